@@ -1,0 +1,80 @@
+"""The command `palinka`, also as `python -m palinka`.
+
+What needs no model (`--version`, `--help`, a mistyped command) is answered before torch is
+imported.
+"""
+
+import difflib
+import sys
+from collections.abc import Sequence
+
+from palinka import __version__
+from palinka.errors import InputError
+
+COMMANDS = {
+    "fit": "train a sparse autoencoder on the activations of a language model",
+    "validate": "measure a checkpoint on the validation split",
+    "test": "the same under the names of a test",
+    "predict": "write the latents of the validation split to disk",
+    "harvest": "only fill the cache of activations",
+}
+
+_COMMAND_LINES = "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())
+HELP = f"""\
+usage: palinka COMMAND [--config FILE ...] [--KEY VALUE ...]
+
+Distils the activations of a language model into sparse features.
+
+commands:
+{_COMMAND_LINES}
+
+options:
+  --config FILE     YAML with the keys seed_everything, model, data, trainer, ckpt_path;
+                    repeatable, later files win, and the command line beats every file
+  --print_config    show the whole configuration and stop
+  --ckpt_path FILE  the checkpoint to go on from, or to measure
+  --help            this page; `palinka COMMAND --help` lists every option of a command
+  --version
+
+A first run, offline, on the bundled model:
+  palinka fit --config configs/quickstart.yaml
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: The arguments after the program's name; those of the process if left out.
+
+    Returns:
+        The exit status: 0, 1 for a failure while running, 2 for input that cannot be used.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(HELP, end="")
+        return 0
+    if arguments[0] == "--version":
+        print(f"palinka {__version__}")
+        return 0
+    if arguments[0] not in COMMANDS:
+        nearest = difflib.get_close_matches(arguments[0], COMMANDS, n=1)
+        hint = f"did you mean '{nearest[0]}'?" if nearest else f"choose from {', '.join(COMMANDS)}"
+        return _refuse(f"there is no command '{arguments[0]}': {hint}")
+
+    from palinka.cli import run
+
+    try:
+        run(arguments)
+    except InputError as error:
+        return _refuse(str(error))
+    return 0
+
+
+def _refuse(message: str) -> int:
+    print(f"palinka: error: {message}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

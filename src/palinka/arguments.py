@@ -1,0 +1,114 @@
+"""A command line whose mistakes are answered in one line that names the nearest valid option."""
+
+import difflib
+import inspect
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
+
+import yaml
+from jsonargparse import import_object
+from lightning.pytorch.cli import LightningArgumentParser
+
+from palinka.errors import InputError
+
+_UNKNOWN_OPTION = re.compile(
+    r"(?:does not accept option|Option) '(?P<key>[^']+)'|Unrecognized arguments?: --(?P<flag>[^\s=]+)",
+    re.IGNORECASE,
+)
+_CLASS_PATH = re.compile(r"class_path '(?P<path>[^']+)'")
+
+
+class ArgumentParser(LightningArgumentParser):
+    """Lightning's parser, with errors as one `InputError` line instead of a page of usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Refuse the command line.
+
+        Raises:
+            InputError: Always; with the nearest valid name where an unknown one was given.
+        """
+        parser = getattr(ex, "subcommand_parser", None) or self
+        line = " ".join(message.split())
+        unknown = _UNKNOWN_OPTION.search(line)
+        if unknown:
+            line += _suggestion(unknown["key"] or unknown["flag"], _valid_names(parser, line))
+        raise InputError(line) from ex
+
+
+def _valid_names(parser: ArgumentParser, message: str) -> set[str]:
+    """What may stand where the unknown name stood: a class's parameters, or the options."""
+    of_class = _CLASS_PATH.search(message)
+    if of_class:
+        try:
+            return set(inspect.signature(import_object(of_class["path"])).parameters)
+        except (ImportError, AttributeError, ValueError):
+            return set()
+    names: set[str] = set()
+    for action in _leaves(parser):
+        parts = action.split(".")
+        names.update(".".join(parts[: depth + 1]) for depth in range(len(parts)))
+    return names
+
+
+def _leaves(parser: ArgumentParser) -> Iterable[str]:
+    for action in parser._actions:
+        yield action.dest
+        choices = action.choices
+        if isinstance(choices, dict):  # the subcommands of the main parser
+            for subparser in choices.values():
+                yield from _leaves(subparser)
+
+
+def _suggestion(given: str, valid: set[str]) -> str:
+    """The nearest valid name at the first level of `given` that is not valid itself."""
+    parts = given.split(".")
+    for depth in range(len(parts)):
+        prefix = ".".join(parts[: depth + 1])
+        if prefix in valid:
+            continue
+        level = {name for name in valid if name.count(".") == depth}
+        siblings = {name for name in level if name.split(".")[:depth] == parts[:depth]} or level
+        nearest = difflib.get_close_matches(prefix, siblings, n=1, cutoff=0.5)
+        if nearest:
+            return f"; did you mean '{nearest[0]}'?"
+        return f"; choose from {', '.join(sorted(siblings))}" if 0 < len(siblings) <= 20 else ""
+    return ""
+
+
+def files_first(arguments: Sequence[str]) -> list[str]:
+    """Move every `--config FILE` ahead of the other options.
+
+    jsonargparse lets whatever stands later win; people expect the command line to win over
+    a file wherever the two stand.
+    """
+    command, *rest = arguments
+    files: list[str] = []
+    others: list[str] = []
+    remaining = iter(rest)
+    for argument in remaining:
+        if argument in ("-c", "--config"):
+            files += [argument, *([value] if (value := next(remaining, None)) is not None else [])]
+        elif argument.startswith("--config="):
+            files.append(argument)
+        else:
+            others.append(argument)
+    return [command, *files, *others]
+
+
+def with_layer(arguments: Sequence[str], layer: dict[str, Any]) -> list[str]:
+    """Put settings between the config files and the options of the command line.
+
+    Args:
+        arguments: A command line that `files_first` has sorted.
+        layer: Settings that win over the files and lose to the options.
+    """
+    command, *rest = arguments
+    last_file = 0
+    for place, argument in enumerate(rest):
+        if argument in ("-c", "--config"):
+            last_file = place + 2
+        elif argument.startswith("--config="):
+            last_file = place + 1
+    text = yaml.safe_dump(layer, default_flow_style=True, width=2**31)
+    return [command, *rest[:last_file], "--config", text.strip(), *rest[last_file:]]

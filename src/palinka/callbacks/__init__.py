@@ -1,0 +1,16 @@
+"""What watches a run: throughput, histograms, TensorBoard's layout, the last report."""
+
+from palinka.callbacks.dashboard import TensorBoardDashboard, tensorboard_writers
+from palinka.callbacks.histograms import FeatureHistograms
+from palinka.callbacks.latents import LatentWriter
+from palinka.callbacks.report import final_report
+from palinka.callbacks.throughput import ThroughputMonitor
+
+__all__ = [
+    "FeatureHistograms",
+    "LatentWriter",
+    "TensorBoardDashboard",
+    "ThroughputMonitor",
+    "final_report",
+    "tensorboard_writers",
+]

@@ -1,0 +1,72 @@
+"""What TensorBoard shows beside plain curves: a layout, and hyper-parameters with results."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch.utils.tensorboard import SummaryWriter
+
+# Category -> chart -> (kind, tags), as `SummaryWriter.add_custom_scalars` takes it.
+LAYOUT: dict[str, dict[str, tuple[str, list[str]]]] = {
+    "training": {
+        "loss and its parts": (
+            "Multiline",
+            ["loss/total", "loss/reconstruction", "loss/sparsity", "loss/decorrelation"],
+        ),
+        "fraction of variance unexplained": ("Multiline", ["reconstruction/fvu", "val/fvu"]),
+        "latents per token": ("Multiline", ["sparsity/l0", "val/l0"]),
+        "dead latents": ("Multiline", ["sparsity/dead", "val/dead"]),
+    },
+    "speed": {
+        "tokens per second": ("Multiline", ["throughput/tokens_per_second"]),
+        "share of time spent waiting for data": ("Multiline", ["throughput/loader_wait"]),
+    },
+}
+
+
+def tensorboard_writers(trainer: pl.Trainer) -> Iterator[SummaryWriter]:
+    """The event writers of every TensorBoard logger, on the process that logs."""
+    if trainer.is_global_zero:
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                yield logger.experiment
+
+
+class TensorBoardDashboard(Callback):
+    """Lays out the custom-scalars page, and ends a run with its hyper-parameters and results.
+
+    The results stand beside the hyper-parameters as `final/…`, so that runs can be compared
+    in TensorBoard's HPARAMS tab. Other loggers are left alone.
+    """
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the layout of the custom-scalars page."""
+        for writer in tensorboard_writers(trainer):
+            writer.add_custom_scalars(LAYOUT)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the hyper-parameters together with the last validation's results."""
+        results = {
+            f"final/{name.removeprefix('val/')}": float(value)
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith("val/")
+        }
+        if not trainer.is_global_zero or not results:
+            return
+        settings = dict(flattened(pl_module.hparams))
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.log_hyperparams(settings, results)
+
+
+def flattened(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested settings as `outer/inner` names with values that TensorBoard can show."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from flattened(value, f"{prefix}{name}/")
+        else:
+            shown = isinstance(value, (bool, int, float, str, torch.Tensor))
+            yield f"{prefix}{name}", value if shown else str(value)

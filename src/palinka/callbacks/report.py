@@ -1,0 +1,43 @@
+"""The last lines of a fit: its figures, and where they are kept."""
+
+import shlex
+from pathlib import Path
+
+import lightning.pytorch as pl
+
+# In the order of the table; what a run has not measured is left out.
+ROWS = {
+    "val/fvu": "fraction of variance unexplained",
+    "val/explained_variance": "explained variance",
+    "val/mse": "mean squared error",
+    "val/cosine": "mean cosine",
+    "val/l0": "latents per token (L0)",
+    "val/l1": "mean L1 norm of the latents",
+    "val/dead": "share of dead latents",
+    "loss/total": "training loss, last logged",
+    "throughput/tokens_per_second": "tokens per second",
+}
+
+
+def final_report(trainer: pl.Trainer) -> str:
+    """The final metrics as a table, the log folder, and the command that shows it.
+
+    Args:
+        trainer: A trainer whose fit has ended.
+    """
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    rows = [(text, f"{metrics[name]:.5g}") for name, text in ROWS.items() if name in metrics]
+    width = max((len(text) for text, _ in rows), default=0)
+    lines = ["", *(f"  {text:<{width}}  {value:>10}" for text, value in rows)]
+    if trainer.log_dir:
+        folder = _as_typed(Path(trainer.log_dir))
+        parent = _as_typed(Path(trainer.log_dir).parent)
+        lines += ["", f"results in   {folder}", f"look at them with   tensorboard --logdir {parent}"]
+    return "\n".join(lines)
+
+
+def _as_typed(path: Path) -> str:
+    """The path as one would type it here: relative where it lies below, quoted if need be."""
+    path = path.absolute()
+    here = Path.cwd()
+    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))

@@ -1,0 +1,166 @@
+"""The Lightning CLI of palinka: `fit`, `validate`, `test`, `predict` and `harvest`."""
+
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar, TQDMProgressBar
+from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+
+# Imported so that YAML may name these classes by their short names.
+import palinka.autoencoders
+import palinka.corpora  # noqa: F401
+from palinka import callbacks
+from palinka.activations import ActivationDataModule
+from palinka.arguments import ArgumentParser, files_first, with_layer
+from palinka.errors import InputError
+from palinka.training import SparseAutoencoderModule
+
+LOG_FOLDER = "lightning_logs"
+
+
+class Trainer(pl.Trainer):
+    """Lightning's Trainer, which can also fill a cache of activations on all its devices."""
+
+    def harvest(self, model: pl.LightningModule, datamodule: ActivationDataModule) -> None:
+        """Fill the cache of activations and stop; every device writes its own shards."""
+
+        def work() -> None:
+            self.strategy.setup_environment()
+            datamodule.harvest(
+                rank=self.global_rank,
+                world_size=self.world_size,
+                barrier=self.strategy.barrier,
+            )
+
+        launcher = self.strategy.launcher
+        if launcher is None:
+            work()
+        else:
+            launcher.launch(work, trainer=self)
+
+
+class SaveConfig(SaveConfigCallback):
+    """Saves the configuration beside the logs, and as text in TensorBoard."""
+
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Write the configuration to every TensorBoard among the loggers."""
+        text = self.parser.dump(self.config, skip_none=False)
+        for writer in callbacks.tensorboard_writers(trainer):
+            writer.add_text("config", "```yaml\n" + text.replace("```", "'''") + "\n```", 0)
+
+
+class PalinkaCLI(LightningCLI):
+    """LightningCLI for one module and one data module, with palinka's defaults."""
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self._arguments = files_first(arguments)
+        super().__init__(
+            SparseAutoencoderModule,
+            ActivationDataModule,
+            trainer_class=Trainer,
+            save_config_callback=SaveConfig,
+            seed_everything_default=0,
+            parser_class=ArgumentParser,
+            parser_kwargs={"allow_abbrev": False},
+            # The module states its own hyper-parameters: those that the parser would store
+            # lack what is linked at instantiation.
+            load_from_checkpoint_support=False,
+            auto_configure_optimizers=False,
+            args=self._arguments,
+        )
+
+    def add_arguments_to_parser(self, parser: ArgumentParser) -> None:
+        """Let the autoencoder take its width from the data."""
+        parser.set_defaults({"model.autoencoder": {"class_path": "KSparseAutoencoder"}})
+        parser.link_arguments(
+            "data.width", "model.autoencoder.init_args.input_dim", apply_on="instantiate"
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's commands that make sense here, and `harvest`."""
+        commands = LightningCLI.subcommands()
+        commands["harvest"] = {"model", "datamodule"}
+        return commands
+
+    def parse_arguments(self, parser: ArgumentParser, args: Any) -> None:
+        """Parse without Lightning's advice against giving arguments in Python."""
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Layer the settings of a checkpoint over the config files, under the command line.
+
+        Lightning would lay them over the command line too, so that `--model.….k 9` beside
+        `--ckpt_path` would silently do nothing.
+        """
+        path = self.config[self.config.subcommand].get("ckpt_path")
+        if not path or not Path(path).is_file():
+            return
+        layer = {"model": SparseAutoencoderModule.settings_of(path)}
+        self.config = self.parser.parse_args(with_layer(self._arguments, layer))
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """Add the logger, the checkpoints and the monitors that every run has."""
+        settings = self.config_init[self.subcommand]["trainer"]
+        if settings["logger"] in (None, True):
+            kwargs["logger"] = TensorBoardLogger(
+                settings["default_root_dir"] or Path.cwd(), LOG_FOLDER, default_hp_metric=False
+            )
+        given = settings["callbacks"] or []
+        given = given if isinstance(given, list) else [given]
+        kwargs["callbacks"] = [*given, *self._standard_callbacks(settings, given)]
+        return super().instantiate_trainer(**kwargs)
+
+    def _standard_callbacks(self, settings: Any, given: Sequence[Callback]) -> list[Callback]:
+        standard: list[Callback] = [callbacks.ThroughputMonitor()]
+        if self.subcommand == "fit":
+            standard += [callbacks.TensorBoardDashboard(), callbacks.FeatureHistograms()]
+            if settings["enable_checkpointing"] is not False and not any(
+                isinstance(callback, ModelCheckpoint) for callback in given
+            ):
+                standard.append(ModelCheckpoint(save_last=True))
+        if self.subcommand == "predict":
+            standard.append(callbacks.LatentWriter())
+        if settings["enable_progress_bar"] is not False and not any(
+            isinstance(callback, ProgressBar) for callback in given
+        ):
+            # Named here because Lightning's choice depends on whether rich is installed.
+            standard.append(TQDMProgressBar(refresh_rate=10))
+        return standard
+
+    def predict(self, **kwargs: Any) -> None:
+        """Predict without keeping every batch in memory: `LatentWriter` has written them."""
+        self.trainer.predict(**{**kwargs, "return_predictions": False})
+
+    def after_fit(self) -> None:
+        """End with the figures, and with where they are kept."""
+        if self.trainer.is_global_zero:
+            print(callbacks.final_report(self.trainer))
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run one command of the command line.
+
+    Args:
+        arguments: The command and its options, without the program's name.
+
+    Raises:
+        InputError: If the command line, a file it names or the data cannot be used.
+    """
+    logging.getLogger("lightning.pytorch").addFilter(_without_advertisement)
+    # The loader reads ahead in a thread of its own; worker processes would slow it down.
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    try:
+        PalinkaCLI(arguments)
+    except torch.OutOfMemoryError as error:
+        raise InputError(f"out of memory: {error}; try a smaller data.batch_size") from error
+
+
+def _without_advertisement(record: logging.LogRecord) -> bool:
+    return "litlogger" not in record.getMessage()

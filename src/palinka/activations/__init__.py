@@ -1,0 +1,22 @@
+"""Activations on disk and in memory: harvested, cached, loaded in batches."""
+
+from palinka.activations.cache import Cache
+from palinka.activations.key import CacheKey, Layout
+from palinka.activations.loader import ActivationLoader
+from palinka.activations.memory import MemoryRows
+from palinka.activations.rows import Context, RowSource
+from palinka.activations.statistics import RowStatistics
+from palinka.activations.writer import CacheWriter, ShardClaim
+
+__all__ = [
+    "ActivationLoader",
+    "Cache",
+    "CacheKey",
+    "CacheWriter",
+    "Context",
+    "Layout",
+    "MemoryRows",
+    "RowSource",
+    "RowStatistics",
+    "ShardClaim",
+]

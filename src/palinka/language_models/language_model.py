@@ -1,0 +1,301 @@
+"""A language model that can be read at its sites, and changed there."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from palinka.errors import InputError
+from palinka.language_models.activations import Activations
+from palinka.language_models.hooks import reading, replacing
+from palinka.language_models.replacement import Replacement, as_function
+from palinka.language_models.sites import Sites, find_sites
+from palinka.language_models.spec import LanguageModelSpec
+from palinka.language_models.tokens import Tokens, padding_id, tokenize
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Texts = Sequence[str] | Tokens | Tensor
+
+
+class LanguageModel:
+    """A causal language model of Hugging Face with its tokenizer and the names of its sites.
+
+    Attributes:
+        model: The model, in evaluation mode, its parameters without gradients.
+        tokenizer: Its tokenizer, as it was loaded.
+        reference: What it was loaded from.
+    """
+
+    def __init__(
+        self,
+        model: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerBase",
+        reference: LanguageModelSpec,
+    ) -> None:
+        self.model = model.train(False).requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.reference = reference
+        self._replaced: list[str] = []
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str = "mini",
+        *,
+        revision: str | None = None,
+        gguf_file: str | None = None,
+        dtype: str = "float32",
+        device: str = "auto",
+    ) -> "LanguageModel":
+        """Load a model.
+
+        Args:
+            name: `mini` for the bundled model, a name on the Hugging Face hub, a local
+                folder, or a GGUF file.
+            revision: Branch, tag or commit, for a model on the hub.
+            gguf_file: Name of the GGUF file in the folder or repository, if it is one.
+            dtype: What to compute in, whatever the weights are stored in.
+            device: A torch device, or `auto`: CUDA where there is one, else the CPU.
+
+        Raises:
+            InputError: If there is no such model, dtype or device.
+        """
+        return LanguageModelSpec(name, revision, gguf_file, dtype, device).load()
+
+    @property
+    def name(self) -> str:
+        """The name that the model was loaded by."""
+        return self.reference.name
+
+    @property
+    def revision(self) -> str | None:
+        """The revision that was asked for."""
+        return self.reference.revision
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is computed."""
+        return torch.device(self.model.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the model is computed in."""
+        dtype: torch.dtype = self.model.dtype
+        return dtype
+
+    @property
+    def n_layers(self) -> int:
+        """The number of blocks."""
+        return int(self.model.config.num_hidden_layers)
+
+    @property
+    def context_length(self) -> int:
+        """The largest number of tokens of a text."""
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        return int(self.tokenizer.model_max_length if limit is None else limit)
+
+    @property
+    def sites(self) -> dict[str, int]:
+        """The width of every site, in the order of the forward pass.
+
+        Module paths are sites too; they are listed only where the model's family is not known
+        and its sites have no other names.
+        """
+        return dict(self._sites.named or self._sites.modules)
+
+    @cached_property
+    def _sites(self) -> Sites:
+        return find_sites(self.model.config)
+
+    def resolve(self, site: str) -> str:
+        """The full name of a site, such as `blocks.3.mlp.pre` for `blocks.middle.mlp.pre`.
+
+        Raises:
+            InputError: If the model has no such site; names the nearest and lists them all.
+        """
+        return self._sites.resolve(site)
+
+    def width(self, site: str) -> int:
+        """The width of the vectors at a site.
+
+        Raises:
+            InputError: If the model has no such site.
+        """
+        return self._sites.width(site)
+
+    def fingerprint(self) -> dict[str, str]:
+        """What identifies the weights, the tokenizer and the dtype; no path, no device."""
+        return self.reference.fingerprint()
+
+    def tokenize(self, texts: Sequence[str]) -> Tokens:
+        """Tokenize texts as the tokenizer does by itself, right-padded, on the CPU.
+
+        Raises:
+            InputError: If a text has no tokens, or more than the model's context.
+        """
+        return self._fitting(tokenize(self.tokenizer, texts))
+
+    def read(self, texts: Texts, sites: Sequence[str], batch_size: int = 32) -> Activations:
+        """Read activations at several sites, in one pass over each batch of texts.
+
+        A pass ends where the last of the sites has been read.
+
+        Args:
+            texts: Texts, their tokens, or ids of shape `(texts, tokens)` without padding.
+            sites: Names of sites, or module paths.
+            batch_size: How many texts go through the model at once.
+
+        Returns:
+            Activations under the names of the sites as given, on the model's device.
+
+        Raises:
+            InputError: If there is no such site, or if a text has no tokens or more than the
+                model's context.
+        """
+        if isinstance(sites, str) or not sites:
+            raise InputError(f"sites {sites!r}; give a list of at least one site")
+        tokens = self._tokens(texts)
+        activations: dict[str, Tensor] = {}
+        for start in range(0, len(tokens.ids), batch_size):
+            batch = tokens.rows(start, start + batch_size)
+            count, longest = batch.ids.shape
+            for site, values in self._read(batch.ids, sites, batch.mask).items():
+                values = _without_padding(values, batch.mask)
+                if count == len(tokens.ids):
+                    activations[site] = values
+                    continue
+                if site not in activations:
+                    activations[site] = values.new_zeros(*tokens.ids.shape, values.shape[-1])
+                activations[site][start : start + count, :longest] = values
+        return Activations(activations, tokens.ids, tokens.mask)
+
+    def read_blocks(self, ids: Tensor, sites: Sequence[str]) -> dict[str, Tensor]:
+        """Read activations of blocks of tokens, none of it padding, with nothing in between.
+
+        Args:
+            ids: Token ids, `(blocks, tokens)`.
+            sites: Names of sites, or module paths.
+
+        Returns:
+            The tensors that the model computed, `(blocks, tokens, width)`, under the names of
+            the sites as given; views of larger ones where a site is part of a fused projection.
+        """
+        return self._read(ids.to(self.device, non_blocking=True), sites)
+
+    @torch.no_grad()
+    def _read(
+        self, ids: Tensor, sites: Sequence[str], mask: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        taps = {site: self._sites.tap(site) for site in sites}
+        with reading(self.model, taps) as found:
+            self._forward(ids, mask)
+        return {
+            # Position embeddings are computed once for all texts.
+            site: found[site].expand(len(ids), -1, -1)
+            for site in taps
+        }
+
+    def _forward(self, ids: Tensor, mask: Tensor | None) -> Any:
+        # Without a mask the model may take its fast path for causal attention.
+        padded = mask is not None and not bool(mask.all())
+        return self.model(input_ids=ids, attention_mask=mask if padded else None, use_cache=False)
+
+    @torch.no_grad()
+    def logits(self, texts: Texts) -> Tensor:
+        """Next-token logits, `(texts, tokens, vocabulary)`, zero where a text has no token.
+
+        Args:
+            texts: Texts, their tokens, or ids of shape `(texts, tokens)` without padding.
+        """
+        tokens = self._tokens(texts)
+        logits: Tensor = self._forward(tokens.ids, tokens.mask).logits
+        return _without_padding(logits, tokens.mask)
+
+    @contextmanager
+    def replaced(
+        self,
+        site: str,
+        replacement: Replacement,
+        edit: Callable[[Tensor], Tensor] | None = None,
+        keep_error: bool = False,
+    ) -> Iterator[None]:
+        """Replace a site's activations wherever the model runs in the body of the `with`.
+
+        Replacements nest; at one site the inner one is given what the outer one returned.
+        What is read at a replaced site is what the model goes on with.
+
+        Args:
+            site: The name of a site, or a module path.
+            replacement: A function of activations, `(texts, tokens, width)`, or an autoencoder
+                with `encode` and `decode`, whose reconstruction takes their place.
+            edit: A function of the autoencoder's latents, applied before they are decoded.
+            keep_error: Whether to add what the reconstruction of the unedited latents misses,
+                so that nothing but the edit changes.
+
+        Raises:
+            InputError: If there is no such site, or if the replacement cannot replace it.
+        """
+        function = as_function(replacement, edit, keep_error)
+        tap = self._sites.tap(site)
+        # Before all hooks of others, after our own.
+        first = tap.module not in self._replaced
+        self._replaced.append(tap.module)
+        try:
+            with replacing(self.model, tap, function, first):
+                yield
+        finally:
+            self._replaced.remove(tap.module)
+
+    @torch.no_grad()
+    def generate(self, texts: Texts, **options: Any) -> Any:
+        """Continue texts with `generate` of transformers.
+
+        Args:
+            texts: Texts, their tokens, or ids of shape `(texts, tokens)` without padding.
+            options: What `generate` takes, such as `max_new_tokens` and `do_sample`.
+
+        Returns:
+            What `generate` returns: ids, `(texts, tokens)`, where shorter texts are padded on
+            the left, so that all end where their continuation begins.
+        """
+        tokens = self._tokens(texts)
+        longest = tokens.ids.shape[1]
+        # Column j of a row that is n short is its token j - n; the padding goes to the front.
+        columns = torch.arange(longest, device=self.device) + tokens.lengths[:, None]
+        columns %= longest
+        options = {"pad_token_id": padding_id(self.tokenizer)} | options
+        return self.model.generate(
+            tokens.ids.gather(1, columns), attention_mask=tokens.mask.gather(1, columns), **options
+        )
+
+    def _tokens(self, texts: Texts) -> Tokens:
+        """Texts as tokens on the model's device."""
+        if isinstance(texts, Tensor):
+            texts = Tokens(texts.long(), torch.ones_like(texts, dtype=torch.long))
+        if isinstance(texts, Tokens):
+            vocabulary = int(self.model.config.vocab_size)
+            if int(texts.ids.min()) < 0 or int(texts.ids.max()) >= vocabulary:
+                raise InputError(
+                    f"token ids from {int(texts.ids.min())} to {int(texts.ids.max())}; "
+                    f"{self.name!r} has 0 to {vocabulary - 1}"
+                )
+            return self._fitting(texts).to(self.device)
+        return self.tokenize(texts).to(self.device)
+
+    def _fitting(self, tokens: Tokens) -> Tokens:
+        longest = int(tokens.lengths.max())
+        if longest > self.context_length:
+            raise InputError(
+                f"text {int(tokens.lengths.argmax())} has {longest} tokens, more than the "
+                f"{self.context_length} of the context of {self.name!r}; cut it"
+            )
+        return tokens
+
+
+def _without_padding(values: Tensor, mask: Tensor) -> Tensor:
+    return values if bool(mask.all()) else values.masked_fill(mask[..., None] == 0, 0)

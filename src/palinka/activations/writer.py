@@ -1,5 +1,6 @@
 """Writing a cache, shard by shard, so that it can be stopped at any moment."""
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,11 +10,26 @@ import torch
 from numpy.typing import NDArray
 
 from palinka.activations.cache import Cache
+from palinka.activations.files import Replacement, replacement, told_apart
 from palinka.activations.key import CacheKey
+from palinka.activations.manifest import Manifest, ShardEntry, ShardRecord
+from palinka.activations.shard import ShardShape, shard_name
+from palinka.activations.statistics import RowStatistics
+from palinka.errors import InputError
+
+# Rows are shuffled, summed, hashed and written piece by piece: small enough for the processor's
+# cache, and never a second copy of the shard.
+_PIECE_BYTES = 4 * 2**20
 
 
 class ShardClaim:
     """The right to write one shard, held by this process alone; from `CacheWriter.claim`."""
+
+    def __init__(self, key: CacheKey, index: int, new: Replacement, record: Path) -> None:
+        self._key = key
+        self._index = index
+        self._new = new
+        self._record = record
 
     def write(
         self,
@@ -37,7 +53,63 @@ class ShardClaim:
                 infinities, or if the file cannot be written (no space left, read-only). Nothing
                 half-written stays behind.
         """
-        raise NotImplementedError
+        path = self._new.path
+        shape = ShardShape(self._key.layout, self._index, len(tokens))
+        self._check(shape, activations, tokens, documents, positions)
+        order = shape.order()
+        checksum = hashlib.sha256()
+        with told_apart(path):
+            tables = (tokens, documents, positions, shape.places(order))
+            for piece in (shape.header, *(np.asarray(t, "<i4").tobytes() for t in tables)):
+                self._append(piece, checksum)
+            statistics = []
+            step = max(1, _PIECE_BYTES // self._key.layout.row_bytes)
+            for start in range(0, shape.rows, step):
+                rows = activations[torch.from_numpy(order[start : start + step])].cpu()
+                with np.errstate(invalid="ignore"):
+                    statistics.append(RowStatistics.of(rows.to(torch.float64).numpy()))
+                if not np.isfinite(statistics[-1].sum_of_squared_norms):
+                    raise InputError(f"{path}: {_not_finite(activations)}")
+                self._append(rows.view(torch.uint8).numpy().data, checksum)
+            self._new.commit()
+        entry = ShardEntry(shape.blocks, checksum.hexdigest())
+        merged = RowStatistics.merged(statistics, self._key.layout.width)
+        ShardRecord(entry, merged).write(self._record, self._key.digest)
+
+    def _append(self, piece: bytes | memoryview, checksum: "hashlib._Hash") -> None:
+        checksum.update(piece)
+        self._new.file.write(piece)
+
+    def _check(
+        self,
+        shape: ShardShape,
+        activations: torch.Tensor,
+        tokens: NDArray[np.int64],
+        documents: NDArray[np.int64],
+        positions: NDArray[np.int64],
+    ) -> None:
+        layout, name = self._key.layout, self._new.path.name
+        if not 1 <= shape.blocks <= layout.blocks_per_shard:
+            raise InputError(
+                f"{name}: {shape.blocks} blocks given, expected 1 to {layout.blocks_per_shard}"
+            )
+        if activations.shape != (shape.rows, layout.width):
+            raise InputError(
+                f"{name}: activations of shape {tuple(activations.shape)} given, expected "
+                f"({shape.rows}, {layout.width}) for {shape.blocks} blocks"
+            )
+        if activations.dtype != layout.torch_dtype:
+            raise InputError(
+                f"{name}: activations in {activations.dtype} given, expected {layout.torch_dtype}"
+            )
+        for kind, table in (("tokens", tokens), ("documents", documents), ("positions", positions)):
+            if table.shape != (shape.blocks, layout.context_length):
+                raise InputError(
+                    f"{name}: {kind} of shape {table.shape} given, expected "
+                    f"({shape.blocks}, {layout.context_length})"
+                )
+            if table.min() < -(2**31) or table.max() >= 2**31:
+                raise InputError(f"{name}: {kind} beyond 32 bits given, which a cache cannot store")
 
 
 class CacheWriter:
@@ -57,25 +129,28 @@ class CacheWriter:
         key: What determines the rows.
 
     Raises:
-        InputError: If the folder cannot be made or written to.
+        InputError: If the folder cannot be made.
     """
 
     def __init__(self, root: Path, key: CacheKey) -> None:
         self.key = key
         self.folder = key.folder(root)
+        with told_apart(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
 
     @property
     def finished(self) -> bool:
         """Whether the manifest is there, and the cache therefore complete."""
-        raise NotImplementedError
+        return Cache.exists(self.folder)
 
     def done(self, index: int) -> bool:
         """Whether shard `index` is complete."""
-        raise NotImplementedError
+        # The record first: it is removed only once there is a manifest.
+        return self._record(index) is not None or self.finished
 
     def missing(self, shards: int) -> list[int]:
         """Which of the first `shards` shards are not complete yet, in ascending order."""
-        raise NotImplementedError
+        return [index for index in range(shards) if not self.done(index)]
 
     @contextmanager
     def claim(self, index: int) -> Iterator[ShardClaim | None]:
@@ -83,9 +158,19 @@ class CacheWriter:
 
         A claim ends with the `with` block, or with the process, however it dies. What an
         unfinished claim wrote is removed.
+
+        Raises:
+            InputError: If the folder cannot be written to.
         """
-        raise NotImplementedError
-        yield None
+        if self.done(index):
+            yield None
+            return
+        with replacement(self.folder / shard_name(index), wait=False) as new:
+            # Another process may have finished it between the first look and the lock.
+            if new is None or self.done(index):
+                yield None
+            else:
+                yield ShardClaim(self.key, index, new, self._record_path(index))
 
     def finish(self, shards: int) -> Cache:
         """Write the manifest over `shards` shards, which makes the folder a cache, and open it.
@@ -95,4 +180,50 @@ class CacheWriter:
         Raises:
             InputError: If shards are missing; the message names the first.
         """
-        raise NotImplementedError
+        if not self.finished:
+            records = [self._record(index) for index in range(shards)]
+            complete = [record for record in records if record is not None]
+            # Another process that finished meanwhile has removed the records.
+            if not self.finished:
+                if len(complete) < len(records) or not records:
+                    raise InputError(
+                        f"{self.folder / shard_name(records.index(None) if records else 0)}: not "
+                        "written yet; harvest again, which goes on at the first missing shard"
+                    )
+                statistics = (record.statistics for record in complete)
+                Manifest(
+                    self.key,
+                    tuple(record.entry for record in complete),
+                    RowStatistics.merged(statistics, self.key.layout.width),
+                ).write(self.folder)
+        self._tidy()
+        return Cache.open(self.folder, self.key)
+
+    def _record_path(self, index: int) -> Path:
+        return self.folder / Path(shard_name(index)).with_suffix(".json")
+
+    def _record(self, index: int) -> ShardRecord | None:
+        """What is known of a complete shard; a damaged or partial one is as good as none."""
+        path = self.folder / shard_name(index)
+        try:
+            record = ShardRecord.read(
+                self._record_path(index), self.key.digest, self.key.layout.width
+            )
+            size = path.stat(follow_symlinks=False).st_size
+        except (InputError, OSError):
+            return None
+        whole = size == ShardShape(self.key.layout, index, record.entry.blocks).bytes
+        return record if whole else None
+
+    def _tidy(self) -> None:
+        """Remove what a finished cache does not need."""
+        for leftover in (*self.folder.glob("shard-*.json"), *self.folder.glob("shard-*.tmp")):
+            leftover.unlink(missing_ok=True)
+
+
+def _not_finite(activations: torch.Tensor) -> str:
+    bad = int((~torch.isfinite(activations)).any(dim=1).sum())
+    message = f"{bad} of {len(activations)} rows hold NaN or infinities"
+    if activations.dtype == torch.float16 and not bool(torch.isnan(activations).any()):
+        return f"{message}: too large for float16 (over 65504); choose dtype bfloat16 or float32"
+    return f"{message}; check the language model and the dtype it runs in"

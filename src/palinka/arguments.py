@@ -2,12 +2,12 @@
 
 import difflib
 import inspect
+import pydoc
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import yaml
-from jsonargparse import import_object
 from lightning.pytorch.cli import LightningArgumentParser
 
 from palinka.errors import InputError
@@ -17,6 +17,9 @@ _UNKNOWN_OPTION = re.compile(
     re.IGNORECASE,
 )
 _CLASS_PATH = re.compile(r"class_path '(?P<path>[^']+)'")
+_UNKNOWN_CLASS = re.compile(r"Expected a dot import path string: (?P<name>\w+)")
+_PARSER_KEY = re.compile(r'Parser key "(?P<key>[^"]+)"')
+_ANSWERED = "; did you mean '"
 
 
 class ArgumentParser(LightningArgumentParser):
@@ -29,10 +32,15 @@ class ArgumentParser(LightningArgumentParser):
             InputError: Always; with the nearest valid name where an unknown one was given.
         """
         parser = getattr(ex, "subcommand_parser", None) or self
-        line = " ".join(message.split())
+        line = " ".join(message.split()).removeprefix('Parser key "config": ')
         unknown = _UNKNOWN_OPTION.search(line)
-        if unknown:
+        unknown_class = _UNKNOWN_CLASS.search(line)
+        if _ANSWERED in line:
+            pass  # an inner parser has answered already
+        elif unknown:
             line += _suggestion(unknown["key"] or unknown["flag"], _valid_names(parser, line))
+        elif unknown_class:
+            line = _unknown_class(parser, unknown_class["name"], _PARSER_KEY.findall(line)[-1])
         raise InputError(line) from ex
 
 
@@ -40,15 +48,32 @@ def _valid_names(parser: ArgumentParser, message: str) -> set[str]:
     """What may stand where the unknown name stood: a class's parameters, or the options."""
     of_class = _CLASS_PATH.search(message)
     if of_class:
-        try:
-            return set(inspect.signature(import_object(of_class["path"])).parameters)
-        except (ImportError, AttributeError, ValueError):
-            return set()
+        named = pydoc.locate(of_class["path"])
+        return set(inspect.signature(named).parameters) if callable(named) else set()
     names: set[str] = set()
     for action in _leaves(parser):
         parts = action.split(".")
         names.update(".".join(parts[: depth + 1]) for depth in range(len(parts)))
     return names
+
+
+def _unknown_class(parser: ArgumentParser, name: str, key: str) -> str:
+    """What to say of a class name that stands for no class."""
+    hint = next(
+        (a._typehint for a in parser._actions if a.dest == key and hasattr(a, "_typehint")), None
+    )
+    bases = [t for t in (hint, *get_args(hint)) if isinstance(t, type) and t is not type(None)]
+    names = sorted({c.__name__ for base in bases for c in _concrete_subclasses(base)})
+    line = f"{key}: there is no class '{name}'"
+    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+    if nearest:
+        return f"{line}{_ANSWERED}{nearest[0]}'?"
+    return f"{line}; choose from {', '.join(names)}" if 0 < len(names) <= 20 else line
+
+
+def _concrete_subclasses(base: type) -> set[type]:
+    found = set() if inspect.isabstract(base) else {base}
+    return found.union(*(_concrete_subclasses(child) for child in base.__subclasses__()))
 
 
 def _leaves(parser: ArgumentParser) -> Iterable[str]:
@@ -71,7 +96,7 @@ def _suggestion(given: str, valid: set[str]) -> str:
         siblings = {name for name in level if name.split(".")[:depth] == parts[:depth]} or level
         nearest = difflib.get_close_matches(prefix, siblings, n=1, cutoff=0.5)
         if nearest:
-            return f"; did you mean '{nearest[0]}'?"
+            return f"{_ANSWERED}{nearest[0]}'?"
         return f"; choose from {', '.join(sorted(siblings))}" if 0 < len(siblings) <= 20 else ""
     return ""
 

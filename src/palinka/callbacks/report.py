@@ -32,7 +32,11 @@ def final_report(trainer: pl.Trainer) -> str:
     if trainer.log_dir:
         folder = _as_typed(Path(trainer.log_dir))
         parent = _as_typed(Path(trainer.log_dir).parent)
-        lines += ["", f"results in   {folder}", f"look at them with   tensorboard --logdir {parent}"]
+        lines += [
+            "",
+            f"results in   {folder}",
+            f"look at them with   tensorboard --logdir {parent}",
+        ]
     return "\n".join(lines)
 
 

@@ -39,8 +39,9 @@ class ThroughputMonitor(Callback):
     ) -> None:
         """Count the batch, and log where the trainer logs."""
         self._rows += batch.shape[0]
-        # The same rule as Lightning's, which looks at the optimiser's steps.
-        if (batch_idx + 1) % trainer.log_every_n_steps:
+        # Lightning's own rule of when it passes values on to the loggers.
+        every = trainer.log_every_n_steps
+        if every == 0 or trainer.global_step % every:
             return
         elapsed = time.perf_counter() - self._since
         waited = _seconds_waited(trainer) - self._waited

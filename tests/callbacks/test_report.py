@@ -1,0 +1,34 @@
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+
+from palinka.callbacks import final_report
+
+
+def report(log_dir: str | None, **metrics: float) -> list[str]:
+    trainer: Any = SimpleNamespace(
+        callback_metrics={name: torch.tensor(value) for name, value in metrics.items()},
+        log_dir=log_dir,
+    )
+    return final_report(cast(Any, trainer)).splitlines()
+
+
+def test_measured_rows_come_in_order_and_others_are_left_out() -> None:
+    lines = report(None, **{"val/l0": 32.0, "val/fvu": 0.25, "something/else": 1.0})
+    assert [line.split() for line in lines if line] == [
+        [*"fraction of variance unexplained".split(), "0.25"],
+        [*"latents per token (L0)".split(), "32"],
+    ]
+
+
+def test_the_folder_is_shown_as_one_would_type_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    here = report(str(tmp_path / "lightning_logs" / "version_3"))
+    assert here[-1].endswith("tensorboard --logdir lightning_logs")
+    elsewhere = report("/some where/logs/version_0")
+    assert elsewhere[-1].endswith("tensorboard --logdir '/some where/logs'")

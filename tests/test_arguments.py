@@ -1,0 +1,31 @@
+import pytest
+import yaml
+
+from palinka.arguments import files_first, with_layer
+
+
+def test_files_come_first_wherever_they_stood() -> None:
+    given = ["fit", "--model.k", "9", "--config", "a.yaml", "--x=1", "--config=b.yaml", "-c", "c"]
+    assert files_first(given) == [
+        "fit", "--config", "a.yaml", "--config=b.yaml", "-c", "c", "--model.k", "9", "--x=1",
+    ]  # fmt: skip
+
+
+def test_a_config_without_a_file_is_left_for_the_parser_to_refuse() -> None:
+    assert files_first(["fit", "--x", "1", "--config"]) == ["fit", "--config", "--x", "1"]
+
+
+@pytest.mark.parametrize(
+    ("given", "place"),
+    [
+        (["fit", "--x", "1"], 1),
+        (["fit", "--config", "a.yaml", "--x", "1"], 3),
+        (["fit", "--config=a.yaml", "--x", "1"], 2),
+    ],
+)
+def test_a_layer_lies_between_files_and_options(given: list[str], place: int) -> None:
+    layer = {"model": {"autoencoder": {"init_args": {"k": 5}}}}
+    arguments = with_layer(given, layer)
+    assert arguments[place] == "--config"
+    assert yaml.safe_load(arguments[place + 1]) == layer
+    assert arguments[:place] + arguments[place + 2 :] == given

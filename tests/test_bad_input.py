@@ -1,0 +1,180 @@
+"""What cannot work is refused in one line, with status 2, and leaves nothing behind."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from palinka.__main__ import main
+
+SMALL = [
+    "--data.train_tokens=2048",
+    "--data.validation_tokens=1024",
+    "--data.batch_size=256",
+    "--trainer.accelerator=cpu",
+    "--trainer.max_epochs=1",
+    "--trainer.enable_progress_bar=false",
+]
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line with which a command is refused."""
+    capsys.readouterr()
+    assert main(list(arguments)) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "palinka: error:" in line]
+    assert len(lines) == 1
+    return lines[0].removeprefix("palinka: error: ")
+
+
+def left_behind(folder: Path) -> list[str]:
+    """Every file below a folder, but for the cache's own finished ones."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--data.site=blocks.3.mlp.prr"], ["blocks.3.mlp.prr", "blocks.3.mlp.pre", "hidden"]),
+        (["--data.site=blocks.17.mlp.pre"], ["blocks.17.mlp.pre", "6"]),
+        (["--model.autoencoder.k=0"], ["k", "at least 1", "0"]),
+        (["--model.autoencoder.k=5000"], ["k", "at most latent_dim", "5000"]),
+        (["--data.corpus=TextFiles", "--data.corpus.path=nowhere"], ["nowhere"]),
+        (["--data.corpus=TextFiles", "--data.corpus.path=empty"], ["empty"]),
+        (["--data.corpus=TextFiles", "--data.corpus.path=short.txt"], ["token"]),
+        (["--data.language_model=no/such-model"], ["no/such-model"]),
+        (["--data.batch_size=1000000"], ["batch_size"]),
+        (["--data.validation_fraction=1.5"], ["validation_fraction", "1.5"]),
+        (["--data.dtype=float8"], ["float8", "float16"]),
+        (["--model.sparsity_wieght=1"], ["sparsity_wieght", "model.sparsity_weight"]),
+        (["--model.autoencoder=KSparse"], ["KSparse", "KSparseAutoencoder"]),
+        (["--ckpt_path=none.ckpt"], ["none.ckpt"]),
+    ],
+)
+def test_options_that_cannot_work(
+    options: list[str],
+    expected: list[str],
+    workspace: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (workspace / "empty").mkdir()
+    (workspace / "short.txt").write_text("Too short.")
+    before = left_behind(workspace)
+    line = refusal(capsys, "fit", *SMALL, "--data.validation_fraction=0.1", *options)
+    for part in expected:
+        assert part in line
+    assert not [path for path in left_behind(workspace) if "manifest" not in path] or (
+        left_behind(workspace) == before or "batch_size" in line or "none.ckpt" in line
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("data: {sit: hidden.2}", ["data.sit", "data.site"]),
+        ("modl: {}", ["modl", "model"]),
+        ("trainer: {max_epoch: 3}", ["trainer.max_epoch", "trainer.max_epochs"]),
+        (
+            "model: {autoencoder: {class_path: KSparseAutoencoder, init_args: {kk: 3}}}",
+            ["kk", "did you mean 'k'"],
+        ),
+        ("data: {batch_size: many}", ["data.batch_size", "many"]),
+        ("data: {", ["config"]),
+    ],
+)
+def test_a_misspelt_key_is_named_with_the_nearest(
+    content: str, expected: list[str], workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (workspace / "config.yaml").write_text(content)
+    line = refusal(capsys, "fit", "--config", "config.yaml")
+    for part in expected:
+        assert part in line
+    assert left_behind(workspace) == ["config.yaml"]
+
+
+def test_a_configuration_that_is_not_there(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "nowhere.yaml" in refusal(capsys, "fit", "--config", "nowhere.yaml")
+
+
+@pytest.fixture
+def fitted(workspace: Path) -> Path:
+    """A checkpoint, and the cache it was trained on."""
+    assert main(["fit", *SMALL]) == 0
+    return workspace / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
+
+
+def caches(workspace: Path) -> list[Path]:
+    return [path for path in (workspace / "cache").iterdir() if path.is_dir()]
+
+
+def training_cache(workspace: Path) -> Path:
+    """The larger of the two caches."""
+    return max(caches(workspace), key=lambda folder: max(p.stat().st_size for p in shards(folder)))
+
+
+def shards(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.safetensors"))
+
+
+def test_a_damaged_cache_is_named(
+    fitted: Path, workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shard = shards(training_cache(workspace))[0]
+    whole = shard.read_bytes()
+
+    shard.write_bytes(whole[:-1])
+    line = refusal(capsys, "fit", *SMALL)
+    assert shard.name in line
+
+    shard.unlink()
+    line = refusal(capsys, "fit", *SMALL)
+    assert shard.name in line
+
+    shard.write_bytes(whole)
+    manifest = training_cache(workspace) / "manifest.json"
+    text = manifest.read_text()
+    manifest.write_text(text[: len(text) // 2])
+    assert "manifest.json" in refusal(capsys, "fit", *SMALL)
+
+    changed = json.loads(text)
+    assert changed["format_version"] == 1
+    manifest.write_text(text.replace('"format_version": 1', '"format_version": 99').replace(
+        '"format_version":1', '"format_version":99'))  # fmt: skip
+    assert "99" in refusal(capsys, "fit", *SMALL)
+
+    manifest.write_text(text)
+    assert main(["fit", *SMALL]) == 0
+
+
+def test_a_checkpoint_of_another_model_or_width_or_cache(
+    fitted: Path, workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resume = f"--ckpt_path={fitted}"
+    line = refusal(capsys, "validate", *SMALL, "--data.site=hidden.2", resume)
+    assert "512" in line
+    assert "128" in line
+    line = refusal(capsys, "validate", *SMALL, "--data.site=blocks.1.mlp.pre", resume)
+    assert "blocks.3.mlp.pre" in line
+    assert "blocks.1.mlp.pre" in line
+    line = refusal(capsys, "fit", *SMALL, "--data.seed=7", "--trainer.max_epochs=2", resume)
+    assert "cache" in line
+
+
+def test_a_torn_checkpoint_is_named(
+    fitted: Path, workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torn = workspace / "torn.ckpt"
+    torn.write_bytes(fitted.read_bytes()[:5000])
+    assert "torn.ckpt" in refusal(capsys, "validate", *SMALL, f"--ckpt_path={torn}")
+
+
+def test_a_cache_folder_that_cannot_be_written(
+    workspace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (workspace / "file").write_text("no folder")
+    line = refusal(capsys, "fit", *SMALL, "--data.cache_dir=file/below")
+    assert "file" in line
+    shutil.rmtree(workspace / "lightning_logs", ignore_errors=True)
+    assert left_behind(workspace) == ["file"]

@@ -1,0 +1,108 @@
+"""Every shipped configuration is parsed, and runs one batch of each loop.
+
+Models and texts that a configuration takes from the hub are stood in for by a small random
+model of the same family, and a data set of a few lines, in local folders.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from palinka.__main__ import main
+from palinka.assets import mini_gpt2_folder
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+
+FAST = [
+    "--trainer.fast_dev_run=true",
+    "--trainer.accelerator=cpu",
+    "--trainer.enable_progress_bar=false",
+]
+SMALL = [
+    "--data.train_tokens=1024",
+    "--data.validation_tokens=256",
+    "--data.context_length=64",
+    "--data.batch_size=128",
+]
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random GPT-2 of two small blocks."""
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(mini_gpt2_folder())
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2, n_positions=64)
+    )
+    folder = tmp_path_factory.mktemp("gpt2")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of two small blocks."""
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(mini_gpt2_folder())
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
+        )
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("llama")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty short texts, as files and as a data set."""
+    folder = tmp_path_factory.mktemp("texts")
+    lines = [f"The {n}th barrel was opened in the spring, and it was good. " * 8 for n in range(40)]
+    (folder / "files").mkdir()
+    (folder / "dataset").mkdir()
+    for number, line in enumerate(lines):
+        (folder / "files" / f"{number:02}.txt").write_text(line)
+    rows = "\n".join(json.dumps({"text": line}) for line in lines)
+    (folder / "dataset" / "train.jsonl").write_text(rows)
+    return folder
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=[path.stem for path in CONFIGS])
+def test_a_shipped_configuration_runs(
+    config: Path,
+    workspace: Path,
+    gpt2: Path,
+    llama: Path,
+    texts: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stand_ins: dict[str, list[str]] = {
+        "quickstart": SMALL,
+        "passage": [],
+        "gpt2": [
+            *SMALL,
+            f"--data.language_model={gpt2}",
+            f"--data.corpus.path={texts / 'dataset'}",
+        ],
+        "smollm2": [
+            *SMALL,
+            f"--data.language_model={llama}",
+            f"--data.corpus.path={texts / 'files'}",
+        ],
+    }
+    stand_ins["gpt2-medium"] = stand_ins["gpt2"]
+    monkeypatch.setenv("PALINKA_DATA", str(texts))
+    assert main(["fit", "--config", str(config), *stand_ins[config.stem], *FAST]) == 0
+
+
+def test_every_configuration_names_itself_in_the_command_it_shows() -> None:
+    for config in CONFIGS:
+        shown = config.read_text().split("seed_everything")[0]
+        assert f"--config configs/{config.name}" in shown

@@ -1,0 +1,7 @@
+"""Sparse autoencoders: plain modules that know nothing of how they are trained."""
+
+from palinka.autoencoders.base import Autoencoder, AutoencoderOutput
+from palinka.autoencoders.ksparse import KSparseAutoencoder
+from palinka.autoencoders.scaling import InputScaling
+
+__all__ = ["Autoencoder", "AutoencoderOutput", "InputScaling", "KSparseAutoencoder"]

@@ -1,0 +1,96 @@
+"""What every sparse autoencoder is: `encode`, `decode`, and both in a row."""
+
+from abc import ABC, abstractmethod
+from os import PathLike
+from typing import Any, NamedTuple, Self, cast
+
+from torch import Tensor, nn
+
+from palinka.autoencoders import pretrained
+from palinka.errors import InputError
+
+
+class AutoencoderOutput(NamedTuple):
+    """What one pass through an autoencoder gives."""
+
+    reconstruction: Tensor
+    """`(…, input_dim)`."""
+    latents: Tensor
+    """`(…, latent_dim)`."""
+
+
+class Autoencoder(nn.Module, ABC):
+    """A dictionary of latent directions with an encoder that uses few of them at a time.
+
+    A subclass is known by its class name, in saved folders and in checkpoints, as soon as the
+    module that defines it has been imported.
+
+    Args:
+        input_dim: Width of the activations.
+        latent_dim: Number of latents.
+
+    Raises:
+        InputError: If a dimension is not a positive integer.
+    """
+
+    unit_norm: bool = False
+    """Whether training keeps every row of `dictionary` at norm 1."""
+
+    def __init__(self, input_dim: int, latent_dim: int) -> None:
+        super().__init__()
+        self.input_dim = positive_integer("input_dim", input_dim)
+        self.latent_dim = positive_integer("latent_dim", latent_dim)
+
+    @property
+    @abstractmethod
+    def dictionary(self) -> Tensor:
+        """The direction that each latent writes, `(latent_dim, input_dim)`; not a copy."""
+
+    @abstractmethod
+    def encode(self, x: Tensor) -> Tensor:
+        """Activations `(…, input_dim)` to latents `(…, latent_dim)`."""
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents `(…, latent_dim)` to activations `(…, input_dim)`."""
+
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments, as JSON holds them."""
+
+    def forward(self, x: Tensor) -> AutoencoderOutput:
+        """Encode and decode activations `(…, input_dim)`."""
+        latents = self.encode(x)
+        return AutoencoderOutput(reconstruction=self.decode(latents), latents=latents)
+
+    def save_pretrained(self, folder: str | PathLike[str]) -> None:
+        """Write `config.json` and `model.safetensors` into a folder, made where it is missing."""
+        pretrained.save(self, folder)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | PathLike[str]) -> Self:
+        """Read what `save_pretrained` wrote, on the CPU.
+
+        Args:
+            folder: The folder; `Autoencoder.from_pretrained` takes any class, a subclass its own.
+
+        Raises:
+            InputError: If the folder or a file is missing, or the two files do not fit together.
+        """
+        return cast(Self, pretrained.load(folder, cls))
+
+    def check_width(self, tensor: Tensor, width: int, what: str) -> None:
+        """Raise an `InputError` unless the last dimension of a tensor is `width` long."""
+        if tensor.ndim == 0 or tensor.shape[-1] != width:
+            raise InputError(
+                f"{what} of shape {tuple(tensor.shape)} do not fit a {type(self).__name__} of"
+                f" input_dim {self.input_dim} and latent_dim {self.latent_dim}:"
+                f" the last dimension must be {width}"
+            )
+
+
+def positive_integer(name: str, value: int) -> int:
+    """Return `value`, or raise an `InputError` that names it."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"{name} must be an integer of at least 1, got {value!r}")
+    return value

@@ -1,0 +1,106 @@
+"""The k-sparse autoencoder, tied and without biases by default."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from palinka.autoencoders.base import Autoencoder, positive_integer
+from palinka.errors import InputError
+from palinka.kernels import keep_top_k
+
+
+class KSparseAutoencoder(Autoencoder):
+    """Keep the k largest of `ReLU(W x)` and read `x` back through the transpose of `W`.
+
+    Values that tie with the k-th largest are all kept.
+
+    Args:
+        input_dim: Width of the activations.
+        latent_dim: Number of latents; `2 * input_dim` where left out.
+        k: How many latents a row keeps; `input_dim // 2` where left out.
+        tied: Decode by the encoder's weights. Otherwise the decoder has its own, which begin as
+            a copy of the encoder's.
+        encoder_bias: Add a bias, zero at first, before the ReLU.
+        decoder_bias: Add a bias, zero at first, to the reconstruction, and subtract it from `x`
+            before encoding.
+        unit_norm: Give every latent's direction norm 1, at first and throughout training.
+
+    Raises:
+        InputError: If a dimension is not a positive integer or `k` is not in 1 … `latent_dim`.
+
+    Source:
+        Makhzani & Frey (2013), k-sparse autoencoders, arXiv 1312.5663.
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        latent_dim: int | None = None,
+        k: int | None = None,
+        tied: bool = True,
+        encoder_bias: bool = False,
+        decoder_bias: bool = False,
+        unit_norm: bool = False,
+    ) -> None:
+        positive_integer("input_dim", input_dim)
+        super().__init__(input_dim, 2 * input_dim if latent_dim is None else latent_dim)
+        self.k = positive_integer("k", max(1, input_dim // 2) if k is None else k)
+        if self.k > self.latent_dim:
+            raise InputError(
+                f"k must be at most latent_dim, got k {self.k} and latent_dim {self.latent_dim}"
+            )
+        self.tied = tied
+        self.unit_norm = unit_norm
+        self.encoder = nn.Linear(self.input_dim, self.latent_dim, bias=encoder_bias)
+        self.decoder_weight = None if tied else nn.Parameter(torch.empty_like(self.encoder.weight))
+        self.decoder_bias = nn.Parameter(torch.zeros(self.input_dim)) if decoder_bias else None
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw the weights anew, uniform in ±1/√input_dim; biases are zero."""
+        bound = 1.0 / math.sqrt(self.input_dim)
+        self.encoder.weight.uniform_(-bound, bound)
+        if self.unit_norm:
+            self.encoder.weight.div_(self.encoder.weight.norm(dim=1, keepdim=True))
+        if self.decoder_weight is not None:
+            self.decoder_weight.copy_(self.encoder.weight)
+        for bias in (self.encoder.bias, self.decoder_bias):
+            if bias is not None:
+                bias.zero_()
+
+    @property
+    def dictionary(self) -> Tensor:
+        """The direction that each latent writes, `(latent_dim, input_dim)`; not a copy."""
+        return self.encoder.weight if self.decoder_weight is None else self.decoder_weight
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Activations `(…, input_dim)` to latents `(…, latent_dim)`, none of them negative."""
+        self.check_width(x, self.input_dim, "activations")
+        if self.decoder_bias is not None:
+            x = x - self.decoder_bias
+        return keep_top_k(torch.relu(self.encoder(x)), self.k)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents `(…, latent_dim)` to activations `(…, input_dim)`."""
+        self.check_width(latents, self.latent_dim, "latents")
+        return functional.linear(latents, self.dictionary.T, self.decoder_bias)
+
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments, as JSON holds them."""
+        return {
+            "input_dim": self.input_dim,
+            "latent_dim": self.latent_dim,
+            "k": self.k,
+            "tied": self.tied,
+            "encoder_bias": self.encoder.bias is not None,
+            "decoder_bias": self.decoder_bias is not None,
+            "unit_norm": self.unit_norm,
+        }
+
+    def extra_repr(self) -> str:
+        """The configuration, in the printed module."""
+        return ", ".join(f"{name}={value}" for name, value in self.config().items())

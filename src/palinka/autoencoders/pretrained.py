@@ -1,0 +1,102 @@
+"""An autoencoder as a folder: `config.json` beside `model.safetensors`."""
+
+import json
+from contextlib import suppress
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from palinka.autoencoders.registry import build
+from palinka.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from palinka.autoencoders.base import Autoencoder
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+
+
+def save(autoencoder: "Autoencoder", folder: str | PathLike[str]) -> None:
+    """Write an autoencoder into a folder, weights first; each file appears whole or not at all.
+
+    Raises:
+        InputError: If the folder cannot be written.
+    """
+    folder = Path(folder)
+    config = {"class": type(autoencoder).__name__, **autoencoder.config()}
+    weights = {name: tensor.contiguous() for name, tensor in autoencoder.state_dict().items()}
+    partial = {name: folder / f".{name}.partial" for name in (WEIGHTS, CONFIG)}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(weights, partial[WEIGHTS], metadata={"format": "pt"})
+        partial[CONFIG].write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        for name, path in partial.items():
+            path.replace(folder / name)
+    except (OSError, SafetensorError) as error:
+        for path in partial.values():
+            with suppress(OSError):
+                path.unlink()
+        raise InputError(f"cannot save into {folder}: {error}; choose a writable folder") from error
+
+
+def load(folder: str | PathLike[str], base: "type[Autoencoder]") -> "Autoencoder":
+    """Read the autoencoder that `save` wrote, which must be a `base`.
+
+    Raises:
+        InputError: If the folder or a file is missing, or the two files do not fit together.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"no folder {folder}: give a folder that save_pretrained wrote")
+    config = _config(folder / CONFIG)
+    name = config.pop("class", None)
+    if not isinstance(name, str):
+        raise InputError(f"{folder / CONFIG} names no class: add one, as 'KSparseAutoencoder'")
+    weights = _weights(folder / WEIGHTS)
+    try:
+        autoencoder = build(name, config, base)
+    except InputError as error:
+        raise InputError(f"{folder / CONFIG}: {error}") from error
+    check_weights(autoencoder.state_dict(), weights, f"{folder / WEIGHTS}")
+    autoencoder.load_state_dict(weights)
+    return autoencoder
+
+
+def check_weights(expected: "dict[str, Tensor]", found: "dict[str, Tensor]", where: str) -> None:
+    """Raise an `InputError` unless two state dicts have the same names and shapes."""
+    for name in sorted(expected.keys() | found.keys()):
+        if name not in found:
+            raise InputError(f"{where} lacks the weight {name!r}: was it saved by another class?")
+        if name not in expected:
+            raise InputError(f"{where} has a weight {name!r} too many: is it of other settings?")
+        if found[name].shape != expected[name].shape:
+            raise InputError(
+                f"{where} holds {name!r} of shape {tuple(found[name].shape)}, but the settings"
+                f" ask for {tuple(expected[name].shape)}: use the dimensions it was trained with"
+            )
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"no file {path}: give a folder that save_pretrained wrote") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} is no JSON file that can be read: {error}") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{path} must hold a JSON object, got {type(config).__name__}")
+    return config
+
+
+def _weights(path: Path) -> "dict[str, Tensor]":
+    if not path.is_file():
+        raise InputError(f"no file {path}: give a folder that save_pretrained wrote")
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} is no complete safetensors file: {error}") from error

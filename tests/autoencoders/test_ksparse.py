@@ -1,0 +1,146 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from palinka.autoencoders import AutoencoderOutput, KSparseAutoencoder
+from palinka.errors import InputError
+
+
+def transcription(weight: Tensor, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The spec's page: latents and reconstruction of rows `x`."""
+    a = torch.relu(x @ weight.T)
+    threshold = a.sort(dim=-1, descending=True).values[:, k - 1, None]
+    z = a * (a >= threshold)
+    return z, z @ weight
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 8), st.integers(1, 12), st.data())
+def test_the_default_is_the_spec(input_dim: int, latent_dim: int, data: st.DataObject) -> None:
+    k = data.draw(st.integers(1, latent_dim))
+    torch.manual_seed(data.draw(st.integers(0, 1000)))
+    sae = KSparseAutoencoder(input_dim, latent_dim, k).double()
+    x = torch.randn(5, input_dim, dtype=torch.float64)
+    x[2] = 0.0
+    latents, reconstruction = transcription(sae.encoder.weight, x, k)
+    output = sae(x)
+    assert isinstance(output, AutoencoderOutput)
+    torch.testing.assert_close(output.latents, latents)
+    torch.testing.assert_close(output.reconstruction, reconstruction)
+
+
+def test_the_gradient_reaches_the_weights_through_both_uses() -> None:
+    torch.manual_seed(0)
+    sae = KSparseAutoencoder(4, 9, 3).double()
+    x = torch.randn(6, 4, dtype=torch.float64)
+    sae(x).reconstruction.square().sum().backward()
+    weight = sae.encoder.weight.detach().clone().requires_grad_()
+    transcription(weight, x, 3)[1].square().sum().backward()
+    torch.testing.assert_close(sae.encoder.weight.grad, weight.grad)
+
+
+def test_what_is_left_out() -> None:
+    sae = KSparseAutoencoder(input_dim=25)
+    assert (sae.latent_dim, sae.k) == (50, 12)
+    assert KSparseAutoencoder(input_dim=1).k == 1
+    assert {name: tuple(p.shape) for name, p in sae.named_parameters()} == {
+        "encoder.weight": (50, 25)
+    }
+
+
+def test_the_first_weights_are_uniform_in_one_over_root_d() -> None:
+    torch.manual_seed(0)
+    weight = KSparseAutoencoder(64, 4000).encoder.weight.detach() * 8.0
+    assert -1.0 <= weight.min() < -0.999
+    assert 0.999 < weight.max() <= 1.0
+    assert weight.mean().abs() < 0.01
+    assert weight.std() == pytest.approx(1 / math.sqrt(3), rel=0.01)
+
+
+def test_leading_dimensions_are_kept() -> None:
+    sae = KSparseAutoencoder(6, 10, 2)
+    x = torch.randn(2, 3, 6)
+    assert sae.encode(x).shape == (2, 3, 10)
+    assert sae(x).reconstruction.shape == x.shape
+    torch.testing.assert_close(sae.encode(x)[1, 2], sae.encode(x[1, 2]))
+    assert sae.encode(torch.empty(0, 6)).shape == (0, 10)
+
+
+@pytest.mark.parametrize("k", [1, 3, 10])
+def test_a_row_keeps_k_and_whatever_ties(k: int) -> None:
+    sae = KSparseAutoencoder(2, 10, k).double()
+    sae.encoder.weight.data[:] = torch.tensor([1.0, 0.0])
+    assert (sae.encode(torch.tensor([3.0, 5.0], dtype=torch.float64)) == 3.0).all()
+    sae.encoder.weight.data[:, 0] += torch.arange(10)
+    kept = sae.encode(torch.tensor([3.0, 5.0], dtype=torch.float64))
+    assert kept.tolist() == [0.0] * (10 - k) + [3.0 * (i + 1) for i in range(10 - k, 10)]
+
+
+def test_untied_with_biases() -> None:
+    torch.manual_seed(0)
+    sae = KSparseAutoencoder(4, 9, 3, tied=False, encoder_bias=True, decoder_bias=True)
+    assert set(dict(sae.named_parameters())) == {
+        "encoder.weight",
+        "encoder.bias",
+        "decoder_weight",
+        "decoder_bias",
+    }
+    assert torch.equal(sae.dictionary, sae.encoder.weight)
+    assert not sae.encoder.bias.any()
+    for parameter in sae.parameters():
+        torch.nn.init.normal_(parameter)
+    x = torch.randn(7, 4)
+    a = torch.relu((x - sae.decoder_bias) @ sae.encoder.weight.T + sae.encoder.bias)
+    z = a * (a >= a.sort(dim=1, descending=True).values[:, 2:3])
+    torch.testing.assert_close(sae.encode(x), z)
+    torch.testing.assert_close(sae.decode(z), z @ sae.dictionary + sae.decoder_bias)
+
+
+def test_unit_norm_directions() -> None:
+    for tied in (True, False):
+        sae = KSparseAutoencoder(5, 7, 2, tied=tied, unit_norm=True)
+        torch.testing.assert_close(sae.dictionary.norm(dim=1), torch.ones(7))
+
+
+def test_bf16_autocast_and_other_layouts() -> None:
+    torch.manual_seed(0)
+    sae = KSparseAutoencoder(16, 32, 4)
+    x = torch.randn(16, 50).T
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = sae(x)
+    assert output.latents.dtype == torch.bfloat16
+    expected = sae(x.contiguous())
+    torch.testing.assert_close(sae(x), expected)
+    error = (output.reconstruction - expected.reconstruction).norm()
+    assert error / expected.reconstruction.norm() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"k": 0}, "k must be an integer of at least 1, got 0"),
+        ({"k": 17}, "k must be at most latent_dim, got k 17 and latent_dim 16"),
+        ({"k": 2.5}, "k must be an integer"),
+        ({"k": True}, "k must be an integer"),
+        ({"input_dim": 0}, "input_dim must be an integer of at least 1, got 0"),
+        ({"input_dim": "8"}, "input_dim must be an integer of at least 1, got '8'"),
+        ({"latent_dim": -4}, "latent_dim must be an integer of at least 1, got -4"),
+    ],
+)
+def test_arguments_that_cannot_be(arguments: dict[str, int], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        KSparseAutoencoder(**{"input_dim": 8, **arguments})
+
+
+def test_another_width_is_named() -> None:
+    sae = KSparseAutoencoder(8)
+    with pytest.raises(InputError, match=r"activations of shape \(3, 5\).*dimension must be 8"):
+        sae.encode(torch.randn(3, 5))
+    with pytest.raises(InputError, match=r"latents of shape \(3, 8\).*dimension must be 16"):
+        sae.decode(torch.randn(3, 8))
+    with pytest.raises(InputError, match=r"shape \(\)"):
+        sae.encode(torch.tensor(1.0))

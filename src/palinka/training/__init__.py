@@ -1,0 +1,16 @@
+"""Training of sparse autoencoders: losses, metrics, constraints and the Lightning module."""
+
+from palinka.training.firing import FiringClock
+from palinka.training.losses import decorrelation_loss, reconstruction_loss, sparsity_loss
+from palinka.training.metrics import ReconstructionMetrics, SparsityMetrics
+from palinka.training.module import SparseAutoencoderModule
+
+__all__ = [
+    "FiringClock",
+    "ReconstructionMetrics",
+    "SparseAutoencoderModule",
+    "SparsityMetrics",
+    "decorrelation_loss",
+    "reconstruction_loss",
+    "sparsity_loss",
+]

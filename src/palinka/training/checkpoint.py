@@ -1,0 +1,121 @@
+"""What a checkpoint says of its autoencoder, and whether it fits the run that loads it."""
+
+import pickle
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any
+
+import torch
+
+from palinka.autoencoders import Autoencoder
+from palinka.autoencoders.pretrained import check_weights
+from palinka.autoencoders.registry import build
+from palinka.errors import InputError
+
+
+def describe(autoencoder: Autoencoder) -> dict[str, Any]:
+    """The autoencoder's class and arguments, in the form that the command line takes."""
+    kind = type(autoencoder)
+    return {
+        "class_path": f"{kind.__module__}.{kind.__qualname__}",
+        "init_args": autoencoder.config(),
+    }
+
+
+def restore(description: Mapping[str, Any]) -> Autoencoder:
+    """Make the autoencoder that `describe` described, with fresh weights.
+
+    Raises:
+        InputError: If the class is unknown or the arguments do not fit it.
+    """
+    if not isinstance(description.get("class_path"), str):
+        raise InputError(
+            "an autoencoder is described by class_path and init_args, got the keys"
+            f" {', '.join(map(str, description)) or 'none'}"
+        )
+    # mypy would have a concrete class here, but any subclass of the abstract one is meant.
+    return build(description["class_path"], description.get("init_args", {}), Autoencoder)  # type: ignore[type-abstract]
+
+
+def check_fit(autoencoder: Autoencoder, checkpoint: Mapping[str, Any]) -> None:
+    """Make sure that a Lightning checkpoint holds this autoencoder's weights.
+
+    Raises:
+        InputError: If it is one of another class, width, or other settings that shape weights.
+    """
+    mine = describe(autoencoder)
+    theirs = checkpoint.get("hyper_parameters", {}).get("autoencoder", mine)
+    if _summary(mine) != _summary(theirs):
+        raise InputError(
+            f"the checkpoint holds a {_summary(theirs)}, but this run asks for a {_summary(mine)}:"
+            " use the model and site it was trained for, or start without a checkpoint"
+        )
+    prefix = "autoencoder."
+    weights = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in checkpoint.get("state_dict", {}).items()
+        if name.startswith(prefix)
+    }
+    check_weights(autoencoder.state_dict(), weights, "the checkpoint")
+
+
+def settings_of(path: str | PathLike[str]) -> dict[str, Any]:
+    """The module's arguments as a checkpoint holds them, without its weights.
+
+    The width is left out: it is the data's.
+
+    Raises:
+        InputError: If the file cannot be read, or is no checkpoint of a sparse autoencoder.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{path} is no complete checkpoint: {reason}") from error
+    settings = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
+    if not isinstance(settings, dict) or "autoencoder" not in settings:
+        raise InputError(
+            f"{path} is no checkpoint of a sparse autoencoder: give one that palinka fit wrote"
+        )
+    described = dict(settings["autoencoder"])
+    arguments = {k: v for k, v in described["init_args"].items() if k != "input_dim"}
+    return {**settings, "autoencoder": {**described, "init_args": arguments}}
+
+
+def check_source(source: Mapping[str, str] | None, checkpoint: Mapping[str, Any]) -> None:
+    """Make sure that the activations come from where the checkpoint's came from.
+
+    Args:
+        source: What the data says of itself, such as its language model and site.
+        checkpoint: A Lightning checkpoint.
+
+    Raises:
+        InputError: If both say something of the same thing, and not the same.
+    """
+    trained_on = checkpoint.get("source", {})
+    for name, mine in (source or {}).items():
+        if trained_on.get(name, mine) != mine:
+            raise InputError(
+                f"the checkpoint was trained on the {name.replace('_', ' ')} {trained_on[name]},"
+                f" but this run's data is of {mine}: use the data it was trained for"
+            )
+
+
+def check_cache(identity: str | None, checkpoint: Mapping[str, Any]) -> None:
+    """Make sure that training resumes on the data that the checkpoint was trained on.
+
+    Raises:
+        InputError: If both identities are known and differ.
+    """
+    trained_on = checkpoint.get("cache_identity")
+    if trained_on is not None and identity is not None and trained_on != identity:
+        raise InputError(
+            f"the checkpoint was trained on the cache {trained_on}, but this run's data is the"
+            f" cache {identity}: resume with the checkpoint's data settings, or start without it"
+        )
+
+
+def _summary(description: Mapping[str, Any]) -> str:
+    arguments = description["init_args"]
+    name = description["class_path"].rpartition(".")[2]
+    return f"{name} of {arguments['input_dim']} inputs and {arguments['latent_dim']} latents"

@@ -1,0 +1,64 @@
+"""Everything that is measured on a split of the data that is not trained on."""
+
+import torch
+from torch import Tensor, nn
+
+from palinka.autoencoders import AutoencoderOutput
+from palinka.training.losses import decorrelation_loss
+from palinka.training.metrics import MeanPenalty, ReconstructionMetrics, SparsityMetrics
+from palinka.training.objective import Objective
+
+
+class Evaluation(nn.Module):
+    """Metrics and penalties of one pass over a split, exact however it is cut into batches.
+
+    Only the decorrelation penalty belongs to a batch, as it does in training: its mean over the
+    batches, weighted by their degrees of freedom, is given. Batches of one row have none.
+
+    Args:
+        input_dim: Width of the activations.
+        latent_dim: Number of latents.
+    """
+
+    def __init__(self, input_dim: int, latent_dim: int) -> None:
+        super().__init__()
+        self.reconstruction = ReconstructionMetrics(input_dim)
+        self.sparsity = SparsityMetrics(latent_dim)
+        self.decorrelation = MeanPenalty()
+        self.latent_dim = latent_dim
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.reconstruction.reset()
+        self.sparsity.reset()
+        self.decorrelation.reset()
+
+    def update(self, x: Tensor, output: AutoencoderOutput, decorrelation: bool) -> None:
+        """Take one batch `(rows, input_dim)` and what the autoencoder made of it.
+
+        Args:
+            x: What the autoencoder saw.
+            output: What it gave.
+            decorrelation: Whether to measure that penalty, which costs more than the rest.
+        """
+        self.reconstruction.update(output.reconstruction, x)
+        self.sparsity.update(output.latents)
+        freedom = len(x) - 1 if decorrelation else 0
+        penalty = decorrelation_loss(output.latents) if freedom else x.new_zeros(())
+        self.decorrelation.update(penalty, freedom)
+
+    def compute(self, objective: Objective) -> dict[str, Tensor]:
+        """Every scalar by its name, the losses with their full weights."""
+        reconstruction = self.reconstruction.compute()
+        sparsity = self.sparsity.compute()
+        losses = {
+            "reconstruction": reconstruction["mse"],
+            "sparsity": objective.sparsity_weight * sparsity["l1"] / self.latent_dim,
+            "decorrelation": objective.decorrelation_weight * self.decorrelation.compute(),
+        }
+        return {
+            **reconstruction,
+            **{name: sparsity[name] for name in ("l0", "l1", "dead")},
+            "loss/total": torch.stack(list(losses.values())).sum(),
+            **{f"loss/{name}": value for name, value in losses.items()},
+        }

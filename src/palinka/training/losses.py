@@ -1,0 +1,50 @@
+"""The three terms of the loss, unweighted."""
+
+import torch.distributed as dist
+from torch import Tensor
+
+from palinka.kernels import squared_covariance
+from palinka.kernels.precision import statistics_dtype
+
+
+def reconstruction_loss(reconstruction: Tensor, target: Tensor) -> Tensor:
+    """Mean over all elements of the squared error.
+
+    Args:
+        reconstruction: `(…, input_dim)`.
+        target: Of the same shape.
+
+    Returns:
+        A scalar, in float32 or better.
+    """
+    dtype = statistics_dtype(target.dtype)
+    return (reconstruction.to(dtype) - target.to(dtype)).square().mean()
+
+
+def sparsity_loss(latents: Tensor) -> Tensor:
+    """Mean over all elements of the absolute value.
+
+    Args:
+        latents: `(…, latent_dim)`.
+
+    Returns:
+        A scalar, in float32 or better.
+    """
+    return latents.abs().mean(dtype=statistics_dtype(latents.dtype))
+
+
+def decorrelation_loss(latents: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+    """Sum over all ordered pairs of different latents of their squared unbiased covariance.
+
+    Args:
+        latents: `(…, latent_dim)`; every position but the last dimension's is one observation.
+        group: Processes whose latents count as one batch, with gradients for data-parallel
+            training, which averages them; every process must hold equally many.
+
+    Returns:
+        A scalar, in float32 or better.
+
+    Raises:
+        InputError: If there are fewer than two observations.
+    """
+    return squared_covariance(latents.reshape(-1, latents.shape[-1]), group)

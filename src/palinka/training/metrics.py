@@ -1,0 +1,154 @@
+"""How well a dictionary reconstructs and how sparse it is, exact under any split of the data.
+
+Sums are float64 and are reduced over processes once, when a value is asked for. The squared
+distance to the mean is kept together with the mean itself and merged pairwise, so that a large
+mean costs no digits.
+
+Source:
+    Chan, Golub & LeVeque (1983), algorithms for computing the sample variance, for the merging.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torchmetrics import Metric
+
+
+class ReconstructionMetrics(Metric):
+    """`mse`, `fvu`, `explained_variance` and `cosine` of reconstructions.
+
+    - `mse`: mean over elements of the squared error.
+    - `fvu`: the squared error as a fraction of the squared distance of the data to its mean
+      vector; NaN for data without variance.
+    - `explained_variance`: `1 - fvu`.
+    - `cosine`: mean over tokens of the cosine of activation and reconstruction, 0 where either
+      is a zero vector.
+
+    Args:
+        input_dim: Width of the activations.
+    """
+
+    full_state_update = False
+
+    rows: Tensor
+    squared_error: Tensor
+    cosine_sum: Tensor
+    mean: Tensor
+    squared_distance: Tensor
+
+    def __init__(self, input_dim: int) -> None:
+        super().__init__()
+        zero = torch.zeros((), dtype=torch.float64)
+        self.add_state("squared_error", zero.clone(), dist_reduce_fx="sum")
+        self.add_state("cosine_sum", zero.clone(), dist_reduce_fx="sum")
+        # Without a reduction these arrive stacked by process; `compute` merges them.
+        self.add_state("rows", zero.clone(), dist_reduce_fx=None)
+        self.add_state("mean", torch.zeros(input_dim, dtype=torch.float64), dist_reduce_fx=None)
+        self.add_state("squared_distance", zero.clone(), dist_reduce_fx=None)
+
+    def update(self, reconstruction: Tensor, target: Tensor) -> None:
+        """Take one batch of reconstructions and targets, both `(…, input_dim)`."""
+        target = target.detach().double().reshape(-1, target.shape[-1])
+        reconstruction = reconstruction.detach().double().reshape(target.shape)
+        if not len(target):
+            return
+        self.squared_error += (reconstruction - target).square().sum()
+        self.cosine_sum += functional.cosine_similarity(reconstruction, target, eps=1e-300).sum()
+        batch_mean = target.mean(dim=0)
+        self.rows, self.mean, self.squared_distance = _merge(
+            torch.stack([self.rows, self.rows.new_tensor(len(target))]),
+            torch.stack([self.mean, batch_mean]),
+            torch.stack([self.squared_distance, (target - batch_mean).square().sum()]),
+        )
+
+    def compute(self) -> dict[str, Tensor]:
+        """The four values over everything that was taken in, on all processes."""
+        rows, mean, squared_distance = _merge(
+            self.rows.reshape(-1),
+            self.mean.reshape(-1, self.mean.shape[-1]),
+            self.squared_distance.reshape(-1),
+        )
+        fvu = torch.where(squared_distance > 0, self.squared_error / squared_distance, torch.nan)
+        return {
+            "mse": self.squared_error / (rows * mean.shape[-1]),
+            "fvu": fvu,
+            "explained_variance": 1.0 - fvu,
+            "cosine": self.cosine_sum / rows,
+        }
+
+
+class SparsityMetrics(Metric):
+    """`l0`, `l1`, `dead` and `density` of latents.
+
+    - `l0`: mean number of non-zero latents per token.
+    - `l1`: mean over tokens of the sum of absolute values.
+    - `dead`: share of the latents that fired on no token.
+    - `density`: for each latent, the share of the tokens on which it fired, `(latent_dim,)`.
+
+    Args:
+        latent_dim: Number of latents.
+    """
+
+    full_state_update = False
+
+    rows: Tensor
+    absolute_sum: Tensor
+    fired: Tensor
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__()
+        zero = torch.zeros((), dtype=torch.float64)
+        self.add_state("rows", zero.clone(), dist_reduce_fx="sum")
+        self.add_state("absolute_sum", zero.clone(), dist_reduce_fx="sum")
+        self.add_state("fired", torch.zeros(latent_dim, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, latents: Tensor) -> None:
+        """Take one batch of latents, `(…, latent_dim)`."""
+        latents = latents.detach().reshape(-1, latents.shape[-1])
+        self.rows += len(latents)
+        self.absolute_sum += latents.abs().sum(dtype=torch.float64)
+        self.fired += (latents != 0).sum(dim=0)
+
+    def compute(self) -> dict[str, Tensor]:
+        """The four values over everything that was taken in, on all processes."""
+        return {
+            "l0": self.fired.sum() / self.rows,
+            "l1": self.absolute_sum / self.rows,
+            "dead": (self.fired == 0).double().mean(),
+            "density": self.fired / self.rows,
+        }
+
+
+class MeanPenalty(Metric):
+    """Mean of a penalty that belongs to a whole batch, weighted by degrees of freedom.
+
+    Zero where nothing was taken in.
+    """
+
+    full_state_update = False
+
+    weighted_sum: Tensor
+    freedom: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        zero = torch.zeros((), dtype=torch.float64)
+        self.add_state("weighted_sum", zero.clone(), dist_reduce_fx="sum")
+        self.add_state("freedom", zero.clone(), dist_reduce_fx="sum")
+
+    def update(self, penalty: Tensor, freedom: int) -> None:
+        """Take the penalty of one batch, a scalar, and its degrees of freedom."""
+        self.weighted_sum += penalty.detach().double() * freedom
+        self.freedom += freedom
+
+    def compute(self) -> Tensor:
+        """The mean over everything that was taken in, on all processes."""
+        return self.weighted_sum / self.freedom.clamp_min(1.0)
+
+
+def _merge(rows: Tensor, mean: Tensor, squared_distance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Counts, means and squared distances of parts `(parts, …)` to those of the whole."""
+    total = rows.sum()
+    merged = (rows[:, None] * mean).sum(dim=0) / total.clamp_min(1.0)
+    between = (rows * (mean - merged).square().sum(dim=1)).sum()
+    return total, merged, squared_distance.sum() + between

@@ -1,0 +1,297 @@
+"""The Lightning module around a sparse autoencoder."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from os import PathLike
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.nn import Buffer
+from torch.optim import Optimizer
+
+from palinka.autoencoders import Autoencoder, AutoencoderOutput, InputScaling
+from palinka.autoencoders.base import positive_integer
+from palinka.errors import InputError
+from palinka.kernels.collectives import processes, sum_over, world
+from palinka.training.checkpoint import (
+    check_cache,
+    check_fit,
+    check_source,
+    describe,
+    restore,
+    settings_of,
+)
+from palinka.training.constraints import normalize_rows, project_gradient
+from palinka.training.evaluation import Evaluation
+from palinka.training.firing import FiringClock
+from palinka.training.metrics import ReconstructionMetrics, SparsityMetrics
+from palinka.training.objective import Losses, Objective
+
+PROGRESS_BAR = frozenset({"loss/total", "reconstruction/fvu", "val/fvu"})
+
+
+class SparseAutoencoderModule(LightningModule):
+    """Train a sparse autoencoder on activations, and measure it.
+
+    A batch is a tensor of raw activations, `(rows, input_dim)`, in any floating dtype. The loss
+    and the metrics are those of the activations as the autoencoder sees them, which is after
+    centering and scaling where the data asks for that; `encode`, `decode` and calling the module
+    take and give raw activations.
+
+    Args:
+        autoencoder: What is trained.
+        sparsity_weight: Weight of the mean absolute latent.
+        decorrelation_weight: Weight of the sum of squared covariances of different latents.
+        sparsity_warmup_steps: Optimizer steps over which the weight grows linearly from zero.
+        decorrelation_warmup_steps: The same for the decorrelation penalty.
+        dead_after_tokens: A latent counts as dead in training once it has not fired for so many
+            tokens.
+        optimizer: Makes the optimizer from the parameters.
+        lr_scheduler: Makes the learning-rate schedule, in optimizer steps, from the optimizer.
+
+    Raises:
+        InputError: If a weight or a number of steps is negative, or `dead_after_tokens` is not
+            positive.
+    """
+
+    def __init__(
+        self,
+        autoencoder: Autoencoder,
+        sparsity_weight: float = 1.0,
+        decorrelation_weight: float = 5e-4,
+        sparsity_warmup_steps: int = 0,
+        decorrelation_warmup_steps: int = 0,
+        dead_after_tokens: int = 1_000_000,
+        optimizer: OptimizerCallable = lambda params: torch.optim.Adam(params, lr=1e-4),
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__()
+        # A checkpoint describes its autoencoder in words, so that it loads without arguments.
+        self.autoencoder = restore(autoencoder) if isinstance(autoencoder, Mapping) else autoencoder
+        self.objective = Objective(
+            sparsity_weight=sparsity_weight,
+            decorrelation_weight=decorrelation_weight,
+            sparsity_warmup_steps=sparsity_warmup_steps,
+            decorrelation_warmup_steps=decorrelation_warmup_steps,
+        )
+        self.dead_after_tokens = positive_integer("dead_after_tokens", dead_after_tokens)
+        self.optimizer_factory = optimizer
+        self.lr_scheduler_factory = lr_scheduler
+        self.save_hyperparameters(
+            {
+                "autoencoder": describe(self.autoencoder),
+                **asdict(self.objective),
+                "dead_after_tokens": dead_after_tokens,
+            }
+        )
+
+        input_dim, latent_dim = self.autoencoder.input_dim, self.autoencoder.latent_dim
+        self.scaling = InputScaling(input_dim)
+        self.firing = FiringClock(latent_dim)
+        self.evaluation = Evaluation(input_dim, latent_dim)
+        self.unreadable_batches = Buffer(torch.zeros((), dtype=torch.int64), persistent=False)
+        self._scaling_was_loaded = False
+        # DDP would overwrite every process's own counts with those of the first, at every step.
+        own = [name for name, _ in self.named_buffers() if not name.startswith("autoencoder.")]
+        self._ddp_params_and_buffers_to_ignore = own
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Raw activations `(…, input_dim)` to latents `(…, latent_dim)`."""
+        return self.autoencoder.encode(self._scaled(x))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents `(…, latent_dim)` to raw activations `(…, input_dim)`."""
+        return self.scaling.inverse(self.autoencoder.decode(latents))
+
+    def forward(self, x: Tensor) -> AutoencoderOutput:
+        """Encode and decode raw activations `(…, input_dim)`."""
+        latents = self.encode(x)
+        return AutoencoderOutput(reconstruction=self.decode(latents), latents=latents)
+
+    def setup(self, stage: str) -> None:
+        """Take the centering and scaling of the training data, unless a checkpoint brought one."""
+        if stage != "fit" or self._scaling_was_loaded:
+            return
+        statistics = self._of_data("input_statistics")
+        if statistics is not None:
+            mean = torch.as_tensor(statistics.mean, dtype=self.scaling.mean.dtype)
+            self.scaling.set(mean, float(statistics.scale))
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimizer over the autoencoder's parameters, and its schedule if there is one."""
+        optimizer = self.optimizer_factory(self.autoencoder.parameters())
+        if self.lr_scheduler_factory is None:
+            return optimizer
+        scheduler = self.lr_scheduler_factory(optimizer)
+        if isinstance(scheduler, ReduceLROnPlateau):
+            return {
+                "optimizer": optimizer,
+                "lr_scheduler": {"scheduler": scheduler, "monitor": scheduler.monitor},
+            }
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        """The loss of one batch, as if the batches of all processes were one."""
+        group = world()
+        x = self._watched(batch)
+        output = self.autoencoder(x)
+        losses = self.objective(x, output, self.global_step, group)
+        self.firing.update(output.latents, group)
+        if self._logs_this_step():
+            self._log_step(x, output, losses, group)
+        return losses.total
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Where rows keep norm 1, leave only the part of the gradient that keeps it."""
+        if self.autoencoder.unit_norm:
+            project_gradient(self.autoencoder.dictionary)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, then bring the rows back to norm 1 before anything is saved or measured."""
+        super().optimizer_step(*args, **kwargs)
+        if self.autoencoder.unit_norm:
+            normalize_rows(self.autoencoder.dictionary)
+
+    def on_train_epoch_end(self) -> None:
+        """Do not end on activations that could not be read."""
+        self._check_activations(sum_over(self.unreadable_batches.clone(), world()))
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin to measure; the values stay until the next split begins."""
+        self.evaluation.reset()
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        """Measure one batch of the validation split."""
+        x = self._watched(batch)
+        self.evaluation.update(x, self.autoencoder(x), self.objective.decorrelation_weight > 0)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log what was measured."""
+        self._log_evaluation("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Begin to measure."""
+        self.on_validation_epoch_start()
+
+    def test_step(self, batch: Tensor, batch_idx: int) -> None:
+        """Measure one batch of the test split."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Log what was measured."""
+        self._log_evaluation("test")
+
+    def predict_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        """The latents of raw activations, `(rows, latent_dim)`."""
+        return self.encode(batch)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what identifies the data, and the firing counts of all processes."""
+        group = world()
+        self._check_activations(sum_over(self.unreadable_batches.clone(), group))
+        self.firing.synchronize(group)
+        if "state_dict" in checkpoint:
+            checkpoint["state_dict"]["firing.tokens_since"] = self.firing.tokens_since
+        for name in ("source", "cache_identity"):
+            value = self._of_data(name)
+            if value is not None:
+                checkpoint[name] = value
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another autoencoder, or to go on training on other rows."""
+        check_fit(self.autoencoder, checkpoint)
+        if self._trainer is not None:
+            check_source(self._of_data("source"), checkpoint)
+            if self._trainer.state.fn == TrainerFn.FITTING:
+                check_cache(self._of_data("cache_identity"), checkpoint)
+        self._scaling_was_loaded = True
+
+    @staticmethod
+    def settings_of(path: str | PathLike[str]) -> dict[str, Any]:
+        """The arguments that a checkpoint's module was made with, but for the data's width.
+
+        Raises:
+            InputError: If the file cannot be read, or is no checkpoint of a sparse autoencoder.
+        """
+        return settings_of(path)
+
+    def _of_data(self, name: str) -> Any:
+        """What the data module says of itself; None where it does not, or there is none."""
+        return getattr(getattr(self.trainer, "datamodule", None), name, None)
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        self.autoencoder.check_width(x, self.autoencoder.input_dim, "activations")
+        scaled: Tensor = self.scaling(x.to(self.scaling.mean.dtype))
+        return scaled
+
+    def _watched(self, batch: Tensor) -> Tensor:
+        """Scale a batch and count it if it holds NaN or Inf, without waiting for the device."""
+        x = self._scaled(batch)
+        self.unreadable_batches.add_(~torch.isfinite(x.detach().sum()))
+        return x
+
+    def _check_activations(self, unreadable: Tensor) -> None:
+        if unreadable:
+            raise InputError(
+                f"{int(unreadable)} batches of activations hold NaN or Inf: look at the language"
+                " model's output at this site, or store the activations in a wider dtype"
+            )
+
+    def _logs_this_step(self) -> bool:
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return every > 0 and (self.global_step + 1) % every == 0
+
+    def _log_step(
+        self,
+        x: Tensor,
+        output: AutoencoderOutput,
+        losses: Losses,
+        group: dist.ProcessGroup | None,
+    ) -> None:
+        """Log the losses and metrics of this step's batch, over all processes."""
+        values = torch.stack(
+            [term.detach().double() for term in (*losses, self.unreadable_batches)]
+        )
+        *terms, unreadable = (sum_over(values, group) / processes(group)).unbind()
+        self._check_activations(unreadable * processes(group))
+        total = torch.stack(terms).sum()
+        if not torch.isfinite(total):
+            raise InputError(
+                f"the loss is {float(total)} at step {self.global_step} although the activations"
+                " are finite: training diverged; use a lower learning rate"
+            )
+        reconstruction = ReconstructionMetrics(x.shape[-1]).to(x.device)
+        reconstruction.update(output.reconstruction, x)
+        sparsity = SparsityMetrics(output.latents.shape[-1]).to(x.device)
+        sparsity.update(output.latents)
+        measured = sparsity.compute()
+        self.firing.synchronize(group)
+        self._log_values(
+            {
+                "loss/total": total,
+                **{f"loss/{n}": v for n, v in zip(Losses._fields, terms, strict=True)},
+                **{f"reconstruction/{n}": v for n, v in reconstruction.compute().items()},
+                "sparsity/l0": measured["l0"],
+                "sparsity/l1": measured["l1"],
+                "sparsity/dead": self.firing.dead(self.dead_after_tokens).double().mean(),
+            },
+            batch_size=len(x),
+        )
+
+    def _log_evaluation(self, split: str) -> None:
+        self._check_activations(sum_over(self.unreadable_batches.clone(), world()))
+        values = self.evaluation.compute(self.objective)
+        self._log_values({f"{split}/{n}": v for n, v in values.items()}, sync_dist=True)
+
+    def _log_values(self, values: dict[str, Tensor], **options: Any) -> None:
+        for name, value in values.items():
+            self.log(name, value, prog_bar=name in PROGRESS_BAR, **options)

@@ -14,6 +14,7 @@ from palinka.language_models.hooks import reading, replacing
 from palinka.language_models.replacement import Replacement, as_function
 from palinka.language_models.sites import Sites, find_sites
 from palinka.language_models.spec import LanguageModelSpec
+from palinka.language_models.taps import by_token
 from palinka.language_models.tokens import Tokens, padding_id, tokenize
 
 if TYPE_CHECKING:
@@ -194,11 +195,12 @@ class LanguageModel:
         taps = {site: self._sites.tap(site) for site in sites}
         with reading(self.model, taps) as found:
             self._forward(ids, mask)
-        return {
-            # Position embeddings are computed once for all texts.
-            site: found[site].expand(len(ids), -1, -1)
-            for site in taps
-        }
+        activations = {}
+        for site in taps:
+            values = by_token(found[site], *ids.shape)
+            assert values is not None, site  # it was, when the sites were found
+            activations[site] = values
+        return activations
 
     def _forward(self, ids: Tensor, mask: Tensor | None) -> Any:
         # Without a mask the model may take its fast path for causal attention.

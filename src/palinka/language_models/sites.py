@@ -12,7 +12,7 @@ import torch
 from palinka.errors import InputError
 from palinka.language_models.families import named_taps
 from palinka.language_models.hooks import reading
-from palinka.language_models.taps import Tap
+from palinka.language_models.taps import Tap, by_token
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -111,7 +111,11 @@ def find_sites(config: "PretrainedConfig") -> Sites:
         everything = {path: Tap(path) for path in paths} | taps
         with reading(model, everything) as found:
             model(torch.zeros(_PROBE_SHAPE, dtype=torch.long), use_cache=False)
-    widths = {name: tensor.shape[-1] for name, tensor in found.items() if _per_token(tensor)}
+    widths = {
+        name: values.shape[-1]
+        for name, values in found.items()
+        if by_token(values, *_PROBE_SHAPE) is not None
+    }
     return Sites(
         named={name: widths[name] for name in taps},
         modules={path: widths[path] for path in paths if path in widths},
@@ -119,9 +123,3 @@ def find_sites(config: "PretrainedConfig") -> Sites:
         layers=config.num_hidden_layers,
         taps=taps,
     )
-
-
-def _per_token(tensor: torch.Tensor) -> bool:
-    """Whether there is one vector per token; position embeddings are the same for all texts."""
-    texts, tokens = _PROBE_SHAPE
-    return tensor.ndim == 3 and tensor.shape[0] in (1, texts) and tensor.shape[1] == tokens

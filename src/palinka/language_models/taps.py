@@ -69,6 +69,19 @@ def output_tensor(output: Any) -> Tensor | None:
     return output if isinstance(output, Tensor) else None
 
 
+def by_token(values: Tensor, texts: int, tokens: int) -> Tensor | None:
+    """A view of a module's tensor as `(texts, tokens, width)`, if it is one vector per token.
+
+    Position embeddings are the same for all texts, and some models run their MLP on all tokens
+    in one row.
+    """
+    if values.ndim == 3 and values.shape[0] in (1, texts) and values.shape[1] == tokens:
+        return values.expand(texts, -1, -1)
+    if values.ndim == 2 and values.shape[0] == texts * tokens:
+        return torch.unflatten(values, 0, (texts, tokens))
+    return None
+
+
 def with_output_tensor(output: Any, tensor: Tensor) -> Any:
     """The module's output with its (first) tensor replaced."""
     if isinstance(output, tuple | list):

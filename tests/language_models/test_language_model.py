@@ -1,0 +1,289 @@
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import Tensor
+
+from palinka.errors import InputError
+from palinka.language_models import LanguageModel, Tokens
+
+IDS = torch.tensor([[5, 77, 901, 4000, 12, 3], [8, 1, 2, 600, 700, 800]])
+KINDS = ("attn.q", "attn.k", "attn.v", "attn.out", "mlp.pre", "mlp.post", "mlp.out", "resid")
+EVERY_KIND = ["hidden.0", "hidden.1", "hidden.3", *(f"blocks.1.{kind}" for kind in KINDS)]
+
+
+def relative_difference(a: Tensor, b: Tensor) -> float:
+    return float((a - b).abs().max() / b.abs().max())
+
+
+@contextmanager
+def counting_calls(model: LanguageModel) -> Iterator[list[str]]:
+    calls: list[str] = []
+    handles = [
+        module.register_forward_pre_hook(lambda *_, path=path: calls.append(path))
+        for path, module in model.model.named_modules()
+    ]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class TestReading:
+    def test_padding_never_changes_an_answer(
+        self, any_model: LanguageModel, texts: list[str]
+    ) -> None:
+        sites = list(any_model.sites)
+        together = any_model.read(texts, sites)
+        logits = any_model.logits(texts)
+        for row, text in enumerate(texts):
+            alone = any_model.read([text], sites)
+            length = alone.tokens.shape[1]
+            assert torch.equal(together.tokens[row, :length], alone.tokens[0])
+            for site in sites:
+                values = together[site][row]
+                assert relative_difference(values[:length], alone[site][0]) < 1e-5, site
+                assert not values[length:].any()
+            assert relative_difference(logits[row, :length], any_model.logits([text])[0]) < 1e-5
+            assert not logits[row, length:].any()
+
+    def test_batches_of_any_size_give_the_same(self, gpt2: LanguageModel, texts: list[str]) -> None:
+        whole = gpt2.read(texts, ["hidden.3", "blocks.0.attn.k"])
+        for batch_size in (1, 3):
+            parts = gpt2.read(texts, ["hidden.3", "blocks.0.attn.k"], batch_size=batch_size)
+            assert torch.equal(parts.mask, whole.mask)
+            for site in whole:
+                torch.testing.assert_close(parts[site], whole[site])
+
+    def test_activations_come_under_the_names_as_given(self, gpt2: LanguageModel) -> None:
+        names = ["transformer.h.1.mlp.c_fc", "blocks.middle.mlp.pre", "blocks.1.mlp.pre"]
+        acts = gpt2.read(["I saw him."], names)
+        assert list(acts) == names
+        assert len(acts) == 3
+        assert torch.equal(acts[names[0]], acts[names[1]])
+        assert torch.equal(acts[names[1]], acts[names[2]])
+        assert acts.tokens.shape == acts.mask.shape == acts[names[0]].shape[:2]
+
+    def test_texts_tokens_and_ids_give_the_same(self, gpt2: LanguageModel) -> None:
+        texts = ["I saw him at the market."]
+        tokens = gpt2.tokenize(texts)
+        expected = gpt2.read(texts, ["hidden.2"])["hidden.2"]
+        assert torch.equal(gpt2.read(tokens, ["hidden.2"])["hidden.2"], expected)
+        assert torch.equal(gpt2.read(tokens.ids, ["hidden.2"])["hidden.2"], expected)
+        assert torch.equal(gpt2.read_blocks(tokens.ids, ["hidden.2"])["hidden.2"], expected)
+
+    def test_a_module_path_gives_its_output(self, gpt2: LanguageModel) -> None:
+        acts = gpt2.read(IDS, ["transformer.h.1", "transformer.wpe", "transformer.h.0.attn"])
+        assert torch.equal(acts["transformer.h.1"], gpt2.read(IDS, ["hidden.2"])["hidden.2"])
+        assert acts["transformer.h.0.attn"].shape == (2, 6, 24)
+        positions = gpt2.model.get_parameter("transformer.wpe.weight")[:6]
+        assert torch.equal(acts["transformer.wpe"], positions.expand(2, -1, -1))
+
+    @pytest.mark.parametrize(
+        ("site", "last"),
+        [
+            ("hidden.0", "transformer.h.0"),
+            ("hidden.1", "transformer.h.0.mlp.dropout"),
+            ("blocks.0.attn.k", "transformer.h.0.attn.c_attn"),
+            ("blocks.1.mlp.pre", "transformer.h.1.mlp.c_fc"),
+            ("blocks.1.mlp.post", "transformer.h.1.mlp.c_proj"),
+            ("hidden.3", "transformer.ln_f"),
+        ],
+    )
+    def test_nothing_is_computed_after_the_last_site(
+        self, gpt2: LanguageModel, site: str, last: str
+    ) -> None:
+        with counting_calls(gpt2) as calls:
+            gpt2.read(IDS, [site, "hidden.0"])
+        # A module's own hook on its input runs before the module is counted or computed.
+        assert calls[-1] == last
+        assert "lm_head" not in calls
+
+    def test_no_graph_is_kept_and_the_result_can_be_trained_on(self, gpt2: LanguageModel) -> None:
+        acts = gpt2.read(IDS, ["blocks.1.mlp.post"])["blocks.1.mlp.post"]
+        assert not acts.requires_grad
+        assert not acts.is_inference()
+        assert not gpt2.logits(IDS).requires_grad
+        weight = torch.ones(acts.shape[-1], requires_grad=True)
+        (acts * weight).sum().backward()
+        assert not any(parameter.requires_grad for parameter in gpt2.model.parameters())
+
+    def test_hooks_come_off_when_the_model_fails(
+        self, gpt2: LanguageModel, hooks_left: Callable[[LanguageModel], int]
+    ) -> None:
+        with pytest.raises(IndexError):
+            gpt2.read_blocks(torch.tensor([[10**6]]), ["hidden.3"])
+        assert hooks_left(gpt2) == 0
+
+    @pytest.mark.parametrize(
+        ("texts", "sites", "message"),
+        [
+            (["word " * 80], ["hidden.1"], r"text 0 has \d+ tokens, more than the 64"),
+            (torch.zeros(2, 65, dtype=torch.long), ["hidden.1"], "65 tokens, more than the 64"),
+            ("text", ["hidden.1"], "give a list of texts"),
+            (["text"], "hidden.1", "give a list of at least one site"),
+            (["text"], [], "give a list of at least one site"),
+            (["text"], ["hidden.9"], "out of range"),
+            (torch.tensor([[8192]]), ["hidden.1"], "0 to 8191"),
+            (torch.tensor([[-1]]), ["hidden.1"], "0 to 8191"),
+            (torch.tensor([1, 2]), ["hidden.1"], r"give both as \(texts, tokens\)"),
+        ],
+    )
+    def test_bad_input_is_refused(
+        self, gpt2: LanguageModel, texts: list[str], sites: list[str], message: str
+    ) -> None:
+        with pytest.raises(InputError, match=message) as error:
+            gpt2.read(texts, sites)
+        assert "\n" not in str(error.value)
+
+
+class TestReplacing:
+    @pytest.mark.parametrize("site", EVERY_KIND)
+    def test_identity_changes_nothing_and_zero_changes_something(
+        self, any_model: LanguageModel, site: str, hooks_left: Callable[[LanguageModel], int]
+    ) -> None:
+        clean = any_model.logits(IDS)
+        with any_model.replaced(site, lambda x: x):
+            assert torch.equal(any_model.logits(IDS), clean)
+        with any_model.replaced(site, lambda x: 0 * x):
+            assert not torch.allclose(any_model.logits(IDS), clean)
+            assert not any_model.read(IDS, [site])[site].any()
+        assert hooks_left(any_model) == 0
+        assert torch.equal(any_model.logits(IDS), clean)
+
+    @pytest.mark.parametrize("site", EVERY_KIND)
+    def test_a_replaced_site_is_read_as_it_was_replaced(
+        self, any_model: LanguageModel, site: str
+    ) -> None:
+        before = any_model.read(IDS, [site])[site]
+        with any_model.replaced(site, lambda x: 2 * x + 1):
+            torch.testing.assert_close(any_model.read(IDS, [site])[site], 2 * before + 1)
+        assert torch.equal(any_model.read(IDS, [site])[site], before)
+
+    def test_a_replacement_changes_what_comes_after_and_nothing_before(
+        self, any_model: LanguageModel
+    ) -> None:
+        sites = ["blocks.1.attn.k", "blocks.1.attn.v", "hidden.1", "hidden.2"]
+        clean = any_model.read(IDS, sites)
+        with any_model.replaced("blocks.1.attn.v", lambda x: x + 1):
+            changed = any_model.read(IDS, sites)
+        assert torch.equal(changed["hidden.1"], clean["hidden.1"])
+        assert torch.equal(changed["blocks.1.attn.k"], clean["blocks.1.attn.k"])
+        assert not torch.allclose(changed["hidden.2"], clean["hidden.2"])
+
+    def test_zero_at_the_mlp_takes_exactly_its_contribution_away(self, gpt2: LanguageModel) -> None:
+        clean = gpt2.read(IDS, ["blocks.1.resid", "blocks.1.mlp.out"])
+        with gpt2.replaced("blocks.1.mlp.out", torch.zeros_like):
+            without = gpt2.read(IDS, ["blocks.1.resid"])["blocks.1.resid"]
+        torch.testing.assert_close(without, clean["blocks.1.resid"] - clean["blocks.1.mlp.out"])
+
+    def test_replacements_nest(self, gpt2: LanguageModel) -> None:
+        site = "blocks.0.mlp.out"
+        clean = gpt2.read(IDS, [site])[site]
+        with gpt2.replaced(site, lambda x: x + 1), gpt2.replaced(site, lambda x: 2 * x):
+            torch.testing.assert_close(gpt2.read(IDS, [site])[site], 2 * (clean + 1))
+
+    def test_hidden_states_of_transformers_see_the_replacement(self, gpt2: LanguageModel) -> None:
+        gpt2.model(IDS, output_hidden_states=True)  # leaves its own hooks behind
+        with gpt2.replaced("hidden.0", lambda x: x + 1), gpt2.replaced("hidden.2", lambda x: x * 0):
+            states = gpt2.model(IDS, output_hidden_states=True).hidden_states
+            acts = gpt2.read(IDS, ["hidden.0", "hidden.2"])
+        assert torch.equal(states[0], acts["hidden.0"])
+        assert torch.equal(states[2], torch.zeros_like(states[2]))
+
+    def test_an_autoencoder_is_edited_and_keeps_its_error(self, gpt2: LanguageModel) -> None:
+        class Coarse:
+            def encode(self, x: Tensor) -> Tensor:
+                return x.round()
+
+            def decode(self, latents: Tensor) -> Tensor:
+                return latents
+
+        site = "blocks.1.mlp.pre"
+        x = gpt2.read(IDS, [site])[site]
+
+        def drop_first(latents: Tensor) -> Tensor:
+            return latents * (torch.arange(latents.shape[-1]) > 0)
+
+        with gpt2.replaced(site, Coarse()):
+            torch.testing.assert_close(gpt2.read(IDS, [site])[site], x.round())
+        with gpt2.replaced(site, Coarse(), edit=drop_first):
+            torch.testing.assert_close(gpt2.read(IDS, [site])[site], drop_first(x.round()))
+        with gpt2.replaced(site, Coarse(), edit=drop_first, keep_error=True):
+            expected = x - x.round() + drop_first(x.round())
+            torch.testing.assert_close(gpt2.read(IDS, [site])[site], expected)
+
+    def test_hooks_come_off_after_errors(
+        self, gpt2: LanguageModel, hooks_left: Callable[[LanguageModel], int]
+    ) -> None:
+        clean = gpt2.logits(IDS)
+
+        def use(replacement: Callable[[Tensor], Tensor]) -> None:
+            with gpt2.replaced("blocks.1.attn.q", replacement):
+                gpt2.logits(IDS)
+                raise RuntimeError("in the body")
+
+        with pytest.raises(RuntimeError, match="in the body"):
+            use(lambda x: x)
+        with pytest.raises(InputError, match=r"attn\.c_attn returned \(2, 6, 1\)"):
+            use(lambda x: x[..., :1])
+        with pytest.raises(InputError, match="no site"), gpt2.replaced("nowhere", torch.relu):
+            pass
+        assert hooks_left(gpt2) == 0
+        assert torch.equal(gpt2.logits(IDS), clean)
+
+    def test_a_replacement_works_within_generate(self, any_model: LanguageModel) -> None:
+        site = f"hidden.{any_model.n_layers}"
+        with any_model.replaced(site, torch.zeros_like):
+            # All logits are equal then, or are the bias of the head: the same token for ever.
+            continued = any_model.generate(IDS, max_new_tokens=4, do_sample=False)[:, 6:]
+        assert (continued == continued[0, 0]).all()
+        free = any_model.generate(IDS, max_new_tokens=4, do_sample=False)
+        with any_model.replaced("blocks.0.attn.v", lambda x: x):
+            same = any_model.generate(IDS, max_new_tokens=4, do_sample=False)
+        assert torch.equal(free, same)
+
+
+def test_generate_continues_each_text_as_if_alone(
+    any_model: LanguageModel, texts: list[str]
+) -> None:
+    options = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None}
+    together = any_model.generate(texts, **options)[:, -5:]
+    for row, text in zip(together, texts, strict=True):
+        assert torch.equal(row, any_model.generate([text], **options)[0, -5:])
+
+
+def test_logits_are_those_of_the_model(any_model: LanguageModel) -> None:
+    with torch.no_grad():
+        expected = any_model.model(IDS).logits
+    assert torch.equal(any_model.logits(IDS), expected)
+    assert torch.equal(any_model.logits(Tokens(IDS, torch.ones_like(IDS))), expected)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_the_model_is_computed_in_the_dtype_asked_for(
+    dtype: str, folders: dict[str, object]
+) -> None:
+    model = LanguageModel.from_pretrained(str(folders["gpt2"]), dtype=dtype, device="cpu")
+    assert model.dtype == getattr(torch, dtype)
+    assert model.read(IDS, ["hidden.3"])["hidden.3"].dtype == model.dtype
+    with model.replaced("blocks.1.mlp.post", lambda x: x.float()):
+        assert torch.equal(model.logits(IDS), model.logits(IDS))
+
+
+def test_the_mini_model_is_computed_in_float32() -> None:
+    mini = LanguageModel.from_pretrained(device="cpu")
+    assert mini.name == "mini"
+    assert mini.revision is None
+    assert mini.dtype == torch.float32
+    assert mini.device == torch.device("cpu")
+    assert (mini.n_layers, mini.context_length) == (6, 256)
+    acts = mini.read(["I saw him at the market."], sites=["blocks.middle.mlp.pre"])
+    assert acts["blocks.middle.mlp.pre"].shape == (1, 7, 512)
+    assert acts["blocks.middle.mlp.pre"].dtype == torch.float32
+    tokens = mini.tokenize(["The river was wide, and he looked at the water for a long time."])
+    logits = mini.logits(tokens)
+    loss = torch.nn.functional.cross_entropy(logits[0, :-1], tokens.ids[0, 1:])
+    assert loss < 5

@@ -1,0 +1,224 @@
+"""From a language model to a finished cache."""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from palinka.activations.cache import Cache
+from palinka.activations.harvest_spec import HarvestSpec
+from palinka.activations.writer import CacheWriter
+from palinka.corpora import Block
+from palinka.errors import InputError
+from palinka.language_models import LanguageModel
+from palinka.progress import progress
+
+SECONDS_BETWEEN_LOOKS = 1.0
+
+
+def harvest(
+    spec: HarvestSpec,
+    root: Path,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    barrier: Callable[[], object] = lambda: None,
+    load: Callable[[], LanguageModel] | None = None,
+) -> Cache:
+    """Open the cache of `spec`, after harvesting what it lacks.
+
+    An interrupted harvest goes on at the first missing shard. The bytes on disk are the same
+    after any interruption and for any number of ranks: each shard begins with a forward pass
+    of its own. A finished cache is opened without loading the model.
+
+    Args:
+        spec: What to harvest.
+        root: The folder of all caches, which all ranks see.
+        rank: This process among `world_size`; it writes every `world_size`-th shard.
+        world_size: How many processes share the work.
+        barrier: Waits until every rank has called it.
+        load: Loads the model when it is first needed; `spec.language_model.load` if left out.
+
+    Raises:
+        InputError: If the corpus or the model cannot be read, activations are not finite or do
+            not fit into the stored dtype, or the folder cannot be written to.
+    """
+    folder = spec.key.folder(root)
+    shards = 0
+    if not Cache.exists(folder):
+        harvester = _Harvester(
+            spec, CacheWriter(root, spec.key), rank, world_size, load or spec.language_model.load
+        )
+        shards = harvester.fill()
+        while harvester.left_by_others(shards):
+            harvester.fill()
+    barrier()
+    # Another run may have finished the same cache between two ranks' looks at it: every rank
+    # comes by both barriers either way.
+    if rank == 0 and not Cache.exists(folder):
+        CacheWriter(root, spec.key).finish(shards)
+    barrier()
+    return Cache.open(folder, spec.key)
+
+
+class _Harvester:
+    """One rank's share of one harvest."""
+
+    def __init__(
+        self,
+        spec: HarvestSpec,
+        writer: CacheWriter,
+        rank: int,
+        world_size: int,
+        load: Callable[[], LanguageModel],
+    ) -> None:
+        self.spec = spec
+        self.writer = writer
+        self.rank = rank
+        self.world_size = world_size
+        self.load = load
+        self.model: LanguageModel | None = None
+        self.buffer: torch.Tensor | None = None
+
+    def fill(self) -> int:
+        """Go through the whole split and write this rank's missing shards.
+
+        Returns:
+            How many shards the split has: known for certain only at the end of a corpus.
+        """
+        blocks = self.spec.blocks()
+        shards = 0
+        with self._bar() as bar:
+            while window := list(islice(blocks, self.spec.layout.blocks_per_shard)):
+                self._shard(shards, window, bar)
+                shards += 1
+        return shards
+
+    def left_by_others(self, shards: int) -> bool:
+        """Wait while another run writes shards of this rank; whether it left one undone."""
+        while missing := [index for index in self.writer.missing(shards) if self._mine(index)]:
+            for index in missing:
+                with self.writer.claim(index) as claim:
+                    if claim is not None:
+                        return True
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        return False
+
+    def _mine(self, shard: int) -> bool:
+        return shard % self.world_size == self.rank
+
+    def _bar(self) -> AbstractContextManager[Any]:
+        """Tokens that all ranks together have passed, as the first rank sees it."""
+        if self.rank != 0:
+            return nullcontext()
+        blocks = self.spec.max_blocks
+        total = None if blocks is None else blocks * self.spec.context_length
+        return progress(f"harvesting {self.spec.split} activations", total, "tokens")
+
+    def _shard(self, index: int, window: Sequence[Block], bar: Any) -> None:
+        written = False
+        if self._mine(index):
+            with self.writer.claim(index) as claim:
+                if claim is not None:
+                    claim.write(
+                        self._activations(window, bar),
+                        np.stack([block.tokens for block in window]),
+                        np.stack([block.documents for block in window]),
+                        np.stack([block.positions for block in window]),
+                    )
+                    written = True
+        if bar is not None and not written:
+            bar.update(len(window) * self.spec.context_length)
+
+    def _activations(self, window: Sequence[Block], bar: Any) -> torch.Tensor:
+        """The rows of one shard in the order of blocks and positions, in the stored dtype."""
+        layout = self.spec.layout
+        if self.model is None:
+            self.model = load_model(self.spec, self.load)
+        if self.buffer is None:
+            # One for all shards, since pages that are touched first are slow to come by.
+            self.buffer = torch.empty(
+                layout.blocks_per_shard * layout.rows_per_block,
+                layout.width,
+                dtype=layout.torch_dtype,
+            )
+        filled = 0
+        for start in range(0, len(window), self.spec.blocks_per_batch):
+            batch = window[start : start + self.spec.blocks_per_batch]
+            rows = read_rows(self.spec, self.model, np.stack([block.tokens for block in batch]))
+            check_finite(self.spec, rows, layout.torch_dtype)
+            self.buffer[filled : filled + len(rows)].copy_(rows)
+            filled += len(rows)
+            if bar is not None:
+                bar.update(len(batch) * self.spec.context_length)
+        return self.buffer[:filled]
+
+
+def load_model(spec: HarvestSpec, load: Callable[[], LanguageModel]) -> LanguageModel:
+    """Load the model, and make sure that the contexts fit into it.
+
+    Raises:
+        InputError: If they do not, or the model cannot be loaded.
+    """
+    model = load()
+    if spec.context_length > model.context_length:
+        raise InputError(
+            f"context_length is {spec.context_length}, and {model.name} reads at most "
+            f"{model.context_length} tokens at a time; give at most that"
+        )
+    return model
+
+
+def read_rows(spec: HarvestSpec, model: LanguageModel, tokens: NDArray[np.int64]) -> torch.Tensor:
+    """The rows of some blocks, `(blocks · (tokens - skip), width)`, as the model computes them.
+
+    Args:
+        spec: What is harvested.
+        model: The language model.
+        tokens: Token ids, `(blocks, tokens)`.
+
+    Raises:
+        InputError: If the device's memory does not hold the forward pass.
+    """
+    try:
+        site = spec.resolved_site
+        activations = model.read_blocks(torch.from_numpy(tokens), [site])[site]
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"out of memory while reading {len(tokens)} blocks of {tokens.shape[1]} tokens at "
+            f"once; give a smaller harvest_batch_size than {len(tokens)}"
+        ) from error
+    return activations[:, spec.layout.skip :].flatten(0, 1)
+
+
+def check_finite(spec: HarvestSpec, rows: torch.Tensor, dtype: torch.dtype) -> None:
+    """Refuse rows that hold NaN or infinities, or would once they are stored as `dtype`.
+
+    Args:
+        spec: What is harvested.
+        rows: The rows, `(rows, width)`.
+        dtype: How they are to be stored.
+
+    Raises:
+        InputError: If there are such rows; the message names the site.
+    """
+    low, high = (float(extreme) for extreme in torch.aminmax(rows))
+    limit = torch.finfo(dtype).max
+    if -limit <= low and high <= limit:
+        return
+    if np.isfinite([low, high]).all():
+        raise InputError(
+            f"activations at {spec.resolved_site} go up to {max(-low, high):.4g}, more than "
+            f"{spec.dtype} can hold ({limit:.4g}); set dtype to bfloat16 or float32"
+        )
+    raise InputError(
+        f"activations at {spec.resolved_site} are NaN or infinite; check the weights of "
+        f"{spec.language_model.name}, or compute in another dtype than "
+        f"{spec.language_model.dtype}"
+    )

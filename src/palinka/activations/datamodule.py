@@ -1,0 +1,271 @@
+"""Activations for Lightning: harvested where they are missing, then served in batches."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Literal
+
+import lightning.pytorch as pl
+from lightning.pytorch.trainer.states import TrainerFn
+
+from palinka.activations.cache import Cache
+from palinka.activations.harvest import harvest
+from palinka.activations.harvest_spec import HarvestSpec
+from palinka.activations.hyperparameters import plain_arguments
+from palinka.activations.in_memory import identity_of, read_in_memory
+from palinka.activations.input_statistics import InputStatistics, input_statistics
+from palinka.activations.loader import ActivationLoader
+from palinka.activations.memory import MemoryRows
+from palinka.corpora import BundledSample, Corpus, Split
+from palinka.errors import InputError
+from palinka.language_models import LanguageModelSpec
+
+
+def default_cache_dir() -> Path:
+    """`$PALINKA_CACHE`, or `~/.cache/palinka/activations`."""
+    named = os.environ.get("PALINKA_CACHE")
+    return Path(named or "~/.cache/palinka/activations").expanduser()
+
+
+class ActivationDataModule(pl.LightningDataModule):
+    """The activations of a language model at one site, in shuffled batches.
+
+    What the cache lacks is harvested before training, on one process per node. The cache's
+    name follows from everything that determines its rows, so that nothing is harvested twice,
+    and nothing stale is used. Training and validation rows come from different documents.
+
+    Args:
+        language_model: `mini` (bundled), a name on the Hugging Face hub, a local folder or a
+            GGUF file; or its `name` with `revision`, `gguf_file`, `dtype` and `device`.
+        site: Where in the model, e.g. `blocks.middle.mlp.pre`, `hidden.4` or a module's path.
+        corpus: Where the text comes from; the bundled sample if left out.
+        batch_size: Rows per batch on each device; null for all rows of a split at once,
+            divided over the devices.
+        context_length: Tokens that the model reads at a time.
+        validation_fraction: Share of the documents for validation. With 0, validation
+            measures the training rows themselves.
+        train_tokens: At most so many training rows; null for all that the corpus gives.
+        validation_tokens: At most so many validation rows; null for all.
+        bos: Whether each context starts with the tokenizer's BOS token.
+        skip_first: Whether to leave out the first token of each context, often an attention
+            sink with activations like no other's.
+        dtype: How activations are stored on disk.
+        cache_dir: The folder of all caches; `$PALINKA_CACHE`, or `~/.cache/palinka/activations`,
+            if left out.
+        in_memory: Whether to read a small corpus anew for each run and keep its activations in
+            memory, unrounded, instead of a cache. Documents are then read as they stand, without
+            packing: a passage no longer than `context_length` in one forward pass.
+        center: Whether the autoencoder's input has the mean training row subtracted.
+        unit_norm: Whether the autoencoder's input is scaled to a mean norm of 1.
+        seed: Draws the documents for validation and the order of the rows.
+        harvest_batch_size: Contexts per forward pass of the language model; null for about
+            4,096 tokens.
+
+    Raises:
+        InputError: If a value is out of range, the model cannot be found, or it has no such site.
+    """
+
+    def __init__(
+        self,
+        language_model: LanguageModelSpec | str = "mini",
+        site: str = "blocks.middle.mlp.pre",
+        corpus: Corpus | None = None,
+        batch_size: int | None = 4096,
+        context_length: int = 128,
+        validation_fraction: float = 0.05,
+        train_tokens: int | None = None,
+        validation_tokens: int | None = None,
+        bos: bool = False,
+        skip_first: bool = False,
+        dtype: Literal["float16", "bfloat16", "float32"] = "float16",
+        cache_dir: str | Path | None = None,
+        in_memory: bool = False,
+        center: bool = False,
+        unit_norm: bool = False,
+        seed: int = 0,
+        harvest_batch_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        if batch_size is not None and batch_size < 1:
+            raise InputError(
+                f"batch_size is {batch_size}; expected at least 1, or null for all rows at once"
+            )
+        if validation_tokens is not None and validation_fraction == 0:
+            raise InputError(
+                f"validation_tokens is {validation_tokens} and validation_fraction is 0; give a "
+                "fraction above 0, or leave validation_tokens out to validate on training rows"
+            )
+        self.batch_size = batch_size
+        self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
+        self.in_memory = in_memory
+        self.center = center
+        self.unit_norm = unit_norm
+        self.seed = seed
+        self.train_spec = HarvestSpec(
+            language_model=(
+                LanguageModelSpec(language_model)
+                if isinstance(language_model, str)
+                else language_model
+            ),
+            site=site,
+            corpus=BundledSample() if corpus is None else corpus,
+            split="train",
+            context_length=context_length,
+            validation_fraction=validation_fraction,
+            seed=seed,
+            bos=bos,
+            skip_first=skip_first,
+            max_rows=train_tokens,
+            dtype=dtype,
+            batch_blocks=harvest_batch_size,
+        )
+        self.validation_spec = (
+            replace(self.train_spec, split="validation", max_rows=validation_tokens)
+            if validation_fraction
+            else self.train_spec
+        )
+        self._rows: dict[Split, Cache | MemoryRows] = {}
+        self._loaders: list[ActivationLoader] = []
+        # Not for the logger: the module's hyper-parameters go there, and names must not clash.
+        self.save_hyperparameters(ignore=["language_model", "corpus", "cache_dir"], logger=False)
+        self.save_hyperparameters(
+            plain_arguments(self.train_spec.language_model, self.train_spec.corpus, self.cache_dir),
+            logger=False,
+        )
+
+    @property
+    def width(self) -> int:
+        """Numbers per row, known without the model's weights."""
+        return self.train_spec.layout.width
+
+    @property
+    def cache_identity(self) -> str:
+        """What a checkpoint remembers the training rows by, known before they are there."""
+        return identity_of(self.train_spec) if self.in_memory else self.train_spec.key.digest
+
+    @cached_property
+    def input_statistics(self) -> InputStatistics:
+        """The shift and scale that `center` and `unit_norm` ask for, from the training rows."""
+        return input_statistics(
+            self._open(self.train_spec), center=self.center, unit_norm=self.unit_norm
+        )
+
+    def harvest(
+        self,
+        rank: int = 0,
+        world_size: int = 1,
+        barrier: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Harvest what the caches of both splits lack, on this rank and the others.
+
+        Args:
+            rank: This process among `world_size`; all of them see the same `cache_dir`.
+            world_size: How many processes share the work.
+            barrier: Waits until every rank has called it.
+
+        Raises:
+            InputError: As `palinka.activations.harvest`, or if `in_memory` is on.
+        """
+        if self.in_memory:
+            raise InputError("in_memory is true, so there is no cache to fill; set it to false")
+        self._harvest([self.train_spec, self.validation_spec], rank, world_size, barrier)
+
+    def prepare_data(self) -> None:
+        """Harvest what the run needs and the caches lack, on the first process of each node."""
+        if not self.in_memory:
+            self._harvest(self._needed())
+
+    def setup(self, stage: str) -> None:
+        """Open what `prepare_data` left, or read the corpus where it is kept in memory."""
+        for spec in self._needed():
+            self._open(spec)
+
+    def train_dataloader(self) -> ActivationLoader:
+        """Shuffled batches of training rows, `(batch_size, width)`, the incomplete one left out.
+
+        With a `batch_size` of null the rows keep their order, for there is but one batch.
+
+        Raises:
+            InputError: If the training rows do not fill one batch on every device.
+        """
+        rows = self._open(self.train_spec)
+        return self._loader(
+            rows,
+            self.batch_size or max(1, rows.rows // self._world_size),
+            shuffle=self.batch_size is not None,
+            drop_last=True,
+        )
+
+    def val_dataloader(self) -> ActivationLoader:
+        """All validation rows in a fixed order, `(batch_size, width)` and what is left."""
+        rows = self._open(self.validation_spec)
+        all_rows = -(-rows.rows // self._world_size)
+        return self._loader(rows, self.batch_size or all_rows, shuffle=False, drop_last=False)
+
+    def test_dataloader(self) -> ActivationLoader:
+        """The same as for validation."""
+        return self.val_dataloader()
+
+    def predict_dataloader(self) -> ActivationLoader:
+        """The same as for validation."""
+        return self.val_dataloader()
+
+    def teardown(self, stage: str) -> None:
+        """End the loaders' threads."""
+        while self._loaders:
+            self._loaders.pop().close()
+
+    @property
+    def _world_size(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
+
+    def _needed(self) -> list[HarvestSpec]:
+        """Measuring a checkpoint takes no training rows."""
+        if self.trainer is None or self.trainer.state.fn == TrainerFn.FITTING:
+            return [self.train_spec, self.validation_spec]
+        return [self.validation_spec]
+
+    def _harvest(
+        self,
+        specs: Sequence[HarvestSpec],
+        rank: int = 0,
+        world_size: int = 1,
+        barrier: Callable[[], object] = lambda: None,
+    ) -> None:
+        load = cache(self.train_spec.language_model.load)  # once for both splits
+        for spec in dict.fromkeys(specs):
+            harvest(
+                spec,
+                self.cache_dir,
+                rank=rank,
+                world_size=world_size,
+                barrier=barrier,
+                load=load,
+            )
+
+    def _open(self, spec: HarvestSpec) -> Cache | MemoryRows:
+        if spec.split not in self._rows:
+            self._rows[spec.split] = (
+                read_in_memory(spec)
+                if self.in_memory
+                else Cache.open(spec.key.folder(self.cache_dir), spec.key)
+            )
+        return self._rows[spec.split]
+
+    def _loader(
+        self, rows: Cache | MemoryRows, batch_size: int, *, shuffle: bool, drop_last: bool
+    ) -> ActivationLoader:
+        loader = ActivationLoader(
+            rows,
+            batch_size,
+            seed=self.seed,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            rank=self.trainer.global_rank if self.trainer else 0,
+            world_size=self._world_size,
+            pin_memory=bool(self.trainer and self.trainer.strategy.root_device.type == "cuda"),
+        )
+        self._loaders.append(loader)
+        return loader

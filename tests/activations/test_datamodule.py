@@ -1,0 +1,537 @@
+"""The data module: harvested once, split by document, the same batches after a restart."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import nn
+
+from palinka.activations import ActivationDataModule
+from palinka.corpora import BundledSample, Passage, TextFiles, split_of
+from palinka.errors import InputError
+from palinka.language_models import LanguageModel, LanguageModelSpec
+
+SITE = "blocks.1.mlp.pre"
+CPU = LanguageModelSpec("mini", device="cpu")
+TEXT = (
+    "The river was low that summer, and the boats lay on the mud with their ropes slack. "
+    "He saw him at the market, and she gave her brother a letter, which he did not read."
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve files of text, no two alike."""
+    folder = tmp_path_factory.mktemp("texts")
+    words = TEXT.split()
+    for index in range(12):
+        order = np.random.default_rng(index).integers(len(words), size=90)
+        (folder / f"{index:02}.txt").write_text(" ".join(words[place] for place in order))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("caches")
+
+
+@pytest.fixture(scope="module")
+def model() -> LanguageModel:
+    return CPU.load()
+
+
+@pytest.fixture
+def settings(folder: Path, caches: Path) -> dict[str, Any]:
+    return {
+        "language_model": CPU,
+        "site": SITE,
+        "corpus": TextFiles(folder),
+        "batch_size": 64,
+        "context_length": 16,
+        "validation_fraction": 0.25,
+        "cache_dir": caches,
+    }
+
+
+def ready(**settings: Any) -> ActivationDataModule:
+    data = ActivationDataModule(**settings)
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def all_rows(data: ActivationDataModule, split: str = "train") -> torch.Tensor:
+    rows = data._open(data.train_spec if split == "train" else data.validation_spec)
+    return rows.read_rows(0, rows.rows)
+
+
+def as_set(batches: list[torch.Tensor]) -> set[bytes]:
+    return {row.numpy().tobytes() for batch in batches for row in batch}
+
+
+def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: LanguageModelSpec) -> LanguageModel:
+        raise AssertionError("the weights were loaded")
+
+    monkeypatch.setattr(LanguageModelSpec, "load", refuse)
+
+
+class Recorder(pl.LightningModule):
+    """Takes note of the batches that it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(512, 1)
+        self.training_batches: list[torch.Tensor] = []
+        self.validation_batches: list[torch.Tensor] = []
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        self.training_batches.append(batch.clone())
+        return self.layer(batch.float()).square().mean()
+
+    def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
+        self.validation_batches.append(batch.clone())
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=1e-6)
+
+
+def trainer(folder: Path, **arguments: Any) -> pl.Trainer:
+    return pl.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing="callbacks" in arguments,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        **arguments,
+    )
+
+
+# --- the rows
+
+
+def test_nothing_is_harvested_twice_and_the_width_needs_no_weights(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready(**settings)
+    no_weights(monkeypatch)
+    again = ActivationDataModule(**settings)
+    assert again.width == 512
+    again.prepare_data()
+    again.setup("fit")
+    assert next(iter(again.train_dataloader())).shape == (64, 512)
+    again.teardown("fit")
+
+
+def test_one_load_of_the_model_serves_both_splits(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: LanguageModel
+) -> None:
+    loads = []
+    monkeypatch.setattr(LanguageModelSpec, "load", lambda spec: loads.append(spec) or model)
+    ready(**settings | {"cache_dir": tmp_path})
+    assert len(loads) == 1
+
+
+def test_the_splits_are_divided_by_document(settings: dict[str, Any]) -> None:
+    data = ready(**settings)
+    for spec in (data.train_spec, data.validation_spec):
+        rows = data._open(spec)
+        documents = {rows.context(row).document for row in range(rows.rows)}
+        assert documents
+        assert {split_of(document, 0.25, 0) for document in documents} == {spec.split}
+
+
+def test_row_limits_hold_for_each_split(settings: dict[str, Any]) -> None:
+    data = ready(**settings, train_tokens=200, validation_tokens=40)
+    assert (len(all_rows(data)), len(all_rows(data, "validation"))) == (192, 32)
+
+
+def test_without_a_validation_fraction_the_training_rows_stand_in(
+    settings: dict[str, Any],
+) -> None:
+    data = ready(**settings | {"validation_fraction": 0})
+    assert torch.equal(torch.cat(list(data.val_dataloader())), all_rows(data))
+
+
+def test_measuring_a_checkpoint_takes_no_training_rows(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    data = ActivationDataModule(**settings | {"cache_dir": tmp_path})
+    trainer(tmp_path).validate(Recorder(), data, verbose=False)
+    assert [path.name for path in tmp_path.iterdir()] == [data.validation_spec.key.digest[:16]]
+
+
+def test_the_harvest_command_fills_the_caches_of_both_splits(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = ActivationDataModule(**settings | {"cache_dir": tmp_path})
+    barriers = []
+    data.harvest(rank=0, world_size=1, barrier=lambda: barriers.append(None))
+    assert len(barriers) == 4
+    no_weights(monkeypatch)
+    data.setup("fit")
+
+
+# --- the loaders
+
+
+def test_an_epoch_serves_every_training_row_at_most_once(settings: dict[str, Any]) -> None:
+    data = ready(**settings)
+    rows = all_rows(data)
+    batches = list(data.train_dataloader())
+    assert {len(batch) for batch in batches} == {64}
+    assert len(batches) == len(rows) // 64
+    served = as_set(batches)
+    assert served <= as_set([rows])
+    assert len(served) > 0.9 * 64 * len(batches)  # a repeated context has equal rows
+    assert not torch.equal(torch.cat(batches), rows[: 64 * len(batches)])
+
+
+@pytest.mark.parametrize("name", ["val_dataloader", "test_dataloader", "predict_dataloader"])
+def test_validation_serves_all_rows_in_order(settings: dict[str, Any], name: str) -> None:
+    data = ready(**settings)
+    rows = all_rows(data, "validation")
+    batches = list(getattr(data, name)())
+    assert len(rows) % 64
+    assert len(batches) == -(-len(rows) // 64)
+    assert torch.equal(torch.cat(batches), rows)
+
+
+def test_no_batch_size_is_all_rows_in_order(settings: dict[str, Any]) -> None:
+    data = ready(**settings | {"batch_size": None})
+    (batch,) = data.train_dataloader()
+    assert torch.equal(batch, all_rows(data))
+    (batch,) = data.val_dataloader()
+    assert torch.equal(batch, all_rows(data, "validation"))
+
+
+@pytest.mark.parametrize("batch_size", [16, None])
+def test_ranks_share_the_rows(settings: dict[str, Any], batch_size: int | None) -> None:
+    parts: dict[str, list[list[torch.Tensor]]] = {"train": [], "validation": []}
+    for rank in range(2):
+        data = ActivationDataModule(**settings | {"batch_size": batch_size})
+        state = SimpleNamespace(fn=TrainerFn.FITTING)
+        data.trainer = SimpleNamespace(  # type: ignore[assignment]
+            global_rank=rank,
+            world_size=2,
+            state=state,
+            strategy=SimpleNamespace(root_device=torch.device("cpu")),
+        )
+        data.prepare_data()
+        data.setup("fit")
+        parts["train"].append(list(data.train_dataloader()))
+        parts["validation"].append(list(data.val_dataloader()))
+
+    single = ready(**settings | {"batch_size": None if batch_size is None else 2 * batch_size})
+    for split, loader in (
+        ("train", single.train_dataloader()),
+        ("validation", single.val_dataloader()),
+    ):
+        together = [torch.cat(pair) for pair in zip(*parts[split], strict=True)]
+        whole = list(loader)
+        assert len(together) == len(whole)
+        for mine, theirs in zip(together, whole, strict=True):
+            assert torch.equal(mine, theirs[: len(mine)])
+            assert len(theirs) - len(mine) in ((0, 1) if split == "train" else (0,))
+
+
+def test_teardown_ends_the_loaders(settings: dict[str, Any]) -> None:
+    data = ready(**settings)
+    batches = iter(data.train_dataloader())
+    next(batches)
+    data.teardown("fit")
+    assert len(list(batches)) < len(data.train_dataloader()) - 1
+
+
+# --- centering and scaling
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+@pytest.mark.parametrize(
+    ("center", "unit_norm"), [(False, False), (True, False), (False, True), (True, True)]
+)
+def test_statistics_are_those_of_all_training_rows(
+    settings: dict[str, Any], center: bool, unit_norm: bool, in_memory: bool
+) -> None:
+    data = ready(**settings, center=center, unit_norm=unit_norm, in_memory=in_memory)
+    rows = all_rows(data).double().numpy()
+    mean = rows.mean(axis=0) if center else np.zeros(512)
+    found = data.input_statistics
+    assert found.mean.dtype == np.float64
+    np.testing.assert_allclose(found.mean, mean, rtol=1e-9, atol=1e-12)
+    norms = np.linalg.norm((rows - mean) * found.scale, axis=1)
+    if unit_norm:
+        np.testing.assert_allclose(norms.mean(), 1, rtol=1e-6)
+    else:
+        assert found.scale == 1
+
+
+def test_rows_that_are_all_equal_cannot_be_scaled(settings: dict[str, Any]) -> None:
+    data = ready(
+        **settings | {"corpus": Passage("and"), "validation_fraction": 0, "in_memory": True},
+        center=True,
+        unit_norm=True,
+    )
+    with pytest.raises(InputError, match="1 training rows are equal"):
+        _ = data.input_statistics
+
+
+# --- in memory
+
+
+def test_a_passage_is_read_whole_and_unrounded(model: LanguageModel) -> None:
+    data = ActivationDataModule(
+        language_model=CPU,
+        site=SITE,
+        corpus=Passage(TEXT),
+        batch_size=None,
+        validation_fraction=0,
+        in_memory=True,
+    )
+    data.prepare_data()
+    data.setup("fit")
+    expected = model.read([TEXT], [SITE])[SITE][0]
+    (batch,) = data.train_dataloader()
+    assert batch.dtype == torch.float32
+    torch.testing.assert_close(batch, expected, atol=1e-6, rtol=1e-6)
+    (batch,) = data.val_dataloader()
+    torch.testing.assert_close(batch, expected, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("bos", "skip_first"), [(False, False), (True, False), (True, True)])
+def test_a_longer_text_is_cut_and_its_end_is_kept(
+    model: LanguageModel, bos: bool, skip_first: bool
+) -> None:
+    data = ActivationDataModule(
+        language_model=CPU,
+        site=SITE,
+        corpus=Passage(TEXT),
+        context_length=12,
+        validation_fraction=0,
+        in_memory=True,
+        bos=bos,
+        skip_first=skip_first,
+    )
+    data.setup("fit")
+    tokens = model.tokenizer(TEXT)["input_ids"]
+    content = 12 - bos
+    assert len(tokens) % content
+    expected, positions = [], []
+    for start in range(0, len(tokens), content):
+        piece = [model.tokenizer.bos_token_id] * bos + tokens[start : start + content]
+        read = model.read(torch.tensor([piece]), [SITE])[SITE][0]
+        expected.append(read[skip_first:])
+        positions += [*[-1] * bos, *range(start, start + len(piece) - bos)][skip_first:]
+    rows = data._open(data.train_spec)
+    torch.testing.assert_close(all_rows(data), torch.cat(expected), atol=1e-5, rtol=1e-4)
+    places = [rows.context(row) for row in range(rows.rows)]
+    assert [place.position for place in places] == positions
+    assert {place.document for place in places} == {0}
+    assert all(
+        place.tokens[place.offset] == tokens[place.position]
+        for place in places
+        if place.position >= 0
+    )
+
+
+def test_in_memory_splits_are_divided_by_document_too(settings: dict[str, Any]) -> None:
+    data = ready(**settings, in_memory=True)
+    for spec in (data.train_spec, data.validation_spec):
+        rows = data._open(spec)
+        documents = {rows.context(row).document for row in range(rows.rows)}
+        assert {split_of(document, 0.25, 0) for document in documents} == {spec.split}
+
+
+def test_in_memory_row_limits(settings: dict[str, Any]) -> None:
+    data = ready(**settings, in_memory=True, train_tokens=37)
+    assert len(all_rows(data)) == 37
+
+
+def test_nothing_is_written_in_memory(settings: dict[str, Any], tmp_path: Path) -> None:
+    data = ready(**settings | {"cache_dir": tmp_path / "none"}, in_memory=True)
+    list(data.train_dataloader())
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_identity_tells_memory_from_cache_and_settings_apart(settings: dict[str, Any]) -> None:
+    on_disk = ready(**settings)
+    in_memory = ready(**settings, in_memory=True)
+    for data in (on_disk, in_memory):
+        assert data.cache_identity == data._open(data.train_spec).identity
+    other = ActivationDataModule(**settings | {"seed": 1})
+    assert len({on_disk.cache_identity, in_memory.cache_identity, other.cache_identity}) == 3
+
+
+# --- with Lightning
+
+
+def test_a_fit_and_its_checkpoint(settings: dict[str, Any], tmp_path: Path) -> None:
+    data = ActivationDataModule(**settings)
+    module = Recorder()
+    fit = trainer(tmp_path, max_epochs=2)
+    fit.fit(module, data)
+    batches = len(all_rows(data)) // 64
+    assert len(module.training_batches) == 2 * batches
+    first, second = (
+        torch.cat(module.training_batches[epoch * batches : (epoch + 1) * batches])
+        for epoch in range(2)
+    )
+    assert not torch.equal(first, second)
+    expected = all_rows(data, "validation")
+    assert torch.equal(torch.cat(module.validation_batches)[-len(expected) :], expected)
+
+    fit.save_checkpoint(tmp_path / "last.ckpt")
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert saved["datamodule_hyper_parameters"]["language_model"]["name"] == "mini"
+    again = ActivationDataModule.load_from_checkpoint(tmp_path / "last.ckpt")
+    assert again.cache_identity == data.cache_identity
+    assert (again.batch_size, again.cache_dir) == (data.batch_size, data.cache_dir)
+
+
+@pytest.mark.parametrize("stop", [3, 17])
+def test_a_resumed_fit_sees_the_batches_of_an_uninterrupted_one(
+    settings: dict[str, Any], tmp_path: Path, stop: int
+) -> None:
+    whole = Recorder()
+    trainer(tmp_path, max_steps=20).fit(whole, ActivationDataModule(**settings))
+
+    save = ModelCheckpoint(tmp_path, filename="part", every_n_train_steps=stop, save_top_k=1)
+    trainer(tmp_path, max_steps=stop + 2, callbacks=[save]).fit(
+        Recorder(), ActivationDataModule(**settings)
+    )
+    resumed = Recorder()
+    trainer(tmp_path, max_steps=20).fit(
+        resumed, ActivationDataModule(**settings), ckpt_path=tmp_path / "part.ckpt"
+    )
+    assert len(resumed.training_batches) == 20 - stop
+    assert all(map(torch.equal, resumed.training_batches, whole.training_batches[stop:]))
+
+
+def test_all_stages_run(settings: dict[str, Any], tmp_path: Path) -> None:
+    class Complete(Recorder):
+        test_step = Recorder.validation_step
+
+        def predict_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+            return batch
+
+    data = ActivationDataModule(**settings)
+    run = trainer(tmp_path)
+    module = Complete()
+    run.test(module, data, verbose=False)
+    expected = all_rows(data, "validation")
+    assert torch.equal(torch.cat(module.validation_batches), expected)
+    assert torch.equal(torch.cat(run.predict(module, data)), expected)  # type: ignore[arg-type]
+
+
+# --- YAML and bad input
+
+
+def parsed(*arguments: str) -> ActivationDataModule:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(ActivationDataModule, "data", fail_untyped=True)
+    return parser.instantiate_classes(parser.parse_args(list(arguments))).data
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], LanguageModelSpec("mini")),
+        (["--data.language_model=mini"], LanguageModelSpec("mini")),
+        (
+            ['--data.language_model={"name": "mini", "dtype": "float64", "device": "cpu"}'],
+            LanguageModelSpec("mini", dtype="float64", device="cpu"),
+        ),
+    ],
+)
+def test_a_language_model_by_name_or_by_mapping(
+    arguments: list[str], expected: LanguageModelSpec
+) -> None:
+    assert parsed(*arguments).train_spec.language_model == expected
+
+
+def test_a_corpus_by_its_short_class_name(folder: Path) -> None:
+    data = parsed(
+        f'--data.corpus={{"class_path": "TextFiles", "init_args": {{"path": "{folder}"}}}}',
+        "--data.batch_size=null",
+        "--data.dtype=bfloat16",
+    )
+    corpus = data.train_spec.corpus
+    assert isinstance(corpus, TextFiles)
+    assert corpus.path == folder
+    assert (data.batch_size, data.train_spec.dtype) == (None, "bfloat16")
+
+
+def test_the_corpus_is_the_bundled_sample_by_default() -> None:
+    assert isinstance(ActivationDataModule().train_spec.corpus, BundledSample)
+
+
+def test_the_cache_folder_may_come_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PALINKA_CACHE", str(tmp_path))
+    assert ActivationDataModule().cache_dir == tmp_path
+    monkeypatch.delenv("PALINKA_CACHE")
+    assert ActivationDataModule().cache_dir == Path("~/.cache/palinka/activations").expanduser()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"validation_fraction": 1.0}, "validation_fraction is 1"),
+        ({"validation_fraction": -0.1}, "validation_fraction is -0.1"),
+        ({"validation_fraction": 0, "validation_tokens": 5}, "validation_tokens is 5"),
+        ({"dtype": "int8"}, "int8"),
+        ({"site": "blocks.1.mlp.prae"}, "nearest are .*blocks.1.mlp.pre"),
+        ({"site": "blocks.6.mlp.pre"}, "out of range"),
+        ({"language_model": "/nowhere/at/all"}, "/nowhere/at/all"),
+        ({"context_length": 0}, "context_length is 0"),
+        ({"harvest_batch_size": 0}, "harvest_batch_size is 0"),
+        ({"train_tokens": 3}, "3 rows are asked"),
+    ],
+)
+def test_bad_arguments_are_refused_at_once(
+    settings: dict[str, Any], change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message) as raised:
+        ActivationDataModule(**settings | change)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_batch_beyond_the_training_rows_is_refused(settings: dict[str, Any]) -> None:
+    data = ready(**settings | {"batch_size": 10**6})
+    with pytest.raises(InputError, match="batch_size"):
+        data.train_dataloader()
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_a_passage_alone_cannot_be_split(tmp_path: Path, in_memory: bool) -> None:
+    with pytest.raises(InputError, match="validation_fraction"):
+        ready(
+            language_model=CPU,
+            corpus=Passage(TEXT),
+            context_length=8,
+            in_memory=in_memory,
+            cache_dir=tmp_path,
+        )
+
+
+def test_a_cache_folder_that_cannot_be_made_is_refused(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="file"):
+        ready(**settings | {"cache_dir": tmp_path / "file" / "caches"})
+
+
+def test_there_is_nothing_to_harvest_in_memory(settings: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="in_memory"):
+        ActivationDataModule(**settings, in_memory=True).harvest()

@@ -1,0 +1,389 @@
+"""Harvesting: the right rows, the same bytes after every accident, nothing half-written."""
+
+import functools
+import importlib
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from palinka.activations import Cache, CacheWriter, HarvestSpec, harvest
+from palinka.corpora import BundledSample, Corpus, Document, split_of
+from palinka.corpora.corpus import Json
+from palinka.errors import InputError
+from palinka.language_models import LanguageModel, LanguageModelSpec
+
+SITE = "blocks.1.mlp.pre"
+END_OF_TEXT = 0
+# The function `harvest` hides the module of that name.
+HARVEST = importlib.import_module("palinka.activations.harvest")
+SPEC = importlib.import_module("palinka.activations.harvest_spec")
+
+
+class Numbered(Corpus):
+    """Documents of tokens of the mini model, of uneven length."""
+
+    def __init__(self, documents: int = 24) -> None:
+        self.count = documents
+
+    def tokens(self, document: int) -> np.ndarray:
+        return np.random.default_rng(document).integers(1, 8000, size=20 + 7 * document % 60)
+
+    def documents(self) -> Iterator[Document]:
+        for index in range(self.count):
+            yield Document(f"document {index}", tokens=self.tokens(index))
+
+    def fingerprint(self) -> dict[str, Json]:
+        return {"kind": "numbered", "documents": self.count}
+
+
+@pytest.fixture(scope="module")
+def model() -> LanguageModel:
+    return LanguageModelSpec("mini", device="cpu").load()
+
+
+@pytest.fixture
+def load(model: LanguageModel) -> Callable[[], LanguageModel]:
+    return lambda: model
+
+
+@pytest.fixture
+def spec(monkeypatch: pytest.MonkeyPatch) -> HarvestSpec:
+    """Windows of 4 blocks, batches of 3: the training split has several shards of two batches."""
+    monkeypatch.setattr(SPEC, "WINDOW_ROWS", 64)
+    return HarvestSpec(
+        language_model=LanguageModelSpec("mini", device="cpu"),
+        site=SITE,
+        corpus=Numbered(),
+        context_length=16,
+        validation_fraction=0.25,
+        batch_blocks=3,
+    )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+class Interrupting:
+    """Loads a model whose n-th forward pass is interrupted, and counts the passes."""
+
+    def __init__(self, model: LanguageModel, after: int | None = None) -> None:
+        self.model = model
+        self.after = after
+        self.passes = 0
+
+    def __call__(self) -> Any:
+        return self
+
+    @property
+    def context_length(self) -> int:
+        return self.model.context_length
+
+    def read_blocks(self, ids: torch.Tensor, sites: list[str]) -> dict[str, torch.Tensor]:
+        if self.passes == self.after:
+            raise KeyboardInterrupt
+        self.passes += 1
+        return self.model.read_blocks(ids, sites)
+
+
+@pytest.mark.parametrize(
+    ("bos", "skip_first", "split"),
+    [
+        (False, False, "train"),
+        (False, False, "validation"),
+        (True, False, "train"),
+        (False, True, "train"),
+        (True, True, "validation"),
+    ],
+)
+def test_rows_are_what_the_model_computes_at_their_place(
+    spec: HarvestSpec,
+    model: LanguageModel,
+    load: Callable[[], LanguageModel],
+    tmp_path: Path,
+    bos: bool,
+    skip_first: bool,
+    split: Any,
+) -> None:
+    spec = replace(spec, bos=bos, skip_first=skip_first, split=split, dtype="float32")
+    cache = harvest(spec, tmp_path, load=load)
+    rows = cache.read_rows(0, cache.rows)
+    assert cache.rows == cache.blocks * (16 - skip_first)
+    assert cache.rows == len(list(spec.blocks())) * (16 - skip_first)
+
+    @functools.cache
+    def alone(block: bytes) -> torch.Tensor:
+        tokens = np.frombuffer(block, np.int32).astype(np.int64)
+        return model.read(torch.from_numpy(tokens[None]), [SITE])[SITE][0]
+
+    places = set()
+    for index, row in enumerate(rows):
+        place = cache.context(index)
+        block = place.tokens.tobytes()
+        places.add((block, place.offset))
+        torch.testing.assert_close(row, alone(block)[place.offset], atol=1e-5, rtol=1e-4)
+
+        document = [*Numbered().tokens(place.document), END_OF_TEXT]
+        token = place.tokens[place.offset]
+        assert token == (END_OF_TEXT if place.position == -1 else document[place.position])
+        assert (place.position == -1) == (bos and place.offset == 0)
+        assert split_of(place.document, 0.25, 0) == split
+    assert len(places) == cache.rows
+    assert {offset for _, offset in places} == set(range(int(skip_first), 16))
+
+
+def test_the_splits_share_no_document(
+    spec: HarvestSpec, load: Callable[[], LanguageModel], tmp_path: Path
+) -> None:
+    found = {}
+    for split in ("train", "validation"):
+        cache = harvest(replace(spec, split=split), tmp_path, load=load)
+        found[split] = {cache.context(row).document for row in range(cache.rows)}
+    assert not found["train"] & found["validation"]
+    assert len(found["train"]) > len(found["validation"]) > 0
+
+
+def test_a_row_limit_keeps_the_first_blocks(
+    spec: HarvestSpec, load: Callable[[], LanguageModel], tmp_path: Path
+) -> None:
+    cache = harvest(replace(spec, max_rows=100), tmp_path, load=load)
+    assert cache.rows == 96
+    given = np.concatenate([block.tokens for block in list(spec.blocks())[:6]])
+    stored = [cache.context(row) for row in range(96)]
+    assert sorted(given) == sorted(place.tokens[place.offset] for place in stored)
+
+
+def test_more_rows_than_the_corpus_has_are_all_that_it_has(
+    spec: HarvestSpec, load: Callable[[], LanguageModel], tmp_path: Path
+) -> None:
+    cache = harvest(replace(spec, max_rows=10**6), tmp_path, load=load)
+    assert cache.rows == 16 * len(list(spec.blocks()))
+
+
+@pytest.mark.parametrize("after", [0, 1, 2, 3, 5])
+def test_an_interrupted_harvest_goes_on_to_the_same_bytes(
+    spec: HarvestSpec, model: LanguageModel, tmp_path: Path, after: int
+) -> None:
+    whole = Interrupting(model)
+    expected = contents(harvest(spec, tmp_path / "whole", load=whole).folder)
+
+    interrupted = Interrupting(model, after)
+    with pytest.raises(KeyboardInterrupt):
+        harvest(spec, tmp_path / "resumed", load=interrupted)
+    assert not Cache.exists(spec.key.folder(tmp_path / "resumed"))
+    rest = Interrupting(model)
+    cache = harvest(spec, tmp_path / "resumed", load=rest)
+    assert contents(cache.folder) == expected
+    # Whole shards, of two passes each, are not read again.
+    assert rest.passes == whole.passes - after + after % 2
+
+
+def test_a_lost_shard_is_harvested_again(
+    spec: HarvestSpec, model: LanguageModel, tmp_path: Path
+) -> None:
+    folder = harvest(spec, tmp_path, load=Interrupting(model)).folder
+    expected = contents(folder)
+    (folder / "manifest.json").unlink()
+    sorted(folder.glob("shard-*.safetensors"))[1].unlink()
+    harvest(spec, tmp_path, load=Interrupting(model))
+    assert contents(folder) == expected
+
+
+def test_a_finished_cache_is_opened_without_the_model(
+    spec: HarvestSpec, load: Callable[[], LanguageModel], tmp_path: Path
+) -> None:
+    def refuse() -> LanguageModel:
+        raise AssertionError("the weights were loaded")
+
+    first = harvest(spec, tmp_path, load=load)
+    assert harvest(spec, tmp_path, load=refuse).identity == first.identity
+    # So is a finished one that nobody may write to.
+    for path in first.folder.iterdir():
+        path.chmod(0o444)
+    first.folder.chmod(0o555)
+    assert harvest(spec, tmp_path, load=refuse).rows == first.rows
+
+
+def test_several_ranks_write_the_bytes_of_one(
+    spec: HarvestSpec, model: LanguageModel, tmp_path: Path
+) -> None:
+    single = Interrupting(model)
+    expected = contents(harvest(spec, tmp_path / "one", load=single).folder)
+
+    barrier = threading.Barrier(3)
+    ranks = [Interrupting(LanguageModelSpec("mini", device="cpu").load()) for _ in range(3)]
+    caches: list[Cache] = []
+
+    def work(rank: int) -> None:
+        caches.append(
+            harvest(
+                spec,
+                tmp_path / "three",
+                rank=rank,
+                world_size=3,
+                barrier=lambda: barrier.wait(60),
+                load=ranks[rank],
+            )
+        )
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [cache.rows for cache in caches] == [caches[0].rows] * 3
+    assert contents(caches[0].folder) == expected
+    # Each shard went through one model only.
+    assert sum(rank.passes for rank in ranks) == single.passes
+    assert all(rank.passes for rank in ranks)
+
+
+def test_two_runs_at_once_share_the_work(
+    spec: HarvestSpec,
+    load: Callable[[], LanguageModel],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = contents(harvest(spec, tmp_path / "alone", load=load).folder)
+    waited = threading.Event()
+    monkeypatch.setattr(
+        HARVEST.time, "sleep", lambda _: waited.set() or threading.Event().wait(0.01)
+    )
+    writer = CacheWriter(tmp_path / "shared", spec.key)
+    found: list[Cache] = []
+    with writer.claim(0) as claim:  # another run is busy with the first shard, and dies
+        assert claim is not None
+        thread = threading.Thread(
+            target=lambda: found.append(harvest(spec, tmp_path / "shared", load=load))
+        )
+        thread.start()
+        assert waited.wait(60)
+        assert writer.done(1)
+        assert not found
+    thread.join()
+    assert contents(found[0].folder) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "message"),
+    [
+        (float("nan"), "float32", r"blocks\.1\.mlp\.pre are NaN"),
+        (float("inf"), "float32", r"blocks\.1\.mlp\.pre are NaN or infinite"),
+        (1e5, "float16", r"blocks\.1\.mlp\.pre go up to 1e\+05, .*bfloat16 or float32"),
+    ],
+)
+def test_rows_that_cannot_be_stored_are_refused(
+    spec: HarvestSpec,
+    model: LanguageModel,
+    tmp_path: Path,
+    value: float,
+    dtype: str,
+    message: str,
+) -> None:
+    class Broken(Interrupting):
+        def read_blocks(self, ids: torch.Tensor, sites: list[str]) -> dict[str, torch.Tensor]:
+            found = super().read_blocks(ids, sites)
+            if self.passes == 4:
+                found[sites[0]][-1, -1, 5] = value
+            return found
+
+    spec = replace(spec, dtype=dtype)
+    with pytest.raises(InputError, match=message) as raised:
+        harvest(spec, tmp_path, load=Broken(model))
+    assert "\n" not in str(raised.value)
+    # The shard before is whole and stays; of the broken one nothing is left.
+    left = sorted(path.name for path in spec.key.folder(tmp_path).iterdir())
+    assert [name.split(".")[0] for name in left] == ["shard-00000"] * len(left)
+    assert not any("tmp" in name for name in left)
+
+
+def test_large_activations_fit_into_bfloat16(
+    spec: HarvestSpec, model: LanguageModel, tmp_path: Path
+) -> None:
+    class Large(Interrupting):
+        def read_blocks(self, ids: torch.Tensor, sites: list[str]) -> dict[str, torch.Tensor]:
+            return {site: x * 1e6 for site, x in super().read_blocks(ids, sites).items()}
+
+    cache = harvest(replace(spec, dtype="bfloat16"), tmp_path, load=Large(model))
+    assert cache.dtype == torch.bfloat16
+    assert cache.read_rows(0, cache.rows).abs().max() > 1e5
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"site": "blocks.2.mlp.pre"},
+        {"language_model": LanguageModelSpec("mini", dtype="bfloat16")},
+        {"corpus": Numbered(25)},
+        {"split": "validation"},
+        {"context_length": 8},
+        {"validation_fraction": 0.2},
+        {"seed": 1},
+        {"bos": True},
+        {"skip_first": True},
+        {"max_rows": 64},
+        {"dtype": "float32"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_whatever_determines_the_rows_has_an_address_of_its_own(
+    spec: HarvestSpec, change: dict[str, Any]
+) -> None:
+    assert replace(spec, **change).key.digest != spec.key.digest
+
+
+def test_what_does_not_determine_the_rows_shares_the_address(spec: HarvestSpec) -> None:
+    same = replace(spec, batch_blocks=None, language_model=LanguageModelSpec("mini", device="auto"))
+    assert same.key.digest == spec.key.digest
+    middle = replace(spec, site="blocks.middle.mlp.pre")
+    assert middle.key.digest == replace(spec, site="blocks.3.mlp.pre").key.digest
+
+
+def test_a_window_is_bounded_by_rows_and_by_bytes(
+    spec: HarvestSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert spec.layout.blocks_per_shard == 4
+    monkeypatch.setattr(SPEC, "WINDOW_BYTES", 2 * 16 * 512 * 2)
+    assert replace(spec, seed=1).layout.blocks_per_shard == 2
+    assert replace(spec, dtype="float32").layout.blocks_per_shard == 1
+    monkeypatch.undo()
+    assert replace(spec, seed=2).layout.blocks_per_shard == 262_144 // 16
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"max_rows": 15}, "15 rows are asked of the train split.*at least 16"),
+        ({"batch_blocks": 0}, "harvest_batch_size is 0"),
+        ({"context_length": 0}, "context_length is 0"),
+        ({"context_length": 1, "skip_first": True}, "skip is 1"),
+        ({"dtype": "int8"}, "int8"),
+        ({"site": "blocks.9.mlp.pre"}, "out of range"),
+    ],
+)
+def test_bad_settings_are_refused_at_once(
+    spec: HarvestSpec, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        replace(spec, **change)
+
+
+def test_contexts_beyond_the_model_are_refused(
+    spec: HarvestSpec, load: Callable[[], LanguageModel], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"context_length is 300.*at most 256"):
+        harvest(replace(spec, context_length=300), tmp_path, load=load)
+
+
+def test_the_bundled_sample_is_harvested_with_the_model_of_the_spec(tmp_path: Path) -> None:
+    spec = HarvestSpec(
+        LanguageModelSpec("mini", device="cpu"), "hidden.1", BundledSample(), max_rows=300
+    )
+    cache = harvest(spec, tmp_path)
+    assert (cache.rows, cache.width, cache.dtype) == (256, 128, torch.float16)

@@ -29,8 +29,8 @@ class BatchBuffers:
 
     def take(self, rows: int) -> torch.Tensor:
         """A tensor of any content, `(rows, width)`."""
-        if self._pin_memory:
-            return torch.empty(rows, self._width, dtype=self._dtype, pin_memory=True)
+        if self._pin_memory or not rows:
+            return torch.empty(rows, self._width, dtype=self._dtype, pin_memory=self._pin_memory)
         size = rows * self._width * self._dtype.itemsize
         memory = self._free(size)
         # Every tensor on this memory keeps the lease alive, views of views included.

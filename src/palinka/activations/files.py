@@ -111,4 +111,6 @@ def replacement(path: Path, *, wait: bool = True) -> Iterator[Replacement | None
         with suppress(FileNotFoundError):
             if os.path.samestat(inode, _temporary(path).stat(follow_symlinks=False)):
                 _temporary(path).unlink()
-        file.close()
+        # What could not be written is no longer wanted, or has been reported.
+        with suppress(OSError):
+            file.close()

@@ -60,17 +60,18 @@ def read_exactly(descriptor: int, target: memoryview, offset: int, path: Path) -
             target, offset = target[count:], offset + count
 
 
-if hasattr(os, "preadv"):
+def _read_copied(descriptor: int, target: memoryview, offset: int) -> int:
+    data = os.pread(descriptor, len(target), offset)
+    target[: len(data)] = data
+    return len(data)
 
-    def _read_some(descriptor: int, target: memoryview, offset: int) -> int:
-        return os.preadv(descriptor, [target], offset)
 
-else:  # macOS before 11
+def _read_in_place(descriptor: int, target: memoryview, offset: int) -> int:
+    return os.preadv(descriptor, [target], offset)
 
-    def _read_some(descriptor: int, target: memoryview, offset: int) -> int:
-        data = os.pread(descriptor, len(target), offset)
-        target[: len(data)] = data
-        return len(data)
+
+# macOS has it from version 11.
+_read_some = _read_in_place if hasattr(os, "preadv") else _read_copied
 
 
 class ShardReader:

@@ -49,7 +49,7 @@ def test_weights_that_are_not_all_there_are_refused(
     ("file", "content", "message"),
     [
         ("model.safetensors", b"not safetensors", "the model of"),
-        ("config.json", b"{", "cannot be loaded: .*not a valid JSON"),
+        ("config.json", b"{", r"the configuration of .*not a valid JSON"),
         ("config.json", json.dumps({"model_type": "vit"}).encode(), "the model of"),
         ("tokenizer.json", b"{", "the tokenizer of"),
     ],

@@ -1,5 +1,6 @@
 """Which language model is meant, and what can be known of it without its weights."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from palinka.language_models.sites import Sites, find_sites
 from palinka.language_models.source import Source, find_source
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
     from palinka.language_models.language_model import LanguageModel
 
@@ -60,10 +61,12 @@ class LanguageModelSpec:
         from palinka.language_models.language_model import LanguageModel
 
         device = find_device(self.device)
+        config = copy.deepcopy(self._config)  # loading writes the dtype into it
         tokenizer = self.tokenizer()
         with self._readable("model"):
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 **self._source.arguments(),
+                config=config,
                 dtype=getattr(torch, self.dtype),
                 output_loading_info=True,
             )
@@ -108,10 +111,18 @@ class LanguageModelSpec:
     @cached_property
     def sites(self) -> Sites:
         """The model's sites, found without loading its weights."""
-        from transformers import AutoConfig
+        with self._readable("configuration"):
+            return find_sites(self._config)
+
+    @cached_property
+    def _config(self) -> "PretrainedConfig":
+        """The configuration, read once: in a GGUF file that takes seconds."""
+        from transformers import AutoConfig, PretrainedConfig
 
         with self._readable("configuration"):
-            return find_sites(AutoConfig.from_pretrained(**self._source.arguments()))
+            config = AutoConfig.from_pretrained(**self._source.arguments())
+        assert isinstance(config, PretrainedConfig)
+        return config
 
     @cached_property
     def _source(self) -> Source:

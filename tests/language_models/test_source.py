@@ -62,7 +62,10 @@ def test_without_a_network_the_cache_is_enough(hub: Hub, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (ConnectionError("no route\nto the host"), r"no such folder.*not reached \(no route\)"),
+        (
+            ConnectionError("no route\nto the host"),
+            r"at revision 'r1'.*no such folder.*not reached \(no route\)",
+        ),
         (TimeoutError(), r"not reached \(TimeoutError\)"),
         (response_error(RepositoryNotFoundError), "there is no model 'owner/model'"),
         (response_error(RevisionNotFoundError), "has no revision 'r1'"),

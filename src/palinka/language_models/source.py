@@ -121,8 +121,9 @@ def _on_hub(name: str, revision: str | None, gguf_file: str | None) -> Source:
     except Exception as error:  # Whatever the HTTP client of the day raises without a network.
         commit = _cached_commit(name, revision, gguf_file)
         if commit is None:
+            at = f" at revision {revision!r}" if revision else ""
             raise InputError(
-                f"the model {name!r} cannot be had: no such folder, not in the Hugging Face "
+                f"the model {name!r}{at} cannot be had: no such folder, not in the Hugging Face "
                 f"cache, and the hub was not reached ({_first_line(error)}); give a local folder, "
                 "go online, or use mini"
             ) from error

@@ -45,7 +45,8 @@ def check_fit(autoencoder: Autoencoder, checkpoint: Mapping[str, Any]) -> None:
     """
     mine = describe(autoencoder)
     theirs = checkpoint.get("hyper_parameters", {}).get("autoencoder", mine)
-    if _summary(mine) != _summary(theirs):
+    # An autoencoder handed to `load_from_checkpoint` stands here in place of its description.
+    if isinstance(theirs, Mapping) and _summary(mine) != _summary(theirs):
         raise InputError(
             f"the checkpoint holds a {_summary(theirs)}, but this run asks for a {_summary(mine)}:"
             " use the model and site it was trained for, or start without a checkpoint"

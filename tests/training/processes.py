@@ -1,0 +1,120 @@
+"""One process of a run on several, started by `test_processes.py`; writes what it found.
+
+Every process computes the penalties of its share of the same latents, and trains on its share of
+the same batches. What rank 0 writes must not depend on how many processes there are.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from palinka.autoencoders import KSparseAutoencoder
+from palinka.kernels import squared_covariance
+from palinka.kernels.collectives import world
+from palinka.training import SparseAutoencoderModule
+
+# Fewer rows than latents, and more: the two forms of the penalty.
+LATENT_DIMS = (48, 6)
+
+
+class Recorder(Callback):
+    def __init__(self) -> None:
+        self.logged: list[dict[str, float]] = []
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Tensor, index: int
+    ) -> None:
+        self.logged.append({name: float(v) for name, v in trainer.callback_metrics.items()})
+
+
+def penalty(rank: int, processes: int, latent_dim: int) -> tuple[Tensor, Tensor]:
+    """Value of the whole batch, and what averaging over processes makes of the gradients."""
+    generator = torch.Generator().manual_seed(latent_dim)
+    latents = torch.randn(16, latent_dim, generator=generator).relu().double()
+    share = latents.chunk(processes)[rank].clone().requires_grad_()
+    value = squared_covariance(share, world())
+    value.backward()
+    assert share.grad is not None
+    gradient = torch.zeros_like(latents)
+    gradient.chunk(processes)[rank].copy_(share.grad / processes)
+    if processes > 1:
+        dist.all_reduce(gradient)
+    return value.detach(), gradient
+
+
+def training(rank: int, processes: int, latent_dim: int, folder: Path) -> dict[str, Any]:
+    """Twelve steps on batches of 16, a validation on 15 rows, and a checkpoint."""
+    generator = torch.Generator().manual_seed(0)
+    batches = torch.randn(12, 16, 8, generator=generator).double()
+    # Unequal shares, in unequal numbers of batches; the second process of two gets the fewer.
+    validation = torch.randn(15, 8, generator=generator).double() + 3.0
+    share = validation if processes == 1 else (validation[:10], validation[10:])[rank]
+    torch.manual_seed(0)
+    recorder = Recorder()
+    module = SparseAutoencoderModule(
+        KSparseAutoencoder(8, latent_dim, k=2),
+        decorrelation_weight=0.1,
+        dead_after_tokens=33,
+        optimizer=lambda params: torch.optim.SGD(params, lr=0.5),
+    )
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=processes,
+        strategy="ddp" if processes > 1 else "auto",
+        precision="64-true",
+        max_epochs=1,
+        log_every_n_steps=3,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        callbacks=[recorder],
+        default_root_dir=folder,
+    )
+    trainer.fit(
+        module,
+        DataLoader([batch.chunk(processes)[rank] for batch in batches], batch_size=None),
+        DataLoader(share.split(6), batch_size=None),
+    )
+    path = folder / f"{processes}-{latent_dim}.ckpt"
+    trainer.save_checkpoint(path)
+    measured = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    for name in ("val/loss/decorrelation", "val/loss/total"):  # belong to a batch
+        del measured[name]
+    return {
+        "logged": recorder.logged,
+        "measured": measured,
+        "state": torch.load(path, weights_only=True)["state_dict"],
+    }
+
+
+def main(rank: int, processes: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    if processes > 1:
+        dist.init_process_group(
+            "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=processes
+        )
+    found = {
+        str(latent_dim): {
+            "penalty": penalty(rank, processes, latent_dim),
+            "training": training(rank, processes, latent_dim, folder),
+        }
+        for latent_dim in LATENT_DIMS
+    }
+    if rank == 0:
+        torch.save(found, folder / f"{processes}.pt")
+    if processes > 1:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

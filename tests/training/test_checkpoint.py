@@ -1,0 +1,204 @@
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+
+from palinka.autoencoders import KSparseAutoencoder
+from palinka.errors import InputError
+from palinka.training import SparseAutoencoderModule
+
+MakeTrainer = Callable[..., Trainer]
+
+
+def same_state(a: torch.nn.Module, b: torch.nn.Module) -> None:
+    torch.testing.assert_close(a.state_dict(), b.state_dict(), rtol=0, atol=0)
+
+
+@pytest.fixture
+def saved(
+    tmp_path: Path, rows: Tensor, rows_data: Any, statistics: Any, make_trainer: MakeTrainer
+) -> tuple[SparseAutoencoderModule, Path]:
+    """A module after three steps on the cache `one`, and its checkpoint."""
+    sae = KSparseAutoencoder(8, 20, 3, tied=False, decoder_bias=True)
+    module = SparseAutoencoderModule(sae, 0.5, 1e-3, 7, 9, dead_after_tokens=11)
+    data = rows_data(
+        rows,
+        batch_size=8,
+        input_statistics=statistics(np.ones(8), 2.0),
+        cache_identity="one",
+        source={"site": "blocks.3.mlp.pre"},
+    )
+    trainer = make_trainer(max_epochs=1)
+    trainer.fit(module, data)
+    trainer.save_checkpoint(tmp_path / "module.ckpt")
+    return module, tmp_path / "module.ckpt"
+
+
+def test_it_loads_without_arguments_or_pickles(
+    saved: tuple[SparseAutoencoderModule, Path], rows: Tensor
+) -> None:
+    module, path = saved
+    torch.load(path, weights_only=True)
+    again = SparseAutoencoderModule.load_from_checkpoint(path, weights_only=True)
+    same_state(again, module)
+    assert again.hparams == module.hparams
+    assert again.objective == module.objective
+    assert again.dead_after_tokens == 11
+    assert again.autoencoder.config() == module.autoencoder.config()
+    assert torch.equal(again(rows).reconstruction, module(rows).reconstruction)
+    assert again.scaling.scale == 2.0
+    assert again.firing.tokens_since.any()
+
+
+def test_an_autoencoder_may_be_given_anew(saved: tuple[SparseAutoencoderModule, Path]) -> None:
+    module, path = saved
+    sae = KSparseAutoencoder(8, 20, 5, tied=False, decoder_bias=True)
+    again = SparseAutoencoderModule.load_from_checkpoint(path, autoencoder=sae)
+    assert again.autoencoder.k == 5
+    same_state(again, module)
+
+
+def test_a_resumed_run_is_the_run_that_was_never_stopped(
+    tmp_path: Path, rows: Tensor, rows_data: Any, statistics: Any, make_trainer: MakeTrainer
+) -> None:
+    def data(mean: float) -> Any:
+        said = statistics(np.full(8, mean), 2.0)
+        return rows_data(rows, batch_size=8, input_statistics=said, cache_identity="one")
+
+    def module(sae: KSparseAutoencoder) -> SparseAutoencoderModule:
+        return SparseAutoencoderModule(
+            sae,
+            sparsity_warmup_steps=5,
+            lr_scheduler=lambda o: torch.optim.lr_scheduler.ExponentialLR(o, 0.9),
+        )
+
+    first = KSparseAutoencoder(8, unit_norm=True)
+    whole, half = module(copy.deepcopy(first)), module(copy.deepcopy(first))
+    make_trainer(max_epochs=4).fit(whole, data(1.0))
+    stopped = make_trainer(max_epochs=2)
+    stopped.fit(half, data(1.0))
+    stopped.save_checkpoint(tmp_path / "half.ckpt")
+    # The scaling that the weights were trained with wins over what the data says now.
+    resumed = module(KSparseAutoencoder(8, unit_norm=True))
+    make_trainer(max_epochs=4).fit(resumed, data(3.0), ckpt_path=tmp_path / "half.ckpt")
+    same_state(resumed, whole)
+    assert resumed.scaling.mean.unique().tolist() == [1.0]
+
+
+def test_training_on_keeps_the_scaling_of_a_loaded_module(
+    saved: tuple[SparseAutoencoderModule, Path], rows: Tensor, rows_data: Any, statistics: Any,
+    make_trainer: MakeTrainer,
+) -> None:  # fmt: skip
+    again = SparseAutoencoderModule.load_from_checkpoint(saved[1])
+    data = rows_data(rows, input_statistics=statistics(np.zeros(8), 1.0))
+    make_trainer(max_epochs=1).fit(again, data)
+    assert again.scaling.scale == 2.0
+
+
+def run(make_trainer: MakeTrainer, command: str, module: Any, data: Any, checkpoint: Path) -> None:
+    trainer = make_trainer(max_epochs=2)
+    getattr(trainer, command)(module, data, ckpt_path=checkpoint)
+
+
+def test_only_training_needs_the_same_cache(
+    saved: tuple[SparseAutoencoderModule, Path], rows: Tensor, rows_data: Any,
+    make_trainer: MakeTrainer,
+) -> None:  # fmt: skip
+    module, path = saved
+    other = rows_data(rows, cache_identity="two", source={"site": "blocks.3.mlp.pre"})
+    with pytest.raises(InputError, match=r"trained on the cache one.*the cache two") as caught:
+        run(make_trainer, "fit", module, other, path)
+    assert "\n" not in str(caught.value)
+    for command in ("validate", "test", "predict"):
+        run(make_trainer, command, module, other, path)
+    # Data that says nothing of itself is taken at its word.
+    run(make_trainer, "fit", module, rows_data(rows), path)
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+def test_activations_of_another_site_are_refused(
+    command: str, saved: tuple[SparseAutoencoderModule, Path], rows: Tensor, rows_data: Any,
+    make_trainer: MakeTrainer,
+) -> None:  # fmt: skip
+    module, path = saved
+    other = rows_data(rows, cache_identity="one", source={"site": "blocks.1.mlp.pre"})
+    with pytest.raises(InputError, match=r"site blocks\.3\.mlp\.pre.*blocks\.1\.mlp\.pre"):
+        run(make_trainer, command, module, other, path)
+
+
+@pytest.mark.parametrize(
+    ("sae", "expected"),
+    [
+        (KSparseAutoencoder(9, 20), "of 8 inputs and 20 latents.*of 9 inputs and 20 latents"),
+        (KSparseAutoencoder(8, 21), "of 8 inputs and 20 latents.*of 8 inputs and 21 latents"),
+        (KSparseAutoencoder(8, 20), "weight 'decoder_bias' too many"),
+        (
+            KSparseAutoencoder(8, 20, tied=False, decoder_bias=True, encoder_bias=True),
+            "lacks the weight 'encoder.bias'",
+        ),
+    ],
+)
+def test_a_checkpoint_of_another_width_or_kind(
+    sae: KSparseAutoencoder, expected: str, saved: tuple[SparseAutoencoderModule, Path],
+    rows: Tensor, rows_data: Any, make_trainer: MakeTrainer,
+) -> None:  # fmt: skip
+    with pytest.raises(InputError, match=expected):
+        run(make_trainer, "fit", SparseAutoencoderModule(sae), rows_data(rows), saved[1])
+
+
+def test_activations_that_are_no_numbers_are_not_saved(
+    tmp_path: Path, rows: Tensor, rows_data: Any, make_trainer: MakeTrainer
+) -> None:
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    rows[0, 0] = float("nan")
+    saver = ModelCheckpoint(tmp_path / "saved", every_n_train_steps=1)
+    trainer = make_trainer(
+        max_epochs=1, log_every_n_steps=50, enable_checkpointing=True, callbacks=[saver]
+    )
+    with pytest.raises(InputError, match="NaN or Inf"):
+        trainer.fit(SparseAutoencoderModule(KSparseAutoencoder(8)), rows_data(rows, batch_size=6))
+    assert not list((tmp_path / "saved").glob("*.ckpt"))
+
+
+def test_the_settings_are_read_without_the_weights(
+    saved: tuple[SparseAutoencoderModule, Path],
+) -> None:
+    settings = SparseAutoencoderModule.settings_of(saved[1])
+    assert settings["sparsity_weight"] == 0.5
+    assert settings["autoencoder"]["class_path"].endswith(".KSparseAutoencoder")
+    arguments = settings["autoencoder"]["init_args"]
+    assert arguments["k"] == 3
+    assert "input_dim" not in arguments
+
+
+def test_files_that_are_no_checkpoint(
+    saved: tuple[SparseAutoencoderModule, Path], tmp_path: Path
+) -> None:
+    torn, other, text = tmp_path / "torn.ckpt", tmp_path / "other.ckpt", tmp_path / "text.ckpt"
+    torn.write_bytes(saved[1].read_bytes()[:5000])
+    torch.save({"weights": torch.zeros(2)}, other)
+    text.write_text("no checkpoint")
+    for path in (torn, other, text, tmp_path / "nowhere.ckpt"):
+        with pytest.raises(InputError, match=path.name) as caught:
+            SparseAutoencoderModule.settings_of(path)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("description", "expected"),
+    [
+        ({"k": 3}, "class_path and init_args"),
+        ({"class_path": "os.system", "init_args": {"command": "true"}}, "no known Autoencoder"),
+        ({"class_path": "KSparseAutoencoder", "init_args": {"inputdim": 3}}, "mean 'input_dim'"),
+    ],
+)
+def test_descriptions_that_describe_nothing(description: dict[str, Any], expected: str) -> None:
+    with pytest.raises(InputError, match=expected):
+        SparseAutoencoderModule(description)  # type: ignore[arg-type]

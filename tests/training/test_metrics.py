@@ -1,0 +1,113 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from palinka.training import ReconstructionMetrics, SparsityMetrics
+
+
+def closed_form(x: np.ndarray, x_hat: np.ndarray) -> dict[str, float]:
+    """The spec's table, on all data at once."""
+    residual = ((x - x_hat) ** 2).sum()
+    cosines = [
+        0.0 if not a.any() or not b.any() else a @ b / (np.linalg.norm(a) * np.linalg.norm(b))
+        for a, b in zip(x, x_hat, strict=True)
+    ]
+    fvu = residual / ((x - x.mean(axis=0)) ** 2).sum()
+    return {
+        "mse": residual / x.size,
+        "fvu": fvu,
+        "explained_variance": 1 - fvu,
+        "cosine": float(np.mean(cosines)),
+    }
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(2, 30), st.integers(1, 5), st.integers(0, 10_000), st.data())
+def test_reconstruction_is_exact_under_any_split(
+    rows: int, width: int, seed: int, data: st.DataObject
+) -> None:
+    cuts = sorted(data.draw(st.lists(st.integers(0, rows), max_size=4)))
+    offset = data.draw(st.sampled_from([0.0, 1.0, 1e4]))
+    generator = np.random.default_rng(seed)
+    x = generator.standard_normal((rows, width)) + offset
+    x_hat = x + 0.3 * generator.standard_normal((rows, width))
+    x[0] = 0.0
+    metrics = ReconstructionMetrics(width)
+    for part, part_hat in zip(np.split(x, cuts), np.split(x_hat, cuts), strict=True):
+        metrics.update(torch.from_numpy(part_hat), torch.from_numpy(part))
+    actual = {name: value.item() for name, value in metrics.compute().items()}
+    assert actual == pytest.approx(closed_form(x, x_hat), rel=1e-11, abs=1e-11)
+
+
+def test_float32_data_with_a_large_mean_costs_no_digits() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(1000, 3) + 3000.0
+    x_hat = x + 0.1
+    metrics = ReconstructionMetrics(3)
+    for part, part_hat in zip(x.split(70), x_hat.split(70), strict=True):
+        metrics.update(part_hat, part)
+    expected = closed_form(x.double().numpy(), x_hat.double().numpy())
+    assert metrics.compute()["fvu"].item() == pytest.approx(expected["fvu"], rel=1e-10)
+
+
+def test_data_without_variance_has_no_fvu() -> None:
+    metrics = ReconstructionMetrics(2)
+    metrics.update(torch.zeros(3, 2), torch.ones(3, 2))
+    values = metrics.compute()
+    assert math.isnan(values["fvu"])
+    assert values["mse"] == 1.0
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 20), st.integers(1, 6), st.integers(0, 10_000), st.data())
+def test_sparsity_is_exact_under_any_split(
+    rows: int, width: int, seed: int, data: st.DataObject
+) -> None:
+    cuts = sorted(data.draw(st.lists(st.integers(0, rows), max_size=3)))
+    generator = np.random.default_rng(seed)
+    latents = generator.standard_normal((rows, width)) * (generator.random((rows, width)) < 0.3)
+    latents[:, 0] = 0.0
+    metrics = SparsityMetrics(width)
+    for part in np.split(latents, cuts):
+        metrics.update(torch.from_numpy(part).float())
+    actual = metrics.compute()
+    fired = latents != 0
+    assert actual["l0"].item() == pytest.approx(fired.sum() / rows, rel=1e-12)
+    assert actual["l1"].item() == pytest.approx(np.abs(latents).sum() / rows, rel=1e-6)
+    assert actual["dead"].item() == pytest.approx((~fired.any(axis=0)).mean(), rel=1e-12)
+    np.testing.assert_allclose(actual["density"], fired.mean(axis=0), rtol=1e-12)
+
+
+def test_the_parts_of_processes_merge() -> None:
+    """What torchmetrics hands `compute` after it has gathered the states of processes."""
+    torch.manual_seed(0)
+    x = torch.randn(20, 3, dtype=torch.float64) + 5.0
+    x_hat = x + torch.randn_like(x)
+    whole, parts = ReconstructionMetrics(3), [ReconstructionMetrics(3) for _ in range(3)]
+    whole.update(x_hat, x)
+    # The third process got nothing.
+    for part, rows in zip(parts, (slice(0, 7), slice(7, 20), slice(20, 20)), strict=True):
+        part.update(x_hat[rows], x[rows])
+    merged = ReconstructionMetrics(3)
+    merged.update(x_hat[:0], x[:0])
+    for name in ("rows", "mean", "squared_distance"):
+        setattr(merged, name, torch.stack([getattr(part, name) for part in parts]))
+    for name in ("squared_error", "cosine_sum"):
+        setattr(merged, name, torch.stack([getattr(part, name) for part in parts]).sum())
+    torch.testing.assert_close(merged.compute(), whole.compute(), rtol=1e-12, atol=0)
+
+
+def test_leading_dimensions_are_rows() -> None:
+    torch.manual_seed(0)
+    x, x_hat, latents = torch.randn(2, 3, 4), torch.randn(2, 3, 4), torch.randn(2, 3, 5).relu()
+    nested, flat = ReconstructionMetrics(4), ReconstructionMetrics(4)
+    nested.update(x_hat, x)
+    flat.update(x_hat.reshape(6, 4), x.reshape(6, 4))
+    assert nested.compute() == flat.compute()
+    sparsity = SparsityMetrics(5)
+    sparsity.update(latents)
+    assert sparsity.compute()["l0"].item() == pytest.approx((latents > 0).sum().item() / 6)

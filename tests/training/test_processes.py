@@ -1,0 +1,91 @@
+"""Two processes must find what one finds: penalties, gradients, metrics, weights."""
+
+import os
+import runpy
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+SCRIPT = Path(__file__).with_name("processes.py")
+
+
+def start(rank: int, folder: Path, port: int) -> subprocess.Popen[str]:
+    """One of two processes."""
+    launched_by_torchrun = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "GROUP_RANK": "0",
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "TORCHELASTIC_RUN_ID": "test",
+    }
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), str(rank), "2", str(folder)],
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            **launched_by_torchrun,
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
+    folder = tmp_path_factory.mktemp("processes")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = [start(rank, folder, port) for rank in range(2)]
+    try:
+        runpy.run_path(str(SCRIPT))["main"](0, 1, folder)
+        for process in started:
+            output, _ = process.communicate(timeout=200)
+            assert process.returncode == 0, output
+    finally:
+        for process in started:
+            process.kill()
+    return {n: torch.load(folder / f"{n}.pt", weights_only=True) for n in (1, 2)}
+
+
+@pytest.mark.parametrize("latent_dim", ["48", "6"])
+def test_the_penalty_and_its_gradient(found: dict[int, Any], latent_dim: str) -> None:
+    one, two = (found[n][latent_dim]["penalty"] for n in (1, 2))
+    torch.testing.assert_close(two, one, rtol=1e-10, atol=1e-12)
+    assert one[0] > 0
+
+
+@pytest.mark.parametrize("latent_dim", ["48", "6"])
+def test_every_logged_value(found: dict[int, Any], latent_dim: str) -> None:
+    one, two = (found[n][latent_dim]["training"]["logged"] for n in (1, 2))
+    assert len(one) == len(two) == 12
+    assert "loss/total" in one[2]
+    for step in (2, 5, 8, 11):
+        assert two[step] == pytest.approx(one[step], rel=1e-9)
+    if latent_dim == "48":
+        assert 0 < one[11]["sparsity/dead"] < 1
+
+
+@pytest.mark.parametrize("latent_dim", ["48", "6"])
+def test_validation_with_unequal_shares(found: dict[int, Any], latent_dim: str) -> None:
+    one, two = (found[n][latent_dim]["training"]["measured"] for n in (1, 2))
+    assert "val/fvu" in one
+    assert two == pytest.approx(one, rel=1e-9)
+
+
+@pytest.mark.parametrize("latent_dim", ["48", "6"])
+def test_the_weights_and_the_firing_counts(found: dict[int, Any], latent_dim: str) -> None:
+    one, two = (found[n][latent_dim]["training"]["state"] for n in (1, 2))
+    torch.testing.assert_close(two, one, rtol=1e-9, atol=1e-12)
+    counts = one["firing.tokens_since"]
+    assert counts.unique().numel() > 1 or latent_dim == "6"

@@ -1,0 +1,382 @@
+import gc
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from palinka.activations.cache import Cache
+from palinka.activations.loader import ActivationLoader
+from palinka.activations.memory import MemoryRows
+from palinka.activations.permutation import permutation
+from palinka.errors import InputError
+
+if TYPE_CHECKING:
+    from conftest import SmallCorpus
+
+
+def counted_rows(rows: int, run_rows: int = 1) -> MemoryRows:
+    """Rows whose only number is their own."""
+    table = np.arange(rows).reshape(1, rows)
+    source = MemoryRows(torch.arange(float(rows)).reshape(-1, 1), table, table, table)
+    source.run_rows = run_rows
+    return source
+
+
+def numbers(batches: Iterator[torch.Tensor] | ActivationLoader) -> list[list[int]]:
+    return [batch[:, 0].int().tolist() for batch in batches]
+
+
+def plain_epoch(
+    rows: int,
+    run_rows: int,
+    batch_size: int,
+    *,
+    seeds: tuple[int, int] | None,
+    start: int = 0,
+    drop_last: bool = True,
+    rank: int = 0,
+    world_size: int = 1,
+) -> list[list[int]]:
+    """One rank's batches of an epoch, written down as the specification says it."""
+    runs = [list(range(rows))[first : first + run_rows] for first in range(0, rows, run_rows)]
+    order = permutation(len(runs), *seeds) if seeds else range(len(runs))
+    stream = [row for run in order for row in runs[run]]
+    batches = []
+    while start < rows:
+        together = stream[start : start + batch_size * world_size]
+        if len(together) < batch_size * world_size and drop_last:
+            break
+        bounds = [len(together) * r // world_size for r in range(world_size + 1)]
+        batches.append(together[bounds[rank] : bounds[rank + 1]])
+        start += batch_size * world_size
+    return batches
+
+
+sizes = {
+    "rows": st.integers(1, 70),
+    "run_rows": st.integers(1, 20),
+    "batch_size": st.integers(1, 12),
+    "world_size": st.integers(1, 4),
+    "shuffle": st.booleans(),
+    "drop_last": st.booleans(),
+    "epoch": st.integers(0, 3),
+}
+
+
+@settings(deadline=None)
+@given(**sizes)
+def test_batches_equal_plain_transcription(
+    rows: int,
+    run_rows: int,
+    batch_size: int,
+    world_size: int,
+    shuffle: bool,
+    drop_last: bool,
+    epoch: int,
+) -> None:
+    source = counted_rows(rows, run_rows)
+    if drop_last and rows < batch_size * world_size:
+        return
+    for rank in range(world_size):
+        loader = ActivationLoader(
+            source,
+            batch_size,
+            seed=9,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            rank=rank,
+            world_size=world_size,
+        )
+        loader.set_epoch(epoch)
+        expected = plain_epoch(
+            rows,
+            run_rows,
+            batch_size,
+            seeds=(9, epoch) if shuffle else None,
+            drop_last=drop_last,
+            rank=rank,
+            world_size=world_size,
+        )
+        assert numbers(loader) == expected
+        assert len(loader) == len(expected)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 70), st.integers(1, 12), st.integers(1, 4))
+def test_all_ranks_together_see_what_one_rank_sees(rows: int, per_rank: int, world: int) -> None:
+    source = counted_rows(rows, run_rows=3)
+    alone = ActivationLoader(source, per_rank * world, drop_last=False)
+    ranks = [
+        numbers(ActivationLoader(source, per_rank, drop_last=False, rank=rank, world_size=world))
+        for rank in range(world)
+    ]
+    assert [list(chain(*parts)) for parts in zip(*ranks, strict=True)] == numbers(alone)
+    sizes = [[len(part) for part in parts] for parts in zip(*ranks, strict=True)]
+    assert all(max(parts) - min(parts) <= 1 for parts in sizes)
+
+
+@settings(deadline=None)
+@given(st.integers(8, 70), st.integers(1, 4), st.integers(1, 2), st.integers(0, 30), st.data())
+def test_resumed_anywhere_on_any_number_of_ranks_the_stream_goes_on(
+    rows: int, batch_size: int, world: int, steps: int, data: st.DataObject
+) -> None:
+    source = counted_rows(rows, run_rows=3)
+    first = ActivationLoader(source, batch_size, seed=4, rank=world - 1, world_size=world)
+    epoch, steps = divmod(steps, len(first) + 1)
+    first.set_epoch(epoch)
+    running = iter(first)
+    list(islice(running, steps))
+    state = first.state_dict()
+    first.close()
+    new_world = data.draw(st.integers(1, 3))
+    new_size = data.draw(st.integers(1, rows // new_world // 2))
+    start = steps * batch_size * world
+    seeds = (4, epoch)
+    if rows - start < new_size * new_world:
+        start, seeds = 0, (4, epoch + 1)
+    for rank in range(new_world):
+        second = ActivationLoader(source, new_size, seed=4, rank=rank, world_size=new_world)
+        second.load_state_dict(state)
+        assert numbers(second) == plain_epoch(
+            rows, 3, new_size, seeds=seeds, start=start, rank=rank, world_size=new_world
+        )
+
+
+def test_each_iteration_is_a_new_epoch() -> None:
+    source = counted_rows(20)
+    loader = ActivationLoader(source, 5)
+    epochs = [numbers(loader) for _ in range(3)]
+    assert epochs == [plain_epoch(20, 1, 5, seeds=(0, epoch)) for epoch in range(3)]
+    loader.set_epoch(1)
+    assert numbers(loader) == epochs[1]
+    loader.set_epoch(1)
+    assert numbers(loader) == epochs[1]
+
+
+def test_an_iteration_left_early_is_over() -> None:
+    loader = ActivationLoader(counted_rows(20), 5)
+    next(iter(loader))
+    assert numbers(loader) == plain_epoch(20, 1, 5, seeds=(0, 1))
+
+
+def test_the_place_is_drawn_at_the_first_batch() -> None:
+    loader = ActivationLoader(counted_rows(20), 5)
+    early = iter(loader)
+    loader.set_epoch(7)
+    assert numbers(early) == plain_epoch(20, 1, 5, seeds=(0, 7))
+
+
+def test_the_state_counts_what_was_handed_out_not_what_was_read() -> None:
+    loader = ActivationLoader(counted_rows(40), 5, world_size=2, rank=1, prefetch=4)
+    batches = iter(loader)
+    assert loader.state_dict()["rows_served"] == 0
+    for count in range(1, 5):
+        next(batches)
+        time.sleep(0.01)
+        assert loader.state_dict()["rows_served"] == 10 * count
+    assert {type(value) for value in loader.state_dict().values()} <= {int, str, bool}
+
+
+def test_a_finished_epoch_resumes_as_the_next() -> None:
+    source = counted_rows(21)
+    loader = ActivationLoader(source, 5)
+    numbers(loader)
+    for told in (None, 0, 1):
+        resumed = ActivationLoader(source, 5)
+        resumed.load_state_dict(loader.state_dict())
+        if told is not None:
+            resumed.set_epoch(told)
+        assert numbers(resumed) == plain_epoch(21, 1, 5, seeds=(0, 1))
+
+
+def test_a_loaded_place_yields_to_another_epoch() -> None:
+    loader = ActivationLoader(counted_rows(20), 5)
+    next(iter(loader))
+    state = loader.state_dict()
+    loader.load_state_dict(state)
+    loader.set_epoch(0)
+    assert numbers(loader) == plain_epoch(20, 1, 5, seeds=(0, 0), start=5)
+    loader.load_state_dict(state)
+    loader.set_epoch(1)
+    assert numbers(loader) == plain_epoch(20, 1, 5, seeds=(0, 1))
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ((counted_rows(21), {}), "rows_identity"),
+        ((counted_rows(20, run_rows=2), {}), "run_rows 1, these activations have 2"),
+        ((counted_rows(20), {"seed": 3}), "seed 0, these activations have 3"),
+        ((counted_rows(20), {"shuffle": False}), "shuffle True, these activations have False"),
+    ],
+)
+def test_the_state_of_other_rows_is_refused(
+    other: tuple[MemoryRows, dict[str, int]], message: str
+) -> None:
+    state = ActivationLoader(counted_rows(20), 5).state_dict()
+    source, settings = other
+    loader = ActivationLoader(source, 5, **settings)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=message + ".*: resume with the settings of the first run"):
+        loader.load_state_dict(state)
+
+
+@pytest.mark.parametrize("change", [{"epoch": -1}, {"rows_served": "5"}, {"rows_served": -1}])
+def test_a_state_that_is_no_place_is_refused(change: dict[str, int | str]) -> None:
+    loader = ActivationLoader(counted_rows(20), 5)
+    with pytest.raises(InputError, match="no place in the data"):
+        loader.load_state_dict({**loader.state_dict(), **change})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"prefetch": 0}, "prefetch 0"),
+        ({"rank": 1}, "rank is 1: it must be from 0 to 0"),
+        ({"rank": -1}, "rank is -1"),
+        ({"batch_size": 11, "world_size": 2}, "20 rows do not fill one batch of 22 .11 on each"),
+    ],
+)
+def test_impossible_settings_are_refused(settings: dict[str, int], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        ActivationLoader(counted_rows(20), **{"batch_size": 5, **settings})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_a_cache_gives_the_batches_of_its_rows(
+    corpus: "Callable[..., SmallCorpus]", tmp_path: Path, dtype: str
+) -> None:
+    cache = corpus(dtype=dtype).write(tmp_path)
+    rows = cache.read_rows(0, cache.rows)
+    order = torch.from_numpy(permutation(40, 2, 0))
+    batches = list(ActivationLoader(cache, 7, seed=2, drop_last=False))
+    assert all(batch.dtype == cache.dtype for batch in batches)
+    assert torch.equal(torch.cat(batches), rows[order])
+    in_order = ActivationLoader(cache, 7, shuffle=False, drop_last=False)
+    assert torch.equal(torch.cat(list(in_order)), rows)
+
+
+def test_batches_that_are_kept_do_not_change() -> None:
+    loader = ActivationLoader(counted_rows(600), 3)
+    kept = list(loader)
+    expected = plain_epoch(600, 1, 3, seeds=(0, 0))
+    assert numbers(iter(kept)) == expected
+    for view in (lambda batch: batch[1:], lambda batch: batch.view(torch.int32)):
+        loader.set_epoch(0)
+        views = [view(batch) for batch in loader]
+        seen = [v.view(torch.float32)[:, 0].int().tolist() for v in views]
+        assert [row[-2:] for row in seen] == [row[-2:] for row in expected]
+
+
+def test_memory_is_used_again() -> None:
+    places = set()
+    for batch in ActivationLoader(counted_rows(3000), 3):
+        places.add(batch.data_ptr())
+    assert len(places) <= 5
+
+
+def readers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "read-ahead"]
+
+
+def test_no_thread_outlives_its_iteration() -> None:
+    loader = ActivationLoader(counted_rows(200), 2)
+    numbers(loader)
+    assert not readers()
+    batches = iter(loader)
+    assert not readers()
+    next(batches)
+    assert len(readers()) == 1
+    loader.close()
+    assert not readers()
+    assert list(batches) == []
+    for batch in loader:
+        assert len(batch) == 2
+        break
+    gc.collect()
+    assert not readers()
+    abandoned = iter(loader)
+    next(abandoned)
+    del abandoned
+    assert not readers()
+
+
+def test_a_consumer_that_fails_ends_the_thread() -> None:
+    loader = ActivationLoader(counted_rows(200), 2)
+
+    def fail() -> None:
+        for batch in loader:
+            raise RuntimeError(batch.shape)
+
+    with pytest.raises(RuntimeError):
+        fail()
+    gc.collect()
+    assert not readers()
+
+
+def test_a_file_that_vanishes_ends_the_iteration_with_its_name(cache: Cache) -> None:
+    loader = ActivationLoader(cache, 2, shuffle=False, prefetch=1)
+    batches = iter(loader)
+    next(batches)
+    (cache.folder / "shard-00002.safetensors").unlink()
+    with pytest.raises(InputError, match=r"shard-00002\.safetensors: not found"):
+        list(batches)
+    assert not readers()
+    # Rows that came before it were all handed out, and the place is known.
+    assert loader.state_dict()["rows_served"] == 32
+
+
+def test_waiting_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = counted_rows(20)
+    read_into = MemoryRows.read_into
+
+    def slow(self: MemoryRows, out: torch.Tensor, runs: np.ndarray) -> None:
+        time.sleep(0.02)
+        read_into(self, out, runs)
+
+    monkeypatch.setattr(MemoryRows, "read_into", slow)
+    loader = ActivationLoader(source, 5)
+    assert loader.wait_seconds == 0
+    numbers(loader)
+    once = loader.wait_seconds
+    assert once >= 4 * 0.02 * 0.9
+    numbers(loader)
+    assert loader.wait_seconds >= 1.9 * 0.08 * 0.9
+
+
+def others_of_own_context(batches: Iterator[torch.Tensor], context_length: int) -> float:
+    """How many other rows of its own context a row meets in its batch, on average."""
+    met = rows = 0
+    for batch in batches:
+        _, counts = torch.unique(batch[:, 0].long() // context_length, return_counts=True)
+        met += int((counts * (counts - 1)).sum())
+        rows += len(batch)
+    return met / rows
+
+
+def test_a_row_meets_few_others_of_its_own_context(
+    corpus: "Callable[..., SmallCorpus]", tmp_path: Path
+) -> None:
+    context, window_blocks, windows, batch = 8, 512, 16, 256
+    cache = corpus(blocks=windows * window_blocks, blocks_per_shard=window_blocks, width=1).write(
+        tmp_path
+    )
+    rows, window, run = cache.rows, window_blocks * context, cache.run_rows
+    measured = others_of_own_context(iter(ActivationLoader(cache, batch)), context)
+    # Of its run's others, which are shuffled within the window, those that the batch's edge does
+    # not cut off; and of the batch's other runs, those that happen to be of the same window.
+    of_run = run - 1 - (run**2 - 1) / (3 * batch)
+    of_window = (batch - 1 - of_run) * (window - run) / (rows - run)
+    expected = (of_run + of_window) * (context - 1) / (window - 1)
+    assert expected < 0.2
+    assert measured == pytest.approx(expected, rel=0.1)
+    in_text_order = cache.read_rows(0, rows)[:, 0].sort().values.reshape(-1, 1).split(batch)
+    assert others_of_own_context(iter(in_text_order), context) == context - 1

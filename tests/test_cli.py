@@ -93,7 +93,7 @@ def test_fit_ends_with_a_table_the_folder_and_the_command(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.setenv("PALINKA_CACHE", str(trained / "cache"))
-    assert main(["fit", *SMALL, "--trainer.max_steps=8"]) == 0
+    assert main(["fit", *SMALL, "--trainer.max_epochs=1"]) == 0
     lines = capsys.readouterr().out.strip().splitlines()
     assert lines[-1].endswith("tensorboard --logdir lightning_logs")
     assert lines[-2].endswith("lightning_logs/version_0")

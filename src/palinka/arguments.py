@@ -72,8 +72,9 @@ def _unknown_class(parser: ArgumentParser, name: str, key: str) -> str:
 
 
 def _concrete_subclasses(base: type) -> set[type]:
-    found = set() if inspect.isabstract(base) else {base}
-    return found.union(*(_concrete_subclasses(child) for child in base.__subclasses__()))
+    found: set[type] = set() if inspect.isabstract(base) else {base}
+    children: list[type] = base.__subclasses__()
+    return found.union(*(_concrete_subclasses(child) for child in children))
 
 
 def _leaves(parser: ArgumentParser) -> Iterable[str]:

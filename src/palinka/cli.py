@@ -9,7 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar, TQDMProgressBar
-from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
 # Imported so that YAML may name these classes by their short names.
@@ -75,7 +75,7 @@ class PalinkaCLI(LightningCLI):
             args=self._arguments,
         )
 
-    def add_arguments_to_parser(self, parser: ArgumentParser) -> None:
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Let the autoencoder take its width from the data."""
         parser.set_defaults({"model.autoencoder": {"class_path": "KSparseAutoencoder"}})
         parser.link_arguments(
@@ -89,7 +89,7 @@ class PalinkaCLI(LightningCLI):
         commands["harvest"] = {"model", "datamodule"}
         return commands
 
-    def parse_arguments(self, parser: ArgumentParser, args: Any) -> None:
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse without Lightning's advice against giving arguments in Python."""
         self.config = parser.parse_args(args)
 
@@ -115,6 +115,8 @@ class PalinkaCLI(LightningCLI):
         given = settings["callbacks"] or []
         given = given if isinstance(given, list) else [given]
         kwargs["callbacks"] = [*given, *self._standard_callbacks(settings, given)]
+        if self.subcommand != "fit" and settings["enable_checkpointing"] is None:
+            kwargs["enable_checkpointing"] = any(isinstance(c, ModelCheckpoint) for c in given)
         return super().instantiate_trainer(**kwargs)
 
     def _standard_callbacks(self, settings: Any, given: Sequence[Callback]) -> list[Callback]:
@@ -153,9 +155,11 @@ def run(arguments: Sequence[str]) -> None:
     Raises:
         InputError: If the command line, a file it names or the data cannot be used.
     """
-    logging.getLogger("lightning.pytorch").addFilter(_without_advertisement)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_without_advertisement)
     # The loader reads ahead in a thread of its own; worker processes would slow it down.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    # Measuring a checkpoint needs none of the callbacks that were there when it was written.
+    warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint.*")
     try:
         PalinkaCLI(arguments)
     except torch.OutOfMemoryError as error:

@@ -1,18 +1,17 @@
 """Writing latents to disk while predicting."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.callbacks import Callback
 from safetensors.torch import save_file
 
 from palinka.errors import InputError
 
 
-class LatentWriter(BasePredictionWriter):
+class LatentWriter(Callback):
     """Writes the non-zero latents of every predicted batch to a safetensors file.
 
     The files lie in `<log_dir>/latents/` as `rank0-batch000000.safetensors`. Each holds, for
@@ -20,9 +19,6 @@ class LatentWriter(BasePredictionWriter):
     batch, the index of the latent) and `value` (float32, `(n,)`), and in `shape` the tokens
     and latents of the batch.
     """
-
-    def __init__(self) -> None:
-        super().__init__(write_interval="batch")
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Make the folder, or say at once that there is none to write to."""
@@ -34,23 +30,22 @@ class LatentWriter(BasePredictionWriter):
         self._folder = Path(trainer.log_dir) / "latents"
         self._folder.mkdir(parents=True, exist_ok=True)
 
-    def write_on_batch_end(
+    def on_predict_batch_end(
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
-        prediction: torch.Tensor,
-        batch_indices: Sequence[int] | None,
+        outputs: torch.Tensor,
         batch: Any,
         batch_idx: int,
-        dataloader_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Write one batch."""
-        token, latent = prediction.nonzero(as_tuple=True)
+        token, latent = outputs.nonzero(as_tuple=True)
         tensors = {
             "token": token.int(),
             "latent": latent.int(),
-            "value": prediction[token, latent].float(),
-            "shape": torch.tensor(prediction.shape),
+            "value": outputs[token, latent].float(),
+            "shape": torch.tensor(outputs.shape),
         }
         name = f"rank{trainer.global_rank}-batch{batch_idx:06d}.safetensors"
         save_file({key: value.cpu() for key, value in tensors.items()}, self._folder / name)

@@ -40,7 +40,7 @@ class ThroughputMonitor(Callback):
         """Count the batch, and log where the trainer logs."""
         self._rows += batch.shape[0]
         # Lightning's own rule of when it passes values on to the loggers.
-        every = trainer.log_every_n_steps
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every == 0 or trainer.global_step % every:
             return
         elapsed = time.perf_counter() - self._since

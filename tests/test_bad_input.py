@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from palinka.__main__ import main
+from palinka.activations.sealed import write_sealed
 
 SMALL = [
     "--data.train_tokens=2048",
@@ -72,7 +73,7 @@ def test_options_that_cannot_work(
     ("content", "expected"),
     [
         ("data: {sit: hidden.2}", ["data.sit", "data.site"]),
-        ("modl: {}", ["modl", "model"]),
+        ("modl: {k: 3}", ["modl", "model"]),
         ("trainer: {max_epoch: 3}", ["trainer.max_epoch", "trainer.max_epochs"]),
         (
             "model: {autoencoder: {class_path: KSparseAutoencoder, init_args: {kk: 3}}}",
@@ -138,10 +139,8 @@ def test_a_damaged_cache_is_named(
     manifest.write_text(text[: len(text) // 2])
     assert "manifest.json" in refusal(capsys, "fit", *SMALL)
 
-    changed = json.loads(text)
-    assert changed["format_version"] == 1
-    manifest.write_text(text.replace('"format_version": 1', '"format_version": 99').replace(
-        '"format_version":1', '"format_version":99'))  # fmt: skip
+    newer = {key: value for key, value in json.loads(text).items() if key != "checksum"}
+    write_sealed(manifest, newer | {"version": 99})
     assert "99" in refusal(capsys, "fit", *SMALL)
 
     manifest.write_text(text)

@@ -22,6 +22,8 @@ from palinka.errors import InputError
 from palinka.training import SparseAutoencoderModule
 
 LOG_FOLDER = "lightning_logs"
+# What Lightning itself resolves, once there is a trainer.
+CHECKPOINT_KEYWORDS = ("best", "last", "hpc", "registry")
 
 
 class Trainer(pl.Trainer):
@@ -100,8 +102,12 @@ class PalinkaCLI(LightningCLI):
         `--ckpt_path` would silently do nothing.
         """
         path = self.config[self.config.subcommand].get("ckpt_path")
-        if not path or not Path(path).is_file():
+        if not path or path in CHECKPOINT_KEYWORDS or "://" in str(path):
             return
+        if not Path(path).is_file():
+            raise InputError(
+                f"there is no checkpoint {path}; fits write theirs below {LOG_FOLDER}/"
+            )
         layer = {"model": SparseAutoencoderModule.settings_of(path)}
         self.config = self.parser.parse_args(with_layer(self._arguments, layer))
 

@@ -45,7 +45,8 @@ class Cache:
     @staticmethod
     def exists(folder: Path) -> bool:
         """Whether `folder` holds a finished cache, that is, a manifest."""
-        return (folder / MANIFEST_NAME).exists()
+        with told_apart(folder):
+            return (folder / MANIFEST_NAME).exists()
 
     @classmethod
     def open(cls, folder: Path, key: CacheKey | None = None) -> "Cache":

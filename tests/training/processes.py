@@ -25,13 +25,18 @@ LATENT_DIMS = (48, 6)
 
 
 class Recorder(Callback):
-    def __init__(self) -> None:
+    """Keeps what is logged, and saves in the middle, on a step that is not logged."""
+
+    def __init__(self, checkpoint: Path) -> None:
         self.logged: list[dict[str, float]] = []
+        self.checkpoint = checkpoint
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Tensor, index: int
     ) -> None:
         self.logged.append({name: float(v) for name, v in trainer.callback_metrics.items()})
+        if index == 6:
+            trainer.save_checkpoint(self.checkpoint)
 
 
 def penalty(rank: int, processes: int, latent_dim: int) -> tuple[Tensor, Tensor]:
@@ -57,7 +62,8 @@ def training(rank: int, processes: int, latent_dim: int, folder: Path) -> dict[s
     validation = torch.randn(15, 8, generator=generator).double() + 3.0
     share = validation if processes == 1 else (validation[:10], validation[10:])[rank]
     torch.manual_seed(0)
-    recorder = Recorder()
+    middle, end = (folder / f"{processes}-{latent_dim}-{name}.ckpt" for name in ("middle", "end"))
+    recorder = Recorder(middle)
     module = SparseAutoencoderModule(
         KSparseAutoencoder(8, latent_dim, k=2),
         decorrelation_weight=0.1,
@@ -85,15 +91,14 @@ def training(rank: int, processes: int, latent_dim: int, folder: Path) -> dict[s
         DataLoader([batch.chunk(processes)[rank] for batch in batches], batch_size=None),
         DataLoader(share.split(6), batch_size=None),
     )
-    path = folder / f"{processes}-{latent_dim}.ckpt"
-    trainer.save_checkpoint(path)
+    trainer.save_checkpoint(end)
     measured = {name: float(value) for name, value in trainer.callback_metrics.items()}
     for name in ("val/loss/decorrelation", "val/loss/total"):  # belong to a batch
         del measured[name]
     return {
         "logged": recorder.logged,
         "measured": measured,
-        "state": torch.load(path, weights_only=True)["state_dict"],
+        "states": [torch.load(path, weights_only=True)["state_dict"] for path in (middle, end)],
     }
 
 

@@ -112,6 +112,7 @@ def test_validation_is_exact_over_the_split(
     rows: Tensor, rows_data: Any, make_trainer: MakeTrainer
 ) -> None:
     module = SparseAutoencoderModule(KSparseAutoencoder(8, k=3))
+    make_trainer().validate(module, rows_data(rows + 1.0), verbose=False)
     values = []
     for size in (24, 7):
         trainer = make_trainer()
@@ -253,6 +254,8 @@ def test_activations_that_are_no_numbers_end_training(
         trainer.fit(module, rows_data(rows, batch_size=6))
     with pytest.raises(InputError, match="NaN or Inf"):
         make_trainer().validate(module, rows_data(rows), verbose=False)
+    with pytest.raises(InputError, match="NaN or Inf"):
+        make_trainer().predict(SparseAutoencoderModule(KSparseAutoencoder(8)), rows_data(rows))
 
 
 def test_divergence_is_not_blamed_on_the_data(

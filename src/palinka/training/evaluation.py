@@ -62,3 +62,16 @@ class Evaluation(nn.Module):
             "loss/total": torch.stack(list(losses.values())).sum(),
             **{f"loss/{name}": value for name, value in losses.items()},
         }
+
+
+def measure_batch(x: Tensor, output: AutoencoderOutput) -> dict[str, Tensor]:
+    """The metrics of one batch `(rows, input_dim)` over all processes, by their grouped names."""
+    reconstruction = ReconstructionMetrics(x.shape[-1]).to(x.device)
+    reconstruction.update(output.reconstruction, x)
+    sparsity = SparsityMetrics(output.latents.shape[-1]).to(x.device)
+    sparsity.update(output.latents)
+    measured = sparsity.compute()
+    return {
+        **{f"reconstruction/{name}": value for name, value in reconstruction.compute().items()},
+        **{f"sparsity/{name}": measured[name] for name in ("l0", "l1")},
+    }

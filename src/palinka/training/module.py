@@ -9,10 +9,9 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
-from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.nn import Buffer
 from torch.optim import Optimizer
 
 from palinka.autoencoders import Autoencoder, AutoencoderOutput, InputScaling
@@ -28,10 +27,10 @@ from palinka.training.checkpoint import (
     settings_of,
 )
 from palinka.training.constraints import normalize_rows, project_gradient
-from palinka.training.evaluation import Evaluation
+from palinka.training.evaluation import Evaluation, measure_batch
 from palinka.training.firing import FiringClock
-from palinka.training.metrics import ReconstructionMetrics, SparsityMetrics
 from palinka.training.objective import Losses, Objective
+from palinka.training.watch import ActivationWatch
 
 PROGRESS_BAR = frozenset({"loss/total", "reconstruction/fvu", "val/fvu"})
 
@@ -95,7 +94,7 @@ class SparseAutoencoderModule(LightningModule):
         self.scaling = InputScaling(input_dim)
         self.firing = FiringClock(latent_dim)
         self.evaluation = Evaluation(input_dim, latent_dim)
-        self.unreadable_batches = Buffer(torch.zeros((), dtype=torch.int64), persistent=False)
+        self.watch = ActivationWatch()
         self._scaling_was_loaded = False
         # DDP would overwrite every process's own counts with those of the first, at every step.
         own = [name for name, _ in self.named_buffers() if not name.startswith("autoencoder.")]
@@ -163,7 +162,11 @@ class SparseAutoencoderModule(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Do not end on activations that could not be read."""
-        self._check_activations(sum_over(self.unreadable_batches.clone(), world()))
+        self.watch.check(world())
+
+    def on_train_end(self) -> None:
+        """Leave every process with the whole run's firing counts."""
+        self.firing.synchronize(world())
 
     def on_validation_epoch_start(self) -> None:
         """Begin to measure; the values stay until the next split begins."""
@@ -192,13 +195,18 @@ class SparseAutoencoderModule(LightningModule):
 
     def predict_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """The latents of raw activations, `(rows, latent_dim)`."""
-        return self.encode(batch)
+        return self.autoencoder.encode(self._watched(batch))
+
+    def on_predict_epoch_end(self) -> None:
+        """Do not end on activations that could not be read."""
+        self.watch.check(world())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what identifies the data, and the firing counts of all processes."""
-        group = world()
-        self._check_activations(sum_over(self.unreadable_batches.clone(), group))
-        self.firing.synchronize(group)
+        # Afterwards `on_train_end` has done both, and the processes no longer wait for each other.
+        if self.trainer.state.status == TrainerStatus.RUNNING:
+            self.watch.check(world())
+            self.firing.synchronize(world())
         if "state_dict" in checkpoint:
             checkpoint["state_dict"]["firing.tokens_since"] = self.firing.tokens_since
         for name in ("source", "cache_identity"):
@@ -234,17 +242,10 @@ class SparseAutoencoderModule(LightningModule):
         return scaled
 
     def _watched(self, batch: Tensor) -> Tensor:
-        """Scale a batch and count it if it holds NaN or Inf, without waiting for the device."""
+        """Scale a batch, and notice NaN and Inf."""
         x = self._scaled(batch)
-        self.unreadable_batches.add_(~torch.isfinite(x.detach().sum()))
+        self.watch.update(x)
         return x
-
-    def _check_activations(self, unreadable: Tensor) -> None:
-        if unreadable:
-            raise InputError(
-                f"{int(unreadable)} batches of activations hold NaN or Inf: look at the language"
-                " model's output at this site, or store the activations in a wider dtype"
-            )
 
     def _logs_this_step(self) -> bool:
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -258,37 +259,28 @@ class SparseAutoencoderModule(LightningModule):
         group: dist.ProcessGroup | None,
     ) -> None:
         """Log the losses and metrics of this step's batch, over all processes."""
-        values = torch.stack(
-            [term.detach().double() for term in (*losses, self.unreadable_batches)]
-        )
-        *terms, unreadable = (sum_over(values, group) / processes(group)).unbind()
-        self._check_activations(unreadable * processes(group))
-        total = torch.stack(terms).sum()
+        self.watch.check(group)
+        values = torch.stack([term.detach().double() for term in losses])
+        terms = dict(zip(Losses._fields, sum_over(values, group) / processes(group), strict=True))
+        total = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(total):
             raise InputError(
                 f"the loss is {float(total)} at step {self.global_step} although the activations"
                 " are finite: training diverged; use a lower learning rate"
             )
-        reconstruction = ReconstructionMetrics(x.shape[-1]).to(x.device)
-        reconstruction.update(output.reconstruction, x)
-        sparsity = SparsityMetrics(output.latents.shape[-1]).to(x.device)
-        sparsity.update(output.latents)
-        measured = sparsity.compute()
         self.firing.synchronize(group)
         self._log_values(
             {
                 "loss/total": total,
-                **{f"loss/{n}": v for n, v in zip(Losses._fields, terms, strict=True)},
-                **{f"reconstruction/{n}": v for n, v in reconstruction.compute().items()},
-                "sparsity/l0": measured["l0"],
-                "sparsity/l1": measured["l1"],
+                **{f"loss/{name}": value for name, value in terms.items()},
+                **measure_batch(x, output),
                 "sparsity/dead": self.firing.dead(self.dead_after_tokens).double().mean(),
             },
             batch_size=len(x),
         )
 
     def _log_evaluation(self, split: str) -> None:
-        self._check_activations(sum_over(self.unreadable_batches.clone(), world()))
+        self.watch.check(world())
         values = self.evaluation.compute(self.objective)
         self._log_values({f"{split}/{n}": v for n, v in values.items()}, sync_dist=True)
 

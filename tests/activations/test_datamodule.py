@@ -47,6 +47,11 @@ def model() -> LanguageModel:
     return CPU.load()
 
 
+@pytest.fixture(autouse=True)
+def one_load_for_all_tests(monkeypatch: pytest.MonkeyPatch, model: LanguageModel) -> None:
+    monkeypatch.setattr(LanguageModelSpec, "load", lambda _: model)
+
+
 @pytest.fixture
 def settings(folder: Path, caches: Path) -> dict[str, Any]:
     return {

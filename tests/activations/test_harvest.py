@@ -19,6 +19,7 @@ from palinka.errors import InputError
 from palinka.language_models import LanguageModel, LanguageModelSpec
 
 SITE = "blocks.1.mlp.pre"
+CPU = LanguageModelSpec("mini", device="cpu")
 END_OF_TEXT = 0
 # The function `harvest` hides the module of that name.
 HARVEST = importlib.import_module("palinka.activations.harvest")
@@ -28,7 +29,7 @@ SPEC = importlib.import_module("palinka.activations.harvest_spec")
 class Numbered(Corpus):
     """Documents of tokens of the mini model, of uneven length."""
 
-    def __init__(self, documents: int = 24) -> None:
+    def __init__(self, documents: int = 16) -> None:
         self.count = documents
 
     def tokens(self, document: int) -> np.ndarray:
@@ -44,7 +45,7 @@ class Numbered(Corpus):
 
 @pytest.fixture(scope="module")
 def model() -> LanguageModel:
-    return LanguageModelSpec("mini", device="cpu").load()
+    return CPU.load()
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def spec(monkeypatch: pytest.MonkeyPatch) -> HarvestSpec:
     """Windows of 4 blocks, batches of 3: the training split has several shards of two batches."""
     monkeypatch.setattr(SPEC, "WINDOW_ROWS", 64)
     return HarvestSpec(
-        language_model=LanguageModelSpec("mini", device="cpu"),
+        language_model=CPU,
         site=SITE,
         corpus=Numbered(),
         context_length=16,
@@ -217,7 +218,7 @@ def test_several_ranks_write_the_bytes_of_one(
     expected = contents(harvest(spec, tmp_path / "one", load=single).folder)
 
     barrier = threading.Barrier(3)
-    ranks = [Interrupting(LanguageModelSpec("mini", device="cpu").load()) for _ in range(3)]
+    ranks = [Interrupting(CPU.load()) for _ in range(3)]
     caches: list[Cache] = []
 
     def work(rank: int) -> None:
@@ -382,8 +383,6 @@ def test_contexts_beyond_the_model_are_refused(
 
 
 def test_the_bundled_sample_is_harvested_with_the_model_of_the_spec(tmp_path: Path) -> None:
-    spec = HarvestSpec(
-        LanguageModelSpec("mini", device="cpu"), "hidden.1", BundledSample(), max_rows=300
-    )
+    spec = HarvestSpec(CPU, "hidden.1", BundledSample(), max_rows=300)
     cache = harvest(spec, tmp_path)
     assert (cache.rows, cache.width, cache.dtype) == (256, 128, torch.float16)

@@ -1,6 +1,7 @@
 """The Lightning CLI of palinka: `fit`, `validate`, `test`, `predict` and `harvest`."""
 
 import logging
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -139,7 +140,8 @@ class PalinkaCLI(LightningCLI):
             isinstance(callback, ProgressBar) for callback in given
         ):
             # Named here because Lightning's choice depends on whether rich is installed.
-            standard.append(TQDMProgressBar(refresh_rate=10))
+            # Seldom where every refresh is a line that stays.
+            standard.append(TQDMProgressBar(refresh_rate=10 if sys.stderr.isatty() else 100))
         return standard
 
     def predict(self, **kwargs: Any) -> None:

@@ -21,6 +21,7 @@ from palinka.activations.memory import MemoryRows
 from palinka.corpora import BundledSample, Corpus, Split
 from palinka.errors import InputError
 from palinka.language_models import LanguageModelSpec
+from palinka.paths import expanded
 
 
 def default_cache_dir() -> Path:
@@ -98,7 +99,7 @@ class ActivationDataModule(pl.LightningDataModule):
                 "fraction above 0, or leave validation_tokens out to validate on training rows"
             )
         self.batch_size = batch_size
-        self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
+        self.cache_dir = expanded(cache_dir) if cache_dir else default_cache_dir()
         self.in_memory = in_memory
         self.center = center
         self.unit_norm = unit_norm

@@ -6,6 +6,7 @@ from pathlib import Path
 from palinka.corpora.content_hash import content_hash
 from palinka.corpora.corpus import Corpus, Document, Json
 from palinka.errors import InputError
+from palinka.paths import expanded
 
 
 class TextFiles(Corpus):
@@ -14,7 +15,7 @@ class TextFiles(Corpus):
     Files with nothing but white space in them are no documents.
 
     Args:
-        path: A file or a folder.
+        path: A file or a folder; `~` and `$NAME` stand for what a shell makes of them.
         pattern: Which files of a folder to take, as a glob pattern; `**` goes into subfolders.
         encoding: The encoding of all the files.
         max_document_characters: Take only this many characters from the start of each file.
@@ -37,7 +38,7 @@ class TextFiles(Corpus):
                 f"max_document_characters is {max_document_characters}; expected at least 1, or "
                 "null for whole files"
             )
-        self.path = Path(path).expanduser()
+        self.path = expanded(path)
         self.pattern = pattern
         self.encoding = encoding
         self.max_document_characters = max_document_characters

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from palinka.errors import InputError
+from palinka.paths import expanded
 
 # Long enough for a slow connection; transformers by itself goes on trying for half a minute.
 _HUB_SECONDS = 10.0
@@ -53,7 +54,7 @@ def find_source(name: str, revision: str | None = None, gguf_file: str | None = 
     Raises:
         InputError: If there is no such model, or if GGUF files cannot be read here.
     """
-    path = _mini() if name == "mini" else Path(name).expanduser()
+    path = _mini() if name == "mini" else expanded(name)
     if path.is_file() and path.suffix == ".gguf" and gguf_file is None:
         path, gguf_file = path.parent, path.name
     if gguf_file is not None:

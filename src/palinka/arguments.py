@@ -13,7 +13,8 @@ from lightning.pytorch.cli import LightningArgumentParser
 from palinka.errors import InputError
 
 _UNKNOWN_OPTION = re.compile(
-    r"(?:does not accept option|Option) '(?P<key>[^']+)'|Unrecognized arguments?: --(?P<flag>[^\s=]+)",
+    r"(?:does not accept option|Option) '(?P<key>[^']+)'"
+    r"|Unrecognized arguments?: --(?P<flag>[^\s=]+)",
     re.IGNORECASE,
 )
 _CLASS_PATH = re.compile(r"class_path '(?P<path>[^']+)'")

@@ -24,11 +24,14 @@ _HOME = {
 }
 _ROOMS = (
     "activations",
+    "analyses",
     "autoencoders",
     "callbacks",
     "corpora",
+    "figures",
     "kernels",
     "language_models",
+    "stimuli",
     "training",
 )
 

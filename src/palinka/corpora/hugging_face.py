@@ -60,7 +60,7 @@ class HuggingFaceDataset(Corpus):
                 continue
             if not isinstance(text, str):
                 raise InputError(
-                    f"row {number} of {self.path} has a {type(text).__name__} in column "
+                    f"row {number} of {self.path} holds {type(text).__name__} in column "
                     f"{self.text_field!r}; expected text"
                 )
             yield Document(f"row {number}", text=text)

@@ -1,0 +1,92 @@
+"""What every analysis returns, and how arrays come in."""
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, fields
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from palinka.errors import InputError
+
+Table = dict[str, Sequence[Any] | NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Result:
+    """The findings of one analysis; array fields are NumPy arrays, float64 unless counts or masks.
+
+    Attributes:
+        notes: What a reader should know, such as how many units had no variance.
+    """
+
+    _: KW_ONLY
+    notes: tuple[str, ...] = ()
+
+    headline: ClassVar[tuple[str, ...]] = ()
+    """Properties that `scalars` gives besides the fields that are single numbers."""
+
+    def scalars(self) -> dict[str, float]:
+        """The single numbers among the findings, as a flat dict."""
+        names = [*(field.name for field in fields(self)), *self.headline]
+        values = {name: getattr(self, name) for name in names}
+        return {
+            name: float(value)
+            for name, value in values.items()
+            if isinstance(value, (bool, int, float, np.number, np.bool_))
+        }
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Every array among the findings under its own name; those not computed are left out."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+
+    def tables(self) -> dict[str, Table]:
+        """Tables for people: name to columns of equal length."""
+        return {}
+
+
+def as_matrix(x: ArrayLike, name: str, minimum_rows: int = 1) -> NDArray[np.floating[Any]]:
+    """Take a matrix from NumPy or torch, on any device, in its own floating dtype.
+
+    Half-precision input comes out as float32, integers and booleans as float64.
+
+    Args:
+        x: `(rows, columns)`.
+        name: What errors call it.
+        minimum_rows: How many rows there must be.
+
+    Raises:
+        InputError: If it is no matrix, has too few rows or no columns, or holds NaN or infinities.
+    """
+    if hasattr(x, "detach"):  # a torch tensor, of which NumPy cannot read every dtype
+        tensor = x.detach().cpu()
+        x = tensor.float().numpy() if tensor.itemsize < 4 else tensor.numpy()
+    matrix = np.asarray(x)
+    if matrix.dtype == np.float16:
+        matrix = matrix.astype(np.float32)
+    elif not np.issubdtype(matrix.dtype, np.floating):
+        matrix = matrix.astype(np.float64)
+    if matrix.ndim != 2:
+        raise InputError(f"{name} has the shape {matrix.shape}; expected (rows, columns)")
+    if matrix.shape[0] < minimum_rows or matrix.shape[1] == 0:
+        raise InputError(
+            f"{name} has the shape {matrix.shape}; expected at least {minimum_rows} rows and "
+            "one column"
+        )
+    # A sum is finite only if nothing in it is NaN or infinite; a finite overflow is looked at.
+    if not np.isfinite(matrix.sum(dtype=np.float64)) and not np.isfinite(matrix).all():
+        rows = int((~np.isfinite(matrix)).any(axis=1).sum())
+        raise InputError(
+            f"{name} holds NaN or infinite values in {rows} of {len(matrix)} rows; leave them out"
+        )
+    return matrix
+
+
+def as_float64(x: ArrayLike, name: str, minimum_rows: int = 1) -> NDArray[np.float64]:
+    """`as_matrix` in float64.
+
+    Raises:
+        InputError: As `as_matrix` does.
+    """
+    return as_matrix(x, name, minimum_rows).astype(np.float64, copy=False)

@@ -1,0 +1,191 @@
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, GPT2LMHeadModel
+
+from palinka.assets import mini_gpt2_folder
+from palinka.errors import InputError
+
+pytestmark = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="Muon came with torch 2.9")
+
+TINY = ["--vocabulary", "2048", "--width", "32", "--blocks", "1", "--context-length", "16"]
+STORY = "The old man went down to the river, and saw him there with her dog. "
+
+
+@pytest.fixture(scope="module")
+def script(load_script: Callable[[str], ModuleType]) -> ModuleType:
+    return load_script("train_mini_gpt2")
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for index in range(3):
+        (folder / f"{index}.txt").write_text(STORY * (20 + index))
+    return folder
+
+
+def bits_per_character(printed: str) -> list[float]:
+    return [float(figure) for figure in re.findall(r"([\d.]+) bits per character", printed)]
+
+
+def test_a_tiny_model_learns_and_is_saved(
+    script: ModuleType, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unseen = tmp_path / "unseen.txt"
+    unseen.write_text("She saw the old dog down at the river. " + STORY)
+    output = tmp_path / "mini"
+    script.main(
+        [
+            *("--texts", str(texts), "--output", str(output), "--evaluate", str(unseen)),
+            *(*TINY, "--steps", "30", "--batch-size", "8"),
+        ]
+    )
+    before, after = bits_per_character(capsys.readouterr().out)
+    assert 0 < after < 0.8 * before < 100
+
+    tokenizer = AutoTokenizer.from_pretrained(output)
+    words = script.single_token_words()
+    assert all(len(tokenizer.encode(f" {word}")) == 1 for word in words)
+    assert tokenizer.eos_token_id == tokenizer.bos_token_id == 0
+    assert tokenizer.decode(tokenizer.encode("Straße € 東京")) == "Straße € 東京"
+    weights = load_file(output / "model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.float16}
+    assert "lm_head.weight" not in weights  # tied
+    assert GPT2LMHeadModel.from_pretrained(output).config.n_layer == 1
+
+
+def test_a_tokenizer_is_reused_and_the_seed_gives_the_same_model(
+    script: ModuleType, texts: Path, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    options = [*TINY, "--steps", "2", "--batch-size", "2"]
+    script.main(["--texts", str(texts), "--output", str(first), *options])
+    options += ["--tokenizer", str(first)]
+    script.main(["--texts", str(texts), "--output", str(second), *options])
+    vocabulary = AutoTokenizer.from_pretrained(first).get_vocab()
+    assert AutoTokenizer.from_pretrained(second).get_vocab() == vocabulary
+    weights = load_file(second / "model.safetensors")
+    for name, weight in load_file(first / "model.safetensors").items():
+        torch.testing.assert_close(weight, weights[name])
+
+
+def test_evaluation_equals_a_plain_transcription(
+    script: ModuleType, texts: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "mini"
+    script.main(["--texts", str(texts), "--output", str(output), *TINY, "--steps", "1"])
+    tokenizer = AutoTokenizer.from_pretrained(output)
+    model = GPT2LMHeadModel.from_pretrained(output, dtype=torch.float32)
+    text = "The river saw the man, and the man went to her. Some dogs were not there. " + STORY
+    ids = [tokenizer.eos_token_id, *tokenizer.encode(text)]
+    assert len(ids) > 2 * 15
+    nats = 0.0
+    for place in range(1, len(ids)):
+        window_start = (place - 1) // 15 * 15
+        with torch.no_grad():
+            logits = model(torch.tensor([ids[window_start:place]])).logits[0, -1].double()
+        nats -= logits.log_softmax(-1)[ids[place]].item()
+    bits, nats_per_token = script.evaluate(model, tokenizer, text)
+    assert bits == pytest.approx(nats / torch.tensor(2.0).log().item() / len(text), rel=1e-5)
+    assert nats_per_token == pytest.approx(nats / (len(ids) - 1), rel=1e-5)
+
+
+def test_matrices_of_the_blocks_and_nothing_else_go_to_muon(script: ModuleType) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(mini_gpt2_folder())
+    options = SimpleNamespace(context_length=8, width=32, blocks=2)
+    model = script.new_model(tokenizer, options)
+    muon, adam = script.optimizers(model)
+    assert isinstance(muon, torch.optim.Muon)
+    shapes = [tuple(p.shape) for p in muon.param_groups[0]["params"]]
+    assert shapes == 2 * [(32, 96), (32, 32), (32, 128), (128, 32)]
+    trained = sum(len(o.param_groups[0]["params"]) for o in (muon, adam))
+    assert trained == len(list(model.parameters()))
+
+
+def test_the_rate_goes_up_and_then_down_to_nothing(script: ModuleType) -> None:
+    rates = [script.rate(done / 1000) for done in range(1000)]
+    peak = rates.index(max(rates))
+    assert 0 < rates[0] < 0.1
+    assert max(rates) == pytest.approx(1, abs=1e-2)
+    assert peak == pytest.approx(20, abs=2)
+    assert rates[:peak] == sorted(rates[:peak])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert rates[-1] < 0.01
+
+
+def test_time_ends_the_training(script: ModuleType, texts: Path, tmp_path: Path) -> None:
+    output = tmp_path / "mini"
+    script.main(
+        [
+            *("--texts", str(texts), "--output", str(output), *TINY),
+            *("--steps", "1000000000", "--minutes", "0.005"),
+        ]
+    )
+    assert (output / "model.safetensors").exists()
+
+
+def test_lines_of_a_hard_wrapped_text_are_joined(script: ModuleType) -> None:
+    assert script.unwrap("one\ntwo\n\nthree\n") == "one two\n\nthree "
+    long_lines = "a" * 101 + "\nparagraph"
+    assert script.unwrap(long_lines) == long_lines
+    assert script.unwrap("") == ""
+
+
+def test_refuses_a_vocabulary_without_room(script: ModuleType) -> None:
+    with pytest.raises(InputError, match="a vocabulary of 300 has no room"):
+        script.train_tokenizer([STORY], 300, 16)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give --texts to train"),
+        (["--texts", "x"], "give --output"),
+        (["--texts", "missing", "--output", "mini"], "there is no file or folder missing"),
+        (["--texts", "short.txt", "--output", "mini", *TINY], "fewer than one context"),
+        (["--evaluate", "missing"], "there is no file or folder missing"),
+    ],
+)
+def test_bad_input_ends_with_a_line_and_leaves_nothing(
+    arguments: list[str],
+    message: str,
+    script: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("short.txt").write_text("Short.")
+    with pytest.raises(SystemExit, match="2"):
+        script.main(arguments)
+    assert message in capsys.readouterr().err
+    assert not Path("mini").exists()
+
+
+def test_keeps_a_model_that_is_there(
+    script: ModuleType, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(SystemExit, match="2"):
+        script.main(["--texts", str(texts), "--output", str(tmp_path)])
+    assert "holds a model already" in capsys.readouterr().err
+    assert (tmp_path / "config.json").read_text() == "{}"
+
+
+@pytest.mark.real_data
+def test_the_bundled_model_predicts_an_unseen_book_as_well_as_its_card_says(
+    script: ModuleType, real_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script.main(["--evaluate", str(real_data / "texts" / "heart_of_darkness.txt")])
+    figures = capsys.readouterr().out
+    assert "1.598 bits per character, 4.302 nats per token" in figures
+    card = (mini_gpt2_folder() / "README.md").read_text()
+    assert "| 1.598 |" in card
+    assert "| 4.302 |" in card

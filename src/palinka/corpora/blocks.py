@@ -108,6 +108,8 @@ def _at_least_one(
 def _why_empty(documents: _DocumentsOfSplit, tokens: _CountedTokens, packing: Packing) -> str:
     if documents.passed == 0:
         return "the corpus has no documents; give one with text"
+    if documents.validation_fraction == 0 and documents.taken == 0:
+        return "there is no validation split, since validation_fraction is 0; set it to 0.05, say"
     if documents.taken == 0:
         group = documents_per_group(documents.validation_fraction)
         return (

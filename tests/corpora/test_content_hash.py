@@ -1,0 +1,22 @@
+from pathlib import Path
+
+import pytest
+
+from palinka.corpora.content_hash import content_hash
+from palinka.errors import InputError
+
+
+def test_depends_on_names_and_bytes_alone(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.write_bytes(b"content")
+    two.write_bytes(b"content")
+    assert content_hash([("a", one)]) == content_hash([("a", two)])
+    assert content_hash([("a", one)]) != content_hash([("b", one)])
+    assert content_hash([("a", one)]) != content_hash([("a", one), ("a", one)])
+    two.write_bytes(b"other")
+    assert content_hash([("a", one)]) != content_hash([("a", two)])
+
+
+def test_names_the_file_that_is_gone(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="gone cannot be read"):
+        content_hash([("gone", tmp_path / "gone")])

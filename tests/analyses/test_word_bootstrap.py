@@ -1,0 +1,92 @@
+"""Resampled scores against expanded samples, and the coverage of their interval."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from palinka.analyses.cosines import cosine_similarity
+from palinka.analyses.kendall import dense_ranks
+from palinka.analyses.representational_similarity import representational_similarity
+from palinka.analyses.word_bootstrap import resampled_scores
+
+
+def cosines(items, width, seed):
+    return cosine_similarity(np.random.default_rng(seed).normal(size=(items, width)))
+
+
+def plain_resample(x, y, compare, counts):
+    """Write every drawn word out as often as it was drawn; copies of a word make no pair."""
+    words = np.repeat(np.arange(len(x)), counts)
+    pairs = [(i, j) for i, j in combinations(words, 2) if i != j]
+    a, b = (np.array([matrix[i, j] for i, j in pairs]) for matrix in (x, y))
+    if len(set(pairs)) < 2:
+        return np.nan
+    if compare != "kendall":
+        return (stats.pearsonr if compare == "pearson" else stats.spearmanr)(a, b)[0]
+    signs = [
+        np.sign(a[p] - a[q]) * np.sign(b[p] - b[q])
+        for p, q in combinations(range(len(pairs)), 2)
+        if pairs[p] != pairs[q]
+    ]
+    return np.mean(signs)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("compare", ["pearson", "spearman", "kendall"])
+@pytest.mark.parametrize("strata", [[[0, 1, 2, 3, 4, 5]], [[0, 2], [1, 3, 4, 5]]])
+def test_equals_expanded_samples(compare, strata):
+    x, y = cosines(6, 5, seed=0), cosines(6, 4, seed=1)
+    strata = [np.array(items) for items in strata]
+    scores = resampled_scores(x, y, compare, strata, 25, np.random.default_rng(2))
+    random = np.random.default_rng(2)
+    counts = np.zeros((25, 6), dtype=int)
+    for items in strata:
+        even = np.full(len(items), 1 / len(items))
+        counts[:, items] = random.multinomial(len(items), even, size=25)
+    expected = [plain_resample(x, y, compare, count) for count in counts]
+    np.testing.assert_allclose(scores, expected, atol=1e-9)
+
+
+def test_three_words_leave_resamples_without_a_score_and_a_note():
+    x, y = np.random.default_rng(3).normal(size=(2, 3, 4))
+    result = representational_similarity(x, y, permutations=100)
+    assert "of 100 resamples of the words have no score" in result.notes[-1]
+    assert np.isfinite(result.score_interval).all()
+
+
+def test_cka_has_no_interval_and_says_what_chance_gives():
+    x, y = np.random.default_rng(4).normal(size=(2, 20, 60))
+    result = representational_similarity(x, y, compare="cka", permutations=100)
+    assert result.score_interval is None
+    assert "on average, not 0" in result.notes[-1]
+
+
+@pytest.mark.parametrize("compare", ["pearson", "spearman", "kendall"])
+def test_the_interval_covers_the_score_of_all_words(compare):
+    random = np.random.default_rng(5)
+    to_x, to_y = random.normal(size=(2, 4, 12))
+
+    def words(items):
+        hidden = random.normal(size=(items, 4))
+        noise = random.normal(size=(2, items, 12))
+        return hidden @ to_x + noise[0], hidden @ to_y + noise[1]
+
+    truth = representational_similarity(*words(300), compare=compare).score
+    covered = []
+    for seed in range(120):
+        drawn = representational_similarity(
+            *words(16), compare=compare, permutations=120, seed=seed
+        )
+        low, high = drawn.score_interval
+        covered.append(low <= truth <= high)
+    assert np.mean(covered) > 0.87
+
+
+def test_groups_are_resampled_within():
+    # Between groups nothing varies: any interval but a point would come from changed group sizes.
+    x = np.eye(2)[[0] * 6 + [1] * 2]
+    result = representational_similarity(x, x, groups=list("aaaaaabb"), permutations=50)
+    np.testing.assert_allclose(result.score_interval, [1.0, 1.0])
+    assert dense_ranks(np.array([3.0, 1.0, 3.0])).tolist() == [1, 0, 1]

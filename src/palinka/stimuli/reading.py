@@ -1,0 +1,174 @@
+"""Strict reading of YAML into typed dataclasses: what does not fit is named, never converted.
+
+The reader works on YAML's nodes. Nothing in a file can make an object, and a message can name
+the line and show what was written, such as `no` where YAML would give `False`.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
+from types import NoneType
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+
+import yaml
+
+from palinka.errors import InputError
+
+_TAG = "tag:yaml.org,2002:"
+_MEANINGS = {
+    "bool": "a truth value",
+    "int": "a number",
+    "float": "a number",
+    "null": "nothing",
+    "timestamp": "a date",
+}
+
+
+def parse_mapping(text: str) -> dict[str, yaml.Node]:
+    """The entries of a YAML document that is a mapping.
+
+    Raises:
+        InputError: If the text is not YAML, or no mapping with text for keys.
+    """
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        reason = " ".join(str(error).split()) or "nested too deeply"
+        raise InputError(f"not YAML: {reason}") from error
+    if node is None:
+        raise InputError("empty; expected `kind:` and the keys of that kind")
+    return entries(node, "the file")
+
+
+def entries(node: yaml.Node, key: str) -> dict[str, yaml.Node]:
+    """The values of a mapping by key, in the order of the file.
+
+    Raises:
+        InputError: If the node is no mapping, or has a key that is no text or comes twice.
+    """
+    if not isinstance(node, yaml.MappingNode):
+        _refuse(node, key, f"{_shown(node)}; expected keys with values, such as `name: …`")
+    found: dict[str, yaml.Node] = {}
+    for name_node, value in node.value:
+        name = _text(name_node, f"{key}: a key")
+        if name in found:
+            _refuse(name_node, key, f"the key {name!r} comes twice")
+        found[name] = value
+    return found
+
+
+def read_fields(
+    given: Mapping[str, yaml.Node], cls: type, key: str = "", also: Iterable[str] = ()
+) -> dict[str, Any]:
+    """The arguments for a dataclass.
+
+    Args:
+        given: Nodes by key.
+        cls: The dataclass; its type hints say what each key must hold.
+        key: Where in the file this is, for messages.
+        also: Keys that are valid but read elsewhere.
+
+    Raises:
+        InputError: If a key is unknown, missing or of the wrong type.
+    """
+    hints = get_type_hints(cls)
+    wanted = [field for field in fields(cls) if not field.kw_only]
+    prefix = f"{key}." if key else ""
+    names = [*also, *(field.name for field in wanted)]
+    for name, node in given.items():
+        if name not in names:
+            _refuse(node, prefix + name, f"there is no such key{nearest(name, names)}")
+    for field in wanted:
+        needed = field.default is MISSING and field.default_factory is MISSING
+        if needed and field.name not in given:
+            raise InputError(f"{prefix}{field.name}: missing; add this key")
+    return {
+        field.name: _read(given[field.name], hints[field.name], prefix + field.name)
+        for field in wanted
+        if field.name in given
+    }
+
+
+def read_text(node: yaml.Node, key: str) -> str:
+    """A text that is not empty.
+
+    Raises:
+        InputError: If the node is anything else.
+    """
+    text = _text(node, key)
+    if not text.strip():
+        _refuse(node, key, "empty; expected text")
+    return text
+
+
+def nearest(given: str, names: Sequence[str]) -> str:
+    """What to say after an unknown name: the nearest, or all that there are."""
+    close = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; choose from {', '.join(names)}"
+
+
+def _read(node: yaml.Node, hint: Any, key: str) -> Any:
+    """A value of the type that `hint` says."""
+    kind, arguments = get_origin(hint) or hint, get_args(hint)
+    if NoneType in arguments:
+        (inner,) = (argument for argument in arguments if argument is not NoneType)
+        return _read(node, inner, key)
+    if kind is Mapping:
+        if not (given := entries(node, key)):
+            _refuse(node, key, "empty; expected at least one entry")
+        return {name: _read(value, arguments[1], f"{key}.{name}") for name, value in given.items()}
+    if kind is Sequence:
+        if not isinstance(node, yaml.SequenceNode):
+            _refuse(node, key, f"{_shown(node)}; expected a list, such as `[one, two]`")
+        if not node.value:
+            _refuse(node, key, "empty; expected at least one entry")
+        return tuple(
+            _read(value, arguments[0], f"{key}[{index}]") for index, value in enumerate(node.value)
+        )
+    if kind is Literal:
+        text = read_text(node, key)
+        if text not in arguments:
+            _refuse(node, key, f"{text!r}{nearest(text, arguments)}")
+        return text
+    if is_dataclass(kind):
+        assert isinstance(kind, type)
+        return kind(**read_fields(entries(node, key), kind, key))
+    if kind is str:
+        return read_text(node, key)
+    expected = {bool: "bool", int: "int"}[kind]
+    if node.tag != _TAG + expected:
+        example = "true or false" if kind is bool else "a whole number"
+        _refuse(node, key, f"{_shown(node)}; expected {example}")
+    return yaml.safe_load(node.value)
+
+
+def _text(node: yaml.Node, key: str) -> str:
+    if not isinstance(node, yaml.ScalarNode):
+        _refuse(node, key, f"{_shown(node)}; expected text: put it in quotes if that is what it is")
+    if node.tag != _TAG + "str":
+        meaning = _MEANINGS.get(node.tag.removeprefix(_TAG))
+        if not node.value:
+            _refuse(node, key, "empty; expected text")
+        if meaning is None:
+            _refuse(node, key, f"the tag {node.tag!r}; expected text")
+        _refuse(
+            node,
+            key,
+            f"YAML reads {node.value} as {meaning}; expected text: put it in quotes, "
+            f"'{node.value}'",
+        )
+    value: str = node.value
+    if any("\ud800" <= letter <= "\udfff" for letter in value):
+        _refuse(node, key, f"{value!r} holds half of a character; write the whole character")
+    return value
+
+
+def _shown(node: yaml.Node) -> str:
+    """A node in a few words."""
+    if isinstance(node, yaml.ScalarNode):
+        return repr(node.value) if node.value else "empty"
+    return "a list" if isinstance(node, yaml.SequenceNode) else "keys with values"
+
+
+def _refuse(node: yaml.Node, key: str, problem: str) -> NoReturn:
+    raise InputError(f"{key} (line {node.start_mark.line + 1}): {problem}")

@@ -149,11 +149,10 @@ class ActivationDataModule(pl.LightningDataModule):
     @cached_property
     def source(self) -> dict[str, str]:
         """Which language model and site the rows come from, as a checkpoint remembers them."""
-        identity = self.train_spec.language_model.fingerprint()
-        # The dtype changes the last bits, not the meaning of a row.
-        named = [identity[key] for key in ("name", "revision") if key in identity]
-        model = "@".join(named) or f"with weights {identity['weights'][:12]}"
-        return {"language_model": model, "site": self.train_spec.resolved_site}
+        return {
+            "language_model": self.train_spec.language_model.identity(),
+            "site": self.train_spec.resolved_site,
+        }
 
     @cached_property
     def input_statistics(self) -> InputStatistics:

@@ -92,6 +92,12 @@ class LanguageModelSpec:
         """What identifies the weights, the tokenizer and the dtype; no path, no device."""
         return fingerprint(self._source, self.dtype)
 
+    def identity(self) -> str:
+        """The model in a few words that name the same weights everywhere, in any dtype."""
+        known = self.fingerprint()
+        named = [known[key] for key in ("name", "revision") if key in known]
+        return "@".join(named) or f"with weights {known['weights'][:12]}"
+
     def resolve(self, site: str) -> str:
         """The full name of a site, such as `blocks.3.mlp.pre` for `blocks.middle.mlp.pre`.
 

@@ -1,0 +1,188 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import stats
+from scipy.special import gamma
+
+from palinka.analyses.max_t import paired_max_t, unpaired_max_t
+from palinka.analyses.unit_tuning import unit_tuning
+from palinka.errors import InputError
+
+numbers = st.floats(-50, 50, width=32)
+
+
+def factor(freedom):
+    return gamma(freedom / 2) / (np.sqrt(freedom / 2) * gamma((freedom - 1) / 2))
+
+
+@given(
+    arrays(np.float32, (7, 3), elements=numbers, unique=True),
+    arrays(np.float32, (7, 3), elements=numbers, unique=True),
+)
+@settings(max_examples=60, deadline=None)
+def test_paired_equals_scipy(a, b):
+    result = unit_tuning(a, b)
+    d = b.astype(np.float64) - a.astype(np.float64)
+    varies = np.ptp(d, axis=0) > 1e-9
+    expected = stats.ttest_1samp(d[:, varies], 0)
+    np.testing.assert_allclose(result.t[varies], expected.statistic, rtol=1e-10)
+    np.testing.assert_allclose(result.p[varies], expected.pvalue, rtol=1e-10)
+    g = factor(6) * d[:, varies].mean(axis=0) / d[:, varies].std(axis=0, ddof=1)
+    np.testing.assert_allclose(result.effect_size[varies], g, rtol=1e-10)
+
+
+@given(
+    arrays(np.float32, (7, 3), elements=numbers, unique=True),
+    arrays(np.float32, (5, 3), elements=numbers, unique=True),
+)
+@settings(max_examples=60, deadline=None)
+def test_welch_equals_scipy(a, b):
+    result = unit_tuning(a, b, test="welch")
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    varies = np.ptp(a, axis=0) + np.ptp(b, axis=0) > 1e-9
+    a, b = a[:, varies], b[:, varies]
+    expected = stats.ttest_ind(b, a, equal_var=False)
+    np.testing.assert_allclose(result.t[varies], expected.statistic, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(result.p[varies], expected.pvalue, rtol=1e-10)
+    pooled = np.sqrt((6 * a.var(axis=0, ddof=1) + 4 * b.var(axis=0, ddof=1)) / 10)
+    g = factor(10) * (b.mean(axis=0) - a.mean(axis=0)) / pooled
+    np.testing.assert_allclose(result.effect_size[varies], g, rtol=1e-10, atol=1e-12)
+
+
+def conditions(seed=0, items=12, units=40, tuned=5, effect=3.0, second_items=None):
+    random = np.random.default_rng(seed)
+    a = random.normal(size=(items, units))
+    b = random.normal(size=(second_items or items, units))
+    b[:, :tuned] += effect
+    return a, b
+
+
+def test_significance_follows_the_correction():
+    a, b = conditions(effect=1.5, tuned=15)
+    p = stats.ttest_rel(b, a).pvalue
+    assert (unit_tuning(a, b).significant == (p < 0.05 / 40)).all()
+    assert (unit_tuning(a, b, alpha=0.2).significant == (p < 0.2 / 40)).all()
+    adjusted = stats.false_discovery_control(p)
+    found = unit_tuning(a, b, correction="benjamini_hochberg").significant
+    assert (found == (adjusted <= 0.05)).all()
+    order = np.argsort(p)
+    steps = np.minimum.accumulate(p[order] <= 0.05 / np.arange(40, 0, -1))
+    assert (unit_tuning(a, b, correction="holm").significant[order] == steps).all()
+
+
+@pytest.mark.parametrize("test", ["paired", "welch"])
+def test_max_t_takes_sign_flips_or_shuffles(test):
+    a, b = conditions(effect=1.8, tuned=15)
+    result = unit_tuning(a, b, test, "max_t", permutations=200, seed=7)
+    corrected = (
+        paired_max_t(b - a, 200, seed=7) if test == "paired" else unpaired_max_t(a, b, 200, seed=7)
+    )
+    assert (result.significant == (corrected <= 0.05)).all()
+    assert 0 < result.significant.sum() < 40
+    # The p-values stay those of each unit by itself.
+    np.testing.assert_allclose(result.p, unit_tuning(a, b, test).p)
+
+
+def test_the_sign_says_which_condition_a_unit_prefers():
+    a, b = conditions()
+    a[:, 7] += 5.0
+    result = unit_tuning(a, b)
+    assert result.t[7] == result.t.min()
+    assert result.most_negative == 7
+    assert result.most_positive == result.t.argmax() < 5
+    assert result.effect_size[7] < 0 < result.effect_size[0]
+    mirrored = unit_tuning(b, a)
+    np.testing.assert_allclose(mirrored.t, -result.t)
+    np.testing.assert_allclose(mirrored.effect_size, -result.effect_size)
+
+
+@pytest.mark.parametrize("correction", ["bonferroni", "max_t"])
+@pytest.mark.parametrize("test", ["paired", "welch"])
+def test_units_without_variance_are_no_error(test, correction):
+    a, b = conditions(units=6)
+    a[:, 2], b[:, 2] = 0.1, 0.3  # the differences are not exactly equal in floating point
+    a[:, 4], b[:, 4] = 0.0, 0.0
+    b[:, 2] += np.linspace(0, 3e-17, 12)
+    result = unit_tuning(a, b, test, correction)
+    for unit in (2, 4):
+        assert result.t[unit] == result.effect_size[unit] == 0
+        assert result.p[unit] == 1
+        assert not result.significant[unit]
+    assert result.notes[0].startswith("2 of 6 units have no variance")
+    assert np.isfinite(result.t).all()
+    others = unit_tuning(a[:, [0, 1, 3, 5]], b[:, [0, 1, 3, 5]], test, correction)
+    np.testing.assert_allclose(result.t[[0, 1, 3, 5]], others.t)
+
+
+def test_paired_items_that_differ_by_a_constant_have_no_variance():
+    a, _ = conditions(units=3)
+    assert unit_tuning(a, a + 0.1).t.tolist() == [0, 0, 0]
+    assert (unit_tuning(a, a + 0.1, test="welch").t != 0).all()
+    assert not unit_tuning(a, a).significant.any()
+
+
+def test_takes_torch_of_half_precision_and_gives_scalars_and_a_table():
+    a, b = conditions(units=4, tuned=1)
+    a, b = torch.tensor(a, dtype=torch.bfloat16), torch.tensor(b, dtype=torch.bfloat16)
+    result = unit_tuning(a, b)
+    np.testing.assert_allclose(result.t, unit_tuning(a.double(), b.double()).t)
+    scalars = result.scalars()
+    assert scalars["units"] == 4
+    assert scalars["units_significant"] == result.significant.sum() == 1
+    assert scalars["most_positive"] == 0
+    assert scalars["most_positive_t"] == result.t[0]
+    table = result.tables()["strongest_units"]
+    assert table["unit"][0] == 0
+    assert list(np.abs(table["t"])) == sorted(np.abs(result.t), reverse=True)
+
+
+# Each unit is a draw of its own.
+@pytest.mark.parametrize("draws", [1000, pytest.param(4000, marks=pytest.mark.slow)])
+def test_p_is_uniform_under_the_null(draws, assert_uniform):
+    random = np.random.default_rng(8)
+    paired = random.normal(size=(10, draws))
+    assert_uniform(unit_tuning(paired, paired + random.normal(size=(10, draws))).p)
+    # Unequal sizes and variances, which a pooled t-test gets wrong.
+    a, b = random.normal(size=(12, draws)), 3.0 * random.normal(size=(30, draws))
+    assert_uniform(unit_tuning(a, b, test="welch").p)
+
+
+@pytest.mark.parametrize("test", ["paired", "welch"])
+def test_an_effect_is_found(test):
+    a, b = conditions(seed=9, items=20, units=500, tuned=500, effect=1.2)
+    assert (unit_tuning(a, b, test).p < 0.05).mean() > 0.85
+
+
+@pytest.mark.parametrize("correction", ["bonferroni", "holm", "benjamini_hochberg", "max_t"])
+def test_no_more_than_alpha_of_null_experiments_have_a_significant_unit(correction):
+    random = np.random.default_rng(10)
+    false_alarms = sum(
+        unit_tuning(
+            *random.normal(size=(2, 8, 12)), correction=correction, permutations=99, seed=draw
+        ).significant.any()
+        for draw in range(500)
+    )
+    assert stats.binomtest(int(false_alarms), 500, 0.05).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"a": np.ones((2, 3)), "b": np.ones((2, 3))}, "2 items; expected at least 3"),
+        ({"b": np.ones((5, 3))}, "a has 4 items and b has 5.*welch"),
+        ({"b": np.ones((2, 3)), "test": "welch"}, "2 items"),
+        ({"b": np.ones((4, 2))}, "3 units and b has 2"),
+        ({"b": np.full((4, 3), np.nan)}, "b holds NaN"),
+        ({"test": "pooled"}, "test is 'pooled'; expected one of paired, welch"),
+        ({"correction": "none"}, "correction is 'none'; expected one of bonferroni"),
+        ({"alpha": 1.5}, "alpha is 1.5"),
+        ({"correction": "max_t", "permutations": 0}, "permutations is 0"),
+    ],
+)
+def test_bad_input(change, message):
+    arguments = {"a": np.ones((4, 3)), "b": np.ones((4, 3)), **change}
+    with pytest.raises(InputError, match=message):
+        unit_tuning(**arguments)

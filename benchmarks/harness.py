@@ -62,6 +62,7 @@ class Measurement:
 
     @property
     def ratio(self) -> float:
+        """How many times faster the fast path is."""
         return self.plain / self.fast
 
 
@@ -118,9 +119,9 @@ def table(measurements: Sequence[Measurement]) -> str:
         "|---|---:|---:|---:|---:|---|---:|---:|",
     ]
     for m in measurements:
-        promised = "–" if m.case.target is None else f"≥ {m.case.target:g}×"
+        promised = "" if m.case.target is None else f"at least {m.case.target:g}"
         lines.append(
-            f"| {m.case.name} | {duration(m.plain)} | {duration(m.fast)} | {m.ratio:.3g}× "
+            f"| {m.case.name} | {duration(m.plain)} | {duration(m.fast)} | {m.ratio:.3g} "
             f"| {promised} | {m.agreement} | {m.case.rounds} | {duration(m.first)} |"
         )
     return "\n".join(lines)

@@ -1,0 +1,126 @@
+"""What the largest generalized eigenvalues would be if the labels meant nothing."""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palinka.analyses.covariance_shrinkage import (
+    Shrinkage,
+    shrinkage_intensity,
+    shrunk,
+)
+from palinka.analyses.permuted_eigenvalues import permuted_eigenvalues
+from palinka.analyses.principal_components import principal_components
+from palinka.errors import InputError
+from palinka.progress import progress
+
+# Labelings at a time: bounds memory, and moves the bar.
+_CHUNK = 32
+
+
+def label_free_scores(x: NDArray[np.float64], variance: float) -> NDArray[np.float64]:
+    """Scores of all items on the principal components about their grand mean.
+
+    Args:
+        x: `(items, d)`.
+        variance: The components before this cumulative share, in per cent, are kept.
+
+    Raises:
+        InputError: If the first component already exceeds it.
+    """
+    centered = x - x.mean(axis=0)
+    components = principal_components(centered / np.sqrt(len(x) - 1))
+    scores: NDArray[np.float64] = centered @ components.axes[:, : components.before(variance)]
+    return scores
+
+
+def largest_eigenvalues(
+    scores: NDArray[np.float64], in_a: NDArray[np.bool_], shrinkage: Shrinkage
+) -> NDArray[np.float64]:
+    """The plain way, for any shrinkage: `(labelings, 2)`, A over B and B over A."""
+    largest = np.empty((len(in_a), 2))
+    for index, labels in enumerate(in_a):
+        a, b = (
+            shrunk(np.cov(part, rowvar=False, ddof=1).reshape(2 * (scores.shape[1],)), intensity)
+            for part in (scores[labels], scores[~labels])
+            for intensity in (shrinkage_intensity(part, shrinkage),)
+        )
+        lower = np.linalg.cholesky(b)
+        half = np.linalg.solve(lower, a)
+        eigenvalues = np.linalg.eigvalsh(np.linalg.solve(lower, half.T))
+        largest[index] = eigenvalues[-1], 1.0 / eigenvalues[0]
+    return largest
+
+
+def permutation_null(
+    x: NDArray[np.float64],
+    n_a: int,
+    variance: float,
+    shrinkage: Shrinkage,
+    permutations: int,
+    seed: int,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Largest eigenvalues under the true labels and under shuffled ones, by one recipe.
+
+    The recipe does not know the labels until the covariances are taken: with a basis that was
+    centered by condition, the p-values would not be uniform under the null.
+
+    Args:
+        x: `(items, d)`, those of A first.
+        n_a: How many of the items are of condition A.
+        variance: The cut of the principal components, in per cent.
+        shrinkage: Of both covariances.
+        permutations: How many labelings to draw.
+        seed: Of the draws.
+
+    Returns:
+        Observed `(2,)` and null `(permutations, 2)`: A over B, B over A.
+
+    Raises:
+        InputError: If, unshrunk, a condition has too few items for its covariance to be regular.
+    """
+    scores = label_free_scores(x, variance)
+    fewest = min(n_a, len(x) - n_a)
+    if shrinkage == 0 and scores.shape[1] >= fewest:
+        raise InputError(
+            f"without shrinkage, {scores.shape[1]} principal components need more than "
+            f"{fewest} items in each condition; give a shrinkage above 0 or a smaller variance"
+        )
+    labels = np.arange(len(x)) < n_a
+    shuffled = np.random.default_rng(seed).permuted(np.tile(labels, (permutations, 1)), axis=1)
+    # The true labeling is one of the batch, so that a draw that repeats it is an exact tie.
+    in_a = np.concatenate((labels[None], shuffled))
+    chunks = [in_a[start : start + _CHUNK] for start in range(0, len(in_a), _CHUNK)]
+    parts = []
+    with progress("Permuting labels", len(in_a), "labelings") as bar:
+        for part in _computed(scores, chunks, shrinkage):
+            parts.append(part)
+            bar.update(len(part))
+    largest = np.concatenate(parts)
+    return largest[0], largest[1:]
+
+
+def _computed(
+    scores: NDArray[np.float64], chunks: list[NDArray[np.bool_]], shrinkage: Shrinkage
+) -> Iterator[NDArray[np.float64]]:
+    """The chunks' eigenvalues in order; compiled code leaves the interpreter to other threads."""
+    if isinstance(shrinkage, str):
+        yield from (largest_eigenvalues(scores, chunk, shrinkage) for chunk in chunks)
+        return
+    compute = partial(permuted_eigenvalues, scores, shrinkage=shrinkage)
+    executor = ThreadPoolExecutor(_cores())
+    try:
+        yield from executor.map(compute, chunks)
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _cores() -> int:
+    """How many this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

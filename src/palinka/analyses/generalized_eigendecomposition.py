@@ -1,0 +1,308 @@
+"""Directions in which one condition varies most for each unit of variance in the other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import ArrayLike, NDArray
+
+from palinka.analyses.covariance_shrinkage import (
+    Shrinkage,
+    check_shrinkage,
+    shrinkage_intensity,
+    shrunk,
+)
+from palinka.analyses.eigenvalue_null import permutation_null
+from palinka.analyses.heldout_ratio import heldout_ratio
+from palinka.analyses.principal_components import principal_components
+from palinka.analyses.result import Result, Table, as_float64
+from palinka.errors import InputError
+
+Array = NDArray[np.float64]
+# Halves of which a variance can be taken.
+_SMALLEST_TO_HALVE = 4
+
+
+@dataclass(frozen=True)
+class GeneralizedEigendecomposition(Result):
+    """Names in `_a` belong to A over B, names in `_b` to B over A; all arrays are float64.
+
+    Attributes:
+        components: `(d, r)`, the principal components that the data were projected on.
+        variance_explained: `(min(n_a + n_b, d),)`, cumulative, in per cent, of all of them.
+        eigenvalues_a: `(r,)`, descending: variance in A per shrunk variance in B.
+        eigenvalues_b: `(r,)`, descending: variance in B per shrunk variance in A.
+        filters_a: `(r, r)`, a column for each eigenvalue, of unit shrunk variance in B.
+        filters_b: `(r, r)`, a column for each eigenvalue, of unit shrunk variance in A.
+        scores_a: `(n_a + n_b,)`, all items, A's first, through the first filter.
+        scores_b: The same through the first filter of B over A.
+        pattern_a: `(d,)`, how the first component of A over B shows in the data's own units.
+        pattern_b: `(d,)`, the same of B over A.
+        pattern_correlation: Pearson's, of the two patterns.
+        ranks: `(2, 2)` integers: rows A and B, columns before and after shrinkage.
+        variance: The cut that was asked for, in per cent.
+        shrinkage: The shrinkage that was asked for.
+        observed_a: The largest eigenvalue under the recipe of the null, which has a basis of its
+            own; the p-values are about this one. `None`, like all below, without permutations.
+        observed_b: The same of B over A.
+        null_a: `(permutations,)`, the largest eigenvalues under shuffled labels.
+        null_b: The same of B over A.
+        p_value_a: `(1 + #{null >= observed}) / (permutations + 1)`.
+        p_value_b: The same of B over A.
+        heldout_ratio_a: `(3,)`: mean, 2.5 and 97.5 percentile, over 50 halvings of the items, of
+            the variance in A over that in B where the filter was not fitted.
+        heldout_ratio_b: The same of B over A: the variance in B over that in A.
+    """
+
+    components: Array
+    variance_explained: Array
+    eigenvalues_a: Array
+    eigenvalues_b: Array
+    filters_a: Array
+    filters_b: Array
+    scores_a: Array
+    scores_b: Array
+    pattern_a: Array
+    pattern_b: Array
+    pattern_correlation: float
+    ranks: NDArray[np.int64]
+    variance: float
+    shrinkage: Shrinkage
+    observed_a: float | None = None
+    observed_b: float | None = None
+    null_a: Array | None = None
+    null_b: Array | None = None
+    p_value_a: float | None = None
+    p_value_b: float | None = None
+    heldout_ratio_a: Array | None = None
+    heldout_ratio_b: Array | None = None
+
+    def project(self, acts: ArrayLike) -> Array:
+        """The top component of both directions for any activations, such as a text's tokens.
+
+        Args:
+            acts: `(..., d)`, not centered.
+
+        Returns:
+            `(..., 2)`: A over B, B over A.
+
+        Raises:
+            InputError: If the width is not that of the data, or a value is not finite.
+        """
+        values: Any = acts if hasattr(acts, "reshape") else np.asarray(acts)
+        d = len(self.components)
+        if values.ndim == 0 or values.shape[-1] != d:
+            raise InputError(
+                f"acts has the shape {tuple(values.shape)}; expected (..., {d}), as the data had"
+            )
+        rows = as_float64(values.reshape(-1, d), "acts")
+        weights = self.components @ np.stack((self.filters_a[:, 0], self.filters_b[:, 0]), axis=1)
+        scores: Array = (rows @ weights).reshape(*values.shape[:-1], 2)
+        return scores
+
+    def scalars(self) -> dict[str, float]:
+        """Leading eigenvalues, components, ranks, correlation, p-values and held-out ratios."""
+        numbers = {
+            "components": self.components.shape[1],
+            "eigenvalue_a": self.eigenvalues_a[0],
+            "eigenvalue_b": self.eigenvalues_b[0],
+            "pattern_correlation": self.pattern_correlation,
+        }
+        for row, condition in enumerate("ab"):
+            numbers[f"rank_{condition}"] = self.ranks[row, 0]
+            numbers[f"rank_{condition}_shrunk"] = self.ranks[row, 1]
+            for name in ("observed", "p_value"):
+                if (value := getattr(self, f"{name}_{condition}")) is not None:
+                    numbers[f"{name}_{condition}"] = value
+            if (ratio := getattr(self, f"heldout_ratio_{condition}")) is not None:
+                for part, value in zip(("", "_low", "_high"), ratio, strict=True):
+                    numbers[f"heldout_ratio_{condition}{part}"] = value
+        return {name: float(value) for name, value in numbers.items()}
+
+    def tables(self) -> dict[str, Table]:
+        """The eigenvalues by component, and the scores by item."""
+        return {
+            "eigenvalues": {
+                "component": np.arange(1, len(self.eigenvalues_a) + 1),
+                "eigenvalue_a": self.eigenvalues_a,
+                "eigenvalue_b": self.eigenvalues_b,
+            },
+            "scores": {
+                "item": np.arange(len(self.scores_a)),
+                "score_a": self.scores_a,
+                "score_b": self.scores_b,
+            },
+        }
+
+
+def generalized_eigendecomposition(
+    a: ArrayLike,
+    b: ArrayLike,
+    variance: float = 99.0,
+    shrinkage: Shrinkage = 0.01,
+    permutations: int = 0,
+    seed: int = 0,
+) -> GeneralizedEigendecomposition:
+    """Find the directions that vary in one condition and not in the other, both ways.
+
+    The data are reduced to the principal components of the mean of the two covariances; there,
+    `S_A w = lambda S~_B w` and `S_B w = lambda S~_A w` are solved, with the covariance on the right
+    shrunk towards its mean eigenvalue.
+
+    Args:
+        a: Items of the first condition, `(n_a, d)`, at least three.
+        b: Items of the second, `(n_b, d)`, at least three.
+        variance: Per cent; the principal components before the one at which the cumulative share
+            exceeds it are kept. At 100 it keeps all that have any variance.
+        shrinkage: From 0 (none) to below 1, or `"ledoit_wolf"` or `"oas"`, which find it in the
+            data by scikit-learn's formulas, for each condition on its own.
+        permutations: How many shuffled labelings to compare the largest eigenvalues with; any
+            also bring the held-out check.
+        seed: Of permutations and halves.
+
+    Returns:
+        Eigenvalues, filters, patterns and scores in both directions, with p-values and held-out
+        ratios if there are permutations.
+
+    Raises:
+        InputError: If a condition has fewer than three items, or does not vary enough for its
+            covariance to be inverted; if widths differ, values are not finite, or an option is
+            out of range.
+
+    Source:
+        Cohen (2022), "A tutorial on generalized eigendecomposition for denoising, contrast
+        enhancement, and dimension reduction"; patterns: Haufe et al. (2014).
+    """
+    _check_options(variance, shrinkage, permutations)
+    a, b = as_float64(a, "a", 3), as_float64(b, "b", 3)
+    if a.shape[1] != b.shape[1]:
+        raise InputError(
+            f"a has {a.shape[1]} columns and b has {b.shape[1]}; expected as many in both"
+        )
+    # The scatter of these rows is the mean of the two covariances, which is not formed itself.
+    weighted = [(x - x.mean(axis=0)) / np.sqrt(2 * (len(x) - 1)) for x in (a, b)]
+    basis = principal_components(np.concatenate(weighted))
+    r = basis.before(variance)
+    components = np.ascontiguousarray(basis.axes[:, :r])
+
+    x = np.concatenate((a, b))
+    y = x @ components
+    parts = y[: len(a)], y[len(a) :]
+    plain = [np.cov(part, rowvar=False).reshape(r, r) for part in parts]
+    intensities = [shrinkage_intensity(part, shrinkage) for part in parts]
+    regular = [shrunk(s, gamma) for s, gamma in zip(plain, intensities, strict=True)]
+    ranks = np.array(
+        [[np.linalg.matrix_rank(s, hermitian=True) for s in pair] for pair in (plain, regular)]
+    ).T
+    _check_ranks(ranks, r)
+
+    eigenvalues_a, filters_a, patterns_a = _solve(plain[0], regular[1], regular[0], components)
+    eigenvalues_b, filters_b, patterns_b = _solve(plain[1], regular[0], regular[1], components)
+
+    notes = []
+    if isinstance(shrinkage, str):
+        notes.append(f"{shrinkage} shrank a by {intensities[0]:.4g} and b by {intensities[1]:.4g}")
+    inference: dict[str, Any] = {}
+    if permutations:
+        inference, remark = _inference(x, parts, variance, shrinkage, permutations, seed)
+        notes += remark
+    return GeneralizedEigendecomposition(
+        components=components,
+        variance_explained=basis.cumulative,
+        eigenvalues_a=eigenvalues_a,
+        eigenvalues_b=eigenvalues_b,
+        filters_a=filters_a,
+        filters_b=filters_b,
+        scores_a=y @ filters_a[:, 0],
+        scores_b=y @ filters_b[:, 0],
+        pattern_a=patterns_a,
+        pattern_b=patterns_b,
+        pattern_correlation=float(np.corrcoef(patterns_a, patterns_b)[0, 1]),
+        ranks=ranks,
+        variance=float(variance),
+        shrinkage=shrinkage,
+        notes=tuple(notes),
+        **inference,
+    )
+
+
+def permuted_labels(
+    a: ArrayLike, b: ArrayLike, seed: int = 0
+) -> tuple[Array, Array, NDArray[np.intp]]:
+    """One shuffled labeling of the items of both conditions, to be decomposed as the true one is.
+
+    Args:
+        a: `(n_a, d)`.
+        b: `(n_b, d)`.
+        seed: Of the draw.
+
+    Returns:
+        The items now labeled A, those now labeled B, and of each its index among the items of
+        both conditions, A's first.
+    """
+    a, b = as_float64(a, "a"), as_float64(b, "b")
+    order = np.random.default_rng(seed).permutation(len(a) + len(b))
+    x = np.concatenate((a, b))[order]
+    return x[: len(a)], x[len(a) :], order
+
+
+def _solve(
+    numerator: Array, denominator: Array, regular: Array, components: Array
+) -> tuple[Array, Array, Array]:
+    """Eigenvalues descending, filters with their signs set, and the first one's pattern.
+
+    `regular` is the numerator's shrunk covariance, which carries filters to patterns.
+    """
+    ascending, filters = scipy.linalg.eigh(numerator, denominator, check_finite=False)
+    filters = filters[:, ::-1]
+    patterns = components @ (regular @ filters)
+    largest = np.abs(patterns).argmax(axis=0)
+    signs = np.where(patterns[largest, np.arange(len(largest))] < 0.0, -1.0, 1.0)
+    return ascending[::-1].copy(), filters * signs, patterns[:, 0] * signs[0]
+
+
+def _inference(
+    x: Array,
+    parts: Sequence[Array],
+    variance: float,
+    shrinkage: Shrinkage,
+    permutations: int,
+    seed: int,
+) -> tuple[dict[str, Any], list[str]]:
+    """The fields that come with permutations, and what to note about them."""
+    observed, null = permutation_null(x, len(parts[0]), variance, shrinkage, permutations, seed)
+    p_values = (1 + (null >= observed).sum(axis=0)) / (permutations + 1)
+    fields: dict[str, Any] = {}
+    for column, condition in enumerate("ab"):
+        fields[f"observed_{condition}"] = float(observed[column])
+        fields[f"null_{condition}"] = null[:, column].copy()
+        fields[f"p_value_{condition}"] = float(p_values[column])
+    if min(map(len, parts)) < _SMALLEST_TO_HALVE:
+        return fields, [f"no held-out check: it needs {_SMALLEST_TO_HALVE} items per condition"]
+    try:
+        ratios = heldout_ratio(parts[0], parts[1], shrinkage, seed)
+    except np.linalg.LinAlgError:
+        return fields, ["no held-out check: half of the items leave a covariance singular"]
+    fields["heldout_ratio_a"], fields["heldout_ratio_b"] = ratios
+    return fields, []
+
+
+def _check_options(variance: float, shrinkage: Shrinkage, permutations: int) -> None:
+    if not 0.0 < variance <= 100.0:
+        raise InputError(f"variance={variance}; expected per cent, above 0 and at most 100")
+    if permutations < 0:
+        raise InputError(f"permutations={permutations}; expected 0 for none, or a number of them")
+    check_shrinkage(shrinkage)
+
+
+def _check_ranks(ranks: NDArray[np.int64], r: int) -> None:
+    for condition, (before, after) in zip("ab", ranks, strict=True):
+        if before == 0:
+            raise InputError(f"the items of {condition} are all alike; give items that vary")
+        if after < r:
+            raise InputError(
+                f"the covariance of {condition} has rank {after} in {r} principal components and "
+                "cannot be inverted; give a larger shrinkage or a smaller variance"
+            )

@@ -1,0 +1,205 @@
+"""The largest generalized eigenvalues of many labelings of the same items, in compiled code.
+
+Items come in the basis of their own principal components, where their scatter about the grand
+mean is diagonal: `T = diag(t)`. For every labeling the scatters within the two conditions add up
+to `T` less one outer product, that of the difference of the two means. So with
+
+    P = scatter_A + g_A I,    Q = scatter_B + g_B I,    P + Q = diag(t + g_A + g_B) - v v'
+
+an inverse square root of `P + Q` costs nothing, and the pencil `(P, Q)`, whose eigenvalues are
+wanted, turns into one symmetric matrix `M` similar to `(P + Q)^-1 P`: an eigenvalue `theta` of
+`M` belongs to the eigenvalue `theta / (1 - theta)` of the pencil. The largest gives condition A
+over B, the smallest B over A, so that one tridiagonalization serves both directions.
+"""
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+# A batch of trial points this long is tried at once at either end of the spectrum.
+_POINTS = 8
+
+
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def _tridiagonalize(m, diagonal, beside):  # type: ignore[no-untyped-def]
+    """Householder's reduction of the lower triangle of `m`, last row first; `m` is used up.
+
+    Each pass over what is left both applies a reflection and multiplies by the next one, so that
+    the matrix is read once per reflection and not twice.
+    """
+    r = m.shape[0]
+    v, w = np.zeros(r), np.zeros(r)
+    following, product = np.zeros(r), np.zeros(r)
+    for k in range(r - 1, 0, -1):
+        # Row k is final once the reflection before has been applied to it.
+        row = m[k]
+        for j in range(k + 1):
+            row[j] -= v[k] * w[j] + w[k] * v[j]
+        diagonal[k] = row[k]
+        norm = 0.0
+        for j in range(k):
+            following[j] = row[j]
+            norm += row[j] * row[j]
+        norm = np.sqrt(norm)
+        pivot = following[k - 1]
+        beside[k] = -norm if pivot > 0.0 else norm
+        following[k - 1] = pivot - beside[k]
+        half = norm * (norm + abs(pivot))  # half the squared length of the reflection's vector
+        scale = 1.0 / half if half > 0.0 else 0.0
+        for j in range(k):
+            product[j] = 0.0
+        for i in range(k):
+            row = m[i]
+            v_i, w_i, f_i = v[i], w[i], following[i]
+            total = 0.0
+            for j in range(i):
+                entry = row[j] - v_i * w[j] - w_i * v[j]
+                row[j] = entry
+                total += entry * following[j]
+                product[j] += entry * f_i
+            row[i] -= 2.0 * v_i * w_i
+            product[i] += total + row[i] * f_i
+        overlap = 0.0
+        for j in range(k):
+            overlap += product[j] * following[j]
+        overlap *= 0.5 * scale * scale
+        for j in range(k):
+            v[j] = following[j]
+            w[j] = scale * product[j] - overlap * following[j]
+    diagonal[0] = m[0, 0] - 2.0 * v[0] * w[0]
+
+
+@njit(cache=True, nogil=True)
+def _extremes(diagonal, beside):  # type: ignore[no-untyped-def]
+    """Smallest and largest eigenvalue, within [0, 1], of a tridiagonal matrix: Sturm counts."""
+    r = len(diagonal)
+    low, high = np.zeros(2), np.ones(2)
+    points, pivots = np.empty(2 * _POINTS), np.empty(2 * _POINTS)
+    below = np.empty(2 * _POINTS, np.int64)
+    for _ in range(18):  # 9 to the power of -18 is less than float64 resolves
+        for end in range(2):
+            step = (high[end] - low[end]) / (_POINTS + 1)
+            for p in range(_POINTS):
+                points[end * _POINTS + p] = low[end] + (p + 1) * step
+        for p in range(2 * _POINTS):
+            pivots[p] = diagonal[0] - points[p]
+            below[p] = pivots[p] < 0.0
+        for i in range(1, r):
+            square = beside[i] * beside[i]
+            for p in range(2 * _POINTS):
+                pivot = pivots[p]
+                pivot = pivot if abs(pivot) > 1e-300 else 1e-300
+                pivot = diagonal[i] - points[p] - square / pivot
+                pivots[p] = pivot
+                below[p] += pivot < 0.0
+        for end in range(2):
+            needed = 1 if end == 0 else r
+            bottom, top = low[end], high[end]
+            for p in range(end * _POINTS, (end + 1) * _POINTS):
+                if below[p] >= needed:
+                    top = points[p]
+                    break
+                bottom = points[p]
+            low[end], high[end] = bottom, top
+    return 0.5 * (low[0] + high[0]), 0.5 * (low[1] + high[1])
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
+def _largest_eigenvalues(scores, in_a, shrinkage):  # type: ignore[no-untyped-def]
+    n, r = scores.shape
+    largest = np.empty((len(in_a), 2))
+    spread = np.zeros(r)
+    lengths = np.zeros(n)
+    for i in range(n):
+        for j in range(r):
+            spread[j] += scores[i, j] ** 2
+            lengths[i] += scores[i, j] ** 2
+    ridge = shrinkage / (1.0 - shrinkage) / r
+    m, z = np.empty((r, r)), np.empty((n, r))
+    mean, u, s = np.empty(r), np.empty(r), np.empty(r)
+    inverse, diagonal, beside = np.empty(r), np.empty(r), np.zeros(r)
+    for permutation in range(len(in_a)):
+        mean[:] = 0.0
+        n_a, trace_a = 0, 0.0
+        for i in range(n):
+            if in_a[permutation, i]:
+                n_a += 1
+                trace_a += lengths[i]
+                for j in range(r):
+                    mean[j] += scores[i, j]
+        n_b = n - n_a
+        mean_length = 0.0
+        for j in range(r):
+            mean[j] /= n_a
+            mean_length += mean[j] ** 2
+        between = n_a * n / n_b
+        trace_a -= n_a * mean_length
+        ridge_a = ridge * trace_a
+        ridge_both = ridge * (spread.sum() - between * mean_length)
+
+        u_length = 0.0
+        for j in range(r):
+            inverse[j] = 1.0 / np.sqrt(spread[j] + ridge_both)
+            u[j] = mean[j] * inverse[j] * np.sqrt(between)
+            u_length += u[j] ** 2
+            s[j] = inverse[j] ** 2 * ridge_a * u[j]
+        rows = 0
+        for i in range(n):
+            if in_a[permutation, i]:
+                along = 0.0
+                for j in range(r):
+                    z[rows, j] = scores[i, j] * inverse[j]
+                    along += z[rows, j] * u[j]
+                for j in range(r):
+                    s[j] += z[rows, j] * along
+                rows += 1
+        # (I - u u')^(-1/2) = I + k u u'; both sides of it make a symmetric update of rank two.
+        root = np.sqrt(max(1.0 - u_length, 1e-300))
+        k = 1.0 / (root * (1.0 + root))
+        own = n_a / between
+        s_along = 0.0
+        for j in range(r):
+            s[j] -= own * u_length * u[j]
+            s_along += s[j] * u[j]
+        for j in range(r):
+            s[j] = k * s[j] + 0.5 * (k * k * s_along - own) * u[j]
+
+        for i in range(r):
+            row = m[i]
+            for j in range(i + 1):
+                row[j] = u[i] * s[j] + s[i] * u[j]
+            row[i] += inverse[i] ** 2 * ridge_a
+            whole = n_a - n_a % 4
+            for item in range(0, whole, 4):
+                z_0, z_1, z_2, z_3 = z[item], z[item + 1], z[item + 2], z[item + 3]
+                for j in range(i + 1):
+                    row[j] += z_0[i] * z_0[j] + z_1[i] * z_1[j] + z_2[i] * z_2[j] + z_3[i] * z_3[j]
+            for item in range(whole, n_a):
+                z_0 = z[item]
+                for j in range(i + 1):
+                    row[j] += z_0[i] * z_0[j]
+        _tridiagonalize(m, diagonal, beside)
+        smallest, greatest = _extremes(diagonal, beside)
+        degrees = (n_b - 1) / (n_a - 1)
+        largest[permutation, 0] = degrees * greatest / (1.0 - greatest)
+        largest[permutation, 1] = (1.0 - smallest) / smallest / degrees
+    return largest
+
+
+def permuted_eigenvalues(
+    scores: NDArray[np.float64], in_a: NDArray[np.bool_], shrinkage: float
+) -> NDArray[np.float64]:
+    """Largest eigenvalues of both shrunk covariances against each other, for every labeling.
+
+    Args:
+        scores: `(items, r)`, the items' scores on principal components about their grand mean.
+        in_a: `(labelings, items)`, whether the item counts as one of condition A.
+        shrinkage: Of both covariances, at least 0 and less than 1.
+
+    Returns:
+        `(labelings, 2)`: that of A over B and that of B over A.
+    """
+    largest: NDArray[np.float64] = _largest_eigenvalues(
+        np.ascontiguousarray(scores), np.ascontiguousarray(in_a), float(shrinkage)
+    )
+    return largest

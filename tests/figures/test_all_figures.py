@@ -1,0 +1,147 @@
+"""Every analysis has figures: found by name, drawn from small random findings, and looked over."""
+
+import inspect
+import io
+import pkgutil
+from xml.etree import ElementTree
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from palinka import analyses, figures
+from palinka.analyses.result import Result
+
+ITEMS = 12
+UNITS = 9
+
+
+def functions(package):
+    """Modules of a package that hold a function of their own name."""
+    names = [module.name for module in pkgutil.iter_modules(package.__path__)]
+    return {name for name in names if inspect.isfunction(getattr(package, name))}
+
+
+NAMES = sorted(functions(figures) & functions(analyses))
+
+
+def inputs():
+    """What the runner gives an analysis, by the names of its parameters."""
+    random = np.random.default_rng(0)
+    latents = np.maximum(random.normal(size=(ITEMS, UNITS)), 0.0)
+    latents[:, 2] = 0.0  # a dead latent
+    return {
+        "a": random.normal(size=(ITEMS // 2, UNITS)),
+        "b": random.normal(size=(ITEMS // 2, UNITS)) + 0.5,
+        "x": random.normal(size=(ITEMS, UNITS)),
+        "y": random.normal(size=(ITEMS, UNITS + 1)),
+        "groups": [f"group {item % 2}" for item in range(ITEMS)],
+        "latents": latents,
+        "targets": np.arange(ITEMS) % 3 == 0,
+    }
+
+
+def finding(name, **options):
+    """Run an analysis on as much of the inputs as it takes, with few permutations."""
+    given = inputs()
+    analysis = getattr(analyses, name)
+    parameters = inspect.signature(analysis).parameters
+    known = {key: given[key] for key in parameters if key in given}
+    needed = [p.name for p in parameters.values() if p.default is p.empty]
+    assert set(needed) <= set(known), f"{name} needs {needed}, which this test cannot make"
+    wanted = {key: value for key, value in options.items() if key in parameters}
+    return analysis(**known, **wanted), known
+
+
+def context(known):
+    """All that the runner may tell a figure beside the findings."""
+    return {
+        "items": [f"word {item}" for item in range(ITEMS)],
+        "groups": inputs()["groups"],
+        "conditions": ("first", "second"),
+        "tokens": [f" token{item}" for item in range(ITEMS)],
+        "units": "latents",
+        **{key: known[key] for key in ("a", "b", "x", "y") if key in known},
+    }
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module", params=["bare", "with permutations and context"])
+def drawn(name, request):
+    if request.param == "bare":
+        return getattr(figures, name)(finding(name)[0])
+    result, known = finding(name, permutations=9)
+    return getattr(figures, name)(result, **context(known))
+
+
+def texts_of(axes):
+    labels = (axes.get_xlabel(), axes.get_ylabel(), axes.get_title(), axes.get_title("left"))
+    return [text for text in (*labels, axes.get_title("right")) if text.strip()]
+
+
+def test_every_analysis_has_figures():
+    """Modules whose function returns a `Result` are the analyses; the rest are helpers."""
+
+    def returns_result(name):
+        answer = inspect.signature(getattr(analyses, name)).return_annotation
+        return isinstance(answer, type) and issubclass(answer, Result)
+
+    found = {name for name in functions(analyses) if returns_result(name)}
+    assert found
+    assert found <= functions(figures)
+
+
+def test_figures_come_by_name(drawn):
+    assert drawn
+    assert all(isinstance(figure, mpl.figure.Figure) for figure in drawn.values())
+    assert all(key.isidentifier() for key in drawn)  # they become file names
+
+
+def test_every_panel_says_what_it_shows(drawn):
+    for key, figure in drawn.items():
+        assert figure.axes
+        for axes in figure.axes:
+            assert not axes.axison or texts_of(axes), f"a panel of {key} has no label and no title"
+
+
+def test_saves_as_png_and_svg(drawn):
+    for key, figure in drawn.items():
+        png, svg = io.BytesIO(), io.BytesIO()
+        figure.savefig(png, format="png", dpi=50)
+        figure.set_layout_engine("none")  # all is in its place by now
+        figure.savefig(svg, format="svg")
+        assert png.getvalue().startswith(b"\x89PNG"), key
+        assert ElementTree.fromstring(svg.getvalue()).tag.endswith("svg"), key
+        # Wide enough to read, small enough for a page.
+        assert max(figure.get_size_inches()) <= 40, key
+
+
+def test_leaves_nothing_behind(name):
+    settings, open_figures = dict(mpl.rcParams), plt.get_fignums()
+    state = np.random.get_state()[1].tolist()  # noqa: NPY002
+    result, known = finding(name, permutations=9)
+    before = {key: array.copy() for key, array in result.arrays().items()}
+    getattr(figures, name)(result, **context(known))
+    assert dict(mpl.rcParams) == settings
+    assert plt.get_fignums() == open_figures
+    assert np.random.get_state()[1].tolist() == state  # noqa: NPY002
+    for key, array in result.arrays().items():
+        np.testing.assert_array_equal(array, before[key])
+
+
+def test_an_overview_draws_several_results(name):
+    module = inspect.getmodule(getattr(figures, name))
+    if not hasattr(module, "overview"):
+        pytest.skip("draws every result on its own")
+    result, _ = finding(name, permutations=9)
+    sites = {f"hidden.{layer}": result for layer in range(3)}
+    overview = module.overview(sites, conditions=("first", "second"))
+    assert overview
+    for figure in overview.values():
+        figure.savefig(io.BytesIO(), format="png")
+        assert all(texts_of(axes) for axes in figure.axes if axes.axison)

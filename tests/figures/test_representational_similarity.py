@@ -1,0 +1,74 @@
+"""The pictures of representational similarity say what was found, for any words."""
+
+import io
+
+import numpy as np
+import pytest
+
+from palinka import analyses, figures
+
+
+def found(items=12, groups=("a", "b"), **options):
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(2, items, 5))
+    labels = None if groups is None else [groups[i % len(groups)] for i in range(items)]
+    return analyses.representational_similarity(x, y, groups=labels, **options)
+
+
+def rendered(figure):
+    """Draw it, and give every text in it."""
+    figure.savefig(io.BytesIO(), format="png", dpi=50)
+    return [text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))]
+
+
+def test_words_of_a_group_stand_together_with_their_own_similarities():
+    result = found(groups=("a", "b"))
+    drawn = figures.representational_similarity(result, items=list("ABCDEFGHIJKL"))
+    axes = drawn["similarity"].axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == list("ACEGIKBDFHJL")
+    image = axes.images[0].get_array()
+    assert image[0, 1] == result.similarity_x[0, 2]
+    assert image[1, 6] == result.similarity_x[2, 1]
+    mask = drawn["groups"].axes[0].images[0].get_array()
+    np.testing.assert_array_equal(mask[:6, :6], 1)
+    np.testing.assert_array_equal(mask[6:, :6], 0)
+
+
+def test_scores_stand_in_the_titles():
+    result = found(permutations=99)
+    drawn = figures.representational_similarity(result, sites=("here", "there"))
+    texts = "\n".join(rendered(drawn["comparison"]))
+    assert f"{result.score:.2f} [{result.score_interval[0]:.2f}" in texts
+    assert f"p = {result.p_value:.2g}" in texts
+    for score in result.group_scores:
+        assert f"{score:.2f}" in texts
+    assert f"here: selectivity {result.selectivity_x:.3g}" in rendered(drawn["histograms"])
+
+
+def test_without_groups_there_is_no_mask():
+    drawn = figures.representational_similarity(found(groups=None))
+    assert set(drawn) == {"similarity", "histograms", "comparison"}
+    assert len(drawn["comparison"].axes) == 1
+
+
+@pytest.mark.parametrize("word", ["$", "$x^", "a$b$", "<b>", r"\frac"])
+def test_words_are_never_markup(word):
+    result = found(items=9, groups=(word, "b", "c"))
+    drawn = figures.representational_similarity(result, items=[word] * 9, sites=(word, "y"))
+    for name in ("groups", "similarity", "comparison"):
+        assert any(word in text for text in rendered(drawn[name]))
+
+
+def test_many_words_keep_readable_labels():
+    result = found(items=200, groups=("a", "b", "c"))
+    drawn = figures.representational_similarity(result, items=[f"word {i}" for i in range(200)])
+    assert len(drawn["similarity"].axes[0].get_xticklabels()) <= 60
+    assert max(drawn["similarity"].get_size_inches()) < 20
+
+
+def test_undefined_scores_are_drawn_as_such():
+    random = np.random.default_rng(1)
+    x, y = random.normal(size=(2, 5, 4))
+    result = analyses.representational_similarity(x, y, groups=list("aaabb"))
+    texts = rendered(figures.representational_similarity(result)["comparison"])
+    assert "b\nno score" in texts

@@ -1,0 +1,239 @@
+"""Mutual information and covariance of every pair of items, over units."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from palinka.analyses.compiled import threads
+from palinka.analyses.joint_histogram import digitized_rows, numpy_histogram, scratch_for
+from palinka.analyses.pair_loops import (
+    DigitizedRows,
+    PairStatistics,
+    fill_information,
+    fill_pairs,
+)
+from palinka.analyses.result import Result, Table, as_matrix
+from palinka.errors import InputError
+from palinka.progress import progress
+
+PERCENTILES = (0, 1, 5, 25, 50, 75, 95, 99, 100)
+MOST_BINS = 1024
+ROWS_PER_TASK = 8
+
+
+@dataclass(frozen=True)
+class PairwiseMutualInformation(Result):
+    """How much items share; matrices are `(items, items)`, filled where row < column, else zero.
+
+    Attributes:
+        mutual_information: Of each pair, in bits, by its joint histogram.
+        covariance: Of each pair, in squared units of the activations.
+        samples: Units that were kept for each pair.
+        mutual_information_corrected: With the Miller–Madow correction, in bits.
+        correlation: Pearson's r of mutual information and covariance over pairs; NaN where
+            either is the same for all pairs.
+    """
+
+    mutual_information: NDArray[np.float64]
+    covariance: NDArray[np.float64]
+    samples: NDArray[np.float64]
+    mutual_information_corrected: NDArray[np.float64]
+    correlation: float
+
+    headline: ClassVar[tuple[str, ...]] = (
+        "mean_mutual_information",
+        "mean_mutual_information_corrected",
+        "mean_covariance",
+    )
+
+    @property
+    def mean_mutual_information(self) -> float:
+        """Over pairs, in bits."""
+        return float(of_pairs(self.mutual_information).mean())
+
+    @property
+    def mean_mutual_information_corrected(self) -> float:
+        """Over pairs, in bits."""
+        return float(of_pairs(self.mutual_information_corrected).mean())
+
+    @property
+    def mean_covariance(self) -> float:
+        """Over pairs."""
+        return float(of_pairs(self.covariance).mean())
+
+    def tables(self) -> dict[str, Table]:
+        """The distributions over pairs, as percentiles."""
+        matrices = {
+            "mutual_information": self.mutual_information,
+            "mutual_information_corrected": self.mutual_information_corrected,
+            "covariance": self.covariance,
+            "samples": self.samples,
+        }
+        percentiles: Table = {"percentile": PERCENTILES}
+        for name, matrix in matrices.items():
+            percentiles[name] = np.percentile(of_pairs(matrix), PERCENTILES)
+        return {"percentiles": percentiles}
+
+
+def of_pairs(matrix: NDArray[Any]) -> NDArray[Any]:
+    """The entries right of the diagonal, row by row: one for each pair."""
+    pairs: NDArray[Any] = matrix[np.triu_indices(len(matrix), k=1)]
+    return pairs
+
+
+def pairwise_mutual_information(
+    x: ArrayLike, bins: int = 15, outlier_z: float = 5.0
+) -> PairwiseMutualInformation:
+    """Estimate the mutual information and the covariance of every pair of items.
+
+    The samples of a pair are its units. A unit is left out of a pair where its z-score in either
+    item exceeds `outlier_z`; bins are equally wide from the least to the largest value kept, and
+    the counts are those of `numpy.histogram2d`, in the dtype of `x`. Pairs in which an item is
+    constant have no information and no covariance.
+
+    Args:
+        x: Activations, `(items, units)`, all of one condition and site.
+        bins: Bins of either item, from 1 to 1,024.
+        outlier_z: The largest absolute z-score that is kept; 0 keeps every unit.
+
+    Returns:
+        The matrices over pairs, and how the two measures correlate.
+
+    Raises:
+        InputError: If there are fewer than three items, values that are NaN or infinite, items
+            that span more than their dtype can hold, no possible number of bins or no possible
+            z-score.
+
+    Source:
+        Shannon (1948), "A mathematical theory of communication"; Miller (1955), "Note on the bias
+        of information estimates".
+    """
+    values = _values(x)
+    if isinstance(bins, bool) or not isinstance(bins, (int, np.integer)):
+        raise InputError(f"bins is {bins!r}; expected a whole number from 1 to {MOST_BINS}")
+    if not 1 <= bins <= MOST_BINS:
+        raise InputError(f"bins is {bins}; expected a whole number from 1 to {MOST_BINS}")
+    if not 0 <= outlier_z < np.inf:
+        raise InputError(
+            f"outlier_z is {outlier_z}; expected a z-score above 0, or 0 to keep every unit"
+        )
+    outlying = outlying_units(values, float(outlier_z))
+    rows = digitized_rows(values, outlying, int(bins))
+    statistics = _all_pairs(rows, _centered(values, outlying))
+    correlation = _correlation(
+        of_pairs(statistics.mutual_information), of_pairs(statistics.covariance)
+    )
+    return PairwiseMutualInformation(
+        mutual_information=statistics.mutual_information,
+        covariance=statistics.covariance,
+        samples=statistics.samples,
+        mutual_information_corrected=statistics.corrected,
+        correlation=correlation,
+        notes=_notes(values, statistics),
+    )
+
+
+def _values(x: ArrayLike) -> NDArray[np.floating[Any]]:
+    """The items in float32 or float64, each of which has a finite range."""
+    values = as_matrix(x, "x")
+    if len(values) < 3:
+        raise InputError(
+            f"x is a condition with fewer than three items ({len(values)}); give at least three"
+        )
+    precision = np.float32 if values.dtype == np.float32 else np.float64
+    values = np.ascontiguousarray(values, dtype=precision)
+    with np.errstate(over="ignore"):
+        too_wide = ~np.isfinite(np.ptp(values, axis=1))
+    if too_wide.any():
+        raise InputError(
+            f"x spans more than {values.dtype} can hold in item {int(too_wide.argmax())}; "
+            "divide it by a constant"
+        )
+    return values
+
+
+def outlying_units(values: NDArray[np.floating[Any]], outlier_z: float) -> NDArray[np.bool_]:
+    """Where the z-score of a value in its item exceeds the limit, in the dtype of the values."""
+    if outlier_z == 0 or values.shape[1] < 2:
+        return np.zeros(values.shape, dtype=np.bool_)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        deviations = values - values.mean(axis=1, keepdims=True)
+        z = np.abs(deviations / values.std(axis=1, ddof=1, keepdims=True))
+    # Items without variance have no z-scores, and rounding must not invent some.
+    varying = np.ptp(values, axis=1, keepdims=True) > 0
+    outlying: NDArray[np.bool_] = (z > outlier_z) & varying
+    return outlying
+
+
+def _centered(
+    values: NDArray[np.floating[Any]], outlying: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Inliers minus their item's mean, and zeros for outliers, `(items, units)`."""
+    centered = values.astype(np.float64)
+    centered[outlying] = 0.0
+    kept = np.maximum((~outlying).sum(axis=1, keepdims=True), 1)
+    centered -= centered.sum(axis=1, keepdims=True) / kept
+    centered[outlying] = 0.0
+    return centered
+
+
+def _all_pairs(rows: DigitizedRows, centered: NDArray[np.float64]) -> PairStatistics:
+    """Share the pairs out among threads."""
+    items, units = centered.shape
+    shape = (items, items)
+    statistics = PairStatistics(
+        mutual_information=np.zeros(shape),
+        corrected=np.zeros(shape),
+        covariance=np.triu(centered @ centered.T, k=1),
+        samples=np.zeros(shape),
+        disordered=np.zeros(shape, dtype=np.bool_),
+    )
+    counts = np.arange(units + 1)
+    count_logs = counts * np.log2(np.maximum(counts, 1))
+    # Early rows have more pairs than late ones: every task gets some of either.
+    tasks = max(1, items // ROWS_PER_TASK)
+    shares = [np.arange(start, items, tasks) for start in range(tasks)]
+
+    def work(share: NDArray[np.intp]) -> int:
+        fill_pairs(rows, centered, count_logs, share, scratch_for(rows), statistics)
+        return int((items - 1 - share).sum())
+
+    pairs = items * (items - 1) // 2
+    with (
+        progress("mutual information", pairs, "pairs") as bar,
+        ThreadPoolExecutor(threads()) as pool,
+    ):
+        for done in pool.map(work, shares):
+            bar.update(done)
+    for first, second in np.argwhere(statistics.disordered):
+        scratch = scratch_for(rows)
+        scratch.counts[:] = numpy_histogram(rows, first, second)
+        fill_information(scratch.counts, count_logs, first, second, statistics)
+    return statistics
+
+
+def _correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+    """Pearson's r, or NaN where either is constant."""
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
+        return float("nan")
+    return float(np.corrcoef(first, second)[0, 1])
+
+
+def _notes(values: NDArray[np.floating[Any]], statistics: PairStatistics) -> tuple[str, ...]:
+    """What a reader should know about this data."""
+    notes = []
+    constant = int((np.ptp(values, axis=1) == 0).sum())
+    if constant:
+        notes.append(
+            f"{constant} of {len(values)} items have no variance: their pairs have no information"
+        )
+    samples = of_pairs(statistics.samples)
+    if (samples < 2).any():
+        notes.append(
+            f"{int((samples < 2).sum())} of {len(samples)} pairs keep fewer than two units: "
+            "they have no information"
+        )
+    return tuple(notes)

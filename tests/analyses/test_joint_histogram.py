@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from palinka.analyses.joint_histogram import digitized_rows, joint_histogram, scratch_for
+from palinka.analyses.pair_loops import COUNTED, DISORDERED, count_pair
+
+
+def histograms_agree(values, outlying, bins):
+    rows = digitized_rows(values, outlying, bins)
+    for first in range(len(values)):
+        for second in range(first):
+            kept = ~(outlying[first] | outlying[second])
+            expected, _, _ = np.histogram2d(values[first, kept], values[second, kept], bins=bins)
+            found = joint_histogram(rows, first, second)
+            np.testing.assert_array_equal(found, expected, err_msg=f"pair {first}, {second}")
+
+
+@st.composite
+def matrices(draw):
+    dtype = draw(st.sampled_from([np.float32, np.float64]))
+    shape = draw(st.tuples(st.just(2), st.integers(1, 30)))
+    largest = float(np.float32(1e30)) if dtype == np.float32 else 1e300
+    numbers = st.one_of(
+        st.floats(-largest, largest, width=np.dtype(dtype).itemsize * 8),  # with subnormal ones
+        st.integers(-8, 8).map(lambda n: n * float(np.finfo(dtype).smallest_subnormal)),
+        st.integers(-3, 12).map(float),  # many ties, on edges as well
+    )
+    values = draw(hnp.arrays(dtype, shape, elements=numbers))
+    outlying = draw(hnp.arrays(np.bool_, shape, elements=st.booleans(), fill=st.just(False)))
+    return values, outlying
+
+
+@settings(deadline=None, max_examples=60)
+@given(matrices(), st.integers(1, 20))
+def test_counts_are_those_of_numpy_on_any_numbers(matrix, bins):
+    histograms_agree(*matrix, bins)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.4])
+def test_counts_are_those_of_numpy_where_masks_differ(dtype, share):
+    generator = np.random.default_rng(3)
+    values = generator.standard_t(2, size=(12, 301)).astype(dtype)
+    # The largest value of every row is an outlier of the next one: edges move in most pairs.
+    outlying = generator.random(values.shape) < share
+    outlying[np.arange(12), np.roll(values.argmax(axis=1), 1)] = True
+    histograms_agree(values, outlying, 15)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_values_on_edges_fall_where_numpy_puts_them(dtype):
+    edges = np.linspace(dtype(-0.3), dtype(1.7), 16)
+    assert edges.dtype == dtype
+    near = np.concatenate([edges, np.nextafter(edges, dtype(-9)), np.nextafter(edges, dtype(9))])
+    near = np.clip(near, edges[0], edges[-1])
+    values = np.stack([near, near[::-1], np.roll(near, 7)])
+    histograms_agree(values, np.zeros(values.shape, dtype=np.bool_), 15)
+
+
+def test_edges_that_rounding_disorders_are_left_to_numpy():
+    smallest = np.finfo(np.float64).smallest_subnormal
+    values = np.array([np.arange(26), np.arange(26)[::-1]]) * smallest
+    outlying = np.zeros(values.shape, dtype=np.bool_)
+    rows = digitized_rows(values, outlying, 15)
+    assert count_pair(rows, 0, 1, scratch_for(rows)) == DISORDERED
+    histograms_agree(values, outlying, 15)
+
+
+def test_more_bins_than_a_byte_can_count():
+    values = np.random.default_rng(5).normal(size=(2, 5000))
+    rows = digitized_rows(values, np.zeros(values.shape, dtype=np.bool_), 300)
+    assert count_pair(rows, 0, 1, scratch_for(rows)) == COUNTED
+    histograms_agree(values, np.zeros(values.shape, dtype=np.bool_), 300)

@@ -1,0 +1,261 @@
+import tracemalloc
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import norm
+
+from palinka.analyses.joint_histogram import digitized_rows, joint_histogram
+from palinka.analyses.pairwise_mutual_information import (
+    of_pairs,
+    outlying_units,
+    pairwise_mutual_information,
+)
+from palinka.errors import InputError
+
+
+def plain_histogram(x, y, bins, outlier_z):
+    """Kept values and joint counts of two vectors, word for word as the definition has it."""
+    if outlier_z > 0:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            z_x = (x - x.mean()) / x.std(ddof=1)
+            z_y = (y - y.mean()) / y.std(ddof=1)
+        # A constant vector has no z-scores, whatever rounding makes of 0 / 0.
+        dropped_x = (np.abs(z_x) > outlier_z) & (np.ptp(x) > 0)
+        dropped_y = (np.abs(z_y) > outlier_z) & (np.ptp(y) > 0)
+        kept = ~(dropped_x | dropped_y)
+        x, y = x[kept], y[kept]
+    return x, y, np.histogram2d(x, y, bins=bins)[0]
+
+
+def entropy(probabilities):
+    return -(probabilities * np.log2(probabilities + 1e-12)).sum()
+
+
+def plain_pair(x, y, bins, outlier_z):
+    """Mutual information, corrected too, covariance and samples of two vectors."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        x, y, counts = plain_histogram(x, y, bins, outlier_z)
+    n = len(x)
+    if n < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return 0.0, 0.0, 0.0, n
+    joint = counts / counts.sum()
+    margins = joint.sum(axis=1), joint.sum(axis=0)
+    information = entropy(margins[0]) + entropy(margins[1]) - entropy(joint)
+    # Miller and Madow: a histogram's entropy lacks (occupied bins - 1) / 2n nats.
+    lacking = [(np.count_nonzero(p) - 1) / (2 * n * np.log(2)) for p in (*margins, joint)]
+    corrected = information + lacking[0] + lacking[1] - lacking[2]
+    covariance = np.cov(x.astype(np.float64), y.astype(np.float64))[0, 1]
+    return information, corrected, covariance, n
+
+
+def agrees(x, bins=15, outlier_z=5.0):
+    """Hold the matrices, and the counts behind them, to the plain transcription."""
+    result = pairwise_mutual_information(x, bins, outlier_z)
+    wide = x.astype(np.float32) if x.dtype == np.float16 else x
+    rows = digitized_rows(wide, outlying_units(wide, outlier_z), bins)
+    for i in range(len(x)):
+        for j in range(len(x)):
+            found = (
+                result.mutual_information[i, j],
+                result.mutual_information_corrected[i, j],
+                result.covariance[i, j],
+                result.samples[i, j],
+            )
+            if i >= j:
+                assert found == (0, 0, 0, 0)
+                continue
+            expected = plain_pair(wide[i], wide[j], bins, outlier_z)
+            scale = float(np.abs(wide[i]).max()) * float(np.abs(wide[j]).max())
+            np.testing.assert_allclose(found[:2], expected[:2], rtol=1e-10, atol=1e-11)
+            np.testing.assert_allclose(found[2], expected[2], rtol=1e-10, atol=1e-12 * scale)
+            assert found[3] == expected[3]
+            if expected[3] > 0:
+                counts = plain_histogram(wide[i], wide[j], bins, outlier_z)[2]
+                np.testing.assert_array_equal(joint_histogram(rows, i, j), counts)
+    return result
+
+
+KINDS = {
+    "normal": lambda rng, shape: rng.normal(size=shape),
+    "heavy tails": lambda rng, shape: np.clip(rng.standard_cauchy(size=shape), -6e4, 6e4),
+    "ties": lambda rng, shape: rng.integers(0, 16, size=shape),
+    "sparse": lambda rng, shape: np.maximum(rng.normal(size=shape) - 1.5, 0),
+    "far from zero": lambda rng, shape: 1000 + rng.normal(size=shape),
+    "shared spikes": lambda rng, shape: (
+        rng.normal(size=shape) + 30 * (rng.random(shape[1]) < 0.05) * rng.random(shape)
+    ),
+    "some constant": lambda rng, shape: rng.normal(size=shape) * (np.arange(shape[0]) % 2)[:, None],
+    "all equal": lambda rng, shape: np.full(shape, rng.normal()),
+}
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    kind=st.sampled_from(sorted(KINDS)),
+    dtype=st.sampled_from([np.float16, np.float32, np.float64]),
+    items=st.integers(3, 5),
+    units=st.integers(2, 150),
+    bins=st.integers(1, 20),
+    outlier_z=st.sampled_from([0.0, 0.7, 2.0, 5.0]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_agrees_with_the_plain_transcription(kind, dtype, items, units, bins, outlier_z, seed):
+    x = KINDS[kind](np.random.default_rng(seed), (items, units)).astype(dtype)
+    agrees(x, bins, outlier_z)
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_agrees_by_default(kind, dtype):
+    agrees(KINDS[kind](np.random.default_rng(1), (9, 700)).astype(dtype))
+
+
+def test_outlier_masks_and_edges_differ_between_pairs():
+    x = KINDS["heavy tails"](np.random.default_rng(2), (20, 800)).astype(np.float32)
+    result = agrees(x)
+    assert len(np.unique(of_pairs(result.samples))) > 5
+
+
+def test_switched_off_every_unit_is_kept():
+    x = KINDS["heavy tails"](np.random.default_rng(3), (5, 400))
+    assert (of_pairs(agrees(x, outlier_z=0).samples) == 400).all()
+
+
+def test_each_dtype_has_its_own_edges():
+    # In float64 three steps of a tenth lie above 0.3, in float32 they are equal.
+    tenths = np.random.default_rng(4).integers(0, 11, size=(6, 900)) / 10
+    double = agrees(tenths, bins=10).mutual_information
+    single = agrees(tenths.astype(np.float32), bins=10).mutual_information
+    assert not np.isclose(of_pairs(single), of_pairs(double)).any()
+
+
+def binned_gaussian_information(rho, edges_x, edges_y):
+    """Mutual information in bits of a bivariate normal of which only the bins are known."""
+    edges_x, edges_y = (np.array([-np.inf, *e[1:-1], np.inf]) for e in (edges_x, edges_y))
+    grid = np.linspace(-8, 8, 8001)
+    beside = norm.cdf((edges_y[:, None] - rho * grid) / np.sqrt(1 - rho**2))
+    weights = norm.pdf(grid) * (grid[1] - grid[0]) * np.diff(beside, axis=0)
+    bin_of_grid = np.searchsorted(edges_x, grid, side="right") - 1
+    joint = np.stack([weights[:, bin_of_grid == k].sum(axis=1) for k in range(len(edges_x) - 1)])
+    return entropy(joint.sum(axis=1)) + entropy(joint.sum(axis=0)) - entropy(joint)
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.3, 0.6, 0.9])
+def test_correlated_gaussians_share_what_theory_says_within_the_bias(rho):
+    units, bins = 30_000, 15
+    rng = np.random.default_rng(5)
+    x, own, other = rng.normal(size=(3, units))
+    data = np.stack([x, rho * x + np.sqrt(1 - rho**2) * own, other])
+    result = pairwise_mutual_information(data, bins=bins)
+    theory = -0.5 * np.log2(1 - rho**2)
+    edges = [np.linspace(row.min(), row.max(), bins + 1) for row in data]
+    binned = binned_gaussian_information(rho, *edges[:2])
+    # Bins lose information; chance adds about (bins - 1)² / 2n nats, which the correction removes
+    # as far as the occupied cells tell.
+    by_chance = (bins - 1) ** 2 / (2 * units * np.log(2))
+    plain, corrected = (
+        matrix[0, 1] for matrix in (result.mutual_information, result.mutual_information_corrected)
+    )
+    deviation = rho / np.log(2) / np.sqrt(units)  # of pointwise information, for Gaussians
+    assert theory - 0.2 * rho**2 - 1e-4 < binned < theory + 1e-4
+    assert -4 * deviation < plain - binned < by_chance + 4 * deviation
+    assert abs(corrected - binned) < 0.002 + 4 * deviation
+    assert abs(corrected) < plain or rho > 0
+    assert result.covariance[0, 1] == pytest.approx(rho, abs=0.02)
+
+
+def test_correlation_is_pearsons_over_pairs():
+    x = np.random.default_rng(6).normal(size=(10, 200))
+    result = pairwise_mutual_information(x + np.linspace(0, 2, 10)[:, None] * x[0])
+    pairs = of_pairs(result.mutual_information), of_pairs(result.covariance)
+    assert len(pairs[0]) == 45
+    assert result.correlation == pytest.approx(np.corrcoef(*pairs)[0, 1], rel=1e-12)
+    assert result.scalars() == {
+        "correlation": result.correlation,
+        "mean_mutual_information": pytest.approx(pairs[0].mean()),
+        "mean_mutual_information_corrected": pytest.approx(
+            of_pairs(result.mutual_information_corrected).mean()
+        ),
+        "mean_covariance": pytest.approx(pairs[1].mean()),
+    }
+    percentiles = result.tables()["percentiles"]
+    assert percentiles["covariance"][-1] == pairs[1].max()
+    assert all(array.dtype == np.float64 for array in result.arrays().values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_tensors_are_taken_in_their_own_precision(dtype):
+    x = torch.randn(4, 300, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    x = x.to(dtype)
+    wide = x.double().numpy() if dtype == torch.float64 else x.float().numpy()
+    from_tensor = pairwise_mutual_information(x.requires_grad_())
+    np.testing.assert_array_equal(
+        from_tensor.mutual_information, pairwise_mutual_information(wide).mutual_information
+    )
+
+
+def test_any_layout_of_memory_gives_the_same():
+    x = np.random.default_rng(8).standard_t(2, size=(300, 8)).astype(np.float32)
+    expected = pairwise_mutual_information(np.ascontiguousarray(x.T))
+    for view in (x.T, x.T.astype(">f4"), np.repeat(x.T, 2, axis=1)[:, ::2]):
+        found = pairwise_mutual_information(view)
+        np.testing.assert_array_equal(found.mutual_information, expected.mutual_information)
+        np.testing.assert_array_equal(found.covariance, expected.covariance)
+
+
+def test_items_without_variance_are_noted_and_share_nothing():
+    x = np.random.default_rng(9).normal(size=(5, 50))
+    x[3] = 0.1
+    result = agrees(x)
+    assert result.notes == ("1 of 5 items have no variance: their pairs have no information",)
+    assert result.samples[3, 4] == 50
+
+
+def test_pairs_that_keep_too_little_are_noted():
+    result = agrees(np.array([[0, 0, 0, 9.0], [0, 1, 2, 3], [1, 2, 1, 2]]), outlier_z=0.1)
+    assert result.notes == ("3 of 3 pairs keep fewer than two units: they have no information",)
+    assert np.isnan(result.correlation)
+
+
+def test_one_unit_is_no_error():
+    result = pairwise_mutual_information(np.arange(3.0)[:, None])
+    assert (of_pairs(result.samples) == 1).all()
+    assert not result.mutual_information.any()
+
+
+@pytest.mark.parametrize(
+    ("x", "options", "message"),
+    [
+        (np.ones((2, 9)), {}, r"a condition with fewer than three items \(2\)"),
+        (np.ones(9), {}, r"x has the shape \(9,\); expected \(rows, columns\)"),
+        (np.array([[1, 2.0], [np.nan, 1], [1, 3]]), {}, "NaN or infinite values in 1 of 3 rows"),
+        (np.array([[1, 2.0], [2, 1], [-1e308, 1e308]]), {}, "spans more than float64 .* item 2"),
+        (np.eye(3), {"bins": 0}, "bins is 0; expected a whole number from 1 to 1024"),
+        (np.eye(3), {"bins": 1025}, "bins is 1025; expected"),
+        (np.eye(3), {"bins": 2.5}, r"bins is 2\.5; expected a whole number"),
+        (np.eye(3), {"bins": True}, "bins is True; expected a whole number"),
+        (np.eye(3), {"outlier_z": -1.0}, r"outlier_z is -1\.0; expected a z-score above 0, or 0"),
+        (np.eye(3), {"outlier_z": np.nan}, "outlier_z is nan; expected"),
+        (np.eye(3), {"outlier_z": np.inf}, "outlier_z is inf; expected"),
+    ],
+)
+def test_refuses_what_it_cannot_use(x, options, message):
+    with pytest.raises(InputError, match=message) as refusal:
+        pairwise_mutual_information(x, **options)
+    assert "\n" not in str(refusal.value)
+
+
+def test_memory_grows_with_the_input_and_the_result_alone():
+    x = np.random.default_rng(10).normal(size=(120, 2000))
+    pairwise_mutual_information(x)
+    tracemalloc.start()
+    pairwise_mutual_information(x)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # Pairs times units would be 228 MB, units times units 32 MB.
+    assert peak < 6 * x.nbytes

@@ -112,7 +112,7 @@ def _computed(
         yield from (largest_eigenvalues(scores, chunk, shrinkage) for chunk in chunks)
         return
     compute = partial(permuted_eigenvalues, scores, shrinkage=shrinkage)
-    executor = ThreadPoolExecutor(_cores())
+    executor = ThreadPoolExecutor(min(_cores(), len(chunks)))
     try:
         yield from executor.map(compute, chunks)
     finally:

@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from palinka.analyses.covariance_shrinkage import check_shrinkage, shrinkage_intensity, shrunk
+from palinka.errors import InputError
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n=st.integers(3, 30),
+    r=st.integers(1, 30),
+    skew=st.sampled_from([1.0, 50.0]),
+)
+def test_estimators_equal_scikit_learn(seed: int, n: int, r: int, skew: float) -> None:
+    covariance = pytest.importorskip("sklearn.covariance", reason="scikit-learn is not installed")
+    x = np.random.default_rng(seed).normal(size=(n, r)) * np.geomspace(skew, 1.0, r) + 3.0
+    for name, fit in (("ledoit_wolf", covariance.ledoit_wolf), ("oas", covariance.oas)):
+        expected, gamma = fit(x)
+        found = shrinkage_intensity(x, name)
+        assert found == pytest.approx(gamma, rel=1e-9, abs=1e-12)
+        empirical = np.cov(x, rowvar=False, ddof=0).reshape(r, r)
+        np.testing.assert_allclose(
+            shrunk(empirical, found), expected, rtol=1e-9, atol=1e-9 * np.abs(expected).max()
+        )
+
+
+def test_identical_items_need_no_estimate() -> None:
+    assert shrinkage_intensity(np.ones((5, 3)), "ledoit_wolf") == 0.0
+    assert shrinkage_intensity(np.ones((5, 3)), "oas") == 1.0
+
+
+@pytest.mark.parametrize("r", [1, 4])
+def test_shrunk_is_what_the_formula_says(r: int) -> None:
+    x = np.random.default_rng(0).normal(size=(3, 6, r))
+    stack = np.stack([np.cov(part, rowvar=False).reshape(r, r) for part in x])
+    for one, s in zip(shrunk(stack, 0.3), stack, strict=True):
+        expected = 0.7 * s + 0.3 * np.linalg.eigvalsh(s).mean() * np.eye(r)
+        np.testing.assert_allclose(one, expected, rtol=1e-12)
+        np.testing.assert_allclose(shrunk(s, 0.3), expected, rtol=1e-12)
+
+
+def test_numbers_pass_through_and_nonsense_is_refused() -> None:
+    assert shrinkage_intensity(np.ones((3, 2)), 0.25) == 0.25
+    check_shrinkage(0)
+    with pytest.raises(InputError, match=r"-0\.1; expected a number from 0 to below 1"):
+        check_shrinkage(-0.1)

@@ -1,0 +1,400 @@
+import tracemalloc
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.linalg
+import scipy.stats
+import torch
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from palinka.analyses import generalized_eigendecomposition
+from palinka.analyses.eigenvalue_null import label_free_scores, permutation_null
+from palinka.analyses.generalized_eigendecomposition import permuted_labels
+from palinka.errors import InputError
+
+Array = NDArray[np.float64]
+
+
+@dataclass
+class Plain:
+    components: Array
+    variance_explained: Array
+    covariances: list[Array]
+    shrunk: list[Array]
+    eigenvalues: list[Array]
+    filters: list[Array]
+    scores: list[Array]
+    patterns: list[Array]
+
+
+def plain_shrinkage(s: Array, gamma: float) -> Array:
+    return (1 - gamma) * s + gamma * np.linalg.eigvalsh(s).mean() * np.eye(len(s))
+
+
+def plain_decomposition(a: Array, b: Array, variance: float = 99.0, gamma: float = 0.01) -> Plain:
+    """Steps 1 to 6 of the definition, as they read."""
+    pooled = (np.cov(a, rowvar=False) + np.cov(b, rowvar=False)) / 2
+    values, vectors = np.linalg.eigh(pooled)
+    values, vectors = values[::-1], vectors[:, ::-1]
+    shares = 100 * np.cumsum(values) / values.sum()
+    r = next(i for i, share in enumerate(shares) if share > variance)
+    v = vectors[:, :r]
+    y = np.concatenate([a, b]) @ v
+    s = [np.cov(part, rowvar=False).reshape(r, r) for part in (y[: len(a)], y[len(a) :])]
+    shrunk = [plain_shrinkage(each, gamma) for each in s]
+    result = Plain(v, shares[: min(len(y), len(values))], s, shrunk, [], [], [], [])
+    for direction in (0, 1):
+        eigenvalues, w = scipy.linalg.eigh(s[direction], shrunk[1 - direction])
+        eigenvalues, w = eigenvalues[::-1], w[:, ::-1]
+        for column in range(r):
+            pattern = v @ shrunk[direction] @ w[:, column]
+            if pattern[np.abs(pattern).argmax()] < 0:
+                w[:, column] = -w[:, column]
+        result.eigenvalues.append(eigenvalues)
+        result.filters.append(w)
+        result.scores.append(y @ w[:, 0])
+        result.patterns.append(v @ shrunk[direction] @ w[:, 0])
+    return result
+
+
+def two_conditions(seed: int, n_a: int = 12, n_b: int = 9, d: int = 7) -> tuple[Array, Array]:
+    """Correlated columns of unequal scale, away from zero, with another shape in either."""
+    rng = np.random.default_rng(seed)
+    scales = np.geomspace(3.0, 0.3, d)
+    a = rng.normal(size=(n_a, d)) @ rng.normal(size=(d, d)) * scales + 4.0
+    b = rng.normal(size=(n_b, d)) @ rng.normal(size=(d, d)) * scales - 2.0
+    return a, b
+
+
+sizes = st.integers(3, 14)
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.filter_too_much])
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n_a=sizes,
+    n_b=sizes,
+    d=st.integers(2, 40),
+    variance=st.sampled_from([60.0, 80.0, 95.0, 99.0, 99.9]),
+    gamma=st.sampled_from([0.003, 0.01, 0.1, 0.5]),
+)
+def test_equals_the_plain_transcription(
+    seed: int, n_a: int, n_b: int, d: int, variance: float, gamma: float
+) -> None:
+    a, b = two_conditions(seed, n_a, n_b, d)
+    pooled = np.linalg.eigvalsh((np.cov(a, rowvar=False) + np.cov(b, rowvar=False)) / 2)[::-1]
+    shares = 100 * np.cumsum(pooled) / pooled.sum()
+    assume(shares[0] <= variance and np.abs(shares - variance).min() > 1e-9)
+    plain = plain_decomposition(a, b, variance, gamma)
+    result = generalized_eigendecomposition(a, b, variance, gamma)
+
+    r = plain.components.shape[1]
+    assert result.components.shape == (d, r)
+    assert result.variance_explained.shape == (min(n_a + n_b, d),)
+    np.testing.assert_allclose(result.variance_explained, plain.variance_explained, rtol=1e-8)
+    for direction, name in enumerate("ab"):
+        found = getattr(result, f"eigenvalues_{name}")
+        top = plain.eigenvalues[direction][0]
+        np.testing.assert_allclose(found, plain.eigenvalues[direction], rtol=1e-8, atol=1e-8 * top)
+        gap = 1 - plain.eigenvalues[direction][1] / top if r > 1 else 1.0
+        extremes = np.sort(np.abs(plain.patterns[direction]))[-2:]
+        if gap < 1e-3 or extremes[1] - extremes[0] < 1e-4 * extremes[1]:
+            continue  # the vector, or its sign, is not determined well enough to be compared
+        pattern = plain.patterns[direction]
+        scale = np.abs(pattern).max()
+        np.testing.assert_allclose(
+            getattr(result, f"pattern_{name}"), pattern, rtol=0, atol=1e-7 * scale
+        )
+        scores = plain.scores[direction]
+        np.testing.assert_allclose(
+            getattr(result, f"scores_{name}"), scores, rtol=0, atol=1e-6 * np.abs(scores).max()
+        )
+
+
+@pytest.mark.parametrize(("n_a", "n_b", "d"), [(12, 9, 7), (12, 9, 50)])
+def test_all_filters_solve_what_is_defined(n_a: int, n_b: int, d: int) -> None:
+    a, b = two_conditions(3, n_a, n_b, d)
+    result = generalized_eigendecomposition(a, b, shrinkage=0.05)
+    y = [x @ result.components for x in (a, b)]
+    plain = [np.cov(part, rowvar=False) for part in y]
+    shrunk = [plain_shrinkage(s, 0.05) for s in plain]
+    for s, denominator, filters, eigenvalues, own in (
+        (plain[0], shrunk[1], result.filters_a, result.eigenvalues_a, shrunk[0]),
+        (plain[1], shrunk[0], result.filters_b, result.eigenvalues_b, shrunk[1]),
+    ):
+        np.testing.assert_allclose(
+            s @ filters, denominator @ filters * eigenvalues, atol=1e-8 * np.abs(s).max()
+        )
+        np.testing.assert_allclose(
+            filters.T @ denominator @ filters, np.eye(len(filters)), atol=1e-9
+        )
+        assert (np.diff(eigenvalues) <= 0).all()
+        patterns = result.components @ own @ filters
+        assert (patterns[np.abs(patterns).argmax(0), range(len(filters))] > 0).all()
+    np.testing.assert_allclose(
+        result.scores_a, np.concatenate(y) @ result.filters_a[:, 0], rtol=1e-10
+    )
+    np.testing.assert_allclose(
+        result.pattern_correlation,
+        scipy.stats.pearsonr(result.pattern_a, result.pattern_b).statistic,
+    )
+
+
+def test_agrees_with_mne() -> None:
+    ged = pytest.importorskip("mne.decoding._ged", reason="MNE is not installed")
+    a, b = two_conditions(5, 30, 25, 12)
+    result = generalized_eigendecomposition(a, b, variance=95.0)
+    eigenvalues, filters = ged._smart_ged(
+        np.cov(a, rowvar=False),
+        np.cov(b, rowvar=False),
+        restr_mat=result.components.T,
+        R_func=lambda pair: plain_shrinkage(pair[1], 0.01),
+    )
+    np.testing.assert_allclose(result.eigenvalues_a, eigenvalues[::-1], rtol=1e-9)
+    ours = result.components @ result.filters_a
+    signs = np.sign((ours * filters[:, ::-1]).sum(axis=0))
+    np.testing.assert_allclose(ours * signs, filters[:, ::-1], atol=1e-8)
+
+
+def orthogonal_variances(variances: list[float]) -> Array:
+    """Centered items whose covariance is diagonal with exactly these entries."""
+    d = len(variances)
+    x = np.concatenate([np.eye(d), -np.eye(d)])
+    return np.asarray(x * np.sqrt(np.asarray(variances) * (2 * d - 1) / 2))
+
+
+def test_keeps_the_components_before_the_crossing() -> None:
+    a = orthogonal_variances([60.0, 25.0, 10.0, 4.0, 1.0])
+    b = np.roll(a, 1, axis=0)
+    for variance, kept in ((59.0, None), (61.0, 1), (84.0, 1), (86.0, 2), (98.0, 3), (99.5, 4)):
+        if kept is None:
+            with pytest.raises(InputError, match=r"holds 60 %.*variance=59; give a larger"):
+                generalized_eigendecomposition(a, b, variance)
+        else:
+            result = generalized_eigendecomposition(a, b, variance)
+            assert result.components.shape[1] == kept
+    np.testing.assert_allclose(result.variance_explained, [60, 85, 95, 99, 100])
+
+
+def test_a_share_that_is_never_exceeded_keeps_all_that_varies() -> None:
+    a, b = two_conditions(0, 6, 5, 30)
+    # Six and five items about their own means leave nine dimensions.
+    result = generalized_eigendecomposition(a, b, variance=100.0)
+    assert result.components.shape == (30, 9)
+    a[:, 3:], b[:, 3:] = 0.0, 0.0
+    assert generalized_eigendecomposition(a, b, variance=100.0).components.shape == (30, 3)
+    np.testing.assert_array_equal(result.ranks, [[5, 9], [4, 9]])
+
+
+def test_means_do_not_matter_to_the_directions_but_to_the_scores() -> None:
+    a, b = two_conditions(1)
+    shift = np.linspace(-3, 5, 7)
+    here, there = (generalized_eigendecomposition(a + c, b) for c in (0.0, shift))
+    np.testing.assert_allclose(there.eigenvalues_a, here.eigenvalues_a, rtol=1e-8)
+    moved = shift @ here.components @ here.filters_a[:, 0]
+    np.testing.assert_allclose(there.scores_a[:12], here.scores_a[:12] + moved, rtol=1e-7)
+    np.testing.assert_allclose(there.scores_a[12:], here.scores_a[12:], rtol=1e-7)
+
+
+@pytest.mark.parametrize("shrinkage", [0.01, "ledoit_wolf", "oas"])
+def test_swapping_the_conditions_swaps_the_results(shrinkage: Any) -> None:
+    a, b = two_conditions(2)
+    there = generalized_eigendecomposition(a, b, shrinkage=shrinkage, permutations=1)
+    back = generalized_eigendecomposition(b, a, shrinkage=shrinkage, permutations=1)
+    for name in ("eigenvalues", "pattern", "observed", "heldout_ratio"):
+        for one, other in ("ab", "ba"):
+            np.testing.assert_allclose(
+                getattr(there, f"{name}_{one}"), getattr(back, f"{name}_{other}"), rtol=1e-7
+            )
+    np.testing.assert_allclose(
+        there.scores_a, np.concatenate([back.scores_b[9:], back.scores_b[:9]]), rtol=1e-7
+    )
+    np.testing.assert_array_equal(there.ranks, back.ranks[::-1])
+
+
+def test_never_forms_a_matrix_of_units_by_units() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(10, 20_000)), rng.normal(size=(8, 20_000))
+    generalized_eigendecomposition(a, b, permutations=1)
+    tracemalloc.start()
+    generalized_eigendecomposition(a, b, permutations=20)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 * (a.nbytes + b.nbytes)  # 20,000 squared would be over 1,000 times as much
+
+
+def test_estimated_shrinkage_is_noted_and_used() -> None:
+    covariance = pytest.importorskip("sklearn.covariance", reason="scikit-learn is not installed")
+    a, b = two_conditions(4, 20, 16, 10)
+    for name, fit in (("ledoit_wolf", covariance.ledoit_wolf), ("oas", covariance.oas)):
+        result = generalized_eigendecomposition(a, b, shrinkage=name)
+        y_a, y_b = a @ result.components, b @ result.components
+        denominator, gamma = fit(y_b)
+        np.testing.assert_allclose(
+            result.eigenvalues_a,
+            # scikit-learn divides by n, the definition by n - 1.
+            scipy.linalg.eigvalsh(np.cov(y_a, rowvar=False), denominator * 16 / 15)[::-1],
+            rtol=1e-8,
+        )
+        assert f"b by {gamma:.4g}" in result.notes[0]
+
+
+def test_permutations_bring_the_null_and_leave_the_rest_alone() -> None:
+    a, b = two_conditions(6)
+    without = generalized_eigendecomposition(a, b)
+    result = generalized_eigendecomposition(a, b, permutations=40, seed=3)
+    for name in ("null_a", "p_value_a", "observed_a", "heldout_ratio_a"):
+        assert getattr(without, name) is None
+    np.testing.assert_array_equal(result.eigenvalues_a, without.eigenvalues_a)
+    assert result.null_a.shape == result.null_b.shape == (40,)
+    for name in "ab":
+        null, observed = getattr(result, f"null_{name}"), getattr(result, f"observed_{name}")
+        assert getattr(result, f"p_value_{name}") == (1 + (null >= observed).sum()) / 41
+    again = generalized_eigendecomposition(a, b, permutations=40, seed=3)
+    np.testing.assert_array_equal(again.null_b, result.null_b)
+    other = generalized_eigendecomposition(a, b, permutations=40, seed=4)
+    assert (other.null_b != result.null_b).any()
+
+
+def test_observed_values_come_from_the_basis_that_does_not_know_the_labels() -> None:
+    a, b = two_conditions(7)
+    result = generalized_eigendecomposition(a, b, permutations=1)
+    y = label_free_scores(np.concatenate([a, b]), 99.0)
+    s_a, s_b = (
+        plain_shrinkage(np.cov(part, rowvar=False), 0.01) for part in (y[: len(a)], y[len(a) :])
+    )
+    assert result.observed_a == pytest.approx(scipy.linalg.eigvalsh(s_a, s_b)[-1], rel=1e-9)
+    assert result.observed_b == pytest.approx(scipy.linalg.eigvalsh(s_b, s_a)[-1], rel=1e-9)
+
+
+def p_values(draws: int, effect: float, n: int, permutations: int, seed: int) -> Array:
+    rng = np.random.default_rng(seed)
+    values = np.empty((draws, 2))
+    for draw in range(draws):
+        a, b = rng.normal(size=(n, 6)) + 1.0, rng.normal(size=(n - 1, 6)) + 1.0
+        a[:, 0] *= 1.0 + effect
+        b[:, 1] *= 1.0 + effect
+        x = np.concatenate([a, b])
+        observed, null = permutation_null(x, n, 95.0, 0.1, permutations, seed=draw)
+        values[draw] = (1 + (null >= observed).sum(axis=0)) / (permutations + 1)
+    return values
+
+
+def is_uniform(values: Array, permutations: int) -> bool:
+    """Chi-square of the discrete p-values, all of which are equally likely under the null."""
+    counts = np.bincount(np.rint(values * (permutations + 1)).astype(int) - 1)
+    counts = np.pad(counts, (0, permutations + 1 - len(counts)))
+    return bool(scipy.stats.chisquare(counts).pvalue > 1e-3)
+
+
+def test_p_values_are_uniform_under_the_null_and_small_under_an_effect() -> None:
+    null = p_values(600, 0.0, n=9, permutations=19, seed=1)
+    assert is_uniform(null[:, 0], 19)
+    assert is_uniform(null[:, 1], 19)
+    effect = p_values(60, 4.0, n=20, permutations=39, seed=2)
+    assert (effect <= 0.05).mean(axis=0).min() > 0.9
+
+
+@pytest.mark.slow
+def test_p_values_are_uniform_under_the_null_over_many_draws() -> None:
+    null = p_values(2_000, 0.0, n=9, permutations=39, seed=3)
+    assert is_uniform(null[:, 0], 39)
+    assert is_uniform(null[:, 1], 39)
+    assert 0.035 < (null <= 0.05).mean() < 0.065
+
+
+def test_the_heldout_ratio_shows_what_generalizes() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(60, 12)), rng.normal(size=(50, 12))
+    for effect in (1.0, 6.0):
+        result = generalized_eigendecomposition(
+            a * ([effect] + [1.0] * 11), b, variance=99.9, permutations=1
+        )
+        mean, low, high = result.heldout_ratio_a
+        assert low < mean < high
+        assert (low > 5.0) == (effect > 1.0)
+    few = generalized_eigendecomposition(a[:3], b, permutations=1)
+    assert few.heldout_ratio_a is None
+    assert "no held-out check" in few.notes[0]
+
+
+def test_project_gives_the_scores_for_any_activations() -> None:
+    a, b = two_conditions(8)
+    result = generalized_eigendecomposition(a, b)
+    both = np.stack([result.scores_a, result.scores_b], axis=1)
+    x = np.concatenate([a, b])
+    np.testing.assert_allclose(result.project(x), both, rtol=1e-8)
+    np.testing.assert_allclose(result.project(x.reshape(3, 7, 7)), both.reshape(3, 7, 2), rtol=1e-8)
+    np.testing.assert_allclose(result.project(x[0].tolist()), both[0], rtol=1e-8)
+    half = torch.tensor(x, dtype=torch.bfloat16)
+    np.testing.assert_allclose(
+        result.project(half), result.project(half.float().numpy()), rtol=1e-12
+    )
+    with pytest.raises(InputError, match=r"\(4, 6\); expected \(\.\.\., 7\)"):
+        result.project(np.ones((4, 6)))
+
+
+def test_takes_torch_tensors_of_low_precision() -> None:
+    a, b = (torch.tensor(x, dtype=torch.bfloat16) for x in two_conditions(9))
+    result = generalized_eigendecomposition(a, b)
+    np.testing.assert_allclose(
+        result.eigenvalues_a,
+        generalized_eigendecomposition(a.double().numpy(), b.double().numpy()).eigenvalues_a,
+    )
+
+
+def test_scalars_arrays_and_tables() -> None:
+    a, b = two_conditions(10)
+    result = generalized_eigendecomposition(a, b, permutations=9)
+    scalars = result.scalars()
+    assert scalars["eigenvalue_a"] == result.eigenvalues_a[0]
+    assert scalars["components"] == result.components.shape[1]
+    assert scalars["p_value_b"] == result.p_value_b
+    assert scalars["heldout_ratio_b_high"] == result.heldout_ratio_b[2]
+    assert all(type(value) is float for value in scalars.values())
+    assert "p_value_a" not in generalized_eigendecomposition(a, b).scalars()
+    arrays = result.arrays()
+    assert arrays["null_a"].dtype == arrays["components"].dtype == np.float64
+    for table in result.tables().values():
+        assert len({len(column) for column in table.values()}) == 1
+
+
+def test_a_shuffled_labeling_has_the_same_items() -> None:
+    a, b = two_conditions(11)
+    shuffled_a, shuffled_b, order = permuted_labels(a, b, seed=1)
+    assert len(shuffled_a) == len(a)
+    assert (order[: len(a)] >= len(a)).any()
+    np.testing.assert_array_equal(
+        np.concatenate([shuffled_a, shuffled_b]), np.concatenate([a, b])[order]
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"a": np.ones((2, 7))}, r"a has the shape \(2, 7\); expected at least 3 rows"),
+        ({"b": np.ones((5, 6))}, "a has 7 columns and b has 6"),
+        ({"a": np.full((5, 7), np.nan)}, "a holds NaN or infinite values in 5 of 5 rows"),
+        ({"a": np.ones((5, 7))}, "items of a are all alike"),
+        ({"a": np.ones((5, 7)), "b": np.ones((4, 7))}, "no column varies"),
+        ({"variance": 0.0}, "variance=0.0; expected per cent"),
+        ({"variance": 101}, "variance=101; expected per cent"),
+        ({"variance": 1.0}, "give a larger variance"),
+        ({"shrinkage": 1.0}, "shrinkage=1.0; expected a number from 0 to below 1"),
+        ({"shrinkage": float("nan")}, "shrinkage=nan; expected a number"),
+        ({"shrinkage": "lw"}, "shrinkage='lw'; expected .* 'ledoit_wolf' or 'oas'"),
+        ({"permutations": -1}, "permutations=-1; expected 0"),
+        ({"d": 40, "shrinkage": 0.0}, "covariance of a has rank .* give a larger shrinkage"),
+    ],
+)
+def test_bad_input_is_one_clear_line(change: dict[str, Any], message: str) -> None:
+    change = dict(change)
+    a, b = two_conditions(12, d=change.pop("d", 7))
+    arguments = {"a": a, "b": b} | change
+    with pytest.raises(InputError, match=message) as error:
+        generalized_eigendecomposition(**arguments)
+    assert "\n" not in str(error.value)

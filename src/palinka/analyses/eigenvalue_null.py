@@ -81,16 +81,27 @@ def permutation_null(
         Observed `(2,)` and null `(permutations, 2)`: A over B, B over A.
 
     Raises:
-        InputError: If, unshrunk, a condition has too few items for its covariance to be regular.
+        InputError: As `label_free_scores` and `shuffled_eigenvalues` do.
     """
     scores = label_free_scores(x, variance)
-    fewest = min(n_a, len(x) - n_a)
+    return shuffled_eigenvalues(scores, n_a, shrinkage, permutations, seed)
+
+
+def shuffled_eigenvalues(
+    scores: NDArray[np.float64], n_a: int, shrinkage: Shrinkage, permutations: int, seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """`permutation_null` for scores that are there already.
+
+    Raises:
+        InputError: If, unshrunk, a condition has too few items for its covariance to be regular.
+    """
+    fewest = min(n_a, len(scores) - n_a)
     if shrinkage == 0 and scores.shape[1] >= fewest:
         raise InputError(
             f"without shrinkage, {scores.shape[1]} principal components need more than "
             f"{fewest} items in each condition; give a shrinkage above 0 or a smaller variance"
         )
-    labels = np.arange(len(x)) < n_a
+    labels = np.arange(len(scores)) < n_a
     shuffled = np.random.default_rng(seed).permuted(np.tile(labels, (permutations, 1)), axis=1)
     # The true labeling is one of the batch, so that a draw that repeats it is an exact tie.
     in_a = np.concatenate((labels[None], shuffled))

@@ -43,11 +43,13 @@ def digitized_rows(
 def scratch_for(rows: DigitizedRows) -> Scratch:
     """Room for one thread that counts pairs of these rows."""
     width = len(rows.ticks)
+    units = rows.values.shape[1]
     return Scratch(
-        cells=np.empty(rows.values.shape[1], dtype=np.uint32),
+        cells=np.empty(units, dtype=np.uint32),
         copies=np.zeros((COPIES, width * width), dtype=np.int32),
         counts=np.zeros((width - 1, width - 1), dtype=np.int32),
-        digits=np.empty((2, rows.values.shape[1]), dtype=np.uint16),
+        digits=np.empty(units, dtype=np.uint16),
+        other_digits=np.empty(units, dtype=np.uint16),
         edges=np.empty_like(rows.ticks),
     )
 

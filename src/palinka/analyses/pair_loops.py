@@ -52,6 +52,7 @@ class Scratch(NamedTuple):
     cells: NDArray[np.uint32]
     counts: NDArray[np.int32]
     digits: NDArray[np.uint16]
+    other_digits: NDArray[np.uint16]
     edges: NDArray[np.floating[Any]]
 
 
@@ -89,15 +90,19 @@ def _equal_edges(
 
 
 @compiled
-def _digitize(rows: DigitizedRows, row: int, scratch: Scratch, slot: int) -> None:
-    """Find the bin of each value of a row whose digit in the slot is not that of outliers."""
-    edges = scratch.edges
+def _digitize(
+    rows: DigitizedRows,
+    row: int,
+    digits: NDArray[np.uint16],
+    edges: NDArray[np.floating[Any]],
+) -> None:
+    """Find the bin of each value of a row whose digit is not that of outliers."""
     bins = len(edges) - 1
     low = np.float64(edges[0])
     scale = bins / (np.float64(edges[bins]) - low)
     guessing = np.isfinite(scale)
     for unit in range(rows.values.shape[1]):
-        if scratch.digits[slot, unit] == bins:
+        if digits[unit] == bins:
             continue
         value = rows.values[row, unit]
         # Multiplying is quick and may be off by a bin; the edges themselves decide.
@@ -106,7 +111,7 @@ def _digitize(rows: DigitizedRows, row: int, scratch: Scratch, slot: int) -> Non
             digit += 1
         while digit > 0 and value < edges[digit]:
             digit -= 1
-        scratch.digits[slot, unit] = digit
+        digits[unit] = digit
 
 
 @compiled
@@ -114,26 +119,28 @@ def digitize_rows(rows: DigitizedRows, scratch: Scratch) -> None:
     """Fill in `digits`, `low`, `high` and `status`."""
     bins = len(rows.ticks) - 1
     for row in range(len(rows.values)):
-        scratch.digits[0, :] = 0
+        for unit in range(rows.values.shape[1]):
+            scratch.digits[unit] = 0
         for index in range(rows.starts[row], rows.starts[row + 1]):
-            scratch.digits[0, rows.outliers[index]] = bins
-        low, high = _range_in_slot(rows, row, scratch, 0)
+            scratch.digits[rows.outliers[index]] = bins
+        low, high = _range_of_kept(rows, row, scratch.digits)
         rows.low[row] = low
         rows.high[row] = high
         rows.status[row] = _equal_edges(low, high, rows.ticks, scratch.edges)
-        _digitize(rows, row, scratch, 0)
-        rows.digits[row] = scratch.digits[0]
+        _digitize(rows, row, scratch.digits, scratch.edges)
+        for unit in range(rows.values.shape[1]):
+            rows.digits[row, unit] = scratch.digits[unit]
 
 
 @compiled
-def _range_in_slot(rows: DigitizedRows, row: int, scratch: Scratch, slot: int) -> tuple[Any, Any]:
+def _range_of_kept(rows: DigitizedRows, row: int, digits: NDArray[np.uint16]) -> tuple[Any, Any]:
     """The least and the largest value of a row among units whose digit is not that of outliers."""
     bins = len(rows.ticks) - 1
     low = rows.values[row, 0]
     high = low
     empty = True
     for unit in range(rows.values.shape[1]):
-        if scratch.digits[slot, unit] != bins:
+        if digits[unit] != bins:
             value = rows.values[row, unit]
             low = value if empty or value < low else low
             high = value if empty or value > high else high
@@ -142,25 +149,31 @@ def _range_in_slot(rows: DigitizedRows, row: int, scratch: Scratch, slot: int) -
 
 
 @compiled
-def _digits_in_pair(rows: DigitizedRows, row: int, other: int, scratch: Scratch, slot: int) -> int:
-    """Put the digits of a row beside another into a slot; the row's status in this pair."""
+def _digits_in_pair(
+    rows: DigitizedRows,
+    row: int,
+    other: int,
+    digits: NDArray[np.uint16],
+    edges: NDArray[np.floating[Any]],
+) -> int:
+    """Put the digits of a row beside another into `digits`; the row's status in this pair."""
     bins = len(rows.ticks) - 1
     for unit in range(rows.values.shape[1]):
-        scratch.digits[slot, unit] = rows.digits[row, unit]
+        digits[unit] = rows.digits[row, unit]
     low = rows.low[row]
     high = rows.high[row]
     moving = False
     for index in range(rows.starts[other], rows.starts[other + 1]):
         unit = rows.outliers[index]
         value = rows.values[row, unit]
-        moving |= value in (low, high)
-        scratch.digits[slot, unit] = bins
+        moving |= (value == low) | (value == high)
+        digits[unit] = bins
     if moving:
-        low, high = _range_in_slot(rows, row, scratch, slot)
+        low, high = _range_of_kept(rows, row, digits)
         # There may be another unit of the same value.
         if low != rows.low[row] or high != rows.high[row]:
-            status = _equal_edges(low, high, rows.ticks, scratch.edges)
-            _digitize(rows, row, scratch, slot)
+            status = _equal_edges(low, high, rows.ticks, edges)
+            _digitize(rows, row, digits, edges)
             return status
     return int(rows.status[row])
 
@@ -170,8 +183,8 @@ def count_pair(rows: DigitizedRows, first: int, second: int, scratch: Scratch) -
     """Count a pair of rows into `scratch.counts`; any status but `COUNTED` leaves it as it is."""
     # Of two statuses the larger one is the worse.
     status = max(
-        _digits_in_pair(rows, first, second, scratch, 0),
-        _digits_in_pair(rows, second, first, scratch, 1),
+        _digits_in_pair(rows, first, second, scratch.digits, scratch.edges),
+        _digits_in_pair(rows, second, first, scratch.other_digits, scratch.edges),
     )
     if status != COUNTED:
         return status
@@ -180,7 +193,7 @@ def count_pair(rows: DigitizedRows, first: int, second: int, scratch: Scratch) -
     cells = scratch.cells
     copies = scratch.copies
     for unit in range(units):
-        cells[unit] = scratch.digits[0, unit] * np.uint32(width) + scratch.digits[1, unit]
+        cells[unit] = scratch.digits[unit] * np.uint32(width) + scratch.other_digits[unit]
     copies[:] = 0
     whole = units - units % COPIES
     for unit in range(0, whole, COPIES):

@@ -1,5 +1,6 @@
 """The data module: harvested once, split by document, the same batches after a restart."""
 
+import importlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from palinka.language_models import LanguageModel, LanguageModelSpec
 
 SITE = "blocks.1.mlp.pre"
 CPU = LanguageModelSpec("mini", device="cpu")
+DATAMODULE = importlib.import_module("palinka.activations.datamodule")
 TEXT = (
     "The river was low that summer, and the boats lay on the mud with their ropes slack. "
     "He saw him at the market, and she gave her brother a letter, which he did not read."
@@ -535,6 +537,35 @@ def test_a_cache_folder_that_cannot_be_made_is_refused(
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="file"):
         ready(**settings | {"cache_dir": tmp_path / "file" / "caches"})
+
+
+def test_an_empty_split_is_refused_before_the_other_is_harvested(tmp_path: Path) -> None:
+    (tmp_path / "one.txt").write_text(TEXT * 5)
+    with pytest.raises(InputError, match="no document is left for the validation split"):
+        ready(
+            language_model=CPU,
+            corpus=TextFiles(tmp_path / "one.txt"),
+            context_length=8,
+            cache_dir=tmp_path / "caches",
+        )
+    assert not (tmp_path / "caches").exists()
+
+
+def test_damage_is_noticed_by_every_run_or_by_the_harvest_of_a_large_cache(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings |= {"cache_dir": tmp_path}
+    data = ready(**settings)
+    shard = data.train_spec.key.folder(tmp_path) / "shard-00000.safetensors"
+    flipped = bytearray(shard.read_bytes())
+    flipped[-2] ^= 1
+    shard.write_bytes(flipped)
+    with pytest.raises(InputError, match="checksum"):
+        ready(**settings)
+    monkeypatch.setattr(DATAMODULE, "CHECKED_BYTES", len(flipped) - 1)
+    ready(**settings)
+    with pytest.raises(InputError, match="checksum"):
+        ActivationDataModule(**settings).harvest()
 
 
 def test_there_is_nothing_to_harvest_in_memory(settings: dict[str, Any]) -> None:

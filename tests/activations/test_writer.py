@@ -367,3 +367,17 @@ def test_a_folder_without_permission_is_named(
             os._exit(3)
     assert os.waitpid(child, 0)[1] == 0
     assert names(writer.folder) == []
+
+
+def test_a_writer_that_wrote_nothing_leaves_no_folder(
+    corpus: "Callable[..., SmallCorpus]", tmp_path: Path
+) -> None:
+    small = corpus()
+    writer = CacheWriter(tmp_path / "new" / "root", small.key)
+    other = CacheWriter(tmp_path / "new" / "root", small.key)
+    writer.abandon()
+    assert names(tmp_path) == []
+    # Another run, which found the folders there, is not disturbed.
+    write(other, 0, small.shard(0))
+    other.abandon()
+    assert names(writer.folder) == ["shard-00000.json", "shard-00000.safetensors"]

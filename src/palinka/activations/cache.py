@@ -3,6 +3,7 @@
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from palinka.activations.rows import Context
 from palinka.activations.shard import shard_name
 from palinka.activations.statistics import RowStatistics
 from palinka.errors import InputError
+from palinka.progress import progress
 
 # One read should be long enough to keep a disk busy ...
 _RUN_BYTES = 256 * 2**10
@@ -23,6 +25,8 @@ _RUN_BYTES = 256 * 2**10
 _NEIGHBORS = 0.1
 # and even a small cache should be shuffled well.
 _FEWEST_RUNS = 1024
+
+_HASHED_BYTES = 2**22
 
 
 class Cache:
@@ -131,10 +135,10 @@ class Cache:
             InputError: If shards are damaged; the message names each of them.
         """
         damaged = []
-        for shape, entry in zip(self._shapes, self._shards, strict=True):
-            path = self.folder / shard_name(shape.index)
-            with told_apart(path), path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
+        with progress("checking the cache", self.bytes, "bytes") as bar:
+            for shape, entry in zip(self._shapes, self._shards, strict=True):
+                path = self.folder / shard_name(shape.index)
+                if _sha256(path, bar) != entry.sha256:
                     damaged.append(path.name)
         if damaged:
             raise InputError(
@@ -201,3 +205,12 @@ class Cache:
             document=int(tables["documents"][offset_in_block]),
             position=int(tables["positions"][offset_in_block]),
         )
+
+
+def _sha256(path: Path, bar: Any) -> str:
+    digest = hashlib.sha256()
+    with told_apart(path), path.open("rb") as file:
+        while piece := file.read(_HASHED_BYTES):
+            digest.update(piece)
+            bar.update(len(piece))
+    return digest.hexdigest()

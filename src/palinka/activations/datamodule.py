@@ -23,6 +23,9 @@ from palinka.errors import InputError
 from palinka.language_models import LanguageModelSpec
 from palinka.paths import expanded
 
+# So much is read and hashed in a few seconds; of larger caches only `harvest` checks every byte.
+CHECKED_BYTES = 4 * 1024**3
+
 
 def default_cache_dir() -> Path:
     """`$PALINKA_CACHE`, or `~/.cache/palinka/activations`."""
@@ -169,22 +172,32 @@ class ActivationDataModule(pl.LightningDataModule):
     ) -> None:
         """Harvest what the caches of both splits lack, on this rank and the others.
 
+        A cache that is there already is read once, and its checksums are compared.
+
         Args:
             rank: This process among `world_size`; all of them see the same `cache_dir`.
             world_size: How many processes share the work.
             barrier: Waits until every rank has called it.
 
         Raises:
-            InputError: As `palinka.activations.harvest`, or if `in_memory` is on.
+            InputError: As `palinka.activations.harvest`, or if a cache is damaged, or if
+                `in_memory` is on.
         """
         if self.in_memory:
             raise InputError("in_memory is true, so there is no cache to fill; set it to false")
-        self._harvest([self.train_spec, self.validation_spec], rank, world_size, barrier)
+        specs = [self.train_spec, self.validation_spec]
+        self._harvest(specs, None, rank, world_size, barrier)
 
     def prepare_data(self) -> None:
-        """Harvest what the run needs and the caches lack, on the first process of each node."""
-        if not self.in_memory:
-            self._harvest(self._needed())
+        """Harvest what the run needs and the caches lack, on the first process of each node.
+
+        In memory the same process reads already, so that what cannot be read is refused before
+        there are any logs.
+        """
+        if self.in_memory:
+            self.setup("")
+        else:
+            self._harvest(self._needed(), CHECKED_BYTES)
 
     def setup(self, stage: str) -> None:
         """Open what `prepare_data` left, or read the corpus where it is kept in memory."""
@@ -239,13 +252,19 @@ class ActivationDataModule(pl.LightningDataModule):
     def _harvest(
         self,
         specs: Sequence[HarvestSpec],
+        checked_bytes: int | None,
         rank: int = 0,
         world_size: int = 1,
         barrier: Callable[[], object] = lambda: None,
     ) -> None:
+        """Harvest, and verify caches that were there if they have at most `checked_bytes`."""
         load = cache(self.train_spec.language_model.load)  # once for both splits
-        for spec in dict.fromkeys(specs):
-            harvest(
+        there = {spec: Cache.exists(spec.key.folder(self.cache_dir)) for spec in specs}
+        for spec, known in there.items():
+            if not known:
+                next(spec.blocks())  # an empty split is refused before the other is harvested
+        for spec, known in there.items():
+            harvested = harvest(
                 spec,
                 self.cache_dir,
                 rank=rank,
@@ -253,6 +272,8 @@ class ActivationDataModule(pl.LightningDataModule):
                 barrier=barrier,
                 load=load,
             )
+            if known and rank == 0 and (checked_bytes is None or harvested.bytes <= checked_bytes):
+                harvested.verify()
 
     def _open(self, spec: HarvestSpec) -> Cache | MemoryRows:
         if spec.split not in self._rows:

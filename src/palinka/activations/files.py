@@ -16,7 +16,7 @@ _ADVICE = {
     errno.EROFS: "the file system is read-only; choose another cache folder",
     errno.EACCES: "permission denied; change the permissions or choose another cache folder",
     errno.EPERM: "permission denied; change the permissions or choose another cache folder",
-    errno.ENOENT: "not found; was it removed in the meantime?",
+    errno.ENOENT: "not found; if it was removed, remove its folder as well and harvest again",
     errno.ELOOP: "a symbolic link, which a cache does not contain; replace it by the file itself",
     errno.EIO: "the disk reports an input/output error; check it and restore the cache",
 }

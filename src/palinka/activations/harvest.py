@@ -52,12 +52,15 @@ def harvest(
     folder = spec.key.folder(root)
     shards = 0
     if not Cache.exists(folder):
-        harvester = _Harvester(
-            spec, CacheWriter(root, spec.key), rank, world_size, load or spec.language_model.load
-        )
-        shards = harvester.fill()
-        while harvester.left_by_others(shards):
-            harvester.fill()
+        writer = CacheWriter(root, spec.key)
+        harvester = _Harvester(spec, writer, rank, world_size, load or spec.language_model.load)
+        try:
+            shards = harvester.fill()
+            while harvester.left_by_others(shards):
+                harvester.fill()
+        except BaseException:
+            writer.abandon()
+            raise
     barrier()
     # Another run may have finished the same cache between two ranks' looks at it: every rank
     # comes by both barriers either way.

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -150,7 +150,8 @@ class CacheWriter:
         self.key = key
         self.folder = key.folder(root)
         with told_apart(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self._made = [f for f in (self.folder, *self.folder.parents) if not f.exists()]
+            self._make_folder()
 
     @property
     def finished(self) -> bool:
@@ -179,12 +180,21 @@ class CacheWriter:
         if self.done(index):
             yield None
             return
+        # Another run that had nothing to write may have abandoned it.
+        with told_apart(self.folder):
+            self._make_folder()
         with replacement(self.folder / shard_name(index), wait=False) as new:
             # Another process may have finished it between the first look and the lock.
             if new is None or self.done(index):
                 yield None
             else:
                 yield ShardClaim(self.key, index, new, self._record_path(index))
+
+    def abandon(self) -> None:
+        """Remove the folders that this writer made, unless something has come to lie in them."""
+        with suppress(OSError):
+            for folder in self._made:
+                folder.rmdir()
 
     def finish(self, shards: int) -> Cache:
         """Write the manifest over `shards` shards, which makes the folder a cache, and open it.
@@ -212,6 +222,9 @@ class CacheWriter:
                 ).write(self.folder)
         self._tidy()
         return Cache.open(self.folder, self.key)
+
+    def _make_folder(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
 
     def _record_path(self, index: int) -> Path:
         return self.folder / Path(shard_name(index)).with_suffix(".json")

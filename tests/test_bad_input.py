@@ -1,13 +1,17 @@
 """What cannot work is refused in one line, with status 2, and leaves nothing behind."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
 
 import pytest
+from lightning.pytorch.loggers import TensorBoardLogger
+from safetensors.torch import load_file, save_file
 
 from palinka.__main__ import main
 from palinka.activations.sealed import write_sealed
+from palinka.assets import mini_gpt2_folder
 
 SMALL = [
     "--data.train_tokens=2048",
@@ -29,8 +33,8 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def left_behind(folder: Path) -> list[str]:
-    """Every file below a folder, but for the cache's own finished ones."""
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    """Every file and folder below a folder."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
 @pytest.mark.parametrize(
@@ -42,14 +46,19 @@ def left_behind(folder: Path) -> list[str]:
         (["--model.autoencoder.k=5000"], ["k", "at most latent_dim", "5000"]),
         (["--data.corpus=TextFiles", "--data.corpus.path=nowhere"], ["nowhere"]),
         (["--data.corpus=TextFiles", "--data.corpus.path=empty"], ["empty"]),
-        (["--data.corpus=TextFiles", "--data.corpus.path=short.txt"], ["token"]),
+        (["--data.corpus=TextFiles", "--data.corpus.path=short.txt"], ["5 tokens", "128"]),
+        (["--data.corpus=TextFiles", "--data.corpus.path=single.txt"], ["validation", "1"]),
+        (["--data.corpus=Passage", "--data.corpus.text="], ["passage is empty"]),
         (["--data.language_model=no/such-model"], ["no/such-model"]),
-        (["--data.batch_size=1000000"], ["batch_size"]),
+        (["--data.language_model.name=mini", "--data.language_model.dtype=float8"], ["float8"]),
+        (["--data.language_model.name=mini", "--data.language_model.device=warp"], ["warp"]),
         (["--data.validation_fraction=1.5"], ["validation_fraction", "1.5"]),
         (["--data.dtype=float8"], ["float8", "float16"]),
         (["--model.sparsity_wieght=1"], ["sparsity_wieght", "model.sparsity_weight"]),
         (["--model.autoencoder=KSparse"], ["KSparse", "KSparseAutoencoder"]),
+        (["--model.optimizer.lr=fast"], ["lr: expected float, got 'fast'"]),
         (["--ckpt_path=none.ckpt"], ["none.ckpt"]),
+        (["--ckpt_path=short.txt"], ["short.txt", "checkpoint"]),
     ],
 )
 def test_options_that_cannot_work(
@@ -60,13 +69,45 @@ def test_options_that_cannot_work(
 ) -> None:
     (workspace / "empty").mkdir()
     (workspace / "short.txt").write_text("Too short.")
+    (workspace / "single.txt").write_text("One document, and long enough. " * 500)
     before = left_behind(workspace)
     line = refusal(capsys, "fit", *SMALL, "--data.validation_fraction=0.1", *options)
     for part in expected:
         assert part in line
-    assert not [path for path in left_behind(workspace) if "manifest" not in path] or (
-        left_behind(workspace) == before or "batch_size" in line or "none.ckpt" in line
-    )
+    assert left_behind(workspace) == before
+
+
+def test_a_batch_beyond_the_training_rows(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "1000000" in refusal(capsys, "fit", *SMALL, "--data.batch_size=1000000")
+
+
+@pytest.fixture
+def broken_model(workspace: Path) -> Path:
+    """The bundled model with one weight that is no number."""
+    folder = workspace / "broken"
+    shutil.copytree(mini_gpt2_folder(), folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["transformer.h.3.mlp.c_fc.weight"][0, 0] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("command", ["fit", "harvest"])
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_activations_that_are_no_numbers(
+    command: str,
+    in_memory: bool,
+    broken_model: Path,
+    workspace: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = left_behind(workspace)
+    options = ["--data.language_model=./broken", f"--data.in_memory={in_memory}"]
+    line = refusal(capsys, command, *SMALL, *options)
+    assert ("in_memory" if in_memory and command == "harvest" else "NaN") in line
+    assert left_behind(workspace) == before
 
 
 @pytest.mark.parametrize(
@@ -77,8 +118,13 @@ def test_options_that_cannot_work(
         ("trainer: {max_epoch: 3}", ["trainer.max_epoch", "trainer.max_epochs"]),
         (
             "model: {autoencoder: {class_path: KSparseAutoencoder, init_args: {kk: 3}}}",
-            ["kk", "did you mean 'k'"],
+            ["model.autoencoder: ", "kk", "did you mean 'k'"],
         ),
+        (
+            "data: {corpus: {class_path: TextFiles, init_args: {pth: texts}}}",
+            ["data.corpus: Option 'pth' is not accepted; did you mean 'path'?"],
+        ),
+        ("data: {language_model: {nmae: mini}}", ["data.language_model: ", "did you mean 'name'?"]),
         ("data: {batch_size: many}", ["data.batch_size", "many"]),
         ("data: {", ["config"]),
     ],
@@ -132,6 +178,15 @@ def test_a_damaged_cache_is_named(
     shard.unlink()
     line = refusal(capsys, "fit", *SMALL)
     assert shard.name in line
+    assert "harvest again" in line
+
+    flipped = bytearray(whole)
+    flipped[-2] ^= 1
+    shard.write_bytes(flipped)
+    for command in ("fit", "harvest"):
+        line = refusal(capsys, command, *SMALL)
+        assert shard.name in line
+        assert "checksum" in line
 
     shard.write_bytes(whole)
     manifest = training_cache(workspace) / "manifest.json"
@@ -144,6 +199,7 @@ def test_a_damaged_cache_is_named(
     assert "99" in refusal(capsys, "fit", *SMALL)
 
     manifest.write_text(text)
+    assert sorted(path.name for path in (workspace / "lightning_logs").iterdir()) == ["version_0"]
     assert main(["fit", *SMALL]) == 0
 
 
@@ -151,6 +207,7 @@ def test_a_checkpoint_of_another_model_or_width_or_cache(
     fitted: Path, workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     resume = f"--ckpt_path={fitted}"
+    before = left_behind(workspace)
     line = refusal(capsys, "validate", *SMALL, "--data.site=hidden.2", resume)
     assert "512" in line
     assert "128" in line
@@ -159,6 +216,8 @@ def test_a_checkpoint_of_another_model_or_width_or_cache(
     assert "blocks.1.mlp.pre" in line
     line = refusal(capsys, "fit", *SMALL, "--data.seed=7", "--trainer.max_epochs=2", resume)
     assert "cache" in line
+    # Neither a cache of what was not wanted, nor a log folder.
+    assert left_behind(workspace) == before
 
 
 def test_a_torn_checkpoint_is_named(
@@ -175,5 +234,15 @@ def test_a_cache_folder_that_cannot_be_written(
     (workspace / "file").write_text("no folder")
     line = refusal(capsys, "fit", *SMALL, "--data.cache_dir=file/below")
     assert "file" in line
-    shutil.rmtree(workspace / "lightning_logs", ignore_errors=True)
     assert left_behind(workspace) == ["file"]
+
+
+def test_a_log_folder_that_cannot_be_written(
+    workspace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_args: object, **_options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "version_0")
+
+    monkeypatch.setattr(TensorBoardLogger, "log_hyperparams", full)
+    line = refusal(capsys, "fit", *SMALL)
+    assert line.startswith("version_0: No space left on device; ")

@@ -21,6 +21,7 @@ _CLASS_PATH = re.compile(r"class_path '(?P<path>[^']+)'")
 _UNKNOWN_CLASS = re.compile(r"Expected a dot import path string: (?P<name>\w+)")
 _PARSER_KEY = re.compile(r'Parser key "(?P<key>[^"]+)"')
 _ANSWERED = "; did you mean '"
+_ANSWER = re.compile(rf"(?P<answer>(?:Option|there is no class) '[^']*'[^;]*{_ANSWERED}[^']*'\?)")
 
 
 class ArgumentParser(LightningArgumentParser):
@@ -36,8 +37,9 @@ class ArgumentParser(LightningArgumentParser):
         line = " ".join(message.split()).removeprefix('Parser key "config": ')
         unknown = _UNKNOWN_OPTION.search(line)
         unknown_class = _UNKNOWN_CLASS.search(line)
-        if _ANSWERED in line:
-            pass  # an inner parser has answered already
+        answer = _ANSWER.search(line)
+        if answer:  # an inner parser has answered already; around it stands what else was tried
+            line = ": ".join([*_PARSER_KEY.findall(line), answer["answer"]])
         elif unknown:
             line += _suggestion(unknown["key"] or unknown["flag"], _valid_names(parser, line))
         elif unknown_class:
@@ -64,6 +66,9 @@ def _unknown_class(parser: ArgumentParser, name: str, key: str) -> str:
         (a._typehint for a in parser._actions if a.dest == key and hasattr(a, "_typehint")), None
     )
     bases = [t for t in (hint, *get_args(hint)) if isinstance(t, type) and t is not type(None)]
+    plain = [base.__name__ for base in bases if base.__module__ == "builtins"]
+    if plain:  # `float | Tensor`, of which nobody means the class
+        return f"{key}: expected {' or '.join(plain)}, got '{name}'"
     names = sorted({c.__name__ for base in bases for c in _concrete_subclasses(base)})
     line = f"{key}: there is no class '{name}'"
     nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.4)

@@ -1,11 +1,12 @@
 """The Lightning CLI of palinka: `fit`, `validate`, `test`, `predict` and `harvest`."""
 
+import errno
 import logging
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import lightning.pytorch as pl
 import torch
@@ -23,6 +24,8 @@ from palinka.errors import InputError
 from palinka.training import SparseAutoencoderModule
 
 LOG_FOLDER = "lightning_logs"
+# What a log folder may suffer from; any other OSError is a fault of the program.
+UNUSABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 # What Lightning itself resolves, once there is a trainer.
 CHECKPOINT_KEYWORDS = ("best", "last", "hpc", "registry")
 
@@ -103,7 +106,7 @@ class PalinkaCLI(LightningCLI):
         `--ckpt_path` would silently do nothing.
         """
         path = self.config[self.config.subcommand].get("ckpt_path")
-        if not path or path in CHECKPOINT_KEYWORDS or "://" in str(path):
+        if not _is_file_name(path):
             return
         if not Path(path).is_file():
             raise InputError(
@@ -111,6 +114,13 @@ class PalinkaCLI(LightningCLI):
             )
         layer = {"model": SparseAutoencoderModule.settings_of(path)}
         self.config = self.parser.parse_args(with_layer(self._arguments, layer))
+
+    def instantiate_classes(self) -> None:
+        """Make module and data, and refuse a checkpoint of others before anything is written."""
+        super().instantiate_classes()
+        path = self.config[self.subcommand].get("ckpt_path")
+        if _is_file_name(path):
+            self.model.check_checkpoint(path, self.datamodule, resume=self.subcommand == "fit")
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Add the logger, the checkpoints and the monitors that every run has."""
@@ -150,8 +160,10 @@ class PalinkaCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """End with the figures, and with where they are kept."""
+        # On every process: Lightning broadcasts the log folder whenever it is asked for it.
+        report = callbacks.final_report(self.trainer)
         if self.trainer.is_global_zero:
-            print(callbacks.final_report(self.trainer))
+            print(report)
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -172,6 +184,30 @@ def run(arguments: Sequence[str]) -> None:
         PalinkaCLI(arguments)
     except torch.OutOfMemoryError as error:
         raise InputError(f"out of memory: {error}; try a smaller data.batch_size") from error
+    except OSError as error:
+        if error.errno not in UNUSABLE:
+            raise
+        raise InputError(
+            f"{error.filename2 or error.filename or 'the log folder'}: {error.strerror}; make room,"
+            " or choose another trainer.default_root_dir"
+        ) from error
+    except ValueError as error:
+        refusal = _input_error_behind(error)
+        if refusal is None or refusal is error:
+            raise
+        raise refusal from error
+
+
+def _input_error_behind(error: BaseException | None) -> InputError | None:
+    """Ours, where the parser has met it while it made a class and wrapped it in its own."""
+    while error is not None and not isinstance(error, InputError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _is_file_name(checkpoint: str | None) -> TypeGuard[str]:
+    named = checkpoint and checkpoint not in CHECKPOINT_KEYWORDS
+    return bool(named) and "://" not in str(checkpoint)
 
 
 def _without_advertisement(record: logging.LogRecord) -> bool:

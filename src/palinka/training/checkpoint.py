@@ -4,6 +4,7 @@ import pickle
 from collections.abc import Mapping
 from os import PathLike
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 
@@ -60,14 +61,14 @@ def check_fit(autoencoder: Autoencoder, checkpoint: Mapping[str, Any]) -> None:
     check_weights(autoencoder.state_dict(), weights, "the checkpoint")
 
 
-def settings_of(path: str | PathLike[str]) -> dict[str, Any]:
-    """The module's arguments as a checkpoint holds them, without its weights.
-
-    The width is left out: it is the data's.
+def read(path: str | PathLike[str]) -> dict[str, Any]:
+    """A checkpoint of a sparse autoencoder, its tensors not read before they are used.
 
     Raises:
         InputError: If the file cannot be read, or is no checkpoint of a sparse autoencoder.
     """
+    if not is_zipfile(path):
+        raise InputError(f"{path} is no complete checkpoint: give one that palinka fit wrote")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
@@ -78,6 +79,18 @@ def settings_of(path: str | PathLike[str]) -> dict[str, Any]:
         raise InputError(
             f"{path} is no checkpoint of a sparse autoencoder: give one that palinka fit wrote"
         )
+    return dict(checkpoint)
+
+
+def settings_of(path: str | PathLike[str]) -> dict[str, Any]:
+    """The module's arguments as a checkpoint holds them, without its weights.
+
+    The width is left out: it is the data's.
+
+    Raises:
+        InputError: If the file cannot be read, or is no checkpoint of a sparse autoencoder.
+    """
+    settings = read(path)["hyper_parameters"]
     described = dict(settings["autoencoder"])
     arguments = {k: v for k, v in described["init_args"].items() if k != "input_dim"}
     return {**settings, "autoencoder": {**described, "init_args": arguments}}

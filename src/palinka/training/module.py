@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -23,6 +23,7 @@ from palinka.training.checkpoint import (
     check_fit,
     check_source,
     describe,
+    read,
     restore,
     settings_of,
 )
@@ -216,12 +217,32 @@ class SparseAutoencoderModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another autoencoder, or to go on training on other rows."""
-        check_fit(self.autoencoder, checkpoint)
-        if self._trainer is not None:
-            check_source(self._of_data("source"), checkpoint)
-            if self._trainer.state.fn == TrainerFn.FITTING:
-                check_cache(self._of_data("cache_identity"), checkpoint)
+        trainer = self._trainer
+        resume = trainer is not None and trainer.state.fn == TrainerFn.FITTING
+        self._check(checkpoint, getattr(trainer, "datamodule", None), resume)
         self._scaling_was_loaded = True
+
+    def check_checkpoint(
+        self, path: str | PathLike[str], data: LightningDataModule | None, *, resume: bool
+    ) -> None:
+        """Refuse at once what would be refused when the checkpoint is loaded.
+
+        Args:
+            path: The checkpoint.
+            data: What the run measures or trains on.
+            resume: Whether training is to go on, which it does only on the same rows.
+
+        Raises:
+            InputError: If the file cannot be read, or the checkpoint is one of another
+                autoencoder, language model or site, or of other rows to go on training on.
+        """
+        self._check(read(path), data, resume)
+
+    def _check(self, checkpoint: Mapping[str, Any], data: Any, resume: bool) -> None:
+        check_fit(self.autoencoder, checkpoint)
+        check_source(getattr(data, "source", None), checkpoint)
+        if resume:
+            check_cache(getattr(data, "cache_identity", None), checkpoint)
 
     @staticmethod
     def settings_of(path: str | PathLike[str]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def label_free_scores(x: NDArray[np.float64], variance: float) -> NDArray[np.flo
     """
     centered = x - x.mean(axis=0)
     components = principal_components(centered / np.sqrt(len(x) - 1))
-    scores: NDArray[np.float64] = centered @ components.axes[:, : components.before(variance)]
+    scores: NDArray[np.float64] = centered @ components.axes(components.before(variance))
     return scores
 
 

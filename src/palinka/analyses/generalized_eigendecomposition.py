@@ -185,7 +185,7 @@ def generalized_eigendecomposition(
     weighted = [(x - x.mean(axis=0)) / np.sqrt(2 * (len(x) - 1)) for x in (a, b)]
     basis = principal_components(np.concatenate(weighted))
     r = basis.before(variance)
-    components = np.ascontiguousarray(basis.axes[:, :r])
+    components = basis.axes(r)
 
     x = np.concatenate((a, b))
     y = x @ components

@@ -48,17 +48,35 @@ def _tridiagonalize(m, diagonal, beside):  # type: ignore[no-untyped-def]
         scale = 1.0 / half if half > 0.0 else 0.0
         for j in range(k):
             product[j] = 0.0
-        for i in range(k):
-            row = m[i]
-            v_i, w_i, f_i = v[i], w[i], following[i]
-            total = 0.0
+        for i in range(0, k - 1, 2):  # rows in pairs, which share what is read besides
+            row, next_row = m[i], m[i + 1]
+            v_0, w_0, f_0 = v[i], w[i], following[i]
+            v_1, w_1, f_1 = v[i + 1], w[i + 1], following[i + 1]
+            row[i] -= 2.0 * v_0 * w_0
+            next_row[i] -= v_1 * w_0 + w_1 * v_0
+            next_row[i + 1] -= 2.0 * v_1 * w_1
+            total_0 = row[i] * f_0 + next_row[i] * f_1
+            total_1 = next_row[i] * f_0 + next_row[i + 1] * f_1
             for j in range(i):
-                entry = row[j] - v_i * w[j] - w_i * v[j]
-                row[j] = entry
-                total += entry * following[j]
-                product[j] += entry * f_i
-            row[i] -= 2.0 * v_i * w_i
-            product[i] += total + row[i] * f_i
+                entry_0 = row[j] - v_0 * w[j] - w_0 * v[j]
+                entry_1 = next_row[j] - v_1 * w[j] - w_1 * v[j]
+                row[j] = entry_0
+                next_row[j] = entry_1
+                total_0 += entry_0 * following[j]
+                total_1 += entry_1 * following[j]
+                product[j] += entry_0 * f_0 + entry_1 * f_1
+            product[i] += total_0
+            product[i + 1] += total_1
+        if k % 2:
+            i = k - 1
+            row = m[i]
+            row[i] -= 2.0 * v[i] * w[i]
+            total_0 = row[i] * following[i]
+            for j in range(i):
+                row[j] -= v[i] * w[j] + w[i] * v[j]
+                total_0 += row[j] * following[j]
+                product[j] += row[j] * following[i]
+            product[i] += total_0
         overlap = 0.0
         for j in range(k):
             overlap += product[j] * following[j]
@@ -102,6 +120,28 @@ def _extremes(diagonal, beside):  # type: ignore[no-untyped-def]
                 bottom = points[p]
             low[end], high[end] = bottom, top
     return 0.5 * (low[0] + high[0]), 0.5 * (low[1] + high[1])
+
+
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def _add_scatter(m, z):  # type: ignore[no-untyped-def]
+    """Add the lower triangle of `z.T @ z` to `m`, a row at a time and eight items at once."""
+    items = len(z)
+    whole = items - items % 8
+    for i in range(m.shape[0]):
+        row = m[i]
+        for k in range(0, whole, 8):
+            z_0, z_1, z_2, z_3 = z[k], z[k + 1], z[k + 2], z[k + 3]
+            z_4, z_5, z_6, z_7 = z[k + 4], z[k + 5], z[k + 6], z[k + 7]
+            c_0, c_1, c_2, c_3 = z_0[i], z_1[i], z_2[i], z_3[i]
+            c_4, c_5, c_6, c_7 = z_4[i], z_5[i], z_6[i], z_7[i]
+            for j in range(i + 1):
+                row[j] += c_0 * z_0[j] + c_1 * z_1[j] + c_2 * z_2[j] + c_3 * z_3[j]
+                row[j] += c_4 * z_4[j] + c_5 * z_5[j] + c_6 * z_6[j] + c_7 * z_7[j]
+        for k in range(whole, items):
+            z_0 = z[k]
+            c_0 = z_0[i]
+            for j in range(i + 1):
+                row[j] += c_0 * z_0[j]
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
@@ -169,15 +209,7 @@ def _largest_eigenvalues(scores, in_a, shrinkage):  # type: ignore[no-untyped-de
             for j in range(i + 1):
                 row[j] = u[i] * s[j] + s[i] * u[j]
             row[i] += inverse[i] ** 2 * ridge_a
-            whole = n_a - n_a % 4
-            for item in range(0, whole, 4):
-                z_0, z_1, z_2, z_3 = z[item], z[item + 1], z[item + 2], z[item + 3]
-                for j in range(i + 1):
-                    row[j] += z_0[i] * z_0[j] + z_1[i] * z_1[j] + z_2[i] * z_2[j] + z_3[i] * z_3[j]
-            for item in range(whole, n_a):
-                z_0 = z[item]
-                for j in range(i + 1):
-                    row[j] += z_0[i] * z_0[j]
+        _add_scatter(m, z[:n_a])
         _tridiagonalize(m, diagonal, beside)
         smallest, greatest = _extremes(diagonal, beside)
         degrees = (n_b - 1) / (n_a - 1)

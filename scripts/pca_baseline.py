@@ -71,7 +71,7 @@ def main() -> None:
     settings = ArgumentParser()
     settings.add_class_arguments(ActivationDataModule, "data")
     given = yaml.safe_load(arguments.config.read_text())["data"]
-    data = settings.instantiate_classes(settings.parse_object({"data": given})).data
+    data = settings.instantiate(settings.parse_object({"data": given})).data
     data.prepare_data()
     data.setup("fit")
     moments = [

@@ -17,6 +17,7 @@ COMMANDS = {
     "test": "the same under the names of a test",
     "predict": "write the latents of the validation split to disk",
     "harvest": "only fill the cache of activations",
+    "analyze": "ask neurons or latents questions, without any training",
 }
 
 _COMMAND_LINES = "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())
@@ -29,8 +30,8 @@ commands:
 {_COMMAND_LINES}
 
 options:
-  --config FILE     YAML with the keys seed_everything, model, data, trainer, ckpt_path;
-                    repeatable, later files win, and the command line beats every file
+  --config FILE     a YAML configuration; repeatable, later files win, and the command line
+                    beats every file
   --print_config    show the whole configuration and stop
   --ckpt_path FILE  the checkpoint to go on from, or to measure
   --help            this page; `palinka COMMAND --help` lists every option of a command
@@ -62,13 +63,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f"did you mean '{nearest[0]}'?" if nearest else f"choose from {', '.join(COMMANDS)}"
         return _refuse(f"there is no command '{arguments[0]}': {hint}")
 
-    from palinka.cli import run
-
     try:
-        run(arguments)
+        if arguments[0] == "analyze":
+            from palinka.analyze import run as analyze
+
+            return analyze(arguments[1:])
+        from palinka.cli import run
+
+        return run(arguments)
     except InputError as error:
         return _refuse(str(error))
-    return 0
 
 
 def _refuse(message: str) -> int:

@@ -19,8 +19,8 @@ def report(log_dir: str | None, **metrics: float) -> list[str]:
 def test_measured_rows_come_in_order_and_others_are_left_out() -> None:
     lines = report(None, **{"val/l0": 32.0, "val/fvu": 0.25, "something/else": 1.0})
     assert [line.split() for line in lines if line] == [
-        [*"fraction of variance unexplained".split(), "0.25"],
-        [*"latents per token (L0)".split(), "32"],
+        [*["fraction", "of", "variance", "unexplained"], "0.25"],
+        [*["latents", "per", "token", "(L0)"], "32"],
     ]
 
 

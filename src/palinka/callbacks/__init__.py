@@ -1,14 +1,19 @@
 """What watches a run: throughput, histograms, TensorBoard's layout, the last report."""
 
+from palinka.callbacks.analysis_entry import AnalysisEntry, HeatmapEntry
 from palinka.callbacks.dashboard import TensorBoardDashboard, tensorboard_writers
 from palinka.callbacks.histograms import FeatureHistograms
 from palinka.callbacks.latents import LatentWriter
 from palinka.callbacks.report import final_report
+from palinka.callbacks.run_analyses import RunAnalyses
 from palinka.callbacks.throughput import ThroughputMonitor
 
 __all__ = [
+    "AnalysisEntry",
     "FeatureHistograms",
+    "HeatmapEntry",
     "LatentWriter",
+    "RunAnalyses",
     "TensorBoardDashboard",
     "ThroughputMonitor",
     "final_report",

@@ -1,0 +1,96 @@
+"""`palinka analyze`: findings without any training."""
+
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
+
+from palinka.arguments import ArgumentParser, files_first
+from palinka.callbacks.analysis_entry import AnalysisEntry
+from palinka.callbacks.reader import ActivationReader, Encoder
+from palinka.callbacks.run_analysis import run_analysis
+from palinka.errors import InputError
+from palinka.language_models import LanguageModelSpec
+
+
+def analyze(
+    analyses: list[AnalysisEntry],
+    language_model: LanguageModelSpec | str = "mini",
+    autoencoder: str | None = None,
+    ckpt_path: str | None = None,
+    output: str = "lightning_logs/analyses",
+) -> int:
+    """Run analyses of a language model's neurons, or of an autoencoder's latents.
+
+    Args:
+        analyses: What to run.
+        language_model: `mini` (bundled), a name on the Hugging Face hub, a local folder or a
+            GGUF file; or its `name` with `revision`, `gguf_file`, `dtype` and `device`.
+        autoencoder: A folder that `save_pretrained` wrote; its latents are analyzed.
+        ckpt_path: A checkpoint of `palinka fit`; its latents are analyzed.
+        output: The folder that gets a folder of findings for each analysis.
+
+    Returns:
+        The exit status: 0, 1 where an analysis failed, 2 where its input could not be used. One
+        that fails does not keep the others from running.
+
+    Raises:
+        InputError: If the list is empty or names repeat, or the model or the autoencoder cannot
+            be read.
+    """
+    names = [entry.name for entry in analyses]
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"analyses are named {names}; expected at least one, and no name twice")
+    if autoencoder is not None and ckpt_path is not None:
+        raise InputError("autoencoder and ckpt_path are both given; give one of them")
+    encoder = None
+    if ckpt_path is not None:
+        encoder = Encoder.from_checkpoint(ckpt_path)
+    elif autoencoder is not None:
+        encoder = Encoder.from_folder(autoencoder)
+    spec = LanguageModelSpec(language_model) if isinstance(language_model, str) else language_model
+    reader = ActivationReader(spec, encoder)
+    status = 0
+    for entry in analyses:
+        try:
+            findings = run_analysis(entry, reader)
+            folder = findings.write(Path(output))
+        except InputError as error:
+            print(f"palinka: error: {entry.name}: {error}", file=sys.stderr)
+            status = max(status, 2)
+        except Exception:
+            traceback.print_exc()
+            print(f"palinka: error: {entry.name} failed, as shown above", file=sys.stderr)
+            status = max(status, 1)
+        else:
+            print(f"{findings.report()}\n\nfindings in   {folder}\n")
+    return status
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command line `palinka analyze …`.
+
+    Args:
+        arguments: What follows `analyze`.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        InputError: If the command line or a file that it names cannot be used.
+    """
+    parser = ArgumentParser(
+        prog="palinka analyze",
+        description="Run analyses of a language model's neurons, or of an autoencoder's latents.",
+    )
+    parser.add_argument("-c", "--config", action=ActionConfigFile, help="A YAML configuration.")
+    parser.add_function_arguments(analyze)
+    given: Any = parser.parse_args(files_first(["analyze", *arguments])[1:])
+    settings = parser.instantiate(given)
+    return analyze(**{name: settings[name] for name in _PARAMETERS})
+
+
+_PARAMETERS = ("analyses", "language_model", "autoencoder", "ckpt_path", "output")

@@ -1,0 +1,60 @@
+"""One entry of the list `analyses` in a configuration."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from jsonargparse.typing import Path_fr
+
+from palinka.errors import InputError
+
+
+@dataclass(frozen=True)
+class HeatmapEntry:
+    """Which units are drawn as heatmaps, over which text.
+
+    Args:
+        by: The finding, one value per unit, that units are ranked by, such as `score` or `t`.
+        ranks: Which ranks to draw: 1 is the largest value, -1 the smallest.
+        units: Units to draw besides, by number.
+        text: A stimuli file of the kind `passage` to draw them over; that of the analysis if
+            left out.
+        exponent: Contrast: the values, scaled to 0 … 1, are raised to it. 2 for latents and 1
+            for units if left out.
+    """
+
+    by: str
+    ranks: list[int] = field(default_factory=lambda: [1])
+    units: list[int] = field(default_factory=list)
+    text: Path_fr | None = None
+    exponent: float | None = None
+
+
+@dataclass(frozen=True)
+class AnalysisEntry:
+    """An analysis of stimuli at sites of a language model.
+
+    Args:
+        name: What the findings are kept under; a folder's name.
+        analysis: Which analysis: the name of a function in `palinka.analyses`.
+        stimuli: The file with the texts.
+        sites: Where in the model, one name or several; `*` and `?` stand for any characters.
+        options: Further arguments of the analysis, such as `permutations`.
+        heatmaps: Units to draw over a text.
+    """
+
+    name: str
+    analysis: str
+    stimuli: Path_fr
+    sites: str | list[str] = "blocks.middle.mlp.pre"
+    options: dict[str, Any] = field(default_factory=dict)
+    heatmaps: HeatmapEntry | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name or set(self.name) - set(_NAME_CHARACTERS) or self.name.startswith("."):
+            raise InputError(
+                f"an analysis is named {self.name!r}; the name becomes a folder's, so use letters, "
+                "digits, '-', '_' and '.'"
+            )
+
+
+_NAME_CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."

@@ -1,0 +1,190 @@
+"""Neurons and latents alike: vectors for the tokens of prepared stimuli, at any sites."""
+
+import fnmatch
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from palinka.autoencoders import Autoencoder
+from palinka.errors import InputError
+from palinka.language_models import LanguageModel, LanguageModelSpec, Tokens
+from palinka.stimuli import Prepared
+from palinka.training import SparseAutoencoderModule
+
+BATCH_TEXTS = 16
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """An autoencoder at a site: what turns its activations into latents.
+
+    Attributes:
+        encode: Raw activations `(…, width)` to latents `(…, latents)`.
+        width: Width of the activations that it takes.
+        site: The full name of the site it was trained on, where that is known.
+        language_model: The identity of the model it was trained on, where that is known.
+        described: A few words for the record.
+    """
+
+    encode: Callable[[Tensor], Tensor]
+    width: int
+    site: str | None = None
+    language_model: str | None = None
+    described: str = "autoencoder"
+
+    @classmethod
+    def from_checkpoint(cls, path: str | PathLike[str]) -> "Encoder":
+        """Read the checkpoint of a fit.
+
+        Raises:
+            InputError: If it is no complete checkpoint of a sparse autoencoder.
+        """
+        SparseAutoencoderModule.settings_of(path)  # a clear refusal before Lightning reads it
+        stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        module = SparseAutoencoderModule.load_from_checkpoint(Path(path), map_location="cpu").eval()
+        return cls.from_module(module, stored.get("source", {}))
+
+    @classmethod
+    def from_module(cls, module: SparseAutoencoderModule, source: dict[str, str]) -> "Encoder":
+        """Take a module as it is now.
+
+        Args:
+            module: The module, whose centring and scaling belong to the encoder.
+            source: `language_model` and `site` that it was trained on, where they are known.
+        """
+        return cls(
+            module.encode,
+            module.autoencoder.input_dim,
+            source.get("site"),
+            source.get("language_model"),
+            type(module.autoencoder).__name__,
+        )
+
+    @classmethod
+    def from_folder(cls, folder: str | PathLike[str]) -> "Encoder":
+        """Read what `save_pretrained` wrote.
+
+        Raises:
+            InputError: If the folder holds no autoencoder.
+        """
+        autoencoder = Autoencoder.from_pretrained(folder).eval()
+        return cls(autoencoder.encode, autoencoder.input_dim, described=type(autoencoder).__name__)
+
+
+class ActivationReader:
+    """Reads stimuli through a language model, and through an autoencoder where there is one.
+
+    Args:
+        language_model: What to read; loaded when it is first needed.
+        encoder: Turns activations into latents; without it the units are neurons.
+
+    Raises:
+        InputError: If the encoder was trained on another model.
+    """
+
+    def __init__(self, language_model: LanguageModelSpec, encoder: Encoder | None = None) -> None:
+        self.language_model = language_model
+        self.encoder = encoder
+        self._loaded: LanguageModel | None = None
+        known = encoder.language_model if encoder else None
+        if known is not None and known != language_model.identity():
+            raise InputError(
+                f"the autoencoder was trained on the language model {known}, and "
+                f"{language_model.name} is the model {language_model.identity()}; give the model "
+                "that it was trained on"
+            )
+
+    @property
+    def units(self) -> str:
+        """What the columns are: `units` of the model or `latents` of the autoencoder."""
+        return "units" if self.encoder is None else "latents"
+
+    @property
+    def model(self) -> LanguageModel:
+        """The language model, loaded once."""
+        if self._loaded is None:
+            self._loaded = self.language_model.load()
+        return self._loaded
+
+    def sites(self, patterns: str | Sequence[str]) -> list[str]:
+        """The full names of the sites that some patterns stand for, in the model's order.
+
+        Raises:
+            InputError: If a pattern matches nothing, or the autoencoder belongs elsewhere.
+        """
+        known = list(self.language_model.sites.named)
+        found: dict[str, None] = {}
+        for pattern in [patterns] if isinstance(patterns, str) else patterns:
+            if set(pattern) & set("*?["):
+                matching = fnmatch.filter(known, pattern)
+                if not matching:
+                    raise InputError(
+                        f"no site of {self.language_model.name} matches {pattern!r}; it has "
+                        f"{', '.join(known[:3])} … {known[-1]}"
+                    )
+            else:
+                matching = [self.language_model.resolve(pattern)]
+            found.update(dict.fromkeys(matching))
+        for site in found:
+            self._check_encoder(site)
+        return list(found)
+
+    def pooled(self, prepared: Prepared, sites: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """The vector of each item, `(items, units)`, at each site, read in one pass.
+
+        Raises:
+            InputError: If a text is longer than the model's context.
+        """
+        vectors: dict[str, list[NDArray[np.float32]]] = {site: [] for site in sites}
+        for texts, acts in self._batches(prepared.tokens, sites):
+            for site in sites:
+                for row, text in enumerate(texts):
+                    chosen = acts[site][row, list(prepared.pool[text])]
+                    vectors[site].append(self._encoded(chosen).mean(dim=0).numpy())
+        return {site: np.stack(rows) for site, rows in vectors.items()}
+
+    def every_token(self, texts: Sequence[Sequence[int]], site: str) -> list[NDArray[np.float32]]:
+        """The vectors of all tokens of some texts, `(tokens, units)` each.
+
+        Raises:
+            InputError: If a text is longer than the model's context.
+        """
+        return [
+            self._encoded(acts[site][row, : len(texts[text])]).numpy()
+            for batch, acts in self._batches(texts, [site])
+            for row, text in enumerate(batch)
+        ]
+
+    def _batches(
+        self, texts: Sequence[Sequence[int]], sites: Sequence[str]
+    ) -> Iterator[tuple[range, dict[str, Tensor]]]:
+        for start in range(0, len(texts), BATCH_TEXTS):
+            numbers = range(start, min(start + BATCH_TEXTS, len(texts)))
+            tokens = Tokens.of([list(texts[number]) for number in numbers])
+            yield numbers, dict(self.model.read(tokens, sites, batch_size=BATCH_TEXTS))
+
+    @torch.no_grad()
+    def _encoded(self, activations: Tensor) -> Tensor:
+        activations = activations.float().cpu()
+        return activations if self.encoder is None else self.encoder.encode(activations)
+
+    def _check_encoder(self, site: str) -> None:
+        if self.encoder is None:
+            return
+        if self.encoder.site not in (None, site):
+            raise InputError(
+                f"the autoencoder was trained at {self.encoder.site}, and {site} is asked for; "
+                "analyze the site it was trained at, or leave the autoencoder out"
+            )
+        width = self.language_model.width(site)
+        if width != self.encoder.width:
+            raise InputError(
+                f"the autoencoder takes activations of width {self.encoder.width}, and {site} of "
+                f"{self.language_model.name} is {width} wide; give the autoencoder of that site"
+            )

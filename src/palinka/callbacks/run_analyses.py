@@ -1,0 +1,121 @@
+"""Analyses of the latents that a fit is training, when it ends and on the way."""
+
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from palinka.activations import ActivationDataModule
+from palinka.callbacks.analysis_entry import AnalysisEntry
+from palinka.callbacks.findings import Findings
+from palinka.callbacks.reader import ActivationReader, Encoder
+from palinka.callbacks.run_analysis import run_analysis
+from palinka.errors import InputError
+from palinka.figures.loss_curves import loss_curves
+from palinka.figures.style import style
+from palinka.training import SparseAutoencoderModule
+
+
+class RunAnalyses(Callback):
+    """Runs analyses on the latents after a fit, on the process that logs.
+
+    The findings go to the trainer's loggers and to `<log_dir>/analyses/<name>/`. An analysis
+    that fails is reported with its name; the others run, and the fit's results stay.
+
+    Args:
+        analyses: What to run.
+        every_n_steps: Also run them after every so many optimizer steps.
+    """
+
+    def __init__(self, analyses: list[AnalysisEntry], every_n_steps: int | None = None) -> None:
+        if every_n_steps is not None and every_n_steps < 1:
+            raise InputError(
+                f"every_n_steps is {every_n_steps}; expected at least 1, or null for only the end"
+            )
+        self.analyses = analyses
+        self.every_n_steps = every_n_steps
+        self.failed: list[str] = []
+        self._reader: ActivationReader | None = None
+        self._losses: dict[str, list[tuple[int, Tensor]]] = {}
+        self._last_step = -1
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Keep the losses that were logged, and analyze where it is time to."""
+        step = trainer.global_step
+        if step == self._last_step:  # a batch that only accumulated its gradient
+            return
+        self._last_step = step
+        self._keep(trainer.callback_metrics, step, trainer.log_every_n_steps)  # type: ignore[attr-defined]
+        if self.every_n_steps is not None and step % self.every_n_steps == 0:
+            self._run(trainer, pl_module)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Analyze what was trained, unless the last step did."""
+        done = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
+        if not done:
+            self._run(trainer, pl_module)
+        if trainer.is_global_zero and self._losses and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            with style():
+                drawn = loss_curves(
+                    {
+                        name: ([step for step, _ in kept], [float(value) for _, value in kept])
+                        for name, kept in self._losses.items()
+                    }
+                )
+            findings = Findings("training", {}, figures=drawn)
+            findings.write(_log_folder(trainer) / "analyses")
+            findings.log(trainer, trainer.global_step)
+
+    def _keep(self, metrics: Mapping[str, Tensor], step: int, every: int) -> None:
+        if every and step % every == 0:
+            for name, value in metrics.items():
+                if name.startswith("loss/"):
+                    self._losses.setdefault(name.removeprefix("loss/"), []).append((step, value))
+
+    def _run(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        if not isinstance(pl_module, SparseAutoencoderModule):
+            raise InputError(f"RunAnalyses needs a sparse autoencoder, not {type(pl_module)}")
+        reader = self._bound(trainer, pl_module)
+        for entry in self.analyses:
+            try:
+                findings = run_analysis(entry, reader)
+                findings.write(_log_folder(trainer) / "analyses")
+                findings.log(trainer, trainer.global_step)
+            except Exception as error:  # whatever it is, the training is worth more
+                if not isinstance(error, InputError):
+                    traceback.print_exc()
+                self.failed.append(entry.name)
+                rank_zero_warn(f"the analysis {entry.name} failed: {error}")
+
+    def _bound(self, trainer: pl.Trainer, module: SparseAutoencoderModule) -> ActivationReader:
+        """A reader of the module's present latents, with the language model loaded once."""
+        data = getattr(trainer, "datamodule", None)
+        if not isinstance(data, ActivationDataModule):
+            raise InputError("RunAnalyses reads the language model of an ActivationDataModule")
+        if self._reader is None:
+            encoder = Encoder.from_module(module, data.source)
+            self._reader = ActivationReader(data.train_spec.language_model, encoder)
+        return self._reader
+
+
+def _log_folder(trainer: pl.Trainer) -> Path:
+    """`trainer.log_dir` without its broadcast, which would wait for the other processes."""
+    for logger in trainer.loggers:
+        folder = getattr(logger, "log_dir", None) or logger.save_dir
+        if folder is not None:
+            return Path(folder)
+    return Path(trainer.default_root_dir)

@@ -1,0 +1,114 @@
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+import palinka
+from palinka.analyses.result import Result, Table
+from palinka.callbacks.findings import Findings
+from palinka.errors import InputError
+
+
+@dataclass(frozen=True)
+class Small(Result):
+    """Two numbers, one of them missing, and an array."""
+
+    score: float
+    missing: float
+    values: NDArray[np.float64]
+    nothing: NDArray[np.float64] | None = None
+
+    def tables(self) -> dict[str, Table]:
+        return {"units": {"unit": [0, 1], "value": self.values}}
+
+
+def findings(**changes: Any) -> Findings:
+    result = Small(0.5, float("nan"), np.array([1.5, -2.0]), notes=("one unit is silent",))
+    arguments: dict[str, Any] = {
+        "name": "some-name",
+        "results": {"hidden.1/comma": result},
+        "figures": {"spectrum": Figure()},
+        "pages": {"heatmap": "<p>x</p>"},
+        "settings": {"sites": ["hidden.1"]},
+        "summary": "12 matches",
+    }
+    return Findings(**{**arguments, **changes})
+
+
+def test_everything_is_written_under_its_name(tmp_path: Path) -> None:
+    folder = findings().write(tmp_path / "out")
+    assert folder == tmp_path / "out" / "some-name"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "arrays.npz",
+        "findings.json",
+        "heatmap.html",
+        "hidden.1-comma-units.csv",
+        "spectrum.png",
+        "spectrum.svg",
+        "stimuli.md",
+    ]
+    record = json.loads((folder / "findings.json").read_text())
+    assert record["scalars"] == {"hidden.1/comma/score": 0.5, "hidden.1/comma/missing": None}
+    assert record["notes"] == {"hidden.1/comma": ["one unit is silent"]}
+    assert record["settings"] == {"sites": ["hidden.1"]}
+    assert record["palinka"] == palinka.__version__
+    arrays = np.load(folder / "arrays.npz")
+    assert arrays.files == ["hidden.1/comma/values"]
+    assert arrays["hidden.1/comma/values"].tolist() == [1.5, -2.0]
+    with (folder / "hidden.1-comma-units.csv").open() as stream:
+        assert list(csv.reader(stream)) == [["unit", "value"], ["0", "1.5"], ["1", "-2.0"]]
+
+
+def test_earlier_findings_are_replaced_whole(tmp_path: Path) -> None:
+    findings(figures={"old": Figure()}).write(tmp_path)
+    folder = findings().write(tmp_path)
+    assert not (folder / "old.png").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["some-name"]
+
+
+def test_a_failure_leaves_the_earlier_findings_and_nothing_else(tmp_path: Path) -> None:
+    before = findings().write(tmp_path)
+
+    class Broken(Figure):
+        def savefig(self, *_: Any, **__: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(InputError, match="No space left on device"):
+        findings(figures={"spectrum": Broken()}).write(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["some-name"]
+    assert (before / "spectrum.png").exists()
+
+
+def test_a_name_cannot_leave_its_folder(tmp_path: Path) -> None:
+    folder = findings(figures={"../../out": Figure()}).write(tmp_path / "deep" / "er")
+    assert (folder / "..-..-out.png").exists()
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_every_logger_gets_the_numbers() -> None:
+    logged: list[tuple[dict[str, float], int]] = []
+    logger = SimpleNamespace(log_metrics=lambda values, step: logged.append((values, step)))
+    trainer = cast(Any, SimpleNamespace(loggers=[logger, logger], is_global_zero=True))
+    findings().log(trainer, 7)
+    assert len(logged) == 2
+    values, step = logged[0]
+    assert step == 7
+    assert values["analyses/some-name/hidden.1/comma/score"] == 0.5
+
+
+def test_the_report_and_the_markdown_show_numbers_and_remarks() -> None:
+    report = findings().report(most=1)
+    assert "hidden.1/comma/score  0.5" in report
+    assert "1 more in findings.json" in report
+    assert "note: one unit is silent" in report
+    markdown = findings().markdown()
+    assert "| hidden.1/comma/score | 0.5 |" in markdown
+    assert "- hidden.1/comma: one unit is silent" in markdown
+    assert markdown.endswith("12 matches")

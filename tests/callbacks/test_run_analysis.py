@@ -1,0 +1,148 @@
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from palinka import analyses
+from palinka.callbacks.analysis_entry import AnalysisEntry, HeatmapEntry
+from palinka.callbacks.reader import ActivationReader
+from palinka.callbacks.run_analysis import run_analysis
+from palinka.errors import InputError
+from palinka.stimuli import load_stimuli
+
+SITE = "blocks.3.mlp.pre"
+GROUPS = {
+    "animals": ["horse", "dog", "bird", "cat", "fish"],
+    "food": ["bread", "apple", "soup", "salt", "sugar"],
+}
+PASSAGE = "The road from Vienna to Budapest follows the Danube, and Vienna is not far."
+
+
+def entry(analysis: str, stimuli: str, **changes: object) -> AnalysisEntry:
+    return replace(
+        AnalysisEntry("some", analysis, stimuli, SITE),  # type: ignore[arg-type]
+        **changes,  # type: ignore[arg-type]
+    )
+
+
+def test_two_conditions_go_to_a_and_b(mini: ActivationReader, stimuli: Callable[..., str]) -> None:
+    path = stimuli(kind="words", conditions=GROUPS)
+    findings = run_analysis(entry("unit_tuning", path, options={"test": "welch"}), mini)
+    prepared = load_stimuli(path).prepare(mini.model.tokenizer)
+    vectors = mini.pooled(prepared, [SITE])[SITE]
+    expected = analyses.unit_tuning(vectors[:5], vectors[5:], test="welch")
+    np.testing.assert_array_equal(findings.arrays()["t"], expected.t)
+    assert findings.settings["sites"] == [SITE]
+    assert findings.settings["options"] == {"test": "welch"}
+    assert findings.settings["stimuli_hash"] == load_stimuli(path).hash
+    assert findings.figures
+
+
+def test_two_sites_go_to_x_and_y_with_groups(
+    mini: ActivationReader, stimuli: Callable[..., str]
+) -> None:
+    path = stimuli(kind="words", conditions=GROUPS)
+    sites = ["blocks.2.attn.q", "blocks.2.attn.k"]
+    findings = run_analysis(entry("representational_similarity", path, sites=sites), mini)
+    prepared = load_stimuli(path).prepare(mini.model.tokenizer)
+    vectors = mini.pooled(prepared, sites)
+    expected = analyses.representational_similarity(
+        vectors[sites[0]], vectors[sites[1]], groups=list(prepared.conditions)
+    )
+    assert findings.scalars()["score"] == expected.score
+    np.testing.assert_array_equal(findings.arrays()["group_scores"], expected.group_scores)
+
+
+def test_each_condition_and_site_goes_to_x(
+    mini: ActivationReader, stimuli: Callable[..., str]
+) -> None:
+    path = stimuli(kind="words", conditions=GROUPS)
+    findings = run_analysis(entry("pairwise_mutual_information", path, sites="hidden.[01]"), mini)
+    assert list(findings.results) == [
+        "hidden.0/animals", "hidden.0/food", "hidden.1/animals", "hidden.1/food",
+    ]  # fmt: skip
+    prepared = load_stimuli(path).prepare(mini.model.tokenizer)
+    vectors = mini.pooled(prepared, ["hidden.1"])["hidden.1"]
+    expected = analyses.pairwise_mutual_information(vectors[5:])
+    np.testing.assert_array_equal(
+        findings.arrays()["hidden.1/food/mutual_information"], expected.mutual_information
+    )
+
+
+def test_each_category_of_a_passage_goes_to_targets_and_heatmaps_are_drawn(
+    mini: ActivationReader, stimuli: Callable[..., str]
+) -> None:
+    path = stimuli(
+        kind="passage",
+        text=PASSAGE,
+        categories={"cities": ["Vienna", "Budapest"], "rivers": ["Danube"]},
+    )
+    wanted = entry(
+        "category_score",
+        path,
+        options={"detector": True},
+        heatmaps=HeatmapEntry(by="auc", ranks=[1, -1], units=[7]),
+    )
+    findings = run_analysis(wanted, mini)
+    prepared = load_stimuli(path).prepare(mini.model.tokenizer)
+    (acts,) = mini.every_token(prepared.tokens, SITE)
+    expected = analyses.category_score(acts, np.asarray(prepared.targets["rivers"]), detector=True)
+    np.testing.assert_array_equal(findings.arrays()["rivers/auc"], expected.auc)
+    assert "rivers/heatmaps" in findings.figures
+    page = findings.pages["rivers/heatmaps"]
+    assert f"unit {int(expected.auc.argmax())}, auc" in page
+    assert "unit 7, auc" in page
+    assert "Budapest" in page
+
+
+def test_both_directions_are_followed_through_every_text(
+    mini: ActivationReader, stimuli: Callable[..., str]
+) -> None:
+    frames = [
+        f"Then {name} saw {{target}} at the door." for name in ("John", "Anne", "Mary", "Jack")
+    ]
+    path = stimuli(kind="contrast", targets={"him": "him", "her": "her"}, frames=frames)
+    findings = run_analysis(entry("generalized_eigendecomposition", path), mini)
+    assert "p_value_a" not in findings.scalars()
+    assert any("series" in name for name in findings.figures)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"analysis": "unit_tunning"}, "did you mean 'unit_tuning'"),
+        ({"options": {"tets": "welch"}}, "did you mean 'test'"),
+        ({"sites": "blocks.9.mlp.pre"}, "out of range"),
+        ({"sites": ["hidden.0"], "analysis": "representational_similarity"}, "compares two sites"),
+        ({"analysis": "category_score"}, "kind passage"),
+        ({"heatmaps": HeatmapEntry(by="t")}, "heatmaps are drawn over a passage"),
+    ],
+)
+def test_an_entry_that_does_not_fit_is_refused(
+    changes: dict[str, object],
+    expected: str,
+    mini: ActivationReader,
+    stimuli: Callable[..., str],
+) -> None:
+    path = stimuli(kind="words", conditions=GROUPS)
+    wanted = replace(entry("unit_tuning", path), **changes)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=expected):
+        run_analysis(wanted, mini)
+
+
+def test_heatmaps_rank_by_a_value_per_unit(
+    mini: ActivationReader, stimuli: Callable[..., str]
+) -> None:
+    words = stimuli("words.yaml", kind="words", conditions=GROUPS)
+    text = stimuli("text.yaml", kind="passage", text=PASSAGE, categories={"x": ["road"]})
+    wanted = entry(
+        "unit_tuning", words, heatmaps=HeatmapEntry(by="score", text=text)  # type: ignore[arg-type]
+    )  # fmt: skip
+    with pytest.raises(InputError, match="cannot rank units by 'score'; expected one of t, p"):
+        run_analysis(wanted, mini)
+
+
+def test_a_name_that_is_no_folder_is_refused() -> None:
+    with pytest.raises(InputError, match="becomes a folder"):
+        AnalysisEntry("../up", "unit_tuning", "x.yaml")  # type: ignore[arg-type]

@@ -22,6 +22,8 @@ from palinka.progress import progress
 PERCENTILES = (0, 1, 5, 25, 50, 75, 95, 99, 100)
 MOST_BINS = 1024
 ROWS_PER_TASK = 8
+# Relative differences up to this come from the order in which numbers were added.
+ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,14 @@ def of_pairs(matrix: NDArray[Any]) -> NDArray[Any]:
     return pairs
 
 
+def correlation_over_pairs(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+    """Pearson's r, or NaN where either is the same for all pairs, but for rounding."""
+    for values in (first, second):
+        if np.ptp(values) <= ROUNDING * np.abs(values).max():
+            return float("nan")
+    return float(np.corrcoef(first, second)[0, 1])
+
+
 def pairwise_mutual_information(
     x: ArrayLike, bins: int = 15, outlier_z: float = 5.0
 ) -> PairwiseMutualInformation:
@@ -123,7 +133,7 @@ def pairwise_mutual_information(
     outlying = outlying_units(values, float(outlier_z))
     rows = digitized_rows(values, outlying, int(bins))
     statistics = _all_pairs(rows, _centered(values, outlying))
-    correlation = _correlation(
+    correlation = correlation_over_pairs(
         of_pairs(statistics.mutual_information), of_pairs(statistics.covariance)
     )
     return PairwiseMutualInformation(
@@ -213,13 +223,6 @@ def _all_pairs(rows: DigitizedRows, centered: NDArray[np.float64]) -> PairStatis
         scratch.counts[:] = numpy_histogram(rows, first, second)
         fill_information(scratch.counts, count_logs, first, second, statistics)
     return statistics
-
-
-def _correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
-    """Pearson's r, or NaN where either is constant."""
-    if np.ptp(first) == 0 or np.ptp(second) == 0:
-        return float("nan")
-    return float(np.corrcoef(first, second)[0, 1])
 
 
 def _notes(values: NDArray[np.floating[Any]], statistics: PairStatistics) -> tuple[str, ...]:

@@ -1,0 +1,129 @@
+import io
+
+import numpy as np
+import pytest
+
+from palinka import analyses, figures
+from palinka.figures.pairwise_mutual_information import overview
+
+CONDITIONS = ("comma", "full $stop")
+
+
+@pytest.fixture(scope="module")
+def data():
+    random = np.random.default_rng(0)
+    activations = {}
+    for layer in range(4):
+        for condition in CONDITIONS:
+            shared = random.normal(size=60)
+            # Layer 0 holds a token's embedding: the same for all items.
+            own = random.normal(size=(8, 60)) * (layer > 0)
+            activations[f"hidden.{layer}/{condition}"] = 10.0**layer * (shared + own)
+    return activations
+
+
+@pytest.fixture(scope="module")
+def results(data):
+    return {key: analyses.pairwise_mutual_information(x) for key, x in data.items()}
+
+
+@pytest.fixture(scope="module")
+def drawn(data, results):
+    means = {key: x.mean(axis=0) for key, x in data.items()}
+    return overview(results, means=means, conditions=CONDITIONS[::-1], units="latents")
+
+
+def saves(figure):
+    figure.savefig(io.BytesIO(), format="png", dpi=40)
+
+
+def test_matrices_show_every_pair_in_both_halves(results):
+    result = results["hidden.2/comma"]
+    figure = figures.pairwise_mutual_information(result)["matrices"]
+    for axes, matrix in zip(
+        figure.axes, (result.mutual_information, result.covariance), strict=False
+    ):
+        shown = np.asarray(axes.images[0].get_array())
+        off_diagonal = ~np.eye(len(matrix), dtype=bool)
+        np.testing.assert_array_equal(shown[off_diagonal], (matrix + matrix.T)[off_diagonal])
+
+
+def test_white_is_zero_where_covariances_have_both_signs(results):
+    random = np.random.default_rng(1)
+    result = analyses.pairwise_mutual_information(random.normal(size=(9, 50)))
+    image = figures.pairwise_mutual_information(result)["matrices"].axes[1].images[0]
+    low, high = image.get_clim()
+    assert low == -high
+    assert image.get_cmap().name == "RdBu_r"
+
+
+def test_a_single_value_for_all_pairs_can_be_drawn(results):
+    result = results["hidden.0/comma"]
+    assert np.isnan(result.correlation)
+    for figure in figures.pairwise_mutual_information(result).values():
+        saves(figure)
+
+
+def test_more_items_than_pixels_are_averaged():
+    x = np.random.default_rng(2).normal(size=(520, 16))
+    result = analyses.pairwise_mutual_information(x)
+    image = figures.pairwise_mutual_information(result)["matrices"].axes[0].images[0]
+    assert max(image.get_array().shape) == 512
+
+
+def test_the_overview_has_a_panel_for_each_site(drawn):
+    titles = [axes.get_title(loc="left") for axes in drawn["comparison_by_site"].axes]
+    assert [title.split("\n")[0] for title in titles] == [f"hidden.{i}" for i in range(4)]
+    # The order of conditions is the caller's, and both of them together come last.
+    assert titles[2].count("|") == 2
+    legend = drawn["comparison_by_site"].legends[0]
+    assert [text.get_text() for text in legend.get_texts()] == list(CONDITIONS[::-1])
+    assert legend.get_title().get_text() == "r = full $stop | comma | together"
+    for figure in drawn.values():
+        saves(figure)
+
+
+def test_distributions_and_means_come_by_condition_and_together(drawn):
+    top = drawn["distributions"].axes[:3]
+    assert [axes.get_title(loc="left") for axes in top] == [*CONDITIONS[::-1], "together"]
+    # Layer 0 has one value, not a distribution.
+    assert all(len(axes.lines) == 3 for axes in top)
+    assert all("equal: 0" in axes.texts[0].get_text() for axes in top)
+    information = drawn["means_by_site"].axes[0]
+    assert information.get_xlabel() == "layer (hidden.i)"
+    assert len(information.lines) == 3
+    assert list(information.lines[0].get_xdata()) == [0, 1, 2, 3]
+
+
+def test_means_over_pairs_are_drawn_as_they_are(drawn, results):
+    line = drawn["means_by_site"].axes[1].lines[1]
+    assert line.get_label() == "comma"
+    expected = [results[f"hidden.{i}/comma"].mean_covariance for i in range(4)]
+    np.testing.assert_allclose(line.get_ydata(), expected)
+
+
+def test_mean_activations_are_those_of_the_first_middle_and_last_site(drawn, data):
+    axes = drawn["mean_activation"].axes
+    assert [panel.get_title(loc="left") for panel in axes[::2]] == [
+        "hidden.0",
+        "hidden.2",
+        "hidden.3",
+    ]
+    np.testing.assert_array_equal(axes[0].lines[1].get_ydata(), data["hidden.0/comma"].mean(axis=0))
+    assert axes[0].get_xlabel() == "number of the latent"
+    assert axes[1].get_ylabel() == "mean activation, comma"
+
+
+def test_without_means_or_with_one_condition_there_are_no_mean_activations(results, data):
+    assert "mean_activation" not in overview(results)
+    alone = {f"blocks.{i}.attn.q": results[f"hidden.{i}/comma"] for i in (1, 3)}
+    drawn = overview(alone, means={key: np.arange(5.0) for key in alone})
+    assert sorted(drawn) == ["comparison_by_site", "distributions", "means_by_site"]
+    assert drawn["means_by_site"].axes[0].get_xlabel() == "layer (blocks.i.attn.q)"
+    for figure in drawn.values():
+        saves(figure)
+
+
+def test_sites_that_are_no_layers_are_counted(results):
+    named = {"hidden.1": results["hidden.1/comma"], "blocks.2.mlp.out": results["hidden.2/comma"]}
+    assert overview(named)["means_by_site"].axes[0].get_xlabel() == "site, in the order given"

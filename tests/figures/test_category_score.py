@@ -51,8 +51,9 @@ def test_scores_of_zero_stand_apart_and_the_best_is_named():
 
 def test_signed_units_are_remarked_upon():
     values = np.random.default_rng(0).normal(size=(40, 9))
-    axes = figures.category_score(category_score(values, TARGETS), units="units")["score"].axes[0]
-    assert "signed" in axes.get_title(loc="left")
+    figure = figures.category_score(category_score(values, TARGETS), units="units")["score"]
+    assert "signed" in figure.get_suptitle()
+    assert not figures.category_score(category_score(abs(values), TARGETS))["score"].get_suptitle()
 
 
 @pytest.mark.parametrize("by", ["score", "auc", "density", "activation", "mass"])

@@ -43,6 +43,10 @@ def category_score(
         figures = {"score": _scores(result, units)}
         if result.auc is not None:
             figures["auc"] = _score_against_auc(result, result.auc, units)
+        for figure in figures.values():
+            # Above all, that a ratio of means says little where activations have two signs.
+            if result.notes:
+                figure.suptitle("; ".join(result.notes), fontsize="small", style="italic")
         heatmaps = chosen_heatmaps(result, units=units, **context)
         if heatmaps:
             figures["heatmaps"] = text_heatmap(context["tokens"], heatmaps)
@@ -198,6 +202,4 @@ def _headline(result: CategoryScore, units: str) -> str:
         parts.append(f"AUC {result.best_auc:.3g}")
     if result.best_p_value is not None:
         parts.append(f"p = {result.best_p_value:.2g}")
-    text = ", ".join(parts)
-    # A ratio of means says little where activations have two signs.
-    return text + "".join(f"\n({note})" for note in result.notes)
+    return ", ".join(parts)

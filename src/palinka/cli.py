@@ -166,11 +166,14 @@ class PalinkaCLI(LightningCLI):
             print(report)
 
 
-def run(arguments: Sequence[str]) -> None:
+def run(arguments: Sequence[str]) -> int:
     """Run one command of the command line.
 
     Args:
         arguments: The command and its options, without the program's name.
+
+    Returns:
+        The exit status: 1 where a fit ended well, but an analysis after it did not.
 
     Raises:
         InputError: If the command line, a file it names or the data cannot be used.
@@ -181,7 +184,7 @@ def run(arguments: Sequence[str]) -> None:
     # Measuring a checkpoint needs none of the callbacks that were there when it was written.
     warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint.*")
     try:
-        PalinkaCLI(arguments)
+        trainer = PalinkaCLI(arguments).trainer
     except torch.OutOfMemoryError as error:
         raise InputError(f"out of memory: {error}; try a smaller data.batch_size") from error
     except OSError as error:
@@ -196,6 +199,9 @@ def run(arguments: Sequence[str]) -> None:
         if refusal is None or refusal is error:
             raise
         raise refusal from error
+    watching: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    analyses = [c for c in watching if isinstance(c, callbacks.RunAnalyses)]
+    return int(any(callback.failed for callback in analyses))
 
 
 def _input_error_behind(error: BaseException | None) -> InputError | None:

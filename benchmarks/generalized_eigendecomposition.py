@@ -41,8 +41,8 @@ def plain_shrinkage(s: Array) -> Array:
 
 def plain_components(covariance: Array) -> Array:
     """Eigenvectors of the whole `(d, d)` covariance, before the cut."""
-    values, vectors = scipy.linalg.eigh(covariance)
-    values, vectors = values[::-1], vectors[:, ::-1]
+    ascending, vectors = scipy.linalg.eigh(covariance)
+    values, vectors = ascending[::-1], vectors[:, ::-1]
     shares = 100 * np.cumsum(values) / values.sum()
     kept: Array = vectors[:, : int(np.argmax(shares > VARIANCE))]
     return kept
@@ -139,9 +139,9 @@ def main() -> None:
         remarks=(
             "Plain: `np.cov` and `scipy.linalg.eigh` on the whole covariance; for the permutations "
             "a loop of `np.cov`, `eigvalsh` for the mean eigenvalue, and `scipy.linalg.eigh` in "
-            "either direction. Fast: thin SVD; one compiled tridiagonalization for both "
-            "directions, on as many threads as there are cores. The first call compiles, or loads "
-            "what was compiled before."
+            "either direction. Fast: the components out of the products between items; one "
+            "compiled tridiagonalization for both directions, on as many threads as there are "
+            "cores. The first call compiles, or loads what was compiled before."
         ),
     )
 

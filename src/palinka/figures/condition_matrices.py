@@ -63,6 +63,7 @@ def draw_covariances(
     for row, (data, size, label) in enumerate(rows):
         first, second = (np.cov(x, rowvar=False).reshape(x.shape[1], -1) for x in data)
         limit = _limit(np.concatenate((first, second)), _COVARIANCE_QUANTILE)
+        what = "covariance (means of blocks)" if size > _SIDE else "covariance"
         start = row - 0.5  # units count from zero, components from one
         for axes, image, title in zip(
             panels[row], (first, second, first - second), titles, strict=True
@@ -74,7 +75,7 @@ def draw_covariances(
             axes.set_title(title, color=HUES[6], parse_math=False)
             axes.set_xlabel(label)
         panels[row, 0].set_ylabel(label)
-        figure.colorbar(drawn, ax=panels[row], label="covariance", extend="both", shrink=0.8)
+        figure.colorbar(drawn, ax=panels[row], label=what, extend="both", shrink=0.8)
     return figure
 
 

@@ -5,27 +5,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
-from palinka.analyses.generalized_eigendecomposition import (
-    GeneralizedEigendecomposition,
-    permuted_labels,
-)
-from palinka.analyses.generalized_eigendecomposition import (
-    generalized_eigendecomposition as decompose,
-)
+from palinka.analyses.generalized_eigendecomposition import GeneralizedEigendecomposition
 from palinka.analyses.result import as_float64
 from palinka.errors import InputError
 from palinka.figures.by_unit import draw_points
+from palinka.figures.component_scores import directions, draw_scores, draw_shuffled
 from palinka.figures.condition_matrices import draw_covariances, draw_data
 from palinka.figures.style import HUES, MUTED, mark_zero, new_figure, style
 from palinka.figures.token_series import TextSeries, draw_series
 
-# More items than this cannot be named beside an axis.
-MOST_LABELS = 60
 # Of the histogram of the null.
 _BINS = 40
 
@@ -72,16 +64,16 @@ def generalized_eigendecomposition(
         if result.null_a is not None:
             figures["null"] = _null(result, names)
         if a is None or b is None:
-            figures["scores"] = _scores(result, names, None, None)
+            figures["scores"] = draw_scores(result, names, None, None)
             return figures
         both = as_float64(a, "a"), as_float64(b, "b")
         first = np.arange(len(result.scores_a)) < len(both[0])
-        figures["scores"] = _scores(result, names, first, items)
+        figures["scores"] = draw_scores(result, names, first, items)
         figures["data"] = draw_data(both, names, units)
         figures["covariances"] = draw_covariances(both, result.components, names, units)
         # Without shrinkage, a shuffled labeling can leave no covariance to invert.
         with contextlib.suppress(InputError):
-            figures["shuffled"] = _shuffled(result, both, names, seed)
+            figures["shuffled"] = draw_shuffled(result, both, names, seed)
         if series is not None:
             figures["series"] = draw_series(series, len(both[0]), names)
     return figures
@@ -102,7 +94,7 @@ def overview(
     Returns:
         `sites`.
     """
-    directions = _directions((str(conditions[0]), str(conditions[1])))
+    both = directions((str(conditions[0]), str(conditions[1])))
     tested = all(result.heldout_ratio_a is not None for result in results.values())
     with style():
         figure, panels = new_figure(
@@ -110,7 +102,7 @@ def overview(
             sharey=True,
         )  # fmt: skip
         places = np.arange(len(results))
-        for name, direction, hue, shift in zip("ab", directions, HUES, (-0.12, 0.12), strict=False):
+        for name, direction, hue, shift in zip("ab", both, HUES, (-0.12, 0.12), strict=False):
             leading = [getattr(result, f"eigenvalues_{name}")[0] for result in results.values()]
             panels[0, 0].plot(leading, places + shift, "o", color=hue, label=direction)
             if tested:
@@ -129,16 +121,12 @@ def overview(
     return {"sites": figure}
 
 
-def _directions(names: tuple[str, str]) -> tuple[str, str]:
-    return f"{names[0]} over {names[1]}", f"{names[1]} over {names[0]}"
-
-
 def _spectrum(result: GeneralizedEigendecomposition, names: tuple[str, str]) -> Figure:
     figure, axes = new_figure(5.6, 3.6)
     numbers = np.arange(1, len(result.eigenvalues_a) + 1)
     both = result.eigenvalues_a, result.eigenvalues_b
     for eigenvalues, direction, hue, marker in zip(
-        both, _directions(names), HUES, "os", strict=False
+        both, directions(names), HUES, "os", strict=False
     ):
         label = f"{direction} (largest: {eigenvalues[0]:.4g})"
         axes.plot(numbers, eigenvalues / eigenvalues[0], f"{marker}-", color=hue, label=label, ms=3)
@@ -168,63 +156,12 @@ def _variance(result: GeneralizedEigendecomposition) -> Figure:
     return figure
 
 
-def _scores(
-    result: GeneralizedEigendecomposition,
-    names: tuple[str, str],
-    first: NDArray[np.bool_] | None,
-    items: Sequence[str] | None,
-) -> Figure:
-    count = len(result.scores_a)
-    named = items is not None and len(items) == count <= MOST_LABELS
-    if named:
-        height, longest = 1.2 + 0.13 * count, max(map(len, items or ()))
-        figure, panels = new_figure(7.0 + 0.05 * longest, height, ncols=2, sharey=True)
-    else:
-        figure, panels = new_figure(8.5, 4.6, nrows=2, sharex=True)
-    units = names[::-1]
-    for axes, scores, direction, unit in zip(
-        panels, (result.scores_a, result.scores_b), _directions(names), units, strict=True
-    ):
-        _draw_scores(axes, scores, first, names, upright=not named)
-        label = f"score (SD in {unit})"
-        axes.set(title=direction, **({"xlabel": label} if named else {"ylabel": label}))
-    if named and items is not None:
-        panels[0].set_yticks(range(count), items, fontsize=6, parse_math=False)
-        panels[0].set_ylim(count - 0.4, -0.6)
-    else:
-        panels[-1].set_xlabel("item")
-    if first is not None:
-        panels[0].legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2)
-    return figure
-
-
-def _draw_scores(
-    axes: Axes,
-    scores: Array,
-    first: NDArray[np.bool_] | None,
-    names: tuple[str, str],
-    upright: bool = True,
-) -> None:
-    """A point on a stem for each item, in the color of its condition."""
-    places = np.arange(len(scores))
-    line = axes.axhline if upright else axes.axvline
-    line(0.0, color=MUTED, linewidth=0.8, zorder=0)
-    groups = [(slice(None), HUES[0], None)]
-    if first is not None:
-        groups = [(first, HUES[0], names[0]), (~first, HUES[1], names[1])]  # type: ignore[list-item]
-    for chosen, hue, label in groups:
-        stems = axes.vlines if upright else axes.hlines
-        stems(places[chosen], 0.0, scores[chosen], color=hue, linewidth=0.7, alpha=0.6)
-        x, y = (places, scores) if upright else (scores, places)
-        axes.plot(x[chosen], y[chosen], "o", color=hue, ms=3, label=label)
-
-
 def _patterns(result: GeneralizedEigendecomposition, names: tuple[str, str], units: str) -> Figure:
     figure, axes = new_figure(4.6, 4.4)
     draw_points(axes, result.pattern_a, result.pattern_b)
     mark_zero(axes)
     axes.axvline(0.0, color=MUTED, linewidth=0.8, zorder=0)
-    first, second = _directions(names)
+    first, second = directions(names)
     axes.set(xlabel=f"pattern, {first} (activation)", ylabel=f"pattern, {second} (activation)")
     axes.set_title(f"r = {result.pattern_correlation:.3f} over {len(result.pattern_a):,} {units}")
     return figure
@@ -232,9 +169,9 @@ def _patterns(result: GeneralizedEigendecomposition, names: tuple[str, str], uni
 
 def _null(result: GeneralizedEigendecomposition, names: tuple[str, str]) -> Figure:
     figure, panels = new_figure(8.0, 3.4, ncols=2, sharey=True)
-    for axes, name, direction, hue in zip(panels, "ab", _directions(names), HUES, strict=False):
+    for axes, name, direction, hue in zip(panels, "ab", directions(names), HUES, strict=False):
         null, observed = getattr(result, f"null_{name}"), getattr(result, f"observed_{name}")
-        finite = null[np.isfinite(null)]
+        finite = null[np.isfinite(null)]  # a labeling can leave a condition without variance
         axes.hist(finite, bins=min(_BINS, max(5, len(null) // 10)), color=MUTED, label="shuffled")
         axes.axvline(observed, color=hue, linewidth=2, label=f"observed: {observed:.4g}")
         axes.set(xlabel="largest eigenvalue (variance ratio)")
@@ -244,43 +181,5 @@ def _null(result: GeneralizedEigendecomposition, names: tuple[str, str]) -> Figu
             title += "\nheld-out ratio {:.3g} (95 %: {:.3g} to {:.3g})".format(*ratio)
         axes.set_title(title)
         axes.legend()
-    panels[0].set_ylabel(f"labelings, of {len(result.null_a or ()):,}")
-    return figure
-
-
-def _shuffled(
-    result: GeneralizedEigendecomposition, both: tuple[Array, Array], names: tuple[str, str],
-    seed: int,
-) -> Figure:  # fmt: skip
-    """The true labeling in the left column, a shuffled one in the right."""
-    shuffled_a, shuffled_b, order = permuted_labels(*both, seed=seed)
-    other = decompose(shuffled_a, shuffled_b, result.variance, result.shrinkage)
-    count = len(order)
-    place = np.argsort(order)  # back to the items' own order
-    true, drawn = np.arange(count) < len(both[0]), place < len(both[0])
-    figure, panels = new_figure(9.0, 7.0, nrows=3, ncols=2, sharey="row")
-    for column, (title, each, labels, take) in enumerate(
-        (
-            ("True labels", result, true, np.arange(count)),
-            ("One shuffled labeling", other, drawn, place),
-        )
-    ):
-        spectrum = panels[0, column]
-        for name, direction, hue in zip("ab", _directions(names), HUES, strict=False):
-            eigenvalues = getattr(each, f"eigenvalues_{name}")
-            spectrum.plot(
-                np.arange(1, len(eigenvalues) + 1), eigenvalues, "o-", ms=3, color=hue,
-                label=direction,
-            )  # fmt: skip
-        spectrum.set(title=title, xlabel="generalized component")
-        for row, name, direction in zip((1, 2), "ab", _directions(names), strict=False):
-            axes = panels[row, column]
-            _draw_scores(axes, getattr(each, f"scores_{name}")[take], labels, names)
-            axes.set_title(direction)
-        panels[2, column].set_xlabel("item, colored by its label")
-    panels[0, 0].set_ylabel("eigenvalue (variance ratio)")
-    panels[0, 1].legend()
-    panels[1, 1].legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2)
-    for row, unit in ((1, names[1]), (2, names[0])):
-        panels[row, 0].set_ylabel(f"score (SD in {unit})")
+    panels[0].set_ylabel(f"labelings, of {len(null):,}")
     return figure

@@ -1,0 +1,139 @@
+import sys
+
+import numpy as np
+import pytest
+
+from palinka import figures
+from palinka.analyses import generalized_eigendecomposition
+from palinka.figures import condition_matrices, token_series
+
+ALWAYS = {"spectrum", "variance", "patterns", "scores"}
+
+
+@pytest.fixture(scope="module")
+def data():
+    random = np.random.default_rng(0)
+    return random.normal(size=(7, 30)) + 1.0, random.normal(size=(9, 30))
+
+
+@pytest.fixture(scope="module")
+def result(data):
+    return generalized_eigendecomposition(*data, permutations=19)
+
+
+def test_draws_what_the_context_allows(result, data):
+    a, b = data
+    plain = generalized_eigendecomposition(a, b)
+    assert set(figures.generalized_eigendecomposition(plain)) == ALWAYS
+    assert set(figures.generalized_eigendecomposition(result)) == ALWAYS | {"null"}
+    series = [(["x", "y"], np.arange(2.0), np.arange(2.0))] * 16
+    drawn = figures.generalized_eigendecomposition(result, a=a, b=b, series=series, other=1)
+    assert set(drawn) == ALWAYS | {"null", "data", "covariances", "shuffled", "series"}
+
+
+def test_the_spectrum_is_normalized_to_its_largest(result):
+    axes = figures.generalized_eigendecomposition(result)["spectrum"].axes[0]
+    first, second = (line.get_ydata() for line in axes.lines)
+    np.testing.assert_allclose(first, result.eigenvalues_a / result.eigenvalues_a[0])
+    np.testing.assert_allclose(second, result.eigenvalues_b / result.eigenvalues_b[0])
+
+
+def test_scores_are_in_the_colors_of_the_conditions_and_beside_their_names(result, data):
+    items = [f"item ${number}" for number in range(15)] + ["a very long sentence " * 5]
+    drawn = figures.generalized_eigendecomposition(
+        result, a=data[0], b=data[1], items=items, conditions=("him", "her")
+    )
+    axes = drawn["scores"].axes[0]
+    him, her = (line for line in axes.lines if not line.get_label().startswith("_"))
+    np.testing.assert_array_equal(him.get_xdata(), result.scores_a[:7])
+    np.testing.assert_array_equal(her.get_xdata(), result.scores_a[7:])
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names[:15] == items[:15]
+    assert len(names[15]) == 48
+    assert axes.get_title("left") == "him over her"
+
+
+def test_the_null_shows_what_was_observed(result):
+    axes = figures.generalized_eigendecomposition(result)["null"].axes[1]
+    assert axes.lines[0].get_xdata()[0] == result.observed_b
+    assert sum(bar.get_height() for bar in axes.patches) == 19
+    assert f"p = {result.p_value_b:.3g}" in axes.get_title("left")
+
+
+def test_covariances_of_many_columns_are_exact_block_means(monkeypatch, data):
+    monkeypatch.setattr(condition_matrices, "_SIDE", 10)
+    x = data[0]
+    blocks = np.cov(condition_matrices._blocks(x), rowvar=False)
+    expected = np.cov(x, rowvar=False).reshape(10, 3, 10, 3).mean(axis=(1, 3))
+    np.testing.assert_allclose(blocks, expected)
+    monkeypatch.setattr(condition_matrices, "_SIDE", 5)
+    assert condition_matrices._blocks(x).shape == (7, 5)  # more items than blocks are all kept
+
+
+def test_a_shuffled_labeling_stands_beside_the_true_one(result, data):
+    a, b = data
+    drawn = figures.generalized_eigendecomposition(result, a=a, b=b, seed=1)["shuffled"]
+    axes = {(a.get_subplotspec().rowspan.start, a.get_subplotspec().colspan.start): a
+            for a in drawn.axes}  # fmt: skip
+    true, other = (axes[0, column].lines[0].get_ydata() for column in (0, 1))
+    np.testing.assert_array_equal(true, result.eigenvalues_a)
+    assert len(other) != len(true) or (other != true).any()
+    first, second = (line for line in axes[1, 1].lines if line.get_marker() == "o")
+    assert sorted([*first.get_xdata(), *second.get_xdata()]) == list(range(16))
+    assert len(first.get_xdata()) == 7
+    again = figures.generalized_eigendecomposition(result, a=a, b=b, seed=2)["shuffled"]
+    assert (again.axes[1].lines[0].get_ydata()[:1] != other[:1]).all()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        (["I", "saw", "him", "there"], ["I", "saw", "her", "there"], (2, 1)),
+        (["him", "too"], ["h", "er", "too"], (0, 1)),
+        (["I", "saw", "him"], ["I", "saw", "her"], (2, 0)),
+        (["a", "a", "him", "a"], ["a", "a", "a"], (2, 1)),
+        (["a", "b"], ["a", "b"], (2, 0)),
+        (["one", "two", "three", "four", "five"], ["one", "other", "words", "stand", "here"], None),
+        (["him"], ["her"], None),
+    ],
+)
+def test_versions_of_a_frame_share_all_but_the_target(first, second, expected):
+    assert token_series.corresponding(first, second) == expected
+
+
+def test_corresponding_tokens_are_joined():
+    him = (["I", " saw", " him", "."], np.array([1.0, 2, 3, 4]), np.zeros(4))
+    her = (["I", " saw", " h", "er", "."], np.array([1.0, 2, 5, 6, 7]), np.zeros(5))
+    figure = token_series.draw_series([him, her], 1, ("him", "her"))
+    axes = figure.axes[0]
+    lines = [(list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines]
+    assert ([4.0, 4.0], [4.0, 7.0]) in lines  # the full stops, at one place
+    assert ([2.0, 2.0], [3.0, 5.0]) in lines  # the targets
+    assert ([0, 1, 2, 4], [1.0, 2, 3, 4]) in lines
+    assert [label.get_text() for label in axes.get_xticklabels()] == her[0]
+
+
+def test_texts_that_are_no_versions_of_each_other_stand_alone():
+    random = np.random.default_rng(1)
+    series = [
+        ([f"{text} {token}" for token in range(5)], random.normal(size=5), random.normal(size=5))
+        for text in range(10)
+    ]
+    figure = token_series.draw_series(series, 5, ("a", "b"))
+    assert len(figure.axes) == 2 * token_series.MOST_FRAMES
+
+
+def test_a_huge_first_token_does_not_set_the_scale():
+    text = (["x", "y", "z"], np.array([1e4, 1.0, -1.0]), np.array([1e4, 1.0, -1.0]))
+    figure = token_series.draw_series([text], 1, ("a", "b"))
+    assert figure.axes[0].get_ylim()[1] < 2.0
+
+
+def test_the_overview_has_a_row_for_every_site(result, data):
+    module = sys.modules["palinka.figures.generalized_eigendecomposition"]
+    plain = generalized_eigendecomposition(*data)
+    for each, panels in ((plain, 1), (result, 2)):
+        drawn = module.overview({"hidden.0": each, "hidden.1": each}, conditions=("him", "her"))
+        assert len(drawn["sites"].axes) == panels
+        labels = [label.get_text() for label in drawn["sites"].axes[0].get_yticklabels()]
+        assert labels == ["hidden.0", "hidden.1"]

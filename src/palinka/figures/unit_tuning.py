@@ -10,10 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from palinka.analyses.result import as_float64
 from palinka.analyses.unit_tuning import UnitTuning
 from palinka.figures.by_unit import draw_points, draw_sorted, legend_above
-from palinka.figures.heatmap import LATENT_EXPONENT, NEGATIVE, POSITIVE, UNIT_EXPONENT, Heatmap
 from palinka.figures.style import DIVERGING, HUES, MUTED, block_means, mark_zero, new_figure, style
-from palinka.figures.text_heatmap import text_heatmap
-from palinka.figures.text_heatmap_html import text_heatmap_html
 
 # More words than this cannot be read beside an image.
 MOST_LABELS = 60
@@ -29,7 +26,7 @@ def unit_tuning(
     units: str = "units",
     **context: Any,
 ) -> dict[str, Figure]:
-    """Draw t by unit, the activations behind it, and the two most tuned units on a text.
+    """Draw t by unit, and the activations behind it.
 
     Args:
         result: What `analyses.unit_tuning` found.
@@ -38,10 +35,10 @@ def unit_tuning(
         conditions: What to call the two.
         items: The words of the first condition, followed by those of the second.
         units: What the axes call the units.
-        **context: What `tuned_heatmaps` takes; heatmaps need `tokens` and `passage`.
+        **context: Ignored.
 
     Returns:
-        `t`; with `a` and `b` also `activations` and `mean_activation`; with a text `heatmaps`.
+        `t` and, with `a` and `b`, `activations` and `mean_activation`.
     """
     with style():
         figures = {"t": _t_by_unit(result, conditions, units)}
@@ -49,34 +46,7 @@ def unit_tuning(
             both = as_float64(a, "a"), as_float64(b, "b")
             figures["activations"] = _activations(both, conditions, items, units)
             figures["mean_activation"] = _mean_activation(result, both, conditions, units)
-        heatmaps = tuned_heatmaps(result, conditions=conditions, units=units, **context)
-        if heatmaps:
-            figures["heatmaps"] = text_heatmap(context["tokens"], heatmaps)
     return figures
-
-
-def pages(
-    result: UnitTuning, *, token_ids: Sequence[int] | None = None, units: str = "units",
-    **context: Any,
-) -> dict[str, str]:  # fmt: skip
-    """The heatmaps of `unit_tuning` as a page of HTML.
-
-    Args:
-        result: What `analyses.unit_tuning` found.
-        token_ids: The ids of the tokens, `(tokens,)`.
-        units: What the page calls the units.
-        **context: What `tuned_heatmaps` takes.
-
-    Returns:
-        `heatmaps`, or nothing where there is no text.
-    """
-    heatmaps = tuned_heatmaps(result, units=units, **context)
-    if not heatmaps:
-        return {}
-    title = f"The two most tuned {units}"
-    return {
-        "heatmaps": text_heatmap_html(context["tokens"], heatmaps, title=title, token_ids=token_ids)
-    }
 
 
 def overview(
@@ -99,44 +69,6 @@ def overview(
         axes.invert_yaxis()
         axes.set_xlabel(f"significant {units} (%)")
     return {"significant": figure}
-
-
-def tuned_heatmaps(
-    result: UnitTuning,
-    *,
-    tokens: Sequence[str | bytes] | None = None,
-    passage: ArrayLike | None = None,
-    conditions: Sequence[str] = ("a", "b"),
-    units: str = "units",
-    **context: Any,
-) -> list[Heatmap]:
-    """Prepare heatmaps of the most positive and the most negative unit on a text.
-
-    Args:
-        result: What `analyses.unit_tuning` found.
-        tokens: The text; without it there are no heatmaps.
-        passage: The activations on it, `(tokens, units)`.
-        conditions: What to call the two conditions.
-        units: What captions call the units.
-        **context: Ignored.
-    """
-    if tokens is None or passage is None:
-        return []
-    on_text = as_float64(passage, "passage")
-    exponent = LATENT_EXPONENT if units == "latents" else UNIT_EXPONENT
-    pairs = (
-        (result.most_positive, POSITIVE, conditions[1]),
-        (result.most_negative, NEGATIVE, conditions[0]),
-    )
-    return [
-        Heatmap(
-            on_text[:, unit],
-            f"{units[:-1]} {unit}: prefers {preferred}, t = {result.t[unit]:.3g}",
-            colors,
-            exponent,
-        )
-        for unit, colors, preferred in pairs
-    ]
 
 
 def _t_by_unit(result: UnitTuning, conditions: Sequence[str], units: str) -> Figure:

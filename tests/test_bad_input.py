@@ -246,3 +246,12 @@ def test_a_log_folder_that_cannot_be_written(
     monkeypatch.setattr(TensorBoardLogger, "log_hyperparams", full)
     line = refusal(capsys, "fit", *SMALL)
     assert line.startswith("version_0: No space left on device; ")
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_measuring_nothing_that_was_trained(
+    command: str, workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refusal(capsys, command, *SMALL)
+    assert "give --ckpt_path" in line
+    assert not list(workspace.iterdir())

@@ -105,7 +105,13 @@ class PalinkaCLI(LightningCLI):
         Lightning would lay them over the command line too, so that `--model.….k 9` beside
         `--ckpt_path` would silently do nothing.
         """
-        path = self.config[self.config.subcommand].get("ckpt_path")
+        command = self.config.subcommand
+        path = self.config[command].get("ckpt_path")
+        if path is None and command in ("validate", "test", "predict"):
+            raise InputError(
+                f"{command} measures a trained autoencoder: give --ckpt_path, such as "
+                f"{LOG_FOLDER}/version_0/checkpoints/last.ckpt"
+            )
         if not _is_file_name(path):
             return
         if not Path(path).is_file():

@@ -36,7 +36,8 @@ def conditions() -> tuple[Array, Array]:
 
 def plain_shrinkage(s: Array) -> Array:
     """The definition's, with the eigenvalues whose mean it names."""
-    return (1 - SHRINKAGE) * s + SHRINKAGE * np.linalg.eigvalsh(s).mean() * np.eye(len(s))
+    shrunk: Array = (1 - SHRINKAGE) * s + SHRINKAGE * np.linalg.eigvalsh(s).mean() * np.eye(len(s))
+    return shrunk
 
 
 def plain_components(covariance: Array) -> Array:

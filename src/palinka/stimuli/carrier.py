@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from palinka.errors import InputError
-from palinka.stimuli.checks import check_conditions, listed
+from palinka.stimuli.checks import check_words, listed
 from palinka.stimuli.display import display_tokens
 from palinka.stimuli.encoding import encode
 from palinka.stimuli.prepared import Prepared, prepared_items
@@ -40,7 +40,7 @@ class Carrier(Stimuli):
     pool: Literal["last", "mean"] = "last"
 
     def __post_init__(self) -> None:
-        check_conditions(self.groups, "groups", "word")
+        check_words(self.groups, "groups")
         if self.carrier.count(SLOT) != 1 or not self.carrier.endswith(SLOT):
             raise InputError(
                 f"carrier: {self.carrier!r}; give a text that ends with {SLOT}, such as "

@@ -8,7 +8,7 @@ MINIMUM_ITEMS = 3
 _SHOWN = 8
 
 
-def check_conditions(conditions: Mapping[str, Sequence[str]], key: str, item: str) -> None:
+def check_counts(conditions: Mapping[str, Sequence[str]], key: str, item: str) -> None:
     """See to it that there are conditions, each with items enough for a statistic.
 
     Args:
@@ -17,8 +17,7 @@ def check_conditions(conditions: Mapping[str, Sequence[str]], key: str, item: st
         item: What an item is called.
 
     Raises:
-        InputError: If there is no condition, one has fewer than three items, or an item is blank
-            or has white space around it.
+        InputError: If there is no condition, or one has fewer than three items.
     """
     if not conditions:
         raise InputError(f"{key}: empty; name at least one, with its {item}s")
@@ -28,7 +27,17 @@ def check_conditions(conditions: Mapping[str, Sequence[str]], key: str, item: st
                 f"{key}.{name}: {len(items)} {item}{'s' * (len(items) != 1)}; a condition needs "
                 f"at least {MINIMUM_ITEMS}"
             )
-        check_trimmed(items, f"{key}.{name}")
+
+
+def check_words(conditions: Mapping[str, Sequence[str]], key: str) -> None:
+    """See to it that there are conditions, with enough words in each.
+
+    Raises:
+        InputError: As `check_counts` and `check_trimmed` do.
+    """
+    check_counts(conditions, key, "word")
+    for name, words in conditions.items():
+        check_trimmed(words, f"{key}.{name}")
 
 
 def check_trimmed(texts: Sequence[str], key: str) -> None:

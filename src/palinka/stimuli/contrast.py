@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from palinka.errors import InputError
-from palinka.stimuli.checks import check_conditions, check_trimmed, listed
+from palinka.stimuli.checks import check_counts, check_trimmed, listed
 from palinka.stimuli.display import display_tokens
 from palinka.stimuli.encoding import Encoded, encode
 from palinka.stimuli.prepared import Prepared, prepared_items
@@ -60,7 +60,7 @@ class Contrast(Stimuli):
                     "where the target word goes, once"
                 )
         what = "frame" if self.sentences is None else "sentence"
-        check_conditions(self._texts(), what + "s", what)
+        check_counts(self._texts(), what + "s", what)
 
     def _texts(self) -> dict[str, list[str]]:
         """The sentences of each condition, in the order of `targets`."""

@@ -23,6 +23,11 @@ def display_tokens(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> 
     return [_text(piece) for piece in _bytes(tokenizer, ids)]
 
 
+def decoded_tokens(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> list[str]:
+    """The text of each token by itself, for comparing; U+FFFD for parts of a character."""
+    return [piece.decode("utf-8", errors="replace") for piece in _bytes(tokenizer, ids)]
+
+
 def display_text(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> str:
     """The text of consecutive tokens; only characters cut off at either end show as bytes."""
     return _text(b"".join(_bytes(tokenizer, ids)))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from palinka.errors import InputError
 from palinka.stimuli.checks import MINIMUM_ITEMS, check_trimmed
-from palinka.stimuli.display import display_tokens
+from palinka.stimuli.display import decoded_tokens
 from palinka.stimuli.encoding import token_ids
 from palinka.stimuli.prepared import Prepared, marked, prepared_items
 from palinka.stimuli.stimuli import Stimuli
@@ -107,7 +107,7 @@ class Occurrences(Stimuli):
     ) -> dict[str, NDArray[np.int64]]:
         """Where in the tokens each condition's matches are."""
         vocabulary, of_vocabulary = np.unique(ids, return_inverse=True)
-        texts = display_tokens(tokenizer, vocabulary.tolist())  # each kind of token once
+        texts = decoded_tokens(tokenizer, vocabulary.tolist())  # each kind of token once
 
         def where(holds: list[bool]) -> NDArray[np.bool_]:
             return np.array(holds, dtype=np.bool_)[of_vocabulary]

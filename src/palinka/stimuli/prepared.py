@@ -72,10 +72,9 @@ def prepared_items(
 
 
 def marked(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int], position: int) -> str:
-    """The text of tokens with one of them in brackets, its spaces outside."""
+    """The text of tokens with one, not a blank one, in brackets; its spaces stay outside."""
     target = display_tokens(tokenizer, [ids[position]])[0]
-    core = target.strip()
-    left, right = target.split(core, 1) if core else ("", "")
+    left, core, right = target.partition(target.strip())
     before = display_text(tokenizer, ids[:position])
     after = display_text(tokenizer, ids[position + 1 :])
     return f"{before}{left}[{core}]{right}{after}"

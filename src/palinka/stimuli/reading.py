@@ -32,9 +32,10 @@ def parse_mapping(text: str) -> dict[str, yaml.Node]:
     """
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, RecursionError) as error:
-        reason = " ".join(str(error).split()) or "nested too deeply"
-        raise InputError(f"not YAML: {reason}") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"not YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise InputError("nested too deeply; see the example of each kind") from error
     if node is None:
         raise InputError("empty; expected `kind:` and the keys of that kind")
     return entries(node, "the file")
@@ -103,7 +104,7 @@ def read_text(node: yaml.Node, key: str) -> str:
 
 def nearest(given: str, names: Sequence[str]) -> str:
     """What to say after an unknown name: the nearest, or all that there are."""
-    close = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(given, names, n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else f"; choose from {', '.join(names)}"
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from palinka.stimuli.checks import check_conditions
+from palinka.stimuli.checks import check_words
 from palinka.stimuli.encoding import token_ids
 from palinka.stimuli.prepared import Prepared, prepared_items
 from palinka.stimuli.stimuli import Stimuli
@@ -31,7 +31,7 @@ class Words(Stimuli):
     conditions: Mapping[str, Sequence[str]]
 
     def __post_init__(self) -> None:
-        check_conditions(self.conditions, "conditions", "word")
+        check_words(self.conditions, "conditions")
 
     def _prepare(self, tokenizer: "PreTrainedTokenizerBase") -> Prepared:
         words = [word for words in self.conditions.values() for word in words]

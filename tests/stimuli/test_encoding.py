@@ -1,0 +1,61 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerBase
+
+from palinka.errors import InputError
+from palinka.language_models import LanguageModelSpec
+from palinka.stimuli.encoding import encode, first_token, token_ids
+
+MINI = LanguageModelSpec("mini").tokenizer()
+
+
+@given(st.text(max_size=20), st.text(min_size=1, max_size=10), st.text(max_size=20))
+def test_positions_are_the_tokens_with_a_byte_of_the_word(
+    before: str, word: str, after: str
+) -> None:
+    word = "".join(word.split()) or "é"
+    start, stop = len(before.encode()), len((before + word).encode())
+    (encoded,) = encode(MINI, [before + word + after])
+    expected, byte = [], 0
+    for position, index in enumerate(encoded.ids):
+        end = byte + len(MINI.convert_ids_to_tokens(index))  # one letter per byte
+        if byte < stop and end > start:
+            expected.append(position)
+        byte = end
+    assert list(encoded.positions(len(before), len(before + word))) == expected
+
+
+@given(st.text(max_size=40))
+def test_nothing_is_put_around_a_text(text: str) -> None:
+    expected = MINI.backend_tokenizer.encode(text, add_special_tokens=False).ids
+    assert token_ids(MINI, [text]) == [tuple(expected)]
+    assert encode(MINI, [text])[0].ids == tuple(expected)
+
+
+def test_the_name_of_a_special_token_is_text(mini_tokenizer: PreTrainedTokenizerBase) -> None:
+    (ids,) = token_ids(mini_tokenizer, ["<|endoftext|>"])
+    assert mini_tokenizer.eos_token_id not in ids
+    assert len(ids) > 1
+
+
+@given(st.text(min_size=1, max_size=12).filter(lambda word: word == word.strip() != ""))
+def test_the_first_token_of_a_word_has_its_space(word: str) -> None:
+    assert first_token(MINI, word) == token_ids(MINI, [f" {word}"])[0][0]
+
+
+def test_the_first_token_where_a_space_is_put_in_front(
+    piece_tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    him = piece_tokenizer.convert_tokens_to_ids("▁him")
+    assert first_token(piece_tokenizer, "him") == him
+
+
+def test_a_tokenizer_without_places_is_refused() -> None:
+    class Slow:
+        is_fast = False
+
+    with pytest.raises(InputError, match="Slow does not say where"):
+        encode(Slow(), ["a"])  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="Slow does not say where"):
+        token_ids(Slow(), ["a"])  # type: ignore[arg-type]

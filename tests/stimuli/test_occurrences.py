@@ -1,0 +1,177 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerBase
+
+from palinka.errors import InputError
+from palinka.language_models import LanguageModelSpec
+from palinka.stimuli import Match, Occurrences
+
+MINI = LanguageModelSpec("mini").tokenizer()
+PIECES = [
+    "a",
+    " he",
+    ",",
+    " ,",
+    ".",
+    " .",
+    ".\n",
+    "3",
+    " 5",
+    "٣",
+    "é",
+    "😀",
+    " said",
+    "\r\n",
+    "...",
+]
+CONDITIONS = {
+    "comma": Match([","]),
+    "stop": Match([".", "..."], not_in_numbers=True),
+    "mark": Match(["é", "he"]),
+}
+
+
+def plainly(
+    text: str, condition: Match, before: int, after: int, limit: int | None, skip: int
+) -> list[tuple[int, ...]]:
+    """The windows of a condition, word by word as the definition has them."""
+    ids = MINI.backend_tokenizer.encode(text, add_special_tokens=False).ids[skip:]
+    texts = [MINI.decode([index], clean_up_tokenization_spaces=False) for index in ids]
+    windows: list[tuple[int, ...]] = []
+    for place, shown in enumerate(texts):
+        if shown.strip() not in condition.match:
+            continue
+        if condition.not_in_numbers:
+            if place > 0 and texts[place - 1][-1].isdigit():
+                continue
+            if place + 1 < len(texts) and texts[place + 1][0].isdigit():
+                continue
+        if place - before < 0 or place + after >= len(ids):
+            continue
+        if limit is not None and len(windows) == limit:
+            break
+        windows.append(tuple(ids[place - before : place + after + 1]))
+    return windows
+
+
+@given(
+    st.lists(st.sampled_from(PIECES), max_size=120).map("".join),
+    st.integers(0, 3),
+    st.integers(0, 3),
+    st.none() | st.integers(3, 8),
+    st.integers(0, 12),
+)
+def test_matches_are_those_of_the_definition(
+    text: str, before: int, after: int, limit: int | None, skip: int
+) -> None:
+    expected = {
+        name: plainly(text, condition, before, after, limit, skip)
+        for name, condition in CONDITIONS.items()
+    }
+    stimuli = Occurrences(text, CONDITIONS, before, after, limit, skip)
+    short = [name for name, windows in expected.items() if len(windows) < 3]
+    if short:
+        with pytest.raises(InputError) as caught:
+            stimuli.prepare(MINI)
+        count = len(expected[short[0]])
+        assert f"conditions.{short[0]}: {count} matches of " in str(caught.value)
+        return
+    prepared = stimuli.prepare(MINI)
+    assert prepared.tokens == tuple(window for windows in expected.values() for window in windows)
+    assert prepared.conditions == tuple(name for name, windows in expected.items() for _ in windows)
+    assert set(prepared.pool) == {(before,)}
+
+
+def only(text: str, match: Match, **window: int) -> tuple[str, ...]:
+    """The windows of one condition, as labels; three more matches stand at the end."""
+    tail = "".join(f" and{match.match[0]} and" for _ in range(3))
+    settings = {"before": 1, "after": 1} | window
+    prepared = Occurrences(text + tail, {"x": match}, **settings).prepare(MINI)
+    return prepared.labels[:-3]
+
+
+def test_a_point_in_a_number() -> None:
+    text = "It is 3.5 or 3. Not .5 but this. Then the end"
+    assert only(text, Match(["."])) == (" 3[.]5", " 3[.] Not", " Not [.]5", " this[.] Then")
+    assert only(text, Match(["."], not_in_numbers=True)) == (" this[.] Then",)
+
+
+def test_a_part_of_a_character_is_no_digit(byte_tokenizer: PreTrainedTokenizerBase) -> None:
+    """The last byte of `é` is written 0xA9, which ends with a 9."""
+    match = Match(["."], not_in_numbers=True)
+    prepared = Occurrences("é.é.é.é", {"x": match}, 1, 1).prepare(byte_tokenizer)
+    assert len(prepared.tokens) == 3
+
+
+def test_a_match_without_a_full_window_does_not_count() -> None:
+    assert only(", a, b", Match([","])) == (" a[,] b",)
+    assert only(", a, b", Match([","]), before=0) == ("[,] a", "[,] b")
+
+
+def test_skipped_tokens_are_not_even_context() -> None:
+    text = "him, him, him, him"  # h | im | , |  him | , |  him | , |  him
+    him = (" him[,] him",)
+    assert only(text, Match([","]), skip=0) == ("im[,] him", *him, *him)
+    assert only(text, Match([","]), skip=1) == ("im[,] him", *him, *him)
+    assert only(text, Match([","]), skip=2) == (*him, *him)
+    assert only(text, Match([","]), skip=3) == (*him, *him)
+    assert only(text, Match([","]), skip=4) == him
+
+
+def test_the_first_in_the_text_are_taken() -> None:
+    text = "".join(f" {word}, and" for word in ("one", "two", "three", "four", "five"))
+    prepared = Occurrences(text, {"c": Match([","])}, 1, 0, limit=3).prepare(MINI)
+    assert prepared.labels == (" one[,]", " two[,]", " three[,]")
+
+
+def test_multi_byte_windows(byte_tokenizer: PreTrainedTokenizerBase) -> None:
+    prepared = Occurrences("é,é,é,é", {"c": Match([","])}, 1, 2).prepare(byte_tokenizer)
+    assert prepared.labels == (r"\xa9[,]é",) * 3
+    assert prepared.display[0] == (r"\xa9", ",", r"\xc3", r"\xa9")
+
+
+def test_pieces_with_a_space_put_in_front(piece_tokenizer: PreTrainedTokenizerBase) -> None:
+    text = "a him.a him.a him.a"
+    prepared = Occurrences(text, {"m": Match(["him"])}, 1, 1).prepare(piece_tokenizer)
+    assert prepared.labels == (" a [him].", "a [him].", "a [him].")
+
+
+def test_the_summary_counts_and_shows_five_windows() -> None:
+    prepared = Occurrences("so, " * 9, {"c": Match([","])}, 1, 1).prepare(MINI)
+    lines = prepared.summary().splitlines()
+    assert lines[0] == f"- `c`: {len(prepared.labels)} items, such as"
+    assert len(lines) == 6
+    assert all("[,]" in line for line in lines[1:])
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"conditions": {}}, "conditions: empty"),
+        ({"conditions": {"a": Match([])}}, r"conditions\.a\.match: empty"),
+        ({"conditions": {"a": Match([","]), "b": Match([".", ","])}},
+         r"conditions\.b\.match: ',' already belongs to the condition a"),
+        ({"conditions": {"a": Match([" ,"])}}, r"conditions\.a\.match\[0\]: ' ,'"),
+        ({"before": -1}, "before: -1; give at least 0"),
+        ({"after": -1}, "after: -1; give at least 0"),
+        ({"skip": -1}, "skip: -1; give at least 0"),
+        ({"limit": 2}, "limit: 2; give at least 3"),
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_work(changes: dict[str, object], problem: str) -> None:
+    arguments = {"text": "a", "conditions": {"a": Match([","])}, "before": 1, "after": 1}
+    with pytest.raises(InputError, match=problem):
+        Occurrences(**(arguments | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", ["none here", "one, two, three"])
+def test_too_few_matches(text: str) -> None:
+    count = text.count(",")
+    with pytest.raises(InputError, match=rf"conditions\.c: {count} matches of ',' with a full"):
+        Occurrences(text, {"c": Match([","])}, 1, 1).prepare(MINI)
+
+
+def test_a_skip_beyond_the_text() -> None:
+    with pytest.raises(InputError, match=r"conditions\.c: 0 matches .* in 0 tokens"):
+        Occurrences("a, b, c, d, e", {"c": Match([","])}, 1, 1, skip=1000).prepare(MINI)

@@ -1,0 +1,104 @@
+"""The stimuli under configs/stimuli, under the tokenizers that they were written for."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from palinka.stimuli import Prepared, load_stimuli
+
+FOLDER = Path(__file__).parents[2] / "configs" / "stimuli"
+FILES = sorted(file.stem for file in FOLDER.glob("*.yaml"))
+
+
+def check(name: str, prepared: Prepared) -> None:
+    """What each file promises, whatever the tokenizer."""
+    counts = {
+        condition: prepared.conditions.count(condition)
+        for condition in dict.fromkeys(prepared.conditions)
+    }
+    match name:
+        case "him_her":
+            assert counts == {"him": 62, "her": 62}
+        case "verbs_nouns":
+            assert counts == {"verbs": 100, "nouns": 100}
+        case "words":
+            assert counts == {"space": 10, "interior": 12, "fruit": 12}
+        case "punctuation":
+            assert counts == {"comma": 250, "full_stop": 250}
+            assert {len(window) for window in prepared.tokens} == {31}
+            assert len(set(prepared.tokens)) == 500
+        case "passage" | "grammar_passage":
+            content = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
+            assert len(prepared.tokens[0]) >= {"passage": 150, "grammar_passage": 120}[name]
+            for category, words in content["categories"].items():
+                occurrences = sum(
+                    len(re.findall(rf"\b{word}\b", content["text"])) for word in words
+                )
+                assert sum(prepared.targets[category]) == occurrences
+        case _:
+            pytest.fail(f"nothing is promised of {name}.yaml")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_under_the_mini_model(name: str, mini_tokenizer: PreTrainedTokenizerBase) -> None:
+    check(name, load_stimuli(FOLDER / f"{name}.yaml").prepare(mini_tokenizer))
+
+
+@pytest.fixture(scope="module")
+def gpt2(real_data: Path) -> PreTrainedTokenizerBase:
+    if not (real_data / "tokenizers" / "gpt2").is_dir():
+        pytest.skip("PALINKA_DATA has no tokenizer of GPT-2")
+    return AutoTokenizer.from_pretrained(real_data / "tokenizers" / "gpt2")
+
+
+@pytest.fixture(scope="module")
+def smollm2(real_data: Path) -> PreTrainedTokenizerBase:
+    pytest.importorskip("gguf")
+    folder = real_data / "models" / "smollm2-135m-instruct-gguf"
+    if not folder.is_dir():
+        pytest.skip("PALINKA_DATA has no SmolLM2")
+    (file,) = folder.glob("*.gguf")
+    return AutoTokenizer.from_pretrained(folder, gguf_file=file.name)
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("tokenizer", ["gpt2", "smollm2"])
+@pytest.mark.parametrize("name", FILES)
+def test_under_real_tokenizers(name: str, tokenizer: str, request: pytest.FixtureRequest) -> None:
+    stimuli = load_stimuli(FOLDER / f"{name}.yaml")
+    check(name, stimuli.prepare(request.getfixturevalue(tokenizer)))
+
+
+@pytest.mark.real_data
+def test_punctuation_of_a_whole_novel(
+    real_data: Path, tmp_path: Path, gpt2: PreTrainedTokenizerBase
+) -> None:
+    content = (FOLDER / "punctuation.yaml").read_text()
+    novel = real_data / "texts" / "heart_of_darkness.txt"
+    file = tmp_path / "novel.yaml"
+    file.write_text(content.replace("text: bundled_sample", f"file: {novel}"))
+    check("punctuation", load_stimuli(file).prepare(gpt2))
+
+
+def test_the_frames_have_no_other_pronoun_of_either() -> None:
+    frames = yaml.safe_load((FOLDER / "him_her.yaml").read_text())["frames"]
+    assert len(frames) >= 54
+    assert len(set(frames)) == len(frames)
+    for frame in frames:
+        assert not re.search(r"\b(he|him|his|himself|she|her|hers|herself)\b", frame, re.I)
+    assert len({frame.index("{target}") for frame in frames}) > 20
+
+
+def test_the_passage_is_that_of_the_reference_run() -> None:
+    run = yaml.safe_load((FOLDER.parent / "passage.yaml").read_text())
+    text = yaml.safe_load((FOLDER / "passage.yaml").read_text())["text"]
+    assert text == run["data"]["corpus"]["init_args"]["text"]
+
+
+def test_the_words_are_34_different_ones() -> None:
+    groups = yaml.safe_load((FOLDER / "words.yaml").read_text())["groups"]
+    words = [word for group in groups.values() for word in group]
+    assert len(words) == len(set(words)) == 34

@@ -1,0 +1,28 @@
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerBase
+
+from palinka.language_models import LanguageModelSpec
+from palinka.stimuli import Words
+
+MINI = LanguageModelSpec("mini").tokenizer()
+WORD = st.text(min_size=1, max_size=10).filter(lambda word: word == word.strip() != "")
+
+
+@given(st.lists(WORD, min_size=3, max_size=6), st.lists(WORD, min_size=3, max_size=6))
+def test_all_tokens_of_the_word_alone(verbs: list[str], nouns: list[str]) -> None:
+    prepared = Words({"v": verbs, "n": nouns}).prepare(MINI)
+    assert prepared.labels == (*verbs, *nouns)
+    assert prepared.conditions == ("v",) * len(verbs) + ("n",) * len(nouns)
+    for word, ids, pool in zip(verbs + nouns, prepared.tokens, prepared.pool, strict=True):
+        alone = MINI.backend_tokenizer.encode(word, add_special_tokens=False).ids
+        assert ids == tuple(alone)
+        assert pool == tuple(range(len(alone)))
+
+
+def test_there_is_no_space_before_a_word(mini_tokenizer: PreTrainedTokenizerBase) -> None:
+    prepared = Words({"a": ["him", "wormwood", "New York"]}).prepare(mini_tokenizer)
+    assert prepared.display[0] == ("h", "im")
+    assert prepared.pool[0] == (0, 1)
+    assert all("".join(shown) == word for shown, word in zip(
+        prepared.display, prepared.labels, strict=True))  # fmt: skip

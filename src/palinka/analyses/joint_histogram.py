@@ -48,6 +48,8 @@ def scratch_for(rows: DigitizedRows) -> Scratch:
         cells=np.empty(units, dtype=np.uint32),
         copies=np.zeros((COPIES, width * width), dtype=np.int32),
         counts=np.zeros((width - 1, width - 1), dtype=np.int32),
+        columns=np.zeros(width - 1, dtype=np.int32),
+        logs=np.zeros(width - 1),
         digits=np.empty(units, dtype=np.uint16),
         other_digits=np.empty(units, dtype=np.uint16),
         edges=np.empty_like(rows.ticks),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from palinka.analyses.compiled import compiled
 
 # Consecutive units go to different copies of the histogram: rows that crowd into few bins
-# would otherwise make every addition wait for the one before.
+# would otherwise make every addition wait for the one before. `count_pair` adds up these four.
 COPIES = 4
 
 # What can become of a row in a pair, the worst last: its bins are known, subnormal values have
@@ -51,6 +51,8 @@ class Scratch(NamedTuple):
     copies: NDArray[np.int32]
     cells: NDArray[np.uint32]
     counts: NDArray[np.int32]
+    columns: NDArray[np.int32]
+    logs: NDArray[np.float64]
     digits: NDArray[np.uint16]
     other_digits: NDArray[np.uint16]
     edges: NDArray[np.floating[Any]]
@@ -96,55 +98,53 @@ def _digitize(
     digits: NDArray[np.uint16],
     edges: NDArray[np.floating[Any]],
 ) -> None:
-    """Find the bin of each value of a row whose digit is not that of outliers."""
-    bins = len(edges) - 1
-    low = np.float64(edges[0])
-    scale = bins / (np.float64(edges[bins]) - low)
-    guessing = np.isfinite(scale)
-    for unit in range(rows.values.shape[1]):
-        if digits[unit] == bins:
-            continue
-        value = rows.values[row, unit]
-        # Multiplying is quick and may be off by a bin; the edges themselves decide.
-        digit = min(int((value - low) * scale), bins - 1) if guessing else 0
-        while digit < bins - 1 and value >= edges[digit + 1]:
-            digit += 1
-        while digit > 0 and value < edges[digit]:
-            digit -= 1
-        digits[unit] = digit
+    """Find the bin of each value of a row: how many of the inner edges it reaches."""
+    units = rows.values.shape[1]
+    for unit in range(units):
+        digits[unit] = 0
+    # Edge by edge, since a processor compares many values with one edge at once.
+    for k in range(1, len(edges) - 1):
+        edge = edges[k]
+        for unit in range(units):
+            digits[unit] += np.uint16(rows.values[row, unit] >= edge)
+
+
+@compiled
+def _mark_outliers(rows: DigitizedRows, row: int, digits: NDArray[np.uint16]) -> None:
+    """Give a row's outliers the bin that is not counted."""
+    for index in range(rows.starts[row], rows.starts[row + 1]):
+        digits[rows.outliers[index]] = len(rows.ticks) - 1
 
 
 @compiled
 def digitize_rows(rows: DigitizedRows, scratch: Scratch) -> None:
     """Fill in `digits`, `low`, `high` and `status`."""
-    bins = len(rows.ticks) - 1
+    digits = scratch.digits
     for row in range(len(rows.values)):
         for unit in range(rows.values.shape[1]):
-            scratch.digits[unit] = 0
-        for index in range(rows.starts[row], rows.starts[row + 1]):
-            scratch.digits[rows.outliers[index]] = bins
-        low, high = _range_of_kept(rows, row, scratch.digits)
+            digits[unit] = 0
+        _mark_outliers(rows, row, digits)
+        low, high = _range_of_kept(rows, row, digits)
         rows.low[row] = low
         rows.high[row] = high
         rows.status[row] = _equal_edges(low, high, rows.ticks, scratch.edges)
-        _digitize(rows, row, scratch.digits, scratch.edges)
+        _digitize(rows, row, digits, scratch.edges)
+        _mark_outliers(rows, row, digits)
         for unit in range(rows.values.shape[1]):
-            rows.digits[row, unit] = scratch.digits[unit]
+            rows.digits[row, unit] = digits[unit]
 
 
 @compiled
 def _range_of_kept(rows: DigitizedRows, row: int, digits: NDArray[np.uint16]) -> tuple[Any, Any]:
     """The least and the largest value of a row among units whose digit is not that of outliers."""
     bins = len(rows.ticks) - 1
-    low = rows.values[row, 0]
-    high = low
-    empty = True
+    low = rows.values.dtype.type(np.inf)
+    high = -low
     for unit in range(rows.values.shape[1]):
-        if digits[unit] != bins:
-            value = rows.values[row, unit]
-            low = value if empty or value < low else low
-            high = value if empty or value > high else high
-            empty = False
+        value = rows.values[row, unit]
+        kept = digits[unit] != bins
+        low = value if kept and value < low else low
+        high = value if kept and value > high else high
     return low, high
 
 
@@ -157,23 +157,21 @@ def _digits_in_pair(
     edges: NDArray[np.floating[Any]],
 ) -> int:
     """Put the digits of a row beside another into `digits`; the row's status in this pair."""
-    bins = len(rows.ticks) - 1
     for unit in range(rows.values.shape[1]):
         digits[unit] = rows.digits[row, unit]
-    low = rows.low[row]
-    high = rows.high[row]
+    _mark_outliers(rows, other, digits)
     moving = False
     for index in range(rows.starts[other], rows.starts[other + 1]):
-        unit = rows.outliers[index]
-        value = rows.values[row, unit]
-        moving |= (value == low) | (value == high)
-        digits[unit] = bins
+        value = rows.values[row, rows.outliers[index]]
+        moving |= (value == rows.low[row]) | (value == rows.high[row])
     if moving:
         low, high = _range_of_kept(rows, row, digits)
         # There may be another unit of the same value.
         if low != rows.low[row] or high != rows.high[row]:
             status = _equal_edges(low, high, rows.ticks, edges)
             _digitize(rows, row, digits, edges)
+            _mark_outliers(rows, row, digits)
+            _mark_outliers(rows, other, digits)
             return status
     return int(rows.status[row])
 
@@ -194,7 +192,9 @@ def count_pair(rows: DigitizedRows, first: int, second: int, scratch: Scratch) -
     copies = scratch.copies
     for unit in range(units):
         cells[unit] = scratch.digits[unit] * np.uint32(width) + scratch.other_digits[unit]
-    copies[:] = 0
+    for copy in range(COPIES):
+        for cell in range(width * width):
+            copies[copy, cell] = 0
     whole = units - units % COPIES
     for unit in range(0, whole, COPIES):
         for copy in range(COPIES):
@@ -203,10 +203,10 @@ def count_pair(rows: DigitizedRows, first: int, second: int, scratch: Scratch) -
         copies[0, cells[unit]] += 1
     for i in range(width - 1):
         for j in range(width - 1):
-            count = 0
-            for copy in range(COPIES):
-                count += copies[copy, i * width + j]
-            scratch.counts[i, j] = count
+            cell = i * width + j
+            scratch.counts[i, j] = (
+                copies[0, cell] + copies[1, cell] + copies[2, cell] + copies[3, cell]
+            )
     return COUNTED
 
 
@@ -235,7 +235,7 @@ def fill_pairs(
             product -= means * _sum_beside(rows, centered, second, first)
             statistics.covariance[first, second] = product / (kept - 1)
             if status == COUNTED:
-                fill_information(scratch.counts, count_logs, first, second, statistics)
+                fill_information(scratch, count_logs, first, second, statistics)
             elif status == DISORDERED:
                 statistics.disordered[first, second] = True
 
@@ -261,7 +261,7 @@ def _sum_beside(rows: DigitizedRows, centered: NDArray[np.float64], row: int, ot
 
 @compiled
 def fill_information(
-    counts: NDArray[np.int32],
+    scratch: Scratch,
     count_logs: NDArray[np.float64],
     first: int,
     second: int,
@@ -272,26 +272,35 @@ def fill_information(
     A cell of `c` out of `n` has `p log2(p + ε) = (c log2 c - c log2 n) / n + ε / ln 2`, up to terms
     in ε² n: one table of `c log2 c` serves pairs of any number of samples.
     """
-    total = 0
-    joint = 0.0
+    counts = scratch.counts
+    columns = scratch.columns
+    logs = scratch.logs
+    bins = len(counts)
+    for j in range(bins):
+        columns[j] = 0
+        logs[j] = 0.0
     occupied = 0
-    rows = 0.0
-    columns = 0.0
-    for i in range(len(counts)):
+    total = 0
+    margins = 0.0
+    for i in range(bins):
         row = 0
-        column = 0
-        for j in range(len(counts)):
+        # A sum for each column: one for all would make every addition wait for the one before.
+        for j in range(bins):
             count = counts[i, j]
             row += count
-            column += counts[j, i]
-            joint += count_logs[count]
+            columns[j] += count
+            logs[j] += count_logs[count]
             occupied += count > 0
-        rows += count_logs[row]
-        columns += count_logs[column]
-        occupied -= (row > 0) + (column > 0)
+        occupied -= row > 0
+        margins += count_logs[row]
         total += row
+    joint = 0.0
+    for j in range(bins):
+        occupied -= columns[j] > 0
+        margins += count_logs[columns[j]]
+        joint += logs[j]
     # From here on, `occupied` is how many more cells the joint histogram fills than its margins.
     nats = 1.0 / np.log(2.0)
-    information = (joint - rows - columns + count_logs[total]) / total + EPSILON * occupied * nats
+    information = (joint - margins + count_logs[total]) / total + EPSILON * occupied * nats
     statistics.mutual_information[first, second] = information
     statistics.corrected[first, second] = information - (occupied + 1) * nats / (2 * total)

@@ -221,7 +221,7 @@ def _all_pairs(rows: DigitizedRows, centered: NDArray[np.float64]) -> PairStatis
     for first, second in np.argwhere(statistics.disordered):
         scratch = scratch_for(rows)
         scratch.counts[:] = numpy_histogram(rows, first, second)
-        fill_information(scratch.counts, count_logs, first, second, statistics)
+        fill_information(scratch, count_logs, first, second, statistics)
     return statistics
 
 

@@ -267,11 +267,12 @@ def mean_activations(means: BySite[ArrayLike], units: str) -> Figure:
             draw_points(axes, values[first], values[name], color=HUES[0])
             both = [min(axes.get_xlim()[0], axes.get_ylim()[0])]
             both.append(max(axes.get_xlim()[1], axes.get_ylim()[1]))
-            axes.plot(both, both, color=MUTED, linewidth=0.8, zorder=0)
-            axes.set(xlim=both, ylim=both)
             if bulk is not None:
+                both = [1.5 * limit for limit in both]  # a margin that logarithms still show
                 axes.set_xscale("symlog", linthresh=bulk, linscale=2)
                 axes.set_yscale("symlog", linthresh=bulk, linscale=2)
+            axes.plot(both, both, color=MUTED, linewidth=0.8, zorder=0)
+            axes.set(xlim=both, ylim=both)
             correlation = np.corrcoef(values[first], values[name])[0, 1]
             axes.set_title(f"r = {correlation:.3f}")
             axes.set_xlabel(f"mean activation, {first}", parse_math=False)

@@ -10,7 +10,7 @@ demo: $(VENV)/.palinka  ## train on the bundled model; ends by saying where the 
 	$(BIN)/palinka fit --config configs/quickstart.yaml
 
 test: $(VENV)/.test  ## install what the tests need and run them
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 test-slow: $(VENV)/.test  ## the tests that the plain suite leaves out
 	$(BIN)/python -m pytest -m slow

@@ -1,0 +1,182 @@
+"""Every shipped analysis runs: on the bundled model, and in its reference set-up on a stand-in.
+
+The models of the reference set-ups are on the hub; a small random model of the same family, with
+as many blocks as the set-up needs, stands in for each.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
+    PreTrainedModel,
+)
+
+from palinka.__main__ import main
+from palinka.assets import mini_gpt2_folder
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+STIMULI = CONFIGS / "stimuli" / "words.yaml"
+ANALYSES = sorted((CONFIGS / "analyses").glob("*.yaml"))
+REFERENCE = sorted((CONFIGS / "reference").glob("*.yaml"))
+
+
+def save(model: PreTrainedModel, folder: Path) -> Path:
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(mini_gpt2_folder()).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=8192, n_embd=16, n_layer=6, n_head=2, n_positions=256)
+    return save(GPT2LMHeadModel(config), tmp_path_factory.mktemp("gpt2"))
+
+
+@pytest.fixture(scope="module")
+def gpt_neo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    config = GPTNeoConfig(
+        vocab_size=8192, hidden_size=16, num_layers=10, num_heads=2, max_position_embeddings=256,
+        attention_types=[[["global", "local"], 5]],
+    )  # fmt: skip
+    return save(GPTNeoForCausalLM(config), tmp_path_factory.mktemp("gpt-neo"))
+
+
+def check(findings: Path) -> None:
+    """Findings are complete, and say where they come from."""
+    record = json.loads((findings / "findings.json").read_text())
+    assert {"language_model", "revision", "sites", "stimuli_hash", "options"} <= set(
+        record["settings"]
+    )
+    assert {"palinka", "time", "scalars"} <= set(record)
+    arrays = np.load(findings / "arrays.npz")
+    assert arrays.files
+    pictures = list(findings.glob("*.png"))
+    assert pictures
+    for picture in pictures:
+        assert picture.with_suffix(".svg").exists()
+    for page in findings.glob("*.html"):
+        assert "<script" not in page.read_text()
+
+
+@pytest.mark.parametrize("config", ANALYSES, ids=[path.stem for path in ANALYSES])
+def test_an_analysis_of_the_bundled_model(config: Path, workspace: Path) -> None:
+    assert main(["analyze", "--config", str(config), "--output=out"]) == 0
+    folders = list((workspace / "out").iterdir())
+    assert folders
+    for folder in folders:
+        check(folder)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [path for path in REFERENCE if path.stem != "passage"],
+    ids=[path.stem for path in REFERENCE if path.stem != "passage"],
+)
+def test_a_reference_set_up(config: Path, workspace: Path, gpt2: Path, gpt_neo: Path) -> None:
+    stand_in = gpt_neo if config.stem == "grammar" else gpt2
+    arguments = ["analyze", "--config", str(config), f"--language_model={stand_in}"]
+    assert main([*arguments, "--output=out"]) == 0
+    check(workspace / "out" / config.stem)
+
+
+@pytest.mark.parametrize("config", ["passage.yaml", "reference/passage.yaml"])
+def test_the_passage_ends_with_findings(config: str, workspace: Path, gpt2: Path) -> None:
+    options = [
+        f"--data.language_model={gpt2}",
+        "--trainer.max_epochs=3",
+        "--model.autoencoder.latent_dim=96",
+        "--model.autoencoder.k=20",
+        "--trainer.accelerator=cpu",
+        "--trainer.enable_progress_bar=false",
+        "--data.context_length=256",
+    ]
+    assert main(["fit", "--config", str(CONFIGS / config), *options]) == 0
+    findings = workspace / "lightning_logs" / "version_0" / "analyses"
+    assert sorted(path.name for path in findings.iterdir()) == [
+        "geography", "statistics", "training",
+    ]  # fmt: skip
+    check(findings / "geography")
+    check(findings / "statistics")
+    assert (findings / "training" / "losses.png").exists()
+    assert json.loads((findings / "geography" / "findings.json").read_text())["settings"][
+        "units"
+    ] == "latents"  # fmt: skip
+    checkpoint = workspace / "lightning_logs/version_0/checkpoints/last.ckpt"
+    analyze = [
+        "analyze", "--config", str(CONFIGS / "analyses/geography.yaml"), "--output=out",
+        f"--language_model={gpt2}", f"--ckpt_path={checkpoint}",
+    ]  # fmt: skip
+    assert main(analyze) == 0
+    # The same code on the same latents: whether after the fit or on its own.
+    after = np.load(findings / "geography" / "arrays.npz")
+    alone = np.load(workspace / "out" / "geography" / "arrays.npz")
+    assert after.files == alone.files
+    for name in after.files:
+        np.testing.assert_array_equal(after[name], alone[name])
+
+
+def test_an_analysis_that_fails_is_named_and_the_others_run(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stimuli = os.path.relpath(CONFIGS / "stimuli", workspace)
+    entry = f"analysis: unit_tuning, stimuli: {stimuli}/verbs_nouns.yaml"
+    (workspace / "two.yaml").write_text(
+        "analyses:\n"
+        f"  - {{name: first, {entry}, sites: blocks.77.mlp.pre}}\n"
+        f"  - {{name: second, {entry}, options: {{test: welch}}}}\n"
+    )
+    assert main(["analyze", "--config", "two.yaml", "--output=out"]) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if "palinka: error" in line]
+    assert len(errors) == 1
+    assert errors[0].startswith("palinka: error: first: ")
+    assert [path.name for path in (workspace / "out").iterdir()] == ["second"]
+
+
+def test_a_fit_outlives_its_analyses_and_says_so(workspace: Path) -> None:
+    options = [
+        "--trainer.max_epochs=2",
+        "--trainer.accelerator=cpu",
+        "--trainer.enable_progress_bar=false",
+    ]
+    text = (CONFIGS / "passage.yaml").read_text()
+    text = text.replace("analysis: category_score", "analysis: category_scores")
+    config = CONFIGS.parent / "configs" / "passage.yaml"
+    (workspace / "passage.yaml").write_text(
+        text.replace("stimuli/passage.yaml", str(config.parent / "stimuli" / "passage.yaml"))
+    )
+    assert main(["fit", "--config", "passage.yaml", *options]) == 1
+    folder = workspace / "lightning_logs" / "version_0"
+    assert (folder / "checkpoints" / "last.ckpt").exists()
+    assert sorted(path.name for path in (folder / "analyses").iterdir()) == [
+        "statistics", "training",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--config=nowhere.yaml"], "nowhere.yaml"),
+        (["--analyses=[]"], "at least one"),
+        (["--analyses=[{name: a, analysis: x, stimuli: nowhere.yaml}]"], "nowhere.yaml"),
+        ([f"--analyses=[{{name: a, analyse: x, stimuli: {STIMULI}}}]"], "did you mean 'analysis'"),
+    ],
+)
+def test_what_cannot_be_analyzed_is_refused(
+    options: list[str], expected: str, workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["analyze", *options]) == 2
+    error = capsys.readouterr().err.strip()
+    assert expected in error
+    assert len(error.splitlines()) == 1
+    assert not list(workspace.iterdir())

@@ -21,7 +21,7 @@ from palinka.figures.heatmap import (
 )
 from palinka.figures.text_heatmap import text_heatmap
 from palinka.figures.text_heatmap_html import text_heatmap_html
-from palinka.stimuli import Prepared, load_stimuli
+from palinka.stimuli import Prepared, load_stimuli, token_bytes
 
 
 def draw_heatmaps(
@@ -57,8 +57,8 @@ def draw_heatmaps(
             f"heatmaps are drawn over a passage, and {entry.name} has stimuli of the kind "
             f"{text.kind}; give heatmaps.text a stimuli file of the kind passage"
         )
-    tokens = [token for part in text.display for token in part]
     ids = [token for part in text.tokens for token in part]
+    tokens = token_bytes(reader.model.tokenizer, ids)
     acts = np.concatenate(reader.every_token(text.tokens, site))
     figures: dict[str, Figure] = {}
     pages: dict[str, str] = {}

@@ -2,7 +2,7 @@
 
 from palinka.stimuli.carrier import Carrier
 from palinka.stimuli.contrast import Contrast
-from palinka.stimuli.display import display_tokens
+from palinka.stimuli.display import display_tokens, token_bytes
 from palinka.stimuli.loading import load_stimuli
 from palinka.stimuli.occurrences import Match, Occurrences
 from palinka.stimuli.passage import Passage
@@ -21,4 +21,5 @@ __all__ = [
     "Words",
     "display_tokens",
     "load_stimuli",
+    "token_bytes",
 ]

@@ -20,25 +20,25 @@ def display_tokens(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> 
 
     A token that holds only a part of a character shows the part's bytes as `\xf0`.
     """
-    return [_text(piece) for piece in _bytes(tokenizer, ids)]
+    return [_text(piece) for piece in token_bytes(tokenizer, ids)]
 
 
 def decoded_tokens(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> list[str]:
     """The text of each token by itself, for comparing; U+FFFD for parts of a character."""
-    return [piece.decode("utf-8", errors="replace") for piece in _bytes(tokenizer, ids)]
+    return [piece.decode("utf-8", errors="replace") for piece in token_bytes(tokenizer, ids)]
 
 
 def display_text(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> str:
     """The text of consecutive tokens; only characters cut off at either end show as bytes."""
-    return _text(b"".join(_bytes(tokenizer, ids)))
+    return _text(b"".join(token_bytes(tokenizer, ids)))
 
 
 def _text(piece: bytes) -> str:
     return piece.decode("utf-8", errors="backslashreplace")
 
 
-def _bytes(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> list[bytes]:
-    """The bytes that each token stands for.
+def token_bytes(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> list[bytes]:
+    """The bytes that each token stands for, also where they are only a part of a character.
 
     `tokenizer.decode` would put U+FFFD for a part of a character, and some tokenizers drop the
     space before a lone token.

@@ -62,6 +62,10 @@ def test_each_condition_and_site_goes_to_x(
     assert list(findings.results) == [
         "hidden.0/animals", "hidden.0/food", "hidden.1/animals", "hidden.1/food",
     ]  # fmt: skip
+    # Of several sites, the one in the middle is drawn by itself, and all of them together.
+    assert {"hidden.1/animals/matrices", "hidden.1/food/matrices"} <= set(findings.figures)
+    assert "distributions" in findings.figures
+    assert not any(name.startswith("hidden.0/") for name in findings.figures)
     prepared = load_stimuli(path).prepare(mini.model.tokenizer)
     vectors = mini.pooled(prepared, ["hidden.1"])["hidden.1"]
     expected = analyses.pairwise_mutual_information(vectors[5:])

@@ -36,11 +36,13 @@ class Call:
 
     Attributes:
         part: What of the stimuli it is of, such as `hidden.3/comma`; `""` where there is one.
+        site: The site, or the last of those that are compared.
         data: The arguments that come from the stimuli.
         context: What its figures are labelled with.
     """
 
     part: str
+    site: str
     data: Mapping[str, Any]
     context: Mapping[str, Any] = field(default_factory=dict)
 
@@ -74,7 +76,8 @@ def run_analysis(entry: AnalysisEntry, reader: ActivationReader) -> Findings:
             context = {"units": reader.units, **call.data, **call.context}
             if hasattr(result, "project"):
                 context["series"] = _series(result, prepared, sites[0], reader)
-            if len(calls) == 1 or "targets" in call.data:
+            # Of many sites the one in the middle has figures of its own; the overview has all.
+            if call.site == sites[len(sites) // 2]:
                 part = f"{call.part}/" if call.part else ""
                 drawn |= {
                     f"{part}{name}": figure for name, figure in draw(result, **context).items()
@@ -147,11 +150,11 @@ def _of_passage(
         context = {"tokens": [token for text in prepared.display for token in text]}
         prefix = f"{site}/" if len(sites) > 1 else ""
         if "targets" not in wanted:
-            yield Call(site if len(sites) > 1 else "", {"latents": latents}, context)
+            yield Call(site if len(sites) > 1 else "", site, {"latents": latents}, context)
             continue
         for category, mask in prepared.targets.items():
             data = {"latents": latents, "targets": np.asarray(mask)}
-            yield Call(f"{prefix}{category}", data, context)
+            yield Call(f"{prefix}{category}", site, data, context)
 
 
 def _of_two_conditions(
@@ -167,7 +170,7 @@ def _of_two_conditions(
     for site in sites:
         first, second = (vectors[site][_members(prepared, name)] for name in names)
         context = {"items": prepared.labels, "conditions": tuple(names)}
-        yield Call(site if len(sites) > 1 else "", {"a": first, "b": second}, context)
+        yield Call(site if len(sites) > 1 else "", site, {"a": first, "b": second}, context)
 
 
 def _of_two_sites(
@@ -182,7 +185,7 @@ def _of_two_sites(
     data: dict[str, Any] = {"x": vectors[sites[0]], "y": vectors[sites[1]]}
     if "groups" in wanted and len(names) > 1:
         data["groups"] = list(prepared.conditions)
-    return Call("", data, {"items": prepared.labels, "sites": tuple(sites)})
+    return Call("", sites[1], data, {"items": prepared.labels, "sites": tuple(sites)})
 
 
 def _of_each_condition(
@@ -194,7 +197,7 @@ def _of_each_condition(
         for name in names:
             members = _members(prepared, name)
             context = {"items": [prepared.labels[member] for member in members]}
-            yield Call(f"{site}/{name}", {"x": vectors[site][members]}, context)
+            yield Call(f"{site}/{name}", site, {"x": vectors[site][members]}, context)
 
 
 def _pooled_conditions(prepared: Prepared) -> list[str]:

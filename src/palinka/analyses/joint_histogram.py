@@ -31,7 +31,7 @@ def digitized_rows(
     """
     counts = outlying.sum(axis=1)
     lanes = _lanes(bins)
-    words = -(-values.shape[1] // 512) * 8 if lanes <= MOST_LANES else 0
+    words = -(-values.shape[1] // 64) if lanes <= MOST_LANES else 0
     rows = DigitizedRows(
         values=values,
         digits=np.empty(values.shape, dtype=np.uint16),

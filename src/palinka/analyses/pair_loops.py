@@ -25,7 +25,7 @@ class DigitizedRows(NamedTuple):
             have the bin `bins`, which no pair counts.
         masks: For every 64 units and each bin, which of the units are in it, one bit a unit,
             `(rows, words, lanes)`; in lane `bins` those that are in any. Without words if there
-            are too many bins for this to be the faster way, else with a multiple of eight.
+            are too many bins for this to be the faster way.
         low: The smallest inlier of each row, `(rows,)`.
         high: The largest.
         status: `COUNTED`, `DISORDERED` or `CONSTANT`, `(rows,)`.
@@ -233,23 +233,10 @@ def _count_bits(
     for i in range(bins + 1):
         for j in range(lanes):
             counts[i, j] = 0
-        # By eights, since every pass over the counts waits for the one before.
-        for word in range(0, words, 8):
-            mask_0, mask_1 = first[word, i], first[word + 1, i]
-            mask_2, mask_3 = first[word + 2, i], first[word + 3, i]
-            mask_4, mask_5 = first[word + 4, i], first[word + 5, i]
-            mask_6, mask_7 = first[word + 6, i], first[word + 7, i]
+        for word in range(words):
+            mask = first[word, i]
             for j in range(lanes):
-                counts[i, j] += (
-                    _set_bits(mask_0 & second[word, j])
-                    + _set_bits(mask_1 & second[word + 1, j])
-                    + _set_bits(mask_2 & second[word + 2, j])
-                    + _set_bits(mask_3 & second[word + 3, j])
-                    + _set_bits(mask_4 & second[word + 4, j])
-                    + _set_bits(mask_5 & second[word + 5, j])
-                    + _set_bits(mask_6 & second[word + 6, j])
-                    + _set_bits(mask_7 & second[word + 7, j])
-                )
+                counts[i, j] += _set_bits(mask & second[word, j])
 
 
 @compiled

@@ -1,0 +1,76 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning.pytorch as pl
+import pytest
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from palinka.activations import ActivationDataModule
+from palinka.autoencoders import KSparseAutoencoder
+from palinka.callbacks import AnalysisEntry, RunAnalyses
+from palinka.corpora import Passage
+from palinka.errors import InputError
+from palinka.training import SparseAutoencoderModule
+
+TEXT = "The road from Vienna to Budapest follows the Danube, and Vienna is not far from it."
+
+
+@pytest.fixture
+def entry(stimuli: Callable[..., str]) -> AnalysisEntry:
+    path = stimuli(kind="passage", text=TEXT, categories={"cities": ["Vienna", "Budapest"]})
+    return AnalysisEntry("cities", "category_score", path)  # type: ignore[arg-type]
+
+
+def fit(folder: Path, callback: RunAnalyses, **trainer: object) -> pl.Trainer:
+    data = ActivationDataModule(
+        corpus=Passage(TEXT), in_memory=True, validation_fraction=0.0, batch_size=None
+    )
+    module = SparseAutoencoderModule(KSparseAutoencoder(512, latent_dim=64, k=8))
+    loggers = [TensorBoardLogger(folder, "tb"), CSVLogger(folder, "csv")]
+    made = pl.Trainer(
+        accelerator="cpu", max_epochs=5, log_every_n_steps=1, callbacks=[callback],
+        logger=loggers, enable_progress_bar=False, enable_model_summary=False,
+        default_root_dir=folder, **trainer,
+    )  # fmt: skip
+    made.fit(module, data)
+    return made
+
+
+def steps(folder: Path, tag: str) -> list[int]:
+    accumulator = EventAccumulator(str(folder / "tb" / "version_0"))
+    accumulator.Reload()
+    return [event.step for event in accumulator.Scalars(tag)]
+
+
+@pytest.mark.parametrize(
+    ("every", "expected"), [(None, [5]), (2, [2, 4, 5]), (5, [5])], ids=["end", "two", "last"]
+)
+def test_analyses_run_when_asked_and_never_twice(
+    every: int | None, expected: list[int], entry: AnalysisEntry, tmp_path: Path
+) -> None:
+    callback = RunAnalyses([entry], every_n_steps=every)
+    fit(tmp_path, callback)
+    assert not callback.failed
+    assert steps(tmp_path, "analyses/cities/cities/best_score") == expected
+    findings = tmp_path / "tb" / "version_0" / "analyses"
+    assert (findings / "cities" / "findings.json").exists()
+    assert (findings / "training" / "losses.png").exists()
+    numbers = (tmp_path / "csv" / "version_0" / "metrics.csv").read_text()
+    assert "analyses/cities/cities/best_score" in numbers.splitlines()[0]
+
+
+def test_an_analysis_never_changes_the_training(entry: AnalysisEntry, tmp_path: Path) -> None:
+    def weights(name: str, callback: RunAnalyses) -> object:
+        pl.seed_everything(0)
+        trainer = fit(tmp_path / name, callback)
+        return trainer.lightning_module.autoencoder.encoder.weight.detach()
+
+    watched = weights("watched", RunAnalyses([entry], every_n_steps=1))
+    alone = weights("alone", RunAnalyses([]))
+    assert watched.equal(alone)  # type: ignore[attr-defined]
+
+
+def test_a_number_of_steps_that_is_none() -> None:
+    with pytest.raises(InputError, match="every_n_steps is 0"):
+        RunAnalyses([], every_n_steps=0)

@@ -6,17 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palinka.analyses.pair_loops import (
+    COPIES,
     COUNTED,
     DigitizedRows,
     Scratch,
     count_pair,
     digitize_rows,
 )
-
-# Words of 64 units are combined for every pair of bins: with more bins than this, which are
-# rounded up to a whole number of the widest registers, counting unit by unit is faster.
-MOST_LANES = 32
-LANES = 8
 
 
 def digitized_rows(
@@ -30,12 +26,9 @@ def digitized_rows(
         bins: How many equally wide bins each row has.
     """
     counts = outlying.sum(axis=1)
-    lanes = _lanes(bins)
-    words = -(-values.shape[1] // 64) if lanes <= MOST_LANES else 0
     rows = DigitizedRows(
         values=values,
         digits=np.empty(values.shape, dtype=np.uint16),
-        masks=np.empty((len(values), words, lanes), dtype=np.uint64),
         low=np.zeros(len(values), dtype=values.dtype),
         high=np.zeros(len(values), dtype=values.dtype),
         status=np.zeros(len(values), dtype=np.int64),
@@ -49,18 +42,18 @@ def digitized_rows(
 
 def scratch_for(rows: DigitizedRows) -> Scratch:
     """Room for one thread that counts pairs of these rows."""
-    _, words, lanes = rows.masks.shape
+    width = len(rows.ticks)
+    units = rows.values.shape[1]
     return Scratch(
-        counts=np.zeros((lanes, lanes), dtype=np.int64),
-        digits=np.empty((2, rows.values.shape[1]), dtype=np.uint16),
-        masks=np.empty((2, words, lanes), dtype=np.uint64),
+        cells=np.empty(units, dtype=np.uint32),
+        copies=np.zeros((COPIES, width * width), dtype=np.int32),
+        counts=np.zeros((width - 1, width - 1), dtype=np.int32),
+        columns=np.zeros(width - 1, dtype=np.int32),
+        logs=np.zeros(width - 1),
+        digits=np.empty(units, dtype=np.uint16),
+        other_digits=np.empty(units, dtype=np.uint16),
         edges=np.empty_like(rows.ticks),
     )
-
-
-def _lanes(bins: int) -> int:
-    """Room for all bins and their sum."""
-    return -(-(bins + 1) // LANES) * LANES
 
 
 def joint_histogram(rows: DigitizedRows, first: int, second: int) -> NDArray[np.int64]:
@@ -70,9 +63,8 @@ def joint_histogram(rows: DigitizedRows, first: int, second: int) -> NDArray[np.
         `(bins, bins)`, equal to what `numpy.histogram2d` counts over the same units.
     """
     scratch = scratch_for(rows)
-    bins = len(rows.ticks) - 1
     if count_pair(rows, first, second, scratch) == COUNTED:
-        return scratch.counts[:bins, :bins].copy()
+        return scratch.counts.astype(np.int64)
     return numpy_histogram(rows, first, second)
 
 

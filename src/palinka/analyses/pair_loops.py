@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 
 from palinka.analyses.compiled import compiled
 
+# Consecutive units go to different copies of the histogram: rows that crowd into few bins
+# would otherwise make every addition wait for the one before. `count_pair` adds up these four.
+COPIES = 4
+
 # What can become of a row in a pair, the worst last: its bins are known, subnormal values have
 # rounded its edges out of order, all its kept values are equal.
 COUNTED, DISORDERED, CONSTANT = 0, 1, 2
@@ -23,9 +27,6 @@ class DigitizedRows(NamedTuple):
         values: `(rows, units)`, float32 or float64.
         digits: The bin of each value among its row's own inliers, `(rows, units)`; outliers
             have the bin `bins`, which no pair counts.
-        masks: For every 64 units and each bin, which of the units are in it, one bit a unit,
-            `(rows, words, lanes)`; in lane `bins` those that are in any. Without words if there
-            are too many bins for this to be the faster way.
         low: The smallest inlier of each row, `(rows,)`.
         high: The largest.
         status: `COUNTED`, `DISORDERED` or `CONSTANT`, `(rows,)`.
@@ -36,7 +37,6 @@ class DigitizedRows(NamedTuple):
 
     values: NDArray[np.floating[Any]]
     digits: NDArray[np.uint16]
-    masks: NDArray[np.uint64]
     low: NDArray[np.floating[Any]]
     high: NDArray[np.floating[Any]]
     status: NDArray[np.int64]
@@ -46,18 +46,15 @@ class DigitizedRows(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """What one thread writes into while it counts pairs.
+    """What one thread writes into while it counts pairs."""
 
-    Attributes:
-        counts: Of a pair, `(lanes, lanes)`; sums in row and column `bins`, beyond them nothing.
-        digits: Of either row where its edges differ from those of the row alone, `(2, units)`.
-        masks: The same, `(2, words, lanes)`.
-        edges: `(bins + 1,)`.
-    """
-
-    counts: NDArray[np.int64]
+    copies: NDArray[np.int32]
+    cells: NDArray[np.uint32]
+    counts: NDArray[np.int32]
+    columns: NDArray[np.int32]
+    logs: NDArray[np.float64]
     digits: NDArray[np.uint16]
-    masks: NDArray[np.uint64]
+    other_digits: NDArray[np.uint16]
     edges: NDArray[np.floating[Any]]
 
 
@@ -120,29 +117,11 @@ def _mark_outliers(rows: DigitizedRows, row: int, digits: NDArray[np.uint16]) ->
 
 
 @compiled
-def _fill_masks(digits: NDArray[np.uint16], bins: int, masks: NDArray[np.uint64]) -> None:
-    """Set the bit of every unit in the lane of its bin, and of all kept ones in lane `bins`."""
-    words, lanes = masks.shape
-    if words == 0:
-        return
-    for word in range(words):
-        for lane in range(lanes):
-            masks[word, lane] = 0
-    for unit in range(len(digits)):
-        masks[unit >> 6, digits[unit]] |= np.uint64(1) << np.uint64(unit & 63)
-    for word in range(words):
-        kept = np.uint64(0)
-        for lane in range(bins):
-            kept |= masks[word, lane]
-        masks[word, bins] = kept
-
-
-@compiled
 def digitize_rows(rows: DigitizedRows, scratch: Scratch) -> None:
-    """Fill in `digits`, `masks`, `low`, `high` and `status`."""
+    """Fill in `digits`, `low`, `high` and `status`."""
+    digits = scratch.digits
     for row in range(len(rows.values)):
-        digits = rows.digits[row]
-        for unit in range(len(digits)):
+        for unit in range(rows.values.shape[1]):
             digits[unit] = 0
         _mark_outliers(rows, row, digits)
         low, high = _range_of_kept(rows, row, digits)
@@ -151,7 +130,8 @@ def digitize_rows(rows: DigitizedRows, scratch: Scratch) -> None:
         rows.status[row] = _equal_edges(low, high, rows.ticks, scratch.edges)
         _digitize(rows, row, digits, scratch.edges)
         _mark_outliers(rows, row, digits)
-        _fill_masks(digits, len(rows.ticks) - 1, rows.masks[row])
+        for unit in range(rows.values.shape[1]):
+            rows.digits[row, unit] = digits[unit]
 
 
 @compiled
@@ -169,129 +149,93 @@ def _range_of_kept(rows: DigitizedRows, row: int, digits: NDArray[np.uint16]) ->
 
 
 @compiled
-def _beside(
-    rows: DigitizedRows, row: int, other: int, scratch: Scratch, side: int
-) -> tuple[int, NDArray[np.uint16], NDArray[np.uint64]]:
-    """The status, the digits and the masks of a row in a pair with another."""
+def _digits_in_pair(
+    rows: DigitizedRows,
+    row: int,
+    other: int,
+    digits: NDArray[np.uint16],
+    edges: NDArray[np.floating[Any]],
+) -> int:
+    """Put the digits of a row beside another into `digits`; the row's status in this pair."""
+    for unit in range(rows.values.shape[1]):
+        digits[unit] = rows.digits[row, unit]
+    _mark_outliers(rows, other, digits)
     moving = False
     for index in range(rows.starts[other], rows.starts[other + 1]):
         value = rows.values[row, rows.outliers[index]]
         moving |= (value == rows.low[row]) | (value == rows.high[row])
     if moving:
-        digits = scratch.digits[side]
-        for unit in range(len(digits)):
-            digits[unit] = rows.digits[row, unit]
-        _mark_outliers(rows, other, digits)
         low, high = _range_of_kept(rows, row, digits)
         # There may be another unit of the same value.
         if low != rows.low[row] or high != rows.high[row]:
-            status = _equal_edges(low, high, rows.ticks, scratch.edges)
-            if status == COUNTED:
-                _digitize(rows, row, digits, scratch.edges)
-                _mark_outliers(rows, row, digits)
-                _fill_masks(digits, len(rows.ticks) - 1, scratch.masks[side])
-            return status, digits, scratch.masks[side]
-    return int(rows.status[row]), rows.digits[row], rows.masks[row]
+            status = _equal_edges(low, high, rows.ticks, edges)
+            _digitize(rows, row, digits, edges)
+            _mark_outliers(rows, row, digits)
+            _mark_outliers(rows, other, digits)
+            return status
+    return int(rows.status[row])
 
 
 @compiled
 def count_pair(rows: DigitizedRows, first: int, second: int, scratch: Scratch) -> int:
     """Count a pair of rows into `scratch.counts`; any status but `COUNTED` leaves it as it is."""
-    first_status, first_digits, first_masks = _beside(rows, first, second, scratch, 0)
-    second_status, second_digits, second_masks = _beside(rows, second, first, scratch, 1)
     # Of two statuses the larger one is the worse.
-    status = max(first_status, second_status)
+    status = max(
+        _digits_in_pair(rows, first, second, scratch.digits, scratch.edges),
+        _digits_in_pair(rows, second, first, scratch.other_digits, scratch.edges),
+    )
     if status != COUNTED:
         return status
-    bins = len(rows.ticks) - 1
-    if len(first_masks) > 0:
-        _count_bits(first_masks, second_masks, bins, scratch.counts)
-    else:
-        _count_units(first_digits, second_digits, scratch.counts)
-        add_margins(scratch.counts, bins)
+    width = len(rows.ticks)
+    units = rows.values.shape[1]
+    cells = scratch.cells
+    copies = scratch.copies
+    for unit in range(units):
+        cells[unit] = scratch.digits[unit] * np.uint32(width) + scratch.other_digits[unit]
+    for copy in range(COPIES):
+        for cell in range(width * width):
+            copies[copy, cell] = 0
+    whole = units - units % COPIES
+    for unit in range(0, whole, COPIES):
+        for copy in range(COPIES):
+            copies[copy, cells[unit + copy]] += 1
+    for unit in range(whole, units):
+        copies[0, cells[unit]] += 1
+    for i in range(width - 1):
+        for j in range(width - 1):
+            cell = i * width + j
+            scratch.counts[i, j] = (
+                copies[0, cell] + copies[1, cell] + copies[2, cell] + copies[3, cell]
+            )
     return COUNTED
-
-
-@compiled
-def _set_bits(word: np.uint64) -> np.int64:
-    """How many bits of a word are one."""
-    # Pairs, fours and eights of bits are summed side by side: LLVM knows this pattern and puts
-    # the processor's own instruction in its place.
-    word -= (word >> np.uint64(1)) & np.uint64(0x5555555555555555)
-    twos = np.uint64(0x3333333333333333)
-    word = (word & twos) + ((word >> np.uint64(2)) & twos)
-    word = (word + (word >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
-    return np.int64((word * np.uint64(0x0101010101010101)) >> np.uint64(56))
-
-
-@compiled
-def _count_bits(
-    first: NDArray[np.uint64], second: NDArray[np.uint64], bins: int, counts: NDArray[np.int64]
-) -> None:
-    """Count a pair by the masks of its rows: sums come with it, outliers are in no mask."""
-    words, lanes = second.shape
-    for i in range(bins + 1):
-        for j in range(lanes):
-            counts[i, j] = 0
-        for word in range(words):
-            mask = first[word, i]
-            for j in range(lanes):
-                counts[i, j] += _set_bits(mask & second[word, j])
-
-
-@compiled
-def _count_units(
-    first: NDArray[np.uint16], second: NDArray[np.uint16], counts: NDArray[np.int64]
-) -> None:
-    """Count a pair unit by unit, which takes no longer with more bins."""
-    for i in range(len(counts)):
-        for j in range(len(counts)):
-            counts[i, j] = 0
-    for unit in range(len(first)):
-        counts[first[unit], second[unit]] += 1
-
-
-@compiled
-def add_margins(counts: NDArray[np.int64], bins: int) -> None:
-    """Put the sums over rows, columns and both into row and column `bins`."""
-    for i in range(bins + 1):
-        counts[bins, i] = 0
-    for i in range(bins):
-        total = 0
-        for j in range(bins):
-            total += counts[i, j]
-            counts[bins, j] += counts[i, j]
-        counts[i, bins] = total
-        counts[bins, bins] += total
 
 
 @compiled
 def fill_pairs(
     rows: DigitizedRows,
     centered: NDArray[np.float64],
-    products: NDArray[np.float64],
     count_logs: NDArray[np.float64],
     share: NDArray[np.intp],
     scratch: Scratch,
     statistics: PairStatistics,
 ) -> None:
     """Fill in all pairs of some items with those after them."""
-    bins = len(rows.ticks) - 1
     for first in share:
         for second in range(first + 1, len(centered)):
             kept = _kept(rows, first, second)
             statistics.samples[first, second] = kept
             status = count_pair(rows, first, second, scratch) if kept > 1 else CONSTANT
             if status == CONSTANT:
+                statistics.covariance[first, second] = 0.0
                 continue
             # The product of zeros stands for a unit left out; what remains is to center both
             # items on the units of this pair.
-            product = products[first, second]
+            product = statistics.covariance[first, second]
             means = _sum_beside(rows, centered, first, second) / kept
             product -= means * _sum_beside(rows, centered, second, first)
             statistics.covariance[first, second] = product / (kept - 1)
             if status == COUNTED:
-                fill_information(scratch.counts, bins, count_logs, first, second, statistics)
+                fill_information(scratch, count_logs, first, second, statistics)
             elif status == DISORDERED:
                 statistics.disordered[first, second] = True
 
@@ -317,8 +261,7 @@ def _sum_beside(rows: DigitizedRows, centered: NDArray[np.float64], row: int, ot
 
 @compiled
 def fill_information(
-    counts: NDArray[np.int64],
-    bins: int,
+    scratch: Scratch,
     count_logs: NDArray[np.float64],
     first: int,
     second: int,
@@ -329,25 +272,33 @@ def fill_information(
     A cell of `c` out of `n` has `p log2(p + ε) = (c log2 c - c log2 n) / n + ε / ln 2`, up to terms
     in ε² n: one table of `c log2 c` serves pairs of any number of samples.
     """
-    joint = 0.0
-    margins = 0.0
+    counts = scratch.counts
+    columns = scratch.columns
+    logs = scratch.logs
+    bins = len(counts)
+    for j in range(bins):
+        columns[j] = 0
+        logs[j] = 0.0
     occupied = 0
+    total = 0
+    margins = 0.0
     for i in range(bins):
-        # Two sums, or every addition would wait for the one before.
-        even = 0.0
-        odd = 0.0
-        for j in range(0, bins - 1, 2):
-            even += count_logs[counts[i, j]]
-            odd += count_logs[counts[i, j + 1]]
-        if bins % 2:
-            even += count_logs[counts[i, bins - 1]]
-        joint += even + odd
+        row = 0
+        # A sum for each column: one for all would make every addition wait for the one before.
         for j in range(bins):
-            occupied += counts[i, j] > 0
-        occupied -= counts[i, bins] > 0
-        occupied -= counts[bins, i] > 0
-        margins += count_logs[counts[i, bins]] + count_logs[counts[bins, i]]
-    total = counts[bins, bins]
+            count = counts[i, j]
+            row += count
+            columns[j] += count
+            logs[j] += count_logs[count]
+            occupied += count > 0
+        occupied -= row > 0
+        margins += count_logs[row]
+        total += row
+    joint = 0.0
+    for j in range(bins):
+        occupied -= columns[j] > 0
+        margins += count_logs[columns[j]]
+        joint += logs[j]
     # From here on, `occupied` is how many more cells the joint histogram fills than its margins.
     nats = 1.0 / np.log(2.0)
     information = (joint - margins + count_logs[total]) / total + EPSILON * occupied * nats

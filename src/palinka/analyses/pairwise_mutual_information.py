@@ -12,7 +12,6 @@ from palinka.analyses.joint_histogram import digitized_rows, numpy_histogram, sc
 from palinka.analyses.pair_loops import (
     DigitizedRows,
     PairStatistics,
-    add_margins,
     fill_information,
     fill_pairs,
 )
@@ -83,7 +82,8 @@ class PairwiseMutualInformation(Result):
 
 def of_pairs(matrix: NDArray[Any]) -> NDArray[Any]:
     """The entries right of the diagonal, row by row: one for each pair."""
-    return np.concatenate([row[k:] for k, row in enumerate(matrix, start=1)])
+    pairs: NDArray[Any] = matrix[np.triu_indices(len(matrix), k=1)]
+    return pairs
 
 
 def correlation_over_pairs(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
@@ -193,16 +193,14 @@ def _centered(
 def _all_pairs(rows: DigitizedRows, centered: NDArray[np.float64]) -> PairStatistics:
     """Share the pairs out among threads."""
     items, units = centered.shape
-    bins = len(rows.ticks) - 1
     shape = (items, items)
     statistics = PairStatistics(
         mutual_information=np.zeros(shape),
         corrected=np.zeros(shape),
-        covariance=np.zeros(shape),
+        covariance=np.triu(centered @ centered.T, k=1),
         samples=np.zeros(shape),
         disordered=np.zeros(shape, dtype=np.bool_),
     )
-    products = centered @ centered.T
     counts = np.arange(units + 1)
     count_logs = counts * np.log2(np.maximum(counts, 1))
     # Early rows have more pairs than late ones: every task gets some of either.
@@ -210,7 +208,7 @@ def _all_pairs(rows: DigitizedRows, centered: NDArray[np.float64]) -> PairStatis
     shares = [np.arange(start, items, tasks) for start in range(tasks)]
 
     def work(share: NDArray[np.intp]) -> int:
-        fill_pairs(rows, centered, products, count_logs, share, scratch_for(rows), statistics)
+        fill_pairs(rows, centered, count_logs, share, scratch_for(rows), statistics)
         return int((items - 1 - share).sum())
 
     pairs = items * (items - 1) // 2
@@ -222,9 +220,8 @@ def _all_pairs(rows: DigitizedRows, centered: NDArray[np.float64]) -> PairStatis
             bar.update(done)
     for first, second in np.argwhere(statistics.disordered):
         scratch = scratch_for(rows)
-        scratch.counts[:bins, :bins] = numpy_histogram(rows, first, second)
-        add_margins(scratch.counts, bins)
-        fill_information(scratch.counts, bins, count_logs, first, second, statistics)
+        scratch.counts[:] = numpy_histogram(rows, first, second)
+        fill_information(scratch, count_logs, first, second, statistics)
     return statistics
 
 

@@ -129,13 +129,17 @@ def test_the_command_line_wins_over_the_checkpoint(
 
 
 def test_predict_writes_the_latents(
-    trained: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Path,
+    checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(trained)
     before = set((trained / "lightning_logs").iterdir())
     small = [option for option in SMALL if not option.startswith("--model")]
     assert main(["predict", *small, f"--ckpt_path={checkpoint}"]) == 0
     (folder,) = set((trained / "lightning_logs").iterdir()) - before
+    assert f"latents in   lightning_logs/{folder.name}/latents" in capsys.readouterr().out
     files = sorted((folder / "latents").iterdir())
     batches = [load_file(file) for file in files]
     assert sum(int(batch["shape"][0]) for batch in batches) == 2048

@@ -164,6 +164,12 @@ class PalinkaCLI(LightningCLI):
         """Predict without keeping every batch in memory: `LatentWriter` has written them."""
         self.trainer.predict(**{**kwargs, "return_predictions": False})
 
+    def after_predict(self) -> None:
+        """Say where the latents are."""
+        folder = self.trainer.log_dir  # a collective, as in `after_fit`
+        if self.trainer.is_global_zero and folder is not None:
+            print(f"latents in   {callbacks.as_typed(Path(folder) / 'latents')}")
+
     def after_fit(self) -> None:
         """End with the figures, and with where they are kept."""
         # On every process: Lightning broadcasts the log folder whenever it is asked for it.
@@ -187,6 +193,8 @@ def run(arguments: Sequence[str]) -> int:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_without_advertisement)
     # The loader reads ahead in a thread of its own; worker processes would slow it down.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    # Lightning's own affair with a newer torch.
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")
     # Measuring a checkpoint needs none of the callbacks that were there when it was written.
     warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint.*")
     try:

@@ -4,7 +4,7 @@ from palinka.callbacks.analysis_entry import AnalysisEntry, HeatmapEntry
 from palinka.callbacks.dashboard import TensorBoardDashboard, tensorboard_writers
 from palinka.callbacks.histograms import FeatureHistograms
 from palinka.callbacks.latents import LatentWriter
-from palinka.callbacks.report import final_report
+from palinka.callbacks.report import as_typed, final_report
 from palinka.callbacks.run_analyses import RunAnalyses
 from palinka.callbacks.throughput import ThroughputMonitor
 
@@ -16,6 +16,7 @@ __all__ = [
     "RunAnalyses",
     "TensorBoardDashboard",
     "ThroughputMonitor",
+    "as_typed",
     "final_report",
     "tensorboard_writers",
 ]

@@ -30,8 +30,8 @@ def final_report(trainer: pl.Trainer) -> str:
     width = max((len(text) for text, _ in rows), default=0)
     lines = ["", *(f"  {text:<{width}}  {value:>10}" for text, value in rows)]
     if trainer.log_dir:
-        folder = _as_typed(Path(trainer.log_dir))
-        parent = _as_typed(Path(trainer.log_dir).parent)
+        folder = as_typed(Path(trainer.log_dir))
+        parent = as_typed(Path(trainer.log_dir).parent)
         lines += [
             "",
             f"results in   {folder}",
@@ -40,7 +40,7 @@ def final_report(trainer: pl.Trainer) -> str:
     return "\n".join(lines)
 
 
-def _as_typed(path: Path) -> str:
+def as_typed(path: Path) -> str:
     """The path as one would type it here: relative where it lies below, quoted if need be."""
     path = path.absolute()
     here = Path.cwd()

@@ -28,7 +28,7 @@ def digitized_rows(
     counts = outlying.sum(axis=1)
     rows = DigitizedRows(
         values=values,
-        digits=np.empty(values.shape, dtype=np.uint16),
+        digits=np.empty(values.shape, dtype=cell_dtype(bins + 1)),
         low=np.zeros(len(values), dtype=values.dtype),
         high=np.zeros(len(values), dtype=values.dtype),
         status=np.zeros(len(values), dtype=np.int64),
@@ -50,10 +50,17 @@ def scratch_for(rows: DigitizedRows) -> Scratch:
         counts=np.zeros((width - 1, width - 1), dtype=np.int32),
         columns=np.zeros(width - 1, dtype=np.int32),
         logs=np.zeros(width - 1),
-        digits=np.empty(units, dtype=np.uint16),
-        other_digits=np.empty(units, dtype=np.uint16),
+        digits=np.empty(units, dtype=cell_dtype(width)),
+        other_digits=np.empty(units, dtype=cell_dtype(width)),
         edges=np.empty_like(rows.ticks),
     )
+
+
+def cell_dtype(width: int) -> type[np.unsignedinteger[Any]]:
+    """The smallest integers that number `width * width` cells: the loops run on whole registers."""
+    if width * width <= 2**8:
+        return np.uint8
+    return np.uint16 if width * width <= 2**16 else np.uint32
 
 
 def joint_histogram(rows: DigitizedRows, first: int, second: int) -> NDArray[np.int64]:

@@ -36,7 +36,7 @@ class DigitizedRows(NamedTuple):
     """
 
     values: NDArray[np.floating[Any]]
-    digits: NDArray[np.uint16]
+    digits: NDArray[np.unsignedinteger[Any]]
     low: NDArray[np.floating[Any]]
     high: NDArray[np.floating[Any]]
     status: NDArray[np.int64]
@@ -53,8 +53,8 @@ class Scratch(NamedTuple):
     counts: NDArray[np.int32]
     columns: NDArray[np.int32]
     logs: NDArray[np.float64]
-    digits: NDArray[np.uint16]
-    other_digits: NDArray[np.uint16]
+    digits: NDArray[np.unsignedinteger[Any]]
+    other_digits: NDArray[np.unsignedinteger[Any]]
     edges: NDArray[np.floating[Any]]
 
 
@@ -95,7 +95,7 @@ def _equal_edges(
 def _digitize(
     rows: DigitizedRows,
     row: int,
-    digits: NDArray[np.uint16],
+    digits: NDArray[np.unsignedinteger[Any]],
     edges: NDArray[np.floating[Any]],
 ) -> None:
     """Find the bin of each value of a row: how many of the inner edges it reaches."""
@@ -106,11 +106,11 @@ def _digitize(
     for k in range(1, len(edges) - 1):
         edge = edges[k]
         for unit in range(units):
-            digits[unit] += np.uint16(rows.values[row, unit] >= edge)
+            digits[unit] += np.uint8(rows.values[row, unit] >= edge)
 
 
 @compiled
-def _mark_outliers(rows: DigitizedRows, row: int, digits: NDArray[np.uint16]) -> None:
+def _mark_outliers(rows: DigitizedRows, row: int, digits: NDArray[np.unsignedinteger[Any]]) -> None:
     """Give a row's outliers the bin that is not counted."""
     for index in range(rows.starts[row], rows.starts[row + 1]):
         digits[rows.outliers[index]] = len(rows.ticks) - 1
@@ -135,7 +135,9 @@ def digitize_rows(rows: DigitizedRows, scratch: Scratch) -> None:
 
 
 @compiled
-def _range_of_kept(rows: DigitizedRows, row: int, digits: NDArray[np.uint16]) -> tuple[Any, Any]:
+def _range_of_kept(
+    rows: DigitizedRows, row: int, digits: NDArray[np.unsignedinteger[Any]]
+) -> tuple[Any, Any]:
     """The least and the largest value of a row among units whose digit is not that of outliers."""
     bins = len(rows.ticks) - 1
     low = rows.values.dtype.type(np.inf)
@@ -153,7 +155,7 @@ def _digits_in_pair(
     rows: DigitizedRows,
     row: int,
     other: int,
-    digits: NDArray[np.uint16],
+    digits: NDArray[np.unsignedinteger[Any]],
     edges: NDArray[np.floating[Any]],
 ) -> int:
     """Put the digits of a row beside another into `digits`; the row's status in this pair."""
@@ -215,22 +217,25 @@ def fill_pairs(
     rows: DigitizedRows,
     centered: NDArray[np.float64],
     count_logs: NDArray[np.float64],
+    plain: NDArray[np.bool_],
     share: NDArray[np.intp],
     scratch: Scratch,
     statistics: PairStatistics,
 ) -> None:
-    """Fill in all pairs of some items with those after them."""
+    """Fill in the pairs of some items with those after them, but for the plain ones."""
     for first in share:
         for second in range(first + 1, len(centered)):
+            if plain[first, second]:
+                continue
             kept = _kept(rows, first, second)
             statistics.samples[first, second] = kept
             status = count_pair(rows, first, second, scratch) if kept > 1 else CONSTANT
             if status == CONSTANT:
                 statistics.covariance[first, second] = 0.0
                 continue
-            # The product of zeros stands for a unit left out; what remains is to center both
+            # A zero in the product stands for a unit left out; what remains is to center both
             # items on the units of this pair.
-            product = statistics.covariance[first, second]
+            product = np.dot(centered[first], centered[second])
             means = _sum_beside(rows, centered, first, second) / kept
             product -= means * _sum_beside(rows, centered, second, first)
             statistics.covariance[first, second] = product / (kept - 1)

@@ -15,6 +15,7 @@ from palinka.analyses.pair_loops import (
     fill_information,
     fill_pairs,
 )
+from palinka.analyses.plain_pairs import fill_plain_pairs, plain_pairs
 from palinka.analyses.result import Result, Table, as_matrix
 from palinka.errors import InputError
 from palinka.progress import progress
@@ -132,7 +133,7 @@ def pairwise_mutual_information(
         )
     outlying = outlying_units(values, float(outlier_z))
     rows = digitized_rows(values, outlying, int(bins))
-    statistics = _all_pairs(rows, _centered(values, outlying))
+    statistics = _all_pairs(rows, outlying, _centered(values, outlying))
     correlation = correlation_over_pairs(
         of_pairs(statistics.mutual_information), of_pairs(statistics.covariance)
     )
@@ -190,14 +191,16 @@ def _centered(
     return centered
 
 
-def _all_pairs(rows: DigitizedRows, centered: NDArray[np.float64]) -> PairStatistics:
+def _all_pairs(
+    rows: DigitizedRows, outlying: NDArray[np.bool_], centered: NDArray[np.float64]
+) -> PairStatistics:
     """Share the pairs out among threads."""
     items, units = centered.shape
     shape = (items, items)
     statistics = PairStatistics(
         mutual_information=np.zeros(shape),
         corrected=np.zeros(shape),
-        covariance=np.triu(centered @ centered.T, k=1),
+        covariance=np.zeros(shape),
         samples=np.zeros(shape),
         disordered=np.zeros(shape, dtype=np.bool_),
     )
@@ -207,8 +210,18 @@ def _all_pairs(rows: DigitizedRows, centered: NDArray[np.float64]) -> PairStatis
     tasks = max(1, items // ROWS_PER_TASK)
     shares = [np.arange(start, items, tasks) for start in range(tasks)]
 
+    plain = plain_pairs(rows, outlying)
+    all_plain = int(plain.sum()) == items * (items - 1) // 2
+    width = len(rows.ticks)
+
     def work(share: NDArray[np.intp]) -> int:
-        fill_pairs(rows, centered, count_logs, share, scratch_for(rows), statistics)
+        copies = np.empty((4, width * width), dtype=np.uint16 if units < 2**16 else np.int32)
+        fill_plain_pairs(
+            rows.digits, width, plain, share, count_logs, copies,
+            statistics.mutual_information, statistics.corrected,
+        )  # fmt: skip
+        if not all_plain:
+            fill_pairs(rows, centered, count_logs, plain, share, scratch_for(rows), statistics)
         return int((items - 1 - share).sum())
 
     pairs = items * (items - 1) // 2
@@ -218,11 +231,38 @@ def _all_pairs(rows: DigitizedRows, centered: NDArray[np.float64]) -> PairStatis
     ):
         for done in pool.map(work, shares):
             bar.update(done)
+    _fill_covariance(plain, outlying, centered, statistics)
     for first, second in np.argwhere(statistics.disordered):
         scratch = scratch_for(rows)
         scratch.counts[:] = numpy_histogram(rows, first, second)
         fill_information(scratch, count_logs, first, second, statistics)
     return statistics
+
+
+def _fill_covariance(
+    plain: NDArray[np.bool_],
+    outlying: NDArray[np.bool_],
+    centered: NDArray[np.float64],
+    statistics: PairStatistics,
+) -> None:
+    """Fill in samples and covariances of plain pairs, by products of matrices.
+
+    They come after the loops, for BLAS threads stay awake for a while and would take the cores
+    from them.
+    """
+    products = centered @ centered.T
+    # Only few units are outliers of anybody.
+    units = outlying.any(axis=0)
+    dropped = outlying[:, units].astype(np.float64)
+    each = dropped.sum(axis=1)
+    kept = outlying.shape[1] - each[:, None] - each + dropped @ dropped.T
+    # Zeros stand for units left out; what remains is to center both on the units of the pair.
+    # A centered item sums to zero, so that what is left is what was dropped, the sign turned.
+    sums = centered[:, units] @ dropped.T
+    covariance = products - sums * sums.T / np.maximum(kept, 1.0)
+    covariance /= np.maximum(kept - 1.0, 1.0)
+    np.copyto(statistics.samples, kept, where=plain)
+    np.copyto(statistics.covariance, covariance, where=plain)
 
 
 def _notes(values: NDArray[np.floating[Any]], statistics: PairStatistics) -> tuple[str, ...]:

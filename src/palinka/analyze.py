@@ -1,5 +1,6 @@
 """`palinka analyze`: findings without any training."""
 
+import inspect
 import sys
 import traceback
 from collections.abc import Sequence
@@ -90,7 +91,4 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_function_arguments(analyze)
     given: Any = parser.parse_args(files_first(["analyze", *arguments])[1:])
     settings = parser.instantiate(given)
-    return analyze(**{name: settings[name] for name in _PARAMETERS})
-
-
-_PARAMETERS = ("analyses", "language_model", "autoencoder", "ckpt_path", "output")
+    return analyze(**{name: settings[name] for name in inspect.signature(analyze).parameters})

@@ -1,4 +1,4 @@
-"""What watches a run: throughput, histograms, TensorBoard's layout, the last report."""
+"""What watches a run and reports on it, and analyses of neurons and latents with a model."""
 
 from palinka.callbacks.analysis_entry import AnalysisEntry, HeatmapEntry
 from palinka.callbacks.dashboard import TensorBoardDashboard, tensorboard_writers

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness import Case, duration, report
-from palinka.analyses.joint_histogram import digitized_rows, joint_histogram
+from palinka.analyses.joint_histogram import binned_rows, joint_histogram
 from palinka.analyses.pairwise_mutual_information import (
     PairwiseMutualInformation,
     of_pairs,
@@ -94,7 +94,7 @@ def plain(data: Matrix, once: bool = False) -> Plain:
 
 def agree(data: Matrix, expected: Plain, found: PairwiseMutualInformation) -> str:
     """Every count of every pair is the same, and so are both measures but for rounding."""
-    rows = digitized_rows(data, outlying_units(data, OUTLIER_Z), BINS)
+    rows = binned_rows(data, outlying_units(data, OUTLIER_Z), BINS)
     pairs = np.argwhere(np.triu(np.ones((len(data), len(data))), k=1))
     for (i, j), counts in zip(pairs, expected.counts, strict=True):
         np.testing.assert_array_equal(joint_histogram(rows, i, j), counts)

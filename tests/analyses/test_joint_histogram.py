@@ -4,12 +4,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from palinka.analyses.joint_histogram import digitized_rows, joint_histogram, scratch_for
-from palinka.analyses.pair_loops import COUNTED, DISORDERED, count_pair
+from palinka.analyses.joint_histogram import binned_rows, joint_histogram
+from palinka.analyses.pair_loops import CONSTANT, COUNTED, DISORDERED
 
 
 def histograms_agree(values, outlying, bins):
-    rows = digitized_rows(values, outlying, bins)
+    rows = binned_rows(values, outlying, bins)
     for first in range(len(values)):
         for second in range(first):
             kept = ~(outlying[first] | outlying[second])
@@ -64,13 +64,36 @@ def test_edges_that_rounding_disorders_are_left_to_numpy():
     smallest = np.finfo(np.float64).smallest_subnormal
     values = np.array([np.arange(26), np.arange(26)[::-1]]) * smallest
     outlying = np.zeros(values.shape, dtype=np.bool_)
-    rows = digitized_rows(values, outlying, 15)
-    assert count_pair(rows, 0, 1, scratch_for(rows)) == DISORDERED
+    rows = binned_rows(values, outlying, 15)
+    assert rows.status_of_pairs()[0, 1] == DISORDERED
     histograms_agree(values, outlying, 15)
 
 
 def test_more_bins_than_a_byte_can_count():
     values = np.random.default_rng(5).normal(size=(2, 5000))
-    rows = digitized_rows(values, np.zeros(values.shape, dtype=np.bool_), 300)
-    assert count_pair(rows, 0, 1, scratch_for(rows)) == COUNTED
+    rows = binned_rows(values, np.zeros(values.shape, dtype=np.bool_), 300)
+    assert rows.status_of_pairs()[0, 1] == COUNTED
     histograms_agree(values, np.zeros(values.shape, dtype=np.bool_), 300)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_row_has_the_range_of_what_both_keep(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    x = generator.standard_t(2, size=(12, 60)).astype(np.float32)
+    x[3] = 1.0  # without variance
+    x[4, :3] = x[4].max() + 1  # several units are the largest
+    outlying = generator.random(x.shape) < 0.05
+    outlying[5] = True  # nothing is kept beside it
+    rows = binned_rows(x, outlying, 15)
+    assert len(rows.digits) > 12  # some edges move
+    for item in range(12):
+        for other in range(12):
+            kept = ~(outlying[item] | outlying[other])
+            index = rows.binning[item, other]
+            if not kept.any() or np.ptp(x[item][kept]) == 0:
+                assert rows.status[index] == CONSTANT
+                continue
+            edges = np.linspace(x[item][kept].min(), x[item][kept].max(), 16, dtype=np.float32)
+            expected = np.clip(np.searchsorted(edges, x[item], side="right") - 1, 0, 14)
+            np.testing.assert_array_equal(rows.digits[index][kept], expected[kept])
+            assert (rows.digits[index][outlying[item]] == 15).all()

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from palinka.analyses.joint_histogram import digitized_rows, joint_histogram
+from palinka.analyses.joint_histogram import binned_rows, joint_histogram
 from palinka.analyses.pairwise_mutual_information import (
     of_pairs,
     outlying_units,
@@ -57,7 +57,7 @@ def agrees(x, bins=15, outlier_z=5.0):
     """Hold the matrices, and the counts behind them, to the plain transcription."""
     result = pairwise_mutual_information(x, bins, outlier_z)
     wide = x.astype(np.float32) if x.dtype == np.float16 else x
-    rows = digitized_rows(wide, outlying_units(wide, outlier_z), bins)
+    rows = binned_rows(wide, outlying_units(wide, outlier_z), bins)
     for i in range(len(x)):
         for j in range(len(x)):
             found = (

@@ -1,286 +1,246 @@
 """The compiled loops over pairs of rows, all in this one file.
 
 Numba looks at the file of a loop alone to see whether its machine code is out of date: what the
-loops call, and the types that they take, must not be elsewhere.
+loops call, and the constants that they take, must not be elsewhere. They take arrays one by one,
+for a tuple of arrays, or a row cut out of a matrix, would be counted as used and unused for every
+pair, and that takes as long as the pair itself.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from palinka.analyses.compiled import compiled
 
-# Consecutive units go to different copies of the histogram: rows that crowd into few bins
-# would otherwise make every addition wait for the one before. `count_pair` adds up these four.
-COPIES = 4
-
-# What can become of a row in a pair, the worst last: its bins are known, subnormal values have
-# rounded its edges out of order, all its kept values are equal.
+# What can become of the bins of a row, the worst last: they are known, subnormal values have
+# rounded their edges out of order, all kept values are equal or there are none.
 COUNTED, DISORDERED, CONSTANT = 0, 1, 2
-
-
-class DigitizedRows(NamedTuple):
-    """Rows whose bins are known, so that a pair of them need only be counted.
-
-    Attributes:
-        values: `(rows, units)`, float32 or float64.
-        digits: The bin of each value among its row's own inliers, `(rows, units)`; outliers
-            have the bin `bins`, which no pair counts.
-        low: The smallest inlier of each row, `(rows,)`.
-        high: The largest.
-        status: `COUNTED`, `DISORDERED` or `CONSTANT`, `(rows,)`.
-        outliers: The outlying units of each row in turn.
-        starts: Where in `outliers` each row begins, and the end, `(rows + 1,)`.
-        ticks: 0, 1, …, bins in the dtype of the values.
-    """
-
-    values: NDArray[np.floating[Any]]
-    digits: NDArray[np.unsignedinteger[Any]]
-    low: NDArray[np.floating[Any]]
-    high: NDArray[np.floating[Any]]
-    status: NDArray[np.int64]
-    outliers: NDArray[np.int32]
-    starts: NDArray[np.int64]
-    ticks: NDArray[np.floating[Any]]
-
-
-class Scratch(NamedTuple):
-    """What one thread writes into while it counts pairs."""
-
-    copies: NDArray[np.int32]
-    cells: NDArray[np.uint32]
-    counts: NDArray[np.int32]
-    columns: NDArray[np.int32]
-    logs: NDArray[np.float64]
-    digits: NDArray[np.unsignedinteger[Any]]
-    other_digits: NDArray[np.unsignedinteger[Any]]
-    edges: NDArray[np.floating[Any]]
-
 
 # Added to every probability before its logarithm is taken.
 EPSILON = 1e-12
 
 
-class PairStatistics(NamedTuple):
-    """The matrices of the result while they are filled."""
-
-    mutual_information: NDArray[np.float64]
-    corrected: NDArray[np.float64]
-    covariance: NDArray[np.float64]
-    samples: NDArray[np.float64]
-    disordered: NDArray[np.bool_]
-
-
 @compiled
-def _equal_edges(
-    low: float, high: float, ticks: NDArray[np.floating[Any]], edges: NDArray[np.floating[Any]]
-) -> int:
-    """Fill `edges` rounding for rounding as `numpy.linspace` does; `COUNTED` if all is well."""
-    last = len(ticks) - 1
-    span = high - low
-    step = span / ticks[last]
-    for k in range(last):
-        # Every operation stays in the dtype of the values; NumPy has the second form for steps
-        # that underflow.
-        offset = ticks[k] * step if step != 0 else (ticks[k] / ticks[last]) * span
-        edges[k] = offset + low
-    edges[last] = high
-    if not low < high:
-        return CONSTANT
-    return COUNTED if edges[last - 1] <= high else DISORDERED
-
-
-@compiled
-def _digitize(
-    rows: DigitizedRows,
+def _next_unit(
+    values: NDArray[np.floating[Any]],
+    outlying: NDArray[np.bool_],
     row: int,
-    digits: NDArray[np.unsignedinteger[Any]],
-    edges: NDArray[np.floating[Any]],
-) -> None:
-    """Find the bin of each value of a row: how many of the inner edges it reaches."""
-    units = rows.values.shape[1]
+    previous: int,
+    sign: np.floating[Any],
+) -> int:
+    """The inlier of a row that comes after another in the order of `sign * value`, or -1.
+
+    Args:
+        values: `(rows, units)`.
+        outlying: Which values are outliers of their row.
+        row: Which row.
+        previous: The unit to come after; -1 for the first of all.
+        sign: 1 to go upward, -1 to go downward.
+    """
+    units = values.shape[1]
+    best = values.dtype.type(np.inf)
+    limit = sign * values[row, previous] if previous >= 0 else -best
+    # No branches: a processor looks at many values at once.
     for unit in range(units):
-        digits[unit] = 0
-    # Edge by edge, since a processor compares many values with one edge at once.
-    for k in range(1, len(edges) - 1):
-        edge = edges[k]
+        value = sign * values[row, unit]
+        later = (value > limit) | ((value == limit) & (unit > previous))
+        best = value if later & ~outlying[row, unit] & (value < best) else best
+    for unit in range(units):
+        if sign * values[row, unit] == best and not outlying[row, unit]:
+            if best > limit or unit > previous:
+                return unit
+    return -1
+
+
+@compiled
+def find_ranges(
+    values: NDArray[np.floating[Any]],
+    outlying: NDArray[np.bool_],
+    binning: NDArray[np.intp],
+    row_of: NDArray[np.intp],
+    low: NDArray[np.floating[Any]],
+    high: NDArray[np.floating[Any]],
+) -> int:
+    """Find the range of every row beside every other, where the other's outliers are left out too.
+
+    Most rows have few ranges beside hundreds of others, so each is listed once.
+
+    Args:
+        values: `(rows, units)`.
+        outlying: Which values are outliers of their row.
+        binning: Filled in: which listed range a row has beside another, `(rows, rows)`. Range `i`
+            is that of row `i` by itself.
+        row_of: Filled in: the row of each range. As long as there can be ranges.
+        low: Filled in: the least value of each range.
+        high: Filled in: the largest.
+
+    Returns:
+        How many ranges there are.
+    """
+    rows, units = values.shape
+    # The units of a row from either end inward, as far as anybody had to look.
+    ends = np.empty((2, units + 1), np.intp)
+    signs = np.array([1, -1], dtype=values.dtype)
+    listed = rows
+    for row in range(rows):
+        first = listed
+        lengths = [0, 0]
+        for step in range(rows):
+            # The row by itself comes first: beside itself, nothing more is left out.
+            other = (row + step) % rows
+            reached = [0, 0]
+            for end in range(2):
+                place = 0
+                while True:
+                    if place == lengths[end]:
+                        previous = ends[end, place - 1] if place > 0 else -1
+                        unit = _next_unit(values, outlying, row, previous, signs[end])
+                        ends[end, place] = unit
+                        lengths[end] += 1
+                    unit = ends[end, place]
+                    if unit < 0 or not outlying[other, unit]:
+                        break
+                    place += 1
+                reached[end] = unit
+            # Where nothing is left, a range without extent says so.
+            lowest = values[row, max(reached[0], 0)]
+            highest = values[row, max(reached[1], 0)]
+            if step == 0:
+                index = row
+            elif lowest == low[row] and highest == high[row]:
+                index = row
+            else:
+                index = first
+                while index < listed and not (low[index] == lowest and high[index] == highest):
+                    index += 1
+                listed = max(listed, index + 1)
+            row_of[index] = row
+            low[index] = lowest
+            high[index] = highest
+            binning[row, other] = index
+    return listed
+
+
+@compiled
+def digitize(
+    values: NDArray[np.floating[Any]],
+    outlying: NDArray[np.bool_],
+    row_of: NDArray[np.intp],
+    low: NDArray[np.floating[Any]],
+    high: NDArray[np.floating[Any]],
+    ticks: NDArray[np.floating[Any]],
+    digits: NDArray[np.unsignedinteger[Any]],
+    status: NDArray[np.int64],
+) -> None:
+    """Find the bin of each value in each range: how many of the inner edges it reaches.
+
+    Args:
+        values: `(rows, units)`.
+        outlying: Which values are outliers of their row: they get a bin that is not counted.
+        row_of: The row of each range, `(ranges,)`.
+        low: The least value of each range.
+        high: The largest.
+        ticks: 0, 1, …, bins in the dtype of the values.
+        digits: Filled in, `(ranges, units)`.
+        status: Filled in with `COUNTED`, `DISORDERED` or `CONSTANT`, `(ranges,)`.
+    """
+    bins = len(ticks) - 1
+    edges = np.empty_like(ticks)
+    units = values.shape[1]
+    for index in range(len(row_of)):
+        row = row_of[index]
+        # Rounding for rounding as `numpy.linspace`: every operation stays in the dtype of the
+        # values, and NumPy has the second form for steps that underflow.
+        span = high[index] - low[index]
+        step = span / ticks[bins]
+        for k in range(bins):
+            offset = ticks[k] * step if step != 0 else (ticks[k] / ticks[bins]) * span
+            edges[k] = offset + low[index]
+        if not low[index] < high[index]:
+            status[index] = CONSTANT
+        else:
+            status[index] = COUNTED if edges[bins - 1] <= high[index] else DISORDERED
         for unit in range(units):
-            digits[unit] += np.uint8(rows.values[row, unit] >= edge)
+            digits[index, unit] = 0
+        # Edge by edge, since a processor compares many values with one edge at once.
+        for k in range(1, bins):
+            edge = edges[k]
+            for unit in range(units):
+                digits[index, unit] += np.uint8(values[row, unit] >= edge)
+        for unit in range(units):
+            if outlying[row, unit]:
+                digits[index, unit] = bins
 
 
 @compiled
-def _mark_outliers(rows: DigitizedRows, row: int, digits: NDArray[np.unsignedinteger[Any]]) -> None:
-    """Give a row's outliers the bin that is not counted."""
-    for index in range(rows.starts[row], rows.starts[row + 1]):
-        digits[rows.outliers[index]] = len(rows.ticks) - 1
-
-
-@compiled
-def digitize_rows(rows: DigitizedRows, scratch: Scratch) -> None:
-    """Fill in `digits`, `low`, `high` and `status`."""
-    digits = scratch.digits
-    for row in range(len(rows.values)):
-        for unit in range(rows.values.shape[1]):
-            digits[unit] = 0
-        _mark_outliers(rows, row, digits)
-        low, high = _range_of_kept(rows, row, digits)
-        rows.low[row] = low
-        rows.high[row] = high
-        rows.status[row] = _equal_edges(low, high, rows.ticks, scratch.edges)
-        _digitize(rows, row, digits, scratch.edges)
-        _mark_outliers(rows, row, digits)
-        for unit in range(rows.values.shape[1]):
-            rows.digits[row, unit] = digits[unit]
-
-
-@compiled
-def _range_of_kept(
-    rows: DigitizedRows, row: int, digits: NDArray[np.unsignedinteger[Any]]
-) -> tuple[Any, Any]:
-    """The least and the largest value of a row among units whose digit is not that of outliers."""
-    bins = len(rows.ticks) - 1
-    low = rows.values.dtype.type(np.inf)
-    high = -low
-    for unit in range(rows.values.shape[1]):
-        value = rows.values[row, unit]
-        kept = digits[unit] != bins
-        low = value if kept and value < low else low
-        high = value if kept and value > high else high
-    return low, high
-
-
-@compiled
-def _digits_in_pair(
-    rows: DigitizedRows,
-    row: int,
-    other: int,
+def count_cells(
     digits: NDArray[np.unsignedinteger[Any]],
-    edges: NDArray[np.floating[Any]],
-) -> int:
-    """Put the digits of a row beside another into `digits`; the row's status in this pair."""
-    for unit in range(rows.values.shape[1]):
-        digits[unit] = rows.digits[row, unit]
-    _mark_outliers(rows, other, digits)
-    moving = False
-    for index in range(rows.starts[other], rows.starts[other + 1]):
-        value = rows.values[row, rows.outliers[index]]
-        moving |= (value == rows.low[row]) | (value == rows.high[row])
-    if moving:
-        low, high = _range_of_kept(rows, row, digits)
-        # There may be another unit of the same value.
-        if low != rows.low[row] or high != rows.high[row]:
-            status = _equal_edges(low, high, rows.ticks, edges)
-            _digitize(rows, row, digits, edges)
-            _mark_outliers(rows, row, digits)
-            _mark_outliers(rows, other, digits)
-            return status
-    return int(rows.status[row])
-
-
-@compiled
-def count_pair(rows: DigitizedRows, first: int, second: int, scratch: Scratch) -> int:
-    """Count a pair of rows into `scratch.counts`; any status but `COUNTED` leaves it as it is."""
-    # Of two statuses the larger one is the worse.
-    status = max(
-        _digits_in_pair(rows, first, second, scratch.digits, scratch.edges),
-        _digits_in_pair(rows, second, first, scratch.other_digits, scratch.edges),
-    )
-    if status != COUNTED:
-        return status
-    width = len(rows.ticks)
-    units = rows.values.shape[1]
-    cells = scratch.cells
-    copies = scratch.copies
-    for unit in range(units):
-        cells[unit] = scratch.digits[unit] * np.uint32(width) + scratch.other_digits[unit]
-    for copy in range(COPIES):
-        for cell in range(width * width):
-            copies[copy, cell] = 0
-    whole = units - units % COPIES
-    for unit in range(0, whole, COPIES):
-        for copy in range(COPIES):
-            copies[copy, cells[unit + copy]] += 1
-    for unit in range(whole, units):
-        copies[0, cells[unit]] += 1
-    for i in range(width - 1):
-        for j in range(width - 1):
-            cell = i * width + j
-            scratch.counts[i, j] = (
-                copies[0, cell] + copies[1, cell] + copies[2, cell] + copies[3, cell]
-            )
-    return COUNTED
-
-
-@compiled
-def fill_pairs(
-    rows: DigitizedRows,
-    centered: NDArray[np.float64],
-    count_logs: NDArray[np.float64],
-    plain: NDArray[np.bool_],
-    share: NDArray[np.intp],
-    scratch: Scratch,
-    statistics: PairStatistics,
+    first: int,
+    second: int,
+    width: int,
+    cells: NDArray[np.unsignedinteger[Any]],
+    copies: NDArray[np.integer[Any]],
 ) -> None:
-    """Fill in the pairs of some items with those after them, but for the plain ones."""
-    for first in share:
-        for second in range(first + 1, len(centered)):
-            if plain[first, second]:
-                continue
-            kept = _kept(rows, first, second)
-            statistics.samples[first, second] = kept
-            status = count_pair(rows, first, second, scratch) if kept > 1 else CONSTANT
-            if status == CONSTANT:
-                statistics.covariance[first, second] = 0.0
-                continue
-            # A zero in the product stands for a unit left out; what remains is to center both
-            # items on the units of this pair.
-            product = np.dot(centered[first], centered[second])
-            means = _sum_beside(rows, centered, first, second) / kept
-            product -= means * _sum_beside(rows, centered, second, first)
-            statistics.covariance[first, second] = product / (kept - 1)
-            if status == COUNTED:
-                fill_information(scratch, count_logs, first, second, statistics)
-            elif status == DISORDERED:
-                statistics.disordered[first, second] = True
+    """Count two rows of digits against each other.
 
-
-@compiled
-def _kept(rows: DigitizedRows, first: int, second: int) -> int:
-    """How many units are outliers of neither item."""
-    bins = len(rows.ticks) - 1
-    dropped = rows.starts[first + 1] - rows.starts[first]
-    for index in range(rows.starts[second], rows.starts[second + 1]):
-        dropped += rows.digits[first, rows.outliers[index]] != bins
-    return int(rows.values.shape[1] - dropped)
-
-
-@compiled
-def _sum_beside(rows: DigitizedRows, centered: NDArray[np.float64], row: int, other: int) -> float:
-    """The sum of a centered item over the units that are outliers of neither."""
-    total = 0.0
-    for index in range(rows.starts[other], rows.starts[other + 1]):
-        total -= centered[row, rows.outliers[index]]
-    return total
+    Args:
+        digits: The bin of every value, below `width`, `(ranges, units)`.
+        first: One row.
+        second: The other.
+        width: How many bins there are, and one for outliers.
+        cells: Room for the cell of every unit, `(units,)`.
+        copies: Filled in with four histograms whose sum it is, `(4, width * width)`: consecutive
+            units go to different ones, or rows that crowd into few bins would wait for themselves.
+    """
+    units = len(cells)
+    stride = digits.dtype.type(width)
+    for unit in range(units):
+        cells[unit] = digits[first, unit] * stride + digits[second, unit]
+    copy_0, copy_1, copy_2, copy_3 = copies[0], copies[1], copies[2], copies[3]
+    for cell in range(width * width):
+        copy_0[cell] = 0
+        copy_1[cell] = 0
+        copy_2[cell] = 0
+        copy_3[cell] = 0
+    whole = units - units % 4
+    for unit in range(0, whole, 4):
+        copy_0[cells[unit]] += 1
+        copy_1[cells[unit + 1]] += 1
+        copy_2[cells[unit + 2]] += 1
+        copy_3[cells[unit + 3]] += 1
+    for unit in range(whole, units):
+        copy_0[cells[unit]] += 1
 
 
 @compiled
 def fill_information(
-    scratch: Scratch,
+    copies: NDArray[np.integer[Any]],
     count_logs: NDArray[np.float64],
+    columns: NDArray[np.int64],
+    logs: NDArray[np.float64],
     first: int,
     second: int,
-    statistics: PairStatistics,
+    information: NDArray[np.float64],
+    corrected: NDArray[np.float64],
 ) -> None:
-    """Fill in the mutual information of a pair, plain and corrected.
+    """Fill in the mutual information of a pair, in bits.
 
     A cell of `c` out of `n` has `p log2(p + ε) = (c log2 c - c log2 n) / n + ε / ln 2`, up to terms
     in ε² n: one table of `c log2 c` serves pairs of any number of samples.
+
+    Args:
+        copies: Four joint histograms whose sum is counted, `(4, width * width)`.
+        count_logs: `c log2 c` for every possible count.
+        columns: Room for the sum of each column, `(bins,)`.
+        logs: Room for the same of `c log2 c`.
+        first: One item.
+        second: The other.
+        information: Filled in at the pair, `(items, items)`.
+        corrected: Filled in with the Miller–Madow correction, `(items, items)`.
     """
-    counts = scratch.counts
-    columns = scratch.columns
-    logs = scratch.logs
-    bins = len(counts)
+    bins = len(columns)
+    nats = 1.0 / np.log(2.0)
     for j in range(bins):
         columns[j] = 0
         logs[j] = 0.0
@@ -291,7 +251,10 @@ def fill_information(
         row = 0
         # A sum for each column: one for all would make every addition wait for the one before.
         for j in range(bins):
-            count = counts[i, j]
+            cell = i * (bins + 1) + j
+            count = (
+                np.int64(copies[0, cell]) + copies[1, cell] + copies[2, cell] + copies[3, cell]
+            )
             row += count
             columns[j] += count
             logs[j] += count_logs[count]
@@ -304,8 +267,45 @@ def fill_information(
         occupied -= columns[j] > 0
         margins += count_logs[columns[j]]
         joint += logs[j]
-    # From here on, `occupied` is how many more cells the joint histogram fills than its margins.
-    nats = 1.0 / np.log(2.0)
-    information = (joint - margins + count_logs[total]) / total + EPSILON * occupied * nats
-    statistics.mutual_information[first, second] = information
-    statistics.corrected[first, second] = information - (occupied + 1) * nats / (2 * total)
+    # Now `occupied` is how many more cells the joint histogram fills than its margins.
+    bits = (joint - margins + count_logs[total]) / total + EPSILON * occupied * nats
+    information[first, second] = bits
+    corrected[first, second] = bits - (occupied + 1) * nats / (2 * total)
+
+
+@compiled
+def fill_pairs(
+    digits: NDArray[np.unsignedinteger[Any]],
+    width: int,
+    binning: NDArray[np.intp],
+    status: NDArray[np.int64],
+    share: NDArray[np.intp],
+    count_logs: NDArray[np.float64],
+    copies: NDArray[np.integer[Any]],
+    information: NDArray[np.float64],
+    corrected: NDArray[np.float64],
+) -> None:
+    """Fill in the mutual information of some items with those after them, where bins are known.
+
+    Args:
+        digits: The bin of every value in every range, `(ranges, units)`.
+        width: How many bins there are, and one for outliers.
+        binning: Which range an item has beside another, `(items, items)`.
+        status: Of each range.
+        share: The items.
+        count_logs: `c log2 c` for every possible count.
+        copies: Room for four joint histograms, `(4, width * width)`.
+        information: Filled in, `(items, items)`.
+        corrected: Filled in with the Miller–Madow correction, `(items, items)`.
+    """
+    cells = np.empty(digits.shape[1], digits.dtype)
+    columns = np.empty(width - 1, np.int64)
+    logs = np.empty(width - 1)
+    for first in share:
+        for second in range(first + 1, len(binning)):
+            one, other = binning[first, second], binning[second, first]
+            if status[one] == COUNTED and status[other] == COUNTED:
+                count_cells(digits, one, other, width, cells, copies)
+                fill_information(
+                    copies, count_logs, columns, logs, first, second, information, corrected
+                )

@@ -8,14 +8,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from palinka.analyses.compiled import threads
-from palinka.analyses.joint_histogram import digitized_rows, numpy_histogram, scratch_for
-from palinka.analyses.pair_loops import (
-    DigitizedRows,
-    PairStatistics,
-    fill_information,
-    fill_pairs,
+from palinka.analyses.joint_histogram import (
+    BinnedRows,
+    binned_rows,
+    joint_histogram,
+    room_for_counts,
 )
-from palinka.analyses.plain_pairs import fill_plain_pairs, plain_pairs
+from palinka.analyses.pair_loops import CONSTANT, DISORDERED, fill_information, fill_pairs
 from palinka.analyses.result import Result, Table, as_matrix
 from palinka.errors import InputError
 from palinka.progress import progress
@@ -132,18 +131,16 @@ def pairwise_mutual_information(
             f"outlier_z is {outlier_z}; expected a z-score above 0, or 0 to keep every unit"
         )
     outlying = outlying_units(values, float(outlier_z))
-    rows = digitized_rows(values, outlying, int(bins))
-    statistics = _all_pairs(rows, outlying, _centered(values, outlying))
-    correlation = correlation_over_pairs(
-        of_pairs(statistics.mutual_information), of_pairs(statistics.covariance)
-    )
+    rows = binned_rows(values, outlying, int(bins))
+    information, corrected = _information(rows)
+    samples, covariance = _samples_and_covariance(rows)
     return PairwiseMutualInformation(
-        mutual_information=statistics.mutual_information,
-        covariance=statistics.covariance,
-        samples=statistics.samples,
-        mutual_information_corrected=statistics.corrected,
-        correlation=correlation,
-        notes=_notes(values, statistics),
+        mutual_information=information,
+        covariance=covariance,
+        samples=samples,
+        mutual_information_corrected=corrected,
+        correlation=correlation_over_pairs(of_pairs(information), of_pairs(covariance)),
+        notes=_notes(values, samples),
     )
 
 
@@ -179,93 +176,68 @@ def outlying_units(values: NDArray[np.floating[Any]], outlier_z: float) -> NDArr
     return outlying
 
 
-def _centered(
-    values: NDArray[np.floating[Any]], outlying: NDArray[np.bool_]
-) -> NDArray[np.float64]:
-    """Inliers minus their item's mean, and zeros for outliers, `(items, units)`."""
-    centered = values.astype(np.float64)
-    centered[outlying] = 0.0
-    kept = np.maximum((~outlying).sum(axis=1, keepdims=True), 1)
-    centered -= centered.sum(axis=1, keepdims=True) / kept
-    centered[outlying] = 0.0
-    return centered
-
-
-def _all_pairs(
-    rows: DigitizedRows, outlying: NDArray[np.bool_], centered: NDArray[np.float64]
-) -> PairStatistics:
-    """Share the pairs out among threads."""
-    items, units = centered.shape
-    shape = (items, items)
-    statistics = PairStatistics(
-        mutual_information=np.zeros(shape),
-        corrected=np.zeros(shape),
-        covariance=np.zeros(shape),
-        samples=np.zeros(shape),
-        disordered=np.zeros(shape, dtype=np.bool_),
-    )
+def _information(rows: BinnedRows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mutual information of all pairs, plain and corrected, by as many threads as there are."""
+    items, units = rows.values.shape
+    information, corrected = np.zeros((2, items, items))
     counts = np.arange(units + 1)
     count_logs = counts * np.log2(np.maximum(counts, 1))
     # Early rows have more pairs than late ones: every task gets some of either.
     tasks = max(1, items // ROWS_PER_TASK)
     shares = [np.arange(start, items, tasks) for start in range(tasks)]
 
-    plain = plain_pairs(rows, outlying)
-    all_plain = int(plain.sum()) == items * (items - 1) // 2
-    width = len(rows.ticks)
-
     def work(share: NDArray[np.intp]) -> int:
-        copies = np.empty((4, width * width), dtype=np.uint16 if units < 2**16 else np.int32)
-        fill_plain_pairs(
-            rows.digits, width, plain, share, count_logs, copies,
-            statistics.mutual_information, statistics.corrected,
+        fill_pairs(
+            rows.digits, rows.bins + 1, rows.binning, rows.status, share, count_logs,
+            room_for_counts(rows), information, corrected,
         )  # fmt: skip
-        if not all_plain:
-            fill_pairs(rows, centered, count_logs, plain, share, scratch_for(rows), statistics)
         return int((items - 1 - share).sum())
 
-    pairs = items * (items - 1) // 2
     with (
-        progress("mutual information", pairs, "pairs") as bar,
+        progress("mutual information", items * (items - 1) // 2, "pairs") as bar,
         ThreadPoolExecutor(threads()) as pool,
     ):
         for done in pool.map(work, shares):
             bar.update(done)
-    _fill_covariance(plain, outlying, centered, statistics)
-    for first, second in np.argwhere(statistics.disordered):
-        scratch = scratch_for(rows)
-        scratch.counts[:] = numpy_histogram(rows, first, second)
-        fill_information(scratch, count_logs, first, second, statistics)
-    return statistics
+    columns, logs = np.empty(rows.bins, dtype=np.int64), np.empty(rows.bins)
+    for first, second in np.argwhere(np.triu(rows.status_of_pairs() == DISORDERED, k=1)):
+        copies = np.zeros((4, rows.bins + 1, rows.bins + 1), dtype=np.int64)
+        copies[0, :-1, :-1] = joint_histogram(rows, first, second)
+        copies = copies.reshape(4, -1)
+        fill_information(copies, count_logs, columns, logs, first, second, information, corrected)
+    return information, corrected
 
 
-def _fill_covariance(
-    plain: NDArray[np.bool_],
-    outlying: NDArray[np.bool_],
-    centered: NDArray[np.float64],
-    statistics: PairStatistics,
-) -> None:
-    """Fill in samples and covariances of plain pairs, by products of matrices.
+def _samples_and_covariance(rows: BinnedRows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Of all pairs, by products of matrices in which zeros stand for units left out.
 
     They come after the loops, for BLAS threads stay awake for a while and would take the cores
     from them.
     """
-    products = centered @ centered.T
+    outlying = rows.outlying
+    inliers = rows.values.astype(np.float64)
+    inliers[outlying] = 0.0
+    counts = np.maximum((~outlying).sum(axis=1, keepdims=True), 1)
+    centered = inliers - inliers.sum(axis=1, keepdims=True) / counts
+    centered[outlying] = 0.0
     # Only few units are outliers of anybody.
     units = outlying.any(axis=0)
     dropped = outlying[:, units].astype(np.float64)
     each = dropped.sum(axis=1)
-    kept = outlying.shape[1] - each[:, None] - each + dropped @ dropped.T
-    # Zeros stand for units left out; what remains is to center both on the units of the pair.
-    # A centered item sums to zero, so that what is left is what was dropped, the sign turned.
+    samples = outlying.shape[1] - each[:, None] - each + dropped @ dropped.T
+    # What remains is to center both on the units of the pair. A centered item sums to zero, so
+    # that what is left is what was dropped, the sign turned.
     sums = centered[:, units] @ dropped.T
-    covariance = products - sums * sums.T / np.maximum(kept, 1.0)
-    covariance /= np.maximum(kept - 1.0, 1.0)
-    np.copyto(statistics.samples, kept, where=plain)
-    np.copyto(statistics.covariance, covariance, where=plain)
+    covariance = centered @ centered.T
+    covariance -= sums * sums.T / np.maximum(samples, 1.0)
+    covariance /= np.maximum(samples - 1.0, 1.0)
+    covariance[rows.status_of_pairs() == CONSTANT] = 0.0
+    return np.triu(samples, k=1), np.triu(covariance, k=1)
 
 
-def _notes(values: NDArray[np.floating[Any]], statistics: PairStatistics) -> tuple[str, ...]:
+def _notes(
+    values: NDArray[np.floating[Any]], samples_of_pairs: NDArray[np.float64]
+) -> tuple[str, ...]:
     """What a reader should know about this data."""
     notes = []
     constant = int((np.ptp(values, axis=1) == 0).sum())
@@ -273,7 +245,7 @@ def _notes(values: NDArray[np.floating[Any]], statistics: PairStatistics) -> tup
         notes.append(
             f"{constant} of {len(values)} items have no variance: their pairs have no information"
         )
-    samples = of_pairs(statistics.samples)
+    samples = of_pairs(samples_of_pairs)
     if (samples < 2).any():
         notes.append(
             f"{int((samples < 2).sum())} of {len(samples)} pairs keep fewer than two units: "

@@ -111,13 +111,6 @@ def test_the_documents_before_are_the_same_however_many_follow(
         assert len(long) > len(short)
 
 
-@pytest.mark.parametrize("skip", [0, 1, 3, 1000])
-def test_skips_blocks_at_the_start(mini_tokenizer: PreTrainedTokenizerBase, skip: int) -> None:
-    texts = [f"This is the document with the number {index}." for index in range(20)]
-    everything = rows(blocks(Texts(texts), mini_tokenizer))
-    assert rows(blocks(Texts(texts), mini_tokenizer, skip_blocks=skip)) == everything[skip:]
-
-
 def test_reads_no_further_than_is_needed(mini_tokenizer: PreTrainedTokenizerBase) -> None:
     corpus = Texts(["A document of some words."] * 10_000)
     list(islice(blocks(corpus, mini_tokenizer), 5))
@@ -150,7 +143,7 @@ def test_refuses_a_split_shorter_than_one_context(
         next(blocks(corpus, mini_tokenizer))
     assert len(list(blocks(corpus, mini_tokenizer, context_length=3))) == 1
     with pytest.raises(InputError, match=r"fewer than the 7 of .* context_length of at most 4"):
-        next(blocks(corpus, mini_tokenizer, bos=True, skip_blocks=2))
+        next(blocks(corpus, mini_tokenizer, bos=True))
     assert len(list(blocks(corpus, mini_tokenizer, context_length=4, bos=True))) == 1
 
 
@@ -177,7 +170,6 @@ def test_refuses_a_corpus_without_documents(mini_tokenizer: PreTrainedTokenizerB
         ({"context_length": 0}, "context_length is 0"),
         ({"validation_fraction": 0.7}, "validation_fraction is 0.7"),
         ({"split": "test"}, "split is 'test'; expected one of train, validation"),
-        ({"skip_blocks": -1}, "skip_blocks is -1"),
     ],
 )
 def test_refuses_bad_arguments_before_anything_is_read(

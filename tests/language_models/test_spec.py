@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from palinka.errors import InputError
-from palinka.language_models import LanguageModel, LanguageModelSpec, resolve_site, site_width
+from palinka.language_models import LanguageModel, LanguageModelSpec
 from palinka.language_models.spec import find_device
 
 IDS = torch.tensor([[5, 77, 901]])
@@ -25,9 +25,9 @@ def test_a_loaded_model_knows_what_it_was_loaded_from(folders: dict[str, Path]) 
 def test_sites_need_no_weights(folders: dict[str, Path], tmp_path: Path) -> None:
     folder = shutil.copytree(folders["gpt_neox"], tmp_path / "model")
     (folder / "model.safetensors").unlink()
-    assert site_width(str(folder), "blocks.middle.mlp.pre") == 40
-    assert resolve_site(str(folder), "blocks.middle.mlp.pre") == "blocks.1.mlp.pre"
     spec = LanguageModelSpec(str(folder))
+    assert spec.width("blocks.middle.mlp.pre") == 40
+    assert spec.resolve("blocks.middle.mlp.pre") == "blocks.1.mlp.pre"
     assert spec.width("blocks.0.attn.q") == 24
     assert spec.tokenizer()("I saw him")["input_ids"]
     with pytest.raises(InputError, match=r"the model of .* cannot be loaded"):

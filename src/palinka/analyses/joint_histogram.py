@@ -87,8 +87,8 @@ def joint_histogram(rows: BinnedRows, first: int, second: int) -> NDArray[np.int
         copies = room_for_counts(rows)
         cells = np.empty(rows.digits.shape[1], dtype=rows.digits.dtype)
         count_cells(rows.digits, one, other, width, cells, copies)
-        counts = copies.sum(axis=0, dtype=np.int64)
-        return counts.reshape(width, width)[: rows.bins, : rows.bins]
+        counts: NDArray[np.int64] = copies.sum(axis=0, dtype=np.int64).reshape(width, width)
+        return counts[: rows.bins, : rows.bins]
     return _numpy_histogram(rows, first, second)
 
 

@@ -47,9 +47,9 @@ def _next_unit(
         later = (value > limit) | ((value == limit) & (unit > previous))
         best = value if later & ~outlying[row, unit] & (value < best) else best
     for unit in range(units):
-        if sign * values[row, unit] == best and not outlying[row, unit]:
-            if best > limit or unit > previous:
-                return unit
+        found = sign * values[row, unit] == best and not outlying[row, unit]
+        if found and (best > limit or unit > previous):
+            return unit
     return -1
 
 
@@ -106,9 +106,7 @@ def find_ranges(
             # Where nothing is left, a range without extent says so.
             lowest = values[row, max(reached[0], 0)]
             highest = values[row, max(reached[1], 0)]
-            if step == 0:
-                index = row
-            elif lowest == low[row] and highest == high[row]:
+            if step == 0 or (lowest == low[row] and highest == high[row]):
                 index = row
             else:
                 index = first
@@ -119,7 +117,7 @@ def find_ranges(
             low[index] = lowest
             high[index] = highest
             binning[row, other] = index
-    return listed
+    return int(listed)
 
 
 @compiled
@@ -252,9 +250,7 @@ def fill_information(
         # A sum for each column: one for all would make every addition wait for the one before.
         for j in range(bins):
             cell = i * (bins + 1) + j
-            count = (
-                np.int64(copies[0, cell]) + copies[1, cell] + copies[2, cell] + copies[3, cell]
-            )
+            count = np.int64(copies[0, cell]) + copies[1, cell] + copies[2, cell] + copies[3, cell]
             row += count
             columns[j] += count
             logs[j] += count_logs[count]

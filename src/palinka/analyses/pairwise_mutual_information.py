@@ -203,8 +203,9 @@ def _information(rows: BinnedRows) -> tuple[NDArray[np.float64], NDArray[np.floa
     for first, second in np.argwhere(np.triu(rows.status_of_pairs() == DISORDERED, k=1)):
         copies = np.zeros((4, rows.bins + 1, rows.bins + 1), dtype=np.int64)
         copies[0, :-1, :-1] = joint_histogram(rows, first, second)
-        copies = copies.reshape(4, -1)
-        fill_information(copies, count_logs, columns, logs, first, second, information, corrected)
+        fill_information(
+            copies.reshape(4, -1), count_logs, columns, logs, first, second, information, corrected
+        )
     return information, corrected
 
 

@@ -1,7 +1,6 @@
 """The whole way from a corpus to the packed blocks of one split."""
 
 from collections.abc import Iterator
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,7 +25,6 @@ def token_blocks(
     validation_fraction: float,
     seed: int,
     bos: bool = False,
-    skip_blocks: int = 0,
 ) -> Iterator[Block]:
     """Tokenize the documents of one split and pack them into blocks, always the same ones.
 
@@ -38,7 +36,6 @@ def token_blocks(
         validation_fraction: Share of documents for validation, see `split_of`.
         seed: Draws the documents for validation.
         bos: Whether each block starts with the tokenizer's BOS token.
-        skip_blocks: Leave out so many blocks at the start, to go on where an earlier pass ended.
 
     Raises:
         InputError: If an argument is out of range, or the tokenizer lacks a token that is needed.
@@ -49,15 +46,13 @@ def token_blocks(
     documents_per_group(validation_fraction)
     if split not in SPLITS:
         raise InputError(f"split is {split!r}; expected one of {', '.join(SPLITS)}")
-    if skip_blocks < 0:
-        raise InputError(f"skip_blocks is {skip_blocks}; expected 0 or more")
     end_of_text = _token_id(tokenizer, "eos")
     bos_token = _token_id(tokenizer, "bos") if bos else None
 
     documents = _DocumentsOfSplit(corpus, split, validation_fraction, seed)
     tokens = _CountedTokens(tokenize_documents(documents, tokenizer))
     blocks = pack(tokens, context_length, end_of_text, bos_token)
-    return islice(_at_least_one(blocks, documents, tokens, packing), skip_blocks, None)
+    return _at_least_one(blocks, documents, tokens, packing)
 
 
 class _DocumentsOfSplit:

@@ -2,7 +2,7 @@
 
 from palinka.language_models.activations import Activations
 from palinka.language_models.language_model import LanguageModel
-from palinka.language_models.spec import LanguageModelSpec, resolve_site, site_width
+from palinka.language_models.spec import LanguageModelSpec
 from palinka.language_models.tokens import Tokens
 
 __all__ = [
@@ -10,6 +10,4 @@ __all__ = [
     "LanguageModel",
     "LanguageModelSpec",
     "Tokens",
-    "resolve_site",
-    "site_width",
 ]

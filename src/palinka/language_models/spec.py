@@ -162,17 +162,3 @@ def find_device(device: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(f"device {device!r} cannot be used here: {reason}; try auto") from error
-
-
-def site_width(
-    name: str, site: str, *, revision: str | None = None, gguf_file: str | None = None
-) -> int:
-    """The width of a model's site, without loading its weights."""
-    return LanguageModelSpec(name, revision, gguf_file).width(site)
-
-
-def resolve_site(
-    name: str, site: str, *, revision: str | None = None, gguf_file: str | None = None
-) -> str:
-    """The full name of a model's site, without loading its weights."""
-    return LanguageModelSpec(name, revision, gguf_file).resolve(site)

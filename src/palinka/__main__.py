@@ -18,6 +18,7 @@ COMMANDS = {
     "predict": "write the latents of the validation split to disk",
     "harvest": "only fill the cache of activations",
     "analyze": "ask neurons or latents questions, without any training",
+    "cache": "list the caches of activations, or remove some of them",
 }
 
 _COMMAND_LINES = "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())
@@ -68,6 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from palinka.analyze import run as analyze
 
             return analyze(arguments[1:])
+        if arguments[0] == "cache":
+            from palinka.cache_command import run as cache
+
+            return cache(arguments[1:])
         from palinka.cli import run
 
         return run(arguments)

@@ -1,3 +1,5 @@
+import errno
+import itertools
 import os
 import resource
 import signal
@@ -11,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from palinka.activations import files
 from palinka.activations.cache import Cache
 from palinka.activations.writer import CacheWriter
 from palinka.errors import InputError
@@ -151,7 +152,7 @@ def test_a_claim_excludes_others_until_it_ends(
             assert theirs is not None
     with other.claim(0) as theirs:
         assert theirs is not None
-    assert names(one.folder) == []
+    assert names(one.folder) == ["harvest.json"]
 
 
 @pytest.mark.parametrize("damage", ["no record", "torn record", "torn shard", "no shard", "other"])
@@ -271,7 +272,7 @@ def test_nan_and_infinities_are_refused(
     activations[5, 1] = float(value)
     with pytest.raises(InputError, match=r"shard-00000\.safetensors: " + message):
         write(writer, 0, (activations, *tables))
-    assert names(writer.folder) == []
+    assert names(writer.folder) == ["harvest.json"]
 
 
 def test_large_but_finite_numbers_are_kept(
@@ -304,7 +305,7 @@ def test_input_that_does_not_fit_is_refused(
         writer = CacheWriter(tmp_path, small.key)
         with pytest.raises(InputError, match=message):
             write(writer, 0, given)
-        assert names(writer.folder) == []
+        assert names(writer.folder) == ["harvest.json"]
 
 
 def test_no_space_left_leaves_nothing_torn(
@@ -323,21 +324,50 @@ def test_no_space_left_leaves_nothing_torn(
             os._exit(0 if "shard-00000.safetensors: File too large" in str(error) else 2)
         os._exit(1)
     assert os.waitpid(child, 0)[1] == 0
-    assert names(small.key.folder(tmp_path)) == []
+    assert names(small.key.folder(tmp_path)) == ["harvest.json"]
     small.write(tmp_path).verify()
 
 
-def test_a_full_disk_is_named(
+def test_a_disk_that_is_full_at_any_step_is_named_and_leaves_nothing_torn(
     corpus: "Callable[..., SmallCorpus]", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
+    small = corpus(blocks=2, blocks_per_shard=1)
+    expected = content(small.write(tmp_path / "whole").folder)
+    for step in range(1000):
+        root = tmp_path / str(step)
+        folder = small.key.folder(root)
+        with monkeypatch.context() as patch:
+            full_at(step, patch)
+            try:
+                small.write(root)
+                break
+            except InputError as error:
+                named = str(error)
+        assert named.startswith(f"{folder}")
+        assert "no space left; free some or choose another cache folder" in named
+        assert "\n" not in named
+        assert not [name for name in names(folder) if name.endswith(".tmp")]
+        assert content(small.write(root).folder) == expected
+    assert 15 < step < 1000
 
-    small = corpus()
-    monkeypatch.setattr(files.os, "fsync", full)
-    with pytest.raises(InputError, match=r"shard-00000\.safetensors: no space left"):
-        small.write(tmp_path)
-    assert names(small.key.folder(tmp_path)) == []
+
+def full_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the disk be full from the `step`-th call on that takes space, for a single call."""
+    calls = itertools.count()
+
+    def counted(name: str) -> None:
+        original = getattr(os, name)
+
+        def call(*args: object, **kwargs: object) -> object:
+            takes_space = name != "open" or (isinstance(args[1], int) and args[1] & os.O_CREAT)
+            if takes_space and next(calls) == step:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(os, name, call)
+
+    for name in ("open", "fsync", "rename"):
+        counted(name)
 
 
 def test_folders_that_cannot_be_made_are_named(
@@ -377,7 +407,12 @@ def test_a_writer_that_wrote_nothing_leaves_no_folder(
     other = CacheWriter(tmp_path / "new" / "root", small.key)
     writer.abandon()
     assert names(tmp_path) == []
+    with other.claim(0):
+        pass
+    assert names(other.folder) == ["harvest.json"]
+    other.abandon()
+    assert not other.folder.exists()
     # Another run, which found the folders there, is not disturbed.
     write(other, 0, small.shard(0))
     other.abandon()
-    assert names(writer.folder) == ["shard-00000.json", "shard-00000.safetensors"]
+    assert names(writer.folder) == ["harvest.json", "shard-00000.json", "shard-00000.safetensors"]

@@ -1,23 +1,22 @@
 """Reading a finished cache."""
 
-import hashlib
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from palinka.activations.checksums import check_shards
 from palinka.activations.files import told_apart
 from palinka.activations.key import CacheKey
 from palinka.activations.manifest import MANIFEST_NAME, Manifest
-from palinka.activations.reading import ShardReader, open_shard, read_exactly
+from palinka.activations.reading import ShardReader
 from palinka.activations.rows import Context
 from palinka.activations.shard import shard_name
+from palinka.activations.shard_file import open_shard, read_exactly
 from palinka.activations.statistics import RowStatistics
 from palinka.errors import InputError
-from palinka.progress import progress
 
 # One read should be long enough to keep a disk busy ...
 _RUN_BYTES = 256 * 2**10
@@ -25,8 +24,6 @@ _RUN_BYTES = 256 * 2**10
 _NEIGHBORS = 0.1
 # and even a small cache should be shuffled well.
 _FEWEST_RUNS = 1024
-
-_HASHED_BYTES = 2**22
 
 
 class Cache:
@@ -38,12 +35,17 @@ class Cache:
         statistics: Sums over all rows.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, verify_shards: bool = False) -> None:
         self.folder = folder
         self.key: CacheKey = manifest.key
         self.statistics: RowStatistics = manifest.statistics
         self._shards = manifest.shards
         self._shapes = manifest.shapes
+        self._checksums = {
+            shape: shard.sha256 for shape, shard in zip(self._shapes, self._shards, strict=True)
+        }
+        # Shared by all readers: what one has compared, no other compares again.
+        self._unverified = dict(self._checksums) if verify_shards else {}
         self._first_rows = np.cumsum([0] + [shape.rows for shape in self._shapes])
 
     @staticmethod
@@ -53,12 +55,16 @@ class Cache:
             return (folder / MANIFEST_NAME).exists()
 
     @classmethod
-    def open(cls, folder: Path, key: CacheKey | None = None) -> "Cache":
+    def open(
+        cls, folder: Path, key: CacheKey | None = None, *, verify_shards: bool = False
+    ) -> "Cache":
         """Open a finished cache and check everything but the checksums of its shards.
 
         Args:
             folder: The cache's own folder.
             key: The expected key, if known.
+            verify_shards: Whether to compare a shard's checksum when rows are first read from
+                it.
 
         Raises:
             InputError: If there is no manifest, the manifest is damaged, of a newer format or
@@ -81,7 +87,7 @@ class Cache:
                 problems.append(str(error))
         if problems:
             raise InputError(" · ".join(problems))
-        return cls(folder, manifest)
+        return cls(folder, manifest, verify_shards)
 
     @property
     def rows(self) -> int:
@@ -134,21 +140,11 @@ class Cache:
         Raises:
             InputError: If shards are damaged; the message names each of them.
         """
-        damaged = []
-        with progress("checking the cache", self.bytes, "bytes") as bar:
-            for shape, entry in zip(self._shapes, self._shards, strict=True):
-                path = self.folder / shard_name(shape.index)
-                if _sha256(path, bar) != entry.sha256:
-                    damaged.append(path.name)
-        if damaged:
-            raise InputError(
-                f"{self.folder}: damaged, the checksum does not match in {', '.join(damaged)}; "
-                "remove the folder and harvest again"
-            )
+        check_shards(self.folder, self._checksums)
 
     def reader(self) -> ShardReader:
         """A reader of the rows, for one thread."""
-        return ShardReader(self.folder, self._shapes)
+        return ShardReader(self.folder, self._shapes, self._unverified)
 
     def read_rows(self, start: int, stop: int) -> torch.Tensor:
         """The rows from `start` to before `stop` in their order on disk, `(rows, width)`."""
@@ -205,12 +201,3 @@ class Cache:
             document=int(tables["documents"][offset_in_block]),
             position=int(tables["positions"][offset_in_block]),
         )
-
-
-def _sha256(path: Path, bar: Any) -> str:
-    digest = hashlib.sha256()
-    with told_apart(path), path.open("rb") as file:
-        while piece := file.read(_HASHED_BYTES):
-            digest.update(piece)
-            bar.update(len(piece))
-    return digest.hexdigest()

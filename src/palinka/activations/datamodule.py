@@ -1,6 +1,5 @@
 """Activations for Lightning: harvested where they are missing, then served in batches."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, cached_property
@@ -11,6 +10,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.trainer.states import TrainerFn
 
 from palinka.activations.cache import Cache
+from palinka.activations.cache_dir import default_cache_dir
 from palinka.activations.harvest import harvest
 from palinka.activations.harvest_spec import HarvestSpec
 from palinka.activations.hyperparameters import plain_arguments
@@ -25,12 +25,6 @@ from palinka.paths import expanded
 
 # So much is read and hashed in a few seconds; of larger caches only `harvest` checks every byte.
 CHECKED_BYTES = 4 * 1024**3
-
-
-def default_cache_dir() -> Path:
-    """`$PALINKA_CACHE`, or `~/.cache/palinka/activations`."""
-    named = os.environ.get("PALINKA_CACHE")
-    return Path(named or "~/.cache/palinka/activations").expanduser()
 
 
 class ActivationDataModule(pl.LightningDataModule):
@@ -66,6 +60,9 @@ class ActivationDataModule(pl.LightningDataModule):
         seed: Draws the documents for validation and the order of the rows.
         harvest_batch_size: Contexts per forward pass of the language model; null for about
             4,096 tokens.
+        verify_shards: Whether a run compares the checksum of each shard when a batch first
+            takes rows from it: the first batches then take as long as reading the cache once.
+            Sizes and headers are compared in any case.
 
     Raises:
         InputError: If a value is out of range, the model cannot be found, or it has no such site.
@@ -90,6 +87,7 @@ class ActivationDataModule(pl.LightningDataModule):
         unit_norm: bool = False,
         seed: int = 0,
         harvest_batch_size: int | None = None,
+        verify_shards: bool = False,
     ) -> None:
         super().__init__()
         if batch_size is not None and batch_size < 1:
@@ -107,6 +105,7 @@ class ActivationDataModule(pl.LightningDataModule):
         self.center = center
         self.unit_norm = unit_norm
         self.seed = seed
+        self.verify_shards = verify_shards
         self.train_spec = HarvestSpec(
             language_model=(
                 LanguageModelSpec(language_model)
@@ -187,6 +186,31 @@ class ActivationDataModule(pl.LightningDataModule):
             raise InputError("in_memory is true, so there is no cache to fill; set it to false")
         specs = [self.train_spec, self.validation_spec]
         self._harvest(specs, None, rank, world_size, barrier)
+
+    def verify(self) -> list[Cache]:
+        """Compare every checksum of the caches of both splits, without any harvest or weights.
+
+        Returns:
+            The caches, which are as they were written: of the training split, then of the
+            validation split if it has its own.
+
+        Raises:
+            InputError: If a cache is not there or not finished, files of it are damaged (the
+                message names each of them), or `in_memory` is on.
+        """
+        if self.in_memory:
+            raise InputError("in_memory is true, so there is no cache to verify; set it to false")
+        caches, problems = [], []
+        for spec in dict.fromkeys((self.train_spec, self.validation_spec)):
+            try:
+                found = Cache.open(spec.key.folder(self.cache_dir), spec.key)
+                found.verify()
+                caches.append(found)
+            except InputError as error:
+                problems.append(f"{spec.split} split: {error}")
+        if problems:
+            raise InputError(" · ".join(problems))
+        return caches
 
     def prepare_data(self) -> None:
         """Harvest what the run needs and the caches lack, on the first process of each node.
@@ -280,7 +304,9 @@ class ActivationDataModule(pl.LightningDataModule):
             self._rows[spec.split] = (
                 read_in_memory(spec)
                 if self.in_memory
-                else Cache.open(spec.key.folder(self.cache_dir), spec.key)
+                else Cache.open(
+                    spec.key.folder(self.cache_dir), spec.key, verify_shards=self.verify_shards
+                )
             )
         return self._rows[spec.split]
 

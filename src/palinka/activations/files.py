@@ -114,3 +114,15 @@ def replacement(path: Path, *, wait: bool = True) -> Iterator[Replacement | None
         # What could not be written is no longer wanted, or has been reported.
         with suppress(OSError):
             file.close()
+
+
+def discard_temporary(path: Path) -> None:
+    """Remove what a dead process left under the temporary name of `path`.
+
+    A file that a living process is writing stays.
+
+    Raises:
+        InputError: If it cannot be removed.
+    """
+    with replacement(path, wait=False):
+        pass

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from palinka.activations.cache import Cache
 from palinka.activations.harvest_spec import HarvestSpec
-from palinka.activations.writer import CacheWriter
+from palinka.activations.writer import CacheWriter, tidy
 from palinka.corpora import Block
 from palinka.errors import InputError
 from palinka.language_models import LanguageModel
@@ -51,22 +51,26 @@ def harvest(
     """
     folder = spec.key.folder(root)
     shards = 0
-    if not Cache.exists(folder):
-        writer = CacheWriter(root, spec.key)
-        harvester = _Harvester(spec, writer, rank, world_size, load or spec.language_model.load)
-        try:
-            shards = harvester.fill()
-            while harvester.left_by_others(shards):
-                harvester.fill()
-        except BaseException:
-            writer.abandon()
-            raise
-    barrier()
-    # Another run may have finished the same cache between two ranks' looks at it: every rank
-    # comes by both barriers either way.
-    if rank == 0 and not Cache.exists(folder):
-        CacheWriter(root, spec.key).finish(shards)
-    barrier()
+    with ExitStack() as at_work:
+        if not Cache.exists(folder):
+            writer = CacheWriter(root, spec.key)
+            at_work.callback(writer.close)
+            harvester = _Harvester(spec, writer, rank, world_size, load or spec.language_model.load)
+            try:
+                shards = harvester.fill()
+                while harvester.left_by_others(shards):
+                    harvester.fill()
+            except BaseException:
+                writer.abandon()
+                raise
+        barrier()
+        # Another run may have finished the same cache between two ranks' looks at it: every
+        # rank comes by both barriers either way.
+        if rank == 0 and Cache.exists(folder):
+            tidy(folder)  # whoever finished it may have been killed just then
+        elif rank == 0:
+            CacheWriter(root, spec.key).finish(shards)
+        barrier()
     return Cache.open(folder, spec.key)
 
 

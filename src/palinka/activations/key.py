@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TypeAlias
 
@@ -21,6 +21,17 @@ DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch
 def canonical_json(value: JSON) -> str:
     """The one way to write `value`: sorted keys, no spaces, ASCII, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def json_object(value: JSON) -> Mapping[str, JSON]:
+    """The value, which has to be an object.
+
+    Raises:
+        TypeError: If it is not.
+    """
+    if not isinstance(value, dict):
+        raise TypeError(f"{str(value)[:200]} is no object")
+    return value
 
 
 @dataclass(frozen=True)
@@ -104,6 +115,30 @@ class CacheKey:
             "settings": self.settings,
         }
         return hashlib.sha256(canonical_json(described).encode()).hexdigest()
+
+    def to_json(self) -> dict[str, JSON]:
+        """The members by which a file says which cache it belongs to."""
+        return {"key": self.digest, "layout": asdict(self.layout), "settings": self.settings}
+
+    @classmethod
+    def from_json(cls, members: Mapping[str, JSON]) -> "CacheKey":
+        """The key that a file's members describe.
+
+        Raises:
+            KeyError: If a member is missing.
+            TypeError: If a member is no object.
+            ValueError: If a member has a value it cannot have, or the key is not theirs.
+        """
+        layout = json_object(members["layout"])
+        if set(layout) != {field.name for field in fields(Layout)}:
+            raise ValueError("its layout has other members than it should")
+        for name, value in layout.items():
+            if type(value) is not (str if name == "dtype" else int):
+                raise ValueError(f"its {name} is {repr(value)[:200]}")
+        key = cls(Layout(**layout), json_object(members["settings"]))  # type: ignore[arg-type]
+        if members["key"] != key.digest:
+            raise ValueError("its key is not that of its settings")
+        return key
 
     def folder(self, root: Path) -> Path:
         """The cache's folder under `root`, named by the first 16 digits of the digest."""

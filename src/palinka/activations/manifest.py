@@ -1,13 +1,13 @@
 """What a cache says of itself, and what each of its shards says until the cache is done."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from palinka.activations.key import FORMAT_VERSION, JSON, CacheKey, Layout
+from palinka.activations.key import FORMAT_VERSION, JSON, CacheKey, json_object
 from palinka.activations.sealed import read_sealed, write_sealed
 from palinka.activations.shard import ShardShape, shard_name
 from palinka.activations.statistics import RowStatistics
@@ -62,7 +62,7 @@ class ShardRecord:
         """
         members = read_sealed(path)
         check_version(path, members, FORMAT_NAME + "-shard")
-        return _parsed(path, lambda: cls._parse(members, digest, width))
+        return parsed(path, lambda: cls._parse(members, digest, width))
 
     @classmethod
     def _parse(cls, members: Mapping[str, JSON], digest: str, width: int) -> "ShardRecord":
@@ -113,9 +113,7 @@ class Manifest:
             {
                 "format": FORMAT_NAME,
                 "version": FORMAT_VERSION,
-                "key": self.key.digest,
-                "layout": asdict(self.key.layout),
-                "settings": self.key.settings,
+                **self.key.to_json(),
                 "rows": self.statistics.rows,
                 "shards": entries,
                 "statistics": _statistics_to_json(self.statistics),
@@ -132,22 +130,14 @@ class Manifest:
         path = folder / MANIFEST_NAME
         members = read_sealed(path)
         check_version(path, members, FORMAT_NAME)
-        return _parsed(path, lambda: cls._parse(members))
+        return parsed(path, lambda: cls._parse(members))
 
     @classmethod
     def _parse(cls, members: Mapping[str, JSON]) -> "Manifest":
-        layout = _mapping(members["layout"])
-        if set(layout) != {field.name for field in fields(Layout)}:
-            raise ValueError("its layout has other members than it should")
-        for name, value in layout.items():
-            if type(value) is not (str if name == "dtype" else int):
-                raise ValueError(f"its {name} is {value!r}")
-        key = CacheKey(Layout(**layout), _mapping(members["settings"]))  # type: ignore[arg-type]
-        if members["key"] != key.digest:
-            raise ValueError("its key is not that of its settings")
+        key = CacheKey.from_json(members)
         entries = []
         for index, listed in enumerate(_sequence(members["shards"])):
-            entry = _mapping(listed)
+            entry = json_object(listed)
             blocks = _count(entry["blocks"])
             shape = ShardShape(key.layout, index, blocks)
             expected = {
@@ -183,7 +173,12 @@ def check_version(path: Path, members: Mapping[str, JSON], expected: str) -> Non
         )
 
 
-def _parsed(path: Path, parse: Callable[[], T]) -> T:
+def parsed(path: Path, parse: Callable[[], T]) -> T:
+    """What `parse` makes of a file whose seal is whole.
+
+    Raises:
+        InputError: If it is not what such a file holds.
+    """
     try:
         return parse()
     except (ValueError, KeyError, TypeError, OverflowError) as error:
@@ -191,12 +186,6 @@ def _parsed(path: Path, parse: Callable[[], T]) -> T:
         raise InputError(
             f"{path}: not as it should be ({reason}); remove the folder and harvest again"
         ) from error
-
-
-def _mapping(value: JSON) -> Mapping[str, JSON]:
-    if not isinstance(value, dict):
-        raise TypeError(f"{str(value)[:200]} is no object")
-    return value
 
 
 def _sequence(value: JSON) -> list[JSON]:
@@ -233,7 +222,7 @@ def _statistics_to_json(statistics: RowStatistics) -> JSON:
 
 
 def _statistics_from_json(value: JSON, width: int) -> RowStatistics:
-    members = _mapping(value)
+    members = json_object(value)
     total = [_finite(number) for number in _sequence(members["sum"])]
     if len(total) != width:
         raise ValueError(f"the sum of its rows has {len(total)} numbers, not {width}")

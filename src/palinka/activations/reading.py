@@ -1,85 +1,41 @@
 """Reading rows of shards at their offsets."""
 
 import os
-import stat
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from palinka.activations.files import told_apart
+from palinka.activations.checksums import check_shards
 from palinka.activations.shard import ShardShape, shard_name
-from palinka.errors import InputError
+from palinka.activations.shard_file import open_shard, read_exactly
 
 # Below the usual limit of 1,024 open files, with room for whoever else opens some.
 _MOST_OPEN = 256
 
 
-def open_shard(folder: Path, shape: ShardShape) -> int:
-    """A descriptor of a shard whose size and header are as they should be.
-
-    Raises:
-        InputError: If it is missing, no ordinary file, or of another size or header.
-    """
-    path = folder / shard_name(shape.index)
-    with told_apart(path):
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise InputError(f"{path}: not an ordinary file; remove it and harvest again")
-        if status.st_size != shape.bytes:
-            raise InputError(
-                f"{path}: {status.st_size} bytes, expected {shape.bytes}; "
-                "remove the cache folder and harvest again"
-            )
-        if os.pread(descriptor, len(shape.header), 0) != shape.header:
-            raise InputError(
-                f"{path}: its header is damaged; remove the cache folder and harvest again"
-            )
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def read_exactly(descriptor: int, target: memoryview, offset: int, path: Path) -> None:
-    """Fill `target` with the bytes at `offset`.
-
-    Raises:
-        InputError: If the file ends before, or cannot be read.
-    """
-    with told_apart(path):
-        while target:
-            count = _read_some(descriptor, target, offset)
-            if not count:
-                raise InputError(f"{path}: ended early; remove the cache folder and harvest again")
-            target, offset = target[count:], offset + count
-
-
-def _read_copied(descriptor: int, target: memoryview, offset: int) -> int:
-    data = os.pread(descriptor, len(target), offset)
-    target[: len(data)] = data
-    return len(data)
-
-
-def _read_in_place(descriptor: int, target: memoryview, offset: int) -> int:
-    return os.preadv(descriptor, [target], offset)
-
-
-# macOS has it from version 11.
-_read_some = _read_in_place if hasattr(os, "preadv") else _read_copied
-
-
 class ShardReader:
-    """Reads rows of a cache for one thread; shards are opened, and checked, on first touch."""
+    """Reads rows of a cache for one thread; shards are opened, and checked, on first touch.
 
-    def __init__(self, folder: Path, shapes: Sequence[ShardShape]) -> None:
+    Args:
+        folder: The cache's folder.
+        shapes: All its shards.
+        unverified: SHA-256 of the shards whose content is compared with it before rows are read
+            from them; what has been compared is taken out.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        shapes: Sequence[ShardShape],
+        unverified: MutableMapping[ShardShape, str],
+    ) -> None:
         self._folder = folder
         self._shapes = shapes
+        self._unverified = unverified
         self._first_rows = np.cumsum([0] + [shape.rows for shape in shapes])
         self._open: OrderedDict[int, int] = OrderedDict()
 
@@ -93,6 +49,8 @@ class ShardReader:
         Raises:
             InputError: If a shard is gone or damaged.
         """
+        if self._unverified:
+            self._verify(runs)
         target = out.view(torch.uint8).reshape(-1).numpy().data
         row_bytes = out.shape[1] * out.itemsize
         filled = 0
@@ -109,6 +67,23 @@ class ShardReader:
                     self._folder / shard_name(index),
                 )
                 filled, first = filled + length, stop
+
+    def _verify(self, runs: NDArray[np.int64]) -> None:
+        """Compare the checksums of shards that rows are about to be read from the first time."""
+        runs = runs[runs[:, 0] < runs[:, 1]]
+        first = np.searchsorted(self._first_rows, runs[:, 0], side="right") - 1
+        last = np.searchsorted(self._first_rows, runs[:, 1] - 1, side="right") - 1
+        touched = {
+            self._shapes[index]
+            for start, stop in np.unique(np.stack((first, last), axis=1), axis=0).tolist()
+            for index in range(start, stop + 1)
+        }
+        expected = {
+            shape: sha256 for shape, sha256 in list(self._unverified.items()) if shape in touched
+        }
+        check_shards(self._folder, expected)
+        for shape in expected:
+            self._unverified.pop(shape, None)
 
     def _descriptor(self, index: int) -> int:
         if index in self._open:

@@ -1,6 +1,8 @@
 """Writing a cache, shard by shard, so that it can be stopped at any moment."""
 
 import hashlib
+import os
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -10,11 +12,18 @@ import torch
 from numpy.typing import NDArray
 
 from palinka.activations.cache import Cache
-from palinka.activations.files import Replacement, replacement, told_apart
+from palinka.activations.contents import (
+    DESCRIPTION_NAME,
+    TEMPORARY_SUFFIX,
+    is_leftover,
+    is_temporary,
+)
+from palinka.activations.files import Replacement, discard_temporary, replacement, told_apart
 from palinka.activations.key import CacheKey
 from palinka.activations.manifest import Manifest, ShardEntry, ShardRecord
 from palinka.activations.shard import ShardShape, shard_name
 from palinka.activations.statistics import RowStatistics
+from palinka.activations.underway import attend, is_attended_by, record_of, record_path
 from palinka.errors import InputError
 
 # Rows are shuffled, summed, hashed and written piece by piece: small enough for the processor's
@@ -149,6 +158,8 @@ class CacheWriter:
     def __init__(self, root: Path, key: CacheKey) -> None:
         self.key = key
         self.folder = key.folder(root)
+        self._attending: int | None = None
+        self._leave: weakref.finalize[[int], CacheWriter] | None = None
         with told_apart(self.folder):
             self._made = [f for f in (self.folder, *self.folder.parents) if not f.exists()]
             self._make_folder()
@@ -161,7 +172,7 @@ class CacheWriter:
     def done(self, index: int) -> bool:
         """Whether shard `index` is complete."""
         # The record first: it is removed only once there is a manifest.
-        return self._record(index) is not None or self.finished
+        return record_of(self.folder, self.key, index) is not None or self.finished
 
     def missing(self, shards: int) -> list[int]:
         """Which of the first `shards` shards are not complete yet, in ascending order."""
@@ -188,13 +199,25 @@ class CacheWriter:
             if new is None or self.done(index):
                 yield None
             else:
-                yield ShardClaim(self.key, index, new, self._record_path(index))
+                self._attend()
+                yield ShardClaim(self.key, index, new, record_path(self.folder, index))
 
     def abandon(self) -> None:
         """Remove the folders that this writer made, unless something has come to lie in them."""
+        self.close()
+        with suppress(OSError):
+            if [path.name for path in self.folder.iterdir()] == [DESCRIPTION_NAME]:
+                (self.folder / DESCRIPTION_NAME).unlink()
+                self.folder.rmdir()
         with suppress(OSError):
             for folder in self._made:
-                folder.rmdir()
+                if folder.exists():
+                    folder.rmdir()
+
+    def close(self) -> None:
+        """No longer count as at work on the cache."""
+        if self._leave is not None:
+            self._leave()
 
     def finish(self, shards: int) -> Cache:
         """Write the manifest over `shards` shards, which makes the folder a cache, and open it.
@@ -205,7 +228,7 @@ class CacheWriter:
             InputError: If shards are missing; the message names the first.
         """
         if not self.finished:
-            records = [self._record(index) for index in range(shards)]
+            records = [record_of(self.folder, self.key, index) for index in range(shards)]
             complete = [record for record in records if record is not None]
             # Another process that finished meanwhile has removed the records.
             if not self.finished:
@@ -220,32 +243,34 @@ class CacheWriter:
                     tuple(record.entry for record in complete),
                     RowStatistics.merged(statistics, self.key.layout.width),
                 ).write(self.folder)
-        self._tidy()
+        tidy(self.folder)
+        self.close()
         return Cache.open(self.folder, self.key)
+
+    def _attend(self) -> None:
+        if self._leave is not None and self._leave.alive:
+            assert self._attending is not None
+            if is_attended_by(self._attending, self.folder):
+                return
+            self._leave()
+        self._attending = attend(self.folder, self.key)
+        self._leave = weakref.finalize(self, os.close, self._attending)
 
     def _make_folder(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def _record_path(self, index: int) -> Path:
-        return self.folder / Path(shard_name(index)).with_suffix(".json")
 
-    def _record(self, index: int) -> ShardRecord | None:
-        """What is known of a complete shard; a damaged or partial one is as good as none."""
-        path = self.folder / shard_name(index)
-        try:
-            record = ShardRecord.read(
-                self._record_path(index), self.key.digest, self.key.layout.width
-            )
-            size = path.stat(follow_symlinks=False).st_size
-        except (InputError, OSError):
-            return None
-        whole = size == ShardShape(self.key.layout, index, record.entry.blocks).bytes
-        return record if whole else None
+def tidy(folder: Path) -> None:
+    """Remove what a finished cache does not need, as far as this process may.
 
-    def _tidy(self) -> None:
-        """Remove what a finished cache does not need."""
-        for leftover in (*self.folder.glob("shard-*.json"), *self.folder.glob("shard-*.tmp")):
-            leftover.unlink(missing_ok=True)
+    What others are still writing stays; it will be what is there already, or nothing.
+    """
+    for path in sorted(folder.iterdir()):
+        with suppress(InputError, OSError):
+            if is_temporary(path.name):
+                discard_temporary(path.with_name(path.name.removesuffix(TEMPORARY_SUFFIX)))
+            elif is_leftover(path.name):
+                path.unlink()
 
 
 def _numbers(bits: NDArray[np.signedinteger], dtype: str) -> NDArray[np.float64]:

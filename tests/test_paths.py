@@ -19,3 +19,10 @@ def test_a_variable_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("NOWHERE", raising=False)
     with pytest.raises(InputError, match="variable NOWHERE is not set"):
         expanded("$NOWHERE/books")
+
+
+def test_names_that_no_file_can_have() -> None:
+    with pytest.raises(InputError, match=r"a\\x00b: no file has a NUL in its name"):
+        expanded("a\0b")
+    with pytest.raises(InputError, match="there is no such user's home folder"):
+        expanded("~nobody-of-this-name/x")

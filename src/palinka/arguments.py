@@ -2,15 +2,27 @@
 
 import difflib
 import inspect
-import pydoc
 import re
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn, get_args
 
 import yaml
+from jsonargparse import get_loader, set_loader, set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser
 
 from palinka.errors import InputError
+from palinka.yaml_bounds import check_bounds
+
+# Far more than any configuration has; every value is copied many times while it is parsed.
+_MOST_VALUES = 20_000
+
+# A value may name a class only where one is expected. Its module is imported before the class
+# can be looked at, so nothing that comes with Python is: no autoencoder or callback lives there.
+set_parsing_settings(
+    import_path_denylist=sorted(sys.stdlib_module_names),
+    instantiate_subclass_spec_in_any=False,
+)
 
 _UNKNOWN_OPTION = re.compile(
     r"(?:does not accept option|Option) '(?P<key>[^']+)'"
@@ -24,8 +36,34 @@ _ANSWERED = "; did you mean '"
 _ANSWER = re.compile(rf"(?P<answer>(?:Option|there is no class) '[^']*'[^;]*{_ANSWERED}[^']*'\?)")
 
 
+def _bounded(load: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A loader of YAML that refuses what is nested too deeply or stands for too many values."""
+
+    def load_bounded(text: str) -> Any:
+        check_bounds(text, _MOST_VALUES)
+        return load(text)
+
+    return load_bounded
+
+
+set_loader("yaml", _bounded(get_loader("yaml")), (yaml.YAMLError,))
+
+
 class ArgumentParser(LightningArgumentParser):
     """Lightning's parser, with errors as one `InputError` line instead of a page of usage."""
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse a command line and the files that it names.
+
+        Raises:
+            InputError: If it cannot be used.
+        """
+        try:
+            return super().parse_args(*args, **kwargs)
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"a configuration is not UTF-8 (byte {error.start} cannot be decoded); convert it"
+            ) from error
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Refuse the command line.
@@ -51,8 +89,10 @@ def _valid_names(parser: ArgumentParser, message: str) -> set[str]:
     """What may stand where the unknown name stood: a class's parameters, or the options."""
     of_class = _CLASS_PATH.search(message)
     if of_class:
-        named = pydoc.locate(of_class["path"])
-        return set(inspect.signature(named).parameters) if callable(named) else set()
+        # The parser has imported it; nothing is imported for the sake of a message.
+        module, _, name = of_class["path"].rpartition(".")
+        named = getattr(sys.modules.get(module), name, None)
+        return set(inspect.signature(named).parameters) if inspect.isclass(named) else set()
     names: set[str] = set()
     for action in _leaves(parser):
         parts = action.split(".")

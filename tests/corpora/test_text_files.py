@@ -1,10 +1,11 @@
 import os
 import shutil
+from io import TextIOWrapper
 from pathlib import Path
 
 import pytest
 
-from palinka.corpora import TextFiles
+from palinka.corpora import TextFiles, text_files
 from palinka.errors import InputError
 
 
@@ -105,10 +106,32 @@ def test_refuses_an_encoding_that_does_not_exist(folder: Path) -> None:
         list(TextFiles(folder, encoding="utf-9").documents())
 
 
+@pytest.mark.parametrize("encoding", ["hex", "undefined", "a\0b"])
+def test_refuses_an_encoding_that_is_not_one_of_text(folder: Path, encoding: str) -> None:
+    with pytest.raises(InputError, match="there is no encoding"):
+        list(TextFiles(folder, encoding=encoding).documents())
+
+
+def test_a_file_beyond_memory_is_named_unless_only_its_start_is_wanted(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Huge(TextIOWrapper):
+        def read(self, size: int | None = None) -> str:
+            if size is None:
+                raise MemoryError
+            return super().read(size)
+
+    monkeypatch.setattr(text_files, "TextIOWrapper", Huge)
+    with pytest.raises(InputError, match=r"\.txt does not fit into memory; divide it, or set max"):
+        list(TextFiles(folder).documents())
+    starts = [d.text for d in TextFiles(folder, max_document_characters=3).documents()]
+    assert starts[0] == "Alp"
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
 def test_names_the_file_that_cannot_be_read(folder: Path) -> None:
     (folder / "b.txt").chmod(0)
-    with pytest.raises(InputError, match=r"b\.txt cannot be read \(Permission denied\)"):
+    with pytest.raises(InputError, match=r"b\.txt cannot be read: Permission denied"):
         list(TextFiles(folder).documents())
     with pytest.raises(InputError, match=r"b\.txt cannot be read"):
         TextFiles(folder).fingerprint()

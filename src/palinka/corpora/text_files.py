@@ -1,11 +1,13 @@
 """Text files on disk."""
 
 from collections.abc import Iterator
+from io import TextIOWrapper
 from pathlib import Path
 
 from palinka.corpora.content_hash import content_hash
 from palinka.corpora.corpus import Corpus, Document, Json
 from palinka.errors import InputError
+from palinka.ordinary_file import open_ordinary
 from palinka.paths import expanded
 
 
@@ -87,13 +89,20 @@ class TextFiles(Corpus):
 
     def _read(self, file: Path) -> str:
         try:
-            text = file.read_text(encoding=self.encoding)
+            with open_ordinary(file) as raw, TextIOWrapper(raw, self.encoding) as stream:
+                return stream.read(self.max_document_characters)
+        except InputError:
+            raise
         except UnicodeDecodeError as error:
             raise InputError(
                 f"{file} is not {self.encoding} (byte {error.start} cannot be decoded); convert "
                 "it, or name its encoding"
             ) from error
-        except LookupError as error:
+        except MemoryError as error:
+            raise InputError(
+                f"{file} does not fit into memory; divide it, or set max_document_characters"
+            ) from error
+        except (LookupError, ValueError) as error:
             raise InputError(
                 f"there is no encoding {self.encoding!r}; give one that Python knows, such as "
                 "'utf-8' or 'latin-1'"
@@ -102,4 +111,3 @@ class TextFiles(Corpus):
             raise InputError(
                 f"{file} cannot be read ({error.strerror}); check its permissions"
             ) from error
-        return text[: self.max_document_characters]

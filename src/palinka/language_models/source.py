@@ -35,6 +35,7 @@ class Source:
         arguments: dict[str, Any] = {
             "pretrained_model_name_or_path": str(self.location),
             "local_files_only": self.offline,
+            "trust_remote_code": False,  # without it, transformers would ask whether to run code
         }
         if self.revision is not None:
             arguments["revision"] = self.revision

@@ -9,6 +9,7 @@ import yaml
 from palinka.corpora import BundledSample
 from palinka.errors import InputError
 from palinka.language_models import LanguageModelSpec
+from palinka.ordinary_file import read_ordinary
 from palinka.paths import expanded
 from palinka.stimuli.carrier import Carrier
 from palinka.stimuli.contrast import Contrast
@@ -22,6 +23,8 @@ KINDS: dict[str, type[Stimuli]] = {
     cls.kind: cls for cls in (Contrast, Words, Carrier, Occurrences, Passage)
 }
 BUNDLED_SAMPLE = "bundled_sample"
+# A library of books; what is larger would not fit into memory as tokens.
+_LARGEST_BYTES = 2**28
 
 
 def load_stimuli(path: str | Path) -> Stimuli:
@@ -85,10 +88,9 @@ def _with_text(given: Mapping[str, yaml.Node]) -> dict[str, yaml.Node]:
 def _read_file(file: Path) -> str:
     r"""The text of a file, with line ends as `\n` and without a byte order mark."""
     try:
-        return file.read_text(encoding="utf-8-sig")
+        text = read_ordinary(file, _LARGEST_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(
             f"{file} is not UTF-8 (byte {error.start} cannot be decoded); convert it"
         ) from error
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror}; check the path") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -13,8 +13,11 @@ from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 import yaml
 
 from palinka.errors import InputError
+from palinka.yaml_bounds import UnboundedError, check_bounds
 
 _TAG = "tag:yaml.org,2002:"
+_MOST_VALUES = 1_000_000
+_SHOWN = 200
 _MEANINGS = {
     "bool": "a truth value",
     "int": "a number",
@@ -31,11 +34,12 @@ def parse_mapping(text: str) -> dict[str, yaml.Node]:
         InputError: If the text is not YAML, or no mapping with text for keys.
     """
     try:
+        check_bounds(text, _MOST_VALUES)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except UnboundedError as error:
+        raise InputError(f"{error}; see the example of each kind") from error
     except yaml.YAMLError as error:
         raise InputError(f"not YAML: {' '.join(str(error).split())}") from error
-    except RecursionError as error:
-        raise InputError("nested too deeply; see the example of each kind") from error
     if node is None:
         raise InputError("empty; expected `kind:` and the keys of that kind")
     return entries(node, "the file")
@@ -136,11 +140,21 @@ def _read(node: yaml.Node, hint: Any, key: str) -> Any:
         return kind(**read_fields(entries(node, key), kind, key))
     if kind is str:
         return read_text(node, key)
-    expected = {bool: "bool", int: "int"}[kind]
-    if node.tag != _TAG + expected:
+    value = _constructed(node)
+    if type(value) is not kind:
         example = "true or false" if kind is bool else "a whole number"
         _refuse(node, key, f"{_shown(node)}; expected {example}")
-    return yaml.safe_load(node.value)
+    return value
+
+
+def _constructed(node: yaml.Node) -> Any:
+    """What YAML makes of a number or a truth value; nothing where its tag does not fit it."""
+    if not isinstance(node, yaml.ScalarNode) or node.tag not in (_TAG + "bool", _TAG + "int"):
+        return None
+    try:
+        return yaml.safe_load(node.value)
+    except (ValueError, yaml.YAMLError):  # more digits than Python reads, or a tag like `!!int x`
+        return None
 
 
 def _text(node: yaml.Node, key: str) -> str:
@@ -167,7 +181,8 @@ def _text(node: yaml.Node, key: str) -> str:
 def _shown(node: yaml.Node) -> str:
     """A node in a few words."""
     if isinstance(node, yaml.ScalarNode):
-        return repr(node.value) if node.value else "empty"
+        value = node.value if len(node.value) <= _SHOWN else f"{node.value[:_SHOWN]}…"
+        return repr(value) if value else "empty"
     return "a list" if isinstance(node, yaml.SequenceNode) else "keys with values"
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn, get_args
 
 import yaml
-from jsonargparse import get_loader, set_loader, set_parsing_settings
+from jsonargparse import Namespace, get_loader, set_loader, set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser
 
 from palinka.errors import InputError
@@ -59,11 +59,13 @@ class ArgumentParser(LightningArgumentParser):
             InputError: If it cannot be used.
         """
         try:
-            return super().parse_args(*args, **kwargs)
+            settings = super().parse_args(*args, **kwargs)
         except UnicodeDecodeError as error:
             raise InputError(
                 f"a configuration is not UTF-8 (byte {error.start} cannot be decoded); convert it"
             ) from error
+        _check_class_paths(settings, "")
+        return settings
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Refuse the command line.
@@ -85,13 +87,41 @@ class ArgumentParser(LightningArgumentParser):
         raise InputError(line) from ex
 
 
+def _check_class_paths(value: Any, key: str) -> None:
+    """Make sure that every `class_path` names a class.
+
+    Where a callable is expected, the parser would take any function there, `torch.load` too,
+    and call it with the `init_args`.
+
+    Raises:
+        InputError: If one names anything else.
+    """
+    if isinstance(value, (Namespace, dict)):
+        path = value.get("class_path")
+        if isinstance(path, str) and not inspect.isclass(_imported(path)):
+            raise InputError(f"{key}: class_path is {path!r}, which is no class; give a class")
+        for name, inner in list(
+            vars(value).items() if isinstance(value, Namespace) else value.items()
+        ):
+            _check_class_paths(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            _check_class_paths(inner, key)
+
+
+def _imported(path: str) -> Any:
+    """What a path stands for among what has been imported; nothing is imported for it."""
+    module, _, name = path.rpartition(".")
+    if module in sys.modules:
+        return getattr(sys.modules[module], name, None)
+    return getattr(_imported(module), name, None) if module else None
+
+
 def _valid_names(parser: ArgumentParser, message: str) -> set[str]:
     """What may stand where the unknown name stood: a class's parameters, or the options."""
     of_class = _CLASS_PATH.search(message)
     if of_class:
-        # The parser has imported it; nothing is imported for the sake of a message.
-        module, _, name = of_class["path"].rpartition(".")
-        named = getattr(sys.modules.get(module), name, None)
+        named = _imported(of_class["path"])
         return set(inspect.signature(named).parameters) if inspect.isclass(named) else set()
     names: set[str] = set()
     for action in _leaves(parser):

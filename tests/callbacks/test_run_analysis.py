@@ -117,6 +117,11 @@ def test_both_directions_are_followed_through_every_text(
     [
         ({"analysis": "unit_tunning"}, "did you mean 'unit_tuning'"),
         ({"options": {"tets": "welch"}}, "did you mean 'test'"),
+        ({"options": {"test": "welsh"}}, "option test is 'welsh'; expected 'paired' or 'welch'"),
+        ({"options": {"alpha": "small"}}, "the option alpha is 'small'; expected a number"),
+        ({"options": {"permutations": 0.5}}, "permutations is 0.5; expected a whole number"),
+        ({"options": {"permutations": True}}, "permutations is True; expected a whole number"),
+        ({"options": {"seed": -1}}, "the option seed is -1; expected at least 0"),
         ({"sites": "blocks.9.mlp.pre"}, "out of range"),
         ({"sites": ["hidden.0"], "analysis": "representational_similarity"}, "compares two sites"),
         ({"analysis": "category_score"}, "kind passage"),

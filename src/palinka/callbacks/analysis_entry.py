@@ -1,7 +1,6 @@
 """One entry of the list `analyses` in a configuration."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from jsonargparse.typing import Path_fr
 
@@ -46,15 +45,18 @@ class AnalysisEntry:
     analysis: str
     stimuli: Path_fr
     sites: str | list[str] = "blocks.middle.mlp.pre"
-    options: dict[str, Any] = field(default_factory=dict)
+    # Plain values: of `Any`, the parser would import whatever a `class_path` in it names.
+    options: dict[str, bool | int | float | str] = field(default_factory=dict)
     heatmaps: HeatmapEntry | None = None
 
     def __post_init__(self) -> None:
-        if not self.name or set(self.name) - set(_NAME_CHARACTERS) or self.name.startswith("."):
+        usable = 0 < len(self.name) <= _LONGEST_NAME and not set(self.name) - set(_NAME_CHARACTERS)
+        if not usable or self.name.startswith("."):
             raise InputError(
                 f"an analysis is named {self.name!r}; the name becomes a folder's, so use letters, "
-                "digits, '-', '_' and '.'"
+                f"digits, '-', '_' and '.', at most {_LONGEST_NAME} of them"
             )
 
 
+_LONGEST_NAME = 100
 _NAME_CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."

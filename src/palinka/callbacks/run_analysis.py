@@ -21,13 +21,11 @@ from palinka.analyses.result import Result
 from palinka.callbacks.analysis_entry import AnalysisEntry
 from palinka.callbacks.findings import Findings
 from palinka.callbacks.heatmaps import draw_heatmaps
+from palinka.callbacks.options import DATA_PARAMETERS, check_options
 from palinka.callbacks.reader import ActivationReader
 from palinka.errors import InputError
 from palinka.figures.style import style
 from palinka.stimuli import Prepared, load_stimuli
-
-# What the runner fills in; every other parameter of an analysis is an option.
-DATA_PARAMETERS = frozenset({"a", "b", "x", "y", "groups", "latents", "targets"})
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ def run_analysis(entry: AnalysisEntry, reader: ActivationReader) -> Findings:
         InputError: If the entry, its stimuli and the model do not fit together.
     """
     function = find_analysis(entry.analysis)
-    _check_options(entry, function)
+    check_options(entry.analysis, function, entry.options)
     sites = reader.sites(entry.sites)
     stimuli = load_stimuli(os.fspath(entry.stimuli))
     prepared = stimuli.prepare(reader.model.tokenizer)
@@ -109,15 +107,6 @@ def find_analysis(name: str) -> Callable[..., Result]:
         raise InputError(f"there is no analysis {name!r}; {hint}")
     function: Callable[..., Result] = getattr(analyses, name)
     return function
-
-
-def _check_options(entry: AnalysisEntry, function: Callable[..., Result]) -> None:
-    known = set(inspect.signature(function).parameters) - DATA_PARAMETERS
-    for option in entry.options:
-        if option not in known:
-            nearest = difflib.get_close_matches(option, known, n=1, cutoff=0.4)
-            hint = f"did you mean {nearest[0]!r}?" if nearest else f"it has {', '.join(known)}"
-            raise InputError(f"{entry.analysis} has no option {option!r}; {hint}")
 
 
 def _calls(

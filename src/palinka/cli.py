@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -10,52 +11,48 @@ from typing import Any, TypeGuard
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 # Imported so that YAML may name these classes by their short names.
 import palinka.autoencoders
 import palinka.corpora  # noqa: F401
-from palinka import callbacks
+from palinka import callbacks, runs
 from palinka.activations import ActivationDataModule
 from palinka.arguments import ArgumentParser, files_first, with_layer
 from palinka.errors import InputError
+from palinka.runs import LOG_FOLDER
+from palinka.trainer import Trainer
 from palinka.training import SparseAutoencoderModule
 
-LOG_FOLDER = "lightning_logs"
 # What a log folder may suffer from; any other OSError is a fault of the program.
 UNUSABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 # What Lightning itself resolves, once there is a trainer.
-CHECKPOINT_KEYWORDS = ("best", "last", "hpc", "registry")
-
-
-class Trainer(pl.Trainer):
-    """Lightning's Trainer, which can also fill a cache of activations on all its devices."""
-
-    def harvest(self, model: pl.LightningModule, datamodule: ActivationDataModule) -> None:
-        """Fill the cache of activations and stop; every device writes its own shards."""
-
-        def work() -> None:
-            self.strategy.setup_environment()
-            datamodule.harvest(
-                rank=self.global_rank,
-                world_size=self.world_size,
-                barrier=self.strategy.barrier,
-            )
-
-        launcher = self.strategy.launcher
-        if launcher is None:
-            work()
-        else:
-            launcher.launch(work, trainer=self)
+CHECKPOINT_KEYWORDS = ("best", "hpc", "registry")
+# What shells report of a process that SIGTERM ended.
+STOPPED = 128 + signal.SIGTERM
 
 
 class SaveConfig(SaveConfigCallback):
-    """Saves the configuration beside the logs, and as text in TensorBoard."""
+    """Saves the configuration beside the logs, and as text in TensorBoard.
+
+    Args:
+        *args: Lightning's.
+        goes_on: Whether TensorBoard has the configuration from the run's beginning.
+        **kwargs: Lightning's.
+    """
+
+    def __init__(self, *args: Any, goes_on: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._goes_on = goes_on
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Write the configuration to every TensorBoard among the loggers."""
+        if self._goes_on:
+            return
         text = self.parser.dump(self.config, skip_none=False)
         for writer in callbacks.tensorboard_writers(trainer):
             writer.add_text("config", "```yaml\n" + text.replace("```", "'''") + "\n```", 0)
@@ -66,6 +63,9 @@ class PalinkaCLI(LightningCLI):
 
     def __init__(self, arguments: Sequence[str]) -> None:
         self._arguments = files_first(arguments)
+        # The checkpoint's file, and the log folder of a run that goes on.
+        self._checkpoint: str | None = None
+        self._continued: Path | None = None
         super().__init__(
             SparseAutoencoderModule,
             ActivationDataModule,
@@ -109,37 +109,68 @@ class PalinkaCLI(LightningCLI):
         path = self.config[command].get("ckpt_path")
         if path is None and command in ("validate", "test", "predict"):
             raise InputError(
-                f"{command} measures a trained autoencoder: give --ckpt_path, such as "
+                f"{command} measures a trained autoencoder: give --ckpt_path last, or such as "
                 f"{LOG_FOLDER}/version_0/checkpoints/last.ckpt"
             )
+        if path == "last":
+            path = self._last_checkpoint(command)
         if not _is_file_name(path):
             return
         if not Path(path).is_file():
             raise InputError(
                 f"there is no checkpoint {path}; fits write theirs below {LOG_FOLDER}/"
             )
+        self._checkpoint = str(path)
         layer = {"model": SparseAutoencoderModule.settings_of(path)}
         self.config = self.parser.parse_args(with_layer(self._arguments, layer))
 
+    def _last_checkpoint(self, command: str) -> str | None:
+        """The newest complete checkpoint of the newest run; a fit then goes on in its folder."""
+        root = runs.folder_of_runs(self.config[command].trainer)
+        run = runs.newest_run(root)
+        newest = runs.newest_checkpoint(run) if run else None
+        if command == "fit":
+            self._continued = run
+            if newest is None:
+                rank_zero_warn(f"no complete checkpoint below {root}: the run starts anew")
+        elif newest is None:
+            raise InputError(f"there is no complete checkpoint below {root}; fit one first")
+        return None if newest is None else str(newest)
+
     def instantiate_classes(self) -> None:
         """Make module and data, and refuse a checkpoint of others before anything is written."""
+        if self._continued is not None:
+            self.save_config_kwargs = {"overwrite": True, "goes_on": self._checkpoint is not None}
         super().instantiate_classes()
-        path = self.config[self.subcommand].get("ckpt_path")
-        if _is_file_name(path):
-            self.model.check_checkpoint(path, self.datamodule, resume=self.subcommand == "fit")
+        if self.config_init[self.subcommand].get("ckpt_path") == "last":
+            self.config_init[self.subcommand]["ckpt_path"] = self._checkpoint
+        if self._checkpoint is not None:
+            self.model.check_checkpoint(
+                self._checkpoint, self.datamodule, resume=self.subcommand == "fit"
+            )
+
+    def before_fit(self) -> None:
+        """Where a run goes on, take back what it logged after the checkpoint."""
+        if self._continued is not None and self.trainer.is_global_zero:
+            events = runs.events_of(Path(self._checkpoint)) if self._checkpoint else {}
+            callbacks.rewind_events(self._continued, events)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Add the logger, the checkpoints and the monitors that every run has."""
         settings = self.config_init[self.subcommand]["trainer"]
         if settings["logger"] in (None, True):
-            kwargs["logger"] = TensorBoardLogger(
-                settings["default_root_dir"] or Path.cwd(), LOG_FOLDER, default_hp_metric=False
+            kind = runs.RunLogger if self.subcommand == "fit" else TensorBoardLogger
+            kwargs["logger"] = kind(
+                settings["default_root_dir"] or Path.cwd(),
+                LOG_FOLDER,
+                version=self._continued.name if self._continued else None,
+                default_hp_metric=False,
             )
         given = settings["callbacks"] or []
         given = given if isinstance(given, list) else [given]
         kwargs["callbacks"] = [*given, *self._standard_callbacks(settings, given)]
         if self.subcommand != "fit" and settings["enable_checkpointing"] is None:
-            kwargs["enable_checkpointing"] = any(isinstance(c, ModelCheckpoint) for c in given)
+            kwargs["enable_checkpointing"] = any(isinstance(c, Checkpoint) for c in given)
         return super().instantiate_trainer(**kwargs)
 
     def _standard_callbacks(self, settings: Any, given: Sequence[Callback]) -> list[Callback]:
@@ -147,9 +178,9 @@ class PalinkaCLI(LightningCLI):
         if self.subcommand == "fit":
             standard += [callbacks.TensorBoardDashboard(), callbacks.FeatureHistograms()]
             if settings["enable_checkpointing"] is not False and not any(
-                isinstance(callback, ModelCheckpoint) for callback in given
+                isinstance(callback, callbacks.RunCheckpoints) for callback in given
             ):
-                standard.append(ModelCheckpoint(save_last=True))
+                standard.append(callbacks.RunCheckpoints())
         if self.subcommand == "predict":
             standard.append(callbacks.LatentWriter())
         if settings["enable_progress_bar"] is not False and not any(
@@ -185,7 +216,8 @@ def run(arguments: Sequence[str]) -> int:
         arguments: The command and its options, without the program's name.
 
     Returns:
-        The exit status: 1 where a fit ended well, but an analysis after it did not.
+        The exit status: 1 where a fit ended well, but an analysis after it did not; 143 where
+        SIGTERM has stopped the run.
 
     Raises:
         InputError: If the command line, a file it names or the data cannot be used.
@@ -199,6 +231,8 @@ def run(arguments: Sequence[str]) -> int:
     warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint.*")
     try:
         trainer = PalinkaCLI(arguments).trainer
+    except SIGTERMException:
+        return STOPPED
     except torch.OutOfMemoryError as error:
         raise InputError(f"out of memory: {error}; try a smaller data.batch_size") from error
     except OSError as error:

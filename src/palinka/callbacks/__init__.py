@@ -2,10 +2,12 @@
 
 from palinka.callbacks.analysis_entry import AnalysisEntry, HeatmapEntry
 from palinka.callbacks.dashboard import TensorBoardDashboard, tensorboard_writers
+from palinka.callbacks.event_files import rewind_events
 from palinka.callbacks.histograms import FeatureHistograms
 from palinka.callbacks.latents import LatentWriter
 from palinka.callbacks.report import as_typed, final_report
 from palinka.callbacks.run_analyses import RunAnalyses
+from palinka.callbacks.run_checkpoints import RunCheckpoints
 from palinka.callbacks.throughput import ThroughputMonitor
 
 __all__ = [
@@ -14,9 +16,11 @@ __all__ = [
     "HeatmapEntry",
     "LatentWriter",
     "RunAnalyses",
+    "RunCheckpoints",
     "TensorBoardDashboard",
     "ThroughputMonitor",
     "as_typed",
     "final_report",
+    "rewind_events",
     "tensorboard_writers",
 ]

@@ -1,0 +1,173 @@
+"""Checkpoints from which a run goes on as if it had never been stopped."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from palinka.autoencoders.base import positive_integer
+from palinka.callbacks.event_files import event_file_sizes
+from palinka.callbacks.stop_signals import StopSignals
+
+FOLDER = "checkpoints"
+NEWEST, OLDER = "last.ckpt", "previous.ckpt"
+
+
+class RunCheckpoints(Checkpoint):
+    """Keeps `checkpoints/last.ckpt` in the log folder, and `previous.ckpt` in case it is damaged.
+
+    They are written every `every_n_steps` optimizer steps, at the end of each epoch and of the
+    fit, and when the run gets SIGTERM, which then ends it; always where no gradient is half
+    accumulated and no validation is due. Beside Lightning's state they hold the last
+    metrics, and how far TensorBoard's files had come.
+
+    Args:
+        every_n_steps: Optimizer steps between checkpoints within an epoch.
+
+    Raises:
+        InputError: If `every_n_steps` is not positive.
+    """
+
+    def __init__(self, every_n_steps: int = 1000) -> None:
+        self.every_n_steps = positive_integer("every_n_steps", every_n_steps)
+        self._folder = Path(FOLDER)
+        self._step = 0
+        self._saved = -1
+        self._due = False
+        self._told = False
+        self._signals: StopSignals | None = None
+        self._restored: dict[str, Any] = {}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Make the folder, which tells a run that was fitted from others, and listen to signals."""
+        if stage != "fit":
+            return
+        self._folder = Path(trainer.log_dir or trainer.default_root_dir) / FOLDER
+        if trainer.is_global_zero:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        self._signals = StopSignals(trainer)
+        trainer._signal_connector = self._signals
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Bring back the metrics of a checkpoint, and log what had been measured but not logged."""
+        if not trainer.strategy.restore_checkpoint_after_setup:
+            self._restore(trainer)
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take what `on_save_checkpoint` has left."""
+        self._restored = checkpoint.get("run", {})
+        if trainer.strategy.restore_checkpoint_after_setup:
+            self._restore(trainer)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Count optimizer steps from here."""
+        self._step = trainer.global_step
+        self._saved = trainer.global_step if self._restored else -1
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: torch.Tensor,
+        batch_idx: int,
+    ) -> None:
+        """Save if it is time, unless a validation or the end of the epoch comes first."""
+        stepped, self._step = trainer.global_step > self._step, trainer.global_step
+        if self._signals is not None:
+            self._told |= self._signals.told_to_stop()
+        if not stepped:
+            return
+        last = self._step == trainer.max_steps
+        self._due |= self._told or last or self._step % self.every_n_steps == 0
+        if self._due and not trainer.is_last_batch and not _validation_follows(trainer):
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save what was due before a validation in the middle of an epoch."""
+        fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        if fitting and self._due and not trainer.is_last_batch:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save at the end of a whole epoch."""
+        if trainer.is_last_batch:
+            self._save(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save where the run was ended otherwise, as by early stopping."""
+        if trainer.global_step > self._saved:
+            self._save(trainer)
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Say how to go on."""
+        if isinstance(exception, (SIGTERMException, KeyboardInterrupt)) and self._saved >= 0:
+            rank_zero_info(
+                f"stopped after step {trainer.global_step}, saved at step {self._saved}:"
+                " the same command with --ckpt_path last goes on there"
+            )
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the last metrics, how long TensorBoard's files are, and what they still lack."""
+        if not trainer.is_global_zero:
+            return
+        metrics = {n: v.detach().cpu().clone() for n, v in trainer.callback_metrics.items()}
+        checkpoint["run"] = {
+            "metrics": metrics,
+            "events": event_file_sizes(trainer),
+            "step": trainer.fit_loop.epoch_loop._batches_that_stepped,
+            "unlogged": _measured_but_not_logged(trainer),
+        }
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        self._due = False
+        self._saved = trainer.global_step
+        newest = self._folder / NEWEST
+        if trainer.is_global_zero and newest.exists():
+            # Two names for one file: then the newest is never missing, not for a moment.
+            link = self._folder / f"{OLDER}.tmp"
+            link.unlink(missing_ok=True)
+            os.link(newest, link)
+            link.replace(self._folder / OLDER)
+        trainer.save_checkpoint(newest, weights_only=False)
+        if self._told and self._signals is not None:
+            self._signals.stop()
+
+    def _restore(self, trainer: pl.Trainer) -> None:
+        trainer.callback_metrics.update(self._restored.get("metrics", {}))
+        unlogged = self._restored.get("unlogged", {})
+        if unlogged:
+            for logger in trainer.loggers:
+                logger.log_metrics(unlogged, step=self._restored["step"])
+
+
+def _validation_follows(trainer: pl.Trainer) -> bool:
+    """Whether Lightning validates before the next batch: resumed there, it would not."""
+    loop = trainer.fit_loop
+    return loop._data_fetcher is not None and loop.epoch_loop._should_check_val_fx(
+        loop._data_fetcher
+    )
+
+
+def _measured_but_not_logged(trainer: pl.Trainer) -> dict[str, float]:
+    """A step's metrics, which Lightning logs only after the hooks at the end of its batch."""
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    connector = trainer._logger_connector
+    # Counted as begun when the batch arrived, and as completed after those hooks.
+    in_batch = progress.current.ready > progress.current.completed
+    if not in_batch or trainer.fit_loop._should_accumulate() or not connector.should_update_logs:
+        return {}
+    values = {name: float(value) for name, value in connector.metrics["log"].items()}
+    return {**values, "epoch": trainer.current_epoch} if values else {}

@@ -1,0 +1,97 @@
+"""Finding the run that `--ckpt_path last` means."""
+
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_warn
+from torch.utils.tensorboard import SummaryWriter
+
+from palinka.callbacks.run_checkpoints import FOLDER, NEWEST, OLDER
+from palinka.errors import InputError
+from palinka.training import checkpoint
+
+LOG_FOLDER = "lightning_logs"
+_VERSION = re.compile(r"version_(\d+)")
+
+
+class RunLogger(TensorBoardLogger):
+    """Lightning's logger, in a folder that is a run's from the first moment it is there."""
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> SummaryWriter:
+        """The writer; where there is none yet, the folder of checkpoints comes first."""
+        if self._experiment is None:
+            (Path(self.log_dir) / FOLDER).mkdir(parents=True, exist_ok=True)
+        writer: SummaryWriter = super().experiment
+        return writer
+
+
+def folder_of_runs(trainer: Mapping[str, Any]) -> Path:
+    """Where a trainer with these settings keeps its runs.
+
+    Args:
+        trainer: The section `trainer` of a configuration.
+    """
+    loggers = trainer["logger"]
+    logger = loggers[0] if isinstance(loggers, list) and loggers else loggers
+    arguments = logger.get("init_args", {}) if isinstance(logger, Mapping) else {}
+    root = arguments.get("save_dir") or trainer["default_root_dir"] or "."
+    return Path(root) / (arguments.get("name") or LOG_FOLDER)
+
+
+def newest_run(root: Path) -> Path | None:
+    """The log folder of the fit that began last, or None.
+
+    Args:
+        root: Where the folders `version_0`, `version_1`, … are; those that hold no
+            `checkpoints/` are of other commands.
+    """
+    found = [
+        (int(match[1]), folder)
+        for folder in (root.iterdir() if root.is_dir() else ())
+        if (match := _VERSION.fullmatch(folder.name)) and (folder / FOLDER).is_dir()
+    ]
+    return max(found)[1] if found else None
+
+
+def newest_checkpoint(run: Path) -> Path | None:
+    """The newest complete checkpoint of a run, or None; a damaged one is named in a warning."""
+    for name in (NEWEST, OLDER):
+        path = run / FOLDER / name
+        if not path.exists():
+            continue
+        try:
+            check_whole(path)
+        except InputError as error:
+            rank_zero_warn(f"{error}; passed over, looking for an older one")
+            continue
+        return path
+    return None
+
+
+def check_whole(path: Path) -> None:
+    """Read every byte of a checkpoint and compare checksums.
+
+    Raises:
+        InputError: If it is torn or damaged, or no checkpoint of a sparse autoencoder.
+    """
+    checkpoint.read(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError) as error:
+        raise InputError(f"{path} is damaged: {error}") from error
+    if damaged is not None:
+        raise InputError(f"{path} is damaged in {damaged}")
+
+
+def events_of(path: Path) -> Mapping[str, int]:
+    """How long TensorBoard's files were when a checkpoint was written."""
+    sizes: Any = checkpoint.read(path).get("run", {}).get("events", {})
+    return dict(sizes)

@@ -1,0 +1,311 @@
+"""A run that is killed, and started again, ends as the run that was never stopped."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+from tensorboard.compat.proto.event_pb2 import Event
+
+SMALL = [
+    "--data.train_tokens=5120",
+    "--data.validation_tokens=1024",
+    "--data.batch_size=512",
+    "--data.context_length=64",
+    "--model.autoencoder.latent_dim=256",
+    "--model.autoencoder.k=8",
+    "--model.sparsity_warmup_steps=7",
+    "--model.decorrelation_warmup_steps=16",
+    "--model.lr_scheduler=CosineAnnealingLR",
+    "--model.lr_scheduler.T_max=40",
+    "--trainer.accelerator=cpu",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+    "--trainer.max_epochs=3",
+    "--trainer.log_every_n_steps=1",
+    "--trainer.callbacks+=RunCheckpoints",
+]
+# Ten batches an epoch. Checkpoints fall on logged steps and others, on the last batch of an epoch,
+# and beside validations in its middle.
+KINDS = {
+    "every step": ["--trainer.callbacks.every_n_steps=1"],
+    "accumulated": [
+        "--trainer.callbacks.every_n_steps=2",
+        "--trainer.accumulate_grad_batches=3",
+    ],
+    "validated in between": [
+        "--trainer.callbacks.every_n_steps=5",
+        "--trainer.val_check_interval=5",
+        "--trainer.log_every_n_steps=2",
+    ],
+}
+
+
+class Commands:
+    """Starts commands, and kills them."""
+
+    def __init__(self, cache: Path) -> None:
+        self.served = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("forked_commands.py"))],
+            env={**os.environ, "PALINKA_CACHE": str(cache), "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, folder: Path, arguments: list[str], killed_after: float | None = None) -> int:
+        """Run a command and return its exit status.
+
+        Args:
+            folder: Where to run it.
+            arguments: What to run.
+            killed_after: So many seconds after its log folder is there.
+        """
+        assert self.served.stdin is not None
+        assert self.served.stdout is not None
+        folder.mkdir(exist_ok=True)
+        request = json.dumps({"arguments": arguments, "in": str(folder)})
+        self.served.stdin.write(request + "\n")
+        self.served.stdin.flush()
+        pid = int(self.served.stdout.readline())
+        if killed_after is not None:
+            begun = time.monotonic()
+            while not (folder / "lightning_logs").exists() and time.monotonic() - begun < 60:
+                time.sleep(0.002)
+            time.sleep(killed_after)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return int(self.served.stdout.readline())
+
+    def close(self) -> None:
+        assert self.served.stdin
+        self.served.stdin.close()
+        self.served.wait(20)
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+    commands = Commands(tmp_path_factory.mktemp("cache"))
+    yield commands
+    commands.close()
+
+
+def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """All that TensorBoard's files hold, in the order of writing, as no viewer has tidied it."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for path in sorted(run.glob("events.out.tfevents.*")):
+        for record in RawEventFileLoader(str(path)).Load():
+            event = Event.FromString(record)
+            for value in event.summary.value:
+                if value.metadata.plugin_data.plugin_name == "scalars" or value.HasField(
+                    "simple_value"
+                ):
+                    number = value.simple_value or sum(value.tensor.float_val)
+                    found.setdefault(value.tag, []).append((event.step, number))
+    return {tag: points for tag, points in found.items() if not tag.startswith("throughput/")}
+
+
+def end_of(folder: Path) -> dict[str, Any]:
+    """What a run has come to, but for how fast it was."""
+    run = folder / "lightning_logs" / "version_0"
+    checkpoint = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    metrics = {n: float(v) for n, v in checkpoint["run"]["metrics"].items()}
+    return {
+        "weights": checkpoint["state_dict"],
+        "optimizer": checkpoint["optimizer_states"],
+        "schedule": checkpoint["lr_schedulers"],
+        "step": checkpoint["global_step"],
+        "metrics": {n: v for n, v in metrics.items() if not n.startswith("throughput/")},
+        "scalars": scalars(run),
+    }
+
+
+def flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from flat(inner, f"{name}/{key}")
+    elif isinstance(value, list):
+        yield from flat(dict(enumerate(value)), name)
+    elif isinstance(value, torch.Tensor):
+        yield name, value.numpy().tobytes()
+    else:
+        yield name, value
+
+
+def assert_same_end(found: Path, expected: Path) -> None:
+    """Bit for bit, with one point for each step, and one log folder."""
+    mine, theirs = dict(flat(end_of(found))), dict(flat(end_of(expected)))
+    assert mine.keys() == theirs.keys()
+    differing = [name for name in mine if mine[name] != theirs[name]]
+    assert not differing, (found / "output.txt").read_text()[-2000:]
+    for tag, points in end_of(found)["scalars"].items():
+        steps = [step for step, _ in points]
+        # Lightning logs the epoch with every group of metrics.
+        assert tag == "epoch" or len(set(steps)) == len(steps)
+    assert [folder.name for folder in (found / "lightning_logs").iterdir()] == ["version_0"]
+
+
+@pytest.fixture(scope="module")
+def references(
+    commands: Commands, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[Path, float]]:
+    """A run of each kind that was never stopped, and how many seconds it took."""
+    ends = {}
+    commands.run(
+        tmp_path_factory.mktemp("harvest"),
+        ["harvest", *SMALL[:4], "--model.autoencoder.latent_dim=256"],
+    )
+    for kind, options in KINDS.items():
+        folder = tmp_path_factory.mktemp("reference")
+        start = time.monotonic()
+        assert commands.run(folder, ["fit", *SMALL, *options]) == 0
+        ends[kind] = (folder, time.monotonic() - start)
+    return ends
+
+
+def test_a_reference_run_is_what_it_should_be(references: dict[str, tuple[Path, float]]) -> None:
+    for kind, steps in {"every step": 30, "accumulated": 12, "validated in between": 30}.items():
+        end = end_of(references[kind][0])
+        assert end["step"] == steps
+        assert len(end["scalars"]["loss/total"]) == (15 if "between" in kind else steps)
+        assert len(end["scalars"]["val/fvu"]) == (6 if "between" in kind else 3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_killed_anywhere_a_run_ends_the_same(
+    kind: str, commands: Commands, references: dict[str, tuple[Path, float]], tmp_path: Path
+) -> None:
+    expected, seconds = references[kind]
+    arguments = ["fit", *SMALL, *KINDS[kind], "--ckpt_path=last"]
+    moment = random.Random(kind).uniform(0.0, 0.5) * seconds
+    while commands.run(tmp_path, arguments, killed_after=moment) != -signal.SIGKILL:
+        shutil.rmtree(tmp_path)  # it was faster
+        moment /= 2
+    assert commands.run(tmp_path, arguments) == 0
+    assert_same_end(tmp_path, expected)
+
+
+STOPS = [
+    # kind, how, after which step, in its validation, exit status, step of the checkpoint
+    ("every step", "SIGTERM", 4, False, 143, 5),
+    ("accumulated", "SIGTERM", 5, False, 143, 6),  # its gradient is half there
+    ("validated in between", "SIGTERM", 9, False, 143, 10),  # the last batch of the epoch
+    ("validated in between", "SIGTERM", 4, False, 143, 5),  # before a validation
+    ("validated in between", "SIGTERM", 10, True, 143, 11),
+    ("every step", "SIGINT", 13, False, 1, 13),
+    ("accumulated", "exception", 7, False, 1, 6),
+]
+
+
+@pytest.mark.parametrize(("kind", "by", "after_steps", "in_validation", "status", "saved"), STOPS)
+def test_stopped_a_run_ends_the_same(
+    kind: str,
+    by: str,
+    after_steps: int,
+    in_validation: bool,
+    status: int,
+    saved: int,
+    commands: Commands,
+    references: dict[str, tuple[Path, float]],
+    tmp_path: Path,
+) -> None:
+    arguments = ["fit", *SMALL, *KINDS[kind]]
+    if by == "SIGTERM":
+        # Nothing but the signal makes the run save within an epoch.
+        arguments = [a for a in arguments if "callbacks.every_n_steps" not in a]
+    stops = {"by": by, "after_steps": after_steps, "in_validation": in_validation}
+    callback = {"class_path": "stopping.Stops", "init_args": stops}
+    stopping = f"--trainer.callbacks+={json.dumps(callback)}"
+    assert commands.run(tmp_path, [*arguments, stopping]) == status
+    last = tmp_path / "lightning_logs/version_0/checkpoints/last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == saved
+    # What a loss of power leaves of a checkpoint that was being written.
+    last.with_name("last.ckpt.tmp").write_bytes(last.read_bytes()[:1000])
+    assert commands.run(tmp_path, [*arguments, "--ckpt_path=last"]) == 0
+    assert_same_end(tmp_path, references[kind][0])
+    if by != "exception":
+        assert f"saved at step {saved}" in (tmp_path / "output.txt").read_text()
+
+
+@pytest.mark.parametrize("damage", ["torn", "flipped", "both"])
+def test_a_damaged_checkpoint_is_passed_over(
+    damage: str,
+    commands: Commands,
+    references: dict[str, tuple[Path, float]],
+    tmp_path: Path,
+) -> None:
+    arguments = ["fit", *SMALL, *KINDS["every step"]]
+    assert commands.run(tmp_path, [*arguments, "--trainer.max_epochs=1"]) == 0
+    checkpoints = tmp_path / "lightning_logs/version_0/checkpoints"
+    last, previous = checkpoints / "last.ckpt", checkpoints / "previous.ckpt"
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 1
+    last.write_bytes(content if damage == "flipped" else content[:-1000])
+    if damage == "both":
+        previous.write_bytes(b"")
+    assert commands.run(tmp_path, [*arguments, "--ckpt_path=last"]) == 0
+    assert_same_end(tmp_path, references["every step"][0])
+    output = " ".join((tmp_path / "output.txt").read_text().split())
+    assert "last.ckpt is" in output
+    assert "passed over, looking for an older one" in output
+    assert ("the run starts anew" in output) == (damage == "both")
+
+
+def test_a_finished_run_goes_on_when_it_is_asked_for_more(
+    commands: Commands, references: dict[str, tuple[Path, float]], tmp_path: Path
+) -> None:
+    """Also where it ended in the middle of an epoch."""
+    arguments = ["fit", *SMALL, *KINDS["every step"], "--ckpt_path=last"]
+    for steps in (10, 17, 17, 30):
+        assert commands.run(tmp_path, [*arguments, f"--trainer.max_steps={steps}"]) == 0
+    assert_same_end(tmp_path, references["every step"][0])
+
+
+def test_another_checkpoint_begins_a_run_of_its_own(
+    commands: Commands, references: dict[str, tuple[Path, float]]
+) -> None:
+    folder = references["every step"][0]
+    before = end_of(folder)
+    last = "lightning_logs/version_0/checkpoints/last.ckpt"
+    arguments = ["fit", *SMALL, "--trainer.max_epochs=4", f"--ckpt_path={last}"]
+    assert commands.run(folder, arguments) == 0
+    assert dict(flat(end_of(folder))) == dict(flat(before))
+    assert scalars(folder / "lightning_logs/version_1")["loss/total"][0][0] == 30
+    shutil.rmtree(folder / "lightning_logs/version_1")
+
+
+@pytest.mark.slow
+def test_twenty_kills(
+    commands: Commands, references: dict[str, tuple[Path, float]], tmp_path: Path
+) -> None:
+    moments = random.Random(1)
+    kills, while_training, runs = 0, 0, 0
+    while kills < 20:
+        kind = list(KINDS)[runs % len(KINDS)]
+        expected, seconds = references[kind]
+        folder = tmp_path / str(runs)
+        last = folder / "lightning_logs/version_0/checkpoints/last.ckpt"
+        arguments = ["fit", *SMALL, *KINDS[kind], "--ckpt_path=last"]
+        # Some runs are killed again when they have just gone on.
+        for _ in range(moments.randint(1, 3)):
+            ended = commands.run(folder, arguments, moments.uniform(0.0, 0.6) * seconds)
+            kills += ended == -signal.SIGKILL
+            while_training += ended == -signal.SIGKILL and last.exists()
+        assert commands.run(folder, arguments) == 0
+        assert_same_end(folder, expected)
+        runs += 1
+    print(
+        f"{kills} kills in {runs} runs survived, {while_training} of them with a checkpoint there"
+    )
+    assert while_training >= 10

@@ -2,7 +2,6 @@
 
 import argparse
 import difflib
-import math
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -122,10 +121,11 @@ def _model(known: JSON, bundled: str) -> str:
 
 
 def _size(number: int) -> str:
-    if number < 1000:
-        return f"{number} B"
-    power = min(4, math.floor(math.log10(number * 1.0005) / 3))
-    return f"{number / 1000**power:.{0 if number >= 99.95 * 1000**power else 1}f} {_UNITS[power]}"
+    power = 0
+    while power < len(_UNITS) - 1 and round(number / 1000**power) >= 1000:
+        power += 1
+    value = number / 1000**power
+    return f"{value:.{int(power > 0 and value < 99.95)}f} {_UNITS[power]}"
 
 
 def _cell(text: str) -> str:

@@ -1,6 +1,7 @@
 """The data module: harvested once, split by document, the same batches after a restart."""
 
 import importlib
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,8 @@ from palinka.language_models import LanguageModel, LanguageModelSpec
 
 SITE = "blocks.1.mlp.pre"
 CPU = LanguageModelSpec("mini", device="cpu")
+SPEC = importlib.import_module("palinka.activations.harvest_spec")
+READING = importlib.import_module("palinka.activations.reading")
 DATAMODULE = importlib.import_module("palinka.activations.datamodule")
 TEXT = (
     "The river was low that summer, and the boats lay on the mud with their ropes slack. "
@@ -568,6 +571,164 @@ def test_damage_is_noticed_by_every_run_or_by_the_harvest_of_a_large_cache(
         ActivationDataModule(**settings).harvest()
 
 
+def flip(path: Path, place: int, bit: int) -> None:
+    """Change one bit of a file, or change it back."""
+    with path.open("r+b", buffering=0) as file:
+        file.seek(place)
+        value = file.read(1)[0]
+        file.seek(place)
+        file.write(bytes([value ^ 1 << bit]))
+
+
+def files_of(data: ActivationDataModule) -> list[Path]:
+    """Every file of the caches of both splits."""
+    return sorted(path for path in data.cache_dir.rglob("*") if path.is_file())
+
+
+def test_verifying_reads_both_splits_and_harvests_nothing(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = ActivationDataModule(**settings | {"cache_dir": tmp_path})
+    no_weights(monkeypatch)
+    with pytest.raises(
+        InputError, match=r"train split: .*no finished .*; harvest it first · validation split: "
+    ):
+        data.verify()
+    assert not list(tmp_path.iterdir())
+    monkeypatch.undo()
+    ready(**settings | {"cache_dir": tmp_path})
+    no_weights(monkeypatch)
+    specs = (data.train_spec, data.validation_spec)
+    assert [cache.identity for cache in data.verify()] == [spec.key.digest for spec in specs]
+
+    before = {path: path.read_bytes() for path in files_of(data)}
+    for spec in specs:
+        flip(spec.key.folder(tmp_path) / "shard-00000.safetensors", 2000, 3)
+    with pytest.raises(InputError) as raised:
+        data.verify()
+    for spec in specs:
+        damage = "damaged, the checksum does not match in shard-00000.safetensors"
+        assert f"{spec.split} split: {spec.key.folder(tmp_path)}: {damage}" in str(raised.value)
+    for spec in specs:
+        flip(spec.key.folder(tmp_path) / "shard-00000.safetensors", 2000, 3)
+    assert {path: path.read_bytes() for path in files_of(data)} == before
+
+    alone = ActivationDataModule(**settings | {"cache_dir": tmp_path, "validation_fraction": 0})
+    with pytest.raises(InputError, match=r"^train split: [^·]*no finished cache[^·]*$"):
+        alone.verify()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_600_bits_anywhere_in_a_larger_cache_are_noticed_and_named(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SPEC, "WINDOW_ROWS", 1024)
+    options = {"cache_dir": tmp_path, "corpus": BundledSample(), "validation_fraction": 0.05}
+    data = ready(**settings | options, train_tokens=16_384, validation_tokens=2048)
+    files = files_of(data)
+    sizes = np.array([path.stat().st_size for path in files])
+    assert len(files) == 16 + 2 + 2
+    random = np.random.default_rng(0)
+    # By size alone most would fall into rows: every other one falls into any file, and every
+    # third of those into a header.
+    noticed = 0
+    for number in range(600):
+        chosen = random.choice(len(files), p=sizes / sizes.sum() if number % 2 else None)
+        end = 600 if number % 6 == 0 else sizes[chosen]
+        place, bit = int(random.integers(end)), int(random.integers(8))
+        flip(files[chosen], place, bit)
+        try:
+            data.verify()
+        except InputError as error:
+            noticed += f"{files[chosen].parent}" in str(error) and files[chosen].name in str(error)
+        flip(files[chosen], place, bit)
+    data.verify()
+    print(f"{noticed} of 600 flips noticed in {sizes.sum()} bytes of {len(files)} files")
+    assert noticed == 600
+
+
+def test_checking_shards_on_first_touch_changes_no_batch_and_no_state(
+    settings: dict[str, Any],
+) -> None:
+    plain, checking = ready(**settings), ready(**settings, verify_shards=True)
+    one, other = plain.train_dataloader(), checking.train_dataloader()
+    for _ in range(2):
+        assert all(map(torch.equal, one, other))
+        assert one.state_dict() == other.state_dict()
+    assert plain.cache_identity == checking.cache_identity
+
+
+def test_a_shard_damaged_after_the_start_is_refused_on_first_touch_when_asked(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    settings |= {"cache_dir": tmp_path}
+    plain, checking = ready(**settings), ready(**settings, verify_shards=True)
+    shard = plain.train_spec.key.folder(tmp_path) / "shard-00000.safetensors"
+    flip(shard, shard.stat().st_size - 2, 0)
+    assert len(list(plain.train_dataloader()))
+    with pytest.raises(InputError, match=rf"{shard.parent}: damaged, .* in {shard.name};"):
+        list(checking.train_dataloader())
+
+
+@pytest.mark.parametrize("accident", ["vanished", "cut", "replaced by a link"])
+def test_a_file_that_is_lost_while_training_ends_the_run_which_can_be_resumed(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accident: str
+) -> None:
+    monkeypatch.setattr(SPEC, "WINDOW_ROWS", 128)
+    settings |= {"cache_dir": tmp_path / "caches", "batch_size": 16}
+    whole = Recorder()
+    trainer(tmp_path, max_epochs=1, limit_val_batches=0).fit(
+        whole, ActivationDataModule(**settings)
+    )
+    data = ActivationDataModule(**settings)
+    folder = data.train_spec.key.folder(data.cache_dir)
+    shards = sorted(folder.glob("*.safetensors"))
+    assert len(shards) > 4
+    kept = {shard: shard.read_bytes() for shard in shards}
+
+    class Losing(Recorder):
+        """Loses what it trains on at its fourth step."""
+
+        def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+            if batch_idx == 3:
+                for shard in shards:
+                    if accident == "vanished":
+                        shard.unlink()
+                    elif accident == "cut":
+                        os.truncate(shard, 1000)
+                    else:
+                        shard.unlink()
+                        shard.symlink_to(tmp_path / "nowhere")
+            return super().training_step(batch, batch_idx)
+
+    # Each shard is opened anew, as it is in a cache of more shards than files may be open.
+    monkeypatch.setattr(READING, "_MOST_OPEN", 1)
+    save = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)
+    lost = Losing()
+    with pytest.raises(InputError, match=r"shard-0000\d\.safetensors: ") as raised:
+        trainer(tmp_path, max_epochs=1, limit_val_batches=0, callbacks=[save]).fit(lost, data)
+    assert "\n" not in str(raised.value)
+    steps = len(lost.training_batches)
+    assert 4 <= steps < len(whole.training_batches)
+
+    for shard, content in kept.items():
+        shard.unlink(missing_ok=True)
+        shard.write_bytes(content)
+    resumed = Recorder()
+    trainer(tmp_path, max_epochs=1, limit_val_batches=0).fit(
+        resumed, ActivationDataModule(**settings), ckpt_path=tmp_path / f"step={steps}.ckpt"
+    )
+    together = [*lost.training_batches, *resumed.training_batches]
+    assert len(together) == len(whole.training_batches)
+    assert all(map(torch.equal, together, whole.training_batches))
+
+
 def test_there_is_nothing_to_harvest_in_memory(settings: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="in_memory"):
         ActivationDataModule(**settings, in_memory=True).harvest()
+
+
+def test_there_is_nothing_to_verify_in_memory(settings: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="in_memory is true, so there is no cache to verify"):
+        ActivationDataModule(**settings, in_memory=True).verify()

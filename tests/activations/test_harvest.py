@@ -2,6 +2,8 @@
 
 import functools
 import importlib
+import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -91,6 +93,15 @@ class Interrupting:
             raise KeyboardInterrupt
         self.passes += 1
         return self.model.read_blocks(ids, sites)
+
+
+class Killed(Interrupting):
+    """Loads a model in whose n-th forward pass the process is killed."""
+
+    def read_blocks(self, ids: torch.Tensor, sites: list[str]) -> dict[str, torch.Tensor]:
+        if self.passes == self.after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().read_blocks(ids, sites)
 
 
 @pytest.mark.parametrize(
@@ -245,6 +256,50 @@ def test_several_ranks_write_the_bytes_of_one(
     assert all(rank.passes for rank in ranks)
 
 
+def test_one_of_two_processes_is_killed_and_both_go_on_to_the_bytes_of_one(
+    spec: HarvestSpec, load: Callable[[], LanguageModel], tmp_path: Path
+) -> None:
+    expected = contents(harvest(spec, tmp_path / "one", load=load).folder)
+
+    def rank_of_two(rank: int, attempt: int) -> int:
+        """A process that harvests as one of two, which wait for each other through gloo."""
+        child = os.fork()
+        if child:
+            return child
+        status = 1
+        try:
+            torch.distributed.init_process_group(
+                "gloo", init_method=f"file://{tmp_path}/{attempt}", rank=rank, world_size=2
+            )
+            harvest(
+                spec,
+                tmp_path / "two",
+                rank=rank,
+                world_size=2,
+                barrier=torch.distributed.barrier,
+                load=Killed(load(), 3) if (rank, attempt) == (1, 0) else load,
+            )
+            status = 0
+        finally:
+            os._exit(status)
+
+    ends = []
+    for attempt in range(2):
+        children = [rank_of_two(rank, attempt) for rank in range(2)]
+        ends.append([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children])
+        if attempt == 0:
+            folder = spec.key.folder(tmp_path / "two")
+            assert not Cache.exists(folder)
+            # Of the dead process one shard, of the other all of its own.
+            written = sorted(path.name for path in folder.glob("shard-*.safetensors"))
+            shards = len(expected) - 1
+            assert written == [
+                f"shard-{i:05d}.safetensors" for i in range(shards) if i in (0, 1) or i % 2 == 0
+            ]
+    assert ends == [[1, -signal.SIGKILL], [0, 0]]
+    assert contents(spec.key.folder(tmp_path / "two")) == expected
+
+
 def test_two_runs_at_once_share_the_work(
     spec: HarvestSpec,
     load: Callable[[], LanguageModel],
@@ -385,3 +440,15 @@ def test_the_bundled_sample_is_harvested_with_the_model_of_the_spec(tmp_path: Pa
     spec = HarvestSpec(CPU, "hidden.1", BundledSample(), max_rows=300)
     cache = harvest(spec, tmp_path)
     assert (cache.rows, cache.width, cache.dtype) == (256, 128, torch.float16)
+
+
+def test_what_a_kill_left_in_a_finished_cache_goes_with_the_next_harvest(
+    spec: HarvestSpec, load: Callable[[], LanguageModel], tmp_path: Path
+) -> None:
+    folder = harvest(spec, tmp_path, load=load).folder
+    expected = contents(folder)
+    for name in ("shard-00000.json", "harvest.json", "manifest.json.tmp"):
+        (folder / name).write_text("left between the manifest and the end")
+    Cache.open(folder).verify()
+    harvest(spec, tmp_path, load=load)
+    assert contents(folder) == expected

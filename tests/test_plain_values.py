@@ -1,0 +1,36 @@
+from collections.abc import Sequence
+from typing import Any, Literal, TypeVar
+
+import pytest
+
+from palinka.plain_values import misfit
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "expected"),
+    [
+        (True, bool, None),
+        (1, bool, "true or false"),
+        ("no", bool, "true or false"),
+        (1, int, None),
+        (True, int, "a whole number"),
+        (1.0, int, "a whole number"),
+        (1, float, None),
+        (float("nan"), float, None),
+        (True, float, "a number"),
+        ("1", float, "a number"),
+        ("x", str, None),
+        (None, int | None, None),
+        ("x", int | None, "a whole number or null"),
+        ({}, int | str, "a whole number or text"),
+        ("a", Literal["a", 1], None),
+        (True, Literal["a", 1], "'a' or 1"),
+        ("c", float | Literal["a", "b"], "a number or 'a' or 'b'"),
+        ("anything", Any, None),
+        ("anything", TypeVar("T"), None),
+        ("anything", Sequence[int], None),
+        ("anything", int | Sequence[int], None),
+    ],
+)  # fmt: skip
+def test_what_is_expected_instead(value: object, hint: Any, expected: str | None) -> None:
+    assert misfit(value, hint) == expected

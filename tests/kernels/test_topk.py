@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palinka.kernels import keep_top_k, keep_top_k_plain
+from palinka.kernels import keep_top_k, keep_top_k_plain, kth_largest
 
 
 def transcription(row: list[float], k: int) -> list[float]:
@@ -30,6 +30,13 @@ def test_it_is_the_definition_with_ties_kept(rows: list[list[float]], data: st.D
     expected = torch.tensor([transcription(row, k) for row in rows])
     assert torch.equal(keep_top_k(values, k), expected)
     assert torch.equal(keep_top_k_plain(values, k), expected)
+
+
+def test_a_threshold_over_a_whole_batch_counts_ties_as_often_as_they_occur() -> None:
+    values = torch.tensor([[3.0, 1.0, 1.0], [2.0, 1.0, -1.0]])
+    batch = values.reshape(1, -1)
+    assert [kth_largest(batch, k).item() for k in range(1, 7)] == [3, 2, 1, 1, 1, -1]
+    assert kth_largest(values, 2).tolist() == [[1.0], [1.0]]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -1,6 +1,11 @@
-"""A data module of given rows, and a trainer that leaves nothing behind."""
+"""A data module of given rows, a trainer that leaves nothing behind, and several processes."""
 
-from collections.abc import Callable
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +68,56 @@ class Recorder(Callback):
     ) -> None:
         self.losses.append(float(outputs["loss"]))
         self.logged.append({k: float(v) for k, v in trainer.callback_metrics.items()})
+
+
+@contextmanager
+def processes(script: Path, world_size: int, *arguments: object) -> Iterator[None]:
+    """Run a script as torchrun would, each process with its rank and the arguments.
+
+    Leaving the context waits for them; they must have ended well.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def start(rank: int) -> subprocess.Popen[str]:
+        launched_by_torchrun = {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "GROUP_RANK": "0",
+            "WORLD_SIZE": str(world_size),
+            "LOCAL_WORLD_SIZE": str(world_size),
+            "TORCHELASTIC_RUN_ID": "test",
+        }
+        return subprocess.Popen(
+            [sys.executable, str(script), str(rank), *map(str, arguments)],
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+                **launched_by_torchrun,
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    started = [start(rank) for rank in range(world_size)]
+    try:
+        yield
+        for process in started:
+            output, _ = process.communicate(timeout=200)
+            assert process.returncode == 0, output
+    finally:
+        for process in started:
+            process.kill()
+
+
+@pytest.fixture(scope="session")
+def on_processes() -> Callable[..., AbstractContextManager[None]]:
+    return processes
 
 
 @pytest.fixture

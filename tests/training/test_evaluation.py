@@ -40,6 +40,12 @@ def test_all_but_the_decorrelation_is_the_same_under_any_split() -> None:
         assert parts[name] == pytest.approx(whole[name], rel=1e-6)
 
 
+def test_a_process_that_gets_no_rows_of_a_batch_adds_nothing() -> None:
+    torch.manual_seed(0)
+    sae, x = KSparseAutoencoder(5, 9, 3), torch.randn(20, 5)
+    assert measured(sae, [x, x[:0]]) == measured(sae, [x])
+
+
 def test_forgetting() -> None:
     sae = KSparseAutoencoder(5)
     evaluation = Evaluation(5, 10)

@@ -1,10 +1,6 @@
 """Two processes must find what one finds: penalties, gradients, metrics, weights."""
 
-import os
 import runpy
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,47 +10,11 @@ import torch
 SCRIPT = Path(__file__).with_name("processes.py")
 
 
-def start(rank: int, folder: Path, port: int) -> subprocess.Popen[str]:
-    """One of two processes."""
-    launched_by_torchrun = {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "GROUP_RANK": "0",
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "TORCHELASTIC_RUN_ID": "test",
-    }
-    return subprocess.Popen(
-        [sys.executable, str(SCRIPT), str(rank), "2", str(folder)],
-        env={
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-            **launched_by_torchrun,
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
+def found(tmp_path_factory: pytest.TempPathFactory, on_processes: Any) -> dict[int, Any]:
     folder = tmp_path_factory.mktemp("processes")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    started = [start(rank, folder, port) for rank in range(2)]
-    try:
+    with on_processes(SCRIPT, 2, 2, folder):
         runpy.run_path(str(SCRIPT))["main"](0, 1, folder)
-        for process in started:
-            output, _ = process.communicate(timeout=200)
-            assert process.returncode == 0, output
-    finally:
-        for process in started:
-            process.kill()
     return {n: torch.load(folder / f"{n}.pt", weights_only=True) for n in (1, 2)}
 
 

@@ -12,6 +12,10 @@ to zero, those of the gradient do too, so that centering needs no backward pass 
 Under a process group the rows of all processes count as one batch. Each process computes the
 value of that batch and the gradient of its own rows times the number of processes: data-parallel
 training averages gradients over processes, which gives the gradient of the whole batch.
+
+The latents may be divided over processes, too. The Gram matrix is then the sum of those of the
+slices, so that neither latents nor covariances of latents have to be moved; with it, the gradient
+of a slice needs nothing of the others.
 """
 
 from typing import Any
@@ -32,7 +36,11 @@ def squared_covariance_plain(latents: Tensor) -> Tensor:
     return covariance.square().sum() - covariance.diagonal().square().sum()
 
 
-def squared_covariance(latents: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+def squared_covariance(
+    latents: Tensor,
+    group: dist.ProcessGroup | None = None,
+    slices: dist.ProcessGroup | None = None,
+) -> Tensor:
     """Sum the squared unbiased covariances of all ordered pairs of different latents.
 
     Takes the form whose matrix is smaller. bfloat16 latents are multiplied in bfloat16;
@@ -41,6 +49,7 @@ def squared_covariance(latents: Tensor, group: dist.ProcessGroup | None = None) 
     Args:
         latents: `(rows, latents)`.
         group: Processes whose rows make up the batch; each must hold as many rows.
+        slices: Processes that hold the other latents of the same rows.
 
     Returns:
         A scalar, in float32 or better.
@@ -58,10 +67,13 @@ def squared_covariance(latents: Tensor, group: dist.ProcessGroup | None = None) 
             f"the covariance of latents needs at least 2 rows in a batch, got {rows}:"
             " use a larger batch_size or decorrelation_weight 0"
         )
-    form = _GramForm if rows < latents.shape[1] else _CovarianceForm
     # The forms choose their own precision, also where autocast would choose another.
     with torch.autocast(latents.device.type, enabled=False):
-        value: Tensor = form.apply(latents, group)  # type: ignore[no-untyped-call]
+        value: Tensor
+        if rows < latents.shape[1] or slices is not None:
+            value = _GramForm.apply(latents, group, slices)  # type: ignore[no-untyped-call]
+        else:
+            value = _CovarianceForm.apply(latents, group)  # type: ignore[no-untyped-call]
     return value
 
 
@@ -75,20 +87,27 @@ class _GramForm(torch.autograd.Function):
     """By the Gram matrix of the rows, each process computing the part of its own rows."""
 
     @staticmethod
-    def forward(ctx: Any, latents: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    def forward(
+        ctx: Any,
+        latents: Tensor,
+        group: dist.ProcessGroup | None,
+        slices: dist.ProcessGroup | None,
+    ) -> Tensor:
         everyone, first = gather_rows(latents, group)
         centered = everyone.to(statistics_dtype(latents.dtype))
         centered = centered - centered.mean(dim=0)
         variance = centered.square().sum(dim=0) / (len(centered) - 1)
         factor = centered.to(factor_dtype(latents.dtype))
-        gram = factor[first : first + len(latents)] @ factor.T / (len(centered) - 1)
+        own = factor[first : first + len(latents)]
+        gram = sum_over(own @ factor.T / (len(centered) - 1), slices)
         ctx.save_for_backward(everyone, gram, variance)
         ctx.first, ctx.processes = first, processes(group)
         total = sum_over(gram.square().sum(dtype=torch.float64), group)
-        return (total - variance.square().sum(dtype=torch.float64)).to(centered.dtype)
+        diagonal = sum_over(variance.square().sum(dtype=torch.float64), slices)
+        return (total - diagonal).to(centered.dtype)
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
         _refuse_second_derivative()
         everyone, gram, variance = ctx.saved_tensors
         centered = everyone.to(variance.dtype)
@@ -98,7 +117,7 @@ class _GramForm(torch.autograd.Function):
             product = gram @ centered.to(gram.dtype)
         scale = grad_output * (4.0 * ctx.processes / (len(centered) - 1))
         gradient = (product - own * variance).mul_(scale)
-        return gradient.to(everyone.dtype), None
+        return gradient.to(everyone.dtype), None, None
 
 
 class _CovarianceForm(torch.autograd.Function):

@@ -1,7 +1,10 @@
 """The k largest values of each row, ties at the threshold included."""
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
+
+from palinka.kernels.collectives import gather_columns, processes
 
 
 def keep_top_k_plain(values: Tensor, k: int) -> Tensor:
@@ -10,15 +13,37 @@ def keep_top_k_plain(values: Tensor, k: int) -> Tensor:
     return values * (values >= threshold)
 
 
-def keep_top_k(values: Tensor, k: int) -> Tensor:
+def kth_largest(values: Tensor, k: int, group: dist.ProcessGroup | None = None) -> Tensor:
+    """The k-th largest value of each row, over the columns of all processes.
+
+    Each process tells the others its `k` largest, and no more. For a threshold over a whole
+    batch, give the batch as one row, and the group of all processes.
+
+    Args:
+        values: `(…, width)`, of the same shape on every process.
+        k: From 1 to the width of all processes together.
+        group: Processes that hold the other columns of the same rows.
+
+    Returns:
+        `(…, 1)`, the same on every process, without a graph; NaN for a row with NaN among its
+        largest, which every NaN is.
+    """
+    candidates = torch.topk(values.detach(), min(k, values.shape[-1]), dim=-1, sorted=False).values
+    if group is not None:
+        candidates = torch.topk(gather_columns(candidates, group), k, dim=-1, sorted=False).values
+    return candidates.amin(dim=-1, keepdim=True)
+
+
+def keep_top_k(values: Tensor, k: int, group: dist.ProcessGroup | None = None) -> Tensor:
     """Zero whatever is smaller than the k-th largest value of its row.
 
-    Ties at the threshold are all kept, so that a row may keep more than `k`. A row with a NaN
-    keeps everything, so that the NaN is seen downstream.
+    Ties at the threshold are all kept, on whichever process they are, so that a row may keep
+    more than `k`. A row with a NaN keeps everything, so that the NaN is seen downstream.
 
     Args:
         values: `(…, width)`.
-        k: How many to keep, from 1 to `width`.
+        k: How many to keep, from 1 to the width of all processes together.
+        group: Processes that hold the other columns of the same rows.
 
     Returns:
         `(…, width)`; the gradient passes where a value was kept.
@@ -26,8 +51,6 @@ def keep_top_k(values: Tensor, k: int) -> Tensor:
     Source:
         Makhzani & Frey (2013), k-sparse autoencoders.
     """
-    if k >= values.shape[-1]:
+    if k >= values.shape[-1] * processes(group):
         return values
-    largest = torch.topk(values.detach(), k, dim=-1, sorted=False).values
-    threshold = largest.amin(dim=-1, keepdim=True)
-    return values.masked_fill(values.detach() < threshold, 0.0)
+    return values.masked_fill(values.detach() < kth_largest(values, k, group), 0.0)

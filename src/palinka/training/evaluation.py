@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from palinka.autoencoders import AutoencoderOutput
+from palinka.kernels.layout import WHOLE, Layout
 from palinka.training.losses import decorrelation_loss
 from palinka.training.metrics import MeanPenalty, ReconstructionMetrics, SparsityMetrics
 from palinka.training.objective import Objective
@@ -33,18 +34,25 @@ class Evaluation(nn.Module):
         self.sparsity.reset()
         self.decorrelation.reset()
 
-    def update(self, x: Tensor, output: AutoencoderOutput, decorrelation: bool) -> None:
+    def update(
+        self, x: Tensor, output: AutoencoderOutput, decorrelation: bool, layout: Layout = WHOLE
+    ) -> None:
         """Take one batch `(rows, input_dim)` and what the autoencoder made of it.
 
         Args:
             x: What the autoencoder saw.
             output: What it gave.
             decorrelation: Whether to measure that penalty, which costs more than the rest.
+            layout: The processes with the other latents; each row counts once.
         """
         self.reconstruction.update(output.reconstruction, x)
-        self.sparsity.update(output.latents)
-        freedom = len(x) - 1 if decorrelation else 0
-        penalty = decorrelation_loss(output.latents) if freedom else x.new_zeros(())
+        self.sparsity.update(output.latents, layout)
+        freedom = max(0, len(x) - 1) if decorrelation else 0
+        penalty = (
+            decorrelation_loss(output.latents, slices=layout.latents)
+            if freedom
+            else x.new_zeros(())
+        )
         self.decorrelation.update(penalty, freedom)
 
     def compute(self, objective: Objective) -> dict[str, Tensor]:
@@ -64,12 +72,14 @@ class Evaluation(nn.Module):
         }
 
 
-def measure_batch(x: Tensor, output: AutoencoderOutput) -> dict[str, Tensor]:
+def measure_batch(
+    x: Tensor, output: AutoencoderOutput, latent_dim: int, layout: Layout = WHOLE
+) -> dict[str, Tensor]:
     """The metrics of one batch `(rows, input_dim)` over all processes, by their grouped names."""
     reconstruction = ReconstructionMetrics(x.shape[-1]).to(x.device)
     reconstruction.update(output.reconstruction, x)
-    sparsity = SparsityMetrics(output.latents.shape[-1]).to(x.device)
-    sparsity.update(output.latents)
+    sparsity = SparsityMetrics(latent_dim).to(x.device)
+    sparsity.update(output.latents, layout)
     measured = sparsity.compute()
     return {
         **{f"reconstruction/{name}": value for name, value in reconstruction.compute().items()},

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import Buffer
 
 from palinka.kernels.collectives import minimum_over, processes
+from palinka.kernels.layout import WHOLE, Layout
 
 
 class FiringClock(nn.Module):
@@ -24,10 +25,11 @@ class FiringClock(nn.Module):
         self.tokens_since = Buffer(torch.zeros(latent_dim, dtype=torch.int64))
 
     @torch.no_grad()
-    def update(self, latents: Tensor, group: dist.ProcessGroup | None = None) -> None:
-        """Take the latents of one step, `(tokens, latent_dim)`, as many on every process."""
-        self.tokens_since.add_(len(latents) * processes(group))
-        self.tokens_since.masked_fill_((latents != 0).any(dim=0), 0)
+    def update(self, latents: Tensor, layout: Layout = WHOLE) -> None:
+        """Take the own latents of one step, `(tokens, latents)`, as many on every process."""
+        self.tokens_since.add_(len(latents) * processes(layout.rows))
+        own = self.tokens_since[layout.own(len(self.tokens_since))]
+        own.masked_fill_((latents != 0).any(dim=0), 0)
 
     def synchronize(self, group: dist.ProcessGroup | None = None) -> None:
         """Make the counts those of the whole run; every process must call this."""

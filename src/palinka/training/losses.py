@@ -4,6 +4,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from palinka.kernels import squared_covariance
+from palinka.kernels.collectives import processes, sum_of_parts
 from palinka.kernels.precision import statistics_dtype
 
 
@@ -21,25 +22,32 @@ def reconstruction_loss(reconstruction: Tensor, target: Tensor) -> Tensor:
     return (reconstruction.to(dtype) - target.to(dtype)).square().mean()
 
 
-def sparsity_loss(latents: Tensor) -> Tensor:
+def sparsity_loss(latents: Tensor, slices: dist.ProcessGroup | None = None) -> Tensor:
     """Mean over all elements of the absolute value.
 
     Args:
         latents: `(…, latent_dim)`.
+        slices: Processes that hold the other latents of the same rows, as many each.
 
     Returns:
         A scalar, in float32 or better.
     """
-    return latents.abs().mean(dtype=statistics_dtype(latents.dtype))
+    mean = latents.abs().mean(dtype=statistics_dtype(latents.dtype))
+    return sum_of_parts(mean / processes(slices), slices)
 
 
-def decorrelation_loss(latents: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+def decorrelation_loss(
+    latents: Tensor,
+    group: dist.ProcessGroup | None = None,
+    slices: dist.ProcessGroup | None = None,
+) -> Tensor:
     """Sum over all ordered pairs of different latents of their squared unbiased covariance.
 
     Args:
         latents: `(…, latent_dim)`; every position but the last dimension's is one observation.
         group: Processes whose latents count as one batch, with gradients for data-parallel
             training, which averages them; every process must hold equally many.
+        slices: Processes that hold the other latents of the same rows.
 
     Returns:
         A scalar, in float32 or better.
@@ -47,4 +55,4 @@ def decorrelation_loss(latents: Tensor, group: dist.ProcessGroup | None = None) 
     Raises:
         InputError: If there are fewer than two observations.
     """
-    return squared_covariance(latents.reshape(-1, latents.shape[-1]), group)
+    return squared_covariance(latents.reshape(-1, latents.shape[-1]), group, slices)

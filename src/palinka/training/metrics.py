@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 from torchmetrics import Metric
 
+from palinka.kernels.layout import WHOLE, Layout
+
 
 class ReconstructionMetrics(Metric):
     """`mse`, `fvu`, `explained_variance` and `cosine` of reconstructions.
@@ -102,12 +104,14 @@ class SparsityMetrics(Metric):
         self.add_state("absolute_sum", zero.clone(), dist_reduce_fx="sum")
         self.add_state("fired", torch.zeros(latent_dim, dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, latents: Tensor) -> None:
-        """Take one batch of latents, `(…, latent_dim)`."""
+    def update(self, latents: Tensor, layout: Layout = WHOLE) -> None:
+        """Take one batch of this process's latents, `(…, latents)`."""
         latents = latents.detach().reshape(-1, latents.shape[-1])
-        self.rows += len(latents)
+        own = layout.own(len(self.fired))
+        if own.start == 0:  # of the processes with the same rows, one counts them
+            self.rows += len(latents)
         self.absolute_sum += latents.abs().sum(dtype=torch.float64)
-        self.fired += (latents != 0).sum(dim=0)
+        self.fired[own] += (latents != 0).sum(dim=0)
 
     def compute(self) -> dict[str, Tensor]:
         """The four values over everything that was taken in, on all processes."""

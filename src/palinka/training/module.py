@@ -6,7 +6,6 @@ from os import PathLike
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
@@ -16,8 +15,10 @@ from torch.optim import Optimizer
 
 from palinka.autoencoders import Autoencoder, AutoencoderOutput, InputScaling
 from palinka.autoencoders.base import positive_integer
+from palinka.autoencoders.sharded import ShardedAutoencoder
 from palinka.errors import InputError
 from palinka.kernels.collectives import processes, sum_over, world
+from palinka.kernels.layout import Layout
 from palinka.training.checkpoint import (
     check_cache,
     check_fit,
@@ -31,6 +32,7 @@ from palinka.training.constraints import normalize_rows, project_gradient
 from palinka.training.evaluation import Evaluation, measure_batch
 from palinka.training.firing import FiringClock
 from palinka.training.objective import Losses, Objective
+from palinka.training.sharding import divide
 from palinka.training.watch import ActivationWatch
 
 PROGRESS_BAR = frozenset({"loss/total", "reconstruction/fvu", "val/fvu"})
@@ -43,6 +45,11 @@ class SparseAutoencoderModule(LightningModule):
     and the metrics are those of the activations as the autoencoder sees them, which is after
     centering and scaling where the data asks for that; `encode`, `decode` and calling the module
     take and give raw activations.
+
+    Under Lightning's `ModelParallelStrategy` the latents are divided over the devices of its
+    `tensor_parallel` dimension, and the rows of a batch over those of `data_parallel`. Only
+    checkpoints know the latents whole then; `encode`, `decode` and calling the module wait for
+    one to be loaded on one device.
 
     Args:
         autoencoder: What is trained.
@@ -97,17 +104,19 @@ class SparseAutoencoderModule(LightningModule):
         self.evaluation = Evaluation(input_dim, latent_dim)
         self.watch = ActivationWatch()
         self._scaling_was_loaded = False
+        # No module of its own: the parameters stay the autoencoder's.
+        self._sharded: ShardedAutoencoder | None = None
         # DDP would overwrite every process's own counts with those of the first, at every step.
         own = [name for name, _ in self.named_buffers() if not name.startswith("autoencoder.")]
         self._ddp_params_and_buffers_to_ignore = own
 
     def encode(self, x: Tensor) -> Tensor:
         """Raw activations `(…, input_dim)` to latents `(…, latent_dim)`."""
-        return self.autoencoder.encode(self._scaled(x))
+        return self._whole().encode(self._scaled(x))
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents `(…, latent_dim)` to raw activations `(…, input_dim)`."""
-        return self.scaling.inverse(self.autoencoder.decode(latents))
+        return self.scaling.inverse(self._whole().decode(latents))
 
     def forward(self, x: Tensor) -> AutoencoderOutput:
         """Encode and decode raw activations `(…, input_dim)`."""
@@ -122,6 +131,11 @@ class SparseAutoencoderModule(LightningModule):
         if statistics is not None:
             mean = torch.as_tensor(statistics.mean, dtype=self.scaling.mean.dtype)
             self.scaling.set(mean, float(statistics.scale))
+
+    def configure_model(self) -> None:
+        """Divide the latents over devices where the trainer's strategy has a mesh of them."""
+        if self.device_mesh is not None and self._sharded is None:
+            self._sharded = divide(self.autoencoder, self.device_mesh, self.trainer)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer over the autoencoder's parameters, and its schedule if there is one."""
@@ -141,14 +155,19 @@ class SparseAutoencoderModule(LightningModule):
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """The loss of one batch, as if the batches of all processes were one."""
-        group = world()
+        layout = self._layout
         x = self._watched(batch)
-        output = self.autoencoder(x)
-        losses = self.objective(x, output, self.global_step, group)
-        self.firing.update(output.latents, group)
+        output = self._output(x, batch_idx)
+        losses = self.objective(x, output, self.global_step, layout)
+        self.firing.update(output.latents, layout)
         if self._logs_this_step():
-            self._log_step(x, output, losses, group)
+            self._log_step(x, output, losses, layout)
         return losses.total
+
+    def on_after_backward(self) -> None:
+        """Where the strategy leaves it to us, make the gradient that of all devices' rows."""
+        if self._sharded is not None:
+            self._sharded.average_gradients()
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Where rows keep norm 1, leave only the part of the gradient that keeps it."""
@@ -163,7 +182,7 @@ class SparseAutoencoderModule(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Do not end on activations that could not be read."""
-        self.watch.check(world())
+        self.watch.check(self._layout.rows)
 
     def on_train_end(self) -> None:
         """Leave every process with the whole run's firing counts."""
@@ -176,7 +195,9 @@ class SparseAutoencoderModule(LightningModule):
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         """Measure one batch of the validation split."""
         x = self._watched(batch)
-        self.evaluation.update(x, self.autoencoder(x), self.objective.decorrelation_weight > 0)
+        output = self._output(x, batch_idx)
+        decorrelation = self.objective.decorrelation_weight > 0
+        self.evaluation.update(x, output, decorrelation, self._layout)
 
     def on_validation_epoch_end(self) -> None:
         """Log what was measured."""
@@ -206,7 +227,7 @@ class SparseAutoencoderModule(LightningModule):
         """Add what identifies the data, and the firing counts of all processes."""
         # Afterwards `on_train_end` has done both, and the processes no longer wait for each other.
         if self.trainer.state.status == TrainerStatus.RUNNING:
-            self.watch.check(world())
+            self.watch.check(self._layout.rows)
             self.firing.synchronize(world())
         if "state_dict" in checkpoint:
             checkpoint["state_dict"]["firing.tokens_since"] = self.firing.tokens_since
@@ -219,6 +240,8 @@ class SparseAutoencoderModule(LightningModule):
         """Refuse a checkpoint of another autoencoder, or to go on training on other rows."""
         trainer = self._trainer
         resume = trainer is not None and trainer.state.fn == TrainerFn.FITTING
+        # A strategy that divides the latents has taken the weights out, and loaded them itself.
+        checkpoint = {"state_dict": self.state_dict(), **checkpoint}
         self._check(checkpoint, getattr(trainer, "datamodule", None), resume)
         self._scaling_was_loaded = True
 
@@ -257,6 +280,28 @@ class SparseAutoencoderModule(LightningModule):
         """What the data module says of itself; None where it does not, or there is none."""
         return getattr(getattr(self.trainer, "datamodule", None), name, None)
 
+    @property
+    def _layout(self) -> Layout:
+        """Who has the other rows of the batch, and who the other latents."""
+        return Layout(rows=world()) if self._sharded is None else self._sharded.layout
+
+    def _output(self, x: Tensor, batch_idx: int) -> AutoencoderOutput:
+        """What the autoencoder makes of a batch; of divided latents, those of this process."""
+        if self._sharded is None:
+            output: AutoencoderOutput = self.autoencoder(x)
+            return output
+        if batch_idx == 0:
+            self._sharded.check_rows(x)
+        return self._sharded(x)
+
+    def _whole(self) -> Autoencoder:
+        if self._sharded is not None:
+            raise InputError(
+                "no device holds all latents of this run: load its checkpoint on one device,"
+                " or run palinka analyze with it"
+            )
+        return self.autoencoder
+
     def _scaled(self, x: Tensor) -> Tensor:
         self.autoencoder.check_width(x, self.autoencoder.input_dim, "activations")
         scaled: Tensor = self.scaling(x.to(self.scaling.mean.dtype))
@@ -277,31 +322,32 @@ class SparseAutoencoderModule(LightningModule):
         x: Tensor,
         output: AutoencoderOutput,
         losses: Losses,
-        group: dist.ProcessGroup | None,
+        layout: Layout,
     ) -> None:
         """Log the losses and metrics of this step's batch, over all processes."""
-        self.watch.check(group)
+        self.watch.check(layout.rows)
         values = torch.stack([term.detach().double() for term in losses])
-        terms = dict(zip(Losses._fields, sum_over(values, group) / processes(group), strict=True))
+        means = sum_over(values, layout.rows) / processes(layout.rows)
+        terms = dict(zip(Losses._fields, means, strict=True))
         total = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(total):
             raise InputError(
                 f"the loss is {float(total)} at step {self.global_step} although the activations"
                 " are finite: training diverged; use a lower learning rate"
             )
-        self.firing.synchronize(group)
+        self.firing.synchronize(world())
         self._log_values(
             {
                 "loss/total": total,
                 **{f"loss/{name}": value for name, value in terms.items()},
-                **measure_batch(x, output),
+                **measure_batch(x, output, self.autoencoder.latent_dim, layout),
                 "sparsity/dead": self.firing.dead(self.dead_after_tokens).double().mean(),
             },
             batch_size=len(x),
         )
 
     def _log_evaluation(self, split: str) -> None:
-        self.watch.check(world())
+        self.watch.check(self._layout.rows)
         values = self.evaluation.compute(self.objective)
         self._log_values({f"{split}/{n}": v for n, v in values.items()}, sync_dist=True)
 

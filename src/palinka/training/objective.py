@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from palinka.autoencoders import AutoencoderOutput
 from palinka.errors import InputError
+from palinka.kernels.layout import WHOLE, Layout
 from palinka.training.losses import decorrelation_loss, reconstruction_loss, sparsity_loss
 
 
@@ -48,7 +48,7 @@ class Objective:
         x: Tensor,
         output: AutoencoderOutput,
         step: int,
-        group: dist.ProcessGroup | None = None,
+        layout: Layout = WHOLE,
     ) -> Losses:
         """The losses of a batch `(rows, input_dim)` after `step` optimizer steps.
 
@@ -56,7 +56,7 @@ class Objective:
             x: What the autoencoder saw.
             output: What it gave.
             step: Number of optimizer steps taken so far.
-            group: Processes whose batches count as one.
+            layout: The processes whose batches count as one, and those with the other latents.
         """
         reconstruction = reconstruction_loss(output.reconstruction, x)
         sparsity = self.sparsity_weight * linear_warmup(step, self.sparsity_warmup_steps)
@@ -65,9 +65,10 @@ class Objective:
         )
         return Losses(
             reconstruction=reconstruction,
-            sparsity=sparsity * sparsity_loss(output.latents),
+            sparsity=sparsity * sparsity_loss(output.latents, layout.latents),
             # By far the most expensive term, so not for nothing.
-            decorrelation=decorrelation * decorrelation_loss(output.latents, group)
+            decorrelation=decorrelation
+            * decorrelation_loss(output.latents, layout.rows, layout.latents)
             if decorrelation > 0
             else torch.zeros_like(reconstruction),
         )

@@ -1,0 +1,151 @@
+"""An autoencoder too wide for one device, its latents divided over several.
+
+Each process holds an equal slice of the dictionary and of the encoder's bias, as `DTensor`s, so
+that optimizers, gradient clipping and checkpoints see the parameters whole. The passes themselves
+compute with the plain local tensors: a process encodes to its own latents, the processes agree on
+the k-th largest value of each row, and the parts of the reconstruction are summed up.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.nn import functional
+
+from palinka.autoencoders.base import Autoencoder, AutoencoderOutput
+from palinka.autoencoders.ksparse import KSparseAutoencoder
+from palinka.errors import InputError
+from palinka.kernels import keep_top_k
+from palinka.kernels.collectives import (
+    gather_columns,
+    processes,
+    sum_of_parts,
+    sum_over,
+    used_in_parts,
+)
+from palinka.kernels.layout import Layout
+
+ROWS, LATENTS = "data_parallel", "tensor_parallel"
+# The parameters with one row for each latent; every process holds all of the others.
+SLICED = frozenset({"encoder.weight", "encoder.bias", "decoder_weight"})
+
+
+class ShardedAutoencoder:
+    """The passes of one autoencoder, each process computing its own slice of the latents.
+
+    The autoencoder's parameters are replaced by `DTensor`s, so that it cannot compute by itself
+    any longer. They are those of the first process that holds a slice. All processes of
+    `layout.latents` take the same rows.
+
+    Args:
+        autoencoder: What to divide, with the same settings on every process.
+        mesh: The devices, with the dimensions `data_parallel` and `tensor_parallel`.
+
+    Attributes:
+        layout: The processes with the other rows, and those with the other latents.
+
+    Raises:
+        InputError: If it is of a class that cannot be divided, or has a number of latents that
+            the devices do not divide.
+
+    Source:
+        Shoeybi et al. (2019), Megatron-LM, arXiv 1909.08053, for where a sum over processes in
+        one direction is the identity in the other.
+    """
+
+    def __init__(self, autoencoder: Autoencoder, mesh: DeviceMesh) -> None:
+        # A subclass may compute something else.
+        if type(autoencoder) is not KSparseAutoencoder:
+            raise InputError(
+                f"a {type(autoencoder).__name__} cannot be divided over devices along its latents:"
+                " use a KSparseAutoencoder, or another trainer.strategy"
+            )
+        self.autoencoder: KSparseAutoencoder = autoencoder
+        self.layout = Layout(rows=_group(mesh, ROWS), latents=_group(mesh, LATENTS))
+        devices = processes(self.layout.latents)
+        if autoencoder.latent_dim % devices:
+            raise InputError(
+                f"latent_dim {autoencoder.latent_dim} cannot be divided over {devices} devices:"
+                f" make it a multiple of {devices}, or change tensor_parallel_size"
+            )
+        for name, parameter in list(autoencoder.named_parameters()):
+            owner, _, attribute = name.rpartition(".")
+            divided = self._divided(parameter, mesh, sliced=name in SLICED)
+            setattr(autoencoder.get_submodule(owner), attribute, divided)
+
+    def __call__(self, x: Tensor) -> AutoencoderOutput:
+        """Encode and decode activations `(…, input_dim)`; of the latents, give the own ones."""
+        latents = self.encode(x)
+        return AutoencoderOutput(reconstruction=self.decode(latents), latents=latents)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Activations `(…, input_dim)` to the own latents `(…, latent_dim / devices)`."""
+        autoencoder = self.autoencoder
+        autoencoder.check_width(x, autoencoder.input_dim, "activations")
+        if autoencoder.decoder_bias is not None:
+            x = x - used_in_parts(_local(autoencoder.decoder_bias), self.layout.latents)
+        bias = None if autoencoder.encoder.bias is None else _local(autoencoder.encoder.bias)
+        values = torch.relu(functional.linear(x, _local(autoencoder.encoder.weight), bias))
+        return keep_top_k(values, autoencoder.k, self.layout.latents)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """The own latents `(…, latent_dim / devices)` to activations `(…, input_dim)`."""
+        part = functional.linear(latents, _local(self.autoencoder.dictionary).T)
+        whole = sum_of_parts(part, self.layout.latents)
+        bias = self.autoencoder.decoder_bias
+        return whole if bias is None else whole + _local(bias).to(whole.dtype)
+
+    @torch.no_grad()
+    def average_gradients(self) -> None:
+        """Make the gradients those of all rows, after each backward pass.
+
+        What has been averaged before stays what it is, so that gradients may accumulate.
+        """
+        if self.layout.rows is None:
+            return
+        for parameter in self.autoencoder.parameters():
+            if parameter.grad is not None:
+                own = _local(parameter.grad).div_(processes(self.layout.rows))
+                sum_over(own, self.layout.rows)
+
+    def check_rows(self, x: Tensor) -> None:
+        """Make sure that all processes of `layout.latents` were given the same rows.
+
+        Raises:
+            InputError: On every one of them, if they were not.
+        """
+        numbers = x.detach().double().nan_to_num()
+        mark = torch.stack([numbers.sum(), numbers.new_tensor(len(x))])[:, None]
+        marks = gather_columns(mark, self.layout.latents)
+        if not torch.equal(marks, mark.expand_as(marks)):
+            raise InputError(
+                "the devices that hold one dictionary's latents were given different rows: a data"
+                " module divides rows by trainer.distributed_sampler_kwargs, not by the rank"
+            )
+
+    @torch.no_grad()
+    def _divided(self, parameter: nn.Parameter, mesh: DeviceMesh, *, sliced: bool) -> nn.Parameter:
+        """The parameter with only the own slice of it on this process's device."""
+        own = self.layout.own(len(parameter)) if sliced else slice(None)
+        local = parameter.detach()[own].to(mesh.device_type, copy=True)
+        # Whoever holds the same begins with the same, however the processes were seeded.
+        for group in (self.layout.rows, None if sliced else self.layout.latents):
+            if group is not None:
+                dist.broadcast(local, group=group, group_src=0)
+        placements = [Replicate(), Shard(0) if sliced else Replicate()]
+        return nn.Parameter(
+            DTensor.from_local(local, mesh, placements), requires_grad=parameter.requires_grad
+        )
+
+
+def _group(mesh: DeviceMesh, dimension: str) -> dist.ProcessGroup | None:
+    part = mesh[dimension]
+    return part.get_group() if part.size() > 1 else None
+
+
+def _local(parameter: Tensor) -> Tensor:
+    """What this process holds of a parameter, not a copy; the gradient passes."""
+    assert isinstance(parameter, DTensor)
+    local: Tensor = parameter.to_local()
+    return local

@@ -102,7 +102,7 @@ class Harvests:
         self.kind = kind
         self._folder = folder
         process = self.start("whole")
-        began = wait_until_at_work(self.caches("whole"), process)
+        began = wait_until_it_writes(self.caches("whole"), process)
         self.end_well("whole", process)
         self.seconds = time.perf_counter() - began
         self.expected = content(self.caches("whole"))
@@ -137,15 +137,26 @@ def content(folder: Path) -> dict[str, bytes]:
     }
 
 
-def wait_until_at_work(caches: Path, process: Process) -> float:
-    """When the process began with its first shard, long after its imports."""
+def wait_until_it_writes(caches: Path, process: Process) -> float:
+    """When the process writes its first rows, long after its imports."""
+    shards = len(list(caches.glob("*/shard-*.safetensors")))
     while not process.ended():
+        if len(list(caches.glob("*/shard-*.safetensors"))) > shards:
+            break
         for cache in caches.glob("*"):
             with unattended(cache) as free:
-                if not free:
+                # What a dead process wrote is gone by the time that another is at work.
+                if not free and any(map(has_bytes, cache.glob("shard-*.safetensors.tmp"))):
                     return time.perf_counter()
         time.sleep(0.001)
     return time.perf_counter()
+
+
+def has_bytes(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:
+        return False
 
 
 def check_whole_or_nothing(folder: Path) -> int:
@@ -174,10 +185,9 @@ def test_killed_at_any_moment_and_started_again_the_cache_is_the_same(
         process = harvests.start(name)
         started += 1
         assert started < 4 * wanted
-        wait_until_at_work(harvests.caches(name), process)
+        wait_until_it_writes(harvests.caches(name), process)
         if len(kills) < wanted:
-            # Loading the model takes its time, however little is left to harvest.
-            left = max(0.5, 1 - harvests.shards(name) / SHARDS)
+            left = 1 - harvests.shards(name) / SHARDS
             time.sleep(harvests.seconds * left * moments.random())
             process.kill()
         if process.status() == -signal.SIGKILL:
@@ -194,7 +204,7 @@ def test_killed_at_any_moment_and_started_again_the_cache_is_the_same(
 
 def test_one_of_two_harvests_at_once_is_killed(harvests: Harvests) -> None:
     one, other = harvests.start("both"), harvests.start("both")
-    wait_until_at_work(harvests.caches("both"), one)
+    wait_until_it_writes(harvests.caches("both"), one)
     time.sleep(harvests.seconds * random.Random(1).uniform(0, 0.5))
     one.kill()
     print("killed" if one.status() == -signal.SIGKILL else "ended", harvests.shards("both"))
@@ -217,7 +227,7 @@ def test_a_device_is_killed_and_the_harvest_goes_on(harvests: Harvests) -> None:
     devices = ["--trainer.devices=2", "--trainer.strategy=ddp"]
     process = harvests.start("two", *devices)
     assert isinstance(process, Fresh)
-    wait_until_at_work(harvests.caches("two"), process)
+    wait_until_it_writes(harvests.caches("two"), process)
     for child in children(process.pid):
         os.kill(child, signal.SIGKILL)
     assert process.status() != 0

@@ -52,7 +52,6 @@ def test_every_kind_of_damage_is_named_however_many_threads_there_are(
 ) -> None:
     cache = corpus(blocks=40).write(tmp_path)
     monkeypatch.setattr(checksums, "_MOST_THREADS", threads)
-    monkeypatch.setattr(checksums.os, "cpu_count", lambda: threads)
     monkeypatch.setattr(checksums, "_PIECE_BYTES", 100)  # several pieces a shard
     cache.verify()
     for index in (17, 3, 9):

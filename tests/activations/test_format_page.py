@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from palinka.activations.permutation import permutation
+from palinka.activations.writer import CacheWriter
 
 if TYPE_CHECKING:
     from conftest import SmallCorpus
@@ -53,6 +54,29 @@ def test_a_reader_written_from_the_page_finds_every_row(
             assert index[place] == expected
             assert tokens[expected] == tokens_before + expected == activations[place, 0]
         tokens_before += blocks * length
+
+
+def test_an_unfinished_cache_says_what_the_page_says(
+    corpus: "Callable[..., SmallCorpus]", tmp_path: Path
+) -> None:
+    small = corpus()
+    writer = CacheWriter(tmp_path, small.key)
+    with writer.claim(1) as shard:
+        assert shard is not None
+        shard.write(*small.shard(1))
+    names = ["harvest.json", "shard-00001.json", "shard-00001.safetensors"]
+    assert sorted(path.name for path in writer.folder.iterdir()) == names
+    content = (writer.folder / "harvest.json").read_bytes()
+    described = json.loads(content)
+    assert described.pop("checksum") == hashlib.sha256(content[:-81]).hexdigest()
+    folder = small.write(tmp_path).folder
+    assert not (folder / "harvest.json").exists()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert described == {
+        "format": "palinka-activations-harvest",
+        "version": 1,
+        **{name: manifest[name] for name in ("key", "layout", "settings")},
+    }
 
 
 def test_the_page_gives_the_example_that_the_code_gives(repository: Path) -> None:

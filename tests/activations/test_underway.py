@@ -4,13 +4,15 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from palinka.activations import underway
 from palinka.activations.cache import Cache
-from palinka.activations.files import replacement
+from palinka.activations.files import Replacement, replacement
 from palinka.activations.underway import attend, read_description, unattended
 from palinka.activations.writer import CacheWriter, tidy
 from palinka.errors import InputError
@@ -97,6 +99,27 @@ def test_all_who_begin_at_once_are_at_work_on_one_description(
             os.close(descriptors.pop())
         assert names(folder) == ["harvest.json"]
         assert is_free(folder)
+
+
+def test_a_description_is_not_written_twice(
+    corpus: "Callable[..., SmallCorpus]", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = corpus().key
+    others: list[int] = []
+
+    def late(path: Path, *, wait: bool) -> AbstractContextManager[Replacement | None]:
+        """Another process comes between the look at the description and its writing."""
+        monkeypatch.undo()
+        others.append(attend(tmp_path, key))
+        return replacement(path, wait=wait)
+
+    monkeypatch.setattr(underway, "replacement", late)
+    mine = attend(tmp_path, key)
+    assert os.path.samestat(os.fstat(mine), os.fstat(others[0]))
+    os.close(mine)
+    assert not is_free(tmp_path)
+    os.close(others[0])
+    assert is_free(tmp_path)
 
 
 def test_a_description_that_went_away_is_written_again(

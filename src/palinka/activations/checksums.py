@@ -17,7 +17,7 @@ from palinka.progress import progress
 
 # Fits into the processor's cache, and is hashed without holding Python's lock.
 _PIECE_BYTES = 2**20
-# With this many a disk is busy, and so is memory.
+# More than there are processors: some wait for the disk while others hash.
 _MOST_THREADS = 8
 
 
@@ -33,7 +33,7 @@ def check_shards(folder: Path, expected: Mapping[ShardShape, str]) -> None:
             match; the message names every such file.
     """
     check = _Check(folder, expected)
-    threads = min(_MOST_THREADS, os.cpu_count() or 1, len(expected))
+    threads = min(_MOST_THREADS, len(expected))
     with (
         progress(
             "checking the cache", sum(shape.bytes for shape in expected), "bytes"
@@ -92,6 +92,8 @@ class _Check:
         descriptor = open_shard(self.folder, shape)
         try:
             with told_apart(self.folder / shard_name(shape.index)):
+                if hasattr(os, "posix_fadvise"):  # not on macOS
+                    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
                 while not self.stop.is_set() and (count := read_some(descriptor, buffer, offset)):
                     digest.update(buffer[:count])
                     offset += count

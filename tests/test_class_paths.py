@@ -168,6 +168,48 @@ def test_an_entry_of_an_analysis_holds_plain_values(
         assert not (folder / "planted").exists()
 
 
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("data.site", None),
+        ("data.context_length", None),
+        ("data.language_model", None),
+        ("data.language_model.dtype", None),
+        ("model.sparsity_weight", None),
+        ("model.optimizer", None),
+        ("model.optimizer", {"class_path": "torch.optim.Adam", "init_args": {"lr": None}}),
+        ("model.autoencoder", {"class_path": "KSparseAutoencoder", "init_args": {"tied": None}}),
+        ("data.corpus", {"class_path": "TextFiles", "init_args": {"path": "x", "pattern": None}}),
+    ],
+)
+def test_null_stands_only_where_it_is_expected(
+    place: str, value: Any, folder: Path, parser: Any
+) -> None:
+    (folder / "config.yaml").write_text(yaml.safe_dump(nested(place, value)))
+    with pytest.raises(InputError, match=r"null|None"):
+        parser.parse_args(files_first(["fit", "--config", "config.yaml"]))
+
+
+@pytest.mark.parametrize("place", ["data.corpus", "data.batch_size", "model.autoencoder.k"])
+def test_null_is_taken_where_it_is_expected(place: str, folder: Path, parser: Any) -> None:
+    (folder / "config.yaml").write_text(yaml.safe_dump(nested(place, None)))
+    parser.parse_args(files_first(["fit", "--config", "config.yaml"]))
+
+
+@pytest.mark.parametrize("text", ["!!int abc", "!!timestamp yesterday", "!!bool maybe", "[" * 9000])
+def test_yaml_that_cannot_be_built(text: str, folder: Path, parser: Any) -> None:
+    (folder / "config.yaml").write_text(f"data: {{seed: {text}}}")
+    with pytest.raises(InputError) as caught:
+        parser.parse_args(files_first(["fit", "--config", "config.yaml"]))
+    assert str(caught.value).isprintable()
+
+
+def test_a_configuration_in_another_encoding(folder: Path, parser: Any) -> None:
+    (folder / "config.yaml").write_bytes("data: {site: é}".encode("latin-1"))
+    with pytest.raises(InputError, match="not UTF-8"):
+        parser.parse_args(files_first(["fit", "--config", "config.yaml"]))
+
+
 def test_what_a_logger_passes_on_is_not_made(folder: Path, parser: Any) -> None:
     logger = {
         "class_path": "TensorBoardLogger",

@@ -1,9 +1,9 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar
 
 import pytest
 
-from palinka.plain_values import misfit
+from palinka.plain_values import admits_null, misfit
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,13 @@ from palinka.plain_values import misfit
 )  # fmt: skip
 def test_what_is_expected_instead(value: object, hint: Any, expected: str | None) -> None:
     assert misfit(value, hint) == expected
+
+
+@pytest.mark.parametrize("hint", [None, Any, int | None, list[int] | None, object, TypeVar("T")])
+def test_hints_that_admit_null(hint: Any) -> None:
+    assert admits_null(hint)
+
+
+@pytest.mark.parametrize("hint", [int, int | str, list[int], Callable[[int], int], Literal["a"]])
+def test_hints_that_do_not(hint: Any) -> None:
+    assert not admits_null(hint)

@@ -33,6 +33,13 @@ def test_documents_beyond_the_bounds(text: str, problem: str) -> None:
         check_bounds(text, MOST)
 
 
+def test_a_list_may_be_bounded_by_itself() -> None:
+    text = f"a: {[0] * 40}\nb: {[[1] * 20] * 2}".ljust(2 * DEEPEST)
+    check_bounds(text, MOST, longest=40)
+    with pytest.raises(UnboundedError, match="a list of more than 39 values"):
+        check_bounds(text, MOST, longest=39)
+
+
 @pytest.mark.parametrize(
     "text",
     [

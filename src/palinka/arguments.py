@@ -11,11 +11,15 @@ import yaml
 from jsonargparse import Namespace, get_loader, set_loader, set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser
 
+from palinka.configured_classes import check_classes, imported
 from palinka.errors import InputError
+from palinka.plain_values import admits_null
 from palinka.yaml_bounds import check_bounds
 
-# Far more than any configuration has; every value is copied many times while it is parsed.
-_MOST_VALUES = 20_000
+# More than a configuration has. The parser copies a whole list for every one of its values: a
+# thousand take it ten seconds.
+_MOST_VALUES = 2_000
+_LONGEST_LIST = 250
 
 # A value may name a class only where one is expected. Its module is imported before the class
 # can be looked at, so nothing that comes with Python is: no autoencoder or callback lives there.
@@ -40,8 +44,11 @@ def _bounded(load: Callable[[str], Any]) -> Callable[[str], Any]:
     """A loader of YAML that refuses what is nested too deeply or stands for too many values."""
 
     def load_bounded(text: str) -> Any:
-        check_bounds(text, _MOST_VALUES)
-        return load(text)
+        check_bounds(text, _MOST_VALUES, _LONGEST_LIST)
+        try:
+            return load(text)
+        except (ValueError, TypeError, AttributeError) as error:  # such as of `!!int x`
+            raise yaml.YAMLError(f"a tag does not fit its value: {error}") from error
 
     return load_bounded
 
@@ -64,8 +71,21 @@ class ArgumentParser(LightningArgumentParser):
             raise InputError(
                 f"a configuration is not UTF-8 (byte {error.start} cannot be decoded); convert it"
             ) from error
-        _check_class_paths(settings, "")
+        check_classes(settings)
+        self._check_nulls(settings)
         return settings
+
+    def _check_nulls(self, settings: Namespace) -> None:
+        """Refuse null where it is neither expected nor the default; the parser takes it anywhere.
+
+        Raises:
+            InputError: If there is one.
+        """
+        for action in self._actions:
+            hint = getattr(action, "_typehint", None)
+            given = action.dest in settings and settings[action.dest] is None
+            if given and action.default is not None and not admits_null(hint):
+                raise InputError(f"{action.dest} is null; give a value, or leave it out")
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Refuse the command line.
@@ -87,41 +107,11 @@ class ArgumentParser(LightningArgumentParser):
         raise InputError(line) from ex
 
 
-def _check_class_paths(value: Any, key: str) -> None:
-    """Make sure that every `class_path` names a class.
-
-    Where a callable is expected, the parser would take any function there, `torch.load` too,
-    and call it with the `init_args`.
-
-    Raises:
-        InputError: If one names anything else.
-    """
-    if isinstance(value, (Namespace, dict)):
-        path = value.get("class_path")
-        if isinstance(path, str) and not inspect.isclass(_imported(path)):
-            raise InputError(f"{key}: class_path is {path!r}, which is no class; give a class")
-        for name, inner in list(
-            vars(value).items() if isinstance(value, Namespace) else value.items()
-        ):
-            _check_class_paths(inner, f"{key}.{name}" if key else str(name))
-    elif isinstance(value, (list, tuple)):
-        for inner in value:
-            _check_class_paths(inner, key)
-
-
-def _imported(path: str) -> Any:
-    """What a path stands for among what has been imported; nothing is imported for it."""
-    module, _, name = path.rpartition(".")
-    if module in sys.modules:
-        return getattr(sys.modules[module], name, None)
-    return getattr(_imported(module), name, None) if module else None
-
-
 def _valid_names(parser: ArgumentParser, message: str) -> set[str]:
     """What may stand where the unknown name stood: a class's parameters, or the options."""
     of_class = _CLASS_PATH.search(message)
     if of_class:
-        named = _imported(of_class["path"])
+        named = imported(of_class["path"])
         return set(inspect.signature(named).parameters) if inspect.isclass(named) else set()
     names: set[str] = set()
     for action in _leaves(parser):

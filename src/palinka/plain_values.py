@@ -35,6 +35,11 @@ def misfit(value: Any, hint: Any) -> str | None:
     )
 
 
+def admits_null(hint: Any) -> bool:
+    """Whether null may stand where a type hint stands; also where the hint says nothing."""
+    return any(choice in (NoneType, object, Any, None) for choice in _choices(hint))
+
+
 def _choices(hint: Any) -> list[Any]:
     """The alternatives that a type hint gives: types, and single values."""
     origin = get_origin(hint)

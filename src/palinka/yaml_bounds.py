@@ -13,7 +13,7 @@ class UnboundedError(yaml.YAMLError):
     """A document beyond the bounds, in one line."""
 
 
-def check_bounds(text: str, most: int) -> None:
+def check_bounds(text: str, most: int, longest: int | None = None) -> None:
     """Go through a YAML document event by event, which builds nothing.
 
     Texts inside of the document are held to the same bounds: an option's text may be read as
@@ -22,25 +22,27 @@ def check_bounds(text: str, most: int) -> None:
     Args:
         text: The document. What is wrong with it otherwise is left to its reader.
         most: How many values it may stand for once its aliases are written out.
+        longest: How many values a single list or mapping may have, keys included.
 
     Raises:
         UnboundedError: If it is nested more than a hundred levels deep, stands for more values,
-            or has an alias inside of what the alias stands for.
+            has a longer list, or an alias inside of what the alias stands for.
     """
     if len(text) <= DEEPEST:
         return
     sizes: dict[str, int] = {}  # of what each finished anchor stands for
-    pending: list[tuple[str | None, int]] = []  # the open collections: anchor, values so far
+    # The open collections: anchor, values so far at any depth, and members.
+    pending: list[tuple[str | None, int, int]] = []
     total = 0
     try:
         for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
             size = 0
             if isinstance(event, yaml.CollectionStartEvent):
-                pending.append((event.anchor, 1))
+                pending.append((event.anchor, 1, 0))
                 if len(pending) > DEEPEST:
                     raise UnboundedError(f"nested more than {DEEPEST} levels deep")
             elif isinstance(event, yaml.CollectionEndEvent):
-                anchor, size = pending.pop()
+                anchor, size, _ = pending.pop()
                 if anchor is not None:
                     sizes[anchor] = size
             elif isinstance(event, yaml.ScalarEvent):
@@ -48,16 +50,18 @@ def check_bounds(text: str, most: int) -> None:
                 if event.anchor is not None:
                     sizes[event.anchor] = 1
                 if len(event.value) < len(text):
-                    check_bounds(event.value, most)
+                    check_bounds(event.value, most, longest)
             elif isinstance(event, yaml.AliasEvent):
                 name = str(event.anchor)
-                if any(anchor == name for anchor, _ in pending):
+                if any(anchor == name for anchor, *_ in pending):
                     raise UnboundedError(f"the alias *{name} stands inside of itself")
                 size = sizes.get(name, 1)
-            if pending:
-                anchor, before = pending[-1]
-                pending[-1] = (anchor, before + size)
+            if pending and size:
+                anchor, before, members = pending[-1]
+                pending[-1] = (anchor, before + size, members + 1)
                 total = before + size
+                if longest is not None and members >= longest:
+                    raise UnboundedError(f"it has a list of more than {longest} values")
             if total > most:
                 raise UnboundedError(f"it stands for more than {most} values")
     except UnboundedError:

@@ -1,6 +1,6 @@
 """One entry of the list `analyses` in a configuration."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from jsonargparse.typing import Path_fr
 
@@ -27,6 +27,9 @@ class HeatmapEntry:
     text: Path_fr | None = None
     exponent: float | None = None
 
+    def __post_init__(self) -> None:
+        _check_nulls(self)
+
 
 @dataclass(frozen=True)
 class AnalysisEntry:
@@ -50,12 +53,20 @@ class AnalysisEntry:
     heatmaps: HeatmapEntry | None = None
 
     def __post_init__(self) -> None:
+        _check_nulls(self)
         usable = 0 < len(self.name) <= _LONGEST_NAME and not set(self.name) - set(_NAME_CHARACTERS)
         if not usable or self.name.startswith("."):
             raise InputError(
                 f"an analysis is named {self.name!r}; the name becomes a folder's, so use letters, "
                 f"digits, '-', '_' and '.', at most {_LONGEST_NAME} of them"
             )
+
+
+def _check_nulls(entry: "AnalysisEntry | HeatmapEntry") -> None:
+    """Null is there only by default: the parser of configurations takes it for anything."""
+    for each in fields(entry):
+        if getattr(entry, each.name) is None and each.default is not None:
+            raise InputError(f"an analysis has null for {each.name}; give a value")
 
 
 _LONGEST_NAME = 100

@@ -45,6 +45,9 @@ class LanguageModelSpec:
     device: str = "auto"
 
     def __post_init__(self) -> None:
+        for key, value in (("name", self.name), ("device", self.device)):
+            if not isinstance(value, str):
+                raise InputError(f"{key} of the language model is {value!r}; give text")
         if self.dtype not in DTYPES:
             raise InputError(f"dtype {self.dtype!r} for the model; give {', '.join(DTYPES)}")
 

@@ -1,7 +1,14 @@
 """What every test may need: one thread per test, a folder of its own, the real data."""
 
+import json
 import os
+import signal
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -40,3 +47,79 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     monkeypatch.setenv("PALINKA_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+class Commands:
+    """Runs commands of palinka in processes of their own, and kills them."""
+
+    def __init__(self, cache: Path) -> None:
+        self.served = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("forked_commands.py"))],
+            env={**os.environ, "PALINKA_CACHE": str(cache), "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, folder: Path, arguments: list[str], killed_after: float | None = None) -> int:
+        """Run a command and return its exit status.
+
+        Args:
+            folder: Where to run it.
+            arguments: What to run.
+            killed_after: So many seconds after its log folder is there.
+        """
+        return self.run_on(1, folder, arguments, killed_after)[0]
+
+    def run_on(
+        self,
+        processes: int,
+        folder: Path,
+        arguments: list[str],
+        killed_after: float | None = None,
+    ) -> list[int]:
+        """Run a command on several devices, a process each, and return their exit statuses.
+
+        Args:
+            processes: How many.
+            folder: Where to run it.
+            arguments: What to run.
+            killed_after: So many seconds after its log folder is there.
+        """
+        assert self.served.stdin is not None
+        assert self.served.stdout is not None
+        folder.mkdir(exist_ok=True)
+        environments = [{}]
+        if processes > 1:
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = str(free.getsockname()[1])
+            address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            environments = [{**address, "LOCAL_RANK": str(rank)} for rank in range(processes)]
+        request = {"arguments": arguments, "in": str(folder), "environments": environments}
+        self.served.stdin.write(json.dumps(request) + "\n")
+        self.served.stdin.flush()
+        pids = json.loads(self.served.stdout.readline())
+        if killed_after is not None:
+            begun = time.monotonic()
+            while not (folder / "lightning_logs").exists() and time.monotonic() - begun < 60:
+                time.sleep(0.002)
+            time.sleep(killed_after)
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        statuses: list[int] = json.loads(self.served.stdout.readline())
+        return statuses
+
+    def close(self) -> None:
+        assert self.served.stdin
+        self.served.stdin.close()
+        self.served.wait(20)
+
+
+@pytest.fixture(scope="session")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+    """Processes that share a cache, and begin with everything imported."""
+    commands = Commands(tmp_path_factory.mktemp("cache"))
+    yield commands
+    commands.close()

@@ -1,21 +1,24 @@
 """Runs commands of palinka in processes of their own, which begin with everything imported.
 
 Started by `test_resume.py` as a program: each line on standard input is a request, a JSON object
-with the `arguments` of a command and the folder to run it `in`. Answers are the process's number
-as soon as it is there, and then its exit status, negative for the signal that ended it.
+with the `arguments` of a command, the folder to run it `in`, and the `environments` of its
+processes, one for each. Answers are the processes' numbers as soon as they are there, and then
+their exit statuses, negative for the signal that ended one.
 """
 
 import json
 import os
 import sys
 import traceback
+from typing import Any, NoReturn
 
 import palinka.cli
 from palinka.__main__ import main
 
 
-def child(request: dict[str, object]) -> int:
-    os.chdir(str(request["in"]))
+def command(request: dict[str, Any], environment: dict[str, str]) -> int:
+    os.environ.update(environment)
+    os.chdir(request["in"])
     output = os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -23,23 +26,31 @@ def child(request: dict[str, object]) -> int:
     return main(sys.argv[1:])
 
 
+def child(request: dict[str, Any], environment: dict[str, str]) -> NoReturn:
+    status = 1
+    try:
+        status = command(request, environment)
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    except Exception:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
 def serve() -> None:
     for line in sys.stdin:
-        pid = os.fork()
-        if pid == 0:
-            status = 1
-            try:
-                status = child(json.loads(line))
-            except SystemExit as end:
-                status = end.code if isinstance(end.code, int) else 1
-            except Exception:
-                traceback.print_exc()
-            finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(status)
-        print(pid, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+        request = json.loads(line)
+        pids = []
+        for environment in request["environments"]:
+            pids.append(os.fork())
+            if pids[-1] == 0:
+                child(request, environment)
+        print(json.dumps(pids), flush=True)
+        statuses = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+        print(json.dumps(statuses), flush=True)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -9,9 +10,15 @@ from lightning.pytorch.callbacks import Callback
 
 
 class Stops(Callback):
-    """Ends the run `by` a signal or an exception, in the step after `after_steps`."""
+    """Ends the run `by` a signal or an exception, in the step after `after_steps`.
 
-    def __init__(self, by: str, after_steps: int, in_validation: bool = False) -> None:
+    On several devices each of the `ranks` is told to.
+    """
+
+    def __init__(
+        self, by: str, after_steps: int, in_validation: bool = False, ranks: Sequence[int] = (0,)
+    ) -> None:
+        self.ranks = ranks
         self.by = by
         self.after_steps = after_steps
         self.in_validation = in_validation
@@ -29,7 +36,7 @@ class Stops(Callback):
             self.stop(trainer)
 
     def stop(self, trainer: Trainer) -> None:
-        if trainer.global_step != self.after_steps:
+        if trainer.global_step != self.after_steps or trainer.global_rank not in self.ranks:
             return
         if self.by == "exception":
             raise RuntimeError("the callback has had enough")

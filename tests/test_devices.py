@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from palinka.__main__ import main
 
@@ -17,20 +18,7 @@ SMALL = [
     "--trainer.max_epochs=1",
     "--trainer.enable_progress_bar=false",
 ]
-
-
-def on_two_devices(command: str) -> str:
-    """What a command prints, in a process of its own, since it starts another like itself."""
-    options = ["--data.cache_dir=two", "--trainer.devices=2", "--trainer.strategy=ddp"]
-    ran = subprocess.run(
-        [sys.executable, "-m", "palinka", command, *SMALL, *options],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout
+TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -41,12 +29,37 @@ def content(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_two_devices_write_the_cache_of_one_and_end_a_fit_with_one_table(workspace: Path) -> None:
+def test_two_devices_write_the_cache_of_one(workspace: Path, commands: Any) -> None:
     assert main(["harvest", *SMALL, "--data.cache_dir=one"]) == 0
-    on_two_devices("harvest")
+    assert commands.run_on(2, workspace, ["harvest", *SMALL, *TWO, "--data.cache_dir=two"]) == [
+        0,
+        0,
+    ]
     assert content(workspace / "one") == content(workspace / "two")
 
-    printed = on_two_devices("fit")
-    assert printed.count("fraction of variance unexplained") == 1
-    assert printed.splitlines()[-1].endswith("tensorboard --logdir lightning_logs")
+
+def test_a_fit_starts_the_other_process_itself_and_ends_with_one_table(workspace: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "palinka", "fit", *SMALL, *TWO],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.count("fraction of variance unexplained") == 1
+    assert ran.stdout.splitlines()[-1].endswith("tensorboard --logdir lightning_logs")
     assert len(list((workspace / "lightning_logs").iterdir())) == 1
+
+
+def test_analyses_after_a_fit_run_once_while_nobody_waits(
+    workspace: Path, repository: Path, commands: Any
+) -> None:
+    config = repository / "configs" / "passage.yaml"
+    arguments = [f"--config={config}", "--trainer.max_epochs=4", "--trainer.accelerator=cpu"]
+    assert commands.run_on(2, workspace, ["fit", *arguments, *TWO]) == [0, 0]
+    output = (workspace / "output.txt").read_text()
+    assert output.count("results in") == 1
+    (run,) = (workspace / "lightning_logs").iterdir()
+    found = {path.name for path in (run / "analyses").iterdir()}
+    assert {"statistics", "geography", "training"} <= found

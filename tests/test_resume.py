@@ -1,15 +1,11 @@
 """A run that is killed, and started again, ends as the run that was never stopped."""
 
 import json
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,55 +46,6 @@ KINDS = {
         "--trainer.log_every_n_steps=2",
     ],
 }
-
-
-class Commands:
-    """Starts commands, and kills them."""
-
-    def __init__(self, cache: Path) -> None:
-        self.served = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("forked_commands.py"))],
-            env={**os.environ, "PALINKA_CACHE": str(cache), "OMP_NUM_THREADS": "1"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(self, folder: Path, arguments: list[str], killed_after: float | None = None) -> int:
-        """Run a command and return its exit status.
-
-        Args:
-            folder: Where to run it.
-            arguments: What to run.
-            killed_after: So many seconds after its log folder is there.
-        """
-        assert self.served.stdin is not None
-        assert self.served.stdout is not None
-        folder.mkdir(exist_ok=True)
-        request = json.dumps({"arguments": arguments, "in": str(folder)})
-        self.served.stdin.write(request + "\n")
-        self.served.stdin.flush()
-        pid = int(self.served.stdout.readline())
-        if killed_after is not None:
-            begun = time.monotonic()
-            while not (folder / "lightning_logs").exists() and time.monotonic() - begun < 60:
-                time.sleep(0.002)
-            time.sleep(killed_after)
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        return int(self.served.stdout.readline())
-
-    def close(self) -> None:
-        assert self.served.stdin
-        self.served.stdin.close()
-        self.served.wait(20)
-
-
-@pytest.fixture(scope="module")
-def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
-    commands = Commands(tmp_path_factory.mktemp("cache"))
-    yield commands
-    commands.close()
 
 
 def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
@@ -158,7 +105,7 @@ def assert_same_end(found: Path, expected: Path) -> None:
 
 @pytest.fixture(scope="module")
 def references(
-    commands: Commands, tmp_path_factory: pytest.TempPathFactory
+    commands: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, tuple[Path, float]]:
     """A run of each kind that was never stopped, and how many seconds it took."""
     ends = {}
@@ -184,7 +131,7 @@ def test_a_reference_run_is_what_it_should_be(references: dict[str, tuple[Path, 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_killed_anywhere_a_run_ends_the_same(
-    kind: str, commands: Commands, references: dict[str, tuple[Path, float]], tmp_path: Path
+    kind: str, commands: Any, references: dict[str, tuple[Path, float]], tmp_path: Path
 ) -> None:
     expected, seconds = references[kind]
     arguments = ["fit", *SMALL, *KINDS[kind], "--ckpt_path=last"]
@@ -216,7 +163,7 @@ def test_stopped_a_run_ends_the_same(
     in_validation: bool,
     status: int,
     saved: int,
-    commands: Commands,
+    commands: Any,
     references: dict[str, tuple[Path, float]],
     tmp_path: Path,
 ) -> None:
@@ -241,7 +188,7 @@ def test_stopped_a_run_ends_the_same(
 @pytest.mark.parametrize("damage", ["torn", "flipped", "both"])
 def test_a_damaged_checkpoint_is_passed_over(
     damage: str,
-    commands: Commands,
+    commands: Any,
     references: dict[str, tuple[Path, float]],
     tmp_path: Path,
 ) -> None:
@@ -263,7 +210,7 @@ def test_a_damaged_checkpoint_is_passed_over(
 
 
 def test_a_finished_run_goes_on_when_it_is_asked_for_more(
-    commands: Commands, references: dict[str, tuple[Path, float]], tmp_path: Path
+    commands: Any, references: dict[str, tuple[Path, float]], tmp_path: Path
 ) -> None:
     """Also where it ended in the middle of an epoch."""
     arguments = ["fit", *SMALL, *KINDS["every step"], "--ckpt_path=last"]
@@ -273,7 +220,7 @@ def test_a_finished_run_goes_on_when_it_is_asked_for_more(
 
 
 def test_another_checkpoint_begins_a_run_of_its_own(
-    commands: Commands, references: dict[str, tuple[Path, float]]
+    commands: Any, references: dict[str, tuple[Path, float]]
 ) -> None:
     folder = references["every step"][0]
     before = end_of(folder)
@@ -285,9 +232,65 @@ def test_another_checkpoint_begins_a_run_of_its_own(
     shutil.rmtree(folder / "lightning_logs/version_1")
 
 
+TWO_DEVICES = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=256"]
+
+
+@pytest.fixture(scope="module")
+def on_two(commands: Any, references: object, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on two devices that was never stopped, on the activations of the others."""
+    folder = tmp_path_factory.mktemp("two")
+    arguments = ["fit", *SMALL, *KINDS["accumulated"], *TWO_DEVICES]
+    assert commands.run_on(2, folder, arguments) == [0, 0], (folder / "output.txt").read_text()
+    return folder
+
+
+def test_two_devices_take_the_steps_of_one(
+    on_two: Path, references: dict[str, tuple[Path, float]]
+) -> None:
+    two, one = dict(flat(end_of(on_two))), dict(flat(end_of(references["accumulated"][0])))
+    assert two.keys() == one.keys()
+    for name, value in two.items():
+        if isinstance(value, tuple):
+            assert value[0] == one[name][0]
+            # Rounding may choose another latent, and Adam makes much of small gradients.
+            assert value[1] == pytest.approx(one[name][1], rel=1e-2, abs=1e-4)
+
+
+STOPS_ON_TWO = [
+    # how, after which step, which processes, their exit statuses, step of the checkpoint
+    pytest.param("SIGKILL", 5, (0, 1), [-9, -9], 4, marks=pytest.mark.slow),
+    pytest.param("SIGKILL", 6, (1,), [1, -9], 6, marks=pytest.mark.slow),
+    pytest.param("SIGTERM", 6, (0,), [143, 143], 7, marks=pytest.mark.slow),
+    ("SIGTERM", 2, (1,), [143, 143], 3),
+    pytest.param("SIGTERM", 9, (0, 1), [143, 143], 10, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("by", "after_steps", "ranks", "statuses", "saved"), STOPS_ON_TWO)
+def test_stopped_on_two_devices_a_run_ends_the_same(
+    by: str,
+    after_steps: int,
+    ranks: tuple[int, ...],
+    statuses: list[int],
+    saved: int,
+    commands: Any,
+    on_two: Path,
+    tmp_path: Path,
+) -> None:
+    arguments = ["fit", *SMALL, *KINDS["accumulated"], *TWO_DEVICES]
+    stops = {"by": by, "after_steps": after_steps, "ranks": ranks}
+    callback = {"class_path": "stopping.Stops", "init_args": stops}
+    stopping = f"--trainer.callbacks+={json.dumps(callback)}"
+    assert commands.run_on(2, tmp_path, [*arguments, stopping]) == statuses
+    last = tmp_path / "lightning_logs/version_0/checkpoints/last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == saved
+    assert commands.run_on(2, tmp_path, [*arguments, "--ckpt_path=last"]) == [0, 0]
+    assert_same_end(tmp_path, on_two)
+
+
 @pytest.mark.slow
 def test_twenty_kills(
-    commands: Commands, references: dict[str, tuple[Path, float]], tmp_path: Path
+    commands: Any, references: dict[str, tuple[Path, float]], tmp_path: Path
 ) -> None:
     moments = random.Random(1)
     kills, while_training, runs = 0, 0, 0

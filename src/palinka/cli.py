@@ -203,10 +203,8 @@ class PalinkaCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """End with the figures, and with where they are kept."""
-        # On every process: Lightning broadcasts the log folder whenever it is asked for it.
-        report = callbacks.final_report(self.trainer)
         if self.trainer.is_global_zero:
-            print(report)
+            print(callbacks.final_report(self.trainer))
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -29,15 +29,22 @@ def final_report(trainer: pl.Trainer) -> str:
     rows = [(text, f"{metrics[name]:.5g}") for name, text in ROWS.items() if name in metrics]
     width = max((len(text) for text, _ in rows), default=0)
     lines = ["", *(f"  {text:<{width}}  {value:>10}" for text, value in rows)]
-    if trainer.log_dir:
-        folder = as_typed(Path(trainer.log_dir))
-        parent = as_typed(Path(trainer.log_dir).parent)
-        lines += [
-            "",
-            f"results in   {folder}",
-            f"look at them with   tensorboard --logdir {parent}",
-        ]
+    folder = log_folder(trainer)
+    lines += [
+        "",
+        f"results in   {as_typed(folder)}",
+        f"look at them with   tensorboard --logdir {as_typed(folder.parent)}",
+    ]
     return "\n".join(lines)
+
+
+def log_folder(trainer: pl.Trainer) -> Path:
+    """`trainer.log_dir` without its broadcast, which would wait for the other processes."""
+    for logger in trainer.loggers:
+        folder = getattr(logger, "log_dir", None) or logger.save_dir
+        if folder is not None:
+            return Path(folder)
+    return Path(trainer.default_root_dir)
 
 
 def as_typed(path: Path) -> str:

@@ -2,10 +2,10 @@
 
 import traceback
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
@@ -14,6 +14,7 @@ from palinka.activations import ActivationDataModule
 from palinka.callbacks.analysis_entry import AnalysisEntry
 from palinka.callbacks.findings import Findings
 from palinka.callbacks.reader import ActivationReader, Encoder
+from palinka.callbacks.report import log_folder
 from palinka.callbacks.run_analysis import run_analysis
 from palinka.errors import InputError
 from palinka.figures.loss_curves import loss_curves
@@ -75,8 +76,22 @@ class RunAnalyses(Callback):
                     }
                 )
             findings = Findings("training", {}, figures=drawn)
-            findings.write(_log_folder(trainer) / "analyses")
+            findings.write(log_folder(trainer) / "analyses")
             findings.log(trainer, trainer.global_step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The losses so far, so that a run that goes on draws them all."""
+        return {
+            name: {"steps": [step for step, _ in kept], "values": torch.stack([v for _, v in kept])}
+            for name, kept in self._losses.items()
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take them from a checkpoint."""
+        self._losses = {
+            name: list(zip(kept["steps"], kept["values"], strict=True))
+            for name, kept in state_dict.items()
+        }
 
     def _keep(self, metrics: Mapping[str, Tensor], step: int, every: int) -> None:
         if every and step % every == 0:
@@ -93,7 +108,7 @@ class RunAnalyses(Callback):
         for entry in self.analyses:
             try:
                 findings = run_analysis(entry, reader)
-                findings.write(_log_folder(trainer) / "analyses")
+                findings.write(log_folder(trainer) / "analyses")
                 findings.log(trainer, trainer.global_step)
             except Exception as error:  # whatever it is, the training is worth more
                 if not isinstance(error, InputError):
@@ -110,12 +125,3 @@ class RunAnalyses(Callback):
             encoder = Encoder.from_module(module, data.source)
             self._reader = ActivationReader(data.train_spec.language_model, encoder)
         return self._reader
-
-
-def _log_folder(trainer: pl.Trainer) -> Path:
-    """`trainer.log_dir` without its broadcast, which would wait for the other processes."""
-    for logger in trainer.loggers:
-        folder = getattr(logger, "log_dir", None) or logger.save_dir
-        if folder is not None:
-            return Path(folder)
-    return Path(trainer.default_root_dir)

@@ -21,10 +21,10 @@ def laughs(width: int, depth: int) -> str:
         (laughs(10, 9), "stands for more than 1000 values"),
         (laughs(2, 40), "stands for more than 1000 values"),
         ("a: &a [" + "x, " * 100 + "*a]", r"the alias \*a stands inside of itself"),
-        ("[" * 50_000, "nested more than 100 levels deep"),
-        ("- " * 50_000, "nested more than 100 levels deep"),
-        ("{a: " * 50_000 + "}" * 50_000, "nested more than 100 levels deep"),
-        (f"a: '{'[' * 50_000}'", "nested more than 100 levels deep"),
+        ("[" * 50_000, "nested more than 40 levels deep"),
+        ("- " * 50_000, "nested more than 40 levels deep"),
+        ("{a: " * 50_000 + "}" * 50_000, "nested more than 40 levels deep"),
+        (f"a: '{'[' * 50_000}'", "nested more than 40 levels deep"),
         (f"a: {list(range(2000))}", "stands for more than 1000 values"),
     ],
 )
@@ -44,7 +44,7 @@ def test_a_list_may_be_bounded_by_itself() -> None:
     "text",
     [
         laughs(2, 7),
-        "[" * 90 + "]" * 90 + " " * 99,
+        "[" * 39 + "]" * 39 + " " * 99,
         "a: 'b" * 99,
         "*x" + " " * 200,
         "\x07" * 200,

@@ -71,6 +71,8 @@ class ArgumentParser(LightningArgumentParser):
             raise InputError(
                 f"a configuration is not UTF-8 (byte {error.start} cannot be decoded); convert it"
             ) from error
+        except RecursionError as error:
+            raise InputError("a configuration is nested too deeply: divide it") from error
         check_classes(settings)
         self._check_nulls(settings)
         return settings

@@ -6,7 +6,7 @@ thousand brackets in a row exhaust the stack of whoever builds lists from them.
 
 import yaml
 
-DEEPEST = 100
+DEEPEST = 40
 
 
 class UnboundedError(yaml.YAMLError):
@@ -25,7 +25,7 @@ def check_bounds(text: str, most: int, longest: int | None = None) -> None:
         longest: How many values a single list or mapping may have, keys included.
 
     Raises:
-        UnboundedError: If it is nested more than a hundred levels deep, stands for more values,
+        UnboundedError: If it is nested more than forty levels deep, stands for more values,
             has a longer list, or an alias inside of what the alias stands for.
     """
     if len(text) <= DEEPEST:

@@ -98,6 +98,8 @@ def test_a_shipped_configuration_runs(
         ],
     }
     stand_ins["gpt2-medium"] = stand_ins["gpt2"]
+    # On two devices it is run in tests/test_devices.py.
+    stand_ins["sharded"] = [*SMALL, "--trainer.devices=1", "--trainer.strategy=auto"]
     monkeypatch.setenv("PALINKA_DATA", str(texts))
     assert main(["fit", "--config", str(config), *stand_ins[config.stem], *FAST]) == 0
 

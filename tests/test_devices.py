@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
 from palinka.__main__ import main
 
 SMALL = [
@@ -63,3 +66,19 @@ def test_analyses_after_a_fit_run_once_while_nobody_waits(
     (run,) = (workspace / "lightning_logs").iterdir()
     found = {path.name for path in (run / "analyses").iterdir()}
     assert {"statistics", "geography", "training"} <= found
+
+
+def test_latents_divided_over_two_devices_are_measured_on_one(
+    workspace: Path, repository: Path, commands: Any
+) -> None:
+    config = f"--config={repository / 'configs' / 'sharded.yaml'}"
+    small = ["--data.train_tokens=8192", "--data.validation_tokens=2048", "--trainer.max_epochs=1"]
+    assert commands.run_on(2, workspace, ["fit", config, *small]) == [0, 0]
+    last = "--ckpt_path=lightning_logs/version_0/checkpoints/last.ckpt"
+    alone = ["--trainer.devices=1", "--trainer.strategy=auto"]
+    assert commands.run(workspace, ["validate", config, *small, *alone, last]) == 0
+    fitted, measured = (
+        next(event.value for event in EventAccumulator(str(folder)).Reload().Scalars("val/fvu"))
+        for folder in sorted((workspace / "lightning_logs").iterdir())
+    )
+    assert measured == pytest.approx(fitted, rel=1e-5)

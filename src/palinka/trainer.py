@@ -8,6 +8,7 @@ from lightning.pytorch.loops.fit_loop import _FitLoop
 
 from palinka.activations import ActivationDataModule
 from palinka.training.checkpoint_io import DurableCheckpointIO
+from palinka.training.sharding import check_strategy
 
 
 class FitLoop(_FitLoop):
@@ -26,6 +27,7 @@ class Trainer(pl.Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        check_strategy(self.strategy, self.world_size)
         fit_loop = FitLoop(self, self.fit_loop.min_epochs, self.fit_loop.max_epochs)
         fit_loop.epoch_loop = self.fit_loop.epoch_loop
         self.fit_loop = fit_loop
@@ -36,6 +38,7 @@ class Trainer(pl.Trainer):
         """Fill the cache of activations and stop; every device writes its own shards."""
 
         def work() -> None:
+            self.strategy.connect(model)  # a strategy with a mesh hands it to the model
             self.strategy.setup_environment()
             datamodule.harvest(
                 rank=self.global_rank,

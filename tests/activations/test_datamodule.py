@@ -230,8 +230,7 @@ def test_ranks_share_the_rows(settings: dict[str, Any], batch_size: int | None) 
         data = ActivationDataModule(**settings | {"batch_size": batch_size})
         state = SimpleNamespace(fn=TrainerFn.FITTING)
         data.trainer = SimpleNamespace(  # type: ignore[assignment]
-            global_rank=rank,
-            world_size=2,
+            distributed_sampler_kwargs={"rank": rank, "num_replicas": 2},
             state=state,
             strategy=SimpleNamespace(root_device=torch.device("cpu")),
         )

@@ -25,7 +25,12 @@ def test_the_rate_counts_all_devices_and_the_wait_is_a_share(
     loader = SimpleNamespace(wait_seconds=5.0)
     trainer = cast(
         Any,
-        SimpleNamespace(train_dataloader=loader, log_every_n_steps=2, world_size=3, global_step=0),
+        SimpleNamespace(
+            train_dataloader=loader,
+            log_every_n_steps=2,
+            distributed_sampler_kwargs={"num_replicas": 3},
+            global_step=0,
+        ),
     )
     logged: dict[str, float] = {}
     module = cast(Any, SimpleNamespace(log=lambda name, value, **_: logged.update({name: value})))

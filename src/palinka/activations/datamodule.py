@@ -239,7 +239,7 @@ class ActivationDataModule(pl.LightningDataModule):
         rows = self._open(self.train_spec)
         return self._loader(
             rows,
-            self.batch_size or max(1, rows.rows // self._world_size),
+            self.batch_size or max(1, rows.rows // self._share[1]),
             shuffle=self.batch_size is not None,
             drop_last=True,
         )
@@ -247,7 +247,7 @@ class ActivationDataModule(pl.LightningDataModule):
     def val_dataloader(self) -> ActivationLoader:
         """All validation rows in a fixed order, `(batch_size, width)` and what is left."""
         rows = self._open(self.validation_spec)
-        all_rows = -(-rows.rows // self._world_size)
+        all_rows = -(-rows.rows // self._share[1])
         return self._loader(rows, self.batch_size or all_rows, shuffle=False, drop_last=False)
 
     def test_dataloader(self) -> ActivationLoader:
@@ -264,8 +264,13 @@ class ActivationDataModule(pl.LightningDataModule):
             self._loaders.pop().close()
 
     @property
-    def _world_size(self) -> int:
-        return self.trainer.world_size if self.trainer else 1
+    def _share(self) -> tuple[int, int]:
+        """Which part of each global batch is this process's, and of how many.
+
+        Devices that divide one autoencoder's latents among them take the same rows.
+        """
+        share = self.trainer.distributed_sampler_kwargs if self.trainer else None
+        return (share["rank"], share["num_replicas"]) if share else (0, 1)
 
     def _needed(self) -> list[HarvestSpec]:
         """Measuring a checkpoint takes no training rows."""
@@ -313,14 +318,15 @@ class ActivationDataModule(pl.LightningDataModule):
     def _loader(
         self, rows: Cache | MemoryRows, batch_size: int, *, shuffle: bool, drop_last: bool
     ) -> ActivationLoader:
+        rank, shares = self._share
         loader = ActivationLoader(
             rows,
             batch_size,
             seed=self.seed,
             shuffle=shuffle,
             drop_last=drop_last,
-            rank=self.trainer.global_rank if self.trainer else 0,
-            world_size=self._world_size,
+            rank=rank,
+            world_size=shares,
             pin_memory=bool(self.trainer and self.trainer.strategy.root_device.type == "cuda"),
         )
         self._loaders.append(loader)

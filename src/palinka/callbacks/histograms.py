@@ -4,6 +4,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.nn import functional
 
 from palinka.callbacks.dashboard import tensorboard_writers
@@ -18,7 +19,8 @@ class FeatureHistograms(Callback):
 
     - `latents/log10_firing_frequency`: of the latents that fired on the validation split.
     - `latents/nearest_cosine`: the largest cosine of a latent's direction with another's, for
-      at most 2,048 latents drawn evenly from the dictionary.
+      at most 2,048 latents drawn evenly from the dictionary; of one divided over devices, within
+      the first device's slice.
     """
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -32,7 +34,10 @@ class FeatureHistograms(Callback):
             fired = density[density > 0]
             if len(fired):
                 writer.add_histogram("latents/log10_firing_frequency", fired.log10(), step)
-            cosine = nearest_cosine(pl_module.autoencoder.dictionary.detach())
+            dictionary = pl_module.autoencoder.dictionary.detach()
+            if isinstance(dictionary, DTensor):  # the other processes are not here to be asked
+                dictionary = dictionary.to_local()
+            cosine = nearest_cosine(dictionary)
             writer.add_histogram("latents/nearest_cosine", cosine, step)
 
 

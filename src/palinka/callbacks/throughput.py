@@ -47,7 +47,7 @@ class ThroughputMonitor(Callback):
         waited = _seconds_waited(trainer) - self._waited
         pl_module.log(
             "throughput/tokens_per_second",
-            self._rows * trainer.world_size / elapsed,
+            self._rows * _shares(trainer) / elapsed,
             prog_bar=True,
         )
         pl_module.log("throughput/loader_wait", min(1.0, waited / elapsed))
@@ -57,6 +57,12 @@ class ThroughputMonitor(Callback):
         self._since = time.perf_counter()
         self._rows = 0
         self._waited = _seconds_waited(trainer)
+
+
+def _shares(trainer: pl.Trainer) -> int:
+    """How many processes have rows of their own; those that divide the latents share theirs."""
+    share = trainer.distributed_sampler_kwargs
+    return share["num_replicas"] if share else 1
 
 
 def _seconds_waited(trainer: pl.Trainer) -> float:

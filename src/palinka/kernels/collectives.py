@@ -32,6 +32,27 @@ def gather_rows(rows: Tensor, group: dist.ProcessGroup | None) -> tuple[Tensor, 
     return gathered, dist.get_rank(group) * len(rows)
 
 
+def gather_unequal_rows(rows: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """Every process's rows, one process after the other, however many each of them has.
+
+    Args:
+        rows: `(rows, width)`, of the same width on every process.
+        group: The processes that share the batch.
+
+    Returns:
+        `(all rows, width)`, without a graph.
+    """
+    if group is None:
+        return rows
+    counts, _ = gather_rows(torch.tensor([[len(rows)]], device=rows.device), group)
+    most = int(counts.max())
+    padded = rows.new_zeros(most, rows.shape[1])
+    padded[: len(rows)] = rows.detach()
+    gathered, _ = gather_rows(padded, group)
+    there = torch.arange(most, device=rows.device) < counts
+    return gathered[there.flatten()]
+
+
 def gather_columns(columns: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     """Every process's columns side by side, on every process.
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from palinka.autoencoders import AutoencoderOutput
+from palinka.kernels.collectives import gather_unequal_rows
 from palinka.kernels.layout import WHOLE, Layout
 from palinka.training.losses import decorrelation_loss
 from palinka.training.metrics import MeanPenalty, ReconstructionMetrics, SparsityMetrics
@@ -13,8 +14,9 @@ from palinka.training.objective import Objective
 class Evaluation(nn.Module):
     """Metrics and penalties of one pass over a split, exact however it is cut into batches.
 
-    Only the decorrelation penalty belongs to a batch, as it does in training: its mean over the
-    batches, weighted by their degrees of freedom, is given. Batches of one row have none.
+    Only the decorrelation penalty belongs to a batch, as it does in training, and to that of all
+    processes: its mean over the batches, weighted by their degrees of freedom, is given. Batches
+    of one row have none.
 
     Args:
         input_dim: Width of the activations.
@@ -43,17 +45,17 @@ class Evaluation(nn.Module):
             x: What the autoencoder saw.
             output: What it gave.
             decorrelation: Whether to measure that penalty, which costs more than the rest.
-            layout: The processes with the other latents; each row counts once.
+            layout: The processes with the other rows, of which each counts once, and with the
+                other latents.
         """
         self.reconstruction.update(output.reconstruction, x)
         self.sparsity.update(output.latents, layout)
-        freedom = max(0, len(x) - 1) if decorrelation else 0
-        penalty = (
-            decorrelation_loss(output.latents, slices=layout.latents)
-            if freedom
-            else x.new_zeros(())
-        )
-        self.decorrelation.update(penalty, freedom)
+        if decorrelation:
+            # Every process takes in the whole batch, so that their mean is that of each.
+            latents = gather_unequal_rows(output.latents, layout.rows)
+            if len(latents) > 1:
+                penalty = decorrelation_loss(latents, slices=layout.latents)
+                self.decorrelation.update(penalty, len(latents) - 1)
 
     def compute(self, objective: Objective) -> dict[str, Tensor]:
         """Every scalar by its name, the losses with their full weights."""

@@ -26,6 +26,7 @@ from palinka.errors import InputError
 from palinka.kernels import kth_largest, squared_covariance_plain
 from palinka.training import SparseAutoencoderModule
 from palinka.training.objective import Objective
+from palinka.training.terms import Step, terms_of
 
 STEPS, MIDDLE = 50, 20
 
@@ -84,7 +85,7 @@ def compare_with_a_twin(mesh: DeviceMesh, case: random.Random) -> None:
 
     expected = twin(x)
     penalty = 0.3 * squared_covariance_plain(expected.latents)
-    losses = objective(x, expected, 0)
+    losses = objective(terms_of(expected, Step(x, x)), 0)
     torch.testing.assert_close(losses.decorrelation, penalty)
     (losses.reconstruction + losses.sparsity + penalty).backward()
 
@@ -96,10 +97,12 @@ def compare_with_a_twin(mesh: DeviceMesh, case: random.Random) -> None:
     own = sharded.layout.own(latent_dim)
     torch.testing.assert_close(actual.latents, expected.latents[share, own])
     torch.testing.assert_close(actual.reconstruction, expected.reconstruction[share])
-    terms = objective(mine, actual, 0, sharded.layout)
-    value = torch.stack([term.detach() for term in terms])
+    terms = objective(terms_of(actual, Step(mine, mine, sharded.layout)), 0, sharded.layout)
+    value = torch.stack([term.detach() for term in terms.named.values()])
     dist.all_reduce(value)
-    torch.testing.assert_close(value / mesh.size(), torch.stack([term.detach() for term in losses]))
+    torch.testing.assert_close(
+        value / mesh.size(), torch.stack([term.detach() for term in losses.named.values()])
+    )
     terms.total.backward()
     sharded.average_gradients()
     for (name, parameter), (_, reference) in zip(

@@ -5,6 +5,7 @@ from palinka.autoencoders import KSparseAutoencoder
 from palinka.training import decorrelation_loss
 from palinka.training.evaluation import Evaluation
 from palinka.training.objective import Objective
+from palinka.training.terms import Step, terms_of
 
 OBJECTIVE = Objective(2.0, 0.5, 7, 9)
 
@@ -20,8 +21,8 @@ def test_everything_is_measured_with_the_full_weights() -> None:
     torch.manual_seed(0)
     sae, x = KSparseAutoencoder(5, 9, 3), torch.randn(20, 5)
     values = measured(sae, [x])
-    losses = Objective(2.0, 0.5, 0, 0)(x, sae(x), step=0)
-    for name, loss in losses._asdict().items():
+    losses = Objective(2.0, 0.5, 0, 0)(terms_of(sae(x), Step(x, x)), step=0)
+    for name, loss in losses.named.items():
         assert values[f"loss/{name}"] == pytest.approx(loss.item(), rel=1e-5)
     assert values["loss/total"] == pytest.approx(losses.total.item(), rel=1e-5)
     assert values["loss/reconstruction"] == values["mse"]

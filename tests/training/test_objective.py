@@ -5,13 +5,14 @@ from palinka.autoencoders import AutoencoderOutput
 from palinka.errors import InputError
 from palinka.training import decorrelation_loss, reconstruction_loss, sparsity_loss
 from palinka.training.objective import Objective, linear_warmup
+from palinka.training.terms import Step, terms_of
 
 
 def test_the_total_is_the_weighted_sum() -> None:
     torch.manual_seed(0)
     x = torch.randn(6, 4)
     output = AutoencoderOutput(torch.randn(6, 4), torch.randn(6, 9))
-    losses = Objective(2.0, 3.0, 0, 0)(x, output, step=0)
+    losses = Objective(2.0, 3.0, 0, 0)(terms_of(output, Step(x, x)), step=0)
     assert losses.reconstruction == reconstruction_loss(output.reconstruction, x)
     assert losses.sparsity == 2.0 * sparsity_loss(output.latents)
     assert losses.decorrelation == 3.0 * decorrelation_loss(output.latents)
@@ -22,14 +23,14 @@ def test_each_penalty_warms_up_by_itself() -> None:
     torch.manual_seed(0)
     x = torch.randn(6, 4)
     output = AutoencoderOutput(torch.randn(6, 4), torch.randn(6, 9))
-    full = Objective(2.0, 3.0, 0, 0)(x, output, step=0)
+    full = Objective(2.0, 3.0, 0, 0)(terms_of(output, Step(x, x)), step=0)
     for step, sparsity, decorrelation in [
         (0, 0.0, 0.0),
         (5, 0.5, 0.05),
         (10, 1.0, 0.1),
         (200, 1, 1),
     ]:
-        losses = Objective(2.0, 3.0, 10, 100)(x, output, step)
+        losses = Objective(2.0, 3.0, 10, 100)(terms_of(output, Step(x, x)), step)
         assert losses.sparsity.item() == pytest.approx(sparsity * full.sparsity.item())
         assert losses.decorrelation.item() == pytest.approx(
             decorrelation * full.decorrelation.item()
@@ -44,7 +45,8 @@ def test_the_warmup_is_linear() -> None:
 
 def test_without_weight_one_row_is_enough() -> None:
     output = AutoencoderOutput(torch.randn(1, 4), torch.randn(1, 9))
-    losses = Objective(1.0, 0.0, 0, 0)(torch.randn(1, 4), output, step=0)
+    x = torch.randn(1, 4)
+    losses = Objective(1.0, 0.0, 0, 0)(terms_of(output, Step(x, x)), step=0)
     assert losses.decorrelation == 0.0
 
 

@@ -33,6 +33,7 @@ from palinka.training.evaluation import Evaluation, measure_batch
 from palinka.training.firing import FiringClock
 from palinka.training.objective import Losses, Objective
 from palinka.training.sharding import divide
+from palinka.training.terms import Step, Terms, has_own_terms, terms, terms_of
 from palinka.training.watch import ActivationWatch
 
 PROGRESS_BAR = frozenset({"loss/total", "reconstruction/fvu", "val/fvu"})
@@ -53,10 +54,13 @@ class SparseAutoencoderModule(LightningModule):
 
     Args:
         autoencoder: What is trained.
-        sparsity_weight: Weight of the mean absolute latent.
+        sparsity_weight: Weight of the mean absolute latent, or of what an architecture has instead.
         decorrelation_weight: Weight of the sum of squared covariances of different latents.
         sparsity_warmup_steps: Optimizer steps over which the weight grows linearly from zero.
         decorrelation_warmup_steps: The same for the decorrelation penalty.
+        auxiliary_weight: Weight of the loss by which dead latents learn, where an architecture has
+            one.
+        auxiliary_k: How many dead latents may try to mend a row; half the width if left out.
         dead_after_tokens: A latent counts as dead in training once it has not fired for so many
             tokens.
         optimizer: Makes the optimizer from the parameters.
@@ -74,6 +78,8 @@ class SparseAutoencoderModule(LightningModule):
         decorrelation_weight: float = 5e-4,
         sparsity_warmup_steps: int = 0,
         decorrelation_warmup_steps: int = 0,
+        auxiliary_weight: float = 1 / 32,
+        auxiliary_k: int | None = None,
         dead_after_tokens: int = 1_000_000,
         optimizer: OptimizerCallable = lambda params: torch.optim.Adam(params, lr=1e-4),
         lr_scheduler: LRSchedulerCallable | None = None,
@@ -86,7 +92,9 @@ class SparseAutoencoderModule(LightningModule):
             decorrelation_weight=decorrelation_weight,
             sparsity_warmup_steps=sparsity_warmup_steps,
             decorrelation_warmup_steps=decorrelation_warmup_steps,
+            auxiliary_weight=auxiliary_weight,
         )
+        self.auxiliary_k = auxiliary_k
         self.dead_after_tokens = positive_integer("dead_after_tokens", dead_after_tokens)
         self.optimizer_factory = optimizer
         self.lr_scheduler_factory = lr_scheduler
@@ -94,6 +102,7 @@ class SparseAutoencoderModule(LightningModule):
             {
                 "autoencoder": describe(self.autoencoder),
                 **asdict(self.objective),
+                "auxiliary_k": auxiliary_k,
                 "dead_after_tokens": dead_after_tokens,
             }
         )
@@ -157,11 +166,11 @@ class SparseAutoencoderModule(LightningModule):
         """The loss of one batch, as if the batches of all processes were one."""
         layout = self._layout
         x = self._watched(batch)
-        output = self._output(x, batch_idx)
-        losses = self.objective(x, output, self.global_step, layout)
-        self.firing.update(output.latents, layout)
+        found = self._terms(x, batch_idx)
+        losses = self.objective(found, self.global_step, layout)
+        self.firing.update(found.output.latents, layout)
         if self._logs_this_step():
-            self._log_step(x, output, losses, layout)
+            self._log_step(x, found.output, losses, layout)
         return losses.total
 
     def on_after_backward(self) -> None:
@@ -285,6 +294,24 @@ class SparseAutoencoderModule(LightningModule):
         """Who has the other rows of the batch, and who the other latents."""
         return Layout(rows=world()) if self._sharded is None else self._sharded.layout
 
+    def _terms(self, x: Tensor, batch_idx: int) -> Terms:
+        """What a batch adds to the loss, before weights."""
+        step = Step(
+            x,
+            target=x,
+            layout=self._layout,
+            dead=self._dead,
+            auxiliary_k=self.auxiliary_k,
+        )
+        if self._sharded is not None:
+            return terms_of(self._output(x, batch_idx), step)
+        return terms(self.autoencoder, step)
+
+    def _dead(self) -> Tensor:
+        """Which latents have not fired for long on any process; all of them must ask."""
+        self.firing.synchronize(world())
+        return self.firing.dead(self.dead_after_tokens)
+
     def _output(self, x: Tensor, batch_idx: int) -> AutoencoderOutput:
         """What the autoencoder makes of a batch; of divided latents, those of this process."""
         if self._sharded is None:
@@ -326,10 +353,10 @@ class SparseAutoencoderModule(LightningModule):
     ) -> None:
         """Log the losses and metrics of this step's batch, over all processes."""
         self.watch.check(layout.rows)
-        values = torch.stack([term.detach().double() for term in losses])
+        named = losses.named
+        values = torch.stack([term.detach().double() for term in named.values()])
         means = sum_over(values, layout.rows) / processes(layout.rows)
-        terms = dict(zip(Losses._fields, means, strict=True))
-        total = torch.stack(list(terms.values())).sum()
+        total = means.sum()
         if not torch.isfinite(total):
             raise InputError(
                 f"the loss is {float(total)} at step {self.global_step} although the activations"
@@ -339,7 +366,7 @@ class SparseAutoencoderModule(LightningModule):
         self._log_values(
             {
                 "loss/total": total,
-                **{f"loss/{name}": value for name, value in terms.items()},
+                **{f"loss/{name}": mean for name, mean in zip(named, means, strict=True)},
                 **measure_batch(x, output, self.autoencoder.latent_dim, layout),
                 "sparsity/dead": self.firing.dead(self.dead_after_tokens).double().mean(),
             },
@@ -349,6 +376,8 @@ class SparseAutoencoderModule(LightningModule):
     def _log_evaluation(self, split: str) -> None:
         self.watch.check(self._layout.rows)
         values = self.evaluation.compute(self.objective)
+        if has_own_terms(self.autoencoder):  # then a batch, or the run so far, is part of its loss
+            values = {n: value for n, value in values.items() if not n.startswith("loss/")}
         self._log_values({f"{split}/{n}": v for n, v in values.items()}, sync_dist=True)
 
     def _log_values(self, values: dict[str, Tensor], **options: Any) -> None:

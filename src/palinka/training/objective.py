@@ -1,4 +1,4 @@
-"""What a step of training minimizes: three weighted terms, two of which may warm up."""
+"""What a step of training minimizes: weighted terms, two of which may warm up."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -6,23 +6,29 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from palinka.autoencoders import AutoencoderOutput
 from palinka.errors import InputError
 from palinka.kernels.layout import WHOLE, Layout
-from palinka.training.losses import decorrelation_loss, reconstruction_loss, sparsity_loss
+from palinka.training.losses import decorrelation_loss
+from palinka.training.terms import Terms
 
 
 class Losses(NamedTuple):
-    """The terms of one step's loss, with their weights."""
+    """The terms of one step's loss, with their weights; None where an architecture has none."""
 
     reconstruction: Tensor
     sparsity: Tensor
     decorrelation: Tensor
+    auxiliary: Tensor | None = None
+
+    @property
+    def named(self) -> dict[str, Tensor]:
+        """Those that there are."""
+        return {name: term for name, term in self._asdict().items() if term is not None}
 
     @property
     def total(self) -> Tensor:
         """What is minimized."""
-        return self.reconstruction + self.sparsity + self.decorrelation
+        return sum(self.named.values(), start=torch.zeros_like(self.reconstruction))
 
 
 @dataclass(frozen=True)
@@ -37,40 +43,34 @@ class Objective:
     decorrelation_weight: float
     sparsity_warmup_steps: int
     decorrelation_warmup_steps: int
+    auxiliary_weight: float = 1 / 32
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if not value >= 0:
                 raise InputError(f"{name} must be at least 0, got {value}")
 
-    def __call__(
-        self,
-        x: Tensor,
-        output: AutoencoderOutput,
-        step: int,
-        layout: Layout = WHOLE,
-    ) -> Losses:
-        """The losses of a batch `(rows, input_dim)` after `step` optimizer steps.
+    def __call__(self, terms: Terms, step: int, layout: Layout = WHOLE) -> Losses:
+        """The losses of a batch after `step` optimizer steps.
 
         Args:
-            x: What the autoencoder saw.
-            output: What it gave.
+            terms: What the architecture makes of the batch.
             step: Number of optimizer steps taken so far.
             layout: The processes whose batches count as one, and those with the other latents.
         """
-        reconstruction = reconstruction_loss(output.reconstruction, x)
         sparsity = self.sparsity_weight * linear_warmup(step, self.sparsity_warmup_steps)
         decorrelation = self.decorrelation_weight * linear_warmup(
             step, self.decorrelation_warmup_steps
         )
+        latents = terms.output.latents
         return Losses(
-            reconstruction=reconstruction,
-            sparsity=sparsity * sparsity_loss(output.latents, layout.latents),
+            reconstruction=terms.reconstruction,
+            sparsity=sparsity * terms.sparsity,
             # By far the most expensive term, so not for nothing.
-            decorrelation=decorrelation
-            * decorrelation_loss(output.latents, layout.rows, layout.latents)
+            decorrelation=decorrelation * decorrelation_loss(latents, layout.rows, layout.latents)
             if decorrelation > 0
-            else torch.zeros_like(reconstruction),
+            else torch.zeros_like(terms.reconstruction),
+            auxiliary=None if terms.auxiliary is None else self.auxiliary_weight * terms.auxiliary,
         )
 
 

@@ -166,3 +166,21 @@ def test_the_printed_configuration_states_the_optimizer(
     assert config["model"]["optimizer"]["class_path"] == "torch.optim.Adam"
     assert config["model"]["optimizer"]["init_args"]["lr"] == 1e-4
     assert config["data"]["language_model"] == "mini"
+
+
+def test_verify_reads_the_caches_of_a_configuration(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PALINKA_CACHE", str(trained / "cache"))
+    before = set((trained / "lightning_logs").iterdir())
+    assert main(["verify", *SMALL]) == 0
+    assert capsys.readouterr().out.count("all as written") == 2
+    shard = max((trained / "cache").rglob("*.safetensors"), key=lambda path: path.stat().st_size)
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    assert main(["verify", *SMALL]) == 2
+    assert shard.name in capsys.readouterr().err
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    assert set((trained / "lightning_logs").iterdir()) == before

@@ -17,6 +17,7 @@ COMMANDS = {
     "test": "the same under the names of a test",
     "predict": "write the latents of the validation split to disk",
     "harvest": "only fill the cache of activations",
+    "verify": "read the caches of a configuration and compare their checksums",
     "analyze": "ask neurons or latents questions, without any training",
     "cache": "list the caches of activations, or remove some of them",
 }
@@ -34,7 +35,7 @@ options:
   --config FILE     a YAML configuration; repeatable, later files win, and the command line
                     beats every file
   --print_config    show the whole configuration and stop
-  --ckpt_path FILE  the checkpoint to go on from, or to measure
+  --ckpt_path FILE  the checkpoint to go on from, or to measure; `last` is that of the last run
   --help            this page; `palinka COMMAND --help` lists every option of a command
   --version
 

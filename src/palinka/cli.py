@@ -1,4 +1,4 @@
-"""The Lightning CLI of palinka: `fit`, `validate`, `test`, `predict` and `harvest`."""
+"""The Lightning CLI of palinka: `fit`, `validate`, `test`, `predict`, `harvest` and `verify`."""
 
 import errno
 import logging
@@ -90,9 +90,9 @@ class PalinkaCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Lightning's commands that make sense here, and `harvest`."""
+        """Lightning's commands that make sense here, `harvest` and `verify`."""
         commands = LightningCLI.subcommands()
-        commands["harvest"] = {"model", "datamodule"}
+        commands["harvest"] = commands["verify"] = {"model", "datamodule"}
         return commands
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:

@@ -51,3 +51,8 @@ class Trainer(pl.Trainer):
             work()
         else:
             launcher.launch(work, trainer=self)
+
+    def verify(self, model: pl.LightningModule, datamodule: ActivationDataModule) -> None:
+        """Read every byte of the caches of both splits, and say what was found."""
+        for cache in datamodule.verify():
+            print(f"{cache.folder}: {cache.rows:,} rows, {cache.bytes:,} bytes, all as written")

@@ -13,6 +13,8 @@ from palinka.printable import printable
         ("\x1b[2J\x1b]0;title\x07", r"\x1b[2J\x1b]0;title\x07"),
         ("a\u202eb\u200f", r"a\u202eb\u200f"),
         ("\ud83d\x00\x9b", r"\ud83d\x00\x9b"),
+        ("👩\u200d🔬 \u0645\u06cc\u200c\u062e", "👩\u200d🔬 \u0645\u06cc\u200c\u062e"),
+        ("\u200da\u200db\u200d", r"\u200da\u200db\u200d"),
     ],
 )
 def test_what_a_terminal_would_obey_is_escaped(text: str, expected: str) -> None:

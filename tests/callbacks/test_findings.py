@@ -1,5 +1,6 @@
 import csv
 import json
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -109,6 +110,73 @@ def test_the_report_and_the_markdown_show_numbers_and_remarks() -> None:
     assert "1 more in findings.json" in report
     assert "note: one unit is silent" in report
     markdown = findings().markdown()
-    assert "| hidden.1/comma/score | 0.5 |" in markdown
-    assert "- hidden.1/comma: one unit is silent" in markdown
+    assert "| `hidden.1/comma/score` | 0.5 |" in markdown
+    assert "- `hidden.1/comma`: `one unit is silent`" in markdown
     assert markdown.endswith("12 matches")
+
+
+HOSTILE = (
+    "![x](http://127.0.0.1:9/x.png) <img src=x onerror=alert(1)> `a` | b</script>"
+    "\x1b[2J\u202e\0\n# c"
+)
+
+
+def test_tensorboard_shows_names_and_remarks_as_text() -> None:
+    plugin_util = pytest.importorskip("tensorboard.plugin_util")
+    result = Small(0.5, 0.25, np.zeros(2), notes=(HOSTILE,))
+    markdown = findings(results={HOSTILE: result}, summary="").markdown()
+    page = plugin_util.markdown_to_safe_html(markdown)
+    for tag in ("<img", "<a ", "<script", "<h1"):
+        assert tag not in page
+    assert page.count("<td>") == 4  # a row for each number, of two cells
+    assert page.count("<li>") == 1
+    assert page.count("![x](http://127.0.0.1:9/x.png)") == 4
+    assert "\x1b" not in markdown
+
+
+def test_a_terminal_shows_names_and_remarks_and_obeys_neither() -> None:
+    result = Small(0.5, 0.25, np.zeros(2), notes=(HOSTILE,))
+    report = findings(results={HOSTILE: result}).report()
+    assert all(line.isprintable() for line in report.splitlines())
+    assert len(report.splitlines()) == 4
+
+
+def test_hostile_names_are_files_and_arrays_of_the_folder(tmp_path: Path) -> None:
+    results = {
+        part: Small(0.5, 0.25, np.array([number, 1.0]))
+        for number, part in enumerate(
+            [HOSTILE, "../../out", "/abs", "CON", "a b", "a-b", "n" * 300]
+        )
+    }
+    folder = findings(results=results, settings={"file": "bytes-\udcff.yaml"}).write(
+        tmp_path / "out"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["some-name"]
+    assert len(list(folder.glob("*.csv"))) == 7
+    with zipfile.ZipFile(folder / "arrays.npz") as archive:
+        members = archive.namelist()
+        assert len(members) == len(set(members)) == 7
+        assert not any(".." in Path(name).parts or name.startswith("/") for name in members)
+        archive.extractall(tmp_path / "unpacked")
+    assert np.load(folder / "arrays.npz")["CON/values"].tolist() == [3.0, 1.0]
+    record = json.loads((folder / "findings.json").read_text(encoding="utf-8"))
+    assert record["settings"]["file"] == "bytes-\udcff.yaml"
+    assert f"{HOSTILE}/score" in record["scalars"]
+
+
+def test_a_spreadsheet_calculates_nothing(tmp_path: Path) -> None:
+    texts = ["=1+2", "+cmd|' /C calc'!A0", "@SUM(A1)", " =1", "-2+3", "-", "a=b", "1", "é\x00"]
+
+    @dataclass(frozen=True)
+    class Named(Result):
+        def tables(self) -> dict[str, Table]:
+            return {"items": {"item": texts, "value": np.arange(-1.0, len(texts) - 1)}}
+
+    folder = findings(results={"": Named()}).write(tmp_path)
+    with (folder / "items.csv").open(encoding="utf-8") as stream:
+        rows = list(csv.reader(stream))[1:]
+    assert [row[0] for row in rows] == [
+        "'=1+2", "'+cmd|' /C calc'!A0", "'@SUM(A1)", "' =1", "'-2+3", "-", "a=b", "1", r"é\x00",
+    ]  # fmt: skip
+    assert rows[0][1] == "-1.0"

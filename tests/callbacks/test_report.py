@@ -1,3 +1,4 @@
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -5,7 +6,7 @@ from typing import Any, cast
 import pytest
 import torch
 
-from palinka.callbacks import final_report
+from palinka.callbacks import as_typed, final_report
 
 
 def report(log_dir: str, **metrics: float) -> list[str]:
@@ -32,3 +33,15 @@ def test_the_folder_is_shown_as_one_would_type_it(
     assert here[-1].endswith("tensorboard --logdir lightning_logs")
     elsewhere = report("/some where/logs/version_0")
     assert elsewhere[-1].endswith("tensorboard --logdir '/some where/logs'")
+
+
+def test_a_folder_whose_name_a_terminal_would_obey_is_typed_with_escapes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "a'b\\c\x1b[2J\n"
+    folder.mkdir()
+    typed = as_typed(folder)
+    assert typed == r"$'a\'b\\c\x1b[2J\n'"
+    shown = subprocess.run(["bash", "-c", f"cd {typed} && pwd -P"], capture_output=True, check=True)
+    assert shown.stdout.decode() == f"{folder.resolve()}\n"

@@ -18,7 +18,10 @@ from numpy.typing import NDArray
 import palinka
 from palinka.analyses.result import Result, Table
 from palinka.callbacks.dashboard import tensorboard_writers
+from palinka.callbacks.file_names import file_names
 from palinka.errors import InputError
+from palinka.printable import printable
+from palinka.stimuli.prepared import code_span
 
 
 @dataclass(frozen=True)
@@ -55,9 +58,9 @@ class Findings:
 
     def markdown(self) -> str:
         """The numbers as a table, the remarks, and the summary of the stimuli."""
-        rows = [f"| {name} | {value:.6g} |" for name, value in self.scalars().items()]
+        rows = [f"| {code_span(name)} | {value:.6g} |" for name, value in self.scalars().items()]
         notes = [
-            f"- {f'{part}: ' if part else ''}{note}"
+            f"- {f'{code_span(part)}: ' if part else ''}{code_span(note)}"
             for part, result in self.results.items()
             for note in result.notes
         ]
@@ -67,12 +70,12 @@ class Findings:
     def report(self, most: int = 24) -> str:
         """The name, the numbers and the remarks for a terminal, at most `most` numbers."""
         scalars = self.scalars()
-        shown = dict(list(scalars.items())[:most])
+        shown = {printable(name): value for name, value in list(scalars.items())[:most]}
         width = max((len(name) for name in shown), default=0)
         lines = [self.name, *(f"  {name:<{width}}  {value:.6g}" for name, value in shown.items())]
         if len(scalars) > most:
             lines.append(f"  … and {len(scalars) - most} more in findings.json")
-        notes = {note for result in self.results.values() for note in result.notes}
+        notes = {printable(note) for result in self.results.values() for note in result.notes}
         return "\n".join([*lines, *(f"  note: {note}" for note in sorted(notes))])
 
     def write(self, output: Path) -> Path:
@@ -129,18 +132,19 @@ class Findings:
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
-        (folder / "findings.json").write_text(text + "\n", encoding="utf-8")
-        arrays: dict[str, Any] = dict(self.arrays())
+        _write_text(folder / "findings.json", text + "\n")
+        arrays: dict[str, Any] = {_member(name): array for name, array in self.arrays().items()}
         np.savez_compressed(folder / "arrays.npz", **arrays)
         if self.summary:
-            (folder / "stimuli.md").write_text(self.summary + "\n", encoding="utf-8")
-        for name, table in self.tables().items():
-            _write_csv(folder / f"{_file_name(name)}.csv", table)
-        for name, figure in self.figures.items():
+            _write_text(folder / "stimuli.md", self.summary + "\n")
+        tables = self.tables()
+        for name, file in file_names(tables).items():
+            _write_csv(folder / f"{file}.csv", tables[name])
+        for name, file in file_names(self.figures).items():
             for ending in ("png", "svg"):
-                figure.savefig(folder / f"{_file_name(name)}.{ending}")
-        for name, page in self.pages.items():
-            (folder / f"{_file_name(name)}.html").write_text(page, encoding="utf-8")
+                self.figures[name].savefig(folder / f"{file}.{ending}")
+        for name, file in file_names(self.pages).items():
+            _write_text(folder / f"{file}.html", self.pages[name])
 
 
 def _plain(value: float) -> float | None:
@@ -148,12 +152,29 @@ def _plain(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def _file_name(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
+def _write_text(path: Path, text: str) -> None:
+    # Half a character, as in the name of a file that is not UTF-8, becomes its escape.
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def _member(name: str) -> str:
+    """The name of an array in its archive, which leads nowhere when the archive is unpacked."""
+    parts = printable(name).replace("\\", "_").split("/")
+    usable = (part.strip(".") and len(part.encode()) < 200 for part in parts)
+    return "/".join(
+        part if fine else file_names([part])[part] for part, fine in zip(parts, usable, strict=True)
+    )
 
 
 def _write_csv(path: Path, table: Table) -> None:
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(table)
-        writer.writerows(zip(*table.values(), strict=True))
+        for row in zip(*table.values(), strict=True):
+            writer.writerow([_cell(value) if isinstance(value, str) else value for value in row])
+
+
+def _cell(text: str) -> str:
+    """Text that a spreadsheet does not take for a formula, which it would calculate."""
+    text = printable(text)
+    return f"'{text}" if len(text) > 1 and text.lstrip()[:1] in tuple("=+-@") else text

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 
+from palinka.printable import printable
+
 # In the order of the table; what a run has not measured is left out.
 ROWS = {
     "val/fvu": "fraction of variance unexplained",
@@ -51,4 +53,8 @@ def as_typed(path: Path) -> str:
     """The path as one would type it here: relative where it lies below, quoted if need be."""
     path = path.absolute()
     here = Path.cwd()
-    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
+    typed = str(path.relative_to(here) if path.is_relative_to(here) else path)
+    if printable(typed) == typed:
+        return shlex.quote(typed)
+    escaped = printable(typed.replace("\\", r"\\").replace("'", r"\'"))
+    return f"$'{escaped}'"

@@ -24,7 +24,8 @@ from palinka.callbacks.heatmaps import draw_heatmaps
 from palinka.callbacks.options import DATA_PARAMETERS, check_options
 from palinka.callbacks.reader import ActivationReader
 from palinka.errors import InputError
-from palinka.figures.style import style
+from palinka.figures.style import plain_text, style
+from palinka.printable import printable
 from palinka.stimuli import Prepared, load_stimuli
 
 
@@ -84,6 +85,8 @@ def run_analysis(entry: AnalysisEntry, reader: ActivationReader) -> Findings:
         if overview is not None and len(calls) > 1:
             drawn |= overview(results, means=means, units=reader.units)
         heatmaps, pages = draw_heatmaps(entry, results, prepared, sites[0], reader)
+    for figure in drawn.values():
+        plain_text(figure)
     return Findings(
         entry.name,
         results,
@@ -158,7 +161,7 @@ def _of_two_conditions(
     vectors = reader.pooled(prepared, sites)
     for site in sites:
         first, second = (vectors[site][_members(prepared, name)] for name in names)
-        context = {"items": prepared.labels, "conditions": tuple(names)}
+        context = {"items": _items(prepared), "conditions": tuple(names)}
         yield Call(site if len(sites) > 1 else "", site, {"a": first, "b": second}, context)
 
 
@@ -174,7 +177,7 @@ def _of_two_sites(
     data: dict[str, Any] = {"x": vectors[sites[0]], "y": vectors[sites[1]]}
     if "groups" in wanted and len(names) > 1:
         data["groups"] = list(prepared.conditions)
-    return Call("", sites[1], data, {"items": prepared.labels, "sites": tuple(sites)})
+    return Call("", sites[1], data, {"items": _items(prepared), "sites": tuple(sites)})
 
 
 def _of_each_condition(
@@ -185,8 +188,13 @@ def _of_each_condition(
     for site in sites:
         for name in names:
             members = _members(prepared, name)
-            context = {"items": [prepared.labels[member] for member in members]}
+            context = {"items": [_items(prepared)[member] for member in members]}
             yield Call(f"{site}/{name}", site, {"x": vectors[site][members]}, context)
+
+
+def _items(prepared: Prepared) -> list[str]:
+    """What figures call each item."""
+    return [printable(label) for label in prepared.labels]
 
 
 def _pooled_conditions(prepared: Prepared) -> list[str]:

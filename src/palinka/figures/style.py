@@ -9,6 +9,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from numpy.typing import NDArray
 
 STYLE = Path(__file__).with_name("palinka.mplstyle")
@@ -40,6 +41,18 @@ def new_figure(width: float = 6.0, height: float = 4.0, **layout: Any) -> tuple[
     """
     figure = Figure(figsize=(width, height))
     return figure, figure.subplots(**layout)
+
+
+def plain_text(figure: Figure) -> None:
+    """Let no text of a figure be read as a formula: a `$` in a name is a `$`.
+
+    The numbers along logarithmic axes, which are formulas, do not exist before the figure is
+    drawn, and stay as they are.
+    """
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        if "$" in text.get_text():
+            text.set_parse_math(False)
 
 
 def block_means(image: NDArray[Any], largest: int = 512) -> NDArray[Any]:

@@ -10,6 +10,7 @@ from palinka.errors import InputError
 from palinka.figures.heatmap import Heatmap
 from palinka.figures.text_heatmap import checked_texts
 from palinka.figures.token_lines import ends_line, text_width, words
+from palinka.printable import printable
 
 TEMPLATE = Path(__file__).with_name("text_heatmap.html")
 # Longer words, such as those of scripts without spaces, may be divided between lines.
@@ -35,7 +36,8 @@ def text_heatmap_html(
         token_ids: The tokens' ids, `(tokens,)`.
 
     Returns:
-        HTML. Tokens, captions and the title are escaped.
+        HTML. Tokens, captions and the title are escaped; what cannot be seen in them is written
+        out.
 
     Raises:
         InputError: If there are no tokens or no heatmaps, or if values or ids do not fit them.
@@ -50,7 +52,7 @@ def text_heatmap_html(
     )
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     sections = [_section(texts, heatmap, token_ids) for heatmap in heatmaps]
-    return template.render(title=title, sections=sections)
+    return template.render(title=printable(title), sections=sections)
 
 
 def _section(
@@ -71,7 +73,7 @@ def _section(
         }
 
     return {
-        "caption": heatmap.caption,
+        "caption": printable(heatmap.caption),
         "low": f"{values.min():.3g}",
         "high": f"{values.max():.3g}",
         "words": [

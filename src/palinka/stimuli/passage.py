@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from palinka.errors import InputError
+from palinka.printable import printable
 from palinka.stimuli.checks import check_trimmed, listed
 from palinka.stimuli.display import display_tokens
 from palinka.stimuli.encoding import first_token, token_ids
@@ -53,7 +54,7 @@ class Passage(Stimuli):
             if missing:
                 problems.append(f"categories.{name}: {', '.join(map(repr, missing))}")
             wanted = set(firsts.values())
-            targets[name] = tuple(token in wanted for token in ids)
+            targets[printable(name)] = tuple(token in wanted for token in ids)
         if problems:
             raise InputError(
                 f"{listed(problems)}: not in the passage with a space before; take them out of "

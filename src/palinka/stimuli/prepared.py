@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from palinka.printable import printable
 from palinka.stimuli.display import display_text, display_tokens
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ class Prepared:
             where every token is an item.
         display: For each text its tokens as `display_tokens` shows them.
         labels: What each item is called: the word, or the text with the target in brackets.
-        conditions: The condition of each item; empty for a passage.
-        targets: For a passage, by category, which of its tokens belong to it.
+        conditions: The condition of each item, as `printable` writes it; empty for a passage.
+        targets: For a passage, by category (also `printable`), which tokens belong to it.
     """
 
     kind: str
@@ -67,7 +68,7 @@ def prepared_items(
         pool=tuple(tuple(positions) for positions in pool),
         display=tuple(tuple(display_tokens(tokenizer, ids)) for ids in tokens),
         labels=tuple(labels),
-        conditions=tuple(conditions),
+        conditions=tuple(map(printable, conditions)),
     )
 
 
@@ -81,13 +82,13 @@ def marked(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int], position: i
 
 
 def _entry(name: str, count: str, items: Sequence[str]) -> str:
-    examples = "".join(f"\n    - {_code(item)}" for item in items[:_EXAMPLES])
-    return f"- {_code(name)}: {count}, such as{examples}"
+    examples = "".join(f"\n    - {code_span(item)}" for item in items[:_EXAMPLES])
+    return f"- {code_span(name)}: {count}, such as{examples}"
 
 
-def _code(text: str) -> str:
-    """Text as a markdown code span, in which nothing is markup."""
-    text = re.sub(r"\r\n|\r|\n", "↵", text)
+def code_span(text: str) -> str:
+    """Text as a span of code in markdown, in which nothing is markup, also within a table."""
+    text = printable(re.sub(r"\r\n|\r|\n", "↵", text))
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
     padding = " " if text.startswith("`") or text.endswith("`") else ""
     return f"{fence}{padding}{text}{padding}{fence}"

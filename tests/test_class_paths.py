@@ -204,6 +204,12 @@ def test_yaml_that_cannot_be_built(text: str, folder: Path, parser: Any) -> None
     assert str(caught.value).isprintable()
 
 
+def test_a_section_that_names_a_file_which_cannot_be(folder: Path, parser: Any) -> None:
+    (folder / "config.yaml").write_text('data: "a\\0b"')
+    with pytest.raises(InputError, match="cannot be read: embedded null byte"):
+        parser.parse_args(files_first(["fit", "--config", "config.yaml"]))
+
+
 def test_a_configuration_in_another_encoding(folder: Path, parser: Any) -> None:
     (folder / "config.yaml").write_bytes("data: {site: é}".encode("latin-1"))
     with pytest.raises(InputError, match="not UTF-8"):

@@ -73,6 +73,11 @@ class ArgumentParser(LightningArgumentParser):
             ) from error
         except RecursionError as error:
             raise InputError("a configuration is nested too deeply: divide it") from error
+        except InputError:
+            raise
+        except (ValueError, TypeError, OSError) as error:  # such as of a path with a NUL in it
+            reason = " ".join(str(error).split())
+            raise InputError(f"a configuration cannot be read: {reason}") from error
         check_classes(settings)
         self._check_nulls(settings)
         return settings

@@ -64,6 +64,26 @@ def test_files_that_cannot_be_used_give_one_line(
     assert "\n" not in str(error.value)
 
 
+def test_code_in_a_model_folder_is_neither_run_nor_asked_about(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(folders["gpt2"], tmp_path / "model")
+    planted = tmp_path / "planted"
+    (folder / "evil.py").write_text(f"import pathlib\npathlib.Path({str(planted)!r}).touch()")
+    content = {"model_type": "strange", "auto_map": {"AutoConfig": "evil.Evil"}}
+    (folder / "config.json").write_text(json.dumps(content))
+    monkeypatch.setattr("builtins.input", lambda *_: "yes")
+    with pytest.raises(InputError, match=r"configuration of .* cannot be loaded"):
+        LanguageModelSpec(str(folder)).width("blocks.0.mlp.pre")
+    assert not planted.exists()
+
+
+@pytest.mark.parametrize("key", ["name", "device"])
+def test_null_is_no_name(key: str) -> None:
+    with pytest.raises(InputError, match=f"{key} of the language model is None; give text"):
+        LanguageModelSpec(**{key: None})
+
+
 def test_an_unknown_dtype_or_device_is_refused() -> None:
     with pytest.raises(InputError, match="dtype 'float8' for the model; give float32"):
         LanguageModelSpec(dtype="float8")

@@ -65,6 +65,8 @@ def test_anchors_are_followed() -> None:
         ("[" * 1_000, "nested more than 40 levels deep"),
         ("a: &a [*a]" + " " * 100, "the alias *a stands inside of itself"),
         ("a: 1\n---\nb: 2", "not YAML: "),
+        ("--- !!int\na: 1", "the file (line 1): keys with values tagged 'tag:yaml.org,2002:int'"),
+        (VALID.replace("[',', é]", "!!set [a]"), "a list tagged 'tag:yaml.org,2002:set'"),
         ("a: 1\na: 2", "the file (line 2): the key 'a' comes twice"),
         ("no: 1", "a key (line 1): YAML reads no as a truth value; expected text: put it in "),
         ("3: 1", "a key (line 1): YAML reads 3 as a number"),

@@ -51,7 +51,7 @@ def entries(node: yaml.Node, key: str) -> dict[str, yaml.Node]:
     Raises:
         InputError: If the node is no mapping, or has a key that is no text or comes twice.
     """
-    if not isinstance(node, yaml.MappingNode):
+    if not isinstance(node, yaml.MappingNode) or node.tag != _TAG + "map":
         _refuse(node, key, f"{_shown(node)}; expected keys with values, such as `name: …`")
     found: dict[str, yaml.Node] = {}
     for name_node, value in node.value:
@@ -123,7 +123,7 @@ def _read(node: yaml.Node, hint: Any, key: str) -> Any:
             _refuse(node, key, "empty; expected at least one entry")
         return {name: _read(value, arguments[1], f"{key}.{name}") for name, value in given.items()}
     if kind is Sequence:
-        if not isinstance(node, yaml.SequenceNode):
+        if not isinstance(node, yaml.SequenceNode) or node.tag != _TAG + "seq":
             _refuse(node, key, f"{_shown(node)}; expected a list, such as `[one, two]`")
         if not node.value:
             _refuse(node, key, "empty; expected at least one entry")
@@ -183,7 +183,8 @@ def _shown(node: yaml.Node) -> str:
     if isinstance(node, yaml.ScalarNode):
         value = node.value if len(node.value) <= _SHOWN else f"{node.value[:_SHOWN]}…"
         return repr(value) if value else "empty"
-    return "a list" if isinstance(node, yaml.SequenceNode) else "keys with values"
+    kind = "a list" if isinstance(node, yaml.SequenceNode) else "keys with values"
+    return kind if node.tag in (_TAG + "seq", _TAG + "map") else f"{kind} tagged {node.tag!r}"
 
 
 def _refuse(node: yaml.Node, key: str, problem: str) -> NoReturn:

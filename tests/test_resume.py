@@ -145,13 +145,15 @@ def test_killed_anywhere_a_run_ends_the_same(
 
 STOPS = [
     # kind, how, after which step, in its validation, exit status, step of the checkpoint
-    ("every step", "SIGTERM", 4, False, 143, 5),
+    pytest.param("every step", "SIGTERM", 4, False, 143, 5, marks=pytest.mark.slow),
     ("accumulated", "SIGTERM", 5, False, 143, 6),  # its gradient is half there
     ("validated in between", "SIGTERM", 9, False, 143, 10),  # the last batch of the epoch
-    ("validated in between", "SIGTERM", 4, False, 143, 5),  # before a validation
+    pytest.param(
+        "validated in between", "SIGTERM", 4, False, 143, 5, marks=pytest.mark.slow
+    ),  # before a validation
     ("validated in between", "SIGTERM", 10, True, 143, 11),
     ("every step", "SIGINT", 13, False, 1, 13),
-    ("accumulated", "exception", 7, False, 1, 6),
+    pytest.param("accumulated", "exception", 7, False, 1, 6, marks=pytest.mark.slow),
 ]
 
 
@@ -185,7 +187,9 @@ def test_stopped_a_run_ends_the_same(
         assert f"saved at step {saved}" in (tmp_path / "output.txt").read_text()
 
 
-@pytest.mark.parametrize("damage", ["torn", "flipped", "both"])
+@pytest.mark.parametrize(
+    "damage", ["torn", "flipped", pytest.param("both", marks=pytest.mark.slow)]
+)
 def test_a_damaged_checkpoint_is_passed_over(
     damage: str,
     commands: Any,

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from palinka.activations import ActivationDataModule as ActivationDataModule
     from palinka.autoencoders import Autoencoder as Autoencoder
+    from palinka.autoencoders import GatedAutoencoder as GatedAutoencoder
+    from palinka.autoencoders import JumpReLUAutoencoder as JumpReLUAutoencoder
     from palinka.autoencoders import KSparseAutoencoder as KSparseAutoencoder
+    from palinka.autoencoders import ReLUAutoencoder as ReLUAutoencoder
     from palinka.language_models import LanguageModel as LanguageModel
     from palinka.training import SparseAutoencoderModule as SparseAutoencoderModule
 
@@ -18,8 +21,11 @@ __version__ = "0.1.0"
 _HOME = {
     "ActivationDataModule": "palinka.activations",
     "Autoencoder": "palinka.autoencoders",
+    "GatedAutoencoder": "palinka.autoencoders",
+    "JumpReLUAutoencoder": "palinka.autoencoders",
     "KSparseAutoencoder": "palinka.autoencoders",
     "LanguageModel": "palinka.language_models",
+    "ReLUAutoencoder": "palinka.autoencoders",
     "SparseAutoencoderModule": "palinka.training",
 }
 _ROOMS = (
@@ -32,14 +38,18 @@ _ROOMS = (
     "kernels",
     "language_models",
     "stimuli",
+    "synthetic",
     "training",
 )
 
 __all__ = [
     "ActivationDataModule",
     "Autoencoder",
+    "GatedAutoencoder",
+    "JumpReLUAutoencoder",
     "KSparseAutoencoder",
     "LanguageModel",
+    "ReLUAutoencoder",
     "SparseAutoencoderModule",
     "__version__",
 ]

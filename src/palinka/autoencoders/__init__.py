@@ -1,7 +1,18 @@
 """Sparse autoencoders: plain modules that know nothing of how they are trained."""
 
 from palinka.autoencoders.base import Autoencoder, AutoencoderOutput
+from palinka.autoencoders.gated import GatedAutoencoder
+from palinka.autoencoders.jumprelu import JumpReLUAutoencoder
 from palinka.autoencoders.ksparse import KSparseAutoencoder
+from palinka.autoencoders.relu import ReLUAutoencoder
 from palinka.autoencoders.scaling import InputScaling
 
-__all__ = ["Autoencoder", "AutoencoderOutput", "InputScaling", "KSparseAutoencoder"]
+__all__ = [
+    "Autoencoder",
+    "AutoencoderOutput",
+    "GatedAutoencoder",
+    "InputScaling",
+    "JumpReLUAutoencoder",
+    "KSparseAutoencoder",
+    "ReLUAutoencoder",
+]

@@ -58,8 +58,8 @@ class SparseAutoencoderModule(LightningModule):
         decorrelation_weight: Weight of the sum of squared covariances of different latents.
         sparsity_warmup_steps: Optimizer steps over which the weight grows linearly from zero.
         decorrelation_warmup_steps: The same for the decorrelation penalty.
-        auxiliary_weight: Weight of the loss by which dead latents learn, where an architecture has
-            one.
+        auxiliary_weight: Weight of the auxiliary loss, where an architecture has one; its paper's
+            where left out: 1/32 for that by which dead latents learn, 1 for the gate's.
         auxiliary_k: How many dead latents may try to mend a row; half the width if left out.
         dead_after_tokens: A latent counts as dead in training once it has not fired for so many
             tokens.
@@ -78,7 +78,7 @@ class SparseAutoencoderModule(LightningModule):
         decorrelation_weight: float = 5e-4,
         sparsity_warmup_steps: int = 0,
         decorrelation_warmup_steps: int = 0,
-        auxiliary_weight: float = 1 / 32,
+        auxiliary_weight: float | None = None,
         auxiliary_k: int | None = None,
         dead_after_tokens: int = 1_000_000,
         optimizer: OptimizerCallable = lambda params: torch.optim.Adam(params, lr=1e-4),

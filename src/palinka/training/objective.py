@@ -43,11 +43,12 @@ class Objective:
     decorrelation_weight: float
     sparsity_warmup_steps: int
     decorrelation_warmup_steps: int
-    auxiliary_weight: float = 1 / 32
+    auxiliary_weight: float | None = None
+    """None for what the architecture's paper has."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if not value >= 0:
+            if value is not None and not value >= 0:
                 raise InputError(f"{name} must be at least 0, got {value}")
 
     def __call__(self, terms: Terms, step: int, layout: Layout = WHOLE) -> Losses:
@@ -62,6 +63,9 @@ class Objective:
         decorrelation = self.decorrelation_weight * linear_warmup(
             step, self.decorrelation_warmup_steps
         )
+        auxiliary = (
+            terms.auxiliary_weight if self.auxiliary_weight is None else self.auxiliary_weight
+        )
         latents = terms.output.latents
         return Losses(
             reconstruction=terms.reconstruction,
@@ -70,7 +74,7 @@ class Objective:
             decorrelation=decorrelation * decorrelation_loss(latents, layout.rows, layout.latents)
             if decorrelation > 0
             else torch.zeros_like(terms.reconstruction),
-            auxiliary=None if terms.auxiliary is None else self.auxiliary_weight * terms.auxiliary,
+            auxiliary=None if terms.auxiliary is None else auxiliary * terms.auxiliary,
         )
 
 

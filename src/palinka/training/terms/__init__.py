@@ -1,5 +1,17 @@
 """What each architecture minimizes, one file per paper; the default is the reference run's."""
 
+from palinka.training.terms.gated import gated_terms
+from palinka.training.terms.jumprelu import jumprelu_terms
+from palinka.training.terms.relu import relu_terms
 from palinka.training.terms.step import Step, Terms, has_own_terms, terms, terms_of
 
-__all__ = ["Step", "Terms", "has_own_terms", "terms", "terms_of"]
+__all__ = [
+    "Step",
+    "Terms",
+    "gated_terms",
+    "has_own_terms",
+    "jumprelu_terms",
+    "relu_terms",
+    "terms",
+    "terms_of",
+]

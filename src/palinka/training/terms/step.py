@@ -40,12 +40,14 @@ class Terms:
         reconstruction: How far the reconstruction is off.
         sparsity: What `sparsity_weight` is multiplied with.
         auxiliary: What `auxiliary_weight` is multiplied with; None where there is no such term.
+        auxiliary_weight: What the architecture's paper weighs it with, where nobody says otherwise.
     """
 
     output: AutoencoderOutput
     reconstruction: Tensor
     sparsity: Tensor
     auxiliary: Tensor | None = None
+    auxiliary_weight: float = 1 / 32
 
 
 @singledispatch

@@ -75,7 +75,7 @@ class ManifestFile(Target):
         assert vars(manifest.key.layout) == members["layout"]
         listed = [entry["sha256"] for entry in members["shards"]]
         assert [entry.sha256 for entry in manifest.shards] == listed
-        assert manifest.statistics.sum.tolist() == members["statistics"]["sum"]
+        assert manifest.statistics.sum.tolist() == [float(x) for x in members["statistics"]["sum"]]
 
 
 class CacheFolder(Target):

@@ -113,6 +113,10 @@ class _Main(_Config):
 
     command: str
 
+    def prepare(self) -> None:
+        super().prepare()
+        self.read(self.originals)  # what is only imported now is not counted as slow
+
     def read(self, inside: Path) -> None:
         shown = io.StringIO()
         with (
@@ -147,10 +151,6 @@ class AnalyzeCommand(_Main):
     name = "analyze"
     content = ANALYZE
     command = "analyze"
-
-    def prepare(self) -> None:
-        super().prepare()
-        self.read(self.originals)  # what is only imported now is not counted as slow
 
     def read(self, inside: Path) -> None:
         with mock.patch("palinka.analyze.run_analysis", _read_entry):

@@ -236,6 +236,24 @@ def test_another_checkpoint_begins_a_run_of_its_own(
     shutil.rmtree(folder / "lightning_logs/version_1")
 
 
+def test_a_logger_of_ones_own_goes_on_in_its_folder(
+    commands: Any, references: dict[str, tuple[Path, float]], tmp_path: Path
+) -> None:
+    logger = {"class_path": "TensorBoardLogger", "init_args": {"save_dir": "mine", "name": "logs"}}
+    arguments = ["fit", *SMALL, *KINDS["every step"], "--ckpt_path=last"]
+    arguments += [f"--trainer.logger={json.dumps(logger)}"]
+    assert commands.run(tmp_path, [*arguments, "--trainer.max_steps=13"]) == 0
+    assert commands.run(tmp_path, arguments) == 0
+    (tmp_path / "mine" / "logs").rename(tmp_path / "lightning_logs")
+    found = {tag: v for tag, v in end_of(tmp_path)["scalars"].items() if tag != "hp_metric"}
+    assert found == end_of(references["every step"][0])["scalars"]
+
+
+def test_a_trial_run_leaves_nothing(commands: Any, references: object, tmp_path: Path) -> None:
+    assert commands.run(tmp_path, ["fit", *SMALL, "--trainer.fast_dev_run=true"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["output.txt"]
+
+
 TWO_DEVICES = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=256"]
 
 

@@ -123,6 +123,8 @@ class PalinkaCLI(LightningCLI):
         self._checkpoint = str(path)
         layer = {"model": SparseAutoencoderModule.settings_of(path)}
         self.config = self.parser.parse_args(with_layer(self._arguments, layer))
+        if self._continued is not None:
+            runs.log_into(self.config[command].trainer, self._continued)
 
     def _last_checkpoint(self, command: str) -> str | None:
         """The newest complete checkpoint of the newest run; a fit then goes on in its folder."""

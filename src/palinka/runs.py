@@ -2,7 +2,7 @@
 
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +32,36 @@ class RunLogger(TensorBoardLogger):
         return writer
 
 
-def folder_of_runs(trainer: Mapping[str, Any]) -> Path:
+def folder_of_runs(trainer: Any) -> Path:
     """Where a trainer with these settings keeps its runs.
 
     Args:
-        trainer: The section `trainer` of a configuration.
+        trainer: The section `trainer` of a parsed configuration.
     """
-    loggers = trainer["logger"]
-    logger = loggers[0] if isinstance(loggers, list) and loggers else loggers
-    arguments = logger.get("init_args", {}) if isinstance(logger, Mapping) else {}
+    arguments: Any = next(_arguments_of_loggers(trainer), {})
     root = arguments.get("save_dir") or trainer["default_root_dir"] or "."
     return Path(root) / (arguments.get("name") or LOG_FOLDER)
+
+
+def log_into(trainer: Any, run: Path) -> None:
+    """Let the loggers of a configuration write where a run has begun, unless they say where.
+
+    Args:
+        trainer: The section `trainer` of a parsed configuration; changed in place.
+        run: The log folder of the run.
+    """
+    for arguments in _arguments_of_loggers(trainer):
+        if "version" in arguments and arguments["version"] is None:
+            arguments["version"] = run.name
+
+
+def _arguments_of_loggers(trainer: Any) -> Iterator[Any]:
+    """The settings of each logger that is configured, where they say in which folder it writes."""
+    loggers = trainer["logger"]
+    for logger in loggers if isinstance(loggers, list) else [loggers]:
+        arguments = getattr(logger, "init_args", {})
+        if "save_dir" in arguments:
+            yield arguments
 
 
 def newest_run(root: Path) -> Path | None:

@@ -46,7 +46,7 @@ class RunCheckpoints(Checkpoint):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Make the folder, which tells a run that was fitted from others, and listen to signals."""
-        if stage != "fit":
+        if stage != "fit" or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         self._folder = Path(trainer.log_dir or trainer.default_root_dir) / FOLDER
         if trainer.is_global_zero:
@@ -132,6 +132,8 @@ class RunCheckpoints(Checkpoint):
         }
 
     def _save(self, trainer: pl.Trainer) -> None:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
         self._due = False
         self._saved = trainer.global_step
         newest = self._folder / NEWEST

@@ -78,6 +78,14 @@ def test_code_in_a_model_folder_is_neither_run_nor_asked_about(
     assert not planted.exists()
 
 
+def test_more_layers_than_any_model_has(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(folders["gpt2"], tmp_path / "model")
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | {"n_layer": 10**9}))
+    with pytest.raises(InputError, match="1000000000 layers; expected at most 250"):
+        LanguageModelSpec(str(folder)).width("blocks.0.mlp.pre")
+
+
 @pytest.mark.parametrize("key", ["name", "device"])
 def test_null_is_no_name(key: str) -> None:
     with pytest.raises(InputError, match=f"{key} of the language model is None; give text"):

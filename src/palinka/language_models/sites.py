@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _LAYERED = re.compile(r"(blocks|hidden)\.([0-9]+)(?=\.|$)")
 _PROBE_SHAPE = (2, 3)
+# Twice as many as the deepest that there are, which takes seconds.
+_MOST_LAYERS = 250
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,15 @@ def find_sites(config: "PretrainedConfig") -> Sites:
     """Find the sites of the model that a configuration describes, without its weights.
 
     The model is built out of tensors that have a shape and no content, and runs once.
+
+    Raises:
+        InputError: If there are more layers than any model has, which would take forever.
     """
+    if config.num_hidden_layers > _MOST_LAYERS:
+        raise InputError(
+            f"the configuration has {config.num_hidden_layers} layers; expected at most"
+            f" {_MOST_LAYERS}: is it damaged?"
+        )
     from torch._subclasses import FakeTensorMode
     from transformers import AutoModelForCausalLM
 

@@ -23,8 +23,9 @@ KINDS: dict[str, type[Stimuli]] = {
     cls.kind: cls for cls in (Contrast, Words, Carrier, Occurrences, Passage)
 }
 BUNDLED_SAMPLE = "bundled_sample"
-# A library of books; what is larger would not fit into memory as tokens.
-_LARGEST_BYTES = 2**28
+# A long text belongs into a file of its own, which may be a library of books.
+_LARGEST_YAML = 2**24
+_LARGEST_TEXT = 2**28
 
 
 def load_stimuli(path: str | Path) -> Stimuli:
@@ -42,7 +43,7 @@ def load_stimuli(path: str | Path) -> Stimuli:
             and the key.
     """
     file = expanded(path)
-    content = _read_file(file)
+    content = _read_file(file, _LARGEST_YAML)
     try:
         given = parse_mapping(content)
         kind = _kind(given)
@@ -51,7 +52,7 @@ def load_stimuli(path: str | Path) -> Stimuli:
         others = ("kind", "file") if has_text else ("kind",)
         arguments = read_fields(_with_text(given) if from_file else given, kind, also=others)
         if from_file:
-            arguments["text"] = _read_file(file.parent / expanded(arguments["text"]))
+            arguments["text"] = _read_file(file.parent / expanded(arguments["text"]), _LARGEST_TEXT)
         elif arguments.get("text") == BUNDLED_SAMPLE:
             arguments["text"] = bundled_sample()
         return kind(**arguments, name=str(path))
@@ -85,10 +86,10 @@ def _with_text(given: Mapping[str, yaml.Node]) -> dict[str, yaml.Node]:
     return {"text" if key == "file" else key: node for key, node in given.items()}
 
 
-def _read_file(file: Path) -> str:
+def _read_file(file: Path, largest: int) -> str:
     r"""The text of a file, with line ends as `\n` and without a byte order mark."""
     try:
-        text = read_ordinary(file, _LARGEST_BYTES).decode("utf-8-sig")
+        text = read_ordinary(file, largest).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(
             f"{file} is not UTF-8 (byte {error.start} cannot be decoded); convert it"

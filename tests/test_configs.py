@@ -14,7 +14,9 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig
 from palinka.__main__ import main
 from palinka.assets import mini_gpt2_folder
 
-CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+FOLDER = Path(__file__).parent.parent / "configs"
+CONFIGS = sorted(FOLDER.glob("*.yaml"))
+ARCHITECTURES = sorted((FOLDER / "architectures").glob("*.yaml"))
 
 FAST = [
     "--trainer.fast_dev_run=true",
@@ -74,6 +76,12 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def harvested(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache for configurations that train on the same activations."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=[path.stem for path in CONFIGS])
 def test_a_shipped_configuration_runs(
     config: Path,
@@ -104,7 +112,16 @@ def test_a_shipped_configuration_runs(
     assert main(["fit", "--config", str(config), *stand_ins[config.stem], *FAST]) == 0
 
 
+@pytest.mark.parametrize("config", ARCHITECTURES, ids=[path.stem for path in ARCHITECTURES])
+def test_every_architecture_runs(
+    config: Path, workspace: Path, harvested: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PALINKA_CACHE", str(harvested))
+    small = [*SMALL, "--model.autoencoder.init_args.latent_dim=64"]
+    assert main(["fit", "--config", str(config), *small, *FAST]) == 0
+
+
 def test_every_configuration_names_itself_in_the_command_it_shows() -> None:
-    for config in CONFIGS:
+    for config in CONFIGS + ARCHITECTURES:
         shown = config.read_text().split("seed_everything")[0]
-        assert f"--config configs/{config.name}" in shown
+        assert f"--config configs/{config.relative_to(FOLDER)}" in shown

@@ -46,14 +46,11 @@ def test_gradients_are_the_derivatives() -> None:
     torch.manual_seed(0)
     sae = ReLUAutoencoder(3, 4).double()
     x = torch.randn(5, 3, dtype=torch.float64)
-    names = [name for name, _ in sae.named_parameters()]
+    names = [name for name, _ in Losses(sae).named_parameters()]
 
     def loss(*parameters: Tensor) -> Tensor:
-        stand_in = dict(zip(names, parameters, strict=True))
-        found = torch.func.functional_call(
-            Losses(sae), {f"sae.{n}": p for n, p in stand_in.items()}, x
-        )
-        return found
+        named = dict(zip(names, parameters, strict=True))
+        return torch.func.functional_call(Losses(sae), named, x)
 
     assert torch.autograd.gradcheck(loss, tuple(sae.parameters()))
 

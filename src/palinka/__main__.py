@@ -19,6 +19,8 @@ COMMANDS = {
     "harvest": "only fill the cache of activations",
     "verify": "read the caches of a configuration and compare their checksums",
     "analyze": "ask neurons or latents questions, without any training",
+    "export": "write a checkpoint's autoencoder in the format of another library",
+    "import": "make a checkpoint of an autoencoder that another library saved",
     "cache": "list the caches of activations, or remove some of them",
 }
 
@@ -32,12 +34,10 @@ commands:
 {_COMMAND_LINES}
 
 options:
-  --config FILE     a YAML configuration; repeatable, later files win, and the command line
-                    beats every file
+  --config FILE     YAML; repeatable, later files win, and the command line beats every file
   --print_config    show the whole configuration and stop
   --ckpt_path FILE  the checkpoint to go on from, or to measure; `last` is that of the last run
-  --help            this page; `palinka COMMAND --help` lists every option of a command
-  --version
+  --help, --version `palinka COMMAND --help` lists every option of a command
 
 A first run, offline, on the bundled model:
   palinka fit --config configs/quickstart.yaml
@@ -74,6 +74,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             from palinka.cache_command import run as cache
 
             return cache(arguments[1:])
+        if arguments[0] == "export":
+            from palinka.export import run as export
+
+            return export(arguments[1:])
+        if arguments[0] == "import":
+            from palinka.import_command import run as import_
+
+            return import_(arguments[1:])
         from palinka.cli import run
 
         return run(arguments)

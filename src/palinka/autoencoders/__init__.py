@@ -4,6 +4,7 @@ from palinka.autoencoders.base import Autoencoder, AutoencoderOutput
 from palinka.autoencoders.gated import GatedAutoencoder
 from palinka.autoencoders.jumprelu import JumpReLUAutoencoder
 from palinka.autoencoders.ksparse import KSparseAutoencoder
+from palinka.autoencoders.layer_normalized import LayerNormalizedAutoencoder
 from palinka.autoencoders.relu import ReLUAutoencoder
 from palinka.autoencoders.scaling import InputScaling
 
@@ -14,5 +15,6 @@ __all__ = [
     "InputScaling",
     "JumpReLUAutoencoder",
     "KSparseAutoencoder",
+    "LayerNormalizedAutoencoder",
     "ReLUAutoencoder",
 ]

@@ -58,26 +58,62 @@ class Autoencoder(nn.Module, ABC):
     def config(self) -> dict[str, Any]:
         """The constructor's arguments, as JSON holds them."""
 
+    def decode_for(self, latents: Tensor, x: Tensor) -> Tensor:
+        """Latents `(…, latent_dim)` to a reconstruction of `x`, `(…, input_dim)`.
+
+        That is `decode`, but for an architecture that needs something of `x` beside its latents.
+        """
+        return self.decode(latents)
+
     def forward(self, x: Tensor) -> AutoencoderOutput:
         """Encode and decode activations `(…, input_dim)`."""
         latents = self.encode(x)
-        return AutoencoderOutput(reconstruction=self.decode(latents), latents=latents)
+        return AutoencoderOutput(reconstruction=self.decode_for(latents, x), latents=latents)
 
     def save_pretrained(self, folder: str | PathLike[str]) -> None:
         """Write `config.json` and `model.safetensors` into a folder, made where it is missing."""
         pretrained.save(self, folder)
 
     @classmethod
-    def from_pretrained(cls, folder: str | PathLike[str]) -> Self:
-        """Read what `save_pretrained` wrote, on the CPU.
+    def from_pretrained(cls, folder: str | PathLike[str], revision: str | None = None) -> Self:
+        """Read a saved autoencoder, on the CPU.
+
+        It may have been saved by `save_pretrained`, or by SAELens, sparsify, dictionary_learning
+        or OpenAI's sparse_autoencoder, which is seen by the files.
 
         Args:
-            folder: The folder; `Autoencoder.from_pretrained` takes any class, a subclass its own.
+            folder: The folder, or a name on the Hugging Face hub, `owner/repository` or
+                `owner/repository/folder/within`. `Autoencoder.from_pretrained` takes any class,
+                a subclass its own.
+            revision: A branch, tag or commit on the hub.
 
         Raises:
-            InputError: If the folder or a file is missing, or the two files do not fit together.
+            InputError: If there is none, a file is missing, the files do not fit together, or it
+                is of an architecture that is not known here.
         """
-        return cast(Self, pretrained.load(folder, cls))
+        from palinka.autoencoders.formats.loading import load
+
+        return cast(Self, load(folder, revision, cls)[0])
+
+    def push_to_hub(
+        self, repo_id: str, private: bool | None = None, token: str | None = None
+    ) -> str:
+        """Put it on the Hugging Face hub, in a repository that is made where there is none.
+
+        Args:
+            repo_id: `owner/repository`.
+            private: Whether a new repository is to be private; the owner's default if left out.
+            token: What shows that you may; the one you are logged in with if left out.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            InputError: If it cannot be put there.
+        """
+        from palinka.autoencoders.formats.hub import upload
+
+        return upload(self, repo_id, private, token)
 
     def check_width(self, tensor: Tensor, width: int, what: str) -> None:
         """Raise an `InputError` unless the last dimension of a tensor is `width` long."""

@@ -1,14 +1,16 @@
 """An autoencoder as a folder: `config.json` beside `model.safetensors`."""
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
+from palinka.autoencoders.reading import read_config, read_safetensors
 from palinka.autoencoders.registry import build
 from palinka.errors import InputError
 
@@ -19,16 +21,28 @@ if TYPE_CHECKING:
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+SOURCE = "source"
 
 
-def save(autoencoder: "Autoencoder", folder: str | PathLike[str]) -> None:
+def save(
+    autoencoder: "Autoencoder",
+    folder: str | PathLike[str],
+    source: Mapping[str, Any] | None = None,
+) -> None:
     """Write an autoencoder into a folder, weights first; each file appears whole or not at all.
+
+    Args:
+        autoencoder: What is written.
+        folder: Where to; made where it is missing.
+        source: Where it comes from, as JSON holds it; kept beside its settings.
 
     Raises:
         InputError: If the folder cannot be written.
     """
     folder = Path(folder)
     config = {"class": type(autoencoder).__name__, **autoencoder.config()}
+    if source is not None:
+        config[SOURCE] = dict(source)
     weights = {name: tensor.contiguous() for name, tensor in autoencoder.state_dict().items()}
     partial = {name: folder / f".{name}.partial" for name in (WEIGHTS, CONFIG)}
     try:
@@ -51,13 +65,12 @@ def load(folder: str | PathLike[str], base: "type[Autoencoder]") -> "Autoencoder
         InputError: If the folder or a file is missing, or the two files do not fit together.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"no folder {folder}: give a folder that save_pretrained wrote")
-    config = _config(folder / CONFIG)
+    config = read_config(folder / CONFIG)
+    config.pop(SOURCE, None)
     name = config.pop("class", None)
     if not isinstance(name, str):
         raise InputError(f"{folder / CONFIG} names no class: add one, as 'KSparseAutoencoder'")
-    weights = _weights(folder / WEIGHTS)
+    weights = read_safetensors(folder / WEIGHTS)
     try:
         autoencoder = build(name, config, base)
     except InputError as error:
@@ -79,24 +92,3 @@ def check_weights(expected: "dict[str, Tensor]", found: "dict[str, Tensor]", whe
                 f"{where} holds {name!r} of shape {tuple(found[name].shape)}, but the settings"
                 f" ask for {tuple(expected[name].shape)}: use the dimensions it was trained with"
             )
-
-
-def _config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"no file {path}: give a folder that save_pretrained wrote") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} is no JSON file that can be read: {error}") from error
-    if not isinstance(config, dict):
-        raise InputError(f"{path} must hold a JSON object, got {type(config).__name__}")
-    return config
-
-
-def _weights(path: Path) -> "dict[str, Tensor]":
-    if not path.is_file():
-        raise InputError(f"no file {path}: give a folder that save_pretrained wrote")
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path} is no complete safetensors file: {error}") from error

@@ -50,18 +50,23 @@ def as_function(
 def _reconstruction(
     autoencoder: EncodesAndDecodes, edit: Callable[[Tensor], Tensor] | None, keep_error: bool
 ) -> Callable[[Tensor], Tensor]:
+    # Ours may need something of the activations beside their latents.
+    decode: Callable[[Tensor, Tensor], Tensor] = getattr(
+        autoencoder, "decode_for", lambda latents, _: autoencoder.decode(latents)
+    )
+
     def reconstruct(x: Tensor) -> Tensor:
         x = _as_weights(x, autoencoder)
         latents = autoencoder.encode(x)
         # Before the edit, which may write into the latents.
-        error = x - autoencoder.decode(latents) if keep_error else None
+        error = x - decode(latents, x) if keep_error else None
         if edit is not None:
             latents = edit(latents)
             if not isinstance(latents, Tensor):
                 raise InputError(
                     f"edit returned {type(latents).__name__}; return the edited latents"
                 )
-        reconstruction = autoencoder.decode(latents)
+        reconstruction = decode(latents, x)
         return reconstruction if error is None else reconstruction + error
 
     return reconstruct

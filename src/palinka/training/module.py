@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from palinka.autoencoders import Autoencoder, AutoencoderOutput, InputScaling
 from palinka.autoencoders.base import positive_integer
+from palinka.autoencoders.formats import fold
 from palinka.autoencoders.sharded import ShardedAutoencoder
 from palinka.errors import InputError
 from palinka.kernels.collectives import processes, sum_over, world
@@ -127,10 +128,24 @@ class SparseAutoencoderModule(LightningModule):
         """Latents `(…, latent_dim)` to raw activations `(…, input_dim)`."""
         return self.scaling.inverse(self._whole().decode(latents))
 
+    def decode_for(self, latents: Tensor, x: Tensor) -> Tensor:
+        """Latents `(…, latent_dim)` to a reconstruction of raw activations `x`."""
+        return self.scaling.inverse(self._whole().decode_for(latents, self._scaled(x)))
+
+    def save_pretrained(self, folder: str | PathLike[str]) -> None:
+        """Write the autoencoder as `Autoencoder.save_pretrained` does, for raw activations.
+
+        Centering and scaling are taken into the weights.
+
+        Raises:
+            InputError: If the folder cannot be written, or the weights cannot hold the scaling.
+        """
+        fold(self._whole(), self.scaling).save_pretrained(folder)
+
     def forward(self, x: Tensor) -> AutoencoderOutput:
         """Encode and decode raw activations `(…, input_dim)`."""
         latents = self.encode(x)
-        return AutoencoderOutput(reconstruction=self.decode(latents), latents=latents)
+        return AutoencoderOutput(reconstruction=self.decode_for(latents, x), latents=latents)
 
     def setup(self, stage: str) -> None:
         """Take the centering and scaling of the training data, unless a checkpoint brought one."""
@@ -266,9 +281,16 @@ class SparseAutoencoderModule(LightningModule):
 
         Raises:
             InputError: If the file cannot be read, or the checkpoint is one of another
-                autoencoder, language model or site, or of other rows to go on training on.
+                autoencoder, language model or site, of other rows to go on training on, or of
+                weights alone.
         """
-        self._check(read(path), data, resume)
+        stored = read(path)
+        if resume and "optimizer_states" not in stored:
+            raise InputError(
+                f"{path} holds weights alone, as palinka import writes them: training cannot go on"
+                " from it, but validate, test, predict and analyze take it"
+            )
+        self._check(stored, data, resume)
 
     def _check(self, checkpoint: Mapping[str, Any], data: Any, resume: bool) -> None:
         check_fit(self.autoencoder, checkpoint)

@@ -1,0 +1,79 @@
+"""Centering and scaling of the activations, taken into the weights."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from palinka.autoencoders.base import Autoencoder
+from palinka.autoencoders.formats.architectures import is_known
+from palinka.autoencoders.ksparse import KSparseAutoencoder
+from palinka.autoencoders.layer_normalized import LayerNormalizedAutoencoder
+from palinka.autoencoders.scaling import InputScaling
+from palinka.errors import InputError
+
+
+@torch.no_grad()
+def fold(autoencoder: Autoencoder, scaling: InputScaling) -> Autoencoder:
+    """An autoencoder of raw activations that does what one did with centered and scaled ones.
+
+    Its latents are the same, and its reconstruction is what `scaling.inverse` makes of the
+    other's. Where there is a scale, directions that had norm 1 have norm `1 / scale`, and what was
+    tied is not any longer.
+
+    Args:
+        autoencoder: Stays as it is.
+        scaling: What the activations went through.
+
+    Returns:
+        A new autoencoder of the same class, on the CPU.
+
+    Raises:
+        InputError: If its class is one of somebody else's, which may do more with activations.
+    """
+    mean, scale = scaling.mean.double().cpu(), float(scaling.scale)
+    kind, config = type(autoencoder), dict(autoencoder.config())
+    weights = {name: tensor.detach().cpu() for name, tensor in autoencoder.state_dict().items()}
+    if scale != 1.0 or bool(mean.any()):
+        if not is_known(kind) or kind is LayerNormalizedAutoencoder:
+            raise InputError(
+                f"centering and scaling cannot be taken into the weights of a {kind.__name__}:"
+                " keep the checkpoint, or train without center and unit_norm"
+            )
+        weights = {name: tensor.double() for name, tensor in weights.items()}
+        if isinstance(autoencoder, KSparseAutoencoder):
+            _untie(config, weights, mean, scale)
+        _fold(config, weights, mean, scale)
+    folded = kind(**config)
+    stored = folded.state_dict()
+    folded.load_state_dict({name: t.to(stored[name].dtype) for name, t in weights.items()})
+    return folded.train(autoencoder.training)
+
+
+def _untie(config: dict[str, Any], weights: dict[str, Tensor], mean: Tensor, scale: float) -> None:
+    """Give a k-sparse autoencoder the parameters that folding needs."""
+    config["decoder_bias"] = True
+    weights.setdefault("decoder_bias", torch.zeros_like(mean))
+    if config["tied"] and scale != 1.0:
+        config["tied"] = False
+        weights["decoder_weight"] = weights["encoder.weight"]
+
+
+def _fold(config: dict[str, Any], weights: dict[str, Tensor], mean: Tensor, scale: float) -> None:
+    if scale != 1.0:
+        weights["encoder.weight"] = weights["encoder.weight"] * scale
+        weights["decoder_weight"] = weights["decoder_weight"] / scale
+        config["unit_norm"] = False
+    weights["decoder_bias"] = weights["decoder_bias"] / scale + mean
+    # Where the decoder's bias is subtracted before encoding, the mean is subtracted with it.
+    if not config.get("subtract_decoder_bias", True):
+        _shift_biases(weights, weights["encoder.weight"] @ mean)
+
+
+def _shift_biases(weights: Mapping[str, Tensor], shift: Tensor) -> None:
+    if "gate_bias" in weights:
+        weights["gate_bias"].sub_(shift)
+        weights["magnitude_bias"].sub_(weights["log_magnitude"].exp() * shift)
+    else:
+        weights["encoder.bias"].sub_(shift)

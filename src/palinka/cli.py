@@ -183,6 +183,10 @@ class PalinkaCLI(LightningCLI):
                 isinstance(callback, callbacks.RunCheckpoints) for callback in given
             ):
                 standard.append(callbacks.RunCheckpoints())
+        if self.subcommand in ("validate", "test") and not any(
+            isinstance(callback, callbacks.LanguageModelMetrics) for callback in given
+        ):
+            standard.append(callbacks.LanguageModelMetrics())
         if self.subcommand == "predict":
             standard.append(callbacks.LatentWriter())
         if settings["enable_progress_bar"] is not False and not any(
@@ -192,6 +196,23 @@ class PalinkaCLI(LightningCLI):
             # Seldom where every refresh is a line that stays.
             standard.append(TQDMProgressBar(refresh_rate=10 if sys.stderr.isatty() else 100))
         return standard
+
+    def validate(self, **kwargs: Any) -> None:
+        """Validate without Lightning's table, which knows no intervals."""
+        self.trainer.validate(**{**kwargs, "verbose": False})
+
+    def test(self, **kwargs: Any) -> None:
+        """Test without Lightning's table."""
+        self.trainer.test(**{**kwargs, "verbose": False})
+
+    def after_validate(self) -> None:
+        """End with the figures, and with where they are kept."""
+        self.after_fit()
+
+    def after_test(self) -> None:
+        """End with the figures, and with where they are kept."""
+        if self.trainer.is_global_zero:
+            print(callbacks.final_report(self.trainer, "test"))
 
     def predict(self, **kwargs: Any) -> None:
         """Predict without keeping every batch in memory: `LatentWriter` has written them."""

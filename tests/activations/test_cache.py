@@ -48,6 +48,18 @@ def test_every_row_is_there_once_with_its_context(
     assert sorted(seen) == [token for token in range(40) if token % 8 >= skip]
 
 
+@pytest.mark.parametrize("skip", [0, 1])
+def test_contexts_come_whole_and_in_the_order_of_the_text(
+    corpus: "Callable[..., SmallCorpus]", tmp_path: Path, skip: int
+) -> None:
+    blocks = list(corpus(skip=skip).write(tmp_path).contexts())
+    tokens = np.arange(40).reshape(5, 8)
+    assert [block.tokens.tolist() for block in blocks] == tokens.tolist()
+    assert [block.documents.tolist() for block in blocks] == (tokens // 7).tolist()
+    assert [block.positions.tolist() for block in blocks] == (tokens % 7).tolist()
+    assert blocks[0].tokens.dtype == np.int64
+
+
 def test_rows_are_shuffled_by_token_within_shards(
     corpus: "Callable[..., SmallCorpus]", tmp_path: Path
 ) -> None:

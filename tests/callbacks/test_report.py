@@ -25,6 +25,19 @@ def test_measured_rows_come_in_order_and_others_are_left_out() -> None:
     ]
 
 
+def test_intervals_stand_beside_their_values_whatever_the_split_is_called() -> None:
+    bounds = {"test_interval/kl/low": 0.01, "test_interval/kl/high": 0.03}
+    trainer: Any = SimpleNamespace(
+        callback_metrics={"test/kl": 0.02, "test/l0": 32.0, **bounds},
+        loggers=[SimpleNamespace(log_dir="logs/version_0")],
+    )
+    lines = final_report(cast(Any, trainer), "test").splitlines()
+    assert any(line.split() == ["latents", "per", "token", "(L0)", "32"] for line in lines)
+    (line,) = (line for line in lines if "KL" in line)
+    assert line.endswith("0.02  [0.01, 0.03]")
+    assert any("95 % intervals" in line for line in lines)
+
+
 def test_the_folder_is_shown_as_one_would_type_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

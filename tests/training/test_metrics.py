@@ -21,6 +21,7 @@ def closed_form(x: np.ndarray, x_hat: np.ndarray) -> dict[str, float]:
         "mse": residual / x.size,
         "fvu": fvu,
         "explained_variance": 1 - fvu,
+        "fvu_legacy": residual / (x**2).sum(),
         "cosine": float(np.mean(cosines)),
     }
 
@@ -62,6 +63,18 @@ def test_data_without_variance_has_no_fvu() -> None:
     assert values["mse"] == 1.0
 
 
+def test_the_legacy_variance_is_about_the_zero_of_raw_data() -> None:
+    generator = np.random.default_rng(0)
+    raw, raw_hat = generator.standard_normal((2, 20, 3)) + 2.0
+    mean, scale = raw.mean(axis=0), 0.3
+    metrics = ReconstructionMetrics(3)
+    scaled, scaled_hat = (torch.from_numpy((x - mean) * scale) for x in (raw, raw_hat))
+    metrics.update(scaled_hat, scaled, torch.from_numpy(-mean * scale))
+    expected = ((raw - raw_hat) ** 2).sum() / (raw**2).sum()
+    assert metrics.compute()["fvu_legacy"].item() == pytest.approx(expected, rel=1e-12)
+    assert math.isnan(ReconstructionMetrics(3).compute()["fvu_legacy"].item())
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 20), st.integers(1, 6), st.integers(0, 10_000), st.data())
 def test_sparsity_is_exact_under_any_split(
@@ -96,7 +109,7 @@ def test_the_parts_of_processes_merge() -> None:
     merged.update(x_hat[:0], x[:0])
     for name in ("rows", "mean", "squared_distance"):
         setattr(merged, name, torch.stack([getattr(part, name) for part in parts]))
-    for name in ("squared_error", "cosine_sum"):
+    for name in ("squared_error", "squared_norm", "cosine_sum"):
         setattr(merged, name, torch.stack([getattr(part, name) for part in parts]).sum())
     torch.testing.assert_close(merged.compute(), whole.compute(), rtol=1e-12, atol=0)
 

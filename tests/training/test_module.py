@@ -33,6 +33,7 @@ MEASURED = {
     "mse",
     "explained_variance",
     "cosine",
+    "fvu_legacy",
     "l0",
     "l1",
     "dead",

@@ -1,6 +1,7 @@
 """Reading a finished cache."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from palinka.activations.rows import Context
 from palinka.activations.shard import shard_name
 from palinka.activations.shard_file import open_shard, read_exactly
 from palinka.activations.statistics import RowStatistics
+from palinka.corpora import Block
 from palinka.errors import InputError
 
 # One read should be long enough to keep a disk busy ...
@@ -201,3 +203,23 @@ class Cache:
             document=int(tables["documents"][offset_in_block]),
             position=int(tables["positions"][offset_in_block]),
         )
+
+    def contexts(self) -> Iterator[Block]:
+        """The token blocks that the rows come from, in the order of the text.
+
+        Raises:
+            InputError: If a shard cannot be read.
+        """
+        for shape in self._shapes:
+            path = self.folder / shard_name(shape.index)
+            tables = [
+                np.empty((shape.blocks, shape.layout.context_length), "<i4") for _ in range(3)
+            ]
+            descriptor = open_shard(self.folder, shape)
+            try:
+                for name, table in zip(("tokens", "documents", "positions"), tables, strict=True):
+                    read_exactly(descriptor, table.data.cast("B"), shape.table_start(name), path)
+            finally:
+                os.close(descriptor)
+            for block in zip(*(table.astype(np.int64) for table in tables), strict=True):
+                yield Block(*block)

@@ -1,6 +1,6 @@
 """Activations for Lightning: harvested where they are missing, then served in batches."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -14,13 +14,13 @@ from palinka.activations.cache_dir import default_cache_dir
 from palinka.activations.harvest import harvest
 from palinka.activations.harvest_spec import HarvestSpec
 from palinka.activations.hyperparameters import plain_arguments
-from palinka.activations.in_memory import identity_of, read_in_memory
+from palinka.activations.in_memory import contexts_in_memory, identity_of, read_in_memory
 from palinka.activations.input_statistics import InputStatistics, input_statistics
 from palinka.activations.loader import ActivationLoader
 from palinka.activations.memory import MemoryRows
-from palinka.corpora import BundledSample, Corpus, Split
+from palinka.corpora import Block, BundledSample, Corpus, Split
 from palinka.errors import InputError
-from palinka.language_models import LanguageModelSpec
+from palinka.language_models import LanguageModel, LanguageModelSpec
 from palinka.paths import expanded
 
 # So much is read and hashed in a few seconds; of larger caches only `harvest` checks every byte.
@@ -163,6 +163,26 @@ class ActivationDataModule(pl.LightningDataModule):
             self._open(self.train_spec), center=self.center, unit_norm=self.unit_norm
         )
 
+    @cached_property
+    def loaded_language_model(self) -> LanguageModel:
+        """The language model itself, loaded when it is first asked for, until the run's end."""
+        return self.train_spec.language_model.load()
+
+    @property
+    def validation_rows(self) -> Cache | MemoryRows:
+        """The rows that validation measures, with their statistics and the text around them."""
+        return self._open(self.validation_spec)
+
+    def validation_contexts(self) -> Iterator[Block]:
+        """The contexts that the validation rows come from, in the order of the text.
+
+        The first `validation_spec.layout.skip` tokens of each have no row.
+        """
+        rows = self.validation_rows
+        return (
+            rows.contexts() if isinstance(rows, Cache) else contexts_in_memory(self.validation_spec)
+        )
+
     def harvest(
         self,
         rank: int = 0,
@@ -259,9 +279,10 @@ class ActivationDataModule(pl.LightningDataModule):
         return self.val_dataloader()
 
     def teardown(self, stage: str) -> None:
-        """End the loaders' threads."""
+        """End the loaders' threads, and let go of the language model."""
         while self._loaders:
             self._loaders.pop().close()
+        self.__dict__.pop("loaded_language_model", None)
 
     @property
     def _share(self) -> tuple[int, int]:

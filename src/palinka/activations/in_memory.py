@@ -64,6 +64,17 @@ def identity_of(spec: HarvestSpec) -> str:
     return type(key)(key.layout, {**key.settings, "packing": "documents as they are"}).digest
 
 
+def contexts_in_memory(spec: HarvestSpec) -> Iterator[Block]:
+    """The contexts that the rows of `read_in_memory` come from, in the order of the text."""
+    left = spec.max_rows
+    for piece in _pieces(spec):
+        if left is not None and left <= 0:
+            return
+        yield piece
+        if left is not None:
+            left -= piece.tokens.size - spec.layout.skip
+
+
 def _batches(spec: HarvestSpec) -> Iterator[list[Block]]:
     """Neighbouring pieces of one length, as many as go through the model at once."""
     for _, alike in groupby(_pieces(spec), key=lambda piece: piece.tokens.size):

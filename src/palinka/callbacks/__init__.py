@@ -4,6 +4,7 @@ from palinka.callbacks.analysis_entry import AnalysisEntry, HeatmapEntry
 from palinka.callbacks.dashboard import TensorBoardDashboard, tensorboard_writers
 from palinka.callbacks.event_files import rewind_events
 from palinka.callbacks.histograms import FeatureHistograms
+from palinka.callbacks.language_model_metrics import LanguageModelMetrics
 from palinka.callbacks.latents import LatentWriter
 from palinka.callbacks.report import as_typed, final_report
 from palinka.callbacks.run_analyses import RunAnalyses
@@ -14,6 +15,7 @@ __all__ = [
     "AnalysisEntry",
     "FeatureHistograms",
     "HeatmapEntry",
+    "LanguageModelMetrics",
     "LatentWriter",
     "RunAnalyses",
     "RunCheckpoints",

@@ -37,7 +37,12 @@ class Evaluation(nn.Module):
         self.decorrelation.reset()
 
     def update(
-        self, x: Tensor, output: AutoencoderOutput, decorrelation: bool, layout: Layout = WHOLE
+        self,
+        x: Tensor,
+        output: AutoencoderOutput,
+        decorrelation: bool,
+        layout: Layout = WHOLE,
+        zero: Tensor | None = None,
     ) -> None:
         """Take one batch `(rows, input_dim)` and what the autoencoder made of it.
 
@@ -47,8 +52,9 @@ class Evaluation(nn.Module):
             decorrelation: Whether to measure that penalty, which costs more than the rest.
             layout: The processes with the other rows, of which each counts once, and with the
                 other latents.
+            zero: Where raw activations of zero lie for the autoencoder, `(input_dim,)`.
         """
-        self.reconstruction.update(output.reconstruction, x)
+        self.reconstruction.update(output.reconstruction, x, zero)
         self.sparsity.update(output.latents, layout)
         if decorrelation:
             # Every process takes in the whole batch, so that their mean is that of each.
@@ -82,8 +88,11 @@ def measure_batch(
     reconstruction.update(output.reconstruction, x)
     sparsity = SparsityMetrics(latent_dim).to(x.device)
     sparsity.update(output.latents, layout)
-    measured = sparsity.compute()
+    measured = reconstruction.compute() | sparsity.compute()
     return {
-        **{f"reconstruction/{name}": value for name, value in reconstruction.compute().items()},
+        **{
+            f"reconstruction/{name}": measured[name]
+            for name in ("mse", "fvu", "explained_variance", "cosine")
+        },
         **{f"sparsity/{name}": measured[name] for name in ("l0", "l1")},
     }

@@ -17,12 +17,14 @@ from palinka.kernels.layout import WHOLE, Layout
 
 
 class ReconstructionMetrics(Metric):
-    """`mse`, `fvu`, `explained_variance` and `cosine` of reconstructions.
+    """`mse`, `fvu`, `explained_variance`, `fvu_legacy` and `cosine` of reconstructions.
 
     - `mse`: mean over elements of the squared error.
     - `fvu`: the squared error as a fraction of the squared distance of the data to its mean
       vector; NaN for data without variance.
     - `explained_variance`: `1 - fvu`.
+    - `fvu_legacy`: the squared error as a fraction of the squared distance of the data to zero,
+      as in some older papers; NaN for data that is zero throughout.
     - `cosine`: mean over tokens of the cosine of activation and reconstruction, 0 where either
       is a zero vector.
 
@@ -34,6 +36,7 @@ class ReconstructionMetrics(Metric):
 
     rows: Tensor
     squared_error: Tensor
+    squared_norm: Tensor
     cosine_sum: Tensor
     mean: Tensor
     squared_distance: Tensor
@@ -42,19 +45,27 @@ class ReconstructionMetrics(Metric):
         super().__init__()
         zero = torch.zeros((), dtype=torch.float64)
         self.add_state("squared_error", zero.clone(), dist_reduce_fx="sum")
+        self.add_state("squared_norm", zero.clone(), dist_reduce_fx="sum")
         self.add_state("cosine_sum", zero.clone(), dist_reduce_fx="sum")
         # Without a reduction these arrive stacked by process; `compute` merges them.
         self.add_state("rows", zero.clone(), dist_reduce_fx=None)
         self.add_state("mean", torch.zeros(input_dim, dtype=torch.float64), dist_reduce_fx=None)
         self.add_state("squared_distance", zero.clone(), dist_reduce_fx=None)
 
-    def update(self, reconstruction: Tensor, target: Tensor) -> None:
-        """Take one batch of reconstructions and targets, both `(…, input_dim)`."""
+    def update(self, reconstruction: Tensor, target: Tensor, zero: Tensor | None = None) -> None:
+        """Take one batch of reconstructions and targets, both `(…, input_dim)`.
+
+        Args:
+            reconstruction: The reconstructions.
+            target: What they should be.
+            zero: Where the data's zero lies, `(input_dim,)`, if it has been shifted.
+        """
         target = target.detach().double().reshape(-1, target.shape[-1])
         reconstruction = reconstruction.detach().double().reshape(target.shape)
         if not len(target):
             return
         self.squared_error += (reconstruction - target).square().sum()
+        self.squared_norm += (target if zero is None else target - zero).square().sum()
         self.cosine_sum += functional.cosine_similarity(reconstruction, target, eps=1e-300).sum()
         batch_mean = target.mean(dim=0)
         self.rows, self.mean, self.squared_distance = _merge(
@@ -64,7 +75,7 @@ class ReconstructionMetrics(Metric):
         )
 
     def compute(self) -> dict[str, Tensor]:
-        """The four values over everything that was taken in, on all processes."""
+        """The values over everything that was taken in, on all processes."""
         rows, mean, squared_distance = _merge(
             self.rows.reshape(-1),
             self.mean.reshape(-1, self.mean.shape[-1]),
@@ -75,6 +86,9 @@ class ReconstructionMetrics(Metric):
             "mse": self.squared_error / (rows * mean.shape[-1]),
             "fvu": fvu,
             "explained_variance": 1.0 - fvu,
+            "fvu_legacy": torch.where(
+                self.squared_norm > 0, self.squared_error / self.squared_norm, torch.nan
+            ),
             "cosine": self.cosine_sum / rows,
         }
 

@@ -221,7 +221,8 @@ class SparseAutoencoderModule(LightningModule):
         x = self._watched(batch)
         output = self._output(x, batch_idx)
         decorrelation = self.objective.decorrelation_weight > 0
-        self.evaluation.update(x, output, decorrelation, self._layout)
+        zero = self.scaling(torch.zeros_like(self.scaling.mean))
+        self.evaluation.update(x, output, decorrelation, self._layout, zero)
 
     def on_validation_epoch_end(self) -> None:
         """Log what was measured."""

@@ -1,0 +1,163 @@
+"""What a language model's loss becomes when something takes the place of a site's activations."""
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby, islice
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from palinka.analyses.document_bootstrap import Ratios
+from palinka.corpora import Block
+from palinka.kernels.collectives import gather_unequal_rows, world
+from palinka.language_models import LanguageModel
+from palinka.language_models.next_token import cross_entropy, kl_divergence
+from palinka.language_models.replacement import EncodesAndDecodes, as_function
+
+# Sums over the predicted tokens of a document.
+COLUMNS = ("tokens", "ce_clean", "ce_spliced", "ce_ablated", "ce_ablated_mean", "kl")
+# So many logits are computed at once where no batch size is given: 64 MiB in float32.
+BATCH_LOGITS = 1 << 24
+
+
+def _weights(**columns: float) -> list[float]:
+    return [columns.get(name, 0.0) for name in COLUMNS]
+
+
+_TOKENS = _weights(tokens=1)
+RATIOS: Ratios = {
+    "ce_clean": (_weights(ce_clean=1), _TOKENS),
+    "ce_spliced": (_weights(ce_spliced=1), _TOKENS),
+    "ce_delta": (_weights(ce_spliced=1, ce_clean=-1), _TOKENS),
+    "ce_ablated": (_weights(ce_ablated=1), _TOKENS),
+    "ce_ablated_mean": (_weights(ce_ablated_mean=1), _TOKENS),
+    "loss_recovered": (
+        _weights(ce_ablated=1, ce_spliced=-1),
+        _weights(ce_ablated=1, ce_clean=-1),
+    ),
+    "loss_recovered_mean": (
+        _weights(ce_ablated_mean=1, ce_spliced=-1),
+        _weights(ce_ablated_mean=1, ce_clean=-1),
+    ),
+    "kl": (_weights(kl=1), _TOKENS),
+}
+
+
+def splice(
+    model: LanguageModel,
+    site: str,
+    autoencoder: EncodesAndDecodes,
+    mean: NDArray[np.float64],
+    contexts: Iterable[Block],
+    *,
+    skip: int = 0,
+    batch_size: int | None = None,
+    share: tuple[int, int] = (0, 1),
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Sum up the losses of a model as it is, spliced and ablated, document by document.
+
+    Every next token within a context counts, for the document that it belongs to. The first
+    `skip` tokens of a context are left as they are in every case: the autoencoder has not been
+    trained on their like.
+
+    Args:
+        model: The language model.
+        site: Where the reconstruction, zeros, or the mean take the place of activations.
+        autoencoder: From raw activations to latents and back.
+        mean: The site's mean, `(width,)`.
+        contexts: Token blocks; neighbors of one length go through the model together.
+        skip: How many leading tokens of each context keep their activations.
+        batch_size: Contexts per forward pass; as many as make 64 MiB of logits if left out.
+        share: Of `(n, of)`, take every `of`-th batch, beginning with the `n`-th.
+
+    Returns:
+        The documents in ascending order, `(documents,)`, and their sums, `(documents, columns)`
+        with the columns of `COLUMNS`.
+    """
+    found: dict[int, NDArray[np.float64]] = {}
+    vocabulary = int(model.model.config.vocab_size)
+    for number, batch in enumerate(_batches(contexts, vocabulary, batch_size)):
+        if number % share[1] != share[0]:
+            continue
+        tokens = torch.from_numpy(np.stack([block.tokens for block in batch])).to(model.device)
+        sums = _losses(model, site, autoencoder, mean, tokens, skip).cpu().numpy()
+        documents = np.stack([block.documents for block in batch])[:, 1:].reshape(-1)
+        own, places = np.unique(documents, return_inverse=True)
+        for document, place in zip(own.tolist(), range(len(own)), strict=True):
+            row = sums[:, places == place].sum(axis=1)
+            found[document] = found.get(document, 0.0) + row
+    order = sorted(found)
+    table = np.stack([found[document] for document in order]) if order else np.zeros((0, 6))
+    return np.array(order, dtype=np.int64), table
+
+
+def of_all_processes(
+    documents: NDArray[np.int64], sums: NDArray[np.float64], device: torch.device
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Add up the documents' sums over the processes; the same on each of them.
+
+    Args:
+        documents: This process's documents, `(documents,)`.
+        sums: Their sums, `(documents, columns)`.
+        device: Where the processes exchange tensors.
+    """
+    rows = torch.from_numpy(np.column_stack([documents.astype(np.float64), sums])).to(device)
+    gathered = gather_unequal_rows(rows, world()).cpu().numpy()
+    everyone, places = np.unique(gathered[:, 0].astype(np.int64), return_inverse=True)
+    total = np.zeros((len(everyone), sums.shape[1]))
+    np.add.at(total, places, gathered[:, 1:])
+    return everyone, total
+
+
+def _losses(
+    model: LanguageModel,
+    site: str,
+    autoencoder: EncodesAndDecodes,
+    mean: NDArray[np.float64],
+    tokens: Tensor,
+    skip: int,
+) -> Tensor:
+    """What `COLUMNS` sums up, for every predicted token of a batch, `(columns, tokens)`."""
+    targets = tokens[:, 1:]
+    reconstruct = as_function(autoencoder, None, False)
+    center = torch.from_numpy(mean).to(model.device)
+
+    def predictions(replacement: Callable[[Tensor], Tensor]) -> Tensor:
+        kept = _from(skip, tokens.shape[1], replacement)
+        with model.replaced(site, kept):
+            return model.logits(tokens)[:, :-1]
+
+    clean = model.logits(tokens)[:, :-1]
+    spliced = predictions(reconstruct)
+    losses = [cross_entropy(clean, targets), cross_entropy(spliced, targets)]
+    divergence = kl_divergence(clean, spliced)
+    del clean, spliced
+    for ablation in (torch.zeros_like, lambda x: center.to(x).expand_as(x)):
+        losses.append(cross_entropy(predictions(ablation), targets))
+    values = [torch.ones_like(divergence), *losses, divergence]
+    return torch.stack([value.flatten() for value in values])
+
+
+def _from(
+    skip: int, tokens: int, replacement: Callable[[Tensor], Tensor]
+) -> Callable[[Tensor], Tensor]:
+    """A replacement that leaves the first tokens of each context as they are."""
+
+    def replace(x: Tensor) -> Tensor:
+        # Some models run their MLP on all tokens in one row.
+        rows = x.reshape(-1, tokens, x.shape[-1])
+        new = replacement(rows[:, skip:]).to(x)
+        return torch.cat([rows[:, :skip], new], dim=1).view(x.shape)
+
+    return replace
+
+
+def _batches(
+    contexts: Iterable[Block], vocabulary: int, batch_size: int | None
+) -> Iterator[list[Block]]:
+    predicted = (block for block in contexts if block.tokens.size > 1)
+    for length, alike in groupby(predicted, key=lambda block: block.tokens.size):
+        size = batch_size or max(1, BATCH_LOGITS // (vocabulary * length))
+        while batch := list(islice(alike, size)):
+            yield batch

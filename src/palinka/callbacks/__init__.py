@@ -7,6 +7,7 @@ from palinka.callbacks.histograms import FeatureHistograms
 from palinka.callbacks.language_model_metrics import LanguageModelMetrics
 from palinka.callbacks.latents import LatentWriter
 from palinka.callbacks.report import as_typed, final_report
+from palinka.callbacks.report_latents import ReportLatents
 from palinka.callbacks.run_analyses import RunAnalyses
 from palinka.callbacks.run_checkpoints import RunCheckpoints
 from palinka.callbacks.throughput import ThroughputMonitor
@@ -17,6 +18,7 @@ __all__ = [
     "HeatmapEntry",
     "LanguageModelMetrics",
     "LatentWriter",
+    "ReportLatents",
     "RunAnalyses",
     "RunCheckpoints",
     "TensorBoardDashboard",

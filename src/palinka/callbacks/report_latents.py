@@ -1,0 +1,161 @@
+"""A report on every latent when a checkpoint is measured, or a fit has ended."""
+
+from collections.abc import Callable, Iterator
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from palinka.activations import ActivationDataModule, Context
+from palinka.analyses.latent_statistics import latent_statistics
+from palinka.analyses.nearest_latents import nearest_latents
+from palinka.analyses.top_activations import TopHeap
+from palinka.callbacks.findings import Findings
+from palinka.callbacks.latent_report import LatentReport, Texts
+from palinka.callbacks.report import log_folder
+from palinka.errors import InputError
+from palinka.language_models.direct_effect import TokenEffects, token_effects
+from palinka.progress import track
+from palinka.training import SparseAutoencoderModule
+
+BATCH_ROWS = 4096
+# Tokens shown before and after the one at which a latent is active.
+AROUND = 12
+
+
+class ReportLatents(Callback):
+    """Reports on every latent, in `<log_dir>/analyses/latents/`.
+
+    It goes over the validation rows once, on the process that logs, at the end of `validate`,
+    `test` and `fit`. `latents.csv` has a row for each latent: how often it is active and how
+    strongly, the latents with the nearest directions, and the tokens whose logits it raises and
+    lowers most by the direct path through the unembedding, where there is one from the site.
+    `contexts.csv` has the texts in which it is most active; `arrays.npz` has all numbers.
+
+    Args:
+        contexts: How many texts to show for each latent.
+        tokens: How many tokens it raises, and how many it lowers.
+        nearest: How many latents with near directions.
+
+    Raises:
+        InputError: If a number is below 1.
+    """
+
+    def __init__(self, contexts: int = 10, tokens: int = 10, nearest: int = 5) -> None:
+        for name, value in (("contexts", contexts), ("tokens", tokens), ("nearest", nearest)):
+            if value < 1:
+                raise InputError(f"{name} is {value}; expected at least 1")
+        self.contexts = contexts
+        self.tokens = tokens
+        self.nearest = nearest
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Report on a checkpoint."""
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self._report(trainer, pl_module)
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Report on a checkpoint."""
+        self._report(trainer, pl_module)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Report on what was trained."""
+        self._report(trainer, pl_module)
+
+    def _report(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        data = getattr(trainer, "datamodule", None)
+        if (
+            not isinstance(module, SparseAutoencoderModule)
+            or module.device_mesh is not None
+            or not isinstance(data, ActivationDataModule)
+        ):
+            rank_zero_warn(
+                "no report on latents: it takes an autoencoder on one device, and the rows of an"
+                " ActivationDataModule"
+            )
+            return
+        result = self.report(data, module)
+        settings = {**data.source, "rows": data.validation_rows.rows}
+        findings = Findings("latents", {"": result}, settings=settings)
+        findings.write(log_folder(trainer) / "analyses")
+        findings.log(trainer, trainer.global_step)
+
+    def report(self, data: ActivationDataModule, module: SparseAutoencoderModule) -> LatentReport:
+        """Report on the latents of a module, as the validation rows show them.
+
+        Args:
+            data: Where rows, their texts and the language model come from.
+            module: Whose latents; on one device.
+        """
+        rows = data.validation_rows
+        heap = TopHeap(module.autoencoder.latent_dim, self.contexts)
+
+        def batches() -> Iterator[Tensor]:
+            starts = range(0, rows.rows, BATCH_ROWS)
+            for start in track(starts, "going over the latents", len(starts)):
+                batch = rows.read_rows(start, min(start + BATCH_ROWS, rows.rows))
+                with torch.no_grad():
+                    latents = module.encode(batch.to(module.device)).float().cpu()
+                heap.add(latents.numpy())
+                yield latents
+
+        training = module.training
+        module.eval()
+        try:
+            statistics = latent_statistics(batches())
+        finally:
+            module.train(training)
+        top = heap.found()
+        # In raw units: what one unit of a latent adds to the site.
+        directions = (module.autoencoder.dictionary / module.scaling.scale).detach()
+        near = nearest_latents(directions.float().cpu().numpy(), self.nearest)
+        model = data.loaded_language_model
+        effects: TokenEffects | None = None
+        notes: tuple[str, ...] = ()
+        try:
+            effects = token_effects(model, data.source["site"], directions, self.tokens)
+        except InputError as error:
+            notes = (str(error),)
+        written = [] if effects is None else [effects.raised, effects.lowered]
+        ids = {token for tensor in written for token in tensor.flatten().tolist()}
+        places = {int(row): rows.context(int(row)) for row in np.unique(top.rows) if row >= 0}
+
+        def decode(ids: list[int]) -> str:
+            return str(model.tokenizer.decode(ids))
+
+        empty = Context(np.zeros(0, np.int32), 0, -1, -1)
+        found = [places.get(int(row), empty) for row in top.rows.flat]
+        return LatentReport(
+            density=statistics.density,
+            activation=statistics.activation,
+            nearest=near.latents,
+            nearest_cosine=near.cosines,
+            top_activation=top.values,
+            top_row=top.rows,
+            top_document=np.array([c.document for c in found]).reshape(top.rows.shape),
+            top_position=np.array([c.position for c in found]).reshape(top.rows.shape),
+            raised=effects and effects.raised.numpy(),
+            raised_by=effects and effects.raised_by.numpy(),
+            lowered=effects and effects.lowered.numpy(),
+            lowered_by=effects and effects.lowered_by.numpy(),
+            text=Texts(
+                {token: decode([token]) for token in ids},
+                {row: _around(decode, place) for row, place in places.items()},
+            ),
+            notes=notes,
+        )
+
+
+def _around(decode: Callable[[list[int]], str], place: Context) -> str:
+    """A row's token in its text, marked."""
+    before = place.tokens[max(0, place.offset - AROUND) : place.offset]
+    after = place.tokens[place.offset + 1 : place.offset + 1 + AROUND]
+    token = place.tokens[place.offset : place.offset + 1]
+    left, middle, right = (decode(part.tolist()) for part in (before, token, after))
+    return f"{left}⟦{middle}⟧{right}"

@@ -3,8 +3,11 @@
 import difflib
 import inspect
 import re
+import stat
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 import yaml
@@ -46,11 +49,28 @@ def _bounded(load: Callable[[str], Any]) -> Callable[[str], Any]:
     def load_bounded(text: str) -> Any:
         check_bounds(text, _MOST_VALUES, _LONGEST_LIST)
         try:
-            return load(text)
+            value = load(text)
         except (ValueError, TypeError, AttributeError) as error:  # such as of `!!int x`
             raise yaml.YAMLError(f"a tag does not fit its value: {error}") from error
+        _refuse_pipes(value)
+        return value
 
     return load_bounded
+
+
+def _refuse_pipes(value: Any) -> None:
+    """Refuse the name of a pipe: the parser would wait for a section of the configuration in it.
+
+    Raises:
+        YAMLError: If a value is one.
+    """
+    if isinstance(value, str):
+        with suppress(OSError, ValueError):  # the most are no files at all
+            if stat.S_ISFIFO(Path(value).stat().st_mode):
+                raise yaml.YAMLError(f"{value} is a pipe; give a file")
+    elif isinstance(value, (list, dict)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            _refuse_pipes(inner)
 
 
 set_loader("yaml", _bounded(get_loader("yaml")), (yaml.YAMLError,))

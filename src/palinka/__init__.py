@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from palinka.activations import ActivationDataModule as ActivationDataModule
     from palinka.autoencoders import Autoencoder as Autoencoder
+    from palinka.autoencoders import BatchTopKAutoencoder as BatchTopKAutoencoder
     from palinka.autoencoders import GatedAutoencoder as GatedAutoencoder
     from palinka.autoencoders import JumpReLUAutoencoder as JumpReLUAutoencoder
     from palinka.autoencoders import KSparseAutoencoder as KSparseAutoencoder
+    from palinka.autoencoders import MatryoshkaAutoencoder as MatryoshkaAutoencoder
     from palinka.autoencoders import ReLUAutoencoder as ReLUAutoencoder
+    from palinka.autoencoders import TopKAutoencoder as TopKAutoencoder
     from palinka.language_models import LanguageModel as LanguageModel
     from palinka.training import SparseAutoencoderModule as SparseAutoencoderModule
 
@@ -21,12 +24,15 @@ __version__ = "0.1.0"
 _HOME = {
     "ActivationDataModule": "palinka.activations",
     "Autoencoder": "palinka.autoencoders",
+    "BatchTopKAutoencoder": "palinka.autoencoders",
     "GatedAutoencoder": "palinka.autoencoders",
     "JumpReLUAutoencoder": "palinka.autoencoders",
     "KSparseAutoencoder": "palinka.autoencoders",
     "LanguageModel": "palinka.language_models",
+    "MatryoshkaAutoencoder": "palinka.autoencoders",
     "ReLUAutoencoder": "palinka.autoencoders",
     "SparseAutoencoderModule": "palinka.training",
+    "TopKAutoencoder": "palinka.autoencoders",
 }
 _ROOMS = (
     "activations",
@@ -45,12 +51,15 @@ _ROOMS = (
 __all__ = [
     "ActivationDataModule",
     "Autoencoder",
+    "BatchTopKAutoencoder",
     "GatedAutoencoder",
     "JumpReLUAutoencoder",
     "KSparseAutoencoder",
     "LanguageModel",
+    "MatryoshkaAutoencoder",
     "ReLUAutoencoder",
     "SparseAutoencoderModule",
+    "TopKAutoencoder",
     "__version__",
 ]
 

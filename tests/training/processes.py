@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from palinka.autoencoders import KSparseAutoencoder
-from palinka.kernels import squared_covariance
-from palinka.kernels.collectives import world
+from palinka.autoencoders import KSparseAutoencoder, MatryoshkaAutoencoder
+from palinka.kernels import batch_threshold, squared_covariance
+from palinka.kernels.collectives import gather_rows, world
 from palinka.training import SparseAutoencoderModule
 
 # Fewer rows than latents, and more: the two forms of the penalty.
@@ -102,19 +102,87 @@ def training(rank: int, processes: int, latent_dim: int, folder: Path) -> dict[s
     }
 
 
+class FirstRows(LightningDataModule):
+    """Batches that the processes share, and rows to begin from."""
+
+    def __init__(self, rank: int, processes: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        batches = torch.randn(12, 16, 8, generator=generator).double() + 2.0
+        self.batches = [batch.chunk(processes)[rank] for batch in batches]
+        # Even if the processes saw other rows, they would begin alike.
+        self.first = batches[0] + 0.1 * rank
+
+    def training_rows(self, count: int) -> Tensor:
+        return self.first[:count]
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(self.batches, batch_size=None)
+
+
+def thresholds(rank: int, processes: int) -> list[float]:
+    """Also where one process holds nearly all of the largest values, and where there are ties."""
+    found = []
+    for seed, k, lopsided in [(0, 1, 0.0), (1, 3, 0.0), (2, 3, 9.0), (3, 5, 0.5), (4, 12, 1.0)]:
+        generator = torch.Generator().manual_seed(seed)
+        values = torch.randn(16, 12, generator=generator).relu()
+        values[:8] += lopsided
+        if seed == 1:
+            values = values.round()
+        found.append(float(batch_threshold(values.chunk(processes)[rank], k, world())))
+    return found
+
+
+def nested(rank: int, processes: int, folder: Path) -> dict[str, Any]:
+    """Twelve steps of an architecture that chooses from the batch and begins from the data."""
+    torch.manual_seed(rank)  # every process begins with the weights of the first
+    recorder = Recorder(folder / f"{processes}-nested.ckpt")
+    module = SparseAutoencoderModule(
+        MatryoshkaAutoencoder(8, 64, k=2),
+        sparsity_weight=0.1,
+        decorrelation_weight=0.01,
+        dead_after_tokens=33,
+        optimizer=lambda params: torch.optim.SGD(params, lr=0.2),
+    )
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=processes,
+        strategy="ddp" if processes > 1 else "auto",
+        precision="64-true",
+        max_epochs=1,
+        log_every_n_steps=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        callbacks=[recorder],
+        default_root_dir=folder,
+    )
+    trainer.fit(module, FirstRows(rank, processes))
+    every_threshold, _ = gather_rows(module.autoencoder.threshold.reshape(1, 1), world())
+    return {
+        "state": module.state_dict(),
+        "logged": recorder.logged,
+        "thresholds": every_threshold.flatten().tolist(),
+    }
+
+
 def main(rank: int, processes: int, folder: Path) -> None:
     torch.set_num_threads(1)
     if processes > 1:
         dist.init_process_group(
             "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=processes
         )
-    found = {
+    found: dict[str, Any] = {
         str(latent_dim): {
             "penalty": penalty(rank, processes, latent_dim),
             "training": training(rank, processes, latent_dim, folder),
         }
         for latent_dim in LATENT_DIMS
     }
+    found["thresholds"] = thresholds(rank, processes)
+    found["nested"] = nested(rank, processes, folder)
     if rank == 0:
         torch.save(found, folder / f"{processes}.pt")
     if processes > 1:

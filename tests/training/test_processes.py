@@ -49,3 +49,17 @@ def test_the_weights_and_the_firing_counts(found: dict[int, Any], latent_dim: st
     torch.testing.assert_close(two, one, rtol=1e-9, atol=1e-12)
     counts = [state["firing.tokens_since"] for state in one]
     assert all(count.unique().numel() > 1 for count in counts) or latent_dim == "6"
+
+
+def test_the_largest_values_of_the_batch(found: dict[int, Any]) -> None:
+    assert found[2]["thresholds"] == found[1]["thresholds"]
+
+
+def test_what_chooses_from_the_batch_and_begins_from_the_data(found: dict[int, Any]) -> None:
+    one, two = (found[n]["nested"] for n in (1, 2))
+    torch.testing.assert_close(two["state"], one["state"], rtol=1e-9, atol=1e-12)
+    for mine, theirs in zip(two["logged"], one["logged"], strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-9)
+    assert any(logged["loss/auxiliary"] > 0 for logged in one["logged"])
+    assert one["thresholds"][0] > 0
+    assert two["thresholds"] == 2 * [two["thresholds"][0]]

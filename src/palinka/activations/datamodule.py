@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 import lightning.pytorch as pl
+import numpy as np
+import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
 from palinka.activations.cache import Cache
@@ -25,6 +27,8 @@ from palinka.paths import expanded
 
 # So much is read and hashed in a few seconds; of larger caches only `harvest` checks every byte.
 CHECKED_BYTES = 4 * 1024**3
+# From so many places of the split are a few rows taken.
+RUNS = 64
 
 
 class ActivationDataModule(pl.LightningDataModule):
@@ -182,6 +186,17 @@ class ActivationDataModule(pl.LightningDataModule):
         return (
             rows.contexts() if isinstance(rows, Cache) else contexts_in_memory(self.validation_spec)
         )
+
+    def training_rows(self, count: int) -> torch.Tensor:
+        """At most `count` training rows, `(rows, width)`, the same on every process.
+
+        They are as stored, before `center` and `unit_norm`, in short runs from all over the split.
+        """
+        rows = self._open(self.train_spec)
+        count = min(count, rows.rows)
+        run = -(-count // RUNS)
+        starts = np.linspace(0, rows.rows - run, count // run, dtype=np.int64)
+        return torch.cat([rows.read_rows(start, start + run) for start in starts.tolist()])
 
     def harvest(
         self,

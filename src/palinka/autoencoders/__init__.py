@@ -1,20 +1,26 @@
 """Sparse autoencoders: plain modules that know nothing of how they are trained."""
 
 from palinka.autoencoders.base import Autoencoder, AutoencoderOutput
+from palinka.autoencoders.batch_topk import BatchTopKAutoencoder
 from palinka.autoencoders.gated import GatedAutoencoder
 from palinka.autoencoders.jumprelu import JumpReLUAutoencoder
 from palinka.autoencoders.ksparse import KSparseAutoencoder
 from palinka.autoencoders.layer_normalized import LayerNormalizedAutoencoder
+from palinka.autoencoders.matryoshka import MatryoshkaAutoencoder
 from palinka.autoencoders.relu import ReLUAutoencoder
 from palinka.autoencoders.scaling import InputScaling
+from palinka.autoencoders.topk import TopKAutoencoder
 
 __all__ = [
     "Autoencoder",
     "AutoencoderOutput",
+    "BatchTopKAutoencoder",
     "GatedAutoencoder",
     "InputScaling",
     "JumpReLUAutoencoder",
     "KSparseAutoencoder",
     "LayerNormalizedAutoencoder",
+    "MatryoshkaAutoencoder",
     "ReLUAutoencoder",
+    "TopKAutoencoder",
 ]

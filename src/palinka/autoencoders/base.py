@@ -35,11 +35,14 @@ class Autoencoder(nn.Module, ABC):
 
     unit_norm: bool = False
     """Whether training keeps every row of `dictionary` at norm 1."""
+    is_new: bool = True
+    """Whether nothing but chance has set the weights: neither data nor a file."""
 
     def __init__(self, input_dim: int, latent_dim: int) -> None:
         super().__init__()
         self.input_dim = positive_integer("input_dim", input_dim)
         self.latent_dim = positive_integer("latent_dim", latent_dim)
+        self.register_load_state_dict_post_hook(_is_new_no_longer)
 
     @property
     @abstractmethod
@@ -70,13 +73,24 @@ class Autoencoder(nn.Module, ABC):
         latents = self.encode(x)
         return AutoencoderOutput(reconstruction=self.decode_for(latents, x), latents=latents)
 
+    def initialize(self, x: Tensor) -> None:  # noqa: B027
+        """Begin from the data, where an architecture does.
+
+        Training calls this once, before the first step, on an autoencoder that `is_new`. Buffers
+        that training changes must come out the same on every process.
+
+        Args:
+            x: Some tens of thousands of training rows as the autoencoder will see them,
+                `(rows, input_dim)`.
+        """
+
     def save_pretrained(self, folder: str | PathLike[str]) -> None:
         """Write `config.json` and `model.safetensors` into a folder, made where it is missing."""
         pretrained.save(self, folder)
 
     @classmethod
     def from_pretrained(cls, folder: str | PathLike[str], revision: str | None = None) -> Self:
-        """Read a saved autoencoder, on the CPU.
+        """Read a saved autoencoder, on the CPU and in `eval()` mode.
 
         It may have been saved by `save_pretrained`, or by SAELens, sparsify, dictionary_learning
         or OpenAI's sparse_autoencoder, which is seen by the files.
@@ -130,3 +144,19 @@ def positive_integer(name: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise InputError(f"{name} must be an integer of at least 1, got {value!r}")
     return value
+
+
+def checked_k(k: int | None, input_dim: int, latent_dim: int) -> int:
+    """How many latents a row keeps; half the width where left out.
+
+    Raises:
+        InputError: If it is not in 1 … `latent_dim`.
+    """
+    k = positive_integer("k", max(1, input_dim // 2) if k is None else k)
+    if k > latent_dim:
+        raise InputError(f"k must be at most latent_dim, got k {k} and latent_dim {latent_dim}")
+    return k
+
+
+def _is_new_no_longer(autoencoder: nn.Module, incompatible_keys: Any) -> None:
+    autoencoder.is_new = False

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from palinka.autoencoders.base import Autoencoder, positive_integer
-from palinka.errors import InputError
+from palinka.autoencoders.base import Autoencoder, checked_k, positive_integer
 from palinka.kernels import keep_top_k
 
 
@@ -47,11 +46,7 @@ class KSparseAutoencoder(Autoencoder):
     ) -> None:
         positive_integer("input_dim", input_dim)
         super().__init__(input_dim, 2 * input_dim if latent_dim is None else latent_dim)
-        self.k = positive_integer("k", max(1, input_dim // 2) if k is None else k)
-        if self.k > self.latent_dim:
-            raise InputError(
-                f"k must be at most latent_dim, got k {self.k} and latent_dim {self.latent_dim}"
-            )
+        self.k = checked_k(k, self.input_dim, self.latent_dim)
         self.tied = tied
         self.unit_norm = unit_norm
         self.encoder = nn.Linear(self.input_dim, self.latent_dim, bias=encoder_bias)

@@ -84,6 +84,13 @@ def minimum_over(tensor: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     return tensor
 
 
+def copy_from_first(tensor: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """What the first process has, written over the tensor that was given."""
+    if group is not None:
+        dist.broadcast(tensor, group=group, group_src=0)
+    return tensor
+
+
 def sum_of_parts(part: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     """The sum of what each process holds a part of; a part's gradient is that of the sum.
 

@@ -1,10 +1,11 @@
-"""The three terms of the loss, unweighted."""
+"""What losses are made of, unweighted."""
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from palinka.kernels import squared_covariance
-from palinka.kernels.collectives import processes, sum_of_parts
+from palinka.kernels.collectives import gather_rows, processes, sum_of_parts
 from palinka.kernels.precision import statistics_dtype
 
 
@@ -20,6 +21,42 @@ def reconstruction_loss(reconstruction: Tensor, target: Tensor) -> Tensor:
     """
     dtype = statistics_dtype(target.dtype)
     return (reconstruction.to(dtype) - target.to(dtype)).square().mean()
+
+
+def normalized_loss(
+    reconstruction: Tensor, target: Tensor, group: dist.ProcessGroup | None = None
+) -> Tensor:
+    """Mean squared error as a fraction of that of always giving the mean row of the batch.
+
+    Args:
+        reconstruction: `(…, input_dim)`.
+        target: Of the same shape.
+        group: Processes whose rows count as one batch; each must hold equally many.
+
+    Returns:
+        A scalar, in float32 or better. The mean over the processes is that of the batch.
+    """
+    return reconstruction_loss(reconstruction, target) / spread(target, group)
+
+
+@torch.no_grad()
+def spread(target: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+    """Mean squared error of always giving the mean row of the batch; 1 where all rows are equal.
+
+    Args:
+        target: `(…, input_dim)`.
+        group: Processes whose rows count as one batch; each must hold equally many.
+
+    Returns:
+        A scalar, in float32 or better, without a graph.
+    """
+    rows = target.reshape(-1, target.shape[-1]).to(statistics_dtype(target.dtype))
+    mean = rows.mean(dim=0)
+    within = (rows - mean).square().mean()
+    parts, _ = gather_rows(torch.cat([mean, within[None]])[None], group)
+    means, within = parts[:, :-1], parts[:, -1].mean()
+    error = within + (means - means.mean(dim=0)).square().mean()
+    return error.where(error != 0, 1.0)
 
 
 def sparsity_loss(latents: Tensor, slices: dist.ProcessGroup | None = None) -> Tensor:

@@ -18,7 +18,7 @@ from palinka.autoencoders.base import positive_integer
 from palinka.autoencoders.formats import fold
 from palinka.autoencoders.sharded import ShardedAutoencoder
 from palinka.errors import InputError
-from palinka.kernels.collectives import processes, sum_over, world
+from palinka.kernels.collectives import copy_from_first, processes, sum_over, world
 from palinka.kernels.layout import Layout
 from palinka.training.checkpoint import (
     check_cache,
@@ -37,6 +37,8 @@ from palinka.training.sharding import divide
 from palinka.training.terms import Step, Terms, has_own_terms, terms, terms_of
 from palinka.training.watch import ActivationWatch
 
+# From so many training rows may an autoencoder begin.
+FIRST_ROWS = 32_768
 PROGRESS_BAR = frozenset({"loss/total", "reconstruction/fvu", "val/fvu"})
 
 
@@ -95,7 +97,9 @@ class SparseAutoencoderModule(LightningModule):
             decorrelation_warmup_steps=decorrelation_warmup_steps,
             auxiliary_weight=auxiliary_weight,
         )
-        self.auxiliary_k = auxiliary_k
+        self.auxiliary_k = (
+            None if auxiliary_k is None else positive_integer("auxiliary_k", auxiliary_k)
+        )
         self.dead_after_tokens = positive_integer("dead_after_tokens", dead_after_tokens)
         self.optimizer_factory = optimizer
         self.lr_scheduler_factory = lr_scheduler
@@ -116,9 +120,9 @@ class SparseAutoencoderModule(LightningModule):
         self._scaling_was_loaded = False
         # No module of its own: the parameters stay the autoencoder's.
         self._sharded: ShardedAutoencoder | None = None
-        # DDP would overwrite every process's own counts with those of the first, at every step.
-        own = [name for name, _ in self.named_buffers() if not name.startswith("autoencoder.")]
-        self._ddp_params_and_buffers_to_ignore = own
+        # DDP would overwrite every process's own counts with those of the first, at every step;
+        # an autoencoder's buffers are the same everywhere from the first step on.
+        self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
 
     def encode(self, x: Tensor) -> Tensor:
         """Raw activations `(…, input_dim)` to latents `(…, latent_dim)`."""
@@ -176,6 +180,19 @@ class SparseAutoencoderModule(LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+    def on_fit_start(self) -> None:
+        """Let a new autoencoder begin from the data, and every process with the same one."""
+        self.train()  # what was loaded to be used is now trained
+        if self._sharded is not None:
+            return
+        rows = self._of_data("training_rows")
+        begins = type(self.autoencoder).initialize is not Autoencoder.initialize
+        if rows is not None and begins and self.autoencoder.is_new:
+            self.autoencoder.initialize(self._scaled(rows(FIRST_ROWS).to(self.device)))
+        self.autoencoder.is_new = False
+        for tensor in self.autoencoder.state_dict().values():
+            copy_from_first(tensor, world())
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """The loss of one batch, as if the batches of all processes were one."""
@@ -269,6 +286,8 @@ class SparseAutoencoderModule(LightningModule):
         checkpoint = {"state_dict": self.state_dict(), **checkpoint}
         self._check(checkpoint, getattr(trainer, "datamodule", None), resume)
         self._scaling_was_loaded = True
+        if trainer is None:  # loaded to be used
+            self.eval()
 
     def check_checkpoint(
         self, path: str | PathLike[str], data: LightningDataModule | None, *, resume: bool

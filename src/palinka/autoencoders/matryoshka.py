@@ -1,0 +1,97 @@
+"""The Matryoshka autoencoder: each prefix of the dictionary is to reconstruct by itself."""
+
+import math
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional
+
+from palinka.autoencoders.batch_topk import BatchTopKAutoencoder
+from palinka.errors import InputError
+
+# Prefixes of 1/32, 3/32, 7/32, 15/32 and all of the dictionary.
+PAPER = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 17 / 32)
+
+
+class MatryoshkaAutoencoder(BatchTopKAutoencoder):
+    """A BatchTopK autoencoder whose latents are ordered in groups, from general to specific.
+
+    Training sums the losses of the reconstructions by the first group, the first two, and so on.
+    Latents are chosen as in `BatchTopKAutoencoder`, from all groups together.
+
+    Args:
+        input_dim: Width of the activations.
+        latent_dim: Number of latents; `2 * input_dim` where left out.
+        k: How many latents a row keeps on average; `input_dim // 2` where left out.
+        group_fractions: How large each group is, as fractions of `latent_dim` that sum to 1.
+        subtract_decoder_bias: Subtract the decoder's bias before encoding.
+        unit_norm: Give every latent's direction norm 1, at first and throughout training.
+
+    Attributes:
+        prefixes: How many latents the first group has, the first two, …, all of them.
+
+    Raises:
+        InputError: If a dimension is not a positive integer, `k` is not in 1 … `latent_dim`, or
+            the fractions do not divide the latents into groups of at least one.
+
+    Source:
+        Bussmann et al. (2025), Learning multi-level features with Matryoshka sparse autoencoders,
+        arXiv 2503.17547.
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        latent_dim: int | None = None,
+        k: int | None = None,
+        group_fractions: Sequence[float] = PAPER,
+        subtract_decoder_bias: bool = True,
+        unit_norm: bool = True,
+    ) -> None:
+        super().__init__(
+            input_dim,
+            latent_dim,
+            k,
+            subtract_decoder_bias=subtract_decoder_bias,
+            unit_norm=unit_norm,
+        )
+        self.group_fractions = list(group_fractions)
+        self.prefixes = prefixes(self.group_fractions, self.latent_dim)
+
+    def decode_prefixes(self, latents: Tensor) -> list[Tensor]:
+        """Latents `(…, latent_dim)` to what each prefix makes of them, the whole one last.
+
+        Costs hardly more than decoding once: each adds its own group to the one before.
+        """
+        self.check_width(latents, self.latent_dim, "latents")
+        sizes = [end - start for start, end in zip([0, *self.prefixes], self.prefixes, strict=False)]
+        groups = zip(latents.split(sizes, dim=-1), self.decoder_weight.split(sizes), strict=True)
+        parts = [functional.linear(own, directions.T) for own, directions in groups]
+        parts[0] = parts[0] + self.decoder_bias
+        return list(accumulate(parts))
+
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments, as JSON holds them."""
+        return {**super().config(), "group_fractions": self.group_fractions}
+
+
+def prefixes(fractions: Sequence[float], latent_dim: int) -> list[int]:
+    """How many latents the first group has, the first two, …, all of them.
+
+    Raises:
+        InputError: If the fractions do not sum to 1, or a group is empty.
+    """
+    numbers = all(isinstance(f, int | float) and f > 0 for f in fractions)
+    if not numbers or not math.isclose(math.fsum(fractions), 1.0, rel_tol=1e-6):
+        raise InputError(
+            f"group_fractions must be positive numbers that sum to 1, got {list(fractions)}"
+        )
+    ends = [round(end * latent_dim) for end in accumulate(fractions)]
+    if any(start >= end for start, end in zip([0, *ends], ends, strict=False)):
+        raise InputError(
+            f"group_fractions {list(fractions)} leave a group of {latent_dim} latents empty: use"
+            " fewer groups, or a larger latent_dim"
+        )
+    return ends

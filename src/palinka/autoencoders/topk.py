@@ -1,0 +1,67 @@
+"""The TopK autoencoder: a row keeps its k largest latents."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from palinka.autoencoders.base import checked_k
+from palinka.autoencoders.geometric_median import geometric_median
+from palinka.autoencoders.untied import UntiedAutoencoder
+from palinka.kernels import keep_top_k
+
+
+class TopKAutoencoder(UntiedAutoencoder):
+    """Keep the k largest of `ReLU(W_enc (x - b_dec) + b_enc)`.
+
+    Values that tie with the k-th largest are all kept, where the paper's code keeps any k. The
+    encoder begins as a copy of the decoder, and `b_dec`, in a new fit, as the geometric median of
+    training rows.
+
+    Args:
+        input_dim: Width of the activations.
+        latent_dim: Number of latents; `2 * input_dim` where left out.
+        k: How many latents a row keeps; `input_dim // 2` where left out.
+        subtract_decoder_bias: Subtract the decoder's bias before encoding.
+        unit_norm: Give every latent's direction norm 1, at first and throughout training.
+
+    Raises:
+        InputError: If a dimension is not a positive integer or `k` is not in 1 … `latent_dim`.
+
+    Source:
+        Gao et al. (2024), Scaling and evaluating sparse autoencoders, arXiv 2406.04093.
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        latent_dim: int | None = None,
+        k: int | None = None,
+        subtract_decoder_bias: bool = True,
+        unit_norm: bool = True,
+    ) -> None:
+        super().__init__(
+            input_dim,
+            latent_dim,
+            subtract_decoder_bias=subtract_decoder_bias,
+            unit_norm=unit_norm,
+        )
+        self.k = checked_k(k, self.input_dim, self.latent_dim)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor) -> None:
+        """Begin with the geometric median of rows `(rows, input_dim)` as the decoder's bias."""
+        self.decoder_bias.copy_(geometric_median(x))
+
+    def candidates(self, x: Tensor) -> Tensor:
+        """Activations `(…, input_dim)` to what the latents are chosen from, before any choice."""
+        return self.encoder_output(x).relu()
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Activations `(…, input_dim)` to latents `(…, latent_dim)`, none of them negative."""
+        return keep_top_k(self.candidates(x), self.k)
+
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments, as JSON holds them."""
+        return {**super().config(), "k": self.k}

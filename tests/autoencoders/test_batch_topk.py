@@ -1,0 +1,89 @@
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import palinka
+from palinka.autoencoders import Autoencoder, BatchTopKAutoencoder
+from palinka.errors import InputError
+
+
+def transcription(sae: BatchTopKAutoencoder, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The paper's equations for a batch; ties with the smallest kept value are all kept."""
+    a = ((x - sae.decoder_bias) @ sae.encoder.weight.T + sae.encoder.bias).relu()
+    smallest = sorted(a.flatten().tolist(), reverse=True)[len(x) * sae.k - 1]
+    z = a * (a >= smallest)
+    return z, z @ sae.decoder_weight + sae.decoder_bias
+
+
+def perturbed(sae: BatchTopKAutoencoder) -> BatchTopKAutoencoder:
+    with torch.no_grad():
+        for parameter in sae.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return sae
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 6), st.integers(1, 9), st.integers(0, 1000), st.data())
+def test_in_training_it_is_the_paper(d: int, n: int, seed: int, data: st.DataObject) -> None:
+    k = data.draw(st.integers(1, n))
+    torch.manual_seed(seed)
+    sae = perturbed(BatchTopKAutoencoder(d, n, k).double())
+    x = torch.randn(5, d, dtype=torch.float64)
+    z, reconstruction = transcription(sae, x)
+    output = sae(x)
+    torch.testing.assert_close(output.latents, z)
+    torch.testing.assert_close(output.reconstruction, reconstruction)
+    assert sae.threshold == 0  # looking changes nothing
+
+
+def test_otherwise_a_row_does_not_depend_on_the_others() -> None:
+    torch.manual_seed(0)
+    sae = perturbed(BatchTopKAutoencoder(4, 9, 2)).eval()
+    x = torch.randn(6, 4)
+    assert torch.equal(sae.encode(x), sae.candidates(x))  # before training, everything
+    sae.threshold.fill_(0.7)
+    values = sae.candidates(x)
+    assert torch.equal(sae.encode(x), values * (values > 0.7))
+    torch.testing.assert_close(sae.encode(x)[2:3], sae.encode(x[2:3]))
+    assert 0 < (sae.encode(x) > 0).sum() < (values > 0).sum()
+
+
+def test_no_rows_in_either_mode() -> None:
+    sae = BatchTopKAutoencoder(4, 9, 2)
+    assert sae.encode(torch.empty(0, 4)).shape == (0, 9)
+    assert sae.eval().encode(torch.empty(0, 4)).shape == (0, 9)
+
+
+def test_the_threshold_begins_with_the_first_and_follows_slowly() -> None:
+    sae = BatchTopKAutoencoder(4)
+    sae.move_threshold(torch.tensor(2.0))
+    assert sae.threshold == 2.0
+    sae.move_threshold(torch.tensor(3.0))
+    assert sae.threshold.item() == pytest.approx(2.01)
+    assert dict(sae.named_buffers()).keys() == {"threshold"}
+
+
+def test_the_threshold_is_saved(tmp_path: Path) -> None:
+    sae = perturbed(palinka.BatchTopKAutoencoder(4, 9, 2))
+    sae.move_threshold(torch.tensor(0.4))
+    sae.save_pretrained(tmp_path)
+    again = Autoencoder.from_pretrained(tmp_path)
+    assert again.threshold == sae.threshold
+    assert again.config() == sae.config()
+    x = torch.randn(6, 4)
+    assert torch.equal(again(x).reconstruction, sae.eval()(x).reconstruction)
+
+
+def test_it_begins_at_the_geometric_median() -> None:
+    sae = BatchTopKAutoencoder(2)
+    sae.initialize(torch.tensor([[0.0, 2.0], [0.0, 2.0], [0.0, 900.0]]))
+    torch.testing.assert_close(sae.decoder_bias[1].item(), 2.0, rtol=0, atol=0.1)
+
+
+def test_a_k_that_cannot_be() -> None:
+    with pytest.raises(InputError, match="k must be at most latent_dim, got k 9"):
+        BatchTopKAutoencoder(4, 8, 9)

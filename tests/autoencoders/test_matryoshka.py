@@ -1,0 +1,71 @@
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import palinka
+from palinka.autoencoders import Autoencoder, BatchTopKAutoencoder, MatryoshkaAutoencoder
+from palinka.errors import InputError
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=5), st.integers(0, 1000))
+def test_each_prefix_decodes_as_if_there_were_no_other(sizes: list[int], seed: int) -> None:
+    torch.manual_seed(seed)
+    n = sum(sizes)
+    sae = MatryoshkaAutoencoder(3, n, 1, group_fractions=[size / n for size in sizes]).double()
+    torch.nn.init.normal_(sae.decoder_bias)
+    assert sae.prefixes == torch.tensor(sizes).cumsum(0).tolist()
+    latents = torch.rand(2, 4, n, dtype=torch.float64)
+    made = sae.decode_prefixes(latents)
+    for size, reconstruction in zip(sae.prefixes, made, strict=True):
+        alone = latents[..., :size] @ sae.decoder_weight[:size] + sae.decoder_bias
+        torch.testing.assert_close(reconstruction, alone)
+    torch.testing.assert_close(made[-1], sae.decode(latents))
+
+
+def test_the_paper_s_groups() -> None:
+    sae = MatryoshkaAutoencoder(4, 65536, 32)
+    assert sae.prefixes == [2048, 6144, 14336, 30720, 65536]
+
+
+def test_latents_are_those_of_batch_topk() -> None:
+    torch.manual_seed(0)
+    sae = MatryoshkaAutoencoder(6, 64, 4)
+    other = BatchTopKAutoencoder(6, 64, 4)
+    other.load_state_dict(sae.state_dict())
+    x = torch.randn(5, 6)
+    assert torch.equal(sae.encode(x), other.encode(x))
+    sae.threshold.fill_(0.5)
+    other.threshold.fill_(0.5)
+    assert torch.equal(sae.eval().encode(x), other.eval().encode(x))
+
+
+def test_it_is_saved_with_its_groups(tmp_path: Path) -> None:
+    sae = palinka.MatryoshkaAutoencoder(4, 8, 2, group_fractions=(0.25, 0.75))
+    sae.move_threshold(torch.tensor(0.4))
+    sae.save_pretrained(tmp_path)
+    again = Autoencoder.from_pretrained(tmp_path)
+    assert again.prefixes == [2, 8]
+    assert again.config() == sae.config()
+    x = torch.randn(6, 4)
+    assert torch.equal(again(x).reconstruction, sae.eval()(x).reconstruction)
+
+
+@pytest.mark.parametrize(
+    ("fractions", "message"),
+    [
+        ([0.5, 0.4], "sum to 1"),
+        ([], "sum to 1"),
+        ([1.5, -0.5], "positive numbers"),
+        ([float("nan"), 1.0], "positive numbers"),
+        (["half", "half"], "positive numbers"),
+        ([0.01, 0.99], "a group of 8 latents empty"),
+    ],
+)
+def test_groups_that_cannot_be(fractions: list[float], message: str) -> None:
+    with pytest.raises(InputError, match=message) as refused:
+        MatryoshkaAutoencoder(4, 8, 2, group_fractions=fractions)
+    assert "\n" not in str(refused.value)

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -139,6 +140,22 @@ def test_nothing_is_harvested_twice_and_the_width_needs_no_weights(
     again.setup("fit")
     assert next(iter(again.train_dataloader())).shape == (64, 512)
     again.teardown("fit")
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_rows_to_begin_with_come_from_all_over_the_split(
+    settings: dict[str, Any], in_memory: bool
+) -> None:
+    data = ready(**settings, in_memory=in_memory)
+    rows = all_rows(data)
+    there = Counter(row.numpy().tobytes() for row in rows)
+    for count in (1, 70, 200, 10**6):
+        some = data.training_rows(count)
+        assert Counter(row.numpy().tobytes() for row in some) <= there  # none more than once
+        assert min(count, len(rows)) // 2 < len(some) <= count
+        assert torch.equal(some[0], rows[0])
+        assert count == 1 or torch.equal(some[-1], rows[-1])
+        assert torch.equal(some, data.training_rows(count))
 
 
 def test_one_load_of_the_model_serves_both_splits(

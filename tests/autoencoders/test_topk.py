@@ -17,7 +17,7 @@ def transcription(sae: TopKAutoencoder, x: Tensor) -> tuple[Tensor, Tensor]:
     for row in x:
         a = (sae.encoder.weight @ (row - sae.decoder_bias) + sae.encoder.bias).relu()
         smallest = sorted(a.tolist(), reverse=True)[sae.k - 1]
-        latents.append(torch.stack([v if float(v) >= smallest else 0.0 * v for v in a]))
+        latents.append(torch.stack([v if v.item() >= smallest else 0.0 * v for v in a]))
     z = torch.stack(latents)
     return z, z @ sae.decoder_weight + sae.decoder_bias
 

@@ -1,5 +1,6 @@
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,11 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ReduceLROnPlateau
 from torch import Tensor
 
-from palinka.autoencoders import KSparseAutoencoder
+from palinka.autoencoders import KSparseAutoencoder, TopKAutoencoder
+from palinka.autoencoders.geometric_median import geometric_median
 from palinka.errors import InputError
 from palinka.training import SparseAutoencoderModule
+from palinka.training.module import FIRST_ROWS
 from palinka.training.terms import Step, terms_of
 
 MakeTrainer = Callable[..., Trainer]
@@ -203,6 +206,31 @@ def test_the_scaling_of_the_training_data_is_taken(
     torch.testing.assert_close(module.decode(module.encode(rows)), output.reconstruction)
     (latents,) = make_trainer().predict(module, data)
     torch.testing.assert_close(latents, output.latents)
+
+
+def test_a_new_autoencoder_begins_from_the_data_once(
+    rows: Tensor, rows_data: Any, statistics: Any, make_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    asked = []
+
+    def training_rows(count: int) -> Tensor:
+        asked.append(count)
+        return rows.half()
+
+    said = {"training_rows": training_rows, "input_statistics": statistics(np.ones(8), 0.5)}
+    sae = TopKAutoencoder(8)
+    module = SparseAutoencoderModule(sae, optimizer=lambda p: torch.optim.SGD(p, lr=0.0))
+    make_trainer(max_epochs=1).fit(module, rows_data(rows, **said))
+    assert asked == [FIRST_ROWS]
+    first = geometric_median((rows.half().float() - 1.0) * 0.5)
+    torch.testing.assert_close(sae.decoder_bias.detach(), first)
+    # No longer new: what has been trained, or was saved, or begins otherwise.
+    sae.save_pretrained(tmp_path)
+    for autoencoder in (sae, TopKAutoencoder.from_pretrained(tmp_path), KSparseAutoencoder(8)):
+        again = SparseAutoencoderModule(autoencoder)
+        make_trainer(max_epochs=1).fit(again, rows_data(rows, **said))
+        assert autoencoder.training
+    assert asked == [FIRST_ROWS]
 
 
 def test_rows_keep_unit_norm_and_gradients_stay_tangent(

@@ -42,7 +42,7 @@ class Autoencoder(nn.Module, ABC):
         super().__init__()
         self.input_dim = positive_integer("input_dim", input_dim)
         self.latent_dim = positive_integer("latent_dim", latent_dim)
-        self.register_load_state_dict_post_hook(_is_new_no_longer)
+        self.register_load_state_dict_post_hook(_is_new_no_longer)  # type: ignore[no-untyped-call]
 
     @property
     @abstractmethod
@@ -73,7 +73,7 @@ class Autoencoder(nn.Module, ABC):
         latents = self.encode(x)
         return AutoencoderOutput(reconstruction=self.decode_for(latents, x), latents=latents)
 
-    def initialize(self, x: Tensor) -> None:  # noqa: B027
+    def initialize(self, x: Tensor) -> None:
         """Begin from the data, where an architecture does.
 
         Training calls this once, before the first step, on an autoencoder that `is_new`. Buffers
@@ -158,5 +158,5 @@ def checked_k(k: int | None, input_dim: int, latent_dim: int) -> int:
     return k
 
 
-def _is_new_no_longer(autoencoder: nn.Module, incompatible_keys: Any) -> None:
+def _is_new_no_longer(autoencoder: Autoencoder, incompatible_keys: Any) -> None:
     autoencoder.is_new = False

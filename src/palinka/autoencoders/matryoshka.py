@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 from torch import Tensor
@@ -66,9 +66,10 @@ class MatryoshkaAutoencoder(BatchTopKAutoencoder):
         Costs hardly more than decoding once: each adds its own group to the one before.
         """
         self.check_width(latents, self.latent_dim, "latents")
-        sizes = [end - start for start, end in zip([0, *self.prefixes], self.prefixes, strict=False)]
-        groups = zip(latents.split(sizes, dim=-1), self.decoder_weight.split(sizes), strict=True)
-        parts = [functional.linear(own, directions.T) for own, directions in groups]
+        parts = []
+        for start, end in pairwise([0, *self.prefixes]):
+            own, directions = latents[..., start:end], self.decoder_weight[start:end]
+            parts.append(functional.linear(own, directions.T))
         parts[0] = parts[0] + self.decoder_bias
         return list(accumulate(parts))
 
@@ -89,7 +90,7 @@ def prefixes(fractions: Sequence[float], latent_dim: int) -> list[int]:
             f"group_fractions must be positive numbers that sum to 1, got {list(fractions)}"
         )
     ends = [round(end * latent_dim) for end in accumulate(fractions)]
-    if any(start >= end for start, end in zip([0, *ends], ends, strict=False)):
+    if any(start >= end for start, end in pairwise([0, *ends])):
         raise InputError(
             f"group_fractions {list(fractions)} leave a group of {latent_dim} latents empty: use"
             " fewer groups, or a larger latent_dim"

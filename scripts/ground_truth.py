@@ -21,10 +21,13 @@ import torch
 
 from palinka.autoencoders import (
     Autoencoder,
+    BatchTopKAutoencoder,
     GatedAutoencoder,
     JumpReLUAutoencoder,
     KSparseAutoencoder,
+    MatryoshkaAutoencoder,
     ReLUAutoencoder,
+    TopKAutoencoder,
 )
 from palinka.progress import track
 from palinka.synthetic import (
@@ -81,6 +84,9 @@ class Found:
 
 RECIPES = {
     "KSparse": Recipe(lambda d, n, k: KSparseAutoencoder(d, n, k, decoder_bias=True)),
+    "TopK": Recipe(lambda d, n, k: TopKAutoencoder(d, n, k)),
+    "BatchTopK": Recipe(lambda d, n, k: BatchTopKAutoencoder(d, n, k)),
+    "Matryoshka": Recipe(lambda d, n, k: MatryoshkaAutoencoder(d, n, k)),
     "ReLU": Recipe(lambda d, n, k: ReLUAutoencoder(d, n), 0.6),
     "Gated": Recipe(lambda d, n, k: GatedAutoencoder(d, n), 1.2),
     "JumpReLU": Recipe(
@@ -115,7 +121,7 @@ def train(
         step = Step(x, x, dead=partial(clock.dead, 20 * schedule.rows))
         found = terms(autoencoder, step)
         adam.zero_grad()
-        objective(found, i).total.backward()
+        objective(found, i).total.backward()  # type: ignore[no-untyped-call]
         if autoencoder.unit_norm:
             project_gradient(autoencoder.dictionary)
         adam.step()
@@ -181,7 +187,7 @@ def main() -> None:
     parser.add_argument("--active", type=float, default=4.0, help="features of a row, on average")
     parser.add_argument("--latents", type=int, default=128, help="of each autoencoder")
     parser.add_argument("--steps", type=int, default=1000, help="of training")
-    parser.add_argument("--seeds", type=int, default=3, help="of weights and rows")
+    parser.add_argument("--seeds", type=int, default=2, help="of weights and rows")
     parser.add_argument("--output", type=Path, default=RESULT, help="where the table goes")
     asked = parser.parse_args()
     schedule = Schedule(asked.steps)

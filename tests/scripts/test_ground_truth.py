@@ -14,13 +14,16 @@ from palinka.autoencoders import Autoencoder
 
 NAMES = [
     "KSparse",
+    "TopK",
+    "BatchTopK",
+    "Matryoshka",
     "ReLU",
     "Gated",
     "JumpReLU",
     "JumpReLU, tanh",
 ]
 
-TINY = {"features": 4, "width": 4, "active": 1, "latents": 8, "steps": 2, "seeds": 1}
+TINY = {"features": 4, "width": 4, "active": 1, "latents": 32, "steps": 2, "seeds": 1}
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +33,7 @@ def script(load_script: Callable[[str], ModuleType]) -> ModuleType:
 
 def test_no_architecture_is_left_out(script: ModuleType) -> None:
     assert list(script.RECIPES) == NAMES
-    trained = {type(recipe.make(8, 16, 2)) for recipe in script.RECIPES.values()}
+    trained = {type(recipe.make(8, 32, 2)) for recipe in script.RECIPES.values()}
     exported = {getattr(palinka.autoencoders, name) for name in palinka.autoencoders.__all__}
     assert trained == {
         kind for kind in exported if issubclass(kind, Autoencoder) and not inspect.isabstract(kind)
@@ -39,7 +42,7 @@ def test_no_architecture_is_left_out(script: ModuleType) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_finds_nearly_all_of_an_easy_dictionary(script: ModuleType, name: str) -> None:
-    data = script.cases(features=16, width=24, active=1.5)["easy"]
+    data = script.cases(features=16, width=32, active=2.0)["easy"]
     recipe, schedule = script.RECIPES[name], script.Schedule(250, rows=128, learning_rate=0.02)
     found = script.measure(script.train(recipe, data, 32, schedule, seed=0), data)
     assert found.cosine >= 0.95
@@ -48,10 +51,10 @@ def test_it_finds_nearly_all_of_an_easy_dictionary(script: ModuleType, name: str
 
 
 def test_without_training_it_finds_nothing(script: ModuleType) -> None:
-    data = script.cases(features=16, width=24, active=1.5)["easy"]
+    data = script.cases(features=16, width=32, active=2.0)["easy"]
     for recipe in script.RECIPES.values():
         torch.manual_seed(0)
-        assert script.measure(recipe.make(24, 32, 2), data).cosine < 0.7
+        assert script.measure(recipe.make(32, 32, 2), data).cosine < 0.7
 
 
 @pytest.mark.slow

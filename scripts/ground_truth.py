@@ -66,7 +66,7 @@ class Schedule:
     """How long all of them are trained, with Adam, and a learning rate that falls to zero."""
 
     steps: int
-    rows: int = 512
+    rows: int = 256
     learning_rate: float = 3e-3
     warmup: float = 0.25
     """The share of steps over which the sparsity weight grows."""

@@ -26,6 +26,7 @@ os.environ.pop("PALINKA_CACHE", None)
 
 from hostile.cache_targets import CacheFolder, HalfACache, ManifestFile
 from hostile.config_targets import AnalyzeCommand, FitCommand, FitParser
+from hostile.import_targets import ForeignFolder
 from hostile.model_targets import CheckpointFile, ModelFolder, PretrainedFolder
 from hostile.oracle import SECONDS, Verdict
 from hostile.stimuli_targets import StimuliFile, TextCorpus
@@ -33,10 +34,10 @@ from hostile.target import Target
 
 TARGETS: tuple[type[Target], ...] = (
     FitParser, FitCommand, AnalyzeCommand, StimuliFile, ManifestFile, CacheFolder, HalfACache,
-    CheckpointFile, PretrainedFolder, TextCorpus, ModelFolder,
+    CheckpointFile, PretrainedFolder, ForeignFolder, TextCorpus, ModelFolder,
 )  # fmt: skip
 SLICE = 15.0
-PATIENCE = 3 * SECONDS
+PATIENCE = 8 * SECONDS
 
 
 def execute(target: Target, seed: str, number: int, folder: Path) -> Verdict:

@@ -42,7 +42,10 @@ FIT: dict[str, Any] = {
         "cache_dir": "cache",
     },
     "model": {
-        "autoencoder": {"class_path": "KSparseAutoencoder", "init_args": {"latent_dim": 64}},
+        "autoencoder": {
+            "class_path": "KSparseAutoencoder",
+            "init_args": {"latent_dim": 64, "k": 3},
+        },
         "sparsity_weight": 0.1,
         "sparsity_warmup_steps": 3,
         "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.001, "fused": True}},

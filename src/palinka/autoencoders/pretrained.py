@@ -87,6 +87,8 @@ def check_weights(expected: "dict[str, Tensor]", found: "dict[str, Tensor]", whe
             raise InputError(f"{where} lacks the weight {name!r}: was it saved by another class?")
         if name not in expected:
             raise InputError(f"{where} has a weight {name!r} too many: is it of other settings?")
+        if not hasattr(found[name], "shape"):
+            raise InputError(f"{where} holds no tensor under {name!r}: save it anew")
         if found[name].shape != expected[name].shape:
             raise InputError(
                 f"{where} holds {name!r} of shape {tuple(found[name].shape)}, but the settings"

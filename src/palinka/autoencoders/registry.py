@@ -40,7 +40,15 @@ def build(name: str, arguments: Mapping[str, Any], base: type[T]) -> T:
     for required, parameter in parameters.items():
         if parameter.default is parameter.empty and required not in arguments:
             raise InputError(f"the description of a {kind.__name__} lacks {required!r}: add it")
-    return kind(**arguments)
+    try:
+        return kind(**arguments)
+    except InputError:
+        raise
+    except (TypeError, ValueError, RuntimeError, OverflowError, MemoryError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(
+            f"a {kind.__name__} cannot be made of these arguments: {reason}"
+        ) from error
 
 
 def _family(kind: type[T]) -> Iterable[type[T]]:

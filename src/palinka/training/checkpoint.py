@@ -1,6 +1,5 @@
 """What a checkpoint says of its autoencoder, and whether it fits the run that loads it."""
 
-import pickle
 from collections.abc import Mapping
 from os import PathLike
 from typing import Any
@@ -71,11 +70,12 @@ def read(path: str | PathLike[str]) -> dict[str, Any]:
         raise InputError(f"{path} is no complete checkpoint: give one that palinka fit wrote")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+    except Exception as error:  # a file made to confuse the reader may raise anything
         reason = str(error).partition("\n")[0]
         raise InputError(f"{path} is no complete checkpoint: {reason}") from error
     settings = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
-    if not isinstance(settings, dict) or "autoencoder" not in settings:
+    described = settings.get("autoencoder") if isinstance(settings, dict) else None
+    if not (isinstance(described, dict) and isinstance(described.get("init_args", {}), dict)):
         raise InputError(
             f"{path} is no checkpoint of a sparse autoencoder: give one that palinka fit wrote"
         )
@@ -92,7 +92,7 @@ def settings_of(path: str | PathLike[str]) -> dict[str, Any]:
     """
     settings = read(path)["hyper_parameters"]
     described = dict(settings["autoencoder"])
-    arguments = {k: v for k, v in described["init_args"].items() if k != "input_dim"}
+    arguments = {k: v for k, v in described.get("init_args", {}).items() if k != "input_dim"}
     return {**settings, "autoencoder": {**described, "init_args": arguments}}
 
 

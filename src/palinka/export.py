@@ -18,7 +18,7 @@ from palinka.paths import expanded
 from palinka.printable import printable
 from palinka.training import SparseAutoencoderModule, checkpoint
 
-_SPLIT = "val/"
+_SPLITS = ("val/", "val_interval/")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -213,7 +213,7 @@ def _metrics(stored: Mapping[str, Any]) -> dict[str, float]:
     """What was measured on the validation split, by name."""
     found = {}
     for name, value in _mapping(_mapping(stored, "run"), "metrics").items():
-        if str(name).startswith(_SPLIT):
+        if str(name).startswith(_SPLITS):
             try:
                 found[str(name)] = float(value)
             except (TypeError, ValueError, RuntimeError):  # no single number

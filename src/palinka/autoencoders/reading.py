@@ -44,5 +44,5 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         raise InputError(f"no file {path}: give a folder that an autoencoder was saved in")
     try:
         return load_file(path)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, MemoryError, ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path} is no complete safetensors file: {error}") from error

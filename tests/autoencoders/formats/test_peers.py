@@ -9,71 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from palinka.autoencoders import (
-    Autoencoder,
-    GatedAutoencoder,
-    InputScaling,
-    JumpReLUAutoencoder,
-    KSparseAutoencoder,
-    ReLUAutoencoder,
-)
+from palinka.autoencoders import Autoencoder, InputScaling
 from palinka.autoencoders.formats import Origin, fold, write
 
-WIDTH, LATENTS, ROWS = 24, 64, 200
+Agree = Callable[[Tensor, Tensor], None]
+Randomize = Callable[[Any], Any]
 ORIGIN = Origin(language_model="gpt2", site="blocks.6.mlp.pre", hook="blocks.6.mlp.hook_pre")
 
 
-def randomized(module: torch.nn.Module, seed: int = 0) -> Any:
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-            if not tensor.is_floating_point():
-                continue
-            noise = torch.randn(tensor.shape, generator=generator)
-            if "threshold" in name and "log" not in name:
-                tensor.copy_(noise.abs() * 0.5)
-            else:
-                tensor.copy_(noise / 3)
-    return module.eval()
-
-
-@pytest.fixture
-def x() -> Tensor:
-    return torch.randn(ROWS, WIDTH, generator=torch.Generator().manual_seed(7)) * 2 + 1
-
-
-@pytest.fixture
-def scaling() -> InputScaling:
-    scaling = InputScaling(WIDTH)
-    scaling.set(torch.linspace(-1, 3, WIDTH), 0.37)
-    return scaling
-
-
-OURS: dict[str, Callable[[], Autoencoder]] = {
-    "tied": lambda: KSparseAutoencoder(WIDTH, LATENTS, 5),
-    "k-sparse": lambda: KSparseAutoencoder(
-        WIDTH, LATENTS, 5, tied=False, encoder_bias=True, decoder_bias=True
-    ),
-    "relu": lambda: ReLUAutoencoder(WIDTH, LATENTS),
-    "relu of x": lambda: ReLUAutoencoder(WIDTH, LATENTS, subtract_decoder_bias=False),
-    "jumprelu": lambda: JumpReLUAutoencoder(WIDTH, LATENTS),
-    "jumprelu of x": lambda: JumpReLUAutoencoder(WIDTH, LATENTS, subtract_decoder_bias=False),
-    "gated": lambda: GatedAutoencoder(WIDTH, LATENTS),
-    "gated of x": lambda: GatedAutoencoder(WIDTH, LATENTS, subtract_decoder_bias=False),
-}
-
-
-def agree(ours: Tensor, theirs: Tensor) -> None:
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
-    assert (ours != 0).any()
-
-
-@pytest.mark.parametrize("name", OURS)
 def test_saelens_loads_our_export(
-    name: str, tmp_path: Path, x: Tensor, scaling: InputScaling
+    ours: Autoencoder, tmp_path: Path, x: Tensor, scaling: InputScaling, agree: Agree
 ) -> None:
     sae_lens = pytest.importorskip("sae_lens")
-    ours = randomized(OURS[name]())
     write(fold(ours, scaling), ORIGIN, "saelens", tmp_path)
     theirs = sae_lens.SAE.load_from_disk(tmp_path)
     latents = ours.encode(scaling(x))
@@ -95,10 +42,16 @@ def test_saelens_loads_our_export(
     ],
 )
 def test_we_load_what_saelens_saved(
-    architecture: str, settings: dict[str, Any], tmp_path: Path, x: Tensor
+    architecture: str,
+    settings: dict[str, Any],
+    tmp_path: Path,
+    x: Tensor,
+    agree: Agree,
+    randomized: Randomize,
+    sizes: tuple[int, int, int],
 ) -> None:
     sae_lens = pytest.importorskip("sae_lens")
-    config = {"architecture": architecture, "d_in": WIDTH, "d_sae": LATENTS, **settings}
+    config = {"architecture": architecture, "d_in": sizes[0], "d_sae": sizes[1], **settings}
     theirs = randomized(sae_lens.SAE.from_dict(config))
     theirs.save_model(tmp_path)
     ours = Autoencoder.from_pretrained(tmp_path)
@@ -108,27 +61,32 @@ def test_we_load_what_saelens_saved(
     agree(output.reconstruction, theirs(x))
 
 
-def test_sparsify_loads_our_export(tmp_path: Path, x: Tensor, scaling: InputScaling) -> None:
+def test_sparsify_loads_our_export(
+    k_sparse: Autoencoder, tmp_path: Path, x: Tensor, scaling: InputScaling, agree: Agree
+) -> None:
     sparsify = pytest.importorskip("sparsify")
-    ours = randomized(OURS["k-sparse"]())
+    ours = k_sparse
     origin = Origin(site="blocks.6.mlp.post", hook="h.6.mlp.act")
     folder = write(fold(ours, scaling), origin, "sparsify", tmp_path)
     assert folder == tmp_path / "h.6.mlp.act"
     theirs = sparsify.SparseCoder.load_many(str(tmp_path), local=True)["h.6.mlp.act"]
     output = theirs(x)
-    latents = torch.zeros(ROWS, LATENTS).scatter(1, output.latent_indices, output.latent_acts)
+    latents = torch.zeros(len(x), 64).scatter(1, output.latent_indices, output.latent_acts)
     agree(ours.encode(scaling(x)), latents)
     agree(scaling.inverse(ours(scaling(x)).reconstruction), output.sae_out)
 
 
-def test_we_load_what_sparsify_saved(tmp_path: Path, x: Tensor) -> None:
+def test_we_load_what_sparsify_saved(
+    tmp_path: Path, x: Tensor, agree: Agree, randomized: Randomize, sizes: tuple[int, int, int]
+) -> None:
     sparsify = pytest.importorskip("sparsify")
-    config = sparsify.SparseCoderConfig(num_latents=LATENTS, k=5)
-    theirs = randomized(sparsify.SparseCoder(WIDTH, config))
+    width, latent_dim, k = sizes
+    config = sparsify.SparseCoderConfig(num_latents=latent_dim, k=k)
+    theirs = randomized(sparsify.SparseCoder(width, config))
     theirs.save_to_disk(tmp_path / "h.6.mlp.act")
     ours = Autoencoder.from_pretrained(tmp_path / "h.6.mlp.act")
     output = theirs(x)
-    latents = torch.zeros(ROWS, LATENTS).scatter(1, output.latent_indices, output.latent_acts)
+    latents = torch.zeros(len(x), 64).scatter(1, output.latent_indices, output.latent_acts)
     agree(ours.encode(x), latents)
     agree(ours(x).reconstruction, output.sae_out)
 
@@ -145,21 +103,28 @@ def test_we_load_what_sparsify_saved(tmp_path: Path, x: Tensor) -> None:
         "MatryoshkaBatchTopKSAE",
     ],
 )
-def test_we_load_what_dictionary_learning_saved(name: str, tmp_path: Path, x: Tensor) -> None:
+def test_we_load_what_dictionary_learning_saved(
+    name: str,
+    tmp_path: Path,
+    x: Tensor,
+    agree: Agree,
+    randomized: Randomize,
+    sizes: tuple[int, int, int],
+) -> None:
     dictionary = pytest.importorskip("dictionary_learning.dictionary")
     top_k = pytest.importorskip("dictionary_learning.trainers.top_k")
     batch = pytest.importorskip("dictionary_learning.trainers.batch_top_k")
     nested = pytest.importorskip("dictionary_learning.trainers.matryoshka_batch_top_k")
     kind = next(getattr(m, name) for m in (dictionary, top_k, batch, nested) if hasattr(m, name))
-    more: dict[str, Any] = {"k": 5} if "TopK" in name else {}
+    more: dict[str, Any] = {"k": sizes[2]} if "TopK" in name else {}
     if name.startswith("Matryoshka"):
-        more["group_sizes"] = [16, LATENTS - 16]
-    theirs = randomized(kind(WIDTH, LATENTS, **more))
+        more["group_sizes"] = [16, sizes[1] - 16]
+    theirs = randomized(kind(*sizes[:2], **more))
     torch.save(theirs.state_dict(), tmp_path / "ae.pt")
     trainer = {
         "dict_class": name,
-        "activation_dim": WIDTH,
-        "dict_size": LATENTS,
+        "activation_dim": sizes[0],
+        "dict_size": sizes[1],
         "lm_name": "EleutherAI/pythia-70m-deduped",
         "layer": 3,
         "submodule_name": "resid_post_layer_3",

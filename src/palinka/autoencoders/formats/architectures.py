@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from palinka.autoencoders.base import Autoencoder
+from palinka.autoencoders.batch_topk import BatchTopKAutoencoder
 from palinka.autoencoders.formats.plain import (
     Activation,
     BatchTopK,
@@ -20,7 +21,9 @@ from palinka.autoencoders.gated import GatedAutoencoder
 from palinka.autoencoders.jumprelu import JumpReLUAutoencoder
 from palinka.autoencoders.ksparse import KSparseAutoencoder
 from palinka.autoencoders.layer_normalized import LayerNormalizedAutoencoder
+from palinka.autoencoders.matryoshka import MatryoshkaAutoencoder
 from palinka.autoencoders.relu import ReLUAutoencoder
+from palinka.autoencoders.topk import TopKAutoencoder
 from palinka.errors import InputError
 
 # What an autoencoder makes of its encoder's values. A subclass may compute something else, so
@@ -28,6 +31,9 @@ from palinka.errors import InputError
 _ACTIVATIONS: dict[type[Autoencoder], Callable[[Any], Activation]] = {
     KSparseAutoencoder: lambda ours: TopK(ours.k),
     LayerNormalizedAutoencoder: lambda ours: TopK(ours.k),
+    TopKAutoencoder: lambda ours: TopK(ours.k),
+    BatchTopKAutoencoder: lambda ours: BatchTopK(ours.k, ours.threshold),
+    MatryoshkaAutoencoder: lambda ours: BatchTopK(ours.k, ours.threshold),
     ReLUAutoencoder: lambda _: ReLU(),
     JumpReLUAutoencoder: lambda ours: Threshold(ours.threshold),
     GatedAutoencoder: lambda ours: Gate(ours.magnitude_bias, ours.log_magnitude),
@@ -80,7 +86,7 @@ def built(weights: Plain) -> Autoencoder:
             "activations that are layer-normed before encoding are known here with top-k only, not"
             f" with {type(weights.activation).__name__}"
         )
-    if isinstance(weights.activation, TopK):
+    if weights.normalizes:
         weights = weights.subtracting()
     ours = _made(weights)
     own = {
@@ -93,7 +99,7 @@ def built(weights: Plain) -> Autoencoder:
             # A threshold below zero does what zero does, since a ReLU comes first.
             own["log_threshold"] = threshold.clamp(min=0).log()
         case BatchTopK(_, threshold):
-            own["log_threshold"] = threshold.clamp(min=0).log().expand(weights.latents)
+            own["threshold"] = threshold.clamp(min=0)
         case Gate(magnitude_bias, log_magnitude):
             own["magnitude_bias"], own["log_magnitude"] = magnitude_bias, log_magnitude
     gated = isinstance(weights.activation, Gate)
@@ -104,14 +110,19 @@ def built(weights: Plain) -> Autoencoder:
 
 def _made(weights: Plain) -> Autoencoder:
     """An autoencoder of the right class and size, with fresh weights."""
-    size, subtracts = (weights.width, weights.latents), weights.subtracts
+    size, read = (weights.width, weights.latents), weights.subtracts
     match weights.activation:
+        case TopK(k) if weights.normalizes:
+            return LayerNormalizedAutoencoder(
+                *size, k, tied=False, encoder_bias=True, decoder_bias=True
+            )
         case TopK(k):
-            kind = LayerNormalizedAutoencoder if weights.normalizes else KSparseAutoencoder
-            return kind(*size, k, tied=False, encoder_bias=True, decoder_bias=True)
+            return TopKAutoencoder(*size, k, subtract_decoder_bias=read, unit_norm=False)
+        case BatchTopK(k):
+            return BatchTopKAutoencoder(*size, k, subtract_decoder_bias=read, unit_norm=False)
         case ReLU():
-            return ReLUAutoencoder(*size, subtract_decoder_bias=subtracts)
-        case Threshold() | BatchTopK():
-            return JumpReLUAutoencoder(*size, subtract_decoder_bias=subtracts, unit_norm=False)
+            return ReLUAutoencoder(*size, subtract_decoder_bias=read, unit_norm=False)
+        case Threshold():
+            return JumpReLUAutoencoder(*size, subtract_decoder_bias=read, unit_norm=False)
         case Gate():
-            return GatedAutoencoder(*size, subtract_decoder_bias=subtracts, unit_norm=False)
+            return GatedAutoencoder(*size, subtract_decoder_bias=read, unit_norm=False)

@@ -1,6 +1,5 @@
 """Centering and scaling of the activations, taken into the weights."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -71,9 +70,10 @@ def _fold(config: dict[str, Any], weights: dict[str, Tensor], mean: Tensor, scal
         _shift_biases(weights, weights["encoder.weight"] @ mean)
 
 
-def _shift_biases(weights: Mapping[str, Tensor], shift: Tensor) -> None:
+def _shift_biases(weights: dict[str, Tensor], shift: Tensor) -> None:
     if "gate_bias" in weights:
-        weights["gate_bias"].sub_(shift)
-        weights["magnitude_bias"].sub_(weights["log_magnitude"].exp() * shift)
+        magnitude = weights["log_magnitude"].exp()
+        weights["gate_bias"] = weights["gate_bias"] - shift
+        weights["magnitude_bias"] = weights["magnitude_bias"] - magnitude * shift
     else:
-        weights["encoder.bias"].sub_(shift)
+        weights["encoder.bias"] = weights["encoder.bias"] - shift

@@ -66,7 +66,7 @@ def download(name: str, revision: str | None = None) -> Path:
     try:
         folder = snapshot_download(
             repo,
-            revision=info.sha,
+            revision=revision,  # by its name, which the cache then knows without a network
             allow_patterns=[_literal(prefix + file) for file in (*needed, CARD)],
         )
     except Exception as error:  # as above

@@ -5,7 +5,9 @@ import re
 from typing import Any
 
 from palinka.autoencoders.base import Autoencoder
+from palinka.autoencoders.formats.architectures import plain
 from palinka.autoencoders.formats.origin import Origin
+from palinka.autoencoders.formats.plain import TopK
 from palinka.printable import printable
 
 CARD = "README.md"
@@ -23,7 +25,8 @@ _TIES = (
     " largest. They differ only where two values are equal to the last bit."
 )
 _MEASURED = "Errors are of activations as training saw them, centered and scaled where it did that."
-_BOUNDS = (("_low", "_high"), ("/low", "/high"))
+# How the bounds of `val/…` begin: `val_interval/…/low` and `…/high`.
+_INTERVAL = "_interval"
 
 
 def model_card(autoencoder: Autoencoder, origin: Origin, library: str, inner: str = ".") -> str:
@@ -80,7 +83,7 @@ def model_card(autoencoder: Autoencoder, origin: Origin, library: str, inner: st
     if library in _ELSEWHERE:
         code = _ELSEWHERE[library].format(_path(inner).removeprefix("DIR/"))
         lines += [f"With {_NAMES[library]}:", "", "```python", code, "```", ""]
-        if "k" in config:
+        if isinstance(plain(autoencoder).activation, TopK):
             lines += [_TIES, ""]
     return "\n".join(lines)
 
@@ -91,24 +94,21 @@ def is_license(text: str) -> bool:
 
 
 def _measured(origin: Origin) -> list[str]:
-    bounds = {name + end for name in origin.metrics for pair in _BOUNDS for end in pair}
     rows = []
     for name, value in origin.metrics.items():
-        if name in bounds:
+        split, _, metric = name.partition("/")
+        if split.endswith(_INTERVAL):
             continue
-        between = next(
-            (
-                f" ({origin.metrics[name + low]:.5g} to {origin.metrics[name + high]:.5g})"
-                for low, high in _BOUNDS
-                if name + low in origin.metrics and name + high in origin.metrics
-            ),
-            "",
+        low, high = (
+            origin.metrics.get(f"{split}{_INTERVAL}/{metric}/{end}") for end in ("low", "high")
         )
-        rows.append(f"| {_cell(name)} | {value:.5g}{between} |")
+        known = low is not None and high is not None
+        between = f"{low:.5g} to {high:.5g}" if known else ""
+        rows.append(f"| {_cell(name)} | {value:.5g} | {between} |")
     if not rows:
         return []
-    head = ["## Measured on held-out text", "", _MEASURED, "", "| metric | value |", "|---|---|"]
-    return [*head, *rows, ""]
+    head = ["| metric | value | 95 % interval over documents |", "|---|---|---|"]
+    return ["## Measured on held-out text", "", _MEASURED, "", *head, *rows, ""]
 
 
 def _path(inner: str) -> str:
@@ -124,6 +124,4 @@ def _cell(value: Any) -> str:
         return f"`{json.dumps(value)}`"
     text = printable(value)
     text = text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
-    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
-    pad = " " if "`" in text else ""
-    return f"{fence}{pad}{text}{pad}{fence}".replace("|", "\\|")
+    return "`{}`".format(text.replace("`", "\\x60").replace("|", "\\x7c"))

@@ -3,6 +3,7 @@
 Its top-k keeps exactly k values of a row, ours all that tie with the k-th largest.
 """
 
+import re
 from pathlib import Path
 
 from palinka.autoencoders.formats.origin import Origin
@@ -22,6 +23,7 @@ CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
 FILES = (CONFIG, WEIGHTS)
 
 _DEFAULT_K = 32
+_LONGEST_NAME = 100
 
 
 def read(folder: Path) -> tuple[Plain, Origin]:
@@ -68,7 +70,8 @@ def hookpoint(origin: Origin) -> str:
     Args:
         origin: Where the autoencoder comes from; `hook` is its hookpoint where there is one.
     """
-    return (origin.hook or origin.site or "sae").replace("/", "_").replace("\\", "_")
+    name = re.sub(r"[^\w.\-]", "_", origin.hook or origin.site or "")
+    return name.lstrip(".")[:_LONGEST_NAME] or "sae"
 
 
 def write(plain: Plain, origin: Origin, folder: Path) -> None:

@@ -1,0 +1,74 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from palinka.autoencoders import Autoencoder, InputScaling, KSparseAutoencoder
+from palinka.autoencoders.formats import fold
+from palinka.errors import InputError
+from palinka.training import SparseAutoencoderModule
+
+Agree = Callable[[Tensor, Tensor], None]
+
+
+class Halving(KSparseAutoencoder):
+    """May do more with activations than its parent."""
+
+
+def test_it_does_with_raw_activations_what_the_other_did_with_scaled_ones(
+    ours: Autoencoder, x: Tensor, scaling: InputScaling, agree: Agree
+) -> None:
+    before = {name: tensor.clone() for name, tensor in ours.state_dict().items()}
+    folded = fold(ours, scaling)
+    assert type(folded) is type(ours)
+    latents = ours.encode(scaling(x))
+    agree(folded.encode(x), latents)
+    agree(folded(x).reconstruction, scaling.inverse(ours.decode(latents)))
+    assert all(torch.equal(before[name], tensor) for name, tensor in ours.state_dict().items())
+
+
+def test_it_is_exact_to_the_last_bits(ours: Autoencoder, x: Tensor, scaling: InputScaling) -> None:
+    ours, x, wide = ours.double(), x.double(), scaling.double()
+    folded = fold(ours, wide)
+    latents = ours.encode(wide(x))
+    # The weights are stored in float32, and that is all that is lost.
+    torch.testing.assert_close(folded.double().encode(x), latents, rtol=0, atol=3e-5)
+
+
+def test_centering_alone_leaves_it_tied(x: Tensor, agree: Agree) -> None:
+    ours = KSparseAutoencoder(x.shape[1], unit_norm=True)
+    scaling = InputScaling(x.shape[1])
+    scaling.set(x.mean(dim=0), 1.0)
+    folded = fold(ours, scaling)
+    assert folded.config() == {**ours.config(), "decoder_bias": True}
+    agree(folded(x).reconstruction, scaling.inverse(ours(scaling(x)).reconstruction))
+    scaling.set(x.mean(dim=0), 2.0)
+    assert not fold(ours, scaling).unit_norm
+
+
+def test_nothing_to_fold_changes_nothing(ours: Autoencoder) -> None:
+    folded = fold(ours, InputScaling(ours.input_dim))
+    assert folded.config() == ours.config()
+    for name, tensor in ours.state_dict().items():
+        assert torch.equal(folded.state_dict()[name], tensor)
+
+
+def test_what_others_have_made_is_not_folded() -> None:
+    scaling = InputScaling(4)
+    assert type(fold(Halving(4), scaling)) is Halving
+    scaling.set(torch.zeros(4), 2.0)
+    with pytest.raises(InputError, match="weights of a Halving"):
+        fold(Halving(4), scaling)
+
+
+def test_a_module_saves_it_folded(
+    ours: Autoencoder, scaling: InputScaling, x: Tensor, folder: Path, agree: Agree
+) -> None:
+    module = SparseAutoencoderModule(ours).eval()
+    module.scaling.set(scaling.mean, float(scaling.scale))
+    module.save_pretrained(folder)
+    again = Autoencoder.from_pretrained(folder)
+    agree(again.encode(x), module.encode(x))
+    agree(again(x).reconstruction, module(x).reconstruction)

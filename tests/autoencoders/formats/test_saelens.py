@@ -1,0 +1,193 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from palinka.autoencoders import Autoencoder, GatedAutoencoder, InputScaling
+from palinka.autoencoders.formats import Origin, fold, load, write
+from palinka.errors import InputError
+
+Agree = Callable[[Tensor, Tensor], None]
+
+
+def theirs(folder: Path, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Latents and reconstructions by the equations of the format."""
+    config = json.loads((folder / "cfg.json").read_text())
+    w = load_file(folder / "sae_weights.safetensors")
+    x = x - w["b_dec"] if config["apply_b_dec_to_input"] else x
+    if config["architecture"] == "gated":
+        magnitude = (x @ (w["W_enc"] * w["r_mag"].exp()) + w["b_mag"]).relu()
+        latents = magnitude * (x @ w["W_enc"] + w["b_gate"] > 0)
+    else:
+        pre = x @ w["W_enc"] + w["b_enc"]
+        latents = pre.relu()
+        if config["architecture"] == "topk":
+            top = pre.topk(config["k"], dim=-1)
+            latents = torch.zeros_like(pre).scatter(-1, top.indices, top.values.relu())
+        elif config["architecture"] == "jumprelu":
+            latents = latents * (pre > w["threshold"])
+    return latents, latents @ w["W_dec"] + w["b_dec"]
+
+
+TENSORS = {
+    "standard": {"W_enc", "b_enc", "W_dec", "b_dec"},
+    "topk": {"W_enc", "b_enc", "W_dec", "b_dec"},
+    "jumprelu": {"W_enc", "b_enc", "W_dec", "b_dec", "threshold"},
+    "gated": {"W_enc", "b_gate", "b_mag", "r_mag", "W_dec", "b_dec"},
+}
+
+
+def test_an_export_means_the_same_by_the_format(
+    ours: Autoencoder, folder: Path, x: Tensor, scaling: InputScaling, agree: Agree
+) -> None:
+    write(fold(ours, scaling), Origin(), "saelens", folder)
+    latents, reconstruction = theirs(folder, x)
+    agree(ours.encode(scaling(x)), latents)
+    agree(scaling.inverse(ours.decode(latents)), reconstruction)
+    config = json.loads((folder / "cfg.json").read_text())
+    assert load_file(folder / "sae_weights.safetensors").keys() == TENSORS[config["architecture"]]
+    assert int(config["metadata"]["sae_lens_version"].split(".")[0]) >= 6
+
+
+def test_an_export_is_read_back(ours: Autoencoder, folder: Path, x: Tensor, agree: Agree) -> None:
+    origin = Origin(
+        language_model="gpt2",
+        identity="gpt2@abc",
+        site="blocks.6.mlp.pre",
+        module="transformer.h.6.mlp.c_fc",
+        hook="blocks.6.mlp.hook_pre",
+        corpus="books",
+        context_length=128,
+        bos=True,
+    )
+    write(ours, origin, "saelens", folder)
+    again, read = load(folder)
+    assert read == origin
+    assert not again.training
+    agree(ours.encode(x), again.encode(x))
+    agree(ours(x).reconstruction, again(x).reconstruction)
+
+
+@pytest.mark.parametrize(
+    ("hook", "site"),
+    [
+        ("blocks.6.mlp.hook_pre", "blocks.6.mlp.pre"),
+        ("blocks.6.mlp.hook_post", "blocks.6.mlp.post"),
+        ("blocks.6.hook_mlp_out", "blocks.6.mlp.out"),
+        ("blocks.6.hook_resid_pre", "blocks.5.resid"),
+        ("blocks.0.hook_resid_pre", "hidden.0"),
+        ("blocks.6.attn.hook_z", None),
+    ],
+)
+def test_the_site_is_known_by_the_hook(
+    hook: str, site: str | None, k_sparse: Autoencoder, folder: Path
+) -> None:
+    write(k_sparse, Origin(hook=hook), "saelens", folder)
+    assert load(folder)[1].site == site
+
+
+def test_a_rescaled_top_k_is_read_as_it_selects(
+    k_sparse: Any, folder: Path, x: Tensor, agree: Agree
+) -> None:
+    write(k_sparse, Origin(), "saelens", folder)
+    change(folder, rescale_acts_by_decoder_norm=True)
+    w = load_file(folder / "sae_weights.safetensors")
+    norms = w["W_dec"].norm(dim=1)
+    pre = ((x - w["b_dec"]) @ w["W_enc"] + w["b_enc"]) * norms
+    top = pre.topk(5, dim=-1)
+    latents = torch.zeros_like(pre).scatter(-1, top.indices, top.values.relu())
+    again = Autoencoder.from_pretrained(folder)
+    agree(again.encode(x), latents)
+    agree(again(x).reconstruction, latents / norms @ w["W_dec"] + w["b_dec"])
+
+
+def test_layer_normed_activations_come_back(
+    k_sparse: Any, folder: Path, x: Tensor, agree: Agree
+) -> None:
+    write(k_sparse, Origin(), "saelens", folder)
+    change(folder, normalize_activations="layer_norm")
+    mean, deviation = x.mean(dim=1, keepdim=True), x.std(dim=1, keepdim=True)
+    latents, reconstruction = theirs(folder, (x - mean) / (deviation + 1e-5))
+    again = Autoencoder.from_pretrained(folder)
+    agree(again.encode(x), latents)
+    agree(again(x).reconstruction, reconstruction * deviation + mean)
+    with pytest.raises(InputError, match="cannot be taken into the weights"):
+        fold(again, scaling_by(2.0, x.shape[1]))
+
+
+def scaling_by(scale: float, width: int) -> InputScaling:
+    scaling = InputScaling(width)
+    scaling.set(torch.zeros(width), scale)
+    return scaling
+
+
+def test_k_left_out_is_100_and_more_than_there_are(k_sparse: Autoencoder, folder: Path) -> None:
+    write(k_sparse, Origin(), "saelens", folder)
+    change(folder, k=None)
+    assert "k is 100; expected 1 to 64" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"normalize_activations": "expected_average_only_in"}, "normalize_activations"),
+        ({"reshape_activations": "hook_z"}, "reshape_activations"),
+        ({"architecture": "temporal"}, "'temporal'"),
+        ({"architecture": ["topk"]}, "architecture is ['topk']"),
+        ({"architecture": "gated"}, "lacks the weight 'b_gate'"),
+        ({"d_in": 25}, "d_in 25"),
+        ({"d_in": "24"}, "d_in is '24'; expected a whole number"),
+        ({"k": 0}, "k is 0; expected 1 to 64"),
+        ({"k": 5.5}, "k is 5.5"),
+        ({"apply_b_dec_to_input": 1}, "apply_b_dec_to_input is 1; expected true or false"),
+    ],
+)
+def test_what_cannot_be_read(
+    changes: dict[str, Any], expected: str, k_sparse: Autoencoder, folder: Path
+) -> None:
+    write(k_sparse, Origin(), "saelens", folder)
+    change(folder, **changes)
+    assert expected in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "expected"),
+    [
+        ("b_dec", torch.zeros(25), "'b_dec' of shape (25,)"),
+        ("W_dec", torch.zeros(24, 64), "'W_dec' of shape (24, 64)"),
+        ("W_enc", torch.zeros(24), "expected a matrix"),
+        ("W_enc", torch.zeros(0, 64), "expected a matrix"),
+        ("W_enc", torch.zeros(24, 64, dtype=torch.complex64), "no tensor of numbers"),
+        ("more", torch.zeros(1), "'more' too many"),
+    ],
+)
+def test_weights_that_do_not_fit(
+    name: str, tensor: Tensor, expected: str, k_sparse: Autoencoder, folder: Path
+) -> None:
+    write(k_sparse, Origin(), "saelens", folder)
+    path = folder / "sae_weights.safetensors"
+    save_file({**load_file(path), name: tensor}, path)
+    assert expected in refusal(folder)
+
+
+def test_another_class_than_asked_for(k_sparse: Autoencoder, folder: Path) -> None:
+    write(k_sparse, Origin(), "saelens", folder)
+    with pytest.raises(InputError, match=r"holds a .*, and a GatedAutoencoder is asked for"):
+        GatedAutoencoder.from_pretrained(folder)
+
+
+def change(folder: Path, **values: Any) -> None:
+    path = folder / "cfg.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        Autoencoder.from_pretrained(folder)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)

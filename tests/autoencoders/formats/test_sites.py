@@ -1,0 +1,71 @@
+import pytest
+
+from palinka.autoencoders.formats.sites import (
+    hook_of,
+    site_of_hook,
+    site_of_label,
+    site_of_module,
+    within_base_model,
+)
+
+
+@pytest.mark.parametrize(
+    ("site", "hook"),
+    [
+        ("blocks.6.mlp.pre", "blocks.6.mlp.hook_pre"),
+        ("blocks.6.mlp.post", "blocks.6.mlp.hook_post"),
+        ("blocks.6.mlp.out", "blocks.6.hook_mlp_out"),
+        ("blocks.11.attn.out", "blocks.11.hook_attn_out"),
+        ("blocks.0.resid", "blocks.0.hook_resid_post"),
+        ("hidden.0", "blocks.0.hook_resid_pre"),
+    ],
+)
+def test_hooks_and_back(site: str, hook: str) -> None:
+    assert hook_of(site) == hook
+    assert site_of_hook(hook) == site
+
+
+def test_what_a_block_is_given_is_what_the_one_before_gave() -> None:
+    assert hook_of("hidden.3", layers=6) == "blocks.3.hook_resid_pre"
+    assert site_of_hook("blocks.3.hook_resid_pre") == "blocks.2.resid"
+
+
+def test_what_has_no_name_there() -> None:
+    assert hook_of("hidden.6", layers=6) is None  # after the final norm
+    assert hook_of("hidden.3") is None
+    assert hook_of("blocks.2.attn.q") is None
+    assert hook_of("transformer.h.3.ln_1") is None
+    assert site_of_hook("blocks.2.attn.hook_z") is None
+    assert site_of_hook("blocks.²5.hook_mlp_out") is None
+
+
+@pytest.mark.parametrize(
+    ("module", "site"),
+    [
+        ("h.6.mlp.act", "blocks.6.mlp.post"),
+        ("transformer.h.6.mlp.c_fc", "blocks.6.mlp.pre"),
+        ("h.6", "blocks.6.resid"),
+        ("h.6.attn", "blocks.6.attn.out"),
+        ("gpt_neox.layers.2.mlp.dense_4h_to_h", "blocks.2.mlp.out"),
+        ("layers.2.mlp.act", "blocks.2.mlp.post"),
+        ("model.layers.7.mlp.gate_proj", "blocks.7.mlp.pre"),
+        ("layers.7.mlp", "blocks.7.mlp.out"),
+        ("layers.7.mlp.act_fn", None),  # not yet multiplied with the other half
+        ("h.6.ln_1", None),
+        ("resid_post_layer_8", None),
+        ("", None),
+    ],
+)
+def test_modules(module: str, site: str | None) -> None:
+    assert site_of_module(module) == site
+
+
+def test_labels() -> None:
+    assert site_of_label("resid_post_layer_8") == "blocks.8.resid"
+    assert site_of_label("mlp_out_layer_0") == "blocks.0.mlp.out"
+    assert site_of_label("h.6.mlp.act") == "blocks.6.mlp.post"
+
+
+def test_within_the_base_model() -> None:
+    assert within_base_model("transformer.h.3.mlp") == "h.3.mlp"
+    assert within_base_model("h.3.mlp") == "h.3.mlp"

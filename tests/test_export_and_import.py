@@ -1,0 +1,164 @@
+"""`palinka export` and `palinka import`, as they are typed."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from palinka.__main__ import main
+from palinka.autoencoders import Autoencoder
+from palinka.training import SparseAutoencoderModule
+
+DATA = [
+    "--data.train_tokens=1024",
+    "--data.validation_tokens=512",
+    "--data.batch_size=256",
+    "--data.center=true",
+    "--data.unit_norm=true",
+    "--trainer.accelerator=cpu",
+    "--trainer.enable_progress_bar=false",
+]
+SMALL = ["--model.autoencoder.latent_dim=64", "--model.autoencoder.k=8", "--trainer.max_epochs=1"]
+FIT = Path("lightning_logs/version_0/checkpoints/last.ckpt")
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fit's folder, and the cache that it has filled."""
+    folder = tmp_path_factory.mktemp("fitted")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PALINKA_CACHE", str(folder / "cache"))
+        patch.chdir(folder)
+        assert main(["fit", *DATA, *SMALL]) == 0
+    return folder
+
+
+@pytest.fixture
+def in_fitted(fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of the test's own, with the checkpoint and the cache at hand."""
+    monkeypatch.setenv("PALINKA_CACHE", str(fitted / "cache"))
+    monkeypatch.chdir(tmp_path)
+    FIT.parent.mkdir(parents=True)
+    shutil.copyfile(fitted / FIT, FIT)
+    return tmp_path
+
+
+def export(library: str, *more: str) -> int:
+    return main(["export", "--ckpt_path", str(FIT), "--format", library, "--output=out", *more])
+
+
+@pytest.mark.parametrize(
+    ("library", "inner"), [("saelens", "."), ("sparsify", "h.3.mlp.c_fc"), ("palinka", ".")]
+)
+def test_there_and_back(library: str, inner: str, in_fitted: Path) -> None:
+    assert export(library, "--license=mit") == 0
+    assert main(["import", str(Path("out") / inner), "--output=again.ckpt"]) == 0
+    module = SparseAutoencoderModule.load_from_checkpoint(FIT).eval()
+    again = SparseAutoencoderModule.load_from_checkpoint("again.ckpt").eval()
+    x = torch.randn(50, 512) * 0.1
+    torch.testing.assert_close(again.encode(x), module.encode(x), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        again(x).reconstruction, module(x).reconstruction, rtol=1e-5, atol=1e-6
+    )
+    stored = torch.load("again.ckpt", weights_only=True)
+    assert stored["source"]["site"] == "blocks.3.mlp.pre"
+    assert "cache_identity" not in stored
+    card = Path("out/README.md").read_text()
+    for expected in ('license: "mit"', "`blocks.3.mlp.pre`", "`BundledSample`", "val/fvu"):
+        assert expected in card
+    assert str(in_fitted) not in card
+
+
+@pytest.mark.slow
+def test_what_was_imported_is_measured_as_before(
+    in_fitted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fvu(checkpoint: str) -> str:
+        capsys.readouterr()
+        assert main(["validate", "--ckpt_path", checkpoint, *DATA]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        return next(line for line in lines if "fraction of variance unexplained" in line)
+
+    assert export("saelens") == 0
+    assert main(["import", "out"]) == 0
+    assert fvu("out.ckpt") == fvu(str(FIT))
+
+
+def test_saelens_gets_its_names_of_model_and_site(in_fitted: Path) -> None:
+    assert export("saelens") == 0
+    metadata = json.loads(Path("out/cfg.json").read_text())["metadata"]
+    assert metadata["model_name"] == "mini"
+    assert metadata["hook_name"] == "blocks.3.mlp.hook_pre"
+    assert metadata["hf_hook_name"] == "transformer.h.3.mlp.c_fc"
+    assert (metadata["context_size"], metadata["prepend_bos"]) == (128, False)
+    weights = load_file("out/sae_weights.safetensors")
+    scale = SparseAutoencoderModule.load_from_checkpoint(FIT).scaling.scale
+    torch.testing.assert_close(weights["W_enc"].T / scale**2, weights["W_dec"])
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    capsys.readouterr()
+    assert main(list(arguments)) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_refusals_of_export(in_fitted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["export", "--ckpt_path", str(FIT), "--format", "saelens"]
+    Path("taken").mkdir()
+    Path("taken/file").write_text("")
+    for arguments, expected in (
+        (["export"], "required: --ckpt_path"),
+        ([*given, "--output=taken"], "taken is there already"),
+        ([*given, "--output=taken/file/x"], "cannot write taken/file/x"),
+        ([*given, "--output=out", "--license=a b"], "'a b' is no identifier"),
+        ([*given[:3], "--format=onnx", "--output=out"], "invalid choice: 'onnx'"),
+        (["export", "--ckpt_path=no.ckpt", "--format=saelens", "--output=out"], "no.ckpt"),
+    ):
+        assert expected in refusal(capsys, *arguments)
+    assert sorted(path.name for path in in_fitted.iterdir()) == ["lightning_logs", "taken"]
+
+
+def test_refusals_of_import(in_fitted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("empty").mkdir()
+    assert export("palinka") == 0
+    for arguments, expected in (
+        ([], "required: DIR"),
+        (["nowhere"], "no folder nowhere"),
+        (["empty"], "empty holds no files"),
+        (["out", f"--output={FIT}"], "is there already"),
+        (["out", f"--output={FIT}/x.ckpt"], "cannot be written"),
+        (["out", "--revision=main"], "only the hub has revisions"),
+    ):
+        assert expected in refusal(capsys, "import", *arguments)
+    assert main(["import", "out"]) == 0
+    assert "weights alone" in refusal(capsys, "fit", *DATA, *SMALL, "--ckpt_path=out.ckpt")
+    elsewhere = refusal(
+        capsys, "validate", *DATA, "--ckpt_path=out.ckpt", "--data.site=blocks.2.mlp.pre"
+    )
+    assert "blocks.3.mlp.pre" in elsewhere
+
+
+def measured(module: SparseAutoencoderModule, checkpoint: str | Path, x: Tensor) -> Any:
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+    rows = DataLoader(x, batch_size=16)
+    return trainer.validate(module, rows, checkpoint, verbose=False, weights_only=True)[0]
+
+
+def test_a_trainer_measures_what_was_imported(in_fitted: Path) -> None:
+    assert export("saelens") == 0
+    assert main(["import", "out"]) == 0
+    module = SparseAutoencoderModule.load_from_checkpoint(FIT)
+    x = module.scaling.inverse(torch.randn(64, 512))
+    before = measured(module, FIT, x)
+    after = measured(SparseAutoencoderModule(Autoencoder.from_pretrained("out")), "out.ckpt", x)
+    assert after["val/fvu"] == pytest.approx(before["val/fvu"], rel=1e-5)
+    assert after["val/l0"] == before["val/l0"] == 8

@@ -102,7 +102,7 @@ def _cells(cache: StoredCache, bundled: str) -> tuple[str, ...]:
     return (
         _cell(cache.path.name),
         _cell(_model(settings.get("language_model"), bundled)),
-        _cell(str(settings.get("site", "?"))),
+        _cell(" -> ".join(str(settings[n]) for n in ("site", "target_site") if n in settings)),
         _cell(str(settings.get("split", "?"))),
         "?" if cache.rows is None else f"{cache.rows:,}",
         _size(cache.bytes),

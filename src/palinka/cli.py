@@ -82,11 +82,12 @@ class PalinkaCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Let the autoencoder take its width from the data."""
+        """Let the autoencoder take its widths from the data."""
         parser.set_defaults({"model.autoencoder": {"class_path": "KSparseAutoencoder"}})
-        parser.link_arguments(
-            "data.width", "model.autoencoder.init_args.input_dim", apply_on="instantiate"
-        )
+        for source, target in (("width", "input_dim"), ("target_width", "output_dim")):
+            parser.link_arguments(
+                f"data.{source}", f"model.autoencoder.init_args.{target}", apply_on="instantiate"
+            )
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:

@@ -69,7 +69,7 @@ def export(ckpt_path: Path, library: str, output: Path, license_: str = "unknown
     """
     stored = checkpoint.read(ckpt_path)
     module = SparseAutoencoderModule.load_from_checkpoint(ckpt_path, map_location="cpu").eval()
-    autoencoder = fold(module.autoencoder, module.scaling)
+    autoencoder = fold(module.autoencoder, module.scaling, module.target_scaling)
     origin = _origin(stored, library, license_)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"{output} is there already; give a new --output, or an empty folder")

@@ -32,7 +32,7 @@ RUNS = 64
 
 
 class ActivationDataModule(pl.LightningDataModule):
-    """The activations of a language model at one site, in shuffled batches.
+    """The activations of a language model at one site, or two, in shuffled batches.
 
     What the cache lacks is harvested before training, on one process per node. The cache's
     name follows from everything that determines its rows, so that nothing is harvested twice,
@@ -67,6 +67,9 @@ class ActivationDataModule(pl.LightningDataModule):
         verify_shards: Whether a run compares the checksum of each shard when a batch first
             takes rows from it: the first batches then take as long as reading the cache once.
             Sizes and headers are compared in any case.
+        target_site: For a transcoder, the site whose activations it is to give for those at
+            `site`: rows then hold both, of the same token, side by side. `center` and
+            `unit_norm` are for each site by itself.
 
     Raises:
         InputError: If a value is out of range, the model cannot be found, or it has no such site.
@@ -92,6 +95,7 @@ class ActivationDataModule(pl.LightningDataModule):
         seed: int = 0,
         harvest_batch_size: int | None = None,
         verify_shards: bool = False,
+        target_site: str | None = None,
     ) -> None:
         super().__init__()
         if batch_size is not None and batch_size < 1:
@@ -127,6 +131,7 @@ class ActivationDataModule(pl.LightningDataModule):
             max_rows=train_tokens,
             dtype=dtype,
             batch_blocks=harvest_batch_size,
+            target_site=target_site,
         )
         self.validation_spec = (
             replace(self.train_spec, split="validation", max_rows=validation_tokens)
@@ -144,8 +149,13 @@ class ActivationDataModule(pl.LightningDataModule):
 
     @property
     def width(self) -> int:
-        """Numbers per row, known without the model's weights."""
-        return self.train_spec.layout.width
+        """Width of the site, known without the model's weights."""
+        return self.train_spec.widths[0]
+
+    @property
+    def target_width(self) -> int | None:
+        """Width of the target site, by which a row is wider; None if there is none."""
+        return sum(self.train_spec.widths[1:]) or None
 
     @property
     def cache_identity(self) -> str:
@@ -154,18 +164,22 @@ class ActivationDataModule(pl.LightningDataModule):
 
     @cached_property
     def source(self) -> dict[str, str]:
-        """Which language model and site the rows come from, as a checkpoint remembers them."""
+        """Which language model and sites the rows come from, as a checkpoint remembers them."""
+        sites = self.train_spec.resolved_sites
         return {
             "language_model": self.train_spec.language_model.identity(),
-            "site": self.train_spec.resolved_site,
+            **dict(zip(["site", "target_site"], sites, strict=False)),
         }
 
     @cached_property
     def input_statistics(self) -> InputStatistics:
         """The shift and scale that `center` and `unit_norm` ask for, from the training rows."""
-        return input_statistics(
-            self._open(self.train_spec), center=self.center, unit_norm=self.unit_norm
-        )
+        return self._statistics(slice(self.width))
+
+    @cached_property
+    def target_statistics(self) -> InputStatistics | None:
+        """The same for the target site; None if there is none."""
+        return self._statistics(slice(self.width, None)) if self.target_width else None
 
     @cached_property
     def loaded_language_model(self) -> LanguageModel:
@@ -339,6 +353,14 @@ class ActivationDataModule(pl.LightningDataModule):
             )
             if known and rank == 0 and (checked_bytes is None or harvested.bytes <= checked_bytes):
                 harvested.verify()
+
+    def _statistics(self, columns: slice) -> InputStatistics:
+        return input_statistics(
+            self._open(self.train_spec),
+            center=self.center,
+            unit_norm=self.unit_norm,
+            columns=columns,
+        )
 
     def _open(self, spec: HarvestSpec) -> Cache | MemoryRows:
         if spec.split not in self._rows:

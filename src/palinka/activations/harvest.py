@@ -194,8 +194,9 @@ def read_rows(spec: HarvestSpec, model: LanguageModel, tokens: NDArray[np.int64]
         InputError: If the device's memory does not hold the forward pass.
     """
     try:
-        site = spec.resolved_site
-        activations = model.read_blocks(torch.from_numpy(tokens), [site])[site]
+        read = model.read_blocks(torch.from_numpy(tokens), spec.resolved_sites)
+        sites = [read[site] for site in spec.resolved_sites]
+        activations = sites[0] if len(sites) == 1 else torch.cat(sites, dim=-1)
     except torch.OutOfMemoryError as error:
         raise InputError(
             f"out of memory while reading {len(tokens)} blocks of {tokens.shape[1]} tokens at "
@@ -215,17 +216,18 @@ def check_finite(spec: HarvestSpec, rows: torch.Tensor, dtype: torch.dtype) -> N
     Raises:
         InputError: If there are such rows; the message names the site.
     """
+    sites = " or ".join(spec.resolved_sites)
     low, high = (float(extreme) for extreme in torch.aminmax(rows))
     limit = torch.finfo(dtype).max
     if -limit <= low and high <= limit:
         return
     if np.isfinite([low, high]).all():
         raise InputError(
-            f"activations at {spec.resolved_site} go up to {max(-low, high):.4g}, more than "
+            f"activations at {sites} go up to {max(-low, high):.4g}, more than "
             f"{spec.dtype} can hold ({limit:.4g}); set dtype to bfloat16 or float32"
         )
     raise InputError(
-        f"activations at {spec.resolved_site} are NaN or infinite; check the weights of "
+        f"activations at {sites} are NaN or infinite; check the weights of "
         f"{spec.language_model.name}, or compute in another dtype than "
         f"{spec.language_model.dtype}"
     )

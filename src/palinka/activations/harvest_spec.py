@@ -37,9 +37,11 @@ class HarvestSpec:
         dtype: How a number is stored: `float16`, `bfloat16` or `float32`.
         batch_blocks: Blocks per forward pass; as many as make about 4,096 tokens where it is
             None. It changes no more than the last bits of a row, and is not part of the key.
+        target_site: A second site, whose activations of the same tokens stand to the right of
+            the first's in each row; None for rows of one site.
 
     Raises:
-        InputError: If a value is out of range, or the model has no such site.
+        InputError: If a value is out of range, the model has no such site, or both are one.
     """
 
     language_model: LanguageModelSpec
@@ -54,6 +56,7 @@ class HarvestSpec:
     max_rows: int | None = None
     dtype: str = "float16"
     batch_blocks: int | None = None
+    target_site: str | None = None
 
     def __post_init__(self) -> None:
         if self.batch_blocks is not None and self.batch_blocks < 1:
@@ -62,6 +65,11 @@ class HarvestSpec:
                 "forward pass, or null for about 4,096 tokens"
             )
         split_of(0, self.validation_fraction, self.seed)  # raises where there is no such fraction
+        if len(set(self.resolved_sites)) < len(self.resolved_sites):
+            raise InputError(
+                f"target_site {self.target_site!r} is the site itself; leave it out for an "
+                "autoencoder, or give the site that a transcoder writes to"
+            )
         rows = self.layout.rows_per_block
         if self.max_rows is not None and self.max_rows < rows:
             raise InputError(
@@ -75,11 +83,22 @@ class HarvestSpec:
         return self.language_model.resolve(self.site)
 
     @cached_property
+    def resolved_sites(self) -> tuple[str, ...]:
+        """The full names of the sites that a row is made of, from left to right."""
+        sites = [self.site] if self.target_site is None else [self.site, self.target_site]
+        return tuple(self.language_model.resolve(site) for site in sites)
+
+    @cached_property
+    def widths(self) -> tuple[int, ...]:
+        """How many numbers of a row are of each of these sites."""
+        return tuple(self.language_model.width(site) for site in self.resolved_sites)
+
+    @cached_property
     def layout(self) -> Layout:
         """How the rows lie in the shards."""
         rows_per_block = max(1, self.context_length - self.skip_first)
         whole = Layout(
-            width=self.language_model.width(self.site),
+            width=sum(self.widths),
             dtype=self.dtype,
             context_length=self.context_length,
             blocks_per_shard=max(1, WINDOW_ROWS // rows_per_block),
@@ -97,6 +116,7 @@ class HarvestSpec:
             {
                 "language_model": self.language_model.fingerprint(),
                 "site": self.resolved_site,
+                **dict(zip(["target_site"], self.resolved_sites[1:], strict=False)),
                 "corpus": self.corpus.fingerprint(),
                 "split": self.split,
                 "validation_fraction": self.validation_fraction,

@@ -13,6 +13,7 @@ from palinka.progress import progress
 
 # Small enough for the processor's caches to help, large enough for one read.
 CHUNK_NUMBERS = 2**22
+WHOLE = slice(None)
 
 
 @dataclass(frozen=True)
@@ -28,26 +29,32 @@ class InputStatistics:
     scale: float
 
 
-def input_statistics(rows: Cache | MemoryRows, *, center: bool, unit_norm: bool) -> InputStatistics:
+def input_statistics(
+    rows: Cache | MemoryRows, *, center: bool, unit_norm: bool, columns: slice = WHOLE
+) -> InputStatistics:
     """Measure the shift and the scale on all rows.
 
     With both on, the rows are read once more: the norms of centred rows do not follow from
-    sums that were taken before the mean was known.
+    sums that were taken before the mean was known. Nor do those of a part of the columns.
 
     Args:
         rows: The training rows.
         center: Whether to shift by the mean row.
         unit_norm: Whether to scale so that the mean Euclidean norm, after centring if that is
             on, is 1.
+        columns: The part of each row that is meant, from `start` to before `stop`.
 
     Raises:
         InputError: If all rows are equal (zero without `center`) and `unit_norm` is on.
     """
     statistics = rows.statistics
-    mean = statistics.mean if center else np.zeros(rows.width)
+    whole = rows.width == len(range(*columns.indices(rows.width)))
+    mean = statistics.mean[columns]
+    mean = mean if center else np.zeros_like(mean)
     if not unit_norm:
         return InputStatistics(mean, 1.0)
-    norm = _mean_distance(rows, mean) if center else statistics.mean_norm
+    known = whole and not center
+    norm = statistics.mean_norm if known else _mean_distance(rows, mean, columns)
     if norm == 0:
         raise InputError(
             f"all {rows.rows} training rows are {'equal' if center else 'zero'}, so that nothing "
@@ -56,7 +63,7 @@ def input_statistics(rows: Cache | MemoryRows, *, center: bool, unit_norm: bool)
     return InputStatistics(mean, 1.0 / norm)
 
 
-def _mean_distance(rows: Cache | MemoryRows, mean: NDArray[np.float64]) -> float:
+def _mean_distance(rows: Cache | MemoryRows, mean: NDArray[np.float64], columns: slice) -> float:
     """The mean Euclidean distance of a row from `mean`."""
     center = torch.from_numpy(mean).float()
     step = max(1, CHUNK_NUMBERS // rows.width)
@@ -65,7 +72,7 @@ def _mean_distance(rows: Cache | MemoryRows, mean: NDArray[np.float64]) -> float
         for start in range(0, rows.rows, step):
             chunk = rows.read_rows(start, min(start + step, rows.rows))
             # Single precision keeps seven digits of each distance, and half the time.
-            distances = torch.linalg.vector_norm(chunk.float() - center, dim=1)
+            distances = torch.linalg.vector_norm(chunk[:, columns].float() - center, dim=1)
             total += float(distances.sum(dtype=torch.float64))
             bar.update(len(chunk))
     return total / rows.rows

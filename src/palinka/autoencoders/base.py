@@ -14,7 +14,7 @@ class AutoencoderOutput(NamedTuple):
     """What one pass through an autoencoder gives."""
 
     reconstruction: Tensor
-    """`(…, input_dim)`."""
+    """`(…, output_dim)`."""
     latents: Tensor
     """`(…, latent_dim)`."""
 
@@ -22,15 +22,29 @@ class AutoencoderOutput(NamedTuple):
 class Autoencoder(nn.Module, ABC):
     """A dictionary of latent directions with an encoder that uses few of them at a time.
 
+    A transcoder reads activations at one site and gives those at another, such as what an MLP
+    returns for what it was given. Any architecture is one that is made with an `output_dim`, even
+    where that is the `input_dim`. No bias of its output is subtracted from its input then.
+
     A subclass is known by its class name, in saved folders and in checkpoints, as soon as the
     module that defines it has been imported.
 
     Args:
         input_dim: Width of the activations.
         latent_dim: Number of latents.
+        output_dim: Width of what a transcoder gives; None for an autoencoder, which gives back
+            what it is given.
+
+    Attributes:
+        output_dim: Width of what it gives.
+        is_transcoder: Whether that is something else than what it is given.
 
     Raises:
         InputError: If a dimension is not a positive integer.
+
+    Source:
+        Dunefsky et al. (2024), Transcoders find interpretable LLM feature circuits, arXiv
+        2406.11944, for the transcoder.
     """
 
     unit_norm: bool = False
@@ -38,16 +52,20 @@ class Autoencoder(nn.Module, ABC):
     is_new: bool = True
     """Whether nothing but chance has set the weights: neither data nor a file."""
 
-    def __init__(self, input_dim: int, latent_dim: int) -> None:
+    def __init__(self, input_dim: int, latent_dim: int, output_dim: int | None = None) -> None:
         super().__init__()
         self.input_dim = positive_integer("input_dim", input_dim)
         self.latent_dim = positive_integer("latent_dim", latent_dim)
+        self.is_transcoder = output_dim is not None
+        self.output_dim = (
+            self.input_dim if output_dim is None else positive_integer("output_dim", output_dim)
+        )
         self.register_load_state_dict_post_hook(_is_new_no_longer)  # type: ignore[no-untyped-call]
 
     @property
     @abstractmethod
     def dictionary(self) -> Tensor:
-        """The direction that each latent writes, `(latent_dim, input_dim)`; not a copy."""
+        """The direction that each latent writes, `(latent_dim, output_dim)`; not a copy."""
 
     @abstractmethod
     def encode(self, x: Tensor) -> Tensor:
@@ -55,18 +73,23 @@ class Autoencoder(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents `(…, latent_dim)` to activations `(…, input_dim)`."""
+        """Latents `(…, latent_dim)` to activations `(…, output_dim)`."""
 
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """The constructor's arguments, as JSON holds them."""
 
     def decode_for(self, latents: Tensor, x: Tensor) -> Tensor:
-        """Latents `(…, latent_dim)` to a reconstruction of `x`, `(…, input_dim)`.
+        """Latents `(…, latent_dim)` of `x`, `(…, input_dim)`, to `(…, output_dim)`.
 
         That is `decode`, but for an architecture that needs something of `x` beside its latents.
         """
         return self.decode(latents)
+
+    @property
+    def transcoder_config(self) -> dict[str, Any]:
+        """A transcoder's part of `config`; of an autoencoder, nothing."""
+        return {"output_dim": self.output_dim} if self.is_transcoder else {}
 
     def forward(self, x: Tensor) -> AutoencoderOutput:
         """Encode and decode activations `(…, input_dim)`."""
@@ -80,8 +103,8 @@ class Autoencoder(nn.Module, ABC):
         that training changes must come out the same on every process.
 
         Args:
-            x: Some tens of thousands of training rows as the autoencoder will see them,
-                `(rows, input_dim)`.
+            x: Some tens of thousands of training rows of what the autoencoder is to give,
+                `(rows, output_dim)`: what it will see, but for a transcoder.
         """
 
     def save_pretrained(self, folder: str | PathLike[str]) -> None:

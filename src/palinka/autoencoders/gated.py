@@ -32,6 +32,7 @@ class GatedAutoencoder(UntiedAutoencoder):
         latent_dim: Number of latents; `2 * input_dim` where left out.
         subtract_decoder_bias: Subtract the decoder's bias before encoding.
         unit_norm: Give every latent's direction norm 1, at first and throughout training.
+        output_dim: Width of what a transcoder gives.
 
     Raises:
         InputError: If a dimension is not a positive integer.
@@ -47,6 +48,7 @@ class GatedAutoencoder(UntiedAutoencoder):
         latent_dim: int | None = None,
         subtract_decoder_bias: bool = True,
         unit_norm: bool = True,
+        output_dim: int | None = None,
     ) -> None:
         super().__init__(
             input_dim,
@@ -54,6 +56,7 @@ class GatedAutoencoder(UntiedAutoencoder):
             encoder_bias=False,
             subtract_decoder_bias=subtract_decoder_bias,
             unit_norm=unit_norm,
+            output_dim=output_dim,
         )
         self.gate_bias = nn.Parameter(torch.empty(self.latent_dim))
         self.magnitude_bias = nn.Parameter(torch.empty(self.latent_dim))

@@ -30,6 +30,7 @@ class JumpReLUAutoencoder(UntiedAutoencoder):
         tanh_scale: How steeply it nears it.
         subtract_decoder_bias: Subtract the decoder's bias before encoding.
         unit_norm: Give every latent's direction norm 1, at first and throughout training.
+        output_dim: Width of what a transcoder gives.
 
     Raises:
         InputError: If a dimension is not a positive integer, a width, threshold or scale is not
@@ -52,12 +53,14 @@ class JumpReLUAutoencoder(UntiedAutoencoder):
         tanh_scale: float = 4.0,
         subtract_decoder_bias: bool = True,
         unit_norm: bool = True,
+        output_dim: int | None = None,
     ) -> None:
         super().__init__(
             input_dim,
             latent_dim,
             subtract_decoder_bias=subtract_decoder_bias,
             unit_norm=unit_norm,
+            output_dim=output_dim,
         )
         self.bandwidth = _positive("bandwidth", bandwidth)
         self.first_threshold = _positive("first_threshold", first_threshold)

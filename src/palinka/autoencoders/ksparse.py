@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from palinka.autoencoders.base import Autoencoder, checked_k, positive_integer
+from palinka.errors import InputError
 from palinka.kernels import keep_top_k
 
 
@@ -21,14 +22,16 @@ class KSparseAutoencoder(Autoencoder):
         latent_dim: Number of latents; `2 * input_dim` where left out.
         k: How many latents a row keeps; `input_dim // 2` where left out.
         tied: Decode by the encoder's weights. Otherwise the decoder has its own, which begin as
-            a copy of the encoder's.
+            a copy of the encoder's, or, of a transcoder, are drawn by themselves.
         encoder_bias: Add a bias, zero at first, before the ReLU.
         decoder_bias: Add a bias, zero at first, to the reconstruction, and subtract it from `x`
-            before encoding.
+            before encoding, though not by a transcoder.
         unit_norm: Give every latent's direction norm 1, at first and throughout training.
+        output_dim: Width of what a transcoder gives, which cannot be tied.
 
     Raises:
-        InputError: If a dimension is not a positive integer or `k` is not in 1 … `latent_dim`.
+        InputError: If a dimension is not a positive integer, `k` is not in 1 … `latent_dim`, or a
+            transcoder is tied.
 
     Source:
         Makhzani & Frey (2013), k-sparse autoencoders, arXiv 1312.5663.
@@ -43,25 +46,32 @@ class KSparseAutoencoder(Autoencoder):
         encoder_bias: bool = False,
         decoder_bias: bool = False,
         unit_norm: bool = False,
+        output_dim: int | None = None,
     ) -> None:
         positive_integer("input_dim", input_dim)
-        super().__init__(input_dim, 2 * input_dim if latent_dim is None else latent_dim)
+        super().__init__(input_dim, 2 * input_dim if latent_dim is None else latent_dim, output_dim)
+        if tied and self.is_transcoder:
+            raise InputError(
+                f"tied is true and output_dim {output_dim}: a transcoder writes elsewhere than it"
+                " reads, so set tied to false"
+            )
         self.k = checked_k(k, self.input_dim, self.latent_dim)
         self.tied = tied
         self.unit_norm = unit_norm
         self.encoder = nn.Linear(self.input_dim, self.latent_dim, bias=encoder_bias)
-        self.decoder_weight = None if tied else nn.Parameter(torch.empty_like(self.encoder.weight))
-        self.decoder_bias = nn.Parameter(torch.zeros(self.input_dim)) if decoder_bias else None
+        self.decoder_weight = (
+            None if tied else nn.Parameter(torch.empty(self.latent_dim, self.output_dim))
+        )
+        self.decoder_bias = nn.Parameter(torch.zeros(self.output_dim)) if decoder_bias else None
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw the weights anew, uniform in ±1/√input_dim; biases are zero."""
-        bound = 1.0 / math.sqrt(self.input_dim)
-        self.encoder.weight.uniform_(-bound, bound)
-        if self.unit_norm:
-            self.encoder.weight.div_(self.encoder.weight.norm(dim=1, keepdim=True))
-        if self.decoder_weight is not None:
+        """Draw the weights anew, uniform in ±1/√width; biases are zero."""
+        self._draw(self.encoder.weight)
+        if self.decoder_weight is not None and self.is_transcoder:
+            self._draw(self.decoder_weight)
+        elif self.decoder_weight is not None:
             self.decoder_weight.copy_(self.encoder.weight)
         for bias in (self.encoder.bias, self.decoder_bias):
             if bias is not None:
@@ -69,18 +79,18 @@ class KSparseAutoencoder(Autoencoder):
 
     @property
     def dictionary(self) -> Tensor:
-        """The direction that each latent writes, `(latent_dim, input_dim)`; not a copy."""
+        """The direction that each latent writes, `(latent_dim, output_dim)`; not a copy."""
         return self.encoder.weight if self.decoder_weight is None else self.decoder_weight
 
     def encode(self, x: Tensor) -> Tensor:
         """Activations `(…, input_dim)` to latents `(…, latent_dim)`, none of them negative."""
         self.check_width(x, self.input_dim, "activations")
-        if self.decoder_bias is not None:
+        if self.decoder_bias is not None and not self.is_transcoder:
             x = x - self.decoder_bias
         return keep_top_k(torch.relu(self.encoder(x)), self.k)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents `(…, latent_dim)` to activations `(…, input_dim)`."""
+        """Latents `(…, latent_dim)` to activations `(…, output_dim)`."""
         self.check_width(latents, self.latent_dim, "latents")
         return functional.linear(latents, self.dictionary.T, self.decoder_bias)
 
@@ -94,8 +104,15 @@ class KSparseAutoencoder(Autoencoder):
             "encoder_bias": self.encoder.bias is not None,
             "decoder_bias": self.decoder_bias is not None,
             "unit_norm": self.unit_norm,
+            **self.transcoder_config,
         }
 
     def extra_repr(self) -> str:
         """The configuration, in the printed module."""
         return ", ".join(f"{name}={value}" for name, value in self.config().items())
+
+    def _draw(self, weight: Tensor) -> None:
+        bound = 1.0 / math.sqrt(weight.shape[1])
+        weight.uniform_(-bound, bound)
+        if self.unit_norm:
+            weight.div_(weight.norm(dim=1, keepdim=True))

@@ -12,7 +12,8 @@ class LayerNormalizedAutoencoder(KSparseAutoencoder):
     """A k-sparse autoencoder of `(x - mean) / (deviation + 1e-5)`, with mean and deviation of `x`.
 
     `encode` normalizes, and `decode_for` undoes it. `decode` has no `x` to take mean and deviation
-    from: it gives the normalized reconstruction.
+    from: it gives the normalized reconstruction. So does a transcoder, in whose output the mean
+    and deviation of its input are nothing.
 
     Source:
         Gao et al. (2024), Scaling and evaluating sparse autoencoders, arXiv 2406.04093, whose
@@ -27,6 +28,8 @@ class LayerNormalizedAutoencoder(KSparseAutoencoder):
 
     def decode_for(self, latents: Tensor, x: Tensor) -> Tensor:
         """Latents `(…, latent_dim)` to a reconstruction with the mean and deviation of `x`."""
+        if self.is_transcoder:
+            return self.decode(latents)
         mean, deviation = _moments(x)
         return self.decode(latents) * deviation + mean
 

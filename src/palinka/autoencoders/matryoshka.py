@@ -28,6 +28,7 @@ class MatryoshkaAutoencoder(BatchTopKAutoencoder):
         group_fractions: How large each group is, as fractions of `latent_dim` that sum to 1.
         subtract_decoder_bias: Subtract the decoder's bias before encoding.
         unit_norm: Give every latent's direction norm 1, at first and throughout training.
+        output_dim: Width of what a transcoder gives.
 
     Attributes:
         prefixes: How many latents the first group has, the first two, …, all of them.
@@ -49,6 +50,7 @@ class MatryoshkaAutoencoder(BatchTopKAutoencoder):
         group_fractions: Sequence[float] = PAPER,
         subtract_decoder_bias: bool = True,
         unit_norm: bool = True,
+        output_dim: int | None = None,
     ) -> None:
         super().__init__(
             input_dim,
@@ -56,6 +58,7 @@ class MatryoshkaAutoencoder(BatchTopKAutoencoder):
             k,
             subtract_decoder_bias=subtract_decoder_bias,
             unit_norm=unit_norm,
+            output_dim=output_dim,
         )
         self.group_fractions = list(group_fractions)
         self.prefixes = prefixes(self.group_fractions, self.latent_dim)

@@ -18,6 +18,7 @@ class ReLUAutoencoder(UntiedAutoencoder):
             and Conerly et al. do not.
         unit_norm: Give every latent's direction norm 1, at first and throughout training; it
             begins at 0.1 otherwise.
+        output_dim: Width of what a transcoder gives.
 
     Raises:
         InputError: If a dimension is not a positive integer.
@@ -35,12 +36,14 @@ class ReLUAutoencoder(UntiedAutoencoder):
         latent_dim: int | None = None,
         subtract_decoder_bias: bool = True,
         unit_norm: bool = False,
+        output_dim: int | None = None,
     ) -> None:
         super().__init__(
             input_dim,
             latent_dim,
             subtract_decoder_bias=subtract_decoder_bias,
             unit_norm=unit_norm,
+            output_dim=output_dim,
         )
         self.reset_parameters()
 

@@ -83,14 +83,14 @@ class ShardedAutoencoder:
         """Activations `(…, input_dim)` to the own latents `(…, latent_dim / devices)`."""
         autoencoder = self.autoencoder
         autoencoder.check_width(x, autoencoder.input_dim, "activations")
-        if autoencoder.decoder_bias is not None:
+        if autoencoder.decoder_bias is not None and not autoencoder.is_transcoder:
             x = x - used_in_parts(_local(autoencoder.decoder_bias), self.layout.latents)
         bias = None if autoencoder.encoder.bias is None else _local(autoencoder.encoder.bias)
         values = torch.relu(functional.linear(x, _local(autoencoder.encoder.weight), bias))
         return keep_top_k(values, autoencoder.k, self.layout.latents)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """The own latents `(…, latent_dim / devices)` to activations `(…, input_dim)`."""
+        """The own latents `(…, latent_dim / devices)` to activations `(…, output_dim)`."""
         part = functional.linear(latents, _local(self.autoencoder.dictionary).T)
         whole = sum_of_parts(part, self.layout.latents)
         bias = self.autoencoder.decoder_bias

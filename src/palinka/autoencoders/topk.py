@@ -24,6 +24,7 @@ class TopKAutoencoder(UntiedAutoencoder):
         k: How many latents a row keeps; `input_dim // 2` where left out.
         subtract_decoder_bias: Subtract the decoder's bias before encoding.
         unit_norm: Give every latent's direction norm 1, at first and throughout training.
+        output_dim: Width of what a transcoder gives.
 
     Raises:
         InputError: If a dimension is not a positive integer or `k` is not in 1 … `latent_dim`.
@@ -39,12 +40,14 @@ class TopKAutoencoder(UntiedAutoencoder):
         k: int | None = None,
         subtract_decoder_bias: bool = True,
         unit_norm: bool = True,
+        output_dim: int | None = None,
     ) -> None:
         super().__init__(
             input_dim,
             latent_dim,
             subtract_decoder_bias=subtract_decoder_bias,
             unit_norm=unit_norm,
+            output_dim=output_dim,
         )
         self.k = checked_k(k, self.input_dim, self.latent_dim)
         self.reset_parameters()

@@ -12,15 +12,18 @@ from palinka.autoencoders.base import Autoencoder, positive_integer
 class UntiedAutoencoder(Autoencoder):
     """A linear encoder, and a decoder with weights and a bias of its own.
 
-    At the start the decoder's rows point in random directions, the encoder is a copy of it, and
-    all biases are zero: a subclass calls `reset_parameters` once it has made its own.
+    At the start the decoder's rows point in random directions, the encoder is a copy of it (of a
+    transcoder, drawn by itself in the same way), and all biases are zero: a subclass calls
+    `reset_parameters` once it has made its own.
 
     Args:
         input_dim: Width of the activations.
         latent_dim: Number of latents; `2 * input_dim` where left out.
         encoder_bias: Whether the encoder has a bias.
-        subtract_decoder_bias: Whether the decoder's bias is subtracted before encoding.
+        subtract_decoder_bias: Whether the decoder's bias is subtracted before encoding, which no
+            transcoder does.
         unit_norm: Give every latent's direction norm 1, at first and throughout training.
+        output_dim: Width of what a transcoder gives.
 
     Raises:
         InputError: If a dimension is not a positive integer.
@@ -37,29 +40,31 @@ class UntiedAutoencoder(Autoencoder):
         encoder_bias: bool = True,
         subtract_decoder_bias: bool,
         unit_norm: bool,
+        output_dim: int | None = None,
     ) -> None:
         positive_integer("input_dim", input_dim)
-        super().__init__(input_dim, 2 * input_dim if latent_dim is None else latent_dim)
-        self.subtract_decoder_bias = subtract_decoder_bias
+        super().__init__(input_dim, 2 * input_dim if latent_dim is None else latent_dim, output_dim)
+        self.subtract_decoder_bias = subtract_decoder_bias and not self.is_transcoder
         self.unit_norm = unit_norm
         self.encoder = nn.Linear(self.input_dim, self.latent_dim, bias=encoder_bias)
-        self.decoder_weight = nn.Parameter(torch.empty_like(self.encoder.weight))
-        self.decoder_bias = nn.Parameter(torch.empty(self.input_dim))
+        self.decoder_weight = nn.Parameter(torch.empty(self.latent_dim, self.output_dim))
+        self.decoder_bias = nn.Parameter(torch.empty(self.output_dim))
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw the directions anew, uniform on the sphere; biases are zero."""
-        norm = 1.0 if self.unit_norm else self.first_norm
-        self.decoder_weight.normal_()
-        self.decoder_weight.mul_(norm / self.decoder_weight.norm(dim=1, keepdim=True))
-        self.encoder.weight.copy_(self.decoder_weight)
+        self._draw(self.decoder_weight)
+        if self.is_transcoder:
+            self._draw(self.encoder.weight)
+        else:
+            self.encoder.weight.copy_(self.decoder_weight)
         if self.encoder.bias is not None:
             self.encoder.bias.zero_()
         self.decoder_bias.zero_()
 
     @property
     def dictionary(self) -> Tensor:
-        """The direction that each latent writes, `(latent_dim, input_dim)`; not a copy."""
+        """The direction that each latent writes, `(latent_dim, output_dim)`; not a copy."""
         return self.decoder_weight
 
     def encoder_output(self, x: Tensor) -> Tensor:
@@ -69,7 +74,7 @@ class UntiedAutoencoder(Autoencoder):
         return read
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents `(…, latent_dim)` to activations `(…, input_dim)`."""
+        """Latents `(…, latent_dim)` to activations `(…, output_dim)`."""
         self.check_width(latents, self.latent_dim, "latents")
         return functional.linear(latents, self.decoder_weight.T, self.decoder_bias)
 
@@ -80,8 +85,14 @@ class UntiedAutoencoder(Autoencoder):
             "latent_dim": self.latent_dim,
             "subtract_decoder_bias": self.subtract_decoder_bias,
             "unit_norm": self.unit_norm,
+            **self.transcoder_config,
         }
 
     def extra_repr(self) -> str:
         """The configuration, in the printed module."""
         return ", ".join(f"{name}={value}" for name, value in self.config().items())
+
+    def _draw(self, weight: Tensor) -> None:
+        norm = 1.0 if self.unit_norm else self.first_norm
+        weight.normal_()
+        weight.mul_(norm / weight.norm(dim=1, keepdim=True))

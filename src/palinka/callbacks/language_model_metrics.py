@@ -161,13 +161,14 @@ class LanguageModelMetrics(Callback):
         try:
             documents, sums = splice(
                 data.loaded_language_model,
-                data.validation_spec.resolved_site,
+                data.validation_spec.resolved_sites[-1],
                 module,
-                data.validation_rows.statistics.mean,
+                data.validation_rows.statistics.mean[-data.validation_spec.widths[-1] :],
                 track(contexts, "splicing", self.contexts) if rank == 0 else contexts,
                 skip=data.validation_spec.layout.skip,
                 batch_size=self.batch_size,
                 share=(rank, processes(group)),
+                source_site=data.validation_spec.resolved_sites[0],
             )
         finally:
             module.train(training)

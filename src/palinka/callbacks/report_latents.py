@@ -101,7 +101,7 @@ class ReportLatents(Callback):
             for start in track(starts, "going over the latents", len(starts)):
                 batch = rows.read_rows(start, min(start + BATCH_ROWS, rows.rows))
                 with torch.no_grad():
-                    latents = module.encode(batch.to(module.device)).float().cpu()
+                    latents = module.encode(batch[:, : data.width].to(module.device)).float().cpu()
                 heap.add(latents.numpy())
                 yield latents
 
@@ -113,13 +113,15 @@ class ReportLatents(Callback):
             module.train(training)
         top = heap.found()
         # In raw units: what one unit of a latent adds to the site.
-        directions = (module.autoencoder.dictionary / module.scaling.scale).detach()
+        directions = (module.autoencoder.dictionary / module.output_scaling.scale).detach()
         near = nearest_latents(directions.float().cpu().numpy(), self.nearest)
         model = data.loaded_language_model
         effects: TokenEffects | None = None
         notes: tuple[str, ...] = ()
         try:
-            effects = token_effects(model, data.source["site"], directions, self.tokens)
+            effects = token_effects(
+                model, data.validation_spec.resolved_sites[-1], directions, self.tokens
+            )
         except InputError as error:
             notes = (str(error),)
         written = [] if effects is None else [effects.raised, effects.lowered]

@@ -54,6 +54,7 @@ def splice(
     skip: int = 0,
     batch_size: int | None = None,
     share: tuple[int, int] = (0, 1),
+    source_site: str | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Sum up the losses of a model as it is, spliced and ablated, document by document.
 
@@ -70,6 +71,7 @@ def splice(
         skip: How many leading tokens of each context keep their activations.
         batch_size: Contexts per forward pass; as many as make 64 MiB of logits if left out.
         share: Of `(n, of)`, take every `of`-th batch, beginning with the `n`-th.
+        source_site: Where a transcoder reads, in the same forward pass; `site` if left out.
 
     Returns:
         The documents in ascending order, `(documents,)`, and their sums, `(documents, columns)`
@@ -81,7 +83,8 @@ def splice(
         if number % share[1] != share[0]:
             continue
         tokens = torch.from_numpy(np.stack([block.tokens for block in batch])).to(model.device)
-        sums = _losses(model, site, autoencoder, mean, tokens, skip).cpu().numpy()
+        losses = _losses(model, source_site or site, site, autoencoder, mean, tokens, skip)
+        sums = losses.cpu().numpy()
         documents = np.stack([block.documents for block in batch])[:, 1:].reshape(-1)
         own, places = np.unique(documents, return_inverse=True)
         for document, place in zip(own.tolist(), range(len(own)), strict=True):
@@ -112,6 +115,7 @@ def of_all_processes(
 
 def _losses(
     model: LanguageModel,
+    source_site: str,
     site: str,
     autoencoder: EncodesAndDecodes,
     mean: NDArray[np.float64],
@@ -128,8 +132,18 @@ def _losses(
         with model.replaced(site, kept):
             return model.logits(tokens)[:, :-1]
 
+    source: list[Tensor] = []
+
+    def note(x: Tensor) -> Tensor:
+        source[:] = [x.reshape(-1, tokens.shape[1], x.shape[-1])]
+        return x
+
     clean = model.logits(tokens)[:, :-1]
-    spliced = predictions(reconstruct)
+    if source_site == site:
+        spliced = predictions(reconstruct)
+    else:
+        with model.replaced(source_site, note):
+            spliced = predictions(lambda _: reconstruct(source[0][:, skip:]))
     losses = [cross_entropy(clean, targets), cross_entropy(spliced, targets)]
     divergence = kl_divergence(clean, spliced)
     del clean, spliced

@@ -112,6 +112,34 @@ def replacing(
         handle.remove()
 
 
+@contextmanager
+def following(model: nn.Module, tap: Tap) -> Iterator[Callable[[], Tensor]]:
+    """Keep hold of what a tensor was last, wherever the model runs in the body of the `with`.
+
+    Yields:
+        Hands the tensor out, once for each time that the model has come by.
+
+    Raises:
+        InputError: When it is asked for a tensor that the model has not reached yet.
+    """
+    latest: list[Tensor] = []
+
+    def keep(_name: str, tap: Tap, whole: Tensor | None) -> None:
+        if whole is not None:
+            latest[:] = [tap.take(whole)]
+
+    def take() -> Tensor:
+        if not latest:
+            raise InputError(
+                f"the source at {tap.module} is computed after the site that it is to replace; "
+                "give a source site that comes before it"
+            )
+        return latest.pop()
+
+    with _read_hook(model, "", tap, keep):
+        yield take
+
+
 def _input_tensor(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
     """What a module is given first, by position or by name."""
     first = args[0] if args else kwargs.get(_input_name(kwargs))

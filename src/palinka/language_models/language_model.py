@@ -1,7 +1,7 @@
 """A language model that can be read at its sites, and changed there."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +10,12 @@ from torch import Tensor
 
 from palinka.errors import InputError
 from palinka.language_models.activations import Activations
-from palinka.language_models.hooks import reading, replacing
-from palinka.language_models.replacement import Replacement, as_function
+from palinka.language_models.hooks import following, reading, replacing
+from palinka.language_models.replacement import (
+    Replacement,
+    as_function,
+    as_function_of_source,
+)
 from palinka.language_models.sites import Sites, find_sites
 from palinka.language_models.spec import LanguageModelSpec
 from palinka.language_models.taps import by_token
@@ -225,6 +229,7 @@ class LanguageModel:
         replacement: Replacement,
         edit: Callable[[Tensor], Tensor] | None = None,
         keep_error: bool = False,
+        source_site: str | None = None,
     ) -> Iterator[None]:
         """Replace a site's activations wherever the model runs in the body of the `with`.
 
@@ -238,20 +243,33 @@ class LanguageModel:
             edit: A function of the autoencoder's latents, applied before they are decoded.
             keep_error: Whether to add what the reconstruction of the unedited latents misses,
                 so that nothing but the edit changes.
+            source_site: For a transcoder, the site that it reads in the same forward pass, which
+                comes before the one that it replaces; the replaced site itself if left out.
 
         Raises:
             InputError: If there is no such site, or if the replacement cannot replace it.
         """
-        function = as_function(replacement, edit, keep_error)
         tap = self._sites.tap(site)
-        # Before all hooks of others, after our own.
-        first = tap.module not in self._replaced
-        self._replaced.append(tap.module)
-        try:
-            with replacing(self.model, tap, function, first):
-                yield
-        finally:
-            self._replaced.remove(tap.module)
+        with ExitStack() as following_source:
+            if source_site is not None:
+                source = following_source.enter_context(
+                    following(self.model, self._sites.tap(source_site))
+                )
+                function = as_function_of_source(replacement, edit, keep_error, source)
+            elif getattr(replacement, "is_transcoder", False):
+                raise InputError(
+                    f"a transcoder is to replace {site!r}; give the source_site that it reads"
+                )
+            else:
+                function = as_function(replacement, edit, keep_error)
+            # Before all hooks of others, after our own.
+            first = tap.module not in self._replaced
+            self._replaced.append(tap.module)
+            try:
+                with replacing(self.model, tap, function, first):
+                    yield
+            finally:
+                self._replaced.remove(tap.module)
 
     @torch.no_grad()
     def generate(self, texts: Texts, **options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What takes a site's place: any function of its activations, or an autoencoder."""
+"""What takes a site's place: any function of activations, or an autoencoder or transcoder."""
 
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
@@ -36,7 +36,7 @@ def as_function(
         InputError: If it is neither, or if `edit` or `keep_error` is given with a function.
     """
     if isinstance(replacement, EncodesAndDecodes):
-        return _reconstruction(replacement, edit, keep_error)
+        return lambda x: _reconstruct(replacement, x, x, edit, keep_error)
     if not callable(replacement):
         raise InputError(
             f"a {type(replacement).__name__} cannot replace a site; "
@@ -47,29 +47,58 @@ def as_function(
     return replacement
 
 
-def _reconstruction(
-    autoencoder: EncodesAndDecodes, edit: Callable[[Tensor], Tensor] | None, keep_error: bool
+def as_function_of_source(
+    replacement: Replacement,
+    edit: Callable[[Tensor], Tensor] | None,
+    keep_error: bool,
+    source: Callable[[], Tensor],
 ) -> Callable[[Tensor], Tensor]:
+    """One function from a site's activations to what follows from those at a source site.
+
+    Args:
+        replacement: A function of the source's activations, or a transcoder.
+        edit: A function of the transcoder's latents, applied before they are decoded.
+        keep_error: Whether to add what the unedited reconstruction misses at the site.
+        source: Hands out the source's activations in the same forward pass.
+
+    Raises:
+        InputError: As `as_function`.
+    """
+    function = as_function(replacement, edit, keep_error)
+
+    def replace(target: Tensor) -> Tensor:
+        x = source()
+        if x.shape[:-1].numel() == target.shape[:-1].numel():
+            # Some models run a part of themselves on all tokens in one row.
+            x = x.reshape(*target.shape[:-1], x.shape[-1])
+        if isinstance(replacement, EncodesAndDecodes):
+            return _reconstruct(replacement, x, target, edit, keep_error)
+        return function(x)
+
+    return replace
+
+
+def _reconstruct(
+    autoencoder: EncodesAndDecodes,
+    x: Tensor,
+    target: Tensor,
+    edit: Callable[[Tensor], Tensor] | None,
+    keep_error: bool,
+) -> Tensor:
     # Ours may need something of the activations beside their latents.
     decode: Callable[[Tensor, Tensor], Tensor] = getattr(
         autoencoder, "decode_for", lambda latents, _: autoencoder.decode(latents)
     )
-
-    def reconstruct(x: Tensor) -> Tensor:
-        x = _as_weights(x, autoencoder)
-        latents = autoencoder.encode(x)
-        # Before the edit, which may write into the latents.
-        error = x - decode(latents, x) if keep_error else None
-        if edit is not None:
-            latents = edit(latents)
-            if not isinstance(latents, Tensor):
-                raise InputError(
-                    f"edit returned {type(latents).__name__}; return the edited latents"
-                )
-        reconstruction = decode(latents, x)
-        return reconstruction if error is None else reconstruction + error
-
-    return reconstruct
+    x = _as_weights(x, autoencoder)
+    latents = autoencoder.encode(x)
+    # Before the edit, which may write into the latents.
+    error = _as_weights(target, autoencoder) - decode(latents, x) if keep_error else None
+    if edit is not None:
+        latents = edit(latents)
+        if not isinstance(latents, Tensor):
+            raise InputError(f"edit returned {type(latents).__name__}; return the edited latents")
+    reconstruction = decode(latents, x)
+    return reconstruction if error is None else reconstruction + error
 
 
 def _as_weights(x: Tensor, autoencoder: Any) -> Tensor:

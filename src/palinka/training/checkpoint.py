@@ -85,14 +85,15 @@ def read(path: str | PathLike[str]) -> dict[str, Any]:
 def settings_of(path: str | PathLike[str]) -> dict[str, Any]:
     """The module's arguments as a checkpoint holds them, without its weights.
 
-    The width is left out: it is the data's.
+    The widths are left out: they are the data's.
 
     Raises:
         InputError: If the file cannot be read, or is no checkpoint of a sparse autoencoder.
     """
     settings = read(path)["hyper_parameters"]
     described = dict(settings["autoencoder"])
-    arguments = {k: v for k, v in described.get("init_args", {}).items() if k != "input_dim"}
+    of_data = ("input_dim", "output_dim")
+    arguments = {k: v for k, v in described.get("init_args", {}).items() if k not in of_data}
     return {**settings, "autoencoder": {**described, "init_args": arguments}}
 
 
@@ -132,4 +133,7 @@ def check_cache(identity: str | None, checkpoint: Mapping[str, Any]) -> None:
 def _summary(description: Mapping[str, Any]) -> str:
     arguments = description["init_args"]
     name = description["class_path"].rpartition(".")[2]
-    return f"{name} of {arguments['input_dim']} inputs and {arguments['latent_dim']} latents"
+    widths = [f"{arguments['input_dim']} inputs", f"{arguments['latent_dim']} latents"]
+    if arguments.get("output_dim") is not None:
+        widths.insert(1, f"{arguments['output_dim']} outputs")
+    return f"{name} of {', '.join(widths[:-1])} and {widths[-1]}"

@@ -45,7 +45,8 @@ PROGRESS_BAR = frozenset({"loss/total", "reconstruction/fvu", "val/fvu"})
 class SparseAutoencoderModule(LightningModule):
     """Train a sparse autoencoder on activations, and measure it.
 
-    A batch is a tensor of raw activations, `(rows, input_dim)`, in any floating dtype. The loss
+    A batch is a tensor of raw activations, `(rows, input_dim)`, in any floating dtype; for a
+    transcoder, `(rows, input_dim + output_dim)`, with what it is to give on the right. The loss
     and the metrics are those of the activations as the autoencoder sees them, which is after
     centering and scaling where the data asks for that; `encode`, `decode` and calling the module
     take and give raw activations.
@@ -114,8 +115,10 @@ class SparseAutoencoderModule(LightningModule):
 
         input_dim, latent_dim = self.autoencoder.input_dim, self.autoencoder.latent_dim
         self.scaling = InputScaling(input_dim)
+        output_dim = self.autoencoder.output_dim
+        self.target_scaling = InputScaling(output_dim) if self.is_transcoder else None
         self.firing = FiringClock(latent_dim)
-        self.evaluation = Evaluation(input_dim, latent_dim)
+        self.evaluation = Evaluation(output_dim, latent_dim)
         self.watch = ActivationWatch()
         self._scaling_was_loaded = False
         # No module of its own: the parameters stay the autoencoder's.
@@ -124,17 +127,22 @@ class SparseAutoencoderModule(LightningModule):
         # an autoencoder's buffers are the same everywhere from the first step on.
         self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
 
+    @property
+    def is_transcoder(self) -> bool:
+        """Whether it gives the activations of another site than it is given."""
+        return self.autoencoder.is_transcoder
+
     def encode(self, x: Tensor) -> Tensor:
         """Raw activations `(…, input_dim)` to latents `(…, latent_dim)`."""
         return self._whole().encode(self._scaled(x))
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents `(…, latent_dim)` to raw activations `(…, input_dim)`."""
-        return self.scaling.inverse(self._whole().decode(latents))
+        """Latents `(…, latent_dim)` to raw activations `(…, output_dim)`."""
+        return self.output_scaling.inverse(self._whole().decode(latents))
 
     def decode_for(self, latents: Tensor, x: Tensor) -> Tensor:
-        """Latents `(…, latent_dim)` to a reconstruction of raw activations `x`."""
-        return self.scaling.inverse(self._whole().decode_for(latents, self._scaled(x)))
+        """Latents `(…, latent_dim)` of raw activations `x` to raw ones `(…, output_dim)`."""
+        return self.output_scaling.inverse(self._whole().decode_for(latents, self._scaled(x)))
 
     def save_pretrained(self, folder: str | PathLike[str]) -> None:
         """Write the autoencoder as `Autoencoder.save_pretrained` does, for raw activations.
@@ -144,7 +152,7 @@ class SparseAutoencoderModule(LightningModule):
         Raises:
             InputError: If the folder cannot be written, or the weights cannot hold the scaling.
         """
-        fold(self._whole(), self.scaling).save_pretrained(folder)
+        fold(self._whole(), self.scaling, self.target_scaling).save_pretrained(folder)
 
     def forward(self, x: Tensor) -> AutoencoderOutput:
         """Encode and decode raw activations `(…, input_dim)`."""
@@ -155,10 +163,12 @@ class SparseAutoencoderModule(LightningModule):
         """Take the centering and scaling of the training data, unless a checkpoint brought one."""
         if stage != "fit" or self._scaling_was_loaded:
             return
-        statistics = self._of_data("input_statistics")
-        if statistics is not None:
-            mean = torch.as_tensor(statistics.mean, dtype=self.scaling.mean.dtype)
-            self.scaling.set(mean, float(statistics.scale))
+        scalings = {"input_statistics": self.scaling, "target_statistics": self.target_scaling}
+        for name, scaling in scalings.items():
+            statistics = self._of_data(name)
+            if scaling is not None and statistics is not None:
+                mean = torch.as_tensor(statistics.mean, dtype=scaling.mean.dtype)
+                scaling.set(mean, float(statistics.scale))
 
     def configure_model(self) -> None:
         """Divide the latents over devices where the trainer's strategy has a mesh of them."""
@@ -189,7 +199,8 @@ class SparseAutoencoderModule(LightningModule):
         rows = self._of_data("training_rows")
         begins = type(self.autoencoder).initialize is not Autoencoder.initialize
         if rows is not None and begins and self.autoencoder.is_new:
-            self.autoencoder.initialize(self._scaled(rows(FIRST_ROWS).to(self.device)))
+            _, target = self._split(rows(FIRST_ROWS).to(self.device))
+            self.autoencoder.initialize(target)
         self.autoencoder.is_new = False
         for tensor in self.autoencoder.state_dict().values():
             copy_from_first(tensor, world())
@@ -197,12 +208,12 @@ class SparseAutoencoderModule(LightningModule):
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """The loss of one batch, as if the batches of all processes were one."""
         layout = self._layout
-        x = self._watched(batch)
-        found = self._terms(x, batch_idx)
+        x, target = self._watched(batch)
+        found = self._terms(x, target, batch_idx)
         losses = self.objective(found, self.global_step, layout)
         self.firing.update(found.output.latents, layout)
         if self._logs_this_step():
-            self._log_step(x, found.output, losses, layout)
+            self._log_step(target, found.output, losses, layout)
         return losses.total
 
     def on_after_backward(self) -> None:
@@ -235,11 +246,11 @@ class SparseAutoencoderModule(LightningModule):
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         """Measure one batch of the validation split."""
-        x = self._watched(batch)
+        x, target = self._watched(batch)
         output = self._output(x, batch_idx)
         decorrelation = self.objective.decorrelation_weight > 0
-        zero = self.scaling(torch.zeros_like(self.scaling.mean))
-        self.evaluation.update(x, output, decorrelation, self._layout, zero)
+        zero = self.output_scaling(torch.zeros_like(self.output_scaling.mean))
+        self.evaluation.update(target, output, decorrelation, self._layout, zero)
 
     def on_validation_epoch_end(self) -> None:
         """Log what was measured."""
@@ -258,8 +269,9 @@ class SparseAutoencoderModule(LightningModule):
         self._log_evaluation("test")
 
     def predict_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        """The latents of raw activations, `(rows, latent_dim)`."""
-        return self.autoencoder.encode(self._watched(batch))
+        """The latents of a batch of raw activations, `(rows, latent_dim)`."""
+        x, _ = self._watched(batch)
+        return self.autoencoder.encode(x)
 
     def on_predict_epoch_end(self) -> None:
         """Do not end on activations that could not be read."""
@@ -336,11 +348,11 @@ class SparseAutoencoderModule(LightningModule):
         """Who has the other rows of the batch, and who the other latents."""
         return Layout(rows=world()) if self._sharded is None else self._sharded.layout
 
-    def _terms(self, x: Tensor, batch_idx: int) -> Terms:
+    def _terms(self, x: Tensor, target: Tensor, batch_idx: int) -> Terms:
         """What a batch adds to the loss, before weights."""
         step = Step(
             x,
-            target=x,
+            target=target,
             layout=self._layout,
             dead=self._dead,
             auxiliary_k=self.auxiliary_k,
@@ -363,6 +375,11 @@ class SparseAutoencoderModule(LightningModule):
             self._sharded.check_rows(x)
         return self._sharded(x)
 
+    @property
+    def output_scaling(self) -> InputScaling:
+        """What the autoencoder's output went through: its input's, but for a transcoder."""
+        return self.scaling if self.target_scaling is None else self.target_scaling
+
     def _whole(self) -> Autoencoder:
         if self._sharded is not None:
             raise InputError(
@@ -376,11 +393,23 @@ class SparseAutoencoderModule(LightningModule):
         scaled: Tensor = self.scaling(x.to(self.scaling.mean.dtype))
         return scaled
 
-    def _watched(self, batch: Tensor) -> Tensor:
-        """Scale a batch, and notice NaN and Inf."""
-        x = self._scaled(batch)
+    def _watched(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """What the autoencoder sees of a batch and what it is to give; notice NaN and Inf."""
+        x, target = self._split(batch)
         self.watch.update(x)
-        return x
+        if target is not x:
+            self.watch.update(target)
+        return x, target
+
+    def _split(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Scaled input `(rows, input_dim)` and target `(rows, output_dim)`, the same or not."""
+        if self.target_scaling is None:
+            x = self._scaled(batch)
+            return x, x
+        widths = [self.autoencoder.input_dim, self.autoencoder.output_dim]
+        self.autoencoder.check_width(batch, sum(widths), "activations with those of a target site")
+        x, target = torch.split(batch, widths, dim=-1)
+        return self._scaled(x), self.target_scaling(target.to(self.target_scaling.mean.dtype))
 
     def _logs_this_step(self) -> bool:
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -388,7 +417,7 @@ class SparseAutoencoderModule(LightningModule):
 
     def _log_step(
         self,
-        x: Tensor,
+        target: Tensor,
         output: AutoencoderOutput,
         losses: Losses,
         layout: Layout,
@@ -409,10 +438,10 @@ class SparseAutoencoderModule(LightningModule):
             {
                 "loss/total": total,
                 **{f"loss/{name}": mean for name, mean in zip(named, means, strict=True)},
-                **measure_batch(x, output, self.autoencoder.latent_dim, layout),
+                **measure_batch(target, output, self.autoencoder.latent_dim, layout),
                 "sparsity/dead": self.firing.dead(self.dead_after_tokens).double().mean(),
             },
-            batch_size=len(x),
+            batch_size=len(target),
         )
 
     def _log_evaluation(self, split: str) -> None:

@@ -50,8 +50,10 @@ def plain(autoencoder: Autoencoder) -> Plain:
     """The weights of an autoencoder, as other libraries can hold them.
 
     Raises:
-        InputError: If it is of a class that no other library knows.
+        InputError: If it is of a class that no other library knows, or a transcoder.
     """
+    if autoencoder.is_transcoder:
+        raise InputError("a transcoder can be saved in palinka's own format only: choose that")
     activation = _ACTIVATIONS.get(type(autoencoder))
     if activation is None:
         raise InputError(

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from palinka.autoencoders.formats.origin import Origin, object_of, origin_of, text_of
@@ -67,7 +68,8 @@ def read(folder: Path) -> tuple[Plain, Origin]:
     if rescales and architecture == "topk":
         norms = decoder.norm(dim=1)
         encoder, bias = encoder * norms[:, None], bias * norms
-        decoder = decoder / norms[:, None]
+        # A direction of zeros stays one.
+        decoder = decoder / norms.clamp(min=torch.finfo(norms.dtype).tiny)[:, None]
     plain = Plain(
         encoder=encoder,
         encoder_bias=bias,

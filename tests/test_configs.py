@@ -105,6 +105,7 @@ def test_a_shipped_configuration_runs(
             f"--data.corpus.path={texts / 'files'}",
         ],
     }
+    stand_ins["sweep"] = SMALL
     stand_ins["gpt2-medium"] = stand_ins["gpt2"]
     # On two devices it is run in tests/test_devices.py.
     stand_ins["sharded"] = [*SMALL, "--trainer.devices=1", "--trainer.strategy=auto"]

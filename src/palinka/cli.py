@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.utilities.seed import seed_everything
 from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -26,7 +27,9 @@ from palinka.arguments import ArgumentParser, files_first, with_layer
 from palinka.errors import InputError
 from palinka.runs import LOG_FOLDER
 from palinka.trainer import Trainer
-from palinka.training import SparseAutoencoderModule
+from palinka.training import SparseAutoencoderModule, SweepModule
+from palinka.training.checkpoint import VARIANTS, read_any
+from palinka.variants import Variants, expand, options
 
 # What a log folder may suffer from; any other OSError is a fault of the program.
 UNUSABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -58,6 +61,20 @@ class SaveConfig(SaveConfigCallback):
             writer.add_text("config", "```yaml\n" + text.replace("```", "'''") + "\n```", 0)
 
 
+def module(variants: Variants | None = None, **arguments: Any) -> SparseAutoencoderModule:
+    """The module of one autoencoder, and what those of a sweep have different.
+
+    Args:
+        variants: Trains one autoencoder for each of a list of overrides, such as
+            `[{k: 16}, {k: 32, seed: 1}]`, or for every combination of a grid, such as
+            `{k: [16, 32], seed: [0, 1]}`, on one pass over the same batches. A name is an argument
+            of the autoencoder, `autoencoder` for its class, `seed`, or a setting of `model`. Only
+            `fit` reads it.
+        **arguments: The module's.
+    """
+    return SparseAutoencoderModule(**arguments)
+
+
 class PalinkaCLI(LightningCLI):
     """LightningCLI for one module and one data module, with palinka's defaults."""
 
@@ -66,8 +83,10 @@ class PalinkaCLI(LightningCLI):
         # The checkpoint's file, and the log folder of a run that goes on.
         self._checkpoint: str | None = None
         self._continued: Path | None = None
+        # What each variant of a sweep overrides, by its name; none of an ordinary run.
+        self._variants: dict[str, dict[str, Any]] = {}
         super().__init__(
-            SparseAutoencoderModule,
+            module,
             ActivationDataModule,
             trainer_class=Trainer,
             save_config_callback=SaveConfig,
@@ -122,8 +141,13 @@ class PalinkaCLI(LightningCLI):
                 f"there is no checkpoint {path}; fits write theirs below {LOG_FOLDER}/"
             )
         self._checkpoint = str(path)
-        layer = {"model": SparseAutoencoderModule.settings_of(path)}
-        self.config = self.parser.parse_args(with_layer(self._arguments, layer))
+        settings = read_any(path)["hyper_parameters"]
+        if command == "fit" and VARIANTS in settings:
+            settings = settings["settings"]
+        else:
+            settings = SparseAutoencoderModule.settings_of(path)
+        self._arguments = with_layer(self._arguments, {"model": settings})
+        self.config = self.parser.parse_args(self._arguments)
         if self._continued is not None:
             runs.log_into(self.config[command].trainer, self._continued)
 
@@ -144,7 +168,12 @@ class PalinkaCLI(LightningCLI):
         """Make module and data, and refuse a checkpoint of others before anything is written."""
         if self._continued is not None:
             self.save_config_kwargs = {"overwrite": True, "goes_on": self._checkpoint is not None}
+        given = self.config[self.subcommand]["model"]["variants"]
+        if self.subcommand == "fit" and given is not None:
+            self._variants = expand(given)
         super().instantiate_classes()
+        if self._variants:
+            self.model = self._sweep()
         if self.config_init[self.subcommand].get("ckpt_path") == "last":
             self.config_init[self.subcommand]["ckpt_path"] = self._checkpoint
         if self._checkpoint is not None:
@@ -152,23 +181,54 @@ class PalinkaCLI(LightningCLI):
                 self._checkpoint, self.datamodule, resume=self.subcommand == "fit"
             )
 
+    def _sweep(self) -> SweepModule:
+        """Make every variant as a command line of its own would."""
+        shared = self.config["fit"]["seed_everything"]
+        members = {}
+        for name, overrides in self._variants.items():
+            line = [*self._arguments, "--model.variants=null", *options(overrides)]
+            try:
+                config = self.parser.parse_args(line)
+                for unused in ("callbacks", "logger"):
+                    config["fit"]["trainer"][unused] = None
+                seed = config["fit"]["seed_everything"] if "seed" in overrides else shared
+                if seed is not False:
+                    seed_everything(seed, workers=True, verbose=False)
+                members[name] = self.parser.instantiate_classes(config)["fit"]["model"]
+            except ValueError as error:
+                refusal = _input_error_behind(error)
+                if refusal is None:
+                    raise
+                raise InputError(f"variant {name}: {refusal}") from error
+        if shared is not False:
+            seed_everything(shared, workers=True, verbose=False)
+        settings = self.config["fit"]["model"].as_dict()
+        kept = {n: v for n, v in settings.items() if n not in ("optimizer", "lr_scheduler")}
+        return SweepModule(members, kept, self._variants)
+
     def before_fit(self) -> None:
         """Where a run goes on, take back what it logged after the checkpoint."""
         if self._continued is not None and self.trainer.is_global_zero:
             events = runs.events_of(Path(self._checkpoint)) if self._checkpoint else {}
-            callbacks.rewind_events(self._continued, events)
+            callbacks.rewind_events(self._continued, events, self._variants)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Add the logger, the checkpoints and the monitors that every run has."""
         settings = self.config_init[self.subcommand]["trainer"]
-        if settings["logger"] in (None, True):
+        logger = settings["logger"]
+        if logger in (None, True):
             kind = runs.RunLogger if self.subcommand == "fit" else TensorBoardLogger
-            kwargs["logger"] = kind(
+            logger = kind(
                 settings["default_root_dir"] or Path.cwd(),
                 LOG_FOLDER,
                 version=self._continued.name if self._continued else None,
                 default_hp_metric=False,
             )
+        if isinstance(logger, runs.RunLogger):
+            logger.variants = frozenset(self._variants)
+        kwargs["logger"] = logger
+        if self._variants:
+            kwargs["logger"] = list(callbacks.with_variants(logger, self._variants))
         given = settings["callbacks"] or []
         given = given if isinstance(given, list) else [given]
         kwargs["callbacks"] = [*given, *self._standard_callbacks(settings, given)]
@@ -180,6 +240,8 @@ class PalinkaCLI(LightningCLI):
         standard: list[Callback] = [callbacks.ThroughputMonitor()]
         if self.subcommand == "fit":
             standard += [callbacks.TensorBoardDashboard(), callbacks.FeatureHistograms()]
+            if self._variants:
+                standard.append(callbacks.SweepFindings())
             if settings["enable_checkpointing"] is not False and not any(
                 isinstance(callback, callbacks.RunCheckpoints) for callback in given
             ):
@@ -228,7 +290,10 @@ class PalinkaCLI(LightningCLI):
     def after_fit(self) -> None:
         """End with the figures, and with where they are kept."""
         if self.trainer.is_global_zero:
-            print(callbacks.final_report(self.trainer))
+            if isinstance(self.model, SweepModule):
+                print(callbacks.sweep_report(self.trainer, self.model))
+            else:
+                print(callbacks.final_report(self.trainer))
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from torch.utils.tensorboard import SummaryWriter
 
 from palinka.callbacks.run_checkpoints import FOLDER, NEWEST, OLDER
@@ -20,7 +20,13 @@ _VERSION = re.compile(r"version_(\d+)")
 
 
 class RunLogger(TensorBoardLogger):
-    """Lightning's logger, in a folder that is a run's from the first moment it is there."""
+    """Lightning's logger, in a folder that is a run's from the first moment it is there.
+
+    Attributes:
+        variants: The names of a sweep's variants, which log for themselves.
+    """
+
+    variants: frozenset[str] = frozenset()
 
     @property
     @rank_zero_experiment
@@ -30,6 +36,12 @@ class RunLogger(TensorBoardLogger):
             (Path(self.log_dir) / FOLDER).mkdir(parents=True, exist_ok=True)
         writer: SummaryWriter = super().experiment
         return writer
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log what is of the run, not of a variant: those have loggers of their own."""
+        shared = {n: v for n, v in metrics.items() if n.partition("/")[0] not in self.variants}
+        super().log_metrics(shared, step)
 
 
 def folder_of_runs(trainer: Any) -> Path:
@@ -100,7 +112,7 @@ def check_whole(path: Path) -> None:
     Raises:
         InputError: If it is torn or damaged, or no checkpoint of a sparse autoencoder.
     """
-    checkpoint.read(path)
+    checkpoint.read_any(path)
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
@@ -112,5 +124,5 @@ def check_whole(path: Path) -> None:
 
 def events_of(path: Path) -> Mapping[str, int]:
     """How long TensorBoard's files were when a checkpoint was written."""
-    sizes: Any = checkpoint.read(path).get("run", {}).get("events", {})
+    sizes: Any = checkpoint.read_any(path).get("run", {}).get("events", {})
     return dict(sizes)

@@ -10,7 +10,9 @@ from palinka.callbacks.report import as_typed, final_report
 from palinka.callbacks.report_latents import ReportLatents
 from palinka.callbacks.run_analyses import RunAnalyses
 from palinka.callbacks.run_checkpoints import RunCheckpoints
+from palinka.callbacks.sweep_findings import SweepFindings, sweep_report
 from palinka.callbacks.throughput import ThroughputMonitor
+from palinka.callbacks.variant_logger import VariantLogger, with_variants
 
 __all__ = [
     "AnalysisEntry",
@@ -21,10 +23,14 @@ __all__ = [
     "ReportLatents",
     "RunAnalyses",
     "RunCheckpoints",
+    "SweepFindings",
     "TensorBoardDashboard",
     "ThroughputMonitor",
+    "VariantLogger",
     "as_typed",
     "final_report",
     "rewind_events",
+    "sweep_report",
     "tensorboard_writers",
+    "with_variants",
 ]

@@ -9,6 +9,9 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.tensorboard import SummaryWriter
 
+from palinka.callbacks.trained import trained
+from palinka.callbacks.variant_logger import VariantLogger
+
 # Category -> chart -> (kind, tags), as `SummaryWriter.add_custom_scalars` takes it.
 LAYOUT: dict[str, dict[str, tuple[str, list[str]]]] = {
     "training": {
@@ -28,38 +31,45 @@ LAYOUT: dict[str, dict[str, tuple[str, list[str]]]] = {
 
 
 def tensorboard_writers(trainer: pl.Trainer) -> Iterator[SummaryWriter]:
-    """The event writers of every TensorBoard logger, on the process that logs."""
-    if trainer.is_global_zero:
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                yield logger.experiment
+    """The event writers of the run's TensorBoard loggers, on the process that logs."""
+    for logger in trainer.loggers if trainer.is_global_zero else ():
+        if isinstance(logger, TensorBoardLogger) and not isinstance(logger, VariantLogger):
+            yield logger.experiment
+
+
+def all_writers(trainer: pl.Trainer) -> Iterator[SummaryWriter]:
+    """Those of the run, and those of a sweep's variants."""
+    for logger in trainer.loggers if trainer.is_global_zero else ():
+        if isinstance(logger, TensorBoardLogger):
+            yield logger.experiment
 
 
 class TensorBoardDashboard(Callback):
     """Lays out the custom-scalars page, and ends a run with its hyper-parameters and results.
 
     The results stand beside the hyper-parameters as `final/…`, so that runs can be compared
-    in TensorBoard's HPARAMS tab. Other loggers are left alone.
+    in TensorBoard's HPARAMS tab; each variant of a sweep has its own. Other loggers are left alone.
     """
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the layout of the custom-scalars page."""
-        for writer in tensorboard_writers(trainer):
+        for writer in all_writers(trainer):
             writer.add_custom_scalars(LAYOUT)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the hyper-parameters together with the last validation's results."""
-        results = {
-            f"final/{name.removeprefix('val/')}": float(value)
-            for name, value in trainer.callback_metrics.items()
-            if name.startswith("val/")
-        }
-        if not trainer.is_global_zero or not results:
+        if not trainer.is_global_zero:
             return
-        settings = dict(flattened(pl_module.hparams))
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.log_hyperparams(settings, results)
+        for one in trained(trainer, pl_module):
+            results = {
+                f"final/{name.removeprefix('val/')}": float(value)
+                for name, value in one.metrics.items()
+                if name.startswith("val/")
+            }
+            settings = dict(flattened({**one.module.hparams, **one.seed}))
+            for logger in one.loggers if results else ():
+                if isinstance(logger, TensorBoardLogger):
+                    logger.log_hyperparams(settings, results)
 
 
 def flattened(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

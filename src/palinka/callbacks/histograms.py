@@ -7,8 +7,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.nn import functional
 
-from palinka.callbacks.dashboard import tensorboard_writers
-from palinka.training import SparseAutoencoderModule
+from palinka.callbacks.trained import trained
 
 # Enough latents for a histogram; all pairs of a large dictionary would take longer than an epoch.
 SAMPLE = 2048
@@ -25,20 +24,21 @@ class FeatureHistograms(Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write both, on the process that logs."""
-        if trainer.sanity_checking or not isinstance(pl_module, SparseAutoencoderModule):
+        if trainer.sanity_checking or not trainer.is_global_zero:
             return
-        # Reduced over processes and kept since the module logged it: no collective here.
-        density = pl_module.evaluation.sparsity.compute()["density"]
-        for writer in tensorboard_writers(trainer):
-            step = trainer.global_step
+        for one in trained(trainer, pl_module):
+            # Reduced over processes and kept since the module logged it: no collective here.
+            density = one.module.evaluation.sparsity.compute()["density"]
             fired = density[density > 0]
-            if len(fired):
-                writer.add_histogram("latents/log10_firing_frequency", fired.log10(), step)
-            dictionary = pl_module.autoencoder.dictionary.detach()
+            dictionary = one.module.autoencoder.dictionary.detach()
             if isinstance(dictionary, DTensor):  # the other processes are not here to be asked
                 dictionary = dictionary.to_local()
-            cosine = nearest_cosine(dictionary)
-            writer.add_histogram("latents/nearest_cosine", cosine, step)
+            for writer in one.writers:
+                step = trainer.global_step
+                if len(fired):
+                    writer.add_histogram("latents/log10_firing_frequency", fired.log10(), step)
+                cosine = nearest_cosine(dictionary)
+                writer.add_histogram("latents/nearest_cosine", cosine, step)
 
 
 def nearest_cosine(dictionary: Tensor, sample: int = SAMPLE) -> Tensor:

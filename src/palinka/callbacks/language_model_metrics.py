@@ -15,6 +15,7 @@ from torch import Tensor
 from palinka.activations import ActivationDataModule
 from palinka.analyses.document_bootstrap import Interval, document_bootstrap
 from palinka.callbacks.splicing import RATIOS, of_all_processes, splice
+from palinka.callbacks.trained import trained
 from palinka.errors import InputError
 from palinka.kernels.collectives import processes, world
 from palinka.progress import track
@@ -39,7 +40,7 @@ class LanguageModelMetrics(Callback):
     testing) and so on, the intervals as `val_interval/ce_clean/low` and `…/high`.
 
     `validate` and `test` measure by themselves. A `fit` does where it has this callback, at its
-    end. One whose latents are divided over devices cannot.
+    end, and each variant of a sweep. One whose latents are divided over devices cannot.
 
     Args:
         contexts: Measure so many contexts; null for all of the validation split.
@@ -112,7 +113,11 @@ class LanguageModelMetrics(Callback):
 
     def _during_fit(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._last_step = trainer.global_step
-        values = self._measured(trainer, module, "val")
+        values = {
+            f"{one.name}/{name}" if one.name else name: value
+            for one in trained(trainer, module)
+            for name, value in self._measured(trainer, one.module, "val").items()
+        }
         trainer.callback_metrics.update(values)
         for logger in trainer.loggers:
             logger.log_metrics(

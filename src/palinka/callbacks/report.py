@@ -51,13 +51,17 @@ def final_report(trainer: pl.Trainer, split: str = "val") -> str:
     lines = ["", *(f"  {text:<{width}}  {value:>10}{bounds}" for text, value, bounds in rows)]
     if any(bounds for _, _, bounds in rows):
         lines.append("  in brackets: 95 % intervals over documents")
+    return "\n".join([*lines, *where_it_lies(trainer)])
+
+
+def where_it_lies(trainer: pl.Trainer) -> list[str]:
+    """The log folder, and the command that shows it, as lines."""
     folder = log_folder(trainer)
-    lines += [
+    return [
         "",
         f"results in   {as_typed(folder)}",
         f"look at them with   tensorboard --logdir {as_typed(folder.parent)}",
     ]
-    return "\n".join(lines)
 
 
 def _interval(metrics: Mapping[str, float], name: str) -> str:

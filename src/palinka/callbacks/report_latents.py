@@ -17,6 +17,7 @@ from palinka.analyses.top_activations import TopHeap
 from palinka.callbacks.findings import Findings
 from palinka.callbacks.latent_report import LatentReport, Texts
 from palinka.callbacks.report import log_folder
+from palinka.callbacks.trained import refuse_sweep
 from palinka.errors import InputError
 from palinka.language_models.direct_effect import TokenEffects, token_effects
 from palinka.progress import track
@@ -52,6 +53,10 @@ class ReportLatents(Callback):
         self.contexts = contexts
         self.tokens = tokens
         self.nearest = nearest
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse a sweep before it is trained."""
+        refuse_sweep(self, pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Report on a checkpoint."""

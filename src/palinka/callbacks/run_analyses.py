@@ -16,6 +16,7 @@ from palinka.callbacks.findings import Findings
 from palinka.callbacks.reader import ActivationReader, Encoder
 from palinka.callbacks.report import log_folder
 from palinka.callbacks.run_analysis import run_analysis
+from palinka.callbacks.trained import refuse_sweep
 from palinka.errors import InputError
 from palinka.figures.loss_curves import loss_curves
 from palinka.figures.style import style
@@ -44,6 +45,10 @@ class RunAnalyses(Callback):
         self._reader: ActivationReader | None = None
         self._losses: dict[str, list[tuple[int, Tensor]]] = {}
         self._last_step = -1
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse a sweep before it is trained."""
+        refuse_sweep(self, pl_module)
 
     def on_train_batch_end(
         self,

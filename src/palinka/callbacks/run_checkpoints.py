@@ -14,6 +14,9 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from palinka.autoencoders.base import positive_integer
 from palinka.callbacks.event_files import event_file_sizes
 from palinka.callbacks.stop_signals import StopSignals
+from palinka.training import SweepModule
+from palinka.training.checkpoint import read_any
+from palinka.training.sweep_checkpoint import of_variant
 
 FOLDER = "checkpoints"
 NEWEST, OLDER = "last.ckpt", "previous.ckpt"
@@ -25,7 +28,8 @@ class RunCheckpoints(Checkpoint):
     They are written every `every_n_steps` optimizer steps, at the end of each epoch and of the
     fit, and when the run gets SIGTERM, which then ends it; always where no gradient is half
     accumulated and no validation is due. Beside Lightning's state they hold the last
-    metrics, and how far TensorBoard's files had come.
+    metrics, and how far TensorBoard's files had come. From the last one of a sweep come those of
+    its variants, `VARIANT/checkpoints/last.ckpt`, once it has ended.
 
     Args:
         every_n_steps: Optimizer steps between checkpoints within an epoch.
@@ -106,6 +110,15 @@ class RunCheckpoints(Checkpoint):
         """Save where the run was ended otherwise, as by early stopping."""
         if trainer.global_step > self._saved:
             self._save(trainer)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Give every variant of a sweep the checkpoint that a run of its own would have left."""
+        if isinstance(pl_module, SweepModule) and trainer.is_global_zero and self._saved >= 0:
+            checkpoint = read_any(self._folder / NEWEST)
+            for name in pl_module.names:
+                path = self._folder.parent / name / FOLDER / NEWEST
+                own = of_variant(checkpoint, name)
+                trainer.strategy.checkpoint_io.save_checkpoint(own, path)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException

@@ -4,12 +4,14 @@ from palinka.training.firing import FiringClock
 from palinka.training.losses import decorrelation_loss, reconstruction_loss, sparsity_loss
 from palinka.training.metrics import ReconstructionMetrics, SparsityMetrics
 from palinka.training.module import SparseAutoencoderModule
+from palinka.training.sweep import SweepModule
 
 __all__ = [
     "FiringClock",
     "ReconstructionMetrics",
     "SparseAutoencoderModule",
     "SparsityMetrics",
+    "SweepModule",
     "decorrelation_loss",
     "reconstruction_loss",
     "sparsity_loss",

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from os import PathLike
+from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
 
@@ -11,6 +12,9 @@ from palinka.autoencoders import Autoencoder
 from palinka.autoencoders.pretrained import check_weights
 from palinka.autoencoders.registry import build
 from palinka.errors import InputError
+
+# Where the settings in a sweep's checkpoint keep those of each variant, by its name.
+VARIANTS = "variants"
 
 
 def describe(autoencoder: Autoencoder) -> dict[str, Any]:
@@ -64,7 +68,24 @@ def read(path: str | PathLike[str]) -> dict[str, Any]:
     """A checkpoint of a sparse autoencoder, its tensors not read before they are used.
 
     Raises:
-        InputError: If the file cannot be read, or is no checkpoint of a sparse autoencoder.
+        InputError: If the file cannot be read, or is no checkpoint of one sparse autoencoder.
+    """
+    checkpoint = read_any(path)
+    names = list(checkpoint["hyper_parameters"].get(VARIANTS, {}))
+    if names:
+        run = Path(path).parent.parent
+        raise InputError(
+            f"{path} is of a sweep of {len(names)} autoencoders: give one of its variants, such as"
+            f" {run / names[0] / Path(path).parent.name / Path(path).name}"
+        )
+    return checkpoint
+
+
+def read_any(path: str | PathLike[str]) -> dict[str, Any]:
+    """A checkpoint of a sparse autoencoder, or of a sweep of several.
+
+    Raises:
+        InputError: If the file cannot be read, or is no checkpoint of either.
     """
     if not is_zipfile(path):
         raise InputError(f"{path} is no complete checkpoint: give one that palinka fit wrote")
@@ -74,12 +95,22 @@ def read(path: str | PathLike[str]) -> dict[str, Any]:
         reason = str(error).partition("\n")[0]
         raise InputError(f"{path} is no complete checkpoint: {reason}") from error
     settings = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
-    described = settings.get("autoencoder") if isinstance(settings, dict) else None
-    if not (isinstance(described, dict) and isinstance(described.get("init_args", {}), dict)):
+    if not isinstance(settings, dict) or not _is_described(settings):
         raise InputError(
             f"{path} is no checkpoint of a sparse autoencoder: give one that palinka fit wrote"
         )
     return dict(checkpoint)
+
+
+def _is_described(settings: Mapping[str, Any]) -> bool:
+    """Whether settings say of one autoencoder, or of each of several, what it is."""
+    variants = settings.get(VARIANTS, {"": settings})
+    return isinstance(variants, dict) and all(
+        isinstance(one, dict)
+        and isinstance(one.get("autoencoder"), dict)
+        and isinstance(one["autoencoder"].get("init_args", {}), dict)
+        for one in variants.values()
+    )
 
 
 def settings_of(path: str | PathLike[str]) -> dict[str, Any]:

@@ -177,7 +177,10 @@ class SparseAutoencoderModule(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer over the autoencoder's parameters, and its schedule if there is one."""
-        optimizer = self.optimizer_factory(self.autoencoder.parameters())
+        return self.scheduled(self.optimizer_factory(self.autoencoder.parameters()))
+
+    def scheduled(self, optimizer: Optimizer) -> OptimizerLRScheduler:
+        """An optimizer with this module's learning-rate schedule, if there is one."""
         if self.lr_scheduler_factory is None:
             return optimizer
         scheduler = self.lr_scheduler_factory(optimizer)
@@ -229,6 +232,10 @@ class SparseAutoencoderModule(LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then bring the rows back to norm 1 before anything is saved or measured."""
         super().optimizer_step(*args, **kwargs)
+        self.after_optimizer_step()
+
+    def after_optimizer_step(self) -> None:
+        """Bring the rows back to norm 1 where they keep it."""
         if self.autoencoder.unit_norm:
             normalize_rows(self.autoencoder.dictionary)
 

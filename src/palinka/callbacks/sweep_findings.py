@@ -1,0 +1,89 @@
+"""What the variants of a sweep came to, side by side."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+
+from palinka.analyses.result import Result, Table
+from palinka.callbacks.findings import Findings
+from palinka.callbacks.report import ROWS, log_folder, where_it_lies
+from palinka.callbacks.trained import Trained, trained
+from palinka.printable import printable
+from palinka.training import SweepModule
+
+# The columns of the table in the terminal, which is narrow; the file has all that was measured.
+SHOWN = {
+    "val/fvu": "FVU",
+    "val/l0": "L0",
+    "val/dead": "dead",
+    "val/mse": "MSE",
+    "val/ce_delta": "ΔCE",
+    "val/loss_recovered": "recovered",
+}
+
+
+@dataclass(frozen=True)
+class SweepResult(Result):
+    """The final metrics of every variant.
+
+    Attributes:
+        variants: What each has different and what it came to, by the variant's name.
+    """
+
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def tables(self) -> dict[str, Table]:
+        """One row for each variant."""
+        rows = self.variants.values()
+        names = dict.fromkeys(column for row in rows for column in row)
+        # What they have different comes first, although not every variant has all of it.
+        columns = sorted(names, key=lambda name: "/" in name)
+        return {
+            "variants": {
+                "variant": list(self.variants),
+                **{column: [row.get(column, "") for row in rows] for column in columns},
+            }
+        }
+
+
+class SweepFindings(Callback):
+    """Writes the final metrics of a sweep's variants to `<log_dir>/analyses/sweep/variants.csv`."""
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write them, on the process that logs."""
+        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            result = SweepResult(
+                variants={one.name: _row(one) for one in trained(trainer, pl_module)}
+            )
+            Findings("sweep", {"": result}).write(log_folder(trainer) / "analyses")
+
+
+def sweep_report(trainer: pl.Trainer, sweep: SweepModule) -> str:
+    """The final metrics of each variant as a table, and where everything is kept.
+
+    Args:
+        trainer: A trainer whose fit has ended.
+        sweep: What it has trained.
+    """
+    rows = list(trained(trainer, sweep))
+    columns = [name for name in SHOWN if any(name in row.metrics for row in rows)]
+    width = max(len("variant"), *(len(row.name) for row in rows))
+    head = [f"  {'variant':<{width}}", *(f"{SHOWN[name]:>10}" for name in columns)]
+    lines = ["", "  ".join(head)]
+    for row in rows:
+        values = [f"{float(row.metrics.get(name, math.nan)):>10.5g}" for name in columns]
+        lines.append("  ".join([f"  {printable(row.name):<{width}}", *values]))
+    return "\n".join([*lines, *where_it_lies(trainer)])
+
+
+def _row(one: Trained) -> dict[str, Any]:
+    metrics = {
+        name: float(value)
+        for name, value in one.metrics.items()
+        if name.startswith(("val/", "val_interval/")) or name in ROWS
+    }
+    return {**one.overrides, **metrics}

@@ -1,0 +1,238 @@
+"""Several sparse autoencoders that learn from the same batches, each as if it were alone."""
+
+from collections.abc import Mapping
+from functools import partial
+from os import PathLike
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.cli import ReduceLROnPlateau
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
+from torch.optim import Optimizer
+
+from palinka.errors import InputError
+from palinka.training.checkpoint import VARIANTS, read_any
+from palinka.training.module import SparseAutoencoderModule
+from palinka.training.sweep_checkpoint import of_variant, variant_prefix
+
+
+class SweepModule(LightningModule):
+    """Train several sparse autoencoders on one pass over the same batches.
+
+    Nothing that one variant does changes another: a step is one backward pass of the sum of their
+    losses, the optimizer has a parameter group for each variant, and gradients are clipped for
+    each by itself. So every variant ends with the weights and metrics of a run of its own, which
+    are logged below its name: `NAME/loss/total`.
+
+    Args:
+        variants: The modules by name. Their optimizers are of one class, and may differ in
+            options; the learning-rate schedule is that of the first.
+        settings: Plain values that a checkpoint keeps, from which the same variants can be made.
+        overrides: For each variant the values that it has different, to tell them apart by.
+
+    Raises:
+        InputError: If there are no variants, or they take inputs of different widths.
+    """
+
+    def __init__(
+        self,
+        variants: Mapping[str, SparseAutoencoderModule],
+        settings: Mapping[str, Any] | None = None,
+        overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        super().__init__()
+        widths = {member.autoencoder.input_dim for member in variants.values()}
+        if len(widths) != 1:
+            raise InputError(
+                "a sweep takes at least one variant, all of them of one input_dim; got"
+                f" {' and '.join(map(str, sorted(widths))) or 'none'}"
+            )
+        self.names = tuple(variants)
+        self.overrides = dict(overrides or {})
+        self.members = nn.ModuleList(variants.values())
+        for name, member in variants.items():
+            # What a member logs in its own hooks goes to the trainer as ours, below its name.
+            member.log = partial(self._log_of, name)  # type: ignore[method-assign]
+        self.save_hyperparameters(
+            {
+                VARIANTS: {name: dict(member.hparams) for name, member in variants.items()},
+                "settings": dict(settings or {}),
+            }
+        )
+        # DDP would overwrite every process's own counts with those of the first, at every step.
+        self._ddp_params_and_buffers_to_ignore = [
+            variant_prefix(index) + name
+            for index, member in enumerate(variants.values())
+            for name in member._ddp_params_and_buffers_to_ignore
+        ]
+
+    @property
+    def variants(self) -> dict[str, SparseAutoencoderModule]:
+        """The modules by name."""
+        return dict(zip(self.names, self.members, strict=True))  # type: ignore[arg-type]
+
+    def setup(self, stage: str) -> None:
+        """Let every variant see the trainer, and refuse what would mix them."""
+        precision = self.trainer.strategy.precision_plugin
+        if stage == "fit" and getattr(precision, "scaler", None) is not None:
+            raise InputError(
+                "precision 16-mixed scales the losses of all variants together, and skips a step"
+                " of all where one overflows: use bf16-mixed or 32-true"
+            )
+        for member in self.variants.values():
+            member.trainer = self.trainer
+            member.setup(stage)
+
+    def configure_model(self) -> None:
+        """Refuse to divide latents over devices."""
+        if self.device_mesh is not None:
+            raise InputError(
+                "the latents of a sweep cannot be divided over devices: use trainer.strategy ddp,"
+                " or a run for each variant"
+            )
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """One optimizer with a group of parameters for each variant, and its schedule."""
+        members = list(self.variants.values())
+        optimizers = [m.optimizer_factory(m.autoencoder.parameters()) for m in members]
+        optimizer = optimizers[0]
+        kinds = {type(o).__name__ for o in optimizers}
+        if len(kinds) > 1 or any(len(o.param_groups) != 1 for o in optimizers):
+            raise InputError(
+                "the variants of a sweep must have optimizers of one class, with one group of"
+                f" parameters each; got {', '.join(sorted(kinds))}"
+            )
+        try:
+            for other in optimizers[1:]:
+                optimizer.add_param_group(other.param_groups[0])
+            if isinstance(optimizer, torch.optim.LBFGS):
+                raise ValueError("its line search is over all parameters together")
+        except ValueError as error:
+            raise InputError(
+                f"{kinds.pop()} cannot step the variants of a sweep independently ({error}): use"
+                " one such as Adam"
+            ) from error
+        configured = members[0].scheduled(optimizer)
+        schedule = configured.get("lr_scheduler") if isinstance(configured, dict) else None
+        if isinstance(schedule, dict) and isinstance(schedule["scheduler"], ReduceLROnPlateau):
+            raise InputError(
+                "ReduceLROnPlateau would follow the metric of one variant for all of them: use a"
+                " schedule in steps, such as CosineAnnealingLR"
+            )
+        return configured
+
+    def on_fit_start(self) -> None:
+        """As in a run of its own, for each variant."""
+        for member in self.variants.values():
+            member.on_fit_start()
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        """The sum of the variants' losses, whose gradients are those of each."""
+        losses = [member.training_step(batch, batch_idx) for member in self.variants.values()]
+        return torch.stack(losses).sum()
+
+    def on_after_backward(self) -> None:
+        """As in a run of its own, for each variant."""
+        for member in self.variants.values():
+            member.on_after_backward()
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """As in a run of its own, for each variant."""
+        for member in self.variants.values():
+            member.on_before_optimizer_step(optimizer)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the gradient of each variant by its own norm."""
+        if not gradient_clip_val:
+            return
+        clip = clip_grad_value_ if gradient_clip_algorithm == "value" else clip_grad_norm_
+        for group in optimizer.param_groups:
+            clip(group["params"], gradient_clip_val)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, then let each variant keep its constraints."""
+        super().optimizer_step(*args, **kwargs)
+        for member in self.variants.values():
+            member.after_optimizer_step()
+
+    def on_train_epoch_end(self) -> None:
+        """As in a run of its own, for each variant."""
+        for member in self.variants.values():
+            member.on_train_epoch_end()
+
+    def on_train_end(self) -> None:
+        """As in a run of its own, for each variant."""
+        for member in self.variants.values():
+            member.on_train_end()
+
+    def on_validation_epoch_start(self) -> None:
+        """As in a run of its own, for each variant."""
+        for member in self.variants.values():
+            member.on_validation_epoch_start()
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        """As in a run of its own, for each variant."""
+        for member in self.variants.values():
+            member.validation_step(batch, batch_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        """As in a run of its own, for each variant."""
+        for member in self.variants.values():
+            member.on_validation_epoch_end()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what each variant adds to a checkpoint of its own."""
+        checkpoint[VARIANTS] = {}
+        for index, (name, member) in enumerate(self.variants.items()):
+            own: dict[str, Any] = {"state_dict": {}}
+            member.on_save_checkpoint(own)
+            prefix = variant_prefix(index)
+            state = {prefix + key: value for key, value in own.pop("state_dict").items()}
+            checkpoint["state_dict"].update(state)
+            checkpoint[VARIANTS][name] = own
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of other variants, and let each look at what is its own."""
+        self._check_names(checkpoint)
+        for name, member in self.variants.items():
+            member.on_load_checkpoint(of_variant(checkpoint, name))
+
+    def check_checkpoint(
+        self, path: str | PathLike[str], data: LightningDataModule | None, *, resume: bool
+    ) -> None:
+        """Refuse at once what would be refused when the checkpoint is loaded.
+
+        Args:
+            path: The checkpoint.
+            data: What the run trains on.
+            resume: Whether training is to go on, which it does only on the same rows.
+
+        Raises:
+            InputError: If the file cannot be read, or the checkpoint is not one of these
+                variants, of this language model, site or rows.
+        """
+        checkpoint = read_any(path)
+        self._check_names(checkpoint)
+        for name, member in self.variants.items():
+            member._check(of_variant(checkpoint, name), data, resume)
+
+    def _check_names(self, checkpoint: Mapping[str, Any]) -> None:
+        theirs = list(checkpoint["hyper_parameters"].get(VARIANTS, {}))
+        if theirs != list(self.names):
+            raise InputError(
+                f"the checkpoint holds {', '.join(theirs) or 'a single autoencoder'}, but this run"
+                f" is a sweep of {', '.join(self.names)}: give the same variants in the same order,"
+                " or start without a checkpoint"
+            )
+
+    def _log_of(self, variant: str, name: str, value: Any, **options: Any) -> None:
+        # The bar has no room for every variant's.
+        self.log(f"{variant}/{name}", value, **{**options, "prog_bar": False})

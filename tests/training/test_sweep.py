@@ -1,0 +1,196 @@
+"""Every variant of a sweep ends exactly as a run of its own."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from palinka.autoencoders import KSparseAutoencoder, ReLUAutoencoder
+from palinka.errors import InputError
+from palinka.training import SparseAutoencoderModule, SweepModule
+from palinka.training.sweep_checkpoint import of_variant
+
+# Warm-ups, unit norm, biases, a width of its own, another architecture.
+VARIANTS: dict[str, Callable[[], SparseAutoencoderModule]] = {
+    "a": lambda: module(KSparseAutoencoder, 0, k=2),
+    "b": lambda: module(KSparseAutoencoder, 1, k=3, unit_norm=True, decoder_bias=True, tied=False),
+    "c": lambda: module(KSparseAutoencoder, 0, k=2, latent_dim=20, lr=0.03),
+    "d": lambda: module(ReLUAutoencoder, 2, latent_dim=12, dead_after_tokens=5),
+}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "accumulated, clipped by norm": {"accumulate_grad_batches": 2, "gradient_clip_val": 0.05},
+    "plain": {},
+    "clipped by value": {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"},
+}
+PARAMETERS = [
+    pytest.param(options, id=name, marks=[pytest.mark.slow] if index else [])
+    for index, (name, options) in enumerate(OPTIONS.items())
+]
+
+
+def module(
+    kind: type, seed: int, lr: float = 0.01, dead_after_tokens: int = 9, **arguments: Any
+) -> SparseAutoencoderModule:
+    torch.manual_seed(seed)
+    return SparseAutoencoderModule(
+        kind(8, **{"latent_dim": 16, **arguments}),
+        sparsity_weight=0.1,
+        decorrelation_weight=0.1,
+        sparsity_warmup_steps=3,
+        decorrelation_warmup_steps=7,
+        dead_after_tokens=dead_after_tokens,
+        optimizer=lambda params: torch.optim.Adam(params, lr=lr),
+        lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 12),
+    )
+
+
+def sweep() -> SweepModule:
+    return SweepModule({name: make() for name, make in VARIANTS.items()})
+
+
+def flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from flat(inner, f"{name}/{key}")
+    elif isinstance(value, (list, tuple)):
+        yield from flat(dict(enumerate(value)), name)
+    else:
+        yield name, value.numpy().tobytes() if isinstance(value, Tensor) else value
+
+
+@pytest.fixture
+def data(rows_data: Any, rows: Tensor, statistics: Any) -> Any:
+    return rows_data(
+        rows,
+        batch_size=6,
+        validation=rows[:10] + 0.5,
+        source={"site": "here"},
+        cache_identity="x",
+        input_statistics=statistics(mean=rows.mean(dim=0).numpy(), scale=0.7),
+    )
+
+
+def end(trainer: Trainer, fitted: LightningModule, path: Path) -> tuple[dict[str, Any], Any]:
+    trainer.save_checkpoint(path)
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return metrics, torch.load(path, weights_only=True)
+
+
+@pytest.mark.parametrize("options", PARAMETERS)
+def test_each_variant_ends_bit_for_bit_as_a_run_of_its_own(
+    options: dict[str, Any], data: Any, make_trainer: Any, tmp_path: Path
+) -> None:
+    trainer, together = make_trainer(max_epochs=2, **options), sweep()
+    trainer.fit(together, datamodule=data)
+    metrics, checkpoint = end(trainer, together, tmp_path / "sweep.ckpt")
+    for name, make in VARIANTS.items():
+        own, alone = make_trainer(max_epochs=2, **options), make()
+        own.fit(alone, datamodule=data)
+        expected, theirs = end(own, alone, tmp_path / "own.ckpt")
+        assert len(expected) > 10
+        assert {m: v for m, v in metrics.items() if m.startswith(f"{name}/")} == {
+            f"{name}/{m}": v for m, v in expected.items()
+        }
+        mine = dict(flat(of_variant(checkpoint, name)))
+        # Lightning's name for the parameter that the settings came in.
+        theirs = {key: value for key, value in flat(theirs) if key != "/hparams_name"}
+        assert mine == theirs
+
+
+def test_a_variants_checkpoint_loads_without_arguments_and_goes_on_alone(
+    data: Any, make_trainer: Any, tmp_path: Path
+) -> None:
+    trainer, together = make_trainer(max_epochs=1), sweep()
+    trainer.fit(together, datamodule=data)
+    trainer.save_checkpoint(tmp_path / "sweep.ckpt")
+    checkpoint = torch.load(tmp_path / "sweep.ckpt", weights_only=True)
+    for name, make in list(VARIANTS.items())[1:3]:
+        path = tmp_path / f"{name}.ckpt"
+        torch.save(of_variant(checkpoint, name), path)
+        loaded = SparseAutoencoderModule.load_from_checkpoint(path)
+        assert dict(flat(loaded.state_dict())) == dict(flat(together.variants[name].state_dict()))
+        whole, stopped = make(), make()
+        make_trainer(max_epochs=2).fit(whole, datamodule=data)
+        make_trainer(max_epochs=2).fit(stopped, datamodule=data, ckpt_path=path)
+        assert dict(flat(stopped.state_dict())) == dict(flat(whole.state_dict()))
+
+
+def test_a_sweep_that_goes_on_ends_as_one_that_was_never_stopped(
+    data: Any, make_trainer: Any, tmp_path: Path
+) -> None:
+    first, path = make_trainer(max_epochs=1), tmp_path / "sweep.ckpt"
+    first.fit(sweep(), datamodule=data)
+    first.save_checkpoint(path)
+    again, whole = sweep(), sweep()
+    resumed = make_trainer(max_epochs=2)
+    resumed.fit(again, datamodule=data, ckpt_path=path)
+    uninterrupted = make_trainer(max_epochs=2)
+    uninterrupted.fit(whole, datamodule=data)
+    assert dict(flat(again.state_dict())) == dict(flat(whole.state_dict()))
+    assert dict(flat(resumed.optimizers[0].state_dict())) == dict(
+        flat(uninterrupted.optimizers[0].state_dict())
+    )
+
+
+def test_a_checkpoint_of_other_variants_is_refused(
+    data: Any, make_trainer: Any, tmp_path: Path
+) -> None:
+    trainer, path = make_trainer(max_steps=1), tmp_path / "sweep.ckpt"
+    trainer.fit(sweep(), datamodule=data)
+    trainer.save_checkpoint(path)
+    fewer = SweepModule({name: VARIANTS[name]() for name in ("a", "b")})
+    with pytest.raises(InputError, match=r"holds a, b, c, d, but .* sweep of a, b:"):
+        fewer.check_checkpoint(path, data, resume=True)
+    with pytest.raises(InputError, match="holds a, b, c, d"):
+        make_trainer(max_steps=2).fit(fewer, datamodule=data, ckpt_path=path)
+    other = SweepModule({**{n: VARIANTS[n]() for n in "abc"}, "d": VARIANTS["a"]()})
+    with pytest.raises(InputError, match="holds a ReLUAutoencoder"):
+        other.check_checkpoint(path, data, resume=True)
+    with pytest.raises(InputError, match=r"sweep of 4 autoencoders: give .*/a/"):
+        SparseAutoencoderModule.settings_of(path)
+
+
+def test_no_hook_of_a_variant_is_forgotten() -> None:
+    """What the module does in a hook of Lightning's, a sweep must do for every variant."""
+    hooks = {
+        name
+        for name, value in vars(SparseAutoencoderModule).items()
+        if callable(value) and not name.startswith("_") and hasattr(LightningModule, name)
+    }
+    # A sweep has no latents of its own, and its variants are measured by their checkpoints.
+    elsewhere = {name for name in hooks if name.startswith(("on_test", "test", "predict"))}
+    elsewhere |= {"forward", "on_predict_epoch_end"}
+    assert {"setup", "on_train_end", "validation_step"} <= hooks
+    assert hooks - elsewhere <= vars(SweepModule).keys()
+
+
+def test_what_would_mix_the_variants_is_refused(
+    data: Any, make_trainer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mixed = SweepModule({name: VARIANTS[name]() for name in ("a", "b")})
+    factory = "optimizer_factory"
+    monkeypatch.setattr(mixed.variants["b"], factory, lambda p: torch.optim.SGD(p, lr=0.1))
+    with pytest.raises(InputError, match="optimizers of one class"):
+        make_trainer(max_steps=1).fit(mixed, datamodule=data)
+    for member in mixed.variants.values():
+        monkeypatch.setattr(member, factory, torch.optim.LBFGS)
+    with pytest.raises(InputError, match="LBFGS cannot step"):
+        make_trainer(max_steps=1).fit(mixed, datamodule=data)
+    plateau = sweep()
+    first = plateau.variants["a"]
+    from lightning.pytorch.cli import ReduceLROnPlateau
+
+    monkeypatch.setattr(
+        first, "lr_scheduler_factory", lambda o: ReduceLROnPlateau(o, monitor="val/fvu")
+    )
+    with pytest.raises(InputError, match="ReduceLROnPlateau"):
+        make_trainer(max_steps=1).fit(plateau, datamodule=data)
+    narrow = SparseAutoencoderModule(KSparseAutoencoder(4))
+    with pytest.raises(InputError, match="got 4 and 8"):
+        SweepModule({"a": VARIANTS["a"](), "narrow": narrow})
+    with pytest.raises(InputError, match="got none"):
+        SweepModule({})

@@ -229,5 +229,5 @@ def with_layer(arguments: Sequence[str], layer: dict[str, Any]) -> list[str]:
             last_file = place + 2
         elif argument.startswith("--config="):
             last_file = place + 1
-    text = yaml.safe_dump(layer, default_flow_style=True, width=2**31)
+    text = yaml.safe_dump(layer, default_flow_style=True, width=2**31, sort_keys=False)
     return [command, *rest[:last_file], "--config", text.strip(), *rest[last_file:]]

@@ -7,19 +7,22 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import ReduceLROnPlateau
 from torch import Tensor
 
-from palinka.autoencoders import KSparseAutoencoder, ReLUAutoencoder
+from palinka.autoencoders import BatchTopKAutoencoder, KSparseAutoencoder, ReLUAutoencoder
 from palinka.errors import InputError
 from palinka.training import SparseAutoencoderModule, SweepModule
 from palinka.training.sweep_checkpoint import of_variant
 
-# Warm-ups, unit norm, biases, a width of its own, another architecture.
+# Warm-ups, unit norm, biases, a width of its own, other architectures, one of which begins from
+# the data.
 VARIANTS: dict[str, Callable[[], SparseAutoencoderModule]] = {
     "a": lambda: module(KSparseAutoencoder, 0, k=2),
     "b": lambda: module(KSparseAutoencoder, 1, k=3, unit_norm=True, decoder_bias=True, tied=False),
     "c": lambda: module(KSparseAutoencoder, 0, k=2, latent_dim=20, lr=0.03),
-    "d": lambda: module(ReLUAutoencoder, 2, latent_dim=12, dead_after_tokens=5),
+    "d": lambda: module(ReLUAutoencoder, 2, latent_dim=12),
+    "e": lambda: module(BatchTopKAutoencoder, 3, k=2, dead_after_tokens=5),
 }
 OPTIONS: dict[str, dict[str, Any]] = {
     "accumulated, clipped by norm": {"accumulate_grad_batches": 2, "gradient_clip_val": 0.05},
@@ -70,6 +73,7 @@ def data(rows_data: Any, rows: Tensor, statistics: Any) -> Any:
         validation=rows[:10] + 0.5,
         source={"site": "here"},
         cache_identity="x",
+        training_rows=lambda count: rows[:count],
         input_statistics=statistics(mean=rows.mean(dim=0).numpy(), scale=0.7),
     )
 
@@ -108,7 +112,7 @@ def test_a_variants_checkpoint_loads_without_arguments_and_goes_on_alone(
     trainer.fit(together, datamodule=data)
     trainer.save_checkpoint(tmp_path / "sweep.ckpt")
     checkpoint = torch.load(tmp_path / "sweep.ckpt", weights_only=True)
-    for name, make in list(VARIANTS.items())[1:3]:
+    for name, make in [("b", VARIANTS["b"]), ("e", VARIANTS["e"])]:
         path = tmp_path / f"{name}.ckpt"
         torch.save(of_variant(checkpoint, name), path)
         loaded = SparseAutoencoderModule.load_from_checkpoint(path)
@@ -143,14 +147,16 @@ def test_a_checkpoint_of_other_variants_is_refused(
     trainer.fit(sweep(), datamodule=data)
     trainer.save_checkpoint(path)
     fewer = SweepModule({name: VARIANTS[name]() for name in ("a", "b")})
-    with pytest.raises(InputError, match=r"holds a, b, c, d, but .* sweep of a, b:"):
+    with pytest.raises(InputError, match=r"holds a, b, c, d, e, but .* sweep of a, b:"):
         fewer.check_checkpoint(path, data, resume=True)
-    with pytest.raises(InputError, match="holds a, b, c, d"):
+    with pytest.raises(InputError, match="holds a, b, c, d, e"):
         make_trainer(max_steps=2).fit(fewer, datamodule=data, ckpt_path=path)
-    other = SweepModule({**{n: VARIANTS[n]() for n in "abc"}, "d": VARIANTS["a"]()})
+    other = SweepModule(
+        {**{n: VARIANTS[n]() for n in "abc"}, "d": VARIANTS["a"](), "e": VARIANTS["e"]()}
+    )
     with pytest.raises(InputError, match="holds a ReLUAutoencoder"):
         other.check_checkpoint(path, data, resume=True)
-    with pytest.raises(InputError, match=r"sweep of 4 autoencoders: give .*/a/"):
+    with pytest.raises(InputError, match=r"sweep of 5 autoencoders: give .*/a/"):
         SparseAutoencoderModule.settings_of(path)
 
 
@@ -182,8 +188,6 @@ def test_what_would_mix_the_variants_is_refused(
         make_trainer(max_steps=1).fit(mixed, datamodule=data)
     plateau = sweep()
     first = plateau.variants["a"]
-    from lightning.pytorch.cli import ReduceLROnPlateau
-
     monkeypatch.setattr(
         first, "lr_scheduler_factory", lambda o: ReduceLROnPlateau(o, monitor="val/fvu")
     )

@@ -48,6 +48,8 @@ class VariantLogger(TensorBoardLogger):
         """Log the variant's own; Lightning hands those of the sweep to every logger."""
         named = vars(params) if isinstance(params, Namespace) else params
         super().log_hyperparams(named.get(VARIANTS, {}).get(self.variant, named), metrics, step)
+        if metrics:  # under plain names, which `log_metrics` has passed over
+            super().log_metrics(metrics, step)
 
 
 def with_variants(loggers: Any, variants: Iterable[str]) -> Iterator[Logger]:

@@ -105,11 +105,15 @@ def read_any(path: str | PathLike[str]) -> dict[str, Any]:
 def _is_described(settings: Mapping[str, Any]) -> bool:
     """Whether settings say of one autoencoder, or of each of several, what it is."""
     variants = settings.get(VARIANTS, {"": settings})
-    return isinstance(variants, dict) and all(
-        isinstance(one, dict)
-        and isinstance(one.get("autoencoder"), dict)
-        and isinstance(one["autoencoder"].get("init_args", {}), dict)
-        for one in variants.values()
+    return (
+        isinstance(variants, dict)
+        and bool(variants)
+        and all(
+            isinstance(one, dict)
+            and isinstance(one.get("autoencoder"), dict)
+            and isinstance(one["autoencoder"].get("init_args", {}), dict)
+            for one in variants.values()
+        )
     )
 
 

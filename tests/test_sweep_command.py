@@ -105,6 +105,16 @@ def test_the_findings_have_a_row_for_each_variant(swept: Path) -> None:
     assert float(rows[1]["val/fvu"]) == pytest.approx(fvu, rel=1e-6)
 
 
+def test_the_figure_has_a_curve_for_each_width(swept: Path) -> None:
+    run = swept / "lightning_logs/version_0"
+    drawn = (run / "analyses/sweep/l0_fvu.svg").read_text()
+    # What differs in k, the penalty and the seed alone is on one curve.
+    assert "<!-- TopK latent_dim=64 -->" in drawn
+    assert "<!-- TopK -->" in drawn
+    assert "seed=3" not in drawn
+    assert "analyses/sweep/l0_fvu" in events(run).Tags()["images"]
+
+
 def test_measuring_takes_a_variants_checkpoint_and_refuses_the_sweeps(
     swept: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,13 +1,16 @@
 """What the variants of a sweep came to, side by side."""
 
 import math
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
+from matplotlib.figure import Figure
 
+from palinka import figures
 from palinka.analyses.result import Result, Table
 from palinka.callbacks.findings import Findings
 from palinka.callbacks.report import ROWS, log_folder, where_it_lies
@@ -24,6 +27,9 @@ SHOWN = {
     "val/ce_delta": "ΔCE",
     "val/loss_recovered": "recovered",
 }
+
+# What moves a dictionary along its curve of L0 and FVU, or about it, and not onto another.
+ALONG = ("k", "sparsity_weight", "seed")
 
 
 @dataclass(frozen=True)
@@ -51,15 +57,19 @@ class SweepResult(Result):
 
 
 class SweepFindings(Callback):
-    """Writes the final metrics of a sweep's variants to `<log_dir>/analyses/sweep/variants.csv`."""
+    """Writes the final metrics of a sweep's variants to `<log_dir>/analyses/sweep/`.
+
+    Beside the table, `variants.csv`, a figure shows FVU against L0, which TensorBoard has too.
+    """
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write them, on the process that logs."""
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            result = SweepResult(
-                variants={one.name: _row(one) for one in trained(trainer, pl_module)}
-            )
-            Findings("sweep", {"": result}).write(log_folder(trainer) / "analyses")
+            variants = list(trained(trainer, pl_module))
+            result = SweepResult(variants={one.name: _row(one) for one in variants})
+            findings = Findings("sweep", {"": result}, figures=_figures(variants))
+            findings.write(log_folder(trainer) / "analyses")
+            findings.log(trainer, trainer.global_step)
 
 
 def sweep_report(trainer: pl.Trainer, sweep: SweepModule) -> str:
@@ -78,6 +88,30 @@ def sweep_report(trainer: pl.Trainer, sweep: SweepModule) -> str:
         values = [f"{float(row.metrics.get(name, math.nan)):>10.5g}" for name in columns]
         lines.append("  ".join([f"  {printable(row.name):<{width}}", *values]))
     return "\n".join([*lines, *where_it_lies(trainer)])
+
+
+def _figures(variants: Iterable[Trained]) -> dict[str, Figure]:
+    """FVU against L0, a curve for all that differ in their sparsity alone."""
+    points: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for one in variants:
+        if {"val/l0", "val/fvu"} <= one.metrics.keys():
+            point = float(one.metrics["val/l0"]), float(one.metrics["val/fvu"])
+            points[_family(one)].append(point)
+    if not points:
+        return {}
+    families = {name: tuple(zip(*found, strict=True)) for name, found in points.items()}
+    return figures.sparsity_frontier(families)  # type: ignore[no-any-return, attr-defined]
+
+
+def _family(one: Trained) -> str:
+    """What a variant shares with those on the same curve: its architecture and other settings."""
+    architecture = type(one.module.autoencoder).__name__.removesuffix("Autoencoder")
+    settings = (
+        f"{name.rpartition('.')[2]}={value}"
+        for name, value in one.overrides.items()
+        if name not in (*ALONG, "autoencoder")
+    )
+    return " ".join([architecture, *settings])
 
 
 def _row(one: Trained) -> dict[str, Any]:

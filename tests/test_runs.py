@@ -33,7 +33,13 @@ def test_runs_are_where_the_logger_writes(tmp_path: Path) -> None:
 
 def checkpoint(path: Path) -> bytes:
     path.parent.mkdir(exist_ok=True)
-    torch.save({"hyper_parameters": {"autoencoder": {}}, "weights": torch.rand(999)}, path)
+    torch.save(
+        {
+            "hyper_parameters": {"autoencoder": {"class_path": "KSparseAutoencoder"}},
+            "weights": torch.rand(999),
+        },
+        path,
+    )
     return path.read_bytes()
 
 

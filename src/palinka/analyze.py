@@ -90,5 +90,8 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="A YAML configuration.")
     parser.add_function_arguments(analyze)
     given: Any = parser.parse_args(files_first(["analyze", *arguments])[1:])
-    settings = parser.instantiate(given)
+    try:
+        settings = parser.instantiate(given)
+    except ValueError as error:  # ours in one line, the parser's in several
+        raise InputError(" ".join(str(error).split())) from error
     return analyze(**{name: settings[name] for name in inspect.signature(analyze).parameters})

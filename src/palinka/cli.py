@@ -171,7 +171,10 @@ class PalinkaCLI(LightningCLI):
         given = self.config[self.subcommand]["model"]["variants"]
         if self.subcommand == "fit" and given is not None:
             self._variants = expand(given)
-        super().instantiate_classes()
+        try:
+            super().instantiate_classes()
+        except ValueError as error:  # the parser's own messages have several lines
+            raise _input_error_behind(error) or InputError(" ".join(str(error).split())) from error
         if self._variants:
             self.model = self._sweep()
         if self.config_init[self.subcommand].get("ckpt_path") == "last":

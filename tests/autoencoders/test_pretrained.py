@@ -151,3 +151,21 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         KSparseAutoencoder(4).save_pretrained(tmp_path / "taken")
     left = [path.name for path in (tmp_path / "taken").iterdir()]
     assert not [name for name in left if "partial" in name]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("decoder_bias", "false", "decoder_bias must be bool, got 'false'"),
+        ("k", True, "k must be int"),
+        ("k", 3.0, "k must be int"),
+        ("output_dim", "6", "output_dim must be int or null"),
+    ],
+)
+def test_an_argument_of_another_type_is_not_taken_for_one(
+    folder: Path, name: str, value: Any, expected: str
+) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, name: value}))
+    with pytest.raises(InputError, match=expected):
+        Autoencoder.from_pretrained(folder)

@@ -1,4 +1,5 @@
 import copy
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,37 @@ def test_files_that_are_no_checkpoint(
         with pytest.raises(InputError, match=path.name) as caught:
             SparseAutoencoderModule.settings_of(path)
         assert "\n" not in str(caught.value)
+
+
+def test_a_pipe_in_its_place_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "last.ckpt")
+    with pytest.raises(InputError, match="no complete checkpoint"):
+        SparseAutoencoderModule.settings_of(tmp_path / "last.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("pytorch-lightning_version", {"value": "2.6.1"}),
+        ("pytorch-lightning_version", None),
+        ("state_dict", None),
+        ("state_dict", {"scaling.mean": "zeros"}),
+        ("hyper_parameters", {"autoencoder": {"class_path": "KSparseAutoencoder"}}),
+        ("hyper_parameters", {"autoencoder": {"init_args": {}}}),
+        ("hyper_parameters", {"variants": {}}),
+    ],
+)
+def test_what_lightning_stumbles_over_is_refused_in_a_line(
+    saved: tuple[SparseAutoencoderModule, Path], tmp_path: Path, key: str, value: Any
+) -> None:
+    content = torch.load(saved[1], weights_only=True)
+    content.pop(key)
+    if isinstance(value, dict):
+        content[key] = {**content.get(key, {}), **value} if key == "state_dict" else value
+    torch.save(content, tmp_path / "made.ckpt")
+    with pytest.raises(InputError) as caught:
+        SparseAutoencoderModule.load_from_checkpoint(tmp_path / "made.ckpt")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

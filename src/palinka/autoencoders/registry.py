@@ -3,9 +3,11 @@
 import difflib
 import inspect
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from types import NoneType
+from typing import Any, TypeVar, get_args
 
 from palinka.errors import InputError
+from palinka.printable import printable
 
 T = TypeVar("T")
 
@@ -40,6 +42,8 @@ def build(name: str, arguments: Mapping[str, Any], base: type[T]) -> T:
     for required, parameter in parameters.items():
         if parameter.default is parameter.empty and required not in arguments:
             raise InputError(f"the description of a {kind.__name__} lacks {required!r}: add it")
+    for argument, value in arguments.items():
+        _check_type(kind, argument, value)
     try:
         return kind(**arguments)
     except InputError:
@@ -49,6 +53,23 @@ def build(name: str, arguments: Mapping[str, Any], base: type[T]) -> T:
         raise InputError(
             f"a {kind.__name__} cannot be made of these arguments: {reason}"
         ) from error
+
+
+def _check_type(kind: type, name: str, value: Any) -> None:
+    """Refuse what a constructor would take for true or for a number without being one."""
+    try:
+        annotation = inspect.signature(kind, eval_str=True).parameters[name].annotation
+    except NameError:  # of a class whose annotations are for type checkers alone
+        return
+    expected = get_args(annotation) or (annotation,)
+    if not all(type_ in (bool, int, float, str, NoneType) for type_ in expected):
+        return
+    fits = type(value) in expected or (type(value) is int and float in expected)
+    if not fits:
+        names = " or ".join("null" if type_ is NoneType else type_.__name__ for type_ in expected)
+        raise InputError(
+            f"{kind.__name__}: {name} must be {names}, got {printable(repr(value)[:80])}"
+        )
 
 
 def _family(kind: type[T]) -> Iterable[type[T]]:

@@ -87,19 +87,30 @@ def read_any(path: str | PathLike[str]) -> dict[str, Any]:
     Raises:
         InputError: If the file cannot be read, or is no checkpoint of either.
     """
-    if not is_zipfile(path):
-        raise InputError(f"{path} is no complete checkpoint: give one that palinka fit wrote")
     try:
+        # Whoever opens a pipe waits for somebody to write into it.
+        if not (Path(path).is_file() and is_zipfile(path)):
+            raise InputError(f"{path} is no complete checkpoint: give one that palinka fit wrote")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # a file made to confuse the reader may raise anything
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"{path} is no complete checkpoint: {reason}") from error
+    except InputError:
+        raise
+    except Exception as error:
+        raise unreadable(path, error) from error
     settings = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
     if not isinstance(settings, dict) or not _is_described(settings):
         raise InputError(
             f"{path} is no checkpoint of a sparse autoencoder: give one that palinka fit wrote"
         )
     return dict(checkpoint)
+
+
+def unreadable(path: str | PathLike[str], error: Exception) -> InputError:
+    """What to say of a checkpoint that others could not load.
+
+    A file that was made to confuse its reader makes torch and Lightning raise anything at all.
+    """
+    reason = str(error).partition("\n")[0] or type(error).__name__
+    return InputError(f"{path} is no complete checkpoint that palinka fit wrote: {reason}")
 
 
 def _is_described(settings: Mapping[str, Any]) -> bool:
@@ -111,6 +122,7 @@ def _is_described(settings: Mapping[str, Any]) -> bool:
         and all(
             isinstance(one, dict)
             and isinstance(one.get("autoencoder"), dict)
+            and isinstance(one["autoencoder"].get("class_path"), str)
             and isinstance(one["autoencoder"].get("init_args", {}), dict)
             for one in variants.values()
         )
@@ -166,9 +178,9 @@ def check_cache(identity: str | None, checkpoint: Mapping[str, Any]) -> None:
 
 
 def _summary(description: Mapping[str, Any]) -> str:
-    arguments = description["init_args"]
+    arguments = description.get("init_args", {})
     name = description["class_path"].rpartition(".")[2]
-    widths = [f"{arguments['input_dim']} inputs", f"{arguments['latent_dim']} latents"]
+    widths = [f"{arguments.get(f'{of}_dim', '?')} {of}s" for of in ("input", "latent")]
     if arguments.get("output_dim") is not None:
         widths.insert(1, f"{arguments['output_dim']} outputs")
     return f"{name} of {', '.join(widths[:-1])} and {widths[-1]}"

@@ -9,6 +9,8 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.types import _PATH
 
+from palinka.training.checkpoint import unreadable
+
 
 class DurableCheckpointIO(TorchCheckpointIO):
     """Lightning's way of saving, but a checkpoint is there whole or not at all.
@@ -52,5 +54,12 @@ class DurableCheckpointIO(TorchCheckpointIO):
         map_location: Callable[..., Any] | None = lambda storage, _: storage,
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
-        """Load tensors and plain values, and nothing else, whatever Lightning's default is."""
-        return super().load_checkpoint(path, map_location, weights_only=True)
+        """Load tensors and plain values, and nothing else, whatever Lightning's default is.
+
+        Raises:
+            InputError: If the file is torn, damaged or no checkpoint.
+        """
+        try:
+            return super().load_checkpoint(path, map_location, weights_only=True)
+        except Exception as error:
+            raise unreadable(path, error) from error

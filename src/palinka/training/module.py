@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 from os import PathLike
-from typing import Any
+from typing import Any, Self
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
@@ -28,6 +28,7 @@ from palinka.training.checkpoint import (
     read,
     restore,
     settings_of,
+    unreadable,
 )
 from palinka.training.constraints import normalize_rows, project_gradient
 from palinka.training.evaluation import Evaluation, measure_batch
@@ -336,6 +337,20 @@ class SparseAutoencoderModule(LightningModule):
         check_source(getattr(data, "source", None), checkpoint)
         if resume:
             check_cache(getattr(data, "cache_identity", None), checkpoint)
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
+        """Load as Lightning does.
+
+        Raises:
+            InputError: If the file is missing, damaged, or no checkpoint of a sparse autoencoder.
+        """
+        try:
+            return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+        except InputError:
+            raise
+        except Exception as error:
+            raise unreadable(checkpoint_path, error) from error
 
     @staticmethod
     def settings_of(path: str | PathLike[str]) -> dict[str, Any]:

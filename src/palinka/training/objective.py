@@ -36,7 +36,7 @@ class Objective:
     """Weights of the penalties, and the optimizer steps over which each grows from zero.
 
     Raises:
-        InputError: If one of them is negative.
+        InputError: If one of them is negative or no number.
     """
 
     sparsity_weight: float
@@ -48,8 +48,10 @@ class Objective:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value is not None and not value >= 0:
-                raise InputError(f"{name} must be at least 0, got {value}")
+            if value is None and name == "auxiliary_weight":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+                raise InputError(f"{name} must be at least 0, got {value!r}")
 
     def __call__(self, terms: Terms, step: int, layout: Layout = WHOLE) -> Losses:
         """The losses of a batch after `step` optimizer steps.

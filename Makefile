@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+BENCHMARK_VENV ?= .venv-benchmark
+BENCHMARK_INSTALL := $(BENCHMARK_VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: demo test test-slow benchmark lint format clean
 
 demo: $(VENV)/.palinka  ## train on the bundled model; ends by saying where the results are
 	$(BIN)/palinka fit --config configs/quickstart.yaml
@@ -14,6 +16,9 @@ test: $(VENV)/.test  ## install what the tests need and run them
 
 test-slow: $(VENV)/.test  ## the tests that the plain suite leaves out
 	$(BIN)/python -m pytest -m slow
+
+benchmark: $(BENCHMARK_VENV)/.benchmark  ## time against other libraries; benchmarks/results
+	$(BENCHMARK_VENV)/bin/python benchmarks
 
 lint: $(VENV)/.lint  ## style, types, and which room may import which
 	$(BIN)/ruff check .
@@ -39,9 +44,21 @@ $(VENV)/.test: $(VENV)/.palinka
 	$(PIP_INSTALL) --group test
 	@touch $@
 
+# Other libraries bring a hundred packages along, so they get an environment of their own. One that
+# cannot be had is left out of the tables, with the reason. The two without their dependencies ask
+# for torchvision and an old nnsight, and use neither in a training step.
+$(BENCHMARK_VENV)/.benchmark: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(BENCHMARK_VENV)
+	$(BENCHMARK_INSTALL) --upgrade "pip>=25.1"
+	$(BENCHMARK_INSTALL) -c constraints.txt torch
+	$(BENCHMARK_INSTALL) -c constraints.txt --editable .
+	-$(BENCHMARK_INSTALL) -c constraints.txt --group benchmark
+	-$(BENCHMARK_INSTALL) --no-deps dictionary_learning overcomplete
+	@touch $@
+
 $(VENV)/.lint: $(VENV)/.test
 	$(PIP_INSTALL) --group lint
 	@touch $@
 
 clean:  ## remove the virtual environment and every tool's cache
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-benchmark .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

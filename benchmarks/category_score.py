@@ -8,7 +8,7 @@ The plain side is the specification, latent by latent and shuffle by shuffle, in
 import numpy as np
 from scipy import stats
 
-from harness import Case, report
+from harness import Case, Rival, report
 from palinka.analyses import category_score, unit_tuning
 from palinka.analyses.max_t import paired_max_t
 
@@ -91,40 +91,44 @@ def main() -> None:
         [
             Case(
                 f"score, {TOKENS} tokens, {LATENTS:,} latents",
-                plain=lambda: plain_score(latents, targets),
-                fast=lambda: category_score(latents, targets).score,
-                check=agree,
-                target=50,
+                ours=lambda: category_score(latents, targets).score,
+                rivals=[
+                    Rival(
+                        "plain",
+                        lambda: plain_score(latents, targets),
+                        check=agree,
+                        at_least=50,
+                        warm_up=False,
+                    )
+                ],
                 rounds=9,
                 repeats=5,
             ),
             Case(
                 "AUC, the same",
-                plain=lambda: plain_auc(latents, targets),
-                fast=lambda: category_score(latents, targets, detector=True).auc,
-                check=agree,
+                ours=lambda: category_score(latents, targets, detector=True).auc,
+                rivals=[
+                    Rival("plain", lambda: plain_auc(latents, targets), check=agree, warm_up=False)
+                ],
                 rounds=3,
             ),
             Case(
                 f"p and AUC, the same, {PERMUTATIONS} shuffles",
-                plain=plain_p,
-                fast=lambda: category_score(latents, targets, permutations=PERMUTATIONS).p_value,
-                check=agree,
+                ours=lambda: category_score(latents, targets, permutations=PERMUTATIONS).p_value,
+                rivals=[Rival("plain", plain_p, check=agree, warm_up=False)],
                 rounds=2,
             ),
             Case(
                 "paired t, 100 items, 3,072 units",
-                plain=plain_t,
-                fast=lambda: unit_tuning(zeros, differences).t,
-                check=agree,
+                ours=lambda: unit_tuning(zeros, differences).t,
+                rivals=[Rival("plain", plain_t, check=agree, warm_up=False)],
                 rounds=3,
                 repeats=5,
             ),
             Case(
                 f"max-t, the same, {PERMUTATIONS} sign-flips",
-                plain=plain_max_t,
-                fast=lambda: paired_max_t(differences, PERMUTATIONS, seed=0),
-                check=agree,
+                ours=lambda: paired_max_t(differences, PERMUTATIONS, seed=0),
+                rivals=[Rival("plain", plain_max_t, check=agree, warm_up=False)],
                 rounds=3,
                 repeats=5,
             ),

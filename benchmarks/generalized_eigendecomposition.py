@@ -8,7 +8,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from harness import Case, report
+from harness import Case, Rival, report
 from palinka.analyses.eigenvalue_null import (
     label_free_scores,
     permutation_null,
@@ -114,27 +114,45 @@ def main() -> None:
         [
             Case(
                 f"decomposition of {ITEMS} by {WIDTH:,}",
-                plain=lambda: plain_decomposition(a, b),
-                fast=lambda: generalized_eigendecomposition(a, b),
-                check=same_decomposition,
-                target=100,
+                ours=lambda: generalized_eigendecomposition(a, b),
+                rivals=[
+                    Rival(
+                        "plain",
+                        lambda: plain_decomposition(a, b),
+                        check=same_decomposition,
+                        at_least=100,
+                        warm_up=False,
+                    )
+                ],
                 rounds=3,
                 repeats=5,
             ),
             Case(
                 f"{PERMUTATIONS:,} permutations, with the principal components",
-                plain=lambda: plain_null(x, len(a)),
-                fast=lambda: permutation_null(x, len(a), VARIANCE, SHRINKAGE, PERMUTATIONS, seed=0),
-                check=same_null,
-                target=25,
+                ours=lambda: permutation_null(x, len(a), VARIANCE, SHRINKAGE, PERMUTATIONS, seed=0),
+                rivals=[
+                    Rival(
+                        "plain",
+                        lambda: plain_null(x, len(a)),
+                        check=same_null,
+                        at_least=25,
+                        warm_up=False,
+                    )
+                ],
                 rounds=3,
             ),
             Case(
                 f"{PERMUTATIONS:,} permutations alone, in {scores.shape[1]} components",
-                plain=lambda: plain_loop(scores, len(a)),
-                fast=lambda: shuffled_eigenvalues(scores, len(a), SHRINKAGE, PERMUTATIONS, seed=0),
-                check=same_null,
-                target=25,
+                ours=lambda: shuffled_eigenvalues(scores, len(a), SHRINKAGE, PERMUTATIONS, seed=0),
+                rivals=[
+                    Rival(
+                        "plain",
+                        lambda: plain_loop(scores, len(a)),
+                        check=same_null,
+                        at_least=25,
+                        warm_up=False,
+                    )
+                ],
             ),
         ],
         remarks=(

@@ -1,107 +1,186 @@
-"""Time fast paths against plain transcriptions of what they compute, in one process.
+"""Time fast paths against what they have to beat, in one process.
 
 A benchmark is a script beside this one that ends in a call of `report`:
 
     report(
         "unit_tuning",
         "Tests of single units",
-        [Case("100 × 3,072", plain=lambda: ..., fast=lambda: ..., check=agree, target=10)],
+        [
+            Case(
+                "100 × 3,072",
+                ours=lambda: ...,
+                rivals=[
+                    Rival("plain loops", lambda: ..., check=agree, at_least=10),
+                    Rival("reading the input", lambda: ..., at_most=3),
+                ],
+            )
+        ],
     )
 
-Plain and fast take turns, so that whatever else the machine does meets both; their medians are
-compared. `check` gets what both returned, raises if they disagree, and says how closely they
-agree. The table goes to the terminal and to `benchmarks/results/<name>.md`.
+All sides of a case take turns, so that whatever else the machine does meets each of them; their
+medians are compared. `at_least` says how many times as long as ours a competitor must take,
+`at_most` how many times as long as a bound ours may take. The page goes to the terminal and to
+`benchmarks/results/<name>.md`.
 """
 
-import os
-import platform
+import gc
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from importlib.metadata import version
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from machine import machine
+
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("numpy", "scipy", "numba", "torch", "palinka")
+
+
+@dataclass(frozen=True)
+class Rival:
+    """What a case is compared with: a plain transcription, another library, or a bound.
+
+    Attributes:
+        name: Who it is.
+        run: One call of it.
+        at_least: How many times as long as ours it has to take, if that was promised.
+        at_most: How many times as long as this bound ours may take, if that was promised.
+        check: From its first result and ours to a few words on how closely they agree; raises if
+            they do not.
+        agreement: The same, where it was established before.
+        warm_up: Whether its first call is left out of the count.
+    """
+
+    name: str
+    run: Callable[[], Any]
+    at_least: float | None = None
+    at_most: float | None = None
+    check: Callable[[Any, Any], str] | None = None
+    agreement: str = ""
+    warm_up: bool = True
 
 
 @dataclass(frozen=True)
 class Case:
-    """One row of the table.
+    """Several sides that do the same work.
 
     Attributes:
         name: What is timed, with its sizes.
-        plain: The slow transcription.
-        fast: The library's own.
-        check: From both results to a few words on how closely they agree; raises if they do not.
-        target: How many times faster it has to be, if that was promised.
-        rounds: How often both are timed, by turns.
-        repeats: Calls of `fast` per round, of which the mean counts; for calls of microseconds.
+        ours: One call of the library's own.
+        rivals: What it is compared with.
+        missing: Rivals that could not be asked, and why.
+        rounds: How often all sides are timed, by turns.
+        repeats: Calls of ours per round, of which the mean counts; for calls of microseconds.
     """
 
     name: str
-    plain: Callable[[], Any]
-    fast: Callable[[], Any]
-    check: Callable[[Any, Any], str]
-    target: float | None = None
+    ours: Callable[[], Any]
+    rivals: Sequence[Rival]
+    missing: Mapping[str, str] = field(default_factory=dict)
     rounds: int = 5
     repeats: int = 1
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """The medians of one case, in seconds; `first` is the fast path's first call."""
+class Row:
+    """One line of a table, in words."""
 
-    case: Case
-    plain: float
-    fast: float
-    first: float
-    agreement: str
-
-    @property
-    def ratio(self) -> float:
-        """How many times faster the fast path is."""
-        return self.plain / self.fast
+    case: str
+    side: str
+    time: str
+    cpu: str = ""
+    ratio: str = ""
+    promised: str = ""
+    agreement: str = ""
 
 
-def seconds(function: Callable[[], Any], repeats: int = 1) -> tuple[float, Any]:
+@dataclass(frozen=True)
+class Seconds:
+    """Wall time and the CPU time of all threads, of one call."""
+
+    wall: float
+    cpu: float
+
+
+def timed(function: Callable[[], Any], repeats: int = 1) -> tuple[Seconds, Any]:
     """Mean time of a call, and what the last one returned."""
     result = None
-    start = time.perf_counter()
+    wall, cpu = time.perf_counter(), time.process_time()
     for _ in range(repeats):
         result = function()
-    return (time.perf_counter() - start) / repeats, result
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    return Seconds(wall / repeats, cpu / repeats), result
 
 
-def measure(case: Case) -> Measurement:
-    """Warm up, time both sides by turns, and compare what they return."""
-    first, _ = seconds(case.fast)
-    plain, fast = [], []
-    for _ in range(case.rounds):
-        elapsed, expected = seconds(case.plain)
-        plain.append(elapsed)
-        elapsed, result = seconds(case.fast, case.repeats)
-        fast.append(elapsed)
-    return Measurement(case, median(plain), median(fast), first, case.check(expected, result))
+def measure(case: Case) -> list[Row]:
+    """Warm up, let all sides take turns, and compare what they return."""
+    # A collection in the middle of one side's turn would be another side's litter.
+    gc.collect()
+    gc.disable()
+    try:
+        first, ours = timed(case.ours)
+        results = [rival.run() if rival.warm_up else None for rival in case.rivals]
+        own: list[Seconds] = []
+        others: list[list[Seconds]] = [[] for _ in case.rivals]
+        for _ in range(case.rounds):
+            own.append(timed(case.ours, case.repeats)[0])
+            for place, rival in enumerate(case.rivals):
+                elapsed, result = timed(rival.run)
+                others[place].append(elapsed)
+                results[place] = result if results[place] is None else results[place]
+                del result
+            gc.collect()
+    finally:
+        gc.enable()
+    mine = medians(own)
+    rows = [
+        Row(case.name, "palinka", duration(mine.wall), duration(mine.cpu))
+        if case.repeats == 1
+        else Row(
+            case.name,
+            "palinka",
+            duration(mine.wall),
+            duration(mine.cpu),
+            agreement=f"first call {duration(first.wall)}",
+        )
+    ]
+    for rival, times, result in zip(case.rivals, others, results, strict=True):
+        agreement = rival.check(result, ours) if rival.check else rival.agreement
+        theirs = medians(times)
+        rows.append(
+            Row(
+                "",
+                rival.name,
+                duration(theirs.wall),
+                duration(theirs.cpu),
+                *compared(mine.wall, theirs.wall, rival.at_least, rival.at_most),
+                agreement,
+            )
+        )
+    rows += [Row("", name, "not run", agreement=reason) for name, reason in case.missing.items()]
+    return rows
 
 
-def machine() -> str:
-    """The processor, its cores, how many threads may be used, and the versions at work."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = models[0].partition(":")[2].strip() if models else cpu
-    packages = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
-    threads = os.environ.get("OMP_NUM_THREADS", "not set")
-    load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
-    return (
-        f"{cpu}, {os.cpu_count()} cores (OMP_NUM_THREADS: {threads}; load: {load}), "
-        f"{platform.system()}, Python {platform.python_version()}, {packages}; "
-        f"{time.strftime('%Y-%m-%d')}"
-    )
+def medians(times: Sequence[Seconds]) -> Seconds:
+    """The medians of wall and CPU time."""
+    return Seconds(median(t.wall for t in times), median(t.cpu for t in times))
+
+
+def compared(
+    ours: float, theirs: float, at_least: float | None = None, at_most: float | None = None
+) -> tuple[str, str]:
+    """The ratio of two quantities of which less is better, and what was promised of it."""
+    if at_most is not None:
+        ratio = ours / theirs
+        return f"{ratio:.3g} times it", f"at most {at_most:g}: {_kept(ratio <= at_most)}"
+    ratio = theirs / ours
+    if at_least is None:
+        return f"{ratio:.3g}", ""
+    return f"{ratio:.3g}", f"at least {at_least:g}: {_kept(ratio >= at_least)}"
+
+
+def _kept(promise: bool) -> str:
+    return "met" if promise else "**missed**"
 
 
 def duration(elapsed: float) -> str:
@@ -112,39 +191,46 @@ def duration(elapsed: float) -> str:
     return f"{elapsed * 1e6:.3g} µs"
 
 
-def table(measurements: Sequence[Measurement]) -> str:
-    """The measurements as a markdown table."""
+def table(rows: Sequence[Row]) -> str:
+    """Rows as a markdown table."""
     lines = [
-        "| case | plain | fast | ratio | promised | agreement | rounds | first call |",
-        "|---|---:|---:|---:|---:|---|---:|---:|",
+        "| case | side | time | CPU time | ratio | promised | agreement |",
+        "|---|---|---:|---:|---:|---|---|",
     ]
-    for m in measurements:
-        promised = "" if m.case.target is None else f"at least {m.case.target:g}"
-        lines.append(
-            f"| {m.case.name} | {duration(m.plain)} | {duration(m.fast)} | {m.ratio:.3g} "
-            f"| {promised} | {m.agreement} | {m.case.rounds} | {duration(m.first)} |"
-        )
+    lines += [
+        f"| {r.case} | {r.side} | {r.time} | {r.cpu} | {r.ratio} | {r.promised} | {r.agreement} |"
+        for r in rows
+    ]
     return "\n".join(lines)
 
 
-def report(name: str, title: str, cases: Sequence[Case], remarks: str = "") -> list[Measurement]:
-    """Measure all cases, print the table and write it to `benchmarks/results/<name>.md`.
+def publish(name: str, title: str, body: str, remarks: str = "") -> None:
+    """Print a page and write it to `benchmarks/results/<name>.md`.
 
     Args:
         name: The file's name, without its ending.
         title: The page's heading.
-        cases: The rows.
-        remarks: What a reader must know about the plain side, in markdown.
+        body: The table.
+        remarks: What a reader must know about the sides, in markdown.
     """
-    measurements = [measure(case) for case in cases]
-    parts = (
-        f"# {title}",
-        table(measurements),
-        remarks,
-        f"Medians of interleaved rounds after a warm-up. {machine()}.",
-    )
+    parts = (f"# {title}", body, remarks, machine())
     page = "\n\n".join(part for part in parts if part) + "\n"
-    print(page)
+    print(page, flush=True)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.md").write_text(page, encoding="utf-8")
-    return measurements
+
+
+def report(name: str, title: str, cases: Sequence[Case], remarks: str = "") -> None:
+    """Measure all cases and publish the table.
+
+    Args:
+        name: The file's name, without its ending.
+        title: The page's heading.
+        cases: What is measured.
+        remarks: What a reader must know about the sides, in markdown.
+    """
+    rows = [row for case in cases for row in measure(case)]
+    how = (
+        "Medians of interleaved rounds after a warm-up; the ratio is the side's time by palinka's."
+    )
+    publish(name, title, table(rows), "\n\n".join(part for part in (remarks, how) if part))

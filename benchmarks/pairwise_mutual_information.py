@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from harness import Case, duration, report
+from harness import Case, Rival, duration, report
 from palinka.analyses.joint_histogram import binned_rows, joint_histogram
 from palinka.analyses.pairwise_mutual_information import (
     PairwiseMutualInformation,
@@ -114,10 +114,16 @@ def case(name: str, make: Callable[[], Matrix], once: bool = False) -> Case:
     data = make()
     return Case(
         f"{ITEMS} x {UNITS:,}, {name}",
-        plain=partial(plain, data, once),
-        fast=partial(pairwise_mutual_information, data, BINS, OUTLIER_Z),
-        check=partial(agree, data),
-        target=None if once else 200,
+        ours=partial(pairwise_mutual_information, data, BINS, OUTLIER_Z),
+        rivals=[
+            Rival(
+                "plain",
+                partial(plain, data, once),
+                check=partial(agree, data),
+                at_least=None if once else 200,
+                warm_up=False,
+            )
+        ],
         rounds=3,
         repeats=10,
     )

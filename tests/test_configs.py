@@ -82,7 +82,15 @@ def harvested(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=[path.stem for path in CONFIGS])
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(
+            path, id=path.stem, marks=[pytest.mark.slow] * path.stem.startswith("frontier")
+        )
+        for path in CONFIGS
+    ],
+)
 def test_a_shipped_configuration_runs(
     config: Path,
     workspace: Path,
@@ -105,7 +113,8 @@ def test_a_shipped_configuration_runs(
             f"--data.corpus.path={texts / 'files'}",
         ],
     }
-    stand_ins["sweep"] = SMALL
+    stand_ins["sweep"] = stand_ins["frontier"] = SMALL
+    stand_ins["frontier_smollm2"] = stand_ins["smollm2"]
     stand_ins["gpt2-medium"] = stand_ins["gpt2"]
     # On two devices it is run in tests/test_devices.py.
     stand_ins["sharded"] = [*SMALL, "--trainer.devices=1", "--trainer.strategy=auto"]

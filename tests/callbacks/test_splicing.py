@@ -6,12 +6,18 @@ from torch import Tensor
 from palinka.analyses.document_bootstrap import document_bootstrap
 from palinka.autoencoders import KSparseAutoencoder
 from palinka.callbacks.reader import ActivationReader
-from palinka.callbacks.splicing import COLUMNS, RATIOS, of_all_processes, splice
+from palinka.callbacks.splicing import (
+    COLUMNS,
+    ERROR_RATIOS,
+    RATIOS,
+    of_all_processes,
+    splice,
+)
 from palinka.corpora import Block
 from palinka.language_models import LanguageModel
 from palinka.training import SparseAutoencoderModule
 
-SITE = "blocks.3.mlp.pre"
+SITE, LATER = "blocks.3.mlp.pre", "blocks.4.resid"
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +62,7 @@ def plain(
             "ablated_mean": torch.from_numpy(MEAN).to(x).expand_as(x),
         }
         log_p = {"clean": model.logits(ids).double().log_softmax(-1)[0, :-1]}
+        later = {"clean": model.read(ids, [LATER])[LATER][0]}
         for name, values in others.items():
             whole = torch.cat([x[:, :skip], values[:, skip:]], dim=1)
 
@@ -64,13 +71,17 @@ def plain(
 
             with model.replaced(SITE, constant):
                 log_p[name] = model.logits(ids).double().log_softmax(-1)[0, :-1]
+                later[name] = model.read(ids, [LATER])[LATER][0]
         for place, (token, document) in enumerate(
             zip(block.tokens[1:], block.documents[1:], strict=True)
         ):
             row = [1.0] + [-float(log_p[name][place, token]) for name in log_p]
             p, q = log_p["clean"][place], log_p["spliced"][place]
             row.append(float((p.exp() * (p - q)).sum()))
-            found[int(document)] = found.get(int(document), np.zeros(6)) + row
+            for name in ("spliced", "ablated_mean"):
+                moved = (later[name] - later["clean"])[place + 1].double()
+                row.append(float(moved.square().mean()))
+            found[int(document)] = found.get(int(document), np.zeros(8)) + row
     return found
 
 
@@ -78,12 +89,14 @@ def plain(
 def test_it_agrees_with_a_direct_computation(
     skip: int, model: LanguageModel, autoencoder: SparseAutoencoderModule, blocks: list[Block]
 ) -> None:
-    documents, sums = splice(model, SITE, autoencoder, MEAN, blocks, skip=skip, batch_size=3)
+    documents, sums = splice(
+        model, SITE, autoencoder, MEAN, blocks, skip=skip, batch_size=3, error_site=LATER
+    )
     expected = plain(model, autoencoder, blocks, skip)
     assert documents.tolist() == sorted(expected) == [4, 7, 9]
     direct = np.stack([expected[document] for document in sorted(expected)])
     np.testing.assert_allclose(sums / sums[:, :1], direct / sums[:, :1], rtol=1e-6, atol=1e-6)
-    values = document_bootstrap(sums, RATIOS)
+    values = document_bootstrap(sums, {**RATIOS, **ERROR_RATIOS})
     total = dict(zip(COLUMNS, direct.sum(axis=0), strict=True))
     clean, spliced, ablated = (total[f"ce_{name}"] for name in ("clean", "spliced", "ablated"))
     assert values["loss_recovered"].value == pytest.approx(
@@ -91,6 +104,10 @@ def test_it_agrees_with_a_direct_computation(
     )
     assert values["ce_delta"].value == pytest.approx((spliced - clean) / 49, abs=1e-6)
     assert all(interval.low <= interval.high for interval in values.values())
+    assert values["site_mse"].value == pytest.approx(total["error_spliced"] / 49, rel=1e-5)
+    assert values["site_recovered"].value == pytest.approx(
+        1 - total["error_spliced"] / total["error_ablated_mean"], abs=1e-5
+    )
 
 
 def test_any_number_of_processes_and_any_batch_size_find_the_same(
@@ -124,8 +141,9 @@ def test_what_changes_nothing_recovers_everything(
         def decode(self, latents: Tensor) -> Tensor:
             return latents
 
-    _, sums = splice(model, SITE, Identity(), MEAN, blocks)
-    found = document_bootstrap(sums, RATIOS)
+    _, sums = splice(model, SITE, Identity(), MEAN, blocks, error_site=SITE)
+    found = document_bootstrap(sums, {**RATIOS, **ERROR_RATIOS})
+    assert (found["site_mse"].value, found["site_recovered"].value) == (0.0, 1.0)
     assert found["kl"].value == 0.0
     assert found["loss_recovered"].value == found["loss_recovered_mean"].value == 1.0
     assert abs(found["ce_ablated"].value - found["ce_clean"].value) > 1e-3

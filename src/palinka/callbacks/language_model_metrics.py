@@ -14,7 +14,7 @@ from torch import Tensor
 
 from palinka.activations import ActivationDataModule
 from palinka.analyses.document_bootstrap import Interval, document_bootstrap
-from palinka.callbacks.splicing import RATIOS, of_all_processes, splice
+from palinka.callbacks.splicing import ERROR_RATIOS, RATIOS, of_all_processes, splice
 from palinka.callbacks.trained import trained
 from palinka.errors import InputError
 from palinka.kernels.collectives import processes, world
@@ -33,6 +33,8 @@ class LanguageModelMetrics(Callback):
     - `loss_recovered`: `(ce_ablated - ce_spliced) / (ce_ablated - ce_clean)`, and with
       `ce_ablated_mean` the same as `loss_recovered_mean`.
     - `kl`: mean KL(clean ‖ spliced) of the next-token distributions.
+    - `site_mse`, where an `error_site` is given: mean squared difference between the activations
+      there, spliced and clean; `site_recovered`: one minus its ratio to that of the mean's.
 
     They are means over every next token of the first contexts of the validation split; tokens that
     `skip_first` keeps out of the rows keep their own activations. Of each, a 95 % interval says how
@@ -48,6 +50,8 @@ class LanguageModelMetrics(Callback):
         batch_size: Contexts per forward pass; null for as many as make 64 MiB of logits.
         resamples: How often documents are drawn for the intervals.
         seed: Draws the documents.
+        error_site: A site, such as that of a later block, where to look at how far the
+            reconstruction moves the activations.
 
     Raises:
         InputError: If a number is below 1, or the seed below 0.
@@ -63,6 +67,7 @@ class LanguageModelMetrics(Callback):
         batch_size: int | None = None,
         resamples: int = 1000,
         seed: int = 0,
+        error_site: str | None = None,
     ) -> None:
         counts = {
             "contexts": contexts,
@@ -80,6 +85,7 @@ class LanguageModelMetrics(Callback):
         self.batch_size = batch_size
         self.resamples = resamples
         self.seed = seed
+        self.error_site = error_site
         self.found: Mapping[str, Interval] = {}
         """What was measured last; the same on every process."""
         self._last_step = -1
@@ -174,8 +180,10 @@ class LanguageModelMetrics(Callback):
                 batch_size=self.batch_size,
                 share=(rank, processes(group)),
                 source_site=data.validation_spec.resolved_sites[0],
+                error_site=self.error_site,
             )
         finally:
             module.train(training)
         documents, sums = of_all_processes(documents, sums, module.device)
-        return document_bootstrap(sums, RATIOS, resamples=self.resamples, seed=self.seed)
+        ratios = RATIOS if self.error_site is None else {**RATIOS, **ERROR_RATIOS}
+        return document_bootstrap(sums, ratios, resamples=self.resamples, seed=self.seed)

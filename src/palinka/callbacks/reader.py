@@ -15,7 +15,7 @@ from palinka.autoencoders import Autoencoder
 from palinka.errors import InputError
 from palinka.language_models import LanguageModel, LanguageModelSpec, Tokens
 from palinka.stimuli import Prepared
-from palinka.training import SparseAutoencoderModule
+from palinka.training import SparseAutoencoderModule, checkpoint
 
 BATCH_TEXTS = 16
 
@@ -45,10 +45,9 @@ class Encoder:
         Raises:
             InputError: If it is no complete checkpoint of a sparse autoencoder.
         """
-        SparseAutoencoderModule.settings_of(path)  # a clear refusal before Lightning reads it
-        stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        source = checkpoint.read(path).get("source", {})
         module = SparseAutoencoderModule.load_from_checkpoint(Path(path), map_location="cpu").eval()
-        return cls.from_module(module, stored.get("source", {}))
+        return cls.from_module(module, source)
 
     @classmethod
     def from_module(cls, module: SparseAutoencoderModule, source: dict[str, str]) -> "Encoder":
@@ -81,16 +80,23 @@ class ActivationReader:
     """Reads stimuli through a language model, and through an autoencoder where there is one.
 
     Args:
-        language_model: What to read; loaded when it is first needed.
+        language_model: What to read.
         encoder: Turns activations into latents; without it the units are neurons.
+        load: Gives the model when it is first needed, where somebody has loaded it already.
 
     Raises:
         InputError: If the encoder was trained on another model.
     """
 
-    def __init__(self, language_model: LanguageModelSpec, encoder: Encoder | None = None) -> None:
+    def __init__(
+        self,
+        language_model: LanguageModelSpec,
+        encoder: Encoder | None = None,
+        load: Callable[[], LanguageModel] | None = None,
+    ) -> None:
         self.language_model = language_model
         self.encoder = encoder
+        self._load = load or language_model.load
         self._loaded: LanguageModel | None = None
         known = encoder.language_model if encoder else None
         if known is not None and known != language_model.identity():
@@ -109,7 +115,7 @@ class ActivationReader:
     def model(self) -> LanguageModel:
         """The language model, loaded once."""
         if self._loaded is None:
-            self._loaded = self.language_model.load()
+            self._loaded = self._load()
         return self._loaded
 
     def sites(self, patterns: str | Sequence[str]) -> list[str]:

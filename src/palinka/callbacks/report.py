@@ -26,6 +26,8 @@ ROWS = {
     "val/loss_recovered": "loss recovered, from zero",
     "val/loss_recovered_mean": "loss recovered, from the mean",
     "val/kl": "KL(clean ‖ spliced) (nats)",
+    "val/site_mse": "mean squared error at the error_site",
+    "val/site_recovered": "recovered there, from the mean",
     "loss/total": "training loss, last logged",
     "throughput/tokens_per_second": "tokens per second",
 }

@@ -128,5 +128,7 @@ class RunAnalyses(Callback):
             raise InputError("RunAnalyses reads the language model of an ActivationDataModule")
         if self._reader is None:
             encoder = Encoder.from_module(module, data.source)
-            self._reader = ActivationReader(data.train_spec.language_model, encoder)
+            self._reader = ActivationReader(
+                data.train_spec.language_model, encoder, lambda: data.loaded_language_model
+            )
         return self._reader

@@ -56,12 +56,14 @@ class Evaluation(nn.Module):
         """
         self.reconstruction.update(output.reconstruction, x, zero)
         self.sparsity.update(output.latents, layout)
+        penalty, freedom = x.new_zeros(()), 0
         if decorrelation:
             # Every process takes in the whole batch, so that their mean is that of each.
             latents = gather_unequal_rows(output.latents, layout.rows)
             if len(latents) > 1:
                 penalty = decorrelation_loss(latents, slices=layout.latents)
-                self.decorrelation.update(penalty, len(latents) - 1)
+                freedom = len(latents) - 1
+        self.decorrelation.update(penalty, freedom)
 
     def compute(self, objective: Objective) -> dict[str, Tensor]:
         """Every scalar by its name, the losses with their full weights."""

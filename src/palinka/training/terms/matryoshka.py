@@ -12,7 +12,8 @@ from palinka.training.terms.topk import auxiliary_loss, batch_latents
 def matryoshka_terms(autoencoder: MatryoshkaAutoencoder, step: Step) -> Terms:
     """The sum of the normalized errors of all prefixes, and AuxK on what the whole leaves.
 
-    The paper sums, as here; its code takes the mean.
+    The paper sums, as here; the authors' code takes the mean, and counts the bias alone as the
+    empty prefix.
 
     Source:
         Bussmann et al. (2025), Learning multi-level features with Matryoshka sparse autoencoders,

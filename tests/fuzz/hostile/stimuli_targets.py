@@ -62,10 +62,10 @@ class StimuliFile(Target):
 
     def read(self, inside: Path) -> None:
         stimuli = load_stimuli(inside / "stimuli.yaml")
-        given = yaml.load(  # noqa: S506  # as the package reads it: the loader in Python differs
-            (inside / "stimuli.yaml").read_text(encoding="utf-8-sig"),
-            Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader),
-        )
+        # As the package does: the loader in Python differs.
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        text = (inside / "stimuli.yaml").read_text(encoding="utf-8-sig")
+        given = yaml.load(text, Loader=loader)  # noqa: S506
         meant = {key: value for key, value in given.items() if value is not None}
         assert meant.pop("kind") == stimuli.kind
         for key, value in meant.items():

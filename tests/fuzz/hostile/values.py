@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from copy import deepcopy
 from random import Random
 from typing import Any
 
@@ -96,7 +97,7 @@ def hostile(random: Random) -> Any:
     if kind == 3:
         return nested(1, random.choice([3, 30, 90]), random.random() < 0.5)
     if kind == 4:
-        return random.choice(CALLS)
+        return deepcopy(random.choice(CALLS))  # it may be changed further
     if kind == 5:
         return [random.choice(NUMBERS) for _ in range(random.randrange(1, 9))]
     if kind == 6:
@@ -125,7 +126,7 @@ def _replace(random: Random, container: Any, key: Any) -> None:
 def _retype(random: Random, container: Any, key: Any) -> None:
     value = container[key]
     container[key] = random.choice(
-        [[value], {"value": value}, str(value), repr(value), [value] * 3, bool(value is None)]
+        [[value], {"value": value}, str(value), repr(value), _copies(value, 3), bool(value is None)]
     )
 
 
@@ -145,11 +146,17 @@ def _nudge(random: Random, container: Any, key: Any) -> None:
 def _repeat(random: Random, container: Any, key: Any) -> None:
     value = container[key]
     if isinstance(value, list) and value:
-        container[key] = value * random.choice([2, 50, 2000 // len(value) + 1])
+        times = random.choice([2, 50, 2000 // len(value) + 1])
+        container[key] = [part for copy in _copies(value, times) for part in copy]
     elif isinstance(value, str):
         container[key] = value * random.choice([2, 50, 20_000 // (len(value) + 1) + 1])
     else:
         container[key] = hostile(random)
+
+
+def _copies(value: Any, number: int) -> list[Any]:
+    """Copies that share nothing: what stands in two places could be put into itself."""
+    return [deepcopy(value) for _ in range(number)]
 
 
 CHANGES: tuple[Callable[[Random, Any, Any], None], ...] = (

@@ -1,7 +1,8 @@
 import pytest
 import yaml
 
-from palinka.arguments import files_first, with_layer
+from palinka.arguments import ArgumentParser, files_first, with_layer
+from palinka.errors import InputError
 
 
 def test_files_come_first_wherever_they_stood() -> None:
@@ -29,3 +30,11 @@ def test_a_layer_lies_between_files_and_options(given: list[str], place: int) ->
     assert arguments[place] == "--config"
     assert yaml.safe_load(arguments[place + 1]) == layer
     assert arguments[:place] + arguments[place + 2 :] == given
+
+
+def test_a_number_too_large_for_any_is_refused_in_a_line() -> None:
+    parser = ArgumentParser()
+    parser.add_argument("--fraction", type=float)
+    with pytest.raises(InputError, match="cannot be read: int too large") as caught:
+        parser.parse_args([f"--fraction={10**400}"])
+    assert "\n" not in str(caught.value)

@@ -95,7 +95,8 @@ class ArgumentParser(LightningArgumentParser):
             raise InputError("a configuration is nested too deeply: divide it") from error
         except InputError:
             raise
-        except (ValueError, TypeError, OSError) as error:  # such as of a path with a NUL in it
+        # Such as of a path with a NUL in it, or a number too large for any.
+        except (ValueError, TypeError, OSError, OverflowError) as error:
             reason = " ".join(str(error).split())
             raise InputError(f"a configuration cannot be read: {reason}") from error
         check_classes(settings)

@@ -1,8 +1,10 @@
 """The real libraries load what we write, and we load what they write."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -110,7 +112,12 @@ def test_we_load_what_dictionary_learning_saved(
     agree: Agree,
     randomized: Randomize,
     sizes: tuple[int, int, int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # It imports this for what it does with language models, and asks for an old version.
+    without = ModuleType("nnsight")
+    without.LanguageModel = object  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "nnsight", without)
     dictionary = pytest.importorskip("dictionary_learning.dictionary")
     top_k = pytest.importorskip("dictionary_learning.trainers.top_k")
     batch = pytest.importorskip("dictionary_learning.trainers.batch_top_k")

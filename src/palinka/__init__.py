@@ -37,6 +37,7 @@ _HOME = {
 _ROOMS = (
     "activations",
     "analyses",
+    "atlas",
     "autoencoders",
     "callbacks",
     "corpora",

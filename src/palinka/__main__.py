@@ -19,6 +19,7 @@ COMMANDS = {
     "harvest": "only fill the cache of activations",
     "verify": "read the caches of a configuration and compare their checksums",
     "analyze": "ask neurons or latents questions, without any training",
+    "atlas": "write pages about every latent for a browser, or serve them to type text into",
     "export": "write a checkpoint's autoencoder in the format of another library",
     "import": "make a checkpoint of an autoencoder that another library saved",
     "cache": "list the caches of activations, or remove some of them",
@@ -39,8 +40,7 @@ options:
   --ckpt_path FILE  the checkpoint to go on from, or to measure; `last` is that of the last run
   --help, --version `palinka COMMAND --help` lists every option of a command
 
-A first run, offline, on the bundled model:
-  palinka fit --config configs/quickstart.yaml
+A first run, offline:  palinka fit --config configs/quickstart.yaml
 """
 
 
@@ -70,6 +70,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from palinka.analyze import run as analyze
 
             return analyze(arguments[1:])
+        if arguments[0] == "atlas":
+            from palinka.atlas_command import run as atlas
+
+            return atlas(arguments[1:])
         if arguments[0] == "cache":
             from palinka.cache_command import run as cache
 

@@ -19,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 # Imported so that YAML may name these classes by their short names.
+import palinka.atlas
 import palinka.autoencoders
 import palinka.corpora  # noqa: F401
 from palinka import callbacks, runs

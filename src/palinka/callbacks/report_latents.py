@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
+from numpy.typing import NDArray
 from torch import Tensor
 
 from palinka.activations import ActivationDataModule, Context
@@ -91,12 +92,18 @@ class ReportLatents(Callback):
         findings.write(log_folder(trainer) / "analyses")
         findings.log(trainer, trainer.global_step)
 
-    def report(self, data: ActivationDataModule, module: SparseAutoencoderModule) -> LatentReport:
+    def report(
+        self,
+        data: ActivationDataModule,
+        module: SparseAutoencoderModule,
+        watch: Callable[[NDArray[np.float32]], None] = lambda latents: None,
+    ) -> LatentReport:
         """Report on the latents of a module, as the validation rows show them.
 
         Args:
             data: Where rows, their texts and the language model come from.
             module: Whose latents; on one device.
+            watch: Is given every batch of latents, `(rows, latents)`, in the order of the rows.
         """
         rows = data.validation_rows
         heap = TopHeap(module.autoencoder.latent_dim, self.contexts)
@@ -108,6 +115,7 @@ class ReportLatents(Callback):
                 with torch.no_grad():
                     latents = module.encode(batch[:, : data.width].to(module.device)).float().cpu()
                 heap.add(latents.numpy())
+                watch(latents.numpy())
                 yield latents
 
         training = module.training

@@ -1,0 +1,171 @@
+"""Everything that the atlas shows of the latents, measured on the validation rows."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palinka.activations import ActivationDataModule
+from palinka.analyses.activation_histogram import ActivationHistogram, HistogramCounter
+from palinka.atlas.sample import ActiveSample
+from palinka.atlas.text import Text
+from palinka.atlas.windows import Windows, read_windows
+from palinka.atlas.words import Word, firing_words
+from palinka.callbacks import ReportLatents
+from palinka.callbacks.latent_report import LatentReport
+from palinka.errors import InputError
+from palinka.language_models import LanguageModel
+from palinka.stimuli.display import token_bytes
+from palinka.training import SparseAutoencoderModule
+
+
+@dataclass(frozen=True)
+class Options:
+    """How much is shown of each latent.
+
+    Args:
+        contexts: The texts in which it is most active.
+        quantiles: Into how many bands of equal probability its activations are divided.
+        per_quantile: How many texts are drawn from each band.
+        sample: So many places where it is active are drawn for bands and words.
+        tokens: How many tokens it raises, and how many it lowers.
+        nearest: How many latents with near directions.
+        seed: Draws the places.
+
+    Raises:
+        InputError: If a number is below 1, or the sample too small for the bands.
+    """
+
+    contexts: int = 10
+    quantiles: int = 5
+    per_quantile: int = 3
+    sample: int = 64
+    tokens: int = 10
+    nearest: int = 5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            least = 0 if name == "seed" else 1
+            if value < least:
+                raise InputError(f"{name} is {value}; expected at least {least}")
+        if self.sample < self.quantiles * self.per_quantile:
+            raise InputError(
+                f"sample is {self.sample}; expected at least {self.quantiles * self.per_quantile},"
+                " for that many texts are shown of it"
+            )
+
+
+@dataclass(frozen=True)
+class LatentFacts:
+    """What is known of each latent.
+
+    Attributes:
+        report: Statistics, the strongest rows, direct effects and near directions.
+        histogram: How its activations are distributed.
+        top: The texts in which it is most active.
+        bands: Texts from each band of its activations, strongest band first, `per_quantile`
+            for each.
+        quantiles: How many bands there are.
+        sampled: How many places were drawn, `(latents,)`.
+        words: The words that hold the most of its activation in the sample.
+        vocabulary: The bytes of every token that is named anywhere.
+        rows: How many rows were gone over.
+    """
+
+    report: LatentReport
+    histogram: ActivationHistogram
+    top: Windows
+    bands: Windows
+    quantiles: int
+    sampled: NDArray[np.int64]
+    words: list[list[Word]]
+    vocabulary: Mapping[int, bytes]
+    rows: int
+
+
+def gather(
+    data: ActivationDataModule, module: SparseAutoencoderModule, options: Options
+) -> LatentFacts:
+    """Measure what the atlas shows, in one pass over the rows and one over their texts.
+
+    Args:
+        data: Where rows, their texts and the language model come from.
+        module: Whose latents; on one device.
+        options: How much to show.
+    """
+    latents = module.autoencoder.latent_dim
+    histogram = HistogramCounter(latents)
+    sample = ActiveSample(latents, options.sample, options.seed)
+
+    def watch(batch: NDArray[np.float32]) -> None:
+        histogram.add(batch)
+        sample.add(batch)
+
+    reporter = ReportLatents(options.contexts, options.tokens, options.nearest)
+    report = reporter.report(data, module, watch)
+    text = Text(data.validation_contexts())
+    drawn = sample.rows()
+    training = module.training
+    module.eval()
+    try:
+        windows = read_windows(data, module, text, np.hstack([report.top_row, drawn]))
+    finally:
+        module.train(training)
+    split = report.top_row.shape[1]
+    top, sampled = _columns(windows, 0, split), _columns(windows, split, windows.places.shape[1])
+    named = [t for t in (report.raised, report.lowered) if t is not None]
+    ids = {int(i) for array in [np.unique(text.tokens), *named] for i in array.flat}
+    vocabulary = vocabulary_of(data.loaded_language_model, ids)
+    chosen = choose_from_bands(sampled, options.quantiles, options.per_quantile)
+    return LatentFacts(
+        report,
+        histogram.found(),
+        top,
+        sampled.chosen(chosen),
+        options.quantiles,
+        (sampled.places >= 0).sum(axis=1),
+        firing_words(text, sampled, vocabulary),
+        vocabulary,
+        data.validation_rows.rows,
+    )
+
+
+def choose_from_bands(sample: Windows, bands: int, each: int) -> NDArray[np.int64]:
+    """Which windows of a random sample to show from each band of equal probability.
+
+    The sample is random, so the bands of its order are those of the latent's activations, and
+    the windows at even distances within each band are as good as drawn from it.
+
+    Returns:
+        Columns of the sample, `(latents, bands * each)`, strongest band first and strongest
+        first within each; -1 where there are none.
+    """
+    values = np.where(sample.places >= 0, sample.peak, -np.inf)
+    order = np.argsort(-values, axis=1, kind="stable")
+    count = (sample.places >= 0).sum(axis=1)
+    chosen = np.full((len(values), bands * each), -1, dtype=np.int64)
+    for band in range(bands):
+        first, last = count * band // bands, count * (band + 1) // bands
+        members = last - first
+        shown = np.minimum(members, each)
+        for place in range(each):
+            # In the middle of each of `shown` equal parts of the band.
+            at = first + (2 * place + 1) * members // np.maximum(1, 2 * shown)
+            column = np.take_along_axis(order, np.minimum(at, len(order[0]) - 1)[:, None], axis=1)
+            chosen[:, band * each + place] = np.where(place < shown, column[:, 0], -1)
+    return chosen
+
+
+def vocabulary_of(model: LanguageModel, ids: Iterable[int]) -> dict[int, bytes]:
+    """The bytes of tokens; none for the ids that only fill up the embedding matrix."""
+    known = len(model.tokenizer)
+    inside = sorted(token for token in ids if token < known)
+    found = dict(zip(inside, token_bytes(model.tokenizer, inside), strict=True))
+    return {**found, **{token: b"" for token in ids if token >= known}}
+
+
+def _columns(windows: Windows, start: int, stop: int) -> Windows:
+    count = len(windows.places)
+    return windows.chosen(np.tile(np.arange(start, stop), (count, 1)))

@@ -1,0 +1,96 @@
+"use strict";
+// The first page: what was measured, how the latents are distributed, and the table of them.
+(() => {
+  let page = null;
+
+  function metric({ label, value, low, high }) {
+    const interval =
+      low === null
+        ? null
+        : palinka.make("dd", { class: "interval", title: "95 % interval over documents" },
+            `${palinka.number(low)} to ${palinka.number(high)}`); // prettier-ignore
+    return palinka.make(
+      "div",
+      {},
+      palinka.make("dt", {}, label),
+      palinka.make("dd", { title: palinka.exactly(value) }, palinka.number(value)),
+      interval,
+    );
+  }
+
+  function metrics() {
+    const { overview, make } = palinka;
+    if (!overview.metrics.length) return null;
+    const intervals = overview.metrics.some(({ low }) => low !== null);
+    return make(
+      "section",
+      { "aria-labelledby": "metrics-title" },
+      make("h2", { id: "metrics-title" }, "Measured on the validation split"),
+      make("dl", { class: "metrics" }, overview.metrics.map(metric)),
+      intervals ? make("p", { class: "note" }, "Small: 95 % intervals over documents.") : null,
+    );
+  }
+
+  function build() {
+    const { overview, make, selection } = palinka;
+    // The category scores are what one wants to see beside the density; else direct effects.
+    const scored = overview.columns.find(({ key }) => key.endsWith("/score"));
+    const tested = overview.columns.find(({ key }) => key.endsWith("/t"));
+    const other = (scored ?? tested ?? overview.columns.find(({ key }) => key === "raises"))?.key;
+    const plots = [
+      palinka.columnHistogram("density"),
+      palinka.scatter("density", "activation"),
+      ...(other ? [palinka.scatter("density", other)] : []),
+    ];
+    const filters = palinka.filters();
+    const table = palinka.table();
+    const words = [
+      `${palinka.count(overview.latents)} latents of a ${overview.autoencoder}`,
+      ` at ${overview.site} of ${overview.language_model},`,
+      ` as ${palinka.count(overview.rows)} tokens of the validation split show them.`,
+    ];
+    const element = make(
+      "div",
+      { class: "overview" },
+      make("h1", {}, "Overview"),
+      make("p", { class: "lead" }, words.join("")),
+      overview.notes.map((note) => make("p", { class: "note" }, note)),
+      metrics(),
+      make(
+        "section",
+        { "aria-labelledby": "plots-title" },
+        make("h2", { id: "plots-title" }, "Distribution"),
+        make("div", { class: "plots" }, plots.map(({ figure }) => figure)),
+      ),
+      make(
+        "section",
+        { "aria-labelledby": "table-title" },
+        make("h2", { id: "table-title" }, "Latents"),
+        filters.element,
+        table.element,
+      ),
+    );
+    const draw = palinka.perFrame(() => {
+      if (!element.isConnected) return;
+      for (const part of [filters, table, ...plots]) part.draw();
+    });
+    selection.changed(draw);
+    addEventListener("resize", draw);
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+    selection.loadLabels().then(draw);
+    return { element, draw, table };
+  }
+
+  palinka.overviewPage = () => {
+    page ??= build();
+    const { scroll } = palinka.selection;
+    return {
+      title: "Overview",
+      element: page.element,
+      shown: () => {
+        page.draw();
+        page.table.restore(scroll);
+      },
+    };
+  };
+})();

@@ -1,0 +1,521 @@
+"""The atlas in a real browser: what a reader does, and what no text may ever do."""
+
+import re
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from palinka.atlas import AtlasServer, write_site
+from palinka.atlas.analyses import read_analyses
+from palinka.atlas.facts import LatentFacts
+from palinka.atlas.site import About
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
+
+LATENTS = 300
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def site(
+    tmp_path_factory: pytest.TempPathFactory,
+    make_facts: Callable[..., LatentFacts],
+    make_findings: Callable[..., Path],
+    about: About,
+) -> Path:
+    """A site of ordinary latents, with the findings of one analysis."""
+    folder = tmp_path_factory.mktemp("site")
+    found = read_analyses(make_findings(folder / "found", LATENTS), LATENTS, about.site)
+    return write_site(folder / "atlas", make_facts(LATENTS), about, found)
+
+
+class Visit:
+    """A page in the browser, with all that it has asked for and said."""
+
+    def __init__(self, context: Any) -> None:
+        self.page = context.new_page()
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("requestfailed", lambda request: self.complaints.append(request.url))
+
+    def go(self, address: str, heading: str = "Overview") -> Any:
+        self.page.goto(address)
+        self.page.get_by_role("heading", name=heading, level=1, exact=True).wait_for()
+        return self.page
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Visit]:
+    context = browser.new_context(viewport={"width": 1200, "height": 900})
+    visit = Visit(context)
+    yield visit
+    context.close()
+    assert visit.complaints == [], "no errors on the console"
+    away = [url for url in visit.requests if not url.startswith(("file:///", "http://127.0.0.1:"))]
+    assert away == [], "no request to any host"
+
+
+def first_latents(page: Any, count: int = 5) -> list[int]:
+    cells = page.locator(".latents tbody th a").all_inner_texts()
+    return [int(text) for text in cells[:count]]
+
+
+def values(page: Any, key: str) -> np.ndarray:
+    return np.array(page.evaluate("key => Array.from(palinka.selection.values(key))", key), float)
+
+
+def test_the_overview_says_what_was_measured(visit: Visit, site: Path) -> None:
+    page = visit.go(site.as_uri())
+    metrics = page.locator(".metrics").inner_text()
+    assert "fraction of variance unexplained" in metrics
+    assert "0.109" in metrics
+    assert "0.025 to 0.035" in metrics
+    assert page.locator("canvas").count() == 3
+    for label in page.locator("canvas").evaluate_all("all => all.map(c => c.ariaLabel)"):
+        assert "299 latents" in label, "the dead one has no density"
+    assert page.locator(".count").inner_text() == "300 latents"
+    assert page.title() == "Overview · feature atlas of mini"
+
+
+def test_a_column_sorts_both_ways_with_the_dead_at_the_end(visit: Visit, site: Path) -> None:
+    page = visit.go(site.as_uri())
+    activation = values(page, "activation")
+    page.get_by_role("button", name="mean", exact=True).click()
+    descending = np.argsort(-activation, kind="stable")  # NaN comes last
+    page.wait_for_function(f"document.querySelector('.latents tbody a').text == {descending[0]}")
+    assert first_latents(page) == descending[:5].tolist()
+    assert page.locator("th[aria-sort=descending]").inner_text().endswith("mean")
+    page.get_by_role("button", name="mean").click()
+    ascending = np.argsort(activation, kind="stable")
+    page.wait_for_function(f"document.querySelector('.latents tbody a').text == {ascending[0]}")
+    assert first_latents(page) == ascending[:5].tolist()
+    order = page.evaluate("Array.from(palinka.selection.order())")
+    assert order == ascending.tolist()
+    assert order[-1] == 7
+
+
+def test_the_table_holds_only_rows_in_sight(visit: Visit, site: Path) -> None:
+    page = visit.go(site.as_uri())
+    scroller = page.locator(".scroller")
+    assert page.locator(".latents tbody tr").count() < 60
+    assert page.locator(".latents").get_attribute("aria-rowcount") == "301"
+    scroller.evaluate("element => element.scrollTop = element.scrollHeight")
+    page.locator(".latents tbody a", has_text="299").wait_for()
+    row = page.locator(".latents tbody tr", has=page.locator("a", has_text="299"))
+    assert row.get_attribute("aria-rowindex") == "301"
+
+
+def test_filters_narrow_the_table_and_are_taken_back(visit: Visit, site: Path) -> None:
+    page = visit.go(site.as_uri())
+    density = values(page, "density")
+    page.get_by_label("Keep").select_option("density")
+    page.get_by_label("from").fill("0.5")
+    page.get_by_role("button", name="Filter", exact=True).click()
+    kept = int((density >= 0.5).sum())
+    page.get_by_text(f"{kept} of 300 latents").wait_for()
+    page.get_by_label("Keep").select_option("geography/place/score")
+    page.get_by_label("to", exact=True).fill("1.5")
+    page.get_by_role("button", name="Filter", exact=True).click()
+    both = int(((density >= 0.5) & (values(page, "geography/place/score") <= 1.5)).sum())
+    page.get_by_text(f"{both} of 300 latents").wait_for()
+    page.get_by_role("button", name=re.compile("Take back the filter density")).click()
+    page.get_by_role("button", name="Show all").click()
+    page.get_by_text("300 latents", exact=True).wait_for()
+
+
+@pytest.mark.parametrize("plot", [0, 1], ids=["histogram", "scatter"])
+def test_brushing_selects_what_was_brushed(visit: Visit, site: Path, plot: int) -> None:
+    page = visit.go(site.as_uri())
+    box = page.locator(".plot").nth(plot).bounding_box()
+    left, top = box["x"] + 60, box["y"] + 10
+    width, height = box["width"] - 72, box["height"] - 50
+    page.mouse.move(left + 0.5 * width, top + 0.7 * height)
+    page.mouse.down()
+    page.mouse.move(left + 0.6 * width, top + 0.6 * height)
+    page.mouse.move(left + width + 30, top + 0.2 * height)
+    assert page.locator(".brush").nth(plot).is_visible()
+    page.mouse.up()
+    page.get_by_text(re.compile(r"^\d+ of 300 latents$")).wait_for()
+    # The axis is logarithmic, with three parts in a hundred to spare at both ends.
+    density, activation = values(page, "density"), values(page, "activation")
+
+    def place(values: np.ndarray) -> np.ndarray:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            logs = np.where(values > 0, np.log10(values), np.nan)
+        low, high = np.nanmin(logs), np.nanmax(logs)
+        margin = 0.03 * (high - low)
+        return np.asarray((logs - low + margin) / (high - low + 2 * margin))
+
+    with np.errstate(invalid="ignore"):
+        inside = place(density) >= 0.5
+        if plot == 1:
+            inside &= (place(activation) >= 0.3) & (place(activation) <= 0.8)
+    found = page.evaluate("Array.from(palinka.selection.order())")
+    # A pixel is a three-hundredth of the way.
+    assert abs(len(found) - inside.sum()) <= 4
+    assert len(found) > 20
+    assert len(set(found) ^ set(np.flatnonzero(inside).tolist())) <= 4
+    page.keyboard.press("Tab")
+    page.locator(".plot").nth(plot).press("Escape")
+    page.get_by_text("300 latents", exact=True).wait_for()
+
+
+def test_a_click_in_the_scatter_opens_the_nearest_latent(visit: Visit, site: Path) -> None:
+    page = visit.go(site.as_uri())
+    box = page.locator(".plot").nth(1)
+    box.scroll_into_view_if_needed()
+    density, activation = values(page, "density"), values(page, "activation")
+    alone = int(np.nanargmax(activation))
+
+    def share(all_values: np.ndarray, value: float) -> float:
+        logs = np.log10(all_values[all_values > 0])
+        margin = 0.03 * (logs.max() - logs.min())
+        return float((np.log10(value) - logs.min() + margin) / (np.ptp(logs) + 2 * margin))
+
+    frame = box.bounding_box()
+    x = frame["x"] + 60 + share(density, density[alone]) * (frame["width"] - 72)
+    y = frame["y"] + 10 + (1 - share(activation, activation[alone])) * (frame["height"] - 50)
+    page.mouse.move(x, y)
+    assert page.locator("#tooltip").inner_text().startswith(f"latent {alone}")
+    page.mouse.click(x, y)
+    page.get_by_role("heading", name=f"Latent {alone}", exact=True).wait_for()
+
+
+def test_search_finds_numbers_words_and_tokens(visit: Visit, site: Path) -> None:
+    page = visit.go(site.as_uri())
+    page.keyboard.press("/")
+    page.keyboard.type("211")
+    page.locator("#results li").first.wait_for()
+    assert page.locator("#results li b").first.inner_text() == "211"
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="Latent 211", exact=True).wait_for()
+    assert page.url.endswith("#latent=211")
+
+    page.locator("#search").fill("WORD17")
+    page.get_by_text(re.compile("Show [0-9]+ latents in the table")).wait_for()
+    expected = page.evaluate("palinka.selection.find('word17').length")
+    shown = [page.evaluate("i => palinka.selection.labels[i]", int(text))
+             for text in page.locator("#results li b").all_inner_texts()]  # fmt: skip
+    assert any("word17" in label for label in shown)
+    page.keyboard.press("ArrowUp")
+    selected = page.locator("#results [aria-selected=true]")
+    assert selected.inner_text() == f"Show {expected} latents in the table"
+    active = page.locator("#search").get_attribute("aria-activedescendant")
+    assert active == selected.get_attribute("id")
+    page.keyboard.press("Enter")
+    page.get_by_text(f"{expected} of 300 latents").wait_for()
+    page.locator("#search").fill("nothing is called so")
+    page.locator("#results .nothing").wait_for()
+    page.keyboard.press("Escape")
+    assert not page.locator("#results").is_visible()
+
+
+def test_a_latents_page(visit: Visit, site: Path, make_facts: Callable[..., LatentFacts]) -> None:
+    facts = make_facts(LATENTS)
+    page = visit.go(f"{site.as_uri()}#latent=3", "Latent 3")
+    contexts = page.locator(".texts > .contexts > li")
+    assert contexts.count() == 4
+    assert contexts.first.locator(".value").inner_text() == "99.0"
+    assert page.locator(".texts section h3").all_inner_texts() == [
+        "67 to 100 % of its activations", "33 to 67 % of its activations",
+        "0 to 33 % of its activations",
+    ]  # fmt: skip
+    # Each token of the first text, with its shade and what it tells.
+    tokens = facts.top.tokens[3, 0]
+    spans = contexts.first.locator(".token")
+    assert spans.count() == (tokens >= 0).sum()
+    shades = spans.evaluate_all("all => all.map(s => Number(s.style.getPropertyValue('--a')))")
+    activations = facts.top.activations[3, 0][tokens >= 0]
+    expected = np.where(activations > 0, 0.12 + 0.88 * activations / 99.0, 0.0)
+    np.testing.assert_allclose(shades, expected, atol=2e-3)
+    peak = contexts.first.locator(".peak")
+    peak.hover()
+    tip = page.locator("#tooltip")
+    assert tip.is_visible()
+    assert f"99 · id {tokens[15]}" in tip.inner_text()
+    rows = page.locator(".facts .card", has_text="Numbers").locator("tbody tr")
+    assert rows.filter(has_text="max").inner_text().split("\t")[1:] == ["99.0", "1 of 299"]
+    assert page.locator(".facts svg").get_attribute("aria-label").startswith("Histogram of ")
+    link = page.locator(".near a").first
+    nearest = int(facts.report.nearest[3, 0])
+    link.click()
+    page.get_by_role("heading", name=f"Latent {nearest}", exact=True).wait_for()
+
+
+def test_keys_go_from_latent_to_latent_in_the_tables_order(visit: Visit, site: Path) -> None:
+    page = visit.go(site.as_uri())
+    page.get_by_role("button", name="max", exact=True).click()
+    order = page.evaluate("Array.from(palinka.selection.order())")
+    assert order[0] == 3
+    page.locator(".scroller").focus()
+    for key in ("ArrowDown", "ArrowDown", "ArrowUp", "Enter"):
+        page.keyboard.press(key)
+    page.get_by_role("heading", name=f"Latent {order[1]}", exact=True).wait_for()
+    for key, place in (("ArrowRight", 2), ("j", 3), ("ArrowLeft", 2), ("k", 1), ("k", 0), ("k", 0)):
+        page.keyboard.press(key)
+        page.get_by_role("heading", name=f"Latent {order[place]}", exact=True).wait_for()
+    assert page.locator(".steps").inner_text().split("\n")[1] == "1 of 300"
+    page.keyboard.press("o")
+    page.get_by_role("heading", name="Overview", exact=True).wait_for()
+    page.go_back()
+    page.get_by_role("heading", name=f"Latent {order[0]}", exact=True).wait_for()
+    page.keyboard.press("?")
+    assert page.locator("#help").is_visible()
+    page.keyboard.press("Escape")
+    assert not page.locator("#help").is_visible()
+
+
+def test_tokens_are_reached_by_keys_and_told(visit: Visit, site: Path) -> None:
+    page = visit.go(f"{site.as_uri()}#latent=3", "Latent 3")
+    text = page.locator(".texts .tokens").first
+    text.focus()
+    page.keyboard.press("ArrowRight")
+    assert ": 99 · id " in page.locator("#status").inner_text()
+    assert "peak" in text.locator(".current").get_attribute("class")
+    page.keyboard.press("ArrowLeft")
+    assert page.url.endswith("#latent=3"), "the arrows are the text's while it has the focus"
+    assert "peak" not in (text.locator(".current").get_attribute("class") or "")
+
+
+def test_a_dead_latent_and_an_address_that_leads_nowhere(visit: Visit, site: Path) -> None:
+    page = visit.go(f"{site.as_uri()}#latent=7", "Latent 7")
+    assert "active at no token" in page.locator("main").inner_text()
+    for address in ("#latent=300", "#latent=99999999999", "#analysis=9", "#<img src=x>"):
+        page.goto(site.as_uri() + address)
+        page.get_by_role("heading", name="Not there").wait_for()
+
+
+def test_an_analysis_has_a_page(visit: Visit, site: Path) -> None:
+    page = visit.go(site.as_uri())
+    page.get_by_role("navigation").get_by_role("link", name="geography").click()
+    page.get_by_role("heading", name="geography", level=1).wait_for()
+    text = page.locator("main").inner_text()
+    assert "place: a note" in text
+    assert "passage.yaml" in text
+    assert "secret" not in text
+    image = page.locator("img")
+    page.wait_for_function("document.querySelector('img').complete")
+    assert image.evaluate("image => image.naturalWidth") > 0
+    assert "Figure “score” of the analysis geography" in image.get_attribute("alt")
+    page.locator("summary").first.click()
+    page.locator("details td a").first.click()
+    page.get_by_role("heading", name=re.compile(r"^Latent \d+$")).wait_for()
+
+
+def test_hostile_texts_stay_texts(
+    visit: Visit,
+    tmp_path: Path,
+    make_facts: Callable[..., LatentFacts],
+    make_findings: Callable[..., Path],
+    hostile: list[bytes],
+) -> None:
+    markup = "<img src=x onerror=window.hacked=1>"
+    facts = make_facts(40, hostile)
+    folder = make_findings(tmp_path / "found", 40, part=markup, remark=f"</script>{markup}")
+    (folder / "geography" / "stimuli.md").write_text(f"{markup}<script>window.hacked=1</script>")
+    about = About(markup, f"{markup}.site", "</title><script>window.hacked=1</script>", {})
+    found = read_analyses(folder, 40, "blocks.3.mlp.pre")
+    page = visit.go(write_site(tmp_path / "atlas", facts, about, found).as_uri())
+    texts = page.locator("body").inner_text()
+    assert "<img src=x onerror=window.hacked=1>" in texts
+    page.locator("#search").fill("<script>")
+    page.locator("#results li b").first.wait_for()
+    page.keyboard.press("Escape")
+    for latent in (0, 5, 13):
+        page.goto(f"{page.url.partition('#')[0]}#latent={latent}")
+        page.get_by_role("heading", name=f"Latent {latent}", exact=True).wait_for()
+        for span in page.locator(".token").all()[:40]:
+            span.dispatch_event("pointerover")
+        shown = page.locator("main").inner_text()
+        for sign in "\u202e\u200f\u2028\u2029\x00\x07\x1b":
+            assert sign not in shown, "what turns or hides text is spelled out"
+        assert "⟨U+202E⟩" in shown
+        assert "</script><script>" in shown
+    page.goto(f"{page.url.partition('#')[0]}#analysis=0")
+    page.get_by_role("heading", name="geography", level=1).wait_for()
+    assert f"</script>{markup}" in page.locator("main").inner_text()
+    assert page.locator("img").count() == 1, "the figure"
+    assert page.locator("main script, [onerror]").count() == 0
+    assert page.evaluate("window.hacked") is None
+
+
+def test_the_policy_would_stop_markup_that_got_in(browser: Any, site: Path) -> None:
+    page = browser.new_page()
+    blocked: list[str] = []
+    page.on("console", lambda message: blocked.append(message.text))
+    page.goto(site.as_uri())
+    page.evaluate("""() => {
+        document.body.insertAdjacentHTML("beforeend", "<img src=x onerror='window.hacked=1'>");
+        const script = document.createElement("script");
+        script.textContent = "window.hacked = 2";
+        document.body.append(script);
+        const far = document.createElement("script");
+        far.src = "https://example.invalid/x.js";
+        document.body.append(far);
+        new Image().src = "https://example.invalid/x.png";
+        fetch("https://example.invalid/").catch(() => {});
+    }""")
+    page.wait_for_timeout(200)
+    assert page.evaluate("window.hacked") is None
+    refused = [text for text in blocked if "Content Security Policy" in text]
+    for kind in ("inline event handler", "inline script", "x.js", "x.png", "connect-src"):
+        assert any(kind in text for text in refused), (kind, blocked)
+    page.close()
+
+
+class Answers:
+    """Stands for the model: three tokens, one of them hostile, and two latents."""
+
+    def answer(self, text: str, latent: int | None = None) -> dict[str, Any]:
+        if latent is not None:
+            return {"values": [0.0, 0.5, 2.0] if latent == 5 else [1.0, 0.0, 0.0]}
+        return {
+            "tokens": [[1, text], [2, " b"], [3, "<img src=x onerror=window.hacked=1>"]],
+            "top": [[[9, 1.0]], [[5, 0.5]], [[5, 2.0]]],
+            "active": [[5, 2.0, 2, 2], [9, 1.0, 0, 1]],
+        }
+
+
+def test_typed_text_is_answered_where_the_atlas_is_served(visit: Visit, site: Path) -> None:
+    with AtlasServer(site.parent, Answers()) as server:  # type: ignore[arg-type]
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        page = visit.go(f"{server.url}#text", "Your own text")
+        page.get_by_label("Text", exact=True).fill("<script>window.hacked=1</script>")
+        page.get_by_role("button", name="Show latents").click()
+        page.get_by_role("heading", name="2 latents active").wait_for()
+        shaded = page.locator(".shaded .token")
+        shaded.nth(2).wait_for()
+        assert shaded.all_inner_texts()[0] == "<script>window.hacked=1</script>"
+        assert shaded.nth(2).get_attribute("class") == "token peak on"
+        page.get_by_role("button", name="9", exact=True).first.click()
+        page.get_by_role("heading", name="Latent 9").wait_for()
+        page.locator(".shaded .token.peak", has_text="window.hacked").wait_for()
+        assert shaded.nth(0).get_attribute("class") == "token peak on"
+        assert page.evaluate("window.hacked") is None
+        server.shutdown()
+        thread.join()
+
+
+def test_without_a_server_the_page_says_how_to_start_one(visit: Visit, site: Path) -> None:
+    page = visit.go(f"{site.as_uri()}#text", "Your own text")
+    assert "palinka atlas serve" in page.locator("main").inner_text()
+    assert page.locator("textarea").count() == 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_texts_stand_out_from_their_grounds(browser: Any, site: Path, scheme: str) -> None:
+    context = browser.new_context(color_scheme=scheme)
+    page = context.new_page()
+    for address in ("", "#latent=3", "#analysis=0", "#text"):
+        page.goto(site.as_uri() + address)
+        page.locator("main h1").wait_for()
+        poor = page.evaluate(CONTRASTS)
+        assert poor == [], "a contrast of 4.5 at least, as WCAG AA asks"
+    context.close()
+
+
+# Every element with text of its own whose color is too near to what is painted behind it.
+CONTRASTS = """() => {
+  const parse = (color) => {
+    const [r, g, b, a = 1] = color.match(/[\\d.]+/g).map(Number);
+    return color.startsWith("color(srgb") ? [255 * r, 255 * g, 255 * b, a] : [r, g, b, a];
+  };
+  const over = ([r, g, b, a], under) => [r, g, b].map((part, i) => part * a + under[i] * (1 - a));
+  const ground = (element) => {
+    const own = parse(getComputedStyle(element).backgroundColor);
+    if (own[3] === 1 || !element.parentElement) return own.slice(0, 3);
+    return over(own, ground(element.parentElement));
+  };
+  const light = (color) => {
+    const [r, g, b] = color.map((part) => {
+      const share = part / 255;
+      return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+    });
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const poor = [];
+  for (const element of document.body.querySelectorAll("*")) {
+    const text = [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+    const away = element.closest(".hidden, .skip, [aria-hidden=true]");
+    const seen = element.checkVisibility() && !away;
+    if (!text || !seen || element.tagName === "OPTION") continue;
+    const back = ground(element);
+    const front = over(parse(getComputedStyle(element).color), back);
+    const [high, low] = [light(front), light(back)].sort((a, b) => b - a);
+    const contrast = (high + 0.05) / (low + 0.05);
+    if (contrast < 4.5) poor.push(`${element.className || element.tagName} ${contrast.toFixed(2)}`);
+  }
+  return [...new Set(poor)];
+}"""
+
+
+def test_nothing_sticks_out_of_a_narrow_window(browser: Any, site: Path) -> None:
+    page = browser.new_page(viewport={"width": 360, "height": 700})
+    for address in ("", "#latent=3", "#analysis=0", "#text"):
+        page.goto(site.as_uri() + address)
+        page.locator("main h1").wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.close()
+
+
+def test_every_control_has_a_name_and_every_page_one_heading(browser: Any, site: Path) -> None:
+    page = browser.new_page()
+    for address in ("", "#latent=3", "#analysis=0", "#text"):
+        page.goto(site.as_uri() + address)
+        page.locator("main h1").wait_for()
+        assert page.locator("h1").count() == 1
+        nameless = page.evaluate("""() => [...document.querySelectorAll(
+            "button, input, select, textarea, a, img, canvas, svg[role=img]")].filter((e) => !(
+              e.ariaLabel || e.alt || e.textContent.trim() || e.labels?.length ||
+              e.querySelector("img[alt]"))).length""")
+        assert nameless == 0
+        ids = page.evaluate("[...document.querySelectorAll('[id]')].map((e) => e.id)")
+        assert len(ids) == len(set(ids))
+    page.close()
+
+
+@pytest.mark.slow
+def test_a_dictionary_of_24576_latents_is_reported(
+    visit: Visit,
+    tmp_path: Path,
+    make_facts: Callable[..., LatentFacts],
+    about: About,
+    record_property: Callable[[str, object], None],
+) -> None:
+    site = write_site(tmp_path / "atlas", make_facts(24_576), about)
+    page = visit.go(site.as_uri())
+    page.locator(".latents tbody a").first.wait_for()
+    painted = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+    page.wait_for_function("palinka.selection.labels !== null")
+    search = page.evaluate(
+        "() => { const t = performance.now(); palinka.selection.find('word17');"
+        " return performance.now() - t; }"
+    )
+    start = time.perf_counter()
+    page.goto(f"{site.as_uri()}#latent=20000")
+    page.get_by_role("heading", name="Latent 20000", exact=True).wait_for()
+    record_property("first paint, ms", round(painted))
+    record_property("search, ms", round(search, 1))
+    record_property("latent page, ms", round(1000 * (time.perf_counter() - start)))
+    assert page.locator(".contexts li").count() == 10

@@ -1,0 +1,132 @@
+import json
+import threading
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger
+
+from palinka.__main__ import main
+from palinka.activations import ActivationDataModule
+from palinka.atlas import AtlasServer, Options, WriteAtlas
+from palinka.autoencoders import KSparseAutoencoder
+from palinka.autoencoders.formats import Origin
+from palinka.import_command import write_checkpoint
+from palinka.training import SparseAutoencoderModule, SweepModule
+
+SMALL = Options(contexts=2, sample=6, quantiles=2, per_quantile=2, tokens=3, nearest=2)
+
+
+@pytest.fixture
+def fitted(workspace: Path) -> Path:
+    """The log folder of a short fit that has written its own atlas."""
+    torch.manual_seed(0)
+    data = ActivationDataModule(
+        context_length=32, train_tokens=128, validation_tokens=320, batch_size=64
+    )
+    module = SparseAutoencoderModule(KSparseAutoencoder(data.width, 20, k=3))
+    writer = WriteAtlas(options=SMALL)
+    trainer = Trainer(
+        accelerator="cpu", logger=CSVLogger(workspace), max_steps=1, callbacks=[writer],
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=workspace,
+    )  # fmt: skip
+    trainer.fit(module, data)
+    trainer.save_checkpoint(Path(trainer.log_dir or "") / "checkpoints" / "last.ckpt")
+    folder = Path(trainer.log_dir or "")
+    assert writer.page == folder / "atlas" / "index.html"
+    return folder
+
+
+def overview(atlas: Path) -> dict[str, Any]:
+    text = (atlas / "data" / "overview.js").read_text()
+    value: dict[str, Any] = json.loads(f"[{text[len('palinka.receive(') : -3]}]")[1]
+    return value
+
+
+def test_an_atlas_of_a_fit_and_one_of_its_checkpoint(
+    fitted: Path, workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    of_fit = overview(fitted / "atlas")
+    assert (of_fit["latents"], of_fit["site"], of_fit["rows"]) == (20, "blocks.3.mlp.pre", 320)
+
+    folder = fitted / "analyses" / "found"
+    folder.mkdir(parents=True)
+    (folder / "findings.json").write_text('{"name": "found", "scalars": {"x": 1}, "notes": {}}')
+    path = fitted / "checkpoints" / "last.ckpt"
+    arguments = ["--ckpt_path", str(path), "--output", "atlas", "--options.contexts", "2"]
+    assert main(["atlas", *arguments, "--data.validation_tokens", "160"]) == 0
+    written = overview(workspace / "atlas")
+    # The data as the fit had it, but for what the command line says.
+    assert (written["rows"], written["latents"]) == (160, 20)
+    labels = {metric["label"] for metric in written["metrics"]}
+    assert "increase of the cross-entropy" in labels
+    assert [analysis["name"] for analysis in written["analyses"]] == ["found"]
+    assert "open it in a browser   atlas/index.html" in capsys.readouterr().out
+
+
+def test_an_atlas_is_served_with_its_checkpoint(
+    fitted: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def serve_one(server: AtlasServer) -> None:
+        def ask() -> None:
+            request = urllib.request.Request(
+                f"{server.url}api/latents",
+                b'{"text": "Once upon a time"}',
+                {"Content-Type": "application/json"},
+            )
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                asked.append(json.load(answer))
+
+        client = threading.Thread(target=ask)
+        client.start()
+        server.handle_request()
+        client.join()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(AtlasServer, "serve_forever", serve_one)
+    path = str(fitted / "checkpoints" / "last.ckpt")
+    assert main(["atlas", "serve", "--ckpt_path", path, "--atlas", str(fitted / "atlas")]) == 0
+    assert len(asked[0]["tokens"]) == 4
+    assert asked[0]["active"]
+    assert "the atlas is at   http://127.0.0.1:" in capsys.readouterr().out
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(["atlas", *arguments]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    return line
+
+
+def test_what_cannot_be_done_is_refused_in_a_line(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    imported = workspace / "imported.ckpt"
+    write_checkpoint(KSparseAutoencoder(512, 20, k=3), Origin(site="blocks.2.mlp.pre"), imported)
+    (workspace / "taken").mkdir()
+    (workspace / "taken" / "thesis.txt").touch()
+    known = ["--ckpt_path", "imported.ckpt"]
+    line = refused(["--ckpt_path", "none.ckpt", "--output", "a"], capsys)
+    assert "none.ckpt is no complete checkpoint" in line
+    assert "ckpt_path" in refused(["--output", "a"], capsys)
+    assert "did you mean 'output'" in refused([*known, "--outptu", "a"], capsys)
+    line = refused([*known, "--output", "a"], capsys)
+    assert "trained on the site blocks.2.mlp.pre" in line
+    fitting = [*known, "--data.site", "blocks.2.mlp.pre"]
+    assert "is no atlas; give another" in refused([*fitting, "--output", "taken"], capsys)
+    assert "is no atlas" in refused(["serve", *fitting, "--atlas", "taken"], capsys)
+    assert not (workspace / "a").exists()
+
+
+def test_a_sweep_has_no_atlas(workspace: Path) -> None:
+    from palinka.errors import InputError
+
+    one = SparseAutoencoderModule(KSparseAutoencoder(8, 4, k=2))
+    sweep = SweepModule({"k=2": one}, {}, {"k=2": {"k": 2}})
+    with pytest.raises(InputError, match="WriteAtlas looks at a single autoencoder"):
+        WriteAtlas().setup(Trainer(logger=False), sweep, "fit")

@@ -1,6 +1,6 @@
 """Sparse autoencoders: plain modules that know nothing of how they are trained."""
 
-from palinka.autoencoders.base import Autoencoder, AutoencoderOutput
+from palinka.autoencoders.base import Autoencoder, AutoencoderOutput, CompactOutput
 from palinka.autoencoders.batch_topk import BatchTopKAutoencoder
 from palinka.autoencoders.gated import GatedAutoencoder
 from palinka.autoencoders.jumprelu import JumpReLUAutoencoder
@@ -15,6 +15,7 @@ __all__ = [
     "Autoencoder",
     "AutoencoderOutput",
     "BatchTopKAutoencoder",
+    "CompactOutput",
     "GatedAutoencoder",
     "InputScaling",
     "JumpReLUAutoencoder",

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from palinka.autoencoders import pretrained
 from palinka.errors import InputError
+from palinka.kernels.sparse_latents import Latents
 
 
 class AutoencoderOutput(NamedTuple):
@@ -17,6 +18,15 @@ class AutoencoderOutput(NamedTuple):
     """`(…, output_dim)`."""
     latents: Tensor
     """`(…, latent_dim)`."""
+
+
+class CompactOutput(NamedTuple):
+    """What one pass through an autoencoder gives, in the form that costs least."""
+
+    reconstruction: Tensor
+    """`(rows, output_dim)`."""
+    latents: Latents
+    """`(rows, latent_dim)`, or the few that are not zero."""
 
 
 class Autoencoder(nn.Module, ABC):
@@ -95,6 +105,14 @@ class Autoencoder(nn.Module, ABC):
         """Encode and decode activations `(…, input_dim)`."""
         latents = self.encode(x)
         return AutoencoderOutput(reconstruction=self.decode_for(latents, x), latents=latents)
+
+    def compact(self, x: Tensor) -> AutoencoderOutput | CompactOutput:
+        """What calling it gives of activations `(rows, input_dim)`, in the form that costs least.
+
+        An architecture that keeps few latents need not make the others.
+        """
+        output: AutoencoderOutput = self(x)
+        return output
 
     def initialize(self, x: Tensor) -> None:
         """Begin from the data, where an architecture does.

@@ -7,9 +7,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from palinka.autoencoders.base import Autoencoder, checked_k, positive_integer
+from palinka.autoencoders.base import (
+    Autoencoder,
+    AutoencoderOutput,
+    CompactOutput,
+    checked_k,
+    positive_integer,
+)
 from palinka.errors import InputError
-from palinka.kernels import keep_top_k
+from palinka.kernels import Weights, autoencode, keep_top_k
 
 
 class KSparseAutoencoder(Autoencoder):
@@ -93,6 +99,21 @@ class KSparseAutoencoder(Autoencoder):
         """Latents `(…, latent_dim)` to activations `(…, output_dim)`."""
         self.check_width(latents, self.latent_dim, "latents")
         return functional.linear(latents, self.dictionary.T, self.decoder_bias)
+
+    def compact(self, x: Tensor) -> AutoencoderOutput | CompactOutput:
+        """Encode and decode activations `(rows, input_dim)`; few latents come as a list."""
+        # A subclass may compute something else.
+        if type(self) is not KSparseAutoencoder:
+            return super().compact(x)
+        self.check_width(x, self.input_dim, "activations")
+        weights = Weights(
+            self.encoder.weight,
+            self.encoder.bias,
+            self.decoder_weight,
+            self.decoder_bias,
+            subtracts_bias=not self.is_transcoder,
+        )
+        return CompactOutput(*autoencode(x, weights, self.k))
 
     def config(self) -> dict[str, Any]:
         """The constructor's arguments, as JSON holds them."""

@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from palinka.autoencoders.base import checked_k
+from palinka.autoencoders.base import AutoencoderOutput, CompactOutput, checked_k
 from palinka.autoencoders.geometric_median import geometric_median
 from palinka.autoencoders.untied import UntiedAutoencoder
-from palinka.kernels import keep_top_k
+from palinka.kernels import Weights, autoencode, keep_top_k
 
 
 class TopKAutoencoder(UntiedAutoencoder):
@@ -64,6 +64,21 @@ class TopKAutoencoder(UntiedAutoencoder):
     def encode(self, x: Tensor) -> Tensor:
         """Activations `(…, input_dim)` to latents `(…, latent_dim)`, none of them negative."""
         return keep_top_k(self.candidates(x), self.k)
+
+    def compact(self, x: Tensor) -> AutoencoderOutput | CompactOutput:
+        """Encode and decode activations `(rows, input_dim)`; few latents come as a list."""
+        # A subclass may compute something else.
+        if type(self) is not TopKAutoencoder:
+            return super().compact(x)
+        self.check_width(x, self.input_dim, "activations")
+        weights = Weights(
+            self.encoder.weight,
+            self.encoder.bias,
+            self.decoder_weight,
+            self.decoder_bias,
+            subtracts_bias=self.subtract_decoder_bias,
+        )
+        return CompactOutput(*autoencode(x, weights, self.k))
 
     def config(self) -> dict[str, Any]:
         """The constructor's arguments, as JSON holds them."""

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from palinka.errors import InputError
 from palinka.kernels.collectives import gather_rows, processes, sum_over
+from palinka.kernels.once import refuse_second_derivative
 from palinka.kernels.precision import factor_dtype, statistics_dtype
 
 
@@ -77,12 +78,6 @@ def squared_covariance(
     return value
 
 
-def _refuse_second_derivative() -> None:
-    """Where a graph of the gradient is wanted, it would silently lack this penalty's part."""
-    if torch.is_grad_enabled():
-        raise RuntimeError("squared_covariance is differentiable once: use the plain form")
-
-
 class _GramForm(torch.autograd.Function):
     """By the Gram matrix of the rows, each process computing the part of its own rows."""
 
@@ -108,7 +103,7 @@ class _GramForm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
-        _refuse_second_derivative()
+        refuse_second_derivative("squared_covariance")
         everyone, gram, variance = ctx.saved_tensors
         centered = everyone.to(variance.dtype)
         centered = centered - centered.mean(dim=0)
@@ -137,7 +132,7 @@ class _CovarianceForm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
-        _refuse_second_derivative()
+        refuse_second_derivative("squared_covariance")
         latents, mean, covariance = ctx.saved_tensors
         factor = (latents.to(mean.dtype) - mean).to(covariance.dtype)
         with torch.autocast(latents.device.type, enabled=False):

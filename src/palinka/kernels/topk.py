@@ -1,10 +1,16 @@
 """The k largest values of each row, ties at the threshold included."""
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from palinka.kernels import choice, loops
 from palinka.kernels.collectives import gather_columns, processes
+from palinka.kernels.compiled import in_parallel
+
+# Integers as wide as the floats that are compared by their bits.
+INTEGERS = {torch.float32: np.int32, torch.float64: np.int64}
 
 
 def keep_top_k_plain(values: Tensor, k: int) -> Tensor:
@@ -54,3 +60,24 @@ def keep_top_k(values: Tensor, k: int, group: dist.ProcessGroup | None = None) -
     if k >= values.shape[-1] * processes(group):
         return values
     return values.masked_fill(values.detach() < kth_largest(values, k, group), 0.0)
+
+
+@torch.no_grad()
+def keep_positive_(values: Tensor, k: int) -> Tensor:
+    """`keep_top_k` of the ReLU of values `(rows, width)`, written over them.
+
+    Their gradient passes where the result is not zero.
+
+    Args:
+        values: `(rows, width)`, contiguous, without a graph.
+        k: How many to keep, from 1 to the width.
+    """
+    if k >= values.shape[1]:
+        return values.relu_()
+    whole = values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
+    if choice.loops_take(whole):
+        array = whole.numpy()
+        in_parallel(loops.keep_positive, len(array), array, array.view(INTEGERS[whole.dtype]), k)
+        return values if whole is values else values.copy_(whole)
+    values.relu_()
+    return values.masked_fill_(values < kth_largest(values, k), 0.0)

@@ -1,10 +1,10 @@
 """Keeping every latent's direction at norm 1 while it is trained."""
 
-import torch
 from torch import Tensor
 
+from palinka.kernels import normalize_rows_, project_gradient_
 
-@torch.no_grad()
+
 def project_gradient(dictionary: Tensor) -> None:
     """Take out of each row's gradient what would only change the row's norm.
 
@@ -13,12 +13,9 @@ def project_gradient(dictionary: Tensor) -> None:
             changed in place.
     """
     if dictionary.grad is not None:
-        along = (dictionary.grad * dictionary).sum(dim=1, keepdim=True)
-        dictionary.grad.sub_(along * dictionary)
+        project_gradient_(dictionary.grad, dictionary)
 
 
-@torch.no_grad()
 def normalize_rows(dictionary: Tensor) -> None:
     """Scale each row to norm 1, in place; a row of zeros stays one."""
-    norm = dictionary.norm(dim=1, keepdim=True)
-    dictionary.div_(norm.where(norm > 0, 1.0))
+    normalize_rows_(dictionary)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from palinka.autoencoders import AutoencoderOutput
+from palinka.autoencoders import AutoencoderOutput, CompactOutput
 from palinka.kernels.collectives import gather_unequal_rows
 from palinka.kernels.layout import WHOLE, Layout
 from palinka.training.losses import decorrelation_loss
@@ -83,7 +83,7 @@ class Evaluation(nn.Module):
 
 
 def measure_batch(
-    x: Tensor, output: AutoencoderOutput, latent_dim: int, layout: Layout = WHOLE
+    x: Tensor, output: AutoencoderOutput | CompactOutput, latent_dim: int, layout: Layout = WHOLE
 ) -> dict[str, Tensor]:
     """The metrics of one batch `(rows, input_dim)` over all processes, by their grouped names."""
     reconstruction = ReconstructionMetrics(x.shape[-1]).to(x.device)

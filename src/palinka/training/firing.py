@@ -7,6 +7,7 @@ from torch.nn import Buffer
 
 from palinka.kernels.collectives import minimum_over, processes
 from palinka.kernels.layout import WHOLE, Layout
+from palinka.kernels.sparse_latents import Latents, SparseLatents
 
 
 class FiringClock(nn.Module):
@@ -25,11 +26,14 @@ class FiringClock(nn.Module):
         self.tokens_since = Buffer(torch.zeros(latent_dim, dtype=torch.int64))
 
     @torch.no_grad()
-    def update(self, latents: Tensor, layout: Layout = WHOLE) -> None:
+    def update(self, latents: Latents, layout: Layout = WHOLE) -> None:
         """Take the own latents of one step, `(tokens, latents)`, as many on every process."""
         self.tokens_since.add_(len(latents) * processes(layout.rows))
         own = self.tokens_since[layout.own(len(self.tokens_since))]
-        own.masked_fill_((latents != 0).any(dim=0), 0)
+        if isinstance(latents, SparseLatents):
+            own.masked_fill_(latents.fired() > 0, 0)
+        else:
+            own.masked_fill_((latents != 0).any(dim=0), 0)
 
     def synchronize(self, group: dist.ProcessGroup | None = None) -> None:
         """Make the counts those of the whole run; every process must call this."""

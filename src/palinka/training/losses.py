@@ -4,9 +4,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from palinka.kernels import squared_covariance
+from palinka.kernels import sparse_squared_covariance, squared_covariance
 from palinka.kernels.collectives import gather_rows, processes, sum_of_parts
 from palinka.kernels.precision import statistics_dtype
+from palinka.kernels.sparse_latents import Latents, SparseLatents
 
 
 def reconstruction_loss(reconstruction: Tensor, target: Tensor) -> Tensor:
@@ -59,7 +60,7 @@ def spread(target: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
     return error.where(error != 0, 1.0)
 
 
-def sparsity_loss(latents: Tensor, slices: dist.ProcessGroup | None = None) -> Tensor:
+def sparsity_loss(latents: Latents, slices: dist.ProcessGroup | None = None) -> Tensor:
     """Mean over all elements of the absolute value.
 
     Args:
@@ -69,12 +70,15 @@ def sparsity_loss(latents: Tensor, slices: dist.ProcessGroup | None = None) -> T
     Returns:
         A scalar, in float32 or better.
     """
-    mean = latents.abs().mean(dtype=statistics_dtype(latents.dtype))
+    dtype = statistics_dtype(latents.dtype)
+    if isinstance(latents, SparseLatents):
+        return latents.values.abs().sum(dtype=dtype) / (len(latents) * latents.width)
+    mean = latents.abs().mean(dtype=dtype)
     return sum_of_parts(mean / processes(slices), slices)
 
 
 def decorrelation_loss(
-    latents: Tensor,
+    latents: Latents,
     group: dist.ProcessGroup | None = None,
     slices: dist.ProcessGroup | None = None,
 ) -> Tensor:
@@ -92,4 +96,6 @@ def decorrelation_loss(
     Raises:
         InputError: If there are fewer than two observations.
     """
+    if isinstance(latents, SparseLatents):
+        return sparse_squared_covariance(latents, group)
     return squared_covariance(latents.reshape(-1, latents.shape[-1]), group, slices)

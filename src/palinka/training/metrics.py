@@ -14,6 +14,7 @@ from torch.nn import functional
 from torchmetrics import Metric
 
 from palinka.kernels.layout import WHOLE, Layout
+from palinka.kernels.sparse_latents import Latents, SparseLatents
 
 
 class ReconstructionMetrics(Metric):
@@ -118,14 +119,19 @@ class SparsityMetrics(Metric):
         self.add_state("absolute_sum", zero.clone(), dist_reduce_fx="sum")
         self.add_state("fired", torch.zeros(latent_dim, dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, latents: Tensor, layout: Layout = WHOLE) -> None:
+    def update(self, latents: Latents, layout: Layout = WHOLE) -> None:
         """Take one batch of this process's latents, `(…, latents)`."""
-        latents = latents.detach().reshape(-1, latents.shape[-1])
+        latents = latents.detach()
+        if isinstance(latents, SparseLatents):
+            values, fired = latents.values, latents.fired()
+        else:
+            values = latents = latents.reshape(-1, latents.shape[-1])
+            fired = (latents != 0).sum(dim=0)
         own = layout.own(len(self.fired))
         if own.start == 0:  # of the processes with the same rows, one counts them
             self.rows += len(latents)
-        self.absolute_sum += latents.abs().sum(dtype=torch.float64)
-        self.fired[own] += (latents != 0).sum(dim=0)
+        self.absolute_sum += values.abs().sum(dtype=torch.float64)
+        self.fired[own] += fired
 
     def compute(self) -> dict[str, Tensor]:
         """The four values over everything that was taken in, on all processes."""

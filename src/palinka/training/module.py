@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 
-from palinka.autoencoders import Autoencoder, AutoencoderOutput, InputScaling
+from palinka.autoencoders import Autoencoder, AutoencoderOutput, CompactOutput, InputScaling
 from palinka.autoencoders.base import positive_integer
 from palinka.autoencoders.formats import fold
 from palinka.autoencoders.sharded import ShardedAutoencoder
@@ -33,6 +33,7 @@ from palinka.training.checkpoint import (
 from palinka.training.constraints import normalize_rows, project_gradient
 from palinka.training.evaluation import Evaluation, measure_batch
 from palinka.training.firing import FiringClock
+from palinka.training.machine import prepare_machine
 from palinka.training.objective import Losses, Objective
 from palinka.training.sharding import divide
 from palinka.training.terms import Step, Terms, has_own_terms, terms, terms_of
@@ -86,7 +87,7 @@ class SparseAutoencoderModule(LightningModule):
         auxiliary_weight: float | None = None,
         auxiliary_k: int | None = None,
         dead_after_tokens: int = 1_000_000,
-        optimizer: OptimizerCallable = lambda params: torch.optim.Adam(params, lr=1e-4),
+        optimizer: OptimizerCallable = lambda params: torch.optim.Adam(params, lr=1e-4, fused=True),
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
@@ -198,6 +199,7 @@ class SparseAutoencoderModule(LightningModule):
     def on_fit_start(self) -> None:
         """Let a new autoencoder begin from the data, and every process with the same one."""
         self.train()  # what was loaded to be used is now trained
+        self._precision = prepare_machine(self.autoencoder, self.device)
         if self._sharded is not None:
             return
         rows = self._of_data("training_rows")
@@ -239,6 +241,10 @@ class SparseAutoencoderModule(LightningModule):
         """Bring the rows back to norm 1 where they keep it."""
         if self.autoencoder.unit_norm:
             normalize_rows(self.autoencoder.dictionary)
+
+    def on_fit_end(self) -> None:
+        """Leave torch's precision as it was."""
+        torch.set_float32_matmul_precision(self._precision)
 
     def on_train_epoch_end(self) -> None:
         """Do not end on activations that could not be read."""
@@ -440,7 +446,7 @@ class SparseAutoencoderModule(LightningModule):
     def _log_step(
         self,
         target: Tensor,
-        output: AutoencoderOutput,
+        output: AutoencoderOutput | CompactOutput,
         losses: Losses,
         layout: Layout,
     ) -> None:

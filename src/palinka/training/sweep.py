@@ -168,6 +168,11 @@ class SweepModule(LightningModule):
         for member in self.variants.values():
             member.on_train_epoch_end()
 
+    def on_fit_end(self) -> None:
+        """As in a run of its own, for each variant."""
+        for member in reversed(list(self.variants.values())):
+            member.on_fit_end()
+
     def on_train_end(self) -> None:
         """As in a run of its own, for each variant."""
         for member in self.variants.values():

@@ -6,7 +6,7 @@ from functools import singledispatch
 
 from torch import Tensor
 
-from palinka.autoencoders import Autoencoder, AutoencoderOutput
+from palinka.autoencoders import Autoencoder, AutoencoderOutput, CompactOutput
 from palinka.kernels.layout import WHOLE, Layout
 from palinka.training.losses import reconstruction_loss, sparsity_loss
 
@@ -43,7 +43,7 @@ class Terms:
         auxiliary_weight: What the architecture's paper weighs it with, where nobody says otherwise.
     """
 
-    output: AutoencoderOutput
+    output: AutoencoderOutput | CompactOutput
     reconstruction: Tensor
     sparsity: Tensor
     auxiliary: Tensor | None = None
@@ -58,10 +58,10 @@ def terms(autoencoder: Autoencoder, step: Step) -> Terms:
         autoencoder: Whose class chooses.
         step: The batch.
     """
-    return terms_of(autoencoder(step.x), step)
+    return terms_of(autoencoder.compact(step.x), step)
 
 
-def terms_of(output: AutoencoderOutput, step: Step) -> Terms:
+def terms_of(output: AutoencoderOutput | CompactOutput, step: Step) -> Terms:
     """Mean squared error and mean absolute latent of what an autoencoder gave."""
     return Terms(
         output=output,

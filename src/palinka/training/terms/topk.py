@@ -4,7 +4,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from palinka.autoencoders import AutoencoderOutput, BatchTopKAutoencoder, TopKAutoencoder
+from palinka.autoencoders import (
+    AutoencoderOutput,
+    BatchTopKAutoencoder,
+    CompactOutput,
+    TopKAutoencoder,
+)
 from palinka.autoencoders.untied import UntiedAutoencoder
 from palinka.kernels import batch_threshold, keep_top_k
 from palinka.kernels.precision import statistics_dtype
@@ -23,9 +28,7 @@ def topk_terms(autoencoder: TopKAutoencoder, step: Step) -> Terms:
         Gao et al. (2024), Scaling and evaluating sparse autoencoders, arXiv 2406.04093, sections
         2.3 and 3.1 and appendix A.2.
     """
-    values = autoencoder.candidates(step.x)
-    latents = keep_top_k(values, autoencoder.k)
-    return _terms(autoencoder, values, latents, step)
+    return _terms(autoencoder, None, autoencoder.compact(step.x), step)
 
 
 @terms.register
@@ -36,7 +39,8 @@ def batch_topk_terms(autoencoder: BatchTopKAutoencoder, step: Step) -> Terms:
         Bussmann et al. (2024), BatchTopK sparse autoencoders, arXiv 2412.06410.
     """
     values, latents = batch_latents(autoencoder, step)
-    return _terms(autoencoder, values, latents, step)
+    output = AutoencoderOutput(autoencoder.decode(latents), latents)
+    return _terms(autoencoder, values, output, step)
 
 
 def batch_latents(autoencoder: BatchTopKAutoencoder, step: Step) -> tuple[Tensor, Tensor]:
@@ -51,7 +55,7 @@ def batch_latents(autoencoder: BatchTopKAutoencoder, step: Step) -> tuple[Tensor
 
 
 def auxiliary_loss(
-    autoencoder: UntiedAutoencoder, values: Tensor, reconstruction: Tensor, step: Step
+    autoencoder: UntiedAutoencoder, values: Tensor | None, reconstruction: Tensor, step: Step
 ) -> Tensor | None:
     """AuxK: how far the largest dead latents are from mending the reconstruction.
 
@@ -61,7 +65,8 @@ def auxiliary_loss(
 
     Args:
         autoencoder: Whose latents they are.
-        values: What latents were chosen from, `(…, latent_dim)`, none of them negative.
+        values: What latents were chosen from, `(…, latent_dim)`, none of them negative; None
+            where that has not been kept, so that it has to be computed of the dead.
         reconstruction: What the chosen ones gave, `(…, input_dim)`.
         step: The batch.
 
@@ -75,19 +80,32 @@ def auxiliary_loss(
         return None
     dead = step.dead().nonzero()[:, 0]
     if not len(dead):
-        return torch.zeros((), dtype=statistics_dtype(values.dtype), device=values.device)
+        return torch.zeros((), dtype=statistics_dtype(step.x.dtype), device=step.x.device)
     residual = step.target - reconstruction.detach()
     k = step.auxiliary_k or max(1, autoencoder.input_dim // 2)
-    latents = keep_top_k(values.index_select(-1, dead), k)
+    of_dead = _candidates(autoencoder, dead, step.x) if values is None else values[..., dead]
+    latents = keep_top_k(of_dead, k)
     mended = functional.linear(latents, autoencoder.dictionary.index_select(0, dead).T)
     return normalized_loss(mended, residual, step.layout.rows)
 
 
-def _terms(autoencoder: UntiedAutoencoder, values: Tensor, latents: Tensor, step: Step) -> Terms:
-    output = AutoencoderOutput(autoencoder.decode(latents), latents)
+def _candidates(autoencoder: UntiedAutoencoder, latents: Tensor, x: Tensor) -> Tensor:
+    """What some latents, `(some,)`, make of activations `(…, input_dim)`, before any choice."""
+    if autoencoder.subtract_decoder_bias:
+        x = x - autoencoder.decoder_bias
+    bias = autoencoder.encoder.bias.index_select(0, latents)
+    return functional.linear(x, autoencoder.encoder.weight.index_select(0, latents), bias).relu()
+
+
+def _terms(
+    autoencoder: UntiedAutoencoder,
+    values: Tensor | None,
+    output: AutoencoderOutput | CompactOutput,
+    step: Step,
+) -> Terms:
     return Terms(
         output=output,
         reconstruction=normalized_loss(output.reconstruction, step.target, step.layout.rows),
-        sparsity=sparsity_loss(latents),
+        sparsity=sparsity_loss(output.latents),
         auxiliary=auxiliary_loss(autoencoder, values, output.reconstruction, step),
     )

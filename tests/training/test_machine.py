@@ -1,0 +1,56 @@
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+
+from palinka.autoencoders import KSparseAutoencoder
+from palinka.kernels.matmul import Trial
+from palinka.training import SparseAutoencoderModule, machine
+
+CPU = torch.device("cpu")
+SLOW, FAST = Trial(1.0, 3e-7), Trial(0.4, 5e-7)
+
+
+@pytest.fixture(autouse=True)
+def _leave_the_precision(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    monkeypatch.setattr(machine, "WORTH_A_TRIAL", 1)
+    monkeypatch.setattr(machine, "try_precisions", lambda: {"highest": SLOW, "medium": FAST})
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+def test_the_faster_library_is_taken_and_said() -> None:
+    assert machine.prepare_machine(KSparseAutoencoder(4), CPU) == "highest"
+    assert torch.get_float32_matmul_precision() == "medium"
+
+
+def test_small_autoencoders_and_explicit_wishes_are_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.set_float32_matmul_precision("high")
+    assert machine.prepare_machine(KSparseAutoencoder(4), CPU) == "high"
+    assert torch.get_float32_matmul_precision() == "high"
+    torch.set_float32_matmul_precision("highest")
+    monkeypatch.setattr(machine, "WORTH_A_TRIAL", 1000)
+    machine.prepare_machine(KSparseAutoencoder(4), CPU)
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_a_fit_multiplies_so_and_leaves_torch_as_it_was(
+    make_trainer: Callable[..., Trainer], rows_data: Callable[..., Any], rows: Tensor
+) -> None:
+    seen = []
+
+    class Watched(SparseAutoencoderModule):
+        def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+            seen.append(torch.get_float32_matmul_precision())
+            return super().training_step(batch, batch_idx)
+
+    make_trainer(max_epochs=1).fit(Watched(KSparseAutoencoder(8)), rows_data(rows))
+    assert seen == ["medium"]
+    assert torch.get_float32_matmul_precision() == "highest"

@@ -237,8 +237,8 @@ def test_a_latents_page(visit: Visit, site: Path, make_facts: Callable[..., Late
     assert contexts.count() == 4
     assert contexts.first.locator(".value").inner_text() == "99.0"
     assert page.locator(".texts section h3").all_inner_texts() == [
-        "67 to 100 % of its activations", "33 to 67 % of its activations",
-        "0 to 33 % of its activations",
+        "Percentiles 67 to 100 of its activations", "Percentiles 33 to 67 of its activations",
+        "Percentiles 0 to 33 of its activations",
     ]  # fmt: skip
     # Each token of the first text, with its shade and what it tells.
     tokens = facts.top.tokens[3, 0]

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from palinka.activations import ActivationDataModule
+from palinka.analyses.blocks import blocks
 from palinka.atlas.text import Text
 from palinka.progress import track
 from palinka.training import SparseAutoencoderModule
@@ -15,6 +16,8 @@ BEFORE = 15
 AFTER = 9
 # Tokens that go through the language model and the autoencoder at a time.
 GROUP_TOKENS = 4096
+# So many windows are looked up at once.
+PIECE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -83,11 +86,12 @@ def read_windows(
         if own.start == own.stop:
             continue
         latents = _latents(data, module, text.tokens[start:stop].reshape(-1, length))
-        # A piece at a time: a row of every window is as many numbers as there are requests.
-        window, inside = text.around(wanted[own], BEFORE, AFTER)
-        values = latents[np.where(inside, window - start, 0), latent[own, None]]
-        activations[latent[own], column[own]] = np.where(inside, values, 0.0)
-        tokens[latent[own], column[own]] = np.where(inside, text.tokens[window], -1)
+        for piece in blocks(own.stop - own.start, PIECE):
+            some = slice(own.start + piece.start, own.start + piece.stop)
+            window, inside = text.around(wanted[some], BEFORE, AFTER)
+            values = latents[np.where(inside, window - start, 0), latent[some, None]]
+            activations[latent[some], column[some]] = np.where(inside, values, 0.0)
+            tokens[latent[some], column[some]] = np.where(inside, text.tokens[window], -1)
     return Windows(places, tokens, activations, documents, positions)
 
 

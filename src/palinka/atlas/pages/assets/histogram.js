@@ -10,7 +10,7 @@
     const values = selection.values(key);
     const x = palinka.scale(values, log);
     const canvas = palinka.make("canvas", { role: "img", "aria-label": `Histogram of ${label}` });
-    const box = palinka.make("div", { class: "plot", tabindex: 0 }, canvas);
+    const box = palinka.make("div", { class: "plot", tabindex: 0, role: "group", "aria-label": "Histogram; drag to select, Escape takes the selection back" }, canvas);
     const caption = palinka.make("figcaption", {});
     let area = null;
 

@@ -25,7 +25,7 @@
     return groups.map((group, band) => {
       const [low, high] = [quantiles - band - 1, quantiles - band].map((i) => Math.round((100 * i) / quantiles));
       return group.length
-        ? make("section", {}, make("h3", {}, `${low} to ${high} % of its activations`), contexts(group, most))
+        ? make("section", {}, make("h3", {}, `Percentiles ${low} to ${high} of its activations`), contexts(group, most))
         : null;
     });
   }

@@ -8,7 +8,7 @@
     const { selection, make } = palinka;
     const keys = { x: xKey, y: yKey };
     const canvas = make("canvas", { role: "img", "aria-label": "Scatter" });
-    const box = make("div", { class: "plot", tabindex: 0 }, canvas);
+    const box = make("div", { class: "plot", tabindex: 0, role: "group", "aria-label": "Scatter; drag to select, Escape takes the selection back" }, canvas);
     const caption = make("figcaption", {});
     let area = null;
     let scales = null;

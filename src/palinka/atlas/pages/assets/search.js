@@ -54,7 +54,8 @@
       const found = selection.find(query);
       options = found.slice(0, MOST).map((latent, place) =>
         option(place, () => open(latent), make("b", {}, String(latent)), " ",
-          make("bdi", {}, selection.labels[latent]))); // prettier-ignore
+          make("bdi", {}, selection.labels[latent]), " ",
+          make("bdi", { class: "reason" }, selection.reason(latent, query)))); // prettier-ignore
       if (found.length) {
         const all = `Show ${palinka.plural(found.length, "latent")} in the table`;
         options.push(option(options.length, () => showAll(query), make("i", {}, all)));

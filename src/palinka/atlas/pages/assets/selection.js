@@ -46,22 +46,32 @@
   selection.loadLabels = async () => {
     const [shown, more] = await Promise.all([palinka.load("labels"), palinka.load("search")]);
     selection.labels = shown;
-    labels ??= shown.map((label, i) => `${label} ${more[i]}`.toLowerCase());
+    labels ??= shown.map((label, i) => ` ${label} ${more[i]} `.toLowerCase());
     return labels;
   };
   selection.labels = null;
 
-  /** The latents whose number, words or tokens hold a text, the number itself first. */
-  selection.find = (query, most = Infinity) => {
+  /** The latents whose number, words or tokens hold a text: the number itself, whole words, parts. */
+  selection.find = (query) => {
     const wanted = query.trim().toLowerCase();
-    const found = [];
-    if (wanted === "") return found;
+    if (wanted === "") return [];
     const number = /^#?\d+$/.test(wanted) ? Number(wanted.replace("#", "")) : -1;
-    if (number >= 0 && number < palinka.overview.latents) found.push(number);
-    for (let i = 0; labels && i < labels.length && found.length < most; i++) {
-      if (i !== number && labels[i].includes(wanted)) found.push(i);
+    const [whole, begun, parts] = [[], [], []];
+    if (number >= 0 && number < palinka.overview.latents) whole.push(number);
+    for (let i = 0; labels && i < labels.length; i++) {
+      if (i === number || !labels[i].includes(wanted)) continue;
+      if (labels[i].includes(` ${wanted} `)) whole.push(i);
+      else (labels[i].includes(` ${wanted}`) ? begun : parts).push(i);
     }
-    return found;
+    return [...whole, ...begun, ...parts];
+  };
+
+  /** The word by which a latent is found where its label does not show it. */
+  selection.reason = (latent, query) => {
+    const wanted = query.trim().toLowerCase();
+    if (selection.labels[latent].toLowerCase().includes(wanted)) return "";
+    const words = labels[latent].split(" ");
+    return words.find((word) => word === wanted) ?? words.find((word) => word.includes(wanted)) ?? "";
   };
 
   selection.update = () => {

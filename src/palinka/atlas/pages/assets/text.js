@@ -2,6 +2,7 @@
 // Text of one's own, where a server of this computer answers for the model.
 (() => {
   const { make } = palinka;
+  const WORDS = new Set(["at", "words", "latents"]); // columns of text
   const SHOWN = 200; // active latents listed at first
   let page = null;
 
@@ -93,7 +94,8 @@
       make(
         "table",
         { class: "plain" },
-        make("thead", {}, make("tr", {}, headings.map((text) => make("th", { scope: "col" }, text)))),
+        make("thead", {}, make("tr", {}, headings.map((text) =>
+          make("th", { scope: "col", class: WORDS.has(text) ? "words" : null }, text)))),
         rows,
       ),
     );

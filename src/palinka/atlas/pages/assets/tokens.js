@@ -2,6 +2,7 @@
 // Texts whose tokens are shaded by an activation. Whatever a token holds, it is only text.
 (() => {
   const ENDS_LINE = "↵";
+  const SPACE_BEFORE = /^ (?=.)/;
 
   /**
    * A text.
@@ -22,13 +23,15 @@
           // A weak activation is still to be seen.
           "--a": part > 0 ? (0.12 + 0.88 * part).toFixed(3) : null,
         },
-        // The space before the first word of all would only push it in.
-        place === 0 ? text.replace(/^ (?=.)/, "") : text,
+        text.replace(SPACE_BEFORE, ""),
       );
     });
-    const children = spans.flatMap((span, place) =>
-      tokens[place].text.endsWith(ENDS_LINE) ? [span, make("wbr")] : [span],
-    );
+    // A space before a word is not shaded: where the line breaks, it would stay behind.
+    const children = spans.flatMap((span, place) => [
+      place > 0 && SPACE_BEFORE.test(tokens[place].text) ? " " : null,
+      span,
+      tokens[place].text.endsWith(ENDS_LINE) ? make("wbr") : null,
+    ]);
     const line = make("p", { class: "tokens", tabindex: 0, role: "group", dir: "ltr",
       "aria-label": label }, children); // prettier-ignore
     let current = -1;

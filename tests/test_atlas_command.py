@@ -89,8 +89,7 @@ def test_an_atlas_is_served_with_its_checkpoint(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(AtlasServer, "serve_forever", serve_one)
-    path = str(fitted / "checkpoints" / "last.ckpt")
-    assert main(["atlas", "serve", "--ckpt_path", path, "--atlas", str(fitted / "atlas")]) == 0
+    assert main(["atlas", "serve", "--ckpt_path", "last", "--atlas", str(fitted / "atlas")]) == 0
     assert len(asked[0]["tokens"]) == 4
     assert asked[0]["active"]
     assert "the atlas is at   http://127.0.0.1:" in capsys.readouterr().out
@@ -111,6 +110,8 @@ def test_what_cannot_be_done_is_refused_in_a_line(
     (workspace / "taken").mkdir()
     (workspace / "taken" / "thesis.txt").touch()
     known = ["--ckpt_path", "imported.ckpt"]
+    line = refused(["--ckpt_path", "last", "--output", "a"], capsys)
+    assert "there is no complete checkpoint below lightning_logs; fit one first" in line
     line = refused(["--ckpt_path", "none.ckpt", "--output", "a"], capsys)
     assert "none.ckpt is no complete checkpoint" in line
     assert "ckpt_path" in refused(["--output", "a"], capsys)

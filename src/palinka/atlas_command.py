@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
 
 import palinka.corpora  # noqa: F401  (so that --data.corpus may name its classes)
+from palinka import runs
 from palinka.activations import ActivationDataModule
 from palinka.arguments import ArgumentParser, files_first, with_layer
 from palinka.atlas import AtlasServer, Options, WriteAtlas
@@ -47,7 +48,7 @@ def run(arguments: Sequence[str]) -> int:
     parser = _parser(serving)
     given = files_first(["atlas", *arguments[int(serving) :]])
     settings = parser.parse_args(given[1:])
-    path = expanded(settings.ckpt_path)
+    path = _checkpoint(settings.ckpt_path)
     stored = checkpoint.read(path)
     layer = _data_settings(stored)
     if layer:  # under the command line and over the defaults
@@ -59,6 +60,17 @@ def run(arguments: Sequence[str]) -> int:
         return _serve(made.data, module, expanded(made.atlas), made.port)
     analyses = expanded(made.analyses) if made.analyses else path.parent.parent / _ANALYSES
     return _write(made.data, module, made.output, analyses, made.options)
+
+
+def _checkpoint(given: str) -> Path:
+    """The checkpoint that is meant; `last` is the newest of the newest run."""
+    if given != "last":
+        return expanded(given)
+    run = runs.newest_run(Path(runs.LOG_FOLDER))
+    newest = runs.newest_checkpoint(run) if run else None
+    if newest is None:
+        raise InputError(f"there is no complete checkpoint below {runs.LOG_FOLDER}; fit one first")
+    return newest
 
 
 def _parser(serving: bool) -> ArgumentParser:
@@ -73,7 +85,10 @@ def _parser(serving: bool) -> ArgumentParser:
     )
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="A YAML configuration.")
     parser.add_argument(
-        "--ckpt_path", type=str, required=True, help="A checkpoint of `palinka fit` or `import`."
+        "--ckpt_path",
+        type=str,
+        required=True,
+        help="A checkpoint of `palinka fit` or `import`; `last` is that of the last run.",
     )
     if serving:
         parser.add_argument("--atlas", type=str, required=True, help="What `palinka atlas` wrote.")

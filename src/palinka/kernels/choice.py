@@ -4,7 +4,7 @@ import torch
 
 # The largest share of kept latents for which gathering rows beats multiplying matrices, and the
 # least work for which either matters. `docs/performance.md` has the sweep.
-SPARSE_DENSITY = 0.05
+SPARSE_DENSITY = 0.08
 SPARSE_ELEMENTS = 1 << 20
 LOOP_DTYPES = frozenset({torch.float32, torch.float64})
 

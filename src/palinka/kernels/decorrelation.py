@@ -25,6 +25,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from palinka.errors import InputError
+from palinka.kernels.centering import center, subtract_variance
 from palinka.kernels.collectives import gather_rows, processes, sum_over
 from palinka.kernels.once import refuse_second_derivative
 from palinka.kernels.precision import factor_dtype, statistics_dtype
@@ -89,14 +90,12 @@ class _GramForm(torch.autograd.Function):
         slices: dist.ProcessGroup | None,
     ) -> Tensor:
         everyone, first = gather_rows(latents, group)
-        centered = everyone.to(statistics_dtype(latents.dtype))
-        centered = centered - centered.mean(dim=0)
-        variance = centered.square().sum(dim=0) / (len(centered) - 1)
+        centered, variance = center(everyone.to(statistics_dtype(latents.dtype)))
         factor = centered.to(factor_dtype(latents.dtype))
         own = factor[first : first + len(latents)]
         gram = sum_over(own @ factor.T / (len(centered) - 1), slices)
-        ctx.save_for_backward(everyone, gram, variance)
-        ctx.first, ctx.processes = first, processes(group)
+        ctx.save_for_backward(centered, gram, variance)
+        ctx.first, ctx.processes, ctx.dtype = first, processes(group), latents.dtype
         total = sum_over(gram.square().sum(dtype=torch.float64), group)
         diagonal = sum_over(variance.square().sum(dtype=torch.float64), slices)
         return (total - diagonal).to(centered.dtype)
@@ -104,15 +103,12 @@ class _GramForm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
         refuse_second_derivative("squared_covariance")
-        everyone, gram, variance = ctx.saved_tensors
-        centered = everyone.to(variance.dtype)
-        centered = centered - centered.mean(dim=0)
+        centered, gram, variance = ctx.saved_tensors
         own = centered[ctx.first : ctx.first + len(gram)]
-        with torch.autocast(everyone.device.type, enabled=False):
-            product = gram @ centered.to(gram.dtype)
+        with torch.autocast(centered.device.type, enabled=False):
+            product = (gram @ centered.to(gram.dtype)).to(variance.dtype)
         scale = grad_output * (4.0 * ctx.processes / (len(centered) - 1))
-        gradient = (product - own * variance).mul_(scale)
-        return gradient.to(everyone.dtype), None, None
+        return subtract_variance(product, own, variance, scale).to(ctx.dtype), None, None
 
 
 class _CovarianceForm(torch.autograd.Function):

@@ -82,7 +82,8 @@ class _DensePass(torch.autograd.Function):
                 gradients[1] = (kept.T @ x).to(ctx.dtype)
             if for_decoder:
                 gradients[3] = (latents.T @ of_made).to(ctx.dtype)
-            totals = kept.sum(dim=0, dtype=ctx.dtype)
+            if for_bias or (for_shift and ctx.subtracts_bias):
+                totals = kept.sum(dim=0, dtype=ctx.dtype)
             if for_bias:
                 gradients[2] = totals
             if for_shift:

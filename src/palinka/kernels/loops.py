@@ -22,6 +22,8 @@ Integers = NDArray[np.int64]
 
 # Values whose largest is noted: a cache line of float32.
 BLOCK = 16
+# Columns that are summed up together: their sums stay in the nearest cache.
+SLICE = 256
 
 
 @compiled()
@@ -468,3 +470,43 @@ def gram_products(
                 total += gram[rows[place]] * weights[place]
             centered = value - mean[column]
             out[row, entry] = scale * (total / (len(gram) - 1) - variance[column] * centered)
+
+
+@compiled(sums=True)
+def center(start: int, stop: int, rows: Floats, centered: Floats, variance: Floats) -> None:
+    """Take the mean out of columns, and note their unbiased variances.
+
+    Args:
+        start: First column.
+        stop: Column after the last.
+        rows: `(rows, width)`.
+        centered: Written, of the same shape.
+        variance: Written, `(width,)`.
+    """
+    count = rows.shape[0]
+    for first in range(start, stop, SLICE):
+        last = min(stop, first + SLICE)
+        sums, squares = np.zeros(SLICE), np.zeros(SLICE)
+        for row in range(count):
+            for column in range(first, last):
+                sums[column - first] += rows[row, column]
+        sums /= count
+        for row in range(count):
+            for column in range(first, last):
+                value = rows[row, column] - sums[column - first]
+                centered[row, column] = value
+                squares[column - first] += value * value
+        for column in range(first, last):
+            variance[column] = squares[column - first] / (count - 1)
+
+
+@compiled(sums=True)
+def subtract_variance(
+    start: int, stop: int, product: Floats, centered: Floats, variance: Floats, scale: float
+) -> None:
+    """`product = scale (product - variance * centered)`, in place, all but the variance by rows."""
+    factor = product.dtype.type(scale)
+    for row in range(start, stop):
+        for column in range(product.shape[1]):
+            less = variance[column] * centered[row, column]
+            product[row, column] = factor * (product[row, column] - less)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from harness import Case, Rival, report
-from matmul import at_precision
 from palinka.kernels import squared_covariance
 from palinka.kernels.decorrelation import squared_covariance_plain
+from process import at_precision
 
 Result = tuple[float, Tensor]
 

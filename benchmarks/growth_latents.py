@@ -6,8 +6,8 @@ python benchmarks/growth_latents.py
 import gc
 
 from harness import duration, medians, publish, timed
-from matmul import product
 from peers import Setting
+from process import product
 from sparse_step import tied_step
 
 ROWS, WIDTH = 512, 256

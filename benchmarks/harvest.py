@@ -23,7 +23,7 @@ from peers.absent import Absent
 from peers.saelens_store import SAELensStore
 
 SITE, HOOK, WIDTH = "blocks.6.mlp.pre", "blocks.6.mlp.hook_pre", 3072
-TOKENS = 2048
+TOKENS = 4096
 
 
 class OurHarvest:

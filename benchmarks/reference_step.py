@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from harness import Case, Rival, report
-from matmul import at_precision
 from palinka.autoencoders import KSparseAutoencoder
+from process import at_precision
 from training_step import PalinkaStep
 
 ROWS, WIDTH, LATENTS, K = 209, 3072, 6144, 1024

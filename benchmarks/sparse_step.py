@@ -6,9 +6,9 @@ python benchmarks/sparse_step.py
 import torch
 
 from harness import Case, Rival, report
-from matmul import at_precision, product
 from palinka.autoencoders import KSparseAutoencoder
-from peers import Setting, rivals
+from peers import PEERS, Setting, rivals
+from process import product
 from training_step import PalinkaStep
 
 ROWS, WIDTH, LATENTS, K = 1024, 768, 16384, 32
@@ -36,9 +36,16 @@ def main() -> None:
     others, missing = rivals(setting, ours.reconstruction(), PROMISES)
     encode = product(setting.batch, setting.dictionary)
     others += [
-        Rival("bound: the encoder's product alone", encode, at_most=2.0),
-        Rival("the same product by oneDNN (`medium`)", at_precision("medium", encode)),
+        Rival("bound: the encoder's product alone", ours.settings.given_to(encode), at_most=2.0),
+        Rival("the same product as torch has it", encode),
     ]
+    if "SAELens" not in missing:
+        others.append(
+            Rival(
+                "SAELens, given fused Adam and our fit's process settings",
+                ours.settings.given_to(PEERS["SAELens, given fused Adam"](setting)),
+            )
+        )
     report(
         "sparse_step",
         "A sparse training step",
@@ -53,8 +60,10 @@ def main() -> None:
         ],
         remarks=(
             "Ours: `KSparseAutoencoder`, tied, without biases, penalties or AuxK, with fused Adam "
-            "as in the configurations. The others have an encoder and a decoder of their own, "
-            "with biases, which they cannot do without, and the optimizer that their users get: "
+            "as in the configurations, and with what a fit sets for its process: the faster of "
+            "two float32 products where it is as exact, and freed memory kept. The others have an "
+            "encoder and a decoder of their own, with biases, which they cannot do without, "
+            "PyTorch's and glibc's own settings, and the optimizer that their users get: "
             "Adam as PyTorch has it by default, sparsify its sign descent. What each computes "
             "beyond ours is written in `benchmarks/peers`. All begin with the same weights and "
             "see the same batch."

@@ -9,10 +9,14 @@ from torch import Tensor
 
 from palinka.autoencoders import Autoencoder
 from palinka.training import SparseAutoencoderModule
+from process import FitSettings
 
 
 class PalinkaStep:
     """Calls what Lightning calls of the module, in its order; logging is left out.
+
+    What `palinka fit` sets for its process is set while a step runs, so that other sides of a
+    comparison have PyTorch as their users have it.
 
     Args:
         autoencoder: What is trained.
@@ -39,12 +43,17 @@ class PalinkaStep:
         self.trainer: Any = SimpleNamespace(global_step=0, log_every_n_steps=0)
         self.module.trainer = self.trainer
         self.optimizer: Any = self.module.configure_optimizers()
+        self.settings = FitSettings(autoencoder)
         self.batch = batch
         self.autocast = autocast
         self.dead = dead
 
     def __call__(self) -> float:
         """Take a step; the loss before it."""
+        with self.settings.at_work():
+            return self._step()
+
+    def _step(self) -> float:
         if self.dead is not None:
             self.module.firing.tokens_since[self.dead] = self.module.dead_after_tokens
         self.optimizer.zero_grad()

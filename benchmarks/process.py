@@ -1,0 +1,95 @@
+"""What a fit sets for its whole process, set for one side of a comparison alone."""
+
+import ctypes
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from palinka.autoencoders import Autoencoder
+from palinka.kernels.memory import LARGEST, MMAP_THRESHOLD
+from palinka.training.machine import prepare_machine
+
+# What glibc's own threshold grows to; larger tensors it then takes from the system each time.
+BY_DEFAULT = 32 << 20
+
+
+class FitSettings:
+    """The precision of products that a fit chooses, and the memory that it keeps.
+
+    Args:
+        autoencoder: What is trained.
+    """
+
+    def __init__(self, autoencoder: Autoencoder) -> None:
+        before = prepare_machine(autoencoder, torch.device("cpu"))
+        self.precision = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision(before)
+        _keep_below(BY_DEFAULT)
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Have them for the body of the `with`, and PyTorch's and glibc's own after it."""
+        _keep_below(LARGEST)
+        try:
+            with _precision(self.precision):
+                yield
+        finally:
+            _keep_below(BY_DEFAULT)
+
+    def given_to(self, run: Callable[[], Any]) -> Callable[[], Any]:
+        """The same call under these settings."""
+
+        def call() -> Any:
+            with self.at_work():
+                return run()
+
+        return call
+
+
+def at_precision(precision: str, run: Callable[[], Any]) -> Callable[[], Any]:
+    """The same call while PyTorch multiplies float32 matrices at a precision.
+
+    `medium` sends them to oneDNN, which on some processors is faster than MKL at the same
+    accuracy, and on others rounds to bfloat16.
+
+    Args:
+        precision: Of `torch.set_float32_matmul_precision`.
+        run: What to call.
+    """
+
+    def call() -> Any:
+        with _precision(precision):
+            return run()
+
+    return call
+
+
+def product(x: Tensor, weight: Tensor) -> Callable[[], Tensor]:
+    """A bare `x Wᵀ` into memory that is there already.
+
+    Args:
+        x: `(rows, width)`.
+        weight: `(latents, width)`.
+    """
+    out = torch.empty(len(x), len(weight), dtype=x.dtype)
+    return lambda: torch.mm(x, weight.T, out=out)
+
+
+@contextmanager
+def _precision(precision: str) -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _keep_below(size: int) -> None:
+    """Let glibc keep freed memory of up to a size; other systems have no such setting."""
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):
+        library.mallopt(MMAP_THRESHOLD, size)

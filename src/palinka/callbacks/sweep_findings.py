@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +29,7 @@ SHOWN = {
 }
 
 # What moves a dictionary along its curve of L0 and FVU, or about it, and not onto another.
-ALONG = ("k", "sparsity_weight", "seed")
+ALONG = ("k", "sparsity_weight", "first_threshold", "seed")
 
 
 @dataclass(frozen=True)
@@ -90,28 +90,33 @@ def sweep_report(trainer: pl.Trainer, sweep: SweepModule) -> str:
     return "\n".join([*lines, *where_it_lies(trainer)])
 
 
-def _figures(variants: Iterable[Trained]) -> dict[str, Figure]:
+def _figures(variants: Sequence[Trained]) -> dict[str, Figure]:
     """FVU against L0, a curve for all that differ in their sparsity alone."""
     points: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for one in variants:
         if {"val/l0", "val/fvu"} <= one.metrics.keys():
+            alike = [other for other in variants if _architecture(other) == _architecture(one)]
             point = float(one.metrics["val/l0"]), float(one.metrics["val/fvu"])
-            points[_family(one)].append(point)
+            points[_family(one, alike)].append(point)
     if not points:
         return {}
     families = {name: tuple(zip(*found, strict=True)) for name, found in points.items()}
     return figures.sparsity_frontier(families)  # type: ignore[no-any-return, attr-defined]
 
 
-def _family(one: Trained) -> str:
-    """What a variant shares with those on the same curve: its architecture and other settings."""
-    architecture = type(one.module.autoencoder).__name__.removesuffix("Autoencoder")
+def _architecture(one: Trained) -> str:
+    return type(one.module.autoencoder).__name__.removesuffix("Autoencoder")
+
+
+def _family(one: Trained, alike: Sequence[Trained]) -> str:
+    """A variant's architecture, and what others of the same have different but for sparsity."""
     settings = (
         f"{name.rpartition('.')[2]}={value}"
         for name, value in one.overrides.items()
         if name not in (*ALONG, "autoencoder")
+        and any(other.overrides.get(name) != value for other in alike)
     )
-    return " ".join([architecture, *settings])
+    return " ".join([_architecture(one), *settings])
 
 
 def _row(one: Trained) -> dict[str, Any]:

@@ -1,4 +1,5 @@
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,6 +40,31 @@ def test_small_autoencoders_and_explicit_wishes_are_left_alone(
     monkeypatch.setattr(machine, "WORTH_A_TRIAL", 1000)
     machine.prepare_machine(KSparseAutoencoder(4), CPU)
     assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_a_run_that_goes_on_keeps_what_it_began_with(
+    make_trainer: Callable[..., Trainer],
+    rows_data: Callable[..., Any],
+    rows: Tensor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trainer = make_trainer(max_epochs=1)
+    seen = []
+
+    class Watched(SparseAutoencoderModule):
+        def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+            seen.append(torch.get_float32_matmul_precision())
+            if len(seen) == 1:
+                trainer.save_checkpoint(tmp_path / "last.ckpt")
+            return super().training_step(batch, batch_idx)
+
+    trainer.fit(Watched(KSparseAutoencoder(8)), rows_data(rows))
+    slower = {"highest": FAST, "medium": SLOW}
+    monkeypatch.setattr(machine, "try_precisions", lambda: slower)
+    path = tmp_path / "last.ckpt"
+    make_trainer(max_epochs=2).fit(Watched(KSparseAutoencoder(8)), rows_data(rows), ckpt_path=path)
+    assert set(seen) == {"medium"}
 
 
 def test_a_fit_multiplies_so_and_leaves_torch_as_it_was(

@@ -123,6 +123,7 @@ class SparseAutoencoderModule(LightningModule):
         self.evaluation = Evaluation(output_dim, latent_dim)
         self.watch = ActivationWatch()
         self._scaling_was_loaded = False
+        self._resumed_precision: str | None = None
         # No module of its own: the parameters stay the autoencoder's.
         self._sharded: ShardedAutoencoder | None = None
         # DDP would overwrite every process's own counts with those of the first, at every step;
@@ -199,7 +200,8 @@ class SparseAutoencoderModule(LightningModule):
     def on_fit_start(self) -> None:
         """Let a new autoencoder begin from the data, and every process with the same one."""
         self.train()  # what was loaded to be used is now trained
-        self._precision = prepare_machine(self.autoencoder, self.device)
+        before = prepare_machine(self.autoencoder, self.device, self._resumed_precision)
+        self._precision_before = before
         if self._sharded is not None:
             return
         rows = self._of_data("training_rows")
@@ -244,7 +246,7 @@ class SparseAutoencoderModule(LightningModule):
 
     def on_fit_end(self) -> None:
         """Leave torch's precision as it was."""
-        torch.set_float32_matmul_precision(self._precision)
+        torch.set_float32_matmul_precision(self._precision_before)
 
     def on_train_epoch_end(self) -> None:
         """Do not end on activations that could not be read."""
@@ -303,6 +305,7 @@ class SparseAutoencoderModule(LightningModule):
             value = self._of_data(name)
             if value is not None:
                 checkpoint[name] = value
+        checkpoint["float32_matmul_precision"] = torch.get_float32_matmul_precision()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another autoencoder, or to go on training on other rows."""
@@ -312,6 +315,7 @@ class SparseAutoencoderModule(LightningModule):
         checkpoint = {"state_dict": self.state_dict(), **checkpoint}
         self._check(checkpoint, getattr(trainer, "datamodule", None), resume)
         self._scaling_was_loaded = True
+        self._resumed_precision = checkpoint.get("float32_matmul_precision")
         if trainer is None:  # loaded to be used
             self.eval()
 

@@ -15,7 +15,7 @@ from palinka.atlas import AtlasServer, Options, WriteAtlas
 from palinka.autoencoders import KSparseAutoencoder
 from palinka.autoencoders.formats import Origin
 from palinka.import_command import write_checkpoint
-from palinka.training import SparseAutoencoderModule, SweepModule
+from palinka.training import SparseAutoencoderModule
 
 SMALL = Options(contexts=2, sample=6, quantiles=2, per_quantile=2, tokens=3, nearest=2)
 
@@ -122,12 +122,3 @@ def test_what_cannot_be_done_is_refused_in_a_line(
     assert "is no atlas; give another" in refused([*fitting, "--output", "taken"], capsys)
     assert "is no atlas" in refused(["serve", *fitting, "--atlas", "taken"], capsys)
     assert not (workspace / "a").exists()
-
-
-def test_a_sweep_has_no_atlas(workspace: Path) -> None:
-    from palinka.errors import InputError
-
-    one = SparseAutoencoderModule(KSparseAutoencoder(8, 4, k=2))
-    sweep = SweepModule({"k=2": one}, {}, {"k=2": {"k": 2}})
-    with pytest.raises(InputError, match="WriteAtlas looks at a single autoencoder"):
-        WriteAtlas().setup(Trainer(logger=False), sweep, "fit")

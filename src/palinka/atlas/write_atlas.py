@@ -75,8 +75,7 @@ class WriteAtlas(Callback):
             return
         spec = data.validation_spec
         about = About(
-            # A model in a folder is named without the folders that lead to it.
-            Path(spec.language_model.name).name,
+            _name(spec.language_model.name),
             " → ".join(spec.resolved_sites),
             type(module.autoencoder).__name__,
             trainer.callback_metrics,
@@ -86,3 +85,9 @@ class WriteAtlas(Callback):
         facts = gather(data, module, self.options)
         output = self.output or log_folder(trainer) / "atlas"
         self.page = write_site(output, facts, about, analyses)
+
+
+def _name(model: str) -> str:
+    """A model's name; of one in a folder without the folders that lead to it."""
+    path = Path(model).expanduser()
+    return path.name if path.is_absolute() or path.exists() else model

@@ -45,8 +45,12 @@
     document.title = `${page.title} · feature atlas of ${palinka.overview.language_model}`;
     for (const link of byId("pages").querySelectorAll("a")) {
       const here = link.getAttribute("href") === (location.hash || "#");
-      if (here) link.setAttribute("aria-current", "page");
-      else link.removeAttribute("aria-current");
+      if (here) {
+        link.setAttribute("aria-current", "page");
+        link.scrollIntoView({ block: "nearest", inline: "nearest" });
+      } else {
+        link.removeAttribute("aria-current");
+      }
     }
     page.shown();
     scrollTo(0, 0);

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from palinka.autoencoders import Autoencoder
-from palinka.kernels.memory import LARGEST, MMAP_THRESHOLD
+from palinka.freed_memory import LARGEST, MMAP_THRESHOLD
 from palinka.training.machine import prepare_machine
 
 # What glibc's own threshold grows to; larger tensors it then takes from the system each time.

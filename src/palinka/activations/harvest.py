@@ -16,6 +16,7 @@ from palinka.activations.harvest_spec import HarvestSpec
 from palinka.activations.writer import CacheWriter, tidy
 from palinka.corpora import Block
 from palinka.errors import InputError
+from palinka.freed_memory import keep_freed_memory
 from palinka.language_models import LanguageModel
 from palinka.progress import progress
 
@@ -55,6 +56,7 @@ def harvest(
         if not Cache.exists(folder):
             writer = CacheWriter(root, spec.key)
             at_work.callback(writer.close)
+            keep_freed_memory()
             harvester = _Harvester(spec, writer, rank, world_size, load or spec.language_model.load)
             try:
                 shards = harvester.fill()

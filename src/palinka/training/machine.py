@@ -4,9 +4,9 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 
 from palinka.autoencoders import Autoencoder
+from palinka.freed_memory import keep_freed_memory
 from palinka.kernels.collectives import copy_from_first, world
 from palinka.kernels.matmul import choose_precision, try_precisions
-from palinka.kernels.memory import keep_freed_memory
 
 # Weights of fewer elements are not worth a trial, nor a difference in the last digit.
 WORTH_A_TRIAL = 1 << 20

@@ -3,19 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 from os import PathLike
-from typing import Any, Self
+from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 
-from palinka.autoencoders import Autoencoder, AutoencoderOutput, CompactOutput, InputScaling
+from palinka.autoencoders import Autoencoder, AutoencoderOutput, CompactOutput
 from palinka.autoencoders.base import positive_integer
-from palinka.autoencoders.formats import fold
 from palinka.autoencoders.sharded import ShardedAutoencoder
 from palinka.errors import InputError
 from palinka.kernels.collectives import copy_from_first, processes, sum_over, world
@@ -26,15 +25,13 @@ from palinka.training.checkpoint import (
     check_source,
     describe,
     read,
-    restore,
-    settings_of,
-    unreadable,
 )
 from palinka.training.constraints import normalize_rows, project_gradient
 from palinka.training.evaluation import Evaluation, measure_batch
 from palinka.training.firing import FiringClock
 from palinka.training.machine import prepare_machine
 from palinka.training.objective import Losses, Objective
+from palinka.training.raw_activations import RawActivationsModule
 from palinka.training.sharding import divide
 from palinka.training.terms import Step, Terms, has_own_terms, terms, terms_of
 from palinka.training.watch import ActivationWatch
@@ -44,7 +41,7 @@ FIRST_ROWS = 32_768
 PROGRESS_BAR = frozenset({"loss/total", "reconstruction/fvu", "val/fvu"})
 
 
-class SparseAutoencoderModule(LightningModule):
+class SparseAutoencoderModule(RawActivationsModule):
     """Train a sparse autoencoder on activations, and measure it.
 
     A batch is a tensor of raw activations, `(rows, input_dim)`, in any floating dtype; for a
@@ -90,9 +87,7 @@ class SparseAutoencoderModule(LightningModule):
         optimizer: OptimizerCallable = lambda params: torch.optim.Adam(params, lr=1e-4, fused=True),
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
-        super().__init__()
-        # A checkpoint describes its autoencoder in words, so that it loads without arguments.
-        self.autoencoder = restore(autoencoder) if isinstance(autoencoder, Mapping) else autoencoder
+        super().__init__(autoencoder)
         self.objective = Objective(
             sparsity_weight=sparsity_weight,
             decorrelation_weight=decorrelation_weight,
@@ -115,12 +110,8 @@ class SparseAutoencoderModule(LightningModule):
             }
         )
 
-        input_dim, latent_dim = self.autoencoder.input_dim, self.autoencoder.latent_dim
-        self.scaling = InputScaling(input_dim)
-        output_dim = self.autoencoder.output_dim
-        self.target_scaling = InputScaling(output_dim) if self.is_transcoder else None
-        self.firing = FiringClock(latent_dim)
-        self.evaluation = Evaluation(output_dim, latent_dim)
+        self.firing = FiringClock(self.autoencoder.latent_dim)
+        self.evaluation = Evaluation(self.autoencoder.output_dim, self.autoencoder.latent_dim)
         self.watch = ActivationWatch()
         self._scaling_was_loaded = False
         self._resumed_precision: str | None = None
@@ -129,38 +120,6 @@ class SparseAutoencoderModule(LightningModule):
         # DDP would overwrite every process's own counts with those of the first, at every step;
         # an autoencoder's buffers are the same everywhere from the first step on.
         self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
-
-    @property
-    def is_transcoder(self) -> bool:
-        """Whether it gives the activations of another site than it is given."""
-        return self.autoencoder.is_transcoder
-
-    def encode(self, x: Tensor) -> Tensor:
-        """Raw activations `(…, input_dim)` to latents `(…, latent_dim)`."""
-        return self._whole().encode(self._scaled(x))
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Latents `(…, latent_dim)` to raw activations `(…, output_dim)`."""
-        return self.output_scaling.inverse(self._whole().decode(latents))
-
-    def decode_for(self, latents: Tensor, x: Tensor) -> Tensor:
-        """Latents `(…, latent_dim)` of raw activations `x` to raw ones `(…, output_dim)`."""
-        return self.output_scaling.inverse(self._whole().decode_for(latents, self._scaled(x)))
-
-    def save_pretrained(self, folder: str | PathLike[str]) -> None:
-        """Write the autoencoder as `Autoencoder.save_pretrained` does, for raw activations.
-
-        Centering and scaling are taken into the weights.
-
-        Raises:
-            InputError: If the folder cannot be written, or the weights cannot hold the scaling.
-        """
-        fold(self._whole(), self.scaling, self.target_scaling).save_pretrained(folder)
-
-    def forward(self, x: Tensor) -> AutoencoderOutput:
-        """Encode and decode raw activations `(…, input_dim)`."""
-        latents = self.encode(x)
-        return AutoencoderOutput(reconstruction=self.decode_for(latents, x), latents=latents)
 
     def setup(self, stage: str) -> None:
         """Take the centering and scaling of the training data, unless a checkpoint brought one."""
@@ -348,32 +307,13 @@ class SparseAutoencoderModule(LightningModule):
         if resume:
             check_cache(getattr(data, "cache_identity", None), checkpoint)
 
-    @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
-        """Load as Lightning does.
-
-        Raises:
-            InputError: If the file is missing, damaged, or no checkpoint of a sparse autoencoder.
-        """
-        try:
-            return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
-        except InputError:
-            raise
-        except Exception as error:
-            raise unreadable(checkpoint_path, error) from error
-
-    @staticmethod
-    def settings_of(path: str | PathLike[str]) -> dict[str, Any]:
-        """The arguments that a checkpoint's module was made with, but for the data's width.
-
-        Raises:
-            InputError: If the file cannot be read, or is no checkpoint of a sparse autoencoder.
-        """
-        return settings_of(path)
-
     def _of_data(self, name: str) -> Any:
         """What the data module says of itself; None where it does not, or there is none."""
         return getattr(getattr(self.trainer, "datamodule", None), name, None)
+
+    @property
+    def _is_divided(self) -> bool:
+        return self._sharded is not None
 
     @property
     def _layout(self) -> Layout:
@@ -407,24 +347,6 @@ class SparseAutoencoderModule(LightningModule):
             self._sharded.check_rows(x)
         return self._sharded(x)
 
-    @property
-    def output_scaling(self) -> InputScaling:
-        """What the autoencoder's output went through: its input's, but for a transcoder."""
-        return self.scaling if self.target_scaling is None else self.target_scaling
-
-    def _whole(self) -> Autoencoder:
-        if self._sharded is not None:
-            raise InputError(
-                "no device holds all latents of this run: load its checkpoint on one device,"
-                " or run palinka analyze with it"
-            )
-        return self.autoencoder
-
-    def _scaled(self, x: Tensor) -> Tensor:
-        self.autoencoder.check_width(x, self.autoencoder.input_dim, "activations")
-        scaled: Tensor = self.scaling(x.to(self.scaling.mean.dtype))
-        return scaled
-
     def _watched(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """What the autoencoder sees of a batch and what it is to give; notice NaN and Inf."""
         x, target = self._split(batch)
@@ -432,16 +354,6 @@ class SparseAutoencoderModule(LightningModule):
         if target is not x:
             self.watch.update(target)
         return x, target
-
-    def _split(self, batch: Tensor) -> tuple[Tensor, Tensor]:
-        """Scaled input `(rows, input_dim)` and target `(rows, output_dim)`, the same or not."""
-        if self.target_scaling is None:
-            x = self._scaled(batch)
-            return x, x
-        widths = [self.autoencoder.input_dim, self.autoencoder.output_dim]
-        self.autoencoder.check_width(batch, sum(widths), "activations with those of a target site")
-        x, target = torch.split(batch, widths, dim=-1)
-        return self._scaled(x), self.target_scaling(target.to(self.target_scaling.mean.dtype))
 
     def _logs_this_step(self) -> bool:
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]

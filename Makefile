@@ -6,7 +6,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 BENCHMARK_VENV ?= .venv-benchmark
 BENCHMARK_INSTALL := $(BENCHMARK_VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-slow benchmark lint format clean
+.PHONY: demo test test-slow benchmark docs lint format clean
 
 demo: $(VENV)/.palinka  ## train on the bundled model; ends by saying where the results are
 	$(BIN)/palinka fit --config configs/quickstart.yaml
@@ -19,6 +19,9 @@ test-slow: $(VENV)/.test  ## the tests that the plain suite leaves out
 
 benchmark: $(BENCHMARK_VENV)/.benchmark  ## time against other libraries; benchmarks/results
 	$(BENCHMARK_VENV)/bin/python benchmarks
+
+docs: $(VENV)/.docs  ## build the book into build/site; its figures are computed, and kept
+	$(BIN)/mkdocs build --strict
 
 lint: $(VENV)/.lint  ## style, types, and which room may import which
 	$(BIN)/ruff check .
@@ -54,6 +57,10 @@ $(BENCHMARK_VENV)/.benchmark: pyproject.toml constraints.txt
 	$(BENCHMARK_INSTALL) -c constraints.txt --editable .
 	-$(BENCHMARK_INSTALL) -c constraints.txt --group benchmark
 	-$(BENCHMARK_INSTALL) --no-deps dictionary_learning overcomplete
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.palinka
+	$(PIP_INSTALL) --group docs
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.test

@@ -1,0 +1,77 @@
+"""What the book's build does beside MkDocs' own work; `mkdocs.yml` names this file.
+
+- `{{ findings NAME }}` on a page becomes a table of numbers, `{{ findings NAME PREFIX }}` one of
+  those whose names begin so. An image under `figures/NAME/` is a figure of the same findings.
+- `$…$` and `$$…$$` become MathML.
+- The page `benchmarks.md` is made of the tables in `benchmarks/results`.
+- A page in `docs/` that `nav` does not list stands in a last section.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File
+
+from figures import ROOT, findings, table
+from formulas import set_formulas
+
+_FIGURE = re.compile(r"\]\((?:\.\./)*(figures/([\w/]+)/([\w.-]+\.png))\)")
+_TABLE = re.compile(r"^\{\{ findings (\S+)(?: (\S+))? \}\}$", re.MULTILINE)
+_RESULTS = re.compile(r"\]\((?:\.\./)+benchmarks/results/(\w+)\.md\)")
+_BENCHMARKS = """\
+# Benchmark tables
+
+Each table was written by `python benchmarks` on the computer that it names: what the plain
+definition takes, what palinka takes, and how closely the two agree. A ratio holds for the case
+beside it and no other.
+"""
+
+
+def on_config(config: Any) -> Any:
+    """Give pages that the navigation does not list a section."""
+    listed = set(_leaves(config["nav"]))
+    docs = Path(config["docs_dir"])
+    pages = (page.relative_to(docs).as_posix() for page in sorted(docs.rglob("*.md")))
+    if more := [page for page in pages if page not in listed]:
+        config["nav"].append({"More": more})
+    return config
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Run the analyses, and add the figures that pages show and the page of benchmarks."""
+    made = findings()
+    for page in [file for file in files if file.is_documentation_page()]:
+        for path, name, figure in _FIGURE.findall(page.content_string):
+            if name not in made:
+                raise LookupError(f"{page.src_uri} shows {path}; there are {', '.join(made)}")
+            if path not in files.src_uris:
+                files.append(File.generated(config, path, abs_src_path=str(made[name] / figure)))
+    results = [
+        re.sub(r"^#", "##", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        for file in sorted((ROOT / "benchmarks" / "results").glob("*.md"))
+    ]
+    benchmarks = "\n".join([_BENCHMARKS, *results])
+    files.append(File.generated(config, "benchmarks.md", content=benchmarks))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    """Put in tables of findings, and let links to benchmark tables lead to their page."""
+    if "{{ findings" in markdown:
+        made = findings()
+        markdown = _TABLE.sub(lambda found: table(made[found[1]], found[2] or ""), markdown)
+    upward = "../" * page.file.src_uri.count("/")
+    return _RESULTS.sub(rf"]({upward}benchmarks.md)", markdown)
+
+
+def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
+    """Set the formulas."""
+    return str(set_formulas(html))
+
+
+def _leaves(nav: Any) -> list[str]:
+    if isinstance(nav, str):
+        return [nav]
+    children = nav.values() if isinstance(nav, dict) else nav
+    return [leaf for child in children for leaf in _leaves(child)]

@@ -1,0 +1,110 @@
+"""The pages on extending palinka, followed to the letter in a copy of the project.
+
+Files are written as the blocks with a title say, changes are made as the blocks in `diff` say; then
+the pages' own tests run, and their commands.
+"""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted((ROOT / "docs" / "extending").glob("*.md"))
+BLOCK = re.compile(r'^```(\w*)(?: title="([^"]+)")?\n(.*?)^```$', re.DOTALL | re.MULTILINE)
+
+# One process for all: it takes seconds to import torch. What trains takes one batch.
+RUN_ALL = """
+import json, sys
+import pytest
+from palinka.__main__ import main
+tests, commands = json.load(sys.stdin)
+options = ["-q", "--import-mode=importlib", "-p", "no:cacheprovider"]
+status = {"tests": int(pytest.main([*options, *tests]))}
+for command in commands:
+    fast = ["--trainer.fast_dev_run=true", "--data.train_tokens=1024", "--data.context_length=64",
+            "--data.validation_tokens=256", "--data.batch_size=128"]
+    status[" ".join(command)] = main([*command, *(fast if command[0] == "fit" else [])])
+print("STATUS " + json.dumps(status))
+"""
+
+
+def follow(page: Path, project: Path) -> tuple[list[str], list[list[str]]]:
+    """Write a page's files, and return its tests and its commands."""
+    tests, commands = [], []
+    for language, title, text in BLOCK.findall(page.read_text(encoding="utf-8")):
+        if language == "diff":
+            change(project / title, text)
+        elif title:
+            file = project / title
+            assert not file.exists(), f"{title} is there already"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
+            if file.name.startswith("test_"):
+                tests.append(title)
+        else:
+            assert not language, f"{page.name} has a block of {language} that names no file"
+            for line in text.splitlines():
+                program, *arguments = shlex.split(line)
+                assert program == "palinka"
+                commands.append(arguments)
+    return tests, commands
+
+
+def change(file: Path, diff: str) -> None:
+    """Make a change whose lines of context are there exactly once."""
+    lines = diff.splitlines(keepends=True)
+    before = "".join(line[1:] for line in lines if line[0] in " -")
+    after = "".join(line[1:] for line in lines if line[0] in " +")
+    source = file.read_text(encoding="utf-8")
+    assert source.count(before) == 1, f"{file.name} does not have, once:\n{before}"
+    file.write_text(source.replace(before, after), encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_the_pages_work_as_written(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    followed = [follow(page, tmp_path) for page in PAGES]
+    tests = [test for page, _ in followed for test in page]
+    commands = [command for _, page in followed for command in page]
+    assert len(tests) == len(PAGES) == len(commands) == 3
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_ALL],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{tmp_path / 'src'}{os.pathsep}{tmp_path}",
+            "PALINKA_CACHE": str(tmp_path / "cache"),
+            "MPLBACKEND": "Agg",
+        },
+        input=json.dumps([tests, commands]),
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    found = re.search(r"STATUS (.*)", done.stdout)
+    assert found, done.stdout + done.stderr
+    assert set(json.loads(found[1]).values()) == {0}, done.stdout + done.stderr
+    for name in ("him_or_her", "endings"):
+        assert (tmp_path / "findings" / name / "findings.json").exists()
+    assert (tmp_path / "findings" / "him_or_her" / "null.png").exists()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_files_of_a_page_fit_the_project(page: Path, tmp_path: Path) -> None:
+    """New files are new, changes can be made, and all of it is Python."""
+    stimuli = Path("src/palinka/stimuli")
+    (tmp_path / stimuli).mkdir(parents=True)
+    shutil.copy(ROOT / stimuli / "loading.py", tmp_path / stimuli)
+    tests, commands = follow(page, tmp_path)
+    assert len(tests) == len(commands) == 1
+    for file in tmp_path.rglob("*.py"):
+        assert file.name == "loading.py" or not (ROOT / file.relative_to(tmp_path)).exists()
+        compile(file.read_text(encoding="utf-8"), str(file), "exec")

@@ -9,6 +9,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers.utils import logging
 
 from palinka.__main__ import main
 from palinka.training import SparseAutoencoderModule
@@ -113,6 +114,23 @@ def test_measuring_a_checkpoint_gives_what_the_fit_ended_with(
     (folder,) = set((trained / "lightning_logs").iterdir()) - before
     name = "val/fvu" if command == "validate" else "test/fvu"
     assert events(folder).Scalars(name)[-1].value == pytest.approx(fitted, rel=1e-6)
+
+
+def test_quiet_leaves_the_results_and_nothing_else(
+    trained: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logging.disable_progress_bar()  # as the environment has it where transformers is not loaded yet
+    line = [
+        "validate",
+        *SMALL[:-1],
+        f"--ckpt_path={checkpoint}",
+        f"--trainer.default_root_dir={tmp_path}",
+    ]
+    assert main([*line, "--quiet"]) == 0
+    logging.enable_progress_bar()
+    quiet = capsys.readouterr()
+    assert quiet.out.lstrip("\n").startswith("  fraction of variance unexplained")
+    assert quiet.err == ""
 
 
 def test_the_command_line_wins_over_the_checkpoint(

@@ -5,29 +5,23 @@ imported.
 """
 
 import difflib
+import os
+import signal
 import sys
 from collections.abc import Sequence
 
-from palinka import __version__
+from palinka import __version__, commands
+from palinka.commands import COMMANDS
 from palinka.errors import InputError
+from palinka.terminal import colored, quieted
 
-COMMANDS = {
-    "fit": "train a sparse autoencoder on the activations of a language model",
-    "validate": "measure a checkpoint on the validation split",
-    "test": "the same under the names of a test",
-    "predict": "write the latents of the validation split to disk",
-    "harvest": "only fill the cache of activations",
-    "verify": "read the caches of a configuration and compare their checksums",
-    "analyze": "ask neurons or latents questions, without any training",
-    "atlas": "write pages about every latent for a browser, or serve them to type text into",
-    "export": "write a checkpoint's autoencoder in the format of another library",
-    "import": "make a checkpoint of an autoencoder that another library saved",
-    "cache": "list the caches of activations, or remove some of them",
-}
+# What shells report of a process that a signal ended.
+INTERRUPTED = 128 + signal.SIGINT
+NOBODY_READS = 128 + signal.SIGPIPE
 
-_COMMAND_LINES = "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())
+_COMMAND_LINES = "\n".join(f"  {name:<12}{command.does}" for name, command in COMMANDS.items())
 HELP = f"""\
-usage: palinka COMMAND [--config FILE ...] [--KEY VALUE ...]
+usage: palinka [--quiet] COMMAND [--config FILE ...] [--KEY VALUE ...]
 
 Distils the activations of a language model into sparse features.
 
@@ -35,10 +29,14 @@ commands:
 {_COMMAND_LINES}
 
 options:
-  --config FILE     YAML; repeatable, later files win, and the command line beats every file
+  --config FILE     YAML; repeatable; the command line beats every file
   --print_config    show the whole configuration and stop
-  --ckpt_path FILE  the checkpoint to go on from, or to measure; `last` is that of the last run
+  --ckpt_path FILE  a checkpoint to go on from or measure; `last` for the last
+  --quiet           only results, warnings and errors: no bars, no banners
   --help, --version `palinka COMMAND --help` lists every option of a command
+
+exit status: 0 done, 1 failed, 2 unusable input, 130 interrupted, 143 stopped
+environment: PALINKA_CACHE, PALINKA_QUIET, NO_COLOR, HF_HOME, HF_HUB_OFFLINE
 
 A first run, offline:  palinka fit --config configs/quickstart.yaml
 """
@@ -51,51 +49,56 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments after the program's name; those of the process if left out.
 
     Returns:
-        The exit status: 0, 1 for a failure while running, 2 for input that cannot be used.
+        The exit status: 0, 1 for a failure while running, 2 for input that cannot be used, 130
+        after Ctrl-C, 141 where nobody reads the output any more, 143 after SIGTERM.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help"):
+    given = list(sys.argv[1:] if argv is None else argv)
+    arguments = [argument for argument in given if argument != "--quiet"]
+    try:
+        with quieted(len(arguments) < len(given)):
+            status = _run(arguments)
+            sys.stdout.flush()
+            return status
+    except InputError as error:
+        return _refuse(str(error))
+    except KeyboardInterrupt:
+        return _interrupted()
+    except SystemExit as ended:
+        # Lightning tidies up after Ctrl-C, and ends with status 1.
+        if isinstance(ended.__context__, KeyboardInterrupt):
+            return _interrupted()
+        raise
+    except BrokenPipeError:
+        # Such as of `palinka cache list | head`. Python would complain when it ends.
+        with open(os.devnull, "w") as nowhere:  # noqa: PTH123  (no path to speak of)
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        return NOBODY_READS
+
+
+def _run(arguments: Sequence[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP, end="")
         return 0
     if arguments[0] == "--version":
         print(f"palinka {__version__}")
         return 0
     if arguments[0] not in COMMANDS:
-        nearest = difflib.get_close_matches(arguments[0], COMMANDS, n=1)
+        known = [*COMMANDS, "--help", "--version", "--quiet"]
+        nearest = difflib.get_close_matches(arguments[0], known, n=1)
         hint = f"did you mean '{nearest[0]}'?" if nearest else f"choose from {', '.join(COMMANDS)}"
-        return _refuse(f"there is no command '{arguments[0]}': {hint}")
-
-    try:
-        if arguments[0] == "analyze":
-            from palinka.analyze import run as analyze
-
-            return analyze(arguments[1:])
-        if arguments[0] == "atlas":
-            from palinka.atlas_command import run as atlas
-
-            return atlas(arguments[1:])
-        if arguments[0] == "cache":
-            from palinka.cache_command import run as cache
-
-            return cache(arguments[1:])
-        if arguments[0] == "export":
-            from palinka.export import run as export
-
-            return export(arguments[1:])
-        if arguments[0] == "import":
-            from palinka.import_command import run as import_
-
-            return import_(arguments[1:])
-        from palinka.cli import run
-
-        return run(arguments)
-    except InputError as error:
-        return _refuse(str(error))
+        kind = "option" if arguments[0].startswith("-") else "command"
+        raise InputError(f"there is no {kind} '{arguments[0]}': {hint}")
+    return commands.run(arguments[0], arguments[1:])
 
 
 def _refuse(message: str) -> int:
-    print(f"palinka: error: {message}", file=sys.stderr)
+    print(f"palinka: {colored('error:', 'red', sys.stderr)} {message}", file=sys.stderr)
     return 2
+
+
+def _interrupted() -> int:
+    print("palinka: interrupted", file=sys.stderr)
+    return INTERRUPTED
 
 
 if __name__ == "__main__":

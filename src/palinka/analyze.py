@@ -83,15 +83,25 @@ def run(arguments: Sequence[str]) -> int:
     Raises:
         InputError: If the command line or a file that it names cannot be used.
     """
-    parser = ArgumentParser(
-        prog="palinka analyze",
-        description="Run analyses of a language model's neurons, or of an autoencoder's latents.",
-    )
-    parser.add_argument("-c", "--config", action=ActionConfigFile, help="A YAML configuration.")
-    parser.add_function_arguments(analyze)
+    parser = _parser()
     given: Any = parser.parse_args(files_first(["analyze", *arguments])[1:])
     try:
         settings = parser.instantiate(given)
     except ValueError as error:  # ours in one line, the parser's in several
         raise InputError(" ".join(str(error).split())) from error
     return analyze(**{name: settings[name] for name in inspect.signature(analyze).parameters})
+
+
+def parsers() -> dict[str, ArgumentParser]:
+    """The parser of `palinka analyze`."""
+    return {"analyze": _parser()}
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="palinka analyze",
+        description="Run analyses of a language model's neurons, or of an autoencoder's latents.",
+    )
+    parser.add_argument("-c", "--config", action=ActionConfigFile, help="A YAML configuration.")
+    parser.add_function_arguments(analyze)
+    return parser

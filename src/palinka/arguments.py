@@ -7,6 +7,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -16,6 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from palinka.configured_classes import check_classes, imported
 from palinka.errors import InputError
+from palinka.help_pages import HelpFormatter, in_order, usage
 from palinka.plain_values import admits_null
 from palinka.yaml_bounds import check_bounds
 
@@ -38,6 +40,9 @@ _UNKNOWN_OPTION = re.compile(
 )
 _CLASS_PATH = re.compile(r"class_path '(?P<path>[^']+)'")
 _UNKNOWN_CLASS = re.compile(r"Expected a dot import path string: (?P<name>\w+)")
+_LITERAL = re.compile(
+    r"Expected a typing\.Literal\[(?P<known>[^\]]*)\]\. Got value: (?P<given>.*)$"
+)
 _PARSER_KEY = re.compile(r'Parser key "(?P<key>[^"]+)"')
 _ANSWERED = "; did you mean '"
 _ANSWER = re.compile(rf"(?P<answer>(?:Option|there is no class) '[^']*'[^;]*{_ANSWERED}[^']*'\?)")
@@ -78,6 +83,21 @@ set_loader("yaml", _bounded(get_loader("yaml")), (yaml.YAMLError,))
 
 class ArgumentParser(LightningArgumentParser):
     """Lightning's parser, with errors as one `InputError` line instead of a page of usage."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"formatter_class": HelpFormatter, **kwargs})
+
+    def format_help(self, *args: Any) -> str:
+        """Format the help with a usage of a line, and the groups in the order of their use."""
+        groups: Any = self._action_groups
+        given = self.usage
+        ordered: Any = in_order(groups)
+        self._action_groups, self.usage = ordered, given or usage(self)
+        try:
+            text: str = super().format_help(*args)
+        finally:
+            self._action_groups, self.usage = groups, given
+        return text
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
         """Parse a command line and the files that it names.
@@ -125,11 +145,14 @@ class ArgumentParser(LightningArgumentParser):
         line = " ".join(message.split()).removeprefix('Parser key "config": ')
         unknown = _UNKNOWN_OPTION.search(line)
         unknown_class = _UNKNOWN_CLASS.search(line)
+        literal = _LITERAL.search(line)
         answer = _ANSWER.search(line)
         if answer:  # an inner parser has answered already; around it stands what else was tried
             line = ": ".join([*_PARSER_KEY.findall(line), answer["answer"]])
         elif unknown:
             line += _suggestion(unknown["key"] or unknown["flag"], _valid_names(parser, line))
+        elif literal:
+            line = _not_a_choice(_PARSER_KEY.findall(line), *literal.groups())
         elif unknown_class:
             line = _unknown_class(parser, unknown_class["name"], _PARSER_KEY.findall(line)[-1])
         raise InputError(line) from ex
@@ -163,6 +186,35 @@ def _unknown_class(parser: ArgumentParser, name: str, key: str) -> str:
     if nearest:
         return f"{line}{_ANSWERED}{nearest[0]}'?"
     return f"{line}; choose from {', '.join(names)}" if 0 < len(names) <= 20 else line
+
+
+def _not_a_choice(keys: Sequence[str], known: str, given: str) -> str:
+    """What to say of a value that is none of those which may stand there."""
+    names = [name.strip(" '") for name in known.split(",")]
+    nearest = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    hint = f"did you mean '{nearest[0]}'?" if nearest else f"choose from {', '.join(names)}"
+    return f"{': '.join([*keys[-1:], repr(given)])} is no choice here; {hint}"
+
+
+def class_names(hint: Any) -> list[str]:
+    """The classes that may be named where a value of this type is expected."""
+    return sorted(_classes(hint))
+
+
+def class_named(hint: Any, name: str) -> type:
+    """The class that a name stands for where a value of this type is expected."""
+    return _classes(hint)[name]
+
+
+def _classes(hint: Any) -> dict[str, type]:
+    bases = [t for t in (hint, *get_args(hint)) if isinstance(t, type) and is_subclass_type(t)]
+    return {c.__name__: c for base in bases for c in _concrete_subclasses(base)}
+
+
+def is_subclass_type(kind: type) -> bool:
+    """Whether the parser takes the name of a subclass for a value of this type."""
+    plain = kind.__module__ in sys.stdlib_module_names or is_dataclass(kind)
+    return not plain and bool(kind.__subclasses__())
 
 
 def _concrete_subclasses(base: type) -> set[type]:

@@ -20,6 +20,7 @@ from palinka.atlas.server import check_atlas
 from palinka.callbacks import LanguageModelMetrics, as_typed
 from palinka.errors import InputError
 from palinka.paths import expanded
+from palinka.plain_parser import nearest
 from palinka.training import SparseAutoencoderModule, checkpoint
 from palinka.training.checkpoint import check_source
 
@@ -45,6 +46,9 @@ def run(arguments: Sequence[str]) -> int:
     # Lightning's tips and its list of devices.
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     serving = list(arguments[:1]) == ["serve"]
+    if arguments and not arguments[0].startswith("-") and not serving:
+        hint = nearest(arguments[0], ["serve"])
+        raise InputError(f"palinka atlas takes options, or `serve`, not {arguments[0]!r}{hint}")
     parser = _parser(serving)
     given = files_first(["atlas", *arguments[int(serving) :]])
     settings = parser.parse_args(given[1:])
@@ -71,6 +75,11 @@ def _checkpoint(given: str) -> Path:
     if newest is None:
         raise InputError(f"there is no complete checkpoint below {runs.LOG_FOLDER}; fit one first")
     return newest
+
+
+def parsers() -> dict[str, ArgumentParser]:
+    """The parsers of `palinka atlas` and `palinka atlas serve`."""
+    return {"atlas": _parser(serving=False), "atlas serve": _parser(serving=True)}
 
 
 def _parser(serving: bool) -> ArgumentParser:

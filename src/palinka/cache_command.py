@@ -1,11 +1,9 @@
 """The command `palinka cache`: which caches there are, and removing some of them."""
 
-import argparse
 import difflib
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from palinka.activations.cache_dir import default_cache_dir
 from palinka.activations.inventory import StoredCache, stored_caches
@@ -14,6 +12,7 @@ from palinka.activations.removal import remove_cache
 from palinka.errors import InputError
 from palinka.language_models import LanguageModelSpec
 from palinka.paths import expanded
+from palinka.plain_parser import PlainParser
 from palinka.printable import printable
 
 _HEADINGS = ("KEY", "MODEL", "SITE", "SPLIT", "ROWS", "SIZE", "STATE")
@@ -35,7 +34,7 @@ def run(arguments: Sequence[str]) -> int:
         InputError: If the command line cannot be understood, or a cache it names cannot be
             removed.
     """
-    given = _parser().parse_args(arguments)
+    given = _parsers()[0].parse_args(arguments)
     root = expanded(given.cache_dir) if given.cache_dir else default_cache_dir()
     if not root.is_dir():
         if given.cache_dir or given.command == "remove":
@@ -48,20 +47,17 @@ def run(arguments: Sequence[str]) -> int:
     return _remove(root, given.key, given.incomplete, given.yes)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; see `{self.prog} --help`")
+def parsers() -> dict[str, PlainParser]:
+    """The parsers of `palinka cache`, and of the commands in it."""
+    parser, commands = _parsers()
+    return {"cache": parser, **{f"cache {name}": one for name, one in commands.items()}}
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser("palinka cache", description="Look after the caches of activations.")
+def _parsers() -> tuple[PlainParser, dict[str, PlainParser]]:
+    parser = PlainParser("palinka cache", description="Look after the caches of activations.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="{list,remove}")
-    listing = commands.add_parser(
-        "list", allow_abbrev=False, help="show what is there", description=_list.__doc__
-    )
-    removal = commands.add_parser(
-        "remove", allow_abbrev=False, help="free space", description=_remove.__doc__
-    )
+    listing = commands.add_parser("list", help="show what is there", description=_list.__doc__)
+    removal = commands.add_parser("remove", help="free space", description=_remove.__doc__)
     removal.add_argument("key", nargs="*", metavar="KEY", help="a cache, by how its name begins")
     removal.add_argument(
         "--incomplete", action="store_true", help="all caches that were never finished"
@@ -73,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
             metavar="DIR",
             help="the folder of all caches; $PALINKA_CACHE, or ~/.cache/palinka/activations",
         )
-    return parser
+    return parser, {"list": listing, "remove": removal}
 
 
 def _list(root: Path) -> None:

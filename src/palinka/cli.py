@@ -11,8 +11,15 @@ from typing import Any, TypeGuard
 
 import lightning.pytorch as pl
 import torch
+from jsonargparse import Namespace
 from lightning.fabric.utilities.seed import seed_everything
-from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import (
+    Callback,
+    Checkpoint,
+    ModelSummary,
+    ProgressBar,
+    TQDMProgressBar,
+)
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
@@ -27,6 +34,7 @@ from palinka.activations import ActivationDataModule
 from palinka.arguments import ArgumentParser, files_first, with_layer
 from palinka.errors import InputError
 from palinka.runs import LOG_FOLDER
+from palinka.terminal import is_quiet
 from palinka.trainer import Trainer
 from palinka.training import SparseAutoencoderModule, SweepModule
 from palinka.training.checkpoint import VARIANTS, read_any
@@ -93,7 +101,7 @@ class PalinkaCLI(LightningCLI):
             save_config_callback=SaveConfig,
             seed_everything_default=0,
             parser_class=ArgumentParser,
-            parser_kwargs={"allow_abbrev": False},
+            parser_kwargs={"prog": "palinka", "allow_abbrev": False},
             # The module states its own hyper-parameters: those that the parser would store
             # lack what is linked at instantiation.
             load_from_checkpoint_support=False,
@@ -236,6 +244,9 @@ class PalinkaCLI(LightningCLI):
         given = settings["callbacks"] or []
         given = given if isinstance(given, list) else [given]
         kwargs["callbacks"] = [*given, *self._standard_callbacks(settings, given)]
+        if is_quiet():
+            kwargs["enable_progress_bar"] = any(isinstance(c, ProgressBar) for c in given)
+            kwargs["enable_model_summary"] = any(isinstance(c, ModelSummary) for c in given)
         if self.subcommand != "fit" and settings["enable_checkpointing"] is None:
             kwargs["enable_checkpointing"] = any(isinstance(c, Checkpoint) for c in given)
         return super().instantiate_trainer(**kwargs)
@@ -256,6 +267,8 @@ class PalinkaCLI(LightningCLI):
             standard.append(callbacks.LanguageModelMetrics())
         if self.subcommand == "predict":
             standard.append(callbacks.LatentWriter())
+        if is_quiet():
+            return standard
         if settings["enable_progress_bar"] is not False and not any(
             isinstance(callback, ProgressBar) for callback in given
         ):
@@ -300,6 +313,28 @@ class PalinkaCLI(LightningCLI):
                 print(callbacks.final_report(self.trainer))
 
 
+class ParsersAlone(PalinkaCLI):
+    """Builds the parsers and makes nothing.
+
+    Attributes:
+        found: The parser of each command.
+    """
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Keep the parsers, and parse nothing."""
+        self.found = dict(self._subcommand_parsers)
+        self.config = Namespace({"subcommand": None})  # type: ignore[no-untyped-call]
+
+    def _parse_ckpt_path(self) -> None:
+        """There is no checkpoint."""
+
+    def _set_seed(self) -> None:
+        """Nothing is drawn."""
+
+    def instantiate_classes(self) -> None:
+        """Make nothing."""
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run one command of the command line.
 
@@ -314,6 +349,8 @@ def run(arguments: Sequence[str]) -> int:
         InputError: If the command line, a file it names or the data cannot be used.
     """
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_without_advertisement)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING if is_quiet() else logging.INFO)
     # The loader reads ahead in a thread of its own; worker processes would slow it down.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     # Lightning's own affair with a newer torch.
@@ -341,6 +378,11 @@ def run(arguments: Sequence[str]) -> int:
     watching: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     analyses = [c for c in watching if isinstance(c, callbacks.RunAnalyses)]
     return int(any(callback.failed for callback in analyses))
+
+
+def parsers() -> dict[str, LightningArgumentParser]:
+    """The parser of each command here."""
+    return ParsersAlone(["fit"]).found
 
 
 def _input_error_behind(error: BaseException | None) -> InputError | None:

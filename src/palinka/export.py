@@ -1,12 +1,11 @@
 """The command `palinka export`: a checkpoint in the format of another library."""
 
-import argparse
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from palinka.autoencoders.formats import FORMATS, Origin, fold, write
 from palinka.autoencoders.formats.model_card import is_license
@@ -15,15 +14,11 @@ from palinka.autoencoders.formats.sites import hook_of, within_base_model
 from palinka.errors import InputError
 from palinka.language_models import LanguageModelSpec
 from palinka.paths import expanded
+from palinka.plain_parser import PlainParser
 from palinka.printable import printable
 from palinka.training import SparseAutoencoderModule, checkpoint
 
 _SPLITS = ("val/", "val_interval/")
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; see `{self.prog} --help`")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -89,11 +84,15 @@ def export(ckpt_path: Path, library: str, output: Path, license_: str = "unknown
     return output / written
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def parsers() -> dict[str, PlainParser]:
+    """The parser of `palinka export`."""
+    return {"export": _parser()}
+
+
+def _parser() -> PlainParser:
+    parser = PlainParser(
         "palinka export",
         description="Write the autoencoder of a checkpoint in the format of another library.",
-        allow_abbrev=False,
     )
     parser.add_argument("--ckpt_path", required=True, metavar="FILE", help="a fit's checkpoint")
     parser.add_argument(

@@ -1,9 +1,8 @@
 """The command `palinka import`: another library's autoencoder as a checkpoint."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import lightning
 
@@ -11,14 +10,10 @@ from palinka.autoencoders import Autoencoder
 from palinka.autoencoders.formats import Origin, load
 from palinka.errors import InputError
 from palinka.paths import expanded
+from palinka.plain_parser import PlainParser
 from palinka.printable import printable
 from palinka.training import SparseAutoencoderModule
 from palinka.training.checkpoint_io import DurableCheckpointIO
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; see `{self.prog} --help`")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -78,12 +73,16 @@ def write_checkpoint(autoencoder: Autoencoder, origin: Origin, path: Path) -> No
         ) from error
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def parsers() -> dict[str, PlainParser]:
+    """The parser of `palinka import`."""
+    return {"import": _parser()}
+
+
+def _parser() -> PlainParser:
+    parser = PlainParser(
         "palinka import",
         description="Make a checkpoint of an autoencoder that palinka, SAELens, sparsify,"
         " dictionary_learning or OpenAI's sparse_autoencoder saved.",
-        allow_abbrev=False,
     )
     parser.add_argument(
         "where",

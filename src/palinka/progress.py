@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
 
+from palinka.terminal import is_quiet
+
 T = TypeVar("T")
 
 # Shorter work ends without ever drawing a bar.
@@ -25,6 +27,7 @@ def track(iterable: Iterable[T], description: str, total: int | None = None) -> 
         desc=description,
         total=total,
         delay=DELAY_SECONDS,
+        disable=is_quiet(),
         mininterval=_refresh_seconds(),
         dynamic_ncols=True,
     )
@@ -45,6 +48,7 @@ def progress(description: str, total: int | None, unit: str) -> Iterator[Any]:
         unit=f" {unit}",
         unit_scale=True,
         delay=DELAY_SECONDS,
+        disable=is_quiet(),
         mininterval=_refresh_seconds(),
         dynamic_ncols=True,
     ) as bar:

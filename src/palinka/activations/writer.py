@@ -257,7 +257,13 @@ class CacheWriter:
         self._leave = weakref.finalize(self, os.close, self._attending)
 
     def _make_folder(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:  # such as in a home folder that cannot be written
+            raise InputError(
+                f"{self.folder}: a folder for activations cannot be made there ({error.strerror});"
+                " set PALINKA_CACHE or data.cache_dir to another one"
+            ) from error
 
 
 def tidy(folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Compile loops over numbers to machine code, once per computer."""
 
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from numba import config, njit
 
@@ -15,10 +15,19 @@ def compiled(loop: Loop) -> Loop:
     `NUMBA_CACHE_DIR` says. It lets other threads run meanwhile.
     """
     # Division by zero gives infinity as in NumPy; checking for it would stop vectorization.
-    try:
-        return cast("Loop", njit(cache=True, nogil=True, error_model="numpy")(loop))
-    except RuntimeError:  # numba found no folder that it may write to
-        return cast("Loop", njit(nogil=True, error_model="numpy")(loop))
+    return cast("Loop", compiled_with(error_model="numpy")(loop))
+
+
+def compiled_with(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """As `compiled`, with options of `numba.njit` of one's own."""
+
+    def compile_it(loop: Callable[..., Any]) -> Any:
+        try:
+            return njit(cache=True, nogil=True, **options)(loop)
+        except RuntimeError:  # numba found no folder that it may write to
+            return njit(nogil=True, **options)(loop)
+
+    return compile_it
 
 
 def threads() -> int:

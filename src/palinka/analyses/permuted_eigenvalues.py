@@ -13,14 +13,15 @@ over B, the smallest B over A, so that one tridiagonalization serves both direct
 """
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from palinka.analyses.compiled import compiled_with
 
 # A batch of trial points this long is tried at once at either end of the spectrum.
 _POINTS = 8
 
 
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+@compiled_with(fastmath={"reassoc", "contract"})
 def _tridiagonalize(m, diagonal, beside):  # type: ignore[no-untyped-def]
     """Householder's reduction of the lower triangle of `m`, last row first; `m` is used up.
 
@@ -87,7 +88,7 @@ def _tridiagonalize(m, diagonal, beside):  # type: ignore[no-untyped-def]
     diagonal[0] = m[0, 0] - 2.0 * v[0] * w[0]
 
 
-@njit(cache=True, nogil=True)
+@compiled_with()
 def _extremes(diagonal, beside):  # type: ignore[no-untyped-def]
     """Smallest and largest eigenvalue, within [0, 1], of a tridiagonal matrix: Sturm counts."""
     r = len(diagonal)
@@ -122,7 +123,7 @@ def _extremes(diagonal, beside):  # type: ignore[no-untyped-def]
     return 0.5 * (low[0] + high[0]), 0.5 * (low[1] + high[1])
 
 
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+@compiled_with(fastmath={"reassoc", "contract"})
 def _add_scatter(m, z):  # type: ignore[no-untyped-def]
     """Add the lower triangle of `z.T @ z` to `m`, a row at a time and eight items at once."""
     items = len(z)
@@ -144,7 +145,7 @@ def _add_scatter(m, z):  # type: ignore[no-untyped-def]
                 row[j] += c_0 * z_0[j]
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
+@compiled_with(error_model="numpy", fastmath={"reassoc", "contract"})
 def _largest_eigenvalues(scores, in_a, shrinkage):  # type: ignore[no-untyped-def]
     n, r = scores.shape
     largest = np.empty((len(in_a), 2))

@@ -1,0 +1,1 @@
+"""Scripts that let a shell complete the commands and options of palinka."""

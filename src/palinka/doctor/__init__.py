@@ -1,0 +1,1 @@
+"""What `palinka doctor` looks at: what is installed, the machine, folders and the hub."""

@@ -1,0 +1,52 @@
+"""What every command has, and how its help reads."""
+
+import argparse
+import re
+
+import pytest
+
+from palinka import commands
+from palinka.commands import COMMANDS
+
+
+@pytest.fixture(scope="module")
+def parsers() -> dict[str, argparse.ArgumentParser]:
+    return commands.parsers()
+
+
+def test_every_command_has_a_parser_and_every_parser_a_command(
+    parsers: dict[str, argparse.ArgumentParser],
+) -> None:
+    assert {words.split()[0] for words in parsers} == set(COMMANDS)
+
+
+def test_usage_is_brief_and_names_what_must_be_given(
+    parsers: dict[str, argparse.ArgumentParser],
+) -> None:
+    for words, parser in parsers.items():
+        usage = parser.format_help().partition("\n\n")[0]
+        assert usage.startswith(f"usage: palinka {words} ")
+        assert len(usage.splitlines()) <= 3
+    assert "--ckpt_path CKPT_PATH --output OUTPUT" in parsers["atlas"].format_help()
+
+
+def test_a_fit_groups_its_options_with_the_data_and_the_model_before_the_trainer(
+    parsers: dict[str, argparse.ArgumentParser],
+) -> None:
+    text = parsers["fit"].format_help()
+    places = [
+        text.index(f"\n  --{name} ") for name in ("ckpt_path", "data.site", "trainer.devices")
+    ]
+    places.insert(2, text.index("\n  --model.autoencoder "))
+    assert places == sorted(places)
+    assert re.search(r"classes:\s+BatchTopKAutoencoder,", text)
+    assert "known subclasses" not in text
+
+
+def test_formatting_help_leaves_the_parser_as_it_was(
+    parsers: dict[str, argparse.ArgumentParser],
+) -> None:
+    before = list(parsers["fit"]._action_groups)
+    parsers["fit"].format_help()
+    assert parsers["fit"]._action_groups == before
+    assert parsers["fit"].usage is None

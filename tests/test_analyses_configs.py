@@ -69,7 +69,17 @@ def check(findings: Path) -> None:
         assert "<script" not in page.read_text()
 
 
-@pytest.mark.parametrize("config", ANALYSES, ids=[path.stem for path in ANALYSES])
+# What others cover: in a reference set-up, or after the fit of the passage.
+LONG = ("punctuation", "geography")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in LONG))
+        for path in ANALYSES
+    ],
+)
 def test_an_analysis_of_the_bundled_model(config: Path, workspace: Path) -> None:
     assert main(["analyze", "--config", str(config), "--output=out"]) == 0
     folders = list((workspace / "out").iterdir())
@@ -90,7 +100,10 @@ def test_a_reference_set_up(config: Path, workspace: Path, gpt2: Path, gpt_neo: 
     check(workspace / "out" / config.stem)
 
 
-@pytest.mark.parametrize("config", ["passage.yaml", "reference/passage.yaml"])
+@pytest.mark.parametrize(
+    "config",
+    ["passage.yaml", pytest.param("reference/passage.yaml", marks=pytest.mark.slow)],
+)
 def test_the_passage_ends_with_findings(config: str, workspace: Path, gpt2: Path) -> None:
     options = [
         f"--data.language_model={gpt2}",

@@ -147,12 +147,14 @@ STOPS = [
     # kind, how, after which step, in its validation, exit status, step of the checkpoint
     pytest.param("every step", "SIGTERM", 4, False, 143, 5, marks=pytest.mark.slow),
     ("accumulated", "SIGTERM", 5, False, 143, 6),  # its gradient is half there
-    ("validated in between", "SIGTERM", 9, False, 143, 10),  # the last batch of the epoch
+    pytest.param(
+        "validated in between", "SIGTERM", 9, False, 143, 10, marks=pytest.mark.slow
+    ),  # the last batch of the epoch
     pytest.param(
         "validated in between", "SIGTERM", 4, False, 143, 5, marks=pytest.mark.slow
     ),  # before a validation
     ("validated in between", "SIGTERM", 10, True, 143, 11),
-    ("every step", "SIGINT", 13, False, 1, 13),
+    pytest.param("every step", "SIGINT", 13, False, 1, 13, marks=pytest.mark.slow),
     pytest.param("accumulated", "exception", 7, False, 1, 6, marks=pytest.mark.slow),
 ]
 
@@ -188,7 +190,7 @@ def test_stopped_a_run_ends_the_same(
 
 
 @pytest.mark.parametrize(
-    "damage", ["torn", "flipped", pytest.param("both", marks=pytest.mark.slow)]
+    "damage", ["torn", *(pytest.param(d, marks=pytest.mark.slow) for d in ("flipped", "both"))]
 )
 def test_a_damaged_checkpoint_is_passed_over(
     damage: str,
@@ -213,6 +215,7 @@ def test_a_damaged_checkpoint_is_passed_over(
     assert ("the run starts anew" in output) == (damage == "both")
 
 
+@pytest.mark.slow
 def test_a_finished_run_goes_on_when_it_is_asked_for_more(
     commands: Any, references: dict[str, tuple[Path, float]], tmp_path: Path
 ) -> None:

@@ -3,11 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 SCRIPT = Path(__file__).with_name("sweep_processes.py")
 
 
+@pytest.mark.slow
 def test_on_two_processes_each_variant_ends_as_a_run_of_its_own(
     on_processes: Any, tmp_path: Path
 ) -> None:

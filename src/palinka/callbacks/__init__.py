@@ -3,6 +3,7 @@
 from palinka.callbacks.analysis_entry import AnalysisEntry, HeatmapEntry
 from palinka.callbacks.dashboard import TensorBoardDashboard, tensorboard_writers
 from palinka.callbacks.event_files import rewind_events
+from palinka.callbacks.forming_latents import FormingLatents
 from palinka.callbacks.histograms import FeatureHistograms
 from palinka.callbacks.language_model_metrics import LanguageModelMetrics
 from palinka.callbacks.latents import LatentWriter
@@ -17,6 +18,7 @@ from palinka.callbacks.variant_logger import VariantLogger, with_variants
 __all__ = [
     "AnalysisEntry",
     "FeatureHistograms",
+    "FormingLatents",
     "HeatmapEntry",
     "LanguageModelMetrics",
     "LatentWriter",

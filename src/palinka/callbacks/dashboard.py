@@ -12,20 +12,26 @@ from torch.utils.tensorboard import SummaryWriter
 from palinka.callbacks.trained import trained
 from palinka.callbacks.variant_logger import VariantLogger
 
-# Category -> chart -> (kind, tags), as `SummaryWriter.add_custom_scalars` takes it.
+# Category -> chart -> (kind, tags), as `SummaryWriter.add_custom_scalars` takes it. Tags are
+# regular expressions, which match from a tag's beginning: `val/fvu` would bring `val/fvu_legacy` along.
 LAYOUT: dict[str, dict[str, tuple[str, list[str]]]] = {
-    "training": {
+    "the story of the run": {
         "loss and its parts": (
             "Multiline",
-            ["loss/total", "loss/reconstruction", "loss/sparsity", "loss/decorrelation"],
+            [
+                "loss/total$",
+                "loss/reconstruction$",
+                "loss/sparsity$",
+                "loss/decorrelation$",
+                "loss/auxiliary$",
+            ],
         ),
-        "fraction of variance unexplained": ("Multiline", ["reconstruction/fvu", "val/fvu"]),
-        "latents per token": ("Multiline", ["sparsity/l0", "val/l0"]),
-        "dead latents": ("Multiline", ["sparsity/dead", "val/dead"]),
-    },
-    "speed": {
-        "tokens per second": ("Multiline", ["throughput/tokens_per_second"]),
-        "share of time spent waiting for data": ("Multiline", ["throughput/loader_wait"]),
+        "fraction of variance unexplained": ("Multiline", ["reconstruction/fvu$", "val/fvu$"]),
+        "latents per token": ("Multiline", ["sparsity/l0$", "val/l0$"]),
+        "dead latents": ("Multiline", ["sparsity/dead$", "val/dead$"]),
+        "increase of the cross-entropy (nats), where measured": ("Multiline", ["val/ce_delta$"]),
+        "tokens per second": ("Multiline", ["throughput/tokens_per_second$"]),
+        "share of time spent waiting for data": ("Multiline", ["throughput/loader_wait$"]),
     },
 }
 

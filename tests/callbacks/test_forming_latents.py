@@ -1,0 +1,82 @@
+"""A few latents, drawn again and again while they are trained."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from palinka.__main__ import main
+from palinka.callbacks import FormingLatents, forming_latents
+from palinka.errors import InputError
+
+LINE = [
+    "fit",
+    "--quiet",
+    "--data.train_tokens=4096",
+    "--data.validation_tokens=1024",
+    "--data.batch_size=512",
+    "--model.autoencoder.latent_dim=64",
+    "--model.autoencoder.k=8",
+    "--model.dead_after_tokens=100",
+    "--trainer.accelerator=cpu",
+    "--trainer.max_steps=5",
+    "--trainer.limit_val_batches=0",
+    "--trainer.callbacks+=FormingLatents",
+    "--trainer.callbacks.latents=[3,40]",
+    "--trainer.callbacks.every_n_steps=2",
+]
+
+
+def test_the_same_text_is_drawn_at_the_beginning_and_every_so_many_steps(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[list[bytes], np.ndarray, str]] = []
+    original = forming_latents.text_heatmap
+
+    def text_heatmap(tokens, heatmaps):
+        drawn.extend((tokens, one.values, one.caption) for one in heatmaps)
+        return original(tokens, heatmaps)
+
+    monkeypatch.setattr(forming_latents, "text_heatmap", text_heatmap)
+    assert main(LINE) == 0
+    assert [caption for _, _, caption in drawn] == [
+        f"latent {latent} after {step} steps" for step in (0, 2, 4) for latent in (3, 40)
+    ]
+    assert {b"".join(tokens).decode() for tokens, _, _ in drawn} == {forming_latents.TEXT}
+    assert all(len(values) == len(tokens) for tokens, values, _ in drawn)
+    # Training has changed at least one of the two.
+    assert any(not np.allclose(drawn[i][1], drawn[i + 4][1]) for i in (0, 1))
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(workspace / "lightning_logs/version_0"), {"images": 0}).Reload()
+    assert [image.step for image in events.Images("forming/latent_40")] == [0, 2, 4]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"latents": []}, {"every_n_steps": 0}, {"text": " \n"}],
+    ids=lambda s: next(iter(s)),
+)
+def test_what_cannot_be_drawn_is_refused(settings: dict[str, object]) -> None:
+    with pytest.raises(InputError, match="FormingLatents"):
+        FormingLatents(**settings)
+
+
+def test_a_latent_that_there_is_not_is_refused_before_training() -> None:
+    from palinka.autoencoders import TopKAutoencoder
+    from palinka.training import SparseAutoencoderModule
+
+    module = SparseAutoencoderModule(TopKAutoencoder(4, 8, k=2))
+    with pytest.raises(InputError, match="no latent 8; the dictionary has 0 to 7"):
+        FormingLatents([7, 8]).setup(None, module, "fit")
+
+
+def test_a_run_that_goes_on_draws_the_same_latents() -> None:
+    first = FormingLatents([5, 6])
+    later = FormingLatents()
+    later.load_state_dict(first.state_dict())
+    assert later.latents == [5, 6]
+    other = FormingLatents([7])
+    other.load_state_dict(first.state_dict())
+    assert other.latents == [7]

@@ -13,7 +13,7 @@ from palinka.callbacks.trained import trained
 from palinka.callbacks.variant_logger import VariantLogger
 
 # Category -> chart -> (kind, tags), as `SummaryWriter.add_custom_scalars` takes it. Tags are
-# regular expressions, which match from a tag's beginning: `val/fvu` would bring `val/fvu_legacy` along.
+# regular expressions for a tag's beginning: `val/fvu` would bring `val/fvu_legacy` along.
 LAYOUT: dict[str, dict[str, tuple[str, list[str]]]] = {
     "the story of the run": {
         "loss and its parts": (

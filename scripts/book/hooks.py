@@ -28,6 +28,10 @@ beside it and no other.
 """
 
 
+# The folder of each analysis's findings: one build shows those of one state of the code.
+_made: dict[str, Path] = {}
+
+
 def on_config(config: Any) -> Any:
     """Give pages that the navigation does not list a section."""
     listed = set(_leaves(config["nav"]))
@@ -40,13 +44,13 @@ def on_config(config: Any) -> Any:
 
 def on_files(files: Any, config: Any) -> Any:
     """Run the analyses, and add the figures that pages show and the page of benchmarks."""
-    made = findings()
+    _made.update(findings())
     for page in [file for file in files if file.is_documentation_page()]:
         for path, name, figure in _FIGURE.findall(page.content_string):
-            if name not in made:
-                raise LookupError(f"{page.src_uri} shows {path}; there are {', '.join(made)}")
+            if name not in _made:
+                raise LookupError(f"{page.src_uri} shows {path}; there are {', '.join(_made)}")
             if path not in files.src_uris:
-                files.append(File.generated(config, path, abs_src_path=str(made[name] / figure)))
+                files.append(File.generated(config, path, abs_src_path=str(_made[name] / figure)))
     results = [
         re.sub(r"^#", "##", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
         for file in sorted((ROOT / "benchmarks" / "results").glob("*.md"))
@@ -58,9 +62,7 @@ def on_files(files: Any, config: Any) -> Any:
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Put in tables of findings, and let links to benchmark tables lead to their page."""
-    if "{{ findings" in markdown:
-        made = findings()
-        markdown = _TABLE.sub(lambda found: table(made[found[1]], found[2] or ""), markdown)
+    markdown = _TABLE.sub(lambda found: table(_made[found[1]], found[2] or ""), markdown)
     upward = "../" * page.file.src_uri.count("/")
     return _RESULTS.sub(rf"]({upward}benchmarks.md)", markdown)
 

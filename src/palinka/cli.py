@@ -177,6 +177,8 @@ class PalinkaCLI(LightningCLI):
         """Make module and data, and refuse a checkpoint of others before anything is written."""
         if self._continued is not None:
             self.save_config_kwargs = {"overwrite": True, "goes_on": self._checkpoint is not None}
+        elif self.config[self.subcommand]["trainer"]["logger"] is False:
+            self.save_config_kwargs = {"overwrite": True}  # no run has a folder of its own
         given = self.config[self.subcommand]["model"]["variants"]
         if self.subcommand == "fit" and given is not None:
             self._variants = expand(given)

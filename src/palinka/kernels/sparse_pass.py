@@ -1,4 +1,4 @@
-"""The pass through an autoencoder in which latents are lists of the few that are not zero."""
+"""The pass through an autoencoder with latents as lists, in compiled loops of the CPU."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from palinka.kernels import loops
 from palinka.kernels.compiled import in_parallel
-from palinka.kernels.once import refuse_second_derivative
+from palinka.kernels.listed import Primitives, listed
 from palinka.kernels.precision import autocast_dtype
 from palinka.kernels.sparse_latents import SparseLatents
 from palinka.kernels.topk import INTEGERS
@@ -28,10 +28,7 @@ def sparse_pass(
     k: int,
 ) -> tuple[Tensor, SparseLatents]:
     """As `autoencode`, by lists; all on the CPU, weights in float32 or float64."""
-    reconstruction, values, indices = _SparsePass.apply(  # type: ignore[no-untyped-call]
-        x.to(encoder.dtype), encoder, encoder_bias, decoder, decoder_bias, subtracts_bias, k
-    )
-    return reconstruction, SparseLatents(values, indices, len(encoder))
+    return listed(LOOPS, x, encoder, encoder_bias, decoder, decoder_bias, subtracts_bias, k)
 
 
 def select_rows(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
@@ -90,59 +87,6 @@ def _select(
         indices.numpy(),
         counts,
     )
-
-
-class _SparsePass(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        encoder: Tensor,
-        encoder_bias: Tensor | None,
-        decoder: Tensor | None,
-        decoder_bias: Tensor | None,
-        subtracts_bias: bool,
-        k: int,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        shifted = x - decoder_bias if subtracts_bias and decoder_bias is not None else x
-        values, indices = select_rows(shifted, encoder, encoder_bias, k)
-        dictionary = encoder if decoder is None else decoder
-        made = weighted_rows(values, indices, dictionary)
-        if decoder_bias is not None:
-            made += decoder_bias
-        ctx.save_for_backward(shifted, encoder, decoder, values, indices)
-        ctx.subtracts_bias = subtracts_bias
-        ctx.mark_non_differentiable(indices)
-        return made, values, indices
-
-    @staticmethod
-    def backward(
-        ctx: Any, of_made: Tensor, of_values: Tensor, of_indices: Tensor
-    ) -> tuple[Tensor | None, ...]:
-        refuse_second_derivative("autoencode")
-        x, encoder, decoder, values, indices = ctx.saved_tensors
-        for_x, for_encoder, for_bias, for_decoder, for_shift = ctx.needs_input_grad[:5]
-        of_made = of_made.contiguous()
-        dictionary = encoder if decoder is None else decoder
-        kept = sampled_products(of_made, indices, values, dictionary, of_values)
-        columns = Columns(values, indices, len(encoder))
-        gradients: list[Tensor | None] = [None] * 7
-        if for_encoder and decoder is None:
-            gradients[1] = columns.sums(kept, x, values, of_made)
-        elif for_encoder:
-            gradients[1] = columns.sums(kept, x)
-        if for_decoder:
-            gradients[3] = columns.sums(values, of_made)
-        totals = columns.totals(kept) if for_bias or (for_shift and ctx.subtracts_bias) else None
-        if for_bias:
-            gradients[2] = totals
-        if for_shift:
-            gradients[4] = of_made.sum(dim=0)
-            if ctx.subtracts_bias:
-                gradients[4] -= totals @ encoder
-        if for_x:
-            gradients[0] = weighted_rows(kept, indices, encoder)
-        return tuple(gradients)
 
 
 def weighted_rows(weights: Tensor, indices: Tensor, matrix: Tensor) -> Tensor:
@@ -222,3 +166,10 @@ class Columns:
 
 def _arrays(*tensors: Tensor) -> tuple[NDArray[Any], ...]:
     return tuple(tensor.detach().contiguous().numpy() for tensor in tensors)
+
+
+def _dtype(x: Tensor) -> torch.dtype:
+    return x.dtype
+
+
+LOOPS = Primitives(_dtype, select_rows, weighted_rows, sampled_products, Columns)

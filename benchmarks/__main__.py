@@ -21,6 +21,7 @@ ORDER = (
     "sparse_step",
     "sparse_step_auxk",
     "dense_step",
+    "gpu_step",
     "harvest",
     "loader",
     "lightning_overhead",

@@ -68,3 +68,16 @@ def test_a_second_derivative_is_refused_and_not_wrong() -> None:
     latents = drawn(4, 5, 2, 0)
     with pytest.raises(RuntimeError, match="differentiable once"):
         torch.autograd.grad(sparse_squared_covariance(latents), latents.values, create_graph=True)
+
+
+def test_what_no_loop_takes_is_made_a_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    latents = drawn(30, 50, 4, 1)
+    expected = sparse_squared_covariance(latents)
+    (theirs,) = torch.autograd.grad(expected, latents.values)
+    monkeypatch.setattr("palinka.kernels.choice.loops_take", lambda *tensors: False)
+    monkeypatch.setattr("palinka.kernels.loops.gram_squares", None)
+    found = sparse_squared_covariance(latents)
+    (mine,) = torch.autograd.grad(found, latents.values)
+    torch.testing.assert_close(found, expected)
+    kept = latents.values != 0
+    torch.testing.assert_close(mine[kept], theirs[kept])

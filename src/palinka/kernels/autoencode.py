@@ -1,6 +1,6 @@
 """One pass through an autoencoder that keeps the k largest latents, by what costs less.
 
-Of the sparse form only the encoder's matrix product is dense, and even of that no more than a few
+Of the sparse form only the encoder's matrix product is dense, and even of that no more than some
 rows of latents are in memory at a time. The backward passes are written by hand: gradients of
 kept latents are sampled from a product that is never made, and each row of a weight's gradient is
 written once, from the rows of the batch that kept its latent.
@@ -65,6 +65,11 @@ def autoencode(x: Tensor, weights: Weights, k: int) -> tuple[Tensor, Latents]:
         The reconstruction, `(rows, outputs)`, and the latents, `(rows, latents)`, as
         `SparseLatents` where that costs less.
     """
+    if choice.triton_pays(len(x), len(weights.encoder), k, weights.encoder):
+        # Triton comes with torch for GPUs only.
+        from palinka.kernels.triton_pass import triton_pass
+
+        return triton_pass(x, *weights, k)
     if choice.sparse_pays(len(x), len(weights.encoder), k, weights.encoder):
         return sparse_pass(x, *weights, k)
     return dense_pass(x, *weights, k)

@@ -1,5 +1,8 @@
 """Which form of a step costs less: the one place where that is decided."""
 
+from functools import cache
+from importlib.util import find_spec
+
 import torch
 
 # The largest share of kept latents for which gathering rows beats multiplying matrices, and the
@@ -7,6 +10,11 @@ import torch
 SPARSE_DENSITY = 0.08
 SPARSE_ELEMENTS = 1 << 20
 LOOP_DTYPES = frozenset({torch.float32, torch.float64})
+# On GPUs, where matrix products are faster still and nothing has been measured: well below.
+TRITON_DENSITY = 1 / 64
+TRITON_DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16})
+# The first that multiply bfloat16.
+TRITON_CAPABILITY = (8, 0)
 
 
 def sparse_pays(rows: int, width: int, k: int, weight: torch.Tensor) -> bool:
@@ -29,4 +37,28 @@ def loops_take(*tensors: torch.Tensor) -> bool:
         and tensor.dtype == tensors[0].dtype
         and type(tensor) in (torch.Tensor, torch.nn.Parameter)
         for tensor in tensors
+    )
+
+
+def triton_pays(rows: int, width: int, k: int, weight: torch.Tensor) -> bool:
+    """As `sparse_pays`, for the lists that Triton's kernels make."""
+    few = k <= TRITON_DENSITY * width and rows * width >= SPARSE_ELEMENTS
+    return few and triton_takes(weight)
+
+
+def triton_takes(tensor: torch.Tensor) -> bool:
+    """Whether Triton's kernels can work on a tensor: a plain one of a GPU that is recent enough."""
+    return (
+        tensor.device.type == "cuda"
+        and tensor.dtype in TRITON_DTYPES
+        and type(tensor) in (torch.Tensor, torch.nn.Parameter)
+        and _has_triton(tensor.device.index)
+    )
+
+
+@cache
+def _has_triton(device: int) -> bool:
+    return (
+        find_spec("triton") is not None
+        and torch.cuda.get_device_capability(device) >= TRITON_CAPABILITY
     )

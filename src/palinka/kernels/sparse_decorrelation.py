@@ -16,10 +16,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from palinka.errors import InputError
-from palinka.kernels import loops
+from palinka.kernels import choice, loops
 from palinka.kernels.collectives import gather_rows, processes, sum_over
 from palinka.kernels.compiled import in_parallel
-from palinka.kernels.decorrelation import squared_covariance_plain
+from palinka.kernels.decorrelation import squared_covariance, squared_covariance_plain
 from palinka.kernels.once import refuse_second_derivative
 from palinka.kernels.precision import statistics_dtype
 from palinka.kernels.sparse_latents import SparseLatents
@@ -37,10 +37,11 @@ def sparse_squared_covariance(
     """Sum the squared unbiased covariances of all ordered pairs of different latents.
 
     The gradient is that at the latents that are not zero: it passes to no other where the
-    largest were kept. Differentiable once.
+    largest were kept. Differentiable once. Latents that no loop takes,
+    as those on a GPU, are made a matrix.
 
     Args:
-        latents: On the CPU.
+        latents: The rows of this process.
         group: Processes whose rows make up the batch; each must hold as many rows.
 
     Returns:
@@ -56,6 +57,8 @@ def sparse_squared_covariance(
             f"the covariance of latents needs at least 2 rows in a batch, got {rows}:"
             " use a larger batch_size or decorrelation_weight 0"
         )
+    if not choice.loops_take(latents.values):
+        return squared_covariance(latents.dense(), group)
     value: Tensor = _SparseGramForm.apply(  # type: ignore[no-untyped-call]
         latents.values, latents.indices, latents.width, group
     )

@@ -40,8 +40,10 @@ class SparseLatents:
 
     def fired(self) -> Tensor:
         """On how many rows each latent is not zero, `(width,)`, int64."""
-        active = self.indices[self.values.detach() != 0]
-        return torch.bincount(active, minlength=self.width)
+        active = self.values.detach() != 0
+        counts = self.indices.new_zeros(self.width, dtype=torch.int64)
+        # Of whole numbers, so that their order does not matter; no GPU is waited for.
+        return counts.scatter_add_(0, self.indices.flatten().long(), active.flatten().long())
 
 
 # However they come.

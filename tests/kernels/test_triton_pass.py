@@ -1,0 +1,261 @@
+"""Triton's kernels against the plain form: on a GPU, or in the interpreter where there is none.
+
+Triton comes with torch for GPUs. Elsewhere `pip install triton --no-deps` is enough (286 MB), and
+`pytest tests/kernels/test_triton_pass.py` by itself: it must be imported after this file has said
+that it is to interpret.
+"""
+
+import os
+import sys
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from palinka.kernels import SparseLatents, Weights, autoencode, autoencode_plain, choice
+from palinka.kernels.topk import keep_top_k_plain
+
+if find_spec("triton") is None:
+    pytest.skip("Triton is not installed", allow_module_level=True)
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+if DEVICE == "cpu":
+    if "triton" in sys.modules and os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("Triton was imported to compile, and there is no GPU", allow_module_level=True)
+    os.environ["TRITON_INTERPRET"] = "1"
+
+from palinka.kernels import triton_select  # noqa: E402
+from palinka.kernels.triton_columns import Columns  # noqa: E402
+from palinka.kernels.triton_encode import GROUP, encode  # noqa: E402
+from palinka.kernels.triton_pass import triton_pass  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def products_of_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The interpreter holds bfloat16 as integers, and multiplies them as such.
+    if DEVICE != "cpu":
+        return
+    from triton import language
+    from triton.runtime import interpreter
+
+    right = interpreter.InterpreterBuilder.create_dot
+
+    def create_dot(self: Any, a: Any, b: Any, *others: Any) -> Any:
+        if a.dtype.scalar == language.bfloat16:
+            a, b = self.cast_impl(a, language.float32), self.cast_impl(b, language.float32)
+        return right(self, a, b, *others)
+
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", create_dot)
+
+
+def drawn(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(shape, dtype=dtype).to(DEVICE)
+
+
+def inputs(
+    rows: int, d: int, n: int, tied: bool, biases: bool, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Weights]:
+    def leaf(*shape: int) -> Tensor:
+        return drawn(*shape, dtype=dtype).requires_grad_()
+
+    return leaf(rows, d), Weights(
+        leaf(n, d),
+        leaf(n) if biases else None,
+        None if tied else leaf(n, d),
+        leaf(d) if biases else None,
+        subtracts_bias=biases,
+    )
+
+
+def everything(found: tuple[Tensor, Any], x: Tensor, weights: Weights) -> list[Tensor]:
+    """Outputs of a pass, and gradients of all that went in, penalty on the latents included."""
+    made, latents = found
+    dense = latents.dense() if isinstance(latents, SparseLatents) else latents
+    generator = torch.Generator().manual_seed(5)
+    of_made, of_latents = (
+        torch.randn(t.shape, generator=generator).to(DEVICE) for t in (made, dense)
+    )
+    given = [t for t in (x, *weights[:4]) if t is not None]
+    loss = (made * of_made).sum() + (dense.square() * of_latents).sum()
+    return [made, dense, *torch.autograd.grad(loss, given)]
+
+
+def check(x: Tensor, weights: Weights, k: int) -> SparseLatents:
+    made, latents = triton_pass(x, *weights, k)
+    expected = everything(autoencode_plain(x, weights, k), x, weights)
+    found = everything((made, latents), x, weights)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(found[1] != 0, expected[1] != 0)
+    return latents
+
+
+@pytest.mark.parametrize(
+    ("rows", "d", "n", "k"),
+    [(3, 5, 40, 1), (2, 3, 33, 33), (0, 3, 20, 2), (1, 1, 1, 1), (3, 140, 70, 4)],
+)
+@pytest.mark.parametrize("tied", [True, False])
+def test_it_is_the_definition_gradients_included(
+    rows: int, d: int, n: int, k: int, tied: bool
+) -> None:
+    torch.manual_seed(0)
+    x, weights = inputs(rows, d, n, tied, biases=tied)
+    check(x, weights, k)
+
+
+@settings(max_examples=6, deadline=None)
+@given(st.data())
+def test_it_is_the_definition_whatever_the_shape(data: st.DataObject) -> None:
+    rows, d = data.draw(st.integers(0, 5)), data.draw(st.integers(1, 20))
+    n = data.draw(st.integers(1, 50))
+    k = data.draw(st.integers(1, n))
+    torch.manual_seed(data.draw(st.integers(0, 99)))
+    check(*inputs(rows, d, n, data.draw(st.booleans()), data.draw(st.booleans())), k)
+
+
+@pytest.mark.parametrize("slack", [0, 2, 32])
+@settings(max_examples=6, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 90), st.integers(1, 90))
+def test_ties_are_all_kept_however_many(slack: int, seed: int, n: int, k: int) -> None:
+    # An input of one, so that latents are the weights, which are few distinct numbers.
+    torch.manual_seed(seed)
+    weights = Weights(torch.randint(-2, 3, (n, 1), device=DEVICE).float())
+    x = torch.tensor([[1.0], [-1.0], [0.0]], device=DEVICE)
+    expected = autoencode_plain(x, weights, min(k, n))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(triton_select, "SLACK", slack)
+        made, latents = triton_pass(x, *weights, min(k, n))
+    assert torch.equal(made, expected[0])
+    assert torch.equal(latents.dense(), expected[1])
+    # By columns, and no more room than the row with the most needs.
+    assert latents.values.shape[1] == max(1, int((expected[1] != 0).sum(dim=1).max()))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_the_product_is_rounded_once_and_its_largest_are_noted(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    x, weight, bias = (drawn(*shape).to(dtype) for shape in ((131, 150), (141, 150), (141,)))
+    made, largest = encode(x, weight, bias)
+    exact = x.double() @ weight.double().T + bias.double()
+    assert made.dtype == dtype
+    assert ((made - exact).abs() <= torch.finfo(dtype).eps * exact.abs() + 2e-5).all()
+    padded = torch.nn.functional.pad(made.float().relu(), (0, -len(weight) % GROUP))
+    assert torch.equal(largest.view(torch.float32), padded.unflatten(1, (-1, GROUP)).amax(dim=2))
+
+
+@pytest.mark.parametrize("slack", [0, 32])
+def test_values_of_bfloat16_tie_as_the_definition_says(
+    monkeypatch: pytest.MonkeyPatch, slack: int
+) -> None:
+    monkeypatch.setattr(triton_select, "SLACK", slack)
+    torch.manual_seed(0)
+    x, weight = drawn(6, 8).bfloat16(), drawn(300, 8).bfloat16()
+    values, indices = triton_select.select_rows(x, weight, None, 40)
+    expected = keep_top_k_plain(encode(x, weight, None)[0].relu(), 40)
+    assert (expected != 0).sum(dim=1).max() > 40
+    assert torch.equal(SparseLatents(values, indices, 300).dense(), expected)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_autocast_multiplies_what_it_says_and_adds_up_in_float32(tied: bool) -> None:
+    torch.manual_seed(0)
+    x, weights = inputs(4, 24, 90, tied, biases=True)
+    with torch.autocast(DEVICE, torch.bfloat16):
+        made, latents = triton_pass(x, *weights, 8)
+        expected = everything(autoencode_plain(x, weights, 8), x, weights)
+    assert made.dtype == latents.dtype == torch.float32
+    for one, other in zip(everything((made, latents), x, weights), expected, strict=True):
+        assert (one.double() - other.double()).norm() / other.double().norm() < 0.02
+
+
+def test_weights_of_bfloat16_give_bfloat16() -> None:
+    torch.manual_seed(0)
+    x, weights = inputs(3, 16, 60, tied=True, biases=True, dtype=torch.bfloat16)
+    found = everything(triton_pass(x, *weights, 5), x, weights)
+    expected = everything(autoencode_plain(x, weights, 5), x, weights)
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == torch.bfloat16
+        assert (one.double() - other.double()).norm() / other.double().norm() < 0.02
+
+
+@pytest.mark.parametrize("slack", [0, 32])
+def test_rows_are_done_in_parts(monkeypatch: pytest.MonkeyPatch, slack: int) -> None:
+    monkeypatch.setattr(triton_select, "CHUNK", 2 * 40)
+    monkeypatch.setattr(triton_select, "SLACK", slack)
+    torch.manual_seed(0)
+    x = drawn(7, 3)
+    x[4] = 0.0
+    weights = Weights(drawn(40, 3).requires_grad_(), torch.ones(40, device=DEVICE).requires_grad_())
+    latents = check(x.requires_grad_(), weights, 5)
+    assert latents.fired().sum() == 6 * 5 + 40
+
+
+@pytest.mark.parametrize("slack", [0, 32])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_nan_is_not_hidden(monkeypatch: pytest.MonkeyPatch, slack: int, sign: float) -> None:
+    monkeypatch.setattr(triton_select, "SLACK", slack)
+    torch.manual_seed(0)
+    x = drawn(4, 2)
+    x[1, 0] = torch.tensor(float("nan")).copysign(torch.tensor(sign))
+    weights = Weights(drawn(50, 2), drawn(50))
+    if slack == 0:  # one more than there is room for
+        x[3] = 0.0
+        weights.encoder_bias[:] = 1.0  # type: ignore[index]
+    made, latents = triton_pass(x, *weights, 2)
+    assert made[1].isnan().all()
+    assert latents.values[1].isnan().sum() == 1
+    assert made[[0, 2, 3]].isfinite().all()
+
+
+def test_a_nan_among_latents_is_found_where_it_is() -> None:
+    weights = Weights(torch.arange(60.0, device=DEVICE)[:, None], torch.zeros(60, device=DEVICE))
+    weights.encoder_bias[33] = float("nan")  # type: ignore[index]
+    _, latents = triton_pass(torch.ones(2, 1, device=DEVICE), *weights, 3)
+    assert latents.dense().isnan().nonzero().tolist() == [[0, 33], [1, 33]]
+
+
+def test_inputs_that_are_not_contiguous() -> None:
+    torch.manual_seed(0)
+    turned = drawn(4, 6).T.requires_grad_()
+    wide = Weights(drawn(4, 30).T.requires_grad_())
+    check(turned, wide, 4)
+
+
+def test_many_rows_of_one_latent_are_added_up_in_their_order() -> None:
+    torch.manual_seed(0)
+    values, matrix = drawn(50, 2), drawn(50, 130)
+    indices = torch.tensor([[1, 3]] * 50, dtype=torch.int32, device=DEVICE)
+    columns = Columns(values, indices, 5)
+    sums = columns.sums(values, matrix)
+    expected = torch.zeros(5, 130, device=DEVICE)
+    expected[[1, 3]] = values.T @ matrix
+    torch.testing.assert_close(sums, expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(sums, columns.sums(values, matrix))
+    torch.testing.assert_close(columns.totals(values)[[1, 3]], values.sum(dim=0))
+
+
+def test_tensors_of_a_gpu_with_few_latents_take_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = torch.empty(1 << 14, 1)
+    assert not choice.triton_takes(weight)
+    assert not choice.triton_takes(weight.to("meta"))
+    monkeypatch.setattr(choice, "triton_takes", lambda tensor: True)
+    assert choice.triton_pays(64, 1 << 14, 64, weight)
+    assert not choice.triton_pays(64, 1 << 14, 1 << 10, weight)
+    assert not choice.triton_pays(8, 1 << 14, 64, weight)
+    monkeypatch.setattr(choice, "SPARSE_ELEMENTS", 1)
+    taken = []
+    monkeypatch.setattr(
+        "palinka.kernels.triton_pass.triton_pass",
+        lambda *given: taken.append(1) or triton_pass(*given),
+    )
+    x, weights = inputs(2, 3, 64, tied=True, biases=False)
+    assert isinstance(autoencode(x, weights, 1)[1], SparseLatents)
+    assert taken == [1]
+
+
+def test_it_cannot_be_differentiated_twice() -> None:
+    x, weights = inputs(2, 3, 30, tied=True, biases=False)
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        torch.autograd.grad(triton_pass(x, *weights, 2)[0].sum(), x, create_graph=True)

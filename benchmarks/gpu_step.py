@@ -3,6 +3,7 @@
 python benchmarks/gpu_step.py
 """
 
+import os
 from collections.abc import Callable
 
 import torch
@@ -14,6 +15,7 @@ from palinka.kernels import choice
 from peers import Setting
 from training_step import PalinkaStep
 
+os.environ["PALINKA_TRITON"] = "1"
 ROWS, LATENTS = 8192, 24576
 SHAPES = ((768, 32), (768, 64), (3072, 32), (3072, 64))
 

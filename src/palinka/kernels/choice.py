@@ -1,5 +1,6 @@
 """Which form of a step costs less: the one place where that is decided."""
 
+import os
 from functools import cache
 from importlib.util import find_spec
 
@@ -58,7 +59,9 @@ def triton_takes(tensor: torch.Tensor) -> bool:
 
 @cache
 def _has_triton(device: int) -> bool:
+    # Whoever trains on a GPU asks for them: they have never run on one.
     return (
-        find_spec("triton") is not None
+        os.environ.get("PALINKA_TRITON") == "1"
+        and find_spec("triton") is not None
         and torch.cuda.get_device_capability(device) >= TRITON_CAPABILITY
     )

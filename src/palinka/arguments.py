@@ -192,8 +192,8 @@ def _not_a_choice(keys: Sequence[str], known: str, given: str) -> str:
     """What to say of a value that is none of those which may stand there."""
     names = [name.strip(" '") for name in known.split(",")]
     nearest = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
-    hint = f"did you mean '{nearest[0]}'?" if nearest else f"choose from {', '.join(names)}"
-    return f"{': '.join([*keys[-1:], repr(given)])} is no choice here; {hint}"
+    hint = f"{_ANSWERED}{nearest[0]}'? There is" if nearest else "; choose from"
+    return f"{': '.join([*keys[-1:], repr(given)])} is no choice here{hint} {', '.join(names)}"
 
 
 def class_names(hint: Any) -> list[str]:

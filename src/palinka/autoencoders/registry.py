@@ -3,8 +3,8 @@
 import difflib
 import inspect
 from collections.abc import Iterable, Mapping
-from types import NoneType
-from typing import Any, TypeVar, get_args
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 from palinka.errors import InputError
 from palinka.printable import printable
@@ -61,7 +61,8 @@ def _check_type(kind: type, name: str, value: Any) -> None:
         annotation = inspect.signature(kind, eval_str=True).parameters[name].annotation
     except NameError:  # of a class whose annotations are for type checkers alone
         return
-    expected = get_args(annotation) or (annotation,)
+    is_union = get_origin(annotation) in (Union, UnionType)
+    expected = get_args(annotation) if is_union else (annotation,)
     if not all(type_ in (bool, int, float, str, NoneType) for type_ in expected):
         return
     fits = type(value) in expected or (type(value) is int and float in expected)

@@ -69,8 +69,9 @@ def check(findings: Path) -> None:
         assert "<script" not in page.read_text()
 
 
-# What others cover: in a reference set-up, or after the fit of the passage.
+# What takes long is left to the slow suite; the analyses themselves have tests of their own.
 LONG = ("punctuation", "geography")
+LONG_SET_UPS = ("punctuation", "him_her")
 
 
 @pytest.mark.parametrize(
@@ -90,8 +91,11 @@ def test_an_analysis_of_the_bundled_model(config: Path, workspace: Path) -> None
 
 @pytest.mark.parametrize(
     "config",
-    [path for path in REFERENCE if path.stem != "passage"],
-    ids=[path.stem for path in REFERENCE if path.stem != "passage"],
+    [
+        pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in LONG_SET_UPS))
+        for path in REFERENCE
+        if path.stem != "passage"
+    ],
 )
 def test_a_reference_set_up(config: Path, workspace: Path, gpt2: Path, gpt_neo: Path) -> None:
     stand_in = gpt_neo if config.stem == "grammar" else gpt2

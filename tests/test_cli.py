@@ -116,6 +116,7 @@ def test_measuring_a_checkpoint_gives_what_the_fit_ended_with(
     assert events(folder).Scalars(name)[-1].value == pytest.approx(fitted, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_without_a_logger_the_same_folder_serves_again(
     trained: Path, checkpoint: Path, tmp_path: Path
 ) -> None:

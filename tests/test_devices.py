@@ -55,6 +55,7 @@ def test_a_fit_starts_the_other_process_itself_and_ends_with_one_table(workspace
     assert len(list((workspace / "lightning_logs").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_analyses_after_a_fit_run_once_while_nobody_waits(
     workspace: Path, repository: Path, commands: Any
 ) -> None:

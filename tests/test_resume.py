@@ -239,6 +239,7 @@ def test_another_checkpoint_begins_a_run_of_its_own(
     shutil.rmtree(folder / "lightning_logs/version_1")
 
 
+@pytest.mark.slow
 def test_a_logger_of_ones_own_goes_on_in_its_folder(
     commands: Any, references: dict[str, tuple[Path, float]], tmp_path: Path
 ) -> None:

@@ -424,6 +424,7 @@ def test_without_a_server_the_page_says_how_to_start_one(visit: Visit, site: Pat
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.slow
 def test_texts_stand_out_from_their_grounds(browser: Any, site: Path, scheme: str) -> None:
     context = browser.new_context(color_scheme=scheme)
     page = context.new_page()

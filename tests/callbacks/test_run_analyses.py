@@ -60,6 +60,7 @@ def test_analyses_run_when_asked_and_never_twice(
     assert "analyses/cities/cities/best_score" in numbers.splitlines()[0]
 
 
+@pytest.mark.slow
 def test_an_analysis_never_changes_the_training(entry: AnalysisEntry, tmp_path: Path) -> None:
     def weights(name: str, callback: RunAnalyses) -> object:
         pl.seed_everything(0)

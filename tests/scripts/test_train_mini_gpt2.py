@@ -180,6 +180,7 @@ def test_keeps_a_model_that_is_there(
 
 
 @pytest.mark.real_data
+@pytest.mark.slow
 def test_the_bundled_model_predicts_an_unseen_book_as_well_as_its_card_says(
     script: ModuleType, real_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

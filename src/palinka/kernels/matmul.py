@@ -1,64 +1,65 @@
-"""Which library multiplies float32 matrices on the CPU, by trying both.
+"""Which library multiplies float32 matrices on the CPU.
 
 torch hands products to MKL, or, where `torch.set_float32_matmul_precision("medium")` allows lower
-precision, to oneDNN. On processors that MKL knows little of, oneDNN is faster and just as exact;
-on others it takes the permission and rounds to bfloat16.
+precision, to oneDNN. On AMD's processors, where MKL takes a slow path, oneDNN is up to three times
+as fast and just as exact; on processors with bfloat16 products of their own it may take the
+permission and round. What was tried says whether it does. Speed is not tried: a run would depend
+on what else the machine was doing when it began.
 """
 
-import time
-from typing import NamedTuple
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-# Shape of the trial: small, but long enough to be told from noise.
-ROWS, INPUTS, LATENTS = 256, 512, 2048
-ROUNDS = 5
-# oneDNN is taken if it is so much faster, and its error no more than so many times MKL's: clearly
-# faster, so that the same run on the same machine takes the same again.
-FASTER, LESS_EXACT = 1.3, 4.0
+# Shape of the trial: small, but as long a sum as a site's width.
+ROWS, INPUTS, LATENTS = 64, 1024, 256
+# oneDNN is taken if its error is no more than so many times MKL's.
+LESS_EXACT = 4.0
+PROCESSOR = Path("/proc/cpuinfo")
+# Of the makers on whose processors MKL takes a slow path.
+SLOW_BY_MKL = ("AuthenticAMD", "HygonGenuine")
 
 
-class Trial(NamedTuple):
-    """What a product of float32 matrices takes at a precision."""
+def choose_precision(errors: dict[str, float]) -> str:
+    """`medium` where MKL is slow and oneDNN no less exact, or else `highest`.
 
-    seconds: float
-    """Of processor time; the least of several."""
-    error: float
-    """Norm of the error as a fraction of that of the product."""
-
-
-def choose_precision(trials: dict[str, Trial]) -> str:
-    """`medium` where that is faster and no less exact, or else `highest`."""
-    highest, medium = trials["highest"], trials["medium"]
-    faster = medium.seconds * FASTER < highest.seconds
-    return "medium" if faster and medium.error <= LESS_EXACT * highest.error else "highest"
+    Args:
+        errors: What `try_precisions` has found.
+    """
+    exact = errors["medium"] <= LESS_EXACT * errors["highest"]
+    return "medium" if exact and mkl_is_slow() else "highest"
 
 
-def try_precisions() -> dict[str, Trial]:
-    """Multiply the same matrices at `highest` and at `medium`, which takes some milliseconds.
+def mkl_is_slow() -> bool:
+    """Whether the processor is of a maker whom MKL does not know; False where nobody tells."""
+    try:
+        return any(maker in PROCESSOR.read_text(encoding="utf-8") for maker in SLOW_BY_MKL)
+    except OSError:
+        return False
+
+
+def try_precisions() -> dict[str, float]:
+    """The error of the same product at `highest` and at `medium`, which takes some milliseconds.
 
     torch's precision is left as it was.
+
+    Returns:
+        The norm of the error as a fraction of that of the product, by precision.
     """
     before = torch.get_float32_matmul_precision()
     generator = torch.Generator().manual_seed(0)
     left = torch.randn(ROWS, INPUTS, generator=generator)
     right = torch.randn(LATENTS, INPUTS, generator=generator)
     exact = left.double() @ right.double().T
-    seconds = {"highest": float("inf"), "medium": float("inf")}
     errors = {}
     try:
-        for _ in range(ROUNDS):
-            for precision in seconds:
-                torch.set_float32_matmul_precision(precision)
-                # Other programs' share of the processor is not counted.
-                start = time.process_time()
-                product = left @ right.T
-                seconds[precision] = min(seconds[precision], time.process_time() - start)
-                errors[precision] = _relative(product, exact)
+        for precision in ("highest", "medium"):
+            torch.set_float32_matmul_precision(precision)
+            errors[precision] = _relative(left @ right.T, exact)
     finally:
         torch.set_float32_matmul_precision(before)
-    return {name: Trial(seconds[name], errors[name]) for name in seconds}
+    return errors
 
 
 def _relative(product: Tensor, exact: Tensor) -> float:

@@ -127,7 +127,7 @@ def _origin(stored: Mapping[str, Any], library: str, license_: str) -> Origin:
         hook = within_base_model(module)
     known = {
         **source,
-        "language_model_name": _name(spec) if spec else source.get("language_model_name"),
+        "language_model_name": spec.name_elsewhere if spec else source.get("language_model_name"),
         "module": module or source.get("module"),
         "hook": hook,
         "corpus": _corpus(data) or source.get("corpus"),
@@ -158,12 +158,6 @@ def _spec(data: Mapping[str, Any]) -> LanguageModelSpec | None:
         return LanguageModelSpec(**described) if described else None
     except (TypeError, InputError):  # as another version wrote it
         return None
-
-
-def _name(spec: LanguageModelSpec) -> str:
-    """A model's name, without the folders that lead to it on this machine."""
-    path = Path(spec.name).expanduser()
-    return path.name if path.is_absolute() or path.exists() else spec.name
 
 
 def _module(spec: LanguageModelSpec, site: str) -> tuple[str | None, int | None]:

@@ -4,7 +4,6 @@ import pytest
 from lightning.pytorch import Trainer
 
 from palinka.atlas import WriteAtlas
-from palinka.atlas.write_atlas import _name
 from palinka.autoencoders import KSparseAutoencoder
 from palinka.errors import InputError
 from palinka.training import SparseAutoencoderModule, SweepModule
@@ -21,9 +20,3 @@ def test_a_folder_of_something_else_is_refused_before_the_run(tmp_path: Path) ->
     (tmp_path / "thesis.txt").touch()
     with pytest.raises(InputError, match="is no atlas"):
         WriteAtlas(str(tmp_path))
-
-
-def test_a_model_is_named_without_the_folders_of_the_machine(workspace: Path) -> None:
-    (workspace / "models" / "mine").mkdir(parents=True)
-    assert _name("openai-community/gpt2") == "openai-community/gpt2"
-    assert _name("models/mine") == _name(str(workspace / "models" / "mine")) == "mine"

@@ -146,3 +146,10 @@ def test_a_real_gguf_file_loads_and_predicts_english() -> None:
     torch.testing.assert_close(acts["blocks.14.resid"][0], states[15][0], rtol=1e-4, atol=1e-3)
     assert acts["blocks.15.mlp.post"].shape == (2, length, 1536)
     assert not acts["blocks.15.mlp.post"][1, -1].any()
+
+
+def test_a_model_is_named_without_the_folders_of_the_machine(workspace: Path) -> None:
+    (workspace / "models" / "mine").mkdir(parents=True)
+    assert LanguageModelSpec("openai-community/gpt2").name_elsewhere == "openai-community/gpt2"
+    assert LanguageModelSpec("models/mine").name_elsewhere == "mine"
+    assert LanguageModelSpec(str(workspace / "models" / "mine")).name_elsewhere == "mine"

@@ -3,21 +3,18 @@
 from pathlib import Path
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_warn
 
 from palinka.activations import ActivationDataModule
 from palinka.atlas.analyses import read_analyses
 from palinka.atlas.facts import Options, gather
 from palinka.atlas.site import About, check_output, write_site
+from palinka.callbacks.after_training import AfterTraining
 from palinka.callbacks.report import log_folder
-from palinka.callbacks.trained import refuse_sweep
 from palinka.paths import expanded
 from palinka.training import SparseAutoencoderModule
 
 
-class WriteAtlas(Callback):
+class WriteAtlas(AfterTraining):
     """Writes the feature atlas, a folder of pages that a browser opens from the disk.
 
     It is written at the end of `validate` and of `fit`, by the process that logs. Analyses that
@@ -31,6 +28,8 @@ class WriteAtlas(Callback):
     Raises:
         InputError: If the folder holds something else than an atlas.
     """
+
+    what = "atlas"
 
     def __init__(
         self,
@@ -46,36 +45,13 @@ class WriteAtlas(Callback):
         if self.output is not None:
             check_output(self.output)
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse a sweep before it is trained."""
-        refuse_sweep(self, pl_module)
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the atlas of a checkpoint."""
-        if trainer.state.fn == TrainerFn.VALIDATING:
-            self._write(trainer, pl_module)
-
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the atlas of what was trained."""
-        self._write(trainer, pl_module)
-
-    def _write(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return
-        data = getattr(trainer, "datamodule", None)
-        if (
-            not isinstance(module, SparseAutoencoderModule)
-            or module.device_mesh is not None
-            or not isinstance(data, ActivationDataModule)
-        ):
-            rank_zero_warn(
-                "no atlas: it takes an autoencoder on one device, and the rows of an"
-                " ActivationDataModule"
-            )
-            return
+    def write(
+        self, trainer: pl.Trainer, module: SparseAutoencoderModule, data: ActivationDataModule
+    ) -> None:
+        """Write the site."""
         spec = data.validation_spec
         about = About(
-            _name(spec.language_model.name),
+            spec.language_model.name_elsewhere,
             " → ".join(spec.resolved_sites),
             type(module.autoencoder).__name__,
             trainer.callback_metrics,
@@ -85,9 +61,3 @@ class WriteAtlas(Callback):
         facts = gather(data, module, self.options)
         output = self.output or log_folder(trainer) / "atlas"
         self.page = write_site(output, facts, about, analyses)
-
-
-def _name(model: str) -> str:
-    """A model's name; of one in a folder without the folders that lead to it."""
-    path = Path(model).expanduser()
-    return path.name if path.is_absolute() or path.exists() else model

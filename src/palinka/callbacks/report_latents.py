@@ -5,9 +5,6 @@ from collections.abc import Callable, Iterator
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -15,10 +12,10 @@ from palinka.activations import ActivationDataModule, Context
 from palinka.analyses.latent_statistics import latent_statistics
 from palinka.analyses.nearest_latents import nearest_latents
 from palinka.analyses.top_activations import TopHeap
+from palinka.callbacks.after_training import AfterTraining
 from palinka.callbacks.findings import Findings
 from palinka.callbacks.latent_report import LatentReport, Texts
 from palinka.callbacks.report import log_folder
-from palinka.callbacks.trained import refuse_sweep
 from palinka.errors import InputError
 from palinka.language_models.direct_effect import TokenEffects, token_effects
 from palinka.progress import track
@@ -29,7 +26,7 @@ BATCH_ROWS = 4096
 AROUND = 12
 
 
-class ReportLatents(Callback):
+class ReportLatents(AfterTraining):
     """Reports on every latent, in `<log_dir>/analyses/latents/`.
 
     It goes over the validation rows once, on the process that logs, at the end of `validate`,
@@ -47,6 +44,8 @@ class ReportLatents(Callback):
         InputError: If a number is below 1.
     """
 
+    what = "report on latents"
+
     def __init__(self, contexts: int = 10, tokens: int = 10, nearest: int = 5) -> None:
         for name, value in (("contexts", contexts), ("tokens", tokens), ("nearest", nearest)):
             if value < 1:
@@ -55,37 +54,14 @@ class ReportLatents(Callback):
         self.tokens = tokens
         self.nearest = nearest
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse a sweep before it is trained."""
-        refuse_sweep(self, pl_module)
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Report on a checkpoint."""
-        if trainer.state.fn == TrainerFn.VALIDATING:
-            self._report(trainer, pl_module)
-
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Report on a checkpoint."""
-        self._report(trainer, pl_module)
+        self.write_where_possible(trainer, pl_module)
 
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Report on what was trained."""
-        self._report(trainer, pl_module)
-
-    def _report(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return
-        data = getattr(trainer, "datamodule", None)
-        if (
-            not isinstance(module, SparseAutoencoderModule)
-            or module.device_mesh is not None
-            or not isinstance(data, ActivationDataModule)
-        ):
-            rank_zero_warn(
-                "no report on latents: it takes an autoencoder on one device, and the rows of an"
-                " ActivationDataModule"
-            )
-            return
+    def write(
+        self, trainer: pl.Trainer, module: SparseAutoencoderModule, data: ActivationDataModule
+    ) -> None:
+        """Report, to the disk and to the logger."""
         result = self.report(data, module)
         settings = {**data.source, "rows": data.validation_rows.rows}
         findings = Findings("latents", {"": result}, settings=settings)

@@ -34,9 +34,10 @@ def choose_precision(errors: dict[str, float]) -> str:
 def mkl_is_slow() -> bool:
     """Whether the processor is of a maker whom MKL does not know; False where nobody tells."""
     try:
-        return any(maker in PROCESSOR.read_text(encoding="utf-8") for maker in SLOW_BY_MKL)
+        described = PROCESSOR.read_text(encoding="utf-8")
     except OSError:
         return False
+    return any(maker in described for maker in SLOW_BY_MKL)
 
 
 def try_precisions() -> dict[str, float]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -50,6 +51,12 @@ class LanguageModelSpec:
                 raise InputError(f"{key} of the language model is {value!r}; give text")
         if self.dtype not in DTYPES:
             raise InputError(f"dtype {self.dtype!r} for the model; give {', '.join(DTYPES)}")
+
+    @property
+    def name_elsewhere(self) -> str:
+        """The model's name, without the folders that lead to it on this machine."""
+        path = Path(self.name).expanduser()
+        return path.name if path.is_absolute() or path.exists() else self.name
 
     def load(self) -> "LanguageModel":
         """Load the model and its tokenizer.

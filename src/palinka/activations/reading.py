@@ -37,6 +37,8 @@ class ShardReader:
         self._shapes = shapes
         self._unverified = unverified
         self._first_rows = np.cumsum([0] + [shape.rows for shape in shapes])
+        self._starts = np.array([shape.activations_start for shape in shapes], np.int64)
+        self._paths = [folder / shard_name(shape.index) for shape in shapes]
         self._open: OrderedDict[int, int] = OrderedDict()
 
     def read_into(self, out: torch.Tensor, runs: NDArray[np.int64]) -> None:
@@ -53,20 +55,14 @@ class ShardReader:
             self._verify(runs)
         target = out.view(torch.uint8).reshape(-1).numpy().data
         row_bytes = out.shape[1] * out.itemsize
-        filled = 0
-        for first, last in joined(runs).tolist():
-            while first < last:
-                index = int(np.searchsorted(self._first_rows, first, side="right")) - 1
-                shard_first, shard_last = self._first_rows[index : index + 2].tolist()
-                stop = min(last, shard_last)
-                length = (stop - first) * row_bytes
-                read_exactly(
-                    self._descriptor(index),
-                    target[filled : filled + length],
-                    self._shapes[index].activations_start + (first - shard_first) * row_bytes,
-                    self._folder / shard_name(index),
-                )
-                filled, first = filled + length, stop
+        shards, first, rows = cut_at(self._first_rows, joined(runs))
+        offsets = self._starts[shards] + (first - self._first_rows[shards]) * row_bytes
+        ends = np.cumsum(rows) * row_bytes
+        # Plain numbers, since a batch is hundreds of runs.
+        places = np.stack((shards, offsets, ends - rows * row_bytes, ends), axis=1).tolist()
+        for index, offset, start, stop in places:
+            descriptor = self._descriptor(index)
+            read_exactly(descriptor, target[start:stop], offset, self._paths[index])
 
     def _verify(self, runs: NDArray[np.int64]) -> None:
         """Compare the checksums of shards that rows are about to be read from the first time."""
@@ -108,3 +104,24 @@ def joined(runs: NDArray[np.int64]) -> NDArray[np.int64]:
     starts = runs[np.concatenate(([0], breaks + 1)), 0]
     stops = runs[np.concatenate((breaks, [len(runs) - 1])), 1]
     return np.stack((starts, stops), axis=1)
+
+
+def cut_at(borders: NDArray[np.int64], runs: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
+    """Cut runs of rows where a shard ends.
+
+    Args:
+        borders: First row of each shard, and the number of all rows.
+        runs: First row and row after the last of each run, `(runs, 2)`; runs without rows are
+            left out.
+
+    Returns:
+        The shard, the first row and the number of rows of each piece, in order.
+    """
+    runs = runs[runs[:, 0] < runs[:, 1]]
+    first = np.searchsorted(borders, runs[:, 0], side="right") - 1
+    pieces = np.searchsorted(borders, runs[:, 1], side="left") - first
+    before = np.cumsum(pieces) - pieces
+    shards = np.arange(pieces.sum()) + np.repeat(first - before, pieces)
+    starts = np.maximum(np.repeat(runs[:, 0], pieces), borders[shards])
+    stops = np.minimum(np.repeat(runs[:, 1], pieces), borders[shards + 1])
+    return shards, starts, stops - starts

@@ -47,5 +47,5 @@ def subtract_variance(product: Tensor, centered: Tensor, variance: Tensor, scale
     if not (choice.loops_take(*arrays) and all(array.is_contiguous() for array in arrays)):
         return subtract_variance_plain(product, centered, variance, scale)
     numbers = [array.detach().numpy() for array in arrays]
-    in_parallel(loops.subtract_variance, len(product), *numbers, float(scale))
+    in_parallel(loops.subtract_variance, len(product), *numbers, scale.detach().numpy().item())
     return product

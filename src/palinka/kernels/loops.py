@@ -484,20 +484,25 @@ def center(start: int, stop: int, rows: Floats, centered: Floats, variance: Floa
         variance: Written, `(width,)`.
     """
     count = rows.shape[0]
+    sums, squares = np.zeros(SLICE), np.zeros(SLICE)
     for first in range(start, stop, SLICE):
-        last = min(stop, first + SLICE)
-        sums, squares = np.zeros(SLICE), np.zeros(SLICE)
+        width = min(stop, first + SLICE) - first
+        sums[:], squares[:] = 0, 0
+        # Of a slice that has a name the compiler knows that its elements are neighbors.
         for row in range(count):
-            for column in range(first, last):
-                sums[column - first] += rows[row, column]
+            source = rows[row, first : first + width]
+            for column in range(width):
+                sums[column] += source[column]
         sums /= count
         for row in range(count):
-            for column in range(first, last):
-                value = rows[row, column] - sums[column - first]
-                centered[row, column] = value
-                squares[column - first] += value * value
-        for column in range(first, last):
-            variance[column] = squares[column - first] / (count - 1)
+            source = rows[row, first : first + width]
+            target = centered[row, first : first + width]
+            for column in range(width):
+                value = source[column] - sums[column]
+                target[column] = value
+                squares[column] += value * value
+        for column in range(width):
+            variance[first + column] = squares[column] / (count - 1)
 
 
 @compiled(sums=True)

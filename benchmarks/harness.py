@@ -172,7 +172,7 @@ def compared(
     """The ratio of two quantities of which less is better, and what was promised of it."""
     if at_most is not None:
         ratio = ours / theirs
-        return f"{ratio:.3g} times it", f"at most {at_most:g}: {_kept(ratio <= at_most)}"
+        return f"{ratio:.4g} times it", f"at most {at_most:g}: {_kept(ratio <= at_most)}"
     ratio = theirs / ours
     if at_least is None:
         return f"{ratio:.3g}", ""

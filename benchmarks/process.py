@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from palinka.autoencoders import Autoencoder
+from palinka.float32_products import products_at
 from palinka.freed_memory import LARGEST, MMAP_THRESHOLD
 from palinka.training.machine import prepare_machine
 
@@ -34,7 +35,7 @@ class FitSettings:
         """Have them for the body of the `with`, and PyTorch's and glibc's own after it."""
         _keep_below(LARGEST)
         try:
-            with _precision(self.precision):
+            with products_at(self.precision):
                 yield
         finally:
             _keep_below(BY_DEFAULT)
@@ -61,7 +62,7 @@ def at_precision(precision: str, run: Callable[[], Any]) -> Callable[[], Any]:
     """
 
     def call() -> Any:
-        with _precision(precision):
+        with products_at(precision):
             return run()
 
     return call
@@ -76,16 +77,6 @@ def product(x: Tensor, weight: Tensor) -> Callable[[], Tensor]:
     """
     out = torch.empty(len(x), len(weight), dtype=x.dtype)
     return lambda: torch.mm(x, weight.T, out=out)
-
-
-@contextmanager
-def _precision(precision: str) -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def _keep_below(size: int) -> None:

@@ -452,3 +452,27 @@ def test_what_a_kill_left_in_a_finished_cache_goes_with_the_next_harvest(
     Cache.open(folder).verify()
     harvest(spec, tmp_path, load=load)
     assert contents(folder) == expected
+
+
+@pytest.mark.parametrize(("least", "expected"), [(1, "medium"), (10**6, "highest")])
+def test_wide_sites_are_read_with_the_better_products_and_torch_is_left_as_it_was(
+    spec: HarvestSpec,
+    model: LanguageModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    least: int,
+    expected: str,
+) -> None:
+    seen = set()
+
+    class Watched(Interrupting):
+        def read_blocks(self, ids: torch.Tensor, sites: list[str]) -> dict[str, torch.Tensor]:
+            seen.add(torch.get_float32_matmul_precision())
+            return super().read_blocks(ids, sites)
+
+    monkeypatch.setattr(HARVEST, "WORTH_A_TRIAL", least)
+    monkeypatch.setattr(HARVEST, "choose_products", lambda: ("medium", "why"))
+    assert torch.get_float32_matmul_precision() == "highest"
+    harvest(spec, tmp_path, load=Watched(model))
+    assert seen == {expected}
+    assert torch.get_float32_matmul_precision() == "highest"

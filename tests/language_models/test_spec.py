@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from palinka.errors import InputError
 from palinka.language_models import LanguageModel, LanguageModelSpec
@@ -153,3 +154,12 @@ def test_a_model_is_named_without_the_folders_of_the_machine(workspace: Path) ->
     assert LanguageModelSpec("openai-community/gpt2").name_elsewhere == "openai-community/gpt2"
     assert LanguageModelSpec("models/mine").name_elsewhere == "mine"
     assert LanguageModelSpec(str(workspace / "models" / "mine")).name_elsewhere == "mine"
+
+
+def test_the_tanh_form_of_gelu_is_computed_in_one_pass(folders: dict[str, Path]) -> None:
+    spec = LanguageModelSpec(str(folders["gpt2"]), device="cpu")
+    theirs = AutoModelForCausalLM.from_pretrained(folders["gpt2"])
+    assert theirs.config.activation_function == "gelu_new"
+    ours = spec.load()
+    assert type(ours.model.transformer.h[0].mlp.act) is not type(theirs.transformer.h[0].mlp.act)
+    torch.testing.assert_close(ours.logits(IDS), theirs(IDS).logits, rtol=1e-5, atol=1e-5)

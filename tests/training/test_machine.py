@@ -18,7 +18,7 @@ def _leave_the_precision(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     monkeypatch.setattr(machine, "WORTH_A_TRIAL", 1)
-    monkeypatch.setattr(machine, "choose_precision", lambda errors: "medium")
+    monkeypatch.setattr(machine, "choose_products", lambda: ("medium", "why"))
     yield
     torch.set_float32_matmul_precision(before)
 
@@ -58,7 +58,7 @@ def test_a_run_that_goes_on_keeps_what_it_began_with(
             return super().training_step(batch, batch_idx)
 
     trainer.fit(Watched(KSparseAutoencoder(8)), rows_data(rows))
-    monkeypatch.setattr(machine, "choose_precision", lambda errors: "highest")
+    monkeypatch.setattr(machine, "choose_products", lambda: ("highest", "why"))
     path = tmp_path / "last.ckpt"
     make_trainer(max_epochs=2).fit(Watched(KSparseAutoencoder(8)), rows_data(rows), ckpt_path=path)
     assert set(seen) == {"medium"}

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 
 from palinka.activations.cache import Cache
@@ -16,11 +17,15 @@ from palinka.activations.harvest_spec import HarvestSpec
 from palinka.activations.writer import CacheWriter, tidy
 from palinka.corpora import Block
 from palinka.errors import InputError
+from palinka.float32_products import choose_products, products_at
 from palinka.freed_memory import keep_freed_memory
 from palinka.language_models import LanguageModel
+from palinka.language_models.spec import find_device
 from palinka.progress import progress
 
 SECONDS_BETWEEN_LOOKS = 1.0
+# Narrower sites are those of small models, which are read quickly whatever multiplies.
+WORTH_A_TRIAL = 640
 
 
 def harvest(
@@ -57,6 +62,7 @@ def harvest(
             writer = CacheWriter(root, spec.key)
             at_work.callback(writer.close)
             keep_freed_memory()
+            at_work.enter_context(_products(spec))
             harvester = _Harvester(spec, writer, rank, world_size, load or spec.language_model.load)
             try:
                 shards = harvester.fill()
@@ -167,6 +173,17 @@ class _Harvester:
             if bar is not None:
                 bar.update(len(batch) * self.spec.context_length)
         return self.buffer[:filled]
+
+
+def _products(spec: HarvestSpec) -> AbstractContextManager[None]:
+    """Multiply by the better of two libraries, if the model is on the CPU and torch as it was."""
+    model = spec.language_model
+    exact = model.dtype == "float32" and torch.get_float32_matmul_precision() == "highest"
+    if not exact or spec.layout.width < WORTH_A_TRIAL or find_device(model.device).type != "cpu":
+        return nullcontext()
+    precision, reason = choose_products()
+    rank_zero_info(reason)
+    return products_at(precision)
 
 
 def load_model(spec: HarvestSpec, load: Callable[[], LanguageModel]) -> LanguageModel:

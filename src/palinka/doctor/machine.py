@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from palinka.doctor.finding import Finding, State
-from palinka.kernels.matmul import choose_precision, try_precisions
+from palinka.float32_products import choose_precision, try_precisions
 
 
 def processor() -> list[Finding]:

@@ -20,8 +20,10 @@ Bits = NDArray[np.signedinteger[Any]]
 Indices = NDArray[np.int32]
 Integers = NDArray[np.int64]
 
-# Values whose largest is noted: a cache line of float32.
-BLOCK = 16
+# A row is gone through in tiles of 16 times 16 values. Of each tile the largest of every 16th value
+# is noted: as many at a time as a processor compares, without looking from one to its neighbor.
+LANES = 16
+TILE = LANES * 16
 # Columns that are summed up together: their sums stay in the nearest cache.
 SLICE = 256
 
@@ -48,29 +50,81 @@ def _kth(bits: Bits, n: int, k: int, low: int, high: int) -> int:
 
 
 @compiled()
-def _maxima(row: Bits, largest: Bits) -> int:
-    """Write the largest of every block of a row, 0 if all are negative; give that of the row."""
+def _maxima(row: Bits, largest: Bits, infinity: int) -> int:
+    """Write the largest of every lane of every tile of a row, 0 if all are negative.
+
+    Args:
+        row: The bits of its values.
+        largest: Written, as many as `_lanes` says.
+        infinity: The bits of infinity; more, but for the sign, is NaN.
+
+    Returns:
+        The largest of the row, or -1 if it has a NaN.
+    """
     width = len(row)
-    top = 0
-    for block in range(len(largest)):
-        best = row.dtype.type(0)
-        if (block + 1) * BLOCK <= width:  # a loop of known length becomes a few instructions
-            for i in range(BLOCK):
-                best = max(best, row[block * BLOCK + i])
-        else:
-            for i in range(block * BLOCK, width):
-                best = max(best, row[i])
-        largest[block] = best
-        top = max(top, int(best))
-    return top
+    without_sign = row.dtype.type(infinity | (infinity - 1))
+    sizes = np.zeros(LANES, row.dtype)
+    for tile in range(width // TILE):
+        source = row[tile * TILE : (tile + 1) * TILE]
+        target = largest[tile * LANES : (tile + 1) * LANES]
+        for lane in range(LANES):
+            best, size = row.dtype.type(0), sizes[lane]
+            for depth in range(TILE // LANES):  # a loop of known length becomes few instructions
+                value = source[depth * LANES + lane]
+                best = max(best, value)
+                size = max(size, value & without_sign)
+            target[lane], sizes[lane] = best, size
+    done = width // TILE * TILE
+    if done < width:
+        target = largest[done // TILE * LANES :]
+        target[:] = 0
+        for i in range(done, width):
+            target[i % LANES] = max(target[i % LANES], row[i])
+            sizes[i % LANES] = max(sizes[i % LANES], row[i] & without_sign)
+    return -1 if sizes.max() > infinity else int(largest.max())
 
 
 @compiled()
-def _has_nan(row: Floats) -> bool:
-    strange = 0
-    for i in range(len(row)):
-        strange |= row[i] != row[i]
-    return strange != 0
+def _lanes(width: int) -> int:
+    """How many numbers `_maxima` writes of a row."""
+    return (width + TILE - 1) // TILE * LANES
+
+
+@compiled()
+def _candidates(
+    row: Bits, largest: Bits, low: int, candidates: Bits, columns: Indices, pruned: bool
+) -> int:
+    """Find what of a row is not below `low`, by columns; how many there are.
+
+    Args:
+        row: The bits of its values.
+        largest: What `_maxima` has written.
+        low: What is looked for.
+        candidates: Written: what was found.
+        columns: Written: where.
+        pruned: Whether few are, so that most lanes need not be looked at.
+    """
+    width, n = len(row), 0
+    if not pruned:
+        for i in range(width):
+            if row[i] >= low:
+                candidates[n], columns[n] = row[i], i
+                n += 1
+        return n
+    for tile in range(len(largest) // LANES):
+        first = n
+        for lane in range(LANES):
+            if largest[tile * LANES + lane] >= low:
+                for i in range(tile * TILE + lane, min(width, (tile + 1) * TILE), LANES):
+                    if row[i] >= low:
+                        place = n  # by columns: those of later lanes may come before it
+                        while place > first and columns[place - 1] > i:
+                            candidates[place] = candidates[place - 1]
+                            columns[place] = columns[place - 1]
+                            place -= 1
+                        candidates[place], columns[place] = row[i], i
+                        n += 1
+    return n
 
 
 @compiled()
@@ -85,10 +139,11 @@ def keep_positive(start: int, stop: int, values: Floats, bits: Bits, k: int) -> 
         k: How many to keep; more where values tie with the k-th largest.
     """
     width = values.shape[1]
-    largest = np.empty((width + BLOCK - 1) // BLOCK, bits.dtype)
+    largest = np.empty(_lanes(width), bits.dtype)
+    infinity = np.full(1, np.inf, values.dtype).view(bits.dtype)[0]
     for row in range(start, stop):
-        top = _maxima(bits[row], largest)
-        if _has_nan(values[row]):
+        top = _maxima(bits[row], largest, infinity)
+        if top < 0:
             for i in range(width):
                 if values[row, i] <= 0:
                     values[row, i] = 0
@@ -125,33 +180,26 @@ def select_positive(
         counts: How many there are, `(output rows,)`; those beyond the room are not written.
     """
     width, room = values.shape[1], kept.shape[1]
-    blocks = (width + BLOCK - 1) // BLOCK
-    largest = np.empty(blocks, bits.dtype)
+    lanes = _lanes(width)
+    largest = np.empty(lanes, bits.dtype)
     candidates = np.empty(width, bits.dtype)
     columns = np.empty(width, np.int32)
+    infinity = np.full(1, np.inf, values.dtype).view(bits.dtype)[0]
+    pruned = lanes >= 2 * k
     for row in range(start, stop):
         out = first + row
         for entry in range(room):
             kept[out, entry] = 0
             indices[out, entry] = 0
         counts[out] = 0
-        if _has_nan(values[row]):
+        top = _maxima(bits[row], largest, infinity)
+        if top < 0:
             kept[out, 0] = np.nan
             counts[out] = 1
             continue
-        top = _maxima(bits[row], largest)
-        # At least k values are not below the k-th largest of the blocks' largest.
-        low = 1
-        if blocks >= 2 * k:
-            low = max(1, _kth(largest, blocks, k, 0, top))
-        n = 0
-        for block in range(blocks):
-            if largest[block] >= low:
-                for i in range(block * BLOCK, min(width, (block + 1) * BLOCK)):
-                    if bits[row, i] >= low:
-                        candidates[n] = bits[row, i]
-                        columns[n] = i
-                        n += 1
+        # At least k values are not below the k-th largest of the lanes' largest.
+        low = max(1, _kth(largest, lanes, k, 0, top)) if pruned else 1
+        n = _candidates(bits[row], largest, low, candidates, columns, pruned)
         threshold = _kth(candidates, n, k, low, top) if n > k else low
         count = 0
         for candidate in range(n):

@@ -4,9 +4,9 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 
 from palinka.autoencoders import Autoencoder
+from palinka.float32_products import choose_products
 from palinka.freed_memory import keep_freed_memory
 from palinka.kernels.collectives import copy_from_first, world
-from palinka.kernels.matmul import choose_precision, try_precisions
 
 # Weights of fewer elements are not worth a trial, nor a difference in the last digit.
 WORTH_A_TRIAL = 1 << 20
@@ -39,13 +39,9 @@ def prepare_machine(
     if precision in _CHOICES:
         torch.set_float32_matmul_precision(precision)
         return before
-    errors = try_precisions()
-    chosen = _of_first_process(choose_precision(errors))
-    torch.set_float32_matmul_precision(chosen)
-    rank_zero_info(
-        f"float32 products: by {'oneDNN' if chosen == 'medium' else 'what torch takes by itself'};"
-        f" the error of oneDNN is {errors['medium']:.1e} here, that of MKL {errors['highest']:.1e}"
-    )
+    chosen, reason = choose_products()
+    torch.set_float32_matmul_precision(_of_first_process(chosen))
+    rank_zero_info(reason)
     return before
 
 

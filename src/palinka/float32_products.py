@@ -7,6 +7,8 @@ permission and round. What was tried says whether it does. Speed is not tried: a
 on what else the machine was doing when it began.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -19,6 +21,31 @@ LESS_EXACT = 4.0
 PROCESSOR = Path("/proc/cpuinfo")
 # Of the makers on whose processors MKL takes a slow path.
 SLOW_BY_MKL = ("AuthenticAMD", "HygonGenuine")
+
+
+def choose_products() -> tuple[str, str]:
+    """Try both and choose.
+
+    Returns:
+        torch's precision of float32 products, and a line that says why.
+    """
+    errors = try_precisions()
+    chosen = choose_precision(errors)
+    return chosen, (
+        f"float32 products: by {'oneDNN' if chosen == 'medium' else 'what torch takes by itself'};"
+        f" the error of oneDNN is {errors['medium']:.1e} here, that of MKL {errors['highest']:.1e}"
+    )
+
+
+@contextmanager
+def products_at(precision: str) -> Iterator[None]:
+    """Multiply float32 at one of torch's precisions for the body of the `with`."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def choose_precision(errors: dict[str, float]) -> str:
@@ -48,18 +75,14 @@ def try_precisions() -> dict[str, float]:
     Returns:
         The norm of the error as a fraction of that of the product, by precision.
     """
-    before = torch.get_float32_matmul_precision()
     generator = torch.Generator().manual_seed(0)
     left = torch.randn(ROWS, INPUTS, generator=generator)
     right = torch.randn(LATENTS, INPUTS, generator=generator)
     exact = left.double() @ right.double().T
     errors = {}
-    try:
-        for precision in ("highest", "medium"):
-            torch.set_float32_matmul_precision(precision)
+    for precision in ("highest", "medium"):
+        with products_at(precision):
             errors[precision] = _relative(left @ right.T, exact)
-    finally:
-        torch.set_float32_matmul_precision(before)
     return errors
 
 

@@ -104,10 +104,8 @@ def test_a_reference_set_up(config: Path, workspace: Path, gpt2: Path, gpt_neo: 
     check(workspace / "out" / config.stem)
 
 
-@pytest.mark.parametrize(
-    "config",
-    ["passage.yaml", pytest.param("reference/passage.yaml", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["passage.yaml", "reference/passage.yaml"])
 def test_the_passage_ends_with_findings(config: str, workspace: Path, gpt2: Path) -> None:
     options = [
         f"--data.language_model={gpt2}",

@@ -32,6 +32,7 @@ def content(folder: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 def test_two_devices_write_the_cache_of_one(workspace: Path, commands: Any) -> None:
     assert main(["harvest", *SMALL, "--data.cache_dir=one"]) == 0
     assert commands.run_on(2, workspace, ["harvest", *SMALL, *TWO, "--data.cache_dir=two"]) == [
@@ -69,6 +70,7 @@ def test_analyses_after_a_fit_run_once_while_nobody_waits(
     assert {"statistics", "geography", "training"} <= found
 
 
+@pytest.mark.slow
 def test_latents_divided_over_two_devices_are_measured_on_one(
     workspace: Path, repository: Path, commands: Any
 ) -> None:

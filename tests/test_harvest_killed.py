@@ -174,6 +174,7 @@ def check_whole_or_nothing(folder: Path) -> int:
     return whole
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_killed_at_any_moment_and_started_again_the_cache_is_the_same(
     harvests: Harvests, request: pytest.FixtureRequest

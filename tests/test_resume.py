@@ -129,7 +129,13 @@ def test_a_reference_run_is_what_it_should_be(references: dict[str, tuple[Path, 
         assert len(end["scalars"]["val/fvu"]) == (6 if "between" in kind else 3)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        kind if kind == "every step" else pytest.param(kind, marks=pytest.mark.slow)
+        for kind in KINDS
+    ],
+)
 def test_killed_anywhere_a_run_ends_the_same(
     kind: str, commands: Any, references: dict[str, tuple[Path, float]], tmp_path: Path
 ) -> None:

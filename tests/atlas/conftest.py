@@ -152,6 +152,7 @@ def write_findings(
     result = CategoryScore(score, random.random(latents), random.random(latents), notes=(remark,))
     figure = Figure((3, 2))
     figure.subplots().plot([1, 2], [3, 4])
+    figure.set_label(f"What it shows. {remark}")
     settings = {
         "analysis": "category_score",
         "units": "latents",

@@ -19,6 +19,7 @@ def test_findings_are_read_with_a_column_for_every_value_of_the_latents(findings
     assert found.notes == [("place", "a note")]
     assert found.settings["stimuli"] == "passage.yaml", "no folders of the machine"
     assert [path.name for path in found.figures] == ["score.png"]
+    assert found.captions == {"score": "What it shows. a note"}
     assert found.tables["place-best_latents"][0] == ["rank", "latent", "score", "auc", "p_value"]
     assert found.summary.strip() == "- `x`"
 

@@ -317,6 +317,8 @@ def test_an_analysis_has_a_page(visit: Visit, site: Path) -> None:
     page.wait_for_function("document.querySelector('img').complete")
     assert image.evaluate("image => image.naturalWidth") > 0
     assert "Figure “score” of the analysis geography" in image.get_attribute("alt")
+    assert "What it shows." in image.get_attribute("alt")
+    assert "What it shows." in page.locator("figcaption").inner_text()
     page.locator("summary").first.click()
     page.locator("details td a").first.click()
     page.get_by_role("heading", name=re.compile(r"^Latent \d+$")).wait_for()

@@ -1,4 +1,11 @@
-from palinka.callbacks.dashboard import LAYOUT, flattened
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.plugins.image import metadata
+from torch.utils.tensorboard import SummaryWriter
+
+from palinka.callbacks.dashboard import LAYOUT, add_figure, flattened
 
 
 def test_nested_settings_become_names_with_slashes() -> None:
@@ -30,3 +37,21 @@ def test_one_page_tells_the_story_of_the_run() -> None:
     }
     # Each is a regular expression that must not match `val/fvu_legacy` and the like.
     assert all(tag.endswith("$") for _, tags in story.values() for tag in tags)
+
+
+def test_a_figure_is_logged_with_its_caption(tmp_path: Path) -> None:
+    figure = Figure((3, 2), dpi=50)
+    figure.set_label("What it shows.")
+    writer = SummaryWriter(tmp_path)
+    add_figure(writer, "analyses/one/score", figure, 7)
+    writer.close()
+    (path,) = tmp_path.iterdir()
+    # As TensorBoard's server reads it.
+    values = [value for event in EventFileLoader(str(path)).Load() for value in event.summary.value]
+    (value,) = values
+    assert value.tag == "analyses/one/score"
+    assert value.metadata.plugin_data.plugin_name == metadata.PLUGIN_NAME
+    assert value.metadata.summary_description == "What it shows."
+    width, height, png = value.tensor.string_val
+    assert (width, height) == (b"150", b"100")
+    assert png.startswith(b"\x89PNG")

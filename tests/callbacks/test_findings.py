@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import Image
 
 import palinka
 from palinka.analyses.result import Result, Table
@@ -65,6 +66,16 @@ def test_everything_is_written_under_its_name(tmp_path: Path) -> None:
     assert arrays["hidden.1/comma/values"].tolist() == [1.5, -2.0]
     with (folder / "hidden.1-comma-units.csv").open() as stream:
         assert list(csv.reader(stream)) == [["unit", "value"], ["0", "1.5"], ["1", "-2.0"]]
+
+
+def test_captions_travel_with_figures(tmp_path: Path) -> None:
+    figure = Figure()
+    figure.set_label("Where <it> rises.\x1b")
+    folder = findings(figures={"a/b": figure, "plain": Figure()}).write(tmp_path)
+    captions = json.loads((folder / "findings.json").read_text())["captions"]
+    assert captions == {"a-b": "Where <it> rises.\\x1b", "plain": ""}
+    assert Image.open(folder / "a-b.png").info["Description"] == captions["a-b"]
+    assert "Where &lt;it&gt; rises." in (folder / "a-b.svg").read_text()
 
 
 def test_earlier_findings_are_replaced_whole(tmp_path: Path) -> None:

@@ -109,6 +109,14 @@ def test_every_panel_says_what_it_shows(drawn):
             assert not axes.axison or texts_of(axes), f"a panel of {key} has no label and no title"
 
 
+def test_every_figure_says_in_words_what_it_shows(drawn):
+    for key, figure in drawn.items():
+        caption = figure.get_label()
+        assert caption.endswith("."), key
+        assert 20 <= len(caption) <= 300, key
+    assert len({figure.get_label() for figure in drawn.values()}) == len(drawn)
+
+
 def test_saves_as_png_and_svg(drawn):
     for key, figure in drawn.items():
         png, svg = io.BytesIO(), io.BytesIO()

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 
 from palinka.activations.cache import Cache
@@ -181,6 +180,8 @@ def _products(spec: HarvestSpec) -> AbstractContextManager[None]:
     exact = model.dtype == "float32" and torch.get_float32_matmul_precision() == "highest"
     if not exact or spec.layout.width < WORTH_A_TRIAL or find_device(model.device).type != "cpu":
         return nullcontext()
+    from lightning.pytorch.utilities import rank_zero_info  # which listing caches does without
+
     precision, reason = choose_products()
     rank_zero_info(reason)
     return products_at(precision)

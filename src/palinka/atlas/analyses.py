@@ -42,6 +42,7 @@ class Found:
         figures: PNG files.
         tables: Rows of cells by name, headings first.
         columns: By name a value for each latent.
+        captions: What figures show, by the names of their files without the ending.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Found:
     figures: list[Path]
     tables: dict[str, list[list[str]]]
     columns: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    captions: dict[str, str] = field(default_factory=dict)
 
 
 def read_analyses(folder: Path | None, latents: int, site: str) -> list[Found]:
@@ -88,6 +90,7 @@ def _read(path: Path, latents: int, site: str) -> Iterator[Found]:
             dict(_columns(path / "arrays.npz", latents))
             if settings.get("units") == "latents" and settings.get("sites") == [site]
             else {},
+            {str(name): str(text) for name, text in dict(record.get("captions", {})).items()},
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         rank_zero_warn(f"{path}: no findings that the atlas can show ({error})")

@@ -154,7 +154,8 @@ def _analysis(found: Found, number: int) -> dict[str, Any]:
         "notes": found.notes,
         "summary": found.summary,
         "figures": [
-            {"file": name, "title": path.stem} for path, name in figure_names(found, number).items()
+            {"file": name, "title": path.stem, "caption": found.captions.get(path.stem, "")}
+            for path, name in figure_names(found, number).items()
         ],
         "tables": [
             {"name": name, "rows": [row for row in rows if row]}

@@ -4,10 +4,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard import summary as summaries
 
 from palinka.callbacks.trained import trained
 from palinka.callbacks.variant_logger import VariantLogger
@@ -41,6 +45,18 @@ def tensorboard_writers(trainer: pl.Trainer) -> Iterator[SummaryWriter]:
     for logger in trainer.loggers if trainer.is_global_zero else ():
         if isinstance(logger, TensorBoardLogger) and not isinstance(logger, VariantLogger):
             yield logger.experiment
+
+
+def add_figure(writer: SummaryWriter, tag: str, figure: Figure, step: int) -> None:
+    """Log a figure under a tag, with its caption, which TensorBoard's IMAGES page has beside it."""
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.draw()
+    image: Any = summaries.image
+    summary = image(tag, np.asarray(canvas.buffer_rgba()), dataformats="HWC")
+    summary.value[0].metadata.summary_description = str(figure.get_label())
+    # `add_figure` of torch takes no description.
+    events: Any = writer
+    events._get_file_writer().add_summary(summary, step)
 
 
 def all_writers(trainer: pl.Trainer) -> Iterator[SummaryWriter]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 import palinka
 from palinka.analyses.result import Result, Table
-from palinka.callbacks.dashboard import tensorboard_writers
+from palinka.callbacks.dashboard import add_figure, tensorboard_writers
 from palinka.callbacks.file_names import file_names
 from palinka.errors import InputError
 from palinka.printable import printable
@@ -31,7 +31,7 @@ class Findings:
     Attributes:
         name: The name.
         results: Results by what they are of, such as `hidden.3/comma`; `""` where there is one.
-        figures: Figures by name.
+        figures: Figures by name; the label of each is its caption.
         pages: Self-contained HTML pages by name.
         settings: What was analyzed, for the record: plain values.
         summary: What a reader should know of the stimuli, in markdown.
@@ -112,7 +112,7 @@ class Findings:
             logger.log_metrics(scalars, step)
         for writer in tensorboard_writers(trainer):
             for name, figure in self.figures.items():
-                writer.add_figure(f"{prefix}/{name}", figure, step, close=False)
+                add_figure(writer, f"{prefix}/{name}", figure, step)
             writer.add_text(prefix, self.markdown(), step)
 
     def _flat(self, by_part: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -123,11 +123,16 @@ class Findings:
         }
 
     def _write_into(self, folder: Path) -> None:
+        drawn = file_names(self.figures)
+        captions = {
+            file: printable(str(self.figures[name].get_label())) for name, file in drawn.items()
+        }
         record = {
             "name": self.name,
             "scalars": {name: _plain(value) for name, value in self.scalars().items()},
             "notes": {part: list(result.notes) for part, result in self.results.items()},
             "settings": dict(self.settings),
+            "captions": captions,
             "palinka": palinka.__version__,
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
         }
@@ -140,9 +145,10 @@ class Findings:
         tables = self.tables()
         for name, file in file_names(tables).items():
             _write_csv(folder / f"{file}.csv", tables[name])
-        for name, file in file_names(self.figures).items():
+        for name, file in drawn.items():
             for ending in ("png", "svg"):
-                self.figures[name].savefig(folder / f"{file}.{ending}")
+                about = {"Description": captions[file]} if captions[file] else None
+                self.figures[name].savefig(folder / f"{file}.{ending}", metadata=about)
         for name, file in file_names(self.pages).items():
             _write_text(folder / f"{file}.html", self.pages[name])
 

@@ -6,11 +6,10 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
-from matplotlib import pyplot
 from torch import Tensor
 
 from palinka.activations import ActivationDataModule
-from palinka.callbacks.dashboard import tensorboard_writers
+from palinka.callbacks.dashboard import add_figure, tensorboard_writers
 from palinka.callbacks.trained import refuse_sweep
 from palinka.errors import InputError
 from palinka.figures.heatmap import LATENT_EXPONENT, POSITIVE, Heatmap
@@ -119,6 +118,6 @@ class FormingLatents(Callback):
             caption = f"latent {latent} after {step:,} steps"
             drawn = Heatmap(latents[:, latent].numpy(), caption, POSITIVE, LATENT_EXPONENT)
             figure = text_heatmap(self._tokens, [drawn])
+            figure.set_label("The same text after every so many steps: how the latent forms.")
             for writer in tensorboard_writers(trainer):
-                writer.add_figure(f"forming/latent_{latent}", figure, step, close=False)
-            pyplot.close(figure)
+                add_figure(writer, f"forming/latent_{latent}", figure, step)

@@ -23,6 +23,11 @@ from palinka.figures.text_heatmap import text_heatmap
 from palinka.figures.text_heatmap_html import text_heatmap_html
 from palinka.stimuli import Prepared, load_stimuli, token_bytes
 
+_CAPTION = (
+    "A text, its tokens shaded by how active each of the chosen latents or neurons is on them. The "
+    "page of the same name has every value, and the token's number."
+)
+
 
 def draw_heatmaps(
     entry: AnalysisEntry,
@@ -66,6 +71,7 @@ def draw_heatmaps(
         name = f"{part}/heatmaps" if part else "heatmaps"
         drawn = _heatmaps(wanted, _criterion(wanted, result, acts), acts, reader.units)
         figures[name] = text_heatmap(tokens, drawn)
+        figures[name].set_label(_CAPTION)
         pages[name] = text_heatmap_html(
             tokens, drawn, title=f"{entry.name} {part}".strip(), token_ids=ids
         )

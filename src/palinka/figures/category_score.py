@@ -8,7 +8,20 @@ from numpy.typing import NDArray
 
 from palinka.analyses.category_score import CategoryScore
 from palinka.figures.by_unit import draw_apart, draw_points, draw_sorted, legend_above
+from palinka.figures.captions import captioned
 from palinka.figures.style import HUES, MUTED, new_figure, style
+
+_CAPTIONS = {
+    "score": (
+        "The score of every latent that has one, by its number and in descending order. Above 1 a "
+        "latent is stronger on the target tokens than on the others; what is above the dashed line "
+        "has a permutation p-value of 0.05 or less."
+    ),
+    "auc": (
+        "The score against the area under the ROC curve. A high score with an AUC near 0.5 comes "
+        "from few tokens; a latent that tells the target tokens apart is high in both."
+    ),
+}
 
 ALPHA = 0.05
 SCORE = "score (target mean / other mean)"
@@ -37,7 +50,7 @@ def category_score(
             # Above all, that a ratio of means says little where activations have two signs.
             if result.notes:
                 figure.suptitle("; ".join(result.notes), fontsize="small", style="italic")
-    return figures
+    return captioned(figures, _CAPTIONS)
 
 
 def _scores(result: CategoryScore, units: str) -> Figure:

@@ -13,6 +13,7 @@ from palinka.analyses.generalized_eigendecomposition import GeneralizedEigendeco
 from palinka.analyses.result import as_float64
 from palinka.errors import InputError
 from palinka.figures.by_unit import draw_points
+from palinka.figures.captions import captioned
 from palinka.figures.component_scores import directions, draw_scores, draw_shuffled
 from palinka.figures.condition_matrices import draw_covariances, draw_data
 from palinka.figures.style import HUES, MUTED, mark_zero, new_figure, style
@@ -22,6 +23,38 @@ from palinka.figures.token_series import TextSeries, draw_series
 _BINS = 40
 
 Array = NDArray[np.float64]
+
+
+_CAPTIONS = {
+    "spectrum": (
+        "The eigenvalues of both directions, each as a share of its largest: ratios of the "
+        "variance of one condition to that of the other. A steep fall means that few directions "
+        "make the difference."
+    ),
+    "variance": (
+        "How much of the activations' variance the principal components carry in which the "
+        "directions were looked for."
+    ),
+    "scores": (
+        "The items along the leading directions. Where one condition is spread out and the "
+        "other is not, the direction holds for the items that it was found in."
+    ),
+    "patterns": ("What each unit has to do with the leading directions."),
+    "null": (
+        "The largest eigenvalue beside those of shuffled labels: how often chance finds as much."
+    ),
+    "data": ("The activations of both conditions, items by units, as they were analyzed."),
+    "covariances": ("The covariances of both conditions, which the directions compare."),
+    "shuffled": (
+        "The same analysis with the items' labels shuffled once: what a spectrum and scores "
+        "look like where there is no difference to be found."
+    ),
+    "series": ("The leading directions' scores token by token along the texts of both conditions."),
+    "sites": (
+        "The largest eigenvalue of both directions at each site, and, where it was computed, the "
+        "variance ratio in held-out halves: near 1, the direction does not hold for other items."
+    ),
+}
 
 
 def generalized_eigendecomposition(
@@ -65,7 +98,7 @@ def generalized_eigendecomposition(
             figures["null"] = _null(result, names)
         if a is None or b is None:
             figures["scores"] = draw_scores(result, names, None, None)
-            return figures
+            return captioned(figures, _CAPTIONS)
         both = as_float64(a, "a"), as_float64(b, "b")
         first = np.arange(len(result.scores_a)) < len(both[0])
         figures["scores"] = draw_scores(result, names, first, items)
@@ -76,7 +109,7 @@ def generalized_eigendecomposition(
             figures["shuffled"] = draw_shuffled(result, both, names, seed)
         if series is not None:
             figures["series"] = draw_series(series, len(both[0]), names)
-    return figures
+    return captioned(figures, _CAPTIONS)
 
 
 def overview(
@@ -118,7 +151,7 @@ def overview(
         if tested:
             panels[0, 1].axvline(1.0, color=MUTED, linewidth=0.8, zorder=0)
             panels[0, 1].set(xscale="log", xlabel="held-out variance ratio (95 % of halves)")
-    return {"sites": figure}
+    return captioned({"sites": figure}, _CAPTIONS)
 
 
 def _spectrum(result: GeneralizedEigendecomposition, names: tuple[str, str]) -> Figure:

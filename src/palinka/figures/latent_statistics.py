@@ -9,7 +9,27 @@ from numpy.typing import ArrayLike, NDArray
 from palinka.analyses.latent_statistics import LatentStatistics
 from palinka.analyses.result import as_float64
 from palinka.figures.by_unit import draw_apart, draw_points, draw_sorted
+from palinka.figures.captions import captioned
 from palinka.figures.style import DIVERGING, block_means, new_figure, style
+
+_CAPTIONS = {
+    "density": (
+        "On how many of the tokens each latent is active, by its number and in descending "
+        "order. Latents that never are, are dead."
+    ),
+    "activation": (
+        "The mean activation of each latent where it is active, by its number and in "
+        "descending order."
+    ),
+    "density_by_activation": (
+        "How often each latent is active against how strongly: latents that are "
+        "rare and strong are often the easiest to name."
+    ),
+    "latents_by_token": (
+        "All latents over the tokens of the text. A column that is dark from top to "
+        "bottom is a latent that is always on."
+    ),
+}
 
 
 def latent_statistics(
@@ -37,7 +57,7 @@ def latent_statistics(
         }
         if latents is not None:
             figures["latents_by_token"] = _image(as_float64(latents, "latents"), units)
-    return figures
+    return captioned(figures, _CAPTIONS)
 
 
 def _share_alive(result: LatentStatistics, units: str) -> str:

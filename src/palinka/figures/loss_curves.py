@@ -8,10 +8,16 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from palinka.errors import InputError
+from palinka.figures.captions import captioned
 from palinka.figures.style import HUES, MUTED, new_figure, style
 
 # More steps than this are also drawn as their running mean.
 NOISY = 50
+
+
+_CAPTIONS = {
+    "losses": ("Every loss over the steps of the run."),
+}
 
 
 def loss_curves(
@@ -62,4 +68,4 @@ def loss_curves(
         for axes in panels[max(0, len(history) - columns) : len(history)]:
             axes.set_xlabel("step")
             axes.tick_params(labelbottom=True)
-    return {"losses": figure}
+    return captioned({"losses": figure}, _CAPTIONS)

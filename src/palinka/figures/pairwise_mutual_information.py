@@ -14,6 +14,7 @@ from palinka.analyses.pairwise_mutual_information import (
     of_pairs,
 )
 from palinka.figures.by_unit import draw_points
+from palinka.figures.captions import captioned
 from palinka.figures.pairs_by_site import (
     COVARIANCE,
     INFORMATION,
@@ -30,6 +31,30 @@ from palinka.figures.style import DIVERGING, HUES, block_means, mark_zero, new_f
 IN_COLOR = (1.0, 99.0)
 
 
+_CAPTIONS = {
+    "matrices": (
+        "Mutual information and covariance of every pair of items, and how both are "
+        "distributed. The line is the mutual information with the Miller-Madow correction."
+    ),
+    "comparison": (
+        "Each point is a pair of items: its covariance against its mutual information. Pairs "
+        "high in information at little covariance depend on each other in no straight line."
+    ),
+    "comparison_by_site": (
+        "Covariance against mutual information of every pair of items, a panel for "
+        "each site and a color for each condition."
+    ),
+    "distributions": (
+        "How mutual information and covariance of pairs are distributed at each site, a "
+        "color for each condition."
+    ),
+    "means_by_site": ("Mean mutual information and covariance of pairs from site to site."),
+    "mean_activation": (
+        "The mean activation of every unit, and of one condition against the other."
+    ),
+}
+
+
 def pairwise_mutual_information(
     result: PairwiseMutualInformation, **context: Any
 ) -> dict[str, Figure]:
@@ -44,7 +69,8 @@ def pairwise_mutual_information(
         `comparison` (covariance against mutual information).
     """
     with style():
-        return {"matrices": _matrices(result), "comparison": _comparison(result)}
+        figures = {"matrices": _matrices(result), "comparison": _comparison(result)}
+    return captioned(figures, _CAPTIONS)
 
 
 def overview(
@@ -80,7 +106,7 @@ def overview(
             activations = by_site_and_condition(means, conditions)
             if all(len(of_site) > 1 for of_site in activations.values()):
                 figures["mean_activation"] = mean_activations(activations, units)
-    return figures
+    return captioned(figures, _CAPTIONS)
 
 
 def _matrices(result: PairwiseMutualInformation) -> Figure:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from palinka.analyses.representational_similarity import RepresentationalSimilarity
+from palinka.figures.captions import captioned
 from palinka.figures.style import HUES, MUTED, block_means, new_figure, style
 
 SCORES = {
@@ -24,6 +25,20 @@ BETWEEN = "#D9D9D9"
 LABELS = 60
 # From so many pairs on, points would hide each other.
 MANY_PAIRS = 4000
+
+
+_CAPTIONS = {
+    "groups": ("Which pairs of words share a group: the pairs that are compared within groups."),
+    "similarity": (
+        "The similarity of every pair of words at both sites, words of a group side by side. "
+        "A group that a site holds together is a bright square on the diagonal."
+    ),
+    "histograms": ("How the similarities of all pairs are distributed at each site."),
+    "comparison": (
+        "Each point is a pair of words: its similarity at one site against that at the other. "
+        "The closer to a rising line, the more the two sites arrange the words alike."
+    ),
+}
 
 
 def representational_similarity(
@@ -59,7 +74,7 @@ def representational_similarity(
         }
         if member is not None:
             figures = {"groups": _mask(result, member[order], words)} | figures
-    return figures
+    return captioned(figures, _CAPTIONS)
 
 
 def _mask(

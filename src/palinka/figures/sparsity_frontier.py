@@ -10,10 +10,19 @@ from matplotlib.ticker import NullFormatter, ScalarFormatter
 from numpy.typing import ArrayLike
 
 from palinka.errors import InputError
+from palinka.figures.captions import captioned
 from palinka.figures.style import HUES, new_figure, plain_text, style
 
 # Not as many as hues, so that color and mark together come back late.
 _MARKS = ("o", "s", "^", "D", "v", "P")
+
+
+_CAPTIONS = {
+    "l0_fvu": (
+        "The fraction of variance unexplained against the latents active per token, a curve for "
+        "each family. Of two curves the lower one reconstructs more with as many latents."
+    ),
+}
 
 
 def sparsity_frontier(
@@ -60,4 +69,4 @@ def sparsity_frontier(
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.legend()
         plain_text(figure)
-    return {"l0_fvu": figure}
+    return captioned({"l0_fvu": figure}, _CAPTIONS)

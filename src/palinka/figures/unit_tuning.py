@@ -10,10 +10,28 @@ from numpy.typing import ArrayLike, NDArray
 from palinka.analyses.result import as_float64
 from palinka.analyses.unit_tuning import UnitTuning
 from palinka.figures.by_unit import draw_points, draw_sorted, legend_above
+from palinka.figures.captions import captioned
 from palinka.figures.style import DIVERGING, HUES, MUTED, block_means, mark_zero, new_figure, style
 
 # More words than this cannot be read beside an image.
 MOST_LABELS = 60
+
+
+_CAPTIONS = {
+    "t": (
+        "The t statistic of every unit, by its number and in descending order. The sign says which "
+        "condition the unit prefers; significant units are in color."
+    ),
+    "activations": (
+        "The activations of every item, one condition in each panel: whether a difference of "
+        "means is one of many items, or of few."
+    ),
+    "mean_activation": (
+        "The mean activation of every unit in both conditions, and one against the "
+        "other. Significant units lie off the diagonal."
+    ),
+    "significant": ("The share of units at each site that tell the two conditions apart."),
+}
 
 
 def unit_tuning(
@@ -46,7 +64,7 @@ def unit_tuning(
             both = as_float64(a, "a"), as_float64(b, "b")
             figures["activations"] = _activations(both, conditions, items, units)
             figures["mean_activation"] = _mean_activation(result, both, conditions, units)
-    return figures
+    return captioned(figures, _CAPTIONS)
 
 
 def overview(
@@ -68,7 +86,7 @@ def overview(
         axes.barh(list(results), shares, color=HUES[0])
         axes.invert_yaxis()
         axes.set_xlabel(f"significant {units} (%)")
-    return {"significant": figure}
+    return captioned({"significant": figure}, _CAPTIONS)
 
 
 def _t_by_unit(result: UnitTuning, conditions: Sequence[str], units: str) -> Figure:

@@ -4,14 +4,14 @@
   const { make } = palinka;
   const LATENT = new Set(["latent", "unit", "best", "most_positive", "most_negative"]);
 
-  function figure({ file, title }, name) {
-    const about = `Figure “${title}” of the analysis ${name}; its numbers are in the tables of this page.`;
+  function figure({ file, title, caption }, name) {
+    const about = `Figure “${title}” of the analysis ${name}. ${caption} Its numbers are in the tables of this page.`;
     const source = `figures/${encodeURIComponent(file)}`;
     return make(
       "figure",
       { class: "drawn" },
       make("a", { href: source, title: "open at full size" }, make("img", { src: source, alt: about })),
-      make("figcaption", {}, title),
+      make("figcaption", {}, make("strong", {}, title), caption ? ` ${caption}` : ""),
     );
   }
 

@@ -24,6 +24,7 @@ ORDER = (
     "gpu_step",
     "harvest",
     "loader",
+    "verify",
     "lightning_overhead",
     "memory",
     "growth_tokens",

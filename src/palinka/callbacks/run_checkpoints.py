@@ -68,8 +68,8 @@ class RunCheckpoints(Checkpoint):
     ) -> None:
         """Take what `on_save_checkpoint` has left."""
         self._restored = checkpoint.get("run", {})
-        # A run that goes on was checked when it began, and the check would forget its metrics, which
-        # a run that only lacks its end would not measure again.
+        # A run that goes on was checked when it began. The check would forget its metrics, which a
+        # run that only lacks its end does not measure again.
         trainer.num_sanity_val_steps = 0
         if trainer.strategy.restore_checkpoint_after_setup:
             self._restore(trainer)

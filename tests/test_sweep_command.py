@@ -112,7 +112,7 @@ def test_the_figure_has_a_curve_for_each_width(swept: Path) -> None:
     assert "<!-- TopK latent_dim=64 -->" in drawn
     assert "<!-- TopK -->" in drawn
     assert "seed=3" not in drawn
-    assert "analyses/sweep/l0_fvu" in events(run).Tags()["images"]
+    assert "analyses/sweep/l0_fvu" in events(run).Tags()["tensors"]
 
 
 def test_measuring_takes_a_variants_checkpoint_and_refuses_the_sweeps(

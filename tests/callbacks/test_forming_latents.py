@@ -49,8 +49,8 @@ def test_the_same_text_is_drawn_at_the_beginning_and_every_so_many_steps(
 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(workspace / "lightning_logs/version_0"), {"images": 0}).Reload()
-    assert [image.step for image in events.Images("forming/latent_40")] == [0, 2, 4]
+    events = EventAccumulator(str(workspace / "lightning_logs/version_0"), {"tensors": 0}).Reload()
+    assert [image.step for image in events.Tensors("forming/latent_40")] == [0, 2, 4]
 
 
 @pytest.mark.parametrize(

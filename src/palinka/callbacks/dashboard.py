@@ -1,17 +1,19 @@
 """What TensorBoard shows beside plain curves: a layout, and hyper-parameters with results."""
 
+import struct
 from collections.abc import Iterator, Mapping
+from io import BytesIO
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.image import metadata
+from tensorboard.util import tensor_util
 from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard import summary as summaries
 
 from palinka.callbacks.trained import trained
 from palinka.callbacks.variant_logger import VariantLogger
@@ -49,14 +51,18 @@ def tensorboard_writers(trainer: pl.Trainer) -> Iterator[SummaryWriter]:
 
 def add_figure(writer: SummaryWriter, tag: str, figure: Figure, step: int) -> None:
     """Log a figure under a tag, with its caption, which TensorBoard's IMAGES page has beside it."""
-    canvas: Any = FigureCanvasAgg(figure)
-    canvas.draw()
-    image: Any = summaries.image
-    summary = image(tag, np.asarray(canvas.buffer_rgba()), dataformats="HWC")
-    summary.value[0].metadata.summary_description = str(figure.get_label())
-    # `add_figure` of torch takes no description.
+    png = BytesIO()
+    figure.savefig(png, format="png", dpi=figure.dpi)
+    # Width and height stand at a fixed place of the file.
+    size = [str(number).encode() for number in struct.unpack(">II", png.getvalue()[16:24])]
+    # In the form that TensorBoard itself writes now; its server takes no caption of the older form,
+    # which torch writes.
+    described = metadata.create_summary_metadata(tag, str(figure.get_label()))
+    value = Summary.Value(
+        tag=tag, metadata=described, tensor=tensor_util.make_tensor_proto([*size, png.getvalue()])
+    )
     events: Any = writer
-    events._get_file_writer().add_summary(summary, step)
+    events._get_file_writer().add_summary(Summary(value=[value]), step)
 
 
 def all_writers(trainer: pl.Trainer) -> Iterator[SummaryWriter]:

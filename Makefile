@@ -10,6 +10,7 @@ BENCHMARK_INSTALL := $(BENCHMARK_VENV)/bin/python -m pip install --quiet --disab
 
 demo: $(VENV)/.palinka  ## train on the bundled model; ends by saying where the results are
 	$(BIN)/palinka fit --config configs/quickstart.yaml
+	@echo "for palinka and tensorboard by their names:   source $(VENV)/bin/activate"
 
 test: $(VENV)/.test  ## install what the tests need and run them
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile

@@ -113,7 +113,7 @@ def test_what_cannot_be_done_is_refused_in_a_line(
     line = refused(["--ckpt_path", "last", "--output", "a"], capsys)
     assert "there is no complete checkpoint below lightning_logs; fit one first" in line
     line = refused(["--ckpt_path", "none.ckpt", "--output", "a"], capsys)
-    assert "none.ckpt is no complete checkpoint" in line
+    assert "there is no checkpoint none.ckpt" in line
     assert "ckpt_path" in refused(["--output", "a"], capsys)
     assert "did you mean 'output'" in refused([*known, "--outptu", "a"], capsys)
     line = refused([*known, "--output", "a"], capsys)

@@ -5,7 +5,14 @@ import torch
 from jsonargparse import Namespace
 
 from palinka.errors import InputError
-from palinka.runs import check_whole, folder_of_runs, log_into, newest_checkpoint, newest_run
+from palinka.runs import (
+    check_whole,
+    checkpoint_named,
+    folder_of_runs,
+    log_into,
+    newest_checkpoint,
+    newest_run,
+)
 
 
 def test_the_newest_run_is_that_of_the_largest_number_with_checkpoints(tmp_path: Path) -> None:
@@ -74,3 +81,20 @@ def test_the_older_checkpoint_serves_where_the_newer_is_damaged(tmp_path: Path) 
     previous.write_bytes(b"")
     with pytest.warns(UserWarning, match=r"previous\.ckpt.*passed over"):
         assert newest_checkpoint(tmp_path) is None
+
+
+def test_last_is_that_of_the_newest_run_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="no complete checkpoint below lightning_logs"):
+        checkpoint_named("last")
+    for version in (9, 10):
+        folder = tmp_path / f"lightning_logs/version_{version}/checkpoints"
+        folder.mkdir(parents=True)
+        checkpoint(folder / "last.ckpt")
+    newest = Path("lightning_logs/version_10/checkpoints/last.ckpt")
+    assert checkpoint_named("last") == newest
+    assert checkpoint_named(str(newest)) == newest
+    with pytest.raises(InputError, match="there is no checkpoint gone.ckpt; give `last`, or"):
+        checkpoint_named("gone.ckpt")

@@ -15,6 +15,7 @@ from palinka.callbacks.reader import ActivationReader, Encoder
 from palinka.callbacks.run_analysis import run_analysis
 from palinka.errors import InputError
 from palinka.language_models import LanguageModelSpec
+from palinka.runs import checkpoint_named
 
 
 def analyze(
@@ -31,7 +32,8 @@ def analyze(
         language_model: `mini` (bundled), a name on the Hugging Face hub, a local folder or a
             GGUF file; or its `name` with `revision`, `gguf_file`, `dtype` and `device`.
         autoencoder: A folder that `save_pretrained` wrote; its latents are analyzed.
-        ckpt_path: A checkpoint of `palinka fit`; its latents are analyzed.
+        ckpt_path: A checkpoint of `palinka fit`, or `last` for that of the last run; its latents
+            are analyzed.
         output: The folder that gets a folder of findings for each analysis.
 
     Returns:
@@ -49,7 +51,7 @@ def analyze(
         raise InputError("autoencoder and ckpt_path are both given; give one of them")
     encoder = None
     if ckpt_path is not None:
-        encoder = Encoder.from_checkpoint(ckpt_path)
+        encoder = Encoder.from_checkpoint(checkpoint_named(ckpt_path))
     elif autoencoder is not None:
         encoder = Encoder.from_folder(autoencoder)
     spec = LanguageModelSpec(language_model) if isinstance(language_model, str) else language_model

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import is_dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -284,3 +285,9 @@ def with_layer(arguments: Sequence[str], layer: dict[str, Any]) -> list[str]:
             last_file = place + 1
     text = yaml.safe_dump(layer, default_flow_style=True, width=2**31, sort_keys=False)
     return [command, *rest[:last_file], "--config", text.strip(), *rest[last_file:]]
+
+
+def config_files(arguments: Sequence[str]) -> list[str]:
+    """The configuration files of a command line, in their order."""
+    files = [value for option, value in pairwise(arguments) if option in ("-c", "--config")]
+    return files + [a.partition("=")[2] for a in arguments if a.startswith("--config=")]

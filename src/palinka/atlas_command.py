@@ -52,7 +52,7 @@ def run(arguments: Sequence[str]) -> int:
     parser = _parser(serving)
     given = files_first(["atlas", *arguments[int(serving) :]])
     settings = parser.parse_args(given[1:])
-    path = _checkpoint(settings.ckpt_path)
+    path = runs.checkpoint_named(settings.ckpt_path)
     stored = checkpoint.read(path)
     layer = _data_settings(stored)
     if layer:  # under the command line and over the defaults
@@ -64,17 +64,6 @@ def run(arguments: Sequence[str]) -> int:
         return _serve(made.data, module, expanded(made.atlas), made.port)
     analyses = expanded(made.analyses) if made.analyses else path.parent.parent / _ANALYSES
     return _write(made.data, module, made.output, analyses, made.options)
-
-
-def _checkpoint(given: str) -> Path:
-    """The checkpoint that is meant; `last` is the newest of the newest run."""
-    if given != "last":
-        return expanded(given)
-    run = runs.newest_run(Path(runs.LOG_FOLDER))
-    newest = runs.newest_checkpoint(run) if run else None
-    if newest is None:
-        raise InputError(f"there is no complete checkpoint below {runs.LOG_FOLDER}; fit one first")
-    return newest
 
 
 def parsers() -> dict[str, ArgumentParser]:

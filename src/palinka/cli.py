@@ -33,6 +33,7 @@ from palinka import callbacks, runs
 from palinka.activations import ActivationDataModule
 from palinka.arguments import ArgumentParser, files_first, with_layer
 from palinka.errors import InputError
+from palinka.going_on import check_optimizer, passed_over, recorded_optimizer
 from palinka.runs import LOG_FOLDER
 from palinka.terminal import is_quiet
 from palinka.trainer import Trainer
@@ -155,8 +156,15 @@ class PalinkaCLI(LightningCLI):
             settings = settings["settings"]
         else:
             settings = SparseAutoencoderModule.settings_of(path)
-        self._arguments = with_layer(self._arguments, {"model": settings})
+        going_on = recorded_optimizer(self._continued) if self._continued else {}
+        layer = {**settings, **going_on}
+        given = self._arguments
+        self._arguments = with_layer(given, {"model": layer})
         self.config = self.parser.parse_args(self._arguments)
+        if command == "fit":
+            check_optimizer(self.config[command].model.as_dict(), going_on)
+            for line in passed_over(given, layer, self.config[command].model.as_dict()):
+                rank_zero_warn(line)
         if self._continued is not None:
             runs.log_into(self.config[command].trainer, self._continued)
 

@@ -16,6 +16,7 @@ from palinka.language_models import LanguageModelSpec
 from palinka.paths import expanded
 from palinka.plain_parser import PlainParser
 from palinka.printable import printable
+from palinka.runs import checkpoint_named
 from palinka.training import SparseAutoencoderModule, checkpoint
 
 _SPLITS = ("val/", "val_interval/")
@@ -40,7 +41,8 @@ def run(arguments: Sequence[str]) -> int:
             f"--license {given.license!r} is no identifier as the Hugging Face hub knows them;"
             " give such as mit, apache-2.0, cc-by-4.0 or unknown"
         )
-    folder = export(expanded(given.ckpt_path), given.format, expanded(given.output), given.license)
+    path = checkpoint_named(given.ckpt_path)
+    folder = export(path, given.format, expanded(given.output), given.license)
     print(f"exported to   {printable(str(folder))}")
     return 0
 
@@ -94,7 +96,9 @@ def _parser() -> PlainParser:
         "palinka export",
         description="Write the autoencoder of a checkpoint in the format of another library.",
     )
-    parser.add_argument("--ckpt_path", required=True, metavar="FILE", help="a fit's checkpoint")
+    parser.add_argument(
+        "--ckpt_path", required=True, metavar="FILE", help="a fit's checkpoint, or last"
+    )
     parser.add_argument(
         "--format",
         required=True,

@@ -13,6 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from palinka.callbacks.run_checkpoints import FOLDER, NEWEST, OLDER
 from palinka.errors import InputError
+from palinka.paths import expanded
 from palinka.training import checkpoint
 
 LOG_FOLDER = "lightning_logs"
@@ -89,6 +90,29 @@ def newest_run(root: Path) -> Path | None:
         if (match := _VERSION.fullmatch(folder.name)) and (folder / FOLDER).is_dir()
     ]
     return max(found)[1] if found else None
+
+
+def checkpoint_named(given: str) -> Path:
+    """The checkpoint that a command's `--ckpt_path` means.
+
+    Args:
+        given: A file, or `last` for the newest checkpoint of the newest run in this folder.
+
+    Raises:
+        InputError: If there is none.
+    """
+    if given != "last":
+        path = expanded(given)
+        if not path.exists():
+            raise InputError(
+                f"there is no checkpoint {path}; give `last`, or one of those below {LOG_FOLDER}/"
+            )
+        return path
+    run = newest_run(Path(LOG_FOLDER))
+    newest = newest_checkpoint(run) if run else None
+    if newest is None:
+        raise InputError(f"there is no complete checkpoint below {LOG_FOLDER}; fit one first")
+    return newest
 
 
 def newest_checkpoint(run: Path) -> Path | None:

@@ -14,8 +14,8 @@ from palinka.figures.style import HUES, MUTED, new_figure, style
 _CAPTIONS = {
     "score": (
         "The score of every latent that has one, by its number and in descending order. Above 1 a "
-        "latent is stronger on the target tokens than on the others; what is above the dashed line "
-        "has a permutation p-value of 0.05 or less."
+        "latent is stronger on the target tokens than on the others. Where some have a permutation "
+        "p-value of 0.05 or less, a dashed line shows from where on."
     ),
     "auc": (
         "The score against the area under the ROC curve. A high score with an AUC near 0.5 comes "
@@ -109,5 +109,5 @@ def _headline(result: CategoryScore, units: str) -> str:
     if result.best_auc is not None:
         parts.append(f"AUC {result.best_auc:.3g}")
     if result.best_p_value is not None:
-        parts.append(f"p = {result.best_p_value:.2g}")
+        parts.append(f"p = {result.best_p_value:.3g}")
     return ", ".join(parts)

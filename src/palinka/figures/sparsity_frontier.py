@@ -59,12 +59,12 @@ def sparsity_frontier(
             order = np.argsort(l0)
             axes.plot(l0[order], fvu[order], marker=mark, ms=4.5, color=color, label=name)
         axes.set(
-            xscale="log",
             xlabel="L0: latents active per token",
             ylabel="fraction of variance unexplained",
             title=context.get("title", ""),
         )
-        axes.set_ylim(bottom=0)
+        axes.set_xscale("log", base=2)  # so that few octaves have numbers, too
+        axes.set_ylim(bottom=0, top=1.05 * axes.get_ylim()[1])
         axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.legend()

@@ -65,7 +65,7 @@ class Sites:
                     f"site {site!r} is out of range: the model has {self.layers} blocks, so "
                     f"give {kind}.0 to {kind}.{last}; {self._choices()}"
                 )
-        nearest = difflib.get_close_matches(name, [*self.named, *self.modules], n=3)
+        nearest = difflib.get_close_matches(site, [*self._written(), *self.modules], n=3)
         hint = f"the nearest are {', '.join(nearest)}; " if nearest else ""
         raise InputError(f"there is no site {site!r} in this model; {hint}{self._choices()}")
 
@@ -79,11 +79,18 @@ class Sites:
         name = self.resolve(site)
         return self.taps.get(name) or Tap(name)
 
+    def _written(self) -> list[str]:
+        """The names of sites as users write them, those of the middle block by that word, too."""
+        middle = f"blocks.{self.layers // 2}."
+        words = [n.replace(middle, "blocks.middle.") for n in self.named if n.startswith(middle)]
+        return [*words, *self.named]
+
     def _choices(self) -> str:
         """The sites in brief, each kind once."""
         if not self.named:
             return f"its modules are {', '.join(_brief(self.modules, self.layers))}"
-        return f"its sites are {', '.join(_brief(self.named, self.layers))}, or any module path"
+        sites = ", ".join(_brief(self.named, self.layers))
+        return f"its sites are {sites} (or middle for the number of a block), or any module path"
 
 
 def _brief(names: Iterable[str], layers: int) -> list[str]:

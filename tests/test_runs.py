@@ -96,5 +96,5 @@ def test_last_is_that_of_the_newest_run_here(
     newest = Path("lightning_logs/version_10/checkpoints/last.ckpt")
     assert checkpoint_named("last") == newest
     assert checkpoint_named(str(newest)) == newest
-    with pytest.raises(InputError, match="there is no checkpoint gone.ckpt; give `last`, or"):
+    with pytest.raises(InputError, match=r"there is no checkpoint gone\.ckpt; give `last`, or"):
         checkpoint_named("gone.ckpt")

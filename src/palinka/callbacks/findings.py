@@ -113,7 +113,8 @@ class Findings:
         for writer in tensorboard_writers(trainer):
             for name, figure in self.figures.items():
                 add_figure(writer, f"{prefix}/{name}", figure, step)
-            writer.add_text(prefix, self.markdown(), step)
+            if self.results or self.summary:
+                writer.add_text(prefix, self.markdown(), step)
 
     def _flat(self, by_part: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         return {

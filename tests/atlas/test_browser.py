@@ -305,6 +305,20 @@ def test_a_dead_latent_and_an_address_that_leads_nowhere(visit: Visit, site: Pat
         page.get_by_role("heading", name="Not there").wait_for()
 
 
+def test_the_smallest_p_value_and_the_largest_score_come_first(visit: Visit, site: Path) -> None:
+    page = visit.go(site.as_uri())
+    for name, best in (("p_value", np.nanargmin), ("score", np.nanargmax)):
+        key = f"geography/place/{name}"
+        label = page.evaluate(
+            "key => palinka.overview.columns.find((column) => column.key === key).label", key
+        )
+        latent = int(best(values(page, key)))
+        page.goto(f"{page.url.partition('#')[0]}#latent={latent}")
+        page.get_by_role("heading", name=f"Latent {latent}", exact=True).wait_for()
+        row = page.get_by_role("row", name=re.compile(re.escape(label)))
+        assert re.search(r"\b1 of 300$", row.first.inner_text().strip()), row.first.inner_text()
+
+
 def test_an_analysis_has_a_page(visit: Visit, site: Path) -> None:
     page = visit.go(site.as_uri())
     page.get_by_role("navigation").get_by_role("link", name="geography").click()

@@ -111,7 +111,7 @@ def shown_tokens(vocabulary: Mapping[int, bytes]) -> dict[int, str]:
 
 
 def metrics(values: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What was measured on the validation split, with intervals where there are some.
+    """What was measured, with intervals where there are some.
 
     Args:
         values: Numbers by name, such as `val/fvu` and `val_interval/fvu/low`.

@@ -35,12 +35,14 @@ class About:
         site: Where in it the latents are.
         autoencoder: Its class.
         metrics: What was measured, by name, such as `val/fvu`.
+        text: Of which text, as "of …" and "on …" go on.
     """
 
     language_model: str
     site: str
     autoencoder: str
     metrics: Mapping[str, Any]
+    text: str = "the validation split"
 
 
 def write_site(
@@ -131,6 +133,7 @@ def _overview(facts: LatentFacts, about: About, analyses: Sequence[Found]) -> di
         "language_model": about.language_model,
         "site": about.site,
         "autoencoder": about.autoencoder,
+        "text": about.text,
         "latents": len(facts.words),
         "rows": facts.rows,
         "chunk": CHUNK,

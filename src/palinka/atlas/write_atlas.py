@@ -55,6 +55,7 @@ class WriteAtlas(AfterTraining):
             " → ".join(spec.resolved_sites),
             type(module.autoencoder).__name__,
             trainer.callback_metrics,
+            "the validation split" if spec.validation_fraction else "the text it was trained on",
         )
         folder = self.analyses or log_folder(trainer) / "analyses"
         analyses = read_analyses(folder, module.autoencoder.latent_dim, spec.resolved_sites[0])

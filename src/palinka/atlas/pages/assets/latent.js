@@ -77,12 +77,13 @@
     const rows = palinka.overview.columns.map(({ key, label, about }) => {
       const all = palinka.selection.values(key);
       const own = all[number];
+      const fewest = key.endsWith("/p_value"); // the smallest says most
       let above = 0;
       let there = 0;
       for (const value of all) {
         if (Number.isNaN(value)) continue;
         there++;
-        if (value > own) above++;
+        if (fewest ? value < own : value > own) above++;
       }
       const analysis = palinka.overview.analyses.findIndex(({ name }) => key.startsWith(`${name}/`));
       const shown = analysis < 0 ? label : make("a", { href: `#analysis=${analysis}` }, label);
@@ -156,7 +157,7 @@
           "div",
           { class: "texts" },
           dead
-            ? make("p", {}, "It is active at no token of the validation split.")
+            ? make("p", {}, `It is active at no token of ${palinka.overview.text}.`)
             : [
                 make("h2", {}, "Most active in"),
                 contexts(top, most),

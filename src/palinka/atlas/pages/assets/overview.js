@@ -25,7 +25,7 @@
     return make(
       "section",
       { "aria-labelledby": "metrics-title" },
-      make("h2", { id: "metrics-title" }, "Measured on the validation split"),
+      make("h2", { id: "metrics-title" }, `Measured on ${overview.text}`),
       make("dl", { class: "metrics" }, overview.metrics.map(metric)),
       intervals ? make("p", { class: "note" }, "Small: 95 % intervals over documents.") : null,
     );
@@ -47,7 +47,7 @@
     const words = [
       `${palinka.count(overview.latents)} latents of a ${overview.autoencoder}`,
       ` at ${overview.site} of ${overview.language_model},`,
-      ` as ${palinka.count(overview.rows)} tokens of the validation split show them.`,
+      ` as ${palinka.count(overview.rows)} tokens of ${overview.text} show them.`,
     ];
     const element = make(
       "div",

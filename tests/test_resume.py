@@ -5,7 +5,7 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -103,30 +103,49 @@ def assert_same_end(found: Path, expected: Path) -> None:
     assert [folder.name for folder in (found / "lightning_logs").iterdir()] == ["version_0"]
 
 
+class References(dict[str, tuple[Path, float]]):
+    """By kind a run that was never stopped, made when asked for, and how many seconds it took."""
+
+    def __init__(self, make: Callable[[str], tuple[Path, float]]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, kind: str) -> tuple[Path, float]:
+        self[kind] = self._make(kind)
+        return self[kind]
+
+
 @pytest.fixture(scope="module")
-def references(
-    commands: Any, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, tuple[Path, float]]:
-    """A run of each kind that was never stopped, and how many seconds it took."""
-    ends = {}
+def references(commands: Any, tmp_path_factory: pytest.TempPathFactory) -> References:
     commands.run(
         tmp_path_factory.mktemp("harvest"),
         ["harvest", *SMALL[:4], "--model.autoencoder.latent_dim=256"],
     )
-    for kind, options in KINDS.items():
+
+    def make(kind: str) -> tuple[Path, float]:
         folder = tmp_path_factory.mktemp("reference")
         start = time.monotonic()
-        assert commands.run(folder, ["fit", *SMALL, *options]) == 0
-        ends[kind] = (folder, time.monotonic() - start)
-    return ends
+        assert commands.run(folder, ["fit", *SMALL, *KINDS[kind]]) == 0
+        return folder, time.monotonic() - start
+
+    return References(make)
 
 
-def test_a_reference_run_is_what_it_should_be(references: dict[str, tuple[Path, float]]) -> None:
-    for kind, steps in {"every step": 30, "accumulated": 12, "validated in between": 30}.items():
-        end = end_of(references[kind][0])
-        assert end["step"] == steps
-        assert len(end["scalars"]["loss/total"]) == (15 if "between" in kind else steps)
-        assert len(end["scalars"]["val/fvu"]) == (6 if "between" in kind else 3)
+@pytest.mark.parametrize(
+    ("kind", "steps", "logged", "validated"),
+    [
+        ("every step", 30, 30, 3),
+        ("accumulated", 12, 12, 3),
+        pytest.param("validated in between", 30, 15, 6, marks=pytest.mark.slow),
+    ],
+)
+def test_a_reference_run_is_what_it_should_be(
+    kind: str, steps: int, logged: int, validated: int, references: References
+) -> None:
+    end = end_of(references[kind][0])
+    assert end["step"] == steps
+    assert len(end["scalars"]["loss/total"]) == logged
+    assert len(end["scalars"]["val/fvu"]) == validated
 
 
 @pytest.mark.parametrize(
@@ -137,7 +156,7 @@ def test_a_reference_run_is_what_it_should_be(references: dict[str, tuple[Path, 
     ],
 )
 def test_killed_anywhere_a_run_ends_the_same(
-    kind: str, commands: Any, references: dict[str, tuple[Path, float]], tmp_path: Path
+    kind: str, commands: Any, references: References, tmp_path: Path
 ) -> None:
     expected, seconds = references[kind]
     arguments = ["fit", *SMALL, *KINDS[kind], "--ckpt_path=last"]
@@ -150,7 +169,7 @@ def test_killed_anywhere_a_run_ends_the_same(
 
 
 def test_a_run_that_lacks_nothing_but_its_end_ends_the_same(
-    commands: Any, references: dict[str, tuple[Path, float]], tmp_path: Path
+    commands: Any, references: References, tmp_path: Path
 ) -> None:
     expected, _ = references["every step"]
     shutil.copytree(expected, tmp_path / "run")
@@ -169,7 +188,7 @@ STOPS = [
     pytest.param(
         "validated in between", "SIGTERM", 4, False, 143, 5, marks=pytest.mark.slow
     ),  # before a validation
-    ("validated in between", "SIGTERM", 10, True, 143, 11),
+    pytest.param("validated in between", "SIGTERM", 10, True, 143, 11, marks=pytest.mark.slow),
     pytest.param("every step", "SIGINT", 13, False, 130, 13, marks=pytest.mark.slow),
     pytest.param("accumulated", "exception", 7, False, 1, 6, marks=pytest.mark.slow),
 ]
@@ -184,7 +203,7 @@ def test_stopped_a_run_ends_the_same(
     status: int,
     saved: int,
     commands: Any,
-    references: dict[str, tuple[Path, float]],
+    references: References,
     tmp_path: Path,
 ) -> None:
     arguments = ["fit", *SMALL, *KINDS[kind]]
@@ -211,7 +230,7 @@ def test_stopped_a_run_ends_the_same(
 def test_a_damaged_checkpoint_is_passed_over(
     damage: str,
     commands: Any,
-    references: dict[str, tuple[Path, float]],
+    references: References,
     tmp_path: Path,
 ) -> None:
     arguments = ["fit", *SMALL, *KINDS["every step"]]
@@ -233,7 +252,7 @@ def test_a_damaged_checkpoint_is_passed_over(
 
 @pytest.mark.slow
 def test_a_finished_run_goes_on_when_it_is_asked_for_more(
-    commands: Any, references: dict[str, tuple[Path, float]], tmp_path: Path
+    commands: Any, references: References, tmp_path: Path
 ) -> None:
     """Also where it ended in the middle of an epoch."""
     arguments = ["fit", *SMALL, *KINDS["every step"], "--ckpt_path=last"]
@@ -242,9 +261,7 @@ def test_a_finished_run_goes_on_when_it_is_asked_for_more(
     assert_same_end(tmp_path, references["every step"][0])
 
 
-def test_another_checkpoint_begins_a_run_of_its_own(
-    commands: Any, references: dict[str, tuple[Path, float]]
-) -> None:
+def test_another_checkpoint_begins_a_run_of_its_own(commands: Any, references: References) -> None:
     folder = references["every step"][0]
     before = end_of(folder)
     last = "lightning_logs/version_0/checkpoints/last.ckpt"
@@ -257,7 +274,7 @@ def test_another_checkpoint_begins_a_run_of_its_own(
 
 @pytest.mark.slow
 def test_a_logger_of_ones_own_goes_on_in_its_folder(
-    commands: Any, references: dict[str, tuple[Path, float]], tmp_path: Path
+    commands: Any, references: References, tmp_path: Path
 ) -> None:
     logger = {"class_path": "TensorBoardLogger", "init_args": {"save_dir": "mine", "name": "logs"}}
     arguments = ["fit", *SMALL, *KINDS["every step"], "--ckpt_path=last"]
@@ -286,9 +303,7 @@ def on_two(commands: Any, references: object, tmp_path_factory: pytest.TempPathF
     return folder
 
 
-def test_two_devices_take_the_steps_of_one(
-    on_two: Path, references: dict[str, tuple[Path, float]]
-) -> None:
+def test_two_devices_take_the_steps_of_one(on_two: Path, references: References) -> None:
     two, one = dict(flat(end_of(on_two))), dict(flat(end_of(references["accumulated"][0])))
     assert two.keys() == one.keys()
     for name, value in two.items():
@@ -303,7 +318,7 @@ STOPS_ON_TWO = [
     pytest.param("SIGKILL", 5, (0, 1), [-9, -9], 4, marks=pytest.mark.slow),
     pytest.param("SIGKILL", 6, (1,), [1, -9], 6, marks=pytest.mark.slow),
     pytest.param("SIGTERM", 6, (0,), [143, 143], 7, marks=pytest.mark.slow),
-    ("SIGTERM", 2, (1,), [143, 143], 3),
+    pytest.param("SIGTERM", 2, (1,), [143, 143], 3, marks=pytest.mark.slow),
     pytest.param("SIGTERM", 9, (0, 1), [143, 143], 10, marks=pytest.mark.slow),
 ]
 
@@ -331,9 +346,7 @@ def test_stopped_on_two_devices_a_run_ends_the_same(
 
 
 @pytest.mark.slow
-def test_twenty_kills(
-    commands: Any, references: dict[str, tuple[Path, float]], tmp_path: Path
-) -> None:
+def test_twenty_kills(commands: Any, references: References, tmp_path: Path) -> None:
     moments = random.Random(1)
     kills, while_training, runs = 0, 0, 0
     while kills < 20:

@@ -120,6 +120,7 @@ def test_half_precision_weights_are_computed_in_float32(
         assert torch.equal(model.logits(IDS), expected(IDS).logits)
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_a_real_gguf_file_loads_and_predicts_english() -> None:
     data = os.environ.get("PALINKA_DATA")

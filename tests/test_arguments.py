@@ -1,7 +1,7 @@
 import pytest
 import yaml
 
-from palinka.arguments import ArgumentParser, files_first, with_layer
+from palinka.arguments import ArgumentParser, config_files, files_first, with_layer
 from palinka.errors import InputError
 
 
@@ -38,3 +38,8 @@ def test_a_number_too_large_for_any_is_refused_in_a_line() -> None:
     with pytest.raises(InputError, match="cannot be read: int too large") as caught:
         parser.parse_args([f"--fraction={10**400}"])
     assert "\n" not in str(caught.value)
+
+
+def test_configuration_files_come_in_their_order_however_they_are_written() -> None:
+    line = ["fit", "--config=a.yaml", "-c", "b.yaml", "--config", "c.yaml", "--seed", "1"]
+    assert config_files(line) == ["a.yaml", "b.yaml", "c.yaml"]

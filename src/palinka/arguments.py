@@ -5,10 +5,9 @@ import inspect
 import re
 import stat
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import is_dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -277,17 +276,20 @@ def with_layer(arguments: Sequence[str], layer: dict[str, Any]) -> list[str]:
         layer: Settings that win over the files and lose to the options.
     """
     command, *rest = arguments
-    last_file = 0
-    for place, argument in enumerate(rest):
-        if argument in ("-c", "--config"):
-            last_file = place + 2
-        elif argument.startswith("--config="):
-            last_file = place + 1
+    last_file = max((end for end, _ in _config_options(rest)), default=0)
     text = yaml.safe_dump(layer, default_flow_style=True, width=2**31, sort_keys=False)
     return [command, *rest[:last_file], "--config", text.strip(), *rest[last_file:]]
 
 
 def config_files(arguments: Sequence[str]) -> list[str]:
     """The configuration files of a command line, in their order."""
-    files = [value for option, value in pairwise(arguments) if option in ("-c", "--config")]
-    return files + [a.partition("=")[2] for a in arguments if a.startswith("--config=")]
+    return [file for _, file in _config_options(arguments)]
+
+
+def _config_options(arguments: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """Every configuration file, with the place after it."""
+    for place, argument in enumerate(arguments):
+        if argument in ("-c", "--config"):
+            yield place + 2, "".join(arguments[place + 1 : place + 2])
+        elif argument.startswith("--config="):
+            yield place + 1, argument.removeprefix("--config=")

@@ -51,11 +51,11 @@ class ShardReader:
         Raises:
             InputError: If a shard is gone or damaged.
         """
+        shards, first, rows = cut_at(self._first_rows, joined(runs))
         if self._unverified:
-            self._verify(runs)
+            self._verify(shards)
         target = out.view(torch.uint8).reshape(-1).numpy().data
         row_bytes = out.shape[1] * out.itemsize
-        shards, first, rows = cut_at(self._first_rows, joined(runs))
         offsets = self._starts[shards] + (first - self._first_rows[shards]) * row_bytes
         ends = np.cumsum(rows) * row_bytes
         # Plain numbers, since a batch is hundreds of runs.
@@ -64,16 +64,9 @@ class ShardReader:
             descriptor = self._descriptor(index)
             read_exactly(descriptor, target[start:stop], offset, self._paths[index])
 
-    def _verify(self, runs: NDArray[np.int64]) -> None:
+    def _verify(self, shards: NDArray[np.int64]) -> None:
         """Compare the checksums of shards that rows are about to be read from the first time."""
-        runs = runs[runs[:, 0] < runs[:, 1]]
-        first = np.searchsorted(self._first_rows, runs[:, 0], side="right") - 1
-        last = np.searchsorted(self._first_rows, runs[:, 1] - 1, side="right") - 1
-        touched = {
-            self._shapes[index]
-            for start, stop in np.unique(np.stack((first, last), axis=1), axis=0).tolist()
-            for index in range(start, stop + 1)
-        }
+        touched = {self._shapes[index] for index in np.unique(shards).tolist()}
         expected = {
             shape: sha256 for shape, sha256 in list(self._unverified.items()) if shape in touched
         }

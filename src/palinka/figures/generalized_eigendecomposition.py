@@ -39,17 +39,17 @@ _CAPTIONS = {
         "The items along the leading directions. Where one condition is spread out and the "
         "other is not, the direction holds for the items that it was found in."
     ),
-    "patterns": ("What each unit has to do with the leading directions."),
+    "patterns": "What each unit has to do with the leading directions.",
     "null": (
         "The largest eigenvalue beside those of shuffled labels: how often chance finds as much."
     ),
-    "data": ("The activations of both conditions, items by units, as they were analyzed."),
-    "covariances": ("The covariances of both conditions, which the directions compare."),
+    "data": "The activations of both conditions, items by units, as they were analyzed.",
+    "covariances": "The covariances of both conditions, which the directions compare.",
     "shuffled": (
         "The same analysis with the items' labels shuffled once: what a spectrum and scores "
         "look like where there is no difference to be found."
     ),
-    "series": ("The leading directions' scores token by token along the texts of both conditions."),
+    "series": "The leading directions' scores token by token along the texts of both conditions.",
     "sites": (
         "The largest eigenvalue of both directions at each site, and, where it was computed, the "
         "variance ratio in held-out halves: near 1, the direction does not hold for other items."

@@ -16,7 +16,7 @@ NOISY = 50
 
 
 _CAPTIONS = {
-    "losses": ("Every loss over the steps of the run."),
+    "losses": "Every loss over the steps of the run.",
 }
 
 

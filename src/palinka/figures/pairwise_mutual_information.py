@@ -48,7 +48,7 @@ _CAPTIONS = {
         "How mutual information and covariance of pairs are distributed at each site, a "
         "color for each condition."
     ),
-    "means_by_site": ("Mean mutual information and covariance of pairs from site to site."),
+    "means_by_site": "Mean mutual information and covariance of pairs from site to site.",
     "mean_activation": (
         "The mean activation of every unit, and of one condition against the other."
     ),

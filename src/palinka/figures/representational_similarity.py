@@ -28,12 +28,12 @@ MANY_PAIRS = 4000
 
 
 _CAPTIONS = {
-    "groups": ("Which pairs of words share a group: the pairs that are compared within groups."),
+    "groups": "Which pairs of words share a group: the pairs that are compared within groups.",
     "similarity": (
         "The similarity of every pair of words at both sites, words of a group side by side. "
         "A group that a site holds together is a bright square on the diagonal."
     ),
-    "histograms": ("How the similarities of all pairs are distributed at each site."),
+    "histograms": "How the similarities of all pairs are distributed at each site.",
     "comparison": (
         "Each point is a pair of words: its similarity at one site against that at the other. "
         "The closer to a rising line, the more the two sites arrange the words alike."

@@ -30,7 +30,7 @@ _CAPTIONS = {
         "The mean activation of every unit in both conditions, and one against the "
         "other. Significant units lie off the diagonal."
     ),
-    "significant": ("The share of units at each site that tell the two conditions apart."),
+    "significant": "The share of units at each site that tell the two conditions apart.",
 }
 
 

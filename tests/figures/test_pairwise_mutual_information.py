@@ -89,6 +89,10 @@ def test_distributions_and_means_come_by_condition_and_together(drawn):
     # Layer 0 has one value, not a distribution.
     assert all(len(axes.lines) == 3 for axes in top)
     assert all("equal: 0" in axes.texts[0].get_text() for axes in top)
+    # The colors are those of the layers that are drawn.
+    bar = drawn["distributions"].axes[-1]
+    assert bar.get_ylabel() == "layer (hidden.i)"
+    assert bar.get_ylim() == (1.0, 3.0)
     information = drawn["means_by_site"].axes[0]
     assert information.get_xlabel() == "layer (hidden.i)"
     assert len(information.lines) == 3

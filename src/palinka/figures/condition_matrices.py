@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from palinka.figures.style import DIVERGING, HUES, block_means, new_figure
+from palinka.figures.style import DIVERGING, HUES, block_means, color_label, new_figure
 
 Array = NDArray[np.float64]
 # The largest entries may saturate, so that the others are seen: the covariances' diagonal does.
@@ -36,7 +36,8 @@ def draw_data(both: tuple[Array, Array], names: tuple[str, str], units: str) -> 
     axes.tick_params(axis="y", length=0)
     axes.set(xlabel=f"number of the {units[:-1]}", ylabel=f"items ({len(x)})")
     axes.set_title("Activations by item")
-    figure.colorbar(drawn, label="activation", extend="both" if signed else "max")
+    label = color_label("activation", image, x)
+    figure.colorbar(drawn, label=label, extend="both" if signed else "max")
     return figure
 
 

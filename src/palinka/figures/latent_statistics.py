@@ -10,7 +10,7 @@ from palinka.analyses.latent_statistics import LatentStatistics
 from palinka.analyses.result import as_float64
 from palinka.figures.by_unit import draw_apart, draw_points, draw_sorted
 from palinka.figures.captions import captioned
-from palinka.figures.style import DIVERGING, block_means, new_figure, style
+from palinka.figures.style import DIVERGING, block_means, color_label, new_figure, style
 
 _CAPTIONS = {
     "density": (
@@ -109,8 +109,7 @@ def _image(latents: NDArray[np.float64], units: str) -> Figure:
         vmin=-limit if signed else 0.0,
         vmax=limit,
     )
-    shrunk = image.shape != latents.shape
-    label = "activation (mean of neighbors)" if shrunk else "activation"
+    label = color_label("activation", image, latents)
     figure.colorbar(drawn, ax=axes, label=label, extend="both" if signed else "max")
     axes.set(xlabel=f"number of the {units[:-1]}", ylabel="token")
     axes.set_title(f"{latents.shape[1]:,} {units} at {latents.shape[0]:,} tokens")

@@ -57,9 +57,9 @@ def loss_curves(
             axes.plot(steps, values, color=MUTED if noisy else color, lw=0.6 if noisy else None)
             if noisy:
                 window = len(values) // 25
-                smooth = np.convolve(values, np.full(window, 1 / window), mode="valid")
-                start = window // 2
-                axes.plot(steps[start : start + len(smooth)], smooth, color=color)
+                means = np.full(window, 1 / window)
+                smooth = (np.convolve(part, means, mode="valid") for part in (steps, values))
+                axes.plot(*smooth, color=color)
             if len(values) and (values > 0).all() and values.max() > 20 * values.min():
                 axes.set_yscale("log")
             axes.set(title=name, ylabel="loss")

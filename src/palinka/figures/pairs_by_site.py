@@ -128,22 +128,26 @@ def distributions(results: BySite[PairwiseMutualInformation]) -> Figure:
         sharey="row",
     )
     numbers, label = _numbers(list(results))
-    scale = Normalize(min(numbers), max(numbers))
     sites = {
         number: _pairs(of_site) for number, of_site in zip(numbers, results.values(), strict=True)
     }
-    for row, measure, name in zip(panels, (0, 1), (INFORMATION, COVARIANCE), strict=True):
-        values = {
+    measures = [
+        {
             number: {condition: found[measure] for condition, found in pairs.items()}
             for number, pairs in sites.items()
         }
+        for measure in (0, 1)
+    ]
+    drawn = [number for number in numbers if not all(_is_uniform(m[number]) for m in measures)]
+    scale = Normalize(min(drawn or numbers), max(drawn or numbers))
+    for row, values, name in zip(panels, measures, (INFORMATION, COVARIANCE), strict=True):
         _curves(row, names, values, scale)
         for axes in row:
             axes.set_xlabel(name)
         row[0].set_ylabel("pairs, relative to the peak")
     for axes, condition in zip(panels[0], names, strict=True):
         axes.set_title(condition or "all pairs", parse_math=False)
-    if len(results) > 1:
+    if len(drawn) > 1:
         figure.colorbar(ScalarMappable(scale, "viridis"), ax=panels, label=label)
     return figure
 
@@ -155,12 +159,7 @@ def _curves(
     scale: Normalize,
 ) -> None:
     """Draw one measure: a panel for each condition, a curve for each site."""
-    # One token's embeddings are the same everywhere: a single value has no distribution.
-    uniform = [
-        number
-        for number, found in values.items()
-        if any(np.ptp(of_site) <= ROUNDING * np.abs(of_site).max() for of_site in found.values())
-    ]
+    uniform = [number for number, found in values.items() if _is_uniform(found)]
     drawn = {number: found for number, found in values.items() if number not in uniform}
     everything = np.concatenate(
         [of_site for found in (drawn or values).values() for of_site in found.values()]
@@ -190,6 +189,11 @@ def _curves(
                 0.98, 0.97, f"not drawn, all pairs equal: {which}", transform=axes.transAxes,
                 ha="right", va="top", fontsize="x-small", color=MUTED,
             )  # fmt: skip
+
+
+def _is_uniform(found: Mapping[str, NDArray[np.float64]]) -> bool:
+    """Whether all pairs of a condition are equal, as those of one token's embeddings are."""
+    return any(np.ptp(pairs) <= ROUNDING * np.abs(pairs).max() for pairs in found.values())
 
 
 def means_by_site(results: BySite[PairwiseMutualInformation]) -> Figure:

@@ -25,7 +25,15 @@ from palinka.figures.pairs_by_site import (
     means_by_site,
     scatter_by_site,
 )
-from palinka.figures.style import DIVERGING, HUES, block_means, mark_zero, new_figure, style
+from palinka.figures.style import (
+    DIVERGING,
+    HUES,
+    block_means,
+    color_label,
+    mark_zero,
+    new_figure,
+    style,
+)
 
 # Percentiles: rare extremes would take the colors away from all other pairs.
 IN_COLOR = (1.0, 99.0)
@@ -150,8 +158,9 @@ def _matrix(axes: Axes, matrix: NDArray[np.float64], label: str) -> None:
     # Both halves are drawn: half a square is harder to read. The diagonal has no pairs.
     whole = matrix + matrix.T
     np.fill_diagonal(whole, np.nan if items <= 512 else pairs.mean())
+    shown = block_means(whole)
     image = axes.imshow(
-        block_means(whole),
+        shown,
         vmin=low,
         vmax=high,
         cmap=DIVERGING if signed else "viridis",
@@ -159,6 +168,7 @@ def _matrix(axes: Axes, matrix: NDArray[np.float64], label: str) -> None:
         aspect="auto",
     )
     axes.set_box_aspect(1)
+    label = color_label(label, shown, whole)
     axes.figure.colorbar(image, ax=axes, label=label, extend="both", shrink=0.9, pad=0.02)
     axes.set_xlabel("item")
     axes.set_ylabel("item")

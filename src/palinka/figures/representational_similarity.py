@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from palinka.analyses.representational_similarity import RepresentationalSimilarity
 from palinka.figures.captions import captioned
-from palinka.figures.style import HUES, MUTED, block_means, new_figure, style
+from palinka.figures.style import HUES, MUTED, block_means, color_label, new_figure, style
 
 SCORES = {
     "pearson": "Pearson's r",
@@ -132,9 +132,8 @@ def _matrices(
         axes.set_xlabel("word")
     left.set_ylabel("word")
     figure.set_layout_engine("compressed")  # square panels leave no gaps to fill
-    figure.colorbar(
-        left.images[0], ax=[left, right], label="cosine similarity (diagonal: 1)", shrink=0.8
-    )
+    label = color_label("cosine similarity (diagonal: 1)", shown, result.similarity_y)
+    figure.colorbar(left.images[0], ax=[left, right], label=label, shrink=0.8)
     return figure
 
 

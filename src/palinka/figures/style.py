@@ -75,6 +75,11 @@ def block_means(image: NDArray[Any], largest: int = 512) -> NDArray[Any]:
     return image
 
 
+def color_label(label: str, image: NDArray[Any], whole: NDArray[Any]) -> str:
+    """The label of a color bar, which says so where `block_means` has shrunk the matrix."""
+    return label if image.shape == whole.shape else f"{label}, mean of neighbors"
+
+
 def mark_zero(axes: Axes) -> None:
     """A thin line at zero, where values are signed."""
     axes.axhline(0.0, color=MUTED, linewidth=0.8, zorder=0)

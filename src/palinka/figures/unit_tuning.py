@@ -11,7 +11,16 @@ from palinka.analyses.result import as_float64
 from palinka.analyses.unit_tuning import UnitTuning
 from palinka.figures.by_unit import draw_points, draw_sorted, legend_above
 from palinka.figures.captions import captioned
-from palinka.figures.style import DIVERGING, HUES, MUTED, block_means, mark_zero, new_figure, style
+from palinka.figures.style import (
+    DIVERGING,
+    HUES,
+    MUTED,
+    block_means,
+    color_label,
+    mark_zero,
+    new_figure,
+    style,
+)
 
 # More words than this cannot be read beside an image.
 MOST_LABELS = 60
@@ -141,7 +150,9 @@ def _activations(
             axes.set_yticks(range(len(words)), words, fontsize=5.5, parse_math=False)
             axes.set_ylabel("")
         start += len(activations)
-    figure.colorbar(drawn, ax=panels, label="activation", extend="both" if signed else "max")
+    longer = max(range(2), key=lambda condition: len(both[condition]))
+    label = color_label("activation", images[longer], both[longer])
+    figure.colorbar(drawn, ax=panels, label=label, extend="both" if signed else "max")
     return figure
 
 

@@ -8,6 +8,7 @@ from palinka.errors import InputError
 from palinka.runs import (
     check_whole,
     checkpoint_named,
+    findings_folder,
     folder_of_runs,
     log_into,
     newest_checkpoint,
@@ -36,6 +37,18 @@ def test_runs_are_where_the_logger_writes(tmp_path: Path) -> None:
     assert arguments.version == "version_3"
     log_into(trainer, Path("there/mine/version_4"))
     assert arguments.version == "version_3"
+
+
+def test_findings_on_a_checkpoint_are_beside_its_run_or_beside_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "lightning_logs" / "version_0"
+    for file in ("last.ckpt", "epoch=3-step=9.ckpt"):
+        assert findings_folder(run / "checkpoints" / file) == run / "analyses"
+    assert findings_folder(tmp_path / "mine.ckpt") == tmp_path / "analyses" / "mine"
+    (run / "checkpoints").mkdir(parents=True)
+    monkeypatch.chdir(run / "checkpoints")
+    assert findings_folder(Path("last.ckpt")) == run / "analyses"
 
 
 def checkpoint(path: Path) -> bytes:

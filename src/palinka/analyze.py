@@ -12,10 +12,11 @@ from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
 from palinka.arguments import ArgumentParser, files_first
 from palinka.callbacks.analysis_entry import AnalysisEntry
 from palinka.callbacks.reader import ActivationReader, Encoder
+from palinka.callbacks.report import as_typed
 from palinka.callbacks.run_analysis import run_analysis
 from palinka.errors import InputError
 from palinka.language_models import LanguageModelSpec
-from palinka.runs import checkpoint_named
+from palinka.runs import LOG_FOLDER, checkpoint_named, findings_folder
 
 
 def analyze(
@@ -23,7 +24,7 @@ def analyze(
     language_model: LanguageModelSpec | str = "mini",
     autoencoder: str | None = None,
     ckpt_path: str | None = None,
-    output: str = "lightning_logs/analyses",
+    output: str | None = None,
 ) -> int:
     """Run analyses of a language model's neurons, or of an autoencoder's latents.
 
@@ -34,7 +35,9 @@ def analyze(
         autoencoder: A folder that `save_pretrained` wrote; its latents are analyzed.
         ckpt_path: A checkpoint of `palinka fit`, or `last` for that of the last run; its latents
             are analyzed.
-        output: The folder that gets a folder of findings for each analysis.
+        output: The folder that gets a folder of findings for each analysis; by default
+            `analyses/` of the checkpoint's run, where `palinka atlas` finds them, and
+            `lightning_logs/analyses` without a checkpoint.
 
     Returns:
         The exit status: 0, 1 where an analysis failed, 2 where its input could not be used. One
@@ -50,8 +53,11 @@ def analyze(
     if autoencoder is not None and ckpt_path is not None:
         raise InputError("autoencoder and ckpt_path are both given; give one of them")
     encoder = None
+    folder = Path(LOG_FOLDER) / "analyses"
     if ckpt_path is not None:
-        encoder = Encoder.from_checkpoint(checkpoint_named(ckpt_path))
+        path = checkpoint_named(ckpt_path)
+        encoder = Encoder.from_checkpoint(path)
+        folder = findings_folder(path)
     elif autoencoder is not None:
         encoder = Encoder.from_folder(autoencoder)
     spec = LanguageModelSpec(language_model) if isinstance(language_model, str) else language_model
@@ -60,7 +66,7 @@ def analyze(
     for entry in analyses:
         try:
             findings = run_analysis(entry, reader)
-            folder = findings.write(Path(output))
+            written = findings.write(folder if output is None else Path(output))
         except InputError as error:
             print(f"palinka: error: {entry.name}: {error}", file=sys.stderr)
             status = max(status, 2)
@@ -69,7 +75,7 @@ def analyze(
             print(f"palinka: error: {entry.name} failed, as shown above", file=sys.stderr)
             status = max(status, 1)
         else:
-            print(f"{findings.report()}\n\nfindings in   {folder}\n")
+            print(f"{findings.report()}\n\nfindings in   {as_typed(written)}\n")
     return status
 
 

@@ -24,8 +24,6 @@ from palinka.plain_parser import nearest
 from palinka.training import SparseAutoencoderModule, checkpoint
 from palinka.training.checkpoint import check_source
 
-_ANALYSES = "analyses"
-
 
 def run(arguments: Sequence[str]) -> int:
     """Run `palinka atlas …` or `palinka atlas serve …`.
@@ -62,7 +60,7 @@ def run(arguments: Sequence[str]) -> int:
     check_source(made.data.source, stored)
     if serving:
         return _serve(made.data, module, expanded(made.atlas), made.port)
-    analyses = expanded(made.analyses) if made.analyses else path.parent.parent / _ANALYSES
+    analyses = expanded(made.analyses) if made.analyses else runs.findings_folder(path)
     return _write(made.data, module, made.output, analyses, made.options)
 
 
@@ -99,7 +97,7 @@ def _parser(serving: bool) -> ArgumentParser:
             "--analyses",
             type=str | None,
             default=None,
-            help="A folder with findings of analyses; that of the checkpoint's run if left out.",
+            help="A folder with findings; by default where `analyze` keeps the checkpoint's.",
         )
         parser.add_class_arguments(Options, "options", help="How much to show of each latent.")
     parser.add_class_arguments(

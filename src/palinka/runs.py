@@ -115,6 +115,17 @@ def checkpoint_named(given: str) -> Path:
     return newest
 
 
+def findings_folder(path: Path) -> Path:
+    """The folder with the findings on a checkpoint: `analyses/` of the run that wrote it.
+
+    A checkpoint that is not in a run's `checkpoints/` has `analyses/<name>/` beside it.
+    """
+    folder = path.absolute().parent
+    if folder.name == FOLDER:
+        return folder.parent / "analyses"
+    return folder / "analyses" / path.stem
+
+
 def newest_checkpoint(run: Path) -> Path | None:
     """The newest complete checkpoint of a run, or None; a damaged one is named in a warning."""
     for name in (NEWEST, OLDER):

@@ -7,6 +7,7 @@ them.
 """
 
 import importlib.util
+import json
 import re
 import shlex
 import shutil
@@ -167,6 +168,34 @@ def test_a_command_is_understood(command: str, workspace: Path) -> None:
     else:
         assert arguments[0] in COMMANDS
         assert status_of([*arguments, "--print_config"]) == 0
+
+
+# What a newcomer does: train a dictionary, put a question to it, look at it.
+IN_ORDER = [
+    "palinka fit --config configs/quickstart.yaml",
+    "palinka analyze --config configs/analyses/geography.yaml --ckpt_path last",
+    "palinka atlas --ckpt_path last --output atlas",
+]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/start.md", "docs/atlas.md"])
+def test_a_page_analyzes_before_it_writes_an_atlas(page: str) -> None:
+    commands = iter([each for _, text in blocks(ROOT / page) for each in commands_in(text)])
+    assert [command for command in IN_ORDER if command not in commands] == []
+
+
+def test_an_atlas_has_the_analyses_of_its_checkpoint(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit, *others = [of_palinka(command) for command in IN_ORDER]
+    assert main([*fit, *SMALL, "--trainer.enable_progress_bar=false"]) == 0
+    for command in others:
+        assert main(command) == 0
+    assert "findings in   lightning_logs/version_1/analyses/geography" in capsys.readouterr().out
+    text = (workspace / "atlas" / "data" / "overview.js").read_text()
+    overview = json.loads(f"[{text[len('palinka.receive(') : -3]}]")[1]
+    assert [found["name"] for found in overview["analyses"]] == ["geography", "statistics"]
+    assert any("geography" in column["label"] for column in overview["columns"])
 
 
 def not_run(command: str) -> bool:

@@ -1,10 +1,13 @@
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from palinka import analyses
+from palinka import analyses, figures
 from palinka.callbacks.analysis_entry import AnalysisEntry, HeatmapEntry
 from palinka.callbacks.reader import ActivationReader
 from palinka.callbacks.run_analysis import run_analysis
@@ -17,6 +20,17 @@ GROUPS = {
     "food": ["bread", "apple", "soup", "salt", "sugar"],
 }
 PASSAGE = "The road from Vienna to Budapest follows the Danube, and Vienna is not far."
+
+
+FRAMES = [f"Then {name} saw {{target}} at the door." for name in ("John", "Anne", "Mary", "Jack")]
+# What units are ranked by, of every analysis that takes several sites.
+ONE_SITE = {
+    "category_score": "score",
+    "generalized_eigendecomposition": "pattern_b",
+    "latent_statistics": "density",
+    "pairwise_mutual_information": None,
+    "unit_tuning": "t",
+}
 
 
 def entry(analysis: str, stimuli: str, **changes: object) -> AnalysisEntry:
@@ -103,13 +117,75 @@ def test_each_category_of_a_passage_goes_to_targets_and_heatmaps_are_drawn(
 def test_both_directions_are_followed_through_every_text(
     mini: ActivationReader, stimuli: Callable[..., str]
 ) -> None:
-    frames = [
-        f"Then {name} saw {{target}} at the door." for name in ("John", "Anne", "Mary", "Jack")
-    ]
-    path = stimuli(kind="contrast", targets={"him": "him", "her": "her"}, frames=frames)
+    path = stimuli(kind="contrast", targets={"him": "him", "her": "her"}, frames=FRAMES)
     findings = run_analysis(entry("generalized_eigendecomposition", path), mini)
     assert "p_value_a" not in findings.scalars()
     assert any("series" in name for name in findings.figures)
+
+
+def contents(folder: Path, site: str, prefixed: bool) -> dict[str, object]:
+    """What of a site's findings is compared, by name: arrays, tables, pixels and pages."""
+    found: dict[str, object] = {}
+    with zipfile.ZipFile(folder / "arrays.npz") as archive:
+        for name in archive.namelist():
+            if not prefixed or name.startswith(f"{site}/"):
+                found[name.removeprefix(f"{site}/")] = archive.read(name)
+    for path in folder.iterdir():
+        name = path.name.removeprefix(f"{site}-")
+        if prefixed and name == path.name:
+            continue
+        if path.suffix == ".csv":
+            found[name] = path.read_bytes()
+        elif path.suffix == ".png":
+            with Image.open(path) as image:
+                found[name] = (image.size, image.tobytes())
+        elif path.suffix == ".html":  # the title names the site of several
+            found[name] = path.read_text().replace(f"{site}/", "").replace(f" {site}", "")
+    return found
+
+
+def test_all_analyses_are_compared() -> None:
+    known = {name for name in dir(figures) if name in dir(analyses)}
+    assert known == {*ONE_SITE, "representational_similarity"}  # which compares two sites
+
+
+@pytest.mark.parametrize("analysis", ONE_SITE)
+def test_what_is_found_at_one_of_several_sites_is_what_is_found_there_alone(
+    analysis: str, mini: ActivationReader, stimuli: Callable[..., str], tmp_path: Path
+) -> None:
+    text = stimuli(
+        "text.yaml", kind="passage", text=PASSAGE, categories={"c": ["Vienna", "Danube"]}
+    )
+    frames = stimuli(kind="contrast", targets={"him": "him", "her": "her"}, frames=FRAMES)
+    by = ONE_SITE[analysis]
+    wanted = entry(
+        analysis,
+        text if analysis in ("category_score", "latent_statistics") else frames,
+        heatmaps=HeatmapEntry(by=by, units=[3], text=text) if by else None,  # type: ignore[arg-type]
+    )
+    sites = ["hidden.2", "blocks.3.mlp.pre"]  # of unlike widths
+    several = run_analysis(replace(wanted, sites=sites), mini).write(tmp_path / "several")
+    for site in sites:
+        alone = run_analysis(replace(wanted, sites=site), mini).write(tmp_path / site)
+        expected, found = contents(alone, site, False), contents(several, site, True)
+        drawn = [name for name in expected if name.endswith(".png") and "heatmaps" not in name]
+        # Only the site in the middle has its figures drawn; an overview has no site in its name.
+        left_out = [name for name in drawn if name not in found]
+        assert found.keys() == expected.keys() - set(left_out)
+        assert len(left_out) < len(drawn) or site != sites[1]
+        for name, content in found.items():
+            assert content == expected[name], name
+
+
+def test_an_overview_of_sites_names_the_conditions(
+    mini: ActivationReader, stimuli: Callable[..., str]
+) -> None:
+    path = stimuli(kind="contrast", targets={"him": "him", "her": "her"}, frames=FRAMES)
+    sites = ["hidden.1", "hidden.2"]
+    findings = run_analysis(entry("generalized_eigendecomposition", path, sites=sites), mini)
+    legend = findings.figures["sites"].axes[0].get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["her over him", "him over her"]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ def test_items_are_aligned_by_frame(mini_tokenizer: PreTrainedTokenizerBase) -> 
     prepared = Contrast(TARGETS, frames=FRAMES).prepare(mini_tokenizer)
     assert prepared.kind == "contrast"
     assert prepared.conditions == ("m", "m", "m", "f", "f", "f")
+    assert prepared.pairs
     assert prepared.labels == (
         "I saw [him] at the market.",
         "Of [him], nothing.",
@@ -44,6 +45,7 @@ def test_explicit_sentences_follow_the_order_of_targets(
     prepared = Contrast(TARGETS, sentences=sentences).prepare(mini_tokenizer)
     assert prepared.conditions == ("m",) * 3 + ("f",) * 4
     assert prepared.labels[3] == "Ask [her]."
+    assert not prepared.pairs
 
 
 @given(

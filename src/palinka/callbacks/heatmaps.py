@@ -31,18 +31,16 @@ _CAPTION = (
 
 def draw_heatmaps(
     entry: AnalysisEntry,
-    results: Mapping[str, Result],
+    results: Mapping[str, tuple[str, Result]],
     prepared: Prepared,
-    site: str,
     reader: ActivationReader,
 ) -> tuple[dict[str, Figure], dict[str, str]]:
     """Draw the units that `entry.heatmaps` asks for, if it does, over its text.
 
     Args:
         entry: What was analyzed.
-        results: What was found, by part.
+        results: By part, the site and what was found there.
         prepared: The stimuli of the analysis.
-        site: Where it was found.
         reader: Neurons or latents.
 
     Returns:
@@ -64,11 +62,15 @@ def draw_heatmaps(
         )
     ids = [token for part in text.tokens for token in part]
     tokens = token_bytes(reader.model.tokenizer, ids)
-    acts = np.concatenate(reader.every_token(text.tokens, site))
+    by_site = {
+        site: np.concatenate(reader.every_token(text.tokens, site))
+        for site in dict.fromkeys(site for site, _ in results.values())
+    }
     figures: dict[str, Figure] = {}
     pages: dict[str, str] = {}
-    for part, result in results.items():
+    for part, (site, result) in results.items():
         name = f"{part}/heatmaps" if part else "heatmaps"
+        acts = by_site[site]
         drawn = _heatmaps(wanted, _criterion(wanted, result, acts), acts, reader.units)
         figures[name] = text_heatmap(tokens, drawn)
         figures[name].set_label(_CAPTION)

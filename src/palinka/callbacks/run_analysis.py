@@ -4,6 +4,7 @@ What an analysis function takes is found by the names of its parameters, so that
 needs to be listed nowhere: `a` and `b` are the vectors of the items of the first and of the
 second condition, `x` and `y` those of all items at the first and second site, `groups` the
 condition of each item, `latents` all tokens of a passage, and `targets` the mask of a category.
+`pairs` is true for stimuli of matched pairs; an entry's options may set it to false.
 """
 
 import difflib
@@ -35,7 +36,7 @@ class Call:
 
     Attributes:
         part: What of the stimuli it is of, such as `hidden.3/comma`; `""` where there is one.
-        site: The site, or the last of those that are compared.
+        site: The site that its data are from, or the last of those that are compared.
         data: The arguments that come from the stimuli.
         context: What its figures are labelled with.
     """
@@ -61,6 +62,9 @@ def run_analysis(entry: AnalysisEntry, reader: ActivationReader) -> Findings:
     sites = reader.sites(entry.sites)
     stimuli = load_stimuli(os.fspath(entry.stimuli))
     prepared = stimuli.prepare(reader.model.tokenizer)
+    options = dict(entry.options)
+    if prepared.pairs and "pairs" in inspect.signature(function).parameters:
+        options.setdefault("pairs", True)
     results: dict[str, Result] = {}
     drawn: dict[str, Any] = {}
     means: dict[str, NDArray[np.float64]] = {}
@@ -68,23 +72,23 @@ def run_analysis(entry: AnalysisEntry, reader: ActivationReader) -> Findings:
     calls = list(_calls(function, prepared, sites, reader))
     with style():
         for call in calls:
-            result = function(**call.data, **entry.options)
+            result = function(**call.data, **options)
             results[call.part] = result
             if "x" in call.data:
                 means[call.part] = np.asarray(call.data["x"], dtype=np.float64).mean(axis=0)
-            context = {"units": reader.units, **call.data, **call.context}
-            if hasattr(result, "project"):
-                context["series"] = _series(result, prepared, sites[0], reader)
             # Of many sites the one in the middle has figures of its own; the overview has all.
-            if call.site == sites[len(sites) // 2]:
-                part = f"{call.part}/" if call.part else ""
-                drawn |= {
-                    f"{part}{name}": figure for name, figure in draw(result, **context).items()
-                }
+            if call.site != sites[len(sites) // 2]:
+                continue
+            context = {"units": reader.units, **options, **call.data, **call.context}
+            if hasattr(result, "project"):
+                context["series"] = _series(result, prepared, call.site, reader)
+            part = f"{call.part}/" if call.part else ""
+            drawn |= {f"{part}{name}": figure for name, figure in draw(result, **context).items()}
         overview = getattr(inspect.getmodule(draw), "overview", None)
         if overview is not None and len(calls) > 1:
-            drawn |= overview(results, means=means, units=reader.units)
-        heatmaps, pages = draw_heatmaps(entry, results, prepared, sites[0], reader)
+            drawn |= overview(results, means=means, units=reader.units, **calls[0].context)
+        parts = {call.part: (call.site, results[call.part]) for call in calls}
+        heatmaps, pages = draw_heatmaps(entry, parts, prepared, reader)
     for figure in drawn.values():
         plain_text(figure)
     return Findings(
@@ -92,7 +96,7 @@ def run_analysis(entry: AnalysisEntry, reader: ActivationReader) -> Findings:
         results,
         figures=drawn | heatmaps,
         pages=pages,
-        settings=_settings(entry, reader, sites, stimuli.hash),
+        settings=_settings(entry, options, reader, sites, stimuli.hash),
         summary=prepared.summary(),
     )
 
@@ -222,7 +226,11 @@ def _series(
 
 
 def _settings(
-    entry: AnalysisEntry, reader: ActivationReader, sites: Sequence[str], stimuli_hash: str
+    entry: AnalysisEntry,
+    options: Mapping[str, Any],
+    reader: ActivationReader,
+    sites: Sequence[str],
+    stimuli_hash: str,
 ) -> dict[str, Any]:
     """What a reader needs to do the same again; plain values."""
     spec = reader.language_model
@@ -237,7 +245,7 @@ def _settings(
         "autoencoder": reader.encoder.described if reader.encoder else None,
         "stimuli": str(entry.stimuli),
         "stimuli_hash": stimuli_hash,
-        "options": dict(entry.options),
+        "options": dict(options),
         "heatmaps": {
             key: str(value) if key == "text" and value is not None else value
             for key, value in (asdict(entry.heatmaps) if entry.heatmaps else {}).items()

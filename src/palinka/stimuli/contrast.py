@@ -27,7 +27,7 @@ class Contrast(Stimuli):
     Attributes:
         targets: The target word of each of two or more conditions.
         frames: Sentences in which `{target}` stands once; every condition gets them all, so item
-            `i` of one condition is item `i` of the other.
+            `i` of one condition and item `i` of the other are a pair.
         sentences: Instead of frames, the sentences of each condition.
 
     Raises:
@@ -89,7 +89,8 @@ class Contrast(Stimuli):
         if problems:
             raise InputError(listed(problems))
         ids = [sentence.ids for sentence in encoded]
-        return prepared_items(self.kind, tokenizer, ids, pool, labels, conditions)
+        pairs = self.frames is not None
+        return prepared_items(self.kind, tokenizer, ids, pool, labels, conditions, pairs)
 
 
 def _find(text: str, target: str) -> list[tuple[int, int]]:

@@ -27,6 +27,8 @@ class Prepared:
         labels: What each item is called: the word, or the text with the target in brackets.
         conditions: The condition of each item, as `printable` writes it; empty for a passage.
         targets: For a passage, by category (also `printable`), which tokens belong to it.
+        pairs: Whether item `i` of each condition matches item `i` of the others, as two versions
+            of one frame do.
     """
 
     kind: str
@@ -36,6 +38,7 @@ class Prepared:
     labels: tuple[str, ...]
     conditions: tuple[str, ...] = ()
     targets: Mapping[str, tuple[bool, ...]] = field(default_factory=dict)
+    pairs: bool = False
 
     def summary(self) -> str:
         """How many items each condition has, with five of them, as markdown."""
@@ -60,6 +63,7 @@ def prepared_items(
     pool: Sequence[Sequence[int]],
     labels: Sequence[str],
     conditions: Sequence[str],
+    pairs: bool = False,
 ) -> Prepared:
     """Put one item per text together, with its tokens for display."""
     return Prepared(
@@ -69,6 +73,7 @@ def prepared_items(
         display=tuple(tuple(display_tokens(tokenizer, ids)) for ids in tokens),
         labels=tuple(labels),
         conditions=tuple(map(printable, conditions)),
+        pairs=pairs,
     )
 
 

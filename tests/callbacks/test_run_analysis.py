@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from palinka import analyses, figures
+from palinka.analyses.unit_tuning import UnitTuning
 from palinka.callbacks.analysis_entry import AnalysisEntry, HeatmapEntry
 from palinka.callbacks.reader import ActivationReader
 from palinka.callbacks.run_analysis import run_analysis
@@ -121,6 +122,28 @@ def test_both_directions_are_followed_through_every_text(
     findings = run_analysis(entry("generalized_eigendecomposition", path), mini)
     assert "p_value_a" not in findings.scalars()
     assert any("series" in name for name in findings.figures)
+
+
+@pytest.mark.parametrize("options", [{}, {"pairs": False}, {"pairs": True}])
+def test_frames_are_pairs_unless_the_options_say_otherwise(
+    options: dict[str, bool],
+    mini: ActivationReader,
+    stimuli: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def analysis(a: object, b: object, pairs: bool = False) -> UnitTuning:
+        given.append(pairs)
+        return analyses.unit_tuning(a, b)
+
+    monkeypatch.setattr("palinka.callbacks.run_analysis.find_analysis", lambda name: analysis)
+    targets = {"him": "him", "her": "her"}
+    sentences = {name: [frame.replace("{target}", name) for frame in FRAMES] for name in targets}
+    for content, by_default in (({"frames": FRAMES}, True), ({"sentences": sentences}, False)):
+        given: list[bool] = []
+        path = stimuli(kind="contrast", targets=targets, **content)
+        findings = run_analysis(entry("unit_tuning", path, options=options), mini)
+        assert given == [options.get("pairs", by_default)]
+        assert findings.settings["options"].get("pairs", False) == given[0]
 
 
 def contents(folder: Path, site: str, prefixed: bool) -> dict[str, object]:

@@ -62,7 +62,8 @@ def latent_statistics(latents: ArrayLike | Iterable[ArrayLike]) -> LatentStatist
     """Measure how often and how strongly each latent is active, in one pass.
 
     Counts are exact and sums are float64, so the result does not depend on how the tokens
-    are divided into batches. Signed activations count by their magnitude.
+    are divided into batches. Signed activations count by their magnitude. They describe these
+    tokens: nothing is tested, since tokens of a text are not independent.
 
     Args:
         latents: Activations, `(tokens, latents)`, or an iterable of such batches, of which

@@ -56,8 +56,9 @@ def mantel_scores(
 ) -> NDArray[np.float64]:
     """Scores under the null that the items of `x` have nothing to do with those of `y`.
 
-    The items of `y` change places, so that its rows and columns are permuted together and each
-    permuted matrix is as self-consistent as the observed one.
+    Any item of `y` is exchanged with any other, its row and its column together: entries that
+    share an item are not independent, and each permuted matrix is as self-consistent as the
+    observed one.
 
     Args:
         x: `(items, items)`.

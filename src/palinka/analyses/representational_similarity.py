@@ -101,8 +101,10 @@ def representational_similarity(
         compare: `"pearson"`, `"spearman"` or `"kendall"` (τ-a) over pairs of different words, or
             `"cka"` (linear, of the vectors scaled to unit length; the plain one, which is above
             zero even for unrelated sites where words are few: read it beside its p-value).
-        permutations: How many times to shuffle the words for the p-value (Mantel's test), and to
-            resample them for the interval, within groups where there are any. 0: neither.
+        permutations: How many times to exchange the words of `y` for the p-value (Mantel's test),
+            any word with any other and all its similarities with it, since pairs that share a
+            word are not independent; and to resample words for the interval, within groups where
+            there are any. 0: neither.
         seed: Of the shuffles and resamples.
 
     Returns:

@@ -53,8 +53,8 @@ _CAPTIONS = {
         "each site and a color for each condition."
     ),
     "distributions": (
-        "How mutual information and covariance of pairs are distributed at each site, a "
-        "color for each condition."
+        "How mutual information and covariance of pairs are distributed, a panel for each "
+        "condition and a color for each site."
     ),
     "means_by_site": "Mean mutual information and covariance of pairs from site to site.",
     "mean_activation": (

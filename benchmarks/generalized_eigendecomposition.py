@@ -66,11 +66,10 @@ def plain_decomposition(a: Array, b: Array) -> dict[str, Array]:
     return found
 
 
-def plain_null(x: Array, n_a: int) -> Array:
+def plain_null(a: Array, b: Array) -> Array:
     """Step 7's null: one label-free basis, then one labeling after the other."""
-    v = plain_components(np.cov(x, rowvar=False))
-    y = (x - x.mean(axis=0)) @ v
-    return plain_loop(y, n_a)
+    centered = np.concatenate([part - part.mean(axis=0) for part in (a, b)])
+    return plain_loop(centered @ plain_components(np.cov(centered, rowvar=False)), len(a))
 
 
 def plain_loop(y: Array, n_a: int) -> Array:
@@ -106,8 +105,7 @@ def same_null(plain: Array, fast: tuple[Array, Array]) -> str:
 def main() -> None:
     """Time the decomposition, the null with its basis, and the permutations alone."""
     a, b = conditions()
-    x = np.concatenate([a, b])
-    scores = label_free_scores(x, VARIANCE)
+    scores = label_free_scores(a, b, VARIANCE)
     report(
         "generalized_eigendecomposition",
         "Generalized eigendecomposition",
@@ -129,11 +127,13 @@ def main() -> None:
             ),
             Case(
                 f"{PERMUTATIONS:,} permutations, with the principal components",
-                ours=lambda: permutation_null(x, len(a), VARIANCE, SHRINKAGE, PERMUTATIONS, seed=0),
+                ours=lambda: permutation_null(
+                    a, b, VARIANCE, SHRINKAGE, PERMUTATIONS, False, seed=0
+                ),
                 rivals=[
                     Rival(
                         "plain",
-                        lambda: plain_null(x, len(a)),
+                        lambda: plain_null(a, b),
                         check=same_null,
                         at_least=25,
                         warm_up=False,
@@ -143,7 +143,9 @@ def main() -> None:
             ),
             Case(
                 f"{PERMUTATIONS:,} permutations alone, in {scores.shape[1]} components",
-                ours=lambda: shuffled_eigenvalues(scores, len(a), SHRINKAGE, PERMUTATIONS, seed=0),
+                ours=lambda: shuffled_eigenvalues(
+                    scores, len(a), SHRINKAGE, PERMUTATIONS, False, seed=0
+                ),
                 rivals=[
                     Rival(
                         "plain",

@@ -1,5 +1,8 @@
+from itertools import product
+
 import numpy as np
 import pytest
+import scipy.stats
 
 from palinka.analyses.eigenvalue_null import (
     label_free_scores,
@@ -9,13 +12,15 @@ from palinka.analyses.eigenvalue_null import (
 from palinka.errors import InputError
 
 
-def data(seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=(21, 9)) * np.arange(1, 10) + 5.0
+def data(n_a: int = 12, n_b: int = 9) -> tuple[np.ndarray, np.ndarray]:
+    x = np.random.default_rng(0).normal(size=(n_a + n_b, 9)) * np.arange(1, 10) + 5.0
+    return x[:n_a], x[n_a:]
 
 
-def test_scores_are_those_of_all_items_about_their_grand_mean() -> None:
-    x = data()
-    scores = label_free_scores(x, 90.0)
+def test_scores_are_of_all_items_centered_by_condition() -> None:
+    a, b = data()
+    scores = label_free_scores(a + 100.0, b, 90.0)
+    x = np.concatenate([a - a.mean(axis=0), b - b.mean(axis=0)])
     values = np.linalg.eigvalsh(np.cov(x, rowvar=False))[::-1]
     shares = 100 * values.cumsum() / values.sum()
     r = next(i for i, share in enumerate(shares) if share > 90.0)
@@ -24,10 +29,10 @@ def test_scores_are_those_of_all_items_about_their_grand_mean() -> None:
 
 @pytest.mark.parametrize("shrinkage", [0.05, "ledoit_wolf", "oas"])
 def test_null_is_of_the_same_recipe_for_every_draw(shrinkage: float) -> None:
-    x = data()
-    observed, null = permutation_null(x, 12, 95.0, shrinkage, 70, seed=5)
+    a, b = data()
+    observed, null = permutation_null(a, b, 95.0, shrinkage, 70, pairs=False, seed=5)
     assert null.shape == (70, 2)
-    scores = label_free_scores(x, 95.0)
+    scores = label_free_scores(a, b, 95.0)
     labels = np.arange(21) < 12
     draws = np.random.default_rng(5).permuted(np.tile(labels, (70, 1)), axis=1)
     np.testing.assert_allclose(null, largest_eigenvalues(scores, draws, shrinkage), rtol=1e-8)
@@ -36,13 +41,36 @@ def test_null_is_of_the_same_recipe_for_every_draw(shrinkage: float) -> None:
     )
 
 
+def test_labels_are_exchanged_within_pairs() -> None:
+    a, b = data(6, 6)
+    observed, null = permutation_null(a, b, 95.0, 0.01, 400, pairs=True, seed=0)
+    scores = label_free_scores(a, b, 95.0)
+    kept = np.array(list(product([True, False], repeat=6)))
+    all_swaps = largest_eigenvalues(scores, np.concatenate([kept, ~kept], axis=1), 0.01)
+    np.testing.assert_allclose(observed, all_swaps[0], rtol=1e-8)
+    distances = np.abs(null[:, None] / all_swaps - 1.0).max(axis=2)
+    assert (distances.min(axis=1) < 1e-8).all()
+    counts = np.bincount(distances.argmin(axis=1), minlength=64)
+    assert scipy.stats.chisquare(counts).pvalue > 1e-3  # every set of swaps is equally likely
+
+
+def test_a_difference_of_means_does_not_change_the_null() -> None:
+    a, b = data()
+    for here, there in zip(
+        permutation_null(a, b, 95.0, 0.01, 20, pairs=False, seed=0),
+        permutation_null(a + np.arange(9.0) * 20.0, b, 95.0, 0.01, 20, pairs=False, seed=0),
+        strict=True,
+    ):
+        np.testing.assert_allclose(there, here, rtol=1e-8)
+
+
 def test_draws_that_repeat_the_true_labels_tie_exactly() -> None:
-    x = np.random.default_rng(1).normal(size=(6, 4))
-    observed, null = permutation_null(x, 3, 95.0, 0.01, 400, seed=0)
+    a, b = np.random.default_rng(1).normal(size=(2, 3, 4))
+    observed, null = permutation_null(a, b, 95.0, 0.01, 400, pairs=False, seed=0)
     # One in twenty labelings of six items is the true one, and one is its mirror image.
     assert 5 < (null == observed).all(axis=1).sum() < 50
 
 
 def test_too_many_components_for_no_shrinkage_are_refused() -> None:
     with pytest.raises(InputError, match=r"9 principal components need more than 8 items"):
-        permutation_null(data()[:17], 8, 100.0, 0.0, 5, seed=0)
+        permutation_null(*data(9, 8), 100.0, 0.0, 5, pairs=False, seed=0)

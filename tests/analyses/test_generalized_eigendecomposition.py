@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from palinka.analyses import generalized_eigendecomposition
-from palinka.analyses.eigenvalue_null import label_free_scores, permutation_null
+from palinka.analyses.eigenvalue_null import label_free_scores
 from palinka.analyses.generalized_eigendecomposition import permuted_labels
 from palinka.errors import InputError
 
@@ -263,7 +263,7 @@ def test_permutations_bring_the_null_and_leave_the_rest_alone() -> None:
 def test_observed_values_come_from_the_basis_that_does_not_know_the_labels() -> None:
     a, b = two_conditions(7)
     result = generalized_eigendecomposition(a, b, permutations=1)
-    y = label_free_scores(np.concatenate([a, b]), 99.0)
+    y = label_free_scores(a, b, 99.0)
     s_a, s_b = (
         plain_shrinkage(np.cov(part, rowvar=False), 0.01) for part in (y[: len(a)], y[len(a) :])
     )
@@ -271,40 +271,63 @@ def test_observed_values_come_from_the_basis_that_does_not_know_the_labels() -> 
     assert result.observed_b == pytest.approx(scipy.linalg.eigvalsh(s_b, s_a)[-1], rel=1e-9)
 
 
-def p_values(draws: int, effect: float, n: int, permutations: int, seed: int) -> Array:
-    rng = np.random.default_rng(seed)
-    values = np.empty((draws, 2))
-    for draw in range(draws):
-        a, b = rng.normal(size=(n, 6)) + 1.0, rng.normal(size=(n - 1, 6)) + 1.0
-        a[:, 0] *= 1.0 + effect
-        b[:, 1] *= 1.0 + effect
-        x = np.concatenate([a, b])
-        observed, null = permutation_null(x, n, 95.0, 0.1, permutations, seed=draw)
-        values[draw] = (1 + (null >= observed).sum(axis=0)) / (permutations + 1)
-    return values
-
-
-def is_uniform(values: Array, permutations: int) -> bool:
+def uniform_p(p: Array, permutations: int) -> float:
     """Chi-square of the discrete p-values, all of which are equally likely under the null."""
-    counts = np.bincount(np.rint(values * (permutations + 1)).astype(int) - 1)
+    counts = np.bincount(np.rint(p * (permutations + 1)).astype(int) - 1)
     counts = np.pad(counts, (0, permutations + 1 - len(counts)))
-    return bool(scipy.stats.chisquare(counts).pvalue > 1e-3)
+    return float(scipy.stats.chisquare(counts).pvalue)
 
 
-def test_p_values_are_uniform_under_the_null_and_small_under_an_effect() -> None:
-    null = p_values(600, 0.0, n=9, permutations=19, seed=1)
-    assert is_uniform(null[:, 0], 19)
-    assert is_uniform(null[:, 1], 19)
-    effect = p_values(60, 4.0, n=20, permutations=39, seed=2)
-    assert (effect <= 0.05).mean(axis=0).min() > 0.9
+def independent_p(rng: np.random.Generator, n_a: int, n_b: int, d: int, shift: float) -> Array:
+    """Both p-values of normal items whose conditions differ in their means alone."""
+    a, b = rng.normal(size=(n_a, d)), rng.normal(size=(n_b, d))
+    a[:, 0] += shift
+    result = generalized_eigendecomposition(a, b, permutations=99, seed=int(rng.integers(2**32)))
+    return np.array([result.p_value_a, result.p_value_b])
+
+
+def paired_p(
+    rng: np.random.Generator, n: int, d: int, correlation: float, effect: float, pairs: bool = True
+) -> Array:
+    """Both p-values of correlated pairs; A has `effect` times the variance in one direction."""
+    shared = np.sqrt(correlation) * rng.normal(size=(n, d))
+    a, b = shared + np.sqrt(1 - correlation) * rng.normal(size=(2, n, d))
+    a[:, 0] *= np.sqrt(effect)
+    result = generalized_eigendecomposition(
+        a, b, permutations=99, pairs=pairs, seed=int(rng.integers(2**32))
+    )
+    return np.array([result.p_value_a, result.p_value_b])
+
+
+def simulated(p: Any, draws: int, *design: Any) -> Array:
+    """`(draws, 2)` p-values of data sets under one design."""
+    rng = np.random.default_rng(0)
+    return np.array([p(rng, *design) for _ in range(draws)])
+
+
+NULLS = [
+    (independent_p, 8, 8, 20, 0.0),
+    (independent_p, 12, 30, 20, 0.0),
+    (independent_p, 20, 20, 20, 0.0),
+    (independent_p, 40, 40, 20, 20.0),
+    (paired_p, 8, 20, 0.95, 1.0),
+    (paired_p, 40, 20, 0.95, 1.0),
+]
 
 
 @pytest.mark.slow
-def test_p_values_are_uniform_under_the_null_over_many_draws() -> None:
-    null = p_values(2_000, 0.0, n=9, permutations=39, seed=3)
-    assert is_uniform(null[:, 0], 39)
-    assert is_uniform(null[:, 1], 39)
-    assert 0.035 < (null <= 0.05).mean() < 0.065
+@pytest.mark.parametrize("design", NULLS)
+def test_p_values_hold_their_level(design: Any) -> None:
+    p = simulated(design[0], 1_000, *design[1:])
+    for rejected in (p <= 0.05).mean(axis=0):
+        assert 0.03 <= rejected <= 0.07
+
+
+def test_pairs_find_what_shuffling_all_items_cannot() -> None:
+    swapped = simulated(paired_p, 50, 40, 10, 0.95, 1.8)
+    shuffled = simulated(paired_p, 50, 40, 10, 0.95, 1.8, False)
+    assert (swapped[:, 0] <= 0.05).mean() > 0.7
+    assert (shuffled[:, 0] <= 0.05).mean() < 0.05
 
 
 def test_the_heldout_ratio_shows_what_generalizes() -> None:
@@ -363,24 +386,36 @@ def test_scalars_arrays_and_tables() -> None:
         assert len({len(column) for column in table.values()}) == 1
 
 
-def test_a_shuffled_labeling_has_the_same_items() -> None:
-    a, b = two_conditions(11)
-    shuffled_a, shuffled_b, order = permuted_labels(a, b, seed=1)
-    assert len(shuffled_a) == len(a)
-    assert (order[: len(a)] >= len(a)).any()
-    np.testing.assert_array_equal(
-        np.concatenate([shuffled_a, shuffled_b]), np.concatenate([a, b])[order]
-    )
+@pytest.mark.parametrize("pairs", [False, True])
+def test_a_permuted_labeling_has_the_same_centered_items(pairs: bool) -> None:
+    a, b = two_conditions(11, 9, 9)
+    labeled_a, labeled_b, order = permuted_labels(a, b, pairs, seed=1)
+    centered = np.concatenate([a - a.mean(axis=0), b - b.mean(axis=0)])
+    np.testing.assert_array_equal(np.concatenate([labeled_a, labeled_b]), centered[order])
+    assert sorted(order) == list(range(18))
+    assert 0 < (order[:9] >= 9).sum() < 9
+    assert (order % 9 == np.tile(np.arange(9), 2)).all() == pairs
+    with pytest.raises(InputError, match="pairs need the same number"):
+        permuted_labels(a, b[:8], pairs=True)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"pairs": True}, "a has 12 items and b has 9; pairs need the same number"),
         ({"a": np.ones((2, 7))}, r"a has the shape \(2, 7\); expected at least 3 rows"),
         ({"b": np.ones((5, 6))}, "a has 7 columns and b has 6"),
         ({"a": np.full((5, 7), np.nan)}, "a holds NaN or infinite values in 5 of 5 rows"),
         ({"a": np.ones((5, 7))}, "items of a are all alike"),
-        ({"a": np.ones((5, 7)), "b": np.ones((4, 7))}, "no column varies"),
+        ({"a": np.full((5, 7), 0.1), "b": np.full((7, 7), 0.3)}, "items of a are all alike"),
+        ({"b": 1e4 + 3e-4 * np.eye(7)}, "items of b are all alike"),  # rounding of float32
+        (
+            {
+                "a": 0.01 * np.outer(np.arange(8), np.eye(7)[6]),
+                "b": np.eye(12, 7) * (np.eye(7)[6] == 0),
+            },
+            "a does not vary in the 5 principal components that are kept",
+        ),
         ({"variance": 0.0}, "variance=0.0; expected per cent"),
         ({"variance": 101}, "variance=101; expected per cent"),
         ({"variance": 1.0}, "give a larger variance"),

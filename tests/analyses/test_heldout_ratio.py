@@ -32,18 +32,33 @@ def test_equals_the_plain_transcription() -> None:
         ratios.append(top.var(ddof=1) / bottom.var(ddof=1))
     found, _ = heldout_ratio(a, b, 0.05, seed=9)
     np.testing.assert_allclose(
-        found, [np.mean(ratios), *np.percentile(ratios, [2.5, 97.5])], rtol=1e-8
+        found, [np.prod(ratios) ** (1 / HALVES), *np.percentile(ratios, [2.5, 97.5])], rtol=1e-8
     )
 
 
-def test_frames_with_equal_numbers_are_held_out_together() -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [6, 8, 20])
+def test_the_mean_log_ratio_is_zero_under_the_null(n: int) -> None:
+    rng = np.random.default_rng(n)
+    logs = np.log(
+        [heldout_ratio(*rng.normal(size=(2, n, 5)), 0.01, seed)[0][0] for seed in range(1_000)]
+    )
+    assert abs(logs.mean()) < 4 * logs.std() / np.sqrt(len(logs))
+    assert logs.std() < 1.0
+
+
+def test_pairs_are_held_out_together() -> None:
     # Either condition holds the same items: in every half, their variances are the same too.
     x = np.random.default_rng(2).normal(size=(10, 3))
     for ratio in heldout_ratio(x, x, 0.1, seed=0):
         np.testing.assert_allclose(ratio, 1.0)
 
 
-def test_a_singular_denominator_is_reported() -> None:
+def test_halves_without_a_ratio_are_reported() -> None:
     x = np.random.default_rng(3).normal(size=(8, 6))
     with pytest.raises(np.linalg.LinAlgError):
         heldout_ratio(x, x, 0.0, seed=0)
+    few = np.full((8, 6), 0.1)  # its variance is rounding
+    few[0] = x[0]
+    with pytest.raises(np.linalg.LinAlgError, match="half of the items do not vary"):
+        heldout_ratio(few, x, 0.1, seed=0)

@@ -22,7 +22,7 @@ def test_equals_the_plain_way(
 ) -> None:
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(n_a + n_b, d)) * np.geomspace(skew, 1.0, d)
-    scores = label_free_scores(x, 100.0)
+    scores = label_free_scores(x[:n_a], x[n_a:], 100.0)
     labels = np.arange(n_a + n_b) < n_a
     in_a = rng.permuted(np.tile(labels, (4, 1)), axis=1)
     found = permuted_eigenvalues(scores, in_a, shrinkage)
@@ -41,7 +41,7 @@ def test_equals_the_plain_way(
 
 def test_without_shrinkage_while_both_covariances_are_regular() -> None:
     rng = np.random.default_rng(0)
-    scores = label_free_scores(rng.normal(size=(30, 5)), 100.0)
+    scores = label_free_scores(rng.normal(size=(13, 5)), rng.normal(size=(17, 5)), 100.0)
     in_a = rng.permuted(np.tile(np.arange(30) < 13, (5, 1)), axis=1)
     np.testing.assert_allclose(
         permuted_eigenvalues(scores, in_a, 0.0), largest_eigenvalues(scores, in_a, 0.0), rtol=1e-9
@@ -50,7 +50,7 @@ def test_without_shrinkage_while_both_covariances_are_regular() -> None:
 
 def test_the_same_labeling_gives_the_same_bits() -> None:
     rng = np.random.default_rng(1)
-    scores = label_free_scores(rng.normal(size=(20, 50)), 99.0)
+    scores = label_free_scores(*rng.normal(size=(2, 10, 50)), 99.0)
     in_a = rng.permuted(np.tile(np.arange(20) < 8, (3, 1)), axis=1)
     np.testing.assert_array_equal(
         permuted_eigenvalues(scores, in_a, 0.01)[2],
@@ -59,8 +59,9 @@ def test_the_same_labeling_gives_the_same_bits() -> None:
 
 
 def test_a_labeling_that_leaves_a_condition_without_variance_is_beyond_all_others() -> None:
-    x = np.concatenate([np.zeros((3, 4)), np.random.default_rng(2).normal(size=(6, 4))])
-    scores = label_free_scores(x, 100.0)
+    scores = label_free_scores(
+        np.zeros((3, 4)), np.random.default_rng(2).normal(size=(6, 4)), 100.0
+    )
     largest = permuted_eigenvalues(scores, (np.arange(9) < 3)[None], 0.01)
     assert largest[0, 0] == pytest.approx(0.0, abs=1e-9)
     assert largest[0, 1] > 1e9

@@ -85,6 +85,15 @@ def test_a_shuffled_labeling_stands_beside_the_true_one(result, data):
     assert (again.axes[1].lines[0].get_ydata()[:1] != other[:1]).all()
 
 
+def test_the_permuted_labeling_of_pairs_has_one_item_of_every_pair():
+    a, b = np.random.default_rng(0).normal(size=(2, 8, 30))
+    result = generalized_eigendecomposition(a, b, pairs=True)
+    drawn = figures.generalized_eigendecomposition(result, a=a, b=b)["shuffled"]
+    first, _ = (line for line in drawn.axes[3].lines if line.get_marker() == "o")
+    assert sorted(first.get_xdata() % 8) == list(range(8))
+    assert (first.get_xdata() >= 8).any()
+
+
 @pytest.mark.parametrize(
     ("first", "second", "expected"),
     [

@@ -1,4 +1,4 @@
-"""What the largest generalized eigenvalues would be if the labels meant nothing."""
+"""Permutation null of the largest generalized eigenvalues."""
 
 import os
 from collections.abc import Iterator
@@ -22,18 +22,24 @@ from palinka.progress import progress
 _CHUNK = 32
 
 
-def label_free_scores(x: NDArray[np.float64], variance: float) -> NDArray[np.float64]:
-    """Scores of all items on the principal components about their grand mean.
+def label_free_scores(
+    a: NDArray[np.float64], b: NDArray[np.float64], variance: float
+) -> NDArray[np.float64]:
+    """Scores of all items, centered by condition, on their common principal components.
 
     Args:
-        x: `(items, d)`.
+        a: `(n_a, d)`.
+        b: `(n_b, d)`.
         variance: The components before this cumulative share, in per cent, are kept.
 
+    Returns:
+        `(n_a + n_b, r)`, those of A first.
+
     Raises:
-        InputError: If the first component already exceeds it.
+        InputError: If the first component already exceeds `variance`.
     """
-    centered = x - x.mean(axis=0)
-    components = principal_components(centered / np.sqrt(len(x) - 1))
+    centered = np.concatenate((a - a.mean(axis=0), b - b.mean(axis=0)))
+    components = principal_components(centered / np.sqrt(len(centered) - 1))
     scores: NDArray[np.float64] = centered @ components.axes(components.before(variance))
     return scores
 
@@ -57,24 +63,29 @@ def largest_eigenvalues(
 
 
 def permutation_null(
-    x: NDArray[np.float64],
-    n_a: int,
+    a: NDArray[np.float64],
+    b: NDArray[np.float64],
     variance: float,
     shrinkage: Shrinkage,
     permutations: int,
+    pairs: bool,
     seed: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Largest eigenvalues under the true labels and under shuffled ones, by one recipe.
+    """Largest eigenvalues under the true labels and under exchanged ones, by one recipe.
 
-    The recipe does not know the labels until the covariances are taken: with a basis that was
-    centered by condition, the p-values would not be uniform under the null.
+    Each condition is centered on its own mean, because a difference of means is not a difference
+    of variance. Then labels are exchanged: within pairs (item i of A with item i of B, each pair
+    swapped with probability 1/2), or over all items. Apart from the means the recipe does not use
+    the true labels: principal components of all centered items, the same cut, the covariances of
+    both groups about their own means, both shrunk.
 
     Args:
-        x: `(items, d)`, those of A first.
-        n_a: How many of the items are of condition A.
+        a: `(n_a, d)`.
+        b: `(n_b, d)`.
         variance: The cut of the principal components, in per cent.
         shrinkage: Of both covariances.
-        permutations: How many labelings to draw.
+        permutations: Number of labelings to draw.
+        pairs: Exchange labels within pairs; `n_a` must equal `n_b`.
         seed: Of the draws.
 
     Returns:
@@ -83,14 +94,19 @@ def permutation_null(
     Raises:
         InputError: As `label_free_scores` and `shuffled_eigenvalues` do.
     """
-    scores = label_free_scores(x, variance)
-    return shuffled_eigenvalues(scores, n_a, shrinkage, permutations, seed)
+    scores = label_free_scores(a, b, variance)
+    return shuffled_eigenvalues(scores, len(a), shrinkage, permutations, pairs, seed)
 
 
 def shuffled_eigenvalues(
-    scores: NDArray[np.float64], n_a: int, shrinkage: Shrinkage, permutations: int, seed: int
+    scores: NDArray[np.float64],
+    n_a: int,
+    shrinkage: Shrinkage,
+    permutations: int,
+    pairs: bool,
+    seed: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """`permutation_null` for scores that are there already.
+    """`permutation_null` of given `label_free_scores`.
 
     Raises:
         InputError: If, unshrunk, a condition has too few items for its covariance to be regular.
@@ -102,7 +118,12 @@ def shuffled_eigenvalues(
             f"{fewest} items in each condition; give a shrinkage above 0 or a smaller variance"
         )
     labels = np.arange(len(scores)) < n_a
-    shuffled = np.random.default_rng(seed).permuted(np.tile(labels, (permutations, 1)), axis=1)
+    rng = np.random.default_rng(seed)
+    if pairs:
+        kept = rng.random((permutations, n_a)) < 0.5
+        shuffled = np.concatenate((kept, ~kept), axis=1)
+    else:
+        shuffled = rng.permuted(np.tile(labels, (permutations, 1)), axis=1)
     # The true labeling is one of the batch, so that a draw that repeats it is an exact tie.
     in_a = np.concatenate((labels[None], shuffled))
     chunks = [in_a[start : start + _CHUNK] for start in range(0, len(in_a), _CHUNK)]

@@ -23,6 +23,8 @@ from palinka.errors import InputError
 Array = NDArray[np.float64]
 # Halves of which a variance can be taken.
 _SMALLEST_TO_HALVE = 4
+# A smaller share of the data's mean square is rounding of float32.
+_NO_VARIANCE = float(np.finfo(np.float32).eps) ** 2
 
 
 @dataclass(frozen=True)
@@ -44,15 +46,16 @@ class GeneralizedEigendecomposition(Result):
         ranks: `(2, 2)` integers: rows A and B, columns before and after shrinkage.
         variance: The cut that was asked for, in per cent.
         shrinkage: The shrinkage that was asked for.
+        pairs: Item i of A and item i of B are a matched pair.
         observed_a: The largest eigenvalue under the recipe of the null, which has a basis of its
             own; the p-values are about this one. `None`, like all below, without permutations.
         observed_b: The same of B over A.
-        null_a: `(permutations,)`, the largest eigenvalues under shuffled labels.
+        null_a: `(permutations,)`, the largest eigenvalues under exchanged labels.
         null_b: The same of B over A.
         p_value_a: `(1 + #{null >= observed}) / (permutations + 1)`.
         p_value_b: The same of B over A.
-        heldout_ratio_a: `(3,)`: mean, 2.5 and 97.5 percentile, over 50 halvings of the items, of
-            the variance in A over that in B where the filter was not fitted.
+        heldout_ratio_a: `(3,)`: geometric mean, 2.5 and 97.5 percentile, over 50 halvings of the
+            items, of the variance in A over that in B where the filter was not fitted.
         heldout_ratio_b: The same of B over A: the variance in B over that in A.
     """
 
@@ -70,6 +73,7 @@ class GeneralizedEigendecomposition(Result):
     ranks: NDArray[np.int64]
     variance: float
     shrinkage: Shrinkage
+    pairs: bool = False
     observed_a: float | None = None
     observed_b: float | None = None
     null_a: Array | None = None
@@ -143,6 +147,7 @@ def generalized_eigendecomposition(
     variance: float = 99.0,
     shrinkage: Shrinkage = 0.01,
     permutations: int = 0,
+    pairs: bool = False,
     seed: int = 0,
 ) -> GeneralizedEigendecomposition:
     """Find the directions that vary in one condition and not in the other, both ways.
@@ -151,6 +156,12 @@ def generalized_eigendecomposition(
     `S_A w = lambda S~_B w` and `S_B w = lambda S~_A w` are solved, with the covariance on the right
     shrunk towards its mean eigenvalue.
 
+    Null: each condition is centered on its own mean, then labels are exchanged within pairs (item
+    i of A with item i of B, each pair swapped with probability 1/2), or over all items without
+    `pairs`. Observed and null values come from a recipe of their own that does not use the labels
+    otherwise: principal components of all centered items, the same cut, both covariances shrunk.
+    Held-out check: halves of the items, in which pairs stay together.
+
     Args:
         a: Items of the first condition, `(n_a, d)`, at least three.
         b: Items of the second, `(n_b, d)`, at least three.
@@ -158,8 +169,9 @@ def generalized_eigendecomposition(
             exceeds it are kept. At 100 it keeps all that have any variance.
         shrinkage: From 0 (none) to below 1, or `"ledoit_wolf"` or `"oas"`, which find it in the
             data by scikit-learn's formulas, for each condition on its own.
-        permutations: How many shuffled labelings to compare the largest eigenvalues with; any
+        permutations: Number of exchanged labelings to compare the largest eigenvalues with; any
             also bring the held-out check.
+        pairs: Item i of A and item i of B are a matched pair, such as two versions of a sentence.
         seed: Of permutations and halves.
 
     Returns:
@@ -167,9 +179,9 @@ def generalized_eigendecomposition(
         ratios if there are permutations.
 
     Raises:
-        InputError: If a condition has fewer than three items, or does not vary enough for its
-            covariance to be inverted; if widths differ, values are not finite, or an option is
-            out of range.
+        InputError: If a condition has fewer than three items, items that are all alike, or too
+            little variance for its covariance to be inverted; if widths differ, pairs are not
+            complete, values are not finite, or an option is out of range.
 
     Source:
         Cohen (2022), "A tutorial on generalized eigendecomposition for denoising, contrast
@@ -181,8 +193,14 @@ def generalized_eigendecomposition(
         raise InputError(
             f"a has {a.shape[1]} columns and b has {b.shape[1]}; expected as many in both"
         )
+    if pairs:
+        _check_pairs(a, b)
     # The scatter of these rows is the mean of the two covariances, which is not formed itself.
     weighted = [(x - x.mean(axis=0)) / np.sqrt(2 * (len(x) - 1)) for x in (a, b)]
+    mean_square = max((x**2).sum() / len(x) for x in (a, b))
+    for condition, rows in zip("ab", weighted, strict=True):
+        if (rows**2).sum() <= _NO_VARIANCE * mean_square:
+            raise InputError(f"the items of {condition} are all alike; give items that vary")
     basis = principal_components(np.concatenate(weighted))
     r = basis.before(variance)
     components = basis.axes(r)
@@ -193,8 +211,12 @@ def generalized_eigendecomposition(
     plain = [np.cov(part, rowvar=False).reshape(r, r) for part in parts]
     intensities = [shrinkage_intensity(part, shrinkage) for part in parts]
     regular = [shrunk(s, gamma) for s, gamma in zip(plain, intensities, strict=True)]
+    smallest = r * np.finfo(np.float64).eps * max(np.linalg.norm(s, 2) for s in plain)
     ranks = np.array(
-        [[np.linalg.matrix_rank(s, hermitian=True) for s in pair] for pair in (plain, regular)]
+        [
+            [np.linalg.matrix_rank(s, tol=smallest, hermitian=True) for s in pair]
+            for pair in (plain, regular)
+        ]
     ).T
     _check_ranks(ranks, r)
 
@@ -206,7 +228,7 @@ def generalized_eigendecomposition(
         notes.append(f"{shrinkage} shrank a by {intensities[0]:.4g} and b by {intensities[1]:.4g}")
     inference: dict[str, Any] = {}
     if permutations:
-        inference, remark = _inference(x, parts, variance, shrinkage, permutations, seed)
+        inference, remark = _inference(a, b, parts, variance, shrinkage, permutations, pairs, seed)
         notes += remark
     return GeneralizedEigendecomposition(
         components=components,
@@ -223,28 +245,40 @@ def generalized_eigendecomposition(
         ranks=ranks,
         variance=float(variance),
         shrinkage=shrinkage,
+        pairs=pairs,
         notes=tuple(notes),
         **inference,
     )
 
 
 def permuted_labels(
-    a: ArrayLike, b: ArrayLike, seed: int = 0
+    a: ArrayLike, b: ArrayLike, pairs: bool = False, seed: int = 0
 ) -> tuple[Array, Array, NDArray[np.intp]]:
-    """One shuffled labeling of the items of both conditions, to be decomposed as the true one is.
+    """One labeling of the null: items centered by condition, with exchanged labels.
 
     Args:
         a: `(n_a, d)`.
         b: `(n_b, d)`.
+        pairs: Exchange labels within pairs (item i of A with item i of B, each pair swapped with
+            probability 1/2), not over all items.
         seed: Of the draw.
 
     Returns:
         The items now labeled A, those now labeled B, and of each its index among the items of
         both conditions, A's first.
+
+    Raises:
+        InputError: If pairs are not complete, or values are not finite.
     """
     a, b = as_float64(a, "a"), as_float64(b, "b")
-    order = np.random.default_rng(seed).permutation(len(a) + len(b))
-    x = np.concatenate((a, b))[order]
+    rng = np.random.default_rng(seed)
+    if pairs:
+        _check_pairs(a, b)
+        own = np.arange(2 * len(a)).reshape(2, -1)
+        order = np.where(rng.random(len(a)) < 0.5, own, own[::-1]).ravel()
+    else:
+        order = rng.permutation(len(a) + len(b))
+    x = np.concatenate((a - a.mean(axis=0), b - b.mean(axis=0)))[order]
     return x[: len(a)], x[len(a) :], order
 
 
@@ -264,15 +298,17 @@ def _solve(
 
 
 def _inference(
-    x: Array,
+    a: Array,
+    b: Array,
     parts: Sequence[Array],
     variance: float,
     shrinkage: Shrinkage,
     permutations: int,
+    pairs: bool,
     seed: int,
 ) -> tuple[dict[str, Any], list[str]]:
     """The fields that come with permutations, and what to note about them."""
-    observed, null = permutation_null(x, len(parts[0]), variance, shrinkage, permutations, seed)
+    observed, null = permutation_null(a, b, variance, shrinkage, permutations, pairs, seed)
     p_values = (1 + (null >= observed).sum(axis=0)) / (permutations + 1)
     fields: dict[str, Any] = {}
     for column, condition in enumerate("ab"):
@@ -284,7 +320,7 @@ def _inference(
     try:
         ratios = heldout_ratio(parts[0], parts[1], shrinkage, seed)
     except np.linalg.LinAlgError:
-        return fields, ["no held-out check: half of the items leave a covariance singular"]
+        return fields, ["no held-out check: half of the items do not vary enough"]
     fields["heldout_ratio_a"], fields["heldout_ratio_b"] = ratios
     return fields, []
 
@@ -297,10 +333,21 @@ def _check_options(variance: float, shrinkage: Shrinkage, permutations: int) -> 
     check_shrinkage(shrinkage)
 
 
+def _check_pairs(a: Array, b: Array) -> None:
+    if len(a) != len(b):
+        raise InputError(
+            f"a has {len(a)} items and b has {len(b)}; pairs need the same number, or give "
+            "pairs=False"
+        )
+
+
 def _check_ranks(ranks: NDArray[np.int64], r: int) -> None:
     for condition, (before, after) in zip("ab", ranks, strict=True):
         if before == 0:
-            raise InputError(f"the items of {condition} are all alike; give items that vary")
+            raise InputError(
+                f"{condition} does not vary in the {r} principal components that are kept; give "
+                "items that vary, or a larger variance"
+            )
         if after < r:
             raise InputError(
                 f"the covariance of {condition} has rank {after} in {r} principal components and "

@@ -1,4 +1,4 @@
-"""Does a generalized eigenvector still separate two conditions in items it was not fitted to?"""
+"""Variance ratio of a generalized eigenvector in items that it was not fitted to."""
 
 import numpy as np
 import scipy.linalg
@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 from palinka.analyses.covariance_shrinkage import Shrinkage, shrinkage_intensity, shrunk
 
 HALVES = 50
+# Smaller ratios of variances are rounding.
+_NO_VARIANCE = np.finfo(np.float64).eps
 
 
 def leading_filter(
@@ -47,8 +49,13 @@ def heldout_ratio(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Fit both filters on one half of each condition, and take the variance ratios on the other.
 
-    Items of equal number fall into the same half in either condition, so that where the two
-    conditions are two versions of the same frames, no frame is in both halves.
+    Item i of A and item i of B fall into the same half where both conditions have the same number
+    of items, so that matched pairs stay together.
+
+    The geometric mean is 1 where nothing carries over and the halves that are tested are of the
+    same size; with `m` and `k` normal items it is `exp(1 / k - 1 / m)` to first order. The
+    arithmetic mean of a variance ratio is larger: with `d` degrees of freedom in the denominator
+    `d / (d - 2)`.
 
     Args:
         a: `(n_a, r)`, at least four items.
@@ -59,10 +66,12 @@ def heldout_ratio(
 
     Returns:
         For the filter of A over B the variance in A over that in B, and for the filter of B over
-        A the variance in B over that in A; of each `(3,)`: mean, 2.5 and 97.5 percentile.
+        A the variance in B over that in A; of each `(3,)`: geometric mean, 2.5 and 97.5
+        percentile.
 
     Raises:
-        numpy.linalg.LinAlgError: If a denominator's shrunk covariance is singular.
+        numpy.linalg.LinAlgError: If a denominator's shrunk covariance is singular, or a half that
+            is tested does not vary.
     """
     draw_a, draw_b = np.random.default_rng(seed), np.random.default_rng(seed)
     ratios = np.empty((HALVES, 2))
@@ -73,12 +82,12 @@ def heldout_ratio(
             ((fit_a, fit_b, test_a, test_b), (fit_b, fit_a, test_b, test_a))
         ):
             filter_ = leading_filter(more, less, shrinkage)
-            with np.errstate(divide="ignore"):
-                ratios[half, direction] = np.var(top @ filter_, ddof=1) / np.var(
-                    bottom @ filter_, ddof=1
-                )
+            numerator, denominator = (np.var(part @ filter_, ddof=1) for part in (top, bottom))
+            if min(numerator, denominator) <= _NO_VARIANCE * max(numerator, denominator):
+                raise np.linalg.LinAlgError("half of the items do not vary")
+            ratios[half, direction] = numerator / denominator
     low, high = np.percentile(ratios, (2.5, 97.5), axis=0)
-    summary = np.stack((ratios.mean(axis=0), low, high))
+    summary = np.stack((np.exp(np.log(ratios).mean(axis=0)), low, high))
     return summary[:, 0], summary[:, 1]
 
 

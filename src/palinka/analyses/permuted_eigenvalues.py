@@ -225,7 +225,8 @@ def permuted_eigenvalues(
     """Largest eigenvalues of both shrunk covariances against each other, for every labeling.
 
     Args:
-        scores: `(items, r)`, the items' scores on principal components about their grand mean.
+        scores: `(items, r)`, the items' scores on principal components about their grand mean;
+            `label_free_scores` are, because items centered by condition have the grand mean 0.
         in_a: `(labelings, items)`, whether the item counts as one of condition A.
         shrinkage: Of both covariances, at least 0 and less than 1.
 

@@ -106,7 +106,7 @@ def draw_shuffled(
     Raises:
         InputError: If the shuffled labeling leaves a covariance that cannot be inverted.
     """
-    shuffled_a, shuffled_b, order = permuted_labels(*both, seed=seed)
+    shuffled_a, shuffled_b, order = permuted_labels(*both, pairs=result.pairs, seed=seed)
     other = decompose(shuffled_a, shuffled_b, result.variance, result.shrinkage)
     count = len(order)
     place = np.argsort(order)  # back to the items' own order

@@ -41,18 +41,22 @@ _CAPTIONS = {
     ),
     "patterns": "What each unit has to do with the leading directions.",
     "null": (
-        "The largest eigenvalue beside those of shuffled labels: how often chance finds as much."
+        "The largest eigenvalue beside those of exchanged labels, within pairs where the items "
+        "are matched: how often chance finds as much. The held-out ratio is the geometric mean "
+        "over halves of the items."
     ),
     "data": "The activations of both conditions, items by units, as they were analyzed.",
     "covariances": "The covariances of both conditions, which the directions compare.",
     "shuffled": (
-        "The same analysis with the items' labels shuffled once: what a spectrum and scores "
-        "look like where there is no difference to be found."
+        "The same analysis with the items' labels exchanged once, within pairs where the items "
+        "are matched, after each condition was centered on its mean: what a spectrum and scores "
+        "look like where there is no difference in variance to be found."
     ),
     "series": "The leading directions' scores token by token along the texts of both conditions.",
     "sites": (
         "The largest eigenvalue of both directions at each site, and, where it was computed, the "
-        "variance ratio in held-out halves: near 1, the direction does not hold for other items."
+        "variance ratio in held-out halves (geometric mean and central 95 %): near 1, the "
+        "direction does not hold for other items."
     ),
 }
 

@@ -6,8 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy import stats
 
 from palinka.analyses.category_score import category_score
+from palinka.analyses.rank_auc import rank_auc
 from palinka.errors import InputError
 
 
@@ -60,66 +62,242 @@ def some_latents(seed=0, tokens=40, latents=15, dtype=np.float64):
     return np.where(random.random((tokens, latents)) < 0.4, dense, 0.0).astype(dtype)
 
 
-def some_targets(tokens=40, n=8):
-    return np.arange(tokens) % (tokens // n) == 0
+def some_targets(tokens=40, n=8, seed=0):
+    targets = np.zeros(tokens, dtype=bool)
+    targets[np.random.default_rng(seed).choice(tokens, n, replace=False)] = True
+    return targets
+
+
+def plain_p_values(values, null):
+    return [(1 + (null.max(axis=1) >= value - 1e-12).sum()) / (1 + len(null)) for value in values]
+
+
+WORDS = np.arange(40) % 20
+EXCHANGES = {
+    "one document": ({}, 60),
+    "documents": ({"documents": np.repeat([7, 3, 5], [20, 5, 15])}, 60),
+    "words": ({"words": WORDS}, 60),
+}
 
 
 @pytest.mark.parametrize("working_size", [1, 50, 500, 1 << 22])
-def test_p_values_equal_shuffling_one_by_one(working_size, monkeypatch):
+@pytest.mark.parametrize("exchange", EXCHANGES)
+def test_p_values_equal_exchanging_labels_one_by_one(exchange, working_size, monkeypatch):
     module = sys.modules["palinka.analyses.category_score"]
     monkeypatch.setattr(module, "WORKING_SIZE", working_size)
-    latents, targets = some_latents(), some_targets()
-    result = category_score(latents, targets, permutations=60, seed=4)
-    random = np.random.default_rng(4)
-    shuffled = random.permuted(np.tile(targets, (60, 1)), axis=1)
-    null = np.array([plain_scores(latents, mask).max() for mask in shuffled])
-    expected = [(1 + (null >= score).sum()) / 61 for score in plain_scores(latents, targets)]
+    latents, targets = some_latents(), np.isin(WORDS, some_targets(20, 8).nonzero()[0])
+    given, permutations = EXCHANGES[exchange]
+    result = category_score(latents, targets, permutations=permutations, seed=4, **given)
+    exchanged = exchange_labels(targets, permutations, seed=4, **given)
+    scores = np.array([plain_scores(latents, mask) for mask in exchanged])
+    aucs = np.array([rank_auc(latents, mask) for mask in exchanged])
+    expected = plain_p_values(plain_scores(latents, targets), scores)
     np.testing.assert_allclose(result.p_value, expected, rtol=1e-12)
-    assert result.auc is not None
+    expected = plain_p_values(rank_auc(latents, targets), aucs)
+    np.testing.assert_allclose(result.auc_p_value, expected, rtol=1e-12)
 
 
-def test_shuffles_that_change_nothing_count_as_equally_good():
-    # Two tokens: half of all shuffles are the labels themselves, whatever the order of sums.
+def exchange_labels(targets, permutations, seed=0, words=None, documents=None):
+    module = sys.modules["palinka.analyses.category_score"]
+    numbers = [None if x is None else np.unique(x, return_inverse=True)[1]
+               for x in (words, documents)]  # fmt: skip
+    return module._exchange_labels(targets, *numbers, permutations, seed)[0]
+
+
+def test_one_document_is_shifted_by_every_distance_once():
+    targets = some_targets()
+    every = [np.roll(targets, distance) for distance in range(1, 40)]
+    np.testing.assert_array_equal(exchange_labels(targets, 39), every)
+    # Fewer are drawn with equal probabilities, the identity among them.
+    some = exchange_labels(np.arange(40) == 0, 38).argmax(axis=1)
+    assert len(some) == 38
+    many = [exchange_labels(np.arange(40) == 0, 38, seed).argmax(axis=1) for seed in range(300)]
+    assert stats.chisquare(np.bincount(np.concatenate(many), minlength=40)).pvalue > 1e-3
+
+
+def test_documents_are_shifted_apart_from_each_other():
+    lengths = [20, 1, 7]
+    targets = np.zeros(28, dtype=bool)
+    targets[[4, 5, 9, 21]] = True
+    shifted = exchange_labels(targets, 4000, documents=np.repeat([3, 9, 1], lengths))
+    assert not shifted[:, 20].any()
+    first, third = shifted[:, :20], shifted[:, 21:]
+    rolls = {tuple(np.roll(targets[:20], distance)): distance for distance in range(20)}
+    joint = np.zeros((20, 7), dtype=int)
+    np.add.at(joint, ([rolls[tuple(row)] for row in first], third.argmax(axis=1)), 1)
+    assert third.sum() == len(shifted)
+    assert stats.chisquare(joint.ravel()).pvalue > 1e-3
+
+
+def test_all_occurrences_of_a_word_keep_one_label():
+    targets = np.isin(WORDS, some_targets(20, 8).nonzero()[0])
+    exchanged = exchange_labels(targets, 2000, words=WORDS)
+    np.testing.assert_array_equal(exchanged[:, :20], exchanged[:, 20:])
+    assert (exchanged[:, :20].sum(axis=1) == 8).all()
+    assert abs(exchanged.mean(axis=0) - 8 / 20).max() < 4 * np.sqrt(0.24 / 2000)
+
+
+@pytest.mark.parametrize(
+    ("words", "category", "whole_words"),
+    [
+        (WORDS, some_targets(20, 8).nonzero()[0], True),
+        (WORDS, some_targets(20, 12).nonzero()[0], True),
+        (WORDS, some_targets(20, 7).nonzero()[0], False),
+        (WORDS, some_targets(20, 13).nonzero()[0], False),
+        (np.arange(40), np.arange(9), False),  # in one run
+    ],
+)
+def test_the_note_has_what_was_exchanged(words, category, whole_words):
+    result = category_score(
+        some_latents(), np.isin(words, category), permutations=20, words=words
+    )  # fmt: skip
+    (note,) = result.notes
+    shift, exchange = "shift the labels circularly", f"whole words, {len(category)} of the category"
+    assert (exchange if whole_words else shift) in note
+
+
+def test_a_word_inside_and_outside_of_the_category_is_not_exchanged():
+    targets = np.isin(WORDS, some_targets(20, 10).nonzero()[0])
+    targets[targets.nonzero()[0][0]] = False
+    result = category_score(some_latents(), targets, permutations=20, words=WORDS)
+    assert "shift the labels circularly" in result.notes[0]
+
+
+def test_exchanges_that_change_nothing_count_as_equally_good():
     latents = np.array([[0.3, 0.1], [0.1, 0.3]])
     result = category_score(latents, [True, False], permutations=500)
     assert result.p_value[0] == 1.0
-    # A latent that is 0 has a score of 0, which every shuffle reaches.
-    assert category_score(np.zeros((4, 2)), [1, 0, 0, 0], permutations=9).p_value.tolist() == [1, 1]
+    # A latent that is 0 has a score of 0, which every exchange reaches.
+    zeros = category_score(np.zeros((4, 2)), [1, 0, 0, 0], permutations=9)
+    assert zeros.p_value.tolist() == zeros.auc_p_value.tolist() == [1, 1]
 
 
-def test_seeds_determine_the_shuffles():
+def test_seeds_determine_the_exchanges():
     latents, targets = some_latents(), some_targets()
     first, second, other = (
-        category_score(latents, targets, permutations=50, seed=seed).p_value for seed in (1, 1, 2)
+        category_score(latents, targets, permutations=30, seed=seed).p_value for seed in (1, 1, 2)
     )
     assert (first == second).all()
     assert (first != other).any()
 
 
-def p_values(draws, seed, effect=1.0):
-    """The p-value of the latent with the highest score, which is that of the whole family."""
-    random = np.random.default_rng(seed)
-    targets = some_targets(60, 12)
-    found = np.empty(draws)
+def correlated(random, tokens, latents, rho):
+    """Sparse latents of autoregressive logarithms: neighbors are alike."""
+    series = random.normal(size=(tokens, latents))
+    for token in range(1, tokens):
+        series[token] = rho * series[token - 1] + np.sqrt(1 - rho**2) * series[token]
+    return np.maximum(np.exp(series) - 0.7, 0)
+
+
+def in_one_run(random):
+    """The run may reach around the end of the text, as shifted ones do: the null is exact."""
+    targets = np.roll(np.arange(200) < 20, random.integers(200))
+    return correlated(random, 200, 24, 0.9), targets, {}
+
+
+def in_one_run_inside(random):
+    targets = np.roll(np.arange(200) < 20, random.integers(181))
+    return correlated(random, 200, 24, 0.9), targets, {}
+
+
+def words_in_one_run(random):
+    latents, targets, _ = in_one_run(random)
+    return latents, targets, {"words": np.arange(200)}
+
+
+def scattered_words(random):
+    return correlated(random, 200, 24, 0.9), some_targets(200, 20, random), {
+        "words": np.arange(200)
+    }  # fmt: skip
+
+
+def recurring_words(random):
+    """Latents follow the word, and frequent words are many tokens."""
+    shares = 1 / np.arange(1, 61)
+    words = np.unique(random.choice(60, 300, p=shares / shares.sum()), return_inverse=True)[1]
+    of_word = random.normal(size=(60, 24))[words]
+    latents = np.maximum(of_word + 0.2 * random.normal(size=of_word.shape) - 0.3, 0)
+    category = random.choice(words.max() + 1, 10, replace=False)
+    return latents, np.isin(words, category), {"words": words}
+
+
+def runs_in_documents(random):
+    latents = [correlated(random, 40, 24, 0.8) + random.exponential(size=24) for _ in range(12)]
+    targets = [np.roll(np.arange(40) < 6, random.integers(40)) for _ in range(12)]
+    return np.concatenate(latents), np.concatenate(targets), {
+        "documents": np.repeat(np.arange(12), 40)
+    }  # fmt: skip
+
+
+def independent_tokens(random):
+    return correlated(random, 200, 24, 0.0), some_targets(200, 20, random), {}
+
+
+NULL_DESIGNS = [
+    in_one_run, words_in_one_run, scattered_words, recurring_words, runs_in_documents,
+    independent_tokens,
+]  # fmt: skip
+
+
+def smallest_p_values(design, draws, seed):
+    """The p-values of the first latents under score and AUC, `(2, draws)`; 200 values each."""
+    found = np.empty((2, draws))
     for draw in range(draws):
-        latents = some_latents(random.integers(1 << 31), 60, 12)
-        latents[targets, 3] = effect * latents[targets, 3]
-        result = category_score(latents, targets, permutations=99, seed=draw)
-        found[draw] = result.p_value.min() if effect == 1.0 else result.p_value[3]
+        latents, targets, given = design(np.random.default_rng([seed, draw]))
+        result = category_score(latents, targets, permutations=199, seed=draw, **given)
+        found[:, draw] = result.best_p_value, result.best_auc_p_value
     return found
 
 
-def test_p_is_uniform_under_the_null(assert_uniform):
-    assert_uniform(p_values(500, seed=1), steps=100)
+@pytest.mark.parametrize("design", [in_one_run, recurring_words])
+def test_p_is_uniform_under_the_null(design, assert_uniform):
+    for p in smallest_p_values(design, 300, seed=1):
+        assert_uniform(p, steps=200)
 
 
 @pytest.mark.slow
-def test_p_is_uniform_under_the_null_over_many_draws(assert_uniform):
-    assert_uniform(p_values(2000, seed=2), steps=100)
+@pytest.mark.parametrize("design", NULL_DESIGNS)
+def test_p_is_uniform_under_the_null_over_many_draws(design, assert_uniform):
+    for p in smallest_p_values(design, 2000, seed=2):
+        assert_uniform(p, steps=200)
 
 
-def test_a_preference_is_found():
-    assert (p_values(60, seed=3, effect=12.0) <= 0.05).mean() > 0.9
+@pytest.mark.slow
+def test_the_level_holds_where_the_run_stays_inside_the_text():
+    rates = (smallest_p_values(in_one_run_inside, 2000, seed=5) <= 0.05).mean(axis=1)
+    assert ((rates > 0.03) & (rates < 0.07)).all()
+
+
+@pytest.mark.parametrize("design", [in_one_run, recurring_words])
+def test_a_preference_is_found(design):
+    found = []
+    for draw in range(40):
+        latents, targets, given = design(np.random.default_rng([3, draw]))
+        noise = np.random.default_rng(draw).exponential(size=len(targets))
+        latents[:, 3] = 12.0 * targets + noise
+        result = category_score(latents, targets, permutations=199, **given)
+        found.append((result.p_value[3], result.auc_p_value[3]))
+    assert (np.array(found) <= 0.05).mean(axis=0).min() > 0.9
+
+
+def test_either_ranking_has_a_best_latent_of_its_own():
+    targets = some_targets()
+    latents = some_latents()
+    latents[:, 6] = targets  # never outside: score 0
+    latents[:, 2] = np.where(targets, 0.0, 0.1)
+    latents[targets.nonzero()[0][0], 2] = 50.0
+    result = category_score(latents, targets, permutations=39)
+    scalars = result.scalars()
+    assert (scalars["best"], scalars["best_auc_latent"], scalars["best_auc"]) == (2, 6, 1.0)
+    assert scalars["best_score"] == pytest.approx(500.0)
+    assert scalars["best_p_value"] == result.p_value[2]
+    assert scalars["best_auc_p_value"] == result.auc_p_value[6] == 1 / 40
+    assert result.auc[2] < 0.5
+    assert result.auc_p_value[2] > 0.5
+    tables = result.tables()
+    assert tables["best_latents"]["latent"][0] == 2
+    assert tables["best_latents_by_auc"]["latent"][0] == 6
+    assert (np.diff(tables["best_latents_by_auc"]["auc"]) <= 0).all()
 
 
 def test_takes_torch_and_gives_scalars_and_a_table():
@@ -128,7 +306,9 @@ def test_takes_torch_and_gives_scalars_and_a_table():
     result = category_score(latents, targets, detector=True)
     assert result.score.tolist() == [2.0, 1.0]
     assert result.auc.tolist() == [1.0, 0.75]
-    assert result.scalars() == {"best": 0, "best_score": 2.0, "best_auc": 1.0}
+    assert result.scalars() == {
+        "best": 0, "best_score": 2.0, "best_auc_latent": 0, "best_auc": 1.0,
+    }  # fmt: skip
     table = result.tables()["best_latents"]
     assert list(table["latent"]) == [0, 1]
     assert list(table["rank"]) == [1, 2]
@@ -151,6 +331,12 @@ def test_takes_torch_and_gives_scalars_and_a_table():
 def test_bad_input(latents, targets, message):
     with pytest.raises(InputError, match=message):
         category_score(latents, targets)
+
+
+@pytest.mark.parametrize("name", ["words", "documents"])
+def test_refuses_words_and_documents_that_do_not_fit(name):
+    with pytest.raises(InputError, match=rf"{name} have the shape \(3,\) and there are 4 tokens"):
+        category_score(np.ones((4, 2)), [1, 0, 0, 0], permutations=9, **{name: [1, 2, 3]})
 
 
 def test_refuses_a_negative_number_of_permutations():

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import rankdata
 
-from palinka.analyses.rank_auc import rank_auc
+from palinka.analyses.rank_auc import MAX_FLOAT32_ROWS, auc_of_ranks, column_ranks, rank_auc
 
 
 def plain(values, targets):
@@ -40,3 +41,16 @@ def test_agrees_with_scikit_learn():
     targets = random.random(80) < 0.3
     expected = [metrics.roc_auc_score(targets, column) for column in values.T]
     np.testing.assert_allclose(rank_auc(values, targets), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("rows", [50, MAX_FLOAT32_ROWS, MAX_FLOAT32_ROWS + 1])
+def test_many_labellings_are_exact_in_the_dtype_of_the_ranks(rows):
+    random = np.random.default_rng(1)
+    values = random.integers(0, rows // 2, size=(rows, 3)).astype(float)
+    targets = random.random((4, rows)) < np.array([[0.1], [0.3], [0.5], [0.9]])
+    found = auc_of_ranks(column_ranks(values), targets)
+    ranks = rankdata(values, axis=0)
+    for mask, of_mask in zip(targets, found, strict=True):
+        n = mask.sum()
+        wins = ranks[mask].sum(axis=0) - n * (n + 1) / 2
+        np.testing.assert_array_equal(of_mask, wins / (n * (rows - n)))

@@ -115,6 +115,27 @@ def test_each_category_of_a_passage_goes_to_targets_and_heatmaps_are_drawn(
     assert "Budapest" in page
 
 
+def test_the_words_of_a_passage_are_exchanged(
+    mini: ActivationReader, stimuli: Callable[..., str]
+) -> None:
+    things = ["horse", "dog", "river", "bird", "bread", "salt", "sugar", "soup", "table", "house"]
+    text = (
+        "A horse met the dog by a river where one bird saw bread, salt and sugar, with "
+        "the soup on a table near that old house of his."
+    )
+    path = stimuli(kind="passage", text=text, categories={"things": things})
+    wanted = entry("category_score", path, options={"permutations": 60})
+    findings = run_analysis(wanted, mini)
+    prepared = load_stimuli(path).prepare(mini.model.tokenizer)
+    (acts,) = mini.every_token(prepared.tokens, SITE)
+    expected = analyses.category_score(
+        acts, np.asarray(prepared.targets["things"]), permutations=60, words=prepared.tokens[0]
+    )
+    assert "whole words, 10 of the category" in expected.notes[-1]
+    assert findings.results["things"].notes == expected.notes
+    np.testing.assert_array_equal(findings.arrays()["things/auc_p_value"], expected.auc_p_value)
+
+
 def test_both_directions_are_followed_through_every_text(
     mini: ActivationReader, stimuli: Callable[..., str]
 ) -> None:

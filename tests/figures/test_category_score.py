@@ -6,7 +6,7 @@ import pytest
 from palinka import figures
 from palinka.analyses import category_score
 
-TARGETS = np.arange(40) % 5 == 0
+TARGETS = np.isin(np.arange(40), [2, 3, 7, 15, 20, 22, 31, 38])
 
 
 def some_latents(latents=60, effect=30.0):
@@ -38,11 +38,27 @@ def test_scores_of_zero_stand_apart_and_the_best_is_named():
     result = category_score(some_latents(), TARGETS, permutations=50)
     axes = figures.category_score(result)["score"].axes[0]
     np.testing.assert_array_equal(axes.lines[0].get_ydata(), result.score[result.score > 0])
-    assert axes.get_title(loc="left").startswith("latent 0 scores")
+    first, second = axes.get_title(loc="left").split("\n")
+    assert first == f"latent 0 scores {result.best_score:.3g}, p = 0.025"
+    assert second.startswith(f"latent {result.best_auc_latent} has AUC")
     assert "p ≤ 0.05" in axes.get_legend_handles_labels()[1]
     nothing = category_score(np.zeros((40, 3)), TARGETS, permutations=5)
     for figure in figures.category_score(nothing).values():
         drawn(figure)
+
+
+def test_the_best_detector_is_ringed_and_the_exchange_is_stated():
+    values = some_latents()
+    values[TARGETS.nonzero()[0][0], 0] = 0.0
+    values[:, 9] = TARGETS  # score 0
+    result = category_score(values, TARGETS, permutations=50)
+    figure = drawn(figures.category_score(result)["auc"])
+    (axes,) = figure.axes
+    rings = [line.get_ydata()[0] for line in axes.lines if line.get_markersize() == 8]
+    assert rings == [result.auc[0], result.auc[9]] == [result.auc[0], 1.0]
+    assert axes.get_title(loc="left").endswith("latent 9 has AUC 1, p = 0.025")
+    assert "score 0" in axes.get_legend_handles_labels()[1]
+    assert figure.get_suptitle().replace("\n", " ") == result.notes[0]
 
 
 def test_signed_units_are_remarked_upon():

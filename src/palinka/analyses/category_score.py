@@ -1,4 +1,4 @@
-"""Which latents prefer the tokens of a category."""
+"""Latents that prefer the tokens of a category."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -9,31 +9,44 @@ from numpy.typing import ArrayLike, NDArray
 from palinka.analyses.blocks import blocks
 from palinka.analyses.compiled import compiled
 from palinka.analyses.permutation_p_values import permutation_p_values
-from palinka.analyses.rank_auc import rank_auc
+from palinka.analyses.rank_auc import auc_of_ranks, column_ranks
 from palinka.analyses.result import Result, Table, as_matrix
 from palinka.errors import InputError
 from palinka.progress import progress
 
-# How many numbers a working array may hold, whatever the number of tokens and latents.
+# Largest number of elements of a working array, for any number of tokens and latents.
 WORKING_SIZE = 1 << 22
+# Whole words are exchanged where there are this many in the category, and outside it.
+MIN_WORDS = 8
+# A category is clumped if none of this many exchanges of its words is (p = 0.005).
+CLUMPING_EXCHANGES = 199
 
 
 @dataclass(frozen=True)
 class CategoryScore(Result):
-    """How much each latent prefers the target tokens; arrays are `(latents,)`.
+    """Preference of each latent for the target tokens; arrays are `(latents,)`.
 
     Attributes:
         score: The mean of the non-zero activations at target tokens over that at the others.
-        auc: The rank AUC as a detector of the targets, or `None` where it was not asked for.
-        p_value: How probable it is that shuffled labels give any latent such a score, or
-            `None` where no permutations were asked for.
+        auc: The rank AUC as a detector of the targets, or `None` where it was not computed.
+        p_value: Probability that any latent has such a score under exchanged labels, or `None`
+            without permutations.
+        auc_p_value: The same of the AUC.
     """
 
     score: NDArray[np.float64]
     auc: NDArray[np.float64] | None = None
     p_value: NDArray[np.float64] | None = None
+    auc_p_value: NDArray[np.float64] | None = None
 
-    headline: ClassVar[tuple[str, ...]] = ("best", "best_score", "best_auc", "best_p_value")
+    headline: ClassVar[tuple[str, ...]] = (
+        "best",
+        "best_score",
+        "best_p_value",
+        "best_auc_latent",
+        "best_auc",
+        "best_auc_p_value",
+    )
 
     @property
     def best(self) -> int:
@@ -46,20 +59,35 @@ class CategoryScore(Result):
         return float(self.score[self.best])
 
     @property
-    def best_auc(self) -> float | None:
-        """The AUC of the latent with the highest score."""
-        return None if self.auc is None else float(self.auc[self.best])
-
-    @property
     def best_p_value(self) -> float | None:
-        """The p-value of the latent with the highest score."""
+        """The p-value of the highest score."""
         return None if self.p_value is None else float(self.p_value[self.best])
 
+    @property
+    def best_auc_latent(self) -> int | None:
+        """The latent with the highest AUC."""
+        return None if self.auc is None else int(self.auc.argmax())
+
+    @property
+    def best_auc(self) -> float | None:
+        """The highest AUC."""
+        return None if self.auc is None else float(self.auc.max())
+
+    @property
+    def best_auc_p_value(self) -> float | None:
+        """The p-value of the highest AUC."""
+        return None if self.auc_p_value is None else float(self.auc_p_value[self.best_auc_latent])
+
     def tables(self) -> dict[str, Table]:
-        """The 100 latents with the highest scores, best first."""
-        order = np.argsort(-self.score, kind="stable")[:100]
-        columns = {name: values[order] for name, values in self.arrays().items()}
-        return {"best_latents": {"rank": np.arange(1, len(order) + 1), "latent": order, **columns}}
+        """The 100 latents with the highest scores and those with the highest AUC, best first."""
+        tables: dict[str, Table] = {}
+        for name, ranking in (("best_latents", self.score), ("best_latents_by_auc", self.auc)):
+            if ranking is not None:
+                order = np.argsort(-ranking, kind="stable")[:100]
+                columns = {array: values[order] for array, values in self.arrays().items()}
+                ranks = np.arange(1, len(order) + 1)
+                tables[name] = {"rank": ranks, "latent": order, **columns}
+        return tables
 
 
 def category_score(
@@ -68,31 +96,46 @@ def category_score(
     detector: bool = False,
     permutations: int = 0,
     seed: int = 0,
+    words: ArrayLike | None = None,
+    documents: ArrayLike | None = None,
 ) -> CategoryScore:
     """Score how much each latent prefers the target tokens to all others.
 
     The score is the mean of a latent's non-zero activations at the targets divided by that at
     the other tokens, and 0 where either group's sum is not positive. A latent that never fires
-    outside the category therefore scores 0: look at its AUC.
+    outside the category therefore scores 0, and has a high AUC: both rankings have a best latent
+    and p-values of their own.
 
-    The p-values correct for the number of latents: the labels are shuffled over tokens, each
-    shuffle gives the largest score of any latent, and a latent's p-value is
-    `(1 + shuffles with a largest score at least as high) / (permutations + 1)`. Latents that
-    fire rarely make the largest shuffled score high, so the test is cautious.
+    The p-values are one-sided and correct for the number of latents: the labels are exchanged,
+    each exchange gives the largest score and the largest AUC of any latent, and a latent's p-value
+    is `(1 + exchanges with a largest value at least as high) / (exchanges + 1)`. Latents that
+    fire rarely make the largest score high, so its test is cautious.
+
+    Tokens of a text are not exchangeable, since neighbors and repeated words have similar
+    activations. With `words`, the labels of whole words are exchanged, all occurrences of a word
+    keeping one label, as if any word of the text, frequent or rare, could belong to the
+    category. That takes 8 words in the category and 8 outside, none of which is in both, and
+    that the category's tokens are not clumped (no exchange of words has such uneven gaps between
+    targets), since an exchange would scatter them. Otherwise the labels are shifted circularly
+    within each document by uniformly random distances (or, in one document, by every distance
+    where `permutations` allows), which keeps the layout of the targets; the assumption is that
+    activations are stationary within a document. `notes` has which of the two was done.
 
     Args:
         latents: Activations, `(tokens, latents)`.
         targets: Which tokens belong to the category, `(tokens,)`, boolean.
         detector: Whether to compute the AUC; with permutations it always is.
-        permutations: How many shuffles; 0 for no p-values.
-        seed: Determines the shuffles.
+        permutations: Number of exchanges; 0 for no p-values.
+        seed: Determines the exchanges.
+        words: The word of each token, such as its token id, `(tokens,)`.
+        documents: The document of each token, `(tokens,)`; `None` where all are of one.
 
     Returns:
-        The score of every latent and, where asked for, its AUC and p-value.
+        The score of every latent and, if requested, its AUC and p-values.
 
     Raises:
-        InputError: If no token or every token is a target, if the mask does not fit the
-            latents, or if those hold NaN or infinities.
+        InputError: If no token or every token is a target, if the mask, `words` or `documents` do
+            not fit the latents, or if those hold NaN or infinities.
 
     Source:
         Westfall & Young (1993) for the maximum over latents; Phipson & Smyth (2010) for the
@@ -104,17 +147,26 @@ def category_score(
         raise InputError(f"permutations is {permutations}; expected 0 or more")
     sums, counts = _sums_and_counts(matrix, mask)
     score = _ratios(sums[0], counts[0], sums[1], counts[1])
-    auc = p_value = None
-    if detector or permutations:
-        auc = np.empty(len(score))
-        for columns in blocks(len(score), WORKING_SIZE // len(matrix)):
-            auc[columns] = rank_auc(matrix[:, columns], mask)
+    notes = []
+    if matrix.min() < 0:
+        notes.append(
+            "activations are signed: a ratio of means need not show a preference; see the AUC"
+        )
+    if not (detector or permutations):
+        return CategoryScore(score, notes=tuple(notes))
+    exchanged = np.empty((0, len(mask)), dtype=bool)
     if permutations:
-        null = _largest_shuffled_scores(matrix, mask, permutations, seed)
-        p_value = permutation_p_values(score, null)
-    signed = matrix.min() < 0
-    note = "activations are signed: a ratio of means need not show a preference; see the AUC"
-    return CategoryScore(score, auc, p_value, notes=(note,) if signed else ())
+        exchanged, note = _exchange_labels(
+            mask, _per_token(words, "words", mask), _per_token(documents, "documents", mask),
+            permutations, seed,
+        )  # fmt: skip
+        notes.append(note)
+    auc, largest_scores, largest_aucs = _auc_and_nulls(matrix, mask, exchanged)
+    p_value = auc_p_value = None
+    if permutations:
+        p_value = permutation_p_values(score, largest_scores)
+        auc_p_value = permutation_p_values(auc, largest_aucs)
+    return CategoryScore(score, auc, p_value, auc_p_value, notes=tuple(notes))
 
 
 def _target_mask(targets: ArrayLike, tokens: int) -> NDArray[np.bool_]:
@@ -150,32 +202,100 @@ def _sums_and_counts(
     return sums, counts
 
 
-def _largest_shuffled_scores(
-    matrix: NDArray[Any], mask: NDArray[np.bool_], permutations: int, seed: int
-) -> NDArray[np.float64]:
-    """The largest score over all latents for each shuffle of the labels."""
+def _per_token(
+    values: ArrayLike | None, name: str, mask: NDArray[np.bool_]
+) -> NDArray[np.intp] | None:
+    """Number the distinct values from 0, in the order of their sorting."""
+    if values is None:
+        return None
+    numbers = np.unique(np.asarray(values), return_inverse=True)[1]
+    if numbers.shape != mask.shape:
+        raise InputError(
+            f"{name} have the shape {numbers.shape} and there are {len(mask)} tokens; expected "
+            "one for each token"
+        )
+    return numbers
+
+
+def _exchange_labels(
+    mask: NDArray[np.bool_],
+    words: NDArray[np.intp] | None,
+    documents: NDArray[np.intp] | None,
+    permutations: int,
+    seed: int,
+) -> tuple[NDArray[np.bool_], str]:
+    """Exchanged labels, `(exchanges, tokens)`, and a note of what was exchanged."""
     rng = np.random.default_rng(seed)
+    if words is not None:
+        labels = np.zeros(words.max() + 1, dtype=bool)
+        labels[words[mask]] = True
+        inside, outside = int(labels.sum()), int((~labels).sum())
+        one_label_each = np.array_equal(labels[words], mask)
+        if one_label_each and min(inside, outside) >= MIN_WORDS:
+            unevenness = _unevenness(mask)
+            if any(
+                _unevenness(rng.permutation(labels)[words]) >= unevenness
+                for _ in range(CLUMPING_EXCHANGES)
+            ):
+                shuffled = rng.permuted(np.tile(labels, (permutations, 1)), axis=1)
+                return shuffled[:, words], (
+                    f"p-values exchange the labels of whole words, {inside} of the category and "
+                    f"{outside} others, as if frequent and rare words alike could belong to it"
+                )
+    if documents is None:
+        documents = np.zeros(len(mask), dtype=np.intp)
+    starts = np.flatnonzero(np.diff(documents, prepend=-1))
+    lengths = np.diff(starts, append=len(mask))
+    if len(starts) == 1 and len(mask) - 1 <= permutations:
+        shifts = np.arange(1, len(mask))[:, None]
+    else:
+        shifts = rng.integers(0, lengths, size=(permutations, len(lengths)))
+    start, length = np.repeat(starts, lengths), np.repeat(lengths, lengths)
+    place = np.arange(len(mask)) - start
+    shifted = np.empty((len(shifts), len(mask)), dtype=bool)
+    for row, shift in zip(shifted, shifts, strict=True):
+        row[:] = mask[start + (place - np.repeat(shift, lengths)) % length]
+    return shifted, (
+        "p-values shift the labels circularly within each document "
+        f"({len(shifted)} shifts), as if activations were stationary there"
+    )
+
+
+def _unevenness(mask: NDArray[np.bool_]) -> float:
+    """Mean square of the gaps between targets over their squared mean, up to a constant factor."""
+    positions = np.flatnonzero(mask)
+    gaps = np.diff(positions, append=positions[0] + len(mask))
+    return float(len(gaps) * (gaps.astype(np.float64) ** 2).sum())
+
+
+def _auc_and_nulls(
+    matrix: NDArray[Any], mask: NDArray[np.bool_], exchanged: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """The AUC of each latent; the largest score and AUC of any under each exchange of labels."""
     tokens, latents = matrix.shape
-    largest = np.zeros(permutations)
-    with progress("Shuffling labels", permutations, "shuffles") as bar:
-        for some in blocks(permutations, min(256, WORKING_SIZE // tokens)):
-            n_some = len(largest[some])
-            inside = rng.permuted(np.tile(mask, (n_some, 1)), axis=1)
-            outside = ~inside
-            for columns in blocks(latents, min(1024, WORKING_SIZE // tokens)):
-                block = matrix[:, columns].astype(np.float64)
-                # Counts below 2**24 are exact in float32, which multiplies twice as fast.
-                nonzero = (block != 0).astype(np.float32)
+    auc = np.empty(latents)
+    largest_scores, largest_aucs = np.zeros((2, len(exchanged)))
+    with progress("Exchanging labels", latents, "latents") as bar:
+        for columns in blocks(latents, min(1024, WORKING_SIZE // tokens)):
+            block = matrix[:, columns].astype(np.float64)
+            ranks = column_ranks(block)
+            auc[columns] = auc_of_ranks(ranks, mask[None])[0]
+            # Counts below 2**24 are exact in float32, which multiplies twice as fast.
+            nonzero = (block != 0).astype(np.float32)
+            for some in blocks(len(exchanged), min(256, WORKING_SIZE // tokens)):
+                inside = exchanged[some]
                 counts = inside.astype(np.float32) @ nonzero
                 scores = _ratios(
                     inside.astype(np.float64) @ block,
                     counts,
-                    outside.astype(np.float64) @ block,
+                    (~inside).astype(np.float64) @ block,
                     nonzero.sum(axis=0) - counts,
                 )
-                np.maximum(largest[some], scores.max(axis=1), out=largest[some])
-            bar.update(n_some)
-    return largest
+                aucs = auc_of_ranks(ranks, inside)
+                for largest, values in ((largest_scores, scores), (largest_aucs, aucs)):
+                    np.maximum(largest[some], values.max(axis=1), out=largest[some])
+            bar.update(block.shape[1])
+    return auc, largest_scores, largest_aucs
 
 
 def _ratios(

@@ -1,10 +1,13 @@
-"""How well a number tells two groups apart, by ranks alone."""
+"""ROC AUC from ranks."""
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
+
+# Sums of ranks of this many rows are exact in float32, whose products take half the time.
+MAX_FLOAT32_ROWS = 4095
 
 
 def rank_auc(values: NDArray[Any], targets: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -23,8 +26,29 @@ def rank_auc(values: NDArray[Any], targets: NDArray[np.bool_]) -> NDArray[np.flo
     Source:
         Hanley & McNeil (1982), by the statistic of Mann & Whitney (1947).
     """
-    n_targets = int(targets.sum())
-    n_others = len(targets) - n_targets
-    ranks = rankdata(values, axis=0)
-    wins = ranks[targets].sum(axis=0) - n_targets * (n_targets + 1) / 2.0
-    return np.asarray(wins / (n_targets * n_others), dtype=np.float64)
+    auc: NDArray[np.float64] = auc_of_ranks(column_ranks(values), targets[None])[0]
+    return auc
+
+
+def column_ranks(values: NDArray[Any]) -> NDArray[np.floating[Any]]:
+    """Ranks within each column, ties averaged, in a dtype in which their sums are exact."""
+    ranks: NDArray[np.floating[Any]] = rankdata(values, axis=0)
+    return ranks.astype(np.float32) if len(ranks) <= MAX_FLOAT32_ROWS else ranks
+
+
+def auc_of_ranks(
+    ranks: NDArray[np.floating[Any]], targets: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """The AUC of each column under each labelling.
+
+    Args:
+        ranks: From `column_ranks`, `(rows, columns)`.
+        targets: `(labellings, rows)`; in each some rows, but not all, are targets.
+
+    Returns:
+        `(labellings, columns)`.
+    """
+    n_targets = targets.sum(axis=1, keepdims=True)
+    sums = (targets.astype(ranks.dtype) @ ranks).astype(np.float64)
+    wins = sums - n_targets * (n_targets + 1) / 2.0
+    return np.asarray(wins / (n_targets * (targets.shape[1] - n_targets)))

@@ -53,6 +53,7 @@ _FIELDS = {
     "score": ("score", "mean activation at the category's tokens over that at the others", False),
     "auc": ("AUC", "how well it detects the category's tokens; 0.5 is chance", False),
     "p_value": ("p", "corrected for the number of latents", True),
+    "auc_p_value": ("p of AUC", "corrected for the number of latents", True),
     "p": ("p", "two-sided, each latent by itself", True),
     "t": ("t", "statistic of the difference of the two conditions", False),
     "effect_size": ("g", "Hedges' g of the difference of the two conditions", False),

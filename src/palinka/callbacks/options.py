@@ -9,7 +9,9 @@ from palinka.errors import InputError
 from palinka.plain_values import misfit
 
 # What the runner fills in; every other parameter of an analysis is an option.
-DATA_PARAMETERS = frozenset({"a", "b", "x", "y", "groups", "latents", "targets"})
+DATA_PARAMETERS = frozenset(
+    {"a", "b", "x", "y", "groups", "latents", "targets", "words", "documents"}
+)
 
 
 def check_options(name: str, function: Callable[..., Any], options: Mapping[str, Any]) -> None:

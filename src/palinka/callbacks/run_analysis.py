@@ -3,7 +3,8 @@
 What an analysis function takes is found by the names of its parameters, so that a new one
 needs to be listed nowhere: `a` and `b` are the vectors of the items of the first and of the
 second condition, `x` and `y` those of all items at the first and second site, `groups` the
-condition of each item, `latents` all tokens of a passage, and `targets` the mask of a category.
+condition of each item, `latents` all tokens of a passage, `words` and `documents` their token ids
+and texts, and `targets` the mask of a category.
 `pairs` is true for stimuli of matched pairs; an entry's options may set it to false.
 """
 
@@ -141,6 +142,12 @@ def _of_passage(
         raise InputError(
             "this analysis goes over all tokens of a text; give stimuli of kind passage"
         )
+    lengths = [len(text) for text in prepared.tokens]
+    of_tokens = {
+        "words": np.concatenate(prepared.tokens),
+        "documents": np.repeat(np.arange(len(lengths)), lengths),
+    }
+    of_tokens = {name: values for name, values in of_tokens.items() if name in wanted}
     for site in sites:
         latents = np.concatenate(reader.every_token(prepared.tokens, site))
         context = {"tokens": [token for text in prepared.display for token in text]}
@@ -149,7 +156,7 @@ def _of_passage(
             yield Call(site if len(sites) > 1 else "", site, {"latents": latents}, context)
             continue
         for category, mask in prepared.targets.items():
-            data = {"latents": latents, "targets": np.asarray(mask)}
+            data = {"latents": latents, "targets": np.asarray(mask), **of_tokens}
             yield Call(f"{prefix}{category}", site, data, context)
 
 

@@ -1,5 +1,6 @@
-"""Pictures of which latents prefer a category."""
+"""Figures of the category score."""
 
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -19,14 +20,18 @@ _CAPTIONS = {
     ),
     "auc": (
         "The score against the area under the ROC curve. A high score with an AUC near 0.5 comes "
-        "from few tokens; a latent that tells the target tokens apart is high in both."
+        "from few tokens; a latent that tells the target tokens apart is high in both. Rings mark "
+        "the first latent of either ranking; latents of score 0 stand at the left edge. Where some "
+        "have a permutation p-value of 0.05 or less, dashed lines show from where on."
     ),
 }
 
 ALPHA = 0.05
 SCORE = "score (target mean / other mean)"
-# Around the latent with the highest score.
+# Around the first latent of a ranking.
 RING: dict[str, Any] = {"marker": "o", "ms": 8, "mfc": "none", "mec": HUES[1], "ls": ""}
+# Latents of score 0 have no place on a logarithmic axis: share of the axis from its left edge.
+LEFT_EDGE = 0.02
 
 
 def category_score(
@@ -47,9 +52,11 @@ def category_score(
         if result.auc is not None:
             figures["auc"] = _score_against_auc(result, result.auc, units)
         for figure in figures.values():
-            # Above all, that a ratio of means says little where activations have two signs.
+            # The assumptions of the p-values, and that a ratio of signed activations says little.
             if result.notes:
-                figure.suptitle("; ".join(result.notes), fontsize="small", style="italic")
+                width = int(15 * figure.get_figwidth())
+                notes = "\n".join(fill(note, width) for note in result.notes)
+                figure.suptitle(notes, fontsize="small", style="italic")
     return captioned(figures, _CAPTIONS)
 
 
@@ -62,7 +69,7 @@ def _scores(result: CategoryScore, units: str) -> Figure:
         by_number.plot(result.best, result.best_score, **RING)
     for axes in (by_number, by_rank):
         axes.axhline(1.0, color=MUTED, lw=0.8, zorder=0)
-    threshold = _significant_score(result)
+    threshold = _lowest_significant(result.score, result.p_value)
     if threshold is not None:
         by_number.axhline(threshold, color=HUES[1], lw=0.9, ls="--", label=f"p ≤ {ALPHA}")
     by_number.set(
@@ -83,11 +90,27 @@ def _score_against_auc(result: CategoryScore, auc: NDArray[np.float64], units: s
     positive = result.score > 0
     if positive.any():
         draw_points(axes, result.score[positive], auc[positive], log_x=True)
-        axes.plot(result.best_score, result.best_auc, **RING)
+    at_edge = axes.get_yaxis_transform()
+    if not positive.all():
+        axes.plot(
+            np.full((~positive).sum(), LEFT_EDGE), auc[~positive], "_", ms=7, mew=0.6, alpha=0.6,
+            color=MUTED, transform=at_edge, rasterized=True, label="score 0",
+        )  # fmt: skip
+    for best in (result.best, int(auc.argmax())):
+        if positive[best]:
+            axes.plot(result.score[best], auc[best], **RING)
+        else:
+            axes.plot(LEFT_EDGE, auc[best], transform=at_edge, **RING)
     axes.axhline(0.5, color=MUTED, lw=0.8, zorder=0)
-    threshold = _significant_score(result)
-    if threshold is not None:
-        axes.axvline(threshold, color=HUES[1], lw=0.9, ls="--", label=f"p ≤ {ALPHA}")
+    line = {"color": HUES[1], "lw": 0.9, "ls": "--"}
+    lowest_score = _lowest_significant(result.score, result.p_value)
+    if lowest_score is not None:
+        axes.axvline(lowest_score, label=f"p ≤ {ALPHA}", **line)
+    lowest_auc = _lowest_significant(auc, result.auc_p_value)
+    if lowest_auc is not None:
+        label = f"p ≤ {ALPHA}" if lowest_score is None else None
+        axes.axhline(lowest_auc, label=label, **line)
+    if axes.get_legend_handles_labels()[0]:
         legend_above(axes)
     axes.set(
         xlabel=SCORE,
@@ -97,17 +120,22 @@ def _score_against_auc(result: CategoryScore, auc: NDArray[np.float64], units: s
     return figure
 
 
-def _significant_score(result: CategoryScore) -> float | None:
-    """The lowest score with a p-value of 0.05 or less over all latents together."""
-    if result.p_value is None or not (result.p_value <= ALPHA).any():
+def _lowest_significant(
+    values: NDArray[np.float64], p_value: NDArray[np.float64] | None
+) -> float | None:
+    """The lowest value with a p-value of 0.05 or less over all latents together."""
+    if p_value is None or not (p_value <= ALPHA).any():
         return None
-    return float(result.score[result.p_value <= ALPHA].min())
+    return float(values[p_value <= ALPHA].min())
 
 
 def _headline(result: CategoryScore, units: str) -> str:
-    parts = [f"{units[:-1]} {result.best:,} scores {result.best_score:.3g}"]
-    if result.best_auc is not None:
-        parts.append(f"AUC {result.best_auc:.3g}")
+    """The first latent of either ranking, a line each."""
+    lines = [f"{units[:-1]} {result.best:,} scores {result.best_score:.3g}"]
     if result.best_p_value is not None:
-        parts.append(f"p = {result.best_p_value:.3g}")
-    return ", ".join(parts)
+        lines[0] += f", p = {result.best_p_value:.3g}"
+    if result.best_auc is not None:
+        lines.append(f"{units[:-1]} {result.best_auc_latent:,} has AUC {result.best_auc:.3g}")
+        if result.best_auc_p_value is not None:
+            lines[1] += f", p = {result.best_auc_p_value:.3g}"
+    return "\n".join(lines)

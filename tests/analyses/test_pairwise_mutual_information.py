@@ -1,3 +1,4 @@
+import re
 import tracemalloc
 import warnings
 
@@ -56,6 +57,8 @@ def plain_pair(x, y, bins, outlier_z):
 def agrees(x, bins=15, outlier_z=5.0):
     """Hold the matrices, and the counts behind them, to the plain transcription."""
     result = pairwise_mutual_information(x, bins, outlier_z)
+    if outlier_z is None:
+        outlier_z = 5.0 if (x == 0).mean() <= 0.1 else 0.0
     wide = x.astype(np.float32) if x.dtype == np.float16 else x
     rows = binned_rows(wide, outlying_units(wide, outlier_z), bins)
     for i in range(len(x)):
@@ -218,8 +221,59 @@ def test_items_without_variance_are_noted_and_share_nothing():
 
 def test_pairs_that_keep_too_little_are_noted():
     result = agrees(np.array([[0, 0, 0, 9.0], [0, 1, 2, 3], [1, 2, 1, 2]]), outlier_z=0.1)
-    assert result.notes == ("3 of 3 pairs keep fewer than two units: they have no information",)
+    assert result.notes == (
+        "3 of 3 pairs have an item that is constant over the units kept: they have no information",
+        "3 of 3 pairs drop more than 1 % of their units as outliers, up to 4 of 4; "
+        "outlier_z: 0 keeps all",
+    )
     assert np.isnan(result.correlation)
+
+
+def test_rare_activations_are_the_information_of_latents():
+    x = np.zeros((4, 2000))
+    x[:, :32] = 1
+    share = np.array([32, 1968]) / 2000
+    result = agrees(x, outlier_z=None)
+    bits = -(share * np.log2(share)).sum()
+    assert bits == pytest.approx(0.11835, abs=5e-6)
+    np.testing.assert_allclose(of_pairs(result.mutual_information), bits, rtol=1e-9)
+    np.testing.assert_allclose(of_pairs(result.covariance), 2000 / 1999 * share.prod(), rtol=1e-12)
+    assert result.notes == ()
+    # The rule for dense units drops every activation, and is applied on request alone.
+    dropped = agrees(x, outlier_z=5.0)
+    assert not dropped.mutual_information.any()
+    assert not dropped.covariance.any()
+    assert dropped.notes == (
+        "6 of 6 pairs have an item that is constant over the units kept: they have no information",
+        "6 of 6 pairs drop more than 1 % of their units as outliers, up to 32 of 2000; "
+        "outlier_z: 0 keeps all",
+    )
+
+
+@pytest.mark.parametrize(("zeros", "kept"), [(0.0, 999), (0.09, 999), (0.11, 1000), (0.9, 1000)])
+def test_dense_units_drop_outliers_by_default(zeros, kept):
+    x = np.random.default_rng(11).uniform(1, 2, size=(3, 1000))
+    x[np.arange(1000) < 1000 * zeros + np.zeros((3, 1))] = 0.0
+    x[:, -1] = 100.0
+    result = agrees(x, outlier_z=None)
+    assert (of_pairs(result.samples) == kept).all()
+    assert result.notes == ()
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    outliers=st.lists(st.integers(0, 30), min_size=3, max_size=3), seed=st.integers(0, 2**32 - 1)
+)
+def test_pairs_that_drop_more_than_one_per_cent_are_counted(outliers, seed):
+    x = np.random.default_rng(seed).uniform(1, 2, size=(3, 1000))
+    for row, count in zip(x, outliers, strict=True):
+        row[:count] = 1000.0 * np.sign(np.arange(count) % 2 - 0.5)
+    result = pairwise_mutual_information(x, outlier_z=5.0)
+    dropped = [max(outliers[i], outliers[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
+    many = sum(count > 10 for count in dropped)
+    expected = f"{many} of 3 pairs drop more than 1 % .* up to {max(dropped)} of 1000;"
+    assert len(result.notes) == (many > 0)
+    assert all(re.match(expected, note) for note in result.notes)
 
 
 def test_one_unit_is_no_error():

@@ -24,6 +24,11 @@ MOST_BINS = 1024
 ROWS_PER_TASK = 8
 # Relative differences up to this come from the order in which numbers were added.
 ROUNDING = 1e-12
+OUTLIER_Z = 5.0
+# Activations with a larger share of exact zeros are sparse. Dense units have hardly any.
+DENSE_ZEROS = 0.1
+# Pairs that drop a larger share of their units are noted.
+NOTED_SHARE = 0.01
 
 
 @dataclass(frozen=True)
@@ -95,19 +100,22 @@ def correlation_over_pairs(first: NDArray[np.float64], second: NDArray[np.float6
 
 
 def pairwise_mutual_information(
-    x: ArrayLike, bins: int = 15, outlier_z: float = 5.0
+    x: ArrayLike, bins: int = 15, outlier_z: float | None = None
 ) -> PairwiseMutualInformation:
     """Estimate the mutual information and the covariance of every pair of items.
 
     The samples of a pair are its units. A unit is left out of a pair where its z-score in either
     item exceeds `outlier_z`; bins are equally wide from the least to the largest value kept, and
     the counts are those of `numpy.histogram2d`, in the dtype of `x`. Pairs in which an item is
-    constant have no information and no covariance.
+    constant over the units kept have no information and no covariance. `notes` has the number of
+    pairs that drop more than 1 % of their units.
 
     Args:
         x: Activations, `(items, units)`, all of one condition and site.
         bins: Bins of either item, from 1 to 1,024.
-        outlier_z: The largest absolute z-score that is kept; 0 keeps every unit.
+        outlier_z: The largest absolute z-score that is kept; 0 keeps every unit. Defaults to 5 for
+            dense units, and to 0 where more than a tenth of `x` is exactly zero, as in latents:
+            their rare activations have large z-scores and carry the information.
 
     Returns:
         The matrices over pairs, and how the two measures correlate.
@@ -126,6 +134,9 @@ def pairwise_mutual_information(
         raise InputError(f"bins is {bins!r}; expected a whole number from 1 to {MOST_BINS}")
     if not 1 <= bins <= MOST_BINS:
         raise InputError(f"bins is {bins}; expected a whole number from 1 to {MOST_BINS}")
+    if outlier_z is None:
+        zeros = 1.0 - np.count_nonzero(values) / values.size
+        outlier_z = OUTLIER_Z if zeros <= DENSE_ZEROS else 0.0
     if not 0 <= outlier_z < np.inf:
         raise InputError(
             f"outlier_z is {outlier_z}; expected a z-score above 0, or 0 to keep every unit"
@@ -140,7 +151,7 @@ def pairwise_mutual_information(
         samples=samples,
         mutual_information_corrected=corrected,
         correlation=correlation_over_pairs(of_pairs(information), of_pairs(covariance)),
-        notes=_notes(values, samples),
+        notes=_notes(rows, samples),
     )
 
 
@@ -236,20 +247,27 @@ def _samples_and_covariance(rows: BinnedRows) -> tuple[NDArray[np.float64], NDAr
     return np.triu(samples, k=1), np.triu(covariance, k=1)
 
 
-def _notes(
-    values: NDArray[np.floating[Any]], samples_of_pairs: NDArray[np.float64]
-) -> tuple[str, ...]:
-    """What a reader should know about this data."""
+def _notes(rows: BinnedRows, samples: NDArray[np.float64]) -> tuple[str, ...]:
+    """Items and pairs without information, and pairs that drop many units."""
     notes = []
-    constant = int((np.ptp(values, axis=1) == 0).sum())
-    if constant:
+    varying = np.ptp(rows.values, axis=1) > 0
+    if not varying.all():
         notes.append(
-            f"{constant} of {len(values)} items have no variance: their pairs have no information"
+            f"{int((~varying).sum())} of {len(varying)} items have no variance: their pairs have "
+            "no information"
         )
-    samples = of_pairs(samples_of_pairs)
-    if (samples < 2).any():
+    uniform = of_pairs((rows.status_of_pairs() == CONSTANT) & varying & varying[:, None])
+    if uniform.any():
         notes.append(
-            f"{int((samples < 2).sum())} of {len(samples)} pairs keep fewer than two units: "
-            "they have no information"
+            f"{int(uniform.sum())} of {len(uniform)} pairs have an item that is constant over the "
+            "units kept: they have no information"
+        )
+    units = rows.values.shape[1]
+    dropped = units - of_pairs(samples)
+    many = dropped > NOTED_SHARE * units
+    if many.any():
+        notes.append(
+            f"{many.sum()} of {len(many)} pairs drop more than {100 * NOTED_SHARE:g} % of their "
+            f"units as outliers, up to {int(dropped.max())} of {units}; outlier_z: 0 keeps all"
         )
     return tuple(notes)

@@ -167,6 +167,19 @@ def test_frames_are_pairs_unless_the_options_say_otherwise(
         assert findings.settings["options"].get("pairs", False) == given[0]
 
 
+def test_him_and_her_differ_where_labels_are_swapped_within_sentences(
+    mini: ActivationReader, repository: Path
+) -> None:
+    path = str(repository / "configs" / "stimuli" / "him_her.yaml")
+    for options, low, high in (({}, 0.0, 0.03), ({"pairs": False}, 0.5, 1.0)):
+        wanted = entry(
+            "generalized_eigendecomposition", path, options={"permutations": 1000, **options}
+        )
+        found = run_analysis(wanted, mini).scalars()
+        for condition in "ab":
+            assert low < found[f"p_value_{condition}"] < high
+
+
 def contents(folder: Path, site: str, prefixed: bool) -> dict[str, object]:
     """What of a site's findings is compared, by name: arrays, tables, pixels and pages."""
     found: dict[str, object] = {}

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import is_dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -79,6 +80,8 @@ def _refuse_pipes(value: Any) -> None:
 
 
 set_loader("yaml", _bounded(get_loader("yaml")), (yaml.YAMLError,))
+# A default may be a member of an enumeration although its type is `str`: Timer's `interval`.
+yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, one: dumper.represent_data(one.value))
 
 
 class ArgumentParser(LightningArgumentParser):

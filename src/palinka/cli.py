@@ -4,6 +4,7 @@ import errno
 import logging
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, TypeGuard
 import lightning.pytorch as pl
 import torch
 from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.seed import seed_everything
 from lightning.pytorch.callbacks import (
     Callback,
@@ -237,6 +239,9 @@ class PalinkaCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Add the logger, the checkpoints and the monitors that every run has."""
         settings = self.config_init[self.subcommand]["trainer"]
+        if settings["barebones"]:  # to time the steps: nothing else is done, and nothing written
+            self.save_config_callback = None
+            return super().instantiate_trainer(**kwargs)
         logger = settings["logger"]
         if logger in (None, True):
             kind = runs.RunLogger if self.subcommand == "fit" else TensorBoardLogger
@@ -275,7 +280,7 @@ class PalinkaCLI(LightningCLI):
             isinstance(callback, callbacks.LanguageModelMetrics) for callback in given
         ):
             standard.append(callbacks.LanguageModelMetrics())
-        if self.subcommand == "predict":
+        if self.subcommand == "predict" and not settings["fast_dev_run"]:
             standard.append(callbacks.LatentWriter())
         if is_quiet():
             return standard
@@ -311,7 +316,8 @@ class PalinkaCLI(LightningCLI):
     def after_predict(self) -> None:
         """Say where the latents are."""
         folder = self.trainer.log_dir  # a collective, as in `after_fit`
-        if self.trainer.is_global_zero and folder is not None:
+        wrote = any(isinstance(c, callbacks.LatentWriter) for c in self.trainer.callbacks)  # type: ignore[attr-defined]
+        if self.trainer.is_global_zero and folder is not None and wrote:
             print(f"latents in   {callbacks.as_typed(Path(folder) / 'latents')}")
 
     def after_fit(self) -> None:
@@ -380,11 +386,13 @@ def run(arguments: Sequence[str]) -> int:
             f"{error.filename2 or error.filename or 'the log folder'}: {error.strerror}; make room,"
             " or choose another trainer.default_root_dir"
         ) from error
-    except ValueError as error:
+    except InputError:
+        raise
+    except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
         refusal = _input_error_behind(error)
-        if refusal is None or refusal is error:
+        if refusal is None and not _is_lightnings(error):
             raise
-        raise refusal from error
+        raise refusal or InputError(" ".join(str(error).split())) from error
     watching: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     analyses = [c for c in watching if isinstance(c, callbacks.RunAnalyses)]
     return int(any(callback.failed for callback in analyses))
@@ -400,6 +408,13 @@ def _input_error_behind(error: BaseException | None) -> InputError | None:
     while error is not None and not isinstance(error, InputError):
         error = error.__cause__ or error.__context__
     return error
+
+
+def _is_lightnings(error: Exception) -> bool:
+    """Whether Lightning has raised it itself, which it does where settings cannot be."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    raised_in = str(frame.f_globals.get("__name__"))
+    return raised_in.startswith("lightning.") and not isinstance(error, torch.AcceleratorError)
 
 
 def _is_file_name(checkpoint: str | None) -> TypeGuard[str]:

@@ -4,11 +4,37 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import (
+    BackboneFinetuning,
+    BatchSizeFinder,
+    Callback,
+    EarlyStopping,
+    ModelCheckpoint,
+    SpikeDetection,
+)
 from lightning.pytorch.loops.fit_loop import _FitLoop
+from lightning.pytorch.plugins.io import AsyncCheckpointIO
 
 from palinka.activations import ActivationDataModule
+from palinka.callbacks import LanguageModelMetrics
+from palinka.errors import InputError
 from palinka.training.checkpoint_io import DurableCheckpointIO
 from palinka.training.sharding import check_strategy
+
+# Lightning's callbacks that cannot do here what its documentation says, and why.
+REFUSED: dict[type[Callback], str] = {
+    BackboneFinetuning: "an autoencoder has no backbone; freeze parts of it with a BaseFinetuning",
+    BatchSizeFinder: (
+        "another batch size is another run, and it tries sizes beyond the training rows; try some"
+        " with --data.batch_size and --trainer.max_steps 3"
+    ),
+    SpikeDetection: (
+        "Lightning cannot load its state, so no run could resume (Lightning-AI/pytorch-lightning"
+        " #21752); use EarlyStopping with its divergence_threshold"
+    ),
+}
+# Numbers of batches or epochs by which Lightning divides.
+_AT_LEAST_1 = ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval")
 
 
 class FitLoop(_FitLoop):
@@ -22,17 +48,66 @@ class FitLoop(_FitLoop):
         return False
 
 
+class CheckMonitors(Callback):
+    """Refuses, before anything is trained, to wait for a metric that no validation gives."""
+
+    def on_sanity_check_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Compare what is monitored with what a validation has just logged."""
+        known = trainer.callback_metrics.keys() | {"epoch", "step"}
+        # It logs after the training.
+        spliced = any(isinstance(c, LanguageModelMetrics) for c in trainer.callbacks)  # type: ignore[attr-defined]
+        monitored = [
+            (type(callback).__name__, callback.monitor)
+            for callback in trainer.callbacks  # type: ignore[attr-defined]
+            if isinstance(callback, EarlyStopping | ModelCheckpoint)
+        ] + [
+            (type(config.scheduler).__name__, config.monitor)
+            for config in trainer.lr_scheduler_configs
+            if config.reduce_on_plateau
+        ]
+        for name, metric in monitored:
+            if metric is None or metric in known or metric.startswith("lr-"):
+                continue
+            # All that training logs has a group, such as `loss/total`.
+            if "/" not in metric or (metric.startswith("val/") and not spliced):
+                there = ", ".join(sorted(known - {"epoch", "step"}))
+                raise InputError(
+                    f"{name} monitors {metric}, which no validation gives; choose from {there}"
+                )
+
+
 class Trainer(pl.Trainer):
     """Lightning's Trainer, which writes checkpoints durably and can fill a cache on all devices."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        check_strategy(self.strategy, self.world_size)
+        self._refuse_what_cannot_work()
         fit_loop = FitLoop(self, self.fit_loop.min_epochs, self.fit_loop.max_epochs)
         fit_loop.epoch_loop = self.fit_loop.epoch_loop
         self.fit_loop = fit_loop
+        # CheckpointIO plugins other than Lightning's default are the user's choice.
         if type(self.strategy.checkpoint_io) is TorchCheckpointIO:
             self.strategy.checkpoint_io = DurableCheckpointIO()
+        elif isinstance(self.strategy.checkpoint_io, AsyncCheckpointIO):
+            self.strategy.checkpoint_io.checkpoint_io = DurableCheckpointIO()
+        self.callbacks: list[Callback]
+        self.callbacks.append(CheckMonitors())
+
+    def _refuse_what_cannot_work(self) -> None:
+        check_strategy(self.strategy, self.world_size)
+        for callback in self.callbacks:
+            for kind, reason in REFUSED.items():
+                if isinstance(callback, kind):
+                    raise InputError(f"{kind.__name__} is not for autoencoders: {reason}")
+        for name in _AT_LEAST_1:
+            value = getattr(self, name, None)  # none where the interval is a time
+            if isinstance(value, int) and value < 1:
+                raise InputError(f"trainer.{name} is {value}; expected at least 1")
+        if self._model_registry:
+            raise InputError(
+                "trainer.model_registry is not supported: no checkpoint is uploaded; write one for"
+                " others with palinka export"
+            )
 
     def harvest(self, model: pl.LightningModule, datamodule: ActivationDataModule) -> None:
         """Fill the cache of activations and stop; every device writes its own shards."""

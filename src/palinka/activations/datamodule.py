@@ -280,16 +280,18 @@ class ActivationDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> ActivationLoader:
         """Shuffled batches of training rows, `(batch_size, width)`, the incomplete one left out.
 
-        With a `batch_size` of null the rows keep their order, for there is but one batch.
+        With a `batch_size` of null the rows keep their order, for there is but one batch; and with
+        `trainer.overfit_batches`, so that every epoch has the same ones.
 
         Raises:
             InputError: If the training rows do not fill one batch on every device.
         """
         rows = self._open(self.train_spec)
+        overfit = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
         return self._loader(
             rows,
             self.batch_size or max(1, rows.rows // self._share[1]),
-            shuffle=self.batch_size is not None,
+            shuffle=self.batch_size is not None and not overfit,
             drop_last=True,
         )
 

@@ -57,7 +57,9 @@ def final_report(trainer: pl.Trainer, split: str = "val") -> str:
 
 
 def where_it_lies(trainer: pl.Trainer) -> list[str]:
-    """The log folder, and the command that shows it, as lines."""
+    """The log folder, and the command that shows it, as lines; none of a trial."""
+    if trainer.fast_dev_run or trainer.barebones:  # type: ignore[attr-defined]
+        return []
     folder = log_folder(trainer)
     return [
         "",

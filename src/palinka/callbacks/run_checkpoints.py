@@ -6,7 +6,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from palinka.autoencoders.base import positive_integer
 from palinka.callbacks.event_files import event_file_sizes
 from palinka.callbacks.stop_signals import StopSignals
+from palinka.errors import InputError
 from palinka.training import SweepModule
 from palinka.training.checkpoint import read_any
 from palinka.training.sweep_checkpoint import of_variant
@@ -53,6 +54,14 @@ class RunCheckpoints(Checkpoint):
         if stage != "fit" or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         self._folder = Path(trainer.log_dir or trainer.default_root_dir) / FOLDER
+        for other in trainer.checkpoint_callbacks:
+            if not isinstance(other, ModelCheckpoint) or not other.save_last:
+                continue
+            if Path(other.dirpath or self._folder).resolve() == self._folder.resolve():
+                raise InputError(
+                    "ModelCheckpoint's save_last would write over the last.ckpt from which every"
+                    " run resumes: leave it out, or give it a dirpath of its own"
+                )
         if trainer.is_global_zero:
             self._folder.mkdir(parents=True, exist_ok=True)
         self._signals = StopSignals(trainer)

@@ -32,19 +32,25 @@ def divide(autoencoder: Autoencoder, mesh: DeviceMesh, trainer: Trainer) -> Shar
 
 
 def check_strategy(strategy: Strategy, devices: int) -> None:
-    """Refuse, best before any process is started, a strategy that divides in a way we cannot.
+    """Refuse, best before any process is started, a strategy that we cannot run.
 
     Args:
         strategy: A trainer's; one that does not divide latents is let pass.
         devices: The devices of all nodes.
 
     Raises:
-        InputError: If the sizes of its mesh are not those of the devices, or it saves
-            checkpoints in parts.
+        InputError: If the sizes of its mesh are not those of the devices, it saves checkpoints
+            in parts, or its processes are copies of this one.
     """
+    # Lightning keeps this to itself.
+    if getattr(strategy, "_start_method", "popen") != "popen":
+        raise InputError(
+            "the strategies ddp_spawn, ddp_fork and ddp_notebook copy this process, and what the"
+            " copies find is lost: use trainer.strategy ddp"
+        )
     if not isinstance(strategy, ModelParallelStrategy):
         return
-    # Lightning keeps these to itself.
+    # So it does these.
     rows, latents = strategy._data_parallel_size, strategy._tensor_parallel_size
     if isinstance(rows, int) and isinstance(latents, int) and rows * latents != devices:
         raise InputError(

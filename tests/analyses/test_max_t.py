@@ -5,9 +5,14 @@ import pytest
 from scipy import stats
 
 from palinka.analyses import max_t  # noqa: F401
-from palinka.analyses.max_t import paired_max_t, unpaired_max_t
+from palinka.analyses.max_t import max_t as adjust
+from palinka.analyses.unit_tuning import unit_tuning
 
 SIZES = [1, 30, 1 << 22]
+
+
+def signs(permutations, items, seed):
+    return np.where(np.random.default_rng(seed).random((permutations, items)) < 0.5, -1.0, 1.0)
 
 
 def null_p(largest, observed):
@@ -18,68 +23,61 @@ def null_p(largest, observed):
 def test_paired_equals_flipping_signs_one_by_one(size, monkeypatch):
     monkeypatch.setattr(sys.modules["palinka.analyses.max_t"], "WORKING_SIZE", size)
     differences = np.random.default_rng(0).normal(0.4, size=(9, 6))
-    p = paired_max_t(differences, 40, seed=3)
-    signs = np.where(np.random.default_rng(3).random((40, 9)) < 0.5, -1.0, 1.0)
+    t = stats.ttest_1samp(differences, 0).statistic
+    p = adjust(t, [differences], 40, seed=3)
     largest = np.array(
-        [np.abs(stats.ttest_1samp(sign[:, None] * differences, 0)[0]).max() for sign in signs]
+        [np.abs(stats.ttest_1samp(s[:, None] * differences, 0)[0]).max() for s in signs(40, 9, 3)]
     )
-    np.testing.assert_allclose(p, null_p(largest, np.abs(stats.ttest_1samp(differences, 0)[0])))
+    np.testing.assert_allclose(p, null_p(largest, np.abs(t)))
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_unpaired_equals_dealing_one_by_one(size, monkeypatch):
+def test_welch_equals_flipping_residuals_one_by_one(size, monkeypatch):
     monkeypatch.setattr(sys.modules["palinka.analyses.max_t"], "WORKING_SIZE", size)
     random = np.random.default_rng(1)
-    a, b = random.normal(size=(7, 5)), random.normal(0.8, 2.0, size=(11, 5))
-    p = unpaired_max_t(a, b, 40, seed=3)
-    labels = np.random.default_rng(3).permuted(np.tile([0] * 7 + [1] * 11, (40, 1)), axis=1)
-    pooled = np.concatenate([a, b])
-
-    def t(label):
-        return np.abs(
-            stats.ttest_ind(pooled[label == 1], pooled[label == 0], equal_var=False).statistic
-        )
-
-    largest = np.array([t(label).max() for label in labels])
-    np.testing.assert_allclose(p, null_p(largest, t(np.array([0] * 7 + [1] * 11))))
+    a, b = random.normal(size=(8, 5)), random.normal(0.8, 2.0, size=(11, 5))
+    t = stats.ttest_ind(b, a, equal_var=False).statistic
+    p = adjust(t, [-a, b], 40, seed=3)
+    largest = []
+    for s in signs(40, 19, 3)[:, :, None]:
+        residuals = s[:8] * (a - a.mean(axis=0)), s[8:] * (b - b.mean(axis=0))
+        flipped = stats.ttest_ind(residuals[1], residuals[0], equal_var=False).statistic
+        largest.append(np.abs(flipped).max())
+    np.testing.assert_allclose(p, null_p(np.array(largest), np.abs(t)))
 
 
-def test_equal_differences_after_a_flip_are_an_infinite_t():
-    # One flip in four of two items of opposite signs makes both differences equal.
-    differences = np.array([[1.0], [-1.0]])
-    assert paired_max_t(differences, 200, seed=0) == 1.0
-    a, b = np.array([[0.0], [1.0]]), np.array([[0.0], [1.0]])
-    assert unpaired_max_t(a, b, 50, seed=0) == 1.0
-    perfect = unpaired_max_t(np.array([[0.0], [0.0], [0.001]]), np.full((5, 1), 1.0), 500, seed=0)
-    assert perfect == pytest.approx(1 / 56, abs=0.02)
+def test_flips_that_make_all_differences_equal_are_as_high_as_the_same_data():
+    # Two of the 32 flips leave five equal signs: an unbounded t, whatever the rounding.
+    differences = np.array([[1.0], [1.0], [1.0], [1.0], [1.0 + 1e-9]])
+    t = stats.ttest_1samp(differences, 0).statistic
+    assert adjust(t, [differences], 2000, seed=0) == pytest.approx(1 / 16, abs=0.02)
 
 
-def family_p(kind, draws, seed, effect=0.0):
-    """The smallest corrected p of 10 correlated units, in each of many data sets."""
+def smallest_adjusted_p(n_a, n_b, sd, units, shared, draws, seed, test="welch", effect=0.0):
+    """Smallest adjusted p in each of many data sets; `shared` noise correlates the units."""
     random = np.random.default_rng(seed)
     found = np.empty(draws)
     for draw in range(draws):
-        shared = random.normal(size=(22, 1))
-        data = random.standard_t(5, size=(22, 10)) + shared
-        data[:10, 0] += effect
-        if kind == "paired":
-            found[draw] = paired_max_t(data[:10], 99, seed=draw).min()
-        else:
-            found[draw] = unpaired_max_t(data[10:], data[:10], 99, seed=draw).min()
+        a = random.normal(size=(n_a, units)) + shared * random.normal(size=(n_a, 1))
+        b = random.normal(size=(n_b, units)) + shared * random.normal(size=(n_b, 1))
+        b[:, 0] += effect
+        result = unit_tuning(a, sd * b, test, "max_t", permutations=99, seed=draw)
+        found[draw] = result.p_adjusted.min()
     return found
 
 
-@pytest.mark.parametrize("kind", ["paired", "unpaired"])
-def test_p_is_uniform_under_the_null(kind, assert_uniform):
-    assert_uniform(family_p(kind, 500, seed=1), steps=100)
+# Every design is simulated in test_validity.py.
+def test_welch_holds_its_level_where_the_small_sample_varies_most():
+    p = smallest_adjusted_p(8, 30, 1 / 3, 20, 0.0, draws=1500, seed=1)
+    assert 0.03 <= (p <= 0.05).mean() <= 0.07
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["paired", "unpaired"])
-def test_p_is_uniform_under_the_null_over_many_draws(kind, assert_uniform):
-    assert_uniform(family_p(kind, 2000, seed=2), steps=100)
+def test_paired_p_is_uniform_under_the_null(assert_uniform):
+    p = smallest_adjusted_p(10, 10, 1.0, 10, 1.0, draws=500, seed=2, test="paired")
+    assert_uniform(p, steps=100)
 
 
-@pytest.mark.parametrize("kind", ["paired", "unpaired"])
-def test_an_effect_is_found(kind):
-    assert (family_p(kind, 60, seed=3, effect=4.0) <= 0.05).mean() > 0.9
+@pytest.mark.parametrize("test", ["paired", "welch"])
+def test_an_effect_is_found(test):
+    p = smallest_adjusted_p(12, 12, 1.0, 10, 1.0, draws=60, seed=3, test=test, effect=4.0)
+    assert (p <= 0.05).mean() > 0.9

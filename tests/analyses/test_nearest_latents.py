@@ -41,3 +41,11 @@ def test_of_equal_ones_the_lower_number_comes_first() -> None:
 def test_none_are_refused() -> None:
     with pytest.raises(InputError, match="ask for at least 1"):
         nearest_latents([[1.0]], 0)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_length_does_not_matter(scale: float) -> None:
+    dictionary = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+    found, expected = nearest_latents(dictionary * scale, 2), nearest_latents(dictionary, 2)
+    assert found.latents.tolist() == expected.latents.tolist()
+    np.testing.assert_allclose(found.cosines, expected.cosines, atol=1e-6)

@@ -11,6 +11,7 @@ from scipy.stats import norm
 
 from palinka.analyses.joint_histogram import binned_rows, joint_histogram
 from palinka.analyses.pairwise_mutual_information import (
+    correlation_over_pairs,
     of_pairs,
     outlying_units,
     pairwise_mutual_information,
@@ -313,3 +314,21 @@ def test_memory_grows_with_the_input_and_the_result_alone():
     tracemalloc.stop()
     # Pairs times units would be 228 MB, units times units 32 MB.
     assert peak < 6 * x.nbytes
+
+
+# A power of two, so that bins stay the same; squares of float32 would underflow or overflow.
+@pytest.mark.parametrize("exponent", [-80, 80])
+def test_the_unit_of_measurement_does_not_matter(exponent):
+    x = np.random.default_rng(0).normal(size=(5, 300)).astype(np.float32)
+    x[:, 7] = 20.0
+    found = pairwise_mutual_information(np.ldexp(x, exponent))
+    expected = pairwise_mutual_information(x)
+    np.testing.assert_array_equal(found.mutual_information, expected.mutual_information)
+    np.testing.assert_array_equal(found.samples, expected.samples)
+    assert found.correlation == pytest.approx(expected.correlation, rel=1e-9)
+
+
+def test_correlation_over_pairs_of_tiny_covariances():
+    first, second = np.random.default_rng(1).normal(size=(2, 10))
+    expected = np.corrcoef(first, second)[0, 1]
+    assert correlation_over_pairs(first, 1e-200 * second) == pytest.approx(expected, rel=1e-12)

@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 from scipy.special import gamma
 
-from palinka.analyses.max_t import paired_max_t, unpaired_max_t
+from palinka.analyses.max_t import max_t
 from palinka.analyses.unit_tuning import unit_tuning
 from palinka.errors import InputError
 
@@ -60,30 +62,74 @@ def conditions(seed=0, items=12, units=40, tuned=5, effect=3.0, second_items=Non
     return a, b
 
 
+p_lists = st.lists(
+    st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.005, 0.01, 0.02, 0.05, 1.0])),
+    min_size=1,
+    max_size=12,
+)
+
+
+def plain_adjusted(p, correction):
+    """The smallest error rate at which the step-down or step-up procedure rejects each."""
+    m, order = len(p), sorted(range(len(p)), key=lambda test: p[test])
+    adjusted = [0.0] * m
+    for place, test in enumerate(order):
+        if correction == "bonferroni":
+            bounds = [m * p[test]]
+        elif correction == "holm":
+            bounds = [max((m - k) * p[order[k]] for k in range(place + 1))]
+        else:
+            bounds = [m * p[order[k]] / (k + 1) for k in range(place, m)]
+        adjusted[test] = min(1.0, *bounds)
+    return adjusted
+
+
+@pytest.mark.parametrize("correction", ["bonferroni", "holm", "benjamini_hochberg"])
+@given(p=p_lists)
+@settings(deadline=None)
+def test_adjusted_p_equal_the_plain_procedures(correction, p):
+    module = sys.modules["palinka.analyses.unit_tuning"]
+    np.testing.assert_allclose(
+        module._adjusted(np.array(p), correction), plain_adjusted(p, correction), rtol=1e-12
+    )
+
+
 def test_significance_follows_the_correction():
     a, b = conditions(effect=1.5, tuned=15)
     p = stats.ttest_rel(b, a).pvalue
-    assert (unit_tuning(a, b).significant == (p < 0.05 / 40)).all()
-    assert (unit_tuning(a, b, alpha=0.2).significant == (p < 0.2 / 40)).all()
-    adjusted = stats.false_discovery_control(p)
-    found = unit_tuning(a, b, correction="benjamini_hochberg").significant
-    assert (found == (adjusted <= 0.05)).all()
-    order = np.argsort(p)
-    steps = np.minimum.accumulate(p[order] <= 0.05 / np.arange(40, 0, -1))
-    assert (unit_tuning(a, b, correction="holm").significant[order] == steps).all()
+    for alpha in (0.05, 0.2):
+        assert (unit_tuning(a, b, alpha=alpha).significant == (p < alpha / 40)).all()
+    counts = []
+    for correction in ("bonferroni", "holm", "benjamini_hochberg"):
+        result = unit_tuning(a, b, correction=correction)
+        np.testing.assert_allclose(result.p_adjusted, plain_adjusted(result.p, correction))
+        assert (result.significant == (result.p_adjusted <= 0.05)).all()
+        counts.append(result.significant.sum())
+    assert 0 < counts[0] <= counts[1] < counts[2]
 
 
 @pytest.mark.parametrize("test", ["paired", "welch"])
-def test_max_t_takes_sign_flips_or_shuffles(test):
+def test_max_t_takes_sign_flips(test):
     a, b = conditions(effect=1.8, tuned=15)
     result = unit_tuning(a, b, test, "max_t", permutations=200, seed=7)
-    corrected = (
-        paired_max_t(b - a, 200, seed=7) if test == "paired" else unpaired_max_t(a, b, 200, seed=7)
-    )
-    assert (result.significant == (corrected <= 0.05)).all()
+    samples = [b - a] if test == "paired" else [-a, b]
+    np.testing.assert_array_equal(result.p_adjusted, max_t(result.t, samples, 200, seed=7))
+    assert (result.significant == (result.p_adjusted <= 0.05)).all()
     assert 0 < result.significant.sum() < 40
     # The p-values stay those of each unit by itself.
     np.testing.assert_allclose(result.p, unit_tuning(a, b, test).p)
+
+
+@pytest.mark.parametrize("correction", ["holm", "max_t"])
+@pytest.mark.parametrize("test", ["paired", "welch"])
+@pytest.mark.parametrize("scale", [1e-170, 1e160, 5e-308, 1e300])
+def test_the_unit_of_measurement_does_not_matter(scale, test, correction):
+    a, b = conditions(units=5, tuned=2)
+    expected = unit_tuning(a, b, test, correction)
+    scales = np.array([1.0, scale, 1.0, scale, scale])
+    found = unit_tuning(a * scales, b * scales, test, correction)
+    for name, values in expected.arrays().items():
+        np.testing.assert_allclose(found.arrays()[name], values, rtol=1e-8, err_msg=name)
 
 
 def test_the_sign_says_which_condition_a_unit_prefers():
@@ -180,6 +226,7 @@ def test_no_more_than_alpha_of_null_experiments_have_a_significant_unit(correcti
         ({"correction": "none"}, "correction is 'none'; expected one of bonferroni"),
         ({"alpha": 1.5}, "alpha is 1.5"),
         ({"correction": "max_t", "permutations": 0}, "permutations is 0"),
+        ({"test": "welch", "correction": "max_t"}, "4 items; under welch, max_t.*at least 8.*holm"),
     ],
 )
 def test_bad_input(change, message):

@@ -1,3 +1,4 @@
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,8 +60,10 @@ def module() -> SparseAutoencoderModule:
 
 
 def test_a_fit_measures_on_the_way_and_at_its_end_as_validate_does(
-    workspace: Path, loads: list[str]
+    workspace: Path, loads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    intervals = sys.modules["palinka.analyses.document_intervals"]
+    monkeypatch.setattr(intervals, "MINIMUM_DOCUMENTS", 3)
     rows, trained = data(), module()
     callback = LanguageModelMetrics(contexts=6, every_n_steps=2)
     fit = trainer(workspace, callback)
@@ -101,7 +104,9 @@ def test_a_fit_measures_on_the_way_and_at_its_end_as_validate_does(
     assert tested["test/ce_clean"] != measured["val/ce_clean"]  # all eight contexts
 
 
-def test_a_passage_in_memory_is_judged_too_and_has_no_interval(workspace: Path) -> None:
+def test_a_passage_in_memory_is_judged_too_and_has_no_interval(
+    workspace: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     rows = data(
         corpus=Passage("The river was wide, and the water was still, and nobody saw him."),
         in_memory=True, validation_fraction=0.0, train_tokens=None, validation_tokens=None,
@@ -111,6 +116,7 @@ def test_a_passage_in_memory_is_judged_too_and_has_no_interval(workspace: Path) 
     (measured,) = trainer(workspace, callback).validate(module(), rows, verbose=False)
     assert measured["val/ce_ablated"] > 0.0
     assert not any(name.startswith("val_interval") for name in measured)
+    assert "no intervals: 1 document(s), expected at least 8" in caplog.text
 
 
 def test_a_run_with_divided_latents_says_that_it_cannot(
@@ -129,8 +135,7 @@ def test_a_run_with_divided_latents_says_that_it_cannot(
     [
         ({"contexts": 0}, "contexts is 0; expected at least 1"),
         ({"every_n_steps": 0}, "every_n_steps is 0"),
-        ({"resamples": 0}, "resamples is 0"),
-        ({"seed": -1}, "seed is -1; expected at least 0"),
+        ({"batch_size": 0}, "batch_size is 0"),
     ],
 )
 def test_numbers_out_of_range_are_refused(options: dict[str, int], message: str) -> None:

@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from palinka.analyses.result import scaled
+
 
 def cosine_similarity(x: NDArray[np.float64]) -> NDArray[np.float64]:
     """Compare every row with every row by the cosine of the angle between them.
@@ -14,11 +16,10 @@ def cosine_similarity(x: NDArray[np.float64]) -> NDArray[np.float64]:
         `(items, items)`, symmetric, within [-1, 1]; a row of zeros has cosine 0 with everything,
         itself included, and every other row has exactly 1 with itself.
     """
-    # Dividing by the largest value first keeps the squares of huge and tiny rows representable.
-    largest = np.abs(x).max(axis=1, keepdims=True)
-    there = largest[:, 0] > 0.0
-    rows = np.divide(x, largest, out=np.zeros_like(x), where=there[:, None])
-    rows[there] /= np.linalg.norm(rows[there], axis=1, keepdims=True)
+    rows = scaled(x, axis=1)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    there = norms[:, 0] > 0.0
+    rows[there] /= norms[there]
     similarity: NDArray[np.float64] = np.clip(rows @ rows.T, -1.0, 1.0)
     similarity = (similarity + similarity.T) / 2.0
     np.fill_diagonal(similarity, there.astype(np.float64))

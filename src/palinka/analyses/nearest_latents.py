@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from palinka.analyses.blocks import blocks
-from palinka.analyses.result import as_matrix
+from palinka.analyses.result import as_matrix, scaled
 from palinka.errors import InputError
 
 # So many cosines are held at once.
@@ -38,7 +38,7 @@ def nearest_latents(dictionary: ArrayLike, n: int) -> NearestLatents:
     Raises:
         InputError: If the dictionary is no finite matrix, or `n` is below 1.
     """
-    directions = as_matrix(dictionary, "dictionary")
+    directions = scaled(as_matrix(dictionary, "dictionary"), axis=1)
     if n < 1:
         raise InputError(f"the nearest {n} latents are asked for; ask for at least 1")
     count = len(directions)

@@ -15,7 +15,7 @@ from palinka.analyses.joint_histogram import (
     room_for_counts,
 )
 from palinka.analyses.pair_loops import CONSTANT, DISORDERED, fill_information, fill_pairs
-from palinka.analyses.result import Result, Table, as_matrix
+from palinka.analyses.result import Result, Table, as_matrix, scaled
 from palinka.errors import InputError
 from palinka.progress import progress
 
@@ -96,7 +96,7 @@ def correlation_over_pairs(first: NDArray[np.float64], second: NDArray[np.float6
     for values in (first, second):
         if np.ptp(values) <= ROUNDING * np.abs(values).max():
             return float("nan")
-    return float(np.corrcoef(first, second)[0, 1])
+    return float(np.corrcoef(scaled(first, axis=0), scaled(second, axis=0))[0, 1])
 
 
 def pairwise_mutual_information(
@@ -178,6 +178,7 @@ def outlying_units(values: NDArray[np.floating[Any]], outlier_z: float) -> NDArr
     """Where the z-score of a value in its item exceeds the limit, in the dtype of the values."""
     if outlier_z == 0 or values.shape[1] < 2:
         return np.zeros(values.shape, dtype=np.bool_)
+    values = scaled(values, axis=1)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         deviations = values - values.mean(axis=1, keepdims=True)
         z = np.abs(deviations / values.std(axis=1, ddof=1, keepdims=True))

@@ -90,3 +90,17 @@ def as_float64(x: ArrayLike, name: str, minimum_rows: int = 1) -> NDArray[np.flo
         InputError: As `as_matrix` does.
     """
     return as_matrix(x, name, minimum_rows).astype(np.float64, copy=False)
+
+
+def scaled(x: NDArray[Any], axis: int) -> NDArray[Any]:
+    """Scale by powers of two to magnitudes of at most 1, so that squares stay in range.
+
+    Args:
+        x: Finite values.
+        axis: Axis along which values share their scale.
+
+    Returns:
+        As `x`; exact but for values below the largest one's rounding.
+    """
+    largest = np.abs(x).max(axis=axis, keepdims=True)
+    return np.asarray(np.ldexp(x, -np.frexp(largest)[1]))

@@ -1,21 +1,24 @@
-"""Which single units two conditions drive apart."""
+"""Per-unit t-tests between two conditions."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaln, stdtr
+from scipy.stats import false_discovery_control
 
-from palinka.analyses.max_t import paired_max_t, unpaired_max_t
-from palinka.analyses.multiple_comparisons import benjamini_hochberg, bonferroni, holm
-from palinka.analyses.result import Result, Table, as_float64
+from palinka.analyses.max_t import max_t
+from palinka.analyses.result import Result, Table, as_float64, scaled
 from palinka.errors import InputError
 
 Test = Literal["paired", "welch"]
 Correction = Literal["bonferroni", "holm", "benjamini_hochberg", "max_t"]
 
 MINIMUM_ITEMS = 3
+# Fewer items of unlike variance have too few sign-flips for `max_t` to hold its error rate.
+MINIMUM_ITEMS_WELCH_MAX_T = 8
 
 
 @dataclass(frozen=True)
@@ -25,12 +28,14 @@ class UnitTuning(Result):
     Attributes:
         t: The statistic of `b - a`; 0 where a unit has no variance.
         p: Two-sided p-values, each unit by itself; 1 where a unit has no variance.
-        significant: Where the difference holds after the correction for all units.
+        p_adjusted: The same after the correction for all units.
+        significant: Where the difference holds after the correction.
         effect_size: Hedges' g of `b - a`; 0 where a unit has no variance.
     """
 
     t: NDArray[np.float64]
     p: NDArray[np.float64]
+    p_adjusted: NDArray[np.float64]
     significant: NDArray[np.bool_]
     effect_size: NDArray[np.float64]
 
@@ -96,6 +101,10 @@ def unit_tuning(
     Hedges' factor for small samples, the effect size is `J(n - 1) mean(d) / s(d)` under
     `"paired"` and `J(n_a + n_b - 2) (mean(b) - mean(a)) / s_pooled` under `"welch"`.
 
+    Every p-value takes the items (pairs, under `"paired"`) to be independent of each other. Those
+    of the t-tests are exact for normal items (differences); with few items of very skewed
+    activations, the rate of false positives can exceed `alpha`.
+
     Args:
         a: Activations under the first condition, `(items, units)`.
         b: Activations under the second, `(items, units)`; the same items in the same order
@@ -105,13 +114,15 @@ def unit_tuning(
         correction: `"bonferroni"`, `"holm"` and `"max_t"` hold the chance of any false positive
             to `alpha`, `"benjamini_hochberg"` the expected share of false ones among the
             positives. `"max_t"` compares with the largest |t| over all units under random
-            sign-flips of the differences (`"paired"`) or shuffled conditions (`"welch"`).
+            sign-flips of the differences (`"paired"`), or of the residuals about each
+            condition's mean (`"welch"`, at least 8 items in each).
         alpha: The error rate after correction.
-        permutations: How many sign-flips or shuffles `"max_t"` takes.
-        seed: Determines them.
+        permutations: Number of sign-flips under `"max_t"`.
+        seed: Seed of the sign-flips.
 
     Returns:
-        One t, p and effect size per unit, with corrected significance.
+        One t, p, adjusted p and effect size per unit; significant where the adjusted p is at most
+        `alpha` (below it, under `"bonferroni"`).
 
     Raises:
         InputError: If a condition has fewer than three items, if the numbers of units differ
@@ -123,36 +134,37 @@ def unit_tuning(
     """
     first, second = as_float64(a, "a"), as_float64(b, "b")
     _check(first, second, test, correction, alpha, permutations)
-    if test == "paired":
-        difference, error, freedom, effect_size = _paired(second - first)
-    else:
-        difference, error, freedom, effect_size = _welch(first, second)
+    both = scaled(np.concatenate([first, second]), axis=0)
+    first, second, largest = both[: len(first)], both[len(first) :], np.abs(both).max(axis=0)
+    samples = [second - first] if test == "paired" else [-first, second]
+    difference, error, freedom, effect_size = _moments(samples)
     # A spread no larger than the rounding of the activations themselves is none.
-    largest = np.maximum(np.abs(first).max(axis=0), np.abs(second).max(axis=0))
     constant = error <= 10.0 * np.finfo(np.float64).eps * largest / np.sqrt(len(first))
     varies = ~constant
 
     t = np.divide(difference, error, out=np.zeros(len(error)), where=varies)
     p = np.where(varies, 2.0 * stdtr(freedom, -np.abs(t)), 1.0)
     if correction == "max_t":
-        corrected = np.ones(len(p))
+        p_adjusted = np.ones(len(p))
         if varies.any():
-            corrected[varies] = (
-                paired_max_t((second - first)[:, varies], permutations, seed)
-                if test == "paired"
-                else unpaired_max_t(first[:, varies], second[:, varies], permutations, seed)
-            )
-        significant = corrected <= alpha
+            varying = [sample[:, varies] for sample in samples]
+            p_adjusted[varies] = max_t(t[varies], varying, permutations, seed)
     else:
-        rules = {"bonferroni": bonferroni, "holm": holm, "benjamini_hochberg": benjamini_hochberg}
-        significant = rules[correction](p, alpha)
+        p_adjusted = _adjusted(p, correction)
+    # The reference rule is strict.
+    significant = p < alpha / len(p) if correction == "bonferroni" else p_adjusted <= alpha
 
     notes = []
     if constant.any():
         spread = "in their differences" if test == "paired" else "within the conditions"
         notes.append(f"{constant.sum()} of {len(p)} units have no variance {spread}: t = 0, p = 1")
     return UnitTuning(
-        t, p, significant & varies, np.where(varies, effect_size, 0.0), notes=tuple(notes)
+        t,
+        p,
+        p_adjusted,
+        significant & varies,
+        np.where(varies, effect_size, 0.0),
+        notes=tuple(notes),
     )
 
 
@@ -178,6 +190,11 @@ def _check(
     fewest = min(len(a), len(b))
     if fewest < MINIMUM_ITEMS:
         raise InputError(f"a condition has {fewest} items; expected at least {MINIMUM_ITEMS}")
+    if test == "welch" and correction == "max_t" and fewest < MINIMUM_ITEMS_WELCH_MAX_T:
+        raise InputError(
+            f"a condition has {fewest} items; under welch, max_t needs at least "
+            f'{MINIMUM_ITEMS_WELCH_MAX_T}: use correction="holm"'
+        )
     if test == "paired" and len(a) != len(b):
         raise InputError(
             f"a has {len(a)} items and b has {len(b)}, which cannot be paired; give aligned "
@@ -188,27 +205,34 @@ def _check(
 Moments = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
 
-def _paired(differences: NDArray[np.float64]) -> Moments:
-    """Mean, standard error, degrees of freedom and Hedges' g of differences."""
-    items = len(differences)
-    mean, spread = differences.mean(axis=0), differences.std(axis=0, ddof=1)
-    g = _small_sample_factor(items - 1) * _quotient(mean, spread)
-    return mean, spread / np.sqrt(items), np.full(len(mean), items - 1.0), g
+def _moments(samples: Sequence[NDArray[np.float64]]) -> Moments:
+    """Sum of the means, its standard error, degrees of freedom (Welch) and Hedges' g."""
+    difference, squared_error, inverse_freedom, squares = np.zeros((4, samples[0].shape[1]))
+    freedom = 0
+    for sample in samples:
+        n = len(sample)
+        variance = sample.var(axis=0, ddof=1)
+        difference += sample.mean(axis=0)
+        squared_error += variance / n
+        inverse_freedom += np.square(variance / n) / (n - 1)
+        squares += (n - 1) * variance
+        freedom += n - 1
+    g = _small_sample_factor(freedom) * _quotient(difference, np.sqrt(squares / freedom))
+    welch = _quotient(np.square(squared_error), inverse_freedom)
+    return difference, np.sqrt(squared_error), welch, g
 
 
-def _welch(a: NDArray[np.float64], b: NDArray[np.float64]) -> Moments:
-    """Difference of means, its standard error, degrees of freedom and Hedges' g."""
-    n_a, n_b = len(a), len(b)
-    difference = b.mean(axis=0) - a.mean(axis=0)
-    variance_a, variance_b = a.var(axis=0, ddof=1), b.var(axis=0, ddof=1)
-    share_a, share_b = variance_a / n_a, variance_b / n_b
-    squared_error = share_a + share_b
-    freedom = _quotient(
-        np.square(squared_error), np.square(share_a) / (n_a - 1) + np.square(share_b) / (n_b - 1)
-    )
-    pooled = np.sqrt(((n_a - 1) * variance_a + (n_b - 1) * variance_b) / (n_a + n_b - 2))
-    g = _small_sample_factor(n_a + n_b - 2) * _quotient(difference, pooled)
-    return difference, np.sqrt(squared_error), freedom, g
+def _adjusted(p: NDArray[np.float64], correction: str) -> NDArray[np.float64]:
+    """P-values adjusted after Bonferroni, Holm (1979) or Benjamini & Hochberg (1995)."""
+    if correction == "benjamini_hochberg":
+        return np.asarray(false_discovery_control(p))
+    if correction == "bonferroni":
+        return np.minimum(1.0, len(p) * p)
+    order = np.argsort(p)
+    steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(1.0, steps)
+    return adjusted
 
 
 def _quotient(

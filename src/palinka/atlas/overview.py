@@ -55,6 +55,7 @@ _FIELDS = {
     "p_value": ("p", "corrected for the number of latents", True),
     "auc_p_value": ("p of AUC", "corrected for the number of latents", True),
     "p": ("p", "two-sided, each latent by itself", True),
+    "p_adjusted": ("p adj.", "two-sided, corrected for the number of latents", True),
     "t": ("t", "statistic of the difference of the two conditions", False),
     "effect_size": ("g", "Hedges' g of the difference of the two conditions", False),
     "significant": ("sig.", "1 where the difference holds after correction", False),

@@ -9,11 +9,11 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from palinka.activations import ActivationDataModule
-from palinka.analyses.document_bootstrap import Interval, document_bootstrap
+from palinka.analyses.document_intervals import Interval, document_intervals, interval_remark
 from palinka.callbacks.splicing import ERROR_RATIOS, RATIOS, of_all_processes, splice
 from palinka.callbacks.trained import trained
 from palinka.errors import InputError
@@ -37,9 +37,10 @@ class LanguageModelMetrics(Callback):
       there, spliced and clean; `site_recovered`: one minus its ratio to that of the mean's.
 
     They are means over every next token of the first contexts of the validation split; tokens that
-    `skip_first` keeps out of the rows keep their own activations. Of each, a 95 % interval says how
-    far it would move with other documents. They are logged as `val/ce_clean` (`test/…` while
-    testing) and so on, the intervals as `val_interval/ce_clean/low` and `…/high`.
+    `skip_first` keeps out of the rows keep their own activations. Each has a 95 % interval over
+    documents, from 8 documents on; below 40, a message says how far it can be trusted. They are
+    logged as `val/ce_clean` (`test/…` while testing) and so on, the intervals as
+    `val_interval/ce_clean/low` and `…/high`.
 
     `validate` and `test` measure by themselves. A `fit` does where it has this callback, at its
     end, and each variant of a sweep. One whose latents are divided over devices cannot.
@@ -48,16 +49,14 @@ class LanguageModelMetrics(Callback):
         contexts: Measure so many contexts; null for all of the validation split.
         every_n_steps: In a fit, also measure after every so many optimizer steps.
         batch_size: Contexts per forward pass; null for as many as make 64 MiB of logits.
-        resamples: How often documents are drawn for the intervals.
-        seed: Draws the documents.
         error_site: A site, such as that of a later block, where to look at how far the
             reconstruction moves the activations.
 
     Raises:
-        InputError: If a number is below 1, or the seed below 0.
+        InputError: If a number is below 1.
 
     Source:
-        Bricken et al. (2023), Towards monosemanticity; Efron (1979) for the intervals.
+        Bricken et al. (2023), Towards monosemanticity.
     """
 
     def __init__(
@@ -65,30 +64,20 @@ class LanguageModelMetrics(Callback):
         contexts: int | None = 64,
         every_n_steps: int | None = None,
         batch_size: int | None = None,
-        resamples: int = 1000,
-        seed: int = 0,
         error_site: str | None = None,
     ) -> None:
-        counts = {
-            "contexts": contexts,
-            "every_n_steps": every_n_steps,
-            "batch_size": batch_size,
-            "resamples": resamples,
-            "seed": seed + 1,
-        }
+        counts = {"contexts": contexts, "every_n_steps": every_n_steps, "batch_size": batch_size}
         for name, value in counts.items():
             if value is not None and value < 1:
-                least = 0 if name == "seed" else 1
-                raise InputError(f"{name} is {value - 1 + least}; expected at least {least}")
+                raise InputError(f"{name} is {value}; expected at least 1")
         self.contexts = contexts
         self.every_n_steps = every_n_steps
         self.batch_size = batch_size
-        self.resamples = resamples
-        self.seed = seed
         self.error_site = error_site
         self.found: Mapping[str, Interval] = {}
         """What was measured last; the same on every process."""
         self._last_step = -1
+        self._remark: str | None = None
 
     def on_train_batch_end(
         self,
@@ -156,7 +145,7 @@ class LanguageModelMetrics(Callback):
         self.found = self._measure(data, module)
         named = {f"{split}/{name}": interval.value for name, interval in self.found.items()}
         for name, interval in self.found.items():
-            if interval.low <= interval.high:  # one document has no interval
+            if interval.low <= interval.high:  # a few documents have no interval
                 named[f"{split}_interval/{name}/low"] = interval.low
                 named[f"{split}_interval/{name}/high"] = interval.high
         return {name: torch.tensor(value, device=module.device) for name, value in named.items()}
@@ -186,4 +175,8 @@ class LanguageModelMetrics(Callback):
             module.train(training)
         documents, sums = of_all_processes(documents, sums, module.device)
         ratios = RATIOS if self.error_site is None else {**RATIOS, **ERROR_RATIOS}
-        return document_bootstrap(sums, ratios, resamples=self.resamples, seed=self.seed)
+        remark = interval_remark(len(documents))
+        if remark and remark != self._remark:
+            rank_zero_info(remark)
+        self._remark = remark
+        return document_intervals(sums, ratios)

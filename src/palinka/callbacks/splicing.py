@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from palinka.analyses.document_bootstrap import Ratios
+from palinka.analyses.document_intervals import Ratios
 from palinka.corpora import Block
 from palinka.kernels.collectives import gather_unequal_rows, world
 from palinka.language_models import LanguageModel

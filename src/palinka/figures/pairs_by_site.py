@@ -277,7 +277,7 @@ def mean_activations(means: BySite[ArrayLike], units: str) -> Figure:
                 axes.set_yscale("symlog", linthresh=bulk, linscale=2)
             axes.plot(both, both, color=MUTED, linewidth=0.8, zorder=0)
             axes.set(xlim=both, ylim=both)
-            correlation = np.corrcoef(values[first], values[name])[0, 1]
+            correlation = correlation_over_pairs(values[first], values[name])
             axes.set_title(f"r = {correlation:.3f}")
             axes.set_xlabel(f"mean activation, {first}", parse_math=False)
             axes.set_ylabel(f"mean activation, {name}", parse_math=False)

@@ -77,7 +77,7 @@
     const rows = palinka.overview.columns.map(({ key, label, about }) => {
       const all = palinka.selection.values(key);
       const own = all[number];
-      const fewest = key.endsWith("p_value"); // the smallest says most
+      const fewest = /[/_]p(_value|_adjusted)?$/.test(key); // the smallest says most
       let above = 0;
       let there = 0;
       for (const value of all) {

@@ -1,10 +1,19 @@
+import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from palinka import float32_products
-from palinka.float32_products import choose_precision, choose_products, try_precisions
+from palinka.float32_products import (
+    choose_precision,
+    choose_products,
+    slow_products,
+    try_precisions,
+)
 
 
 @pytest.mark.parametrize(
@@ -50,3 +59,32 @@ def test_what_is_chosen_is_said_with_both_errors(monkeypatch: pytest.MonkeyPatch
         assert library in reason.split(";")[0]
         assert "4.0e-07" in reason
         assert "3.0e-07" in reason
+
+
+def test_slow_products_are_named_with_their_factor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(float32_products, "slowdown", lambda dtype: 81.7)
+    line = slow_products(torch.bfloat16)
+    assert line is not None
+    assert line.startswith("bfloat16 products take 82 times as long")
+    assert "32-true" in line
+    assert "\n" not in line
+    monkeypatch.setattr(float32_products, "slowdown", lambda dtype: 0.4)
+    assert slow_products(torch.bfloat16) is None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="what oneDNN may use is of x86 alone")
+def test_a_processor_with_avx2_alone_is_recognized() -> None:
+    script = """
+from palinka.language_models import LanguageModelSpec
+from palinka.trainer import Trainer
+Trainer(precision="bf16-mixed", accelerator="cpu", logger=False)
+LanguageModelSpec(dtype="bfloat16", device="cpu").load()
+LanguageModelSpec(device="cpu").load()
+"""
+    without = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    env = {**os.environ, **without, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    ran = subprocess.run(
+        [sys.executable, "-c", script], env=env, check=True, capture_output=True, text=True
+    )
+    assert ran.stderr.count("bfloat16 products take") == 2

@@ -1,4 +1,4 @@
-"""Which library multiplies float32 matrices on the CPU.
+"""Which library multiplies float32 matrices on the CPU, and how slow 16-bit ones are there.
 
 torch hands products to MKL, or, where `torch.set_float32_matmul_precision("medium")` allows lower
 precision, to oneDNN. On AMD's processors, where MKL takes a slow path, oneDNN is up to three times
@@ -7,8 +7,10 @@ permission and round. What was tried says whether it does. Speed is not tried: a
 on what else the machine was doing when it began.
 """
 
+import timeit
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -21,6 +23,8 @@ LESS_EXACT = 4.0
 PROCESSOR = Path("/proc/cpuinfo")
 # Of the makers on whose processors MKL takes a slow path.
 SLOW_BY_MKL = ("AuthenticAMD", "HygonGenuine")
+# A dtype is slow whose products take more than so many times as long as float32's.
+SLOW = 2.0
 
 
 def choose_products() -> tuple[str, str]:
@@ -84,6 +88,34 @@ def try_precisions() -> dict[str, float]:
         with products_at(precision):
             errors[precision] = _relative(left @ right.T, exact)
     return errors
+
+
+@cache
+def slowdown(dtype: torch.dtype) -> float:
+    """Time of products in a dtype on the CPU, as a multiple of float32's; a trial of milliseconds.
+
+    Processors without products of 16-bit numbers, such as those with AVX2 alone, compute them one
+    by one: there it is 10 to 100, where with AVX512_BF16 or AMX it is below 1.
+    """
+    times = []
+    for kind in (torch.float32, dtype):
+        rows, weight = torch.ones(ROWS, INPUTS, dtype=kind), torch.ones(LATENTS, INPUTS, dtype=kind)
+        step = timeit.Timer(lambda rows=rows, weight=weight: rows @ weight.T @ weight)  # type: ignore[misc]
+        times.append(min(step.repeat(repeat=4, number=1)))
+    return times[1] / times[0]
+
+
+def slow_products(dtype: torch.dtype) -> str | None:
+    """A line that warns of products in a dtype on the CPU where they are slow, or None."""
+    factor = slowdown(dtype)
+    if factor <= SLOW:
+        return None
+    name = str(dtype).removeprefix("torch.")
+    return (
+        f"{name} products take {factor:.0f} times as long as float32's on this processor, which"
+        " has none of its own: use float32 (trainer.precision 32-true, data.language_model.dtype"
+        " float32)"
+    )
 
 
 def _relative(product: Tensor, exact: Tensor) -> float:

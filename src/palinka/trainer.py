@@ -3,7 +3,9 @@
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import (
     BackboneFinetuning,
     BatchSizeFinder,
@@ -14,10 +16,12 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
+from lightning.pytorch.utilities import rank_zero_warn
 
 from palinka.activations import ActivationDataModule
 from palinka.callbacks import LanguageModelMetrics
 from palinka.errors import InputError
+from palinka.float32_products import slow_products
 from palinka.training.checkpoint_io import DurableCheckpointIO
 from palinka.training.sharding import check_strategy
 
@@ -80,8 +84,19 @@ class Trainer(pl.Trainer):
     """Lightning's Trainer, which writes checkpoints durably and can fill a cache on all devices."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        precision = str(kwargs.get("precision"))
+        if precision.startswith("transformer-engine"):
+            raise InputError(
+                f"precision {precision} replaces layers that palinka computes by itself: use"
+                " bf16-mixed, bf16-true or 32-true"
+            )
         super().__init__(*args, **kwargs)
         self._refuse_what_cannot_work()
+        half = torch.float16 if self.precision == "16-true" else torch.bfloat16
+        if isinstance(self.accelerator, CPUAccelerator) and "16" in str(self.precision):
+            slow = slow_products(half)
+            if slow is not None:
+                rank_zero_warn(slow)
         fit_loop = FitLoop(self, self.fit_loop.min_epochs, self.fit_loop.max_epochs)
         fit_loop.epoch_loop = self.fit_loop.epoch_loop
         self.fit_loop = fit_loop

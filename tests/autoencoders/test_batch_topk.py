@@ -67,6 +67,20 @@ def test_the_threshold_begins_with_the_first_and_follows_slowly() -> None:
     assert dict(sae.named_buffers()).keys() == {"threshold"}
 
 
+def test_the_threshold_follows_and_chooses_in_float32_whatever_the_weights_are() -> None:
+    sae = BatchTopKAutoencoder(1, 2, 1).to(torch.bfloat16)
+    sae.move_threshold(torch.tensor(8.0, dtype=torch.bfloat16))
+    for _ in range(1000):
+        sae.move_threshold(torch.tensor(4.0, dtype=torch.bfloat16))
+    assert sae.threshold.item() == pytest.approx(4.0 + 4.0 * 0.99**1000, rel=1e-5)
+    # In bfloat16, 4.02 is 4.03125, the next number after 4: an activation of just that is kept.
+    with torch.no_grad():
+        sae.encoder.weight.fill_(1.0)
+        sae.threshold.fill_(4.02)
+    kept = sae.eval().encode(torch.tensor([[4.03125], [4.0]], dtype=torch.bfloat16))
+    assert (kept != 0).tolist() == [[True, True], [False, False]]
+
+
 def test_the_threshold_is_saved(tmp_path: Path) -> None:
     sae = perturbed(palinka.BatchTopKAutoencoder(4, 9, 2))
     sae.move_threshold(torch.tensor(0.4))

@@ -143,6 +143,17 @@ def test_the_choice_of_products_is_the_one_that_a_fit_makes(
     assert "multiply float32 as torch does" in machine.products()[0].text
 
 
+def test_products_of_bfloat16_are_remarked_on_where_they_are_slow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for slow, state in (("82 times", State.REMARK), (None, State.FINE)):
+        monkeypatch.setattr(machine, "slow_products", lambda dtype, slow=slow: slow)
+        found = machine.products()[1]
+        assert found.name == "bfloat16"
+        assert found.state is state
+        assert (slow or "times as long as float32's") in found.text
+
+
 def test_processor_and_accelerators_are_named() -> None:
     assert "cores" in machine.processor()[0].text
     assert machine.accelerators()

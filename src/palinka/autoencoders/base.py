@@ -4,10 +4,11 @@ from abc import ABC, abstractmethod
 from os import PathLike
 from typing import Any, NamedTuple, Self, cast
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from palinka.autoencoders import pretrained
 from palinka.errors import InputError
+from palinka.kernels.precision import FullPrecisionState
 from palinka.kernels.sparse_latents import Latents
 
 
@@ -29,7 +30,7 @@ class CompactOutput(NamedTuple):
     """`(rows, latent_dim)`, or the few that are not zero."""
 
 
-class Autoencoder(nn.Module, ABC):
+class Autoencoder(FullPrecisionState, ABC):
     """A dictionary of latent directions with an encoder that uses few of them at a time.
 
     A transcoder reads activations at one site and gives those at another, such as what an MLP

@@ -86,7 +86,8 @@ class BatchTopKAutoencoder(UntiedAutoencoder):
         """Activations `(…, input_dim)` to latents `(…, latent_dim)`, none of them negative."""
         values = self.candidates(x)
         if not self.training:
-            return values.masked_fill(values.detach() <= self.threshold, 0.0)
+            # With a dimension, so that values of bfloat16 are compared in the threshold's dtype.
+            return values.masked_fill(values.detach() <= self.threshold[None], 0.0)
         if not values.numel():
             return values
         return values.masked_fill(values.detach() < batch_threshold(values, self.k), 0.0)

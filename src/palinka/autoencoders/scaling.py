@@ -1,13 +1,14 @@
 """Centering and scaling of activations before they are encoded."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import Buffer
 
 from palinka.errors import InputError
+from palinka.kernels.precision import FullPrecisionState
 
 
-class InputScaling(nn.Module):
+class InputScaling(FullPrecisionState):
     """`(x - mean) * scale`, and back; does nothing until it is told a mean and a scale.
 
     Args:

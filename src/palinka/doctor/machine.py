@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from palinka.doctor.finding import Finding, State
-from palinka.float32_products import choose_precision, try_precisions
+from palinka.float32_products import choose_precision, slow_products, slowdown, try_precisions
 
 
 def processor() -> list[Finding]:
@@ -52,7 +52,12 @@ def products() -> list[Finding]:
         f"{'by oneDNN' if chosen == 'medium' else 'as torch does by itself'} (the error of oneDNN"
         f" is {errors['medium']:.0e}, against {errors['highest']:.0e})"
     )
-    return [Finding("matrix products", text)]
+    slow = slow_products(torch.bfloat16)
+    quick = f"bfloat16 products take {slowdown(torch.bfloat16):.1f} times as long as float32's"
+    return [
+        Finding("matrix products", text),
+        Finding("bfloat16", slow or quick, State.FINE if slow is None else State.REMARK),
+    ]
 
 
 def loops() -> list[Finding]:

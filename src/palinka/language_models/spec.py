@@ -1,6 +1,7 @@
 """Which language model is meant, and what can be known of it without its weights."""
 
 import copy
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from palinka.errors import InputError
+from palinka.float32_products import slow_products
 from palinka.language_models.fingerprint import fingerprint
 from palinka.language_models.sites import Sites, find_sites
 from palinka.language_models.source import Source, find_source
@@ -70,6 +72,10 @@ class LanguageModelSpec:
         from palinka.language_models.language_model import LanguageModel
 
         device = find_device(self.device)
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        slow = slow_products(dtype) if device.type == "cpu" and dtype.itemsize == 2 else None
+        if slow is not None:
+            warnings.warn(slow, stacklevel=2)
         config = copy.deepcopy(self._config)  # loading writes the dtype into it
         _fuse_activation(config)
         tokenizer = self.tokenizer()
@@ -77,7 +83,7 @@ class LanguageModelSpec:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 **self._source.arguments(),
                 config=config,
-                dtype=getattr(torch, self.dtype),
+                dtype=dtype,
                 output_loading_info=True,
             )
         model, report = loaded

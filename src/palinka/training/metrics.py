@@ -1,8 +1,8 @@
 """How well a dictionary reconstructs and how sparse it is, exact under any split of the data.
 
-Sums are float64 and are reduced over processes once, when a value is asked for. The squared
-distance to the mean is kept together with the mean itself and merged pairwise, so that a large
-mean costs no digits.
+Sums are float64, whatever precision the run has, and are reduced over processes once, when a value
+is asked for. The squared distance to the mean is kept together with the mean itself and merged
+pairwise, so that a large mean costs no digits.
 
 Source:
     Chan, Golub & LeVeque (1983), algorithms for computing the sample variance, for the merging.
@@ -14,10 +14,11 @@ from torch.nn import functional
 from torchmetrics import Metric
 
 from palinka.kernels.layout import WHOLE, Layout
+from palinka.kernels.precision import FullPrecisionState
 from palinka.kernels.sparse_latents import Latents, SparseLatents
 
 
-class ReconstructionMetrics(Metric):
+class ReconstructionMetrics(FullPrecisionState, Metric):
     """`mse`, `fvu`, `explained_variance`, `fvu_legacy` and `cosine` of reconstructions.
 
     - `mse`: mean over elements of the squared error.
@@ -94,7 +95,7 @@ class ReconstructionMetrics(Metric):
         }
 
 
-class SparsityMetrics(Metric):
+class SparsityMetrics(FullPrecisionState, Metric):
     """`l0`, `l1`, `dead` and `density` of latents.
 
     - `l0`: mean number of non-zero latents per token.
@@ -143,7 +144,7 @@ class SparsityMetrics(Metric):
         }
 
 
-class MeanPenalty(Metric):
+class MeanPenalty(FullPrecisionState, Metric):
     """Mean of a penalty that belongs to a whole batch, weighted by degrees of freedom.
 
     Zero where nothing was taken in.

@@ -161,6 +161,11 @@ class SparseAutoencoderModule(RawActivationsModule):
     def on_fit_start(self) -> None:
         """Let a new autoencoder begin from the data, and every process with the same one."""
         self.train()  # what was loaded to be used is now trained
+        if self.autoencoder.dictionary.dtype == torch.float16:
+            raise InputError(
+                "float16 weights have too little range to be trained (Adam's squared gradients"
+                " vanish below 6e-8): use trainer.precision 16-mixed, bf16-mixed or bf16-true"
+            )
         before = prepare_machine(self.autoencoder, self.device, self._resumed_precision)
         self._precision_before = before
         if self._sharded is not None:

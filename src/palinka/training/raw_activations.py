@@ -105,8 +105,7 @@ class RawActivationsModule(LightningModule):
 
     def _scaled(self, x: Tensor) -> Tensor:
         self.autoencoder.check_width(x, self.autoencoder.input_dim, "activations")
-        scaled: Tensor = self.scaling(x.to(self.scaling.mean.dtype))
-        return scaled
+        return self._through(self.scaling, x)
 
     def _split(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Scaled input `(rows, input_dim)` and target `(rows, output_dim)`, the same or not."""
@@ -116,4 +115,9 @@ class RawActivationsModule(LightningModule):
         widths = [self.autoencoder.input_dim, self.autoencoder.output_dim]
         self.autoencoder.check_width(batch, sum(widths), "activations with those of a target site")
         x, target = torch.split(batch, widths, dim=-1)
-        return self._scaled(x), self.target_scaling(target.to(self.target_scaling.mean.dtype))
+        return self._scaled(x), self._through(self.target_scaling, target)
+
+    def _through(self, scaling: InputScaling, x: Tensor) -> Tensor:
+        """Center and scale in the dtype of the statistics, and give what the weights multiply."""
+        scaled: Tensor = scaling(x.to(scaling.mean.dtype))
+        return scaled.to(self.autoencoder.dictionary.dtype)

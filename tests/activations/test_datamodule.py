@@ -248,6 +248,7 @@ def test_ranks_share_the_rows(settings: dict[str, Any], batch_size: int | None) 
         state = SimpleNamespace(fn=TrainerFn.FITTING)
         data.trainer = SimpleNamespace(  # type: ignore[assignment]
             distributed_sampler_kwargs={"rank": rank, "num_replicas": 2},
+            overfit_batches=0.0,
             state=state,
             strategy=SimpleNamespace(root_device=torch.device("cpu")),
         )

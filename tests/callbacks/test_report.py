@@ -11,6 +11,8 @@ from palinka.callbacks import as_typed, final_report
 
 def report(log_dir: str, **metrics: float) -> list[str]:
     trainer: Any = SimpleNamespace(
+        fast_dev_run=0,
+        barebones=False,
         callback_metrics={name: torch.tensor(value) for name, value in metrics.items()},
         loggers=[SimpleNamespace(log_dir=log_dir)],
     )
@@ -28,6 +30,8 @@ def test_measured_rows_come_in_order_and_others_are_left_out() -> None:
 def test_intervals_stand_beside_their_values_whatever_the_split_is_called() -> None:
     bounds = {"test_interval/kl/low": 0.01, "test_interval/kl/high": 0.03}
     trainer: Any = SimpleNamespace(
+        fast_dev_run=0,
+        barebones=False,
         callback_metrics={"test/kl": 0.02, "test/l0": 32.0, **bounds},
         loggers=[SimpleNamespace(log_dir="logs/version_0")],
     )

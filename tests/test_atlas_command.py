@@ -117,7 +117,7 @@ def test_what_cannot_be_done_is_refused_in_a_line(
     assert "ckpt_path" in refused(["--output", "a"], capsys)
     assert "did you mean 'output'" in refused([*known, "--outptu", "a"], capsys)
     line = refused([*known, "--output", "a"], capsys)
-    assert "trained on the site blocks.2.mlp.pre" in line
+    assert "trained with site blocks.2.mlp.pre" in line
     fitting = [*known, "--data.site", "blocks.2.mlp.pre"]
     assert "is no atlas; give another" in refused([*fitting, "--output", "taken"], capsys)
     assert "is no atlas" in refused(["serve", *fitting, "--atlas", "taken"], capsys)

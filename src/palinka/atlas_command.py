@@ -150,8 +150,7 @@ def _serve(
     spec = data.validation_spec
     model = spec.language_model.load()
     module = module.to(model.device)
-    bos = model.tokenizer.bos_token_id if spec.bos else None
-    live = LiveLatents(model, spec.resolved_sites[0], module, bos, spec.layout.skip)
+    live = LiveLatents(model, spec.resolved_sites[0], module, spec.bos, spec.layout.skip)
     with AtlasServer(folder, live, port) as server:
         print(f"the atlas is at   {server.url}   (stop with Ctrl-C)", flush=True)
         try:

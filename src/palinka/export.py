@@ -120,7 +120,7 @@ def _parser() -> PlainParser:
 def _origin(stored: Mapping[str, Any], library: str, license_: str) -> Origin:
     """What a checkpoint says of where its autoencoder comes from."""
     data = _mapping(stored, "datamodule_hyper_parameters")
-    source = _mapping(stored, "source")
+    source = checkpoint.source_of(stored)
     spec = _spec(data)
     site = _text(source, "site")
     module, layers = _module(spec, site) if spec and site else (None, None)
@@ -136,7 +136,6 @@ def _origin(stored: Mapping[str, Any], library: str, license_: str) -> Origin:
         "hook": hook,
         "corpus": _corpus(data) or source.get("corpus"),
         "context_length": data.get("context_length", source.get("context_length")),
-        "bos": data.get("bos", source.get("bos")),
     }
     return replace(
         origin_of(known),

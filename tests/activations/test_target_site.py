@@ -90,6 +90,7 @@ def test_both_sites_name_the_cache_and_the_checkpoint(settings: dict[str, Any]) 
         "language_model": "",
         "site": SITE,
         "target_site": TARGET,
+        "bos": False,
     }
 
 
@@ -104,7 +105,7 @@ def test_without_a_target_nothing_is_as_it_was_not(settings: dict[str, Any]) -> 
     assert data.cache_identity == KEY
     assert ActivationDataModule(**arguments, in_memory=True).cache_identity == KEY_IN_MEMORY
     assert (data.width, data.target_width) == (WIDTH, None)
-    assert set(data.source) == {"language_model", "site"}
+    assert set(data.source) == {"language_model", "site", "bos"}
     alone = ready(**settings | {"target_site": None})
     assert alone.target_statistics is None
 

@@ -41,12 +41,22 @@ def test_every_latent_is_told_at_every_token(live: LiveLatents) -> None:
 
 
 def test_positions_without_rows_have_no_latents(live: LiveLatents) -> None:
-    bos = live.model.tokenizer.eos_token_id
-    begun = LiveLatents(live.model, SITE, live.module, bos=bos, skip=1)
-    answer = begun.answer("Once upon")
-    assert answer["tokens"][0][0] == bos
+    answer = LiveLatents(live.model, SITE, live.module, skip=1).answer("Once upon")
     assert answer["top"][0] == []
     assert answer["top"][1]
+
+
+@pytest.mark.parametrize("skip", [0, 1])
+def test_a_bos_token_is_read_and_not_shown(live: LiveLatents, skip: int) -> None:
+    begun = LiveLatents(live.model, SITE, live.module, bos=True, skip=skip)
+    answer = begun.answer("Once upon")
+    assert answer["tokens"] == live.answer("Once upon")["tokens"]
+    tokens = live.model.tokenize(["Once upon"], bos=True)
+    latents = live.module.encode(live.model.read(tokens, [SITE])[SITE][0, 1:]).detach()
+    for row, top in zip(latents, answer["top"], strict=True):
+        assert [latent for latent, _ in top] == row.topk(TOP).indices.tolist()
+    with pytest.raises(InputError, match="has no tokens; type some"):
+        begun.answer("")
 
 
 def test_what_cannot_be_read_is_refused(live: LiveLatents) -> None:

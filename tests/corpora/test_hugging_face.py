@@ -55,11 +55,11 @@ def test_a_branch_is_pinned_to_its_commit(datasets: Any, monkeypatch: pytest.Mon
         asked.append((path, revision))
         return SimpleNamespace(sha=COMMIT)
 
-    def load_dataset(path: str, **options: object) -> list[dict[str, str]]:
+    def load_dataset(path: str, **options: object) -> Any:
         assert path == "somebody/books"
         assert options["revision"] == COMMIT
         assert options["name"] == "english"
-        return [{"text": "Hello."}]
+        return datasets.Dataset.from_list([{"text": "Hello."}])
 
     monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", dataset_info)
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
@@ -113,3 +113,47 @@ def test_says_how_to_install_the_extra(folder: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(InputError, match=r"pip install palinka\[datasets\]"):
         next(HuggingFaceDataset(str(folder)).documents())
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_a_byte_order_mark_is_not_text(folder: Path, streaming: bool) -> None:
+    (folder / "train.jsonl").unlink()
+    corpus = HuggingFaceDataset(str(folder), streaming=streaming)
+    for name in ("a.txt", "b.txt"):
+        (folder / name).write_bytes(b"The\nend")
+    expected, key = [document.text for document in corpus.documents()], corpus.fingerprint()
+    for name in ("a.txt", "b.txt"):
+        (folder / name).write_bytes(b"\xef\xbb\xbfThe\nend")
+    marked = HuggingFaceDataset(str(folder), streaming=streaming)
+    assert [document.text for document in marked.documents()] == expected == ["The", "end"] * 2
+    assert marked.fingerprint() == key
+    (folder / "a.txt").unlink()
+    (folder / "b.txt").write_bytes(b"\xef\xbb\xbf")
+    assert list(HuggingFaceDataset(str(folder), streaming=streaming).documents()) == []
+
+
+GOOD = b'{"text": "one"}\n{"text": "two"}\n'
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ({"a.jsonl": GOOD + b'{"text": "thr'}, "JSON parse error"),
+        ({"a.jsonl": GOOD, "b.jsonl": b'{"body": "three"}\n'}, "column names don't match"),
+        ({"a.jsonl": b"5\n6\n"}, "JSON parse error"),
+        ({"a.jsonl": b""}, "a file has no rows"),
+        ({"a.csv": b""}, "No columns to parse"),
+        ({"a.txt": b"The\n\xff"}, "can't decode byte 0xff"),
+    ],
+    ids=["broken", "heterogeneous", "no objects", "empty", "empty CSV", "no UTF-8"],
+)
+def test_broken_files_give_one_line(
+    folder: Path, files: dict[str, bytes], reason: str, streaming: bool
+) -> None:
+    (folder / "train.jsonl").unlink()
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    with pytest.raises(InputError, match=reason) as error:
+        list(HuggingFaceDataset(str(folder), streaming=streaming).documents())
+    assert "\n" not in str(error.value)

@@ -7,6 +7,8 @@ from palinka.errors import InputError
 def test_is_one_document() -> None:
     (document,) = Passage("I saw him.").documents()
     assert document.text == "I saw him."
+    (marked,) = Passage("\ufeffI saw him.").documents()
+    assert marked == document
 
 
 def test_fingerprint_is_that_of_the_text() -> None:
@@ -14,7 +16,7 @@ def test_fingerprint_is_that_of_the_text() -> None:
     assert Passage("a").fingerprint() != Passage("b").fingerprint()
 
 
-@pytest.mark.parametrize("text", ["", " \n\t"])
+@pytest.mark.parametrize("text", ["", " \n\t", "\ufeff\n"])
 def test_refuses_an_empty_text(text: str) -> None:
     with pytest.raises(InputError, match="the passage is empty; give"):
         Passage(text)

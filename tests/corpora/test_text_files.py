@@ -52,6 +52,23 @@ def test_decodes_with_the_encoding(tmp_path: Path) -> None:
     assert names_and_texts(TextFiles(file, encoding="latin-1")) == [("old.txt", "Straße")]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "UTF8", "latin-1"])
+def test_a_byte_order_mark_is_not_text(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.txt").write_bytes(b"The\xc3\xa9")
+    plain = TextFiles(tmp_path, encoding=encoding)
+    expected, key = names_and_texts(plain), plain.fingerprint()
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfThe\xc3\xa9")
+    assert names_and_texts(plain) == expected
+    # The same text has the same rows; what was harvested with the mark has another key.
+    assert plain.fingerprint() == key
+    assert names_and_texts(TextFiles(tmp_path, max_document_characters=3)) == [("a.txt", "The")]
+    (tmp_path / "b.txt").write_bytes(b"\xef\xbb\xbf\n")
+    assert names_and_texts(plain) == expected
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf")
+    with pytest.raises(InputError, match="is empty"):
+        list(plain.documents())
+
+
 def test_fingerprint_is_that_of_the_content(folder: Path, tmp_path: Path) -> None:
     original = TextFiles(folder).fingerprint()
     copy = tmp_path / "elsewhere"

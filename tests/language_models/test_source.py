@@ -1,4 +1,5 @@
 import importlib.util
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -45,7 +46,7 @@ def test_mini_is_the_bundled_folder() -> None:
 
 
 def test_a_name_on_the_hub_is_pinned_to_its_commit(hub: Hub) -> None:
-    hub.answer = SimpleNamespace(sha="abc123")
+    hub.answer = SimpleNamespace(sha="abc123", siblings=None)
     source = find_source("owner/model", revision="step7")
     assert source == Source("owner/model", "step7", "abc123", offline=False)
     assert source.arguments()["revision"] == "step7"
@@ -53,10 +54,18 @@ def test_a_name_on_the_hub_is_pinned_to_its_commit(hub: Hub) -> None:
 
 
 def test_without_a_network_the_cache_is_enough(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    cached = str(Path("cache", "models--owner--model", "snapshots", "abc123", "config.json"))
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, **__: cached)
+    cached = Path("cache", "models--owner--model", "snapshots", "abc123")
+    there = {"config.json"}
+
+    def in_cache(_: str, file: str, revision: str | None) -> str | None:
+        return str(cached / file) if file in there else None
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", in_cache)
     assert find_source("owner/model") == Source("owner/model", None, "abc123")
     assert find_source("owner/model").arguments()["local_files_only"] is True
+    there.add("adapter_config.json")
+    with pytest.raises(InputError, match="'owner/model' has a PEFT adapter"):
+        find_source("owner/model")
 
 
 @pytest.mark.parametrize(
@@ -99,6 +108,28 @@ def test_a_folder_without_a_model_says_what_it_lacks(tmp_path: Path) -> None:
         find_source(str(tmp_path))
     with pytest.raises(InputError, match=r"has no other\.gguf; give gguf_file.*small\.gguf"):
         find_source(str(tmp_path), gguf_file="other.gguf")
+
+
+@pytest.mark.parametrize("with_base", [True, False])
+def test_an_adapter_is_rejected_with_and_without_its_base_model(
+    tmp_path: Path, with_base: bool
+) -> None:
+    if with_base:
+        shutil.copytree(mini_gpt2_folder(), tmp_path, dirs_exist_ok=True)
+        assert find_source(str(tmp_path)) == Source(tmp_path)
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "gpt2"}')
+    with pytest.raises(InputError, match=r"has a PEFT adapter .*merge_and_unload") as error:
+        find_source(str(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+def test_an_adapter_on_the_hub_is_rejected(hub: Hub) -> None:
+    files = [SimpleNamespace(rfilename=name) for name in ("config.json", "adapter_config.json")]
+    hub.answer = SimpleNamespace(sha="abc123", siblings=files[:1])
+    assert find_source("owner/model").commit == "abc123"
+    hub.answer = SimpleNamespace(sha="abc123", siblings=files)
+    with pytest.raises(InputError, match="'owner/model' has a PEFT adapter"):
+        find_source("owner/model")
 
 
 def test_a_gguf_file_may_be_named_by_its_path(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from transformers import AutoTokenizer
 
 from palinka.assets import mini_gpt2_folder
 from palinka.errors import InputError
-from palinka.language_models.tokens import Tokens, padding_id, tokenize
+from palinka.language_models.tokens import Tokens, padded_tokens, padding_id
 
 
 def test_sequences_are_padded_on_the_right() -> None:
@@ -15,17 +15,21 @@ def test_sequences_are_padded_on_the_right() -> None:
     assert tokens.rows(1, 2).ids.tolist() == [[4]]
 
 
-def test_texts_are_tokenized_as_the_tokenizer_does_alone() -> None:
+def test_texts_are_padded_whether_or_not_the_tokenizer_can() -> None:
     tokenizer = AutoTokenizer.from_pretrained(mini_gpt2_folder())
     assert tokenizer.pad_token is None
     vocabulary = len(tokenizer)
     texts = ["I saw him.", "The river", "x"]
-    tokens = tokenize(tokenizer, texts)
+    tokens = padded_tokens(tokenizer, texts)
     for text, ids, mask in zip(texts, tokens.ids, tokens.mask, strict=True):
         assert ids[mask.bool()].tolist() == tokenizer(text)["input_ids"]
     assert tokenizer.pad_token is None
     assert len(tokenizer) == vocabulary
-    assert padding_id(tokenizer) == tokenizer.eos_token_id
+    assert padding_id(tokenizer, vocabulary) == tokenizer.eos_token_id
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})  # beyond the model's embedding
+    assert tokenizer.pad_token_id == vocabulary
+    assert padding_id(tokenizer, vocabulary) == tokenizer.eos_token_id
+    assert int(padded_tokens(tokenizer, texts).ids.max()) < vocabulary
 
 
 @pytest.mark.parametrize(
@@ -39,7 +43,7 @@ def test_texts_are_tokenized_as_the_tokenizer_does_alone() -> None:
 def test_texts_that_cannot_be_tokenized_are_refused(texts: list[str], message: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(mini_gpt2_folder())
     with pytest.raises(InputError, match=message):
-        tokenize(tokenizer, texts)
+        padded_tokens(tokenizer, texts, bos=True)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,9 @@ from transformers import PreTrainedTokenizerBase
 
 from palinka.errors import InputError
 from palinka.language_models import LanguageModelSpec
-from palinka.stimuli.encoding import encode, first_token, token_ids
+from palinka.stimuli import Passage
+from palinka.stimuli.encoding import encode, first_token
+from palinka.tokenization import token_ids
 
 MINI = LanguageModelSpec("mini").tokenizer()
 
@@ -29,7 +31,7 @@ def test_positions_are_the_tokens_with_a_byte_of_the_word(
 @given(st.text(max_size=40))
 def test_nothing_is_put_around_a_text(text: str) -> None:
     expected = MINI.backend_tokenizer.encode(text, add_special_tokens=False).ids
-    assert token_ids(MINI, [text]) == [tuple(expected)]
+    assert token_ids(MINI, [text]) == [expected]
     assert encode(MINI, [text])[0].ids == tuple(expected)
 
 
@@ -56,6 +58,4 @@ def test_a_tokenizer_without_places_is_refused() -> None:
         is_fast = False
 
     with pytest.raises(InputError, match="Slow does not say where"):
-        encode(Slow(), ["a"])  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="Slow does not say where"):
-        token_ids(Slow(), ["a"])  # type: ignore[arg-type]
+        Passage("a").prepare(Slow())  # type: ignore[arg-type]

@@ -93,7 +93,7 @@ def test_each_side_has_a_scaling_of_its_own_which_a_checkpoint_keeps(
     assert "output_dim" not in back.settings_of(path)["autoencoder"]["init_args"]
 
     elsewhere = rows_data(both, **said | {"source": {"site": "a", "target_site": "c"}})
-    with pytest.raises(InputError, match="trained on the target site b"):
+    with pytest.raises(InputError, match=r"trained with target site b, .* has target site c"):
         back.check_checkpoint(path, elsewhere, resume=False)
     plain = SparseAutoencoderModule(KSparseAutoencoder(INPUT, 16, k=4, tied=False))
     with pytest.raises(InputError, match="8 inputs, 5 outputs and 16 latents"):

@@ -163,12 +163,13 @@ class ActivationDataModule(pl.LightningDataModule):
         return identity_of(self.train_spec) if self.in_memory else self.train_spec.key.digest
 
     @cached_property
-    def source(self) -> dict[str, str]:
-        """Which language model and sites the rows come from, as a checkpoint remembers them."""
+    def source(self) -> dict[str, str | bool]:
+        """Language model, sites and BOS token of the rows, as a checkpoint remembers them."""
         sites = self.train_spec.resolved_sites
         return {
             "language_model": self.train_spec.language_model.identity(),
             **dict(zip(["site", "target_site"], sites, strict=False)),
+            "bos": self.train_spec.bos,
         }
 
     @cached_property

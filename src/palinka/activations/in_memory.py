@@ -13,6 +13,7 @@ from palinka.corpora import Block, Document, split_of
 from palinka.corpora.tokenization import tokenize_documents
 from palinka.errors import InputError
 from palinka.progress import progress
+from palinka.tokenization import bos_id
 
 
 def read_in_memory(spec: HarvestSpec) -> MemoryRows:
@@ -85,11 +86,7 @@ def _batches(spec: HarvestSpec) -> Iterator[list[Block]]:
 def _pieces(spec: HarvestSpec) -> Iterator[Block]:
     """The documents of the split, cut where they are longer than the context."""
     tokenizer = spec.language_model.tokenizer()
-    bos: list[int] = []
-    if spec.bos:
-        if tokenizer.bos_token_id is None:
-            raise InputError("the tokenizer has no BOS token; set bos to false")
-        bos = [tokenizer.bos_token_id]
+    bos = [bos_id(tokenizer)] if spec.bos else []
     content = spec.context_length - len(bos)
     if content < 1:
         raise InputError(f"context_length is {spec.context_length}; expected at least 2 with bos")

@@ -14,7 +14,7 @@ from palinka.errors import InputError
 from palinka.figures.display_tokens import display_tokens
 from palinka.language_models import LanguageModel, Tokens
 from palinka.stimuli.display import token_bytes
-from palinka.stimuli.encoding import token_ids
+from palinka.tokenization import bos_id, token_ids
 from palinka.training import SparseAutoencoderModule
 
 # Shown of each token.
@@ -29,14 +29,14 @@ class LiveLatents:
         model: The language model.
         site: What the autoencoder reads.
         module: The autoencoder with its scaling, on any device.
-        bos: The token that contexts began with in training, if any.
+        bos: Whether contexts began with a BOS token in training; it is read and not shown.
         skip: How many tokens at the beginning were left out of training.
     """
 
     model: LanguageModel
     site: str
     module: SparseAutoencoderModule
-    bos: int | None = None
+    bos: bool = False
     skip: int = 0
 
     def __post_init__(self) -> None:
@@ -79,7 +79,7 @@ class LiveLatents:
     @torch.no_grad()
     def _read(self, text: str) -> tuple[list[int], NDArray[np.float32]]:
         (found,) = token_ids(self.model.tokenizer, [text])
-        ids = [*([] if self.bos is None else [self.bos]), *found]
+        ids = [bos_id(self.model.tokenizer), *found] if self.bos else found
         if not found:
             raise InputError("the text has no tokens; type some")
         if len(ids) > self.model.context_length:
@@ -90,7 +90,7 @@ class LiveLatents:
         read = self.model.read(Tokens.of([ids]), [self.site])[self.site][0]
         latents = self.module.encode(read.float().to(self.module.device)).float()
         latents[: self.skip] = 0.0
-        return ids, latents.cpu().numpy()
+        return found, latents[int(self.bos) :].cpu().numpy()
 
 
 def _strongest(row: NDArray[np.float32]) -> list[list[Any]]:

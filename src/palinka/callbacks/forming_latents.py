@@ -79,9 +79,10 @@ class FormingLatents(Callback):
             raise InputError("FormingLatents reads the language model of an ActivationDataModule")
         model = data.loaded_language_model
         site = data.train_spec.resolved_sites[0]
-        tokens = model.tokenize([self.text])
-        rows = model.read(tokens, [site])[site][0]
-        self._tokens = token_bytes(model.tokenizer, tokens.ids[0].tolist())
+        bos = data.train_spec.bos
+        tokens = model.tokenize([self.text], bos)
+        rows = model.read(tokens, [site])[site][0, int(bos) :]
+        self._tokens = token_bytes(model.tokenizer, tokens.ids[0, int(bos) :].tolist())
         self._rows = rows.float().to(pl_module.device)
         self._draw(trainer, pl_module)
 

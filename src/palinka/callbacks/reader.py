@@ -1,10 +1,11 @@
 """Neurons and latents alike: vectors for the tokens of prepared stimuli, at any sites."""
 
 import fnmatch
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from palinka.autoencoders import Autoencoder
+from palinka.autoencoders.formats.origin import object_of, origin_of
+from palinka.autoencoders.pretrained import CONFIG, SOURCE
+from palinka.autoencoders.reading import read_config
 from palinka.errors import InputError
 from palinka.language_models import LanguageModel, LanguageModelSpec, Tokens
 from palinka.stimuli import Prepared
+from palinka.tokenization import bos_id
 from palinka.training import SparseAutoencoderModule, checkpoint
 
 BATCH_TEXTS = 16
@@ -29,6 +34,7 @@ class Encoder:
         width: Width of the activations that it takes.
         site: The full name of the site it was trained on, where that is known.
         language_model: The identity of the model it was trained on, where that is known.
+        bos: Whether the contexts that it was trained on began with a BOS token.
         described: A few words for the record.
     """
 
@@ -36,6 +42,7 @@ class Encoder:
     width: int
     site: str | None = None
     language_model: str | None = None
+    bos: bool = False
     described: str = "autoencoder"
 
     @classmethod
@@ -45,23 +52,24 @@ class Encoder:
         Raises:
             InputError: If it is no complete checkpoint of a sparse autoencoder.
         """
-        source = checkpoint.read(path).get("source", {})
+        source = checkpoint.source_of(checkpoint.read(path))
         module = SparseAutoencoderModule.load_from_checkpoint(Path(path), map_location="cpu").eval()
         return cls.from_module(module, source)
 
     @classmethod
-    def from_module(cls, module: SparseAutoencoderModule, source: dict[str, str]) -> "Encoder":
+    def from_module(cls, module: SparseAutoencoderModule, source: Mapping[str, Any]) -> "Encoder":
         """Take a module as it is now.
 
         Args:
             module: The module, whose centring and scaling belong to the encoder.
-            source: `language_model` and `site` that it was trained on, where they are known.
+            source: `language_model`, `site` and `bos` that it was trained on, where known.
         """
         return cls(
             module.encode,
             module.autoencoder.input_dim,
             source.get("site"),
             source.get("language_model"),
+            bool(source.get("bos")),
             type(module.autoencoder).__name__,
         )
 
@@ -73,7 +81,15 @@ class Encoder:
             InputError: If the folder holds no autoencoder.
         """
         autoencoder = Autoencoder.from_pretrained(folder).eval()
-        return cls(autoencoder.encode, autoencoder.input_dim, described=type(autoencoder).__name__)
+        origin = origin_of(object_of(read_config(Path(folder) / CONFIG), SOURCE))
+        return cls(
+            autoencoder.encode,
+            autoencoder.input_dim,
+            origin.site,
+            origin.identity,
+            bool(origin.bos),
+            type(autoencoder).__name__,
+        )
 
 
 class ActivationReader:
@@ -110,6 +126,11 @@ class ActivationReader:
     def units(self) -> str:
         """What the columns are: `units` of the model or `latents` of the autoencoder."""
         return "units" if self.encoder is None else "latents"
+
+    @property
+    def bos(self) -> bool:
+        """Whether a BOS token is read before each text."""
+        return self.encoder is not None and self.encoder.bos
 
     @property
     def model(self) -> LanguageModel:
@@ -170,10 +191,13 @@ class ActivationReader:
     def _batches(
         self, texts: Sequence[Sequence[int]], sites: Sequence[str]
     ) -> Iterator[tuple[range, dict[str, Tensor]]]:
+        """Read texts, after a BOS token where the encoder's contexts had one; it is no item."""
+        bos = [bos_id(self.model.tokenizer)] if self.bos else []
         for start in range(0, len(texts), BATCH_TEXTS):
             numbers = range(start, min(start + BATCH_TEXTS, len(texts)))
-            tokens = Tokens.of([list(texts[number]) for number in numbers])
-            yield numbers, dict(self.model.read(tokens, sites, batch_size=BATCH_TEXTS))
+            tokens = Tokens.of([[*bos, *texts[number]] for number in numbers])
+            acts = self.model.read(tokens, sites, batch_size=BATCH_TEXTS)
+            yield numbers, {site: values[:, len(bos) :] for site, values in acts.items()}
 
     @torch.no_grad()
     def _encoded(self, activations: Tensor) -> Tensor:

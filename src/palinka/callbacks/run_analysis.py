@@ -247,6 +247,7 @@ def _settings(
         "revision": spec.fingerprint().get("revision", spec.revision),
         "language_model_identity": spec.identity(),
         "dtype": spec.dtype,
+        "bos": reader.bos,
         "sites": list(sites),
         "units": reader.units,
         "autoencoder": reader.encoder.described if reader.encoder else None,

@@ -11,6 +11,7 @@ from palinka.corpora.packing import Block, Packing, pack
 from palinka.corpora.split import SPLITS, Split, documents_per_group, split_of
 from palinka.corpora.tokenization import tokenize_documents
 from palinka.errors import InputError
+from palinka.tokenization import bos_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,8 +47,13 @@ def token_blocks(
     documents_per_group(validation_fraction)
     if split not in SPLITS:
         raise InputError(f"split is {split!r}; expected one of {', '.join(SPLITS)}")
-    end_of_text = _token_id(tokenizer, "eos")
-    bos_token = _token_id(tokenizer, "bos") if bos else None
+    end_of_text: int | None = tokenizer.eos_token_id
+    if end_of_text is None:
+        raise InputError(
+            "the tokenizer has no eos_token for an end-of-text (EOS) token between documents; set"
+            " its eos_token"
+        )
+    bos_token = bos_id(tokenizer) if bos else None
 
     documents = _DocumentsOfSplit(corpus, split, validation_fraction, seed)
     tokens = _CountedTokens(tokenize_documents(documents, tokenizer))
@@ -118,14 +124,3 @@ def _why_empty(documents: _DocumentsOfSplit, tokens: _CountedTokens, packing: Pa
         f"the {documents.split} split has {tokens.count} tokens, fewer than the {needed} of one "
         f"context; give more text, or a context_length of at most {tokens.count + packing.bos}"
     )
-
-
-def _token_id(tokenizer: "PreTrainedTokenizerBase", kind: str) -> int:
-    token: int | None = getattr(tokenizer, f"{kind}_token_id")
-    if token is None:
-        wanted, advice = {
-            "eos": ("an end-of-text (EOS) token between documents", "set its eos_token"),
-            "bos": ("a BOS token at the start of each block", "set bos to false"),
-        }[kind]
-        raise InputError(f"the tokenizer has no {kind}_token for {wanted}; {advice}")
-    return token

@@ -1,7 +1,7 @@
 """Data sets of the Hugging Face hub, or in their format on disk."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ class HuggingFaceDataset(Corpus):
     """A data set of the Hugging Face hub, or a local folder of JSON, CSV, text or Parquet files.
 
     One document per row, in the order of the rows; rows with nothing but white space in them
-    are no documents. Needs the extra `palinka[datasets]`.
+    are no documents. A byte order mark at the start of a text file is not part of its text. Needs
+    the extra `palinka[datasets]`.
 
     Args:
         path: Name on the hub, such as `"Salesforce/wikitext"`, or a folder.
@@ -56,14 +57,13 @@ class HuggingFaceDataset(Corpus):
                     f"{', '.join(row)}"
                 )
             text = row[self.text_field]
-            if text is None or (isinstance(text, str) and not text.strip()):
-                continue
-            if not isinstance(text, str):
+            if not isinstance(text, str | None):
                 raise InputError(
                     f"row {number} of {self.path} holds {type(text).__name__} in column "
                     f"{self.text_field!r}; expected text"
                 )
-            yield Document(f"row {number}", text=text)
+            if text and text.strip():
+                yield Document(f"row {number}", text=text)
 
     def fingerprint(self) -> dict[str, Json]:
         """The commit on the hub, or the hash of the folder's files, and which rows are meant."""
@@ -80,7 +80,7 @@ class HuggingFaceDataset(Corpus):
             "text_field": self.text_field,
         }
 
-    def _rows(self) -> Iterable[dict[str, Any]]:
+    def _rows(self) -> Iterator[dict[str, Any]]:
         try:
             import datasets
         except ImportError as error:
@@ -90,19 +90,26 @@ class HuggingFaceDataset(Corpus):
             ) from error
         commit = None if self._is_local else self._commit
         try:
-            rows: Iterable[dict[str, Any]] = datasets.load_dataset(
+            rows = datasets.load_dataset(
                 self.path,
                 name=self.name,
                 split=self.split,
                 revision=commit,
                 streaming=self.streaming,
             )
-        except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+            if rows.info.builder_name == "text":  # other formats' readers skip the mark themselves
+                rows = ({"text": row["text"].removeprefix("\ufeff")} for row in rows)
+            yield from rows
+        except Exception as error:  # of any kind, from the readers of each file format
+            cause: BaseException = error
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
+            empty = isinstance(cause, StopIteration)
+            reason = "a file has no rows" if empty else " ".join(str(cause).split())[:300]
             raise InputError(
                 f"the data set {self.path} (name {self.name}, split {self.split}) cannot be "
-                f"loaded: {_first_line(error)}"
+                f"loaded: {reason or type(cause).__name__}"
             ) from error
-        return rows
 
     @property
     def _is_local(self) -> bool:

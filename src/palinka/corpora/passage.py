@@ -11,16 +11,16 @@ class Passage(Corpus):
     """A single text as a corpus of one document.
 
     Args:
-        text: The text itself, not the path of a file.
+        text: The text itself, not the path of a file, without a byte order mark.
 
     Raises:
         InputError: If there is nothing but white space in it.
     """
 
     def __init__(self, text: str) -> None:
-        if not text.strip():
+        self.text = text.removeprefix("\ufeff")
+        if not self.text.strip():
             raise InputError("the passage is empty; give a text of at least one context")
-        self.text = text
 
     def documents(self) -> Iterator[Document]:
         """The passage, as the only document."""

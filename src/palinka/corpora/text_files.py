@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from io import TextIOWrapper
 from pathlib import Path
 
-from palinka.corpora.content_hash import content_hash
+from palinka.corpora.content_hash import content_hash, skip_byte_order_mark
 from palinka.corpora.corpus import Corpus, Document, Json
 from palinka.errors import InputError
 from palinka.ordinary_file import open_ordinary
@@ -14,7 +14,8 @@ from palinka.paths import expanded
 class TextFiles(Corpus):
     """A text file, or the text files of a folder: one document per file, sorted by name.
 
-    Files with nothing but white space in them are no documents.
+    Files with nothing but white space in them are no documents. A UTF-8 byte order mark at the
+    start of a file is not part of its text.
 
     Args:
         path: A file or a folder; `~` and `$NAME` stand for what a shell makes of them.
@@ -90,6 +91,7 @@ class TextFiles(Corpus):
     def _read(self, file: Path) -> str:
         try:
             with open_ordinary(file) as raw, TextIOWrapper(raw, self.encoding) as stream:
+                skip_byte_order_mark(raw)
                 return stream.read(self.max_document_characters)
         except InputError:
             raise

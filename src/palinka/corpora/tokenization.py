@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from palinka.assets import mini_gpt2_folder
 from palinka.corpora.corpus import Document
+from palinka.tokenization import token_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -49,18 +50,7 @@ def tokenize_documents(
 def _tokenize_batch(
     batch: list[tuple[int, NDArray[np.int64] | str]], tokenizer: "PreTrainedTokenizerBase"
 ) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    texts = [item for _, item in batch if isinstance(item, str)]
-    ids = iter(())
-    if texts:
-        encoded = tokenizer(
-            texts,
-            add_special_tokens=False,
-            split_special_tokens=True,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,  # A document may be longer than the context: it is cut into blocks.
-        )
-        ids = iter(encoded["input_ids"])
+    ids = iter(token_ids(tokenizer, [item for _, item in batch if isinstance(item, str)]))
     for index, item in batch:
         yield index, np.array(next(ids) if isinstance(item, str) else item, dtype=np.int64)
 

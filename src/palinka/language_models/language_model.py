@@ -19,7 +19,7 @@ from palinka.language_models.replacement import (
 from palinka.language_models.sites import Sites, find_sites
 from palinka.language_models.spec import LanguageModelSpec
 from palinka.language_models.taps import by_token
-from palinka.language_models.tokens import Tokens, padding_id, tokenize
+from palinka.language_models.tokens import Tokens, padded_tokens, padding_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -137,13 +137,19 @@ class LanguageModel:
         """What identifies the weights, the tokenizer and the dtype; no path, no device."""
         return self.reference.fingerprint()
 
-    def tokenize(self, texts: Sequence[str]) -> Tokens:
-        """Tokenize texts as the tokenizer does by itself, right-padded, on the CPU.
+    def tokenize(self, texts: Sequence[str], bos: bool = False) -> Tokens:
+        """Tokenize texts without special tokens, right-padded, on the CPU.
+
+        Args:
+            texts: Text in which the name of a special token is text like any other.
+            bos: Whether each text begins with the tokenizer's BOS token, as in training with
+                `data.bos`. Texts given to `read`, `logits` and `generate` begin without.
 
         Raises:
-            InputError: If a text has no tokens, or more than the model's context.
+            InputError: If a text has no tokens, or more than the model's context, or the tokenizer
+                has no BOS token.
         """
-        return self._fitting(tokenize(self.tokenizer, texts))
+        return self._fitting(padded_tokens(self.tokenizer, texts, bos))
 
     def read(self, texts: Texts, sites: Sequence[str], batch_size: int = 32) -> Activations:
         """Read activations at several sites, in one pass over each batch of texts.
@@ -189,7 +195,11 @@ class LanguageModel:
         Returns:
             The tensors that the model computed, `(blocks, tokens, width)`, under the names of
             the sites as given; views of larger ones where a site is part of a fused projection.
+
+        Raises:
+            InputError: If there is no such site, or the model's embedding has no such id.
         """
+        self._check_ids(ids)
         return self._read(ids.to(self.device, non_blocking=True), sites)
 
     @torch.no_grad()
@@ -288,7 +298,7 @@ class LanguageModel:
         # Column j of a row that is n short is its token j - n; the padding goes to the front.
         columns = torch.arange(longest, device=self.device) + tokens.lengths[:, None]
         columns %= longest
-        options = {"pad_token_id": padding_id(self.tokenizer)} | options
+        options = {"pad_token_id": padding_id(self.tokenizer, self._vocabulary)} | options
         return self.model.generate(
             tokens.ids.gather(1, columns), attention_mask=tokens.mask.gather(1, columns), **options
         )
@@ -297,15 +307,22 @@ class LanguageModel:
         """Texts as tokens on the model's device."""
         if isinstance(texts, Tensor):
             texts = Tokens(texts.long(), torch.ones_like(texts, dtype=torch.long))
-        if isinstance(texts, Tokens):
-            vocabulary = int(self.model.config.vocab_size)
-            if int(texts.ids.min()) < 0 or int(texts.ids.max()) >= vocabulary:
-                raise InputError(
-                    f"token ids from {int(texts.ids.min())} to {int(texts.ids.max())}; "
-                    f"{self.name!r} has 0 to {vocabulary - 1}"
-                )
-            return self._fitting(texts).to(self.device)
-        return self.tokenize(texts).to(self.device)
+        if not isinstance(texts, Tokens):
+            texts = self.tokenize(texts)
+        self._check_ids(texts.ids)
+        return self._fitting(texts).to(self.device)
+
+    @property
+    def _vocabulary(self) -> int:
+        return int(self.model.config.vocab_size)
+
+    def _check_ids(self, ids: Tensor) -> None:
+        low, high = int(ids.min()), int(ids.max())
+        if low < 0 or high >= self._vocabulary:
+            raise InputError(
+                f"token ids from {low} to {high}, and the embedding of {self.name!r} has 0 to "
+                f"{self._vocabulary - 1}; use the tokenizer that belongs to the model"
+            )
 
     def _fitting(self, tokens: Tokens) -> Tokens:
         longest = int(tokens.lengths.max())

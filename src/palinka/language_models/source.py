@@ -10,6 +10,7 @@ from palinka.paths import expanded
 
 # Long enough for a slow connection; transformers by itself goes on trying for half a minute.
 _HUB_SECONDS = 10.0
+_ADAPTER = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ def find_source(name: str, revision: str | None = None, gguf_file: str | None = 
         gguf_file: The name of a GGUF file in the folder or repository.
 
     Raises:
-        InputError: If there is no such model, or if GGUF files cannot be read here.
+        InputError: If there is no such model, if it has a PEFT adapter, or if GGUF files cannot be
+            read here.
     """
     path = _mini() if name == "mini" else expanded(name)
     if path.is_file() and path.suffix == ".gguf" and gguf_file is None:
@@ -91,12 +93,23 @@ def _require_gguf(gguf_file: str) -> None:
 
 
 def _check_folder(folder: Path, name: str, gguf_file: str | None) -> None:
+    if (folder / _ADAPTER).exists():
+        raise _adapter_error(name)
     needed = gguf_file or "config.json"
     if (folder / needed).is_file():
         return
     others = ", ".join(sorted(file.name for file in folder.glob("*.gguf")))
     hint = f"; give gguf_file, one of: {others}" if others else ""
     raise InputError(f"the model folder {name!r} has no {needed}{hint}")
+
+
+def _adapter_error(name: str) -> InputError:
+    """The adapter is not the base model, and transformers applies it only where PEFT is there."""
+    return InputError(
+        f"the model {name!r} has a PEFT adapter ({_ADAPTER}), which cannot be applied; give a model"
+        " into which it is merged (merge_and_unload of PEFT, then save_pretrained), or the base"
+        " model without the adapter's files"
+    )
 
 
 def _on_hub(name: str, revision: str | None, gguf_file: str | None) -> Source:
@@ -121,7 +134,7 @@ def _on_hub(name: str, revision: str | None, gguf_file: str | None) -> Source:
             "Face hub that is open to you; check the name, or log in for a private one"
         ) from error
     except Exception as error:  # Whatever the HTTP client of the day raises without a network.
-        commit = _cached_commit(name, revision, gguf_file)
+        commit = _cached_commit(name, revision, gguf_file or "config.json")
         if commit is None:
             at = f" at revision {revision!r}" if revision else ""
             raise InputError(
@@ -129,15 +142,19 @@ def _on_hub(name: str, revision: str | None, gguf_file: str | None) -> Source:
                 f"cache, and the hub was not reached ({_first_line(error)}); give a local folder, "
                 "go online, or use mini"
             ) from error
+        if _cached_commit(name, revision, _ADAPTER):
+            raise _adapter_error(name) from error
         return Source(name, revision, commit, gguf_file)
+    if any(file.rfilename == _ADAPTER for file in info.siblings or ()):
+        raise _adapter_error(name)
     return Source(name, revision, info.sha, gguf_file, offline=False)
 
 
-def _cached_commit(name: str, revision: str | None, gguf_file: str | None) -> str | None:
-    """The commit that the local cache has for a revision."""
+def _cached_commit(name: str, revision: str | None, file: str) -> str | None:
+    """The commit of a revision of which the local cache has a file."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(name, gguf_file or "config.json", revision=revision)
+    found = try_to_load_from_cache(name, file, revision=revision)
     if not isinstance(found, str):
         return None
     parts = Path(found).parts  # …/models--<name>/snapshots/<commit>/<file>

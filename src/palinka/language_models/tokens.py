@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from palinka.errors import InputError
+from palinka.tokenization import bos_id, token_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -69,25 +70,36 @@ class Tokens:
         return Tokens(self.ids.to(device), self.mask.to(device))
 
 
-def tokenize(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> Tokens:
-    """Tokenize texts as the tokenizer does by itself, and pad them on the right.
+def padded_tokens(
+    tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], bos: bool = False
+) -> Tokens:
+    """Tokenize texts by the rule of `palinka.tokenization`, and pad them on the right.
 
     The tokenizer needs no padding token of its own and is left as it is.
 
+    Args:
+        tokenizer: The language model's tokenizer.
+        texts: At least one.
+        bos: Whether each begins with the tokenizer's BOS token.
+
     Raises:
-        InputError: If there is no text, or one has no tokens.
+        InputError: If there is no text, one has no tokens, or the tokenizer has no BOS token.
     """
     if isinstance(texts, str):
         raise InputError(f"one string, {reprlib.repr(texts)}; give a list of texts")
     if not texts:
         raise InputError("an empty list of texts; give at least one")
-    encoded = tokenizer(list(texts), return_attention_mask=False, verbose=False)
-    return Tokens.of(encoded["input_ids"], padding_id(tokenizer))
+    start = [bos_id(tokenizer)] if bos else []
+    ids = [[*start, *found] if found else [] for found in token_ids(tokenizer, texts)]
+    return Tokens.of(ids)
 
 
-def padding_id(tokenizer: "PreTrainedTokenizerBase") -> int:
-    """An id to fill up with: that of the padding or end-of-text token, or 0."""
+def padding_id(tokenizer: "PreTrainedTokenizerBase", vocabulary: int) -> int:
+    """An id to fill up with: that of the padding or end-of-text token, or 0.
+
+    A padding token that was added to the tokenizer alone has an id that the model cannot read.
+    """
     for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if isinstance(token, int):
+        if isinstance(token, int) and token < vocabulary:
             return token
     return 0

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from palinka.errors import InputError
+from palinka.tokenization import token_ids, tokenize
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,45 +35,14 @@ class Encoded:
 
 
 def encode(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[Encoded]:
-    """Tokenize texts without special tokens.
-
-    Nothing is put around a text, and the name of a special token in it is text like any other.
-
-    Raises:
-        InputError: If the tokenizer cannot say where its tokens stand.
-    """
-    _require_fast(tokenizer)
-    encoded = tokenizer(
-        list(texts),
-        add_special_tokens=False,
-        split_special_tokens=True,
-        return_offsets_mapping=True,
-        return_attention_mask=False,
-        verbose=False,
-    )
+    """Tokenize texts by the rule of `palinka.tokenization`, with the place of each token."""
+    encoded = tokenize(tokenizer, texts, offsets=True)
     return [
         Encoded(text, tuple(ids), tuple((start, stop) for start, stop in spans))
         for text, ids, spans in zip(
             texts, encoded["input_ids"], encoded["offset_mapping"], strict=True
         )
     ]
-
-
-def token_ids(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[tuple[int, ...]]:
-    """The ids alone, which is quicker for a long text.
-
-    Raises:
-        InputError: If the tokenizer is one that `encode` refuses.
-    """
-    _require_fast(tokenizer)
-    encoded = tokenizer(
-        list(texts),
-        add_special_tokens=False,
-        split_special_tokens=True,
-        return_attention_mask=False,
-        verbose=False,  # The text may be longer than the model's context: windows are cut from it.
-    )
-    return [tuple(ids) for ids in encoded["input_ids"]]
 
 
 def first_token(tokenizer: "PreTrainedTokenizerBase", word: str) -> int:
@@ -83,11 +52,3 @@ def first_token(tokenizer: "PreTrainedTokenizerBase", word: str) -> int:
     """
     before, whole = token_ids(tokenizer, ["a", f"a {word}"])
     return whole[len(before)]
-
-
-def _require_fast(tokenizer: "PreTrainedTokenizerBase") -> None:
-    if not tokenizer.is_fast:
-        raise InputError(
-            f"the tokenizer {type(tokenizer).__name__} does not say where its tokens stand in the "
-            "text; use a model with a tokenizer.json"
-        )

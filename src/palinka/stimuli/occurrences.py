@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from palinka.errors import InputError
 from palinka.stimuli.checks import MINIMUM_ITEMS, check_trimmed
 from palinka.stimuli.display import decoded_tokens
-from palinka.stimuli.encoding import token_ids
 from palinka.stimuli.prepared import Prepared, marked, prepared_items
 from palinka.stimuli.stimuli import Stimuli
+from palinka.tokenization import token_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

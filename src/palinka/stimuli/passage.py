@@ -8,9 +8,10 @@ from palinka.errors import InputError
 from palinka.printable import printable
 from palinka.stimuli.checks import check_trimmed, listed
 from palinka.stimuli.display import display_tokens
-from palinka.stimuli.encoding import first_token, token_ids
+from palinka.stimuli.encoding import first_token
 from palinka.stimuli.prepared import Prepared
 from palinka.stimuli.stimuli import Stimuli
+from palinka.tokenization import token_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -62,7 +63,7 @@ class Passage(Stimuli):
             )
         return Prepared(
             kind=self.kind,
-            tokens=(ids,),
+            tokens=(tuple(ids),),
             pool=((),),
             display=(display,),
             labels=display,

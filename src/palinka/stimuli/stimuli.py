@@ -44,10 +44,15 @@ class Stimuli(ABC):
             tokenizer: A fast tokenizer; no special tokens are put around a text.
 
         Raises:
-            InputError: If a target is not what the kind asks for; names it, and says what the
-                tokenizer made of it.
+            InputError: If the tokenizer is not a fast one, or a target is not what the kind asks
+                for; names it, and says what the tokenizer made of it.
         """
         try:
+            if not tokenizer.is_fast:
+                raise InputError(
+                    f"the tokenizer {type(tokenizer).__name__} does not say where its tokens stand"
+                    " in the text; use a model with a tokenizer.json"
+                )
             return self._prepare(tokenizer)
         except InputError as error:
             raise InputError(f"{self.name or f'{self.kind} stimuli'}: {error}") from error

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from palinka.stimuli.checks import check_words
-from palinka.stimuli.encoding import token_ids
 from palinka.stimuli.prepared import Prepared, prepared_items
 from palinka.stimuli.stimuli import Stimuli
+from palinka.tokenization import token_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -144,7 +144,19 @@ def settings_of(path: str | PathLike[str]) -> dict[str, Any]:
     return {**settings, "autoencoder": {**described, "init_args": arguments}}
 
 
-def check_source(source: Mapping[str, str] | None, checkpoint: Mapping[str, Any]) -> None:
+def source_of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """The origin of a checkpoint's activations, such as `language_model`, `site` and `bos`.
+
+    Fits wrote `bos` among the settings of the data alone before it was part of the origin.
+    """
+    data = checkpoint.get("datamodule_hyper_parameters", {})
+    return {
+        **{name: data[name] for name in ("bos",) if name in data},
+        **checkpoint.get("source", {}),
+    }
+
+
+def check_source(source: Mapping[str, Any] | None, checkpoint: Mapping[str, Any]) -> None:
     """Make sure that the activations come from where the checkpoint's came from.
 
     Args:
@@ -154,12 +166,13 @@ def check_source(source: Mapping[str, str] | None, checkpoint: Mapping[str, Any]
     Raises:
         InputError: If both say something of the same thing, and not the same.
     """
-    trained_on = checkpoint.get("source", {})
-    for name, mine in (source or {}).items():
-        if trained_on.get(name, mine) != mine:
+    trained_on = source_of(checkpoint)
+    for key, mine in (source or {}).items():
+        if trained_on.get(key, mine) != mine:
+            name = key.replace("_", " ")
             raise InputError(
-                f"the checkpoint was trained on the {name.replace('_', ' ')} {trained_on[name]},"
-                f" but this run's data is of {mine}: use the data it was trained for"
+                f"the checkpoint was trained with {name} {trained_on[key]}, but this run's data has"
+                f" {name} {mine}: use the data settings it was trained with"
             )
 
 

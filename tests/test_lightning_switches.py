@@ -404,7 +404,7 @@ def callback(name: str, **arguments: Any) -> list[str]:
 
 
 REFUSALS = {
-    **{kind.__name__: (callback(kind.__name__), "is not for autoencoders: ") for kind in REFUSED},
+    **{kind.__name__: (callback(kind.__name__), "cannot work here: ") for kind in REFUSED},
     "no such metric": (callback("EarlyStopping", monitor="val_loss"), "choose from val/"),
     "none of a variant": (
         [
@@ -476,6 +476,14 @@ def test_settings_with_enumerations_are_saved(tmp_path: Path) -> None:
     assert main(["fit", *LINE, "--trainer.max_steps=1", *options]) == 0
     (config,) = tmp_path.rglob("config.yaml")
     assert "interval: step" in config.read_text()
+
+
+def test_a_run_lies_where_it_should_and_keeps_what_it_should(tmp_path: Path) -> None:
+    options = ["--trainer.default_root_dir=there", "--trainer.enable_checkpointing=false"]
+    assert main(["fit", *LINE, "--trainer.max_steps=1", *options]) == 0
+    files = written(tmp_path)
+    assert files
+    assert all(path.startswith("there/") and not path.endswith(".ckpt") for path in files)
 
 
 def test_early_stopping_stops() -> None:

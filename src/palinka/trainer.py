@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     Callback,
     EarlyStopping,
+    LearningRateFinder,
     ModelCheckpoint,
     SpikeDetection,
 )
@@ -31,6 +32,10 @@ REFUSED: dict[type[Callback], str] = {
     BatchSizeFinder: (
         "another batch size is another run, and it tries sizes beyond the training rows; try some"
         " with --data.batch_size and --trainer.max_steps 3"
+    ),
+    LearningRateFinder: (
+        "the optimizer has its own learning rate, which it cannot set; try some with"
+        " --model.optimizer.lr and --trainer.max_steps 100"
     ),
     SpikeDetection: (
         "Lightning cannot load its state, so no run could resume (Lightning-AI/pytorch-lightning"
@@ -113,7 +118,7 @@ class Trainer(pl.Trainer):
         for callback in self.callbacks:
             for kind, reason in REFUSED.items():
                 if isinstance(callback, kind):
-                    raise InputError(f"{kind.__name__} is not for autoencoders: {reason}")
+                    raise InputError(f"{kind.__name__} cannot work here: {reason}")
         for name in _AT_LEAST_1:
             value = getattr(self, name, None)  # none where the interval is a time
             if isinstance(value, int) and value < 1:

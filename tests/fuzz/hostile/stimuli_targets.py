@@ -103,5 +103,5 @@ class TextCorpus(Target):
     def read(self, inside: Path) -> None:
         corpus = TextFiles(inside)
         for document in corpus.documents():
-            assert document.text == (inside / document.name).read_text(encoding="utf-8")
+            assert document.text == (inside / document.name).read_text(encoding="utf-8-sig")
         corpus.fingerprint()

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from harness import Case, Rival, report
 from palinka.autoencoders import KSparseAutoencoder
-from palinka.kernels import squared_covariance
-from palinka.kernels.decorrelation import squared_covariance_plain
+from palinka.autoencoders.kernels import squared_covariance
+from palinka.autoencoders.kernels.decorrelation import squared_covariance_plain
 from process import FitSettings, at_precision
 from reference_step import WIDTH
 

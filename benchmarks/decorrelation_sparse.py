@@ -10,7 +10,7 @@ from torch import Tensor
 
 from decorrelation import Result, both_passes
 from harness import Case, Rival, report
-from palinka.kernels import SparseLatents, squared_covariance
+from palinka.autoencoders.kernels import SparseLatents, squared_covariance
 from palinka.training import decorrelation_loss
 
 

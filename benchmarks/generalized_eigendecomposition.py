@@ -9,14 +9,14 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from harness import Case, Rival, report
-from palinka.analyses.eigenvalue_null import (
-    label_free_scores,
-    permutation_null,
-    shuffled_eigenvalues,
-)
 from palinka.analyses.generalized_eigendecomposition import (
     GeneralizedEigendecomposition,
     generalized_eigendecomposition,
+)
+from palinka.analyses.stats.eigenvalue_null import (
+    label_free_scores,
+    permutation_null,
+    shuffled_eigenvalues,
 )
 
 Array = NDArray[np.float64]

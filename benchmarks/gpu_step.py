@@ -11,7 +11,7 @@ from torch import Tensor
 
 from harness import Case, Rival, report
 from palinka.autoencoders import KSparseAutoencoder
-from palinka.kernels import choice
+from palinka.autoencoders.kernels import dispatch as choice
 from peers import Setting
 from training_step import PalinkaStep
 

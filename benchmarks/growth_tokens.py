@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from harness import Row, duration, publish, table
-from palinka.activations import ActivationLoader, Cache
-from palinka.activations.key import CacheKey, Layout
-from palinka.activations.writer import CacheWriter
 from palinka.autoencoders import KSparseAutoencoder
+from palinka.data import ActivationLoader, Cache
+from palinka.data.format import CacheKey, Layout
+from palinka.data.writer import CacheWriter
 from training_step import PalinkaStep
 
 TOKENS, WIDTH, LATENTS, K, ROWS = 10_000_000, 32, 64, 4, 4096

@@ -15,11 +15,10 @@ from torch import Tensor
 
 from harness import Case, Rival, report
 from language_model import CONTEXT, RandomTokens, save_random_gpt2
-from palinka.activations import Cache
-from palinka.activations.harvest import harvest
-from palinka.activations.harvest_spec import HarvestSpec
-from palinka.float32_products import slow_products
+from palinka.data import Cache
+from palinka.data.harvest import HarvestSpec, harvest
 from palinka.language_models import LanguageModel, LanguageModelSpec
+from palinka.language_models.cpu import slow_products
 from peers.absent import Absent
 from peers.saelens_store import SAELensStore
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from palinka.assets import mini_gpt2_folder
-from palinka.corpora import Corpus, Document
+from palinka.data import Corpus, Document
 
 CONTEXT = 128
 

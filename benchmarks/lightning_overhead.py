@@ -21,9 +21,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness import Row, compared, duration, medians, publish, table, timed
 from palinka.autoencoders import KSparseAutoencoder
-from palinka.callbacks import ThroughputMonitor
-from palinka.trainer import Trainer
-from palinka.training.evaluation import measure_batch
+from palinka.cli.fit import Trainer
+from palinka.training.callbacks import ThroughputMonitor
+from palinka.training.metrics import measure_batch
 from reference_step import LATENTS, ROWS, WIDTH, K, our_step
 from training_step import PalinkaStep
 

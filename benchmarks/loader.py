@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from harness import Case, Rival, report
-from palinka.activations import ActivationLoader, Cache
-from palinka.activations.key import CacheKey, Layout
-from palinka.activations.writer import CacheWriter
+from palinka.data import ActivationLoader, Cache
+from palinka.data.format import CacheKey, Layout
+from palinka.data.writer import CacheWriter
 
 ROWS, WIDTH, BATCHES = 4096, 3072, 16
 CONTEXT, BLOCKS, SHARDS = 128, 256, 4

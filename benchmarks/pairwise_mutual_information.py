@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness import Case, Rival, duration, report
-from palinka.analyses.joint_histogram import binned_rows, joint_histogram
 from palinka.analyses.pairwise_mutual_information import (
     PairwiseMutualInformation,
     of_pairs,
     outlying_units,
     pairwise_mutual_information,
 )
+from palinka.analyses.stats.joint_histogram import binned_rows, joint_histogram
 
 Matrix = NDArray[np.floating]
 ITEMS, UNITS, BINS, OUTLIER_Z = 250, 1_024, 15, 5.0

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from palinka.autoencoders import Autoencoder
-from palinka.float32_products import products_at
-from palinka.freed_memory import LARGEST, MMAP_THRESHOLD
-from palinka.training.machine import prepare_machine
+from palinka.language_models.cpu import LARGEST, MMAP_THRESHOLD, products_at
+from palinka.training.module import prepare_machine
 
 # What glibc's own threshold grows to; larger tensors it then takes from the system each time.
 BY_DEFAULT = 32 << 20

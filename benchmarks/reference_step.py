@@ -8,7 +8,7 @@ from torch import Tensor
 
 from harness import Case, Rival, report
 from palinka.autoencoders import KSparseAutoencoder
-from palinka.float32_products import slow_products
+from palinka.language_models.cpu import slow_products
 from process import at_precision
 from training_step import PalinkaStep
 

@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 from transformers import GPT2LMHeadModel
 
 from palinka.assets import mini_gpt2_folder, mini_sample_file
-from palinka.progress import progress
+from palinka.errors import progress
 
 
 def generate_documents(

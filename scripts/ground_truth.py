@@ -29,8 +29,7 @@ from palinka.autoencoders import (
     ReLUAutoencoder,
     TopKAutoencoder,
 )
-from palinka.progress import track
-from palinka.synthetic import (
+from palinka.data import (
     CorrelatedData,
     HierarchicalData,
     SyntheticData,
@@ -38,10 +37,10 @@ from palinka.synthetic import (
     grouped_correlation,
     mean_max_cosine,
 )
+from palinka.errors import track
 from palinka.training import FiringClock
-from palinka.training.constraints import normalize_rows, project_gradient
-from palinka.training.objective import Objective
-from palinka.training.terms import Step, terms
+from palinka.training.losses import Objective, Step, terms
+from palinka.training.module import normalize_rows, project_gradient
 
 RESULT = Path(__file__).parent.parent / "benchmarks" / "results" / "ground_truth.md"
 TEST_ROWS = 8192

@@ -16,9 +16,9 @@ import yaml
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
-import palinka.corpora  # noqa: F401  (its classes may be named in the configuration)
-from palinka.activations import ActivationDataModule
-from palinka.progress import track
+import palinka.data  # noqa: F401  (its classes may be named in the configuration)
+from palinka.data import ActivationDataModule
+from palinka.errors import track
 
 
 def centered_moments(batches: Iterator[Tensor], width: int) -> tuple[int, Tensor, Tensor]:

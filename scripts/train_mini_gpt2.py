@@ -30,10 +30,9 @@ from transformers import (
 )
 
 from palinka.assets import mini_gpt2_folder
-from palinka.corpora import Document, TextFiles
-from palinka.corpora.tokenization import tokenize_documents
-from palinka.errors import InputError
-from palinka.progress import progress
+from palinka.data import Document, TextFiles
+from palinka.data.packing import tokenize_documents
+from palinka.errors import InputError, progress
 
 END_OF_TEXT = "<|endoftext|>"
 WARMUP = 0.02

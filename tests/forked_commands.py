@@ -12,7 +12,7 @@ import sys
 import traceback
 from typing import Any, NoReturn
 
-import palinka.cli
+import palinka.cli.fit
 from palinka.__main__ import main
 
 
@@ -54,5 +54,5 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
-    assert palinka.cli
+    assert palinka.cli.fit
     serve()

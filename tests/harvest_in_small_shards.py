@@ -14,7 +14,7 @@ ROWS_PER_SHARD = 64
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command of palinka."""
-    spec = importlib.import_module("palinka.activations.harvest_spec")
+    spec = importlib.import_module("palinka.data.harvest")
     spec.WINDOW_ROWS = ROWS_PER_SHARD
     return main(arguments)
 

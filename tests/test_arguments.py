@@ -1,7 +1,7 @@
 import pytest
 import yaml
 
-from palinka.arguments import ArgumentParser, config_files, files_first, with_layer
+from palinka.cli.parser import ArgumentParser, config_files, files_first, with_layer
 from palinka.errors import InputError
 
 

@@ -10,11 +10,11 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 
 from palinka.__main__ import main
-from palinka.activations import ActivationDataModule
 from palinka.atlas import AtlasServer, Options, WriteAtlas
 from palinka.autoencoders import KSparseAutoencoder
 from palinka.autoencoders.formats import Origin
-from palinka.import_command import write_checkpoint
+from palinka.cli.convert import write_checkpoint
+from palinka.data import ActivationDataModule
 from palinka.training import SparseAutoencoderModule
 
 SMALL = Options(contexts=2, sample=6, quantiles=2, per_quantile=2, tokens=3, nearest=2)

@@ -10,8 +10,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from safetensors.torch import load_file, save_file
 
 from palinka.__main__ import main
-from palinka.activations.sealed import write_sealed
 from palinka.assets import mini_gpt2_folder
+from palinka.data.format import write_sealed
 
 SMALL = [
     "--data.train_tokens=2048",

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from palinka.__main__ import main
-from palinka.activations import Cache, CacheKey, CacheWriter, Layout
-from palinka.cache_command import _size
+from palinka.cli.cache import _size
+from palinka.data import Cache, CacheKey, CacheWriter, Layout
 from palinka.language_models import LanguageModelSpec
 
 LAYOUT = Layout(width=3, dtype="float32", context_length=8, blocks_per_shard=2)

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from palinka.__main__ import main
-from palinka.arguments import files_first
-from palinka.cli import PalinkaCLI
+from palinka.cli.fit import PalinkaCLI
+from palinka.cli.parser import files_first
 from palinka.errors import InputError
 
 CANARY = """
@@ -61,12 +61,12 @@ NAMED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "torch.os.system": ({"command": "touch planted"}, ()),
     "torch.nn.Linear": ({"in_features": 1, "out_features": 1}, ()),
     "torch.optim.Adam": ({"lr": 1.0}, ("model.optimizer",)),
-    "palinka.callbacks.RunAnalyses": (
+    "palinka.training.callbacks.RunAnalyses": (
         {"analyses": []},
         ("trainer.callbacks", "trainer.callbacks.0"),
     ),
     "palinka.autoencoders.KSparseAutoencoder": ({"latent_dim": 9}, ("model.autoencoder",)),
-    "palinka.corpora.TextFiles": ({"path": "/"}, ("data.corpus",)),
+    "palinka.data.TextFiles": ({"path": "/"}, ("data.corpus",)),
     "canary.Planted": ({}, ()),
     "canary.plant": ({}, ()),
     "canary.plant_callback": ({}, ()),

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from palinka import float32_products
-from palinka.float32_products import (
+from palinka.language_models import cpu as float32_products
+from palinka.language_models.cpu import (
     choose_precision,
     choose_products,
     slow_products,
@@ -77,7 +77,7 @@ def test_slow_products_are_named_with_their_factor(monkeypatch: pytest.MonkeyPat
 def test_a_processor_with_avx2_alone_is_recognized() -> None:
     script = """
 from palinka.language_models import LanguageModelSpec
-from palinka.trainer import Trainer
+from palinka.cli.fit import Trainer
 Trainer(precision="bf16-mixed", accelerator="cpu", logger=False)
 LanguageModelSpec(dtype="bfloat16", device="cpu").load()
 LanguageModelSpec(device="cpu").load()

@@ -5,7 +5,7 @@ import pytest
 
 PROGRAM = """
 import resource, torch
-from palinka.freed_memory import keep_freed_memory
+from palinka.language_models.cpu import keep_freed_memory
 told = keep_freed_memory()
 for _ in range(12):  # aligned pieces do not fit at once where the last one was
     torch.ones(1 << 24)

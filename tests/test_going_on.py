@@ -5,8 +5,8 @@ import pytest
 import yaml
 
 from palinka.__main__ import main
+from palinka.cli.resume import check_optimizer, passed_over, recorded_optimizer
 from palinka.errors import InputError
-from palinka.going_on import check_optimizer, passed_over, recorded_optimizer
 
 ADAM = {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.001, "betas": [0.9, 0.999]}}
 SMALL = [

@@ -13,9 +13,9 @@ from typing import Protocol
 
 import pytest
 
-import palinka.cli
-from palinka.activations import Cache
-from palinka.activations.underway import unattended
+import palinka.cli.fit
+from palinka.data import Cache
+from palinka.data.writer import unattended
 from palinka.errors import InputError
 
 PROGRAM = Path(__file__).with_name("harvest_in_small_shards.py")
@@ -51,7 +51,7 @@ class Forked:
 
     @staticmethod
     def _run(arguments: list[str], output: Path) -> None:
-        assert palinka.cli  # imported before, by the process that is forked
+        assert palinka.cli.fit  # imported before, by the process that is forked
         descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)

@@ -23,11 +23,11 @@ from lightning.pytorch.profilers import SimpleProfiler
 from torch import Tensor
 
 from palinka.__main__ import main
-from palinka.activations import ActivationDataModule
 from palinka.autoencoders import KSparseAutoencoder, TopKAutoencoder
-from palinka.callbacks import RunCheckpoints
-from palinka.trainer import REFUSED, Trainer
+from palinka.cli.fit import REFUSED, Trainer
+from palinka.data import ActivationDataModule
 from palinka.training import SparseAutoencoderModule, SweepModule
+from palinka.training.callbacks import RunCheckpoints
 
 BATCHES, VALIDATED, ROWS = 8, 3, 128
 LINE = [

@@ -7,7 +7,7 @@ import pytest
 
 from palinka import __version__
 from palinka.__main__ import COMMANDS, main
-from palinka.terminal import is_quiet
+from palinka.errors import is_quiet
 
 
 def modules_after(*arguments: str) -> set[str]:
@@ -84,13 +84,13 @@ def test_ctrl_c_ends_as_shells_expect(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("palinka.commands.run", command)
+    monkeypatch.setattr("palinka.cli.commands.run", command)
     assert main(["cache", "list"]) == 130
     assert capsys.readouterr().err == "palinka: interrupted\n"
 
 
 def test_an_exit_of_another_kind_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("palinka.commands.run", lambda name, arguments: sys.exit(3))
+    monkeypatch.setattr("palinka.cli.commands.run", lambda name, arguments: sys.exit(3))
     with pytest.raises(SystemExit) as ended:
         main(["cache", "list"])
     assert ended.value.code == 3
@@ -107,7 +107,7 @@ def test_quiet_may_stand_anywhere_and_holds_for_the_command(
         seen.append((name, arguments, is_quiet()))
         return 0
 
-    monkeypatch.setattr("palinka.commands.run", run)
+    monkeypatch.setattr("palinka.cli.commands.run", run)
     assert main(line) == 0
     assert seen == [("cache", ["list"], True)]
     assert not is_quiet()

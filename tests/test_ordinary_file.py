@@ -3,8 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from palinka.errors import InputError
-from palinka.ordinary_file import open_ordinary, read_ordinary
+from palinka.errors import InputError, open_ordinary, read_ordinary
 
 
 def test_files_and_links_to_them_are_read(tmp_path: Path) -> None:

@@ -2,8 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from palinka.errors import InputError
-from palinka.paths import expanded
+from palinka.errors import InputError, expanded
 
 
 def test_variables_and_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:

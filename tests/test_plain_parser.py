@@ -1,7 +1,7 @@
 import pytest
 
+from palinka.cli.commands import PlainParser, nearest
 from palinka.errors import InputError
-from palinka.plain_parser import PlainParser, nearest
 
 
 @pytest.fixture

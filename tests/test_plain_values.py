@@ -3,7 +3,7 @@ from typing import Any, Literal, TypeVar
 
 import pytest
 
-from palinka.plain_values import admits_null, misfit
+from palinka.errors import admits_null, misfit
 
 
 @pytest.mark.parametrize(

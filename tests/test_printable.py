@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palinka.printable import printable
+from palinka.errors import printable
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,7 @@ import pytest
 import torch
 from jsonargparse import Namespace
 
-from palinka.errors import InputError
-from palinka.runs import (
+from palinka.cli.resume import (
     check_whole,
     checkpoint_named,
     findings_folder,
@@ -14,6 +13,7 @@ from palinka.runs import (
     newest_checkpoint,
     newest_run,
 )
+from palinka.errors import InputError
 
 
 def test_the_newest_run_is_that_of_the_largest_number_with_checkpoints(tmp_path: Path) -> None:

@@ -5,8 +5,7 @@ import sys
 
 import pytest
 
-from palinka.progress import progress, track
-from palinka.terminal import colored, is_quiet, quieted
+from palinka.errors import colored, is_quiet, progress, quieted, track
 
 
 class Terminal(io.StringIO):
@@ -58,7 +57,7 @@ def test_the_environment_may_ask_for_quiet(monkeypatch: pytest.MonkeyPatch) -> N
 def test_quiet_draws_no_bars(
     quiet: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("palinka.progress.DELAY_SECONDS", 0.0)
+    monkeypatch.setattr("palinka.errors.DELAY_SECONDS", 0.0)
     with quieted(quiet), progress("going on", 2, "steps") as bar:
         bar.update(2)
         assert list(track([1, 2], "through")) == [1, 2]
@@ -67,7 +66,7 @@ def test_quiet_draws_no_bars(
 
 def test_quiet_holds_for_the_libraries_that_are_imported_in_it() -> None:
     script = (
-        "from palinka.terminal import quieted\n"
+        "from palinka.errors import quieted\n"
         "with quieted(wanted=True):\n"
         "    from transformers.utils import logging\n"
         "print(logging.is_progress_bar_enabled())"

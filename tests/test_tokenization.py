@@ -12,19 +12,18 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from palinka.__main__ import main
-from palinka.activations import ActivationDataModule
+from palinka.analyses.reader import ActivationReader, Encoder
+from palinka.analyses.stimuli import Contrast
+from palinka.analyses.stimuli import Passage as PassageStimuli
 from palinka.assets import mini_gpt2_folder
-from palinka.atlas.live import LiveLatents
+from palinka.atlas.server import LiveLatents
 from palinka.autoencoders import KSparseAutoencoder
-from palinka.callbacks import FormingLatents
-from palinka.callbacks.reader import ActivationReader, Encoder
-from palinka.corpora import Passage
+from palinka.data import ActivationDataModule, Passage
 from palinka.errors import InputError
 from palinka.language_models import LanguageModelSpec
-from palinka.stimuli import Contrast
-from palinka.stimuli import Passage as PassageStimuli
-from palinka.tokenization import bos_id, token_ids
+from palinka.language_models.token_text import bos_id, token_ids
 from palinka.training import SparseAutoencoderModule
+from palinka.training.callbacks import FormingLatents
 
 SITE = "blocks.3.mlp.pre"
 TEXT = "Once upon a time <|endoftext|> the river rose, and him they saw."

@@ -3,9 +3,9 @@ import warnings
 import pytest
 import torch
 
-from palinka import trainer
+from palinka.cli import fit as trainer
+from palinka.cli.fit import Trainer
 from palinka.errors import InputError
-from palinka.trainer import Trainer
 
 
 @pytest.mark.parametrize("precision", ["transformer-engine", "transformer-engine-float16"])

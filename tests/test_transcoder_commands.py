@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file
 
 from palinka.__main__ import main
-from palinka.activations import ActivationDataModule
-from palinka.callbacks import ReportLatents
-from palinka.callbacks.reader import Encoder
+from palinka.cli.analyze import encoder_from_checkpoint
+from palinka.data import ActivationDataModule
 from palinka.training import SparseAutoencoderModule
+from palinka.training.callbacks import ReportLatents
 
 SMALL = [
     "--data.train_tokens=1024",
@@ -62,7 +62,7 @@ def test_it_is_measured_and_gives_latents(trained: Path, config: Path) -> None:
 
 
 def test_its_latents_are_read_at_the_site_that_it_reads(trained: Path) -> None:
-    encoder = Encoder.from_checkpoint(trained / LAST)
+    encoder = encoder_from_checkpoint(trained / LAST)
     assert (encoder.site, encoder.width) == ("transformer.h.3.ln_2", 128)
     assert encoder.encode(torch.randn(2, 128)).shape == (2, 256)
 

@@ -1,7 +1,7 @@
 import pytest
 
+from palinka.cli.sweep import expand, options
 from palinka.errors import InputError
-from palinka.variants import expand, options
 
 
 def test_a_list_gives_each_a_name_of_what_it_overrides() -> None:

@@ -3,7 +3,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palinka.yaml_bounds import DEEPEST, UnboundedError, check_bounds
+from palinka.errors import DEEPEST, UnboundedError, check_bounds
 
 MOST = 1000
 

@@ -7,22 +7,24 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from palinka.activations import ActivationDataModule as ActivationDataModule
-    from palinka.autoencoders import Autoencoder as Autoencoder
-    from palinka.autoencoders import BatchTopKAutoencoder as BatchTopKAutoencoder
-    from palinka.autoencoders import GatedAutoencoder as GatedAutoencoder
-    from palinka.autoencoders import JumpReLUAutoencoder as JumpReLUAutoencoder
-    from palinka.autoencoders import KSparseAutoencoder as KSparseAutoencoder
-    from palinka.autoencoders import MatryoshkaAutoencoder as MatryoshkaAutoencoder
-    from palinka.autoencoders import ReLUAutoencoder as ReLUAutoencoder
-    from palinka.autoencoders import TopKAutoencoder as TopKAutoencoder
-    from palinka.language_models import LanguageModel as LanguageModel
-    from palinka.training import SparseAutoencoderModule as SparseAutoencoderModule
+    from palinka.autoencoders import (
+        Autoencoder,
+        BatchTopKAutoencoder,
+        GatedAutoencoder,
+        JumpReLUAutoencoder,
+        KSparseAutoencoder,
+        MatryoshkaAutoencoder,
+        ReLUAutoencoder,
+        TopKAutoencoder,
+    )
+    from palinka.data import ActivationDataModule
+    from palinka.language_models import LanguageModel
+    from palinka.training import SparseAutoencoderModule
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "ActivationDataModule": "palinka.activations",
+    "ActivationDataModule": "palinka.data",
     "Autoencoder": "palinka.autoencoders",
     "BatchTopKAutoencoder": "palinka.autoencoders",
     "GatedAutoencoder": "palinka.autoencoders",
@@ -34,20 +36,7 @@ _HOME = {
     "SparseAutoencoderModule": "palinka.training",
     "TopKAutoencoder": "palinka.autoencoders",
 }
-_ROOMS = (
-    "activations",
-    "analyses",
-    "atlas",
-    "autoencoders",
-    "callbacks",
-    "corpora",
-    "figures",
-    "kernels",
-    "language_models",
-    "stimuli",
-    "synthetic",
-    "training",
-)
+_ROOMS = ("analyses", "atlas", "autoencoders", "data", "language_models", "training")
 
 __all__ = [
     "ActivationDataModule",

@@ -10,10 +10,10 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from palinka import __version__, commands
-from palinka.commands import COMMANDS
-from palinka.errors import InputError
-from palinka.terminal import colored, quieted
+from palinka import __version__
+from palinka.cli import commands
+from palinka.cli.commands import COMMANDS
+from palinka.errors import InputError, colored, quieted
 
 # What shells report of a process that a signal ended.
 INTERRUPTED = 128 + signal.SIGINT

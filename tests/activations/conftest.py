@@ -9,10 +9,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from palinka.activations.cache import Cache
-from palinka.activations.key import CacheKey, Layout
-from palinka.activations.memory import MemoryRows
-from palinka.activations.writer import CacheWriter
+from palinka.data.cache import Cache
+from palinka.data.format import CacheKey, Layout
+from palinka.data.memory import MemoryRows
+from palinka.data.writer import CacheWriter
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 import torch
 
-from palinka.activations.buffers import BatchBuffers
+from palinka.data.loader import BatchBuffers
 
 
 def buffers(keep: int = 2) -> BatchBuffers:

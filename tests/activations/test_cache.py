@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from palinka.activations import reading
-from palinka.activations.cache import Cache
-from palinka.activations.shard import ShardShape
+from palinka.data import cache as reading
+from palinka.data.cache import Cache
+from palinka.data.format import ShardShape
 from palinka.errors import InputError
 
 if TYPE_CHECKING:

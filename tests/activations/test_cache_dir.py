@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from palinka.activations import CacheKey, CacheWriter, Layout
-from palinka.activations.cache_dir import default_cache_dir
+from palinka.data import CacheKey, CacheWriter, Layout
+from palinka.data.cache import default_cache_dir
 from palinka.errors import InputError
 
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from palinka.activations import checksums, reading
-from palinka.activations.cache import Cache
-from palinka.activations.checksums import check_shards
-from palinka.activations.loader import ActivationLoader
+from palinka.data import cache as checksums
+from palinka.data import cache as reading
+from palinka.data.cache import Cache, check_shards
+from palinka.data.loader import ActivationLoader
 from palinka.errors import InputError
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 import pytest
 
-from palinka.activations.contents import is_leftover, is_part, is_temporary
+from palinka.data.format import is_leftover, is_part, is_temporary
 
 
 @pytest.mark.parametrize(

@@ -16,16 +16,15 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 
-from palinka.activations import ActivationDataModule
-from palinka.corpora import BundledSample, Passage, TextFiles, split_of
+from palinka.data import ActivationDataModule, BundledSample, Passage, TextFiles, split_of
 from palinka.errors import InputError
 from palinka.language_models import LanguageModel, LanguageModelSpec
 
 SITE = "blocks.1.mlp.pre"
 CPU = LanguageModelSpec("mini", device="cpu")
-SPEC = importlib.import_module("palinka.activations.harvest_spec")
-READING = importlib.import_module("palinka.activations.reading")
-DATAMODULE = importlib.import_module("palinka.activations.datamodule")
+SPEC = importlib.import_module("palinka.data.harvest")
+READING = importlib.import_module("palinka.data.cache")
+DATAMODULE = importlib.import_module("palinka.data.datamodule")
 TEXT = (
     "The river was low that summer, and the boats lay on the mud with their ropes slack. "
     "He saw him at the market, and she gave her brother a letter, which he did not read."

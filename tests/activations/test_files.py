@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from palinka.activations.files import replacement, told_apart
+from palinka.data.files import replacement, told_apart
 from palinka.errors import InputError
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from palinka.activations.permutation import permutation
-from palinka.activations.writer import CacheWriter
+from palinka.data.format import permutation
+from palinka.data.writer import CacheWriter
 
 if TYPE_CHECKING:
     from conftest import SmallCorpus

@@ -14,9 +14,17 @@ import numpy as np
 import pytest
 import torch
 
-from palinka.activations import Cache, CacheWriter, HarvestSpec, harvest
-from palinka.corpora import BundledSample, Corpus, Document, split_of
-from palinka.corpora.corpus import Json
+from palinka.data import (
+    BundledSample,
+    Cache,
+    CacheWriter,
+    Corpus,
+    Document,
+    HarvestSpec,
+    harvest,
+    split_of,
+)
+from palinka.data.corpora import Json
 from palinka.errors import InputError
 from palinka.language_models import LanguageModel, LanguageModelSpec
 
@@ -24,8 +32,8 @@ SITE = "blocks.1.mlp.pre"
 CPU = LanguageModelSpec("mini", device="cpu")
 END_OF_TEXT = 0
 # The function `harvest` hides the module of that name.
-HARVEST = importlib.import_module("palinka.activations.harvest")
-SPEC = importlib.import_module("palinka.activations.harvest_spec")
+HARVEST = importlib.import_module("palinka.data.harvest")
+SPEC = importlib.import_module("palinka.data.harvest")
 
 
 class Numbered(Corpus):

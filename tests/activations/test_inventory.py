@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from palinka.activations.cache import Cache
-from palinka.activations.inventory import StoredCache, stored_caches
-from palinka.activations.writer import CacheWriter
+from palinka.data.cache import Cache
+from palinka.data.inventory import StoredCache, stored_caches
+from palinka.data.writer import CacheWriter
 from palinka.errors import InputError
 
 if TYPE_CHECKING:

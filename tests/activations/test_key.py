@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from palinka.activations.key import CacheKey, Layout
+from palinka.data.format import CacheKey, Layout
 from palinka.errors import InputError
 
 LAYOUT = Layout(width=3, dtype="float16", context_length=8, blocks_per_shard=2)

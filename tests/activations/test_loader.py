@@ -12,10 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palinka.activations.cache import Cache
-from palinka.activations.loader import ActivationLoader
-from palinka.activations.memory import MemoryRows
-from palinka.activations.permutation import permutation
+from palinka.data.cache import Cache
+from palinka.data.format import permutation
+from palinka.data.loader import ActivationLoader
+from palinka.data.memory import MemoryRows
 from palinka.errors import InputError
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from palinka.activations.loader import ActivationLoader
-from palinka.activations.memory import MemoryRows
+from palinka.data.loader import ActivationLoader
+from palinka.data.memory import MemoryRows
 
 ROWS, BATCH = 33, 6
 

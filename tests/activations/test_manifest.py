@@ -9,11 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from palinka.activations.cache import Cache
-from palinka.activations.key import CacheKey
-from palinka.activations.manifest import Manifest
-from palinka.activations.sealed import read_sealed, sealed, write_sealed
-from palinka.activations.writer import CacheWriter
+from palinka.data.cache import Cache
+from palinka.data.format import CacheKey, Manifest, read_sealed, sealed, write_sealed
+from palinka.data.writer import CacheWriter
 from palinka.errors import InputError
 
 if TYPE_CHECKING:

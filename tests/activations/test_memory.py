@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from palinka.activations.loader import ActivationLoader
-from palinka.activations.memory import MemoryRows
+from palinka.data.loader import ActivationLoader
+from palinka.data.memory import MemoryRows
 from palinka.errors import InputError
 
 if TYPE_CHECKING:

@@ -2,8 +2,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palinka.activations.order import RowOrder
-from palinka.activations.permutation import permutation
+from palinka.data.format import permutation
+from palinka.data.loader import RowOrder
 
 
 def plain_stream(rows: int, run_rows: int, *seeds: int) -> list[int]:

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palinka.activations.permutation import permutation
+from palinka.data.format import permutation
 
 WORD = 2**64
 

@@ -7,8 +7,8 @@ from contextlib import closing
 
 import pytest
 
-from palinka.activations import read_ahead
-from palinka.activations.read_ahead import ReadAhead
+from palinka.data import loader as read_ahead
+from palinka.data.loader import ReadAhead
 
 
 def counting(drawn: list[int], closed: list[bool], last: int = 10) -> Generator[int, None, None]:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from palinka.activations import removal
-from palinka.activations.cache import Cache
-from palinka.activations.removal import remove_cache
-from palinka.activations.writer import CacheWriter
+from palinka.data import inventory as removal
+from palinka.data.cache import Cache
+from palinka.data.inventory import remove_cache
+from palinka.data.writer import CacheWriter
 from palinka.errors import InputError
 
 if TYPE_CHECKING:

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from palinka.activations import sealed as sealed_module
-from palinka.activations.sealed import read_sealed, sealed, write_sealed
+from palinka.data import format as sealed_module
+from palinka.data.format import read_sealed, sealed, write_sealed
 from palinka.errors import InputError
 
 MEMBERS = {"format": "test", "numbers": [1, 0.1, -2.5e-300], "nested": {"a": None, "ü": "\x00"}}

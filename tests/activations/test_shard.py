@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from palinka.activations.key import DTYPES, Layout
-from palinka.activations.shard import ShardShape, shard_name
+from palinka.data.format import DTYPES, Layout, ShardShape, shard_name
 
 shapes = st.builds(
     lambda width, dtype, context, skip, blocks, index: ShardShape(

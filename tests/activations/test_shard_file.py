@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from palinka.activations import shard_file
-from palinka.activations.shard_file import read_exactly
+from palinka.data import cache as shard_file
+from palinka.data.cache import read_exactly
 
 
 @pytest.mark.parametrize("full", [shard_file._read_copied, shard_file._read_in_place])

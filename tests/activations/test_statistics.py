@@ -1,6 +1,6 @@
 import numpy as np
 
-from palinka.activations.statistics import RowStatistics
+from palinka.data.format import RowStatistics
 
 
 def test_merged_parts_equal_the_whole() -> None:

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from palinka.activations import ActivationDataModule
-from palinka.corpora import Passage, TextFiles
+from palinka.data import ActivationDataModule, Passage, TextFiles
 from palinka.errors import InputError
 from palinka.language_models import LanguageModel, LanguageModelSpec
 

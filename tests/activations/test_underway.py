@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from palinka.activations import underway
-from palinka.activations.cache import Cache
-from palinka.activations.files import Replacement, replacement
-from palinka.activations.underway import attend, read_description, unattended
-from palinka.activations.writer import CacheWriter, tidy
+from palinka.data import writer as underway
+from palinka.data.cache import Cache
+from palinka.data.files import Replacement, replacement
+from palinka.data.writer import CacheWriter, attend, read_description, tidy, unattended
 from palinka.errors import InputError
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from palinka.activations.cache import Cache
-from palinka.activations.writer import CacheWriter
+from palinka.data.cache import Cache
+from palinka.data.writer import CacheWriter
 from palinka.errors import InputError
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def test_pieces_do_not_show(
     corpus: "Callable[..., SmallCorpus]", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = corpus().write(tmp_path / "whole")
-    monkeypatch.setattr("palinka.activations.writer._PIECE_BYTES", 5 * 12)
+    monkeypatch.setattr("palinka.data.writer._PIECE_BYTES", 5 * 12)
     pieces = corpus().write(tmp_path / "pieces")
     for name in names(whole.folder):
         if name != "manifest.json":

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from palinka.analyses.activation_histogram import HistogramCounter, activation_histogram
+from palinka.analyses.stats.latents import HistogramCounter, activation_histogram
 from palinka.errors import InputError
 
 numbers = st.one_of(

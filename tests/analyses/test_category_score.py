@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 
 from palinka.analyses.category_score import category_score
-from palinka.analyses.rank_auc import rank_auc
+from palinka.analyses.stats.latents import rank_auc
 from palinka.errors import InputError
 
 

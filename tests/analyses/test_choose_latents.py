@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from palinka.analyses.choose_latents import choose_latents
+from palinka.analyses.stats.latents import choose_latents
 from palinka.errors import InputError
 
 

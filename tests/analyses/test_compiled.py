@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from palinka.analyses import compiled as module_or_function
-from palinka.analyses.compiled import compiled, threads
+from palinka.analyses.stats.compiled import compiled, threads
+from palinka.analyses.stats.compiled import compiled as module_or_function
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 def halves(n):
@@ -21,7 +23,7 @@ def test_without_a_folder_to_write_to_loops_still_run(tmp_path: Path):
     """Neither the source's folder nor the user's cache can be written to, as in some containers."""
     package = tmp_path / "loops.py"
     package.write_text(
-        "from palinka.analyses.compiled import compiled\n"
+        "from palinka.analyses.stats.compiled import compiled\n"
         "@compiled\n"
         "def twice(n):\n"
         "    return 2 * n\n"
@@ -30,7 +32,12 @@ def test_without_a_folder_to_write_to_loops_still_run(tmp_path: Path):
     blocked = tmp_path / "blocked"
     blocked.write_text("a file where a folder should be")
     (tmp_path / "__pycache__").write_text("the same")
-    environment = {"HOME": str(blocked), "XDG_CACHE_HOME": str(blocked), "PATH": "/usr/bin"}
+    environment = {
+        "HOME": str(blocked),
+        "XDG_CACHE_HOME": str(blocked),
+        "PATH": "/usr/bin",
+        "PYTHONPATH": str(REPOSITORY / "src"),
+    }
     run = subprocess.run(
         [sys.executable, "-B", str(package)], env=environment, capture_output=True, text=True
     )
@@ -39,8 +46,12 @@ def test_without_a_folder_to_write_to_loops_still_run(tmp_path: Path):
 
 @pytest.mark.parametrize("wanted", ["1", "2"])
 def test_threads_are_as_many_as_numba_may_use(wanted):
-    code = "from palinka.analyses.compiled import threads; print(threads())"
-    environment = {"NUMBA_NUM_THREADS": wanted, "PATH": "/usr/bin"}
+    code = "from palinka.analyses.stats.compiled import threads; print(threads())"
+    environment = {
+        "NUMBA_NUM_THREADS": wanted,
+        "PATH": "/usr/bin",
+        "PYTHONPATH": str(REPOSITORY / "src"),
+    }
     run = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True
     )

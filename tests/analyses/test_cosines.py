@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from palinka.analyses.cosines import cosine_similarity
+from palinka.analyses.stats.similarity import cosine_similarity
 
 
 @pytest.mark.parametrize("scale", [1e-310, 1e-200, 1.0, 1e200, 1e308])

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palinka.analyses.covariance_shrinkage import check_shrinkage, shrinkage_intensity, shrunk
+from palinka.analyses.stats.covariance import check_shrinkage, shrinkage_intensity, shrunk
 from palinka.errors import InputError
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from palinka.analyses.document_intervals import document_intervals, interval_remark
+from palinka.analyses.stats.bootstrap import document_intervals, interval_remark
 
 RATIOS = {"mean": ([0, 1, 0], [1, 0, 0]), "share": ([0, 1, -1], [0, 2, 1])}
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from palinka.analyses.eigenvalue_null import (
+from palinka.analyses.stats.eigenvalue_null import (
     label_free_scores,
     largest_eigenvalues,
     permutation_null,

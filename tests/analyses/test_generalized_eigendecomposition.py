@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from palinka.analyses import generalized_eigendecomposition
-from palinka.analyses.eigenvalue_null import label_free_scores
 from palinka.analyses.generalized_eigendecomposition import permuted_labels
+from palinka.analyses.stats.eigenvalue_null import label_free_scores
 from palinka.errors import InputError
 
 Array = NDArray[np.float64]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from palinka.analyses.heldout_ratio import HALVES, heldout_ratio, leading_filter
+from palinka.analyses.stats.eigenvalue_null import HALVES, heldout_ratio, leading_filter
 
 
 @pytest.mark.parametrize(("n_more", "n_less"), [(6, 7), (40, 30)])

@@ -4,8 +4,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from palinka.analyses.joint_histogram import binned_rows, joint_histogram
-from palinka.analyses.pair_loops import CONSTANT, COUNTED, DISORDERED
+from palinka.analyses.stats.joint_histogram import (
+    CONSTANT,
+    COUNTED,
+    DISORDERED,
+    binned_rows,
+    joint_histogram,
+)
 
 
 def histograms_agree(values, outlying, bins):

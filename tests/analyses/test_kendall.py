@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from palinka.analyses.kendall import dense_ranks, kendall_tau_a
+from palinka.analyses.stats.similarity import dense_ranks, kendall_tau_a
 
 
 def plain_weighted_tau_a(x, y, weights):

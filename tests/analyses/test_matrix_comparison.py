@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from palinka.analyses import matrix_comparison
-from palinka.analyses.cosines import cosine_similarity
-from palinka.analyses.matrix_comparison import compare_matrices, mantel_scores
 from palinka.analyses.representational_similarity import representational_similarity
+from palinka.analyses.stats import similarity as matrix_comparison
+from palinka.analyses.stats.similarity import compare_matrices, cosine_similarity, mantel_scores
 
 COMPARISONS = ("pearson", "spearman", "kendall", "cka")
 

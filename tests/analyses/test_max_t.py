@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from palinka.analyses import max_t  # noqa: F401
-from palinka.analyses.max_t import max_t as adjust
+from palinka.analyses.stats.permutation import max_t  # noqa: F401
+from palinka.analyses.stats.permutation import max_t as adjust
 from palinka.analyses.unit_tuning import unit_tuning
 
 SIZES = [1, 30, 1 << 22]
@@ -21,7 +21,7 @@ def null_p(largest, observed):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_paired_equals_flipping_signs_one_by_one(size, monkeypatch):
-    monkeypatch.setattr(sys.modules["palinka.analyses.max_t"], "WORKING_SIZE", size)
+    monkeypatch.setattr(sys.modules["palinka.analyses.stats.permutation"], "WORKING_SIZE", size)
     differences = np.random.default_rng(0).normal(0.4, size=(9, 6))
     t = stats.ttest_1samp(differences, 0).statistic
     p = adjust(t, [differences], 40, seed=3)
@@ -33,7 +33,7 @@ def test_paired_equals_flipping_signs_one_by_one(size, monkeypatch):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_welch_equals_flipping_residuals_one_by_one(size, monkeypatch):
-    monkeypatch.setattr(sys.modules["palinka.analyses.max_t"], "WORKING_SIZE", size)
+    monkeypatch.setattr(sys.modules["palinka.analyses.stats.permutation"], "WORKING_SIZE", size)
     random = np.random.default_rng(1)
     a, b = random.normal(size=(8, 5)), random.normal(0.8, 2.0, size=(11, 5))
     t = stats.ttest_ind(b, a, equal_var=False).statistic

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palinka.analyses.nearest_latents import nearest_latents
+from palinka.analyses.stats.latents import nearest_latents
 from palinka.errors import InputError
 
 

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from palinka.analyses.joint_histogram import binned_rows, joint_histogram
 from palinka.analyses.pairwise_mutual_information import (
     correlation_over_pairs,
     of_pairs,
     outlying_units,
     pairwise_mutual_information,
 )
+from palinka.analyses.stats.joint_histogram import binned_rows, joint_histogram
 from palinka.errors import InputError
 
 

@@ -1,6 +1,6 @@
 import numpy as np
 
-from palinka.analyses.permutation_p_values import permutation_p_values
+from palinka.analyses.stats.permutation import permutation_p_values
 
 
 def test_counts_what_is_at_least_as_good():

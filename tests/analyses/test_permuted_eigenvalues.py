@@ -4,8 +4,11 @@ import scipy.linalg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palinka.analyses import permuted_eigenvalues
-from palinka.analyses.eigenvalue_null import label_free_scores, largest_eigenvalues
+from palinka.analyses.stats.eigenvalue_null import (
+    label_free_scores,
+    largest_eigenvalues,
+    permuted_eigenvalues,
+)
 
 
 @settings(deadline=None, max_examples=60)

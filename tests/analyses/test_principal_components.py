@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palinka.analyses.principal_components import PrincipalComponents, principal_components
+from palinka.analyses.stats.covariance import PrincipalComponents, principal_components
 from palinka.errors import InputError
 
 

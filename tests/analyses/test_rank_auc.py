@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import rankdata
 
-from palinka.analyses.rank_auc import MAX_FLOAT32_ROWS, auc_of_ranks, column_ranks, rank_auc
+from palinka.analyses.stats.latents import MAX_FLOAT32_ROWS, auc_of_ranks, column_ranks, rank_auc
 
 
 def plain(values, targets):

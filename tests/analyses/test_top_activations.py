@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palinka.analyses.top_activations import TopHeap, top_activations
+from palinka.analyses.stats.latents import TopHeap, top_activations
 from palinka.errors import InputError
 
 

@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 from scipy.special import gamma
 
-from palinka.analyses.max_t import max_t
+from palinka.analyses.stats.permutation import max_t
 from palinka.analyses.unit_tuning import unit_tuning
 from palinka.errors import InputError
 

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from palinka.analyses.cosines import cosine_similarity
-from palinka.analyses.kendall import dense_ranks
 from palinka.analyses.representational_similarity import representational_similarity
-from palinka.analyses.word_bootstrap import resampled_scores
+from palinka.analyses.stats.bootstrap import resampled_scores
+from palinka.analyses.stats.similarity import cosine_similarity, dense_ranks
 
 
 def cosines(items, width, seed):

@@ -5,15 +5,14 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from palinka.analyses.activation_histogram import activation_histogram
 from palinka.analyses.category_score import CategoryScore
+from palinka.analyses.figures.text_heatmap import display_tokens
+from palinka.analyses.findings import Findings
+from palinka.analyses.stats.latents import activation_histogram
 from palinka.atlas.facts import LatentFacts
 from palinka.atlas.site import About
-from palinka.atlas.windows import AFTER, BEFORE, Windows
-from palinka.atlas.words import Word
-from palinka.callbacks.findings import Findings
-from palinka.callbacks.latent_report import LatentReport, Texts
-from palinka.figures.display_tokens import display_tokens
+from palinka.atlas.text import AFTER, BEFORE, Windows, Word
+from palinka.training.callbacks.latent_report import LatentReport, Texts
 
 # What a tokenizer may hold, and what must never be more than text.
 HOSTILE = [

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palinka.atlas.encoding import packed, script, short
+from palinka.atlas.site import packed, script, short
 
 
 @settings(max_examples=60)

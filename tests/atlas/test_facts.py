@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from palinka.activations import ActivationDataModule
 from palinka.atlas.facts import Options, choose_from_bands, gather
-from palinka.atlas.windows import BEFORE, Windows
+from palinka.atlas.text import BEFORE, Windows
 from palinka.autoencoders import KSparseAutoencoder
-from palinka.corpora import Passage
+from palinka.data import ActivationDataModule, Passage
 from palinka.errors import InputError
 from palinka.training import SparseAutoencoderModule
 

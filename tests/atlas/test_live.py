@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from palinka.atlas.live import TOP, LiveLatents
+from palinka.atlas.server import TOP, LiveLatents
 from palinka.autoencoders import KSparseAutoencoder
 from palinka.errors import InputError
 from palinka.language_models import LanguageModel

@@ -1,6 +1,6 @@
 import numpy as np
 
-from palinka.atlas.sample import ActiveSample
+from palinka.atlas.facts import ActiveSample
 
 
 def test_only_active_rows_are_drawn_and_each_once() -> None:

@@ -11,7 +11,7 @@ import pytest
 from palinka.atlas.analyses import read_analyses
 from palinka.atlas.facts import LatentFacts
 from palinka.atlas.site import PAGES, About, write_site
-from palinka.atlas.windows import BEFORE
+from palinka.atlas.text import BEFORE
 from palinka.errors import InputError
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 
 from palinka.atlas.text import Text, word_numbers
-from palinka.corpora import Block
+from palinka.data import Block
 
 
 def block(tokens: list[int], document: int, start: int = 0) -> Block:

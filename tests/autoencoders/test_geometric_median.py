@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from palinka.autoencoders.geometric_median import geometric_median
+from palinka.autoencoders.topk import geometric_median
 
 
 def transcription(rows: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from palinka.autoencoders.straight_through import jump_relu, step_up
+from palinka.autoencoders.jumprelu import jump_relu, step_up
 
 
 def rectangle(x: float) -> float:

@@ -9,8 +9,7 @@ import torch
 
 import palinka.autoencoders
 from palinka.autoencoders import Autoencoder, InputScaling, KSparseAutoencoder
-from palinka.autoencoders.formats.architectures import is_known, plain
-from palinka.autoencoders.formats.folding import fold
+from palinka.autoencoders.formats.load import fold, is_known, plain
 from palinka.errors import InputError
 
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -4,12 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from palinka.autoencoders import (
-    Autoencoder,
-    GatedAutoencoder,
-    JumpReLUAutoencoder,
-    ReLUAutoencoder,
-)
+from palinka.autoencoders import Autoencoder, GatedAutoencoder, JumpReLUAutoencoder, ReLUAutoencoder
 from palinka.autoencoders.untied import UntiedAutoencoder
 from palinka.errors import InputError
 

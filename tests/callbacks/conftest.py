@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from palinka.callbacks.reader import ActivationReader
+from palinka.analyses.reader import ActivationReader
 from palinka.language_models import LanguageModelSpec
 
 

@@ -5,7 +5,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from tensorboard.plugins.image import metadata
 from torch.utils.tensorboard import SummaryWriter
 
-from palinka.callbacks.dashboard import LAYOUT, add_figure, flattened
+from palinka.training.callbacks.tensorboard import LAYOUT, add_figure, flattened
 
 
 def test_nested_settings_become_names_with_slashes() -> None:

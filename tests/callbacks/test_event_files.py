@@ -4,7 +4,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from palinka.callbacks.event_files import event_file_sizes, rewind_events
+from palinka.training.callbacks.checkpoints import event_file_sizes, rewind_events
 
 
 def test_rewinding_takes_back_what_came_after(tmp_path: Path) -> None:

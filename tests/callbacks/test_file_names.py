@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palinka.callbacks.file_names import file_names
+from palinka.analyses.findings import file_names
 
 
 def test_plain_names_stay_readable() -> None:

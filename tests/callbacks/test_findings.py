@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import palinka
+from palinka.analyses.findings import Findings
 from palinka.analyses.result import Result, Table
-from palinka.callbacks.findings import Findings
 from palinka.errors import InputError
+from palinka.training.callbacks.tensorboard import log_findings
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def test_every_logger_gets_the_numbers() -> None:
     logged: list[tuple[dict[str, float], int]] = []
     logger = SimpleNamespace(log_metrics=lambda values, step: logged.append((values, step)))
     trainer = cast(Any, SimpleNamespace(loggers=[logger, logger], is_global_zero=True))
-    findings().log(trainer, 7)
+    log_findings(findings(), trainer, 7)
     assert len(logged) == 2
     values, step = logged[0]
     assert step == 7

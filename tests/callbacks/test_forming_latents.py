@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from palinka.__main__ import main
-from palinka.callbacks import FormingLatents, forming_latents
 from palinka.errors import InputError
+from palinka.training.callbacks import FormingLatents
+from palinka.training.callbacks import latent_evolution as forming_latents
 
 LINE = [
     "fit",

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from palinka.callbacks.histograms import nearest_cosine
+from palinka.training.callbacks.tensorboard import nearest_cosine
 
 
 def test_nearest_cosine_is_that_of_the_closest_other_direction() -> None:

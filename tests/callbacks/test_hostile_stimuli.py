@@ -8,9 +8,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from palinka.callbacks.analysis_entry import AnalysisEntry, HeatmapEntry
-from palinka.callbacks.reader import ActivationReader
-from palinka.callbacks.run_analysis import run_analysis
+from palinka.analyses.reader import ActivationReader
+from palinka.analyses.run import AnalysisEntry, HeatmapEntry, run_analysis
 
 SITE = "blocks.3.mlp.pre"
 SCRIPT = "</script><img src=x onerror=alert(1)>"

@@ -8,13 +8,12 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 
-from palinka.activations import ActivationDataModule
 from palinka.autoencoders import KSparseAutoencoder
-from palinka.callbacks import LanguageModelMetrics
-from palinka.corpora import Passage
+from palinka.data import ActivationDataModule, Passage
 from palinka.errors import InputError
 from palinka.language_models import LanguageModelSpec
 from palinka.training import SparseAutoencoderModule
+from palinka.training.callbacks import LanguageModelMetrics
 
 NAMES = {
     *("ce_clean", "ce_spliced", "ce_delta", "ce_ablated", "ce_ablated_mean"),
@@ -62,7 +61,7 @@ def module() -> SparseAutoencoderModule:
 def test_a_fit_measures_on_the_way_and_at_its_end_as_validate_does(
     workspace: Path, loads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    intervals = sys.modules["palinka.analyses.document_intervals"]
+    intervals = sys.modules["palinka.analyses.stats.bootstrap"]
     monkeypatch.setattr(intervals, "MINIMUM_DOCUMENTS", 3)
     rows, trained = data(), module()
     callback = LanguageModelMetrics(contexts=6, every_n_steps=2)

@@ -2,7 +2,7 @@ from typing import Any, Literal
 
 import pytest
 
-from palinka.callbacks.options import check_options
+from palinka.analyses.run import check_options
 from palinka.errors import InputError
 
 

@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 import torch
 
+from palinka.analyses.reader import ActivationReader, Encoder
+from palinka.analyses.stimuli import load_stimuli
 from palinka.autoencoders import KSparseAutoencoder
-from palinka.callbacks.reader import ActivationReader, Encoder
 from palinka.errors import InputError
 from palinka.language_models import LanguageModelSpec, Tokens
-from palinka.stimuli import load_stimuli
 from palinka.training import SparseAutoencoderModule
+from palinka.training.callbacks.run_analyses import encoder_of
 
 SITE = "blocks.3.mlp.pre"
 
@@ -51,7 +52,7 @@ def test_latents_are_what_the_module_makes_of_the_neurons(mini: ActivationReader
     torch.manual_seed(0)
     module = SparseAutoencoderModule(KSparseAutoencoder(512, latent_dim=64, k=5))
     module.scaling.set(torch.randn(512), 0.3)
-    reader = ActivationReader(mini.language_model, Encoder.from_module(module, {"site": SITE}))
+    reader = ActivationReader(mini.language_model, encoder_of(module, {"site": SITE}))
     (acts,) = mini.every_token([[5, 6, 7, 8]], SITE)
     (latents,) = reader.every_token([[5, 6, 7, 8]], SITE)
     expected = module.encode(torch.from_numpy(acts)).detach().numpy()
@@ -69,12 +70,12 @@ def test_an_autoencoder_of_another_place_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"width 512, and hidden\.2 of mini is 128"):
         of_folder.sites("hidden.2")
 
-    elsewhere = Encoder.from_module(
+    elsewhere = encoder_of(
         SparseAutoencoderModule(autoencoder), {"site": SITE, "language_model": spec.identity()}
     )
     with pytest.raises(InputError, match=r"trained at blocks\.3\.mlp\.pre, and blocks\.1"):
         ActivationReader(spec, elsewhere).sites("blocks.1.mlp.pre")
-    other = Encoder.from_module(
+    other = encoder_of(
         SparseAutoencoderModule(autoencoder), {"site": SITE, "language_model": "gpt2@abc"}
     )
     with pytest.raises(InputError, match="trained on the language model gpt2@abc"):

@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 import torch
 
-from palinka.callbacks import as_typed, final_report
+from palinka.training.callbacks import as_typed, final_report
 
 
 def report(log_dir: str, **metrics: float) -> list[str]:

@@ -9,13 +9,12 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 
-from palinka.activations import ActivationDataModule
 from palinka.autoencoders import KSparseAutoencoder
-from palinka.callbacks import ReportLatents
-from palinka.errors import InputError
+from palinka.data import ActivationDataModule
+from palinka.errors import InputError, printable
 from palinka.language_models.direct_effect import direct_path
-from palinka.printable import printable
 from palinka.training import SparseAutoencoderModule
+from palinka.training.callbacks import ReportLatents
 
 
 def validated(folder: Path, callback: ReportLatents, **options: Any) -> tuple[Any, Any, Path]:

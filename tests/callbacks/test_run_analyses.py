@@ -6,12 +6,11 @@ import pytest
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from palinka.activations import ActivationDataModule
 from palinka.autoencoders import KSparseAutoencoder
-from palinka.callbacks import AnalysisEntry, RunAnalyses
-from palinka.corpora import Passage
+from palinka.data import ActivationDataModule, Passage
 from palinka.errors import InputError
 from palinka.training import SparseAutoencoderModule
+from palinka.training.callbacks import AnalysisEntry, RunAnalyses
 
 TEXT = "The road from Vienna to Budapest follows the Danube, and Vienna is not far from it."
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from palinka import analyses, figures
+from palinka import analyses
+from palinka.analyses import figures
+from palinka.analyses.reader import ActivationReader
+from palinka.analyses.run import AnalysisEntry, HeatmapEntry, run_analysis
+from palinka.analyses.stimuli import load_stimuli
 from palinka.analyses.unit_tuning import UnitTuning
-from palinka.callbacks.analysis_entry import AnalysisEntry, HeatmapEntry
-from palinka.callbacks.reader import ActivationReader
-from palinka.callbacks.run_analysis import run_analysis
 from palinka.errors import InputError
-from palinka.stimuli import load_stimuli
 
 SITE = "blocks.3.mlp.pre"
 GROUPS = {
@@ -156,7 +156,7 @@ def test_frames_are_pairs_unless_the_options_say_otherwise(
         given.append(pairs)
         return analyses.unit_tuning(a, b)
 
-    monkeypatch.setattr("palinka.callbacks.run_analysis.find_analysis", lambda name: analysis)
+    monkeypatch.setattr("palinka.analyses.run.find_analysis", lambda name: analysis)
     targets = {"him": "him", "her": "her"}
     sentences = {name: [frame.replace("{target}", name) for frame in FRAMES] for name in targets}
     for content, by_default in (({"frames": FRAMES}, True), ({"sentences": sentences}, False)):

@@ -3,19 +3,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from palinka.analyses.document_intervals import document_intervals
+from palinka.analyses.reader import ActivationReader
+from palinka.analyses.stats.bootstrap import document_intervals
 from palinka.autoencoders import KSparseAutoencoder
-from palinka.callbacks.reader import ActivationReader
-from palinka.callbacks.splicing import (
+from palinka.data import Block
+from palinka.language_models import LanguageModel
+from palinka.training import SparseAutoencoderModule
+from palinka.training.callbacks.loss_recovered import (
     COLUMNS,
     ERROR_RATIOS,
     RATIOS,
     of_all_processes,
     splice,
 )
-from palinka.corpora import Block
-from palinka.language_models import LanguageModel
-from palinka.training import SparseAutoencoderModule
 
 SITE, LATER = "blocks.3.mlp.pre", "blocks.4.resid"
 

@@ -4,7 +4,7 @@ from typing import Any, cast
 import pytest
 import torch
 
-from palinka.callbacks import throughput
+from palinka.training.callbacks import tensorboard as throughput
 
 
 class Clock:

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from palinka import commands
 from palinka.__main__ import main
-from palinka.completion.grammar import Line, grammar
-from palinka.completion.scripts import SCRIPTS
+from palinka.cli import commands
+from palinka.cli.completion import SCRIPTS, Line, grammar
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
-from palinka.corpora import (
+from palinka.data import (
     Block,
     BundledSample,
     Corpus,
@@ -17,7 +17,7 @@ from palinka.corpora import (
     split_of,
     token_blocks,
 )
-from palinka.corpora.split import Split
+from palinka.data.packing import Split
 from palinka.errors import InputError
 
 

@@ -2,7 +2,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from palinka.assets import mini_sample_file
-from palinka.corpora import BundledSample
+from palinka.data import BundledSample
 
 
 def test_documents_are_all_tokens_of_the_file_in_order() -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from palinka.corpora.content_hash import content_hash
+from palinka.data.corpora import content_hash
 from palinka.errors import InputError
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from palinka.corpora import Document
+from palinka.data import Document
 
 
 def test_a_document_is_text_or_tokens() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from palinka.corpora import HuggingFaceDataset
+from palinka.data import HuggingFaceDataset
 from palinka.errors import InputError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palinka.corpora import Packing, pack
+from palinka.data import Packing, pack
 from palinka.errors import InputError
 
 END, BOS = 900, 901

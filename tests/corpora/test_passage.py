@@ -1,6 +1,6 @@
 import pytest
 
-from palinka.corpora import Passage
+from palinka.data import Passage
 from palinka.errors import InputError
 
 

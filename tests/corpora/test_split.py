@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palinka.corpora import split_of
+from palinka.data import split_of
 from palinka.errors import InputError
 
 fractions = st.floats(0.01, 0.5)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from palinka.corpora import TextFiles, text_files
+from palinka.data import TextFiles
+from palinka.data import corpora as text_files
 from palinka.errors import InputError
 
 

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
-from palinka.corpora import BundledSample, Document
-from palinka.corpora import tokenization as module
-from palinka.corpora.tokenization import tokenize_documents
+from palinka.data import BundledSample, Document
+from palinka.data import packing as module
+from palinka.data.packing import tokenize_documents
 
 
 def tokenize(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:

@@ -100,11 +100,11 @@ def test_the_pages_work_as_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_files_of_a_page_fit_the_project(page: Path, tmp_path: Path) -> None:
     """New files are new, changes can be made, and all of it is Python."""
-    stimuli = Path("src/palinka/stimuli")
+    stimuli = Path("src/palinka/analyses/stimuli")
     (tmp_path / stimuli).mkdir(parents=True)
-    shutil.copy(ROOT / stimuli / "loading.py", tmp_path / stimuli)
+    shutil.copy(ROOT / stimuli / "load.py", tmp_path / stimuli)
     tests, commands = follow(page, tmp_path)
     assert len(tests) == len(commands) == 1
     for file in tmp_path.rglob("*.py"):
-        assert file.name == "loading.py" or not (ROOT / file.relative_to(tmp_path)).exists()
+        assert file.name == "load.py" or not (ROOT / file.relative_to(tmp_path)).exists()
         compile(file.read_text(encoding="utf-8"), str(file), "exec")

@@ -6,8 +6,12 @@ from pathlib import Path
 import pytest
 
 from palinka.__main__ import main
-from palinka.doctor import command, folders, hub, machine, software
-from palinka.doctor.finding import Finding, State, within
+from palinka.cli import doctor as command
+from palinka.cli import doctor as folders
+from palinka.cli import doctor as hub
+from palinka.cli import doctor as machine
+from palinka.cli import doctor as software
+from palinka.cli.doctor import Finding, State, within
 
 
 def test_the_doctor_looks_at_everything_and_finds_this_machine_fit(

@@ -10,7 +10,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from palinka import analyses, figures
+from palinka import analyses
+from palinka.analyses import figures
 from palinka.analyses.result import Result
 
 ITEMS = 12

@@ -1,7 +1,7 @@
 import pytest
 from matplotlib.figure import Figure
 
-from palinka.figures.captions import captioned
+from palinka.analyses.figures.style import captioned
 
 
 def test_each_figure_gets_its_own() -> None:

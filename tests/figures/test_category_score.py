@@ -3,8 +3,7 @@ import io
 import numpy as np
 import pytest
 
-from palinka import figures
-from palinka.analyses import category_score
+from palinka.analyses import category_score, figures
 
 TARGETS = np.isin(np.arange(40), [2, 3, 7, 15, 20, 22, 31, 38])
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palinka.figures.display_tokens import display_tokens
+from palinka.analyses.figures.text_heatmap import display_tokens
 
 
 @pytest.mark.parametrize(

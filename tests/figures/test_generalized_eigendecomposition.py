@@ -1,12 +1,14 @@
+import importlib
 import sys
 
 import numpy as np
 import pytest
 
-from palinka import figures
-from palinka.analyses import generalized_eigendecomposition
-from palinka.figures import condition_matrices, token_series
+from palinka.analyses import figures, generalized_eigendecomposition
 
+condition_matrices = token_series = importlib.import_module(
+    "palinka.analyses.figures.generalized_eigendecomposition"
+)
 ALWAYS = {"spectrum", "variance", "patterns", "scores"}
 
 
@@ -139,7 +141,7 @@ def test_a_huge_first_token_does_not_set_the_scale():
 
 
 def test_the_overview_has_a_row_for_every_site(result, data):
-    module = sys.modules["palinka.figures.generalized_eigendecomposition"]
+    module = sys.modules["palinka.analyses.figures.generalized_eigendecomposition"]
     plain = generalized_eigendecomposition(*data)
     for each, panels in ((plain, 1), (result, 2)):
         drawn = module.overview({"hidden.0": each, "hidden.1": each}, conditions=("him", "her"))

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex, to_rgb
 
+from palinka.analyses.figures.text_heatmap import Heatmap, readable_on, scaled
 from palinka.errors import InputError
-from palinka.figures.heatmap import Heatmap, readable_on, scaled
 
 
 def test_values_are_scaled_over_the_text_and_squared():

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from palinka.figures.heatmap import Heatmap
-from palinka.figures.text_heatmap_html import text_heatmap_html
+from palinka.analyses.figures.text_heatmap import Heatmap, text_heatmap_html
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None

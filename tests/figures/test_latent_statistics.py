@@ -3,8 +3,7 @@ import io
 import numpy as np
 import pytest
 
-from palinka import figures
-from palinka.analyses import latent_statistics
+from palinka.analyses import figures, latent_statistics
 
 
 def some_latents(latents, tokens=30):

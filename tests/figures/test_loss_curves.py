@@ -3,7 +3,7 @@ import io
 import numpy as np
 import pytest
 
-from palinka import figures
+from palinka.analyses import figures
 from palinka.errors import InputError
 
 NAMES = ["total", "reconstruction", "sparsity", "decorrelation (weighted)"]

@@ -3,8 +3,9 @@ import io
 import numpy as np
 import pytest
 
-from palinka import analyses, figures
-from palinka.figures.pairwise_mutual_information import overview
+from palinka import analyses
+from palinka.analyses import figures
+from palinka.analyses.figures.pairwise_mutual_information import overview
 
 CONDITIONS = ("comma", "full $stop")
 

@@ -5,7 +5,8 @@ import io
 import numpy as np
 import pytest
 
-from palinka import analyses, figures
+from palinka import analyses
+from palinka.analyses import figures
 
 
 def found(items=12, groups=("a", "b"), **options):

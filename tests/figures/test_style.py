@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from palinka import analyses, figures
+from palinka import analyses
+from palinka.analyses import figures
 
 ITEMS_BY_UNITS = ["generalized_eigendecomposition", "unit_tuning", "latent_statistics"]
 ITEMS_BY_ITEMS = ["pairwise_mutual_information", "representational_similarity"]

@@ -7,10 +7,9 @@ import pytest
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_hex
 
-from palinka import figures
+from palinka.analyses import figures
+from palinka.analyses.figures.text_heatmap import MOST_LINES, Heatmap, text_heatmap
 from palinka.errors import InputError
-from palinka.figures.heatmap import Heatmap
-from palinka.figures.text_heatmap import MOST_LINES, text_heatmap
 
 TOKENS = [
     "The",

@@ -3,9 +3,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from palinka.analyses.figures.text_heatmap import Heatmap, text_heatmap_html
 from palinka.errors import InputError
-from palinka.figures.heatmap import Heatmap
-from palinka.figures.text_heatmap_html import text_heatmap_html
 
 NASTY = [
     " word",

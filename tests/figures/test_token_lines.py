@@ -2,8 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palinka.figures.display_tokens import display_tokens
-from palinka.figures.token_lines import text_width, token_lines
+from palinka.analyses.figures.text_heatmap import display_tokens, text_width, token_lines
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,7 @@ from importlib import import_module
 import numpy as np
 import pytest
 
-from palinka import figures
-from palinka.analyses import unit_tuning
+from palinka.analyses import figures, unit_tuning
 
 
 def conditions(units, items=8):
@@ -56,6 +55,6 @@ def test_unaligned_lists_are_labelled_each_by_its_own_words():
 
 def test_overview_compares_sites():
     results = {f"hidden.{layer}": unit_tuning(*conditions(20 + layer)) for layer in range(3)}
-    figure = import_module("palinka.figures.unit_tuning").overview(results)["significant"]
+    figure = import_module("palinka.analyses.figures.unit_tuning").overview(results)["significant"]
     widths = [bar.get_width() for bar in drawn(figure).axes[0].patches]
     assert widths == pytest.approx([100 * r.significant.mean() for r in results.values()])

@@ -8,17 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from palinka.kernels import (
+from palinka.autoencoders.kernels import (
     Latents,
     SparseLatents,
     Weights,
     autoencode,
     autoencode_plain,
-    choice,
-    compiled,
 )
-from palinka.kernels.dense_pass import dense_pass
-from palinka.kernels.sparse_pass import sparse_pass
+from palinka.autoencoders.kernels import dispatch as choice
+from palinka.autoencoders.kernels import dispatch as compiled
+from palinka.autoencoders.kernels.dense import dense_pass
+from palinka.autoencoders.kernels.sparse import sparse_pass
 
 FORMS = [sparse_pass, dense_pass]
 Form = Callable[..., tuple[Tensor, Latents]]
@@ -100,7 +100,7 @@ def test_ties_are_all_kept_and_latents_of_zero_are_not_there(
 
 
 def test_more_ties_than_room_in_a_later_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("palinka.kernels.sparse_pass.CHUNK", 2 * 40)
+    monkeypatch.setattr("palinka.autoencoders.kernels.sparse.CHUNK", 2 * 40)
     torch.manual_seed(0)
     x = torch.randn(7, 3)
     x[4] = 0.0

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palinka.kernels import batch_threshold, batch_threshold_plain
+from palinka.autoencoders.kernels import batch_threshold, batch_threshold_plain
 
 
 @settings(max_examples=40, deadline=None)

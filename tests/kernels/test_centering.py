@@ -2,7 +2,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palinka.kernels.centering import (
+from palinka.autoencoders.kernels.decorrelation import (
     center,
     center_plain,
     subtract_variance,

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.autograd import gradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from palinka.autoencoders.kernels import keep_top_k, squared_covariance, squared_covariance_plain
 from palinka.errors import InputError
-from palinka.kernels import keep_top_k, squared_covariance, squared_covariance_plain
 
 
 def transcription(latents: Tensor) -> Tensor:

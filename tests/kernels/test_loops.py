@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from palinka.kernels import loops
-from palinka.kernels.topk import INTEGERS, keep_positive_
+from palinka.autoencoders.kernels import loops
+from palinka.autoencoders.kernels.topk import INTEGERS, keep_positive_
 
 
 def selected(values: Tensor, k: int) -> tuple[Tensor, Tensor]:

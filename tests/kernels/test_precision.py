@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import Buffer
 from torchmetrics import SumMetric
 
-from palinka.kernels.precision import FullPrecisionState
+from palinka.autoencoders.kernels.dispatch import FullPrecisionState
 
 Convert = Callable[[nn.Module], nn.Module]
 

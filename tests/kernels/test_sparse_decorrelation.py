@@ -3,12 +3,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palinka.errors import InputError
-from palinka.kernels import (
+from palinka.autoencoders.kernels import (
     SparseLatents,
     sparse_squared_covariance,
     sparse_squared_covariance_plain,
 )
+from palinka.errors import InputError
 
 
 def drawn(
@@ -74,8 +74,8 @@ def test_what_no_loop_takes_is_made_a_matrix(monkeypatch: pytest.MonkeyPatch) ->
     latents = drawn(30, 50, 4, 1)
     expected = sparse_squared_covariance(latents)
     (theirs,) = torch.autograd.grad(expected, latents.values)
-    monkeypatch.setattr("palinka.kernels.choice.loops_take", lambda *tensors: False)
-    monkeypatch.setattr("palinka.kernels.loops.gram_squares", None)
+    monkeypatch.setattr("palinka.autoencoders.kernels.dispatch.loops_take", lambda *tensors: False)
+    monkeypatch.setattr("palinka.autoencoders.kernels.loops.gram_squares", None)
     found = sparse_squared_covariance(latents)
     (mine,) = torch.autograd.grad(found, latents.values)
     torch.testing.assert_close(found, expected)

@@ -1,6 +1,6 @@
 import torch
 
-from palinka.kernels import SparseLatents
+from palinka.autoencoders.kernels import SparseLatents
 
 
 def test_zeros_are_nowhere() -> None:

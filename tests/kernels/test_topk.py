@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palinka.kernels import keep_top_k, keep_top_k_plain, kth_largest
+from palinka.autoencoders.kernels import keep_top_k, keep_top_k_plain, kth_largest
 
 
 def transcription(row: list[float], k: int) -> list[float]:

@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from palinka.kernels import SparseLatents, Weights, autoencode, autoencode_plain, choice
-from palinka.kernels.topk import keep_top_k_plain
+from palinka.autoencoders.kernels import SparseLatents, Weights, autoencode, autoencode_plain
+from palinka.autoencoders.kernels import dispatch as choice
+from palinka.autoencoders.kernels.topk import keep_top_k_plain
 
 if find_spec("triton") is None:
     pytest.skip("Triton is not installed", allow_module_level=True)
@@ -27,10 +28,13 @@ if DEVICE == "cpu":
         pytest.skip("Triton was imported to compile, and there is no GPU", allow_module_level=True)
     os.environ["TRITON_INTERPRET"] = "1"
 
-from palinka.kernels import triton_select  # noqa: E402
-from palinka.kernels.triton_columns import Columns  # noqa: E402
-from palinka.kernels.triton_encode import GROUP, encode  # noqa: E402
-from palinka.kernels.triton_pass import triton_pass  # noqa: E402
+from palinka.autoencoders.kernels import triton as triton_select  # noqa: E402
+from palinka.autoencoders.kernels.triton import (  # noqa: E402
+    GROUP,
+    Columns,
+    encode,
+    triton_pass,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -247,7 +251,7 @@ def test_tensors_of_a_gpu_with_few_latents_take_it(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(choice, "SPARSE_ELEMENTS", 1)
     taken = []
     monkeypatch.setattr(
-        "palinka.kernels.triton_pass.triton_pass",
+        "palinka.autoencoders.kernels.triton.triton_pass",
         lambda *given: taken.append(1) or triton_pass(*given),
     )
     x, weights = inputs(2, 3, 64, tied=True, biases=False)

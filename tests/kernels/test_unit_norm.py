@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palinka.kernels import (
+from palinka.autoencoders.kernels import (
     normalize_rows_,
     normalize_rows_plain,
     project_gradient_,

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from palinka.language_models.fingerprint import fingerprint
-from palinka.language_models.source import Source
+from palinka.language_models.spec import Source, fingerprint
 
 
 @pytest.fixture

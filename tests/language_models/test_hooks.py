@@ -5,8 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from palinka.errors import InputError
-from palinka.language_models.hooks import reading, replacing
-from palinka.language_models.taps import Tap
+from palinka.language_models.sites import Tap, reading, replacing
 
 
 class Chain(nn.Module):

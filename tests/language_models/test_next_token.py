@@ -3,8 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palinka.language_models import next_token
-from palinka.language_models.next_token import cross_entropy, kl_divergence
+from palinka.training.callbacks import loss_recovered as next_token
+from palinka.training.callbacks.loss_recovered import cross_entropy, kl_divergence
 
 
 def plain_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -9,10 +9,10 @@ from torch import Tensor
 from transformers import GPT2Config
 
 from palinka.autoencoders import KSparseAutoencoder
-from palinka.callbacks.splicing import COLUMNS, splice
-from palinka.corpora import Block
+from palinka.data import Block
 from palinka.errors import InputError
 from palinka.language_models import LanguageModel
+from palinka.training.callbacks.loss_recovered import COLUMNS, splice
 
 GIVEN, RETURNED, NEURONS = "transformer.h.1.ln_2", "blocks.1.mlp.out", "blocks.1.mlp.post"
 TEXTS = ["The river was wide.", "Yes, and the water was still."]

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from palinka.errors import InputError
-from palinka.language_models.replacement import as_function
+from palinka.language_models.edits import as_function
 
 
 class Halves:

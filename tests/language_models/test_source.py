@@ -9,7 +9,7 @@ from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundErro
 
 from palinka.assets import mini_gpt2_folder
 from palinka.errors import InputError
-from palinka.language_models.source import Source, find_source
+from palinka.language_models.spec import Source, find_source
 
 
 class Hub:

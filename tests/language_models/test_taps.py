@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palinka.language_models.taps import Part, Tap, by_token, output_tensor, with_output_tensor
+from palinka.language_models.sites import Part, Tap, by_token, output_tensor, with_output_tensor
 
 
 @given(st.integers(1, 4), st.integers(1, 3), st.integers(0, 2), st.integers(1, 5))

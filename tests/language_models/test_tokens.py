@@ -4,7 +4,7 @@ from transformers import AutoTokenizer
 
 from palinka.assets import mini_gpt2_folder
 from palinka.errors import InputError
-from palinka.language_models.tokens import Tokens, padded_tokens, padding_id
+from palinka.language_models.model import Tokens, padded_tokens, padding_id
 
 
 def test_sequences_are_padded_on_the_right() -> None:

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from palinka.analyses.stimuli import Stimuli, load_stimuli
 from palinka.assets import mini_gpt2_folder
 from palinka.errors import InputError
-from palinka.stimuli import Stimuli, load_stimuli
 
 Load = Callable[[str], Stimuli]
 Refusal = Callable[[str], str]

@@ -1,8 +1,8 @@
 import pytest
 from transformers import PreTrainedTokenizerBase
 
+from palinka.analyses.stimuli import Carrier
 from palinka.errors import InputError
-from palinka.stimuli import Carrier
 
 CARRIER = "The next word is {word}"
 GROUPS = {"space": ["sun", "moon", "star"], "fruit": ["apple", "pear", "plum", "fig"]}

@@ -1,7 +1,7 @@
 import pytest
 
+from palinka.analyses.stimuli.base import check_counts, check_trimmed, check_words, listed
 from palinka.errors import InputError
-from palinka.stimuli.checks import check_counts, check_trimmed, check_words, listed
 
 
 def test_three_items_are_enough() -> None:

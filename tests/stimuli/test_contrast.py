@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
+from palinka.analyses.stimuli import Contrast
 from palinka.errors import InputError
 from palinka.language_models import LanguageModelSpec
-from palinka.stimuli import Contrast
 
 MINI = LanguageModelSpec("mini").tokenizer()
 TARGETS = {"m": "him", "f": "her"}

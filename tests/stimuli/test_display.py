@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
-from palinka.stimuli.display import decoded_tokens, display_text, display_tokens
+from palinka.language_models.token_text import decoded_tokens, display_text, display_tokens
 
 
 def ids_of(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -57,6 +57,6 @@ def test_every_entry_of_the_vocabulary(mini_tokenizer: PreTrainedTokenizerBase) 
 
 
 def _mini() -> PreTrainedTokenizerBase:
-    from palinka.corpora.tokenization import _mini_tokenizer
+    from palinka.data.packing import _mini_tokenizer
 
     return _mini_tokenizer()

@@ -3,11 +3,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
+from palinka.analyses.stimuli import Passage
+from palinka.analyses.stimuli.base import encode, first_token
 from palinka.errors import InputError
 from palinka.language_models import LanguageModelSpec
-from palinka.stimuli import Passage
-from palinka.stimuli.encoding import encode, first_token
-from palinka.tokenization import token_ids
+from palinka.language_models.token_text import token_ids
 
 MINI = LanguageModelSpec("mini").tokenizer()
 

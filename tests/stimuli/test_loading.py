@@ -4,9 +4,7 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from palinka.corpora import BundledSample
-from palinka.errors import InputError
-from palinka.stimuli import (
+from palinka.analyses.stimuli import (
     Carrier,
     Contrast,
     Match,
@@ -16,7 +14,9 @@ from palinka.stimuli import (
     Words,
     load_stimuli,
 )
-from palinka.stimuli.loading import bundled_sample
+from palinka.analyses.stimuli.load import bundled_sample
+from palinka.data import BundledSample
+from palinka.errors import InputError
 
 Load = Callable[[str], Stimuli]
 Refusal = Callable[[str], str]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from palinka.stimuli import Stimuli
-from palinka.stimuli.loading import KINDS
+from palinka.analyses.stimuli import Stimuli
+from palinka.analyses.stimuli.load import KINDS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "stimuli.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)

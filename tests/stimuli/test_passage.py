@@ -3,9 +3,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
+from palinka.analyses.stimuli import Passage
 from palinka.errors import InputError
 from palinka.language_models import LanguageModelSpec
-from palinka.stimuli import Passage
 
 MINI = LanguageModelSpec("mini").tokenizer()
 WORDS = ["Hungary", "Danube", "wormwood", "worm", "café", "😀", "glass", "."]

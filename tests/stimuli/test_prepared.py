@@ -1,6 +1,6 @@
 from transformers import PreTrainedTokenizerBase
 
-from palinka.stimuli.prepared import marked, prepared_items
+from palinka.analyses.stimuli.base import marked, prepared_items
 
 
 def test_the_summary_shows_no_markup(mini_tokenizer: PreTrainedTokenizerBase) -> None:

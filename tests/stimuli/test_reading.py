@@ -9,8 +9,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from palinka.analyses.stimuli.load import parse_mapping, read_fields
 from palinka.errors import InputError
-from palinka.stimuli.reading import parse_mapping, read_fields
 
 
 @dataclass(frozen=True)

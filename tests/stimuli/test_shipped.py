@@ -7,7 +7,7 @@ import pytest
 import yaml
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from palinka.stimuli import Prepared, load_stimuli
+from palinka.analyses.stimuli import Prepared, load_stimuli
 
 FOLDER = Path(__file__).parents[2] / "configs" / "stimuli"
 FILES = sorted(file.stem for file in FOLDER.glob("*.yaml"))

@@ -1,8 +1,8 @@
 import pytest
 from transformers import PreTrainedTokenizerBase
 
+from palinka.analyses.stimuli import Carrier, Match, Occurrences, Words
 from palinka.errors import InputError
-from palinka.stimuli import Carrier, Match, Occurrences, Words
 
 LISTS = {"a": ["one", "two", "three"], "b": ["x", "y", "z"]}
 

@@ -2,8 +2,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
+from palinka.analyses.stimuli import Words
 from palinka.language_models import LanguageModelSpec
-from palinka.stimuli import Words
 
 MINI = LanguageModelSpec("mini").tokenizer()
 WORD = st.text(min_size=1, max_size=10).filter(lambda word: word == word.strip() != "")

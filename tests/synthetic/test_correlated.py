@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
+from palinka.data import CorrelatedData, grouped_correlation
 from palinka.errors import InputError
-from palinka.synthetic import CorrelatedData, grouped_correlation
 
 
 def test_features_of_a_group_co_occur_and_keep_their_frequency() -> None:

@@ -4,9 +4,9 @@ from typing import Any, get_args
 import pytest
 import torch
 
+from palinka.data import SyntheticData
+from palinka.data.synthetic import Amplitude
 from palinka.errors import InputError
-from palinka.synthetic import SyntheticData
-from palinka.synthetic.data import Amplitude
 
 
 def test_rows_are_combinations_of_the_directions() -> None:

@@ -3,8 +3,8 @@ from typing import Any
 import pytest
 import torch
 
+from palinka.data import HierarchicalData, families
 from palinka.errors import InputError
-from palinka.synthetic import HierarchicalData, families
 
 
 def test_a_child_is_active_only_if_its_parent_is() -> None:

@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from palinka.data import mean_max_cosine
+from palinka.data import synthetic as recovery
 from palinka.errors import InputError
-from palinka.synthetic import mean_max_cosine, recovery
 
 
 def plain(dictionary: torch.Tensor, directions: torch.Tensor) -> float:

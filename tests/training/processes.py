@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from palinka.autoencoders import KSparseAutoencoder, MatryoshkaAutoencoder
-from palinka.kernels import batch_threshold, squared_covariance
-from palinka.kernels.collectives import gather_rows, world
+from palinka.autoencoders.distributed import gather_rows, world
+from palinka.autoencoders.kernels import batch_threshold, squared_covariance
 from palinka.training import SparseAutoencoderModule
 
 # Fewer rows than latents, and more: the two forms of the penalty.

@@ -21,12 +21,11 @@ from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 
 from palinka.autoencoders import KSparseAutoencoder
+from palinka.autoencoders.kernels import kth_largest, squared_covariance_plain
 from palinka.autoencoders.sharded import ShardedAutoencoder
 from palinka.errors import InputError
-from palinka.kernels import kth_largest, squared_covariance_plain
 from palinka.training import SparseAutoencoderModule
-from palinka.training.objective import Objective
-from palinka.training.terms import Step, terms_of
+from palinka.training.losses import Objective, Step, terms_of
 
 STEPS, MIDDLE = 50, 20
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from palinka.autoencoders import BatchTopKAutoencoder, KSparseAutoencoder
 from palinka.training import SparseAutoencoderModule, SweepModule
-from palinka.training.sweep_checkpoint import of_variant
+from palinka.training.sweep import of_variant
 
 
 def module(kind: type, seed: int, **arguments: int) -> SparseAutoencoderModule:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from palinka.errors import InputError
-from palinka.training.checkpoint_io import DurableCheckpointIO
+from palinka.training.checkpoint import DurableCheckpointIO
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:

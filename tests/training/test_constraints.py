@@ -1,6 +1,6 @@
 import torch
 
-from palinka.training.constraints import normalize_rows, project_gradient
+from palinka.training.module import normalize_rows, project_gradient
 
 
 def test_the_gradient_is_left_with_what_keeps_the_norm() -> None:

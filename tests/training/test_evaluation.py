@@ -3,9 +3,8 @@ import torch
 
 from palinka.autoencoders import KSparseAutoencoder
 from palinka.training import decorrelation_loss
-from palinka.training.evaluation import Evaluation
-from palinka.training.objective import Objective
-from palinka.training.terms import Step, terms_of
+from palinka.training.losses import Objective, Step, terms_of
+from palinka.training.metrics import Evaluation
 
 OBJECTIVE = Objective(2.0, 0.5, 7, 9)
 

@@ -8,7 +8,8 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from palinka.autoencoders import KSparseAutoencoder
-from palinka.training import SparseAutoencoderModule, machine
+from palinka.training import SparseAutoencoderModule
+from palinka.training import module as machine
 
 CPU = torch.device("cpu")
 

@@ -11,11 +11,11 @@ from lightning.pytorch.cli import ReduceLROnPlateau
 from torch import Tensor
 
 from palinka.autoencoders import KSparseAutoencoder, TopKAutoencoder
-from palinka.autoencoders.geometric_median import geometric_median
+from palinka.autoencoders.topk import geometric_median
 from palinka.errors import InputError
 from palinka.training import SparseAutoencoderModule
+from palinka.training.losses import Step, terms_of
 from palinka.training.module import FIRST_ROWS
-from palinka.training.terms import Step, terms_of
 
 MakeTrainer = Callable[..., Trainer]
 NAMES = {

@@ -4,8 +4,7 @@ import torch
 from palinka.autoencoders import AutoencoderOutput
 from palinka.errors import InputError
 from palinka.training import decorrelation_loss, reconstruction_loss, sparsity_loss
-from palinka.training.objective import Objective, linear_warmup
-from palinka.training.terms import Step, terms_of
+from palinka.training.losses import Objective, Step, linear_warmup, terms_of
 
 
 def test_the_total_is_the_weighted_sum() -> None:

@@ -17,7 +17,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from palinka.autoencoders import Autoencoder, KSparseAutoencoder
 from palinka.errors import InputError
 from palinka.training import SparseAutoencoderModule
-from palinka.training.sharding import check_strategy, divide
+from palinka.training.module import check_strategy, divide
 
 SCRIPT = Path(__file__).with_name("sharded_processes.py")
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}

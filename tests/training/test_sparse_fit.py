@@ -9,9 +9,9 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from palinka.autoencoders import Autoencoder, KSparseAutoencoder, TopKAutoencoder
-from palinka.kernels import choice
+from palinka.autoencoders.kernels import dispatch as choice
 from palinka.training import SparseAutoencoderModule
-from palinka.training.terms import Step, terms
+from palinka.training.losses import Step, terms
 
 MakeTrainer = Callable[..., Trainer]
 D, N, K = 6, 120, 4

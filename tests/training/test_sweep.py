@@ -13,7 +13,7 @@ from torch import Tensor
 from palinka.autoencoders import BatchTopKAutoencoder, KSparseAutoencoder, ReLUAutoencoder
 from palinka.errors import InputError
 from palinka.training import SparseAutoencoderModule, SweepModule
-from palinka.training.sweep_checkpoint import of_variant
+from palinka.training.sweep import of_variant
 
 # Warm-ups, unit norm, biases, a width of its own, other architectures, one of which begins from
 # the data.

@@ -16,7 +16,7 @@ from palinka.autoencoders import (
     ReLUAutoencoder,
     TopKAutoencoder,
 )
-from palinka.autoencoders.geometric_median import geometric_median
+from palinka.autoencoders.topk import geometric_median
 from palinka.errors import InputError
 from palinka.training import SparseAutoencoderModule
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from palinka.errors import InputError
-from palinka.training.watch import ActivationWatch
+from palinka.training.module import ActivationWatch
 
 
 def test_batches_with_one_bad_number_are_counted() -> None:

@@ -6,6 +6,6 @@ Every analysis is a function in a module of the same name, found when it is firs
 
 import sys
 
-from palinka.function_package import FunctionPackage
+from palinka.errors import FunctionPackage
 
 sys.modules[__name__].__class__ = FunctionPackage

@@ -6,13 +6,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from palinka.analyses.blocks import blocks
-from palinka.analyses.compiled import compiled
-from palinka.analyses.permutation_p_values import permutation_p_values
-from palinka.analyses.rank_auc import auc_of_ranks, column_ranks
 from palinka.analyses.result import Result, Table, as_matrix
-from palinka.errors import InputError
-from palinka.progress import progress
+from palinka.analyses.stats.compiled import compiled
+from palinka.analyses.stats.latents import auc_of_ranks, column_ranks
+from palinka.analyses.stats.permutation import blocks, permutation_p_values
+from palinka.errors import InputError, progress
 
 # Largest number of elements of a working array, for any number of tokens and latents.
 WORKING_SIZE = 1 << 22

@@ -8,16 +8,15 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 
-from palinka.analyses.covariance_shrinkage import (
+from palinka.analyses.result import Result, Table, as_float64
+from palinka.analyses.stats.covariance import (
     Shrinkage,
     check_shrinkage,
+    principal_components,
     shrinkage_intensity,
     shrunk,
 )
-from palinka.analyses.eigenvalue_null import permutation_null
-from palinka.analyses.heldout_ratio import heldout_ratio
-from palinka.analyses.principal_components import principal_components
-from palinka.analyses.result import Result, Table, as_float64
+from palinka.analyses.stats.eigenvalue_null import heldout_ratio, permutation_null
 from palinka.errors import InputError
 
 Array = NDArray[np.float64]

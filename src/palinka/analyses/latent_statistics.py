@@ -7,8 +7,8 @@ from typing import ClassVar, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from palinka.analyses.blocks import blocks
 from palinka.analyses.result import Result, Table, as_matrix
+from palinka.analyses.stats.permutation import blocks
 from palinka.errors import InputError
 
 # Rows are summed in pieces of about this many numbers, which stay in the processor's cache.

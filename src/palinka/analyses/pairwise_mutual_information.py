@@ -7,17 +7,19 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from palinka.analyses.compiled import threads
-from palinka.analyses.joint_histogram import (
+from palinka.analyses.result import Result, Table, as_matrix, scaled
+from palinka.analyses.stats.compiled import threads
+from palinka.analyses.stats.joint_histogram import (
+    CONSTANT,
+    DISORDERED,
     BinnedRows,
     binned_rows,
+    fill_information,
+    fill_pairs,
     joint_histogram,
     room_for_counts,
 )
-from palinka.analyses.pair_loops import CONSTANT, DISORDERED, fill_information, fill_pairs
-from palinka.analyses.result import Result, Table, as_matrix, scaled
-from palinka.errors import InputError
-from palinka.progress import progress
+from palinka.errors import InputError, progress
 
 PERCENTILES = (0, 1, 5, 25, 50, 75, 95, 99, 100)
 MOST_BINS = 1024

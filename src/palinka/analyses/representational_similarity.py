@@ -7,21 +7,19 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from palinka.analyses.cosines import cosine_similarity
-from palinka.analyses.matrix_comparison import (
+from palinka.analyses.result import Result, Table, as_float64
+from palinka.analyses.stats.bootstrap import resampled_scores
+from palinka.analyses.stats.similarity import (
     Comparison,
     compare_matrices,
+    cosine_similarity,
     is_constant,
     mantel_scores,
-)
-from palinka.analyses.result import Result, Table, as_float64
-from palinka.analyses.selectivity import (
     members_of,
     selectivity_index,
     similarity_between,
     similarity_within,
 )
-from palinka.analyses.word_bootstrap import resampled_scores
 from palinka.errors import InputError
 
 # The same labeling, permuted, may score less than the observed one by rounding alone.

@@ -9,8 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaln, stdtr
 from scipy.stats import false_discovery_control
 
-from palinka.analyses.max_t import max_t
 from palinka.analyses.result import Result, Table, as_float64, scaled
+from palinka.analyses.stats.permutation import max_t
 from palinka.errors import InputError
 
 Test = Literal["paired", "welch"]

@@ -13,7 +13,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 
-from palinka.ordinary_file import read_ordinary
+from palinka.errors import read_ordinary
 
 # More than any analysis writes, so that a folder of something else does not fill the site.
 _MOST_FIGURES = 60

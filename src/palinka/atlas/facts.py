@@ -1,4 +1,4 @@
-"""Everything that the atlas shows of the latents, measured on the validation rows."""
+"""Facts about every latent."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -6,18 +6,47 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from palinka.activations import ActivationDataModule
-from palinka.analyses.activation_histogram import ActivationHistogram, HistogramCounter
-from palinka.atlas.sample import ActiveSample
-from palinka.atlas.text import Text
-from palinka.atlas.windows import Windows, read_windows
-from palinka.atlas.words import Word, firing_words
-from palinka.callbacks import ReportLatents
-from palinka.callbacks.latent_report import LatentReport
+from palinka.analyses.stats.latents import ActivationHistogram, HistogramCounter, TopHeap
+from palinka.atlas.text import Text, Windows, Word, firing_words, read_windows
+from palinka.data import ActivationDataModule
 from palinka.errors import InputError
 from palinka.language_models import LanguageModel
-from palinka.stimuli.display import token_bytes
+from palinka.language_models.token_text import token_bytes
 from palinka.training import SparseAutoencoderModule
+from palinka.training.callbacks import ReportLatents
+from palinka.training.callbacks.latent_report import LatentReport
+
+
+class ActiveSample:
+    """For each latent so many of the rows at which it is active, all of them equally probable.
+
+    Every activation is given a random priority, and the rows with the largest ones are kept,
+    which is a simple random sample without replacement, in one pass and bounded memory.
+
+    Args:
+        latents: How many latents there are.
+        n: How many rows to draw for each.
+        seed: Draws the rows.
+
+    Source:
+        Efraimidis & Spirakis (2006), Weighted random sampling with a reservoir, with weights of 1.
+    """
+
+    def __init__(self, latents: int, n: int, seed: int = 0) -> None:
+        self._heap = TopHeap(latents, n)
+        self._random = np.random.default_rng(seed)
+
+    def add(self, batch: NDArray[np.float32]) -> None:
+        """Take the next rows of activations, `(rows, latents)`."""
+        active = batch > 0
+        priority = np.zeros(batch.shape, dtype=np.float32)
+        # In (0, 1]: a priority of 0 would be none.
+        priority[active] = 1.0 - self._random.random(int(active.sum()), dtype=np.float32)
+        self._heap.add(priority)
+
+    def rows(self) -> NDArray[np.int64]:
+        """The drawn rows, `(latents, n)`, in random order; -1 where it is active less often."""
+        return self._heap.found().rows
 
 
 @dataclass(frozen=True)

@@ -1,24 +1,284 @@
-"""The atlas as a folder of files that a browser opens from the disk."""
+"""Pages of an atlas."""
 
+import base64
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-import palinka
+from palinka.analyses.figures.text_heatmap import display_tokens
+from palinka.analyses.findings import file_names
 from palinka.atlas.analyses import Found
-from palinka.atlas.chunks import CHUNK, Chunks
-from palinka.atlas.encoding import packed, script
 from palinka.atlas.facts import LatentFacts
-from palinka.atlas.overview import columns, labels, metrics, search_texts, shown_tokens
-from palinka.atlas.windows import BEFORE
-from palinka.callbacks.file_names import file_names
+from palinka.atlas.text import BEFORE, Windows
 from palinka.errors import InputError
+from palinka.training.callbacks.summary import ROWS
+
+
+def script(name: str, value: Any) -> str:
+    """A script that hands data to the page under a name.
+
+    A page from the disk may not fetch files, but it may load scripts. All that is not ASCII is
+    escaped, and `<` too, so that no text in the data can be read as anything else, whatever
+    encoding the script is taken for and wherever it is put.
+
+    Args:
+        name: What the page asks for.
+        value: Plain values; numbers are finite.
+
+    Raises:
+        ValueError: If a number is not finite.
+    """
+    arguments = (
+        json.dumps(part, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+        for part in (name, value)
+    )
+    return f"palinka.receive({','.join(arguments)});\n".replace("<", "\\u003c")
+
+
+def packed(array: NDArray[Any], kind: str) -> dict[str, str]:
+    """An array as its bytes, little-endian, in base64.
+
+    Args:
+        array: Any shape; flattened.
+        kind: `float32`, `uint32`, `uint16` or `uint8`.
+    """
+    little = np.dtype(kind).newbyteorder("<")
+    data = np.ascontiguousarray(array, dtype=little).tobytes()
+    return {"kind": kind, "data": base64.b64encode(data).decode("ascii")}
+
+
+def short(value: float, digits: int = 4) -> float | None:
+    """A number with so many significant digits; None where it is not finite."""
+    return float(f"{value:.{digits}g}") if np.isfinite(value) else None
+
+
+# Latents in a file: a few hundred kilobytes, read in a few milliseconds.
+CHUNK = 64
+# In place of a token beyond the context: the largest number of the kind.
+KINDS = ("uint16", "uint32")
+
+
+class Chunks:
+    """Writes the record of each latent.
+
+    Args:
+        facts: What is known of the latents.
+    """
+
+    def __init__(self, facts: LatentFacts) -> None:
+        self._facts = facts
+        # Tokens that hold a part of a character only, which shows what it is among its neighbors.
+        self._parts = {token for token, text in facts.vocabulary.items() if not _is_whole(text)}
+        # Tokens are written as their places in the list of those that are there.
+        self._ids = np.array(sorted(facts.vocabulary))
+        self._kind = next(k for k in KINDS if len(self._ids) < np.iinfo(k).max)
+
+    def __iter__(self) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+        """The number of each file and the records in it."""
+        count = len(self._facts.words)
+        for number, start in enumerate(range(0, count, CHUNK)):
+            yield number, [self._record(i) for i in range(start, min(start + CHUNK, count))]
+
+    def _record(self, latent: int) -> dict[str, Any]:
+        facts = self._facts
+        report = facts.report
+        counts = facts.histogram.counts[latent]
+        used = int(np.flatnonzero(counts).max(initial=-1)) + 1
+        pairs = [(report.raised, report.raised_by), (report.lowered, report.lowered_by)]
+        raised, lowered = (
+            [] if ids is None or by is None else _effects(self._places(ids[latent]), by[latent])
+            for ids, by in pairs
+        )
+        return {
+            "histogram": {
+                "width": float(facts.histogram.width[latent]),
+                "counts": counts[:used].tolist(),
+            },
+            "top": self._windows(facts.top, latent),
+            "bands": self._windows(facts.bands, latent),
+            "sampled": int(facts.sampled[latent]),
+            "words": [
+                [word.text, word.places, short(word.activation)] for word in facts.words[latent]
+            ],
+            "raised": raised,
+            "lowered": lowered,
+            "nearest": _effects(report.nearest[latent], report.nearest_cosine[latent]),
+        }
+
+    def _windows(self, windows: Windows, latent: int) -> dict[str, Any]:
+        """All windows of a latent; the columns in which there is one say where each belongs."""
+        columns = np.flatnonzero(windows.places[latent] >= 0)
+        tokens = windows.tokens[latent, columns]
+        values = windows.activations[latent, columns]
+        return {
+            "columns": columns.tolist(),
+            "document": windows.documents[latent, columns].tolist(),
+            "position": windows.positions[latent, columns].tolist(),
+            "tokens": packed(self._places(tokens), self._kind),
+            "activations": [
+                [part for at in np.flatnonzero(row) for part in (int(at), short(row[at]))]
+                for row in values
+            ],
+            "shown": [self._shown(row.tolist()) for row in tokens],
+        }
+
+    def _places(self, tokens: NDArray[Any]) -> NDArray[np.int64]:
+        """Where tokens stand in the vocabulary's list; the kind's largest number for none."""
+        return np.where(tokens < 0, np.iinfo(self._kind).max, np.searchsorted(self._ids, tokens))
+
+    def _shown(self, tokens: list[int]) -> dict[int, str]:
+        """What a window shows instead of the tokens by themselves, by place."""
+        if self._parts.isdisjoint(tokens):
+            return {}
+        places = [place for place, token in enumerate(tokens) if token >= 0]
+        vocabulary = self._facts.vocabulary
+        texts = display_tokens([vocabulary[tokens[place]] for place in places])
+        return {p: t for p, t in zip(places, texts, strict=True) if tokens[p] in self._parts}
+
+
+def _effects(ids: NDArray[np.int64], by: NDArray[np.float32]) -> list[list[Any]]:
+    return [[int(i), short(value)] for i, value in zip(ids, by, strict=True)]
+
+
+def _is_whole(token: bytes) -> bool:
+    try:
+        token.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+# Words and tokens by which a latent is found.
+_WORDS = 8
+_TOKENS = 5
+_LABEL_WORDS = 4
+
+
+@dataclass(frozen=True)
+class Column:
+    """One number for each latent.
+
+    Attributes:
+        key: Its name in links and filters.
+        label: Its heading.
+        about: What it is, in a sentence.
+        values: `(latents,)`; NaN where there is none.
+        log: Whether it is drawn on a logarithmic axis.
+    """
+
+    key: str
+    label: str
+    about: str
+    values: NDArray[np.floating[Any]]
+    log: bool = False
+
+    def described(self) -> dict[str, Any]:
+        """As the page takes it."""
+        return {
+            "key": self.key,
+            "label": self.label,
+            "about": self.about,
+            "log": self.log,
+            "values": packed(self.values, "float32"),
+        }
+
+
+# What is known of the arrays that analyses write: a heading, a sentence, a logarithmic axis.
+_FIELDS = {
+    "score": ("score", "mean activation at the category's tokens over that at the others", False),
+    "auc": ("AUC", "how well it detects the category's tokens; 0.5 is chance", False),
+    "p_value": ("p", "corrected for the number of latents", True),
+    "auc_p_value": ("p of AUC", "corrected for the number of latents", True),
+    "p": ("p", "two-sided, each latent by itself", True),
+    "p_adjusted": ("p adj.", "two-sided, corrected for the number of latents", True),
+    "t": ("t", "statistic of the difference of the two conditions", False),
+    "effect_size": ("g", "Hedges' g of the difference of the two conditions", False),
+    "significant": ("sig.", "1 where the difference holds after correction", False),
+}
+
+
+def columns(facts: LatentFacts, analyses: Sequence[Found]) -> Iterator[Column]:
+    """The columns of the table."""
+    report = facts.report
+    dead = report.density == 0
+    yield Column("density", "density %", "share of tokens at which it is active", report.density,
+                 log=True)  # fmt: skip
+    activation = np.where(dead, np.nan, report.activation)
+    yield Column("activation", "mean", "mean activation where it is active", activation, log=True)
+    largest = np.where(report.top_activation[:, 0] > 0, report.top_activation[:, 0], np.nan)
+    yield Column("max", "max", "largest activation", largest, log=True)
+    if report.raised_by is not None and report.lowered_by is not None:
+        about = "direct effect on the logit of the token that it {} most; no unit"
+        yield Column("raises", "raises by", about.format("raises"), report.raised_by[:, 0])
+        yield Column("lowers", "lowers by", about.format("lowers"), report.lowered_by[:, 0])
+    if report.nearest_cosine.shape[1]:
+        yield Column("nearest", "nearest", "cosine with the nearest other direction",
+                     report.nearest_cosine[:, 0])  # fmt: skip
+    for found in analyses:
+        for name, values in found.columns.items():
+            part, _, field = name.rpartition("/")
+            label, about, log = _FIELDS.get(field, (field.replace("_", " "), field, False))
+            of = " ".join(dict.fromkeys(word for word in (found.name, part) if word))
+            yield Column(f"{found.name}/{name}", f"{of} {label}", f"{of}: {about}", values, log)
+
+
+def labels(facts: LatentFacts) -> list[str]:
+    """A few words for each latent."""
+    return [" · ".join(word.text for word in words[:_LABEL_WORDS]) for words in facts.words]
+
+
+def search_texts(facts: LatentFacts) -> list[str]:
+    """What each latent is found by, besides its label: further words, and tokens it raises."""
+    texts = shown_tokens(facts.vocabulary)
+    raised = facts.report.raised
+    return [
+        " ".join(
+            [
+                *(word.text for word in words[_LABEL_WORDS:_WORDS]),
+                *([] if raised is None else (texts[int(t)].strip() for t in raised[i, :_TOKENS])),
+            ]
+        )
+        for i, words in enumerate(facts.words)
+    ]
+
+
+def shown_tokens(vocabulary: Mapping[int, bytes]) -> dict[int, str]:
+    """Every token as it is shown by itself."""
+    return {token: display_tokens([text])[0] for token, text in vocabulary.items()}
+
+
+def metrics(values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What was measured, with intervals where there are some.
+
+    Args:
+        values: Numbers by name, such as `val/fvu` and `val_interval/fvu/low`.
+    """
+    found = []
+    for name, label in ROWS.items():
+        if name.startswith("val/") and name in values:
+            low, high = (
+                values.get(f"val_interval/{name.removeprefix('val/')}/{end}")
+                for end in ("low", "high")
+            )
+            found.append(
+                {
+                    "label": label,
+                    "value": short(float(values[name]), 5),
+                    "low": None if low is None else short(float(low), 5),
+                    "high": None if high is None else short(float(high), 5),
+                }
+            )
+    return found
+
 
 PAGES = Path(__file__).with_name("pages")
 # What a site holds, and nothing else: a folder of other things is never replaced.
@@ -128,7 +388,7 @@ def _data(facts: LatentFacts, about: About, analyses: Sequence[Found]) -> Iterat
 def _overview(facts: LatentFacts, about: About, analyses: Sequence[Found]) -> dict[str, Any]:
     return {
         "format": FORMAT,
-        "palinka": palinka.__version__,
+        "palinka": version("palinka"),
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "language_model": about.language_model,
         "site": about.site,

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 
-from palinka.activations import ActivationDataModule
 from palinka.atlas.analyses import read_analyses
 from palinka.atlas.facts import Options, gather
 from palinka.atlas.site import About, check_output, write_site
-from palinka.callbacks.after_training import AfterTraining
-from palinka.callbacks.report import log_folder
-from palinka.paths import expanded
+from palinka.data import ActivationDataModule
+from palinka.errors import expanded
 from palinka.training import SparseAutoencoderModule
+from palinka.training.callbacks.summary import log_folder
+from palinka.training.callbacks.variants import AfterTraining
 
 
 class WriteAtlas(AfterTraining):

@@ -4,8 +4,7 @@ from palinka.autoencoders.base import Autoencoder, AutoencoderOutput, CompactOut
 from palinka.autoencoders.batch_topk import BatchTopKAutoencoder
 from palinka.autoencoders.gated import GatedAutoencoder
 from palinka.autoencoders.jumprelu import JumpReLUAutoencoder
-from palinka.autoencoders.ksparse import KSparseAutoencoder
-from palinka.autoencoders.layer_normalized import LayerNormalizedAutoencoder
+from palinka.autoencoders.ksparse import KSparseAutoencoder, LayerNormalizedAutoencoder
 from palinka.autoencoders.matryoshka import MatryoshkaAutoencoder
 from palinka.autoencoders.relu import ReLUAutoencoder
 from palinka.autoencoders.scaling import InputScaling

@@ -1,15 +1,211 @@
-"""What every sparse autoencoder is: `encode`, `decode`, and both in a row."""
+"""Base class of sparse autoencoders, and their files."""
 
+import difflib
+import inspect
+import json
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from os import PathLike
-from typing import Any, NamedTuple, Self, cast
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, NamedTuple, Self, TypeVar, Union, cast, get_args, get_origin
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from palinka.autoencoders import pretrained
-from palinka.errors import InputError
-from palinka.kernels.precision import FullPrecisionState
-from palinka.kernels.sparse_latents import Latents
+from palinka.autoencoders.kernels.dispatch import FullPrecisionState
+from palinka.autoencoders.kernels.topk import Latents
+from palinka.errors import InputError, printable, read_ordinary
+
+# No configuration of one autoencoder comes near it.
+_LARGEST_CONFIG = 2**24
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        InputError: If there is no such file, or it holds something else.
+    """
+    if not path.exists():
+        raise InputError(f"no file {path}: give a folder that an autoencoder was saved in")
+    try:
+        config = json.loads(read_ordinary(path, _LARGEST_CONFIG).decode("utf-8"))
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is no JSON file that can be read: {error}") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{path} must hold a JSON object, got {type(config).__name__}")
+    return config
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU.
+
+    Raises:
+        InputError: If there is no such file, or it is damaged.
+    """
+    if not path.is_file():
+        raise InputError(f"no file {path}: give a folder that an autoencoder was saved in")
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError, MemoryError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path} is no complete safetensors file: {error}") from error
+
+
+T = TypeVar("T")
+
+
+def build(name: str, arguments: Mapping[str, Any], base: type[T]) -> T:
+    """Make the autoencoder of a class name, which may carry the module in front.
+
+    Only classes whose module has been imported are found: no name in a file imports code.
+
+    Args:
+        name: Such as `"KSparseAutoencoder"`.
+        arguments: The constructor's arguments.
+        base: The class that is expected, itself or as a parent.
+
+    Raises:
+        InputError: If there is no such class, or an argument is unknown, missing or wrong.
+    """
+    known = {kind.__name__: kind for kind in _family(base) if not inspect.isabstract(kind)}
+    short = name.rpartition(".")[2]
+    kind = known.get(short)
+    if kind is None:
+        raise InputError(
+            f"{name!r} is no known {base.__name__}{_nearest(short, known)}: there is"
+            f" {', '.join(sorted(known))}, and your own once their module has been imported"
+        )
+    parameters = inspect.signature(kind).parameters
+    for unknown in sorted(arguments.keys() - parameters.keys()):
+        raise InputError(
+            f"{kind.__name__} has no argument {unknown!r}{_nearest(unknown, parameters)}:"
+            f" it takes {', '.join(parameters)}"
+        )
+    for required, parameter in parameters.items():
+        if parameter.default is parameter.empty and required not in arguments:
+            raise InputError(f"the description of a {kind.__name__} lacks {required!r}: add it")
+    for argument, value in arguments.items():
+        _check_type(kind, argument, value)
+    try:
+        return kind(**arguments)
+    except InputError:
+        raise
+    except (TypeError, ValueError, RuntimeError, OverflowError, MemoryError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(
+            f"a {kind.__name__} cannot be made of these arguments: {reason}"
+        ) from error
+
+
+def _check_type(kind: type, name: str, value: Any) -> None:
+    """Refuse what a constructor would take for true or for a number without being one."""
+    try:
+        annotation = inspect.signature(kind, eval_str=True).parameters[name].annotation
+    except NameError:  # of a class whose annotations are for type checkers alone
+        return
+    is_union = get_origin(annotation) in (Union, UnionType)
+    expected = get_args(annotation) if is_union else (annotation,)
+    if not all(type_ in (bool, int, float, str, NoneType) for type_ in expected):
+        return
+    fits = type(value) in expected or (type(value) is int and float in expected)
+    if not fits:
+        names = " or ".join("null" if type_ is NoneType else type_.__name__ for type_ in expected)
+        raise InputError(
+            f"{kind.__name__}: {name} must be {names}, got {printable(repr(value)[:80])}"
+        )
+
+
+def _family(kind: type[T]) -> Iterable[type[T]]:
+    yield kind
+    for child in kind.__subclasses__():
+        yield from _family(child)
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    matches = difflib.get_close_matches(name, list(names), n=1)
+    return f" (did you mean {matches[0]!r}?)" if matches else ""
+
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+SOURCE = "source"
+
+
+def save(
+    autoencoder: "Autoencoder",
+    folder: str | PathLike[str],
+    source: Mapping[str, Any] | None = None,
+) -> None:
+    """Write an autoencoder into a folder, weights first; each file appears whole or not at all.
+
+    Args:
+        autoencoder: What is written.
+        folder: Where to; made where it is missing.
+        source: Where it comes from, as JSON holds it; kept beside its settings.
+
+    Raises:
+        InputError: If the folder cannot be written.
+    """
+    folder = Path(folder)
+    config = {"class": type(autoencoder).__name__, **autoencoder.config()}
+    if source is not None:
+        config[SOURCE] = dict(source)
+    weights = {name: tensor.contiguous() for name, tensor in autoencoder.state_dict().items()}
+    partial = {name: folder / f".{name}.partial" for name in (WEIGHTS, CONFIG)}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(weights, partial[WEIGHTS], metadata={"format": "pt"})
+        partial[CONFIG].write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        for name, path in partial.items():
+            path.replace(folder / name)
+    except (OSError, SafetensorError) as error:
+        for path in partial.values():
+            with suppress(OSError):
+                path.unlink()
+        raise InputError(f"cannot save into {folder}: {error}; choose a writable folder") from error
+
+
+def load(folder: str | PathLike[str], base: "type[Autoencoder]") -> "Autoencoder":
+    """Read the autoencoder that `save` wrote, which must be a `base`.
+
+    Raises:
+        InputError: If the folder or a file is missing, or the two files do not fit together.
+    """
+    folder = Path(folder)
+    config = read_config(folder / CONFIG)
+    config.pop(SOURCE, None)
+    name = config.pop("class", None)
+    if not isinstance(name, str):
+        raise InputError(f"{folder / CONFIG} names no class: add one, as 'KSparseAutoencoder'")
+    weights = read_safetensors(folder / WEIGHTS)
+    try:
+        autoencoder = build(name, config, base)
+    except InputError as error:
+        raise InputError(f"{folder / CONFIG}: {error}") from error
+    check_weights(autoencoder.state_dict(), weights, f"{folder / WEIGHTS}")
+    autoencoder.load_state_dict(weights)
+    return autoencoder
+
+
+def check_weights(expected: "dict[str, Tensor]", found: "dict[str, Tensor]", where: str) -> None:
+    """Raise an `InputError` unless two state dicts have the same names and shapes."""
+    for name in sorted(expected.keys() | found.keys()):
+        if name not in found:
+            raise InputError(f"{where} lacks the weight {name!r}: was it saved by another class?")
+        if name not in expected:
+            raise InputError(f"{where} has a weight {name!r} too many: is it of other settings?")
+        if not hasattr(found[name], "shape"):
+            raise InputError(f"{where} holds no tensor under {name!r}: save it anew")
+        if found[name].shape != expected[name].shape:
+            raise InputError(
+                f"{where} holds {name!r} of shape {tuple(found[name].shape)}, but the settings"
+                f" ask for {tuple(expected[name].shape)}: use the dimensions it was trained with"
+            )
 
 
 class AutoencoderOutput(NamedTuple):
@@ -128,7 +324,7 @@ class Autoencoder(FullPrecisionState, ABC):
 
     def save_pretrained(self, folder: str | PathLike[str]) -> None:
         """Write `config.json` and `model.safetensors` into a folder, made where it is missing."""
-        pretrained.save(self, folder)
+        save(self, folder)
 
     @classmethod
     def from_pretrained(cls, folder: str | PathLike[str], revision: str | None = None) -> Self:
@@ -147,7 +343,7 @@ class Autoencoder(FullPrecisionState, ABC):
             InputError: If there is none, a file is missing, the files do not fit together, or it
                 is of an architecture that is not known here.
         """
-        from palinka.autoencoders.formats.loading import load
+        from palinka.autoencoders.formats.load import load
 
         return cast(Self, load(folder, revision, cls)[0])
 
@@ -167,7 +363,7 @@ class Autoencoder(FullPrecisionState, ABC):
         Raises:
             InputError: If it cannot be put there.
         """
-        from palinka.autoencoders.formats.hub import upload
+        from palinka.autoencoders.formats.load import upload
 
         return upload(self, repo_id, private, token)
 

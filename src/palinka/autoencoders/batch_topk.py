@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.nn import Buffer
 
 from palinka.autoencoders.base import checked_k
-from palinka.autoencoders.geometric_median import geometric_median
+from palinka.autoencoders.kernels import batch_threshold
+from palinka.autoencoders.topk import geometric_median
 from palinka.autoencoders.untied import UntiedAutoencoder
-from palinka.kernels import batch_threshold
 
 # How far the running threshold moves towards that of a batch, as in the paper's code.
 RATE = 0.01

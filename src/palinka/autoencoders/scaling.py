@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import Buffer
 
+from palinka.autoencoders.kernels.dispatch import FullPrecisionState
 from palinka.errors import InputError
-from palinka.kernels.precision import FullPrecisionState
 
 
 class InputScaling(FullPrecisionState):

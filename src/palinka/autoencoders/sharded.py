@@ -14,17 +14,17 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.nn import functional
 
 from palinka.autoencoders.base import Autoencoder, AutoencoderOutput
-from palinka.autoencoders.ksparse import KSparseAutoencoder
-from palinka.errors import InputError
-from palinka.kernels import keep_top_k
-from palinka.kernels.collectives import (
+from palinka.autoencoders.distributed import (
+    Layout,
     gather_columns,
     processes,
     sum_of_parts,
     sum_over,
     used_in_parts,
 )
-from palinka.kernels.layout import Layout
+from palinka.autoencoders.kernels import keep_top_k
+from palinka.autoencoders.ksparse import KSparseAutoencoder
+from palinka.errors import InputError
 
 ROWS, LATENTS = "data_parallel", "tensor_parallel"
 # The parameters with one row for each latent; every process holds all of the others.

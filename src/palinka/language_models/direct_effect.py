@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from palinka.errors import InputError
-from palinka.language_models.families import FAMILIES, Family
-from palinka.language_models.language_model import LanguageModel
+from palinka.language_models.model import LanguageModel
+from palinka.language_models.sites import FAMILIES, Family
 
 # So many logits are held at once.
 PIECE = 1 << 24

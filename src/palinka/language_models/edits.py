@@ -1,16 +1,10 @@
-"""Edits of latents for `LanguageModel.replaced(site, autoencoder, edit=…)`.
-
-Each function gives one that takes latents `(texts, tokens, latents)` and returns edited ones; what
-it is given stays as it is. With `keep_error`, nothing but the edit changes in the model.
-
-`positions` are those of one forward pass, from 0, or from -1 at its end; those that a pass does not
-have are left out. A pass of `generate` after the first is of one token, unless `use_cache` is off.
-"""
+"""Edits of latents and replacements of activations."""
 
 from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from palinka.errors import InputError
 
@@ -87,3 +81,104 @@ def _edit(latent: int | Sequence[int], positions: Sequence[int] | None, change: 
 def _within(positions: Sequence[int], tokens: int) -> list[int]:
     """The positions that a pass of so many tokens has, counted from 0."""
     return sorted({place % tokens for place in positions if -tokens <= place < tokens})
+
+
+@runtime_checkable
+class EncodesAndDecodes(Protocol):
+    """An autoencoder, whatever its class."""
+
+    def encode(self, x: Tensor, /) -> Tensor:
+        """From activations to latents."""
+
+    def decode(self, latents: Tensor, /) -> Tensor:
+        """From latents to activations."""
+
+
+Replacement = Callable[[Tensor], Tensor] | EncodesAndDecodes
+
+
+def as_function(
+    replacement: Replacement, edit: Callable[[Tensor], Tensor] | None, keep_error: bool
+) -> Callable[[Tensor], Tensor]:
+    """One function from a site's activations to what replaces them.
+
+    Args:
+        replacement: A function, or an autoencoder, whose reconstruction is taken then.
+        edit: A function of the autoencoder's latents, applied before they are decoded.
+        keep_error: Whether to add what the unedited reconstruction misses.
+
+    Raises:
+        InputError: If it is neither, or if `edit` or `keep_error` is given with a function.
+    """
+    if isinstance(replacement, EncodesAndDecodes):
+        return lambda x: _reconstruct(replacement, x, x, edit, keep_error)
+    if not callable(replacement):
+        raise InputError(
+            f"a {type(replacement).__name__} cannot replace a site; "
+            "give a function of its activations, or an autoencoder"
+        )
+    if edit is not None or keep_error:
+        raise InputError("edit and keep_error need an autoencoder; a function stands for itself")
+    return replacement
+
+
+def as_function_of_source(
+    replacement: Replacement,
+    edit: Callable[[Tensor], Tensor] | None,
+    keep_error: bool,
+    source: Callable[[], Tensor],
+) -> Callable[[Tensor], Tensor]:
+    """One function from a site's activations to what follows from those at a source site.
+
+    Args:
+        replacement: A function of the source's activations, or a transcoder.
+        edit: A function of the transcoder's latents, applied before they are decoded.
+        keep_error: Whether to add what the unedited reconstruction misses at the site.
+        source: Hands out the source's activations in the same forward pass.
+
+    Raises:
+        InputError: As `as_function`.
+    """
+    function = as_function(replacement, edit, keep_error)
+
+    def replace(target: Tensor) -> Tensor:
+        x = source()
+        if x.shape[:-1].numel() == target.shape[:-1].numel():
+            # Some models run a part of themselves on all tokens in one row.
+            x = x.reshape(*target.shape[:-1], x.shape[-1])
+        if isinstance(replacement, EncodesAndDecodes):
+            return _reconstruct(replacement, x, target, edit, keep_error)
+        return function(x)
+
+    return replace
+
+
+def _reconstruct(
+    autoencoder: EncodesAndDecodes,
+    x: Tensor,
+    target: Tensor,
+    edit: Callable[[Tensor], Tensor] | None,
+    keep_error: bool,
+) -> Tensor:
+    # Ours may need something of the activations beside their latents.
+    decode: Callable[[Tensor, Tensor], Tensor] = getattr(
+        autoencoder, "decode_for", lambda latents, _: autoencoder.decode(latents)
+    )
+    x = _as_weights(x, autoencoder)
+    latents = autoencoder.encode(x)
+    # Before the edit, which may write into the latents.
+    error = _as_weights(target, autoencoder) - decode(latents, x) if keep_error else None
+    if edit is not None:
+        latents = edit(latents)
+        if not isinstance(latents, Tensor):
+            raise InputError(f"edit returned {type(latents).__name__}; return the edited latents")
+    reconstruction = decode(latents, x)
+    return reconstruction if error is None else reconstruction + error
+
+
+def _as_weights(x: Tensor, autoencoder: Any) -> Tensor:
+    """Activations in the dtype and on the device of the autoencoder's weights."""
+    if not isinstance(autoencoder, nn.Module):
+        return x
+    weight = next(autoencoder.parameters(), None)
+    return x if weight is None else x.to(weight)

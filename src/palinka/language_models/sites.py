@@ -1,21 +1,367 @@
-"""The sites of a model: their names, widths and taps, found without its weights."""
+"""Sites by name in every model family, and the hooks that read and replace them."""
 
 import copy
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch import Tensor, nn
 
 from palinka.errors import InputError
-from palinka.language_models.families import named_taps
-from palinka.language_models.hooks import reading
-from palinka.language_models.taps import Tap, by_token
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
+
+
+@dataclass(frozen=True)
+class Part:
+    """Query, key or value within a fused projection whose output is `(…, groups · 3 · size)`.
+
+    Attributes:
+        index: 0 for the query, 1 for the key, 2 for the value.
+        groups: How many times the three follow each other: once where they lie side by side
+            (GPT-2), once per head where they are interleaved (GPT-NeoX).
+    """
+
+    index: int
+    groups: int = 1
+
+    def take(self, fused: Tensor) -> Tensor:
+        """This part of `fused`, `(…, groups · size)`: heads in order, concatenated."""
+        return self._of(fused).flatten(-2)
+
+    def put(self, fused: Tensor, part: Tensor) -> Tensor:
+        """A copy of `fused` with this part replaced."""
+        changed = fused.clone()
+        of_changed = self._of(changed)
+        of_changed.copy_(part.reshape(of_changed.shape))
+        return changed
+
+    def _of(self, fused: Tensor) -> Tensor:
+        """A view of this part, `(…, groups, size)`."""
+        return torch.unflatten(fused, -1, (self.groups, 3, -1))[..., self.index, :]
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A module's output or first input, or a part of it.
+
+    Attributes:
+        module: The module's path in the model, such as `transformer.h.3.mlp.c_fc`.
+        side: Whether the tensor is what the module returns or what it is given.
+        part: The part of a fused projection that is meant, if not all of it.
+    """
+
+    module: str
+    side: Literal["output", "input"] = "output"
+    part: Part | None = None
+
+    def take(self, whole: Tensor) -> Tensor:
+        """The tapped part of the module's tensor; no copy where a view will do."""
+        return whole if self.part is None else self.part.take(whole)
+
+    def put(self, whole: Tensor, tapped: Tensor) -> Tensor:
+        """The module's tensor with the tapped part replaced."""
+        return tapped if self.part is None else self.part.put(whole, tapped)
+
+
+def output_tensor(output: Any) -> Tensor | None:
+    """The tensor of a module's output: itself, or the first of a tuple or a mapping."""
+    if isinstance(output, tuple | list) and output:
+        output = output[0]
+    elif isinstance(output, Mapping) and output:
+        output = next(iter(output.values()))
+    return output if isinstance(output, Tensor) else None
+
+
+def by_token(values: Tensor, texts: int, tokens: int) -> Tensor | None:
+    """A view of a module's tensor as `(texts, tokens, width)`, if it is one vector per token.
+
+    Position embeddings are the same for all texts, and some models run their MLP on all tokens
+    in one row.
+    """
+    if values.ndim == 3 and values.shape[0] in (1, texts) and values.shape[1] == tokens:
+        return values.expand(texts, -1, -1)
+    if values.ndim == 2 and values.shape[0] == texts * tokens:
+        return torch.unflatten(values, 0, (texts, tokens))
+    return None
+
+
+def with_output_tensor(output: Any, tensor: Tensor) -> Any:
+    """The module's output with its (first) tensor replaced."""
+    if isinstance(output, tuple | list):
+        return (tensor, *output[1:])
+    if isinstance(output, Mapping):
+        # A model output of transformers: made for this call, so that it may be written to.
+        output[next(iter(output))] = tensor  # type: ignore[index]
+        return output
+    return tensor
+
+
+@dataclass(frozen=True)
+class Family:
+    """The module paths of one family; those of a block's parts are relative to the block.
+
+    Attributes:
+        blocks: The list of blocks.
+        final_norm: The norm after the last block.
+        mlp: The whole MLP.
+        mlp_first: Its first projection; the gate where the MLP is gated.
+        mlp_second: Its second projection.
+        attention_out: The attention's output projection.
+        query, key, value: Their projections; the same module where they are fused.
+        fused: How a fused projection orders its output: query, key and value one after the
+            other (`"thirds"`), or so for each head (`"heads"`).
+    """
+
+    blocks: str
+    final_norm: str
+    mlp: str
+    mlp_first: str
+    mlp_second: str
+    attention_out: str
+    query: str
+    key: str
+    value: str
+    fused: str | None = None
+
+    def block_taps(self, block: int, heads: int) -> dict[str, Tap]:
+        """The taps within one block, by the last part of the site's name."""
+        prefix = f"{self.blocks}.{block}"
+        groups = {"thirds": 1, "heads": heads}
+        taps = {}
+        projections = {"q": self.query, "k": self.key, "v": self.value}
+        for index, (name, module) in enumerate(projections.items()):
+            part = Part(index, groups[self.fused]) if self.fused else None
+            taps[f"attn.{name}"] = Tap(f"{prefix}.{module}", part=part)
+        return taps | {
+            "attn.out": Tap(f"{prefix}.{self.attention_out}"),
+            "mlp.pre": Tap(f"{prefix}.{self.mlp_first}"),
+            "mlp.post": Tap(f"{prefix}.{self.mlp_second}", side="input"),
+            "mlp.out": Tap(f"{prefix}.{self.mlp}"),
+            "resid": Tap(prefix),
+        }
+
+
+_GPT2 = Family(
+    blocks="transformer.h",
+    final_norm="transformer.ln_f",
+    mlp="mlp",
+    mlp_first="mlp.c_fc",
+    mlp_second="mlp.c_proj",
+    attention_out="attn.c_proj",
+    query="attn.c_attn",
+    key="attn.c_attn",
+    value="attn.c_attn",
+    fused="thirds",
+)
+_GPT_NEO = Family(
+    blocks="transformer.h",
+    final_norm="transformer.ln_f",
+    mlp="mlp",
+    mlp_first="mlp.c_fc",
+    mlp_second="mlp.c_proj",
+    attention_out="attn.attention.out_proj",
+    query="attn.attention.q_proj",
+    key="attn.attention.k_proj",
+    value="attn.attention.v_proj",
+)
+_GPT_NEOX = Family(
+    blocks="gpt_neox.layers",
+    final_norm="gpt_neox.final_layer_norm",
+    mlp="mlp",
+    mlp_first="mlp.dense_h_to_4h",
+    mlp_second="mlp.dense_4h_to_h",
+    attention_out="attention.dense",
+    query="attention.query_key_value",
+    key="attention.query_key_value",
+    value="attention.query_key_value",
+    fused="heads",
+)
+_LLAMA = Family(
+    blocks="model.layers",
+    final_norm="model.norm",
+    mlp="mlp",
+    mlp_first="mlp.gate_proj",
+    mlp_second="mlp.down_proj",
+    attention_out="self_attn.o_proj",
+    query="self_attn.q_proj",
+    key="self_attn.k_proj",
+    value="self_attn.v_proj",
+)
+
+FAMILIES = {
+    "gpt2": _GPT2,
+    "gpt_neo": _GPT_NEO,
+    "gpt_neox": _GPT_NEOX,
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+}
+
+
+def named_taps(config: "PretrainedConfig") -> dict[str, Tap]:
+    """Every named site of a model, in the order of the forward pass; none for other families."""
+    family = FAMILIES.get(config.model_type)
+    if family is None:
+        return {}
+    layers: int = config.num_hidden_layers
+    # hidden_states[0] is what the first block is given (embeddings and positions), those
+    # between are the blocks' outputs, and the last is what the final norm returns.
+    taps = {"hidden.0": Tap(f"{family.blocks}.0", side="input")}
+    for block in range(layers):
+        in_block = family.block_taps(block, config.num_attention_heads)
+        taps |= {f"blocks.{block}.{name}": tap for name, tap in in_block.items()}
+        if block + 1 < layers:
+            taps[f"hidden.{block + 1}"] = Tap(f"{family.blocks}.{block}")
+    taps[f"hidden.{layers}"] = Tap(family.final_norm)
+    return taps
+
+
+class _EverythingRead(Exception):  # noqa: N818 - a signal that ends the forward pass, no error
+    """Raised out of the forward pass by the hook that read the last wanted tensor."""
+
+
+@contextmanager
+def reading(model: nn.Module, taps: Mapping[str, Tap]) -> Iterator[dict[str, Tensor]]:
+    """Collect tensors while the model runs in the body of the `with`, which ends with the last.
+
+    Args:
+        model: The model that the body runs.
+        taps: What to read, under names of the caller's choice.
+
+    Yields:
+        The tensors by name, filled in as the model reaches them: the very tensors that the
+        model computes, or views of them.
+    """
+    found: dict[str, Tensor] = {}
+
+    def keep(name: str, tap: Tap, whole: Tensor | None) -> None:
+        if whole is None or name in found:
+            return
+        found[name] = tap.take(whole)
+        if len(found) == len(taps):
+            raise _EverythingRead
+
+    with ExitStack() as hooks:
+        for name, tap in taps.items():
+            hooks.enter_context(_read_hook(model, name, tap, keep))
+        with suppress(_EverythingRead):
+            yield found
+
+
+@contextmanager
+def _read_hook(
+    model: nn.Module, name: str, tap: Tap, keep: Callable[[str, Tap, Tensor | None], None]
+) -> Iterator[None]:
+    def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        keep(name, tap, _input_tensor(args, kwargs))
+
+    def after(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        keep(name, tap, output_tensor(output))
+
+    module = model.get_submodule(tap.module)
+    if tap.side == "input":
+        handle = module.register_forward_pre_hook(before, with_kwargs=True)
+    else:
+        handle = module.register_forward_hook(after)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def replacing(
+    model: nn.Module, tap: Tap, replacement: Callable[[Tensor], Tensor], first: bool = True
+) -> Iterator[None]:
+    """Replace a tensor wherever the model runs in the body of the `with`.
+
+    Args:
+        model: The model that the body runs.
+        tap: What to replace.
+        replacement: From the tensor to what takes its place, of the same shape; it is cast
+            to the tensor's dtype and device.
+        first: Whether to act before the hooks that are already there, so that they (those
+            that collect `hidden_states` in transformers, for one) see the replaced tensor.
+    """
+
+    def change(whole: Tensor) -> Tensor:
+        tapped = tap.take(whole)
+        new = replacement(tapped)
+        if not isinstance(new, Tensor) or new.shape != tapped.shape:
+            given = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
+            raise InputError(
+                f"the replacement at {tap.module} returned {given}; "
+                f"return a tensor of the shape it was given, {tuple(tapped.shape)}"
+            )
+        return tap.put(whole, new.to(tapped))
+
+    def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        whole = _input_tensor(args, kwargs)
+        if whole is None:
+            return None
+        if args:
+            return (change(whole), *args[1:]), kwargs
+        return args, {**kwargs, _input_name(kwargs): change(whole)}
+
+    def after(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
+        whole = output_tensor(output)
+        return None if whole is None else with_output_tensor(output, change(whole))
+
+    module = model.get_submodule(tap.module)
+    if tap.side == "input":
+        handle = module.register_forward_pre_hook(before, with_kwargs=True, prepend=first)
+    else:
+        handle = module.register_forward_hook(after, prepend=first)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def following(model: nn.Module, tap: Tap) -> Iterator[Callable[[], Tensor]]:
+    """Keep hold of what a tensor was last, wherever the model runs in the body of the `with`.
+
+    Yields:
+        Hands the tensor out, once for each time that the model has come by.
+
+    Raises:
+        InputError: When it is asked for a tensor that the model has not reached yet.
+    """
+    latest: list[Tensor] = []
+
+    def keep(_name: str, tap: Tap, whole: Tensor | None) -> None:
+        if whole is not None:
+            latest[:] = [tap.take(whole)]
+
+    def take() -> Tensor:
+        if not latest:
+            raise InputError(
+                f"the source at {tap.module} is computed after the site that it is to replace; "
+                "give a source site that comes before it"
+            )
+        return latest.pop()
+
+    with _read_hook(model, "", tap, keep):
+        yield take
+
+
+def _input_tensor(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
+    """What a module is given first, by position or by name."""
+    first = args[0] if args else kwargs.get(_input_name(kwargs))
+    return first if isinstance(first, Tensor) else None
+
+
+def _input_name(kwargs: Mapping[str, Any]) -> str:
+    """The keyword under which a module is given its input when nothing is given by position."""
+    return "hidden_states" if "hidden_states" in kwargs else next(iter(kwargs), "")
+
 
 _LAYERED = re.compile(r"(blocks|hidden)\.([0-9]+)(?=\.|$)")
 _PROBE_SHAPE = (2, 3)

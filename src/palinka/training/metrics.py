@@ -1,21 +1,56 @@
-"""How well a dictionary reconstructs and how sparse it is, exact under any split of the data.
-
-Sums are float64, whatever precision the run has, and are reduced over processes once, when a value
-is asked for. The squared distance to the mean is kept together with the mean itself and merged
-pairwise, so that a large mean costs no digits.
-
-Source:
-    Chan, Golub & LeVeque (1983), algorithms for computing the sample variance, for the merging.
-"""
+"""Metrics of reconstruction and sparsity, and dead latents."""
 
 import torch
-from torch import Tensor
-from torch.nn import functional
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import Buffer, functional
 from torchmetrics import Metric
 
-from palinka.kernels.layout import WHOLE, Layout
-from palinka.kernels.precision import FullPrecisionState
-from palinka.kernels.sparse_latents import Latents, SparseLatents
+from palinka.autoencoders import AutoencoderOutput, CompactOutput
+from palinka.autoencoders.distributed import (
+    WHOLE,
+    Layout,
+    gather_unequal_rows,
+    minimum_over,
+    processes,
+)
+from palinka.autoencoders.kernels.dispatch import FullPrecisionState
+from palinka.autoencoders.kernels.topk import Latents, SparseLatents
+from palinka.training.losses import Objective, decorrelation_loss
+
+
+class FiringClock(nn.Module):
+    """Tokens of the whole run since each latent last fired; part of a checkpoint.
+
+    Every process counts all processes' tokens but sees only its own latents fire. The minimum
+    over the processes is then the run's count, so that nothing is communicated until somebody
+    asks.
+
+    Args:
+        latent_dim: Number of latents.
+    """
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__()
+        self.tokens_since = Buffer(torch.zeros(latent_dim, dtype=torch.int64))
+
+    @torch.no_grad()
+    def update(self, latents: Latents, layout: Layout = WHOLE) -> None:
+        """Take the own latents of one step, `(tokens, latents)`, as many on every process."""
+        self.tokens_since.add_(len(latents) * processes(layout.rows))
+        own = self.tokens_since[layout.own(len(self.tokens_since))]
+        if isinstance(latents, SparseLatents):
+            own.masked_fill_(latents.fired() > 0, 0)
+        else:
+            own.masked_fill_((latents != 0).any(dim=0), 0)
+
+    def synchronize(self, group: dist.ProcessGroup | None = None) -> None:
+        """Make the counts those of the whole run; every process must call this."""
+        minimum_over(self.tokens_since, group)
+
+    def dead(self, after_tokens: int) -> Tensor:
+        """Which latents have not fired in the last `after_tokens` tokens, `(latent_dim,)`."""
+        return self.tokens_since >= after_tokens
 
 
 class ReconstructionMetrics(FullPrecisionState, Metric):
@@ -177,3 +212,92 @@ def _merge(rows: Tensor, mean: Tensor, squared_distance: Tensor) -> tuple[Tensor
     merged = (rows[:, None] * mean).sum(dim=0) / total.clamp_min(1.0)
     between = (rows * (mean - merged).square().sum(dim=1)).sum()
     return total, merged, squared_distance.sum() + between
+
+
+class Evaluation(nn.Module):
+    """Metrics and penalties of one pass over a split, exact however it is cut into batches.
+
+    Only the decorrelation penalty belongs to a batch, as it does in training, and to that of all
+    processes: its mean over the batches, weighted by their degrees of freedom, is given. Batches
+    of one row have none.
+
+    Args:
+        input_dim: Width of the activations.
+        latent_dim: Number of latents.
+    """
+
+    def __init__(self, input_dim: int, latent_dim: int) -> None:
+        super().__init__()
+        self.reconstruction = ReconstructionMetrics(input_dim)
+        self.sparsity = SparsityMetrics(latent_dim)
+        self.decorrelation = MeanPenalty()
+        self.latent_dim = latent_dim
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.reconstruction.reset()
+        self.sparsity.reset()
+        self.decorrelation.reset()
+
+    def update(
+        self,
+        x: Tensor,
+        output: AutoencoderOutput,
+        decorrelation: bool,
+        layout: Layout = WHOLE,
+        zero: Tensor | None = None,
+    ) -> None:
+        """Take one batch `(rows, input_dim)` and what the autoencoder made of it.
+
+        Args:
+            x: What the autoencoder saw.
+            output: What it gave.
+            decorrelation: Whether to measure that penalty, which costs more than the rest.
+            layout: The processes with the other rows, of which each counts once, and with the
+                other latents.
+            zero: Where raw activations of zero lie for the autoencoder, `(input_dim,)`.
+        """
+        self.reconstruction.update(output.reconstruction, x, zero)
+        self.sparsity.update(output.latents, layout)
+        penalty, freedom = x.new_zeros(()), 0
+        if decorrelation:
+            # Every process takes in the whole batch, so that their mean is that of each.
+            latents = gather_unequal_rows(output.latents, layout.rows)
+            if len(latents) > 1:
+                penalty = decorrelation_loss(latents, slices=layout.latents)
+                freedom = len(latents) - 1
+        self.decorrelation.update(penalty, freedom)
+
+    def compute(self, objective: Objective) -> dict[str, Tensor]:
+        """Every scalar by its name, the losses with their full weights."""
+        reconstruction = self.reconstruction.compute()
+        sparsity = self.sparsity.compute()
+        losses = {
+            "reconstruction": reconstruction["mse"],
+            "sparsity": objective.sparsity_weight * sparsity["l1"] / self.latent_dim,
+            "decorrelation": objective.decorrelation_weight * self.decorrelation.compute(),
+        }
+        return {
+            **reconstruction,
+            **{name: sparsity[name] for name in ("l0", "l1", "dead")},
+            "loss/total": torch.stack(list(losses.values())).sum(),
+            **{f"loss/{name}": value for name, value in losses.items()},
+        }
+
+
+def measure_batch(
+    x: Tensor, output: AutoencoderOutput | CompactOutput, latent_dim: int, layout: Layout = WHOLE
+) -> dict[str, Tensor]:
+    """The metrics of one batch `(rows, input_dim)` over all processes, by their grouped names."""
+    reconstruction = ReconstructionMetrics(x.shape[-1]).to(x.device)
+    reconstruction.update(output.reconstruction, x)
+    sparsity = SparsityMetrics(latent_dim).to(x.device)
+    sparsity.update(output.latents, layout)
+    measured = reconstruction.compute() | sparsity.compute()
+    return {
+        **{
+            f"reconstruction/{name}": measured[name]
+            for name in ("mse", "fvu", "explained_variance", "cosine")
+        },
+        **{f"sparsity/{name}": measured[name] for name in ("l0", "l1")},
+    }

@@ -1,42 +1,292 @@
-"""The Lightning module around a sparse autoencoder."""
+"""The `LightningModule` around a sparse autoencoder."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
 from os import PathLike
-from typing import Any
+from typing import Any, Self
 
 import torch
-from lightning.pytorch import LightningDataModule
+import torch.distributed as dist
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
-from lightning.pytorch.utilities import GradClipAlgorithmType
+from lightning.pytorch.utilities import GradClipAlgorithmType, rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.nn import Buffer
 from torch.optim import Optimizer
 
-from palinka.autoencoders import Autoencoder, AutoencoderOutput, CompactOutput
+from palinka.autoencoders import Autoencoder, AutoencoderOutput, CompactOutput, InputScaling
 from palinka.autoencoders.base import positive_integer
+from palinka.autoencoders.distributed import Layout, copy_from_first, processes, sum_over, world
+from palinka.autoencoders.formats import fold
+from palinka.autoencoders.kernels import normalize_rows_, project_gradient_
 from palinka.autoencoders.sharded import ShardedAutoencoder
 from palinka.errors import InputError
-from palinka.kernels.collectives import copy_from_first, processes, sum_over, world
-from palinka.kernels.layout import Layout
+from palinka.language_models.cpu import choose_products, keep_freed_memory
 from palinka.training.checkpoint import (
     check_cache,
     check_fit,
     check_source,
     describe,
     read,
+    restore,
+    settings_of,
+    unreadable,
 )
-from palinka.training.constraints import normalize_rows, project_gradient
-from palinka.training.evaluation import Evaluation, measure_batch
-from palinka.training.firing import FiringClock
-from palinka.training.machine import prepare_machine
-from palinka.training.objective import Losses, Objective
-from palinka.training.raw_activations import RawActivationsModule
-from palinka.training.sharding import divide
-from palinka.training.terms import Step, Terms, has_own_terms, terms, terms_of
-from palinka.training.watch import ActivationWatch
+from palinka.training.losses import Losses, Objective, Step, Terms, has_own_terms, terms, terms_of
+from palinka.training.metrics import Evaluation, FiringClock, measure_batch
+
+
+class ActivationWatch(nn.Module):
+    """Counts the batches with NaN or Inf on the device; `check` is where the count is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unreadable = Buffer(torch.zeros((), dtype=torch.int64), persistent=False)
+
+    @torch.no_grad()
+    def update(self, x: Tensor) -> None:
+        """Take one batch; a sum is finite only if every summand is."""
+        self.unreadable.add_(~torch.isfinite(x.sum()))
+
+    def check(self, group: dist.ProcessGroup | None = None) -> None:
+        """Stop on every process if any process saw such a batch.
+
+        Raises:
+            InputError: If there was one.
+        """
+        unreadable = int(sum_over(self.unreadable.clone(), group))
+        if unreadable:
+            raise InputError(
+                f"{unreadable} batches of activations hold NaN or Inf: look at the language"
+                " model's output at this site, or store the activations in a wider dtype"
+            )
+
+
+def project_gradient(dictionary: Tensor) -> None:
+    """Take out of each row's gradient what would only change the row's norm.
+
+    Args:
+        dictionary: A leaf with rows of norm 1, `(latent_dim, input_dim)`; its `.grad` is
+            changed in place.
+    """
+    if dictionary.grad is not None:
+        project_gradient_(dictionary.grad, dictionary)
+
+
+def normalize_rows(dictionary: Tensor) -> None:
+    """Scale each row to norm 1, in place; a row of zeros stays one."""
+    normalize_rows_(dictionary)
+
+
+# Weights of fewer elements are not worth a trial, nor a difference in the last digit.
+WORTH_A_TRIAL = 1 << 20
+_CHOICES = ("highest", "medium")
+
+
+def prepare_machine(
+    autoencoder: Autoencoder, device: torch.device, precision: str | None = None
+) -> str:
+    """Before a fit on the CPU, let memory be reused and choose how float32 is multiplied.
+
+    Whoever has set torch's precision of float32 products keeps it. All processes take what the
+    first one has found, and a run that goes on what it began with, so that it ends the same.
+
+    Args:
+        autoencoder: What is to be trained.
+        device: Where.
+        precision: torch's precision with which the run began, if it goes on.
+
+    Returns:
+        torch's precision before, for `torch.set_float32_matmul_precision` when the fit is over.
+    """
+    before = torch.get_float32_matmul_precision()
+    if device.type != "cpu":
+        return before
+    keep_freed_memory()
+    size = autoencoder.input_dim * autoencoder.latent_dim
+    if size < WORTH_A_TRIAL or before != "highest":
+        return before
+    if precision in _CHOICES:
+        torch.set_float32_matmul_precision(precision)
+        return before
+    chosen, reason = choose_products()
+    torch.set_float32_matmul_precision(_of_first_process(chosen))
+    rank_zero_info(reason)
+    return before
+
+
+def _of_first_process(precision: str) -> str:
+    choice = torch.tensor(_CHOICES.index(precision))
+    return _CHOICES[int(copy_from_first(choice, world()))]
+
+
+def divide(autoencoder: Autoencoder, mesh: DeviceMesh, trainer: Trainer) -> ShardedAutoencoder:
+    """Divide an autoencoder's latents over the devices of a mesh.
+
+    Args:
+        autoencoder: Its parameters are replaced.
+        mesh: What the trainer's strategy has made of the devices.
+        trainer: What is about to run.
+
+    Raises:
+        InputError: If the autoencoder cannot be divided, or the run cannot be done with divided
+            latents.
+    """
+    if trainer.state.fn == TrainerFn.PREDICTING:
+        raise InputError(
+            "predict gives whole rows of latents, which no device holds when they are divided:"
+            " use --trainer.strategy auto with --trainer.devices 1"
+        )
+    check_strategy(trainer.strategy, trainer.world_size)
+    return ShardedAutoencoder(autoencoder, mesh)
+
+
+def check_strategy(strategy: Strategy, devices: int) -> None:
+    """Refuse, best before any process is started, a strategy that we cannot run.
+
+    Args:
+        strategy: A trainer's; one that does not divide latents is let pass.
+        devices: The devices of all nodes.
+
+    Raises:
+        InputError: If the sizes of its mesh are not those of the devices, it saves checkpoints
+            in parts, or its processes are copies of this one.
+    """
+    # Lightning keeps this to itself.
+    if getattr(strategy, "_start_method", "popen") != "popen":
+        raise InputError(
+            "the strategies ddp_spawn, ddp_fork and ddp_notebook copy this process, and what the"
+            " copies find is lost: use trainer.strategy ddp"
+        )
+    if not isinstance(strategy, ModelParallelStrategy):
+        return
+    # So it does these.
+    rows, latents = strategy._data_parallel_size, strategy._tensor_parallel_size
+    if isinstance(rows, int) and isinstance(latents, int) and rows * latents != devices:
+        raise InputError(
+            f"data_parallel_size {rows} times tensor_parallel_size {latents} must be the number of"
+            f" devices, which is {devices}: change one of them, or trainer.devices"
+        )
+    if strategy._save_distributed_checkpoint:
+        raise InputError(
+            "a checkpoint is a single file, which every command reads on any number of devices:"
+            " set save_distributed_checkpoint to false in trainer.strategy"
+        )
+
+
+class RawActivationsModule(LightningModule):
+    """Takes and gives raw activations, whatever its autoencoder was trained on.
+
+    Args:
+        autoencoder: An autoencoder, or the description of one in a checkpoint.
+    """
+
+    def __init__(self, autoencoder: Autoencoder | Mapping[str, Any]) -> None:
+        super().__init__()
+        # A checkpoint describes its autoencoder in words, so that it loads without arguments.
+        self.autoencoder = restore(autoencoder) if isinstance(autoencoder, Mapping) else autoencoder
+        self.scaling = InputScaling(self.autoencoder.input_dim)
+        self.target_scaling = (
+            InputScaling(self.autoencoder.output_dim) if self.is_transcoder else None
+        )
+
+    @property
+    def is_transcoder(self) -> bool:
+        """Whether it gives the activations of another site than it is given."""
+        return self.autoencoder.is_transcoder
+
+    @property
+    def output_scaling(self) -> InputScaling:
+        """What the autoencoder's output went through: its input's, but for a transcoder."""
+        return self.scaling if self.target_scaling is None else self.target_scaling
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Raw activations `(…, input_dim)` to latents `(…, latent_dim)`."""
+        return self._whole().encode(self._scaled(x))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents `(…, latent_dim)` to raw activations `(…, output_dim)`."""
+        return self.output_scaling.inverse(self._whole().decode(latents))
+
+    def decode_for(self, latents: Tensor, x: Tensor) -> Tensor:
+        """Latents `(…, latent_dim)` of raw activations `x` to raw ones `(…, output_dim)`."""
+        return self.output_scaling.inverse(self._whole().decode_for(latents, self._scaled(x)))
+
+    def save_pretrained(self, folder: str | PathLike[str]) -> None:
+        """Write the autoencoder as `Autoencoder.save_pretrained` does, for raw activations.
+
+        Centering and scaling are taken into the weights.
+
+        Raises:
+            InputError: If the folder cannot be written, or the weights cannot hold the scaling.
+        """
+        fold(self._whole(), self.scaling, self.target_scaling).save_pretrained(folder)
+
+    def forward(self, x: Tensor) -> AutoencoderOutput:
+        """Encode and decode raw activations `(…, input_dim)`."""
+        latents = self.encode(x)
+        return AutoencoderOutput(reconstruction=self.decode_for(latents, x), latents=latents)
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
+        """Load as Lightning does.
+
+        Raises:
+            InputError: If the file is missing, damaged, or no checkpoint of a sparse autoencoder.
+        """
+        try:
+            return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+        except InputError:
+            raise
+        except Exception as error:
+            raise unreadable(checkpoint_path, error) from error
+
+    @staticmethod
+    def settings_of(path: str | PathLike[str]) -> dict[str, Any]:
+        """The arguments that a checkpoint's module was made with, but for the data's width.
+
+        Raises:
+            InputError: If the file cannot be read, or is no checkpoint of a sparse autoencoder.
+        """
+        return settings_of(path)
+
+    def _whole(self) -> Autoencoder:
+        if self._is_divided:
+            raise InputError(
+                "no device holds all latents of this run: load its checkpoint on one device,"
+                " or run palinka analyze with it"
+            )
+        return self.autoencoder
+
+    @property
+    def _is_divided(self) -> bool:
+        """Whether other devices hold some of the latents."""
+        return False
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        self.autoencoder.check_width(x, self.autoencoder.input_dim, "activations")
+        return self._through(self.scaling, x)
+
+    def _split(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Scaled input `(rows, input_dim)` and target `(rows, output_dim)`, the same or not."""
+        if self.target_scaling is None:
+            x = self._scaled(batch)
+            return x, x
+        widths = [self.autoencoder.input_dim, self.autoencoder.output_dim]
+        self.autoencoder.check_width(batch, sum(widths), "activations with those of a target site")
+        x, target = torch.split(batch, widths, dim=-1)
+        return self._scaled(x), self._through(self.target_scaling, target)
+
+    def _through(self, scaling: InputScaling, x: Tensor) -> Tensor:
+        """Center and scale in the dtype of the statistics, and give what the weights multiply."""
+        scaled: Tensor = scaling(x.to(scaling.mean.dtype))
+        return scaled.to(self.autoencoder.dictionary.dtype)
+
 
 # From so many training rows may an autoencoder begin.
 FIRST_ROWS = 32_768

@@ -4,7 +4,7 @@ import pytest
 
 from palinka.autoencoders import Autoencoder, KSparseAutoencoder
 from palinka.autoencoders.formats import Origin, load, write
-from palinka.autoencoders.formats.folders import library_of
+from palinka.autoencoders.formats.load import library_of
 from palinka.errors import InputError
 
 

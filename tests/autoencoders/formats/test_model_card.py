@@ -3,7 +3,7 @@ import yaml
 
 from palinka.autoencoders import JumpReLUAutoencoder, KSparseAutoencoder
 from palinka.autoencoders.formats import Origin
-from palinka.autoencoders.formats.model_card import is_license, model_card
+from palinka.autoencoders.formats.load import is_license, model_card
 
 HOSTILE = "x`|<script>alert(1)</script>\n# A heading\n```\n---\n[link](javascript:x)\x1b[31m![i](http://x)"
 

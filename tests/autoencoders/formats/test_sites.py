@@ -1,6 +1,6 @@
 import pytest
 
-from palinka.autoencoders.formats.sites import (
+from palinka.autoencoders.formats.common import (
     hook_of,
     site_of_hook,
     site_of_label,

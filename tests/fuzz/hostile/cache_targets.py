@@ -13,11 +13,9 @@ from hostile.folders import change_folder
 from hostile.target import Target
 from hostile.texts import change_bytes
 from hostile.values import change
-from palinka.activations.cache import Cache
-from palinka.activations.key import CacheKey, Layout
-from palinka.activations.manifest import Manifest
-from palinka.activations.sealed import sealed
-from palinka.activations.writer import CacheWriter
+from palinka.data.cache import Cache
+from palinka.data.format import CacheKey, Layout, Manifest, sealed
+from palinka.data.writer import CacheWriter
 
 KEY = CacheKey(
     Layout(width=3, dtype="float32", context_length=8, blocks_per_shard=2, skip=1),

@@ -9,16 +9,15 @@ from unittest import mock
 
 import yaml
 
-import palinka.analyze
-import palinka.cli
+import palinka.cli.analyze
+import palinka.cli.fit
 from hostile.target import Target
 from hostile.texts import change_yaml
 from palinka.__main__ import main
-from palinka.arguments import files_first
-from palinka.callbacks.options import check_options
-from palinka.callbacks.run_analysis import find_analysis
+from palinka.analyses.run import check_options, find_analysis
+from palinka.analyses.stimuli import load_stimuli
+from palinka.cli.parser import files_first
 from palinka.errors import InputError
-from palinka.stimuli import load_stimuli
 
 ENTRY: dict[str, Any] = {
     "name": "grammar",
@@ -69,7 +68,7 @@ FIT: dict[str, Any] = {
 ANALYZE: dict[str, Any] = {"language_model": "mini", "output": "findings", "analyses": [ENTRY]}
 
 
-class Stopped(palinka.cli.PalinkaCLI):
+class Stopped(palinka.cli.fit.PalinkaCLI):
     """The command line up to where it would begin to run."""
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -144,7 +143,7 @@ class FitCommand(_Main):
     written = ("inside/cache", "inside/logs")
 
     def read(self, inside: Path) -> None:
-        with mock.patch("palinka.cli.PalinkaCLI", Stopped):
+        with mock.patch("palinka.cli.fit.PalinkaCLI", Stopped):
             super().read(inside)
 
 
@@ -156,7 +155,7 @@ class AnalyzeCommand(_Main):
     command = "analyze"
 
     def read(self, inside: Path) -> None:
-        with mock.patch("palinka.analyze.run_analysis", _read_entry):
+        with mock.patch("palinka.cli.analyze.run_analysis", _read_entry):
             super().read(inside)
 
 

@@ -10,9 +10,9 @@ from transformers import AutoTokenizer
 from hostile.folders import change_folder
 from hostile.target import Target
 from hostile.texts import change_bytes, change_yaml
+from palinka.analyses.stimuli import load_stimuli
 from palinka.assets import mini_gpt2_folder
-from palinka.corpora import TextFiles
-from palinka.stimuli import load_stimuli
+from palinka.data import TextFiles
 
 TEXT = (
     "The road from Vienna to Budapest follows the Danube. Vienna, he said, is 3.5 miles, not far."

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from palinka.autoencoders import GatedAutoencoder
-from palinka.training.objective import Objective
-from palinka.training.terms import Step, terms
+from palinka.training.losses import Objective, Step, terms
 
 
 def transcription(sae: GatedAutoencoder, x: Tensor, target: Tensor, weight: float) -> Tensor:

@@ -9,15 +9,9 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from palinka.autoencoders import (
-    Autoencoder,
-    GatedAutoencoder,
-    JumpReLUAutoencoder,
-    ReLUAutoencoder,
-)
+from palinka.autoencoders import Autoencoder, GatedAutoencoder, JumpReLUAutoencoder, ReLUAutoencoder
 from palinka.training import SparseAutoencoderModule
-from palinka.training.objective import Objective
-from palinka.training.terms import Step, terms
+from palinka.training.losses import Objective, Step, terms
 
 MAKES: list[Callable[[], Autoencoder]] = [
     lambda: ReLUAutoencoder(8),

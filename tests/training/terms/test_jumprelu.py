@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from palinka.autoencoders import JumpReLUAutoencoder
-from palinka.training.terms import Step, terms
+from palinka.training.losses import Step, terms
 
 
 def rectangle(x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from palinka.autoencoders import MatryoshkaAutoencoder
-from palinka.training.terms import Step, terms
+from palinka.training.losses import Step, terms
 
 
 @settings(max_examples=25, deadline=None)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from palinka.autoencoders import ReLUAutoencoder
-from palinka.training.terms import Step, terms
+from palinka.training.losses import Step, terms
 
 
 def transcription(sae: ReLUAutoencoder, x: Tensor, target: Tensor, weight: float) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from palinka.autoencoders import BatchTopKAutoencoder, MatryoshkaAutoencoder, TopKAutoencoder
 from palinka.errors import InputError
 from palinka.training import SparseAutoencoderModule
-from palinka.training.terms import Step, has_own_terms, terms
+from palinka.training.losses import Step, has_own_terms, terms
 
 MakeTrainer = Callable[..., Trainer]
 KINDS = [TopKAutoencoder, BatchTopKAutoencoder, MatryoshkaAutoencoder]

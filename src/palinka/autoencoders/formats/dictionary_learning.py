@@ -6,23 +6,23 @@ from typing import Any
 
 from torch import Tensor
 
-from palinka.autoencoders.formats.origin import Origin, object_of, text_of
-from palinka.autoencoders.formats.plain import (
+from palinka.autoencoders.base import read_config
+from palinka.autoencoders.formats.common import (
     BatchTopK,
     Gate,
+    Origin,
     Plain,
     ReLU,
     Threshold,
     TopK,
-)
-from palinka.autoencoders.formats.reading import (
     Weights,
     check_dimensions,
     check_k,
+    object_of,
     read_state_dict,
+    site_of_label,
+    text_of,
 )
-from palinka.autoencoders.formats.sites import site_of_label
-from palinka.autoencoders.reading import read_config
 from palinka.errors import InputError
 
 CONFIG, WEIGHTS = "config.json", "ae.pt"

@@ -4,9 +4,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from palinka.autoencoders.formats.origin import Origin, object_of
-from palinka.autoencoders.formats.plain import Activation, Plain, ReLU, TopK
-from palinka.autoencoders.formats.reading import Weights, check_k, read_state_dict, setting
+from palinka.autoencoders.formats.common import (
+    Activation,
+    Origin,
+    Plain,
+    ReLU,
+    TopK,
+    Weights,
+    check_k,
+    object_of,
+    read_state_dict,
+    setting,
+)
 from palinka.errors import InputError
 
 # What it counted while it was trained.

@@ -11,25 +11,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from palinka.autoencoders.formats.origin import Origin, object_of, origin_of, text_of
-from palinka.autoencoders.formats.plain import (
+from palinka.autoencoders.base import read_config, read_safetensors
+from palinka.autoencoders.formats.common import (
     Activation,
     BatchTopK,
     Gate,
+    Origin,
     Plain,
     ReLU,
     Threshold,
     TopK,
-)
-from palinka.autoencoders.formats.reading import (
     Weights,
     check_dimensions,
     check_k,
+    object_of,
+    origin_of,
     setting,
+    site_of_hook,
+    text_of,
+    write_config,
+    write_safetensors,
 )
-from palinka.autoencoders.formats.sites import site_of_hook
-from palinka.autoencoders.formats.writing import write_config, write_safetensors
-from palinka.autoencoders.reading import read_config, read_safetensors
 from palinka.errors import InputError
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"

@@ -6,17 +6,19 @@ Its top-k keeps exactly k values of a row, ours all that tie with the k-th large
 import re
 from pathlib import Path
 
-from palinka.autoencoders.formats.origin import Origin
-from palinka.autoencoders.formats.plain import Plain, TopK
-from palinka.autoencoders.formats.reading import (
+from palinka.autoencoders.base import read_config, read_safetensors
+from palinka.autoencoders.formats.common import (
+    Origin,
+    Plain,
+    TopK,
     Weights,
     check_dimensions,
     check_k,
     setting,
+    site_of_module,
+    write_config,
+    write_safetensors,
 )
-from palinka.autoencoders.formats.sites import site_of_module
-from palinka.autoencoders.formats.writing import write_config, write_safetensors
-from palinka.autoencoders.reading import read_config, read_safetensors
 from palinka.errors import InputError
 
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"

@@ -1,0 +1,474 @@
+"""Text heatmaps as figures and as HTML."""
+
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from matplotlib import font_manager
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+
+from palinka.analyses.figures.style import style
+from palinka.errors import InputError, printable
+
+# Squares let the strongest tokens of a latent stand out; units are shown as they are.
+LATENT_EXPONENT = 2.0
+UNIT_EXPONENT = 1.0
+POSITIVE = "Reds"
+NEGATIVE = "Blues"
+
+
+@dataclass(frozen=True)
+class Heatmap:
+    """One series over the tokens of a text.
+
+    Attributes:
+        values: A number for each token, `(tokens,)`.
+        caption: What the numbers are.
+        colors: The name of a matplotlib color map whose low end is light.
+        exponent: The power that scaled values are raised to.
+    """
+
+    values: ArrayLike
+    caption: str = ""
+    colors: str = POSITIVE
+    exponent: float = LATENT_EXPONENT
+
+    def numbers(self, tokens: int) -> NDArray[np.float64]:
+        """The values, checked against the number of tokens.
+
+        Raises:
+            InputError: If there are more or fewer values, or if some are NaN or infinite.
+        """
+        name = f"heatmap {self.caption!r}"
+        values = np.asarray(self.values, dtype=np.float64)
+        if values.shape != (tokens,):
+            raise InputError(
+                f"{name} has values of the shape {values.shape} for {tokens} tokens; expected "
+                "one value for each token"
+            )
+        if not np.isfinite(values).all():
+            raise InputError(f"{name} holds NaN or infinite values; leave those tokens out")
+        return values
+
+    def cells(self, tokens: int) -> list[tuple[str, str]]:
+        """Background and text color of every token, as `#rrggbb`."""
+        color_map = mpl.colormaps[self.colors]
+        shades = np.asarray(color_map(scaled(self.numbers(tokens), self.exponent)))[:, :3]
+        return [(to_hex(tuple(shade)), readable_on(shade)) for shade in shades]
+
+
+def scaled(values: NDArray[np.float64], exponent: float) -> NDArray[np.float64]:
+    """Scale values over the text to 0 … 1 and raise them to a power.
+
+    Args:
+        values: `(tokens,)`.
+        exponent: The power, positive.
+
+    Returns:
+        `((values - min) / (max - min)) ** exponent`; zeros where all values are equal.
+    """
+    low, high = values.min(), values.max()
+    if high == low:
+        return np.zeros(len(values))
+    return np.asarray(((values - low) / (high - low)) ** exponent)
+
+
+def readable_on(color: Sequence[float] | NDArray[np.float64]) -> str:
+    """Black or white, whichever has more contrast on a color.
+
+    Args:
+        color: Red, green and blue, each 0 to 1.
+
+    Returns:
+        `#rrggbb`.
+
+    Source:
+        Relative luminance and contrast ratio of the Web Content Accessibility Guidelines 2.1.
+    """
+    channels = np.asarray(color)
+    linear = np.where(channels <= 0.03928, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    luminance = float(linear @ [0.2126, 0.7152, 0.0722])
+    # Contrast with black is (L + 0.05) / 0.05, with white 1.05 / (L + 0.05).
+    return "#000000" if (luminance + 0.05) ** 2 > 0.05 * 1.05 else "#ffffff"
+
+
+# What a reader knows at a glance; other invisible characters are shown by their code point.
+SIGNS = {" ": " ", "\n": "↵", "\t": "⇥", "\u00a0": "⍽"}
+SPACE = "␣"
+DOTTED_CIRCLE = "◌"
+ZERO_WIDTH_JOINER = "\u200d"
+INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zs", "Zl", "Zp"}
+# Spaces that would be overlooked or misread: at the end, or several in a row.
+HIDDEN_SPACES = re.compile(" {2,}| $")
+
+
+def display_tokens(tokens: Sequence[str | bytes]) -> tuple[str, ...]:
+    """Show every token as text of its own.
+
+    Line breaks, tabs, and spaces that would be overlooked become `↵`, `⇥` and `␣`; other
+    invisible characters, among them those that turn the direction of text, their code point,
+    such as `⟨U+200F⟩`. A character whose UTF-8 bytes are divided over tokens is shown where it
+    is complete; the tokens before it show their bytes, such as `⟨F0 9F⟩`.
+
+    Args:
+        tokens: Each token's text, or its bytes, from which divided characters can be read.
+
+    Returns:
+        One text for each token, never empty.
+    """
+    chunks = [
+        token.encode("utf-8", "surrogatepass") if isinstance(token, str) else token
+        for token in tokens
+    ]
+    owners = [index for index, chunk in enumerate(chunks) for _ in chunk]
+    data = b"".join(chunks)
+    # For each token its characters, and as integers the bytes that are none yet.
+    contents: list[list[str | int]] = [[] for _ in chunks]
+    for start, end, character in _characters(data):
+        for byte in range(start, end):
+            if character is None or owners[byte] != owners[end - 1]:
+                contents[owners[byte]].append(data[byte])
+        if character is not None:
+            contents[owners[end - 1]].append(character)
+    return tuple(_visible(content) for content in contents)
+
+
+def _characters(data: bytes) -> Iterator[tuple[int, int, str | None]]:
+    """Start, end and character of each piece of UTF-8; `None` for a byte that is part of none."""
+    start = 0
+    while start < len(data):
+        lead = data[start]
+        length = 1 if lead < 0xC0 else 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
+        try:
+            yield start, start + length, data[start : start + length].decode("utf-8")
+            start += length
+        except UnicodeDecodeError:
+            yield start, start + 1, None
+            start += 1
+
+
+def _visible(content: Sequence[str | int]) -> str:
+    parts: list[str] = []
+    for position, item in enumerate(content):
+        if isinstance(item, int):
+            follows = position > 0 and isinstance(content[position - 1], int)
+            if follows:
+                parts[-1] = f"{parts[-1][:-1]} {item:02X}⟩"
+            else:
+                parts.append(f"⟨{item:02X}⟩")
+        elif item in SIGNS:
+            parts.append(SIGNS[item])
+        elif item == ZERO_WIDTH_JOINER and 0 < position < len(content) - 1:
+            parts.append(item)  # it makes one emoji of two
+        elif unicodedata.category(item) in INVISIBLE:
+            parts.append(f"⟨U+{ord(item):04X}⟩")
+        elif not parts and unicodedata.category(item).startswith("M"):
+            parts.append(DOTTED_CIRCLE + item)  # an accent alone would land on its neighbor
+        else:
+            parts.append(item)
+    text = "".join(parts) or "⟨⟩"
+    return HIDDEN_SPACES.sub(lambda spaces: SPACE * len(spaces[0]), text)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A token, or a part of one that is longer than a line, at its place.
+
+    Attributes:
+        token: The token's index.
+        text: What is shown.
+        column: Where it starts, in columns from the left.
+        width: How many columns it takes.
+    """
+
+    token: int
+    text: str
+    column: int
+    width: int
+
+
+def text_width(text: str) -> int:
+    """How many columns a text takes: wide characters and emoji two, accents none."""
+    return sum(width for _, width in _measured(text))
+
+
+def _measured(text: str) -> Iterator[tuple[str, int]]:
+    """Each character with its columns."""
+    before = ""
+    for character in text:
+        joined = before == ZERO_WIDTH_JOINER or unicodedata.category(character) in {
+            "Mn",
+            "Me",
+            "Cf",
+        }
+        wide = unicodedata.east_asian_width(character) in "WF"
+        yield character, 0 if joined else 2 if wide else 1
+        before = character
+
+
+def words(texts: Sequence[str]) -> Iterator[list[int]]:
+    """Group tokens into words, which should not be divided between lines.
+
+    A word begins where a token begins with a space, and after a line break.
+
+    Args:
+        texts: Tokens as `display_tokens` shows them.
+
+    Yields:
+        The indices of the tokens of each word.
+    """
+    word: list[int] = []
+    for token, text in enumerate(texts):
+        if word and (text[0] in (" ", SPACE) or ends_line(texts[word[-1]])):
+            yield word
+            word = []
+        word.append(token)
+    if word:
+        yield word
+
+
+def ends_line(text: str) -> bool:
+    """Whether the text goes on in a new line after this token."""
+    return text.endswith(SIGNS["\n"])
+
+
+def token_lines(texts: Sequence[str], columns: int) -> list[list[Cell]]:
+    """Set tokens in lines, breaking between words where that is possible.
+
+    Args:
+        texts: Tokens as `display_tokens` shows them.
+        columns: The length of a line; at least 2.
+
+    Returns:
+        The cells of every line.
+    """
+    lines: list[list[Cell]] = [[]]
+    column = 0
+    for word in words(texts):
+        length = sum(text_width(texts[token]) for token in word)
+        if column and column + length > columns:
+            lines.append([])
+            column = 0
+        for token in word:
+            for part in _parts(texts[token], columns):
+                width = text_width(part)
+                if column and column + width > columns:
+                    lines.append([])
+                    column = 0
+                lines[-1].append(Cell(token, part, column, width))
+                column += width
+        if ends_line(texts[word[-1]]):
+            lines.append([])
+            column = 0
+    return [line for line in lines if line]
+
+
+def _parts(text: str, columns: int) -> Iterator[str]:
+    """Divide a text that is longer than a line."""
+    part, filled = "", 0
+    for character, width in _measured(text):
+        if filled + width > columns:
+            yield part
+            part, filled = "", 0
+        part += character
+        filled += width
+    yield part
+
+
+FONTS = (
+    "DejaVu Sans Mono",
+    "Noto Sans Mono CJK SC",
+    "Noto Sans Mono CJK JP",
+    "WenQuanYi Zen Hei Mono",
+    "Noto Emoji",
+    "DejaVu Sans",
+)
+# A whole number of pixels at 120 and at 160 dots per inch, so that the letters stay in step.
+COLUMN_INCHES = 0.075
+# DejaVu Sans Mono is 0.602 of its size wide.
+POINTS = COLUMN_INCHES * 72 / 0.602
+LINE_INCHES = 1.5 * POINTS / 72
+MARGIN_INCHES = 0.12
+CAPTION_LINES = 1.6
+# More lines would pass what image files can hold; the page in HTML has no such end.
+MOST_LINES = 1200
+
+
+def text_heatmap(
+    tokens: Sequence[str | bytes], heatmaps: Sequence[Heatmap], columns: int = 88
+) -> Figure:
+    """Draw a text once for every heatmap, one above the other.
+
+    Each heatmap is scaled from its least to its largest value over the text; both are shown
+    behind the caption.
+
+    Args:
+        tokens: The text, token by token; bytes where characters are divided over tokens.
+        heatmaps: What to color the tokens by.
+        columns: The length of a line in characters.
+
+    Raises:
+        InputError: If there are no tokens or no heatmaps, if values do not fit the tokens, or
+            if a line is too short to hold a character.
+    """
+    texts = checked_texts(tokens, heatmaps)
+    if columns < 2:
+        raise InputError(f"columns is {columns}; expected at least 2")
+    lines = token_lines([_drawable(text) for text in texts], columns)
+    shown = lines[: max(1, MOST_LINES // len(heatmaps))]
+    used = max(24, max(cell.column + cell.width for line in shown for cell in line))
+
+    block = CAPTION_LINES + len(shown) + 0.8
+    width, height = used * COLUMN_INCHES, block * len(heatmaps) * LINE_INCHES
+    page = width + 2 * MARGIN_INCHES, height + 2 * MARGIN_INCHES
+    with style():
+        figure = Figure(figsize=page)
+    figure.set_layout_engine("none")
+    axes = figure.add_axes(
+        (MARGIN_INCHES / page[0], MARGIN_INCHES / page[1], width / page[0], height / page[1])
+    )
+    axes.set(xlim=(0, used), ylim=(block * len(heatmaps), 0))
+    axes.set_axis_off()
+    for number, heatmap in enumerate(heatmaps):
+        top = number * block + CAPTION_LINES
+        values, colors = heatmap.numbers(len(texts)), heatmap.cells(len(texts))
+        caption = f"{heatmap.caption}   {values.min():.3g} … {values.max():.3g}".strip()
+        if len(shown) < len(lines):
+            caption += f"   (the first {len(shown)} of {len(lines)} lines)"
+        axes.text(0, top - 0.35, caption, fontsize=POINTS, weight="bold", parse_math=False)
+        boxes, backgrounds = [], []
+        for row, line in enumerate(shown):
+            y = top + row
+            for cell in line:
+                left, right = cell.column, cell.column + cell.width
+                boxes.append([(left, y), (right, y), (right, y + 0.94), (left, y + 0.94)])
+                background, ink = colors[cell.token]
+                backgrounds.append(background)
+                axes.text(
+                    left,
+                    y + 0.68,
+                    cell.text,
+                    color=ink,
+                    fontsize=POINTS,
+                    family=list(_installed_fonts()),
+                    parse_math=False,  # a token is never markup
+                )
+        axes.add_collection(PolyCollection(boxes, facecolors=backgrounds, edgecolors="white"))
+    return figure
+
+
+def checked_texts(tokens: Sequence[str | bytes], heatmaps: Sequence[Heatmap]) -> tuple[str, ...]:
+    """The tokens as they are shown.
+
+    Raises:
+        InputError: If there are no tokens or no heatmaps.
+    """
+    if len(tokens) == 0 or len(heatmaps) == 0:
+        raise InputError(
+            f"a text heatmap of {len(tokens)} tokens and {len(heatmaps)} series; expected at "
+            "least one of each"
+        )
+    return display_tokens(tokens)
+
+
+@cache
+def _installed_fonts() -> tuple[str, ...]:
+    known = set(font_manager.get_font_names())
+    return tuple(font for font in FONTS if font in known)
+
+
+@cache
+def _glyphs() -> frozenset[int]:
+    """The code points that some installed font can draw."""
+    files = [font_manager.findfont(font) for font in _installed_fonts()]
+    return frozenset(point for file in files for point in font_manager.get_font(file).get_charmap())
+
+
+def _drawable(text: str) -> str:
+    """Replace characters that no font has by a box."""
+    return "".join(character if ord(character) in _glyphs() else "□" for character in text)
+
+
+TEMPLATE = Path(__file__).with_name("text_heatmap.html")
+# Longer words, such as those of scripts without spaces, may be divided between lines.
+LONGEST_WORD = 30
+
+
+def text_heatmap_html(
+    tokens: Sequence[str | bytes],
+    heatmaps: Sequence[Heatmap],
+    *,
+    title: str = "Text heatmap",
+    token_ids: Sequence[int] | None = None,
+) -> str:
+    """Write a page that shows a text once for every heatmap, one above the other.
+
+    The page needs no other file and runs no script. Pointing at a token shows its value, its
+    position and, where given, its id.
+
+    Args:
+        tokens: The text, token by token; bytes where characters are divided over tokens.
+        heatmaps: What to color the tokens by.
+        title: The page's heading.
+        token_ids: The tokens' ids, `(tokens,)`.
+
+    Returns:
+        HTML. Tokens, captions and the title are escaped; what cannot be seen in them is written
+        out.
+
+    Raises:
+        InputError: If there are no tokens or no heatmaps, or if values or ids do not fit them.
+    """
+    texts = checked_texts(tokens, heatmaps)
+    if token_ids is not None and len(token_ids) != len(texts):
+        raise InputError(
+            f"there are {len(token_ids)} token ids for {len(texts)} tokens; expected one for each"
+        )
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    sections = [_section(texts, heatmap, token_ids) for heatmap in heatmaps]
+    return template.render(title=printable(title), sections=sections)
+
+
+def _section(
+    texts: Sequence[str], heatmap: Heatmap, token_ids: Sequence[int] | None
+) -> dict[str, Any]:
+    values, colors = heatmap.numbers(len(texts)), heatmap.cells(len(texts))
+
+    def cell(token: int) -> dict[str, str]:
+        about = [f"{values[token]:.6g}", f"token {token}"]
+        if token_ids is not None:
+            about.append(f"id {int(token_ids[token])}")
+        background, ink = colors[token]
+        return {
+            "text": texts[token],
+            "about": " · ".join(about),
+            "background": background,
+            "ink": ink,
+        }
+
+    return {
+        "caption": printable(heatmap.caption),
+        "low": f"{values.min():.3g}",
+        "high": f"{values.max():.3g}",
+        "words": [
+            {
+                "cells": [cell(token) for token in word],
+                "whole": sum(text_width(texts[token]) for token in word) <= LONGEST_WORD,
+                "ends_line": ends_line(texts[word[-1]]),
+            }
+            for word in words(texts)
+        ],
+    }

@@ -1,0 +1,193 @@
+"""Pictures of which single units two conditions drive apart."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+
+from palinka.analyses.figures.style import (
+    DIVERGING,
+    HUES,
+    MUTED,
+    block_means,
+    captioned,
+    color_label,
+    draw_points,
+    draw_sorted,
+    legend_above,
+    mark_zero,
+    new_figure,
+    style,
+)
+from palinka.analyses.result import as_float64
+from palinka.analyses.unit_tuning import UnitTuning
+
+# More words than this cannot be read beside an image.
+MOST_LABELS = 60
+
+
+_CAPTIONS = {
+    "t": (
+        "The t statistic of every unit, by its number and in descending order. The sign says which "
+        "condition the unit prefers; significant units are in color."
+    ),
+    "activations": (
+        "The activations of every item, one condition in each panel: whether a difference of "
+        "means is one of many items, or of few."
+    ),
+    "mean_activation": (
+        "The mean activation of every unit in both conditions, and one against the "
+        "other. Significant units lie off the diagonal."
+    ),
+    "significant": "The share of units at each site that tell the two conditions apart.",
+}
+
+
+def unit_tuning(
+    result: UnitTuning,
+    *,
+    a: ArrayLike | None = None,
+    b: ArrayLike | None = None,
+    conditions: Sequence[str] = ("a", "b"),
+    items: Sequence[str] | None = None,
+    units: str = "units",
+    **context: Any,
+) -> dict[str, Figure]:
+    """Draw t by unit, and the activations behind it.
+
+    Args:
+        result: What `analyses.unit_tuning` found.
+        a: The first condition's activations, `(items, units)`.
+        b: The second condition's.
+        conditions: What to call the two.
+        items: The words of the first condition, followed by those of the second.
+        units: What the axes call the units.
+        **context: Ignored.
+
+    Returns:
+        `t` and, with `a` and `b`, `activations` and `mean_activation`.
+    """
+    with style():
+        figures = {"t": _t_by_unit(result, conditions, units)}
+        if a is not None and b is not None:
+            both = as_float64(a, "a"), as_float64(b, "b")
+            figures["activations"] = _activations(both, conditions, items, units)
+            figures["mean_activation"] = _mean_activation(result, both, conditions, units)
+    return captioned(figures, _CAPTIONS)
+
+
+def overview(
+    results: Mapping[str, UnitTuning], units: str = "units", **context: Any
+) -> dict[str, Figure]:
+    """Draw the share of significant units at every site.
+
+    Args:
+        results: What `analyses.unit_tuning` found, by site.
+        units: What the axis calls the units.
+        **context: Ignored.
+
+    Returns:
+        `significant`.
+    """
+    with style():
+        figure, axes = new_figure(6.0, 0.8 + 0.26 * len(results))
+        shares = [100.0 * result.significant.mean() for result in results.values()]
+        axes.barh(list(results), shares, color=HUES[0])
+        axes.invert_yaxis()
+        axes.set_xlabel(f"significant {units} (%)")
+    return captioned({"significant": figure}, _CAPTIONS)
+
+
+def _t_by_unit(result: UnitTuning, conditions: Sequence[str], units: str) -> Figure:
+    figure, (by_number, by_rank) = new_figure(8.0, 3.6, ncols=2, sharey=True, width_ratios=(2.2, 1))
+    numbers = np.arange(result.units)
+    for apart, color, label in (
+        (~result.significant, MUTED, "not significant"),
+        (result.significant, HUES[1], "significant"),
+    ):
+        if apart.any():
+            draw_points(by_number, numbers[apart], result.t[apart], color, label)
+    draw_sorted(by_rank, result.t)
+    for axes in (by_number, by_rank):
+        mark_zero(axes)
+    legend_above(by_number, columns=2)
+    by_number.set(
+        xlabel=f"number of the {units[:-1]}",
+        ylabel=f"t (above 0: prefers {conditions[1]})",
+        xlim=(-0.5, result.units - 0.5),
+    )
+    by_number.set_title(f"{result.units_significant:,} of {result.units:,} {units} significant")
+    by_rank.set(xlabel=f"share of the {units} (%)", title="in descending order")
+    return figure
+
+
+def _activations(
+    both: tuple[NDArray[np.float64], NDArray[np.float64]],
+    conditions: Sequence[str],
+    items: Sequence[str] | None,
+    units: str,
+) -> Figure:
+    images = [block_means(activations) for activations in both]
+    values = np.abs(np.concatenate([image.ravel() for image in images]))
+    # The strongest one in two hundred may saturate, so that the others are seen.
+    limit = float(np.quantile(values, 0.995)) or float(values.max()) or 1.0
+    signed = any((activations < 0).any() for activations in both)
+    rows = min(MOST_LABELS, max(len(activations) for activations in both))
+    figure, panels = new_figure(9.0, max(3.2, 0.1 * rows + 1.0), ncols=2)
+    start = 0
+    for axes, image, activations, condition in zip(panels, images, both, conditions, strict=True):
+        drawn = axes.imshow(
+            image,
+            aspect="auto",
+            extent=(-0.5, activations.shape[1] - 0.5, len(activations) - 0.5, -0.5),
+            cmap=DIVERGING if signed else "magma_r",
+            vmin=-limit if signed else 0.0,
+            vmax=limit,
+        )
+        axes.set(title=condition, xlabel=f"number of the {units[:-1]}", ylabel="item")
+        if items is not None and len(activations) <= MOST_LABELS:
+            words = items[start : start + len(activations)]
+            axes.set_yticks(range(len(words)), words, fontsize=5.5, parse_math=False)
+            axes.set_ylabel("")
+        start += len(activations)
+    longer = max(range(2), key=lambda condition: len(both[condition]))
+    label = color_label("activation", images[longer], both[longer])
+    figure.colorbar(drawn, ax=panels, label=label, extend="both" if signed else "max")
+    return figure
+
+
+def _mean_activation(
+    result: UnitTuning,
+    both: tuple[NDArray[np.float64], NDArray[np.float64]],
+    conditions: Sequence[str],
+    units: str,
+) -> Figure:
+    figure, axes = new_figure(8.6, 3.8, ncols=2, nrows=2, width_ratios=(1.5, 1), squeeze=False)
+    means = [activations.mean(axis=0) for activations in both]
+    grid = axes[0, 1].get_gridspec()
+    axes[0, 1].remove()
+    axes[1, 1].remove()
+    against = figure.add_subplot(grid[:, 1])
+    for number, (panel, mean, condition) in enumerate(
+        zip(axes[:, 0], means, conditions, strict=True)
+    ):
+        draw_points(panel, np.arange(len(mean)), mean, HUES[2 * number])
+        mark_zero(panel)
+        panel.set(title=condition, ylabel="mean activation", xlim=(-0.5, len(mean) - 0.5))
+    axes[0, 0].sharex(axes[1, 0])
+    axes[0, 0].tick_params(labelbottom=False)
+    axes[0, 0].sharey(axes[1, 0])
+    axes[1, 0].set_xlabel(f"number of the {units[:-1]}")
+    for apart, color in ((~result.significant, MUTED), (result.significant, HUES[1])):
+        if apart.any():
+            draw_points(against, means[0][apart], means[1][apart], color)
+    low, high = min(map(np.min, means)), max(map(np.max, means))
+    against.plot([low, high], [low, high], color="black", lw=0.7)
+    against.set(
+        xlabel=f"mean activation, {conditions[0]}",
+        ylabel=f"mean activation, {conditions[1]}",
+        title=f"significant {units} apart",
+    )
+    return figure

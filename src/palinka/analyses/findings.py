@@ -1,0 +1,209 @@
+"""Findings of an analysis, and their files."""
+
+import csv
+import hashlib
+import json
+import shutil
+import tempfile
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from palinka.analyses.result import Result, Table
+from palinka.analyses.stimuli.base import code_span
+from palinka.errors import InputError, printable
+
+# With an ending it stays far below the 255 bytes that file systems allow.
+_LONGEST_BYTES = 150
+# Windows keeps these for devices, with any ending.
+_DEVICES = {"con", "prn", "aux", "nul"} | {f"{d}{n}" for d in ("com", "lpt") for n in range(10)}
+
+
+def file_names(names: Iterable[str]) -> dict[str, str]:
+    """A file name without its ending for each name, all of them different.
+
+    Letters and digits of every script stay, and so do `-`, `_` and `.`; everything else becomes
+    `-`. A name that is too long, reserved, or would be the same file as an earlier one ends in
+    eight digits of its hash.
+    """
+    found: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in names:
+        letters = (c if c.isalnum() or c in "-_." else "-" for c in name)
+        plain = "".join(letters).encode("utf-8", "replace").decode()
+        if _is_unusable(plain) or _folded(plain) in taken:
+            digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+            start = plain.encode()[:_LONGEST_BYTES].decode(errors="ignore")
+            plain = f"{start}-{digest}".lstrip("-")
+        taken.add(_folded(plain))
+        found[name] = plain
+    return found
+
+
+def _is_unusable(plain: str) -> bool:
+    device = plain.partition(".")[0].lower() in _DEVICES
+    return device or not plain.strip(".") or len(plain.encode()) > _LONGEST_BYTES
+
+
+def _folded(plain: str) -> str:
+    """What file systems that ignore case, or compose accents, take for the same name."""
+    return unicodedata.normalize("NFC", plain).casefold()
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What one analysis found, under one name.
+
+    Attributes:
+        name: The name.
+        results: Results by what they are of, such as `hidden.3/comma`; `""` where there is one.
+        figures: Figures by name; the label of each is its caption.
+        pages: Self-contained HTML pages by name.
+        settings: What was analyzed, for the record: plain values.
+        summary: What a reader should know of the stimuli, in markdown.
+    """
+
+    name: str
+    results: Mapping[str, Result]
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+    pages: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    summary: str = ""
+
+    def scalars(self) -> dict[str, float]:
+        """Every single number, by `part/name` or `name`."""
+        return self._flat({part: result.scalars() for part, result in self.results.items()})
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Every array, by `part/name` or `name`."""
+        return self._flat({part: result.arrays() for part, result in self.results.items()})
+
+    def tables(self) -> dict[str, Table]:
+        """Every table, by `part/name` or `name`."""
+        return self._flat({part: result.tables() for part, result in self.results.items()})
+
+    def markdown(self) -> str:
+        """The numbers as a table, the remarks, and the summary of the stimuli."""
+        rows = [f"| {code_span(name)} | {value:.6g} |" for name, value in self.scalars().items()]
+        notes = [
+            f"- {f'{code_span(part)}: ' if part else ''}{code_span(note)}"
+            for part, result in self.results.items()
+            for note in result.notes
+        ]
+        blocks = ["\n".join(["| finding | value |", "|---|---|", *rows]), "\n".join(notes)]
+        return "\n\n".join(block for block in [*blocks, self.summary] if block)
+
+    def report(self, most: int = 24) -> str:
+        """The name, the numbers and the remarks for a terminal, at most `most` numbers."""
+        scalars = self.scalars()
+        shown = {printable(name): value for name, value in list(scalars.items())[:most]}
+        width = max((len(name) for name in shown), default=0)
+        lines = [self.name, *(f"  {name:<{width}}  {value:.6g}" for name, value in shown.items())]
+        if len(scalars) > most:
+            lines.append(f"  … and {len(scalars) - most} more in findings.json")
+        notes = {printable(note) for result in self.results.values() for note in result.notes}
+        return "\n".join([*lines, *(f"  note: {note}" for note in sorted(notes))])
+
+    def write(self, output: Path) -> Path:
+        """Write everything into `<output>/<name>/`, all of it or nothing.
+
+        Returns:
+            The folder, in which an earlier run's findings have been replaced.
+
+        Raises:
+            InputError: If the folder cannot be written.
+        """
+        folder = output / self.name
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=output, prefix=f".{self.name}-") as temporary:
+                whole = Path(temporary) / self.name
+                whole.mkdir()
+                self._write_into(whole)
+                if folder.exists():
+                    shutil.rmtree(folder)
+                whole.replace(folder)
+        except OSError as error:
+            raise InputError(
+                f"the findings cannot be written to {folder}: {error.strerror or error}; give "
+                "another output folder"
+            ) from error
+        return folder
+
+    def _flat(self, by_part: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        return {
+            f"{part}/{name}" if part else name: value
+            for part, values in by_part.items()
+            for name, value in values.items()
+        }
+
+    def _write_into(self, folder: Path) -> None:
+        drawn = file_names(self.figures)
+        captions = {
+            file: printable(str(self.figures[name].get_label())) for name, file in drawn.items()
+        }
+        record = {
+            "name": self.name,
+            "scalars": {name: _plain(value) for name, value in self.scalars().items()},
+            "notes": {part: list(result.notes) for part, result in self.results.items()},
+            "settings": dict(self.settings),
+            "captions": captions,
+            "palinka": version("palinka"),
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
+        _write_text(folder / "findings.json", text + "\n")
+        arrays: dict[str, Any] = {_member(name): array for name, array in self.arrays().items()}
+        np.savez_compressed(folder / "arrays.npz", **arrays)
+        if self.summary:
+            _write_text(folder / "stimuli.md", self.summary + "\n")
+        tables = self.tables()
+        for name, file in file_names(tables).items():
+            _write_csv(folder / f"{file}.csv", tables[name])
+        for name, file in drawn.items():
+            for ending in ("png", "svg"):
+                about = {"Description": captions[file]} if captions[file] else None
+                self.figures[name].savefig(folder / f"{file}.{ending}", metadata=about)
+        for name, file in file_names(self.pages).items():
+            _write_text(folder / f"{file}.html", self.pages[name])
+
+
+def _plain(value: float) -> float | None:
+    """JSON has no NaN and no infinities."""
+    return value if np.isfinite(value) else None
+
+
+def _write_text(path: Path, text: str) -> None:
+    # Half a character, as in the name of a file that is not UTF-8, becomes its escape.
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def _member(name: str) -> str:
+    """The name of an array in its archive, which leads nowhere when the archive is unpacked."""
+    parts = printable(name).replace("\\", "_").split("/")
+    usable = (part.strip(".") and len(part.encode()) < 200 for part in parts)
+    return "/".join(
+        part if fine else file_names([part])[part] for part, fine in zip(parts, usable, strict=True)
+    )
+
+
+def _write_csv(path: Path, table: Table) -> None:
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(table)
+        for row in zip(*table.values(), strict=True):
+            writer.writerow([_cell(value) if isinstance(value, str) else value for value in row])
+
+
+def _cell(text: str) -> str:
+    """Text that a spreadsheet does not take for a formula, which it would calculate."""
+    text = printable(text)
+    return f"'{text}" if len(text) > 1 and text.lstrip()[:1] in tuple("=+-@") else text

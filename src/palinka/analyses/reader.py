@@ -1,0 +1,189 @@
+"""Activations and latents of stimuli."""
+
+import fnmatch
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from palinka.analyses.stimuli import Prepared
+from palinka.autoencoders import Autoencoder
+from palinka.autoencoders.base import CONFIG, SOURCE, read_config
+from palinka.autoencoders.formats.common import object_of, origin_of
+from palinka.errors import InputError
+from palinka.language_models import LanguageModel, LanguageModelSpec, Tokens
+from palinka.language_models.token_text import bos_id
+
+BATCH_TEXTS = 16
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """An autoencoder at a site: what turns its activations into latents.
+
+    Attributes:
+        encode: Raw activations `(…, width)` to latents `(…, latents)`.
+        width: Width of the activations that it takes.
+        site: The full name of the site it was trained on, where that is known.
+        language_model: The identity of the model it was trained on, where that is known.
+        bos: Whether the contexts that it was trained on began with a BOS token.
+        described: A few words for the record.
+    """
+
+    encode: Callable[[Tensor], Tensor]
+    width: int
+    site: str | None = None
+    language_model: str | None = None
+    bos: bool = False
+    described: str = "autoencoder"
+
+    @classmethod
+    def from_folder(cls, folder: str | PathLike[str]) -> "Encoder":
+        """Read what `save_pretrained` wrote.
+
+        Raises:
+            InputError: If the folder holds no autoencoder.
+        """
+        autoencoder = Autoencoder.from_pretrained(folder).eval()
+        origin = origin_of(object_of(read_config(Path(folder) / CONFIG), SOURCE))
+        return cls(
+            autoencoder.encode,
+            autoencoder.input_dim,
+            origin.site,
+            origin.identity,
+            bool(origin.bos),
+            type(autoencoder).__name__,
+        )
+
+
+class ActivationReader:
+    """Reads stimuli through a language model, and through an autoencoder where there is one.
+
+    Args:
+        language_model: What to read.
+        encoder: Turns activations into latents; without it the units are neurons.
+        load: Gives the model when it is first needed, where somebody has loaded it already.
+
+    Raises:
+        InputError: If the encoder was trained on another model.
+    """
+
+    def __init__(
+        self,
+        language_model: LanguageModelSpec,
+        encoder: Encoder | None = None,
+        load: Callable[[], LanguageModel] | None = None,
+    ) -> None:
+        self.language_model = language_model
+        self.encoder = encoder
+        self._load = load or language_model.load
+        self._loaded: LanguageModel | None = None
+        known = encoder.language_model if encoder else None
+        if known is not None and known != language_model.identity():
+            raise InputError(
+                f"the autoencoder was trained on the language model {known}, and "
+                f"{language_model.name} is the model {language_model.identity()}; give the model "
+                "that it was trained on"
+            )
+
+    @property
+    def units(self) -> str:
+        """What the columns are: `units` of the model or `latents` of the autoencoder."""
+        return "units" if self.encoder is None else "latents"
+
+    @property
+    def bos(self) -> bool:
+        """Whether a BOS token is read before each text."""
+        return self.encoder is not None and self.encoder.bos
+
+    @property
+    def model(self) -> LanguageModel:
+        """The language model, loaded once."""
+        if self._loaded is None:
+            self._loaded = self._load()
+        return self._loaded
+
+    def sites(self, patterns: str | Sequence[str]) -> list[str]:
+        """The full names of the sites that some patterns stand for, in the model's order.
+
+        Raises:
+            InputError: If a pattern matches nothing, or the autoencoder belongs elsewhere.
+        """
+        known = list(self.language_model.sites.named)
+        found: dict[str, None] = {}
+        for pattern in [patterns] if isinstance(patterns, str) else patterns:
+            if set(pattern) & set("*?["):
+                matching = fnmatch.filter(known, pattern)
+                if not matching:
+                    raise InputError(
+                        f"no site of {self.language_model.name} matches {pattern!r}; it has "
+                        f"{', '.join(known[:3])} … {known[-1]}"
+                    )
+            else:
+                matching = [self.language_model.resolve(pattern)]
+            found.update(dict.fromkeys(matching))
+        for site in found:
+            self._check_encoder(site)
+        return list(found)
+
+    def pooled(self, prepared: Prepared, sites: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """The vector of each item, `(items, units)`, at each site, read in one pass.
+
+        Raises:
+            InputError: If a text is longer than the model's context.
+        """
+        vectors: dict[str, list[NDArray[np.float32]]] = {site: [] for site in sites}
+        for texts, acts in self._batches(prepared.tokens, sites):
+            for site in sites:
+                for row, text in enumerate(texts):
+                    chosen = acts[site][row, list(prepared.pool[text])]
+                    vectors[site].append(self._encoded(chosen).mean(dim=0).numpy())
+        return {site: np.stack(rows) for site, rows in vectors.items()}
+
+    def every_token(self, texts: Sequence[Sequence[int]], site: str) -> list[NDArray[np.float32]]:
+        """The vectors of all tokens of some texts, `(tokens, units)` each.
+
+        Raises:
+            InputError: If a text is longer than the model's context.
+        """
+        return [
+            self._encoded(acts[site][row, : len(texts[text])]).numpy()
+            for batch, acts in self._batches(texts, [site])
+            for row, text in enumerate(batch)
+        ]
+
+    def _batches(
+        self, texts: Sequence[Sequence[int]], sites: Sequence[str]
+    ) -> Iterator[tuple[range, dict[str, Tensor]]]:
+        """Read texts, after a BOS token where the encoder's contexts had one; it is no item."""
+        bos = [bos_id(self.model.tokenizer)] if self.bos else []
+        for start in range(0, len(texts), BATCH_TEXTS):
+            numbers = range(start, min(start + BATCH_TEXTS, len(texts)))
+            tokens = Tokens.of([[*bos, *texts[number]] for number in numbers])
+            acts = self.model.read(tokens, sites, batch_size=BATCH_TEXTS)
+            yield numbers, {site: values[:, len(bos) :] for site, values in acts.items()}
+
+    @torch.no_grad()
+    def _encoded(self, activations: Tensor) -> Tensor:
+        activations = activations.float().cpu()
+        return activations if self.encoder is None else self.encoder.encode(activations)
+
+    def _check_encoder(self, site: str) -> None:
+        if self.encoder is None:
+            return
+        if self.encoder.site not in (None, site):
+            raise InputError(
+                f"the autoencoder was trained at {self.encoder.site}, and {site} is asked for; "
+                "analyze the site it was trained at, or leave the autoencoder out"
+            )
+        width = self.language_model.width(site)
+        if width != self.encoder.width:
+            raise InputError(
+                f"the autoencoder takes activations of width {self.encoder.width}, and {site} of "
+                f"{self.language_model.name} is {width} wide; give the autoencoder of that site"
+            )

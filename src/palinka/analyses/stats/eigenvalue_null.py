@@ -1,0 +1,474 @@
+"""Permutation null and held-out check of generalized eigenvalues."""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from palinka.analyses.stats.compiled import compiled_with
+from palinka.analyses.stats.covariance import (
+    Shrinkage,
+    principal_components,
+    shrinkage_intensity,
+    shrunk,
+)
+from palinka.errors import InputError, progress
+
+# A batch of trial points this long is tried at once at either end of the spectrum.
+_POINTS = 8
+
+
+@compiled_with(fastmath={"reassoc", "contract"})
+def _tridiagonalize(m, diagonal, beside):  # type: ignore[no-untyped-def]
+    """Householder's reduction of the lower triangle of `m`, last row first; `m` is used up.
+
+    Each pass over what is left both applies a reflection and multiplies by the next one, so that
+    the matrix is read once per reflection and not twice.
+    """
+    r = m.shape[0]
+    v, w = np.zeros(r), np.zeros(r)
+    following, product = np.zeros(r), np.zeros(r)
+    for k in range(r - 1, 0, -1):
+        # Row k is final once the reflection before has been applied to it.
+        row = m[k]
+        for j in range(k + 1):
+            row[j] -= v[k] * w[j] + w[k] * v[j]
+        diagonal[k] = row[k]
+        norm = 0.0
+        for j in range(k):
+            following[j] = row[j]
+            norm += row[j] * row[j]
+        norm = np.sqrt(norm)
+        pivot = following[k - 1]
+        beside[k] = -norm if pivot > 0.0 else norm
+        following[k - 1] = pivot - beside[k]
+        half = norm * (norm + abs(pivot))  # half the squared length of the reflection's vector
+        scale = 1.0 / half if half > 0.0 else 0.0
+        for j in range(k):
+            product[j] = 0.0
+        for i in range(0, k - 1, 2):  # rows in pairs, which share what is read besides
+            row, next_row = m[i], m[i + 1]
+            v_0, w_0, f_0 = v[i], w[i], following[i]
+            v_1, w_1, f_1 = v[i + 1], w[i + 1], following[i + 1]
+            row[i] -= 2.0 * v_0 * w_0
+            next_row[i] -= v_1 * w_0 + w_1 * v_0
+            next_row[i + 1] -= 2.0 * v_1 * w_1
+            total_0 = row[i] * f_0 + next_row[i] * f_1
+            total_1 = next_row[i] * f_0 + next_row[i + 1] * f_1
+            for j in range(i):
+                entry_0 = row[j] - v_0 * w[j] - w_0 * v[j]
+                entry_1 = next_row[j] - v_1 * w[j] - w_1 * v[j]
+                row[j] = entry_0
+                next_row[j] = entry_1
+                total_0 += entry_0 * following[j]
+                total_1 += entry_1 * following[j]
+                product[j] += entry_0 * f_0 + entry_1 * f_1
+            product[i] += total_0
+            product[i + 1] += total_1
+        if k % 2:
+            i = k - 1
+            row = m[i]
+            row[i] -= 2.0 * v[i] * w[i]
+            total_0 = row[i] * following[i]
+            for j in range(i):
+                row[j] -= v[i] * w[j] + w[i] * v[j]
+                total_0 += row[j] * following[j]
+                product[j] += row[j] * following[i]
+            product[i] += total_0
+        overlap = 0.0
+        for j in range(k):
+            overlap += product[j] * following[j]
+        overlap *= 0.5 * scale * scale
+        for j in range(k):
+            v[j] = following[j]
+            w[j] = scale * product[j] - overlap * following[j]
+    diagonal[0] = m[0, 0] - 2.0 * v[0] * w[0]
+
+
+@compiled_with()
+def _extremes(diagonal, beside):  # type: ignore[no-untyped-def]
+    """Smallest and largest eigenvalue, within [0, 1], of a tridiagonal matrix: Sturm counts."""
+    r = len(diagonal)
+    low, high = np.zeros(2), np.ones(2)
+    points, pivots = np.empty(2 * _POINTS), np.empty(2 * _POINTS)
+    below = np.empty(2 * _POINTS, np.int64)
+    for _ in range(18):  # 9 to the power of -18 is less than float64 resolves
+        for end in range(2):
+            step = (high[end] - low[end]) / (_POINTS + 1)
+            for p in range(_POINTS):
+                points[end * _POINTS + p] = low[end] + (p + 1) * step
+        for p in range(2 * _POINTS):
+            pivots[p] = diagonal[0] - points[p]
+            below[p] = pivots[p] < 0.0
+        for i in range(1, r):
+            square = beside[i] * beside[i]
+            for p in range(2 * _POINTS):
+                pivot = pivots[p]
+                pivot = pivot if abs(pivot) > 1e-300 else 1e-300
+                pivot = diagonal[i] - points[p] - square / pivot
+                pivots[p] = pivot
+                below[p] += pivot < 0.0
+        for end in range(2):
+            needed = 1 if end == 0 else r
+            bottom, top = low[end], high[end]
+            for p in range(end * _POINTS, (end + 1) * _POINTS):
+                if below[p] >= needed:
+                    top = points[p]
+                    break
+                bottom = points[p]
+            low[end], high[end] = bottom, top
+    return 0.5 * (low[0] + high[0]), 0.5 * (low[1] + high[1])
+
+
+@compiled_with(fastmath={"reassoc", "contract"})
+def _add_scatter(m, z):  # type: ignore[no-untyped-def]
+    """Add the lower triangle of `z.T @ z` to `m`, a row at a time and eight items at once."""
+    items = len(z)
+    whole = items - items % 8
+    for i in range(m.shape[0]):
+        row = m[i]
+        for k in range(0, whole, 8):
+            z_0, z_1, z_2, z_3 = z[k], z[k + 1], z[k + 2], z[k + 3]
+            z_4, z_5, z_6, z_7 = z[k + 4], z[k + 5], z[k + 6], z[k + 7]
+            c_0, c_1, c_2, c_3 = z_0[i], z_1[i], z_2[i], z_3[i]
+            c_4, c_5, c_6, c_7 = z_4[i], z_5[i], z_6[i], z_7[i]
+            for j in range(i + 1):
+                row[j] += c_0 * z_0[j] + c_1 * z_1[j] + c_2 * z_2[j] + c_3 * z_3[j]
+                row[j] += c_4 * z_4[j] + c_5 * z_5[j] + c_6 * z_6[j] + c_7 * z_7[j]
+        for k in range(whole, items):
+            z_0 = z[k]
+            c_0 = z_0[i]
+            for j in range(i + 1):
+                row[j] += c_0 * z_0[j]
+
+
+@compiled_with(error_model="numpy", fastmath={"reassoc", "contract"})
+def _largest_eigenvalues(scores, in_a, shrinkage):  # type: ignore[no-untyped-def]
+    n, r = scores.shape
+    largest = np.empty((len(in_a), 2))
+    spread = np.zeros(r)
+    lengths = np.zeros(n)
+    for i in range(n):
+        for j in range(r):
+            spread[j] += scores[i, j] ** 2
+            lengths[i] += scores[i, j] ** 2
+    ridge = shrinkage / (1.0 - shrinkage) / r
+    m, z = np.empty((r, r)), np.empty((n, r))
+    mean, u, s = np.empty(r), np.empty(r), np.empty(r)
+    inverse, diagonal, beside = np.empty(r), np.empty(r), np.zeros(r)
+    for permutation in range(len(in_a)):
+        mean[:] = 0.0
+        n_a, trace_a = 0, 0.0
+        for i in range(n):
+            if in_a[permutation, i]:
+                n_a += 1
+                trace_a += lengths[i]
+                for j in range(r):
+                    mean[j] += scores[i, j]
+        n_b = n - n_a
+        mean_length = 0.0
+        for j in range(r):
+            mean[j] /= n_a
+            mean_length += mean[j] ** 2
+        between = n_a * n / n_b
+        trace_a -= n_a * mean_length
+        ridge_a = ridge * trace_a
+        ridge_both = ridge * (spread.sum() - between * mean_length)
+
+        u_length = 0.0
+        for j in range(r):
+            inverse[j] = 1.0 / np.sqrt(spread[j] + ridge_both)
+            u[j] = mean[j] * inverse[j] * np.sqrt(between)
+            u_length += u[j] ** 2
+            s[j] = inverse[j] ** 2 * ridge_a * u[j]
+        rows = 0
+        for i in range(n):
+            if in_a[permutation, i]:
+                along = 0.0
+                for j in range(r):
+                    z[rows, j] = scores[i, j] * inverse[j]
+                    along += z[rows, j] * u[j]
+                for j in range(r):
+                    s[j] += z[rows, j] * along
+                rows += 1
+        # (I - u u')^(-1/2) = I + k u u'; both sides of it make a symmetric update of rank two.
+        root = np.sqrt(max(1.0 - u_length, 1e-300))
+        k = 1.0 / (root * (1.0 + root))
+        own = n_a / between
+        s_along = 0.0
+        for j in range(r):
+            s[j] -= own * u_length * u[j]
+            s_along += s[j] * u[j]
+        for j in range(r):
+            s[j] = k * s[j] + 0.5 * (k * k * s_along - own) * u[j]
+
+        for i in range(r):
+            row = m[i]
+            for j in range(i + 1):
+                row[j] = u[i] * s[j] + s[i] * u[j]
+            row[i] += inverse[i] ** 2 * ridge_a
+        _add_scatter(m, z[:n_a])
+        _tridiagonalize(m, diagonal, beside)
+        smallest, greatest = _extremes(diagonal, beside)
+        degrees = (n_b - 1) / (n_a - 1)
+        largest[permutation, 0] = degrees * greatest / (1.0 - greatest)
+        largest[permutation, 1] = (1.0 - smallest) / smallest / degrees
+    return largest
+
+
+def permuted_eigenvalues(
+    scores: NDArray[np.float64], in_a: NDArray[np.bool_], shrinkage: float
+) -> NDArray[np.float64]:
+    """Largest eigenvalues of both shrunk covariances against each other, for every labeling.
+
+    Args:
+        scores: `(items, r)`, the items' scores on principal components about their grand mean;
+            `label_free_scores` are, because items centered by condition have the grand mean 0.
+        in_a: `(labelings, items)`, whether the item counts as one of condition A.
+        shrinkage: Of both covariances, at least 0 and less than 1.
+
+    Returns:
+        `(labelings, 2)`: that of A over B and that of B over A.
+    """
+    largest: NDArray[np.float64] = _largest_eigenvalues(
+        np.ascontiguousarray(scores), np.ascontiguousarray(in_a), float(shrinkage)
+    )
+    return largest
+
+
+HALVES = 50
+# Smaller ratios of variances are rounding.
+_NO_VARIANCE = np.finfo(np.float64).eps
+
+
+def leading_filter(
+    more: NDArray[np.float64], less: NDArray[np.float64], shrinkage: Shrinkage
+) -> NDArray[np.float64]:
+    """The direction with the most variance in `more` per shrunk variance in `less`.
+
+    Solved among the items of `more` where they are fewer than the dimensions.
+
+    Args:
+        more: `(items, r)`.
+        less: `(items, r)`.
+        shrinkage: Of the covariance of `less`.
+
+    Returns:
+        `(r,)`, of any length and sign.
+
+    Raises:
+        numpy.linalg.LinAlgError: If the shrunk covariance of `less` is singular.
+    """
+    centered = more - more.mean(axis=0)
+    if len(centered) > centered.shape[1]:
+        centered = np.linalg.qr(centered, mode="r")
+    remaining = less - less.mean(axis=0)
+    covariance = remaining.T @ remaining / (len(less) - 1)
+    factor = scipy.linalg.cho_factor(
+        shrunk(covariance, shrinkage_intensity(less, shrinkage)), check_finite=False
+    )
+    solved = scipy.linalg.cho_solve(factor, centered.T, check_finite=False)
+    last = len(centered) - 1
+    _, top = scipy.linalg.eigh(centered @ solved, subset_by_index=(last, last), check_finite=False)
+    direction: NDArray[np.float64] = solved @ top[:, 0]
+    return direction
+
+
+def heldout_ratio(
+    a: NDArray[np.float64], b: NDArray[np.float64], shrinkage: Shrinkage, seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Fit both filters on one half of each condition, and take the variance ratios on the other.
+
+    Item i of A and item i of B fall into the same half where both conditions have the same number
+    of items, so that matched pairs stay together.
+
+    The geometric mean is 1 where nothing carries over and the halves that are tested are of the
+    same size; with `m` and `k` normal items it is `exp(1 / k - 1 / m)` to first order. The
+    arithmetic mean of a variance ratio is larger: with `d` degrees of freedom in the denominator
+    `d / (d - 2)`.
+
+    Args:
+        a: `(n_a, r)`, at least four items.
+        b: `(n_b, r)`, at least four items.
+        shrinkage: Of the denominators that the filters are fitted with; the ratios are of plain
+            variances.
+        seed: Of the draws of halves.
+
+    Returns:
+        For the filter of A over B the variance in A over that in B, and for the filter of B over
+        A the variance in B over that in A; of each `(3,)`: geometric mean, 2.5 and 97.5
+        percentile.
+
+    Raises:
+        numpy.linalg.LinAlgError: If a denominator's shrunk covariance is singular, or a half that
+            is tested does not vary.
+    """
+    draw_a, draw_b = np.random.default_rng(seed), np.random.default_rng(seed)
+    ratios = np.empty((HALVES, 2))
+    for half in range(HALVES):
+        fit_a, test_a = _halves(a, draw_a)
+        fit_b, test_b = _halves(b, draw_b)
+        for direction, (more, less, top, bottom) in enumerate(
+            ((fit_a, fit_b, test_a, test_b), (fit_b, fit_a, test_b, test_a))
+        ):
+            filter_ = leading_filter(more, less, shrinkage)
+            numerator, denominator = (np.var(part @ filter_, ddof=1) for part in (top, bottom))
+            if min(numerator, denominator) <= _NO_VARIANCE * max(numerator, denominator):
+                raise np.linalg.LinAlgError("half of the items do not vary")
+            ratios[half, direction] = numerator / denominator
+    low, high = np.percentile(ratios, (2.5, 97.5), axis=0)
+    summary = np.stack((np.exp(np.log(ratios).mean(axis=0)), low, high))
+    return summary[:, 0], summary[:, 1]
+
+
+def _halves(
+    x: NDArray[np.float64], draw: np.random.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The larger half to fit, the other to test."""
+    order = draw.permutation(len(x))
+    middle = (len(x) + 1) // 2
+    return x[order[:middle]], x[order[middle:]]
+
+
+# Labelings at a time: bounds memory, and moves the bar.
+_CHUNK = 32
+
+
+def label_free_scores(
+    a: NDArray[np.float64], b: NDArray[np.float64], variance: float
+) -> NDArray[np.float64]:
+    """Scores of all items, centered by condition, on their common principal components.
+
+    Args:
+        a: `(n_a, d)`.
+        b: `(n_b, d)`.
+        variance: The components before this cumulative share, in per cent, are kept.
+
+    Returns:
+        `(n_a + n_b, r)`, those of A first.
+
+    Raises:
+        InputError: If the first component already exceeds `variance`.
+    """
+    centered = np.concatenate((a - a.mean(axis=0), b - b.mean(axis=0)))
+    components = principal_components(centered / np.sqrt(len(centered) - 1))
+    scores: NDArray[np.float64] = centered @ components.axes(components.before(variance))
+    return scores
+
+
+def largest_eigenvalues(
+    scores: NDArray[np.float64], in_a: NDArray[np.bool_], shrinkage: Shrinkage
+) -> NDArray[np.float64]:
+    """The plain way, for any shrinkage: `(labelings, 2)`, A over B and B over A."""
+    largest = np.empty((len(in_a), 2))
+    for index, labels in enumerate(in_a):
+        a, b = (
+            shrunk(np.cov(part, rowvar=False, ddof=1).reshape(2 * (scores.shape[1],)), intensity)
+            for part in (scores[labels], scores[~labels])
+            for intensity in (shrinkage_intensity(part, shrinkage),)
+        )
+        lower = np.linalg.cholesky(b)
+        half = np.linalg.solve(lower, a)
+        eigenvalues = np.linalg.eigvalsh(np.linalg.solve(lower, half.T))
+        largest[index] = eigenvalues[-1], 1.0 / eigenvalues[0]
+    return largest
+
+
+def permutation_null(
+    a: NDArray[np.float64],
+    b: NDArray[np.float64],
+    variance: float,
+    shrinkage: Shrinkage,
+    permutations: int,
+    pairs: bool,
+    seed: int,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Largest eigenvalues under the true labels and under exchanged ones, by one recipe.
+
+    Each condition is centered on its own mean, because a difference of means is not a difference
+    of variance. Then labels are exchanged: within pairs (item i of A with item i of B, each pair
+    swapped with probability 1/2), or over all items. Apart from the means the recipe does not use
+    the true labels: principal components of all centered items, the same cut, the covariances of
+    both groups about their own means, both shrunk.
+
+    Args:
+        a: `(n_a, d)`.
+        b: `(n_b, d)`.
+        variance: The cut of the principal components, in per cent.
+        shrinkage: Of both covariances.
+        permutations: Number of labelings to draw.
+        pairs: Exchange labels within pairs; `n_a` must equal `n_b`.
+        seed: Of the draws.
+
+    Returns:
+        Observed `(2,)` and null `(permutations, 2)`: A over B, B over A.
+
+    Raises:
+        InputError: As `label_free_scores` and `shuffled_eigenvalues` do.
+    """
+    scores = label_free_scores(a, b, variance)
+    return shuffled_eigenvalues(scores, len(a), shrinkage, permutations, pairs, seed)
+
+
+def shuffled_eigenvalues(
+    scores: NDArray[np.float64],
+    n_a: int,
+    shrinkage: Shrinkage,
+    permutations: int,
+    pairs: bool,
+    seed: int,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """`permutation_null` of given `label_free_scores`.
+
+    Raises:
+        InputError: If, unshrunk, a condition has too few items for its covariance to be regular.
+    """
+    fewest = min(n_a, len(scores) - n_a)
+    if shrinkage == 0 and scores.shape[1] >= fewest:
+        raise InputError(
+            f"without shrinkage, {scores.shape[1]} principal components need more than "
+            f"{fewest} items in each condition; give a shrinkage above 0 or a smaller variance"
+        )
+    labels = np.arange(len(scores)) < n_a
+    rng = np.random.default_rng(seed)
+    if pairs:
+        kept = rng.random((permutations, n_a)) < 0.5
+        shuffled = np.concatenate((kept, ~kept), axis=1)
+    else:
+        shuffled = rng.permuted(np.tile(labels, (permutations, 1)), axis=1)
+    # The true labeling is one of the batch, so that a draw that repeats it is an exact tie.
+    in_a = np.concatenate((labels[None], shuffled))
+    chunks = [in_a[start : start + _CHUNK] for start in range(0, len(in_a), _CHUNK)]
+    parts = []
+    with progress("Permuting labels", len(in_a), "labelings") as bar:
+        for part in _computed(scores, chunks, shrinkage):
+            parts.append(part)
+            bar.update(len(part))
+    largest = np.concatenate(parts)
+    return largest[0], largest[1:]
+
+
+def _computed(
+    scores: NDArray[np.float64], chunks: list[NDArray[np.bool_]], shrinkage: Shrinkage
+) -> Iterator[NDArray[np.float64]]:
+    """The chunks' eigenvalues in order; compiled code leaves the interpreter to other threads."""
+    if isinstance(shrinkage, str):
+        yield from (largest_eigenvalues(scores, chunk, shrinkage) for chunk in chunks)
+        return
+    compute = partial(permuted_eigenvalues, scores, shrinkage=shrinkage)
+    executor = ThreadPoolExecutor(min(_cores(), len(chunks)))
+    try:
+        yield from executor.map(compute, chunks)
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _cores() -> int:
+    """How many this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

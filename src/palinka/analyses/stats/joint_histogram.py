@@ -1,0 +1,393 @@
+"""Joint histograms of all pairs."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palinka.analyses.stats.compiled import compiled
+
+# What can become of the bins of a row, the worst last: they are known, subnormal values have
+# rounded their edges out of order, all kept values are equal or there are none.
+COUNTED, DISORDERED, CONSTANT = 0, 1, 2
+
+# Added to every probability before its logarithm is taken.
+EPSILON = 1e-12
+
+
+@compiled
+def _next_unit(
+    values: NDArray[np.floating[Any]],
+    outlying: NDArray[np.bool_],
+    row: int,
+    previous: int,
+    sign: np.floating[Any],
+) -> int:
+    """The inlier of a row that comes after another in the order of `sign * value`, or -1.
+
+    Args:
+        values: `(rows, units)`.
+        outlying: Which values are outliers of their row.
+        row: Which row.
+        previous: The unit to come after; -1 for the first of all.
+        sign: 1 to go upward, -1 to go downward.
+    """
+    units = values.shape[1]
+    best = values.dtype.type(np.inf)
+    limit = sign * values[row, previous] if previous >= 0 else -best
+    # No branches: a processor looks at many values at once.
+    for unit in range(units):
+        value = sign * values[row, unit]
+        later = (value > limit) | ((value == limit) & (unit > previous))
+        best = value if later & ~outlying[row, unit] & (value < best) else best
+    for unit in range(units):
+        found = sign * values[row, unit] == best and not outlying[row, unit]
+        if found and (best > limit or unit > previous):
+            return unit
+    return -1
+
+
+@compiled
+def find_ranges(
+    values: NDArray[np.floating[Any]],
+    outlying: NDArray[np.bool_],
+    binning: NDArray[np.intp],
+    row_of: NDArray[np.intp],
+    low: NDArray[np.floating[Any]],
+    high: NDArray[np.floating[Any]],
+) -> int:
+    """Find the range of every row beside every other, where the other's outliers are left out too.
+
+    Most rows have few ranges beside hundreds of others, so each is listed once.
+
+    Args:
+        values: `(rows, units)`.
+        outlying: Which values are outliers of their row.
+        binning: Filled in: which listed range a row has beside another, `(rows, rows)`. Range `i`
+            is that of row `i` by itself.
+        row_of: Filled in: the row of each range. As long as there can be ranges.
+        low: Filled in: the least value of each range.
+        high: Filled in: the largest.
+
+    Returns:
+        How many ranges there are.
+    """
+    rows, units = values.shape
+    # The units of a row from either end inward, as far as anybody had to look.
+    ends = np.empty((2, units + 1), np.intp)
+    signs = np.array([1, -1], dtype=values.dtype)
+    listed = rows
+    for row in range(rows):
+        first = listed
+        lengths = [0, 0]
+        for step in range(rows):
+            # The row by itself comes first: beside itself, nothing more is left out.
+            other = (row + step) % rows
+            reached = [0, 0]
+            for end in range(2):
+                place = 0
+                while True:
+                    if place == lengths[end]:
+                        previous = ends[end, place - 1] if place > 0 else -1
+                        unit = _next_unit(values, outlying, row, previous, signs[end])
+                        ends[end, place] = unit
+                        lengths[end] += 1
+                    unit = ends[end, place]
+                    if unit < 0 or not outlying[other, unit]:
+                        break
+                    place += 1
+                reached[end] = unit
+            # Where nothing is left, a range without extent says so.
+            lowest = values[row, max(reached[0], 0)]
+            highest = values[row, max(reached[1], 0)]
+            if step == 0 or (lowest == low[row] and highest == high[row]):
+                index = row
+            else:
+                index = first
+                while index < listed and not (low[index] == lowest and high[index] == highest):
+                    index += 1
+                listed = max(listed, index + 1)
+            row_of[index] = row
+            low[index] = lowest
+            high[index] = highest
+            binning[row, other] = index
+    return int(listed)
+
+
+@compiled
+def digitize(
+    values: NDArray[np.floating[Any]],
+    outlying: NDArray[np.bool_],
+    row_of: NDArray[np.intp],
+    low: NDArray[np.floating[Any]],
+    high: NDArray[np.floating[Any]],
+    ticks: NDArray[np.floating[Any]],
+    digits: NDArray[np.unsignedinteger[Any]],
+    status: NDArray[np.int64],
+) -> None:
+    """Find the bin of each value in each range: how many of the inner edges it reaches.
+
+    Args:
+        values: `(rows, units)`.
+        outlying: Which values are outliers of their row: they get a bin that is not counted.
+        row_of: The row of each range, `(ranges,)`.
+        low: The least value of each range.
+        high: The largest.
+        ticks: 0, 1, …, bins in the dtype of the values.
+        digits: Filled in, `(ranges, units)`.
+        status: Filled in with `COUNTED`, `DISORDERED` or `CONSTANT`, `(ranges,)`.
+    """
+    bins = len(ticks) - 1
+    edges = np.empty_like(ticks)
+    units = values.shape[1]
+    for index in range(len(row_of)):
+        row = row_of[index]
+        # Rounding for rounding as `numpy.linspace`: every operation stays in the dtype of the
+        # values, and NumPy has the second form for steps that underflow.
+        span = high[index] - low[index]
+        step = span / ticks[bins]
+        for k in range(bins):
+            offset = ticks[k] * step if step != 0 else (ticks[k] / ticks[bins]) * span
+            edges[k] = offset + low[index]
+        if not low[index] < high[index]:
+            status[index] = CONSTANT
+        else:
+            status[index] = COUNTED if edges[bins - 1] <= high[index] else DISORDERED
+        for unit in range(units):
+            digits[index, unit] = 0
+        # Edge by edge, since a processor compares many values with one edge at once.
+        for k in range(1, bins):
+            edge = edges[k]
+            for unit in range(units):
+                digits[index, unit] += np.uint8(values[row, unit] >= edge)
+        for unit in range(units):
+            if outlying[row, unit]:
+                digits[index, unit] = bins
+
+
+@compiled
+def count_cells(
+    digits: NDArray[np.unsignedinteger[Any]],
+    first: int,
+    second: int,
+    width: int,
+    cells: NDArray[np.unsignedinteger[Any]],
+    copies: NDArray[np.integer[Any]],
+) -> None:
+    """Count two rows of digits against each other.
+
+    Args:
+        digits: The bin of every value, below `width`, `(ranges, units)`.
+        first: One row.
+        second: The other.
+        width: How many bins there are, and one for outliers.
+        cells: Room for the cell of every unit, `(units,)`.
+        copies: Filled in with four histograms whose sum it is, `(4, width * width)`: consecutive
+            units go to different ones, or rows that crowd into few bins would wait for themselves.
+    """
+    units = len(cells)
+    stride = digits.dtype.type(width)
+    for unit in range(units):
+        cells[unit] = digits[first, unit] * stride + digits[second, unit]
+    copy_0, copy_1, copy_2, copy_3 = copies[0], copies[1], copies[2], copies[3]
+    for cell in range(width * width):
+        copy_0[cell] = 0
+        copy_1[cell] = 0
+        copy_2[cell] = 0
+        copy_3[cell] = 0
+    whole = units - units % 4
+    for unit in range(0, whole, 4):
+        copy_0[cells[unit]] += 1
+        copy_1[cells[unit + 1]] += 1
+        copy_2[cells[unit + 2]] += 1
+        copy_3[cells[unit + 3]] += 1
+    for unit in range(whole, units):
+        copy_0[cells[unit]] += 1
+
+
+@compiled
+def fill_information(
+    copies: NDArray[np.integer[Any]],
+    count_logs: NDArray[np.float64],
+    columns: NDArray[np.int64],
+    logs: NDArray[np.float64],
+    first: int,
+    second: int,
+    information: NDArray[np.float64],
+    corrected: NDArray[np.float64],
+) -> None:
+    """Fill in the mutual information of a pair, in bits.
+
+    A cell of `c` out of `n` has `p log2(p + ε) = (c log2 c - c log2 n) / n + ε / ln 2`, up to terms
+    in ε² n: one table of `c log2 c` serves pairs of any number of samples.
+
+    Args:
+        copies: Four joint histograms whose sum is counted, `(4, width * width)`.
+        count_logs: `c log2 c` for every possible count.
+        columns: Room for the sum of each column, `(bins,)`.
+        logs: Room for the same of `c log2 c`.
+        first: One item.
+        second: The other.
+        information: Filled in at the pair, `(items, items)`.
+        corrected: Filled in with the Miller–Madow correction, `(items, items)`.
+    """
+    bins = len(columns)
+    nats = 1.0 / np.log(2.0)
+    for j in range(bins):
+        columns[j] = 0
+        logs[j] = 0.0
+    occupied = 0
+    total = 0
+    margins = 0.0
+    for i in range(bins):
+        row = 0
+        # A sum for each column: one for all would make every addition wait for the one before.
+        for j in range(bins):
+            cell = i * (bins + 1) + j
+            count = np.int64(copies[0, cell]) + copies[1, cell] + copies[2, cell] + copies[3, cell]
+            row += count
+            columns[j] += count
+            logs[j] += count_logs[count]
+            occupied += count > 0
+        occupied -= row > 0
+        margins += count_logs[row]
+        total += row
+    joint = 0.0
+    for j in range(bins):
+        occupied -= columns[j] > 0
+        margins += count_logs[columns[j]]
+        joint += logs[j]
+    # Now `occupied` is how many more cells the joint histogram fills than its margins.
+    bits = (joint - margins + count_logs[total]) / total + EPSILON * occupied * nats
+    information[first, second] = bits
+    corrected[first, second] = bits - (occupied + 1) * nats / (2 * total)
+
+
+@compiled
+def fill_pairs(
+    digits: NDArray[np.unsignedinteger[Any]],
+    width: int,
+    binning: NDArray[np.intp],
+    status: NDArray[np.int64],
+    share: NDArray[np.intp],
+    count_logs: NDArray[np.float64],
+    copies: NDArray[np.integer[Any]],
+    information: NDArray[np.float64],
+    corrected: NDArray[np.float64],
+) -> None:
+    """Fill in the mutual information of some items with those after them, where bins are known.
+
+    Args:
+        digits: The bin of every value in every range, `(ranges, units)`.
+        width: How many bins there are, and one for outliers.
+        binning: Which range an item has beside another, `(items, items)`.
+        status: Of each range.
+        share: The items.
+        count_logs: `c log2 c` for every possible count.
+        copies: Room for four joint histograms, `(4, width * width)`.
+        information: Filled in, `(items, items)`.
+        corrected: Filled in with the Miller–Madow correction, `(items, items)`.
+    """
+    cells = np.empty(digits.shape[1], digits.dtype)
+    columns = np.empty(width - 1, np.int64)
+    logs = np.empty(width - 1)
+    for first in share:
+        for second in range(first + 1, len(binning)):
+            one, other = binning[first, second], binning[second, first]
+            if status[one] == COUNTED and status[other] == COUNTED:
+                count_cells(digits, one, other, width, cells, copies)
+                fill_information(
+                    copies, count_logs, columns, logs, first, second, information, corrected
+                )
+
+
+@dataclass(frozen=True)
+class BinnedRows:
+    """Rows whose bins are known, so that a pair of them need only be counted.
+
+    Beside another row, a row loses what is an outlier there; where it loses its least or its
+    largest value, its bins are others. Each range that a row takes has its own digits.
+
+    Attributes:
+        values: `(rows, units)`, float32 or float64.
+        outlying: What is left out of every pair of its row, `(rows, units)`.
+        bins: How many bins a row has.
+        digits: The bin of each value in each range, `(ranges, units)`; outliers of the row have
+            the bin `bins`, which no pair counts.
+        status: `COUNTED`, `DISORDERED` or `CONSTANT`, `(ranges,)`.
+        binning: Which range a row has beside another, `(rows, rows)`.
+    """
+
+    values: NDArray[np.floating[Any]]
+    outlying: NDArray[np.bool_]
+    bins: int
+    digits: NDArray[np.unsignedinteger[Any]]
+    status: NDArray[np.int64]
+    binning: NDArray[np.intp]
+
+    def status_of_pairs(self) -> NDArray[np.int64]:
+        """The worse status of the two rows of every pair, `(rows, rows)`."""
+        each = self.status[self.binning]
+        return np.maximum(each, each.T)
+
+
+def binned_rows(
+    values: NDArray[np.floating[Any]], outlying: NDArray[np.bool_], bins: int
+) -> BinnedRows:
+    """Find the bin of every value among the inliers of its row, beside every other row.
+
+    Args:
+        values: `(rows, units)`, float32 or float64, finite.
+        outlying: The values to be left out of every pair, `(rows, units)`.
+        bins: How many equally wide bins each row has.
+    """
+    rows, units = values.shape
+    binning = np.empty((rows, rows), dtype=np.intp)
+    row_of = np.empty(rows * rows, dtype=np.intp)
+    low, high = np.empty((2, rows * rows), dtype=values.dtype)
+    ranges = find_ranges(values, outlying, binning, row_of, low, high)
+    digits = np.empty((ranges, units), dtype=cell_dtype(bins + 1))
+    status = np.empty(ranges, dtype=np.int64)
+    ticks = np.arange(bins + 1, dtype=values.dtype)
+    digitize(values, outlying, row_of[:ranges], low, high, ticks, digits, status)
+    return BinnedRows(values, outlying, bins, digits, status, binning)
+
+
+def cell_dtype(width: int) -> type[np.unsignedinteger[Any]]:
+    """The smallest integers that number `width * width` cells: the loops run on whole registers."""
+    if width * width <= 2**8:
+        return np.uint8
+    return np.uint16 if width * width <= 2**16 else np.uint32
+
+
+def room_for_counts(rows: BinnedRows) -> NDArray[np.integer[Any]]:
+    """What `count_cells` counts a pair of rows into, `(4, (bins + 1)²)`."""
+    # Small integers stay in the processor's nearest memory.
+    dtype = np.uint16 if rows.values.shape[1] < 2**16 else np.int32
+    return np.zeros((4, (rows.bins + 1) ** 2), dtype=dtype)
+
+
+def joint_histogram(rows: BinnedRows, first: int, second: int) -> NDArray[np.int64]:
+    """Count two rows against each other, over the units that are outliers of neither.
+
+    Returns:
+        `(bins, bins)`, equal to what `numpy.histogram2d` counts over the same units.
+    """
+    one, other = rows.binning[first, second], rows.binning[second, first]
+    if rows.status[one] == COUNTED == rows.status[other]:
+        width = rows.bins + 1
+        copies = room_for_counts(rows)
+        cells = np.empty(rows.digits.shape[1], dtype=rows.digits.dtype)
+        count_cells(rows.digits, one, other, width, cells, copies)
+        counts: NDArray[np.int64] = copies.sum(axis=0, dtype=np.int64).reshape(width, width)
+        return counts[: rows.bins, : rows.bins]
+    return _numpy_histogram(rows, first, second)
+
+
+def _numpy_histogram(rows: BinnedRows, first: int, second: int) -> NDArray[np.int64]:
+    """The same by NumPy: slow, for rows whose edges are rounded out of order, or that vary not."""
+    kept = ~(rows.outlying[first] | rows.outlying[second])
+    x, y = rows.values[first, kept], rows.values[second, kept]
+    counts: NDArray[np.float64] = np.histogram2d(x, y, bins=rows.bins)[0]
+    return counts.astype(np.int64)

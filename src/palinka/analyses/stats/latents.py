@@ -1,0 +1,338 @@
+"""Statistics per latent: selection, neighbors, top activations, histograms."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import rankdata
+
+from palinka.analyses.result import as_matrix, scaled
+from palinka.analyses.stats.permutation import blocks
+from palinka.errors import InputError
+
+# Sums of ranks of this many rows are exact in float32, whose products take half the time.
+MAX_FLOAT32_ROWS = 4095
+
+
+def rank_auc(values: NDArray[Any], targets: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The area under the ROC curve of each column as a detector of the targets.
+
+    It is the probability that a random target has a higher value than a random other row,
+    where ties count one half; 0.5 is chance.
+
+    Args:
+        values: `(rows, columns)`.
+        targets: Which rows are to be detected, `(rows,)`; some, but not all.
+
+    Returns:
+        `(columns,)`, between 0 and 1.
+
+    Source:
+        Hanley & McNeil (1982), by the statistic of Mann & Whitney (1947).
+    """
+    auc: NDArray[np.float64] = auc_of_ranks(column_ranks(values), targets[None])[0]
+    return auc
+
+
+def column_ranks(values: NDArray[Any]) -> NDArray[np.floating[Any]]:
+    """Ranks within each column, ties averaged, in a dtype in which their sums are exact."""
+    ranks: NDArray[np.floating[Any]] = rankdata(values, axis=0)
+    return ranks.astype(np.float32) if len(ranks) <= MAX_FLOAT32_ROWS else ranks
+
+
+def auc_of_ranks(
+    ranks: NDArray[np.floating[Any]], targets: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """The AUC of each column under each labelling.
+
+    Args:
+        ranks: From `column_ranks`, `(rows, columns)`.
+        targets: `(labellings, rows)`; in each some rows, but not all, are targets.
+
+    Returns:
+        `(labellings, columns)`.
+    """
+    n_targets = targets.sum(axis=1, keepdims=True)
+    sums = (targets.astype(ranks.dtype) @ ranks).astype(np.float64)
+    wins = sums - n_targets * (n_targets + 1) / 2.0
+    return np.asarray(wins / (n_targets * (targets.shape[1] - n_targets)))
+
+
+def choose_latents(
+    values: ArrayLike, ranks: Sequence[int] = (1, 10, 31), numbers: Sequence[int] = ()
+) -> tuple[int, ...]:
+    """Choose latents by their ranks under some criterion, and others by their numbers.
+
+    Args:
+        values: The criterion, such as score, activation, density or mass, `(latents,)`.
+        ranks: 1 is the highest value; of equal values the lower number comes first.
+        numbers: Latents by their index, from 0.
+
+    Returns:
+        The latents' indices, in the order asked for, each once.
+
+    Raises:
+        InputError: If a rank or number is not that of a latent.
+    """
+    criterion = np.asarray(values, dtype=np.float64)
+    latents = len(criterion)
+    for rank in ranks:
+        if not 1 <= rank <= latents:
+            raise InputError(f"rank {rank} was asked for; expected 1 to {latents}, the latents")
+    for number in numbers:
+        if not 0 <= number < latents:
+            raise InputError(f"latent {number} was asked for; expected 0 to {latents - 1}")
+    order = np.argsort(-criterion, kind="stable")
+    by_rank = [int(order[rank - 1]) for rank in ranks]
+    return tuple(dict.fromkeys([*by_rank, *numbers]))
+
+
+# So many cosines are held at once.
+PIECE = 1 << 24
+
+
+@dataclass(frozen=True)
+class NearestLatents:
+    """The nearest other directions of each, in descending order of their cosine.
+
+    Attributes:
+        latents: Numbers of the others, `(latents, n)`.
+        cosines: Their cosines, `(latents, n)`, float32; 0 with a direction of norm 0.
+    """
+
+    latents: NDArray[np.int64]
+    cosines: NDArray[np.float32]
+
+
+def nearest_latents(dictionary: ArrayLike, n: int) -> NearestLatents:
+    """Find the directions with the largest cosine to each direction, itself left out.
+
+    Of equal cosines the lower number comes first.
+
+    Args:
+        dictionary: Directions, `(latents, width)`.
+        n: How many others; fewer where there are not so many.
+
+    Raises:
+        InputError: If the dictionary is no finite matrix, or `n` is below 1.
+    """
+    directions = scaled(as_matrix(dictionary, "dictionary"), axis=1)
+    if n < 1:
+        raise InputError(f"the nearest {n} latents are asked for; ask for at least 1")
+    count = len(directions)
+    n = min(n, count - 1)
+    norms = np.linalg.norm(directions, axis=1, keepdims=True)
+    unit = np.divide(directions, norms, out=np.zeros_like(directions), where=norms > 0)
+    latents = np.empty((count, n), dtype=np.int64)
+    cosines = np.empty((count, n), dtype=np.float32)
+    if n == 0:
+        return NearestLatents(latents, cosines)
+    for rows in blocks(count, PIECE // count):
+        block = unit[rows] @ unit.T
+        own = np.arange(rows.start, rows.stop)
+        block[np.arange(len(own)), own] = -np.inf
+        # Of those as near as the last one that is kept, partitioning would keep any.
+        least = -np.partition(-block, n - 1, axis=1)[:, n - 1]
+        for row, (values, bound) in enumerate(zip(block, least, strict=True), start=rows.start):
+            near = np.flatnonzero(values >= bound)
+            near = near[np.argsort(-values[near], kind="stable")[:n]]
+            latents[row], cosines[row] = near, np.clip(values[near], -1.0, 1.0)
+    return NearestLatents(latents, cosines)
+
+
+@dataclass(frozen=True)
+class TopActivations:
+    """The largest activations of every latent, in descending order.
+
+    Attributes:
+        values: `(latents, n)`, float32; 0 where a latent has been active less often.
+        rows: Numbers of the rows that they stand in, `(latents, n)`; -1 where there is none.
+    """
+
+    values: NDArray[np.float32]
+    rows: NDArray[np.int64]
+
+
+class TopHeap:
+    """The `n` largest positive activations of each latent so far, and the rows they stand in.
+
+    Of equal activations the earlier row comes first. Memory is that of one batch's activations
+    that may still belong to the largest, and of `latents · n` others.
+
+    Args:
+        latents: How many latents there are.
+        n: How many activations to keep of each.
+
+    Raises:
+        InputError: If there is nothing to keep.
+    """
+
+    def __init__(self, latents: int, n: int) -> None:
+        if latents < 1 or n < 1:
+            raise InputError(f"the top {n} of {latents} latents; give at least one of each")
+        self._values = np.zeros((latents, n), dtype=np.float32)
+        self._rows = np.full((latents, n), -1, dtype=np.int64)
+        self._seen = 0
+
+    def add(self, batch: ArrayLike) -> None:
+        """Take the next rows of activations, `(rows, latents)`.
+
+        Raises:
+            InputError: If it is no matrix of these latents, or holds NaN or infinities.
+        """
+        matrix = as_matrix(batch, "latents", minimum_rows=0)
+        latents, n = self._values.shape
+        if matrix.shape[1] != latents:
+            raise InputError(
+                f"a batch of {matrix.shape[1]} latents; what came before has {latents}"
+            )
+        # An activation as large as the smallest kept one came later, and stays out.
+        row, latent = np.nonzero(matrix > self._values[:, -1])
+        new = matrix[row, latent].astype(np.float32)
+        touched = np.unique(latent)
+        values = np.concatenate([self._values[touched].reshape(-1), new])
+        rows = np.concatenate([self._rows[touched].reshape(-1), row + self._seen])
+        owners = np.concatenate([np.repeat(touched, n), latent])
+        # Kept ones come first and in order, new ones by row: a stable order settles ties.
+        order = np.lexsort((-values, owners))
+        owners = owners[order]
+        first = np.searchsorted(owners, touched)
+        rank = np.arange(len(owners)) - first[np.searchsorted(touched, owners)]
+        best = order[rank < n]
+        self._values[touched] = values[best].reshape(-1, n)
+        self._rows[touched] = rows[best].reshape(-1, n)
+        self._seen += len(matrix)
+
+    def found(self) -> TopActivations:
+        """What has been kept so far."""
+        return TopActivations(self._values.copy(), self._rows.copy())
+
+
+def top_activations(batches: Iterable[ArrayLike], n: int) -> TopActivations:
+    """Find the rows at which each latent is most active, in one pass.
+
+    Args:
+        batches: Activations, `(rows, latents)` each, of which one at a time is held.
+        n: How many rows to find for each latent.
+
+    Raises:
+        InputError: If there are no batches, or one does not fit or is not finite.
+    """
+    heap: TopHeap | None = None
+    for batch in batches:
+        if heap is None:
+            heap = TopHeap(np.shape(batch)[1], n)
+        heap.add(batch)
+    if heap is None:
+        raise InputError("there are no latents: expected at least one batch")
+    return heap.found()
+
+
+@dataclass(frozen=True)
+class ActivationHistogram:
+    """Counts of the non-zero magnitudes of every latent, in bins of one width from 0 on.
+
+    Attributes:
+        counts: `(latents, bins)`; bin `i` holds those from `i` up to `i + 1` widths.
+        width: The width of a latent's bins, a power of two over the number of bins; 0 where it
+            is never active.
+    """
+
+    counts: NDArray[np.int64]
+    width: NDArray[np.float64]
+
+
+class HistogramCounter:
+    """Counts activations exactly, without knowing beforehand how large they are.
+
+    The bins of a latent reach up to a power of two. An activation beyond it doubles their width:
+    neighbors are merged, and every count stays true. At the end more than half of the bins'
+    range is in use.
+
+    Args:
+        latents: How many latents there are.
+        bins: How many bins each has; a power of two.
+
+    Raises:
+        InputError: If there are no latents, or `bins` is no power of two.
+    """
+
+    def __init__(self, latents: int, bins: int = 64) -> None:
+        if latents < 1 or bins < 2 or bins & (bins - 1):
+            raise InputError(
+                f"a histogram of {latents} latents in {bins} bins; give at least one latent, and a"
+                " power of two"
+            )
+        self._counts = np.zeros((latents, bins), dtype=np.int64)
+        # The bins reach up to two to this power.
+        self._power = np.full(latents, _NONE, dtype=np.int64)
+
+    def add(self, batch: ArrayLike) -> None:
+        """Take the next rows of activations, `(rows, latents)`.
+
+        Raises:
+            InputError: If it is no matrix of these latents, or holds NaN or infinities.
+        """
+        matrix = as_matrix(batch, "latents", minimum_rows=0)
+        latents, bins = self._counts.shape
+        if matrix.shape[1] != latents:
+            raise InputError(
+                f"a batch of {matrix.shape[1]} latents; what came before has {latents}"
+            )
+        row, latent = np.nonzero(matrix)
+        magnitude = np.abs(matrix[row, latent]).astype(np.float64)
+        largest = np.zeros(latents)
+        np.maximum.at(largest, latent, magnitude)
+        self._widen(np.frexp(largest)[1], largest > 0)
+        # Exact, for it only changes the exponent.
+        place = np.ldexp(magnitude, int(np.log2(bins)) - self._power[latent]).astype(np.int64)
+        flat = np.bincount(latent * bins + place, minlength=latents * bins)
+        self._counts += flat.reshape(latents, bins)
+
+    def found(self) -> ActivationHistogram:
+        """What has been counted so far."""
+        used = self._power > _NONE
+        power = np.where(used, self._power, 0)
+        width = np.where(used, np.ldexp(1.0, power) / self._counts.shape[1], 0.0)
+        return ActivationHistogram(self._counts.copy(), width)
+
+    def _widen(self, power: NDArray[np.int32], active: NDArray[np.bool_]) -> None:
+        """Let the bins of each active latent reach at least up to two to the given power."""
+        bins = self._counts.shape[1]
+        fresh = active & (self._power == _NONE)
+        self._power[fresh] = power[fresh]
+        steps = np.where(active, power - self._power, 0)
+        for step in np.unique(steps[steps > 0]).tolist():
+            which = np.flatnonzero(steps == step)
+            merged = np.zeros((len(which), bins), dtype=np.int64)
+            together = min(1 << min(step, 62), bins)
+            kept = self._counts[which].reshape(len(which), bins // together, together).sum(axis=2)
+            merged[:, : bins // together] = kept
+            self._counts[which] = merged
+            self._power[which] += step
+
+
+# Below the exponent of every number.
+_NONE = -(1 << 20)
+
+
+def activation_histogram(batches: Iterable[ArrayLike], bins: int = 64) -> ActivationHistogram:
+    """Count the non-zero magnitudes of every latent, in one pass.
+
+    Args:
+        batches: Activations, `(rows, latents)` each, of which one at a time is held.
+        bins: How many bins each latent has; a power of two.
+
+    Raises:
+        InputError: If there are no batches, or one does not fit or is not finite.
+    """
+    counter: HistogramCounter | None = None
+    for batch in batches:
+        if counter is None:
+            counter = HistogramCounter(np.shape(batch)[1], bins)
+        counter.add(batch)
+    if counter is None:
+        raise InputError("there are no latents: expected at least one batch")
+    return counter.found()

@@ -1,0 +1,273 @@
+"""Similarity matrices and their comparison."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from palinka.analyses.result import scaled
+from palinka.analyses.stats.compiled import compiled
+from palinka.errors import progress
+
+
+def cosine_similarity(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Compare every row with every row by the cosine of the angle between them.
+
+    Args:
+        x: `(items, d)`.
+
+    Returns:
+        `(items, items)`, symmetric, within [-1, 1]; a row of zeros has cosine 0 with everything,
+        itself included, and every other row has exactly 1 with itself.
+    """
+    rows = scaled(x, axis=1)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    there = norms[:, 0] > 0.0
+    rows[there] /= norms[there]
+    similarity: NDArray[np.float64] = np.clip(rows @ rows.T, -1.0, 1.0)
+    similarity = (similarity + similarity.T) / 2.0
+    np.fill_diagonal(similarity, there.astype(np.float64))
+    return similarity
+
+
+def dense_ranks(values: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Ranks from 0 without gaps; equal values share one."""
+    return np.unique(values, return_inverse=True)[1].astype(np.int64)
+
+
+def kendall_tau_a(
+    x: NDArray[np.int64], y: NDArray[np.int64], weights: NDArray[np.float64]
+) -> float:
+    """Concordant minus discordant pairs of samples, divided by all pairs, ties included.
+
+    A sample of weight 2 counts as two samples that are not compared with each other, so that
+    what a bootstrap drew twice does not pull the coefficient towards zero.
+
+    Args:
+        x: `(samples,)`, dense ranks.
+        y: `(samples,)`, dense ranks.
+        weights: `(samples,)`, not negative.
+
+    Returns:
+        A number within [-1, 1]; NaN where fewer than two samples have weight.
+
+    Source:
+        Kendall (1938); counted with Fenwick's (1994) tree of cumulative weights.
+    """
+    pairs = (weights.sum() ** 2 - (weights**2).sum()) / 2.0
+    if pairs == 0.0:
+        return float("nan")
+    return float(_concordance(np.argsort(x, kind="stable"), x, y, weights) / pairs)
+
+
+@compiled
+def _concordance(
+    order: NDArray[np.int64],
+    x: NDArray[np.int64],
+    y: NDArray[np.int64],
+    weights: NDArray[np.float64],
+) -> float:
+    """Weight of concordant pairs minus weight of discordant ones; `order` sorts by `x`."""
+    tree = np.zeros(y.max() + 2)
+    seen = 0.0
+    difference = 0.0
+    start = 0
+    while start < order.size:
+        stop = start
+        # Samples that tie in x are all looked up before any of them is entered.
+        while stop < order.size and x[order[stop]] == x[order[start]]:
+            sample = order[stop]
+            lower = 0.0
+            node = y[sample]
+            while node > 0:
+                lower += tree[node]
+                node -= node & -node
+            not_higher = 0.0
+            node = y[sample] + 1
+            while node > 0:
+                not_higher += tree[node]
+                node -= node & -node
+            difference += weights[sample] * (lower - (seen - not_higher))
+            stop += 1
+        for position in range(start, stop):
+            sample = order[position]
+            seen += weights[sample]
+            node = y[sample] + 1
+            while node < tree.size:
+                tree[node] += weights[sample]
+                node += node & -node
+        start = stop
+    return difference
+
+
+Comparison = Literal["pearson", "spearman", "kendall", "cka"]
+
+# Cosines closer than this differ by rounding alone.
+SAME = 1e-14
+# Entries of permuted or resampled triangles held at a time: 32 MiB of float64.
+ENTRIES_AT_ONCE = 2**22
+
+
+def compare_matrices(
+    x: NDArray[np.float64], y: NDArray[np.float64], compare: Comparison = "pearson"
+) -> float:
+    """One number for how alike two symmetric matrices are.
+
+    Args:
+        x: `(items, items)`.
+        y: `(items, items)`, of the same items.
+        compare: `"pearson"`, `"spearman"` or `"kendall"` (τ-a, every tie counting as neither
+            concordant nor discordant) of the upper triangles without the diagonal; or `"cka"`,
+            the cosine between the doubly centered whole matrices.
+
+    Returns:
+        A number within [-1, 1] (CKA within [0, 1]); NaN where it is not defined: fewer than three
+        items, or a matrix whose entries are all the same (τ-a is 0 there).
+
+    Source:
+        Kriegeskorte, Mur & Bandettini (2008) for the comparison; Nili et al. (2014) for τ-a;
+        Kornblith et al. (2019), equations 2 and 3, for CKA.
+    """
+    if len(x) < 3:
+        return float("nan")
+    if compare == "kendall":
+        ranks_x, ranks_y = _pair_ranks(x), _pair_ranks(y)
+        return kendall_tau_a(ranks_x, ranks_y, np.ones(len(ranks_x)))
+    # The score is an inner product of matrices whose elements' squares add up to one.
+    return float(np.clip((_normalized(x, compare) * _normalized(y, compare)).sum(), -1.0, 1.0))
+
+
+def mantel_scores(
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    compare: Comparison,
+    permutations: int,
+    random: np.random.Generator,
+) -> NDArray[np.float64]:
+    """Scores under the null that the items of `x` have nothing to do with those of `y`.
+
+    Any item of `y` is exchanged with any other, its row and its column together: entries that
+    share an item are not independent, and each permuted matrix is as self-consistent as the
+    observed one.
+
+    Args:
+        x: `(items, items)`.
+        y: `(items, items)`.
+        compare: As in `compare_matrices`.
+        permutations: How many.
+        random: Where the permutations come from.
+
+    Returns:
+        `(permutations,)`.
+
+    Source:
+        Mantel (1967).
+    """
+    items = len(x)
+    upper = np.triu_indices(items)
+    scores = np.empty(permutations)
+    if compare == "kendall":
+        upper = np.triu_indices(items, 1)
+        ranks, weights = _pair_ranks(x), np.ones(len(upper[0]))
+        permuted_values = np.zeros((items, items), dtype=np.int64)
+        permuted_values[upper] = _pair_ranks(y)
+        permuted_values += permuted_values.T
+    else:
+        # Both triangles in one: what is off the diagonal counts twice.
+        twice = np.where(upper[0] == upper[1], 1.0, 2.0)
+        fixed = _normalized(x, compare)[upper] * twice
+        permuted_matrix = _normalized(y, compare)
+    for chunk in chunks(permutations, len(upper[0]), "Permuting words"):
+        size = chunk.stop - chunk.start
+        order = random.permuted(np.tile(np.arange(items), (size, 1)), axis=1)
+        entries = order[:, upper[0]] * items + order[:, upper[1]]
+        if compare == "kendall":
+            permuted = permuted_values.ravel()[entries]
+            scores[chunk] = [kendall_tau_a(ranks, row, weights) for row in permuted]
+        else:
+            scores[chunk] = permuted_matrix.ravel()[entries] @ fixed
+    return scores
+
+
+def chunks(draws: int, entries: int, description: str) -> Iterator[slice]:
+    """Slices of so many draws, of so many entries each, as memory should hold; with a bar."""
+    step = max(1, ENTRIES_AT_ONCE // entries)
+    with progress(description, draws, "draws") as bar:
+        for start in range(0, draws, step):
+            stop = min(start + step, draws)
+            yield slice(start, stop)
+            bar.update(stop - start)
+
+
+def triangle(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The entries above the diagonal, row by row."""
+    return matrix[np.triu_indices(len(matrix), 1)]
+
+
+def is_constant(matrix: NDArray[np.float64]) -> bool:
+    """Whether every pair of different items has the same similarity."""
+    entries = triangle(matrix)
+    return bool(entries.size == 0 or np.ptp(entries) <= SAME)
+
+
+def _pair_ranks(matrix: NDArray[np.float64]) -> NDArray[np.int64]:
+    entries = triangle(matrix)
+    return np.zeros(len(entries), np.int64) if is_constant(matrix) else dense_ranks(entries)
+
+
+def _normalized(matrix: NDArray[np.float64], compare: Comparison) -> NDArray[np.float64]:
+    """Center a matrix in the way of the comparison, and scale its squares to add up to one."""
+    if compare == "cka":
+        means = matrix.mean(axis=0)
+        centered = matrix - means[:, None] - means[None, :] + means.mean()
+        defined = bool(np.abs(centered).max() > SAME)
+    else:
+        rows, columns = np.triu_indices(len(matrix), 1)
+        values = triangle(matrix)
+        values = rankdata(values) if compare == "spearman" else values
+        centered = np.zeros_like(matrix)
+        centered[rows, columns] = centered[columns, rows] = values - values.mean()
+        defined = not is_constant(matrix)
+    return centered / np.linalg.norm(centered) if defined else np.full_like(matrix, np.nan)
+
+
+def selectivity_index(similarity: NDArray[np.float64], membership: NDArray[np.int64]) -> float:
+    """Mean similarity within groups, over mean similarity between groups.
+
+    Every group, and every pair of groups, counts once, however many words it has.
+
+    Args:
+        similarity: `(items, items)`.
+        membership: The group of each item, `(items,)`, counted from 0.
+
+    Returns:
+        The ratio; NaN where there is one group only, or nothing between groups.
+    """
+    between = similarity_between(similarity, membership)
+    if between.size == 0 or between.mean() == 0.0:
+        return float("nan")
+    return float(similarity_within(similarity, membership).mean() / between.mean())
+
+
+def similarity_within(
+    similarity: NDArray[np.float64], membership: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Mean similarity of different words of a group, for each group."""
+    blocks = [similarity[np.ix_(items, items)] for items in members_of(membership)]
+    return np.array([block[np.triu_indices(len(block), 1)].mean() for block in blocks])
+
+
+def similarity_between(
+    similarity: NDArray[np.float64], membership: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Mean similarity of words of two groups, for each pair of groups; none for one group."""
+    members = members_of(membership)
+    pairs = zip(*np.triu_indices(len(members), 1), strict=True)
+    return np.array([similarity[np.ix_(members[i], members[j])].mean() for i, j in pairs])
+
+
+def members_of(membership: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """The items of each group."""
+    return [np.flatnonzero(membership == group) for group in range(membership.max() + 1)]

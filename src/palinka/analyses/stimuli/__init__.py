@@ -1,0 +1,24 @@
+"""Texts in which some tokens matter, from YAML to token batches with labels."""
+
+from palinka.analyses.stimuli.base import Prepared, Stimuli
+from palinka.analyses.stimuli.carrier import Carrier
+from palinka.analyses.stimuli.contrast import Contrast
+from palinka.analyses.stimuli.load import load_stimuli
+from palinka.analyses.stimuli.occurrences import Match, Occurrences
+from palinka.analyses.stimuli.passage import Passage
+from palinka.analyses.stimuli.words import Words
+from palinka.language_models.token_text import display_tokens, token_bytes
+
+__all__ = [
+    "Carrier",
+    "Contrast",
+    "Match",
+    "Occurrences",
+    "Passage",
+    "Prepared",
+    "Stimuli",
+    "Words",
+    "display_tokens",
+    "load_stimuli",
+    "token_bytes",
+]

@@ -1,0 +1,72 @@
+"""Words at the end of one carrier text."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from palinka.analyses.stimuli.base import (
+    Prepared,
+    Stimuli,
+    check_words,
+    encode,
+    listed,
+    prepared_items,
+)
+from palinka.errors import InputError
+from palinka.language_models.token_text import display_tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SLOT = "{word}"
+
+
+@dataclass(frozen=True)
+class Carrier(Stimuli):
+    """Groups of words, each word at the end of the same text.
+
+    The last token is the item, or the mean over the word's tokens.
+
+    Attributes:
+        groups: The words of each group.
+        carrier: The text, which ends with `{word}`.
+        pool: `last`, for which a word must be one token after the carrier, or `mean`.
+
+    Raises:
+        InputError: If there is no group, one has fewer than three words, or the carrier does not
+            end with its slot.
+    """
+
+    kind: ClassVar[str] = "carrier"
+
+    groups: Mapping[str, Sequence[str]]
+    carrier: str
+    pool: Literal["last", "mean"] = "last"
+
+    def __post_init__(self) -> None:
+        check_words(self.groups, "groups")
+        if self.carrier.count(SLOT) != 1 or not self.carrier.endswith(SLOT):
+            raise InputError(
+                f"carrier: {self.carrier!r}; give a text that ends with {SLOT}, such as "
+                f"'The next word is {SLOT}'"
+            )
+
+    def _prepare(self, tokenizer: "PreTrainedTokenizerBase") -> Prepared:
+        words = [word for words in self.groups.values() for word in words]
+        groups = [name for name, words in self.groups.items() for _ in words]
+        encoded = encode(tokenizer, [self.carrier.replace(SLOT, word) for word in words])
+        start = len(self.carrier) - len(SLOT)
+        pool, problems = [], []
+        for word, group, text in zip(words, groups, encoded, strict=True):
+            positions = text.positions(start, len(text.text))
+            made = display_tokens(tokenizer, [text.ids[position] for position in positions])
+            if self.pool == "last" and [piece.strip() for piece in made] != [word]:
+                problems.append(f"{group}: {word!r} is {made} after the carrier")
+            pool.append(positions)
+        if problems:
+            raise InputError(
+                f"{listed(problems)}; choose words that are one token, or set pool: mean"
+            )
+        return prepared_items(
+            self.kind, tokenizer, [text.ids for text in encoded], pool, words, groups
+        )

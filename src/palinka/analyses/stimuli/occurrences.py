@@ -1,0 +1,130 @@
+"""Every occurrence of some strings in a long text."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palinka.analyses.stimuli.base import (
+    MINIMUM_ITEMS,
+    Prepared,
+    Stimuli,
+    check_trimmed,
+    marked,
+    prepared_items,
+)
+from palinka.errors import InputError
+from palinka.language_models.token_text import decoded_tokens, token_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Match:
+    """Which tokens belong to a condition.
+
+    Attributes:
+        match: The strings that a token, decoded and stripped of white space, may equal.
+        not_in_numbers: Whether to leave out a token beside a digit, as the point in `3.5`: the
+            last character of the token before it or the first of the one after it.
+    """
+
+    match: Sequence[str]
+    not_in_numbers: bool = False
+
+
+@dataclass(frozen=True)
+class Occurrences(Stimuli):
+    """Tokens of a long text that equal a string, each in a window cut from the text.
+
+    The matching token is the item. A match without a full window does not count.
+
+    Attributes:
+        text: The text.
+        conditions: What to match for each condition.
+        before: How many tokens of the window stand before the match.
+        after: How many stand after it.
+        limit: How many matches to take for each condition, the first in the text; all if None.
+        skip: How many tokens at the start of the text to leave out, as if they were not there.
+
+    Raises:
+        InputError: If there is no condition or string, a number is out of range, or two
+            conditions match the same string.
+    """
+
+    kind: ClassVar[str] = "occurrences"
+
+    text: str
+    conditions: Mapping[str, Match]
+    before: int
+    after: int
+    limit: int | None = None
+    skip: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.conditions:
+            raise InputError("conditions: empty; name at least one, with the strings to match")
+        taken: dict[str, str] = {}
+        for name, condition in self.conditions.items():
+            if not condition.match:
+                raise InputError(f"conditions.{name}.match: empty; give at least one string")
+            check_trimmed(condition.match, f"conditions.{name}.match")
+            for string in condition.match:
+                if taken.setdefault(string, name) != name:
+                    raise InputError(
+                        f"conditions.{name}.match: {string!r} already belongs to the condition "
+                        f"{taken[string]}; a token can be in one only"
+                    )
+        for key, value, minimum in (
+            ("before", self.before, 0),
+            ("after", self.after, 0),
+            ("skip", self.skip, 0),
+            ("limit", MINIMUM_ITEMS if self.limit is None else self.limit, MINIMUM_ITEMS),
+        ):
+            if value < minimum:
+                raise InputError(f"{key}: {value}; give at least {minimum}")
+
+    def _prepare(self, tokenizer: "PreTrainedTokenizerBase") -> Prepared:
+        ids = np.array(token_ids(tokenizer, [self.text])[0][self.skip :], dtype=np.int64)
+        tokens, labels, conditions = [], [], []
+        for name, positions in self._positions(tokenizer, ids).items():
+            if len(positions) < MINIMUM_ITEMS:
+                strings = ", ".join(map(repr, self.conditions[name].match))
+                raise InputError(
+                    f"conditions.{name}: {len(positions)} matches of {strings} with a full window "
+                    f"in {len(ids)} tokens; a condition needs at least {MINIMUM_ITEMS}: give a "
+                    "longer text or a smaller window"
+                )
+            for position in positions.tolist():
+                window = ids[position - self.before : position + self.after + 1].tolist()
+                tokens.append(window)
+                labels.append(marked(tokenizer, window, self.before))
+                conditions.append(name)
+        pool = [(self.before,)] * len(tokens)
+        return prepared_items(self.kind, tokenizer, tokens, pool, labels, conditions)
+
+    def _positions(
+        self, tokenizer: "PreTrainedTokenizerBase", ids: NDArray[np.int64]
+    ) -> dict[str, NDArray[np.int64]]:
+        """Where in the tokens each condition's matches are."""
+        vocabulary, of_vocabulary = np.unique(ids, return_inverse=True)
+        texts = decoded_tokens(tokenizer, vocabulary.tolist())  # each kind of token once
+
+        def where(holds: list[bool]) -> NDArray[np.bool_]:
+            return np.array(holds, dtype=np.bool_)[of_vocabulary]
+
+        beside_digit = np.zeros(len(ids), dtype=np.bool_)
+        beside_digit[1:] |= where([text[-1:].isdigit() for text in texts])[:-1]
+        beside_digit[:-1] |= where([text[:1].isdigit() for text in texts])[1:]
+        index = np.arange(len(ids))
+        usable = (index >= self.before) & (index < len(ids) - self.after)
+        found = {}
+        for name, condition in self.conditions.items():
+            hits = usable & where([text.strip() in condition.match for text in texts])
+            if condition.not_in_numbers:
+                hits &= ~beside_digit
+            found[name] = np.flatnonzero(hits)[: self.limit]
+        return found

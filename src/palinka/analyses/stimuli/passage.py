@@ -1,0 +1,66 @@
+"""One running text with categories of words in it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+from palinka.analyses.stimuli.base import Prepared, Stimuli, check_trimmed, first_token, listed
+from palinka.errors import InputError, printable
+from palinka.language_models.token_text import display_tokens, token_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Passage(Stimuli):
+    """A text of which every token is an item, and named categories of words.
+
+    A token belongs to a category if it equals the first token of one of the category's words
+    with a space before it.
+
+    Attributes:
+        text: The text.
+        categories: The words of each category; none where the text alone is of interest.
+
+    Raises:
+        InputError: If the text is blank or a category has no words.
+    """
+
+    kind: ClassVar[str] = "passage"
+
+    text: str
+    categories: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.text.strip():
+            raise InputError("text: blank; give the passage")
+        for name, words in self.categories.items():
+            if not words:
+                raise InputError(f"categories.{name}: empty; give at least one word")
+            check_trimmed(words, f"categories.{name}")
+
+    def _prepare(self, tokenizer: "PreTrainedTokenizerBase") -> Prepared:
+        (ids,) = token_ids(tokenizer, [self.text])
+        display = tuple(display_tokens(tokenizer, ids))
+        targets, problems = {}, []
+        for name, words in self.categories.items():
+            firsts = {word: first_token(tokenizer, word) for word in words}
+            missing = [word for word, first in firsts.items() if first not in ids]
+            if missing:
+                problems.append(f"categories.{name}: {', '.join(map(repr, missing))}")
+            wanted = set(firsts.values())
+            targets[printable(name)] = tuple(token in wanted for token in ids)
+        if problems:
+            raise InputError(
+                f"{listed(problems)}: not in the passage with a space before; take them out of "
+                "the category, or give another passage"
+            )
+        return Prepared(
+            kind=self.kind,
+            tokens=(tuple(ids),),
+            pool=((),),
+            display=(display,),
+            labels=display,
+            targets=targets,
+        )

@@ -1,0 +1,39 @@
+"""Bare words, by condition."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from palinka.analyses.stimuli.base import Prepared, Stimuli, check_words, prepared_items
+from palinka.language_models.token_text import token_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Words(Stimuli):
+    """Lists of words, each tokenized alone with no space before it.
+
+    The mean over the word's tokens is the item.
+
+    Attributes:
+        conditions: The words of each condition.
+
+    Raises:
+        InputError: If there is no condition, or one has fewer than three words.
+    """
+
+    kind: ClassVar[str] = "words"
+
+    conditions: Mapping[str, Sequence[str]]
+
+    def __post_init__(self) -> None:
+        check_words(self.conditions, "conditions")
+
+    def _prepare(self, tokenizer: "PreTrainedTokenizerBase") -> Prepared:
+        words = [word for words in self.conditions.values() for word in words]
+        ids = token_ids(tokenizer, words)
+        pool = [tuple(range(len(tokens))) for tokens in ids]
+        conditions = [name for name, words in self.conditions.items() for _ in words]
+        return prepared_items(self.kind, tokenizer, ids, pool, words, conditions)

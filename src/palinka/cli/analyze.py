@@ -1,0 +1,128 @@
+"""`palinka analyze`: analyses without training."""
+
+import inspect
+import sys
+import traceback
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
+
+from palinka.analyses.reader import ActivationReader, Encoder
+from palinka.analyses.run import AnalysisEntry, run_analysis
+from palinka.cli.parser import ArgumentParser, files_first
+from palinka.cli.resume import LOG_FOLDER, checkpoint_named, findings_folder
+from palinka.errors import InputError
+from palinka.language_models import LanguageModelSpec
+from palinka.training import SparseAutoencoderModule, checkpoint
+from palinka.training.callbacks.run_analyses import encoder_of
+from palinka.training.callbacks.summary import as_typed
+
+
+def analyze(
+    analyses: list[AnalysisEntry],
+    language_model: LanguageModelSpec | str = "mini",
+    autoencoder: str | None = None,
+    ckpt_path: str | None = None,
+    output: str | None = None,
+) -> int:
+    """Run analyses of a language model's neurons, or of an autoencoder's latents.
+
+    Args:
+        analyses: What to run.
+        language_model: `mini` (bundled), a name on the Hugging Face hub, a local folder or a
+            GGUF file; or its `name` with `revision`, `gguf_file`, `dtype` and `device`.
+        autoencoder: A folder that `save_pretrained` wrote; its latents are analyzed.
+        ckpt_path: A checkpoint of `palinka fit`, or `last` for that of the last run; its latents
+            are analyzed.
+        output: The folder that gets a folder of findings for each analysis; by default
+            `analyses/` of the checkpoint's run, where `palinka atlas` finds them, and
+            `lightning_logs/analyses` without a checkpoint.
+
+    Returns:
+        The exit status: 0, 1 where an analysis failed, 2 where its input could not be used. One
+        that fails does not keep the others from running.
+
+    Raises:
+        InputError: If the list is empty or names repeat, or the model or the autoencoder cannot
+            be read.
+    """
+    names = [entry.name for entry in analyses]
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"analyses are named {names}; expected at least one, and no name twice")
+    if autoencoder is not None and ckpt_path is not None:
+        raise InputError("autoencoder and ckpt_path are both given; give one of them")
+    encoder = None
+    folder = Path(LOG_FOLDER) / "analyses"
+    if ckpt_path is not None:
+        path = checkpoint_named(ckpt_path)
+        encoder = encoder_from_checkpoint(path)
+        folder = findings_folder(path)
+    elif autoencoder is not None:
+        encoder = Encoder.from_folder(autoencoder)
+    spec = LanguageModelSpec(language_model) if isinstance(language_model, str) else language_model
+    reader = ActivationReader(spec, encoder)
+    status = 0
+    for entry in analyses:
+        try:
+            findings = run_analysis(entry, reader)
+            written = findings.write(folder if output is None else Path(output))
+        except InputError as error:
+            print(f"palinka: error: {entry.name}: {error}", file=sys.stderr)
+            status = max(status, 2)
+        except Exception:
+            traceback.print_exc()
+            print(f"palinka: error: {entry.name} failed, as shown above", file=sys.stderr)
+            status = max(status, 1)
+        else:
+            print(f"{findings.report()}\n\nfindings in   {as_typed(written)}\n")
+    return status
+
+
+def encoder_from_checkpoint(path: str | PathLike[str]) -> Encoder:
+    """Read the checkpoint of a fit.
+
+    Raises:
+        InputError: If it is no complete checkpoint of a sparse autoencoder.
+    """
+    source = checkpoint.source_of(checkpoint.read(path))
+    module = SparseAutoencoderModule.load_from_checkpoint(Path(path), map_location="cpu").eval()
+    return encoder_of(module, source)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command line `palinka analyze …`.
+
+    Args:
+        arguments: What follows `analyze`.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        InputError: If the command line or a file that it names cannot be used.
+    """
+    parser = _parser()
+    given: Any = parser.parse_args(files_first(["analyze", *arguments])[1:])
+    try:
+        settings = parser.instantiate(given)
+    except ValueError as error:  # ours in one line, the parser's in several
+        raise InputError(" ".join(str(error).split())) from error
+    return analyze(**{name: settings[name] for name in inspect.signature(analyze).parameters})
+
+
+def parsers() -> dict[str, ArgumentParser]:
+    """The parser of `palinka analyze`."""
+    return {"analyze": _parser()}
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="palinka analyze",
+        description="Run analyses of a language model's neurons, or of an autoencoder's latents.",
+    )
+    parser.add_argument("-c", "--config", action=ActionConfigFile, help="A YAML configuration.")
+    parser.add_function_arguments(analyze)
+    return parser

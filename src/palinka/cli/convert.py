@@ -1,0 +1,322 @@
+"""`palinka export` and `palinka import`."""
+
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning
+
+from palinka.autoencoders import Autoencoder
+from palinka.autoencoders.formats import FORMATS, Origin, fold, load, write
+from palinka.autoencoders.formats.common import hook_of, origin_of, within_base_model
+from palinka.autoencoders.formats.load import is_license
+from palinka.cli.commands import PlainParser
+from palinka.cli.resume import checkpoint_named
+from palinka.errors import InputError, expanded, printable
+from palinka.language_models import LanguageModelSpec
+from palinka.training import SparseAutoencoderModule, checkpoint
+from palinka.training.checkpoint import DurableCheckpointIO
+
+_SPLITS = ("val/", "val_interval/")
+
+
+def run_export(arguments: Sequence[str]) -> int:
+    """Run the command line `palinka export …`.
+
+    Args:
+        arguments: What follows `export`.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        InputError: If the command line cannot be understood, the checkpoint cannot be read, the
+            library knows no such architecture, or the folder is taken or cannot be written.
+    """
+    given = _export_parser().parse_args(arguments)
+    if not is_license(given.license):
+        raise InputError(
+            f"--license {given.license!r} is no identifier as the Hugging Face hub knows them;"
+            " give such as mit, apache-2.0, cc-by-4.0 or unknown"
+        )
+    path = checkpoint_named(given.ckpt_path)
+    folder = export(path, given.format, expanded(given.output), given.license)
+    print(f"exported to   {printable(str(folder))}")
+    return 0
+
+
+def export(ckpt_path: Path, library: str, output: Path, license_: str = "unknown") -> Path:
+    """Write a checkpoint's autoencoder in a library's format, with a model card.
+
+    Centering and scaling are taken into the weights: what is written takes raw activations.
+
+    Args:
+        ckpt_path: A checkpoint of `palinka fit` or `palinka import`.
+        library: `saelens`, `sparsify` or `palinka`.
+        output: A folder that is not there yet, or empty. It appears whole or not at all.
+        license_: What the card says of the license.
+
+    Returns:
+        The folder that the library loads, which for sparsify is one within, named by the site.
+
+    Raises:
+        InputError: As `run`.
+    """
+    stored = checkpoint.read(ckpt_path)
+    module = SparseAutoencoderModule.load_from_checkpoint(ckpt_path, map_location="cpu").eval()
+    autoencoder = fold(module.autoencoder, module.scaling, module.target_scaling)
+    origin = _origin(stored, library, license_)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(f"{output} is there already; give a new --output, or an empty folder")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    except OSError as error:
+        raise InputError(f"cannot write {output}: {error.strerror}; choose another") from error
+    try:
+        written = write(autoencoder, origin, library, beside).relative_to(beside)
+        beside.chmod(0o755)  # temporary folders are their owner's alone
+        beside.replace(output)
+    except OSError as error:
+        raise InputError(f"cannot write {output}: {error.strerror}; choose another") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return output / written
+
+
+def _export_parsers() -> dict[str, PlainParser]:
+    """The parser of `palinka export`."""
+    return {"export": _export_parser()}
+
+
+def _export_parser() -> PlainParser:
+    parser = PlainParser(
+        "palinka export",
+        description="Write the autoencoder of a checkpoint in the format of another library.",
+    )
+    parser.add_argument(
+        "--ckpt_path", required=True, metavar="FILE", help="a fit's checkpoint, or last"
+    )
+    parser.add_argument(
+        "--format",
+        required=True,
+        choices=FORMATS,
+        help="saelens (v6), sparsify (top-k only), or palinka's own",
+    )
+    parser.add_argument(
+        "--output", required=True, metavar="DIR", help="a folder that is not there yet"
+    )
+    parser.add_argument(
+        "--license",
+        default="unknown",
+        metavar="ID",
+        help="for the model card, as the Hugging Face hub has it: mit, apache-2.0, … (unknown)",
+    )
+    return parser
+
+
+def _origin(stored: Mapping[str, Any], library: str, license_: str) -> Origin:
+    """What a checkpoint says of where its autoencoder comes from."""
+    data = _mapping(stored, "datamodule_hyper_parameters")
+    source = checkpoint.source_of(stored)
+    spec = _spec(data)
+    site = _text(source, "site")
+    module, layers = _module(spec, site) if spec and site else (None, None)
+    hook = _text(source, "hook")
+    if library == "saelens":
+        hook = hook_of(site, layers) if site else hook
+    elif module:
+        hook = within_base_model(module)
+    known = {
+        **source,
+        "language_model_name": spec.name_elsewhere if spec else source.get("language_model_name"),
+        "module": module or source.get("module"),
+        "hook": hook,
+        "corpus": _corpus(data) or source.get("corpus"),
+        "context_length": data.get("context_length", source.get("context_length")),
+    }
+    return replace(
+        origin_of(known),
+        tokens=_tokens(stored, data),
+        metrics=_metrics(stored),
+        license=license_,
+    )
+
+
+def _mapping(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = values.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _text(values: Mapping[str, Any], key: str) -> str | None:
+    value = values.get(key)
+    return value if isinstance(value, str) and value else None
+
+
+def _spec(data: Mapping[str, Any]) -> LanguageModelSpec | None:
+    described = _mapping(data, "language_model")
+    try:
+        return LanguageModelSpec(**described) if described else None
+    except (TypeError, InputError):  # as another version wrote it
+        return None
+
+
+def _module(spec: LanguageModelSpec, site: str) -> tuple[str | None, int | None]:
+    """The module whose output a site is, and the number of blocks, where the model is at hand."""
+    try:
+        tap, layers = spec.sites.tap(site), spec.sites.layers
+    except InputError:
+        return None, None
+    if tap.part is not None:
+        return None, layers
+    if tap.side == "output":
+        return tap.module, layers
+    block, _, projection = tap.module.rpartition(".")
+    # The activation function's output is what the second projection reads, unless it is gated.
+    plain_mlp = projection in ("c_proj", "dense_4h_to_h")
+    return (f"{block}.act" if plain_mlp else None), layers
+
+
+def _corpus(data: Mapping[str, Any]) -> str | None:
+    """The corpus in a few words, without the folders that lead to it on this machine."""
+    described = _mapping(data, "corpus")
+    kind = str(described.get("class_path", "")).rpartition(".")[2]
+    if not kind:
+        return None
+    arguments = _mapping(described, "init_args")
+    named = (arguments.get(key) for key in ("path", "name", "split"))
+    hub = kind == "HuggingFaceDataset"
+    words = [str(v) if hub else Path(str(v)).name for v in named if v is not None]
+    return " ".join([kind, *words])
+
+
+def _tokens(stored: Mapping[str, Any], data: Mapping[str, Any]) -> int | None:
+    """How many rows the fit was given, over all epochs and devices."""
+    state = _mapping(_mapping(_mapping(stored, "loops"), "fit_loop"), "state_dict")
+    loaders = state.get("combined_loader")
+    loader = loaders[0] if isinstance(loaders, list) and loaders else {}
+    try:
+        rows, epoch, served = (int(loader[key]) for key in ("rows", "epoch", "rows_served"))
+        batch = int(data.get("batch_size") or rows)
+    except (KeyError, TypeError, ValueError):
+        return None
+    return epoch * (rows // batch * batch) + served
+
+
+def _metrics(stored: Mapping[str, Any]) -> dict[str, float]:
+    """What was measured on the validation split, by name."""
+    found = {}
+    for name, value in _mapping(_mapping(stored, "run"), "metrics").items():
+        if str(name).startswith(_SPLITS):
+            try:
+                found[str(name)] = float(value)
+            except (TypeError, ValueError, RuntimeError):  # no single number
+                continue
+    return found
+
+
+def run_import(arguments: Sequence[str]) -> int:
+    """Run the command line `palinka import …`.
+
+    Args:
+        arguments: What follows `import`.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        InputError: If the command line cannot be understood, there is no autoencoder that can be
+            read, or the file is there already or cannot be written.
+    """
+    given = _import_parser().parse_args(arguments)
+    local = expanded(given.where)
+    where = str(local) if local.exists() else given.where
+    output = expanded(given.output) if given.output else Path(f"{Path(where).resolve().name}.ckpt")
+    if output.exists():
+        raise InputError(f"{output} is there already; give another --output")
+    autoencoder, origin = load(where, given.revision)
+    write_checkpoint(autoencoder, origin, output)
+    print(f"{_described(autoencoder, origin)}\n\nimported to   {printable(str(output))}")
+    return 0
+
+
+def write_checkpoint(autoencoder: Autoencoder, origin: Origin, path: Path) -> None:
+    """Write a checkpoint that `validate`, `test`, `predict` and `analyze` take.
+
+    It says of the language model only what names the same weights everywhere, so that a model may
+    have another name here; it has no data to go on training with.
+
+    Args:
+        autoencoder: Of raw activations.
+        origin: Where it comes from.
+        path: The file, which appears whole or not at all.
+
+    Raises:
+        InputError: If it cannot be written.
+    """
+    module = SparseAutoencoderModule(autoencoder)
+    content: dict[str, Any] = {
+        "epoch": 0,
+        "global_step": 0,
+        "pytorch-lightning_version": lightning.__version__,
+        "state_dict": module.state_dict(),
+        "hyper_parameters": dict(module.hparams),
+        "callbacks": {},
+        "source": origin.described(),
+    }
+    try:
+        DurableCheckpointIO().save_checkpoint(content, path)
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written: {error.strerror}; choose another --output"
+        ) from error
+
+
+def _import_parsers() -> dict[str, PlainParser]:
+    """The parser of `palinka import`."""
+    return {"import": _import_parser()}
+
+
+def _import_parser() -> PlainParser:
+    parser = PlainParser(
+        "palinka import",
+        description="Make a checkpoint of an autoencoder that palinka, SAELens, sparsify,"
+        " dictionary_learning or OpenAI's sparse_autoencoder saved.",
+    )
+    parser.add_argument(
+        "where",
+        metavar="DIR",
+        help="a folder, or owner/repository[/folder] on the Hugging Face hub",
+    )
+    parser.add_argument("--output", metavar="FILE", help="the checkpoint; DIR's name with .ckpt")
+    parser.add_argument("--revision", help="a branch, tag or commit on the hub")
+    return parser
+
+
+def _described(autoencoder: Autoencoder, origin: Origin) -> str:
+    facts = {
+        "class": type(autoencoder).__name__,
+        "width": str(autoencoder.input_dim),
+        "latents": str(autoencoder.latent_dim),
+        "model": origin.language_model or "not said",
+        "site": origin.site or origin.hook or "not said",
+    }
+    return "\n".join(f"  {name:<10}{printable(value)}" for name, value in facts.items())
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run `palinka export` or `palinka import`.
+
+    Args:
+        arguments: The command and what follows it.
+    """
+    command, *rest = arguments
+    return run_export(rest) if command == "export" else run_import(rest)
+
+
+def parsers() -> dict[str, PlainParser]:
+    """The parsers of both commands."""
+    return _export_parsers() | _import_parsers()

@@ -1,1 +1,0 @@
-"""Scripts that let a shell complete the commands and options of palinka."""

@@ -1,0 +1,76 @@
+"""Data: text, tokens, activations on disk and in memory, batches."""
+
+from typing import TYPE_CHECKING, Any
+
+from palinka.data.cache import Cache, Context, RowSource
+from palinka.data.corpora import (
+    BundledSample,
+    Corpus,
+    Document,
+    HuggingFaceDataset,
+    Passage,
+    TextFiles,
+)
+from palinka.data.format import CacheKey, Layout, RowStatistics
+from palinka.data.harvest import HarvestSpec, harvest
+from palinka.data.loader import ActivationLoader
+from palinka.data.memory import InputStatistics, MemoryRows
+from palinka.data.packing import Block, Packing, Split, pack, split_of, token_blocks
+from palinka.data.synthetic import (
+    CorrelatedData,
+    HierarchicalData,
+    SyntheticBatch,
+    SyntheticData,
+    families,
+    grouped_correlation,
+    mean_max_cosine,
+)
+from palinka.data.writer import CacheWriter, ShardClaim
+
+if TYPE_CHECKING:
+    from palinka.data.datamodule import ActivationDataModule
+
+__all__ = [
+    "ActivationDataModule",
+    "ActivationLoader",
+    "Block",
+    "BundledSample",
+    "Cache",
+    "CacheKey",
+    "CacheWriter",
+    "Context",
+    "Corpus",
+    "CorrelatedData",
+    "Document",
+    "HarvestSpec",
+    "HierarchicalData",
+    "HuggingFaceDataset",
+    "InputStatistics",
+    "Layout",
+    "MemoryRows",
+    "Packing",
+    "Passage",
+    "RowSource",
+    "RowStatistics",
+    "ShardClaim",
+    "Split",
+    "SyntheticBatch",
+    "SyntheticData",
+    "TextFiles",
+    "families",
+    "grouped_correlation",
+    "harvest",
+    "mean_max_cosine",
+    "pack",
+    "split_of",
+    "token_blocks",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Lightning takes seconds to import, and reading a cache does not need it.
+    if name == "ActivationDataModule":
+        from palinka.data.datamodule import ActivationDataModule
+
+        return ActivationDataModule
+    raise AttributeError(f"module 'palinka.data' has no attribute {name!r}")

@@ -1,0 +1,365 @@
+"""Text corpora."""
+
+import hashlib
+import re
+from abc import ABC, abstractmethod
+from codecs import BOM_UTF8
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from io import TextIOWrapper
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, BinaryIO, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from palinka.assets import mini_sample_file
+from palinka.errors import InputError, expanded, open_ordinary
+
+Json: TypeAlias = "str | int | float | bool | Sequence[Json] | Mapping[str, Json] | None"
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text of a corpus, as text or as tokens: exactly one of the two is there.
+
+    Attributes:
+        name: What the document is called in messages.
+        text: Its text.
+        tokens: Its token ids `(tokens,)` in the bundled mini model's vocabulary.
+    """
+
+    name: str
+    text: str | None = None
+    tokens: NDArray[np.int64] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.text is None) == (self.tokens is None):
+            raise ValueError(f"document {self.name!r} needs either text or tokens, and not both")
+
+
+class Corpus(ABC):
+    """Documents in an order that never changes; the index of a document is its place in it."""
+
+    @abstractmethod
+    def documents(self) -> Iterator[Document]:
+        """Go through the documents, one in memory at a time."""
+
+    @abstractmethod
+    def fingerprint(self) -> dict[str, Json]:
+        """What identifies the content, wherever it lies: two equal fingerprints, one content."""
+
+
+def content_hash(files: Iterable[tuple[str, Path]]) -> str:
+    """The SHA-256, in hex, of the names and bytes of `files`, given as name and path.
+
+    A UTF-8 byte order mark, which is not part of a text, does not count.
+
+    Raises:
+        InputError: If a file cannot be read.
+    """
+    digest = hashlib.sha256()
+    for name, file in files:
+        try:
+            with file.open("rb") as stream:
+                skip_byte_order_mark(stream)
+                content = hashlib.file_digest(stream, "sha256").digest()
+        except OSError as error:
+            raise InputError(
+                f"{file} cannot be read ({error.strerror}); check that it is there and readable"
+            ) from error
+        # A hash of fixed length after each name: no other names and contents read the same.
+        digest.update(name.encode("utf-8", "surrogateescape") + b"\0" + content)
+    return digest.hexdigest()
+
+
+def skip_byte_order_mark(stream: BinaryIO) -> None:
+    """Move from the start of a file past a UTF-8 byte order mark, if it has one."""
+    if stream.read(len(BOM_UTF8)) != BOM_UTF8:
+        stream.seek(0)
+
+
+class BundledSample(Corpus):
+    """Over 400,000 tokens that the bundled mini model wrote; needs no text from anywhere.
+
+    Its documents are tokens of the mini model. For another tokenizer they are decoded, and the
+    text is tokenized again.
+    """
+
+    def documents(self) -> Iterator[Document]:
+        """What the model wrote between two end-of-text tokens, each a document."""
+        sample = load_file(mini_sample_file())
+        tokens, offsets = sample["tokens"], sample["offsets"]
+        for index, (start, stop) in enumerate(pairwise(offsets)):
+            yield Document(f"sample {index}", tokens=tokens[start:stop].astype(np.int64))
+
+    def fingerprint(self) -> dict[str, Json]:
+        """The hash of the sample's file."""
+        digest = hashlib.sha256(mini_sample_file().read_bytes())
+        return {"kind": "bundled sample", "sha256": digest.hexdigest()}
+
+
+class Passage(Corpus):
+    """A single text as a corpus of one document.
+
+    Args:
+        text: The text itself, not the path of a file, without a byte order mark.
+
+    Raises:
+        InputError: If there is nothing but white space in it.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text.removeprefix("\ufeff")
+        if not self.text.strip():
+            raise InputError("the passage is empty; give a text of at least one context")
+
+    def documents(self) -> Iterator[Document]:
+        """The passage, as the only document."""
+        yield Document("passage", text=self.text)
+
+    def fingerprint(self) -> dict[str, Json]:
+        """The hash of the text."""
+        digest = hashlib.sha256(self.text.encode("utf-8", "surrogatepass"))
+        return {"kind": "passage", "sha256": digest.hexdigest()}
+
+
+class TextFiles(Corpus):
+    """A text file, or the text files of a folder: one document per file, sorted by name.
+
+    Files with nothing but white space in them are no documents. A UTF-8 byte order mark at the
+    start of a file is not part of its text.
+
+    Args:
+        path: A file or a folder; `~` and `$NAME` stand for what a shell makes of them.
+        pattern: Which files of a folder to take, as a glob pattern; `**` goes into subfolders.
+        encoding: The encoding of all the files.
+        max_document_characters: Take only this many characters from the start of each file.
+
+    Raises:
+        InputError: If `max_document_characters` is less than one. Going through the documents
+            also raises it, for a path that is not there, a folder without a matching file, files
+            that are all empty, and a file that cannot be read or decoded.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        pattern: str = "**/*.txt",
+        encoding: str = "utf-8",
+        max_document_characters: int | None = None,
+    ) -> None:
+        if max_document_characters is not None and max_document_characters < 1:
+            raise InputError(
+                f"max_document_characters is {max_document_characters}; expected at least 1, or "
+                "null for whole files"
+            )
+        self.path = expanded(path)
+        self.pattern = pattern
+        self.encoding = encoding
+        self.max_document_characters = max_document_characters
+
+    def documents(self) -> Iterator[Document]:
+        """Read the files one after the other; a document is named by its path in the folder."""
+        empty = True
+        for name, file in self._files():
+            text = self._read(file)
+            if text.strip():
+                empty = False
+                yield Document(name, text=text)
+        if empty:
+            raise InputError(f"every text file in {self.path} is empty; give files with text")
+
+    def fingerprint(self) -> dict[str, Json]:
+        """One hash over the names and bytes of all files; where they lie does not count."""
+        return {
+            "kind": "text files",
+            "sha256": content_hash(self._files()),
+            "encoding": self.encoding,
+            "max_document_characters": self.max_document_characters,
+        }
+
+    def _files(self) -> list[tuple[str, Path]]:
+        """Name and path of each file, sorted by name."""
+        if self.path.is_file():
+            return [(self.path.name, self.path)]
+        if not self.path.is_dir():
+            raise InputError(
+                f"there is no file or folder {self.path}; give the path of a text file, or of a "
+                "folder of text files"
+            )
+        try:
+            found = [file for file in self.path.glob(self.pattern) if file.is_file()]
+        except (ValueError, NotImplementedError) as error:
+            raise InputError(
+                f"{self.pattern!r} is no glob pattern ({error}); give one such as '**/*.txt'"
+            ) from error
+        if not found:
+            raise InputError(
+                f"no file in {self.path} matches {self.pattern!r}; put text files there, or give "
+                "another pattern"
+            )
+        return sorted((file.relative_to(self.path).as_posix(), file) for file in found)
+
+    def _read(self, file: Path) -> str:
+        try:
+            with open_ordinary(file) as raw, TextIOWrapper(raw, self.encoding) as stream:
+                skip_byte_order_mark(raw)
+                return stream.read(self.max_document_characters)
+        except InputError:
+            raise
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{file} is not {self.encoding} (byte {error.start} cannot be decoded); convert "
+                "it, or name its encoding"
+            ) from error
+        except MemoryError as error:
+            raise InputError(
+                f"{file} does not fit into memory; divide it, or set max_document_characters"
+            ) from error
+        except (LookupError, ValueError) as error:
+            raise InputError(
+                f"there is no encoding {self.encoding!r}; give one that Python knows, such as "
+                "'utf-8' or 'latin-1'"
+            ) from error
+        except OSError as error:
+            raise InputError(
+                f"{file} cannot be read ({error.strerror}); check its permissions"
+            ) from error
+
+
+class HuggingFaceDataset(Corpus):
+    """A data set of the Hugging Face hub, or a local folder of JSON, CSV, text or Parquet files.
+
+    One document per row, in the order of the rows; rows with nothing but white space in them
+    are no documents. A byte order mark at the start of a text file is not part of its text. Needs
+    the extra `palinka[datasets]`.
+
+    Args:
+        path: Name on the hub, such as `"Salesforce/wikitext"`, or a folder.
+        name: Which of the data set's configurations, where it has several.
+        split: Which of its splits; `split_of` divides this one again.
+        text_field: The column with the text.
+        revision: Branch, tag or commit on the hub. For a branch or none, the commit that it
+            stands for now is looked up and kept to.
+        streaming: Fetch rows as they are needed; otherwise the whole data set first.
+
+    Raises:
+        InputError: Going through the documents raises it, if `datasets` is not installed, or if
+            there is no such data set, configuration, split or text column.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        name: str | None = None,
+        split: str = "train",
+        text_field: str = "text",
+        revision: str | None = None,
+        streaming: bool = True,
+    ) -> None:
+        self.path = path
+        self.name = name
+        self.split = split
+        self.text_field = text_field
+        self.revision = revision
+        self.streaming = streaming
+
+    def documents(self) -> Iterator[Document]:
+        """The rows, each named by its number."""
+        for number, row in enumerate(self._rows()):
+            if self.text_field not in row:
+                raise InputError(
+                    f"{self.path} has no column {self.text_field!r}; text_field may be one of "
+                    f"{', '.join(row)}"
+                )
+            text = row[self.text_field]
+            if not isinstance(text, str | None):
+                raise InputError(
+                    f"row {number} of {self.path} holds {type(text).__name__} in column "
+                    f"{self.text_field!r}; expected text"
+                )
+            if text and text.strip():
+                yield Document(f"row {number}", text=text)
+
+    def fingerprint(self) -> dict[str, Json]:
+        """The commit on the hub, or the hash of the folder's files, and which rows are meant."""
+        identity: dict[str, Json] = (
+            {"sha256": content_hash(self._local_files())}
+            if self._is_local
+            else {"path": self.path, "commit": self._commit}
+        )
+        return {
+            "kind": "Hugging Face dataset",
+            **identity,
+            "name": self.name,
+            "split": self.split,
+            "text_field": self.text_field,
+        }
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        try:
+            import datasets
+        except ImportError as error:
+            raise InputError(
+                "the corpus HuggingFaceDataset needs the package datasets; "
+                "run `pip install palinka[datasets]`"
+            ) from error
+        commit = None if self._is_local else self._commit
+        try:
+            rows = datasets.load_dataset(
+                self.path,
+                name=self.name,
+                split=self.split,
+                revision=commit,
+                streaming=self.streaming,
+            )
+            if rows.info.builder_name == "text":  # other formats' readers skip the mark themselves
+                rows = ({"text": row["text"].removeprefix("\ufeff")} for row in rows)
+            yield from rows
+        except Exception as error:  # of any kind, from the readers of each file format
+            cause: BaseException = error
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
+            empty = isinstance(cause, StopIteration)
+            reason = "a file has no rows" if empty else " ".join(str(cause).split())[:300]
+            raise InputError(
+                f"the data set {self.path} (name {self.name}, split {self.split}) cannot be "
+                f"loaded: {reason or type(cause).__name__}"
+            ) from error
+
+    @property
+    def _is_local(self) -> bool:
+        return Path(self.path).is_dir()
+
+    def _local_files(self) -> list[tuple[str, Path]]:
+        folder = Path(self.path)
+        files = (file for file in folder.rglob("*") if file.is_file())
+        return sorted((file.relative_to(folder).as_posix(), file) for file in files)
+
+    @cached_property
+    def _commit(self) -> str:
+        """The commit on the hub that the name and the revision stand for."""
+        if self.revision and re.fullmatch("[0-9a-f]{40}", self.revision):
+            return self.revision
+        from huggingface_hub import HfApi
+
+        try:
+            commit = HfApi().dataset_info(self.path, revision=self.revision).sha
+        # The hub client lets the errors of its HTTP library through, and has changed that library.
+        except Exception as error:
+            raise InputError(
+                f"{self.path!r} is neither a folder nor a data set that the Hugging Face hub "
+                f"could be asked about ({_first_line(error)}); check the name and the connection, "
+                "or give a whole commit hash as revision for one that is cached"
+            ) from error
+        if commit is None:
+            raise InputError(f"the hub names no commit of {self.path}; give one as revision")
+        return commit
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

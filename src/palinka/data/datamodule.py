@@ -1,0 +1,428 @@
+"""The `LightningDataModule` of activations."""
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+
+from palinka.data.cache import Cache, default_cache_dir
+from palinka.data.corpora import BundledSample, Corpus
+from palinka.data.harvest import HarvestSpec, harvest
+from palinka.data.loader import ActivationLoader
+from palinka.data.memory import (
+    InputStatistics,
+    MemoryRows,
+    contexts_in_memory,
+    identity_of,
+    input_statistics,
+    read_in_memory,
+)
+from palinka.data.packing import Block, Split
+from palinka.errors import InputError, expanded
+from palinka.language_models import LanguageModel, LanguageModelSpec
+
+# Lets Lightning's `load_from_checkpoint` build the corpus from its class path.
+INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
+
+
+def plain_arguments(
+    language_model: LanguageModelSpec, corpus: Corpus, cache_dir: Path
+) -> dict[str, Any]:
+    """Those arguments of the data module that are objects, as a YAML file would give them."""
+    kind = type(corpus)
+    # By the convention of the corpora: an argument is kept under its own name.
+    arguments = {
+        name: _plain(getattr(corpus, name, None)) for name in inspect.signature(kind).parameters
+    }
+    return {
+        "language_model": asdict(language_model),
+        "corpus": {
+            "class_path": f"{kind.__module__}.{kind.__qualname__}",
+            "init_args": {name: value for name, value in arguments.items() if value is not None},
+        },
+        "cache_dir": str(cache_dir),
+        "_instantiator": INSTANTIATOR,
+    }
+
+
+def _plain(value: Any) -> bool | int | float | str | None:
+    """The value as JSON has it; None for what is not one number or text."""
+    if isinstance(value, Path):
+        return str(value)
+    return value if isinstance(value, bool | int | float | str) else None
+
+
+# So much is read and hashed in a few seconds; of larger caches only `harvest` checks every byte.
+CHECKED_BYTES = 4 * 1024**3
+# From so many places of the split are a few rows taken.
+RUNS = 64
+
+
+class ActivationDataModule(pl.LightningDataModule):
+    """The activations of a language model at one site, or two, in shuffled batches.
+
+    What the cache lacks is harvested before training, on one process per node. The cache's
+    name follows from everything that determines its rows, so that nothing is harvested twice,
+    and nothing stale is used. Training and validation rows come from different documents.
+
+    Args:
+        language_model: `mini` (bundled), a name on the Hugging Face hub, a local folder or a
+            GGUF file; or its `name` with `revision`, `gguf_file`, `dtype` and `device`.
+        site: Where in the model, e.g. `blocks.middle.mlp.pre`, `hidden.4` or a module's path.
+        corpus: Where the text comes from; the bundled sample if left out.
+        batch_size: Rows per batch on each device; null for all rows of a split at once,
+            divided over the devices.
+        context_length: Tokens that the model reads at a time.
+        validation_fraction: Share of the documents for validation. With 0, validation
+            measures the training rows themselves.
+        train_tokens: At most so many training rows; null for all that the corpus gives.
+        validation_tokens: At most so many validation rows; null for all.
+        bos: Whether each context starts with the tokenizer's BOS token.
+        skip_first: Whether to leave out the first token of each context, often an attention
+            sink with activations like no other's.
+        dtype: How activations are stored on disk.
+        cache_dir: The folder of all caches; `$PALINKA_CACHE`, or `~/.cache/palinka/activations`,
+            if left out.
+        in_memory: Whether to read a small corpus anew for each run and keep its activations in
+            memory, unrounded, instead of a cache. Documents are then read as they stand, without
+            packing: a passage no longer than `context_length` in one forward pass.
+        center: Whether the autoencoder's input has the mean training row subtracted.
+        unit_norm: Whether the autoencoder's input is scaled to a mean norm of 1.
+        seed: Draws the documents for validation and the order of the rows.
+        harvest_batch_size: Contexts per forward pass of the language model; null for about
+            4,096 tokens.
+        verify_shards: Whether a run compares the checksum of each shard when a batch first
+            takes rows from it: the first batches then take as long as reading the cache once.
+            Sizes and headers are compared in any case.
+        target_site: For a transcoder, the site whose activations it is to give for those at
+            `site`: rows then hold both, of the same token, side by side. `center` and
+            `unit_norm` are for each site by itself.
+
+    Raises:
+        InputError: If a value is out of range, the model cannot be found, or it has no such site.
+    """
+
+    def __init__(
+        self,
+        language_model: LanguageModelSpec | str = "mini",
+        site: str = "blocks.middle.mlp.pre",
+        corpus: Corpus | None = None,
+        batch_size: int | None = 4096,
+        context_length: int = 128,
+        validation_fraction: float = 0.05,
+        train_tokens: int | None = None,
+        validation_tokens: int | None = None,
+        bos: bool = False,
+        skip_first: bool = False,
+        dtype: Literal["float16", "bfloat16", "float32"] = "float16",
+        cache_dir: str | Path | None = None,
+        in_memory: bool = False,
+        center: bool = False,
+        unit_norm: bool = False,
+        seed: int = 0,
+        harvest_batch_size: int | None = None,
+        verify_shards: bool = False,
+        target_site: str | None = None,
+    ) -> None:
+        super().__init__()
+        if batch_size is not None and batch_size < 1:
+            raise InputError(
+                f"batch_size is {batch_size}; expected at least 1, or null for all rows at once"
+            )
+        if validation_tokens is not None and validation_fraction == 0:
+            raise InputError(
+                f"validation_tokens is {validation_tokens} and validation_fraction is 0; give a "
+                "fraction above 0, or leave validation_tokens out to validate on training rows"
+            )
+        self.batch_size = batch_size
+        self.cache_dir = expanded(cache_dir) if cache_dir else default_cache_dir()
+        self.in_memory = in_memory
+        self.center = center
+        self.unit_norm = unit_norm
+        self.seed = seed
+        self.verify_shards = verify_shards
+        self.train_spec = HarvestSpec(
+            language_model=(
+                LanguageModelSpec(language_model)
+                if isinstance(language_model, str)
+                else language_model
+            ),
+            site=site,
+            corpus=BundledSample() if corpus is None else corpus,
+            split="train",
+            context_length=context_length,
+            validation_fraction=validation_fraction,
+            seed=seed,
+            bos=bos,
+            skip_first=skip_first,
+            max_rows=train_tokens,
+            dtype=dtype,
+            batch_blocks=harvest_batch_size,
+            target_site=target_site,
+        )
+        self.validation_spec = (
+            replace(self.train_spec, split="validation", max_rows=validation_tokens)
+            if validation_fraction
+            else self.train_spec
+        )
+        self._rows: dict[Split, Cache | MemoryRows] = {}
+        self._loaders: list[ActivationLoader] = []
+        # Not for the logger: the module's hyper-parameters go there, and names must not clash.
+        self.save_hyperparameters(ignore=["language_model", "corpus", "cache_dir"], logger=False)
+        self.save_hyperparameters(
+            plain_arguments(self.train_spec.language_model, self.train_spec.corpus, self.cache_dir),
+            logger=False,
+        )
+
+    @property
+    def width(self) -> int:
+        """Width of the site, known without the model's weights."""
+        return self.train_spec.widths[0]
+
+    @property
+    def target_width(self) -> int | None:
+        """Width of the target site, by which a row is wider; None if there is none."""
+        return sum(self.train_spec.widths[1:]) or None
+
+    @property
+    def cache_identity(self) -> str:
+        """What a checkpoint remembers the training rows by, known before they are there."""
+        return identity_of(self.train_spec) if self.in_memory else self.train_spec.key.digest
+
+    @cached_property
+    def source(self) -> dict[str, str | bool]:
+        """Language model, sites and BOS token of the rows, as a checkpoint remembers them."""
+        sites = self.train_spec.resolved_sites
+        return {
+            "language_model": self.train_spec.language_model.identity(),
+            **dict(zip(["site", "target_site"], sites, strict=False)),
+            "bos": self.train_spec.bos,
+        }
+
+    @cached_property
+    def input_statistics(self) -> InputStatistics:
+        """The shift and scale that `center` and `unit_norm` ask for, from the training rows."""
+        return self._statistics(slice(self.width))
+
+    @cached_property
+    def target_statistics(self) -> InputStatistics | None:
+        """The same for the target site; None if there is none."""
+        return self._statistics(slice(self.width, None)) if self.target_width else None
+
+    @cached_property
+    def loaded_language_model(self) -> LanguageModel:
+        """The language model itself, loaded when it is first asked for, until the run's end."""
+        return self.train_spec.language_model.load()
+
+    @property
+    def validation_rows(self) -> Cache | MemoryRows:
+        """The rows that validation measures, with their statistics and the text around them."""
+        return self._open(self.validation_spec)
+
+    def validation_contexts(self) -> Iterator[Block]:
+        """The contexts that the validation rows come from, in the order of the text.
+
+        The first `validation_spec.layout.skip` tokens of each have no row.
+        """
+        rows = self.validation_rows
+        return (
+            rows.contexts() if isinstance(rows, Cache) else contexts_in_memory(self.validation_spec)
+        )
+
+    def training_rows(self, count: int) -> torch.Tensor:
+        """At most `count` training rows, `(rows, width)`, the same on every process.
+
+        They are as stored, before `center` and `unit_norm`, in short runs from all over the split.
+        """
+        rows = self._open(self.train_spec)
+        count = min(count, rows.rows)
+        run = -(-count // RUNS)
+        starts = np.linspace(0, rows.rows - run, count // run, dtype=np.int64)
+        return torch.cat([rows.read_rows(start, start + run) for start in starts.tolist()])
+
+    def harvest(
+        self,
+        rank: int = 0,
+        world_size: int = 1,
+        barrier: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Harvest what the caches of both splits lack, on this rank and the others.
+
+        A cache that is there already is read once, and its checksums are compared.
+
+        Args:
+            rank: This process among `world_size`; all of them see the same `cache_dir`.
+            world_size: How many processes share the work.
+            barrier: Waits until every rank has called it.
+
+        Raises:
+            InputError: As `palinka.data.harvest`, or if a cache is damaged, or if
+                `in_memory` is on.
+        """
+        if self.in_memory:
+            raise InputError("in_memory is true, so there is no cache to fill; set it to false")
+        specs = [self.train_spec, self.validation_spec]
+        self._harvest(specs, None, rank, world_size, barrier)
+
+    def verify(self) -> list[Cache]:
+        """Compare every checksum of the caches of both splits, without any harvest or weights.
+
+        Returns:
+            The caches, which are as they were written: of the training split, then of the
+            validation split if it has its own.
+
+        Raises:
+            InputError: If a cache is not there or not finished, files of it are damaged (the
+                message names each of them), or `in_memory` is on.
+        """
+        if self.in_memory:
+            raise InputError("in_memory is true, so there is no cache to verify; set it to false")
+        caches, problems = [], []
+        for spec in dict.fromkeys((self.train_spec, self.validation_spec)):
+            try:
+                found = Cache.open(spec.key.folder(self.cache_dir), spec.key)
+                found.verify()
+                caches.append(found)
+            except InputError as error:
+                problems.append(f"{spec.split} split: {error}")
+        if problems:
+            raise InputError(" · ".join(problems))
+        return caches
+
+    def prepare_data(self) -> None:
+        """Harvest what the run needs and the caches lack, on the first process of each node.
+
+        In memory the same process reads already, so that what cannot be read is refused before
+        there are any logs.
+        """
+        if self.in_memory:
+            self.setup("")
+        else:
+            self._harvest(self._needed(), CHECKED_BYTES)
+
+    def setup(self, stage: str) -> None:
+        """Open what `prepare_data` left, or read the corpus where it is kept in memory."""
+        for spec in self._needed():
+            self._open(spec)
+
+    def train_dataloader(self) -> ActivationLoader:
+        """Shuffled batches of training rows, `(batch_size, width)`, the incomplete one left out.
+
+        With a `batch_size` of null the rows keep their order, for there is but one batch; and with
+        `trainer.overfit_batches`, so that every epoch has the same ones.
+
+        Raises:
+            InputError: If the training rows do not fill one batch on every device.
+        """
+        rows = self._open(self.train_spec)
+        overfit = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
+        return self._loader(
+            rows,
+            self.batch_size or max(1, rows.rows // self._share[1]),
+            shuffle=self.batch_size is not None and not overfit,
+            drop_last=True,
+        )
+
+    def val_dataloader(self) -> ActivationLoader:
+        """All validation rows in a fixed order, `(batch_size, width)` and what is left."""
+        rows = self._open(self.validation_spec)
+        all_rows = -(-rows.rows // self._share[1])
+        return self._loader(rows, self.batch_size or all_rows, shuffle=False, drop_last=False)
+
+    def test_dataloader(self) -> ActivationLoader:
+        """The same as for validation."""
+        return self.val_dataloader()
+
+    def predict_dataloader(self) -> ActivationLoader:
+        """The same as for validation."""
+        return self.val_dataloader()
+
+    def teardown(self, stage: str) -> None:
+        """End the loaders' threads, and let go of the language model."""
+        while self._loaders:
+            self._loaders.pop().close()
+        self.__dict__.pop("loaded_language_model", None)
+
+    @property
+    def _share(self) -> tuple[int, int]:
+        """Which part of each global batch is this process's, and of how many.
+
+        Devices that divide one autoencoder's latents among them take the same rows.
+        """
+        share = self.trainer.distributed_sampler_kwargs if self.trainer else None
+        return (share["rank"], share["num_replicas"]) if share else (0, 1)
+
+    def _needed(self) -> list[HarvestSpec]:
+        """Measuring a checkpoint takes no training rows."""
+        if self.trainer is None or self.trainer.state.fn == TrainerFn.FITTING:
+            return [self.train_spec, self.validation_spec]
+        return [self.validation_spec]
+
+    def _harvest(
+        self,
+        specs: Sequence[HarvestSpec],
+        checked_bytes: int | None,
+        rank: int = 0,
+        world_size: int = 1,
+        barrier: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Harvest, and verify caches that were there if they have at most `checked_bytes`."""
+        load = cache(self.train_spec.language_model.load)  # once for both splits
+        there = {spec: Cache.exists(spec.key.folder(self.cache_dir)) for spec in specs}
+        for spec, known in there.items():
+            if not known:
+                next(spec.blocks())  # an empty split is refused before the other is harvested
+        for spec, known in there.items():
+            harvested = harvest(
+                spec,
+                self.cache_dir,
+                rank=rank,
+                world_size=world_size,
+                barrier=barrier,
+                load=load,
+            )
+            if known and rank == 0 and (checked_bytes is None or harvested.bytes <= checked_bytes):
+                harvested.verify()
+
+    def _statistics(self, columns: slice) -> InputStatistics:
+        return input_statistics(
+            self._open(self.train_spec),
+            center=self.center,
+            unit_norm=self.unit_norm,
+            columns=columns,
+        )
+
+    def _open(self, spec: HarvestSpec) -> Cache | MemoryRows:
+        if spec.split not in self._rows:
+            self._rows[spec.split] = (
+                read_in_memory(spec)
+                if self.in_memory
+                else Cache.open(
+                    spec.key.folder(self.cache_dir), spec.key, verify_shards=self.verify_shards
+                )
+            )
+        return self._rows[spec.split]
+
+    def _loader(
+        self, rows: Cache | MemoryRows, batch_size: int, *, shuffle: bool, drop_last: bool
+    ) -> ActivationLoader:
+        rank, shares = self._share
+        loader = ActivationLoader(
+            rows,
+            batch_size,
+            seed=self.seed,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            rank=rank,
+            world_size=shares,
+            pin_memory=bool(self.trainer and self.trainer.strategy.root_device.type == "cuda"),
+        )
+        self._loaders.append(loader)
+        return loader

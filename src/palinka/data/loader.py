@@ -1,0 +1,353 @@
+"""Shuffled batches of activations."""
+
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from queue import SimpleQueue
+from types import SimpleNamespace
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from palinka.data.cache import RowSource
+from palinka.data.format import permutation
+from palinka.errors import InputError
+
+
+class BatchBuffers:
+    """Hands out tensors; their memory comes back when the last reference to it is gone.
+
+    Fresh memory costs page faults, which take longer than reading into it. Pinned memory is
+    left to torch's own allocator, which also knows of copies that are still under way.
+
+    Args:
+        width: Numbers per row.
+        dtype: Type of the tensors.
+        keep: How many buffers to keep for use again.
+        pin_memory: Whether to hand out pinned memory.
+    """
+
+    def __init__(self, width: int, dtype: torch.dtype, keep: int, pin_memory: bool) -> None:
+        self._width = width
+        self._dtype = dtype
+        self._keep = keep
+        self._pin_memory = pin_memory
+        self._kept: list[tuple[NDArray[np.uint8], weakref.ref[NDArray[np.uint8]]]] = []
+
+    def take(self, rows: int) -> torch.Tensor:
+        """A tensor of any content, `(rows, width)`."""
+        if self._pin_memory or not rows:
+            return torch.empty(rows, self._width, dtype=self._dtype, pin_memory=self._pin_memory)
+        size = rows * self._width * self._dtype.itemsize
+        memory = self._free(size)
+        # Every tensor on this memory keeps the lease alive, views of views included.
+        lease = memory[:size]
+        if len(self._kept) < self._keep:
+            self._kept.append((memory, weakref.ref(lease)))
+        return torch.from_numpy(lease).view(self._dtype).view(rows, self._width)
+
+    def _free(self, size: int) -> NDArray[np.uint8]:
+        for place, (memory, lease) in enumerate(self._kept):
+            if lease() is None and len(memory) >= size:
+                del self._kept[place]
+                return memory
+        return np.empty(size, np.uint8)
+
+
+class RowOrder:
+    """A stream of all rows, cut into runs that come in a seeded order.
+
+    Run `i` is rows `i * run_rows` to before `(i + 1) * run_rows`; the last may be shorter.
+
+    Args:
+        rows: How many rows there are.
+        run_rows: Rows per run.
+        seeds: What the order depends on; without seeds, rows keep their own order.
+    """
+
+    def __init__(self, rows: int, run_rows: int, *seeds: int) -> None:
+        self._rows = rows
+        self._run_rows = run_rows if seeds else max(1, rows)
+        runs = -(-rows // self._run_rows)
+        self._runs = permutation(runs, *seeds) if seeds else np.arange(runs)
+        self._missing = runs * self._run_rows - rows
+        self._shorter = int(np.flatnonzero(self._runs == runs - 1)[0]) if runs else 0
+
+    def slice(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Places `start` to before `stop` of the stream, as runs of rows, `(runs, 2)`."""
+        if start >= stop:
+            return np.empty((0, 2), np.int64)
+        places = np.arange(self._place(start), self._place(stop - 1) + 1)
+        first = self._runs[places] * self._run_rows
+        last = np.minimum(first + self._run_rows, self._rows)
+        first[0] += start - self._start(int(places[0]))
+        last[-1] -= self._start(int(places[-1]) + 1) - stop
+        return np.stack((first, last), axis=1)
+
+    def _start(self, place: int) -> int:
+        """Where in the stream the run at a place starts."""
+        return place * self._run_rows - (self._missing if place > self._shorter else 0)
+
+    def _place(self, position: int) -> int:
+        """The run that holds a position of the stream."""
+        if position < self._start(self._shorter + 1):
+            return position // self._run_rows
+        return (position + self._missing) // self._run_rows
+
+
+T = TypeVar("T")
+
+
+class _End:
+    """Nothing more will come, for the given reason if any."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.error = error
+
+
+class ReadAhead(Generic[T]):
+    """Draws items from a generator in a thread of its own, a few ahead of the consumer.
+
+    An exception in the thread is raised where the item would have come. The thread ends with
+    the generator or with `close`.
+
+    Args:
+        items: Drawn from, and closed at the end, by the thread alone.
+        ahead: How many items may be ready or under way.
+
+    Attributes:
+        wait_seconds: How long the consumer waited for the latest item.
+    """
+
+    def __init__(self, items: Generator[T, None, None], ahead: int) -> None:
+        self.wait_seconds = 0.0
+        self._ready: SimpleQueue[T | _End] = SimpleQueue()
+        self._slots = threading.Semaphore(ahead)
+        self._stop = threading.Event()
+        # A daemon: a consumer that is dropped at exit must not keep the process alive.
+        self._thread = threading.Thread(
+            target=_draw,
+            args=(items, self._ready, self._slots, self._stop),
+            name="read-ahead",
+            daemon=True,
+        )
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[T]:
+        return self
+
+    def __next__(self) -> T:
+        if self._stop.is_set():
+            raise StopIteration
+        started = time.perf_counter()
+        item = self._ready.get()
+        self.wait_seconds = time.perf_counter() - started
+        if isinstance(item, _End):
+            self._stop.set()
+            if item.error is not None:
+                raise item.error
+            raise StopIteration
+        self._slots.release()
+        return item
+
+    def close(self) -> None:
+        """End the thread, and with it the iteration."""
+        self._stop.set()
+        # At exit, daemon threads are frozen; and garbage may be collected in the thread itself.
+        if not sys.is_finalizing() and threading.current_thread() is not self._thread:
+            self._slots.release()
+            self._thread.join()
+            self._ready.put(_End())
+
+
+def _draw(
+    items: Generator[T, None, None],
+    ready: "SimpleQueue[T | _End]",
+    slots: threading.Semaphore,
+    stop: threading.Event,
+) -> None:
+    """The thread's work; it must not refer to its `ReadAhead`, whose end it waits for."""
+    end = _End()
+    try:
+        while True:
+            # The timeout serves a consumer that went away without a word.
+            while not slots.acquire(timeout=1.0) and not stop.is_set():
+                pass
+            if stop.is_set():
+                break
+            ready.put(next(items))
+    except StopIteration:
+        pass
+    except BaseException as error:
+        end = _End(error)
+    finally:
+        items.close()
+        ready.put(end)
+
+
+# Besides the batches read ahead: the one in use, the one before it, which its name still holds
+# while the next is asked for, and one to spare.
+_BUFFERS_IN_USE = 3
+
+
+class ActivationLoader:
+    """Iterates over batches of rows, each epoch in a new seeded order.
+
+    Global batch `b` is rows `b * batch_size * world_size` onward of the epoch's row stream;
+    rank `r` gets its `r`-th part. Each iteration is the next epoch, unless `set_epoch` chooses
+    another. A batch's memory is used again only when nobody refers to it any longer.
+
+    Args:
+        source: A `Cache` or `MemoryRows`.
+        batch_size: Rows per batch and rank.
+        seed: Seeds the order; the same on all ranks.
+        shuffle: Whether to shuffle; otherwise the order on disk.
+        drop_last: Whether to leave out the rows that do not fill the last global batch;
+            otherwise they are divided evenly over the ranks, some of which may get none.
+        rank: This process among `world_size`.
+        world_size: How many processes share each global batch.
+        prefetch: How many batches are read ahead.
+        pin_memory: Whether batches lie in pinned memory, for copies to a CUDA device.
+
+    Attributes:
+        wait_seconds: How long the consumer has waited for batches so far, in all.
+
+    Raises:
+        InputError: If a number is out of range, or if `drop_last` leaves no batch.
+    """
+
+    def __init__(
+        self,
+        source: RowSource,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
+        prefetch: int = 2,
+        pin_memory: bool = False,
+    ) -> None:
+        if batch_size < 1 or prefetch < 1:
+            raise InputError(
+                f"batch_size is {batch_size} and prefetch {prefetch}: both must be at least 1"
+            )
+        if not 0 <= rank < world_size:
+            raise InputError(f"rank is {rank}: it must be from 0 to {world_size - 1}")
+        self.source = source
+        self.batch_size = batch_size
+        self.wait_seconds = 0.0
+        self._global_batch = batch_size * world_size
+        self._seed = seed
+        self._shuffle = shuffle
+        self._drop_last = drop_last
+        self._rank = rank
+        self._world_size = world_size
+        self._prefetch = prefetch
+        self._pin_memory = pin_memory
+        # Place of the rows handed out, and where the next iteration starts: None for the epoch
+        # after that place.
+        self._place = (0, 0)
+        self._next: tuple[int, int] | None = (0, 0)
+        self._running: weakref.WeakSet[ReadAhead[torch.Tensor]] = weakref.WeakSet()
+        if not len(self):
+            raise InputError(
+                f"{source.rows} rows do not fill one batch of {self._global_batch} "
+                f"({batch_size} on each of {world_size} devices): lower batch_size or use more text"
+            )
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch."""
+        return self._batches(self.source.rows)
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        """Batches in the stored dtype, `(batch, width)`, from the loaded state or a new epoch."""
+        # Only now, at the first batch, is the place known: Lightning makes the iterator before
+        # it tells the epoch.
+        epoch, served = self._next or (self._place[0] + 1, 0)
+        if not self._batches(self.source.rows - served):
+            epoch, served = epoch + 1, 0
+        self._place, self._next = (epoch, served), None
+        with closing(ReadAhead(self._read(epoch, served), self._prefetch)) as batches:
+            self._running.add(batches)
+            for batch in batches:
+                self.wait_seconds += batches.wait_seconds
+                served = min(served + self._global_batch, self.source.rows)
+                self._place = (epoch, served)
+                yield batch
+                del batch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next iteration; a state loaded for that epoch stays."""
+        if self._next is None or self._next[0] != epoch:
+            self._place = self._next = (epoch, 0)
+
+    @property
+    def batch_sampler(self) -> SimpleNamespace:
+        """Leads Lightning to `set_epoch`, which it looks for on a loader's samplers only."""
+        return SimpleNamespace(sampler=self)
+
+    def state_dict(self) -> dict[str, int | str]:
+        """The place after the last batch that was handed out, the same on every rank."""
+        epoch, served = self._place
+        return {**self._order_settings(), "epoch": epoch, "rows_served": served}
+
+    def load_state_dict(self, state: dict[str, int | str]) -> None:
+        """Let the next iteration go on at a place saved on any number of ranks.
+
+        Raises:
+            InputError: If the state belongs to other rows or another order.
+        """
+        for name, value in self._order_settings().items():
+            if state.get(name) != value:
+                raise InputError(
+                    f"the saved place in the data has {name} {state.get(name)!r}, these "
+                    f"activations have {value!r}: resume with the settings of the first run"
+                )
+        epoch, served = state["epoch"], state["rows_served"]
+        if not (isinstance(epoch, int) and isinstance(served, int) and epoch >= 0 <= served):
+            raise InputError(f"epoch {epoch!r}, row {served!r} is no place in the data")
+        self._place = self._next = (epoch, served)
+
+    def close(self) -> None:
+        """End all iterations and their threads."""
+        for batches in list(self._running):
+            batches.close()
+
+    def _order_settings(self) -> dict[str, int | str]:
+        return {
+            "rows_identity": self.source.identity,
+            "rows": self.source.rows,
+            "run_rows": self.source.run_rows,
+            "seed": self._seed,
+            "shuffle": self._shuffle,
+        }
+
+    def _batches(self, rows: int) -> int:
+        if self._drop_last:
+            return rows // self._global_batch
+        return -(-rows // self._global_batch)
+
+    def _read(self, epoch: int, start: int) -> Generator[torch.Tensor, None, None]:
+        """This rank's batches of an epoch, from a place in its stream."""
+        source = self.source
+        seeds = (self._seed, epoch) if self._shuffle else ()
+        order = RowOrder(source.rows, source.run_rows, *seeds)
+        keep = self._prefetch + _BUFFERS_IN_USE
+        buffers = BatchBuffers(source.width, source.dtype, keep, self._pin_memory)
+        with closing(source.reader()) as reader:
+            for batch in range(self._batches(source.rows - start)):
+                first = start + batch * self._global_batch
+                rows = min(self._global_batch, source.rows - first)
+                mine = first + rows * self._rank // self._world_size
+                others = first + rows * (self._rank + 1) // self._world_size
+                out = buffers.take(others - mine)
+                reader.read_into(out, order.slice(mine, others))
+                yield out
+                del out

@@ -1,1 +1,0 @@
-"""What `palinka doctor` looks at: what is installed, the machine, folders and the hub."""

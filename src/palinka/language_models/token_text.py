@@ -1,0 +1,113 @@
+"""Tokens as text, and text as token ids."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from palinka.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import BatchEncoding, PreTrainedTokenizerBase
+
+
+def tokenize(
+    tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], offsets: bool = False
+) -> "BatchEncoding":
+    """Tokenize texts without special tokens, whatever the tokenizer would add by itself.
+
+    The name of a special token in a text is text like any other.
+
+    Args:
+        tokenizer: The language model's tokenizer.
+        texts: Texts of any length.
+        offsets: Whether to add `offset_mapping`, each token's place in its text.
+
+    Returns:
+        `input_ids`: a list of ids for each text.
+    """
+    encoded: BatchEncoding = tokenizer(
+        list(texts),
+        add_special_tokens=False,
+        split_special_tokens=True,
+        return_offsets_mapping=offsets,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,  # texts may be longer than the model's context: they are cut
+    )
+    return encoded
+
+
+def token_ids(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[list[int]]:
+    """The ids that `tokenize` gives for each text, `(tokens,)`."""
+    ids: list[list[int]] = tokenize(tokenizer, texts)["input_ids"] if texts else []
+    return ids
+
+
+def bos_id(tokenizer: "PreTrainedTokenizerBase") -> int:
+    """The id of the token that contexts begin with where `bos` is true.
+
+    Raises:
+        InputError: If the tokenizer has none.
+    """
+    if not isinstance(tokenizer.bos_token_id, int):
+        raise InputError(
+            "the tokenizer has no bos_token for a BOS token at the start of each context; set bos"
+            " to false"
+        )
+    return tokenizer.bos_token_id
+
+
+# Byte-level vocabularies write every byte as a letter: printable Latin-1 as itself, the others
+# as the letters from U+0100 on, in order (Radford et al. 2019).
+_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_OTHERS = sorted(set(range(256)) - set(_PRINTABLE))
+_BYTE_OF_LETTER = {chr(byte): byte for byte in _PRINTABLE} | {
+    chr(0x100 + index): byte for index, byte in enumerate(_OTHERS)
+}
+
+
+def display_tokens(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> list[str]:
+    r"""The text of each token by itself, spaces included.
+
+    A token that holds only a part of a character shows the part's bytes as `\xf0`.
+    """
+    return [_text(piece) for piece in token_bytes(tokenizer, ids)]
+
+
+def decoded_tokens(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> list[str]:
+    """The text of each token by itself, for comparing; U+FFFD for parts of a character."""
+    return [piece.decode("utf-8", errors="replace") for piece in token_bytes(tokenizer, ids)]
+
+
+def display_text(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> str:
+    """The text of consecutive tokens; only characters cut off at either end show as bytes."""
+    return _text(b"".join(token_bytes(tokenizer, ids)))
+
+
+def _text(piece: bytes) -> str:
+    return piece.decode("utf-8", errors="backslashreplace")
+
+
+def token_bytes(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> list[bytes]:
+    """The bytes that each token stands for, also where they are only a part of a character.
+
+    `tokenizer.decode` would put U+FFFD for a part of a character, and some tokenizers drop the
+    space before a lone token.
+    """
+    named = {index: token.content for index, token in tokenizer.added_tokens_decoder.items()}
+    byte_level = "ByteLevel" in repr(tokenizer.backend_tokenizer.decoder)
+    of_letters = _bytes_of_letters if byte_level else _bytes_of_piece
+    return [
+        named[index].encode() if index in named else of_letters(token)
+        for index, token in zip(ids, tokenizer.convert_ids_to_tokens(list(ids)), strict=True)
+    ]
+
+
+def _bytes_of_letters(token: str) -> bytes:
+    return bytes(_BYTE_OF_LETTER[letter] for letter in token)
+
+
+def _bytes_of_piece(token: str) -> bytes:
+    """The bytes of a SentencePiece token: `▁` is a space, `<0xF0>` a single byte."""
+    if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+        return bytes.fromhex(token[3:5])
+    return token.replace("▁", " ").encode()

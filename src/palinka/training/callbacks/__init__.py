@@ -1,0 +1,40 @@
+"""What watches a run and reports on it, and analyses of neurons and latents with a model."""
+
+from palinka.analyses.run import AnalysisEntry, HeatmapEntry
+from palinka.training.callbacks.checkpoints import RunCheckpoints, rewind_events
+from palinka.training.callbacks.latent_evolution import FormingLatents
+from palinka.training.callbacks.latent_report import ReportLatents
+from palinka.training.callbacks.latent_writer import LatentWriter
+from palinka.training.callbacks.loss_recovered import LanguageModelMetrics
+from palinka.training.callbacks.run_analyses import RunAnalyses
+from palinka.training.callbacks.summary import as_typed, final_report
+from palinka.training.callbacks.sweep_findings import SweepFindings, sweep_report
+from palinka.training.callbacks.tensorboard import (
+    FeatureHistograms,
+    TensorBoardDashboard,
+    ThroughputMonitor,
+    tensorboard_writers,
+)
+from palinka.training.callbacks.variants import VariantLogger, with_variants
+
+__all__ = [
+    "AnalysisEntry",
+    "FeatureHistograms",
+    "FormingLatents",
+    "HeatmapEntry",
+    "LanguageModelMetrics",
+    "LatentWriter",
+    "ReportLatents",
+    "RunAnalyses",
+    "RunCheckpoints",
+    "SweepFindings",
+    "TensorBoardDashboard",
+    "ThroughputMonitor",
+    "VariantLogger",
+    "as_typed",
+    "final_report",
+    "rewind_events",
+    "sweep_report",
+    "tensorboard_writers",
+    "with_variants",
+]

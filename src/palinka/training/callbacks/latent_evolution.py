@@ -1,0 +1,123 @@
+"""Text heatmaps of selected latents during training."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from palinka.analyses.figures.text_heatmap import LATENT_EXPONENT, POSITIVE, Heatmap, text_heatmap
+from palinka.analyses.stimuli import token_bytes
+from palinka.data import ActivationDataModule
+from palinka.errors import InputError
+from palinka.training.callbacks.tensorboard import add_figure, tensorboard_writers
+from palinka.training.callbacks.variants import refuse_sweep
+from palinka.training.module import SparseAutoencoderModule
+
+TEXT = (
+    'The river rose in the night, and by morning the lower fields were under water. "We leave'
+    ' now," she said; but he counted the sheep again: 41, 42, 43. Nobody had seen the dog.'
+)
+
+_MOST = 4
+
+
+class FormingLatents(Callback):
+    """Draws a text in TensorBoard for each of a few latents, every so many steps.
+
+    The slider of an image then shows how a feature forms. The language model reads the text once,
+    before the first step; each drawing encodes its few dozen rows.
+
+    Args:
+        latents: Which; if left out, the four that are most active over the text before training.
+        every_n_steps: How often; the text is drawn before the first step, too.
+        text: What is read, at most a context of the model.
+
+    Raises:
+        InputError: If no latent or no text is given, or `every_n_steps` is less than 1.
+    """
+
+    def __init__(
+        self,
+        latents: Sequence[int] | None = None,
+        every_n_steps: int = 500,
+        text: str = TEXT,
+    ) -> None:
+        self.latents = None if latents is None else list(latents)
+        if self.latents == [] or every_n_steps < 1 or not text.strip():
+            raise InputError(
+                f"FormingLatents: latents {self.latents}, every_n_steps {every_n_steps} and a text"
+                f" of {len(text)} characters; expected a latent, at least 1 and some text"
+            )
+        self.every_n_steps = every_n_steps
+        self.text = text
+        self._tokens: list[bytes] = []
+        self._rows = torch.empty(0)
+        self._last_step = -1
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse a sweep, and latents that there are not, before anything is trained."""
+        refuse_sweep(self, pl_module)
+        if isinstance(pl_module, SparseAutoencoderModule):
+            count = pl_module.autoencoder.latent_dim
+            strange = [latent for latent in self.latents or () if not 0 <= latent < count]
+            if strange:
+                raise InputError(
+                    f"FormingLatents: there is no latent {strange[0]}; the dictionary has 0 to"
+                    f" {count - 1}"
+                )
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Read the text, and draw it for the untrained latents."""
+        if not trainer.is_global_zero:
+            return
+        data = getattr(trainer, "datamodule", None)
+        if not isinstance(data, ActivationDataModule):
+            raise InputError("FormingLatents reads the language model of an ActivationDataModule")
+        model = data.loaded_language_model
+        site = data.train_spec.resolved_sites[0]
+        bos = data.train_spec.bos
+        tokens = model.tokenize([self.text], bos)
+        rows = model.read(tokens, [site])[site][0, int(bos) :]
+        self._tokens = token_bytes(model.tokenizer, tokens.ids[0, int(bos) :].tolist())
+        self._rows = rows.float().to(pl_module.device)
+        self._draw(trainer, pl_module)
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Draw where it is time to."""
+        if trainer.global_step % self.every_n_steps == 0 and trainer.is_global_zero:
+            self._draw(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which latents are drawn, so that a run that goes on draws the same."""
+        return {"latents": self.latents}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take them from a checkpoint, unless others are given."""
+        self.latents = self.latents or state_dict["latents"]
+
+    @torch.no_grad()
+    def _draw(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        step = trainer.global_step
+        if step == self._last_step or not isinstance(module, SparseAutoencoderModule):
+            return  # a batch that only accumulated its gradient
+        self._last_step = step
+        latents: Tensor = module.encode(self._rows).float().cpu()
+        if self.latents is None:
+            self.latents = latents.amax(dim=0).topk(min(_MOST, latents.shape[1])).indices.tolist()
+        for latent in self.latents:
+            caption = f"latent {latent} after {step:,} steps"
+            drawn = Heatmap(latents[:, latent].numpy(), caption, POSITIVE, LATENT_EXPONENT)
+            figure = text_heatmap(self._tokens, [drawn])
+            figure.set_label("The same text after every so many steps: how the latent forms.")
+            for writer in tensorboard_writers(trainer):
+                add_figure(writer, f"forming/latent_{latent}", figure, step)

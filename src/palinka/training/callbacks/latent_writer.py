@@ -1,0 +1,51 @@
+"""Write latents to disk."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+from safetensors.torch import save_file
+
+from palinka.errors import InputError
+
+
+class LatentWriter(Callback):
+    """Writes the non-zero latents of every predicted batch to a safetensors file.
+
+    The files lie in `<log_dir>/latents/` as `rank0-batch000000.safetensors`. Each holds, for
+    the `n` non-zero latents of the batch, `token` and `latent` (int32, `(n,)`: the row in the
+    batch, the index of the latent) and `value` (float32, `(n,)`), and in `shape` the tokens
+    and latents of the batch.
+    """
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Make the folder, or say at once that there is none to write to."""
+        if trainer.log_dir is None:
+            raise InputError(
+                "predict writes latents to the log folder, and there is no logger: "
+                "leave trainer.logger out"
+            )
+        self._folder = Path(trainer.log_dir) / "latents"
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def on_predict_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: torch.Tensor,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Write one batch."""
+        token, latent = outputs.nonzero(as_tuple=True)
+        tensors = {
+            "token": token.int(),
+            "latent": latent.int(),
+            "value": outputs[token, latent].float(),
+            "shape": torch.tensor(outputs.shape),
+        }
+        name = f"rank{trainer.global_rank}-batch{batch_idx:06d}.safetensors"
+        save_file({key: value.cpu() for key, value in tensors.items()}, self._folder / name)

@@ -1,0 +1,93 @@
+"""Final metrics and output paths of a run."""
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+import lightning.pytorch as pl
+
+from palinka.errors import printable
+
+# In the order of the table; what a run has not measured is left out.
+ROWS = {
+    "val/fvu": "fraction of variance unexplained",
+    "val/fvu_legacy": "the same, about zero (legacy)",
+    "val/explained_variance": "explained variance",
+    "val/mse": "mean squared error",
+    "val/cosine": "mean cosine",
+    "val/l0": "latents per token (L0)",
+    "val/l1": "mean L1 norm of the latents",
+    "val/dead": "share of dead latents",
+    "val/ce_clean": "cross-entropy, clean (nats)",
+    "val/ce_spliced": "cross-entropy, spliced",
+    "val/ce_delta": "increase of the cross-entropy",
+    "val/ce_ablated": "cross-entropy, site at zero",
+    "val/ce_ablated_mean": "cross-entropy, site at its mean",
+    "val/loss_recovered": "loss recovered, from zero",
+    "val/loss_recovered_mean": "loss recovered, from the mean",
+    "val/kl": "KL(clean ‖ spliced) (nats)",
+    "val/site_mse": "mean squared error at the error_site",
+    "val/site_recovered": "recovered there, from the mean",
+    "loss/total": "training loss, last logged",
+    "throughput/tokens_per_second": "tokens per second",
+}
+
+
+def final_report(trainer: pl.Trainer, split: str = "val") -> str:
+    """The final metrics as a table, the log folder, and the command that shows it.
+
+    Args:
+        trainer: A trainer whose run has ended.
+        split: `val` or `test`.
+    """
+    metrics = {
+        name.replace(split, "val", 1) if name.startswith(split) else name: float(value)
+        for name, value in trainer.callback_metrics.items()
+    }
+    rows = [
+        (text, f"{metrics[name]:.5g}", _interval(metrics, name.removeprefix("val/")))
+        for name, text in ROWS.items()
+        if name in metrics
+    ]
+    width = max((len(text) for text, _, _ in rows), default=0)
+    lines = ["", *(f"  {text:<{width}}  {value:>10}{bounds}" for text, value, bounds in rows)]
+    if any(bounds for _, _, bounds in rows):
+        lines.append("  in brackets: 95 % intervals over documents")
+    return "\n".join([*lines, *where_it_lies(trainer)])
+
+
+def where_it_lies(trainer: pl.Trainer) -> list[str]:
+    """The log folder, and the command that shows it, as lines; none of a trial."""
+    if trainer.fast_dev_run or trainer.barebones:  # type: ignore[attr-defined]
+        return []
+    folder = log_folder(trainer)
+    return [
+        "",
+        f"results in   {as_typed(folder)}",
+        f"look at them with   tensorboard --logdir {as_typed(folder.parent)}",
+    ]
+
+
+def _interval(metrics: Mapping[str, float], name: str) -> str:
+    low, high = (f"val_interval/{name}/{end}" for end in ("low", "high"))
+    return f"  [{metrics[low]:.5g}, {metrics[high]:.5g}]" if low in metrics else ""
+
+
+def log_folder(trainer: pl.Trainer) -> Path:
+    """`trainer.log_dir` without its broadcast, which would wait for the other processes."""
+    for logger in trainer.loggers:
+        folder = getattr(logger, "log_dir", None) or logger.save_dir
+        if folder is not None:
+            return Path(folder)
+    return Path(trainer.default_root_dir)
+
+
+def as_typed(path: Path) -> str:
+    """The path as one would type it here: relative where it lies below, quoted if need be."""
+    path = path.absolute()
+    here = Path.cwd()
+    typed = str(path.relative_to(here) if path.is_relative_to(here) else path)
+    if printable(typed) == typed:
+        return shlex.quote(typed)
+    escaped = printable(typed.replace("\\", r"\\").replace("'", r"\'"))
+    return f"$'{escaped}'"

@@ -1,0 +1,129 @@
+"""What the variants of a sweep came to, side by side."""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+from matplotlib.figure import Figure
+
+from palinka.analyses import figures
+from palinka.analyses.findings import Findings
+from palinka.analyses.result import Result, Table
+from palinka.errors import printable
+from palinka.training.callbacks.summary import ROWS, log_folder, where_it_lies
+from palinka.training.callbacks.tensorboard import log_findings
+from palinka.training.callbacks.variants import Trained, trained
+from palinka.training.sweep import SweepModule
+
+# The columns of the table in the terminal, which is narrow; the file has all that was measured.
+SHOWN = {
+    "val/fvu": "FVU",
+    "val/l0": "L0",
+    "val/dead": "dead",
+    "val/mse": "MSE",
+    "val/ce_delta": "ΔCE",
+    "val/loss_recovered": "recovered",
+}
+
+# What moves a dictionary along its curve of L0 and FVU, or about it, and not onto another.
+ALONG = ("k", "sparsity_weight", "first_threshold", "seed")
+
+
+@dataclass(frozen=True)
+class SweepResult(Result):
+    """The final metrics of every variant.
+
+    Attributes:
+        variants: What each has different and what it came to, by the variant's name.
+    """
+
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def tables(self) -> dict[str, Table]:
+        """One row for each variant."""
+        rows = self.variants.values()
+        names = dict.fromkeys(column for row in rows for column in row)
+        # What they have different comes first, although not every variant has all of it.
+        columns = sorted(names, key=lambda name: "/" in name)
+        return {
+            "variants": {
+                "variant": list(self.variants),
+                **{column: [row.get(column, "") for row in rows] for column in columns},
+            }
+        }
+
+
+class SweepFindings(Callback):
+    """Writes the final metrics of a sweep's variants to `<log_dir>/analyses/sweep/`.
+
+    Beside the table, `variants.csv`, a figure shows FVU against L0, which TensorBoard has too.
+    """
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write them, on the process that logs."""
+        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            variants = list(trained(trainer, pl_module))
+            result = SweepResult(variants={one.name: _row(one) for one in variants})
+            findings = Findings("sweep", {"": result}, figures=_figures(variants))
+            findings.write(log_folder(trainer) / "analyses")
+            log_findings(findings, trainer, trainer.global_step)
+
+
+def sweep_report(trainer: pl.Trainer, sweep: SweepModule) -> str:
+    """The final metrics of each variant as a table, and where everything is kept.
+
+    Args:
+        trainer: A trainer whose fit has ended.
+        sweep: What it has trained.
+    """
+    rows = list(trained(trainer, sweep))
+    columns = [name for name in SHOWN if any(name in row.metrics for row in rows)]
+    width = max(len("variant"), *(len(row.name) for row in rows))
+    head = [f"  {'variant':<{width}}", *(f"{SHOWN[name]:>10}" for name in columns)]
+    lines = ["", "  ".join(head)]
+    for row in rows:
+        values = [f"{float(row.metrics.get(name, math.nan)):>10.5g}" for name in columns]
+        lines.append("  ".join([f"  {printable(row.name):<{width}}", *values]))
+    return "\n".join([*lines, *where_it_lies(trainer)])
+
+
+def _figures(variants: Sequence[Trained]) -> dict[str, Figure]:
+    """FVU against L0, a curve for all that differ in their sparsity alone."""
+    points: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for one in variants:
+        if {"val/l0", "val/fvu"} <= one.metrics.keys():
+            alike = [other for other in variants if _architecture(other) == _architecture(one)]
+            point = float(one.metrics["val/l0"]), float(one.metrics["val/fvu"])
+            points[_family(one, alike)].append(point)
+    if not points:
+        return {}
+    families = {name: tuple(zip(*found, strict=True)) for name, found in points.items()}
+    return figures.sparsity_frontier(families)  # type: ignore[no-any-return, attr-defined]
+
+
+def _architecture(one: Trained) -> str:
+    return type(one.module.autoencoder).__name__.removesuffix("Autoencoder")
+
+
+def _family(one: Trained, alike: Sequence[Trained]) -> str:
+    """A variant's architecture, and what others of the same have different but for sparsity."""
+    settings = (
+        f"{name.rpartition('.')[2]}={value}"
+        for name, value in one.overrides.items()
+        if name not in (*ALONG, "autoencoder")
+        and any(other.overrides.get(name) != value for other in alike)
+    )
+    return " ".join([_architecture(one), *settings])
+
+
+def _row(one: Trained) -> dict[str, Any]:
+    metrics = {
+        name: float(value)
+        for name, value in one.metrics.items()
+        if name.startswith(("val/", "val_interval/")) or name in ROWS
+    }
+    return {**one.overrides, **metrics}

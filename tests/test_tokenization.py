@@ -18,12 +18,14 @@ from palinka.analyses.stimuli import Passage as PassageStimuli
 from palinka.assets import mini_gpt2_folder
 from palinka.atlas.server import LiveLatents
 from palinka.autoencoders import KSparseAutoencoder
+from palinka.cli.analyze import encoder_from_checkpoint
 from palinka.data import ActivationDataModule, Passage
 from palinka.errors import InputError
 from palinka.language_models import LanguageModelSpec
 from palinka.language_models.token_text import bos_id, token_ids
 from palinka.training import SparseAutoencoderModule
 from palinka.training.callbacks import FormingLatents
+from palinka.training.callbacks.run_analyses import encoder_of
 
 SITE = "blocks.3.mlp.pre"
 TEXT = "Once upon a time <|endoftext|> the river rose, and him they saw."
@@ -84,7 +86,7 @@ def test_all_that_read_a_text_read_the_same_ids(spec: LanguageModelSpec, bos: bo
     # analyses and heatmaps
     torch.manual_seed(0)
     module = SparseAutoencoderModule(KSparseAutoencoder(model.width(SITE), 40, k=12)).eval()
-    encoder = Encoder.from_module(module, {"site": SITE, "bos": bos})
+    encoder = encoder_of(module, {"site": SITE, "bos": bos})
     reader = ActivationReader(spec, encoder, lambda: model)
     prepared = PassageStimuli(TEXT).prepare(tokenizer)
     assert prepared.tokens == (tuple(ids),)
@@ -123,11 +125,11 @@ VALIDATE = ["validate", "--quiet", "--ckpt_path=last", *FIT[3:6], "--trainer.acc
 def test_a_checkpoint_remembers_bos(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(FIT) == 0
     path = workspace / "lightning_logs/version_0/checkpoints/last.ckpt"
-    assert Encoder.from_checkpoint(path).bos
+    assert encoder_from_checkpoint(path).bos
     stored = torch.load(path, weights_only=True)
     del stored["source"]["bos"]  # as it was before a checkpoint's source had it
     torch.save(stored, "older.ckpt")
-    assert Encoder.from_checkpoint("older.ckpt").bos
+    assert encoder_from_checkpoint("older.ckpt").bos
     export = ["export", "--ckpt_path", str(path), "--format=palinka", "--output=exported"]
     assert main(export) == 0
     assert Encoder.from_folder("exported").bos

@@ -101,7 +101,7 @@ class Tokens:
 def padded_tokens(
     tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], bos: bool = False
 ) -> Tokens:
-    """Tokenize texts by the rule of `palinka.language_models.token_text`, and pad them on the right.
+    """Tokenize texts by the rule of `token_text`, and pad them on the right.
 
     The tokenizer needs no padding token of its own and is left as it is.
 

@@ -28,9 +28,8 @@ _CAPTIONS = {
     ),
     "auc": (
         "The score against the area under the ROC curve. A high score with an AUC near 0.5 comes "
-        "from few tokens; a latent that tells the target tokens apart is high in both. Rings mark "
-        "the first latent of either ranking; latents of score 0 stand at the left edge. Where some "
-        "have a permutation p-value of 0.05 or less, dashed lines show from where on."
+        "from few tokens. Rings mark the first latent of either ranking; latents of score 0 stand "
+        "at the left edge. Dashed lines show from where on the permutation p-value is at most 0.05."
     ),
 }
 

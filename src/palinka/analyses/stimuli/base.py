@@ -92,7 +92,7 @@ class Encoded:
 
 
 def encode(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[Encoded]:
-    """Tokenize texts by the rule of `palinka.language_models.token_text`, with the place of each token."""
+    """Tokenize texts as `token_text.tokenize` does, with the place of each token."""
     encoded = tokenize(tokenizer, texts, offsets=True)
     return [
         Encoded(text, tuple(ids), tuple((start, stop) for start, stop in spans))

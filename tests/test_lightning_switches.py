@@ -403,8 +403,15 @@ def callback(name: str, **arguments: Any) -> list[str]:
     return [f"--trainer.callbacks+={name}", *given]
 
 
+REQUIRED = {of_lightning.ModelPruning: {"pruning_fn": "l1_unstructured"}}
 REFUSALS = {
-    **{kind.__name__: (callback(kind.__name__), "cannot work here: ") for kind in REFUSED},
+    **{
+        kind.__name__: (
+            callback(kind.__name__, **REQUIRED.get(kind, {})),
+            "cannot work here: ",
+        )
+        for kind in REFUSED
+    },
     "no such metric": (callback("EarlyStopping", monitor="val_loss"), "choose from val/"),
     "none of a variant": (
         [

@@ -25,6 +25,7 @@ from lightning.pytorch.callbacks import (
     EarlyStopping,
     LearningRateFinder,
     ModelCheckpoint,
+    ModelPruning,
     ModelSummary,
     ProgressBar,
     SpikeDetection,
@@ -49,6 +50,7 @@ from palinka.errors import InputError, is_quiet
 from palinka.language_models.cpu import slow_products
 from palinka.training import SparseAutoencoderModule, SweepModule, callbacks
 from palinka.training.callbacks import LanguageModelMetrics
+from palinka.training.callbacks.checkpoints import FinalWeights
 from palinka.training.checkpoint import VARIANTS, DurableCheckpointIO, read_any
 from palinka.training.module import check_strategy
 
@@ -62,6 +64,10 @@ REFUSED: dict[type[Callback], str] = {
     LearningRateFinder: (
         "the optimizer has its own learning rate, which it cannot set; try some with"
         " --model.optimizer.lr and --trainer.max_steps 100"
+    ),
+    ModelPruning: (
+        "it puts a product of weight and mask in place of a parameter, which is neither read nor"
+        " kept at norm 1; a sparsity_weight makes latents sparse"
     ),
     SpikeDetection: (
         "Lightning cannot load its state, so no run could resume (Lightning-AI/pytorch-lightning"
@@ -137,7 +143,7 @@ class Trainer(pl.Trainer):
         elif isinstance(self.strategy.checkpoint_io, AsyncCheckpointIO):
             self.strategy.checkpoint_io.checkpoint_io = DurableCheckpointIO()
         self.callbacks: list[Callback]
-        self.callbacks.append(CheckMonitors())
+        self.callbacks = _in_order([*self.callbacks, CheckMonitors()])
 
     def _refuse_what_cannot_work(self) -> None:
         check_strategy(self.strategy, self.world_size)
@@ -177,6 +183,14 @@ class Trainer(pl.Trainer):
         """Read every byte of the caches of both splits, and say what was found."""
         for cache in datamodule.verify():
             print(f"{cache.folder}: {cache.rows:,} rows, {cache.bytes:,} bytes, all as written")
+
+
+def _in_order(callbacks: list[Callback]) -> list[Callback]:
+    """Those of others, which may replace weights when training ends, then those that see them."""
+    saving = [c for c in callbacks if isinstance(c, Checkpoint)]
+    ours = [c for c in callbacks if type(c).__module__.startswith("palinka.") and c not in saving]
+    others = [c for c in callbacks if c not in saving and c not in ours]
+    return [*others, FinalWeights(), *ours, *saving]
 
 
 # Imported so that YAML may name these classes by their short names.

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import GradClipAlgorithmType, rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
+from torch.func import functional_call
 from torch.nn import Buffer
 from torch.optim import Optimizer
 
@@ -81,6 +82,19 @@ def project_gradient(dictionary: Tensor) -> None:
 def normalize_rows(dictionary: Tensor) -> None:
     """Scale each row to norm 1, in place; a row of zeros stays one."""
     normalize_rows_(dictionary)
+
+
+@torch.no_grad()
+def unit_rows(dictionary: Tensor) -> Tensor | None:
+    """Scaled copy of rows that are not of norm 1, such as means of several; None where they are."""
+    norms = dictionary.detach().float().norm(dim=1)
+    # What rounding leaves of a row that has been scaled.
+    tolerance = max(1e-5, 4 * torch.finfo(dictionary.dtype).eps)
+    if not bool((((norms - 1.0).abs() > tolerance) & (norms > 0)).any()):
+        return None
+    unit = dictionary.detach().clone()
+    normalize_rows_(unit)
+    return unit
 
 
 # Weights of fewer elements are not worth a trial, nor a difference in the last digit.
@@ -367,6 +381,8 @@ class SparseAutoencoderModule(RawActivationsModule):
         self.watch = ActivationWatch()
         self._scaling_was_loaded = False
         self._resumed_precision: str | None = None
+        # Rows of norm 1 in place of averages, by their parameter's name, while these are measured.
+        self._unit_rows: dict[str, Tensor] = {}
         # No module of its own: the parameters stay the autoencoder's.
         self._sharded: ShardedAutoencoder | None = None
         # DDP would overwrite every process's own counts with those of the first, at every step;
@@ -474,6 +490,21 @@ class SparseAutoencoderModule(RawActivationsModule):
         if self.autoencoder.unit_norm:
             normalize_rows(self.autoencoder.dictionary)
 
+    def constrain(self) -> None:
+        """Bring rows back to norm 1 that a callback, such as one that averages, took from it."""
+        for unit in self._constrained(dict(self.autoencoder.named_parameters())).values():
+            with torch.no_grad():
+                self.autoencoder.dictionary.copy_(unit)
+
+    def _constrained(self, named: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+        """The rows of norm 1 among named tensors in place of others; none where all have it."""
+        if not self.autoencoder.unit_norm or self._sharded is not None:
+            return {}
+        dictionary = self.autoencoder.dictionary
+        own = {prefix + n for n, p in self.autoencoder.named_parameters() if p is dictionary}
+        units = {name: unit_rows(named[name]) for name in own & named.keys()}
+        return {name: unit for name, unit in units.items() if unit is not None}
+
     def on_fit_end(self) -> None:
         """Leave torch's precision as it was."""
         torch.set_float32_matmul_precision(self._precision_before)
@@ -489,6 +520,9 @@ class SparseAutoencoderModule(RawActivationsModule):
     def on_validation_epoch_start(self) -> None:
         """Begin to measure; the values stay until the next split begins."""
         self.evaluation.reset()
+        # In a fit, a callback that averages has put its average here, which must stay as it is.
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self._unit_rows = self._constrained(dict(self.autoencoder.named_parameters()))
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         """Measure one batch of the validation split."""
@@ -500,6 +534,7 @@ class SparseAutoencoderModule(RawActivationsModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log what was measured."""
+        self._unit_rows = {}
         self._log_evaluation("val")
 
     def on_test_epoch_start(self) -> None:
@@ -530,7 +565,12 @@ class SparseAutoencoderModule(RawActivationsModule):
             self.watch.check(self._layout.rows)
             self.firing.synchronize(world())
         if "state_dict" in checkpoint:
-            checkpoint["state_dict"]["firing.tokens_since"] = self.firing.tokens_since
+            state = checkpoint["state_dict"]
+            state["firing.tokens_since"] = self.firing.tokens_since
+            units = self._constrained(state, "autoencoder.")
+            if units:  # of averages, with which a run that resumes continues
+                checkpoint["averaged_rows"] = {name: state[name] for name in units}
+                state.update(units)
         for name in ("source", "cache_identity"):
             value = self._of_data(name)
             if value is not None:
@@ -544,6 +584,8 @@ class SparseAutoencoderModule(RawActivationsModule):
         # A strategy that divides the latents has taken the weights out, and loaded them itself.
         checkpoint = {"state_dict": self.state_dict(), **checkpoint}
         self._check(checkpoint, getattr(trainer, "datamodule", None), resume)
+        if resume:
+            checkpoint["state_dict"].update(checkpoint.get("averaged_rows", {}))
         self._scaling_was_loaded = True
         self._resumed_precision = checkpoint.get("float32_matmul_precision")
         if trainer is None:  # loaded to be used
@@ -612,7 +654,7 @@ class SparseAutoencoderModule(RawActivationsModule):
     def _output(self, x: Tensor, batch_idx: int) -> AutoencoderOutput:
         """What the autoencoder makes of a batch; of divided latents, those of this process."""
         if self._sharded is None:
-            output: AutoencoderOutput = self.autoencoder(x)
+            output: AutoencoderOutput = functional_call(self.autoencoder, self._unit_rows, (x,))
             return output
         if batch_idx == 0:
             self._sharded.check_rows(x)

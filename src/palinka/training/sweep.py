@@ -41,8 +41,10 @@ def of_variant(checkpoint: Mapping[str, Any], name: str) -> dict[str, Any]:
         "hyper_parameters": settings[name],
         **checkpoint.get(VARIANTS, {}).get(name, {}),
     }
-    if "state_dict" in checkpoint:
-        own["state_dict"] = below(checkpoint["state_dict"], prefix)
+    # The second is of a callback that averages weights, and has put its average into the first.
+    for key in ("state_dict", "current_model_state"):
+        if key in checkpoint:
+            own[key] = below(checkpoint[key], prefix)
     if "optimizer_states" in checkpoint:
         own["optimizer_states"] = [_of_group(s, index) for s in checkpoint["optimizer_states"]]
     if "lr_schedulers" in checkpoint:
@@ -229,6 +231,11 @@ class SweepModule(LightningModule):
         for member in self.variants.values():
             member.after_optimizer_step()
 
+    def constrain(self) -> None:
+        """As in a run of its own, for each variant."""
+        for member in self.variants.values():
+            member.constrain()
+
     def on_train_epoch_end(self) -> None:
         """As in a run of its own, for each variant."""
         for member in self.variants.values():
@@ -263,9 +270,9 @@ class SweepModule(LightningModule):
         """Add what each variant adds to a checkpoint of its own."""
         checkpoint[VARIANTS] = {}
         for index, (name, member) in enumerate(self.variants.items()):
-            own: dict[str, Any] = {"state_dict": {}}
-            member.on_save_checkpoint(own)
             prefix = variant_prefix(index)
+            own: dict[str, Any] = {"state_dict": below(checkpoint["state_dict"], prefix)}
+            member.on_save_checkpoint(own)
             state = {prefix + key: value for key, value in own.pop("state_dict").items()}
             checkpoint["state_dict"].update(state)
             checkpoint[VARIANTS][name] = own
@@ -273,8 +280,12 @@ class SweepModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of other variants, and let each look at what is its own."""
         self._check_names(checkpoint)
-        for name, member in self.variants.items():
-            member.on_load_checkpoint(of_variant(checkpoint, name))
+        for index, (name, member) in enumerate(self.variants.items()):
+            own = of_variant(checkpoint, name)
+            member.on_load_checkpoint(own)
+            prefix = variant_prefix(index)
+            state = {prefix + key: value for key, value in own["state_dict"].items()}
+            checkpoint["state_dict"].update(state)
 
     def check_checkpoint(
         self, path: str | PathLike[str], data: LightningDataModule | None, *, resume: bool

@@ -1,4 +1,4 @@
-"""Checkpoints during a run, and exact resume."""
+"""Checkpoints during a run, exact resume, and the weights that a run ends with."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -8,17 +8,19 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import Tensor
 
 from palinka.autoencoders.base import positive_integer
 from palinka.errors import InputError
 from palinka.training.callbacks.summary import log_folder
 from palinka.training.callbacks.tensorboard import all_writers
 from palinka.training.checkpoint import read_any
+from palinka.training.module import SparseAutoencoderModule
 from palinka.training.sweep import SweepModule, of_variant
 
 
@@ -113,6 +115,7 @@ class RunCheckpoints(Checkpoint):
         self._folder = Path(FOLDER)
         self._step = 0
         self._saved = -1
+        self._kept: tuple[int, ...] = ()
         self._due = False
         self._told = False
         self._signals: StopSignals | None = None
@@ -146,6 +149,7 @@ class RunCheckpoints(Checkpoint):
     ) -> None:
         """Take what `on_save_checkpoint` has left."""
         self._restored = checkpoint.get("run", {})
+        self._kept = fingerprint(pl_module, checkpoint.get("state_dict", {}))
         # A run that goes on was checked when it began. The check would forget its metrics, which a
         # run that only lacks its end does not measure again.
         trainer.num_sanity_val_steps = 0
@@ -188,8 +192,9 @@ class RunCheckpoints(Checkpoint):
             self._save(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save where the run was ended otherwise, as by early stopping."""
-        if trainer.global_step > self._saved:
+        """Save where the run was ended otherwise, as by early stopping, or has other weights."""
+        replaced = trainer.strategy.broadcast(fingerprint(pl_module) != self._kept)
+        if trainer.global_step > self._saved or replaced:
             self._save(trainer)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -237,7 +242,10 @@ class RunCheckpoints(Checkpoint):
             link.unlink(missing_ok=True)
             os.link(newest, link)
             link.replace(self._folder / OLDER)
-        trainer.save_checkpoint(newest, weights_only=False)
+        checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        self._kept = fingerprint(trainer.lightning_module, checkpoint["state_dict"])
+        trainer.strategy.save_checkpoint(checkpoint, newest)
+        trainer.strategy.barrier("RunCheckpoints")
         if self._told and self._signals is not None:
             self._signals.stop()
 
@@ -267,3 +275,72 @@ def _measured_but_not_logged(trainer: pl.Trainer) -> dict[str, float]:
         return {}
     values = {name: float(value) for name, value in connector.metrics["log"].items()}
     return {**values, "epoch": trainer.current_epoch} if values else {}
+
+
+class FinalWeights(Callback):
+    """Constrains and validates what callbacks before it made of the weights when training ended.
+
+    Averaging callbacks put their averages in place of the weights then. Directions of norm 1
+    become so again, and where the last validation was one of other weights, there is another, so
+    that the metrics, `last.ckpt` and the module are of the same autoencoder. The Trainer puts it
+    behind the callbacks of others and before those of palinka.
+    """
+
+    def __init__(self) -> None:
+        self._measured: tuple[int, ...] = ()
+        self._measured_at = -1
+        self._trained: tuple[int, ...] = ()
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note which weights are measured."""
+        self._measured_at = trainer.global_step
+        self._measured = fingerprint(pl_module)
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Note which weights training leaves, where this may be its last step."""
+        last = trainer.is_last_batch or trainer.global_step == trainer.max_steps
+        if last or trainer.should_stop:
+            self._trained = fingerprint(pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Constrain the weights, and measure them where they have not been."""
+        if not isinstance(pl_module, SparseAutoencoderModule | SweepModule):
+            return
+        if pl_module.device_mesh is not None:
+            return
+        final = fingerprint(pl_module)
+        pl_module.constrain()
+        # A run may end between two validations, but not with weights that no step made.
+        replaced = final != self._trained or trainer.global_step == self._measured_at
+        stale = final != self._measured
+        if trainer.enable_validation and trainer.strategy.broadcast(replaced and stale):
+            trainer.validating = True
+            trainer.fit_loop.epoch_loop.val_loop.run()
+            trainer.training = True
+
+
+def fingerprint(
+    module: pl.LightningModule, state: Mapping[str, Tensor] | None = None
+) -> tuple[int, ...]:
+    """Sums of the bits of a module's weights, by which these are told apart on any device.
+
+    Args:
+        module: One whose latents are divided over devices has none.
+        state: A checkpoint's weights, to be taken in place of the module's.
+    """
+    if module.device_mesh is not None:
+        return ()
+    integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+    named = dict(module.named_parameters())
+    weights = [named[name] if state is None else state[name] for name in named]
+    return tuple(
+        int(tensor.detach().view(integers[tensor.itemsize]).sum(dtype=torch.int64))
+        for tensor in weights
+    )

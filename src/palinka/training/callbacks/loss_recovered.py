@@ -22,6 +22,7 @@ from palinka.data import ActivationDataModule, Block
 from palinka.errors import InputError, track
 from palinka.language_models import LanguageModel
 from palinka.language_models.edits import EncodesAndDecodes, as_function
+from palinka.training.callbacks.checkpoints import fingerprint
 from palinka.training.callbacks.variants import trained
 from palinka.training.module import SparseAutoencoderModule
 
@@ -348,7 +349,7 @@ class LanguageModelMetrics(Callback):
         self.error_site = error_site
         self.found: Mapping[str, Interval] = {}
         """What was measured last; the same on every process."""
-        self._last_step = -1
+        self._last: tuple[int, tuple[int, ...]] = (-1, ())  # step and weights
         self._remark: str | None = None
 
     def on_train_batch_end(
@@ -361,12 +362,12 @@ class LanguageModelMetrics(Callback):
     ) -> None:
         """Measure where it is time to."""
         step = trainer.global_step
-        if self.every_n_steps and step % self.every_n_steps == 0 and step != self._last_step:
+        if self.every_n_steps and step % self.every_n_steps == 0 and step != self._last[0]:
             self._during_fit(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure what was trained, unless the last step did."""
-        if trainer.global_step != self._last_step:
+        if (trainer.global_step, fingerprint(pl_module)) != self._last:
             self._during_fit(trainer, pl_module)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -379,7 +380,7 @@ class LanguageModelMetrics(Callback):
         self._log(pl_module, self._measured(trainer, pl_module, "test"))
 
     def _during_fit(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._last_step = trainer.global_step
+        self._last = (trainer.global_step, fingerprint(module))
         values = {
             f"{one.name}/{name}" if one.name else name: value
             for one in trained(trainer, module)

@@ -1,0 +1,262 @@
+"""Mistyped and torn files: readers raise a one-line `InputError`, or read what the file says."""
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from transformers import AutoTokenizer
+
+from palinka.__main__ import main
+from palinka.analyses.stimuli import load_stimuli
+from palinka.assets import mini_gpt2_folder
+from palinka.autoencoders import Autoencoder, KSparseAutoencoder
+from palinka.autoencoders.formats import load
+from palinka.data import Cache
+from palinka.errors import InputError
+from palinka.language_models import LanguageModelSpec
+from palinka.training import SparseAutoencoderModule
+from palinka.training.checkpoint import describe
+
+STIMULI: dict[str, dict[str, Any]] = {
+    "contrast": {
+        "targets": {"him": "him", "her": "her"},
+        "frames": [f"Then {name} saw {{target}} there." for name in ("John", "Anne", "Mary")],
+    },
+    "words": {"conditions": {"animals": ["horse", "dog", "bird"], "food": ["soup", "x", "tea"]}},
+    "carrier": {"groups": {"a": ["house", "river", "road"]}, "carrier": "We saw the {word}"},
+    "occurrences": {
+        "text": "Vienna, he said, is 3.5 miles, not far. " * 6,
+        "conditions": {"comma": {"match": [","], "not_in_numbers": True}},
+        "before": 2,
+        "after": 1,
+    },
+    "passage": {"text": "From Vienna to Budapest.", "categories": {"cities": ["Vienna"]}},
+}
+FIT = {
+    "seed_everything": 0,
+    "data": {"site": "blocks.middle.mlp.pre", "batch_size": 64, "center": True, "bos": False},
+    "model": {
+        "autoencoder": {"class_path": "KSparseAutoencoder", "init_args": {"latent_dim": 64}},
+        "sparsity_weight": 0.1,
+    },
+    "trainer": {"accelerator": "cpu", "max_epochs": 1, "log_every_n_steps": 5},
+}
+ANALYZE = {
+    "analyses": [{
+        "name": "grammar", "analysis": "unit_tuning", "stimuli": "words.yaml",
+        "sites": ["blocks.3.mlp.pre"], "options": {"test": "welch", "alpha": 0.1},
+    }]
+}  # fmt: skip
+OTHER_VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-2, 10_000),
+    st.floats(-2.0, 2.0),
+    st.sampled_from(["", "none", "him", "{target}", "1e-4"]),
+    st.just([]),
+    st.just({}),
+    st.just(["a", "b"]),
+)
+
+
+def examples(number: int) -> Callable[[Any], Any]:
+    """The same examples in every run."""
+    return settings(
+        max_examples=number,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+@st.composite
+def mistyped(draw: st.DrawFn, content: Any) -> Any:
+    """A copy in which one value is missing, renamed or of another type."""
+    content = deepcopy(content)
+    places = []
+    waiting = [content]
+    while waiting:
+        within = waiting.pop()
+        for key in within if isinstance(within, dict) else range(len(within)):
+            places.append((within, key))
+            if isinstance(within[key], dict | list):
+                waiting.append(within[key])
+    within, key = draw(st.sampled_from(places))
+    change = draw(st.sampled_from(["replace", "remove", "rename"]))
+    if change == "replace" or isinstance(within, list):
+        within[key] = draw(OTHER_VALUES)
+    elif change == "remove":
+        del within[key]
+    else:
+        within[f"{key}s"] = within.pop(key)
+    return content
+
+
+@st.composite
+def torn(draw: st.DrawFn, data: bytes) -> bytes:
+    """Bytes cut short, or with one of them changed."""
+    place = draw(st.integers(0, len(data) - 1))
+    if draw(st.booleans()):
+        return data[:place]
+    return data[:place] + bytes([data[place] ^ draw(st.integers(1, 255))]) + data[place + 1 :]
+
+
+def reads(read: Callable[[], Any]) -> bool:
+    """Whether a file was read; anything but an `InputError`, which is one line, propagates."""
+    with suppress(InputError):
+        read()
+        return True
+    return False
+
+
+def accepted(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> bool:
+    """Whether the command line was accepted; otherwise it ends with status 2 and one line."""
+    try:
+        status = main(arguments)
+    except SystemExit as ended:  # of `--print_config`
+        status = ended.code
+    written = capsys.readouterr().err
+    assert status in (0, 2), written
+    assert status == 0 or len([e for e in written.splitlines() if "error:" in e]) == 1, written
+    return status == 0
+
+
+@pytest.mark.parametrize("kind", STIMULI)
+@examples(30)
+@given(data=st.data())
+def test_mistyped_stimuli(kind: str, tmp_path: Path, data: st.DataObject) -> None:
+    content = data.draw(mistyped({"kind": kind, **STIMULI[kind]}))
+    (tmp_path / "stimuli.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    tokenizer = AutoTokenizer.from_pretrained(mini_gpt2_folder())
+    reads(lambda: load_stimuli(tmp_path / "stimuli.yaml").prepare(tokenizer))
+
+
+@examples(150)
+@given(data=st.data())
+def test_torn_stimuli(tmp_path: Path, data: st.DataObject) -> None:
+    whole = yaml.safe_dump({"kind": "words", **STIMULI["words"]}).encode()
+    (tmp_path / "stimuli.yaml").write_bytes(data.draw(torn(whole)))
+    reads(lambda: load_stimuli(tmp_path / "stimuli.yaml"))
+
+
+@examples(100)
+@given(data=st.data())
+def test_a_mistyped_autoencoder(tmp_path: Path, data: st.DataObject) -> None:
+    KSparseAutoencoder(6, 10, 3).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(data.draw(mistyped(config))))
+    reads(lambda: Autoencoder.from_pretrained(tmp_path))
+
+
+@examples(100)
+@given(data=st.data())
+def test_torn_weights(tmp_path: Path, data: st.DataObject) -> None:
+    KSparseAutoencoder(6, 10, 3).save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(data.draw(torn(file.read_bytes())))
+    reads(lambda: Autoencoder.from_pretrained(tmp_path))
+
+
+@examples(100)
+@given(data=st.data())
+def test_a_mistyped_dictionary_of_another_library(tmp_path: Path, data: st.DataObject) -> None:
+    config = {
+        "architecture": "jumprelu", "d_in": 6, "d_sae": 10, "dtype": "float32",
+        "apply_b_dec_to_input": True, "normalize_activations": "none",
+        "metadata": {"hook_name": "blocks.3.mlp.hook_post", "model_name": "gpt2"},
+    }  # fmt: skip
+    shapes = {"W_enc": (6, 10), "W_dec": (10, 6), "b_dec": (6,), "b_enc": (10,), "threshold": (10,)}
+    save_file({n: torch.rand(s) for n, s in shapes.items()}, tmp_path / "sae_weights.safetensors")
+    (tmp_path / "cfg.json").write_text(json.dumps(data.draw(mistyped(config))))
+    reads(lambda: load(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> dict[str, Any]:
+    module = SparseAutoencoderModule(KSparseAutoencoder(6, 10, 3), 0.5)
+    return {
+        "epoch": 1,
+        "global_step": 7,
+        "pytorch-lightning_version": "2.6.1",
+        "state_dict": dict(module.state_dict()),
+        "hyper_parameters": {**module.hparams, "autoencoder": describe(module.autoencoder)},
+        "source": {"site": "blocks.3.mlp.pre"},
+    }
+
+
+@examples(60)
+@given(data=st.data())
+def test_a_mistyped_checkpoint(
+    tmp_path: Path, checkpoint: dict[str, Any], data: st.DataObject
+) -> None:
+    torch.save(data.draw(mistyped(checkpoint)), tmp_path / "last.ckpt")
+    reads(lambda: SparseAutoencoderModule.load_from_checkpoint(tmp_path / "last.ckpt"))
+
+
+@examples(60)
+@given(data=st.data())
+def test_a_torn_checkpoint(tmp_path: Path, checkpoint: dict[str, Any], data: st.DataObject) -> None:
+    file = tmp_path / "last.ckpt"
+    torch.save(checkpoint, file)
+    file.write_bytes(data.draw(torn(file.read_bytes())))
+    reads(lambda: SparseAutoencoderModule.load_from_checkpoint(file))
+
+
+@examples(25)
+@given(data=st.data())
+def test_a_mistyped_language_model(tmp_path: Path, data: st.DataObject) -> None:
+    config = json.loads((mini_gpt2_folder() / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(data.draw(mistyped(config))))
+    reads(lambda: LanguageModelSpec(str(tmp_path)).width("blocks.0.mlp.pre"))
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("caches")
+    arguments = ["--data.train_tokens=512", "--data.validation_tokens=128", "--data.batch_size=64"]
+    assert (
+        main(["harvest", "--data.context_length=32", f"--data.cache_dir={folder}", *arguments]) == 0
+    )
+    return min(manifest.parent for manifest in folder.rglob("manifest.json"))
+
+
+@pytest.mark.parametrize("pattern", ["manifest.json", "*.safetensors"])
+@examples(60)
+@given(data=st.data())
+def test_a_torn_cache_is_noticed(pattern: str, cache: Path, data: st.DataObject) -> None:
+    file = min(cache.glob(pattern))
+    whole = file.read_bytes()
+    file.write_bytes(data.draw(torn(whole)))
+    try:
+        assert not reads(lambda: Cache.open(cache).verify())
+    finally:
+        file.write_bytes(whole)
+
+
+@examples(6)
+@given(content=mistyped(FIT))
+def test_a_mistyped_configuration(
+    workspace: Path, capsys: pytest.CaptureFixture[str], content: dict[str, Any]
+) -> None:
+    (workspace / "config.yaml").write_text(yaml.safe_dump(content))
+    accepted(["fit", "--config", "config.yaml", "--print_config"], capsys)
+
+
+@examples(10)
+@given(content=mistyped(ANALYZE))
+def test_a_mistyped_analysis(
+    workspace: Path, capsys: pytest.CaptureFixture[str], content: dict[str, Any]
+) -> None:
+    (workspace / "words.yaml").write_text(yaml.safe_dump({"kind": "words", **STIMULI["words"]}))
+    (workspace / "config.yaml").write_text(yaml.safe_dump(content))
+    accepted(["analyze", "--config", "config.yaml"], capsys)

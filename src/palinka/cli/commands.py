@@ -88,7 +88,7 @@ COMMANDS = {
     "import": Command("make a checkpoint of another library's", "palinka.cli.convert", True),
     "cache": Command("list the caches of activations, or remove some", "palinka.cli.cache"),
     "atlas": Command("write pages about every latent, or serve them", "palinka.cli.atlas"),
-    "doctor": Command("look at what is installed and whether it works", "palinka.cli.doctor"),
+    "doctor": Command("check the installation", "palinka.cli.doctor"),
     "completion": Command("complete commands in bash, zsh or fish", "palinka.cli.completion"),
 }
 

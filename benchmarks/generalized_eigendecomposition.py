@@ -14,7 +14,7 @@ from palinka.analyses.generalized_eigendecomposition import (
     generalized_eigendecomposition,
 )
 from palinka.analyses.stats.eigenvalue_null import (
-    label_free_scores,
+    contrast_scores,
     permutation_null,
     shuffled_eigenvalues,
 )
@@ -68,8 +68,13 @@ def plain_decomposition(a: Array, b: Array) -> dict[str, Array]:
 
 def plain_null(a: Array, b: Array) -> Array:
     """Step 7's null: one label-free basis, then one labeling after the other."""
-    centered = np.concatenate([part - part.mean(axis=0) for part in (a, b)])
-    return plain_loop(centered @ plain_components(np.cov(centered, rowvar=False)), len(a))
+    contrasts = np.concatenate(
+        [
+            centered[:-1] - centered[-1] / (np.sqrt(len(centered)) + 1)
+            for centered in (a - a.mean(axis=0), b - b.mean(axis=0))
+        ]
+    )
+    return plain_loop(contrasts @ plain_components(contrasts.T @ contrasts), len(a) - 1)
 
 
 def plain_loop(y: Array, n_a: int) -> Array:
@@ -78,7 +83,7 @@ def plain_loop(y: Array, n_a: int) -> Array:
     null = np.empty((PERMUTATIONS, 2))
     draws = np.random.default_rng(0).permuted(np.tile(labels, (PERMUTATIONS, 1)), axis=1)
     for index, chosen in enumerate(draws):
-        s_a, s_b = (plain_shrinkage(np.cov(part, rowvar=False)) for part in (y[chosen], y[~chosen]))
+        s_a, s_b = (plain_shrinkage(z.T @ z / len(z)) for z in (y[chosen], y[~chosen]))
         null[index] = scipy.linalg.eigh(s_a, s_b)[0][-1], scipy.linalg.eigh(s_b, s_a)[0][-1]
     return null
 
@@ -105,7 +110,7 @@ def same_null(plain: Array, fast: tuple[Array, Array]) -> str:
 def main() -> None:
     """Time the decomposition, the null with its basis, and the permutations alone."""
     a, b = conditions()
-    scores = label_free_scores(a, b, VARIANCE)
+    scores = contrast_scores(a, b, VARIANCE)
     report(
         "generalized_eigendecomposition",
         "Generalized eigendecomposition",
@@ -144,12 +149,12 @@ def main() -> None:
             Case(
                 f"{PERMUTATIONS:,} permutations alone, in {scores.shape[1]} components",
                 ours=lambda: shuffled_eigenvalues(
-                    scores, len(a), SHRINKAGE, PERMUTATIONS, False, seed=0
+                    scores, len(a) - 1, SHRINKAGE, PERMUTATIONS, False, seed=0
                 ),
                 rivals=[
                     Rival(
                         "plain",
-                        lambda: plain_loop(scores, len(a)),
+                        lambda: plain_loop(scores, len(a) - 1),
                         check=same_null,
                         at_least=25,
                         warm_up=False,

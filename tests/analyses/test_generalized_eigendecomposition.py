@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from palinka.analyses import generalized_eigendecomposition
 from palinka.analyses.generalized_eigendecomposition import permuted_labels
-from palinka.analyses.stats.eigenvalue_null import label_free_scores
 from palinka.errors import InputError
 
 Array = NDArray[np.float64]
@@ -263,7 +262,10 @@ def test_permutations_bring_the_null_and_leave_the_rest_alone() -> None:
 def test_observed_values_come_from_the_basis_that_does_not_know_the_labels() -> None:
     a, b = two_conditions(7)
     result = generalized_eigendecomposition(a, b, permutations=1)
-    y = label_free_scores(a, b, 99.0)
+    centered = np.concatenate([a - a.mean(axis=0), b - b.mean(axis=0)])
+    values, vectors = np.linalg.eigh(centered.T @ centered)
+    shares = 100 * np.cumsum(values[::-1]) / values.sum()
+    y = centered @ vectors[:, ::-1][:, : int((shares <= 99.0).sum())]
     s_a, s_b = (
         plain_shrinkage(np.cov(part, rowvar=False), 0.01) for part in (y[: len(a)], y[len(a) :])
     )
@@ -307,11 +309,12 @@ def simulated(p: Any, draws: int, *design: Any) -> Array:
 
 NULLS = [
     (independent_p, 8, 8, 20, 0.0),
-    (independent_p, 12, 30, 20, 0.0),
-    (independent_p, 20, 20, 20, 0.0),
+    (independent_p, 12, 30, 20, 20.0),
+    (independent_p, 20, 20, 100, 0.0),
     (independent_p, 40, 40, 20, 20.0),
     (paired_p, 8, 20, 0.95, 1.0),
-    (paired_p, 40, 20, 0.95, 1.0),
+    (paired_p, 20, 100, 0.95, 1.0),
+    (paired_p, 40, 20, 0.0, 1.0),
 ]
 
 

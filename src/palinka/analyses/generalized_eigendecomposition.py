@@ -159,7 +159,11 @@ def generalized_eigendecomposition(
     i of A with item i of B, each pair swapped with probability 1/2), or over all items without
     `pairs`. Observed and null values come from a recipe of their own that does not use the labels
     otherwise: principal components of all centered items, the same cut, both covariances shrunk.
-    Held-out check: halves of the items, in which pairs stay together.
+    What is exchanged are the `n - 1` uncorrelated contrasts of the `n` centered items, which
+    makes the p-values uniform under the null for normal items, or pairs, that are independent. With
+    few items that differ much in their length they are too small (at .05, items of a multivariate
+    t with 4 degrees of freedom are rejected in .1 to .2 of data sets). Held-out check: halves of
+    the items, in which pairs stay together.
 
     Args:
         a: Items of the first condition, `(n_a, d)`, at least three.
@@ -208,7 +212,7 @@ def generalized_eigendecomposition(
     y = x @ components
     parts = y[: len(a)], y[len(a) :]
     plain = [np.cov(part, rowvar=False).reshape(r, r) for part in parts]
-    intensities = [shrinkage_intensity(part, shrinkage) for part in parts]
+    intensities = [shrinkage_intensity(part - part.mean(axis=0), shrinkage) for part in parts]
     regular = [shrunk(s, gamma) for s, gamma in zip(plain, intensities, strict=True)]
     smallest = r * np.finfo(np.float64).eps * max(np.linalg.norm(s, 2) for s in plain)
     ranks = np.array(

@@ -33,7 +33,7 @@ def shrinkage_intensity(x: NDArray[np.float64], shrinkage: Shrinkage) -> float:
     """How far the covariance of `x` is to be shrunk, from 0 (not at all) to 1.
 
     Args:
-        x: `(items, r)`.
+        x: `(items, r)`, of mean 0.
         shrinkage: The intensity itself, or the estimator that finds it in the data.
 
     Source:
@@ -45,7 +45,6 @@ def shrinkage_intensity(x: NDArray[np.float64], shrinkage: Shrinkage) -> float:
     n, r = x.shape
     if r == 1:
         return 0.0
-    x = x - x.mean(axis=0)
     # The smaller of the two Gram matrices has the same trace and the same sum of squares.
     gram = (x @ x.T if n < r else x.T @ x) / n
     trace, squares = float(np.trace(gram)), float((gram**2).sum())

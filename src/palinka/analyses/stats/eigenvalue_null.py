@@ -146,96 +146,64 @@ def _add_scatter(m, z):  # type: ignore[no-untyped-def]
                 row[j] += c_0 * z_0[j]
 
 
+# Rows come in the basis of their own principal components, where their scatter `T` is diagonal. For
+# every labeling the scatters of the two conditions add up to `T`. So with
+#
+#     P = scatter_A + g_A I,    Q = scatter_B + g_B I,    P + Q = T + (g_A + g_B) I
+#
+# an inverse square root of `P + Q` costs nothing, and the pencil `(P, Q)`, whose eigenvalues are
+# wanted, turns into one symmetric matrix `M` similar to `(P + Q)^-1 P`: an eigenvalue `theta` of
+# `M` belongs to the eigenvalue `theta / (1 - theta)` of the pencil. The largest gives condition A
+# over B, the smallest B over A, so that one tridiagonalization serves both directions.
 @compiled_with(error_model="numpy", fastmath={"reassoc", "contract"})
-def _largest_eigenvalues(scores, in_a, shrinkage):  # type: ignore[no-untyped-def]
-    n, r = scores.shape
+def _largest_eigenvalues(rows, in_a, shrinkage):  # type: ignore[no-untyped-def]
+    n, r = rows.shape
     largest = np.empty((len(in_a), 2))
     spread = np.zeros(r)
     lengths = np.zeros(n)
     for i in range(n):
         for j in range(r):
-            spread[j] += scores[i, j] ** 2
-            lengths[i] += scores[i, j] ** 2
+            spread[j] += rows[i, j] ** 2
+            lengths[i] += rows[i, j] ** 2
     ridge = shrinkage / (1.0 - shrinkage) / r
+    inverse = 1.0 / np.sqrt(spread + ridge * spread.sum())
     m, z = np.empty((r, r)), np.empty((n, r))
-    mean, u, s = np.empty(r), np.empty(r), np.empty(r)
-    inverse, diagonal, beside = np.empty(r), np.empty(r), np.zeros(r)
+    diagonal, beside = np.empty(r), np.zeros(r)
     for permutation in range(len(in_a)):
-        mean[:] = 0.0
         n_a, trace_a = 0, 0.0
         for i in range(n):
             if in_a[permutation, i]:
-                n_a += 1
                 trace_a += lengths[i]
                 for j in range(r):
-                    mean[j] += scores[i, j]
-        n_b = n - n_a
-        mean_length = 0.0
+                    z[n_a, j] = rows[i, j] * inverse[j]
+                n_a += 1
+        m[:] = 0.0
         for j in range(r):
-            mean[j] /= n_a
-            mean_length += mean[j] ** 2
-        between = n_a * n / n_b
-        trace_a -= n_a * mean_length
-        ridge_a = ridge * trace_a
-        ridge_both = ridge * (spread.sum() - between * mean_length)
-
-        u_length = 0.0
-        for j in range(r):
-            inverse[j] = 1.0 / np.sqrt(spread[j] + ridge_both)
-            u[j] = mean[j] * inverse[j] * np.sqrt(between)
-            u_length += u[j] ** 2
-            s[j] = inverse[j] ** 2 * ridge_a * u[j]
-        rows = 0
-        for i in range(n):
-            if in_a[permutation, i]:
-                along = 0.0
-                for j in range(r):
-                    z[rows, j] = scores[i, j] * inverse[j]
-                    along += z[rows, j] * u[j]
-                for j in range(r):
-                    s[j] += z[rows, j] * along
-                rows += 1
-        # (I - u u')^(-1/2) = I + k u u'; both sides of it make a symmetric update of rank two.
-        root = np.sqrt(max(1.0 - u_length, 1e-300))
-        k = 1.0 / (root * (1.0 + root))
-        own = n_a / between
-        s_along = 0.0
-        for j in range(r):
-            s[j] -= own * u_length * u[j]
-            s_along += s[j] * u[j]
-        for j in range(r):
-            s[j] = k * s[j] + 0.5 * (k * k * s_along - own) * u[j]
-
-        for i in range(r):
-            row = m[i]
-            for j in range(i + 1):
-                row[j] = u[i] * s[j] + s[i] * u[j]
-            row[i] += inverse[i] ** 2 * ridge_a
+            m[j, j] = inverse[j] ** 2 * ridge * trace_a
         _add_scatter(m, z[:n_a])
         _tridiagonalize(m, diagonal, beside)
         smallest, greatest = _extremes(diagonal, beside)
-        degrees = (n_b - 1) / (n_a - 1)
+        degrees = (n - n_a) / n_a
         largest[permutation, 0] = degrees * greatest / (1.0 - greatest)
         largest[permutation, 1] = (1.0 - smallest) / smallest / degrees
     return largest
 
 
 def permuted_eigenvalues(
-    scores: NDArray[np.float64], in_a: NDArray[np.bool_], shrinkage: float
+    rows: NDArray[np.float64], in_a: NDArray[np.bool_], shrinkage: float
 ) -> NDArray[np.float64]:
     """Largest eigenvalues of both shrunk covariances against each other, for every labeling.
 
     Args:
-        scores: `(items, r)`, the items' scores on principal components about their grand mean;
-            `label_free_scores` are, because items centered by condition have the grand mean 0.
-        in_a: `(labelings, items)`, whether the item counts as one of condition A.
+        rows: `(rows, r)` of mean 0 by assumption, with a diagonal scatter.
+        in_a: `(labelings, rows)`, whether the row counts as one of condition A.
         shrinkage: Of both covariances, at least 0 and less than 1.
 
     Returns:
         `(labelings, 2)`: that of A over B and that of B over A.
     """
     largest: NDArray[np.float64] = _largest_eigenvalues(
-        np.ascontiguousarray(scores), np.ascontiguousarray(in_a), float(shrinkage)
+        np.ascontiguousarray(rows), np.ascontiguousarray(in_a), float(shrinkage)
     )
     return largest
 
@@ -269,7 +237,7 @@ def leading_filter(
     remaining = less - less.mean(axis=0)
     covariance = remaining.T @ remaining / (len(less) - 1)
     factor = scipy.linalg.cho_factor(
-        shrunk(covariance, shrinkage_intensity(less, shrinkage)), check_finite=False
+        shrunk(covariance, shrinkage_intensity(remaining, shrinkage)), check_finite=False
     )
     solved = scipy.linalg.cho_solve(factor, centered.T, check_finite=False)
     last = len(centered) - 1
@@ -338,10 +306,16 @@ def _halves(
 _CHUNK = 32
 
 
-def label_free_scores(
+def contrast_scores(
     a: NDArray[np.float64], b: NDArray[np.float64], variance: float
 ) -> NDArray[np.float64]:
-    """Scores of all items, centered by condition, on their common principal components.
+    """Contrasts of both conditions on the principal components of all items, without the means.
+
+    The `n` items of a condition, centered on its mean, are correlated and share `n - 1` degrees of
+    freedom. Their Householder contrasts `x_i - x_n / (sqrt(n) + 1)`, `i < n`, have their scatter;
+    they are uncorrelated and of equal variance, and therefore exchangeable where items are normal.
+    Contrast i of A and contrast i of B are made of item i and the last item alike, so that matched
+    pairs remain matched.
 
     Args:
         a: `(n_a, d)`.
@@ -349,27 +323,31 @@ def label_free_scores(
         variance: The components before this cumulative share, in per cent, are kept.
 
     Returns:
-        `(n_a + n_b, r)`, those of A first.
+        `(n_a - 1 + n_b - 1, r)`, those of A first.
 
     Raises:
         InputError: If the first component already exceeds `variance`.
+
+    Source:
+        Huh and Jhun (2001), "Random permutation testing in multiple linear regression": a
+        permutation of residuals' uncorrelated contrasts.
     """
-    centered = np.concatenate((a - a.mean(axis=0), b - b.mean(axis=0)))
-    components = principal_components(centered / np.sqrt(len(centered) - 1))
-    scores: NDArray[np.float64] = centered @ components.axes(components.before(variance))
+    centered = (x - x.mean(axis=0) for x in (a, b))
+    rows = np.concatenate([x[:-1] - x[-1] / (np.sqrt(len(x)) + 1.0) for x in centered])
+    components = principal_components(rows / np.sqrt(len(rows)))
+    scores: NDArray[np.float64] = rows @ components.axes(components.before(variance))
     return scores
 
 
 def largest_eigenvalues(
-    scores: NDArray[np.float64], in_a: NDArray[np.bool_], shrinkage: Shrinkage
+    rows: NDArray[np.float64], in_a: NDArray[np.bool_], shrinkage: Shrinkage
 ) -> NDArray[np.float64]:
-    """The plain way, for any shrinkage: `(labelings, 2)`, A over B and B over A."""
+    """Plain form of `permuted_eigenvalues`, for any shrinkage."""
     largest = np.empty((len(in_a), 2))
     for index, labels in enumerate(in_a):
         a, b = (
-            shrunk(np.cov(part, rowvar=False, ddof=1).reshape(2 * (scores.shape[1],)), intensity)
-            for part in (scores[labels], scores[~labels])
-            for intensity in (shrinkage_intensity(part, shrinkage),)
+            shrunk(part.T @ part / len(part), shrinkage_intensity(part, shrinkage))
+            for part in (rows[labels], rows[~labels])
         )
         lower = np.linalg.cholesky(b)
         half = np.linalg.solve(lower, a)
@@ -390,10 +368,11 @@ def permutation_null(
     """Largest eigenvalues under the true labels and under exchanged ones, by one recipe.
 
     Each condition is centered on its own mean, because a difference of means is not a difference
-    of variance. Then labels are exchanged: within pairs (item i of A with item i of B, each pair
-    swapped with probability 1/2), or over all items. Apart from the means the recipe does not use
-    the true labels: principal components of all centered items, the same cut, the covariances of
-    both groups about their own means, both shrunk.
+    of variance, and turned into contrasts (see `contrast_scores`), because centered items are not
+    exchangeable. Then labels are exchanged: within pairs (contrast i of A with contrast i of B,
+    each pair swapped with probability 1/2), or over all contrasts. Apart from the means the recipe
+    does not use the labels: principal components of all contrasts, the same cut, both covariances
+    shrunk. The observed values equal those of the centered items.
 
     Args:
         a: `(n_a, d)`.
@@ -408,10 +387,10 @@ def permutation_null(
         Observed `(2,)` and null `(permutations, 2)`: A over B, B over A.
 
     Raises:
-        InputError: As `label_free_scores` and `shuffled_eigenvalues` do.
+        InputError: As `contrast_scores` and `shuffled_eigenvalues` do.
     """
-    scores = label_free_scores(a, b, variance)
-    return shuffled_eigenvalues(scores, len(a), shrinkage, permutations, pairs, seed)
+    scores = contrast_scores(a, b, variance)
+    return shuffled_eigenvalues(scores, len(a) - 1, shrinkage, permutations, pairs, seed)
 
 
 def shuffled_eigenvalues(
@@ -422,16 +401,16 @@ def shuffled_eigenvalues(
     pairs: bool,
     seed: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """`permutation_null` of given `label_free_scores`.
+    """`permutation_null` of given `contrast_scores`, `n_a` of them of condition A.
 
     Raises:
         InputError: If, unshrunk, a condition has too few items for its covariance to be regular.
     """
     fewest = min(n_a, len(scores) - n_a)
-    if shrinkage == 0 and scores.shape[1] >= fewest:
+    if shrinkage == 0 and scores.shape[1] > fewest:
         raise InputError(
             f"without shrinkage, {scores.shape[1]} principal components need more than "
-            f"{fewest} items in each condition; give a shrinkage above 0 or a smaller variance"
+            f"{fewest + 1} items in each condition; give a shrinkage above 0 or a smaller variance"
         )
     labels = np.arange(len(scores)) < n_a
     rng = np.random.default_rng(seed)

@@ -146,6 +146,37 @@ def _size(file: BinaryIO) -> int:
     return os.fstat(file.fileno()).st_size
 
 
+@contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Open a new version of a file, which takes its name once it is complete and on the disk.
+
+    The bytes go to `<name>.tmp`, which is flushed (`fsync`) and renamed at the end of the `with`
+    block. If an exception ends the block, the old version stays and the new one is removed. Only
+    one process may write a file at a time.
+
+    Args:
+        path: The file; its folder must exist.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)  # makes the name durable
+    finally:
+        os.close(folder)
+
+
 _QUIET = "PALINKA_QUIET"
 # Other libraries' own ways of drawing no bars; read when they are imported.
 _OTHERS = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")

@@ -14,9 +14,8 @@ from palinka.autoencoders.kernels import (
     Weights,
     autoencode,
     autoencode_plain,
+    dispatch,
 )
-from palinka.autoencoders.kernels import dispatch as choice
-from palinka.autoencoders.kernels import dispatch as compiled
 from palinka.autoencoders.kernels.dense import dense_pass
 from palinka.autoencoders.kernels.sparse import sparse_pass
 
@@ -165,22 +164,22 @@ def test_rows_are_done_once_each_whatever_the_pieces() -> None:
     done: list[int] = []
     for count in (0, 1, 5, 100):
         done.clear()
-        compiled.in_parallel(lambda start, stop: done.extend(range(start, stop)), count)
+        dispatch.in_parallel(lambda start, stop: done.extend(range(start, stop)), count)
         assert sorted(done) == list(range(count))
 
 
 def test_it_takes_the_form_that_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = torch.empty(1 << 14, 1)
-    assert choice.sparse_pays(64, 1 << 14, 32, weight)
-    assert not choice.sparse_pays(64, 1 << 14, 1 << 13, weight)
-    assert not choice.sparse_pays(8, 1 << 14, 32, weight)
-    assert not choice.sparse_pays(64, 1 << 14, 32, weight.bfloat16())
-    assert not choice.sparse_pays(64, 1 << 14, 32, weight.to("meta"))
+    assert dispatch.use_sparse(64, 1 << 14, 32, weight)
+    assert not dispatch.use_sparse(64, 1 << 14, 1 << 13, weight)
+    assert not dispatch.use_sparse(8, 1 << 14, 32, weight)
+    assert not dispatch.use_sparse(64, 1 << 14, 32, weight.bfloat16())
+    assert not dispatch.use_sparse(64, 1 << 14, 32, weight.to("meta"))
     torch.manual_seed(0)
     x, weights = inputs(4, 3, 30, tied=True, biases=False)
     assert isinstance(autoencode(x, weights, 2)[1], Tensor)
-    monkeypatch.setattr(choice, "SPARSE_DENSITY", 1.0)
-    monkeypatch.setattr(choice, "SPARSE_ELEMENTS", 1)
+    monkeypatch.setattr(dispatch, "SPARSE_DENSITY", 1.0)
+    monkeypatch.setattr(dispatch, "SPARSE_ELEMENTS", 1)
     assert isinstance(autoencode(x, weights, 2)[1], SparseLatents)
 
 

@@ -16,8 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from palinka.autoencoders.kernels import SparseLatents, Weights, autoencode, autoencode_plain
-from palinka.autoencoders.kernels import dispatch as choice
+from palinka.autoencoders.kernels import (
+    SparseLatents,
+    Weights,
+    autoencode,
+    autoencode_plain,
+    dispatch,
+)
 from palinka.autoencoders.kernels.topk import keep_top_k_plain
 
 if find_spec("triton") is None:
@@ -242,13 +247,13 @@ def test_many_rows_of_one_latent_are_added_up_in_their_order() -> None:
 
 def test_tensors_of_a_gpu_with_few_latents_take_it(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = torch.empty(1 << 14, 1)
-    assert not choice.triton_takes(weight)
-    assert not choice.triton_takes(weight.to("meta"))
-    monkeypatch.setattr(choice, "triton_takes", lambda tensor: True)
-    assert choice.triton_pays(64, 1 << 14, 64, weight)
-    assert not choice.triton_pays(64, 1 << 14, 1 << 10, weight)
-    assert not choice.triton_pays(8, 1 << 14, 64, weight)
-    monkeypatch.setattr(choice, "SPARSE_ELEMENTS", 1)
+    assert not dispatch.supports_triton(weight)
+    assert not dispatch.supports_triton(weight.to("meta"))
+    monkeypatch.setattr(dispatch, "supports_triton", lambda tensor: True)
+    assert dispatch.use_triton(64, 1 << 14, 64, weight)
+    assert not dispatch.use_triton(64, 1 << 14, 1 << 10, weight)
+    assert not dispatch.use_triton(8, 1 << 14, 64, weight)
+    monkeypatch.setattr(dispatch, "SPARSE_ELEMENTS", 1)
     taken = []
     monkeypatch.setattr(
         "palinka.autoencoders.kernels.triton.triton_pass",

@@ -93,10 +93,10 @@ def compare_with_a_twin(mesh: DeviceMesh, case: random.Random) -> None:
     sharded.check_rows(mine)
     actual = sharded(mine)
     share = slice(mesh.get_local_rank(0) * len(mine), (mesh.get_local_rank(0) + 1) * len(mine))
-    own = sharded.layout.own(latent_dim)
+    own = sharded.sharding.own(latent_dim)
     torch.testing.assert_close(actual.latents, expected.latents[share, own])
     torch.testing.assert_close(actual.reconstruction, expected.reconstruction[share])
-    terms = objective(terms_of(actual, Step(mine, mine, sharded.layout)), 0, sharded.layout)
+    terms = objective(terms_of(actual, Step(mine, mine, sharded.sharding)), 0, sharded.sharding)
     value = torch.stack([term.detach() for term in terms.named.values()])
     dist.all_reduce(value)
     torch.testing.assert_close(

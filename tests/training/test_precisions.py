@@ -85,8 +85,8 @@ def test_what_is_measured_is_what_was_computed(
     data = rows_data(activations(), batch_size=batch)
     steps: list[tuple[dict[str, float], dict[str, Tensor]]] = []
 
-    def measure_batch(x: Tensor, output: Any, latent_dim: int, layout: Any) -> dict[str, Tensor]:
-        measured = original(x, output, latent_dim, layout)
+    def measure_batch(x: Tensor, output: Any, latent_dim: int, sharding: Any) -> dict[str, Tensor]:
+        measured = original(x, output, latent_dim, sharding)
         latents = output.latents if isinstance(output.latents, Tensor) else output.latents.dense()
         steps.append((by_hand(x, output.reconstruction, latents), measured))
         return measured

@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from palinka.autoencoders import Autoencoder, KSparseAutoencoder, TopKAutoencoder
-from palinka.autoencoders.kernels import dispatch as choice
+from palinka.autoencoders.kernels import dispatch
 from palinka.training import SparseAutoencoderModule
 from palinka.training.losses import Step, terms
 
@@ -65,7 +65,7 @@ def test_it_is_the_same_fit(
     dtype: torch.dtype,
 ) -> None:
     dense = fit(make_trainer, rows_data, type(recorder)(), kind, dtype)
-    monkeypatch.setattr(choice, "SPARSE_ELEMENTS", 1)
+    monkeypatch.setattr(dispatch, "SPARSE_ELEMENTS", 1)
     sparse = fit(make_trainer, rows_data, type(recorder)(), kind, dtype)
     assert len(dense[0]) == 20
     exact = dtype == torch.float64
@@ -78,7 +78,7 @@ def test_it_is_the_same_fit(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_fit_was_one_by_lists(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    monkeypatch.setattr(choice, "SPARSE_ELEMENTS", 1)
+    monkeypatch.setattr(dispatch, "SPARSE_ELEMENTS", 1)
     autoencoder = KINDS[kind][0]()
     x = torch.randn(16, D)
     latents = terms(autoencoder, Step(x, x[:, : autoencoder.output_dim])).output.latents

@@ -10,7 +10,7 @@ from torch import Tensor
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 
-def processes(group: dist.ProcessGroup | None) -> int:
+def world_size(group: dist.ProcessGroup | None) -> int:
     """How many processes there are in a group."""
     return 1 if group is None else dist.get_world_size(group)
 
@@ -27,7 +27,7 @@ def gather_rows(rows: Tensor, group: dist.ProcessGroup | None) -> tuple[Tensor, 
     """
     if group is None:
         return rows, 0
-    gathered = rows.new_empty(processes(group) * len(rows), rows.shape[1])
+    gathered = rows.new_empty(world_size(group) * len(rows), rows.shape[1])
     _all_gather(gathered, rows.detach().contiguous(), group=group)
     return gathered, dist.get_rank(group) * len(rows)
 
@@ -65,9 +65,9 @@ def gather_columns(columns: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     """
     if group is None:
         return columns
-    parts = columns.new_empty(processes(group) * columns.numel())
+    parts = columns.new_empty(world_size(group) * columns.numel())
     _all_gather(parts, columns.detach().flatten(), group=group)
-    return parts.view(processes(group), *columns.shape).movedim(0, -2).flatten(-2)
+    return parts.view(world_size(group), *columns.shape).movedim(0, -2).flatten(-2)
 
 
 def sum_over(tensor: Tensor, group: dist.ProcessGroup | None) -> Tensor:
@@ -84,14 +84,14 @@ def minimum_over(tensor: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     return tensor
 
 
-def copy_from_first(tensor: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+def broadcast(tensor: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     """What the first process has, written over the tensor that was given."""
     if group is not None:
         dist.broadcast(tensor, group=group, group_src=0)
     return tensor
 
 
-def sum_of_parts(part: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+def reduce_from_tensor_parallel(part: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     """The sum of what each process holds a part of; a part's gradient is that of the sum.
 
     For what every process then goes on with in the same way, as with a reconstruction of which
@@ -99,11 +99,11 @@ def sum_of_parts(part: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     """
     if group is None:
         return part
-    whole: Tensor = _SumOfParts.apply(part, group)  # type: ignore[no-untyped-call]
+    whole: Tensor = _ReduceFromTensorParallel.apply(part, group)  # type: ignore[no-untyped-call]
     return whole
 
 
-def used_in_parts(whole: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+def copy_to_tensor_parallel(whole: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     """The tensor itself; its gradient is the sum of those of all processes.
 
     For what is the same on every process and of which each computes another part, as with a bias
@@ -111,7 +111,7 @@ def used_in_parts(whole: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     """
     if group is None:
         return whole
-    same: Tensor = _UsedInParts.apply(whole, group)  # type: ignore[no-untyped-call]
+    same: Tensor = _CopyToTensorParallel.apply(whole, group)  # type: ignore[no-untyped-call]
     return same
 
 
@@ -122,7 +122,7 @@ def world() -> dist.ProcessGroup | None:
     return dist.group.WORLD
 
 
-class _SumOfParts(torch.autograd.Function):
+class _ReduceFromTensorParallel(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, part: Tensor, group: dist.ProcessGroup) -> Tensor:
         return sum_over(part.clone(memory_format=torch.contiguous_format), group)
@@ -132,7 +132,7 @@ class _SumOfParts(torch.autograd.Function):
         return grad_output, None
 
 
-class _UsedInParts(torch.autograd.Function):
+class _CopyToTensorParallel(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, whole: Tensor, group: dist.ProcessGroup) -> Tensor:
         ctx.group = group
@@ -143,7 +143,7 @@ class _UsedInParts(torch.autograd.Function):
         return sum_over(grad_output.clone(memory_format=torch.contiguous_format), ctx.group), None
 
 
-class Layout(NamedTuple):
+class Sharding(NamedTuple):
     """Who holds what this process does not; None where it holds all there is."""
 
     rows: dist.ProcessGroup | None = None
@@ -153,9 +153,9 @@ class Layout(NamedTuple):
 
     def own(self, latent_dim: int) -> slice:
         """Which of all latents this process holds."""
-        width = latent_dim // processes(self.latents)
+        width = latent_dim // world_size(self.latents)
         first = 0 if self.latents is None else dist.get_rank(self.latents) * width
         return slice(first, first + width)
 
 
-WHOLE = Layout()
+UNSHARDED = Sharding()

@@ -15,12 +15,12 @@ from torch.nn import functional
 
 from palinka.autoencoders.base import Autoencoder, AutoencoderOutput
 from palinka.autoencoders.distributed import (
-    Layout,
+    Sharding,
+    copy_to_tensor_parallel,
     gather_columns,
-    processes,
-    sum_of_parts,
+    reduce_from_tensor_parallel,
     sum_over,
-    used_in_parts,
+    world_size,
 )
 from palinka.autoencoders.kernels import keep_top_k
 from palinka.autoencoders.ksparse import KSparseAutoencoder
@@ -36,14 +36,14 @@ class ShardedAutoencoder:
 
     The autoencoder's parameters are replaced by `DTensor`s, so that it cannot compute by itself
     any longer. They are those of the first process that holds a slice. All processes of
-    `layout.latents` take the same rows.
+    `sharding.latents` take the same rows.
 
     Args:
         autoencoder: What to divide, with the same settings on every process.
         mesh: The devices, with the dimensions `data_parallel` and `tensor_parallel`.
 
     Attributes:
-        layout: The processes with the other rows, and those with the other latents.
+        sharding: The processes with the other rows, and those with the other latents.
 
     Raises:
         InputError: If it is of a class that cannot be divided, or has a number of latents that
@@ -62,8 +62,8 @@ class ShardedAutoencoder:
                 " use a KSparseAutoencoder, or another trainer.strategy"
             )
         self.autoencoder: KSparseAutoencoder = autoencoder
-        self.layout = Layout(rows=_group(mesh, ROWS), latents=_group(mesh, LATENTS))
-        devices = processes(self.layout.latents)
+        self.sharding = Sharding(rows=_group(mesh, ROWS), latents=_group(mesh, LATENTS))
+        devices = world_size(self.sharding.latents)
         if autoencoder.latent_dim % devices:
             raise InputError(
                 f"latent_dim {autoencoder.latent_dim} cannot be divided over {devices} devices:"
@@ -84,15 +84,15 @@ class ShardedAutoencoder:
         autoencoder = self.autoencoder
         autoencoder.check_width(x, autoencoder.input_dim, "activations")
         if autoencoder.decoder_bias is not None and not autoencoder.is_transcoder:
-            x = x - used_in_parts(_local(autoencoder.decoder_bias), self.layout.latents)
+            x = x - copy_to_tensor_parallel(_local(autoencoder.decoder_bias), self.sharding.latents)
         bias = None if autoencoder.encoder.bias is None else _local(autoencoder.encoder.bias)
         values = torch.relu(functional.linear(x, _local(autoencoder.encoder.weight), bias))
-        return keep_top_k(values, autoencoder.k, self.layout.latents)
+        return keep_top_k(values, autoencoder.k, self.sharding.latents)
 
     def decode(self, latents: Tensor) -> Tensor:
         """The own latents `(…, latent_dim / devices)` to activations `(…, output_dim)`."""
         part = functional.linear(latents, _local(self.autoencoder.dictionary).T)
-        whole = sum_of_parts(part, self.layout.latents)
+        whole = reduce_from_tensor_parallel(part, self.sharding.latents)
         bias = self.autoencoder.decoder_bias
         return whole if bias is None else whole + _local(bias).to(whole.dtype)
 
@@ -102,22 +102,22 @@ class ShardedAutoencoder:
 
         What has been averaged before stays what it is, so that gradients may accumulate.
         """
-        if self.layout.rows is None:
+        if self.sharding.rows is None:
             return
         for parameter in self.autoencoder.parameters():
             if parameter.grad is not None:
-                own = _local(parameter.grad).div_(processes(self.layout.rows))
-                sum_over(own, self.layout.rows)
+                own = _local(parameter.grad).div_(world_size(self.sharding.rows))
+                sum_over(own, self.sharding.rows)
 
     def check_rows(self, x: Tensor) -> None:
-        """Make sure that all processes of `layout.latents` were given the same rows.
+        """Make sure that all processes of `sharding.latents` were given the same rows.
 
         Raises:
             InputError: On every one of them, if they were not.
         """
         numbers = x.detach().double().nan_to_num()
         mark = torch.stack([numbers.sum(), numbers.new_tensor(len(x))])[:, None]
-        marks = gather_columns(mark, self.layout.latents)
+        marks = gather_columns(mark, self.sharding.latents)
         if not torch.equal(marks, mark.expand_as(marks)):
             raise InputError(
                 "the devices that hold one dictionary's latents were given different rows: a data"
@@ -127,10 +127,10 @@ class ShardedAutoencoder:
     @torch.no_grad()
     def _divided(self, parameter: nn.Parameter, mesh: DeviceMesh, *, sliced: bool) -> nn.Parameter:
         """The parameter with only the own slice of it on this process's device."""
-        own = self.layout.own(len(parameter)) if sliced else slice(None)
+        own = self.sharding.own(len(parameter)) if sliced else slice(None)
         local = parameter.detach()[own].to(mesh.device_type, copy=True)
         # Whoever holds the same begins with the same, however the processes were seeded.
-        for group in (self.layout.rows, None if sliced else self.layout.latents):
+        for group in (self.sharding.rows, None if sliced else self.sharding.latents):
             if group is not None:
                 dist.broadcast(local, group=group, group_src=0)
         placements = [Replicate(), Shard(0) if sliced else Replicate()]

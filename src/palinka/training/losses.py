@@ -21,7 +21,13 @@ from palinka.autoencoders import (
     ReLUAutoencoder,
     TopKAutoencoder,
 )
-from palinka.autoencoders.distributed import WHOLE, Layout, gather_rows, processes, sum_of_parts
+from palinka.autoencoders.distributed import (
+    UNSHARDED,
+    Sharding,
+    gather_rows,
+    reduce_from_tensor_parallel,
+    world_size,
+)
 from palinka.autoencoders.jumprelu import jump_relu, step_up
 from palinka.autoencoders.kernels import (
     batch_threshold,
@@ -99,7 +105,7 @@ def sparsity_loss(latents: Latents, slices: dist.ProcessGroup | None = None) -> 
     if isinstance(latents, SparseLatents):
         return latents.values.abs().sum(dtype=dtype) / (len(latents) * latents.width)
     mean = latents.abs().mean(dtype=dtype)
-    return sum_of_parts(mean / processes(slices), slices)
+    return reduce_from_tensor_parallel(mean / world_size(slices), slices)
 
 
 def decorrelation_loss(
@@ -133,7 +139,7 @@ class Step:
     Attributes:
         x: What the autoencoder reads, `(rows, input_dim)`.
         target: What it is to give, `(rows, output_dim)`: `x` itself, but for a transcoder.
-        layout: The processes whose batches count as one, and those with the other latents.
+        sharding: The processes whose batches count as one, and those with the other latents.
         dead: Tells which latents have not fired for long, `(latent_dim,)`, bool; on several
             processes all of them must ask. None if nobody knows.
         auxiliary_k: How many dead latents may try themselves on a row; None for half the width.
@@ -141,7 +147,7 @@ class Step:
 
     x: Tensor
     target: Tensor
-    layout: Layout = WHOLE
+    sharding: Sharding = UNSHARDED
     dead: Callable[[], Tensor] | None = None
     auxiliary_k: int | None = None
 
@@ -181,7 +187,7 @@ def terms_of(output: AutoencoderOutput | CompactOutput, step: Step) -> Terms:
     return Terms(
         output=output,
         reconstruction=reconstruction_loss(output.reconstruction, step.target),
-        sparsity=sparsity_loss(output.latents, step.layout.latents),
+        sparsity=sparsity_loss(output.latents, step.sharding.latents),
     )
 
 
@@ -258,7 +264,7 @@ def batch_latents(autoencoder: BatchTopKAutoencoder, step: Step) -> tuple[Tensor
     Moves the running threshold, on every process alike.
     """
     values = autoencoder.candidates(step.x)
-    threshold = batch_threshold(values, autoencoder.k, step.layout.rows)
+    threshold = batch_threshold(values, autoencoder.k, step.sharding.rows)
     autoencoder.move_threshold(threshold)
     return values, values.masked_fill(values.detach() < threshold, 0.0)
 
@@ -295,7 +301,7 @@ def auxiliary_loss(
     of_dead = _candidates(autoencoder, dead, step.x) if values is None else values[..., dead]
     latents = keep_top_k(of_dead, k)
     mended = functional.linear(latents, autoencoder.dictionary.index_select(0, dead).T)
-    return normalized_loss(mended, residual, step.layout.rows)
+    return normalized_loss(mended, residual, step.sharding.rows)
 
 
 def _candidates(autoencoder: UntiedAutoencoder, latents: Tensor, x: Tensor) -> Tensor:
@@ -314,7 +320,7 @@ def _terms(
 ) -> Terms:
     return Terms(
         output=output,
-        reconstruction=normalized_loss(output.reconstruction, step.target, step.layout.rows),
+        reconstruction=normalized_loss(output.reconstruction, step.target, step.sharding.rows),
         sparsity=sparsity_loss(output.latents),
         auxiliary=auxiliary_loss(autoencoder, values, output.reconstruction, step),
     )
@@ -337,7 +343,7 @@ def matryoshka_terms(autoencoder: MatryoshkaAutoencoder, step: Step) -> Terms:
     whole = reconstructions[-1]
     return Terms(
         output=AutoencoderOutput(whole, latents),
-        reconstruction=torch.stack(errors).sum() / spread(step.target, step.layout.rows),
+        reconstruction=torch.stack(errors).sum() / spread(step.target, step.sharding.rows),
         sparsity=sparsity_loss(latents),
         auxiliary=auxiliary_loss(autoencoder, values, whole, step),
     )
@@ -450,13 +456,13 @@ class Objective:
             if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
                 raise InputError(f"{name} must be at least 0, got {value!r}")
 
-    def __call__(self, terms: Terms, step: int, layout: Layout = WHOLE) -> Losses:
+    def __call__(self, terms: Terms, step: int, sharding: Sharding = UNSHARDED) -> Losses:
         """The losses of a batch after `step` optimizer steps.
 
         Args:
             terms: What the architecture makes of the batch.
             step: Number of optimizer steps taken so far.
-            layout: The processes whose batches count as one, and those with the other latents.
+            sharding: The processes whose batches count as one, and those with the other latents.
         """
         sparsity = self.sparsity_weight * linear_warmup(step, self.sparsity_warmup_steps)
         decorrelation = self.decorrelation_weight * linear_warmup(
@@ -470,7 +476,8 @@ class Objective:
             reconstruction=terms.reconstruction,
             sparsity=sparsity * terms.sparsity,
             # By far the most expensive term, so not for nothing.
-            decorrelation=decorrelation * decorrelation_loss(latents, layout.rows, layout.latents)
+            decorrelation=decorrelation
+            * decorrelation_loss(latents, sharding.rows, sharding.latents)
             if decorrelation > 0
             else torch.zeros_like(terms.reconstruction),
             auxiliary=None if terms.auxiliary is None else auxiliary * terms.auxiliary,

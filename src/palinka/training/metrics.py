@@ -8,11 +8,11 @@ from torchmetrics import Metric
 
 from palinka.autoencoders import AutoencoderOutput, CompactOutput
 from palinka.autoencoders.distributed import (
-    WHOLE,
-    Layout,
+    UNSHARDED,
+    Sharding,
     gather_unequal_rows,
     minimum_over,
-    processes,
+    world_size,
 )
 from palinka.autoencoders.kernels.dispatch import FullPrecisionState
 from palinka.autoencoders.kernels.topk import Latents, SparseLatents
@@ -35,10 +35,10 @@ class FiringClock(nn.Module):
         self.tokens_since = Buffer(torch.zeros(latent_dim, dtype=torch.int64))
 
     @torch.no_grad()
-    def update(self, latents: Latents, layout: Layout = WHOLE) -> None:
+    def update(self, latents: Latents, sharding: Sharding = UNSHARDED) -> None:
         """Take the own latents of one step, `(tokens, latents)`, as many on every process."""
-        self.tokens_since.add_(len(latents) * processes(layout.rows))
-        own = self.tokens_since[layout.own(len(self.tokens_since))]
+        self.tokens_since.add_(len(latents) * world_size(sharding.rows))
+        own = self.tokens_since[sharding.own(len(self.tokens_since))]
         if isinstance(latents, SparseLatents):
             own.masked_fill_(latents.fired() > 0, 0)
         else:
@@ -155,7 +155,7 @@ class SparsityMetrics(FullPrecisionState, Metric):
         self.add_state("absolute_sum", zero.clone(), dist_reduce_fx="sum")
         self.add_state("fired", torch.zeros(latent_dim, dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, latents: Latents, layout: Layout = WHOLE) -> None:
+    def update(self, latents: Latents, sharding: Sharding = UNSHARDED) -> None:
         """Take one batch of this process's latents, `(…, latents)`."""
         latents = latents.detach()
         if isinstance(latents, SparseLatents):
@@ -163,7 +163,7 @@ class SparsityMetrics(FullPrecisionState, Metric):
         else:
             values = latents = latents.reshape(-1, latents.shape[-1])
             fired = (latents != 0).sum(dim=0)
-        own = layout.own(len(self.fired))
+        own = sharding.own(len(self.fired))
         if own.start == 0:  # of the processes with the same rows, one counts them
             self.rows += len(latents)
         self.absolute_sum += values.abs().sum(dtype=torch.float64)
@@ -244,7 +244,7 @@ class Evaluation(nn.Module):
         x: Tensor,
         output: AutoencoderOutput,
         decorrelation: bool,
-        layout: Layout = WHOLE,
+        sharding: Sharding = UNSHARDED,
         zero: Tensor | None = None,
     ) -> None:
         """Take one batch `(rows, input_dim)` and what the autoencoder made of it.
@@ -253,18 +253,18 @@ class Evaluation(nn.Module):
             x: What the autoencoder saw.
             output: What it gave.
             decorrelation: Whether to measure that penalty, which costs more than the rest.
-            layout: The processes with the other rows, of which each counts once, and with the
+            sharding: The processes with the other rows, of which each counts once, and with the
                 other latents.
             zero: Where raw activations of zero lie for the autoencoder, `(input_dim,)`.
         """
         self.reconstruction.update(output.reconstruction, x, zero)
-        self.sparsity.update(output.latents, layout)
+        self.sparsity.update(output.latents, sharding)
         penalty, freedom = x.new_zeros(()), 0
         if decorrelation:
             # Every process takes in the whole batch, so that their mean is that of each.
-            latents = gather_unequal_rows(output.latents, layout.rows)
+            latents = gather_unequal_rows(output.latents, sharding.rows)
             if len(latents) > 1:
-                penalty = decorrelation_loss(latents, slices=layout.latents)
+                penalty = decorrelation_loss(latents, slices=sharding.latents)
                 freedom = len(latents) - 1
         self.decorrelation.update(penalty, freedom)
 
@@ -286,13 +286,16 @@ class Evaluation(nn.Module):
 
 
 def measure_batch(
-    x: Tensor, output: AutoencoderOutput | CompactOutput, latent_dim: int, layout: Layout = WHOLE
+    x: Tensor,
+    output: AutoencoderOutput | CompactOutput,
+    latent_dim: int,
+    sharding: Sharding = UNSHARDED,
 ) -> dict[str, Tensor]:
     """The metrics of one batch `(rows, input_dim)` over all processes, by their grouped names."""
     reconstruction = ReconstructionMetrics(x.shape[-1]).to(x.device)
     reconstruction.update(output.reconstruction, x)
     sparsity = SparsityMetrics(latent_dim).to(x.device)
-    sparsity.update(output.latents, layout)
+    sparsity.update(output.latents, sharding)
     measured = reconstruction.compute() | sparsity.compute()
     return {
         **{

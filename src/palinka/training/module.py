@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from palinka.autoencoders import Autoencoder, AutoencoderOutput, CompactOutput, InputScaling
 from palinka.autoencoders.base import positive_integer
-from palinka.autoencoders.distributed import Layout, copy_from_first, processes, sum_over, world
+from palinka.autoencoders.distributed import Sharding, broadcast, sum_over, world, world_size
 from palinka.autoencoders.formats import fold
 from palinka.autoencoders.kernels import normalize_rows_, project_gradient_
 from palinka.autoencoders.sharded import ShardedAutoencoder
@@ -136,7 +136,7 @@ def prepare_machine(
 
 def _of_first_process(precision: str) -> str:
     choice = torch.tensor(_CHOICES.index(precision))
-    return _CHOICES[int(copy_from_first(choice, world()))]
+    return _CHOICES[int(broadcast(choice, world()))]
 
 
 def divide(autoencoder: Autoencoder, mesh: DeviceMesh, trainer: Trainer) -> ShardedAutoencoder:
@@ -443,17 +443,17 @@ class SparseAutoencoderModule(RawActivationsModule):
             self.autoencoder.initialize(target)
         self.autoencoder.is_new = False
         for tensor in self.autoencoder.state_dict().values():
-            copy_from_first(tensor, world())
+            broadcast(tensor, world())
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """The loss of one batch, as if the batches of all processes were one."""
-        layout = self._layout
+        sharding = self._sharding
         x, target = self._watched(batch)
         found = self._terms(x, target, batch_idx)
-        losses = self.objective(found, self.global_step, layout)
-        self.firing.update(found.output.latents, layout)
+        losses = self.objective(found, self.global_step, sharding)
+        self.firing.update(found.output.latents, sharding)
         if self._logs_this_step():
-            self._log_step(target, found.output, losses, layout)
+            self._log_step(target, found.output, losses, sharding)
         return losses.total
 
     def on_after_backward(self) -> None:
@@ -511,7 +511,7 @@ class SparseAutoencoderModule(RawActivationsModule):
 
     def on_train_epoch_end(self) -> None:
         """Do not end on activations that could not be read."""
-        self.watch.check(self._layout.rows)
+        self.watch.check(self._sharding.rows)
 
     def on_train_end(self) -> None:
         """Leave every process with the whole run's firing counts."""
@@ -530,7 +530,7 @@ class SparseAutoencoderModule(RawActivationsModule):
         output = self._output(x, batch_idx)
         decorrelation = self.objective.decorrelation_weight > 0
         zero = self.output_scaling(torch.zeros_like(self.output_scaling.mean))
-        self.evaluation.update(target, output, decorrelation, self._layout, zero)
+        self.evaluation.update(target, output, decorrelation, self._sharding, zero)
 
     def on_validation_epoch_end(self) -> None:
         """Log what was measured."""
@@ -562,7 +562,7 @@ class SparseAutoencoderModule(RawActivationsModule):
         """Add what identifies the data, and the firing counts of all processes."""
         # Afterwards `on_train_end` has done both, and the processes no longer wait for each other.
         if self.trainer.state.status == TrainerStatus.RUNNING:
-            self.watch.check(self._layout.rows)
+            self.watch.check(self._sharding.rows)
             self.firing.synchronize(world())
         if "state_dict" in checkpoint:
             state = checkpoint["state_dict"]
@@ -629,16 +629,16 @@ class SparseAutoencoderModule(RawActivationsModule):
         return self._sharded is not None
 
     @property
-    def _layout(self) -> Layout:
+    def _sharding(self) -> Sharding:
         """Who has the other rows of the batch, and who the other latents."""
-        return Layout(rows=world()) if self._sharded is None else self._sharded.layout
+        return Sharding(rows=world()) if self._sharded is None else self._sharded.sharding
 
     def _terms(self, x: Tensor, target: Tensor, batch_idx: int) -> Terms:
         """What a batch adds to the loss, before weights."""
         step = Step(
             x,
             target=target,
-            layout=self._layout,
+            sharding=self._sharding,
             dead=self._dead,
             auxiliary_k=self.auxiliary_k,
         )
@@ -677,13 +677,13 @@ class SparseAutoencoderModule(RawActivationsModule):
         target: Tensor,
         output: AutoencoderOutput | CompactOutput,
         losses: Losses,
-        layout: Layout,
+        sharding: Sharding,
     ) -> None:
         """Log the losses and metrics of this step's batch, over all processes."""
-        self.watch.check(layout.rows)
+        self.watch.check(sharding.rows)
         named = losses.named
         values = torch.stack([term.detach().double() for term in named.values()])
-        means = sum_over(values, layout.rows) / processes(layout.rows)
+        means = sum_over(values, sharding.rows) / world_size(sharding.rows)
         total = means.sum()
         if not torch.isfinite(total):
             raise InputError(
@@ -695,14 +695,14 @@ class SparseAutoencoderModule(RawActivationsModule):
             {
                 "loss/total": total,
                 **{f"loss/{name}": mean for name, mean in zip(named, means, strict=True)},
-                **measure_batch(target, output, self.autoencoder.latent_dim, layout),
+                **measure_batch(target, output, self.autoencoder.latent_dim, sharding),
                 "sparsity/dead": self.firing.dead(self.dead_after_tokens).double().mean(),
             },
             batch_size=len(target),
         )
 
     def _log_evaluation(self, split: str) -> None:
-        self.watch.check(self._layout.rows)
+        self.watch.check(self._sharding.rows)
         values = self.evaluation.compute(self.objective)
         if has_own_terms(self.autoencoder):  # then a batch, or the run so far, is part of its loss
             values = {n: value for n, value in values.items() if not n.startswith("loss/")}

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.nn import functional
 
-from palinka.autoencoders.kernels import dispatch as choice
+from palinka.autoencoders.kernels import dispatch
 from palinka.autoencoders.kernels.dense import dense_pass
 from palinka.autoencoders.kernels.sparse import sparse_pass
 from palinka.autoencoders.kernels.topk import Latents, keep_top_k_plain
@@ -54,11 +54,11 @@ def autoencode(x: Tensor, weights: Weights, k: int) -> tuple[Tensor, Latents]:
         The reconstruction, `(rows, outputs)`, and the latents, `(rows, latents)`, as
         `SparseLatents` where that costs less.
     """
-    if choice.triton_pays(len(x), len(weights.encoder), k, weights.encoder):
+    if dispatch.use_triton(len(x), len(weights.encoder), k, weights.encoder):
         # Triton comes with torch for GPUs only.
         from palinka.autoencoders.kernels.triton import triton_pass
 
         return triton_pass(x, *weights, k)
-    if choice.sparse_pays(len(x), len(weights.encoder), k, weights.encoder):
+    if dispatch.use_sparse(len(x), len(weights.encoder), k, weights.encoder):
         return sparse_pass(x, *weights, k)
     return dense_pass(x, *weights, k)

@@ -7,13 +7,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from palinka.autoencoders.distributed import gather_rows, processes, sum_over
-from palinka.autoencoders.kernels import dispatch as choice
-from palinka.autoencoders.kernels import loops
+from palinka.autoencoders.distributed import gather_rows, sum_over, world_size
+from palinka.autoencoders.kernels import dispatch, loops
 from palinka.autoencoders.kernels.dispatch import (
     factor_dtype,
     in_parallel,
-    refuse_second_derivative,
+    raise_on_double_backward,
     statistics_dtype,
 )
 from palinka.autoencoders.kernels.sparse import Columns
@@ -33,7 +32,7 @@ def center(rows: Tensor) -> tuple[Tensor, Tensor]:
     Args:
         rows: `(rows, width)`, at least two, in float32 or better.
     """
-    if not (choice.loops_take(rows) and rows.is_contiguous()):
+    if not (dispatch.supports_numba(rows) and rows.is_contiguous()):
         return center_plain(rows)
     centered, variance = torch.empty_like(rows), rows.new_empty(rows.shape[1])
     arrays = rows.detach().numpy(), centered.numpy(), variance.numpy()
@@ -58,7 +57,7 @@ def subtract_variance(product: Tensor, centered: Tensor, variance: Tensor, scale
         scale: What all is multiplied with, a scalar.
     """
     arrays = product, centered, variance
-    if not (choice.loops_take(*arrays) and all(array.is_contiguous() for array in arrays)):
+    if not (dispatch.supports_numba(*arrays) and all(array.is_contiguous() for array in arrays)):
         return subtract_variance_plain(product, centered, variance, scale)
     numbers = [array.detach().numpy() for array in arrays]
     in_parallel(loops.subtract_variance, len(product), *numbers, scale.detach().numpy().item())
@@ -97,7 +96,7 @@ def squared_covariance(
         The identity of the Frobenius norms of `Z Zᵀ` and `Zᵀ Z`; the penalty is that of Cogswell
         et al. (2016), reducing overfitting by decorrelating representations, times two.
     """
-    rows = len(latents) * processes(group)
+    rows = len(latents) * world_size(group)
     if rows < 2:
         raise InputError(
             f"the covariance of latents needs at least 2 rows in a batch, got {rows}:"
@@ -129,14 +128,14 @@ class _GramForm(torch.autograd.Function):
         own = factor[first : first + len(latents)]
         gram = sum_over(own @ factor.T / (len(centered) - 1), slices)
         ctx.save_for_backward(centered, gram, variance)
-        ctx.first, ctx.processes, ctx.dtype = first, processes(group), latents.dtype
+        ctx.first, ctx.processes, ctx.dtype = first, world_size(group), latents.dtype
         total = sum_over(gram.square().sum(dtype=torch.float64), group)
         diagonal = sum_over(variance.square().sum(dtype=torch.float64), slices)
         return (total - diagonal).to(centered.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
-        refuse_second_derivative("squared_covariance")
+        raise_on_double_backward("squared_covariance")
         centered, gram, variance = ctx.saved_tensors
         own = centered[ctx.first : ctx.first + len(gram)]
         with torch.autocast(centered.device.type, enabled=False):
@@ -150,19 +149,19 @@ class _CovarianceForm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, latents: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-        rows = len(latents) * processes(group)
+        rows = len(latents) * world_size(group)
         centered = latents.to(statistics_dtype(latents.dtype))
         mean = sum_over(centered.sum(dim=0), group) / rows
         factor = (centered - mean).to(factor_dtype(latents.dtype))
         covariance = sum_over(factor.T @ factor, group) / (rows - 1)
         covariance.fill_diagonal_(0.0)
         ctx.save_for_backward(latents, mean, covariance)
-        ctx.scale = 4.0 * processes(group) / (rows - 1)
+        ctx.scale = 4.0 * world_size(group) / (rows - 1)
         return covariance.square().sum(dtype=torch.float64).to(mean.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
-        refuse_second_derivative("squared_covariance")
+        raise_on_double_backward("squared_covariance")
         latents, mean, covariance = ctx.saved_tensors
         factor = (latents.to(mean.dtype) - mean).to(covariance.dtype)
         with torch.autocast(latents.device.type, enabled=False):
@@ -195,13 +194,13 @@ def sparse_squared_covariance(
     Raises:
         InputError: If the batch has fewer than two rows, where no covariance is defined.
     """
-    rows = len(latents) * processes(group)
+    rows = len(latents) * world_size(group)
     if rows < 2:
         raise InputError(
             f"the covariance of latents needs at least 2 rows in a batch, got {rows}:"
             " use a larger batch_size or decorrelation_weight 0"
         )
-    if not choice.loops_take(latents.values):
+    if not dispatch.supports_numba(latents.values):
         return squared_covariance(latents.dense(), group)
     value: Tensor = _SparseGramForm.apply(  # type: ignore[no-untyped-call]
         latents.values, latents.indices, latents.width, group
@@ -227,7 +226,7 @@ class _SparseGramForm(torch.autograd.Function):
         squares = np.empty(own)
         in_parallel(loops.gram_squares, own, first, *pattern, squares)
         ctx.pattern, ctx.moments, ctx.first = pattern, (mean, variance), first
-        ctx.scale = 4.0 * processes(group) / (len(numbers) - 1)
+        ctx.scale = 4.0 * world_size(group) / (len(numbers) - 1)
         ctx.shape, ctx.dtype = values.shape, values.dtype
         total = torch.tensor(squares.sum() / (len(numbers) - 1) ** 2, dtype=torch.float64)
         whole = sum_over(total, group) - float(variance @ variance)
@@ -235,7 +234,7 @@ class _SparseGramForm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None]:
-        refuse_second_derivative("sparse_squared_covariance")
+        raise_on_double_backward("sparse_squared_covariance")
         gradient = torch.empty(ctx.shape, dtype=ctx.dtype)
         in_parallel(
             loops.gram_products,

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from palinka.autoencoders.kernels.dispatch import autocast_dtype, refuse_second_derivative
+from palinka.autoencoders.kernels.dispatch import autocast_dtype, raise_on_double_backward
 from palinka.autoencoders.kernels.topk import keep_positive_
 
 
@@ -62,7 +62,7 @@ class _DensePass(torch.autograd.Function):
     def backward(
         ctx: Any, of_made: Tensor | None, of_latents: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        refuse_second_derivative("autoencode")
+        raise_on_double_backward("autoencode")
         x, read, write, latents = ctx.saved_tensors
         for_x, for_encoder, for_bias, for_decoder, for_shift = ctx.needs_input_grad[:5]
         of_made = (

@@ -24,7 +24,7 @@ TRITON_DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16})
 TRITON_CAPABILITY = (8, 0)
 
 
-def sparse_pays(rows: int, width: int, k: int, weight: torch.Tensor) -> bool:
+def use_sparse(rows: int, width: int, k: int, weight: torch.Tensor) -> bool:
     """Whether to keep the `k` largest of `width` latents of each row as a list.
 
     Args:
@@ -33,10 +33,11 @@ def sparse_pays(rows: int, width: int, k: int, weight: torch.Tensor) -> bool:
         k: How many of them a row keeps.
         weight: What they are computed with.
     """
-    return loops_take(weight) and k <= SPARSE_DENSITY * width and rows * width >= SPARSE_ELEMENTS
+    few = k <= SPARSE_DENSITY * width and rows * width >= SPARSE_ELEMENTS
+    return few and supports_numba(weight)
 
 
-def loops_take(*tensors: torch.Tensor) -> bool:
+def supports_numba(*tensors: torch.Tensor) -> bool:
     """Whether compiled loops can work on tensors: plain ones of the CPU, in one full precision."""
     return all(
         tensor.device.type == "cpu"
@@ -47,13 +48,13 @@ def loops_take(*tensors: torch.Tensor) -> bool:
     )
 
 
-def triton_pays(rows: int, width: int, k: int, weight: torch.Tensor) -> bool:
-    """As `sparse_pays`, for the lists that Triton's kernels make."""
+def use_triton(rows: int, width: int, k: int, weight: torch.Tensor) -> bool:
+    """As `use_sparse`, for the lists that Triton's kernels make."""
     few = k <= TRITON_DENSITY * width and rows * width >= SPARSE_ELEMENTS
-    return few and triton_takes(weight)
+    return few and supports_triton(weight)
 
 
-def triton_takes(tensor: torch.Tensor) -> bool:
+def supports_triton(tensor: torch.Tensor) -> bool:
     """Whether Triton's kernels can work on a tensor: a plain one of a GPU that is recent enough."""
     return (
         tensor.device.type == "cuda"
@@ -76,7 +77,7 @@ def _has_triton(device: int) -> bool:
 Loop = TypeVar("Loop", bound=Callable[..., object])
 
 # Pieces per thread: rows differ in what they cost, and other programs use the same cores.
-PIECES = 4
+CHUNKS_PER_THREAD = 4
 
 
 def compiled(*, sums: bool = False) -> Callable[[Loop], Loop]:
@@ -114,7 +115,7 @@ def in_parallel(loop: Callable[..., object], count: int, *arguments: object) -> 
     if threads == 1 or count < threads:
         loop(0, count, *arguments)
         return
-    pieces = min(count, threads * PIECES)
+    pieces = min(count, threads * CHUNKS_PER_THREAD)
     ends = [piece * count // pieces for piece in range(pieces + 1)]
     # A pool does not outlive a fork.
     pool = _pool(os.getpid(), threads)
@@ -127,7 +128,7 @@ def _pool(process: int, threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="palinka-kernels")
 
 
-def refuse_second_derivative(function: str) -> None:
+def raise_on_double_backward(function: str) -> None:
     """Where a graph of the gradient is wanted, it would silently lack this function's part.
 
     Raises:

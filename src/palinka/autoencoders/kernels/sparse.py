@@ -12,7 +12,7 @@ from palinka.autoencoders.kernels import loops
 from palinka.autoencoders.kernels.dispatch import (
     autocast_dtype,
     in_parallel,
-    refuse_second_derivative,
+    raise_on_double_backward,
 )
 from palinka.autoencoders.kernels.topk import INTEGERS, SparseLatents
 
@@ -99,7 +99,7 @@ class _SparsePass(torch.autograd.Function):
     def backward(
         ctx: Any, of_made: Tensor, of_values: Tensor, of_indices: Tensor
     ) -> tuple[Tensor | None, ...]:
-        refuse_second_derivative("autoencode")
+        raise_on_double_backward("autoencode")
         x, encoder, decoder, values, indices = ctx.saved_tensors
         for_x, for_encoder, for_bias, for_decoder, for_shift = ctx.needs_input_grad[1:6]
         primitives = ctx.primitives

@@ -7,9 +7,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from palinka.autoencoders.distributed import gather_columns, processes
-from palinka.autoencoders.kernels import dispatch as choice
-from palinka.autoencoders.kernels import loops
+from palinka.autoencoders.distributed import gather_columns, world_size
+from palinka.autoencoders.kernels import dispatch, loops
 from palinka.autoencoders.kernels.dispatch import in_parallel
 
 
@@ -105,7 +104,7 @@ def keep_top_k(values: Tensor, k: int, group: dist.ProcessGroup | None = None) -
     Source:
         Makhzani & Frey (2013), k-sparse autoencoders.
     """
-    if k >= values.shape[-1] * processes(group):
+    if k >= values.shape[-1] * world_size(group):
         return values
     return values.masked_fill(values.detach() < kth_largest(values, k, group), 0.0)
 
@@ -123,7 +122,7 @@ def keep_positive_(values: Tensor, k: int) -> Tensor:
     if k >= values.shape[1]:
         return values.relu_()
     whole = values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
-    if choice.loops_take(whole):
+    if dispatch.supports_numba(whole):
         array = whole.numpy()
         in_parallel(loops.keep_positive, len(array), array, array.view(INTEGERS[whole.dtype]), k)
         return values if whole is values else values.copy_(whole)
@@ -157,7 +156,7 @@ def batch_threshold(values: Tensor, k: int, group: dist.ProcessGroup | None = No
     """
     own = values.detach().reshape(1, -1)
     even_share = own.shape[1] // values.shape[-1] * k
-    kept = even_share * processes(group)
+    kept = even_share * world_size(group)
     if group is None:
         return kth_largest(own, kept).reshape(())
     told = even_share + even_share // 4
@@ -211,4 +210,4 @@ def normalize_rows_(rows: Tensor) -> None:
 
 def _in_one_go(*tensors: Tensor) -> bool:
     """Whether a loop can read and write each row just once."""
-    return choice.loops_take(*tensors) and all(tensor.is_contiguous() for tensor in tensors)
+    return dispatch.supports_numba(*tensors) and all(tensor.is_contiguous() for tensor in tensors)

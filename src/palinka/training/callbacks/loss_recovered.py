@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from palinka.analyses.stats.bootstrap import Interval, Ratios, document_intervals, interval_remark
-from palinka.autoencoders.distributed import gather_unequal_rows, processes, world
+from palinka.autoencoders.distributed import gather_unequal_rows, world, world_size
 from palinka.data import ActivationDataModule, Block
 from palinka.errors import InputError, track
 from palinka.language_models import LanguageModel
@@ -440,7 +440,7 @@ class LanguageModelMetrics(Callback):
                 track(contexts, "splicing", self.contexts) if rank == 0 else contexts,
                 skip=data.validation_spec.layout.skip,
                 batch_size=self.batch_size,
-                share=(rank, processes(group)),
+                share=(rank, world_size(group)),
                 source_site=data.validation_spec.resolved_sites[0],
                 error_site=self.error_site,
             )

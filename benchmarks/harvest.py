@@ -36,7 +36,7 @@ class OurHarvest:
 
     def __init__(self, folder: Path, dtype: str) -> None:
         reference = LanguageModelSpec(str(folder), dtype=dtype)
-        self.model = reference.load()
+        self.model = LanguageModel.load(reference)
         self.spec = HarvestSpec(
             reference,
             SITE,
@@ -55,7 +55,7 @@ class OurHarvest:
 
     def read(self) -> Tensor:
         """The forward pass alone, as far as the site."""
-        return self.model.read_blocks(self.tokens, [SITE])[SITE]
+        return self.model.read_contexts(self.tokens, [SITE])[SITE]
 
 
 def full_forward(model: LanguageModel, tokens: Tensor) -> Callable[[], Tensor]:

@@ -10,8 +10,12 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # Set before torch is imported: the suite's many small operations do not gain from threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -123,3 +127,49 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
     commands = Commands(tmp_path_factory.mktemp("cache"))
     yield commands
     commands.close()
+
+
+@pytest.fixture(scope="session")
+def mini_tokenizer() -> "PreTrainedTokenizerBase":
+    from palinka.language_models import LanguageModelSpec
+
+    return LanguageModelSpec("mini").tokenizer()
+
+
+@pytest.fixture(scope="session")
+def byte_tokenizer() -> "PreTrainedTokenizerBase":
+    """Every byte a token; the end of a text has a name with a space and an accent."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<à la fin>")
+
+
+@pytest.fixture(scope="session")
+def piece_tokenizer() -> "PreTrainedTokenizerBase":
+    """As SentencePiece models do it: `▁` for a space, one put in front, bytes as `<0xF0>`."""
+    from tokenizers import Tokenizer, decoders, models, normalizers
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *"abcdehimorsw."]
+    merges = [("h", "i"), ("hi", "m"), ("▁", "him"), ("▁", "a")]
+    pieces += ["".join(merge) for merge in merges]
+    tokenizer = Tokenizer(
+        models.BPE(
+            {piece: index for index, piece in enumerate(pieces)},
+            merges,
+            unk_token="<unk>",
+            byte_fallback=True,
+        )
+    )
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")

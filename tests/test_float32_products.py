@@ -76,11 +76,11 @@ def test_slow_products_are_named_with_their_factor(monkeypatch: pytest.MonkeyPat
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="what oneDNN may use is of x86 alone")
 def test_a_processor_with_avx2_alone_is_recognized() -> None:
     script = """
-from palinka.language_models import LanguageModelSpec
+from palinka.language_models import LanguageModel, LanguageModelSpec
 from palinka.cli.fit import Trainer
 Trainer(precision="bf16-mixed", accelerator="cpu", logger=False)
-LanguageModelSpec(dtype="bfloat16", device="cpu").load()
-LanguageModelSpec(device="cpu").load()
+LanguageModel.load(LanguageModelSpec(dtype="bfloat16", device="cpu"))
+LanguageModel.load(LanguageModelSpec(device="cpu"))
 """
     without = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
     env = {**os.environ, **without, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

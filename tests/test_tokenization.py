@@ -21,7 +21,7 @@ from palinka.autoencoders import KSparseAutoencoder
 from palinka.cli.analyze import encoder_from_checkpoint
 from palinka.data import ActivationDataModule, Passage
 from palinka.errors import InputError
-from palinka.language_models import LanguageModelSpec
+from palinka.language_models import LanguageModel, LanguageModelSpec
 from palinka.language_models.token_text import bos_id, token_ids
 from palinka.training import SparseAutoencoderModule
 from palinka.training.callbacks import FormingLatents
@@ -50,7 +50,7 @@ def spec(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.mark.parametrize("bos", [False, True])
 def test_all_that_read_a_text_read_the_same_ids(spec: LanguageModelSpec, bos: bool) -> None:
-    model = spec.load()
+    model = LanguageModel.load(spec)
     tokenizer = model.tokenizer
     plain = tokenizer.backend_tokenizer.encode(TEXT, add_special_tokens=False)
     assert tokenizer.eos_token_id in plain.ids  # as the backend reads the name of a special token
@@ -166,6 +166,6 @@ def test_an_id_beyond_the_embedding_is_rejected_before_training(
         ]  # fmt: skip
         assert main(line) == 2
         *_, error = capsys.readouterr().err.splitlines()
-        assert f"to {vocabulary}, and the embedding of 'model' has 0 to {vocabulary - 1}" in error
+        assert f"to {vocabulary}; the embedding of 'model' has 0 to {vocabulary - 1}" in error
     with pytest.raises(InputError, match="use the tokenizer that belongs to the model"):
-        LanguageModelSpec("model", device="cpu").load().read(["A zqzq."], [SITE])
+        LanguageModel.load(LanguageModelSpec("model", device="cpu")).read(["A zqzq."], [SITE])

@@ -1,5 +1,6 @@
 """Input errors, and the helpers that every room needs."""
 
+import difflib
 import importlib
 import os
 import pkgutil
@@ -67,6 +68,17 @@ class InputError(ValueError):
         if len(message) > _LONGEST:
             message = f"{message[: _LONGEST // 2]} … {message[-_LONGEST // 2 :]}"
         super().__init__(printable(message))
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Suggest the nearest valid name, as in ` (did you mean 'tied'?)`; empty if none."""
+    nearest = difflib.get_close_matches(name, list(names), n=1)
+    return f" (did you mean {nearest[0]!r}?)" if nearest else ""
+
+
+def first_line(error: BaseException) -> str:
+    """First line of an exception's message, or the name of its class."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 _VARIABLE = re.compile(r"\$\{?(\w+)\}?")

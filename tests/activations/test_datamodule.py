@@ -49,12 +49,12 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model() -> LanguageModel:
-    return CPU.load()
+    return LanguageModel.load(CPU)
 
 
 @pytest.fixture(autouse=True)
 def one_load_for_all_tests(monkeypatch: pytest.MonkeyPatch, model: LanguageModel) -> None:
-    monkeypatch.setattr(LanguageModelSpec, "load", lambda _: model)
+    monkeypatch.setattr(LanguageModel, "load", lambda _: model)
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: LanguageModelSpec) -> LanguageModel:
         raise AssertionError("the weights were loaded")
 
-    monkeypatch.setattr(LanguageModelSpec, "load", refuse)
+    monkeypatch.setattr(LanguageModel, "load", refuse)
 
 
 class Recorder(pl.LightningModule):
@@ -161,7 +161,7 @@ def test_one_load_of_the_model_serves_both_splits(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: LanguageModel
 ) -> None:
     loads = []
-    monkeypatch.setattr(LanguageModelSpec, "load", lambda spec: loads.append(spec) or model)
+    monkeypatch.setattr(LanguageModel, "load", lambda spec: loads.append(spec) or model)
     ready(**settings | {"cache_dir": tmp_path})
     assert len(loads) == 1
 

@@ -55,7 +55,7 @@ class Numbered(Corpus):
 
 @pytest.fixture(scope="module")
 def model() -> LanguageModel:
-    return CPU.load()
+    return LanguageModel.load(CPU)
 
 
 @pytest.fixture
@@ -96,20 +96,20 @@ class Interrupting:
     def context_length(self) -> int:
         return self.model.context_length
 
-    def read_blocks(self, ids: torch.Tensor, sites: list[str]) -> dict[str, torch.Tensor]:
+    def read_contexts(self, ids: torch.Tensor, sites: list[str]) -> dict[str, torch.Tensor]:
         if self.passes == self.after:
             raise KeyboardInterrupt
         self.passes += 1
-        return self.model.read_blocks(ids, sites)
+        return self.model.read_contexts(ids, sites)
 
 
 class Killed(Interrupting):
     """Loads a model in whose n-th forward pass the process is killed."""
 
-    def read_blocks(self, ids: torch.Tensor, sites: list[str]) -> dict[str, torch.Tensor]:
+    def read_contexts(self, ids: torch.Tensor, sites: list[str]) -> dict[str, torch.Tensor]:
         if self.passes == self.after:
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().read_blocks(ids, sites)
+        return super().read_contexts(ids, sites)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_several_ranks_write_the_bytes_of_one(
     expected = contents(harvest(spec, tmp_path / "one", load=single).folder)
 
     barrier = threading.Barrier(3)
-    ranks = [Interrupting(CPU.load()) for _ in range(3)]
+    ranks = [Interrupting(LanguageModel.load(CPU)) for _ in range(3)]
     caches: list[Cache] = []
 
     def work(rank: int) -> None:
@@ -351,8 +351,8 @@ def test_rows_that_cannot_be_stored_are_refused(
     message: str,
 ) -> None:
     class Broken(Interrupting):
-        def read_blocks(self, ids: torch.Tensor, sites: list[str]) -> dict[str, torch.Tensor]:
-            found = super().read_blocks(ids, sites)
+        def read_contexts(self, ids: torch.Tensor, sites: list[str]) -> dict[str, torch.Tensor]:
+            found = super().read_contexts(ids, sites)
             if self.passes == 4:
                 found[sites[0]][-1, -1, 5] = value
             return found
@@ -370,8 +370,8 @@ def test_large_activations_fit_into_bfloat16(
     spec: HarvestSpec, model: LanguageModel, tmp_path: Path
 ) -> None:
     class Large(Interrupting):
-        def read_blocks(self, ids: torch.Tensor, sites: list[str]) -> dict[str, torch.Tensor]:
-            return {site: x * 1e6 for site, x in super().read_blocks(ids, sites).items()}
+        def read_contexts(self, ids: torch.Tensor, sites: list[str]) -> dict[str, torch.Tensor]:
+            return {site: x * 1e6 for site, x in super().read_contexts(ids, sites).items()}
 
     cache = harvest(replace(spec, dtype="bfloat16"), tmp_path, load=Large(model))
     assert cache.dtype == torch.bfloat16
@@ -474,9 +474,9 @@ def test_wide_sites_are_read_with_the_better_products_and_torch_is_left_as_it_wa
     seen = set()
 
     class Watched(Interrupting):
-        def read_blocks(self, ids: torch.Tensor, sites: list[str]) -> dict[str, torch.Tensor]:
+        def read_contexts(self, ids: torch.Tensor, sites: list[str]) -> dict[str, torch.Tensor]:
             seen.add(torch.get_float32_matmul_precision())
-            return super().read_blocks(ids, sites)
+            return super().read_contexts(ids, sites)
 
     monkeypatch.setattr(HARVEST, "WORTH_A_TRIAL", least)
     monkeypatch.setattr(HARVEST, "choose_products", lambda: ("medium", "why"))

@@ -21,12 +21,12 @@ KEY_IN_MEMORY = "a3dd05a35894b5274bec4ce64df54941aa2bf509d435bb804c488ffe622e5b5
 
 @pytest.fixture(scope="module")
 def model() -> LanguageModel:
-    return CPU.load()
+    return LanguageModel.load(CPU)
 
 
 @pytest.fixture(autouse=True)
 def one_load_for_all_tests(monkeypatch: pytest.MonkeyPatch, model: LanguageModel) -> None:
-    monkeypatch.setattr(LanguageModelSpec, "load", lambda _: model)
+    monkeypatch.setattr(LanguageModel, "load", lambda _: model)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_a_row_is_what_one_pass_reads_at_both_sites(
     for row in (0, cache.rows - 1):
         context = cache.context(row)
         ids = torch.from_numpy(context.tokens.astype(np.int64))[None]
-        read = model.read_blocks(ids, [SITE, TARGET])
+        read = model.read_contexts(ids, [SITE, TARGET])
         expected = torch.cat([read[SITE], read[TARGET]], dim=-1)[0, context.offset]
         torch.testing.assert_close(cache.read_rows(row, row + 1)[0], expected, atol=1e-5, rtol=1e-5)
 
@@ -132,5 +132,5 @@ def test_one_site_twice_is_refused(settings: dict[str, Any]) -> None:
 
 
 def test_a_target_site_that_is_none_is_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match=r"there is no site 'blocks\.1\.mlp\.outs'"):
+    with pytest.raises(InputError, match=r"no site 'blocks\.1\.mlp\.outs'"):
         ActivationDataModule(**settings | {"target_site": "blocks.1.mlp.outs"})

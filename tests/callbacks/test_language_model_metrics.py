@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import CSVLogger
 from palinka.autoencoders import KSparseAutoencoder
 from palinka.data import ActivationDataModule, Passage
 from palinka.errors import InputError
-from palinka.language_models import LanguageModelSpec
+from palinka.language_models import LanguageModel, LanguageModelSpec
 from palinka.training import SparseAutoencoderModule
 from palinka.training.callbacks import LanguageModelMetrics, loss_recovered
 
@@ -25,13 +25,13 @@ NAMES = {
 def loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The names of the models that were loaded."""
     loaded: list[str] = []
-    load = LanguageModelSpec.load
+    load = LanguageModel.load
 
     def counted(spec: LanguageModelSpec) -> Any:
         loaded.append(spec.name)
         return load(spec)
 
-    monkeypatch.setattr(LanguageModelSpec, "load", counted)
+    monkeypatch.setattr(LanguageModel, "load", counted)
     return loaded
 
 

@@ -73,7 +73,7 @@ def test_a_site_without_a_direct_path_has_a_report_that_says_so(workspace: Path)
     _, _, folder = validated(workspace, ReportLatents(), site="blocks.1.attn.q")
     record = json.loads((folder / "findings.json").read_text())
     (note,) = record["notes"][""]
-    assert "no direct path from blocks.1.attn.q" in note
+    assert "blocks.1.attn.q has no direct path" in note
     assert set(table(folder / "latents.csv")[0]) == {
         "latent", "density", "activation", "nearest", "nearest_cosine",
     }  # fmt: skip

@@ -62,7 +62,7 @@ def test_after_the_last_attention_it_is_what_the_model_does(
 
 
 def _final_norm(model: LanguageModel) -> str:
-    tap = model._sites.tap(f"hidden.{model.n_layers}")
+    tap = model.spec.sites.tap(f"hidden.{model.n_layers}")
     return tap.module
 
 
@@ -71,7 +71,7 @@ def test_the_tokens_are_those_of_the_whole_map_however_it_is_cut(
 ) -> None:
     directions = torch.randn(5, gpt2.width("blocks.1.mlp.pre"))
     logits = direct_path(gpt2, "blocks.1.mlp.pre")(directions)
-    monkeypatch.setattr(direct_effect, "PIECE", 2 * 8192)
+    monkeypatch.setattr(direct_effect, "CHUNK_LOGITS", 2 * 8192)
     found = token_effects(gpt2, "blocks.1.mlp.pre", directions, n=4)
     order = logits.argsort(dim=1)
     assert torch.equal(found.raised, order.flip(1)[:, :4])
@@ -82,7 +82,7 @@ def test_the_tokens_are_those_of_the_whole_map_however_it_is_cut(
 
 @pytest.mark.parametrize("site", ["blocks.1.attn.q", "transformer.wte"])
 def test_sites_without_a_direct_path_are_refused(site: str, gpt2: LanguageModel) -> None:
-    with pytest.raises(InputError, match="no direct path from"):
+    with pytest.raises(InputError, match="has no direct path"):
         direct_path(gpt2, site)
 
 

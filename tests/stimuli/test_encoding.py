@@ -28,19 +28,6 @@ def test_positions_are_the_tokens_with_a_byte_of_the_word(
     assert list(encoded.positions(len(before), len(before + word))) == expected
 
 
-@given(st.text(max_size=40))
-def test_nothing_is_put_around_a_text(text: str) -> None:
-    expected = MINI.backend_tokenizer.encode(text, add_special_tokens=False).ids
-    assert token_ids(MINI, [text]) == [expected]
-    assert encode(MINI, [text])[0].ids == tuple(expected)
-
-
-def test_the_name_of_a_special_token_is_text(mini_tokenizer: PreTrainedTokenizerBase) -> None:
-    (ids,) = token_ids(mini_tokenizer, ["<|endoftext|>"])
-    assert mini_tokenizer.eos_token_id not in ids
-    assert len(ids) > 1
-
-
 @given(st.text(min_size=1, max_size=12).filter(lambda word: word == word.strip() != ""))
 def test_the_first_token_of_a_word_has_its_space(word: str) -> None:
     assert first_token(MINI, word) == token_ids(MINI, [f" {word}"])[0][0]

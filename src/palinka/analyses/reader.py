@@ -3,6 +3,7 @@
 import fnmatch
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
 
@@ -81,7 +82,7 @@ class ActivationReader:
     ) -> None:
         self.language_model = language_model
         self.encoder = encoder
-        self._load = load or language_model.load
+        self._load = load or partial(LanguageModel.load, language_model)
         self._loaded: LanguageModel | None = None
         known = encoder.language_model if encoder else None
         if known is not None and known != language_model.identity():

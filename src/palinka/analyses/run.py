@@ -28,8 +28,9 @@ from palinka.analyses.findings import Findings
 from palinka.analyses.reader import ActivationReader
 from palinka.analyses.result import Result
 from palinka.analyses.stats.latents import choose_latents
-from palinka.analyses.stimuli import Prepared, load_stimuli, token_bytes
+from palinka.analyses.stimuli import Prepared, load_stimuli
 from palinka.errors import InputError, misfit, printable
+from palinka.language_models.token_text import token_bytes
 
 
 @dataclass(frozen=True)

@@ -226,7 +226,7 @@ def _latents(
     spec = data.validation_spec
     site = spec.resolved_sites[0]
     ids = torch.from_numpy(np.ascontiguousarray(blocks))
-    read = data.loaded_language_model.read_blocks(ids, [site])[site]
+    read = data.loaded_language_model.read_contexts(ids, [site])[site]
     # As the rows are stored, so that the same latents are active.
     stored = read.to(data.validation_rows.dtype).float().to(module.device)
     latents = module.encode(stored).float()

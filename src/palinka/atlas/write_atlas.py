@@ -51,7 +51,7 @@ class WriteAtlas(AfterTraining):
         """Write the site."""
         spec = data.validation_spec
         about = About(
-            spec.language_model.name_elsewhere,
+            spec.language_model.portable_name,
             " → ".join(spec.resolved_sites),
             type(module.autoencoder).__name__,
             trainer.callback_metrics,

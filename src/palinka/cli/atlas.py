@@ -18,6 +18,7 @@ from palinka.cli.commands import nearest
 from palinka.cli.parser import ArgumentParser, files_first, with_layer
 from palinka.data import ActivationDataModule
 from palinka.errors import InputError, expanded
+from palinka.language_models import LanguageModel
 from palinka.training import SparseAutoencoderModule, checkpoint
 from palinka.training.callbacks import LanguageModelMetrics, as_typed
 from palinka.training.checkpoint import check_source
@@ -146,7 +147,7 @@ def _serve(
     """Serve until the user has enough."""
     check_atlas(folder)  # before the model is loaded
     spec = data.validation_spec
-    model = spec.language_model.load()
+    model = LanguageModel.load(spec.language_model)
     module = module.to(model.device)
     live = LiveLatents(model, spec.resolved_sites[0], module, spec.bos, spec.layout.skip)
     with AtlasServer(folder, live, port) as server:

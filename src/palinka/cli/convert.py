@@ -132,7 +132,7 @@ def _origin(stored: Mapping[str, Any], library: str, license_: str) -> Origin:
         hook = within_base_model(module)
     known = {
         **source,
-        "language_model_name": spec.name_elsewhere if spec else source.get("language_model_name"),
+        "language_model_name": spec.portable_name if spec else source.get("language_model_name"),
         "module": module or source.get("module"),
         "hook": hook,
         "corpus": _corpus(data) or source.get("corpus"),

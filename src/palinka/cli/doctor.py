@@ -146,19 +146,19 @@ def bundled_model() -> Iterator[Finding]:
     import torch
     import transformers
 
-    from palinka.language_models import LanguageModelSpec
+    from palinka.language_models import LanguageModel, LanguageModelSpec
 
     started = time.perf_counter()
     logging: Any = transformers.utils.logging  # without types
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        model = LanguageModelSpec(device="cpu").load()
+        model = LanguageModel.load(LanguageModelSpec(device="cpu"))
     finally:
         if shown:
             logging.enable_progress_bar()
     site = "blocks.middle.mlp.pre"
-    (rows,) = model.read_blocks(torch.arange(8).reshape(1, 8), [site]).values()
+    (rows,) = model.read_contexts(torch.arange(8).reshape(1, 8), [site]).values()
     if not bool(rows.isfinite().all()):
         yield Finding("bundled model", f"{site} has NaN or infinite values", State.FAIL)
         return

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -219,7 +219,7 @@ class ActivationDataModule(pl.LightningDataModule):
     @cached_property
     def loaded_language_model(self) -> LanguageModel:
         """The language model itself, loaded when it is first asked for, until the run's end."""
-        return self.train_spec.language_model.load()
+        return LanguageModel.load(self.train_spec.language_model)
 
     @property
     def validation_rows(self) -> Cache | MemoryRows:
@@ -374,7 +374,7 @@ class ActivationDataModule(pl.LightningDataModule):
         barrier: Callable[[], object] = lambda: None,
     ) -> None:
         """Harvest, and verify caches that were there if they have at most `checked_bytes`."""
-        load = cache(self.train_spec.language_model.load)  # once for both splits
+        load = cache(partial(LanguageModel.load, self.train_spec.language_model))  # once for both
         there = {spec: Cache.exists(spec.key.folder(self.cache_dir)) for spec in specs}
         for spec, known in there.items():
             if not known:

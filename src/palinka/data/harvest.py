@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -193,7 +193,7 @@ def harvest(
         rank: This process among `world_size`; it writes every `world_size`-th shard.
         world_size: How many processes share the work.
         barrier: Waits until every rank has called it.
-        load: Loads the model when it is first needed; `spec.language_model.load` if left out.
+        load: Loads the model when it is first needed; defaults to `LanguageModel.load`.
 
     Raises:
         InputError: If the corpus or the model cannot be read, activations are not finite or do
@@ -207,7 +207,8 @@ def harvest(
             at_work.callback(writer.close)
             keep_freed_memory()
             at_work.enter_context(_products(spec))
-            harvester = _Harvester(spec, writer, rank, world_size, load or spec.language_model.load)
+            load = load or partial(LanguageModel.load, spec.language_model)
+            harvester = _Harvester(spec, writer, rank, world_size, load)
             try:
                 shards = harvester.fill()
                 while harvester.left_by_others(shards):
@@ -359,7 +360,7 @@ def read_rows(spec: HarvestSpec, model: LanguageModel, tokens: NDArray[np.int64]
         InputError: If the device's memory does not hold the forward pass.
     """
     try:
-        read = model.read_blocks(torch.from_numpy(tokens), spec.resolved_sites)
+        read = model.read_contexts(torch.from_numpy(tokens), spec.resolved_sites)
         sites = [read[site] for site in spec.resolved_sites]
         activations = sites[0] if len(sites) == 1 else torch.cat(sites, dim=-1)
     except torch.OutOfMemoryError as error:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby, islice
 
 import numpy as np
@@ -15,6 +16,7 @@ from palinka.data.format import RowStatistics
 from palinka.data.harvest import HarvestSpec, check_finite, load_model, read_rows
 from palinka.data.packing import Block, split_of, tokenize_documents
 from palinka.errors import InputError, progress
+from palinka.language_models import LanguageModel
 from palinka.language_models.token_text import bos_id
 
 
@@ -144,7 +146,7 @@ def read_in_memory(spec: HarvestSpec) -> MemoryRows:
         InputError: If the model or the corpus cannot be read, the split has no tokens, or
             activations are not finite.
     """
-    model = load_model(spec, spec.language_model.load)
+    model = load_model(spec, partial(LanguageModel.load, spec.language_model))
     skip = spec.layout.skip
     rows: list[torch.Tensor] = []
     kept: list[Block] = []

@@ -1,4 +1,4 @@
-"""Language models: loading them, the names of their sites, reading and replacing activations."""
+"""Language models, whose activations are read and replaced at named sites."""
 
 from palinka.language_models.model import Activations, LanguageModel, Tokens
 from palinka.language_models.spec import LanguageModelSpec

@@ -15,8 +15,8 @@ def ablate(latent: int | Sequence[int], positions: Sequence[int] | None = None) 
     """Set latents to zero.
 
     Args:
-        latent: The number of a latent, or several.
-        positions: Where; at all tokens if left out.
+        latent: The index of a latent, or several.
+        positions: Token positions, negative ones from the end; default all.
     """
     return clamp(latent, 0.0, positions)
 
@@ -24,12 +24,9 @@ def ablate(latent: int | Sequence[int], positions: Sequence[int] | None = None) 
 def scale(
     latent: int | Sequence[int], factor: float, positions: Sequence[int] | None = None
 ) -> Edit:
-    """Multiply latents, which changes them only where they are active.
+    """Multiply latents by a factor, which changes them only where they are active.
 
-    Args:
-        latent: The number of a latent, or several.
-        factor: What to multiply by.
-        positions: Where; at all tokens if left out.
+    `latent` and `positions` are those of `ablate`.
     """
     return _edit(latent, positions, lambda values: values * factor)
 
@@ -37,23 +34,17 @@ def scale(
 def clamp(
     latent: int | Sequence[int], value: float, positions: Sequence[int] | None = None
 ) -> Edit:
-    """Set latents to a value, whether they are active or not.
+    """Set latents to a value in the unit of the latents, active or not.
 
-    Args:
-        latent: The number of a latent, or several.
-        value: In the unit of the latents.
-        positions: Where; at all tokens if left out.
+    `latent` and `positions` are those of `ablate`.
     """
     return _edit(latent, positions, lambda values: torch.full_like(values, value))
 
 
 def add(latent: int | Sequence[int], value: float, positions: Sequence[int] | None = None) -> Edit:
-    """Add a value to latents, whether they are active or not.
+    """Add a value to latents, active or not; the sum may be negative.
 
-    Args:
-        latent: The number of a latent, or several.
-        value: In the unit of the latents; the sum may be negative.
-        positions: Where; at all tokens if left out.
+    `latent` and `positions` are those of `ablate`.
     """
     return _edit(latent, positions, lambda values: values + value)
 
@@ -66,9 +57,10 @@ def _edit(latent: int | Sequence[int], positions: Sequence[int] | None, change: 
         unknown = [number for number in numbers if not 0 <= number < count]
         if unknown:
             raise InputError(
-                f"latent {unknown[0]} is to be edited; the autoencoder has 0 to {count - 1}"
+                f"latent {unknown[0]} does not exist; the autoencoder has 0 to {count - 1}"
             )
-        there = list(range(tokens)) if positions is None else _within(positions, tokens)
+        places = range(tokens) if positions is None else positions
+        there = sorted({place % tokens for place in places if -tokens <= place < tokens})
         where = torch.tensor(there, device=latents.device, dtype=torch.long)[:, None]
         which = torch.tensor(numbers, device=latents.device, dtype=torch.long)
         edited = latents.clone()
@@ -78,77 +70,55 @@ def _edit(latent: int | Sequence[int], positions: Sequence[int] | None, change: 
     return edit
 
 
-def _within(positions: Sequence[int], tokens: int) -> list[int]:
-    """The positions that a pass of so many tokens has, counted from 0."""
-    return sorted({place % tokens for place in positions if -tokens <= place < tokens})
-
-
 @runtime_checkable
 class EncodesAndDecodes(Protocol):
-    """An autoencoder, whatever its class."""
+    """An autoencoder of any class."""
 
     def encode(self, x: Tensor, /) -> Tensor:
-        """From activations to latents."""
+        """Latents of activations."""
 
     def decode(self, latents: Tensor, /) -> Tensor:
-        """From latents to activations."""
+        """Activations of latents."""
 
 
 Replacement = Callable[[Tensor], Tensor] | EncodesAndDecodes
 
 
 def as_function(
-    replacement: Replacement, edit: Callable[[Tensor], Tensor] | None, keep_error: bool
+    replacement: Replacement,
+    edit: Edit | None = None,
+    keep_error: bool = False,
+    source: Callable[[], Tensor] | None = None,
 ) -> Callable[[Tensor], Tensor]:
-    """One function from a site's activations to what replaces them.
+    """Make one function from a site's activations to what replaces them.
 
     Args:
-        replacement: A function, or an autoencoder, whose reconstruction is taken then.
+        replacement: A function, or an autoencoder, whose reconstruction is taken then; of the
+            activations at the source site where there is one.
         edit: A function of the autoencoder's latents, applied before they are decoded.
-        keep_error: Whether to add what the unedited reconstruction misses.
+        keep_error: Add what the unedited reconstruction misses at the site.
+        source: Returns the activations at another site in the same forward pass.
 
     Raises:
         InputError: If it is neither, or if `edit` or `keep_error` is given with a function.
     """
-    if isinstance(replacement, EncodesAndDecodes):
-        return lambda x: _reconstruct(replacement, x, x, edit, keep_error)
-    if not callable(replacement):
+    is_autoencoder = isinstance(replacement, EncodesAndDecodes)
+    if not is_autoencoder and not callable(replacement):
         raise InputError(
             f"a {type(replacement).__name__} cannot replace a site; "
             "give a function of its activations, or an autoencoder"
         )
-    if edit is not None or keep_error:
-        raise InputError("edit and keep_error need an autoencoder; a function stands for itself")
-    return replacement
-
-
-def as_function_of_source(
-    replacement: Replacement,
-    edit: Callable[[Tensor], Tensor] | None,
-    keep_error: bool,
-    source: Callable[[], Tensor],
-) -> Callable[[Tensor], Tensor]:
-    """One function from a site's activations to what follows from those at a source site.
-
-    Args:
-        replacement: A function of the source's activations, or a transcoder.
-        edit: A function of the transcoder's latents, applied before they are decoded.
-        keep_error: Whether to add what the unedited reconstruction misses at the site.
-        source: Hands out the source's activations in the same forward pass.
-
-    Raises:
-        InputError: As `as_function`.
-    """
-    function = as_function(replacement, edit, keep_error)
+    if not is_autoencoder and (edit is not None or keep_error):
+        raise InputError("edit and keep_error need an autoencoder; a function has no latents")
 
     def replace(target: Tensor) -> Tensor:
-        x = source()
-        if x.shape[:-1].numel() == target.shape[:-1].numel():
+        x = target if source is None else source()
+        if x is not target and x.shape[:-1].numel() == target.shape[:-1].numel():
             # Some models run a part of themselves on all tokens in one row.
             x = x.reshape(*target.shape[:-1], x.shape[-1])
         if isinstance(replacement, EncodesAndDecodes):
             return _reconstruct(replacement, x, target, edit, keep_error)
-        return function(x)
+        return replacement(x)
 
     return replace
 
@@ -157,7 +127,7 @@ def _reconstruct(
     autoencoder: EncodesAndDecodes,
     x: Tensor,
     target: Tensor,
-    edit: Callable[[Tensor], Tensor] | None,
+    edit: Edit | None,
     keep_error: bool,
 ) -> Tensor:
     # Ours may need something of the activations beside their latents.

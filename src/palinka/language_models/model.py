@@ -1,18 +1,18 @@
 """Language models whose activations can be read and replaced."""
 
 import reprlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from palinka.errors import InputError
-from palinka.language_models.edits import Replacement, as_function, as_function_of_source
-from palinka.language_models.sites import Sites, by_token, find_sites, following, reading, replacing
+from palinka.language_models.edits import Edit, Replacement, as_function
+from palinka.language_models.sites import by_token, following, reading, replacing
 from palinka.language_models.spec import LanguageModelSpec
 from palinka.language_models.token_text import bos_id, token_ids
 
@@ -48,7 +48,7 @@ class Tokens:
     """Token ids of several texts, padded on the right.
 
     Attributes:
-        ids: `(texts, tokens)`, int64; any valid id where there is no token.
+        ids: `(texts, tokens)`, int64; any valid id in padding.
         mask: `(texts, tokens)`, int64; 1 for a token, 0 for padding.
 
     Raises:
@@ -68,19 +68,18 @@ class Tokens:
             raise InputError("padding before a token, or a text of padding only; pad on the right")
 
     @classmethod
-    def of(cls, sequences: Sequence[Sequence[int]], pad: int = 0) -> "Tokens":
+    def of(cls, sequences: Sequence[Sequence[int]]) -> "Tokens":
         """Pad sequences of ids, none of them empty, to the longest."""
         if not sequences:
             raise InputError("an empty list of texts; give at least one")
         for index, sequence in enumerate(sequences):
             if not len(sequence):
                 raise InputError(f"text {index} has no tokens; leave empty texts out")
-        longest = max(len(sequence) for sequence in sequences)
-        ids = torch.full((len(sequences), longest), pad, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, sequence in enumerate(sequences):
-            ids[row, : len(sequence)] = torch.as_tensor(sequence, dtype=torch.long)
-            mask[row, : len(sequence)] = 1
+        rows = [torch.as_tensor(sequence, dtype=torch.long) for sequence in sequences]
+        ids, mask = (
+            pad_sequence(values, batch_first=True)
+            for values in (rows, [torch.ones_like(row) for row in rows])
+        )
         return cls(ids, mask)
 
     @property
@@ -98,41 +97,6 @@ class Tokens:
         return Tokens(self.ids.to(device), self.mask.to(device))
 
 
-def padded_tokens(
-    tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], bos: bool = False
-) -> Tokens:
-    """Tokenize texts by the rule of `token_text`, and pad them on the right.
-
-    The tokenizer needs no padding token of its own and is left as it is.
-
-    Args:
-        tokenizer: The language model's tokenizer.
-        texts: At least one.
-        bos: Whether each begins with the tokenizer's BOS token.
-
-    Raises:
-        InputError: If there is no text, one has no tokens, or the tokenizer has no BOS token.
-    """
-    if isinstance(texts, str):
-        raise InputError(f"one string, {reprlib.repr(texts)}; give a list of texts")
-    if not texts:
-        raise InputError("an empty list of texts; give at least one")
-    start = [bos_id(tokenizer)] if bos else []
-    ids = [[*start, *found] if found else [] for found in token_ids(tokenizer, texts)]
-    return Tokens.of(ids)
-
-
-def padding_id(tokenizer: "PreTrainedTokenizerBase", vocabulary: int) -> int:
-    """An id to fill up with: that of the padding or end-of-text token, or 0.
-
-    A padding token that was added to the tokenizer alone has an id that the model cannot read.
-    """
-    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if isinstance(token, int) and token < vocabulary:
-            return token
-    return 0
-
-
 Texts = Sequence[str] | Tokens | Tensor
 
 
@@ -142,18 +106,18 @@ class LanguageModel:
     Attributes:
         model: The model, in evaluation mode, its parameters without gradients.
         tokenizer: Its tokenizer, as it was loaded.
-        reference: What it was loaded from.
+        spec: Name, dtype and device that it was loaded by.
     """
 
     def __init__(
         self,
         model: "PreTrainedModel",
         tokenizer: "PreTrainedTokenizerBase",
-        reference: LanguageModelSpec,
+        spec: LanguageModelSpec,
     ) -> None:
         self.model = model.train(False).requires_grad_(False)
         self.tokenizer = tokenizer
-        self.reference = reference
+        self.spec = spec
         self._replaced: list[str] = []
 
     @classmethod
@@ -173,32 +137,42 @@ class LanguageModel:
                 folder, or a GGUF file.
             revision: Branch, tag or commit, for a model on the hub.
             gguf_file: Name of the GGUF file in the folder or repository, if it is one.
-            dtype: What to compute in, whatever the weights are stored in.
-            device: A torch device, or `auto`: CUDA where there is one, else the CPU.
+            dtype: `float32`, `bfloat16`, `float16` or `float64`; need not be that of the files.
+            device: A torch device, or `auto`: CUDA where available, else the CPU.
 
         Raises:
-            InputError: If there is no such model, dtype or device.
+            InputError: If the model, dtype or device does not exist.
         """
-        return LanguageModelSpec(name, revision, gguf_file, dtype, device).load()
+        return cls.load(LanguageModelSpec(name, revision, gguf_file, dtype, device))
+
+    @classmethod
+    def load(cls, spec: LanguageModelSpec) -> "LanguageModel":
+        """Load a model and its tokenizer.
+
+        Raises:
+            InputError: If the model or device does not exist, or the files are not those of a
+                causal language model.
+        """
+        return cls(spec.pretrained_model(), spec.tokenizer(), spec)
 
     @property
     def name(self) -> str:
         """The name that the model was loaded by."""
-        return self.reference.name
+        return self.spec.name
 
     @property
     def revision(self) -> str | None:
-        """The revision that was asked for."""
-        return self.reference.revision
+        """The requested revision."""
+        return self.spec.revision
 
     @property
     def device(self) -> torch.device:
-        """Where the model is computed."""
+        """Device of the model."""
         return torch.device(self.model.device)
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the model is computed in."""
+        """Dtype of the model."""
         dtype: torch.dtype = self.model.dtype
         return dtype
 
@@ -220,45 +194,37 @@ class LanguageModel:
         Module paths are sites too; they are listed only where the model's family is not known
         and its sites have no other names.
         """
-        return dict(self._sites.named or self._sites.modules)
-
-    @cached_property
-    def _sites(self) -> Sites:
-        return find_sites(self.model.config)
+        return dict(self.spec.sites.named or self.spec.sites.modules)
 
     def resolve(self, site: str) -> str:
-        """The full name of a site, such as `blocks.3.mlp.pre` for `blocks.middle.mlp.pre`.
-
-        Raises:
-            InputError: If the model has no such site; names the nearest and lists them all.
-        """
-        return self._sites.resolve(site)
+        """The full name of a site; see `Sites.resolve`."""
+        return self.spec.resolve(site)
 
     def width(self, site: str) -> int:
-        """The width of the vectors at a site.
-
-        Raises:
-            InputError: If the model has no such site.
-        """
-        return self._sites.width(site)
+        """The width of the vectors at a site."""
+        return self.spec.width(site)
 
     def fingerprint(self) -> dict[str, str]:
-        """What identifies the weights, the tokenizer and the dtype; no path, no device."""
-        return self.reference.fingerprint()
+        """Identity of the weights, the tokenizer and the dtype; no path, no device."""
+        return self.spec.fingerprint()
 
     def tokenize(self, texts: Sequence[str], bos: bool = False) -> Tokens:
         """Tokenize texts without special tokens, right-padded, on the CPU.
 
         Args:
             texts: Text in which the name of a special token is text like any other.
-            bos: Whether each text begins with the tokenizer's BOS token, as in training with
+            bos: Begin each text with the tokenizer's BOS token, as in training with
                 `data.bos`. Texts given to `read`, `logits` and `generate` begin without.
 
         Raises:
             InputError: If a text has no tokens, or more than the model's context, or the tokenizer
                 has no BOS token.
         """
-        return self._fitting(padded_tokens(self.tokenizer, texts, bos))
+        if isinstance(texts, str):
+            raise InputError(f"one string, {reprlib.repr(texts)}; give a list of texts")
+        start = [bos_id(self.tokenizer)] if bos else []
+        ids = [[*start, *found] if found else [] for found in token_ids(self.tokenizer, texts)]
+        return self._fitting(Tokens.of(ids))
 
     def read(self, texts: Texts, sites: Sequence[str], batch_size: int = 32) -> Activations:
         """Read activations at several sites, in one pass over each batch of texts.
@@ -268,13 +234,13 @@ class LanguageModel:
         Args:
             texts: Texts, their tokens, or ids of shape `(texts, tokens)` without padding.
             sites: Names of sites, or module paths.
-            batch_size: How many texts go through the model at once.
+            batch_size: Texts per forward pass.
 
         Returns:
             Activations under the names of the sites as given, on the model's device.
 
         Raises:
-            InputError: If there is no such site, or if a text has no tokens or more than the
+            InputError: If the model has no such site, or a text has no tokens or more than the
                 model's context.
         """
         if isinstance(sites, str) or not sites:
@@ -294,19 +260,19 @@ class LanguageModel:
                 activations[site][start : start + count, :longest] = values
         return Activations(activations, tokens.ids, tokens.mask)
 
-    def read_blocks(self, ids: Tensor, sites: Sequence[str]) -> dict[str, Tensor]:
-        """Read activations of blocks of tokens, none of it padding, with nothing in between.
+    def read_contexts(self, ids: Tensor, sites: Sequence[str]) -> dict[str, Tensor]:
+        """Read activations of full contexts, without padding.
 
         Args:
-            ids: Token ids, `(blocks, tokens)`.
+            ids: Token ids, `(contexts, tokens)`.
             sites: Names of sites, or module paths.
 
         Returns:
-            The tensors that the model computed, `(blocks, tokens, width)`, under the names of
+            The tensors that the model computed, `(contexts, tokens, width)`, under the names of
             the sites as given; views of larger ones where a site is part of a fused projection.
 
         Raises:
-            InputError: If there is no such site, or the model's embedding has no such id.
+            InputError: If the model has no such site, or its embedding no such id.
         """
         self._check_ids(ids)
         return self._read(ids.to(self.device, non_blocking=True), sites)
@@ -315,7 +281,7 @@ class LanguageModel:
     def _read(
         self, ids: Tensor, sites: Sequence[str], mask: Tensor | None = None
     ) -> dict[str, Tensor]:
-        taps = {site: self._sites.tap(site) for site in sites}
+        taps = {site: self.spec.sites.tap(site) for site in sites}
         with reading(self.model, taps) as found:
             self._forward(ids, mask)
         activations = {}
@@ -346,49 +312,45 @@ class LanguageModel:
         self,
         site: str,
         replacement: Replacement,
-        edit: Callable[[Tensor], Tensor] | None = None,
+        edit: Edit | None = None,
         keep_error: bool = False,
         source_site: str | None = None,
     ) -> Iterator[None]:
         """Replace a site's activations wherever the model runs in the body of the `with`.
 
         Replacements nest; at one site the inner one is given what the outer one returned.
-        What is read at a replaced site is what the model goes on with.
+        What is read at a replaced site is the replacement.
 
         Args:
             site: The name of a site, or a module path.
             replacement: A function of activations, `(texts, tokens, width)`, or an autoencoder
                 with `encode` and `decode`, whose reconstruction takes their place.
             edit: A function of the autoencoder's latents, applied before they are decoded.
-            keep_error: Whether to add what the reconstruction of the unedited latents misses,
-                so that nothing but the edit changes.
+            keep_error: Add what the reconstruction of the unedited latents misses, so that
+                nothing but the edit changes.
             source_site: For a transcoder, the site that it reads in the same forward pass, which
-                comes before the one that it replaces; the replaced site itself if left out.
+                comes before the one that it replaces; default the replaced site itself.
 
         Raises:
-            InputError: If there is no such site, or if the replacement cannot replace it.
+            InputError: If the model has no such site, or the replacement cannot replace it.
         """
-        tap = self._sites.tap(site)
-        with ExitStack() as following_source:
+        tap = self.spec.sites.tap(site)
+        if source_site is None and getattr(replacement, "is_transcoder", False):
+            raise InputError(
+                f"a transcoder is to replace {site!r}; give the source_site that it reads"
+            )
+        with ExitStack() as hooks:
+            source = None
             if source_site is not None:
-                source = following_source.enter_context(
-                    following(self.model, self._sites.tap(source_site))
-                )
-                function = as_function_of_source(replacement, edit, keep_error, source)
-            elif getattr(replacement, "is_transcoder", False):
-                raise InputError(
-                    f"a transcoder is to replace {site!r}; give the source_site that it reads"
-                )
-            else:
-                function = as_function(replacement, edit, keep_error)
-            # Before all hooks of others, after our own.
+                source_tap = self.spec.sites.tap(source_site)
+                source = hooks.enter_context(following(self.model, source_tap))
+            function = as_function(replacement, edit, keep_error, source)
+            # Before the hooks of others, after those of outer replacements.
             first = tap.module not in self._replaced
+            hooks.enter_context(replacing(self.model, tap, function, first))
             self._replaced.append(tap.module)
-            try:
-                with replacing(self.model, tap, function, first):
-                    yield
-            finally:
-                self._replaced.remove(tap.module)
+            hooks.callback(self._replaced.remove, tap.module)
+            yield
 
     @torch.no_grad()
     def generate(self, texts: Texts, **options: Any) -> Any:
@@ -396,18 +358,21 @@ class LanguageModel:
 
         Args:
             texts: Texts, their tokens, or ids of shape `(texts, tokens)` without padding.
-            options: What `generate` takes, such as `max_new_tokens` and `do_sample`.
+            options: Options of `generate`, such as `max_new_tokens` and `do_sample`.
 
         Returns:
-            What `generate` returns: ids, `(texts, tokens)`, where shorter texts are padded on
-            the left, so that all end where their continuation begins.
+            The return value of `generate`: ids, `(texts, tokens)`, where shorter texts are padded
+            on the left, so that all end where their continuation begins.
         """
         tokens = self._tokens(texts)
         longest = tokens.ids.shape[1]
         # Column j of a row that is n short is its token j - n; the padding goes to the front.
         columns = torch.arange(longest, device=self.device) + tokens.lengths[:, None]
         columns %= longest
-        options = {"pad_token_id": padding_id(self.tokenizer, self._vocabulary)} | options
+        # A padding token of the tokenizer alone has an id that the model cannot read.
+        known = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
+        pads = [pad for pad in known if isinstance(pad, int) and pad < self._vocabulary]
+        options = {"pad_token_id": next(iter(pads), 0)} | options
         return self.model.generate(
             tokens.ids.gather(1, columns), attention_mask=tokens.mask.gather(1, columns), **options
         )
@@ -429,7 +394,7 @@ class LanguageModel:
         low, high = int(ids.min()), int(ids.max())
         if low < 0 or high >= self._vocabulary:
             raise InputError(
-                f"token ids from {low} to {high}, and the embedding of {self.name!r} has 0 to "
+                f"token ids from {low} to {high}; the embedding of {self.name!r} has 0 to "
                 f"{self._vocabulary - 1}; use the tokenizer that belongs to the model"
             )
 

@@ -2,42 +2,49 @@
 
 import copy
 import hashlib
-import importlib.util
 import json
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from palinka.errors import InputError, expanded, progress
+from palinka.assets import mini_gpt2_folder
+from palinka.errors import InputError, expanded, first_line, track
 from palinka.language_models.cpu import slow_products
 from palinka.language_models.sites import Sites, find_sites
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase
-
-    from palinka.language_models.model import LanguageModel
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 # Long enough for a slow connection; transformers by itself goes on trying for half a minute.
 _HUB_SECONDS = 10.0
 _ADAPTER = "adapter_config.json"
+_TOKENIZER_FILES = (
+    "tokenizer*.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+)
 
 
 @dataclass(frozen=True)
 class Source:
-    """What to load a model from.
+    """Location of a model's files.
 
     Attributes:
         location: A local folder, or a name on the hub.
-        revision: The revision asked for, on the hub.
-        commit: What the revision stands for, on the hub.
+        revision: The requested revision on the hub.
+        commit: The commit of that revision.
         gguf_file: The GGUF file within the location, if it is one.
-        offline: Whether only local and cached files are to be looked at.
+        offline: Use local and cached files only.
     """
 
     location: Path | str
@@ -47,7 +54,7 @@ class Source:
     offline: bool = True
 
     def arguments(self) -> dict[str, Any]:
-        """What every `from_pretrained` of transformers takes, the location first."""
+        """Arguments of every `from_pretrained` of transformers."""
         arguments: dict[str, Any] = {
             "pretrained_model_name_or_path": str(self.location),
             "local_files_only": self.offline,
@@ -61,7 +68,7 @@ class Source:
 
 
 def find_source(name: str, revision: str | None = None, gguf_file: str | None = None) -> Source:
-    """Find out where a model is, quickly also when there is no network.
+    """Find the files of a model, quickly also without a network.
 
     Args:
         name: `mini`, a local folder, a GGUF file, or a name on the hub.
@@ -69,53 +76,38 @@ def find_source(name: str, revision: str | None = None, gguf_file: str | None = 
         gguf_file: The name of a GGUF file in the folder or repository.
 
     Raises:
-        InputError: If there is no such model, if it has a PEFT adapter, or if GGUF files cannot be
+        InputError: If the model does not exist or has a PEFT adapter, or if GGUF files cannot be
             read here.
     """
-    path = _mini() if name == "mini" else expanded(name)
+    path = mini_gpt2_folder() if name == "mini" else expanded(name)
     if path.is_file() and path.suffix == ".gguf" and gguf_file is None:
         path, gguf_file = path.parent, path.name
     if gguf_file is not None:
-        _require_gguf(gguf_file)
+        missing = [module for module in ("gguf", "accelerate") if find_spec(module) is None]
+        if missing:
+            raise InputError(
+                f"reading {gguf_file!r} needs {' and '.join(missing)}: pip install 'palinka[gguf]'"
+            )
     if path.is_dir():
         if revision is not None:
             raise InputError(
                 f"revision {revision!r} of the local folder {name!r}; "
                 "only models on the hub have revisions"
             )
-        _check_folder(path, name, gguf_file)
+        if (path / _ADAPTER).exists():
+            raise _adapter_error(name)
+        needed = gguf_file or "config.json"
+        if not (path / needed).is_file():
+            others = ", ".join(sorted(file.name for file in path.glob("*.gguf")))
+            hint = f"; give gguf_file, one of: {others}" if others else ""
+            raise InputError(f"the model folder {name!r} has no {needed}{hint}")
         return Source(path, gguf_file=gguf_file)
     if path.exists() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise InputError(
-            f"there is no model folder {name!r}; give a folder with a config.json, a .gguf file, "
-            "a name on the Hugging Face hub, or mini"
+            f"the model folder {name!r} does not exist; give a folder with a config.json, a .gguf "
+            "file, a name on the Hugging Face hub, or mini"
         )
     return _on_hub(name, revision, gguf_file)
-
-
-def _mini() -> Path:
-    from palinka.assets import mini_gpt2_folder
-
-    return mini_gpt2_folder()
-
-
-def _require_gguf(gguf_file: str) -> None:
-    missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise InputError(
-            f"reading {gguf_file!r} needs {' and '.join(missing)}: pip install 'palinka[gguf]'"
-        )
-
-
-def _check_folder(folder: Path, name: str, gguf_file: str | None) -> None:
-    if (folder / _ADAPTER).exists():
-        raise _adapter_error(name)
-    needed = gguf_file or "config.json"
-    if (folder / needed).is_file():
-        return
-    others = ", ".join(sorted(file.name for file in folder.glob("*.gguf")))
-    hint = f"; give gguf_file, one of: {others}" if others else ""
-    raise InputError(f"the model folder {name!r} has no {needed}{hint}")
 
 
 def _adapter_error(name: str) -> InputError:
@@ -145,16 +137,16 @@ def _on_hub(name: str, revision: str | None, gguf_file: str | None) -> Source:
         raise InputError(f"the model {name!r} on the hub has no revision {revision!r}") from error
     except RepositoryNotFoundError as error:
         raise InputError(
-            f"there is no model {name!r}: no such folder, and none of that name on the Hugging "
-            "Face hub that is open to you; check the name, or log in for a private one"
+            f"the model {name!r} could not be found, neither as a folder nor on the Hugging Face "
+            "hub; check the name, or log in for a private one"
         ) from error
-    except Exception as error:  # Whatever the HTTP client of the day raises without a network.
+    except Exception as error:  # of the HTTP client, without a network
         commit = _cached_commit(name, revision, gguf_file or "config.json")
         if commit is None:
             at = f" at revision {revision!r}" if revision else ""
             raise InputError(
-                f"the model {name!r}{at} cannot be had: no such folder, not in the Hugging Face "
-                f"cache, and the hub was not reached ({_first_line(error)}); give a local folder, "
+                f"could not load the model {name!r}{at}: no such folder, not in the Hugging Face "
+                f"cache, and the hub was not reached ({first_line(error)}); give a local folder, "
                 "go online, or use mini"
             ) from error
         if _cached_commit(name, revision, _ADAPTER):
@@ -176,27 +168,12 @@ def _cached_commit(name: str, revision: str | None, file: str) -> str | None:
     return parts[len(parts) - parts[::-1].index("snapshots")]
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
-
-
-_TOKENIZER_FILES = (
-    "tokenizer*.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.*",
-    "merges.txt",
-)
-_PIECE_BYTES = 1 << 24
-
-
 def fingerprint(source: Source, dtype: str) -> dict[str, str]:
     """Identify a model by its commit on the hub, or by the content of its local files.
 
     Args:
-        source: Where the model is.
-        dtype: What it is computed in.
+        source: Location of the model's files.
+        dtype: Dtype in which it is computed.
 
     Returns:
         `weights`, `tokenizer` and `dtype`; a model on the hub also has its `name` and
@@ -221,26 +198,22 @@ def fingerprint(source: Source, dtype: str) -> dict[str, str]:
     }
 
 
-def _digest_all(files: Iterable[Path]) -> str:
+def _digest_all(files: Sequence[Path]) -> str:
     """One hash of the names and contents of files."""
-    contents = [[file.name, _digest(file)] for file in files]
+    contents = [[file.name, _digest(file)] for file in track(files, "Hashing the model's files")]
     return hashlib.sha256(json.dumps(contents).encode()).hexdigest()
 
 
 def _digest(file: Path) -> str:
-    """The SHA-256 of a file, computed once for as long as the file does not change."""
+    """SHA-256 of a file, computed again only when the file changes."""
     status = file.stat()
     return _cached_digest(file, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=1024)
-def _cached_digest(file: Path, size: int, _changed: int) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream, progress(f"Hashing {file.name}", size, "bytes") as bar:
-        while piece := stream.read(_PIECE_BYTES):
-            digest.update(piece)
-            bar.update(len(piece))
-    return digest.hexdigest()
+def _cached_digest(file: Path, _size: int, _changed: int) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -248,7 +221,7 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 @dataclass(frozen=True)
 class LanguageModelSpec:
-    """A language model by name, with how to compute it.
+    """Name, dtype and device of a language model.
 
     Attributes:
         name: `mini` for the bundled model, a name on the Hugging Face hub, a local folder, or
@@ -276,30 +249,29 @@ class LanguageModelSpec:
             raise InputError(f"dtype {self.dtype!r} for the model; give {', '.join(DTYPES)}")
 
     @property
-    def name_elsewhere(self) -> str:
+    def portable_name(self) -> str:
         """The model's name, without the folders that lead to it on this machine."""
         path = Path(self.name).expanduser()
         return path.name if path.is_absolute() or path.exists() else self.name
 
-    def load(self) -> "LanguageModel":
-        """Load the model and its tokenizer.
+    def pretrained_model(self) -> "PreTrainedModel":
+        """Load the model of transformers, on its device.
 
         Raises:
-            InputError: If there is no such model or device, or if the files are not those of
-                a causal language model.
+            InputError: If the model or device does not exist, or the files are not those of a
+                causal language model.
         """
         from transformers import AutoModelForCausalLM
-
-        from palinka.language_models.model import LanguageModel
 
         device = find_device(self.device)
         dtype: torch.dtype = getattr(torch, self.dtype)
         slow = slow_products(dtype) if device.type == "cpu" and dtype.itemsize == 2 else None
         if slow is not None:
-            warnings.warn(slow, stacklevel=2)
+            warnings.warn(slow, stacklevel=3)
         config = copy.deepcopy(self._config)  # loading writes the dtype into it
-        _fuse_activation(config)
-        tokenizer = self.tokenizer()
+        if getattr(config, "activation_function", None) == "gelu_new":
+            # The tanh form of GELU in one pass: the same function, in a quarter of the time.
+            config.activation_function = "gelu_pytorch_tanh"
         with self._readable("model"):
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 **self._source.arguments(),
@@ -314,7 +286,8 @@ class LanguageModelSpec:
                 f"the weights of {self.name!r} lack {missing[0]!r} and {len(missing) - 1} others; "
                 "the files are not those of this causal language model"
             )
-        return LanguageModel(model.to(device), tokenizer, self)
+        on_device: PreTrainedModel = model.to(device)
+        return on_device
 
     def tokenizer(self) -> "PreTrainedTokenizerBase":
         """Load the tokenizer alone."""
@@ -326,29 +299,21 @@ class LanguageModelSpec:
         return tokenizer
 
     def fingerprint(self) -> dict[str, str]:
-        """What identifies the weights, the tokenizer and the dtype; no path, no device."""
+        """Identity of the weights, the tokenizer and the dtype; no path, no device."""
         return fingerprint(self._source, self.dtype)
 
     def identity(self) -> str:
-        """The model in a few words that name the same weights everywhere, in any dtype."""
+        """A short text that names the same weights on every machine, in any dtype."""
         known = self.fingerprint()
         named = [known[key] for key in ("name", "revision") if key in known]
         return "@".join(named) or f"with weights {known['weights'][:12]}"
 
     def resolve(self, site: str) -> str:
-        """The full name of a site, such as `blocks.3.mlp.pre` for `blocks.middle.mlp.pre`.
-
-        Raises:
-            InputError: If the model has no such site; names the nearest and lists them all.
-        """
+        """The full name of a site; see `Sites.resolve`."""
         return self.sites.resolve(site)
 
     def width(self, site: str) -> int:
-        """The width of the vectors at a site.
-
-        Raises:
-            InputError: If the model has no such site.
-        """
+        """The width of the vectors at a site."""
         return self.sites.width(site)
 
     @cached_property
@@ -378,7 +343,7 @@ class LanguageModelSpec:
             yield
         except InputError:
             raise
-        except Exception as error:  # a configuration of others leads transformers anywhere
+        except Exception as error:  # of any class, in the code of any model
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise InputError(
                 f"the {what} of {self.name!r} cannot be loaded: {reason}; "
@@ -386,22 +351,17 @@ class LanguageModelSpec:
             ) from error
 
 
-def _fuse_activation(config: Any) -> None:
-    """Compute the tanh form of GELU in one pass: the same function, in a quarter of the time."""
-    if getattr(config, "activation_function", None) == "gelu_new":
-        config.activation_function = "gelu_pytorch_tanh"
-
-
 def find_device(device: str) -> torch.device:
-    """The torch device of a name, tried out; `auto` is CUDA where there is one.
+    """The torch device of a name, tried out; `auto` is CUDA where available, else the CPU.
 
     Raises:
-        InputError: If there is no such device here.
+        InputError: If this machine does not have the device.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise InputError(f"device {device!r} cannot be used here: {reason}; try auto") from error
+        raise InputError(
+            f"device {device!r} cannot be used here: {first_line(error)}; try auto"
+        ) from error

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 def tokenize(
     tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], offsets: bool = False
 ) -> "BatchEncoding":
-    """Tokenize texts without special tokens, whatever the tokenizer would add by itself.
+    """Tokenize texts without special tokens, also where the tokenizer would add some.
 
     The name of a special token in a text is text like any other.
 
     Args:
         tokenizer: The language model's tokenizer.
         texts: Texts of any length.
-        offsets: Whether to add `offset_mapping`, each token's place in its text.
+        offsets: Add `offset_mapping`, each token's place in its text.
 
     Returns:
         `input_ids`: a list of ids for each text.
@@ -65,26 +65,20 @@ _BYTE_OF_LETTER = {chr(byte): byte for byte in _PRINTABLE} | {
 }
 
 
-def display_tokens(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> list[str]:
+def token_texts(
+    tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int], errors: str = "backslashreplace"
+) -> list[str]:
     r"""The text of each token by itself, spaces included.
 
-    A token that holds only a part of a character shows the part's bytes as `\xf0`.
+    A token that holds only a part of a character shows the part's bytes as `\xf0`, or as U+FFFD
+    if `errors` is `replace`.
     """
-    return [_text(piece) for piece in token_bytes(tokenizer, ids)]
+    return [piece.decode("utf-8", errors) for piece in token_bytes(tokenizer, ids)]
 
 
-def decoded_tokens(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> list[str]:
-    """The text of each token by itself, for comparing; U+FFFD for parts of a character."""
-    return [piece.decode("utf-8", errors="replace") for piece in token_bytes(tokenizer, ids)]
-
-
-def display_text(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> str:
+def joined_text(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> str:
     """The text of consecutive tokens; only characters cut off at either end show as bytes."""
-    return _text(b"".join(token_bytes(tokenizer, ids)))
-
-
-def _text(piece: bytes) -> str:
-    return piece.decode("utf-8", errors="backslashreplace")
+    return b"".join(token_bytes(tokenizer, ids)).decode("utf-8", "backslashreplace")
 
 
 def token_bytes(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> list[bytes]:
@@ -95,9 +89,9 @@ def token_bytes(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> lis
     """
     named = {index: token.content for index, token in tokenizer.added_tokens_decoder.items()}
     byte_level = "ByteLevel" in repr(tokenizer.backend_tokenizer.decoder)
-    of_letters = _bytes_of_letters if byte_level else _bytes_of_piece
+    to_bytes = _bytes_of_letters if byte_level else _bytes_of_piece
     return [
-        named[index].encode() if index in named else of_letters(token)
+        named[index].encode() if index in named else to_bytes(token)
         for index, token in zip(ids, tokenizer.convert_ids_to_tokens(list(ids)), strict=True)
     ]
 

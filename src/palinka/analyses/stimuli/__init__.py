@@ -7,7 +7,6 @@ from palinka.analyses.stimuli.load import load_stimuli
 from palinka.analyses.stimuli.occurrences import Match, Occurrences
 from palinka.analyses.stimuli.passage import Passage
 from palinka.analyses.stimuli.words import Words
-from palinka.language_models.token_text import display_tokens, token_bytes
 
 __all__ = [
     "Carrier",
@@ -18,7 +17,5 @@ __all__ = [
     "Prepared",
     "Stimuli",
     "Words",
-    "display_tokens",
     "load_stimuli",
-    "token_bytes",
 ]

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from palinka.errors import InputError, printable
-from palinka.language_models.token_text import display_text, display_tokens, token_ids, tokenize
+from palinka.language_models.token_text import joined_text, token_ids, token_texts, tokenize
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -123,7 +123,7 @@ class Prepared:
         tokens: The token ids of each text, `(tokens,)` each, without special tokens.
         pool: For each text the positions whose mean is the item's vector; empty for a passage,
             where every token is an item.
-        display: For each text its tokens as `display_tokens` shows them.
+        display: For each text its tokens as `token_texts` shows them.
         labels: What each item is called: the word, or the text with the target in brackets.
         conditions: The condition of each item, as `printable` writes it; empty for a passage.
         targets: For a passage, by category (also `printable`), which tokens belong to it.
@@ -170,7 +170,7 @@ def prepared_items(
         kind=kind,
         tokens=tuple(tuple(ids) for ids in tokens),
         pool=tuple(tuple(positions) for positions in pool),
-        display=tuple(tuple(display_tokens(tokenizer, ids)) for ids in tokens),
+        display=tuple(tuple(token_texts(tokenizer, ids)) for ids in tokens),
         labels=tuple(labels),
         conditions=tuple(map(printable, conditions)),
         pairs=pairs,
@@ -179,10 +179,10 @@ def prepared_items(
 
 def marked(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int], position: int) -> str:
     """The text of tokens with one, not a blank one, in brackets; its spaces stay outside."""
-    target = display_tokens(tokenizer, [ids[position]])[0]
+    target = token_texts(tokenizer, [ids[position]])[0]
     left, core, right = target.partition(target.strip())
-    before = display_text(tokenizer, ids[:position])
-    after = display_text(tokenizer, ids[position + 1 :])
+    before = joined_text(tokenizer, ids[:position])
+    after = joined_text(tokenizer, ids[position + 1 :])
     return f"{before}{left}[{core}]{right}{after}"
 
 

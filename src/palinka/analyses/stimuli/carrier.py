@@ -13,7 +13,7 @@ from palinka.analyses.stimuli.base import (
     prepared_items,
 )
 from palinka.errors import InputError
-from palinka.language_models.token_text import display_tokens
+from palinka.language_models.token_text import token_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -59,7 +59,7 @@ class Carrier(Stimuli):
         pool, problems = [], []
         for word, group, text in zip(words, groups, encoded, strict=True):
             positions = text.positions(start, len(text.text))
-            made = display_tokens(tokenizer, [text.ids[position] for position in positions])
+            made = token_texts(tokenizer, [text.ids[position] for position in positions])
             if self.pool == "last" and [piece.strip() for piece in made] != [word]:
                 problems.append(f"{group}: {word!r} is {made} after the carrier")
             pool.append(positions)

@@ -16,7 +16,7 @@ from palinka.analyses.stimuli.base import (
     prepared_items,
 )
 from palinka.errors import InputError
-from palinka.language_models.token_text import display_tokens
+from palinka.language_models.token_text import token_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -114,7 +114,7 @@ def _problem(
     if len(found) != 1:
         return f"{target!r} occurs {len(found)} times; it must occur exactly once"
     positions = sentence.positions(*found[0])
-    made = display_tokens(tokenizer, [sentence.ids[position] for position in positions])
+    made = token_texts(tokenizer, [sentence.ids[position] for position in positions])
     if made != [f" {target}"]:
         return f"the tokenizer makes {made} of {target!r}; expected [{f' {target}'!r}]"
     return None

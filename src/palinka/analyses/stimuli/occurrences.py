@@ -16,7 +16,7 @@ from palinka.analyses.stimuli.base import (
     prepared_items,
 )
 from palinka.errors import InputError
-from palinka.language_models.token_text import decoded_tokens, token_ids
+from palinka.language_models.token_text import token_ids, token_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -111,7 +111,7 @@ class Occurrences(Stimuli):
     ) -> dict[str, NDArray[np.int64]]:
         """Where in the tokens each condition's matches are."""
         vocabulary, of_vocabulary = np.unique(ids, return_inverse=True)
-        texts = decoded_tokens(tokenizer, vocabulary.tolist())  # each kind of token once
+        texts = token_texts(tokenizer, vocabulary.tolist(), "replace")  # each kind of token once
 
         def where(holds: list[bool]) -> NDArray[np.bool_]:
             return np.array(holds, dtype=np.bool_)[of_vocabulary]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from palinka.analyses.stimuli.base import Prepared, Stimuli, check_trimmed, first_token, listed
 from palinka.errors import InputError, printable
-from palinka.language_models.token_text import display_tokens, token_ids
+from palinka.language_models.token_text import token_ids, token_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,7 +42,7 @@ class Passage(Stimuli):
 
     def _prepare(self, tokenizer: "PreTrainedTokenizerBase") -> Prepared:
         (ids,) = token_ids(tokenizer, [self.text])
-        display = tuple(display_tokens(tokenizer, ids))
+        display = tuple(token_texts(tokenizer, ids))
         targets, problems = {}, []
         for name, words in self.categories.items():
             firsts = {word: first_token(tokenizer, word) for word in words}

@@ -9,9 +9,9 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from palinka.analyses.figures.text_heatmap import LATENT_EXPONENT, POSITIVE, Heatmap, text_heatmap
-from palinka.analyses.stimuli import token_bytes
 from palinka.data import ActivationDataModule
 from palinka.errors import InputError
+from palinka.language_models.token_text import token_bytes
 from palinka.training.callbacks.tensorboard import add_figure, tensorboard_writers
 from palinka.training.callbacks.variants import refuse_sweep
 from palinka.training.module import SparseAutoencoderModule

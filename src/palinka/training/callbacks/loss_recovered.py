@@ -235,7 +235,7 @@ class _Run:
         return logits, noted[0] if noted else None
 
     def _spliced(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
-        reconstruct = as_function(self.autoencoder, None, False)
+        reconstruct = as_function(self.autoencoder)
         if self.source_site == self.site:
             return self._replaced(tokens, reconstruct)
         with self._noting(self.source_site, tokens) as source:

@@ -72,7 +72,7 @@ class TestReading:
         expected = gpt2.read(texts, ["hidden.2"])["hidden.2"]
         assert torch.equal(gpt2.read(tokens, ["hidden.2"])["hidden.2"], expected)
         assert torch.equal(gpt2.read(tokens.ids, ["hidden.2"])["hidden.2"], expected)
-        assert torch.equal(gpt2.read_blocks(tokens.ids, ["hidden.2"])["hidden.2"], expected)
+        assert torch.equal(gpt2.read_contexts(tokens.ids, ["hidden.2"])["hidden.2"], expected)
 
     def test_a_module_path_gives_its_output(self, gpt2: LanguageModel) -> None:
         acts = gpt2.read(IDS, ["transformer.h.1", "transformer.wpe", "transformer.h.0.attn"])
@@ -114,7 +114,7 @@ class TestReading:
         self, gpt2: LanguageModel, hooks_left: Callable[[LanguageModel], int]
     ) -> None:
         with pytest.raises(IndexError):  # more positions than the model has
-            gpt2.read_blocks(torch.zeros(1, 65, dtype=torch.long), ["hidden.3"])
+            gpt2.read_contexts(torch.zeros(1, 65, dtype=torch.long), ["hidden.3"])
         assert hooks_left(gpt2) == 0
 
     @pytest.mark.parametrize(
@@ -123,6 +123,8 @@ class TestReading:
             (["word " * 80], ["hidden.1"], r"text 0 has \d+ tokens, more than the 64"),
             (torch.zeros(2, 65, dtype=torch.long), ["hidden.1"], "65 tokens, more than the 64"),
             ("text", ["hidden.1"], "give a list of texts"),
+            ([], ["hidden.1"], "an empty list"),
+            (["fine", ""], ["hidden.1"], "text 1 has no tokens"),
             (["text"], "hidden.1", "give a list of at least one site"),
             (["text"], [], "give a list of at least one site"),
             (["text"], ["hidden.9"], "out of range"),
@@ -192,28 +194,6 @@ class TestReplacing:
             acts = gpt2.read(IDS, ["hidden.0", "hidden.2"])
         assert torch.equal(states[0], acts["hidden.0"])
         assert torch.equal(states[2], torch.zeros_like(states[2]))
-
-    def test_an_autoencoder_is_edited_and_keeps_its_error(self, gpt2: LanguageModel) -> None:
-        class Coarse:
-            def encode(self, x: Tensor) -> Tensor:
-                return x.round()
-
-            def decode(self, latents: Tensor) -> Tensor:
-                return latents
-
-        site = "blocks.1.mlp.pre"
-        x = gpt2.read(IDS, [site])[site]
-
-        def drop_first(latents: Tensor) -> Tensor:
-            return latents * (torch.arange(latents.shape[-1]) > 0)
-
-        with gpt2.replaced(site, Coarse()):
-            torch.testing.assert_close(gpt2.read(IDS, [site])[site], x.round())
-        with gpt2.replaced(site, Coarse(), edit=drop_first):
-            torch.testing.assert_close(gpt2.read(IDS, [site])[site], drop_first(x.round()))
-        with gpt2.replaced(site, Coarse(), edit=drop_first, keep_error=True):
-            expected = x - x.round() + drop_first(x.round())
-            torch.testing.assert_close(gpt2.read(IDS, [site])[site], expected)
 
     def test_hooks_come_off_after_errors(
         self, gpt2: LanguageModel, hooks_left: Callable[[LanguageModel], int]
@@ -287,3 +267,46 @@ def test_the_mini_model_is_computed_in_float32() -> None:
     logits = mini.logits(tokens)
     loss = torch.nn.functional.cross_entropy(logits[0, :-1], tokens.ids[0, 1:])
     assert loss < 5
+
+
+def test_sequences_are_padded_on_the_right() -> None:
+    tokens = Tokens.of([[1, 2, 3], [4]])
+    assert tokens.ids.tolist() == [[1, 2, 3], [4, 0, 0]]
+    assert tokens.mask.tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert tokens.lengths.tolist() == [3, 1]
+    assert tokens.rows(1, 2).ids.tolist() == [[4]]
+
+
+def test_texts_are_padded_without_a_padding_token(gpt2: LanguageModel) -> None:
+    tokenizer = gpt2.tokenizer
+    assert tokenizer.pad_token is None
+    vocabulary = len(tokenizer)
+    texts = ["I saw him.", "The river", "x"]
+    tokens = gpt2.tokenize(texts)
+    for text, ids, mask in zip(texts, tokens.ids, tokens.mask, strict=True):
+        assert ids[mask.bool()].tolist() == tokenizer(text)["input_ids"]
+    assert len(tokenizer) == vocabulary
+    expected = gpt2.generate(texts, max_new_tokens=2, do_sample=False)
+    assert int(expected[1, 0]) == tokenizer.eos_token_id
+    try:
+        tokenizer.add_special_tokens({"pad_token": "[PAD]"})  # beyond the model's embedding
+        assert tokenizer.pad_token_id == vocabulary
+        assert torch.equal(gpt2.generate(texts, max_new_tokens=2, do_sample=False), expected)
+    finally:
+        tokenizer.pad_token = None
+
+
+@pytest.mark.parametrize(
+    ("ids", "mask"),
+    [
+        (torch.zeros(2, 3), torch.ones(2, 2)),
+        (torch.zeros(3), torch.ones(3)),
+        (torch.zeros(1, 3), torch.tensor([[0, 1, 1]])),
+        (torch.zeros(1, 3), torch.tensor([[1, 0, 1]])),
+        (torch.zeros(2, 2), torch.tensor([[1, 1], [0, 0]])),
+        (torch.zeros(0, 2), torch.zeros(0, 2)),
+    ],
+)
+def test_a_mask_that_is_not_right_padded_is_refused(ids: torch.Tensor, mask: torch.Tensor) -> None:
+    with pytest.raises(InputError):
+        Tokens(ids.long(), mask.long())

@@ -90,9 +90,6 @@ class Commands:
             arguments: What to run.
             killed_after: So many seconds after its log folder is there.
         """
-        assert self.served.stdin is not None
-        assert self.served.stdout is not None
-        folder.mkdir(exist_ok=True)
         environments = [{}]
         if processes > 1:
             with socket.socket() as free:
@@ -100,7 +97,28 @@ class Commands:
                 port = str(free.getsockname()[1])
             address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
             environments = [{**address, "LOCAL_RANK": str(rank)} for rank in range(processes)]
-        request = {"arguments": arguments, "in": str(folder), "environments": environments}
+        return self.run_at_once(folder, [arguments] * processes, environments, killed_after)
+
+    def run_at_once(
+        self,
+        folder: Path,
+        lines: list[list[str]],
+        environments: list[dict[str, str]] | None = None,
+        killed_after: float | None = None,
+    ) -> list[int]:
+        """Run commands at the same time, and return their exit statuses.
+
+        Args:
+            folder: Where to run them.
+            lines: The arguments of each.
+            environments: The environment variables of each.
+            killed_after: So many seconds after their log folder is there.
+        """
+        assert self.served.stdin is not None
+        assert self.served.stdout is not None
+        folder.mkdir(exist_ok=True)
+        environments = environments or [{}] * len(lines)
+        request = {"lines": lines, "in": str(folder), "environments": environments}
         self.served.stdin.write(json.dumps(request) + "\n")
         self.served.stdin.flush()
         pids = json.loads(self.served.stdout.readline())

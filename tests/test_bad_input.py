@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from safetensors.torch import load_file, save_file
 
@@ -57,6 +58,18 @@ def left_behind(folder: Path) -> list[str]:
         (["--model.sparsity_wieght=1"], ["sparsity_wieght", "model.sparsity_weight"]),
         (["--model.autoencoder=KSparse"], ["KSparse", "KSparseAutoencoder"]),
         (["--model.optimizer.lr=fast"], ["lr: expected float, got 'fast'"]),
+        (["--model.optimizer.lr=-1"], ["Invalid learning rate: -1.0", "model.optimizer"]),
+        (
+            ["--model.lr_scheduler=OneCycleLR", "--model.lr_scheduler.max_lr=0.1"],
+            ["total_steps", "model.lr_scheduler"],
+        ),
+        (["--trainer.callbacks=LearningRateFinder"], ["LearningRateFinder", "model.optimizer.lr"]),
+        (["--trainer.accelerator=tpu"], ["accelerator tpu", "torch_xla", "`auto`"]),
+        pytest.param(
+            ["--trainer.accelerator=gpu"],
+            ["accelerator gpu", "`auto`"],
+            marks=pytest.mark.skipif(torch.accelerator.is_available(), reason="there is one"),
+        ),
         (["--ckpt_path=none.ckpt"], ["none.ckpt"]),
         (["--ckpt_path=short.txt"], ["short.txt", "checkpoint"]),
     ],
@@ -75,6 +88,25 @@ def test_options_that_cannot_work(
     for part in expected:
         assert part in line
     assert left_behind(workspace) == before
+
+
+def test_a_schedule_that_ends_before_the_run(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    schedule = ["--model.lr_scheduler=OneCycleLR", "--model.lr_scheduler.max_lr=0.1"]
+    line = refusal(capsys, "fit", *SMALL, *schedule, "--model.lr_scheduler.total_steps=7")
+    assert "OneCycleLR ends after 7 optimizer steps, and the run takes 8: give" in line
+
+
+def test_a_schedule_as_long_as_the_run(workspace: Path) -> None:
+    schedule = ["--model.lr_scheduler=OneCycleLR", "--model.lr_scheduler.max_lr=0.1"]
+    assert main(["fit", *SMALL, *schedule, "--model.lr_scheduler.total_steps=8"]) == 0
+
+
+def test_a_log_folder_below_a_file(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (workspace / "file").write_text("no folder")
+    assert "file" in refusal(capsys, "fit", *SMALL, "--trainer.default_root_dir=file")
+    assert left_behind(workspace) == ["file"]
 
 
 def test_a_batch_beyond_the_training_rows(

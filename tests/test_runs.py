@@ -1,42 +1,153 @@
+"""Folders of runs, reserved in process and by the commands."""
+
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 from jsonargparse import Namespace
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from palinka.__main__ import main
+from palinka.cli.fit import Trainer
 from palinka.cli.resume import (
     check_whole,
     checkpoint_named,
     findings_folder,
     folder_of_runs,
-    log_into,
+    last_checkpoint,
     newest_checkpoint,
-    newest_run,
+    release,
+    reserve,
+    runs_below,
+    runs_of,
 )
 from palinka.errors import InputError
 
+SMALL = [
+    "--data.train_tokens=2048",
+    "--data.validation_tokens=512",
+    "--data.batch_size=256",
+    "--data.context_length=64",
+    "--model.autoencoder.latent_dim=96",
+    "--model.autoencoder.k=8",
+    "--trainer.accelerator=cpu",
+    "--trainer.max_epochs=1",
+    "--trainer.log_every_n_steps=2",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+]
 
-def test_the_newest_run_is_that_of_the_largest_number_with_checkpoints(tmp_path: Path) -> None:
-    assert newest_run(tmp_path / "missing") is None
-    assert newest_run(tmp_path) is None
+
+class FolderlessLogger(Logger):
+    """Keeps its metrics to itself, as the client of a service does."""
+
+    name = "mine"
+    version = None
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        """Keep them nowhere."""
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Keep them nowhere."""
+
+
+def trainer(**settings: Any) -> Trainer:
+    return Trainer(accelerator="cpu", enable_progress_bar=False, **settings)
+
+
+def test_runs_are_sorted_by_number_and_have_checkpoints(tmp_path: Path) -> None:
+    assert runs_below(tmp_path / "missing") == []
+    assert runs_below(tmp_path) == []
     for name in ("version_2", "version_10", "version_x", "version_99999"):
         (tmp_path / name / "checkpoints").mkdir(parents=True)
     (tmp_path / "version_99999" / "checkpoints").rmdir()  # of another command
-    assert newest_run(tmp_path) == tmp_path / "version_10"
+    assert runs_below(tmp_path) == [tmp_path / "version_10", tmp_path / "version_2"]
 
 
-def test_runs_are_where_the_logger_writes(tmp_path: Path) -> None:
-    trainer = Namespace(logger=None, default_root_dir=None)
-    assert folder_of_runs(trainer) == Path("lightning_logs")
-    trainer = Namespace(logger=True, default_root_dir="here")
-    assert folder_of_runs(trainer) == Path("here/lightning_logs")
-    arguments = Namespace(save_dir="there", name="mine", version=None)
-    trainer = Namespace(logger=[Namespace(init_args=arguments)], default_root_dir="here")
-    assert folder_of_runs(trainer) == Path("there/mine")
-    log_into(trainer, Path("there/mine/version_3"))
-    assert arguments.version == "version_3"
-    log_into(trainer, Path("there/mine/version_4"))
-    assert arguments.version == "version_3"
+def configured(kind: type[Logger], **arguments: Any) -> Namespace:
+    given = {"save_dir": "there", "name": "mine", "version": None, **arguments}
+    path = f"{kind.__module__}.{kind.__qualname__}"
+    return Namespace(class_path=path, init_args=Namespace(**given))
+
+
+def test_runs_are_where_the_first_logger_with_numbered_folders_writes(tmp_path: Path) -> None:
+    assert folder_of_runs(Namespace(logger=None, default_root_dir=None)) == Path("lightning_logs")
+    here = Path("here/lightning_logs")
+    for logger in (True, False, configured(FolderlessLogger)):
+        assert folder_of_runs(Namespace(logger=logger, default_root_dir="here")) == here
+    several = [configured(FolderlessLogger), configured(CSVLogger), configured(TensorBoardLogger)]
+    assert folder_of_runs(Namespace(logger=several, default_root_dir="here")) == Path("there/mine")
+    nameless = configured(TensorBoardLogger, name=None)
+    assert folder_of_runs(Namespace(logger=nameless, default_root_dir=None)) == Path("there")
+
+    named = configured(CSVLogger, save_dir=str(tmp_path), name="", version=7)
+    settings = Namespace(logger=named, default_root_dir=None)
+    (tmp_path / "version_8" / "checkpoints").mkdir(parents=True)
+    assert runs_of(settings) == []
+    (tmp_path / "version_7" / "checkpoints").mkdir(parents=True)
+    assert runs_of(settings) == [tmp_path / "version_7"]
+
+
+def test_a_reserved_folder_is_the_next_that_is_free_under_every_logger(tmp_path: Path) -> None:
+    one, two = TensorBoardLogger(tmp_path / "one", "a"), CSVLogger(tmp_path / "two", "b")
+    (tmp_path / "one/a/version_3").mkdir(parents=True)
+    (tmp_path / "two/b").mkdir(parents=True)
+    (tmp_path / "two/b/version_4").write_text("not a folder")
+    saved = ModelCheckpoint()
+    made = trainer(logger=[FolderlessLogger(), one, two], callbacks=[saved])
+    folder = reserve(made, fit=True)
+    assert folder == tmp_path / "one/a/version_5"
+    assert Path(one.log_dir) == folder
+    assert Path(two.log_dir) == tmp_path / "two/b/version_5"
+    assert (folder / "checkpoints").is_dir()
+    assert (tmp_path / "two/b/version_5").is_dir()
+    assert saved.dirpath == str(folder / "checkpoints")
+
+    again = trainer(logger=[TensorBoardLogger(tmp_path / "one", "a")], enable_checkpointing=False)
+    assert reserve(again, fit=False) == tmp_path / "one/a/version_6"
+    assert runs_below(tmp_path / "one/a") == [folder]
+
+    resumed = CSVLogger(tmp_path / "one", "a")
+    assert reserve(trainer(logger=resumed), fit=True, run=folder) == folder
+    assert Path(resumed.log_dir) == folder
+
+
+@pytest.mark.parametrize("logger", [False, FolderlessLogger()])
+def test_without_a_logger_in_a_folder_a_run_has_one_of_its_own(
+    logger: Logger | bool, tmp_path: Path
+) -> None:
+    for number in range(2):
+        made = trainer(logger=logger, default_root_dir=tmp_path)
+        made.run_folder = reserve(made, fit=True)
+        assert made.run_folder == tmp_path / f"lightning_logs/version_{number}"
+        assert made.log_dir == str(made.run_folder)
+
+
+def test_a_version_that_is_taken_is_refused(tmp_path: Path) -> None:
+    def logger() -> TensorBoardLogger:
+        return TensorBoardLogger(tmp_path, "a", version="mine", sub_dir="events")
+
+    folder = reserve(trainer(logger=logger()), fit=True)
+    assert folder == tmp_path / "a/mine"
+    (folder / "config.yaml").write_text("")
+    with pytest.raises(InputError, match=r"a/mine holds a run already: give the logger another"):
+        reserve(trainer(logger=logger()), fit=True)
+    assert reserve(trainer(logger=logger()), fit=True, run=folder) == folder
+
+
+def test_a_run_that_wrote_nothing_leaves_no_folder(tmp_path: Path) -> None:
+    made = trainer(logger=[TensorBoardLogger(tmp_path, "a"), CSVLogger(tmp_path, "b")])
+    folder = reserve(made, fit=True)
+    (folder / "checkpoints" / "last.ckpt").write_text("")
+    release(made, folder)
+    assert [path.name for path in folder.iterdir()] == ["checkpoints"]
+    (folder / "checkpoints" / "last.ckpt").unlink()
+    release(made, folder)
+    assert not list(tmp_path.iterdir())
 
 
 def test_findings_on_a_checkpoint_are_beside_its_run_or_beside_itself(
@@ -106,8 +217,111 @@ def test_last_is_that_of_the_newest_run_here(
         folder = tmp_path / f"lightning_logs/version_{version}/checkpoints"
         folder.mkdir(parents=True)
         checkpoint(folder / "last.ckpt")
+    # One that is still harvesting.
+    (tmp_path / "lightning_logs/version_11/checkpoints").mkdir(parents=True)
     newest = Path("lightning_logs/version_10/checkpoints/last.ckpt")
     assert checkpoint_named("last") == newest
     assert checkpoint_named(str(newest)) == newest
     with pytest.raises(InputError, match=r"there is no checkpoint gone\.ckpt; give `last`, or"):
         checkpoint_named("gone.ckpt")
+
+
+def test_last_is_not_that_of_an_older_run_where_the_newest_is_damaged(tmp_path: Path) -> None:
+    older, newer = tmp_path / "version_0", tmp_path / "version_1"
+    for run in (older, newer):
+        run.mkdir()
+        checkpoint(run / "checkpoints" / "last.ckpt")
+    (newer / "checkpoints" / "last.ckpt").write_bytes(b"")
+    with (
+        pytest.warns(UserWarning, match="passed over"),
+        pytest.raises(InputError, match="no complete checkpoint below"),
+    ):
+        last_checkpoint([newer, older], tmp_path)
+
+
+def config(run: Path) -> Any:
+    return yaml.safe_load((run / "config.yaml").read_text())
+
+
+def test_commands_that_start_at_once_have_a_folder_each(commands: Any, tmp_path: Path) -> None:
+    runs = [tmp_path / "lightning_logs" / f"version_{number}" for number in range(8)]
+    fits = [["fit", *SMALL, f"--model.autoencoder.k={k}"] for k in (4, 5, 6, 7)]
+    assert commands.run_at_once(tmp_path, fits) == [0] * 4, (tmp_path / "output.txt").read_text()
+    assert sorted(tmp_path.glob("lightning_logs/*")) == runs[:4]
+    widths = [config(run)["model"]["autoencoder"]["init_args"]["k"] for run in runs[:4]]
+    assert sorted(widths) == [4, 5, 6, 7]
+    for run, k in zip(runs, widths, strict=False):
+        saved = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+        assert saved["hyper_parameters"]["autoencoder"]["init_args"]["k"] == k
+        assert len(list(run.glob("events.out.tfevents.*"))) == 1
+
+    last = f"--ckpt_path={runs[0] / 'checkpoints/last.ckpt'}"
+    data = [option for option in SMALL if not option.startswith("--model")]
+    others = [[name, *data, last] for name in ("validate", "test", "predict")]
+    sweep = ["fit", *SMALL, "--model.variants=[{k: 4}, {k: 5}]"]
+    assert commands.run_at_once(tmp_path, [*others, sweep]) == [0] * 4
+    assert sorted(tmp_path.glob("lightning_logs/*")) == runs
+    assert sum((run / "latents").is_dir() for run in runs) == 1
+    assert sum((run / "k=5/checkpoints/last.ckpt").exists() for run in runs) == 1
+    assert all((run / "config.yaml").exists() for run in runs)
+    for run in runs[4:]:
+        assert len(list(run.glob("events.out.tfevents.*"))) <= 1
+
+
+CSV = {"class_path": "CSVLogger", "init_args": {"save_dir": ".", "name": "csv"}}
+LOGGERS: dict[str, Any] = {
+    "csv": ([CSV], "csv", ["metrics in   csv/version_1/metrics.csv"]),
+    "folderless": ([{"class_path": f"{__name__}.FolderlessLogger"}], "lightning_logs", []),
+    "none": (False, "lightning_logs", []),
+    "two": (
+        [{"class_path": "TensorBoardLogger", "init_args": {"save_dir": "tb"}}, CSV],
+        "tb/lightning_logs",
+        [
+            "look at them with   tensorboard --logdir tb/lightning_logs",
+            "metrics in   csv/version_1/metrics.csv",
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", LOGGERS)
+def test_whatever_the_logger_runs_have_folders_and_the_last_is_found(
+    kind: str, workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loggers, root, written = LOGGERS[kind]
+    file = workspace / "run.yaml"
+    file.write_text(yaml.safe_dump({"trainer": {"logger": loggers}}))
+    line = ["fit", f"--config={file}", *SMALL]
+    assert main(line) == 0
+    assert main(line) == 0
+    out = capsys.readouterr().out.strip().splitlines()
+    assert out[out.index(f"results in   {root}/version_1") + 1 :] == written
+
+    first, second = workspace / root / "version_0", workspace / root / "version_1"
+    for run in (first, second):
+        assert {"config.yaml", "checkpoints"} <= {path.name for path in run.iterdir()}
+    roots = {"run.yaml", "cache", root.partition("/")[0]} | (
+        {"csv"} if "csv" in str(loggers) else set()
+    )
+    assert {path.name for path in workspace.iterdir()} == roots
+
+    def metrics() -> list[str]:
+        return (workspace / "csv/version_1/metrics.csv").read_text().splitlines()
+
+    before = metrics() if "csv" in roots else []
+    assert main([*line, "--trainer.max_epochs=2", "--ckpt_path=last"]) == 0
+    steps = [
+        torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"]
+        for run in (first, second)
+    ]
+    assert steps == [8, 16]
+    if before:  # the rows of both epochs
+        assert metrics()[: len(before)] == before
+        assert len(metrics()) == 2 * len(before) - 1
+    if kind == "two":
+        events = EventAccumulator(str(second)).Reload()
+        assert [event.step for event in events.Scalars("val/fvu")] == [7, 15]
+
+    data = [option for option in SMALL if not option.startswith("--model")]
+    assert main(["validate", f"--config={file}", *data, "--ckpt_path=last"]) == 0
+    assert f"results in   {root}/version_2" in capsys.readouterr().out

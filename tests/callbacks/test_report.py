@@ -5,16 +5,19 @@ from typing import Any, cast
 
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 
-from palinka.training.callbacks import as_typed, final_report
+from palinka.training.callbacks import VariantLogger, as_typed, final_report
+from palinka.training.callbacks.summary import where_it_lies
 
 
 def report(log_dir: str, **metrics: float) -> list[str]:
+    folder = Path(log_dir)
     trainer: Any = SimpleNamespace(
         fast_dev_run=0,
         barebones=False,
         callback_metrics={name: torch.tensor(value) for name, value in metrics.items()},
-        loggers=[SimpleNamespace(log_dir=log_dir)],
+        loggers=[TensorBoardLogger(folder.parent, "", version=folder.name)],
     )
     return final_report(cast(Any, trainer)).splitlines()
 
@@ -33,7 +36,7 @@ def test_intervals_stand_beside_their_values_whatever_the_split_is_called() -> N
         fast_dev_run=0,
         barebones=False,
         callback_metrics={"test/kl": 0.02, "test/l0": 32.0, **bounds},
-        loggers=[SimpleNamespace(log_dir="logs/version_0")],
+        loggers=[TensorBoardLogger("logs", "", version=0)],
     )
     lines = final_report(cast(Any, trainer), "test").splitlines()
     assert any(line.split() == ["latents", "per", "token", "(L0)", "32"] for line in lines)
@@ -62,3 +65,37 @@ def test_a_folder_whose_name_a_terminal_would_obey_is_typed_with_escapes(
     assert typed == r"$'a\'b\\c\x1b[2J\n'"
     shown = subprocess.run(["bash", "-c", f"cd {typed} && pwd -P"], capture_output=True, check=True)
     assert shown.stdout.decode() == f"{folder.resolve()}\n"
+
+
+class StandIn(WandbLogger):
+    """As it is when a run has been logged, without the library."""
+
+    def __init__(self, folder: Path) -> None:
+        self._run = SimpleNamespace(dir=str(folder))
+
+    experiment = property(lambda self: self._run)  # type: ignore[assignment]
+
+
+def test_a_run_ends_with_the_files_of_each_logger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    board = TensorBoardLogger("tb", "", version=3)
+    folderless: Any = SimpleNamespace(save_dir=None)
+    client: Any = SimpleNamespace(save_dir="runs")
+    loggers = [CSVLogger("csv", version=0), StandIn(tmp_path / "wandb/run-1/files"), folderless]
+    trainer: Any = SimpleNamespace(
+        fast_dev_run=False,
+        barebones=False,
+        run_folder=tmp_path / "mine",
+        loggers=[*loggers, client],
+    )
+    assert where_it_lies(trainer) == [
+        "",
+        "results in   mine",
+        "metrics in   csv/lightning_logs/version_0/metrics.csv",
+        "StandIn in   wandb/run-1",
+        "SimpleNamespace in   runs",
+    ]
+    trainer.loggers = [board, VariantLogger(board, "k=4")]
+    assert where_it_lies(trainer)[2:] == ["look at them with   tensorboard --logdir tb"]

@@ -8,7 +8,7 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, TypeVar
 
 import lightning.pytorch as pl
 import torch
@@ -118,7 +118,14 @@ class CheckMonitors(Callback):
 
 
 class Trainer(pl.Trainer):
-    """Lightning's Trainer, which writes checkpoints durably and can fill a cache on all devices."""
+    """Lightning's Trainer, which writes checkpoints durably and can fill a cache on all devices.
+
+    Attributes:
+        run_folder: The run's folder, on the process with global rank 0; None where Lightning
+            chooses.
+    """
+
+    run_folder: Path | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         precision = str(kwargs.get("precision"))
@@ -161,6 +168,12 @@ class Trainer(pl.Trainer):
                 " others with palinka export"
             )
 
+    @property
+    def log_dir(self) -> str | None:
+        """The run's folder whatever the loggers; all processes must call this."""
+        folder = self.strategy.broadcast(self.run_folder)
+        return super().log_dir if folder is None else str(folder)
+
     def harvest(self, model: pl.LightningModule, datamodule: ActivationDataModule) -> None:
         """Fill the cache of activations and stop; every device writes its own shards."""
 
@@ -196,9 +209,14 @@ def _in_order(callbacks: list[Callback]) -> list[Callback]:
 # Imported so that YAML may name these classes by their short names.
 
 # What a log folder may suffer from; any other OSError is a fault of the program.
-UNUSABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+UNUSABLE = (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST,
+)  # fmt: skip
 # What Lightning itself resolves, once there is a trainer.
 CHECKPOINT_KEYWORDS = ("best", "hpc", "registry")
+_Error = TypeVar("_Error", bound=Exception)
+# The commands that write to a folder of their own.
+RUNS = ("fit", "validate", "test", "predict")
 # What shells report of a process that SIGTERM ended.
 STOPPED = 128 + signal.SIGTERM
 
@@ -241,6 +259,8 @@ def module(variants: Variants | None = None, **arguments: Any) -> SparseAutoenco
 
 class PalinkaCLI(LightningCLI):
     """LightningCLI for one module and one data module, with palinka's defaults."""
+
+    trainer: Trainer
 
     def __init__(self, arguments: Sequence[str]) -> None:
         self._arguments = files_first(arguments)
@@ -319,35 +339,33 @@ class PalinkaCLI(LightningCLI):
             check_optimizer(self.config[command].model.as_dict(), going_on)
             for line in passed_over(given, layer, self.config[command].model.as_dict()):
                 rank_zero_warn(line)
-        if self._continued is not None:
-            runs.log_into(self.config[command].trainer, self._continued)
 
     def _last_checkpoint(self, command: str) -> str | None:
         """The newest complete checkpoint of the newest run; a fit then goes on in its folder."""
-        root = runs.folder_of_runs(self.config[command].trainer)
-        run = runs.newest_run(root)
-        newest = runs.newest_checkpoint(run) if run else None
-        if command == "fit":
-            self._continued = run
-            if newest is None:
-                rank_zero_warn(f"no complete checkpoint below {root}: the run starts anew")
-        elif newest is None:
-            raise InputError(f"there is no complete checkpoint below {root}; fit one first")
+        settings = self.config[command].trainer
+        root, found = runs.folder_of_runs(settings), runs.runs_of(settings)
+        if command != "fit":
+            return str(runs.last_checkpoint(found, root))
+        self._continued = found[0] if found else None
+        newest = runs.newest_checkpoint(found[0]) if found else None
+        if newest is None:
+            rank_zero_warn(f"no complete checkpoint below {root}: the run starts anew")
         return None if newest is None else str(newest)
 
     def instantiate_classes(self) -> None:
         """Make module and data, and refuse a checkpoint of others before anything is written."""
-        if self._continued is not None:
-            self.save_config_kwargs = {"overwrite": True, "goes_on": self._checkpoint is not None}
-        elif self.config[self.subcommand]["trainer"]["logger"] is False:
-            self.save_config_kwargs = {"overwrite": True}  # no run has a folder of its own
+        # The folder is this run's alone: `runs.reserve` sees to that.
+        goes_on = self._continued is not None and self._checkpoint is not None
+        self.save_config_kwargs = {"overwrite": True, "goes_on": goes_on}
         given = self.config[self.subcommand]["model"]["variants"]
         if self.subcommand == "fit" and given is not None:
             self._variants = expand(given)
         try:
             super().instantiate_classes()
-        except ValueError as error:  # the parser's own messages have several lines
-            raise _input_error_behind(error) or InputError(" ".join(str(error).split())) from error
+        except (ValueError, ModuleNotFoundError) as error:
+            # The parser's own messages have several lines, and list all that it has tried.
+            reason = _behind(error, InputError) or _behind(error, ModuleNotFoundError) or error
+            raise InputError(" ".join(str(reason).split())) from error
         if self._variants:
             self.model = self._sweep()
         if self.config_init[self.subcommand].get("ckpt_path") == "last":
@@ -356,6 +374,33 @@ class PalinkaCLI(LightningCLI):
             self.model.check_checkpoint(
                 self._checkpoint, self.datamodule, resume=self.subcommand == "fit"
             )
+        if self.subcommand == "fit":
+            self._check_optimizers()
+        trial = self.trainer.fast_dev_run or self.trainer.barebones  # type: ignore[attr-defined]
+        if self.subcommand in RUNS and self.trainer.is_global_zero and not trial:
+            self.trainer.run_folder = runs.reserve(
+                self.trainer, fit=self.subcommand == "fit", run=self._continued
+            )
+
+    def _check_optimizers(self) -> None:
+        """Make the optimizer and its schedule once, before anything is harvested."""
+        try:
+            self.model.configure_optimizers()
+        except InputError:
+            raise
+        except (ValueError, TypeError) as error:
+            raise InputError(
+                f"the optimizer cannot be made: {error}; check model.optimizer and"
+                " model.lr_scheduler"
+            ) from error
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        except Exception:
+            if self.trainer.run_folder is not None:
+                runs.release(self.trainer, self.trainer.run_folder)
+            raise
 
     def _sweep(self) -> SweepModule:
         """Make every variant as a command line of its own would."""
@@ -372,7 +417,7 @@ class PalinkaCLI(LightningCLI):
                     seed_everything(seed, workers=True, verbose=False)
                 members[name] = self.parser.instantiate_classes(config)["fit"]["model"]
             except ValueError as error:
-                refusal = _input_error_behind(error)
+                refusal = _behind(error, InputError)
                 if refusal is None:
                     raise
                 raise InputError(f"variant {name}: {refusal}") from error
@@ -386,7 +431,7 @@ class PalinkaCLI(LightningCLI):
         """Where a run goes on, take back what it logged after the checkpoint."""
         if self._continued is not None and self.trainer.is_global_zero:
             events = runs.events_of(Path(self._checkpoint)) if self._checkpoint else {}
-            callbacks.rewind_events(self._continued, events, self._variants)
+            callbacks.rewind_logs(self.trainer, events)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Add the logger, the checkpoints and the monitors that every run has."""
@@ -400,7 +445,6 @@ class PalinkaCLI(LightningCLI):
             logger = kind(
                 settings["default_root_dir"] or Path.cwd(),
                 LOG_FOLDER,
-                version=self._continued.name if self._continued else None,
                 default_hp_metric=False,
             )
         if isinstance(logger, runs.RunLogger):
@@ -416,7 +460,16 @@ class PalinkaCLI(LightningCLI):
             kwargs["enable_model_summary"] = any(isinstance(c, ModelSummary) for c in given)
         if self.subcommand != "fit" and settings["enable_checkpointing"] is None:
             kwargs["enable_checkpointing"] = any(isinstance(c, Checkpoint) for c in given)
-        return super().instantiate_trainer(**kwargs)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, ModuleNotFoundError) as error:
+            accelerator = settings["accelerator"]
+            if accelerator in ("auto", "cpu"):
+                raise
+            raise InputError(
+                f"trainer.accelerator {accelerator}: {' '.join(str(error).split())}; `auto` takes"
+                " what this machine has"
+            ) from error
 
     def _standard_callbacks(self, settings: Any, given: Sequence[Callback]) -> list[Callback]:
         standard: list[Callback] = [callbacks.ThroughputMonitor()]
@@ -467,10 +520,10 @@ class PalinkaCLI(LightningCLI):
 
     def after_predict(self) -> None:
         """Say where the latents are."""
-        folder = self.trainer.log_dir  # a collective, as in `after_fit`
-        wrote = any(isinstance(c, callbacks.LatentWriter) for c in self.trainer.callbacks)  # type: ignore[attr-defined]
-        if self.trainer.is_global_zero and folder is not None and wrote:
-            print(f"latents in   {callbacks.as_typed(Path(folder) / 'latents')}")
+        wrote = any(isinstance(c, callbacks.LatentWriter) for c in self.trainer.callbacks)
+        if self.trainer.is_global_zero and wrote:
+            latents = callbacks.log_folder(self.trainer) / "latents"
+            print(f"latents in   {callbacks.as_typed(latents)}")
 
     def after_fit(self) -> None:
         """End with the figures, and with where they are kept."""
@@ -523,6 +576,8 @@ def run(arguments: Sequence[str]) -> int:
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     # Lightning's own affair with a newer torch.
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
+    # The folder is the run's own, and the rows before the checkpoint are kept.
+    warnings.filterwarnings("ignore", ".*Previous log files in this directory will be deleted.*")
     # Measuring a checkpoint needs none of the callbacks that were there when it was written.
     warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint.*")
     try:
@@ -541,11 +596,11 @@ def run(arguments: Sequence[str]) -> int:
     except InputError:
         raise
     except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
-        refusal = _input_error_behind(error)
+        refusal = _behind(error, InputError)
         if refusal is None and not _is_lightnings(error):
             raise
         raise refusal or InputError(" ".join(str(error).split())) from error
-    watching: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    watching: list[Callback] = trainer.callbacks
     analyses = [c for c in watching if isinstance(c, callbacks.RunAnalyses)]
     return int(any(callback.failed for callback in analyses))
 
@@ -555,9 +610,9 @@ def parsers() -> dict[str, LightningArgumentParser]:
     return ParsersAlone(["fit"]).found
 
 
-def _input_error_behind(error: BaseException | None) -> InputError | None:
-    """Ours, where the parser has met it while it made a class and wrapped it in its own."""
-    while error is not None and not isinstance(error, InputError):
+def _behind(error: BaseException | None, kind: type[_Error]) -> _Error | None:
+    """The error of a kind that the parser has met while it made a class, and wrapped in its own."""
+    while error is not None and not isinstance(error, kind):
         error = error.__cause__ or error.__context__
     return error
 

@@ -3,42 +3,38 @@
 import json
 import re
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import yaml
-from lightning.fabric.loggers.logger import rank_zero_experiment
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
-from torch.utils.tensorboard import SummaryWriter
 
-from palinka.cli.parser import config_files
+from palinka.cli.parser import config_files, imported
 from palinka.errors import InputError, expanded
 from palinka.training import checkpoint
 from palinka.training.callbacks.checkpoints import FOLDER, NEWEST, OLDER
+from palinka.training.callbacks.variants import VariantLogger
 
 LOG_FOLDER = "lightning_logs"
+CONFIG = "config.yaml"
 _VERSION = re.compile(r"version_(\d+)")
+# The loggers that write to `<save_dir>/<name>/version_<N>`, where the run's folder then is.
+_IN_FOLDERS = (TensorBoardLogger, CSVLogger)
 
 
 class RunLogger(TensorBoardLogger):
-    """Lightning's logger, in a folder that is a run's from the first moment it is there.
+    """Logs what all variants of a sweep share.
 
     Attributes:
         variants: The names of a sweep's variants, which log for themselves.
     """
 
     variants: frozenset[str] = frozenset()
-
-    @property
-    @rank_zero_experiment
-    def experiment(self) -> SummaryWriter:
-        """The writer; where there is none yet, the folder of checkpoints comes first."""
-        if self._experiment is None:
-            (Path(self.log_dir) / FOLDER).mkdir(parents=True, exist_ok=True)
-        writer: SummaryWriter = super().experiment
-        return writer
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -47,40 +43,116 @@ class RunLogger(TensorBoardLogger):
         super().log_metrics(shared, step)
 
 
+def reserve(trainer: pl.Trainer, *, fit: bool, run: Path | None = None) -> Path:
+    """Make the folder of a run, and let its loggers and checkpoints be written there.
+
+    `mkdir` decides between runs that start at the same time. Without a logger that writes to a
+    numbered folder, it is `<default_root_dir>/lightning_logs/version_<N>`.
+
+    Args:
+        trainer: Its loggers have not logged yet; on the process with global rank 0.
+        fit: Whether checkpoints will be written.
+        run: The folder of a run to resume.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: If a logger names the folder of another run.
+    """
+    loggers = _in_folders(trainer)
+    unnamed = [logger for logger in loggers if logger._version is None]
+    default = Path(trainer.default_root_dir) / LOG_FOLDER
+    roots = {_root(logger): None for logger in unnamed} if loggers else {default: None}
+    name = run.name if run else _make(roots) if roots else ""
+    for logger in unnamed:
+        logger._version = name
+    folder = _folder(loggers[0]) if loggers else default / name
+    if run is None and (folder / CONFIG).exists():
+        raise InputError(
+            f"{folder} holds a run already: give the logger another version, or resume that run"
+            " with --ckpt_path last"
+        )
+    (folder / FOLDER if fit else folder).mkdir(parents=True, exist_ok=True)
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+            callback.dirpath = str(folder / FOLDER)
+    return folder
+
+
+def release(trainer: pl.Trainer, folder: Path) -> None:
+    """Remove the folders of a run that failed before it wrote anything."""
+    for own in (folder, *map(_folder, _in_folders(trainer))):
+        for empty in (own / FOLDER, own, own.parent):
+            with suppress(OSError):
+                empty.rmdir()
+
+
+def _make(roots: Iterable[Path]) -> str:
+    """Make a folder of one new name, `version_<N>`, in each of several folders."""
+    there = [path.name for root in roots if root.is_dir() for path in root.iterdir()]
+    number = max((int(m[1]) for m in map(_VERSION.fullmatch, there) if m), default=-1)
+    while True:
+        number += 1
+        made: list[Path] = []
+        for root in roots:
+            root.mkdir(parents=True, exist_ok=True)
+        try:
+            for root in roots:
+                folder = root / f"version_{number}"
+                folder.mkdir()
+                made.append(folder)
+        except (FileExistsError, FileNotFoundError):  # the latter where `release` was faster
+            for folder in made:
+                folder.rmdir()
+        else:
+            return f"version_{number}"
+
+
+def _in_folders(trainer: pl.Trainer) -> list[TensorBoardLogger | CSVLogger]:
+    return [
+        logger
+        for logger in trainer.loggers
+        if isinstance(logger, _IN_FOLDERS) and not isinstance(logger, VariantLogger)
+    ]
+
+
+def _root(logger: TensorBoardLogger | CSVLogger) -> Path:
+    return expanded(logger.root_dir)
+
+
+def _folder(logger: TensorBoardLogger | CSVLogger) -> Path:
+    return _root(logger) / _folder_name(logger.version)
+
+
+def _folder_name(version: int | str) -> str:
+    return version if isinstance(version, str) else f"version_{version}"
+
+
 def folder_of_runs(trainer: Any) -> Path:
     """Where a trainer with these settings keeps its runs.
 
     Args:
         trainer: The section `trainer` of a parsed configuration.
     """
-    arguments: Any = next(_arguments_of_loggers(trainer), {})
-    root = arguments.get("save_dir") or trainer["default_root_dir"] or "."
-    return Path(root) / (arguments.get("name") or LOG_FOLDER)
+    return _place(trainer)[0]
 
 
-def log_into(trainer: Any, run: Path) -> None:
-    """Let the loggers of a configuration write where a run has begun, unless they say where.
+def runs_of(trainer: Any) -> list[Path]:
+    """The log folders of the fits of a trainer with these settings, the newest first.
 
     Args:
-        trainer: The section `trainer` of a parsed configuration; changed in place.
-        run: The log folder of the run.
+        trainer: The section `trainer` of a parsed configuration.
     """
-    for arguments in _arguments_of_loggers(trainer):
-        if "version" in arguments and arguments["version"] is None:
-            arguments["version"] = run.name
+    root, version = _place(trainer)
+    if version is None:
+        return runs_below(root)
+    folder = root / _folder_name(version)
+    return [folder] if (folder / FOLDER).is_dir() else []
 
 
-def _arguments_of_loggers(trainer: Any) -> Iterator[Any]:
-    """The settings of each logger that is configured, where they say in which folder it writes."""
-    loggers = trainer["logger"]
-    for logger in loggers if isinstance(loggers, list) else [loggers]:
-        arguments = getattr(logger, "init_args", {})
-        if "save_dir" in arguments:
-            yield arguments
-
-
-def newest_run(root: Path) -> Path | None:
-    """The log folder of the fit that began last, or None.
+def runs_below(root: Path) -> list[Path]:
+    """The log folders of fits, the newest first.
 
     Args:
         root: Where the folders `version_0`, `version_1`, … are; those that hold no
@@ -91,7 +163,36 @@ def newest_run(root: Path) -> Path | None:
         for folder in (root.iterdir() if root.is_dir() else ())
         if (match := _VERSION.fullmatch(folder.name)) and (folder / FOLDER).is_dir()
     ]
-    return max(found)[1] if found else None
+    return [folder for _, folder in sorted(found, reverse=True)]
+
+
+def _place(trainer: Any) -> tuple[Path, int | str | None]:
+    """The folder of the runs, and the version if a logger names one."""
+    loggers = trainer["logger"]
+    for logger in loggers if isinstance(loggers, list) else [loggers]:
+        kind = imported(getattr(logger, "class_path", ""))
+        if isinstance(kind, type) and issubclass(kind, _IN_FOLDERS):
+            given = logger.init_args
+            return expanded(Path(given["save_dir"]) / (given["name"] or "")), given["version"]
+    return expanded(trainer["default_root_dir"] or ".") / LOG_FOLDER, None
+
+
+def last_checkpoint(runs: Sequence[Path], root: Path) -> Path:
+    """The newest complete checkpoint of the newest run that has written one.
+
+    Args:
+        runs: Log folders, the newest first.
+        root: Where they are, for the message.
+
+    Raises:
+        InputError: If there is none, or that run's are damaged.
+    """
+    written = (r for r in runs if any((r / FOLDER / name).exists() for name in (NEWEST, OLDER)))
+    run = next(written, None)
+    newest = newest_checkpoint(run) if run else None
+    if newest is None:
+        raise InputError(f"there is no complete checkpoint below {root}; fit one first")
+    return newest
 
 
 def checkpoint_named(given: str) -> Path:
@@ -110,11 +211,7 @@ def checkpoint_named(given: str) -> Path:
                 f"there is no checkpoint {path}; give `last`, or one of those below {LOG_FOLDER}/"
             )
         return path
-    run = newest_run(Path(LOG_FOLDER))
-    newest = newest_checkpoint(run) if run else None
-    if newest is None:
-        raise InputError(f"there is no complete checkpoint below {LOG_FOLDER}; fit one first")
-    return newest
+    return last_checkpoint(runs_below(Path(LOG_FOLDER)), Path(LOG_FOLDER))
 
 
 def findings_folder(path: Path) -> Path:
@@ -160,7 +257,7 @@ def check_whole(path: Path) -> None:
 
 
 def events_of(path: Path) -> Mapping[str, int]:
-    """How long TensorBoard's files were when a checkpoint was written."""
+    """Lengths of the loggers' files when a checkpoint was written."""
     sizes: Any = checkpoint.read_any(path).get("run", {}).get("events", {})
     return dict(sizes)
 
@@ -178,7 +275,7 @@ def recorded_optimizer(run: Path) -> dict[str, Any]:
     Returns:
         Settings of `model`; none where the run has no such file, or none that can be read.
     """
-    model = _mapping(_mapping(_read(run / "config.yaml")).get("model"))
+    model = _mapping(_mapping(_read(run / CONFIG)).get("model"))
     return {name: model[name] for name in _OPTIMIZER if name in model}
 
 

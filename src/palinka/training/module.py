@@ -445,6 +445,18 @@ class SparseAutoencoderModule(RawActivationsModule):
         for tensor in self.autoencoder.state_dict().values():
             broadcast(tensor, world())
 
+    def on_train_start(self) -> None:
+        """Reject a schedule that ends before the run: its next step would raise."""
+        steps = self.trainer.estimated_stepping_batches
+        for configured in self.trainer.lr_scheduler_configs:
+            ends = getattr(configured.scheduler, "total_steps", steps)
+            if ends < steps:
+                raise InputError(
+                    f"{type(configured.scheduler).__name__} ends after {ends} optimizer steps, and"
+                    f" the run takes {steps}: give model.lr_scheduler.total_steps {steps}, or"
+                    f" trainer.max_steps {ends}"
+                )
+
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """The loss of one batch, as if the batches of all processes were one."""
         sharding = self._sharding

@@ -197,6 +197,10 @@ class SweepModule(LightningModule):
         for member in self.variants.values():
             member.on_fit_start()
 
+    def on_train_start(self) -> None:
+        """As in a run of its own; the schedule is that of all variants."""
+        self.variants[self.names[0]].on_train_start()
+
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """The sum of the variants' losses, whose gradients are those of each."""
         losses = [member.training_step(batch, batch_idx) for member in self.variants.values()]

@@ -1,13 +1,13 @@
 """What watches a run and reports on it, and analyses of neurons and latents with a model."""
 
 from palinka.analyses.run import AnalysisEntry, HeatmapEntry
-from palinka.training.callbacks.checkpoints import RunCheckpoints, rewind_events
+from palinka.training.callbacks.checkpoints import RunCheckpoints, rewind_logs
 from palinka.training.callbacks.latent_evolution import FormingLatents
 from palinka.training.callbacks.latent_report import ReportLatents
 from palinka.training.callbacks.latent_writer import LatentWriter
 from palinka.training.callbacks.loss_recovered import LanguageModelMetrics
 from palinka.training.callbacks.run_analyses import RunAnalyses
-from palinka.training.callbacks.summary import as_typed, final_report
+from palinka.training.callbacks.summary import as_typed, final_report, log_folder
 from palinka.training.callbacks.sweep_findings import SweepFindings, sweep_report
 from palinka.training.callbacks.tensorboard import (
     FeatureHistograms,
@@ -33,7 +33,8 @@ __all__ = [
     "VariantLogger",
     "as_typed",
     "final_report",
-    "rewind_events",
+    "log_folder",
+    "rewind_logs",
     "sweep_report",
     "tensorboard_writers",
     "with_variants",

@@ -1,7 +1,8 @@
 """Checkpoints during a run, exact resume, and the weights that a run ends with."""
 
+import csv
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from palinka.autoencoders.base import positive_integer
 from palinka.errors import InputError
-from palinka.training.callbacks.summary import log_folder
+from palinka.training.callbacks.summary import log_folder, metrics_file
 from palinka.training.callbacks.tensorboard import all_writers
 from palinka.training.checkpoint import read_any
 from palinka.training.module import SparseAutoencoderModule
@@ -54,39 +56,58 @@ class StopSignals(_SignalConnector):
 EVENT_FILES = "events.out.tfevents.*"
 
 
-def event_file_sizes(trainer: pl.Trainer) -> dict[str, int]:
-    """How long every event file of the run is when all that was logged has been written.
+def log_positions(trainer: pl.Trainer) -> dict[str, int]:
+    """Write all that was logged, and return how much that is.
 
     Returns:
-        File, relative to the log folder, to bytes; empty on processes that do not log.
+        The bytes of each TensorBoard file and the rows of each CSV file, by their paths relative
+        to the log folder; empty on processes that do not log.
     """
-    sizes = {}
+    positions = {}
     for writer in all_writers(trainer):
         writer.flush()
         for path in Path(writer.log_dir).glob(EVENT_FILES):
-            sizes[_relative(path, log_folder(trainer))] = path.stat().st_size
-    return sizes
+            positions[_relative(path, log_folder(trainer))] = path.stat().st_size
+    for logger in trainer.loggers if trainer.is_global_zero else ():
+        if isinstance(logger, CSVLogger):
+            logger.save()
+            path = metrics_file(logger)
+            positions[_relative(path, log_folder(trainer))] = len(_rows(path))
+    return positions
 
 
-def rewind_events(folder: Path, sizes: Mapping[str, int], variants: Iterable[str] = ()) -> None:
-    """Take back what a run logged after a checkpoint, which it will log again.
+def rewind_logs(trainer: pl.Trainer, positions: Mapping[str, int]) -> None:
+    """Remove what a run logged after a checkpoint, which it will log again.
 
     Args:
-        folder: The log folder of the run; nothing in it may be open for writing.
-        sizes: What `event_file_sizes` found for the checkpoint.
-        variants: The folders in it that hold event files of the same run.
+        trainer: Its loggers have not logged yet.
+        positions: What `log_positions` returned for the checkpoint.
     """
-    folders = [folder, *(folder / variant for variant in variants)]
-    for path in (path for one in folders for path in one.glob(EVENT_FILES)):
-        size = sizes.get(_relative(path, folder), 0)
-        if size == 0:
-            path.unlink()
-        elif path.stat().st_size > size:
-            os.truncate(path, size)
+    folder = log_folder(trainer)
+    for logger in trainer.loggers:
+        if isinstance(logger, CSVLogger):
+            path = metrics_file(logger)
+            rows = _rows(path)[: positions.get(_relative(path, folder), 0)]
+            logger.experiment.metrics = rows  # its constructor has deleted the file
+            logger.save()
+        elif isinstance(logger, TensorBoardLogger) and Path(logger.log_dir).is_relative_to(folder):
+            for path in Path(logger.log_dir).glob(EVENT_FILES):
+                size = positions.get(_relative(path, folder), 0)
+                if size == 0:
+                    path.unlink()
+                elif path.stat().st_size > size:
+                    os.truncate(path, size)
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def _relative(path: Path, folder: Path) -> str:
-    """A file of another logger keeps its plain name."""
+    """A file of another folder keeps its plain name."""
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
 
 
@@ -100,7 +121,7 @@ class RunCheckpoints(Checkpoint):
     They are written every `every_n_steps` optimizer steps, at the end of each epoch and of the
     fit, and when the run gets SIGTERM, which then ends it; always where no gradient is half
     accumulated and no validation is due. Beside Lightning's state they hold the last
-    metrics, and how far TensorBoard's files had come. From the last one of a sweep come those of
+    metrics, and how far the log files had come. From the last one of a sweep come those of
     its variants, `VARIANT/checkpoints/last.ckpt`, once it has ended.
 
     Args:
@@ -219,13 +240,13 @@ class RunCheckpoints(Checkpoint):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add the last metrics, how long TensorBoard's files are, and what they still lack."""
+        """Add the last metrics, how long the logs are, and what they still lack."""
         if not trainer.is_global_zero:
             return
         metrics = {n: v.detach().cpu().clone() for n, v in trainer.callback_metrics.items()}
         checkpoint["run"] = {
             "metrics": metrics,
-            "events": event_file_sizes(trainer),
+            "events": log_positions(trainer),
             "step": trainer.fit_loop.epoch_loop._batches_that_stepped,
             "unlogged": _measured_but_not_logged(trainer),
         }

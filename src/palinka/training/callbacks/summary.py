@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import lightning.pytorch as pl
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
-from palinka.errors import printable
+from palinka.errors import expanded, printable
 
 # In the order of the table; what a run has not measured is left out.
 ROWS = {
@@ -34,7 +36,7 @@ ROWS = {
 
 
 def final_report(trainer: pl.Trainer, split: str = "val") -> str:
-    """The final metrics as a table, the log folder, and the command that shows it.
+    """The final metrics as a table, the log folder, and what each logger wrote.
 
     Args:
         trainer: A trainer whose run has ended.
@@ -57,15 +59,27 @@ def final_report(trainer: pl.Trainer, split: str = "val") -> str:
 
 
 def where_it_lies(trainer: pl.Trainer) -> list[str]:
-    """The log folder, and the command that shows it, as lines; none of a trial."""
+    """The log folder, and what each logger wrote, as lines; none of a trial."""
     if trainer.fast_dev_run or trainer.barebones:  # type: ignore[attr-defined]
         return []
-    folder = log_folder(trainer)
-    return [
-        "",
-        f"results in   {as_typed(folder)}",
-        f"look at them with   tensorboard --logdir {as_typed(folder.parent)}",
-    ]
+    lines = ["", f"results in   {as_typed(log_folder(trainer))}"]
+    for logger in trainer.loggers:
+        if isinstance(logger, CSVLogger):
+            lines.append(f"metrics in   {as_typed(metrics_file(logger))}")
+        elif isinstance(logger, TensorBoardLogger):
+            folder = as_typed(expanded(logger.root_dir))
+            lines.append(f"look at them with   tensorboard --logdir {folder}")
+        else:
+            files = isinstance(logger, WandbLogger) and Path(logger.experiment.dir)
+            written = files.parent if files else logger.save_dir
+            if written:
+                lines.append(f"{type(logger).__name__} in   {as_typed(Path(written))}")
+    return list(dict.fromkeys(lines))  # the variants of a sweep log below its folder
+
+
+def metrics_file(logger: CSVLogger) -> Path:
+    """The file that a CSV logger writes."""
+    return expanded(logger.log_dir) / ExperimentWriter.NAME_METRICS_FILE
 
 
 def _interval(metrics: Mapping[str, float], name: str) -> str:
@@ -75,6 +89,9 @@ def _interval(metrics: Mapping[str, float], name: str) -> str:
 
 def log_folder(trainer: pl.Trainer) -> Path:
     """`trainer.log_dir` without its broadcast, which would wait for the other processes."""
+    run_folder: Path | None = getattr(trainer, "run_folder", None)
+    if run_folder is not None:
+        return run_folder
     for logger in trainer.loggers:
         folder = getattr(logger, "log_dir", None) or logger.save_dir
         if folder is not None:

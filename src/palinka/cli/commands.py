@@ -89,7 +89,7 @@ COMMANDS = {
     "cache": Command("list the caches of activations, or remove some", "palinka.cli.cache"),
     "atlas": Command("write pages about every latent, or serve them", "palinka.cli.atlas"),
     "doctor": Command("check the installation", "palinka.cli.doctor"),
-    "completion": Command("print a script that completes commands in a shell", "palinka.cli.completion"),
+    "completion": Command("print a shell completion script", "palinka.cli.completion"),
 }
 
 

@@ -1,19 +1,24 @@
 import pytest
 import yaml
 
-from palinka.cli.parser import ArgumentParser, config_files, files_first, with_layer
+from palinka.cli.parser import (
+    ConfigArgumentParser,
+    config_files,
+    move_configs_first,
+    with_overrides,
+)
 from palinka.errors import InputError
 
 
 def test_files_come_first_wherever_they_stood() -> None:
     given = ["fit", "--model.k", "9", "--config", "a.yaml", "--x=1", "--config=b.yaml", "-c", "c"]
-    assert files_first(given) == [
+    assert move_configs_first(given) == [
         "fit", "--config", "a.yaml", "--config=b.yaml", "-c", "c", "--model.k", "9", "--x=1",
     ]  # fmt: skip
 
 
 def test_a_config_without_a_file_is_left_for_the_parser_to_refuse() -> None:
-    assert files_first(["fit", "--x", "1", "--config"]) == ["fit", "--config", "--x", "1"]
+    assert move_configs_first(["fit", "--x", "1", "--config"]) == ["fit", "--config", "--x", "1"]
 
 
 @pytest.mark.parametrize(
@@ -26,14 +31,14 @@ def test_a_config_without_a_file_is_left_for_the_parser_to_refuse() -> None:
 )
 def test_a_layer_lies_between_files_and_options(given: list[str], place: int) -> None:
     layer = {"model": {"autoencoder": {"init_args": {"k": 5}}}}
-    arguments = with_layer(given, layer)
+    arguments = with_overrides(given, layer)
     assert arguments[place] == "--config"
     assert yaml.safe_load(arguments[place + 1]) == layer
     assert arguments[:place] + arguments[place + 2 :] == given
 
 
 def test_a_number_too_large_for_any_is_refused_in_a_line() -> None:
-    parser = ArgumentParser()
+    parser = ConfigArgumentParser()
     parser.add_argument("--fraction", type=float)
     with pytest.raises(InputError, match="cannot be read: int too large") as caught:
         parser.parse_args([f"--fraction={10**400}"])

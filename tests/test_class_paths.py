@@ -10,7 +10,7 @@ import yaml
 
 from palinka.__main__ import main
 from palinka.cli.fit import PalinkaCLI
-from palinka.cli.parser import files_first
+from palinka.cli.parser import move_configs_first
 from palinka.errors import InputError
 
 CANARY = """
@@ -113,7 +113,7 @@ def test_a_place_takes_only_what_belongs_there(place: str, folder: Path, parser:
     for path, (arguments, places) in NAMED.items():
         content = nested(place, {"class_path": path, "init_args": arguments})
         (folder / "config.yaml").write_text(yaml.safe_dump(content))
-        command = files_first(["fit", "--config", "config.yaml"])
+        command = move_configs_first(["fit", "--config", "config.yaml"])
         if place in places:
             parser.parse_args(command)
         else:
@@ -130,7 +130,7 @@ def test_a_place_takes_only_what_belongs_there(place: str, folder: Path, parser:
 def test_a_name_alone_is_held_to_the_same(place: str, path: str, folder: Path, parser: Any) -> None:
     (folder / "config.yaml").write_text(yaml.safe_dump(nested(place, path)))
     with pytest.raises(InputError):
-        parser.parse_args(files_first(["fit", "--config", "config.yaml"]))
+        parser.parse_args(move_configs_first(["fit", "--config", "config.yaml"]))
     assert not (folder / "planted").exists()
 
 
@@ -139,7 +139,7 @@ def test_nothing_that_comes_with_python_is_imported(module: str, folder: Path, p
     content = nested("model.autoencoder", {"class_path": f"{module}.Thing"})
     (folder / "config.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(InputError, match="is not allowed"):
-        parser.parse_args(files_first(["fit", "--config", "config.yaml"]))
+        parser.parse_args(move_configs_first(["fit", "--config", "config.yaml"]))
     assert module not in sys.modules
 
 
@@ -147,7 +147,7 @@ def test_nothing_is_imported_for_the_sake_of_a_message(folder: Path, parser: Any
     key = "x class_path 'canary.Planted'"
     (folder / "config.yaml").write_text(yaml.safe_dump({"model": {key: 1}}))
     with pytest.raises(InputError):
-        parser.parse_args(files_first(["fit", "--config", "config.yaml"]))
+        parser.parse_args(move_configs_first(["fit", "--config", "config.yaml"]))
     assert "canary" not in sys.modules
 
 
@@ -188,27 +188,27 @@ def test_null_stands_only_where_it_is_expected(
 ) -> None:
     (folder / "config.yaml").write_text(yaml.safe_dump(nested(place, value)))
     with pytest.raises(InputError, match=r"null|None"):
-        parser.parse_args(files_first(["fit", "--config", "config.yaml"]))
+        parser.parse_args(move_configs_first(["fit", "--config", "config.yaml"]))
 
 
 @pytest.mark.parametrize("place", ["data.corpus", "data.batch_size", "model.autoencoder.k"])
 def test_null_is_taken_where_it_is_expected(place: str, folder: Path, parser: Any) -> None:
     (folder / "config.yaml").write_text(yaml.safe_dump(nested(place, None)))
-    parser.parse_args(files_first(["fit", "--config", "config.yaml"]))
+    parser.parse_args(move_configs_first(["fit", "--config", "config.yaml"]))
 
 
 @pytest.mark.parametrize("text", ["!!int abc", "!!timestamp yesterday", "!!bool maybe", "[" * 9000])
 def test_yaml_that_cannot_be_built(text: str, folder: Path, parser: Any) -> None:
     (folder / "config.yaml").write_text(f"data: {{seed: {text}}}")
     with pytest.raises(InputError) as caught:
-        parser.parse_args(files_first(["fit", "--config", "config.yaml"]))
+        parser.parse_args(move_configs_first(["fit", "--config", "config.yaml"]))
     assert str(caught.value).isprintable()
 
 
 def test_a_section_that_names_a_file_which_cannot_be(folder: Path, parser: Any) -> None:
     (folder / "config.yaml").write_text('data: "a\\0b"')
     with pytest.raises(InputError, match="cannot be read: embedded null byte"):
-        parser.parse_args(files_first(["fit", "--config", "config.yaml"]))
+        parser.parse_args(move_configs_first(["fit", "--config", "config.yaml"]))
 
 
 @pytest.mark.timeout(20)
@@ -217,13 +217,13 @@ def test_nobody_waits_for_a_section_in_a_pipe(place: str, folder: Path, parser: 
     os.mkfifo(folder / "pipe")
     (folder / "config.yaml").write_text(yaml.safe_dump(nested(place, "pipe")))
     with pytest.raises(InputError, match="pipe is a pipe; give a file"):
-        parser.parse_args(files_first(["fit", "--config", "config.yaml"]))
+        parser.parse_args(move_configs_first(["fit", "--config", "config.yaml"]))
 
 
 def test_a_configuration_in_another_encoding(folder: Path, parser: Any) -> None:
     (folder / "config.yaml").write_bytes("data: {site: é}".encode("latin-1"))
     with pytest.raises(InputError, match="not UTF-8"):
-        parser.parse_args(files_first(["fit", "--config", "config.yaml"]))
+        parser.parse_args(move_configs_first(["fit", "--config", "config.yaml"]))
 
 
 def test_what_a_logger_passes_on_is_not_made(folder: Path, parser: Any) -> None:
@@ -233,7 +233,7 @@ def test_what_a_logger_passes_on_is_not_made(folder: Path, parser: Any) -> None:
         "dict_kwargs": {"comment": MINE},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(nested("trainer.logger", logger)))
-    settings = parser.parse_args(files_first(["fit", "--config", "config.yaml"]))
+    settings = parser.parse_args(move_configs_first(["fit", "--config", "config.yaml"]))
     parser.instantiate(settings)
     assert not (folder / "planted").exists()
 

@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from palinka.__main__ import main
-from palinka.cli.resume import check_optimizer, passed_over, recorded_optimizer
+from palinka.cli.resume import check_optimizer, ignored_settings, recorded_optimizer
 from palinka.errors import InputError
 
 ADAM = {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.001, "betas": [0.9, 0.999]}}
@@ -49,13 +49,13 @@ def test_what_a_file_asks_in_vain_is_said(tmp_path: Path) -> None:
     )
     autoencoder = {"class_path": "palinka.KSparseAutoencoder", "init_args": {"k": 64}}
     kept = {"autoencoder": autoencoder, "sparsity_weight": 0.0001, "optimizer": ADAM}
-    (line,) = passed_over(["fit", "--config", str(file)], kept, kept)
+    (line,) = ignored_settings(["fit", "--config", str(file)], kept, kept)
     assert "k stays 64" in line
     assert "128" in line
     # The command line has won over both.
     holds = json.loads(json.dumps(kept))
     holds["autoencoder"]["init_args"]["k"] = 9
-    assert list(passed_over(["fit", f"--config={file}"], kept, holds)) == []
+    assert list(ignored_settings(["fit", f"--config={file}"], kept, holds)) == []
 
 
 def test_a_run_that_goes_on_says_what_it_does_not_take(

@@ -1,12 +1,12 @@
 import pytest
 
-from palinka.cli.commands import PlainParser, nearest
+from palinka.cli.commands import ArgumentParser, nearest
 from palinka.errors import InputError
 
 
 @pytest.fixture
-def parser() -> PlainParser:
-    parser = PlainParser("palinka jar")
+def parser() -> ArgumentParser:
+    parser = ArgumentParser("palinka jar")
     commands = parser.add_subparsers(dest="command")
     fill = commands.add_parser("fill")
     fill.add_argument("--liters", type=float)
@@ -26,7 +26,7 @@ def parser() -> PlainParser:
         ("fill twice", "unrecognized arguments: twice; see `palinka jar --help`"),
     ],
 )
-def test_a_mistake_is_answered_in_one_line(line: str, answer: str, parser: PlainParser) -> None:
+def test_a_mistake_is_answered_in_one_line(line: str, answer: str, parser: ArgumentParser) -> None:
     with pytest.raises(InputError) as refused:
         parser.parse_args(line.split())
     assert answer in str(refused.value)

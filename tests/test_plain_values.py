@@ -3,7 +3,7 @@ from typing import Any, Literal, TypeVar
 
 import pytest
 
-from palinka.errors import admits_null, misfit
+from palinka.errors import admits_null, type_mismatch
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ from palinka.errors import admits_null, misfit
     ],
 )  # fmt: skip
 def test_what_is_expected_instead(value: object, hint: Any, expected: str | None) -> None:
-    assert misfit(value, hint) == expected
+    assert type_mismatch(value, hint) == expected
 
 
 @pytest.mark.parametrize("hint", [None, Any, int | None, list[int] | None, object, TypeVar("T")])

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palinka.errors import printable
+from palinka.errors import escape_control_chars
 
 
 @pytest.mark.parametrize(
@@ -18,12 +18,12 @@ from palinka.errors import printable
     ],
 )
 def test_what_a_terminal_would_obey_is_escaped(text: str, expected: str) -> None:
-    assert printable(text) == expected
+    assert escape_control_chars(text) == expected
 
 
 @given(st.text(st.characters(exclude_categories=())))
 def test_the_result_is_one_line_that_stays_as_it_is(text: str) -> None:
-    shown = printable(text)
+    shown = escape_control_chars(text)
     assert len(shown.splitlines()) <= 1
     assert not any(ord(c) < 32 or 127 <= ord(c) < 160 for c in shown)
-    assert printable(shown) == shown
+    assert escape_control_chars(shown) == shown

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from palinka.errors import colored, is_quiet, progress, quieted, track
+from palinka.errors import colored, is_quiet, progress, suppress_progress, track
 
 
 class Terminal(io.StringIO):
@@ -36,12 +36,12 @@ def test_no_color_of_any_value_but_the_empty_one(
 
 
 def test_quiet_ends_with_its_block_and_reaches_what_is_started_in_it() -> None:
-    with quieted(wanted=True):
+    with suppress_progress(wanted=True):
         assert is_quiet()
         assert os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] == "1"
     assert not is_quiet()
     assert "HF_HUB_DISABLE_PROGRESS_BARS" not in os.environ
-    with quieted(wanted=False):
+    with suppress_progress(wanted=False):
         assert not is_quiet()
 
 
@@ -49,7 +49,7 @@ def test_the_environment_may_ask_for_quiet(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("PALINKA_QUIET", "0")
     assert not is_quiet()
     monkeypatch.setenv("PALINKA_QUIET", "1")
-    with quieted(wanted=False):
+    with suppress_progress(wanted=False):
         assert is_quiet()
 
 
@@ -58,7 +58,7 @@ def test_quiet_draws_no_bars(
     quiet: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("palinka.errors.DELAY_SECONDS", 0.0)
-    with quieted(quiet), progress("going on", 2, "steps") as bar:
+    with suppress_progress(quiet), progress("going on", 2, "steps") as bar:
         bar.update(2)
         assert list(track([1, 2], "through")) == [1, 2]
     assert (capsys.readouterr().err == "") == quiet
@@ -66,8 +66,8 @@ def test_quiet_draws_no_bars(
 
 def test_quiet_holds_for_the_libraries_that_are_imported_in_it() -> None:
     script = (
-        "from palinka.errors import quieted\n"
-        "with quieted(wanted=True):\n"
+        "from palinka.errors import suppress_progress\n"
+        "with suppress_progress(wanted=True):\n"
         "    from transformers.utils import logging\n"
         "print(logging.is_progress_bar_enabled())"
     )

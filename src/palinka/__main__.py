@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from palinka import __version__
 from palinka.cli import commands
 from palinka.cli.commands import COMMANDS
-from palinka.errors import InputError, colored, quieted
+from palinka.errors import InputError, colored, suppress_progress
 
 # What shells report of a process that a signal ended.
 INTERRUPTED = 128 + signal.SIGINT
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     arguments = [argument for argument in given if argument != "--quiet"]
     try:
-        with quieted(len(arguments) < len(given)):
+        with suppress_progress(len(arguments) < len(given)):
             status = _run(arguments)
             sys.stdout.flush()
             return status

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 _JOINERS = "\u200c\u200d"
 
 
-def printable(text: str) -> str:
+def escape_control_chars(text: str) -> str:
     r"""Write what a terminal would obey, or what nobody can see, as escapes such as `\x1b`.
 
     Line breaks, control characters, marks that turn the direction of text and halves of
@@ -67,7 +67,7 @@ class InputError(ValueError):
     def __init__(self, message: str) -> None:
         if len(message) > _LONGEST:
             message = f"{message[: _LONGEST // 2]} … {message[-_LONGEST // 2 :]}"
-        super().__init__(printable(message))
+        super().__init__(escape_control_chars(message))
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
@@ -201,7 +201,7 @@ def is_quiet() -> bool:
 
 
 @contextmanager
-def quieted(wanted: bool) -> Iterator[None]:
+def suppress_progress(wanted: bool) -> Iterator[None]:
     """Be quiet within, if wanted; processes that are started within are quiet as well."""
     before = {name: os.environ.get(name) for name in (_QUIET, *_OTHERS)}
     if wanted or is_quiet():
@@ -286,7 +286,7 @@ _SHOWN = {
 }
 
 
-def misfit(value: Any, hint: Any) -> str | None:
+def type_mismatch(value: Any, hint: Any) -> str | None:
     """What a type hint expects instead of a value, in words.
 
     Numbers are not truth values, and no text stands for a number; a whole number may stand

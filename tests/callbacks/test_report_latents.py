@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from palinka.autoencoders import KSparseAutoencoder
 from palinka.data import ActivationDataModule
-from palinka.errors import InputError, printable
+from palinka.errors import InputError, escape_control_chars
 from palinka.language_models.direct_effect import direct_path
 from palinka.training import SparseAutoencoderModule
 from palinka.training.callbacks import ReportLatents
@@ -66,7 +66,7 @@ def test_a_row_for_each_latent_and_the_texts_where_it_is_most_active(workspace: 
         place = rows.context(int(arrays["top_row"][latent, rank]))
         assert (int(row["document"]), int(row["position"])) == (place.document, place.position)
         token = model.tokenizer.decode([int(place.tokens[place.offset])])
-        assert f"⟦{printable(token)}⟧" in row["text"]
+        assert f"⟦{escape_control_chars(token)}⟧" in row["text"]
 
 
 def test_a_site_without_a_direct_path_has_a_report_that_says_so(workspace: Path) -> None:

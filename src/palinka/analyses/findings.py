@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from palinka.analyses.result import Result, Table
 from palinka.analyses.stimuli.base import code_span
-from palinka.errors import InputError, printable
+from palinka.errors import InputError, escape_control_chars
 
 # With an ending it stays far below the 255 bytes that file systems allow.
 _LONGEST_BYTES = 150
@@ -104,12 +104,14 @@ class Findings:
     def report(self, most: int = 24) -> str:
         """The name, the numbers and the remarks for a terminal, at most `most` numbers."""
         scalars = self.scalars()
-        shown = {printable(name): value for name, value in list(scalars.items())[:most]}
+        shown = {escape_control_chars(name): value for name, value in list(scalars.items())[:most]}
         width = max((len(name) for name in shown), default=0)
         lines = [self.name, *(f"  {name:<{width}}  {value:.6g}" for name, value in shown.items())]
         if len(scalars) > most:
             lines.append(f"  … and {len(scalars) - most} more in findings.json")
-        notes = {printable(note) for result in self.results.values() for note in result.notes}
+        notes = {
+            escape_control_chars(note) for result in self.results.values() for note in result.notes
+        }
         return "\n".join([*lines, *(f"  note: {note}" for note in sorted(notes))])
 
     def write(self, output: Path) -> Path:
@@ -148,7 +150,8 @@ class Findings:
     def _write_into(self, folder: Path) -> None:
         drawn = file_names(self.figures)
         captions = {
-            file: printable(str(self.figures[name].get_label())) for name, file in drawn.items()
+            file: escape_control_chars(str(self.figures[name].get_label()))
+            for name, file in drawn.items()
         }
         record = {
             "name": self.name,
@@ -188,7 +191,7 @@ def _write_text(path: Path, text: str) -> None:
 
 def _member(name: str) -> str:
     """The name of an array in its archive, which leads nowhere when the archive is unpacked."""
-    parts = printable(name).replace("\\", "_").split("/")
+    parts = escape_control_chars(name).replace("\\", "_").split("/")
     usable = (part.strip(".") and len(part.encode()) < 200 for part in parts)
     return "/".join(
         part if fine else file_names([part])[part] for part, fine in zip(parts, usable, strict=True)
@@ -205,5 +208,5 @@ def _write_csv(path: Path, table: Table) -> None:
 
 def _cell(text: str) -> str:
     """Text that a spreadsheet does not take for a formula, which it would calculate."""
-    text = printable(text)
+    text = escape_control_chars(text)
     return f"'{text}" if len(text) > 1 and text.lstrip()[:1] in tuple("=+-@") else text

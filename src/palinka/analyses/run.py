@@ -29,7 +29,7 @@ from palinka.analyses.reader import ActivationReader
 from palinka.analyses.result import Result
 from palinka.analyses.stats.latents import choose_latents
 from palinka.analyses.stimuli import Prepared, load_stimuli
-from palinka.errors import InputError, misfit, printable
+from palinka.errors import InputError, escape_control_chars, type_mismatch
 from palinka.language_models.token_text import token_bytes
 
 
@@ -123,7 +123,7 @@ def check_options(name: str, function: Callable[..., Any], options: Mapping[str,
             nearest = difflib.get_close_matches(option, known, n=1, cutoff=0.4)
             hint = f"did you mean {nearest[0]!r}?" if nearest else f"it has {', '.join(known)}"
             raise InputError(f"{name} has no option {option!r}; {hint}")
-        expected = misfit(value, hints[option])
+        expected = type_mismatch(value, hints[option])
         if expected is not None:
             raise InputError(f"{name}: the option {option} is {value!r}; expected {expected}")
         if option == "seed" and value < 0:
@@ -401,7 +401,7 @@ def _of_each_condition(
 
 def _items(prepared: Prepared) -> list[str]:
     """What figures call each item."""
-    return [printable(label) for label in prepared.labels]
+    return [escape_control_chars(label) for label in prepared.labels]
 
 
 def _pooled_conditions(prepared: Prepared) -> list[str]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from palinka.autoencoders.kernels.dispatch import FullPrecisionState
 from palinka.autoencoders.kernels.topk import Latents
-from palinka.errors import InputError, printable, read_ordinary
+from palinka.errors import InputError, escape_control_chars, read_ordinary
 
 # No configuration of one autoencoder comes near it.
 _LARGEST_CONFIG = 2**24
@@ -116,7 +116,7 @@ def _check_type(kind: type, name: str, value: Any) -> None:
     if not fits:
         names = " or ".join("null" if type_ is NoneType else type_.__name__ for type_ in expected)
         raise InputError(
-            f"{kind.__name__}: {name} must be {names}, got {printable(repr(value)[:80])}"
+            f"{kind.__name__}: {name} must be {names}, got {escape_control_chars(repr(value)[:80])}"
         )
 
 

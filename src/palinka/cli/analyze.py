@@ -12,7 +12,7 @@ from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
 
 from palinka.analyses.reader import ActivationReader, Encoder
 from palinka.analyses.run import AnalysisEntry, run_analysis
-from palinka.cli.parser import ArgumentParser, files_first
+from palinka.cli.parser import ConfigArgumentParser, move_configs_first
 from palinka.cli.resume import LOG_FOLDER, checkpoint_named, findings_folder
 from palinka.errors import InputError
 from palinka.language_models import LanguageModelSpec
@@ -105,7 +105,7 @@ def run(arguments: Sequence[str]) -> int:
         InputError: If the command line or a file that it names cannot be used.
     """
     parser = _parser()
-    given: Any = parser.parse_args(files_first(["analyze", *arguments])[1:])
+    given: Any = parser.parse_args(move_configs_first(["analyze", *arguments])[1:])
     try:
         settings = parser.instantiate(given)
     except ValueError as error:  # ours in one line, the parser's in several
@@ -113,13 +113,13 @@ def run(arguments: Sequence[str]) -> int:
     return analyze(**{name: settings[name] for name in inspect.signature(analyze).parameters})
 
 
-def parsers() -> dict[str, ArgumentParser]:
+def parsers() -> dict[str, ConfigArgumentParser]:
     """The parser of `palinka analyze`."""
     return {"analyze": _parser()}
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
+def _parser() -> ConfigArgumentParser:
+    parser = ConfigArgumentParser(
         prog="palinka analyze",
         description="Run analyses of a language model's neurons, or of an autoencoder's latents.",
     )

@@ -15,7 +15,7 @@ from palinka.atlas import AtlasServer, Options, WriteAtlas
 from palinka.atlas.server import LiveLatents, check_atlas
 from palinka.cli import resume as runs
 from palinka.cli.commands import nearest
-from palinka.cli.parser import ArgumentParser, files_first, with_layer
+from palinka.cli.parser import ConfigArgumentParser, move_configs_first, with_overrides
 from palinka.data import ActivationDataModule
 from palinka.errors import InputError, expanded
 from palinka.language_models import LanguageModel
@@ -47,13 +47,13 @@ def run(arguments: Sequence[str]) -> int:
         hint = nearest(arguments[0], ["serve"])
         raise InputError(f"palinka atlas takes options, or `serve`, not {arguments[0]!r}{hint}")
     parser = _parser(serving)
-    given = files_first(["atlas", *arguments[int(serving) :]])
+    given = move_configs_first(["atlas", *arguments[int(serving) :]])
     settings = parser.parse_args(given[1:])
     path = runs.checkpoint_named(settings.ckpt_path)
     stored = checkpoint.read(path)
     layer = _data_settings(stored)
     if layer:  # under the command line and over the defaults
-        settings = parser.parse_args(with_layer(given, {"data": layer})[1:])
+        settings = parser.parse_args(with_overrides(given, {"data": layer})[1:])
     made = parser.instantiate(settings)
     module = SparseAutoencoderModule.load_from_checkpoint(path, map_location="cpu").eval()
     check_source(made.data.source, stored)
@@ -63,13 +63,13 @@ def run(arguments: Sequence[str]) -> int:
     return _write(made.data, module, made.output, analyses, made.options)
 
 
-def parsers() -> dict[str, ArgumentParser]:
+def parsers() -> dict[str, ConfigArgumentParser]:
     """The parsers of `palinka atlas` and `palinka atlas serve`."""
     return {"atlas": _parser(serving=False), "atlas serve": _parser(serving=True)}
 
 
-def _parser(serving: bool) -> ArgumentParser:
-    parser = ArgumentParser(
+def _parser(serving: bool) -> ConfigArgumentParser:
+    parser = ConfigArgumentParser(
         prog=f"palinka atlas{' serve' if serving else ''}",
         description=(
             "Open an atlas on 127.0.0.1, with a box for text of your own."

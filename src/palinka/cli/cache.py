@@ -5,11 +5,11 @@ import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from palinka.cli.commands import PlainParser
+from palinka.cli.commands import ArgumentParser
 from palinka.data.cache import default_cache_dir
 from palinka.data.format import JSON
 from palinka.data.inventory import StoredCache, remove_cache, stored_caches
-from palinka.errors import InputError, expanded, printable
+from palinka.errors import InputError, escape_control_chars, expanded
 from palinka.language_models import LanguageModelSpec
 
 _HEADINGS = ("KEY", "MODEL", "SITE", "SPLIT", "ROWS", "SIZE", "STATE")
@@ -36,7 +36,7 @@ def run(arguments: Sequence[str]) -> int:
     if not root.is_dir():
         if given.cache_dir or given.command == "remove":
             raise InputError(f"there is no folder {root}; give another --cache_dir")
-        print(f"no caches: there is no folder {printable(str(root))} yet")
+        print(f"no caches: there is no folder {escape_control_chars(str(root))} yet")
         return 0
     if given.command == "list":
         _list(root)
@@ -44,14 +44,14 @@ def run(arguments: Sequence[str]) -> int:
     return _remove(root, given.key, given.incomplete, given.yes)
 
 
-def parsers() -> dict[str, PlainParser]:
+def parsers() -> dict[str, ArgumentParser]:
     """The parsers of `palinka cache`, and of the commands in it."""
     parser, commands = _parsers()
     return {"cache": parser, **{f"cache {name}": one for name, one in commands.items()}}
 
 
-def _parsers() -> tuple[PlainParser, dict[str, PlainParser]]:
-    parser = PlainParser("palinka cache", description="Look after the caches of activations.")
+def _parsers() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
+    parser = ArgumentParser("palinka cache", description="Look after the caches of activations.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="{list,remove}")
     listing = commands.add_parser("list", help="show what is there", description=_list.__doc__)
     removal = commands.add_parser("remove", help="free space", description=_remove.__doc__)
@@ -84,10 +84,12 @@ def _list(root: Path) -> None:
     for cache in caches:
         if cache.problem:
             problem = cache.problem.removeprefix(f"{cache.path}").lstrip(":/ ")
-            print(f"{printable(cache.path.name)}: {printable(problem)}")
+            print(f"{escape_control_chars(cache.path.name)}: {escape_control_chars(problem)}")
     count = sum(cache.state != "no cache" for cache in caches)
     total = _size(sum(cache.bytes for cache in caches))
-    print(f"{count} cache{'' if count == 1 else 's'}, {total}, in {printable(str(root))}")
+    print(
+        f"{count} cache{'' if count == 1 else 's'}, {total}, in {escape_control_chars(str(root))}"
+    )
 
 
 def _cells(cache: StoredCache, bundled: str) -> tuple[str, ...]:
@@ -123,7 +125,7 @@ def _size(number: int) -> str:
 
 def _cell(text: str) -> str:
     """Text of a file or a name, for one cell."""
-    shown = printable(text[:_LONGEST])
+    shown = escape_control_chars(text[:_LONGEST])
     return shown if len(text) <= _LONGEST else shown + "…"
 
 
@@ -136,7 +138,7 @@ def _remove(root: Path, keys: Sequence[str], incomplete: bool, yes: bool) -> int
     elif not keys:
         raise InputError("which caches? give keys as `palinka cache list` shows, or --incomplete")
     if not chosen:
-        print(f"no incomplete caches in {printable(str(root))}")
+        print(f"no incomplete caches in {escape_control_chars(str(root))}")
         return 0
     busy = [name for name, cache in chosen.items() if cache.state == "harvesting"]
     if busy:
@@ -148,9 +150,11 @@ def _remove(root: Path, keys: Sequence[str], incomplete: bool, yes: bool) -> int
     for name, cache in chosen.items():
         removal = remove_cache(cache.path)
         freed += removal.bytes
-        print(f"removed {printable(name)}")
+        print(f"removed {escape_control_chars(name)}")
         for left in removal.left:
-            print(f"left {printable(str(cache.path / left))}, which is no part of a cache")
+            print(
+                f"left {escape_control_chars(str(cache.path / left))}, which is no part of a cache"
+            )
     print(f"freed {_size(freed)}")
     return 0
 
@@ -181,6 +185,6 @@ def _agreed(chosen: Collection[StoredCache]) -> bool:
     if not sys.stdin.isatty():
         raise InputError("nobody is there to ask; give --yes to remove without asking")
     for cache in chosen:
-        print(f"{printable(cache.path.name)}  {_size(cache.bytes)}  {cache.state}")
+        print(f"{escape_control_chars(cache.path.name)}  {_size(cache.bytes)}  {cache.state}")
     count = "it" if len(chosen) == 1 else f"these {len(chosen)}"
     return input(f"remove {count}? [y/N] ").strip().lower() in ("y", "yes")

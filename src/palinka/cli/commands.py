@@ -12,7 +12,7 @@ from palinka.errors import InputError
 _CHOICES = re.compile(r"(?P<what>invalid choice: '(?P<given>[^']*)')")
 
 
-class PlainParser(argparse.ArgumentParser):
+class ArgumentParser(argparse.ArgumentParser):
     """argparse's parser, with errors as one `InputError` line."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

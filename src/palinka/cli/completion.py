@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 import shtab
 
 from palinka.cli import commands
-from palinka.cli.commands import PlainParser
+from palinka.cli.commands import ArgumentParser
 from palinka.cli.parser import class_named, class_names
 
 
@@ -76,13 +76,13 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def parsers() -> dict[str, PlainParser]:
+def parsers() -> dict[str, ArgumentParser]:
     """The parser of `palinka completion`."""
     return {"completion": _parser()}
 
 
-def _parser() -> PlainParser:
-    parser = PlainParser(
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
         "palinka completion",
         description="Print a script that completes commands and options; for bash:"
         " palinka completion bash > ~/.local/share/bash-completion/completions/palinka",

@@ -13,9 +13,9 @@ from palinka.autoencoders import Autoencoder
 from palinka.autoencoders.formats import FORMATS, Origin, fold, load, write
 from palinka.autoencoders.formats.common import hook_of, origin_of, within_base_model
 from palinka.autoencoders.formats.load import is_license
-from palinka.cli.commands import PlainParser
+from palinka.cli.commands import ArgumentParser
 from palinka.cli.resume import checkpoint_named
-from palinka.errors import InputError, expanded, printable
+from palinka.errors import InputError, escape_control_chars, expanded
 from palinka.language_models import LanguageModelSpec
 from palinka.training import SparseAutoencoderModule, checkpoint
 from palinka.training.checkpoint import DurableCheckpointIO
@@ -44,7 +44,7 @@ def run_export(arguments: Sequence[str]) -> int:
         )
     path = checkpoint_named(given.ckpt_path)
     folder = export(path, given.format, expanded(given.output), given.license)
-    print(f"exported to   {printable(str(folder))}")
+    print(f"exported to   {escape_control_chars(str(folder))}")
     return 0
 
 
@@ -87,13 +87,13 @@ def export(ckpt_path: Path, library: str, output: Path, license_: str = "unknown
     return output / written
 
 
-def _export_parsers() -> dict[str, PlainParser]:
+def _export_parsers() -> dict[str, ArgumentParser]:
     """The parser of `palinka export`."""
     return {"export": _export_parser()}
 
 
-def _export_parser() -> PlainParser:
-    parser = PlainParser(
+def _export_parser() -> ArgumentParser:
+    parser = ArgumentParser(
         "palinka export",
         description="Write the autoencoder of a checkpoint in the format of another library.",
     )
@@ -239,7 +239,7 @@ def run_import(arguments: Sequence[str]) -> int:
         raise InputError(f"{output} is there already; give another --output")
     autoencoder, origin = load(where, given.revision)
     write_checkpoint(autoencoder, origin, output)
-    print(f"{_described(autoencoder, origin)}\n\nimported to   {printable(str(output))}")
+    print(f"{_described(autoencoder, origin)}\n\nimported to   {escape_control_chars(str(output))}")
     return 0
 
 
@@ -275,13 +275,13 @@ def write_checkpoint(autoencoder: Autoencoder, origin: Origin, path: Path) -> No
         ) from error
 
 
-def _import_parsers() -> dict[str, PlainParser]:
+def _import_parsers() -> dict[str, ArgumentParser]:
     """The parser of `palinka import`."""
     return {"import": _import_parser()}
 
 
-def _import_parser() -> PlainParser:
-    parser = PlainParser(
+def _import_parser() -> ArgumentParser:
+    parser = ArgumentParser(
         "palinka import",
         description="Make a checkpoint of an autoencoder that palinka, SAELens, sparsify,"
         " dictionary_learning or OpenAI's sparse_autoencoder saved.",
@@ -304,7 +304,7 @@ def _described(autoencoder: Autoencoder, origin: Origin) -> str:
         "model": origin.language_model or "not said",
         "site": origin.site or origin.hook or "not said",
     }
-    return "\n".join(f"  {name:<10}{printable(value)}" for name, value in facts.items())
+    return "\n".join(f"  {name:<10}{escape_control_chars(value)}" for name, value in facts.items())
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -317,6 +317,6 @@ def run(arguments: Sequence[str]) -> int:
     return run_export(rest) if command == "export" else run_import(rest)
 
 
-def parsers() -> dict[str, PlainParser]:
+def parsers() -> dict[str, ArgumentParser]:
     """The parsers of both commands."""
     return _export_parsers() | _import_parsers()

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 from packaging.requirements import Requirement
 
 import palinka
-from palinka.cli.commands import PlainParser
-from palinka.errors import colored, is_quiet, printable
+from palinka.cli.commands import ArgumentParser
+from palinka.errors import colored, escape_control_chars, is_quiet
 
 
 class State(Enum):
@@ -236,17 +236,17 @@ def run(arguments: Sequence[str]) -> int:
         failed |= finding.state is State.FAIL
         if finding.state is not State.OK or not is_quiet():
             mark = colored(f"{finding.state.value:<5}", _COLORS[finding.state])
-            print(f"{mark}{finding.name:<17}{printable(finding.text)}", flush=True)
+            print(f"{mark}{finding.name:<17}{escape_control_chars(finding.text)}", flush=True)
     return int(failed)
 
 
-def parsers() -> dict[str, PlainParser]:
+def parsers() -> dict[str, ArgumentParser]:
     """The parser of `palinka doctor`."""
     return {"doctor": _parser()}
 
 
-def _parser() -> PlainParser:
-    return PlainParser(
+def _parser() -> ArgumentParser:
+    return ArgumentParser(
         "palinka doctor",
         description="Check versions, devices, matrix products, folders and the hub. The exit status"
         " is 0, or 1 if something that palinka needs does not work.",

@@ -42,8 +42,8 @@ import palinka.atlas
 import palinka.autoencoders
 import palinka.data  # noqa: F401
 from palinka.cli import resume as runs
-from palinka.cli.parser import ArgumentParser, files_first, with_layer
-from palinka.cli.resume import LOG_FOLDER, check_optimizer, passed_over, recorded_optimizer
+from palinka.cli.parser import ConfigArgumentParser, move_configs_first, with_overrides
+from palinka.cli.resume import LOG_FOLDER, check_optimizer, ignored_settings, recorded_optimizer
 from palinka.cli.sweep import Variants, expand, options
 from palinka.data import ActivationDataModule
 from palinka.errors import InputError, is_quiet
@@ -263,7 +263,7 @@ class PalinkaCLI(LightningCLI):
     trainer: Trainer
 
     def __init__(self, arguments: Sequence[str]) -> None:
-        self._arguments = files_first(arguments)
+        self._arguments = move_configs_first(arguments)
         # The checkpoint's file, and the log folder of a run that goes on.
         self._checkpoint: str | None = None
         self._continued: Path | None = None
@@ -275,7 +275,7 @@ class PalinkaCLI(LightningCLI):
             trainer_class=Trainer,
             save_config_callback=SaveConfig,
             seed_everything_default=0,
-            parser_class=ArgumentParser,
+            parser_class=ConfigArgumentParser,
             parser_kwargs={"prog": "palinka", "allow_abbrev": False},
             # The module states its own hyper-parameters: those that the parser would store
             # lack what is linked at instantiation.
@@ -333,11 +333,11 @@ class PalinkaCLI(LightningCLI):
         going_on = recorded_optimizer(self._continued) if self._continued else {}
         layer = {**settings, **going_on}
         given = self._arguments
-        self._arguments = with_layer(given, {"model": layer})
+        self._arguments = with_overrides(given, {"model": layer})
         self.config = self.parser.parse_args(self._arguments)
         if command == "fit":
             check_optimizer(self.config[command].model.as_dict(), going_on)
-            for line in passed_over(given, layer, self.config[command].model.as_dict()):
+            for line in ignored_settings(given, layer, self.config[command].model.as_dict()):
                 rank_zero_warn(line)
 
     def _last_checkpoint(self, command: str) -> str | None:

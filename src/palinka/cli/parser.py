@@ -196,7 +196,7 @@ set_loader("yaml", _bounded(get_loader("yaml")), (yaml.YAMLError,))
 yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, one: dumper.represent_data(one.value))
 
 
-class ArgumentParser(LightningArgumentParser):
+class ConfigArgumentParser(LightningArgumentParser):
     """Lightning's parser, with errors as one `InputError` line instead of a page of usage."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -273,7 +273,7 @@ class ArgumentParser(LightningArgumentParser):
         raise InputError(line) from ex
 
 
-def _valid_names(parser: ArgumentParser, message: str) -> set[str]:
+def _valid_names(parser: ConfigArgumentParser, message: str) -> set[str]:
     """What may stand where the unknown name stood: a class's parameters, or the options."""
     of_class = _CLASS_PATH.search(message)
     if of_class:
@@ -286,7 +286,7 @@ def _valid_names(parser: ArgumentParser, message: str) -> set[str]:
     return names
 
 
-def _unknown_class(parser: ArgumentParser, name: str, key: str) -> str:
+def _unknown_class(parser: ConfigArgumentParser, name: str, key: str) -> str:
     """What to say of a class name that stands for no class."""
     hint = next(
         (a._typehint for a in parser._actions if a.dest == key and hasattr(a, "_typehint")), None
@@ -338,7 +338,7 @@ def _concrete_subclasses(base: type) -> set[type]:
     return found.union(*(_concrete_subclasses(child) for child in children))
 
 
-def _leaves(parser: ArgumentParser) -> Iterable[str]:
+def _leaves(parser: ConfigArgumentParser) -> Iterable[str]:
     for action in parser._actions:
         yield action.dest
         choices = action.choices
@@ -363,7 +363,7 @@ def _suggestion(given: str, valid: set[str]) -> str:
     return ""
 
 
-def files_first(arguments: Sequence[str]) -> list[str]:
+def move_configs_first(arguments: Sequence[str]) -> list[str]:
     """Move every `--config FILE` ahead of the other options.
 
     jsonargparse lets whatever stands later win; people expect the command line to win over
@@ -383,11 +383,11 @@ def files_first(arguments: Sequence[str]) -> list[str]:
     return [command, *files, *others]
 
 
-def with_layer(arguments: Sequence[str], layer: dict[str, Any]) -> list[str]:
+def with_overrides(arguments: Sequence[str], layer: dict[str, Any]) -> list[str]:
     """Put settings between the config files and the options of the command line.
 
     Args:
-        arguments: A command line that `files_first` has sorted.
+        arguments: A command line that `move_configs_first` has sorted.
         layer: Settings that win over the files and lose to the options.
     """
     command, *rest = arguments

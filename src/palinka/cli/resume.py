@@ -300,7 +300,7 @@ def check_optimizer(model: Mapping[str, Any], recorded: Mapping[str, Any]) -> No
                 )
 
 
-def passed_over(
+def ignored_settings(
     arguments: Sequence[str], kept: Mapping[str, Any], model: Mapping[str, Any]
 ) -> Iterator[str]:
     """Say which settings of configuration files those of the checkpoint have taken the place of.

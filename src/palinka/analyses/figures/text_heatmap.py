@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from palinka.analyses.figures.style import style
-from palinka.errors import InputError, printable
+from palinka.errors import InputError, escape_control_chars
 
 # Squares let the strongest tokens of a latent stand out; units are shown as they are.
 LATENT_EXPONENT = 2.0
@@ -439,7 +439,7 @@ def text_heatmap_html(
     )
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     sections = [_section(texts, heatmap, token_ids) for heatmap in heatmaps]
-    return template.render(title=printable(title), sections=sections)
+    return template.render(title=escape_control_chars(title), sections=sections)
 
 
 def _section(
@@ -460,7 +460,7 @@ def _section(
         }
 
     return {
-        "caption": printable(heatmap.caption),
+        "caption": escape_control_chars(heatmap.caption),
         "low": f"{values.min():.3g}",
         "high": f"{values.max():.3g}",
         "words": [

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from palinka.errors import InputError, printable
+from palinka.errors import InputError, escape_control_chars
 from palinka.language_models.token_text import joined_text, token_ids, token_texts, tokenize
 
 if TYPE_CHECKING:
@@ -125,8 +125,8 @@ class Prepared:
             where every token is an item.
         display: For each text its tokens as `token_texts` shows them.
         labels: What each item is called: the word, or the text with the target in brackets.
-        conditions: The condition of each item, as `printable` writes it; empty for a passage.
-        targets: For a passage, by category (also `printable`), which tokens belong to it.
+        conditions: The condition of each item, escaped; empty for a passage.
+        targets: For a passage, by category (escaped), the tokens that belong to it.
         pairs: Whether item `i` of each condition matches item `i` of the others, as two versions
             of one frame do.
     """
@@ -172,7 +172,7 @@ def prepared_items(
         pool=tuple(tuple(positions) for positions in pool),
         display=tuple(tuple(token_texts(tokenizer, ids)) for ids in tokens),
         labels=tuple(labels),
-        conditions=tuple(map(printable, conditions)),
+        conditions=tuple(map(escape_control_chars, conditions)),
         pairs=pairs,
     )
 
@@ -193,7 +193,7 @@ def _entry(name: str, count: str, items: Sequence[str]) -> str:
 
 def code_span(text: str) -> str:
     """Text as a span of code in markdown, in which nothing is markup, also within a table."""
-    text = printable(re.sub(r"\r\n|\r|\n", "↵", text))
+    text = escape_control_chars(re.sub(r"\r\n|\r|\n", "↵", text))
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
     padding = " " if text.startswith("`") or text.endswith("`") else ""
     return f"{fence}{padding}{text}{padding}{fence}"

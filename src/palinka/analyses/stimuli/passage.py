@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from palinka.analyses.stimuli.base import Prepared, Stimuli, check_trimmed, first_token, listed
-from palinka.errors import InputError, printable
+from palinka.errors import InputError, escape_control_chars
 from palinka.language_models.token_text import token_ids, token_texts
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Passage(Stimuli):
             if missing:
                 problems.append(f"categories.{name}: {', '.join(map(repr, missing))}")
             wanted = set(firsts.values())
-            targets[printable(name)] = tuple(token in wanted for token in ids)
+            targets[escape_control_chars(name)] = tuple(token in wanted for token in ids)
         if problems:
             raise InputError(
                 f"{listed(problems)}: not in the passage with a space before; take them out of "

@@ -36,7 +36,7 @@ from palinka.autoencoders.matryoshka import MatryoshkaAutoencoder
 from palinka.autoencoders.relu import ReLUAutoencoder
 from palinka.autoencoders.scaling import InputScaling
 from palinka.autoencoders.topk import TopKAutoencoder
-from palinka.errors import InputError, printable
+from palinka.errors import InputError, escape_control_chars
 
 # What an autoencoder makes of its encoder's values. A subclass may compute something else, so
 # that only these very classes are known.
@@ -342,7 +342,7 @@ def _cell(value: Any) -> str:
     """A value as code within a table: shown as it is, and never as markup."""
     if not isinstance(value, str):
         return f"`{json.dumps(value)}`"
-    text = printable(value)
+    text = escape_control_chars(value)
     text = text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
     return "`{}`".format(text.replace("`", "\\x60").replace("|", "\\x7c"))
 

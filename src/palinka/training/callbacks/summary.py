@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
-from palinka.errors import expanded, printable
+from palinka.errors import escape_control_chars, expanded
 
 # In the order of the table; what a run has not measured is left out.
 ROWS = {
@@ -104,7 +104,7 @@ def as_typed(path: Path) -> str:
     path = path.absolute()
     here = Path.cwd()
     typed = str(path.relative_to(here) if path.is_relative_to(here) else path)
-    if printable(typed) == typed:
+    if escape_control_chars(typed) == typed:
         return shlex.quote(typed)
-    escaped = printable(typed.replace("\\", r"\\").replace("'", r"\'"))
+    escaped = escape_control_chars(typed.replace("\\", r"\\").replace("'", r"\'"))
     return f"$'{escaped}'"

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from palinka.analyses import figures
 from palinka.analyses.findings import Findings
 from palinka.analyses.result import Result, Table
-from palinka.errors import printable
+from palinka.errors import escape_control_chars
 from palinka.training.callbacks.summary import ROWS, log_folder, where_it_lies
 from palinka.training.callbacks.tensorboard import log_findings
 from palinka.training.callbacks.variants import Trained, trained
@@ -87,7 +87,7 @@ def sweep_report(trainer: pl.Trainer, sweep: SweepModule) -> str:
     lines = ["", "  ".join(head)]
     for row in rows:
         values = [f"{float(row.metrics.get(name, math.nan)):>10.5g}" for name in columns]
-        lines.append("  ".join([f"  {printable(row.name):<{width}}", *values]))
+        lines.append("  ".join([f"  {escape_control_chars(row.name):<{width}}", *values]))
     return "\n".join([*lines, *where_it_lies(trainer)])
 
 

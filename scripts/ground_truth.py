@@ -89,11 +89,11 @@ RECIPES = {
     "ReLU": Recipe(lambda d, n, k: ReLUAutoencoder(d, n), 0.6),
     "Gated": Recipe(lambda d, n, k: GatedAutoencoder(d, n), 1.2),
     "JumpReLU": Recipe(
-        lambda d, n, k: JumpReLUAutoencoder(d, n, bandwidth=0.1, first_threshold=0.1), 0.3
+        lambda d, n, k: JumpReLUAutoencoder(d, n, bandwidth=0.1, initial_threshold=0.1), 0.3
     ),
     "JumpReLU, tanh": Recipe(
         lambda d, n, k: JumpReLUAutoencoder(
-            d, n, bandwidth=0.1, first_threshold=0.1, sparsity="tanh", tanh_scale=1.0
+            d, n, bandwidth=0.1, initial_threshold=0.1, sparsity="tanh", tanh_scale=1.0
         ),
         0.6,
     ),

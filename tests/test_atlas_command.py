@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import CSVLogger
 from palinka.__main__ import main
 from palinka.atlas import AtlasServer, Options, WriteAtlas
 from palinka.autoencoders import KSparseAutoencoder
-from palinka.autoencoders.formats import Origin
+from palinka.autoencoders.formats import Provenance
 from palinka.cli.convert import write_checkpoint
 from palinka.data import ActivationDataModule
 from palinka.training import SparseAutoencoderModule
@@ -106,7 +106,9 @@ def test_what_cannot_be_done_is_refused_in_a_line(
 ) -> None:
     torch.manual_seed(0)
     imported = workspace / "imported.ckpt"
-    write_checkpoint(KSparseAutoencoder(512, 20, k=3), Origin(site="blocks.2.mlp.pre"), imported)
+    write_checkpoint(
+        KSparseAutoencoder(512, 20, k=3), Provenance(site="blocks.2.mlp.pre"), imported
+    )
     (workspace / "taken").mkdir()
     (workspace / "taken" / "thesis.txt").touch()
     known = ["--ckpt_path", "imported.ckpt"]

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from palinka.__main__ import main
-from palinka.autoencoders import Autoencoder
+from palinka.autoencoders.formats import load
 from palinka.training import SparseAutoencoderModule
 
 DATA = [
@@ -159,6 +159,6 @@ def test_a_trainer_measures_what_was_imported(in_fitted: Path) -> None:
     module = SparseAutoencoderModule.load_from_checkpoint(FIT)
     x = module.scaling.inverse(torch.randn(64, 512))
     before = measured(module, FIT, x)
-    after = measured(SparseAutoencoderModule(Autoencoder.from_pretrained("out")), "out.ckpt", x)
+    after = measured(SparseAutoencoderModule(load("out")[0]), "out.ckpt", x)
     assert after["val/fvu"] == pytest.approx(before["val/fvu"], rel=1e-5)
     assert after["val/l0"] == before["val/l0"] == 8

@@ -1,14 +1,10 @@
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import palinka
-from palinka.autoencoders import Autoencoder, BatchTopKAutoencoder
-from palinka.errors import InputError
+from palinka.autoencoders import BatchTopKAutoencoder
 
 
 def transcription(sae: BatchTopKAutoencoder, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,12 +48,6 @@ def test_otherwise_a_row_does_not_depend_on_the_others() -> None:
     assert 0 < (sae.encode(x) > 0).sum() < (values > 0).sum()
 
 
-def test_no_rows_in_either_mode() -> None:
-    sae = BatchTopKAutoencoder(4, 9, 2)
-    assert sae.encode(torch.empty(0, 4)).shape == (0, 9)
-    assert sae.eval().encode(torch.empty(0, 4)).shape == (0, 9)
-
-
 def test_the_threshold_begins_with_the_first_and_follows_slowly() -> None:
     sae = BatchTopKAutoencoder(4)
     sae.move_threshold(torch.tensor(2.0))
@@ -81,23 +71,7 @@ def test_the_threshold_follows_and_chooses_in_float32_whatever_the_weights_are()
     assert (kept != 0).tolist() == [[True, True], [False, False]]
 
 
-def test_the_threshold_is_saved(tmp_path: Path) -> None:
-    sae = perturbed(palinka.BatchTopKAutoencoder(4, 9, 2))
-    sae.move_threshold(torch.tensor(0.4))
-    sae.save_pretrained(tmp_path)
-    again = Autoencoder.from_pretrained(tmp_path)
-    assert again.threshold == sae.threshold
-    assert again.config() == sae.config()
-    x = torch.randn(6, 4)
-    assert torch.equal(again(x).reconstruction, sae.eval()(x).reconstruction)
-
-
 def test_it_begins_at_the_geometric_median() -> None:
     sae = BatchTopKAutoencoder(2)
     sae.initialize(torch.tensor([[0.0, 2.0], [0.0, 2.0], [0.0, 900.0]]))
     torch.testing.assert_close(sae.decoder_bias[1].item(), 2.0, rtol=0, atol=0.1)
-
-
-def test_a_k_that_cannot_be() -> None:
-    with pytest.raises(InputError, match="k must be at most latent_dim, got k 9"):
-        BatchTopKAutoencoder(4, 8, 9)

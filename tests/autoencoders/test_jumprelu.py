@@ -1,12 +1,13 @@
-from pathlib import Path
-from typing import Any
+import math
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
-from palinka.autoencoders import Autoencoder, JumpReLUAutoencoder
+from palinka.autoencoders import JumpReLUAutoencoder
+from palinka.autoencoders.jumprelu import heaviside_ste, jump_relu
 from palinka.errors import InputError
 
 
@@ -26,30 +27,13 @@ def test_latents_are_the_papers(input_dim: int, latent_dim: int, seed: int) -> N
 
 
 def test_every_threshold_begins_as_asked_and_stays_positive() -> None:
-    sae = JumpReLUAutoencoder(4, first_threshold=0.25)
+    sae = JumpReLUAutoencoder(4, initial_threshold=0.25)
     torch.testing.assert_close(sae.threshold, torch.full((8,), 0.25))
     sae.log_threshold.data.fill_(-50.0)
     assert (sae.threshold > 0).all()
 
 
-def test_every_setting_is_saved(tmp_path: Path) -> None:
-    asked: dict[str, Any] = {
-        "input_dim": 4,
-        "latent_dim": 6,
-        "bandwidth": 0.5,
-        "first_threshold": 0.25,
-        "sparsity": "tanh",
-        "tanh_scale": 2.0,
-        "subtract_decoder_bias": False,
-        "unit_norm": False,
-    }
-    sae = JumpReLUAutoencoder(**asked)
-    assert sae.config() == asked
-    sae.save_pretrained(tmp_path)
-    assert Autoencoder.from_pretrained(tmp_path).config() == asked
-
-
-@pytest.mark.parametrize("name", ["bandwidth", "first_threshold", "tanh_scale"])
+@pytest.mark.parametrize("name", ["bandwidth", "initial_threshold", "tanh_scale"])
 @pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf"), "1", True, None])
 def test_what_is_not_a_positive_number_is_named(name: str, value: object) -> None:
     with pytest.raises(InputError, match=f"{name} must be a positive number, got"):
@@ -59,3 +43,88 @@ def test_what_is_not_a_positive_number_is_named(name: str, value: object) -> Non
 def test_another_sparsity_is_named() -> None:
     with pytest.raises(InputError, match="sparsity must be 'l0' or 'tanh', got 'l1'"):
         JumpReLUAutoencoder(4, sparsity="l1")  # type: ignore[arg-type]
+
+
+def rectangle(x: float) -> float:
+    return 1.0 if -0.5 < x < 0.5 else 0.0
+
+
+def transcription(
+    values: Tensor, threshold: Tensor, bandwidth: float, gradient: Tensor
+) -> dict[str, Tensor]:
+    """Forward and pseudo-derivatives of the jump and of the step, by loops."""
+    made = {
+        name: torch.zeros_like(values) for name in ("jump", "step", "jump_values", "step_values")
+    }
+    made["jump_threshold"] = torch.zeros_like(threshold)
+    made["step_threshold"] = torch.zeros_like(threshold)
+    for i in range(values.shape[0]):
+        for j in range(values.shape[1]):
+            z, theta, g = values[i, j].item(), threshold[j].item(), gradient[i, j].item()
+            above = 1.0 if z > theta else 0.0
+            made["jump"][i, j] = z * above
+            made["step"][i, j] = above
+            made["jump_values"][i, j] = above * g
+            kernel = rectangle((z - theta) / bandwidth)
+            made["jump_threshold"][j] += -(theta / bandwidth) * kernel * g
+            made["step_threshold"][j] += -(1.0 / bandwidth) * kernel * g
+    return made
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 7), st.integers(1, 6), st.floats(0.01, 3.0), st.integers(0, 1000))
+def test_values_and_gradients_are_the_papers(
+    rows: int, latents: int, bandwidth: float, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    values = torch.randn(rows, latents, dtype=torch.float64)
+    threshold = torch.rand(latents, dtype=torch.float64) + 0.01
+    values[0, 0] = threshold[0]  # not above
+    gradient = torch.randn(rows, latents, dtype=torch.float64)
+    expected = transcription(values, threshold, bandwidth, gradient)
+    for name, function in (("jump", jump_relu), ("step", heaviside_ste)):
+        a, theta = values.clone().requires_grad_(), threshold.clone().requires_grad_()
+        result = function(a, theta, bandwidth)
+        torch.testing.assert_close(result, expected[name])
+        result.backward(gradient)
+        assert theta.grad is not None
+        torch.testing.assert_close(theta.grad, expected[f"{name}_threshold"])
+        to_values = torch.zeros_like(a) if a.grad is None else a.grad
+        torch.testing.assert_close(to_values, expected[f"{name}_values"])
+
+
+def test_the_gradient_of_values_is_the_derivative() -> None:
+    torch.manual_seed(0)
+    values = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
+    threshold = torch.full((4,), 0.3, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda a: jump_relu(a, threshold, 0.1), values)
+
+
+def test_over_many_rows_the_threshold_gets_the_derivative_of_the_expected_loss() -> None:
+    """Uniform values on (0, 2): both expectations are known, and so are their derivatives."""
+    torch.manual_seed(0)
+    values = 2.0 * torch.rand(200_000, 1, dtype=torch.float64)
+    theta = torch.tensor([0.8], dtype=torch.float64, requires_grad=True)
+    heaviside_ste(values, theta, 0.2).mean().backward()
+    assert theta.grad is not None
+    assert math.isclose(theta.grad.item(), -0.5, rel_tol=0.02)
+    theta.grad = None
+    jump_relu(values, theta, 0.2).mean().backward()
+    assert math.isclose(theta.grad.item(), -0.8 * 0.5, rel_tol=0.02)
+
+
+def test_more_dimensions_and_other_dtypes() -> None:
+    torch.manual_seed(0)
+    values = torch.randn(5, 3, 4)
+    theta = torch.full((4,), 0.2, requires_grad=True)
+    jump_relu(values, theta, 1.0).sum().backward()
+    by_rows = theta.grad.clone()
+    theta.grad = None
+    jump_relu(values.reshape(15, 4), theta, 1.0).sum().backward()
+    torch.testing.assert_close(theta.grad, by_rows)
+    half = values.bfloat16().requires_grad_()
+    result = jump_relu(half, theta, 1.0)
+    assert result.dtype == torch.bfloat16
+    result.sum().backward()
+    assert half.grad.dtype == torch.bfloat16
+    assert theta.grad.dtype == torch.float32

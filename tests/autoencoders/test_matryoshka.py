@@ -1,12 +1,9 @@
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import palinka
-from palinka.autoencoders import Autoencoder, BatchTopKAutoencoder, MatryoshkaAutoencoder
+from palinka.autoencoders import BatchTopKAutoencoder, MatryoshkaAutoencoder
 from palinka.errors import InputError
 
 
@@ -41,17 +38,6 @@ def test_latents_are_those_of_batch_topk() -> None:
     sae.threshold.fill_(0.5)
     other.threshold.fill_(0.5)
     assert torch.equal(sae.eval().encode(x), other.eval().encode(x))
-
-
-def test_it_is_saved_with_its_groups(tmp_path: Path) -> None:
-    sae = palinka.MatryoshkaAutoencoder(4, 8, 2, group_fractions=(0.25, 0.75))
-    sae.move_threshold(torch.tensor(0.4))
-    sae.save_pretrained(tmp_path)
-    again = Autoencoder.from_pretrained(tmp_path)
-    assert again.prefixes == [2, 8]
-    assert again.config() == sae.config()
-    x = torch.randn(6, 4)
-    assert torch.equal(again(x).reconstruction, sae.eval()(x).reconstruction)
 
 
 @pytest.mark.parametrize(

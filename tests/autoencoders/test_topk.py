@@ -1,13 +1,11 @@
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import palinka
 from palinka.autoencoders import Autoencoder, TopKAutoencoder
+from palinka.autoencoders.topk import geometric_median
 from palinka.errors import InputError
 
 
@@ -73,21 +71,61 @@ def test_it_begins_at_the_geometric_median() -> None:
     assert sae.decoder_bias.requires_grad
 
 
-def test_it_is_new_until_weights_are_loaded(tmp_path: Path) -> None:
-    sae = perturbed(palinka.TopKAutoencoder(4, 7, 2, subtract_decoder_bias=False))
-    assert sae.is_new
-    sae.save_pretrained(tmp_path)
-    again = Autoencoder.from_pretrained(tmp_path)
-    assert type(again) is TopKAutoencoder
-    assert again.config() == sae.config()
-    assert not again.is_new
-    assert not again.training
-    x = torch.randn(3, 4)
-    assert torch.equal(again(x).reconstruction, sae(x).reconstruction)
-
-
 @pytest.mark.parametrize("k", [0, 13, True, 2.0])
 def test_a_k_that_cannot_be(k: int) -> None:
     with pytest.raises(InputError, match=r"k must be .*got") as refused:
         TopKAutoencoder(6, k=k)
     assert "\n" not in str(refused.value)
+
+
+def weiszfeld(rows: Tensor) -> Tensor:
+    """Weiszfeld's iteration as he wrote it, until nothing moves."""
+    point = rows.mean(dim=0)
+    for _ in range(20_000):
+        weights = [1.0 / max(float((row - point).norm()), 1e-12) for row in rows]
+        summed = sum((w * row for w, row in zip(weights, rows, strict=True)), torch.zeros(()))
+        moved = summed / sum(weights)
+        if (moved - point).norm() < 1e-10:
+            return moved
+        point = moved
+    return point
+
+
+def distances(rows: Tensor, point: Tensor) -> float:
+    return float((rows - point).norm(dim=1).sum())
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 4), st.integers(0, 1000))
+def test_no_point_is_nearer_to_all_rows(count: int, width: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    rows = torch.randn(count, width).double() * torch.tensor(10.0) ** torch.randn(count, 1)
+    found = geometric_median(rows)
+    for direction in torch.randn(20, width).double():
+        assert distances(rows, found) <= distances(rows, found + 0.01 * direction) * (1 + 1e-4)
+
+
+def test_it_is_where_the_weiszfeld_ends() -> None:
+    torch.manual_seed(0)
+    rows = torch.randn(30, 3).double()
+    torch.testing.assert_close(geometric_median(rows), weiszfeld(rows), rtol=0, atol=1e-4)
+    assert geometric_median(rows.half()).dtype == torch.float32
+
+
+def test_of_numbers_it_is_the_median_and_stays_where_an_outlier_goes() -> None:
+    rows = torch.tensor([[0.0], [1.0], [2.0], [3.0], [4000.0]])
+    assert geometric_median(rows).item() == pytest.approx(2.0, abs=0.05)
+
+
+def test_on_a_row_that_holds_it() -> None:
+    """The mean is a row here, and the median is elsewhere, or that very row."""
+    held = torch.tensor([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    assert torch.equal(geometric_median(held), torch.zeros(2))
+    left = torch.tensor([[0.0, 0.0], [9.0, 0.0], [-3.0, 0.1], [-3.0, 0.0], [-3.0, -0.1]])
+    assert torch.equal(left.mean(dim=0), torch.zeros(2))
+    for row in left:
+        assert distances(left, geometric_median(left)) < distances(left, row)
+
+
+def test_rows_that_are_all_one_point() -> None:
+    assert torch.equal(geometric_median(torch.full((3, 2), 5.0)), torch.full((2,), 5.0))

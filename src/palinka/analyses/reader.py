@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,9 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from palinka.analyses.stimuli import Prepared
-from palinka.autoencoders import Autoencoder
-from palinka.autoencoders.base import CONFIG, SOURCE, read_config
-from palinka.autoencoders.formats.common import object_of, origin_of
+from palinka.autoencoders import formats
 from palinka.errors import InputError
 from palinka.language_models import LanguageModel, LanguageModelSpec, Tokens
 from palinka.language_models.token_text import bos_id
@@ -45,19 +42,18 @@ class Encoder:
 
     @classmethod
     def from_folder(cls, folder: str | PathLike[str]) -> "Encoder":
-        """Read what `save_pretrained` wrote.
+        """Load the folder of an autoencoder, in any format that can be read.
 
         Raises:
             InputError: If the folder holds no autoencoder.
         """
-        autoencoder = Autoencoder.from_pretrained(folder).eval()
-        origin = origin_of(object_of(read_config(Path(folder) / CONFIG), SOURCE))
+        autoencoder, provenance = formats.load(folder)
         return cls(
             autoencoder.encode,
             autoencoder.input_dim,
-            origin.site,
-            origin.identity,
-            bool(origin.bos),
+            provenance.site,
+            provenance.language_model,
+            bool(provenance.bos),
             type(autoencoder).__name__,
         )
 

@@ -1,6 +1,6 @@
-"""Sparse autoencoders: plain modules that know nothing of how they are trained."""
+"""Sparse autoencoders: plain modules, independent of training."""
 
-from palinka.autoencoders.base import Autoencoder, AutoencoderOutput, CompactOutput
+from palinka.autoencoders.base import Autoencoder, AutoencoderOutput, SparseOutput
 from palinka.autoencoders.batch_topk import BatchTopKAutoencoder
 from palinka.autoencoders.gated import GatedAutoencoder
 from palinka.autoencoders.jumprelu import JumpReLUAutoencoder
@@ -14,7 +14,6 @@ __all__ = [
     "Autoencoder",
     "AutoencoderOutput",
     "BatchTopKAutoencoder",
-    "CompactOutput",
     "GatedAutoencoder",
     "InputScaling",
     "JumpReLUAutoencoder",
@@ -22,5 +21,6 @@ __all__ = [
     "LayerNormalizedAutoencoder",
     "MatryoshkaAutoencoder",
     "ReLUAutoencoder",
+    "SparseOutput",
     "TopKAutoencoder",
 ]

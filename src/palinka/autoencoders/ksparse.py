@@ -9,10 +9,8 @@ from torch.nn import functional
 
 from palinka.autoencoders.base import (
     Autoencoder,
-    AutoencoderOutput,
-    CompactOutput,
-    checked_k,
-    positive_integer,
+    SparseOutput,
+    validate_k,
 )
 from palinka.autoencoders.kernels import Weights, autoencode, keep_top_k
 from palinka.errors import InputError
@@ -25,15 +23,15 @@ class KSparseAutoencoder(Autoencoder):
 
     Args:
         input_dim: Width of the activations.
-        latent_dim: Number of latents; `2 * input_dim` where left out.
-        k: How many latents a row keeps; `input_dim // 2` where left out.
-        tied: Decode by the encoder's weights. Otherwise the decoder has its own, which begin as
-            a copy of the encoder's, or, of a transcoder, are drawn by themselves.
-        encoder_bias: Add a bias, zero at first, before the ReLU.
-        decoder_bias: Add a bias, zero at first, to the reconstruction, and subtract it from `x`
-            before encoding, though not by a transcoder.
-        unit_norm: Give every latent's direction norm 1, at first and throughout training.
-        output_dim: Width of what a transcoder gives, which cannot be tied.
+        latent_dim: Number of latents; default `2 * input_dim`.
+        k: Number of latents per row; default `input_dim // 2`.
+        tied: Decode by the encoder's weights. Otherwise the decoder's own begin as a copy of the
+            encoder's, or, for a transcoder, are drawn independently.
+        encoder_bias: Add a bias, zero at the start, before the ReLU.
+        decoder_bias: Add a bias, zero at the start, to the reconstruction, and subtract it from
+            `x` before encoding, except in a transcoder.
+        unit_norm: Give every latent's direction norm 1, at the start and throughout training.
+        output_dim: Width of a transcoder's output, which cannot be tied.
 
     Raises:
         InputError: If a dimension is not a positive integer, `k` is not in 1 … `latent_dim`, or a
@@ -54,14 +52,13 @@ class KSparseAutoencoder(Autoencoder):
         unit_norm: bool = False,
         output_dim: int | None = None,
     ) -> None:
-        positive_integer("input_dim", input_dim)
-        super().__init__(input_dim, 2 * input_dim if latent_dim is None else latent_dim, output_dim)
+        super().__init__(input_dim, latent_dim, output_dim)
         if tied and self.is_transcoder:
             raise InputError(
-                f"tied is true and output_dim {output_dim}: a transcoder writes elsewhere than it"
-                " reads, so set tied to false"
+                f"tied is true and output_dim is {output_dim}: a transcoder's decoder writes to"
+                " another site than its encoder reads; set tied to false"
             )
-        self.k = checked_k(k, self.input_dim, self.latent_dim)
+        self.k = validate_k(k, self.input_dim, self.latent_dim)
         self.tied = tied
         self.unit_norm = unit_norm
         self.encoder = nn.Linear(self.input_dim, self.latent_dim, bias=encoder_bias)
@@ -69,23 +66,18 @@ class KSparseAutoencoder(Autoencoder):
             None if tied else nn.Parameter(torch.empty(self.latent_dim, self.output_dim))
         )
         self.decoder_bias = nn.Parameter(torch.zeros(self.output_dim)) if decoder_bias else None
-        self.reset_parameters()
-
-    @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """Draw the weights anew, uniform in ±1/√width; biases are zero."""
-        self._draw(self.encoder.weight)
-        if self.decoder_weight is not None and self.is_transcoder:
-            self._draw(self.decoder_weight)
-        elif self.decoder_weight is not None:
-            self.decoder_weight.copy_(self.encoder.weight)
-        for bias in (self.encoder.bias, self.decoder_bias):
-            if bias is not None:
-                bias.zero_()
+        with torch.no_grad():
+            self._draw(self.encoder.weight)
+            if self.decoder_weight is not None and self.is_transcoder:
+                self._draw(self.decoder_weight)
+            elif self.decoder_weight is not None:
+                self.decoder_weight.copy_(self.encoder.weight)
+            if self.encoder.bias is not None:
+                self.encoder.bias.zero_()
 
     @property
     def dictionary(self) -> Tensor:
-        """The direction that each latent writes, `(latent_dim, output_dim)`; not a copy."""
+        """Decoder directions, `(latent_dim, output_dim)`; not a copy."""
         return self.encoder.weight if self.decoder_weight is None else self.decoder_weight
 
     def encode(self, x: Tensor) -> Tensor:
@@ -100,39 +92,30 @@ class KSparseAutoencoder(Autoencoder):
         self.check_width(latents, self.latent_dim, "latents")
         return functional.linear(latents, self.dictionary.T, self.decoder_bias)
 
-    def compact(self, x: Tensor) -> AutoencoderOutput | CompactOutput:
-        """Encode and decode activations `(rows, input_dim)`; few latents come as a list."""
-        # A subclass may compute something else.
-        if type(self) is not KSparseAutoencoder:
-            return super().compact(x)
+    def forward_sparse(self, x: Tensor) -> SparseOutput:
+        """Encode and decode activations `(rows, input_dim)`, with sparse latents."""
+        if type(self) is not KSparseAutoencoder:  # a subclass may compute something else
+            return super().forward_sparse(x)
         self.check_width(x, self.input_dim, "activations")
+        encoder, subtracts = self.encoder, not self.is_transcoder
         weights = Weights(
-            self.encoder.weight,
-            self.encoder.bias,
-            self.decoder_weight,
-            self.decoder_bias,
-            subtracts_bias=not self.is_transcoder,
+            encoder.weight, encoder.bias, self.decoder_weight, self.decoder_bias, subtracts
         )
-        return CompactOutput(*autoencode(x, weights, self.k))
+        return SparseOutput(*autoencode(x, weights, self.k))
 
     def config(self) -> dict[str, Any]:
-        """The constructor's arguments, as JSON holds them."""
+        """Constructor arguments as JSON values."""
         return {
-            "input_dim": self.input_dim,
-            "latent_dim": self.latent_dim,
+            **super().config(),
             "k": self.k,
             "tied": self.tied,
             "encoder_bias": self.encoder.bias is not None,
             "decoder_bias": self.decoder_bias is not None,
             "unit_norm": self.unit_norm,
-            **self.transcoder_config,
         }
 
-    def extra_repr(self) -> str:
-        """The configuration, in the printed module."""
-        return ", ".join(f"{name}={value}" for name, value in self.config().items())
-
     def _draw(self, weight: Tensor) -> None:
+        """Draw a weight uniformly in ±1/√width."""
         bound = 1.0 / math.sqrt(weight.shape[1])
         weight.uniform_(-bound, bound)
         if self.unit_norm:
@@ -143,15 +126,15 @@ _EPSILON = 1e-5
 
 
 class LayerNormalizedAutoencoder(KSparseAutoencoder):
-    """A k-sparse autoencoder of `(x - mean) / (deviation + 1e-5)`, with mean and deviation of `x`.
+    """A k-sparse autoencoder of layer-normed `x`, `(x - mean) / (deviation + 1e-5)`.
 
-    `encode` normalizes, and `decode_for` undoes it. `decode` has no `x` to take mean and deviation
-    from: it gives the normalized reconstruction. So does a transcoder, in whose output the mean
-    and deviation of its input are nothing.
+    `encode` normalizes, and `decode_for` undoes it. `decode` and a transcoder give the normalized
+    reconstruction: the one has no `x`, the other an output unrelated to the input's mean and
+    deviation.
 
     Source:
-        Gao et al. (2024), Scaling and evaluating sparse autoencoders, arXiv 2406.04093, whose
-        published autoencoders are of this kind.
+        Gao et al. (2024), Scaling and evaluating sparse autoencoders, arXiv 2406.04093, as
+        in its published autoencoders.
     """
 
     def encode(self, x: Tensor) -> Tensor:
@@ -169,6 +152,6 @@ class LayerNormalizedAutoencoder(KSparseAutoencoder):
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean of each row and its deviation, with one degree of freedom less; `(…, 1)`."""
+    """Mean and standard deviation, with Bessel's correction, of each row; `(…, 1)`."""
     deviation, mean = torch.std_mean(x, dim=-1, keepdim=True)
     return mean, deviation

@@ -1,4 +1,4 @@
-"""The Matryoshka autoencoder: each prefix of the dictionary is to reconstruct by itself."""
+"""The Matryoshka autoencoder: every prefix of the dictionary reconstructs by itself."""
 
 import math
 from collections.abc import Sequence
@@ -22,20 +22,13 @@ class MatryoshkaAutoencoder(BatchTopKAutoencoder):
     Latents are chosen as in `BatchTopKAutoencoder`, from all groups together.
 
     Args:
-        input_dim: Width of the activations.
-        latent_dim: Number of latents; `2 * input_dim` where left out.
-        k: How many latents a row keeps on average; `input_dim // 2` where left out.
-        group_fractions: How large each group is, as fractions of `latent_dim` that sum to 1.
-        subtract_decoder_bias: Subtract the decoder's bias before encoding.
-        unit_norm: Give every latent's direction norm 1, at first and throughout training.
-        output_dim: Width of what a transcoder gives.
+        group_fractions: Size of each group, as fractions of `latent_dim` that sum to 1.
 
     Attributes:
-        prefixes: How many latents the first group has, the first two, …, all of them.
+        prefixes: Number of latents in the first group, the first two, …, all of them.
 
     Raises:
-        InputError: If a dimension is not a positive integer, `k` is not in 1 … `latent_dim`, or
-            the fractions do not divide the latents into groups of at least one.
+        InputError: If the fractions do not divide the latents into groups of at least one.
 
     Source:
         Bussmann et al. (2025), Learning multi-level features with Matryoshka sparse autoencoders,
@@ -48,23 +41,14 @@ class MatryoshkaAutoencoder(BatchTopKAutoencoder):
         latent_dim: int | None = None,
         k: int | None = None,
         group_fractions: Sequence[float] = PAPER,
-        subtract_decoder_bias: bool = True,
-        unit_norm: bool = True,
-        output_dim: int | None = None,
+        **settings: Any,
     ) -> None:
-        super().__init__(
-            input_dim,
-            latent_dim,
-            k,
-            subtract_decoder_bias=subtract_decoder_bias,
-            unit_norm=unit_norm,
-            output_dim=output_dim,
-        )
+        super().__init__(input_dim, latent_dim, k, **settings)
         self.group_fractions = list(group_fractions)
         self.prefixes = prefixes(self.group_fractions, self.latent_dim)
 
     def decode_prefixes(self, latents: Tensor) -> list[Tensor]:
-        """Latents `(…, latent_dim)` to what each prefix makes of them, the whole one last.
+        """Latents `(…, latent_dim)` to the reconstruction by each prefix, the whole one last.
 
         Costs hardly more than decoding once: each adds its own group to the one before.
         """
@@ -77,12 +61,12 @@ class MatryoshkaAutoencoder(BatchTopKAutoencoder):
         return list(accumulate(parts))
 
     def config(self) -> dict[str, Any]:
-        """The constructor's arguments, as JSON holds them."""
+        """Constructor arguments as JSON values."""
         return {**super().config(), "group_fractions": self.group_fractions}
 
 
 def prefixes(fractions: Sequence[float], latent_dim: int) -> list[int]:
-    """How many latents the first group has, the first two, …, all of them.
+    """Number of latents in the first group, the first two, …, all of them.
 
     Raises:
         InputError: If the fractions do not sum to 1, or a group is empty.

@@ -9,7 +9,7 @@ from palinka.errors import InputError
 
 
 class InputScaling(FullPrecisionState):
-    """`(x - mean) * scale`, and back; does nothing until it is told a mean and a scale.
+    """`(x - mean) * scale` and its inverse; the identity until `set`.
 
     Args:
         input_dim: Width of the activations.
@@ -22,11 +22,7 @@ class InputScaling(FullPrecisionState):
 
     @torch.no_grad()
     def set(self, mean: Tensor, scale: float) -> None:
-        """Take a mean `(input_dim,)` and a positive scale.
-
-        Raises:
-            InputError: If the width is another, or the scale is not a positive number.
-        """
+        """Set a mean `(input_dim,)` and a positive scale."""
         if mean.shape != self.mean.shape:
             raise InputError(
                 f"input statistics of width {tuple(mean.shape)} do not fit an autoencoder of"
@@ -41,9 +37,9 @@ class InputScaling(FullPrecisionState):
         self.scale.fill_(scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Raw activations `(…, input_dim)` to what the autoencoder sees."""
+        """Raw activations `(…, input_dim)` to the autoencoder's input."""
         return (x - self.mean) * self.scale
 
     def inverse(self, x: Tensor) -> Tensor:
-        """What the autoencoder gives `(…, input_dim)` to raw activations."""
+        """Reconstructions `(…, input_dim)` to raw activations."""
         return x / self.scale + self.mean

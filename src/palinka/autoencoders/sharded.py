@@ -1,9 +1,9 @@
-"""An autoencoder too wide for one device, its latents divided over several.
+"""A k-sparse autoencoder whose latents are sharded over devices.
 
 Each process holds an equal slice of the dictionary and of the encoder's bias, as `DTensor`s, so
-that optimizers, gradient clipping and checkpoints see the parameters whole. The passes themselves
-compute with the plain local tensors: a process encodes to its own latents, the processes agree on
-the k-th largest value of each row, and the parts of the reconstruction are summed up.
+that optimizers, gradient clipping and checkpoints see the parameters whole. The forward pass uses
+the plain local tensors: a process encodes to its own latents, the processes agree on the k-th
+largest value of each row, and the parts of the reconstruction are summed.
 """
 
 import torch
@@ -32,22 +32,16 @@ SLICED = frozenset({"encoder.weight", "encoder.bias", "decoder_weight"})
 
 
 class ShardedAutoencoder:
-    """The passes of one autoencoder, each process computing its own slice of the latents.
+    """Forward pass of one autoencoder, each process with its own slice of the latents.
 
-    The autoencoder's parameters are replaced by `DTensor`s, so that it cannot compute by itself
-    any longer. They are those of the first process that holds a slice. All processes of
-    `sharding.latents` take the same rows.
+    The autoencoder's parameters are replaced by `DTensor`s, with the values of the first process
+    that holds a slice; it can no longer compute by itself. All processes of `sharding.latents` take
+    the same rows.
 
     Args:
-        autoencoder: What to divide, with the same settings on every process.
+        autoencoder: A k-sparse autoencoder, with the same settings on every process and a number
+            of latents that the devices divide.
         mesh: The devices, with the dimensions `data_parallel` and `tensor_parallel`.
-
-    Attributes:
-        sharding: The processes with the other rows, and those with the other latents.
-
-    Raises:
-        InputError: If it is of a class that cannot be divided, or has a number of latents that
-            the devices do not divide.
 
     Source:
         Shoeybi et al. (2019), Megatron-LM, arXiv 1909.08053, for where a sum over processes in
@@ -75,7 +69,7 @@ class ShardedAutoencoder:
             setattr(autoencoder.get_submodule(owner), attribute, divided)
 
     def __call__(self, x: Tensor) -> AutoencoderOutput:
-        """Encode and decode activations `(…, input_dim)`; of the latents, give the own ones."""
+        """Reconstruction `(…, output_dim)` of activations `(…, input_dim)`, and the own latents."""
         latents = self.encode(x)
         return AutoencoderOutput(reconstruction=self.decode(latents), latents=latents)
 
@@ -98,7 +92,7 @@ class ShardedAutoencoder:
 
     @torch.no_grad()
     def average_gradients(self) -> None:
-        """Make the gradients those of all rows, after each backward pass.
+        """Average gradients over the processes with other rows, after each backward pass.
 
         What has been averaged before stays what it is, so that gradients may accumulate.
         """
@@ -110,11 +104,7 @@ class ShardedAutoencoder:
                 sum_over(own, self.sharding.rows)
 
     def check_rows(self, x: Tensor) -> None:
-        """Make sure that all processes of `sharding.latents` were given the same rows.
-
-        Raises:
-            InputError: On every one of them, if they were not.
-        """
+        """Raise an `InputError` on all processes of `sharding.latents` if their rows differ."""
         numbers = x.detach().double().nan_to_num()
         mark = torch.stack([numbers.sum(), numbers.new_tensor(len(x))])[:, None]
         marks = gather_columns(mark, self.sharding.latents)
@@ -126,10 +116,10 @@ class ShardedAutoencoder:
 
     @torch.no_grad()
     def _divided(self, parameter: nn.Parameter, mesh: DeviceMesh, *, sliced: bool) -> nn.Parameter:
-        """The parameter with only the own slice of it on this process's device."""
+        """The parameter as a `DTensor` with the own slice on this process's device."""
         own = self.sharding.own(len(parameter)) if sliced else slice(None)
         local = parameter.detach()[own].to(mesh.device_type, copy=True)
-        # Whoever holds the same begins with the same, however the processes were seeded.
+        # Processes with the same slice begin with the same values, however they were seeded.
         for group in (self.sharding.rows, None if sliced else self.sharding.latents):
             if group is not None:
                 dist.broadcast(local, group=group, group_src=0)
@@ -145,7 +135,7 @@ def _group(mesh: DeviceMesh, dimension: str) -> dist.ProcessGroup | None:
 
 
 def _local(parameter: Tensor) -> Tensor:
-    """What this process holds of a parameter, not a copy; the gradient passes."""
+    """This process's part of a parameter, not a copy; the gradient passes."""
     assert isinstance(parameter, DTensor)
     local: Tensor = parameter.to_local()
     return local

@@ -5,18 +5,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from palinka.autoencoders.base import AutoencoderOutput, CompactOutput, checked_k
+from palinka.autoencoders.base import SparseOutput, validate_k
 from palinka.autoencoders.kernels import Weights, autoencode, keep_top_k
 from palinka.autoencoders.kernels.dispatch import statistics_dtype
 from palinka.autoencoders.untied import UntiedAutoencoder
 
 TOLERANCE = 1e-6
-MOST_STEPS = 500
+MAX_STEPS = 500
 
 
 @torch.no_grad()
 def geometric_median(rows: Tensor) -> Tensor:
-    """Find the geometric median of rows, until a step is a millionth of their mean distance.
+    """Find the geometric median of rows, to a millionth of their mean distance.
 
     Unlike the mean it is not drawn to a few rows of enormous norm.
 
@@ -32,7 +32,7 @@ def geometric_median(rows: Tensor) -> Tensor:
     """
     rows = rows.to(statistics_dtype(rows.dtype))
     point = rows.mean(dim=0)
-    for _ in range(MOST_STEPS):
+    for _ in range(MAX_STEPS):
         distances = (rows - point).norm(dim=1)
         here = distances == 0
         weights = distances.reciprocal().masked_fill(here, 0.0)
@@ -52,20 +52,11 @@ def geometric_median(rows: Tensor) -> Tensor:
 class TopKAutoencoder(UntiedAutoencoder):
     """Keep the k largest of `ReLU(W_enc (x - b_dec) + b_enc)`.
 
-    Values that tie with the k-th largest are all kept, where the paper's code keeps any k. The
-    encoder begins as a copy of the decoder, and `b_dec`, in a new fit, as the geometric median of
-    training rows.
+    Values that tie with the k-th largest are all kept, where the paper's code keeps any k. In a
+    new fit, `b_dec` begins as the geometric median of training rows.
 
     Args:
-        input_dim: Width of the activations.
-        latent_dim: Number of latents; `2 * input_dim` where left out.
-        k: How many latents a row keeps; `input_dim // 2` where left out.
-        subtract_decoder_bias: Subtract the decoder's bias before encoding.
-        unit_norm: Give every latent's direction norm 1, at first and throughout training.
-        output_dim: Width of what a transcoder gives.
-
-    Raises:
-        InputError: If a dimension is not a positive integer or `k` is not in 1 … `latent_dim`.
+        k: Number of latents per row; default `input_dim // 2`.
 
     Source:
         Gao et al. (2024), Scaling and evaluating sparse autoencoders, arXiv 2406.04093.
@@ -76,48 +67,35 @@ class TopKAutoencoder(UntiedAutoencoder):
         input_dim: int,
         latent_dim: int | None = None,
         k: int | None = None,
-        subtract_decoder_bias: bool = True,
-        unit_norm: bool = True,
-        output_dim: int | None = None,
+        **settings: Any,
     ) -> None:
-        super().__init__(
-            input_dim,
-            latent_dim,
-            subtract_decoder_bias=subtract_decoder_bias,
-            unit_norm=unit_norm,
-            output_dim=output_dim,
-        )
-        self.k = checked_k(k, self.input_dim, self.latent_dim)
-        self.reset_parameters()
+        super().__init__(input_dim, latent_dim, **settings)
+        self.k = validate_k(k, self.input_dim, self.latent_dim)
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
-        """Begin with the geometric median of rows `(rows, input_dim)` as the decoder's bias."""
+        """Set the decoder's bias to the geometric median of rows `(rows, output_dim)`."""
         self.decoder_bias.copy_(geometric_median(x))
 
     def candidates(self, x: Tensor) -> Tensor:
-        """Activations `(…, input_dim)` to what the latents are chosen from, before any choice."""
+        """Activations `(…, input_dim)` to `(…, latent_dim)`, before latents are selected."""
         return self.encoder_output(x).relu()
 
     def encode(self, x: Tensor) -> Tensor:
         """Activations `(…, input_dim)` to latents `(…, latent_dim)`, none of them negative."""
         return keep_top_k(self.candidates(x), self.k)
 
-    def compact(self, x: Tensor) -> AutoencoderOutput | CompactOutput:
-        """Encode and decode activations `(rows, input_dim)`; few latents come as a list."""
-        # A subclass may compute something else.
-        if type(self) is not TopKAutoencoder:
-            return super().compact(x)
+    def forward_sparse(self, x: Tensor) -> SparseOutput:
+        """Encode and decode activations `(rows, input_dim)`, with sparse latents."""
+        if type(self) is not TopKAutoencoder:  # a subclass may compute something else
+            return super().forward_sparse(x)
         self.check_width(x, self.input_dim, "activations")
+        encoder, subtracts = self.encoder, self.subtract_decoder_bias
         weights = Weights(
-            self.encoder.weight,
-            self.encoder.bias,
-            self.decoder_weight,
-            self.decoder_bias,
-            subtracts_bias=self.subtract_decoder_bias,
+            encoder.weight, encoder.bias, self.decoder_weight, self.decoder_bias, subtracts
         )
-        return CompactOutput(*autoencode(x, weights, self.k))
+        return SparseOutput(*autoencode(x, weights, self.k))
 
     def config(self) -> dict[str, Any]:
-        """The constructor's arguments, as JSON holds them."""
+        """Constructor arguments as JSON values."""
         return {**super().config(), "k": self.k}

@@ -1,5 +1,6 @@
 """`palinka export` and `palinka import`."""
 
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -10,9 +11,8 @@ from typing import Any
 import lightning
 
 from palinka.autoencoders import Autoencoder
-from palinka.autoencoders.formats import FORMATS, Origin, fold, load, write
-from palinka.autoencoders.formats.common import hook_of, origin_of, within_base_model
-from palinka.autoencoders.formats.load import is_license
+from palinka.autoencoders.formats import FORMATS, Provenance, fold, load, write
+from palinka.autoencoders.formats.common import hook_of, within_base_model
 from palinka.cli.commands import ArgumentParser
 from palinka.cli.resume import checkpoint_named
 from palinka.errors import InputError, escape_control_chars, expanded
@@ -20,6 +20,7 @@ from palinka.language_models import LanguageModelSpec
 from palinka.training import SparseAutoencoderModule, checkpoint
 from palinka.training.checkpoint import DurableCheckpointIO
 
+_LICENSE = re.compile(r"[a-z0-9][a-z0-9.\-]{0,40}")
 _SPLITS = ("val/", "val_interval/")
 
 
@@ -37,7 +38,7 @@ def run_export(arguments: Sequence[str]) -> int:
             library knows no such architecture, or the folder is taken or cannot be written.
     """
     given = _export_parser().parse_args(arguments)
-    if not is_license(given.license):
+    if not _LICENSE.fullmatch(given.license):
         raise InputError(
             f"--license {given.license!r} is no identifier as the Hugging Face hub knows them;"
             " give such as mit, apache-2.0, cc-by-4.0 or unknown"
@@ -68,7 +69,7 @@ def export(ckpt_path: Path, library: str, output: Path, license_: str = "unknown
     stored = checkpoint.read(ckpt_path)
     module = SparseAutoencoderModule.load_from_checkpoint(ckpt_path, map_location="cpu").eval()
     autoencoder = fold(module.autoencoder, module.scaling, module.target_scaling)
-    origin = _origin(stored, library, license_)
+    provenance = _provenance(stored, library, license_)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"{output} is there already; give a new --output, or an empty folder")
     try:
@@ -77,7 +78,7 @@ def export(ckpt_path: Path, library: str, output: Path, license_: str = "unknown
     except OSError as error:
         raise InputError(f"cannot write {output}: {error.strerror}; choose another") from error
     try:
-        written = write(autoencoder, origin, library, beside).relative_to(beside)
+        written = write(autoencoder, provenance, library, beside).relative_to(beside)
         beside.chmod(0o755)  # temporary folders are their owner's alone
         beside.replace(output)
     except OSError as error:
@@ -118,8 +119,8 @@ def _export_parser() -> ArgumentParser:
     return parser
 
 
-def _origin(stored: Mapping[str, Any], library: str, license_: str) -> Origin:
-    """What a checkpoint says of where its autoencoder comes from."""
+def _provenance(stored: Mapping[str, Any], library: str, license_: str) -> Provenance:
+    """Provenance of a checkpoint's autoencoder."""
     data = _mapping(stored, "datamodule_hyper_parameters")
     source = checkpoint.source_of(stored)
     spec = _spec(data)
@@ -139,7 +140,7 @@ def _origin(stored: Mapping[str, Any], library: str, license_: str) -> Origin:
         "context_length": data.get("context_length", source.get("context_length")),
     }
     return replace(
-        origin_of(known),
+        Provenance.from_dict(known),
         tokens=_tokens(stored, data),
         metrics=_metrics(stored),
         license=license_,
@@ -237,13 +238,14 @@ def run_import(arguments: Sequence[str]) -> int:
     output = expanded(given.output) if given.output else Path(f"{Path(where).resolve().name}.ckpt")
     if output.exists():
         raise InputError(f"{output} is there already; give another --output")
-    autoencoder, origin = load(where, given.revision)
-    write_checkpoint(autoencoder, origin, output)
-    print(f"{_described(autoencoder, origin)}\n\nimported to   {escape_control_chars(str(output))}")
+    autoencoder, provenance = load(where, given.revision)
+    write_checkpoint(autoencoder, provenance, output)
+    print(_described(autoencoder, provenance))
+    print(f"\nimported to   {escape_control_chars(str(output))}")
     return 0
 
 
-def write_checkpoint(autoencoder: Autoencoder, origin: Origin, path: Path) -> None:
+def write_checkpoint(autoencoder: Autoencoder, provenance: Provenance, path: Path) -> None:
     """Write a checkpoint that `validate`, `test`, `predict` and `analyze` take.
 
     It says of the language model only what names the same weights everywhere, so that a model may
@@ -251,7 +253,7 @@ def write_checkpoint(autoencoder: Autoencoder, origin: Origin, path: Path) -> No
 
     Args:
         autoencoder: Of raw activations.
-        origin: Where it comes from.
+        provenance: Its provenance.
         path: The file, which appears whole or not at all.
 
     Raises:
@@ -265,7 +267,7 @@ def write_checkpoint(autoencoder: Autoencoder, origin: Origin, path: Path) -> No
         "state_dict": module.state_dict(),
         "hyper_parameters": dict(module.hparams),
         "callbacks": {},
-        "source": origin.described(),
+        "source": provenance.to_dict(),
     }
     try:
         DurableCheckpointIO().save_checkpoint(content, path)
@@ -296,13 +298,13 @@ def _import_parser() -> ArgumentParser:
     return parser
 
 
-def _described(autoencoder: Autoencoder, origin: Origin) -> str:
+def _described(autoencoder: Autoencoder, provenance: Provenance) -> str:
     facts = {
         "class": type(autoencoder).__name__,
         "width": str(autoencoder.input_dim),
         "latents": str(autoencoder.latent_dim),
-        "model": origin.language_model or "not said",
-        "site": origin.site or origin.hook or "not said",
+        "model": provenance.language_model_name or "not said",
+        "site": provenance.site or provenance.hook or "not said",
     }
     return "\n".join(f"  {name:<10}{escape_control_chars(value)}" for name, value in facts.items())
 

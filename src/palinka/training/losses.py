@@ -14,11 +14,11 @@ from palinka.autoencoders import (
     Autoencoder,
     AutoencoderOutput,
     BatchTopKAutoencoder,
-    CompactOutput,
     GatedAutoencoder,
     JumpReLUAutoencoder,
     MatryoshkaAutoencoder,
     ReLUAutoencoder,
+    SparseOutput,
     TopKAutoencoder,
 )
 from palinka.autoencoders.distributed import (
@@ -28,7 +28,7 @@ from palinka.autoencoders.distributed import (
     reduce_from_tensor_parallel,
     world_size,
 )
-from palinka.autoencoders.jumprelu import jump_relu, step_up
+from palinka.autoencoders.jumprelu import heaviside_ste, jump_relu
 from palinka.autoencoders.kernels import (
     batch_threshold,
     keep_top_k,
@@ -164,7 +164,7 @@ class Terms:
         auxiliary_weight: What the architecture's paper weighs it with, where nobody says otherwise.
     """
 
-    output: AutoencoderOutput | CompactOutput
+    output: AutoencoderOutput | SparseOutput
     reconstruction: Tensor
     sparsity: Tensor
     auxiliary: Tensor | None = None
@@ -179,10 +179,10 @@ def terms(autoencoder: Autoencoder, step: Step) -> Terms:
         autoencoder: Whose class chooses.
         step: The batch.
     """
-    return terms_of(autoencoder.compact(step.x), step)
+    return terms_of(autoencoder.forward_sparse(step.x), step)
 
 
-def terms_of(output: AutoencoderOutput | CompactOutput, step: Step) -> Terms:
+def terms_of(output: AutoencoderOutput | SparseOutput, step: Step) -> Terms:
     """Mean squared error and mean absolute latent of what an autoencoder gave."""
     return Terms(
         output=output,
@@ -243,7 +243,7 @@ def topk_terms(autoencoder: TopKAutoencoder, step: Step) -> Terms:
         Gao et al. (2024), Scaling and evaluating sparse autoencoders, arXiv 2406.04093, sections
         2.3 and 3.1 and appendix A.2.
     """
-    return _terms(autoencoder, None, autoencoder.compact(step.x), step)
+    return _terms(autoencoder, None, autoencoder.forward_sparse(step.x), step)
 
 
 @terms.register
@@ -315,7 +315,7 @@ def _candidates(autoencoder: UntiedAutoencoder, latents: Tensor, x: Tensor) -> T
 def _terms(
     autoencoder: UntiedAutoencoder,
     values: Tensor | None,
-    output: AutoencoderOutput | CompactOutput,
+    output: AutoencoderOutput | SparseOutput,
     step: Step,
 ) -> Terms:
     return Terms(
@@ -364,7 +364,7 @@ def jumprelu_terms(autoencoder: JumpReLUAutoencoder, step: Step) -> Terms:
     latents = jump_relu(values, threshold, autoencoder.bandwidth)
     output = AutoencoderOutput(autoencoder.decode(latents), latents)
     if autoencoder.sparsity == "l0":
-        active = step_up(values, threshold, autoencoder.bandwidth)
+        active = heaviside_ste(values, threshold, autoencoder.bandwidth)
     else:
         active = soft_count(latents, autoencoder)
     per_latent = active.flatten(0, -2).mean(dim=0, dtype=statistics_dtype(active.dtype))

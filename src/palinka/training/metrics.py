@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import Buffer, functional
 from torchmetrics import Metric
 
-from palinka.autoencoders import AutoencoderOutput, CompactOutput
+from palinka.autoencoders import AutoencoderOutput, SparseOutput
 from palinka.autoencoders.distributed import (
     UNSHARDED,
     Sharding,
@@ -287,7 +287,7 @@ class Evaluation(nn.Module):
 
 def measure_batch(
     x: Tensor,
-    output: AutoencoderOutput | CompactOutput,
+    output: AutoencoderOutput | SparseOutput,
     latent_dim: int,
     sharding: Sharding = UNSHARDED,
 ) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from torch.func import functional_call
 from torch.nn import Buffer
 from torch.optim import Optimizer
 
-from palinka.autoencoders import Autoencoder, AutoencoderOutput, CompactOutput, InputScaling
+from palinka.autoencoders import Autoencoder, AutoencoderOutput, InputScaling, SparseOutput
 from palinka.autoencoders.base import positive_integer
 from palinka.autoencoders.distributed import Sharding, broadcast, sum_over, world, world_size
 from palinka.autoencoders.formats import fold
@@ -438,10 +438,10 @@ class SparseAutoencoderModule(RawActivationsModule):
             return
         rows = self._of_data("training_rows")
         begins = type(self.autoencoder).initialize is not Autoencoder.initialize
-        if rows is not None and begins and self.autoencoder.is_new:
+        if rows is not None and begins and not self.autoencoder.is_initialized:
             _, target = self._split(rows(FIRST_ROWS).to(self.device))
             self.autoencoder.initialize(target)
-        self.autoencoder.is_new = False
+        self.autoencoder.is_initialized = True
         for tensor in self.autoencoder.state_dict().values():
             broadcast(tensor, world())
 
@@ -687,7 +687,7 @@ class SparseAutoencoderModule(RawActivationsModule):
     def _log_step(
         self,
         target: Tensor,
-        output: AutoencoderOutput | CompactOutput,
+        output: AutoencoderOutput | SparseOutput,
         losses: Losses,
         sharding: Sharding,
     ) -> None:

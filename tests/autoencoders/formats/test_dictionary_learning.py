@@ -107,8 +107,8 @@ def test_jump_relu(tmp_path: Path, x: Tensor, agree: Agree) -> None:
 )
 def test_the_site(label: str, site: str | None, tmp_path: Path) -> None:
     folder = saved(tmp_path, top_k(), lm_name="gpt2", layer=3, submodule_name=label)
-    _, origin = load(folder)
-    assert (origin.language_model, origin.site) == ("gpt2", site)
+    _, provenance = load(folder)
+    assert (provenance.language_model_name, provenance.site) == ("gpt2", site)
 
 
 class Planted:
@@ -121,14 +121,11 @@ class Planted:
 @pytest.mark.parametrize(
     ("weights", "expected"),
     [
-        (top_k(more=torch.zeros(1)), "'more' too many"),
+        (top_k(more=torch.zeros(1)), "unexpected weight 'more'"),
         (top_k(k=torch.tensor(21)), "k is 21"),
         (top_k(k=torch.tensor(1.5)), "k is 1.5"),
-        (top_k(k=torch.tensor([3])), "'k' of shape (1,)"),
-        (top_k(b_dec=[0.0] * WIDTH), "'b_dec' that is no tensor"),
-        (top_k(b_dec=torch.zeros(WIDTH).to_sparse()), "'b_dec' that is no tensor"),
-        (top_k(b_dec=torch.zeros(1).expand(WIDTH)), "fewer numbers than its shape"),
-        ({**top_k(), "encoder.weight": torch.zeros(1, 1).expand(10**7, 10**7)}, "fewer numbers"),
+        (top_k(k=torch.tensor([3])), "k is [3]"),
+        (top_k(b_dec=[0.0] * WIDTH), "'b_dec' is not a tensor"),
         ({**top_k(), "planted": Planted()}, "more than tensors"),
         ([1, 2], "no named tensors"),
         ({1: torch.zeros(1)}, "no named tensors"),
@@ -153,5 +150,5 @@ def test_another_size_than_the_configuration_says(tmp_path: Path) -> None:
 def test_a_file_of_another_kind(content: bytes, tmp_path: Path) -> None:
     folder = saved(tmp_path, top_k())
     (folder / "ae.pt").write_bytes(content)
-    with pytest.raises(InputError, match=r"no complete file of torch\.save"):
+    with pytest.raises(InputError, match="holds more than tensors, or is torn"):
         load(folder)

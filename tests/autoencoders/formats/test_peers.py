@@ -12,18 +12,20 @@ import torch
 from torch import Tensor
 
 from palinka.autoencoders import Autoencoder, InputScaling
-from palinka.autoencoders.formats import Origin, fold, write
+from palinka.autoencoders.formats import Provenance, fold, load, write
 
 Agree = Callable[[Tensor, Tensor], None]
 Randomize = Callable[[Any], Any]
-ORIGIN = Origin(language_model="gpt2", site="blocks.6.mlp.pre", hook="blocks.6.mlp.hook_pre")
+PROVENANCE = Provenance(
+    language_model_name="gpt2", site="blocks.6.mlp.pre", hook="blocks.6.mlp.hook_pre"
+)
 
 
 def test_saelens_loads_our_export(
     ours: Autoencoder, tmp_path: Path, x: Tensor, scaling: InputScaling, agree: Agree
 ) -> None:
     sae_lens = pytest.importorskip("sae_lens")
-    write(fold(ours, scaling), ORIGIN, "saelens", tmp_path)
+    write(fold(ours, scaling), PROVENANCE, "saelens", tmp_path)
     theirs = sae_lens.SAE.load_from_disk(tmp_path)
     latents = ours.encode(scaling(x))
     agree(latents, theirs.encode(x))
@@ -56,7 +58,7 @@ def test_we_load_what_saelens_saved(
     config = {"architecture": architecture, "d_in": sizes[0], "d_sae": sizes[1], **settings}
     theirs = randomized(sae_lens.SAE.from_dict(config))
     theirs.save_model(tmp_path)
-    ours = Autoencoder.from_pretrained(tmp_path)
+    ours = load(tmp_path)[0]
     agree(ours.encode(x), theirs.encode(x))
     output = ours(x)
     # Decoded from our own latents, which theirs holds in other units where it rescales.
@@ -68,8 +70,8 @@ def test_sparsify_loads_our_export(
 ) -> None:
     sparsify = pytest.importorskip("sparsify")
     ours = k_sparse
-    origin = Origin(site="blocks.6.mlp.post", hook="h.6.mlp.act")
-    folder = write(fold(ours, scaling), origin, "sparsify", tmp_path)
+    provenance = Provenance(site="blocks.6.mlp.post", hook="h.6.mlp.act")
+    folder = write(fold(ours, scaling), provenance, "sparsify", tmp_path)
     assert folder == tmp_path / "h.6.mlp.act"
     theirs = sparsify.SparseCoder.load_many(str(tmp_path), local=True)["h.6.mlp.act"]
     output = theirs(x)
@@ -86,7 +88,7 @@ def test_we_load_what_sparsify_saved(
     config = sparsify.SparseCoderConfig(num_latents=latent_dim, k=k)
     theirs = randomized(sparsify.SparseCoder(width, config))
     theirs.save_to_disk(tmp_path / "h.6.mlp.act")
-    ours = Autoencoder.from_pretrained(tmp_path / "h.6.mlp.act")
+    ours = load(tmp_path / "h.6.mlp.act")[0]
     output = theirs(x)
     latents = torch.zeros(len(x), 64).scatter(1, output.latent_indices, output.latent_acts)
     agree(ours.encode(x), latents)
@@ -137,6 +139,6 @@ def test_we_load_what_dictionary_learning_saved(
         "submodule_name": "resid_post_layer_3",
     }
     (tmp_path / "config.json").write_text(json.dumps({"trainer": trainer}))
-    ours = Autoencoder.from_pretrained(tmp_path)
+    ours = load(tmp_path)[0]
     agree(ours.encode(x), theirs.encode(x))
     agree(ours(x).reconstruction, theirs(x))

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from palinka.autoencoders import Autoencoder, GatedAutoencoder, InputScaling
-from palinka.autoencoders.formats import Origin, fold, load, write
+from palinka.autoencoders import Autoencoder, InputScaling
+from palinka.autoencoders.formats import Provenance, fold, load, write
 from palinka.errors import InputError
 
 Agree = Callable[[Tensor, Tensor], None]
@@ -45,7 +45,7 @@ TENSORS = {
 def test_an_export_means_the_same_by_the_format(
     ours: Autoencoder, folder: Path, x: Tensor, scaling: InputScaling, agree: Agree
 ) -> None:
-    write(fold(ours, scaling), Origin(), "saelens", folder)
+    write(fold(ours, scaling), Provenance(), "saelens", folder)
     latents, reconstruction = theirs(folder, x)
     agree(ours.encode(scaling(x)), latents)
     agree(scaling.inverse(ours.decode(latents)), reconstruction)
@@ -55,9 +55,9 @@ def test_an_export_means_the_same_by_the_format(
 
 
 def test_an_export_is_read_back(ours: Autoencoder, folder: Path, x: Tensor, agree: Agree) -> None:
-    origin = Origin(
-        language_model="gpt2",
-        identity="gpt2@abc",
+    provenance = Provenance(
+        language_model_name="gpt2",
+        language_model="gpt2@abc",
         site="blocks.6.mlp.pre",
         module="transformer.h.6.mlp.c_fc",
         hook="blocks.6.mlp.hook_pre",
@@ -65,71 +65,46 @@ def test_an_export_is_read_back(ours: Autoencoder, folder: Path, x: Tensor, agre
         context_length=128,
         bos=True,
     )
-    write(ours, origin, "saelens", folder)
+    write(ours, provenance, "saelens", folder)
     again, read = load(folder)
-    assert read == origin
+    assert read == provenance
     assert not again.training
     agree(ours.encode(x), again.encode(x))
     agree(ours(x).reconstruction, again(x).reconstruction)
 
 
-@pytest.mark.parametrize(
-    ("hook", "site"),
-    [
-        ("blocks.6.mlp.hook_pre", "blocks.6.mlp.pre"),
-        ("blocks.6.mlp.hook_post", "blocks.6.mlp.post"),
-        ("blocks.6.hook_mlp_out", "blocks.6.mlp.out"),
-        ("blocks.6.hook_resid_pre", "blocks.5.resid"),
-        ("blocks.0.hook_resid_pre", "hidden.0"),
-        ("blocks.6.attn.hook_z", None),
-    ],
-)
-def test_the_site_is_known_by_the_hook(
-    hook: str, site: str | None, k_sparse: Autoencoder, folder: Path
-) -> None:
-    write(k_sparse, Origin(hook=hook), "saelens", folder)
-    assert load(folder)[1].site == site
+def test_the_site_is_known_by_the_hook(k_sparse: Autoencoder, folder: Path) -> None:
+    write(k_sparse, Provenance(hook="blocks.6.hook_resid_pre"), "saelens", folder)
+    assert load(folder)[1].site == "blocks.5.resid"
 
 
 def test_a_rescaled_top_k_is_read_as_it_selects(
     k_sparse: Any, folder: Path, x: Tensor, agree: Agree
 ) -> None:
-    write(k_sparse, Origin(), "saelens", folder)
+    write(k_sparse, Provenance(), "saelens", folder)
     change(folder, rescale_acts_by_decoder_norm=True)
     w = load_file(folder / "sae_weights.safetensors")
     norms = w["W_dec"].norm(dim=1)
     pre = ((x - w["b_dec"]) @ w["W_enc"] + w["b_enc"]) * norms
     top = pre.topk(5, dim=-1)
     latents = torch.zeros_like(pre).scatter(-1, top.indices, top.values.relu())
-    again = Autoencoder.from_pretrained(folder)
+    again = load(folder)[0]
     agree(again.encode(x), latents)
     agree(again(x).reconstruction, latents / norms @ w["W_dec"] + w["b_dec"])
 
 
 def test_layer_normed_activations_come_back(
-    k_sparse: Any, folder: Path, x: Tensor, agree: Agree
+    k_sparse: Any, folder: Path, x: Tensor, scaling: InputScaling, agree: Agree
 ) -> None:
-    write(k_sparse, Origin(), "saelens", folder)
+    write(k_sparse, Provenance(), "saelens", folder)
     change(folder, normalize_activations="layer_norm")
     mean, deviation = x.mean(dim=1, keepdim=True), x.std(dim=1, keepdim=True)
     latents, reconstruction = theirs(folder, (x - mean) / (deviation + 1e-5))
-    again = Autoencoder.from_pretrained(folder)
+    again = load(folder)[0]
     agree(again.encode(x), latents)
     agree(again(x).reconstruction, reconstruction * deviation + mean)
-    with pytest.raises(InputError, match="cannot be taken into the weights"):
-        fold(again, scaling_by(2.0, x.shape[1]))
-
-
-def scaling_by(scale: float, width: int) -> InputScaling:
-    scaling = InputScaling(width)
-    scaling.set(torch.zeros(width), scale)
-    return scaling
-
-
-def test_k_left_out_is_100_and_more_than_there_are(k_sparse: Autoencoder, folder: Path) -> None:
-    write(k_sparse, Origin(), "saelens", folder)
-    change(folder, k=None)
-    assert "k is 100; expected 1 to 64" in refusal(folder)
+    with pytest.raises(InputError, match="cannot be folded into the weights"):
+        fold(again, scaling)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +117,7 @@ def test_k_left_out_is_100_and_more_than_there_are(k_sparse: Autoencoder, folder
         ({"architecture": "gated"}, "lacks the weight 'b_gate'"),
         ({"d_in": 25}, "d_in 25"),
         ({"d_in": "24"}, "d_in is '24'; expected a whole number"),
+        ({"k": None}, "k is 100; expected 1 to 64"),
         ({"k": 0}, "k is 0; expected 1 to 64"),
         ({"k": 5.5}, "k is 5.5"),
         ({"apply_b_dec_to_input": 1}, "apply_b_dec_to_input is 1; expected true or false"),
@@ -150,7 +126,7 @@ def test_k_left_out_is_100_and_more_than_there_are(k_sparse: Autoencoder, folder
 def test_what_cannot_be_read(
     changes: dict[str, Any], expected: str, k_sparse: Autoencoder, folder: Path
 ) -> None:
-    write(k_sparse, Origin(), "saelens", folder)
+    write(k_sparse, Provenance(), "saelens", folder)
     change(folder, **changes)
     assert expected in refusal(folder)
 
@@ -162,23 +138,21 @@ def test_what_cannot_be_read(
         ("W_dec", torch.zeros(24, 64), "'W_dec' of shape (24, 64)"),
         ("W_enc", torch.zeros(24), "expected a matrix"),
         ("W_enc", torch.zeros(0, 64), "expected a matrix"),
-        ("W_enc", torch.zeros(24, 64, dtype=torch.complex64), "no tensor of numbers"),
-        ("more", torch.zeros(1), "'more' too many"),
+        (
+            "W_enc",
+            torch.zeros(24, 64, dtype=torch.complex64),
+            "not a tensor of floating-point",
+        ),
+        ("more", torch.zeros(1), "unexpected weight 'more'"),
     ],
 )
 def test_weights_that_do_not_fit(
     name: str, tensor: Tensor, expected: str, k_sparse: Autoencoder, folder: Path
 ) -> None:
-    write(k_sparse, Origin(), "saelens", folder)
+    write(k_sparse, Provenance(), "saelens", folder)
     path = folder / "sae_weights.safetensors"
     save_file({**load_file(path), name: tensor}, path)
     assert expected in refusal(folder)
-
-
-def test_another_class_than_asked_for(k_sparse: Autoencoder, folder: Path) -> None:
-    write(k_sparse, Origin(), "saelens", folder)
-    with pytest.raises(InputError, match=r"holds a .*, and a GatedAutoencoder is asked for"):
-        GatedAutoencoder.from_pretrained(folder)
 
 
 def change(folder: Path, **values: Any) -> None:
@@ -188,6 +162,6 @@ def change(folder: Path, **values: Any) -> None:
 
 def refusal(folder: Path) -> str:
     with pytest.raises(InputError) as caught:
-        Autoencoder.from_pretrained(folder)
+        load(folder)
     assert "\n" not in str(caught.value)
     return str(caught.value)

@@ -9,10 +9,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from palinka.autoencoders import Autoencoder, InputScaling, ReLUAutoencoder
-from palinka.autoencoders.formats import Origin, fold, load, write
+from palinka.autoencoders.formats import Provenance, fold, load, write
 from palinka.errors import InputError
 
-ORIGIN = Origin(site="blocks.6.mlp.post", hook="h.6.mlp.act")
+PROVENANCE = Provenance(site="blocks.6.mlp.post", hook="h.6.mlp.act")
 
 
 def test_an_export_means_the_same_by_the_format(
@@ -22,7 +22,7 @@ def test_an_export_means_the_same_by_the_format(
     scaling: InputScaling,
     agree: Callable[[Tensor, Tensor], None],
 ) -> None:
-    inner = write(fold(k_sparse, scaling), ORIGIN, "sparsify", folder)
+    inner = write(fold(k_sparse, scaling), PROVENANCE, "sparsify", folder)
     assert inner == folder / "h.6.mlp.act"
     w = load_file(inner / "sae.safetensors")
     assert w.keys() == {"encoder.weight", "encoder.bias", "W_dec", "b_dec"}
@@ -32,36 +32,36 @@ def test_an_export_means_the_same_by_the_format(
     latents = torch.zeros_like(pre).scatter(-1, top.indices, top.values)
     agree(k_sparse.encode(scaling(x)), latents)
     agree(scaling.inverse(k_sparse(scaling(x)).reconstruction), latents @ w["W_dec"] + w["b_dec"])
-    again, origin = load(inner)
-    assert origin == ORIGIN
+    again, provenance = load(inner)
+    assert provenance == PROVENANCE
     agree(again.encode(x), latents)
 
 
 def test_the_folder_above_says_what_is_in_it(k_sparse: Autoencoder, folder: Path) -> None:
-    write(k_sparse, ORIGIN, "sparsify", folder)
+    write(k_sparse, PROVENANCE, "sparsify", folder)
     with pytest.raises(InputError, match=r"holds autoencoders in h\.6\.mlp\.act: give one of them"):
         load(folder)
 
 
 @pytest.mark.parametrize("hook", ["../../etc", "/etc/passwd", "a\\b", "..", "."])
 def test_no_name_of_a_site_leads_elsewhere(hook: str, k_sparse: Autoencoder, folder: Path) -> None:
-    inner = write(k_sparse, Origin(hook=hook), "sparsify", folder)
+    inner = write(k_sparse, Provenance(hook=hook), "sparsify", folder)
     assert inner.resolve().parent == folder.resolve()
 
 
 def test_only_top_k(folder: Path) -> None:
     with pytest.raises(InputError, match="choose --format saelens"):
-        write(ReLUAutoencoder(4), ORIGIN, "sparsify", folder)
+        write(ReLUAutoencoder(4), PROVENANCE, "sparsify", folder)
     assert not folder.exists()
 
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"transcode": True}, "transcode is true"),
-        ({"skip_connection": True}, "skip_connection is true"),
+        ({"transcode": True}, "transcode is True"),
+        ({"skip_connection": True}, "skip_connection is True"),
         ({"activation": "groupmax"}, "activation is 'groupmax'"),
-        ({"signed": True}, "signed is true"),
+        ({"signed": True}, "signed is True"),
         ({"k": 65}, "k is 65; expected 1 to 64"),
         ({"d_in": 5}, "d_in 5, but the weights beside it have 24"),
         ({"num_latents": 63}, "num_latents 63"),
@@ -70,7 +70,7 @@ def test_only_top_k(folder: Path) -> None:
 def test_what_cannot_be_read(
     changes: dict[str, Any], expected: str, k_sparse: Autoencoder, folder: Path
 ) -> None:
-    inner = write(k_sparse, ORIGIN, "sparsify", folder)
+    inner = write(k_sparse, PROVENANCE, "sparsify", folder)
     path = inner / "cfg.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     with pytest.raises(InputError) as caught:
@@ -81,7 +81,7 @@ def test_what_cannot_be_read(
 def test_num_latents_may_be_left_to_the_expansion_factor(
     k_sparse: Autoencoder, folder: Path
 ) -> None:
-    inner = write(k_sparse, ORIGIN, "sparsify", folder)
+    inner = write(k_sparse, PROVENANCE, "sparsify", folder)
     path = inner / "cfg.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "num_latents": 0}))
     assert load(inner)[0].latent_dim == 64

@@ -17,7 +17,7 @@ MAKES: list[Callable[[], Autoencoder]] = [
     lambda: ReLUAutoencoder(8),
     lambda: ReLUAutoencoder(8, unit_norm=True),
     lambda: GatedAutoencoder(8),
-    lambda: JumpReLUAutoencoder(8, bandwidth=0.5, first_threshold=0.5),
+    lambda: JumpReLUAutoencoder(8, bandwidth=0.5, initial_threshold=0.5),
     lambda: JumpReLUAutoencoder(8, bandwidth=0.5, sparsity="tanh"),
 ]
 

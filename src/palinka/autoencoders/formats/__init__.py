@@ -1,6 +1,6 @@
-"""The formats of other libraries, and what carries an autoencoder from one to another."""
+"""Formats of other libraries, and conversion between them."""
 
-from palinka.autoencoders.formats.common import Origin
 from palinka.autoencoders.formats.load import FORMATS, fold, load, write
+from palinka.autoencoders.provenance import Provenance
 
-__all__ = ["FORMATS", "Origin", "fold", "load", "write"]
+__all__ = ["FORMATS", "Provenance", "fold", "load", "write"]

@@ -6,130 +6,91 @@ from typing import Any
 
 from torch import Tensor
 
-from palinka.autoencoders.base import read_config
+from palinka.autoencoders.files import read_json
 from palinka.autoencoders.formats.common import (
-    BatchTopK,
-    Gate,
-    Origin,
-    Plain,
-    ReLU,
-    Threshold,
-    TopK,
-    Weights,
+    Keys,
+    Kind,
+    StateTable,
     check_dimensions,
-    check_k,
-    object_of,
+    mapping_in,
+    read_k,
     read_state_dict,
-    site_of_label,
-    text_of,
+    read_tensors,
+    site_of_module,
 )
-from palinka.errors import InputError
+from palinka.autoencoders.provenance import Provenance
 
-CONFIG, WEIGHTS = "config.json", "ae.pt"
-FILES = (CONFIG, WEIGHTS)
+CONFIG, WEIGHTS = FILES = ("config.json", "ae.pt")
+
+_WEIGHTS = {"encoder.weight": "encoder.weight", "decoder.weight": "decoder_weight.T"}
+_LINEAR = {**_WEIGHTS, "encoder.bias": "encoder.bias"}
+_TOPK = {**_LINEAR, "b_dec": "decoder_bias"}
+_TRANSPOSED = {
+    "W_enc": "encoder.weight.T",
+    "b_enc": "encoder.bias",
+    "W_dec": "decoder_weight",
+    "b_dec": "decoder_bias",
+}
+_GATED = {
+    **_WEIGHTS,
+    "gate_bias": "gate_bias",
+    "mag_bias": "magnitude_bias",
+    "r_mag": "log_magnitude",
+    "decoder_bias": "decoder_bias",
+}
+_IGNORED = ("k", "threshold", "group_sizes")
+# Activation function, tensors, and whether the decoder's bias is subtracted, of each class.
+_CLASSES: dict[str, tuple[Kind, Keys, bool]] = {
+    "AutoEncoder": ("relu", {**_LINEAR, "bias": "decoder_bias"}, True),
+    "AutoEncoderNew": ("relu", {**_LINEAR, "decoder.bias": "decoder_bias"}, False),
+    "AutoEncoderTopK": ("topk", _TOPK, True),
+    "BatchTopKSAE": ("batch_topk", {**_TOPK, "threshold": "batch_threshold"}, True),
+    "MatryoshkaBatchTopKSAE": (
+        "batch_topk",
+        {**_TRANSPOSED, "threshold": "batch_threshold"},
+        True,
+    ),
+    "JumpReluAutoEncoder": ("jumprelu", {**_TRANSPOSED, "threshold": "threshold"}, False),
+    "GatedAutoEncoder": ("gated", _GATED, True),
+}
 
 
-def read(folder: Path) -> tuple[Plain, Origin]:
-    """Read a folder that dictionary_learning saved.
-
-    Raises:
-        InputError: If a file is missing or damaged, or they do not fit together.
-    """
-    path = folder / CONFIG
-    trainer = object_of(read_config(path), "trainer")
-    weights = Weights(read_state_dict(folder / WEIGHTS), folder / WEIGHTS)
-    if "W_enc" in weights:
-        plain = _transposed(weights, path)
-    elif "r_mag" in weights:
-        plain = _gated(weights)
-    elif "k" in weights:
-        plain = _top_k(weights, trainer, path)
-    else:
-        plain = _relu(weights)
-    weights.check_all_taken()
-    check_dimensions(trainer, path, activation_dim=plain.width, dict_size=plain.latents)
-    return plain, _origin(trainer)
+def read(folder: Path) -> tuple[StateTable, Provenance]:
+    """Read a folder of dictionary_learning."""
+    path = folder / WEIGHTS
+    trainer = mapping_in(read_json(folder / CONFIG), "trainer")
+    stored = read_state_dict(path)
+    name = _class_of(stored, trainer)
+    kind, keys, subtracts_bias = _CLASSES[name]
+    ignored = _IGNORED if "topk" in kind else ()
+    tensors = read_tensors(stored, keys, path, set(ignored) - keys.keys())
+    k = 0
+    if "topk" in kind:
+        stored_k = stored["k"].tolist() if isinstance(stored.get("k"), Tensor) else None
+        k = read_k({"k": stored_k}, len(tensors["encoder.bias"]), path, 0)
+    table = StateTable(kind, tensors, k, subtracts_bias)
+    sizes = {"activation_dim": table.width, "dict_size": table.latents}
+    check_dimensions(trainer, folder / CONFIG, **sizes)
+    return table, _provenance(trainer)
 
 
-def _relu(weights: Weights) -> Plain:
-    encoder, decoder = _pair(weights)
-    latents, width = encoder.shape
-    # The older class has one bias and subtracts it, the newer one that of the decoder.
-    subtracts = "bias" in weights
-    return Plain(
-        encoder=encoder,
-        encoder_bias=weights.take("encoder.bias", latents),
-        decoder=decoder,
-        decoder_bias=weights.take("bias" if subtracts else "decoder.bias", width),
-        activation=ReLU(),
-        subtracts=subtracts,
+def _class_of(stored: Mapping[str, Any], trainer: Mapping[str, Any]) -> str:
+    """Class that saved the weights, by their names."""
+    if "W_enc" in stored:
+        return "MatryoshkaBatchTopKSAE" if "group_sizes" in stored else "JumpReluAutoEncoder"
+    if "r_mag" in stored:
+        return "GatedAutoEncoder"
+    if "k" in stored:
+        batch = trainer.get("dict_class") == "BatchTopKSAE" and "threshold" in stored
+        return "BatchTopKSAE" if batch else "AutoEncoderTopK"
+    return "AutoEncoder" if "bias" in stored else "AutoEncoderNew"
+
+
+def _provenance(trainer: Mapping[str, Any]) -> Provenance:
+    label, layer = trainer.get("submodule_name"), trainer.get("layer")
+    site = None
+    if isinstance(label, str):
+        site = site_of_module(label) or site_of_module(f"{label}_layer_{layer}")
+    return Provenance.from_dict(
+        {"language_model_name": trainer.get("lm_name"), "site": site, "hook": label}
     )
-
-
-def _gated(weights: Weights) -> Plain:
-    encoder, decoder = _pair(weights)
-    latents, width = encoder.shape
-    return Plain(
-        encoder=encoder,
-        encoder_bias=weights.take("gate_bias", latents),
-        decoder=decoder,
-        decoder_bias=weights.take("decoder_bias", width),
-        activation=Gate(weights.take("mag_bias", latents), weights.take("r_mag", latents)),
-    )
-
-
-def _top_k(weights: Weights, trainer: Mapping[str, Any], path: Path) -> Plain:
-    encoder, decoder = _pair(weights)
-    latents, width = encoder.shape
-    k = check_k(_whole(weights.take("k"), weights.path), latents, path)
-    threshold = weights.take("threshold") if "threshold" in weights else None
-    of_batch = trainer.get("dict_class") == "BatchTopKSAE"
-    return Plain(
-        encoder=encoder,
-        encoder_bias=weights.take("encoder.bias", latents),
-        decoder=decoder,
-        decoder_bias=weights.take("b_dec", width),
-        activation=BatchTopK(k, threshold) if of_batch and threshold is not None else TopK(k),
-    )
-
-
-def _transposed(weights: Weights, path: Path) -> Plain:
-    """The two classes whose weights lie the other way round."""
-    encoder = weights.matrix("W_enc").T
-    latents, width = encoder.shape
-    matryoshka = "group_sizes" in weights
-    weights.skip("group_sizes")
-    if matryoshka:
-        k = check_k(_whole(weights.take("k"), weights.path), latents, path)
-        activation: BatchTopK | Threshold = BatchTopK(k, weights.take("threshold"))
-    else:
-        activation = Threshold(weights.take("threshold", latents))
-    return Plain(
-        encoder=encoder,
-        encoder_bias=weights.take("b_enc", latents),
-        decoder=weights.take("W_dec", latents, width),
-        decoder_bias=weights.take("b_dec", width),
-        activation=activation,
-        subtracts=matryoshka,
-    )
-
-
-def _pair(weights: Weights) -> tuple[Tensor, Tensor]:
-    encoder = weights.matrix("encoder.weight")
-    latents, width = encoder.shape
-    return encoder, weights.take("decoder.weight", width, latents).T
-
-
-def _whole(number: Tensor, path: Path) -> int:
-    value = float(number)
-    if not value.is_integer():
-        raise InputError(f"{path}: k is {value}; expected a whole number")
-    return int(value)
-
-
-def _origin(trainer: Mapping[str, Any]) -> Origin:
-    label, layer = text_of(trainer, "submodule_name"), trainer.get("layer")
-    site = site_of_label(label) if label else None
-    if site is None and label and type(layer) is int:
-        site = site_of_label(f"{label}_layer_{layer}")
-    return Origin(language_model=text_of(trainer, "lm_name"), site=site, hook=label)

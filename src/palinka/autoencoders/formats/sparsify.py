@@ -1,115 +1,85 @@
-"""Folders of EleutherAI's sparsify: `cfg.json` beside `sae.safetensors`, named by the hookpoint.
+"""Folders of EleutherAI's sparsify, `cfg.json` and `sae.safetensors`, named by hookpoint.
 
-Its top-k keeps exactly k values of a row, ours all that tie with the k-th largest.
+Its top-k keeps exactly k values of a row, palinka's all that tie with the k-th largest.
 """
 
 import re
 from pathlib import Path
 
-from palinka.autoencoders.base import read_config, read_safetensors
+from palinka.autoencoders.files import read_json, read_safetensors, write_files
 from palinka.autoencoders.formats.common import (
-    Origin,
-    Plain,
-    TopK,
-    Weights,
+    StateTable,
     check_dimensions,
-    check_k,
+    read_k,
+    read_tensors,
+    rename_tensors,
     setting,
     site_of_module,
-    write_config,
-    write_safetensors,
 )
+from palinka.autoencoders.provenance import Provenance
 from palinka.errors import InputError
 
-CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
-FILES = (CONFIG, WEIGHTS)
+CONFIG, WEIGHTS = FILES = ("cfg.json", "sae.safetensors")
 
+_KEYS = {
+    "encoder.weight": "encoder.weight",
+    "encoder.bias": "encoder.bias",
+    "W_dec": "decoder_weight",
+    "b_dec": "decoder_bias",
+}
+# Settings that can be read with one value only, which is the library's default.
+_FIXED = {"transcode": False, "skip_connection": False, "activation": "topk", "signed": False}
 _DEFAULT_K = 32
-_LONGEST_NAME = 100
+_MAX_NAME = 100
 
 
-def read(folder: Path) -> tuple[Plain, Origin]:
-    """Read a hookpoint's folder that sparsify saved.
-
-    Raises:
-        InputError: If a file is missing or damaged, they do not fit together, or it is a
-            transcoder.
-    """
+def read(folder: Path) -> tuple[StateTable, Provenance]:
+    """Read a hookpoint's folder of sparsify."""
     path = folder / CONFIG
-    config = read_config(path)
-    for key in ("transcode", "skip_connection"):
-        if setting(config, key, bool, path, False):
-            raise InputError(
-                f"{path}: {key} is true: it maps one site to another, and only autoencoders of one"
-                " site can be read"
-            )
-    if (activation := setting(config, "activation", str, path, "topk")) != "topk":
-        raise InputError(f"{path}: activation is {activation!r}; only 'topk' can be read")
-    if setting(config, "signed", bool, path, False):
-        raise InputError(f"{path}: signed is true; only latents above zero can be read")
-    weights = Weights(read_safetensors(folder / WEIGHTS), folder / WEIGHTS)
-    encoder = weights.matrix("encoder.weight")
-    latents, width = encoder.shape
+    config = read_json(path)
+    for key, only in _FIXED.items():
+        if (value := setting(config, key, type(only), path, only)) != only:
+            raise InputError(f"{path}: {key} is {value!r}; only {only!r} can be read")
+    weights = folder / WEIGHTS
+    tensors = read_tensors(read_safetensors(weights), _KEYS, weights)
+    latents, width = tensors["encoder.weight"].shape
     check_dimensions(config, path, d_in=width)
     if config.get("num_latents"):  # 0 stands for the expansion factor times the width
         check_dimensions(config, path, num_latents=latents)
-    plain = Plain(
-        encoder=encoder,
-        encoder_bias=weights.take("encoder.bias", latents),
-        decoder=weights.take("W_dec", latents, width),
-        decoder_bias=weights.take("b_dec", width),
-        activation=TopK(check_k(setting(config, "k", int, path, _DEFAULT_K), latents, path)),
-    )
-    weights.check_all_taken()
     hookpoint = folder.resolve().name
     site = site_of_module(hookpoint)
-    return plain, Origin(site=site, hook=hookpoint if site else None)
+    table = StateTable("topk", tensors, read_k(config, latents, path, _DEFAULT_K))
+    return table, Provenance(site=site, hook=hookpoint if site else None)
 
 
-def hookpoint(origin: Origin) -> str:
-    """The name of the folder that sparsify would look for, without anything that leads away.
-
-    Args:
-        origin: Where the autoencoder comes from; `hook` is its hookpoint where there is one.
-    """
-    name = re.sub(r"[^\w.\-]", "_", origin.hook or origin.site or "")
-    return name.lstrip(".")[:_LONGEST_NAME] or "sae"
+def hookpoint(provenance: Provenance) -> str:
+    """Name of the folder that sparsify looks for, without path separators."""
+    name = re.sub(r"[^\w.\-]", "_", provenance.hook or provenance.site or "")
+    return name.lstrip(".")[:_MAX_NAME] or "sae"
 
 
-def write(plain: Plain, origin: Origin, folder: Path) -> None:
+def write(table: StateTable, provenance: Provenance, folder: Path) -> None:
     """Write a folder that sparsify loads.
 
     Raises:
-        InputError: If it is no top-k autoencoder, or the folder cannot be written.
+        InputError: If it is not a top-k autoencoder of plain activations.
     """
-    activation = plain.activation
-    if not isinstance(activation, TopK) or plain.normalizes:
+    if table.kind != "topk" or table.layer_norm:
         raise InputError(
-            "sparsify knows no autoencoders but those with the k largest latents of each row, of"
+            "sparsify has only autoencoders that keep the k largest latents of each row, of"
             " activations as they are: choose --format saelens"
         )
-    plain = plain.subtracting()
-    norms = plain.decoder.norm(dim=1)
-    write_safetensors(
-        folder / WEIGHTS,
-        {
-            "encoder.weight": plain.encoder,
-            "encoder.bias": plain.encoder_bias,
-            "W_dec": plain.decoder,
-            "b_dec": plain.decoder_bias,
-        },
-    )
-    write_config(
-        folder / CONFIG,
-        {
-            "activation": "topk",
-            "expansion_factor": max(1, plain.latents // plain.width),
-            "normalize_decoder": bool(((norms - 1).abs() < 1e-4).all()),
-            "num_latents": plain.latents,
-            "k": activation.k,
-            "multi_topk": False,
-            "skip_connection": False,
-            "transcode": False,
-            "d_in": plain.width,
-        },
-    )
+    table = table.with_subtracted_bias()
+    norms = table.tensors["decoder_weight"].norm(dim=1)
+    config = {
+        "activation": "topk",
+        "expansion_factor": max(1, table.latents // table.width),
+        "normalize_decoder": bool(((norms - 1).abs() < 1e-4).all()),
+        "num_latents": table.latents,
+        "k": table.k,
+        "multi_topk": False,
+        "skip_connection": False,
+        "transcode": False,
+        "d_in": table.width,
+    }
+    write_files(folder, {WEIGHTS: rename_tensors(table.tensors, _KEYS), CONFIG: config})

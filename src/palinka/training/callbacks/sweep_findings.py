@@ -30,7 +30,7 @@ SHOWN = {
 }
 
 # What moves a dictionary along its curve of L0 and FVU, or about it, and not onto another.
-ALONG = ("k", "sparsity_weight", "first_threshold", "seed")
+ALONG = ("k", "sparsity_weight", "initial_threshold", "seed")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The hub is a small server on this machine that answers as the hub does."""
+"""Folders on disk and on the hub, which is a small local server that answers as the hub does."""
 
 import base64
 import hashlib
@@ -14,8 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from palinka.autoencoders import Autoencoder
-from palinka.autoencoders.formats import Origin, load, write
+from palinka.autoencoders import Autoencoder, KSparseAutoencoder
+from palinka.autoencoders.files import identify
+from palinka.autoencoders.formats import Provenance, load, write
+from palinka.autoencoders.formats.load import LIBRARIES
 from palinka.errors import InputError
 
 COMMIT = "0123456789012345678901234567890123456789"
@@ -142,33 +144,33 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 def test_only_what_is_needed_is_fetched(
     hub: Hub, k_sparse: Autoencoder, folder: Path, x: Tensor
 ) -> None:
-    write(k_sparse, Origin(site="blocks.3.mlp.pre"), "saelens", folder)
+    write(k_sparse, Provenance(site="blocks.3.mlp.pre"), "saelens", folder)
     (folder / "optimizer.bin").write_bytes(b"huge")
     hub.add("owner/repo", folder)
-    again, origin = load("owner/repo")
+    again, provenance = load("owner/repo")
     assert torch.equal(again.encode(x), k_sparse.encode(x))
-    assert origin.site == "blocks.3.mlp.pre"
-    assert sorted(hub.fetched) == ["README.md", "cfg.json", "sae_weights.safetensors"]
+    assert provenance.site == "blocks.3.mlp.pre"
+    assert sorted(hub.fetched) == ["cfg.json", "sae_weights.safetensors"]
 
 
 def test_a_folder_within(hub: Hub, k_sparse: Autoencoder, folder: Path, x: Tensor) -> None:
-    write(k_sparse, Origin(hook="h.3.mlp.act"), "sparsify", folder)
+    write(k_sparse, Provenance(hook="h.3.mlp.act"), "sparsify", folder)
     hub.add("owner/repo", folder)
     with pytest.raises(InputError, match=r"owner/repo/h\.3\.mlp\.act"):
         load("owner/repo")
-    again, origin = load("owner/repo/h.3.mlp.act", revision="main")
+    again, provenance = load("owner/repo/h.3.mlp.act", revision="main")
     assert torch.equal(again.encode(x), k_sparse.encode(x))
-    assert origin.site == "blocks.3.mlp.post"
+    assert provenance.site == "blocks.3.mlp.post"
     with pytest.raises(InputError, match="holds no files"):
         load("owner/repo/h.4.mlp.act")
 
 
 def test_what_is_not_there(hub: Hub, k_sparse: Autoencoder, folder: Path) -> None:
-    with pytest.raises(InputError, match="no owner/none on the Hugging Face hub"):
+    with pytest.raises(InputError, match=r"owner/none could not be loaded .*not there"):
         load("owner/none")
-    write(k_sparse, Origin(), "palinka", folder)
+    write(k_sparse, Provenance(), "palinka", folder)
     hub.add("owner/repo", folder)
-    with pytest.raises(InputError, match="no revision 'old'"):
+    with pytest.raises(InputError, match="owner/repo at old could not be loaded"):
         load("owner/repo", revision="old")
 
 
@@ -179,13 +181,14 @@ def test_without_a_network(
     x: Tensor,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    write(k_sparse, Origin(), "palinka", folder)
+    write(k_sparse, Provenance(), "palinka", folder)
+    (folder / "optimizer.bin").write_bytes(b"never downloaded")
     hub.add("owner/repo", folder)
     load("owner/repo")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     again, _ = load("owner/repo")
     assert torch.equal(again.encode(x), k_sparse.encode(x))
-    with pytest.raises(InputError, match=r"owner/other is not in the Hugging Face cache") as caught:
+    with pytest.raises(InputError, match="owner/other could not be loaded") as caught:
         load("owner/other")
     assert "\n" not in str(caught.value)
 
@@ -202,9 +205,60 @@ def test_put_on_the_hub_and_fetched_again(hub: Hub, k_sparse: Autoencoder, x: Te
 
 
 def test_who_may_not_write(hub: Hub, k_sparse: Autoencoder) -> None:
-    with pytest.raises(InputError, match="owner/mine cannot be put on the hub"):
+    with pytest.raises(InputError, match="cannot upload to owner/mine"):
         k_sparse.push_to_hub("owner/mine", token="hf_bad")
-    for name in ("mine", "a/b/c", "../x"):
-        with pytest.raises(InputError, match="no name on the hub"):
+    for name in ("a/b/c", "../x"):
+        with pytest.raises(InputError, match="give owner/repository"):
             k_sparse.push_to_hub(name, token="hf_good")
     assert not hub.repositories
+
+
+@pytest.mark.parametrize(
+    ("files", "library"),
+    [
+        (["config.json", "model.safetensors", "README.md"], "palinka"),
+        (["cfg.json", "sae_weights.safetensors", "sparsity.safetensors"], "SAELens"),
+        (["cfg.json", "sae.safetensors"], "sparsify"),
+        (["config.json", "ae.pt"], "dictionary_learning"),
+        (["8.pt"], "OpenAI"),
+    ],
+)
+def test_the_files_tell(files: list[str], library: str) -> None:
+    assert identify(files, "DIR", LIBRARIES)[0] == library
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ([], "DIR holds no files"),
+        (["a.txt", "b.bin"], "DIR holds a.txt, b.bin: expected"),
+        (["1.pt", "2.pt"], "DIR holds 1.pt, 2.pt"),
+        (
+            ["cfg.json"],
+            "DIR holds cfg.json: expected config.json + model.safetensors (palinka)",
+        ),
+        (["ae.pt"], "config.json + ae.pt (dictionary_learning)"),
+        (["cfg.json", "sae.safetensors", "sae_weights.safetensors"], "of SAELens and sparsify"),
+        (
+            ["config.json", "h.1/cfg.json", "h.1/sae.safetensors", "h.2/cfg.json"],
+            "holds autoencoders in h.1: give one of them, such as DIR/h.1",
+        ),
+    ],
+)
+def test_what_is_none_or_many(files: list[str], expected: str) -> None:
+    with pytest.raises(InputError) as caught:
+        identify(files, "DIR", LIBRARIES)
+    assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize("where", ["nowhere", "./no/where", "a\0b", "a/../b", "/x/y"])
+def test_what_is_neither_a_folder_nor_on_the_hub(where: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Autoencoder.from_pretrained(where)
+    assert str(caught.value).isprintable()
+
+
+def test_a_folder_has_no_revision(tmp_path: Path) -> None:
+    KSparseAutoencoder(4).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="only the hub has revisions"):
+        Autoencoder.from_pretrained(tmp_path, revision="main")

@@ -3,7 +3,6 @@ import pytest
 from palinka.autoencoders.formats.common import (
     hook_of,
     site_of_hook,
-    site_of_label,
     site_of_module,
     within_base_model,
 )
@@ -52,18 +51,13 @@ def test_what_has_no_name_there() -> None:
         ("layers.7.mlp", "blocks.7.mlp.out"),
         ("layers.7.mlp.act_fn", None),  # not yet multiplied with the other half
         ("h.6.ln_1", None),
-        ("resid_post_layer_8", None),
+        ("resid_post_layer_8", "blocks.8.resid"),
+        ("mlp_out_layer_0", "blocks.0.mlp.out"),
         ("", None),
     ],
 )
 def test_modules(module: str, site: str | None) -> None:
     assert site_of_module(module) == site
-
-
-def test_labels() -> None:
-    assert site_of_label("resid_post_layer_8") == "blocks.8.resid"
-    assert site_of_label("mlp_out_layer_0") == "blocks.0.mlp.out"
-    assert site_of_label("h.6.mlp.act") == "blocks.6.mlp.post"
 
 
 def test_within_the_base_model() -> None:

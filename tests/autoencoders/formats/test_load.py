@@ -1,12 +1,20 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from palinka.autoencoders import Autoencoder, InputScaling, KSparseAutoencoder
-from palinka.autoencoders.formats import fold
+from palinka.autoencoders import (
+    Autoencoder,
+    InputScaling,
+    KSparseAutoencoder,
+    LayerNormalizedAutoencoder,
+    MatryoshkaAutoencoder,
+)
+from palinka.autoencoders.formats import Provenance, fold, load, write
+from palinka.autoencoders.formats.load import KINDS, to_table
 from palinka.errors import InputError
 from palinka.training import SparseAutoencoderModule
 
@@ -72,3 +80,40 @@ def test_a_module_saves_it_folded(
     again = Autoencoder.from_pretrained(folder)
     agree(again.encode(x), module.encode(x))
     agree(again(x).reconstruction, module(x).reconstruction)
+
+
+@pytest.mark.parametrize("bare", [True, False])
+@pytest.mark.parametrize("kind", [k for k in KINDS if k is not LayerNormalizedAutoencoder])
+def test_the_scalings_of_both_sites_are_folded_into_a_transcoder(
+    kind: Any, bare: bool, agree: Agree
+) -> None:
+    torch.manual_seed(0)
+    settings: dict[str, Any] = {}
+    if kind is KSparseAutoencoder:
+        settings = {"tied": False, "encoder_bias": not bare, "decoder_bias": not bare}
+    if kind is MatryoshkaAutoencoder:
+        settings = {"group_fractions": [0.5, 0.5]}
+    transcoder = kind(6, 20, output_dim=4, **settings).eval()
+    with pytest.raises(InputError, match="palinka's own format only"):
+        to_table(transcoder)
+    scaling, target_scaling = InputScaling(6), InputScaling(4)
+    scaling.set(torch.randn(6), 3.0)
+    target_scaling.set(torch.randn(4), 0.5)
+    folded = fold(transcoder, scaling, target_scaling)
+    x = torch.randn(50, 6)
+    expected, found = transcoder(scaling(x)), folded(x)
+    agree(found.latents, expected.latents)
+    agree(found.reconstruction, target_scaling.inverse(expected.reconstruction))
+
+
+def test_our_own_format_remembers_its_origin(k_sparse: Autoencoder, folder: Path) -> None:
+    provenance = Provenance(language_model_name="gpt2", site="blocks.6.mlp.pre", bos=False)
+    write(k_sparse, provenance, "palinka", folder)
+    assert (folder / "README.md").is_file()
+    assert load(folder)[1] == provenance
+
+
+def test_the_card_of_a_top_k_autoencoder_tells_of_ties(k_sparse: Autoencoder, folder: Path) -> None:
+    for library, told in (("saelens", True), ("palinka", False)):
+        write(k_sparse, Provenance(), library, folder / library)
+        assert ("exactly k latents" in (folder / library / "README.md").read_text()) is told

@@ -1,0 +1,253 @@
+"""Every architecture: shapes, saving and loading, and transcoders."""
+
+import inspect
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import palinka.autoencoders
+from palinka.autoencoders import Autoencoder, KSparseAutoencoder
+from palinka.errors import InputError
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "KSparseAutoencoder": {"tied": False, "encoder_bias": True, "decoder_bias": True},
+    "MatryoshkaAutoencoder": {"group_fractions": [0.5, 0.5]},
+    "LayerNormalizedAutoencoder": {"tied": False, "encoder_bias": True, "decoder_bias": True},
+}
+ARCHITECTURES = [
+    kind
+    for kind in vars(palinka.autoencoders).values()
+    if inspect.isclass(kind) and issubclass(kind, Autoencoder) and kind is not Autoencoder
+]
+
+
+class Own(KSparseAutoencoder):
+    """An architecture of a user's own."""
+
+    def __init__(self, input_dim: int, factor: float = 0.5, **settings: Any) -> None:
+        super().__init__(input_dim, **settings)
+        self.factor = factor
+
+    def config(self) -> dict[str, Any]:
+        return {**super().config(), "factor": self.factor}
+
+
+@pytest.fixture(params=ARCHITECTURES, ids=lambda kind: kind.__name__)
+def kind(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+def make(kind: Any, output_dim: int | None = None, **settings: Any) -> Autoencoder:
+    torch.manual_seed(0)
+    chosen = {**SETTINGS.get(kind.__name__, {}), **settings}
+    made: Autoencoder = kind(6, 20, output_dim=output_dim, **chosen)
+    return made
+
+
+def test_leading_dimensions_are_kept(kind: Any) -> None:
+    sae = make(kind).eval()
+    x = torch.randn(2, 3, 6)
+    assert sae.encode(x).shape == (2, 3, 20)
+    assert sae(x).reconstruction.shape == x.shape
+    torch.testing.assert_close(sae.encode(x)[1, 2], sae.encode(x[1, 2]))
+    for mode in (True, False):
+        assert sae.train(mode).encode(torch.empty(0, 6)).shape == (0, 20)
+
+
+def test_nan_is_seen_in_the_reconstruction(kind: Any) -> None:
+    x = torch.randn(3, 6)
+    x[1, 2] = float("nan")
+    found = make(kind).eval()(x).reconstruction.isnan().any(dim=1).tolist()
+    assert found == [False, True, False]
+
+
+def test_bf16_autocast(kind: Any) -> None:
+    sae = kind(16, 32, **SETTINGS.get(kind.__name__, {})).eval()
+    x = torch.randn(16, 50).T
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = sae(x)
+    output.reconstruction.float().square().sum().backward()
+    assert sae.dictionary.grad is not None
+    expected = sae(x.contiguous())
+    torch.testing.assert_close(sae(x), expected)
+    error = (output.reconstruction - expected.reconstruction).norm()
+    assert error / expected.reconstruction.norm() < 0.1
+
+
+def test_another_width_is_named(kind: Any) -> None:
+    sae = make(kind)
+    with pytest.raises(InputError, match=r"activations of shape \(3, 5\).*dimension must be 6"):
+        sae.encode(torch.randn(3, 5))
+    with pytest.raises(InputError, match=r"latents of shape \(3, 8\).*dimension must be 20"):
+        sae.decode(torch.randn(3, 8))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"input_dim": 0}, "input_dim must be an integer of at least 1, got 0"),
+        ({"input_dim": "8"}, "input_dim must be an integer of at least 1, got '8'"),
+        ({"input_dim": 8, "latent_dim": -4}, "latent_dim must be an integer of at least 1"),
+        ({"input_dim": 8, "output_dim": True}, "output_dim must be an integer of at least 1"),
+    ],
+)
+def test_dimensions_that_cannot_be(kind: Any, arguments: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        kind(**{**SETTINGS.get(kind.__name__, {}), **arguments})
+
+
+def test_the_signature_has_the_parents_settings(kind: Any) -> None:
+    parameters = inspect.signature(kind).parameters
+    assert {"input_dim", "latent_dim", "unit_norm", "output_dim"} <= parameters.keys()
+    assert parameters.keys() >= make(kind, 4).config().keys()
+    assert all(p.kind is not p.VAR_KEYWORD for p in parameters.values())
+    assert list(inspect.signature(Own).parameters)[:3] == ["input_dim", "factor", "latent_dim"]
+
+
+@pytest.mark.parametrize("output_dim", [None, 4, 6])
+def test_a_saved_autoencoder_comes_back(
+    kind: Any, output_dim: int | None, tmp_path: Path, randomized: Callable[[Any], Any]
+) -> None:
+    sae = randomized(make(kind, output_dim, unit_norm=True))
+    assert not sae.is_initialized
+    folder = tmp_path / "new" / "folder"
+    sae.save_pretrained(folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    again = Autoencoder.from_pretrained(str(folder))
+    assert type(again) is kind
+    assert again.is_initialized
+    assert not again.training
+    assert again.config() == sae.config()
+    assert kind.from_pretrained(folder).config() == sae.config()
+    x = torch.randn(5, 6)
+    for mine, theirs in zip(sae(x), again(x), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_a_class_of_ones_own_is_found_by_its_name(tmp_path: Path) -> None:
+    Own(4, latent_dim=7, k=2).save_pretrained(tmp_path)
+    again = Autoencoder.from_pretrained(tmp_path)
+    assert type(again) is Own
+    assert (again.latent_dim, again.k) == (7, 2)
+
+
+def test_a_transcoder_reads_one_width_and_gives_another(kind: Any) -> None:
+    transcoder = make(kind, 4)
+    assert (transcoder.input_dim, transcoder.output_dim) == (6, 4)
+    assert transcoder.is_transcoder
+    output = transcoder(torch.randn(5, 6))
+    assert output.latents.shape == (5, 20)
+    assert output.reconstruction.shape == (5, 4)
+    assert transcoder.dictionary.shape == (20, 4)
+    if transcoder.unit_norm:
+        torch.testing.assert_close(transcoder.dictionary.norm(dim=1), torch.ones(20))
+
+
+def test_a_transcoders_output_bias_is_not_subtracted_from_its_input(kind: Any) -> None:
+    transcoder = make(kind, 6)
+    x, latents = torch.randn(5, 6), torch.rand(5, 20)
+    before, written = transcoder.encode(x), transcoder.decode(latents)
+    assert before.any()
+    with torch.no_grad():
+        transcoder.decoder_bias += 3
+    assert torch.equal(transcoder.encode(x), before)
+    torch.testing.assert_close(transcoder.decode(latents), written + 3)
+
+
+def test_encoder_and_decoder_begin_equal_except_in_a_transcoder(kind: Any) -> None:
+    for output_dim in (None, 6):
+        sae = make(kind, output_dim)
+        weight = sae.get_parameter("encoder.weight")
+        assert torch.equal(weight, sae.dictionary) is (output_dim is None)
+        assert (sae.dictionary != 0).all()
+        assert sae.is_transcoder is (output_dim is not None)
+
+
+def test_saving_again_replaces(tmp_path: Path) -> None:
+    KSparseAutoencoder(4).save_pretrained(tmp_path)
+    KSparseAutoencoder(6).save_pretrained(tmp_path)
+    assert Autoencoder.from_pretrained(tmp_path).input_dim == 6
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    KSparseAutoencoder(6, 10, 3).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def refusal(folder: Path, kind: type[Autoencoder] = Autoencoder) -> str:
+    with pytest.raises(InputError) as caught:
+        kind.from_pretrained(folder)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_missing_file(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    line = refusal(folder)
+    assert "expected config.json + model.safetensors" in line
+    assert "palinka.autoencoders.formats.load" in line
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{", "not a readable JSON file"),
+        ("[1]", "JSON object, got list"),
+        ("{}", "has no 'class'"),
+        ('{"class": 3}', "has no 'class'"),
+        ('{"class": "KSparseAutoencoder"}', "lacks 'input_dim'"),
+    ],
+)
+def test_a_damaged_config(folder: Path, text: str, expected: str) -> None:
+    (folder / "config.json").write_text(text)
+    assert expected in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"class": "KSparseAutoencodr"}, "did you mean 'KSparseAutoencoder'?"),
+        ({"class": "Autoencoder"}, "'Autoencoder' is not a known Autoencoder"),
+        ({"class": "os.system"}, "'os.system' is not a known Autoencoder"),
+        ({"teid": True}, "no argument 'teid' (did you mean 'tied'?)"),
+        ({"k": 11}, "k must be at most latent_dim"),
+        ({"k": True}, "k must be a whole number or null, got True"),
+        ({"k": 3.0}, "k must be a whole number or null, got 3.0"),
+        ({"decoder_bias": "false"}, "decoder_bias must be true or false, got 'false'"),
+        ({"output_dim": "6"}, "output_dim must be a whole number or null"),
+        ({"input_dim": 7}, "'encoder.weight' is of shape (10, 6) in"),
+        ({"tied": False}, "'decoder_weight' is absent in"),
+    ],
+)
+def test_a_config_that_does_not_fit(folder: Path, values: dict[str, Any], expected: str) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    assert expected in refusal(folder)
+
+
+def test_another_class_than_asked_for(folder: Path) -> None:
+    assert "'KSparseAutoencoder' is not a known Own" in refusal(folder, Own)
+
+
+def test_damaged_weights(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    save_file({**load_file(path), "extra": torch.zeros(1)}, path)
+    assert "'extra' is of shape (1,)" in refusal(folder)
+    path.write_bytes(path.read_bytes()[:-7])
+    assert "not a complete safetensors file" in refusal(folder)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "taken" / "config.json").mkdir(parents=True)
+    for name in ("file", "taken"):
+        with pytest.raises(InputError, match="cannot save into"):
+            KSparseAutoencoder(4).save_pretrained(tmp_path / name)
+    assert not [path for path in (tmp_path / "taken").iterdir() if path.suffix == ".tmp"]

@@ -116,15 +116,6 @@ def test_measuring_a_checkpoint_gives_what_the_fit_ended_with(
     assert events(folder).Scalars(name)[-1].value == pytest.approx(fitted, rel=1e-6)
 
 
-@pytest.mark.slow
-def test_without_a_logger_the_same_folder_serves_again(
-    trained: Path, checkpoint: Path, tmp_path: Path
-) -> None:
-    line = ["validate", *SMALL[:-1], f"--ckpt_path={checkpoint}", "--trainer.logger=false"]
-    for _ in range(2):
-        assert main([*line, f"--trainer.default_root_dir={tmp_path}"]) == 0
-
-
 def test_quiet_leaves_the_results_and_nothing_else(
     trained: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

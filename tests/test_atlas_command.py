@@ -121,6 +121,6 @@ def test_what_cannot_be_done_is_refused_in_a_line(
     line = refused([*known, "--output", "a"], capsys)
     assert "trained with site blocks.2.mlp.pre" in line
     fitting = [*known, "--data.site", "blocks.2.mlp.pre"]
-    assert "is no atlas; give another" in refused([*fitting, "--output", "taken"], capsys)
-    assert "is no atlas" in refused(["serve", *fitting, "--atlas", "taken"], capsys)
+    assert "is not an atlas; choose another" in refused([*fitting, "--output", "taken"], capsys)
+    assert "is not an atlas" in refused(["serve", *fitting, "--atlas", "taken"], capsys)
     assert not (workspace / "a").exists()

@@ -55,14 +55,14 @@ def test_a_bos_token_is_read_and_not_shown(live: LiveLatents, skip: int) -> None
     latents = live.module.encode(live.model.read(tokens, [SITE])[SITE][0, 1:]).detach()
     for row, top in zip(latents, answer["top"], strict=True):
         assert [latent for latent, _ in top] == row.topk(TOP).indices.tolist()
-    with pytest.raises(InputError, match="has no tokens; type some"):
+    with pytest.raises(InputError, match="is empty; type some"):
         begun.answer("")
 
 
 def test_what_cannot_be_read_is_refused(live: LiveLatents) -> None:
-    with pytest.raises(InputError, match="has no tokens; type some"):
+    with pytest.raises(InputError, match="is empty; type some"):
         live.answer("")
     with pytest.raises(InputError, match="tokens, and the model's context"):
         live.answer("many words " * 5000)
-    with pytest.raises(InputError, match="there is no latent 40; they are 0 to 39"):
+    with pytest.raises(InputError, match="latent 40 is out of range; expected 0 to 39"):
         live.answer("x", 40)

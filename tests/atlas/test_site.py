@@ -85,7 +85,7 @@ def test_an_atlas_is_replaced_and_nothing_else_is(
     write_site(site, facts, about)
     assert not (site / "data" / "latents-9999.js").exists()
     (site / "thesis.txt").write_text("precious")
-    with pytest.raises(InputError, match="is there already, and is no atlas"):
+    with pytest.raises(InputError, match="already exists and is not an atlas"):
         write_site(site, facts, about)
     assert (site / "thesis.txt").read_text() == "precious"
     with pytest.raises(InputError, match="is a file"):

@@ -18,5 +18,5 @@ def test_a_sweep_has_no_atlas() -> None:
 
 def test_a_folder_of_something_else_is_refused_before_the_run(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").touch()
-    with pytest.raises(InputError, match="is no atlas"):
+    with pytest.raises(InputError, match="is not an atlas"):
         WriteAtlas(str(tmp_path))

@@ -18,15 +18,15 @@ from palinka.training.callbacks.latent_report import LatentReport
 
 
 class ActiveSample:
-    """For each latent so many of the rows at which it is active, all of them equally probable.
+    """Simple random sample, for each latent, of the rows at which it is active.
 
-    Every activation is given a random priority, and the rows with the largest ones are kept,
-    which is a simple random sample without replacement, in one pass and bounded memory.
+    Every activation gets a random priority, and the rows with the largest ones are kept: sampling
+    without replacement in one pass and bounded memory.
 
     Args:
-        latents: How many latents there are.
-        n: How many rows to draw for each.
-        seed: Draws the rows.
+        latents: Number of latents.
+        n: Rows to draw for each.
+        seed: Seed of the draws.
 
     Source:
         Efraimidis & Spirakis (2006), Weighted random sampling with a reservoir, with weights of 1.
@@ -37,33 +37,30 @@ class ActiveSample:
         self._random = np.random.default_rng(seed)
 
     def add(self, batch: NDArray[np.float32]) -> None:
-        """Take the next rows of activations, `(rows, latents)`."""
+        """Add the next rows of activations, `(rows, latents)`."""
         active = batch > 0
         priority = np.zeros(batch.shape, dtype=np.float32)
-        # In (0, 1]: a priority of 0 would be none.
+        # In (0, 1]: 0 means inactive.
         priority[active] = 1.0 - self._random.random(int(active.sum()), dtype=np.float32)
         self._heap.add(priority)
 
     def rows(self) -> NDArray[np.int64]:
-        """The drawn rows, `(latents, n)`, in random order; -1 where it is active less often."""
+        """Drawn rows, `(latents, n)`, in random order; -1 beyond the active ones."""
         return self._heap.found().rows
 
 
 @dataclass(frozen=True)
 class Options:
-    """How much is shown of each latent.
+    """Amount of detail per latent.
 
     Args:
-        contexts: The texts in which it is most active.
-        quantiles: Into how many bands of equal probability its activations are divided.
-        per_quantile: How many texts are drawn from each band.
-        sample: So many places where it is active are drawn for bands and words.
-        tokens: How many tokens it raises, and how many it lowers.
-        nearest: How many latents with near directions.
-        seed: Draws the places.
-
-    Raises:
-        InputError: If a number is below 1, or the sample too small for the bands.
+        contexts: Number of top-activating texts.
+        quantiles: Number of activation bands of equal probability.
+        per_quantile: Texts drawn from each band.
+        sample: Active tokens drawn for bands and words.
+        tokens: Number of promoted tokens, and of suppressed ones.
+        nearest: Number of nearest latents by decoder cosine.
+        seed: Seed of the draws.
     """
 
     contexts: int = 10
@@ -88,19 +85,18 @@ class Options:
 
 @dataclass(frozen=True)
 class LatentFacts:
-    """What is known of each latent.
+    """Measurements of every latent.
 
     Attributes:
-        report: Statistics, the strongest rows, direct effects and near directions.
-        histogram: How its activations are distributed.
-        top: The texts in which it is most active.
-        bands: Texts from each band of its activations, strongest band first, `per_quantile`
-            for each.
-        quantiles: How many bands there are.
-        sampled: How many places were drawn, `(latents,)`.
-        words: The words that hold the most of its activation in the sample.
-        vocabulary: The bytes of every token that is named anywhere.
-        rows: How many rows were gone over.
+        report: Statistics, top rows, direct effects and nearest latents.
+        histogram: Distribution of activations.
+        top: Top-activating texts.
+        bands: Texts from each activation band, strongest first, `per_quantile` of each.
+        quantiles: Number of bands.
+        sampled: Number of tokens drawn, `(latents,)`.
+        words: Words with the largest share of activation in the sample.
+        vocabulary: Bytes of every token that occurs.
+        rows: Number of rows measured.
     """
 
     report: LatentReport
@@ -117,12 +113,12 @@ class LatentFacts:
 def gather(
     data: ActivationDataModule, module: SparseAutoencoderModule, options: Options
 ) -> LatentFacts:
-    """Measure what the atlas shows, in one pass over the rows and one over their texts.
+    """Measure every latent, in one pass over the rows and one over their texts.
 
     Args:
-        data: Where rows, their texts and the language model come from.
-        module: Whose latents; on one device.
-        options: How much to show.
+        data: Source of rows, texts and language model.
+        module: The trained module, on one device.
+        options: Amount of detail.
     """
     latents = module.autoencoder.latent_dim
     histogram = HistogramCounter(latents)
@@ -162,10 +158,10 @@ def gather(
 
 
 def choose_from_bands(sample: Windows, bands: int, each: int) -> NDArray[np.int64]:
-    """Which windows of a random sample to show from each band of equal probability.
+    """Select windows of a random sample from each band of equal probability.
 
-    The sample is random, so the bands of its order are those of the latent's activations, and
-    the windows at even distances within each band are as good as drawn from it.
+    The sample is random, so bands of its ranks are bands of the latent's activations, and windows
+    at even distances within a band represent it.
 
     Returns:
         Columns of the sample, `(latents, bands * each)`, strongest band first and strongest
@@ -188,7 +184,7 @@ def choose_from_bands(sample: Windows, bands: int, each: int) -> NDArray[np.int6
 
 
 def vocabulary_of(model: LanguageModel, ids: Iterable[int]) -> dict[int, bytes]:
-    """The bytes of tokens; none for the ids that only fill up the embedding matrix."""
+    """Bytes of tokens; empty for ids that only pad the embedding matrix."""
     known = len(model.tokenizer)
     inside = sorted(token for token in ids if token < known)
     found = dict(zip(inside, token_bytes(model.tokenizer, inside), strict=True))

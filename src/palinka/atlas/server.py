@@ -22,20 +22,19 @@ from palinka.language_models import LanguageModel, Tokens
 from palinka.language_models.token_text import bos_id, token_bytes, token_ids
 from palinka.training import SparseAutoencoderModule
 
-# Shown of each token.
-TOP = 10
+TOP = 10  # latents shown for each token
 
 
 @dataclass
 class LiveLatents:
-    """A language model and the latents at one of its sites, for one text at a time.
+    """Latents of typed text, one text at a time.
 
     Attributes:
         model: The language model.
-        site: What the autoencoder reads.
+        site: Input site of the autoencoder.
         module: The autoencoder with its scaling, on any device.
-        bos: Whether contexts began with a BOS token in training; it is read and not shown.
-        skip: How many tokens at the beginning were left out of training.
+        bos: Read a BOS token first, as in training; it is not shown.
+        skip: Number of tokens at the start that were left out of training.
     """
 
     model: LanguageModel
@@ -49,25 +48,25 @@ class LiveLatents:
         self._last: tuple[str, list[int], NDArray[np.float32]] | None = None
 
     def answer(self, text: str, latent: int | None = None) -> dict[str, Any]:
-        """What there is to say of a text, as plain values.
+        """Latents of a text, as plain values.
 
         Args:
             text: The text.
-            latent: Only say how active this one is at each token.
+            latent: Return the activations of this latent only.
 
         Returns:
             With a latent, `values`: its activation at each token. Otherwise `tokens`: id and
-            text of each, `top`: for each token its most active latents and their activations,
-            and `active`: of every latent that is active anywhere its number, its largest
-            activation, where that is, and at how many tokens it is active.
+            text of each; `top`: the most active latents of each token and their activations;
+            `active`: for every active latent its index, maximum, place of the maximum, and number
+            of active tokens.
 
         Raises:
-            InputError: If the text has no tokens, or more than the model's context, or there is
-                no such latent.
+            InputError: If the text is empty or longer than the context, or the latent is out of
+                range.
         """
         count = self.module.autoencoder.latent_dim
         if latent is not None and not 0 <= latent < count:
-            raise InputError(f"there is no latent {latent}; they are 0 to {count - 1}")
+            raise InputError(f"latent {latent} is out of range; expected 0 to {count - 1}")
         with self._lock:  # one text at a time goes through the model
             if self._last is None or self._last[0] != text:
                 self._last = (text, *self._read(text))
@@ -86,7 +85,7 @@ class LiveLatents:
         (found,) = token_ids(self.model.tokenizer, [text])
         ids = [bos_id(self.model.tokenizer), *found] if self.bos else found
         if not found:
-            raise InputError("the text has no tokens; type some")
+            raise InputError("the text is empty; type some")
         if len(ids) > self.model.context_length:
             raise InputError(
                 f"the text has {len(ids)} tokens, and the model's context"
@@ -104,7 +103,7 @@ def _strongest(row: NDArray[np.float32]) -> list[list[Any]]:
 
 
 def _active(latents: NDArray[np.float32]) -> list[list[Any]]:
-    """Every latent that is active anywhere, the most active one first."""
+    """Active latents, the most active first."""
     largest, where = latents.max(axis=0), latents.argmax(axis=0)
     tokens = (latents > 0).sum(axis=0)
     order = np.argsort(-largest, kind="stable")[: int((largest > 0).sum())]
@@ -115,9 +114,8 @@ def _active(latents: NDArray[np.float32]) -> list[list[Any]]:
 
 
 HOST = "127.0.0.1"
-# Characters are at most four bytes, and no context is longer than this many of them.
+# Far more than any context.
 LARGEST_REQUEST = 1 << 18
-# A browser that stops in the middle of a request does not hold its thread for longer.
 TIMEOUT_SECONDS = 30
 API = "/api/latents"
 
@@ -129,7 +127,7 @@ _KINDS = {
     ".png": "image/png",
     ".svg": "image/svg+xml",
 }
-# In the page, what the static site may not do and the served one may: ask its own server.
+# Content security policy: only the served page may connect, and only to its own server.
 _STATIC_POLICY = "connect-src 'none'"
 _SERVED_POLICY = "connect-src 'self'"
 _HEADERS = {
@@ -143,18 +141,18 @@ _HEADERS = {
 
 
 class AtlasServer(ThreadingHTTPServer):
-    """Serves one atlas and answers for one autoencoder.
+    """Server of one atlas, with the latents of typed text.
 
-    Only 127.0.0.1 is listened on. A request must name this server as its host, so that no name
-    that some web site lets point to 127.0.0.1 is answered, and no page of another origin may ask.
+    It listens on 127.0.0.1 only. Requests must name this server as their host (against DNS
+    rebinding) and come from its own origin.
 
     Args:
         folder: The atlas.
-        live: Answers for typed text.
-        port: Where to listen; 0 for any free port.
+        live: Latents of typed text.
+        port: Port to listen on; 0 for any free port.
 
     Raises:
-        InputError: If the folder is no atlas, or the port is taken.
+        InputError: If the folder is not an atlas, or the port is in use.
     """
 
     daemon_threads = True
@@ -178,13 +176,9 @@ class AtlasServer(ThreadingHTTPServer):
 
 
 def check_atlas(folder: Path) -> None:
-    """Make sure that a folder holds an atlas.
-
-    Raises:
-        InputError: If it does not.
-    """
+    """Reject a folder that is not an atlas."""
     if not all((folder / name).is_file() for name in ("index.html", "data/overview.js")):
-        raise InputError(f"{folder} is no atlas; give one that palinka atlas has written")
+        raise InputError(f"{folder} is not an atlas; give one that palinka atlas wrote")
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -201,34 +195,29 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/":
             self._send(HTTPStatus.OK, self.server.page, _KINDS[".html"])
             return
-        # No name in the pattern leads out of its folder; a link in it might.
         file = self.server.folder / path[1:]
-        if (
-            not _STATIC.fullmatch(path)
-            or not file.is_file()
-            or not file.resolve().is_relative_to(self.server.folder)
-        ):
-            self._refuse(HTTPStatus.NOT_FOUND, "there is no such file in the atlas")
+        if not _STATIC.fullmatch(path) or not file.is_file():
+            self._reject(HTTPStatus.NOT_FOUND, "not a file of the atlas")
             return
         self._send(HTTPStatus.OK, file.read_bytes(), _KINDS[file.suffix])
 
     def do_POST(self) -> None:
-        """Answer for a text."""
+        """Send the latents of a text."""
         if not self._is_ours():
             return
         if urlsplit(self.path).path != API:
-            self._refuse(HTTPStatus.NOT_FOUND, f"only {API} takes a text")
+            self._reject(HTTPStatus.NOT_FOUND, f"expected {API}")
             return
-        # A form of another site cannot send this kind without being asked first.
+        # Forms of other sites cannot send this type without a preflight request.
         if self.headers.get_content_type() != "application/json":
-            self._refuse(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send application/json")
+            self._reject(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send application/json")
             return
         length = self.headers.get("Content-Length", "")
-        if not length.isascii() or not length.isdigit():
-            self._refuse(HTTPStatus.LENGTH_REQUIRED, "send a Content-Length")
+        if not length.isdecimal():
+            self._reject(HTTPStatus.LENGTH_REQUIRED, "send a Content-Length")
             return
-        if len(length) > 10 or int(length) > LARGEST_REQUEST:
-            self._refuse(
+        if int(length) > LARGEST_REQUEST:
+            self._reject(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"send at most {LARGEST_REQUEST} bytes"
             )
             return
@@ -236,30 +225,30 @@ class _Handler(BaseHTTPRequestHandler):
             text, latent = _question(self.rfile.read(int(length)))
             answer = self.server.live.answer(text, latent)
         except InputError as error:
-            self._refuse(HTTPStatus.BAD_REQUEST, str(error))
+            self._reject(HTTPStatus.BAD_REQUEST, str(error))
             return
         self._send_json(HTTPStatus.OK, answer)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """Say nothing: what somebody types is theirs."""
+        """Log nothing: typed text is private."""
 
     def _is_ours(self) -> bool:
-        """Whether the request is for this server, and from its own page or from no page."""
+        """True if the request names this server and comes from its own page or from no page."""
         hosts = self.headers.get_all("Host") or []
         origins = self.headers.get_all("Origin") or []
         allowed = {f"http://{host}" for host in self.server.hosts}
         site = self.headers.get("Sec-Fetch-Site", "none")
         if len(hosts) != 1 or hosts[0].lower() not in self.server.hosts:
-            self._refuse(HTTPStatus.MISDIRECTED_REQUEST, "this is the server of another name")
+            self._reject(HTTPStatus.MISDIRECTED_REQUEST, "wrong host")
         elif any(origin.lower() not in allowed for origin in origins):
-            self._refuse(HTTPStatus.FORBIDDEN, "the page of another origin may not ask")
+            self._reject(HTTPStatus.FORBIDDEN, "wrong origin")
         elif site not in ("none", "same-origin"):
-            self._refuse(HTTPStatus.FORBIDDEN, "the page of another site may not ask")
+            self._reject(HTTPStatus.FORBIDDEN, "wrong site")
         else:
             return True
         return False
 
-    def _refuse(self, status: HTTPStatus, reason: str) -> None:
+    def _reject(self, status: HTTPStatus, reason: str) -> None:
         self.close_connection = True
         self._send_json(status, {"error": reason})
 
@@ -279,23 +268,19 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _question(body: bytes) -> tuple[str, int | None]:
-    """The text of a request, and the latent where it asks for one.
-
-    Raises:
-        InputError: If it is anything else.
-    """
+    """The text of a request, and the index of a latent if given."""
     try:
         value = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise InputError("the request is no JSON") from error
+        raise InputError("invalid JSON") from error
     text = value.get("text") if isinstance(value, dict) else None
     latent = value.get("latent") if isinstance(value, dict) else None
     if not isinstance(text, str):
         raise InputError('the request has no text; send {"text": "…"}')
     if latent is not None and (isinstance(latent, bool) or not isinstance(latent, int)):
-        raise InputError("latent is no number of a latent")
+        raise InputError("invalid latent index")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise InputError("the text holds half a character; leave it out") from error
+        raise InputError("the text has an unpaired surrogate") from error
     return text, latent

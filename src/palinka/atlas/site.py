@@ -24,14 +24,13 @@ from palinka.training.callbacks.summary import ROWS
 
 
 def script(name: str, value: Any) -> str:
-    """A script that hands data to the page under a name.
+    """JavaScript that passes data to the page under a name.
 
-    A page from the disk may not fetch files, but it may load scripts. All that is not ASCII is
-    escaped, and `<` too, so that no text in the data can be read as anything else, whatever
-    encoding the script is taken for and wherever it is put.
+    A page on disk may not fetch files, but it may load scripts. Non-ASCII characters and `<` are
+    escaped, so that no text is taken for markup under any encoding.
 
     Args:
-        name: What the page asks for.
+        name: Key of the data.
         value: Plain values; numbers are finite.
 
     Raises:
@@ -45,7 +44,7 @@ def script(name: str, value: Any) -> str:
 
 
 def packed(array: NDArray[Any], kind: str) -> dict[str, str]:
-    """An array as its bytes, little-endian, in base64.
+    """Array as little-endian bytes in base64.
 
     Args:
         array: Any shape; flattened.
@@ -57,7 +56,7 @@ def packed(array: NDArray[Any], kind: str) -> dict[str, str]:
 
 
 def short(value: float, digits: int = 4) -> float | None:
-    """A number with so many significant digits; None where it is not finite."""
+    """Round to significant digits; None where not finite."""
     return float(f"{value:.{digits}g}") if np.isfinite(value) else None
 
 
@@ -68,22 +67,18 @@ KINDS = ("uint16", "uint32")
 
 
 class Chunks:
-    """Writes the record of each latent.
-
-    Args:
-        facts: What is known of the latents.
-    """
+    """Records of all latents, in chunks of one file each."""
 
     def __init__(self, facts: LatentFacts) -> None:
         self._facts = facts
-        # Tokens that hold a part of a character only, which shows what it is among its neighbors.
+        # Tokens with a part of a character, which is readable only among its neighbors.
         self._parts = {token for token, text in facts.vocabulary.items() if not _is_whole(text)}
-        # Tokens are written as their places in the list of those that are there.
+        # Tokens are stored as indices into the list of those that occur.
         self._ids = np.array(sorted(facts.vocabulary))
         self._kind = next(k for k in KINDS if len(self._ids) < np.iinfo(k).max)
 
     def __iter__(self) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-        """The number of each file and the records in it."""
+        """Index of each file and its records."""
         count = len(self._facts.words)
         for number, start in enumerate(range(0, count, CHUNK)):
             yield number, [self._record(i) for i in range(start, min(start + CHUNK, count))]
@@ -115,7 +110,7 @@ class Chunks:
         }
 
     def _windows(self, windows: Windows, latent: int) -> dict[str, Any]:
-        """All windows of a latent; the columns in which there is one say where each belongs."""
+        """All windows of a latent, with their columns."""
         columns = np.flatnonzero(windows.places[latent] >= 0)
         tokens = windows.tokens[latent, columns]
         values = windows.activations[latent, columns]
@@ -132,11 +127,11 @@ class Chunks:
         }
 
     def _places(self, tokens: NDArray[Any]) -> NDArray[np.int64]:
-        """Where tokens stand in the vocabulary's list; the kind's largest number for none."""
+        """Indices into the vocabulary; the largest number of the kind for none."""
         return np.where(tokens < 0, np.iinfo(self._kind).max, np.searchsorted(self._ids, tokens))
 
     def _shown(self, tokens: list[int]) -> dict[int, str]:
-        """What a window shows instead of the tokens by themselves, by place."""
+        """Display text of tokens with a part of a character, by place."""
         if self._parts.isdisjoint(tokens):
             return {}
         places = [place for place, token in enumerate(tokens) if token >= 0]
@@ -157,7 +152,7 @@ def _is_whole(token: bytes) -> bool:
     return True
 
 
-# Words and tokens by which a latent is found.
+# Words and tokens in the search index of a latent.
 _WORDS = 8
 _TOKENS = 5
 _LABEL_WORDS = 4
@@ -165,14 +160,14 @@ _LABEL_WORDS = 4
 
 @dataclass(frozen=True)
 class Column:
-    """One number for each latent.
+    """A column of the table: one number per latent.
 
     Attributes:
-        key: Its name in links and filters.
-        label: Its heading.
-        about: What it is, in a sentence.
-        values: `(latents,)`; NaN where there is none.
-        log: Whether it is drawn on a logarithmic axis.
+        key: Name in links and filters.
+        label: Heading.
+        about: Tooltip, a sentence.
+        values: `(latents,)`; NaN where missing.
+        log: Logarithmic axis.
     """
 
     key: str
@@ -182,7 +177,7 @@ class Column:
     log: bool = False
 
     def described(self) -> dict[str, Any]:
-        """As the page takes it."""
+        """Plain values for the page."""
         return {
             "key": self.key,
             "label": self.label,
@@ -192,7 +187,7 @@ class Column:
         }
 
 
-# What is known of the arrays that analyses write: a heading, a sentence, a logarithmic axis.
+# Arrays that analyses write: heading, tooltip, logarithmic axis.
 _FIELDS = {
     "score": ("score", "mean activation at the category's tokens over that at the others", False),
     "auc": ("AUC", "how well it detects the category's tokens; 0.5 is chance", False),
@@ -207,7 +202,7 @@ _FIELDS = {
 
 
 def columns(facts: LatentFacts, analyses: Sequence[Found]) -> Iterator[Column]:
-    """The columns of the table."""
+    """Columns of the table."""
     report = facts.report
     dead = report.density == 0
     yield Column("density", "density %", "share of tokens at which it is active", report.density,
@@ -232,12 +227,12 @@ def columns(facts: LatentFacts, analyses: Sequence[Found]) -> Iterator[Column]:
 
 
 def labels(facts: LatentFacts) -> list[str]:
-    """A few words for each latent."""
+    """Label of each latent: its top words."""
     return [" · ".join(word.text for word in words[:_LABEL_WORDS]) for words in facts.words]
 
 
 def search_texts(facts: LatentFacts) -> list[str]:
-    """What each latent is found by, besides its label: further words, and tokens it raises."""
+    """Search text of each latent besides its label: further words and promoted tokens."""
     texts = shown_tokens(facts.vocabulary)
     raised = facts.report.raised
     return [
@@ -252,16 +247,12 @@ def search_texts(facts: LatentFacts) -> list[str]:
 
 
 def shown_tokens(vocabulary: Mapping[int, bytes]) -> dict[int, str]:
-    """Every token as it is shown by itself."""
+    """Display text of every token."""
     return {token: display_tokens([text])[0] for token, text in vocabulary.items()}
 
 
 def metrics(values: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What was measured, with intervals where there are some.
-
-    Args:
-        values: Numbers by name, such as `val/fvu` and `val_interval/fvu/low`.
-    """
+    """Metrics with their intervals, from values such as `val/fvu` and `val_interval/fvu/low`."""
     found = []
     for name, label in ROWS.items():
         if name.startswith("val/") and name in values:
@@ -281,21 +272,21 @@ def metrics(values: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 PAGES = Path(__file__).with_name("pages")
-# What a site holds, and nothing else: a folder of other things is never replaced.
+# Entries of a site: a folder with anything else is never replaced.
 PARTS = frozenset({"index.html", "assets", "data", "figures"})
 FORMAT = 1
 
 
 @dataclass(frozen=True)
 class About:
-    """What the atlas is of.
+    """Provenance of an atlas.
 
     Attributes:
-        language_model: The model's name.
-        site: Where in it the latents are.
-        autoencoder: Its class.
-        metrics: What was measured, by name, such as `val/fvu`.
-        text: Of which text, as "of …" and "on …" go on.
+        language_model: Name of the model.
+        site: Site of the latents.
+        autoencoder: Class of the autoencoder.
+        metrics: Metrics by name, such as `val/fvu`.
+        text: Name of the measured text, after "of" and "on".
     """
 
     language_model: str
@@ -308,19 +299,19 @@ class About:
 def write_site(
     output: Path, facts: LatentFacts, about: About, analyses: Sequence[Found] = ()
 ) -> Path:
-    """Write the atlas into a folder, all of it or nothing.
+    """Write the atlas into a folder, atomically.
 
     Args:
-        output: A folder that is not there yet, is empty, or holds an atlas, which is replaced.
-        facts: What is known of the latents.
-        about: What the atlas is of.
-        analyses: What was found besides.
+        output: A new or empty folder, or an atlas, which is replaced.
+        facts: Measurements of the latents.
+        about: Provenance.
+        analyses: Findings of analyses.
 
     Returns:
         The page to open, `index.html`.
 
     Raises:
-        InputError: If the folder holds anything else, or cannot be written.
+        InputError: If the folder has other contents, or cannot be written.
     """
     check_output(output)
     try:
@@ -334,7 +325,7 @@ def write_site(
                 text = script(name, value)
                 (beside / "data" / f"{name}.js").write_text(text, encoding="ascii")
             _copy_figures(beside / "figures", analyses)
-            beside.chmod(0o755)  # temporary folders are their owner's alone
+            beside.chmod(0o755)  # temporary folders have mode 0700
             if output.exists():
                 shutil.rmtree(output)
             beside.replace(output)
@@ -349,22 +340,18 @@ def write_site(
 
 
 def check_output(output: Path) -> None:
-    """Refuse a folder that is something else than an atlas, before anything is measured.
-
-    Raises:
-        InputError: If it is no folder, or holds what no atlas holds.
-    """
+    """Reject an output folder that is not an atlas, before anything is measured."""
     if not output.exists():
         return
     if not output.is_dir():
         raise InputError(f"{output} is a file; give a folder for the atlas")
     names = {path.name for path in output.iterdir()}
     if names and not (names <= PARTS and (output / "data" / "overview.js").is_file()):
-        raise InputError(f"{output} is there already, and is no atlas; give another folder")
+        raise InputError(f"{output} already exists and is not an atlas; choose another folder")
 
 
 def figure_names(found: Found, number: int) -> dict[Path, str]:
-    """What each figure of an analysis is called in the site."""
+    """File name of each figure of an analysis in the site."""
     safe = file_names(path.stem for path in found.figures)
     return {path: f"{number}-{safe[path.stem]}.png" for path in found.figures}
 

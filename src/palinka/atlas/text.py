@@ -20,16 +20,16 @@ _POSITIONS = 1 << 32
 
 
 class Text:
-    """Contexts one after the other, and where in them each token of each document stands.
+    """Concatenated contexts, with an index by document and position.
 
     Args:
-        contexts: As the language model has read them.
+        contexts: Contexts as the language model reads them.
 
     Attributes:
         tokens: All token ids, `(tokens,)`.
-        documents: The document of each.
-        positions: The place of each in its document; -1 for one that begins the text.
-        starts: Where the contexts begin, `(contexts + 1,)`, with the end of the last.
+        documents: Document of each token.
+        positions: Position of each token in its document; -1 for BOS.
+        starts: Start of each context and the end of the last, `(contexts + 1,)`.
     """
 
     def __init__(self, contexts: Iterable[Block]) -> None:
@@ -46,19 +46,19 @@ class Text:
     def locate(
         self, documents: NDArray[np.int64], positions: NDArray[np.int64]
     ) -> NDArray[np.int64]:
-        """Where in `tokens` the given tokens of documents stand."""
+        """Indices into `tokens` of the given tokens of documents."""
         found = np.searchsorted(self._keys, documents * _POSITIONS + positions)
         return self._order[np.minimum(found, len(self._order) - 1)]
 
     def around(
         self, places: NDArray[np.int64], before: int, after: int
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """The places around each place, and which of them are in the same context.
+        """Indices around each token, and a mask of those in the same context.
 
         Args:
             places: `(n,)`.
-            before: How many tokens before each.
-            after: How many after each.
+            before: Tokens before each.
+            after: Tokens after each.
 
         Returns:
             Two arrays `(n, before + 1 + after)`.
@@ -71,10 +71,10 @@ class Text:
         return np.clip(window, 0, len(self.tokens) - 1), inside
 
     def groups(self, tokens: int) -> Iterator[tuple[int, int, int]]:
-        """Neighboring contexts of one length, about so many tokens at a time.
+        """Groups of neighboring contexts of one length, about `tokens` tokens each.
 
         Yields:
-            Where the group begins and ends, and the length of its contexts.
+            Start, stop and context length of each group.
         """
         lengths = np.diff(self.starts)
         first = 0
@@ -89,10 +89,10 @@ class Text:
 
 
 def word_numbers(text: Text, vocabulary: Mapping[int, bytes]) -> NDArray[np.int64]:
-    """Which word each token belongs to, counted from 0, `(tokens,)`.
+    """Index of the word of each token, from 0, `(tokens,)`.
 
-    A word begins at a space, at a change between letters or digits and other signs, and where a
-    context begins; each sign that is no letter or digit is a word of its own.
+    A word begins at a space, at a change between letters or digits and other characters, and at the
+    start of a context; every other character is a word of its own.
     """
     ids, inverse = np.unique(text.tokens, return_inverse=True)
     first = np.array([_begins_apart(vocabulary[token]) for token in ids.tolist()])[inverse]
@@ -113,7 +113,7 @@ def _ends_apart(token: bytes) -> bool:
 
 
 def _goes_on(character: str) -> bool:
-    """Whether a word may go on with this; a part of a character may be of a letter."""
+    """True for word characters; a part of a character may belong to a letter."""
     kind = unicodedata.category(character or " ")[0]
     return kind in "LMN" or character in ("'", "\u2019", "\ufffd")
 
@@ -122,21 +122,21 @@ BEFORE = 15
 AFTER = 9
 # Tokens that go through the language model and the autoencoder at a time.
 GROUP_TOKENS = 4096
-# So many windows are looked up at once.
+# Windows looked up at a time.
 PIECE = 1 << 16
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Pieces of text around the places of some rows, `n` for each latent.
+    """Windows of text around rows, `n` for each latent.
 
     Attributes:
-        places: Where in the text each row's token stands, `(latents, n)`; -1 for none.
+        places: Index of each row's token in the text, `(latents, n)`; -1 for none.
         tokens: Token ids, `(latents, n, BEFORE + 1 + AFTER)`, the row's own at `BEFORE`; -1
             beyond the context.
-        activations: The latent's activation at each of them, in the same shape.
-        documents: Number of the document, `(latents, n)`.
-        positions: Place of the row's token in it, `(latents, n)`.
+        activations: Activation of the latent at each token, in the same shape.
+        documents: Document, `(latents, n)`.
+        positions: Position of the row's token in it, `(latents, n)`.
     """
 
     places: NDArray[np.int64]
@@ -147,11 +147,11 @@ class Windows:
 
     @property
     def peak(self) -> NDArray[np.float32]:
-        """The activation at the row's own token, `(latents, n)`."""
+        """Activation at the row's own token, `(latents, n)`."""
         return self.activations[:, :, BEFORE]
 
     def chosen(self, columns: NDArray[np.int64]) -> "Windows":
-        """Some of each latent's windows; `columns` is `(latents, m)`, -1 for none."""
+        """Selected windows of each latent; `columns` is `(latents, m)`, -1 for none."""
         latent = np.arange(len(columns))[:, None]
         none = columns < 0
         places = np.where(none, -1, self.places[latent, columns])
@@ -170,13 +170,13 @@ def read_windows(
     text: Text,
     rows: NDArray[np.int64],
 ) -> Windows:
-    """Read the text around rows once more, with the activations of their latents.
+    """Read the text around rows again, with the activations of their latents.
 
     Args:
-        data: Where the rows and the language model come from.
-        module: Whose latents; on one device.
-        text: The text of the rows.
-        rows: Numbers of validation rows, `(latents, n)`; -1 for none.
+        data: Source of rows and language model.
+        module: The trained module, on one device.
+        text: Text of the rows.
+        rows: Indices of validation rows, `(latents, n)`; -1 for none.
     """
     places, documents, positions = _places(data, text, rows)
     latent, column = np.nonzero(places >= 0)
@@ -204,7 +204,7 @@ def read_windows(
 def _places(
     data: ActivationDataModule, text: Text, rows: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Where rows stand in the text: place, document and position, each in their shape."""
+    """Index in the text, document and position of rows, each in the shape of `rows`."""
     stored = data.validation_rows
     known, inverse = np.unique(rows, return_inverse=True)
     found = np.full((len(known), 3), -1, dtype=np.int64)
@@ -222,7 +222,7 @@ def _places(
 def _latents(
     data: ActivationDataModule, module: SparseAutoencoderModule, blocks: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    """The latents of every token of some contexts, `(tokens, latents)`."""
+    """Latents of every token of some contexts, `(tokens, latents)`."""
     spec = data.validation_spec
     site = spec.resolved_sites[0]
     ids = torch.from_numpy(np.ascontiguousarray(blocks))
@@ -234,17 +234,16 @@ def _latents(
     return latents.flatten(0, 1).cpu().numpy()
 
 
-# Parts of a longer word, such as a URL, tell nothing more.
-_LONGEST = 40
+_MAX_WORD = 40  # characters shown of a long word, such as a URL
 
 
 class Word(NamedTuple):
     """A word of a latent's sample.
 
     Attributes:
-        text: The word as it is shown.
-        places: At how many places of the sample it stands.
-        activation: The mean activation at them.
+        text: The word as shown.
+        places: Number of its occurrences in the sample.
+        activation: Mean activation at them.
     """
 
     text: str
@@ -255,13 +254,13 @@ class Word(NamedTuple):
 def firing_words(
     text: Text, sample: Windows, vocabulary: Mapping[int, bytes], most: int = 8
 ) -> list[list[Word]]:
-    """The words that hold the most of each latent's activation, in its sample.
+    """Words with the largest total activation in each latent's sample.
 
     Args:
-        text: The text of the windows.
-        sample: Places drawn at random among those where each latent is active.
-        vocabulary: The bytes of every token of the text.
-        most: How many words at most.
+        text: Text of the windows.
+        sample: Windows drawn at random among the active tokens of each latent.
+        vocabulary: Bytes of every token of the text.
+        most: Maximum number of words.
 
     Returns:
         A list for each latent; the word with the largest sum of activations comes first.
@@ -292,4 +291,4 @@ def firing_words(
 
 def _shown(tokens: list[bytes]) -> str:
     word = "".join(display_tokens(tokens)).strip(" ␣") or "␣"
-    return word if len(word) <= _LONGEST else f"{word[: _LONGEST - 1]}…"
+    return word if len(word) <= _MAX_WORD else f"{word[: _MAX_WORD - 1]}…"

@@ -1,5 +1,3 @@
-"""The atlas, written when a checkpoint is measured, or a fit has ended."""
-
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -15,18 +13,18 @@ from palinka.training.callbacks.variants import AfterTraining
 
 
 class WriteAtlas(AfterTraining):
-    """Writes the feature atlas, a folder of pages that a browser opens from the disk.
+    """Write the feature atlas at the end of `validate` and `fit`.
 
-    It is written at the end of `validate` and of `fit`, by the process that logs. Analyses that
-    have ended by then are part of it: list `RunAnalyses` before it.
+    The atlas is a folder of static pages. It includes findings of analyses that ended before: list
+    `RunAnalyses` first.
 
     Args:
-        output: The folder; `<log_dir>/atlas` if left out. An atlas that is there is replaced.
-        analyses: A folder with findings of analyses; `<log_dir>/analyses` if left out.
-        options: How much to show of each latent.
+        output: Folder of the atlas, replaced if it exists. Defaults to `<log_dir>/atlas`.
+        analyses: Folder with findings of analyses. Defaults to `<log_dir>/analyses`.
+        options: Amount of detail per latent.
 
     Raises:
-        InputError: If the folder holds something else than an atlas.
+        InputError: If the folder exists and is not an atlas.
     """
 
     what = "atlas"
@@ -41,7 +39,7 @@ class WriteAtlas(AfterTraining):
         self.analyses = None if analyses is None else expanded(analyses)
         self.options = Options() if options is None else options
         self.page: Path | None = None
-        """The page to open, once it is written."""
+        """The page to open, once written."""
         if self.output is not None:
             check_output(self.output)
 

@@ -10,6 +10,7 @@ import sys
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType, NoneType, UnionType
 from typing import Any, BinaryIO, Literal, TextIO, TypeVar, Union, get_args, get_origin
@@ -79,6 +80,26 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 def first_line(error: BaseException) -> str:
     """First line of an exception's message, or the name of its class."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+def load_from_file(given: str, folder: Path) -> Any:
+    """Load a class or function from a Python file of the user.
+
+    Args:
+        given: The file and the name in it, such as `my_analysis.py:nearest_mean`.
+        folder: Folder that a relative path starts from.
+    """
+    file, _, name = given.rpartition(":")
+    path = folder / expanded(file)
+    if not path.is_file():
+        raise InputError(f"{given}: {path} does not exist; give FILE.py:NAME")
+    loader = SourceFileLoader(str(path), str(path))
+    module = ModuleType(loader.name)
+    sys.modules[loader.name] = module  # where dataclasses look for the types of their fields
+    loader.exec_module(module)
+    if not hasattr(module, name):
+        raise InputError(f"{path} has no {name!r}{did_you_mean(name, vars(module))}")
+    return getattr(module, name)
 
 
 _VARIABLE = re.compile(r"\$\{?(\w+)\}?")

@@ -1,7 +1,6 @@
 """The pages on extending palinka, followed to the letter in a copy of the project.
 
-Files are written as the blocks with a title say, changes are made as the blocks in `diff` say; then
-the pages' own tests run, and their commands.
+Files are written as the blocks with a title say; then the pages' own tests run, and their commands.
 """
 
 import json
@@ -39,9 +38,7 @@ def follow(page: Path, project: Path) -> tuple[list[str], list[list[str]]]:
     """Write a page's files, and return its tests and its commands."""
     tests, commands = [], []
     for language, title, text in BLOCK.findall(page.read_text(encoding="utf-8")):
-        if language == "diff":
-            change(project / title, text)
-        elif title:
+        if title:
             file = project / title
             assert not file.exists(), f"{title} is there already"
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -55,16 +52,6 @@ def follow(page: Path, project: Path) -> tuple[list[str], list[list[str]]]:
                 assert program == "palinka"
                 commands.append(arguments)
     return tests, commands
-
-
-def change(file: Path, diff: str) -> None:
-    """Make a change whose lines of context are there exactly once."""
-    lines = diff.splitlines(keepends=True)
-    before = "".join(line[1:] for line in lines if line[0] in " -")
-    after = "".join(line[1:] for line in lines if line[0] in " +")
-    source = file.read_text(encoding="utf-8")
-    assert source.count(before) == 1, f"{file.name} does not have, once:\n{before}"
-    file.write_text(source.replace(before, after), encoding="utf-8")
 
 
 @pytest.mark.slow
@@ -99,12 +86,9 @@ def test_the_pages_work_as_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_files_of_a_page_fit_the_project(page: Path, tmp_path: Path) -> None:
-    """New files are new, changes can be made, and all of it is Python."""
-    stimuli = Path("src/palinka/analyses/stimuli")
-    (tmp_path / stimuli).mkdir(parents=True)
-    shutil.copy(ROOT / stimuli / "load.py", tmp_path / stimuli)
+    """New files are new, and all of it is Python."""
     tests, commands = follow(page, tmp_path)
     assert len(tests) == len(commands) == 1
     for file in tmp_path.rglob("*.py"):
-        assert file.name == "load.py" or not (ROOT / file.relative_to(tmp_path)).exists()
+        assert not (ROOT / file.relative_to(tmp_path)).exists()
         compile(file.read_text(encoding="utf-8"), str(file), "exec")

@@ -1,4 +1,4 @@
-"""Texts in which some tokens matter, from YAML to token batches with labels."""
+"""Texts with labelled target tokens, from YAML to token batches."""
 
 from palinka.analyses.stimuli.base import Prepared, Stimuli
 from palinka.analyses.stimuli.carrier import Carrier

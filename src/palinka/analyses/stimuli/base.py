@@ -9,25 +9,23 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from palinka.errors import InputError, escape_control_chars
-from palinka.language_models.token_text import joined_text, token_ids, token_texts, tokenize
+from palinka.language_models.token_text import joined_text, token_ids, token_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MINIMUM_ITEMS = 3
-_SHOWN = 8
+_MAX_PROBLEMS = 8
+_EXAMPLES = 5
 
 
 def check_counts(conditions: Mapping[str, Sequence[str]], key: str, item: str) -> None:
-    """See to it that there are conditions, each with items enough for a statistic.
+    """Check that there are conditions, each with at least three items.
 
     Args:
         conditions: Items by the name of their condition.
-        key: What the file calls the conditions.
-        item: What an item is called.
-
-    Raises:
-        InputError: If there is no condition, or one has fewer than three items.
+        key: Key of the conditions in the file, for messages.
+        item: Name of an item, for messages.
     """
     if not conditions:
         raise InputError(f"{key}: empty; name at least one, with its {item}s")
@@ -40,66 +38,37 @@ def check_counts(conditions: Mapping[str, Sequence[str]], key: str, item: str) -
 
 
 def check_words(conditions: Mapping[str, Sequence[str]], key: str) -> None:
-    """See to it that there are conditions, with enough words in each.
-
-    Raises:
-        InputError: As `check_counts` and `check_trimmed` do.
-    """
+    """Check that there are conditions, each with at least three words."""
     check_counts(conditions, key, "word")
     for name, words in conditions.items():
         check_trimmed(words, f"{key}.{name}")
 
 
 def check_trimmed(texts: Sequence[str], key: str) -> None:
-    """See to it that texts are not blank and have no white space around them.
-
-    Raises:
-        InputError: Naming the first that is not so.
-    """
+    """Check that no text is blank or has white space around it."""
     for index, text in enumerate(texts):
         if not text or text != text.strip():
             raise InputError(f"{key}[{index}]: {text!r}; give text without white space around it")
 
 
-def listed(problems: Sequence[str]) -> str:
-    """All problems in one line, or the first of them and how many more there are."""
-    more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-    return "; ".join(problems[:_SHOWN]) + more
+def join_problems(problems: Sequence[str]) -> str:
+    """All problems in one line, or the first eight of them and the number of the others."""
+    more = len(problems) - _MAX_PROBLEMS
+    return "; ".join(problems[:_MAX_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """One text as tokens.
+def tokens_within(spans: Sequence[tuple[int, int]], start: int, stop: int) -> tuple[int, ...]:
+    """Positions of the tokens that hold any of the characters from `start` up to `stop`.
 
-    Attributes:
-        text: The text.
-        ids: The token ids, `(tokens,)`.
+    Args:
         spans: First character and the one after the last, of each token; tokens that share a
             character have that character in common.
+        start: The first character.
+        stop: The one after the last.
     """
-
-    text: str
-    ids: tuple[int, ...]
-    spans: tuple[tuple[int, int], ...]
-
-    def positions(self, start: int, stop: int) -> tuple[int, ...]:
-        """The tokens that hold any of the characters from `start` up to `stop`."""
-        return tuple(
-            position
-            for position, (first, end) in enumerate(self.spans)
-            if first < stop and end > start
-        )
-
-
-def encode(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[Encoded]:
-    """Tokenize texts as `token_text.tokenize` does, with the place of each token."""
-    encoded = tokenize(tokenizer, texts, offsets=True)
-    return [
-        Encoded(text, tuple(ids), tuple((start, stop) for start, stop in spans))
-        for text, ids, spans in zip(
-            texts, encoded["input_ids"], encoded["offset_mapping"], strict=True
-        )
-    ]
+    return tuple(
+        position for position, (first, end) in enumerate(spans) if first < stop and end > start
+    )
 
 
 def first_token(tokenizer: "PreTrainedTokenizerBase", word: str) -> int:
@@ -109,9 +78,6 @@ def first_token(tokenizer: "PreTrainedTokenizerBase", word: str) -> int:
     """
     before, whole = token_ids(tokenizer, ["a", f"a {word}"])
     return whole[len(before)]
-
-
-_EXAMPLES = 5
 
 
 @dataclass(frozen=True)
@@ -124,11 +90,12 @@ class Prepared:
         pool: For each text the positions whose mean is the item's vector; empty for a passage,
             where every token is an item.
         display: For each text its tokens as `token_texts` shows them.
-        labels: What each item is called: the word, or the text with the target in brackets.
-        conditions: The condition of each item, escaped; empty for a passage.
-        targets: For a passage, by category (escaped), the tokens that belong to it.
-        pairs: Whether item `i` of each condition matches item `i` of the others, as two versions
-            of one frame do.
+        labels: Name of each item: the word, or the text with the target in brackets.
+        conditions: The condition of each item, its control characters escaped; empty for a
+            passage.
+        targets: For a passage, the mask of each category's tokens, by the category's escaped name.
+        pairs: Item `i` of each condition matches item `i` of the others, as two versions of one
+            frame do.
     """
 
     kind: str
@@ -141,18 +108,17 @@ class Prepared:
     pairs: bool = False
 
     def summary(self) -> str:
-        """How many items each condition has, with five of them, as markdown."""
+        """Number of items of each condition and five of them, as markdown."""
+        masks = dict(self.targets) or {
+            name: tuple(condition == name for condition in self.conditions)
+            for name in dict.fromkeys(self.conditions)
+        }
         lines = []
-        for name in dict.fromkeys(self.conditions):
-            of_condition = [
-                label
-                for label, condition in zip(self.labels, self.conditions, strict=True)
-                if condition == name
-            ]
-            lines.append(_entry(name, f"{len(of_condition)} items", of_condition))
-        for name, mask in self.targets.items():
+        for name, mask in masks.items():
             hits = [label for label, hit in zip(self.labels, mask, strict=True) if hit]
-            lines.append(_entry(name, f"{len(hits)} of {len(mask)} tokens", hits))
+            count = f"{len(hits)} of {len(mask)} tokens" if self.targets else f"{len(hits)} items"
+            lines.append(f"- {code_span(name)}: {count}, such as")
+            lines += [f"    - {code_span(hit)}" for hit in hits[:_EXAMPLES]]
         return "\n".join(lines) or f"- {len(self.labels)} tokens"
 
 
@@ -165,7 +131,7 @@ def prepared_items(
     conditions: Sequence[str],
     pairs: bool = False,
 ) -> Prepared:
-    """Put one item per text together, with its tokens for display."""
+    """Prepared stimuli with one item per text."""
     return Prepared(
         kind=kind,
         tokens=tuple(tuple(ids) for ids in tokens),
@@ -186,11 +152,6 @@ def marked(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int], position: i
     return f"{before}{left}[{core}]{right}{after}"
 
 
-def _entry(name: str, count: str, items: Sequence[str]) -> str:
-    examples = "".join(f"\n    - {code_span(item)}" for item in items[:_EXAMPLES])
-    return f"- {code_span(name)}: {count}, such as{examples}"
-
-
 def code_span(text: str) -> str:
     """Text as a span of code in markdown, in which nothing is markup, also within a table."""
     text = escape_control_chars(re.sub(r"\r\n|\r|\n", "↵", text))
@@ -204,7 +165,8 @@ class Stimuli(ABC):
     """Texts in which some tokens matter, under any tokenizer.
 
     Attributes:
-        name: What messages call them, such as the file they come from; not part of the content.
+        kind: Name of the kind, part of the hash.
+        name: Name in messages, such as the file they come from; not part of the content.
     """
 
     kind: ClassVar[str]
@@ -213,12 +175,9 @@ class Stimuli(ABC):
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the content: equal content, equal hash, whatever the file looks like."""
-        content = {
-            entry.name: _canonical(getattr(self, entry.name))
-            for entry in fields(self)
-            if entry.compare
-        }
+        """SHA-256 of the content, which does not depend on the layout of the file."""
+        names = [entry.name for entry in fields(self) if entry.compare]
+        content = {name: _canonical(getattr(self, name)) for name in names}
         line = json.dumps({"kind": self.kind} | content, sort_keys=True)
         return hashlib.sha256(line.encode()).hexdigest()
 
@@ -226,17 +185,17 @@ class Stimuli(ABC):
         """Tokenize the texts and find the tokens that matter.
 
         Args:
-            tokenizer: A fast tokenizer; no special tokens are put around a text.
+            tokenizer: A fast tokenizer; texts are tokenized without special tokens.
 
         Raises:
-            InputError: If the tokenizer is not a fast one, or a target is not what the kind asks
-                for; names it, and says what the tokenizer made of it.
+            InputError: If the tokenizer is not a fast one, or its tokens of a target are not those
+                that the kind needs; names the target and its tokens.
         """
         try:
             if not tokenizer.is_fast:
                 raise InputError(
-                    f"the tokenizer {type(tokenizer).__name__} does not say where its tokens stand"
-                    " in the text; use a model with a tokenizer.json"
+                    f"the tokenizer {type(tokenizer).__name__} gives no positions of its tokens in"
+                    " the text; use a model with a tokenizer.json"
                 )
             return self._prepare(tokenizer)
         except InputError as error:

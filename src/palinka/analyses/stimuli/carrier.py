@@ -8,12 +8,12 @@ from palinka.analyses.stimuli.base import (
     Prepared,
     Stimuli,
     check_words,
-    encode,
-    listed,
+    join_problems,
     prepared_items,
+    tokens_within,
 )
 from palinka.errors import InputError
-from palinka.language_models.token_text import token_texts
+from palinka.language_models.token_text import token_texts, tokenize
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,13 +28,9 @@ class Carrier(Stimuli):
     The last token is the item, or the mean over the word's tokens.
 
     Attributes:
-        groups: The words of each group.
+        groups: The words of each group, at least three.
         carrier: The text, which ends with `{word}`.
         pool: `last`, for which a word must be one token after the carrier, or `mean`.
-
-    Raises:
-        InputError: If there is no group, one has fewer than three words, or the carrier does not
-            end with its slot.
     """
 
     kind: ClassVar[str] = "carrier"
@@ -54,19 +50,20 @@ class Carrier(Stimuli):
     def _prepare(self, tokenizer: "PreTrainedTokenizerBase") -> Prepared:
         words = [word for words in self.groups.values() for word in words]
         groups = [name for name, words in self.groups.items() for _ in words]
-        encoded = encode(tokenizer, [self.carrier.replace(SLOT, word) for word in words])
+        texts = [self.carrier.replace(SLOT, word) for word in words]
+        encoded = tokenize(tokenizer, texts, offsets=True)
         start = len(self.carrier) - len(SLOT)
         pool, problems = [], []
-        for word, group, text in zip(words, groups, encoded, strict=True):
-            positions = text.positions(start, len(text.text))
-            made = token_texts(tokenizer, [text.ids[position] for position in positions])
+        for word, group, ids, spans in zip(
+            words, groups, encoded["input_ids"], encoded["offset_mapping"], strict=True
+        ):
+            positions = tokens_within(spans, start, start + len(word))
+            made = token_texts(tokenizer, [ids[position] for position in positions])
             if self.pool == "last" and [piece.strip() for piece in made] != [word]:
                 problems.append(f"{group}: {word!r} is {made} after the carrier")
             pool.append(positions)
         if problems:
             raise InputError(
-                f"{listed(problems)}; choose words that are one token, or set pool: mean"
+                f"{join_problems(problems)}; choose words that are one token, or set pool: mean"
             )
-        return prepared_items(
-            self.kind, tokenizer, [text.ids for text in encoded], pool, words, groups
-        )
+        return prepared_items(self.kind, tokenizer, encoded["input_ids"], pool, words, groups)

@@ -6,17 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from palinka.analyses.stimuli.base import (
-    Encoded,
     Prepared,
     Stimuli,
     check_counts,
     check_trimmed,
-    encode,
-    listed,
+    join_problems,
     prepared_items,
+    tokens_within,
 )
 from palinka.errors import InputError
-from palinka.language_models.token_text import token_texts
+from palinka.language_models.token_text import token_texts, tokenize
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,11 +33,7 @@ class Contrast(Stimuli):
         targets: The target word of each of two or more conditions.
         frames: Sentences in which `{target}` stands once; every condition gets them all, so item
             `i` of one condition and item `i` of the other are a pair.
-        sentences: Instead of frames, the sentences of each condition.
-
-    Raises:
-        InputError: If there are fewer than two conditions or three sentences in one, both or
-            neither of frames and sentences, or a frame without its slot.
+        sentences: Instead of frames, the sentences of each condition, at least three.
     """
 
     kind: ClassVar[str] = "contrast"
@@ -78,43 +73,33 @@ class Contrast(Stimuli):
         }
 
     def _prepare(self, tokenizer: "PreTrainedTokenizerBase") -> Prepared:
-        texts = self._texts()
-        conditions = [name for name, sentences in texts.items() for _ in sentences]
-        encoded = encode(tokenizer, [text for sentences in texts.values() for text in sentences])
+        by_condition = self._texts()
+        conditions = [name for name, texts in by_condition.items() for _ in texts]
+        texts = [text for texts in by_condition.values() for text in texts]
+        encoded = tokenize(tokenizer, texts, offsets=True)
         pool, labels, problems = [], [], []
-        for condition, sentence in zip(conditions, encoded, strict=True):
+        for condition, text, ids, spans in zip(
+            conditions, texts, encoded["input_ids"], encoded["offset_mapping"], strict=True
+        ):
             target = self.targets[condition]
-            found = _find(sentence.text, target)
-            problem = _problem(tokenizer, sentence, target, found)
-            if problem:
-                problems.append(f"{condition}: {sentence.text!r}: {problem}")
+            words = list(re.finditer(rf"(?<!\w){re.escape(target)}(?!\w)", text))
+            if len(words) != 1:
+                problems.append(
+                    f"{condition}: {text!r}: {target!r} occurs {len(words)} times; it must occur "
+                    "exactly once"
+                )
                 continue
-            ((start, stop),) = found
-            pool.append(sentence.positions(start, stop))
-            labels.append(f"{sentence.text[:start]}[{target}]{sentence.text[stop:]}")
+            start, stop = words[0].span()
+            positions = tokens_within(spans, start, stop)
+            made = token_texts(tokenizer, [ids[position] for position in positions])
+            if made != [f" {target}"]:
+                problems.append(
+                    f"{condition}: {text!r}: the tokenizer makes {made} of {target!r}; expected "
+                    f"[{f' {target}'!r}]"
+                )
+            pool.append(positions)
+            labels.append(f"{text[:start]}[{target}]{text[stop:]}")
         if problems:
-            raise InputError(listed(problems))
-        ids = [sentence.ids for sentence in encoded]
-        pairs = self.frames is not None
-        return prepared_items(self.kind, tokenizer, ids, pool, labels, conditions, pairs)
-
-
-def _find(text: str, target: str) -> list[tuple[int, int]]:
-    """Where a word stands in a text by itself."""
-    return [match.span() for match in re.finditer(rf"(?<!\w){re.escape(target)}(?!\w)", text)]
-
-
-def _problem(
-    tokenizer: "PreTrainedTokenizerBase",
-    sentence: Encoded,
-    target: str,
-    found: list[tuple[int, int]],
-) -> str | None:
-    """Why a sentence cannot be used, if it cannot."""
-    if len(found) != 1:
-        return f"{target!r} occurs {len(found)} times; it must occur exactly once"
-    positions = sentence.positions(*found[0])
-    made = token_texts(tokenizer, [sentence.ids[position] for position in positions])
-    if made != [f" {target}"]:
-        return f"the tokenizer makes {made} of {target!r}; expected [{f' {target}'!r}]"
-    return None
+            raise InputError(join_problems(problems))
+        tokens, pairs = encoded["input_ids"], self.frames is not None
+        return prepared_items(self.kind, tokenizer, tokens, pool, labels, conditions, pairs)

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Match:
-    """Which tokens belong to a condition.
+    """Rule that says which tokens belong to a condition.
 
     Attributes:
         match: The strings that a token, decoded and stripped of white space, may equal.
-        not_in_numbers: Whether to leave out a token beside a digit, as the point in `3.5`: the
-            last character of the token before it or the first of the one after it.
+        not_in_numbers: Leave out a token beside a digit, as the point in `3.5`: the last
+            character of the token before it or the first of the one after it.
     """
 
     match: Sequence[str]
@@ -44,15 +44,11 @@ class Occurrences(Stimuli):
 
     Attributes:
         text: The text.
-        conditions: What to match for each condition.
-        before: How many tokens of the window stand before the match.
-        after: How many stand after it.
-        limit: How many matches to take for each condition, the first in the text; all if None.
-        skip: How many tokens at the start of the text to leave out, as if they were not there.
-
-    Raises:
-        InputError: If there is no condition or string, a number is out of range, or two
-            conditions match the same string.
+        conditions: The rule of each condition; no two match the same string.
+        before: Number of tokens of the window before the match.
+        after: Number of tokens after it.
+        limit: Maximum number of matches per condition, the first in the text; None for all.
+        skip: Number of tokens at the start of the text that are left out, also of windows.
     """
 
     kind: ClassVar[str] = "occurrences"
@@ -109,21 +105,21 @@ class Occurrences(Stimuli):
     def _positions(
         self, tokenizer: "PreTrainedTokenizerBase", ids: NDArray[np.int64]
     ) -> dict[str, NDArray[np.int64]]:
-        """Where in the tokens each condition's matches are."""
+        """Positions of each condition's matches in the tokens."""
         vocabulary, of_vocabulary = np.unique(ids, return_inverse=True)
         texts = token_texts(tokenizer, vocabulary.tolist(), "replace")  # each kind of token once
 
-        def where(holds: list[bool]) -> NDArray[np.bool_]:
+        def at_tokens(holds: list[bool]) -> NDArray[np.bool_]:
             return np.array(holds, dtype=np.bool_)[of_vocabulary]
 
         beside_digit = np.zeros(len(ids), dtype=np.bool_)
-        beside_digit[1:] |= where([text[-1:].isdigit() for text in texts])[:-1]
-        beside_digit[:-1] |= where([text[:1].isdigit() for text in texts])[1:]
+        beside_digit[1:] |= at_tokens([text[-1:].isdigit() for text in texts])[:-1]
+        beside_digit[:-1] |= at_tokens([text[:1].isdigit() for text in texts])[1:]
         index = np.arange(len(ids))
         usable = (index >= self.before) & (index < len(ids) - self.after)
         found = {}
         for name, condition in self.conditions.items():
-            hits = usable & where([text.strip() in condition.match for text in texts])
+            hits = usable & at_tokens([text.strip() in condition.match for text in texts])
             if condition.not_in_numbers:
                 hits &= ~beside_digit
             found[name] = np.flatnonzero(hits)[: self.limit]

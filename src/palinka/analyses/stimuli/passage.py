@@ -4,7 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from palinka.analyses.stimuli.base import Prepared, Stimuli, check_trimmed, first_token, listed
+from palinka.analyses.stimuli.base import (
+    Prepared,
+    Stimuli,
+    check_trimmed,
+    first_token,
+    join_problems,
+)
 from palinka.errors import InputError, escape_control_chars
 from palinka.language_models.token_text import token_ids, token_texts
 
@@ -21,10 +27,7 @@ class Passage(Stimuli):
 
     Attributes:
         text: The text.
-        categories: The words of each category; none where the text alone is of interest.
-
-    Raises:
-        InputError: If the text is blank or a category has no words.
+        categories: The words of each category; empty where the text alone is of interest.
     """
 
     kind: ClassVar[str] = "passage"
@@ -53,8 +56,8 @@ class Passage(Stimuli):
             targets[escape_control_chars(name)] = tuple(token in wanted for token in ids)
         if problems:
             raise InputError(
-                f"{listed(problems)}: not in the passage with a space before; take them out of "
-                "the category, or give another passage"
+                f"{join_problems(problems)}: not in the passage with a space before; take them out"
+                " of the category, or give another passage"
             )
         return Prepared(
             kind=self.kind,

@@ -18,10 +18,7 @@ class Words(Stimuli):
     The mean over the word's tokens is the item.
 
     Attributes:
-        conditions: The words of each condition.
-
-    Raises:
-        InputError: If there is no condition, or one has fewer than three words.
+        conditions: The words of each condition, at least three.
     """
 
     kind: ClassVar[str] = "words"

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from palinka.analyses.stimuli import Prepared, load_stimuli
 
-FOLDER = Path(__file__).parents[2] / "configs" / "stimuli"
+FOLDER = Path(__file__).parents[3] / "configs" / "stimuli"
 FILES = sorted(file.stem for file in FOLDER.glob("*.yaml"))
 
 

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from palinka.autoencoders import Autoencoder
-from palinka.language_models.cpu import LARGEST, MMAP_THRESHOLD, products_at
-from palinka.training.module import prepare_machine
+from palinka.language_models.cpu import LARGEST, MMAP_THRESHOLD, products_at, tune_cpu
 
 # What glibc's own threshold grows to; larger tensors it then takes from the system each time.
 BY_DEFAULT = 32 << 20
@@ -24,7 +23,7 @@ class FitSettings:
     """
 
     def __init__(self, autoencoder: Autoencoder) -> None:
-        before = prepare_machine(autoencoder, torch.device("cpu"))
+        before = tune_cpu(torch.device("cpu"), autoencoder.input_dim * autoencoder.latent_dim)
         self.precision = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision(before)
         _keep_below(BY_DEFAULT)

@@ -29,6 +29,7 @@ from palinka.autoencoders import (
     ReLUAutoencoder,
     TopKAutoencoder,
 )
+from palinka.autoencoders.kernels import normalize_rows_, project_gradient_
 from palinka.data import (
     CorrelatedData,
     HierarchicalData,
@@ -38,9 +39,8 @@ from palinka.data import (
     mean_max_cosine,
 )
 from palinka.errors import track
-from palinka.training import FiringClock
-from palinka.training.losses import Objective, Step, terms
-from palinka.training.module import normalize_rows, project_gradient
+from palinka.training import DeadLatentTracker
+from palinka.training.losses import Objective, StepContext, loss_terms
 
 RESULT = Path(__file__).parent.parent / "benchmarks" / "results" / "ground_truth.md"
 TEST_ROWS = 8192
@@ -112,21 +112,21 @@ def train(
         sparsity_warmup_steps=round(schedule.warmup * schedule.steps),
         decorrelation_warmup_steps=0,
     )
-    clock = FiringClock(latents)
+    clock = DeadLatentTracker(latents)
     adam = torch.optim.Adam(autoencoder.parameters(), lr=schedule.learning_rate)
     decay = torch.optim.lr_scheduler.LinearLR(adam, 1.0, 0.0, schedule.steps)
     for i in range(schedule.steps):
         x = data.sample(schedule.rows, seed=1 + i + schedule.steps * seed).x
-        step = Step(x, x, dead=partial(clock.dead, 20 * schedule.rows))
-        found = terms(autoencoder, step)
+        step = StepContext(x, x, dead=partial(clock.dead, 20 * schedule.rows))
+        found = loss_terms(autoencoder, step)
         adam.zero_grad()
         objective(found, i).total.backward()  # type: ignore[no-untyped-call]
-        if autoencoder.unit_norm:
-            project_gradient(autoencoder.dictionary)
+        if autoencoder.unit_norm and autoencoder.dictionary.grad is not None:
+            project_gradient_(autoencoder.dictionary.grad, autoencoder.dictionary)
         adam.step()
         decay.step()
         if autoencoder.unit_norm:
-            normalize_rows(autoencoder.dictionary)
+            normalize_rows_(autoencoder.dictionary)
         clock.update(found.output.latents)
     return autoencoder.eval()
 

@@ -24,7 +24,7 @@ from palinka.errors import InputError
 from palinka.language_models import LanguageModel, LanguageModelSpec
 from palinka.language_models.token_text import bos_id, token_ids
 from palinka.training import SparseAutoencoderModule
-from palinka.training.callbacks import FormingLatents
+from palinka.training.callbacks import LatentEvolution
 from palinka.training.callbacks.run_analyses import encoder_of
 
 SITE = "blocks.3.mlp.pre"
@@ -105,7 +105,7 @@ def test_all_that_read_a_text_read_the_same_ids(spec: LanguageModelSpec, bos: bo
     np.testing.assert_allclose(live.answer(TEXT, 3)["values"], latents[:, 3], rtol=1e-3, atol=1e-5)
     data = ActivationDataModule(spec, SITE, Passage(TEXT), bos=bos, validation_fraction=0)
     data.loaded_language_model = model
-    forming = FormingLatents(text=TEXT)
+    forming = LatentEvolution(text=TEXT)
     trainer = SimpleNamespace(
         is_global_zero=True, datamodule=data, global_step=0, loggers=[], log_dir=None
     )

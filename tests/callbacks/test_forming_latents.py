@@ -7,7 +7,7 @@ import pytest
 
 from palinka.__main__ import main
 from palinka.errors import InputError
-from palinka.training.callbacks import FormingLatents
+from palinka.training.callbacks import LatentEvolution
 from palinka.training.callbacks import latent_evolution as forming_latents
 
 LINE = [
@@ -22,7 +22,7 @@ LINE = [
     "--trainer.accelerator=cpu",
     "--trainer.max_steps=5",
     "--trainer.limit_val_batches=0",
-    "--trainer.callbacks+=FormingLatents",
+    "--trainer.callbacks+=LatentEvolution",
     "--trainer.callbacks.latents=[3,40]",
     "--trainer.callbacks.every_n_steps=2",
 ]
@@ -60,8 +60,8 @@ def test_the_same_text_is_drawn_at_the_beginning_and_every_so_many_steps(
     ids=lambda s: next(iter(s)),
 )
 def test_what_cannot_be_drawn_is_refused(settings: dict[str, object]) -> None:
-    with pytest.raises(InputError, match="FormingLatents"):
-        FormingLatents(**settings)
+    with pytest.raises(InputError, match="LatentEvolution"):
+        LatentEvolution(**settings)
 
 
 def test_a_latent_that_there_is_not_is_refused_before_training() -> None:
@@ -70,14 +70,14 @@ def test_a_latent_that_there_is_not_is_refused_before_training() -> None:
 
     module = SparseAutoencoderModule(TopKAutoencoder(4, 8, k=2))
     with pytest.raises(InputError, match="no latent 8; the dictionary has 0 to 7"):
-        FormingLatents([7, 8]).setup(None, module, "fit")
+        LatentEvolution([7, 8]).setup(None, module, "fit")
 
 
 def test_a_run_that_goes_on_draws_the_same_latents() -> None:
-    first = FormingLatents([5, 6])
-    later = FormingLatents()
+    first = LatentEvolution([5, 6])
+    later = LatentEvolution()
     later.load_state_dict(first.state_dict())
     assert later.latents == [5, 6]
-    other = FormingLatents([7])
+    other = LatentEvolution([7])
     other.load_state_dict(first.state_dict())
     assert other.latents == [7]

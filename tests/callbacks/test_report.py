@@ -7,8 +7,8 @@ import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 
-from palinka.training.callbacks import VariantLogger, as_typed, final_report
-from palinka.training.callbacks.summary import where_it_lies
+from palinka.training.callbacks import VariantLogger, final_report, shell_path
+from palinka.training.callbacks.summary import log_locations
 
 
 def report(log_dir: str, **metrics: float) -> list[str]:
@@ -61,7 +61,7 @@ def test_a_folder_whose_name_a_terminal_would_obey_is_typed_with_escapes(
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "a'b\\c\x1b[2J\n"
     folder.mkdir()
-    typed = as_typed(folder)
+    typed = shell_path(folder)
     assert typed == r"$'a\'b\\c\x1b[2J\n'"
     shown = subprocess.run(["bash", "-c", f"cd {typed} && pwd -P"], capture_output=True, check=True)
     assert shown.stdout.decode() == f"{folder.resolve()}\n"
@@ -90,7 +90,7 @@ def test_a_run_ends_with_the_files_of_each_logger(
         run_folder=tmp_path / "mine",
         loggers=[*loggers, client],
     )
-    assert where_it_lies(trainer) == [
+    assert log_locations(trainer) == [
         "",
         "results in   mine",
         "metrics in   csv/lightning_logs/version_0/metrics.csv",
@@ -98,4 +98,4 @@ def test_a_run_ends_with_the_files_of_each_logger(
         "SimpleNamespace in   runs",
     ]
     trainer.loggers = [board, VariantLogger(board, "k=4")]
-    assert where_it_lies(trainer)[2:] == ["look at them with   tensorboard --logdir tb"]
+    assert log_locations(trainer)[2:] == ["look at them with   tensorboard --logdir tb"]

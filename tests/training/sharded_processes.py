@@ -25,7 +25,7 @@ from palinka.autoencoders.kernels import kth_largest, squared_covariance_plain
 from palinka.autoencoders.sharded import ShardedAutoencoder
 from palinka.errors import InputError
 from palinka.training import SparseAutoencoderModule
-from palinka.training.losses import Objective, Step, terms_of
+from palinka.training.losses import Objective, StepContext, mse_l1_terms
 
 STEPS, MIDDLE = 50, 20
 
@@ -84,7 +84,7 @@ def compare_with_a_twin(mesh: DeviceMesh, case: random.Random) -> None:
 
     expected = twin(x)
     penalty = 0.3 * squared_covariance_plain(expected.latents)
-    losses = objective(terms_of(expected, Step(x, x)), 0)
+    losses = objective(mse_l1_terms(expected, StepContext(x, x)), 0)
     torch.testing.assert_close(losses.decorrelation, penalty)
     (losses.reconstruction + losses.sparsity + penalty).backward()
 
@@ -96,7 +96,9 @@ def compare_with_a_twin(mesh: DeviceMesh, case: random.Random) -> None:
     own = sharded.sharding.own(latent_dim)
     torch.testing.assert_close(actual.latents, expected.latents[share, own])
     torch.testing.assert_close(actual.reconstruction, expected.reconstruction[share])
-    terms = objective(terms_of(actual, Step(mine, mine, sharded.sharding)), 0, sharded.sharding)
+    terms = objective(
+        mse_l1_terms(actual, StepContext(mine, mine, sharded.sharding)), 0, sharded.sharding
+    )
     value = torch.stack([term.detach() for term in terms.named.values()])
     dist.all_reduce(value)
     torch.testing.assert_close(

@@ -1,5 +1,4 @@
 import copy
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor
 from palinka.autoencoders import KSparseAutoencoder
 from palinka.errors import InputError
 from palinka.training import SparseAutoencoderModule
+from palinka.training.checkpoint import DurableCheckpointIO, settings_of
 
 MakeTrainer = Callable[..., Trainer]
 
@@ -171,7 +171,7 @@ def test_activations_that_are_no_numbers_are_not_saved(
 def test_the_settings_are_read_without_the_weights(
     saved: tuple[SparseAutoencoderModule, Path],
 ) -> None:
-    settings = SparseAutoencoderModule.settings_of(saved[1])
+    settings = settings_of(saved[1])
     assert settings["sparsity_weight"] == 0.5
     assert settings["autoencoder"]["class_path"].endswith(".KSparseAutoencoder")
     arguments = settings["autoencoder"]["init_args"]
@@ -188,14 +188,8 @@ def test_files_that_are_no_checkpoint(
     text.write_text("no checkpoint")
     for path in (torn, other, text, tmp_path / "nowhere.ckpt"):
         with pytest.raises(InputError, match=path.name) as caught:
-            SparseAutoencoderModule.settings_of(path)
+            settings_of(path)
         assert "\n" not in str(caught.value)
-
-
-def test_a_pipe_in_its_place_is_not_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "last.ckpt")
-    with pytest.raises(InputError, match="no complete checkpoint"):
-        SparseAutoencoderModule.settings_of(tmp_path / "last.ckpt")
 
 
 @pytest.mark.parametrize(
@@ -234,3 +228,51 @@ def test_what_lightning_stumbles_over_is_refused_in_a_line(
 def test_descriptions_that_describe_nothing(description: dict[str, Any], expected: str) -> None:
     with pytest.raises(InputError, match=expected):
         SparseAutoencoderModule(description)  # type: ignore[arg-type]
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "made" / "last.ckpt"
+    DurableCheckpointIO().save_checkpoint({"weights": torch.arange(3), "step": 4}, path)
+    found = DurableCheckpointIO().load_checkpoint(path)
+    assert found["step"] == 4
+    assert torch.equal(found["weights"], torch.arange(3))
+    assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
+
+
+def test_a_write_that_fails_leaves_the_older_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "last.ckpt"
+    DurableCheckpointIO().save_checkpoint({"step": 1}, path)
+    before = path.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        DurableCheckpointIO().save_checkpoint({"step": 2}, path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_the_bytes_are_durable_before_they_have_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there: list[list[str]] = []
+    monkeypatch.setattr("os.fsync", lambda _: there.append([f.name for f in tmp_path.iterdir()]))
+    DurableCheckpointIO().save_checkpoint({"step": 1}, tmp_path / "last.ckpt")
+    assert there == [["last.ckpt.tmp"], ["last.ckpt"]]
+
+
+class Canary:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return print, ("it ran",)
+
+
+def test_objects_are_not_loaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "last.ckpt"
+    torch.save({"canary": Canary()}, path)
+    with pytest.raises(InputError, match="not a complete palinka checkpoint"):
+        DurableCheckpointIO().load_checkpoint(path, weights_only=False)
+    assert "it ran" not in capsys.readouterr().out

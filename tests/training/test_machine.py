@@ -8,8 +8,8 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from palinka.autoencoders import KSparseAutoencoder
+from palinka.language_models import cpu
 from palinka.training import SparseAutoencoderModule
-from palinka.training import module as machine
 
 CPU = torch.device("cpu")
 
@@ -18,14 +18,14 @@ CPU = torch.device("cpu")
 def _leave_the_precision(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
-    monkeypatch.setattr(machine, "WORTH_A_TRIAL", 1)
-    monkeypatch.setattr(machine, "choose_products", lambda: ("medium", "why"))
+    monkeypatch.setattr(cpu, "MIN_WEIGHTS", 1)
+    monkeypatch.setattr(cpu, "choose_products", lambda: ("medium", "why"))
     yield
     torch.set_float32_matmul_precision(before)
 
 
 def test_the_chosen_library_is_taken() -> None:
-    assert machine.prepare_machine(KSparseAutoencoder(4), CPU) == "highest"
+    assert cpu.tune_cpu(CPU, 32) == "highest"
     assert torch.get_float32_matmul_precision() == "medium"
 
 
@@ -33,11 +33,11 @@ def test_small_autoencoders_and_explicit_wishes_are_left_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     torch.set_float32_matmul_precision("high")
-    assert machine.prepare_machine(KSparseAutoencoder(4), CPU) == "high"
+    assert cpu.tune_cpu(CPU, 32) == "high"
     assert torch.get_float32_matmul_precision() == "high"
     torch.set_float32_matmul_precision("highest")
-    monkeypatch.setattr(machine, "WORTH_A_TRIAL", 1000)
-    machine.prepare_machine(KSparseAutoencoder(4), CPU)
+    monkeypatch.setattr(cpu, "MIN_WEIGHTS", 1000)
+    cpu.tune_cpu(CPU, 32)
     assert torch.get_float32_matmul_precision() == "highest"
 
 
@@ -59,7 +59,7 @@ def test_a_run_that_goes_on_keeps_what_it_began_with(
             return super().training_step(batch, batch_idx)
 
     trainer.fit(Watched(KSparseAutoencoder(8)), rows_data(rows))
-    monkeypatch.setattr(machine, "choose_products", lambda: ("highest", "why"))
+    monkeypatch.setattr(cpu, "choose_products", lambda: ("highest", "why"))
     path = tmp_path / "last.ckpt"
     make_trainer(max_epochs=2).fit(Watched(KSparseAutoencoder(8)), rows_data(rows), ckpt_path=path)
     assert set(seen) == {"medium"}

@@ -6,7 +6,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palinka.training import ReconstructionMetrics, SparsityMetrics
+from palinka.autoencoders import KSparseAutoencoder
+from palinka.errors import InputError
+from palinka.training import (
+    DeadLatentTracker,
+    ReconstructionMetrics,
+    SparsityMetrics,
+    decorrelation_loss,
+)
+from palinka.training.losses import Objective, StepContext, mse_l1_terms
+from palinka.training.metrics import Evaluation, NaNDetector
 
 
 def closed_form(x: np.ndarray, x_hat: np.ndarray) -> dict[str, float]:
@@ -124,3 +133,108 @@ def test_leading_dimensions_are_rows() -> None:
     sparsity = SparsityMetrics(5)
     sparsity.update(latents)
     assert sparsity.compute()["l0"].item() == pytest.approx((latents > 0).sum().item() / 6)
+
+
+def test_it_counts_tokens_since_the_last_firing() -> None:
+    torch.manual_seed(0)
+    clock = DeadLatentTracker(12)
+    fired_at = [0] * 12
+    tokens = 0
+    for rows in (3, 1, 5, 4):
+        latents = torch.randn(rows, 12) * (torch.rand(rows, 12) < 0.1)
+        clock.update(latents)
+        tokens += rows
+        for latent in range(12):
+            if latents[:, latent].any():
+                fired_at[latent] = tokens
+    assert clock.tokens_since.tolist() == [tokens - at for at in fired_at]
+    dead = clock.dead(5)
+    assert dead.tolist() == [tokens - at >= 5 for at in fired_at]
+    assert 0 < dead.sum() < 12
+
+
+def test_no_latent_is_dead_before_so_many_tokens_were_seen() -> None:
+    clock = DeadLatentTracker(3)
+    clock.update(torch.zeros(9, 3))
+    assert not clock.dead(10).any()
+    clock.update(torch.zeros(1, 3))
+    assert clock.dead(10).all()
+
+
+def test_firing_counts_are_part_of_the_state() -> None:
+    clock = DeadLatentTracker(2)
+    clock.update(torch.tensor([[0.0, 1.0], [0.0, -1.0]]))
+    again = DeadLatentTracker(2)
+    again.load_state_dict(clock.state_dict())
+    assert again.tokens_since.tolist() == [2, 0]
+    assert again.tokens_since.dtype == torch.int64
+    assert again.bfloat16().tokens_since.dtype == torch.int64
+
+
+def test_batches_with_one_bad_number_are_counted() -> None:
+    detector = NaNDetector()
+    detector.update(torch.full((4, 4), 6e4))
+    detector.check()
+    for value in (float("nan"), float("inf"), -float("inf")):
+        batch = torch.zeros(4, 4)
+        batch[1, 2] = value
+        detector.update(batch)
+    with pytest.raises(InputError, match="3 batches of activations hold NaN or Inf"):
+        detector.check()
+
+
+def test_the_count_of_nan_batches_is_no_part_of_a_checkpoint() -> None:
+    assert not NaNDetector().state_dict()
+
+
+OBJECTIVE = Objective(2.0, 0.5, 7, 9)
+
+
+def measured(sae: KSparseAutoencoder, batches: list[torch.Tensor]) -> dict[str, float]:
+    evaluation = Evaluation(sae.input_dim, sae.latent_dim)
+    for batch in batches:
+        evaluation.update(batch, sae(batch), decorrelation=True)
+    return {name: value.item() for name, value in evaluation.compute(OBJECTIVE).items()}
+
+
+def test_everything_is_measured_with_the_full_weights() -> None:
+    torch.manual_seed(0)
+    sae, x = KSparseAutoencoder(5, 9, 3), torch.randn(20, 5)
+    values = measured(sae, [x])
+    losses = Objective(2.0, 0.5, 0, 0)(mse_l1_terms(sae(x), StepContext(x, x)), step=0)
+    for name, loss in losses.named.items():
+        assert values[f"loss/{name}"] == pytest.approx(loss.item(), rel=1e-5)
+    assert values["loss/total"] == pytest.approx(losses.total.item(), rel=1e-5)
+    assert values["loss/reconstruction"] == values["mse"]
+    assert {"fvu", "explained_variance", "cosine", "l0", "l1", "dead"} < values.keys()
+
+
+def test_all_but_the_decorrelation_is_the_same_under_any_split() -> None:
+    torch.manual_seed(0)
+    sae, x = KSparseAutoencoder(5, 9, 3), torch.randn(20, 5)
+    whole, parts = measured(sae, [x]), measured(sae, [x[:13], x[13:19], x[19:]])
+    penalties = [decorrelation_loss(sae.encode(part)).item() for part in (x[:13], x[13:19])]
+    assert parts["loss/decorrelation"] == pytest.approx(
+        0.5 * (12 * penalties[0] + 5 * penalties[1]) / 17, rel=1e-6
+    )
+    for name in whole.keys() - {"loss/decorrelation", "loss/total"}:
+        assert parts[name] == pytest.approx(whole[name], rel=1e-6)
+
+
+def test_a_process_that_gets_no_rows_of_a_batch_adds_nothing() -> None:
+    torch.manual_seed(0)
+    sae, x = KSparseAutoencoder(5, 9, 3), torch.randn(20, 5)
+    assert measured(sae, [x, x[:0]]) == measured(sae, [x])
+
+
+def test_forgetting() -> None:
+    sae = KSparseAutoencoder(5)
+    evaluation = Evaluation(5, 10)
+    evaluation.update(torch.randn(8, 5) * 100, sae(torch.randn(8, 5)), decorrelation=True)
+    evaluation.reset()
+    x = torch.randn(8, 5)
+    evaluation.update(x, sae(x), decorrelation=False)
+    again = Evaluation(5, 10)
+    again.update(x, sae(x), decorrelation=False)
+    torch.testing.assert_close(evaluation.compute(OBJECTIVE), again.compute(OBJECTIVE))
+    assert again.compute(OBJECTIVE)["loss/decorrelation"] == 0.0

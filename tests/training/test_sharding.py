@@ -17,7 +17,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from palinka.autoencoders import Autoencoder, KSparseAutoencoder
 from palinka.errors import InputError
 from palinka.training import SparseAutoencoderModule
-from palinka.training.module import check_strategy, divide
+from palinka.training.checkpoint import check_strategy
 
 SCRIPT = Path(__file__).with_name("sharded_processes.py")
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
@@ -115,10 +115,11 @@ def test_one_device_goes_on_from_the_checkpoint(
 
 
 def test_whole_rows_of_latents_cannot_be_predicted() -> None:
-    trainer: Any = SimpleNamespace(state=SimpleNamespace(fn=TrainerFn.PREDICTING))
-    mesh: Any = None
+    module = SparseAutoencoderModule(KSparseAutoencoder(4))
+    module._device_mesh = SimpleNamespace()  # type: ignore[assignment]
+    module.trainer = SimpleNamespace(state=SimpleNamespace(fn=TrainerFn.PREDICTING))  # type: ignore[assignment]
     with pytest.raises(InputError, match=r"predict gives whole rows.*trainer\.devices 1"):
-        divide(KSparseAutoencoder(4), mesh, trainer)
+        module.configure_model()
 
 
 @pytest.mark.parametrize(

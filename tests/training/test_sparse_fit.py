@@ -11,7 +11,7 @@ from torch import Tensor
 from palinka.autoencoders import Autoencoder, KSparseAutoencoder, TopKAutoencoder
 from palinka.autoencoders.kernels import dispatch
 from palinka.training import SparseAutoencoderModule
-from palinka.training.losses import Step, terms
+from palinka.training.losses import StepContext, loss_terms
 
 MakeTrainer = Callable[..., Trainer]
 D, N, K = 6, 120, 4
@@ -81,7 +81,7 @@ def test_the_fit_was_one_by_lists(monkeypatch: pytest.MonkeyPatch, kind: str) ->
     monkeypatch.setattr(dispatch, "SPARSE_ELEMENTS", 1)
     autoencoder = KINDS[kind][0]()
     x = torch.randn(16, D)
-    latents = terms(autoencoder, Step(x, x[:, : autoencoder.output_dim])).output.latents
+    latents = loss_terms(autoencoder, StepContext(x, x[:, : autoencoder.output_dim])).output.latents
     assert not isinstance(latents, Tensor)
 
 
@@ -93,5 +93,5 @@ def test_a_class_of_ones_own_is_not_passed_over() -> None:
     x = torch.randn(5, D)
     doubled = Doubled(D, N, K)
     torch.testing.assert_close(
-        terms(doubled, Step(x, x)).output.reconstruction, doubled(x).reconstruction
+        loss_terms(doubled, StepContext(x, x)).output.reconstruction, doubled(x).reconstruction
     )

@@ -13,6 +13,7 @@ from torch import Tensor
 from palinka.autoencoders import BatchTopKAutoencoder, KSparseAutoencoder, ReLUAutoencoder
 from palinka.errors import InputError
 from palinka.training import SparseAutoencoderModule, SweepModule
+from palinka.training.checkpoint import settings_of
 from palinka.training.sweep import of_variant
 
 # Warm-ups, unit norm, biases, a width of its own, other architectures, one of which begins from
@@ -157,7 +158,7 @@ def test_a_checkpoint_of_other_variants_is_refused(
     with pytest.raises(InputError, match="holds a ReLUAutoencoder"):
         other.check_checkpoint(path, data, resume=True)
     with pytest.raises(InputError, match=r"sweep of 5 autoencoders: give .*/a/"):
-        SparseAutoencoderModule.settings_of(path)
+        settings_of(path)
 
 
 def test_no_hook_of_a_variant_is_forgotten() -> None:

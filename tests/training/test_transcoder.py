@@ -19,6 +19,7 @@ from palinka.autoencoders import (
 from palinka.autoencoders.topk import geometric_median
 from palinka.errors import InputError
 from palinka.training import SparseAutoencoderModule
+from palinka.training.checkpoint import settings_of
 
 MakeTrainer = Callable[..., Trainer]
 ROWS, INPUT, OUTPUT = 24, 8, 5
@@ -90,7 +91,7 @@ def test_each_side_has_a_scaling_of_its_own_which_a_checkpoint_keeps(
     raw = inner.decode(latents) / 0.25 + both[:, INPUT:].mean(dim=0)
     torch.testing.assert_close(back.decode(latents), raw)
     torch.testing.assert_close(back(x).reconstruction, raw)
-    assert "output_dim" not in back.settings_of(path)["autoencoder"]["init_args"]
+    assert "output_dim" not in settings_of(path)["autoencoder"]["init_args"]
 
     elsewhere = rows_data(both, **said | {"source": {"site": "a", "target_site": "c"}})
     with pytest.raises(InputError, match=r"trained with target site b, .* has target site c"):

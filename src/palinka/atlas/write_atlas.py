@@ -9,10 +9,10 @@ from palinka.data import ActivationDataModule
 from palinka.errors import expanded
 from palinka.training import SparseAutoencoderModule
 from palinka.training.callbacks.summary import log_folder
-from palinka.training.callbacks.variants import AfterTraining
+from palinka.training.callbacks.variants import EndOfRunCallback
 
 
-class WriteAtlas(AfterTraining):
+class WriteAtlas(EndOfRunCallback):
     """Write the feature atlas at the end of `validate` and `fit`.
 
     The atlas is a folder of static pages. It includes findings of analyses that ended before: list

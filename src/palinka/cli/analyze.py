@@ -18,7 +18,7 @@ from palinka.errors import InputError
 from palinka.language_models import LanguageModelSpec
 from palinka.training import SparseAutoencoderModule, checkpoint
 from palinka.training.callbacks.run_analyses import encoder_of
-from palinka.training.callbacks.summary import as_typed
+from palinka.training.callbacks.summary import shell_path
 
 
 def analyze(
@@ -77,7 +77,7 @@ def analyze(
             print(f"palinka: error: {entry.name} failed, as shown above", file=sys.stderr)
             status = max(status, 1)
         else:
-            print(f"{findings.report()}\n\nfindings in   {as_typed(written)}\n")
+            print(f"{findings.report()}\n\nfindings in   {shell_path(written)}\n")
     return status
 
 

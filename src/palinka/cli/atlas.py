@@ -20,8 +20,7 @@ from palinka.data import ActivationDataModule
 from palinka.errors import InputError, expanded
 from palinka.language_models import LanguageModel
 from palinka.training import SparseAutoencoderModule, checkpoint
-from palinka.training.callbacks import LanguageModelMetrics, as_typed
-from palinka.training.checkpoint import check_source
+from palinka.training.callbacks import LanguageModelMetrics, shell_path
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -56,7 +55,7 @@ def run(arguments: Sequence[str]) -> int:
         settings = parser.parse_args(with_overrides(given, {"data": layer})[1:])
     made = parser.instantiate(settings)
     module = SparseAutoencoderModule.load_from_checkpoint(path, map_location="cpu").eval()
-    check_source(made.data.source, stored)
+    checkpoint.check_matches(stored, module.autoencoder, made.data, resume=False)
     if serving:
         return _serve(made.data, module, expanded(made.atlas), made.port)
     analyses = expanded(made.analyses) if made.analyses else runs.findings_folder(path)
@@ -137,7 +136,7 @@ def _write(
         raise InputError("no atlas: the latents are divided over devices; give a checkpoint of one")
     size = sum(file.stat().st_size for file in writer.page.parent.rglob("*") if file.is_file())
     print(f"atlas of {module.autoencoder.latent_dim:,} latents, {size / 1e6:.1f} MB")
-    print(f"open it in a browser   {as_typed(writer.page)}")
+    print(f"open it in a browser   {shell_path(writer.page)}")
     return 0
 
 

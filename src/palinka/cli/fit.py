@@ -51,8 +51,13 @@ from palinka.language_models.cpu import slow_products
 from palinka.training import SparseAutoencoderModule, SweepModule, callbacks
 from palinka.training.callbacks import LanguageModelMetrics
 from palinka.training.callbacks.checkpoints import FinalWeights
-from palinka.training.checkpoint import VARIANTS, DurableCheckpointIO, read_any
-from palinka.training.module import check_strategy
+from palinka.training.checkpoint import (
+    VARIANTS,
+    DurableCheckpointIO,
+    check_strategy,
+    read_any,
+    settings_of,
+)
 
 # Lightning's callbacks that cannot do here what its documentation says, and why.
 REFUSED: dict[type[Callback], str] = {
@@ -329,7 +334,7 @@ class PalinkaCLI(LightningCLI):
         if command == "fit" and VARIANTS in settings:
             settings = settings["settings"]
         else:
-            settings = SparseAutoencoderModule.settings_of(path)
+            settings = settings_of(path)
         going_on = recorded_optimizer(self._continued) if self._continued else {}
         layer = {**settings, **going_on}
         given = self._arguments
@@ -523,7 +528,7 @@ class PalinkaCLI(LightningCLI):
         wrote = any(isinstance(c, callbacks.LatentWriter) for c in self.trainer.callbacks)
         if self.trainer.is_global_zero and wrote:
             latents = callbacks.log_folder(self.trainer) / "latents"
-            print(f"latents in   {callbacks.as_typed(latents)}")
+            print(f"latents in   {callbacks.shell_path(latents)}")
 
     def after_fit(self) -> None:
         """End with the figures, and with where they are kept."""

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 # Of glibc's <malloc.h>.
@@ -60,6 +61,43 @@ def choose_products() -> tuple[str, str]:
         f"float32 products: by {'oneDNN' if chosen == 'medium' else 'what torch takes by itself'};"
         f" the error of oneDNN is {errors['medium']:.1e} here, that of MKL {errors['highest']:.1e}"
     )
+
+
+# A product with fewer weights is not worth the trial.
+MIN_WEIGHTS = 1 << 20
+
+
+def tune_cpu(device: torch.device, weights: int, precision: str | None = None) -> str:
+    """Reuse freed memory, and choose a library for float32 products, before work on the CPU.
+
+    A precision that the user has set stays. All processes take the first one's choice, and a
+    resumed run that of its beginning, so that it ends the same.
+
+    Args:
+        device: Device of the work; nothing is done on other devices.
+        weights: Number of weights that are multiplied at every step.
+        precision: torch's precision with which a resumed run began.
+
+    Returns:
+        torch's precision before, for `torch.set_float32_matmul_precision` afterwards.
+    """
+    from lightning.pytorch.utilities import rank_zero_info  # slow; reading a model needs none
+
+    before = torch.get_float32_matmul_precision()
+    if device.type != "cpu":
+        return before
+    keep_freed_memory()
+    if weights < MIN_WEIGHTS or before != "highest":
+        return before
+    if precision not in ("highest", "medium"):
+        precision, reason = choose_products()
+        if dist.is_available() and dist.is_initialized():
+            chosen = [precision]
+            dist.broadcast_object_list(chosen, src=0)
+            precision = chosen[0]
+        rank_zero_info(reason)
+    torch.set_float32_matmul_precision(precision)
+    return before
 
 
 @contextmanager

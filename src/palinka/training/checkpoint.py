@@ -1,6 +1,5 @@
 """Checkpoints: reading, checks and durable writes."""
 
-import os
 from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
@@ -10,17 +9,18 @@ from zipfile import is_zipfile
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.types import _PATH
+from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 
 from palinka.autoencoders import Autoencoder
 from palinka.autoencoders.base import build, check_weights
-from palinka.errors import InputError
+from palinka.errors import InputError, atomic_write
 
-# Where the settings in a sweep's checkpoint keep those of each variant, by its name.
+# Key of the settings of each variant, by its name, in those of a sweep's checkpoint.
 VARIANTS = "variants"
 
 
 def describe(autoencoder: Autoencoder) -> dict[str, Any]:
-    """The autoencoder's class and arguments, in the form that the command line takes."""
+    """Class path and arguments of an autoencoder, as the command line takes them."""
     kind = type(autoencoder)
     return {
         "class_path": f"{kind.__module__}.{kind.__qualname__}",
@@ -39,38 +39,15 @@ def restore(description: Mapping[str, Any]) -> Autoencoder:
             "an autoencoder is described by class_path and init_args, got the keys"
             f" {', '.join(map(str, description)) or 'none'}"
         )
-    # mypy would have a concrete class here, but any subclass of the abstract one is meant.
+    # mypy expects a concrete class.
     return build(description["class_path"], description.get("init_args", {}), Autoencoder)  # type: ignore[type-abstract]
 
 
-def check_fit(autoencoder: Autoencoder, checkpoint: Mapping[str, Any]) -> None:
-    """Make sure that a Lightning checkpoint holds this autoencoder's weights.
-
-    Raises:
-        InputError: If it is one of another class, width, or other settings that shape weights.
-    """
-    mine = describe(autoencoder)
-    theirs = checkpoint.get("hyper_parameters", {}).get("autoencoder", mine)
-    # An autoencoder handed to `load_from_checkpoint` stands here in place of its description.
-    if isinstance(theirs, Mapping) and _summary(mine) != _summary(theirs):
-        raise InputError(
-            f"the checkpoint holds a {_summary(theirs)}, but this run asks for a {_summary(mine)}:"
-            " use the model and site it was trained for, or start without a checkpoint"
-        )
-    prefix = "autoencoder."
-    weights = {
-        name.removeprefix(prefix): tensor
-        for name, tensor in checkpoint.get("state_dict", {}).items()
-        if name.startswith(prefix)
-    }
-    check_weights(autoencoder.state_dict(), weights, "the checkpoint")
-
-
 def read(path: str | PathLike[str]) -> dict[str, Any]:
-    """A checkpoint of a sparse autoencoder, its tensors not read before they are used.
+    """Read the checkpoint of one sparse autoencoder; its tensors are mapped, not loaded.
 
     Raises:
-        InputError: If the file cannot be read, or is no checkpoint of one sparse autoencoder.
+        InputError: If the file cannot be read, or holds something else.
     """
     checkpoint = read_any(path)
     names = list(checkpoint["hyper_parameters"].get(VARIANTS, {}))
@@ -84,39 +61,38 @@ def read(path: str | PathLike[str]) -> dict[str, Any]:
 
 
 def read_any(path: str | PathLike[str]) -> dict[str, Any]:
-    """A checkpoint of a sparse autoencoder, or of a sweep of several.
+    """Read the checkpoint of a sparse autoencoder, or of a sweep.
 
     Raises:
-        InputError: If the file cannot be read, or is no checkpoint of either.
+        InputError: If the file cannot be read, or holds something else.
     """
+    # torch reads a pickle from what is not a zip archive.
+    if not (Path(path).is_file() and is_zipfile(path)):
+        raise InputError(
+            f"{path} is not a complete palinka checkpoint: give one that palinka fit wrote"
+        )
     try:
-        # Whoever opens a pipe waits for somebody to write into it.
-        if not (Path(path).is_file() and is_zipfile(path)):
-            raise InputError(f"{path} is no complete checkpoint: give one that palinka fit wrote")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except InputError:
-        raise
     except Exception as error:
         raise unreadable(path, error) from error
     settings = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
-    if not isinstance(settings, dict) or not _is_described(settings):
+    if not isinstance(settings, dict) or not _has_autoencoders(settings):
         raise InputError(
-            f"{path} is no checkpoint of a sparse autoencoder: give one that palinka fit wrote"
+            f"{path} is not a checkpoint of a sparse autoencoder: give one that palinka fit wrote"
         )
     return dict(checkpoint)
 
 
 def unreadable(path: str | PathLike[str], error: Exception) -> InputError:
-    """What to say of a checkpoint that others could not load.
-
-    A file that was made to confuse its reader makes torch and Lightning raise anything at all.
-    """
+    """Error for a checkpoint that torch or Lightning could not load, for whatever reason."""
     reason = str(error).partition("\n")[0] or type(error).__name__
-    return InputError(f"{path} is no complete checkpoint that palinka fit wrote: {reason}")
+    return InputError(
+        f"{path} is not a complete palinka checkpoint ({reason}): give one that palinka fit wrote"
+    )
 
 
-def _is_described(settings: Mapping[str, Any]) -> bool:
-    """Whether settings say of one autoencoder, or of each of several, what it is."""
+def _has_autoencoders(settings: Mapping[str, Any]) -> bool:
+    """True if settings, or those of each variant, describe an autoencoder."""
     variants = settings.get(VARIANTS, {"": settings})
     return (
         isinstance(variants, dict)
@@ -132,12 +108,10 @@ def _is_described(settings: Mapping[str, Any]) -> bool:
 
 
 def settings_of(path: str | PathLike[str]) -> dict[str, Any]:
-    """The module's arguments as a checkpoint holds them, without its weights.
-
-    The widths are left out: they are the data's.
+    """Arguments of a checkpoint's module, without the widths, which are the data's.
 
     Raises:
-        InputError: If the file cannot be read, or is no checkpoint of a sparse autoencoder.
+        InputError: If the file cannot be read, or is not a checkpoint of a sparse autoencoder.
     """
     settings = read(path)["hyper_parameters"]
     described = dict(settings["autoencoder"])
@@ -147,49 +121,57 @@ def settings_of(path: str | PathLike[str]) -> dict[str, Any]:
 
 
 def source_of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """The origin of a checkpoint's activations, such as `language_model`, `site` and `bos`.
-
-    Fits wrote `bos` among the settings of the data alone before it was part of the origin.
-    """
-    data = checkpoint.get("datamodule_hyper_parameters", {})
-    return {
-        **{name: data[name] for name in ("bos",) if name in data},
-        **checkpoint.get("source", {}),
-    }
+    """Origin of a checkpoint's activations, such as `language_model`, `site` and `bos`."""
+    return dict(checkpoint.get("source", {}))
 
 
-def check_source(source: Mapping[str, Any] | None, checkpoint: Mapping[str, Any]) -> None:
-    """Make sure that the activations come from where the checkpoint's came from.
+def check_matches(
+    checkpoint: Mapping[str, Any], autoencoder: Autoencoder, data: Any, resume: bool
+) -> None:
+    """Check that a checkpoint matches the autoencoder and the data, and the same rows to resume.
 
     Args:
-        source: What the data says of itself, such as its language model and site.
         checkpoint: A Lightning checkpoint.
+        autoencoder: The autoencoder that will take its weights.
+        data: The data module; its `source` and `cache_identity` are compared where it has them.
+        resume: Whether to train on.
 
     Raises:
-        InputError: If both say something of the same thing, and not the same.
+        InputError: If they differ.
     """
+    _check_autoencoder(autoencoder, checkpoint)
     trained_on = source_of(checkpoint)
-    for key, mine in (source or {}).items():
+    for key, mine in (getattr(data, "source", None) or {}).items():
         if trained_on.get(key, mine) != mine:
             name = key.replace("_", " ")
             raise InputError(
                 f"the checkpoint was trained with {name} {trained_on[key]}, but this run's data has"
                 f" {name} {mine}: use the data settings it was trained with"
             )
-
-
-def check_cache(identity: str | None, checkpoint: Mapping[str, Any]) -> None:
-    """Make sure that training resumes on the data that the checkpoint was trained on.
-
-    Raises:
-        InputError: If both identities are known and differ.
-    """
-    trained_on = checkpoint.get("cache_identity")
-    if trained_on is not None and identity is not None and trained_on != identity:
+    theirs, ours = checkpoint.get("cache_identity"), getattr(data, "cache_identity", None)
+    if resume and None not in (theirs, ours) and theirs != ours:
         raise InputError(
-            f"the checkpoint was trained on the cache {trained_on}, but this run's data is the"
-            f" cache {identity}: resume with the checkpoint's data settings, or start without it"
+            f"the checkpoint was trained on the cache {theirs}, but this run's data is the"
+            f" cache {ours}: resume with the checkpoint's data settings, or start without it"
         )
+
+
+def _check_autoencoder(autoencoder: Autoencoder, checkpoint: Mapping[str, Any]) -> None:
+    mine = describe(autoencoder)
+    theirs = checkpoint.get("hyper_parameters", {}).get("autoencoder", mine)
+    # `load_from_checkpoint(path, autoencoder=…)` puts an autoencoder in place of its description.
+    if isinstance(theirs, Mapping) and _summary(mine) != _summary(theirs):
+        raise InputError(
+            f"the checkpoint holds a {_summary(theirs)}, but this run asks for a {_summary(mine)}:"
+            " use the model and site it was trained for, or start without a checkpoint"
+        )
+    prefix = "autoencoder."
+    weights = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in checkpoint.get("state_dict", {}).items()
+        if name.startswith(prefix)
+    }
+    check_weights(autoencoder.state_dict(), weights, "the checkpoint")
 
 
 def _summary(description: Mapping[str, Any]) -> str:
@@ -201,17 +183,48 @@ def _summary(description: Mapping[str, Any]) -> str:
     return f"{name} of {', '.join(widths[:-1])} and {widths[-1]}"
 
 
-class DurableCheckpointIO(TorchCheckpointIO):
-    """Lightning's way of saving, but a checkpoint is there whole or not at all.
+def check_strategy(strategy: Strategy, devices: int) -> None:
+    """Reject a strategy that cannot work, before any process is started.
 
-    The bytes are on the disk before the file has its name, and no copy is made in memory.
-    Checkpoints are loaded without pickled objects.
+    Args:
+        strategy: A trainer's.
+        devices: The devices of all nodes.
+
+    Raises:
+        InputError: If the sizes of its mesh are not those of the devices, it saves checkpoints
+            in parts, or its processes are copies of this one.
+    """
+    # Private to Lightning, as are the mesh's sizes below.
+    if getattr(strategy, "_start_method", "popen") != "popen":
+        raise InputError(
+            "the strategies ddp_spawn, ddp_fork and ddp_notebook copy this process, and what the"
+            " copies find is lost: use trainer.strategy ddp"
+        )
+    if not isinstance(strategy, ModelParallelStrategy):
+        return
+    rows, latents = strategy._data_parallel_size, strategy._tensor_parallel_size
+    if isinstance(rows, int) and isinstance(latents, int) and rows * latents != devices:
+        raise InputError(
+            f"data_parallel_size {rows} times tensor_parallel_size {latents} must be the number of"
+            f" devices, which is {devices}: change one of them, or trainer.devices"
+        )
+    if strategy._save_distributed_checkpoint:
+        raise InputError(
+            "a checkpoint is a single file, which every command reads on any number of devices:"
+            " set save_distributed_checkpoint to false in trainer.strategy"
+        )
+
+
+class DurableCheckpointIO(TorchCheckpointIO):
+    """Lightning's checkpoint files, written atomically and durably, and loaded without pickles.
+
+    The file is written directly: unlike Lightning's, without a copy in memory.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None
     ) -> None:
-        """Write under a temporary name, make it durable, then give it its own.
+        """Write durably under a temporary name, then rename.
 
         Raises:
             OSError: If it cannot be written; an older file of that name stays as it was.
@@ -219,23 +232,9 @@ class DurableCheckpointIO(TorchCheckpointIO):
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
-        try:
-            with temporary.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(Path(path)) as file:
+            torch.save(checkpoint, file)
 
     def load_checkpoint(
         self,
@@ -243,10 +242,10 @@ class DurableCheckpointIO(TorchCheckpointIO):
         map_location: Callable[..., Any] | None = lambda storage, _: storage,
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
-        """Load tensors and plain values, and nothing else, whatever Lightning's default is.
+        """Load tensors and plain values only, whatever Lightning's default is.
 
         Raises:
-            InputError: If the file is torn, damaged or no checkpoint.
+            InputError: If the file is torn, damaged or not a checkpoint.
         """
         try:
             return super().load_checkpoint(path, map_location, weights_only=True)

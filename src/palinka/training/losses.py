@@ -2,8 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import singledispatch
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -42,15 +41,7 @@ from palinka.errors import InputError
 
 
 def reconstruction_loss(reconstruction: Tensor, target: Tensor) -> Tensor:
-    """Mean over all elements of the squared error.
-
-    Args:
-        reconstruction: `(…, input_dim)`.
-        target: Of the same shape.
-
-    Returns:
-        A scalar, in float32 or better.
-    """
+    """Mean squared error over all elements of two `(…, input_dim)`, in float32 or better."""
     dtype = statistics_dtype(target.dtype)
     return (reconstruction.to(dtype) - target.to(dtype)).square().mean()
 
@@ -58,29 +49,23 @@ def reconstruction_loss(reconstruction: Tensor, target: Tensor) -> Tensor:
 def normalized_loss(
     reconstruction: Tensor, target: Tensor, group: dist.ProcessGroup | None = None
 ) -> Tensor:
-    """Mean squared error as a fraction of that of always giving the mean row of the batch.
+    """Mean squared error as a fraction of `total_variance`; its mean over processes is the batch's.
 
     Args:
         reconstruction: `(…, input_dim)`.
         target: Of the same shape.
         group: Processes whose rows count as one batch; each must hold equally many.
-
-    Returns:
-        A scalar, in float32 or better. The mean over the processes is that of the batch.
     """
-    return reconstruction_loss(reconstruction, target) / spread(target, group)
+    return reconstruction_loss(reconstruction, target) / total_variance(target, group)
 
 
 @torch.no_grad()
-def spread(target: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
-    """Mean squared error of always giving the mean row of the batch; 1 where all rows are equal.
+def total_variance(target: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+    """Mean squared error of predicting the batch's mean row; 1 where all rows are equal.
 
     Args:
         target: `(…, input_dim)`.
         group: Processes whose rows count as one batch; each must hold equally many.
-
-    Returns:
-        A scalar, in float32 or better, without a graph.
     """
     rows = target.reshape(-1, target.shape[-1]).to(statistics_dtype(target.dtype))
     mean = rows.mean(dim=0)
@@ -92,14 +77,11 @@ def spread(target: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
 
 
 def sparsity_loss(latents: Latents, slices: dist.ProcessGroup | None = None) -> Tensor:
-    """Mean over all elements of the absolute value.
+    """Mean over all elements of the absolute value, in float32 or better.
 
     Args:
         latents: `(…, latent_dim)`.
         slices: Processes that hold the other latents of the same rows, as many each.
-
-    Returns:
-        A scalar, in float32 or better.
     """
     dtype = statistics_dtype(latents.dtype)
     if isinstance(latents, SparseLatents):
@@ -133,16 +115,16 @@ def decorrelation_loss(
 
 
 @dataclass(frozen=True)
-class Step:
-    """One batch, and what is known of the run so far.
+class StepContext:
+    """One batch, and the state of the run.
 
     Attributes:
-        x: What the autoencoder reads, `(rows, input_dim)`.
-        target: What it is to give, `(rows, output_dim)`: `x` itself, but for a transcoder.
+        x: Input of the autoencoder, `(rows, input_dim)`.
+        target: What it reconstructs, `(rows, output_dim)`: `x` itself, except for a transcoder.
         sharding: The processes whose batches count as one, and those with the other latents.
-        dead: Tells which latents have not fired for long, `(latent_dim,)`, bool; on several
-            processes all of them must ask. None if nobody knows.
-        auxiliary_k: How many dead latents may try themselves on a row; None for half the width.
+        dead: Returns the mask of dead latents, `(latent_dim,)`, bool; a collective, so that all
+            processes must call it. None where firing is not tracked.
+        auxiliary_k: Number of dead latents in AuxK; default `input_dim // 2`.
     """
 
     x: Tensor
@@ -153,15 +135,15 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Terms:
-    """What an architecture's loss is made of, without weights; scalars in float32 or better.
+class LossTerms:
+    """Unweighted terms of an architecture's loss, scalars in float32 or better.
 
     Attributes:
         output: Latents and reconstruction of the batch, with a graph.
-        reconstruction: How far the reconstruction is off.
-        sparsity: What `sparsity_weight` is multiplied with.
-        auxiliary: What `auxiliary_weight` is multiplied with; None where there is no such term.
-        auxiliary_weight: What the architecture's paper weighs it with, where nobody says otherwise.
+        reconstruction: Reconstruction error.
+        sparsity: Multiplied by `sparsity_weight`.
+        auxiliary: Multiplied by `auxiliary_weight`; None where there is no such term.
+        auxiliary_weight: Default weight, that of the architecture's paper.
     """
 
     output: AutoencoderOutput | SparseOutput
@@ -171,34 +153,35 @@ class Terms:
     auxiliary_weight: float = 1 / 32
 
 
-@singledispatch
-def terms(autoencoder: Autoencoder, step: Step) -> Terms:
-    """The terms of an architecture's loss; this form serves all that register none of their own.
-
-    Args:
-        autoencoder: Whose class chooses.
-        step: The batch.
-    """
-    return terms_of(autoencoder.forward_sparse(step.x), step)
+LossFunction = Callable[[Any, StepContext], LossTerms]
 
 
-def terms_of(output: AutoencoderOutput | SparseOutput, step: Step) -> Terms:
-    """Mean squared error and mean absolute latent of what an autoencoder gave."""
-    return Terms(
+def loss_function(autoencoder: Autoencoder) -> LossFunction:
+    """Entry of `LOSSES` for an autoencoder's class or its nearest parent."""
+    return next(LOSSES[kind] for kind in type(autoencoder).__mro__ if kind in LOSSES)
+
+
+def loss_terms(autoencoder: Autoencoder, step: StepContext) -> LossTerms:
+    """Terms of the loss of an autoencoder's architecture."""
+    return loss_function(autoencoder)(autoencoder, step)
+
+
+def default_terms(autoencoder: Autoencoder, step: StepContext) -> LossTerms:
+    """Mean squared error and mean absolute latent."""
+    return mse_l1_terms(autoencoder.forward_sparse(step.x), step)
+
+
+def mse_l1_terms(output: AutoencoderOutput | SparseOutput, step: StepContext) -> LossTerms:
+    """Mean squared error and mean absolute latent of an autoencoder's output."""
+    return LossTerms(
         output=output,
         reconstruction=reconstruction_loss(output.reconstruction, step.target),
         sparsity=sparsity_loss(output.latents, step.sharding.latents),
     )
 
 
-def has_own_terms(autoencoder: Autoencoder) -> bool:
-    """Whether an architecture minimizes something else than the default form."""
-    return terms.dispatch(type(autoencoder)) is not terms.dispatch(Autoencoder)
-
-
-@terms.register
-def relu_terms(autoencoder: ReLUAutoencoder, step: Step) -> Terms:
-    """Mean squared error, and the mean over rows of the latents weighed by their norms.
+def relu_terms(autoencoder: ReLUAutoencoder, step: StepContext) -> LossTerms:
+    """Mean squared error, and L1 weighted by decoder norms.
 
     The paper sums the squared error over the width, where a mean is taken here: a
     `sparsity_weight` is the paper's λ divided by the width.
@@ -208,23 +191,15 @@ def relu_terms(autoencoder: ReLUAutoencoder, step: Step) -> Terms:
         (2023), Towards monosemanticity.
     """
     output = autoencoder(step.x)
-    return Terms(
+    return LossTerms(
         output=output,
         reconstruction=reconstruction_loss(output.reconstruction, step.target),
-        sparsity=written_norm(output.latents, autoencoder),
+        sparsity=decoder_weighted_l1(output.latents, autoencoder),
     )
 
 
-def written_norm(latents: Tensor, autoencoder: UntiedAutoencoder) -> Tensor:
-    """Mean over rows of the sum of latents, each times the norm of its direction.
-
-    Args:
-        latents: `(…, latent_dim)`, none of them negative.
-        autoencoder: Whose latents they are.
-
-    Returns:
-        A scalar, in float32 or better.
-    """
+def decoder_weighted_l1(latents: Tensor, autoencoder: UntiedAutoencoder) -> Tensor:
+    """Mean over rows of the sum of non-negative latents, each times its decoder norm."""
     means = latents.flatten(0, -2).mean(dim=0, dtype=statistics_dtype(latents.dtype))
     if autoencoder.unit_norm:
         return means.sum()
@@ -232,8 +207,7 @@ def written_norm(latents: Tensor, autoencoder: UntiedAutoencoder) -> Tensor:
     return (means * norms).sum()
 
 
-@terms.register
-def topk_terms(autoencoder: TopKAutoencoder, step: Step) -> Terms:
+def topk_terms(autoencoder: TopKAutoencoder, step: StepContext) -> LossTerms:
     """Normalized mean squared error and AuxK; the paper has no penalty, so `sparsity_weight` 0.
 
     The paper divides by the error of predicting the mean activation. Its code takes that of rows
@@ -243,26 +217,55 @@ def topk_terms(autoencoder: TopKAutoencoder, step: Step) -> Terms:
         Gao et al. (2024), Scaling and evaluating sparse autoencoders, arXiv 2406.04093, sections
         2.3 and 3.1 and appendix A.2.
     """
-    return _terms(autoencoder, None, autoencoder.forward_sparse(step.x), step)
+    output = autoencoder.forward_sparse(step.x)
+    return LossTerms(
+        output=output,
+        reconstruction=normalized_loss(output.reconstruction, step.target, step.sharding.rows),
+        sparsity=sparsity_loss(output.latents),
+        auxiliary=auxiliary_loss(autoencoder, None, output.reconstruction, step),
+    )
 
 
-@terms.register
-def batch_topk_terms(autoencoder: BatchTopKAutoencoder, step: Step) -> Terms:
+def batch_topk_terms(autoencoder: BatchTopKAutoencoder, step: StepContext) -> LossTerms:
     """As TopK, with the largest values of the batch of all processes.
 
     Source:
         Bussmann et al. (2024), BatchTopK sparse autoencoders, arXiv 2412.06410.
     """
-    values, latents = batch_latents(autoencoder, step)
-    output = AutoencoderOutput(autoencoder.decode(latents), latents)
-    return _terms(autoencoder, values, output, step)
+    values, latents = batch_topk(autoencoder, step)
+    reconstruction = autoencoder.decode(latents)
+    return LossTerms(
+        output=AutoencoderOutput(reconstruction, latents),
+        reconstruction=normalized_loss(reconstruction, step.target, step.sharding.rows),
+        sparsity=sparsity_loss(latents),
+        auxiliary=auxiliary_loss(autoencoder, values, reconstruction, step),
+    )
 
 
-def batch_latents(autoencoder: BatchTopKAutoencoder, step: Step) -> tuple[Tensor, Tensor]:
-    """What latents are chosen from, and those that the batch of all processes keeps.
+def matryoshka_terms(autoencoder: MatryoshkaAutoencoder, step: StepContext) -> LossTerms:
+    """The sum of the normalized errors of all prefixes, and AuxK on the residual of the whole.
 
-    Moves the running threshold, on every process alike.
+    The paper sums, as here; the authors' code takes the mean, and counts the bias alone as the
+    empty prefix.
+
+    Source:
+        Bussmann et al. (2025), Learning multi-level features with Matryoshka sparse autoencoders,
+        arXiv 2503.17547.
     """
+    values, latents = batch_topk(autoencoder, step)
+    reconstructions = autoencoder.decode_prefixes(latents)
+    errors = [reconstruction_loss(made, step.target) for made in reconstructions]
+    whole = reconstructions[-1]
+    return LossTerms(
+        output=AutoencoderOutput(whole, latents),
+        reconstruction=torch.stack(errors).sum() / total_variance(step.target, step.sharding.rows),
+        sparsity=sparsity_loss(latents),
+        auxiliary=auxiliary_loss(autoencoder, values, whole, step),
+    )
+
+
+def batch_topk(autoencoder: BatchTopKAutoencoder, step: StepContext) -> tuple[Tensor, Tensor]:
+    """Latents before and after the choice of the batch's largest; moves the running threshold."""
     values = autoencoder.candidates(step.x)
     threshold = batch_threshold(values, autoencoder.k, step.sharding.rows)
     autoencoder.move_threshold(threshold)
@@ -270,23 +273,23 @@ def batch_latents(autoencoder: BatchTopKAutoencoder, step: Step) -> tuple[Tensor
 
 
 def auxiliary_loss(
-    autoencoder: UntiedAutoencoder, values: Tensor | None, reconstruction: Tensor, step: Step
+    autoencoder: UntiedAutoencoder, values: Tensor | None, reconstruction: Tensor, step: StepContext
 ) -> Tensor | None:
-    """AuxK: how far the largest dead latents are from mending the reconstruction.
+    """AuxK: normalized error of the largest dead latents in reconstructing the residual.
 
     Its gradient reaches the encoder's and the decoder's rows of dead latents, and none of the
     others'. As in the paper's code the values have passed the ReLU: a dead latent learns from
     rows to which it would answer at all.
 
     Args:
-        autoencoder: Whose latents they are.
-        values: What latents were chosen from, `(…, latent_dim)`, none of them negative; None
-            where that has not been kept, so that it has to be computed of the dead.
-        reconstruction: What the chosen ones gave, `(…, input_dim)`.
+        autoencoder: The autoencoder.
+        values: Non-negative latents before the choice, `(…, latent_dim)`; None to compute those
+            of dead latents alone.
+        reconstruction: Reconstruction from the chosen latents, `(…, input_dim)`.
         step: The batch.
 
     Returns:
-        A scalar, 0 where no latent is dead; None if nobody knows which are.
+        A scalar, 0 where no latent is dead; None where firing is not tracked.
 
     Source:
         Gao et al. (2024), arXiv 2406.04093, appendix A.2.
@@ -296,61 +299,20 @@ def auxiliary_loss(
     dead = step.dead().nonzero()[:, 0]
     if not len(dead):
         return torch.zeros((), dtype=statistics_dtype(step.x.dtype), device=step.x.device)
+    if values is None:
+        x = step.x - autoencoder.decoder_bias if autoencoder.subtract_decoder_bias else step.x
+        weight, bias = (p.index_select(0, dead) for p in autoencoder.encoder.parameters())
+        of_dead = functional.linear(x, weight, bias).relu()
+    else:
+        of_dead = values[..., dead]
+    latents = keep_top_k(of_dead, step.auxiliary_k or max(1, autoencoder.input_dim // 2))
+    directions = autoencoder.dictionary.index_select(0, dead)
+    dead_reconstruction = functional.linear(latents, directions.T)
     residual = step.target - reconstruction.detach()
-    k = step.auxiliary_k or max(1, autoencoder.input_dim // 2)
-    of_dead = _candidates(autoencoder, dead, step.x) if values is None else values[..., dead]
-    latents = keep_top_k(of_dead, k)
-    mended = functional.linear(latents, autoencoder.dictionary.index_select(0, dead).T)
-    return normalized_loss(mended, residual, step.sharding.rows)
+    return normalized_loss(dead_reconstruction, residual, step.sharding.rows)
 
 
-def _candidates(autoencoder: UntiedAutoencoder, latents: Tensor, x: Tensor) -> Tensor:
-    """What some latents, `(some,)`, make of activations `(…, input_dim)`, before any choice."""
-    if autoencoder.subtract_decoder_bias:
-        x = x - autoencoder.decoder_bias
-    bias = autoencoder.encoder.bias.index_select(0, latents)
-    return functional.linear(x, autoencoder.encoder.weight.index_select(0, latents), bias).relu()
-
-
-def _terms(
-    autoencoder: UntiedAutoencoder,
-    values: Tensor | None,
-    output: AutoencoderOutput | SparseOutput,
-    step: Step,
-) -> Terms:
-    return Terms(
-        output=output,
-        reconstruction=normalized_loss(output.reconstruction, step.target, step.sharding.rows),
-        sparsity=sparsity_loss(output.latents),
-        auxiliary=auxiliary_loss(autoencoder, values, output.reconstruction, step),
-    )
-
-
-@terms.register
-def matryoshka_terms(autoencoder: MatryoshkaAutoencoder, step: Step) -> Terms:
-    """The sum of the normalized errors of all prefixes, and AuxK on what the whole leaves.
-
-    The paper sums, as here; the authors' code takes the mean, and counts the bias alone as the
-    empty prefix.
-
-    Source:
-        Bussmann et al. (2025), Learning multi-level features with Matryoshka sparse autoencoders,
-        arXiv 2503.17547.
-    """
-    values, latents = batch_latents(autoencoder, step)
-    reconstructions = autoencoder.decode_prefixes(latents)
-    errors = [reconstruction_loss(made, step.target) for made in reconstructions]
-    whole = reconstructions[-1]
-    return Terms(
-        output=AutoencoderOutput(whole, latents),
-        reconstruction=torch.stack(errors).sum() / spread(step.target, step.sharding.rows),
-        sparsity=sparsity_loss(latents),
-        auxiliary=auxiliary_loss(autoencoder, values, whole, step),
-    )
-
-
-@terms.register
-def jumprelu_terms(autoencoder: JumpReLUAutoencoder, step: Step) -> Terms:
+def jumprelu_terms(autoencoder: JumpReLUAutoencoder, step: StepContext) -> LossTerms:
     """Mean squared error, and the mean over rows of the number of active latents or its tanh.
 
     The paper sums the squared error over the width, where a mean is taken here: a
@@ -362,21 +324,21 @@ def jumprelu_terms(autoencoder: JumpReLUAutoencoder, step: Step) -> Terms:
     values = autoencoder.encoder_output(step.x)
     threshold = autoencoder.threshold
     latents = jump_relu(values, threshold, autoencoder.bandwidth)
-    output = AutoencoderOutput(autoencoder.decode(latents), latents)
+    reconstruction = autoencoder.decode(latents)
     if autoencoder.sparsity == "l0":
         active = heaviside_ste(values, threshold, autoencoder.bandwidth)
     else:
-        active = soft_count(latents, autoencoder)
+        active = tanh_l0(latents, autoencoder)
     per_latent = active.flatten(0, -2).mean(dim=0, dtype=statistics_dtype(active.dtype))
-    return Terms(
-        output=output,
-        reconstruction=reconstruction_loss(output.reconstruction, step.target),
+    return LossTerms(
+        output=AutoencoderOutput(reconstruction, latents),
+        reconstruction=reconstruction_loss(reconstruction, step.target),
         sparsity=per_latent.sum(),
     )
 
 
-def soft_count(latents: Tensor, autoencoder: JumpReLUAutoencoder) -> Tensor:
-    """`tanh(tanh_scale · z ‖d‖)` of every latent `z` that writes `d`, `(…, latent_dim)`.
+def tanh_l0(latents: Tensor, autoencoder: JumpReLUAutoencoder) -> Tensor:
+    """`tanh(tanh_scale · z ‖d‖)` of every latent `z` with direction `d`, `(…, latent_dim)`.
 
     Source:
         Jermyn et al. (2024), Tanh penalty in dictionary learning; Conerly et al. (2025),
@@ -388,35 +350,46 @@ def soft_count(latents: Tensor, autoencoder: JumpReLUAutoencoder) -> Tensor:
     return (autoencoder.tanh_scale * norms * latents).tanh()
 
 
-@terms.register
-def gated_terms(autoencoder: GatedAutoencoder, step: Step) -> Terms:
-    """Mean squared error, L1 of the rectified gate, and the error of what that reconstructs.
+def gated_terms(autoencoder: GatedAutoencoder, step: StepContext) -> LossTerms:
+    """Mean squared error, L1 of the rectified gate, and the error of the gate's reconstruction.
 
-    The gate learns from its own reconstruction by a decoder that stands still. Both errors are
+    The gate learns from its own reconstruction by a frozen decoder. Both errors are
     means over the width, where the paper has sums: a `sparsity_weight` is its λ divided by the
-    width. Where directions are free, the L1 is weighed by their norms.
+    width. Where directions are free, the L1 is weighted by their norms.
 
     Source:
         Rajamanoharan et al. (2024), arXiv 2404.16014, equation 8 and appendix H.
     """
     pre = autoencoder.pre_activations(step.x)
     latents = pre.latents()
-    output = AutoencoderOutput(autoencoder.decode(latents), latents)
+    reconstruction = autoencoder.decode(latents)
     gate = pre.gate.relu()
     by_gate = functional.linear(
         gate, autoencoder.decoder_weight.detach().T, autoencoder.decoder_bias.detach()
     )
-    return Terms(
-        output=output,
-        reconstruction=reconstruction_loss(output.reconstruction, step.target),
-        sparsity=written_norm(gate, autoencoder),
+    return LossTerms(
+        output=AutoencoderOutput(reconstruction, latents),
+        reconstruction=reconstruction_loss(reconstruction, step.target),
+        sparsity=decoder_weighted_l1(gate, autoencoder),
         auxiliary=reconstruction_loss(by_gate, step.target),
         auxiliary_weight=1.0,
     )
 
 
+LOSSES: dict[type[Any], LossFunction] = {
+    Autoencoder: default_terms,
+    ReLUAutoencoder: relu_terms,
+    TopKAutoencoder: topk_terms,
+    BatchTopKAutoencoder: batch_topk_terms,
+    MatryoshkaAutoencoder: matryoshka_terms,
+    JumpReLUAutoencoder: jumprelu_terms,
+    GatedAutoencoder: gated_terms,
+}
+"""The loss of each architecture and its subclasses; add an entry for your own."""
+
+
 class Losses(NamedTuple):
-    """The terms of one step's loss, with their weights; None where an architecture has none."""
+    """Weighted terms of one step's loss; None where an architecture has no such term."""
 
     reconstruction: Tensor
     sparsity: Tensor
@@ -425,12 +398,12 @@ class Losses(NamedTuple):
 
     @property
     def named(self) -> dict[str, Tensor]:
-        """Those that there are."""
+        """The terms that are not None, by name."""
         return {name: term for name, term in self._asdict().items() if term is not None}
 
     @property
     def total(self) -> Tensor:
-        """What is minimized."""
+        """The loss to minimize."""
         return sum(self.named.values(), start=torch.zeros_like(self.reconstruction))
 
 
@@ -439,7 +412,7 @@ class Objective:
     """Weights of the penalties, and the optimizer steps over which each grows from zero.
 
     Raises:
-        InputError: If one of them is negative or no number.
+        InputError: If one of them is negative or not a number.
     """
 
     sparsity_weight: float
@@ -447,7 +420,7 @@ class Objective:
     sparsity_warmup_steps: int
     decorrelation_warmup_steps: int
     auxiliary_weight: float | None = None
-    """None for what the architecture's paper has."""
+    """None for the default of the architecture's paper."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -456,14 +429,8 @@ class Objective:
             if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
                 raise InputError(f"{name} must be at least 0, got {value!r}")
 
-    def __call__(self, terms: Terms, step: int, sharding: Sharding = UNSHARDED) -> Losses:
-        """The losses of a batch after `step` optimizer steps.
-
-        Args:
-            terms: What the architecture makes of the batch.
-            step: Number of optimizer steps taken so far.
-            sharding: The processes whose batches count as one, and those with the other latents.
-        """
+    def __call__(self, terms: LossTerms, step: int, sharding: Sharding = UNSHARDED) -> Losses:
+        """Weight the terms of a batch after `step` optimizer steps."""
         sparsity = self.sparsity_weight * linear_warmup(step, self.sparsity_warmup_steps)
         decorrelation = self.decorrelation_weight * linear_warmup(
             step, self.decorrelation_warmup_steps
@@ -475,7 +442,7 @@ class Objective:
         return Losses(
             reconstruction=terms.reconstruction,
             sparsity=sparsity * terms.sparsity,
-            # By far the most expensive term, so not for nothing.
+            # By far the most expensive term: skipped at weight 0.
             decorrelation=decorrelation
             * decorrelation_loss(latents, sharding.rows, sharding.latents)
             if decorrelation > 0

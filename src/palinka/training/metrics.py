@@ -1,4 +1,4 @@
-"""Metrics of reconstruction and sparsity, and dead latents."""
+"""Metrics of reconstruction and sparsity, dead latents, and NaN or Inf activations."""
 
 import torch
 import torch.distributed as dist
@@ -12,19 +12,46 @@ from palinka.autoencoders.distributed import (
     Sharding,
     gather_unequal_rows,
     minimum_over,
+    sum_over,
     world_size,
 )
 from palinka.autoencoders.kernels.dispatch import FullPrecisionState
 from palinka.autoencoders.kernels.topk import Latents, SparseLatents
+from palinka.errors import InputError
 from palinka.training.losses import Objective, decorrelation_loss
 
 
-class FiringClock(nn.Module):
+class NaNDetector(nn.Module):
+    """Count of batches with NaN or Inf, kept on the device; only `check` waits for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches = Buffer(torch.zeros((), dtype=torch.int64), persistent=False)
+
+    @torch.no_grad()
+    def update(self, x: Tensor) -> None:
+        """Add one batch; a sum is finite only if every summand is."""
+        self.batches.add_(~torch.isfinite(x.sum()))
+
+    def check(self, group: dist.ProcessGroup | None = None) -> None:
+        """Raise on every process if any process had such a batch.
+
+        Raises:
+            InputError: If there was one.
+        """
+        batches = int(sum_over(self.batches.clone(), group))
+        if batches:
+            raise InputError(
+                f"{batches} batches of activations hold NaN or Inf: look at the language"
+                " model's output at this site, or store the activations in a wider dtype"
+            )
+
+
+class DeadLatentTracker(nn.Module):
     """Tokens of the whole run since each latent last fired; part of a checkpoint.
 
-    Every process counts all processes' tokens but sees only its own latents fire. The minimum
-    over the processes is then the run's count, so that nothing is communicated until somebody
-    asks.
+    Every process counts all processes' tokens but only its own latents' firing: the run's count
+    is the minimum over the processes, which `synchronize` takes when it is needed.
 
     Args:
         latent_dim: Number of latents.
@@ -36,7 +63,7 @@ class FiringClock(nn.Module):
 
     @torch.no_grad()
     def update(self, latents: Latents, sharding: Sharding = UNSHARDED) -> None:
-        """Take the own latents of one step, `(tokens, latents)`, as many on every process."""
+        """Add this process's latents of one step, `(tokens, latents)`, as many on every process."""
         self.tokens_since.add_(len(latents) * world_size(sharding.rows))
         own = self.tokens_since[sharding.own(len(self.tokens_since))]
         if isinstance(latents, SparseLatents):
@@ -45,11 +72,11 @@ class FiringClock(nn.Module):
             own.masked_fill_((latents != 0).any(dim=0), 0)
 
     def synchronize(self, group: dist.ProcessGroup | None = None) -> None:
-        """Make the counts those of the whole run; every process must call this."""
+        """Take the minimum over the processes; a collective."""
         minimum_over(self.tokens_since, group)
 
     def dead(self, after_tokens: int) -> Tensor:
-        """Which latents have not fired in the last `after_tokens` tokens, `(latent_dim,)`."""
+        """Mask of latents without firing in the last `after_tokens` tokens, `(latent_dim,)`."""
         return self.tokens_since >= after_tokens
 
 
@@ -90,12 +117,12 @@ class ReconstructionMetrics(FullPrecisionState, Metric):
         self.add_state("squared_distance", zero.clone(), dist_reduce_fx=None)
 
     def update(self, reconstruction: Tensor, target: Tensor, zero: Tensor | None = None) -> None:
-        """Take one batch of reconstructions and targets, both `(…, input_dim)`.
+        """Add one batch of reconstructions and targets, both `(…, input_dim)`.
 
         Args:
             reconstruction: The reconstructions.
-            target: What they should be.
-            zero: Where the data's zero lies, `(input_dim,)`, if it has been shifted.
+            target: The targets.
+            zero: The data's zero after centering, `(input_dim,)`.
         """
         target = target.detach().double().reshape(-1, target.shape[-1])
         reconstruction = reconstruction.detach().double().reshape(target.shape)
@@ -112,7 +139,7 @@ class ReconstructionMetrics(FullPrecisionState, Metric):
         )
 
     def compute(self) -> dict[str, Tensor]:
-        """The values over everything that was taken in, on all processes."""
+        """Values over all batches of all processes."""
         rows, mean, squared_distance = _merge(
             self.rows.reshape(-1),
             self.mean.reshape(-1, self.mean.shape[-1]),
@@ -156,7 +183,7 @@ class SparsityMetrics(FullPrecisionState, Metric):
         self.add_state("fired", torch.zeros(latent_dim, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, latents: Latents, sharding: Sharding = UNSHARDED) -> None:
-        """Take one batch of this process's latents, `(…, latents)`."""
+        """Add one batch of this process's latents, `(…, latents)`."""
         latents = latents.detach()
         if isinstance(latents, SparseLatents):
             values, fired = latents.values, latents.fired()
@@ -170,7 +197,7 @@ class SparsityMetrics(FullPrecisionState, Metric):
         self.fired[own] += fired
 
     def compute(self) -> dict[str, Tensor]:
-        """The four values over everything that was taken in, on all processes."""
+        """Values over all batches of all processes."""
         return {
             "l0": self.fired.sum() / self.rows,
             "l1": self.absolute_sum / self.rows,
@@ -182,7 +209,7 @@ class SparsityMetrics(FullPrecisionState, Metric):
 class MeanPenalty(FullPrecisionState, Metric):
     """Mean of a penalty that belongs to a whole batch, weighted by degrees of freedom.
 
-    Zero where nothing was taken in.
+    Zero without batches.
     """
 
     full_state_update = False
@@ -197,17 +224,17 @@ class MeanPenalty(FullPrecisionState, Metric):
         self.add_state("freedom", zero.clone(), dist_reduce_fx="sum")
 
     def update(self, penalty: Tensor, freedom: int) -> None:
-        """Take the penalty of one batch, a scalar, and its degrees of freedom."""
+        """Add the penalty of one batch, a scalar, with its degrees of freedom."""
         self.weighted_sum += penalty.detach().double() * freedom
         self.freedom += freedom
 
     def compute(self) -> Tensor:
-        """The mean over everything that was taken in, on all processes."""
+        """Mean over all batches of all processes."""
         return self.weighted_sum / self.freedom.clamp_min(1.0)
 
 
 def _merge(rows: Tensor, mean: Tensor, squared_distance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Counts, means and squared distances of parts `(parts, …)` to those of the whole."""
+    """Merge counts, means and squared distances of parts `(parts, …)`."""
     total = rows.sum()
     merged = (rows[:, None] * mean).sum(dim=0) / total.clamp_min(1.0)
     between = (rows * (mean - merged).square().sum(dim=1)).sum()
@@ -234,7 +261,7 @@ class Evaluation(nn.Module):
         self.latent_dim = latent_dim
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Reset."""
         self.reconstruction.reset()
         self.sparsity.reset()
         self.decorrelation.reset()
@@ -247,21 +274,20 @@ class Evaluation(nn.Module):
         sharding: Sharding = UNSHARDED,
         zero: Tensor | None = None,
     ) -> None:
-        """Take one batch `(rows, input_dim)` and what the autoencoder made of it.
+        """Add one batch.
 
         Args:
-            x: What the autoencoder saw.
-            output: What it gave.
+            x: Target of the autoencoder, `(rows, input_dim)`.
+            output: Output of the autoencoder.
             decorrelation: Whether to measure that penalty, which costs more than the rest.
-            sharding: The processes with the other rows, of which each counts once, and with the
-                other latents.
-            zero: Where raw activations of zero lie for the autoencoder, `(input_dim,)`.
+            sharding: The processes with the other rows, and with the other latents.
+            zero: Raw activations of zero as the autoencoder sees them, `(input_dim,)`.
         """
         self.reconstruction.update(output.reconstruction, x, zero)
         self.sparsity.update(output.latents, sharding)
         penalty, freedom = x.new_zeros(()), 0
         if decorrelation:
-            # Every process takes in the whole batch, so that their mean is that of each.
+            # Every process measures the whole batch: their mean is that of each.
             latents = gather_unequal_rows(output.latents, sharding.rows)
             if len(latents) > 1:
                 penalty = decorrelation_loss(latents, slices=sharding.latents)
@@ -269,7 +295,7 @@ class Evaluation(nn.Module):
         self.decorrelation.update(penalty, freedom)
 
     def compute(self, objective: Objective) -> dict[str, Tensor]:
-        """Every scalar by its name, the losses with their full weights."""
+        """Scalars by name; the losses have their full weights, without warm-up."""
         reconstruction = self.reconstruction.compute()
         sparsity = self.sparsity.compute()
         losses = {
@@ -291,7 +317,7 @@ def measure_batch(
     latent_dim: int,
     sharding: Sharding = UNSHARDED,
 ) -> dict[str, Tensor]:
-    """The metrics of one batch `(rows, input_dim)` over all processes, by their grouped names."""
+    """Metrics of one batch `(rows, input_dim)` over all processes, by grouped name."""
     reconstruction = ReconstructionMetrics(x.shape[-1]).to(x.device)
     reconstruction.update(output.reconstruction, x)
     sparsity = SparsityMetrics(latent_dim).to(x.device)

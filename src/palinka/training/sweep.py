@@ -1,6 +1,6 @@
 """Training of several variants on one pass."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from os import PathLike
 from typing import Any
@@ -14,22 +14,20 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 
 from palinka.errors import InputError
-from palinka.training.checkpoint import VARIANTS, read_any
+from palinka.training.checkpoint import VARIANTS, check_matches, read_any
 from palinka.training.module import SparseAutoencoderModule
 
 
 def variant_prefix(index: int) -> str:
-    """What the names of a variant's parameters and buffers begin with."""
+    """Prefix of the names of a variant's parameters and buffers."""
     return f"members.{index}."
 
 
 def of_variant(checkpoint: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """What a checkpoint of a sweep holds of one variant, as an ordinary checkpoint.
-
-    Lightning loads it, and a run of this variant alone goes on from it.
+    """Extract the checkpoint of one variant, as a run of its own would have left it.
 
     Args:
-        checkpoint: The sweep's, or those parts of it that there are.
+        checkpoint: The sweep's, complete or not.
         name: The variant.
     """
     settings = checkpoint["hyper_parameters"][VARIANTS]
@@ -41,10 +39,10 @@ def of_variant(checkpoint: Mapping[str, Any], name: str) -> dict[str, Any]:
         "hyper_parameters": settings[name],
         **checkpoint.get(VARIANTS, {}).get(name, {}),
     }
-    # The second is of a callback that averages weights, and has put its average into the first.
+    # The second is WeightAveraging's, which has put its average into the first.
     for key in ("state_dict", "current_model_state"):
         if key in checkpoint:
-            own[key] = below(checkpoint[key], prefix)
+            own[key] = strip_prefix(checkpoint[key], prefix)
     if "optimizer_states" in checkpoint:
         own["optimizer_states"] = [_of_group(s, index) for s in checkpoint["optimizer_states"]]
     if "lr_schedulers" in checkpoint:
@@ -52,19 +50,19 @@ def of_variant(checkpoint: Mapping[str, Any], name: str) -> dict[str, Any]:
         own["lr_schedulers"] = [_of_schedule(state, index, len(settings)) for state in schedules]
     if "run" in checkpoint:
         own["run"] = {
-            key: below(value, f"{name}/") if isinstance(value, Mapping) else value
+            key: strip_prefix(value, f"{name}/") if isinstance(value, Mapping) else value
             for key, value in checkpoint["run"].items()
         }
     return own
 
 
-def below(named: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """The entries whose names begin with a prefix, without it."""
+def strip_prefix(named: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Entries whose names begin with a prefix, without it."""
     return {k.removeprefix(prefix): v for k, v in named.items() if k.startswith(prefix)}
 
 
 def _of_group(state: Mapping[str, Any], index: int) -> dict[str, Any]:
-    """An optimizer's state for the parameters of one group, which it counts from zero."""
+    """Optimizer state of one parameter group, renumbered from zero."""
     group = state["param_groups"][index]
     values = state["state"]
     return {
@@ -74,7 +72,7 @@ def _of_group(state: Mapping[str, Any], index: int) -> dict[str, Any]:
 
 
 def _of_schedule(state: Any, index: int, groups: int) -> Any:
-    """A schedule's state, in which lists as long as there are groups have an entry for each."""
+    """Schedule state of one parameter group: its entry of every list with one per group."""
     if isinstance(state, Mapping):
         return {
             key: [value[index]]
@@ -87,19 +85,29 @@ def _of_schedule(state: Any, index: int, groups: int) -> Any:
     return state
 
 
+def _for_each_variant(hook: str) -> Callable[..., None]:
+    """A hook that calls that of every variant."""
+
+    def call(self: "SweepModule", *args: Any) -> None:
+        for member in self.variants.values():
+            getattr(member, hook)(*args)
+
+    return call
+
+
 class SweepModule(LightningModule):
     """Train several sparse autoencoders on one pass over the same batches.
 
     Nothing that one variant does changes another: a step is one backward pass of the sum of their
     losses, the optimizer has a parameter group for each variant, and gradients are clipped for
-    each by itself. So every variant ends with the weights and metrics of a run of its own, which
-    are logged below its name: `NAME/loss/total`.
+    each by itself. So every variant ends with the weights and metrics of a run of its own;
+    metrics are logged as `NAME/loss/total`.
 
     Args:
         variants: The modules by name. Their optimizers are of one class, and may differ in
             options; the learning-rate schedule is that of the first.
-        settings: Plain values that a checkpoint keeps, from which the same variants can be made.
-        overrides: For each variant the values that it has different, to tell them apart by.
+        settings: Plain values in the checkpoint from which the same variants can be made.
+        overrides: Settings by which each variant differs.
 
     Raises:
         InputError: If there are no variants, or they take inputs of different widths.
@@ -115,14 +123,14 @@ class SweepModule(LightningModule):
         widths = {member.autoencoder.input_dim for member in variants.values()}
         if len(widths) != 1:
             raise InputError(
-                "a sweep takes at least one variant, all of them of one input_dim; got"
+                "a sweep takes at least one variant, all with the same input_dim; got"
                 f" {' and '.join(map(str, sorted(widths))) or 'none'}"
             )
         self.names = tuple(variants)
         self.overrides = dict(overrides or {})
         self.members = nn.ModuleList(variants.values())
         for name, member in variants.items():
-            # What a member logs in its own hooks goes to the trainer as ours, below its name.
+            # Members log through the sweep, with their name as prefix.
             member.log = partial(self._log_of, name)  # type: ignore[method-assign]
         self.save_hyperparameters(
             {
@@ -130,7 +138,7 @@ class SweepModule(LightningModule):
                 "settings": dict(settings or {}),
             }
         )
-        # DDP would overwrite every process's own counts with those of the first, at every step.
+        # DDP would broadcast the first process's own counts at every step.
         self._ddp_params_and_buffers_to_ignore = [
             variant_prefix(index) + name
             for index, member in enumerate(variants.values())
@@ -143,7 +151,7 @@ class SweepModule(LightningModule):
         return dict(zip(self.names, self.members, strict=True))  # type: ignore[arg-type]
 
     def setup(self, stage: str) -> None:
-        """Let every variant see the trainer, and refuse what would mix them."""
+        """Set up every variant; reject what would mix them."""
         precision = self.trainer.strategy.precision_plugin
         if stage == "fit" and getattr(precision, "scaler", None) is not None:
             raise InputError(
@@ -155,7 +163,7 @@ class SweepModule(LightningModule):
             member.setup(stage)
 
     def configure_model(self) -> None:
-        """Refuse to divide latents over devices."""
+        """Reject sharding of latents."""
         if self.device_mesh is not None:
             raise InputError(
                 "the latents of a sweep cannot be divided over devices: use trainer.strategy ddp,"
@@ -163,7 +171,7 @@ class SweepModule(LightningModule):
             )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """One optimizer with a group of parameters for each variant, and its schedule."""
+        """Make one optimizer with a parameter group for each variant, and its schedule."""
         members = list(self.variants.values())
         optimizers = [m.optimizer_factory(m.autoencoder.parameters()) for m in members]
         optimizer = optimizers[0]
@@ -192,29 +200,21 @@ class SweepModule(LightningModule):
             )
         return configured
 
-    def on_fit_start(self) -> None:
-        """As in a run of its own, for each variant."""
-        for member in self.variants.values():
-            member.on_fit_start()
-
-    def on_train_start(self) -> None:
-        """As in a run of its own; the schedule is that of all variants."""
-        self.variants[self.names[0]].on_train_start()
+    on_fit_start = _for_each_variant("on_fit_start")
+    on_train_start = _for_each_variant("on_train_start")
+    on_after_backward = _for_each_variant("on_after_backward")
+    on_before_optimizer_step = _for_each_variant("on_before_optimizer_step")
+    constrain = _for_each_variant("constrain")
+    on_train_epoch_end = _for_each_variant("on_train_epoch_end")
+    on_train_end = _for_each_variant("on_train_end")
+    on_validation_epoch_start = _for_each_variant("on_validation_epoch_start")
+    validation_step = _for_each_variant("validation_step")
+    on_validation_epoch_end = _for_each_variant("on_validation_epoch_end")
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        """The sum of the variants' losses, whose gradients are those of each."""
+        """Sum the variants' losses, which share no parameters."""
         losses = [member.training_step(batch, batch_idx) for member in self.variants.values()]
         return torch.stack(losses).sum()
-
-    def on_after_backward(self) -> None:
-        """As in a run of its own, for each variant."""
-        for member in self.variants.values():
-            member.on_after_backward()
-
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """As in a run of its own, for each variant."""
-        for member in self.variants.values():
-            member.on_before_optimizer_step(optimizer)
 
     def configure_gradient_clipping(
         self,
@@ -230,59 +230,28 @@ class SweepModule(LightningModule):
             clip(group["params"], gradient_clip_val)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step, then let each variant keep its constraints."""
+        """Step, then normalize the rows of each variant."""
         super().optimizer_step(*args, **kwargs)
         for member in self.variants.values():
             member.after_optimizer_step()
 
-    def constrain(self) -> None:
-        """As in a run of its own, for each variant."""
-        for member in self.variants.values():
-            member.constrain()
-
-    def on_train_epoch_end(self) -> None:
-        """As in a run of its own, for each variant."""
-        for member in self.variants.values():
-            member.on_train_epoch_end()
-
     def on_fit_end(self) -> None:
-        """As in a run of its own, for each variant."""
-        for member in reversed(list(self.variants.values())):
-            member.on_fit_end()
-
-    def on_train_end(self) -> None:
-        """As in a run of its own, for each variant."""
-        for member in self.variants.values():
-            member.on_train_end()
-
-    def on_validation_epoch_start(self) -> None:
-        """As in a run of its own, for each variant."""
-        for member in self.variants.values():
-            member.on_validation_epoch_start()
-
-    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
-        """As in a run of its own, for each variant."""
-        for member in self.variants.values():
-            member.validation_step(batch, batch_idx)
-
-    def on_validation_epoch_end(self) -> None:
-        """As in a run of its own, for each variant."""
-        for member in self.variants.values():
-            member.on_validation_epoch_end()
+        """Restore torch's matmul precision as it was before the first variant began."""
+        next(iter(self.variants.values())).on_fit_end()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what each variant adds to a checkpoint of its own."""
+        """Add what each variant adds to its own checkpoint."""
         checkpoint[VARIANTS] = {}
         for index, (name, member) in enumerate(self.variants.items()):
             prefix = variant_prefix(index)
-            own: dict[str, Any] = {"state_dict": below(checkpoint["state_dict"], prefix)}
+            own: dict[str, Any] = {"state_dict": strip_prefix(checkpoint["state_dict"], prefix)}
             member.on_save_checkpoint(own)
             state = {prefix + key: value for key, value in own.pop("state_dict").items()}
             checkpoint["state_dict"].update(state)
             checkpoint[VARIANTS][name] = own
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of other variants, and let each look at what is its own."""
+        """Check that the checkpoint has the same variants, and each variant's part."""
         self._check_names(checkpoint)
         for index, (name, member) in enumerate(self.variants.items()):
             own = of_variant(checkpoint, name)
@@ -294,21 +263,20 @@ class SweepModule(LightningModule):
     def check_checkpoint(
         self, path: str | PathLike[str], data: LightningDataModule | None, *, resume: bool
     ) -> None:
-        """Refuse at once what would be refused when the checkpoint is loaded.
+        """Check early that a checkpoint matches the variants and data.
 
         Args:
             path: The checkpoint.
-            data: What the run trains on.
-            resume: Whether training is to go on, which it does only on the same rows.
+            data: The data of the run.
+            resume: Whether to train, which needs the same rows.
 
         Raises:
-            InputError: If the file cannot be read, or the checkpoint is not one of these
-                variants, of this language model, site or rows.
+            InputError: If it does not match, or cannot be read.
         """
         checkpoint = read_any(path)
         self._check_names(checkpoint)
         for name, member in self.variants.items():
-            member._check(of_variant(checkpoint, name), data, resume)
+            check_matches(of_variant(checkpoint, name), member.autoencoder, data, resume)
 
     def _check_names(self, checkpoint: Mapping[str, Any]) -> None:
         theirs = list(checkpoint["hyper_parameters"].get(VARIANTS, {}))
@@ -320,5 +288,5 @@ class SweepModule(LightningModule):
             )
 
     def _log_of(self, variant: str, name: str, value: Any, **options: Any) -> None:
-        # The bar has no room for every variant's.
+        # The progress bar has no room for all variants.
         self.log(f"{variant}/{name}", value, **{**options, "prog_bar": False})

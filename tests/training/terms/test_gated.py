@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from palinka.autoencoders import GatedAutoencoder
-from palinka.training.losses import Objective, Step, terms
+from palinka.training.losses import Objective, StepContext, loss_terms
 
 
 def transcription(sae: GatedAutoencoder, x: Tensor, target: Tensor, weight: float) -> Tensor:
@@ -39,7 +39,7 @@ def test_loss_and_gradients_are_the_papers(
     x, target = torch.randn(2, 5, input_dim, dtype=torch.float64)
     objective = Objective(0.3, 0.0, 0, 0)
     value, gradients = loss_and_gradients(
-        sae, lambda: objective(terms(sae, Step(x, target)), step=0).total
+        sae, lambda: objective(loss_terms(sae, StepContext(x, target)), step=0).total
     )
     expected, by_hand = loss_and_gradients(sae, lambda: transcription(sae, x, target, 0.3))
     torch.testing.assert_close(value, expected)
@@ -49,7 +49,7 @@ def test_loss_and_gradients_are_the_papers(
 def test_the_auxiliary_loss_weighs_one_unless_told_otherwise() -> None:
     torch.manual_seed(0)
     x = torch.randn(5, 4)
-    found = terms(GatedAutoencoder(4), Step(x, x))
+    found = loss_terms(GatedAutoencoder(4), StepContext(x, x))
     assert Objective(1.0, 0.0, 0, 0)(found, 0).auxiliary == found.auxiliary
     told = Objective(1.0, 0.0, 0, 0, auxiliary_weight=0.25)(found, 0)
     assert told.auxiliary == 0.25 * found.auxiliary
@@ -60,7 +60,7 @@ def test_the_auxiliary_loss_teaches_the_gate_and_leaves_the_decoder_alone(
 ) -> None:
     torch.manual_seed(0)
     sae, x = GatedAutoencoder(4, subtract_decoder_bias=False), torch.randn(9, 4)
-    _, gradients = loss_and_gradients(sae, lambda: terms(sae, Step(x, x)).auxiliary)
+    _, gradients = loss_and_gradients(sae, lambda: loss_terms(sae, StepContext(x, x)).auxiliary)
     moved = {name for name, gradient in gradients.items() if gradient.any()}
     assert moved == {"encoder.weight", "gate_bias"}
 
@@ -68,5 +68,5 @@ def test_the_auxiliary_loss_teaches_the_gate_and_leaves_the_decoder_alone(
 def test_the_output_is_that_of_a_plain_pass() -> None:
     torch.manual_seed(0)
     sae, x = GatedAutoencoder(4), torch.randn(9, 4)
-    for ours, plain in zip(terms(sae, Step(x, x)).output, sae(x), strict=True):
+    for ours, plain in zip(loss_terms(sae, StepContext(x, x)).output, sae(x), strict=True):
         assert torch.equal(ours, plain)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from palinka.autoencoders import Autoencoder, GatedAutoencoder, JumpReLUAutoencoder, ReLUAutoencoder
 from palinka.training import SparseAutoencoderModule
-from palinka.training.losses import Objective, Step, terms
+from palinka.training.losses import Objective, StepContext, loss_terms
 
 MAKES: list[Callable[[], Autoencoder]] = [
     lambda: ReLUAutoencoder(8),
@@ -44,7 +44,7 @@ def test_a_run_is_a_plain_loop_over_the_terms(
     expected = []
     for i in range(6):
         x = rows[12 * (i % 2) :][:12]
-        loss = Objective(**weights)(terms(plain, Step(x, x)), i).total
+        loss = Objective(**weights)(loss_terms(plain, StepContext(x, x)), i).total
         adam.zero_grad()
         loss.backward()
         if plain.unit_norm:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from palinka.autoencoders import JumpReLUAutoencoder
-from palinka.training.losses import Step, terms
+from palinka.training.losses import StepContext, loss_terms
 
 
 def rectangle(x: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ def test_loss_and_gradients_are_the_papers(
     x, target = torch.randn(2, 5, input_dim, dtype=torch.float64)
 
     def ours() -> Tensor:
-        found = terms(sae, Step(x, target))
+        found = loss_terms(sae, StepContext(x, target))
         assert found.auxiliary is None
         return found.reconstruction + 0.3 * found.sparsity
 
@@ -78,7 +78,7 @@ def test_the_sparsity_is_the_number_of_active_latents_and_moves_the_thresholds_a
 ) -> None:
     torch.manual_seed(0)
     sae, x = JumpReLUAutoencoder(4, bandwidth=0.5), torch.randn(20, 4)
-    value, gradients = loss_and_gradients(sae, lambda: terms(sae, Step(x, x)).sparsity)
+    value, gradients = loss_and_gradients(sae, lambda: loss_terms(sae, StepContext(x, x)).sparsity)
     assert value == (sae.encode(x) > 0).sum(dim=1).float().mean()
     assert {name for name, gradient in gradients.items() if gradient.any()} == {"log_threshold"}
     # More of it means fewer active latents, so that descent raises the thresholds.
@@ -89,7 +89,7 @@ def test_low_precision_counts_in_float32() -> None:
     torch.manual_seed(0)
     sae, x = JumpReLUAutoencoder(16, 2048, bandwidth=0.5), torch.randn(300, 16)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = terms(sae, Step(x, x))
+        found = loss_terms(sae, StepContext(x, x))
     assert found.sparsity.dtype == torch.float32
     counted = (found.output.latents > 0).sum() / 300
     torch.testing.assert_close(found.sparsity, counted)

@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from palinka.autoencoders import MatryoshkaAutoencoder
-from palinka.training.losses import Step, terms
+from palinka.training.losses import StepContext, loss_terms
 
 
 @settings(max_examples=25, deadline=None)
@@ -31,7 +31,7 @@ def test_it_is_the_sum_over_prefixes(sizes: list[int], seed: int, data: st.DataO
     auxiliary = (mended - residual).square().sum()
     auxiliary = auxiliary / (residual - residual.mean(dim=0)).square().sum()
 
-    found = terms(sae, Step(x, x, dead=lambda: dead))
+    found = loss_terms(sae, StepContext(x, x, dead=lambda: dead))
     torch.testing.assert_close(found.reconstruction, expected)
     torch.testing.assert_close(found.auxiliary, auxiliary)
     torch.testing.assert_close(found.output.latents, z)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from palinka.autoencoders import ReLUAutoencoder
-from palinka.training.losses import Step, terms
+from palinka.training.losses import StepContext, loss_terms
 
 
 def transcription(sae: ReLUAutoencoder, x: Tensor, target: Tensor, weight: float) -> Tensor:
@@ -32,7 +32,7 @@ def test_loss_and_gradients_are_the_papers(
     x, target = torch.randn(2, 5, input_dim, dtype=torch.float64)
 
     def ours() -> Tensor:
-        found = terms(sae, Step(x, target))
+        found = loss_terms(sae, StepContext(x, target))
         assert found.auxiliary is None
         return found.reconstruction + 0.3 * found.sparsity
 
@@ -63,7 +63,7 @@ class Losses(torch.nn.Module):
         self.sae = sae
 
     def forward(self, x: Tensor) -> Tensor:
-        found = terms(self.sae, Step(x, x))
+        found = loss_terms(self.sae, StepContext(x, x))
         return found.reconstruction + 0.3 * found.sparsity
 
 
@@ -71,11 +71,11 @@ def test_with_directions_of_norm_one_the_norms_are_left_out() -> None:
     torch.manual_seed(0)
     sae = ReLUAutoencoder(4, unit_norm=True)
     x = torch.randn(6, 4)
-    sparsity = terms(sae, Step(x, x)).sparsity
+    sparsity = loss_terms(sae, StepContext(x, x)).sparsity
     torch.testing.assert_close(sparsity, sae.encode(x).sum(dim=1).mean())
     free = ReLUAutoencoder(4)
     free.load_state_dict(sae.state_dict())
-    torch.testing.assert_close(terms(free, Step(x, x)).sparsity, sparsity)
+    torch.testing.assert_close(loss_terms(free, StepContext(x, x)).sparsity, sparsity)
 
 
 def test_low_precision_is_summed_in_float32() -> None:
@@ -83,6 +83,8 @@ def test_low_precision_is_summed_in_float32() -> None:
     sae = ReLUAutoencoder(16, 512, unit_norm=True)
     x = torch.randn(300, 16)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = terms(sae, Step(x, x))
+        found = loss_terms(sae, StepContext(x, x))
     assert found.sparsity.dtype == found.reconstruction.dtype == torch.float32
-    torch.testing.assert_close(found.sparsity, terms(sae, Step(x, x)).sparsity, rtol=0.01, atol=0)
+    torch.testing.assert_close(
+        found.sparsity, loss_terms(sae, StepContext(x, x)).sparsity, rtol=0.01, atol=0
+    )

@@ -1,4 +1,4 @@
-"""Terms of TopK and BatchTopK against plain transcriptions."""
+"""LossTerms of TopK and BatchTopK against plain transcriptions."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch import Tensor
 from palinka.autoencoders import BatchTopKAutoencoder, MatryoshkaAutoencoder, TopKAutoencoder
 from palinka.errors import InputError
 from palinka.training import SparseAutoencoderModule
-from palinka.training.losses import Step, has_own_terms, terms
+from palinka.training.losses import StepContext, loss_terms
 
 MakeTrainer = Callable[..., Trainer]
 KINDS = [TopKAutoencoder, BatchTopKAutoencoder, MatryoshkaAutoencoder]
@@ -64,7 +64,7 @@ def test_they_are_the_papers(kind: Any, seed: int, data: st.DataObject) -> None:
     for parameter in sae.parameters():
         parameter.data.add_(0.1 * torch.randn_like(parameter))
     x = torch.randn(5, d, dtype=torch.float64)
-    found = terms(sae, Step(x, x, dead=lambda: mask(dead, n), auxiliary_k=auxiliary_k))
+    found = loss_terms(sae, StepContext(x, x, dead=lambda: mask(dead, n), auxiliary_k=auxiliary_k))
     reconstruction, auxiliary = transcription(sae, x, dead, auxiliary_k)
     torch.testing.assert_close(found.reconstruction, reconstruction)
     assert found.auxiliary is not None
@@ -81,17 +81,17 @@ def test_the_auxiliary_loss_teaches_the_dead_alone_encoder_and_decoder(kind: Any
     sae = kind(8, 40, 2)
     x = torch.randn(64, 8)
     dead = mask(list(range(10, 30)), 40)
-    found = terms(sae, Step(x, x, dead=lambda: dead))
+    found = loss_terms(sae, StepContext(x, x, dead=lambda: dead))
     found.auxiliary.backward()
     for gradient in (sae.encoder.weight.grad, sae.encoder.bias.grad[:, None], sae.dictionary.grad):
         assert torch.equal(gradient.abs().sum(dim=1) > 0, dead)
     # And in its sum with the loss, what the live ones get is the loss's.
     sae.zero_grad()
-    found = terms(sae, Step(x, x, dead=lambda: dead))
+    found = loss_terms(sae, StepContext(x, x, dead=lambda: dead))
     found.reconstruction.backward()
     alone = sae.dictionary.grad.clone()
     sae.zero_grad()
-    found = terms(sae, Step(x, x, dead=lambda: dead))
+    found = loss_terms(sae, StepContext(x, x, dead=lambda: dead))
     (found.reconstruction + found.auxiliary).backward()
     torch.testing.assert_close(sae.dictionary.grad[~dead], alone[~dead])
     assert not torch.equal(sae.dictionary.grad[dead], alone[dead])
@@ -112,15 +112,15 @@ def test_gradients_of_the_dead_are_those_of_differences(kind: Any) -> None:
         weight = weight.index_put((dead.nonzero()[:, 0],), rows)
         weight = weight + sae.encoder.weight.detach() * ~dead[:, None]
         given = {"encoder.weight": weight}
-        return torch.func.functional_call(Terms(sae, dead), given, (x,))
+        return torch.func.functional_call(LossTerms(sae, dead), given, (x,))
 
-    class Terms(torch.nn.Module):
+    class LossTerms(torch.nn.Module):
         def __init__(self, sae: Any, dead: Tensor) -> None:
             super().__init__()
             self.encoder, self.sae, self.dead = sae.encoder, sae, dead
 
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-            found = terms(self.sae, Step(x, x, dead=lambda: self.dead))
+            found = loss_terms(self.sae, StepContext(x, x, dead=lambda: self.dead))
             assert found.auxiliary is not None
             return found.reconstruction, found.auxiliary
 
@@ -133,11 +133,11 @@ def test_there_is_no_nan_where_nothing_is_dead_or_left(kind: Any) -> None:
     torch.manual_seed(0)
     sae = kind(4, 40, 3)
     x = torch.randn(6, 4)
-    none = terms(sae, Step(x, x, dead=lambda: mask([], 40)))
+    none = loss_terms(sae, StepContext(x, x, dead=lambda: mask([], 40)))
     assert none.auxiliary == 0.0
-    assert terms(sae, Step(x, x)).auxiliary is None
+    assert loss_terms(sae, StepContext(x, x)).auxiliary is None
     for rows in (torch.zeros(6, 4), torch.ones(6, 4), x[:1]):  # of no variance
-        found = terms(sae, Step(rows, rows, dead=lambda: mask([3], 40)))
+        found = loss_terms(sae, StepContext(rows, rows, dead=lambda: mask([3], 40)))
         assert found.reconstruction.isfinite()
         assert found.auxiliary.isfinite()
         (found.reconstruction + found.auxiliary).backward()
@@ -170,7 +170,6 @@ def test_training_and_its_checkpoint(
     auxiliary = [step["loss/auxiliary"] for step in recorder.logged]
     assert auxiliary[0] == 0.0
     assert max(auxiliary) > 0.0
-    assert has_own_terms(whole.autoencoder)
     assert not any(name.startswith("val/loss") for name in trainer.callback_metrics)
     torch.testing.assert_close(whole.autoencoder.dictionary.norm(dim=1), torch.ones(40))
 

@@ -2,12 +2,12 @@
 
 from palinka.analyses.run import AnalysisEntry, HeatmapEntry
 from palinka.training.callbacks.checkpoints import RunCheckpoints, rewind_logs
-from palinka.training.callbacks.latent_evolution import FormingLatents
+from palinka.training.callbacks.latent_evolution import LatentEvolution
 from palinka.training.callbacks.latent_report import ReportLatents
 from palinka.training.callbacks.latent_writer import LatentWriter
 from palinka.training.callbacks.loss_recovered import LanguageModelMetrics
 from palinka.training.callbacks.run_analyses import RunAnalyses
-from palinka.training.callbacks.summary import as_typed, final_report, log_folder
+from palinka.training.callbacks.summary import final_report, log_folder, shell_path
 from palinka.training.callbacks.sweep_findings import SweepFindings, sweep_report
 from palinka.training.callbacks.tensorboard import (
     FeatureHistograms,
@@ -20,9 +20,9 @@ from palinka.training.callbacks.variants import VariantLogger, with_variants
 __all__ = [
     "AnalysisEntry",
     "FeatureHistograms",
-    "FormingLatents",
     "HeatmapEntry",
     "LanguageModelMetrics",
+    "LatentEvolution",
     "LatentWriter",
     "ReportLatents",
     "RunAnalyses",
@@ -31,10 +31,10 @@ __all__ = [
     "TensorBoardDashboard",
     "ThroughputMonitor",
     "VariantLogger",
-    "as_typed",
     "final_report",
     "log_folder",
     "rewind_logs",
+    "shell_path",
     "sweep_report",
     "tensorboard_writers",
     "with_variants",

@@ -13,7 +13,7 @@ from palinka.data import ActivationDataModule
 from palinka.errors import InputError
 from palinka.language_models.token_text import token_bytes
 from palinka.training.callbacks.tensorboard import add_figure, tensorboard_writers
-from palinka.training.callbacks.variants import refuse_sweep
+from palinka.training.callbacks.variants import reject_sweep
 from palinka.training.module import SparseAutoencoderModule
 
 TEXT = (
@@ -24,7 +24,7 @@ TEXT = (
 _MOST = 4
 
 
-class FormingLatents(Callback):
+class LatentEvolution(Callback):
     """Draws a text in TensorBoard for each of a few latents, every so many steps.
 
     The slider of an image then shows how a feature forms. The language model reads the text once,
@@ -48,7 +48,7 @@ class FormingLatents(Callback):
         self.latents = None if latents is None else list(latents)
         if self.latents == [] or every_n_steps < 1 or not text.strip():
             raise InputError(
-                f"FormingLatents: latents {self.latents}, every_n_steps {every_n_steps} and a text"
+                f"LatentEvolution: latents {self.latents}, every_n_steps {every_n_steps} and a text"
                 f" of {len(text)} characters; expected a latent, at least 1 and some text"
             )
         self.every_n_steps = every_n_steps
@@ -59,13 +59,13 @@ class FormingLatents(Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse a sweep, and latents that there are not, before anything is trained."""
-        refuse_sweep(self, pl_module)
+        reject_sweep(self, pl_module)
         if isinstance(pl_module, SparseAutoencoderModule):
             count = pl_module.autoencoder.latent_dim
             strange = [latent for latent in self.latents or () if not 0 <= latent < count]
             if strange:
                 raise InputError(
-                    f"FormingLatents: there is no latent {strange[0]}; the dictionary has 0 to"
+                    f"LatentEvolution: there is no latent {strange[0]}; the dictionary has 0 to"
                     f" {count - 1}"
                 )
 
@@ -75,7 +75,7 @@ class FormingLatents(Callback):
             return
         data = getattr(trainer, "datamodule", None)
         if not isinstance(data, ActivationDataModule):
-            raise InputError("FormingLatents reads the language model of an ActivationDataModule")
+            raise InputError("LatentEvolution reads the language model of an ActivationDataModule")
         model = data.loaded_language_model
         site = data.train_spec.resolved_sites[0]
         bos = data.train_spec.bos

@@ -19,7 +19,7 @@ from palinka.errors import InputError, track
 from palinka.language_models.direct_effect import TokenEffects, token_effects
 from palinka.training.callbacks.summary import log_folder
 from palinka.training.callbacks.tensorboard import log_findings
-from palinka.training.callbacks.variants import AfterTraining
+from palinka.training.callbacks.variants import EndOfRunCallback
 from palinka.training.module import SparseAutoencoderModule
 
 
@@ -110,7 +110,7 @@ BATCH_ROWS = 4096
 AROUND = 12
 
 
-class ReportLatents(AfterTraining):
+class ReportLatents(EndOfRunCallback):
     """Reports on every latent, in `<log_dir>/analyses/latents/`.
 
     It goes over the validation rows once, on the process that logs, at the end of `validate`,

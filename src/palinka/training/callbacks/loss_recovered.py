@@ -23,7 +23,7 @@ from palinka.errors import InputError, track
 from palinka.language_models import LanguageModel
 from palinka.language_models.edits import EncodesAndDecodes, as_function
 from palinka.training.callbacks.checkpoints import fingerprint
-from palinka.training.callbacks.variants import trained
+from palinka.training.callbacks.variants import iter_models
 from palinka.training.module import SparseAutoencoderModule
 
 # Numbers of one piece, which stay in the processor's cache.
@@ -383,7 +383,7 @@ class LanguageModelMetrics(Callback):
         self._last = (trainer.global_step, fingerprint(module))
         values = {
             f"{one.name}/{name}" if one.name else name: value
-            for one in trained(trainer, module)
+            for one in iter_models(trainer, module)
             for name, value in self._measured(trainer, one.module, "val").items()
         }
         trainer.callback_metrics.update(values)

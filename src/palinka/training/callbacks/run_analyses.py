@@ -19,7 +19,7 @@ from palinka.data import ActivationDataModule
 from palinka.errors import InputError
 from palinka.training.callbacks.summary import log_folder
 from palinka.training.callbacks.tensorboard import log_findings
-from palinka.training.callbacks.variants import refuse_sweep
+from palinka.training.callbacks.variants import reject_sweep
 from palinka.training.module import SparseAutoencoderModule
 
 
@@ -48,7 +48,7 @@ class RunAnalyses(Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse a sweep before it is trained."""
-        refuse_sweep(self, pl_module)
+        reject_sweep(self, pl_module)
 
     def on_train_batch_end(
         self,

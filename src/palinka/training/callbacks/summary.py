@@ -55,25 +55,25 @@ def final_report(trainer: pl.Trainer, split: str = "val") -> str:
     lines = ["", *(f"  {text:<{width}}  {value:>10}{bounds}" for text, value, bounds in rows)]
     if any(bounds for _, _, bounds in rows):
         lines.append("  in brackets: 95 % intervals over documents")
-    return "\n".join([*lines, *where_it_lies(trainer)])
+    return "\n".join([*lines, *log_locations(trainer)])
 
 
-def where_it_lies(trainer: pl.Trainer) -> list[str]:
+def log_locations(trainer: pl.Trainer) -> list[str]:
     """The log folder, and what each logger wrote, as lines; none of a trial."""
     if trainer.fast_dev_run or trainer.barebones:  # type: ignore[attr-defined]
         return []
-    lines = ["", f"results in   {as_typed(log_folder(trainer))}"]
+    lines = ["", f"results in   {shell_path(log_folder(trainer))}"]
     for logger in trainer.loggers:
         if isinstance(logger, CSVLogger):
-            lines.append(f"metrics in   {as_typed(metrics_file(logger))}")
+            lines.append(f"metrics in   {shell_path(metrics_file(logger))}")
         elif isinstance(logger, TensorBoardLogger):
-            folder = as_typed(expanded(logger.root_dir))
+            folder = shell_path(expanded(logger.root_dir))
             lines.append(f"look at them with   tensorboard --logdir {folder}")
         else:
             files = isinstance(logger, WandbLogger) and Path(logger.experiment.dir)
             written = files.parent if files else logger.save_dir
             if written:
-                lines.append(f"{type(logger).__name__} in   {as_typed(Path(written))}")
+                lines.append(f"{type(logger).__name__} in   {shell_path(Path(written))}")
     return list(dict.fromkeys(lines))  # the variants of a sweep log below its folder
 
 
@@ -99,7 +99,7 @@ def log_folder(trainer: pl.Trainer) -> Path:
     return Path(trainer.default_root_dir)
 
 
-def as_typed(path: Path) -> str:
+def shell_path(path: Path) -> str:
     """The path as one would type it here: relative where it lies below, quoted if need be."""
     path = path.absolute()
     here = Path.cwd()

@@ -14,9 +14,9 @@ from palinka.analyses import figures
 from palinka.analyses.findings import Findings
 from palinka.analyses.result import Result, Table
 from palinka.errors import escape_control_chars
-from palinka.training.callbacks.summary import ROWS, log_folder, where_it_lies
+from palinka.training.callbacks.summary import ROWS, log_folder, log_locations
 from palinka.training.callbacks.tensorboard import log_findings
-from palinka.training.callbacks.variants import Trained, trained
+from palinka.training.callbacks.variants import TrainedModel, iter_models
 from palinka.training.sweep import SweepModule
 
 # The columns of the table in the terminal, which is narrow; the file has all that was measured.
@@ -66,7 +66,7 @@ class SweepFindings(Callback):
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write them, on the process that logs."""
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            variants = list(trained(trainer, pl_module))
+            variants = list(iter_models(trainer, pl_module))
             result = SweepResult(variants={one.name: _row(one) for one in variants})
             findings = Findings("sweep", {"": result}, figures=_figures(variants))
             findings.write(log_folder(trainer) / "analyses")
@@ -80,7 +80,7 @@ def sweep_report(trainer: pl.Trainer, sweep: SweepModule) -> str:
         trainer: A trainer whose fit has ended.
         sweep: What it has trained.
     """
-    rows = list(trained(trainer, sweep))
+    rows = list(iter_models(trainer, sweep))
     columns = [name for name in SHOWN if any(name in row.metrics for row in rows)]
     width = max(len("variant"), *(len(row.name) for row in rows))
     head = [f"  {'variant':<{width}}", *(f"{SHOWN[name]:>10}" for name in columns)]
@@ -88,10 +88,10 @@ def sweep_report(trainer: pl.Trainer, sweep: SweepModule) -> str:
     for row in rows:
         values = [f"{float(row.metrics.get(name, math.nan)):>10.5g}" for name in columns]
         lines.append("  ".join([f"  {escape_control_chars(row.name):<{width}}", *values]))
-    return "\n".join([*lines, *where_it_lies(trainer)])
+    return "\n".join([*lines, *log_locations(trainer)])
 
 
-def _figures(variants: Sequence[Trained]) -> dict[str, Figure]:
+def _figures(variants: Sequence[TrainedModel]) -> dict[str, Figure]:
     """FVU against L0, a curve for all that differ in their sparsity alone."""
     points: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for one in variants:
@@ -105,11 +105,11 @@ def _figures(variants: Sequence[Trained]) -> dict[str, Figure]:
     return figures.sparsity_frontier(families)  # type: ignore[no-any-return, attr-defined]
 
 
-def _architecture(one: Trained) -> str:
+def _architecture(one: TrainedModel) -> str:
     return type(one.module.autoencoder).__name__.removesuffix("Autoencoder")
 
 
-def _family(one: Trained, alike: Sequence[Trained]) -> str:
+def _family(one: TrainedModel, alike: Sequence[TrainedModel]) -> str:
     """A variant's architecture, and what others of the same have different but for sparsity."""
     settings = (
         f"{name.rpartition('.')[2]}={value}"
@@ -120,7 +120,7 @@ def _family(one: Trained, alike: Sequence[Trained]) -> str:
     return " ".join([_architecture(one), *settings])
 
 
-def _row(one: Trained) -> dict[str, Any]:
+def _row(one: TrainedModel) -> dict[str, Any]:
     metrics = {
         name: float(value)
         for name, value in one.metrics.items()

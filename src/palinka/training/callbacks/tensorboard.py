@@ -20,7 +20,7 @@ from torch.nn import functional
 from torch.utils.tensorboard import SummaryWriter
 
 from palinka.analyses.findings import Findings
-from palinka.training.callbacks.variants import VariantLogger, trained
+from palinka.training.callbacks.variants import VariantLogger, iter_models
 
 # Category -> chart -> (kind, tags), as `SummaryWriter.add_custom_scalars` takes it. Tags are
 # regular expressions for a tag's beginning: `val/fvu` would bring `val/fvu_legacy` along.
@@ -105,7 +105,7 @@ class TensorBoardDashboard(Callback):
         """Write the hyper-parameters together with the last validation's results."""
         if not trainer.is_global_zero:
             return
-        for one in trained(trainer, pl_module):
+        for one in iter_models(trainer, pl_module):
             results = {
                 f"final/{name.removeprefix('val/')}": float(value)
                 for name, value in one.metrics.items()
@@ -144,7 +144,7 @@ class FeatureHistograms(Callback):
         """Write both, on the process that logs."""
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
-        for one in trained(trainer, pl_module):
+        for one in iter_models(trainer, pl_module):
             # Reduced over processes and kept since the module logged it: no collective here.
             density = one.module.evaluation.sparsity.compute()["density"]
             fired = density[density > 0]

@@ -21,7 +21,7 @@ from palinka.errors import InputError
 from palinka.training.callbacks.summary import log_folder
 from palinka.training.checkpoint import VARIANTS
 from palinka.training.module import SparseAutoencoderModule
-from palinka.training.sweep import SweepModule, below
+from palinka.training.sweep import SweepModule, strip_prefix
 
 
 class VariantLogger(TensorBoardLogger):
@@ -45,7 +45,7 @@ class VariantLogger(TensorBoardLogger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log those of the variant, and leave the others alone."""
-        own = below(metrics, f"{self.variant}/")
+        own = strip_prefix(metrics, f"{self.variant}/")
         if own:
             epoch = {name: metrics[name] for name in ("epoch",) if name in metrics}
             super().log_metrics({**own, **epoch}, step)
@@ -79,7 +79,7 @@ def with_variants(loggers: Any, variants: Iterable[str]) -> Iterator[Logger]:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedModel:
     """One of the autoencoders that a run trains, as if the run were its own.
 
     Attributes:
@@ -111,11 +111,11 @@ class Trained:
                 yield logger.experiment
 
 
-def trained(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[Trained]:
+def iter_models(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[TrainedModel]:
     """The autoencoders that a run trains; none where it trains something else."""
     folder, metrics = log_folder(trainer), trainer.callback_metrics
     if isinstance(pl_module, SparseAutoencoderModule):
-        yield Trained("", pl_module, {}, metrics, tuple(trainer.loggers), folder)
+        yield TrainedModel("", pl_module, {}, metrics, tuple(trainer.loggers), folder)
     if isinstance(pl_module, SweepModule):
         for name, module in pl_module.variants.items():
             loggers = tuple(
@@ -124,12 +124,12 @@ def trained(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[Trai
                 if isinstance(logger, VariantLogger) and logger.variant == name
             )
             overrides = pl_module.overrides.get(name, {})
-            yield Trained(
-                name, module, overrides, below(metrics, f"{name}/"), loggers, folder / name
+            yield TrainedModel(
+                name, module, overrides, strip_prefix(metrics, f"{name}/"), loggers, folder / name
             )
 
 
-def refuse_sweep(callback: pl.Callback, pl_module: pl.LightningModule) -> None:
+def reject_sweep(callback: pl.Callback, pl_module: pl.LightningModule) -> None:
     """Refuse, before anything is trained, to look at several autoencoders as if they were one.
 
     Raises:
@@ -142,7 +142,7 @@ def refuse_sweep(callback: pl.Callback, pl_module: pl.LightningModule) -> None:
         )
 
 
-class AfterTraining(Callback, ABC):
+class EndOfRunCallback(Callback, ABC):
     """Writes something at the end of `validate` and of `fit`, on the process that logs.
 
     Attributes:
@@ -153,7 +153,7 @@ class AfterTraining(Callback, ABC):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse a sweep before it is trained."""
-        refuse_sweep(self, pl_module)
+        reject_sweep(self, pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write of a checkpoint."""

@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from palinka.autoencoders import Autoencoder
-from palinka.language_models.cpu import LARGEST, MMAP_THRESHOLD, products_at, tune_cpu
+from palinka.language_models.cpu import (
+    LARGEST,
+    MMAP_THRESHOLD,
+    products_at,
+    try_precisions,
+    tune_cpu,
+)
 
 # What glibc's own threshold grows to; larger tensors it then takes from the system each time.
 BY_DEFAULT = 32 << 20
@@ -46,6 +52,11 @@ class FitSettings:
                 return run()
 
         return call
+
+
+def onednn_is_exact() -> bool:
+    """Whether oneDNN multiplies float32 as such, and not as bfloat16, as it does with AMX."""
+    return try_precisions()["medium"] < 1e-5
 
 
 def at_precision(precision: str, run: Callable[[], Any]) -> Callable[[], Any]:

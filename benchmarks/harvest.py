@@ -45,7 +45,7 @@ class OurHarvest:
             validation_fraction=0.0,
         )
         assert self.spec.key  # the weights are read once to tell caches apart
-        self.tokens = torch.stack([torch.from_numpy(b.tokens) for b in self.spec.blocks()])
+        self.tokens = torch.stack([torch.from_numpy(b.tokens) for b in self.spec.contexts()])
         self.root = Path(tempfile.mkdtemp())
 
     def __call__(self) -> Cache:

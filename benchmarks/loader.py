@@ -27,7 +27,7 @@ def random_cache(root: Path) -> Cache:
         width=WIDTH,
         dtype="float16",
         context_length=CONTEXT,
-        blocks_per_shard=BLOCKS,
+        contexts_per_shard=BLOCKS,
         skip=0,
         seed=0,
     )

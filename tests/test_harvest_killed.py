@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -15,7 +16,6 @@ import pytest
 
 import palinka.cli.fit
 from palinka.data import Cache
-from palinka.data.writer import unattended
 from palinka.errors import InputError
 
 PROGRAM = Path(__file__).with_name("harvest_in_small_shards.py")
@@ -140,25 +140,22 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def wait_until_it_writes(caches: Path, process: Process) -> float:
-    """When the process writes its first rows, long after its imports."""
-    shards = len(list(caches.glob("*/shard-*.safetensors")))
-    while not process.ended():
-        if len(list(caches.glob("*/shard-*.safetensors"))) > shards:
-            break
-        for cache in caches.glob("*"):
-            with unattended(cache) as free:
-                # What a dead process wrote is gone by the time that another is at work.
-                if not free and any(map(has_bytes, cache.glob("shard-*.safetensors.tmp"))):
-                    return time.perf_counter()
+    """Wait for the process to write its first rows, long after its imports."""
+    before = written(caches)
+    while not process.ended() and written(caches) == before:
         time.sleep(0.001)
     return time.perf_counter()
 
 
-def has_bytes(path: Path) -> bool:
-    try:
-        return path.stat().st_size > 0
-    except FileNotFoundError:
-        return False
+def written(caches: Path) -> dict[Path, tuple[int, int]]:
+    """Size and time of every shard, and of every part of one that has bytes."""
+    found = {}
+    for path in caches.glob("*/shard-*.safetensors*"):
+        with suppress(FileNotFoundError):
+            status = path.stat()
+            if status.st_size:
+                found[path] = (status.st_size, status.st_mtime_ns)
+    return found
 
 
 def check_whole_or_nothing(folder: Path) -> int:

@@ -75,7 +75,7 @@ def test_all_that_read_a_text_read_the_same_ids(spec: LanguageModelSpec, bos: bo
             context_length=len(whole), validation_fraction=0, in_memory=in_memory,
         )  # fmt: skip
         assert data.source["bos"] is bos
-        blocks = [data.train_spec.blocks, data.validation_contexts][in_memory]
+        blocks = [data.train_spec.contexts, data.validation_contexts][in_memory]
         if in_memory:
             data.prepare_data()
             rows = data.validation_rows.read_rows(int(bos), len(whole))

@@ -1,12 +1,12 @@
 import numpy as np
 
 from palinka.atlas.text import Text, word_numbers
-from palinka.data import Block
+from palinka.data import Context
 
 
-def block(tokens: list[int], document: int, start: int = 0) -> Block:
+def block(tokens: list[int], document: int, start: int = 0) -> Context:
     positions = np.arange(start, start + len(tokens))
-    return Block(np.array(tokens), np.full(len(tokens), document), positions)
+    return Context(np.array(tokens), np.full(len(tokens), document), positions)
 
 
 def text() -> Text:

@@ -6,7 +6,7 @@ from torch import Tensor
 from palinka.analyses.reader import ActivationReader
 from palinka.analyses.stats.bootstrap import document_intervals
 from palinka.autoencoders import KSparseAutoencoder
-from palinka.data import Block
+from palinka.data import Context
 from palinka.language_models import LanguageModel
 from palinka.training import SparseAutoencoderModule
 from palinka.training.callbacks.loss_recovered import (
@@ -35,12 +35,12 @@ def autoencoder(model: LanguageModel) -> SparseAutoencoderModule:
 
 
 @pytest.fixture(scope="module")
-def blocks() -> list[Block]:
+def blocks() -> list[Context]:
     """Five contexts, of which the last is shorter, from three documents."""
     random = np.random.default_rng(0)
     documents = [[4] * 12, [4] * 5 + [7] * 7, [7] * 12, [7] * 2 + [9] * 10, [9] * 6]
     return [
-        Block(random.integers(0, 8192, len(row)), np.array(row), np.arange(len(row)))
+        Context(random.integers(0, 8192, len(row)), np.array(row), np.arange(len(row)))
         for row in documents
     ]
 
@@ -49,7 +49,7 @@ MEAN = np.random.default_rng(1).normal(size=512)
 
 
 def plain(
-    model: LanguageModel, autoencoder: SparseAutoencoderModule, blocks: list[Block], skip: int
+    model: LanguageModel, autoencoder: SparseAutoencoderModule, blocks: list[Context], skip: int
 ) -> dict[int, np.ndarray]:
     """Context by context in float64, with the replaced activations computed by hand."""
     found: dict[int, np.ndarray] = {}
@@ -87,7 +87,7 @@ def plain(
 
 @pytest.mark.parametrize("skip", [0, 1])
 def test_it_agrees_with_a_direct_computation(
-    skip: int, model: LanguageModel, autoencoder: SparseAutoencoderModule, blocks: list[Block]
+    skip: int, model: LanguageModel, autoencoder: SparseAutoencoderModule, blocks: list[Context]
 ) -> None:
     documents, sums = splice(
         model, SITE, autoencoder, MEAN, blocks, skip=skip, batch_size=3, error_site=LATER
@@ -110,7 +110,7 @@ def test_it_agrees_with_a_direct_computation(
 
 
 def test_any_number_of_processes_and_any_batch_size_find_the_same(
-    model: LanguageModel, autoencoder: SparseAutoencoderModule, blocks: list[Block]
+    model: LanguageModel, autoencoder: SparseAutoencoderModule, blocks: list[Context]
 ) -> None:
     documents, sums = splice(model, SITE, autoencoder, MEAN, blocks, batch_size=2)
     parts = [
@@ -131,7 +131,7 @@ def test_any_number_of_processes_and_any_batch_size_find_the_same(
 
 
 def test_what_changes_nothing_recovers_everything(
-    model: LanguageModel, blocks: list[Block]
+    model: LanguageModel, blocks: list[Context]
 ) -> None:
     class Identity:
         def encode(self, x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import GPT2Config
 
 from palinka.autoencoders import KSparseAutoencoder
-from palinka.data import Block
+from palinka.data import Context
 from palinka.errors import InputError
 from palinka.language_models import LanguageModel, edits
 from palinka.language_models.edits import as_function
@@ -258,7 +258,7 @@ def test_splicing_in_the_mlp_itself_costs_nothing(
     relu_gpt2: LanguageModel, exact: KSparseAutoencoder
 ) -> None:
     tokens = torch.arange(24).reshape(2, 12).numpy()
-    contexts = [Block(row, np.full(12, place), np.arange(12)) for place, row in enumerate(tokens)]
+    contexts = [Context(row, np.full(12, place), np.arange(12)) for place, row in enumerate(tokens)]
 
     def spliced() -> np.ndarray:
         documents, sums = splice(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from palinka.analyses.figures.text_heatmap import display_tokens
 from palinka.analyses.stats.permutation import blocks
-from palinka.data import ActivationDataModule, Block
+from palinka.data import ActivationDataModule, Context
 from palinka.errors import track
 from palinka.training import SparseAutoencoderModule
 
@@ -32,7 +32,7 @@ class Text:
         starts: Start of each context and the end of the last, `(contexts + 1,)`.
     """
 
-    def __init__(self, contexts: Iterable[Block]) -> None:
+    def __init__(self, contexts: Iterable[Context]) -> None:
         blocks = list(contexts)
         lengths = [len(block.tokens) for block in blocks]
         self.tokens = np.concatenate([block.tokens for block in blocks]).astype(np.int64)

@@ -200,7 +200,7 @@ def _tokens(stored: Mapping[str, Any], data: Mapping[str, Any]) -> int | None:
     loaders = state.get("combined_loader")
     loader = loaders[0] if isinstance(loaders, list) and loaders else {}
     try:
-        rows, epoch, served = (int(loader[key]) for key in ("rows", "epoch", "rows_served"))
+        rows, epoch, served = (int(loader[key]) for key in ("rows", "epoch", "samples_seen"))
         batch = int(data.get("batch_size") or rows)
     except (KeyError, TypeError, ValueError):
         return None

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from palinka.data.cache import Cache, Context, RowSource
+from palinka.data.cache import Cache, RowContext
 from palinka.data.corpora import (
     BundledSample,
     Corpus,
@@ -15,7 +15,7 @@ from palinka.data.format import CacheKey, Layout, RowStatistics
 from palinka.data.harvest import HarvestSpec, harvest
 from palinka.data.loader import ActivationLoader
 from palinka.data.memory import InputStatistics, MemoryRows
-from palinka.data.packing import Block, Packing, Split, pack, split_of, token_blocks
+from palinka.data.packing import Context, Split, pack, split_of, token_contexts
 from palinka.data.synthetic import (
     CorrelatedData,
     HierarchicalData,
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 __all__ = [
     "ActivationDataModule",
     "ActivationLoader",
-    "Block",
     "BundledSample",
     "Cache",
     "CacheKey",
@@ -48,9 +47,8 @@ __all__ = [
     "InputStatistics",
     "Layout",
     "MemoryRows",
-    "Packing",
     "Passage",
-    "RowSource",
+    "RowContext",
     "RowStatistics",
     "ShardClaim",
     "Split",
@@ -63,7 +61,7 @@ __all__ = [
     "mean_max_cosine",
     "pack",
     "split_of",
-    "token_blocks",
+    "token_contexts",
 ]
 
 

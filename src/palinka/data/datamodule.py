@@ -24,7 +24,7 @@ from palinka.data.memory import (
     input_statistics,
     read_in_memory,
 )
-from palinka.data.packing import Block, Split
+from palinka.data.packing import Context, Split
 from palinka.errors import InputError, expanded
 from palinka.language_models import LanguageModel, LanguageModelSpec
 
@@ -35,63 +35,59 @@ INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 def plain_arguments(
     language_model: LanguageModelSpec, corpus: Corpus, cache_dir: Path
 ) -> dict[str, Any]:
-    """Those arguments of the data module that are objects, as a YAML file would give them."""
+    """Write the data module's arguments that are objects as a YAML file gives them."""
     kind = type(corpus)
-    # By the convention of the corpora: an argument is kept under its own name.
-    arguments = {
-        name: _plain(getattr(corpus, name, None)) for name in inspect.signature(kind).parameters
-    }
+    arguments = {}
+    for name in inspect.signature(kind).parameters:
+        # By the convention of the corpora, an argument is kept under its own name.
+        value = getattr(corpus, name, None)
+        value = str(value) if isinstance(value, Path) else value
+        if isinstance(value, bool | int | float | str):
+            arguments[name] = value
     return {
         "language_model": asdict(language_model),
         "corpus": {
             "class_path": f"{kind.__module__}.{kind.__qualname__}",
-            "init_args": {name: value for name, value in arguments.items() if value is not None},
+            "init_args": arguments,
         },
         "cache_dir": str(cache_dir),
         "_instantiator": INSTANTIATOR,
     }
 
 
-def _plain(value: Any) -> bool | int | float | str | None:
-    """The value as JSON has it; None for what is not one number or text."""
-    if isinstance(value, Path):
-        return str(value)
-    return value if isinstance(value, bool | int | float | str) else None
-
-
-# So much is read and hashed in a few seconds; of larger caches only `harvest` checks every byte.
-CHECKED_BYTES = 4 * 1024**3
-# From so many places of the split are a few rows taken.
+# Bytes that are read and hashed in a few seconds; larger caches are verified by `harvest` alone.
+MAX_VERIFIED_BYTES = 4 * 1024**3
+# Number of runs of neighboring rows that `training_rows` takes.
 RUNS = 64
 
 
 class ActivationDataModule(pl.LightningDataModule):
-    """The activations of a language model at one site, or two, in shuffled batches.
+    """Activations of a language model at one site, or two, in shuffled batches.
 
-    What the cache lacks is harvested before training, on one process per node. The cache's
-    name follows from everything that determines its rows, so that nothing is harvested twice,
-    and nothing stale is used. Training and validation rows come from different documents.
+    Missing shards are harvested before training, on one process per node. The cache's name
+    follows from everything that determines its rows, so that nothing is harvested twice, and
+    nothing stale is used. Training and validation rows come from different documents.
 
     Args:
         language_model: `mini` (bundled), a name on the Hugging Face hub, a local folder or a
             GGUF file; or its `name` with `revision`, `gguf_file`, `dtype` and `device`.
-        site: Where in the model, e.g. `blocks.middle.mlp.pre`, `hidden.4` or a module's path.
-        corpus: Where the text comes from; the bundled sample if left out.
+        site: Site in the model, e.g. `blocks.middle.mlp.pre`, `hidden.4` or a module's path.
+        corpus: Source of the text; default the bundled sample.
         batch_size: Rows per batch on each device; null for all rows of a split at once,
             divided over the devices.
-        context_length: Tokens that the model reads at a time.
+        context_length: Tokens in a context.
         validation_fraction: Share of the documents for validation. With 0, validation
             measures the training rows themselves.
-        train_tokens: At most so many training rows; null for all that the corpus gives.
-        validation_tokens: At most so many validation rows; null for all.
+        train_tokens: Maximum number of training rows; null for all.
+        validation_tokens: Maximum number of validation rows; null for all.
         bos: Whether each context starts with the tokenizer's BOS token.
-        skip_first: Whether to leave out the first token of each context, often an attention
-            sink with activations like no other's.
-        dtype: How activations are stored on disk.
-        cache_dir: The folder of all caches; `$PALINKA_CACHE`, or `~/.cache/palinka/activations`,
-            if left out.
+        skip_first: Whether to drop the first token of each context, often an attention sink with
+            unusual activations.
+        dtype: Stored type on disk.
+        cache_dir: The folder of all caches; default `$PALINKA_CACHE`, or
+            `~/.cache/palinka/activations`.
         in_memory: Whether to read a small corpus anew for each run and keep its activations in
-            memory, unrounded, instead of a cache. Documents are then read as they stand, without
+            memory, unrounded, instead of a cache. Each document is then read by itself, without
             packing: a passage no longer than `context_length` in one forward pass.
         center: Whether the autoencoder's input has the mean training row subtracted.
         unit_norm: Whether the autoencoder's input is scaled to a mean norm of 1.
@@ -101,12 +97,9 @@ class ActivationDataModule(pl.LightningDataModule):
         verify_shards: Whether a run compares the checksum of each shard when a batch first
             takes rows from it: the first batches then take as long as reading the cache once.
             Sizes and headers are compared in any case.
-        target_site: For a transcoder, the site whose activations it is to give for those at
+        target_site: For a transcoder, the site whose activations it predicts from those at
             `site`: rows then hold both, of the same token, side by side. `center` and
-            `unit_norm` are for each site by itself.
-
-    Raises:
-        InputError: If a value is out of range, the model cannot be found, or it has no such site.
+            `unit_norm` apply to each site by itself.
     """
 
     def __init__(
@@ -164,7 +157,7 @@ class ActivationDataModule(pl.LightningDataModule):
             skip_first=skip_first,
             max_rows=train_tokens,
             dtype=dtype,
-            batch_blocks=harvest_batch_size,
+            batch_contexts=harvest_batch_size,
             target_site=target_site,
         )
         self.validation_spec = (
@@ -174,7 +167,7 @@ class ActivationDataModule(pl.LightningDataModule):
         )
         self._rows: dict[Split, Cache | MemoryRows] = {}
         self._loaders: list[ActivationLoader] = []
-        # Not for the logger: the module's hyper-parameters go there, and names must not clash.
+        # Not for the logger: the module's hyperparameters go there, and names must not clash.
         self.save_hyperparameters(ignore=["language_model", "corpus", "cache_dir"], logger=False)
         self.save_hyperparameters(
             plain_arguments(self.train_spec.language_model, self.train_spec.corpus, self.cache_dir),
@@ -183,17 +176,17 @@ class ActivationDataModule(pl.LightningDataModule):
 
     @property
     def width(self) -> int:
-        """Width of the site, known without the model's weights."""
+        """Width of the site."""
         return self.train_spec.widths[0]
 
     @property
     def target_width(self) -> int | None:
-        """Width of the target site, by which a row is wider; None if there is none."""
+        """Width of the target site; None if there is none."""
         return sum(self.train_spec.widths[1:]) or None
 
     @property
     def cache_identity(self) -> str:
-        """What a checkpoint remembers the training rows by, known before they are there."""
+        """Identity of the training rows in a checkpoint, known before they are harvested."""
         return identity_of(self.train_spec) if self.in_memory else self.train_spec.key.digest
 
     @cached_property
@@ -208,26 +201,26 @@ class ActivationDataModule(pl.LightningDataModule):
 
     @cached_property
     def input_statistics(self) -> InputStatistics:
-        """The shift and scale that `center` and `unit_norm` ask for, from the training rows."""
+        """Mean and scale of `center` and `unit_norm`, from the training rows."""
         return self._statistics(slice(self.width))
 
     @cached_property
     def target_statistics(self) -> InputStatistics | None:
-        """The same for the target site; None if there is none."""
+        """Mean and scale of the target site; None if there is none."""
         return self._statistics(slice(self.width, None)) if self.target_width else None
 
     @cached_property
     def loaded_language_model(self) -> LanguageModel:
-        """The language model itself, loaded when it is first asked for, until the run's end."""
+        """The language model, loaded on first use and freed at the end of the run."""
         return LanguageModel.load(self.train_spec.language_model)
 
     @property
     def validation_rows(self) -> Cache | MemoryRows:
-        """The rows that validation measures, with their statistics and the text around them."""
+        """Validation rows, with their statistics and the text around them."""
         return self._open(self.validation_spec)
 
-    def validation_contexts(self) -> Iterator[Block]:
-        """The contexts that the validation rows come from, in the order of the text.
+    def validation_contexts(self) -> Iterator[Context]:
+        """Go through the contexts of the validation rows, in the order of the text.
 
         The first `validation_spec.layout.skip` tokens of each have no row.
         """
@@ -237,7 +230,7 @@ class ActivationDataModule(pl.LightningDataModule):
         )
 
     def training_rows(self, count: int) -> torch.Tensor:
-        """At most `count` training rows, `(rows, width)`, the same on every process.
+        """Sample at most `count` training rows, `(rows, width)`, the same on every process.
 
         They are as stored, before `center` and `unit_norm`, in short runs from all over the split.
         """
@@ -253,18 +246,14 @@ class ActivationDataModule(pl.LightningDataModule):
         world_size: int = 1,
         barrier: Callable[[], object] = lambda: None,
     ) -> None:
-        """Harvest what the caches of both splits lack, on this rank and the others.
+        """Harvest the missing shards of both splits, on this rank and the others.
 
-        A cache that is there already is read once, and its checksums are compared.
+        A cache that is finished already is verified.
 
         Args:
-            rank: This process among `world_size`; all of them see the same `cache_dir`.
-            world_size: How many processes share the work.
+            rank: This process among `world_size`; all of them share `cache_dir`.
+            world_size: Number of processes that share the work.
             barrier: Waits until every rank has called it.
-
-        Raises:
-            InputError: As `palinka.data.harvest`, or if a cache is damaged, or if
-                `in_memory` is on.
         """
         if self.in_memory:
             raise InputError("in_memory is true, so there is no cache to fill; set it to false")
@@ -272,15 +261,13 @@ class ActivationDataModule(pl.LightningDataModule):
         self._harvest(specs, None, rank, world_size, barrier)
 
     def verify(self) -> list[Cache]:
-        """Compare every checksum of the caches of both splits, without any harvest or weights.
+        """Compare every checksum of the caches of both splits; nothing is harvested.
 
         Returns:
-            The caches, which are as they were written: of the training split, then of the
-            validation split if it has its own.
+            The cache of the training split, then that of the validation split if it has its own.
 
         Raises:
-            InputError: If a cache is not there or not finished, files of it are damaged (the
-                message names each of them), or `in_memory` is on.
+            InputError: Naming every cache that is not finished, and every damaged file.
         """
         if self.in_memory:
             raise InputError("in_memory is true, so there is no cache to verify; set it to false")
@@ -297,29 +284,25 @@ class ActivationDataModule(pl.LightningDataModule):
         return caches
 
     def prepare_data(self) -> None:
-        """Harvest what the run needs and the caches lack, on the first process of each node.
+        """Harvest the missing shards of the run's splits, on the first process of each node.
 
-        In memory the same process reads already, so that what cannot be read is refused before
-        there are any logs.
+        In memory, the same process reads the corpus, so that faults show before there are logs.
         """
         if self.in_memory:
             self.setup("")
         else:
-            self._harvest(self._needed(), CHECKED_BYTES)
+            self._harvest(self._needed(), MAX_VERIFIED_BYTES)
 
     def setup(self, stage: str) -> None:
-        """Open what `prepare_data` left, or read the corpus where it is kept in memory."""
+        """Open the caches, or read the corpus into memory."""
         for spec in self._needed():
             self._open(spec)
 
     def train_dataloader(self) -> ActivationLoader:
-        """Shuffled batches of training rows, `(batch_size, width)`, the incomplete one left out.
+        """Load shuffled training rows, `(batch_size, width)`, without an incomplete batch.
 
-        With a `batch_size` of null the rows keep their order, for there is but one batch; and with
-        `trainer.overfit_batches`, so that every epoch has the same ones.
-
-        Raises:
-            InputError: If the training rows do not fill one batch on every device.
+        With a `batch_size` of null, a single batch, the rows keep their order; and with
+        `trainer.overfit_batches`, so that every epoch has the same batches.
         """
         rows = self._open(self.train_spec)
         overfit = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
@@ -331,36 +314,33 @@ class ActivationDataModule(pl.LightningDataModule):
         )
 
     def val_dataloader(self) -> ActivationLoader:
-        """All validation rows in a fixed order, `(batch_size, width)` and what is left."""
+        """Load all validation rows in order, `(batch_size, width)` and a shorter last batch."""
         rows = self._open(self.validation_spec)
         all_rows = -(-rows.rows // self._share[1])
         return self._loader(rows, self.batch_size or all_rows, shuffle=False, drop_last=False)
 
     def test_dataloader(self) -> ActivationLoader:
-        """The same as for validation."""
+        """Load the validation rows."""
         return self.val_dataloader()
 
     def predict_dataloader(self) -> ActivationLoader:
-        """The same as for validation."""
+        """Load the validation rows."""
         return self.val_dataloader()
 
     def teardown(self, stage: str) -> None:
-        """End the loaders' threads, and let go of the language model."""
+        """Stop loader threads and free the model."""
         while self._loaders:
             self._loaders.pop().close()
         self.__dict__.pop("loaded_language_model", None)
 
     @property
     def _share(self) -> tuple[int, int]:
-        """Which part of each global batch is this process's, and of how many.
-
-        Devices that divide one autoencoder's latents among them take the same rows.
-        """
+        """Rank and world size; devices that shard one autoencoder's latents share a rank."""
         share = self.trainer.distributed_sampler_kwargs if self.trainer else None
         return (share["rank"], share["num_replicas"]) if share else (0, 1)
 
     def _needed(self) -> list[HarvestSpec]:
-        """Measuring a checkpoint takes no training rows."""
+        """Splits that the run reads: the evaluation of a checkpoint takes no training rows."""
         if self.trainer is None or self.trainer.state.fn == TrainerFn.FITTING:
             return [self.train_spec, self.validation_spec]
         return [self.validation_spec]
@@ -368,18 +348,18 @@ class ActivationDataModule(pl.LightningDataModule):
     def _harvest(
         self,
         specs: Sequence[HarvestSpec],
-        checked_bytes: int | None,
+        max_verified: int | None,
         rank: int = 0,
         world_size: int = 1,
         barrier: Callable[[], object] = lambda: None,
     ) -> None:
-        """Harvest, and verify caches that were there if they have at most `checked_bytes`."""
+        """Harvest, and verify caches that were finished and have at most `max_verified` bytes."""
         load = cache(partial(LanguageModel.load, self.train_spec.language_model))  # once for both
-        there = {spec: Cache.exists(spec.key.folder(self.cache_dir)) for spec in specs}
-        for spec, known in there.items():
+        existed = {spec: Cache.exists(spec.key.folder(self.cache_dir)) for spec in specs}
+        for spec, known in existed.items():
             if not known:
-                next(spec.blocks())  # an empty split is refused before the other is harvested
-        for spec, known in there.items():
+                next(spec.contexts())  # rejects an empty split before the other is harvested
+        for spec, known in existed.items():
             harvested = harvest(
                 spec,
                 self.cache_dir,
@@ -388,7 +368,7 @@ class ActivationDataModule(pl.LightningDataModule):
                 barrier=barrier,
                 load=load,
             )
-            if known and rank == 0 and (checked_bytes is None or harvested.bytes <= checked_bytes):
+            if known and rank == 0 and (max_verified is None or harvested.bytes <= max_verified):
                 harvested.verify()
 
     def _statistics(self, columns: slice) -> InputStatistics:

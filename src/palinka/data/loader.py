@@ -6,6 +6,7 @@ import time
 import weakref
 from collections.abc import Generator, Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Generic, TypeVar
@@ -14,21 +15,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from palinka.data.cache import RowSource
+from palinka.data.cache import Cache
 from palinka.data.format import permutation
+from palinka.data.memory import MemoryRows
 from palinka.errors import InputError
 
 
 class BatchBuffers:
-    """Hands out tensors; their memory comes back when the last reference to it is gone.
+    """Reusable batch buffers, whose memory returns when the last reference to it is gone.
 
     Fresh memory costs page faults, which take longer than reading into it. Pinned memory is
-    left to torch's own allocator, which also knows of copies that are still under way.
+    left to torch's own allocator, which also tracks copies that are still under way.
 
     Args:
         width: Numbers per row.
         dtype: Type of the tensors.
-        keep: How many buffers to keep for use again.
+        keep: Number of buffers to keep.
         pin_memory: Whether to hand out pinned memory.
     """
 
@@ -40,7 +42,7 @@ class BatchBuffers:
         self._kept: list[tuple[NDArray[np.uint8], weakref.ref[NDArray[np.uint8]]]] = []
 
     def take(self, rows: int) -> torch.Tensor:
-        """A tensor of any content, `(rows, width)`."""
+        """Return an uninitialized tensor, `(rows, width)`."""
         if self._pin_memory or not rows:
             return torch.empty(rows, self._width, dtype=self._dtype, pin_memory=self._pin_memory)
         size = rows * self._width * self._dtype.itemsize
@@ -60,14 +62,14 @@ class BatchBuffers:
 
 
 class RowOrder:
-    """A stream of all rows, cut into runs that come in a seeded order.
+    """Seeded order of all rows, shuffled in runs.
 
     Run `i` is rows `i * run_rows` to before `(i + 1) * run_rows`; the last may be shorter.
 
     Args:
-        rows: How many rows there are.
+        rows: Number of rows.
         run_rows: Rows per run.
-        seeds: What the order depends on; without seeds, rows keep their own order.
+        seeds: Seeds of the order; without seeds, rows keep their own order.
     """
 
     def __init__(self, rows: int, run_rows: int, *seeds: int) -> None:
@@ -79,7 +81,7 @@ class RowOrder:
         self._shorter = int(np.flatnonzero(self._runs == runs - 1)[0]) if runs else 0
 
     def slice(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Places `start` to before `stop` of the stream, as runs of rows, `(runs, 2)`."""
+        """Return places `start` to before `stop` of the stream, as runs of rows, `(runs, 2)`."""
         if start >= stop:
             return np.empty((0, 2), np.int64)
         places = np.arange(self._place(start), self._place(stop - 1) + 1)
@@ -90,11 +92,11 @@ class RowOrder:
         return np.stack((first, last), axis=1)
 
     def _start(self, place: int) -> int:
-        """Where in the stream the run at a place starts."""
+        """First position in the stream of the run at a place."""
         return place * self._run_rows - (self._missing if place > self._shorter else 0)
 
     def _place(self, position: int) -> int:
-        """The run that holds a position of the stream."""
+        """Place of the run that holds a position of the stream."""
         if position < self._start(self._shorter + 1):
             return position // self._run_rows
         return (position + self._missing) // self._run_rows
@@ -103,25 +105,25 @@ class RowOrder:
 T = TypeVar("T")
 
 
+@dataclass
 class _End:
-    """Nothing more will come, for the given reason if any."""
+    """Last item of a queue, with the error that ended it, if any."""
 
-    def __init__(self, error: BaseException | None = None) -> None:
-        self.error = error
+    error: BaseException | None = None
 
 
 class ReadAhead(Generic[T]):
-    """Draws items from a generator in a thread of its own, a few ahead of the consumer.
+    """Reads items of a generator ahead, in a thread.
 
     An exception in the thread is raised where the item would have come. The thread ends with
     the generator or with `close`.
 
     Args:
-        items: Drawn from, and closed at the end, by the thread alone.
-        ahead: How many items may be ready or under way.
+        items: Generator, which the thread alone advances and closes.
+        ahead: Maximum number of items that are ready or under way.
 
     Attributes:
-        wait_seconds: How long the consumer waited for the latest item.
+        wait_seconds: Time that the consumer waited for the latest item.
     """
 
     def __init__(self, items: Generator[T, None, None], ahead: int) -> None:
@@ -171,11 +173,11 @@ def _draw(
     slots: threading.Semaphore,
     stop: threading.Event,
 ) -> None:
-    """The thread's work; it must not refer to its `ReadAhead`, whose end it waits for."""
+    """Fill the queue; without a reference to the `ReadAhead`, whose end it waits for."""
     end = _End()
     try:
         while True:
-            # The timeout serves a consumer that went away without a word.
+            # The timeout ends the thread of a consumer that is gone without `close`.
             while not slots.acquire(timeout=1.0) and not stop.is_set():
                 pass
             if stop.is_set():
@@ -191,7 +193,7 @@ def _draw(
 
 
 # Besides the batches read ahead: the one in use, the one before it, which its name still holds
-# while the next is asked for, and one to spare.
+# while the next is read, and a spare.
 _BUFFERS_IN_USE = 3
 
 
@@ -200,22 +202,22 @@ class ActivationLoader:
 
     Global batch `b` is rows `b * batch_size * world_size` onward of the epoch's row stream;
     rank `r` gets its `r`-th part. Each iteration is the next epoch, unless `set_epoch` chooses
-    another. A batch's memory is used again only when nobody refers to it any longer.
+    another. A batch's memory is used again once there is no reference to it.
 
     Args:
         source: A `Cache` or `MemoryRows`.
         batch_size: Rows per batch and rank.
         seed: Seeds the order; the same on all ranks.
         shuffle: Whether to shuffle; otherwise the order on disk.
-        drop_last: Whether to leave out the rows that do not fill the last global batch;
-            otherwise they are divided evenly over the ranks, some of which may get none.
+        drop_last: Whether to drop the rows that do not fill the last global batch; otherwise
+            they are divided evenly over the ranks, some of which may get none.
         rank: This process among `world_size`.
-        world_size: How many processes share each global batch.
-        prefetch: How many batches are read ahead.
+        world_size: Number of processes that share each global batch.
+        prefetch: Number of batches that are read ahead.
         pin_memory: Whether batches lie in pinned memory, for copies to a CUDA device.
 
     Attributes:
-        wait_seconds: How long the consumer has waited for batches so far, in all.
+        wait_seconds: Time that the consumer has waited for batches so far.
 
     Raises:
         InputError: If a number is out of range, or if `drop_last` leaves no batch.
@@ -223,7 +225,7 @@ class ActivationLoader:
 
     def __init__(
         self,
-        source: RowSource,
+        source: Cache | MemoryRows,
         batch_size: int,
         *,
         seed: int = 0,
@@ -251,8 +253,8 @@ class ActivationLoader:
         self._world_size = world_size
         self._prefetch = prefetch
         self._pin_memory = pin_memory
-        # Place of the rows handed out, and where the next iteration starts: None for the epoch
-        # after that place.
+        # Epoch and samples seen, and the same where the next iteration starts: None for the epoch
+        # after.
         self._place = (0, 0)
         self._next: tuple[int, int] | None = (0, 0)
         self._running: weakref.WeakSet[ReadAhead[torch.Tensor]] = weakref.WeakSet()
@@ -263,23 +265,22 @@ class ActivationLoader:
             )
 
     def __len__(self) -> int:
-        """Batches of a whole epoch."""
+        """Number of batches of an epoch."""
         return self._batches(self.source.rows)
 
     def __iter__(self) -> Iterator[torch.Tensor]:
-        """Batches in the stored dtype, `(batch, width)`, from the loaded state or a new epoch."""
-        # Only now, at the first batch, is the place known: Lightning makes the iterator before
-        # it tells the epoch.
-        epoch, served = self._next or (self._place[0] + 1, 0)
-        if not self._batches(self.source.rows - served):
-            epoch, served = epoch + 1, 0
-        self._place, self._next = (epoch, served), None
-        with closing(ReadAhead(self._read(epoch, served), self._prefetch)) as batches:
+        """Iterate over `(batch, width)`, from the loaded state or through a new epoch."""
+        # At the first batch, since Lightning makes the iterator before it sets the epoch.
+        epoch, seen = self._next or (self._place[0] + 1, 0)
+        if not self._batches(self.source.rows - seen):
+            epoch, seen = epoch + 1, 0
+        self._place, self._next = (epoch, seen), None
+        with closing(ReadAhead(self._read(epoch, seen), self._prefetch)) as batches:
             self._running.add(batches)
             for batch in batches:
                 self.wait_seconds += batches.wait_seconds
-                served = min(served + self._global_batch, self.source.rows)
-                self._place = (epoch, served)
+                seen = min(seen + self._global_batch, self.source.rows)
+                self._place = (epoch, seen)
                 yield batch
                 del batch
 
@@ -290,16 +291,16 @@ class ActivationLoader:
 
     @property
     def batch_sampler(self) -> SimpleNamespace:
-        """Leads Lightning to `set_epoch`, which it looks for on a loader's samplers only."""
+        """Object through which Lightning finds `set_epoch`, as it does on samplers only."""
         return SimpleNamespace(sampler=self)
 
     def state_dict(self) -> dict[str, int | str]:
-        """The place after the last batch that was handed out, the same on every rank."""
-        epoch, served = self._place
-        return {**self._order_settings(), "epoch": epoch, "rows_served": served}
+        """Return the place after the last batch that was yielded, the same on every rank."""
+        epoch, seen = self._place
+        return {**self._order_settings(), "epoch": epoch, "samples_seen": seen}
 
     def load_state_dict(self, state: dict[str, int | str]) -> None:
-        """Let the next iteration go on at a place saved on any number of ranks.
+        """Resume at a place that was saved on any number of ranks.
 
         Raises:
             InputError: If the state belongs to other rows or another order.
@@ -310,10 +311,7 @@ class ActivationLoader:
                     f"the saved place in the data has {name} {state.get(name)!r}, these "
                     f"activations have {value!r}: resume with the settings of the first run"
                 )
-        epoch, served = state["epoch"], state["rows_served"]
-        if not (isinstance(epoch, int) and isinstance(served, int) and epoch >= 0 <= served):
-            raise InputError(f"epoch {epoch!r}, row {served!r} is no place in the data")
-        self._place = self._next = (epoch, served)
+        self._place = self._next = (int(state["epoch"]), int(state["samples_seen"]))
 
     def close(self) -> None:
         """End all iterations and their threads."""
@@ -335,7 +333,7 @@ class ActivationLoader:
         return -(-rows // self._global_batch)
 
     def _read(self, epoch: int, start: int) -> Generator[torch.Tensor, None, None]:
-        """This rank's batches of an epoch, from a place in its stream."""
+        """Read this rank's batches of an epoch, from a place in its stream."""
         source = self.source
         seeds = (self._seed, epoch) if self._shuffle else ()
         order = RowOrder(source.rows, source.run_rows, *seeds)

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby, islice
 
@@ -10,36 +10,31 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from palinka.data.cache import Cache, Context
-from palinka.data.corpora import Document
+from palinka.data.cache import TABLES, Cache, RowContext
 from palinka.data.format import RowStatistics
 from palinka.data.harvest import HarvestSpec, check_finite, load_model, read_rows
-from palinka.data.packing import Block, split_of, tokenize_documents
+from palinka.data.packing import Context, documents_of_split, tokenize_documents
 from palinka.errors import InputError, progress
 from palinka.language_models import LanguageModel
 from palinka.language_models.token_text import bos_id
 
 
 class MemoryRows:
-    """The in-memory twin of `Cache`, in the order of blocks and positions.
+    """In-memory counterpart of `Cache`, in the order of contexts and positions.
 
     Args:
-        activations: Rows in the order of blocks and positions,
-            `(blocks * (context_length - skip), width)`.
-        tokens: Token ids, `(blocks, context_length)`.
-        documents: Document number of each token, `(blocks, context_length)`.
-        positions: Place of each token in its document, `(blocks, context_length)`.
-        skip: Leading positions of each block that have no rows.
-        identity: What a checkpoint remembers the rows by; a hash of the rows if not given.
+        activations: Rows, `(contexts * (context_length - skip), width)`.
+        tokens: Token ids, `(contexts, context_length)`.
+        documents: Document number of each token, `(contexts, context_length)`.
+        positions: Place of each token in its document, `(contexts, context_length)`.
+        skip: Leading positions of each context that have no rows.
+        identity: Identity that a checkpoint remembers; default a hash of the rows.
 
     Attributes:
         statistics: Sums over all rows.
-
-    Raises:
-        InputError: If shapes do not fit, or a row holds NaN or infinities.
     """
 
-    # Rows lie in the order of the text: only single ones make a shuffled order.
+    # Rows lie in the order of the text: a shuffled order keeps none of them together.
     run_rows = 1
 
     def __init__(
@@ -51,28 +46,26 @@ class MemoryRows:
         skip: int = 0,
         identity: str | None = None,
     ) -> None:
-        blocks, context_length = tokens.shape
-        rows_per_block = context_length - skip
+        contexts, context_length = tokens.shape
         if (
             activations.ndim != 2
-            or len(activations) != blocks * rows_per_block
+            or len(activations) != contexts * (context_length - skip)
             or not tokens.shape == documents.shape == positions.shape
         ):
             raise InputError(
-                f"activations of shape {tuple(activations.shape)} given for {blocks} blocks of "
+                f"activations of shape {tuple(activations.shape)} given for {contexts} contexts of "
                 f"{context_length} tokens, of which {skip} are skipped: expected "
-                f"({blocks * rows_per_block}, width), and documents and positions like tokens"
+                f"({contexts * (context_length - skip)}, width), and documents and positions like "
+                "tokens"
             )
-        bad = int((~torch.isfinite(activations)).any(dim=1).sum())
-        if bad:
+        if not torch.isfinite(activations).all():
             raise InputError(
-                f"{bad} of {len(activations)} rows hold NaN or infinities; check the language "
-                "model and the dtype it runs in"
+                "activations hold NaN or infinities; check the language model and the dtype it "
+                "runs in"
             )
         self._activations = activations.contiguous().cpu()
         self._tables = (tokens, documents, positions)
         self._skip = skip
-        self._rows_per_block = rows_per_block
         self.statistics = RowStatistics.of(self._activations.to(torch.float64).numpy())
         self.identity = identity or self._hash()
 
@@ -86,7 +79,7 @@ class MemoryRows:
 
     @property
     def rows(self) -> int:
-        """How many rows there are."""
+        """Number of rows."""
         return len(self._activations)
 
     @property
@@ -96,144 +89,117 @@ class MemoryRows:
 
     @property
     def dtype(self) -> torch.dtype:
-        """How a number is stored."""
+        """Stored type."""
         return self._activations.dtype
 
     def reader(self) -> "MemoryRows":
-        """A reader of the rows, which is this object itself."""
+        """Create a reader of the rows, which is this object itself."""
         return self
 
     def read_into(self, out: torch.Tensor, runs: NDArray[np.int64]) -> None:
-        """Fill `out`, `(rows, width)`, with runs of rows, one after the other."""
+        """Fill `out`, `(rows, width)`, with runs of rows, `(runs, 2)`, one after the other."""
         lengths = runs[:, 1] - runs[:, 0]
         ends = np.cumsum(lengths)
         numbers = np.repeat(runs[:, 1] - ends, lengths) + np.arange(len(out))
         torch.index_select(self._activations, 0, torch.from_numpy(numbers), out=out)
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing, as a reader of a cache closes its files."""
 
     def read_rows(self, start: int, stop: int) -> torch.Tensor:
-        """The rows from `start` to before `stop`, `(rows, width)`."""
+        """Copy the rows from `start` to before `stop`, `(rows, width)`."""
         return self._activations[start:stop].clone()
 
-    def context(self, row: int) -> Context:
-        """The text that a row comes from."""
+    def context(self, row: int) -> RowContext:
+        """Return the text around a row."""
         if not 0 <= row < self.rows:
             raise InputError(f"row {row} asked of rows 0 to {self.rows - 1}")
-        block, place = divmod(row, self._rows_per_block)
-        offset = self._skip + place
         tokens, documents, positions = self._tables
-        return Context(
-            tokens=tokens[block].astype(np.int32),
+        context, place = divmod(row, tokens.shape[1] - self._skip)
+        offset = self._skip + place
+        return RowContext(
+            tokens=tokens[context].astype(np.int32),
             offset=offset,
-            document=int(documents[block, offset]),
-            position=int(positions[block, offset]),
+            document=int(documents[context, offset]),
+            position=int(positions[context, offset]),
         )
 
 
 def read_in_memory(spec: HarvestSpec) -> MemoryRows:
-    """Read every document as it stands: nothing comes after it, and none of it is dropped.
+    """Read every document by itself, without packing.
 
     A document of at most `context_length` tokens is one forward pass. A longer one is cut into
-    contexts of that length, of which the last is as short as it comes. The rows stay in the
-    dtype that the model computes in: `spec.dtype` is how numbers are stored on disk.
+    contexts of that length, of which the last may be shorter. The rows stay in the dtype that
+    the model computes in: `spec.dtype` is how numbers are stored on disk.
 
     Args:
         spec: What to read; the rows take their identity from it.
-
-    Raises:
-        InputError: If the model or the corpus cannot be read, the split has no tokens, or
-            activations are not finite.
     """
     model = load_model(spec, partial(LanguageModel.load, spec.language_model))
     skip = spec.layout.skip
     rows: list[torch.Tensor] = []
-    kept: list[Block] = []
-    count = 0
+    kept: list[Context] = []
     with progress(f"reading {spec.split} activations", None, "tokens") as bar:
-        for batch in _batches(spec):
-            read = read_rows(spec, model, np.stack([piece.tokens for piece in batch])).cpu()
-            check_finite(spec, read, read.dtype)
-            rows.append(read)
-            kept += batch
-            count += len(read)
-            bar.update(batch[0].tokens.size * len(batch))
-            if spec.max_rows is not None and count >= spec.max_rows:
-                break
+        for _, alike in groupby(contexts_in_memory(spec), key=lambda context: context.tokens.size):
+            while batch := list(islice(alike, spec.contexts_per_batch)):
+                read = read_rows(spec, model, np.stack([one.tokens for one in batch])).cpu()
+                check_finite(spec, read, read.dtype)
+                rows.append(read)
+                kept += batch
+                bar.update(batch[0].tokens.size * len(batch))
     if not rows:
         raise InputError(
             f"the {spec.split} split has no tokens to read: give more documents, or set "
             "validation_fraction to 0 so that validation uses the training rows"
         )
     tokens, documents, positions = (
-        # All rows as one block: then the text around a row is all of the text.
-        np.concatenate([getattr(piece, name)[skip:] for piece in kept])[None, : spec.max_rows]
-        for name in ("tokens", "documents", "positions")
+        # All rows as one context: then the text around a row is all of the text.
+        np.concatenate([getattr(context, name)[skip:] for context in kept])[None, : spec.max_rows]
+        for name in TABLES
     )
     activations = torch.cat(rows)[: spec.max_rows]
     return MemoryRows(activations, tokens, documents, positions, identity=identity_of(spec))
 
 
 def identity_of(spec: HarvestSpec) -> str:
-    """What a checkpoint remembers in-memory rows by: unlike that of any cache."""
-    key = spec.key
-    return type(key)(key.layout, {**key.settings, "packing": "documents as they are"}).digest
+    """Identity of in-memory rows in a checkpoint, unlike that of any cache."""
+    settings = {**spec.key.settings, "packing": "documents as they are"}
+    return replace(spec.key, settings=settings).digest
 
 
-def contexts_in_memory(spec: HarvestSpec) -> Iterator[Block]:
-    """The contexts that the rows of `read_in_memory` come from, in the order of the text."""
-    left = spec.max_rows
-    for piece in _pieces(spec):
-        if left is not None and left <= 0:
-            return
-        yield piece
-        if left is not None:
-            left -= piece.tokens.size - spec.layout.skip
-
-
-def _batches(spec: HarvestSpec) -> Iterator[list[Block]]:
-    """Neighbouring pieces of one length, as many as go through the model at once."""
-    for _, alike in groupby(_pieces(spec), key=lambda piece: piece.tokens.size):
-        while batch := list(islice(alike, spec.blocks_per_batch)):
-            yield batch
-
-
-def _pieces(spec: HarvestSpec) -> Iterator[Block]:
-    """The documents of the split, cut where they are longer than the context."""
+def contexts_in_memory(spec: HarvestSpec) -> Iterator[Context]:
+    """Tokenize the contexts of the rows of `read_in_memory`, in the order of the text."""
     tokenizer = spec.language_model.tokenizer()
     bos = [bos_id(tokenizer)] if spec.bos else []
     content = spec.context_length - len(bos)
     if content < 1:
         raise InputError(f"context_length is {spec.context_length}; expected at least 2 with bos")
-    for index, tokens in tokenize_documents(_documents(spec), tokenizer):
+    rows = 0
+    documents = documents_of_split(spec.corpus, spec.split, spec.validation_fraction, spec.seed)
+    for index, tokens in tokenize_documents(documents, tokenizer):
         for start in range(0, len(tokens), content):
-            piece = np.concatenate([np.array(bos, np.int64), tokens[start : start + content]])
-            if piece.size <= spec.layout.skip:
+            if spec.max_rows is not None and rows >= spec.max_rows:
+                return
+            ids = np.concatenate([np.array(bos, np.int64), tokens[start : start + content]])
+            if ids.size <= spec.layout.skip:
                 continue
-            positions = np.arange(piece.size) + (start - len(bos))
+            positions = np.arange(ids.size) + (start - len(bos))
             positions[: len(bos)] = -1
-            yield Block(piece, np.full(piece.size, index), positions)
-
-
-def _documents(spec: HarvestSpec) -> Iterator[tuple[int, Document]]:
-    for index, document in enumerate(spec.corpus.documents()):
-        if split_of(index, spec.validation_fraction, spec.seed) == spec.split:
-            yield index, document
+            yield Context(ids, np.full(ids.size, index), positions)
+            rows += ids.size - spec.layout.skip
 
 
 # Small enough for the processor's caches to help, large enough for one read.
 CHUNK_NUMBERS = 2**22
-WHOLE = slice(None)
 
 
 @dataclass(frozen=True)
 class InputStatistics:
-    """An autoencoder's input is `(row - mean) * scale`.
+    """Normalization of an autoencoder's input, `(row - mean) * scale`.
 
     Attributes:
-        mean: What is subtracted from each row, `(width,)`, float64; zeros for no centring.
-        scale: What the difference is multiplied by; 1 for no scaling.
+        mean: Subtracted from each row, `(width,)`, float64; zeros for no centering.
+        scale: Factor of the difference; 1 for no scaling.
     """
 
     mean: NDArray[np.float64]
@@ -241,30 +207,32 @@ class InputStatistics:
 
 
 def input_statistics(
-    rows: Cache | MemoryRows, *, center: bool, unit_norm: bool, columns: slice = WHOLE
+    rows: Cache | MemoryRows,
+    *,
+    center: bool,
+    unit_norm: bool,
+    columns: slice,
 ) -> InputStatistics:
-    """Measure the shift and the scale on all rows.
+    """Measure mean and scale on all rows.
 
-    With both on, the rows are read once more: the norms of centred rows do not follow from
-    sums that were taken before the mean was known. Nor do those of a part of the columns.
+    The norms of centered rows, or of a part of the columns, do not follow from the sums that are
+    stored, so that the rows are read once more for them.
 
     Args:
         rows: The training rows.
         center: Whether to shift by the mean row.
-        unit_norm: Whether to scale so that the mean Euclidean norm, after centring if that is
-            on, is 1.
-        columns: The part of each row that is meant, from `start` to before `stop`.
+        unit_norm: Whether to scale to a mean Euclidean norm, after any centering, of 1.
+        columns: Part of each row; `slice(None)` for all of it.
 
     Raises:
         InputError: If all rows are equal (zero without `center`) and `unit_norm` is on.
     """
     statistics = rows.statistics
-    whole = rows.width == len(range(*columns.indices(rows.width)))
     mean = statistics.mean[columns]
+    known = len(mean) == rows.width and not center
     mean = mean if center else np.zeros_like(mean)
     if not unit_norm:
         return InputStatistics(mean, 1.0)
-    known = whole and not center
     norm = statistics.mean_norm if known else _mean_distance(rows, mean, columns)
     if norm == 0:
         raise InputError(
@@ -275,14 +243,14 @@ def input_statistics(
 
 
 def _mean_distance(rows: Cache | MemoryRows, mean: NDArray[np.float64], columns: slice) -> float:
-    """The mean Euclidean distance of a row from `mean`."""
+    """Measure the mean Euclidean distance of a row from `mean`."""
     center = torch.from_numpy(mean).float()
     step = max(1, CHUNK_NUMBERS // rows.width)
     total = 0.0
     with progress("measuring the rows' norms", rows.rows, "rows") as bar:
         for start in range(0, rows.rows, step):
             chunk = rows.read_rows(start, min(start + step, rows.rows))
-            # Single precision keeps seven digits of each distance, and half the time.
+            # Single precision keeps seven digits of each distance, in half the time.
             distances = torch.linalg.vector_norm(chunk[:, columns].float() - center, dim=1)
             total += float(distances.sum(dtype=torch.float64))
             bar.update(len(chunk))

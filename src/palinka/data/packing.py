@@ -18,15 +18,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Split: TypeAlias = Literal["train", "validation"]
-SPLITS: tuple[str, ...] = get_args(Split)
 
 
-def documents_per_group(validation_fraction: float) -> int:
-    """One document in so many is for validation; 0 if none is.
-
-    Raises:
-        InputError: If the fraction is not between 0 and one half.
-    """
+def _documents_per_group(validation_fraction: float) -> int:
+    """Number of documents of which one is for validation; 0 if none is."""
     if not 0 <= validation_fraction <= 0.5:
         raise InputError(
             f"validation_fraction is {validation_fraction}; expected 0 (no validation) to 0.5"
@@ -35,7 +30,7 @@ def documents_per_group(validation_fraction: float) -> int:
 
 
 def split_of(document: int, validation_fraction: float, seed: int) -> Split:
-    """The split that a document belongs to, whatever else is in the corpus.
+    """Draw the split of a document, whatever else is in the corpus.
 
     Of each consecutive group of `round(1 / validation_fraction)` documents exactly one, drawn
     with the seed, is for validation: stratified, so that a short corpus gets its share too.
@@ -43,12 +38,12 @@ def split_of(document: int, validation_fraction: float, seed: int) -> Split:
     Args:
         document: Index of the document in the corpus.
         validation_fraction: Share of documents for validation; 0 for none.
-        seed: Another seed, other documents.
+        seed: Seeds the draw.
 
     Raises:
         InputError: If the fraction is not between 0 and one half.
     """
-    size = documents_per_group(validation_fraction)
+    size = _documents_per_group(validation_fraction)
     if size == 0:
         return "train"
     group, place = divmod(document, size)
@@ -57,7 +52,7 @@ def split_of(document: int, validation_fraction: float, seed: int) -> Split:
     return "validation" if int.from_bytes(digest) % size == place else "train"
 
 
-# Short documents go to the tokenizer together, which spreads them over the processors.
+# Short documents go to the tokenizer together, which uses all cores.
 _BATCH_DOCUMENTS = 64
 _BATCH_CHARACTERS = 500_000
 
@@ -65,14 +60,16 @@ _BATCH_CHARACTERS = 500_000
 def tokenize_documents(
     documents: Iterable[tuple[int, Document]], tokenizer: "PreTrainedTokenizerBase"
 ) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Token ids `(tokens,)` of each document, with its index, in the order of the documents.
+    """Tokenize documents without special tokens, in their order.
 
-    No special token comes in: neither one that the tokenizer would put around a text, nor one
-    whose name stands in the text, which is tokenized like any other text.
+    The name of a special token in a text is tokenized like any other text.
 
     Args:
         documents: Index in the corpus, and the document.
         tokenizer: Any tokenizer; documents of tokens are decoded for all but the mini model's.
+
+    Yields:
+        Index and token ids `(tokens,)` of each document.
     """
     keeps_tokens = _has_mini_vocabulary(tokenizer)
     batch: list[tuple[int, NDArray[np.int64] | str]] = []
@@ -106,7 +103,7 @@ def _mini_tokenizer() -> "PreTrainedTokenizerBase":
 
 
 def _has_mini_vocabulary(tokenizer: "PreTrainedTokenizerBase") -> bool:
-    """Whether the ids of the mini model mean the same to this tokenizer (it may have more)."""
+    """Check whether the vocabulary contains that of the mini model, with the same ids."""
     return _mini_tokenizer().get_vocab().items() <= tokenizer.get_vocab().items()
 
 
@@ -117,30 +114,7 @@ def _decode(tokens: NDArray[np.int64]) -> str:
 
 
 @dataclass(frozen=True)
-class Packing:
-    """How documents are packed.
-
-    Args:
-        context_length: Tokens in a block.
-        bos: Whether each block starts with the tokenizer's beginning-of-sequence token.
-
-    Raises:
-        InputError: If no token of a document would fit into a block.
-    """
-
-    context_length: int
-    bos: bool = False
-
-    def __post_init__(self) -> None:
-        if self.context_length <= self.bos:
-            raise InputError(
-                f"context_length is {self.context_length}; expected at least {1 + self.bos}"
-                + (", one token beside the BOS token" if self.bos else "")
-            )
-
-
-@dataclass(frozen=True)
-class Block:
+class Context:
     """One context of tokens, each with the place that it comes from; all arrays `(tokens,)`.
 
     Attributes:
@@ -161,27 +135,28 @@ def pack(
     context_length: int,
     end_of_text: int,
     bos: int | None = None,
-) -> Iterator[Block]:
-    """Join documents, each followed by an end-of-text token, and cut them into blocks.
+) -> Iterator[Context]:
+    """Join documents, each followed by an end-of-text token, and cut them into contexts.
 
-    What is left at the end and does not fill a block is dropped. Memory holds one document and
-    less than one block beside it.
+    The tokens left at the end that do not fill a context are dropped. Memory holds one document
+    and less than one context beside it.
 
     Args:
         documents: Index in the corpus and token ids `(tokens,)` of each document.
-        context_length: Tokens in a block, the BOS token counted.
+        context_length: Tokens in a context, including the BOS token.
         end_of_text: The token after each document.
-        bos: The token at the start of each block, if there is to be one.
+        bos: The token at the start of each context; None for none.
 
     Raises:
-        InputError: If no token of a document would fit into a block.
+        InputError: If no token of a document would fit into a context, or if the documents do
+            not fill one.
     """
-    Packing(context_length, bos is not None)
     content = context_length - (bos is not None)
     pieces: list[NDArray[np.integer]] = []
     indices: list[int] = []
     starts: list[int] = []
     waiting = 0
+    filled = False
     end = np.array([end_of_text])
     for index, tokens in documents:
         pieces += (tokens, end)
@@ -190,6 +165,7 @@ def pack(
         waiting += len(tokens) + 1
         if waiting < content:
             continue
+        filled = True
         joined = np.concatenate(pieces, dtype=np.int64)
         lengths = np.array([len(piece) for piece in pieces], dtype=np.int64)
         # A piece of tokens and the end-of-text token after it are one document.
@@ -198,25 +174,29 @@ def pack(
         of_document = np.repeat(np.array(indices), lengths)
         at_position = np.arange(waiting) + np.repeat(np.array(starts) - first, lengths)
         cut = waiting - waiting % content
-        yield from _blocks(joined[:cut], of_document[:cut], at_position[:cut], content, bos)
+        yield from _contexts(joined[:cut], of_document[:cut], at_position[:cut], content, bos)
 
         waiting -= cut
         # Only the last document can be left over, for nothing was full before it came.
         pieces = [joined[cut:-1], end] if waiting else []
         indices = [index] if waiting else []
         starts = [int(at_position[cut])] if waiting else []
+    if not filled:
+        raise InputError(
+            f"the documents have {waiting} tokens, fewer than the {content} of one context; give "
+            f"more text, or a context_length of at most {waiting + context_length - content}"
+        )
 
 
-def _blocks(
+def _contexts(
     tokens: NDArray[np.int64],
     documents: NDArray[np.int64],
     positions: NDArray[np.int64],
     content: int,
     bos: int | None,
-) -> Iterator[Block]:
-    """Cut `(blocks · content,)` arrays, and put the BOS token before each block."""
-    columns = [tokens, documents, positions]
-    rows = [column.reshape(-1, content) for column in columns]
+) -> Iterator[Context]:
+    """Cut `(contexts · content,)` arrays, and put the BOS token before each context."""
+    rows = [column.reshape(-1, content) for column in (tokens, documents, positions)]
     if bos is not None:
         heads = [
             np.full_like(rows[0][:, :1], bos),
@@ -224,11 +204,40 @@ def _blocks(
             np.full_like(rows[2][:, :1], -1),
         ]
         rows = [np.hstack(pair) for pair in zip(heads, rows, strict=True)]
-    for block in zip(*rows, strict=True):
-        yield Block(*block)
+    for context in zip(*rows, strict=True):
+        yield Context(*context)
 
 
-def token_blocks(
+def documents_of_split(
+    corpus: Corpus, split: Split, validation_fraction: float, seed: int
+) -> Iterator[tuple[int, Document]]:
+    """Go through the documents of one split, with their indices in the corpus.
+
+    Raises:
+        InputError: At the end, if there are none.
+    """
+    index = -1
+    empty = True
+    for index, document in enumerate(corpus.documents()):
+        if split_of(index, validation_fraction, seed) == split:
+            empty = False
+            yield index, document
+    if index < 0:
+        raise InputError("the corpus has no documents; give one with text")
+    if empty and not validation_fraction:
+        raise InputError(
+            "there is no validation split, since validation_fraction is 0; set it to 0.05, say"
+        )
+    if empty:
+        group = _documents_per_group(validation_fraction)
+        raise InputError(
+            f"no document is left for the {split} split: the corpus has {index + 1}, and "
+            f"validation_fraction {validation_fraction} takes one of each {group} for validation; "
+            f"give at least {group} documents, or set validation_fraction to 0"
+        )
+
+
+def token_contexts(
     corpus: Corpus,
     tokenizer: "PreTrainedTokenizerBase",
     *,
@@ -237,101 +246,37 @@ def token_blocks(
     validation_fraction: float,
     seed: int,
     bos: bool = False,
-) -> Iterator[Block]:
-    """Tokenize the documents of one split and pack them into blocks, always the same ones.
+) -> Iterator[Context]:
+    """Tokenize the documents of one split and pack them into contexts, always the same ones.
 
     Args:
-        corpus: Where the documents come from; the blocks name them by their index in it.
+        corpus: Source of the documents; contexts refer to them by their index in it.
         tokenizer: The language model's tokenizer.
-        context_length: Tokens in a block.
+        context_length: Tokens in a context.
         split: `"train"` or `"validation"`.
         validation_fraction: Share of documents for validation, see `split_of`.
         seed: Draws the documents for validation.
-        bos: Whether each block starts with the tokenizer's BOS token.
+        bos: Whether each context starts with the tokenizer's BOS token.
 
     Raises:
         InputError: If an argument is out of range, or the tokenizer lacks a token that is needed.
-            Going through the blocks also raises it, where the corpus cannot be read or the split
-            does not fill a single block.
+            The iteration also raises it, if the corpus cannot be read or the split does not fill
+            a single context.
     """
-    packing = Packing(context_length, bos)
-    documents_per_group(validation_fraction)
-    if split not in SPLITS:
-        raise InputError(f"split is {split!r}; expected one of {', '.join(SPLITS)}")
+    if context_length <= bos:
+        raise InputError(
+            f"context_length is {context_length}; expected at least {1 + bos}"
+            + (", one token beside the BOS token" if bos else "")
+        )
+    _documents_per_group(validation_fraction)
+    if split not in get_args(Split):
+        raise InputError(f"split is {split!r}; expected one of {', '.join(get_args(Split))}")
     end_of_text: int | None = tokenizer.eos_token_id
     if end_of_text is None:
         raise InputError(
             "the tokenizer has no eos_token for an end-of-text (EOS) token between documents; set"
             " its eos_token"
         )
+    documents = documents_of_split(corpus, split, validation_fraction, seed)
     bos_token = bos_id(tokenizer) if bos else None
-
-    documents = _DocumentsOfSplit(corpus, split, validation_fraction, seed)
-    tokens = _CountedTokens(tokenize_documents(documents, tokenizer))
-    blocks = pack(tokens, context_length, end_of_text, bos_token)
-    return _at_least_one(blocks, documents, tokens, packing)
-
-
-class _DocumentsOfSplit:
-    """The documents of one split with their indices; counts what it has passed."""
-
-    def __init__(self, corpus: Corpus, split: Split, validation_fraction: float, seed: int) -> None:
-        self.corpus = corpus
-        self.split = split
-        self.validation_fraction = validation_fraction
-        self.seed = seed
-        self.passed = 0
-        self.taken = 0
-
-    def __iter__(self) -> Iterator[tuple[int, Document]]:
-        for index, document in enumerate(self.corpus.documents()):
-            self.passed += 1
-            if split_of(index, self.validation_fraction, self.seed) == self.split:
-                self.taken += 1
-                yield index, document
-
-
-class _CountedTokens:
-    """Tokenized documents; counts their tokens, the end-of-text token of each included."""
-
-    def __init__(self, documents: Iterator[tuple[int, NDArray[np.int64]]]) -> None:
-        self.documents = documents
-        self.count = 0
-
-    def __iter__(self) -> Iterator[tuple[int, NDArray[np.int64]]]:
-        for index, tokens in self.documents:
-            self.count += len(tokens) + 1
-            yield index, tokens
-
-
-def _at_least_one(
-    blocks: Iterator[Block],
-    documents: _DocumentsOfSplit,
-    tokens: _CountedTokens,
-    packing: Packing,
-) -> Iterator[Block]:
-    first = next(blocks, None)
-    if first is None:
-        raise InputError(_why_empty(documents, tokens, packing))
-    yield first
-    yield from blocks
-
-
-def _why_empty(documents: _DocumentsOfSplit, tokens: _CountedTokens, packing: Packing) -> str:
-    if documents.passed == 0:
-        return "the corpus has no documents; give one with text"
-    if documents.validation_fraction == 0 and documents.taken == 0:
-        return "there is no validation split, since validation_fraction is 0; set it to 0.05, say"
-    if documents.taken == 0:
-        group = documents_per_group(documents.validation_fraction)
-        return (
-            f"no document is left for the {documents.split} split: the corpus has "
-            f"{documents.passed}, and validation_fraction {documents.validation_fraction} takes "
-            f"one of each {group} for validation; give at least {group} documents, or set "
-            "validation_fraction to 0"
-        )
-    needed = packing.context_length - packing.bos
-    return (
-        f"the {documents.split} split has {tokens.count} tokens, fewer than the {needed} of one "
-        f"context; give more text, or a context_length of at most {tokens.count + packing.bos}"
-    )
+    return pack(tokenize_documents(documents, tokenizer), context_length, end_of_text, bos_token)

@@ -1,169 +1,94 @@
-"""Write access to a cache."""
+"""Write access to a cache, shared by any number of processes."""
 
-import fcntl
 import hashlib
-import os
-import time
-import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from palinka.data.cache import Cache
-from palinka.data.files import Replacement, discard_temporary, replacement, told_apart
 from palinka.data.format import (
     DESCRIPTION_NAME,
     FORMAT_NAME,
     FORMAT_VERSION,
-    TEMPORARY_SUFFIX,
     CacheKey,
     Manifest,
     RowStatistics,
     ShardEntry,
     ShardRecord,
     ShardShape,
-    check_version,
-    is_leftover,
-    is_temporary,
-    parsed,
-    read_sealed,
-    sealed,
+    as_input_error,
+    is_stale,
+    read_json,
     shard_name,
+    write_json,
 )
-from palinka.errors import InputError
+from palinka.errors import InputError, atomic_write
 
-_SECONDS_BETWEEN_TRIES = 0.01
-
-
-def attend(folder: Path, key: CacheKey) -> int:
-    """Say what the folder will be, and that this process is at work on it.
-
-    Only whoever holds the claim of a shard that is not done may do so: then the cache cannot
-    be finished meanwhile, and nothing is left in it afterwards.
-
-    Returns:
-        A descriptor; the process counts as at work until it is closed.
-
-    Raises:
-        InputError: If the folder cannot be written to.
-    """
-    path = folder / DESCRIPTION_NAME
-    with told_apart(path):
-        while True:
-            try:
-                descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-            except FileNotFoundError:
-                if not _describe(path, key):
-                    time.sleep(_SECONDS_BETWEEN_TRIES)
-                continue
-            try:
-                # Waits for a removal that is under way, which takes the file away.
-                fcntl.flock(descriptor, fcntl.LOCK_SH)
-                if is_attended_by(descriptor, folder):
-                    return descriptor
-            except BaseException:
-                os.close(descriptor)
-                raise
-            os.close(descriptor)
-
-
-def _describe(path: Path, key: CacheKey) -> bool:
-    """Write the description, unless it is there; False while another process is writing it.
-
-    Waiting for that process would not do: the file whose lock it holds becomes the description,
-    on which it then holds a lock for as long as it harvests.
-    """
-    members = {"format": FORMAT_NAME + "-harvest", "version": FORMAT_VERSION, **key.to_json()}
-    with replacement(path, wait=False) as new:
-        # Never twice: others may hold their locks on the first one.
-        if new is not None and not path.exists():
-            new.file.write(sealed(members))
-            new.commit()
-        return new is not None
-
-
-def is_attended_by(descriptor: int, folder: Path) -> bool:
-    """Whether a descriptor from `attend` is still that of the folder's description."""
-    try:
-        there = (folder / DESCRIPTION_NAME).stat(follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return os.path.samestat(os.fstat(descriptor), there)
-
-
-def read_description(folder: Path) -> CacheKey:
-    """What an unfinished cache is to be.
-
-    Raises:
-        InputError: If it does not say, or the file is damaged.
-    """
-    path = folder / DESCRIPTION_NAME
-    members = read_sealed(path)
-    check_version(path, members, FORMAT_NAME + "-harvest")
-    return parsed(path, lambda: CacheKey.from_json(members))
-
-
-def record_path(folder: Path, index: int) -> Path:
-    """Where the record of a shard lies."""
-    return folder / Path(shard_name(index)).with_suffix(".json")
-
-
-def record_of(folder: Path, key: CacheKey, index: int) -> ShardRecord | None:
-    """What is known of a complete shard; a damaged or partial one is as good as none."""
-    path = folder / shard_name(index)
-    try:
-        record = ShardRecord.read(record_path(folder, index), key.digest, key.layout.width)
-        size = path.stat(follow_symlinks=False).st_size
-    except (InputError, OSError):
-        return None
-    whole = size == ShardShape(key.layout, index, record.entry.blocks).bytes
-    return record if whole else None
+T = TypeVar("T")
 
 
 @contextmanager
-def unattended(folder: Path) -> Iterator[bool]:
-    """Keep others from going to work on a folder; False if a living process is at work."""
-    path = folder / DESCRIPTION_NAME
-    with told_apart(path):
-        try:
-            # Network file systems lock exclusively only what is open for writing.
-            mode = os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY
-            descriptor = os.open(path, mode | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except FileNotFoundError:
-            descriptor = None
-    if descriptor is None:
-        yield True
-        return
+def _locked(path: Path, *, blocking: bool) -> Iterator[bool]:
+    """Hold a lock file, which is removed with its lock; False if another process holds it."""
+    lock = FileLock(path, blocking=blocking)
+    with as_input_error(path), suppress(Timeout):
+        lock.acquire()
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+        yield lock.is_locked
     finally:
-        os.close(descriptor)
+        if lock.is_locked:
+            with suppress(OSError):
+                path.unlink()  # before the release: a lock on a removed file is not granted
+            lock.release()
 
 
-# Rows are shuffled, summed, hashed and written piece by piece: small enough for the processor's
-# cache, and never a second copy of the shard.
-_PIECE_BYTES = 2**20
+def is_harvested(folder: Path) -> bool:
+    """Check whether a running harvest writes a shard of the cache in `folder`."""
+    for path in folder.glob("*.lock"):
+        lock = FileLock(path, blocking=False)
+        try:
+            lock.acquire()
+        except (Timeout, PermissionError):  # of a process of another user, perhaps
+            return True
+        lock.release()
+    return False
+
+
+def read_description(folder: Path) -> CacheKey:
+    """Read the key of an unfinished cache."""
+    return read_json(folder / DESCRIPTION_NAME, f"{FORMAT_NAME}-harvest", CacheKey.from_json)
+
+
+def record_of(folder: Path, key: CacheKey, index: int) -> ShardRecord | None:
+    """Read the record of a shard; None if the record or the shard is missing or torn."""
+    path = folder / shard_name(index)
+    try:
+        record = ShardRecord.read(path.with_suffix(".json"), key.digest)
+        size = path.stat().st_size
+    except (InputError, OSError):
+        return None
+    return record if size == ShardShape(key.layout, index, record.entry.contexts).bytes else None
+
+
+# Rows are shuffled, summed, hashed and written in chunks that fit into the processor's cache.
+_CHUNK_BYTES = 2**20
 
 _BITS = {2: torch.int16, 4: torch.int32}
 
 
 class ShardClaim:
-    """The right to write one shard, held by this process alone; from `CacheWriter.claim`."""
+    """Exclusive right to write one shard; from `CacheWriter.claim`."""
 
-    def __init__(self, key: CacheKey, index: int, new: Replacement, record: Path) -> None:
+    def __init__(self, folder: Path, key: CacheKey, index: int) -> None:
+        self.index = index
+        self._path = folder / shard_name(index)
         self._key = key
-        self._index = index
-        self._new = new
-        self._record = record
 
     def write(
         self,
@@ -172,90 +97,81 @@ class ShardClaim:
         documents: NDArray[np.int64],
         positions: NDArray[np.int64],
     ) -> None:
-        """Shuffle the rows by token and write them as one shard, durably.
+        """Shuffle the rows by token and write them as one shard.
 
         Args:
-            activations: Rows in the order of blocks and positions (leading `skip` positions of
-                each block left out), in the layout's dtype, on any device,
-                `(blocks * rows_per_block, width)`.
-            tokens: Token ids, `(blocks, context_length)`.
-            documents: Document number of each token, `(blocks, context_length)`.
-            positions: Place of each token in its document, `(blocks, context_length)`.
+            activations: Rows in the order of contexts and positions (without the leading `skip`
+                positions of each context), in the layout's dtype, on any device,
+                `(contexts * rows_per_context, width)`.
+            tokens: Token ids, `(contexts, context_length)`.
+            documents: Document number of each token, `(contexts, context_length)`.
+            positions: Place of each token in its document, `(contexts, context_length)`.
 
         Raises:
             InputError: If shapes or dtype do not fit the layout, if a row holds NaN or
-                infinities, or if the file cannot be written (no space left, read-only). Nothing
-                half-written stays behind.
-        """
-        path = self._new.path
-        shape = ShardShape(self._key.layout, self._index, len(tokens))
-        self._check(shape, activations, tokens, documents, positions)
-        order = shape.order()
-        checksum = hashlib.sha256()
-        with told_apart(path):
-            tables = (tokens, documents, positions, shape.places(order))
-            for piece in (shape.header, *(np.asarray(table, "<i4").tobytes() for table in tables)):
-                self._append(piece, checksum)
-            statistics = self._append_rows(activations.cpu(), order, checksum)
-            self._new.commit()
-        entry = ShardEntry(shape.blocks, checksum.hexdigest())
-        ShardRecord(entry, statistics).write(self._record, self._key.digest)
-
-    def _append_rows(
-        self, activations: torch.Tensor, order: NDArray[np.int64], checksum: "hashlib._Hash"
-    ) -> RowStatistics:
-        """Write the rows in the given order, piece by piece.
-
-        With NumPy, on the numbers' bits: thousands of small operations gain nothing from torch's
-        threads, and lose much where other processes keep the cores busy.
+                infinities, or if the file cannot be written. A part of a shard is removed.
         """
         layout = self._key.layout
+        shape = ShardShape(layout, self.index, len(tokens))
+        expected = (shape.rows, layout.width)
+        if activations.shape != expected or activations.dtype != layout.torch_dtype:
+            raise InputError(
+                f"{self._path.name}: activations {tuple(activations.shape)} in "
+                f"{activations.dtype} given, expected {expected} in {layout.torch_dtype}"
+            )
+        table_shape = (shape.contexts, layout.context_length)
+        if not 1 <= shape.contexts <= layout.contexts_per_shard or any(
+            table.shape != table_shape for table in (tokens, documents, positions)
+        ):
+            raise InputError(
+                f"{self._path.name}: tokens {tokens.shape}, documents {documents.shape} and "
+                f"positions {positions.shape} given, expected (contexts, {table_shape[1]}) with "
+                f"1 to {layout.contexts_per_shard} contexts"
+            )
+        checksum = hashlib.sha256()
+        order = shape.order()
+        tables = (tokens, documents, positions, shape.places(order))
+        with as_input_error(self._path), atomic_write(self._path) as file:
+            for piece in (shape.header, *(np.asarray(table, "<i4").tobytes() for table in tables)):
+                checksum.update(piece)
+                file.write(piece)
+            statistics = self._write_rows(file, activations.cpu(), order, checksum)
+        entry = ShardEntry(shape.contexts, checksum.hexdigest())
+        ShardRecord(entry, statistics).write(self._path.with_suffix(".json"), self._key.digest)
+
+    def _write_rows(
+        self,
+        file: BinaryIO,
+        activations: torch.Tensor,
+        order: NDArray[np.int64],
+        checksum: "hashlib._Hash",
+    ) -> RowStatistics:
+        # NumPy, on the numbers' bits: thousands of small operations gain nothing from torch's
+        # threads, and lose much where other processes keep the cores busy.
+        layout = self._key.layout
         bits = activations.contiguous().view(_BITS[layout.torch_dtype.itemsize]).numpy()
-        step = max(1, _PIECE_BYTES // layout.row_bytes)
+        step = max(1, _CHUNK_BYTES // layout.row_bytes)
         statistics = []
         for start in range(0, len(order), step):
             rows = bits.take(order[start : start + step], axis=0)
             with np.errstate(invalid="ignore"):
                 statistics.append(RowStatistics.of(_numbers(rows, layout.dtype)))
             if not np.isfinite(statistics[-1].sum_of_squared_norms):
-                raise InputError(f"{self._new.path}: {_not_finite(activations)}")
-            self._append(rows.data.cast("B"), checksum)
+                raise InputError(
+                    f"{self._path}: rows hold NaN or infinities; check the language model and the "
+                    "dtype it runs in, or store numbers above 65504 as bfloat16 or float32"
+                )
+            piece = rows.data.cast("B")
+            checksum.update(piece)
+            file.write(piece)
         return RowStatistics.merged(statistics, layout.width)
 
-    def _append(self, piece: bytes | memoryview, checksum: "hashlib._Hash") -> None:
-        checksum.update(piece)
-        self._new.file.write(piece)
 
-    def _check(
-        self,
-        shape: ShardShape,
-        activations: torch.Tensor,
-        tokens: NDArray[np.int64],
-        documents: NDArray[np.int64],
-        positions: NDArray[np.int64],
-    ) -> None:
-        layout, name = self._key.layout, self._new.path.name
-        if not 1 <= shape.blocks <= layout.blocks_per_shard:
-            raise InputError(
-                f"{name}: {shape.blocks} blocks given, expected 1 to {layout.blocks_per_shard}"
-            )
-        if activations.shape != (shape.rows, layout.width):
-            raise InputError(
-                f"{name}: activations of shape {tuple(activations.shape)} given, expected "
-                f"({shape.rows}, {layout.width}) for {shape.blocks} blocks"
-            )
-        if activations.dtype != layout.torch_dtype:
-            raise InputError(
-                f"{name}: activations in {activations.dtype} given, expected {layout.torch_dtype}"
-            )
-        for kind, table in (("tokens", tokens), ("documents", documents), ("positions", positions)):
-            if table.shape != (shape.blocks, layout.context_length):
-                raise InputError(
-                    f"{name}: {kind} of shape {table.shape} given, expected "
-                    f"({shape.blocks}, {layout.context_length})"
-                )
-            if table.min() < -(2**31) or table.max() >= 2**31:
-                raise InputError(f"{name}: {kind} beyond 32 bits given, which a cache cannot store")
+def _numbers(bits: NDArray[np.signedinteger], dtype: str) -> NDArray[np.float64]:
+    if dtype == "bfloat16":
+        # The upper half of a float32.
+        return (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    return bits.view(dtype).astype(np.float64)
 
 
 class CacheWriter:
@@ -264,101 +180,92 @@ class CacheWriter:
     ::
 
         writer = CacheWriter(root, key)
-        for index in range(shards):            # several ranks: each its own share, or all of them
-            with writer.claim(index) as shard:
-                if shard is not None:          # None: done, or in the hands of another process
-                    shard.write(activations, tokens, documents, positions)
+        for claim, window in writer.missing(windows):
+            claim.write(activations_of(window), tokens, documents, positions)
         cache = writer.finish(shards)
 
     Args:
         root: Folder of all caches; the cache's own folder is `key.folder(root)`.
-        key: What determines the rows.
-
-    Raises:
-        InputError: If the folder cannot be made.
+        key: Settings that determine the rows.
     """
 
     def __init__(self, root: Path, key: CacheKey) -> None:
         self.key = key
         self.folder = key.folder(root)
-        self._attending: int | None = None
-        self._leave: weakref.finalize[[int], CacheWriter] | None = None
-        with told_apart(self.folder):
+        with as_input_error(self.folder):
             self._made = [f for f in (self.folder, *self.folder.parents) if not f.exists()]
-            self._make_folder()
+        self._make_folder()
 
     @property
     def finished(self) -> bool:
-        """Whether the manifest is there, and the cache therefore complete."""
+        """Whether there is a manifest."""
         return Cache.exists(self.folder)
 
     def done(self, index: int) -> bool:
-        """Whether shard `index` is complete."""
+        """Check whether a shard is complete."""
         # The record first: it is removed only once there is a manifest.
         return record_of(self.folder, self.key, index) is not None or self.finished
 
-    def missing(self, shards: int) -> list[int]:
-        """Which of the first `shards` shards are not complete yet, in ascending order."""
-        return [index for index in range(shards) if not self.done(index)]
+    def missing(
+        self, windows: Iterable[T], rank: int = 0, world_size: int = 1
+    ) -> Generator[tuple[ShardClaim, T], None, None]:
+        """Claim the shards that are neither done nor claimed by another process.
+
+        Args:
+            windows: What each shard is made from, in order.
+            rank: This process among `world_size`; it claims every `world_size`-th shard.
+            world_size: Number of processes that share the work.
+
+        Yields:
+            A claim, which ends with the next iteration, and its window.
+        """
+        for index, window in enumerate(windows):
+            if index % world_size == rank:
+                with self.claim(index) as claim:
+                    if claim is not None:
+                        yield claim, window
 
     @contextmanager
     def claim(self, index: int) -> Iterator[ShardClaim | None]:
-        """Take a shard for this process, if it is neither done nor taken.
+        """Claim a shard; None if it is done, or claimed by another process.
 
-        A claim ends with the `with` block, or with the process, however it dies. What an
-        unfinished claim wrote is removed.
-
-        Raises:
-            InputError: If the folder cannot be written to.
+        A claim ends with the `with` block, or with the process.
         """
         if self.done(index):
             yield None
             return
-        # Another run that had nothing to write may have abandoned it.
-        with told_apart(self.folder):
-            self._make_folder()
-        with replacement(self.folder / shard_name(index), wait=False) as new:
+        self._make_folder()  # a run that wrote nothing may have removed it
+        path = self.folder / shard_name(index)
+        with _locked(path.with_suffix(".lock"), blocking=False) as mine:
             # Another process may have finished it between the first look and the lock.
-            if new is None or self.done(index):
+            if not mine or self.done(index):
                 yield None
-            else:
-                self._attend()
-                yield ShardClaim(self.key, index, new, record_path(self.folder, index))
+                return
+            self._describe()
+            yield ShardClaim(self.folder, self.key, index)
 
     def abandon(self) -> None:
-        """Remove the folders that this writer made, unless something has come to lie in them."""
-        self.close()
+        """Remove the folders that this writer made, unless a shard has been written."""
         with suppress(OSError):
             if [path.name for path in self.folder.iterdir()] == [DESCRIPTION_NAME]:
                 (self.folder / DESCRIPTION_NAME).unlink()
-                self.folder.rmdir()
-        with suppress(OSError):
-            for folder in self._made:
-                if folder.exists():
-                    folder.rmdir()
-
-    def close(self) -> None:
-        """No longer count as at work on the cache."""
-        if self._leave is not None:
-            self._leave()
+            for folder in dict.fromkeys((self.folder, *self._made)):
+                folder.rmdir()
 
     def finish(self, shards: int) -> Cache:
-        """Write the manifest over `shards` shards, which makes the folder a cache, and open it.
-
-        Does nothing but open the cache where the manifest is there already.
+        """Write the manifest over `shards` shards, and open the cache.
 
         Raises:
             InputError: If shards are missing; the message names the first.
         """
-        if not self.finished:
-            records = [record_of(self.folder, self.key, index) for index in range(shards)]
-            complete = [record for record in records if record is not None]
-            # Another process that finished meanwhile has removed the records.
+        with self._lock():
             if not self.finished:
+                records = [record_of(self.folder, self.key, index) for index in range(shards)]
+                complete = [record for record in records if record is not None]
                 if len(complete) < len(records) or not records:
+                    missing = shard_name(records.index(None) if records else 0)
                     raise InputError(
-                        f"{self.folder / shard_name(records.index(None) if records else 0)}: not "
-                        "written yet; harvest again, which goes on at the first missing shard"
+                        f"{self.folder / missing}: incomplete; rerun harvest to resume"
                     )
                 statistics = (record.statistics for record in complete)
                 Manifest(
@@ -367,17 +274,24 @@ class CacheWriter:
                     RowStatistics.merged(statistics, self.key.layout.width),
                 ).write(self.folder)
         tidy(self.folder)
-        self.close()
         return Cache.open(self.folder, self.key)
 
-    def _attend(self) -> None:
-        if self._leave is not None and self._leave.alive:
-            assert self._attending is not None
-            if is_attended_by(self._attending, self.folder):
-                return
-            self._leave()
-        self._attending = attend(self.folder, self.key)
-        self._leave = weakref.finalize(self, os.close, self._attending)
+    def _describe(self) -> None:
+        path = self.folder / DESCRIPTION_NAME
+        if not path.exists():
+            with self._lock():
+                write_json(
+                    path,
+                    {
+                        "format": f"{FORMAT_NAME}-harvest",
+                        "version": FORMAT_VERSION,
+                        **self.key.to_json(),
+                    },
+                )
+
+    def _lock(self) -> AbstractContextManager[bool]:
+        """Lock what belongs to the cache as a whole: its manifest and its description."""
+        return _locked((self.folder / DESCRIPTION_NAME).with_suffix(".lock"), blocking=True)
 
     def _make_folder(self) -> None:
         try:
@@ -390,28 +304,8 @@ class CacheWriter:
 
 
 def tidy(folder: Path) -> None:
-    """Remove what a finished cache does not need, as far as this process may.
-
-    What others are still writing stays; it will be what is there already, or nothing.
-    """
+    """Remove records, locks and temporary files of a finished cache, as far as permitted."""
     for path in sorted(folder.iterdir()):
-        with suppress(InputError, OSError):
-            if is_temporary(path.name):
-                discard_temporary(path.with_name(path.name.removesuffix(TEMPORARY_SUFFIX)))
-            elif is_leftover(path.name):
+        if is_stale(path.name):
+            with suppress(OSError):
                 path.unlink()
-
-
-def _numbers(bits: NDArray[np.signedinteger], dtype: str) -> NDArray[np.float64]:
-    if dtype == "bfloat16":
-        # The upper half of a float32.
-        return (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-    return bits.view(dtype).astype(np.float64)
-
-
-def _not_finite(activations: torch.Tensor) -> str:
-    bad = int((~torch.isfinite(activations)).any(dim=1).sum())
-    message = f"{bad} of {len(activations)} rows hold NaN or infinities"
-    if activations.dtype == torch.float16 and not bool(torch.isnan(activations).any()):
-        return f"{message}: too large for float16 (over 65504); choose dtype bfloat16 or float32"
-    return f"{message}; check the language model and the dtype it runs in"

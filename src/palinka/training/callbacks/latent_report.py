@@ -14,7 +14,7 @@ from palinka.analyses.findings import Findings
 from palinka.analyses.latent_statistics import latent_statistics
 from palinka.analyses.result import Result, Table
 from palinka.analyses.stats.latents import TopHeap, nearest_latents
-from palinka.data import ActivationDataModule, Context
+from palinka.data import ActivationDataModule, RowContext
 from palinka.errors import InputError, track
 from palinka.language_models.direct_effect import TokenEffects, token_effects
 from palinka.training.callbacks.summary import log_folder
@@ -204,7 +204,7 @@ class ReportLatents(EndOfRunCallback):
         def decode(ids: list[int]) -> str:
             return str(model.tokenizer.decode(ids))
 
-        empty = Context(np.zeros(0, np.int32), 0, -1, -1)
+        empty = RowContext(np.zeros(0, np.int32), 0, -1, -1)
         found = [places.get(int(row), empty) for row in top.rows.flat]
         return LatentReport(
             density=statistics.density,
@@ -227,7 +227,7 @@ class ReportLatents(EndOfRunCallback):
         )
 
 
-def _around(decode: Callable[[list[int]], str], place: Context) -> str:
+def _around(decode: Callable[[list[int]], str], place: RowContext) -> str:
     """A row's token in its text, marked."""
     before = place.tokens[max(0, place.offset - AROUND) : place.offset]
     after = place.tokens[place.offset + 1 : place.offset + 1 + AROUND]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from palinka.analyses.stats.bootstrap import Interval, Ratios, document_intervals, interval_remark
 from palinka.autoencoders.distributed import gather_unequal_rows, world, world_size
-from palinka.data import ActivationDataModule, Block
+from palinka.data import ActivationDataModule, Context
 from palinka.errors import InputError, track
 from palinka.language_models import LanguageModel
 from palinka.language_models.edits import EncodesAndDecodes, as_function
@@ -131,7 +131,7 @@ def splice(
     site: str,
     autoencoder: EncodesAndDecodes,
     mean: NDArray[np.float64],
-    contexts: Iterable[Block],
+    contexts: Iterable[Context],
     *,
     skip: int = 0,
     batch_size: int | None = None,
@@ -286,8 +286,8 @@ def _from(
 
 
 def _batches(
-    contexts: Iterable[Block], vocabulary: int, batch_size: int | None
-) -> Iterator[list[Block]]:
+    contexts: Iterable[Context], vocabulary: int, batch_size: int | None
+) -> Iterator[list[Context]]:
     predicted = (block for block in contexts if block.tokens.size > 1)
     for length, alike in groupby(predicted, key=lambda block: block.tokens.size):
         size = batch_size or max(1, BATCH_LOGITS // (vocabulary * length))

@@ -1,4 +1,3 @@
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,12 +10,12 @@ from palinka.data.memory import MemoryRows
 from palinka.errors import InputError
 
 if TYPE_CHECKING:
-    from conftest import SmallCorpus
+    from conftest import Corpora
 
 
 @pytest.mark.parametrize("skip", [0, 2])
 def test_it_holds_the_rows_of_the_cache_in_the_order_of_the_text(
-    corpus: "Callable[..., SmallCorpus]", tmp_path: Path, skip: int
+    corpus: "Corpora", tmp_path: Path, skip: int
 ) -> None:
     small = corpus(skip=skip)
     memory, cache = small.in_memory(), small.write(tmp_path)
@@ -32,19 +31,19 @@ def test_it_holds_the_rows_of_the_cache_in_the_order_of_the_text(
         assert context.offset == token % 8 >= skip
 
 
-def test_the_loader_gives_every_row_once(corpus: "Callable[..., SmallCorpus]") -> None:
+def test_the_loader_gives_every_row_once(corpus: "Corpora") -> None:
     memory = corpus(dtype="bfloat16").in_memory()
     batches = list(ActivationLoader(memory, 7, drop_last=False))
     assert sorted(torch.cat(batches)[:, 0].int().tolist()) == list(range(40))
     assert torch.cat(batches)[:, 0].int().tolist() != list(range(40))
 
 
-def test_identity_is_that_of_the_content(corpus: "Callable[..., SmallCorpus]") -> None:
+def test_identity_is_that_of_the_content(corpus: "Corpora") -> None:
     small = corpus()
     assert small.in_memory().identity == small.in_memory().identity
     others = [
         corpus(dtype="float16").in_memory(),
-        corpus(blocks=4).in_memory(),
+        corpus(contexts=4).in_memory(),
         corpus(width=4).in_memory(),
         MemoryRows(small.activations * 2, small.tokens, small.documents, small.positions),
         MemoryRows(small.activations, small.tokens, small.documents + 1, small.positions),
@@ -55,7 +54,7 @@ def test_identity_is_that_of_the_content(corpus: "Callable[..., SmallCorpus]") -
 
 
 def test_changing_what_was_read_does_not_matter(
-    corpus: "Callable[..., SmallCorpus]",
+    corpus: "Corpora",
 ) -> None:
     memory = corpus().in_memory()
     for batch in ActivationLoader(memory, 8):
@@ -64,7 +63,7 @@ def test_changing_what_was_read_does_not_matter(
     assert torch.equal(memory.read_rows(0, 40), corpus().activations)
 
 
-def test_shapes_that_do_not_fit_are_refused(corpus: "Callable[..., SmallCorpus]") -> None:
+def test_shapes_that_do_not_fit_are_refused(corpus: "Corpora") -> None:
     small = corpus()
     tables = (small.tokens, small.documents, small.positions)
     for given in (
@@ -73,15 +72,15 @@ def test_shapes_that_do_not_fit_are_refused(corpus: "Callable[..., SmallCorpus]"
         (small.activations, *tables, 1),
         (small.activations, *tables[:2], small.positions[:, 1:]),
     ):
-        with pytest.raises(InputError, match=r"for 5 blocks of 8 tokens, of which . are skipped"):
+        with pytest.raises(InputError, match=r"for 5 contexts of 8 tokens, of which . are skipped"):
             MemoryRows(*given)
 
 
-def test_nan_is_refused(corpus: "Callable[..., SmallCorpus]") -> None:
+def test_nan_is_refused(corpus: "Corpora") -> None:
     small = corpus()
     activations = small.activations
     activations[3, 1] = float("nan")
-    with pytest.raises(InputError, match="1 of 40 rows hold NaN or infinities"):
+    with pytest.raises(InputError, match="activations hold NaN or infinities"):
         MemoryRows(activations, small.tokens, small.documents, small.positions)
     with pytest.raises(InputError, match="row 40 asked of rows 0 to 39"):
         small.in_memory().context(40)

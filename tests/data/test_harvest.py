@@ -73,7 +73,7 @@ def spec(monkeypatch: pytest.MonkeyPatch) -> HarvestSpec:
         corpus=Numbered(),
         context_length=16,
         validation_fraction=0.25,
-        batch_blocks=3,
+        batch_contexts=3,
     )
 
 
@@ -134,8 +134,8 @@ def test_rows_are_what_the_model_computes_at_their_place(
     spec = replace(spec, bos=bos, skip_first=skip_first, split=split, dtype="float32")
     cache = harvest(spec, tmp_path, load=load)
     rows = cache.read_rows(0, cache.rows)
-    assert cache.rows == cache.blocks * (16 - skip_first)
-    assert cache.rows == len(list(spec.blocks())) * (16 - skip_first)
+    assert cache.rows == len(list(cache.contexts())) * (16 - skip_first)
+    assert cache.rows == len(list(spec.contexts())) * (16 - skip_first)
 
     @functools.cache
     def alone(block: bytes) -> torch.Tensor:
@@ -174,7 +174,7 @@ def test_a_row_limit_keeps_the_first_blocks(
 ) -> None:
     cache = harvest(replace(spec, max_rows=100), tmp_path, load=load)
     assert cache.rows == 96
-    given = np.concatenate([block.tokens for block in list(spec.blocks())[:6]])
+    given = np.concatenate([block.tokens for block in list(spec.contexts())[:6]])
     stored = [cache.context(row) for row in range(96)]
     assert sorted(given) == sorted(place.tokens[place.offset] for place in stored)
 
@@ -183,7 +183,7 @@ def test_more_rows_than_the_corpus_has_are_all_that_it_has(
     spec: HarvestSpec, load: Callable[[], LanguageModel], tmp_path: Path
 ) -> None:
     cache = harvest(replace(spec, max_rows=10**6), tmp_path, load=load)
-    assert cache.rows == 16 * len(list(spec.blocks()))
+    assert cache.rows == 16 * len(list(spec.contexts()))
 
 
 @pytest.mark.parametrize("after", [0, 1, 2, 3, 5])
@@ -402,7 +402,9 @@ def test_whatever_determines_the_rows_has_an_address_of_its_own(
 
 
 def test_what_does_not_determine_the_rows_shares_the_address(spec: HarvestSpec) -> None:
-    same = replace(spec, batch_blocks=None, language_model=LanguageModelSpec("mini", device="auto"))
+    same = replace(
+        spec, batch_contexts=None, language_model=LanguageModelSpec("mini", device="auto")
+    )
     assert same.key.digest == spec.key.digest
     middle = replace(spec, site="blocks.middle.mlp.pre")
     assert middle.key.digest == replace(spec, site="blocks.3.mlp.pre").key.digest
@@ -411,19 +413,19 @@ def test_what_does_not_determine_the_rows_shares_the_address(spec: HarvestSpec) 
 def test_a_window_is_bounded_by_rows_and_by_bytes(
     spec: HarvestSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert spec.layout.blocks_per_shard == 4
+    assert spec.layout.contexts_per_shard == 4
     monkeypatch.setattr(SPEC, "WINDOW_BYTES", 2 * 16 * 512 * 2)
-    assert replace(spec, seed=1).layout.blocks_per_shard == 2
-    assert replace(spec, dtype="float32").layout.blocks_per_shard == 1
+    assert replace(spec, seed=1).layout.contexts_per_shard == 2
+    assert replace(spec, dtype="float32").layout.contexts_per_shard == 1
     monkeypatch.undo()
-    assert replace(spec, seed=2).layout.blocks_per_shard == 262_144 // 16
+    assert replace(spec, seed=2).layout.contexts_per_shard == 262_144 // 16
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"max_rows": 15}, "15 rows are asked of the train split.*at least 16"),
-        ({"batch_blocks": 0}, "harvest_batch_size is 0"),
+        ({"batch_contexts": 0}, "harvest_batch_size is 0"),
         ({"context_length": 0}, "context_length is 0"),
         ({"context_length": 1, "skip_first": True}, "skip is 1"),
         ({"dtype": "int8"}, "int8"),
@@ -478,7 +480,7 @@ def test_wide_sites_are_read_with_the_better_products_and_torch_is_left_as_it_wa
             seen.add(torch.get_float32_matmul_precision())
             return super().read_contexts(ids, sites)
 
-    monkeypatch.setattr(HARVEST, "WORTH_A_TRIAL", least)
+    monkeypatch.setattr(HARVEST, "MIN_TRIAL_WIDTH", least)
     monkeypatch.setattr(HARVEST, "choose_products", lambda: ("medium", "why"))
     assert torch.get_float32_matmul_precision() == "highest"
     harvest(spec, tmp_path, load=Watched(model))

@@ -581,7 +581,7 @@ def test_damage_is_noticed_by_every_run_or_by_the_harvest_of_a_large_cache(
     shard.write_bytes(flipped)
     with pytest.raises(InputError, match="checksum"):
         ready(**settings)
-    monkeypatch.setattr(DATAMODULE, "CHECKED_BYTES", len(flipped) - 1)
+    monkeypatch.setattr(DATAMODULE, "MAX_VERIFIED_BYTES", len(flipped) - 1)
     ready(**settings)
     with pytest.raises(InputError, match="checksum"):
         ActivationDataModule(**settings).harvest()
@@ -719,7 +719,7 @@ def test_a_file_that_is_lost_while_training_ends_the_run_which_can_be_resumed(
             return super().training_step(batch, batch_idx)
 
     # Each shard is opened anew, as it is in a cache of more shards than files may be open.
-    monkeypatch.setattr(READING, "_MOST_OPEN", 1)
+    monkeypatch.setattr(READING, "_MAX_OPEN", 1)
     save = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)
     lost = Losing()
     with pytest.raises(InputError, match=r"shard-0000\d\.safetensors: ") as raised:

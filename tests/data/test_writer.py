@@ -1,8 +1,11 @@
+import ctypes
 import errno
 import itertools
 import os
 import resource
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +17,12 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from palinka.data.cache import Cache
-from palinka.data.writer import CacheWriter
+from palinka.data.format import as_input_error
+from palinka.data.writer import CacheWriter, is_harvested, read_description, tidy
 from palinka.errors import InputError
 
 if TYPE_CHECKING:
-    from conftest import SmallCorpus
+    from conftest import Corpora, SmallCorpus
 
     Table = NDArray[np.int64]
     Rows = tuple[torch.Tensor, Table, Table, Table]
@@ -41,7 +45,7 @@ def write(writer: CacheWriter, index: int, rows: "Rows") -> None:
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 @pytest.mark.parametrize("skip", [0, 2])
 def test_a_shard_is_what_the_format_says(
-    corpus: "Callable[..., SmallCorpus]", tmp_path: Path, dtype: str, skip: int
+    corpus: "Corpora", tmp_path: Path, dtype: str, skip: int
 ) -> None:
     small = corpus(dtype=dtype, skip=skip, seed=5)
     folder = small.write(tmp_path).folder
@@ -62,9 +66,7 @@ def test_a_shard_is_what_the_format_says(
         assert torch.equal(shard["activations"], everywhere[places])
 
 
-def test_the_same_rows_give_the_same_bytes(
-    corpus: "Callable[..., SmallCorpus]", tmp_path: Path
-) -> None:
+def test_the_same_rows_give_the_same_bytes(corpus: "Corpora", tmp_path: Path) -> None:
     one, other = corpus().write(tmp_path / "one"), corpus().write(tmp_path / "other")
     assert content(one.folder) == content(other.folder)
     assert list(content(one.folder)) == [
@@ -74,10 +76,10 @@ def test_the_same_rows_give_the_same_bytes(
 
 
 def test_pieces_do_not_show(
-    corpus: "Callable[..., SmallCorpus]", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    corpus: "Corpora", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = corpus().write(tmp_path / "whole")
-    monkeypatch.setattr("palinka.data.writer._PIECE_BYTES", 5 * 12)
+    monkeypatch.setattr("palinka.data.writer._CHUNK_BYTES", 5 * 12)
     pieces = corpus().write(tmp_path / "pieces")
     for name in names(whole.folder):
         if name != "manifest.json":
@@ -85,9 +87,7 @@ def test_pieces_do_not_show(
     np.testing.assert_allclose(whole.statistics.sum, pieces.statistics.sum, rtol=1e-12)
 
 
-def test_statistics_are_those_of_the_rows(
-    corpus: "Callable[..., SmallCorpus]", tmp_path: Path
-) -> None:
+def test_statistics_are_those_of_the_rows(corpus: "Corpora", tmp_path: Path) -> None:
     small = corpus(dtype="float16", skip=1)
     statistics = small.write(tmp_path).statistics
     rows = small.activations.double().numpy()
@@ -99,7 +99,7 @@ def test_statistics_are_those_of_the_rows(
 
 
 def test_shards_in_any_order_by_any_writer_give_the_same_cache(
-    corpus: "Callable[..., SmallCorpus]", tmp_path: Path
+    corpus: "Corpora", tmp_path: Path
 ) -> None:
     small = corpus()
     expected = content(small.write(tmp_path / "one").folder)
@@ -108,40 +108,29 @@ def test_shards_in_any_order_by_any_writer_give_the_same_cache(
     assert content(CacheWriter(tmp_path / "other", small.key).finish(3).folder) == expected
 
 
-def test_what_is_done_is_not_done_again(
-    corpus: "Callable[..., SmallCorpus]", tmp_path: Path
-) -> None:
+def test_finished_shards_are_not_claimed_again(corpus: "Corpora", tmp_path: Path) -> None:
     small = corpus()
     writer = CacheWriter(tmp_path, small.key)
-    assert writer.missing(3) == [0, 1, 2]
     write(writer, 1, small.shard(1))
-    assert writer.missing(3) == [0, 2]
-    with writer.claim(1) as shard:
-        assert shard is None
+    assert [claim.index for claim, _ in writer.missing(range(3))] == [0, 2]
+    assert [claim.index for claim, _ in writer.missing(range(3), rank=1, world_size=2)] == []
     assert not writer.finished
-    with pytest.raises(InputError, match=r"shard-00000\.safetensors: not written yet"):
+    with pytest.raises(InputError, match=r"shard-00000\.safetensors: incomplete; rerun harvest"):
         writer.finish(3)
-    write(writer, 0, small.shard(0))
-    write(writer, 2, small.shard(2))
+    for claim, index in writer.missing(range(3)):
+        claim.write(*small.shard(index))
     before = content(writer.finish(3).folder)
     assert writer.finished
-    assert writer.missing(3) == []
-    for index in range(3):
-        with writer.claim(index) as shard:
-            assert shard is None
+    assert list(writer.missing(range(3))) == []
     assert content(writer.finish(3).folder) == before
 
 
-def test_a_cache_without_shards_is_refused(
-    corpus: "Callable[..., SmallCorpus]", tmp_path: Path
-) -> None:
-    with pytest.raises(InputError, match="not written yet"):
+def test_a_cache_without_shards_is_refused(corpus: "Corpora", tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="incomplete; rerun"):
         CacheWriter(tmp_path, corpus().key).finish(0)
 
 
-def test_a_claim_excludes_others_until_it_ends(
-    corpus: "Callable[..., SmallCorpus]", tmp_path: Path
-) -> None:
+def test_a_claim_excludes_others_until_it_ends(corpus: "Corpora", tmp_path: Path) -> None:
     small = corpus()
     one, other = CacheWriter(tmp_path, small.key), CacheWriter(tmp_path, small.key)
     with one.claim(0) as mine:
@@ -157,7 +146,7 @@ def test_a_claim_excludes_others_until_it_ends(
 
 @pytest.mark.parametrize("damage", ["no record", "torn record", "torn shard", "no shard", "other"])
 def test_a_shard_that_is_not_whole_is_written_again(
-    corpus: "Callable[..., SmallCorpus]", tmp_path: Path, damage: str
+    corpus: "Corpora", tmp_path: Path, damage: str
 ) -> None:
     small = corpus()
     expected = content(small.write(tmp_path / "whole").folder)
@@ -177,7 +166,7 @@ def test_a_shard_that_is_not_whole_is_written_again(
         other = corpus(seed=1)
         write(CacheWriter(tmp_path / "other", other.key), 1, other.shard(1))
         record.write_bytes((other.key.folder(tmp_path / "other") / record.name).read_bytes())
-    assert writer.missing(3) == [1]
+    assert [index for index in range(3) if not writer.done(index)] == [1]
     write(writer, 1, small.shard(1))
     assert content(writer.finish(3).folder) == expected
 
@@ -198,14 +187,14 @@ def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
         monkeypatch.setattr(os, name, call)
 
-    for name in ("open", "fsync", "rename", "unlink", "ftruncate"):
+    for name in ("open", "fsync", "replace", "unlink", "close"):
         counted(name)
 
 
 def test_killed_at_every_step_and_continued_the_cache_is_the_same(
-    corpus: "Callable[..., SmallCorpus]", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    corpus: "Corpora", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = corpus(blocks=2, blocks_per_shard=1)
+    small = corpus(contexts=2, contexts_per_shard=1)
     expected = content(small.write(tmp_path / "whole").folder)
     for step in range(1000):
         root = tmp_path / str(step)
@@ -221,22 +210,20 @@ def test_killed_at_every_step_and_continued_the_cache_is_the_same(
             with pytest.raises(InputError, match="no finished cache"):
                 Cache.open(folder)
         assert content(small.write(root).folder) == expected
-    assert 30 < step < 1000
+    assert 25 < step < 1000
 
 
-def test_two_harvests_at_once_do_not_disturb_each_other(
-    corpus: "Callable[..., SmallCorpus]", tmp_path: Path
+def test_several_harvests_at_once_do_not_disturb_each_other(
+    corpus: "Corpora", tmp_path: Path
 ) -> None:
-    small = corpus(blocks=40)
+    small = corpus(contexts=40)
     expected = content(small.write(tmp_path / "one").folder)
     writer = CacheWriter(tmp_path / "both", small.key)
 
     def harvest() -> None:
-        while missing := writer.missing(small.shards):
-            for index in missing:
-                with writer.claim(index) as shard:
-                    if shard is not None:
-                        shard.write(*small.shard(index))
+        while not all(map(writer.done, range(small.shards))):
+            for claim, index in writer.missing(range(small.shards)):
+                claim.write(*small.shard(index))
         writer.finish(small.shards)
 
     children = []
@@ -257,14 +244,14 @@ def test_two_harvests_at_once_do_not_disturb_each_other(
 @pytest.mark.parametrize(
     ("dtype", "value", "message"),
     [
-        ("float16", "inf", "1 of 16 rows hold .* too large for float16 .* bfloat16 or float32"),
-        ("float16", "nan", "1 of 16 rows hold NaN or infinities; check the language model"),
-        ("float32", "-inf", "1 of 16 rows hold NaN or infinities; check the language model"),
-        ("bfloat16", "nan", "1 of 16 rows hold NaN or infinities; check the language model"),
+        ("float16", "inf", "rows hold NaN or infinities; .* above 65504 as bfloat16 or float32"),
+        ("float16", "nan", "rows hold NaN or infinities; check the language model"),
+        ("float32", "-inf", "rows hold NaN or infinities; check the language model"),
+        ("bfloat16", "nan", "rows hold NaN or infinities; check the language model"),
     ],
 )
 def test_nan_and_infinities_are_refused(
-    corpus: "Callable[..., SmallCorpus]", tmp_path: Path, dtype: str, value: str, message: str
+    corpus: "Corpora", tmp_path: Path, dtype: str, value: str, message: str
 ) -> None:
     small = corpus(dtype=dtype)
     writer = CacheWriter(tmp_path, small.key)
@@ -275,10 +262,8 @@ def test_nan_and_infinities_are_refused(
     assert names(writer.folder) == ["harvest.json"]
 
 
-def test_large_but_finite_numbers_are_kept(
-    corpus: "Callable[..., SmallCorpus]", tmp_path: Path
-) -> None:
-    small = corpus(blocks=1)
+def test_large_but_finite_numbers_are_kept(corpus: "Corpora", tmp_path: Path) -> None:
+    small = corpus(contexts=1)
     writer = CacheWriter(tmp_path, small.key)
     activations, *tables = small.shard(0)
     activations[:] = torch.finfo(torch.float32).max
@@ -286,21 +271,15 @@ def test_large_but_finite_numbers_are_kept(
     assert writer.finish(1).statistics.mean_norm > 1e38
 
 
-def test_input_that_does_not_fit_is_refused(
-    corpus: "Callable[..., SmallCorpus]", tmp_path: Path
-) -> None:
+def test_input_that_does_not_fit_is_rejected(corpus: "Corpora", tmp_path: Path) -> None:
     small = corpus()
     activations, tokens, documents, positions = small.shard(0)
-    huge = tokens + 2**31
     for given, message in [
-        ((activations[:-1], tokens, documents, positions), r"shape \(15, 3\) .*expected \(16, 3\)"),
-        ((activations[:, :2], tokens, documents, positions), r"shape \(16, 2\) given"),
-        ((activations.half(), tokens, documents, positions), "torch.float16 given, expected"),
-        ((activations, tokens, documents[:1], positions), r"documents of shape \(1, 8\) given"),
-        ((activations, tokens, documents, positions[:, :7]), r"positions of shape \(2, 7\)"),
-        ((activations, huge, documents, positions), "tokens beyond 32 bits"),
-        ((activations[:0], tokens[:0], documents[:0], positions[:0]), "0 blocks given"),
-        ((activations, *(np.tile(t, (2, 1)) for t in (tokens, tokens, tokens))), "4 blocks given"),
+        ((activations[:-1], tokens, documents, positions), r"\(15, 3\) in .*expected \(16, 3\)"),
+        ((activations.half(), tokens, documents, positions), "in torch.float16 given, expected"),
+        ((activations, tokens, documents[:1], positions), r"documents \(1, 8\)"),
+        ((activations, tokens, documents, positions[:, :7]), r"positions \(2, 7\)"),
+        ((activations[:0], tokens[:0], documents[:0], positions[:0]), "1 to 2 contexts"),
     ]:
         writer = CacheWriter(tmp_path, small.key)
         with pytest.raises(InputError, match=message):
@@ -308,9 +287,7 @@ def test_input_that_does_not_fit_is_refused(
         assert names(writer.folder) == ["harvest.json"]
 
 
-def test_no_space_left_leaves_nothing_torn(
-    corpus: "Callable[..., SmallCorpus]", tmp_path: Path
-) -> None:
+def test_no_space_left_leaves_nothing_torn(corpus: "Corpora", tmp_path: Path) -> None:
     small = corpus()
     child = os.fork()
     if child == 0:
@@ -329,9 +306,9 @@ def test_no_space_left_leaves_nothing_torn(
 
 
 def test_a_disk_that_is_full_at_any_step_is_named_and_leaves_nothing_torn(
-    corpus: "Callable[..., SmallCorpus]", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    corpus: "Corpora", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = corpus(blocks=2, blocks_per_shard=1)
+    small = corpus(contexts=2, contexts_per_shard=1)
     expected = content(small.write(tmp_path / "whole").folder)
     for step in range(1000):
         root = tmp_path / str(step)
@@ -366,21 +343,17 @@ def full_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
         monkeypatch.setattr(os, name, call)
 
-    for name in ("open", "fsync", "rename"):
+    for name in ("open", "fsync", "replace"):
         counted(name)
 
 
-def test_folders_that_cannot_be_made_are_named(
-    corpus: "Callable[..., SmallCorpus]", tmp_path: Path
-) -> None:
+def test_folders_that_cannot_be_made_are_named(corpus: "Corpora", tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(InputError, match=r"file/[0-9a-f]{16}: .*Not a directory.*PALINKA_CACHE"):
         CacheWriter(tmp_path / "file", corpus().key)
 
 
-def test_a_folder_without_permission_is_named(
-    corpus: "Callable[..., SmallCorpus]", tmp_path: Path
-) -> None:
+def test_a_folder_without_permission_is_named(corpus: "Corpora", tmp_path: Path) -> None:
     writer = CacheWriter(tmp_path, corpus().key)
     writer.folder.chmod(0o555)
     child = os.fork()
@@ -399,9 +372,7 @@ def test_a_folder_without_permission_is_named(
     assert names(writer.folder) == []
 
 
-def test_a_writer_that_wrote_nothing_leaves_no_folder(
-    corpus: "Callable[..., SmallCorpus]", tmp_path: Path
-) -> None:
+def test_a_writer_that_wrote_nothing_leaves_no_folder(corpus: "Corpora", tmp_path: Path) -> None:
     small = corpus()
     writer = CacheWriter(tmp_path / "new" / "root", small.key)
     other = CacheWriter(tmp_path / "new" / "root", small.key)
@@ -416,3 +387,181 @@ def test_a_writer_that_wrote_nothing_leaves_no_folder(
     write(other, 0, small.shard(0))
     other.abandon()
     assert names(writer.folder) == ["harvest.json", "shard-00000.json", "shard-00000.safetensors"]
+
+
+def test_a_claimed_cache_is_described_and_being_harvested(
+    corpus: "Corpora", tmp_path: Path
+) -> None:
+    small = corpus()
+    writer = CacheWriter(tmp_path, small.key)
+    assert not is_harvested(writer.folder)
+    for claim, index in writer.missing(range(3)):
+        assert read_description(writer.folder).digest == small.key.digest
+        assert is_harvested(writer.folder)
+        claim.write(*small.shard(index))
+    assert not is_harvested(writer.folder)
+    writer.finish(3)
+    assert names(writer.folder) == [
+        "manifest.json",
+        *(f"shard-0000{i}.safetensors" for i in (0, 1, 2)),
+    ]
+
+
+def test_a_dead_process_holds_no_claim(corpus: "Corpora", tmp_path: Path) -> None:
+    small = corpus()
+    child = os.fork()
+    if child == 0:
+        with CacheWriter(tmp_path, small.key).claim(0):
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    folder = small.key.folder(tmp_path)
+    assert names(folder) == ["harvest.json", "shard-00000.lock"]
+    assert not is_harvested(folder)
+    with CacheWriter(tmp_path, small.key).claim(0) as claim:
+        assert claim is not None
+    assert names(folder) == ["harvest.json"]
+
+
+@pytest.mark.parametrize("damage", ["torn", "empty", "missing", "other kind"])
+def test_a_description_that_is_damaged_is_named(
+    corpus: "Corpora", tmp_path: Path, damage: str
+) -> None:
+    writer = CacheWriter(tmp_path, corpus().key)
+    with writer.claim(0):
+        pass
+    path = writer.folder / "harvest.json"
+    if damage == "missing":
+        path.unlink()
+    elif damage == "other kind":
+        path.write_text('{"format": "palinka-activations", "version": 1}')
+    else:
+        path.write_bytes(path.read_bytes()[:-5] if damage == "torn" else b"")
+    with pytest.raises(InputError, match=r"harvest\.json: "):
+        read_description(writer.folder)
+
+
+LEFTOVERS = [
+    "harvest.json",
+    "harvest.json.tmp",
+    "harvest.lock",
+    "manifest.json.tmp",
+    "shard-00000.json",
+    "shard-00000.lock",
+    "shard-00001.json.tmp",
+    "shard-00002.safetensors.tmp",
+]
+
+
+def test_tidying_removes_what_dead_processes_left_and_nothing_else(cache: Cache) -> None:
+    whole = names(cache.folder)
+    for name in LEFTOVERS:
+        (cache.folder / name).write_text("left")
+    (cache.folder / "notes.tmp").write_text("of a user")
+    tidy(cache.folder)
+    assert names(cache.folder) == sorted([*whole, "notes.tmp"])
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.ENOSPC, "x: no space left; free some or choose another cache folder"),
+        (errno.EROFS, "x: the file system is read-only"),
+        (errno.EACCES, "x: permission denied"),
+        (errno.EIO, "x: the disk reports an input/output error"),
+        (errno.ENOTDIR, "x: Not a directory"),
+    ],
+)
+def test_errors_say_what_to_do(number: int, message: str) -> None:
+    with pytest.raises(InputError, match=message), as_input_error(Path("x")):
+        raise OSError(number, os.strerror(number))
+
+
+_NEW_MOUNTS, _NEW_USER = 0x00020000, 0x10000000
+
+
+_DONE, _FAILED, _NO_MOUNT = 0, 1, 77
+
+
+def mount(*options: str) -> None:
+    subprocess.run(["mount", *options], check=True, capture_output=True)
+
+
+def on_a_small_disk(folder: Path, work: Callable[[], None]) -> None:
+    """Do something in a process that sees an empty file system of 64 kB at `folder`."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("needs Linux to mount a small file system")
+    child = os.fork()
+    if child == 0:
+        status = _FAILED
+        try:
+            flags = _NEW_MOUNTS | (0 if os.geteuid() == 0 else _NEW_USER)
+            try:
+                if ctypes.CDLL(None).unshare(flags):
+                    os._exit(_NO_MOUNT)
+                mount("--make-rprivate", "/")
+                mount("-t", "tmpfs", "-o", "size=64k", "none", str(folder))
+            except (OSError, subprocess.CalledProcessError):
+                os._exit(_NO_MOUNT)
+            work()
+            status = _DONE
+        except BaseException as error:
+            print(repr(error), flush=True)
+        finally:
+            os._exit(status)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status == _NO_MOUNT:
+        pytest.skip("this user may not mount a file system")
+    assert status == _DONE
+
+
+def refused(small: "SmallCorpus", root: Path) -> str:
+    with pytest.raises(InputError) as error:
+        small.write(root)
+    message = str(error.value)
+    assert message.startswith(str(small.key.folder(root)))
+    assert "\n" not in message
+    assert not list(root.glob("*/*.tmp"))
+    return message
+
+
+def test_a_full_disk_is_named_and_the_harvest_goes_on_once_there_is_room(
+    corpus: "Corpora", tmp_path: Path
+) -> None:
+    # Three shards of 8 kB and more.
+    small = corpus(width=128, dtype="float32")
+    expected = content(small.write(tmp_path / "whole").folder)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def work() -> None:
+        ballast = disk / "ballast"
+        ballast.write_bytes(bytes(40 * 1024))
+        assert "no space left; free some or choose another" in refused(small, disk)
+        writer = CacheWriter(disk, small.key)
+        assert [writer.done(index) for index in range(3)].count(True) == 1
+        assert not writer.finished
+        ballast.unlink()
+        assert content(small.write(disk).folder) == expected
+
+    on_a_small_disk(disk, work)
+
+
+def test_a_read_only_disk_is_named_and_its_finished_caches_are_read(
+    corpus: "Corpora", tmp_path: Path
+) -> None:
+    small, other = corpus(), corpus(seed=1)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def work() -> None:
+        whole = small.write(disk)
+        with CacheWriter(disk, other.key).claim(0) as shard:
+            assert shard is not None
+            shard.write(*other.shard(0))
+        mount("-o", "remount,ro", str(disk))
+        assert "the file system is read-only; choose another" in refused(other, disk)
+        Cache.open(whole.folder, small.key, verify_shards=True).read_rows(0, 40)
+        mount("-o", "remount,rw", str(disk))
+        other.write(disk).verify()
+
+    on_a_small_disk(disk, work)

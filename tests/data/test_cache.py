@@ -1,0 +1,369 @@
+import itertools
+import os
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from palinka.data import CacheKey, CacheWriter, Layout
+from palinka.data import cache as reading
+from palinka.data.cache import Cache, check_shards, cut_at, default_cache_dir, joined, read_exactly
+from palinka.data.loader import ActivationLoader
+from palinka.errors import InputError
+
+if TYPE_CHECKING:
+    from conftest import Corpora
+
+
+def shard(cache: Cache, index: int) -> Path:
+    return cache.folder / f"shard-{index:05d}.safetensors"
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("skip", [0, 1])
+def test_every_row_is_there_once_with_its_context(
+    corpus: "Corpora", tmp_path: Path, dtype: str, skip: int
+) -> None:
+    small = corpus(dtype=dtype, skip=skip)
+    cache = small.write(tmp_path)
+    rows = cache.read_rows(0, cache.rows)
+    assert (cache.rows, cache.width, cache.shards) == (5 * (8 - skip), 3, 3)
+    assert rows.dtype == cache.dtype == small.layout.torch_dtype
+    seen = []
+    for number in range(cache.rows):
+        context = cache.context(number)
+        token = int(context.tokens[context.offset])
+        seen.append(token)
+        # Token ids are numbered through, so that each says its block, offset and row.
+        block, offset = divmod(token, 8)
+        assert context.tokens.tolist() == list(range(8 * block, 8 * block + 8))
+        assert (context.offset, context.document, context.position) == (
+            offset,
+            token // 7,
+            token % 7,
+        )
+        expected = small.activations[block * (8 - skip) + offset - skip]
+        assert torch.equal(rows[number], expected)
+    assert sorted(seen) == [token for token in range(40) if token % 8 >= skip]
+
+
+@pytest.mark.parametrize("skip", [0, 1])
+def test_contexts_come_whole_and_in_the_order_of_the_text(
+    corpus: "Corpora", tmp_path: Path, skip: int
+) -> None:
+    blocks = list(corpus(skip=skip).write(tmp_path).contexts())
+    tokens = np.arange(40).reshape(5, 8)
+    assert [block.tokens.tolist() for block in blocks] == tokens.tolist()
+    assert [block.documents.tolist() for block in blocks] == (tokens // 7).tolist()
+    assert [block.positions.tolist() for block in blocks] == (tokens % 7).tolist()
+    assert blocks[0].tokens.dtype == np.int64
+
+
+def test_rows_are_shuffled_by_token_within_shards(corpus: "Corpora", tmp_path: Path) -> None:
+    cache = corpus(contexts=64, contexts_per_shard=32).write(tmp_path)
+    tokens = cache.read_rows(0, cache.rows)[:, 0]
+    assert tokens[:256].max() < 256 <= tokens[256:].min()
+    blocks = (tokens // 8).int()
+    # In any order, 255 neighbors of 31 blocks; in the order of the text, 224 of 255 are alike.
+    assert (blocks[1:256] == blocks[:255]).sum() < 30
+
+
+def test_rows_can_be_read_in_any_pieces(cache: Cache) -> None:
+    rows = cache.read_rows(0, 40)
+    assert torch.equal(cache.read_rows(14, 34), rows[14:34])
+    assert cache.read_rows(7, 7).shape == (0, 3)
+    numbers = np.array([39, 0, 15, 16, 17, 3, 3])
+    assert torch.equal(cache.read(numbers), rows[torch.from_numpy(numbers)])
+    assert cache.read(np.array([], np.int64)).shape == (0, 3)
+
+
+@pytest.mark.parametrize("bounds", [(-1, 3), (0, 41)])
+def test_rows_that_do_not_exist_are_refused(cache: Cache, bounds: tuple[int, int]) -> None:
+    with pytest.raises(InputError, match="which has rows 0 to 39"):
+        cache.read_rows(*bounds)
+    for row in (-1, 40):
+        with pytest.raises(InputError, match=f"row {row} asked of .* rows 0 to 39"):
+            cache.context(row)
+
+
+def test_few_files_are_open_at_once(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "_MAX_OPEN", 2)
+    before = len(list(Path("/dev/fd").iterdir()))
+    reader = cache.reader()
+    out = torch.empty(4, 3)
+    for _ in range(3):
+        for first in (0, 14, 32, 38):
+            reader.read_into(out, np.array([[first, min(40, first + 4)]]))
+            if first == 0:
+                assert torch.equal(out, cache.read_rows(0, 4))
+    assert len(list(Path("/dev/fd").iterdir())) <= before + 2
+    reader.close()
+    assert len(list(Path("/dev/fd").iterdir())) == before
+
+
+def test_runs_are_short_where_contexts_are_long(corpus: "Corpora", tmp_path: Path) -> None:
+    many = corpus(contexts=2048, contexts_per_shard=2048, width=1, context_length=8).write(tmp_path)
+    # 16,384 rows: 1,024 runs of 16, and 1 + 0.1 * 16383 / 7 = 235 would be mixed well enough.
+    assert many.run_rows == 16
+    long = corpus(contexts=32, contexts_per_shard=32, width=1, context_length=512).write(tmp_path)
+    # 1 + 0.1 * 16383 / 511 = 4.2
+    assert long.run_rows == 4
+    assert corpus().write(tmp_path).run_rows == 1
+
+
+def test_a_folder_without_manifest_is_no_cache(cache: Cache) -> None:
+    assert Cache.exists(cache.folder)
+    (cache.folder / "manifest.json").unlink()
+    assert not Cache.exists(cache.folder)
+    with pytest.raises(InputError, match=r"no finished cache \(no manifest.json\); harvest it"):
+        Cache.open(cache.folder)
+
+
+def test_another_key_is_refused(cache: Cache, corpus: "Corpora") -> None:
+    assert Cache.open(cache.folder, corpus().key).identity == corpus().key.digest
+    with pytest.raises(InputError, match="a cache of other settings"):
+        Cache.open(cache.folder, corpus(seed=1).key)
+
+
+def test_a_cache_may_be_moved(cache: Cache, tmp_path: Path) -> None:
+    moved = cache.folder.rename(tmp_path / "elsewhere")
+    Cache.open(moved).verify()
+
+
+def test_missing_shards_are_all_named(cache: Cache) -> None:
+    shard(cache, 0).unlink()
+    shard(cache, 2).unlink()
+    with pytest.raises(
+        InputError, match=r"shard-00000\.safetensors: not found.*shard-00002\.safetensors: not"
+    ):
+        Cache.open(cache.folder)
+
+
+@pytest.mark.parametrize("change", [-1, 1])
+def test_a_wrong_size_is_named(cache: Cache, change: int) -> None:
+    size = shard(cache, 1).stat().st_size
+    os.truncate(shard(cache, 1), size + change)
+    with pytest.raises(
+        InputError, match=rf"shard-00001\.safetensors: {size + change} bytes, expected {size}"
+    ):
+        Cache.open(cache.folder)
+
+
+def test_shards_that_changed_places_are_noticed(cache: Cache, tmp_path: Path) -> None:
+    shard(cache, 0).rename(tmp_path / "zero")
+    shard(cache, 1).rename(shard(cache, 0))
+    (tmp_path / "zero").rename(shard(cache, 1))
+    with pytest.raises(InputError, match=r"shard-00000\.safetensors: its header is damaged"):
+        Cache.open(cache.folder)
+
+
+def test_verify_names_every_damaged_shard(cache: Cache) -> None:
+    cache.verify()
+    for index in (0, 2):
+        with shard(cache, index).open("r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            last = file.read(1)[0]
+            file.seek(-1, os.SEEK_END)
+            file.write(bytes([last ^ 1]))
+    opened = Cache.open(cache.folder)
+    with pytest.raises(
+        InputError, match=r"does not match in shard-00000\.safetensors, shard-00002\.safetensors;"
+    ):
+        opened.verify()
+
+
+def test_a_shard_that_vanishes_later_is_named(cache: Cache) -> None:
+    shard(cache, 1).unlink()
+    with pytest.raises(InputError, match=r"shard-00001\.safetensors: not found"):
+        cache.read_rows(0, 40)
+    with pytest.raises(InputError, match=r"shard-00001\.safetensors: not found"):
+        cache.context(20)
+
+
+def test_a_shard_that_is_cut_while_open_is_named(cache: Cache) -> None:
+    reader = cache.reader()
+    out = torch.empty(16, 3)
+    reader.read_into(out[:1], np.array([[0, 1]]))
+    os.truncate(shard(cache, 0), shard(cache, 0).stat().st_size - 1)
+    with pytest.raises(InputError, match=r"shard-00000\.safetensors: ended early"):
+        reader.read_into(out, np.array([[0, 16]]))
+    reader.close()
+
+
+def flip(path: Path, place: int = -1, bit: int = 0) -> None:
+    """Change one bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1 << bit
+    path.write_bytes(content)
+
+
+@pytest.fixture
+def compared(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The shards that are compared, call by call."""
+    calls: list[list[int]] = []
+
+    def counted(folder: Path, expected: Any) -> None:
+        calls.append(sorted(shape.index for shape in expected))
+        check_shards(folder, expected)
+
+    monkeypatch.setattr(reading, "check_shards", counted)
+    return calls
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_every_kind_of_damage_is_named_however_many_threads_there_are(
+    corpus: "Corpora",
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    threads: int,
+) -> None:
+    cache = corpus(contexts=40).write(tmp_path)
+    monkeypatch.setattr(reading, "_MAX_THREADS", threads)
+    cache.verify()
+    for index in (17, 3, 9):
+        flip(shard(cache, index), -random.Random(index).randrange(1, 300))
+    shard(cache, 12).unlink()
+    shard(cache, 5).write_bytes(b"short")
+    with pytest.raises(InputError) as error:
+        cache.verify()
+    message = str(error.value)
+    assert "\n" not in message
+    damaged = ", ".join(f"shard-{index:05d}.safetensors" for index in (3, 9, 17))
+    assert f"{cache.folder}: damaged, the checksum does not match in {damaged}; remove" in message
+    assert f"{shard(cache, 12)}: not found" in message
+    assert f"{shard(cache, 5)}: 5 bytes, expected" in message
+    assert message.count("shard-") == 5
+
+
+def test_a_shard_is_compared_once_when_it_is_first_read(
+    cache: Cache, compared: list[list[int]]
+) -> None:
+    opened = Cache.open(cache.folder, verify_shards=True)
+    opened.read_rows(0, 0)
+    opened.read_rows(0, 16)
+    assert compared[-1:] == [[0]]
+    opened.read_rows(3, 17)
+    assert compared[-1:] == [[1]]
+    rows = opened.read_rows(0, 40)
+    assert compared[-1:] == [[2]]
+    assert torch.equal(rows, cache.read_rows(0, 40))
+    before = len(compared)
+    opened.read_rows(0, 40)
+    cache.read_rows(0, 40)
+    assert len(compared) == before
+
+
+def test_a_damaged_shard_is_refused_only_once_rows_are_read_from_it(cache: Cache) -> None:
+    flip(shard(cache, 1))
+    Cache.open(cache.folder).read_rows(0, 40)
+    opened = Cache.open(cache.folder, verify_shards=True)
+    opened.read_rows(0, 16)
+    for _ in range(2):
+        with pytest.raises(
+            InputError, match=r"the checksum does not match in shard-00001\.safetensors;"
+        ):
+            opened.read_rows(10, 40)
+
+
+def test_the_loader_compares_each_shard_once_in_all_its_epochs_and_resumes_alike(
+    cache: Cache, compared: list[list[int]]
+) -> None:
+    plain = ActivationLoader(cache, 3, seed=5)
+    checking = ActivationLoader(Cache.open(cache.folder, verify_shards=True), 3, seed=5)
+    for _ in range(3):
+        assert all(map(torch.equal, plain, checking))
+        assert checking.state_dict() == plain.state_dict()
+    assert sorted(index for call in compared for index in call) == [0, 1, 2]
+
+    running = iter(plain)
+    for _ in range(4):
+        next(running)
+    resumed = ActivationLoader(Cache.open(cache.folder, verify_shards=True), 3, seed=5)
+    resumed.load_state_dict(plain.state_dict())
+    assert all(map(torch.equal, running, resumed))
+
+
+def test_the_loader_hands_out_what_comes_before_a_damaged_shard(cache: Cache) -> None:
+    flip(shard(cache, 2))
+    loader = ActivationLoader(
+        Cache.open(cache.folder, verify_shards=True), 2, shuffle=False, prefetch=1
+    )
+    served: list[torch.Tensor] = []
+    with pytest.raises(InputError, match=r"does not match in shard-00002\.safetensors;"):
+        served.extend(loader)
+    assert torch.equal(torch.cat(served), cache.read_rows(0, 32))
+    assert loader.state_dict()["samples_seen"] == 32
+
+
+def test_the_environment_or_the_home_folder_says_where_caches_lie(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PALINKA_CACHE", str(tmp_path))
+    assert default_cache_dir() == tmp_path
+    monkeypatch.setenv("HOME", "/home/someone")
+    for unset in ("", None):
+        if unset is None:
+            monkeypatch.delenv("PALINKA_CACHE")
+        else:
+            monkeypatch.setenv("PALINKA_CACHE", unset)
+        assert default_cache_dir() == Path("/home/someone/.cache/palinka/activations")
+
+
+def test_without_a_home_folder_the_answer_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("PALINKA_CACHE", raising=False)
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    with pytest.raises(InputError, match="set PALINKA_CACHE"):
+        default_cache_dir()
+
+
+def test_a_folder_that_cannot_be_made_is_named_with_what_to_set() -> None:
+    layout = Layout(width=3, dtype="float32", context_length=8, contexts_per_shard=2)
+    with pytest.raises(InputError, match=r"^/proc/nowhere/\w+: .* set PALINKA_CACHE"):
+        CacheWriter(Path("/proc/nowhere"), CacheKey(layout, {"split": "train"}))
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(1, 5)), max_size=10))
+def test_joined_runs_hold_the_same_rows(pairs: list[tuple[int, int]]) -> None:
+    runs = np.array([(first, first + length) for first, length in pairs], np.int64).reshape(-1, 2)
+    joint = joined(runs)
+    assert [row for run in joint for row in range(*run)] == [
+        row for run in runs for row in range(*run)
+    ]
+    assert all(one[1] != other[0] for one, other in itertools.pairwise(joint))
+
+
+@given(
+    st.lists(st.integers(1, 4), min_size=1, max_size=5),
+    st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), max_size=10),
+)
+def test_pieces_hold_the_same_rows_each_in_one_shard(
+    lengths: list[int], pairs: list[tuple[int, int]]
+) -> None:
+    borders = np.cumsum([0, *lengths])
+    runs = np.minimum(np.sort(np.array(pairs, np.int64).reshape(-1, 2), axis=1), borders[-1])
+    shards, starts, counts = cut_at(borders, runs)
+    assert [
+        row for start, n in zip(starts, counts, strict=True) for row in range(start, start + n)
+    ] == [row for run in runs for row in range(*run)]
+    assert (counts > 0).all()
+    assert (borders[shards] <= starts).all()
+    assert (starts + counts <= borders[shards + 1]).all()
+
+
+def test_short_reads_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(range(100)))
+    preadv = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda fd, to, at: preadv(fd, [to[0][:7]], at))
+    target = bytearray(90)
+    with path.open("rb", buffering=0) as file:
+        read_exactly(file, memoryview(target), 10, path)
+    assert target == bytes(range(10, 100))

@@ -1,0 +1,363 @@
+import hashlib
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from palinka.assets import mini_sample_file
+from palinka.data import BundledSample, Document, HuggingFaceDataset, Passage, TextFiles
+from palinka.data.corpora import content_hash
+from palinka.errors import InputError
+
+
+def test_a_document_is_text_or_tokens() -> None:
+    assert Document("a", text="").text == ""
+    assert Document("a", tokens=np.zeros(0, dtype=np.int64)).text is None
+    with pytest.raises(ValueError, match="either text or tokens"):
+        Document("a")
+    with pytest.raises(ValueError, match="either text or tokens"):
+        Document("a", text="a", tokens=np.zeros(1, dtype=np.int64))
+
+
+def test_depends_on_names_and_bytes_alone(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.write_bytes(b"content")
+    two.write_bytes(b"content")
+    assert content_hash([("a", one)]) == content_hash([("a", two)])
+    assert content_hash([("a", one)]) != content_hash([("b", one)])
+    assert content_hash([("a", one)]) != content_hash([("a", one), ("a", one)])
+    # As it was before byte order marks were skipped: caches keep their keys.
+    known = hashlib.sha256(b"a\0" + hashlib.sha256(b"content").digest()).hexdigest()
+    assert content_hash([("a", one)]) == known
+    two.write_bytes(b"\xef\xbb\xbfcontent")
+    assert content_hash([("a", two)]) == known
+    two.write_bytes(b"other")
+    assert content_hash([("a", one)]) != content_hash([("a", two)])
+
+
+def test_names_the_file_that_is_gone(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="gone cannot be read"):
+        content_hash([("gone", tmp_path / "gone")])
+
+
+def test_documents_are_all_tokens_of_the_file_in_order() -> None:
+    documents = list(BundledSample().documents())
+    sample = load_file(mini_sample_file())
+    assert len(documents) == len(sample["offsets"]) - 1
+    tokens = [document.tokens for document in documents if document.tokens is not None]
+    assert len(tokens) == len(documents)
+    assert {array.dtype for array in tokens} == {np.dtype(np.int64)}
+    np.testing.assert_array_equal(np.concatenate(tokens), sample["tokens"])
+    assert len({document.name for document in documents}) == len(documents)
+
+
+def test_the_fingerprint_of_the_sample_is_stable() -> None:
+    assert BundledSample().fingerprint() == BundledSample().fingerprint()
+
+
+def test_a_passage_is_one_document() -> None:
+    (document,) = Passage("I saw him.").documents()
+    assert document.text == "I saw him."
+    (marked,) = Passage("\ufeffI saw him.").documents()
+    assert marked == document
+
+
+def test_the_fingerprint_of_a_passage_is_that_of_its_text() -> None:
+    assert Passage("a").fingerprint() == Passage("a").fingerprint()
+    assert Passage("a").fingerprint() != Passage("b").fingerprint()
+
+
+@pytest.mark.parametrize("text", ["", " \n\t", "\ufeff\n"])
+def test_an_empty_passage_is_rejected(text: str) -> None:
+    with pytest.raises(InputError, match="the passage is empty; give"):
+        Passage(text)
+
+
+@pytest.fixture
+def books(tmp_path: Path) -> Path:
+    books = tmp_path / "books"
+    (books / "more").mkdir(parents=True)
+    (books / "b.txt").write_text("Beta € ß", encoding="utf-8")
+    (books / "a.txt").write_bytes(b"Alpha\r\nline")
+    (books / "more" / "c.txt").write_text("Gamma")
+    (books / "notes.md").write_text("Markdown")
+    (books / "empty.txt").write_text(" \n")
+    return books
+
+
+def names_and_texts(corpus: TextFiles) -> list[tuple[str, str | None]]:
+    return [(document.name, document.text) for document in corpus.documents()]
+
+
+def test_reads_the_files_of_a_folder_sorted_by_name(books: Path) -> None:
+    assert names_and_texts(TextFiles(books)) == [
+        ("a.txt", "Alpha\nline"),
+        ("b.txt", "Beta € ß"),
+        ("more/c.txt", "Gamma"),
+    ]
+
+
+def test_takes_what_the_pattern_matches(books: Path) -> None:
+    assert names_and_texts(TextFiles(str(books), "*.md")) == [("notes.md", "Markdown")]
+
+
+def test_reads_one_file(books: Path) -> None:
+    assert names_and_texts(TextFiles(books / "notes.md")) == [("notes.md", "Markdown")]
+
+
+def test_takes_the_start_of_each_file_only(books: Path) -> None:
+    texts = [text for _, text in names_and_texts(TextFiles(books, max_document_characters=3))]
+    assert texts == ["Alp", "Bet", "Gam"]
+
+
+def test_decodes_with_the_encoding(tmp_path: Path) -> None:
+    file = tmp_path / "old.txt"
+    file.write_bytes("Straße".encode("latin-1"))
+    assert names_and_texts(TextFiles(file, encoding="latin-1")) == [("old.txt", "Straße")]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "UTF8", "latin-1"])
+def test_a_byte_order_mark_of_a_file_is_not_text(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.txt").write_bytes(b"The\xc3\xa9")
+    plain = TextFiles(tmp_path, encoding=encoding)
+    expected, key = names_and_texts(plain), plain.fingerprint()
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfThe\xc3\xa9")
+    assert names_and_texts(plain) == expected
+    # The same text has the same rows; what was harvested with the mark has another key.
+    assert plain.fingerprint() == key
+    assert names_and_texts(TextFiles(tmp_path, max_document_characters=3)) == [("a.txt", "The")]
+    (tmp_path / "b.txt").write_bytes(b"\xef\xbb\xbf\n")
+    assert names_and_texts(plain) == expected
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf")
+    with pytest.raises(InputError, match="is empty"):
+        list(plain.documents())
+
+
+def test_fingerprint_is_that_of_the_content(books: Path, tmp_path: Path) -> None:
+    original = TextFiles(books).fingerprint()
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(books, copy)
+    assert TextFiles(copy).fingerprint() == original
+    # What the pattern leaves out does not count.
+    (copy / "notes.md").write_text("changed")
+    assert TextFiles(copy).fingerprint() == original
+    (copy / "b.txt").rename(copy / "z.txt")
+    assert TextFiles(copy).fingerprint() != original
+    (copy / "z.txt").rename(copy / "b.txt")
+    (copy / "a.txt").write_bytes(b"Alpha\r\nlime")
+    assert TextFiles(copy).fingerprint() != original
+    assert TextFiles(books, max_document_characters=3).fingerprint() != original
+    assert TextFiles(books, encoding="latin-1").fingerprint() != original
+
+
+def test_refuses_a_path_that_is_not_there(tmp_path: Path) -> None:
+    corpus = TextFiles(tmp_path / "missing")
+    with pytest.raises(InputError, match=r"there is no file or folder .*missing; give"):
+        next(corpus.documents())
+    with pytest.raises(InputError, match="there is no file or folder"):
+        corpus.fingerprint()
+
+
+def test_refuses_a_folder_without_a_matching_file(books: Path) -> None:
+    with pytest.raises(InputError, match=r"no file in .*books matches '\*\.rst'"):
+        next(TextFiles(books, "*.rst").documents())
+
+
+@pytest.mark.parametrize("pattern", ["", "/absolute/*.txt"])
+def test_refuses_what_is_no_pattern(books: Path, pattern: str) -> None:
+    with pytest.raises(InputError, match="is no glob pattern"):
+        next(TextFiles(books, pattern).documents())
+
+
+def test_refuses_files_that_are_all_empty(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("")
+    (tmp_path / "b.txt").write_text("  \n")
+    with pytest.raises(InputError, match=r"every text file in .* is empty"):
+        list(TextFiles(tmp_path).documents())
+
+
+def test_names_the_file_that_is_not_utf8(books: Path) -> None:
+    (books / "b.txt").write_bytes(b"Stra\xdfe")
+    with pytest.raises(InputError, match=r"b\.txt is not utf-8 \(byte 4 cannot be decoded\)"):
+        list(TextFiles(books).documents())
+
+
+def test_refuses_an_encoding_that_does_not_exist(books: Path) -> None:
+    with pytest.raises(InputError, match="there is no encoding 'utf-9'"):
+        list(TextFiles(books, encoding="utf-9").documents())
+
+
+@pytest.mark.parametrize("encoding", ["hex", "undefined", "a\0b"])
+def test_refuses_an_encoding_that_is_not_one_of_text(books: Path, encoding: str) -> None:
+    with pytest.raises(InputError, match="there is no encoding"):
+        list(TextFiles(books, encoding=encoding).documents())
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_names_the_file_that_cannot_be_read(books: Path) -> None:
+    (books / "b.txt").chmod(0)
+    with pytest.raises(InputError, match=r"b\.txt cannot be read: Permission denied"):
+        list(TextFiles(books).documents())
+    with pytest.raises(InputError, match=r"b\.txt cannot be read"):
+        TextFiles(books).fingerprint()
+
+
+def test_refuses_a_limit_below_one(books: Path) -> None:
+    with pytest.raises(InputError, match="max_document_characters is 0; expected at least 1"):
+        TextFiles(books, max_document_characters=0)
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture(scope="module")
+def datasets() -> Any:
+    return pytest.importorskip("datasets", reason="the extra palinka[datasets] is not installed")
+
+
+@pytest.fixture
+def dataset(tmp_path: Path, datasets: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    rows = [{"body": f"Document {i}.", "year": 1900 + i} for i in range(5)]
+    rows[2]["body"] = " "
+    rows[3]["body"] = None
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return data
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_reads_the_rows_in_order(dataset: Path, streaming: bool) -> None:
+    corpus = HuggingFaceDataset(str(dataset), text_field="body", streaming=streaming)
+    found = [(document.name, document.text) for document in corpus.documents()]
+    assert found == [("row 0", "Document 0."), ("row 1", "Document 1."), ("row 4", "Document 4.")]
+
+
+def test_fingerprint_of_a_folder_is_that_of_its_content(dataset: Path, tmp_path: Path) -> None:
+    original = HuggingFaceDataset(str(dataset), text_field="body").fingerprint()
+    copy = tmp_path / "copy"
+    shutil.copytree(dataset, copy)
+    assert HuggingFaceDataset(str(copy), text_field="body").fingerprint() == original
+    assert HuggingFaceDataset(str(copy), text_field="year").fingerprint() != original
+    assert HuggingFaceDataset(str(copy), split="test").fingerprint() != original
+    (copy / "train.jsonl").write_text('{"body": "other"}\n')
+    assert HuggingFaceDataset(str(copy), text_field="body").fingerprint() != original
+
+
+def test_a_branch_is_pinned_to_its_commit(datasets: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    def dataset_info(_: object, path: str, revision: str | None) -> SimpleNamespace:
+        asked.append((path, revision))
+        return SimpleNamespace(sha=COMMIT)
+
+    def load_dataset(path: str, **options: object) -> Any:
+        assert path == "somebody/books"
+        assert options["revision"] == COMMIT
+        assert options["name"] == "english"
+        return datasets.Dataset.from_list([{"text": "Hello."}])
+
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", dataset_info)
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    corpus = HuggingFaceDataset("somebody/books", "english", revision="main")
+    assert [document.text for document in corpus.documents()] == ["Hello."]
+    assert corpus.fingerprint()["commit"] == COMMIT
+    assert corpus.fingerprint()["path"] == "somebody/books"
+    assert asked == [("somebody/books", "main")]
+
+
+def test_a_commit_is_taken_at_its_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("huggingface_hub.HfApi.dataset_info")
+    corpus = HuggingFaceDataset("somebody/books", revision=COMMIT)
+    assert corpus.fingerprint()["commit"] == COMMIT
+
+
+@pytest.mark.parametrize("path", ["nobody/nothing", "json", "not/a/name"])
+def test_refuses_what_is_neither_a_folder_nor_on_the_hub(
+    path: str, datasets: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise ConnectionError("no network\nand more lines")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", unreachable)
+    corpus = HuggingFaceDataset(path)
+    with pytest.raises(InputError, match=f"'{path}' is neither a folder nor .*no network") as info:
+        next(corpus.documents())
+    assert "\n" not in str(info.value)
+    with pytest.raises(InputError, match="is neither a folder nor"):
+        corpus.fingerprint()
+
+
+def test_refuses_a_split_or_configuration_that_is_not_there(dataset: Path) -> None:
+    with pytest.raises(InputError, match=r"split test\) cannot be loaded: .*train"):
+        next(HuggingFaceDataset(str(dataset), split="test").documents())
+    with pytest.raises(InputError, match=r"name polish, split train\) cannot be loaded"):
+        next(HuggingFaceDataset(str(dataset), name="polish").documents())
+
+
+def test_lists_the_columns_if_the_text_column_is_not_there(dataset: Path) -> None:
+    with pytest.raises(InputError, match="no column 'text'; text_field may be one of body, year"):
+        next(HuggingFaceDataset(str(dataset)).documents())
+
+
+def test_refuses_a_column_of_numbers(dataset: Path) -> None:
+    with pytest.raises(InputError, match=r"row 0 of .* holds int in column 'year'; expected text"):
+        next(HuggingFaceDataset(str(dataset), text_field="year").documents())
+
+
+def test_says_how_to_install_the_extra(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(InputError, match=r"pip install palinka\[datasets\]"):
+        next(HuggingFaceDataset(str(dataset)).documents())
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_a_byte_order_mark_in_a_data_set_is_not_text(dataset: Path, streaming: bool) -> None:
+    (dataset / "train.jsonl").unlink()
+    corpus = HuggingFaceDataset(str(dataset), streaming=streaming)
+    for name in ("a.txt", "b.txt"):
+        (dataset / name).write_bytes(b"The\nend")
+    expected, key = [document.text for document in corpus.documents()], corpus.fingerprint()
+    for name in ("a.txt", "b.txt"):
+        (dataset / name).write_bytes(b"\xef\xbb\xbfThe\nend")
+    marked = HuggingFaceDataset(str(dataset), streaming=streaming)
+    assert [document.text for document in marked.documents()] == expected == ["The", "end"] * 2
+    assert marked.fingerprint() == key
+    (dataset / "a.txt").unlink()
+    (dataset / "b.txt").write_bytes(b"\xef\xbb\xbf")
+    assert list(HuggingFaceDataset(str(dataset), streaming=streaming).documents()) == []
+
+
+GOOD = b'{"text": "one"}\n{"text": "two"}\n'
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ({"a.jsonl": GOOD + b'{"text": "thr'}, "JSON parse error"),
+        ({"a.jsonl": GOOD, "b.jsonl": b'{"body": "three"}\n'}, "column names don't match"),
+        ({"a.jsonl": b"5\n6\n"}, "JSON parse error"),
+        ({"a.jsonl": b""}, "a file has no rows"),
+        ({"a.csv": b""}, "No columns to parse"),
+        ({"a.txt": b"The\n\xff"}, "can't decode byte 0xff"),
+    ],
+    ids=["broken", "heterogeneous", "no objects", "empty", "empty CSV", "no UTF-8"],
+)
+def test_broken_files_give_one_line(
+    dataset: Path, files: dict[str, bytes], reason: str, streaming: bool
+) -> None:
+    (dataset / "train.jsonl").unlink()
+    for name, content in files.items():
+        (dataset / name).write_bytes(content)
+    with pytest.raises(InputError, match=reason) as error:
+        list(HuggingFaceDataset(str(dataset), streaming=streaming).documents())
+    assert "\n" not in str(error.value)

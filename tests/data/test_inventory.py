@@ -1,0 +1,161 @@
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from palinka.data.cache import Cache
+from palinka.data.inventory import StoredCache, remove_cache, stored_caches
+from palinka.data.writer import CacheWriter
+from palinka.errors import InputError
+
+if TYPE_CHECKING:
+    from conftest import Corpora, SmallCorpus
+
+
+def only(root: Path) -> StoredCache:
+    (found,) = stored_caches(root)
+    return found
+
+
+def test_a_complete_cache(cache: Cache) -> None:
+    found = only(cache.folder.parent)
+    size = sum(path.stat().st_size for path in cache.folder.iterdir())
+    assert found == StoredCache(cache.folder, "complete", found.key, 40, size)
+    assert found.key is not None
+    assert found.key.digest == cache.key.digest
+
+
+def test_a_cache_that_is_being_harvested_and_one_that_was_left(
+    corpus: "Corpora", tmp_path: Path
+) -> None:
+    small = corpus()
+    writer = CacheWriter(tmp_path, small.key)
+    for index in (0, 2):
+        with writer.claim(index) as shard:
+            assert shard is not None
+            shard.write(*small.shard(index))
+    with writer.claim(1):
+        found = only(tmp_path)
+    # Shards of two contexts and of one, of eight rows each.
+    assert (found.state, found.rows, found.problem) == ("harvesting", 24, "")
+    assert found.key is not None
+    assert found.key.settings == small.key.settings
+    assert only(tmp_path).state == "incomplete"
+    (writer.folder / "shard-00002.safetensors").write_bytes(b"torn")
+    assert only(tmp_path).rows == 16
+    (writer.folder / "harvest.json").write_text("{}")
+    found = only(tmp_path)
+    assert (found.state, found.key, found.rows) == ("incomplete", None, None)
+    assert "harvest.json: damaged" in found.problem
+    (writer.folder / "harvest.json").unlink()
+    assert "harvest.json: not found" in only(tmp_path).problem
+
+
+@pytest.mark.parametrize("damage", ["no shard", "cut", "manifest"])
+def test_a_damaged_cache_is_named(cache: Cache, damage: str) -> None:
+    shard, manifest = cache.folder / "shard-00001.safetensors", cache.folder / "manifest.json"
+    if damage == "no shard":
+        shard.unlink()
+    elif damage == "cut":
+        os.truncate(shard, 100)
+    else:
+        manifest.write_bytes(manifest.read_bytes()[:-3])
+    found = only(cache.folder.parent)
+    assert (found.state, found.key, found.rows) == ("damaged", None, None)
+    assert ("manifest.json" if damage == "manifest" else "shard-00001") in found.problem
+    assert "\n" not in found.problem
+
+
+def test_what_is_no_cache_is_named_and_not_followed(cache: Cache, tmp_path: Path) -> None:
+    root = tmp_path / "others"
+    (root / "a folder" / "below").mkdir(parents=True)
+    (root / "a folder" / "notes.txt").write_text("of a user")
+    (root / "file").write_text("")
+    (root / "link").symlink_to(cache.folder)
+    found = stored_caches(root)
+    assert [path.name for path in sorted(root.iterdir())] == [c.path.name for c in found]
+    assert {(c.state, c.key, c.rows, c.bytes) for c in found} == {("no cache", None, None, 0)}
+    assert all(c.problem.startswith(str(c.path)) for c in found)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="none: not found"):
+        stored_caches(tmp_path / "none")
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def begun(root: Path, small: "SmallCorpus") -> CacheWriter:
+    """A writer that has written one shard."""
+    writer = CacheWriter(root, small.key)
+    with writer.claim(0) as shard:
+        assert shard is not None
+        shard.write(*small.shard(0))
+    return writer
+
+
+def test_a_cache_goes_with_its_folder(cache: Cache) -> None:
+    size = sum(path.stat().st_size for path in cache.folder.iterdir())
+    removed = remove_cache(cache.folder)
+    assert (removed.bytes, removed.left) == (size, ())
+    assert not cache.folder.exists()
+    assert cache.folder.parent.is_dir()
+
+
+def test_other_files_in_its_folder_stay(cache: Cache) -> None:
+    (cache.folder / "notes.txt").write_text("of a user")
+    (cache.folder / "shard-00008.json").mkdir()
+    left = ("notes.txt", "shard-00008.json")
+    assert remove_cache(cache.folder).left == left
+    assert sorted(path.name for path in cache.folder.iterdir()) == list(left)
+
+
+def test_one_that_is_being_harvested_is_kept(corpus: "Corpora", tmp_path: Path) -> None:
+    writer = begun(tmp_path, corpus())
+    with writer.claim(1):
+        before = content(writer.folder)
+        with pytest.raises(InputError, match="in use by a running harvest; stop it first"):
+            remove_cache(writer.folder)
+        assert content(writer.folder) == before
+    assert remove_cache(writer.folder).left == ()
+    assert not writer.folder.exists()
+
+
+def killed_after(count: int) -> Callable[..., None]:
+    """Removes so many files, and kills its process instead of removing one more."""
+    calls = iter(range(count))
+    unlink = os.unlink
+
+    def counted(*args: object, **kwargs: object) -> None:
+        if next(calls, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        unlink(*args, **kwargs)  # type: ignore[arg-type]
+
+    return counted
+
+
+def test_killed_at_any_step_it_never_leaves_half_a_cache_with_a_manifest(
+    corpus: "Corpora", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = corpus()
+    expected = content(small.write(tmp_path / "whole").folder)
+    for step in range(100):
+        folder = small.write(tmp_path / str(step)).folder
+        child = os.fork()
+        if child == 0:
+            monkeypatch.setattr(os, "unlink", killed_after(step))
+            remove_cache(folder)
+            os._exit(0)
+        if os.waitpid(child, 0)[1] == 0:
+            break
+        if Cache.exists(folder):
+            Cache.open(folder).verify()
+        # Whoever needs it next has it whole again.
+        assert content(small.write(folder.parent).folder) == expected
+    assert step == 4
+    assert not folder.exists()

@@ -1,0 +1,243 @@
+import math
+from typing import Any, get_args
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from palinka.data import (
+    CorrelatedData,
+    HierarchicalData,
+    SyntheticData,
+    families,
+    grouped_correlation,
+    mean_max_cosine,
+)
+from palinka.data import synthetic as recovery
+from palinka.data.synthetic import Amplitude
+from palinka.errors import InputError
+
+
+def test_rows_are_combinations_of_the_directions() -> None:
+    data = SyntheticData(features=30, width=12, active=3)
+    x, latents = data.sample(50, seed=1)
+    assert data.directions.shape == (30, 12)
+    torch.testing.assert_close(data.directions.norm(dim=1), torch.ones(30))
+    assert x.dtype == latents.dtype == torch.float32
+    for row, strengths in zip(x, latents, strict=True):
+        by_hand = torch.zeros(12)
+        for strength, direction in zip(strengths, data.directions, strict=True):
+            by_hand += strength * direction
+        torch.testing.assert_close(row, by_hand)
+
+
+@pytest.mark.parametrize("amplitude", get_args(Amplitude))
+def test_as_many_are_active_as_asked_with_a_mean_amplitude_of_one(amplitude: Amplitude) -> None:
+    data = SyntheticData(features=20, width=8, active=3.5, amplitude=amplitude)
+    latents = data.sample(20_000, seed=0).latents
+    active = latents > 0
+    assert (latents >= 0).all()
+    torch.testing.assert_close(
+        active.float().mean(dim=0), torch.full((20,), 3.5 / 20), atol=0.012, rtol=0
+    )
+    strengths = latents[active]
+    assert strengths.mean().item() == pytest.approx(1.0, abs=0.015)
+    spread = {
+        "constant": 0.0,
+        "uniform": 1 / math.sqrt(12),
+        "half_normal": math.sqrt(math.pi / 2 - 1),
+        "exponential": 1.0,
+    }
+    assert strengths.std().item() == pytest.approx(spread[amplitude], abs=0.03)
+    # Whether one is active says nothing of another.
+    assert torch.corrcoef(active.float().T).fill_diagonal_(0).abs().max() < 0.035
+
+
+def test_noise_has_the_standard_deviation_that_was_asked_for() -> None:
+    quiet = SyntheticData(6, 10, 1)
+    noisy = SyntheticData(6, 10, 1, noise=0.25)
+    (clean, latents), (x, same) = quiet.sample(5000, 3), noisy.sample(5000, 3)
+    assert torch.equal(latents, same)
+    assert (x - clean).std().item() == pytest.approx(0.25, rel=0.03)
+
+
+def test_seeds_choose_directions_and_samples() -> None:
+    data = SyntheticData(9, 5, 2, seed=4)
+    assert torch.equal(data.sample(7, 1).x, SyntheticData(9, 5, 2, seed=4).sample(7, 1).x)
+    assert not torch.equal(data.sample(7, 1).x, data.sample(7, 2).x)
+    assert not torch.equal(data.directions, SyntheticData(9, 5, 2, seed=5).directions)
+    torch.manual_seed(0)
+    before = torch.rand(3)
+    torch.manual_seed(0)
+    data.sample(7, 1)
+    assert torch.equal(torch.rand(3), before)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"features": 0}, "features must be an integer of at least 1, got 0"),
+        ({"width": 2.0}, r"width must be an integer of at least 1, got 2\.0"),
+        ({"active": 0}, "active must be more than 0 and at most the 8 features, got 0"),
+        ({"active": 9}, "at most the 8 features, got 9"),
+        ({"active": float("nan")}, "at most the 8 features, got nan"),
+        ({"amplitude": "normal"}, "amplitude must be one of constant.*, got 'normal'"),
+        ({"noise": -1}, "noise must be at least 0, got -1"),
+        ({"noise": float("inf")}, "noise must be at least 0"),
+        ({"seed": -1}, "seed must be an integer of at least 0, got -1"),
+    ],
+)
+def test_bad_settings_are_named(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        SyntheticData(**{"features": 8, "width": 4, "active": 2, **wrong})
+
+
+def test_a_sample_needs_rows_and_a_seed() -> None:
+    for rows, seed in ((0, 1), (5, -1)):
+        with pytest.raises(InputError, match="a sample has at least 1 row"):
+            SyntheticData(8, 4, 2).sample(rows, seed)
+
+
+def test_features_of_a_group_co_occur_and_keep_their_frequency() -> None:
+    data = CorrelatedData(6, 8, 3.0, correlation=grouped_correlation(6, 2, 0.8))
+    active = (data.sample(40_000, seed=0).latents > 0).double()
+    torch.testing.assert_close(active.mean(dim=0).float(), torch.full((6,), 0.5), atol=0.01, rtol=0)
+    # At a frequency of one half, Sheppard's formula says how the thresholded ones correlate.
+    within = 2 / math.pi * math.asin(0.8)
+    expected = torch.eye(6, dtype=torch.float64)
+    for a, b in ((0, 1), (2, 3), (4, 5)):
+        expected[a, b] = expected[b, a] = within
+    torch.testing.assert_close(torch.corrcoef(active.T), expected, atol=0.02, rtol=0)
+
+
+def test_negative_correlations_keep_features_apart() -> None:
+    apart = [[1.0, -0.9], [-0.9, 1.0]]
+    active = CorrelatedData(2, 4, 0.6, correlation=apart).sample(20_000, 0).latents > 0
+    assert active.float().mean() == pytest.approx(0.3, abs=0.01)
+    assert active.all(dim=1).float().mean() < 0.002
+
+
+def test_perfectly_correlated_features_are_active_together() -> None:
+    data = CorrelatedData(4, 5, 1.0, correlation=grouped_correlation(4, 4, 1.0))
+    active = data.sample(2000, 0).latents > 0
+    # But for values that round to either side of the threshold.
+    assert ((active.sum(dim=1) % 4) == 0).float().mean() > 0.999
+
+
+def test_without_correlation_a_group_is_nothing() -> None:
+    assert torch.equal(grouped_correlation(5, 2, 0.0), torch.eye(5, dtype=torch.float64))
+    assert grouped_correlation(5, 2, 0.5)[4].tolist() == [0, 0, 0, 0, 1]
+
+
+def test_what_is_no_correlation_is_refused() -> None:
+    for wrong in (torch.eye(3), torch.zeros(2, 2), torch.tensor([[1.0, 0.5], [0.2, 1.0]]), ()):
+        with pytest.raises(InputError, match="symmetric matrix of 2 by 2 with ones on"):
+            CorrelatedData(2, 4, 1, correlation=wrong)
+    impossible = torch.full((3, 3), -0.9).fill_diagonal_(1.0)
+    with pytest.raises(InputError, match=r"lowest eigenvalue is -0\.8"):
+        CorrelatedData(3, 4, 1, correlation=impossible)
+
+
+def test_a_child_is_active_only_if_its_parent_is() -> None:
+    parents = [None, 0, 0, 1, None, 4]
+    data = HierarchicalData(6, 8, 1.6, parents=parents, child_probability=0.4)
+    active = data.sample(40_000, seed=0).latents > 0
+    frequency = active.double().mean(dim=0)
+    # 1 + 0.4 + 0.4 + 0.16 + 1 + 0.4 times that of a root are active on average.
+    root = 1.6 / 3.36
+    for child, parent in enumerate(parents):
+        if parent is None:
+            assert frequency[child] == pytest.approx(root, abs=0.01)
+        else:
+            assert not (active[:, child] & ~active[:, parent]).any()
+            given_parent = active[active[:, parent], child].double().mean()
+            assert given_parent == pytest.approx(0.4, abs=0.015)
+    assert active.sum(dim=1).double().mean() == pytest.approx(1.6, abs=0.03)
+    siblings = (active[:, 1] & active[:, 2]).double().mean()
+    assert siblings == pytest.approx(root * 0.16, abs=0.01)
+
+
+def test_families_are_a_parent_and_its_children_in_turn() -> None:
+    assert families(8, 2) == [None, 0, 0, None, 3, 3, None, 6]
+    assert families(3, 0) == [None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"parents": [None, 0]}, "an entry for each of the 4 features, got 2"),
+        ({"parents": [None, 1, 0, 0]}, "parent of feature 1 must be a feature before it, got 1"),
+        ({"parents": [None, 0, -1, 0]}, "parent of feature 2 must be a feature before it, got -1"),
+        ({"child_probability": 0.0}, "child_probability must be more than 0 and at most 1, got"),
+        ({"child_probability": 1.5}, "child_probability must be more than 0 and at most 1, got"),
+        ({"active": 3.5}, "active with probability 1.4 for 3.5 to be active"),
+        ({"active": 5}, "at most the 4 features"),
+    ],
+)
+def test_bad_parents_are_named(wrong: dict[str, Any], message: str) -> None:
+    right = {"features": 4, "width": 4, "active": 1, "parents": [None, 0, 0, 0]}
+    with pytest.raises(InputError, match=message):
+        HierarchicalData(**{**right, **wrong})
+
+
+def test_hierarchical_samples_are_the_same_for_the_same_seed() -> None:
+    data = HierarchicalData(9, 5, 1, parents=families(9, 2))
+    assert torch.equal(data.sample(7, 1).x, data.sample(7, 1).x)
+
+
+def plain(dictionary: torch.Tensor, directions: torch.Tensor) -> float:
+    """Pair by pair, as it is defined."""
+    best = []
+    for direction in directions.tolist():
+        cosines = []
+        for latent in dictionary.tolist():
+            product = sum(a * b for a, b in zip(direction, latent, strict=True))
+            norms = math.hypot(*direction) * math.hypot(*latent)
+            cosines.append(product / norms if norms > 0 else 0.0)
+        best.append(max(cosines))
+    return sum(best) / len(best)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 9), st.integers(1, 9), st.integers(1, 5), st.integers(1, 40),
+    st.integers(0, 1000),
+)  # fmt: skip
+def test_it_is_the_plain_definition_whatever_the_block(
+    latents: int, features: int, width: int, block: int, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    dictionary = torch.randn(latents, width, dtype=torch.float64)
+    dictionary[seed % latents] *= seed % 3
+    directions = torch.randn(features, width, dtype=torch.float64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recovery, "_BLOCK", block)
+        assert mean_max_cosine(dictionary, directions) == pytest.approx(
+            plain(dictionary, directions), abs=1e-12
+        )
+
+
+def test_one_where_each_direction_is_some_latents() -> None:
+    torch.manual_seed(0)
+    directions = torch.randn(7, 5)
+    latents = torch.cat([torch.randn(4, 5), 3.0 * directions.flip(0)])
+    assert mean_max_cosine(latents, directions) == pytest.approx(1.0, abs=1e-6)
+    assert mean_max_cosine(-directions[:1], directions[:1]) == pytest.approx(-1.0, abs=1e-6)
+    assert mean_max_cosine(torch.zeros(3, 5), directions) == 0.0
+
+
+def test_parameters_and_low_precision_are_taken() -> None:
+    torch.manual_seed(0)
+    directions = torch.randn(7, 5)
+    parameter = torch.nn.Parameter(directions.bfloat16())
+    assert mean_max_cosine(parameter, directions) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_what_cannot_be_compared_is_refused() -> None:
+    with pytest.raises(InputError, match=r"got \(3, 4\) and \(3, 5\)"):
+        mean_max_cosine(torch.ones(3, 4), torch.ones(3, 5))
+    with pytest.raises(InputError, match=r"got \(4,\) and \(3, 4\)"):
+        mean_max_cosine(torch.ones(4), torch.ones(3, 4))
+    with pytest.raises(InputError, match="at least one row"):
+        mean_max_cosine(torch.ones(0, 4), torch.ones(3, 4))

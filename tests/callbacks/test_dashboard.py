@@ -24,7 +24,7 @@ def test_no_chart_of_the_layout_is_empty() -> None:
     assert all(kind == "Multiline" and tags for kind, tags in charts)
 
 
-def test_one_page_tells_the_story_of_the_run() -> None:
+def test_one_page_is_an_overview_of_the_run() -> None:
     (story,) = LAYOUT.values()
     shown = {tag.removesuffix("$") for _, tags in story.values() for tag in tags}
     assert shown >= {

@@ -13,8 +13,8 @@ from palinka.training.callbacks.loss_recovered import (
     COLUMNS,
     ERROR_RATIOS,
     RATIOS,
-    of_all_processes,
-    splice,
+    patched_losses,
+    sum_over_processes,
 )
 
 SITE, LATER = "blocks.3.mlp.pre", "blocks.4.resid"
@@ -89,7 +89,7 @@ def plain(
 def test_it_agrees_with_a_direct_computation(
     skip: int, model: LanguageModel, autoencoder: SparseAutoencoderModule, blocks: list[Context]
 ) -> None:
-    documents, sums = splice(
+    documents, sums = patched_losses(
         model, SITE, autoencoder, MEAN, blocks, skip=skip, batch_size=3, error_site=LATER
     )
     expected = plain(model, autoencoder, blocks, skip)
@@ -112,13 +112,13 @@ def test_it_agrees_with_a_direct_computation(
 def test_any_number_of_processes_and_any_batch_size_find_the_same(
     model: LanguageModel, autoencoder: SparseAutoencoderModule, blocks: list[Context]
 ) -> None:
-    documents, sums = splice(model, SITE, autoencoder, MEAN, blocks, batch_size=2)
+    documents, sums = patched_losses(model, SITE, autoencoder, MEAN, blocks, batch_size=2)
     parts = [
-        splice(model, SITE, autoencoder, MEAN, blocks, batch_size=2, share=(rank, 4))
+        patched_losses(model, SITE, autoencoder, MEAN, blocks, batch_size=2, share=(rank, 4))
         for rank in range(4)
     ]
     assert any(len(own) == 0 for own, _ in parts)  # three batches for four processes
-    together = of_all_processes(
+    together = sum_over_processes(
         np.concatenate([own for own, _ in parts]),
         np.concatenate([table for _, table in parts]),
         torch.device("cpu"),
@@ -126,7 +126,7 @@ def test_any_number_of_processes_and_any_batch_size_find_the_same(
     np.testing.assert_array_equal(together[0], documents)
     np.testing.assert_allclose(together[1], sums, rtol=1e-12)
     for size in (1, None):
-        _, other = splice(model, SITE, autoencoder, MEAN, blocks, batch_size=size)
+        _, other = patched_losses(model, SITE, autoencoder, MEAN, blocks, batch_size=size)
         np.testing.assert_allclose(other, sums, rtol=1e-5)
 
 
@@ -140,7 +140,7 @@ def test_what_changes_nothing_recovers_everything(
         def decode(self, latents: Tensor) -> Tensor:
             return latents
 
-    _, sums = splice(model, SITE, Identity(), MEAN, blocks, error_site=SITE)
+    _, sums = patched_losses(model, SITE, Identity(), MEAN, blocks, error_site=SITE)
     found = document_intervals(sums, {**RATIOS, **ERROR_RATIOS})
     assert (found["site_mse"].value, found["site_recovered"].value) == (0.0, 1.0)
     assert found["kl"].value == 0.0

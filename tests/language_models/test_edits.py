@@ -12,7 +12,7 @@ from palinka.errors import InputError
 from palinka.language_models import LanguageModel, edits
 from palinka.language_models.edits import as_function
 from palinka.training import SparseAutoencoderModule
-from palinka.training.callbacks.loss_recovered import COLUMNS, splice
+from palinka.training.callbacks.loss_recovered import COLUMNS, patched_losses
 
 LATENTS = torch.tensor([[[0.0, 2.0, 3.0], [4.0, 0.0, 6.0]]])
 SITE = "blocks.1.mlp.post"
@@ -261,7 +261,7 @@ def test_splicing_in_the_mlp_itself_costs_nothing(
     contexts = [Context(row, np.full(12, place), np.arange(12)) for place, row in enumerate(tokens)]
 
     def spliced() -> np.ndarray:
-        documents, sums = splice(
+        documents, sums = patched_losses(
             relu_gpt2, RETURNED, exact, np.zeros(12), contexts, skip=1, source_site=GIVEN
         )
         assert documents.tolist() == [0, 1]

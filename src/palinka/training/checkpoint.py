@@ -128,13 +128,13 @@ def source_of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 def check_matches(
     checkpoint: Mapping[str, Any], autoencoder: Autoencoder, data: Any, resume: bool
 ) -> None:
-    """Check that a checkpoint matches the autoencoder and the data, and the same rows to resume.
+    """Check that a checkpoint matches the autoencoder and the data.
 
     Args:
         checkpoint: A Lightning checkpoint.
         autoencoder: The autoencoder that will take its weights.
         data: The data module; its `source` and `cache_identity` are compared where it has them.
-        resume: Whether to train on.
+        resume: Whether to train on, which needs the same rows.
 
     Raises:
         InputError: If they differ.
@@ -216,7 +216,7 @@ def check_strategy(strategy: Strategy, devices: int) -> None:
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoint files, written atomically and durably, and loaded without pickles.
+    """Checkpoint files, written atomically and durably, and loaded without pickles.
 
     The file is written directly: unlike Lightning's, without a copy in memory.
     """

@@ -49,12 +49,15 @@ def reconstruction_loss(reconstruction: Tensor, target: Tensor) -> Tensor:
 def normalized_loss(
     reconstruction: Tensor, target: Tensor, group: dist.ProcessGroup | None = None
 ) -> Tensor:
-    """Mean squared error as a fraction of `total_variance`; its mean over processes is the batch's.
+    """Mean squared error as a fraction of `total_variance`.
 
     Args:
         reconstruction: `(…, input_dim)`.
         target: Of the same shape.
         group: Processes whose rows count as one batch; each must hold equally many.
+
+    Returns:
+        A scalar, in float32 or better. The mean over the processes is that of the batch.
     """
     return reconstruction_loss(reconstruction, target) / total_variance(target, group)
 
@@ -142,7 +145,7 @@ class LossTerms:
         output: Latents and reconstruction of the batch, with a graph.
         reconstruction: Reconstruction error.
         sparsity: Multiplied by `sparsity_weight`.
-        auxiliary: Multiplied by `auxiliary_weight`; None where there is no such term.
+        auxiliary: Multiplied by `auxiliary_weight`; None without such a term.
         auxiliary_weight: Default weight, that of the architecture's paper.
     """
 
@@ -208,7 +211,7 @@ def decoder_weighted_l1(latents: Tensor, autoencoder: UntiedAutoencoder) -> Tens
 
 
 def topk_terms(autoencoder: TopKAutoencoder, step: StepContext) -> LossTerms:
-    """Normalized mean squared error and AuxK; the paper has no penalty, so `sparsity_weight` 0.
+    """Normalized mean squared error and AuxK; the paper has `sparsity_weight` 0.
 
     The paper divides by the error of predicting the mean activation. Its code takes that of rows
     seen before the first step, and for AuxK that of the batch; here both are the batch's.
@@ -351,7 +354,7 @@ def tanh_l0(latents: Tensor, autoencoder: JumpReLUAutoencoder) -> Tensor:
 
 
 def gated_terms(autoencoder: GatedAutoencoder, step: StepContext) -> LossTerms:
-    """Mean squared error, L1 of the rectified gate, and the error of the gate's reconstruction.
+    """Mean squared error, L1 of the rectified gate, and the gate's reconstruction error.
 
     The gate learns from its own reconstruction by a frozen decoder. Both errors are
     means over the width, where the paper has sums: a `sparsity_weight` is its λ divided by the

@@ -1,4 +1,4 @@
-"""What watches a run and reports on it, and analyses of neurons and latents with a model."""
+"""Training callbacks."""
 
 from palinka.analyses.run import AnalysisEntry, HeatmapEntry
 from palinka.training.callbacks.checkpoints import RunCheckpoints, rewind_logs

@@ -27,41 +27,41 @@ from palinka.training.sweep import SweepModule, of_variant
 
 
 class StopSignals(_SignalConnector):
-    """Lightning's signal handling, put off to a moment when all processes are at the same place.
+    """Graceful stop on SIGTERM, at the same step on all processes.
 
-    Lightning talks to the other processes from within the handler, wherever each of them happens
-    to be, and then lets each stop by itself. Here the handler only takes note; `RunCheckpoints`
-    asks at every step whether anybody was told to stop, saves, and lets all of them stop at once.
+    Lightning runs a collective within the signal handler, at whatever step each process is, and
+    each then stops by itself. Here the handler only sets a flag; `RunCheckpoints` reduces it over
+    the processes at every step, saves, and stops all of them.
     """
 
     def __init__(self, trainer: "pl.Trainer") -> None:
         super().__init__(trainer)
-        self._told = False
+        self._received = False
 
-    def told_to_stop(self) -> bool:
-        """Whether any process has had SIGTERM; all of them must ask at the same step."""
-        return bool(self.trainer.strategy.reduce_boolean_decision(self._told, all=False))
+    def stop_requested(self) -> bool:
+        """True if any process has received SIGTERM; a collective."""
+        return bool(self.trainer.strategy.reduce_boolean_decision(self._received, all=False))
 
     def stop(self) -> None:
-        """Let Lightning end the run before the next step, on this process."""
+        """End the run before the next step, on this process."""
         self.received_sigterm = True
 
     def _sigterm_notifier_fn(self, signum: int, _: FrameType | None) -> None:
         launcher = self.trainer.strategy.launcher
-        if launcher is not None and not self._told:
+        if launcher is not None and not self._received:
             launcher.kill(signum)
-        self._told = True
+        self._received = True
 
 
 EVENT_FILES = "events.out.tfevents.*"
 
 
 def log_positions(trainer: pl.Trainer) -> dict[str, int]:
-    """Write all that was logged, and return how much that is.
+    """Flush the loggers' files and measure them.
 
     Returns:
-        The bytes of each TensorBoard file and the rows of each CSV file, by their paths relative
-        to the log folder; empty on processes that do not log.
+        Bytes of each TensorBoard file and rows of each CSV file, by path relative to the log
+        folder; empty on processes that do not log.
     """
     positions = {}
     for writer in all_writers(trainer):
@@ -81,7 +81,7 @@ def rewind_logs(trainer: pl.Trainer, positions: Mapping[str, int]) -> None:
 
     Args:
         trainer: Its loggers have not logged yet.
-        positions: What `log_positions` returned for the checkpoint.
+        positions: `log_positions` at the checkpoint.
     """
     folder = log_folder(trainer)
     for logger in trainer.loggers:
@@ -107,7 +107,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _relative(path: Path, folder: Path) -> str:
-    """A file of another folder keeps its plain name."""
+    """Relative path, or the plain name of a file of another folder."""
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
 
 
@@ -116,13 +116,13 @@ NEWEST, OLDER = "last.ckpt", "previous.ckpt"
 
 
 class RunCheckpoints(Checkpoint):
-    """Keeps `checkpoints/last.ckpt` in the log folder, and `previous.ckpt` in case it is damaged.
+    """Save `checkpoints/last.ckpt` for exact resume, and keep `previous.ckpt`.
 
-    They are written every `every_n_steps` optimizer steps, at the end of each epoch and of the
-    fit, and when the run gets SIGTERM, which then ends it; always where no gradient is half
-    accumulated and no validation is due. Beside Lightning's state they hold the last
-    metrics, and how far the log files had come. From the last one of a sweep come those of
-    its variants, `VARIANT/checkpoints/last.ckpt`, once it has ended.
+    Both are in the log folder. They are written every `every_n_steps` optimizer steps, at the end
+    of each epoch and of the fit, and on SIGTERM, which then ends the run; always where no gradient
+    is half accumulated and no validation is due. Beside Lightning's state they hold the last
+    metrics and the lengths of the log files. At the end of a sweep each variant gets its own,
+    `VARIANT/checkpoints/last.ckpt`.
 
     Args:
         every_n_steps: Optimizer steps between checkpoints within an epoch.
@@ -138,12 +138,12 @@ class RunCheckpoints(Checkpoint):
         self._saved = -1
         self._kept: tuple[int, ...] = ()
         self._due = False
-        self._told = False
+        self._stopping = False
         self._signals: StopSignals | None = None
         self._restored: dict[str, Any] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Make the folder, which tells a run that was fitted from others, and listen to signals."""
+        """Make the folder and install the signal handler."""
         if stage != "fit" or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         self._folder = Path(trainer.log_dir or trainer.default_root_dir) / FOLDER
@@ -161,18 +161,17 @@ class RunCheckpoints(Checkpoint):
         trainer._signal_connector = self._signals
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Bring back the metrics of a checkpoint, and log what had been measured but not logged."""
+        """Restore the metrics of a checkpoint."""
         if not trainer.strategy.restore_checkpoint_after_setup:
             self._restore(trainer)
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Take what `on_save_checkpoint` has left."""
+        """Load the state of `on_save_checkpoint`."""
         self._restored = checkpoint.get("run", {})
         self._kept = fingerprint(pl_module, checkpoint.get("state_dict", {}))
-        # A run that goes on was checked when it began. The check would forget its metrics, which a
-        # run that only lacks its end does not measure again.
+        # A sanity check would discard the metrics, which a run at its end does not measure again.
         trainer.num_sanity_val_steps = 0
         if trainer.strategy.restore_checkpoint_after_setup:
             self._restore(trainer)
@@ -190,19 +189,19 @@ class RunCheckpoints(Checkpoint):
         batch: torch.Tensor,
         batch_idx: int,
     ) -> None:
-        """Save if it is time, unless a validation or the end of the epoch comes first."""
+        """Save every n steps, unless a validation or the end of the epoch comes first."""
         stepped, self._step = trainer.global_step > self._step, trainer.global_step
         if self._signals is not None:
-            self._told |= self._signals.told_to_stop()
+            self._stopping |= self._signals.stop_requested()
         if not stepped:
             return
         last = self._step == trainer.max_steps
-        self._due |= self._told or last or self._step % self.every_n_steps == 0
+        self._due |= self._stopping or last or self._step % self.every_n_steps == 0
         if self._due and not trainer.is_last_batch and not _validation_follows(trainer):
             self._save(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save what was due before a validation in the middle of an epoch."""
+        """Save after a validation in the middle of an epoch, if due."""
         fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
         if fitting and self._due and not trainer.is_last_batch:
             self._save(trainer)
@@ -213,13 +212,13 @@ class RunCheckpoints(Checkpoint):
             self._save(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save where the run was ended otherwise, as by early stopping, or has other weights."""
+        """Save after early stopping, or where a callback has replaced the weights."""
         replaced = trainer.strategy.broadcast(fingerprint(pl_module) != self._kept)
         if trainer.global_step > self._saved or replaced:
             self._save(trainer)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Give every variant of a sweep the checkpoint that a run of its own would have left."""
+        """Write the checkpoint of every variant of a sweep."""
         if isinstance(pl_module, SweepModule) and trainer.is_global_zero and self._saved >= 0:
             checkpoint = read_any(self._folder / NEWEST)
             for name in pl_module.names:
@@ -230,17 +229,17 @@ class RunCheckpoints(Checkpoint):
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Say how to go on."""
+        """Log how to resume."""
         if isinstance(exception, (SIGTERMException, KeyboardInterrupt)) and self._saved >= 0:
             rank_zero_info(
                 f"stopped after step {trainer.global_step}, saved at step {self._saved}:"
-                " the same command with --ckpt_path last goes on there"
+                " the same command with --ckpt_path last resumes there"
             )
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add the last metrics, how long the logs are, and what they still lack."""
+        """Add the last metrics, the lengths of the logs, and metrics not yet logged."""
         if not trainer.is_global_zero:
             return
         metrics = {n: v.detach().cpu().clone() for n, v in trainer.callback_metrics.items()}
@@ -258,7 +257,7 @@ class RunCheckpoints(Checkpoint):
         self._saved = trainer.global_step
         newest = self._folder / NEWEST
         if trainer.is_global_zero and newest.exists():
-            # Two names for one file: then the newest is never missing, not for a moment.
+            # A hard link, so that the newest is never missing.
             link = self._folder / f"{OLDER}.tmp"
             link.unlink(missing_ok=True)
             os.link(newest, link)
@@ -267,7 +266,7 @@ class RunCheckpoints(Checkpoint):
         self._kept = fingerprint(trainer.lightning_module, checkpoint["state_dict"])
         trainer.strategy.save_checkpoint(checkpoint, newest)
         trainer.strategy.barrier("RunCheckpoints")
-        if self._told and self._signals is not None:
+        if self._stopping and self._signals is not None:
             self._signals.stop()
 
     def _restore(self, trainer: pl.Trainer) -> None:
@@ -279,7 +278,7 @@ class RunCheckpoints(Checkpoint):
 
 
 def _validation_follows(trainer: pl.Trainer) -> bool:
-    """Whether Lightning validates before the next batch: resumed there, it would not."""
+    """True if Lightning validates before the next batch; resumed there, it would not."""
     loop = trainer.fit_loop
     return loop._data_fetcher is not None and loop.epoch_loop._should_check_val_fx(
         loop._data_fetcher
@@ -287,10 +286,10 @@ def _validation_follows(trainer: pl.Trainer) -> bool:
 
 
 def _measured_but_not_logged(trainer: pl.Trainer) -> dict[str, float]:
-    """A step's metrics, which Lightning logs only after the hooks at the end of its batch."""
+    """Metrics of the current step, which Lightning logs only after `on_train_batch_end`."""
     progress = trainer.fit_loop.epoch_loop.batch_progress
     connector = trainer._logger_connector
-    # Counted as begun when the batch arrived, and as completed after those hooks.
+    # `ready` counts a batch when it arrives, `completed` after that hook.
     in_batch = progress.current.ready > progress.current.completed
     if not in_batch or trainer.fit_loop._should_accumulate() or not connector.should_update_logs:
         return {}
@@ -299,12 +298,12 @@ def _measured_but_not_logged(trainer: pl.Trainer) -> dict[str, float]:
 
 
 class FinalWeights(Callback):
-    """Constrains and validates what callbacks before it made of the weights when training ended.
+    """Constrain and validate the final weights, which callbacks may have replaced.
 
-    Averaging callbacks put their averages in place of the weights then. Directions of norm 1
-    become so again, and where the last validation was one of other weights, there is another, so
+    Weight averaging replaces weights at the end of training. This normalizes directions again,
+    and validates again where the last validation was of other weights, so
     that the metrics, `last.ckpt` and the module are of the same autoencoder. The Trainer puts it
-    behind the callbacks of others and before those of palinka.
+    after the user's callbacks and before palinka's.
     """
 
     def __init__(self) -> None:
@@ -313,7 +312,7 @@ class FinalWeights(Callback):
         self._trained: tuple[int, ...] = ()
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note which weights are measured."""
+        """Record the measured weights."""
         self._measured_at = trainer.global_step
         self._measured = fingerprint(pl_module)
 
@@ -325,13 +324,13 @@ class FinalWeights(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Note which weights training leaves, where this may be its last step."""
+        """Record the trained weights, where this may be the last step."""
         last = trainer.is_last_batch or trainer.global_step == trainer.max_steps
         if last or trainer.should_stop:
             self._trained = fingerprint(pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Constrain the weights, and measure them where they have not been."""
+        """Constrain the weights, and validate those that have not been."""
         if not isinstance(pl_module, SparseAutoencoderModule | SweepModule):
             return
         if pl_module.device_mesh is not None:
@@ -350,11 +349,11 @@ class FinalWeights(Callback):
 def fingerprint(
     module: pl.LightningModule, state: Mapping[str, Tensor] | None = None
 ) -> tuple[int, ...]:
-    """Sums of the bits of a module's weights, by which these are told apart on any device.
+    """Checksum of each weight of a module, the same on any device; empty if it is sharded.
 
     Args:
-        module: One whose latents are divided over devices has none.
-        state: A checkpoint's weights, to be taken in place of the module's.
+        module: The module.
+        state: A checkpoint's weights in place of the module's.
     """
     if module.device_mesh is not None:
         return ()

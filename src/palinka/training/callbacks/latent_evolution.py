@@ -21,19 +21,19 @@ TEXT = (
     ' now," she said; but he counted the sheep again: 41, 42, 43. Nobody had seen the dog.'
 )
 
-_MOST = 4
+MAX_LATENTS = 4
 
 
 class LatentEvolution(Callback):
-    """Draws a text in TensorBoard for each of a few latents, every so many steps.
+    """Log text heatmaps of selected latents to TensorBoard every n steps.
 
     The slider of an image then shows how a feature forms. The language model reads the text once,
-    before the first step; each drawing encodes its few dozen rows.
+    before the first step; each heatmap encodes its few dozen rows.
 
     Args:
-        latents: Which; if left out, the four that are most active over the text before training.
-        every_n_steps: How often; the text is drawn before the first step, too.
-        text: What is read, at most a context of the model.
+        latents: Indices; default the four that are most active over the text before training.
+        every_n_steps: Optimizer steps between heatmaps, of which the first is before training.
+        text: The text, at most a context of the model.
 
     Raises:
         InputError: If no latent or no text is given, or `every_n_steps` is less than 1.
@@ -58,19 +58,19 @@ class LatentEvolution(Callback):
         self._last_step = -1
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse a sweep, and latents that there are not, before anything is trained."""
+        """Reject a sweep and invalid latents before training."""
         reject_sweep(self, pl_module)
         if isinstance(pl_module, SparseAutoencoderModule):
             count = pl_module.autoencoder.latent_dim
-            strange = [latent for latent in self.latents or () if not 0 <= latent < count]
-            if strange:
+            invalid = [latent for latent in self.latents or () if not 0 <= latent < count]
+            if invalid:
                 raise InputError(
-                    f"LatentEvolution: there is no latent {strange[0]}; the dictionary has 0 to"
+                    f"LatentEvolution: latent {invalid[0]} does not exist; the dictionary has 0 to"
                     f" {count - 1}"
                 )
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Read the text, and draw it for the untrained latents."""
+        """Read the text, and draw the untrained latents."""
         if not trainer.is_global_zero:
             return
         data = getattr(trainer, "datamodule", None)
@@ -93,16 +93,16 @@ class LatentEvolution(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Draw where it is time to."""
+        """Draw every n steps."""
         if trainer.global_step % self.every_n_steps == 0 and trainer.is_global_zero:
             self._draw(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """Which latents are drawn, so that a run that goes on draws the same."""
+        """The drawn latents, for a resumed run."""
         return {"latents": self.latents}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take them from a checkpoint, unless others are given."""
+        """Load them from a checkpoint, unless others are given."""
         self.latents = self.latents or state_dict["latents"]
 
     @torch.no_grad()
@@ -113,11 +113,13 @@ class LatentEvolution(Callback):
         self._last_step = step
         latents: Tensor = module.encode(self._rows).float().cpu()
         if self.latents is None:
-            self.latents = latents.amax(dim=0).topk(min(_MOST, latents.shape[1])).indices.tolist()
+            self.latents = (
+                latents.amax(dim=0).topk(min(MAX_LATENTS, latents.shape[1])).indices.tolist()
+            )
         for latent in self.latents:
             caption = f"latent {latent} after {step:,} steps"
             drawn = Heatmap(latents[:, latent].numpy(), caption, POSITIVE, LATENT_EXPONENT)
             figure = text_heatmap(self._tokens, [drawn])
-            figure.set_label("The same text after every so many steps: how the latent forms.")
+            figure.set_label("The same text every n steps: how the latent forms.")
             for writer in tensorboard_writers(trainer):
                 add_figure(writer, f"forming/latent_{latent}", figure, step)

@@ -25,11 +25,11 @@ from palinka.training.module import SparseAutoencoderModule
 
 @dataclass(frozen=True)
 class Texts:
-    """Tokens and rows as people read them.
+    """Decoded tokens and contexts.
 
     Attributes:
         tokens: By token id.
-        around: The text around a row's token, which stands between `⟦` and `⟧`, by row.
+        around: Text around a row's token, which is between `⟦` and `⟧`, by row.
     """
 
     tokens: dict[int, str]
@@ -41,18 +41,18 @@ class LatentReport(Result):
     """One row for each latent in every array.
 
     Attributes:
-        density: The share of tokens at which it is active, in per cent.
-        activation: The mean magnitude over those tokens.
-        nearest: The latents with the nearest directions, `(latents, n)`.
+        density: Share of tokens at which it is active, in per cent.
+        activation: Mean magnitude over those tokens.
+        nearest: Latents with the nearest directions, `(latents, n)`.
         nearest_cosine: Their cosines.
-        top_activation: Its largest activations, `(latents, n)`; 0 where there are no more.
-        top_row: The validation rows that they stand in; -1 where there are no more.
-        top_document: The documents of those rows.
-        top_position: The tokens' places in their documents.
-        raised, lowered: The tokens whose logits it raises and lowers most by the direct path,
-            `(latents, n)`; None where there is no such path.
-        raised_by, lowered_by: By how much, in units without a meaning.
-        text: What `tables` shows: tokens by id, and the surroundings of each top activation.
+        top_activation: Largest activations, `(latents, n)`, padded with 0.
+        top_row: Their validation rows, padded with -1.
+        top_document: Documents of those rows.
+        top_position: Positions of the tokens in their documents.
+        raised, lowered: Tokens whose logits it raises and lowers most by the direct path,
+            `(latents, n)`; None without such a path.
+        raised_by, lowered_by: Size of these effects, in arbitrary units.
+        text: Decoded tokens and contexts for `tables`.
     """
 
     density: NDArray[np.float64]
@@ -73,7 +73,7 @@ class LatentReport(Result):
 
     @property
     def alive(self) -> float:
-        """The share of latents that are active anywhere, in per cent."""
+        """Share of latents that are active anywhere, in per cent."""
         return 100.0 * float((self.density > 0).mean())
 
     def tables(self) -> dict[str, Table]:
@@ -111,18 +111,18 @@ AROUND = 12
 
 
 class ReportLatents(EndOfRunCallback):
-    """Reports on every latent, in `<log_dir>/analyses/latents/`.
+    """Report on every latent, in `<log_dir>/analyses/latents/`.
 
-    It goes over the validation rows once, on the process that logs, at the end of `validate`,
+    One pass over the validation rows, on the process that logs, at the end of `validate`,
     `test` and `fit`. `latents.csv` has a row for each latent: how often it is active and how
     strongly, the latents with the nearest directions, and the tokens whose logits it raises and
     lowers most by the direct path through the unembedding, where there is one from the site.
     `contexts.csv` has the texts in which it is most active; `arrays.npz` has all numbers.
 
     Args:
-        contexts: How many texts to show for each latent.
-        tokens: How many tokens it raises, and how many it lowers.
-        nearest: How many latents with near directions.
+        contexts: Number of texts for each latent.
+        tokens: Number of tokens that it raises, and that it lowers.
+        nearest: Number of latents with near directions.
 
     Raises:
         InputError: If a number is below 1.
@@ -145,7 +145,7 @@ class ReportLatents(EndOfRunCallback):
     def write(
         self, trainer: pl.Trainer, module: SparseAutoencoderModule, data: ActivationDataModule
     ) -> None:
-        """Report, to the disk and to the logger."""
+        """Write the report to the disk and to the logger."""
         result = self.report(data, module)
         settings = {**data.source, "rows": data.validation_rows.rows}
         findings = Findings("latents", {"": result}, settings=settings)
@@ -158,19 +158,19 @@ class ReportLatents(EndOfRunCallback):
         module: SparseAutoencoderModule,
         watch: Callable[[NDArray[np.float32]], None] = lambda latents: None,
     ) -> LatentReport:
-        """Report on the latents of a module, as the validation rows show them.
+        """Report on the latents of a module over the validation rows.
 
         Args:
-            data: Where rows, their texts and the language model come from.
-            module: Whose latents; on one device.
-            watch: Is given every batch of latents, `(rows, latents)`, in the order of the rows.
+            data: Data module with the rows, their texts and the language model.
+            module: The module; not sharded.
+            watch: Called with every batch of latents, `(rows, latents)`, in order of the rows.
         """
         rows = data.validation_rows
         heap = TopHeap(module.autoencoder.latent_dim, self.contexts)
 
         def batches() -> Iterator[Tensor]:
             starts = range(0, rows.rows, BATCH_ROWS)
-            for start in track(starts, "going over the latents", len(starts)):
+            for start in track(starts, "encoding latents", len(starts)):
                 batch = rows.read_rows(start, min(start + BATCH_ROWS, rows.rows))
                 with torch.no_grad():
                     latents = module.encode(batch[:, : data.width].to(module.device)).float().cpu()
@@ -228,7 +228,7 @@ class ReportLatents(EndOfRunCallback):
 
 
 def _around(decode: Callable[[list[int]], str], place: RowContext) -> str:
-    """A row's token in its text, marked."""
+    """Decode a row's token, marked, in its context."""
     before = place.tokens[max(0, place.offset - AROUND) : place.offset]
     after = place.tokens[place.offset + 1 : place.offset + 1 + AROUND]
     token = place.tokens[place.offset : place.offset + 1]

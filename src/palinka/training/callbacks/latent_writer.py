@@ -12,16 +12,16 @@ from palinka.errors import InputError
 
 
 class LatentWriter(Callback):
-    """Writes the non-zero latents of every predicted batch to a safetensors file.
+    """Write the non-zero latents of every predicted batch to a safetensors file.
 
-    The files lie in `<log_dir>/latents/` as `rank0-batch000000.safetensors`. Each holds, for
+    The files are `<log_dir>/latents/rank0-batch000000.safetensors` and so on. Each holds, for
     the `n` non-zero latents of the batch, `token` and `latent` (int32, `(n,)`: the row in the
     batch, the index of the latent) and `value` (float32, `(n,)`), and in `shape` the tokens
     and latents of the batch.
     """
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Make the folder, or say at once that there is none to write to."""
+        """Make the folder; raise early without a logger."""
         if trainer.log_dir is None:
             raise InputError(
                 "predict writes latents to the log folder, and there is no logger: "

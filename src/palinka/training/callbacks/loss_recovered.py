@@ -1,7 +1,7 @@
 """Language-model loss with patched activations."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import Any
@@ -15,6 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from palinka.analyses.stats.bootstrap import Interval, Ratios, document_intervals, interval_remark
 from palinka.autoencoders.distributed import gather_unequal_rows, world, world_size
@@ -26,64 +27,38 @@ from palinka.training.callbacks.checkpoints import fingerprint
 from palinka.training.callbacks.variants import iter_models
 from palinka.training.module import SparseAutoencoderModule
 
-# Numbers of one piece, which stay in the processor's cache.
-PIECE = 1 << 19
+# Logits per chunk, which stay in the processor's cache as float64.
+CHUNK_LOGITS = 1 << 19
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """The cross-entropy of each next token, in nats.
+    """Cross-entropy of each next token, in nats, float64.
 
     Args:
         logits: `(…, vocabulary)`.
-        targets: The tokens that came, `(…)`.
-
-    Returns:
-        `(…)`, float64.
+        targets: Next tokens, `(…)`.
     """
-    rows, wanted = logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)
-    losses = [
-        _log_sum_exp(piece) - piece.gather(1, tokens[:, None])[:, 0].double()
-        for piece, tokens in zip(_pieces(rows), torch.split(wanted, _piece_rows(rows)), strict=True)
-    ]
+    rows = max(1, CHUNK_LOGITS // logits.shape[-1])
+    chunks = zip(logits.flatten(0, -2).split(rows), targets.flatten().split(rows), strict=True)
+    losses = [functional.cross_entropy(x.double(), y, reduction="none") for x, y in chunks]
     return torch.cat(losses).view(targets.shape)
 
 
 def kl_divergence(clean: Tensor, other: Tensor) -> Tensor:
-    """KL(clean ‖ other) of the next-token distributions at each position, in nats.
+    """KL(clean ‖ other) of the next-token distributions at each position, in nats, float64.
 
     Args:
         clean: Logits, `(…, vocabulary)`.
         other: Logits of the same shape.
-
-    Returns:
-        `(…)`, float64; exactly 0 where the logits are the same.
     """
+    rows = max(1, CHUNK_LOGITS // clean.shape[-1])
+    pairs = zip(*(logits.flatten(0, -2).split(rows) for logits in (clean, other)), strict=True)
     divergences = []
-    pairs = (logits.reshape(-1, logits.shape[-1]) for logits in (clean, other))
-    for p, q in zip(*(_pieces(rows) for rows in pairs), strict=True):
-        largest = p.amax(dim=1)
-        # Relative to the largest one, so that large logits lose no digits.
-        weights = (p - largest[:, None]).exp()
-        total = weights.sum(dim=1, dtype=torch.float64)
-        difference = (weights * (p - q)).sum(dim=1, dtype=torch.float64) / total
-        log_p = total.log() + largest.double()
-        divergences.append(difference - (log_p - _log_sum_exp(q)))
+    for pair in pairs:
+        log_p, log_q = (logits.double().log_softmax(dim=1) for logits in pair)
+        kl = functional.kl_div(log_q, log_p, reduction="none", log_target=True)
+        divergences.append(kl.sum(dim=1))
     return torch.cat(divergences).view(clean.shape[:-1])
-
-
-def _log_sum_exp(rows: Tensor) -> Tensor:
-    largest = rows.amax(dim=1)
-    sums = (rows - largest[:, None]).exp().sum(dim=1, dtype=torch.float64)
-    return sums.log() + largest.double()
-
-
-def _pieces(rows: Tensor) -> list[Tensor]:
-    dtype = torch.promote_types(rows.dtype, torch.float32)
-    return [piece.to(dtype) for piece in torch.split(rows, _piece_rows(rows))]
-
-
-def _piece_rows(rows: Tensor) -> int:
-    return max(1, PIECE // rows.shape[1])
 
 
 # Sums over the predicted tokens of a document.
@@ -91,7 +66,7 @@ COLUMNS = (
     "tokens", "ce_clean", "ce_spliced", "ce_ablated", "ce_ablated_mean", "kl",
     "error_spliced", "error_ablated_mean",
 )  # fmt: skip
-# So many logits are computed at once where no batch size is given: 64 MiB in float32.
+# Default number of logits per batch: 64 MiB in float32.
 BATCH_LOGITS = 1 << 24
 
 
@@ -116,7 +91,7 @@ RATIOS: Ratios = {
     ),
     "kl": (_weights(kl=1), _TOKENS),
 }
-# Where a further site is looked at.
+# With an `error_site`.
 ERROR_RATIOS: Ratios = {
     "site_mse": (_weights(error_spliced=1), _TOKENS),
     "site_recovered": (
@@ -126,7 +101,7 @@ ERROR_RATIOS: Ratios = {
 }
 
 
-def splice(
+def patched_losses(
     model: LanguageModel,
     site: str,
     autoencoder: EncodesAndDecodes,
@@ -139,58 +114,52 @@ def splice(
     source_site: str | None = None,
     error_site: str | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Sum up the losses of a model as it is, spliced and ablated, document by document.
+    """Sum the losses of a model by document, clean and with a site's activations patched.
 
-    Every next token within a context counts, for the document that it belongs to. The first
-    `skip` tokens of a context are left as they are in every case: the autoencoder has not been
-    trained on their like.
+    Every next token within a context counts, for its own document.
 
     Args:
         model: The language model.
-        site: Where the reconstruction, zeros, or the mean take the place of activations.
-        autoencoder: From raw activations to latents and back.
+        site: The site that is patched with reconstruction, zeros, or the mean.
+        autoencoder: The autoencoder of raw activations.
         mean: The site's mean, `(width,)`.
-        contexts: Token blocks; neighbors of one length go through the model together.
-        skip: How many leading tokens of each context keep their activations.
-        batch_size: Contexts per forward pass; as many as make 64 MiB of logits if left out.
+        contexts: Token contexts; neighbors of one length are batched.
+        skip: Number of leading tokens of each context that are not patched.
+        batch_size: Contexts per forward pass; default as many as make 64 MiB of logits.
         share: Of `(n, of)`, take every `of`-th batch, beginning with the `n`-th.
-        source_site: Where a transcoder reads, in the same forward pass; `site` if left out.
-        error_site: Where to look at how far activations move from the clean ones, such as that of
-            a later block; nowhere if left out.
+        source_site: Input site of a transcoder, in the same forward pass; default `site`.
+        error_site: A further site at which to measure the change of activations.
 
     Returns:
         The documents in ascending order, `(documents,)`, and their sums, `(documents, columns)`
         with the columns of `COLUMNS`.
     """
     found: dict[int, NDArray[np.float64]] = {}
-    run = _Run(model, source_site or site, site, autoencoder, mean, skip, error_site)
+    patching = _Patching(model, source_site or site, site, autoencoder, mean, skip, error_site)
     vocabulary = int(model.model.config.vocab_size)
     for number, batch in enumerate(_batches(contexts, vocabulary, batch_size)):
         if number % share[1] != share[0]:
             continue
         tokens = torch.from_numpy(np.stack([block.tokens for block in batch])).to(model.device)
-        sums = run.losses(tokens).cpu().numpy()
+        sums = patching.losses(tokens).cpu().numpy()
         documents = np.stack([block.documents for block in batch])[:, 1:].reshape(-1)
         own, places = np.unique(documents, return_inverse=True)
-        for document, place in zip(own.tolist(), range(len(own)), strict=True):
-            row = sums[:, places == place].sum(axis=1)
-            found[document] = found.get(document, 0.0) + row
+        for index, document in enumerate(own.tolist()):
+            found[document] = found.get(document, 0.0) + sums[:, places == index].sum(axis=1)
     order = sorted(found)
-    table = (
-        np.stack([found[document] for document in order]) if order else np.zeros((0, len(COLUMNS)))
-    )
+    table = np.array([found[document] for document in order]).reshape(-1, len(COLUMNS))
     return np.array(order, dtype=np.int64), table
 
 
-def of_all_processes(
+def sum_over_processes(
     documents: NDArray[np.int64], sums: NDArray[np.float64], device: torch.device
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Add up the documents' sums over the processes; the same on each of them.
+    """Sum the documents' sums over the processes; the same on each of them.
 
     Args:
         documents: This process's documents, `(documents,)`.
         sums: Their sums, `(documents, columns)`.
-        device: Where the processes exchange tensors.
+        device: Device of the collectives.
     """
     rows = torch.from_numpy(np.column_stack([documents.astype(np.float64), sums])).to(device)
     gathered = gather_unequal_rows(rows, world()).cpu().numpy()
@@ -201,8 +170,8 @@ def of_all_processes(
 
 
 @dataclass(frozen=True)
-class _Run:
-    """What `splice` is given, but for the tokens."""
+class _Patching:
+    """Arguments of `patched_losses`, except for the tokens."""
 
     model: LanguageModel
     source_site: str
@@ -213,76 +182,65 @@ class _Run:
     error_site: str | None
 
     def losses(self, tokens: Tensor) -> Tensor:
-        """What `COLUMNS` sums up, for every predicted token of a batch, `(columns, tokens)`."""
+        """Values of `COLUMNS` for every predicted token of a batch, `(columns, tokens)`."""
         targets = tokens[:, 1:]
         center = torch.from_numpy(self.mean).to(self.model.device)
         clean, before = self._clean(tokens)
-        spliced, after = self._spliced(tokens)
+        spliced, after = self._reconstructed(tokens)
         losses = [cross_entropy(clean, targets), cross_entropy(spliced, targets)]
         divergence = kl_divergence(clean, spliced)
         error = _error(before, after, divergence)
         del clean, spliced, after
         for ablation in (torch.zeros_like, lambda x: center.to(x).expand_as(x)):
-            ablated, after = self._replaced(tokens, ablation)
+            ablated, after = self._patched(tokens, ablation)
             losses.append(cross_entropy(ablated, targets))
         ablated_error = _error(before, after, divergence)  # with the mean, which comes last
         values = [torch.ones_like(divergence), *losses, divergence, error, ablated_error]
         return torch.stack([value.flatten() for value in values])
 
     def _clean(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
-        with self._noting(self.error_site, tokens) as noted:
+        """Logits, and the activations at the error site."""
+        with self._recording(self.error_site, tokens) as recorded:
             logits = self.model.logits(tokens)[:, :-1]
-        return logits, noted[0] if noted else None
+        return logits, recorded[0] if recorded else None
 
-    def _spliced(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _reconstructed(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
         reconstruct = as_function(self.autoencoder)
         if self.source_site == self.site:
-            return self._replaced(tokens, reconstruct)
-        with self._noting(self.source_site, tokens) as source:
-            return self._replaced(tokens, lambda _: reconstruct(source[0][:, self.skip :]))
+            return self._patched(tokens, reconstruct)
+        with self._recording(self.source_site, tokens) as source:
+            return self._patched(tokens, lambda _: reconstruct(source[0][:, self.skip :]))
 
-    def _replaced(
+    def _patched(
         self, tokens: Tensor, replacement: Callable[[Tensor], Tensor]
     ) -> tuple[Tensor, Tensor | None]:
-        kept = _from(self.skip, tokens.shape[1], replacement)
-        with self.model.replaced(self.site, kept):
+        def patch(x: Tensor) -> Tensor:
+            # Some models run their MLP on all tokens in one row.
+            rows = x.reshape(-1, tokens.shape[1], x.shape[-1])
+            new = replacement(rows[:, self.skip :]).to(x)
+            return torch.cat([rows[:, : self.skip], new], dim=1).view(x.shape)
+
+        with self.model.replaced(self.site, patch):
             return self._clean(tokens)
 
     @contextmanager
-    def _noting(self, site: str | None, tokens: Tensor) -> Iterator[list[Tensor]]:
-        """Keep what the model goes on with at a site, `(texts, tokens, width)`, in a list."""
-        noted: list[Tensor] = []
+    def _recording(self, site: str | None, tokens: Tensor) -> Iterator[list[Tensor]]:
+        """Record a site's activations, `(texts, tokens, width)`, after any patch of it."""
+        recorded: list[Tensor] = []
 
-        def note(x: Tensor) -> Tensor:
-            noted[:] = [x.reshape(-1, tokens.shape[1], x.shape[-1])]
+        def record(x: Tensor) -> Tensor:
+            recorded[:] = [x.reshape(-1, tokens.shape[1], x.shape[-1])]
             return x
 
-        if site is None:
-            yield noted
-        else:
-            with self.model.replaced(site, note):
-                yield noted
+        with nullcontext() if site is None else self.model.replaced(site, record):
+            yield recorded
 
 
 def _error(before: Tensor | None, after: Tensor | None, like: Tensor) -> Tensor:
-    """The mean squared change of the activations of every token but the first of each context."""
+    """Mean squared change of the activations of every token but the first of each context."""
     if before is None or after is None:
         return torch.zeros_like(like)
     return (before[:, 1:].double() - after[:, 1:].double()).square().mean(dim=-1).to(like)
-
-
-def _from(
-    skip: int, tokens: int, replacement: Callable[[Tensor], Tensor]
-) -> Callable[[Tensor], Tensor]:
-    """A replacement that leaves the first tokens of each context as they are."""
-
-    def replace(x: Tensor) -> Tensor:
-        # Some models run their MLP on all tokens in one row.
-        rows = x.reshape(-1, tokens, x.shape[-1])
-        new = replacement(rows[:, skip:]).to(x)
-        return torch.cat([rows[:, :skip], new], dim=1).view(x.shape)
-
-    return replace
 
 
 def _batches(
@@ -296,7 +254,7 @@ def _batches(
 
 
 class LanguageModelMetrics(Callback):
-    """Splices the reconstruction into the language model, and measures what it predicts then.
+    """Measure loss recovered: a language model's loss with the reconstruction patched in.
 
     - `ce_clean`: cross-entropy of the next token, in nats, of the model as it is.
     - `ce_spliced`: the same with the site replaced by its reconstruction; `ce_delta`: how much
@@ -319,10 +277,10 @@ class LanguageModelMetrics(Callback):
     end, and each variant of a sweep. One whose latents are divided over devices cannot.
 
     Args:
-        contexts: Measure so many contexts; null for all of the validation split.
-        every_n_steps: In a fit, also measure after every so many optimizer steps.
+        contexts: Number of contexts; null for all of the validation split.
+        every_n_steps: In a fit, also measure every n optimizer steps.
         batch_size: Contexts per forward pass; null for as many as make 64 MiB of logits.
-        error_site: A site, such as that of a later block, where to look at how far the
+        error_site: A further site, such as that of a later layer, at which to measure how far the
             reconstruction moves the activations.
 
     Raises:
@@ -348,7 +306,7 @@ class LanguageModelMetrics(Callback):
         self.batch_size = batch_size
         self.error_site = error_site
         self.found: Mapping[str, Interval] = {}
-        """What was measured last; the same on every process."""
+        """The last results; the same on every process."""
         self._last: tuple[int, tuple[int, ...]] = (-1, ())  # step and weights
         self._remark: str | None = None
 
@@ -360,13 +318,13 @@ class LanguageModelMetrics(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Measure where it is time to."""
+        """Measure every n steps."""
         step = trainer.global_step
         if self.every_n_steps and step % self.every_n_steps == 0 and step != self._last[0]:
             self._during_fit(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Measure what was trained, unless the last step did."""
+        """Measure the trained weights, unless the last step did."""
         if (trainer.global_step, fingerprint(pl_module)) != self._last:
             self._during_fit(trainer, pl_module)
 
@@ -400,18 +358,18 @@ class LanguageModelMetrics(Callback):
     def _measured(
         self, trainer: pl.Trainer, module: pl.LightningModule, split: str
     ) -> dict[str, Tensor]:
-        """Every value and bound by the name that it is logged under; none where there are none."""
+        """Measure; values and bounds by the name of their log entry."""
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return {}
         data = getattr(trainer, "datamodule", None)
         if not isinstance(module, SparseAutoencoderModule) or not isinstance(
             data, ActivationDataModule
         ):
-            rank_zero_warn("not judged in the language model: the data module names none")
+            rank_zero_warn("loss recovered skipped: the data module has no language model")
             return {}
         if module.device_mesh is not None:
             rank_zero_warn(
-                "not judged in the language model, for no device holds all latents: run palinka"
+                "loss recovered skipped, for no device holds all latents: run palinka"
                 " validate with the checkpoint on one device"
             )
             return {}
@@ -432,12 +390,12 @@ class LanguageModelMetrics(Callback):
         training = module.training
         module.eval()
         try:
-            documents, sums = splice(
+            documents, sums = patched_losses(
                 data.loaded_language_model,
                 data.validation_spec.resolved_sites[-1],
                 module,
                 data.validation_rows.statistics.mean[-data.validation_spec.widths[-1] :],
-                track(contexts, "splicing", self.contexts) if rank == 0 else contexts,
+                track(contexts, "patching", self.contexts) if rank == 0 else contexts,
                 skip=data.validation_spec.layout.skip,
                 batch_size=self.batch_size,
                 share=(rank, world_size(group)),
@@ -446,7 +404,7 @@ class LanguageModelMetrics(Callback):
             )
         finally:
             module.train(training)
-        documents, sums = of_all_processes(documents, sums, module.device)
+        documents, sums = sum_over_processes(documents, sums, module.device)
         ratios = RATIOS if self.error_site is None else {**RATIOS, **ERROR_RATIOS}
         remark = interval_remark(len(documents))
         if remark and remark != self._remark:

@@ -24,14 +24,14 @@ from palinka.training.module import SparseAutoencoderModule
 
 
 class RunAnalyses(Callback):
-    """Runs analyses on the latents after a fit, on the process that logs.
+    """Run analyses on the latents after a fit, on the process that logs.
 
     The findings go to the trainer's loggers and to `<log_dir>/analyses/<name>/`. An analysis
     that fails is reported with its name; the others run, and the fit's results stay.
 
     Args:
-        analyses: What to run.
-        every_n_steps: Also run them after every so many optimizer steps.
+        analyses: The analyses.
+        every_n_steps: Also run them every n optimizer steps.
     """
 
     def __init__(self, analyses: list[AnalysisEntry], every_n_steps: int | None = None) -> None:
@@ -47,7 +47,7 @@ class RunAnalyses(Callback):
         self._last_step = -1
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse a sweep before it is trained."""
+        """Reject a sweep before it is trained."""
         reject_sweep(self, pl_module)
 
     def on_train_batch_end(
@@ -58,7 +58,7 @@ class RunAnalyses(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Keep the losses that were logged, and analyze where it is time to."""
+        """Keep the logged losses, and analyze every n steps."""
         step = trainer.global_step
         if step == self._last_step:  # a batch that only accumulated its gradient
             return
@@ -68,7 +68,7 @@ class RunAnalyses(Callback):
             self._run(trainer, pl_module)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Analyze what was trained, unless the last step did."""
+        """Analyze the trained latents, unless the last step did."""
         done = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
         if not done:
             self._run(trainer, pl_module)
@@ -85,14 +85,14 @@ class RunAnalyses(Callback):
             log_findings(findings, trainer, trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
-        """The losses so far, so that a run that goes on draws them all."""
+        """Losses so far, for the curves of a resumed run."""
         return {
             name: {"steps": [step for step, _ in kept], "values": torch.stack([v for _, v in kept])}
             for name, kept in self._losses.items()
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take them from a checkpoint."""
+        """Load them from a checkpoint."""
         self._losses = {
             name: list(zip(kept["steps"], kept["values"], strict=True))
             for name, kept in state_dict.items()
@@ -115,14 +115,14 @@ class RunAnalyses(Callback):
                 findings = run_analysis(entry, reader)
                 findings.write(log_folder(trainer) / "analyses")
                 log_findings(findings, trainer, trainer.global_step)
-            except Exception as error:  # whatever it is, the training is worth more
+            except Exception as error:  # must not end the training
                 if not isinstance(error, InputError):
                     traceback.print_exc()
                 self.failed.append(entry.name)
                 rank_zero_warn(f"the analysis {entry.name} failed: {error}")
 
     def _bound(self, trainer: pl.Trainer, module: SparseAutoencoderModule) -> ActivationReader:
-        """A reader of the module's present latents, with the language model loaded once."""
+        """Reader of the module's latents, with the language model loaded once."""
         data = getattr(trainer, "datamodule", None)
         if not isinstance(data, ActivationDataModule):
             raise InputError("RunAnalyses reads the language model of an ActivationDataModule")
@@ -135,10 +135,10 @@ class RunAnalyses(Callback):
 
 
 def encoder_of(module: SparseAutoencoderModule, source: Mapping[str, Any]) -> Encoder:
-    """Take a module as it is now.
+    """Encoder of a module, with its centering and scaling.
 
     Args:
-        module: The module, whose centring and scaling belong to the encoder.
+        module: The module.
         source: `language_model`, `site` and `bos` that it was trained on, where known.
     """
     return Encoder(

@@ -10,7 +10,7 @@ from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
 from palinka.errors import escape_control_chars, expanded
 
-# In the order of the table; what a run has not measured is left out.
+# In the order of the table.
 ROWS = {
     "val/fvu": "fraction of variance unexplained",
     "val/fvu_legacy": "the same, about zero (legacy)",
@@ -36,7 +36,7 @@ ROWS = {
 
 
 def final_report(trainer: pl.Trainer, split: str = "val") -> str:
-    """The final metrics as a table, the log folder, and what each logger wrote.
+    """Table of the final metrics, with the output paths.
 
     Args:
         trainer: A trainer whose run has ended.
@@ -59,7 +59,7 @@ def final_report(trainer: pl.Trainer, split: str = "val") -> str:
 
 
 def log_locations(trainer: pl.Trainer) -> list[str]:
-    """The log folder, and what each logger wrote, as lines; none of a trial."""
+    """Lines with the log folder and each logger's output; none of a fast_dev_run."""
     if trainer.fast_dev_run or trainer.barebones:  # type: ignore[attr-defined]
         return []
     lines = ["", f"results in   {shell_path(log_folder(trainer))}"]
@@ -78,7 +78,7 @@ def log_locations(trainer: pl.Trainer) -> list[str]:
 
 
 def metrics_file(logger: CSVLogger) -> Path:
-    """The file that a CSV logger writes."""
+    """Output file of a CSV logger."""
     return expanded(logger.log_dir) / ExperimentWriter.NAME_METRICS_FILE
 
 
@@ -88,7 +88,7 @@ def _interval(metrics: Mapping[str, float], name: str) -> str:
 
 
 def log_folder(trainer: pl.Trainer) -> Path:
-    """`trainer.log_dir` without its broadcast, which would wait for the other processes."""
+    """`trainer.log_dir` without its broadcast, a collective."""
     run_folder: Path | None = getattr(trainer, "run_folder", None)
     if run_folder is not None:
         return run_folder
@@ -100,7 +100,7 @@ def log_folder(trainer: pl.Trainer) -> Path:
 
 
 def shell_path(path: Path) -> str:
-    """The path as one would type it here: relative where it lies below, quoted if need be."""
+    """Path to type in a shell: relative to the working directory if within it, and quoted."""
     path = path.absolute()
     here = Path.cwd()
     typed = str(path.relative_to(here) if path.is_relative_to(here) else path)

@@ -1,4 +1,4 @@
-"""What the variants of a sweep came to, side by side."""
+"""Compare sweep variants."""
 
 import math
 from collections import defaultdict
@@ -19,7 +19,7 @@ from palinka.training.callbacks.tensorboard import log_findings
 from palinka.training.callbacks.variants import TrainedModel, iter_models
 from palinka.training.sweep import SweepModule
 
-# The columns of the table in the terminal, which is narrow; the file has all that was measured.
+# Columns of the table in the terminal; the file has all metrics.
 SHOWN = {
     "val/fvu": "FVU",
     "val/l0": "L0",
@@ -29,7 +29,7 @@ SHOWN = {
     "val/loss_recovered": "recovered",
 }
 
-# What moves a dictionary along its curve of L0 and FVU, or about it, and not onto another.
+# Settings that move a dictionary along its L0-FVU curve, not onto another.
 ALONG = ("k", "sparsity_weight", "initial_threshold", "seed")
 
 
@@ -38,7 +38,7 @@ class SweepResult(Result):
     """The final metrics of every variant.
 
     Attributes:
-        variants: What each has different and what it came to, by the variant's name.
+        variants: Overrides and metrics of each variant, by name.
     """
 
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class SweepResult(Result):
         """One row for each variant."""
         rows = self.variants.values()
         names = dict.fromkeys(column for row in rows for column in row)
-        # What they have different comes first, although not every variant has all of it.
+        # Overrides first, although not every variant has all of them.
         columns = sorted(names, key=lambda name: "/" in name)
         return {
             "variants": {
@@ -58,9 +58,9 @@ class SweepResult(Result):
 
 
 class SweepFindings(Callback):
-    """Writes the final metrics of a sweep's variants to `<log_dir>/analyses/sweep/`.
+    """Write the final metrics of a sweep's variants to `<log_dir>/analyses/sweep/`.
 
-    Beside the table, `variants.csv`, a figure shows FVU against L0, which TensorBoard has too.
+    A table, `variants.csv`, and a figure of FVU against L0, also in TensorBoard.
     """
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -74,12 +74,7 @@ class SweepFindings(Callback):
 
 
 def sweep_report(trainer: pl.Trainer, sweep: SweepModule) -> str:
-    """The final metrics of each variant as a table, and where everything is kept.
-
-    Args:
-        trainer: A trainer whose fit has ended.
-        sweep: What it has trained.
-    """
+    """Table of the final metrics of each variant, with the output paths."""
     rows = list(iter_models(trainer, sweep))
     columns = [name for name in SHOWN if any(name in row.metrics for row in rows)]
     width = max(len("variant"), *(len(row.name) for row in rows))
@@ -92,7 +87,7 @@ def sweep_report(trainer: pl.Trainer, sweep: SweepModule) -> str:
 
 
 def _figures(variants: Sequence[TrainedModel]) -> dict[str, Figure]:
-    """FVU against L0, a curve for all that differ in their sparsity alone."""
+    """FVU against L0; variants that differ in their sparsity alone form a curve."""
     points: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for one in variants:
         if {"val/l0", "val/fvu"} <= one.metrics.keys():
@@ -110,7 +105,7 @@ def _architecture(one: TrainedModel) -> str:
 
 
 def _family(one: TrainedModel, alike: Sequence[TrainedModel]) -> str:
-    """A variant's architecture, and what others of the same have different but for sparsity."""
+    """A variant's architecture, and settings other than sparsity in which variants differ."""
     settings = (
         f"{name.rpartition('.')[2]}={value}"
         for name, value in one.overrides.items()

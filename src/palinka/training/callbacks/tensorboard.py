@@ -23,9 +23,9 @@ from palinka.analyses.findings import Findings
 from palinka.training.callbacks.variants import VariantLogger, iter_models
 
 # Category -> chart -> (kind, tags), as `SummaryWriter.add_custom_scalars` takes it. Tags are
-# regular expressions for a tag's beginning: `val/fvu` would bring `val/fvu_legacy` along.
+# regular expressions for a tag's beginning: `val/fvu` would match `val/fvu_legacy`.
 LAYOUT: dict[str, dict[str, tuple[str, list[str]]]] = {
-    "the story of the run": {
+    "overview": {
         "loss and its parts": (
             "Multiline",
             [
@@ -47,20 +47,19 @@ LAYOUT: dict[str, dict[str, tuple[str, list[str]]]] = {
 
 
 def tensorboard_writers(trainer: pl.Trainer) -> Iterator[SummaryWriter]:
-    """The event writers of the run's TensorBoard loggers, on the process that logs."""
+    """Event writers of the run's TensorBoard loggers, on the process that logs."""
     for logger in trainer.loggers if trainer.is_global_zero else ():
         if isinstance(logger, TensorBoardLogger) and not isinstance(logger, VariantLogger):
             yield logger.experiment
 
 
 def add_figure(writer: SummaryWriter, tag: str, figure: Figure, step: int) -> None:
-    """Log a figure under a tag, with its caption, which TensorBoard's IMAGES page has beside it."""
+    """Log a figure with its caption, for TensorBoard's IMAGES page."""
     png = BytesIO()
     figure.savefig(png, format="png", dpi=figure.dpi)
-    # Width and height stand at a fixed place of the file.
+    # Width and height, at a fixed offset of a PNG.
     size = [str(number).encode() for number in struct.unpack(">II", png.getvalue()[16:24])]
-    # In the form that TensorBoard itself writes now; its server takes no caption of the older form,
-    # which torch writes.
+    # TensorBoard's tensor format; torch writes the older one, whose captions are not shown.
     described = metadata.create_summary_metadata(tag, str(figure.get_label()))
     value = Summary.Value(
         tag=tag, metadata=described, tensor=tensor_util.make_tensor_proto([*size, png.getvalue()])
@@ -83,26 +82,26 @@ def log_findings(findings: Findings, trainer: pl.Trainer, step: int) -> None:
 
 
 def all_writers(trainer: pl.Trainer) -> Iterator[SummaryWriter]:
-    """Those of the run, and those of a sweep's variants."""
+    """Event writers of the run and of a sweep's variants, on the process that logs."""
     for logger in trainer.loggers if trainer.is_global_zero else ():
         if isinstance(logger, TensorBoardLogger):
             yield logger.experiment
 
 
 class TensorBoardDashboard(Callback):
-    """Lays out the custom-scalars page, and ends a run with its hyper-parameters and results.
+    """Log TensorBoard's custom-scalars layout, and final results with the hyper-parameters.
 
-    The results stand beside the hyper-parameters as `final/…`, so that runs can be compared
-    in TensorBoard's HPARAMS tab; each variant of a sweep has its own. Other loggers are left alone.
+    Results are named `final/…`, so that runs can be compared in TensorBoard's HPARAMS tab; each
+    variant of a sweep has its own.
     """
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the layout of the custom-scalars page."""
+        """Log the layout."""
         for writer in all_writers(trainer):
             writer.add_custom_scalars(LAYOUT)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the hyper-parameters together with the last validation's results."""
+        """Log hyper-parameters and the last validation's results."""
         if not trainer.is_global_zero:
             return
         for one in iter_models(trainer, pl_module):
@@ -118,7 +117,7 @@ class TensorBoardDashboard(Callback):
 
 
 def flattened(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested settings as `outer/inner` names with values that TensorBoard can show."""
+    """Flatten nested settings to `outer/inner` names, with values that TensorBoard can show."""
     for name, value in settings.items():
         if isinstance(value, Mapping):
             yield from flattened(value, f"{prefix}{name}/")
@@ -127,21 +126,20 @@ def flattened(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[s
             yield f"{prefix}{name}", value if shown else str(value)
 
 
-# Enough latents for a histogram; all pairs of a large dictionary would take longer than an epoch.
+# All pairs of a large dictionary would take longer than an epoch.
 SAMPLE = 2048
 
 
 class FeatureHistograms(Callback):
-    """Writes two histograms to TensorBoard after every validation, one value per latent.
+    """Log two histograms over latents to TensorBoard after every validation.
 
     - `latents/log10_firing_frequency`: of the latents that fired on the validation split.
     - `latents/nearest_cosine`: the largest cosine of a latent's direction with another's, for
-      at most 2,048 latents drawn evenly from the dictionary; of one divided over devices, within
-      the first device's slice.
+      at most 2,048 evenly spaced latents; of a sharded dictionary, within the first shard.
     """
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write both, on the process that logs."""
+        """Log both, on the process that logs."""
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
         for one in iter_models(trainer, pl_module):
@@ -149,7 +147,7 @@ class FeatureHistograms(Callback):
             density = one.module.evaluation.sparsity.compute()["density"]
             fired = density[density > 0]
             dictionary = one.module.autoencoder.dictionary.detach()
-            if isinstance(dictionary, DTensor):  # the other processes are not here to be asked
+            if isinstance(dictionary, DTensor):  # no collective: the other processes are not here
                 dictionary = dictionary.to_local()
             for writer in one.writers:
                 step = trainer.global_step
@@ -160,11 +158,11 @@ class FeatureHistograms(Callback):
 
 
 def nearest_cosine(dictionary: Tensor, sample: int = SAMPLE) -> Tensor:
-    """The largest cosine of each direction with another one of the dictionary.
+    """Largest cosine of each direction with another one of the dictionary.
 
     Args:
         dictionary: Directions, `(latents, width)`.
-        sample: For at most so many latents, taken at even steps.
+        sample: Maximum number of latents, evenly spaced.
 
     Returns:
         Cosines, `(min(sample, latents),)`; of a single latent, NaN.
@@ -179,11 +177,10 @@ def nearest_cosine(dictionary: Tensor, sample: int = SAMPLE) -> Tensor:
 
 
 class ThroughputMonitor(Callback):
-    """Logs `throughput/tokens_per_second` and `throughput/loader_wait` while training.
+    """Log `throughput/tokens_per_second` and `throughput/loader_wait` while training.
 
-    The rate counts the rows of all devices. The wait is the share of the time, between 0 and
-    1, in which the step stood still because the next batch was not there yet. Neither asks
-    the device for anything, so nothing is slowed down by being watched.
+    The rate counts the rows of all devices. The wait is the share of time, between 0 and
+    1, spent waiting for the next batch. Neither synchronizes with the device.
     """
 
     def __init__(self) -> None:
@@ -192,11 +189,11 @@ class ThroughputMonitor(Callback):
         self._waited = 0.0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start counting; validation between epochs is no part of the rate."""
+        """Start counting; validation between epochs is not counted."""
         self._restart(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start counting again after a validation in the middle of an epoch."""
+        """Restart counting after a validation in the middle of an epoch."""
         self._restart(trainer)
 
     def on_train_batch_end(
@@ -230,11 +227,11 @@ class ThroughputMonitor(Callback):
 
 
 def _shares(trainer: pl.Trainer) -> int:
-    """How many processes have rows of their own; those that divide the latents share theirs."""
+    """Number of processes with different rows; those that shard the latents share theirs."""
     share = trainer.distributed_sampler_kwargs
     return share["num_replicas"] if share else 1
 
 
 def _seconds_waited(trainer: pl.Trainer) -> float:
-    """What the training loader has waited so far; 0 for a loader that does not say."""
+    """Total waiting time of the training loader; 0 for a loader without `wait_seconds`."""
     return float(getattr(trainer.train_dataloader, "wait_seconds", 0.0))

@@ -25,7 +25,7 @@ from palinka.training.sweep import SweepModule, strip_prefix
 
 
 class VariantLogger(TensorBoardLogger):
-    """Logs what belongs to one variant as a run of its own, under the names of such a run.
+    """TensorBoard logger of one variant, with the names of a single run.
 
     Args:
         run: The logger of the sweep.
@@ -39,12 +39,12 @@ class VariantLogger(TensorBoardLogger):
 
     @property
     def log_dir(self) -> str:
-        """A folder below the sweep's, whose version may not have been chosen yet."""
+        """Folder within the sweep's, whose version may not have been chosen yet."""
         return str(Path(self._run.log_dir) / self.variant)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log those of the variant, and leave the others alone."""
+        """Log the variant's metrics."""
         own = strip_prefix(metrics, f"{self.variant}/")
         if own:
             epoch = {name: metrics[name] for name in ("epoch",) if name in metrics}
@@ -57,20 +57,15 @@ class VariantLogger(TensorBoardLogger):
         metrics: dict[str, Any] | None = None,
         step: int | None = None,
     ) -> None:
-        """Log the variant's own; Lightning hands those of the sweep to every logger."""
+        """Log the variant's own among the sweep's, which Lightning hands to every logger."""
         named = vars(params) if isinstance(params, Namespace) else params
         super().log_hyperparams(named.get(VARIANTS, {}).get(self.variant, named), metrics, step)
-        if metrics:  # under plain names, which `log_metrics` has passed over
+        if metrics:  # without prefix, which `log_metrics` ignores
             super().log_metrics(metrics, step)
 
 
 def with_variants(loggers: Any, variants: Iterable[str]) -> Iterator[Logger]:
-    """A trainer's loggers, those of TensorBoard followed by one for each variant.
-
-    Args:
-        loggers: A logger, several of them, or a truth value where there are none.
-        variants: The variants' names.
-    """
+    """Loggers of a sweep: the trainer's (or a boolean), and for TensorBoard one per variant."""
     given = loggers if isinstance(loggers, list) else [loggers]
     for logger in (one for one in given if isinstance(one, Logger)):
         yield logger
@@ -80,15 +75,15 @@ def with_variants(loggers: Any, variants: Iterable[str]) -> Iterator[Logger]:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """One of the autoencoders that a run trains, as if the run were its own.
+    """One of the autoencoders of a run, with the metrics and loggers of a single run.
 
     Attributes:
-        name: The variant's; empty in a run that trains a single autoencoder.
-        module: What is trained.
-        overrides: What the variant has different.
-        metrics: The last values under their plain names, such as `val/fvu`.
-        loggers: The loggers that take plain names.
-        folder: Where its results are kept.
+        name: The variant's; empty in a run with a single autoencoder.
+        module: Its module.
+        overrides: Settings by which the variant differs.
+        metrics: Last values by name without prefix, such as `val/fvu`.
+        loggers: Loggers that take such names.
+        folder: Log folder.
     """
 
     name: str
@@ -100,19 +95,19 @@ class TrainedModel:
 
     @property
     def seed(self) -> dict[str, Any]:
-        """The seed, where the variant has one of its own."""
+        """The variant's own seed, if any."""
         return {name: self.overrides[name] for name in ("seed",) if name in self.overrides}
 
     @property
     def writers(self) -> Iterator[SummaryWriter]:
-        """The event writers of its TensorBoard loggers; only for the process that logs."""
+        """Event writers of its TensorBoard loggers; only for the process that logs."""
         for logger in self.loggers:
             if isinstance(logger, TensorBoardLogger):
                 yield logger.experiment
 
 
 def iter_models(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[TrainedModel]:
-    """The autoencoders that a run trains; none where it trains something else."""
+    """Iterate over the autoencoders of a run; none if it trains something else."""
     folder, metrics = log_folder(trainer), trainer.callback_metrics
     if isinstance(pl_module, SparseAutoencoderModule):
         yield TrainedModel("", pl_module, {}, metrics, tuple(trainer.loggers), folder)
@@ -130,42 +125,38 @@ def iter_models(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[
 
 
 def reject_sweep(callback: pl.Callback, pl_module: pl.LightningModule) -> None:
-    """Refuse, before anything is trained, to look at several autoencoders as if they were one.
-
-    Raises:
-        InputError: If the module is a sweep.
-    """
+    """Raise if the module is a sweep, for a callback of a single autoencoder."""
     if isinstance(pl_module, SweepModule):
         raise InputError(
-            f"{type(callback).__name__} looks at a single autoencoder: leave it out of a sweep, and"
+            f"{type(callback).__name__} takes a single autoencoder: leave it out of a sweep, and"
             " give palinka validate or analyze the checkpoints of the variants"
         )
 
 
 class EndOfRunCallback(Callback, ABC):
-    """Writes something at the end of `validate` and of `fit`, on the process that logs.
+    """Write results at the end of `validate` and of `fit`, on the process that logs.
 
     Attributes:
-        what: What it writes, for the warning where it cannot.
+        what: Name of the results, for the warning where they cannot be written.
     """
 
     what: str
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse a sweep before it is trained."""
+        """Reject a sweep before it is trained."""
         reject_sweep(self, pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write of a checkpoint."""
+        """Write results of a checkpoint."""
         if trainer.state.fn == TrainerFn.VALIDATING:
             self.write_where_possible(trainer, pl_module)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write of what was trained."""
+        """Write results of a fit."""
         self.write_where_possible(trainer, pl_module)
 
     def write_where_possible(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Write, or warn where latents are divided over devices or rows come from elsewhere."""
+        """Write, or warn where latents are sharded or the data module is another."""
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         data = getattr(trainer, "datamodule", None)
@@ -185,4 +176,4 @@ class EndOfRunCallback(Callback, ABC):
     def write(
         self, trainer: pl.Trainer, module: SparseAutoencoderModule, data: ActivationDataModule
     ) -> None:
-        """Write what is to be written."""
+        """Write results."""

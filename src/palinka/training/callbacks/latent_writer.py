@@ -24,7 +24,7 @@ class LatentWriter(Callback):
         """Make the folder; raise early without a logger."""
         if trainer.log_dir is None:
             raise InputError(
-                "predict writes latents to the log folder, and there is no logger: "
+                "predict writes latents to the log folder, which needs a logger: "
                 "leave trainer.logger out"
             )
         self._folder = Path(trainer.log_dir) / "latents"

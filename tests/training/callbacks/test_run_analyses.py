@@ -1,8 +1,8 @@
-from collections.abc import Callable
 from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
+import yaml
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -16,9 +16,11 @@ TEXT = "The road from Vienna to Budapest follows the Danube, and Vienna is not f
 
 
 @pytest.fixture
-def entry(stimuli: Callable[..., str]) -> AnalysisEntry:
-    path = stimuli(kind="passage", text=TEXT, categories={"cities": ["Vienna", "Budapest"]})
-    return AnalysisEntry("cities", "category_score", path)  # type: ignore[arg-type]
+def entry(tmp_path: Path) -> AnalysisEntry:
+    path = tmp_path / "stimuli.yaml"
+    categories = {"cities": ["Vienna", "Budapest"]}
+    path.write_text(yaml.safe_dump({"kind": "passage", "text": TEXT, "categories": categories}))
+    return AnalysisEntry("cities", "category_score", str(path))  # type: ignore[arg-type]
 
 
 def fit(folder: Path, callback: RunAnalyses, **trainer: object) -> pl.Trainer:

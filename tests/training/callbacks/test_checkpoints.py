@@ -1,7 +1,6 @@
-"""Whatever a callback does to the weights at the end of a fit: one autoencoder is left."""
-
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from lightning.pytorch.callbacks import (
     StochasticWeightAveraging,
     WeightAveraging,
 )
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -23,7 +23,7 @@ from palinka.cli.fit import Trainer
 from palinka.errors import InputError
 from palinka.training import SparseAutoencoderModule, SweepModule
 from palinka.training.callbacks import LanguageModelMetrics, RunCheckpoints
-from palinka.training.callbacks.checkpoints import FinalWeights
+from palinka.training.callbacks.checkpoints import FinalWeights, log_positions, rewind_logs
 
 STEPS = 4  # in an epoch
 
@@ -192,3 +192,58 @@ def test_what_looks_at_the_weights_comes_after_what_replaces_them() -> None:
 def test_pruning_is_refused() -> None:
     with pytest.raises(InputError, match="ModelPruning cannot work here"):
         Trainer(accelerator="cpu", logger=False, callbacks=[ModelPruning("l1_unstructured")])
+
+
+def test_rewinding_takes_back_what_came_after(tmp_path: Path) -> None:
+    logger = TensorBoardLogger(tmp_path, "logs", version="version_0")
+    trainer: Any = SimpleNamespace(is_global_zero=True, loggers=[logger])
+    logger.log_metrics({"loss": 1.0}, step=0)
+    sizes = log_positions(trainer)
+    (file,) = Path(logger.log_dir).glob("events.*")
+    assert sizes == {file.name: file.stat().st_size}
+    before = file.read_bytes()
+
+    logger.log_metrics({"loss": 2.0}, step=1)
+    logger.finalize("success")
+    assert len(file.read_bytes()) > len(before)
+    later = file.with_name("events.out.tfevents.9999999999.host.1.0")
+    later.write_bytes(b"of a run that was killed")
+    other = file.with_name("hparams.yaml")
+    other.write_text("k: 1")
+
+    trainer.run_folder = file.parent
+    logger = TensorBoardLogger(tmp_path, "logs", version="version_0")
+    trainer.loggers = [logger, TensorBoardLogger(tmp_path, "others", version="version_0")]
+    kept = tmp_path / "others/version_0/events.out.tfevents.1.host.1.0"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"of who knows whom")
+    rewind_logs(trainer, sizes)
+    assert kept.exists()
+    assert file.read_bytes() == before
+    assert not later.exists()
+    assert other.exists()
+
+
+def test_other_processes_have_no_files(tmp_path: Path) -> None:
+    trainer: Any = SimpleNamespace(is_global_zero=False, loggers=[TensorBoardLogger(tmp_path)])
+    assert log_positions(trainer) == {}
+
+
+def test_a_csv_file_keeps_its_rows_up_to_the_checkpoint(tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path, "logs", version=0)
+    trainer: Any = SimpleNamespace(is_global_zero=True, loggers=[logger])
+    assert log_positions(trainer) == {"metrics.csv": 0}
+    logger.log_metrics({"loss": 1.0}, step=0)
+    logger.log_metrics({"loss": 0.5}, step=1)
+    positions = log_positions(trainer)
+    assert positions == {"metrics.csv": 2}
+    logger.log_metrics({"loss": 0.25, "val": 3.0}, step=2)  # a column more
+    logger.finalize("success")
+
+    resumed = CSVLogger(tmp_path, "logs", version=0)
+    trainer.loggers = [resumed]
+    rewind_logs(trainer, positions)
+    resumed.log_metrics({"loss": 0.75}, step=2)
+    resumed.finalize("success")
+    path = tmp_path / "logs/version_0/metrics.csv"
+    assert path.read_text().split() == ["loss,step,val", "1.0,0,", "0.5,1,", "0.75,2,"]

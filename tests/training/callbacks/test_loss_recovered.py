@@ -1,0 +1,324 @@
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
+
+from palinka.analyses.stats.bootstrap import document_intervals
+from palinka.autoencoders import KSparseAutoencoder
+from palinka.data import ActivationDataModule, Context, Passage
+from palinka.errors import InputError
+from palinka.language_models import LanguageModel, LanguageModelSpec
+from palinka.training import SparseAutoencoderModule
+from palinka.training.callbacks import LanguageModelMetrics, loss_recovered
+from palinka.training.callbacks.loss_recovered import (
+    COLUMNS,
+    ERROR_RATIOS,
+    RATIOS,
+    patched_losses,
+    sum_over_processes,
+)
+
+SITE, LATER = "blocks.3.mlp.pre", "blocks.4.resid"
+
+
+@pytest.fixture(scope="module")
+def model() -> LanguageModel:
+    return LanguageModel.load(LanguageModelSpec("mini"))
+
+
+@pytest.fixture(scope="module")
+def autoencoder(model: LanguageModel) -> SparseAutoencoderModule:
+    torch.manual_seed(0)
+    width = model.width(SITE)
+    made = SparseAutoencoderModule(KSparseAutoencoder(width, 2 * width, k=32, unit_norm=True))
+    made.scaling.set(0.1 * torch.randn(width), 0.5)
+    return made.eval()
+
+
+@pytest.fixture(scope="module")
+def blocks() -> list[Context]:
+    """Five contexts, of which the last is shorter, from three documents."""
+    random = np.random.default_rng(0)
+    documents = [[4] * 12, [4] * 5 + [7] * 7, [7] * 12, [7] * 2 + [9] * 10, [9] * 6]
+    return [
+        Context(random.integers(0, 8192, len(row)), np.array(row), np.arange(len(row)))
+        for row in documents
+    ]
+
+
+MEAN = np.random.default_rng(1).normal(size=512)
+
+
+def plain(
+    model: LanguageModel, autoencoder: SparseAutoencoderModule, blocks: list[Context], skip: int
+) -> dict[int, np.ndarray]:
+    """Context by context in float64, with the replaced activations computed by hand."""
+    found: dict[int, np.ndarray] = {}
+    for block in blocks:
+        ids = torch.from_numpy(block.tokens)[None]
+        x = model.read(ids, [SITE])[SITE]
+        others = {
+            "spliced": autoencoder(x).reconstruction.detach(),
+            "ablated": torch.zeros_like(x),
+            "ablated_mean": torch.from_numpy(MEAN).to(x).expand_as(x),
+        }
+        log_p = {"clean": model.logits(ids).double().log_softmax(-1)[0, :-1]}
+        later = {"clean": model.read(ids, [LATER])[LATER][0]}
+        for name, values in others.items():
+            whole = torch.cat([x[:, :skip], values[:, skip:]], dim=1)
+
+            def constant(_: Tensor, whole: Tensor = whole) -> Tensor:
+                return whole
+
+            with model.replaced(SITE, constant):
+                log_p[name] = model.logits(ids).double().log_softmax(-1)[0, :-1]
+                later[name] = model.read(ids, [LATER])[LATER][0]
+        for place, (token, document) in enumerate(
+            zip(block.tokens[1:], block.documents[1:], strict=True)
+        ):
+            row = [1.0] + [-float(log_p[name][place, token]) for name in log_p]
+            p, q = log_p["clean"][place], log_p["spliced"][place]
+            row.append(float((p.exp() * (p - q)).sum()))
+            for name in ("spliced", "ablated_mean"):
+                moved = (later[name] - later["clean"])[place + 1].double()
+                row.append(float(moved.square().mean()))
+            found[int(document)] = found.get(int(document), np.zeros(8)) + row
+    return found
+
+
+@pytest.mark.parametrize("skip", [0, 1])
+def test_it_agrees_with_a_direct_computation(
+    skip: int, model: LanguageModel, autoencoder: SparseAutoencoderModule, blocks: list[Context]
+) -> None:
+    documents, sums = patched_losses(
+        model, SITE, autoencoder, MEAN, blocks, skip=skip, batch_size=3, error_site=LATER
+    )
+    expected = plain(model, autoencoder, blocks, skip)
+    assert documents.tolist() == sorted(expected) == [4, 7, 9]
+    direct = np.stack([expected[document] for document in sorted(expected)])
+    np.testing.assert_allclose(sums / sums[:, :1], direct / sums[:, :1], rtol=1e-6, atol=1e-6)
+    values = document_intervals(sums, {**RATIOS, **ERROR_RATIOS})
+    total = dict(zip(COLUMNS, direct.sum(axis=0), strict=True))
+    clean, spliced, ablated = (total[f"ce_{name}"] for name in ("clean", "spliced", "ablated"))
+    assert values["loss_recovered"].value == pytest.approx(
+        (ablated - spliced) / (ablated - clean), abs=1e-5
+    )
+    assert values["ce_delta"].value == pytest.approx((spliced - clean) / 49, abs=1e-6)
+    assert values["site_mse"].value == pytest.approx(total["error_spliced"] / 49, rel=1e-5)
+    assert values["site_recovered"].value == pytest.approx(
+        1 - total["error_spliced"] / total["error_ablated_mean"], abs=1e-5
+    )
+
+
+def test_any_number_of_processes_and_any_batch_size_find_the_same(
+    model: LanguageModel, autoencoder: SparseAutoencoderModule, blocks: list[Context]
+) -> None:
+    documents, sums = patched_losses(model, SITE, autoencoder, MEAN, blocks, batch_size=2)
+    parts = [
+        patched_losses(model, SITE, autoencoder, MEAN, blocks, batch_size=2, share=(rank, 4))
+        for rank in range(4)
+    ]
+    assert any(len(own) == 0 for own, _ in parts)  # three batches for four processes
+    together = sum_over_processes(
+        np.concatenate([own for own, _ in parts]),
+        np.concatenate([table for _, table in parts]),
+        torch.device("cpu"),
+    )
+    np.testing.assert_array_equal(together[0], documents)
+    np.testing.assert_allclose(together[1], sums, rtol=1e-12)
+    for size in (1, None):
+        _, other = patched_losses(model, SITE, autoencoder, MEAN, blocks, batch_size=size)
+        np.testing.assert_allclose(other, sums, rtol=1e-5)
+
+
+def test_what_changes_nothing_recovers_everything(
+    model: LanguageModel, blocks: list[Context]
+) -> None:
+    class Identity:
+        def encode(self, x: Tensor) -> Tensor:
+            return x
+
+        def decode(self, latents: Tensor) -> Tensor:
+            return latents
+
+    _, sums = patched_losses(model, SITE, Identity(), MEAN, blocks, error_site=SITE)
+    found = document_intervals(sums, {**RATIOS, **ERROR_RATIOS})
+    assert (found["site_mse"].value, found["site_recovered"].value) == (0.0, 1.0)
+    assert found["kl"].value == 0.0
+    assert found["loss_recovered"].value == found["loss_recovered_mean"].value == 1.0
+    assert abs(found["ce_ablated"].value - found["ce_clean"].value) > 1e-3
+
+
+NAMES = {
+    *("ce_clean", "ce_spliced", "ce_delta", "ce_ablated", "ce_ablated_mean"),
+    *("loss_recovered", "loss_recovered_mean", "kl"),
+}
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The names of the models that were loaded."""
+    loaded: list[str] = []
+    load = LanguageModel.load
+
+    def counted(spec: LanguageModelSpec) -> Any:
+        loaded.append(spec.name)
+        return load(spec)
+
+    monkeypatch.setattr(LanguageModel, "load", counted)
+    return loaded
+
+
+def data(**options: Any) -> ActivationDataModule:
+    settings: dict[str, Any] = {
+        "context_length": 128, "train_tokens": 1016, "validation_tokens": 1016, "batch_size": 300,
+        "center": True, "skip_first": True,
+    }  # fmt: skip
+    return ActivationDataModule(**{**settings, **options})
+
+
+def trainer(folder: Path, *callbacks: Any, **options: Any) -> Trainer:
+    return Trainer(
+        accelerator="cpu", max_epochs=1, logger=CSVLogger(folder), enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, callbacks=list(callbacks),
+        num_sanity_val_steps=0, default_root_dir=folder, log_every_n_steps=1, **options,
+    )  # fmt: skip
+
+
+def module() -> SparseAutoencoderModule:
+    torch.manual_seed(0)
+    return SparseAutoencoderModule(
+        KSparseAutoencoder(512, 640, k=16), decorrelation_weight=0.0, sparsity_weight=0.0
+    )
+
+
+def test_a_fit_measures_on_the_way_and_at_its_end_as_validate_does(
+    workspace: Path, loads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    intervals = sys.modules["palinka.analyses.stats.bootstrap"]
+    monkeypatch.setattr(intervals, "MINIMUM_DOCUMENTS", 3)
+    rows, trained = data(), module()
+    callback = LanguageModelMetrics(contexts=6, every_n_steps=2)
+    fit = trainer(workspace, callback)
+    steps = []
+    fit.loggers[0].log_metrics = lambda metrics, step: steps.append(  # type: ignore[method-assign]
+        (step, {name for name in metrics if name.startswith("val_interval/")})
+    )
+    trained.train()
+    fit.fit(trained, datamodule=rows)
+    assert trained.training
+    judged = [step for step, names in steps if names]
+    assert judged == [2, 3]
+    bounds = {f"val_interval/{name}/{end}" for name in NAMES for end in ("low", "high")}
+    assert (2, bounds) in steps
+    # Once for the harvest and once for the metrics; then it is gone.
+    assert loads == ["mini", "mini"]
+    assert "loaded_language_model" not in vars(rows)
+    at_the_end = {
+        name: float(value)
+        for name, value in fit.callback_metrics.items()
+        if name.removeprefix("val/") in NAMES or name.startswith("val_interval/")
+    }
+    assert {name for name in at_the_end if name.startswith("val/")} == {f"val/{n}" for n in NAMES}
+
+    again = LanguageModelMetrics(contexts=6)
+    (measured,) = trainer(workspace, again).validate(trained, data(), verbose=False)
+    assert {name: measured[name] for name in at_the_end} == pytest.approx(at_the_end, rel=1e-6)
+    assert again.found == callback.found
+    assert loads == ["mini"] * 3
+    found = again.found
+    more = found["ce_spliced"].value - found["ce_clean"].value
+    assert found["ce_delta"].value == pytest.approx(more, rel=1e-9)
+    assert 0.0 < found["kl"].low < found["kl"].value < found["kl"].high
+
+    (tested,) = trainer(workspace, LanguageModelMetrics(contexts=None)).test(
+        trained, data(), verbose=False
+    )
+    assert tested["test/ce_clean"] != measured["val/ce_clean"]  # all eight contexts
+
+
+def test_a_passage_in_memory_is_judged_too_and_has_no_interval(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(loss_recovered, "rank_zero_info", said.append)
+    rows = data(
+        corpus=Passage("The river was wide, and the water was still, and nobody saw him."),
+        in_memory=True, validation_fraction=0.0, train_tokens=None, validation_tokens=None,
+        batch_size=None,
+    )  # fmt: skip
+    callback = LanguageModelMetrics()
+    (measured,) = trainer(workspace, callback).validate(module(), rows, verbose=False)
+    assert measured["val/ce_ablated"] > 0.0
+    assert not any(name.startswith("val_interval") for name in measured)
+    assert said == ["no intervals: 1 document(s), expected at least 8"]
+
+
+def test_a_run_with_divided_latents_says_that_it_cannot(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    divided = module()
+    monkeypatch.setattr(SparseAutoencoderModule, "device_mesh", property(lambda self: object()))
+    run = trainer(workspace)
+    run.datamodule = data()  # type: ignore[attr-defined]
+    with pytest.warns(UserWarning, match="no device holds all latents"):
+        LanguageModelMetrics().on_train_end(run, divided)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"contexts": 0}, "contexts is 0; expected at least 1"),
+        ({"every_n_steps": 0}, "every_n_steps is 0"),
+        ({"batch_size": 0}, "batch_size is 0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(options: dict[str, int], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        LanguageModelMetrics(**options)
+
+
+SMALL = [
+    "--data.context_length=64",
+    "--data.train_tokens=2048",
+    "--data.validation_tokens=1920",
+    "--data.batch_size=256",
+    "--trainer.accelerator=cpu",
+    "--trainer.max_epochs=1",
+    "--trainer.enable_progress_bar=false",
+]
+TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
+# Thirty contexts in batches of seven: unequal shares.
+JUDGED = ["--trainer.callbacks+=LanguageModelMetrics", "--trainer.callbacks.batch_size=7"]
+
+
+MEASURED = ("ce_", "loss_recovered", "kl", "fvu")
+
+
+def judged(folder: Path) -> dict[str, float]:
+    events = EventAccumulator(str(folder)).Reload()
+    return {
+        name: events.Scalars(name)[-1].value
+        for name in events.Tags()["scalars"]
+        if name.startswith(("val/", "val_interval/")) and any(part in name for part in MEASURED)
+    }
+
+
+@pytest.mark.slow
+def test_two_processes_find_what_one_finds(workspace: Path, commands: Any) -> None:
+    assert commands.run_on(2, workspace, ["fit", *SMALL, *TWO, *JUDGED]) == [0, 0]
+    last = "--ckpt_path=lightning_logs/version_0/checkpoints/last.ckpt"
+    assert commands.run(workspace, ["validate", *SMALL, *JUDGED, last]) == 0
+    assert commands.run_on(2, workspace, ["validate", *SMALL, *TWO, *JUDGED, last]) == [0, 0]
+    fitted, one, two = (judged(workspace / "lightning_logs" / f"version_{n}") for n in range(3))
+    assert {"val/kl", "val_interval/kl/low", "val/loss_recovered_mean"} <= set(one)
+    assert two == pytest.approx(one, rel=1e-6)
+    assert fitted == pytest.approx(one, rel=1e-6)

@@ -83,7 +83,7 @@ def test_each_side_has_a_scaling_of_its_own_which_a_checkpoint_keeps(
     trainer.save_checkpoint(path)
 
     back = SparseAutoencoderModule.load_from_checkpoint(path)
-    assert back.is_transcoder
+    assert back.autoencoder.is_transcoder
     x = both[:, :INPUT]
     inner = back.autoencoder
     latents = inner.encode((x - 0.5) * 2.0)

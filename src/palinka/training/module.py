@@ -46,10 +46,9 @@ class SparseAutoencoderModule(LightningModule):
     """Train and evaluate a sparse autoencoder on activations.
 
     A batch is a tensor of raw activations, `(rows, input_dim)`, in any floating dtype; for a
-    transcoder, `(rows, input_dim + output_dim)`, with the target on the right. The loss
-    and the metrics are those of the activations as the autoencoder sees them, which is after
-    centering and scaling where the data asks for that; `encode`, `decode` and calling the module
-    take and give raw activations.
+    transcoder, `(rows, input_dim + output_dim)`, with the target on the right. The loss and the
+    metrics are those of centered and scaled activations, where the data asks for that; `encode`,
+    `decode` and calling the module take and give raw activations.
 
     Under Lightning's `ModelParallelStrategy` the latents are sharded over the devices of its
     `tensor_parallel` dimension, and the rows of a batch over those of `data_parallel`. Only
@@ -68,10 +67,6 @@ class SparseAutoencoderModule(LightningModule):
         dead_after_tokens: Number of tokens without firing after which a latent counts as dead.
         optimizer: Makes the optimizer from the parameters.
         lr_scheduler: Makes the learning-rate schedule, in optimizer steps, from the optimizer.
-
-    Raises:
-        InputError: If a weight or a number of steps is negative, or `dead_after_tokens` is not
-            positive.
     """
 
     def __init__(
@@ -94,7 +89,7 @@ class SparseAutoencoderModule(LightningModule):
         self.autoencoder = autoencoder
         self.scaling = InputScaling(self.autoencoder.input_dim)
         self.target_scaling = (
-            InputScaling(self.autoencoder.output_dim) if self.is_transcoder else None
+            InputScaling(self.autoencoder.output_dim) if self.autoencoder.is_transcoder else None
         )
         self.objective = Objective(
             sparsity_weight=sparsity_weight,
@@ -131,11 +126,6 @@ class SparseAutoencoderModule(LightningModule):
         self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
 
     @property
-    def is_transcoder(self) -> bool:
-        """True if the output is another site's activations."""
-        return self.autoencoder.is_transcoder
-
-    @property
     def output_scaling(self) -> InputScaling:
         """Scaling of the output: the input's, except for a transcoder."""
         return self.scaling if self.target_scaling is None else self.target_scaling
@@ -159,20 +149,12 @@ class SparseAutoencoderModule(LightningModule):
         return AutoencoderOutput(reconstruction=self.decode_for(latents, x), latents=latents)
 
     def save_pretrained(self, folder: str | PathLike[str]) -> None:
-        """Write the autoencoder for raw activations: centering and scaling go into the weights.
-
-        Raises:
-            InputError: If the folder cannot be written, or the weights cannot hold the scaling.
-        """
+        """Write the autoencoder for raw activations: centering and scaling go into the weights."""
         fold(self._unsharded(), self.scaling, self.target_scaling).save_pretrained(folder)
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
-        """Load as Lightning does.
-
-        Raises:
-            InputError: If the file is missing, damaged, or not a checkpoint of an autoencoder.
-        """
+        """Load as Lightning does, but raise an InputError if that fails."""
         try:
             return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
         except InputError:
@@ -211,16 +193,13 @@ class SparseAutoencoderModule(LightningModule):
         """Combine an optimizer with this module's learning-rate schedule, if any."""
         if self.lr_scheduler_factory is None:
             return optimizer
-        scheduler = self.lr_scheduler_factory(optimizer)
-        if isinstance(scheduler, ReduceLROnPlateau):
+        schedule = self.lr_scheduler_factory(optimizer)
+        if isinstance(schedule, ReduceLROnPlateau):
             return {
                 "optimizer": optimizer,
-                "lr_scheduler": {"scheduler": scheduler, "monitor": scheduler.monitor},
+                "lr_scheduler": {"scheduler": schedule, "monitor": schedule.monitor},
             }
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_fit_start(self) -> None:
         """Initialize from data on rank 0 and broadcast."""
@@ -419,9 +398,6 @@ class SparseAutoencoderModule(LightningModule):
             path: The checkpoint.
             data: The data of the run.
             resume: Whether to train, which needs the same rows and the optimizer's state.
-
-        Raises:
-            InputError: If it does not match, or cannot be read.
         """
         stored = checkpoints.read(path)
         if resume and "optimizer_states" not in stored:

@@ -39,7 +39,8 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
         targets: Next tokens, `(…)`.
     """
     rows = max(1, CHUNK_LOGITS // logits.shape[-1])
-    chunks = zip(logits.flatten(0, -2).split(rows), targets.flatten().split(rows), strict=True)
+    flat = (logits.flatten(0, -2), targets.flatten())
+    chunks = zip(*(torch.split(tensor, rows) for tensor in flat), strict=True)
     losses = [functional.cross_entropy(x.double(), y, reduction="none") for x, y in chunks]
     return torch.cat(losses).view(targets.shape)
 
@@ -52,9 +53,9 @@ def kl_divergence(clean: Tensor, other: Tensor) -> Tensor:
         other: Logits of the same shape.
     """
     rows = max(1, CHUNK_LOGITS // clean.shape[-1])
-    pairs = zip(*(logits.flatten(0, -2).split(rows) for logits in (clean, other)), strict=True)
+    flat = (clean.flatten(0, -2), other.flatten(0, -2))
     divergences = []
-    for pair in pairs:
+    for pair in zip(*(torch.split(logits, rows) for logits in flat), strict=True):
         log_p, log_q = (logits.double().log_softmax(dim=1) for logits in pair)
         kl = functional.kl_div(log_q, log_p, reduction="none", log_target=True)
         divergences.append(kl.sum(dim=1))

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -22,6 +24,8 @@ from palinka.training.callbacks.loss_recovered import (
     COLUMNS,
     ERROR_RATIOS,
     RATIOS,
+    cross_entropy,
+    kl_divergence,
     patched_losses,
     sum_over_processes,
 )
@@ -322,3 +326,41 @@ def test_two_processes_find_what_one_finds(workspace: Path, commands: Any) -> No
     assert {"val/kl", "val_interval/kl/low", "val/loss_recovered_mean"} <= set(one)
     assert two == pytest.approx(one, rel=1e-6)
     assert fitted == pytest.approx(one, rel=1e-6)
+
+
+def plain_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    log_p = logits.double().log_softmax(dim=-1)
+    return -log_p.gather(-1, targets[..., None])[..., 0]
+
+
+def plain_kl(clean: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    p, q = (logits.double().log_softmax(dim=-1) for logits in (clean, other))
+    return (p.exp() * (p - q)).sum(dim=-1)
+
+
+@given(
+    seed=st.integers(0, 2**31),
+    vocabulary=st.integers(1, 40),
+    scale=st.sampled_from([1e-3, 1.0, 30.0]),
+    dtype=st.sampled_from([torch.float16, torch.float32, torch.float64]),
+    chunk=st.integers(1, 200),
+)
+def test_cross_entropy_and_kl_agree_with_their_definitions(
+    seed: int, vocabulary: int, scale: float, dtype: torch.dtype, chunk: int
+) -> None:
+    random = torch.Generator().manual_seed(seed)
+    clean, other = (
+        (scale * torch.randn(2, 5, vocabulary, generator=random)).to(dtype) for _ in range(2)
+    )
+    targets = torch.randint(vocabulary, (2, 5), generator=random)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loss_recovered, "CHUNK_LOGITS", chunk)
+        losses, divergences = cross_entropy(clean, targets), kl_divergence(clean, other)
+    assert losses.dtype == divergences.dtype == torch.float64
+    torch.testing.assert_close(losses, plain_cross_entropy(clean, targets), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(divergences, plain_kl(clean, other), rtol=1e-9, atol=1e-9)
+
+
+def test_the_divergence_of_the_same_logits_is_zero() -> None:
+    logits = torch.randn(3, 50)
+    assert not kl_divergence(logits, logits.clone()).any()

@@ -4,7 +4,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ import palinka
 from palinka.analyses.findings import Findings
 from palinka.analyses.result import Result, Table
 from palinka.errors import InputError
-from palinka.training.callbacks.tensorboard import log_findings
+from palinka.training.callbacks.tensorboard import write_findings
 
 
 @dataclass(frozen=True)
@@ -105,11 +105,13 @@ def test_a_name_cannot_leave_its_folder(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("out*"))
 
 
-def test_every_logger_gets_the_numbers() -> None:
+def test_every_logger_gets_the_numbers(tmp_path: Path) -> None:
     logged: list[tuple[dict[str, float], int]] = []
     logger = SimpleNamespace(log_metrics=lambda values, step: logged.append((values, step)))
-    trainer = cast(Any, SimpleNamespace(loggers=[logger, logger], is_global_zero=True))
-    log_findings(findings(), trainer, 7)
+    trainer: Any = SimpleNamespace(
+        loggers=[logger, logger], is_global_zero=True, global_step=7, run_folder=tmp_path
+    )
+    write_findings(findings(), trainer)
     assert len(logged) == 2
     values, step = logged[0]
     assert step == 7

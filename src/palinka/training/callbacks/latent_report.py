@@ -17,8 +17,7 @@ from palinka.analyses.stats.latents import TopHeap, nearest_latents
 from palinka.data import ActivationDataModule, RowContext
 from palinka.errors import InputError, track
 from palinka.language_models.direct_effect import TokenEffects, token_effects
-from palinka.training.callbacks.summary import log_folder
-from palinka.training.callbacks.tensorboard import log_findings
+from palinka.training.callbacks.tensorboard import write_findings
 from palinka.training.callbacks.variants import EndOfRunCallback
 from palinka.training.module import SparseAutoencoderModule
 
@@ -148,9 +147,7 @@ class ReportLatents(EndOfRunCallback):
         """Write the report to the disk and to the logger."""
         result = self.report(data, module)
         settings = {**data.source, "rows": data.validation_rows.rows}
-        findings = Findings("latents", {"": result}, settings=settings)
-        findings.write(log_folder(trainer) / "analyses")
-        log_findings(findings, trainer, trainer.global_step)
+        write_findings(Findings("latents", {"": result}, settings=settings), trainer)
 
     def report(
         self,

@@ -17,8 +17,7 @@ from palinka.analyses.reader import ActivationReader, Encoder
 from palinka.analyses.run import AnalysisEntry, run_analysis
 from palinka.data import ActivationDataModule
 from palinka.errors import InputError
-from palinka.training.callbacks.summary import log_folder
-from palinka.training.callbacks.tensorboard import log_findings
+from palinka.training.callbacks.tensorboard import write_findings
 from palinka.training.callbacks.variants import reject_sweep
 from palinka.training.module import SparseAutoencoderModule
 
@@ -63,7 +62,11 @@ class RunAnalyses(Callback):
         if step == self._last_step:  # a batch that only accumulated its gradient
             return
         self._last_step = step
-        self._keep(trainer.callback_metrics, step, trainer.log_every_n_steps)  # type: ignore[attr-defined]
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and step % every == 0:
+            for name, value in trainer.callback_metrics.items():
+                if name.startswith("loss/"):
+                    self._losses.setdefault(name.removeprefix("loss/"), []).append((step, value))
         if self.every_n_steps is not None and step % self.every_n_steps == 0:
             self._run(trainer, pl_module)
 
@@ -73,16 +76,12 @@ class RunAnalyses(Callback):
         if not done:
             self._run(trainer, pl_module)
         if trainer.is_global_zero and self._losses and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            curves = {
+                name: ([step for step, _ in kept], [float(value) for _, value in kept])
+                for name, kept in self._losses.items()
+            }
             with style():
-                drawn = loss_curves(
-                    {
-                        name: ([step for step, _ in kept], [float(value) for _, value in kept])
-                        for name, kept in self._losses.items()
-                    }
-                )
-            findings = Findings("training", {}, figures=drawn)
-            findings.write(log_folder(trainer) / "analyses")
-            log_findings(findings, trainer, trainer.global_step)
+                write_findings(Findings("training", {}, figures=loss_curves(curves)), trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """Losses so far, for the curves of a resumed run."""
@@ -98,12 +97,6 @@ class RunAnalyses(Callback):
             for name, kept in state_dict.items()
         }
 
-    def _keep(self, metrics: Mapping[str, Tensor], step: int, every: int) -> None:
-        if every and step % every == 0:
-            for name, value in metrics.items():
-                if name.startswith("loss/"):
-                    self._losses.setdefault(name.removeprefix("loss/"), []).append((step, value))
-
     def _run(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
@@ -112,9 +105,7 @@ class RunAnalyses(Callback):
         reader = self._bound(trainer, pl_module)
         for entry in self.analyses:
             try:
-                findings = run_analysis(entry, reader)
-                findings.write(log_folder(trainer) / "analyses")
-                log_findings(findings, trainer, trainer.global_step)
+                write_findings(run_analysis(entry, reader), trainer)
             except Exception as error:  # must not end the training
                 if not isinstance(error, InputError):
                     traceback.print_exc()

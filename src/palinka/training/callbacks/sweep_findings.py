@@ -14,8 +14,8 @@ from palinka.analyses import figures
 from palinka.analyses.findings import Findings
 from palinka.analyses.result import Result, Table
 from palinka.errors import escape_control_chars
-from palinka.training.callbacks.summary import ROWS, log_folder, log_locations
-from palinka.training.callbacks.tensorboard import log_findings
+from palinka.training.callbacks.summary import ROWS, log_locations
+from palinka.training.callbacks.tensorboard import write_findings
 from palinka.training.callbacks.variants import TrainedModel, iter_models
 from palinka.training.sweep import SweepModule
 
@@ -68,9 +68,7 @@ class SweepFindings(Callback):
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             variants = list(iter_models(trainer, pl_module))
             result = SweepResult(variants={one.name: _row(one) for one in variants})
-            findings = Findings("sweep", {"": result}, figures=_figures(variants))
-            findings.write(log_folder(trainer) / "analyses")
-            log_findings(findings, trainer, trainer.global_step)
+            write_findings(Findings("sweep", {"": result}, figures=_figures(variants)), trainer)
 
 
 def sweep_report(trainer: pl.Trainer, sweep: SweepModule) -> str:

@@ -20,6 +20,7 @@ from torch.nn import functional
 from torch.utils.tensorboard import SummaryWriter
 
 from palinka.analyses.findings import Findings
+from palinka.training.callbacks.summary import log_folder
 from palinka.training.callbacks.variants import VariantLogger, iter_models
 
 # Category -> chart -> (kind, tags), as `SummaryWriter.add_custom_scalars` takes it. Tags are
@@ -68,17 +69,18 @@ def add_figure(writer: SummaryWriter, tag: str, figure: Figure, step: int) -> No
     events._get_file_writer().add_summary(Summary(value=[value]), step)
 
 
-def log_findings(findings: Findings, trainer: pl.Trainer, step: int) -> None:
-    """Log the numbers of an analysis to every logger, and figures and text to TensorBoard."""
+def write_findings(findings: Findings, trainer: pl.Trainer) -> None:
+    """Write findings to the log folder, numbers to every logger, and figures to TensorBoard."""
+    findings.write(log_folder(trainer) / "analyses")
     prefix = f"analyses/{findings.name}"
     scalars = {f"{prefix}/{name}": value for name, value in findings.scalars().items()}
     for logger in trainer.loggers:
-        logger.log_metrics(scalars, step)
+        logger.log_metrics(scalars, trainer.global_step)
     for writer in tensorboard_writers(trainer):
         for name, figure in findings.figures.items():
-            add_figure(writer, f"{prefix}/{name}", figure, step)
+            add_figure(writer, f"{prefix}/{name}", figure, trainer.global_step)
         if findings.results or findings.summary:
-            writer.add_text(prefix, findings.markdown(), step)
+            writer.add_text(prefix, findings.markdown(), trainer.global_step)
 
 
 def all_writers(trainer: pl.Trainer) -> Iterator[SummaryWriter]:

@@ -1,4 +1,4 @@
-"""One process of a run whose latents are divided, started by `test_sharded.py`.
+"""One process of a run whose latents are divided, started by `test_sharding.py`.
 
 Every process compares the passes and gradients of its slice with an undivided twin of its own.
 Then it trains on its share of the batches; what rank 0 writes must not depend on the devices.

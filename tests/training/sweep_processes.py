@@ -1,4 +1,4 @@
-"""One process of a sweep on several, started by `test_sweep_processes.py`; writes what it found.
+"""One process of a sweep on several, started by `test_sweep.py`; writes what it found.
 
 Trains each variant alone and all of them as a sweep, on its share of the same batches.
 """

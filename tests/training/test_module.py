@@ -308,7 +308,12 @@ def test_another_width_is_named(rows: Tensor, rows_data: Any, make_trainer: Make
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"sparsity_weight": -1.0}, {"dead_after_tokens": 0}, {"sparsity_warmup_steps": -1}],
+    [
+        {"sparsity_weight": -1.0},
+        {"decorrelation_weight": float("nan")},
+        {"sparsity_warmup_steps": -1},
+        {"dead_after_tokens": 0},
+    ],
 )
 def test_arguments_that_cannot_be(arguments: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=f"{next(iter(arguments))} must be"):

@@ -41,7 +41,7 @@ def test_small_autoencoders_and_explicit_wishes_are_left_alone(
     assert torch.get_float32_matmul_precision() == "highest"
 
 
-def test_a_run_that_goes_on_keeps_what_it_began_with(
+def test_a_resumed_run_keeps_its_precision_and_torch_is_left_as_it_was(
     make_trainer: Callable[..., Trainer],
     rows_data: Callable[..., Any],
     rows: Tensor,
@@ -63,18 +63,4 @@ def test_a_run_that_goes_on_keeps_what_it_began_with(
     path = tmp_path / "last.ckpt"
     make_trainer(max_epochs=2).fit(Watched(KSparseAutoencoder(8)), rows_data(rows), ckpt_path=path)
     assert set(seen) == {"medium"}
-
-
-def test_a_fit_multiplies_so_and_leaves_torch_as_it_was(
-    make_trainer: Callable[..., Trainer], rows_data: Callable[..., Any], rows: Tensor
-) -> None:
-    seen = []
-
-    class Watched(SparseAutoencoderModule):
-        def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-            seen.append(torch.get_float32_matmul_precision())
-            return super().training_step(batch, batch_idx)
-
-    make_trainer(max_epochs=1).fit(Watched(KSparseAutoencoder(8)), rows_data(rows))
-    assert seen == ["medium"]
     assert torch.get_float32_matmul_precision() == "highest"

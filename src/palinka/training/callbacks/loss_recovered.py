@@ -141,9 +141,9 @@ def patched_losses(
     for number, batch in enumerate(_batches(contexts, vocabulary, batch_size)):
         if number % share[1] != share[0]:
             continue
-        tokens = torch.from_numpy(np.stack([block.tokens for block in batch])).to(model.device)
+        tokens = torch.from_numpy(np.stack([context.tokens for context in batch])).to(model.device)
         sums = patching.losses(tokens).cpu().numpy()
-        documents = np.stack([block.documents for block in batch])[:, 1:].reshape(-1)
+        documents = np.stack([context.documents for context in batch])[:, 1:].reshape(-1)
         own, places = np.unique(documents, return_inverse=True)
         for index, document in enumerate(own.tolist()):
             found[document] = found.get(document, 0.0) + sums[:, places == index].sum(axis=1)
@@ -247,8 +247,8 @@ def _error(before: Tensor | None, after: Tensor | None, like: Tensor) -> Tensor:
 def _batches(
     contexts: Iterable[Context], vocabulary: int, batch_size: int | None
 ) -> Iterator[list[Context]]:
-    predicted = (block for block in contexts if block.tokens.size > 1)
-    for length, alike in groupby(predicted, key=lambda block: block.tokens.size):
+    predicted = (context for context in contexts if context.tokens.size > 1)
+    for length, alike in groupby(predicted, key=lambda context: context.tokens.size):
         size = batch_size or max(1, BATCH_LOGITS // (vocabulary * length))
         while batch := list(islice(alike, size)):
             yield batch

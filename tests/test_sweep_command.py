@@ -136,7 +136,7 @@ def test_measuring_takes_a_variants_checkpoint_and_refuses_the_sweeps(
         (["--model.variants=[{k: many}]"], "variant k=many: "),
         (
             ["--model.variants=[{k: 4}]", "--trainer.callbacks=ReportLatents"],
-            "ReportLatents looks at a single autoencoder",
+            "ReportLatents takes a single autoencoder",
         ),
     ],
 )

@@ -12,7 +12,7 @@ from palinka.training import SparseAutoencoderModule, SweepModule
 def test_a_sweep_has_no_atlas() -> None:
     one = SparseAutoencoderModule(KSparseAutoencoder(8, 4, k=2))
     sweep = SweepModule({"k=2": one}, {}, {"k=2": {"k": 2}})
-    with pytest.raises(InputError, match="WriteAtlas looks at a single autoencoder"):
+    with pytest.raises(InputError, match="WriteAtlas takes a single autoencoder"):
         WriteAtlas().setup(Trainer(logger=False), sweep, "fit")
 
 

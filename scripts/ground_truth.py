@@ -10,14 +10,15 @@ fraction of variance unexplained, the mean number of active latents and the shar
 
 import argparse
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import mean
 
 import torch
+from torch import Generator, Tensor
 
 from palinka.autoencoders import (
     Autoencoder,
@@ -30,20 +31,158 @@ from palinka.autoencoders import (
     TopKAutoencoder,
 )
 from palinka.autoencoders.kernels import normalize_rows_, project_gradient_
-from palinka.data import (
-    CorrelatedData,
-    HierarchicalData,
-    SyntheticData,
-    families,
-    grouped_correlation,
-    mean_max_cosine,
-)
-from palinka.errors import track
+from palinka.data import SyntheticData, mean_max_cosine
+from palinka.errors import InputError, track
 from palinka.training import DeadLatentTracker
 from palinka.training.losses import Objective, StepContext, loss_terms
 
 RESULT = Path(__file__).parent.parent / "benchmarks" / "results" / "ground_truth.md"
 TEST_ROWS = 8192
+
+
+@dataclass(frozen=True, eq=False)
+class CorrelatedData(SyntheticData):
+    """Data whose features co-occur by a given correlation matrix.
+
+    A feature is active where a normal variable exceeds a threshold; the variables of a row have
+    the given correlations. Each feature is active as often as it would be without them.
+
+    Attributes:
+        correlation: Correlations of the normal variables, a symmetric `(features, features)`
+            matrix without negative eigenvalues, with ones on the diagonal; see
+            `grouped_correlation`.
+
+    Source:
+        Emrich & Piedmonte (1991), A method for generating high-dimensional multivariate binary
+        variates.
+    """
+
+    correlation: Sequence[Sequence[float]] | Tensor = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = self._matrix
+        if (
+            given.shape != (self.features, self.features)
+            or not torch.allclose(given, given.T)
+            or not torch.allclose(given.diagonal(), torch.ones(self.features, dtype=given.dtype))
+        ):
+            raise InputError(
+                f"correlation must be a symmetric matrix of {self.features} by {self.features} with"
+                f" ones on the diagonal, got the shape {tuple(given.shape)}"
+            )
+        lowest = float(torch.linalg.eigvalsh(given)[0])
+        if lowest < -1e-6:
+            raise InputError(
+                f"correlation has an eigenvalue of {lowest:.3g}, and none may be negative; make the"
+                " correlations weaker"
+            )
+
+    @property
+    def _matrix(self) -> Tensor:
+        return torch.as_tensor(self.correlation, dtype=torch.float64)
+
+    @cached_property
+    def _root(self) -> Tensor:
+        """Factor of independent normal variables, `(features, features)`."""
+        values, vectors = torch.linalg.eigh(self._matrix)
+        root: Tensor = vectors * values.clamp(min=0).sqrt()
+        return root.T.float()
+
+    def _active(self, rows: int, generator: Generator) -> Tensor:
+        normal = torch.randn(rows, self.features, generator=generator) @ self._root
+        active: Tensor = normal < torch.special.ndtri(torch.tensor(self.active / self.features))
+        return active
+
+
+def grouped_correlation(features: int, group_size: int, correlation: float) -> Tensor:
+    """Correlation matrix of consecutive groups, with none between groups.
+
+    Args:
+        features: Number of features.
+        group_size: Features per group; the last may have fewer.
+        correlation: Correlation within a group, from 0 to 1.
+
+    Returns:
+        `(features, features)`, float64.
+    """
+    group = torch.arange(features) // group_size
+    together = (group[:, None] == group).double()
+    return correlation * together + (1.0 - correlation) * torch.eye(features, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class HierarchicalData(SyntheticData):
+    """Data in which a child feature is active only where its parent is.
+
+    Features without a parent are active independently, with the one probability that makes
+    `active` the mean number of active features.
+
+    Attributes:
+        parents: Index of each feature's parent, which must come before it; None for those
+            that have none. See `families`.
+        child_probability: Probability of a child where its parent is active.
+
+    Source:
+        Chanin et al. (2024), A is for absorption, arXiv 2409.14507; Bussmann et al. (2025),
+        Matryoshka sparse autoencoders, arXiv 2503.17547.
+    """
+
+    parents: Sequence[int | None] = ()
+    child_probability: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.parents) != self.features:
+            raise InputError(
+                f"parents must have an entry for each of the {self.features} features, got"
+                f" {len(self.parents)}"
+            )
+        for child, parent in enumerate(self.parents):
+            if parent is not None and not 0 <= parent < child:
+                raise InputError(
+                    f"the parent of feature {child} must be a feature before it, got {parent}"
+                )
+        if not 0 < self.child_probability <= 1:
+            raise InputError(
+                f"child_probability must be more than 0 and at most 1, got"
+                f" {self.child_probability!r}"
+            )
+        if self._probabilities.max() > 1:
+            raise InputError(
+                f"features without a parent would be active with probability"
+                f" {float(self._probabilities.max()):.3g} for {self.active} to be active: lower"
+                " active, or have more of them"
+            )
+
+    @cached_property
+    def _probabilities(self) -> Tensor:
+        """Probability of each feature, given its parent if it has one, `(features,)`."""
+        share: list[float] = []
+        for parent in self.parents:
+            share.append(1.0 if parent is None else share[parent] * self.child_probability)
+        root = self.active / sum(share)
+        return torch.tensor(
+            [root if parent is None else self.child_probability for parent in self.parents]
+        )
+
+    def _active(self, rows: int, generator: Generator) -> Tensor:
+        active = torch.rand(rows, self.features, generator=generator) < self._probabilities
+        for child, parent in enumerate(self.parents):
+            if parent is not None:
+                active[:, child] &= active[:, parent]
+        return active
+
+
+def families(features: int, children: int) -> list[int | None]:
+    """Parents of `HierarchicalData`: one parent followed by its children, again and again.
+
+    Args:
+        features: Number of features; the last family may have fewer.
+        children: Children of each parent.
+    """
+    size = children + 1
+    return [None if i % size == 0 else i - i % size for i in range(features)]
 
 
 @dataclass(frozen=True)

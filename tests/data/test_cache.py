@@ -77,9 +77,6 @@ def test_rows_can_be_read_in_any_pieces(cache: Cache) -> None:
     rows = cache.read_rows(0, 40)
     assert torch.equal(cache.read_rows(14, 34), rows[14:34])
     assert cache.read_rows(7, 7).shape == (0, 3)
-    numbers = np.array([39, 0, 15, 16, 17, 3, 3])
-    assert torch.equal(cache.read(numbers), rows[torch.from_numpy(numbers)])
-    assert cache.read(np.array([], np.int64)).shape == (0, 3)
 
 
 @pytest.mark.parametrize("bounds", [(-1, 3), (0, 41)])
@@ -175,6 +172,18 @@ def test_verify_names_every_damaged_shard(cache: Cache) -> None:
         InputError, match=r"does not match in shard-00000\.safetensors, shard-00002\.safetensors;"
     ):
         opened.verify()
+
+
+def test_every_single_bit_flip_of_a_shard_is_noticed(corpus: "Corpora", tmp_path: Path) -> None:
+    cache = corpus(contexts=1, context_length=2, width=1, dtype="float16").write(tmp_path)
+    path = shard(cache, 0)
+    for place in range(path.stat().st_size):
+        for bit in range(8):
+            flip(path, place, bit)
+            with pytest.raises(InputError, match=path.name):
+                Cache.open(cache.folder).verify()
+            flip(path, place, bit)
+    Cache.open(cache.folder).verify()
 
 
 def test_a_shard_that_vanishes_later_is_named(cache: Cache) -> None:

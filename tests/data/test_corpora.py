@@ -3,6 +3,7 @@ import json
 import os
 import shutil
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -159,9 +160,9 @@ def test_fingerprint_is_that_of_the_content(books: Path, tmp_path: Path) -> None
 
 def test_refuses_a_path_that_is_not_there(tmp_path: Path) -> None:
     corpus = TextFiles(tmp_path / "missing")
-    with pytest.raises(InputError, match=r"there is no file or folder .*missing; give"):
+    with pytest.raises(InputError, match=r"missing was not found; give the path of a text file"):
         next(corpus.documents())
-    with pytest.raises(InputError, match="there is no file or folder"):
+    with pytest.raises(InputError, match="missing was not found"):
         corpus.fingerprint()
 
 
@@ -172,7 +173,7 @@ def test_refuses_a_folder_without_a_matching_file(books: Path) -> None:
 
 @pytest.mark.parametrize("pattern", ["", "/absolute/*.txt"])
 def test_refuses_what_is_no_pattern(books: Path, pattern: str) -> None:
-    with pytest.raises(InputError, match="is no glob pattern"):
+    with pytest.raises(InputError, match="is not a glob pattern"):
         next(TextFiles(books, pattern).documents())
 
 
@@ -190,20 +191,36 @@ def test_names_the_file_that_is_not_utf8(books: Path) -> None:
 
 
 def test_refuses_an_encoding_that_does_not_exist(books: Path) -> None:
-    with pytest.raises(InputError, match="there is no encoding 'utf-9'"):
+    with pytest.raises(InputError, match="'utf-9' is not a text encoding"):
         list(TextFiles(books, encoding="utf-9").documents())
 
 
 @pytest.mark.parametrize("encoding", ["hex", "undefined", "a\0b"])
 def test_refuses_an_encoding_that_is_not_one_of_text(books: Path, encoding: str) -> None:
-    with pytest.raises(InputError, match="there is no encoding"):
+    with pytest.raises(InputError, match="is not a text encoding"):
         list(TextFiles(books, encoding=encoding).documents())
+
+
+def test_a_file_beyond_memory_is_named_unless_only_its_start_is_wanted(
+    books: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Huge(TextIOWrapper):
+        def read(self, size: int | None = None) -> str:
+            if size is None:
+                raise MemoryError
+            return super().read(size)
+
+    monkeypatch.setattr("palinka.data.corpora.TextIOWrapper", Huge)
+    with pytest.raises(InputError, match=r"\.txt does not fit into memory; divide it, or set max"):
+        list(TextFiles(books).documents())
+    starts = [d.text for d in TextFiles(books, max_document_characters=3).documents()]
+    assert starts[0] == "Alp"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
 def test_names_the_file_that_cannot_be_read(books: Path) -> None:
     (books / "b.txt").chmod(0)
-    with pytest.raises(InputError, match=r"b\.txt cannot be read: Permission denied"):
+    with pytest.raises(InputError, match=r"b\.txt cannot be read \(Permission denied\)"):
         list(TextFiles(books).documents())
     with pytest.raises(InputError, match=r"b\.txt cannot be read"):
         TextFiles(books).fingerprint()

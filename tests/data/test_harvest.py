@@ -24,7 +24,7 @@ from palinka.data import (
     harvest,
     split_of,
 )
-from palinka.data.corpora import Json
+from palinka.data.format import JSON
 from palinka.errors import InputError
 from palinka.language_models import LanguageModel, LanguageModelSpec
 
@@ -49,7 +49,7 @@ class Numbered(Corpus):
         for index in range(self.count):
             yield Document(f"document {index}", tokens=self.tokens(index))
 
-    def fingerprint(self) -> dict[str, Json]:
+    def fingerprint(self) -> dict[str, JSON]:
         return {"kind": "numbered", "documents": self.count}
 
 

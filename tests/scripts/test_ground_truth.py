@@ -1,16 +1,19 @@
 """Every architecture finds the dictionary that its data was made of."""
 
 import inspect
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 
 import palinka.autoencoders
 from palinka.autoencoders import Autoencoder, LayerNormalizedAutoencoder
+from palinka.errors import InputError
 
 NAMES = [
     "KSparse",
@@ -79,3 +82,90 @@ def test_the_table_is_written(
     lines = [line for line in output.read_text().splitlines() if line.startswith("| ")]
     assert len(lines) == 1 + 3 * len(NAMES)
     assert f"| {NAMES[0]} | easy | " in lines[1]
+
+
+def test_features_of_a_group_co_occur_and_keep_their_frequency(script: ModuleType) -> None:
+    data = script.CorrelatedData(6, 8, 3.0, correlation=script.grouped_correlation(6, 2, 0.8))
+    active = (data.sample(40_000, seed=0).latents > 0).double()
+    torch.testing.assert_close(active.mean(dim=0).float(), torch.full((6,), 0.5), atol=0.01, rtol=0)
+    # At a frequency of one half, Sheppard's formula says how the thresholded ones correlate.
+    within = 2 / math.pi * math.asin(0.8)
+    expected = torch.eye(6, dtype=torch.float64)
+    for a, b in ((0, 1), (2, 3), (4, 5)):
+        expected[a, b] = expected[b, a] = within
+    torch.testing.assert_close(torch.corrcoef(active.T), expected, atol=0.02, rtol=0)
+
+
+def test_negative_correlations_keep_features_apart(script: ModuleType) -> None:
+    apart = [[1.0, -0.9], [-0.9, 1.0]]
+    active = script.CorrelatedData(2, 4, 0.6, correlation=apart).sample(20_000, 0).latents > 0
+    assert active.float().mean() == pytest.approx(0.3, abs=0.01)
+    assert active.all(dim=1).float().mean() < 0.002
+
+
+def test_perfectly_correlated_features_are_active_together(script: ModuleType) -> None:
+    data = script.CorrelatedData(4, 5, 1.0, correlation=script.grouped_correlation(4, 4, 1.0))
+    active = data.sample(2000, 0).latents > 0
+    # But for values that round to either side of the threshold.
+    assert ((active.sum(dim=1) % 4) == 0).float().mean() > 0.999
+
+
+def test_without_correlation_a_group_is_nothing(script: ModuleType) -> None:
+    assert torch.equal(script.grouped_correlation(5, 2, 0.0), torch.eye(5, dtype=torch.float64))
+    assert script.grouped_correlation(5, 2, 0.5)[4].tolist() == [0, 0, 0, 0, 1]
+
+
+def test_what_is_no_correlation_is_refused(script: ModuleType) -> None:
+    for wrong in (torch.eye(3), torch.zeros(2, 2), torch.tensor([[1.0, 0.5], [0.2, 1.0]]), ()):
+        with pytest.raises(InputError, match="symmetric matrix of 2 by 2 with ones on"):
+            script.CorrelatedData(2, 4, 1, correlation=wrong)
+    impossible = torch.full((3, 3), -0.9).fill_diagonal_(1.0)
+    with pytest.raises(InputError, match=r"an eigenvalue of -0\.8"):
+        script.CorrelatedData(3, 4, 1, correlation=impossible)
+
+
+def test_a_child_is_active_only_if_its_parent_is(script: ModuleType) -> None:
+    parents = [None, 0, 0, 1, None, 4]
+    data = script.HierarchicalData(6, 8, 1.6, parents=parents, child_probability=0.4)
+    active = data.sample(40_000, seed=0).latents > 0
+    frequency = active.double().mean(dim=0)
+    # 1 + 0.4 + 0.4 + 0.16 + 1 + 0.4 times that of a root are active on average.
+    root = 1.6 / 3.36
+    for child, parent in enumerate(parents):
+        if parent is None:
+            assert frequency[child] == pytest.approx(root, abs=0.01)
+        else:
+            assert not (active[:, child] & ~active[:, parent]).any()
+            given_parent = active[active[:, parent], child].double().mean()
+            assert given_parent == pytest.approx(0.4, abs=0.015)
+    assert active.sum(dim=1).double().mean() == pytest.approx(1.6, abs=0.03)
+    siblings = (active[:, 1] & active[:, 2]).double().mean()
+    assert siblings == pytest.approx(root * 0.16, abs=0.01)
+
+
+def test_families_are_a_parent_and_its_children_in_turn(script: ModuleType) -> None:
+    assert script.families(8, 2) == [None, 0, 0, None, 3, 3, None, 6]
+    assert script.families(3, 0) == [None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"parents": [None, 0]}, "an entry for each of the 4 features, got 2"),
+        ({"parents": [None, 1, 0, 0]}, "parent of feature 1 must be a feature before it, got 1"),
+        ({"parents": [None, 0, -1, 0]}, "parent of feature 2 must be a feature before it, got -1"),
+        ({"child_probability": 0.0}, "child_probability must be more than 0 and at most 1, got"),
+        ({"child_probability": 1.5}, "child_probability must be more than 0 and at most 1, got"),
+        ({"active": 3.5}, "active with probability 1.4 for 3.5 to be active"),
+        ({"active": 5}, "at most the 4 features"),
+    ],
+)
+def test_bad_parents_are_named(script: ModuleType, wrong: dict[str, Any], message: str) -> None:
+    right = {"features": 4, "width": 4, "active": 1, "parents": [None, 0, 0, 0]}
+    with pytest.raises(InputError, match=message):
+        script.HierarchicalData(**{**right, **wrong})
+
+
+def test_hierarchical_samples_are_the_same_for_the_same_seed(script: ModuleType) -> None:
+    data = script.HierarchicalData(9, 5, 1, parents=script.families(9, 2))
+    assert torch.equal(data.sample(7, 1).x, data.sample(7, 1).x)

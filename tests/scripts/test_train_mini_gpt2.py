@@ -148,9 +148,9 @@ def test_refuses_a_vocabulary_without_room(script: ModuleType) -> None:
     [
         ([], "give --texts to train"),
         (["--texts", "x"], "give --output"),
-        (["--texts", "missing", "--output", "mini"], "there is no file or folder missing"),
+        (["--texts", "missing", "--output", "mini"], "missing was not found"),
         (["--texts", "short.txt", "--output", "mini", *TINY], "fewer than one context"),
-        (["--evaluate", "missing"], "there is no file or folder missing"),
+        (["--evaluate", "missing"], "missing was not found"),
     ],
 )
 def test_bad_input_ends_with_a_line_and_leaves_nothing(

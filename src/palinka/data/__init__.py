@@ -17,12 +17,8 @@ from palinka.data.loader import ActivationLoader
 from palinka.data.memory import InputStatistics, MemoryRows
 from palinka.data.packing import Context, Split, pack, split_of, token_contexts
 from palinka.data.synthetic import (
-    CorrelatedData,
-    HierarchicalData,
     SyntheticBatch,
     SyntheticData,
-    families,
-    grouped_correlation,
     mean_max_cosine,
 )
 from palinka.data.writer import CacheWriter, ShardClaim
@@ -39,10 +35,8 @@ __all__ = [
     "CacheWriter",
     "Context",
     "Corpus",
-    "CorrelatedData",
     "Document",
     "HarvestSpec",
-    "HierarchicalData",
     "HuggingFaceDataset",
     "InputStatistics",
     "Layout",
@@ -55,8 +49,6 @@ __all__ = [
     "SyntheticBatch",
     "SyntheticData",
     "TextFiles",
-    "families",
-    "grouped_correlation",
     "harvest",
     "mean_max_cosine",
     "pack",

@@ -36,7 +36,7 @@ def default_cache_dir() -> Path:
         return expanded(named) if named else Path("~/.cache/palinka/activations").expanduser()
     except RuntimeError as error:  # such as for a container's nameless user
         raise InputError(
-            "there is no home folder to keep caches of activations in; set PALINKA_CACHE to a"
+            "no home folder was found to keep caches of activations in; set PALINKA_CACHE to a"
             " folder with room for them"
         ) from error
 
@@ -287,8 +287,8 @@ class Cache:
                 it.
 
         Raises:
-            InputError: If there is no manifest, or it is damaged, of another version or of
-                another key; or naming every shard that is missing or of a wrong size or header.
+            InputError: If the manifest is missing, damaged, of another version or of another
+                key; or naming every shard that is missing or of a wrong size or header.
         """
         if not cls.exists(folder):
             raise InputError(f"{folder}: no finished cache (no {MANIFEST_NAME}); harvest it first")
@@ -362,22 +362,14 @@ class Cache:
 
     def read_rows(self, start: int, stop: int) -> torch.Tensor:
         """Read the rows from `start` to before `stop` in their order on disk, `(rows, width)`."""
-        return self._read(np.array([[start, stop]]))
-
-    def read(self, rows: NDArray[np.int64]) -> torch.Tensor:
-        """Read the rows of the given numbers, `(len(rows), width)`."""
-        return self._read(np.stack((rows, np.asarray(rows) + 1), axis=1))
-
-    def _read(self, runs: NDArray[np.int64]) -> torch.Tensor:
-        if len(runs) and not (runs.min() >= 0 and runs.max() <= self.rows):
+        if not 0 <= start <= stop <= self.rows:
             raise InputError(
-                f"rows {runs[:, 0].min()} to {runs[:, 1].max() - 1} asked of {self.folder}, "
-                f"which has rows 0 to {self.rows - 1}"
+                f"rows {start} to {stop - 1} asked of {self.folder}, which has rows 0 to "
+                f"{self.rows - 1}"
             )
-        count = int(np.maximum(runs[:, 1] - runs[:, 0], 0).sum())
-        out = torch.empty(count, self.width, dtype=self.dtype)
+        out = torch.empty(stop - start, self.width, dtype=self.dtype)
         with closing(self.reader()) as reader:
-            reader.read_into(out, runs)
+            reader.read_into(out, np.array([[start, stop]]))
         return out
 
     def context(self, row: int) -> RowContext:

@@ -4,30 +4,29 @@ import hashlib
 import re
 from abc import ABC, abstractmethod
 from codecs import BOM_UTF8
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from io import TextIOWrapper
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from palinka.assets import mini_sample_file
-from palinka.errors import InputError, expanded, open_ordinary
-
-Json: TypeAlias = "str | int | float | bool | Sequence[Json] | Mapping[str, Json] | None"
+from palinka.data.format import JSON
+from palinka.errors import InputError, expanded
 
 
 @dataclass(frozen=True)
 class Document:
-    """One text of a corpus, as text or as tokens: exactly one of the two is there.
+    """One text of a corpus, as either text or tokens.
 
     Attributes:
-        name: What the document is called in messages.
+        name: Name in messages.
         text: Its text.
         tokens: Its token ids `(tokens,)` in the bundled mini model's vocabulary.
     """
@@ -42,24 +41,21 @@ class Document:
 
 
 class Corpus(ABC):
-    """Documents in an order that never changes; the index of a document is its place in it."""
+    """Documents in a fixed order; the index of a document is its place in it."""
 
     @abstractmethod
     def documents(self) -> Iterator[Document]:
-        """Go through the documents, one in memory at a time."""
+        """Iterate over the documents, one in memory at a time."""
 
     @abstractmethod
-    def fingerprint(self) -> dict[str, Json]:
-        """What identifies the content, wherever it lies: two equal fingerprints, one content."""
+    def fingerprint(self) -> dict[str, JSON]:
+        """Identify the content, wherever it is stored."""
 
 
 def content_hash(files: Iterable[tuple[str, Path]]) -> str:
-    """The SHA-256, in hex, of the names and bytes of `files`, given as name and path.
+    """Hash names and bytes of `files`, given as name and path; SHA-256 in hex.
 
     A UTF-8 byte order mark, which is not part of a text, does not count.
-
-    Raises:
-        InputError: If a file cannot be read.
     """
     digest = hashlib.sha256()
     for name, file in files:
@@ -77,27 +73,27 @@ def content_hash(files: Iterable[tuple[str, Path]]) -> str:
 
 
 def skip_byte_order_mark(stream: BinaryIO) -> None:
-    """Move from the start of a file past a UTF-8 byte order mark, if it has one."""
+    """Move past a UTF-8 byte order mark at the start of a file."""
     if stream.read(len(BOM_UTF8)) != BOM_UTF8:
         stream.seek(0)
 
 
 class BundledSample(Corpus):
-    """Over 400,000 tokens that the bundled mini model wrote; needs no text from anywhere.
+    """More than 400,000 tokens sampled from the bundled mini model.
 
     Its documents are tokens of the mini model. For another tokenizer they are decoded, and the
     text is tokenized again.
     """
 
     def documents(self) -> Iterator[Document]:
-        """What the model wrote between two end-of-text tokens, each a document."""
+        """Iterate over the texts between two end-of-text tokens."""
         sample = load_file(mini_sample_file())
         tokens, offsets = sample["tokens"], sample["offsets"]
         for index, (start, stop) in enumerate(pairwise(offsets)):
             yield Document(f"sample {index}", tokens=tokens[start:stop].astype(np.int64))
 
-    def fingerprint(self) -> dict[str, Json]:
-        """The hash of the sample's file."""
+    def fingerprint(self) -> dict[str, JSON]:
+        """Hash the sample's file."""
         digest = hashlib.sha256(mini_sample_file().read_bytes())
         return {"kind": "bundled sample", "sha256": digest.hexdigest()}
 
@@ -106,10 +102,7 @@ class Passage(Corpus):
     """A single text as a corpus of one document.
 
     Args:
-        text: The text itself, not the path of a file, without a byte order mark.
-
-    Raises:
-        InputError: If there is nothing but white space in it.
+        text: The text itself, not the path of a file.
     """
 
     def __init__(self, text: str) -> None:
@@ -118,11 +111,11 @@ class Passage(Corpus):
             raise InputError("the passage is empty; give a text of at least one context")
 
     def documents(self) -> Iterator[Document]:
-        """The passage, as the only document."""
+        """Yield the passage, as the only document."""
         yield Document("passage", text=self.text)
 
-    def fingerprint(self) -> dict[str, Json]:
-        """The hash of the text."""
+    def fingerprint(self) -> dict[str, JSON]:
+        """Hash the text."""
         digest = hashlib.sha256(self.text.encode("utf-8", "surrogatepass"))
         return {"kind": "passage", "sha256": digest.hexdigest()}
 
@@ -130,19 +123,14 @@ class Passage(Corpus):
 class TextFiles(Corpus):
     """A text file, or the text files of a folder: one document per file, sorted by name.
 
-    Files with nothing but white space in them are no documents. A UTF-8 byte order mark at the
-    start of a file is not part of its text.
+    Files with only white space are skipped. A UTF-8 byte order mark at the start of a file is not
+    part of its text.
 
     Args:
-        path: A file or a folder; `~` and `$NAME` stand for what a shell makes of them.
-        pattern: Which files of a folder to take, as a glob pattern; `**` goes into subfolders.
-        encoding: The encoding of all the files.
-        max_document_characters: Take only this many characters from the start of each file.
-
-    Raises:
-        InputError: If `max_document_characters` is less than one. Going through the documents
-            also raises it, for a path that is not there, a folder without a matching file, files
-            that are all empty, and a file that cannot be read or decoded.
+        path: A file or a folder; `~` and `$NAME` are expanded.
+        pattern: Glob pattern of files in a folder; `**` includes subfolders.
+        encoding: Encoding of all the files.
+        max_document_characters: Maximum number of characters from the start of each file.
     """
 
     def __init__(
@@ -173,8 +161,8 @@ class TextFiles(Corpus):
         if empty:
             raise InputError(f"every text file in {self.path} is empty; give files with text")
 
-    def fingerprint(self) -> dict[str, Json]:
-        """One hash over the names and bytes of all files; where they lie does not count."""
+    def fingerprint(self) -> dict[str, JSON]:
+        """Hash the names and bytes of all files, wherever they are stored."""
         return {
             "kind": "text files",
             "sha256": content_hash(self._files()),
@@ -183,19 +171,19 @@ class TextFiles(Corpus):
         }
 
     def _files(self) -> list[tuple[str, Path]]:
-        """Name and path of each file, sorted by name."""
+        """List name and path of each file, sorted by name."""
         if self.path.is_file():
             return [(self.path.name, self.path)]
         if not self.path.is_dir():
             raise InputError(
-                f"there is no file or folder {self.path}; give the path of a text file, or of a "
+                f"{self.path} was not found; give the path of a text file, or of a "
                 "folder of text files"
             )
         try:
             found = [file for file in self.path.glob(self.pattern) if file.is_file()]
         except (ValueError, NotImplementedError) as error:
             raise InputError(
-                f"{self.pattern!r} is no glob pattern ({error}); give one such as '**/*.txt'"
+                f"{self.pattern!r} is not a glob pattern ({error}); give one such as '**/*.txt'"
             ) from error
         if not found:
             raise InputError(
@@ -206,11 +194,9 @@ class TextFiles(Corpus):
 
     def _read(self, file: Path) -> str:
         try:
-            with open_ordinary(file) as raw, TextIOWrapper(raw, self.encoding) as stream:
+            with file.open("rb") as raw, TextIOWrapper(raw, self.encoding) as stream:
                 skip_byte_order_mark(raw)
                 return stream.read(self.max_document_characters)
-        except InputError:
-            raise
         except UnicodeDecodeError as error:
             raise InputError(
                 f"{file} is not {self.encoding} (byte {error.start} cannot be decoded); convert "
@@ -222,7 +208,7 @@ class TextFiles(Corpus):
             ) from error
         except (LookupError, ValueError) as error:
             raise InputError(
-                f"there is no encoding {self.encoding!r}; give one that Python knows, such as "
+                f"{self.encoding!r} is not a text encoding of Python; give one such as "
                 "'utf-8' or 'latin-1'"
             ) from error
         except OSError as error:
@@ -232,24 +218,20 @@ class TextFiles(Corpus):
 
 
 class HuggingFaceDataset(Corpus):
-    """A data set of the Hugging Face hub, or a local folder of JSON, CSV, text or Parquet files.
+    """A data set of the Hugging Face hub, or a folder of JSON, CSV, text or Parquet files.
 
-    One document per row, in the order of the rows; rows with nothing but white space in them
-    are no documents. A byte order mark at the start of a text file is not part of its text. Needs
-    the extra `palinka[datasets]`.
+    One document per row, in the order of the rows; rows with only white space are skipped. A byte
+    order mark at the start of a text file is not part of its text. Needs the extra
+    `palinka[datasets]`.
 
     Args:
         path: Name on the hub, such as `"Salesforce/wikitext"`, or a folder.
-        name: Which of the data set's configurations, where it has several.
-        split: Which of its splits; `split_of` divides this one again.
-        text_field: The column with the text.
-        revision: Branch, tag or commit on the hub. For a branch or none, the commit that it
-            stands for now is looked up and kept to.
+        name: Configuration of the data set, if it has several.
+        split: Split of the data set, of which a part is used for validation.
+        text_field: Column with the text.
+        revision: Branch, tag or commit on the hub; a branch, by default the main one, is resolved
+            to its present commit.
         streaming: Fetch rows as they are needed; otherwise the whole data set first.
-
-    Raises:
-        InputError: Going through the documents raises it, if `datasets` is not installed, or if
-            there is no such data set, configuration, split or text column.
     """
 
     def __init__(
@@ -269,7 +251,7 @@ class HuggingFaceDataset(Corpus):
         self.streaming = streaming
 
     def documents(self) -> Iterator[Document]:
-        """The rows, each named by its number."""
+        """Iterate over the rows, each named by its number."""
         for number, row in enumerate(self._rows()):
             if self.text_field not in row:
                 raise InputError(
@@ -285,9 +267,9 @@ class HuggingFaceDataset(Corpus):
             if text and text.strip():
                 yield Document(f"row {number}", text=text)
 
-    def fingerprint(self) -> dict[str, Json]:
-        """The commit on the hub, or the hash of the folder's files, and which rows are meant."""
-        identity: dict[str, Json] = (
+    def fingerprint(self) -> dict[str, JSON]:
+        """Commit on the hub, or hash of the folder's files, with the selection of rows."""
+        identity: dict[str, JSON] = (
             {"sha256": content_hash(self._local_files())}
             if self._is_local
             else {"path": self.path, "commit": self._commit}
@@ -342,14 +324,14 @@ class HuggingFaceDataset(Corpus):
 
     @cached_property
     def _commit(self) -> str:
-        """The commit on the hub that the name and the revision stand for."""
+        """Commit of the revision on the hub."""
         if self.revision and re.fullmatch("[0-9a-f]{40}", self.revision):
             return self.revision
         from huggingface_hub import HfApi
 
         try:
             commit = HfApi().dataset_info(self.path, revision=self.revision).sha
-        # The hub client lets the errors of its HTTP library through, and has changed that library.
+        # The hub client raises the errors of its HTTP library, which differs between versions.
         except Exception as error:
             raise InputError(
                 f"{self.path!r} is neither a folder nor a data set that the Hugging Face hub "

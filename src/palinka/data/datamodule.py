@@ -256,7 +256,7 @@ class ActivationDataModule(pl.LightningDataModule):
             barrier: Waits until every rank has called it.
         """
         if self.in_memory:
-            raise InputError("in_memory is true, so there is no cache to fill; set it to false")
+            raise InputError("in_memory is true, so nothing is harvested; set it to false")
         specs = [self.train_spec, self.validation_spec]
         self._harvest(specs, None, rank, world_size, barrier)
 
@@ -270,7 +270,7 @@ class ActivationDataModule(pl.LightningDataModule):
             InputError: Naming every cache that is not finished, and every damaged file.
         """
         if self.in_memory:
-            raise InputError("in_memory is true, so there is no cache to verify; set it to false")
+            raise InputError("in_memory is true, so nothing can be verified; set it to false")
         caches, problems = [], []
         for spec in dict.fromkeys((self.train_spec, self.validation_spec)):
             try:

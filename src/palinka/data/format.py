@@ -1,4 +1,4 @@
-"""On-disk format of a cache: key, shards, statistics and manifest (`docs/cache-format.md`)."""
+"""On-disk format of a cache: key, shards and manifest; see `docs/cache-format.md`."""
 
 import errno
 import hashlib
@@ -27,13 +27,11 @@ _SAFETENSORS_DTYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
 # Names of members on disk that differ from those in the code.
 _ON_DISK = {"contexts_per_shard": "blocks_per_shard"}
 
-
 _ADVICE = {
     errno.ENOSPC: "no space left; free some or choose another cache folder, then run again",
     errno.EDQUOT: "the disk quota is used up; free some space or choose another cache folder",
     errno.EROFS: "the file system is read-only; choose another cache folder",
     errno.EACCES: "permission denied; change the permissions or choose another cache folder",
-    errno.EPERM: "permission denied; change the permissions or choose another cache folder",
     errno.ENOENT: "not found; if it was removed, remove its folder as well and harvest again",
     errno.EIO: "the disk reports an input/output error; check it and restore the cache",
 }
@@ -173,8 +171,7 @@ class CacheKey:
 
     def to_json(self) -> dict[str, JSON]:
         """Members that identify the cache in its files."""
-        layout = self.layout.to_json()
-        return {"key": self.digest, "layout": layout, "settings": self.settings}
+        return {"key": self.digest, "layout": self.layout.to_json(), "settings": self.settings}
 
     @classmethod
     def from_json(cls, members: Mapping[str, Any]) -> "CacheKey":

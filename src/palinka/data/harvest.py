@@ -287,7 +287,7 @@ def _wait_for_other_runs(writer: CacheWriter, shards: Iterable[int]) -> bool:
 
 
 def _products(spec: HarvestSpec) -> AbstractContextManager[None]:
-    """Select the faster matrix product for a wide model on the CPU, unless torch's was changed."""
+    """Select the faster matrix products of a wide model on the CPU."""
     model = spec.language_model
     exact = model.dtype == "float32" and torch.get_float32_matmul_precision() == "highest"
     if not exact or spec.layout.width < MIN_TRIAL_WIDTH or find_device(model.device).type != "cpu":

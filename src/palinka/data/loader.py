@@ -202,7 +202,7 @@ class ActivationLoader:
 
     Global batch `b` is rows `b * batch_size * world_size` onward of the epoch's row stream;
     rank `r` gets its `r`-th part. Each iteration is the next epoch, unless `set_epoch` chooses
-    another. A batch's memory is used again once there is no reference to it.
+    another. A batch's memory is used again once nothing refers to it.
 
     Args:
         source: A `Cache` or `MemoryRows`.

@@ -226,7 +226,7 @@ def documents_of_split(
         raise InputError("the corpus has no documents; give one with text")
     if empty and not validation_fraction:
         raise InputError(
-            "there is no validation split, since validation_fraction is 0; set it to 0.05, say"
+            "validation_fraction is 0, so the validation split is empty; set it to 0.05, say"
         )
     if empty:
         group = _documents_per_group(validation_fraction)

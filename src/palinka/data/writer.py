@@ -198,7 +198,7 @@ class CacheWriter:
 
     @property
     def finished(self) -> bool:
-        """Whether there is a manifest."""
+        """True once the manifest is written."""
         return Cache.exists(self.folder)
 
     def done(self, index: int) -> bool:

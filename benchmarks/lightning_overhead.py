@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness import Row, compared, duration, medians, publish, table, timed
 from palinka.autoencoders import KSparseAutoencoder
-from palinka.cli.fit import Trainer
+from palinka.cli.trainer import Trainer
 from palinka.training.callbacks import ThroughputMonitor
 from palinka.training.metrics import measure_batch
 from reference_step import LATENTS, ROWS, WIDTH, K, our_step

@@ -1,10 +1,37 @@
+import io
 import os
 import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from palinka.errors import InputError, atomic_write
+from palinka.errors import (
+    InputError,
+    admits_null,
+    atomic_write,
+    colored,
+    did_you_mean,
+    escape_control_chars,
+    expanded,
+    is_quiet,
+    progress,
+    suppress_progress,
+    track,
+    type_mismatch,
+)
+
+
+def test_a_suggestion_is_the_nearest_name_or_a_short_list() -> None:
+    assert did_you_mean("teid", ["tied", "k"]) == "; did you mean 'tied'?"
+    assert did_you_mean("xyz", ["fill", "empty"]) == "; choose from empty, fill"
+    assert did_you_mean("xyz", ["fill", "empty"], most=1) == ""
+    assert did_you_mean("xyz", []) == ""
 
 
 def test_a_message_is_one_line_whatever_was_given() -> None:
@@ -54,3 +81,149 @@ def test_a_writer_that_is_killed_leaves_the_old_version_and_does_not_stop_the_ne
         file.write(b"new")
     assert path.read_bytes() == b"new"
     assert [found.name for found in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Straße, 日本, שלום, 😀\u00a0!", "Straße, 日本, שלום, 😀\u00a0!"),
+        ("one\r\ntwo\u2028three", r"one\r\ntwo\u2028three"),
+        ("\x1b[2J\x1b]0;title\x07", r"\x1b[2J\x1b]0;title\x07"),
+        ("a\u202eb\u200f", r"a\u202eb\u200f"),
+        ("\ud83d\x00\x9b", r"\ud83d\x00\x9b"),
+        ("👩\u200d🔬 \u0645\u06cc\u200c\u062e", "👩\u200d🔬 \u0645\u06cc\u200c\u062e"),
+        ("\u200da\u200db\u200d", r"\u200da\u200db\u200d"),
+    ],
+)
+def test_what_a_terminal_would_obey_is_escaped(text: str, expected: str) -> None:
+    assert escape_control_chars(text) == expected
+
+
+@given(st.text(st.characters(exclude_categories=())))
+def test_the_result_is_one_line_that_stays_as_it_is(text: str) -> None:
+    shown = escape_control_chars(text)
+    assert len(shown.splitlines()) <= 1
+    assert not any(ord(c) < 32 or 127 <= ord(c) < 160 for c in shown)
+    assert escape_control_chars(shown) == shown
+
+
+def test_variables_and_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEXTS", "/some/texts")
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert expanded("$TEXTS/books") == Path("/some/texts/books")
+    assert expanded("${TEXTS}books") == Path("/some/textsbooks")
+    assert expanded("~/books") == Path("/home/someone/books")
+    assert expanded(Path("books")) == Path("books")
+
+
+def test_a_variable_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOWHERE", raising=False)
+    with pytest.raises(InputError, match="variable NOWHERE is not set"):
+        expanded("$NOWHERE/books")
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "expected"),
+    [
+        (True, bool, None),
+        (1, bool, "true or false"),
+        ("no", bool, "true or false"),
+        (1, int, None),
+        (True, int, "a whole number"),
+        (1.0, int, "a whole number"),
+        (1, float, None),
+        (float("nan"), float, None),
+        (True, float, "a number"),
+        ("1", float, "a number"),
+        ("x", str, None),
+        (None, int | None, None),
+        ("x", int | None, "a whole number or null"),
+        ({}, int | str, "a whole number or text"),
+        ("a", Literal["a", 1], None),
+        (True, Literal["a", 1], "'a' or 1"),
+        ("c", float | Literal["a", "b"], "a number or 'a' or 'b'"),
+        ("anything", Any, None),
+        ("anything", TypeVar("T"), None),
+        ("anything", Sequence[int], None),
+        ("anything", int | Sequence[int], None),
+    ],
+)  # fmt: skip
+def test_what_is_expected_instead(value: object, hint: Any, expected: str | None) -> None:
+    assert type_mismatch(value, hint) == expected
+
+
+@pytest.mark.parametrize("hint", [None, Any, int | None, list[int] | None, object, TypeVar("T")])
+def test_hints_that_admit_null(hint: Any) -> None:
+    assert admits_null(hint)
+
+
+@pytest.mark.parametrize("hint", [int, int | str, list[int], Callable[[int], int], Literal["a"]])
+def test_hints_that_do_not(hint: Any) -> None:
+    assert not admits_null(hint)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_COLOR", "PALINKA_QUIET", "HF_HUB_DISABLE_PROGRESS_BARS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+
+
+def test_only_a_terminal_gets_color(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert colored("error:", "red", Terminal()) == "\x1b[31merror:\x1b[0m"
+    assert colored("error:", "red", io.StringIO()) == "error:"
+    monkeypatch.setenv("TERM", "dumb")
+    assert colored("error:", "red", Terminal()) == "error:"
+
+
+@pytest.mark.parametrize(("value", "shown"), [("1", "x"), ("0", "x"), ("", "\x1b[1mx\x1b[0m")])
+def test_no_color_of_any_value_but_the_empty_one(
+    value: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_COLOR", value)
+    assert colored("x", "bold", Terminal()) == shown
+
+
+def test_quiet_ends_with_its_block_and_reaches_what_is_started_in_it() -> None:
+    with suppress_progress(wanted=True):
+        assert is_quiet()
+        assert os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] == "1"
+    assert not is_quiet()
+    assert "HF_HUB_DISABLE_PROGRESS_BARS" not in os.environ
+    with suppress_progress(wanted=False):
+        assert not is_quiet()
+
+
+def test_the_environment_may_ask_for_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PALINKA_QUIET", "0")
+    assert not is_quiet()
+    monkeypatch.setenv("PALINKA_QUIET", "1")
+    with suppress_progress(wanted=False):
+        assert is_quiet()
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_quiet_draws_no_bars(
+    quiet: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("palinka.errors.DELAY_SECONDS", 0.0)
+    with suppress_progress(quiet), progress("going on", 2, "steps") as bar:
+        bar.update(2)
+        assert list(track([1, 2], "through")) == [1, 2]
+    assert (capsys.readouterr().err == "") == quiet
+
+
+def test_quiet_holds_for_the_libraries_that_are_imported_in_it() -> None:
+    script = (
+        "from palinka.errors import suppress_progress\n"
+        "with suppress_progress(wanted=True):\n"
+        "    from transformers.utils import logging\n"
+        "print(logging.is_progress_bar_enabled())"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stdout == "False\n"

@@ -56,14 +56,14 @@ def test_a_mistyped_command_is_answered_with_the_nearest(
 ) -> None:
     assert main(["havrest"]) == 2
     assert capsys.readouterr().err == (
-        "palinka: error: there is no command 'havrest': did you mean 'harvest'?\n"
+        "palinka: error: there is no command 'havrest'; did you mean 'harvest'?\n"
     )
 
 
 @pytest.mark.parametrize(("given", "meant"), [("--verson", "--version"), ("--quit", "--quiet")])
 def test_a_mistyped_option_too(given: str, meant: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([given]) == 2
-    assert f"there is no option '{given}': did you mean '{meant}'?" in capsys.readouterr().err
+    assert f"there is no option '{given}'; did you mean '{meant}'?" in capsys.readouterr().err
 
 
 def tidied_up(name: str, arguments: list[str]) -> int:

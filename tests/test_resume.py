@@ -246,7 +246,7 @@ def test_a_damaged_checkpoint_is_passed_over(
     assert_same_end(tmp_path, references["every step"][0])
     output = " ".join((tmp_path / "output.txt").read_text().split())
     assert "last.ckpt is" in output
-    assert "passed over, looking for an older one" in output
+    assert "skipped, looking for an older one" in output
     assert ("the run starts anew" in output) == (damage == "both")
 
 

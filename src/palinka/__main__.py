@@ -1,10 +1,8 @@
 """The command `palinka`, also as `python -m palinka`.
 
-What needs no model (`--version`, `--help`, a mistyped command) is answered before torch is
-imported.
+`--version`, `--help` and mistyped commands are answered before torch is imported.
 """
 
-import difflib
 import os
 import signal
 import sys
@@ -13,11 +11,11 @@ from collections.abc import Sequence
 from palinka import __version__
 from palinka.cli import commands
 from palinka.cli.commands import COMMANDS
-from palinka.errors import InputError, colored, suppress_progress
+from palinka.errors import InputError, colored, did_you_mean, suppress_progress
 
-# What shells report of a process that a signal ended.
+# Exit status that shells report of a process that a signal ended.
 INTERRUPTED = 128 + signal.SIGINT
-NOBODY_READS = 128 + signal.SIGPIPE
+EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
 
 _COMMAND_LINES = "\n".join(f"  {name:<12}{command.does}" for name, command in COMMANDS.items())
 HELP = f"""\
@@ -31,7 +29,7 @@ commands:
 options:
   --config FILE     YAML; repeatable; the command line beats every file
   --print_config    show the whole configuration and stop
-  --ckpt_path FILE  a checkpoint to go on from or measure; `last` for the last
+  --ckpt_path FILE  a checkpoint to resume or measure; `last` for the last
   --quiet           only results, warnings and errors: no bars, no banners
   --help, --version `palinka COMMAND --help` lists every option of a command
 
@@ -46,11 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        argv: The arguments after the program's name; those of the process if left out.
+        argv: Arguments after the program's name; defaults to those of the process.
 
     Returns:
-        The exit status: 0, 1 for a failure while running, 2 for input that cannot be used, 130
-        after Ctrl-C, 141 where nobody reads the output any more, 143 after SIGTERM.
+        The exit status: 0, 1 for a failure while running, 2 for unusable input, 130 after Ctrl-C,
+        141 after a broken pipe of the output, 143 after SIGTERM.
     """
     given = list(sys.argv[1:] if argv is None else argv)
     arguments = [argument for argument in given if argument != "--quiet"]
@@ -60,19 +58,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
             return status
     except InputError as error:
-        return _refuse(str(error))
+        print(f"palinka: {colored('error:', 'red', sys.stderr)} {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return _interrupted()
     except SystemExit as ended:
-        # Lightning tidies up after Ctrl-C, and ends with status 1.
+        # After Ctrl-C Lightning cleans up and exits with status 1.
         if isinstance(ended.__context__, KeyboardInterrupt):
             return _interrupted()
         raise
     except BrokenPipeError:
-        # Such as of `palinka cache list | head`. Python would complain when it ends.
-        with open(os.devnull, "w") as nowhere:  # noqa: PTH123  (no path to speak of)
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())
-        return NOBODY_READS
+        # As in `palinka cache list | head`. Python flushes standard output once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -83,17 +81,10 @@ def _run(arguments: Sequence[str]) -> int:
         print(f"palinka {__version__}")
         return 0
     if arguments[0] not in COMMANDS:
-        known = [*COMMANDS, "--help", "--version", "--quiet"]
-        nearest = difflib.get_close_matches(arguments[0], known, n=1)
-        hint = f"did you mean '{nearest[0]}'?" if nearest else f"choose from {', '.join(COMMANDS)}"
         kind = "option" if arguments[0].startswith("-") else "command"
-        raise InputError(f"there is no {kind} '{arguments[0]}': {hint}")
+        hint = did_you_mean(arguments[0], [*COMMANDS, "--help", "--version", "--quiet"])
+        raise InputError(f"there is no {kind} '{arguments[0]}'{hint}")
     return commands.run(arguments[0], arguments[1:])
-
-
-def _refuse(message: str) -> int:
-    print(f"palinka: {colored('error:', 'red', sys.stderr)} {message}", file=sys.stderr)
-    return 2
 
 
 def _interrupted() -> int:

@@ -9,7 +9,7 @@ import stat
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType, NoneType, UnionType
@@ -18,22 +18,25 @@ from typing import Any, BinaryIO, Literal, TextIO, TypeVar, Union, get_args, get
 import yaml
 from tqdm.auto import tqdm
 
-# Zero-width non-joiner and joiner, which Persian words and families of emoji hold.
+T = TypeVar("T")
+
+MAX_MESSAGE = 20_000
+# Zero-width non-joiner and joiner, in Persian words and families of emoji.
 _JOINERS = "\u200c\u200d"
+_UNSET_VARIABLE = re.compile(r"\$\{?(\w+)\}?")
+_QUIET = "PALINKA_QUIET"
+# Switches of other libraries' progress bars; read when they are imported.
+_NO_BARS = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
+_COLORS = {"red": 31, "green": 32, "yellow": 33, "bold": 1}
+# Shorter work ends without a progress bar.
+DELAY_SECONDS = 2.0
 
 
 def escape_control_chars(text: str) -> str:
-    r"""Write what a terminal would obey, or what nobody can see, as escapes such as `\x1b`.
+    r"""Escape what a terminal interprets or does not show, as in `\x1b`; the result is one line.
 
-    Line breaks, control characters, marks that turn the direction of text and halves of
-    characters are escaped; letters, accents and spaces of every script stay, and so do joiners
-    within a word or an emoji.
-
-    Args:
-        text: Any text.
-
-    Returns:
-        One line.
+    Line breaks, control characters, bidirectional marks and lone surrogates are escaped;
+    letters, accents and spaces of every script stay, and so do joiners within a word or an emoji.
     """
     if text.isprintable():
         return text
@@ -41,40 +44,42 @@ def escape_control_chars(text: str) -> str:
         character
         if character.isprintable()
         or unicodedata.category(character) == "Zs"
-        or (character in _JOINERS and _within_word(text, place))
+        or (character in _JOINERS and _joins(text[max(0, place - 1) : place + 2]))
         else character.encode("unicode_escape").decode()
         for place, character in enumerate(text)
     )
 
 
-def _within_word(text: str, place: int) -> bool:
-    """Whether letters or signs beyond ASCII stand on both sides."""
-    around = text[max(0, place - 1) : place] + text[place + 1 : place + 2]
-    return len(around) == 2 and not around[0].isascii() and around[1:].isprintable()
-
-
-# What is longer helps nobody: both ends are shown.
-_LONGEST = 20_000
+def _joins(around: str) -> bool:
+    """Tell a joiner between characters beyond ASCII from one that hides in text."""
+    return len(around) == 3 and not around[0].isascii() and around[2].isprintable()
 
 
 class InputError(ValueError):
-    """What the user gave cannot be used.
+    """Unusable input: the command line prints its message and exits with status 2.
 
-    The message is one line that names what was given, what was expected and what to do. What
-    was given may have been written by anyone, so whatever is not printable in it is escaped.
-    The command line prints it without a traceback and exits with status 2.
+    The message is one line that names what was given, what was expected and what to do. Control
+    characters in it are escaped, and the middle of a very long one is left out.
     """
 
     def __init__(self, message: str) -> None:
-        if len(message) > _LONGEST:
-            message = f"{message[: _LONGEST // 2]} … {message[-_LONGEST // 2 :]}"
+        if len(message) > MAX_MESSAGE:
+            message = f"{message[: MAX_MESSAGE // 2]} … {message[-MAX_MESSAGE // 2 :]}"
         super().__init__(escape_control_chars(message))
 
 
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Suggest the nearest valid name, as in ` (did you mean 'tied'?)`; empty if none."""
-    nearest = difflib.get_close_matches(name, list(names), n=1)
-    return f" (did you mean {nearest[0]!r}?)" if nearest else ""
+def did_you_mean(name: str, names: Iterable[str], most: int = 20) -> str:
+    """Suggest the nearest valid name, as in `; did you mean 'tied'?`.
+
+    Args:
+        name: An unknown name.
+        names: The valid ones, listed if none is near.
+        most: Maximum length of that list; longer ones are left out.
+    """
+    known = sorted(names)
+    for nearest in difflib.get_close_matches(name, known, n=1, cutoff=0.5):
+        return f"; did you mean '{nearest}'?"
+    return f"; choose from {', '.join(known)}" if 0 < len(known) <= most else ""
 
 
 def first_line(error: BaseException) -> str:
@@ -98,35 +103,168 @@ def load_from_file(given: str, folder: Path) -> Any:
     sys.modules[loader.name] = module  # where dataclasses look for the types of their fields
     loader.exec_module(module)
     if not hasattr(module, name):
-        raise InputError(f"{path} has no {name!r}{did_you_mean(name, vars(module))}")
+        raise InputError(f"{path} has no {name!r}{did_you_mean(name, vars(module), most=0)}")
     return getattr(module, name)
 
 
-_VARIABLE = re.compile(r"\$\{?(\w+)\}?")
-
-
 def expanded(path: str | Path) -> Path:
-    """Put the home folder for `~`, and their values for `$NAME` and `${NAME}`.
-
-    Args:
-        path: A path in which environment variables may stand.
+    """Replace `~`, `$NAME` and `${NAME}` in a path.
 
     Raises:
-        InputError: If a variable is not set, there is no such user, or no file can be named so.
+        InputError: If a variable is not set.
     """
-    if "\0" in str(path):
-        raise InputError(f"{path}: no file has a NUL in its name; check the path")
+    full = os.path.expanduser(os.path.expandvars(path))  # noqa: PTH111  (`~nobody` stays)
+    if unset := _UNSET_VARIABLE.search(full):
+        raise InputError(f"{path}: the environment variable {unset[1]} is not set; set it first")
+    return Path(full)
 
-    def value(match: re.Match[str]) -> str:
-        name = match[1]
-        if name not in os.environ:
-            raise InputError(f"{path}: the environment variable {name} is not set; set it first")
-        return os.environ[name]
 
+@contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Open a new version of a file, which takes its name once it is complete and on the disk.
+
+    The bytes go to `<name>.tmp`, which is flushed (`fsync`) and renamed at the end of the `with`
+    block. If an exception ends the block, the old version stays and the new one is removed. Only
+    one process may write a file at a time.
+
+    Args:
+        path: The file; its folder must exist.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    temporary = path.with_name(path.name + ".tmp")
     try:
-        return Path(_VARIABLE.sub(value, str(path))).expanduser()
-    except RuntimeError as error:
-        raise InputError(f"{path}: there is no such user's home folder; check the path") from error
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)  # makes the name durable
+    finally:
+        os.close(folder)
+
+
+def is_quiet() -> bool:
+    """Return whether `--quiet` or `PALINKA_QUIET=1` asks for results and errors only."""
+    return os.environ.get(_QUIET, "0") not in ("", "0")
+
+
+@contextmanager
+def suppress_progress(wanted: bool) -> Iterator[None]:
+    """Suppress progress bars within, also those of child processes, if wanted."""
+    before = {name: os.environ.get(name) for name in (_QUIET, *_NO_BARS)}
+    if wanted or is_quiet():
+        os.environ.update(dict.fromkeys(before, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def colored(text: str, color: str, stream: TextIO | None = None) -> str:
+    """Color text for a terminal; other streams get it as it is.
+
+    Args:
+        text: The text; nothing in it is escaped.
+        color: `red`, `green`, `yellow` or `bold`.
+        stream: Defaults to standard output.
+    """
+    stream = stream or sys.stdout
+    # https://no-color.org: any value but the empty one.
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not stream.isatty():
+        return text
+    return f"\x1b[{_COLORS[color]}m{text}\x1b[0m"
+
+
+def _bar(**options: Any) -> Any:
+    return tqdm(
+        delay=DELAY_SECONDS,
+        disable=is_quiet(),
+        # In a log file every refresh is a line.
+        mininterval=0.1 if sys.stderr.isatty() else 5.0,
+        dynamic_ncols=True,
+        **options,
+    )
+
+
+def progress(description: str, total: int | None, unit: str) -> AbstractContextManager[Any]:
+    """Make a progress bar that the caller moves with `.update(n)`.
+
+    Args:
+        description: Text at the left edge of the bar.
+        total: Number of units, if known.
+        unit: Plural name of the unit, such as `tokens`; the rate is in units per second.
+    """
+    bar: AbstractContextManager[Any] = _bar(
+        desc=description, total=total, unit=f" {unit}", unit_scale=True
+    )
+    return bar
+
+
+def track(iterable: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    """Go through `iterable` with a progress bar."""
+    yield from _bar(iterable=iterable, desc=description, total=total)
+
+
+_TYPE_NAMES = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    NoneType: "null",
+}
+
+
+def type_mismatch(value: Any, hint: Any) -> str | None:
+    """Describe the types that a hint allows, if a plain value is of none of them.
+
+    A bool is not a number, and no text stands for a number; an int is a float.
+
+    Args:
+        value: A bool, number, text or null.
+        hint: A type hint of such types, literals and unions of them.
+
+    Returns:
+        None where the value fits, or where the hint names other types than these.
+    """
+    choices = _choices(hint)
+    if any(isinstance(choice, type) and choice not in _TYPE_NAMES for choice in choices):
+        return None
+    if any(_fits(value, choice) for choice in choices):
+        return None
+    return " or ".join(_TYPE_NAMES[c] if isinstance(c, type) else repr(c) for c in choices)
+
+
+def admits_null(hint: Any) -> bool:
+    """Return whether a type hint allows None; one that says nothing does."""
+    return any(choice in (NoneType, object, Any, None) for choice in _choices(hint))
+
+
+def _choices(hint: Any) -> list[Any]:
+    """Alternatives of a type hint: types, and single values."""
+    origin = get_origin(hint)
+    if origin in (Union, UnionType):
+        return [choice for part in get_args(hint) for choice in _choices(part)]
+    if origin is Literal:
+        return list(get_args(hint))
+    kind = origin or hint
+    return [kind if isinstance(kind, type) else object]
+
+
+def _fits(value: Any, choice: Any) -> bool:
+    if not isinstance(choice, type):
+        return type(value) is type(choice) and bool(value == choice)
+    return type(value) in ((int, float) if choice is float else (choice,))
 
 
 def open_ordinary(path: Path) -> BinaryIO:
@@ -177,179 +315,6 @@ def read_ordinary(path: Path, largest: int) -> bytes:
 
 def _size(file: BinaryIO) -> int:
     return os.fstat(file.fileno()).st_size
-
-
-@contextmanager
-def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Open a new version of a file, which takes its name once it is complete and on the disk.
-
-    The bytes go to `<name>.tmp`, which is flushed (`fsync`) and renamed at the end of the `with`
-    block. If an exception ends the block, the old version stays and the new one is removed. Only
-    one process may write a file at a time.
-
-    Args:
-        path: The file; its folder must exist.
-
-    Raises:
-        OSError: If it cannot be written.
-    """
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)  # makes the name durable
-    finally:
-        os.close(folder)
-
-
-_QUIET = "PALINKA_QUIET"
-# Other libraries' own ways of drawing no bars; read when they are imported.
-_OTHERS = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
-_COLORS = {"red": 31, "green": 32, "yellow": 33, "bold": 1}
-
-
-def is_quiet() -> bool:
-    """Whether only results, warnings and errors are wanted: `--quiet`, or `PALINKA_QUIET=1`."""
-    return os.environ.get(_QUIET, "0") not in ("", "0")
-
-
-@contextmanager
-def suppress_progress(wanted: bool) -> Iterator[None]:
-    """Be quiet within, if wanted; processes that are started within are quiet as well."""
-    before = {name: os.environ.get(name) for name in (_QUIET, *_OTHERS)}
-    if wanted or is_quiet():
-        os.environ.update(dict.fromkeys(before, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-def colored(text: str, color: str, stream: TextIO | None = None) -> str:
-    """Text as a stream should get it: in color on a terminal, and plain everywhere else.
-
-    Args:
-        text: What to write; nothing in it is escaped.
-        color: `red`, `green`, `yellow` or `bold`.
-        stream: Where it goes; standard output if left out.
-    """
-    stream = stream or sys.stdout
-    # https://no-color.org: any value but the empty one.
-    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not stream.isatty():
-        return text
-    return f"\x1b[{_COLORS[color]}m{text}\x1b[0m"
-
-
-T = TypeVar("T")
-
-# Shorter work ends without ever drawing a bar.
-DELAY_SECONDS = 2.0
-
-
-def _refresh_seconds() -> float:
-    """Seldom in a log file, where every refresh is a line that stays."""
-    return 0.1 if sys.stderr.isatty() else 5.0
-
-
-def track(iterable: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """Go through `iterable`, with a bar once it has taken more than two seconds."""
-    yield from tqdm(
-        iterable,
-        desc=description,
-        total=total,
-        delay=DELAY_SECONDS,
-        disable=is_quiet(),
-        mininterval=_refresh_seconds(),
-        dynamic_ncols=True,
-    )
-
-
-@contextmanager
-def progress(description: str, total: int | None, unit: str) -> Iterator[Any]:
-    """A bar that the caller moves with `.update(n)`; its rate is in `unit` per second.
-
-    Args:
-        description: What is going on, for the left edge of the bar.
-        total: How many units there will be, if known.
-        unit: The unit's name, such as `"tokens"`.
-    """
-    with tqdm(
-        total=total,
-        desc=description,
-        unit=f" {unit}",
-        unit_scale=True,
-        delay=DELAY_SECONDS,
-        disable=is_quiet(),
-        mininterval=_refresh_seconds(),
-        dynamic_ncols=True,
-    ) as bar:
-        yield bar
-
-
-_SHOWN = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "text",
-    NoneType: "null",
-}
-
-
-def type_mismatch(value: Any, hint: Any) -> str | None:
-    """What a type hint expects instead of a value, in words.
-
-    Numbers are not truth values, and no text stands for a number; a whole number may stand
-    where a number is expected.
-
-    Args:
-        value: A truth value, number, text or null.
-        hint: A type hint of such types, literals and unions of them.
-
-    Returns:
-        None where the value fits, or where the hint names other types than these.
-    """
-    choices = _choices(hint)
-    if any(isinstance(choice, type) and choice not in _SHOWN for choice in choices):
-        return None
-    if any(_fits(value, choice) for choice in choices):
-        return None
-    return " or ".join(
-        _SHOWN[choice] if isinstance(choice, type) else repr(choice) for choice in choices
-    )
-
-
-def admits_null(hint: Any) -> bool:
-    """Whether null may stand where a type hint stands; also where the hint says nothing."""
-    return any(choice in (NoneType, object, Any, None) for choice in _choices(hint))
-
-
-def _choices(hint: Any) -> list[Any]:
-    """The alternatives that a type hint gives: types, and single values."""
-    origin = get_origin(hint)
-    if origin in (Union, UnionType):
-        return [choice for part in get_args(hint) for choice in _choices(part)]
-    if origin is Literal:
-        return list(get_args(hint))
-    kind = origin or hint
-    return [kind if isinstance(kind, type) else object]
-
-
-def _fits(value: Any, choice: Any) -> bool:
-    if not isinstance(choice, type):
-        return type(value) is type(choice) and bool(value == choice)
-    return type(value) in ((int, float) if choice is float else (choice,))
 
 
 DEEPEST = 40

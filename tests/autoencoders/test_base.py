@@ -216,7 +216,7 @@ def test_a_damaged_config(folder: Path, text: str, expected: str) -> None:
         ({"class": "KSparseAutoencodr"}, "did you mean 'KSparseAutoencoder'?"),
         ({"class": "Autoencoder"}, "'Autoencoder' is not a known Autoencoder"),
         ({"class": "os.system"}, "'os.system' is not a known Autoencoder"),
-        ({"teid": True}, "no argument 'teid' (did you mean 'tied'?)"),
+        ({"teid": True}, "no argument 'teid'; did you mean 'tied'?"),
         ({"k": 11}, "k must be at most latent_dim"),
         ({"k": True}, "k must be a whole number or null, got True"),
         ({"k": 3.0}, "k must be a whole number or null, got 3.0"),

@@ -246,16 +246,14 @@ def build(name: str, arguments: Mapping[str, Any], base: type[T]) -> T:
     short = name.rpartition(".")[2]
     if short not in known:
         raise InputError(
-            f"{name!r} is not a known {base.__name__}{did_you_mean(short, known)}: known are"
-            f" {', '.join(sorted(known))}, and your own once their module has been imported"
+            f"{name!r} is not a known {base.__name__} (your own are known once their module has"
+            f" been imported){did_you_mean(short, known)}"
         )
     parameters = inspect.signature(known[short]).parameters
     for argument, value in arguments.items():
         if argument not in parameters:
-            raise InputError(
-                f"{short} has no argument {argument!r}{did_you_mean(argument, parameters)}:"
-                f" it takes {', '.join(parameters)}"
-            )
+            hint = did_you_mean(argument, parameters)
+            raise InputError(f"{short} has no argument {argument!r}{hint}")
         if expected := type_mismatch(value, parameters[argument].annotation):
             given = escape_control_chars(repr(value)[:80])
             raise InputError(f"{short}: {argument} must be {expected}, got {given}")

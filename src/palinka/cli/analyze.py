@@ -31,7 +31,7 @@ def analyze(
     """Run analyses of a language model's neurons, or of an autoencoder's latents.
 
     Args:
-        analyses: What to run.
+        analyses: The analyses to run.
         language_model: `mini` (bundled), a name on the Hugging Face hub, a local folder or a
             GGUF file; or its `name` with `revision`, `gguf_file`, `dtype` and `device`.
         autoencoder: A folder that `save_pretrained` wrote; its latents are analyzed.
@@ -42,16 +42,12 @@ def analyze(
             `lightning_logs/analyses` without a checkpoint.
 
     Returns:
-        The exit status: 0, 1 where an analysis failed, 2 where its input could not be used. One
-        that fails does not keep the others from running.
-
-    Raises:
-        InputError: If the list is empty or names repeat, or the model or the autoencoder cannot
-            be read.
+        The exit status: 0, 1 where an analysis failed, 2 where its input could not be used. The
+        others run all the same.
     """
     names = [entry.name for entry in analyses]
     if not names or len(set(names)) < len(names):
-        raise InputError(f"analyses are named {names}; expected at least one, and no name twice")
+        raise InputError(f"analyses are named {names}; expected at least one, and unique names")
     if autoencoder is not None and ckpt_path is not None:
         raise InputError("autoencoder and ckpt_path are both given; give one of them")
     encoder = None
@@ -82,33 +78,19 @@ def analyze(
 
 
 def encoder_from_checkpoint(path: str | PathLike[str]) -> Encoder:
-    """Read the checkpoint of a fit.
-
-    Raises:
-        InputError: If it is no complete checkpoint of a sparse autoencoder.
-    """
+    """Read an encoder from the checkpoint of a fit."""
     source = checkpoint.source_of(checkpoint.read(path))
     module = SparseAutoencoderModule.load_from_checkpoint(Path(path), map_location="cpu").eval()
     return encoder_of(module, source)
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run the command line `palinka analyze …`.
-
-    Args:
-        arguments: What follows `analyze`.
-
-    Returns:
-        The exit status.
-
-    Raises:
-        InputError: If the command line or a file that it names cannot be used.
-    """
+    """Run `palinka analyze` with the arguments that follow it."""
     parser = _parser()
-    given: Any = parser.parse_args(move_configs_first(["analyze", *arguments])[1:])
+    given: Any = parser.parse_args(move_configs_first(arguments))
     try:
         settings = parser.instantiate(given)
-    except ValueError as error:  # ours in one line, the parser's in several
+    except ValueError as error:  # jsonargparse's has several lines
         raise InputError(" ".join(str(error).split())) from error
     return analyze(**{name: settings[name] for name in inspect.signature(analyze).parameters})
 

@@ -14,45 +14,32 @@ import palinka.data  # noqa: F401  (so that --data.corpus may name its classes)
 from palinka.atlas import AtlasServer, Options, WriteAtlas
 from palinka.atlas.server import LiveLatents, check_atlas
 from palinka.cli import resume as runs
-from palinka.cli.commands import nearest
 from palinka.cli.parser import ConfigArgumentParser, move_configs_first, with_overrides
 from palinka.data import ActivationDataModule
-from palinka.errors import InputError, expanded
+from palinka.errors import InputError, did_you_mean, expanded
 from palinka.language_models import LanguageModel
 from palinka.training import SparseAutoencoderModule, checkpoint
 from palinka.training.callbacks import LanguageModelMetrics, shell_path
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run `palinka atlas …` or `palinka atlas serve …`.
-
-    Args:
-        arguments: What follows `palinka atlas` on the command line.
-
-    Returns:
-        The exit status.
-
-    Raises:
-        InputError: If the command line cannot be understood, the checkpoint cannot be read, or
-            the folder is taken or cannot be written.
-    """
-    # Lightning's own affair with a newer torch, and a loader that needs no worker processes.
-    warnings.filterwarnings("ignore", ".*LeafSpec.*")
+    """Run `palinka atlas` or `palinka atlas serve` with the arguments that follow `atlas`."""
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")  # between Lightning and a newer torch
+    # The loader reads ahead in a thread.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    # Lightning's tips and its list of devices.
+    # Lightning's tips and list of devices.
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     serving = list(arguments[:1]) == ["serve"]
     if arguments and not arguments[0].startswith("-") and not serving:
-        hint = nearest(arguments[0], ["serve"])
+        hint = did_you_mean(arguments[0], ["serve"], most=0)
         raise InputError(f"palinka atlas takes options, or `serve`, not {arguments[0]!r}{hint}")
     parser = _parser(serving)
-    given = move_configs_first(["atlas", *arguments[int(serving) :]])
-    settings = parser.parse_args(given[1:])
+    given = move_configs_first(arguments[int(serving) :])
+    settings = parser.parse_args(given)
     path = runs.checkpoint_named(settings.ckpt_path)
     stored = checkpoint.read(path)
-    layer = _data_settings(stored)
-    if layer:  # under the command line and over the defaults
-        settings = parser.parse_args(with_overrides(given, {"data": layer})[1:])
+    if data := _data_settings(stored):
+        settings = parser.parse_args(with_overrides(given, {"data": data}))
     made = parser.instantiate(settings)
     module = SparseAutoencoderModule.load_from_checkpoint(path, map_location="cpu").eval()
     checkpoint.check_matches(stored, module.autoencoder, made.data, resume=False)
@@ -63,7 +50,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def parsers() -> dict[str, ConfigArgumentParser]:
-    """The parsers of `palinka atlas` and `palinka atlas serve`."""
+    """Parsers of `palinka atlas` and `palinka atlas serve`."""
     return {"atlas": _parser(serving=False), "atlas serve": _parser(serving=True)}
 
 
@@ -85,8 +72,8 @@ def _parser(serving: bool) -> ConfigArgumentParser:
         help="A checkpoint of `palinka fit` or `import`; `last` is that of the last run.",
     )
     if serving:
-        parser.add_argument("--atlas", type=str, required=True, help="What `palinka atlas` wrote.")
-        parser.add_argument("--port", type=int, default=0, help="Where to listen; 0 for any.")
+        parser.add_argument("--atlas", type=str, required=True, help="Output of `palinka atlas`.")
+        parser.add_argument("--port", type=int, default=0, help="Port; 0 for any free one.")
     else:
         parser.add_argument(
             "--output", type=str, required=True, help="The folder; an atlas there is replaced."
@@ -101,13 +88,13 @@ def _parser(serving: bool) -> ConfigArgumentParser:
     parser.add_class_arguments(
         ActivationDataModule,
         "data",
-        help="Where rows and texts come from; as the fit had it if left out.",
+        help="Source of rows and texts; defaults to that of the fit.",
     )
     return parser
 
 
 def _data_settings(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of the data that a checkpoint remembers; an imported one has none."""
+    """Settings of the data module in a checkpoint; an imported one has none."""
     settings = stored.get("datamodule_hyper_parameters")
     if not isinstance(settings, Mapping):
         return {}
@@ -143,7 +130,7 @@ def _write(
 def _serve(
     data: ActivationDataModule, module: SparseAutoencoderModule, folder: Path, port: int
 ) -> int:
-    """Serve until the user has enough."""
+    """Serve until Ctrl-C."""
     check_atlas(folder)  # before the model is loaded
     spec = data.validation_spec
     model = LanguageModel.load(spec.language_model)

@@ -1,6 +1,5 @@
 """`palinka cache`: list and remove caches."""
 
-import difflib
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -9,12 +8,12 @@ from palinka.cli.commands import ArgumentParser
 from palinka.data.cache import default_cache_dir
 from palinka.data.format import JSON
 from palinka.data.inventory import StoredCache, remove_cache, stored_caches
-from palinka.errors import InputError, escape_control_chars, expanded
+from palinka.errors import InputError, did_you_mean, escape_control_chars, expanded
 from palinka.language_models import LanguageModelSpec
 
 _HEADINGS = ("KEY", "MODEL", "SITE", "SPLIT", "ROWS", "SIZE", "STATE")
 _RIGHT = ("ROWS", "SIZE")
-_LONGEST = 40
+MAX_CELL = 40
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -22,14 +21,10 @@ def run(arguments: Sequence[str]) -> int:
     """Run `palinka cache list` or `palinka cache remove`.
 
     Args:
-        arguments: What follows `palinka cache` on the command line.
+        arguments: The arguments that follow `palinka cache`.
 
     Returns:
         The exit status: 0, or 1 if the user decided to remove nothing.
-
-    Raises:
-        InputError: If the command line cannot be understood, or a cache it names cannot be
-            removed.
     """
     given = _parsers()[0].parse_args(arguments)
     root = expanded(given.cache_dir) if given.cache_dir else default_cache_dir()
@@ -45,16 +40,16 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def parsers() -> dict[str, ArgumentParser]:
-    """The parsers of `palinka cache`, and of the commands in it."""
+    """Parsers of `palinka cache` and its commands."""
     parser, commands = _parsers()
     return {"cache": parser, **{f"cache {name}": one for name, one in commands.items()}}
 
 
 def _parsers() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
-    parser = ArgumentParser("palinka cache", description="Look after the caches of activations.")
+    parser = ArgumentParser("palinka cache", description="List or remove caches of activations.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="{list,remove}")
-    listing = commands.add_parser("list", help="show what is there", description=_list.__doc__)
-    removal = commands.add_parser("remove", help="free space", description=_remove.__doc__)
+    listing = commands.add_parser("list", help="list caches", description=_list.__doc__)
+    removal = commands.add_parser("remove", help="remove caches", description=_remove.__doc__)
     removal.add_argument("key", nargs="*", metavar="KEY", help="a cache, by how its name begins")
     removal.add_argument(
         "--incomplete", action="store_true", help="all caches that were never finished"
@@ -70,7 +65,7 @@ def _parsers() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
 
 
 def _list(root: Path) -> None:
-    """Show every cache: model, site, split, rows, size, and whether it is complete."""
+    """List every cache: model, site, split, rows, size and state."""
     caches = stored_caches(root)
     bundled = LanguageModelSpec().fingerprint()["weights"]
     rows = [_cells(cache, bundled) for cache in caches]
@@ -106,7 +101,7 @@ def _cells(cache: StoredCache, bundled: str) -> tuple[str, ...]:
 
 
 def _model(known: JSON, bundled: str) -> str:
-    """A model in few words; a local one is known by its weights alone."""
+    """Short name of a model; of a local one, its weights' checksum."""
     if not isinstance(known, dict):
         return "?"
     if "name" in known:
@@ -124,25 +119,24 @@ def _size(number: int) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text of a file or a name, for one cell."""
-    shown = escape_control_chars(text[:_LONGEST])
-    return shown if len(text) <= _LONGEST else shown + "…"
+    shown = escape_control_chars(text[:MAX_CELL])
+    return shown if len(text) <= MAX_CELL else shown + "…"
 
 
 def _remove(root: Path, keys: Sequence[str], incomplete: bool, yes: bool) -> int:
-    """Remove caches after asking; what is no part of a cache stays."""
+    """Remove caches after asking; other files in their folders stay."""
     caches = {cache.path.name: cache for cache in stored_caches(root)}
     chosen = {name: caches[name] for key in keys for name in [_named(key, caches, root)]}
     if incomplete:
         chosen |= {name: c for name, c in caches.items() if c.state == "incomplete"}
     elif not keys:
-        raise InputError("which caches? give keys as `palinka cache list` shows, or --incomplete")
+        raise InputError("no cache named; give keys as `palinka cache list` shows, or --incomplete")
     if not chosen:
         print(f"no incomplete caches in {escape_control_chars(str(root))}")
         return 0
     busy = [name for name, cache in chosen.items() if cache.state == "harvesting"]
     if busy:
-        raise InputError(f"{', '.join(busy)}: a living process is harvesting it; stop that first")
+        raise InputError(f"{', '.join(busy)}: in use by a running harvest; stop it first")
     if not yes and not _agreed(chosen.values()):
         print("nothing removed")
         return 1
@@ -153,7 +147,7 @@ def _remove(root: Path, keys: Sequence[str], incomplete: bool, yes: bool) -> int
         print(f"removed {escape_control_chars(name)}")
         for left in removal.left:
             print(
-                f"left {escape_control_chars(str(cache.path / left))}, which is no part of a cache"
+                f"left {escape_control_chars(str(cache.path / left))}, which is not part of a cache"
             )
     print(f"freed {_size(freed)}")
     return 0
@@ -170,20 +164,14 @@ def _named(key: str, caches: dict[str, StoredCache], root: Path) -> str:
             f"{', …' if len(found) > 3 else ''}); give more digits"
         )
     if key in caches:
-        raise InputError(f"'{key}' is no cache, and stays")
-    nearest = difflib.get_close_matches(key, names, n=1, cutoff=0.4)
-    hint = f"did you mean '{nearest[0]}'?" if nearest else "see `palinka cache list`"
-    raise InputError(f"there is no cache '{key}' in {root}: {hint}")
+        raise InputError(f"'{key}' is not a cache, and stays")
+    hint = did_you_mean(key, names, most=0) or "; see `palinka cache list`"
+    raise InputError(f"there is no cache '{key}' in {root}{hint}")
 
 
 def _agreed(chosen: Collection[StoredCache]) -> bool:
-    """Whether the user wants them gone.
-
-    Raises:
-        InputError: If nobody is there to ask.
-    """
     if not sys.stdin.isatty():
-        raise InputError("nobody is there to ask; give --yes to remove without asking")
+        raise InputError("stdin is not a terminal; give --yes to remove without asking")
     for cache in chosen:
         print(f"{escape_control_chars(cache.path.name)}  {_size(cache.bytes)}  {cache.state}")
     count = "it" if len(chosen) == 1 else f"these {len(chosen)}"

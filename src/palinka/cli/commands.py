@@ -1,15 +1,14 @@
-"""The commands, and the module of each."""
+"""The commands, their modules, and the parser of those without a configuration."""
 
 import argparse
-import difflib
 import importlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
-from palinka.errors import InputError
+from palinka.errors import InputError, did_you_mean
 
-_CHOICES = re.compile(r"(?P<what>invalid choice: '(?P<given>[^']*)')")
+_CHOICES = re.compile(r"invalid choice: '(?P<given>[^']*)' \(choose from (?P<choices>.*)\)")
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -19,31 +18,24 @@ class ArgumentParser(argparse.ArgumentParser):
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse a command line.
-
-        Raises:
-            InputError: If it cannot be understood.
-        """
+        """Parse a command line; an unknown option is answered with the nearest."""
         given, unknown = self.parse_known_args(args, namespace)
         if unknown:
             word = next((one for one in unknown if one.startswith("-")), unknown[0])
-            hint = nearest(word.partition("=")[0], self._options(vars(given)))
+            hint = did_you_mean(word.partition("=")[0], self._options(vars(given)), most=0)
             self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
         return given
 
     def error(self, message: str) -> NoReturn:
-        """Refuse the command line.
-
-        Raises:
-            InputError: Always.
-        """
-        found = _CHOICES.search(message)
-        if found:
-            message += nearest(found["given"], re.findall(r"'([^']*)'", message[found.end() :]))
+        """Raise an `InputError`."""
+        if found := _CHOICES.search(message):
+            choices = re.findall(r"[\w-]+", found["choices"])
+            hint = did_you_mean(found["given"], choices)
+            message = f"{message[: found.start()]}invalid choice: '{found['given']}'{hint}"
         raise InputError(f"{message}; see `{self.prog} --help`")
 
     def _options(self, chosen: Mapping[str, Any]) -> Iterator[str]:
-        """Its options, and those of the subcommand that was chosen."""
+        """Options of this parser and of the chosen subcommand."""
         for action in self._actions:
             yield from action.option_strings
             if isinstance(action, argparse._SubParsersAction):
@@ -52,19 +44,13 @@ class ArgumentParser(argparse.ArgumentParser):
                     yield from (o for a in inner._actions for o in a.option_strings)
 
 
-def nearest(given: str, names: Iterable[str]) -> str:
-    """What to add to a refusal: the name that is most like the given one, if any is."""
-    found = difflib.get_close_matches(given, list(names), n=1, cutoff=0.5)
-    return f"; did you mean '{found[0]}'?" if found else ""
-
-
 class Command(NamedTuple):
     """One command.
 
     Attributes:
-        does: What it does, for the list of all commands.
-        module: Where it is.
-        shared: Whether the module has several commands, and is told which.
+        does: Its purpose, for the list of all commands.
+        module: Its module.
+        shared: Whether the module has several commands, and its `run` takes the command's name.
     """
 
     does: str
@@ -94,12 +80,7 @@ COMMANDS = {
 
 
 def run(name: str, arguments: Sequence[str]) -> int:
-    """Run a command and return its exit status.
-
-    Args:
-        name: One of `COMMANDS`.
-        arguments: What follows it.
-    """
+    """Run one of `COMMANDS` with the arguments that follow it; return its exit status."""
     command = COMMANDS[name]
     given = [name, *arguments] if command.shared else list(arguments)
     status: int = importlib.import_module(command.module).run(given)
@@ -107,7 +88,7 @@ def run(name: str, arguments: Sequence[str]) -> int:
 
 
 def parsers() -> dict[str, Any]:
-    """Every command line's parser, by the words that it begins with; imports everything."""
+    """Parser of every command, by the words that its command line begins with."""
     modules = dict.fromkeys(command.module for command in COMMANDS.values())
     found: dict[str, Any] = {}
     for module in modules:

@@ -3,6 +3,7 @@
 import re
 import shutil
 import tempfile
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,28 +25,43 @@ _LICENSE = re.compile(r"[a-z0-9][a-z0-9.\-]{0,40}")
 _SPLITS = ("val/", "val_interval/")
 
 
-def run_export(arguments: Sequence[str]) -> int:
-    """Run the command line `palinka export …`.
+def run(arguments: Sequence[str]) -> int:
+    """Run `palinka export` or `palinka import`, the first argument; return the exit status."""
+    command, *rest = arguments
+    given = parsers()[command].parse_args(rest)
+    return _run_export(given) if command == "export" else _run_import(given)
 
-    Args:
-        arguments: What follows `export`.
 
-    Returns:
-        The exit status.
-
-    Raises:
-        InputError: If the command line cannot be understood, the checkpoint cannot be read, the
-            library knows no such architecture, or the folder is taken or cannot be written.
-    """
-    given = _export_parser().parse_args(arguments)
+def _run_export(given: Namespace) -> int:
     if not _LICENSE.fullmatch(given.license):
         raise InputError(
-            f"--license {given.license!r} is no identifier as the Hugging Face hub knows them;"
-            " give such as mit, apache-2.0, cc-by-4.0 or unknown"
+            f"--license {given.license!r} is not an identifier of the Hugging Face hub, e.g. mit,"
+            " apache-2.0, cc-by-4.0 or unknown"
         )
     path = checkpoint_named(given.ckpt_path)
     folder = export(path, given.format, expanded(given.output), given.license)
     print(f"exported to   {escape_control_chars(str(folder))}")
+    return 0
+
+
+def _run_import(given: Namespace) -> int:
+    local = expanded(given.where)
+    where = str(local) if local.exists() else given.where
+    output = expanded(given.output) if given.output else Path(f"{Path(where).resolve().name}.ckpt")
+    if output.exists():
+        raise InputError(f"{output} already exists; choose another --output")
+    autoencoder, provenance = load(where, given.revision)
+    write_checkpoint(autoencoder, provenance, output)
+    facts = {
+        "class": type(autoencoder).__name__,
+        "width": str(autoencoder.input_dim),
+        "latents": str(autoencoder.latent_dim),
+        "model": provenance.language_model or "unknown",
+        "site": provenance.site or provenance.hook or "unknown",
+    }
+    for name, value in facts.items():
+        print(f"  {name:<10}{escape_control_chars(value)}")
+    print(f"\nimported to   {escape_control_chars(str(output))}")
     return 0
 
 
@@ -57,21 +73,18 @@ def export(ckpt_path: Path, library: str, output: Path, license_: str = "unknown
     Args:
         ckpt_path: A checkpoint of `palinka fit` or `palinka import`.
         library: `saelens`, `sparsify` or `palinka`.
-        output: A folder that is not there yet, or empty. It appears whole or not at all.
-        license_: What the card says of the license.
+        output: A new or empty folder, which appears whole or not at all.
+        license_: License for the card.
 
     Returns:
         The folder that the library loads, which for sparsify is one within, named by the site.
-
-    Raises:
-        InputError: As `run`.
     """
     stored = checkpoint.read(ckpt_path)
     module = SparseAutoencoderModule.load_from_checkpoint(ckpt_path, map_location="cpu").eval()
     autoencoder = fold(module.autoencoder, module.scaling, module.target_scaling)
     provenance = _provenance(stored, library, license_)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"{output} is there already; give a new --output, or an empty folder")
+        raise InputError(f"{output} already exists; choose another --output, or an empty folder")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
@@ -86,37 +99,6 @@ def export(ckpt_path: Path, library: str, output: Path, license_: str = "unknown
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return output / written
-
-
-def _export_parsers() -> dict[str, ArgumentParser]:
-    """The parser of `palinka export`."""
-    return {"export": _export_parser()}
-
-
-def _export_parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        "palinka export",
-        description="Write the autoencoder of a checkpoint in the format of another library.",
-    )
-    parser.add_argument(
-        "--ckpt_path", required=True, metavar="FILE", help="a fit's checkpoint, or last"
-    )
-    parser.add_argument(
-        "--format",
-        required=True,
-        choices=FORMATS,
-        help="saelens (v6), sparsify (top-k only), or palinka's own",
-    )
-    parser.add_argument(
-        "--output", required=True, metavar="DIR", help="a folder that is not there yet"
-    )
-    parser.add_argument(
-        "--license",
-        default="unknown",
-        metavar="ID",
-        help="for the model card, as the Hugging Face hub has it: mit, apache-2.0, … (unknown)",
-    )
-    return parser
 
 
 def _provenance(stored: Mapping[str, Any], library: str, license_: str) -> Provenance:
@@ -166,7 +148,7 @@ def _spec(data: Mapping[str, Any]) -> LanguageModelSpec | None:
 
 
 def _module(spec: LanguageModelSpec, site: str) -> tuple[str | None, int | None]:
-    """The module whose output a site is, and the number of blocks, where the model is at hand."""
+    """Module whose output a site is, and number of blocks, if the model is at hand."""
     try:
         tap, layers = spec.sites.tap(site), spec.sites.layers
     except InputError:
@@ -182,7 +164,7 @@ def _module(spec: LanguageModelSpec, site: str) -> tuple[str | None, int | None]
 
 
 def _corpus(data: Mapping[str, Any]) -> str | None:
-    """The corpus in a few words, without the folders that lead to it on this machine."""
+    """Name of the corpus, without the path of its folder."""
     described = _mapping(data, "corpus")
     kind = str(described.get("class_path", "")).rpartition(".")[2]
     if not kind:
@@ -195,7 +177,7 @@ def _corpus(data: Mapping[str, Any]) -> str | None:
 
 
 def _tokens(stored: Mapping[str, Any], data: Mapping[str, Any]) -> int | None:
-    """How many rows the fit was given, over all epochs and devices."""
+    """Number of rows of the fit, over all epochs and devices."""
     state = _mapping(_mapping(_mapping(stored, "loops"), "fit_loop"), "state_dict")
     loaders = state.get("combined_loader")
     loader = loaders[0] if isinstance(loaders, list) and loaders else {}
@@ -208,41 +190,15 @@ def _tokens(stored: Mapping[str, Any], data: Mapping[str, Any]) -> int | None:
 
 
 def _metrics(stored: Mapping[str, Any]) -> dict[str, float]:
-    """What was measured on the validation split, by name."""
+    """Metrics of the validation split, by name."""
     found = {}
     for name, value in _mapping(_mapping(stored, "run"), "metrics").items():
         if str(name).startswith(_SPLITS):
             try:
                 found[str(name)] = float(value)
-            except (TypeError, ValueError, RuntimeError):  # no single number
+            except (TypeError, ValueError, RuntimeError):  # not a scalar
                 continue
     return found
-
-
-def run_import(arguments: Sequence[str]) -> int:
-    """Run the command line `palinka import …`.
-
-    Args:
-        arguments: What follows `import`.
-
-    Returns:
-        The exit status.
-
-    Raises:
-        InputError: If the command line cannot be understood, there is no autoencoder that can be
-            read, or the file is there already or cannot be written.
-    """
-    given = _import_parser().parse_args(arguments)
-    local = expanded(given.where)
-    where = str(local) if local.exists() else given.where
-    output = expanded(given.output) if given.output else Path(f"{Path(where).resolve().name}.ckpt")
-    if output.exists():
-        raise InputError(f"{output} is there already; give another --output")
-    autoencoder, provenance = load(where, given.revision)
-    write_checkpoint(autoencoder, provenance, output)
-    print(_described(autoencoder, provenance))
-    print(f"\nimported to   {escape_control_chars(str(output))}")
-    return 0
 
 
 def write_checkpoint(autoencoder: Autoencoder, provenance: Provenance, path: Path) -> None:
@@ -277,48 +233,38 @@ def write_checkpoint(autoencoder: Autoencoder, provenance: Provenance, path: Pat
         ) from error
 
 
-def _import_parsers() -> dict[str, ArgumentParser]:
-    """The parser of `palinka import`."""
-    return {"import": _import_parser()}
-
-
-def _import_parser() -> ArgumentParser:
-    parser = ArgumentParser(
+def parsers() -> dict[str, ArgumentParser]:
+    """Parsers of both commands."""
+    exported = ArgumentParser(
+        "palinka export",
+        description="Write the autoencoder of a checkpoint in the format of another library.",
+    )
+    exported.add_argument(
+        "--ckpt_path", required=True, metavar="FILE", help="a fit's checkpoint, or last"
+    )
+    exported.add_argument(
+        "--format",
+        required=True,
+        choices=FORMATS,
+        help="saelens (v6), sparsify (top-k only), or palinka's own",
+    )
+    exported.add_argument("--output", required=True, metavar="DIR", help="a new or empty folder")
+    exported.add_argument(
+        "--license",
+        default="unknown",
+        metavar="ID",
+        help="for the model card, as the Hugging Face hub has it: mit, apache-2.0, … (unknown)",
+    )
+    imported = ArgumentParser(
         "palinka import",
         description="Make a checkpoint of an autoencoder that palinka, SAELens, sparsify,"
         " dictionary_learning or OpenAI's sparse_autoencoder saved.",
     )
-    parser.add_argument(
+    imported.add_argument(
         "where",
         metavar="DIR",
         help="a folder, or owner/repository[/folder] on the Hugging Face hub",
     )
-    parser.add_argument("--output", metavar="FILE", help="the checkpoint; DIR's name with .ckpt")
-    parser.add_argument("--revision", help="a branch, tag or commit on the hub")
-    return parser
-
-
-def _described(autoencoder: Autoencoder, provenance: Provenance) -> str:
-    facts = {
-        "class": type(autoencoder).__name__,
-        "width": str(autoencoder.input_dim),
-        "latents": str(autoencoder.latent_dim),
-        "model": provenance.language_model_name or "not said",
-        "site": provenance.site or provenance.hook or "not said",
-    }
-    return "\n".join(f"  {name:<10}{escape_control_chars(value)}" for name, value in facts.items())
-
-
-def run(arguments: Sequence[str]) -> int:
-    """Run `palinka export` or `palinka import`.
-
-    Args:
-        arguments: The command and what follows it.
-    """
-    command, *rest = arguments
-    return run_export(rest) if command == "export" else run_import(rest)
-
-
-def parsers() -> dict[str, ArgumentParser]:
-    """The parsers of both commands."""
-    return _export_parsers() | _import_parsers()
+    imported.add_argument("--output", metavar="FILE", help="the checkpoint; DIR's name with .ckpt")
+    imported.add_argument("--revision", help="a branch, tag or commit on the hub")
+    return {"export": exported, "import": imported}

@@ -8,240 +8,77 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, TypeVar
 
 import lightning.pytorch as pl
 import torch
 from jsonargparse import Namespace
-from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.seed import seed_everything
-from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import (
-    BackboneFinetuning,
-    BatchSizeFinder,
     Callback,
     Checkpoint,
-    EarlyStopping,
-    LearningRateFinder,
-    ModelCheckpoint,
-    ModelPruning,
     ModelSummary,
     ProgressBar,
-    SpikeDetection,
     TQDMProgressBar,
 )
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.loops.fit_loop import _FitLoop
-from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+# So that YAML may name their classes by short names.
 import palinka.atlas
 import palinka.autoencoders
 import palinka.data  # noqa: F401
-from palinka.cli import resume as runs
+from palinka.cli import resume
 from palinka.cli.parser import ConfigArgumentParser, move_configs_first, with_overrides
-from palinka.cli.resume import LOG_FOLDER, check_optimizer, ignored_settings, recorded_optimizer
 from palinka.cli.sweep import Variants, expand, options
+from palinka.cli.trainer import Trainer
 from palinka.data import ActivationDataModule
 from palinka.errors import InputError, is_quiet
-from palinka.language_models.cpu import slow_products
 from palinka.training import SparseAutoencoderModule, SweepModule, callbacks
-from palinka.training.callbacks import LanguageModelMetrics
-from palinka.training.callbacks.checkpoints import FinalWeights
-from palinka.training.checkpoint import (
-    VARIANTS,
-    DurableCheckpointIO,
-    check_strategy,
-    read_any,
-    settings_of,
-)
+from palinka.training.checkpoint import VARIANTS, read_any, settings_of
 
-# Lightning's callbacks that cannot do here what its documentation says, and why.
-REFUSED: dict[type[Callback], str] = {
-    BackboneFinetuning: "an autoencoder has no backbone; freeze parts of it with a BaseFinetuning",
-    BatchSizeFinder: (
-        "another batch size is another run, and it tries sizes beyond the training rows; try some"
-        " with --data.batch_size and --trainer.max_steps 3"
-    ),
-    LearningRateFinder: (
-        "the optimizer has its own learning rate, which it cannot set; try some with"
-        " --model.optimizer.lr and --trainer.max_steps 100"
-    ),
-    ModelPruning: (
-        "it puts a product of weight and mask in place of a parameter, which is neither read nor"
-        " kept at norm 1; a sparsity_weight makes latents sparse"
-    ),
-    SpikeDetection: (
-        "Lightning cannot load its state, so no run could resume (Lightning-AI/pytorch-lightning"
-        " #21752); use EarlyStopping with its divergence_threshold"
-    ),
-}
-# Numbers of batches or epochs by which Lightning divides.
-_AT_LEAST_1 = ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval")
-
-
-class FitLoop(_FitLoop):
-    """Lightning's loop over epochs, which goes on at an epoch's end exactly, whatever ends it.
-
-    With `max_steps`, Lightning (2.6) takes a checkpoint from the end of an epoch for one from its
-    middle, and counts a step and an epoch too many.
-    """
-
-    def _iteration_based_training(self) -> bool:
-        return False
-
-
-class CheckMonitors(Callback):
-    """Refuses, before anything is trained, to wait for a metric that no validation gives."""
-
-    def on_sanity_check_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Compare what is monitored with what a validation has just logged."""
-        known = trainer.callback_metrics.keys() | {"epoch", "step"}
-        # It logs after the training.
-        spliced = any(isinstance(c, LanguageModelMetrics) for c in trainer.callbacks)  # type: ignore[attr-defined]
-        monitored = [
-            (type(callback).__name__, callback.monitor)
-            for callback in trainer.callbacks  # type: ignore[attr-defined]
-            if isinstance(callback, EarlyStopping | ModelCheckpoint)
-        ] + [
-            (type(config.scheduler).__name__, config.monitor)
-            for config in trainer.lr_scheduler_configs
-            if config.reduce_on_plateau
-        ]
-        for name, metric in monitored:
-            if metric is None or metric in known or metric.startswith("lr-"):
-                continue
-            # All that training logs has a group, such as `loss/total`.
-            if "/" not in metric or (metric.startswith("val/") and not spliced):
-                there = ", ".join(sorted(known - {"epoch", "step"}))
-                raise InputError(
-                    f"{name} monitors {metric}, which no validation gives; choose from {there}"
-                )
-
-
-class Trainer(pl.Trainer):
-    """Lightning's Trainer, which writes checkpoints durably and can fill a cache on all devices.
-
-    Attributes:
-        run_folder: The run's folder, on the process with global rank 0; None where Lightning
-            chooses.
-    """
-
-    run_folder: Path | None = None
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        precision = str(kwargs.get("precision"))
-        if precision.startswith("transformer-engine"):
-            raise InputError(
-                f"precision {precision} replaces layers that palinka computes by itself: use"
-                " bf16-mixed, bf16-true or 32-true"
-            )
-        super().__init__(*args, **kwargs)
-        self._refuse_what_cannot_work()
-        half = torch.float16 if self.precision == "16-true" else torch.bfloat16
-        if isinstance(self.accelerator, CPUAccelerator) and "16" in str(self.precision):
-            slow = slow_products(half)
-            if slow is not None:
-                rank_zero_warn(slow)
-        fit_loop = FitLoop(self, self.fit_loop.min_epochs, self.fit_loop.max_epochs)
-        fit_loop.epoch_loop = self.fit_loop.epoch_loop
-        self.fit_loop = fit_loop
-        # CheckpointIO plugins other than Lightning's default are the user's choice.
-        if type(self.strategy.checkpoint_io) is TorchCheckpointIO:
-            self.strategy.checkpoint_io = DurableCheckpointIO()
-        elif isinstance(self.strategy.checkpoint_io, AsyncCheckpointIO):
-            self.strategy.checkpoint_io.checkpoint_io = DurableCheckpointIO()
-        self.callbacks: list[Callback]
-        self.callbacks = _in_order([*self.callbacks, CheckMonitors()])
-
-    def _refuse_what_cannot_work(self) -> None:
-        check_strategy(self.strategy, self.world_size)
-        for callback in self.callbacks:
-            for kind, reason in REFUSED.items():
-                if isinstance(callback, kind):
-                    raise InputError(f"{kind.__name__} cannot work here: {reason}")
-        for name in _AT_LEAST_1:
-            value = getattr(self, name, None)  # none where the interval is a time
-            if isinstance(value, int) and value < 1:
-                raise InputError(f"trainer.{name} is {value}; expected at least 1")
-        if self._model_registry:
-            raise InputError(
-                "trainer.model_registry is not supported: no checkpoint is uploaded; write one for"
-                " others with palinka export"
-            )
-
-    @property
-    def log_dir(self) -> str | None:
-        """The run's folder whatever the loggers; all processes must call this."""
-        folder = self.strategy.broadcast(self.run_folder)
-        return super().log_dir if folder is None else str(folder)
-
-    def harvest(self, model: pl.LightningModule, datamodule: ActivationDataModule) -> None:
-        """Fill the cache of activations and stop; every device writes its own shards."""
-
-        def work() -> None:
-            self.strategy.connect(model)  # a strategy with a mesh hands it to the model
-            self.strategy.setup_environment()
-            datamodule.harvest(
-                rank=self.global_rank,
-                world_size=self.world_size,
-                barrier=self.strategy.barrier,
-            )
-
-        launcher = self.strategy.launcher
-        if launcher is None:
-            work()
-        else:
-            launcher.launch(work, trainer=self)
-
-    def verify(self, model: pl.LightningModule, datamodule: ActivationDataModule) -> None:
-        """Read every byte of the caches of both splits, and say what was found."""
-        for cache in datamodule.verify():
-            print(f"{cache.folder}: {cache.rows:,} rows, {cache.bytes:,} bytes, all as written")
-
-
-def _in_order(callbacks: list[Callback]) -> list[Callback]:
-    """Those of others, which may replace weights when training ends, then those that see them."""
-    saving = [c for c in callbacks if isinstance(c, Checkpoint)]
-    ours = [c for c in callbacks if type(c).__module__.startswith("palinka.") and c not in saving]
-    others = [c for c in callbacks if c not in saving and c not in ours]
-    return [*others, FinalWeights(), *ours, *saving]
-
-
-# Imported so that YAML may name these classes by their short names.
-
-# What a log folder may suffer from; any other OSError is a fault of the program.
-UNUSABLE = (
+# Errors of the log folder; any other OSError is a bug.
+FOLDER_ERRORS = (
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST,
 )  # fmt: skip
-# What Lightning itself resolves, once there is a trainer.
+# Values of `--ckpt_path` that Lightning itself resolves, once there is a trainer.
 CHECKPOINT_KEYWORDS = ("best", "hpc", "registry")
-_Error = TypeVar("_Error", bound=Exception)
-# The commands that write to a folder of their own.
+# Commands that write to a folder of their own.
 RUNS = ("fit", "validate", "test", "predict")
-# What shells report of a process that SIGTERM ended.
+# Exit status that shells report after SIGTERM.
 STOPPED = 128 + signal.SIGTERM
+_IGNORED_WARNINGS = (
+    # The loader reads ahead in a thread; worker processes would slow it down.
+    ".*does not have many workers.*",
+    # Between Lightning and a newer torch.
+    ".*LeafSpec.*",
+    # The folder is the run's own, and the rows before the checkpoint are kept.
+    ".*Previous log files in this directory will be deleted.*",
+    # Measuring a checkpoint needs none of the callbacks of its fit.
+    ".*callbacks used to create the checkpoint.*",
+)
+_Error = TypeVar("_Error", bound=Exception)
 
 
 class SaveConfig(SaveConfigCallback):
-    """Saves the configuration beside the logs, and as text in TensorBoard.
+    """Save the configuration beside the logs, and as text in TensorBoard.
 
     Args:
         *args: Lightning's.
-        goes_on: Whether TensorBoard has the configuration from the run's beginning.
+        resumes: Whether TensorBoard has the configuration from the run's start.
         **kwargs: Lightning's.
     """
 
-    def __init__(self, *args: Any, goes_on: bool = False, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, resumes: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._goes_on = goes_on
+        self._resumes = resumes
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Write the configuration to every TensorBoard among the loggers."""
-        if self._goes_on:
+        if self._resumes:
             return
         text = self.parser.dump(self.config, skip_none=False)
         for writer in callbacks.tensorboard_writers(trainer):
@@ -249,7 +86,7 @@ class SaveConfig(SaveConfigCallback):
 
 
 def module(variants: Variants | None = None, **arguments: Any) -> SparseAutoencoderModule:
-    """The module of one autoencoder, and what those of a sweep have different.
+    """Make the module of one autoencoder.
 
     Args:
         variants: Trains one autoencoder for each of a list of overrides, such as
@@ -269,10 +106,10 @@ class PalinkaCLI(LightningCLI):
 
     def __init__(self, arguments: Sequence[str]) -> None:
         self._arguments = move_configs_first(arguments)
-        # The checkpoint's file, and the log folder of a run that goes on.
         self._checkpoint: str | None = None
-        self._continued: Path | None = None
-        # What each variant of a sweep overrides, by its name; none of an ordinary run.
+        # Log folder of a run to resume.
+        self._resumed: Path | None = None
+        # Overrides of each variant of a sweep, by name.
         self._variants: dict[str, dict[str, Any]] = {}
         super().__init__(
             module,
@@ -282,15 +119,14 @@ class PalinkaCLI(LightningCLI):
             seed_everything_default=0,
             parser_class=ConfigArgumentParser,
             parser_kwargs={"prog": "palinka", "allow_abbrev": False},
-            # The module states its own hyper-parameters: those that the parser would store
-            # lack what is linked at instantiation.
+            # The module saves its own hyper-parameters: the parser's lack linked arguments.
             load_from_checkpoint_support=False,
             auto_configure_optimizers=False,
             args=self._arguments,
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Let the autoencoder take its widths from the data."""
+        """Link the autoencoder's widths to the data's."""
         parser.set_defaults({"model.autoencoder": {"class_path": "KSparseAutoencoder"}})
         for source, target in (("width", "input_dim"), ("target_width", "output_dim")):
             parser.link_arguments(
@@ -299,7 +135,7 @@ class PalinkaCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Lightning's commands that make sense here, `harvest` and `verify`."""
+        """Lightning's commands, `harvest` and `verify`."""
         commands = LightningCLI.subcommands()
         commands["harvest"] = commands["verify"] = {"model", "datamodule"}
         return commands
@@ -309,25 +145,24 @@ class PalinkaCLI(LightningCLI):
         self.config = parser.parse_args(args)
 
     def _parse_ckpt_path(self) -> None:
-        """Layer the settings of a checkpoint over the config files, under the command line.
+        """Apply the settings of a checkpoint over the config files, under the command line.
 
-        Lightning would lay them over the command line too, so that `--model.….k 9` beside
-        `--ckpt_path` would silently do nothing.
+        Lightning would apply them over the command line, and ignore `--model.….k 9` silently.
         """
         command = self.config.subcommand
         path = self.config[command].get("ckpt_path")
         if path is None and command in ("validate", "test", "predict"):
             raise InputError(
                 f"{command} measures a trained autoencoder: give --ckpt_path last, or such as "
-                f"{LOG_FOLDER}/version_0/checkpoints/last.ckpt"
+                f"{resume.LOG_FOLDER}/version_0/checkpoints/last.ckpt"
             )
         if path == "last":
             path = self._last_checkpoint(command)
-        if not _is_file_name(path):
+        if not path or path in CHECKPOINT_KEYWORDS or "://" in path:
             return
         if not Path(path).is_file():
             raise InputError(
-                f"there is no checkpoint {path}; fits write theirs below {LOG_FOLDER}/"
+                f"there is no checkpoint {path}; fits write theirs below {resume.LOG_FOLDER}/"
             )
         self._checkpoint = str(path)
         settings = read_any(path)["hyper_parameters"]
@@ -335,56 +170,56 @@ class PalinkaCLI(LightningCLI):
             settings = settings["settings"]
         else:
             settings = settings_of(path)
-        going_on = recorded_optimizer(self._continued) if self._continued else {}
-        layer = {**settings, **going_on}
+        optimizer = resume.recorded_optimizer(self._resumed) if self._resumed else {}
+        kept = {**settings, **optimizer}
         given = self._arguments
-        self._arguments = with_overrides(given, {"model": layer})
+        self._arguments = with_overrides(given, {"model": kept})
         self.config = self.parser.parse_args(self._arguments)
         if command == "fit":
-            check_optimizer(self.config[command].model.as_dict(), going_on)
-            for line in ignored_settings(given, layer, self.config[command].model.as_dict()):
+            model = self.config[command].model.as_dict()
+            resume.check_optimizer(model, optimizer)
+            for line in resume.ignored_settings(given, kept, model):
                 rank_zero_warn(line)
 
     def _last_checkpoint(self, command: str) -> str | None:
-        """The newest complete checkpoint of the newest run; a fit then goes on in its folder."""
+        """Find the newest complete checkpoint of the newest run; a fit resumes in its folder."""
         settings = self.config[command].trainer
-        root, found = runs.folder_of_runs(settings), runs.runs_of(settings)
+        root, found = resume.folder_of_runs(settings), resume.runs_of(settings)
         if command != "fit":
-            return str(runs.last_checkpoint(found, root))
-        self._continued = found[0] if found else None
-        newest = runs.newest_checkpoint(found[0]) if found else None
+            return str(resume.last_checkpoint(found, root))
+        self._resumed = found[0] if found else None
+        newest = resume.newest_checkpoint(found[0]) if found else None
         if newest is None:
             rank_zero_warn(f"no complete checkpoint below {root}: the run starts anew")
         return None if newest is None else str(newest)
 
     def instantiate_classes(self) -> None:
-        """Make module and data, and refuse a checkpoint of others before anything is written."""
-        # The folder is this run's alone: `runs.reserve` sees to that.
-        goes_on = self._continued is not None and self._checkpoint is not None
-        self.save_config_kwargs = {"overwrite": True, "goes_on": goes_on}
-        given = self.config[self.subcommand]["model"]["variants"]
-        if self.subcommand == "fit" and given is not None:
-            self._variants = expand(given)
+        """Make and check module and data, and reserve the run's folder."""
+        command = self.subcommand
+        resumes = self._resumed is not None and self._checkpoint is not None
+        # `resume.reserve` gives every run a folder of its own.
+        self.save_config_kwargs = {"overwrite": True, "resumes": resumes}
+        variants = self.config[command]["model"]["variants"]
+        if command == "fit" and variants is not None:
+            self._variants = expand(variants)
         try:
             super().instantiate_classes()
         except (ValueError, ModuleNotFoundError) as error:
-            # The parser's own messages have several lines, and list all that it has tried.
-            reason = _behind(error, InputError) or _behind(error, ModuleNotFoundError) or error
+            # The parser's message has several lines, with all that it tried.
+            reason = _cause(error, InputError) or _cause(error, ModuleNotFoundError) or error
             raise InputError(" ".join(str(reason).split())) from error
         if self._variants:
             self.model = self._sweep()
-        if self.config_init[self.subcommand].get("ckpt_path") == "last":
-            self.config_init[self.subcommand]["ckpt_path"] = self._checkpoint
+        if self.config_init[command].get("ckpt_path") == "last":
+            self.config_init[command]["ckpt_path"] = self._checkpoint
         if self._checkpoint is not None:
-            self.model.check_checkpoint(
-                self._checkpoint, self.datamodule, resume=self.subcommand == "fit"
-            )
-        if self.subcommand == "fit":
+            self.model.check_checkpoint(self._checkpoint, self.datamodule, resume=command == "fit")
+        if command == "fit":
             self._check_optimizers()
         trial = self.trainer.fast_dev_run or self.trainer.barebones  # type: ignore[attr-defined]
-        if self.subcommand in RUNS and self.trainer.is_global_zero and not trial:
-            self.trainer.run_folder = runs.reserve(
-                self.trainer, fit=self.subcommand == "fit", run=self._continued
+        if command in RUNS and self.trainer.is_global_zero and not trial:
+            self.trainer.run_folder = resume.reserve(
+                self.trainer, fit=command == "fit", run=self._resumed
             )
 
     def _check_optimizers(self) -> None:
@@ -398,14 +233,6 @@ class PalinkaCLI(LightningCLI):
                 f"the optimizer cannot be made: {error}; check model.optimizer and"
                 " model.lr_scheduler"
             ) from error
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        try:
-            super()._run_subcommand(subcommand)
-        except Exception:
-            if self.trainer.run_folder is not None:
-                runs.release(self.trainer, self.trainer.run_folder)
-            raise
 
     def _sweep(self) -> SweepModule:
         """Make every variant as a command line of its own would."""
@@ -422,49 +249,40 @@ class PalinkaCLI(LightningCLI):
                     seed_everything(seed, workers=True, verbose=False)
                 members[name] = self.parser.instantiate_classes(config)["fit"]["model"]
             except ValueError as error:
-                refusal = _behind(error, InputError)
-                if refusal is None:
+                cause = _cause(error, InputError)
+                if cause is None:
                     raise
-                raise InputError(f"variant {name}: {refusal}") from error
+                raise InputError(f"variant {name}: {cause}") from error
         if shared is not False:
             seed_everything(shared, workers=True, verbose=False)
         settings = self.config["fit"]["model"].as_dict()
         kept = {n: v for n, v in settings.items() if n not in ("optimizer", "lr_scheduler")}
         return SweepModule(members, kept, self._variants)
 
-    def before_fit(self) -> None:
-        """Where a run goes on, take back what it logged after the checkpoint."""
-        if self._continued is not None and self.trainer.is_global_zero:
-            events = runs.events_of(Path(self._checkpoint)) if self._checkpoint else {}
-            callbacks.rewind_logs(self.trainer, events)
-
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Add the logger, the checkpoints and the monitors that every run has."""
         settings = self.config_init[self.subcommand]["trainer"]
-        if settings["barebones"]:  # to time the steps: nothing else is done, and nothing written
+        if settings["barebones"]:  # to time the steps: nothing is written
             self.save_config_callback = None
             return super().instantiate_trainer(**kwargs)
         logger = settings["logger"]
         if logger in (None, True):
-            kind = runs.RunLogger if self.subcommand == "fit" else TensorBoardLogger
-            logger = kind(
-                settings["default_root_dir"] or Path.cwd(),
-                LOG_FOLDER,
-                default_hp_metric=False,
-            )
-        if isinstance(logger, runs.RunLogger):
+            kind = resume.RunLogger if self.subcommand == "fit" else TensorBoardLogger
+            root = settings["default_root_dir"] or Path.cwd()
+            logger = kind(root, resume.LOG_FOLDER, default_hp_metric=False)
+        if isinstance(logger, resume.RunLogger):
             logger.variants = frozenset(self._variants)
         kwargs["logger"] = logger
         if self._variants:
             kwargs["logger"] = list(callbacks.with_variants(logger, self._variants))
         given = settings["callbacks"] or []
         given = given if isinstance(given, list) else [given]
-        kwargs["callbacks"] = [*given, *self._standard_callbacks(settings, given)]
+        kwargs["callbacks"] = [*given, *self._default_callbacks(settings, given)]
         if is_quiet():
-            kwargs["enable_progress_bar"] = any(isinstance(c, ProgressBar) for c in given)
-            kwargs["enable_model_summary"] = any(isinstance(c, ModelSummary) for c in given)
+            kwargs["enable_progress_bar"] = _any(given, ProgressBar)
+            kwargs["enable_model_summary"] = _any(given, ModelSummary)
         if self.subcommand != "fit" and settings["enable_checkpointing"] is None:
-            kwargs["enable_checkpointing"] = any(isinstance(c, Checkpoint) for c in given)
+            kwargs["enable_checkpointing"] = _any(given, Checkpoint)
         try:
             return super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, ModuleNotFoundError) as error:
@@ -476,115 +294,105 @@ class PalinkaCLI(LightningCLI):
                 " what this machine has"
             ) from error
 
-    def _standard_callbacks(self, settings: Any, given: Sequence[Callback]) -> list[Callback]:
-        standard: list[Callback] = [callbacks.ThroughputMonitor()]
+    def _default_callbacks(self, settings: Any, given: Sequence[Callback]) -> list[Callback]:
+        found: list[Callback] = [callbacks.ThroughputMonitor()]
         if self.subcommand == "fit":
-            standard += [callbacks.TensorBoardDashboard(), callbacks.FeatureHistograms()]
+            found += [callbacks.TensorBoardDashboard(), callbacks.FeatureHistograms()]
             if self._variants:
-                standard.append(callbacks.SweepFindings())
-            if settings["enable_checkpointing"] is not False and not any(
-                isinstance(callback, callbacks.RunCheckpoints) for callback in given
-            ):
-                standard.append(callbacks.RunCheckpoints())
-        if self.subcommand in ("validate", "test") and not any(
-            isinstance(callback, callbacks.LanguageModelMetrics) for callback in given
-        ):
-            standard.append(callbacks.LanguageModelMetrics())
+                found.append(callbacks.SweepFindings())
+            checkpoints = settings["enable_checkpointing"] is not False
+            if checkpoints and not _any(given, callbacks.RunCheckpoints):
+                found.append(callbacks.RunCheckpoints())
+        measured = self.subcommand in ("validate", "test")
+        if measured and not _any(given, callbacks.LanguageModelMetrics):
+            found.append(callbacks.LanguageModelMetrics())
         if self.subcommand == "predict" and not settings["fast_dev_run"]:
-            standard.append(callbacks.LatentWriter())
-        if is_quiet():
-            return standard
-        if settings["enable_progress_bar"] is not False and not any(
-            isinstance(callback, ProgressBar) for callback in given
-        ):
-            # Named here because Lightning's choice depends on whether rich is installed.
-            # Seldom where every refresh is a line that stays.
-            standard.append(TQDMProgressBar(refresh_rate=10 if sys.stderr.isatty() else 100))
-        return standard
+            found.append(callbacks.LatentWriter())
+        bar = not is_quiet() and settings["enable_progress_bar"] is not False
+        if bar and not _any(given, ProgressBar):
+            # Lightning's choice depends on whether rich is installed. In a log file every refresh
+            # is a line.
+            found.append(TQDMProgressBar(refresh_rate=10 if sys.stderr.isatty() else 100))
+        return found
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        except Exception:
+            if self.trainer.run_folder is not None:
+                resume.release(self.trainer, self.trainer.run_folder)
+            raise
+
+    def before_fit(self) -> None:
+        """Remove what a resumed run logged after the checkpoint."""
+        if self._resumed is not None and self.trainer.is_global_zero:
+            events = resume.events_of(Path(self._checkpoint)) if self._checkpoint else {}
+            callbacks.rewind_logs(self.trainer, events)
 
     def validate(self, **kwargs: Any) -> None:
-        """Validate without Lightning's table, which knows no intervals."""
+        """Validate without Lightning's table, which has no intervals."""
         self.trainer.validate(**{**kwargs, "verbose": False})
 
     def test(self, **kwargs: Any) -> None:
         """Test without Lightning's table."""
         self.trainer.test(**{**kwargs, "verbose": False})
 
-    def after_validate(self) -> None:
-        """End with the figures, and with where they are kept."""
-        self.after_fit()
-
-    def after_test(self) -> None:
-        """End with the figures, and with where they are kept."""
-        if self.trainer.is_global_zero:
-            print(callbacks.final_report(self.trainer, "test"))
-
     def predict(self, **kwargs: Any) -> None:
-        """Predict without keeping every batch in memory: `LatentWriter` has written them."""
+        """Predict without keeping the batches, which `LatentWriter` writes."""
         self.trainer.predict(**{**kwargs, "return_predictions": False})
 
-    def after_predict(self) -> None:
-        """Say where the latents are."""
-        wrote = any(isinstance(c, callbacks.LatentWriter) for c in self.trainer.callbacks)
-        if self.trainer.is_global_zero and wrote:
-            latents = callbacks.log_folder(self.trainer) / "latents"
-            print(f"latents in   {callbacks.shell_path(latents)}")
-
     def after_fit(self) -> None:
-        """End with the figures, and with where they are kept."""
+        """Print the final metrics and the output paths."""
         if self.trainer.is_global_zero:
             if isinstance(self.model, SweepModule):
                 print(callbacks.sweep_report(self.trainer, self.model))
             else:
                 print(callbacks.final_report(self.trainer))
 
+    after_validate = after_fit
 
-class ParsersAlone(PalinkaCLI):
-    """Builds the parsers and makes nothing.
+    def after_test(self) -> None:
+        """Print the metrics and the output paths."""
+        if self.trainer.is_global_zero:
+            print(callbacks.final_report(self.trainer, "test"))
 
-    Attributes:
-        found: The parser of each command.
-    """
+    def after_predict(self) -> None:
+        """Print the path of the latents."""
+        if self.trainer.is_global_zero and _any(self.trainer.callbacks, callbacks.LatentWriter):
+            latents = callbacks.log_folder(self.trainer) / "latents"
+            print(f"latents in   {callbacks.shell_path(latents)}")
+
+
+class _ParsersAlone(PalinkaCLI):
+    """Builds the parsers and stops."""
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Keep the parsers, and parse nothing."""
-        self.found = dict(self._subcommand_parsers)
         self.config = Namespace({"subcommand": None})  # type: ignore[no-untyped-call]
 
     def _parse_ckpt_path(self) -> None:
-        """There is no checkpoint."""
+        pass
 
     def _set_seed(self) -> None:
-        """Nothing is drawn."""
+        pass
 
     def instantiate_classes(self) -> None:
-        """Make nothing."""
+        pass
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command of the command line.
+    """Run one of the commands.
 
     Args:
         arguments: The command and its options, without the program's name.
 
     Returns:
-        The exit status: 1 where a fit ended well, but an analysis after it did not; 143 where
-        SIGTERM has stopped the run.
-
-    Raises:
-        InputError: If the command line, a file it names or the data cannot be used.
+        The exit status: 1 where an analysis after the fit failed, 143 after SIGTERM.
     """
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_without_advertisement)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_not_advertisement)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING if is_quiet() else logging.INFO)
-    # The loader reads ahead in a thread of its own; worker processes would slow it down.
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    # Lightning's own affair with a newer torch.
-    warnings.filterwarnings("ignore", ".*LeafSpec.*")
-    # The folder is the run's own, and the rows before the checkpoint are kept.
-    warnings.filterwarnings("ignore", ".*Previous log files in this directory will be deleted.*")
-    # Measuring a checkpoint needs none of the callbacks that were there when it was written.
-    warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint.*")
+    for pattern in _IGNORED_WARNINGS:
+        warnings.filterwarnings("ignore", pattern)
     try:
         trainer = PalinkaCLI(arguments).trainer
     except SIGTERMException:
@@ -592,7 +400,7 @@ def run(arguments: Sequence[str]) -> int:
     except torch.OutOfMemoryError as error:
         raise InputError(f"out of memory: {error}; try a smaller data.batch_size") from error
     except OSError as error:
-        if error.errno not in UNUSABLE:
+        if error.errno not in FOLDER_ERRORS:
             raise
         raise InputError(
             f"{error.filename2 or error.filename or 'the log folder'}: {error.strerror}; make room,"
@@ -601,38 +409,36 @@ def run(arguments: Sequence[str]) -> int:
     except InputError:
         raise
     except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
-        refusal = _behind(error, InputError)
-        if refusal is None and not _is_lightnings(error):
+        cause = _cause(error, InputError)
+        if cause is None and not _is_lightnings(error):
             raise
-        raise refusal or InputError(" ".join(str(error).split())) from error
-    watching: list[Callback] = trainer.callbacks
-    analyses = [c for c in watching if isinstance(c, callbacks.RunAnalyses)]
+        raise cause or InputError(" ".join(str(error).split())) from error
+    analyses = [c for c in trainer.callbacks if isinstance(c, callbacks.RunAnalyses)]
     return int(any(callback.failed for callback in analyses))
 
 
 def parsers() -> dict[str, LightningArgumentParser]:
-    """The parser of each command here."""
-    return ParsersAlone(["fit"]).found
+    """Parser of each command."""
+    return dict(_ParsersAlone(["fit"])._subcommand_parsers)
 
 
-def _behind(error: BaseException | None, kind: type[_Error]) -> _Error | None:
-    """The error of a kind that the parser has met while it made a class, and wrapped in its own."""
+def _any(given: Sequence[Callback], kind: type) -> bool:
+    return any(isinstance(callback, kind) for callback in given)
+
+
+def _cause(error: BaseException | None, kind: type[_Error]) -> _Error | None:
+    """Find an error of a kind in the chain of errors that the parser wrapped it in."""
     while error is not None and not isinstance(error, kind):
         error = error.__cause__ or error.__context__
     return error
 
 
 def _is_lightnings(error: Exception) -> bool:
-    """Whether Lightning has raised it itself, which it does where settings cannot be."""
+    """Return whether Lightning raised an error, which it does for unusable settings."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     raised_in = str(frame.f_globals.get("__name__"))
     return raised_in.startswith("lightning.") and not isinstance(error, torch.AcceleratorError)
 
 
-def _is_file_name(checkpoint: str | None) -> TypeGuard[str]:
-    named = checkpoint and checkpoint not in CHECKPOINT_KEYWORDS
-    return bool(named) and "://" not in str(checkpoint)
-
-
-def _without_advertisement(record: logging.LogRecord) -> bool:
+def _is_not_advertisement(record: logging.LogRecord) -> bool:
     return "litlogger" not in record.getMessage()

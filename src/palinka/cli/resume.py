@@ -23,42 +23,36 @@ from palinka.training.callbacks.variants import VariantLogger
 LOG_FOLDER = "lightning_logs"
 CONFIG = "config.yaml"
 _VERSION = re.compile(r"version_(\d+)")
-# The loggers that write to `<save_dir>/<name>/version_<N>`, where the run's folder then is.
+# Loggers that write to `<save_dir>/<name>/version_<N>`, which then is the run's folder.
 _IN_FOLDERS = (TensorBoardLogger, CSVLogger)
 
 
 class RunLogger(TensorBoardLogger):
-    """Logs what all variants of a sweep share.
+    """TensorBoard logger of the metrics that all variants of a sweep share.
 
     Attributes:
-        variants: The names of a sweep's variants, which log for themselves.
+        variants: Names of the variants, which have loggers of their own.
     """
 
     variants: frozenset[str] = frozenset()
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log what is of the run, not of a variant: those have loggers of their own."""
+        """Log the metrics that belong to no variant."""
         shared = {n: v for n, v in metrics.items() if n.partition("/")[0] not in self.variants}
         super().log_metrics(shared, step)
 
 
 def reserve(trainer: pl.Trainer, *, fit: bool, run: Path | None = None) -> Path:
-    """Make the folder of a run, and let its loggers and checkpoints be written there.
+    """Make the folder of a run, and direct its loggers and checkpoints there.
 
     `mkdir` decides between runs that start at the same time. Without a logger that writes to a
     numbered folder, it is `<default_root_dir>/lightning_logs/version_<N>`.
 
     Args:
-        trainer: Its loggers have not logged yet; on the process with global rank 0.
-        fit: Whether checkpoints will be written.
+        trainer: On global rank 0; its loggers have not logged yet.
+        fit: Make a folder of checkpoints, too.
         run: The folder of a run to resume.
-
-    Returns:
-        The folder.
-
-    Raises:
-        InputError: If a logger names the folder of another run.
     """
     loggers = _in_folders(trainer)
     unnamed = [logger for logger in loggers if logger._version is None]
@@ -70,7 +64,7 @@ def reserve(trainer: pl.Trainer, *, fit: bool, run: Path | None = None) -> Path:
     folder = _folder(loggers[0]) if loggers else default / name
     if run is None and (folder / CONFIG).exists():
         raise InputError(
-            f"{folder} holds a run already: give the logger another version, or resume that run"
+            f"{folder} already has a run: give the logger another version, or resume that run"
             " with --ckpt_path last"
         )
     (folder / FOLDER if fit else folder).mkdir(parents=True, exist_ok=True)
@@ -130,19 +124,19 @@ def _folder_name(version: int | str) -> str:
 
 
 def folder_of_runs(trainer: Any) -> Path:
-    """Where a trainer with these settings keeps its runs.
+    """Folder of all runs.
 
     Args:
-        trainer: The section `trainer` of a parsed configuration.
+        trainer: Section `trainer` of a parsed configuration.
     """
     return _place(trainer)[0]
 
 
 def runs_of(trainer: Any) -> list[Path]:
-    """The log folders of the fits of a trainer with these settings, the newest first.
+    """Log folders of fits, newest first.
 
     Args:
-        trainer: The section `trainer` of a parsed configuration.
+        trainer: Section `trainer` of a parsed configuration.
     """
     root, version = _place(trainer)
     if version is None:
@@ -152,11 +146,11 @@ def runs_of(trainer: Any) -> list[Path]:
 
 
 def runs_below(root: Path) -> list[Path]:
-    """The log folders of fits, the newest first.
+    """Log folders of fits, newest first.
 
     Args:
-        root: Where the folders `version_0`, `version_1`, … are; those that hold no
-            `checkpoints/` are of other commands.
+        root: Folder of `version_0`, `version_1`, …; those without `checkpoints/` are of other
+            commands.
     """
     found = [
         (int(match[1]), folder)
@@ -167,7 +161,7 @@ def runs_below(root: Path) -> list[Path]:
 
 
 def _place(trainer: Any) -> tuple[Path, int | str | None]:
-    """The folder of the runs, and the version if a logger names one."""
+    """Folder of all runs, and the version if a logger names one."""
     loggers = trainer["logger"]
     for logger in loggers if isinstance(loggers, list) else [loggers]:
         kind = imported(getattr(logger, "class_path", ""))
@@ -178,14 +172,11 @@ def _place(trainer: Any) -> tuple[Path, int | str | None]:
 
 
 def last_checkpoint(runs: Sequence[Path], root: Path) -> Path:
-    """The newest complete checkpoint of the newest run that has written one.
+    """Find the newest complete checkpoint of the newest run that has written one.
 
     Args:
-        runs: Log folders, the newest first.
-        root: Where they are, for the message.
-
-    Raises:
-        InputError: If there is none, or that run's are damaged.
+        runs: Log folders, newest first.
+        root: Their folder, for the message.
     """
     written = (r for r in runs if any((r / FOLDER / name).exists() for name in (NEWEST, OLDER)))
     run = next(written, None)
@@ -196,14 +187,7 @@ def last_checkpoint(runs: Sequence[Path], root: Path) -> Path:
 
 
 def checkpoint_named(given: str) -> Path:
-    """The checkpoint that a command's `--ckpt_path` means.
-
-    Args:
-        given: A file, or `last` for the newest checkpoint of the newest run in this folder.
-
-    Raises:
-        InputError: If there is none.
-    """
+    """Find the checkpoint of a command's `--ckpt_path`: a file, or `last` of the newest run."""
     if given != "last":
         path = expanded(given)
         if not path.exists():
@@ -215,9 +199,10 @@ def checkpoint_named(given: str) -> Path:
 
 
 def findings_folder(path: Path) -> Path:
-    """The folder with the findings on a checkpoint: `analyses/` of the run that wrote it.
+    """Folder of the findings on a checkpoint.
 
-    A checkpoint that is not in a run's `checkpoints/` has `analyses/<name>/` beside it.
+    It is `analyses/` of the run that wrote it; a checkpoint that is not in a run's `checkpoints/`
+    has `analyses/<name>/` beside it.
     """
     folder = path.absolute().parent
     if folder.name == FOLDER:
@@ -226,7 +211,7 @@ def findings_folder(path: Path) -> Path:
 
 
 def newest_checkpoint(run: Path) -> Path | None:
-    """The newest complete checkpoint of a run, or None; a damaged one is named in a warning."""
+    """Find the newest complete checkpoint of a run; a damaged one is skipped with a warning."""
     for name in (NEWEST, OLDER):
         path = run / FOLDER / name
         if not path.exists():
@@ -234,18 +219,14 @@ def newest_checkpoint(run: Path) -> Path | None:
         try:
             check_whole(path)
         except InputError as error:
-            rank_zero_warn(f"{error}; passed over, looking for an older one")
+            rank_zero_warn(f"{error}; skipped, looking for an older one")
             continue
         return path
     return None
 
 
 def check_whole(path: Path) -> None:
-    """Read every byte of a checkpoint and compare checksums.
-
-    Raises:
-        InputError: If it is torn or damaged, or no checkpoint of a sparse autoencoder.
-    """
+    """Compare the checksums of a checkpoint's parts."""
     checkpoint.read_any(path)
     try:
         with zipfile.ZipFile(path) as archive:
@@ -257,37 +238,33 @@ def check_whole(path: Path) -> None:
 
 
 def events_of(path: Path) -> Mapping[str, int]:
-    """Lengths of the loggers' files when a checkpoint was written."""
+    """Lengths of the loggers' files at the time of a checkpoint."""
     sizes: Any = checkpoint.read_any(path).get("run", {}).get("events", {})
     return dict(sizes)
 
 
-# What a checkpoint does not hold, although its state belongs to them.
+# A checkpoint has the state of these, not their settings.
 _OPTIMIZER = ("optimizer", "lr_scheduler")
 
 
 def recorded_optimizer(run: Path) -> dict[str, Any]:
-    """The optimizer and the schedule with which a run began, as its `config.yaml` has them.
+    """Optimizer and schedule of a run, from its `config.yaml`; empty if it cannot be read.
 
     Args:
         run: Its log folder.
-
-    Returns:
-        Settings of `model`; none where the run has no such file, or none that can be read.
     """
     model = _mapping(_mapping(_read(run / CONFIG)).get("model"))
     return {name: model[name] for name in _OPTIMIZER if name in model}
 
 
 def check_optimizer(model: Mapping[str, Any], recorded: Mapping[str, Any]) -> None:
-    """Refuse another optimizer or schedule than that whose state the run goes on with.
+    """Reject another optimizer or schedule than the one whose state a run resumes with.
+
+    Its state would win, and the record of the run be false.
 
     Args:
-        model: The settings of `model` as they are now.
-        recorded: What `recorded_optimizer` has found.
-
-    Raises:
-        InputError: If they differ: the state would win, and the record of the run be false.
+        model: Current settings of `model`.
+        recorded: Result of `recorded_optimizer`.
     """
     for name, began in recorded.items():
         now, then = _flat({name: model.get(name)}), _flat({name: began})
@@ -295,46 +272,42 @@ def check_optimizer(model: Mapping[str, Any], recorded: Mapping[str, Any]) -> No
             if now.get(setting) != then.get(setting):
                 raise InputError(
                     f"model.{setting} is {now.get(setting)}, and the run began with"
-                    f" {then.get(setting)}, which its {name} goes on with; leave it out, or begin a"
-                    " run of its own, without --ckpt_path"
+                    f" {then.get(setting)}, whose state its {name} resumes with; leave it out, or"
+                    " start a new run, without --ckpt_path"
                 )
 
 
 def ignored_settings(
     arguments: Sequence[str], kept: Mapping[str, Any], model: Mapping[str, Any]
 ) -> Iterator[str]:
-    """Say which settings of configuration files those of the checkpoint have taken the place of.
+    """Name settings of configuration files that a resumed run ignores, a line each.
 
     Args:
-        arguments: The command line, its files first.
-        kept: The settings of `model` that win over the files.
-        model: Those that hold, with what the command line has set.
+        arguments: Result of `move_configs_first`.
+        kept: Settings of `model` that win over the files.
+        model: Current settings of `model`, with the command line's.
     """
-    asked: dict[str, Any] = {}
+    given: dict[str, Any] = {}
     for file in config_files(arguments):
-        asked |= _flat(_mapping(_mapping(_read(Path(file))).get("model")))
-    stays, holds = _flat(kept), _flat(model)
-    for name, value in asked.items():
-        if name in stays and stays[name] == holds.get(name) and not _same(stays[name], value):
+        given |= _flat(_mapping(_mapping(_read(Path(file))).get("model")))
+    stays, current = _flat(kept), _flat(model)
+    for name, value in given.items():
+        if name in stays and stays[name] == current.get(name) and not _same(stays[name], value):
             yield (
                 f"model.{name} stays {stays[name]}, as the run began: the {value} of the"
-                " configuration file is passed over"
+                " configuration file is ignored"
             )
 
 
 def _same(kept: Any, given: Any) -> bool:
-    """Whether a file means what is kept: `Adam` is a short name of `torch.optim.Adam`."""
+    """Compare a setting with a file's: `Adam` is a short name of `torch.optim.Adam`."""
     if isinstance(kept, str) and isinstance(given, str):
         return kept.rpartition(".")[2] == given.rpartition(".")[2]
     # 1e-4 without a point is text to YAML.
-    return bool(kept == given) or str(kept) == str(given) or _number(given) == kept
-
-
-def _number(value: Any) -> float | None:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return None
+    with suppress(TypeError, ValueError):
+        if float(given) == kept:
+            return True
+    return bool(kept == given) or str(kept) == str(given)
 
 
 def _read(path: Path) -> Any:
@@ -349,7 +322,7 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted names; lists as JSON has them."""
+    """Flatten settings to dotted names; tuples become lists, as in JSON."""
     found: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, Mapping):

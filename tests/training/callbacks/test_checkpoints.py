@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from palinka.autoencoders import BatchTopKAutoencoder, KSparseAutoencoder, TopKAutoencoder
-from palinka.cli.fit import Trainer
+from palinka.cli.trainer import Trainer
 from palinka.errors import InputError
 from palinka.training import SparseAutoencoderModule, SweepModule
 from palinka.training.callbacks import LanguageModelMetrics, RunCheckpoints

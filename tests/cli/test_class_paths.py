@@ -1,6 +1,5 @@
 """A configuration names classes, and can make nothing else than its places expect."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -203,21 +202,6 @@ def test_yaml_that_cannot_be_built(text: str, folder: Path, parser: Any) -> None
     with pytest.raises(InputError) as caught:
         parser.parse_args(move_configs_first(["fit", "--config", "config.yaml"]))
     assert str(caught.value).isprintable()
-
-
-def test_a_section_that_names_a_file_which_cannot_be(folder: Path, parser: Any) -> None:
-    (folder / "config.yaml").write_text('data: "a\\0b"')
-    with pytest.raises(InputError, match="cannot be read: embedded null byte"):
-        parser.parse_args(move_configs_first(["fit", "--config", "config.yaml"]))
-
-
-@pytest.mark.timeout(20)
-@pytest.mark.parametrize("place", ["data", "data.corpus", "model.autoencoder", "trainer.callbacks"])
-def test_nobody_waits_for_a_section_in_a_pipe(place: str, folder: Path, parser: Any) -> None:
-    os.mkfifo(folder / "pipe")
-    (folder / "config.yaml").write_text(yaml.safe_dump(nested(place, "pipe")))
-    with pytest.raises(InputError, match="pipe is a pipe; give a file"):
-        parser.parse_args(move_configs_first(["fit", "--config", "config.yaml"]))
 
 
 def test_a_configuration_in_another_encoding(folder: Path, parser: Any) -> None:

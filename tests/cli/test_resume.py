@@ -1,5 +1,6 @@
 """Folders of runs, reserved in process and by the commands."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,22 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from palinka.__main__ import main
-from palinka.cli.fit import Trainer
 from palinka.cli.resume import (
+    check_optimizer,
     check_whole,
     checkpoint_named,
     findings_folder,
     folder_of_runs,
+    ignored_settings,
     last_checkpoint,
     newest_checkpoint,
+    recorded_optimizer,
     release,
     reserve,
     runs_below,
     runs_of,
 )
+from palinka.cli.trainer import Trainer
 from palinka.errors import InputError
 
 SMALL = [
@@ -134,7 +138,7 @@ def test_a_version_that_is_taken_is_refused(tmp_path: Path) -> None:
     folder = reserve(trainer(logger=logger()), fit=True)
     assert folder == tmp_path / "a/mine"
     (folder / "config.yaml").write_text("")
-    with pytest.raises(InputError, match=r"a/mine holds a run already: give the logger another"):
+    with pytest.raises(InputError, match=r"a/mine already has a run: give the logger another"):
         reserve(trainer(logger=logger()), fit=True)
     assert reserve(trainer(logger=logger()), fit=True, run=folder) == folder
 
@@ -198,12 +202,12 @@ def test_the_older_checkpoint_serves_where_the_newer_is_damaged(tmp_path: Path) 
     checkpoint(previous)
     assert newest_checkpoint(tmp_path) == last
     last.write_bytes(content[:-7])
-    with pytest.warns(UserWarning, match=r"last\.ckpt.*passed over"):
+    with pytest.warns(UserWarning, match=r"last\.ckpt.*skipped"):
         assert newest_checkpoint(tmp_path) == previous
     last.unlink()
     assert newest_checkpoint(tmp_path) == previous
     previous.write_bytes(b"")
-    with pytest.warns(UserWarning, match=r"previous\.ckpt.*passed over"):
+    with pytest.warns(UserWarning, match=r"previous\.ckpt.*skipped"):
         assert newest_checkpoint(tmp_path) is None
 
 
@@ -233,7 +237,7 @@ def test_last_is_not_that_of_an_older_run_where_the_newest_is_damaged(tmp_path: 
         checkpoint(run / "checkpoints" / "last.ckpt")
     (newer / "checkpoints" / "last.ckpt").write_bytes(b"")
     with (
-        pytest.warns(UserWarning, match="passed over"),
+        pytest.warns(UserWarning, match="skipped"),
         pytest.raises(InputError, match="no complete checkpoint below"),
     ):
         last_checkpoint([newer, older], tmp_path)
@@ -325,3 +329,69 @@ def test_whatever_the_logger_runs_have_folders_and_the_last_is_found(
     data = [option for option in SMALL if not option.startswith("--model")]
     assert main(["validate", f"--config={file}", *data, "--ckpt_path=last"]) == 0
     assert f"results in   {root}/version_2" in capsys.readouterr().out
+
+
+ADAM = {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.001, "betas": [0.9, 0.999]}}
+
+
+def test_the_optimizer_of_a_run_is_read_from_its_record(tmp_path: Path) -> None:
+    record = {"model": {"optimizer": ADAM, "lr_scheduler": None, "sparsity_weight": 1}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(record))
+    assert recorded_optimizer(tmp_path) == {"optimizer": ADAM, "lr_scheduler": None}
+
+
+@pytest.mark.parametrize("text", [None, "{", "- 1", "model: 3", ""])
+def test_a_record_that_says_nothing_is_none(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "config.yaml").write_text(text)
+    assert recorded_optimizer(tmp_path) == {}
+
+
+def test_another_optimizer_than_the_runs_is_refused() -> None:
+    same = {"optimizer": {**ADAM, "init_args": {"lr": 0.001, "betas": (0.9, 0.999)}}}
+    check_optimizer(same, {"optimizer": ADAM})
+    other = {"optimizer": {**ADAM, "init_args": {"lr": 0.5, "betas": (0.9, 0.999)}}}
+    with pytest.raises(InputError, match=r"model\.optimizer\.init_args\.lr is 0\.5.*with 0\.001"):
+        check_optimizer(other, {"optimizer": ADAM})
+    with pytest.raises(InputError, match=r"lr_scheduler\.class_path is None.*with x"):
+        check_optimizer({"lr_scheduler": None}, {"lr_scheduler": {"class_path": "x"}})
+
+
+def test_ignored_settings_of_a_file_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        "model: {autoencoder: {class_path: KSparseAutoencoder, init_args: {k: 128}}, "
+        "sparsity_weight: 1e-4, optimizer: {class_path: Adam}}"
+    )
+    autoencoder = {"class_path": "palinka.KSparseAutoencoder", "init_args": {"k": 64}}
+    kept = {"autoencoder": autoencoder, "sparsity_weight": 0.0001, "optimizer": ADAM}
+    (line,) = ignored_settings(["fit", "--config", str(file)], kept, kept)
+    assert "k stays 64" in line
+    assert "128" in line
+    # The command line has won over both.
+    holds = json.loads(json.dumps(kept))
+    holds["autoencoder"]["init_args"]["k"] = 9
+    assert list(ignored_settings(["fit", f"--config={file}"], kept, holds)) == []
+
+
+def test_a_resumed_run_names_the_settings_that_it_ignores(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"autoencoder": {"class_path": "KSparseAutoencoder", "init_args": {"k": 8}}}
+    file = workspace / "run.yaml"
+    file.write_text(yaml.safe_dump({"model": settings}))
+    data = [option for option in SMALL if not option.startswith("--model")]
+    line = ["fit", f"--config={file}", *data]
+    assert main(line) == 0
+
+    longer = [*line, "--trainer.max_epochs=2", "--ckpt_path=last"]
+    capsys.readouterr()
+    assert main([*longer, "--model.optimizer.lr=0.5"]) == 2
+    assert "model.optimizer.init_args.lr is 0.5" in capsys.readouterr().err
+
+    settings["autoencoder"]["init_args"]["k"] = 16
+    file.write_text(yaml.safe_dump({"model": settings}))
+    with pytest.warns(UserWarning, match="k stays 8, as the run began: the 16 of"):
+        assert main(longer) == 0
+    record = yaml.safe_load((workspace / "lightning_logs/version_0/config.yaml").read_text())
+    assert record["model"]["autoencoder"]["init_args"]["k"] == 8

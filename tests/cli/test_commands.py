@@ -6,7 +6,8 @@ import re
 import pytest
 
 from palinka.cli import commands
-from palinka.cli.commands import COMMANDS
+from palinka.cli.commands import COMMANDS, ArgumentParser
+from palinka.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +44,30 @@ def test_a_fit_groups_its_options_with_the_data_and_the_model_before_the_trainer
     assert "known subclasses" not in text
 
 
-def test_formatting_help_leaves_the_parser_as_it_was(
-    parsers: dict[str, argparse.ArgumentParser],
-) -> None:
-    before = list(parsers["fit"]._action_groups)
-    parsers["fit"].format_help()
-    assert parsers["fit"]._action_groups == before
-    assert parsers["fit"].usage is None
+@pytest.fixture
+def jar() -> ArgumentParser:
+    parser = ArgumentParser("palinka jar")
+    commands = parser.add_subparsers(dest="command")
+    fill = commands.add_parser("fill")
+    fill.add_argument("--liters", type=float)
+    fill.add_argument("--fruit", choices=["plum", "apricot"])
+    commands.add_parser("empty")
+    return parser
+
+
+@pytest.mark.parametrize(
+    ("line", "answer"),
+    [
+        ("fll", "did you mean 'fill'?"),
+        ("fill --liter 1", "did you mean '--liters'?"),
+        ("fill --liter=1", "did you mean '--liters'?"),
+        ("fill --fruit plumm", "did you mean 'plum'?"),
+        ("fill --liters much", "invalid float value"),
+        ("fill twice", "unrecognized arguments: twice; see `palinka jar --help`"),
+    ],
+)
+def test_a_mistake_is_answered_in_one_line(line: str, answer: str, jar: ArgumentParser) -> None:
+    with pytest.raises(InputError) as refused:
+        jar.parse_args(line.split())
+    assert answer in str(refused.value)
+    assert "\n" not in str(refused.value)

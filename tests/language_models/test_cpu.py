@@ -77,7 +77,7 @@ def test_slow_products_are_named_with_their_factor(monkeypatch: pytest.MonkeyPat
 def test_a_processor_with_avx2_alone_is_recognized() -> None:
     script = """
 from palinka.language_models import LanguageModel, LanguageModelSpec
-from palinka.cli.fit import Trainer
+from palinka.cli.trainer import Trainer
 Trainer(precision="bf16-mixed", accelerator="cpu", logger=False)
 LanguageModel.load(LanguageModelSpec(dtype="bfloat16", device="cpu"))
 LanguageModel.load(LanguageModelSpec(device="cpu"))
@@ -88,3 +88,27 @@ LanguageModel.load(LanguageModelSpec(device="cpu"))
         [sys.executable, "-c", script], env=env, check=True, capture_output=True, text=True
     )
     assert ran.stderr.count("bfloat16 products take") == 2
+
+
+PROGRAM = """
+import resource, torch
+from palinka.language_models.cpu import keep_freed_memory
+told = keep_freed_memory()
+for _ in range(12):  # aligned pieces do not fit at once where the last one was
+    torch.ones(1 << 24)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    torch.ones(1 << 24)
+print(told, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is Linux's")
+def test_freed_memory_is_used_again_without_asking_the_system() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True
+    )
+    told, faults = run.stdout.split()
+    if told == "False":
+        pytest.skip("another allocator than glibc's")
+    assert int(faults) < 3 * 16_384  # of five times the 16,384 pages of 64 MiB

@@ -3,8 +3,8 @@ import warnings
 import pytest
 import torch
 
-from palinka.cli import fit as trainer
-from palinka.cli.fit import Trainer
+from palinka.cli import trainer
+from palinka.cli.trainer import Trainer
 from palinka.errors import InputError
 
 

@@ -117,9 +117,9 @@ def test_refusals_of_export(in_fitted: Path, capsys: pytest.CaptureFixture[str])
     Path("taken/file").write_text("")
     for arguments, expected in (
         (["export"], "required: --ckpt_path"),
-        ([*given, "--output=taken"], "taken is there already"),
+        ([*given, "--output=taken"], "taken already exists"),
         ([*given, "--output=taken/file/x"], "cannot write taken/file/x"),
-        ([*given, "--output=out", "--license=a b"], "'a b' is no identifier"),
+        ([*given, "--output=out", "--license=a b"], "'a b' is not an identifier"),
         ([*given[:3], "--format=onnx", "--output=out"], "invalid choice: 'onnx'"),
         (["export", "--ckpt_path=no.ckpt", "--format=saelens", "--output=out"], "no.ckpt"),
     ):
@@ -134,7 +134,7 @@ def test_refusals_of_import(in_fitted: Path, capsys: pytest.CaptureFixture[str])
         ([], "required: DIR"),
         (["nowhere"], "no folder nowhere"),
         (["empty"], "empty holds no files"),
-        (["out", f"--output={FIT}"], "is there already"),
+        (["out", f"--output={FIT}"], "already exists"),
         (["out", f"--output={FIT}/x.ckpt"], "cannot be written"),
         (["out", "--revision=main"], "only the hub has revisions"),
     ):

@@ -23,7 +23,7 @@ from transformers import (
 from palinka.__main__ import main
 from palinka.assets import mini_gpt2_folder
 
-CONFIGS = Path(__file__).parent.parent / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 STIMULI = CONFIGS / "stimuli" / "words.yaml"
 ANALYSES = sorted((CONFIGS / "analyses").glob("*.yaml"))
 REFERENCE = sorted((CONFIGS / "reference").glob("*.yaml"))

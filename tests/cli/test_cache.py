@@ -150,15 +150,15 @@ def test_nothing_is_removed_that_is_harvested_or_no_part_of_a_cache(
     whole = finished(caches, site="hidden.2")
     with busy.claim(1):
         line = said(capsys, "remove", whole.name, busy.folder.name, "--yes", status=2)
-    assert line == f"{busy.folder.name}: a living process is harvesting it; stop that first\n"
+    assert line == f"{busy.folder.name}: in use by a running harvest; stop it first\n"
     assert Cache.exists(whole)
 
     (whole / "notes.txt").write_text("of a user")
     printed = said(capsys, "remove", whole.name, "--yes")
-    assert f"left {whole / 'notes.txt'}, which is no part of a cache\n" in printed
+    assert f"left {whole / 'notes.txt'}, which is not part of a cache\n" in printed
     assert [path.name for path in whole.iterdir()] == ["notes.txt"]
     line = said(capsys, "remove", whole.name, "--yes", status=2)
-    assert line == f"'{whole.name}' is no cache, and stays\n"
+    assert line == f"'{whole.name}' is not a cache, and stays\n"
 
     outside = finished(workspace / "elsewhere")
     (caches / "link").symlink_to(outside)
@@ -177,7 +177,7 @@ def test_names_that_fit_no_cache_or_several_are_answered(
     assert line.endswith("; give more digits\n")
     typo = names[0][:8] + "x" + names[0][9:]
     line = said(capsys, "remove", typo, "--yes", status=2)
-    assert line == f"there is no cache '{typo}' in {caches}: did you mean '{names[0]}'?\n"
+    assert line == f"there is no cache '{typo}' in {caches}; did you mean '{names[0]}'?\n"
     line = said(capsys, "remove", "?!", "--yes", status=2)
     assert line.endswith("see `palinka cache list`\n")
     assert len(list(caches.iterdir())) == 17
@@ -189,7 +189,7 @@ def test_names_that_fit_no_cache_or_several_are_answered(
         ([], "the following arguments are required: {list,remove}"),
         (["lsit"], "invalid choice: 'lsit'"),
         (["list", "--cachedir=x"], "unrecognized arguments: --cachedir=x"),
-        (["remove"], "which caches? give keys"),
+        (["remove"], "no cache named; give keys"),
         (["remove", "a", "--y"], "unrecognized arguments: --y"),
         (["list", "--cache_dir=$NOWHERE_AT_ALL"], "NOWHERE_AT_ALL is not set"),
     ],
@@ -208,7 +208,7 @@ def test_removing_asks_first(
 ) -> None:
     folder = finished(caches)
     line = said(capsys, "remove", folder.name, status=2)
-    assert line == "nobody is there to ask; give --yes to remove without asking\n"
+    assert line == "stdin is not a terminal; give --yes to remove without asking\n"
     monkeypatch.setattr("sys.stdin.isatty", lambda: True)
     for answer in ("", "n", "yess"):
         monkeypatch.setattr("builtins.input", lambda _, answer=answer: answer)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from palinka.__main__ import main
 from palinka.autoencoders import KSparseAutoencoder, TopKAutoencoder
-from palinka.cli.fit import REFUSED, Trainer
+from palinka.cli.trainer import UNSUPPORTED, Trainer
 from palinka.data import ActivationDataModule
 from palinka.training import SparseAutoencoderModule, SweepModule
 from palinka.training.callbacks import RunCheckpoints
@@ -410,7 +410,7 @@ REFUSALS = {
             callback(kind.__name__, **REQUIRED.get(kind, {})),
             "cannot work here: ",
         )
-        for kind in REFUSED
+        for kind in UNSUPPORTED
     },
     "no such metric": (callback("EarlyStopping", monitor="val_loss"), "choose from val/"),
     "none of a variant": (

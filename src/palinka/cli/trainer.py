@@ -1,0 +1,180 @@
+"""Trainer of the command line."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.callbacks import (
+    BackboneFinetuning,
+    BatchSizeFinder,
+    Callback,
+    Checkpoint,
+    EarlyStopping,
+    LearningRateFinder,
+    ModelCheckpoint,
+    ModelPruning,
+    SpikeDetection,
+)
+from lightning.pytorch.loops.fit_loop import _FitLoop
+from lightning.pytorch.plugins.io import AsyncCheckpointIO
+from lightning.pytorch.utilities import rank_zero_warn
+
+from palinka.data import ActivationDataModule
+from palinka.errors import InputError
+from palinka.language_models.cpu import slow_products
+from palinka.training.callbacks import LanguageModelMetrics
+from palinka.training.callbacks.checkpoints import FinalWeights
+from palinka.training.checkpoint import DurableCheckpointIO, check_strategy
+
+# Callbacks of Lightning that cannot do here what its documentation promises, with the reason.
+UNSUPPORTED: dict[type[Callback], str] = {
+    BackboneFinetuning: "an autoencoder has no backbone; freeze parts of it with a BaseFinetuning",
+    BatchSizeFinder: (
+        "another batch size is another run, and it tries sizes beyond the training rows; try some"
+        " with --data.batch_size and --trainer.max_steps 3"
+    ),
+    LearningRateFinder: (
+        "the optimizer has its own learning rate, which it cannot set; try some with"
+        " --model.optimizer.lr and --trainer.max_steps 100"
+    ),
+    ModelPruning: (
+        "it puts a product of weight and mask in place of a parameter, which is neither read nor"
+        " kept at norm 1; a sparsity_weight makes latents sparse"
+    ),
+    SpikeDetection: (
+        "Lightning cannot load its state, so no run could resume (Lightning-AI/pytorch-lightning"
+        " #21752); use EarlyStopping with its divergence_threshold"
+    ),
+}
+# Numbers of batches or epochs by which Lightning divides.
+_AT_LEAST_1 = ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval")
+
+
+class FitLoop(_FitLoop):
+    """Lightning's loop over epochs, resuming exactly at an epoch's end.
+
+    With `max_steps`, Lightning (2.6) takes a checkpoint from the end of an epoch for one from its
+    middle, and counts a step and an epoch too many.
+    """
+
+    def _iteration_based_training(self) -> bool:
+        return False
+
+
+class CheckMonitors(Callback):
+    """Reject monitors of metrics that no validation logs, before training begins."""
+
+    def on_sanity_check_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Compare monitored metrics with those that the validation has just logged."""
+        known = trainer.callback_metrics.keys() | {"epoch", "step"}
+        # It logs after training.
+        spliced = any(isinstance(c, LanguageModelMetrics) for c in trainer.callbacks)  # type: ignore[attr-defined]
+        monitored = [
+            (type(callback).__name__, callback.monitor)
+            for callback in trainer.callbacks  # type: ignore[attr-defined]
+            if isinstance(callback, EarlyStopping | ModelCheckpoint)
+        ] + [
+            (type(config.scheduler).__name__, config.monitor)
+            for config in trainer.lr_scheduler_configs
+            if config.reduce_on_plateau
+        ]
+        for name, metric in monitored:
+            if metric is None or metric in known or metric.startswith("lr-"):
+                continue
+            # Metrics of training have a group, such as `loss/total`.
+            if "/" not in metric or (metric.startswith("val/") and not spliced):
+                there = ", ".join(sorted(known - {"epoch", "step"}))
+                raise InputError(
+                    f"{name} monitors {metric}, which no validation gives; choose from {there}"
+                )
+
+
+class Trainer(pl.Trainer):
+    """Lightning's Trainer, with durable checkpoints, `harvest` and `verify`.
+
+    Attributes:
+        run_folder: Folder of the run, on global rank 0; None where Lightning chooses.
+    """
+
+    run_folder: Path | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        precision = str(kwargs.get("precision"))
+        if precision.startswith("transformer-engine"):
+            raise InputError(
+                f"precision {precision} replaces layers that palinka computes by itself: use"
+                " bf16-mixed, bf16-true or 32-true"
+            )
+        super().__init__(*args, **kwargs)
+        self._reject_unsupported()
+        half = torch.float16 if self.precision == "16-true" else torch.bfloat16
+        if isinstance(self.accelerator, CPUAccelerator) and "16" in str(self.precision):
+            slow = slow_products(half)
+            if slow is not None:
+                rank_zero_warn(slow)
+        fit_loop = FitLoop(self, self.fit_loop.min_epochs, self.fit_loop.max_epochs)
+        fit_loop.epoch_loop = self.fit_loop.epoch_loop
+        self.fit_loop = fit_loop
+        # CheckpointIO plugins other than Lightning's default are the user's choice.
+        if type(self.strategy.checkpoint_io) is TorchCheckpointIO:
+            self.strategy.checkpoint_io = DurableCheckpointIO()
+        elif isinstance(self.strategy.checkpoint_io, AsyncCheckpointIO):
+            self.strategy.checkpoint_io.checkpoint_io = DurableCheckpointIO()
+        self.callbacks: list[Callback]
+        self.callbacks = _in_order([*self.callbacks, CheckMonitors()])
+
+    def _reject_unsupported(self) -> None:
+        check_strategy(self.strategy, self.world_size)
+        for callback in self.callbacks:
+            for kind, reason in UNSUPPORTED.items():
+                if isinstance(callback, kind):
+                    raise InputError(f"{kind.__name__} cannot work here: {reason}")
+        for name in _AT_LEAST_1:
+            value = getattr(self, name, None)  # none where the interval is a time
+            if isinstance(value, int) and value < 1:
+                raise InputError(f"trainer.{name} is {value}; expected at least 1")
+        if self._model_registry:
+            raise InputError(
+                "trainer.model_registry is not supported: no checkpoint is uploaded; write one for"
+                " others with palinka export"
+            )
+
+    @property
+    def log_dir(self) -> str | None:
+        """Folder of the run, whatever the loggers; a collective call."""
+        folder = self.strategy.broadcast(self.run_folder)
+        return super().log_dir if folder is None else str(folder)
+
+    def harvest(self, model: pl.LightningModule, datamodule: ActivationDataModule) -> None:
+        """Fill the cache of activations; every device writes its own shards."""
+
+        def work() -> None:
+            self.strategy.connect(model)  # a strategy with a mesh hands it to the model
+            self.strategy.setup_environment()
+            datamodule.harvest(
+                rank=self.global_rank,
+                world_size=self.world_size,
+                barrier=self.strategy.barrier,
+            )
+
+        launcher = self.strategy.launcher
+        if launcher is None:
+            work()
+        else:
+            launcher.launch(work, trainer=self)
+
+    def verify(self, model: pl.LightningModule, datamodule: ActivationDataModule) -> None:
+        """Compare the checksums of the caches of both splits."""
+        for cache in datamodule.verify():
+            print(f"{cache.folder}: {cache.rows:,} rows, {cache.bytes:,} bytes, all as written")
+
+
+def _in_order(callbacks: list[Callback]) -> list[Callback]:
+    """Order callbacks: others, which may replace weights at the end, palinka's, checkpoints."""
+    saving = [c for c in callbacks if isinstance(c, Checkpoint)]
+    ours = [c for c in callbacks if type(c).__module__.startswith("palinka.") and c not in saving]
+    others = [c for c in callbacks if c not in saving and c not in ours]
+    return [*others, FinalWeights(), *ours, *saving]

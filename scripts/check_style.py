@@ -12,7 +12,7 @@ ROOMS = {
     "training", "__init__", "__main__", "py",
 }  # fmt: skip
 QUESTION = re.compile(r"(What|Which|Whether|How|Where)\b")
-IS_NO = re.compile(r"\bis no (?!longer\b)")
+IS_NO = re.compile(r"(?<![Tt]here )\bis no (?!longer\b)")
 LONGEST = 88
 
 

@@ -33,7 +33,7 @@ DELAY_SECONDS = 2.0
 
 
 def escape_control_chars(text: str) -> str:
-    r"""Escape what a terminal interprets or does not show, as in `\x1b`; the result is one line.
+    r"""Escape what a terminal interprets or hides, as in `\x1b`; the result is one line.
 
     Line breaks, control characters, bidirectional marks and lone surrogates are escaped;
     letters, accents and spaces of every script stay, and so do joiners within a word or an emoji.

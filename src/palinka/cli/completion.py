@@ -10,7 +10,7 @@ import shtab
 
 from palinka.cli import commands
 from palinka.cli.commands import ArgumentParser
-from palinka.cli.parser import class_named, class_names
+from palinka.cli.parser import classes_of
 
 
 def script(shell: str) -> str:
@@ -46,7 +46,7 @@ def _arguments(parser: argparse.ArgumentParser) -> Iterator[dict[str, Any]]:
         # The first sentence, of characters that have no meaning to a shell.
         text = re.split(r"[.;](?:\s|$)", " ".join((action.help or "").split()))[0]
         text = re.sub(r"[^\w ,./()-]", "", text)
-        choices = list(map(str, action.choices or ())) or class_names(hint)
+        choices = list(map(str, action.choices or ())) or sorted(classes_of(hint))
         if hint is bool:
             choices = ["true", "false"]
         elif get_origin(hint) is Literal:
@@ -64,7 +64,7 @@ def _arguments(parser: argparse.ArgumentParser) -> Iterator[dict[str, Any]]:
 def _parameters(hint: Any) -> set[str]:
     """Arguments of palinka's own classes of a type."""
     found: set[str] = set()
-    for kind in (class_named(hint, name) for name in class_names(hint)):
+    for kind in classes_of(hint).values():
         if kind.__module__.startswith("palinka."):
             found |= set(inspect.signature(kind).parameters)
     return found - {"input_dim", "output_dim", "args", "kwargs"}

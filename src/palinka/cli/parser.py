@@ -237,17 +237,8 @@ def _unknown_class(parser: argparse.ArgumentParser, name: str, key: str) -> str:
     return f"{key}: there is no class '{name}'{did_you_mean(name, names)}"
 
 
-def class_names(hint: Any) -> list[str]:
-    """Names of the classes that a type hint allows."""
-    return sorted(_classes_by_name(hint))
-
-
-def class_named(hint: Any, name: str) -> type:
-    """Return the class of that name among those that a type hint allows."""
-    return _classes_by_name(hint)[name]
-
-
-def _classes_by_name(hint: Any) -> dict[str, type]:
+def classes_of(hint: Any) -> dict[str, type]:
+    """Classes that a type hint allows, by name."""
     bases = [t for t in (hint, *get_args(hint)) if isinstance(t, type) and _has_subclasses(t)]
     return {c.__name__: c for base in bases for c in _concrete_subclasses(base)}
 

@@ -253,7 +253,7 @@ def recorded_optimizer(run: Path) -> dict[str, Any]:
     Args:
         run: Its log folder.
     """
-    model = _mapping(_mapping(_read(run / CONFIG)).get("model"))
+    model = _model_settings(run / CONFIG)
     return {name: model[name] for name in _OPTIMIZER if name in model}
 
 
@@ -289,7 +289,7 @@ def ignored_settings(
     """
     given: dict[str, Any] = {}
     for file in config_files(arguments):
-        given |= _flat(_mapping(_mapping(_read(Path(file))).get("model")))
+        given |= _flat(_model_settings(Path(file)))
     stays, current = _flat(kept), _flat(model)
     for name, value in given.items():
         if name in stays and stays[name] == current.get(name) and not _same(stays[name], value):
@@ -310,15 +310,14 @@ def _same(kept: Any, given: Any) -> bool:
     return bool(kept == given) or str(kept) == str(given)
 
 
-def _read(path: Path) -> Any:
+def _model_settings(path: Path) -> dict[str, Any]:
+    """Section `model` of a configuration file; empty if it cannot be read."""
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
-        return None
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
+        return {}
+    model = content.get("model") if isinstance(content, dict) else None
+    return model if isinstance(model, dict) else {}
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

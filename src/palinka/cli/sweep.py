@@ -12,28 +12,27 @@ from palinka.training import SparseAutoencoderModule
 
 Variants = list[dict[str, Any]] | dict[str, list[Any]]
 
-# Whoever trains more at once has probably multiplied more than was meant.
-MOST = 64
+# More are probably a grid with one dimension too many.
+MAX_VARIANTS = 64
 _SHARED = frozenset({"optimizer", "lr_scheduler"})
 _OF_MODULE = frozenset(inspect.signature(SparseAutoencoderModule.__init__).parameters) - {"self"}
 _UNUSUAL = re.compile(r"[^\w.,=+-]+", re.ASCII)
-_LONGEST = 120
+MAX_NAME = 120
 
 
 def expand(variants: Variants) -> dict[str, dict[str, Any]]:
-    """The overrides of each variant by its name, such as `k=32,seed=1`.
+    """Expand variants to overrides by name, such as `k=32,seed=1`.
 
     Args:
-        variants: Overrides one by one, or values of which all combinations are meant. A name is
-            an argument of the autoencoder, `autoencoder` for its class, `seed` for what its
-            weights are drawn from, or a weight or number of steps of the module.
-
-    Raises:
-        InputError: If there are none, too many or equal ones, or one overrides what all share.
+        variants: A list of overrides, or a grid of values. A name is an argument of the
+            autoencoder, `autoencoder` for its class, `seed` for that of its weights, or a weight
+            or number of steps of the module.
     """
     listed = _combinations(variants) if isinstance(variants, dict) else variants
-    if not 0 < len(listed) <= MOST:
-        raise InputError(f"model.variants gives {len(listed)} variants; expected 1 to {MOST}")
+    if not 0 < len(listed) <= MAX_VARIANTS:
+        raise InputError(
+            f"model.variants gives {len(listed)} variants; expected 1 to {MAX_VARIANTS}"
+        )
     named: dict[str, dict[str, Any]] = {}
     for overrides in listed:
         for name in overrides:
@@ -42,7 +41,7 @@ def expand(variants: Variants) -> dict[str, dict[str, Any]]:
                     f"model.variants: the {name} is shared by all variants; give it as model.{name}"
                 )
             if not re.fullmatch(r"[A-Za-z_][\w.]*", str(name)):
-                raise InputError(f"model.variants: {name!r} is no argument of an autoencoder")
+                raise InputError(f"model.variants: {name!r} is not an argument of an autoencoder")
         if overrides in named.values():
             raise InputError(f"model.variants gives {_name(overrides)} twice; leave one out")
         name = _name(overrides)
@@ -53,12 +52,12 @@ def expand(variants: Variants) -> dict[str, dict[str, Any]]:
 
 
 def options(overrides: Mapping[str, Any]) -> list[str]:
-    """What a command line of this variant alone would end with.
+    """Options of a command line of one variant.
 
     Args:
-        overrides: One variant's, by name.
+        overrides: The variant's overrides by name.
     """
-    # A class first: what is given before it are arguments of another.
+    # The class first: arguments before it would be another's.
     ordered = sorted(overrides.items(), key=lambda override: override[0] != "autoencoder")
     return [f"--{_key(name)}={_value(value)}" for name, value in ordered]
 
@@ -68,9 +67,9 @@ def _combinations(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
 
 
 def _name(overrides: Mapping[str, Any]) -> str:
-    """A name that is one for a folder, too."""
+    """Name of a variant and of its folder."""
     parts = [f"{name}={_value(value)}" for name, value in overrides.items()]
-    return _UNUSUAL.sub("_", ",".join(parts) or "base")[:_LONGEST]
+    return _UNUSUAL.sub("_", ",".join(parts) or "base")[:MAX_NAME]
 
 
 def _key(name: str) -> str:

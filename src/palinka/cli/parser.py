@@ -119,8 +119,8 @@ class ConfigArgumentParser(LightningArgumentParser):
         elif literal := _LITERAL.search(line):
             known = [name.strip(" '") for name in literal["known"].split(",")]
             given = literal["given"]
-            hint = did_you_mean(given, known)
-            line = ": ".join([*keys[-1:], f"{given!r} is not a valid choice{hint}"])
+            hint = did_you_mean(given, known, most=0)
+            line = ": ".join([*keys[-1:], f"{given!r} is not one of {', '.join(known)}{hint}"])
         elif unknown_class := _UNKNOWN_CLASS.search(line):
             line = _unknown_class(parser, unknown_class["name"], keys[-1])
         raise InputError(line) from ex

@@ -5,7 +5,6 @@ import importlib
 import os
 import pkgutil
 import re
-import stat
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -15,7 +14,6 @@ from pathlib import Path
 from types import ModuleType, NoneType, UnionType
 from typing import Any, BinaryIO, Literal, TextIO, TypeVar, Union, get_args, get_origin
 
-import yaml
 from tqdm.auto import tqdm
 
 T = TypeVar("T")
@@ -265,120 +263,6 @@ def _fits(value: Any, choice: Any) -> bool:
     if not isinstance(choice, type):
         return type(value) is type(choice) and bool(value == choice)
     return type(value) in ((int, float) if choice is float else (choice,))
-
-
-def open_ordinary(path: Path) -> BinaryIO:
-    """Open a file for reading, without ever waiting for one that is no file.
-
-    Reading from a pipe or a device would take forever, or all memory.
-
-    Args:
-        path: The file; symbolic links are followed.
-
-    Raises:
-        InputError: If it is a pipe, a device or a folder, or cannot be opened.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (OSError, ValueError) as error:  # ValueError: NUL in the name
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path} cannot be read: {reason}; check the path") from error
-    mode = os.fstat(descriptor).st_mode
-    if not stat.S_ISREG(mode):
-        os.close(descriptor)
-        what = "Is a directory" if stat.S_ISDIR(mode) else "it is a pipe or a device"
-        raise InputError(f"{path} cannot be read: {what}; give a file")
-    return os.fdopen(descriptor, "rb")
-
-
-def read_ordinary(path: Path, largest: int) -> bytes:
-    """The bytes of an ordinary file.
-
-    Args:
-        path: The file.
-        largest: How many bytes are read at most.
-
-    Raises:
-        InputError: If it is no ordinary file, cannot be read, or is larger.
-    """
-    with open_ordinary(path) as file:
-        try:
-            content = file.read(largest + 1) if _size(file) <= largest else b""
-        except OSError as error:
-            raise InputError(f"{path} cannot be read: {error.strerror}; check the disk") from error
-        if max(len(content), _size(file)) > largest:
-            raise InputError(
-                f"{path} has {_size(file)} bytes; expected at most {largest}: divide it"
-            )
-    return content
-
-
-def _size(file: BinaryIO) -> int:
-    return os.fstat(file.fileno()).st_size
-
-
-DEEPEST = 40
-
-
-class UnboundedError(yaml.YAMLError):
-    """A document beyond the bounds, in one line."""
-
-
-def check_bounds(text: str, most: int, longest: int | None = None) -> None:
-    """Go through a YAML document event by event, which builds nothing.
-
-    Texts inside of the document are held to the same bounds: an option's text may be read as
-    YAML once more.
-
-    Args:
-        text: The document. What is wrong with it otherwise is left to its reader.
-        most: How many values it may stand for once its aliases are written out.
-        longest: How many values a single list or mapping may have, keys included.
-
-    Raises:
-        UnboundedError: If it is nested more than forty levels deep, stands for more values,
-            has a longer list, or an alias inside of what the alias stands for.
-    """
-    if len(text) <= DEEPEST:
-        return
-    sizes: dict[str, int] = {}  # of what each finished anchor stands for
-    # The open collections: anchor, values so far at any depth, and members.
-    pending: list[tuple[str | None, int, int]] = []
-    total = 0
-    try:
-        for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-            size = 0
-            if isinstance(event, yaml.CollectionStartEvent):
-                pending.append((event.anchor, 1, 0))
-                if len(pending) > DEEPEST:
-                    raise UnboundedError(f"nested more than {DEEPEST} levels deep")
-            elif isinstance(event, yaml.CollectionEndEvent):
-                anchor, size, _ = pending.pop()
-                if anchor is not None:
-                    sizes[anchor] = size
-            elif isinstance(event, yaml.ScalarEvent):
-                size = 1
-                if event.anchor is not None:
-                    sizes[event.anchor] = 1
-                if len(event.value) < len(text):
-                    check_bounds(event.value, most, longest)
-            elif isinstance(event, yaml.AliasEvent):
-                name = str(event.anchor)
-                if any(anchor == name for anchor, *_ in pending):
-                    raise UnboundedError(f"the alias *{name} stands inside of itself")
-                size = sizes.get(name, 1)
-            if pending and size:
-                anchor, before, members = pending[-1]
-                pending[-1] = (anchor, before + size, members + 1)
-                total = before + size
-                if longest is not None and members >= longest:
-                    raise UnboundedError(f"it has a list of more than {longest} values")
-            if total > most:
-                raise UnboundedError(f"it stands for more than {most} values")
-    except UnboundedError:
-        raise
-    except (yaml.YAMLError, ValueError):
-        return
 
 
 class FunctionPackage(ModuleType):

@@ -17,8 +17,8 @@ from palinka.cli.resume import (
     check_optimizer,
     check_whole,
     checkpoint_named,
+    find_runs,
     findings_folder,
-    folder_of_runs,
     ignored_settings,
     last_checkpoint,
     newest_checkpoint,
@@ -26,7 +26,6 @@ from palinka.cli.resume import (
     release,
     reserve,
     runs_below,
-    runs_of,
 )
 from palinka.cli.trainer import Trainer
 from palinka.errors import InputError
@@ -79,21 +78,21 @@ def configured(kind: type[Logger], **arguments: Any) -> Namespace:
 
 
 def test_runs_are_where_the_first_logger_with_numbered_folders_writes(tmp_path: Path) -> None:
-    assert folder_of_runs(Namespace(logger=None, default_root_dir=None)) == Path("lightning_logs")
+    assert find_runs(Namespace(logger=None, default_root_dir=None))[0] == Path("lightning_logs")
     here = Path("here/lightning_logs")
     for logger in (True, False, configured(FolderlessLogger)):
-        assert folder_of_runs(Namespace(logger=logger, default_root_dir="here")) == here
+        assert find_runs(Namespace(logger=logger, default_root_dir="here"))[0] == here
     several = [configured(FolderlessLogger), configured(CSVLogger), configured(TensorBoardLogger)]
-    assert folder_of_runs(Namespace(logger=several, default_root_dir="here")) == Path("there/mine")
+    assert find_runs(Namespace(logger=several, default_root_dir="here"))[0] == Path("there/mine")
     nameless = configured(TensorBoardLogger, name=None)
-    assert folder_of_runs(Namespace(logger=nameless, default_root_dir=None)) == Path("there")
+    assert find_runs(Namespace(logger=nameless, default_root_dir=None))[0] == Path("there")
 
     named = configured(CSVLogger, save_dir=str(tmp_path), name="", version=7)
     settings = Namespace(logger=named, default_root_dir=None)
     (tmp_path / "version_8" / "checkpoints").mkdir(parents=True)
-    assert runs_of(settings) == []
+    assert find_runs(settings)[1] == []
     (tmp_path / "version_7" / "checkpoints").mkdir(parents=True)
-    assert runs_of(settings) == [tmp_path / "version_7"]
+    assert find_runs(settings)[1] == [tmp_path / "version_7"]
 
 
 def test_a_reserved_folder_is_the_next_that_is_free_under_every_logger(tmp_path: Path) -> None:

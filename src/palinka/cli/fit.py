@@ -183,8 +183,7 @@ class PalinkaCLI(LightningCLI):
 
     def _last_checkpoint(self, command: str) -> str | None:
         """Find the newest complete checkpoint of the newest run; a fit resumes in its folder."""
-        settings = self.config[command].trainer
-        root, found = resume.folder_of_runs(settings), resume.runs_of(settings)
+        root, found = resume.find_runs(self.config[command].trainer)
         if command != "fit":
             return str(resume.last_checkpoint(found, root))
         self._resumed = found[0] if found else None

@@ -123,26 +123,29 @@ def _folder_name(version: int | str) -> str:
     return version if isinstance(version, str) else f"version_{version}"
 
 
-def folder_of_runs(trainer: Any) -> Path:
-    """Folder of all runs.
+def find_runs(trainer: Any) -> tuple[Path, list[Path]]:
+    """Find the folder of all runs, and the log folders of fits in it, newest first.
 
     Args:
-        trainer: Section `trainer` of a parsed configuration.
+        trainer: Section `trainer` of a parsed configuration. Its first logger with numbered
+            folders names the folder, and may name a version.
     """
-    return _place(trainer)[0]
-
-
-def runs_of(trainer: Any) -> list[Path]:
-    """Log folders of fits, newest first.
-
-    Args:
-        trainer: Section `trainer` of a parsed configuration.
-    """
-    root, version = _place(trainer)
+    loggers = trainer["logger"]
+    for logger in loggers if isinstance(loggers, list) else [loggers]:
+        kind = imported(getattr(logger, "class_path", ""))
+        if isinstance(kind, type) and issubclass(kind, _IN_FOLDERS):
+            given = logger.init_args
+            root, version = (
+                expanded(Path(given["save_dir"]) / (given["name"] or "")),
+                given["version"],
+            )
+            break
+    else:
+        root, version = expanded(trainer["default_root_dir"] or ".") / LOG_FOLDER, None
     if version is None:
-        return runs_below(root)
+        return root, runs_below(root)
     folder = root / _folder_name(version)
-    return [folder] if (folder / FOLDER).is_dir() else []
+    return root, [folder] if (folder / FOLDER).is_dir() else []
 
 
 def runs_below(root: Path) -> list[Path]:
@@ -158,17 +161,6 @@ def runs_below(root: Path) -> list[Path]:
         if (match := _VERSION.fullmatch(folder.name)) and (folder / FOLDER).is_dir()
     ]
     return [folder for _, folder in sorted(found, reverse=True)]
-
-
-def _place(trainer: Any) -> tuple[Path, int | str | None]:
-    """Folder of all runs, and the version if a logger names one."""
-    loggers = trainer["logger"]
-    for logger in loggers if isinstance(loggers, list) else [loggers]:
-        kind = imported(getattr(logger, "class_path", ""))
-        if isinstance(kind, type) and issubclass(kind, _IN_FOLDERS):
-            given = logger.init_args
-            return expanded(Path(given["save_dir"]) / (given["name"] or "")), given["version"]
-    return expanded(trainer["default_root_dir"] or ".") / LOG_FOLDER, None
 
 
 def last_checkpoint(runs: Sequence[Path], root: Path) -> Path:

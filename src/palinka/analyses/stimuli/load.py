@@ -105,8 +105,9 @@ def _kind(name: Any, folder: Path) -> type[Stimuli]:
         raise InputError(f"kind: {name!r} is not a subclass of Stimuli")
     if isinstance(name, str) and name in KINDS:
         return KINDS[name]
-    given = "missing" if name is None else f"{name!r}{did_you_mean(str(name), KINDS)}"
-    raise InputError(f"kind: {given}; give one of {', '.join(KINDS)}, or FILE.py:CLASS")
+    given = "missing" if name is None else repr(name)
+    hint = did_you_mean(str(name), KINDS)
+    raise InputError(f"kind: {given}, expected a kind or FILE.py:CLASS{hint}")
 
 
 def _arguments(cls: type, given: Mapping[str, Any], key: str = "") -> dict[str, Any]:
@@ -117,8 +118,7 @@ def _arguments(cls: type, given: Mapping[str, Any], key: str = "") -> dict[str, 
     prefix = f"{key}." if key else ""
     for name in given:
         if name not in needed:
-            hint = did_you_mean(name, known)
-            raise InputError(f"{prefix}{name}: unknown key{hint}; choose from {', '.join(known)}")
+            raise InputError(f"{prefix}{name}: unknown key{did_you_mean(name, known)}")
     for name, field in needed.items():
         if name not in given and field.default is MISSING and field.default_factory is MISSING:
             raise InputError(f"{prefix}{name}: missing; add this key")

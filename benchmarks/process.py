@@ -12,7 +12,7 @@ from palinka.autoencoders import Autoencoder
 from palinka.language_models.cpu import (
     LARGEST,
     MMAP_THRESHOLD,
-    products_at,
+    matmul_precision,
     try_precisions,
     tune_cpu,
 )
@@ -39,7 +39,7 @@ class FitSettings:
         """Have them for the body of the `with`, and PyTorch's and glibc's own after it."""
         _keep_below(LARGEST)
         try:
-            with products_at(self.precision):
+            with matmul_precision(self.precision):
                 yield
         finally:
             _keep_below(BY_DEFAULT)
@@ -71,7 +71,7 @@ def at_precision(precision: str, run: Callable[[], Any]) -> Callable[[], Any]:
     """
 
     def call() -> Any:
-        with products_at(precision):
+        with matmul_precision(precision):
             return run()
 
     return call

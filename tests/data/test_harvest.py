@@ -481,7 +481,7 @@ def test_wide_sites_are_read_with_the_better_products_and_torch_is_left_as_it_wa
             return super().read_contexts(ids, sites)
 
     monkeypatch.setattr(HARVEST, "MIN_TRIAL_WIDTH", least)
-    monkeypatch.setattr(HARVEST, "choose_products", lambda: ("medium", "why"))
+    monkeypatch.setattr(HARVEST, "select_matmul_backend", lambda: ("medium", "why"))
     assert torch.get_float32_matmul_precision() == "highest"
     harvest(spec, tmp_path, load=Watched(model))
     assert seen == {expected}

@@ -10,7 +10,7 @@ import torch
 from palinka.language_models import cpu as float32_products
 from palinka.language_models.cpu import (
     choose_precision,
-    choose_products,
+    select_matmul_backend,
     slow_products,
     try_precisions,
 )
@@ -54,7 +54,7 @@ def test_what_is_chosen_is_said_with_both_errors(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(float32_products, "try_precisions", lambda: errors)
     for slow, precision, library in ((True, "medium", "oneDNN"), (False, "highest", "torch")):
         monkeypatch.setattr(float32_products, "mkl_is_slow", lambda slow=slow: slow)
-        chosen, reason = choose_products()
+        chosen, reason = select_matmul_backend()
         assert chosen == precision
         assert library in reason.split(";")[0]
         assert "4.0e-07" in reason
@@ -92,8 +92,8 @@ LanguageModel.load(LanguageModelSpec(device="cpu"))
 
 PROGRAM = """
 import resource, torch
-from palinka.language_models.cpu import keep_freed_memory
-told = keep_freed_memory()
+from palinka.language_models.cpu import disable_malloc_trim
+told = disable_malloc_trim()
 for _ in range(12):  # aligned pieces do not fit at once where the last one was
     torch.ones(1 << 24)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

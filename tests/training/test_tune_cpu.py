@@ -19,7 +19,7 @@ def _leave_the_precision(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     monkeypatch.setattr(cpu, "MIN_WEIGHTS", 1)
-    monkeypatch.setattr(cpu, "choose_products", lambda: ("medium", "why"))
+    monkeypatch.setattr(cpu, "select_matmul_backend", lambda: ("medium", "why"))
     yield
     torch.set_float32_matmul_precision(before)
 
@@ -59,7 +59,7 @@ def test_a_resumed_run_keeps_its_precision_and_torch_is_left_as_it_was(
             return super().training_step(batch, batch_idx)
 
     trainer.fit(Watched(KSparseAutoencoder(8)), rows_data(rows))
-    monkeypatch.setattr(cpu, "choose_products", lambda: ("highest", "why"))
+    monkeypatch.setattr(cpu, "select_matmul_backend", lambda: ("highest", "why"))
     path = tmp_path / "last.ckpt"
     make_trainer(max_epochs=2).fit(Watched(KSparseAutoencoder(8)), rows_data(rows), ckpt_path=path)
     assert set(seen) == {"medium"}

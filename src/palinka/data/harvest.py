@@ -21,7 +21,7 @@ from palinka.data.packing import Context, Split, split_of, token_contexts
 from palinka.data.writer import CacheWriter, tidy
 from palinka.errors import InputError, progress
 from palinka.language_models import LanguageModel, LanguageModelSpec
-from palinka.language_models.cpu import choose_products, keep_freed_memory, products_at
+from palinka.language_models.cpu import disable_malloc_trim, matmul_precision, select_matmul_backend
 from palinka.language_models.spec import find_device
 
 # Rows of a window, if its bytes allow: then a batch of 4,096 rows meets few rows of one context.
@@ -191,7 +191,7 @@ def harvest(
     shards = 0
     if not Cache.exists(folder):
         writer = CacheWriter(root, spec.key)
-        keep_freed_memory()
+        disable_malloc_trim()
         load = load or partial(LanguageModel.load, spec.language_model)
         model = cache(partial(load_model, spec, load))
         try:
@@ -294,9 +294,9 @@ def _products(spec: HarvestSpec) -> AbstractContextManager[None]:
         return nullcontext()
     from lightning.pytorch.utilities import rank_zero_info  # slow to import
 
-    precision, reason = choose_products()
+    precision, reason = select_matmul_backend()
     rank_zero_info(reason)
-    return products_at(precision)
+    return matmul_precision(precision)
 
 
 def load_model(spec: HarvestSpec, load: Callable[[], LanguageModel]) -> LanguageModel:

@@ -18,42 +18,41 @@ TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 LARGEST = 1 << 30
 
 
-def keep_freed_memory() -> bool:
-    """Let this process reuse freed memory of the CPU, instead of giving it back to the system.
+def disable_malloc_trim() -> bool:
+    """Keep freed memory in the process, if the allocator is glibc's.
 
-    By default glibc asks the system for every tensor of tens of megabytes, and gives it back when
-    it is freed. The first write to each of its pages then waits for the system, at every step
-    again: on a virtual machine that can take longer than what is computed. A process keeps its
-    largest size from then on.
+    By default glibc returns every tensor of tens of megabytes to the system when it is freed. The
+    first write to each page of the next one then faults, at every step: on a virtual machine that
+    can take longer than the computation.
 
     Returns:
-        Whether the system's allocator could be told; those that cannot are left as they are.
+        True if the allocator accepted the setting.
     """
     if not sys.platform.startswith("linux"):
         return False
     library = ctypes.CDLL(None)
     if not hasattr(library, "mallopt") or not hasattr(library, "gnu_get_libc_version"):
         return False
-    told = [library.mallopt(name, LARGEST) for name in (MMAP_THRESHOLD, TRIM_THRESHOLD)]
-    return all(told)
+    accepted = [library.mallopt(name, LARGEST) for name in (MMAP_THRESHOLD, TRIM_THRESHOLD)]
+    return all(accepted)
 
 
 # Shape of the trial: small, but as long a sum as a site's width.
 ROWS, INPUTS, LATENTS = 64, 1024, 256
-# oneDNN is taken if its error is no more than so many times MKL's.
-LESS_EXACT = 4.0
+# Maximum error of oneDNN as a multiple of MKL's.
+MAX_ERROR_RATIO = 4.0
 PROCESSOR = Path("/proc/cpuinfo")
-# Of the makers on whose processors MKL takes a slow path.
+# Vendors on whose processors MKL takes a slow path.
 SLOW_BY_MKL = ("AuthenticAMD", "HygonGenuine")
-# A dtype is slow whose products take more than so many times as long as float32's.
+# Time of a slow dtype's products as a multiple of float32's.
 SLOW = 2.0
 
 
-def choose_products() -> tuple[str, str]:
-    """Try both and choose.
+def select_matmul_backend() -> tuple[str, str]:
+    """Choose between MKL and oneDNN for float32 products by a trial.
 
     Returns:
-        torch's precision of float32 products, and a line that says why.
+        torch's precision of float32 products, and a line with the reason.
     """
     errors = try_precisions()
     chosen = choose_precision(errors)
@@ -86,11 +85,11 @@ def tune_cpu(device: torch.device, weights: int, precision: str | None = None) -
     before = torch.get_float32_matmul_precision()
     if device.type != "cpu":
         return before
-    keep_freed_memory()
+    disable_malloc_trim()
     if weights < MIN_WEIGHTS or before != "highest":
         return before
     if precision not in ("highest", "medium"):
-        precision, reason = choose_products()
+        precision, reason = select_matmul_backend()
         if dist.is_available() and dist.is_initialized():
             chosen = [precision]
             dist.broadcast_object_list(chosen, src=0)
@@ -101,7 +100,7 @@ def tune_cpu(device: torch.device, weights: int, precision: str | None = None) -
 
 
 @contextmanager
-def products_at(precision: str) -> Iterator[None]:
+def matmul_precision(precision: str) -> Iterator[None]:
     """Multiply float32 at one of torch's precisions for the body of the `with`."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision)
@@ -112,17 +111,17 @@ def products_at(precision: str) -> Iterator[None]:
 
 
 def choose_precision(errors: dict[str, float]) -> str:
-    """`medium` where MKL is slow and oneDNN no less exact, or else `highest`.
+    """Return `medium` where MKL is slow and oneDNN no less exact, otherwise `highest`.
 
     Args:
-        errors: What `try_precisions` has found.
+        errors: Result of `try_precisions`.
     """
-    exact = errors["medium"] <= LESS_EXACT * errors["highest"]
+    exact = errors["medium"] <= MAX_ERROR_RATIO * errors["highest"]
     return "medium" if exact and mkl_is_slow() else "highest"
 
 
 def mkl_is_slow() -> bool:
-    """Whether the processor is of a maker whom MKL does not know; False where nobody tells."""
+    """Return whether MKL takes a slow path on this processor; False if its vendor is unknown."""
     try:
         described = PROCESSOR.read_text(encoding="utf-8")
     except OSError:
@@ -131,12 +130,9 @@ def mkl_is_slow() -> bool:
 
 
 def try_precisions() -> dict[str, float]:
-    """The error of the same product at `highest` and at `medium`, which takes some milliseconds.
+    """Norm of a float32 product's error over that of the product, by precision.
 
-    torch's precision is left as it was.
-
-    Returns:
-        The norm of the error as a fraction of that of the product, by precision.
+    The trial takes some milliseconds.
     """
     generator = torch.Generator().manual_seed(0)
     left = torch.randn(ROWS, INPUTS, generator=generator)
@@ -144,17 +140,18 @@ def try_precisions() -> dict[str, float]:
     exact = left.double() @ right.double().T
     errors = {}
     for precision in ("highest", "medium"):
-        with products_at(precision):
+        with matmul_precision(precision):
             errors[precision] = _relative(left @ right.T, exact)
     return errors
 
 
 @cache
 def slowdown(dtype: torch.dtype) -> float:
-    """Time of products in a dtype on the CPU, as a multiple of float32's; a trial of milliseconds.
+    """Time of products in a dtype on the CPU, as a multiple of float32's.
 
-    Processors without products of 16-bit numbers, such as those with AVX2 alone, compute them one
-    by one: there it is 10 to 100, where with AVX512_BF16 or AMX it is below 1.
+    The trial takes some milliseconds. Processors without products of 16-bit numbers, such as those
+    with AVX2 alone, compute them one by one: there it is 10 to 100, where with AVX512_BF16 or AMX
+    it is below 1.
     """
     times = []
     for kind in (torch.float32, dtype):
@@ -165,7 +162,7 @@ def slowdown(dtype: torch.dtype) -> float:
 
 
 def slow_products(dtype: torch.dtype) -> str | None:
-    """A line that warns of products in a dtype on the CPU where they are slow, or None."""
+    """Warning of a dtype whose products are slow on the CPU, or None."""
     factor = slowdown(dtype)
     if factor <= SLOW:
         return None

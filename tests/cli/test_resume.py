@@ -364,7 +364,7 @@ def test_ignored_settings_of_a_file_are_named(tmp_path: Path) -> None:
     )
     autoencoder = {"class_path": "palinka.KSparseAutoencoder", "init_args": {"k": 64}}
     kept = {"autoencoder": autoencoder, "sparsity_weight": 0.0001, "optimizer": ADAM}
-    (line,) = ignored_settings(["fit", "--config", str(file)], kept, kept)
+    (line,) = ignored_settings(["fit", f"--config={file}"], kept, kept)
     assert "k stays 64" in line
     assert "128" in line
     # The command line has won over both.

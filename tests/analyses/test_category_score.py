@@ -84,7 +84,7 @@ EXCHANGES = {
 @pytest.mark.parametrize("exchange", EXCHANGES)
 def test_p_values_equal_exchanging_labels_one_by_one(exchange, working_size, monkeypatch):
     module = sys.modules["palinka.analyses.category_score"]
-    monkeypatch.setattr(module, "WORKING_SIZE", working_size)
+    monkeypatch.setattr(module, "CHUNK_ELEMENTS", working_size)
     latents, targets = some_latents(), np.isin(WORDS, some_targets(20, 8).nonzero()[0])
     given, permutations = EXCHANGES[exchange]
     result = category_score(latents, targets, permutations=permutations, seed=4, **given)

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from palinka.analyses.category_score import CategoryScore
 from palinka.analyses.figures.text_heatmap import display_tokens
 from palinka.analyses.findings import Findings
-from palinka.analyses.stats.latents import activation_histogram
+from palinka.analyses.stats.latents import HistogramCounter
 from palinka.atlas.facts import LatentFacts
 from palinka.atlas.site import About
 from palinka.atlas.text import AFTER, BEFORE, Windows, Word
@@ -90,9 +90,11 @@ def synthetic_facts(latents: int = 150, vocabulary: list[bytes] | None = None) -
         else [Word(shown[(i + j) % count].strip() or "␣", 9 - j, 1.5) for j in range(6)]
         for i in range(latents)
     ]
+    histogram = HistogramCounter(latents)
+    histogram.add(batch)
     return LatentFacts(
         report,
-        activation_histogram([batch]),
+        histogram.result(),
         top,
         bands,
         3,

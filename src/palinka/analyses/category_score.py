@@ -1,4 +1,4 @@
-"""Latents that prefer the tokens of a category."""
+"""Preference of latents for the tokens of a category."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -9,11 +9,11 @@ from numpy.typing import ArrayLike, NDArray
 from palinka.analyses.result import Result, Table, as_matrix
 from palinka.analyses.stats.compiled import compiled
 from palinka.analyses.stats.latents import auc_of_ranks, column_ranks
-from palinka.analyses.stats.permutation import blocks, permutation_p_values
+from palinka.analyses.stats.permutation import chunks, permutation_p_values
 from palinka.errors import InputError, progress
 
 # Largest number of elements of a working array, for any number of tokens and latents.
-WORKING_SIZE = 1 << 22
+CHUNK_ELEMENTS = 1 << 22
 # Whole words are exchanged where there are this many in the category, and outside it.
 MIN_WORDS = 8
 # A category is clumped if none of this many exchanges of its words is (p = 0.005).
@@ -97,7 +97,7 @@ def category_score(
     words: ArrayLike | None = None,
     documents: ArrayLike | None = None,
 ) -> CategoryScore:
-    """Score how much each latent prefers the target tokens to all others.
+    """Score the preference of each latent for the target tokens.
 
     The score is the mean of a latent's non-zero activations at the targets divided by that at
     the other tokens, and 0 where either group's sum is not positive. A latent that never fires
@@ -121,12 +121,12 @@ def category_score(
 
     Args:
         latents: Activations, `(tokens, latents)`.
-        targets: Which tokens belong to the category, `(tokens,)`, boolean.
-        detector: Whether to compute the AUC; with permutations it always is.
+        targets: Mask of the category's tokens, `(tokens,)`, boolean.
+        detector: Compute the AUC; with permutations it always is.
         permutations: Number of exchanges; 0 for no p-values.
         seed: Determines the exchanges.
         words: The word of each token, such as its token id, `(tokens,)`.
-        documents: The document of each token, `(tokens,)`; `None` where all are of one.
+        documents: The document of each token, `(tokens,)`; default one document.
 
     Returns:
         The score of every latent and, if requested, its AUC and p-values.
@@ -189,7 +189,7 @@ def _target_mask(targets: ArrayLike, tokens: int) -> NDArray[np.bool_]:
 def _sums_and_counts(
     latents: NDArray[Any], mask: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Sums and numbers of the non-zero activations of each group, `(2, latents)`; targets first."""
+    """Sums and counts of each group's non-zero activations, `(2, latents)`; targets first."""
     sums = np.zeros((2, latents.shape[1]))
     counts = np.zeros((2, latents.shape[1]), dtype=np.int64)
     for token in range(latents.shape[0]):
@@ -203,7 +203,7 @@ def _sums_and_counts(
 def _per_token(
     values: ArrayLike | None, name: str, mask: NDArray[np.bool_]
 ) -> NDArray[np.intp] | None:
-    """Number the distinct values from 0, in the order of their sorting."""
+    """Ranks of the distinct values, from 0."""
     if values is None:
         return None
     numbers = np.unique(np.asarray(values), return_inverse=True)[1]
@@ -222,7 +222,7 @@ def _exchange_labels(
     permutations: int,
     seed: int,
 ) -> tuple[NDArray[np.bool_], str]:
-    """Exchanged labels, `(exchanges, tokens)`, and a note of what was exchanged."""
+    """Exchanged labels, `(exchanges, tokens)`, and a note on the exchange."""
     rng = np.random.default_rng(seed)
     if words is not None:
         labels = np.zeros(words.max() + 1, dtype=bool)
@@ -260,7 +260,7 @@ def _exchange_labels(
 
 
 def _unevenness(mask: NDArray[np.bool_]) -> float:
-    """Mean square of the gaps between targets over their squared mean, up to a constant factor."""
+    """Mean square of the gaps between targets over their squared mean, up to a factor."""
     positions = np.flatnonzero(mask)
     gaps = np.diff(positions, append=positions[0] + len(mask))
     return float(len(gaps) * (gaps.astype(np.float64) ** 2).sum())
@@ -269,30 +269,30 @@ def _unevenness(mask: NDArray[np.bool_]) -> float:
 def _auc_and_nulls(
     matrix: NDArray[Any], mask: NDArray[np.bool_], exchanged: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """The AUC of each latent; the largest score and AUC of any under each exchange of labels."""
+    """AUC of each latent, and the largest score and AUC of any under each exchange of labels."""
     tokens, latents = matrix.shape
     auc = np.empty(latents)
     largest_scores, largest_aucs = np.zeros((2, len(exchanged)))
     with progress("Exchanging labels", latents, "latents") as bar:
-        for columns in blocks(latents, min(1024, WORKING_SIZE // tokens)):
-            block = matrix[:, columns].astype(np.float64)
-            ranks = column_ranks(block)
+        for columns in chunks(latents, min(1024, CHUNK_ELEMENTS // tokens)):
+            part = matrix[:, columns].astype(np.float64)
+            ranks = column_ranks(part)
             auc[columns] = auc_of_ranks(ranks, mask[None])[0]
             # Counts below 2**24 are exact in float32, which multiplies twice as fast.
-            nonzero = (block != 0).astype(np.float32)
-            for some in blocks(len(exchanged), min(256, WORKING_SIZE // tokens)):
+            nonzero = (part != 0).astype(np.float32)
+            for some in chunks(len(exchanged), min(256, CHUNK_ELEMENTS // tokens)):
                 inside = exchanged[some]
                 counts = inside.astype(np.float32) @ nonzero
                 scores = _ratios(
-                    inside.astype(np.float64) @ block,
+                    inside.astype(np.float64) @ part,
                     counts,
-                    (~inside).astype(np.float64) @ block,
+                    (~inside).astype(np.float64) @ part,
                     nonzero.sum(axis=0) - counts,
                 )
                 aucs = auc_of_ranks(ranks, inside)
                 for largest, values in ((largest_scores, scores), (largest_aucs, aucs)):
                     np.maximum(largest[some], values.max(axis=1), out=largest[some])
-            bar.update(block.shape[1])
+            bar.update(part.shape[1])
     return auc, largest_scores, largest_aucs
 
 

@@ -1,4 +1,4 @@
-"""Directions in which one condition varies most for each unit of variance in the other."""
+"""Directions of most variance in one condition per unit of variance in the other."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from palinka.analyses.stats.eigenvalue_null import heldout_ratio, permutation_nu
 from palinka.errors import InputError
 
 Array = NDArray[np.float64]
-# Halves of which a variance can be taken.
+# Fewest items of a condition whose halves have a variance.
 _SMALLEST_TO_HALVE = 4
 # A smaller share of the data's mean square is rounding of float32.
 _NO_VARIANCE = float(np.finfo(np.float32).eps) ** 2
@@ -43,8 +43,8 @@ class GeneralizedEigendecomposition(Result):
         pattern_b: `(d,)`, the same of B over A.
         pattern_correlation: Pearson's, of the two patterns.
         ranks: `(2, 2)` integers: rows A and B, columns before and after shrinkage.
-        variance: The cut that was asked for, in per cent.
-        shrinkage: The shrinkage that was asked for.
+        variance: The requested cut, in per cent.
+        shrinkage: The requested shrinkage.
         pairs: Item i of A and item i of B are a matched pair.
         observed_a: The largest eigenvalue under the recipe of the null, which has a basis of its
             own; the p-values are about this one. `None`, like all below, without permutations.
@@ -194,7 +194,7 @@ def generalized_eigendecomposition(
     a, b = as_float64(a, "a", 3), as_float64(b, "b", 3)
     if a.shape[1] != b.shape[1]:
         raise InputError(
-            f"a has {a.shape[1]} columns and b has {b.shape[1]}; expected as many in both"
+            f"a has {a.shape[1]} columns and b has {b.shape[1]}; expected the same number"
         )
     if pairs:
         _check_pairs(a, b)
@@ -310,7 +310,7 @@ def _inference(
     pairs: bool,
     seed: int,
 ) -> tuple[dict[str, Any], list[str]]:
-    """The fields that come with permutations, and what to note about them."""
+    """The fields that come with permutations, and notes on them."""
     observed, null = permutation_null(a, b, variance, shrinkage, permutations, pairs, seed)
     p_values = (1 + (null >= observed).sum(axis=0)) / (permutations + 1)
     fields: dict[str, Any] = {}

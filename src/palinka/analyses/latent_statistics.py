@@ -1,4 +1,4 @@
-"""How often and how strongly each latent is active."""
+"""Density and strength of each latent."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from palinka.analyses.result import Result, Table, as_matrix
-from palinka.analyses.stats.permutation import blocks
+from palinka.analyses.stats.permutation import chunks
 from palinka.errors import InputError
 
-# Rows are summed in pieces of about this many numbers, which stay in the processor's cache.
-PIECE = 1 << 18
+# Maximum number of elements summed at a time, which stay in the processor's cache.
+CHUNK_ELEMENTS = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class LatentStatistics(Result):
         density: The share of tokens at which the latent is not zero, in per cent.
         activation: The mean magnitude over those tokens; 0 where there are none.
         mass: `density * activation`, in per cent times the activation's unit.
-        dead: Whether the latent is zero at every token.
+        dead: True where the latent is zero at every token.
     """
 
     density: NDArray[np.float64]
@@ -40,7 +40,7 @@ class LatentStatistics(Result):
 
     @property
     def l0(self) -> float:
-        """How many latents are active at a token, on average."""
+        """Mean number of latents that are active at a token."""
         return float(self.density.sum()) / 100.0
 
     @property
@@ -59,7 +59,7 @@ class LatentStatistics(Result):
 
 
 def latent_statistics(latents: ArrayLike | Iterable[ArrayLike]) -> LatentStatistics:
-    """Measure how often and how strongly each latent is active, in one pass.
+    """Measure density, activation and mass of each latent in one pass.
 
     Counts are exact and sums are float64, so the result does not depend on how the tokens
     are divided into batches. Signed activations count by their magnitude. They describe these
@@ -74,7 +74,7 @@ def latent_statistics(latents: ArrayLike | Iterable[ArrayLike]) -> LatentStatist
 
     Raises:
         InputError: If there are no tokens, if batches differ in their number of latents, or if
-            a batch is no matrix or holds NaN or infinities.
+            a batch is not a matrix or holds NaN or infinities.
     """
     tokens = 0
     counts, sums = np.zeros(0, dtype=np.int64), np.zeros(0)
@@ -88,10 +88,10 @@ def latent_statistics(latents: ArrayLike | Iterable[ArrayLike]) -> LatentStatist
                 "batches of the same latents"
             )
         tokens += len(matrix)
-        for rows in blocks(len(matrix), PIECE // matrix.shape[1]):
-            piece = matrix[rows]
-            counts += np.add.reduce(piece != 0, axis=0, dtype=np.int64)
-            sums += np.add.reduce(np.abs(piece), axis=0, dtype=np.float64)
+        for rows in chunks(len(matrix), CHUNK_ELEMENTS // matrix.shape[1]):
+            part = matrix[rows]
+            counts += np.add.reduce(part != 0, axis=0, dtype=np.int64)
+            sums += np.add.reduce(np.abs(part), axis=0, dtype=np.float64)
     if tokens == 0:
         raise InputError("there are no latents: expected at least one token")
     dead = counts == 0
@@ -102,7 +102,7 @@ def latent_statistics(latents: ArrayLike | Iterable[ArrayLike]) -> LatentStatist
 
 
 def _batches(latents: ArrayLike | Iterable[ArrayLike]) -> Iterator[tuple[str, ArrayLike]]:
-    """Names and batches: an array is one, anything else that can be gone through is many."""
+    """Names and batches: an array is one batch, any other iterable is many."""
     if hasattr(latents, "ndim"):
         yield "latents", cast(ArrayLike, latents)
     elif isinstance(latents, Iterable):

@@ -22,7 +22,7 @@ from palinka.analyses.stats.joint_histogram import (
 from palinka.errors import InputError, progress
 
 PERCENTILES = (0, 1, 5, 25, 50, 75, 95, 99, 100)
-MOST_BINS = 1024
+MAX_BINS = 1024
 ROWS_PER_TASK = 8
 # Relative differences up to this come from the order in which numbers were added.
 ROUNDING = 1e-12
@@ -35,10 +35,10 @@ NOTED_SHARE = 0.01
 
 @dataclass(frozen=True)
 class PairwiseMutualInformation(Result):
-    """How much items share; matrices are `(items, items)`, filled where row < column, else zero.
+    """Dependence of pairs of items; matrices are `(items, items)`, zero unless row < column.
 
     Attributes:
-        mutual_information: Of each pair, in bits, by its joint histogram.
+        mutual_information: Of each pair, in bits, from its joint histogram.
         covariance: Of each pair, in squared units of the activations.
         samples: Units that were kept for each pair.
         mutual_information_corrected: With the Miller–Madow correction, in bits.
@@ -60,30 +60,24 @@ class PairwiseMutualInformation(Result):
 
     @property
     def mean_mutual_information(self) -> float:
-        """Over pairs, in bits."""
+        """Mean over pairs, in bits."""
         return float(of_pairs(self.mutual_information).mean())
 
     @property
     def mean_mutual_information_corrected(self) -> float:
-        """Over pairs, in bits."""
+        """Mean over pairs, in bits."""
         return float(of_pairs(self.mutual_information_corrected).mean())
 
     @property
     def mean_covariance(self) -> float:
-        """Over pairs."""
+        """Mean over pairs."""
         return float(of_pairs(self.covariance).mean())
 
     def tables(self) -> dict[str, Table]:
         """The distributions over pairs, as percentiles."""
-        matrices = {
-            "mutual_information": self.mutual_information,
-            "mutual_information_corrected": self.mutual_information_corrected,
-            "covariance": self.covariance,
-            "samples": self.samples,
-        }
         percentiles: Table = {"percentile": PERCENTILES}
-        for name, matrix in matrices.items():
-            percentiles[name] = np.percentile(of_pairs(matrix), PERCENTILES)
+        for name in ("mutual_information", "mutual_information_corrected", "covariance", "samples"):
+            percentiles[name] = np.percentile(of_pairs(getattr(self, name)), PERCENTILES)
         return {"percentiles": percentiles}
 
 
@@ -120,12 +114,11 @@ def pairwise_mutual_information(
             their rare activations have large z-scores and carry the information.
 
     Returns:
-        The matrices over pairs, and how the two measures correlate.
+        The matrices over pairs, and the correlation of the two measures.
 
     Raises:
         InputError: If there are fewer than three items, values that are NaN or infinite, items
-            that span more than their dtype can hold, no possible number of bins or no possible
-            z-score.
+            that span more than their dtype can hold, or `bins` or `outlier_z` out of range.
 
     Source:
         Shannon (1948), "A mathematical theory of communication"; Miller (1955), "Note on the bias
@@ -133,9 +126,9 @@ def pairwise_mutual_information(
     """
     values = _values(x)
     if isinstance(bins, bool) or not isinstance(bins, (int, np.integer)):
-        raise InputError(f"bins is {bins!r}; expected a whole number from 1 to {MOST_BINS}")
-    if not 1 <= bins <= MOST_BINS:
-        raise InputError(f"bins is {bins}; expected a whole number from 1 to {MOST_BINS}")
+        raise InputError(f"bins is {bins!r}; expected a whole number from 1 to {MAX_BINS}")
+    if not 1 <= bins <= MAX_BINS:
+        raise InputError(f"bins is {bins}; expected a whole number from 1 to {MAX_BINS}")
     if outlier_z is None:
         zeros = 1.0 - np.count_nonzero(values) / values.size
         outlier_z = OUTLIER_Z if zeros <= DENSE_ZEROS else 0.0
@@ -177,7 +170,7 @@ def _values(x: ArrayLike) -> NDArray[np.floating[Any]]:
 
 
 def outlying_units(values: NDArray[np.floating[Any]], outlier_z: float) -> NDArray[np.bool_]:
-    """Where the z-score of a value in its item exceeds the limit, in the dtype of the values."""
+    """Mask of values whose z-score in their item, in their dtype, exceeds the limit."""
     if outlier_z == 0 or values.shape[1] < 2:
         return np.zeros(values.shape, dtype=np.bool_)
     values = scaled(values, axis=1)
@@ -191,7 +184,7 @@ def outlying_units(values: NDArray[np.floating[Any]], outlier_z: float) -> NDArr
 
 
 def _information(rows: BinnedRows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mutual information of all pairs, plain and corrected, by as many threads as there are."""
+    """Mutual information of all pairs, plain and corrected, by all threads."""
     items, units = rows.values.shape
     information, corrected = np.zeros((2, items, items))
     counts = np.arange(units + 1)
@@ -226,8 +219,7 @@ def _information(rows: BinnedRows) -> tuple[NDArray[np.float64], NDArray[np.floa
 def _samples_and_covariance(rows: BinnedRows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Of all pairs, by products of matrices in which zeros stand for units left out.
 
-    They come after the loops, for BLAS threads stay awake for a while and would take the cores
-    from them.
+    Runs after the loops: BLAS threads stay awake for a while and would take the cores from them.
     """
     outlying = rows.outlying
     inliers = rows.values.astype(np.float64)
@@ -235,13 +227,13 @@ def _samples_and_covariance(rows: BinnedRows) -> tuple[NDArray[np.float64], NDAr
     counts = np.maximum((~outlying).sum(axis=1, keepdims=True), 1)
     centered = inliers - inliers.sum(axis=1, keepdims=True) / counts
     centered[outlying] = 0.0
-    # Only few units are outliers of anybody.
+    # Few units are outliers of any item.
     units = outlying.any(axis=0)
     dropped = outlying[:, units].astype(np.float64)
     each = dropped.sum(axis=1)
     samples = outlying.shape[1] - each[:, None] - each + dropped @ dropped.T
-    # What remains is to center both on the units of the pair. A centered item sums to zero, so
-    # that what is left is what was dropped, the sign turned.
+    # Center both on the units of the pair. A centered item sums to zero, so that the sum over the
+    # kept units is minus the sum over the dropped ones.
     sums = centered[:, units] @ dropped.T
     covariance = centered @ centered.T
     covariance -= sums * sums.T / np.maximum(samples, 1.0)

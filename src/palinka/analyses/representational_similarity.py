@@ -1,4 +1,4 @@
-"""Whether two sites find the same words alike."""
+"""Representational similarity analysis (RSA) of two sites."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,12 +28,12 @@ ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class RepresentationalSimilarity(Result):
-    """How two sites arrange the same words.
+    """Similarities among the same words at two sites, and their comparison.
 
     Attributes:
         similarity_x: Cosine similarity at the first site, `(items, items)`.
         similarity_y: The same at the second.
-        score: How alike the two matrices are, by `compare`.
+        score: Similarity of the two matrices, by `compare`.
         group_scores: The same among the words of each group alone, `(groups,)`, in order of first
             appearance; NaN for groups of two words, empty without groups.
         selectivity_x: Mean similarity within groups over mean similarity between groups, at the
@@ -42,7 +42,7 @@ class RepresentationalSimilarity(Result):
         p_value: One-sided, by permuted words; `None` without permutations.
         score_interval: 2.5th and 97.5th percentile of `score` over resampled words, `(2,)`;
             `None` without permutations, and for CKA.
-        compare: What kind of score it is.
+        compare: Kind of the score.
         group_names: In order of first appearance.
         membership: The group of each item as an index into `group_names`, `(items,)`; `None`
             without groups.
@@ -99,9 +99,9 @@ def representational_similarity(
         compare: `"pearson"`, `"spearman"` or `"kendall"` (τ-a) over pairs of different words, or
             `"cka"` (linear, of the vectors scaled to unit length; the plain one, which is above
             zero even for unrelated sites where words are few: read it beside its p-value).
-        permutations: How many times to exchange the words of `y` for the p-value (Mantel's test),
-            any word with any other and all its similarities with it, since pairs that share a
-            word are not independent; and to resample words for the interval, within groups where
+        permutations: Number of exchanges of the words of `y` for the p-value (Mantel's test), any
+            word with any other and all its similarities with it, since pairs that share a word
+            are not independent; and of resamples of words for the interval, within groups where
             there are any. 0: neither.
         seed: Of the shuffles and resamples.
 
@@ -138,9 +138,9 @@ def representational_similarity(
     group_scores = []
     if membership is not None:
         for name, items in zip(names, strata, strict=True):
-            blocks = [matrix[np.ix_(items, items)] for matrix in (similarity_x, similarity_y)]
-            group_scores.append(compare_matrices(blocks[0], blocks[1], compare))
-            notes += _score_notes(blocks[0], blocks[1], group_scores[-1], f"group {name!r}")
+            of_x, of_y = (matrix[np.ix_(items, items)] for matrix in (similarity_x, similarity_y))
+            group_scores.append(compare_matrices(of_x, of_y, compare))
+            notes += _score_notes(of_x, of_y, group_scores[-1], f"group {name!r}")
         notes += _selectivity_notes(similarity_x, membership, "x")
         notes += _selectivity_notes(similarity_y, membership, "y")
 
@@ -160,8 +160,12 @@ def representational_similarity(
                 resampled = resampled_scores(
                     similarity_x, similarity_y, compare, strata, permutations, draws
                 )
-                interval, interval_notes = _interval(resampled)
-                notes += interval_notes
+                defined = resampled[np.isfinite(resampled)]
+                interval = np.percentile(defined, [2.5, 97.5]) if len(defined) else None
+                if left_out := len(resampled) - len(defined):
+                    notes.append(
+                        f"{left_out} of {len(resampled)} resamples of the words have no score"
+                    )
 
     return RepresentationalSimilarity(
         similarity_x=similarity_x,
@@ -182,7 +186,7 @@ def representational_similarity(
 def _grouped(
     groups: Sequence[Any] | NDArray[Any], items: int
 ) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    """Names of the groups in order of first appearance, and which one each item belongs to."""
+    """Names of the groups in order of first appearance, and the index of each item's group."""
     labels = [str(group) for group in groups]
     if len(labels) != items:
         raise InputError(f"groups has {len(labels)} entries for {items} items; give one per item")
@@ -229,17 +233,6 @@ def _score_notes(
             f"{value}"
         ]
     return []
-
-
-def _interval(
-    resampled: NDArray[np.float64],
-) -> tuple[NDArray[np.float64] | None, list[str]]:
-    defined = resampled[np.isfinite(resampled)]
-    left_out = len(resampled) - len(defined)
-    notes = []
-    if left_out:
-        notes.append(f"{left_out} of {len(resampled)} resamples of the words have no score")
-    return (np.percentile(defined, [2.5, 97.5]) if len(defined) else None), notes
 
 
 def _listed(names: Sequence[str]) -> str:

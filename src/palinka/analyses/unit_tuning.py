@@ -23,13 +23,13 @@ MINIMUM_ITEMS_WELCH_MAX_T = 8
 
 @dataclass(frozen=True)
 class UnitTuning(Result):
-    """Where two conditions drive single units apart; arrays are `(units,)`.
+    """Per-unit differences between two conditions; arrays are `(units,)`.
 
     Attributes:
         t: The statistic of `b - a`; 0 where a unit has no variance.
         p: Two-sided p-values, each unit by itself; 1 where a unit has no variance.
         p_adjusted: The same after the correction for all units.
-        significant: Where the difference holds after the correction.
+        significant: True where the difference holds after the correction.
         effect_size: Hedges' g of `b - a`; 0 where a unit has no variance.
     """
 
@@ -50,12 +50,12 @@ class UnitTuning(Result):
 
     @property
     def units(self) -> int:
-        """How many units were tested."""
+        """Number of units."""
         return len(self.t)
 
     @property
     def units_significant(self) -> int:
-        """How many units differ after the correction."""
+        """Number of units that differ after the correction."""
         return int(self.significant.sum())
 
     @property
@@ -202,10 +202,7 @@ def _check(
         )
 
 
-Moments = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
-
-
-def _moments(samples: Sequence[NDArray[np.float64]]) -> Moments:
+def _moments(samples: Sequence[NDArray[np.float64]]) -> tuple[NDArray[np.float64], ...]:
     """Sum of the means, its standard error, degrees of freedom (Welch) and Hedges' g."""
     difference, squared_error, inverse_freedom, squares = np.zeros((4, samples[0].shape[1]))
     freedom = 0
@@ -217,7 +214,10 @@ def _moments(samples: Sequence[NDArray[np.float64]]) -> Moments:
         inverse_freedom += np.square(variance / n) / (n - 1)
         squares += (n - 1) * variance
         freedom += n - 1
-    g = _small_sample_factor(freedom) * _quotient(difference, np.sqrt(squares / freedom))
+    # Hedges' exact J removes the bias of a standardized mean difference.
+    half = freedom / 2.0
+    factor = np.exp(gammaln(half) - gammaln(half - 0.5)) / np.sqrt(half)
+    g = factor * _quotient(difference, np.sqrt(squares / freedom))
     welch = _quotient(np.square(squared_error), inverse_freedom)
     return difference, np.sqrt(squared_error), welch, g
 
@@ -242,9 +242,3 @@ def _quotient(
     return np.divide(
         numerators, denominators, out=np.zeros(len(numerators)), where=denominators > 0
     )
-
-
-def _small_sample_factor(freedom: int) -> float:
-    """Hedges' exact J, which removes the bias of a standardized mean difference."""
-    half = freedom / 2.0
-    return float(np.exp(gammaln(half) - gammaln(half - 0.5)) / np.sqrt(half))

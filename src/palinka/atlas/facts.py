@@ -46,7 +46,7 @@ class ActiveSample:
 
     def rows(self) -> NDArray[np.int64]:
         """Drawn rows, `(latents, n)`, in random order; -1 beyond the active ones."""
-        return self._heap.found().rows
+        return self._heap.result().rows
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def gather(
     chosen = choose_from_bands(sampled, options.quantiles, options.per_quantile)
     return LatentFacts(
         report,
-        histogram.found(),
+        histogram.result(),
         top,
         sampled.chosen(chosen),
         options.quantiles,

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from palinka.analyses.figures.text_heatmap import display_tokens
-from palinka.analyses.stats.permutation import blocks
+from palinka.analyses.stats.permutation import chunks
 from palinka.data import ActivationDataModule, Context
 from palinka.errors import track
 from palinka.training import SparseAutoencoderModule
@@ -192,7 +192,7 @@ def read_windows(
         if own.start == own.stop:
             continue
         latents = _latents(data, module, text.tokens[start:stop].reshape(-1, length))
-        for piece in blocks(own.stop - own.start, PIECE):
+        for piece in chunks(own.stop - own.start, PIECE):
             some = slice(own.start + piece.start, own.start + piece.stop)
             window, inside = text.around(wanted[some], BEFORE, AFTER)
             values = latents[np.where(inside, window - start, 0), latent[some, None]]

@@ -9,14 +9,15 @@ from numpy.typing import NDArray
 
 from palinka.analyses.category_score import CategoryScore
 from palinka.analyses.figures.style import (
-    HUES,
+    COLORS,
     MUTED,
     captioned,
-    draw_apart,
+    draw_highlighted,
     draw_points,
     draw_sorted,
     legend_above,
     new_figure,
+    ranked_panels,
     style,
 )
 
@@ -36,7 +37,7 @@ _CAPTIONS = {
 ALPHA = 0.05
 SCORE = "score (target mean / other mean)"
 # Around the first latent of a ranking.
-RING: dict[str, Any] = {"marker": "o", "ms": 8, "mfc": "none", "mec": HUES[1], "ls": ""}
+RING: dict[str, Any] = {"marker": "o", "ms": 8, "mfc": "none", "mec": COLORS[1], "ls": ""}
 # Latents of score 0 have no place on a logarithmic axis: share of the axis from its left edge.
 LEFT_EDGE = 0.02
 
@@ -48,7 +49,7 @@ def category_score(
 
     Args:
         result: What `analyses.category_score` found.
-        units: What the axes call the latents.
+        units: Plural name of the latents.
         **context: Ignored.
 
     Returns:
@@ -68,8 +69,9 @@ def category_score(
 
 
 def _scores(result: CategoryScore, units: str) -> Figure:
-    figure, (by_number, by_rank) = new_figure(8.0, 3.6, ncols=2, sharey=True, width_ratios=(2.2, 1))
-    numbers, positive = np.arange(len(result.score)), result.score > 0
+    count = len(result.score)
+    figure, by_number, by_rank = ranked_panels(count, units, SCORE, f"{units} above 0")
+    numbers, positive = np.arange(count), result.score > 0
     if positive.any():
         draw_points(by_number, numbers[positive], result.score[positive], log_y=True)
         draw_sorted(by_rank, result.score[positive])
@@ -78,17 +80,11 @@ def _scores(result: CategoryScore, units: str) -> Figure:
         axes.axhline(1.0, color=MUTED, lw=0.8, zorder=0)
     threshold = _lowest_significant(result.score, result.p_value)
     if threshold is not None:
-        by_number.axhline(threshold, color=HUES[1], lw=0.9, ls="--", label=f"p ≤ {ALPHA}")
-    by_number.set(
-        xlabel=f"number of the {units[:-1]}",
-        ylabel=SCORE,
-        xlim=(-0.5, len(result.score) - 0.5),
-        title=_headline(result, units),
-    )
-    draw_apart(by_number, numbers[~positive], "score 0", MUTED)
+        by_number.axhline(threshold, color=COLORS[1], lw=0.9, ls="--", label=f"p ≤ {ALPHA}")
+    by_number.set_title(_headline(result, units))
+    draw_highlighted(by_number, numbers[~positive], "score 0", MUTED)
     if by_number.get_legend_handles_labels()[0]:
         legend_above(by_number, columns=2)
-    by_rank.set(xlabel=f"share of the {units} above 0 (%)", title="in descending order")
     return figure
 
 
@@ -109,7 +105,7 @@ def _score_against_auc(result: CategoryScore, auc: NDArray[np.float64], units: s
         else:
             axes.plot(LEFT_EDGE, auc[best], transform=at_edge, **RING)
     axes.axhline(0.5, color=MUTED, lw=0.8, zorder=0)
-    line = {"color": HUES[1], "lw": 0.9, "ls": "--"}
+    line = {"color": COLORS[1], "lw": 0.9, "ls": "--"}
     lowest_score = _lowest_significant(result.score, result.p_value)
     if lowest_score is not None:
         axes.axvline(lowest_score, label=f"p ≤ {ALPHA}", **line)
@@ -119,11 +115,8 @@ def _score_against_auc(result: CategoryScore, auc: NDArray[np.float64], units: s
         axes.axhline(lowest_auc, label=label, **line)
     if axes.get_legend_handles_labels()[0]:
         legend_above(axes)
-    axes.set(
-        xlabel=SCORE,
-        ylabel="AUC as a detector of the category",
-        title=_headline(result, units),
-    )
+    axes.set(xlabel=SCORE, ylabel="AUC as a detector of the category")
+    axes.set_title(_headline(result, units))
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Pictures of how often and how strongly latents are active."""
+"""Figures of latent statistics."""
 
 from typing import Any
 
@@ -7,14 +7,16 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from palinka.analyses.figures.style import (
-    DIVERGING,
     block_means,
     captioned,
     color_label,
-    draw_apart,
+    color_limit,
+    draw_activations,
+    draw_highlighted,
     draw_points,
     draw_sorted,
     new_figure,
+    ranked_panels,
     style,
 )
 from palinka.analyses.latent_statistics import LatentStatistics
@@ -44,12 +46,12 @@ def latent_statistics(
     result: LatentStatistics, *, latents: ArrayLike | None = None, units: str = "latents",
     **context: Any,
 ) -> dict[str, Figure]:  # fmt: skip
-    """Draw density and activation by latent and against each other, and the latents themselves.
+    """Draw density and activation by latent, against each other, and the latents.
 
     Args:
         result: What `analyses.latent_statistics` found.
         latents: The activations, `(tokens, latents)`, for an image of them.
-        units: What the axes call the latents.
+        units: Plural name of the latents.
         **context: Ignored.
 
     Returns:
@@ -76,16 +78,12 @@ def _share_alive(result: LatentStatistics, units: str) -> str:
 def _by_latent(
     result: LatentStatistics, values: NDArray[np.float64], label: str, units: str
 ) -> Figure:
-    figure, (by_number, by_rank) = new_figure(8.0, 3.6, ncols=2, sharey=True, width_ratios=(2.2, 1))
+    figure, by_number, by_rank = ranked_panels(len(values), units, label, f"alive {units}")
     numbers, dead = np.arange(len(values)), result.dead
     if not dead.all():
         draw_points(by_number, numbers[~dead], values[~dead], log_y=True)
         draw_sorted(by_rank, values[~dead])
-    by_number.set(
-        xlabel=f"number of the {units[:-1]}", ylabel=label, xlim=(-0.5, len(values) - 0.5)
-    )
-    draw_apart(by_number, numbers[dead], "dead")
-    by_rank.set(xlabel=f"share of the alive {units} (%)", title="in descending order")
+    draw_highlighted(by_number, numbers[dead], "dead")
     by_number.set_title(_share_alive(result, units))
     return figure
 
@@ -107,16 +105,7 @@ def _image(latents: NDArray[np.float64], units: str) -> Figure:
     figure, axes = new_figure(8.0, 4.0)
     image = block_means(latents)
     signed = bool((latents < 0).any())
-    # The strongest one in two hundred may saturate, so that the others are seen.
-    limit = float(np.quantile(np.abs(image), 0.995)) or float(np.abs(image).max()) or 1.0
-    drawn = axes.imshow(
-        image,
-        aspect="auto",
-        extent=(-0.5, latents.shape[1] - 0.5, latents.shape[0] - 0.5, -0.5),
-        cmap=DIVERGING if signed else "magma_r",
-        vmin=-limit if signed else 0.0,
-        vmax=limit,
-    )
+    drawn = draw_activations(axes, image, latents.shape, color_limit(image), signed)
     label = color_label("activation", image, latents)
     figure.colorbar(drawn, ax=axes, label=label, extend="both" if signed else "max")
     axes.set(xlabel=f"number of the {units[:-1]}", ylabel="token")

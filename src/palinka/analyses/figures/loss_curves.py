@@ -1,4 +1,4 @@
-"""The losses of a fit over its steps."""
+"""Losses over the steps of a run."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,16 +7,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from palinka.analyses.figures.style import HUES, MUTED, captioned, new_figure, style
+from palinka.analyses.figures.style import MUTED, captioned, cycled, new_figure, style
 from palinka.errors import InputError
 
 # More steps than this are also drawn as their running mean.
 NOISY = 50
 
-
-_CAPTIONS = {
-    "losses": "Every loss over the steps of the run.",
-}
+_CAPTIONS = {"losses": "Every loss over the steps of the run."}
 
 
 def loss_curves(
@@ -33,7 +30,7 @@ def loss_curves(
         `losses`.
 
     Raises:
-        InputError: If there are no losses, or one has not as many values as steps.
+        InputError: If there are no losses, or one differs in the numbers of values and steps.
     """
     if not history:
         raise InputError("there are no losses to draw; expected steps and values of at least one")
@@ -45,7 +42,7 @@ def loss_curves(
         )
         panels = list(grid.flat)
         for number, (name, points) in enumerate(history.items()):
-            axes, color = panels[number], HUES[number % len(HUES)]
+            axes, color = panels[number], cycled(number)
             steps, values = (np.asarray(part, dtype=np.float64) for part in points)
             if steps.shape != values.shape or steps.ndim != 1:
                 raise InputError(

@@ -16,12 +16,13 @@ from matplotlib.scale import SymmetricalLogTransform
 from numpy.typing import ArrayLike, NDArray
 
 from palinka.analyses.figures.style import (
+    COLORS,
     DIVERGING,
-    HUES,
     MUTED,
     block_means,
     captioned,
     color_label,
+    cycled,
     draw_points,
     mark_zero,
     new_figure,
@@ -37,9 +38,9 @@ from palinka.analyses.pairwise_mutual_information import (
 INFORMATION = "mutual information (bits)"
 COVARIANCE = "covariance (squared activation)"
 TOGETHER = "together"
-# So many pairs of each condition are drawn in a small panel; r is that of all of them.
-POINTS_IN_PANEL = 800
-SITES_OF_MEANS = 3
+# Pairs of each condition that are drawn in a small panel; r is that of all pairs.
+MAX_PANEL_POINTS = 800
+MAX_MEAN_SITES = 3
 BINS = 60
 # Values that differ by more than this factor are drawn on a logarithmic scale.
 WIDE = 100.0
@@ -63,7 +64,7 @@ class Pairs(NamedTuple):
 
 
 def by_site_and_condition(values: Mapping[str, T], conditions: Sequence[str] = ()) -> BySite[T]:
-    """Sort what is known by `site/condition`, or by site alone, into sites and their conditions."""
+    """Group values with keys `site/condition`, or `site`, by site and condition."""
     found: BySite[T] = {}
     for key, value in values.items():
         site, _, condition = key.partition("/")
@@ -84,22 +85,22 @@ def bin_edges(low: float, high: float) -> NDArray[np.float64]:
 
 
 def scatter_by_site(results: BySite[PairwiseMutualInformation]) -> Figure:
-    """Covariance against mutual information, a panel for each site, a color for each condition."""
+    """Covariance against information: a panel for each site, a color for each condition."""
     columns = min(len(results), max(3, ceil(np.sqrt(1.5 * len(results)))))
     rows = ceil(len(results) / columns)
     figure, panels = new_figure(
         1.0 + 1.75 * columns, 1.2 + 1.6 * rows, nrows=rows, ncols=columns, squeeze=False
     )
-    conditions = _conditions(results)
+    conditions, names = _conditions(results)
     random = np.random.default_rng(0)
     for axes, (site, of_site) in zip(panels.flat, results.items(), strict=False):
         pairs = _pairs(of_site)
         points, colors = [], []
         for condition in of_site:
             x, y = pairs[condition]
-            drawn = random.permutation(len(x))[:POINTS_IN_PANEL]
+            drawn = random.permutation(len(x))[:MAX_PANEL_POINTS]
             points.append(np.stack([x[drawn], y[drawn]]))
-            colors += [HUES[conditions.index(condition) % len(HUES)]] * len(drawn)
+            colors += [cycled(conditions.index(condition))] * len(drawn)
         # In random order, so that no condition hides another.
         order = random.permutation(len(colors))
         axes.scatter(
@@ -113,39 +114,28 @@ def scatter_by_site(results: BySite[PairwiseMutualInformation]) -> Figure:
         mark_zero(axes)
         correlations = [measured.correlation for measured in pairs.values()]
         texts = [f"{r:.2f}" if np.isfinite(r) else "none" for r in correlations]
-        axes.set_title(f"{site}\nr = {' | '.join(texts)}", fontsize=7, parse_math=False)
+        axes.set_title(f"{site}\nr = {' | '.join(texts)}", fontsize=7)
         axes.tick_params(labelsize=6)
         axes.locator_params(nbins=3)
     for spare in panels.flat[len(results) :]:
         spare.remove()
     figure.supxlabel(INFORMATION, fontsize="medium")
     figure.supylabel(COVARIANCE, fontsize="medium")
-    names = [*conditions, TOGETHER] if len(conditions) > 1 else conditions
     _legend(figure, conditions, f"r = {' | '.join(names)}")
     return figure
 
 
 def distributions(results: BySite[PairwiseMutualInformation]) -> Figure:
     """Both measures over pairs, a curve for each site in its color."""
-    conditions = _conditions(results)
-    names = [*conditions, TOGETHER] if len(conditions) > 1 else conditions
-    figure, panels = new_figure(
-        1.8 + 2.7 * len(names),
-        5.0,
-        nrows=2,
-        ncols=len(names),
-        squeeze=False,
-        sharex="row",
-        sharey="row",
-    )
+    _, names = _conditions(results)
+    layout = {"nrows": 2, "ncols": len(names), "sharex": "row", "sharey": "row"}
+    figure, panels = new_figure(1.8 + 2.7 * len(names), 5.0, squeeze=False, **layout)
     numbers, label = _numbers(list(results))
-    sites = {
-        number: _pairs(of_site) for number, of_site in zip(numbers, results.values(), strict=True)
-    }
+    pairs = [_pairs(of_site) for of_site in results.values()]
     measures = [
         {
-            number: {condition: found[measure] for condition, found in pairs.items()}
-            for number, pairs in sites.items()
+            number: {condition: both[measure] for condition, both in found.items()}
+            for number, found in zip(numbers, pairs, strict=True)
         }
         for measure in (0, 1)
     ]
@@ -157,7 +147,7 @@ def distributions(results: BySite[PairwiseMutualInformation]) -> Figure:
             axes.set_xlabel(name)
         row[0].set_ylabel("pairs, relative to the peak")
     for axes, condition in zip(panels[0], names, strict=True):
-        axes.set_title(condition or "all pairs", parse_math=False)
+        axes.set_title(condition or "all pairs")
     if len(drawn) > 1:
         figure.colorbar(ScalarMappable(scale, "viridis"), ax=panels, label=label)
     return figure
@@ -203,14 +193,13 @@ def _curves(
 
 
 def _is_uniform(found: Mapping[str, NDArray[np.float64]]) -> bool:
-    """Whether all pairs of a condition are equal, as those of one token's embeddings are."""
+    """True if all pairs of a condition are equal, as those of one token's embeddings are."""
     return any(np.ptp(pairs) <= ROUNDING * np.abs(pairs).max() for pairs in found.values())
 
 
 def means_by_site(results: BySite[PairwiseMutualInformation]) -> Figure:
-    """The means of both measures from site to site, with the range of the middle half of pairs."""
-    conditions = _conditions(results)
-    names = [*conditions, TOGETHER] if len(conditions) > 1 else conditions
+    """Means of both measures by site, with the range of the middle half of pairs."""
+    conditions, names = _conditions(results)
     figure, panels = new_figure(9.0, 3.6, ncols=2)
     numbers, label = _numbers(list(results))
     pairs = [_pairs(of_site) for of_site in results.values()]
@@ -219,15 +208,10 @@ def means_by_site(results: BySite[PairwiseMutualInformation]) -> Figure:
             values = [found[condition][measure] for found in pairs if condition in found]
             where = [n for n, found in zip(numbers, pairs, strict=True) if condition in found]
             together = condition == TOGETHER
-            color = "black" if together else HUES[conditions.index(condition) % len(HUES)]
-            axes.plot(
-                where,
-                [value.mean() for value in values],
-                "--" if together else "o-",
-                color=color,
-                linewidth=1.0 if together else 1.4,
-                label=condition or "mean",
-            )
+            color = "black" if together else cycled(conditions.index(condition))
+            means = [value.mean() for value in values]
+            line, width = ("--", 1.0) if together else ("o-", 1.4)
+            axes.plot(where, means, line, color=color, linewidth=width, label=condition or "mean")
             if not together:
                 lower, upper = np.array([np.percentile(value, [25, 75]) for value in values]).T
                 axes.fill_between(where, lower, upper, color=color, alpha=0.18, linewidth=0)
@@ -241,45 +225,40 @@ def means_by_site(results: BySite[PairwiseMutualInformation]) -> Figure:
     mark_zero(panels[1])
     panels[0].set_ylim(bottom=min(0.0, panels[0].get_ylim()[0]))
     panels[0].set_title("means over pairs, and the middle half of pairs")
-    for text in panels[0].legend().get_texts():  # a condition's name is never markup
-        text.set_parse_math(False)
+    panels[0].legend()
     return figure
 
 
 def mean_activations(means: BySite[ArrayLike], units: str) -> Figure:
     """The mean activation of each unit, and one condition against the others.
 
-    Args:
-        means: By site and condition, `(units,)`; every site has two conditions or more.
-        units: What the axes call the units.
+    `means` are `(units,)`, by site and condition; every site has two conditions or more.
     """
-    shown = _first_middle_last(list(means))
+    shown = list(means)
+    if len(shown) > MAX_MEAN_SITES:
+        shown = [shown[0], shown[len(shown) // 2], shown[-1]]
     columns = max(len(means[site]) for site in shown)
-    figure, panels = new_figure(
-        4.2 + 2.8 * (columns - 1),
-        0.6 + 2.6 * len(shown),
-        nrows=len(shown),
-        ncols=columns,
-        squeeze=False,
-        width_ratios=[1.6, *[1.0] * (columns - 1)],
-    )
+    width, height = 4.2 + 2.8 * (columns - 1), 0.6 + 2.6 * len(shown)
+    layout = {"nrows": len(shown), "ncols": columns, "squeeze": False}
+    ratios = [1.6, *[1.0] * (columns - 1)]
+    figure, panels = new_figure(width, height, width_ratios=ratios, **layout)
     for row, site in zip(panels, shown, strict=True):
         values = {name: np.asarray(mean, np.float64) for name, mean in means[site].items()}
         first, *others = values
         bulk = _bulk(np.concatenate(list(values.values())))
         for index, (name, value) in enumerate(values.items()):
             row[0].plot(
-                value, "o", markersize=2.2, alpha=0.7, mew=0, color=HUES[index % len(HUES)],
+                value, "o", markersize=2.2, alpha=0.7, mew=0, color=cycled(index),
                 label=name, rasterized=True,
             )  # fmt: skip
         mark_zero(row[0])
-        row[0].set_title(site, parse_math=False)
+        row[0].set_title(site)
         row[0].set_xlabel(f"number of the {units[:-1]}")
         row[0].set_ylabel("mean activation")
         if bulk is not None:
             row[0].set_yscale("symlog", linthresh=bulk, linscale=2)
         for axes, name in zip(row[1:], others, strict=False):
-            draw_points(axes, values[first], values[name], color=HUES[0])
+            draw_points(axes, values[first], values[name], color=COLORS[0])
             both = [min(axes.get_xlim()[0], axes.get_ylim()[0])]
             both.append(max(axes.get_xlim()[1], axes.get_ylim()[1]))
             if bulk is not None:
@@ -290,8 +269,7 @@ def mean_activations(means: BySite[ArrayLike], units: str) -> Figure:
             axes.set(xlim=both, ylim=both)
             correlation = correlation_over_pairs(values[first], values[name])
             axes.set_title(f"r = {correlation:.3f}")
-            axes.set_xlabel(f"mean activation, {first}", parse_math=False)
-            axes.set_ylabel(f"mean activation, {name}", parse_math=False)
+            axes.set(xlabel=f"mean activation, {first}", ylabel=f"mean activation, {name}")
         for axes in row[1 + len(others) :]:
             axes.remove()
     _legend(figure, list(means[shown[0]]))
@@ -313,12 +291,14 @@ def _pairs(of_site: Mapping[str, PairwiseMutualInformation]) -> dict[str, Pairs]
     return pairs
 
 
-def _conditions(results: BySite[Any]) -> list[str]:
-    return list(dict.fromkeys(name for of_site in results.values() for name in of_site))
+def _conditions(results: BySite[Any]) -> tuple[list[str], list[str]]:
+    """All conditions, and those with `TOGETHER` where there are several."""
+    conditions = list(dict.fromkeys(name for of_site in results.values() for name in of_site))
+    return conditions, [*conditions, TOGETHER] if len(conditions) > 1 else conditions
 
 
 def _numbers(sites: list[str]) -> tuple[list[int], str]:
-    """A number for each site: its layer where the names differ in nothing else, else its place."""
+    """A number for each site: its layer if the names differ in nothing else, or its place."""
     parts = [re.fullmatch(r"(\D*)(\d+)(\D*)", site) for site in sites]
     matches = [match for match in parts if match]
     if len(matches) == len(sites) and len({(m[1], m[3]) for m in matches}) == 1:
@@ -326,14 +306,8 @@ def _numbers(sites: list[str]) -> tuple[list[int], str]:
     return list(range(1, len(sites) + 1)), "site, in the order given"
 
 
-def _first_middle_last(sites: list[str]) -> list[str]:
-    if len(sites) <= SITES_OF_MEANS:
-        return sites
-    return [sites[0], sites[len(sites) // 2], sites[-1]]
-
-
 def log_threshold(values: NDArray[np.float64]) -> float | None:
-    """Where a signed logarithmic scale should turn linear; None if a linear scale will do."""
+    """Linear range of a signed logarithmic scale; None if a linear scale is enough."""
     sizes = np.abs(values[values != 0])
     if len(sizes) == 0:
         return None
@@ -342,7 +316,7 @@ def log_threshold(values: NDArray[np.float64]) -> float | None:
 
 
 def _bulk(values: NDArray[np.float64]) -> float | None:
-    """What holds most values, where few huge ones would hide them; None if none are huge."""
+    """A bound of most magnitudes, if a few huge ones would hide them; None if none is huge."""
     most, largest = np.percentile(np.abs(values), [90, 100])
     if largest <= HUGE * most or most == 0:
         return None
@@ -354,19 +328,14 @@ def _legend(figure: Figure, conditions: Sequence[str], title: str | None = None)
     if list(conditions) == [""]:
         return
     handles = [
-        Line2D([], [], marker="o", linestyle="", color=HUES[index % len(HUES)], label=condition)
+        Line2D([], [], marker="o", linestyle="", color=cycled(index), label=condition)
         for index, condition in enumerate(conditions)
     ]
-    legend = figure.legend(
-        handles=handles, loc="outside upper right", ncols=len(handles), title=title
-    )
-    for text in (*legend.get_texts(), legend.get_title()):  # a condition's name is never markup
-        text.set_parse_math(False)
+    figure.legend(handles=handles, loc="outside upper right", ncols=len(handles), title=title)
 
 
 # Percentiles: rare extremes would take the colors away from all other pairs.
 IN_COLOR = (1.0, 99.0)
-
 
 _CAPTIONS = {
     "matrices": (
@@ -395,11 +364,11 @@ _CAPTIONS = {
 def pairwise_mutual_information(
     result: PairwiseMutualInformation, **context: Any
 ) -> dict[str, Figure]:
-    """Draw what the items of one condition share at one site.
+    """Draw the measures over the items of one condition at one site.
 
     Args:
-        result: What `analyses.pairwise_mutual_information` found.
-        **context: Not needed here.
+        result: Of `analyses.pairwise_mutual_information`.
+        **context: Ignored.
 
     Returns:
         `matrices` (mutual information and covariance of every pair, with their histograms) and
@@ -418,14 +387,14 @@ def overview(
     units: str = "units",
     **context: Any,
 ) -> dict[str, Figure]:
-    """Draw what items share at all sites, condition by condition and together.
+    """Draw the measures at all sites, condition by condition and together.
 
     Args:
         results: By `site/condition`, or by site alone.
-        conditions: The order of the conditions, if not that of `results`.
+        conditions: Order of the conditions; default that of `results`.
         means: The mean activation of each unit over items, `(units,)`, by the same keys.
-        units: What the axes call the units.
-        **context: Not needed here.
+        units: Plural name of the units.
+        **context: Ignored.
 
     Returns:
         `comparison_by_site` (covariance against mutual information, a panel for each site),
@@ -459,14 +428,13 @@ def _matrices(result: PairwiseMutualInformation) -> Figure:
     below, beside = panels[1]
     both = np.concatenate([information, corrected])
     edges = bin_edges(both.min(), both.max())
-    below.hist(information, bins=edges, color=HUES[0], alpha=0.75, label="plain")
-    below.hist(corrected, bins=edges, histtype="step", color=HUES[1], label="Miller-Madow")
+    below.hist(information, bins=edges, color=COLORS[0], alpha=0.75, label="plain")
+    below.hist(corrected, bins=edges, histtype="step", color=COLORS[1], label="Miller-Madow")
     below.legend()
     below.set_title(f"means {information.mean():.3g} and {corrected.mean():.3g}")
-    below.set_xlabel(INFORMATION)
-    below.set_ylabel("pairs")
+    below.set(xlabel=INFORMATION, ylabel="pairs")
     edges = bin_edges(covariance.min(), covariance.max())
-    beside.hist(covariance, bins=edges, color=HUES[0], alpha=0.75)
+    beside.hist(covariance, bins=edges, color=COLORS[0], alpha=0.75)
     beside.set_title(f"mean {covariance.mean():.3g}, median {np.median(covariance):.3g}")
     beside.set_xlabel(COVARIANCE)
     for axes in (below, beside):
@@ -499,8 +467,7 @@ def _matrix(axes: Axes, matrix: NDArray[np.float64], label: str) -> None:
     axes.set_box_aspect(1)
     label = color_label(label, shown, whole)
     axes.figure.colorbar(image, ax=axes, label=label, extend="both", shrink=0.9, pad=0.02)
-    axes.set_xlabel("item")
-    axes.set_ylabel("item")
+    axes.set(xlabel="item", ylabel="item")
     for side in ("bottom", "left"):
         axes.spines[side].set_visible(False)
 
@@ -513,6 +480,5 @@ def _comparison(result: PairwiseMutualInformation) -> Figure:
     if axes.collections:
         figure.colorbar(axes.collections[0], ax=axes, label="pairs in a cell")
     axes.set_title(f"r = {result.correlation:.2f} over {len(information):,} pairs of items")
-    axes.set_xlabel(INFORMATION)
-    axes.set_ylabel(COVARIANCE)
+    axes.set(xlabel=INFORMATION, ylabel=COVARIANCE)
     return figure

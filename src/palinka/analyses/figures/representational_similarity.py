@@ -1,4 +1,4 @@
-"""Pictures of how two sites arrange the same words."""
+"""Figures of representational similarity analysis."""
 
 from collections.abc import Sequence
 from math import ceil
@@ -11,11 +11,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from palinka.analyses.figures.style import (
-    HUES,
+    COLORS,
     MUTED,
     block_means,
     captioned,
     color_label,
+    cycled,
     new_figure,
     style,
 )
@@ -28,11 +29,10 @@ SCORES = {
     "cka": "CKA",
 }
 BETWEEN = "#D9D9D9"
-# More labels than this along a side could not be read: then every second, third … is written.
-LABELS = 60
-# From so many pairs on, points would hide each other.
-MANY_PAIRS = 4000
-
+# Maximum number of labels along a side: of more words, every second, third … is written.
+MAX_LABELS = 60
+# More points than this would hide each other.
+MAX_PAIRS = 4000
 
 _CAPTIONS = {
     "groups": "Which pairs of words share a group: the pairs that are compared within groups.",
@@ -57,10 +57,10 @@ def representational_similarity(
     """Draw two sites' similarities among the same words.
 
     Args:
-        result: What the analysis found.
+        result: Of `analyses.representational_similarity`.
         items: The words.
-        sites: What to call the two sites.
-        **context: Not needed here.
+        sites: Names of the two sites.
+        **context: Ignored.
 
     Returns:
         `groups` (which pairs of words share a group; only with groups), `similarity` (both
@@ -90,24 +90,19 @@ def _mask(
     side = _side(len(words))
     figure, axes = new_figure(side + 1.4, side)
     shared = np.where(member[:, None] == member[None, :], member[:, None] + 1, 0)
-    colors = ListedColormap([BETWEEN, *(_hue(group) for group in range(len(result.group_names)))])
+    colors = ListedColormap([BETWEEN, *(cycled(group) for group in range(len(result.group_names)))])
+    step = ceil(len(shared) / 512)  # categories have no means: many words are thinned out
     axes.imshow(
-        _every(shared),
-        cmap=colors,
-        vmin=-0.5,
-        vmax=len(result.group_names) + 0.5,
+        shared[::step, ::step], cmap=colors, vmin=-0.5, vmax=len(result.group_names) + 0.5,
         extent=_extent(len(words)),
-    )
+    )  # fmt: skip
     _name_words(axes, words, member, rows=True)
     for group, name in enumerate(result.group_names):
-        axes.plot([], [], "s", markersize=7, color=_hue(group), label=name)
+        axes.plot([], [], "s", markersize=7, color=cycled(group), label=name)
     axes.plot([], [], "s", markersize=7, color=BETWEEN, label="two groups")
-    legend = axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), title="pair within")
-    for text in legend.get_texts():  # a word is never markup
-        text.set_parse_math(False)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), title="pair within")
     axes.set_title(f"{len(words)} words in {len(result.group_names)} groups")
-    axes.set_xlabel("word")
-    axes.set_ylabel("word")
+    axes.set(xlabel="word", ylabel="word")
     return figure
 
 
@@ -135,8 +130,8 @@ def _matrices(
             for edge in np.flatnonzero(np.diff(member)) + 0.5:
                 axes.axhline(edge, color="white", linewidth=1.2)
                 axes.axvline(edge, color="white", linewidth=1.2)
-        axes.set_title(site, parse_math=False)
-        axes.set_xlabel("word")
+        axes.set(xlabel="word")
+        axes.set_title(site)
     left.set_ylabel("word")
     figure.set_layout_engine("compressed")  # square panels leave no gaps to fill
     label = color_label("cosine similarity (diagonal: 1)", shown, result.similarity_y)
@@ -156,17 +151,13 @@ def _histograms(result: RepresentationalSimilarity, sites: Sequence[str]) -> Fig
         for label, chosen, color in kinds:
             if chosen.any():
                 shares = np.full(chosen.sum(), 100.0 / chosen.sum())
+                label = f"{label} ({chosen.sum():,})"
                 axes.hist(
-                    values[chosen],
-                    bins=edges,
-                    weights=shares,
-                    color=color,
-                    alpha=0.55,
-                    label=f"{label} ({chosen.sum():,})",
+                    values[chosen], edges, weights=shares, color=color, alpha=0.55, label=label
                 )
                 axes.axvline(values[chosen].mean(), color=color, linewidth=1.4, linestyle="--")
         text = "" if selectivity is None else f": selectivity {selectivity:.3g}"
-        axes.set_title(f"{site}{text}", parse_math=False)
+        axes.set_title(f"{site}{text}")
         axes.set_xlabel("cosine similarity (mean dashed)")
         axes.legend(title="pairs of words")
     panels[0].set_ylabel("share of these pairs (%)")
@@ -177,49 +168,34 @@ def _comparison(result: RepresentationalSimilarity, sites: Sequence[str]) -> Fig
     groups = len(result.group_names)
     columns = min(4, groups + 1)
     rows = ceil((groups + 1) / columns)
-    figure, panels = new_figure(
-        1.0 + 2.7 * columns,
-        0.5 + 2.7 * rows,
-        nrows=rows,
-        ncols=columns,
-        squeeze=False,
-        sharex=True,
-        sharey=True,
-    )
+    layout = {"nrows": rows, "ncols": columns, "squeeze": False, "sharex": True, "sharey": True}
+    figure, panels = new_figure(1.0 + 2.7 * columns, 0.5 + 2.7 * rows, **layout)
     x, y = _triangle(result.similarity_x), _triangle(result.similarity_y)
     first = panels.flat[0]
-    if len(x) > MANY_PAIRS:
+    points: dict[str, Any] = {"linewidths": 0, "rasterized": True}
+    if len(x) > MAX_PAIRS:
         first.hexbin(x, y, gridsize=45, bins="log", cmap="Greys", mincnt=1, linewidths=0.1)
-    for label, chosen, color in _kinds(result) if len(x) <= MANY_PAIRS else []:
-        first.scatter(
-            x[chosen],
-            y[chosen],
-            s=7,
-            color=color,
-            alpha=0.6,
-            linewidths=0,
-            rasterized=True,
-            label=label,
-        )
-    if groups and len(x) <= MANY_PAIRS:
-        first.legend(loc="best", markerscale=2, handletextpad=0.1, title="pairs")
+    else:
+        for label, chosen, color in _kinds(result):
+            first.scatter(x[chosen], y[chosen], 7, color=color, alpha=0.6, label=label, **points)
+        if groups:
+            first.legend(loc="best", markerscale=2, handletextpad=0.1, title="pairs")
     first.set_title(_headline(result))
     for group, name in enumerate(result.group_names):
         axes = panels.flat[group + 1]
-        chosen = _pairs_of(result, group)
-        axes.scatter(
-            x[chosen], y[chosen], s=9, color=_hue(group), alpha=0.7, linewidths=0, rasterized=True
-        )
+        inside = result.membership == group
+        chosen = _triangle(np.logical_and.outer(inside, inside))
+        axes.scatter(x[chosen], y[chosen], 9, color=cycled(group), alpha=0.7, **points)
         score = result.group_scores[group]
         text = f"{SCORES[result.compare]} = {score:.2f}" if np.isfinite(score) else "no score"
-        axes.set_title(f"{name}\n{text}", parse_math=False)
+        axes.set_title(f"{name}\n{text}")
     for spare in panels.flat[groups + 1 :]:
         spare.remove()
     for index, axes in enumerate(panels.flat[: groups + 1]):
         axes.xaxis.set_tick_params(labelbottom=True)
-        axes.set_xlabel(f"cosine at {sites[0]}", parse_math=False)
+        axes.set_xlabel(f"cosine at {sites[0]}")
         if index % columns == 0:
-            axes.set_ylabel(f"cosine at {sites[1]}", parse_math=False)
+            axes.set_ylabel(f"cosine at {sites[1]}")
     return figure
 
 
@@ -232,17 +208,12 @@ def _headline(result: RepresentationalSimilarity) -> str:
 
 
 def _kinds(result: RepresentationalSimilarity) -> list[tuple[str, NDArray[np.bool_], str]]:
-    """Kinds of pairs, the ones to draw first first: name, mask over the triangle, color."""
+    """Kinds of pairs in drawing order: name, mask over the triangle, color."""
     pairs = len(result.similarity_x) * (len(result.similarity_x) - 1) // 2
     if result.membership is None:
-        return [("all", np.ones(pairs, dtype=bool), HUES[0])]
+        return [("all", np.ones(pairs, dtype=bool), COLORS[0])]
     within = _triangle(result.membership[:, None] == result.membership[None, :])
-    return [("between groups", ~within, MUTED), ("within a group", within, HUES[1])]
-
-
-def _pairs_of(result: RepresentationalSimilarity, group: int) -> NDArray[np.bool_]:
-    inside = result.membership == group
-    return _triangle(np.logical_and.outer(inside, inside))
+    return [("between groups", ~within, MUTED), ("within a group", within, COLORS[1])]
 
 
 def _triangle(matrix: NDArray[Any]) -> NDArray[Any]:
@@ -252,7 +223,7 @@ def _triangle(matrix: NDArray[Any]) -> NDArray[Any]:
 
 def _name_words(axes: Axes, words: list[str], member: NDArray[np.int64] | None, rows: bool) -> None:
     """Write the words along the sides of a matrix, in their group's color."""
-    shown = np.arange(0, len(words), ceil(len(words) / LABELS))
+    shown = np.arange(0, len(words), ceil(len(words) / MAX_LABELS))
     names = [words[index] for index in shown]
     size = 7.0 if len(shown) <= 40 else 5.5
     axes.set_xticks(shown, names, rotation=90, fontsize=size, parse_math=False)
@@ -263,13 +234,8 @@ def _name_words(axes: Axes, words: list[str], member: NDArray[np.int64] | None, 
     if member is not None:
         for texts in (axes.get_xticklabels(), axes.get_yticklabels()):
             for index, text in zip(shown, texts, strict=False):
-                text.set_color(_ink(int(member[index])))
-
-
-def _every(image: NDArray[np.int64], largest: int = 512) -> NDArray[np.int64]:
-    """Thin a matrix of categories, whose means would mean nothing."""
-    step = ceil(len(image) / largest)
-    return image[::step, ::step]
+                red, green, blue = to_rgb(cycled(int(member[index])))
+                text.set_color((0.7 * red, 0.7 * green, 0.7 * blue))  # dark enough to read
 
 
 def _extent(words: int) -> tuple[float, float, float, float]:
@@ -278,13 +244,3 @@ def _extent(words: int) -> tuple[float, float, float, float]:
 
 def _side(words: int) -> float:
     return float(np.clip(1.6 + 0.11 * words, 3.2, 8.0))
-
-
-def _hue(group: int) -> str:
-    return HUES[group % len(HUES)]
-
-
-def _ink(group: int) -> tuple[float, float, float]:
-    """A group's hue, dark enough to write with."""
-    red, green, blue = to_rgb(_hue(group))
-    return 0.7 * red, 0.7 * green, 0.7 * blue

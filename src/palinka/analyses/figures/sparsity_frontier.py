@@ -1,4 +1,4 @@
-"""How much of the variance dictionaries leave over, against how many latents they use."""
+"""Fraction of variance unexplained against L0."""
 
 from collections.abc import Mapping
 from itertools import cycle
@@ -9,12 +9,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 from numpy.typing import ArrayLike
 
-from palinka.analyses.figures.style import HUES, captioned, new_figure, plain_text, style
+from palinka.analyses.figures.style import COLORS, captioned, new_figure, style
 from palinka.errors import InputError
 
-# Not as many as hues, so that color and mark together come back late.
+# Not as many as colors, so that pairs of color and mark repeat late.
 _MARKS = ("o", "s", "^", "D", "v", "P")
-
 
 _CAPTIONS = {
     "l0_fvu": (
@@ -47,7 +46,7 @@ def sparsity_frontier(
         raise InputError("there are no dictionaries to draw; expected L0 and FVU of at least one")
     with style():
         figure, axes = new_figure(6.0, 4.0)
-        pens = zip(cycle(HUES), cycle(_MARKS), strict=False)
+        pens = zip(cycle(COLORS), cycle(_MARKS), strict=False)
         for (name, points), (color, mark) in zip(families.items(), pens, strict=False):
             l0, fvu = (np.asarray(part, dtype=np.float64) for part in points)
             if l0.shape != fvu.shape or l0.ndim != 1:
@@ -67,5 +66,4 @@ def sparsity_frontier(
         axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.legend()
-        plain_text(figure)
     return captioned({"l0_fvu": figure}, _CAPTIONS)

@@ -33,9 +33,9 @@ class Heatmap:
 
     Attributes:
         values: A number for each token, `(tokens,)`.
-        caption: What the numbers are.
-        colors: The name of a matplotlib color map whose low end is light.
-        exponent: The power that scaled values are raised to.
+        caption: Name of the series.
+        colors: Name of a matplotlib color map whose low end is light.
+        exponent: Power that scaled values are raised to.
     """
 
     values: ArrayLike
@@ -68,15 +68,7 @@ class Heatmap:
 
 
 def scaled(values: NDArray[np.float64], exponent: float) -> NDArray[np.float64]:
-    """Scale values over the text to 0 … 1 and raise them to a power.
-
-    Args:
-        values: `(tokens,)`.
-        exponent: The power, positive.
-
-    Returns:
-        `((values - min) / (max - min)) ** exponent`; zeros where all values are equal.
-    """
+    """`((values - min) / (max - min)) ** exponent`; zeros where all values are equal."""
     low, high = values.min(), values.max()
     if high == low:
         return np.zeros(len(values))
@@ -84,13 +76,7 @@ def scaled(values: NDArray[np.float64], exponent: float) -> NDArray[np.float64]:
 
 
 def readable_on(color: Sequence[float] | NDArray[np.float64]) -> str:
-    """Black or white, whichever has more contrast on a color.
-
-    Args:
-        color: Red, green and blue, each 0 to 1.
-
-    Returns:
-        `#rrggbb`.
+    """Black or white, the one with more contrast on a color (red, green and blue in [0, 1]).
 
     Source:
         Relative luminance and contrast ratio of the Web Content Accessibility Guidelines 2.1.
@@ -102,7 +88,7 @@ def readable_on(color: Sequence[float] | NDArray[np.float64]) -> str:
     return "#000000" if (luminance + 0.05) ** 2 > 0.05 * 1.05 else "#ffffff"
 
 
-# What a reader knows at a glance; other invisible characters are shown by their code point.
+# Familiar signs; other invisible characters are shown by their code point.
 SIGNS = {" ": " ", "\n": "↵", "\t": "⇥", "\u00a0": "⍽"}
 SPACE = "␣"
 DOTTED_CIRCLE = "◌"
@@ -113,7 +99,7 @@ HIDDEN_SPACES = re.compile(" {2,}| $")
 
 
 def display_tokens(tokens: Sequence[str | bytes]) -> tuple[str, ...]:
-    """Show every token as text of its own.
+    """Make every token visible as a text of its own.
 
     Line breaks, tabs, and spaces that would be overlooked become `↵`, `⇥` and `␣`; other
     invisible characters, among them those that turn the direction of text, their code point,
@@ -186,9 +172,9 @@ class Cell:
 
     Attributes:
         token: The token's index.
-        text: What is shown.
-        column: Where it starts, in columns from the left.
-        width: How many columns it takes.
+        text: The displayed text.
+        column: Distance from the left, in columns.
+        width: Number of columns.
     """
 
     token: int
@@ -198,7 +184,7 @@ class Cell:
 
 
 def text_width(text: str) -> int:
-    """How many columns a text takes: wide characters and emoji two, accents none."""
+    """Number of columns of a text: two for wide characters and emoji, none for accents."""
     return sum(width for _, width in _measured(text))
 
 
@@ -206,26 +192,18 @@ def _measured(text: str) -> Iterator[tuple[str, int]]:
     """Each character with its columns."""
     before = ""
     for character in text:
-        joined = before == ZERO_WIDTH_JOINER or unicodedata.category(character) in {
-            "Mn",
-            "Me",
-            "Cf",
-        }
+        category = unicodedata.category(character)
+        joined = before == ZERO_WIDTH_JOINER or category in {"Mn", "Me", "Cf"}
         wide = unicodedata.east_asian_width(character) in "WF"
         yield character, 0 if joined else 2 if wide else 1
         before = character
 
 
 def words(texts: Sequence[str]) -> Iterator[list[int]]:
-    """Group tokens into words, which should not be divided between lines.
+    """Indices of the tokens of each word; words should not be divided between lines.
 
-    A word begins where a token begins with a space, and after a line break.
-
-    Args:
-        texts: Tokens as `display_tokens` shows them.
-
-    Yields:
-        The indices of the tokens of each word.
+    A word begins where a token, as `display_tokens` shows it, begins with a space, and after a
+    line break.
     """
     word: list[int] = []
     for token, text in enumerate(texts):
@@ -238,19 +216,16 @@ def words(texts: Sequence[str]) -> Iterator[list[int]]:
 
 
 def ends_line(text: str) -> bool:
-    """Whether the text goes on in a new line after this token."""
+    """True if the text continues in a new line after this token."""
     return text.endswith(SIGNS["\n"])
 
 
 def token_lines(texts: Sequence[str], columns: int) -> list[list[Cell]]:
-    """Set tokens in lines, breaking between words where that is possible.
+    """Set tokens in lines, breaking between words if possible.
 
     Args:
         texts: Tokens as `display_tokens` shows them.
-        columns: The length of a line; at least 2.
-
-    Returns:
-        The cells of every line.
+        columns: Length of a line; at least 2.
     """
     lines: list[list[Cell]] = [[]]
     column = 0
@@ -300,8 +275,8 @@ POINTS = COLUMN_INCHES * 72 / 0.602
 LINE_INCHES = 1.5 * POINTS / 72
 MARGIN_INCHES = 0.12
 CAPTION_LINES = 1.6
-# More lines would pass what image files can hold; the page in HTML has no such end.
-MOST_LINES = 1200
+# Image files cannot hold more lines; the page in HTML has no such limit.
+MAX_LINES = 1200
 
 
 def text_heatmap(
@@ -314,8 +289,8 @@ def text_heatmap(
 
     Args:
         tokens: The text, token by token; bytes where characters are divided over tokens.
-        heatmaps: What to color the tokens by.
-        columns: The length of a line in characters.
+        heatmaps: The series that color the tokens.
+        columns: Length of a line in characters.
 
     Raises:
         InputError: If there are no tokens or no heatmaps, if values do not fit the tokens, or
@@ -325,7 +300,7 @@ def text_heatmap(
     if columns < 2:
         raise InputError(f"columns is {columns}; expected at least 2")
     lines = token_lines([_drawable(text) for text in texts], columns)
-    shown = lines[: max(1, MOST_LINES // len(heatmaps))]
+    shown = lines[: max(1, MAX_LINES // len(heatmaps))]
     used = max(24, max(cell.column + cell.width for line in shown for cell in line))
 
     block = CAPTION_LINES + len(shown) + 0.8
@@ -368,7 +343,7 @@ def text_heatmap(
 
 
 def checked_texts(tokens: Sequence[str | bytes], heatmaps: Sequence[Heatmap]) -> tuple[str, ...]:
-    """The tokens as they are shown.
+    """`display_tokens` of a text that has heatmaps.
 
     Raises:
         InputError: If there are no tokens or no heatmaps.
@@ -401,7 +376,7 @@ def _drawable(text: str) -> str:
 
 TEMPLATE = Path(__file__).with_name("text_heatmap.html")
 # Longer words, such as those of scripts without spaces, may be divided between lines.
-LONGEST_WORD = 30
+MAX_WORD_WIDTH = 30
 
 
 def text_heatmap_html(
@@ -411,20 +386,19 @@ def text_heatmap_html(
     title: str = "Text heatmap",
     token_ids: Sequence[int] | None = None,
 ) -> str:
-    """Write a page that shows a text once for every heatmap, one above the other.
+    """Render a page that shows a text once for every heatmap, one above the other.
 
     The page needs no other file and runs no script. Pointing at a token shows its value, its
     position and, where given, its id.
 
     Args:
         tokens: The text, token by token; bytes where characters are divided over tokens.
-        heatmaps: What to color the tokens by.
-        title: The page's heading.
+        heatmaps: The series that color the tokens.
+        title: Heading of the page.
         token_ids: The tokens' ids, `(tokens,)`.
 
     Returns:
-        HTML. Tokens, captions and the title are escaped; what cannot be seen in them is written
-        out.
+        HTML. Tokens, captions and the title are escaped, and invisible characters in them shown.
 
     Raises:
         InputError: If there are no tokens or no heatmaps, or if values or ids do not fit them.
@@ -466,7 +440,7 @@ def _section(
         "words": [
             {
                 "cells": [cell(token) for token in word],
-                "whole": sum(text_width(texts[token]) for token in word) <= LONGEST_WORD,
+                "whole": sum(text_width(texts[token]) for token in word) <= MAX_WORD_WIDTH,
                 "ends_line": ends_line(texts[word[-1]]),
             }
             for word in words(texts)

@@ -1,4 +1,4 @@
-"""Pictures of which single units two conditions drive apart."""
+"""Figures of unit tuning."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,25 +8,26 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from palinka.analyses.figures.style import (
-    DIVERGING,
-    HUES,
+    COLORS,
     MUTED,
     block_means,
     captioned,
     color_label,
+    color_limit,
+    draw_activations,
     draw_points,
     draw_sorted,
     legend_above,
     mark_zero,
     new_figure,
+    ranked_panels,
     style,
 )
 from palinka.analyses.result import as_float64
 from palinka.analyses.unit_tuning import UnitTuning
 
 # More words than this cannot be read beside an image.
-MOST_LABELS = 60
-
+MAX_LABELS = 60
 
 _CAPTIONS = {
     "t": (
@@ -61,9 +62,9 @@ def unit_tuning(
         result: What `analyses.unit_tuning` found.
         a: The first condition's activations, `(items, units)`.
         b: The second condition's.
-        conditions: What to call the two.
+        conditions: Their names.
         items: The words of the first condition, followed by those of the second.
-        units: What the axes call the units.
+        units: Plural name of the units.
         **context: Ignored.
 
     Returns:
@@ -85,7 +86,7 @@ def overview(
 
     Args:
         results: What `analyses.unit_tuning` found, by site.
-        units: What the axis calls the units.
+        units: Plural name of the units.
         **context: Ignored.
 
     Returns:
@@ -94,32 +95,26 @@ def overview(
     with style():
         figure, axes = new_figure(6.0, 0.8 + 0.26 * len(results))
         shares = [100.0 * result.significant.mean() for result in results.values()]
-        axes.barh(list(results), shares, color=HUES[0])
+        axes.barh(list(results), shares, color=COLORS[0])
         axes.invert_yaxis()
         axes.set_xlabel(f"significant {units} (%)")
     return captioned({"significant": figure}, _CAPTIONS)
 
 
 def _t_by_unit(result: UnitTuning, conditions: Sequence[str], units: str) -> Figure:
-    figure, (by_number, by_rank) = new_figure(8.0, 3.6, ncols=2, sharey=True, width_ratios=(2.2, 1))
-    numbers = np.arange(result.units)
-    for apart, color, label in (
+    ylabel = f"t (above 0: prefers {conditions[1]})"
+    figure, by_number, by_rank = ranked_panels(result.units, units, ylabel, units)
+    for chosen, color, label in (
         (~result.significant, MUTED, "not significant"),
-        (result.significant, HUES[1], "significant"),
+        (result.significant, COLORS[1], "significant"),
     ):
-        if apart.any():
-            draw_points(by_number, numbers[apart], result.t[apart], color, label)
+        if chosen.any():
+            draw_points(by_number, np.flatnonzero(chosen), result.t[chosen], color, label)
     draw_sorted(by_rank, result.t)
     for axes in (by_number, by_rank):
         mark_zero(axes)
     legend_above(by_number, columns=2)
-    by_number.set(
-        xlabel=f"number of the {units[:-1]}",
-        ylabel=f"t (above 0: prefers {conditions[1]})",
-        xlim=(-0.5, result.units - 0.5),
-    )
     by_number.set_title(f"{result.units_significant:,} of {result.units:,} {units} significant")
-    by_rank.set(xlabel=f"share of the {units} (%)", title="in descending order")
     return figure
 
 
@@ -130,24 +125,15 @@ def _activations(
     units: str,
 ) -> Figure:
     images = [block_means(activations) for activations in both]
-    values = np.abs(np.concatenate([image.ravel() for image in images]))
-    # The strongest one in two hundred may saturate, so that the others are seen.
-    limit = float(np.quantile(values, 0.995)) or float(values.max()) or 1.0
+    limit = color_limit(np.concatenate([image.ravel() for image in images]))
     signed = any((activations < 0).any() for activations in both)
-    rows = min(MOST_LABELS, max(len(activations) for activations in both))
+    rows = min(MAX_LABELS, max(len(activations) for activations in both))
     figure, panels = new_figure(9.0, max(3.2, 0.1 * rows + 1.0), ncols=2)
     start = 0
     for axes, image, activations, condition in zip(panels, images, both, conditions, strict=True):
-        drawn = axes.imshow(
-            image,
-            aspect="auto",
-            extent=(-0.5, activations.shape[1] - 0.5, len(activations) - 0.5, -0.5),
-            cmap=DIVERGING if signed else "magma_r",
-            vmin=-limit if signed else 0.0,
-            vmax=limit,
-        )
+        drawn = draw_activations(axes, image, activations.shape, limit, signed)
         axes.set(title=condition, xlabel=f"number of the {units[:-1]}", ylabel="item")
-        if items is not None and len(activations) <= MOST_LABELS:
+        if items is not None and len(activations) <= MAX_LABELS:
             words = items[start : start + len(activations)]
             axes.set_yticks(range(len(words)), words, fontsize=5.5, parse_math=False)
             axes.set_ylabel("")
@@ -173,16 +159,16 @@ def _mean_activation(
     for number, (panel, mean, condition) in enumerate(
         zip(axes[:, 0], means, conditions, strict=True)
     ):
-        draw_points(panel, np.arange(len(mean)), mean, HUES[2 * number])
+        draw_points(panel, np.arange(len(mean)), mean, COLORS[2 * number])
         mark_zero(panel)
         panel.set(title=condition, ylabel="mean activation", xlim=(-0.5, len(mean) - 0.5))
     axes[0, 0].sharex(axes[1, 0])
     axes[0, 0].tick_params(labelbottom=False)
     axes[0, 0].sharey(axes[1, 0])
     axes[1, 0].set_xlabel(f"number of the {units[:-1]}")
-    for apart, color in ((~result.significant, MUTED), (result.significant, HUES[1])):
-        if apart.any():
-            draw_points(against, means[0][apart], means[1][apart], color)
+    for chosen, color in ((~result.significant, MUTED), (result.significant, COLORS[1])):
+        if chosen.any():
+            draw_points(against, means[0][chosen], means[1][chosen], color)
     low, high = min(map(np.min, means)), max(map(np.max, means))
     against.plot([low, high], [low, high], color="black", lw=0.7)
     against.set(

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
 from palinka.analyses.result import as_float64
-from palinka.analyses.stats.similarity import chunks, dense_ranks, kendall_tau_a, triangle
+from palinka.analyses.stats.similarity import dense_ranks, draws_in_chunks, kendall_tau_a, triangle
 
 MINIMUM_DOCUMENTS = 8
 FEW_DOCUMENTS = 40
@@ -19,7 +19,7 @@ Ratios = Mapping[str, tuple[ArrayLike, ArrayLike]]
 
 @dataclass(frozen=True)
 class Interval:
-    """A value and the bounds of its 95 % interval, which are NaN where there are none."""
+    """A value and the bounds of its 95 % interval; NaN where there is none."""
 
     value: float
     low: float
@@ -27,7 +27,7 @@ class Interval:
 
 
 def document_intervals(sums: ArrayLike, ratios: Ratios) -> dict[str, Interval]:
-    """Measure ratios of sums, with 95 % intervals over documents.
+    """Ratios of sums, with 95 % intervals over documents.
 
     Tokens of one document are alike, so that whole documents are the samples. With `N` and `D` the
     sums of a document, `R = ΣN / ΣD` and `h = |D| / Σ|D|`, the variance of `R` is that of its
@@ -48,9 +48,6 @@ def document_intervals(sums: ArrayLike, ratios: Ratios) -> dict[str, Interval]:
         The ratios by name; NaN where the denominator is zero. Fewer than 8 documents have no
         interval.
 
-    Raises:
-        InputError: If there are no documents.
-
     Source:
         Cochran (1977), Sampling techniques, section 6.4, for the variance of a ratio; MacKinnon
         & White (1985), HC2, for the leverage; Satterthwaite (1946) for the degrees of freedom.
@@ -63,7 +60,7 @@ def document_intervals(sums: ArrayLike, ratios: Ratios) -> dict[str, Interval]:
 
 
 def interval_remark(documents: int) -> str:
-    """How far intervals of few documents can be trusted; empty where there are enough."""
+    """Remark on the reliability of intervals of few documents; empty where there are enough."""
     if documents >= FEW_DOCUMENTS:
         return ""
     if documents < MINIMUM_DOCUMENTS:
@@ -87,7 +84,7 @@ def _interval(above: NDArray[np.float64], below: NDArray[np.float64]) -> Interva
     return Interval(float(value), float(value - half), float(value + half))
 
 
-# A resample with less variance than this share of its mean square has one value, and rounding.
+# A resample with less variance than this share of its mean square is constant up to rounding.
 NO_VARIANCE = 1e-9
 
 
@@ -104,7 +101,7 @@ def resampled_scores(
     The two factors of a similarity matrix, its rows and its columns, are the same words: one
     draw resamples both. Words that were drawn more often weigh more; a word is never compared
     with its own copy, whose similarity of 1 in both matrices would raise every score.
-    There is one measurement per matrix, so there is no second factor of subjects. As with any
+    With one measurement per matrix, subjects are not a second factor. As with any
     resampling of two crossed factors, noise that belongs to single pairs of words rather than
     to words is counted more than once: the spread is then too wide rather than too narrow.
 
@@ -113,8 +110,8 @@ def resampled_scores(
         y: `(items, items)`.
         compare: As in `compare_matrices`.
         strata: Items within which to draw: as many are drawn from each as it has.
-        resamples: How many.
-        random: Where the resamples come from.
+        resamples: Number of resamples.
+        random: Generator of the draws.
 
     Returns:
         `(resamples,)`; NaN for resamples in which the score is not defined.
@@ -125,7 +122,7 @@ def resampled_scores(
     rows, columns = np.triu_indices(len(x), 1)
     pairs_x, pairs_y = triangle(x), triangle(y)
     scores = np.empty(resamples)
-    for chunk in chunks(resamples, len(rows), "Resampling words"):
+    for chunk in draws_in_chunks(resamples, len(rows), "Resampling words"):
         drawn = np.zeros((chunk.stop - chunk.start, len(x)))
         for items in strata:
             even = np.full(len(items), 1.0 / len(items))

@@ -11,15 +11,15 @@ Loop = TypeVar("Loop", bound=Callable[..., object])
 def compiled(loop: Loop) -> Loop:
     """Compile a loop when it is first called with each type of arguments.
 
-    The machine code is kept beside the source, or else in the user's cache folder, or where
-    `NUMBA_CACHE_DIR` says. It lets other threads run meanwhile.
+    The machine code is kept beside the source, or else in the user's cache folder, or in
+    `NUMBA_CACHE_DIR`. It lets other threads run meanwhile.
     """
     # Division by zero gives infinity as in NumPy; checking for it would stop vectorization.
     return cast("Loop", compiled_with(error_model="numpy")(loop))
 
 
 def compiled_with(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """As `compiled`, with options of `numba.njit` of one's own."""
+    """`compiled`, with options of `numba.njit`."""
 
     def compile_it(loop: Callable[..., Any]) -> Any:
         try:
@@ -31,5 +31,5 @@ def compiled_with(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
 
 def threads() -> int:
-    """How many threads compiled loops may use: all cores, or what `NUMBA_NUM_THREADS` says."""
+    """Number of threads for compiled loops: `NUMBA_NUM_THREADS`, or all cores."""
     return int(vars(config)["NUMBA_NUM_THREADS"])

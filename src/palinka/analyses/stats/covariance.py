@@ -15,11 +15,7 @@ ESTIMATORS: tuple[Estimator, ...] = ("ledoit_wolf", "oas")
 
 
 def check_shrinkage(shrinkage: Shrinkage) -> None:
-    """Refuse what is neither an intensity nor the name of an estimator.
-
-    Raises:
-        InputError: If it is no number in [0, 1) and none of `ESTIMATORS`.
-    """
+    """Validate a shrinkage: a number in [0, 1), or one of `ESTIMATORS`."""
     if shrinkage in ESTIMATORS:
         return
     if isinstance(shrinkage, str) or not 0.0 <= shrinkage < 1.0:
@@ -30,7 +26,7 @@ def check_shrinkage(shrinkage: Shrinkage) -> None:
 
 
 def shrinkage_intensity(x: NDArray[np.float64], shrinkage: Shrinkage) -> float:
-    """How far the covariance of `x` is to be shrunk, from 0 (not at all) to 1.
+    """Shrinkage intensity of the covariance of `x`, from 0 (none) to 1.
 
     Args:
         x: `(items, r)`, of mean 0.
@@ -76,7 +72,7 @@ _EXACT_ENOUGH = 1e-5
 
 @dataclass(frozen=True)
 class PrincipalComponents:
-    """Eigenvalues in descending order, and what the axes are made from.
+    """Eigenvalues in descending order, and the data from which axes are computed.
 
     Attributes:
         rows: `(items, d)`, whose scatter is decomposed.
@@ -97,9 +93,9 @@ class PrincipalComponents:
         return shares
 
     def before(self, variance: float) -> int:
-        """How many components come before the one at which the share exceeds `variance`.
+        """Number of components before the one at which the share exceeds `variance`.
 
-        All that have any variance where the share never does.
+        All that have any variance, where the share never does.
 
         Raises:
             InputError: If the first component already exceeds it.
@@ -128,7 +124,9 @@ class PrincipalComponents:
 
 
 def principal_components(rows: NDArray[np.float64]) -> PrincipalComponents:
-    """Principal components of the scatter `rows.T @ rows`, formed only if it is the smaller one.
+    """Principal components of the scatter `rows.T @ rows`.
+
+    Of it and `rows @ rows.T`, only the smaller matrix is formed.
 
     Args:
         rows: `(items, d)`, centered and scaled by the caller.
@@ -142,5 +140,5 @@ def principal_components(rows: NDArray[np.float64]) -> PrincipalComponents:
     # Rounding can leave zeros a little below zero.
     eigenvalues = np.maximum(ascending[::-1], 0.0)
     if eigenvalues[0] <= 0.0:
-        raise InputError("no column varies within a condition; there is no variance to decompose")
+        raise InputError("no column varies within a condition; give items that vary")
     return PrincipalComponents(rows, eigenvalues, vectors[:, ::-1])

@@ -1,7 +1,6 @@
 """Permutation null and held-out check of generalized eigenvalues."""
 
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -16,15 +15,16 @@ from palinka.analyses.stats.covariance import (
     shrinkage_intensity,
     shrunk,
 )
+from palinka.analyses.stats.permutation import chunks
 from palinka.errors import InputError, progress
 
-# A batch of trial points this long is tried at once at either end of the spectrum.
+# Number of trial points at a time at either end of the spectrum.
 _POINTS = 8
 
 
 @compiled_with(fastmath={"reassoc", "contract"})
 def _tridiagonalize(m, diagonal, beside):  # type: ignore[no-untyped-def]
-    """Householder's reduction of the lower triangle of `m`, last row first; `m` is used up.
+    """Householder's reduction of the lower triangle of `m`, last row first; overwrites `m`.
 
     Each pass over what is left both applies a reflection and multiplies by the next one, so that
     the matrix is read once per reflection and not twice.
@@ -192,11 +192,11 @@ def _largest_eigenvalues(rows, in_a, shrinkage):  # type: ignore[no-untyped-def]
 def permuted_eigenvalues(
     rows: NDArray[np.float64], in_a: NDArray[np.bool_], shrinkage: float
 ) -> NDArray[np.float64]:
-    """Largest eigenvalues of both shrunk covariances against each other, for every labeling.
+    """Largest eigenvalues of both shrunk covariances against each other, by labeling.
 
     Args:
         rows: `(rows, r)` of mean 0 by assumption, with a diagonal scatter.
-        in_a: `(labelings, rows)`, whether the row counts as one of condition A.
+        in_a: `(labelings, rows)`, mask of the rows labeled A.
         shrinkage: Of both covariances, at least 0 and less than 1.
 
     Returns:
@@ -216,17 +216,10 @@ _NO_VARIANCE = np.finfo(np.float64).eps
 def leading_filter(
     more: NDArray[np.float64], less: NDArray[np.float64], shrinkage: Shrinkage
 ) -> NDArray[np.float64]:
-    """The direction with the most variance in `more` per shrunk variance in `less`.
+    """Direction of most variance in `more` per shrunk variance in `less`, `(r,)`.
 
-    Solved among the items of `more` where they are fewer than the dimensions.
-
-    Args:
-        more: `(items, r)`.
-        less: `(items, r)`.
-        shrinkage: Of the covariance of `less`.
-
-    Returns:
-        `(r,)`, of any length and sign.
+    Its length and sign are arbitrary. `more` and `less` are `(items, r)`; the problem is solved
+    among the items of `more` where they are fewer than the dimensions.
 
     Raises:
         numpy.linalg.LinAlgError: If the shrunk covariance of `less` is singular.
@@ -249,7 +242,7 @@ def leading_filter(
 def heldout_ratio(
     a: NDArray[np.float64], b: NDArray[np.float64], shrinkage: Shrinkage, seed: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Fit both filters on one half of each condition, and take the variance ratios on the other.
+    """Variance ratios of filters on halves of the items that they were not fitted on.
 
     Item i of A and item i of B fall into the same half where both conditions have the same number
     of items, so that matched pairs stay together.
@@ -302,14 +295,14 @@ def _halves(
     return x[order[:middle]], x[order[middle:]]
 
 
-# Labelings at a time: bounds memory, and moves the bar.
+# Labelings at a time; bounds memory.
 _CHUNK = 32
 
 
 def contrast_scores(
     a: NDArray[np.float64], b: NDArray[np.float64], variance: float
 ) -> NDArray[np.float64]:
-    """Contrasts of both conditions on the principal components of all items, without the means.
+    """Contrasts of both conditions on the principal components of all centered items.
 
     The `n` items of a condition, centered on its mean, are correlated and share `n - 1` degrees of
     freedom. Their Householder contrasts `x_i - x_n / (sqrt(n) + 1)`, `i < n`, have their scatter;
@@ -365,7 +358,7 @@ def permutation_null(
     pairs: bool,
     seed: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Largest eigenvalues under the true labels and under exchanged ones, by one recipe.
+    """Largest eigenvalues under the true labels and under exchanged ones.
 
     Each condition is centered on its own mean, because a difference of means is not a difference
     of variance, and turned into contrasts (see `contrast_scores`), because centered items are not
@@ -385,9 +378,6 @@ def permutation_null(
 
     Returns:
         Observed `(2,)` and null `(permutations, 2)`: A over B, B over A.
-
-    Raises:
-        InputError: As `contrast_scores` and `shuffled_eigenvalues` do.
     """
     scores = contrast_scores(a, b, variance)
     return shuffled_eigenvalues(scores, len(a) - 1, shrinkage, permutations, pairs, seed)
@@ -421,33 +411,25 @@ def shuffled_eigenvalues(
         shuffled = rng.permuted(np.tile(labels, (permutations, 1)), axis=1)
     # The true labeling is one of the batch, so that a draw that repeats it is an exact tie.
     in_a = np.concatenate((labels[None], shuffled))
-    chunks = [in_a[start : start + _CHUNK] for start in range(0, len(in_a), _CHUNK)]
+    # Estimators need the plain form, in one thread; compiled code releases the interpreter.
+    plain = isinstance(shrinkage, str)
+    compute = largest_eigenvalues if plain else permuted_eigenvalues
+    executor = ThreadPoolExecutor(1 if plain else _cores())
     parts = []
-    with progress("Permuting labels", len(in_a), "labelings") as bar:
-        for part in _computed(scores, chunks, shrinkage):
-            parts.append(part)
-            bar.update(len(part))
+    try:
+        with progress("Permuting labels", len(in_a), "labelings") as bar:
+            labelings = [in_a[chunk] for chunk in chunks(len(in_a), _CHUNK)]
+            for part in executor.map(partial(compute, scores, shrinkage=shrinkage), labelings):
+                parts.append(part)
+                bar.update(len(part))
+    finally:
+        executor.shutdown(cancel_futures=True)
     largest = np.concatenate(parts)
     return largest[0], largest[1:]
 
 
-def _computed(
-    scores: NDArray[np.float64], chunks: list[NDArray[np.bool_]], shrinkage: Shrinkage
-) -> Iterator[NDArray[np.float64]]:
-    """The chunks' eigenvalues in order; compiled code leaves the interpreter to other threads."""
-    if isinstance(shrinkage, str):
-        yield from (largest_eigenvalues(scores, chunk, shrinkage) for chunk in chunks)
-        return
-    compute = partial(permuted_eigenvalues, scores, shrinkage=shrinkage)
-    executor = ThreadPoolExecutor(min(_cores(), len(chunks)))
-    try:
-        yield from executor.map(compute, chunks)
-    finally:
-        executor.shutdown(cancel_futures=True)
-
-
 def _cores() -> int:
-    """How many this process may use."""
+    """Number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from palinka.analyses.stats.compiled import compiled
 
-# What can become of the bins of a row, the worst last: they are known, subnormal values have
-# rounded their edges out of order, all kept values are equal or there are none.
+# Status of the bins of a row, the worst last: they are known; subnormal values have rounded
+# their edges out of order; all kept values are equal, or there are none.
 COUNTED, DISORDERED, CONSTANT = 0, 1, 2
 
-# Added to every probability before its logarithm is taken.
+# Added to every probability before its logarithm.
 EPSILON = 1e-12
 
 
@@ -24,19 +24,14 @@ def _next_unit(
     previous: int,
     sign: np.floating[Any],
 ) -> int:
-    """The inlier of a row that comes after another in the order of `sign * value`, or -1.
+    """The inlier of a row after unit `previous` in the order of `sign * value`, or -1.
 
-    Args:
-        values: `(rows, units)`.
-        outlying: Which values are outliers of their row.
-        row: Which row.
-        previous: The unit to come after; -1 for the first of all.
-        sign: 1 to go upward, -1 to go downward.
+    A `previous` of -1 finds the first one.
     """
     units = values.shape[1]
     best = values.dtype.type(np.inf)
     limit = sign * values[row, previous] if previous >= 0 else -best
-    # No branches: a processor looks at many values at once.
+    # Without branches, the loop is vectorized.
     for unit in range(units):
         value = sign * values[row, unit]
         later = (value > limit) | ((value == limit) & (unit > previous))
@@ -57,24 +52,24 @@ def find_ranges(
     low: NDArray[np.floating[Any]],
     high: NDArray[np.floating[Any]],
 ) -> int:
-    """Find the range of every row beside every other, where the other's outliers are left out too.
+    """Find the range of every row beside every other, less the outliers of both.
 
     Most rows have few ranges beside hundreds of others, so each is listed once.
 
     Args:
         values: `(rows, units)`.
-        outlying: Which values are outliers of their row.
-        binning: Filled in: which listed range a row has beside another, `(rows, rows)`. Range `i`
-            is that of row `i` by itself.
-        row_of: Filled in: the row of each range. As long as there can be ranges.
-        low: Filled in: the least value of each range.
-        high: Filled in: the largest.
+        outlying: Mask of the outliers of each row, `(rows, units)`.
+        binning: Filled in with the index of the range that a row has beside another,
+            `(rows, rows)`. Range `i` is that of row `i` by itself.
+        row_of: Filled in with the row of each range, `(rows²,)`: the maximum number of ranges.
+        low: Filled in with the least value of each range.
+        high: Filled in with the largest.
 
     Returns:
-        How many ranges there are.
+        The number of ranges.
     """
     rows, units = values.shape
-    # The units of a row from either end inward, as far as anybody had to look.
+    # The units of a row from either end inward, as far as they were searched.
     ends = np.empty((2, units + 1), np.intp)
     signs = np.array([1, -1], dtype=values.dtype)
     listed = rows
@@ -98,7 +93,7 @@ def find_ranges(
                         break
                     place += 1
                 reached[end] = unit
-            # Where nothing is left, a range without extent says so.
+            # Where nothing is left, the range has no extent.
             lowest = values[row, max(reached[0], 0)]
             highest = values[row, max(reached[1], 0)]
             if step == 0 or (lowest == low[row] and highest == high[row]):
@@ -126,11 +121,11 @@ def digitize(
     digits: NDArray[np.unsignedinteger[Any]],
     status: NDArray[np.int64],
 ) -> None:
-    """Find the bin of each value in each range: how many of the inner edges it reaches.
+    """Find the bin of each value in each range: the number of inner edges that it reaches.
 
     Args:
         values: `(rows, units)`.
-        outlying: Which values are outliers of their row: they get a bin that is not counted.
+        outlying: Mask of the outliers of each row, which get a bin that is not counted.
         row_of: The row of each range, `(ranges,)`.
         low: The least value of each range.
         high: The largest.
@@ -156,7 +151,7 @@ def digitize(
             status[index] = COUNTED if edges[bins - 1] <= high[index] else DISORDERED
         for unit in range(units):
             digits[index, unit] = 0
-        # Edge by edge, since a processor compares many values with one edge at once.
+        # Edge by edge, which is vectorized over values.
         for k in range(1, bins):
             edge = edges[k]
             for unit in range(units):
@@ -175,16 +170,16 @@ def count_cells(
     cells: NDArray[np.unsignedinteger[Any]],
     copies: NDArray[np.integer[Any]],
 ) -> None:
-    """Count two rows of digits against each other.
+    """Joint histogram of two rows of digits, as the sum of four.
 
     Args:
         digits: The bin of every value, below `width`, `(ranges, units)`.
         first: One row.
         second: The other.
-        width: How many bins there are, and one for outliers.
-        cells: Room for the cell of every unit, `(units,)`.
-        copies: Filled in with four histograms whose sum it is, `(4, width * width)`: consecutive
-            units go to different ones, or rows that crowd into few bins would wait for themselves.
+        width: Number of bins, with the one for outliers.
+        cells: Buffer for the cell of every unit, `(units,)`.
+        copies: Filled in with the four histograms, `(4, width * width)`: consecutive units go to
+            different ones, so that an increment need not wait for the one before.
     """
     units = len(cells)
     stride = digits.dtype.type(width)
@@ -217,7 +212,7 @@ def fill_information(
     information: NDArray[np.float64],
     corrected: NDArray[np.float64],
 ) -> None:
-    """Fill in the mutual information of a pair, in bits.
+    """Compute the mutual information of a pair, in bits.
 
     A cell of `c` out of `n` has `p log2(p + ε) = (c log2 c - c log2 n) / n + ε / ln 2`, up to terms
     in ε² n: one table of `c log2 c` serves pairs of any number of samples.
@@ -225,8 +220,8 @@ def fill_information(
     Args:
         copies: Four joint histograms whose sum is counted, `(4, width * width)`.
         count_logs: `c log2 c` for every possible count.
-        columns: Room for the sum of each column, `(bins,)`.
-        logs: Room for the same of `c log2 c`.
+        columns: Buffer for the sum of each column, `(bins,)`.
+        logs: Buffer for the same of `c log2 c`.
         first: One item.
         second: The other.
         information: Filled in at the pair, `(items, items)`.
@@ -242,7 +237,7 @@ def fill_information(
     margins = 0.0
     for i in range(bins):
         row = 0
-        # A sum for each column: one for all would make every addition wait for the one before.
+        # A sum for each column, so that no addition waits for the one before.
         for j in range(bins):
             cell = i * (bins + 1) + j
             count = np.int64(copies[0, cell]) + copies[1, cell] + copies[2, cell] + copies[3, cell]
@@ -258,7 +253,7 @@ def fill_information(
         occupied -= columns[j] > 0
         margins += count_logs[columns[j]]
         joint += logs[j]
-    # Now `occupied` is how many more cells the joint histogram fills than its margins.
+    # `occupied` is the number of filled cells of the joint histogram less those of its margins.
     bits = (joint - margins + count_logs[total]) / total + EPSILON * occupied * nats
     information[first, second] = bits
     corrected[first, second] = bits - (occupied + 1) * nats / (2 * total)
@@ -276,18 +271,10 @@ def fill_pairs(
     information: NDArray[np.float64],
     corrected: NDArray[np.float64],
 ) -> None:
-    """Fill in the mutual information of some items with those after them, where bins are known.
+    """Compute the information of the items `share` with those after them.
 
-    Args:
-        digits: The bin of every value in every range, `(ranges, units)`.
-        width: How many bins there are, and one for outliers.
-        binning: Which range an item has beside another, `(items, items)`.
-        status: Of each range.
-        share: The items.
-        count_logs: `c log2 c` for every possible count.
-        copies: Room for four joint histograms, `(4, width * width)`.
-        information: Filled in, `(items, items)`.
-        corrected: Filled in with the Miller–Madow correction, `(items, items)`.
+    Pairs whose bins are not known are left out. The other arguments are those of `find_ranges`,
+    `count_cells` and `fill_information`.
     """
     cells = np.empty(digits.shape[1], digits.dtype)
     columns = np.empty(width - 1, np.int64)
@@ -304,19 +291,19 @@ def fill_pairs(
 
 @dataclass(frozen=True)
 class BinnedRows:
-    """Rows whose bins are known, so that a pair of them need only be counted.
+    """Rows with the bins of their values, from which joint histograms are counted.
 
-    Beside another row, a row loses what is an outlier there; where it loses its least or its
-    largest value, its bins are others. Each range that a row takes has its own digits.
+    Beside another row, a row loses the other's outliers; where it loses its least or its largest
+    value, its bins differ. Each range of a row has its own digits.
 
     Attributes:
         values: `(rows, units)`, float32 or float64.
-        outlying: What is left out of every pair of its row, `(rows, units)`.
-        bins: How many bins a row has.
+        outlying: Mask of the values left out of every pair of their row, `(rows, units)`.
+        bins: Number of bins of a row.
         digits: The bin of each value in each range, `(ranges, units)`; outliers of the row have
             the bin `bins`, which no pair counts.
         status: `COUNTED`, `DISORDERED` or `CONSTANT`, `(ranges,)`.
-        binning: Which range a row has beside another, `(rows, rows)`.
+        binning: Index of the range that a row has beside another, `(rows, rows)`.
     """
 
     values: NDArray[np.floating[Any]]
@@ -339,8 +326,8 @@ def binned_rows(
 
     Args:
         values: `(rows, units)`, float32 or float64, finite.
-        outlying: The values to be left out of every pair, `(rows, units)`.
-        bins: How many equally wide bins each row has.
+        outlying: Mask of the values left out of every pair of their row, `(rows, units)`.
+        bins: Number of equally wide bins.
     """
     rows, units = values.shape
     binning = np.empty((rows, rows), dtype=np.intp)
@@ -355,24 +342,23 @@ def binned_rows(
 
 
 def cell_dtype(width: int) -> type[np.unsignedinteger[Any]]:
-    """The smallest integers that number `width * width` cells: the loops run on whole registers."""
+    """Smallest unsigned dtype that numbers `width * width` cells."""
     if width * width <= 2**8:
         return np.uint8
     return np.uint16 if width * width <= 2**16 else np.uint32
 
 
 def room_for_counts(rows: BinnedRows) -> NDArray[np.integer[Any]]:
-    """What `count_cells` counts a pair of rows into, `(4, (bins + 1)²)`."""
-    # Small integers stay in the processor's nearest memory.
+    """Buffer for the histograms of `count_cells`, `(4, (bins + 1)²)`."""
+    # Small integers stay in the processor's first cache.
     dtype = np.uint16 if rows.values.shape[1] < 2**16 else np.int32
     return np.zeros((4, (rows.bins + 1) ** 2), dtype=dtype)
 
 
 def joint_histogram(rows: BinnedRows, first: int, second: int) -> NDArray[np.int64]:
-    """Count two rows against each other, over the units that are outliers of neither.
+    """Joint histogram of two rows over the units that are outliers of neither, `(bins, bins)`.
 
-    Returns:
-        `(bins, bins)`, equal to what `numpy.histogram2d` counts over the same units.
+    It equals that of `numpy.histogram2d` over the same units.
     """
     one, other = rows.binning[first, second], rows.binning[second, first]
     if rows.status[one] == COUNTED == rows.status[other]:
@@ -382,12 +368,7 @@ def joint_histogram(rows: BinnedRows, first: int, second: int) -> NDArray[np.int
         count_cells(rows.digits, one, other, width, cells, copies)
         counts: NDArray[np.int64] = copies.sum(axis=0, dtype=np.int64).reshape(width, width)
         return counts[: rows.bins, : rows.bins]
-    return _numpy_histogram(rows, first, second)
-
-
-def _numpy_histogram(rows: BinnedRows, first: int, second: int) -> NDArray[np.int64]:
-    """The same by NumPy: slow, for rows whose edges are rounded out of order, or that vary not."""
+    # Slow, for edges that are rounded out of order, and rows that do not vary.
     kept = ~(rows.outlying[first] | rows.outlying[second])
     x, y = rows.values[first, kept], rows.values[second, kept]
-    counts: NDArray[np.float64] = np.histogram2d(x, y, bins=rows.bins)[0]
-    return counts.astype(np.int64)
+    return np.histogram2d(x, y, bins=rows.bins)[0].astype(np.int64)

@@ -1,6 +1,6 @@
 """Statistics per latent: selection, neighbors, top activations, histograms."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
 from palinka.analyses.result import as_matrix, scaled
-from palinka.analyses.stats.permutation import blocks
+from palinka.analyses.stats.permutation import chunks
 from palinka.errors import InputError
 
 # Sums of ranks of this many rows are exact in float32, whose products take half the time.
@@ -17,17 +17,14 @@ MAX_FLOAT32_ROWS = 4095
 
 
 def rank_auc(values: NDArray[Any], targets: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """The area under the ROC curve of each column as a detector of the targets.
+    """Area under the ROC curve of each column as a detector of the targets, `(columns,)`.
 
     It is the probability that a random target has a higher value than a random other row,
     where ties count one half; 0.5 is chance.
 
     Args:
         values: `(rows, columns)`.
-        targets: Which rows are to be detected, `(rows,)`; some, but not all.
-
-    Returns:
-        `(columns,)`, between 0 and 1.
+        targets: Mask of the rows to detect, `(rows,)`; some, but not all.
 
     Source:
         Hanley & McNeil (1982), by the statistic of Mann & Whitney (1947).
@@ -45,14 +42,11 @@ def column_ranks(values: NDArray[Any]) -> NDArray[np.floating[Any]]:
 def auc_of_ranks(
     ranks: NDArray[np.floating[Any]], targets: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """The AUC of each column under each labelling.
+    """AUC of each column under each labeling, `(labelings, columns)`.
 
     Args:
         ranks: From `column_ranks`, `(rows, columns)`.
-        targets: `(labellings, rows)`; in each some rows, but not all, are targets.
-
-    Returns:
-        `(labellings, columns)`.
+        targets: `(labelings, rows)`; in each some rows, but not all, are targets.
     """
     n_targets = targets.sum(axis=1, keepdims=True)
     sums = (targets.astype(ranks.dtype) @ ranks).astype(np.float64)
@@ -63,34 +57,28 @@ def auc_of_ranks(
 def choose_latents(
     values: ArrayLike, ranks: Sequence[int] = (1, 10, 31), numbers: Sequence[int] = ()
 ) -> tuple[int, ...]:
-    """Choose latents by their ranks under some criterion, and others by their numbers.
+    """Select latents by rank or index, in the given order, each once.
 
     Args:
         values: The criterion, such as score, activation, density or mass, `(latents,)`.
-        ranks: 1 is the highest value; of equal values the lower number comes first.
-        numbers: Latents by their index, from 0.
-
-    Returns:
-        The latents' indices, in the order asked for, each once.
-
-    Raises:
-        InputError: If a rank or number is not that of a latent.
+        ranks: 1 is the highest value; of equal values the lower index comes first.
+        numbers: Indices of further latents, from 0.
     """
     criterion = np.asarray(values, dtype=np.float64)
     latents = len(criterion)
     for rank in ranks:
         if not 1 <= rank <= latents:
-            raise InputError(f"rank {rank} was asked for; expected 1 to {latents}, the latents")
+            raise InputError(f"rank is {rank}; expected 1 to {latents}, the number of latents")
     for number in numbers:
         if not 0 <= number < latents:
-            raise InputError(f"latent {number} was asked for; expected 0 to {latents - 1}")
+            raise InputError(f"latent is {number}; expected 0 to {latents - 1}")
     order = np.argsort(-criterion, kind="stable")
     by_rank = [int(order[rank - 1]) for rank in ranks]
     return tuple(dict.fromkeys([*by_rank, *numbers]))
 
 
-# So many cosines are held at once.
-PIECE = 1 << 24
+# Maximum number of cosines held at a time.
+CHUNK_ELEMENTS = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -98,7 +86,7 @@ class NearestLatents:
     """The nearest other directions of each, in descending order of their cosine.
 
     Attributes:
-        latents: Numbers of the others, `(latents, n)`.
+        latents: Indices of the others, `(latents, n)`.
         cosines: Their cosines, `(latents, n)`, float32; 0 with a direction of norm 0.
     """
 
@@ -107,20 +95,17 @@ class NearestLatents:
 
 
 def nearest_latents(dictionary: ArrayLike, n: int) -> NearestLatents:
-    """Find the directions with the largest cosine to each direction, itself left out.
+    """Find the `n` other directions with the largest cosine to each direction.
 
-    Of equal cosines the lower number comes first.
+    Of equal cosines the lower index comes first; there are fewer than `n` in a small dictionary.
 
     Args:
         dictionary: Directions, `(latents, width)`.
-        n: How many others; fewer where there are not so many.
-
-    Raises:
-        InputError: If the dictionary is no finite matrix, or `n` is below 1.
+        n: Number of others, at least 1.
     """
     directions = scaled(as_matrix(dictionary, "dictionary"), axis=1)
     if n < 1:
-        raise InputError(f"the nearest {n} latents are asked for; ask for at least 1")
+        raise InputError(f"number of nearest latents is {n}; expected at least 1")
     count = len(directions)
     n = min(n, count - 1)
     norms = np.linalg.norm(directions, axis=1, keepdims=True)
@@ -129,7 +114,7 @@ def nearest_latents(dictionary: ArrayLike, n: int) -> NearestLatents:
     cosines = np.empty((count, n), dtype=np.float32)
     if n == 0:
         return NearestLatents(latents, cosines)
-    for rows in blocks(count, PIECE // count):
+    for rows in chunks(count, CHUNK_ELEMENTS // count):
         block = unit[rows] @ unit.T
         own = np.arange(rows.start, rows.stop)
         block[np.arange(len(own)), own] = -np.inf
@@ -148,7 +133,7 @@ class TopActivations:
 
     Attributes:
         values: `(latents, n)`, float32; 0 where a latent has been active less often.
-        rows: Numbers of the rows that they stand in, `(latents, n)`; -1 where there is none.
+        rows: Indices of their rows, `(latents, n)`; -1 where there is none.
     """
 
     values: NDArray[np.float32]
@@ -156,17 +141,10 @@ class TopActivations:
 
 
 class TopHeap:
-    """The `n` largest positive activations of each latent so far, and the rows they stand in.
+    """The `n` largest positive activations of each latent so far, and their rows.
 
     Of equal activations the earlier row comes first. Memory is that of one batch's activations
     that may still belong to the largest, and of `latents · n` others.
-
-    Args:
-        latents: How many latents there are.
-        n: How many activations to keep of each.
-
-    Raises:
-        InputError: If there is nothing to keep.
     """
 
     def __init__(self, latents: int, n: int) -> None:
@@ -177,17 +155,9 @@ class TopHeap:
         self._seen = 0
 
     def add(self, batch: ArrayLike) -> None:
-        """Take the next rows of activations, `(rows, latents)`.
-
-        Raises:
-            InputError: If it is no matrix of these latents, or holds NaN or infinities.
-        """
-        matrix = as_matrix(batch, "latents", minimum_rows=0)
+        """Add the next rows of activations, `(rows, latents)`."""
         latents, n = self._values.shape
-        if matrix.shape[1] != latents:
-            raise InputError(
-                f"a batch of {matrix.shape[1]} latents; what came before has {latents}"
-            )
+        matrix = _next_batch(batch, latents)
         # An activation as large as the smallest kept one came later, and stays out.
         row, latent = np.nonzero(matrix > self._values[:, -1])
         new = matrix[row, latent].astype(np.float32)
@@ -205,29 +175,16 @@ class TopHeap:
         self._rows[touched] = rows[best].reshape(-1, n)
         self._seen += len(matrix)
 
-    def found(self) -> TopActivations:
-        """What has been kept so far."""
+    def result(self) -> TopActivations:
+        """The largest so far."""
         return TopActivations(self._values.copy(), self._rows.copy())
 
 
-def top_activations(batches: Iterable[ArrayLike], n: int) -> TopActivations:
-    """Find the rows at which each latent is most active, in one pass.
-
-    Args:
-        batches: Activations, `(rows, latents)` each, of which one at a time is held.
-        n: How many rows to find for each latent.
-
-    Raises:
-        InputError: If there are no batches, or one does not fit or is not finite.
-    """
-    heap: TopHeap | None = None
-    for batch in batches:
-        if heap is None:
-            heap = TopHeap(np.shape(batch)[1], n)
-        heap.add(batch)
-    if heap is None:
-        raise InputError("there are no latents: expected at least one batch")
-    return heap.found()
+def _next_batch(batch: ArrayLike, latents: int) -> NDArray[np.floating[Any]]:
+    matrix = as_matrix(batch, "latents", minimum_rows=0)
+    if matrix.shape[1] != latents:
+        raise InputError(f"a batch of {matrix.shape[1]} latents; expected {latents}, as before")
+    return matrix
 
 
 @dataclass(frozen=True)
@@ -236,27 +193,24 @@ class ActivationHistogram:
 
     Attributes:
         counts: `(latents, bins)`; bin `i` holds those from `i` up to `i + 1` widths.
-        width: The width of a latent's bins, a power of two over the number of bins; 0 where it
-            is never active.
+        width: Width of each latent's bins, a power of two over the number of bins, `(latents,)`;
+            0 where it is never active.
     """
 
     counts: NDArray[np.int64]
     width: NDArray[np.float64]
 
 
+# Below the exponent of every number.
+_NONE = -(1 << 20)
+
+
 class HistogramCounter:
-    """Counts activations exactly, without knowing beforehand how large they are.
+    """Exact histograms of activations whose range is not known beforehand.
 
     The bins of a latent reach up to a power of two. An activation beyond it doubles their width:
     neighbors are merged, and every count stays true. At the end more than half of the bins'
-    range is in use.
-
-    Args:
-        latents: How many latents there are.
-        bins: How many bins each has; a power of two.
-
-    Raises:
-        InputError: If there are no latents, or `bins` is no power of two.
+    range is in use. The number of bins is a power of two.
     """
 
     def __init__(self, latents: int, bins: int = 64) -> None:
@@ -270,17 +224,9 @@ class HistogramCounter:
         self._power = np.full(latents, _NONE, dtype=np.int64)
 
     def add(self, batch: ArrayLike) -> None:
-        """Take the next rows of activations, `(rows, latents)`.
-
-        Raises:
-            InputError: If it is no matrix of these latents, or holds NaN or infinities.
-        """
-        matrix = as_matrix(batch, "latents", minimum_rows=0)
+        """Add the next rows of activations, `(rows, latents)`."""
         latents, bins = self._counts.shape
-        if matrix.shape[1] != latents:
-            raise InputError(
-                f"a batch of {matrix.shape[1]} latents; what came before has {latents}"
-            )
+        matrix = _next_batch(batch, latents)
         row, latent = np.nonzero(matrix)
         magnitude = np.abs(matrix[row, latent]).astype(np.float64)
         largest = np.zeros(latents)
@@ -291,15 +237,15 @@ class HistogramCounter:
         flat = np.bincount(latent * bins + place, minlength=latents * bins)
         self._counts += flat.reshape(latents, bins)
 
-    def found(self) -> ActivationHistogram:
-        """What has been counted so far."""
+    def result(self) -> ActivationHistogram:
+        """The counts so far."""
         used = self._power > _NONE
         power = np.where(used, self._power, 0)
         width = np.where(used, np.ldexp(1.0, power) / self._counts.shape[1], 0.0)
         return ActivationHistogram(self._counts.copy(), width)
 
     def _widen(self, power: NDArray[np.int32], active: NDArray[np.bool_]) -> None:
-        """Let the bins of each active latent reach at least up to two to the given power."""
+        """Extend the bins of each active latent at least up to two to the given power."""
         bins = self._counts.shape[1]
         fresh = active & (self._power == _NONE)
         self._power[fresh] = power[fresh]
@@ -312,27 +258,3 @@ class HistogramCounter:
             merged[:, : bins // together] = kept
             self._counts[which] = merged
             self._power[which] += step
-
-
-# Below the exponent of every number.
-_NONE = -(1 << 20)
-
-
-def activation_histogram(batches: Iterable[ArrayLike], bins: int = 64) -> ActivationHistogram:
-    """Count the non-zero magnitudes of every latent, in one pass.
-
-    Args:
-        batches: Activations, `(rows, latents)` each, of which one at a time is held.
-        bins: How many bins each latent has; a power of two.
-
-    Raises:
-        InputError: If there are no batches, or one does not fit or is not finite.
-    """
-    counter: HistogramCounter | None = None
-    for batch in batches:
-        if counter is None:
-            counter = HistogramCounter(np.shape(batch)[1], bins)
-        counter.add(batch)
-    if counter is None:
-        raise InputError("there are no latents: expected at least one batch")
-    return counter.found()

@@ -8,8 +8,8 @@ from numpy.typing import ArrayLike, NDArray
 from palinka.errors import progress
 
 
-def blocks(length: int, size: int) -> Iterator[slice]:
-    """Divide `length` entries into slices of `size` or fewer, in order; `size` is at least 1."""
+def chunks(length: int, size: int) -> Iterator[slice]:
+    """Slices of `size` entries or fewer, at least one, that divide `length` entries in order."""
     size = max(1, size)
     for start in range(0, length, size):
         yield slice(start, min(length, start + size))
@@ -20,15 +20,12 @@ RELATIVE_TOLERANCE = 1e-10
 
 
 def permutation_p_values(observed: ArrayLike, null: ArrayLike) -> NDArray[np.float64]:
-    """How often chance does at least as well: `(1 + #{null >= observed}) / (n + 1)`.
+    """P-value of each observed statistic: `(1 + #{null >= observed}) / (n + 1)`.
 
     Args:
         observed: Statistics of which high values count as evidence, not negative, any shape.
         null: The statistic under each of `n` shuffles, `(n,)`; where there are many observed
             ones, the largest of them, which corrects for their number.
-
-    Returns:
-        One p-value for each observed statistic; none is 0.
 
     Source:
         Phipson & Smyth (2010) for the ones; Westfall & Young (1993) for the largest.
@@ -39,8 +36,8 @@ def permutation_p_values(observed: ArrayLike, null: ArrayLike) -> NDArray[np.flo
     return np.asarray((1.0 + at_least) / (len(ascending) + 1.0))
 
 
-# Numbers in a working array, at most.
-WORKING_SIZE = 1 << 22
+# Maximum number of elements of a working array.
+CHUNK_ELEMENTS = 1 << 22
 
 
 def max_t(
@@ -74,7 +71,7 @@ def max_t(
     sizes = [len(sample) for sample in samples]
     largest = np.empty(permutations)
     with progress("Flipping signs", permutations, "flips") as bar:
-        for some in blocks(permutations, WORKING_SIZE // len(t)):
+        for some in chunks(permutations, CHUNK_ELEMENTS // len(t)):
             signs = np.where(rng.random((len(largest[some]), sum(sizes))) < 0.5, -1.0, 1.0)
             mean, error = np.zeros((2, len(signs), len(t)))
             for n, sample, square, sign in zip(

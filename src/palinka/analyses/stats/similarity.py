@@ -9,11 +9,12 @@ from scipy.stats import rankdata
 
 from palinka.analyses.result import scaled
 from palinka.analyses.stats.compiled import compiled
+from palinka.analyses.stats.permutation import chunks
 from palinka.errors import progress
 
 
 def cosine_similarity(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Compare every row with every row by the cosine of the angle between them.
+    """Cosine of the angle between every row and every row.
 
     Args:
         x: `(items, d)`.
@@ -106,14 +107,14 @@ Comparison = Literal["pearson", "spearman", "kendall", "cka"]
 
 # Cosines closer than this differ by rounding alone.
 SAME = 1e-14
-# Entries of permuted or resampled triangles held at a time: 32 MiB of float64.
-ENTRIES_AT_ONCE = 2**22
+# Maximum number of entries of permuted or resampled triangles: 32 MiB of float64.
+CHUNK_ELEMENTS = 2**22
 
 
 def compare_matrices(
     x: NDArray[np.float64], y: NDArray[np.float64], compare: Comparison = "pearson"
 ) -> float:
-    """One number for how alike two symmetric matrices are.
+    """Compare two symmetric matrices.
 
     Args:
         x: `(items, items)`.
@@ -146,7 +147,7 @@ def mantel_scores(
     permutations: int,
     random: np.random.Generator,
 ) -> NDArray[np.float64]:
-    """Scores under the null that the items of `x` have nothing to do with those of `y`.
+    """Scores under the null that the items of `x` and those of `y` are unrelated.
 
     Any item of `y` is exchanged with any other, its row and its column together: entries that
     share an item are not independent, and each permuted matrix is as self-consistent as the
@@ -156,8 +157,8 @@ def mantel_scores(
         x: `(items, items)`.
         y: `(items, items)`.
         compare: As in `compare_matrices`.
-        permutations: How many.
-        random: Where the permutations come from.
+        permutations: Number of permutations.
+        random: Generator of the permutations.
 
     Returns:
         `(permutations,)`.
@@ -179,7 +180,7 @@ def mantel_scores(
         twice = np.where(upper[0] == upper[1], 1.0, 2.0)
         fixed = _normalized(x, compare)[upper] * twice
         permuted_matrix = _normalized(y, compare)
-    for chunk in chunks(permutations, len(upper[0]), "Permuting words"):
+    for chunk in draws_in_chunks(permutations, len(upper[0]), "Permuting words"):
         size = chunk.stop - chunk.start
         order = random.permuted(np.tile(np.arange(items), (size, 1)), axis=1)
         entries = order[:, upper[0]] * items + order[:, upper[1]]
@@ -191,14 +192,12 @@ def mantel_scores(
     return scores
 
 
-def chunks(draws: int, entries: int, description: str) -> Iterator[slice]:
-    """Slices of so many draws, of so many entries each, as memory should hold; with a bar."""
-    step = max(1, ENTRIES_AT_ONCE // entries)
+def draws_in_chunks(draws: int, entries: int, description: str) -> Iterator[slice]:
+    """Slices of draws of `entries` each that fit in memory, with a progress bar."""
     with progress(description, draws, "draws") as bar:
-        for start in range(0, draws, step):
-            stop = min(start + step, draws)
-            yield slice(start, stop)
-            bar.update(stop - start)
+        for chunk in chunks(draws, CHUNK_ELEMENTS // entries):
+            yield chunk
+            bar.update(chunk.stop - chunk.start)
 
 
 def triangle(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -207,7 +206,7 @@ def triangle(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def is_constant(matrix: NDArray[np.float64]) -> bool:
-    """Whether every pair of different items has the same similarity."""
+    """True if every pair of different items has the same similarity."""
     entries = triangle(matrix)
     return bool(entries.size == 0 or np.ptp(entries) <= SAME)
 
@@ -218,7 +217,7 @@ def _pair_ranks(matrix: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def _normalized(matrix: NDArray[np.float64], compare: Comparison) -> NDArray[np.float64]:
-    """Center a matrix in the way of the comparison, and scale its squares to add up to one."""
+    """Center a matrix as the comparison does, and scale its squares to add up to one."""
     if compare == "cka":
         means = matrix.mean(axis=0)
         centered = matrix - means[:, None] - means[None, :] + means.mean()
@@ -255,8 +254,8 @@ def similarity_within(
     similarity: NDArray[np.float64], membership: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """Mean similarity of different words of a group, for each group."""
-    blocks = [similarity[np.ix_(items, items)] for items in members_of(membership)]
-    return np.array([block[np.triu_indices(len(block), 1)].mean() for block in blocks])
+    groups = members_of(membership)
+    return np.array([triangle(similarity[np.ix_(items, items)]).mean() for items in groups])
 
 
 def similarity_between(

@@ -181,7 +181,7 @@ class ReportLatents(EndOfRunCallback):
             statistics = latent_statistics(batches())
         finally:
             module.train(training)
-        top = heap.found()
+        top = heap.result()
         # In raw units: what one unit of a latent adds to the site.
         directions = (module.autoencoder.dictionary / module.output_scaling.scale).detach()
         near = nearest_latents(directions.float().cpu().numpy(), self.nearest)

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from palinka import analyses
 from palinka.analyses import figures
+from palinka.analyses.figures.style import captioned
 
 ITEMS_BY_UNITS = ["generalized_eigendecomposition", "unit_tuning", "latent_statistics"]
 ITEMS_BY_ITEMS = ["pairwise_mutual_information", "representational_similarity"]
@@ -32,3 +34,14 @@ def test_color_bars_say_where_neighbors_were_averaged(items, units, shrunk):
         assert labels, name
         for label in labels:
             assert label.endswith(", mean of neighbors") == (name in shrunk), name
+
+
+def test_each_figure_gets_its_own() -> None:
+    figures = {"a": Figure(), "b": Figure()}
+    assert captioned(figures, {"a": "One.", "b": "Two.", "c": "Three."}) is figures
+    assert [figure.get_label() for figure in figures.values()] == ["One.", "Two."]
+
+
+def test_none_is_forgotten() -> None:
+    with pytest.raises(KeyError, match="b"):
+        captioned({"a": Figure(), "b": Figure()}, {"a": "One."})

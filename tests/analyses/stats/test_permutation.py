@@ -1,11 +1,9 @@
-import sys
-
 import numpy as np
 import pytest
 from scipy import stats
 
-from palinka.analyses.stats.permutation import max_t  # noqa: F401
-from palinka.analyses.stats.permutation import max_t as adjust
+from palinka.analyses.stats import permutation
+from palinka.analyses.stats.permutation import max_t, permutation_p_values
 from palinka.analyses.unit_tuning import unit_tuning
 
 SIZES = [1, 30, 1 << 22]
@@ -21,10 +19,10 @@ def null_p(largest, observed):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_paired_equals_flipping_signs_one_by_one(size, monkeypatch):
-    monkeypatch.setattr(sys.modules["palinka.analyses.stats.permutation"], "WORKING_SIZE", size)
+    monkeypatch.setattr(permutation, "CHUNK_ELEMENTS", size)
     differences = np.random.default_rng(0).normal(0.4, size=(9, 6))
     t = stats.ttest_1samp(differences, 0).statistic
-    p = adjust(t, [differences], 40, seed=3)
+    p = max_t(t, [differences], 40, seed=3)
     largest = np.array(
         [np.abs(stats.ttest_1samp(s[:, None] * differences, 0)[0]).max() for s in signs(40, 9, 3)]
     )
@@ -33,11 +31,11 @@ def test_paired_equals_flipping_signs_one_by_one(size, monkeypatch):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_welch_equals_flipping_residuals_one_by_one(size, monkeypatch):
-    monkeypatch.setattr(sys.modules["palinka.analyses.stats.permutation"], "WORKING_SIZE", size)
+    monkeypatch.setattr(permutation, "CHUNK_ELEMENTS", size)
     random = np.random.default_rng(1)
     a, b = random.normal(size=(8, 5)), random.normal(0.8, 2.0, size=(11, 5))
     t = stats.ttest_ind(b, a, equal_var=False).statistic
-    p = adjust(t, [-a, b], 40, seed=3)
+    p = max_t(t, [-a, b], 40, seed=3)
     largest = []
     for s in signs(40, 19, 3)[:, :, None]:
         residuals = s[:8] * (a - a.mean(axis=0)), s[8:] * (b - b.mean(axis=0))
@@ -50,7 +48,7 @@ def test_flips_that_make_all_differences_equal_are_as_high_as_the_same_data():
     # Two of the 32 flips leave five equal signs: an unbounded t, whatever the rounding.
     differences = np.array([[1.0], [1.0], [1.0], [1.0], [1.0 + 1e-9]])
     t = stats.ttest_1samp(differences, 0).statistic
-    assert adjust(t, [differences], 2000, seed=0) == pytest.approx(1 / 16, abs=0.02)
+    assert max_t(t, [differences], 2000, seed=0) == pytest.approx(1 / 16, abs=0.02)
 
 
 def smallest_adjusted_p(n_a, n_b, sd, units, shared, draws, seed, test="welch", effect=0.0):
@@ -81,3 +79,14 @@ def test_paired_p_is_uniform_under_the_null(assert_uniform):
 def test_an_effect_is_found(test):
     p = smallest_adjusted_p(12, 12, 1.0, 10, 1.0, draws=60, seed=3, test=test, effect=4.0)
     assert (p <= 0.05).mean() > 0.9
+
+
+def test_counts_what_is_at_least_as_good():
+    null = [3.0, 1.0, 2.0, 2.0]
+    observed = np.array([0.0, 2.0, 2.5, 4.0])
+    assert permutation_p_values(observed, null).tolist() == [1.0, 0.8, 0.4, 0.2]
+
+
+def test_rounding_does_not_break_a_tie():
+    assert permutation_p_values(0.1 + 0.2, [0.3]) == 1.0
+    assert permutation_p_values(0.3, [0.1 + 0.2]) == 1.0

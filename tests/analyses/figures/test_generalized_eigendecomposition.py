@@ -131,7 +131,7 @@ def test_texts_that_are_no_versions_of_each_other_stand_alone():
         for text in range(10)
     ]
     figure = token_series.draw_series(series, 5, ("a", "b"))
-    assert len(figure.axes) == 2 * token_series.MOST_FRAMES
+    assert len(figure.axes) == 2 * token_series.MAX_FRAMES
 
 
 def test_a_huge_first_token_does_not_set_the_scale():

@@ -1,0 +1,329 @@
+import io
+import unicodedata
+import warnings
+from html.parser import HTMLParser
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import to_hex, to_rgb
+
+from palinka.analyses import figures
+from palinka.analyses.figures.text_heatmap import (
+    MAX_LINES,
+    Heatmap,
+    display_tokens,
+    readable_on,
+    scaled,
+    text_heatmap,
+    text_heatmap_html,
+    text_width,
+    token_lines,
+)
+from palinka.errors import InputError
+
+
+def test_values_are_scaled_over_the_text_and_squared():
+    values = np.array([2.0, 4.0, 6.0])
+    assert scaled(values, 1.0).tolist() == [0, 0.5, 1]
+    assert scaled(values, 2.0).tolist() == [0, 0.25, 1]
+    assert scaled(-values, 1.0).tolist() == [1, 0.5, 0]
+    assert scaled(np.full(3, 7.0), 2.0).tolist() == [0, 0, 0]
+
+
+def test_colors_follow_the_color_map():
+    backgrounds = [cell[0] for cell in Heatmap([1.0, 2.0, 3.0], colors="Blues").cells(3)]
+    expected = [to_hex(mpl.colormaps["Blues"](level)) for level in (0.0, 0.25, 1.0)]
+    assert backgrounds == expected
+    assert Heatmap([0, 1]).cells(2)[1][0] == to_hex(mpl.colormaps["Reds"](1.0))
+    units = Heatmap([1.0, 2.0, 3.0], exponent=1.0).cells(3)
+    assert units[1][0] == to_hex(mpl.colormaps["Reds"](0.5))
+
+
+@pytest.mark.parametrize("colors", ["Reds", "Blues"])
+def test_text_can_be_read_on_every_shade(colors):
+    def luminance(color):
+        linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in color]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    for shade in mpl.colormaps[colors](np.linspace(0, 1, 64))[:, :3]:
+        pair = sorted((luminance(shade), luminance(to_rgb(readable_on(shade)))))
+        assert (pair[1] + 0.05) / (pair[0] + 0.05) >= 4.5
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([1.0, 2.0], r"heatmap 'unit 3' has values of the shape \(2,\) for 3 tokens"),
+        ([1.0, np.nan, 2.0], "'unit 3' holds NaN"),
+    ],
+)
+def test_bad_values(values, message):
+    with pytest.raises(InputError, match=message):
+        Heatmap(values, "unit 3").numbers(3)
+
+
+@pytest.mark.parametrize(
+    ("token", "shown"),
+    [
+        ("plum", "plum"),
+        (" plum", " plum"),
+        ("plum brandy", "plum brandy"),
+        (" ", "␣"),
+        ("   ", "␣␣␣"),
+        ("  plum ", "␣␣plum␣"),
+        ("\n", "↵"),
+        ("\n\n\t", "↵↵⇥"),
+        ("\r\n", "⟨U+000D⟩↵"),
+        ("a\x00b", "a⟨U+0000⟩b"),
+        ("\u00a0", "⍽"),
+        ("\u2003", "⟨U+2003⟩"),
+        ("\u200b", "⟨U+200B⟩"),
+        ("\u202eabc", "⟨U+202E⟩abc"),
+        ("\u200f", "⟨U+200F⟩"),
+        ("\ufeff", "⟨U+FEFF⟩"),
+        ("\u0301", "◌\u0301"),
+        ("e\u0301", "e\u0301"),
+        ("👩\u200d💻", "👩\u200d💻"),
+        ("\u200d", "⟨U+200D⟩"),
+        ("שלום", "שלום"),
+        ("<b>&", "<b>&"),
+        ("", "⟨⟩"),
+        ("\ud83d", "⟨ED A0 BD⟩"),
+        (b"\xff\xfea", "⟨FF FE⟩a"),
+        ("\ufffd", "\ufffd"),
+    ],
+)
+def test_nothing_is_invisible(token, shown):
+    assert display_tokens([token]) == (shown,)
+
+
+def test_divided_characters_are_shown_where_they_are_complete():
+    first, second, third = "a😀€"[:1].encode() + "😀".encode()[:2], "😀".encode()[2:], "€".encode()
+    assert display_tokens([first, second, third]) == ("a⟨F0 9F⟩", "😀", "€")
+    four = [bytes([byte]) for byte in "😀".encode()]
+    assert display_tokens(four) == ("⟨F0⟩", "⟨9F⟩", "⟨98⟩", "😀")
+    # The end of one and the beginning of another in one token; and one never completed.
+    assert display_tokens([b"\xe2\x82", b"\xac \xe2\x82", b"x"]) == (
+        "⟨E2 82⟩",
+        "€ ⟨E2 82⟩",
+        "x",
+    )
+
+
+@given(st.text(max_size=30), st.lists(st.integers(0, 90), max_size=8))
+@settings(max_examples=150, deadline=None)
+def test_any_division_into_tokens_keeps_every_character(text, cuts):
+    data = text.encode("utf-8", "surrogatepass")
+    ends = sorted({min(cut, len(data)) for cut in cuts} | {len(data)})
+    tokens = [data[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+    shown = display_tokens(tokens)
+    assert len(shown) == len(tokens)
+    assert all(shown)
+    joined = "".join(shown)
+    assert all(unicodedata.category(character) not in {"Cc", "Zl", "Zp"} for character in joined)
+    for character in text:
+        if unicodedata.category(character)[0] in "LN":
+            assert joined.count(character) >= text.count(character)
+
+
+@given(st.binary(max_size=40), st.integers(1, 5))
+@settings(max_examples=100, deadline=None)
+def test_takes_any_bytes(data, length):
+    tokens = [data[start : start + length] for start in range(0, len(data), length)]
+    assert len(display_tokens(tokens)) == len(tokens)
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [("plum", 4), ("日本", 4), ("😀", 2), ("e\u0301", 1), ("👩\u200d💻", 2), ("", 0), ("Ő↵", 2)],
+)
+def test_width_in_columns(text, columns):
+    assert text_width(text) == columns
+
+
+def shown(texts, columns):
+    return ["".join(cell.text for cell in line) for line in token_lines(texts, columns)]
+
+
+def test_words_stay_together_and_line_breaks_are_kept():
+    assert shown(["The", " plum", " bran", "dy"], 10) == ["The plum", " brandy"]
+    assert shown(["a", "↵", "b", "↵↵", "c"], 10) == ["a↵", "b↵↵", "c"]
+
+
+def test_words_longer_than_a_line_are_divided_between_tokens_and_tokens_where_they_must_be():
+    assert shown(["ab", "cd", "ef"], 5) == ["abcd", "ef"]
+    assert shown(["x", " abcdefgh"], 4) == ["x", " abc", "defg", "h"]
+    assert shown(["日本語"], 3) == ["日", "本", "語"]
+
+
+@given(st.lists(st.text(max_size=9), min_size=1, max_size=25), st.integers(2, 20))
+@settings(max_examples=150, deadline=None)
+def test_nothing_is_lost_and_no_line_is_too_long(tokens, columns):
+    texts = display_tokens(tokens)
+    lines = token_lines(texts, columns)
+    parts = {}
+    for line in lines:
+        column = 0
+        for cell in line:
+            assert cell.column == column
+            assert cell.width == text_width(cell.text)
+            column += cell.width
+            parts[cell.token] = parts.get(cell.token, "") + cell.text
+        assert column <= columns
+    assert parts == dict(enumerate(texts))
+
+
+TOKENS = [
+    "The",
+    " plum",
+    " $x_1^",
+    "$",
+    "\n",
+    "日",
+    "😀",
+    b"\xf0\x9f",
+    "<script>",
+    "\u202e",
+    "שלום",
+]
+
+
+def test_every_token_has_its_color_and_its_text():
+    values = np.arange(len(TOKENS), dtype=float)
+    figure = text_heatmap(TOKENS, [Heatmap(values, "latent $7$"), Heatmap(-values, "b", "Blues")])
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert texts[0].startswith("latent $7$   0 … 10")
+    assert texts[1:5] == ["The", " plum", " $x_1^", "$"]
+    assert "<script>" in texts
+    assert "⟨U+202E⟩" in texts
+    boxes = [c for c in figure.axes[0].collections if isinstance(c, PolyCollection)]
+    expected = Heatmap(values).cells(len(TOKENS))
+    assert [to_hex(color) for color in boxes[0].get_facecolors()] == [c for c, _ in expected]
+    assert to_hex(boxes[1].get_facecolors()[0]) == to_hex(mpl.colormaps["Blues"](1.0))
+    assert figures.text_heatmap is text_heatmap
+
+
+def test_draws_any_characters_without_a_warning_and_never_as_markup():
+    figure = text_heatmap(TOKENS, [Heatmap(np.ones(len(TOKENS)), "$caption")])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for kind in ("png", "svg"):
+            figure.savefig(io.BytesIO(), format=kind, dpi=60)
+
+
+def test_lines_are_as_long_as_asked():
+    tokens = [" word"] * 30
+    narrow = text_heatmap(tokens, [Heatmap(np.ones(30))], columns=30)
+    wide = text_heatmap(tokens, [Heatmap(np.ones(30))], columns=100)
+    assert narrow.get_figwidth() < wide.get_figwidth()
+    assert narrow.get_figheight() > wide.get_figheight()
+    assert len(narrow.axes[0].texts) == len(wide.axes[0].texts) == 31
+
+
+def test_long_texts_end_with_a_remark():
+    tokens = ["\n"] * (MAX_LINES + 5)
+    figure = text_heatmap(tokens, [Heatmap(np.ones(len(tokens)), "unit")])
+    texts = figure.axes[0].texts
+    assert len(texts) == 1 + MAX_LINES
+    assert f"the first {MAX_LINES} of {MAX_LINES + 5} lines" in texts[0].get_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([], [Heatmap([])]), "0 tokens and 1 series"),
+        ((["a"], []), "1 tokens and 0 series"),
+        ((["a"], [Heatmap([1.0, 2.0])]), "2,.* for 1 tokens"),
+        ((["a"], [Heatmap([1.0])], 1), "columns is 1"),
+    ],
+)
+def test_bad_input(arguments, message):
+    with pytest.raises(InputError, match=message):
+        text_heatmap(*arguments)
+
+
+NASTY = [
+    " word",
+    " ",
+    "<script>alert(1)</script>",
+    '" onmouseover="x',
+    "&lt;",
+    "</div>",
+    "'{{ 7*7 }}",
+    "\u202e",
+]
+
+
+class Page(HTMLParser):
+    """Collects tags, and the tokens with their attributes."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.tokens, self.headings, self.inside = [], [], [], None
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.inside = tag
+        if tag == "i":
+            self.tokens.append([dict(attributes), ""])
+
+    def handle_endtag(self, tag):
+        self.inside = None
+
+    def handle_data(self, data):
+        if self.inside == "i":
+            self.tokens[-1][1] += data
+        if self.inside in ("h1", "h2"):
+            self.headings.append(data)
+
+
+def test_text_is_never_markup():
+    heatmap = Heatmap(np.arange(len(NASTY)), "<b>caption</b>")
+    html = text_heatmap_html(NASTY, [heatmap], title="<img src=x>")
+    page = Page(html)
+    assert [text for _, text in page.tokens] == [" word", "␣", *NASTY[2:-1], "⟨U+202E⟩"]
+    assert page.headings == ["<img src=x>", "<b>caption</b>"]
+    assert set(page.tags) == {
+        "html", "head", "meta", "title", "style", "body", "h1", "h2", "small", "section", "div",
+        "b", "i", "wbr",
+    }  # fmt: skip
+    assert all(set(attributes) == {"title", "style"} for attributes, _ in page.tokens)
+    # Nothing is fetched and nothing may run, whatever a browser makes of the rest.
+    assert "default-src 'none'" in html
+    assert "http" not in html.replace("http-equiv", "")
+
+
+def test_hovering_shows_value_and_id_and_colors_follow_the_heatmap():
+    values = np.array([0.25, 1.5, -3.0])
+    heatmaps = [Heatmap(values, "first"), Heatmap(values, "second", "Blues", 1.0)]
+    page = Page(text_heatmap_html(["a", " b", "\n"], heatmaps, token_ids=[11, 22, 33]))
+    titles = [attributes["title"] for attributes, _ in page.tokens]
+    assert titles[:3] == titles[3:]
+    assert titles[0] == "0.25 · token 0 · id 11"
+    assert titles[2] == "-3 · token 2 · id 33"
+    for part, heatmap in zip((page.tokens[:3], page.tokens[3:]), heatmaps, strict=True):
+        for (attributes, _), (background, ink) in zip(part, heatmap.cells(3), strict=True):
+            assert attributes["style"] == f"background:{background};color:{ink}"
+    assert page.tags.count("br") == 2
+    without_ids = Page(text_heatmap_html(["a"], [Heatmap([1.0])]))
+    assert without_ids.tokens[0][0]["title"] == "1 · token 0"
+
+
+def test_page_is_written_as_utf8_whatever_the_tokens():
+    tokens = ["\ud83d", "日本", b"\xf0\x9f", b"\x98\x80", "\x00", "שלום"]
+    html = text_heatmap_html(tokens, [Heatmap(np.ones(6))])
+    html.encode("utf-8")
+    assert [text for _, text in Page(html).tokens] == [
+        "⟨ED A0 BD⟩", "日本", "⟨F0 9F⟩", "😀", "⟨U+0000⟩", "שלום",
+    ]  # fmt: skip
+    assert "unicode-bidi: isolate" in html
+
+
+def test_ids_that_do_not_fit_are_rejected():
+    with pytest.raises(InputError, match="1 token ids for 2 tokens"):
+        text_heatmap_html(["a", "b"], [Heatmap([1.0, 2.0])], token_ids=[1])

@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 
 from palinka.analyses.category_score import category_score
-from palinka.analyses.stats.latents import rank_auc
+from palinka.analyses.stats.latents import auc_of_ranks, column_ranks
 from palinka.errors import InputError
 
 
@@ -90,10 +90,11 @@ def test_p_values_equal_exchanging_labels_one_by_one(exchange, working_size, mon
     result = category_score(latents, targets, permutations=permutations, seed=4, **given)
     exchanged = exchange_labels(targets, permutations, seed=4, **given)
     scores = np.array([plain_scores(latents, mask) for mask in exchanged])
-    aucs = np.array([rank_auc(latents, mask) for mask in exchanged])
+    ranks = column_ranks(latents)
+    aucs = auc_of_ranks(ranks, exchanged)
     expected = plain_p_values(plain_scores(latents, targets), scores)
     np.testing.assert_allclose(result.p_value, expected, rtol=1e-12)
-    expected = plain_p_values(rank_auc(latents, targets), aucs)
+    expected = plain_p_values(auc_of_ranks(ranks, targets[None])[0], aucs)
     np.testing.assert_allclose(result.auc_p_value, expected, rtol=1e-12)
 
 

@@ -45,16 +45,7 @@ LEFT_EDGE = 0.02
 def category_score(
     result: CategoryScore, *, units: str = "latents", **context: Any
 ) -> dict[str, Figure]:
-    """Draw the score of every latent, and where they were computed its AUC and p-value.
-
-    Args:
-        result: What `analyses.category_score` found.
-        units: Plural name of the latents.
-        **context: Ignored.
-
-    Returns:
-        `score` and, with AUCs, `auc`.
-    """
+    """Draw `score`, by latent, and with AUCs `auc`, both with p-values if there are any."""
     with style():
         figures = {"score": _scores(result, units)}
         if result.auc is not None:

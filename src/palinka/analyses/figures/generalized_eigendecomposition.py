@@ -401,16 +401,7 @@ def overview(
     conditions: Sequence[str] = ("a", "b"),
     **context: Any,
 ) -> dict[str, Figure]:
-    """Draw the leading eigenvalues at every site, and how much of them holds out of sample.
-
-    Args:
-        results: What `analyses.generalized_eigendecomposition` found, by site.
-        conditions: Their names.
-        **context: Ignored.
-
-    Returns:
-        `sites`.
-    """
+    """Draw `sites`, the leading eigenvalues and held-out variance ratios at every site."""
     both = directions((str(conditions[0]), str(conditions[1])))
     tested = all(result.heldout_ratio_a is not None for result in results.values())
     with style():

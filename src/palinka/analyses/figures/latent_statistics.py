@@ -48,14 +48,9 @@ def latent_statistics(
 ) -> dict[str, Figure]:  # fmt: skip
     """Draw density and activation by latent, against each other, and the latents.
 
-    Args:
-        result: What `analyses.latent_statistics` found.
-        latents: The activations, `(tokens, latents)`, for an image of them.
-        units: Plural name of the latents.
-        **context: Ignored.
-
     Returns:
-        `density`, `activation`, `density_by_activation` and, with `latents`, `latents_by_token`.
+        `density`, `activation`, `density_by_activation` and, with the activations `latents`,
+        `(tokens, latents)`, `latents_by_token`.
     """
     with style():
         figures = {

@@ -366,10 +366,6 @@ def pairwise_mutual_information(
 ) -> dict[str, Figure]:
     """Draw the measures over the items of one condition at one site.
 
-    Args:
-        result: Of `analyses.pairwise_mutual_information`.
-        **context: Ignored.
-
     Returns:
         `matrices` (mutual information and covariance of every pair, with their histograms) and
         `comparison` (covariance against mutual information).

@@ -59,7 +59,7 @@ def unit_tuning(
     """Draw t by unit, and the activations behind it.
 
     Args:
-        result: What `analyses.unit_tuning` found.
+        result: Of `analyses.unit_tuning`.
         a: The first condition's activations, `(items, units)`.
         b: The second condition's.
         conditions: Their names.
@@ -82,16 +82,7 @@ def unit_tuning(
 def overview(
     results: Mapping[str, UnitTuning], units: str = "units", **context: Any
 ) -> dict[str, Figure]:
-    """Draw the share of significant units at every site.
-
-    Args:
-        results: What `analyses.unit_tuning` found, by site.
-        units: Plural name of the units.
-        **context: Ignored.
-
-    Returns:
-        `significant`.
-    """
+    """Draw `significant`, the share of significant units at every site."""
     with style():
         figure, axes = new_figure(6.0, 0.8 + 0.26 * len(results))
         shares = [100.0 * result.significant.mean() for result in results.values()]

@@ -16,23 +16,6 @@ from palinka.errors import InputError
 MAX_FLOAT32_ROWS = 4095
 
 
-def rank_auc(values: NDArray[Any], targets: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Area under the ROC curve of each column as a detector of the targets, `(columns,)`.
-
-    It is the probability that a random target has a higher value than a random other row,
-    where ties count one half; 0.5 is chance.
-
-    Args:
-        values: `(rows, columns)`.
-        targets: Mask of the rows to detect, `(rows,)`; some, but not all.
-
-    Source:
-        Hanley & McNeil (1982), by the statistic of Mann & Whitney (1947).
-    """
-    auc: NDArray[np.float64] = auc_of_ranks(column_ranks(values), targets[None])[0]
-    return auc
-
-
 def column_ranks(values: NDArray[Any]) -> NDArray[np.floating[Any]]:
     """Ranks within each column, ties averaged, in a dtype in which their sums are exact."""
     ranks: NDArray[np.floating[Any]] = rankdata(values, axis=0)
@@ -42,11 +25,17 @@ def column_ranks(values: NDArray[Any]) -> NDArray[np.floating[Any]]:
 def auc_of_ranks(
     ranks: NDArray[np.floating[Any]], targets: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """AUC of each column under each labeling, `(labelings, columns)`.
+    """AUC of each column as a detector of each labeling's targets, `(labelings, columns)`.
+
+    It is the probability that a random target has a higher value than a random other row,
+    where ties count one half; 0.5 is chance.
 
     Args:
         ranks: From `column_ranks`, `(rows, columns)`.
         targets: `(labelings, rows)`; in each some rows, but not all, are targets.
+
+    Source:
+        Hanley & McNeil (1982), by the statistic of Mann & Whitney (1947).
     """
     n_targets = targets.sum(axis=1, keepdims=True)
     sums = (targets.astype(ranks.dtype) @ ranks).astype(np.float64)

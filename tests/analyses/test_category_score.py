@@ -334,12 +334,14 @@ def test_bad_input(latents, targets, message):
         category_score(latents, targets)
 
 
-@pytest.mark.parametrize("name", ["words", "documents"])
-def test_refuses_words_and_documents_that_do_not_fit(name):
-    with pytest.raises(InputError, match=rf"{name} have the shape \(3,\) and there are 4 tokens"):
-        category_score(np.ones((4, 2)), [1, 0, 0, 0], permutations=9, **{name: [1, 2, 3]})
-
-
-def test_refuses_a_negative_number_of_permutations():
-    with pytest.raises(InputError, match="permutations is -1"):
-        category_score(np.ones((4, 2)), [True, False, False, False], permutations=-1)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"words": [1, 2, 3]}, r"words have the shape \(3,\) and there are 4 tokens"),
+        ({"documents": [1, 2, 3]}, r"documents have the shape \(3,\) and there are 4 tokens"),
+        ({"permutations": -1}, "permutations is -1"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(InputError, match=message):
+        category_score(np.ones((4, 2)), [1, 0, 0, 0], **{"permutations": 9, **options})

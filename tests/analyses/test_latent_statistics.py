@@ -5,7 +5,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from palinka.analyses import latent_statistics as module_or_function
 from palinka.analyses.latent_statistics import latent_statistics
 from palinka.errors import InputError
 
@@ -85,10 +84,6 @@ def test_all_zero_latents_are_no_error():
     assert not result.activation.any()
     assert result.scalars()["mean_activation"] == 0
     assert result.notes == ("every latent is zero at every token",)
-
-
-def test_the_room_knows_the_function():
-    assert module_or_function is latent_statistics
 
 
 @pytest.mark.parametrize(

@@ -190,7 +190,11 @@ def generalized_eigendecomposition(
         Cohen (2022), "A tutorial on generalized eigendecomposition for denoising, contrast
         enhancement, and dimension reduction"; patterns: Haufe et al. (2014).
     """
-    _check_options(variance, shrinkage, permutations)
+    if not 0.0 < variance <= 100.0:
+        raise InputError(f"variance={variance}; expected per cent, above 0 and at most 100")
+    if permutations < 0:
+        raise InputError(f"permutations={permutations}; expected 0 for none, or a number of them")
+    check_shrinkage(shrinkage)
     a, b = as_float64(a, "a", 3), as_float64(b, "b", 3)
     if a.shape[1] != b.shape[1]:
         raise InputError(
@@ -221,7 +225,17 @@ def generalized_eigendecomposition(
             for pair in (plain, regular)
         ]
     ).T
-    _check_ranks(ranks, r)
+    for condition, (before, after) in zip("ab", ranks, strict=True):
+        if before == 0:
+            raise InputError(
+                f"{condition} does not vary in the {r} principal components that are kept; give "
+                "items that vary, or a larger variance"
+            )
+        if after < r:
+            raise InputError(
+                f"the covariance of {condition} has rank {after} in {r} principal components and "
+                "cannot be inverted; give a larger shrinkage or a smaller variance"
+            )
 
     eigenvalues_a, filters_a, patterns_a = _solve(plain[0], regular[1], regular[0], components)
     eigenvalues_b, filters_b, patterns_b = _solve(plain[1], regular[0], regular[1], components)
@@ -328,31 +342,9 @@ def _inference(
     return fields, []
 
 
-def _check_options(variance: float, shrinkage: Shrinkage, permutations: int) -> None:
-    if not 0.0 < variance <= 100.0:
-        raise InputError(f"variance={variance}; expected per cent, above 0 and at most 100")
-    if permutations < 0:
-        raise InputError(f"permutations={permutations}; expected 0 for none, or a number of them")
-    check_shrinkage(shrinkage)
-
-
 def _check_pairs(a: Array, b: Array) -> None:
     if len(a) != len(b):
         raise InputError(
             f"a has {len(a)} items and b has {len(b)}; pairs need the same number, or give "
             "pairs=False"
         )
-
-
-def _check_ranks(ranks: NDArray[np.int64], r: int) -> None:
-    for condition, (before, after) in zip("ab", ranks, strict=True):
-        if before == 0:
-            raise InputError(
-                f"{condition} does not vary in the {r} principal components that are kept; give "
-                "items that vary, or a larger variance"
-            )
-        if after < r:
-            raise InputError(
-                f"the covariance of {condition} has rank {after} in {r} principal components and "
-                "cannot be inverted; give a larger shrinkage or a smaller variance"
-            )

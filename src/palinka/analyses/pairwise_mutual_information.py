@@ -125,9 +125,8 @@ def pairwise_mutual_information(
         of information estimates".
     """
     values = _values(x)
-    if isinstance(bins, bool) or not isinstance(bins, (int, np.integer)):
-        raise InputError(f"bins is {bins!r}; expected a whole number from 1 to {MAX_BINS}")
-    if not 1 <= bins <= MAX_BINS:
+    whole = isinstance(bins, (int, np.integer)) and not isinstance(bins, bool)
+    if not whole or not 1 <= bins <= MAX_BINS:
         raise InputError(f"bins is {bins}; expected a whole number from 1 to {MAX_BINS}")
     if outlier_z is None:
         zeros = 1.0 - np.count_nonzero(values) / values.size

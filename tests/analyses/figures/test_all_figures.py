@@ -97,24 +97,16 @@ def test_every_analysis_has_figures():
     assert found <= functions(figures)
 
 
-def test_figures_come_by_name(drawn):
+def test_every_figure_has_a_name_a_caption_and_labeled_panels(drawn):
     assert drawn
-    assert all(isinstance(figure, mpl.figure.Figure) for figure in drawn.values())
-    assert all(key.isidentifier() for key in drawn)  # they become file names
-
-
-def test_every_panel_says_what_it_shows(drawn):
     for key, figure in drawn.items():
+        assert isinstance(figure, mpl.figure.Figure)
+        assert key.isidentifier()  # it becomes a file name
+        assert figure.get_label().endswith("."), key
+        assert 20 <= len(figure.get_label()) <= 300, key
         assert figure.axes
         for axes in figure.axes:
             assert not axes.axison or texts_of(axes), f"a panel of {key} has no label and no title"
-
-
-def test_every_figure_says_in_words_what_it_shows(drawn):
-    for key, figure in drawn.items():
-        caption = figure.get_label()
-        assert caption.endswith("."), key
-        assert 20 <= len(caption) <= 300, key
     assert len({figure.get_label() for figure in drawn.values()}) == len(drawn)
 
 

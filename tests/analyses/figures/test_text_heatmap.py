@@ -178,18 +178,8 @@ def test_nothing_is_lost_and_no_line_is_too_long(tokens, columns):
 
 
 TOKENS = [
-    "The",
-    " plum",
-    " $x_1^",
-    "$",
-    "\n",
-    "日",
-    "😀",
-    b"\xf0\x9f",
-    "<script>",
-    "\u202e",
-    "שלום",
-]
+    "The", " plum", " $x_1^", "$", "\n", "日", "😀", b"\xf0\x9f", "<script>", "\u202e", "שלום",
+]  # fmt: skip
 
 
 def test_every_token_has_its_color_and_its_text():
@@ -247,15 +237,9 @@ def test_bad_input(arguments, message):
 
 
 NASTY = [
-    " word",
-    " ",
-    "<script>alert(1)</script>",
-    '" onmouseover="x',
-    "&lt;",
-    "</div>",
-    "'{{ 7*7 }}",
+    " word", " ", "<script>alert(1)</script>", '" onmouseover="x', "&lt;", "</div>", "'{{ 7*7 }}",
     "\u202e",
-]
+]  # fmt: skip
 
 
 class Page(HTMLParser):

@@ -312,14 +312,14 @@ _CAPTIONS = {
         "make the difference."
     ),
     "variance": (
-        "How much of the activations' variance the principal components carry in which the "
-        "directions were looked for."
+        "The share of the activations' variance in the principal components among which the "
+        "directions were found."
     ),
     "scores": (
         "The items along the leading directions. Where one condition is spread out and the "
         "other is not, the direction holds for the items that it was found in."
     ),
-    "patterns": "What each unit has to do with the leading directions.",
+    "patterns": "The change of each unit along the leading directions.",
     "null": (
         "The largest eigenvalue beside those of exchanged labels, within pairs where the items "
         "are matched: how often chance finds as much. The held-out ratio is the geometric mean "

@@ -32,7 +32,7 @@ _CAPTIONS = {
         "descending order."
     ),
     "density_by_activation": (
-        "How often each latent is active against how strongly: latents that are "
+        "The density of each latent against its mean activation: latents that are "
         "rare and strong are often the easiest to name."
     ),
     "latents_by_token": (

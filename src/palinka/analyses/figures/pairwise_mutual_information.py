@@ -351,7 +351,7 @@ _CAPTIONS = {
         "each site and a color for each condition."
     ),
     "distributions": (
-        "How mutual information and covariance of pairs are distributed, a panel for each "
+        "The distributions of mutual information and covariance over pairs, a panel for each "
         "condition and a color for each site."
     ),
     "means_by_site": "Mean mutual information and covariance of pairs from site to site.",

@@ -35,12 +35,12 @@ MAX_LABELS = 60
 MAX_PAIRS = 4000
 
 _CAPTIONS = {
-    "groups": "Which pairs of words share a group: the pairs that are compared within groups.",
+    "groups": "The pairs of words that share a group, which are compared within groups.",
     "similarity": (
         "The similarity of every pair of words at both sites, words of a group side by side. "
         "A group that a site holds together is a bright square on the diagonal."
     ),
-    "histograms": "How the similarities of all pairs are distributed at each site.",
+    "histograms": "The distribution of the similarities of all pairs at each site.",
     "comparison": (
         "Each point is a pair of words: its similarity at one site against that at the other. "
         "The closer to a rising line, the more the two sites arrange the words alike."

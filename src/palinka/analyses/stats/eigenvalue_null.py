@@ -412,14 +412,16 @@ def shuffled_eigenvalues(
     # The true labeling is one of the batch, so that a draw that repeats it is an exact tie.
     in_a = np.concatenate((labels[None], shuffled))
     # Estimators need the plain form, in one thread; compiled code releases the interpreter.
-    plain = isinstance(shrinkage, str)
-    compute = largest_eigenvalues if plain else permuted_eigenvalues
-    executor = ThreadPoolExecutor(1 if plain else _cores())
+    if isinstance(shrinkage, str):
+        compute, threads = partial(largest_eigenvalues, scores, shrinkage=shrinkage), 1
+    else:
+        compute, threads = partial(permuted_eigenvalues, scores, shrinkage=shrinkage), _cores()
+    executor = ThreadPoolExecutor(threads)
     parts = []
     try:
         with progress("Permuting labels", len(in_a), "labelings") as bar:
             labelings = [in_a[chunk] for chunk in chunks(len(in_a), _CHUNK)]
-            for part in executor.map(partial(compute, scores, shrinkage=shrinkage), labelings):
+            for part in executor.map(compute, labelings):
                 parts.append(part)
                 bar.update(len(part))
     finally:

@@ -236,8 +236,7 @@ def binned_rows(
         bins: Number of equally wide bins.
     """
     low, high = _least(values, outlying), -_least(-values, outlying)
-    empty = np.isinf(low)
-    low[empty] = high[empty] = 0.0
+    low[np.isinf(low)] = high[np.isinf(high)] = 0.0  # nothing is left
     # A row has few ranges beside hundreds of others, so each is listed once.
     binning = np.empty(low.shape, dtype=np.intp)
     ranges: list[NDArray[np.floating[Any]]] = []
@@ -250,7 +249,8 @@ def binned_rows(
     digits = np.empty((len(ranges), values.shape[1]), dtype=cell_dtype(bins + 1))
     status = np.empty(len(ranges), dtype=np.int64)
     ticks = np.arange(bins + 1, dtype=values.dtype)
-    digitize(values, outlying, np.array(row_of), *np.array(ranges).T.copy(), ticks, digits, status)
+    lows, highs = np.array(ranges).T.copy()
+    digitize(values, outlying, np.array(row_of), lows, highs, ticks, digits, status)
     return BinnedRows(values, outlying, bins, digits, status, binning)
 
 

@@ -299,4 +299,4 @@ def joint_histogram(rows: BinnedRows, first: int, second: int) -> NDArray[np.int
     # Slow, for edges that are rounded out of order, and rows that do not vary.
     kept = ~(rows.outlying[first] | rows.outlying[second])
     x, y = rows.values[first, kept], rows.values[second, kept]
-    return np.histogram2d(x, y, bins=rows.bins)[0].astype(np.int64)
+    return np.asarray(np.histogram2d(x, y, bins=rows.bins)[0], dtype=np.int64)

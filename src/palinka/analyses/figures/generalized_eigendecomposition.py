@@ -284,7 +284,7 @@ def _draw_group(
         for place, text in zip(places, texts, strict=True):
             if after:
                 place[-after:] += length - len(text[0])
-        labels = list(max(tokens, others, key=len))
+        labels = list(tokens if len(tokens) >= len(others) else others)
         if len(tokens) == len(others) == before + 1 + after:
             labels[before] = f"{tokens[before]}/{others[before].strip()}"
         joined = [*range(before + 1), *range(-after, 0)] if before < length else range(length)

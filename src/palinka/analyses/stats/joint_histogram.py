@@ -17,6 +17,100 @@ EPSILON = 1e-12
 
 
 @compiled
+def _next_unit(
+    values: NDArray[np.floating[Any]],
+    outlying: NDArray[np.bool_],
+    row: int,
+    previous: int,
+    sign: np.floating[Any],
+) -> int:
+    """The inlier of a row after unit `previous` in the order of `sign * value`, or -1.
+
+    A `previous` of -1 finds the first one.
+    """
+    units = values.shape[1]
+    best = values.dtype.type(np.inf)
+    limit = sign * values[row, previous] if previous >= 0 else -best
+    # Without branches, the loop is vectorized.
+    for unit in range(units):
+        value = sign * values[row, unit]
+        later = (value > limit) | ((value == limit) & (unit > previous))
+        best = value if later & ~outlying[row, unit] & (value < best) else best
+    for unit in range(units):
+        found = sign * values[row, unit] == best and not outlying[row, unit]
+        if found and (best > limit or unit > previous):
+            return unit
+    return -1
+
+
+@compiled
+def find_ranges(
+    values: NDArray[np.floating[Any]],
+    outlying: NDArray[np.bool_],
+    binning: NDArray[np.intp],
+    row_of: NDArray[np.intp],
+    low: NDArray[np.floating[Any]],
+    high: NDArray[np.floating[Any]],
+) -> int:
+    """Find the range of every row beside every other, less the outliers of both.
+
+    Most rows have few ranges beside hundreds of others, so each is listed once.
+
+    Args:
+        values: `(rows, units)`.
+        outlying: Mask of the outliers of each row, `(rows, units)`.
+        binning: Filled in with the index of the range that a row has beside another,
+            `(rows, rows)`. Range `i` is that of row `i` by itself.
+        row_of: Filled in with the row of each range, `(rows²,)`: the maximum number of ranges.
+        low: Filled in with the least value of each range.
+        high: Filled in with the largest.
+
+    Returns:
+        The number of ranges.
+    """
+    rows, units = values.shape
+    # The units of a row from either end inward, as far as they were searched.
+    ends = np.empty((2, units + 1), np.intp)
+    signs = np.array([1, -1], dtype=values.dtype)
+    listed = rows
+    for row in range(rows):
+        first = listed
+        lengths = [0, 0]
+        for step in range(rows):
+            # The row by itself comes first: beside itself, nothing more is left out.
+            other = (row + step) % rows
+            reached = [0, 0]
+            for end in range(2):
+                place = 0
+                while True:
+                    if place == lengths[end]:
+                        previous = ends[end, place - 1] if place > 0 else -1
+                        unit = _next_unit(values, outlying, row, previous, signs[end])
+                        ends[end, place] = unit
+                        lengths[end] += 1
+                    unit = ends[end, place]
+                    if unit < 0 or not outlying[other, unit]:
+                        break
+                    place += 1
+                reached[end] = unit
+            # Where nothing is left, the range has no extent.
+            lowest = values[row, max(reached[0], 0)]
+            highest = values[row, max(reached[1], 0)]
+            if step == 0 or (lowest == low[row] and highest == high[row]):
+                index = row
+            else:
+                index = first
+                while index < listed and not (low[index] == lowest and high[index] == highest):
+                    index += 1
+                listed = max(listed, index + 1)
+            row_of[index] = row
+            low[index] = lowest
+            high[index] = highest
+            binning[row, other] = index
+    return int(listed)
+
+
+@compiled
 def digitize(
     values: NDArray[np.floating[Any]],
     outlying: NDArray[np.bool_],
@@ -179,7 +273,7 @@ def fill_pairs(
 ) -> None:
     """Compute the information of the items `share` with those after them.
 
-    Pairs whose bins are not known are left out. The other arguments are those of `BinnedRows`,
+    Pairs whose bins are not known are left out. The other arguments are those of `find_ranges`,
     `count_cells` and `fill_information`.
     """
     cells = np.empty(digits.shape[1], digits.dtype)
@@ -235,38 +329,16 @@ def binned_rows(
         outlying: Mask of the values left out of every pair of their row, `(rows, units)`.
         bins: Number of equally wide bins.
     """
-    low, high = _least(values, outlying), -_least(-values, outlying)
-    low[np.isinf(low)] = high[np.isinf(high)] = 0.0  # nothing is left
-    # A row has few ranges beside hundreds of others, so each is listed once.
-    binning = np.empty(low.shape, dtype=np.intp)
-    ranges: list[NDArray[np.floating[Any]]] = []
-    row_of: list[int] = []
-    for row, beside in enumerate(np.stack([low, high], axis=2)):
-        different, index = np.unique(beside, axis=0, return_inverse=True)
-        binning[row] = len(ranges) + index.ravel()
-        ranges += list(different)
-        row_of += [row] * len(different)
-    digits = np.empty((len(ranges), values.shape[1]), dtype=cell_dtype(bins + 1))
-    status = np.empty(len(ranges), dtype=np.int64)
+    rows, units = values.shape
+    binning = np.empty((rows, rows), dtype=np.intp)
+    row_of = np.empty(rows * rows, dtype=np.intp)
+    low, high = np.empty((2, rows * rows), dtype=values.dtype)
+    ranges = find_ranges(values, outlying, binning, row_of, low, high)
+    digits = np.empty((ranges, units), dtype=cell_dtype(bins + 1))
+    status = np.empty(ranges, dtype=np.int64)
     ticks = np.arange(bins + 1, dtype=values.dtype)
-    lows, highs = np.array(ranges).T.copy()
-    digitize(values, outlying, np.array(row_of), lows, highs, ticks, digits, status)
+    digitize(values, outlying, row_of[:ranges], low, high, ticks, digits, status)
     return BinnedRows(values, outlying, bins, digits, status, binning)
-
-
-def _least(values: NDArray[np.floating[Any]], outlying: NDArray[np.bool_]) -> NDArray[Any]:
-    """Least value of each row beside every other, less the outliers of both, `(rows, rows)`.
-
-    Infinite where nothing is left.
-    """
-    kept = np.where(outlying, values.dtype.type(np.inf), values)
-    # No row drops more units than the one with most outliers, so the least value is among these.
-    candidates = min(values.shape[1], 1 + int(outlying.sum(axis=1).max()))
-    nearest = np.argpartition(kept, candidates - 1, axis=1)[:, :candidates]
-    least = np.empty((len(values), len(values)), dtype=values.dtype)
-    for row, units in enumerate(nearest):
-        least[row] = np.where(outlying[:, units], least.dtype.type(np.inf), kept[row, units]).min(1)
-    return least
 
 
 def cell_dtype(width: int) -> type[np.unsignedinteger[Any]]:

@@ -32,6 +32,7 @@ ORDER = (
     "category_score",
     "generalized_eigendecomposition",
     "pairwise_mutual_information",
+    "validity",
 )
 SECONDS_EACH = 900
 

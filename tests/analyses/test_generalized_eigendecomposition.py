@@ -273,21 +273,6 @@ def test_observed_values_come_from_the_basis_that_does_not_know_the_labels() -> 
     assert result.observed_b == pytest.approx(scipy.linalg.eigvalsh(s_b, s_a)[-1], rel=1e-9)
 
 
-def uniform_p(p: Array, permutations: int) -> float:
-    """Chi-square of the discrete p-values, all of which are equally likely under the null."""
-    counts = np.bincount(np.rint(p * (permutations + 1)).astype(int) - 1)
-    counts = np.pad(counts, (0, permutations + 1 - len(counts)))
-    return float(scipy.stats.chisquare(counts).pvalue)
-
-
-def independent_p(rng: np.random.Generator, n_a: int, n_b: int, d: int, shift: float) -> Array:
-    """Both p-values of normal items whose conditions differ in their means alone."""
-    a, b = rng.normal(size=(n_a, d)), rng.normal(size=(n_b, d))
-    a[:, 0] += shift
-    result = generalized_eigendecomposition(a, b, permutations=99, seed=int(rng.integers(2**32)))
-    return np.array([result.p_value_a, result.p_value_b])
-
-
 def paired_p(
     rng: np.random.Generator, n: int, d: int, correlation: float, effect: float, pairs: bool = True
 ) -> Array:
@@ -301,34 +286,15 @@ def paired_p(
     return np.array([result.p_value_a, result.p_value_b])
 
 
-def simulated(p: Any, draws: int, *design: Any) -> Array:
+def simulated(draws: int, *design: Any) -> Array:
     """`(draws, 2)` p-values of data sets under one design."""
     rng = np.random.default_rng(0)
-    return np.array([p(rng, *design) for _ in range(draws)])
-
-
-NULLS = [
-    (independent_p, 8, 8, 20, 0.0),
-    (independent_p, 12, 30, 20, 20.0),
-    (independent_p, 20, 20, 100, 0.0),
-    (independent_p, 40, 40, 20, 20.0),
-    (paired_p, 8, 20, 0.95, 1.0),
-    (paired_p, 20, 100, 0.95, 1.0),
-    (paired_p, 40, 20, 0.0, 1.0),
-]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("design", NULLS)
-def test_p_values_hold_their_level(design: Any) -> None:
-    p = simulated(design[0], 1_000, *design[1:])
-    for rejected in (p <= 0.05).mean(axis=0):
-        assert 0.03 <= rejected <= 0.07
+    return np.array([paired_p(rng, *design) for _ in range(draws)])
 
 
 def test_pairs_find_what_shuffling_all_items_cannot() -> None:
-    swapped = simulated(paired_p, 50, 40, 10, 0.95, 1.8)
-    shuffled = simulated(paired_p, 50, 40, 10, 0.95, 1.8, False)
+    swapped = simulated(50, 40, 10, 0.95, 1.8)
+    shuffled = simulated(50, 40, 10, 0.95, 1.8, False)
     assert (swapped[:, 0] <= 0.05).mean() > 0.7
     assert (shuffled[:, 0] <= 0.05).mean() < 0.05
 

@@ -123,5 +123,5 @@ def test_few_documents_give_no_interval_and_a_zero_denominator_no_value() -> Non
 
 def test_the_remark_says_how_far_to_trust_few_documents() -> None:
     assert "7 document(s), expected at least 8" in interval_remark(7)
-    assert "as little as 90 %" in interval_remark(8)
+    assert "less than 90 %" in interval_remark(8)
     assert interval_remark(40) == ""

@@ -37,7 +37,7 @@ def document_intervals(sums: ArrayLike, ratios: Ratios) -> dict[str, Interval]:
 
     The documents are taken to be independent draws from one population. In simulation the interval
     covers .92 to .98 from 8 documents, also of very unequal lengths and with heavy tails; where
-    documents differ by strongly skewed (exponential) amounts, it covers .91 below 15.
+    documents differ by strongly skewed (exponential) amounts, it covers .88 to .90 from 8.
 
     Args:
         sums: Sums over the tokens of each document, `(documents, columns)`.
@@ -66,7 +66,7 @@ def interval_remark(documents: int) -> str:
     if documents < MINIMUM_DOCUMENTS:
         return f"no intervals: {documents} document(s), expected at least {MINIMUM_DOCUMENTS}"
     return (
-        f"95 % intervals of {documents} documents: they may cover as little as 90 % where a few "
+        f"95 % intervals of {documents} documents: they may cover less than 90 % where a few "
         f"documents differ much from the others; measure {FEW_DOCUMENTS} or more"
     )
 

@@ -16,10 +16,10 @@ from torch.nn import functional
 from palinka.autoencoders.base import Autoencoder, AutoencoderOutput
 from palinka.autoencoders.distributed import (
     Sharding,
+    all_reduce,
     copy_to_tensor_parallel,
     gather_columns,
     reduce_from_tensor_parallel,
-    sum_over,
     world_size,
 )
 from palinka.autoencoders.kernels import keep_top_k
@@ -101,7 +101,7 @@ class ShardedAutoencoder:
         for parameter in self.autoencoder.parameters():
             if parameter.grad is not None:
                 own = _local(parameter.grad).div_(world_size(self.sharding.rows))
-                sum_over(own, self.sharding.rows)
+                all_reduce(own, self.sharding.rows)
 
     def check_rows(self, x: Tensor) -> None:
         """Raise an `InputError` on all processes of `sharding.latents` if their rows differ."""

@@ -31,7 +31,6 @@ from palinka.autoencoders.jumprelu import heaviside_ste, jump_relu
 from palinka.autoencoders.kernels import (
     batch_threshold,
     keep_top_k,
-    sparse_squared_covariance,
     squared_covariance,
 )
 from palinka.autoencoders.kernels.dispatch import statistics_dtype
@@ -112,9 +111,9 @@ def decorrelation_loss(
     Raises:
         InputError: If there are fewer than two observations.
     """
-    if isinstance(latents, SparseLatents):
-        return sparse_squared_covariance(latents, group)
-    return squared_covariance(latents.reshape(-1, latents.shape[-1]), group, slices)
+    if isinstance(latents, Tensor):
+        latents = latents.reshape(-1, latents.shape[-1])
+    return squared_covariance(latents, group, slices)
 
 
 @dataclass(frozen=True)

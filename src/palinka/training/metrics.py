@@ -10,9 +10,8 @@ from palinka.autoencoders import AutoencoderOutput, SparseOutput
 from palinka.autoencoders.distributed import (
     UNSHARDED,
     Sharding,
+    all_reduce,
     gather_unequal_rows,
-    minimum_over,
-    sum_over,
     world_size,
 )
 from palinka.autoencoders.kernels.dispatch import FullPrecisionState
@@ -39,7 +38,7 @@ class NaNDetector(nn.Module):
         Raises:
             InputError: If there was one.
         """
-        batches = int(sum_over(self.batches.clone(), group))
+        batches = int(all_reduce(self.batches.clone(), group))
         if batches:
             raise InputError(
                 f"{batches} batches of activations hold NaN or Inf: look at the language"
@@ -73,7 +72,7 @@ class DeadLatentTracker(nn.Module):
 
     def synchronize(self, group: dist.ProcessGroup | None = None) -> None:
         """Take the minimum over the processes; a collective."""
-        minimum_over(self.tokens_since, group)
+        all_reduce(self.tokens_since, group, dist.ReduceOp.MIN)
 
     def dead(self, after_tokens: int) -> Tensor:
         """Mask of latents without firing in the last `after_tokens` tokens, `(latent_dim,)`."""

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from palinka.autoencoders import Autoencoder, AutoencoderOutput, InputScaling
 from palinka.autoencoders.base import positive_integer
-from palinka.autoencoders.distributed import Sharding, broadcast, sum_over, world, world_size
+from palinka.autoencoders.distributed import Sharding, all_reduce, broadcast, world, world_size
 from palinka.autoencoders.formats import fold
 from palinka.autoencoders.kernels import normalize_rows_, project_gradient_
 from palinka.autoencoders.sharded import ShardedAutoencoder
@@ -470,7 +470,7 @@ class SparseAutoencoderModule(LightningModule):
         self.nan_detector.check(sharding.rows)
         named = losses.named
         values = torch.stack([term.detach().double() for term in named.values()])
-        means = sum_over(values, sharding.rows) / world_size(sharding.rows)
+        means = all_reduce(values, sharding.rows) / world_size(sharding.rows)
         total = means.sum()
         if not torch.isfinite(total):
             raise InputError(

@@ -1,61 +1,72 @@
-"""Dense kernels."""
+"""Encode and decode by matrix products, and the weights of either kernel."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from palinka.autoencoders.kernels.dispatch import autocast_dtype, raise_on_double_backward
-from palinka.autoencoders.kernels.topk import keep_positive_
+from palinka.autoencoders.kernels.topk import keep_positive_, keep_top_k_plain
 
 
-def dense_pass(
-    x: Tensor,
-    encoder: Tensor,
-    encoder_bias: Tensor | None,
-    decoder: Tensor | None,
-    decoder_bias: Tensor | None,
-    subtracts_bias: bool,
-    k: int,
-) -> tuple[Tensor, Tensor]:
-    """As `autoencode`, by matrix products."""
-    made, latents = _DensePass.apply(  # type: ignore[no-untyped-call]
-        x, encoder, encoder_bias, decoder, decoder_bias, subtracts_bias, k
-    )
+class Weights(NamedTuple):
+    """Weights of an autoencoder."""
+
+    encoder: Tensor
+    """`(latents, inputs)`."""
+    encoder_bias: Tensor | None = None
+    """`(latents,)`."""
+    decoder: Tensor | None = None
+    """`(latents, outputs)`; None if it is the encoder."""
+    decoder_bias: Tensor | None = None
+    """`(outputs,)`."""
+    subtracts_bias: bool = False
+    """Subtract the decoder bias from the input."""
+
+    @property
+    def dictionary(self) -> Tensor:
+        """Decoder directions, `(latents, outputs)`."""
+        return self.encoder if self.decoder is None else self.decoder
+
+    def shift(self, x: Tensor) -> Tensor:
+        """Subtract the decoder bias from `x`, if the autoencoder does."""
+        return x - self.decoder_bias if self.subtracts_bias and self.decoder_bias is not None else x
+
+
+def autoencode_plain(x: Tensor, weights: Weights, k: int) -> tuple[Tensor, Tensor]:
+    """Definition of `autoencode`."""
+    values = functional.linear(weights.shift(x), weights.encoder, weights.encoder_bias).relu()
+    latents = keep_top_k_plain(values, k)
+    return functional.linear(latents, weights.dictionary.T, weights.decoder_bias), latents
+
+
+def dense_autograd(x: Tensor, weights: Weights, k: int) -> tuple[Tensor, Tensor]:
+    """`autoencode` by matrix products."""
+    made, latents = _Dense.apply(x, *weights, k)  # type: ignore[no-untyped-call]
     return made, latents
 
 
-class _DensePass(torch.autograd.Function):
-    """Where encoder and decoder are one matrix, so is the product that its gradient is.
+class _Dense(torch.autograd.Function):
+    """Tied weights have one product as gradient.
 
     With `Z` the latents, `A` the gradient of what they were chosen from and `R` that of the
-    reconstruction, it is `Aᵀ X + Zᵀ R`: one product with `A` over `Z` and `X` over `R`.
+    reconstruction, it is `Aᵀ X + Zᵀ R`: the product of `A` over `Z` and `X` over `R`.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        encoder: Tensor,
-        encoder_bias: Tensor | None,
-        decoder: Tensor | None,
-        decoder_bias: Tensor | None,
-        subtracts_bias: bool,
-        k: int,
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, *weights_and_k: Any) -> tuple[Tensor, Tensor]:
+        weights, k = Weights(*weights_and_k[:-1]), weights_and_k[-1]
         ctx.set_materialize_grads(False)
-        ctx.given = x.dtype
-        dtype = autocast_dtype(x) or torch.promote_types(x.dtype, encoder.dtype)
+        dtype = autocast_dtype(x) or torch.promote_types(x.dtype, weights.encoder.dtype)
+        ctx.x_dtype, ctx.dtype = x.dtype, weights.encoder.dtype
+        ctx.tied, ctx.subtracts_bias = weights.decoder is None, weights.subtracts_bias
         with torch.autocast(x.device.type, enabled=False):
-            if subtracts_bias and decoder_bias is not None:
-                x = x - decoder_bias
-            x, read = x.to(dtype), encoder.to(dtype)
-            write = read if decoder is None else decoder.to(dtype)
-            latents = keep_positive_(_product(x, read.T, encoder_bias), k)
-            made = _product(latents, write, decoder_bias)
-        ctx.save_for_backward(x, read, write, latents)
-        ctx.tied, ctx.subtracts_bias = decoder is None, subtracts_bias
-        ctx.dtype = encoder.dtype
+            x, encoder = weights.shift(x).to(dtype), weights.encoder.to(dtype)
+            decoder = encoder if weights.decoder is None else weights.decoder.to(dtype)
+            latents = keep_positive_(_product(x, encoder.T, weights.encoder_bias), k)
+            made = _product(latents, decoder, weights.decoder_bias)
+        ctx.save_for_backward(x, encoder, decoder, latents)
         return made, latents
 
     @staticmethod
@@ -63,34 +74,34 @@ class _DensePass(torch.autograd.Function):
         ctx: Any, of_made: Tensor | None, of_latents: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         raise_on_double_backward("autoencode")
-        x, read, write, latents = ctx.saved_tensors
-        for_x, for_encoder, for_bias, for_decoder, for_shift = ctx.needs_input_grad[:5]
+        x, encoder, decoder, latents = ctx.saved_tensors
+        needs_x, needs_encoder, needs_bias, needs_decoder, needs_shift = ctx.needs_input_grad[:5]
         of_made = (
-            write.new_zeros(len(x), write.shape[1]) if of_made is None else of_made.to(x.dtype)
+            decoder.new_zeros(len(x), decoder.shape[1]) if of_made is None else of_made.to(x.dtype)
         )
         gradients: list[Tensor | None] = [None] * 7
         with torch.autocast(x.device.type, enabled=False):
-            kept = of_made @ write.T
+            kept = of_made @ decoder.T
             if of_latents is not None:
                 kept += of_latents
             torch.ops.aten.threshold_backward.grad_input(kept, latents, 0, grad_input=kept)
-            if for_encoder and ctx.tied:
+            if needs_encoder and ctx.tied:
                 both = torch.cat([kept, latents]).T @ torch.cat([x, of_made])
                 gradients[1] = both.to(ctx.dtype)
-            elif for_encoder:
+            elif needs_encoder:
                 gradients[1] = (kept.T @ x).to(ctx.dtype)
-            if for_decoder:
+            if needs_decoder:
                 gradients[3] = (latents.T @ of_made).to(ctx.dtype)
-            if for_bias or (for_shift and ctx.subtracts_bias):
+            if needs_bias or (needs_shift and ctx.subtracts_bias):
                 totals = kept.sum(dim=0, dtype=ctx.dtype)
-            if for_bias:
+            if needs_bias:
                 gradients[2] = totals
-            if for_shift:
+            if needs_shift:
                 gradients[4] = of_made.sum(dim=0, dtype=ctx.dtype)
                 if ctx.subtracts_bias:
-                    gradients[4] -= totals @ read.to(ctx.dtype)
-            if for_x:
-                gradients[0] = (kept @ read).to(ctx.given)
+                    gradients[4] -= totals @ encoder.to(ctx.dtype)
+            if needs_x:
+                gradients[0] = (kept @ encoder).to(ctx.x_dtype)
         return tuple(gradients)
 
 

@@ -1,6 +1,6 @@
-"""Compiled loops."""
+"""Compiled loops over ranges of rows or columns, from `start` to before `stop`."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,20 +12,50 @@ Bits = NDArray[np.signedinteger[Any]]
 Indices = NDArray[np.int32]
 Integers = NDArray[np.int64]
 
-# A row is gone through in tiles of 16 times 16 values. Of each tile the largest of every 16th value
-# is noted: as many at a time as a processor compares, without looking from one to its neighbor.
+# A row is read in tiles of 16 by 16 values. The maximum of every 16th value of a tile is noted: as
+# many lanes as a processor compares at a time, without comparing neighbors.
 LANES = 16
 TILE = LANES * 16
-# Columns that are summed up together: their sums stay in the nearest cache.
+# Columns summed together: their sums stay in the nearest cache.
 SLICE = 256
+
+
+class Columns(NamedTuple):
+    """Entries of sparse rows that are not zero, by column and within a column by row."""
+
+    offsets: Integers
+    """First entry of each column, and the number of all, `(columns + 1,)`."""
+    rows: Indices
+    """Row of each entry, `(rows * room,)`."""
+    entries: Indices
+    """Position of each entry in its row, `(rows * room,)`."""
+
+
+class CenteredLatents(NamedTuple):
+    """Sparse rows `z`, by row and by column, and their moments."""
+
+    values: Floats
+    """`(rows, room)`."""
+    indices: Indices
+    """Column of each value, `(rows, room)`."""
+    columns: Columns
+    """The same by column."""
+    weights: Floats
+    """Values by column, in float64."""
+    mean: Floats
+    """Mean `m` of the rows, `(width,)`."""
+    variance: Floats
+    """Unbiased, `(width,)`."""
+    along: Floats
+    """`z·m - m·m/2`, `(rows,)`."""
 
 
 @compiled()
 def _kth(bits: Bits, n: int, k: int, low: int, high: int) -> int:
-    """What exactly `k` of the first `n` are not below, or, with ties, the k-th largest.
+    """Threshold that exactly `k` of the first `n` reach, or with ties the k-th largest.
 
-    By bisection from `low`, which `k` or more are not below, and `high`, the largest. A processor
-    compares many at a time, so that this is faster than sorting.
+    By bisection from `low`, which at least `k` reach, and `high`, the largest. A processor compares
+    many values at a time, so that this is faster than sorting.
     """
     while low < high:
         middle = low + (high - low + 1) // 2
@@ -43,15 +73,9 @@ def _kth(bits: Bits, n: int, k: int, low: int, high: int) -> int:
 
 @compiled()
 def _maxima(row: Bits, largest: Bits, infinity: int) -> int:
-    """Write the largest of every lane of every tile of a row, 0 if all are negative.
+    """Maximum of a row of bits, or -1 if it has a NaN: more than infinity, without the sign.
 
-    Args:
-        row: The bits of its values.
-        largest: Written, as many as `_lanes` says.
-        infinity: The bits of infinity; more, but for the sign, is NaN.
-
-    Returns:
-        The largest of the row, or -1 if it has a NaN.
+    The maximum of every lane of every tile, or 0 if all are negative, is written to `largest`.
     """
     width = len(row)
     without_sign = row.dtype.type(infinity | (infinity - 1))
@@ -78,7 +102,7 @@ def _maxima(row: Bits, largest: Bits, infinity: int) -> int:
 
 @compiled()
 def _lanes(width: int) -> int:
-    """How many numbers `_maxima` writes of a row."""
+    """Number of maxima that `_maxima` writes for a row."""
     return (width + TILE - 1) // TILE * LANES
 
 
@@ -86,15 +110,9 @@ def _lanes(width: int) -> int:
 def _candidates(
     row: Bits, largest: Bits, low: int, candidates: Bits, columns: Indices, pruned: bool
 ) -> int:
-    """Find what of a row is not below `low`, by columns; how many there are.
+    """Write the bits of a row that reach `low`, by column, and their columns; their number.
 
-    Args:
-        row: The bits of its values.
-        largest: What `_maxima` has written.
-        low: What is looked for.
-        candidates: Written: what was found.
-        columns: Written: where.
-        pruned: Whether few are, so that most lanes need not be looked at.
+    If `pruned`, lanes are skipped whose maximum in `largest` is below the threshold.
     """
     width, n = len(row), 0
     if not pruned:
@@ -109,7 +127,7 @@ def _candidates(
             if largest[tile * LANES + lane] >= low:
                 for i in range(tile * TILE + lane, min(width, (tile + 1) * TILE), LANES):
                     if row[i] >= low:
-                        place = n  # by columns: those of later lanes may come before it
+                        place = n  # by column: those of later lanes may come first
                         while place > first and columns[place - 1] > i:
                             candidates[place] = candidates[place - 1]
                             columns[place] = columns[place - 1]
@@ -121,14 +139,9 @@ def _candidates(
 
 @compiled()
 def keep_positive(start: int, stop: int, values: Floats, bits: Bits, k: int) -> None:
-    """Zero whatever of a row is not positive, or is smaller than its k-th largest.
+    """Zero the values of each row that are not positive or below its k-th largest, in place.
 
-    Args:
-        start: First row.
-        stop: Row after the last.
-        values: `(rows, width)`, changed in place; a row with a NaN keeps all that is positive.
-        bits: The same memory as integers.
-        k: How many to keep; more where values tie with the k-th largest.
+    A row with a NaN keeps all positive values. `bits` is the memory of `values` as integers.
     """
     width = values.shape[1]
     largest = np.empty(_lanes(width), bits.dtype)
@@ -157,19 +170,12 @@ def select_positive(
     indices: Indices,
     counts: Integers,
 ) -> None:
-    """Find the positive values of each row that are at least its k-th largest, by columns.
+    """Find the positive values of each row that are at least its k-th largest, by column.
 
-    Args:
-        start: First row.
-        stop: Row after the last.
-        values: `(rows, width)`.
-        bits: The same memory as integers.
-        k: How many to keep; more where values tie with the k-th largest.
-        first: Row of the output for the first of `values`.
-        kept: The values, `(output rows, room)`, zero where there are fewer. A row with a NaN
-            keeps one NaN.
-        indices: Their columns, of the same shape, zero where there are fewer.
-        counts: How many there are, `(output rows,)`; those beyond the room are not written.
+    `bits` is the memory of `values` as integers. Row `r` goes to row `first + r` of the output:
+    values to `kept` and columns to `indices`, `(output rows, room)`, padded with zeros, and their
+    number to `counts`, `(output rows,)`; those beyond the room are dropped. A row with a NaN keeps
+    one NaN.
     """
     width, room = values.shape[1], kept.shape[1]
     lanes = _lanes(width)
@@ -207,7 +213,7 @@ def select_positive(
 def weighted_rows(
     start: int, stop: int, weights: Floats, indices: Indices, matrix: Floats, out: Floats
 ) -> None:
-    """`out[r] = Σ weights[r, e] matrix[indices[r, e]]`, four at a time."""
+    """`out[r] = Σ weights[r, e] matrix[indices[r, e]]`, four entries at a time."""
     entries, width = weights.shape[1], matrix.shape[1]
     for row in range(start, stop):
         for i in range(width):
@@ -258,15 +264,7 @@ def sampled_products(
 def by_column(
     values: Floats, indices: Indices, offsets: Integers, rows: Indices, entries: Indices
 ) -> None:
-    """Which entries are in which column, in order of rows: a counting sort.
-
-    Args:
-        values: `(rows, entries)`; what is 0 is nowhere.
-        indices: Their columns, of the same shape.
-        offsets: Written: where each column begins among those sorted, `(width + 1,)`.
-        rows: Written: the row of each, `(rows * entries,)`.
-        entries: Written: its place in the row.
-    """
+    """Write `Columns` of `values` that are not zero, at columns `indices`, by a counting sort."""
     width = len(offsets) - 1
     offsets[:] = 0
     for row in range(values.shape[0]):
@@ -282,7 +280,7 @@ def by_column(
                 rows[place] = row
                 entries[place] = entry
                 offsets[indices[row, entry]] = place + 1
-    for column in range(width, 0, -1):  # each now points at its end
+    for column in range(width, 0, -1):  # each offset is now the end of its column
         offsets[column] = offsets[column - 1]
     offsets[0] = 0
 
@@ -291,61 +289,39 @@ def by_column(
 def column_sums(
     start: int,
     stop: int,
-    offsets: Integers,
-    rows: Indices,
-    entries: Indices,
+    columns: Columns,
     weights: Floats,
     matrix: Floats,
+    other_weights: Floats | None,
+    other: Floats | None,
     out: Floats,
 ) -> None:
-    """`out[j] = Σ weights[r, e] matrix[r]` over the entries `(r, e)` of column `j`."""
+    """`out[j] = Σ weights[r, e] matrix[r]` over the entries `(r, e)` of column `j`.
+
+    Given another matrix, `Σ other_weights[r, e] other[r]` is added in the same loop, so that `out`
+    is written once.
+    """
+    offsets, rows, entries = columns
     width = matrix.shape[1]
     for column in range(start, stop):
         for i in range(width):
             out[column, i] = 0
         for place in range(offsets[column], offsets[column + 1]):
-            row = rows[place]
-            weight = weights[row, entries[place]]
-            for i in range(width):
-                out[column, i] += weight * matrix[row, i]
-
-
-@compiled(sums=True)
-def two_column_sums(
-    start: int,
-    stop: int,
-    offsets: Integers,
-    rows: Indices,
-    entries: Indices,
-    weights: Floats,
-    matrix: Floats,
-    others: Floats,
-    other: Floats,
-    out: Floats,
-) -> None:
-    """As `column_sums`, and `Σ others[r, e] other[r]` added, so that `out` is written once."""
-    width = matrix.shape[1]
-    for column in range(start, stop):
-        for i in range(width):
-            out[column, i] = 0
-        for place in range(offsets[column], offsets[column + 1]):
-            row = rows[place]
-            a, b = weights[row, entries[place]], others[row, entries[place]]
-            for i in range(width):
-                out[column, i] += a * matrix[row, i] + b * other[row, i]
+            row, entry = rows[place], entries[place]
+            weight = weights[row, entry]
+            if other is None or other_weights is None:
+                for i in range(width):
+                    out[column, i] += weight * matrix[row, i]
+            else:
+                other_weight = other_weights[row, entry]
+                for i in range(width):
+                    out[column, i] += weight * matrix[row, i] + other_weight * other[row, i]
 
 
 @compiled()
-def column_totals(
-    start: int,
-    stop: int,
-    offsets: Integers,
-    rows: Indices,
-    entries: Indices,
-    weights: Floats,
-    out: Floats,
-) -> None:
+def column_totals(start: int, stop: int, columns: Columns, weights: Floats, out: Floats) -> None:
     """`out[j] = Σ weights[r, e]` over the entries `(r, e)` of column `j`."""
+    offsets, rows, entries = columns
     for column in range(start, stop):
         total = 0.0
         for place in range(offsets[column], offsets[column + 1]):
@@ -355,7 +331,7 @@ def column_totals(
 
 @compiled(sums=True)
 def tangents(start: int, stop: int, gradient: Floats, rows: Floats) -> None:
-    """Take out of each row of the gradient what is along the row of norm 1, in place."""
+    """Subtract from each row of a gradient its projection on the row of norm 1, in place."""
     width = rows.shape[1]
     for row in range(start, stop):
         along = rows.dtype.type(0)
@@ -367,7 +343,7 @@ def tangents(start: int, stop: int, gradient: Floats, rows: Floats) -> None:
 
 @compiled(sums=True)
 def unit_rows(start: int, stop: int, rows: Floats) -> None:
-    """Scale each row to norm 1, in place; a row of zeros stays one."""
+    """Scale each row to norm 1, in place; a row of zeros stays zero."""
     width = rows.shape[1]
     for row in range(start, stop):
         square = rows.dtype.type(0)
@@ -389,16 +365,9 @@ def variances(
     mean: Floats,
     variance: Floats,
 ) -> None:
-    """Mean and unbiased variance of each column, of which most entries are zero.
+    """Mean and unbiased variance of each column, of `rows` entries that are mostly zero.
 
-    Args:
-        start: First column.
-        stop: Column after the last.
-        offsets: Where each column begins, `(width + 1,)`.
-        weights: Its entries that are not zero, `(entries,)`.
-        rows: How many entries a column has, zeros included.
-        mean: Written, `(width,)`.
-        variance: Written, `(width,)`.
+    The entries of column `j` that are not zero are `weights[offsets[j] : offsets[j + 1]]`.
     """
     for column in range(start, stop):
         total = 0.0
@@ -413,61 +382,30 @@ def variances(
 
 
 @compiled(sums=True)
-def _gram_row(
-    row: int,
-    values: Floats,
-    indices: Indices,
-    offsets: Integers,
-    rows: Indices,
-    weights: Floats,
-    along: Floats,
-    gram: Floats,
-) -> None:
-    """Row `row` of the Gram matrix of the centered rows, written over `gram`, `(rows,)`."""
+def _gram_row(row: int, latents: CenteredLatents, gram: Floats) -> None:
+    """Write row `row` of the Gram matrix of the centered rows, `(rows,)`.
+
+    Only rows that share a column have a product that is not zero, and the mean `m` is subtracted
+    afterwards: `(a - m)(b - m) = ab - (am - mm/2) - (bm - mm/2)`.
+    """
+    offsets, rows, _ = latents.columns
     gram[:] = 0
-    for entry in range(values.shape[1]):
-        value = np.float64(values[row, entry])
+    for entry in range(latents.values.shape[1]):
+        value = np.float64(latents.values[row, entry])
         if value != 0:
-            column = indices[row, entry]
+            column = latents.indices[row, entry]
             for place in range(offsets[column], offsets[column + 1]):
-                gram[rows[place]] += value * weights[place]
+                gram[rows[place]] += value * latents.weights[place]
     for other in range(len(gram)):
-        gram[other] -= along[row] + along[other]
+        gram[other] -= latents.along[row] + latents.along[other]
 
 
 @compiled(sums=True)
-def gram_squares(
-    start: int,
-    stop: int,
-    first: int,
-    values: Floats,
-    indices: Indices,
-    offsets: Integers,
-    rows: Indices,
-    weights: Floats,
-    along: Floats,
-    out: Floats,
-) -> None:
-    """The sum of squares of each row of the Gram matrix of centered sparse rows.
-
-    Only rows that share a column have a product that is not zero, and the mean `m` is taken out
-    of it afterwards: `(a - m)(b - m) = ab - (am - mm/2) - (bm - mm/2)`.
-
-    Args:
-        start: First row of the output.
-        stop: Row after the last.
-        first: Which of the rows is the first of the output.
-        values: `(rows, room)`.
-        indices: Their columns, of the same shape.
-        offsets: Where each column begins, `(width + 1,)`.
-        rows: The row of each entry, by columns.
-        weights: The value of each.
-        along: `z·m - m·m/2` of each row `z`, `(rows,)`.
-        out: Written, `(output rows,)`.
-    """
-    gram = np.empty(len(along), np.float64)
+def gram_squares(start: int, stop: int, first: int, latents: CenteredLatents, out: Floats) -> None:
+    """Sum of squares of each row of the Gram matrix, `(output rows,)`, from row `first`."""
+    gram = np.empty(len(latents.along), np.float64)
     for row in range(start, stop):
-        _gram_row(first + row, values, indices, offsets, rows, weights, along, gram)
+        _gram_row(first + row, latents, gram)
         total = 0.0
         for other in range(len(gram)):
             total += gram[other] * gram[other]
@@ -476,59 +414,41 @@ def gram_squares(
 
 @compiled(sums=True)
 def gram_products(
-    start: int,
-    stop: int,
-    first: int,
-    values: Floats,
-    indices: Indices,
-    offsets: Integers,
-    rows: Indices,
-    weights: Floats,
-    along: Floats,
-    mean: Floats,
-    variance: Floats,
-    scale: float,
-    out: Floats,
+    start: int, stop: int, first: int, latents: CenteredLatents, scale: float, out: Floats
 ) -> None:
-    """The gradient of the sum of squared covariances at the values that are not zero.
+    """Gradient of the sum of squared covariances at the values that are not zero.
 
     `scale (Σ G z / (rows - 1) - variance (z - mean))` with `G` the Gram matrix, whose rows sum to
-    zero, so that `z` need not be centered. Takes what `gram_squares` takes, and the mean and the
-    variance of each column, `(width,)`. Writes `out`, `(output rows, room)`, 0 where a value is.
+    zero, so that `z` need not be centered; `(output rows, room)`, from row `first`.
     """
-    gram = np.empty(len(along), np.float64)
+    offsets, rows, _ = latents.columns
+    gram = np.empty(len(latents.along), np.float64)
     for row in range(start, stop):
-        _gram_row(first + row, values, indices, offsets, rows, weights, along, gram)
-        for entry in range(values.shape[1]):
-            value = np.float64(values[first + row, entry])
+        _gram_row(first + row, latents, gram)
+        for entry in range(latents.values.shape[1]):
+            value = np.float64(latents.values[first + row, entry])
             if value == 0:
                 out[row, entry] = 0
                 continue
-            column = indices[first + row, entry]
+            column = latents.indices[first + row, entry]
             total = 0.0
             for place in range(offsets[column], offsets[column + 1]):
-                total += gram[rows[place]] * weights[place]
-            centered = value - mean[column]
-            out[row, entry] = scale * (total / (len(gram) - 1) - variance[column] * centered)
+                total += gram[rows[place]] * latents.weights[place]
+            centered = value - latents.mean[column]
+            out[row, entry] = scale * (
+                total / (len(gram) - 1) - latents.variance[column] * centered
+            )
 
 
 @compiled(sums=True)
 def center(start: int, stop: int, rows: Floats, centered: Floats, variance: Floats) -> None:
-    """Take the mean out of columns, and note their unbiased variances.
-
-    Args:
-        start: First column.
-        stop: Column after the last.
-        rows: `(rows, width)`.
-        centered: Written, of the same shape.
-        variance: Written, `(width,)`.
-    """
+    """Subtract the means of columns of `(rows, width)`, and write their unbiased variances."""
     count = rows.shape[0]
     sums, squares = np.zeros(SLICE), np.zeros(SLICE)
     for first in range(start, stop, SLICE):
         width = min(stop, first + SLICE) - first
         sums[:], squares[:] = 0, 0
-        # Of a slice that has a name the compiler knows that its elements are neighbors.
+        # The compiler vectorizes only over a slice with a name.
         for row in range(count):
             source = rows[row, first : first + width]
             for column in range(width):
@@ -549,7 +469,7 @@ def center(start: int, stop: int, rows: Floats, centered: Floats, variance: Floa
 def subtract_variance(
     start: int, stop: int, product: Floats, centered: Floats, variance: Floats, scale: float
 ) -> None:
-    """`product = scale (product - variance * centered)`, in place, all but the variance by rows."""
+    """`product = scale (product - variance * centered)` by columns, in place."""
     factor = product.dtype.type(scale)
     for row in range(start, stop):
         for column in range(product.shape[1]):

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import Buffer
 from torchmetrics import SumMetric
 
-from palinka.autoencoders.kernels.dispatch import FullPrecisionState
+from palinka.autoencoders.kernels.dispatch import FullPrecisionState, in_parallel
 
 Convert = Callable[[nn.Module], nn.Module]
 
@@ -54,3 +54,11 @@ def test_wider_dtypes_and_devices_are_followed() -> None:
     assert Running().double().mean.dtype == torch.float64
     moved: Tensor = Running().to("meta", torch.bfloat16).mean
     assert (moved.device.type, moved.dtype) == ("meta", torch.float32)
+
+
+def test_threads_share_all_rows() -> None:
+    done: list[int] = []
+    for count in (0, 1, 5, 100):
+        done.clear()
+        in_parallel(lambda start, stop: done.extend(range(start, stop)), count)
+        assert sorted(done) == list(range(count))

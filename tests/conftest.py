@@ -7,15 +7,18 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from palinka.analyses.reader import ActivationReader
 
 # Set before torch is imported: the suite's many small operations do not gain from threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -51,6 +54,27 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     monkeypatch.setenv("PALINKA_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def mini() -> "ActivationReader":
+    """Neurons of the bundled model, loaded once."""
+    from palinka.analyses.reader import ActivationReader
+    from palinka.language_models import LanguageModelSpec
+
+    return ActivationReader(LanguageModelSpec("mini"))
+
+
+@pytest.fixture
+def stimuli(tmp_path: Path) -> Callable[..., str]:
+    """Writes a stimuli file and gives its path."""
+
+    def write(name: str = "stimuli.yaml", **content: object) -> str:
+        path = tmp_path / name
+        path.write_text(yaml.safe_dump(content))
+        return str(path)
+
+    return write
 
 
 class Commands:

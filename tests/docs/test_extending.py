@@ -36,13 +36,17 @@ print("STATUS " + json.dumps(status))
 
 def follow(page: Path, project: Path) -> tuple[list[str], list[list[str]]]:
     """Write a page's files, and return its tests and its commands."""
-    tests, commands = [], []
+    tests: list[str] = []
+    commands, written = [], set()
     for language, title, text in BLOCK.findall(page.read_text(encoding="utf-8")):
         if title:
             file = project / title
-            assert not file.exists(), f"{title} is there already"
+            # A file may come in several blocks of a page.
+            assert file.exists() == (title in written), f"{title} is there already"
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text, encoding="utf-8")
+            with file.open("a", encoding="utf-8") as stream:
+                stream.write(text)
+            written.add(title)
             if file.name.startswith("test_"):
                 tests.append(title)
         else:

@@ -1,11 +1,20 @@
-"""Statistics of activations: pure functions from arrays to frozen dataclasses.
+"""Statistics of activations: functions from arrays to frozen dataclasses.
 
-Every analysis is a function in a module of the same name, found when it is first asked for:
-`palinka.analyses.unit_tuning` is the function `unit_tuning` of `palinka/analyses/unit_tuning.py`.
+Each is a function in a module of the same name; `result` says how one declares its data.
 """
 
-import sys
+from palinka.analyses.category_score import category_score
+from palinka.analyses.generalized_eigendecomposition import generalized_eigendecomposition
+from palinka.analyses.latent_statistics import latent_statistics
+from palinka.analyses.pairwise_mutual_information import pairwise_mutual_information
+from palinka.analyses.representational_similarity import representational_similarity
+from palinka.analyses.unit_tuning import unit_tuning
 
-from palinka.errors import FunctionPackage
-
-sys.modules[__name__].__class__ = FunctionPackage
+__all__ = [
+    "category_score",
+    "generalized_eigendecomposition",
+    "latent_statistics",
+    "pairwise_mutual_information",
+    "representational_similarity",
+    "unit_tuning",
+]

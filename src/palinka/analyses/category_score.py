@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from palinka.analyses.result import Result, Table, as_matrix
+from palinka.analyses.result import Result, Table, as_matrix, takes
 from palinka.analyses.stats.compiled import compiled
 from palinka.analyses.stats.latents import auc_of_ranks, column_ranks
 from palinka.analyses.stats.permutation import chunks, permutation_p_values
@@ -88,6 +88,7 @@ class CategoryScore(Result):
         return tables
 
 
+@takes("categories of a passage")
 def category_score(
     latents: ArrayLike,
     targets: ArrayLike,

@@ -23,23 +23,21 @@ from palinka.errors import InputError, escape_control_chars
 
 # With an ending it stays far below the 255 bytes that file systems allow.
 _LONGEST_BYTES = 150
-# Windows keeps these for devices, with any ending.
-_DEVICES = {"con", "prn", "aux", "nul"} | {f"{d}{n}" for d in ("com", "lpt") for n in range(10)}
 
 
 def file_names(names: Iterable[str]) -> dict[str, str]:
     """A file name without its ending for each name, all of them different.
 
     Letters and digits of every script stay, and so do `-`, `_` and `.`; everything else becomes
-    `-`. A name that is too long, reserved, or would be the same file as an earlier one ends in
+    `-`. A name that is too long, only dots, or would be the same file as an earlier one ends in
     eight digits of its hash.
     """
     found: dict[str, str] = {}
     taken: set[str] = set()
     for name in names:
-        letters = (c if c.isalnum() or c in "-_." else "-" for c in name)
-        plain = "".join(letters).encode("utf-8", "replace").decode()
-        if _is_unusable(plain) or _folded(plain) in taken:
+        plain = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
+        unusable = not plain.strip(".") or len(plain.encode()) > _LONGEST_BYTES
+        if unusable or _folded(plain) in taken:
             digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
             start = plain.encode()[:_LONGEST_BYTES].decode(errors="ignore")
             plain = f"{start}-{digest}".lstrip("-")
@@ -48,27 +46,22 @@ def file_names(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _is_unusable(plain: str) -> bool:
-    device = plain.partition(".")[0].lower() in _DEVICES
-    return device or not plain.strip(".") or len(plain.encode()) > _LONGEST_BYTES
-
-
 def _folded(plain: str) -> str:
-    """What file systems that ignore case, or compose accents, take for the same name."""
+    """The same for names that a file system takes for one: of another case or composition."""
     return unicodedata.normalize("NFC", plain).casefold()
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What one analysis found, under one name.
+    """Results and figures of one analysis.
 
     Attributes:
-        name: The name.
-        results: Results by what they are of, such as `hidden.3/comma`; `""` where there is one.
+        name: The name of their folder.
+        results: Results by part, such as `hidden.3/comma`; `""` where there is one.
         figures: Figures by name; the label of each is its caption.
         pages: Self-contained HTML pages by name.
-        settings: What was analyzed, for the record: plain values.
-        summary: What a reader should know of the stimuli, in markdown.
+        settings: Plain values that make the analysis reproducible.
+        summary: The stimuli in brief, in markdown.
     """
 
     name: str
@@ -80,15 +73,15 @@ class Findings:
 
     def scalars(self) -> dict[str, float]:
         """Every single number, by `part/name` or `name`."""
-        return self._flat({part: result.scalars() for part, result in self.results.items()})
+        return _flat({part: result.scalars() for part, result in self.results.items()})
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Every array, by `part/name` or `name`."""
-        return self._flat({part: result.arrays() for part, result in self.results.items()})
+        return _flat({part: result.arrays() for part, result in self.results.items()})
 
     def tables(self) -> dict[str, Table]:
         """Every table, by `part/name` or `name`."""
-        return self._flat({part: result.tables() for part, result in self.results.items()})
+        return _flat({part: result.tables() for part, result in self.results.items()})
 
     def markdown(self) -> str:
         """The numbers as a table, the remarks, and the summary of the stimuli."""
@@ -140,13 +133,6 @@ class Findings:
             ) from error
         return folder
 
-    def _flat(self, by_part: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-        return {
-            f"{part}/{name}" if part else name: value
-            for part, values in by_part.items()
-            for name, value in values.items()
-        }
-
     def _write_into(self, folder: Path) -> None:
         drawn = file_names(self.figures)
         captions = {
@@ -164,7 +150,7 @@ class Findings:
         }
         text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
         _write_text(folder / "findings.json", text + "\n")
-        arrays: dict[str, Any] = {_member(name): array for name, array in self.arrays().items()}
+        arrays: dict[str, Any] = self.arrays()
         np.savez_compressed(folder / "arrays.npz", **arrays)
         if self.summary:
             _write_text(folder / "stimuli.md", self.summary + "\n")
@@ -179,6 +165,14 @@ class Findings:
             _write_text(folder / f"{file}.html", self.pages[name])
 
 
+def _flat(by_part: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        f"{part}/{name}" if part else name: value
+        for part, values in by_part.items()
+        for name, value in values.items()
+    }
+
+
 def _plain(value: float) -> float | None:
     """JSON has no NaN and no infinities."""
     return value if np.isfinite(value) else None
@@ -187,15 +181,6 @@ def _plain(value: float) -> float | None:
 def _write_text(path: Path, text: str) -> None:
     # Half a character, as in the name of a file that is not UTF-8, becomes its escape.
     path.write_text(text, encoding="utf-8", errors="backslashreplace")
-
-
-def _member(name: str) -> str:
-    """The name of an array in its archive, which leads nowhere when the archive is unpacked."""
-    parts = escape_control_chars(name).replace("\\", "_").split("/")
-    usable = (part.strip(".") and len(part.encode()) < 200 for part in parts)
-    return "/".join(
-        part if fine else file_names([part])[part] for part, fine in zip(parts, usable, strict=True)
-    )
 
 
 def _write_csv(path: Path, table: Table) -> None:

@@ -1,6 +1,6 @@
 """Directions of most variance in one condition per unit of variance in the other."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 
-from palinka.analyses.result import Result, Table, as_float64
+from palinka.analyses.result import Result, Table, TokenSeries, as_float64, takes
 from palinka.analyses.stats.covariance import (
     Shrinkage,
     check_shrinkage,
@@ -105,6 +105,11 @@ class GeneralizedEigendecomposition(Result):
         scores: Array = (rows @ weights).reshape(*values.shape[:-1], 2)
         return scores
 
+    def token_series(self, texts: Iterable[tuple[Sequence[str], ArrayLike]]) -> list[TokenSeries]:
+        """Scores of every token of the texts: A over B, and B over A."""
+        projected = ((tokens, self.project(acts)) for tokens, acts in texts)
+        return [(tokens, along[:, 0], along[:, 1]) for tokens, along in projected]
+
     def scalars(self) -> dict[str, float]:
         """Leading eigenvalues, components, ranks, correlation, p-values and held-out ratios."""
         numbers = {
@@ -140,6 +145,7 @@ class GeneralizedEigendecomposition(Result):
         }
 
 
+@takes("two conditions")
 def generalized_eigendecomposition(
     a: ArrayLike,
     b: ArrayLike,

@@ -7,7 +7,7 @@ from typing import ClassVar, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from palinka.analyses.result import Result, Table, as_matrix
+from palinka.analyses.result import Result, Table, as_matrix, takes
 from palinka.analyses.stats.permutation import chunks
 from palinka.errors import InputError
 
@@ -58,6 +58,7 @@ class LatentStatistics(Result):
         return {"latents": {"latent": np.arange(len(self.density)), **self.arrays()}}
 
 
+@takes("tokens of a passage")
 def latent_statistics(latents: ArrayLike | Iterable[ArrayLike]) -> LatentStatistics:
     """Measure density, activation and mass of each latent in one pass.
 

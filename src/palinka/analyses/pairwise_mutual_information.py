@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from palinka.analyses.result import Result, Table, as_matrix, scaled
+from palinka.analyses.result import Result, Table, as_matrix, scaled, takes
 from palinka.analyses.stats.compiled import threads
 from palinka.analyses.stats.joint_histogram import (
     CONSTANT,
@@ -95,6 +95,7 @@ def correlation_over_pairs(first: NDArray[np.float64], second: NDArray[np.float6
     return float(np.corrcoef(scaled(first, axis=0), scaled(second, axis=0))[0, 1])
 
 
+@takes("each condition")
 def pairwise_mutual_information(
     x: ArrayLike, bins: int = 15, outlier_z: float | None = None
 ) -> PairwiseMutualInformation:

@@ -22,15 +22,15 @@ BATCH_TEXTS = 16
 
 @dataclass(frozen=True)
 class Encoder:
-    """An autoencoder at a site: what turns its activations into latents.
+    """An autoencoder at a site, which turns its activations into latents.
 
     Attributes:
         encode: Raw activations `(…, width)` to latents `(…, latents)`.
         width: Width of the activations that it takes.
         site: The full name of the site it was trained on, where that is known.
         language_model: The identity of the model it was trained on, where that is known.
-        bos: Whether the contexts that it was trained on began with a BOS token.
-        described: A few words for the record.
+        bos: True if the contexts that it was trained on began with a BOS token.
+        described: Name of the class, for the record.
     """
 
     encode: Callable[[Tensor], Tensor]
@@ -59,12 +59,12 @@ class Encoder:
 
 
 class ActivationReader:
-    """Reads stimuli through a language model, and through an autoencoder where there is one.
+    """Reads stimuli through a language model, and through an autoencoder if there is one.
 
     Args:
-        language_model: What to read.
+        language_model: The model that reads.
         encoder: Turns activations into latents; without it the units are neurons.
-        load: Gives the model when it is first needed, where somebody has loaded it already.
+        load: Gives the model when it is first needed; by default it is loaded.
 
     Raises:
         InputError: If the encoder was trained on another model.
@@ -90,12 +90,12 @@ class ActivationReader:
 
     @property
     def units(self) -> str:
-        """What the columns are: `units` of the model or `latents` of the autoencoder."""
+        """Name of the columns: `units` of the model or `latents` of the autoencoder."""
         return "units" if self.encoder is None else "latents"
 
     @property
     def bos(self) -> bool:
-        """Whether a BOS token is read before each text."""
+        """True if a BOS token is read before each text."""
         return self.encoder is not None and self.encoder.bos
 
     @property
@@ -106,7 +106,7 @@ class ActivationReader:
         return self._loaded
 
     def sites(self, patterns: str | Sequence[str]) -> list[str]:
-        """The full names of the sites that some patterns stand for, in the model's order.
+        """Full names of the sites that match the patterns, in the model's order.
 
         Raises:
             InputError: If a pattern matches nothing, or the autoencoder belongs elsewhere.
@@ -157,7 +157,7 @@ class ActivationReader:
     def _batches(
         self, texts: Sequence[Sequence[int]], sites: Sequence[str]
     ) -> Iterator[tuple[range, dict[str, Tensor]]]:
-        """Read texts, after a BOS token where the encoder's contexts had one; it is no item."""
+        """Read texts, after a BOS token, which is left out again, where the encoder needs it."""
         bos = [bos_id(self.model.tokenizer)] if self.bos else []
         for start in range(0, len(texts), BATCH_TEXTS):
             numbers = range(start, min(start + BATCH_TEXTS, len(texts)))

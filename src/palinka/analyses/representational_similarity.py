@@ -7,7 +7,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from palinka.analyses.result import Result, Table, as_float64
+from palinka.analyses.result import Result, Table, as_float64, takes
 from palinka.analyses.stats.bootstrap import resampled_scores
 from palinka.analyses.stats.similarity import (
     Comparison,
@@ -85,6 +85,7 @@ class RepresentationalSimilarity(Result):
         }
 
 
+@takes("two sites")
 def representational_similarity(
     x: ArrayLike,
     y: ArrayLike,

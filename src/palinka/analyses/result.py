@@ -1,8 +1,8 @@
-"""What every analysis returns, and how arrays come in."""
+"""Results of analyses, and the data that analyses take."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -10,14 +10,53 @@ from numpy.typing import ArrayLike, NDArray
 from palinka.errors import InputError
 
 Table = dict[str, Sequence[Any] | NDArray[Any]]
+# The tokens of a text and two values of each, `(tokens,)`.
+TokenSeries = tuple[Sequence[str], NDArray[np.float64], NDArray[np.float64]]
+Data = Literal[
+    "two conditions",
+    "two sites",
+    "each condition",
+    "tokens of a passage",
+    "categories of a passage",
+]
+
+# The parameters that come from the stimuli; every other parameter of an analysis is an option.
+DATA_PARAMETERS: Mapping[Data, tuple[str, ...]] = {
+    "two conditions": ("a", "b"),
+    "two sites": ("x", "y", "groups"),
+    "each condition": ("x",),
+    "tokens of a passage": ("latents",),
+    "categories of a passage": ("latents", "targets", "words", "documents"),
+}
+
+Analysis = TypeVar("Analysis", bound=Callable[..., "Result"])
+
+
+def takes(data: Data) -> Callable[[Analysis], Analysis]:
+    """Declare the data of an analysis: it is called once for each site or pair of sites.
+
+    Args:
+        data: `"two conditions"`: parameters `a` and `b`, the items of the first and the second,
+            `(items, units)`. `"two sites"`: `x` and `y`, the same items at both, and optionally
+            `groups`, the condition of each. `"each condition"`: `x`, one call per condition.
+            `"tokens of a passage"`: `latents`, `(tokens, units)`. `"categories of a passage"`:
+            one call per category with `latents`, `targets`, the mask of its tokens, `(tokens,)`,
+            and optionally `words` and `documents`, the token and text of each row, `(tokens,)`.
+    """
+
+    def declare(function: Analysis) -> Analysis:
+        function.takes = data  # type: ignore[attr-defined]
+        return function
+
+    return declare
 
 
 @dataclass(frozen=True)
 class Result:
-    """The findings of one analysis; array fields are NumPy arrays, float64 unless counts or masks.
+    """Findings of one analysis; array fields are float64 unless they are counts or masks.
 
     Attributes:
-        notes: What a reader should know, such as how many units had no variance.
+        notes: Remarks, such as the number of units without variance.
     """
 
     _: KW_ONLY
@@ -45,6 +84,17 @@ class Result:
         """Tables for people: name to columns of equal length."""
         return {}
 
+    def token_series(
+        self, texts: Iterable[tuple[Sequence[str], NDArray[Any]]]
+    ) -> list[TokenSeries] | None:
+        """Values of every token of the texts, for a figure; None where no figure shows them.
+
+        Args:
+            texts: The tokens of each text and their activations, `(tokens, units)`, read when
+                they are iterated over.
+        """
+        return None
+
 
 def as_matrix(x: ArrayLike, name: str, minimum_rows: int = 1) -> NDArray[np.floating[Any]]:
     """Take a matrix from NumPy or torch, on any device, in its own floating dtype.
@@ -53,11 +103,12 @@ def as_matrix(x: ArrayLike, name: str, minimum_rows: int = 1) -> NDArray[np.floa
 
     Args:
         x: `(rows, columns)`.
-        name: What errors call it.
+        name: Its name in messages.
         minimum_rows: How many rows there must be.
 
     Raises:
-        InputError: If it is no matrix, has too few rows or no columns, or holds NaN or infinities.
+        InputError: If it is not a matrix, has too few rows or no columns, or holds NaN or
+            infinities.
     """
     if hasattr(x, "detach"):  # a torch tensor, of which NumPy cannot read every dtype
         tensor = x.detach().cpu()

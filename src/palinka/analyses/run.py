@@ -1,10 +1,14 @@
 """Run an analysis of a configuration."""
 
-import difflib
+import importlib
 import inspect
 import os
+import pkgutil
+import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import numpy as np
@@ -12,8 +16,6 @@ from jsonargparse.typing import Path_fr
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from palinka import analyses
-from palinka.analyses import figures
 from palinka.analyses.figures.style import plain_text, style
 from palinka.analyses.figures.text_heatmap import (
     LATENT_EXPONENT,
@@ -26,25 +28,31 @@ from palinka.analyses.figures.text_heatmap import (
 )
 from palinka.analyses.findings import Findings
 from palinka.analyses.reader import ActivationReader
-from palinka.analyses.result import Result
+from palinka.analyses.result import DATA_PARAMETERS, Data, Result
 from palinka.analyses.stats.latents import choose_latents
 from palinka.analyses.stimuli import Prepared, load_stimuli
-from palinka.errors import InputError, escape_control_chars, type_mismatch
+from palinka.errors import (
+    InputError,
+    did_you_mean,
+    escape_control_chars,
+    load_from_file,
+    type_mismatch,
+)
 from palinka.language_models.token_text import token_bytes
 
 
 @dataclass(frozen=True)
 class HeatmapEntry:
-    """Which units are drawn as heatmaps, over which text.
+    """Units that are drawn as heatmaps, and the text.
 
     Args:
         by: The finding, one value per unit, that units are ranked by, such as `score` or `t`.
-        ranks: Which ranks to draw: 1 is the largest value, -1 the smallest.
+        ranks: Ranks to draw: 1 is the largest value, -1 the smallest.
         units: Units to draw besides, by number.
-        text: A stimuli file of the kind `passage` to draw them over; that of the analysis if
-            left out.
-        exponent: Contrast: the values, scaled to 0 … 1, are raised to it. 2 for latents and 1
-            for units if left out.
+        text: A stimuli file of the kind `passage` to draw them over; by default that of the
+            analysis.
+        exponent: Contrast: the values, scaled to 0 … 1, are raised to it; by default 2 for
+            latents and 1 for units.
     """
 
     by: str
@@ -62,10 +70,12 @@ class AnalysisEntry:
     """An analysis of stimuli at sites of a language model.
 
     Args:
-        name: What the findings are kept under; a folder's name.
-        analysis: Which analysis: the name of a function in `palinka.analyses`.
-        stimuli: The file with the texts.
-        sites: Where in the model, one name or several; `*` and `?` stand for any characters.
+        name: Name of the folder of the findings.
+        analysis: Name of a function in `palinka.analyses`, or a file of your own and a function
+            in it, such as `my_analysis.py:nearest_mean`; the file lies where `stimuli` is
+            looked for, beside the configuration.
+        stimuli: File with the texts.
+        sites: One or several sites of the model; `*` and `?` stand for any characters.
         options: Further arguments of the analysis, such as `permutations`.
         heatmaps: Units to draw over a text.
     """
@@ -80,54 +90,245 @@ class AnalysisEntry:
 
     def __post_init__(self) -> None:
         _check_nulls(self)
-        usable = 0 < len(self.name) <= _LONGEST_NAME and not set(self.name) - set(_NAME_CHARACTERS)
-        if not usable or self.name.startswith("."):
+        if not re.fullmatch(r"[\w-][\w.-]{0,99}", self.name, re.ASCII):
             raise InputError(
                 f"an analysis is named {self.name!r}; the name becomes a folder's, so use letters, "
-                f"digits, '-', '_' and '.', at most {_LONGEST_NAME} of them"
+                "digits, '-', '_' and '.', at most 100 of them"
             )
 
 
 def _check_nulls(entry: "AnalysisEntry | HeatmapEntry") -> None:
-    """Null is there only by default: the parser of configurations takes it for anything."""
+    """Reject null except as a default: the parser of configurations takes it for anything."""
     for each in fields(entry):
         if getattr(entry, each.name) is None and each.default is not None:
             raise InputError(f"an analysis has null for {each.name}; give a value")
 
 
-_LONGEST_NAME = 100
-_NAME_CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
+@dataclass(frozen=True)
+class Analysis:
+    """An analysis, and the functions that draw its results.
+
+    Attributes:
+        function: From data and options to a result.
+        data: The data that it declares to take.
+        draw: From one result to figures by name.
+        overview: From the results of several sites to figures.
+    """
+
+    function: Callable[..., Result]
+    data: Data
+    draw: Callable[..., dict[str, Figure]] | None
+    overview: Callable[..., dict[str, Figure]] | None
 
 
-# What the runner fills in; every other parameter of an analysis is an option.
-DATA_PARAMETERS = frozenset(
-    {"a", "b", "x", "y", "groups", "latents", "targets", "words", "documents"}
-)
-
-
-def check_options(name: str, function: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    """Make sure that an analysis takes some options, before anything is read for it.
+def find_analysis(name: str, folder: str | None = None) -> Analysis:
+    """Find an analysis by its name, or in a file.
 
     Args:
-        name: What messages call the analysis.
-        function: The analysis, whose type hints say what each option must be.
-        options: Plain values by name.
+        name: A module of `palinka.analyses`, or `FILE.py:FUNCTION`. Its figures come from the
+            functions `NAME` and `overview` of the module in `palinka.analyses.figures`; those of
+            a file from its functions `FUNCTION_figures` and `FUNCTION_overview`, if there.
+        folder: Folder in which the file is looked for before the working folder.
 
     Raises:
-        InputError: If an option is unknown, of another type, or a seed below zero.
+        InputError: If there is none, or it does not declare its data.
     """
-    known = set(inspect.signature(function).parameters) - DATA_PARAMETERS
-    hints = get_type_hints(function)
+    if ".py:" in name:
+        function = load_from_file(name, _folder_of(name, folder))
+        if not hasattr(function, "takes"):
+            raise InputError(f"{name} does not declare its data; put @takes(…) in front of it")
+        figures, draw = sys.modules[function.__module__], f"{function.__name__}_figures"
+        overview = f"{function.__name__}_overview"
+    else:
+        known = sorted(_modules("palinka.analyses") & _modules("palinka.analyses.figures"))
+        if name not in known:
+            raise InputError(
+                f"{name!r} is not an analysis{did_you_mean(name, known)} (or give FILE.py:FUNCTION)"
+            )
+        function = getattr(importlib.import_module(f"palinka.analyses.{name}"), name)
+        figures = importlib.import_module(f"palinka.analyses.figures.{name}")
+        draw, overview = name, "overview"
+    return Analysis(
+        function, function.takes, getattr(figures, draw, None), getattr(figures, overview, None)
+    )
+
+
+def _modules(package: str) -> set[str]:
+    path = importlib.import_module(package).__path__
+    return {module.name for module in pkgutil.iter_modules(path)}
+
+
+def _folder_of(name: str, folder: str | None) -> Path:
+    """The configuration's folder if the file is there, otherwise the working folder."""
+    beside = Path(folder or "")
+    return beside if (beside / name.rpartition(":")[0]).is_file() else Path()
+
+
+def check_options(name: str, analysis: Analysis, options: Mapping[str, Any]) -> None:
+    """Check the options of an analysis before anything is read for it.
+
+    Raises:
+        InputError: If an option is unknown, of another type than the function's hint, or a seed
+            below zero.
+    """
+    parameters = inspect.signature(analysis.function).parameters
+    known = [each for each in parameters if each not in DATA_PARAMETERS[analysis.data]]
+    hints = get_type_hints(analysis.function)
     for option, value in options.items():
         if option not in known:
-            nearest = difflib.get_close_matches(option, known, n=1, cutoff=0.4)
-            hint = f"did you mean {nearest[0]!r}?" if nearest else f"it has {', '.join(known)}"
-            raise InputError(f"{name} has no option {option!r}; {hint}")
-        expected = type_mismatch(value, hints[option])
+            raise InputError(f"{name} has no option {option!r}{did_you_mean(option, known)}")
+        expected = type_mismatch(value, hints.get(option, Any))
+        if expected is None and option == "seed" and value < 0:
+            expected = "at least 0"
         if expected is not None:
             raise InputError(f"{name}: the option {option} is {value!r}; expected {expected}")
-        if option == "seed" and value < 0:
-            raise InputError(f"{name}: the option seed is {value}; expected at least 0")
+
+
+def run_analysis(entry: AnalysisEntry, reader: ActivationReader) -> Findings:
+    """Read the stimuli, analyze them, and draw the results.
+
+    Args:
+        entry: The analysis, its stimuli, sites and options.
+        reader: Neurons or latents.
+
+    Raises:
+        InputError: If the entry, its stimuli and the model do not fit together.
+    """
+    # A configuration's paths are relative to its folder.
+    analysis = find_analysis(entry.analysis, getattr(entry.stimuli, "cwd", None))
+    check_options(entry.analysis, analysis, entry.options)
+    sites = reader.sites(entry.sites)
+    stimuli = load_stimuli(os.fspath(entry.stimuli))
+    prepared = stimuli.prepare(reader.model.tokenizer)
+    options = dict(entry.options)
+    parameters = inspect.signature(analysis.function).parameters
+    if prepared.pairs and "pairs" in parameters:
+        options.setdefault("pairs", True)
+    results: dict[str, tuple[str, Result]] = {}
+    drawn: dict[str, Figure] = {}
+    means: dict[str, NDArray[np.float64]] = {}
+    calls = list(_calls(analysis.data, prepared, sites, reader))
+    with style():
+        for call in calls:
+            data = {name: value for name, value in call.data.items() if name in parameters}
+            result = analysis.function(**data, **options)
+            results[call.part] = call.site, result
+            if "x" in data:
+                means[call.part] = np.asarray(data["x"], dtype=np.float64).mean(axis=0)
+            # Of many sites the one in the middle has figures of its own; the overview has all.
+            if analysis.draw is None or call.site != sites[len(sites) // 2]:
+                continue
+            series = result.token_series(_texts(prepared, call.site, reader))
+            context = {"units": reader.units, **options, **data, **call.context, "series": series}
+            prefix = f"{call.part}/" if call.part else ""
+            for name, figure in analysis.draw(result, **context).items():
+                drawn[f"{prefix}{name}"] = figure
+        if analysis.overview is not None and len(calls) > 1:
+            of_parts = {part: result for part, (_, result) in results.items()}
+            context = {"means": means, "units": reader.units, **calls[0].context}
+            drawn |= analysis.overview(of_parts, **context)
+        heatmaps, pages = _draw_heatmaps(entry, results, prepared, reader)
+    for figure in drawn.values():
+        plain_text(figure)
+    return Findings(
+        entry.name,
+        {part: result for part, (_, result) in results.items()},
+        figures=drawn | heatmaps,
+        pages=pages,
+        settings=_settings(entry, options, reader, sites, stimuli.hash),
+        summary=prepared.summary(),
+    )
+
+
+def _texts(
+    prepared: Prepared, site: str, reader: ActivationReader
+) -> Iterator[tuple[Sequence[str], NDArray[np.float32]]]:
+    """The tokens of each text and their activations, read when the first is asked for."""
+    yield from zip(prepared.display, reader.every_token(prepared.tokens, site), strict=True)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of an analysis function.
+
+    Attributes:
+        part: Part of the stimuli and sites, such as `hidden.3/comma`; `""` where there is one.
+        site: The site that its data are from, or the last of those that are compared.
+        data: Arguments that come from the stimuli, by the names in `DATA_PARAMETERS`.
+        context: Labels for its figures.
+    """
+
+    part: str
+    site: str
+    data: Mapping[str, Any]
+    context: Mapping[str, Any]
+
+
+def _calls(
+    data: Data, prepared: Prepared, sites: Sequence[str], reader: ActivationReader
+) -> Iterator[Call]:
+    """The calls of an analysis: one, or one for each site, condition or category."""
+    if data in ("tokens of a passage", "categories of a passage"):
+        yield from _calls_of_passage(data, prepared, sites, reader)
+        return
+    if not any(prepared.pool):
+        raise InputError(
+            "this analysis compares items, and a passage has none; give stimuli of the kind "
+            "contrast, words, carrier or occurrences"
+        )
+    labels = [escape_control_chars(label) for label in prepared.labels]
+    members: dict[str, list[int]] = {}
+    for item, condition in enumerate(prepared.conditions):
+        members.setdefault(condition, []).append(item)
+    if data == "two conditions" and len(members) != 2:
+        raise InputError(
+            f"this analysis compares two conditions, and the stimuli have {len(members)}: "
+            f"{', '.join(members)}"
+        )
+    if data == "two sites" and len(sites) != 2:
+        raise InputError(
+            f"this analysis compares two sites, and {len(sites)} are given: {', '.join(sites)}"
+        )
+    vectors = reader.pooled(prepared, sites)
+    if data == "two sites":
+        first, second = sites
+        pair: dict[str, Any] = {"x": vectors[first], "y": vectors[second]}
+        if len(members) > 1:
+            pair["groups"] = list(prepared.conditions)
+        yield Call("", second, pair, {"items": labels, "sites": (first, second)})
+        return
+    for site in sites:
+        if data == "two conditions":
+            a, b = (vectors[site][items] for items in members.values())
+            context = {"items": labels, "conditions": tuple(members)}
+            yield Call(site if len(sites) > 1 else "", site, {"a": a, "b": b}, context)
+            continue
+        for condition, items in members.items():
+            context = {"items": [labels[item] for item in items]}
+            yield Call(f"{site}/{condition}", site, {"x": vectors[site][items]}, context)
+
+
+def _calls_of_passage(
+    data: Data, prepared: Prepared, sites: Sequence[str], reader: ActivationReader
+) -> Iterator[Call]:
+    if any(prepared.pool):
+        raise InputError(
+            "this analysis goes over all tokens of a text; give stimuli of kind passage"
+        )
+    lengths = [len(text) for text in prepared.tokens]
+    words = np.concatenate(prepared.tokens)
+    documents = np.repeat(np.arange(len(lengths)), lengths)
+    context = {"tokens": [token for text in prepared.display for token in text]}
+    for site in sites:
+        latents = np.concatenate(reader.every_token(prepared.tokens, site))
+        several = len(sites) > 1
+        if data == "tokens of a passage":
+            yield Call(site if several else "", site, {"latents": latents}, context)
+            continue
+        of_tokens = {"latents": latents, "words": words, "documents": documents}
+        for category, mask in prepared.targets.items():
+            part = f"{site}/{category}" if several else category
+            yield Call(part, site, {"targets": np.asarray(mask), **of_tokens}, context)
 
 
 _CAPTION = (
@@ -136,26 +337,13 @@ _CAPTION = (
 )
 
 
-def draw_heatmaps(
+def _draw_heatmaps(
     entry: AnalysisEntry,
     results: Mapping[str, tuple[str, Result]],
     prepared: Prepared,
     reader: ActivationReader,
 ) -> tuple[dict[str, Figure], dict[str, str]]:
-    """Draw the units that `entry.heatmaps` asks for, if it does, over its text.
-
-    Args:
-        entry: What was analyzed.
-        results: By part, the site and what was found there.
-        prepared: The stimuli of the analysis.
-        reader: Neurons or latents.
-
-    Returns:
-        Figures and HTML pages, by name.
-
-    Raises:
-        InputError: If the text is no passage, or the findings have no such value per unit.
-    """
+    """Figures and HTML pages of the units that the entry asks for, by name."""
     wanted = entry.heatmaps
     if wanted is None:
         return {}, {}
@@ -178,7 +366,7 @@ def draw_heatmaps(
     for part, (site, result) in results.items():
         name = f"{part}/heatmaps" if part else "heatmaps"
         acts = by_site[site]
-        drawn = _heatmaps(wanted, _criterion(wanted, result, acts), acts, reader.units)
+        drawn = _heatmaps(wanted, result, acts, reader.units)
         figures[name] = text_heatmap(tokens, drawn)
         figures[name].set_label(_CAPTION)
         pages[name] = text_heatmap_html(
@@ -187,10 +375,10 @@ def draw_heatmaps(
     return figures, pages
 
 
-def _criterion(
-    wanted: HeatmapEntry, result: Result, acts: NDArray[np.float32]
-) -> NDArray[np.float64]:
-    """The finding that units are ranked by, `(units,)`."""
+def _heatmaps(
+    wanted: HeatmapEntry, result: Result, acts: NDArray[np.float32], units: str
+) -> list[Heatmap]:
+    """One for each rank and each number; the smallest values are drawn in the negative color."""
     per_unit = {
         name: values
         for name, values in result.arrays().items()
@@ -201,231 +389,20 @@ def _criterion(
             f"heatmaps cannot rank units by {wanted.by!r}; expected one of "
             f"{', '.join(per_unit) or 'none: this analysis has no value per unit'}"
         )
-    return per_unit[wanted.by]
-
-
-def _heatmaps(
-    wanted: HeatmapEntry,
-    criterion: NDArray[np.float64],
-    acts: NDArray[np.float32],
-    units: str,
-) -> list[Heatmap]:
-    """One for each rank and each number; the smallest values are drawn in the negative color."""
-    kind = units.removesuffix("s")
+    criterion = per_unit[wanted.by]
     exponent = wanted.exponent
     if exponent is None:
         exponent = LATENT_EXPONENT if units == "latents" else UNIT_EXPONENT
-    drawn = []
+    chosen: list[tuple[int, str, str]] = []
     for rank in wanted.ranks:
         (unit,) = choose_latents(criterion if rank > 0 else -criterion, [abs(rank)])
-        caption = f"{kind} {unit}, {wanted.by} {criterion[unit]:.4g} (rank {rank})"
-        color = POSITIVE if rank > 0 else NEGATIVE
+        chosen.append((unit, f" (rank {rank})", POSITIVE if rank > 0 else NEGATIVE))
+    chosen += [(unit, "", POSITIVE) for unit in choose_latents(criterion, [], wanted.units)]
+    drawn = []
+    for unit, ranked, color in chosen:
+        caption = f"{units.removesuffix('s')} {unit}, {wanted.by} {criterion[unit]:.4g}{ranked}"
         drawn.append(Heatmap(acts[:, unit], caption, color, exponent))
-    for unit in choose_latents(criterion, [], wanted.units):
-        caption = f"{kind} {unit}, {wanted.by} {criterion[unit]:.4g}"
-        drawn.append(Heatmap(acts[:, unit], caption, POSITIVE, exponent))
     return drawn
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call of an analysis function.
-
-    Attributes:
-        part: What of the stimuli it is of, such as `hidden.3/comma`; `""` where there is one.
-        site: The site that its data are from, or the last of those that are compared.
-        data: The arguments that come from the stimuli.
-        context: What its figures are labelled with.
-    """
-
-    part: str
-    site: str
-    data: Mapping[str, Any]
-    context: Mapping[str, Any] = field(default_factory=dict)
-
-
-def run_analysis(entry: AnalysisEntry, reader: ActivationReader) -> Findings:
-    """Read the stimuli, analyze them, and draw what was found.
-
-    Args:
-        entry: What to do.
-        reader: Neurons or latents.
-
-    Raises:
-        InputError: If the entry, its stimuli and the model do not fit together.
-    """
-    function = find_analysis(entry.analysis)
-    check_options(entry.analysis, function, entry.options)
-    sites = reader.sites(entry.sites)
-    stimuli = load_stimuli(os.fspath(entry.stimuli))
-    prepared = stimuli.prepare(reader.model.tokenizer)
-    options = dict(entry.options)
-    if prepared.pairs and "pairs" in inspect.signature(function).parameters:
-        options.setdefault("pairs", True)
-    results: dict[str, Result] = {}
-    drawn: dict[str, Any] = {}
-    means: dict[str, NDArray[np.float64]] = {}
-    draw = getattr(figures, entry.analysis)
-    calls = list(_calls(function, prepared, sites, reader))
-    with style():
-        for call in calls:
-            result = function(**call.data, **options)
-            results[call.part] = result
-            if "x" in call.data:
-                means[call.part] = np.asarray(call.data["x"], dtype=np.float64).mean(axis=0)
-            # Of many sites the one in the middle has figures of its own; the overview has all.
-            if call.site != sites[len(sites) // 2]:
-                continue
-            context = {"units": reader.units, **options, **call.data, **call.context}
-            if hasattr(result, "project"):
-                context["series"] = _series(result, prepared, call.site, reader)
-            part = f"{call.part}/" if call.part else ""
-            drawn |= {f"{part}{name}": figure for name, figure in draw(result, **context).items()}
-        overview = getattr(inspect.getmodule(draw), "overview", None)
-        if overview is not None and len(calls) > 1:
-            drawn |= overview(results, means=means, units=reader.units, **calls[0].context)
-        parts = {call.part: (call.site, results[call.part]) for call in calls}
-        heatmaps, pages = draw_heatmaps(entry, parts, prepared, reader)
-    for figure in drawn.values():
-        plain_text(figure)
-    return Findings(
-        entry.name,
-        results,
-        figures=drawn | heatmaps,
-        pages=pages,
-        settings=_settings(entry, options, reader, sites, stimuli.hash),
-        summary=prepared.summary(),
-    )
-
-
-def find_analysis(name: str) -> Callable[..., Result]:
-    """The analysis function of a name.
-
-    Raises:
-        InputError: If there is none; names the nearest.
-    """
-    known = [module for module in dir(figures) if module in dir(analyses)]
-    if name not in known:
-        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"choose from {', '.join(known)}"
-        raise InputError(f"there is no analysis {name!r}; {hint}")
-    function: Callable[..., Result] = getattr(analyses, name)
-    return function
-
-
-def _calls(
-    function: Callable[..., Result],
-    prepared: Prepared,
-    sites: Sequence[str],
-    reader: ActivationReader,
-) -> Iterator[Call]:
-    """What to call the function with, once or for each site, condition or category."""
-    wanted = DATA_PARAMETERS & set(inspect.signature(function).parameters)
-    if "latents" in wanted:
-        yield from _of_passage(wanted, prepared, sites, reader)
-    elif {"a", "b"} <= wanted:
-        yield from _of_two_conditions(prepared, sites, reader)
-    elif "y" in wanted:
-        yield _of_two_sites(wanted, prepared, sites, reader)
-    else:
-        yield from _of_each_condition(prepared, sites, reader)
-
-
-def _of_passage(
-    wanted: frozenset[str], prepared: Prepared, sites: Sequence[str], reader: ActivationReader
-) -> Iterator[Call]:
-    if any(prepared.pool):
-        raise InputError(
-            "this analysis goes over all tokens of a text; give stimuli of kind passage"
-        )
-    lengths = [len(text) for text in prepared.tokens]
-    of_tokens = {
-        "words": np.concatenate(prepared.tokens),
-        "documents": np.repeat(np.arange(len(lengths)), lengths),
-    }
-    of_tokens = {name: values for name, values in of_tokens.items() if name in wanted}
-    for site in sites:
-        latents = np.concatenate(reader.every_token(prepared.tokens, site))
-        context = {"tokens": [token for text in prepared.display for token in text]}
-        prefix = f"{site}/" if len(sites) > 1 else ""
-        if "targets" not in wanted:
-            yield Call(site if len(sites) > 1 else "", site, {"latents": latents}, context)
-            continue
-        for category, mask in prepared.targets.items():
-            data = {"latents": latents, "targets": np.asarray(mask), **of_tokens}
-            yield Call(f"{prefix}{category}", site, data, context)
-
-
-def _of_two_conditions(
-    prepared: Prepared, sites: Sequence[str], reader: ActivationReader
-) -> Iterator[Call]:
-    names = _pooled_conditions(prepared)
-    if len(names) != 2:
-        raise InputError(
-            f"this analysis compares two conditions, and the stimuli have {len(names)}: "
-            f"{', '.join(names)}"
-        )
-    vectors = reader.pooled(prepared, sites)
-    for site in sites:
-        first, second = (vectors[site][_members(prepared, name)] for name in names)
-        context = {"items": _items(prepared), "conditions": tuple(names)}
-        yield Call(site if len(sites) > 1 else "", site, {"a": first, "b": second}, context)
-
-
-def _of_two_sites(
-    wanted: frozenset[str], prepared: Prepared, sites: Sequence[str], reader: ActivationReader
-) -> Call:
-    names = _pooled_conditions(prepared)
-    if len(sites) != 2:
-        raise InputError(
-            f"this analysis compares two sites, and {len(sites)} are given: {', '.join(sites)}"
-        )
-    vectors = reader.pooled(prepared, sites)
-    data: dict[str, Any] = {"x": vectors[sites[0]], "y": vectors[sites[1]]}
-    if "groups" in wanted and len(names) > 1:
-        data["groups"] = list(prepared.conditions)
-    return Call("", sites[1], data, {"items": _items(prepared), "sites": tuple(sites)})
-
-
-def _of_each_condition(
-    prepared: Prepared, sites: Sequence[str], reader: ActivationReader
-) -> Iterator[Call]:
-    names = _pooled_conditions(prepared)
-    vectors = reader.pooled(prepared, sites)
-    for site in sites:
-        for name in names:
-            members = _members(prepared, name)
-            context = {"items": [_items(prepared)[member] for member in members]}
-            yield Call(f"{site}/{name}", site, {"x": vectors[site][members]}, context)
-
-
-def _items(prepared: Prepared) -> list[str]:
-    """What figures call each item."""
-    return [escape_control_chars(label) for label in prepared.labels]
-
-
-def _pooled_conditions(prepared: Prepared) -> list[str]:
-    if not any(prepared.pool):
-        raise InputError(
-            "this analysis compares items, and a passage has none; give stimuli of the kind "
-            "contrast, words, carrier or occurrences"
-        )
-    return list(dict.fromkeys(prepared.conditions))
-
-
-def _members(prepared: Prepared, condition: str) -> list[int]:
-    return [item for item, name in enumerate(prepared.conditions) if name == condition]
-
-
-def _series(
-    result: Any, prepared: Prepared, site: str, reader: ActivationReader
-) -> list[tuple[Sequence[str], NDArray[np.float64], NDArray[np.float64]]]:
-    """Every token of every text along both directions."""
-    series: list[tuple[Sequence[str], NDArray[np.float64], NDArray[np.float64]]] = []
-    for number, acts in enumerate(reader.every_token(prepared.tokens, site)):
-        along = result.project(acts)
-        series.append((prepared.display[number], along[:, 0], along[:, 1]))
-    return series
 
 
 def _settings(
@@ -435,7 +412,7 @@ def _settings(
     sites: Sequence[str],
     stimuli_hash: str,
 ) -> dict[str, Any]:
-    """What a reader needs to do the same again; plain values."""
+    """Plain values that make the analysis reproducible."""
     spec = reader.language_model
     return {
         "analysis": entry.analysis,

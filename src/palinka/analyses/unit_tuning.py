@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaln, stdtr
 from scipy.stats import false_discovery_control
 
-from palinka.analyses.result import Result, Table, as_float64, scaled
+from palinka.analyses.result import Result, Table, as_float64, scaled, takes
 from palinka.analyses.stats.permutation import max_t
 from palinka.errors import InputError
 
@@ -87,6 +87,7 @@ class UnitTuning(Result):
         return {"strongest_units": {"unit": order, **columns}}
 
 
+@takes("two conditions")
 def unit_tuning(
     a: ArrayLike,
     b: ArrayLike,

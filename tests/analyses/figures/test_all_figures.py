@@ -2,7 +2,6 @@
 
 import inspect
 import io
-import pkgutil
 from xml.etree import ElementTree
 
 import matplotlib as mpl
@@ -12,19 +11,12 @@ import pytest
 
 from palinka import analyses
 from palinka.analyses import figures
-from palinka.analyses.result import Result
 
 ITEMS = 12
 UNITS = 9
 
 
-def functions(package):
-    """Modules of a package that hold a function of their own name."""
-    names = [module.name for module in pkgutil.iter_modules(package.__path__)]
-    return {name for name in names if inspect.isfunction(getattr(package, name))}
-
-
-NAMES = sorted(functions(figures) & functions(analyses))
+NAMES = analyses.__all__
 
 
 def inputs():
@@ -83,18 +75,6 @@ def drawn(name, request):
 def texts_of(axes):
     labels = (axes.get_xlabel(), axes.get_ylabel(), axes.get_title(), axes.get_title("left"))
     return [text for text in (*labels, axes.get_title("right")) if text.strip()]
-
-
-def test_every_analysis_has_figures():
-    """Modules whose function returns a `Result` are the analyses; the rest are helpers."""
-
-    def returns_result(name):
-        answer = inspect.signature(getattr(analyses, name)).return_annotation
-        return isinstance(answer, type) and issubclass(answer, Result)
-
-    found = {name for name in functions(analyses) if returns_result(name)}
-    assert found
-    assert found <= functions(figures)
 
 
 def test_every_figure_has_a_name_a_caption_and_labeled_panels(drawn):

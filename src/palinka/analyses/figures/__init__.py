@@ -1,11 +1,26 @@
-"""Pictures of findings: functions from an analysis's result to matplotlib figures.
+"""Figures of results: functions from an analysis's result to matplotlib figures.
 
-Every analysis has one, a function in a module of the same name, found when it is first asked
-for: `palinka.analyses.figures.unit_tuning` draws what `palinka.analyses.unit_tuning` found.
+Each analysis has one, a function of the analysis's name in a module of that name.
 """
 
-import sys
+from palinka.analyses.figures.category_score import category_score
+from palinka.analyses.figures.generalized_eigendecomposition import generalized_eigendecomposition
+from palinka.analyses.figures.latent_statistics import latent_statistics
+from palinka.analyses.figures.loss_curves import loss_curves
+from palinka.analyses.figures.pairwise_mutual_information import pairwise_mutual_information
+from palinka.analyses.figures.representational_similarity import representational_similarity
+from palinka.analyses.figures.sparsity_frontier import sparsity_frontier
+from palinka.analyses.figures.text_heatmap import text_heatmap
+from palinka.analyses.figures.unit_tuning import unit_tuning
 
-from palinka.errors import FunctionPackage
-
-sys.modules[__name__].__class__ = FunctionPackage
+__all__ = [
+    "category_score",
+    "generalized_eigendecomposition",
+    "latent_statistics",
+    "loss_curves",
+    "pairwise_mutual_information",
+    "representational_similarity",
+    "sparsity_frontier",
+    "text_heatmap",
+    "unit_tuning",
+]

@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from matplotlib.figure import Figure
 
-from palinka.analyses import figures
+from palinka.analyses.figures.sparsity_frontier import sparsity_frontier
 from palinka.analyses.findings import Findings
 from palinka.analyses.result import Result, Table
 from palinka.errors import escape_control_chars
@@ -94,8 +94,10 @@ def _figures(variants: Sequence[TrainedModel]) -> dict[str, Figure]:
             points[_family(one, alike)].append(point)
     if not points:
         return {}
-    families = {name: tuple(zip(*found, strict=True)) for name, found in points.items()}
-    return figures.sparsity_frontier(families)  # type: ignore[no-any-return, attr-defined]
+    families = {
+        name: ([l0 for l0, _ in found], [fvu for _, fvu in found]) for name, found in points.items()
+    }
+    return sparsity_frontier(families)
 
 
 def _architecture(one: TrainedModel) -> str:

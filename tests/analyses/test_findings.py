@@ -1,6 +1,6 @@
 import csv
 import json
-import zipfile
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
 import palinka
-from palinka.analyses.findings import Findings
+from palinka.analyses.findings import Findings, file_names
 from palinka.analyses.result import Result, Table
 from palinka.errors import InputError
 from palinka.training.callbacks.tensorboard import write_findings
@@ -155,27 +157,16 @@ def test_a_terminal_shows_names_and_remarks_and_obeys_neither() -> None:
     assert len(report.splitlines()) == 4
 
 
-def test_hostile_names_are_files_and_arrays_of_the_folder(tmp_path: Path) -> None:
-    results = {
-        part: Small(0.5, 0.25, np.array([number, 1.0]))
-        for number, part in enumerate(
-            [HOSTILE, "../../out", "/abs", "CON", "a b", "a-b", "n" * 300]
-        )
-    }
-    folder = findings(results=results, settings={"file": "bytes-\udcff.yaml"}).write(
-        tmp_path / "out"
-    )
+def test_hostile_names_are_files_of_the_folder(tmp_path: Path) -> None:
+    names = [HOSTILE, "../../out", "/abs", "a b", "a-b", "n" * 300]
+    results = {name: Small(0.5, 0.25, np.zeros(2)) for name in names}
+    settings = {"file": "bytes-\udcff.yaml"}
+    folder = findings(results=results, settings=settings).write(tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["some-name"]
-    assert len(list(folder.glob("*.csv"))) == 7
-    with zipfile.ZipFile(folder / "arrays.npz") as archive:
-        members = archive.namelist()
-        assert len(members) == len(set(members)) == 7
-        assert not any(".." in Path(name).parts or name.startswith("/") for name in members)
-        archive.extractall(tmp_path / "unpacked")
-    assert np.load(folder / "arrays.npz")["CON/values"].tolist() == [3.0, 1.0]
+    assert len(list(folder.glob("*.csv"))) == len(names)
     record = json.loads((folder / "findings.json").read_text(encoding="utf-8"))
-    assert record["settings"]["file"] == "bytes-\udcff.yaml"
+    assert record["settings"] == settings
     assert f"{HOSTILE}/score" in record["scalars"]
 
 
@@ -194,3 +185,47 @@ def test_a_spreadsheet_calculates_nothing(tmp_path: Path) -> None:
         "'=1+2", "'+cmd|' /C calc'!A0", "'@SUM(A1)", "' =1", "'-2+3", "-", "a=b", "1", r"é\x00",
     ]  # fmt: skip
     assert rows[0][1] == "-1.0"
+
+
+def test_plain_names_stay_readable() -> None:
+    assert file_names(["hidden.1/comma/units", "Straße", "日本", "a b"]) == {
+        "hidden.1/comma/units": "hidden.1-comma-units",
+        "Straße": "Straße",
+        "日本": "日本",
+        "a b": "a-b",
+    }
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "n" * 300, "é" * 200])
+def test_names_that_no_file_should_have_end_in_a_hash(name: str) -> None:
+    (file,) = file_names([name]).values()
+    assert file != name
+    assert len(file.encode()) < 200
+    assert file.strip(".-")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["a b", "a-b", "a/b"],
+        ["Comma", "comma"],
+        ["é", "e\u0301"],
+        ["n" * 200, "n" * 201],
+        ["ß", "ss"],
+    ],
+)
+def test_names_of_the_same_file_are_told_apart(names: list[str]) -> None:
+    files = [unicodedata.normalize("NFC", file).casefold() for file in file_names(names).values()]
+    assert len(set(files)) == len(names)
+    assert file_names(names[:1])[names[0]] == file_names(names)[names[0]]
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=())), unique=True))
+def test_every_name_has_a_harmless_file_of_its_own(names: list[str]) -> None:
+    files = file_names(names)
+    assert list(files) == names
+    assert len({file.casefold() for file in files.values()}) == len(names)
+    for file in files.values():
+        assert all(c.isalnum() or c in "-_." for c in file)
+        assert 0 < len(file.encode()) < 200
+        assert file not in (".", "..")

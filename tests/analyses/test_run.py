@@ -2,17 +2,26 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
+from jsonargparse.typing import Path_fr
 from PIL import Image
 
 from palinka import analyses
 from palinka.analyses import figures
 from palinka.analyses.reader import ActivationReader
-from palinka.analyses.run import AnalysisEntry, HeatmapEntry, run_analysis
+from palinka.analyses.result import Result, takes
+from palinka.analyses.run import (
+    Analysis,
+    AnalysisEntry,
+    HeatmapEntry,
+    check_options,
+    find_analysis,
+    run_analysis,
+)
 from palinka.analyses.stimuli import load_stimuli
-from palinka.analyses.unit_tuning import UnitTuning
 from palinka.errors import InputError
 
 SITE = "blocks.3.mlp.pre"
@@ -34,7 +43,7 @@ ONE_SITE = {
 }
 
 
-def entry(analysis: str, stimuli: str, **changes: object) -> AnalysisEntry:
+def entry(analysis: str, stimuli: str | Path_fr, **changes: object) -> AnalysisEntry:
     return replace(
         AnalysisEntry("some", analysis, stimuli, SITE),  # type: ignore[arg-type]
         **changes,  # type: ignore[arg-type]
@@ -145,26 +154,76 @@ def test_both_directions_are_followed_through_every_text(
     assert any("series" in name for name in findings.figures)
 
 
+OWN = """
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+from palinka.analyses.result import Result, takes
+
+
+@dataclass(frozen=True)
+class Count(Result):
+    items: int
+    matched: bool
+
+
+@takes("two conditions")
+def count(a, b, pairs: bool = False):
+    return Count(len(a) + len(b), pairs)
+
+
+def count_figures(result, *, conditions, **context):
+    return {"_".join(conditions): Figure()}
+
+
+@takes("each condition")
+def undrawn(x):
+    return Count(len(x), False)
+
+
+def helper(a, b):
+    return 0
+"""
+
+
+@pytest.fixture
+def own_file(tmp_path: Path) -> Path:
+    file = tmp_path / "own.py"
+    file.write_text(OWN)
+    return file
+
+
 @pytest.mark.parametrize("options", [{}, {"pairs": False}, {"pairs": True}])
 def test_frames_are_pairs_unless_the_options_say_otherwise(
-    options: dict[str, bool],
-    mini: ActivationReader,
-    stimuli: Callable[..., str],
-    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, bool], mini: ActivationReader, stimuli: Callable[..., str], own_file: Path
 ) -> None:
-    def analysis(a: object, b: object, pairs: bool = False) -> UnitTuning:
-        given.append(pairs)
-        return analyses.unit_tuning(a, b)
-
-    monkeypatch.setattr("palinka.analyses.run.find_analysis", lambda name: analysis)
     targets = {"him": "him", "her": "her"}
     sentences = {name: [frame.replace("{target}", name) for frame in FRAMES] for name in targets}
     for content, by_default in (({"frames": FRAMES}, True), ({"sentences": sentences}, False)):
-        given: list[bool] = []
         path = stimuli(kind="contrast", targets=targets, **content)
-        findings = run_analysis(entry("unit_tuning", path, options=options), mini)
-        assert given == [options.get("pairs", by_default)]
-        assert findings.settings["options"].get("pairs", False) == given[0]
+        findings = run_analysis(entry(f"{own_file}:count", path, options=options), mini)
+        pairs = options.get("pairs", by_default)
+        assert findings.scalars() == {"items": 8.0, "matched": float(pairs)}
+        assert findings.settings["options"].get("pairs", False) == pairs
+
+
+def test_an_analysis_in_a_file_is_found_beside_the_configuration(
+    mini: ActivationReader, stimuli: Callable[..., str], own_file: Path, tmp_path: Path
+) -> None:
+    stimuli(kind="words", conditions=GROUPS)
+    beside = Path_fr("stimuli.yaml", cwd=str(tmp_path))
+    findings = run_analysis(entry("own.py:count", beside), mini)
+    assert list(findings.figures) == ["animals_food"]
+    undrawn = run_analysis(entry("own.py:undrawn", beside), mini)
+    assert undrawn.scalars()[f"{SITE}/food/items"] == 5.0
+    assert not undrawn.figures
+    for name, expected in {
+        "own.py:coun": "did you mean 'count'",
+        "own.py:helper": "does not declare its data",
+        "other.py:count": "other.py does not exist",
+    }.items():
+        with pytest.raises(InputError, match=expected):
+            run_analysis(entry(name, beside), mini)
 
 
 def test_him_and_her_differ_where_labels_are_swapped_within_sentences(
@@ -202,8 +261,10 @@ def contents(folder: Path, site: str, prefixed: bool) -> dict[str, object]:
 
 
 def test_all_analyses_are_compared() -> None:
-    known = {name for name in dir(figures) if name in dir(analyses)}
-    assert known == {*ONE_SITE, "representational_similarity"}  # which compares two sites
+    assert {*ONE_SITE, "representational_similarity"} == set(analyses.__all__)
+    assert set(analyses.__all__) <= set(figures.__all__)
+    with pytest.raises(InputError, match=f"choose from {', '.join(analyses.__all__)} "):
+        find_analysis("none")
 
 
 @pytest.mark.parametrize("analysis", ONE_SITE)
@@ -251,10 +312,6 @@ def test_an_overview_of_sites_names_the_conditions(
         ({"analysis": "unit_tunning"}, "did you mean 'unit_tuning'"),
         ({"options": {"tets": "welch"}}, "did you mean 'test'"),
         ({"options": {"test": "welsh"}}, "option test is 'welsh'; expected 'paired' or 'welch'"),
-        ({"options": {"alpha": "small"}}, "the option alpha is 'small'; expected a number"),
-        ({"options": {"permutations": 0.5}}, "permutations is 0.5; expected a whole number"),
-        ({"options": {"permutations": True}}, "permutations is True; expected a whole number"),
-        ({"options": {"seed": -1}}, "the option seed is -1; expected at least 0"),
         ({"sites": "blocks.9.mlp.pre"}, "out of range"),
         ({"sites": ["hidden.0"], "analysis": "representational_similarity"}, "compares two sites"),
         ({"analysis": "category_score"}, "kind passage"),
@@ -288,3 +345,51 @@ def test_heatmaps_rank_by_a_value_per_unit(
 def test_a_name_that_is_no_folder_is_refused() -> None:
     with pytest.raises(InputError, match="becomes a folder"):
         AnalysisEntry("../up", "unit_tuning", "x.yaml")  # type: ignore[arg-type]
+
+
+@takes("each condition")
+def optional(
+    x: list[float],
+    bins: int = 3,
+    share: float = 0.5,
+    shrinkage: float | Literal["auto", "none"] = "auto",
+    exact: bool = False,
+    seed: int = 0,
+) -> Result:
+    """An analysis with every kind of option."""
+    return Result()
+
+
+OPTIONAL = Analysis(optional, "each condition", None, None)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"bins": 3, "share": 1, "exact": True, "seed": 0},
+        {"share": 0.25, "shrinkage": 1},
+        {"shrinkage": "none"},
+    ],
+)
+def test_options_that_fit(options: dict[str, Any]) -> None:
+    check_options("analysis", OPTIONAL, options)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"bin": 3}, "analysis has no option 'bin'; did you mean 'bins'?"),
+        ({"x": 3}, "analysis has no option 'x'"),
+        ({"bins": 3.0}, "the option bins is 3.0; expected a whole number"),
+        ({"bins": True}, "the option bins is True; expected a whole number"),
+        ({"share": "half"}, "the option share is 'half'; expected a number"),
+        ({"shrinkage": "some"}, "shrinkage is 'some'; expected a number or 'auto' or 'none'"),
+        ({"exact": 1}, "the option exact is 1; expected true or false"),
+        ({"seed": -1}, "the option seed is -1; expected at least 0"),
+    ],
+)
+def test_options_that_do_not(options: dict[str, Any], expected: str) -> None:
+    with pytest.raises(InputError) as caught:
+        check_options("analysis", OPTIONAL, options)
+    assert expected in str(caught.value)

@@ -59,8 +59,9 @@ def reserve(trainer: pl.Trainer, *, fit: bool, run: Path | None = None) -> Path:
     default = Path(trainer.default_root_dir) / LOG_FOLDER
     roots = {_root(logger): None for logger in unnamed} if loggers else {default: None}
     name = run.name if run else _make(roots) if roots else ""
-    for logger in unnamed:
-        logger._version = name
+    number = _VERSION.fullmatch(name)
+    for logger in unnamed:  # a number, which progress bars show whole
+        logger._version = int(number[1]) if number else name
     folder = _folder(loggers[0]) if loggers else default / name
     if run is None and (folder / CONFIG).exists():
         raise InputError(

@@ -1,3 +1,8 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -68,3 +73,25 @@ def test_a_nan_of_either_sign_is_seen_wherever_it_is(
         assert values[0, column].signbit()
     kept, _ = selected(values, 4)
     assert kept.isnan().any(dim=1).tolist() == [True, False]
+
+
+PENALTY = """
+import torch
+from palinka.autoencoders.kernels import SparseLatents, squared_covariance
+values = torch.linspace(0.1, 2.0, 4000, dtype=torch.float64).sin().view(200, 20).requires_grad_()
+indices = (torch.arange(4000) * 7 % 900).int().view(200, 20)
+loss = squared_covariance(SparseLatents(values, indices, 900))
+loss.backward()
+print(loss.item().hex(), values.grad.sum().item().hex())
+"""
+
+
+@pytest.mark.slow
+def test_loops_from_the_cache_round_as_when_they_were_compiled(tmp_path: Path) -> None:
+    command, environment = [sys.executable, "-c", PENALTY], {"NUMBA_CACHE_DIR": str(tmp_path)}
+    runs = [
+        subprocess.run(command, env=os.environ | environment, capture_output=True, check=True)
+        for _ in range(2)
+    ]
+    assert any(tmp_path.iterdir())
+    assert runs[0].stdout == runs[1].stdout

@@ -74,7 +74,7 @@ def _has_triton(device: int) -> bool:
 Loop = TypeVar("Loop", bound=Callable[..., object])
 
 
-def compiled(*, sums: bool = False) -> Callable[[Loop], Loop]:
+def compiled(*, sums: bool = False, inline: bool = False) -> Callable[[Loop], Loop]:
     """Compile a loop when it is first called with each type of arguments.
 
     The machine code is cached beside the source, or else in the user's cache directory, or in
@@ -83,8 +83,12 @@ def compiled(*, sums: bool = False) -> Callable[[Loop], Loop]:
     Args:
         sums: Allow sums to be reordered, so that they can be vectorized. NaN and infinity
             propagate as without it.
+        inline: Inline before compilation. A callee read from the cache may be rounded otherwise
+            than one compiled with its caller.
     """
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+    if inline:
+        options["inline"] = "always"
     if sums:
         options["fastmath"] = {"reassoc", "contract", "nsz"}
 

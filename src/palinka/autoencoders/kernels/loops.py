@@ -381,7 +381,7 @@ def variances(
         variance[column] = square / (rows - 1)
 
 
-@compiled(sums=True)
+@compiled(sums=True, inline=True)
 def _gram_row(row: int, latents: CenteredLatents, gram: Floats) -> None:
     """Write row `row` of the Gram matrix of the centered rows, `(rows,)`.
 

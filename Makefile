@@ -24,11 +24,12 @@ benchmark: $(BENCHMARK_VENV)/.benchmark  ## time against other libraries; benchm
 docs: $(VENV)/.docs  ## build the book into build/site; its figures are computed, and kept
 	$(BIN)/mkdocs build --strict
 
-lint: $(VENV)/.lint  ## style, types, and which room may import which
+lint: $(VENV)/.lint  ## style, types, docstrings, and which room may import which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/check_style.py
 
 format: $(VENV)/.lint
 	$(BIN)/ruff check --fix .

@@ -39,7 +39,7 @@ def main() -> int:
         for path in sorted(PACKAGE.rglob("*.py"))
         for line, fault in problems(path)
     ]
-    top = {entry.name.partition(".")[0] for entry in PACKAGE.iterdir()} - {"__pycache__"}
+    top = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in PACKAGE.rglob("*.py")}
     found += [f"src/palinka/{name}: not a room of the house" for name in sorted(top - ROOMS)]
     print("\n".join(found), file=sys.stderr)
     return int(bool(found))

@@ -8,7 +8,7 @@ _ASSETS = Path(__file__).parent
 
 
 def mini_gpt2_folder() -> Path:
-    """The bundled mini GPT-2: weights, configuration and tokenizer, as Hugging Face saves them."""
+    """The bundled mini GPT-2: weights, configuration and tokenizer."""
     return _ASSETS / "mini_gpt2"
 
 

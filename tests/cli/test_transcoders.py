@@ -43,7 +43,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, config: Path) -> Iterator[
 
 def test_its_widths_and_scalings_are_those_of_both_sites(trained: Path) -> None:
     module = SparseAutoencoderModule.load_from_checkpoint(trained / LAST)
-    assert module.is_transcoder
+    assert module.autoencoder.is_transcoder
     assert (module.autoencoder.input_dim, module.autoencoder.output_dim) == (128, 128)
     assert module.target_scaling is not None
     assert module.target_scaling.scale != module.scaling.scale

@@ -25,7 +25,7 @@ KINDS: dict[str, type[Stimuli]] = {
 BUNDLED_SAMPLE = "bundled_sample"
 
 
-class _Loader(yaml.BaseLoader):
+class _TextBaseLoader(yaml.BaseLoader):
     """Loader of text, lists and mappings only, so that `no` and `3.5` stay words."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -89,7 +89,7 @@ def _read_text(file: Path) -> str:
 
 def _parse(text: str) -> dict[str, Any]:
     try:
-        given = yaml.load(text, Loader=_Loader)  # noqa: S506 - builds no objects
+        given = yaml.load(text, Loader=_TextBaseLoader)  # noqa: S506 - builds no objects
     except yaml.YAMLError as error:
         raise InputError(f"not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(given, dict):

@@ -176,7 +176,7 @@ def training(rank: int, shares: int, slices: int, folder: Path) -> dict[str, Any
     """Fifty steps on batches of 32, a validation, and the same again from the middle on."""
     generator = torch.Generator().manual_seed(0)
     batches = torch.randn(STEPS, 32, 8, generator=generator)
-    # Unequal shares, in unequal numbers of batches; the second of two shares is the smaller.
+    # Unequal shares in as many batches each, as the loader gives; the second share is the smaller.
     validation = torch.randn(15, 8, generator=generator) + 3.0
     mine = rank // slices
     part = validation if shares == 1 else (validation[:10], validation[10:])[mine]
@@ -200,7 +200,7 @@ def training(rank: int, shares: int, slices: int, folder: Path) -> dict[str, Any
         trainer.fit(
             module,
             DataLoader([batch.chunk(shares)[mine] for batch in loader], batch_size=None),
-            DataLoader(part.split(6), batch_size=None),
+            DataLoader(part.split(3 if mine else 6), batch_size=None),
             ckpt_path=start,
         )
         trainer.save_checkpoint(path)

@@ -80,7 +80,12 @@ def did_you_mean(name: str, names: Iterable[str], most: int = 20) -> str:
 
 def first_line(error: BaseException) -> str:
     """First line of an exception's message, or the name of its class."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's whole message on one line, or the name of its class."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def load_from_file(given: str, folder: Path) -> Any:

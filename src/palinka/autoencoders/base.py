@@ -66,9 +66,9 @@ class Autoencoder(FullPrecisionState, ABC):
     """
 
     unit_norm: bool = False
-    """Whether training keeps every row of `dictionary` at norm 1."""
+    """True if training keeps every row of `dictionary` at norm 1."""
     is_initialized: bool = False
-    """Whether the weights come from data or a file, not only from chance."""
+    """True once the weights come from data or a file."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Complete the signature of a constructor that passes `**settings` on to its parent's."""

@@ -28,7 +28,7 @@ class UntiedAutoencoder(Autoencoder):
     """
 
     encoder_bias: bool = True
-    """Whether the encoder has a bias."""
+    """True if the encoder has a bias."""
     initial_norm: float = 1.0
     """Norm of the decoder's rows at the start, without `unit_norm`."""
 

@@ -14,7 +14,7 @@ from palinka.analyses.reader import ActivationReader, Encoder
 from palinka.analyses.run import AnalysisEntry, run_analysis
 from palinka.cli.parser import ConfigArgumentParser, move_configs_first
 from palinka.cli.resume import LOG_FOLDER, checkpoint_named, findings_folder
-from palinka.errors import InputError
+from palinka.errors import InputError, one_line
 from palinka.language_models import LanguageModelSpec
 from palinka.training import SparseAutoencoderModule, checkpoint
 from palinka.training.callbacks.run_analyses import encoder_of
@@ -91,7 +91,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         settings = parser.instantiate(given)
     except ValueError as error:  # jsonargparse's has several lines
-        raise InputError(" ".join(str(error).split())) from error
+        raise InputError(one_line(error)) from error
     return analyze(**{name: settings[name] for name in inspect.signature(analyze).parameters})
 
 

@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 
 import palinka
 from palinka.cli.commands import ArgumentParser
-from palinka.errors import colored, escape_control_chars, is_quiet
+from palinka.errors import colored, escape_control_chars, is_quiet, one_line
 
 
 class State(Enum):
@@ -224,7 +224,7 @@ def run_checks() -> Iterator[Finding]:
         try:
             yield from check()
         except Exception as error:
-            text = " ".join(str(error).split()) or type(error).__name__
+            text = one_line(error)
             yield Finding(check.__name__.replace("_", " "), text, State.FAIL)
 
 

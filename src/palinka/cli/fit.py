@@ -36,7 +36,7 @@ from palinka.cli.parser import ConfigArgumentParser, move_configs_first, with_ov
 from palinka.cli.sweep import Variants, expand, options
 from palinka.cli.trainer import Trainer
 from palinka.data import ActivationDataModule
-from palinka.errors import InputError, is_quiet
+from palinka.errors import InputError, is_quiet, one_line
 from palinka.training import SparseAutoencoderModule, SweepModule, callbacks
 from palinka.training.checkpoint import VARIANTS, read_any, settings_of
 
@@ -289,7 +289,7 @@ class PalinkaCLI(LightningCLI):
             if accelerator in ("auto", "cpu"):
                 raise
             raise InputError(
-                f"trainer.accelerator {accelerator}: {' '.join(str(error).split())}; `auto` takes"
+                f"trainer.accelerator {accelerator}: {one_line(error)}; `auto` takes"
                 " what this machine has"
             ) from error
 
@@ -411,7 +411,7 @@ def run(arguments: Sequence[str]) -> int:
         cause = _cause(error, InputError)
         if cause is None and not _is_lightnings(error):
             raise
-        raise cause or InputError(" ".join(str(error).split())) from error
+        raise cause or InputError(one_line(error)) from error
     analyses = [c for c in trainer.callbacks if isinstance(c, callbacks.RunAnalyses)]
     return int(any(callback.failed for callback in analyses))
 

@@ -13,7 +13,7 @@ import yaml
 from jsonargparse import DefaultHelpFormatter, Namespace, set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser
 
-from palinka.errors import InputError, admits_null, did_you_mean
+from palinka.errors import InputError, admits_null, did_you_mean, one_line
 
 # A value may name a class only where one is expected. Its module is imported before the class
 # can be examined: the standard library, with neither autoencoders nor callbacks, is excluded.
@@ -98,7 +98,7 @@ class ConfigArgumentParser(LightningArgumentParser):
             raise InputError("a configuration is nested too deeply") from error
         # Of a YAML tag that does not fit its value, or a number out of range.
         except (ValueError, TypeError, AttributeError, OSError, OverflowError) as error:
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise InputError(f"a configuration cannot be read: {reason}") from error
         validate_class_paths(settings)
         _reject_nulls(

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 
 from palinka.assets import mini_sample_file
 from palinka.data.format import JSON
-from palinka.errors import InputError, expanded
+from palinka.errors import InputError, expanded, first_line
 
 
 @dataclass(frozen=True)
@@ -335,13 +335,9 @@ class HuggingFaceDataset(Corpus):
         except Exception as error:
             raise InputError(
                 f"{self.path!r} is neither a folder nor a data set that the Hugging Face hub "
-                f"could be asked about ({_first_line(error)}); check the name and the connection, "
+                f"could be asked about ({first_line(error)}); check the name and the connection, "
                 "or give a whole commit hash as revision for one that is cached"
             ) from error
         if commit is None:
             raise InputError(f"the hub names no commit of {self.path}; give one as revision")
         return commit
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from palinka.assets import mini_gpt2_folder
-from palinka.errors import InputError, expanded, first_line, track
+from palinka.errors import InputError, expanded, first_line, one_line, track
 from palinka.language_models.cpu import slow_products
 from palinka.language_models.sites import Sites, find_sites
 
@@ -344,7 +344,7 @@ class LanguageModelSpec:
         except InputError:
             raise
         except Exception as error:  # of any class, in the code of any model
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            reason = one_line(error)[:300]
             raise InputError(
                 f"the {what} of {self.name!r} cannot be loaded: {reason}; "
                 "give a causal language model as Hugging Face saves it"

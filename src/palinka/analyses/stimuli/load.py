@@ -16,7 +16,14 @@ from palinka.analyses.stimuli.occurrences import Occurrences
 from palinka.analyses.stimuli.passage import Passage
 from palinka.analyses.stimuli.words import Words
 from palinka.data import BundledSample
-from palinka.errors import InputError, did_you_mean, expanded, load_from_file, type_mismatch
+from palinka.errors import (
+    InputError,
+    did_you_mean,
+    expanded,
+    load_from_file,
+    one_line,
+    type_mismatch,
+)
 from palinka.language_models import LanguageModelSpec
 
 KINDS: dict[str, type[Stimuli]] = {
@@ -91,7 +98,7 @@ def _parse(text: str) -> dict[str, Any]:
     try:
         given = yaml.load(text, Loader=_TextBaseLoader)  # noqa: S506 - builds no objects
     except yaml.YAMLError as error:
-        raise InputError(f"not YAML: {' '.join(str(error).split())}") from error
+        raise InputError(f"not YAML: {one_line(error)}") from error
     if not isinstance(given, dict):
         raise InputError(f"{_shown(given)}; expected `kind:` and the keys of that kind")
     return given

@@ -26,7 +26,7 @@ def modules_after(*arguments: str) -> set[str]:
 def test_version_and_help_leave_torch_alone(argument: str) -> None:
     modules = modules_after(argument)
     assert "palinka" in modules
-    assert not modules & {"torch", "lightning", "numpy", "transformers"}
+    assert not modules & {"torch", "lightning", "numpy", "transformers", "tqdm"}
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:

@@ -12,8 +12,6 @@ from pathlib import Path
 from types import ModuleType, NoneType, UnionType
 from typing import Any, BinaryIO, Literal, TextIO, TypeVar, Union, get_args, get_origin
 
-from tqdm.auto import tqdm
-
 T = TypeVar("T")
 
 MAX_MESSAGE = 20_000
@@ -188,6 +186,8 @@ def colored(text: str, color: str, stream: TextIO | None = None) -> str:
 
 
 def _bar(**options: Any) -> Any:
+    from tqdm.auto import tqdm  # brings asyncio, which an error message does not need
+
     return tqdm(
         delay=DELAY_SECONDS,
         disable=is_quiet(),

@@ -1,4 +1,5 @@
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,35 +15,23 @@ TARGETS = {"m": "him", "f": "her"}
 FRAMES = ["I saw {target} at the market.", "Of {target}, nothing.", "Éva and 😀 met {target}"]
 
 
-def test_items_are_aligned_by_frame(mini_tokenizer: PreTrainedTokenizerBase) -> None:
-    prepared = Contrast(TARGETS, frames=FRAMES).prepare(mini_tokenizer)
+def test_items_are_aligned_by_frame() -> None:
+    prepared = Contrast(TARGETS, frames=FRAMES).prepare(MINI)
     assert prepared.kind == "contrast"
     assert prepared.conditions == ("m", "m", "m", "f", "f", "f")
     assert prepared.pairs
-    assert prepared.labels == (
-        "I saw [him] at the market.",
-        "Of [him], nothing.",
-        "Éva and 😀 met [him]",
-        "I saw [her] at the market.",
-        "Of [her], nothing.",
-        "Éva and 😀 met [her]",
-    )
+    labels = [frame.format(target=f"[{word}]") for word in ("him", "her") for frame in FRAMES]
+    assert prepared.labels == tuple(labels)
     assert prepared.display[0] == ("I", " saw", " him", " at", " the", " market", ".")
     assert prepared.targets == {}
-    for ids, pool, label in zip(prepared.tokens, prepared.pool, prepared.labels, strict=True):
-        (position,) = pool
-        assert mini_tokenizer.decode([ids[position]]) == (" him" if "him" in label else " her")
-        assert mini_tokenizer.decode(ids) == label.replace("[", "").replace("]", "")
+    for ids, (position,), label in zip(prepared.tokens, prepared.pool, labels, strict=True):
+        assert MINI.decode([ids[position]]) == (" him" if "him" in label else " her")
+        assert MINI.decode(ids) == label.replace("[", "").replace("]", "")
 
 
-def test_explicit_sentences_follow_the_order_of_targets(
-    mini_tokenizer: PreTrainedTokenizerBase,
-) -> None:
-    sentences = {
-        "f": ["Ask her.", "Tell her.", "Thank her.", "See her."],
-        "m": ["Ask him.", "Tell him.", "Thank him."],
-    }
-    prepared = Contrast(TARGETS, sentences=sentences).prepare(mini_tokenizer)
+def test_explicit_sentences_follow_the_order_of_targets() -> None:
+    sentences = {"f": ["Ask her.", "Tell her.", "See her.", "Dry her."], "m": ["Ask him."] * 3}
+    prepared = Contrast(TARGETS, sentences=sentences).prepare(MINI)
     assert prepared.conditions == ("m",) * 3 + ("f",) * 4
     assert prepared.labels[3] == "Ask [her]."
     assert not prepared.pairs
@@ -83,20 +72,15 @@ def test_the_item_is_the_token_of_the_word(before: list[str], after: list[str]) 
         (TARGETS, "To {target} and him.", r"m: 'To him and him\.': 'him' occurs 2 times"),
         (TARGETS, "To {target} and her.", r"f: 'To her and her\.': 'her' occurs 2 times"),
         (TARGETS, "To {target}s.", r"m: 'To hims\.': 'him' occurs 0 times"),
-        (
-            {"a": "him", "b": "wormwood"},
-            "To {target}.",
-            r"b: 'To wormwood\.': the tokenizer makes \[' w.*', .*'\] of 'wormwood'; "
-            r"expected \[' wormwood'\]",
-        ),
+        ({"a": "him", "b": "wormwood"}, "To {target}.", r"b: 'To .*\[' w.*', .* \[' wormwood'\]"),
     ],
 )
 def test_sentences_whose_target_is_not_one_token(
-    mini_tokenizer: PreTrainedTokenizerBase, targets: dict[str, str], frame: str, problem: str
+    targets: dict[str, str], frame: str, problem: str
 ) -> None:
     stimuli = Contrast(targets, frames=["I saw {target}.", "Ask {target}.", frame])
     with pytest.raises(InputError, match=problem) as caught:
-        stimuli.prepare(mini_tokenizer)
+        stimuli.prepare(MINI)
     assert "\n" not in str(caught.value)
 
 
@@ -113,22 +97,16 @@ def test_a_space_put_in_front_of_the_text_is_a_space(
     ("arguments", "problem"),
     [
         ({"targets": {"m": "him"}, "frames": FRAMES}, "targets: 1 condition; .* needs two"),
-        ({"targets": TARGETS}, "frames, sentences: give exactly one"),
-        ({"targets": TARGETS, "frames": FRAMES, "sentences": {"m": FRAMES, "f": FRAMES}}, "one of"),
-        ({"targets": TARGETS, "frames": FRAMES[:2]}, r"frames\.m: 2 frames; .* at least 3"),
-        ({"targets": TARGETS, "frames": [*FRAMES, "Him."]}, r"frames\[3\]: 'Him\.' .* 0 times"),
-        ({"targets": TARGETS, "frames": ["{target} {target}"] * 3}, r"frames\[0\]: .* 2 times"),
+        ({}, "frames, sentences: give exactly one"),
+        ({"frames": FRAMES, "sentences": {"m": FRAMES, "f": FRAMES}}, "give exactly one of"),
+        ({"frames": FRAMES[:2]}, r"frames\.m: expected at least 3 frames, not 2"),
+        ({"frames": [*FRAMES, "Him."]}, r"frames\[3\]: 'Him\.' .* 0 times"),
+        ({"frames": ["{target} {target}"] * 3}, r"frames\[0\]: .* 2 times"),
         ({"targets": {"m": " him", "f": "her"}, "frames": FRAMES}, r"targets\.m\[0\]: ' him'"),
-        (
-            {"targets": TARGETS, "sentences": {"m": ["a"] * 3, "g": ["a"] * 3}},
-            "sentences: conditions m, g; expected those of targets: m, f",
-        ),
-        (
-            {"targets": TARGETS, "sentences": {"m": ["a"] * 3, "f": ["a"] * 2}},
-            r"sentences\.f: 2 sentences; .* at least 3",
-        ),
+        ({"sentences": {"m": ["a"] * 3, "g": ["a"] * 3}}, "m, g; expected those of targets: m, f"),
+        ({"sentences": {"m": ["a"] * 3, "f": ["a"] * 2}}, r"sentences\.f: .* 3 sentences, not 2"),
     ],
 )
-def test_what_makes_no_contrast(arguments: dict[str, object], problem: str) -> None:
+def test_what_makes_no_contrast(arguments: dict[str, Any], problem: str) -> None:
     with pytest.raises(InputError, match=problem):
-        Contrast(**arguments)  # type: ignore[arg-type]
+        Contrast(**{"targets": TARGETS, **arguments})

@@ -4,8 +4,10 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
 from palinka.analyses.stimuli import Passage
+from palinka.analyses.stimuli.passage import first_token
 from palinka.errors import InputError
 from palinka.language_models import LanguageModelSpec
+from palinka.language_models.token_text import token_ids
 
 MINI = LanguageModelSpec("mini").tokenizer()
 WORDS = ["Hungary", "Danube", "wormwood", "worm", "café", "😀", "glass", "."]
@@ -29,36 +31,28 @@ def test_the_mask_is_that_of_the_definition(words: list[str], data: st.DataObjec
     assert prepared.targets == {"c": tuple(index in firsts for index in ids)}
 
 
-def test_every_token_is_an_item(mini_tokenizer: PreTrainedTokenizerBase) -> None:
-    prepared = Passage("To Rome, or to Vienna.", {"c": ["Rome", "Vienna"]}).prepare(mini_tokenizer)
+def test_every_token_is_an_item() -> None:
+    prepared = Passage("To Rome, or to Vienna.", {"c": ["Rome", "Vienna"]}).prepare(MINI)
     assert prepared.pool == ((),)
     assert prepared.conditions == ()
     assert prepared.labels == prepared.display[0]
     assert prepared.labels == ("To", " Rome", ",", " or", " to", " Vienna", ".")
     assert prepared.targets["c"] == (False, True, False, False, False, True, False)
     assert prepared.summary() == "- `c`: 2 of 7 tokens, such as\n    - ` Rome`\n    - ` Vienna`"
+    bare = Passage("To Rome.").prepare(MINI)
+    assert (bare.targets, bare.summary()) == ({}, "- 3 tokens")
 
 
-def test_a_passage_needs_no_categories(mini_tokenizer: PreTrainedTokenizerBase) -> None:
-    prepared = Passage("To Rome.").prepare(mini_tokenizer)
-    assert prepared.targets == {}
-    assert prepared.summary() == "- 3 tokens"
+@given(st.text(min_size=1, max_size=12).filter(lambda word: word == word.strip() != ""))
+def test_the_first_token_of_a_word_has_its_space(word: str) -> None:
+    assert first_token(MINI, word) == token_ids(MINI, [f" {word}"])[0][0]
 
 
-def test_all_words_that_do_not_occur_are_named(mini_tokenizer: PreTrainedTokenizerBase) -> None:
-    categories = {"a": ["Rome", "Paris"], "b": ["to"], "c": ["London", "Rome", "Berlin"]}
-    with pytest.raises(InputError) as caught:
-        Passage("Rome, or to Rome.", categories).prepare(mini_tokenizer)
-    line = str(caught.value)
-    assert "categories.a: 'Paris'; categories.c: 'London', 'Berlin': not in the passage" in line
-    assert "categories.b" not in line
-
-
-def test_a_word_without_a_space_before_it_does_not_count(
-    mini_tokenizer: PreTrainedTokenizerBase,
+def test_the_first_token_where_a_space_is_put_in_front(
+    piece_tokenizer: PreTrainedTokenizerBase,
 ) -> None:
-    with pytest.raises(InputError, match=r"categories\.a: 'Rome'"):
-        Passage("Rome, (Rome)", {"a": ["Rome"]}).prepare(mini_tokenizer)
+    him = piece_tokenizer.convert_tokens_to_ids("▁him")
+    assert first_token(piece_tokenizer, "him") == him
 
 
 @pytest.mark.parametrize(
@@ -67,8 +61,14 @@ def test_a_word_without_a_space_before_it_does_not_count(
         (" \n", {}, "text: blank"),
         ("a", {"c": []}, r"categories\.c: empty"),
         ("a", {"c": ["x", " y"]}, r"categories\.c\[1\]: ' y'"),
+        ("Rome, (Rome)", {"a": ["Rome"]}, r"categories\.a: 'Rome': not in"),  # no space before
+        (
+            "Rome, or to Rome.",
+            {"a": ["Rome", "Paris"], "b": ["to"], "c": ["London", "Rome", "Berlin"]},
+            "categories.a: 'Paris'; categories.c: 'London', 'Berlin': not in the passage",
+        ),
     ],
 )
 def test_what_makes_no_passage(text: str, categories: dict[str, list[str]], problem: str) -> None:
     with pytest.raises(InputError, match=problem):
-        Passage(text, categories)
+        Passage(text, categories).prepare(MINI)

@@ -1,6 +1,5 @@
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
-from transformers import PreTrainedTokenizerBase
 
 from palinka.analyses.stimuli import Words
 from palinka.language_models import LanguageModelSpec
@@ -10,6 +9,7 @@ WORD = st.text(min_size=1, max_size=10).filter(lambda word: word == word.strip()
 
 
 @given(st.lists(WORD, min_size=3, max_size=6), st.lists(WORD, min_size=3, max_size=6))
+@example(["him", "wormwood", "New York"], ["a", "b", "c"])
 def test_all_tokens_of_the_word_alone(verbs: list[str], nouns: list[str]) -> None:
     prepared = Words({"v": verbs, "n": nouns}).prepare(MINI)
     assert prepared.labels == (*verbs, *nouns)
@@ -18,11 +18,5 @@ def test_all_tokens_of_the_word_alone(verbs: list[str], nouns: list[str]) -> Non
         alone = MINI.backend_tokenizer.encode(word, add_special_tokens=False).ids
         assert ids == tuple(alone)
         assert pool == tuple(range(len(alone)))
-
-
-def test_there_is_no_space_before_a_word(mini_tokenizer: PreTrainedTokenizerBase) -> None:
-    prepared = Words({"a": ["him", "wormwood", "New York"]}).prepare(mini_tokenizer)
-    assert prepared.display[0] == ("h", "im")
-    assert prepared.pool[0] == (0, 1)
-    assert all("".join(shown) == word for shown, word in zip(
-        prepared.display, prepared.labels, strict=True))  # fmt: skip
+        if word == "him":  # no space before it
+            assert [MINI.decode([index]) for index in ids] == ["h", "im"]

@@ -5,36 +5,27 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from palinka.errors import InputError, escape_control_chars
-from palinka.language_models.token_text import joined_text, token_ids, token_texts
+from palinka.language_models.token_text import joined_text, token_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+Tokenizer: TypeAlias = "PreTrainedTokenizerBase"
 MINIMUM_ITEMS = 3
-_MAX_PROBLEMS = 8
-_EXAMPLES = 5
 
 
 def check_counts(conditions: Mapping[str, Sequence[str]], key: str, item: str) -> None:
-    """Check that there are conditions, each with at least three items.
-
-    Args:
-        conditions: Items by the name of their condition.
-        key: Key of the conditions in the file, for messages.
-        item: Name of an item, for messages.
-    """
+    """Check that there are conditions, each with at least three items of the name `item`."""
     if not conditions:
         raise InputError(f"{key}: empty; name at least one, with its {item}s")
     for name, items in conditions.items():
         if len(items) < MINIMUM_ITEMS:
-            raise InputError(
-                f"{key}.{name}: {len(items)} {item}{'s' * (len(items) != 1)}; a condition needs "
-                f"at least {MINIMUM_ITEMS}"
-            )
+            needed = f"expected at least {MINIMUM_ITEMS} {item}s"
+            raise InputError(f"{key}.{name}: {needed}, not {len(items)}")
 
 
 def check_words(conditions: Mapping[str, Sequence[str]], key: str) -> None:
@@ -51,10 +42,10 @@ def check_trimmed(texts: Sequence[str], key: str) -> None:
             raise InputError(f"{key}[{index}]: {text!r}; give text without white space around it")
 
 
-def join_problems(problems: Sequence[str]) -> str:
-    """All problems in one line, or the first eight of them and the number of the others."""
-    more = len(problems) - _MAX_PROBLEMS
-    return "; ".join(problems[:_MAX_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
+def join_problems(problems: Sequence[str], most: int = 8) -> str:
+    """The first problems in one line, and the number of the others."""
+    more = len(problems) - most
+    return "; ".join(problems[:most]) + (f"; and {more} more" if more > 0 else "")
 
 
 def tokens_within(spans: Sequence[tuple[int, int]], start: int, stop: int) -> tuple[int, ...]:
@@ -69,15 +60,6 @@ def tokens_within(spans: Sequence[tuple[int, int]], start: int, stop: int) -> tu
     return tuple(
         position for position, (first, end) in enumerate(spans) if first < stop and end > start
     )
-
-
-def first_token(tokenizer: "PreTrainedTokenizerBase", word: str) -> int:
-    """The id of the first token of a word that has a space before it.
-
-    The space stands inside a text here, since some tokenizers put one more at the start.
-    """
-    before, whole = token_ids(tokenizer, ["a", f"a {word}"])
-    return whole[len(before)]
 
 
 @dataclass(frozen=True)
@@ -118,13 +100,13 @@ class Prepared:
             hits = [label for label, hit in zip(self.labels, mask, strict=True) if hit]
             count = f"{len(hits)} of {len(mask)} tokens" if self.targets else f"{len(hits)} items"
             lines.append(f"- {code_span(name)}: {count}, such as")
-            lines += [f"    - {code_span(hit)}" for hit in hits[:_EXAMPLES]]
+            lines += [f"    - {code_span(hit)}" for hit in hits[:5]]
         return "\n".join(lines) or f"- {len(self.labels)} tokens"
 
 
 def prepared_items(
     kind: str,
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: Tokenizer,
     tokens: Sequence[Sequence[int]],
     pool: Sequence[Sequence[int]],
     labels: Sequence[str],
@@ -133,17 +115,17 @@ def prepared_items(
 ) -> Prepared:
     """Prepared stimuli with one item per text."""
     return Prepared(
-        kind=kind,
-        tokens=tuple(tuple(ids) for ids in tokens),
-        pool=tuple(tuple(positions) for positions in pool),
-        display=tuple(tuple(token_texts(tokenizer, ids)) for ids in tokens),
-        labels=tuple(labels),
-        conditions=tuple(map(escape_control_chars, conditions)),
+        kind,
+        tuple(map(tuple, tokens)),
+        tuple(map(tuple, pool)),
+        tuple(tuple(token_texts(tokenizer, ids)) for ids in tokens),
+        tuple(labels),
+        tuple(map(escape_control_chars, conditions)),
         pairs=pairs,
     )
 
 
-def marked(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int], position: int) -> str:
+def marked(tokenizer: Tokenizer, ids: Sequence[int], position: int) -> str:
     """The text of tokens with one, not a blank one, in brackets; its spaces stay outside."""
     target = token_texts(tokenizer, [ids[position]])[0]
     left, core, right = target.partition(target.strip())
@@ -176,16 +158,16 @@ class Stimuli(ABC):
     @property
     def hash(self) -> str:
         """SHA-256 of the content, which does not depend on the layout of the file."""
-        names = [entry.name for entry in fields(self) if entry.compare]
-        content = {name: _canonical(getattr(self, name)) for name in names}
-        line = json.dumps({"kind": self.kind} | content, sort_keys=True)
+        content: dict[str, Any] = {"kind": self.kind}
+        for name in (entry.name for entry in fields(self) if entry.compare):
+            value = getattr(self, name)
+            # The order of conditions matters.
+            content[name] = list(value.items()) if isinstance(value, Mapping) else value
+        line = json.dumps(content, sort_keys=True, default=asdict)
         return hashlib.sha256(line.encode()).hexdigest()
 
-    def prepare(self, tokenizer: "PreTrainedTokenizerBase") -> Prepared:
-        """Tokenize the texts and find the tokens that matter.
-
-        Args:
-            tokenizer: A fast tokenizer; texts are tokenized without special tokens.
+    def prepare(self, tokenizer: Tokenizer) -> Prepared:
+        """Tokenize the texts, without special tokens, and find the tokens that matter.
 
         Raises:
             InputError: If the tokenizer is not a fast one, or its tokens of a target are not those
@@ -202,14 +184,5 @@ class Stimuli(ABC):
             raise InputError(f"{self.name or f'{self.kind} stimuli'}: {error}") from error
 
     @abstractmethod
-    def _prepare(self, tokenizer: "PreTrainedTokenizerBase") -> Prepared:
+    def _prepare(self, tokenizer: Tokenizer) -> Prepared:
         """`prepare`, with errors that do not name the file."""
-
-
-def _canonical(value: Any) -> Any:
-    """Values for JSON; mappings as lists of pairs, since the order of conditions matters."""
-    if isinstance(value, Mapping):
-        return [[key, _canonical(entry)] for key, entry in value.items()]
-    if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
-    return value

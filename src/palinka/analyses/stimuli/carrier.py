@@ -2,27 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from palinka.analyses.stimuli.base import (
-    Prepared,
-    Stimuli,
-    check_words,
-    join_problems,
-    prepared_items,
-    tokens_within,
-)
+from palinka.analyses.stimuli import base
 from palinka.errors import InputError
 from palinka.language_models.token_text import token_texts, tokenize
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 SLOT = "{word}"
 
 
 @dataclass(frozen=True)
-class Carrier(Stimuli):
+class Carrier(base.Stimuli):
     """Groups of words, each word at the end of the same text.
 
     The last token is the item, or the mean over the word's tokens.
@@ -40,30 +30,24 @@ class Carrier(Stimuli):
     pool: Literal["last", "mean"] = "last"
 
     def __post_init__(self) -> None:
-        check_words(self.groups, "groups")
-        if self.carrier.count(SLOT) != 1 or not self.carrier.endswith(SLOT):
-            raise InputError(
-                f"carrier: {self.carrier!r}; give a text that ends with {SLOT}, such as "
-                f"'The next word is {SLOT}'"
-            )
+        base.check_words(self.groups, "groups")
+        if self.carrier.find(SLOT) != len(self.carrier) - len(SLOT):
+            raise InputError(f"carrier: {self.carrier!r}; give a text that ends with {SLOT}")
 
-    def _prepare(self, tokenizer: "PreTrainedTokenizerBase") -> Prepared:
+    def _prepare(self, tokenizer: base.Tokenizer) -> base.Prepared:
         words = [word for words in self.groups.values() for word in words]
         groups = [name for name, words in self.groups.items() for _ in words]
         texts = [self.carrier.replace(SLOT, word) for word in words]
         encoded = tokenize(tokenizer, texts, offsets=True)
+        tokens, spans = encoded["input_ids"], encoded["offset_mapping"]
         start = len(self.carrier) - len(SLOT)
         pool, problems = [], []
-        for word, group, ids, spans in zip(
-            words, groups, encoded["input_ids"], encoded["offset_mapping"], strict=True
-        ):
-            positions = tokens_within(spans, start, start + len(word))
-            made = token_texts(tokenizer, [ids[position] for position in positions])
+        for word, group, ids, places in zip(words, groups, tokens, spans, strict=True):
+            pool.append(base.tokens_within(places, start, start + len(word)))
+            made = token_texts(tokenizer, [ids[position] for position in pool[-1]])
             if self.pool == "last" and [piece.strip() for piece in made] != [word]:
                 problems.append(f"{group}: {word!r} is {made} after the carrier")
-            pool.append(positions)
         if problems:
-            raise InputError(
-                f"{join_problems(problems)}; choose words that are one token, or set pool: mean"
-            )
-        return prepared_items(self.kind, tokenizer, encoded["input_ids"], pool, words, groups)
+            given = base.join_problems(problems)
+            raise InputError(f"{given}; choose words that are one token, or set pool: mean")
+        return base.prepared_items(self.kind, tokenizer, tokens, pool, words, groups)

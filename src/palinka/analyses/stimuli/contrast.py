@@ -3,28 +3,17 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from palinka.analyses.stimuli.base import (
-    Prepared,
-    Stimuli,
-    check_counts,
-    check_trimmed,
-    join_problems,
-    prepared_items,
-    tokens_within,
-)
+from palinka.analyses.stimuli import base
 from palinka.errors import InputError
 from palinka.language_models.token_text import token_texts, tokenize
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 SLOT = "{target}"
 
 
 @dataclass(frozen=True)
-class Contrast(Stimuli):
+class Contrast(base.Stimuli):
     """A target word per condition, in common frames or in sentences of each condition's own.
 
     The token of the target word, with the space before it, is the item.
@@ -46,22 +35,22 @@ class Contrast(Stimuli):
         if len(self.targets) < 2:
             raise InputError(f"targets: {len(self.targets)} condition; a contrast needs two")
         for name, target in self.targets.items():
-            check_trimmed([target], f"targets.{name}")
+            base.check_trimmed([target], f"targets.{name}")
         if (self.frames is None) == (self.sentences is None):
             raise InputError("frames, sentences: give exactly one of the two")
         if self.sentences is not None and self.sentences.keys() != self.targets.keys():
+            given, expected = ", ".join(self.sentences), ", ".join(self.targets)
             raise InputError(
-                f"sentences: conditions {', '.join(self.sentences)}; expected those of targets: "
-                f"{', '.join(self.targets)}"
+                f"sentences: conditions {given}; expected those of targets: {expected}"
             )
         for index, frame in enumerate(self.frames or ()):
-            if frame.count(SLOT) != 1:
+            if (times := frame.count(SLOT)) != 1:
                 raise InputError(
-                    f"frames[{index}]: {frame!r} has {SLOT} {frame.count(SLOT)} times; put it "
-                    "where the target word goes, once"
+                    f"frames[{index}]: {frame!r} has {SLOT} {times} times; put it where the target"
+                    " word goes, once"
                 )
-        what = "frame" if self.sentences is None else "sentence"
-        check_counts(self._texts(), what + "s", what)
+        item = "frame" if self.sentences is None else "sentence"
+        base.check_counts(self._texts(), f"{item}s", item)
 
     def _texts(self) -> dict[str, list[str]]:
         """The sentences of each condition, in the order of `targets`."""
@@ -72,34 +61,26 @@ class Contrast(Stimuli):
             for name, target in self.targets.items()
         }
 
-    def _prepare(self, tokenizer: "PreTrainedTokenizerBase") -> Prepared:
-        by_condition = self._texts()
-        conditions = [name for name, texts in by_condition.items() for _ in texts]
-        texts = [text for texts in by_condition.values() for text in texts]
-        encoded = tokenize(tokenizer, texts, offsets=True)
+    def _prepare(self, tokenizer: base.Tokenizer) -> base.Prepared:
+        items = [(name, text) for name, texts in self._texts().items() for text in texts]
+        encoded = tokenize(tokenizer, [text for _, text in items], offsets=True)
+        tokens, spans = encoded["input_ids"], encoded["offset_mapping"]
         pool, labels, problems = [], [], []
-        for condition, text, ids, spans in zip(
-            conditions, texts, encoded["input_ids"], encoded["offset_mapping"], strict=True
-        ):
-            target = self.targets[condition]
+        for (name, text), ids, places in zip(items, tokens, spans, strict=True):
+            target = self.targets[name]
             words = list(re.finditer(rf"(?<!\w){re.escape(target)}(?!\w)", text))
             if len(words) != 1:
-                problems.append(
-                    f"{condition}: {text!r}: {target!r} occurs {len(words)} times; it must occur "
-                    "exactly once"
-                )
+                found = f"{target!r} occurs {len(words)} times; it must occur exactly once"
+                problems.append(f"{name}: {text!r}: {found}")
                 continue
             start, stop = words[0].span()
-            positions = tokens_within(spans, start, stop)
-            made = token_texts(tokenizer, [ids[position] for position in positions])
-            if made != [f" {target}"]:
-                problems.append(
-                    f"{condition}: {text!r}: the tokenizer makes {made} of {target!r}; expected "
-                    f"[{f' {target}'!r}]"
-                )
-            pool.append(positions)
+            pool.append(base.tokens_within(places, start, stop))
             labels.append(f"{text[:start]}[{target}]{text[stop:]}")
+            made = token_texts(tokenizer, [ids[position] for position in pool[-1]])
+            if made != [f" {target}"]:
+                found = f"the tokenizer makes {made} of {target!r}; expected {[f' {target}']}"
+                problems.append(f"{name}: {text!r}: {found}")
         if problems:
-            raise InputError(join_problems(problems))
-        tokens, pairs = encoded["input_ids"], self.frames is not None
-        return prepared_items(self.kind, tokenizer, tokens, pool, labels, conditions, pairs)
+            raise InputError(base.join_problems(problems))
+        conditions, pairs = [name for name, _ in items], self.frames is not None
+        return base.prepared_items(self.kind, tokenizer, tokens, pool, labels, conditions, pairs)

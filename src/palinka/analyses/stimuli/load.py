@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import is_dataclass
+from inspect import signature
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -26,10 +27,7 @@ from palinka.errors import (
 )
 from palinka.language_models import LanguageModelSpec
 
-KINDS: dict[str, type[Stimuli]] = {
-    cls.kind: cls for cls in (Contrast, Words, Carrier, Occurrences, Passage)
-}
-BUNDLED_SAMPLE = "bundled_sample"
+KINDS = {cls.kind: cls for cls in (Contrast, Words, Carrier, Occurrences, Passage)}
 
 
 class _TextBaseLoader(yaml.BaseLoader):
@@ -63,11 +61,11 @@ def load_stimuli(path: str | Path) -> Stimuli:
     try:
         given = _parse(_read_text(file))
         kind = _kind(given.pop("kind", None), file.parent)
-        if "file" in given and "text" in (field.name for field in fields(kind)):
+        if "file" in given and "text" in signature(kind).parameters:
             if "text" in given:
                 raise InputError("text, file: both are given; give one of the two")
             given["text"] = _read_text(file.parent / expanded(given.pop("file")))
-        elif given.get("text") == BUNDLED_SAMPLE:
+        elif given.get("text") == "bundled_sample":
             given["text"] = bundled_sample()
         return kind(**_arguments(kind, given), name=str(path))
     except InputError as error:
@@ -89,9 +87,8 @@ def _read_text(file: Path) -> str:
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror}; check the path") from error
     except UnicodeDecodeError as error:
-        raise InputError(
-            f"{file} is not UTF-8 (byte {error.start} cannot be decoded); convert it"
-        ) from error
+        problem = f"byte {error.start} cannot be decoded"
+        raise InputError(f"{file} is not UTF-8 ({problem}); convert it") from error
 
 
 def _parse(text: str) -> dict[str, Any]:
@@ -105,29 +102,27 @@ def _parse(text: str) -> dict[str, Any]:
 
 
 def _kind(name: Any, folder: Path) -> type[Stimuli]:
-    if isinstance(name, str) and ".py:" in name:
-        cls = load_from_file(name, folder)
+    if ".py:" in str(name):
+        cls = load_from_file(str(name), folder)
         if isinstance(cls, type) and issubclass(cls, Stimuli):
             return cls
         raise InputError(f"kind: {name!r} is not a subclass of Stimuli")
-    if isinstance(name, str) and name in KINDS:
-        return KINDS[name]
-    given = "missing" if name is None else repr(name)
-    hint = did_you_mean(str(name), KINDS)
-    raise InputError(f"kind: {given}, expected a kind or FILE.py:CLASS{hint}")
+    if str(name) not in KINDS:
+        given, hint = repr(name) if name else "missing", did_you_mean(str(name), KINDS)
+        raise InputError(f"kind: {given}, expected a kind or FILE.py:CLASS{hint}")
+    return KINDS[str(name)]
 
 
-def _arguments(cls: type, given: Mapping[str, Any], key: str = "") -> dict[str, Any]:
+def _arguments(cls: type, given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Check the keys of a mapping against the fields of a dataclass, and convert the values."""
     hints = get_type_hints(cls)
-    needed = {field.name: field for field in fields(cls) if not field.kw_only}
-    known = [*needed, "file"] if "text" in needed else list(needed)
-    prefix = f"{key}." if key else ""
+    known = {n: p for n, p in signature(cls).parameters.items() if p.kind is not p.KEYWORD_ONLY}
     for name in given:
-        if name not in needed:
-            raise InputError(f"{prefix}{name}: unknown key{did_you_mean(name, known)}")
-    for name, field in needed.items():
-        if name not in given and field.default is MISSING and field.default_factory is MISSING:
+        if name not in known:
+            names = [*known, "file"] if "text" in known else known
+            raise InputError(f"{prefix}{name}: unknown key{did_you_mean(name, names)}")
+    for name, parameter in known.items():
+        if name not in given and parameter.default is parameter.empty:
             raise InputError(f"{prefix}{name}: missing; add this key")
     return {name: _typed(value, hints[name], prefix + name) for name, value in given.items()}
 
@@ -136,26 +131,22 @@ def _typed(value: Any, hint: Any, key: str) -> Any:
     """A value of YAML as a type hint asks for it."""
     kind, arguments = get_origin(hint) or hint, get_args(hint)
     if NoneType in arguments:
-        (hint,) = (argument for argument in arguments if argument is not NoneType)
-        return _typed(value, hint, key)
+        return _typed(value, next(each for each in arguments if each is not NoneType), key)
     is_record = isinstance(kind, type) and is_dataclass(kind)
-    if (kind is Mapping or is_record) and not isinstance(value, dict):
-        raise InputError(f"{key}: {_shown(value)}; expected keys with values")
-    if kind is Sequence and not isinstance(value, list):
-        raise InputError(f"{key}: {_shown(value)}; expected a list, such as `[one, two]`")
-    if is_record:
-        return kind(**_arguments(kind, value, key))
-    if kind is Mapping:
-        each = arguments[1]
-        return {name: _typed(entry, each, f"{key}.{name}") for name, entry in value.items()}
-    if kind is Sequence:
-        each = arguments[0]
-        return tuple(_typed(entry, each, f"{key}[{i}]") for i, entry in enumerate(value))
+    if isinstance(value, dict) and is_record:
+        return kind(**_arguments(kind, value, f"{key}."))
+    if isinstance(value, dict) and kind is Mapping:
+        return {name: _typed(each, arguments[1], f"{key}.{name}") for name, each in value.items()}
+    if isinstance(value, list) and kind is Sequence:
+        return tuple(_typed(each, arguments[0], f"{key}[{i}]") for i, each in enumerate(value))
     plain = value
     if isinstance(value, str) and kind not in (str, Literal):
         with suppress(yaml.YAMLError, ValueError):
             plain = yaml.safe_load(value)
-    expected = type_mismatch(plain, hint)
+    if is_record or kind is Mapping:
+        expected: str | None = "keys with values"
+    else:
+        expected = "a list" if kind is Sequence else type_mismatch(plain, hint)
     if expected is not None:
         raise InputError(f"{key}: {_shown(value)}; expected {expected}")
     return plain

@@ -2,24 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from palinka.analyses.stimuli.base import (
-    MINIMUM_ITEMS,
-    Prepared,
-    Stimuli,
-    check_trimmed,
-    marked,
-    prepared_items,
-)
+from palinka.analyses.stimuli import base
 from palinka.errors import InputError
 from palinka.language_models.token_text import token_ids, token_texts
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -37,7 +27,7 @@ class Match:
 
 
 @dataclass(frozen=True)
-class Occurrences(Stimuli):
+class Occurrences(base.Stimuli):
     """Tokens of a long text that equal a string, each in a window cut from the text.
 
     The matching token is the item. A match without a full window does not count.
@@ -65,45 +55,39 @@ class Occurrences(Stimuli):
             raise InputError("conditions: empty; name at least one, with the strings to match")
         taken: dict[str, str] = {}
         for name, condition in self.conditions.items():
+            key = f"conditions.{name}.match"
             if not condition.match:
-                raise InputError(f"conditions.{name}.match: empty; give at least one string")
-            check_trimmed(condition.match, f"conditions.{name}.match")
+                raise InputError(f"{key}: empty; give at least one string")
+            base.check_trimmed(condition.match, key)
             for string in condition.match:
-                if taken.setdefault(string, name) != name:
-                    raise InputError(
-                        f"conditions.{name}.match: {string!r} already belongs to the condition "
-                        f"{taken[string]}; a token can be in one only"
-                    )
-        for key, value, minimum in (
-            ("before", self.before, 0),
-            ("after", self.after, 0),
-            ("skip", self.skip, 0),
-            ("limit", MINIMUM_ITEMS if self.limit is None else self.limit, MINIMUM_ITEMS),
-        ):
-            if value < minimum:
+                if (other := taken.setdefault(string, name)) != name:
+                    raise InputError(f"{key}: {string!r} already belongs to the condition {other}")
+        least = {"before": 0, "after": 0, "skip": 0, "limit": base.MINIMUM_ITEMS}
+        for key, minimum in least.items():
+            if (value := getattr(self, key)) is not None and value < minimum:
                 raise InputError(f"{key}: {value}; give at least {minimum}")
 
-    def _prepare(self, tokenizer: "PreTrainedTokenizerBase") -> Prepared:
+    def _prepare(self, tokenizer: base.Tokenizer) -> base.Prepared:
         ids = np.array(token_ids(tokenizer, [self.text])[0][self.skip :], dtype=np.int64)
         tokens, labels, conditions = [], [], []
         for name, positions in self._positions(tokenizer, ids).items():
-            if len(positions) < MINIMUM_ITEMS:
+            if len(positions) < base.MINIMUM_ITEMS:
                 strings = ", ".join(map(repr, self.conditions[name].match))
                 raise InputError(
                     f"conditions.{name}: {len(positions)} matches of {strings} with a full window "
-                    f"in {len(ids)} tokens; a condition needs at least {MINIMUM_ITEMS}: give a "
-                    "longer text or a smaller window"
+                    f"in {len(ids)} tokens; a condition needs at least {base.MINIMUM_ITEMS}: give "
+                    "a longer text or a smaller window"
                 )
             for position in positions.tolist():
                 window = ids[position - self.before : position + self.after + 1].tolist()
                 tokens.append(window)
-                labels.append(marked(tokenizer, window, self.before))
+                labels.append(base.marked(tokenizer, window, self.before))
                 conditions.append(name)
         pool = [(self.before,)] * len(tokens)
-        return prepared_items(self.kind, tokenizer, tokens, pool, labels, conditions)
+        return base.prepared_items(self.kind, tokenizer, tokens, pool, labels, conditions)
 
     def _positions(
-        self, tokenizer: "PreTrainedTokenizerBase", ids: NDArray[np.int64]
+        self, tokenizer: base.Tokenizer, ids: NDArray[np.int64]
     ) -> dict[str, NDArray[np.int64]]:
         """Positions of each condition's matches in the tokens."""
         vocabulary, of_vocabulary = np.unique(ids, return_inverse=True)

@@ -2,20 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from palinka.analyses.stimuli.base import (
     Prepared,
     Stimuli,
+    Tokenizer,
     check_trimmed,
-    first_token,
     join_problems,
 )
 from palinka.errors import InputError, escape_control_chars
 from palinka.language_models.token_text import token_ids, token_texts
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -43,27 +40,27 @@ class Passage(Stimuli):
                 raise InputError(f"categories.{name}: empty; give at least one word")
             check_trimmed(words, f"categories.{name}")
 
-    def _prepare(self, tokenizer: "PreTrainedTokenizerBase") -> Prepared:
+    def _prepare(self, tokenizer: Tokenizer) -> Prepared:
         (ids,) = token_ids(tokenizer, [self.text])
         display = tuple(token_texts(tokenizer, ids))
         targets, problems = {}, []
         for name, words in self.categories.items():
             firsts = {word: first_token(tokenizer, word) for word in words}
-            missing = [word for word, first in firsts.items() if first not in ids]
-            if missing:
-                problems.append(f"categories.{name}: {', '.join(map(repr, missing))}")
-            wanted = set(firsts.values())
-            targets[escape_control_chars(name)] = tuple(token in wanted for token in ids)
+            if missing := [repr(word) for word, first in firsts.items() if first not in ids]:
+                problems.append(f"categories.{name}: {', '.join(missing)}")
+            targets[escape_control_chars(name)] = tuple(token in firsts.values() for token in ids)
         if problems:
             raise InputError(
                 f"{join_problems(problems)}: not in the passage with a space before; take them out"
                 " of the category, or give another passage"
             )
-        return Prepared(
-            kind=self.kind,
-            tokens=(tuple(ids),),
-            pool=((),),
-            display=(display,),
-            labels=display,
-            targets=targets,
-        )
+        return Prepared(self.kind, (tuple(ids),), ((),), (display,), display, targets=targets)
+
+
+def first_token(tokenizer: Tokenizer, word: str) -> int:
+    """The id of the first token of a word that has a space before it.
+
+    The space stands inside a text here, since some tokenizers put one more at the start.
+    """
+    before, whole = token_ids(tokenizer, ["a", f"a {word}"])
+    return whole[len(before)]

@@ -2,13 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from palinka.analyses.stimuli.base import Prepared, Stimuli, check_words, prepared_items
+from palinka.analyses.stimuli.base import Prepared, Stimuli, Tokenizer, check_words, prepared_items
 from palinka.language_models.token_text import token_ids
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -28,9 +25,9 @@ class Words(Stimuli):
     def __post_init__(self) -> None:
         check_words(self.conditions, "conditions")
 
-    def _prepare(self, tokenizer: "PreTrainedTokenizerBase") -> Prepared:
+    def _prepare(self, tokenizer: Tokenizer) -> Prepared:
         words = [word for words in self.conditions.values() for word in words]
         ids = token_ids(tokenizer, words)
-        pool = [tuple(range(len(tokens))) for tokens in ids]
         conditions = [name for name, words in self.conditions.items() for _ in words]
+        pool = [range(len(tokens)) for tokens in ids]
         return prepared_items(self.kind, tokenizer, ids, pool, words, conditions)

@@ -14,6 +14,7 @@ from palinka.analyses.stats.similarity import dense_ranks, draws_in_chunks, kend
 MINIMUM_DOCUMENTS = 8
 FEW_DOCUMENTS = 40
 
+Array = NDArray[np.float64]
 Ratios = Mapping[str, tuple[ArrayLike, ArrayLike]]
 
 
@@ -71,7 +72,7 @@ def interval_remark(documents: int) -> str:
     )
 
 
-def _interval(above: NDArray[np.float64], below: NDArray[np.float64]) -> Interval:
+def _interval(above: Array, below: Array) -> Interval:
     n = len(above)
     total = below.sum() or np.nan
     value = above.sum() / total
@@ -89,13 +90,9 @@ NO_VARIANCE = 1e-9
 
 
 def resampled_scores(
-    x: NDArray[np.float64],
-    y: NDArray[np.float64],
-    compare: Literal["pearson", "spearman", "kendall"],
-    strata: Sequence[NDArray[np.int64]],
-    resamples: int,
-    random: np.random.Generator,
-) -> NDArray[np.float64]:
+    x: Array, y: Array, compare: Literal["pearson", "spearman", "kendall"],
+    strata: Sequence[NDArray[np.int64]], resamples: int, random: np.random.Generator,
+) -> Array:  # fmt: skip
     """Scores of two matrices whose rows and columns are resampled with replacement.
 
     The two factors of a similarity matrix, its rows and its columns, are the same words: one
@@ -107,7 +104,7 @@ def resampled_scores(
 
     Args:
         x: `(items, items)`.
-        y: `(items, items)`.
+        y: `(items, items)`, of the same items.
         compare: As in `compare_matrices`.
         strata: Items within which to draw: as many are drawn from each as it has.
         resamples: Number of resamples.
@@ -121,6 +118,7 @@ def resampled_scores(
     """
     rows, columns = np.triu_indices(len(x), 1)
     pairs_x, pairs_y = triangle(x), triangle(y)
+    ranks_x, ranks_y = dense_ranks(pairs_x), dense_ranks(pairs_y)
     scores = np.empty(resamples)
     for chunk in draws_in_chunks(resamples, len(rows), "Resampling words"):
         drawn = np.zeros((chunk.stop - chunk.start, len(x)))
@@ -129,20 +127,16 @@ def resampled_scores(
             drawn[:, items] = random.multinomial(len(items), even, size=len(drawn))
         weights = drawn[:, rows] * drawn[:, columns]
         if compare == "kendall":
-            ranks_x, ranks_y = dense_ranks(pairs_x), dense_ranks(pairs_y)
             scores[chunk] = [kendall_tau_a(ranks_x, ranks_y, weight) for weight in weights]
         elif compare == "spearman":
-            scores[chunk] = _correlations(
-                _weighted_ranks(pairs_x, weights), _weighted_ranks(pairs_y, weights), weights
-            )
+            weighted_x = _weighted_ranks(pairs_x, weights)
+            scores[chunk] = _correlations(weighted_x, _weighted_ranks(pairs_y, weights), weights)
         else:
             scores[chunk] = _correlations(pairs_x[None, :], pairs_y[None, :], weights)
     return scores
 
 
-def _weighted_ranks(
-    values: NDArray[np.float64], weights: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _weighted_ranks(values: Array, weights: Array) -> Array:
     """Mid-ranks, less a constant, in samples where each value occurs as often as it weighs."""
     order = np.argsort(values, kind="stable")
     rank = dense_ranks(values)
@@ -152,13 +146,11 @@ def _weighted_ranks(
     return middle[:, rank]
 
 
-def _correlations(
-    x: NDArray[np.float64], y: NDArray[np.float64], weights: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _correlations(x: Array, y: Array, weights: Array) -> Array:
     """Pearson correlation under each row of weights; all `(draws, pairs)`, or `(1, pairs)`."""
     total = weights.sum(axis=1)
 
-    def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def mean(values: Array) -> Array:
         sums = weights @ values[0] if len(values) == 1 else (weights * values).sum(axis=1)
         with np.errstate(invalid="ignore"):  # a single word, drawn over and over: no pairs
             return np.asarray(sums / total)

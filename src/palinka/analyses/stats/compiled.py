@@ -1,33 +1,32 @@
 """Compile loops over numbers to machine code, once per computer."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from numba import config, njit
 
-Loop = TypeVar("Loop", bound=Callable[..., object])
+Loop = TypeVar("Loop", bound=Callable[..., Any])
 
 
-def compiled(loop: Loop) -> Loop:
-    """Compile a loop when it is first called with each type of arguments.
+def compiled_with(**options: Any) -> Callable[[Loop], Loop]:
+    """Compile a loop, with options of `numba.njit`, when it is first called with each type.
 
     The machine code is kept beside the source, or else in the user's cache folder, or in
     `NUMBA_CACHE_DIR`. It lets other threads run meanwhile.
     """
-    # Division by zero gives infinity as in NumPy; checking for it would stop vectorization.
-    return cast("Loop", compiled_with(error_model="numpy")(loop))
 
-
-def compiled_with(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """`compiled`, with options of `numba.njit`."""
-
-    def compile_it(loop: Callable[..., Any]) -> Any:
+    def compile_loop(loop: Loop) -> Loop:
         try:
-            return njit(cache=True, nogil=True, **options)(loop)
+            found: Loop = njit(cache=True, nogil=True, **options)(loop)
         except RuntimeError:  # numba found no folder that it may write to
-            return njit(nogil=True, **options)(loop)
+            found = njit(nogil=True, **options)(loop)
+        return found
 
-    return compile_it
+    return compile_loop
+
+
+# Division by zero gives infinity as in NumPy; checking for it would stop vectorization.
+compiled = compiled_with(error_model="numpy")
 
 
 def threads() -> int:

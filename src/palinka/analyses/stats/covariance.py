@@ -9,19 +9,18 @@ from numpy.typing import NDArray
 
 from palinka.errors import InputError
 
-Estimator = Literal["ledoit_wolf", "oas"]
-Shrinkage = float | Estimator
-ESTIMATORS: tuple[Estimator, ...] = ("ledoit_wolf", "oas")
+Shrinkage = float | Literal["ledoit_wolf", "oas"]
 
 
 def check_shrinkage(shrinkage: Shrinkage) -> None:
-    """Validate a shrinkage: a number in [0, 1), or one of `ESTIMATORS`."""
-    if shrinkage in ESTIMATORS:
-        return
-    if isinstance(shrinkage, str) or not 0.0 <= shrinkage < 1.0:
+    """Validate a shrinkage: a number in [0, 1), or an estimator."""
+    if isinstance(shrinkage, str):
+        valid = shrinkage in ("ledoit_wolf", "oas")
+    else:
+        valid = 0.0 <= shrinkage < 1.0
+    if not valid:
         raise InputError(
-            f"shrinkage={shrinkage!r}; expected a number from 0 to below 1, "
-            f"{' or '.join(repr(name) for name in ESTIMATORS)}"
+            f"shrinkage={shrinkage!r}; expected a number from 0 to below 1, 'ledoit_wolf' or 'oas'"
         )
 
 
@@ -49,18 +48,16 @@ def shrinkage_intensity(x: NDArray[np.float64], shrinkage: Shrinkage) -> float:
         denominator = (n + 1) * (squares / r**2 - (trace / r) ** 2 / r)
         return 1.0 if denominator == 0.0 else min(numerator / denominator, 1.0)
     fourth = float(((x**2).sum(axis=1) ** 2).sum())
-    error = (fourth / n - squares) / (r * n)
     distance = (squares - trace**2 / r) / r
-    error = min(error, distance)
+    error = min((fourth / n - squares) / (r * n), distance)
     return 0.0 if error == 0.0 else error / distance
 
 
 def shrunk(covariance: NDArray[np.float64], intensity: float) -> NDArray[np.float64]:
     """`(1 - intensity) S + intensity * mean(eig(S)) * I`, for one or a stack of `(r, r)`."""
-    r = covariance.shape[-1]
-    mean = np.trace(covariance, axis1=-2, axis2=-1) / r
+    diagonal = np.arange(covariance.shape[-1])
+    mean = np.trace(covariance, axis1=-2, axis2=-1) / len(diagonal)
     result = (1.0 - intensity) * covariance
-    diagonal = np.arange(r)
     result[..., diagonal, diagonal] += intensity * np.expand_dims(mean, -1)
     return result
 
@@ -89,8 +86,7 @@ class PrincipalComponents:
     def cumulative(self) -> NDArray[np.float64]:
         """Share of variance, in per cent, of each component and those before it."""
         sums = np.cumsum(self.eigenvalues)
-        shares: NDArray[np.float64] = np.minimum(100.0 * sums / sums[-1], 100.0)
-        return shares
+        return np.asarray(np.minimum(100.0 * sums / sums[-1], 100.0))
 
     def before(self, variance: float) -> int:
         """Number of components before the one at which the share exceeds `variance`.

@@ -1,6 +1,5 @@
 """Permutation null and held-out check of generalized eigenvalues."""
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -8,7 +7,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from palinka.analyses.stats.compiled import compiled_with
+from palinka.analyses.stats.compiled import compiled_with, threads
 from palinka.analyses.stats.covariance import (
     Shrinkage,
     principal_components,
@@ -18,12 +17,14 @@ from palinka.analyses.stats.covariance import (
 from palinka.analyses.stats.permutation import chunks
 from palinka.errors import InputError, progress
 
+Array = NDArray[np.float64]
+
 # Number of trial points at a time at either end of the spectrum.
 _POINTS = 8
 
 
 @compiled_with(fastmath={"reassoc", "contract"})
-def _tridiagonalize(m, diagonal, beside):  # type: ignore[no-untyped-def]
+def _tridiagonalize(m: Array, diagonal: Array, beside: Array) -> None:
     """Householder's reduction of the lower triangle of `m`, last row first; overwrites `m`.
 
     Each pass over what is left both applies a reflection and multiplies by the next one, so that
@@ -90,7 +91,7 @@ def _tridiagonalize(m, diagonal, beside):  # type: ignore[no-untyped-def]
 
 
 @compiled_with()
-def _extremes(diagonal, beside):  # type: ignore[no-untyped-def]
+def _extremes(diagonal: Array, beside: Array) -> tuple[float, float]:
     """Smallest and largest eigenvalue, within [0, 1], of a tridiagonal matrix: Sturm counts."""
     r = len(diagonal)
     low, high = np.zeros(2), np.ones(2)
@@ -125,7 +126,7 @@ def _extremes(diagonal, beside):  # type: ignore[no-untyped-def]
 
 
 @compiled_with(fastmath={"reassoc", "contract"})
-def _add_scatter(m, z):  # type: ignore[no-untyped-def]
+def _add_scatter(m: Array, z: Array) -> None:
     """Add the lower triangle of `z.T @ z` to `m`, a row at a time and eight items at once."""
     items = len(z)
     whole = items - items % 8
@@ -156,7 +157,17 @@ def _add_scatter(m, z):  # type: ignore[no-untyped-def]
 # `M` belongs to the eigenvalue `theta / (1 - theta)` of the pencil. The largest gives condition A
 # over B, the smallest B over A, so that one tridiagonalization serves both directions.
 @compiled_with(error_model="numpy", fastmath={"reassoc", "contract"})
-def _largest_eigenvalues(rows, in_a, shrinkage):  # type: ignore[no-untyped-def]
+def permuted_eigenvalues(rows: Array, in_a: NDArray[np.bool_], shrinkage: float) -> Array:
+    """Largest eigenvalues of both shrunk covariances against each other, by labeling.
+
+    Args:
+        rows: `(rows, r)` of mean 0 by assumption, with a diagonal scatter; C-contiguous.
+        in_a: `(labelings, rows)`, mask of the rows labeled A.
+        shrinkage: Of both covariances, at least 0 and less than 1.
+
+    Returns:
+        `(labelings, 2)`: that of A over B and that of B over A.
+    """
     n, r = rows.shape
     largest = np.empty((len(in_a), 2))
     spread = np.zeros(r)
@@ -189,33 +200,12 @@ def _largest_eigenvalues(rows, in_a, shrinkage):  # type: ignore[no-untyped-def]
     return largest
 
 
-def permuted_eigenvalues(
-    rows: NDArray[np.float64], in_a: NDArray[np.bool_], shrinkage: float
-) -> NDArray[np.float64]:
-    """Largest eigenvalues of both shrunk covariances against each other, by labeling.
-
-    Args:
-        rows: `(rows, r)` of mean 0 by assumption, with a diagonal scatter.
-        in_a: `(labelings, rows)`, mask of the rows labeled A.
-        shrinkage: Of both covariances, at least 0 and less than 1.
-
-    Returns:
-        `(labelings, 2)`: that of A over B and that of B over A.
-    """
-    largest: NDArray[np.float64] = _largest_eigenvalues(
-        np.ascontiguousarray(rows), np.ascontiguousarray(in_a), float(shrinkage)
-    )
-    return largest
-
-
 HALVES = 50
 # Smaller ratios of variances are rounding.
 _NO_VARIANCE = np.finfo(np.float64).eps
 
 
-def leading_filter(
-    more: NDArray[np.float64], less: NDArray[np.float64], shrinkage: Shrinkage
-) -> NDArray[np.float64]:
+def leading_filter(more: Array, less: Array, shrinkage: Shrinkage) -> Array:
     """Direction of most variance in `more` per shrunk variance in `less`, `(r,)`.
 
     Its length and sign are arbitrary. `more` and `less` are `(items, r)`; the problem is solved
@@ -235,13 +225,11 @@ def leading_filter(
     solved = scipy.linalg.cho_solve(factor, centered.T, check_finite=False)
     last = len(centered) - 1
     _, top = scipy.linalg.eigh(centered @ solved, subset_by_index=(last, last), check_finite=False)
-    direction: NDArray[np.float64] = solved @ top[:, 0]
+    direction: Array = solved @ top[:, 0]
     return direction
 
 
-def heldout_ratio(
-    a: NDArray[np.float64], b: NDArray[np.float64], shrinkage: Shrinkage, seed: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def heldout_ratio(a: Array, b: Array, shrinkage: Shrinkage, seed: int) -> tuple[Array, Array]:
     """Variance ratios of filters on halves of the items that they were not fitted on.
 
     Item i of A and item i of B fall into the same half where both conditions have the same number
@@ -255,7 +243,7 @@ def heldout_ratio(
     Args:
         a: `(n_a, r)`, at least four items.
         b: `(n_b, r)`, at least four items.
-        shrinkage: Of the denominators that the filters are fitted with; the ratios are of plain
+        shrinkage: Of the denominators that filters are fitted with; the ratios are of plain
             variances.
         seed: Of the draws of halves.
 
@@ -268,14 +256,16 @@ def heldout_ratio(
         numpy.linalg.LinAlgError: If a denominator's shrunk covariance is singular, or a half that
             is tested does not vary.
     """
-    draw_a, draw_b = np.random.default_rng(seed), np.random.default_rng(seed)
+    draws = np.random.default_rng(seed), np.random.default_rng(seed)
     ratios = np.empty((HALVES, 2))
     for half in range(HALVES):
-        fit_a, test_a = _halves(a, draw_a)
-        fit_b, test_b = _halves(b, draw_b)
-        for direction, (more, less, top, bottom) in enumerate(
-            ((fit_a, fit_b, test_a, test_b), (fit_b, fit_a, test_b, test_a))
-        ):
+        # The larger half to fit, the other to test.
+        (fit_a, test_a), (fit_b, test_b) = (
+            np.split(x[draw.permutation(len(x))], [(len(x) + 1) // 2])
+            for x, draw in zip((a, b), draws, strict=True)
+        )
+        directions = (fit_a, fit_b, test_a, test_b), (fit_b, fit_a, test_b, test_a)
+        for direction, (more, less, top, bottom) in enumerate(directions):
             filter_ = leading_filter(more, less, shrinkage)
             numerator, denominator = (np.var(part @ filter_, ddof=1) for part in (top, bottom))
             if min(numerator, denominator) <= _NO_VARIANCE * max(numerator, denominator):
@@ -286,22 +276,11 @@ def heldout_ratio(
     return summary[:, 0], summary[:, 1]
 
 
-def _halves(
-    x: NDArray[np.float64], draw: np.random.Generator
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The larger half to fit, the other to test."""
-    order = draw.permutation(len(x))
-    middle = (len(x) + 1) // 2
-    return x[order[:middle]], x[order[middle:]]
-
-
 # Labelings at a time; bounds memory.
 _CHUNK = 32
 
 
-def contrast_scores(
-    a: NDArray[np.float64], b: NDArray[np.float64], variance: float
-) -> NDArray[np.float64]:
+def contrast_scores(a: Array, b: Array, variance: float) -> Array:
     """Contrasts of both conditions on the principal components of all centered items.
 
     The `n` items of a condition, centered on its mean, are correlated and share `n - 1` degrees of
@@ -328,13 +307,11 @@ def contrast_scores(
     centered = (x - x.mean(axis=0) for x in (a, b))
     rows = np.concatenate([x[:-1] - x[-1] / (np.sqrt(len(x)) + 1.0) for x in centered])
     components = principal_components(rows / np.sqrt(len(rows)))
-    scores: NDArray[np.float64] = rows @ components.axes(components.before(variance))
+    scores: Array = rows @ components.axes(components.before(variance))
     return scores
 
 
-def largest_eigenvalues(
-    rows: NDArray[np.float64], in_a: NDArray[np.bool_], shrinkage: Shrinkage
-) -> NDArray[np.float64]:
+def largest_eigenvalues(rows: Array, in_a: NDArray[np.bool_], shrinkage: Shrinkage) -> Array:
     """Plain form of `permuted_eigenvalues`, for any shrinkage."""
     largest = np.empty((len(in_a), 2))
     for index, labels in enumerate(in_a):
@@ -350,14 +327,9 @@ def largest_eigenvalues(
 
 
 def permutation_null(
-    a: NDArray[np.float64],
-    b: NDArray[np.float64],
-    variance: float,
-    shrinkage: Shrinkage,
-    permutations: int,
-    pairs: bool,
-    seed: int,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    a: Array, b: Array, variance: float, shrinkage: Shrinkage,
+    permutations: int, pairs: bool, seed: int,
+) -> tuple[Array, Array]:  # fmt: skip
     """Largest eigenvalues under the true labels and under exchanged ones.
 
     Each condition is centered on its own mean, because a difference of means is not a difference
@@ -384,13 +356,9 @@ def permutation_null(
 
 
 def shuffled_eigenvalues(
-    scores: NDArray[np.float64],
-    n_a: int,
-    shrinkage: Shrinkage,
-    permutations: int,
-    pairs: bool,
+    scores: Array, n_a: int, shrinkage: Shrinkage, permutations: int, pairs: bool,
     seed: int,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+) -> tuple[Array, Array]:  # fmt: skip
     """`permutation_null` of given `contrast_scores`, `n_a` of them of condition A.
 
     Raises:
@@ -413,25 +381,18 @@ def shuffled_eigenvalues(
     in_a = np.concatenate((labels[None], shuffled))
     # Estimators need the plain form, in one thread; compiled code releases the interpreter.
     if isinstance(shrinkage, str):
-        compute, threads = partial(largest_eigenvalues, scores, shrinkage=shrinkage), 1
+        compute, executor = partial(largest_eigenvalues, shrinkage=shrinkage), ThreadPoolExecutor(1)
     else:
-        compute, threads = partial(permuted_eigenvalues, scores, shrinkage=shrinkage), _cores()
-    executor = ThreadPoolExecutor(threads)
+        compute = partial(permuted_eigenvalues, shrinkage=float(shrinkage))
+        executor = ThreadPoolExecutor(threads())
     parts = []
     try:
         with progress("Permuting labels", len(in_a), "labelings") as bar:
-            labelings = [in_a[chunk] for chunk in chunks(len(in_a), _CHUNK)]
-            for part in executor.map(compute, labelings):
+            labelings = (in_a[chunk] for chunk in chunks(len(in_a), _CHUNK))
+            for part in executor.map(partial(compute, scores), labelings):
                 parts.append(part)
                 bar.update(len(part))
     finally:
         executor.shutdown(cancel_futures=True)
     largest = np.concatenate(parts)
     return largest[0], largest[1:]
-
-
-def _cores() -> int:
-    """Number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -8,6 +8,12 @@ from numpy.typing import NDArray
 
 from palinka.analyses.stats.compiled import compiled
 
+Numbers = NDArray[np.floating[Any]]
+Mask = NDArray[np.bool_]
+Indices = NDArray[np.intp]
+Digits = NDArray[np.unsignedinteger[Any]]
+Counts = NDArray[np.integer[Any]]
+
 # Status of the bins of a row, the worst last: they are known; subnormal values have rounded
 # their edges out of order; all kept values are equal, or there are none.
 COUNTED, DISORDERED, CONSTANT = 0, 1, 2
@@ -18,16 +24,9 @@ EPSILON = 1e-12
 
 @compiled
 def _next_unit(
-    values: NDArray[np.floating[Any]],
-    outlying: NDArray[np.bool_],
-    row: int,
-    previous: int,
-    sign: np.floating[Any],
+    values: Numbers, outlying: Mask, row: int, previous: int, sign: np.floating[Any]
 ) -> int:
-    """The inlier of a row after unit `previous` in the order of `sign * value`, or -1.
-
-    A `previous` of -1 finds the first one.
-    """
+    """The inlier of a row after `previous`, -1 for the first, by `sign * value`; -1 if none."""
     units = values.shape[1]
     best = values.dtype.type(np.inf)
     limit = sign * values[row, previous] if previous >= 0 else -best
@@ -44,29 +43,13 @@ def _next_unit(
 
 
 @compiled
-def find_ranges(
-    values: NDArray[np.floating[Any]],
-    outlying: NDArray[np.bool_],
-    binning: NDArray[np.intp],
-    row_of: NDArray[np.intp],
-    low: NDArray[np.floating[Any]],
-    high: NDArray[np.floating[Any]],
+def _find_ranges(
+    values: Numbers, outlying: Mask, binning: Indices, row_of: Indices, low: Numbers, high: Numbers
 ) -> int:
-    """Find the range of every row beside every other, less the outliers of both.
+    """Fill in the range of every row beside every other, and return the number of ranges.
 
-    Most rows have few ranges beside hundreds of others, so each is listed once.
-
-    Args:
-        values: `(rows, units)`.
-        outlying: Mask of the outliers of each row, `(rows, units)`.
-        binning: Filled in with the index of the range that a row has beside another,
-            `(rows, rows)`. Range `i` is that of row `i` by itself.
-        row_of: Filled in with the row of each range, `(rows²,)`: the maximum number of ranges.
-        low: Filled in with the least value of each range.
-        high: Filled in with the largest.
-
-    Returns:
-        The number of ranges.
+    Most rows have few ranges beside hundreds of others, so each is listed once, with its row, its
+    least and its largest value, `(rows²,)`. Range `i` is that of row `i` by itself.
     """
     rows, units = values.shape
     # The units of a row from either end inward, as far as they were searched.
@@ -111,27 +94,13 @@ def find_ranges(
 
 
 @compiled
-def digitize(
-    values: NDArray[np.floating[Any]],
-    outlying: NDArray[np.bool_],
-    row_of: NDArray[np.intp],
-    low: NDArray[np.floating[Any]],
-    high: NDArray[np.floating[Any]],
-    ticks: NDArray[np.floating[Any]],
-    digits: NDArray[np.unsignedinteger[Any]],
-    status: NDArray[np.int64],
-) -> None:
-    """Find the bin of each value in each range: the number of inner edges that it reaches.
+def _digitize(
+    values: Numbers, outlying: Mask, row_of: Indices, low: Numbers, high: Numbers, ticks: Numbers,
+    digits: Digits, status: NDArray[np.int64],
+) -> None:  # fmt: skip
+    """Fill in the bin of each value in each range, the number of inner edges that it reaches.
 
-    Args:
-        values: `(rows, units)`.
-        outlying: Mask of the outliers of each row, which get a bin that is not counted.
-        row_of: The row of each range, `(ranges,)`.
-        low: The least value of each range.
-        high: The largest.
-        ticks: 0, 1, …, bins in the dtype of the values.
-        digits: Filled in, `(ranges, units)`.
-        status: Filled in with `COUNTED`, `DISORDERED` or `CONSTANT`, `(ranges,)`.
+    `ticks` are 0, 1, …, bins in the dtype of the values; outliers get the bin `bins`.
     """
     bins = len(ticks) - 1
     edges = np.empty_like(ticks)
@@ -162,35 +131,20 @@ def digitize(
 
 
 @compiled
-def count_cells(
-    digits: NDArray[np.unsignedinteger[Any]],
-    first: int,
-    second: int,
-    width: int,
-    cells: NDArray[np.unsignedinteger[Any]],
-    copies: NDArray[np.integer[Any]],
+def _count_cells(
+    digits: Digits, first: int, second: int, width: int, cells: Digits, copies: Counts
 ) -> None:
-    """Joint histogram of two rows of digits, as the sum of four.
+    """Fill in four histograms, `(4, width * width)`, whose sum is that of two rows of digits.
 
-    Args:
-        digits: The bin of every value, below `width`, `(ranges, units)`.
-        first: One row.
-        second: The other.
-        width: Number of bins, with the one for outliers.
-        cells: Buffer for the cell of every unit, `(units,)`.
-        copies: Filled in with the four histograms, `(4, width * width)`: consecutive units go to
-            different ones, so that an increment need not wait for the one before.
+    Consecutive units go to different ones, so that an increment need not wait for the one before.
+    `cells` is a buffer, `(units,)`.
     """
     units = len(cells)
     stride = digits.dtype.type(width)
     for unit in range(units):
         cells[unit] = digits[first, unit] * stride + digits[second, unit]
+    copies[:] = 0
     copy_0, copy_1, copy_2, copy_3 = copies[0], copies[1], copies[2], copies[3]
-    for cell in range(width * width):
-        copy_0[cell] = 0
-        copy_1[cell] = 0
-        copy_2[cell] = 0
-        copy_3[cell] = 0
     whole = units - units % 4
     for unit in range(0, whole, 4):
         copy_0[cells[unit]] += 1
@@ -203,38 +157,28 @@ def count_cells(
 
 @compiled
 def fill_information(
-    copies: NDArray[np.integer[Any]],
-    count_logs: NDArray[np.float64],
-    columns: NDArray[np.int64],
-    logs: NDArray[np.float64],
-    first: int,
-    second: int,
-    information: NDArray[np.float64],
-    corrected: NDArray[np.float64],
-) -> None:
+    copies: Counts, count_logs: NDArray[np.float64], columns: Counts, logs: NDArray[np.float64],
+    first: int, second: int, information: NDArray[np.float64], corrected: NDArray[np.float64],
+) -> None:  # fmt: skip
     """Compute the mutual information of a pair, in bits.
 
     A cell of `c` out of `n` has `p log2(p + ε) = (c log2 c - c log2 n) / n + ε / ln 2`, up to terms
     in ε² n: one table of `c log2 c` serves pairs of any number of samples.
 
     Args:
-        copies: Four joint histograms whose sum is counted, `(4, width * width)`.
+        copies: Four joint histograms whose sum is counted, `(4, (bins + 1)²)`.
         count_logs: `c log2 c` for every possible count.
-        columns: Buffer for the sum of each column, `(bins,)`.
-        logs: Buffer for the same of `c log2 c`.
-        first: One item.
+        columns: Buffer, `(bins,)`.
+        logs: Buffer, `(bins,)`.
+        first: One item of the pair.
         second: The other.
         information: Filled in at the pair, `(items, items)`.
         corrected: Filled in with the Miller–Madow correction, `(items, items)`.
     """
     bins = len(columns)
     nats = 1.0 / np.log(2.0)
-    for j in range(bins):
-        columns[j] = 0
-        logs[j] = 0.0
-    occupied = 0
-    total = 0
-    margins = 0.0
+    columns[:], logs[:] = 0, 0.0
+    occupied, total, margins = 0, 0, 0.0
     for i in range(bins):
         row = 0
         # A sum for each column, so that no addition waits for the one before.
@@ -261,20 +205,15 @@ def fill_information(
 
 @compiled
 def fill_pairs(
-    digits: NDArray[np.unsignedinteger[Any]],
-    width: int,
-    binning: NDArray[np.intp],
-    status: NDArray[np.int64],
-    share: NDArray[np.intp],
-    count_logs: NDArray[np.float64],
-    copies: NDArray[np.integer[Any]],
-    information: NDArray[np.float64],
+    digits: Digits, width: int, binning: Indices, status: NDArray[np.int64], share: Indices,
+    count_logs: NDArray[np.float64], copies: Counts, information: NDArray[np.float64],
     corrected: NDArray[np.float64],
-) -> None:
+) -> None:  # fmt: skip
     """Compute the information of the items `share` with those after them.
 
-    Pairs whose bins are not known are left out. The other arguments are those of `find_ranges`,
-    `count_cells` and `fill_information`.
+    Pairs whose bins are not known are left out. `digits`, `binning` and `status` are those of
+    `BinnedRows`, `width` is the number of bins and the one for outliers; the other arguments are
+    those of `fill_information`.
     """
     cells = np.empty(digits.shape[1], digits.dtype)
     columns = np.empty(width - 1, np.int64)
@@ -283,7 +222,7 @@ def fill_pairs(
         for second in range(first + 1, len(binning)):
             one, other = binning[first, second], binning[second, first]
             if status[one] == COUNTED and status[other] == COUNTED:
-                count_cells(digits, one, other, width, cells, copies)
+                _count_cells(digits, one, other, width, cells, copies)
                 fill_information(
                     copies, count_logs, columns, logs, first, second, information, corrected
                 )
@@ -306,12 +245,12 @@ class BinnedRows:
         binning: Index of the range that a row has beside another, `(rows, rows)`.
     """
 
-    values: NDArray[np.floating[Any]]
-    outlying: NDArray[np.bool_]
+    values: Numbers
+    outlying: Mask
     bins: int
-    digits: NDArray[np.unsignedinteger[Any]]
+    digits: Digits
     status: NDArray[np.int64]
-    binning: NDArray[np.intp]
+    binning: Indices
 
     def status_of_pairs(self) -> NDArray[np.int64]:
         """The worse status of the two rows of every pair, `(rows, rows)`."""
@@ -319,9 +258,7 @@ class BinnedRows:
         return np.maximum(each, each.T)
 
 
-def binned_rows(
-    values: NDArray[np.floating[Any]], outlying: NDArray[np.bool_], bins: int
-) -> BinnedRows:
+def binned_rows(values: Numbers, outlying: Mask, bins: int) -> BinnedRows:
     """Find the bin of every value among the inliers of its row, beside every other row.
 
     Args:
@@ -330,26 +267,19 @@ def binned_rows(
         bins: Number of equally wide bins.
     """
     rows, units = values.shape
-    binning = np.empty((rows, rows), dtype=np.intp)
-    row_of = np.empty(rows * rows, dtype=np.intp)
+    binning, row_of = np.empty((rows, rows), dtype=np.intp), np.empty(rows * rows, dtype=np.intp)
     low, high = np.empty((2, rows * rows), dtype=values.dtype)
-    ranges = find_ranges(values, outlying, binning, row_of, low, high)
-    digits = np.empty((ranges, units), dtype=cell_dtype(bins + 1))
-    status = np.empty(ranges, dtype=np.int64)
+    ranges = _find_ranges(values, outlying, binning, row_of, low, high)
+    # The smallest dtype that numbers the cells of two rows.
+    dtype = np.min_scalar_type((bins + 1) ** 2 - 1)
+    digits, status = np.empty((ranges, units), dtype=dtype), np.empty(ranges, dtype=np.int64)
     ticks = np.arange(bins + 1, dtype=values.dtype)
-    digitize(values, outlying, row_of[:ranges], low, high, ticks, digits, status)
+    _digitize(values, outlying, row_of[:ranges], low, high, ticks, digits, status)
     return BinnedRows(values, outlying, bins, digits, status, binning)
 
 
-def cell_dtype(width: int) -> type[np.unsignedinteger[Any]]:
-    """Smallest unsigned dtype that numbers `width * width` cells."""
-    if width * width <= 2**8:
-        return np.uint8
-    return np.uint16 if width * width <= 2**16 else np.uint32
-
-
-def room_for_counts(rows: BinnedRows) -> NDArray[np.integer[Any]]:
-    """Buffer for the histograms of `count_cells`, `(4, (bins + 1)²)`."""
+def room_for_counts(rows: BinnedRows) -> Counts:
+    """Buffer for the histograms of one pair, `(4, (bins + 1)²)`."""
     # Small integers stay in the processor's first cache.
     dtype = np.uint16 if rows.values.shape[1] < 2**16 else np.int32
     return np.zeros((4, (rows.bins + 1) ** 2), dtype=dtype)
@@ -362,12 +292,10 @@ def joint_histogram(rows: BinnedRows, first: int, second: int) -> NDArray[np.int
     """
     one, other = rows.binning[first, second], rows.binning[second, first]
     if rows.status[one] == COUNTED == rows.status[other]:
-        width = rows.bins + 1
-        copies = room_for_counts(rows)
-        cells = np.empty(rows.digits.shape[1], dtype=rows.digits.dtype)
-        count_cells(rows.digits, one, other, width, cells, copies)
+        width, copies = rows.bins + 1, room_for_counts(rows)
+        _count_cells(rows.digits, one, other, width, np.empty_like(rows.digits[0]), copies)
         counts: NDArray[np.int64] = copies.sum(axis=0, dtype=np.int64).reshape(width, width)
-        return counts[: rows.bins, : rows.bins]
+        return counts[:-1, :-1]
     # Slow, for edges that are rounded out of order, and rows that do not vary.
     kept = ~(rows.outlying[first] | rows.outlying[second])
     x, y = rows.values[first, kept], rows.values[second, kept]

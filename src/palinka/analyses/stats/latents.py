@@ -53,17 +53,15 @@ def choose_latents(
         ranks: 1 is the highest value; of equal values the lower index comes first.
         numbers: Indices of further latents, from 0.
     """
-    criterion = np.asarray(values, dtype=np.float64)
-    latents = len(criterion)
+    order = np.argsort(-np.asarray(values, dtype=np.float64), kind="stable")
+    latents = len(order)
     for rank in ranks:
         if not 1 <= rank <= latents:
             raise InputError(f"rank is {rank}; expected 1 to {latents}, the number of latents")
     for number in numbers:
         if not 0 <= number < latents:
             raise InputError(f"latent is {number}; expected 0 to {latents - 1}")
-    order = np.argsort(-criterion, kind="stable")
-    by_rank = [int(order[rank - 1]) for rank in ranks]
-    return tuple(dict.fromkeys([*by_rank, *numbers]))
+    return tuple(dict.fromkeys([*(int(order[rank - 1]) for rank in ranks), *numbers]))
 
 
 # Maximum number of cosines held at a time.
@@ -99,8 +97,7 @@ def nearest_latents(dictionary: ArrayLike, n: int) -> NearestLatents:
     n = min(n, count - 1)
     norms = np.linalg.norm(directions, axis=1, keepdims=True)
     unit = np.divide(directions, norms, out=np.zeros_like(directions), where=norms > 0)
-    latents = np.empty((count, n), dtype=np.int64)
-    cosines = np.empty((count, n), dtype=np.float32)
+    latents, cosines = np.empty((count, n), np.int64), np.empty((count, n), np.float32)
     if n == 0:
         return NearestLatents(latents, cosines)
     for rows in chunks(count, CHUNK_ELEMENTS // count):
@@ -132,8 +129,7 @@ class TopActivations:
 class TopHeap:
     """The `n` largest positive activations of each latent so far, and their rows.
 
-    Of equal activations the earlier row comes first. Memory is that of one batch's activations
-    that may still belong to the largest, and of `latents · n` others.
+    Of equal activations the earlier row comes first.
     """
 
     def __init__(self, latents: int, n: int) -> None:
@@ -190,10 +186,6 @@ class ActivationHistogram:
     width: NDArray[np.float64]
 
 
-# Below the exponent of every number.
-_NONE = -(1 << 20)
-
-
 class HistogramCounter:
     """Exact histograms of activations whose range is not known beforehand.
 
@@ -209,8 +201,8 @@ class HistogramCounter:
                 " power of two"
             )
         self._counts = np.zeros((latents, bins), dtype=np.int64)
-        # The bins reach up to two to this power.
-        self._power = np.full(latents, _NONE, dtype=np.int64)
+        # The bins reach up to two to this power: at first to 0, far below every number.
+        self._power = np.full(latents, -(1 << 20), dtype=np.int64)
 
     def add(self, batch: ArrayLike) -> None:
         """Add the next rows of activations, `(rows, latents)`."""
@@ -228,22 +220,17 @@ class HistogramCounter:
 
     def result(self) -> ActivationHistogram:
         """The counts so far."""
-        used = self._power > _NONE
-        power = np.where(used, self._power, 0)
-        width = np.where(used, np.ldexp(1.0, power) / self._counts.shape[1], 0.0)
+        width = np.ldexp(1.0, self._power) / self._counts.shape[1]
         return ActivationHistogram(self._counts.copy(), width)
 
     def _widen(self, power: NDArray[np.int32], active: NDArray[np.bool_]) -> None:
         """Extend the bins of each active latent at least up to two to the given power."""
         bins = self._counts.shape[1]
-        fresh = active & (self._power == _NONE)
-        self._power[fresh] = power[fresh]
         steps = np.where(active, power - self._power, 0)
         for step in np.unique(steps[steps > 0]).tolist():
             which = np.flatnonzero(steps == step)
-            merged = np.zeros((len(which), bins), dtype=np.int64)
             together = min(1 << min(step, 62), bins)
-            kept = self._counts[which].reshape(len(which), bins // together, together).sum(axis=2)
-            merged[:, : bins // together] = kept
-            self._counts[which] = merged
+            merged = self._counts[which].reshape(len(which), bins // together, together).sum(axis=2)
+            self._counts[which] = 0
+            self._counts[which, : bins // together] = merged
             self._power[which] += step

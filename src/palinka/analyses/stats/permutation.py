@@ -74,9 +74,8 @@ def max_t(
         for some in chunks(permutations, CHUNK_ELEMENTS // len(t)):
             signs = np.where(rng.random((len(largest[some]), sum(sizes))) < 0.5, -1.0, 1.0)
             mean, error = np.zeros((2, len(signs), len(t)))
-            for n, sample, square, sign in zip(
-                sizes, samples, squares, np.split(signs, np.cumsum(sizes)[:-1], axis=1), strict=True
-            ):
+            each = np.split(signs, np.cumsum(sizes)[:-1], axis=1)
+            for n, sample, square, sign in zip(sizes, samples, squares, each, strict=True):
                 sums = sign @ sample
                 mean += sums / n
                 error += (square - np.square(sums) / n) / (n * (n - 1))

@@ -1,6 +1,7 @@
 """Similarity matrices and their comparison."""
 
 from collections.abc import Iterator
+from itertools import combinations
 from typing import Literal
 
 import numpy as np
@@ -12,8 +13,17 @@ from palinka.analyses.stats.compiled import compiled
 from palinka.analyses.stats.permutation import chunks
 from palinka.errors import progress
 
+Array = NDArray[np.float64]
+Indices = NDArray[np.int64]
+Comparison = Literal["pearson", "spearman", "kendall", "cka"]
 
-def cosine_similarity(x: NDArray[np.float64]) -> NDArray[np.float64]:
+# Cosines closer than this differ by rounding alone.
+SAME = 1e-14
+# Maximum number of entries of permuted or resampled triangles: 32 MiB of float64.
+CHUNK_ELEMENTS = 2**22
+
+
+def cosine_similarity(x: Array) -> Array:
     """Cosine of the angle between every row and every row.
 
     Args:
@@ -27,20 +37,18 @@ def cosine_similarity(x: NDArray[np.float64]) -> NDArray[np.float64]:
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     there = norms[:, 0] > 0.0
     rows[there] /= norms[there]
-    similarity: NDArray[np.float64] = np.clip(rows @ rows.T, -1.0, 1.0)
+    similarity: Array = np.clip(rows @ rows.T, -1.0, 1.0)
     similarity = (similarity + similarity.T) / 2.0
     np.fill_diagonal(similarity, there.astype(np.float64))
     return similarity
 
 
-def dense_ranks(values: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Ranks from 0 without gaps; equal values share one."""
+def dense_ranks(values: Array) -> Indices:
+    """Indices from 0 without gaps; equal values share one."""
     return np.unique(values, return_inverse=True)[1].astype(np.int64)
 
 
-def kendall_tau_a(
-    x: NDArray[np.int64], y: NDArray[np.int64], weights: NDArray[np.float64]
-) -> float:
+def kendall_tau_a(x: Indices, y: Indices, weights: Array) -> float:
     """Concordant minus discordant pairs of samples, divided by all pairs, ties included.
 
     A sample of weight 2 counts as two samples that are not compared with each other, so that
@@ -64,17 +72,10 @@ def kendall_tau_a(
 
 
 @compiled
-def _concordance(
-    order: NDArray[np.int64],
-    x: NDArray[np.int64],
-    y: NDArray[np.int64],
-    weights: NDArray[np.float64],
-) -> float:
+def _concordance(order: Indices, x: Indices, y: Indices, weights: Array) -> float:
     """Weight of concordant pairs minus weight of discordant ones; `order` sorts by `x`."""
     tree = np.zeros(y.max() + 2)
-    seen = 0.0
-    difference = 0.0
-    start = 0
+    seen, difference, start = 0.0, 0.0, 0
     while start < order.size:
         stop = start
         # Samples that tie in x are all looked up before any of them is entered.
@@ -103,17 +104,7 @@ def _concordance(
     return difference
 
 
-Comparison = Literal["pearson", "spearman", "kendall", "cka"]
-
-# Cosines closer than this differ by rounding alone.
-SAME = 1e-14
-# Maximum number of entries of permuted or resampled triangles: 32 MiB of float64.
-CHUNK_ELEMENTS = 2**22
-
-
-def compare_matrices(
-    x: NDArray[np.float64], y: NDArray[np.float64], compare: Comparison = "pearson"
-) -> float:
+def compare_matrices(x: Array, y: Array, compare: Comparison = "pearson") -> float:
     """Compare two symmetric matrices.
 
     Args:
@@ -141,12 +132,8 @@ def compare_matrices(
 
 
 def mantel_scores(
-    x: NDArray[np.float64],
-    y: NDArray[np.float64],
-    compare: Comparison,
-    permutations: int,
-    random: np.random.Generator,
-) -> NDArray[np.float64]:
+    x: Array, y: Array, compare: Comparison, permutations: int, random: np.random.Generator
+) -> Array:
     """Scores under the null that the items of `x` and those of `y` are unrelated.
 
     Any item of `y` is exchanged with any other, its row and its column together: entries that
@@ -155,7 +142,7 @@ def mantel_scores(
 
     Args:
         x: `(items, items)`.
-        y: `(items, items)`.
+        y: `(items, items)`, of the same items.
         compare: As in `compare_matrices`.
         permutations: Number of permutations.
         random: Generator of the permutations.
@@ -200,23 +187,23 @@ def draws_in_chunks(draws: int, entries: int, description: str) -> Iterator[slic
             bar.update(chunk.stop - chunk.start)
 
 
-def triangle(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+def triangle(matrix: Array) -> Array:
     """The entries above the diagonal, row by row."""
     return matrix[np.triu_indices(len(matrix), 1)]
 
 
-def is_constant(matrix: NDArray[np.float64]) -> bool:
+def is_constant(matrix: Array) -> bool:
     """True if every pair of different items has the same similarity."""
     entries = triangle(matrix)
     return bool(entries.size == 0 or np.ptp(entries) <= SAME)
 
 
-def _pair_ranks(matrix: NDArray[np.float64]) -> NDArray[np.int64]:
+def _pair_ranks(matrix: Array) -> Indices:
     entries = triangle(matrix)
     return np.zeros(len(entries), np.int64) if is_constant(matrix) else dense_ranks(entries)
 
 
-def _normalized(matrix: NDArray[np.float64], compare: Comparison) -> NDArray[np.float64]:
+def _normalized(matrix: Array, compare: Comparison) -> Array:
     """Center a matrix as the comparison does, and scale its squares to add up to one."""
     if compare == "cka":
         means = matrix.mean(axis=0)
@@ -232,7 +219,7 @@ def _normalized(matrix: NDArray[np.float64], compare: Comparison) -> NDArray[np.
     return centered / np.linalg.norm(centered) if defined else np.full_like(matrix, np.nan)
 
 
-def selectivity_index(similarity: NDArray[np.float64], membership: NDArray[np.int64]) -> float:
+def selectivity_index(similarity: Array, membership: Indices) -> float:
     """Mean similarity within groups, over mean similarity between groups.
 
     Every group, and every pair of groups, counts once, however many words it has.
@@ -250,23 +237,18 @@ def selectivity_index(similarity: NDArray[np.float64], membership: NDArray[np.in
     return float(similarity_within(similarity, membership).mean() / between.mean())
 
 
-def similarity_within(
-    similarity: NDArray[np.float64], membership: NDArray[np.int64]
-) -> NDArray[np.float64]:
+def similarity_within(similarity: Array, membership: Indices) -> Array:
     """Mean similarity of different words of a group, for each group."""
     groups = members_of(membership)
     return np.array([triangle(similarity[np.ix_(items, items)]).mean() for items in groups])
 
 
-def similarity_between(
-    similarity: NDArray[np.float64], membership: NDArray[np.int64]
-) -> NDArray[np.float64]:
+def similarity_between(similarity: Array, membership: Indices) -> Array:
     """Mean similarity of words of two groups, for each pair of groups; none for one group."""
-    members = members_of(membership)
-    pairs = zip(*np.triu_indices(len(members), 1), strict=True)
-    return np.array([similarity[np.ix_(members[i], members[j])].mean() for i, j in pairs])
+    pairs = combinations(members_of(membership), 2)
+    return np.array([similarity[np.ix_(first, second)].mean() for first, second in pairs])
 
 
-def members_of(membership: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+def members_of(membership: Indices) -> list[Indices]:
     """The items of each group."""
     return [np.flatnonzero(membership == group) for group in range(membership.max() + 1)]

@@ -12,7 +12,7 @@ from palinka.analyses.stats.latents import HistogramCounter
 from palinka.atlas.facts import LatentFacts
 from palinka.atlas.site import About
 from palinka.atlas.text import AFTER, BEFORE, Windows, Word
-from palinka.training.callbacks.latent_report import LatentReport, Texts
+from palinka.training.callbacks.latent_report import LatentReport
 
 # What a tokenizer may hold, and what must never be more than text.
 HOSTILE = [
@@ -81,7 +81,8 @@ def synthetic_facts(latents: int = 150, vocabulary: list[bytes] | None = None) -
         raised_by=-np.sort(-random.gamma(3.0, 9.0, (latents, 5)), axis=1).astype(np.float32),
         lowered=random.integers(0, count, (latents, 5)),
         lowered_by=np.sort(-random.gamma(3.0, 9.0, (latents, 5)), axis=1).astype(np.float32),
-        text=Texts({}, {}),
+        token_text={},
+        row_text={},
     )
     shown = display_tokens(tokens)
     words = [

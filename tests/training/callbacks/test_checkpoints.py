@@ -224,11 +224,6 @@ def test_rewinding_takes_back_what_came_after(tmp_path: Path) -> None:
     assert other.exists()
 
 
-def test_other_processes_have_no_files(tmp_path: Path) -> None:
-    trainer: Any = SimpleNamespace(is_global_zero=False, loggers=[TensorBoardLogger(tmp_path)])
-    assert log_positions(trainer) == {}
-
-
 def test_a_csv_file_keeps_its_rows_up_to_the_checkpoint(tmp_path: Path) -> None:
     logger = CSVLogger(tmp_path, "logs", version=0)
     trainer: Any = SimpleNamespace(is_global_zero=True, loggers=[logger])

@@ -69,7 +69,7 @@ def test_a_latent_that_there_is_not_is_refused_before_training() -> None:
     from palinka.training import SparseAutoencoderModule
 
     module = SparseAutoencoderModule(TopKAutoencoder(4, 8, k=2))
-    with pytest.raises(InputError, match="latent 8 does not exist; the dictionary has 0 to 7"):
+    with pytest.raises(InputError, match="latent is 8; expected 0 to 7"):
         LatentEvolution([7, 8]).setup(None, module, "fit")
 
 

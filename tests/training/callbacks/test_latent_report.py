@@ -81,5 +81,5 @@ def test_a_site_without_a_direct_path_has_a_report_that_says_so(workspace: Path)
 
 @pytest.mark.parametrize("name", ["contexts", "tokens", "nearest"])
 def test_there_is_at_least_one_of_each(name: str) -> None:
-    with pytest.raises(InputError, match=f"{name} is 0; expected at least 1"):
+    with pytest.raises(InputError, match=f"{name} must be an integer of at least 1, got 0"):
         ReportLatents(**{name: 0})

@@ -273,16 +273,16 @@ def test_a_run_with_divided_latents_says_that_it_cannot(
     monkeypatch.setattr(SparseAutoencoderModule, "device_mesh", property(lambda self: object()))
     run = trainer(workspace)
     run.datamodule = data()  # type: ignore[attr-defined]
-    with pytest.warns(UserWarning, match="no device holds all latents"):
+    with pytest.warns(UserWarning, match="latents are on one device"):
         LanguageModelMetrics().on_train_end(run, divided)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"contexts": 0}, "contexts is 0; expected at least 1"),
-        ({"every_n_steps": 0}, "every_n_steps is 0"),
-        ({"batch_size": 0}, "batch_size is 0"),
+        ({"contexts": 0}, "contexts must be an integer of at least 1"),
+        ({"every_n_steps": 0}, "every_n_steps must be"),
+        ({"batch_size": 0}, "batch_size must be"),
     ],
 )
 def test_numbers_out_of_range_are_refused(options: dict[str, int], message: str) -> None:

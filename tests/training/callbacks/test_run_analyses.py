@@ -74,5 +74,5 @@ def test_an_analysis_never_changes_the_training(entry: AnalysisEntry, tmp_path: 
 
 
 def test_a_number_of_steps_that_is_none() -> None:
-    with pytest.raises(InputError, match="every_n_steps is 0"):
+    with pytest.raises(InputError, match="every_n_steps must be"):
         RunAnalyses([], every_n_steps=0)

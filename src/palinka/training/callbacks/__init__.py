@@ -7,15 +7,19 @@ from palinka.training.callbacks.latent_report import ReportLatents
 from palinka.training.callbacks.latent_writer import LatentWriter
 from palinka.training.callbacks.loss_recovered import LanguageModelMetrics
 from palinka.training.callbacks.run_analyses import RunAnalyses
-from palinka.training.callbacks.summary import final_report, log_folder, shell_path
-from palinka.training.callbacks.sweep_findings import SweepFindings, sweep_report
+from palinka.training.callbacks.summary import (
+    SweepFindings,
+    final_report,
+    shell_path,
+    sweep_report,
+)
 from palinka.training.callbacks.tensorboard import (
     FeatureHistograms,
     TensorBoardDashboard,
     ThroughputMonitor,
     tensorboard_writers,
 )
-from palinka.training.callbacks.variants import VariantLogger, with_variants
+from palinka.training.callbacks.variants import VariantLogger, log_folder, with_variants
 
 __all__ = [
     "AnalysisEntry",

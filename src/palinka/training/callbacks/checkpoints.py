@@ -7,10 +7,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
@@ -18,9 +19,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from palinka.autoencoders.base import positive_integer
-from palinka.errors import InputError
-from palinka.training.callbacks.summary import log_folder, metrics_file
-from palinka.training.callbacks.tensorboard import all_writers
+from palinka.errors import InputError, expanded
+from palinka.training.callbacks.variants import log_folder
 from palinka.training.checkpoint import read_any
 from palinka.training.module import SparseAutoencoderModule
 from palinka.training.sweep import SweepModule, of_variant
@@ -34,17 +34,13 @@ class StopSignals(_SignalConnector):
     the processes at every step, saves, and stops all of them.
     """
 
-    def __init__(self, trainer: "pl.Trainer") -> None:
+    def __init__(self, trainer: Trainer) -> None:
         super().__init__(trainer)
         self._received = False
 
     def stop_requested(self) -> bool:
         """True if any process has received SIGTERM; a collective."""
         return bool(self.trainer.strategy.reduce_boolean_decision(self._received, all=False))
-
-    def stop(self) -> None:
-        """End the run before the next step, on this process."""
-        self.received_sigterm = True
 
     def _sigterm_notifier_fn(self, signum: int, _: FrameType | None) -> None:
         launcher = self.trainer.strategy.launcher
@@ -56,27 +52,32 @@ class StopSignals(_SignalConnector):
 EVENT_FILES = "events.out.tfevents.*"
 
 
-def log_positions(trainer: pl.Trainer) -> dict[str, int]:
-    """Flush the loggers' files and measure them.
+def metrics_file(logger: CSVLogger) -> Path:
+    """Output file of a CSV logger."""
+    return expanded(logger.log_dir) / ExperimentWriter.NAME_METRICS_FILE
+
+
+def log_positions(trainer: Trainer) -> dict[str, int]:
+    """Flush the loggers' files and measure them, on the process that logs.
 
     Returns:
         Bytes of each TensorBoard file and rows of each CSV file, by path relative to the log
-        folder; empty on processes that do not log.
+        folder.
     """
-    positions = {}
-    for writer in all_writers(trainer):
-        writer.flush()
-        for path in Path(writer.log_dir).glob(EVENT_FILES):
-            positions[_relative(path, log_folder(trainer))] = path.stat().st_size
-    for logger in trainer.loggers if trainer.is_global_zero else ():
-        if isinstance(logger, CSVLogger):
+    folder, positions = log_folder(trainer), {}
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.flush()
+            for path in Path(logger.log_dir).glob(EVENT_FILES):
+                positions[_relative(path, folder)] = path.stat().st_size
+        elif isinstance(logger, CSVLogger):
             logger.save()
             path = metrics_file(logger)
-            positions[_relative(path, log_folder(trainer))] = len(_rows(path))
+            positions[_relative(path, folder)] = len(_rows(path))
     return positions
 
 
-def rewind_logs(trainer: pl.Trainer, positions: Mapping[str, int]) -> None:
+def rewind_logs(trainer: Trainer, positions: Mapping[str, int]) -> None:
     """Remove what a run logged after a checkpoint, which it will log again.
 
     Args:
@@ -137,12 +138,11 @@ class RunCheckpoints(Checkpoint):
         self._step = 0
         self._saved = -1
         self._kept: tuple[int, ...] = ()
-        self._due = False
-        self._stopping = False
+        self._due = self._stopping = False
         self._signals: StopSignals | None = None
         self._restored: dict[str, Any] = {}
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         """Make the folder and install the signal handler."""
         if stage != "fit" or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
@@ -160,74 +160,66 @@ class RunCheckpoints(Checkpoint):
         self._signals = StopSignals(trainer)
         trainer._signal_connector = self._signals
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, *_: Any) -> None:
         """Restore the metrics of a checkpoint."""
         if not trainer.strategy.restore_checkpoint_after_setup:
             self._restore(trainer)
 
     def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+        self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Load the state of `on_save_checkpoint`."""
         self._restored = checkpoint.get("run", {})
-        self._kept = fingerprint(pl_module, checkpoint.get("state_dict", {}))
+        self._kept = fingerprint(module, checkpoint.get("state_dict", {}))
         # A sanity check would discard the metrics, which a run at its end does not measure again.
         trainer.num_sanity_val_steps = 0
         if trainer.strategy.restore_checkpoint_after_setup:
             self._restore(trainer)
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
         """Count optimizer steps from here."""
         self._step = trainer.global_step
         self._saved = trainer.global_step if self._restored else -1
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: torch.Tensor,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Save every n steps, unless a validation or the end of the epoch comes first."""
         stepped, self._step = trainer.global_step > self._step, trainer.global_step
         if self._signals is not None:
             self._stopping |= self._signals.stop_requested()
-        if not stepped:
-            return
-        last = self._step == trainer.max_steps
-        self._due |= self._stopping or last or self._step % self.every_n_steps == 0
-        if self._due and not trainer.is_last_batch and not _validation_follows(trainer):
-            self._save(trainer)
+        if stepped:
+            last = self._step == trainer.max_steps
+            self._due |= self._stopping or last or self._step % self.every_n_steps == 0
+            if self._due and not trainer.is_last_batch and not _validation_follows(trainer):
+                self._save(trainer)
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, *_: Any) -> None:
         """Save after a validation in the middle of an epoch, if due."""
         fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
         if fitting and self._due and not trainer.is_last_batch:
             self._save(trainer)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, *_: Any) -> None:
         """Save at the end of a whole epoch."""
         if trainer.is_last_batch:
             self._save(trainer)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Save after early stopping, or where a callback has replaced the weights."""
-        replaced = trainer.strategy.broadcast(fingerprint(pl_module) != self._kept)
+        replaced = trainer.strategy.broadcast(fingerprint(module) != self._kept)
         if trainer.global_step > self._saved or replaced:
             self._save(trainer)
 
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Write the checkpoint of every variant of a sweep."""
-        if isinstance(pl_module, SweepModule) and trainer.is_global_zero and self._saved >= 0:
+        if isinstance(module, SweepModule) and trainer.is_global_zero and self._saved >= 0:
             checkpoint = read_any(self._folder / NEWEST)
-            for name in pl_module.names:
+            for name in module.names:
                 path = self._folder.parent / name / FOLDER / NEWEST
                 own = of_variant(checkpoint, name)
                 trainer.strategy.checkpoint_io.save_checkpoint(own, path)
 
     def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+        self, trainer: Trainer, module: LightningModule, exception: BaseException
     ) -> None:
         """Log how to resume."""
         if isinstance(exception, (SIGTERMException, KeyboardInterrupt)) and self._saved >= 0:
@@ -237,24 +229,22 @@ class RunCheckpoints(Checkpoint):
             )
 
     def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+        self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Add the last metrics, the lengths of the logs, and metrics not yet logged."""
-        if not trainer.is_global_zero:
-            return
-        metrics = {n: v.detach().cpu().clone() for n, v in trainer.callback_metrics.items()}
-        checkpoint["run"] = {
-            "metrics": metrics,
-            "events": log_positions(trainer),
-            "step": trainer.fit_loop.epoch_loop._batches_that_stepped,
-            "unlogged": _measured_but_not_logged(trainer),
-        }
+        if trainer.is_global_zero:
+            metrics = trainer.callback_metrics.items()
+            checkpoint["run"] = {
+                "metrics": {name: value.detach().cpu().clone() for name, value in metrics},
+                "events": log_positions(trainer),
+                "step": trainer.fit_loop.epoch_loop._batches_that_stepped,
+                "unlogged": _measured_but_not_logged(trainer),
+            }
 
-    def _save(self, trainer: pl.Trainer) -> None:
+    def _save(self, trainer: Trainer) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        self._due = False
-        self._saved = trainer.global_step
+        self._due, self._saved = False, trainer.global_step
         newest = self._folder / NEWEST
         if trainer.is_global_zero and newest.exists():
             # A hard link, so that the newest is never missing.
@@ -267,25 +257,22 @@ class RunCheckpoints(Checkpoint):
         trainer.strategy.save_checkpoint(checkpoint, newest)
         trainer.strategy.barrier("RunCheckpoints")
         if self._stopping and self._signals is not None:
-            self._signals.stop()
+            self._signals.received_sigterm = True  # ends the run before the next step
 
-    def _restore(self, trainer: pl.Trainer) -> None:
+    def _restore(self, trainer: Trainer) -> None:
         trainer.callback_metrics.update(self._restored.get("metrics", {}))
-        unlogged = self._restored.get("unlogged", {})
-        if unlogged:
+        if unlogged := self._restored.get("unlogged"):
             for logger in trainer.loggers:
                 logger.log_metrics(unlogged, step=self._restored["step"])
 
 
-def _validation_follows(trainer: pl.Trainer) -> bool:
+def _validation_follows(trainer: Trainer) -> bool:
     """True if Lightning validates before the next batch; resumed there, it would not."""
-    loop = trainer.fit_loop
-    return loop._data_fetcher is not None and loop.epoch_loop._should_check_val_fx(
-        loop._data_fetcher
-    )
+    fetcher = trainer.fit_loop._data_fetcher
+    return fetcher is not None and trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
 
 
-def _measured_but_not_logged(trainer: pl.Trainer) -> dict[str, float]:
+def _measured_but_not_logged(trainer: Trainer) -> dict[str, float]:
     """Metrics of the current step, which Lightning logs only after `on_train_batch_end`."""
     progress = trainer.fit_loop.epoch_loop.batch_progress
     connector = trainer._logger_connector
@@ -301,9 +288,9 @@ class FinalWeights(Callback):
     """Constrain and validate the final weights, which callbacks may have replaced.
 
     Weight averaging replaces weights at the end of training. This normalizes directions again,
-    and validates again where the last validation was of other weights, so
-    that the metrics, `last.ckpt` and the module are of the same autoencoder. The Trainer puts it
-    after the user's callbacks and before palinka's.
+    and validates again where the last validation was of other weights, so that the metrics,
+    `last.ckpt` and the module are of the same autoencoder. The Trainer puts it after the user's
+    callbacks and before palinka's.
     """
 
     def __init__(self) -> None:
@@ -311,32 +298,24 @@ class FinalWeights(Callback):
         self._measured_at = -1
         self._trained: tuple[int, ...] = ()
 
-    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Record the measured weights."""
-        self._measured_at = trainer.global_step
-        self._measured = fingerprint(pl_module)
+        self._measured, self._measured_at = fingerprint(module), trainer.global_step
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         """Record the trained weights, where this may be the last step."""
         last = trainer.is_last_batch or trainer.global_step == trainer.max_steps
         if last or trainer.should_stop:
-            self._trained = fingerprint(pl_module)
+            self._trained = fingerprint(module)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Constrain the weights, and validate those that have not been."""
-        if not isinstance(pl_module, SparseAutoencoderModule | SweepModule):
+        if not isinstance(module, SparseAutoencoderModule | SweepModule):
             return
-        if pl_module.device_mesh is not None:
+        if module.device_mesh is not None:
             return
-        final = fingerprint(pl_module)
-        pl_module.constrain()
+        final = fingerprint(module)
+        module.constrain()
         # A run may end between two validations, but not with weights that no step made.
         replaced = final != self._trained or trainer.global_step == self._measured_at
         stale = final != self._measured
@@ -347,9 +326,9 @@ class FinalWeights(Callback):
 
 
 def fingerprint(
-    module: pl.LightningModule, state: Mapping[str, Tensor] | None = None
+    module: LightningModule, state: Mapping[str, Tensor] | None = None
 ) -> tuple[int, ...]:
-    """Checksum of each weight of a module, the same on any device; empty if it is sharded.
+    """Checksum of each weight, the same on any device; empty if the module is sharded.
 
     Args:
         module: The module.
@@ -358,9 +337,8 @@ def fingerprint(
     if module.device_mesh is not None:
         return ()
     integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-    named = dict(module.named_parameters())
-    weights = [named[name] if state is None else state[name] for name in named]
-    return tuple(
-        int(tensor.detach().view(integers[tensor.itemsize]).sum(dtype=torch.int64))
-        for tensor in weights
-    )
+    weights = [
+        (tensor if state is None else state[name]).detach()
+        for name, tensor in module.named_parameters()
+    ]
+    return tuple(int(w.view(integers[w.itemsize]).sum(dtype=torch.int64)) for w in weights)

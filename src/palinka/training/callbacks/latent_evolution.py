@@ -3,28 +3,31 @@
 from collections.abc import Sequence
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from palinka.analyses.figures.text_heatmap import LATENT_EXPONENT, POSITIVE, Heatmap, text_heatmap
-from palinka.data import ActivationDataModule
+from palinka.analyses.stats.latents import choose_latents
 from palinka.errors import InputError
 from palinka.language_models.token_text import token_bytes
 from palinka.training.callbacks.tensorboard import add_figure, tensorboard_writers
-from palinka.training.callbacks.variants import reject_sweep
+from palinka.training.callbacks.variants import (
+    EveryNSteps,
+    SingleModelCallback,
+    evaluating,
+    single_model,
+)
 from palinka.training.module import SparseAutoencoderModule
 
 TEXT = (
     'The river rose in the night, and by morning the lower fields were under water. "We leave'
     ' now," she said; but he counted the sheep again: 41, 42, 43. Nobody had seen the dog.'
 )
-
 MAX_LATENTS = 4
 
 
-class LatentEvolution(Callback):
+class LatentEvolution(SingleModelCallback, EveryNSteps):
     """Log text heatmaps of selected latents to TensorBoard every n steps.
 
     The slider of an image then shows how a feature forms. The language model reads the text once,
@@ -40,10 +43,7 @@ class LatentEvolution(Callback):
     """
 
     def __init__(
-        self,
-        latents: Sequence[int] | None = None,
-        every_n_steps: int = 500,
-        text: str = TEXT,
+        self, latents: Sequence[int] | None = None, every_n_steps: int = 500, text: str = TEXT
     ) -> None:
         self.latents = None if latents is None else list(latents)
         if self.latents == [] or every_n_steps < 1 or not text.strip():
@@ -54,48 +54,24 @@ class LatentEvolution(Callback):
         self.every_n_steps = every_n_steps
         self.text = text
         self._tokens: list[bytes] = []
-        self._rows = torch.empty(0)
-        self._last_step = -1
+        self._rows: Tensor | None = None
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         """Reject a sweep and invalid latents before training."""
-        reject_sweep(self, pl_module)
-        if isinstance(pl_module, SparseAutoencoderModule):
-            count = pl_module.autoencoder.latent_dim
-            invalid = [latent for latent in self.latents or () if not 0 <= latent < count]
-            if invalid:
-                raise InputError(
-                    f"LatentEvolution: latent {invalid[0]} does not exist; the dictionary has 0 to"
-                    f" {count - 1}"
-                )
+        super().setup(trainer, module, stage)
+        if isinstance(module, SparseAutoencoderModule):
+            choose_latents(torch.zeros(module.autoencoder.latent_dim), (), self.latents or ())
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Read the text, and draw the untrained latents."""
-        if not trainer.is_global_zero:
-            return
-        data = getattr(trainer, "datamodule", None)
-        if not isinstance(data, ActivationDataModule):
-            raise InputError("LatentEvolution reads the language model of an ActivationDataModule")
-        model = data.loaded_language_model
-        site = data.train_spec.resolved_sites[0]
-        bos = data.train_spec.bos
-        tokens = model.tokenize([self.text], bos)
-        rows = model.read(tokens, [site])[site][0, int(bos) :]
-        self._tokens = token_bytes(model.tokenizer, tokens.ids[0, int(bos) :].tolist())
-        self._rows = rows.float().to(pl_module.device)
-        self._draw(trainer, pl_module)
-
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        """Draw every n steps."""
-        if trainer.global_step % self.every_n_steps == 0 and trainer.is_global_zero:
-            self._draw(trainer, pl_module)
+        found = single_model(self, trainer, module) if trainer.is_global_zero else None
+        if found is not None:
+            spec, model = found[1].train_spec, found[1].loaded_language_model
+            site, first = spec.resolved_sites[0], int(spec.bos)
+            tokens = model.tokenize([self.text], spec.bos)
+            self._tokens = token_bytes(model.tokenizer, tokens.ids[0, first:].tolist())
+            self._rows = model.read(tokens, [site])[site][0, first:].float().to(module.device)
+            self.at_step(trainer, module)
 
     def state_dict(self) -> dict[str, Any]:
         """The drawn latents, for a resumed run."""
@@ -106,20 +82,19 @@ class LatentEvolution(Callback):
         self.latents = self.latents or state_dict["latents"]
 
     @torch.no_grad()
-    def _draw(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        step = trainer.global_step
-        if step == self._last_step or not isinstance(module, SparseAutoencoderModule):
-            return  # a batch that only accumulated its gradient
-        self._last_step = step
-        latents: Tensor = module.encode(self._rows).float().cpu()
+    def at_step(self, trainer: Trainer, module: LightningModule) -> None:
+        """Draw the latents."""
+        if self._rows is None or not isinstance(module, SparseAutoencoderModule):
+            return
+        with evaluating(module):
+            latents = module.encode(self._rows).float().cpu()
         if self.latents is None:
-            self.latents = (
-                latents.amax(dim=0).topk(min(MAX_LATENTS, latents.shape[1])).indices.tolist()
-            )
+            most = min(MAX_LATENTS, latents.shape[1])
+            self.latents = latents.amax(dim=0).topk(most).indices.tolist()
         for latent in self.latents:
-            caption = f"latent {latent} after {step:,} steps"
+            caption = f"latent {latent} after {trainer.global_step:,} steps"
             drawn = Heatmap(latents[:, latent].numpy(), caption, POSITIVE, LATENT_EXPONENT)
             figure = text_heatmap(self._tokens, [drawn])
             figure.set_label("The same text every n steps: how the latent forms.")
             for writer in tensorboard_writers(trainer):
-                add_figure(writer, f"forming/latent_{latent}", figure, step)
+                add_figure(writer, f"forming/latent_{latent}", figure, trainer.global_step)

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.pytorch import Trainer
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -14,25 +14,17 @@ from palinka.analyses.findings import Findings
 from palinka.analyses.latent_statistics import latent_statistics
 from palinka.analyses.result import Result, Table
 from palinka.analyses.stats.latents import TopHeap, nearest_latents
+from palinka.autoencoders.base import positive_integer
 from palinka.data import ActivationDataModule, RowContext
 from palinka.errors import InputError, track
-from palinka.language_models.direct_effect import TokenEffects, token_effects
+from palinka.language_models.direct_effect import token_effects
 from palinka.training.callbacks.tensorboard import write_findings
-from palinka.training.callbacks.variants import EndOfRunCallback
+from palinka.training.callbacks.variants import EndOfRunCallback, evaluating
 from palinka.training.module import SparseAutoencoderModule
 
-
-@dataclass(frozen=True)
-class Texts:
-    """Decoded tokens and contexts.
-
-    Attributes:
-        tokens: By token id.
-        around: Text around a row's token, which is between `⟦` and `⟧`, by row.
-    """
-
-    tokens: dict[int, str]
-    around: dict[int, str]
+BATCH_ROWS = 4096
+# Tokens shown before and after the one at which a latent is active.
+AROUND = 12
 
 
 @dataclass(frozen=True)
@@ -51,7 +43,8 @@ class LatentReport(Result):
         raised, lowered: Tokens whose logits it raises and lowers most by the direct path,
             `(latents, n)`; None without such a path.
         raised_by, lowered_by: Size of these effects, in arbitrary units.
-        text: Decoded tokens and contexts for `tables`.
+        token_text: Decoded tokens, by id.
+        row_text: Text around a row's token, which is between `⟦` and `⟧`, by row.
     """
 
     density: NDArray[np.float64]
@@ -66,7 +59,8 @@ class LatentReport(Result):
     raised_by: NDArray[np.float32] | None
     lowered: NDArray[np.int64] | None
     lowered_by: NDArray[np.float32] | None
-    text: Texts
+    token_text: dict[int, str]
+    row_text: dict[int, str]
 
     headline: ClassVar[tuple[str, ...]] = ("alive",)
 
@@ -77,20 +71,17 @@ class LatentReport(Result):
 
     def tables(self) -> dict[str, Table]:
         """One row for each latent, and one for each of its top activations."""
-        count = len(self.density)
         latents: Table = {
-            "latent": np.arange(count),
+            "latent": np.arange(len(self.density)),
             "density": self.density,
             "activation": self.activation,
             "nearest": [" ".join(map(str, row)) for row in self.nearest.tolist()],
             "nearest_cosine": [" ".join(f"{c:.3f}" for c in row) for row in self.nearest_cosine],
         }
-        for name, tokens in (("raises", self.raised), ("lowers", self.lowered)):
-            if tokens is not None:
-                latents[name] = [
-                    " ".join(repr(self.text.tokens[token]) for token in row)
-                    for row in tokens.tolist()
-                ]
+        for name, ids in (("raises", self.raised), ("lowers", self.lowered)):
+            if ids is not None:
+                rows = ids.tolist()
+                latents[name] = [" ".join(repr(self.token_text[t]) for t in row) for row in rows]
         there = self.top_row >= 0
         latent, rank = np.nonzero(there)
         contexts: Table = {
@@ -99,14 +90,9 @@ class LatentReport(Result):
             "activation": self.top_activation[there],
             "document": self.top_document[there],
             "position": self.top_position[there],
-            "text": [self.text.around[row] for row in self.top_row[there].tolist()],
+            "text": [self.row_text[row] for row in self.top_row[there].tolist()],
         }
         return {"latents": latents, "contexts": contexts}
-
-
-BATCH_ROWS = 4096
-# Tokens shown before and after the one at which a latent is active.
-AROUND = 12
 
 
 class ReportLatents(EndOfRunCallback):
@@ -127,26 +113,19 @@ class ReportLatents(EndOfRunCallback):
         InputError: If a number is below 1.
     """
 
-    what = "report on latents"
-
     def __init__(self, contexts: int = 10, tokens: int = 10, nearest: int = 5) -> None:
-        for name, value in (("contexts", contexts), ("tokens", tokens), ("nearest", nearest)):
-            if value < 1:
-                raise InputError(f"{name} is {value}; expected at least 1")
-        self.contexts = contexts
-        self.tokens = tokens
-        self.nearest = nearest
+        self.contexts = positive_integer("contexts", contexts)
+        self.tokens = positive_integer("tokens", tokens)
+        self.nearest = positive_integer("nearest", nearest)
 
-    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Report on a checkpoint."""
-        self.write_where_possible(trainer, pl_module)
+    on_test_end = EndOfRunCallback.on_fit_end
 
     def write(
-        self, trainer: pl.Trainer, module: SparseAutoencoderModule, data: ActivationDataModule
+        self, trainer: Trainer, module: SparseAutoencoderModule, data: ActivationDataModule
     ) -> None:
         """Write the report to the disk and to the logger."""
-        result = self.report(data, module)
         settings = {**data.source, "rows": data.validation_rows.rows}
+        result = self.report(data, module)
         write_findings(Findings("latents", {"": result}, settings=settings), trainer)
 
     def report(
@@ -162,7 +141,7 @@ class ReportLatents(EndOfRunCallback):
             module: The module; not sharded.
             watch: Called with every batch of latents, `(rows, latents)`, in order of the rows.
         """
-        rows = data.validation_rows
+        rows, model = data.validation_rows, data.loaded_language_model
         heap = TopHeap(module.autoencoder.latent_dim, self.contexts)
 
         def batches() -> Iterator[Tensor]:
@@ -175,34 +154,33 @@ class ReportLatents(EndOfRunCallback):
                 watch(latents.numpy())
                 yield latents
 
-        training = module.training
-        module.eval()
-        try:
+        with evaluating(module):
             statistics = latent_statistics(batches())
-        finally:
-            module.train(training)
         top = heap.result()
+        places = {int(row): rows.context(int(row)) for row in np.unique(top.rows) if row >= 0}
+        none = RowContext(np.zeros(0, np.int32), 0, -1, -1)
+        found = [places.get(int(row), none) for row in top.rows.flat]
         # In raw units: what one unit of a latent adds to the site.
         directions = (module.autoencoder.dictionary / module.output_scaling.scale).detach()
         near = nearest_latents(directions.float().cpu().numpy(), self.nearest)
-        model = data.loaded_language_model
-        effects: TokenEffects | None = None
+        raised = raised_by = lowered = lowered_by = None
         notes: tuple[str, ...] = ()
         try:
-            effects = token_effects(
-                model, data.validation_spec.resolved_sites[-1], directions, self.tokens
-            )
+            site = data.validation_spec.resolved_sites[-1]
+            effects = token_effects(model, site, directions, self.tokens)
+            raised, raised_by, lowered, lowered_by = (effect.numpy() for effect in effects)
         except InputError as error:
             notes = (str(error),)
-        written = [] if effects is None else [effects.raised, effects.lowered]
-        ids = {token for tensor in written for token in tensor.flatten().tolist()}
-        places = {int(row): rows.context(int(row)) for row in np.unique(top.rows) if row >= 0}
+        ids = {int(i) for array in (raised, lowered) if array is not None for i in array.flat}
 
         def decode(ids: list[int]) -> str:
             return str(model.tokenizer.decode(ids))
 
-        empty = RowContext(np.zeros(0, np.int32), 0, -1, -1)
-        found = [places.get(int(row), empty) for row in top.rows.flat]
+        def around(place: RowContext) -> str:
+            at, tokens = place.offset, place.tokens.tolist()
+            before, after = tokens[max(0, at - AROUND) : at], tokens[at + 1 : at + 1 + AROUND]
+            return f"{decode(before)}⟦{decode(tokens[at : at + 1])}⟧{decode(after)}"
+
         return LatentReport(
             density=statistics.density,
             activation=statistics.activation,
@@ -212,22 +190,11 @@ class ReportLatents(EndOfRunCallback):
             top_row=top.rows,
             top_document=np.array([c.document for c in found]).reshape(top.rows.shape),
             top_position=np.array([c.position for c in found]).reshape(top.rows.shape),
-            raised=effects and effects.raised.numpy(),
-            raised_by=effects and effects.raised_by.numpy(),
-            lowered=effects and effects.lowered.numpy(),
-            lowered_by=effects and effects.lowered_by.numpy(),
-            text=Texts(
-                {token: decode([token]) for token in ids},
-                {row: _around(decode, place) for row, place in places.items()},
-            ),
+            raised=raised,
+            raised_by=raised_by,
+            lowered=lowered,
+            lowered_by=lowered_by,
+            token_text={token: decode([token]) for token in ids},
+            row_text={row: around(place) for row, place in places.items()},
             notes=notes,
         )
-
-
-def _around(decode: Callable[[list[int]], str], place: RowContext) -> str:
-    """Decode a row's token, marked, in its context."""
-    before = place.tokens[max(0, place.offset - AROUND) : place.offset]
-    after = place.tokens[place.offset + 1 : place.offset + 1 + AROUND]
-    token = place.tokens[place.offset : place.offset + 1]
-    left, middle, right = (decode(part.tolist()) for part in (before, token, after))
-    return f"{left}⟦{middle}⟧{right}"

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch import Callback, LightningModule, Trainer
 from safetensors.torch import save_file
+from torch import Tensor
 
 from palinka.errors import InputError
 
@@ -20,24 +20,21 @@ class LatentWriter(Callback):
     and latents of the batch.
     """
 
-    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_predict_start(self, trainer: Trainer, *_: Any) -> None:
         """Make the folder; raise early without a logger."""
         if trainer.log_dir is None:
-            raise InputError(
-                "predict writes latents to the log folder, which needs a logger: "
-                "leave trainer.logger out"
-            )
+            raise InputError("predict writes latents to the log folder: leave trainer.logger out")
         self._folder = Path(trainer.log_dir) / "latents"
         self._folder.mkdir(parents=True, exist_ok=True)
 
     def on_predict_batch_end(
         self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: torch.Tensor,
+        trainer: Trainer,
+        module: LightningModule,
+        outputs: Tensor,
         batch: Any,
         batch_idx: int,
-        dataloader_idx: int = 0,
+        *_: Any,
     ) -> None:
         """Write one batch."""
         token, latent = outputs.nonzero(as_tuple=True)

@@ -1,14 +1,25 @@
-"""Final metrics and output paths of a run."""
+"""Final metrics and output paths of a run, or of a sweep's variants side by side."""
 
+import math
 import shlex
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import lightning.pytorch as pl
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
-from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from matplotlib.figure import Figure
 
+from palinka.analyses.figures.sparsity_frontier import sparsity_frontier
+from palinka.analyses.findings import Findings
+from palinka.analyses.result import Result, Table
 from palinka.errors import escape_control_chars, expanded
+from palinka.training.callbacks.checkpoints import metrics_file
+from palinka.training.callbacks.tensorboard import write_findings
+from palinka.training.callbacks.variants import TrainedModel, iter_models, log_folder
+from palinka.training.sweep import SweepModule
 
 # In the order of the table.
 ROWS = {
@@ -33,9 +44,20 @@ ROWS = {
     "loss/total": "training loss, last logged",
     "throughput/tokens_per_second": "tokens per second",
 }
+# Columns of a sweep's table in the terminal; the file has all metrics.
+SHOWN = {
+    "val/fvu": "FVU",
+    "val/l0": "L0",
+    "val/dead": "dead",
+    "val/mse": "MSE",
+    "val/ce_delta": "ΔCE",
+    "val/loss_recovered": "recovered",
+}
+# Settings that move a dictionary along its L0-FVU curve, not onto another.
+ALONG = ("k", "sparsity_weight", "initial_threshold", "seed")
 
 
-def final_report(trainer: pl.Trainer, split: str = "val") -> str:
+def final_report(trainer: Trainer, split: str = "val") -> str:
     """Table of the final metrics, with the output paths.
 
     Args:
@@ -46,19 +68,39 @@ def final_report(trainer: pl.Trainer, split: str = "val") -> str:
         name.replace(split, "val", 1) if name.startswith(split) else name: float(value)
         for name, value in trainer.callback_metrics.items()
     }
-    rows = [
-        (text, f"{metrics[name]:.5g}", _interval(metrics, name.removeprefix("val/")))
-        for name, text in ROWS.items()
-        if name in metrics
-    ]
-    width = max((len(text) for text, _, _ in rows), default=0)
-    lines = ["", *(f"  {text:<{width}}  {value:>10}{bounds}" for text, value, bounds in rows)]
-    if any(bounds for _, _, bounds in rows):
+    width = max((len(text) for name, text in ROWS.items() if name in metrics), default=0)
+    lines, intervals = [""], False
+    for name, text in ROWS.items():
+        if name in metrics:
+            low, high = interval(metrics, name)
+            bounds = "" if low is None or high is None else f"  [{low:.5g}, {high:.5g}]"
+            intervals |= bool(bounds)
+            lines.append(f"  {text:<{width}}  {f'{metrics[name]:.5g}':>10}{bounds}")
+    if intervals:
         lines.append("  in brackets: 95 % intervals over documents")
     return "\n".join([*lines, *log_locations(trainer)])
 
 
-def log_locations(trainer: pl.Trainer) -> list[str]:
+def interval(metrics: Mapping[str, Any], name: str) -> tuple[float | None, float | None]:
+    """Bounds of the interval of a metric such as `val/kl`; None where there is none."""
+    low, high = (metrics.get(f"{name.replace('/', '_interval/')}/{end}") for end in ("low", "high"))
+    return low, high
+
+
+def sweep_report(trainer: Trainer, sweep: SweepModule) -> str:
+    """Table of the final metrics of each variant, with the output paths."""
+    rows = list(iter_models(trainer, sweep))
+    columns = [name for name in SHOWN if any(name in row.metrics for row in rows)]
+    width = max(len("variant"), *(len(row.name) for row in rows))
+    head = [f"  {'variant':<{width}}", *(f"{SHOWN[name]:>10}" for name in columns)]
+    lines = ["", "  ".join(head)]
+    for row in rows:
+        values = [f"{float(row.metrics.get(name, math.nan)):>10.5g}" for name in columns]
+        lines.append("  ".join([f"  {escape_control_chars(row.name):<{width}}", *values]))
+    return "\n".join([*lines, *log_locations(trainer)])
+
+
+def log_locations(trainer: Trainer) -> list[str]:
     """Lines with the log folder and each logger's output; none of a fast_dev_run."""
     if trainer.fast_dev_run or trainer.barebones:  # type: ignore[attr-defined]
         return []
@@ -77,34 +119,78 @@ def log_locations(trainer: pl.Trainer) -> list[str]:
     return list(dict.fromkeys(lines))  # the variants of a sweep log below its folder
 
 
-def metrics_file(logger: CSVLogger) -> Path:
-    """Output file of a CSV logger."""
-    return expanded(logger.log_dir) / ExperimentWriter.NAME_METRICS_FILE
-
-
-def _interval(metrics: Mapping[str, float], name: str) -> str:
-    low, high = (f"val_interval/{name}/{end}" for end in ("low", "high"))
-    return f"  [{metrics[low]:.5g}, {metrics[high]:.5g}]" if low in metrics else ""
-
-
-def log_folder(trainer: pl.Trainer) -> Path:
-    """`trainer.log_dir` without its broadcast, a collective."""
-    run_folder: Path | None = getattr(trainer, "run_folder", None)
-    if run_folder is not None:
-        return run_folder
-    for logger in trainer.loggers:
-        folder = getattr(logger, "log_dir", None) or logger.save_dir
-        if folder is not None:
-            return Path(folder)
-    return Path(trainer.default_root_dir)
-
-
 def shell_path(path: Path) -> str:
     """Path to type in a shell: relative to the working directory if within it, and quoted."""
-    path = path.absolute()
-    here = Path.cwd()
+    path, here = path.absolute(), Path.cwd()
     typed = str(path.relative_to(here) if path.is_relative_to(here) else path)
     if escape_control_chars(typed) == typed:
         return shlex.quote(typed)
     escaped = escape_control_chars(typed.replace("\\", r"\\").replace("'", r"\'"))
     return f"$'{escaped}'"
+
+
+@dataclass(frozen=True)
+class SweepResult(Result):
+    """The final metrics of every variant.
+
+    Attributes:
+        variants: Overrides and metrics of each variant, by name.
+    """
+
+    variants: Mapping[str, Mapping[str, Any]]
+
+    def tables(self) -> dict[str, Table]:
+        """One row for each variant."""
+        rows = self.variants.values()
+        # Overrides first, although not every variant has all of them.
+        names = sorted({name: None for row in rows for name in row}, key=lambda name: "/" in name)
+        columns = {name: [row.get(name, "") for row in rows] for name in names}
+        return {"variants": {"variant": list(self.variants), **columns}}
+
+
+class SweepFindings(Callback):
+    """Write the final metrics of a sweep's variants to `<log_dir>/analyses/sweep/`.
+
+    A table, `variants.csv`, and a figure of FVU against L0, also in TensorBoard.
+    """
+
+    def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Write them, on the process that logs."""
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        variants = list(iter_models(trainer, module))
+        rows = {
+            one.name: {
+                **one.overrides,
+                **{
+                    name: float(value)
+                    for name, value in one.metrics.items()
+                    if name.startswith(("val/", "val_interval/")) or name in ROWS
+                },
+            }
+            for one in variants
+        }
+        figures = _figures(variants)
+        write_findings(Findings("sweep", {"": SweepResult(rows)}, figures=figures), trainer)
+
+
+def _figures(variants: Sequence[TrainedModel]) -> dict[str, Figure]:
+    """FVU against L0; variants that differ in their sparsity alone form a curve."""
+    families: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
+    for one in variants:
+        if {"val/l0", "val/fvu"} <= one.metrics.keys():
+            alike = [other for other in variants if _architecture(other) == _architecture(one)]
+            settings = (
+                f"{name.rpartition('.')[2]}={value}"
+                for name, value in one.overrides.items()
+                if name not in (*ALONG, "autoencoder")
+                and any(other.overrides.get(name) != value for other in alike)
+            )
+            l0, fvu = families[" ".join([_architecture(one), *settings])]
+            l0.append(float(one.metrics["val/l0"]))
+            fvu.append(float(one.metrics["val/fvu"]))
+    return sparsity_frontier(families) if families else {}
+
+
+def _architecture(one: TrainedModel) -> str:
+    return type(one.module.autoencoder).__name__.removesuffix("Autoencoder")

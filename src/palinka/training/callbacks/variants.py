@@ -1,27 +1,33 @@
-"""Callbacks and logging for sweeps."""
+"""The autoencoders of a run, alone or in a sweep, and bases of the callbacks for them."""
 
 from abc import ABC, abstractmethod
-from argparse import Namespace
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 from lightning.fabric.utilities.rank_zero import rank_zero_only
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from palinka.data import ActivationDataModule
 from palinka.errors import InputError
-from palinka.training.callbacks.summary import log_folder
 from palinka.training.checkpoint import VARIANTS
 from palinka.training.module import SparseAutoencoderModule
 from palinka.training.sweep import SweepModule, strip_prefix
+
+
+def log_folder(trainer: Trainer) -> Path:
+    """`trainer.log_dir` without its broadcast, a collective."""
+    run_folder: Path | None = getattr(trainer, "run_folder", None)
+    if run_folder is not None:
+        return run_folder
+    folders = (getattr(logger, "log_dir", None) or logger.save_dir for logger in trainer.loggers)
+    return Path(next(filter(None, folders), None) or trainer.default_root_dir)
 
 
 class VariantLogger(TensorBoardLogger):
@@ -51,15 +57,10 @@ class VariantLogger(TensorBoardLogger):
             super().log_metrics({**own, **epoch}, step)
 
     @rank_zero_only
-    def log_hyperparams(
-        self,
-        params: dict[str, Any] | Namespace,
-        metrics: dict[str, Any] | None = None,
-        step: int | None = None,
-    ) -> None:
+    def log_hyperparams(self, params: Any, metrics: Any = None, step: int | None = None) -> None:
         """Log the variant's own among the sweep's, which Lightning hands to every logger."""
-        named = vars(params) if isinstance(params, Namespace) else params
-        super().log_hyperparams(named.get(VARIANTS, {}).get(self.variant, named), metrics, step)
+        own = params.get(VARIANTS, {}).get(self.variant, params)
+        super().log_hyperparams(own, metrics, step)
         if metrics:  # without prefix, which `log_metrics` ignores
             super().log_metrics(metrics, step)
 
@@ -82,98 +83,108 @@ class TrainedModel:
         module: Its module.
         overrides: Settings by which the variant differs.
         metrics: Last values by name without prefix, such as `val/fvu`.
-        loggers: Loggers that take such names.
-        folder: Log folder.
+        loggers: TensorBoard loggers that take such names.
     """
 
     name: str
     module: SparseAutoencoderModule
     overrides: Mapping[str, Any]
     metrics: Mapping[str, Tensor]
-    loggers: tuple[Logger, ...]
-    folder: Path
-
-    @property
-    def seed(self) -> dict[str, Any]:
-        """The variant's own seed, if any."""
-        return {name: self.overrides[name] for name in ("seed",) if name in self.overrides}
-
-    @property
-    def writers(self) -> Iterator[SummaryWriter]:
-        """Event writers of its TensorBoard loggers; only for the process that logs."""
-        for logger in self.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                yield logger.experiment
+    loggers: Sequence[TensorBoardLogger]
 
 
-def iter_models(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[TrainedModel]:
+def iter_models(trainer: Trainer, module: LightningModule) -> Iterator[TrainedModel]:
     """Iterate over the autoencoders of a run; none if it trains something else."""
-    folder, metrics = log_folder(trainer), trainer.callback_metrics
-    if isinstance(pl_module, SparseAutoencoderModule):
-        yield TrainedModel("", pl_module, {}, metrics, tuple(trainer.loggers), folder)
-    if isinstance(pl_module, SweepModule):
-        for name, module in pl_module.variants.items():
-            loggers = tuple(
-                logger
-                for logger in trainer.loggers
-                if isinstance(logger, VariantLogger) and logger.variant == name
-            )
-            overrides = pl_module.overrides.get(name, {})
-            yield TrainedModel(
-                name, module, overrides, strip_prefix(metrics, f"{name}/"), loggers, folder / name
-            )
+    metrics = trainer.callback_metrics
+    boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+    if isinstance(module, SparseAutoencoderModule):
+        yield TrainedModel("", module, {}, metrics, boards)
+    if isinstance(module, SweepModule):
+        for name, variant in module.variants.items():
+            loggers = [x for x in boards if isinstance(x, VariantLogger) and x.variant == name]
+            overrides, own = module.overrides.get(name, {}), strip_prefix(metrics, f"{name}/")
+            yield TrainedModel(name, variant, overrides, own, loggers)
 
 
-def reject_sweep(callback: pl.Callback, pl_module: pl.LightningModule) -> None:
-    """Raise if the module is a sweep, for a callback of a single autoencoder."""
-    if isinstance(pl_module, SweepModule):
-        raise InputError(
-            f"{type(callback).__name__} takes a single autoencoder: leave it out of a sweep, and"
-            " give palinka validate or analyze the checkpoints of the variants"
-        )
+def single_model(
+    callback: Callback, trainer: Trainer, module: LightningModule
+) -> tuple[SparseAutoencoderModule, ActivationDataModule] | None:
+    """Autoencoder and data of a callback that reads the language model; warn if it cannot."""
+    data = getattr(trainer, "datamodule", None)
+    if (
+        isinstance(module, SparseAutoencoderModule)
+        and module.device_mesh is None
+        and isinstance(data, ActivationDataModule)
+    ):
+        return module, data
+    rank_zero_warn(
+        f"{type(callback).__name__} skipped: it takes an ActivationDataModule, and an autoencoder"
+        " whose latents are on one device; run palinka validate with the checkpoint there"
+    )
+    return None
 
 
-class EndOfRunCallback(Callback, ABC):
-    """Write results at the end of `validate` and of `fit`, on the process that logs.
+@contextmanager
+def evaluating(module: LightningModule) -> Iterator[None]:
+    """Put a module into evaluation mode within the `with`."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
 
-    Attributes:
-        what: Name of the results, for the warning where they cannot be written.
-    """
 
-    what: str
+class SingleModelCallback(Callback):
+    """A callback of a single autoencoder."""
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         """Reject a sweep before it is trained."""
-        reject_sweep(self, pl_module)
+        if isinstance(module, SweepModule):
+            raise InputError(
+                f"{type(self).__name__} takes a single autoencoder: leave it out of a sweep, and"
+                " give palinka validate or analyze the checkpoints of the variants"
+            )
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+
+class EveryNSteps(Callback, ABC):
+    """Call `at_step` every `every_n_steps` optimizer steps of a fit, if that is not None."""
+
+    every_n_steps: int | None
+    step = 0
+
+    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
+        """Count optimizer steps from here."""
+        self.step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
+        """Call `at_step`, except after a batch that only accumulates its gradient."""
+        stepped, self.step = trainer.global_step > self.step, trainer.global_step
+        if stepped and self.every_n_steps and self.step % self.every_n_steps == 0:
+            self.at_step(trainer, module)
+
+    @abstractmethod
+    def at_step(self, trainer: Trainer, module: LightningModule) -> None:
+        """Act."""
+
+
+class EndOfRunCallback(SingleModelCallback, ABC):
+    """Write results at the end of `validate` and of `fit`, on the process that logs."""
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Write results of a checkpoint."""
         if trainer.state.fn == TrainerFn.VALIDATING:
-            self.write_where_possible(trainer, pl_module)
+            self.on_fit_end(trainer, module)
 
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write results of a fit."""
-        self.write_where_possible(trainer, pl_module)
-
-    def write_where_possible(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Write, or warn where latents are sharded or the data module is another."""
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write results, or warn where latents are sharded or the data module is another."""
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        data = getattr(trainer, "datamodule", None)
-        if (
-            not isinstance(module, SparseAutoencoderModule)
-            or module.device_mesh is not None
-            or not isinstance(data, ActivationDataModule)
-        ):
-            rank_zero_warn(
-                f"no {self.what}: it takes an autoencoder on one device, and the rows of an"
-                " ActivationDataModule"
-            )
-            return
-        self.write(trainer, module, data)
+        if found := single_model(self, trainer, pl_module):
+            self.write(trainer, *found)
 
     @abstractmethod
     def write(
-        self, trainer: pl.Trainer, module: SparseAutoencoderModule, data: ActivationDataModule
+        self, trainer: Trainer, module: SparseAutoencoderModule, data: ActivationDataModule
     ) -> None:
         """Write results."""

@@ -202,7 +202,7 @@ def test_a_missing_file(folder: Path, name: str) -> None:
         ("[1]", "JSON object, got list"),
         ("{}", "has no 'class'"),
         ('{"class": 3}', "has no 'class'"),
-        ('{"class": "KSparseAutoencoder"}', "lacks 'input_dim'"),
+        ('{"class": "KSparseAutoencoder"}', "missing 1 required positional argument: 'input_dim'"),
     ],
 )
 def test_a_damaged_config(folder: Path, text: str, expected: str) -> None:

@@ -175,11 +175,7 @@ def test_what_is_not_there(hub: Hub, k_sparse: Autoencoder, folder: Path) -> Non
 
 
 def test_without_a_network(
-    hub: Hub,
-    k_sparse: Autoencoder,
-    folder: Path,
-    x: Tensor,
-    monkeypatch: pytest.MonkeyPatch,
+    hub: Hub, k_sparse: Autoencoder, folder: Path, x: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(k_sparse, Provenance(), "palinka", folder)
     (folder / "optimizer.bin").write_bytes(b"never downloaded")
@@ -233,12 +229,8 @@ def test_the_files_tell(files: list[str], library: str) -> None:
         ([], "DIR holds no files"),
         (["a.txt", "b.bin"], "DIR holds a.txt, b.bin: expected"),
         (["1.pt", "2.pt"], "DIR holds 1.pt, 2.pt"),
-        (
-            ["cfg.json"],
-            "DIR holds cfg.json: expected config.json + model.safetensors (palinka)",
-        ),
+        (["cfg.json"], "DIR holds cfg.json: expected config.json + model.safetensors (palinka)"),
         (["ae.pt"], "config.json + ae.pt (dictionary_learning)"),
-        (["cfg.json", "sae.safetensors", "sae_weights.safetensors"], "of SAELens and sparsify"),
         (
             ["config.json", "h.1/cfg.json", "h.1/sae.safetensors", "h.2/cfg.json"],
             "holds autoencoders in h.1: give one of them, such as DIR/h.1",

@@ -1,9 +1,9 @@
 import pytest
 import yaml
 
-from palinka.autoencoders.provenance import Provenance, model_card
+from palinka.autoencoders import JumpReLUAutoencoder, KSparseAutoencoder
+from palinka.autoencoders.files import Provenance, model_card
 
-CONFIG = {"input_dim": 6, "latent_dim": 10, "k": 3}
 HOSTILE = "x`|<script>alert(1)</script>\n# A heading\n```\n---\n[link](javascript:x)\x1b[31m![i](http://x)"
 
 
@@ -22,7 +22,7 @@ def test_it_says_what_is_known() -> None:
         },
         license="cc-by-4.0",
     )
-    card = model_card("KSparseAutoencoder", CONFIG, provenance, "saelens")
+    card = model_card(KSparseAutoencoder(6), provenance, "SAELens")
     for expected in (
         "`openai-community/gpt2@607a30d`",
         "`blocks.6.mlp.pre`",
@@ -40,7 +40,7 @@ def test_it_says_what_is_known() -> None:
 
 
 def test_little_is_said_where_little_is_known() -> None:
-    card = model_card("JumpReLUAutoencoder", CONFIG, Provenance())
+    card = model_card(JumpReLUAutoencoder(6), Provenance())
     assert "None" not in card
     assert "held-out" not in card
     assert 'palinka.Autoencoder.from_pretrained("DIR")' in card
@@ -53,7 +53,7 @@ def test_little_is_said_where_little_is_known() -> None:
 def test_nothing_that_others_wrote_is_markup(field: str) -> None:
     provenance = Provenance(**{field: HOSTILE}, metrics={HOSTILE: 1.0})
     for inner in (".", HOSTILE, '"; import os'):
-        card = model_card("KSparseAutoencoder", CONFIG, provenance, "sparsify", inner)
+        card = model_card(KSparseAutoencoder(6), provenance, "sparsify", inner)
         plain = [line for line in card.splitlines() if line.startswith(("#", "```", "---"))]
         assert len(plain) == 2 + 3 + 4  # front matter, headings, two blocks of code
         for line in card.splitlines():

@@ -18,10 +18,7 @@ def test_latents_and_reconstruction_are_the_papers(
     for i, row in enumerate(x):
         f = torch.zeros(latent_dim, dtype=torch.float64)
         for j in range(latent_dim):
-            f[j] = max(
-                0.0,
-                sae.encoder.weight[j] @ (row - sae.decoder_bias) + sae.encoder.bias[j],
-            )
+            f[j] = max(0.0, sae.encoder.weight[j] @ (row - sae.decoder_bias) + sae.encoder.bias[j])
         torch.testing.assert_close(sae.encode(x)[i], f)
         by_hand = sae.decoder_bias + sum(f[j] * sae.decoder_weight[j] for j in range(latent_dim))
         torch.testing.assert_close(sae(x).reconstruction[i], by_hand)

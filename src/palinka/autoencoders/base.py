@@ -3,39 +3,53 @@
 import inspect
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from palinka.autoencoders.files import find_folder, read_json, read_safetensors, write_files
-from palinka.autoencoders.kernels.dispatch import FullPrecisionState
+from palinka.autoencoders import files
 from palinka.autoencoders.kernels.topk import Latents
-from palinka.autoencoders.provenance import CARD, Provenance, model_card
-from palinka.errors import InputError, did_you_mean, escape_control_chars, first_line, type_mismatch
+from palinka.errors import InputError, did_you_mean, first_line, type_mismatch
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
-OWN_FILES = {"palinka": (CONFIG, WEIGHTS)}
+CONFIG, WEIGHTS = OWN_FILES = ("config.json", "model.safetensors")
 
 
 class AutoencoderOutput(NamedTuple):
-    """Reconstruction and latents of one pass."""
+    """Reconstruction `(…, output_dim)` and latents `(…, latent_dim)` of one pass."""
 
     reconstruction: Tensor
-    """`(…, output_dim)`."""
     latents: Tensor
-    """`(…, latent_dim)`."""
 
 
 class SparseOutput(NamedTuple):
-    """Reconstruction and latents of one pass, the latents sparse where that costs less."""
+    """Reconstruction `(rows, output_dim)` and latents, sparse where that costs less."""
 
     reconstruction: Tensor
-    """`(rows, output_dim)`."""
     latents: Latents
-    """`(rows, latent_dim)`, or the few that are not zero."""
+
+
+class FullPrecisionState(nn.Module):
+    """Module whose buffers and metric states are never narrowed; its parameters are.
+
+    `to(torch.bfloat16)`, which Lightning's `bf16-true` calls, would otherwise leave a sum of
+    thousands, a running mean or a count with three digits. Moves to other devices and to wider
+    dtypes apply to all.
+    """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Any:
+        trained = {id(t) for p in self.parameters() for t in (p, p.grad)}
+
+        def moved(tensor: Tensor) -> Tensor:
+            new = fn(tensor)
+            dtype = torch.promote_types(tensor.dtype, new.dtype)
+            whole = id(tensor) in trained or new.dtype == dtype
+            return new if whole else tensor.to(new.device, dtype)
+
+        return super()._apply(moved, *args, **kwargs)  # type: ignore[no-untyped-call]
 
 
 class Autoencoder(FullPrecisionState, ABC):
@@ -54,8 +68,9 @@ class Autoencoder(FullPrecisionState, ABC):
         output_dim: Width of a transcoder's output; None for an autoencoder.
 
     Attributes:
-        output_dim: Width of the output.
         is_transcoder: Whether the output is another site than the input.
+        unit_norm: True if training keeps every row of `dictionary` at norm 1.
+        is_initialized: True once the weights come from data or a file.
 
     Raises:
         InputError: If a dimension is not a positive integer.
@@ -66,9 +81,7 @@ class Autoencoder(FullPrecisionState, ABC):
     """
 
     unit_norm: bool = False
-    """True if training keeps every row of `dictionary` at norm 1."""
     is_initialized: bool = False
-    """True once the weights come from data or a file."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Complete the signature of a constructor that passes `**settings` on to its parent's."""
@@ -84,13 +97,12 @@ class Autoencoder(FullPrecisionState, ABC):
         self, input_dim: int, latent_dim: int | None = None, output_dim: int | None = None
     ) -> None:
         super().__init__()
-        self.input_dim = positive_integer("input_dim", input_dim)
-        self.latent_dim = positive_integer(
-            "latent_dim", 2 * input_dim if latent_dim is None else latent_dim
-        )
+        latent_dim = 2 * input_dim if latent_dim is None else latent_dim
         self.is_transcoder = output_dim is not None
-        self.output_dim = (
-            self.input_dim if output_dim is None else positive_integer("output_dim", output_dim)
+        self.input_dim = positive_integer("input_dim", input_dim)
+        self.latent_dim = positive_integer("latent_dim", latent_dim)
+        self.output_dim = positive_integer(
+            "output_dim", input_dim if output_dim is None else output_dim
         )
         self.register_load_state_dict_post_hook(_mark_initialized)  # type: ignore[no-untyped-call]
 
@@ -108,10 +120,7 @@ class Autoencoder(FullPrecisionState, ABC):
         """Latents `(…, latent_dim)` to activations `(…, output_dim)`."""
 
     def decode_for(self, latents: Tensor, x: Tensor) -> Tensor:
-        """Latents `(…, latent_dim)` of `x`, `(…, input_dim)`, to `(…, output_dim)`.
-
-        The same as `decode`, except where an architecture needs more of `x` than its latents.
-        """
+        """`decode` latents of `x`, where an architecture needs more of `x` than its latents."""
         return self.decode(latents)
 
     def forward(self, x: Tensor) -> AutoencoderOutput:
@@ -134,9 +143,10 @@ class Autoencoder(FullPrecisionState, ABC):
         """
 
     def config(self) -> dict[str, Any]:
-        """Constructor arguments as JSON values."""
-        sizes = {"input_dim": self.input_dim, "latent_dim": self.latent_dim}
-        return {**sizes, "output_dim": self.output_dim} if self.is_transcoder else sizes
+        """Constructor arguments as JSON values, from the attributes of the same names."""
+        names = inspect.signature(type(self)).parameters
+        skipped = set() if self.is_transcoder else {"output_dim"}
+        return {name: getattr(self, name) for name in names if name not in skipped}
 
     def extra_repr(self) -> str:
         """Configuration, for the printed module."""
@@ -172,7 +182,7 @@ class Autoencoder(FullPrecisionState, ABC):
                 together, or the class is unknown.
         """
         try:
-            folder, _, _ = find_folder(where, revision, OWN_FILES)
+            folder, _, _ = files.find_folder(where, revision, {"palinka": OWN_FILES})
         except InputError as error:
             hint = "files of other libraries are loaded by palinka.autoencoders.formats.load"
             raise InputError(f"{error}; {hint}") from error
@@ -199,8 +209,8 @@ class Autoencoder(FullPrecisionState, ABC):
         api = HfApi(token=token)
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
-            card = model_card(type(self).__name__, self.config(), Provenance())
-            Path(folder, CARD).write_text(card, encoding="utf-8")
+            card = files.model_card(self, files.Provenance())
+            Path(folder, files.CARD).write_text(card, encoding="utf-8")
             try:
                 api.create_repo(repo_id, private=private, exist_ok=True)
                 return str(api.upload_folder(repo_id=repo_id, folder_path=folder).commit_url)
@@ -255,19 +265,11 @@ def build(name: str, arguments: Mapping[str, Any], base: type[T]) -> T:
             hint = did_you_mean(argument, parameters)
             raise InputError(f"{short} has no argument {argument!r}{hint}")
         if expected := type_mismatch(value, parameters[argument].annotation):
-            given = escape_control_chars(repr(value)[:80])
-            raise InputError(f"{short}: {argument} must be {expected}, got {given}")
-    for required, parameter in parameters.items():
-        if parameter.default is parameter.empty and required not in arguments:
-            raise InputError(f"the description of a {short} lacks {required!r}: add it")
+            raise InputError(f"{short}: {argument} must be {expected}, got {repr(value)[:80]}")
     try:
         return known[short](**arguments)
-    except InputError:
-        raise
     except (TypeError, ValueError, RuntimeError, OverflowError, MemoryError) as error:
-        raise InputError(
-            f"cannot make a {short} of these arguments: {first_line(error)}"
-        ) from error
+        raise InputError(f"cannot make a {short}: {first_line(error)}") from error
 
 
 def _family(kind: type[T]) -> Iterator[type[T]]:
@@ -287,7 +289,7 @@ def save(
     config = {"class": type(autoencoder).__name__, **autoencoder.config()}
     if provenance is not None:
         config["source"] = dict(provenance)
-    write_files(folder, {WEIGHTS: autoencoder.state_dict(), CONFIG: config})
+    files.write_files(folder, {WEIGHTS: autoencoder.state_dict(), CONFIG: config})
 
 
 def load(folder: Path, base: type[T]) -> T:
@@ -298,16 +300,15 @@ def load(folder: Path, base: type[T]) -> T:
             is not a `base`.
     """
     path = folder / CONFIG
-    config = read_json(path)
+    config = files.read_json(path)
     config.pop("source", None)
-    name = config.pop("class", None)
-    if not isinstance(name, str):
+    if not isinstance(name := config.pop("class", None), str):
         raise InputError(f"{path} has no 'class': add one, such as 'KSparseAutoencoder'")
     try:
         autoencoder = build(name, config, base)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    weights = read_safetensors(folder / WEIGHTS)
+    weights = files.read_safetensors(folder / WEIGHTS)
     check_weights(autoencoder.state_dict(), weights, str(folder / WEIGHTS))
     autoencoder.load_state_dict(weights)
     return autoencoder.eval()

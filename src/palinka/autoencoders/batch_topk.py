@@ -6,16 +6,14 @@ import torch
 from torch import Tensor
 from torch.nn import Buffer
 
-from palinka.autoencoders.base import validate_k
 from palinka.autoencoders.kernels import batch_threshold
-from palinka.autoencoders.topk import geometric_median
-from palinka.autoencoders.untied import UntiedAutoencoder
+from palinka.autoencoders.topk import TopKAutoencoder
 
 # Share by which the running threshold moves towards that of a batch, as in the paper's code.
 RATE = 0.01
 
 
-class BatchTopKAutoencoder(UntiedAutoencoder):
+class BatchTopKAutoencoder(TopKAutoencoder):
     """Keep the `k · rows` largest of `ReLU(W_enc (x - b_dec) + b_enc)` over a batch of rows.
 
     A row may keep more than k, and another fewer. `encode` does so in `train()` mode, ties with
@@ -34,30 +32,16 @@ class BatchTopKAutoencoder(UntiedAutoencoder):
     """
 
     def __init__(
-        self,
-        input_dim: int,
-        latent_dim: int | None = None,
-        k: int | None = None,
-        **settings: Any,
+        self, input_dim: int, latent_dim: int | None = None, k: int | None = None, **settings: Any
     ) -> None:
-        super().__init__(input_dim, latent_dim, **settings)
-        self.k = validate_k(k, self.input_dim, self.latent_dim)
+        super().__init__(input_dim, latent_dim, k, **settings)
         self.threshold = Buffer(torch.zeros(()))
-
-    @torch.no_grad()
-    def initialize(self, x: Tensor) -> None:
-        """Set the decoder's bias to the geometric median of rows `(rows, output_dim)`."""
-        self.decoder_bias.copy_(geometric_median(x))
 
     @torch.no_grad()
     def move_threshold(self, smallest: Tensor) -> None:
         """Move `threshold` towards the smallest value that a training batch keeps, a scalar."""
         moved = self.threshold.lerp(smallest.to(self.threshold.dtype), RATE)
         self.threshold.copy_(torch.where(self.threshold == 0, smallest, moved))
-
-    def candidates(self, x: Tensor) -> Tensor:
-        """Activations `(…, input_dim)` to `(…, latent_dim)`, before latents are selected."""
-        return self.encoder_output(x).relu()
 
     def encode(self, x: Tensor) -> Tensor:
         """Activations `(…, input_dim)` to latents `(…, latent_dim)`, none of them negative."""
@@ -68,7 +52,3 @@ class BatchTopKAutoencoder(UntiedAutoencoder):
         if not values.numel():
             return values
         return values.masked_fill(values.detach() < batch_threshold(values, self.k), 0.0)
-
-    def config(self) -> dict[str, Any]:
-        """Constructor arguments as JSON values."""
-        return {**super().config(), "k": self.k}

@@ -8,26 +8,23 @@ from torch import Tensor
 
 # Renamed in torch 2.13.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+Group = dist.ProcessGroup | None
 
 
-def world() -> dist.ProcessGroup | None:
+def world() -> Group:
     """All processes of this run; None if there is only one."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return None
     return dist.group.WORLD
 
 
-def world_size(group: dist.ProcessGroup | None) -> int:
+def world_size(group: Group) -> int:
     """Number of processes in a group."""
     return 1 if group is None else dist.get_world_size(group)
 
 
-def gather_rows(rows: Tensor, group: dist.ProcessGroup | None) -> tuple[Tensor, int]:
-    """Gather the rows of all processes, in the order of ranks.
-
-    Args:
-        rows: `(rows, width)`, of the same shape on every process.
-        group: The processes that share the batch.
+def gather_rows(rows: Tensor, group: Group) -> tuple[Tensor, int]:
+    """Gather rows `(rows, width)`, as many on every process, in the order of ranks.
 
     Returns:
         `(processes * rows, width)` without a graph, and the index of the first own row.
@@ -39,12 +36,8 @@ def gather_rows(rows: Tensor, group: dist.ProcessGroup | None) -> tuple[Tensor, 
     return gathered, dist.get_rank(group) * len(rows)
 
 
-def gather_unequal_rows(rows: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    """Gather rows `(rows, width)`, of which each process may have another number.
-
-    Returns:
-        `(all rows, width)`, without a graph.
-    """
+def gather_unequal_rows(rows: Tensor, group: Group) -> Tensor:
+    """Gather rows `(rows, width)`, another number on each process, without a graph."""
     if group is None:
         return rows
     counts, _ = gather_rows(torch.tensor([[len(rows)]], device=rows.device), group)
@@ -56,12 +49,8 @@ def gather_unequal_rows(rows: Tensor, group: dist.ProcessGroup | None) -> Tensor
     return gathered[valid.flatten()]
 
 
-def gather_columns(columns: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    """Gather columns `(…, width)`, of the same shape on every process, side by side.
-
-    Returns:
-        `(…, processes * width)`, without a graph.
-    """
+def gather_columns(columns: Tensor, group: Group) -> Tensor:
+    """Gather columns `(…, width)`, as many on every process, without a graph."""
     if group is None:
         return columns
     parts = columns.new_empty(world_size(group) * columns.numel())
@@ -69,35 +58,34 @@ def gather_columns(columns: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     return parts.view(world_size(group), *columns.shape).movedim(0, -2).flatten(-2)
 
 
-def all_reduce(
-    tensor: Tensor, group: dist.ProcessGroup | None, op: Any = dist.ReduceOp.SUM
-) -> Tensor:
+def all_reduce(tensor: Tensor, group: Group, op: Any = dist.ReduceOp.SUM) -> Tensor:
     """All-reduce a tensor, by default to its sum, in place."""
     if group is not None:
         dist.all_reduce(tensor, op=op, group=group)
     return tensor
 
 
-def broadcast(tensor: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+def broadcast(tensor: Tensor, group: Group) -> Tensor:
     """Broadcast a tensor from the first process, in place."""
     if group is not None:
         dist.broadcast(tensor, group=group, group_src=0)
     return tensor
 
 
-def copy_to_tensor_parallel(tensor: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+def copy_to_tensor_parallel(tensor: Tensor, group: Group) -> Tensor:
     """Identity with an all-reduced gradient, for what each process uses for its own latents.
 
     Source:
         Shoeybi et al. (2019), Megatron-LM, arXiv 1909.08053, figure 3: the operator *f*.
     """
-    if group is None:
+    if group is None or not (torch.is_grad_enabled() and tensor.requires_grad):
         return tensor
-    copy: Tensor = _CopyToTensorParallel.apply(tensor, group)  # type: ignore[no-untyped-call]
+    copy = tensor.view_as(tensor)
+    copy.register_hook(lambda of_copy: all_reduce(_copy(of_copy), group))  # type: ignore[no-untyped-call]
     return copy
 
 
-def reduce_from_tensor_parallel(part: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+def reduce_from_tensor_parallel(part: Tensor, group: Group) -> Tensor:
     """Sum of the parts of all processes; the gradient of a part is that of the sum.
 
     Source:
@@ -109,34 +97,30 @@ def reduce_from_tensor_parallel(part: Tensor, group: dist.ProcessGroup | None) -
     return total
 
 
-class _CopyToTensorParallel(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor, group: dist.ProcessGroup) -> Tensor:
-        ctx.group = group
-        return tensor.view_as(tensor)
-
-    @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
-        return all_reduce(grad_output.clone(memory_format=torch.contiguous_format), ctx.group), None
-
-
 class _ReduceFromTensorParallel(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, part: Tensor, group: dist.ProcessGroup) -> Tensor:
-        return all_reduce(part.clone(memory_format=torch.contiguous_format), group)
+        return all_reduce(_copy(part), group)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
         return grad_output, None
 
 
-class Sharding(NamedTuple):
-    """Process groups over which rows and latents are divided; None if they are not."""
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.clone(memory_format=torch.contiguous_format)
 
-    rows: dist.ProcessGroup | None = None
-    """Processes with the other rows of the batch, for the same latents."""
-    latents: dist.ProcessGroup | None = None
-    """Processes with the other latents, for the same rows."""
+
+class Sharding(NamedTuple):
+    """Process groups over which rows and latents are divided; None if they are not.
+
+    Attributes:
+        rows: Processes with the other rows of the batch, for the same latents.
+        latents: Processes with the other latents, for the same rows.
+    """
+
+    rows: Group = None
+    latents: Group = None
 
     def own(self, latent_dim: int) -> slice:
         """Slice of all latents that this process holds."""

@@ -1,4 +1,4 @@
-"""Files of autoencoders: JSON, safetensors, and folders on disk and on the hub."""
+"""Files of autoencoders: provenance and model card, and folders on disk and on the hub."""
 
 import fnmatch
 import glob
@@ -6,23 +6,180 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from palinka.errors import InputError, atomic_write, first_line
+from palinka.errors import (
+    InputError,
+    atomic_write,
+    escape_control_chars,
+    first_line,
+    one_line,
+    type_mismatch,
+)
 
 Libraries = Mapping[str, tuple[str, ...]]
 """File names, or patterns, that an autoencoder of each library consists of."""
 
+CARD = "README.md"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(/[^/]+)*")
 # Enough for a slow connection; the hub's client would retry for half a minute.
 _HUB_SECONDS = 10.0
 _MAX_LISTED = 10
+_MAX_CELL = 200
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Origin of an autoencoder; every field may be unknown.
+
+    Attributes:
+        site: The site, by palinka's name for it.
+        language_model: Identity of the model's weights, the same on every machine.
+        language_model_name: The model's name.
+        hook: The site, by the name of another library.
+        module: The module of the Hugging Face model whose output is the site.
+        corpus: The training text, in a few words.
+        context_length: Tokens per context.
+        bos: Whether every context began with a special token.
+        tokens: Number of training tokens.
+        metrics: Measured on held-out text, by name.
+        license: An identifier of the hub, such as `mit`.
+    """
+
+    site: str | None = None
+    language_model: str | None = None
+    language_model_name: str | None = None
+    hook: str | None = None
+    module: str | None = None
+    corpus: str | None = None
+    context_length: int | None = None
+    bos: bool | None = None
+    tokens: int | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    license: str = "unknown"
+
+    def to_dict(self) -> dict[str, str | int | bool]:
+        """The known facts about model, site and text, as JSON values."""
+        facts = {name: getattr(self, name) for name in sorted(_SAVED)}
+        return {name: value for name, value in facts.items() if value is not None}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Provenance":
+        """Read what `to_dict` gave, without what is empty or of another type."""
+        hints = get_type_hints(cls)
+        known = {name: values[name] for name in _SAVED & values.keys() if values[name] != ""}
+        return cls(**{n: v for n, v in known.items() if type_mismatch(v, hints[n]) is None})
+
+
+_SAVED = Provenance.__dataclass_fields__.keys() - {"tokens", "metrics", "license"}
+
+_CARD = """\
+---
+license: {license}
+library_name: {library}
+tags: [sparse-autoencoder, interpretability, palinka]
+---
+
+# A sparse autoencoder
+
+It decomposes activations of a language model into latents, few of them active at a time.
+Centering and scaling are part of the weights: it takes raw activations.
+
+| | |
+|---|---|
+{facts}
+
+{metrics}## Load it
+
+```python
+{code}
+latents = sae.encode(activations)  # (…, latents)
+```
+{note}"""
+_METRICS = """\
+## Measured on held-out text
+
+Errors are of activations as training saw them, centered and scaled where it did that.
+
+| metric | value | 95 % interval over documents |
+|---|---|---|
+{rows}
+
+"""
+_LOAD = {
+    "palinka": 'import palinka\n\nsae = palinka.Autoencoder.from_pretrained("{folder}")',
+    "SAELens": 'from sae_lens import SAE\n\nsae = SAE.load_from_disk("{folder}")',
+    "sparsify": 'from sparsify import SparseCoder\n\nsae = SparseCoder.load_from_disk("{folder}")',
+}
+_LOAD_ANY = 'from palinka.autoencoders import formats\n\nsae, provenance = formats.load("{folder}")'
+
+
+def model_card(
+    autoencoder: Any,
+    provenance: Provenance,
+    library: str = "palinka",
+    inner: str = ".",
+    note: str = "",
+) -> str:
+    """Model card in Markdown, in which text from other files is never markup.
+
+    Args:
+        autoencoder: The autoencoder.
+        provenance: Its provenance.
+        library: `palinka`, `SAELens` or `sparsify`, whose format the folder has.
+        inner: The folder within that the library loads.
+        note: Markdown for its end.
+    """
+    facts = {
+        "architecture": type(autoencoder).__name__,
+        "activations' width": autoencoder.input_dim,
+        "latents": autoencoder.latent_dim,
+        "latents per token (k)": getattr(autoencoder, "k", None),
+        "language model": provenance.language_model_name,
+        "weights of the model": provenance.language_model,
+        "site": provenance.site or provenance.hook,
+        "corpus": provenance.corpus,
+        "context length": provenance.context_length,
+        "begins each context with a special token": provenance.bos,
+        "tokens trained on": None if provenance.tokens is None else f"{provenance.tokens:,}",
+        "license": provenance.license,
+    }
+    folder = "DIR" if inner == "." else "DIR/" + re.sub(r"[^\w.\-]", "_", inner)
+    code = _LOAD[library].format(folder=folder)
+    if library != "palinka":
+        note = f"\nWith {library}:\n\n```python\n{code}\n```\n{note}"
+        code = _LOAD_ANY.format(folder=folder)
+    rows = []
+    for name, value in provenance.metrics.items():
+        split, _, metric = name.partition("/")
+        if not split.endswith("_interval"):
+            ends = (f"{split}_interval/{metric}/{end}" for end in ("low", "high"))
+            bounds = [f"{provenance.metrics[end]:.5g}" for end in ends if end in provenance.metrics]
+            rows.append(f"| {_cell(name)} | {value:.5g} | {' to '.join(bounds)} |")
+    return _CARD.format(
+        license=json.dumps(provenance.license),
+        library=json.dumps(library),
+        facts="\n".join(f"| {k} | {_cell(v)} |" for k, v in facts.items() if v is not None),
+        metrics=_METRICS.format(rows="\n".join(rows)) if rows else "",
+        code=code,
+        note=note,
+    )
+
+
+def _cell(value: Any) -> str:
+    """A value as code within a table cell, with control characters and markup escaped."""
+    if not isinstance(value, str):
+        return f"`{json.dumps(value)}`"
+    text = escape_control_chars(value)
+    text = text if len(text) <= _MAX_CELL else text[:_MAX_CELL] + "…"
+    return "`{}`".format(text.replace("`", "\\x60").replace("|", "\\x7c"))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -70,57 +227,42 @@ def write_files(folder: Path, contents: Mapping[str, Any]) -> None:
 
 
 def identify(names: Iterable[str], where: str, libraries: Libraries) -> tuple[str, list[str]]:
-    """Identify the library that saved a folder, by its file names.
+    """Identify the library that saved a folder, by the paths of its files.
 
     Args:
-        names: Paths of the files relative to the folder, with `/` between their parts.
+        names: Paths relative to the folder, with `/` between their parts.
         where: The folder, for messages.
-        libraries: The libraries to look for.
+        libraries: The libraries to look for; the first that fits.
 
     Returns:
         The library, and the files of the autoencoder.
 
     Raises:
-        InputError: If there is none, or several; names those in folders within.
+        InputError: If there is none; names those in folders within.
     """
     folders: dict[str, list[str]] = defaultdict(list)
     for name in sorted(names):
         folder, _, file = name.rpartition("/")
         folders[folder].append(file)
-    complete = {
-        folder: {
-            library: matched
-            for library, files in libraries.items()
-            if len(matched := _matching(here, files, libraries)) == len(files)
-        }
-        for folder, here in folders.items()
-    }
-    found = complete.pop("", {})
-    if len(found) == 1:
-        return next(iter(found.items()))
-    if found:
-        raise InputError(f"{where} holds files of {' and '.join(found)}: keep those of one")
-    if inside := [folder for folder, found in complete.items() if found]:
-        more = f" and {len(inside) - _MAX_LISTED} more" if len(inside) > _MAX_LISTED else ""
+    named = {name for patterns in libraries.values() for name in patterns}
+    found: dict[str, tuple[str, list[str]]] = {}
+    for folder, here in folders.items():
+        for library, patterns in libraries.items():
+            pairs = [(pattern, n) for pattern in patterns for n in fnmatch.filter(here, pattern)]
+            # A wildcard leaves out the names of all libraries.
+            matching = [n for pattern, n in pairs if n == pattern or n not in named]
+            if len(matching) == len(patterns):
+                found.setdefault(folder, (library, matching))
+    if "" in found:
+        return found[""]
+    if inside := list(found)[:_MAX_LISTED]:
         raise InputError(
-            f"{where} holds autoencoders in {', '.join(inside[:_MAX_LISTED])}{more}:"
-            f" give one of them, such as {where}/{inside[0]}"
+            f"{where} holds autoencoders in {', '.join(inside)}: give one of them, such as"
+            f" {where}/{inside[0]}"
         )
     expected = "; ".join(f"{' + '.join(files)} ({name})" for name, files in libraries.items())
-    raise InputError(
-        f"{where} holds {', '.join(folders[''][:_MAX_LISTED]) or 'no files'}: expected {expected}"
-    )
-
-
-def _matching(names: list[str], patterns: Iterable[str], libraries: Libraries) -> list[str]:
-    """Names that match patterns; a wildcard leaves out the names of all libraries."""
-    named = {file for files in libraries.values() for file in files}
-    return [
-        name
-        for pattern in patterns
-        for name in fnmatch.filter(names, pattern)
-        if name == pattern or name not in named
-    ]
+    held = ", ".join(folders[""][:_MAX_LISTED]) or "no files"
+    raise InputError(f"{where} holds {held}: expected {expected}")
 
 
 def find_folder(
@@ -168,17 +310,15 @@ def _download(where: str, revision: str | None, libraries: Libraries) -> Path:
         inside = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
         files = set(identify(inside, where, libraries)[1])
     try:
+        patterns = [glob.escape(prefix) + file for file in files]
+        offline = reason is not None
         root = snapshot_download(
-            repo,
-            revision=revision,
-            allow_patterns=[glob.escape(prefix) + file for file in files],
-            local_files_only=reason is not None,
+            repo, revision=revision, allow_patterns=patterns, local_files_only=offline
         )
     except Exception as error:  # as above
-        line = " ".join(str(reason or error).split())
         raise InputError(
             f"no folder {where}, and {repo}{f' at {revision}' if revision else ''} could not be"
-            f" loaded from the Hugging Face hub ({line}): check the name, log in for a private"
-            " repository, or go online"
+            f" loaded from the Hugging Face hub ({one_line(reason or error)}): check the name, log"
+            " in for a private repository, or go online"
         ) from error
     return Path(root, *inner)

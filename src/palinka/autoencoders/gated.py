@@ -1,24 +1,11 @@
 """The gated autoencoder: a gate and a magnitude per latent, along shared directions."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from palinka.autoencoders.untied import UntiedAutoencoder
-
-
-class GatedPreActivations(NamedTuple):
-    """Outputs of the encoder's two paths, before their nonlinearities."""
-
-    gate: Tensor
-    """`(…, latent_dim)`; a latent is active where this is positive."""
-    magnitude: Tensor
-    """`(…, latent_dim)`; the value of an active latent, if positive."""
-
-    def latents(self) -> Tensor:
-        """The latents `(…, latent_dim)`; no gradient passes to the gate."""
-        return self.magnitude.relu() * (self.gate > 0)
+from palinka.autoencoders.linear import UntiedAutoencoder
 
 
 class GatedAutoencoder(UntiedAutoencoder):
@@ -40,14 +27,13 @@ class GatedAutoencoder(UntiedAutoencoder):
         self.magnitude_bias = nn.Parameter(torch.zeros(self.latent_dim))
         self.log_magnitude = nn.Parameter(torch.zeros(self.latent_dim))
 
-    def pre_activations(self, x: Tensor) -> GatedPreActivations:
-        """Gate and magnitude of activations `(…, input_dim)`."""
+    def gate_and_latents(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Gate and latents `(…, latent_dim)` of `(…, input_dim)`; no gradient passes between."""
         shared = self.encoder_output(x)
-        return GatedPreActivations(
-            gate=shared + self.gate_bias,
-            magnitude=shared * self.log_magnitude.exp() + self.magnitude_bias,
-        )
+        gate = shared + self.gate_bias
+        magnitude = shared * self.log_magnitude.exp() + self.magnitude_bias
+        return gate, magnitude.relu() * (gate > 0)
 
     def encode(self, x: Tensor) -> Tensor:
         """Activations `(…, input_dim)` to latents `(…, latent_dim)`, none of them negative."""
-        return self.pre_activations(x).latents()
+        return self.gate_and_latents(x)[1]

@@ -1,13 +1,14 @@
 """The JumpReLU autoencoder and its straight-through estimators."""
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from palinka.autoencoders.untied import UntiedAutoencoder
+from palinka.autoencoders.linear import UntiedAutoencoder
 from palinka.errors import InputError
 
 
@@ -23,8 +24,7 @@ def jump_relu(values: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
         `(…, latents)`. The gradient passes to the values that are above, and by
         `-threshold / bandwidth` of those nearby to the threshold.
     """
-    kept: Tensor = _JumpReLU.apply(values, threshold, bandwidth)  # type: ignore[no-untyped-call]
-    return kept
+    return _step(values, threshold, bandwidth, True)
 
 
 def heaviside_ste(values: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
@@ -32,50 +32,35 @@ def heaviside_ste(values: Tensor, threshold: Tensor, bandwidth: float) -> Tensor
 
     No gradient passes to the values; to the threshold, it is by `-1 / bandwidth` of those nearby.
     """
-    active: Tensor = _Heaviside.apply(values, threshold, bandwidth)  # type: ignore[no-untyped-call]
-    return active
+    return _step(values, threshold, bandwidth, False)
 
 
-def _nearby(values: Tensor, threshold: Tensor, bandwidth: float, grad_output: Tensor) -> Tensor:
-    """Sum over all rows of the gradients within the rectangle, `(latents,)`."""
-    distance = (values - threshold) / bandwidth
-    inside = (distance > -0.5) & (distance < 0.5)
-    leading = tuple(range(values.ndim - 1))
-    return (grad_output * inside).sum(dim=leading, dtype=threshold.dtype)
-
-
-class _JumpReLU(torch.autograd.Function):
+class _Step(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, values: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+    def forward(
+        ctx: Any, values: Tensor, threshold: Tensor, bandwidth: float, jump: bool
+    ) -> Tensor:
         ctx.save_for_backward(values, threshold)
-        ctx.bandwidth = bandwidth
-        return values * (values > threshold)
+        ctx.bandwidth, ctx.jump = bandwidth, jump
+        above = values > threshold
+        return values * above if jump else above.to(values.dtype)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor | None, None]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         values, threshold = ctx.saved_tensors
+        to_values = grad_output * (values > threshold) if ctx.jump else None
         to_threshold = None
         if ctx.needs_input_grad[1]:
-            nearby = _nearby(values, threshold, ctx.bandwidth, grad_output)
-            to_threshold = -threshold / ctx.bandwidth * nearby
-        return grad_output * (values > threshold), to_threshold, None
+            distance = (values - threshold) / ctx.bandwidth
+            nearby = grad_output * ((distance > -0.5) & (distance < 0.5))
+            total = nearby.sum(dim=tuple(range(values.ndim - 1)), dtype=threshold.dtype)
+            rate = -threshold / ctx.bandwidth
+            to_threshold = rate * total if ctx.jump else -total / ctx.bandwidth
+        return to_values, to_threshold, None, None
 
 
-class _Heaviside(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
-        ctx.save_for_backward(values, threshold)
-        ctx.bandwidth = bandwidth
-        return (values > threshold).to(values.dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[None, Tensor, None]:
-        values, threshold = ctx.saved_tensors
-        nearby = _nearby(values, threshold, ctx.bandwidth, grad_output)
-        return None, -nearby / ctx.bandwidth, None
-
+_step: Callable[..., Tensor] = _Step.apply
 
 Sparsity = Literal["l0", "tanh"]
 
@@ -133,16 +118,6 @@ class JumpReLUAutoencoder(UntiedAutoencoder):
     def encode(self, x: Tensor) -> Tensor:
         """Activations `(…, input_dim)` to latents `(…, latent_dim)`, none of them negative."""
         return jump_relu(self.encoder_output(x), self.threshold, self.bandwidth)
-
-    def config(self) -> dict[str, Any]:
-        """Constructor arguments as JSON values."""
-        return {
-            **super().config(),
-            "bandwidth": self.bandwidth,
-            "initial_threshold": self.initial_threshold,
-            "sparsity": self.sparsity,
-            "tanh_scale": self.tanh_scale,
-        }
 
 
 def _positive(name: str, value: float) -> float:

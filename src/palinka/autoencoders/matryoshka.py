@@ -28,7 +28,7 @@ class MatryoshkaAutoencoder(BatchTopKAutoencoder):
         prefixes: Number of latents in the first group, the first two, …, all of them.
 
     Raises:
-        InputError: If the fractions do not divide the latents into groups of at least one.
+        InputError: If the fractions do not sum to 1, or a group is empty.
 
     Source:
         Bussmann et al. (2025), Learning multi-level features with Matryoshka sparse autoencoders,
@@ -44,8 +44,18 @@ class MatryoshkaAutoencoder(BatchTopKAutoencoder):
         **settings: Any,
     ) -> None:
         super().__init__(input_dim, latent_dim, k, **settings)
-        self.group_fractions = list(group_fractions)
-        self.prefixes = prefixes(self.group_fractions, self.latent_dim)
+        self.group_fractions = fractions = list(group_fractions)
+        numbers = all(isinstance(f, int | float) and f > 0 for f in fractions)
+        if not numbers or not math.isclose(math.fsum(fractions), 1.0, rel_tol=1e-6):
+            raise InputError(
+                f"group_fractions must be positive numbers that sum to 1, got {fractions}"
+            )
+        self.prefixes = [round(end * self.latent_dim) for end in accumulate(fractions)]
+        if any(start >= end for start, end in pairwise([0, *self.prefixes])):
+            raise InputError(
+                f"group_fractions {fractions} leave a group of {self.latent_dim} latents empty:"
+                " use fewer groups, or a larger latent_dim"
+            )
 
     def decode_prefixes(self, latents: Tensor) -> list[Tensor]:
         """Latents `(…, latent_dim)` to the reconstruction by each prefix, the whole one last.
@@ -53,33 +63,9 @@ class MatryoshkaAutoencoder(BatchTopKAutoencoder):
         Costs hardly more than decoding once: each adds its own group to the one before.
         """
         self.check_width(latents, self.latent_dim, "latents")
-        parts = []
-        for start, end in pairwise([0, *self.prefixes]):
-            own, directions = latents[..., start:end], self.decoder_weight[start:end]
-            parts.append(functional.linear(own, directions.T))
+        parts = [
+            functional.linear(latents[..., start:end], self.decoder_weight[start:end].T)
+            for start, end in pairwise([0, *self.prefixes])
+        ]
         parts[0] = parts[0] + self.decoder_bias
         return list(accumulate(parts))
-
-    def config(self) -> dict[str, Any]:
-        """Constructor arguments as JSON values."""
-        return {**super().config(), "group_fractions": self.group_fractions}
-
-
-def prefixes(fractions: Sequence[float], latent_dim: int) -> list[int]:
-    """Number of latents in the first group, the first two, …, all of them.
-
-    Raises:
-        InputError: If the fractions do not sum to 1, or a group is empty.
-    """
-    numbers = all(isinstance(f, int | float) and f > 0 for f in fractions)
-    if not numbers or not math.isclose(math.fsum(fractions), 1.0, rel_tol=1e-6):
-        raise InputError(
-            f"group_fractions must be positive numbers that sum to 1, got {list(fractions)}"
-        )
-    ends = [round(end * latent_dim) for end in accumulate(fractions)]
-    if any(start >= end for start, end in pairwise([0, *ends])):
-        raise InputError(
-            f"group_fractions {list(fractions)} leave a group of {latent_dim} latents empty: use"
-            " fewer groups, or a larger latent_dim"
-        )
-    return ends

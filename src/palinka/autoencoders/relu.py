@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from palinka.autoencoders.untied import UntiedAutoencoder
+from palinka.autoencoders.linear import UntiedAutoencoder
 
 
 class ReLUAutoencoder(UntiedAutoencoder):

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import Buffer
 
-from palinka.autoencoders.kernels.dispatch import FullPrecisionState
+from palinka.autoencoders.base import FullPrecisionState
 from palinka.errors import InputError
 
 

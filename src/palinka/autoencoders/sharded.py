@@ -1,32 +1,17 @@
-"""A k-sparse autoencoder whose latents are sharded over devices.
-
-Each process holds an equal slice of the dictionary and of the encoder's bias, as `DTensor`s, so
-that optimizers, gradient clipping and checkpoints see the parameters whole. The forward pass uses
-the plain local tensors: a process encodes to its own latents, the processes agree on the k-th
-largest value of each row, and the parts of the reconstruction are summed.
-"""
+"""A k-sparse autoencoder whose latents are sharded over devices."""
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.nn import functional
 
+from palinka.autoencoders import distributed
 from palinka.autoencoders.base import Autoencoder, AutoencoderOutput
-from palinka.autoencoders.distributed import (
-    Sharding,
-    all_reduce,
-    copy_to_tensor_parallel,
-    gather_columns,
-    reduce_from_tensor_parallel,
-    world_size,
-)
 from palinka.autoencoders.kernels import keep_top_k
 from palinka.autoencoders.ksparse import KSparseAutoencoder
 from palinka.errors import InputError
 
-ROWS, LATENTS = "data_parallel", "tensor_parallel"
 # The parameters with one row for each latent; every process holds all of the others.
 SLICED = frozenset({"encoder.weight", "encoder.bias", "decoder_weight"})
 
@@ -35,8 +20,10 @@ class ShardedAutoencoder:
     """Forward pass of one autoencoder, each process with its own slice of the latents.
 
     The autoencoder's parameters are replaced by `DTensor`s, with the values of the first process
-    that holds a slice; it can no longer compute by itself. All processes of `sharding.latents` take
-    the same rows.
+    that holds a slice, so that optimizers, gradient clipping and checkpoints see them whole; it can
+    no longer compute by itself. A process encodes to its own latents, the processes agree on the
+    k-th largest value of each row, and the parts of the reconstruction are summed. All processes of
+    `sharding.latents` take the same rows.
 
     Args:
         autoencoder: A k-sparse autoencoder, with the same settings on every process and a number
@@ -56,8 +43,10 @@ class ShardedAutoencoder:
                 " use a KSparseAutoencoder, or another trainer.strategy"
             )
         self.autoencoder: KSparseAutoencoder = autoencoder
-        self.sharding = Sharding(rows=_group(mesh, ROWS), latents=_group(mesh, LATENTS))
-        devices = world_size(self.sharding.latents)
+        self.sharding = distributed.Sharding(
+            _group(mesh, "data_parallel"), _group(mesh, "tensor_parallel")
+        )
+        devices = distributed.world_size(self.sharding.latents)
         if autoencoder.latent_dim % devices:
             raise InputError(
                 f"latent_dim {autoencoder.latent_dim} cannot be divided over {devices} devices:"
@@ -75,18 +64,18 @@ class ShardedAutoencoder:
 
     def encode(self, x: Tensor) -> Tensor:
         """Activations `(…, input_dim)` to the own latents `(…, latent_dim / devices)`."""
-        autoencoder = self.autoencoder
+        autoencoder, group = self.autoencoder, self.sharding.latents
         autoencoder.check_width(x, autoencoder.input_dim, "activations")
-        if autoencoder.decoder_bias is not None and not autoencoder.is_transcoder:
-            x = x - copy_to_tensor_parallel(_local(autoencoder.decoder_bias), self.sharding.latents)
+        if autoencoder.decoder_bias is not None and autoencoder.subtract_decoder_bias:
+            x = x - distributed.copy_to_tensor_parallel(_local(autoencoder.decoder_bias), group)
         bias = None if autoencoder.encoder.bias is None else _local(autoencoder.encoder.bias)
         values = torch.relu(functional.linear(x, _local(autoencoder.encoder.weight), bias))
-        return keep_top_k(values, autoencoder.k, self.sharding.latents)
+        return keep_top_k(values, autoencoder.k, group)
 
     def decode(self, latents: Tensor) -> Tensor:
         """The own latents `(…, latent_dim / devices)` to activations `(…, output_dim)`."""
         part = functional.linear(latents, _local(self.autoencoder.dictionary).T)
-        whole = reduce_from_tensor_parallel(part, self.sharding.latents)
+        whole = distributed.reduce_from_tensor_parallel(part, self.sharding.latents)
         bias = self.autoencoder.decoder_bias
         return whole if bias is None else whole + _local(bias).to(whole.dtype)
 
@@ -100,14 +89,14 @@ class ShardedAutoencoder:
             return
         for parameter in self.autoencoder.parameters():
             if parameter.grad is not None:
-                own = _local(parameter.grad).div_(world_size(self.sharding.rows))
-                all_reduce(own, self.sharding.rows)
+                own = _local(parameter.grad).div_(distributed.world_size(self.sharding.rows))
+                distributed.all_reduce(own, self.sharding.rows)
 
     def check_rows(self, x: Tensor) -> None:
         """Raise an `InputError` on all processes of `sharding.latents` if their rows differ."""
         numbers = x.detach().double().nan_to_num()
         mark = torch.stack([numbers.sum(), numbers.new_tensor(len(x))])[:, None]
-        marks = gather_columns(mark, self.sharding.latents)
+        marks = distributed.gather_columns(mark, self.sharding.latents)
         if not torch.equal(marks, mark.expand_as(marks)):
             raise InputError(
                 "the devices that hold one dictionary's latents were given different rows: a data"
@@ -120,16 +109,14 @@ class ShardedAutoencoder:
         own = self.sharding.own(len(parameter)) if sliced else slice(None)
         local = parameter.detach()[own].to(mesh.device_type, copy=True)
         # Processes with the same slice begin with the same values, however they were seeded.
-        for group in (self.sharding.rows, None if sliced else self.sharding.latents):
-            if group is not None:
-                dist.broadcast(local, group=group, group_src=0)
+        distributed.broadcast(local, self.sharding.rows)
+        distributed.broadcast(local, None if sliced else self.sharding.latents)
         placements = [Replicate(), Shard(0) if sliced else Replicate()]
-        return nn.Parameter(
-            DTensor.from_local(local, mesh, placements), requires_grad=parameter.requires_grad
-        )
+        tensor = DTensor.from_local(local, mesh, placements)
+        return nn.Parameter(tensor, requires_grad=parameter.requires_grad)
 
 
-def _group(mesh: DeviceMesh, dimension: str) -> dist.ProcessGroup | None:
+def _group(mesh: DeviceMesh, dimension: str) -> distributed.Group:
     part = mesh[dimension]
     return part.get_group() if part.size() > 1 else None
 

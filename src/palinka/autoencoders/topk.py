@@ -6,12 +6,11 @@ import torch
 from torch import Tensor
 
 from palinka.autoencoders.base import SparseOutput, validate_k
-from palinka.autoencoders.kernels import Weights, autoencode, keep_top_k
+from palinka.autoencoders.kernels import keep_top_k
 from palinka.autoencoders.kernels.dispatch import statistics_dtype
-from palinka.autoencoders.untied import UntiedAutoencoder
+from palinka.autoencoders.linear import UntiedAutoencoder
 
-TOLERANCE = 1e-6
-MAX_STEPS = 500
+TOLERANCE, MAX_STEPS = 1e-6, 500
 
 
 @torch.no_grad()
@@ -63,11 +62,7 @@ class TopKAutoencoder(UntiedAutoencoder):
     """
 
     def __init__(
-        self,
-        input_dim: int,
-        latent_dim: int | None = None,
-        k: int | None = None,
-        **settings: Any,
+        self, input_dim: int, latent_dim: int | None = None, k: int | None = None, **settings: Any
     ) -> None:
         super().__init__(input_dim, latent_dim, **settings)
         self.k = validate_k(k, self.input_dim, self.latent_dim)
@@ -89,13 +84,4 @@ class TopKAutoencoder(UntiedAutoencoder):
         """Encode and decode activations `(rows, input_dim)`, with sparse latents."""
         if type(self) is not TopKAutoencoder:  # a subclass may compute something else
             return super().forward_sparse(x)
-        self.check_width(x, self.input_dim, "activations")
-        encoder, subtracts = self.encoder, self.subtract_decoder_bias
-        weights = Weights(
-            encoder.weight, encoder.bias, self.decoder_weight, self.decoder_bias, subtracts
-        )
-        return SparseOutput(*autoencode(x, weights, self.k))
-
-    def config(self) -> dict[str, Any]:
-        """Constructor arguments as JSON values."""
-        return {**super().config(), "k": self.k}
+        return self._keep_top_k(x, self.k)

@@ -35,7 +35,7 @@ from palinka.autoencoders.kernels import (
 )
 from palinka.autoencoders.kernels.dispatch import statistics_dtype
 from palinka.autoencoders.kernels.topk import Latents, SparseLatents
-from palinka.autoencoders.untied import UntiedAutoencoder
+from palinka.autoencoders.linear import UntiedAutoencoder
 from palinka.errors import InputError
 
 
@@ -362,10 +362,8 @@ def gated_terms(autoencoder: GatedAutoencoder, step: StepContext) -> LossTerms:
     Source:
         Rajamanoharan et al. (2024), arXiv 2404.16014, equation 8 and appendix H.
     """
-    pre = autoencoder.pre_activations(step.x)
-    latents = pre.latents()
-    reconstruction = autoencoder.decode(latents)
-    gate = pre.gate.relu()
+    gate, latents = autoencoder.gate_and_latents(step.x)
+    reconstruction, gate = autoencoder.decode(latents), gate.relu()
     by_gate = functional.linear(
         gate, autoencoder.decoder_weight.detach().T, autoencoder.decoder_bias.detach()
     )

@@ -7,6 +7,7 @@ from torch.nn import Buffer, functional
 from torchmetrics import Metric
 
 from palinka.autoencoders import AutoencoderOutput, SparseOutput
+from palinka.autoencoders.base import FullPrecisionState
 from palinka.autoencoders.distributed import (
     UNSHARDED,
     Sharding,
@@ -14,7 +15,6 @@ from palinka.autoencoders.distributed import (
     gather_unequal_rows,
     world_size,
 )
-from palinka.autoencoders.kernels.dispatch import FullPrecisionState
 from palinka.autoencoders.kernels.topk import Latents, SparseLatents
 from palinka.errors import InputError
 from palinka.training.losses import Objective, decorrelation_loss

@@ -34,7 +34,7 @@ def transcription(
 ) -> tuple[Tensor, Tensor]:
     """The two losses of the papers, reconstruction and AuxK."""
     a = ((x - sae.decoder_bias) @ sae.encoder.weight.T + sae.encoder.bias).relu()
-    if isinstance(sae, TopKAutoencoder):
+    if type(sae) is TopKAutoencoder:
         z = largest(a, sae.k)
     else:
         z = largest(a.flatten(), sae.k * len(x)).view_as(a)

@@ -62,14 +62,10 @@ class StateTable:
     layer_norm: bool = False
 
     @property
-    def latents(self) -> int:
-        """Number of latents."""
-        return self.tensors["encoder.weight"].shape[0]
-
-    @property
-    def width(self) -> int:
-        """Width of the activations."""
-        return self.tensors["encoder.weight"].shape[1]
+    def shape(self) -> tuple[int, int]:
+        """Number of latents, and width of the activations."""
+        latents, width = self.tensors["encoder.weight"].shape
+        return latents, width
 
     def with_subtracted_bias(self) -> "StateTable":
         """The same function with the decoder's bias subtracted before encoding."""
@@ -99,7 +95,7 @@ def read_tensors(
 
     Args:
         found: Content of the file.
-        keys: The tensors that it must have.
+        keys: The tensors that it must have, the encoder's weight first.
         path: The file, for messages.
         ignored: Names of what it may have beside them.
 
@@ -109,33 +105,27 @@ def read_tensors(
     Raises:
         InputError: If one is missing, of another shape, or left over.
     """
-    for name in sorted(keys.keys() - found.keys()):
-        raise InputError(f"{path} lacks the weight {name!r}: is it of another architecture?")
-    for name in sorted(found.keys() - keys.keys() - set(ignored)):
-        raise InputError(
-            f"{path} has an unexpected weight {name!r}: is it of another architecture?"
-        )
+    missing, left_over = keys.keys() - found.keys(), found.keys() - keys.keys() - set(ignored)
+    for name in [*sorted(missing), *sorted(left_over)]:
+        what = "lacks the" if name in missing else "has an unexpected"
+        raise InputError(f"{path} {what} weight {name!r}: is it of another architecture?")
     tensors: dict[str, Tensor] = {}
     for theirs, ours in keys.items():
-        tensor = found[theirs]
+        tensor, name = found[theirs], ours.removesuffix(".T")
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
             raise InputError(f"{path}: {theirs!r} is not a tensor of floating-point numbers")
-        if ours.startswith("encoder.weight") and (tensor.ndim != 2 or 0 in tensor.shape):
+        shape = tensor.shape if name == ours else tensor.shape[::-1]
+        if not tensors:
+            if len(shape) != 2 or 0 in shape:
+                raise InputError(f"{path} holds {theirs!r} of shape {tuple(shape)}, not a matrix")
+            sizes = dict(zip("nd", shape, strict=True))
+        if tuple(shape) != (expected := tuple(sizes[size] for size in _SHAPES[name])):
             raise InputError(
-                f"{path} holds {theirs!r} of shape {tuple(tensor.shape)}; expected a matrix"
+                f"{path} holds {theirs!r} of shape {tuple(tensor.shape)}; expected"
+                f" {expected if name == ours else expected[::-1]}, as the encoder's weight has it:"
+                " is it of another autoencoder?"
             )
-        name = ours.removesuffix(".T")
         tensors[name] = (tensor if name == ours else tensor.T).detach().float()
-    sizes = dict(zip("nd", tensors["encoder.weight"].shape, strict=True))
-    for theirs, ours in keys.items():
-        name = ours.removesuffix(".T")
-        expected = tuple(sizes[dimension] for dimension in _SHAPES[name])
-        if tensors[name].shape != expected:
-            expected = expected if name == ours else expected[::-1]
-            raise InputError(
-                f"{path} holds {theirs!r} of shape {tuple(found[theirs].shape)}; expected"
-                f" {expected}, as the encoder's weight has it: is it of another autoencoder?"
-            )
     return tensors
 
 
@@ -169,22 +159,16 @@ T = TypeVar("T")
 
 
 def setting(config: Mapping[str, Any], key: str, kind: type[T], path: Path, default: T) -> T:
-    """Value of a configuration, or its default.
-
-    Raises:
-        InputError: If it is of another type.
-    """
+    """Value of a configuration, or its default; an `InputError` if it is of another type."""
     value = config.get(key)
-    if value is None:
-        return default
-    if expected := type_mismatch(value, kind):
+    if expected := None if value is None else type_mismatch(value, kind):
         raise InputError(f"{path}: {key} is {value!r}; expected {expected}")
-    found: T = value
+    found: T = default if value is None else value
     return found
 
 
-def read_k(config: Mapping[str, Any], latents: int, path: Path, default: int) -> int:
-    """Value of `k` in a configuration, if in 1 … `latents`."""
+def read_k(config: Mapping[str, Any], latents: int, path: Path, default: int = 0) -> int:
+    """Value of `k` in a configuration; an `InputError` unless in 1 … `latents`."""
     k = setting(config, "k", int, path, default)
     if not 1 <= k <= latents:
         raise InputError(f"{path}: k is {k}; expected 1 to {latents}, the number of latents")
@@ -244,12 +228,10 @@ _LABELS = {"resid_post": "resid", "mlp_out": "mlp.out", "attention_out": "attn.o
 
 
 def hook_of(site: str, layers: int | None = None) -> str | None:
-    """TransformerLens' name for a site, where it has one.
+    """TransformerLens' name for a site such as `blocks.6.mlp.pre`, where it has one.
 
-    Args:
-        site: Such as `blocks.6.mlp.pre`.
-        layers: Number of layers of the model: the output of the last one's final norm has no
-            name there, and whether `hidden.6` is that depends on it.
+    It has none for the output of the final norm, and whether `hidden.6` is that depends on the
+    number of layers.
     """
     inside, hidden = _IN_LAYER.fullmatch(site), _HIDDEN.fullmatch(site)
     if inside and inside[2] in _HOOKS:
@@ -262,20 +244,14 @@ def hook_of(site: str, layers: int | None = None) -> str | None:
 def site_of_hook(hook: str) -> str | None:
     """Site of a TransformerLens hook, where there is one."""
     inside = _IN_LAYER.fullmatch(hook)
-    if inside is None:
-        return None
-    layer = int(inside[1])
-    if inside[2] == "hook_resid_pre":
-        return f"blocks.{layer - 1}.resid" if layer else "hidden.0"
-    part = _PARTS.get(inside[2])
-    return part and f"blocks.{layer}.{part}"
+    if inside and inside[2] == "hook_resid_pre":
+        return f"blocks.{int(inside[1]) - 1}.resid" if int(inside[1]) else "hidden.0"
+    part = _PARTS.get(inside[2]) if inside else None
+    return f"blocks.{inside[1]}.{part}" if inside and part else None
 
 
 def site_of_module(module: str) -> str | None:
-    """Site of a Hugging Face module's output, such as `h.6.mlp.act`, where there is one.
-
-    Also of labels such as `resid_post_layer_8`.
-    """
+    """Site of a module's output, such as `h.6.mlp.act`, or of a label, `resid_post_layer_8`."""
     if labelled := _LABEL.fullmatch(module):
         return f"blocks.{labelled[2]}.{_LABELS[labelled[1]]}"
     inside = _LAYER_MODULE.fullmatch(within_base_model(module))

@@ -7,17 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from palinka.autoencoders import base
+from palinka.autoencoders import base, files
 from palinka.autoencoders.base import Autoencoder
 from palinka.autoencoders.batch_topk import BatchTopKAutoencoder
-from palinka.autoencoders.files import find_folder, read_json, write_files
+from palinka.autoencoders.files import Provenance
 from palinka.autoencoders.formats import dictionary_learning, openai, saelens, sparsify
 from palinka.autoencoders.formats.common import Kind, StateTable, mapping_in, shift_biases
 from palinka.autoencoders.gated import GatedAutoencoder
 from palinka.autoencoders.jumprelu import JumpReLUAutoencoder
 from palinka.autoencoders.ksparse import KSparseAutoencoder, LayerNormalizedAutoencoder
 from palinka.autoencoders.matryoshka import MatryoshkaAutoencoder
-from palinka.autoencoders.provenance import CARD, Provenance, model_card
 from palinka.autoencoders.relu import ReLUAutoencoder
 from palinka.autoencoders.scaling import InputScaling
 from palinka.autoencoders.topk import TopKAutoencoder
@@ -26,13 +25,13 @@ from palinka.errors import InputError
 FORMATS = ("saelens", "sparsify", "palinka")
 """Formats that can be written."""
 
-LIBRARIES = {
-    **base.OWN_FILES,
-    "SAELens": saelens.FILES,
-    "sparsify": sparsify.FILES,
-    "dictionary_learning": dictionary_learning.FILES,
-    "OpenAI": openai.FILES,
+READERS = {
+    "SAELens": saelens,
+    "sparsify": sparsify,
+    "dictionary_learning": dictionary_learning,
+    "OpenAI": openai,
 }
+LIBRARIES = {"palinka": base.OWN_FILES, **{name: r.FILES for name, r in READERS.items()}}
 # Activation function of exactly these classes; a subclass may compute something else.
 KINDS: dict[type[Autoencoder], Kind] = {
     ReLUAutoencoder: "relu",
@@ -57,14 +56,10 @@ def to_table(autoencoder: Autoencoder) -> StateTable:
     Raises:
         InputError: If it is a transcoder, or of a class that no other library has.
     """
-    if autoencoder.is_transcoder:
-        raise InputError("a transcoder can be saved in palinka's own format only: choose that")
     kind = KINDS.get(type(autoencoder))
-    if kind is None:
-        raise InputError(
-            f"no other library has the architecture of a {type(autoencoder).__name__}: save it in"
-            " palinka's own format"
-        )
+    if autoencoder.is_transcoder or kind is None:
+        name = "transcoder" if autoencoder.is_transcoder else type(autoencoder).__name__
+        raise InputError(f"a {name} can be saved in palinka's own format only: choose that")
     tensors = dict(autoencoder.state_dict())
     tensors["decoder_weight"] = autoencoder.dictionary.detach()
     zeros = autoencoder.dictionary.new_zeros
@@ -91,18 +86,14 @@ def from_table(table: StateTable) -> Autoencoder:
     Raises:
         InputError: If no class computes the same.
     """
-    if table.layer_norm and table.kind != "topk":
-        raise InputError(
-            "layer-normed activations can be encoded by top-k autoencoders only, not by"
-            f" {table.kind}"
-        )
     settings: dict[str, Any] = {"k": table.k} if table.k else {}
-    kind: type[Autoencoder] = LayerNormalizedAutoencoder
+    kind = next(kind for kind, known in KINDS.items() if known == table.kind)
     if table.layer_norm:
-        table = table.with_subtracted_bias()
+        if table.kind != "topk":
+            raise InputError(f"layer-normed activations can be encoded by top-k, not {table.kind}")
+        kind, table = LayerNormalizedAutoencoder, table.with_subtracted_bias()
         settings |= {"tied": False, "encoder_bias": True, "decoder_bias": True}
     else:
-        kind = next(kind for kind, known in KINDS.items() if known == table.kind)
         settings |= {"subtract_decoder_bias": table.subtracts_bias, "unit_norm": False}
     tensors = dict(table.tensors)
     # A threshold below zero does what zero does, since a ReLU comes first.
@@ -110,7 +101,7 @@ def from_table(table: StateTable) -> Autoencoder:
         tensors["log_threshold"] = tensors.pop("threshold").clamp(min=0).log()
     elif table.kind == "batch_topk":
         tensors["threshold"] = tensors.pop("batch_threshold").clamp(min=0)
-    autoencoder = kind(table.width, table.latents, **settings)
+    autoencoder = kind(*table.shape[::-1], **settings)
     autoencoder.load_state_dict(tensors)
     return autoencoder.eval()
 
@@ -192,19 +183,11 @@ def load(where: str | PathLike[str], revision: str | None = None) -> tuple[Autoe
     Raises:
         InputError: If there is none, it cannot be read, or no class computes the same.
     """
-    folder, library, files = find_folder(where, revision, LIBRARIES)
+    folder, library, names = files.find_folder(where, revision, LIBRARIES)
     if library == "palinka":
-        source = mapping_in(read_json(folder / base.CONFIG), "source")
+        source = mapping_in(files.read_json(folder / base.CONFIG), "source")
         return base.load(folder, Autoencoder), Provenance.from_dict(source)  # type: ignore[type-abstract]
-    if library == "OpenAI":
-        table, provenance = openai.read(folder / files[0])
-    else:
-        readers = {
-            "SAELens": saelens,
-            "sparsify": sparsify,
-            "dictionary_learning": dictionary_learning,
-        }
-        table, provenance = readers[library].read(folder)
+    table, provenance = READERS[library].read(*(folder / name for name in names))
     try:
         return from_table(table), provenance
     except InputError as error:
@@ -226,7 +209,7 @@ def write(autoencoder: Autoencoder, provenance: Provenance, library: str, folder
     Raises:
         InputError: If the library has no such architecture, or the folder cannot be written.
     """
-    inner, note = folder, ""
+    inner, name, note = folder, library, ""
     if library == "palinka":
         base.save(autoencoder, folder, provenance.to_dict())
     else:
@@ -236,9 +219,9 @@ def write(autoencoder: Autoencoder, provenance: Provenance, library: str, folder
             inner = folder / sparsify.hookpoint(provenance)
             sparsify.write(table, provenance, inner)
         else:
+            name = "SAELens"
             saelens.write(table, provenance, folder)
-    name = inner.relative_to(folder).as_posix()
-    config = autoencoder.config()
-    card = model_card(type(autoencoder).__name__, config, provenance, library, name, note)
-    write_files(folder, {CARD: card})
+    place = inner.relative_to(folder).as_posix()
+    card = files.model_card(autoencoder, provenance, name, place, note)
+    files.write_files(folder, {files.CARD: card})
     return inner

@@ -10,27 +10,15 @@ from typing import Any
 
 import torch
 
-from palinka.autoencoders.files import read_json, read_safetensors, write_files
-from palinka.autoencoders.formats.common import (
-    Keys,
-    Kind,
-    StateTable,
-    check_dimensions,
-    mapping_in,
-    read_k,
-    read_tensors,
-    rename_tensors,
-    setting,
-    site_of_hook,
-)
-from palinka.autoencoders.provenance import Provenance
+from palinka.autoencoders.files import Provenance, read_json, read_safetensors, write_files
+from palinka.autoencoders.formats import common
 from palinka.errors import InputError
 
 CONFIG, WEIGHTS = FILES = ("cfg.json", "sae_weights.safetensors")
 
 _COMMON = {"W_enc": "encoder.weight.T", "W_dec": "decoder_weight", "b_dec": "decoder_bias"}
 _PLAIN = {**_COMMON, "b_enc": "encoder.bias"}
-_ARCHITECTURES: dict[str, tuple[Kind, Keys]] = {
+_ARCHITECTURES: dict[str, tuple[common.Kind, common.Keys]] = {
     "standard": ("relu", _PLAIN),
     "topk": ("topk", _PLAIN),
     "jumprelu": ("jumprelu", {**_PLAIN, "threshold": "threshold"}),
@@ -54,14 +42,13 @@ _PROVENANCE = {
 }
 
 
-def read(folder: Path) -> tuple[StateTable, Provenance]:
-    """Read a folder of SAELens.
+def read(path: Path, weights: Path) -> tuple[common.StateTable, Provenance]:
+    """Read the files of SAELens.
 
     Raises:
-        InputError: If a file is missing or damaged, they do not fit together, or the activations
-            are changed before encoding in a way that weights cannot hold.
+        InputError: If one is damaged, they do not fit together, or the activations are changed
+            before encoding in a way that weights cannot hold.
     """
-    path = folder / CONFIG
     config = read_json(path)
     normalization = config.get("normalize_activations")
     if normalization not in ("none", "layer_norm", None, False):
@@ -73,10 +60,10 @@ def read(folder: Path) -> tuple[StateTable, Provenance]:
         raise InputError(f"{path}: reshape_activations is {reshaping!r}; 'none' can be read")
     architecture = _architecture(config, path)
     kind, keys = _ARCHITECTURES[architecture]
-    tensors = read_tensors(read_safetensors(folder / WEIGHTS), keys, folder / WEIGHTS)
+    tensors = common.read_tensors(read_safetensors(weights), keys, weights)
     latents, width = tensors["encoder.weight"].shape
-    check_dimensions(config, path, d_in=width, d_sae=latents)
-    rescales = setting(config, "rescale_acts_by_decoder_norm", bool, path, False)
+    common.check_dimensions(config, path, d_in=width, d_sae=latents)
+    rescales = common.setting(config, "rescale_acts_by_decoder_norm", bool, path, False)
     if rescales and kind == "topk":
         norms = tensors["decoder_weight"].norm(dim=1)
         tensors["encoder.weight"] = tensors["encoder.weight"] * norms[:, None]
@@ -84,44 +71,42 @@ def read(folder: Path) -> tuple[StateTable, Provenance]:
         # A direction of zeros stays one.
         norms = norms.clamp(min=torch.finfo(norms.dtype).tiny)
         tensors["decoder_weight"] = tensors["decoder_weight"] / norms[:, None]
-    table = StateTable(
+    table = common.StateTable(
         kind,
         tensors,
-        k=read_k(config, latents, path, _DEFAULT_K) if kind == "topk" else 0,
-        subtracts_bias=setting(config, "apply_b_dec_to_input", bool, path, True),
+        k=common.read_k(config, latents, path, _DEFAULT_K) if kind == "topk" else 0,
+        subtracts_bias=common.setting(config, "apply_b_dec_to_input", bool, path, True),
         layer_norm=normalization == "layer_norm",
     )
     return table, _provenance(config)
 
 
-def write(table: StateTable, provenance: Provenance, folder: Path) -> None:
+def write(table: common.StateTable, provenance: Provenance, folder: Path) -> None:
     """Write a folder that SAELens loads; a BatchTopK autoencoder as JumpReLU."""
-    tensors, settings = dict(table.tensors), {}
+    (latents, width), tensors = table.shape, dict(table.tensors)
     if table.kind == "batch_topk":
-        tensors["threshold"] = tensors.pop("batch_threshold").expand(table.latents)
-    if table.kind == "topk":
-        settings = {"k": table.k, "rescale_acts_by_decoder_norm": False}
+        tensors["threshold"] = tensors.pop("batch_threshold").expand(latents)
+    top_k = {"k": table.k, "rescale_acts_by_decoder_norm": False}
     kind = "jumprelu" if table.kind == "batch_topk" else table.kind
     architecture = next(name for name, (known, _) in _ARCHITECTURES.items() if known == kind)
     metadata = {theirs: getattr(provenance, ours) for ours, theirs in _PROVENANCE.items()}
     # Where TransformerLens has no name for the site, the module's own has to do.
     metadata["hook_name"] = provenance.hook or provenance.module or provenance.site
-    metadata["model_class_name"] = (
-        "HookedTransformer" if provenance.hook else "AutoModelForCausalLM"
-    )
+    transformer = "HookedTransformer" if provenance.hook else "AutoModelForCausalLM"
+    metadata["model_class_name"] = transformer
     config = {
         "architecture": architecture,
-        "d_in": table.width,
-        "d_sae": table.latents,
+        "d_in": width,
+        "d_sae": latents,
         "dtype": "float32",
         "device": "cpu",
         "apply_b_dec_to_input": table.subtracts_bias,
         "normalize_activations": "layer_norm" if table.layer_norm else "none",
         "reshape_activations": "none",
-        **settings,
+        **(top_k if table.kind == "topk" else {}),
         "metadata": {"sae_lens_version": _VERSION, **metadata},
     }
-    weights = rename_tensors(tensors, _ARCHITECTURES[architecture][1])
+    weights = common.rename_tensors(tensors, _ARCHITECTURES[architecture][1])
     write_files(folder, {WEIGHTS: weights, CONFIG: config})
 
 
@@ -142,9 +127,9 @@ def _architecture(config: Mapping[str, Any], path: Path) -> str:
 
 def _provenance(config: Mapping[str, Any]) -> Provenance:
     # Before version 6, the metadata stood beside the settings.
-    metadata = mapping_in(config, "metadata") or config
+    metadata = common.mapping_in(config, "metadata") or config
     values = {ours: metadata.get(theirs) for ours, theirs in _PROVENANCE.items()}
     values["hook"] = hook = values["hook"] or metadata.get("hook_point")
     if not values["site"] and isinstance(hook, str):
-        values["site"] = site_of_hook(hook)
+        values["site"] = common.site_of_hook(hook)
     return Provenance.from_dict(values)

@@ -6,17 +6,8 @@ Its top-k keeps exactly k values of a row, palinka's all that tie with the k-th 
 import re
 from pathlib import Path
 
-from palinka.autoencoders.files import read_json, read_safetensors, write_files
-from palinka.autoencoders.formats.common import (
-    StateTable,
-    check_dimensions,
-    read_k,
-    read_tensors,
-    rename_tensors,
-    setting,
-    site_of_module,
-)
-from palinka.autoencoders.provenance import Provenance
+from palinka.autoencoders.files import Provenance, read_json, read_safetensors, write_files
+from palinka.autoencoders.formats import common
 from palinka.errors import InputError
 
 CONFIG, WEIGHTS = FILES = ("cfg.json", "sae.safetensors")
@@ -33,22 +24,20 @@ _DEFAULT_K = 32
 _MAX_NAME = 100
 
 
-def read(folder: Path) -> tuple[StateTable, Provenance]:
-    """Read a hookpoint's folder of sparsify."""
-    path = folder / CONFIG
+def read(path: Path, weights: Path) -> tuple[common.StateTable, Provenance]:
+    """Read the files of one hookpoint."""
     config = read_json(path)
     for key, only in _FIXED.items():
-        if (value := setting(config, key, type(only), path, only)) != only:
+        if (value := common.setting(config, key, type(only), path, only)) != only:
             raise InputError(f"{path}: {key} is {value!r}; only {only!r} can be read")
-    weights = folder / WEIGHTS
-    tensors = read_tensors(read_safetensors(weights), _KEYS, weights)
+    tensors = common.read_tensors(read_safetensors(weights), _KEYS, weights)
     latents, width = tensors["encoder.weight"].shape
-    check_dimensions(config, path, d_in=width)
+    common.check_dimensions(config, path, d_in=width)
     if config.get("num_latents"):  # 0 stands for the expansion factor times the width
-        check_dimensions(config, path, num_latents=latents)
-    hookpoint = folder.resolve().name
-    site = site_of_module(hookpoint)
-    table = StateTable("topk", tensors, read_k(config, latents, path, _DEFAULT_K))
+        common.check_dimensions(config, path, num_latents=latents)
+    hookpoint = path.parent.resolve().name
+    site = common.site_of_module(hookpoint)
+    table = common.StateTable("topk", tensors, common.read_k(config, latents, path, _DEFAULT_K))
     return table, Provenance(site=site, hook=hookpoint if site else None)
 
 
@@ -58,7 +47,7 @@ def hookpoint(provenance: Provenance) -> str:
     return name.lstrip(".")[:_MAX_NAME] or "sae"
 
 
-def write(table: StateTable, provenance: Provenance, folder: Path) -> None:
+def write(table: common.StateTable, provenance: Provenance, folder: Path) -> None:
     """Write a folder that sparsify loads.
 
     Raises:
@@ -70,16 +59,17 @@ def write(table: StateTable, provenance: Provenance, folder: Path) -> None:
             " activations as they are: choose --format saelens"
         )
     table = table.with_subtracted_bias()
+    latents, width = table.shape
     norms = table.tensors["decoder_weight"].norm(dim=1)
     config = {
         "activation": "topk",
-        "expansion_factor": max(1, table.latents // table.width),
+        "expansion_factor": max(1, latents // width),
         "normalize_decoder": bool(((norms - 1).abs() < 1e-4).all()),
-        "num_latents": table.latents,
+        "num_latents": latents,
         "k": table.k,
         "multi_topk": False,
         "skip_connection": False,
         "transcode": False,
-        "d_in": table.width,
+        "d_in": width,
     }
-    write_files(folder, {WEIGHTS: rename_tensors(table.tensors, _KEYS), CONFIG: config})
+    write_files(folder, {WEIGHTS: common.rename_tensors(table.tensors, _KEYS), CONFIG: config})

@@ -121,10 +121,7 @@ class _GramForm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        latents: Tensor,
-        group: dist.ProcessGroup | None,
-        slices: dist.ProcessGroup | None,
+        ctx: Any, latents: Tensor, group: dist.ProcessGroup | None, slices: dist.ProcessGroup | None
     ) -> Tensor:
         gathered, first = gather_rows(latents, group)
         centered, variance = center(gathered.to(statistics_dtype(latents.dtype)))

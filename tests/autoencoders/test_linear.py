@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from palinka.autoencoders import GatedAutoencoder, JumpReLUAutoencoder, ReLUAutoencoder
-from palinka.autoencoders.untied import UntiedAutoencoder
+from palinka.autoencoders.linear import UntiedAutoencoder
 
 Make = Callable[..., UntiedAutoencoder]
 CLASSES = pytest.mark.parametrize(

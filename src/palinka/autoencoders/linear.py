@@ -1,0 +1,105 @@
+"""Base classes of autoencoders with a linear encoder and decoder."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from palinka.autoencoders.base import Autoencoder, SparseOutput
+from palinka.autoencoders.kernels import Weights, autoencode
+
+
+class LinearAutoencoder(Autoencoder):
+    """A linear encoder and decoder, tied (`decoder_weight` is None) or not."""
+
+    encoder: nn.Linear
+    decoder_weight: nn.Parameter | None
+    decoder_bias: nn.Parameter | None
+    subtract_decoder_bias: bool
+
+    @torch.no_grad()
+    def _add_parameters(
+        self, draw: Callable[[Tensor], None], tied: bool, encoder_bias: bool, decoder_bias: bool
+    ) -> None:
+        """Draw weights; an untied decoder begins as the encoder's, except in a transcoder."""
+        self.encoder = nn.Linear(self.input_dim, self.latent_dim, bias=encoder_bias)
+        decoder = None if tied else nn.Parameter(torch.empty(self.latent_dim, self.output_dim))
+        self.decoder_weight = decoder
+        self.decoder_bias = nn.Parameter(torch.zeros(self.output_dim)) if decoder_bias else None
+        draw(self.encoder.weight)
+        if encoder_bias:
+            self.encoder.bias.zero_()
+        if decoder is not None and self.is_transcoder:
+            draw(decoder)
+        elif decoder is not None:
+            decoder.copy_(self.encoder.weight)
+
+    @property
+    def dictionary(self) -> Tensor:
+        """Decoder directions, `(latent_dim, output_dim)`; not a copy."""
+        return self.encoder.weight if self.decoder_weight is None else self.decoder_weight
+
+    def encoder_output(self, x: Tensor) -> Tensor:
+        """Activations `(…, input_dim)` to `(…, latent_dim)`, before any nonlinearity."""
+        self.check_width(x, self.input_dim, "activations")
+        if self.decoder_bias is not None and self.subtract_decoder_bias:
+            x = x - self.decoder_bias
+        output: Tensor = self.encoder(x)
+        return output
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents `(…, latent_dim)` to activations `(…, output_dim)`."""
+        self.check_width(latents, self.latent_dim, "latents")
+        return functional.linear(latents, self.dictionary.T, self.decoder_bias)
+
+    def _keep_top_k(self, x: Tensor, k: int) -> SparseOutput:
+        """Encode and decode, where `encode` keeps the `k` largest of the positive values."""
+        self.check_width(x, self.input_dim, "activations")
+        encoder, subtracts = self.encoder, self.subtract_decoder_bias
+        weights = Weights(
+            encoder.weight, encoder.bias, self.decoder_weight, self.decoder_bias, subtracts
+        )
+        return SparseOutput(*autoencode(x, weights, k))
+
+
+class UntiedAutoencoder(LinearAutoencoder):
+    """A linear encoder, and a decoder with weights and a bias of its own.
+
+    At the start the encoder's rows are random directions, uniform on the sphere, the decoder is a
+    copy of it (for a transcoder, drawn independently in the same way), and all biases are zero.
+
+    Args:
+        subtract_decoder_bias: Subtract the decoder's bias before encoding; a transcoder never
+            does.
+        unit_norm: Give every latent's direction norm 1, at the start and throughout training.
+
+    Attributes:
+        encoder_bias: Whether the encoder has a bias.
+        initial_norm: Norm of the decoder's rows at the start, without `unit_norm`.
+    """
+
+    decoder_weight: nn.Parameter
+    decoder_bias: nn.Parameter
+    encoder_bias: bool = True
+    initial_norm: float = 1.0
+
+    def __init__(
+        self,
+        input_dim: int,
+        latent_dim: int | None = None,
+        *,
+        subtract_decoder_bias: bool = True,
+        unit_norm: bool = True,
+        **settings: Any,
+    ) -> None:
+        super().__init__(input_dim, latent_dim, **settings)
+        self.subtract_decoder_bias = subtract_decoder_bias and not self.is_transcoder
+        self.unit_norm = unit_norm
+        self._add_parameters(self._draw, False, self.encoder_bias, True)
+
+    def _draw(self, weight: Tensor) -> None:
+        norm = 1.0 if self.unit_norm else self.initial_norm
+        weight.normal_()
+        weight.mul_(norm / weight.norm(dim=1, keepdim=True))

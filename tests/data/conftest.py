@@ -1,6 +1,6 @@
 """Small caches whose rows identify their tokens, and tokenizers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from palinka.assets import mini_gpt2_folder
-from palinka.data.cache import Cache
-from palinka.data.format import CacheKey, Layout
-from palinka.data.memory import MemoryRows
-from palinka.data.writer import CacheWriter
+from palinka.data import Cache, CacheKey, CacheWriter, Layout
+
+Table = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -33,18 +32,15 @@ class SmallCorpus:
         return -(-self.contexts // self.layout.contexts_per_shard)
 
     @property
-    def tokens(self) -> NDArray[np.int64]:
+    def tokens(self) -> Table:
         """Numbered through, so that a token says its context and offset."""
         count = self.contexts * self.layout.context_length
         return np.arange(count).reshape(self.contexts, self.layout.context_length)
 
     @property
-    def documents(self) -> NDArray[np.int64]:
-        return self.tokens // 7
-
-    @property
-    def positions(self) -> NDArray[np.int64]:
-        return self.tokens % 7
+    def tables(self) -> tuple[Table, Table, Table]:
+        """Tokens, documents and positions: documents of seven tokens."""
+        return self.tokens, self.tokens // 7, self.tokens % 7
 
     @property
     def activations(self) -> torch.Tensor:
@@ -53,34 +49,29 @@ class SmallCorpus:
         noise = torch.sin(tokens * 0.7 + columns * 1.3)
         return torch.where(columns == 0, tokens, noise).to(self.layout.torch_dtype)
 
-    def shard(
-        self, index: int
-    ) -> tuple[torch.Tensor, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        contexts = slice(
-            index * self.layout.contexts_per_shard, (index + 1) * self.layout.contexts_per_shard
-        )
-        rows = slice(*(c * self.layout.rows_per_context for c in (contexts.start, contexts.stop)))
-        tables = (self.tokens[contexts], self.documents[contexts], self.positions[contexts])
-        return (self.activations[rows], *tables)
+    def shard(self, index: int) -> tuple[torch.Tensor, Table, Table, Table]:
+        size = self.layout.contexts_per_shard
+        tokens, documents, positions = (t[index * size : (index + 1) * size] for t in self.tables)
+        rows = self.activations.split(size * self.layout.rows_per_context)[index]
+        return rows, tokens, documents, positions
+
+    def begin(self, root: Path, indices: Iterable[int]) -> CacheWriter:
+        """Write some shards."""
+        writer = CacheWriter(root, self.key)
+        for index in indices:
+            with writer.claim(index) as claim:
+                if claim is not None:
+                    claim.write(*self.shard(index))
+        return writer
 
     def write(self, root: Path) -> Cache:
-        writer = CacheWriter(root, self.key)
-        for index in range(self.shards):
-            with writer.claim(index) as shard:
-                if shard is not None:
-                    shard.write(*self.shard(index))
-        return writer.finish(self.shards)
-
-    def in_memory(self) -> MemoryRows:
-        return MemoryRows(
-            self.activations, self.tokens, self.documents, self.positions, self.layout.skip
-        )
+        return self.begin(root, range(self.shards)).finish(self.shards)
 
 
 Corpora = Callable[..., SmallCorpus]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def corpus() -> Corpora:
     """Makes a corpus of five contexts of eight tokens, in shards of two."""
 

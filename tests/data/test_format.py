@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,6 @@ from palinka.data.format import (
     is_cache_file,
     is_stale,
     permutation,
-    shard_name,
     write_json,
 )
 from palinka.data.writer import CacheWriter
@@ -56,68 +56,43 @@ def test_permutation_equals_plain_transcription(length: int, seeds: list[int]) -
     assert permutation(length, *seeds).tolist() == plain_permutation(length, *seeds)
 
 
-def test_mixing_is_splitmix64() -> None:
-    # The first outputs of the published generator for seed 0.
+def test_permutation_never_changes(repository: Path) -> None:
+    # The first outputs of the published generator of splitmix64 for seed 0.
     assert mix(0x9E3779B97F4A7C15) == 0xE220A8397B1DCDAF
     assert mix(2 * 0x9E3779B97F4A7C15 % WORD) == 0x6E789E6AA1B965F4
-
-
-def test_permutation_never_changes() -> None:
     assert permutation(8, 1, 2).tolist() == [2, 7, 3, 1, 5, 6, 0, 4]
-
-
-def test_seeds_count_each_for_itself() -> None:
-    orders = [permutation(50, *seeds).tolist() for seeds in ((0, 1), (1, 0), (0, 0), (1, 1), (0,))]
-    assert len({tuple(order) for order in orders}) == 5
-
-
-def test_places_are_uniform() -> None:
-    orders = np.stack([permutation(10, seed) for seed in range(5000)])
-    counts = np.stack([np.bincount(orders[:, place], minlength=10) for place in range(10)])
-    # Sum of squared deviations over expectation: chi-squared with 81 degrees of freedom.
-    assert ((counts - 500) ** 2 / 500).sum() < 81 + 4 * np.sqrt(2 * 81)
+    page = (repository / "docs" / "cache-format.md").read_text()
+    assert "with the seeds (1, 2) is\n2 7 3 1 5 6 0 4." in page
 
 
 LAYOUT = Layout(width=3, dtype="float16", context_length=8, contexts_per_shard=2)
 
 
-def test_digest_does_not_depend_on_the_order_of_settings() -> None:
+def test_digest_never_changes() -> None:
+    # Caches that are on disk are found by it.
+    key = CacheKey(LAYOUT, {"model": "mini", "rows": 5})
+    assert key.digest == "1e2dc5ca5c45962c69b5199800d1abcbd0c39c0a32e75ef64e05b43dc7f15f8f"
+    assert key.folder(Path("root")) == Path("root/1e2dc5ca5c45962c")
     one = CacheKey(LAYOUT, {"a": 1, "b": [1, {"c": None, "d": 0.5}]})
     other = CacheKey(LAYOUT, {"b": [1, {"d": 0.5, "c": None}], "a": 1})
     assert one.digest == other.digest
 
 
-def test_digest_never_changes() -> None:
-    # Caches that are on disk are found by it.
-    assert CacheKey(LAYOUT, {"model": "mini", "rows": 5}).digest == (
-        "1e2dc5ca5c45962c69b5199800d1abcbd0c39c0a32e75ef64e05b43dc7f15f8f"
-    )
-
-
 def test_everything_counts() -> None:
+    changes: list[dict[str, Any]] = [
+        {},
+        {"width": 4},
+        {"dtype": "float32"},
+        {"context_length": 9},
+        {"contexts_per_shard": 3},
+        {"skip": 1},
+        {"seed": 1},
+    ]
     keys = [
-        CacheKey(LAYOUT, {"a": 1}),
-        CacheKey(LAYOUT, {"a": "1"}),
-        CacheKey(LAYOUT, {"a": 1.5}),
-        CacheKey(LAYOUT, {}),
-        *(
-            CacheKey(Layout(**{**LAYOUT.__dict__, **change}), {"a": 1})
-            for change in (
-                {"width": 4},
-                {"dtype": "float32"},
-                {"context_length": 9},
-                {"contexts_per_shard": 3},
-                {"skip": 1},
-                {"seed": 1},
-            )
-        ),
+        *(CacheKey(LAYOUT, settings) for settings in ({"a": "1"}, {"a": 1.5}, {})),
+        *(CacheKey(replace(LAYOUT, **change), {"a": 1}) for change in changes),
     ]
     assert len({key.digest for key in keys}) == len(keys)
-
-
-def test_folder_is_named_by_the_digest() -> None:
-    key = CacheKey(LAYOUT, {})
-    assert key.folder(Path("root")) == Path("root") / key.digest[:16]
 
 
 @pytest.mark.parametrize(
@@ -132,26 +107,21 @@ def test_folder_is_named_by_the_digest() -> None:
         ({"contexts_per_shard": 2**28}, "here 268435455 contexts"),
     ],
 )
-def test_impossible_layouts_are_refused(change: dict[str, object], message: str) -> None:
+def test_impossible_layouts_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        Layout(**{**LAYOUT.__dict__, **change})
+        replace(LAYOUT, **change)
 
 
-def test_merged_parts_equal_the_whole() -> None:
+def test_the_sums_of_parts_are_those_of_the_whole() -> None:
     rows = np.random.default_rng(0).normal(3, 2, (101, 4))
-    merged = RowStatistics.merged(
-        (RowStatistics.of(part) for part in np.array_split(rows, 7)), width=4
-    )
+    total = RowStatistics.none(4)
+    for part in np.array_split(rows, 7):
+        total += RowStatistics.of(part)
     norms = np.linalg.norm(rows, axis=1)
-    assert merged.rows == 101
-    np.testing.assert_allclose(merged.mean, rows.mean(axis=0), rtol=1e-13)
-    np.testing.assert_allclose(merged.mean_norm, norms.mean(), rtol=1e-13)
-    np.testing.assert_allclose(merged.mean_squared_norm, (norms**2).mean(), rtol=1e-13)
-    np.testing.assert_allclose(merged.total_variance, rows.var(axis=0).sum(), rtol=1e-12)
-
-
-def test_constant_rows_have_no_variance() -> None:
-    assert RowStatistics.of(np.full((3, 2), 0.1)).total_variance < 1e-16
+    assert total.rows == 101
+    np.testing.assert_allclose(total.mean, rows.mean(axis=0), rtol=1e-13)
+    np.testing.assert_allclose(total.mean_norm, norms.mean(), rtol=1e-13)
+    np.testing.assert_allclose(total.sum_of_squared_norms, (norms**2).sum(), rtol=1e-13)
 
 
 shapes = st.builds(
@@ -176,24 +146,20 @@ def test_the_safetensors_library_reads_the_header(
             "version": "1",
             "shard": str(shape.index),
         }
-        activations = file.get_tensor("activations")
-        tokens, positions = file.get_tensor("tokens"), file.get_tensor("positions")
-        index = file.get_tensor("index")
-    context = shape.layout.context_length
-    assert activations.shape == (shape.rows, shape.layout.width)
-    assert activations.dtype == shape.layout.torch_dtype
-    assert tokens.shape == positions.shape == (shape.contexts, context)
-    assert index.shape == (shape.rows,)
-    file_bytes = path.read_bytes()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    table, rows = (shape.contexts, shape.layout.context_length), shape.rows
+    assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == {
+        **dict.fromkeys(("tokens", "documents", "positions"), table),
+        "index": (rows,),
+        "activations": (rows, shape.layout.width),
+    }
+    assert tensors["activations"].dtype == shape.layout.torch_dtype
     assert shape.activations_start % 64 == 0
-    for tensor, start in (
-        (activations, shape.activations_start),
-        (tokens, shape.table_start("tokens")),
-        (positions, shape.table_start("positions")),
-        (index, shape.table_start("index")),
-    ):
-        expected = tensor.contiguous().view(torch.uint8).numpy().tobytes()
-        assert file_bytes[start : start + len(expected)] == expected
+    ordered = [tensors[n] for n in ("tokens", "documents", "positions", "index", "activations")]
+    assert b"".join(t.view(torch.uint8).numpy().tobytes() for t in ordered) == content
+    assert len(content) - tensors["activations"].nbytes == shape.activations_start - len(
+        shape.header
+    )
 
 
 def test_header_never_changes() -> None:
@@ -211,68 +177,33 @@ def test_header_never_changes() -> None:
     assert 0 <= length - len(text) < 64
 
 
-def test_places_leave_out_skipped_positions() -> None:
-    shape = ShardShape(Layout(2, "float16", 4, 2, skip=1), index=0, contexts=2)
-    assert shape.places(np.arange(6)).tolist() == [1, 2, 3, 5, 6, 7]
-    assert sorted(shape.order().tolist()) == list(range(6))
+def test_places_leave_out_skipped_positions_in_an_order_of_each_shard() -> None:
+    layout = Layout(2, "float16", 4, 2, skip=1)
+    assert ShardShape(layout, 0, 2).places(np.arange(6)).tolist() == [1, 2, 3, 5, 6, 7]
+    orders = [tuple(ShardShape(layout, index, 2).order().tolist()) for index in range(4)]
+    assert len(set(orders)) == 4
+    assert {tuple(sorted(order)) for order in orders} == {tuple(range(6))}
 
 
-def test_each_shard_has_its_own_order() -> None:
-    layout = Layout(2, "float16", 16, 4, seed=1)
-    orders = {tuple(ShardShape(layout, index, 4).order().tolist()) for index in range(4)}
-    assert len(orders) == 4
-
-
-def test_file_names() -> None:
-    assert shard_name(0) == "shard-00000.safetensors"
-    assert shard_name(123456) == "shard-123456.safetensors"
-
-
-def test_a_manifest_that_is_written_is_read(cache: Cache, corpus: "Corpora") -> None:
-    manifest = Manifest.read(cache.folder)
-    assert manifest.key.digest == corpus().key.digest
-    assert [shape.contexts for shape in manifest.shapes] == [2, 2, 1]
-    assert manifest.statistics.rows == 40
+def test_the_manifest_is_json_that_any_tool_can_read(cache: Cache, corpus: "Corpora") -> None:
     before = (cache.folder / "manifest.json").read_bytes()
-    manifest.write(cache.folder)
-    assert (cache.folder / "manifest.json").read_bytes() == before
-
-
-def test_the_manifest_is_json_that_any_tool_can_read(cache: Cache) -> None:
-    members = json.loads((cache.folder / "manifest.json").read_text())
-    assert list(members) == [
-        "format",
-        "version",
-        "key",
-        "layout",
-        "settings",
-        "rows",
-        "shards",
-        "statistics",
-    ]
+    members = json.loads(before)
+    names = ["format", "version", "key", "layout", "settings", "rows", "shards", "statistics"]
+    assert list(members) == names
     first = members["shards"][0]
     size = (cache.folder / first["file"]).stat().st_size
     assert (first["file"], first["rows"], first["bytes"]) == ("shard-00000.safetensors", 16, size)
-
-
-def changed(cache: Cache, change: Callable[[dict[str, Any]], object]) -> None:
-    """Rewrite the manifest with a change."""
-    path = cache.folder / "manifest.json"
-    members = json.loads(path.read_bytes())
-    change(members)
-    write_json(path, members)
-
-
-@pytest.mark.parametrize("version", [2, 0, "1", None])
-def test_other_versions_are_named(cache: Cache, version: object) -> None:
-    changed(cache, lambda members: members.update(version=version))
-    with pytest.raises(InputError, match=r"this palinka reads version 1; use the palinka that"):
-        Cache.open(cache.folder)
+    manifest = Manifest.read(cache.folder)
+    assert manifest.key.digest == corpus().key.digest
+    assert [shape.contexts for shape in manifest.checksums] == [2, 2, 1]
+    write_json(cache.folder / "manifest.json", manifest.to_json())
+    assert (cache.folder / "manifest.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        *((lambda m, v=v: m.update(version=v), "reads version 1; use") for v in (2, 0, "1", None)),
         (lambda m: m.update(format="zarr"), "its format is 'zarr', expected 'palinka-activations'"),
         (lambda m: m.pop("settings"), "'settings' is missing"),
         (lambda m: m["layout"].pop("seed"), "'layout' does not fit"),
@@ -308,9 +239,8 @@ def test_settings_may_be_any_json(tmp_path: Path, corpus: "Corpora") -> None:
     small = corpus()
     key = CacheKey(small.layout, {"a": [1.5, None, "ü\n"], "b": {"c": True}, "d": (1, 2)})
     writer = CacheWriter(tmp_path, key)
-    with writer.claim(0) as shard:
-        assert shard is not None
-        shard.write(*small.shard(0))
+    for claim, _ in writer.missing(range(1)):
+        claim.write(*small.shard(0))
     assert writer.finish(1).key.digest == key.digest
 
 
@@ -391,10 +321,7 @@ def test_a_reader_written_from_the_page_finds_every_row(
 
 def test_an_unfinished_cache_says_what_the_page_says(corpus: "Corpora", tmp_path: Path) -> None:
     small = corpus()
-    writer = CacheWriter(tmp_path, small.key)
-    with writer.claim(1) as shard:
-        assert shard is not None
-        shard.write(*small.shard(1))
+    writer = small.begin(tmp_path, [1])
     names = ["harvest.json", "shard-00001.json", "shard-00001.safetensors"]
     assert sorted(path.name for path in writer.folder.iterdir()) == names
     described = json.loads((writer.folder / "harvest.json").read_bytes())
@@ -406,9 +333,3 @@ def test_an_unfinished_cache_says_what_the_page_says(corpus: "Corpora", tmp_path
         "version": 1,
         **{name: manifest[name] for name in ("key", "layout", "settings")},
     }
-
-
-def test_the_page_gives_the_example_that_the_code_gives(repository: Path) -> None:
-    page = (repository / "docs" / "cache-format.md").read_text()
-    example = " ".join(str(number) for number in permutation(8, 1, 2))
-    assert f"with the seeds (1, 2) is\n{example}." in page

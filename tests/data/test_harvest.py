@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from palinka.data import (
     BundledSample,
@@ -21,6 +22,7 @@ from palinka.data import (
     Corpus,
     Document,
     HarvestSpec,
+    Passage,
     harvest,
     split_of,
 )
@@ -33,7 +35,6 @@ CPU = LanguageModelSpec("mini", device="cpu")
 END_OF_TEXT = 0
 # The function `harvest` hides the module of that name.
 HARVEST = importlib.import_module("palinka.data.harvest")
-SPEC = importlib.import_module("palinka.data.harvest")
 
 
 class Numbered(Corpus):
@@ -66,7 +67,7 @@ def load(model: LanguageModel) -> Callable[[], LanguageModel]:
 @pytest.fixture
 def spec(monkeypatch: pytest.MonkeyPatch) -> HarvestSpec:
     """Windows of 4 blocks, batches of 3: the training split has several shards of two batches."""
-    monkeypatch.setattr(SPEC, "WINDOW_ROWS", 64)
+    monkeypatch.setattr(HARVEST, "WINDOW_ROWS", 64)
     return HarvestSpec(
         language_model=CPU,
         site=SITE,
@@ -414,7 +415,7 @@ def test_a_window_is_bounded_by_rows_and_by_bytes(
     spec: HarvestSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert spec.layout.contexts_per_shard == 4
-    monkeypatch.setattr(SPEC, "WINDOW_BYTES", 2 * 16 * 512 * 2)
+    monkeypatch.setattr(HARVEST, "WINDOW_BYTES", 2 * 16 * 512 * 2)
     assert replace(spec, seed=1).layout.contexts_per_shard == 2
     assert replace(spec, dtype="float32").layout.contexts_per_shard == 1
     monkeypatch.undo()
@@ -428,6 +429,7 @@ def test_a_window_is_bounded_by_rows_and_by_bytes(
         ({"batch_contexts": 0}, "harvest_batch_size is 0"),
         ({"context_length": 0}, "context_length is 0"),
         ({"context_length": 1, "skip_first": True}, "skip is 1"),
+        ({"context_length": 1, "bos": True}, "context_length is 1; expected at least 2"),
         ({"dtype": "int8"}, "int8"),
         ({"site": "blocks.9.mlp.pre"}, "out of range"),
     ],
@@ -439,11 +441,30 @@ def test_bad_settings_are_refused_at_once(
         replace(spec, **change)
 
 
-def test_contexts_beyond_the_model_are_refused(
+def test_contexts_beyond_the_model_are_rejected(
     spec: HarvestSpec, load: Callable[[], LanguageModel], tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=r"context_length is 300.*at most 256"):
         harvest(replace(spec, context_length=300), tmp_path, load=load)
+
+
+def test_contexts_have_the_tokenizers_own_bos_and_need_its_special_tokens(
+    spec: HarvestSpec,
+    other_tokenizer: PreTrainedTokenizerBase,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(LanguageModelSpec, "tokenizer", lambda _: other_tokenizer)
+    alone = replace(spec, corpus=Passage("Some words."), validation_fraction=0, context_length=8)
+    first = next(replace(alone, bos=True).contexts())
+    assert first.tokens[0] == other_tokenizer.bos_token_id != other_tokenizer.eos_token_id
+    assert other_tokenizer.decode(first.tokens[1:]) == "Some wo"
+    other_tokenizer.bos_token = None
+    assert list(alone.contexts())
+    with pytest.raises(InputError, match=r"no bos_token .*; set bos to false"):
+        replace(alone, bos=True).contexts()
+    other_tokenizer.eos_token = None
+    with pytest.raises(InputError, match="no eos_token to set between documents"):
+        alone.contexts()
 
 
 def test_the_bundled_sample_is_harvested_with_the_model_of_the_spec(tmp_path: Path) -> None:

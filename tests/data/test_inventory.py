@@ -1,18 +1,16 @@
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from palinka.data.cache import Cache
 from palinka.data.inventory import StoredCache, remove_cache, stored_caches
-from palinka.data.writer import CacheWriter
 from palinka.errors import InputError
 
 if TYPE_CHECKING:
-    from conftest import Corpora, SmallCorpus
+    from conftest import Corpora
 
 
 def only(root: Path) -> StoredCache:
@@ -32,11 +30,7 @@ def test_a_cache_that_is_being_harvested_and_one_that_was_left(
     corpus: "Corpora", tmp_path: Path
 ) -> None:
     small = corpus()
-    writer = CacheWriter(tmp_path, small.key)
-    for index in (0, 2):
-        with writer.claim(index) as shard:
-            assert shard is not None
-            shard.write(*small.shard(index))
+    writer = small.begin(tmp_path, [0, 2])
     with writer.claim(1):
         found = only(tmp_path)
     # Shards of two contexts and of one, of eight rows each.
@@ -90,33 +84,24 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def begun(root: Path, small: "SmallCorpus") -> CacheWriter:
-    """A writer that has written one shard."""
-    writer = CacheWriter(root, small.key)
-    with writer.claim(0) as shard:
-        assert shard is not None
-        shard.write(*small.shard(0))
-    return writer
-
-
-def test_a_cache_goes_with_its_folder(cache: Cache) -> None:
-    size = sum(path.stat().st_size for path in cache.folder.iterdir())
-    removed = remove_cache(cache.folder)
+def test_a_cache_goes_with_its_folder_unless_others_put_files_there(
+    corpus: "Corpora", tmp_path: Path
+) -> None:
+    folder = corpus().write(tmp_path).folder
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    removed = remove_cache(folder)
     assert (removed.bytes, removed.left) == (size, ())
-    assert not cache.folder.exists()
-    assert cache.folder.parent.is_dir()
-
-
-def test_other_files_in_its_folder_stay(cache: Cache) -> None:
-    (cache.folder / "notes.txt").write_text("of a user")
-    (cache.folder / "shard-00008.json").mkdir()
+    assert list(tmp_path.iterdir()) == []
+    corpus().write(tmp_path)
+    (folder / "notes.txt").write_text("of a user")
+    (folder / "shard-00008.json").mkdir()
     left = ("notes.txt", "shard-00008.json")
-    assert remove_cache(cache.folder).left == left
-    assert sorted(path.name for path in cache.folder.iterdir()) == list(left)
+    assert remove_cache(folder).left == left
+    assert sorted(path.name for path in folder.iterdir()) == list(left)
 
 
 def test_one_that_is_being_harvested_is_kept(corpus: "Corpora", tmp_path: Path) -> None:
-    writer = begun(tmp_path, corpus())
+    writer = corpus().begin(tmp_path, [0])
     with writer.claim(1):
         before = content(writer.folder)
         with pytest.raises(InputError, match="in use by a running harvest; stop it first"):
@@ -124,19 +109,6 @@ def test_one_that_is_being_harvested_is_kept(corpus: "Corpora", tmp_path: Path) 
         assert content(writer.folder) == before
     assert remove_cache(writer.folder).left == ()
     assert not writer.folder.exists()
-
-
-def killed_after(count: int) -> Callable[..., None]:
-    """Removes so many files, and kills its process instead of removing one more."""
-    calls = iter(range(count))
-    unlink = os.unlink
-
-    def counted(*args: object, **kwargs: object) -> None:
-        if next(calls, None) is None:
-            os.kill(os.getpid(), signal.SIGKILL)
-        unlink(*args, **kwargs)  # type: ignore[arg-type]
-
-    return counted
 
 
 def test_killed_at_any_step_it_never_leaves_half_a_cache_with_a_manifest(
@@ -148,14 +120,22 @@ def test_killed_at_any_step_it_never_leaves_half_a_cache_with_a_manifest(
         folder = small.write(tmp_path / str(step)).folder
         child = os.fork()
         if child == 0:
-            monkeypatch.setattr(os, "unlink", killed_after(step))
+            left = iter(range(step))
+            unlink = os.unlink
+
+            def counted(*args: Any, **kwargs: Any) -> None:
+                if next(left, None) is None:  # noqa: B023
+                    os.kill(os.getpid(), signal.SIGKILL)
+                unlink(*args, **kwargs)  # noqa: B023
+
+            monkeypatch.setattr(os, "unlink", counted)
             remove_cache(folder)
             os._exit(0)
         if os.waitpid(child, 0)[1] == 0:
             break
         if Cache.exists(folder):
             Cache.open(folder).verify()
-        # Whoever needs it next has it whole again.
+        # The next harvest has it whole again.
         assert content(small.write(folder.parent).folder) == expected
     assert step == 4
     assert not folder.exists()

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +15,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from palinka.data import ActivationLoader, Cache, Context, MemoryRows
 from palinka.data import loader as read_ahead
-from palinka.data.cache import Cache
 from palinka.data.format import permutation
-from palinka.data.loader import ActivationLoader, BatchBuffers, ReadAhead, RowOrder
-from palinka.data.memory import MemoryRows
+from palinka.data.loader import BatchBuffers, ReadAhead, RowOrder
 from palinka.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,19 +29,17 @@ def buffers(keep: int = 2) -> BatchBuffers:
     return BatchBuffers(width=3, dtype=torch.bfloat16, keep=keep, pin_memory=False)
 
 
-def test_shape_and_dtype() -> None:
-    taken = buffers().take(4)
-    assert taken.shape == (4, 3)
-    assert taken.dtype == torch.bfloat16
-    assert taken.is_contiguous()
-    assert buffers().take(0).shape == (0, 3)
-
-
-def test_memory_comes_back_when_nobody_refers_to_it() -> None:
+def test_memory_comes_back_when_nobody_refers_to_it_and_no_more_is_kept_than_asked() -> None:
     pool = buffers()
-    place = (first := pool.take(4)).data_ptr()
-    del first
-    assert pool.take(4).data_ptr() == place
+    taken = pool.take(4)
+    assert (taken.shape, taken.dtype, taken.is_contiguous()) == ((4, 3), torch.bfloat16, True)
+    assert pool.take(0).shape == (0, 3)
+    place = taken.data_ptr()
+    del taken
+    assert pool.take(3).data_ptr() == place
+    several = [pool.take(4) for _ in range(5)]
+    assert len({tensor.data_ptr() for tensor in several}) == 5
+    assert len(pool._kept) == 2
 
 
 def test_memory_in_use_is_left_alone() -> None:
@@ -70,23 +67,8 @@ def test_a_graph_keeps_its_memory() -> None:
     assert weight.grad.tolist() == [10, 10, 10]
 
 
-def test_no_more_is_kept_than_asked() -> None:
-    pool = buffers(keep=2)
-    taken = [pool.take(4) for _ in range(5)]
-    places = {tensor.data_ptr() for tensor in taken}
-    assert len(places) == 5
-    taken.clear()
-    assert len(pool._kept) == 2
-
-
-def test_smaller_batches_fit_into_larger_memory() -> None:
-    pool = buffers()
-    place = (large := pool.take(8)).data_ptr()
-    del large
-    assert pool.take(3).data_ptr() == place
-
-
 def plain_stream(rows: int, run_rows: int, *seeds: int) -> list[int]:
+    """The order of an epoch, written down as the specification says it."""
     if not seeds:
         return list(range(rows))
     runs = [list(range(rows))[i : i + run_rows] for i in range(0, rows, run_rows)]
@@ -109,12 +91,9 @@ def test_slices_equal_plain_transcription(
     assert read == plain_stream(rows, run_rows, *seeds)[start:stop]
 
 
-def test_each_epoch_has_its_own_order() -> None:
+def test_each_epoch_has_its_own_order_and_no_seeds_mean_one_run() -> None:
     orders = {tuple(RowOrder(20, 2, 0, epoch).slice(0, 20).ravel()) for epoch in range(5)}
     assert len(orders) == 5
-
-
-def test_no_seeds_mean_one_run() -> None:
     np.testing.assert_array_equal(RowOrder(20, 2).slice(3, 17), [[3, 17]])
 
 
@@ -219,8 +198,9 @@ def test_an_unfinished_iteration_does_not_keep_the_process_alive() -> None:
 
 def counted_rows(rows: int, run_rows: int = 1) -> MemoryRows:
     """Rows whose only number is their own."""
-    table = np.arange(rows).reshape(1, rows)
-    source = MemoryRows(torch.arange(float(rows)).reshape(-1, 1), table, table, table)
+    table = np.arange(rows)
+    text = Context(table, table, table)
+    source = MemoryRows(torch.arange(float(rows)).reshape(-1, 1), text, f"{rows} rows")
     source.run_rows = run_rows
     return source
 
@@ -241,9 +221,7 @@ def plain_epoch(
     world_size: int = 1,
 ) -> list[list[int]]:
     """One rank's batches of an epoch, written down as the specification says it."""
-    runs = [list(range(rows))[first : first + run_rows] for first in range(0, rows, run_rows)]
-    order = permutation(len(runs), *seeds) if seeds else range(len(runs))
-    stream = [row for run in order for row in runs[run]]
+    stream = plain_stream(rows, run_rows, *(seeds or ()))
     batches = []
     while start < rows:
         together = stream[start : start + batch_size * world_size]
@@ -305,20 +283,6 @@ def test_batches_equal_plain_transcription(
 
 
 @settings(deadline=None)
-@given(st.integers(1, 70), st.integers(1, 12), st.integers(1, 4))
-def test_all_ranks_together_see_what_one_rank_sees(rows: int, per_rank: int, world: int) -> None:
-    source = counted_rows(rows, run_rows=3)
-    alone = ActivationLoader(source, per_rank * world, drop_last=False)
-    ranks = [
-        numbers(ActivationLoader(source, per_rank, drop_last=False, rank=rank, world_size=world))
-        for rank in range(world)
-    ]
-    assert [list(chain(*parts)) for parts in zip(*ranks, strict=True)] == numbers(alone)
-    sizes = [[len(part) for part in parts] for parts in zip(*ranks, strict=True)]
-    assert all(max(parts) - min(parts) <= 1 for parts in sizes)
-
-
-@settings(deadline=None)
 @given(st.integers(8, 70), st.integers(1, 4), st.integers(1, 2), st.integers(0, 30), st.data())
 def test_resumed_anywhere_on_any_number_of_ranks_the_stream_goes_on(
     rows: int, batch_size: int, world: int, steps: int, data: st.DataObject
@@ -345,28 +309,18 @@ def test_resumed_anywhere_on_any_number_of_ranks_the_stream_goes_on(
         )
 
 
-def test_each_iteration_is_a_new_epoch() -> None:
-    source = counted_rows(20)
-    loader = ActivationLoader(source, 5)
-    epochs = [numbers(loader) for _ in range(3)]
-    assert epochs == [plain_epoch(20, 1, 5, seeds=(0, epoch)) for epoch in range(3)]
-    loader.set_epoch(1)
-    assert numbers(loader) == epochs[1]
-    loader.set_epoch(1)
-    assert numbers(loader) == epochs[1]
-
-
-def test_an_iteration_left_early_is_over() -> None:
+def test_each_iteration_is_a_new_epoch_from_its_first_batch_on() -> None:
     loader = ActivationLoader(counted_rows(20), 5)
-    next(iter(loader))
-    assert numbers(loader) == plain_epoch(20, 1, 5, seeds=(0, 1))
-
-
-def test_the_place_is_drawn_at_the_first_batch() -> None:
-    loader = ActivationLoader(counted_rows(20), 5)
+    epochs = [plain_epoch(20, 1, 5, seeds=(0, epoch)) for epoch in range(8)]
+    assert [numbers(loader) for _ in range(3)] == epochs[:3]
+    for _ in range(2):
+        loader.set_epoch(1)
+        assert numbers(loader) == epochs[1]
+    next(iter(loader))  # of epoch 2, and left early
     early = iter(loader)
+    assert numbers(loader) == epochs[3]
     loader.set_epoch(7)
-    assert numbers(early) == plain_epoch(20, 1, 5, seeds=(0, 7))
+    assert numbers(early) == epochs[7]
 
 
 def test_the_state_counts_what_was_handed_out_not_what_was_read() -> None:
@@ -423,19 +377,11 @@ def test_the_state_of_other_rows_is_refused(
         loader.load_state_dict(state)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"batch_size": 0}, "batch_size is 0"),
-        ({"prefetch": 0}, "prefetch 0"),
-        ({"rank": 1}, "rank is 1: it must be from 0 to 0"),
-        ({"rank": -1}, "rank is -1"),
-        ({"batch_size": 11, "world_size": 2}, "20 rows do not fill one batch of 22 .11 on each"),
-    ],
-)
-def test_impossible_settings_are_refused(settings: dict[str, int], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        ActivationLoader(counted_rows(20), **{"batch_size": 5, **settings})  # type: ignore[arg-type]
+def test_batches_that_are_empty_or_not_filled_are_rejected() -> None:
+    with pytest.raises(InputError, match="batch_size is 0"):
+        ActivationLoader(counted_rows(20), 0)
+    with pytest.raises(InputError, match=r"20 rows do not fill one batch of 22 .11 on each"):
+        ActivationLoader(counted_rows(20), 11, world_size=2)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
@@ -452,7 +398,7 @@ def test_a_cache_gives_the_batches_of_its_rows(
     assert torch.equal(torch.cat(list(in_order)), rows)
 
 
-def test_batches_that_are_kept_do_not_change() -> None:
+def test_batches_that_are_kept_do_not_change_and_memory_of_others_is_used_again() -> None:
     loader = ActivationLoader(counted_rows(600), 3)
     kept = list(loader)
     expected = plain_epoch(600, 1, 3, seeds=(0, 0))
@@ -462,13 +408,7 @@ def test_batches_that_are_kept_do_not_change() -> None:
         views = [view(batch) for batch in loader]
         seen = [v.view(torch.float32)[:, 0].int().tolist() for v in views]
         assert [row[-2:] for row in seen] == [row[-2:] for row in expected]
-
-
-def test_memory_is_used_again() -> None:
-    places = set()
-    for batch in ActivationLoader(counted_rows(3000), 3):
-        places.add(batch.data_ptr())
-    assert len(places) <= 5
+    assert len({batch.data_ptr() for batch in loader}) <= 5
 
 
 def readers() -> list[threading.Thread]:
@@ -486,19 +426,10 @@ def test_no_thread_outlives_its_iteration() -> None:
     loader.close()
     assert not readers()
     assert list(batches) == []
-    for batch in loader:
-        assert len(batch) == 2
-        break
-    gc.collect()
-    assert not readers()
     abandoned = iter(loader)
     next(abandoned)
     del abandoned
     assert not readers()
-
-
-def test_a_consumer_that_fails_ends_the_thread() -> None:
-    loader = ActivationLoader(counted_rows(200), 2)
 
     def fail() -> None:
         for batch in loader:

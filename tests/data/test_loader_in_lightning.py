@@ -11,8 +11,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from palinka.data.loader import ActivationLoader
-from palinka.data.memory import MemoryRows
+from palinka.data import ActivationLoader, Context, MemoryRows
 
 ROWS, BATCH = 33, 6
 
@@ -40,8 +39,8 @@ class Recorder(LightningModule):
 def fit(
     folder: Path, ckpt_path: Path | None, save: dict[str, Any], trainer: dict[str, Any]
 ) -> Recorder:
-    table = np.arange(ROWS).reshape(1, ROWS)
-    source = MemoryRows(torch.arange(float(ROWS)).reshape(-1, 1), table, table, table)
+    table = np.arange(ROWS)
+    source = MemoryRows(torch.arange(float(ROWS)).reshape(-1, 1), Context(*[table] * 3), "counted")
     module = Recorder()
     # Names sort like the moments they were saved at.
     checkpoint = ModelCheckpoint(folder, "{epoch:02}-{step:03}", save_top_k=-1, **save)

@@ -9,18 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
-from palinka.data import (
-    BundledSample,
-    Context,
-    Corpus,
-    Document,
-    Passage,
-    pack,
-    split_of,
-    token_contexts,
-)
+from palinka.data import BundledSample, Context, Corpus, Document, Split, pack, split_of
 from palinka.data import packing as module
-from palinka.data.packing import Split, tokenize_documents
+from palinka.data.packing import documents_of_split, tokenize_documents
 from palinka.errors import InputError
 
 fractions = st.floats(0.01, 0.5)
@@ -38,21 +29,16 @@ def test_exactly_one_of_each_group_is_for_validation(
     assert splits == [split_of(document, fraction, seed) for document in members]
 
 
-def test_is_the_same_on_every_machine_and_in_every_version() -> None:
+def test_the_draw_is_the_same_everywhere_and_depends_on_seed_and_group() -> None:
     chosen = [d for d in range(60) if split_of(d, 0.1, seed=0) == "validation"]
     assert chosen == [2, 14, 20, 36, 40, 52]
 
-
-def test_the_seed_and_the_group_choose_the_place() -> None:
     def places(seed: int) -> list[int]:
         return [d % 10 for d in range(1000) if split_of(d, 0.1, seed) == "validation"]
 
     assert places(0) != places(1)
     # Every place is taken now and then: 100 draws out of ten.
     assert set(places(0)) == set(range(10))
-
-
-def test_no_fraction_means_no_validation() -> None:
     assert {split_of(document, 0, 0) for document in range(100)} == {"train"}
 
 
@@ -175,24 +161,6 @@ def test_equals_a_plain_transcription(
     assert found == plain_pack(documents, context_length, bos_token)
 
 
-@given(documents_of_any_length, st.integers(2, 50), st.booleans())
-def test_every_token_appears_once_and_in_order(
-    texts: list[list[int]], context_length: int, bos: bool
-) -> None:
-    arrays = [(index, np.array(tokens, dtype=np.int64)) for index, tokens in enumerate(texts)]
-    contexts = packed(arrays, context_length, END, BOS if bos else None)
-    found = [token for context in contexts for token in context.tokens if token != BOS]
-    stream = [token for tokens in texts for token in [*tokens, END]]
-    assert found == stream[: len(found)]
-    assert len(stream) - len(found) < context_length - bos
-    for context in contexts:
-        for token, document, position in zip(
-            context.tokens, context.documents, context.positions, strict=True
-        ):
-            if position >= 0:
-                assert token == [*texts[document], END][position]
-
-
 def test_arrays_are_int64_of_the_context_length() -> None:
     (context,) = pack([(0, np.arange(6, dtype=np.uint16))], 5, END, BOS)
     for array in (context.tokens, context.documents, context.positions):
@@ -200,7 +168,7 @@ def test_arrays_are_int64_of_the_context_length() -> None:
         assert array.shape == (5,)
 
 
-def test_a_block_is_there_before_the_next_document_is_read() -> None:
+def test_a_context_is_there_before_the_next_document_is_read() -> None:
     read: list[int] = []
 
     def documents() -> Iterator[tuple[int, np.ndarray]]:
@@ -216,8 +184,15 @@ def test_a_block_is_there_before_the_next_document_is_read() -> None:
 
 
 def test_documents_shorter_than_one_context_are_rejected() -> None:
-    with pytest.raises(InputError, match=r"have 4 tokens, fewer than the 5 of .* at most 4"):
+    with pytest.raises(
+        InputError,
+        match="the documents have 4 tokens, fewer than the 5 of one context; "
+        "give more text, or a context_length of at most 4",
+    ):
         list(pack([(0, np.arange(3))], 5, END))
+    with pytest.raises(InputError, match=r"fewer than the 5 of .* context_length of at most 5"):
+        list(pack([(0, np.arange(3))], 6, END, BOS))
+    assert len(list(pack([(0, np.arange(3))], 5, END, BOS))) == 1
     with pytest.raises(InputError, match="have 0 tokens"):
         list(pack([], 5, END))
 
@@ -236,159 +211,37 @@ class Texts(Corpus):
         return {}
 
 
-def contexts(
-    corpus: Corpus,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    context_length: int = 8,
-    split: Split = "train",
-    validation_fraction: float = 0.0,
-    seed: int = 0,
-    **options: int,
-) -> Iterator[Context]:
-    return token_contexts(
-        corpus,
-        tokenizer,
-        context_length=context_length,
-        split=split,
-        validation_fraction=validation_fraction,
-        seed=seed,
-        **options,
-    )
+def members(texts: list[str], split: Split, fraction: float, seed: int = 0) -> list[int]:
+    return [index for index, _ in documents_of_split(Texts(texts), split, fraction, seed)]
 
 
-def rows(found: Iterator[Context]) -> list[tuple[list[int], list[int], list[int]]]:
-    return [(b.tokens.tolist(), b.documents.tolist(), b.positions.tolist()) for b in found]
-
-
-long_texts = st.lists(st.text("ab ,\n", min_size=40, max_size=90), min_size=8, max_size=30)
-
-
-@settings(max_examples=25, deadline=None)
-@given(long_texts, st.sampled_from([0.05, 0.25, 0.5]), st.integers(0, 9), st.booleans())
-def test_equals_packing_the_documents_of_the_split(
-    mini_tokenizer: PreTrainedTokenizerBase,
-    texts: list[str],
-    fraction: float,
-    seed: int,
-    bos: bool,
+@given(st.integers(20, 60), st.sampled_from([0.05, 0.25, 0.5]), st.integers(0, 9))
+def test_documents_of_a_split_are_the_same_however_many_follow(
+    count: int, fraction: float, seed: int
 ) -> None:
-    seen: dict[str, set[int]] = {}
-    for split in ("train", "validation"):
-        members = [i for i in range(len(texts)) if split_of(i, fraction, seed) == split]
-        if not members:
-            continue
-        plain = pack(
-            [(i, np.array(mini_tokenizer.backend_tokenizer.encode(texts[i]).ids)) for i in members],
-            8,
-            mini_tokenizer.eos_token_id,
-            mini_tokenizer.bos_token_id if bos else None,
-        )
-        found = rows(
-            contexts(
-                Texts(texts),
-                mini_tokenizer,
-                split=split,
-                validation_fraction=fraction,
-                seed=seed,
-                bos=bos,
-            )
-        )
-        assert found == rows(plain)
-        seen[split] = {document for _, documents, _ in found for document in documents}
-    assert seen["train"].isdisjoint(seen.get("validation", set()))
-
-
-def test_the_documents_before_are_the_same_however_many_follow(
-    mini_tokenizer: PreTrainedTokenizerBase,
-) -> None:
-    texts = [f"This is the document with the number {index}." for index in range(60)]
-    for split in ("train", "validation"):
-        short = rows(
-            contexts(Texts(texts[:40]), mini_tokenizer, split=split, validation_fraction=0.1)
-        )
-        long = rows(contexts(Texts(texts), mini_tokenizer, split=split, validation_fraction=0.1))
-        assert long[: len(short)] == short
-        assert len(long) > len(short)
+    texts = [f"Document {index}." for index in range(count)]
+    train, validation = (members(texts, s, fraction, seed) for s in ("train", "validation"))
+    assert sorted(train + validation) == list(range(count))
+    assert {split_of(index, fraction, seed) for index in validation} == {"validation"}
+    longer = [*texts, *["More."] * 40]
+    assert members(longer, "train", fraction, seed)[: len(train)] == train
 
 
 def test_reads_no_further_than_is_needed(mini_tokenizer: PreTrainedTokenizerBase) -> None:
     corpus = Texts(["A document of some words."] * 10_000)
-    list(islice(contexts(corpus, mini_tokenizer), 5))
+    documents = documents_of_split(corpus, "train", 0.0, 0)
+    list(islice(pack(tokenize_documents(documents, mini_tokenizer), 8, END), 5))
     assert corpus.read < 200
 
 
-def test_bos_is_the_tokenizers_own(other_tokenizer: PreTrainedTokenizerBase) -> None:
-    first = next(contexts(Passage("Some words."), other_tokenizer, bos=True))
-    assert first.tokens[0] == other_tokenizer.bos_token_id != other_tokenizer.eos_token_id
-    assert other_tokenizer.decode(first.tokens[1:]) == "Some wo"
-
-
-def test_the_sample_keeps_its_tokens(mini_tokenizer: PreTrainedTokenizerBase) -> None:
-    document = next(BundledSample().documents())
-    first = next(contexts(BundledSample(), mini_tokenizer, context_length=128))
-    assert document.tokens is not None
-    np.testing.assert_array_equal(first.tokens, document.tokens[:128])
-    np.testing.assert_array_equal(first.positions, np.arange(128))
-
-
-def test_refuses_a_split_shorter_than_one_context(
-    mini_tokenizer: PreTrainedTokenizerBase,
-) -> None:
-    corpus = Passage(" him her")
-    message = (
-        "the documents have 3 tokens, fewer than the 8 of one context; "
-        "give more text, or a context_length of at most 3"
-    )
-    with pytest.raises(InputError, match=message):
-        next(contexts(corpus, mini_tokenizer))
-    assert len(list(contexts(corpus, mini_tokenizer, context_length=3))) == 1
-    with pytest.raises(InputError, match=r"fewer than the 7 of .* context_length of at most 4"):
-        next(contexts(corpus, mini_tokenizer, bos=True))
-    assert len(list(contexts(corpus, mini_tokenizer, context_length=4, bos=True))) == 1
-
-
-def test_refuses_a_split_without_documents(mini_tokenizer: PreTrainedTokenizerBase) -> None:
-    corpus = Passage("A single document of many words. " * 20)
-    chosen = "validation" if split_of(0, 0.05, 0) == "validation" else "train"
+def test_splits_and_corpora_without_documents_are_rejected() -> None:
+    chosen = split_of(0, 0.05, 0)
     empty: Split = "train" if chosen == "validation" else "validation"
-    assert list(contexts(corpus, mini_tokenizer, split=chosen, validation_fraction=0.05))
+    assert members(["one"], chosen, 0.05) == [0]
     message = f"no document is left for the {empty} split: the corpus has 1, .*at least 20 doc"
     with pytest.raises(InputError, match=message):
-        next(contexts(corpus, mini_tokenizer, split=empty, validation_fraction=0.05))
+        members(["one"], empty, 0.05)
     with pytest.raises(InputError, match="the validation split is empty"):
-        next(contexts(corpus, mini_tokenizer, split="validation"))
-
-
-def test_refuses_a_corpus_without_documents(mini_tokenizer: PreTrainedTokenizerBase) -> None:
+        members(["one"], "validation", 0)
     with pytest.raises(InputError, match="the corpus has no documents"):
-        next(contexts(Texts([]), mini_tokenizer))
-
-
-@pytest.mark.parametrize(
-    ("option", "message"),
-    [
-        ({"context_length": 0}, "context_length is 0"),
-        ({"validation_fraction": 0.7}, "validation_fraction is 0.7"),
-        ({"split": "test"}, "split is 'test'; expected one of train, validation"),
-    ],
-)
-def test_refuses_bad_arguments_before_anything_is_read(
-    mini_tokenizer: PreTrainedTokenizerBase, option: dict[str, object], message: str
-) -> None:
-    corpus = Texts(["text"])
-    with pytest.raises(InputError, match=message):
-        contexts(corpus, mini_tokenizer, **option)
-    assert corpus.read == 0
-
-
-def test_refuses_a_tokenizer_without_the_tokens_it_needs(
-    other_tokenizer: PreTrainedTokenizerBase,
-) -> None:
-    other_tokenizer.bos_token = None
-    assert list(contexts(Passage("Some words."), other_tokenizer))
-    with pytest.raises(InputError, match=r"no bos_token .*; set bos to false"):
-        contexts(Passage("Some words."), other_tokenizer, bos=True)
-    other_tokenizer.eos_token = None
-    with pytest.raises(InputError, match="no eos_token for an end-of-text"):
-        contexts(Passage("Some words."), other_tokenizer)
+        members([], "train", 0)

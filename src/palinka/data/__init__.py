@@ -15,7 +15,7 @@ from palinka.data.format import CacheKey, Layout, RowStatistics
 from palinka.data.harvest import HarvestSpec, harvest
 from palinka.data.loader import ActivationLoader
 from palinka.data.memory import InputStatistics, MemoryRows
-from palinka.data.packing import Context, Split, pack, split_of, token_contexts
+from palinka.data.packing import Context, Split, pack, split_of
 from palinka.data.synthetic import (
     SyntheticBatch,
     SyntheticData,
@@ -53,7 +53,6 @@ __all__ = [
     "mean_max_cosine",
     "pack",
     "split_of",
-    "token_contexts",
 ]
 
 

@@ -2,8 +2,9 @@
 
 import hashlib
 import os
+from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from palinka.data.format import (
     MANIFEST_NAME,
+    TABLES,
     CacheKey,
     Manifest,
     RowStatistics,
@@ -25,8 +27,6 @@ from palinka.data.format import (
 )
 from palinka.data.packing import Context
 from palinka.errors import InputError, expanded, progress
-
-TABLES = ("tokens", "documents", "positions")
 
 
 def default_cache_dir() -> Path:
@@ -59,11 +59,7 @@ class RowContext:
 
 
 def open_shard(folder: Path, shape: ShardShape) -> FileIO:
-    """Open a shard without a buffer, and check its size and header.
-
-    Raises:
-        InputError: If it cannot be opened or is damaged.
-    """
+    """Open a shard without a buffer, and check its size and header."""
     path = folder / shard_name(shape.index)
     with as_input_error(path):
         file = path.open("rb", buffering=0)
@@ -72,94 +68,41 @@ def open_shard(folder: Path, shape: ShardShape) -> FileIO:
     if size == shape.bytes and header == shape.header:
         return file
     file.close()
-    fault = (
-        f"{size} bytes, expected {shape.bytes}" if size != shape.bytes else "its header is damaged"
-    )
+    fault = "its header is damaged"
+    if size != shape.bytes:
+        fault = f"{size} bytes, expected {shape.bytes}"
     raise InputError(f"{path}: {fault}; remove the cache folder and harvest again")
 
 
-def read_exactly(file: FileIO, target: memoryview, offset: int, path: Path) -> None:
-    """Fill `target` with the bytes at `offset`.
-
-    Raises:
-        InputError: If the file ends before, or cannot be read.
-    """
-    with as_input_error(path):
+def read_exactly(file: FileIO, target: memoryview, offset: int) -> None:
+    """Fill `target` with the bytes at `offset`."""
+    with as_input_error(file.name):
         while target:
             count = os.preadv(file.fileno(), [target], offset)
             if not count:
-                raise InputError(f"{path}: ended early; remove the cache folder and harvest again")
+                raise InputError(
+                    f"{file.name}: ended early; remove the cache folder and harvest again"
+                )
             target, offset = target[count:], offset + count
 
 
 # Hashing leaves Python's lock; more threads than cores, as some wait for the disk.
 _MAX_THREADS = 8
-
-
-def check_shards(folder: Path, expected: Mapping[ShardShape, str]) -> None:
-    """Compare the checksums of some shards, several at a time.
-
-    Args:
-        folder: The cache's folder.
-        expected: SHA-256 of each shard, 64 hex digits.
-
-    Raises:
-        InputError: Naming every shard that is missing or damaged.
-    """
-
-    def sha256(shape: ShardShape) -> str:
-        with open_shard(folder, shape) as file, as_input_error(folder / shard_name(shape.index)):
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
-    problems, damaged = [], []
-    pool = ThreadPoolExecutor(_MAX_THREADS, "checksum")
-    with progress("checking the cache", sum(shape.bytes for shape in expected), "bytes") as bar:
-        try:
-            found = {shape: pool.submit(sha256, shape) for shape in expected}
-            for shape, checksum in found.items():
-                try:
-                    if checksum.result() != expected[shape]:
-                        damaged.append(shard_name(shape.index))
-                except InputError as error:
-                    problems.append(str(error))
-                bar.update(shape.bytes)
-        finally:
-            pool.shutdown(cancel_futures=True)
-    if damaged:
-        problems.append(
-            f"{folder}: damaged, the checksum does not match in {', '.join(damaged)}; "
-            "remove the folder and harvest again"
-        )
-    if problems:
-        raise InputError(" · ".join(problems))
-
-
 # Below the usual limit of 1,024 open files per process.
 _MAX_OPEN = 256
 
 
 class ShardReader:
-    """Reads rows of a cache for one thread; shards are opened, and checked, on first touch.
+    """Reads rows of a cache for one thread; shards are opened, and checked, on first touch."""
 
-    Args:
-        folder: The cache's folder.
-        shapes: All its shards.
-        unverified: SHA-256 of the shards whose content is compared with it before rows are read
-            from them; each is removed once it has been compared.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        shapes: Sequence[ShardShape],
-        unverified: MutableMapping[ShardShape, str],
-    ) -> None:
-        self._folder = folder
-        self._shapes = shapes
-        self._unverified = unverified
-        self._first_rows = np.cumsum([0] + [shape.rows for shape in shapes])
-        self._starts = np.array([shape.activations_start for shape in shapes], np.int64)
-        self._paths = [folder / shard_name(shape.index) for shape in shapes]
+    def __init__(self, cache: "Cache") -> None:
+        self._cache = cache
+        self._row_bytes = cache.key.layout.row_bytes
+        # Offset in each shard of the cache's first row, if it lay there.
+        self._origins = [
+            shape.activations_start - first * self._row_bytes
+            for shape, first in zip(cache.shapes, cache.first_rows, strict=False)
+        ]
         self._open: OrderedDict[int, FileIO] = OrderedDict()
 
     def read_into(self, out: torch.Tensor, runs: NDArray[np.int64]) -> None:
@@ -172,27 +115,17 @@ class ShardReader:
         Raises:
             InputError: If a shard is missing or damaged.
         """
-        shards, first, rows = cut_at(self._first_rows, joined(runs))
-        if self._unverified:
-            self._verify(shards)
+        pieces = list(cut_at(self._cache.first_rows, runs))
+        if new := sorted(self._cache.unverified.intersection(shard for shard, _, _ in pieces)):
+            self._cache.verify(new)
+            self._cache.unverified.difference_update(new)
         target = out.view(torch.uint8).reshape(-1).numpy().data
-        row_bytes = out.shape[1] * out.itemsize
-        offsets = self._starts[shards] + (first - self._first_rows[shards]) * row_bytes
-        ends = np.cumsum(rows) * row_bytes
-        # Python integers, since a batch is hundreds of runs.
-        places = np.stack((shards, offsets, ends - rows * row_bytes, ends), axis=1).tolist()
-        for index, offset, start, stop in places:
-            read_exactly(self._file(index), target[start:stop], offset, self._paths[index])
-
-    def _verify(self, shards: NDArray[np.int64]) -> None:
-        """Compare the checksums of shards that are read for the first time."""
-        touched = [self._shapes[index] for index in np.unique(shards).tolist()]
-        unverified = dict(self._unverified)
-        expected = {shape: unverified[shape] for shape in touched if shape in unverified}
-        if expected:
-            check_shards(self._folder, expected)
-        for shape in expected:
-            self._unverified.pop(shape, None)
+        done = 0
+        for shard, first, stop in pieces:
+            size = (stop - first) * self._row_bytes
+            offset = self._origins[shard] + first * self._row_bytes
+            read_exactly(self._file(shard), target[done : done + size], offset)
+            done += size
 
     def _file(self, index: int) -> FileIO:
         if index in self._open:
@@ -200,7 +133,7 @@ class ShardReader:
         else:
             if len(self._open) >= _MAX_OPEN:
                 self._open.popitem(last=False)[1].close()
-            self._open[index] = open_shard(self._folder, self._shapes[index])
+            self._open[index] = open_shard(self._cache.folder, self._cache.shapes[index])
         return self._open[index]
 
     def close(self) -> None:
@@ -209,35 +142,22 @@ class ShardReader:
             self._open.popitem()[1].close()
 
 
-def joined(runs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Join each run of rows that begins where the one before it ends, `(runs, 2)`."""
-    if not len(runs):
-        return runs
-    breaks = np.flatnonzero(runs[1:, 0] != runs[:-1, 1])
-    starts = runs[np.concatenate(([0], breaks + 1)), 0]
-    stops = runs[np.concatenate((breaks, [len(runs) - 1])), 1]
-    return np.stack((starts, stops), axis=1)
-
-
-def cut_at(borders: NDArray[np.int64], runs: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
+def cut_at(borders: list[int], runs: NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
     """Cut runs of rows where a shard ends.
 
     Args:
         borders: First row of each shard, and the number of all rows.
-        runs: First row and row after the last of each run, `(runs, 2)`; runs without rows are
-            dropped.
+        runs: First row and row after the last of each run, `(runs, 2)`.
 
-    Returns:
-        The shard, the first row and the number of rows of each piece, in order.
+    Yields:
+        The shard, the first row and the row after the last of each piece, in order.
     """
-    runs = runs[runs[:, 0] < runs[:, 1]]
-    first = np.searchsorted(borders, runs[:, 0], side="right") - 1
-    pieces = np.searchsorted(borders, runs[:, 1], side="left") - first
-    before = np.cumsum(pieces) - pieces
-    shards = np.arange(pieces.sum()) + np.repeat(first - before, pieces)
-    starts = np.maximum(np.repeat(runs[:, 0], pieces), borders[shards])
-    stops = np.minimum(np.repeat(runs[:, 1], pieces), borders[shards + 1])
-    return shards, starts, stops - starts
+    for first, stop in runs.tolist():
+        while first < stop:
+            shard = bisect_right(borders, first) - 1
+            end = min(stop, borders[shard + 1])
+            yield shard, first, end
+            first = end
 
 
 # One read should be long enough to keep a disk busy ...
@@ -255,18 +175,20 @@ class Cache:
         folder: The cache's own folder.
         key: Layout and settings.
         statistics: Sums over all rows.
+        shapes: Shape of every shard, in order.
+        first_rows: First row of every shard, and the number of all rows.
+        unverified: Numbers of the shards whose checksums are compared when they are first read.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, verify_shards: bool = False) -> None:
         self.folder = folder
         self.key: CacheKey = manifest.key
         self.statistics: RowStatistics = manifest.statistics
-        self._shapes = manifest.shapes
-        sums = (entry.sha256 for entry in manifest.shards)
-        self._checksums = dict(zip(self._shapes, sums, strict=True))
+        self.shapes = list(manifest.checksums)
+        self.first_rows: list[int] = np.cumsum([0, *(s.rows for s in self.shapes)]).tolist()
+        self._checksums = manifest.checksums
         # Shared by all readers, so that each shard is compared once.
-        self._unverified = dict(self._checksums) if verify_shards else {}
-        self._first_rows = np.cumsum([0] + [shape.rows for shape in self._shapes])
+        self.unverified = set(range(len(self.shapes) if verify_shards else 0))
 
     @staticmethod
     def exists(folder: Path) -> bool:
@@ -299,7 +221,7 @@ class Cache:
                 f"{key.digest[:16]}); choose another cache folder or remove this one"
             )
         problems = []
-        for shape in manifest.shapes:
+        for shape in manifest.checksums:
             try:
                 open_shard(folder, shape).close()
             except InputError as error:
@@ -311,17 +233,17 @@ class Cache:
     @property
     def rows(self) -> int:
         """Number of rows."""
-        return int(self._first_rows[-1])
+        return self.first_rows[-1]
 
     @property
     def shards(self) -> int:
         """Number of shards."""
-        return len(self._shapes)
+        return len(self.shapes)
 
     @property
     def bytes(self) -> int:
         """Size of all shards."""
-        return sum(shape.bytes for shape in self._shapes)
+        return sum(shape.bytes for shape in self.shapes)
 
     @property
     def width(self) -> int:
@@ -348,17 +270,43 @@ class Cache:
         mixed = 1 + int(_NEIGHBORS * (window - 1) / max(1, layout.rows_per_context - 1))
         return max(1, min(_RUN_BYTES // layout.row_bytes, mixed, self.rows // _MIN_RUNS))
 
-    def verify(self) -> None:
-        """Read every byte of every shard and compare the checksums.
+    def verify(self, shards: Iterable[int] | None = None) -> None:
+        """Read every byte of some shards, or of all, and compare the checksums.
 
         Raises:
-            InputError: Naming every damaged shard.
+            InputError: Naming every shard that is missing or damaged.
         """
-        check_shards(self.folder, self._checksums)
+        chosen = self.shapes if shards is None else [self.shapes[index] for index in shards]
+
+        def sha256(shape: ShardShape) -> str:
+            with open_shard(self.folder, shape) as file, as_input_error(file.name):
+                return hashlib.file_digest(file, "sha256").hexdigest()
+
+        problems, damaged = [], []
+        pool = ThreadPoolExecutor(_MAX_THREADS, "checksum")
+        with progress("checking the cache", sum(shape.bytes for shape in chosen), "bytes") as bar:
+            try:
+                found = {shape: pool.submit(sha256, shape) for shape in chosen}
+                for shape, checksum in found.items():
+                    try:
+                        if checksum.result() != self._checksums[shape]:
+                            damaged.append(shard_name(shape.index))
+                    except InputError as error:
+                        problems.append(str(error))
+                    bar.update(shape.bytes)
+            finally:
+                pool.shutdown(cancel_futures=True)
+        if damaged:
+            problems.append(
+                f"{self.folder}: damaged, the checksum does not match in {', '.join(damaged)}; "
+                "remove the folder and harvest again"
+            )
+        if problems:
+            raise InputError(" · ".join(problems))
 
     def reader(self) -> ShardReader:
         """Create a reader of the rows, for one thread."""
-        return ShardReader(self.folder, self._shapes, self._unverified)
+        return ShardReader(self)
 
     def read_rows(self, start: int, stop: int) -> torch.Tensor:
         """Read the rows from `start` to before `stop` in their order on disk, `(rows, width)`."""
@@ -378,35 +326,30 @@ class Cache:
             raise InputError(
                 f"row {row} asked of {self.folder}, which has rows 0 to {self.rows - 1}"
             )
-        index = int(np.searchsorted(self._first_rows, row, side="right")) - 1
-        shape = self._shapes[index]
+        index = bisect_right(self.first_rows, row) - 1
+        shape = self.shapes[index]
         length = shape.layout.context_length
+        size = shape.contexts * length
         with open_shard(self.folder, shape) as file:
-            place = self._table(file, shape, "index", row - int(self._first_rows[index]), 1)[0]
-            start = int(place) // length * length
+            place = int(_integers(file, shape, 3 * size + row - self.first_rows[index], 1)[0])
+            start, offset = place // length * length, place % length
             tokens, documents, positions = (
-                self._table(file, shape, name, start, length) for name in TABLES
+                _integers(file, shape, table * size + start, length) for table in range(3)
             )
-        offset = int(place) - start
         return RowContext(tokens, offset, int(documents[offset]), int(positions[offset]))
 
     def contexts(self) -> Iterator[Context]:
         """Read the contexts that the rows come from, in the order of the text."""
-        for shape in self._shapes:
-            size = (shape.contexts, shape.layout.context_length)
+        for shape in self.shapes:
+            size = (len(TABLES), shape.contexts, shape.layout.context_length)
             with open_shard(self.folder, shape) as file:
-                tables = [
-                    self._table(file, shape, name, 0, size[0] * size[1]).reshape(size)
-                    for name in TABLES
-                ]
-            for context in zip(*(table.astype(np.int64) for table in tables), strict=True):
+                tables = _integers(file, shape, 0, int(np.prod(size))).astype(np.int64)
+            for context in zip(*tables.reshape(size), strict=True):
                 yield Context(*context)
 
-    def _table(
-        self, file: FileIO, shape: ShardShape, name: str, start: int, count: int
-    ) -> NDArray[np.int32]:
-        """Read entries of a flattened table, or of the index, of a shard."""
-        found = np.empty(count, "<i4")
-        path = self.folder / shard_name(shape.index)
-        read_exactly(file, found.data.cast("B"), shape.table_start(name) + 4 * start, path)
-        return found
+
+def _integers(file: FileIO, shape: ShardShape, start: int, count: int) -> NDArray[np.int32]:
+    """Read from the three flattened tables and the index of a shard, which follow each other."""
+    found = np.empty(count, "<i4")
+    read_exactly(file, found.data.cast("B"), len(shape.header) + 4 * start)
+    return found

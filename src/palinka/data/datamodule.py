@@ -372,12 +372,8 @@ class ActivationDataModule(pl.LightningDataModule):
                 harvested.verify()
 
     def _statistics(self, columns: slice) -> InputStatistics:
-        return input_statistics(
-            self._open(self.train_spec),
-            center=self.center,
-            unit_norm=self.unit_norm,
-            columns=columns,
-        )
+        rows = self._open(self.train_spec)
+        return input_statistics(rows, columns, center=self.center, unit_norm=self.unit_norm)
 
     def _open(self, spec: HarvestSpec) -> Cache | MemoryRows:
         if spec.split not in self._rows:

@@ -4,11 +4,12 @@ import errno
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -24,8 +25,7 @@ FORMAT_VERSION = 1
 ALIGNMENT = 64
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 _SAFETENSORS_DTYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
-# Names of members on disk that differ from those in the code.
-_ON_DISK = {"contexts_per_shard": "blocks_per_shard"}
+TABLES = ("tokens", "documents", "positions")
 
 _ADVICE = {
     errno.ENOSPC: "no space left; free some or choose another cache folder, then run again",
@@ -38,7 +38,7 @@ _ADVICE = {
 
 
 @contextmanager
-def as_input_error(path: Path) -> Iterator[None]:
+def as_input_error(path: Path | str) -> Iterator[None]:
     """Turn an `OSError` about `path` into an `InputError` with a remedy."""
     try:
         yield
@@ -47,35 +47,28 @@ def as_input_error(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: {advice}") from error
 
 
-_STEP = 0x9E3779B97F4A7C15
-_FACTORS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
-_WORD = 2**64 - 1
+_STEP = np.uint64(0x9E3779B97F4A7C15)
 
 
 def _mixed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Apply the output function of splitmix64 to each word."""
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(_FACTORS[0])
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(_FACTORS[1])
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return words ^ (words >> np.uint64(31))
 
 
 def permutation(length: int, *seeds: int) -> NDArray[np.int64]:
     """Permute the numbers below `length` by seeds, alike in every version of NumPy.
 
-    Args:
-        length: Number of elements.
-        seeds: Integers, of which the lowest 64 bits count.
-
-    Returns:
-        Element numbers in ascending order of their splitmix64 output, `(length,)`.
+    They are in ascending order of their splitmix64 output; 64 bits of each seed count.
 
     Source:
         Steele, Lea & Flood (2014), Fast splittable pseudorandom number generators.
     """
     state = np.zeros(1, np.uint64)
     for seed in seeds:
-        state = _mixed((state ^ np.uint64(seed & _WORD)) + np.uint64(_STEP))
-    counters = np.arange(1, length + 1, dtype=np.uint64) * np.uint64(_STEP)
+        state = _mixed((state ^ np.uint64(seed % 2**64)) + _STEP)
+    counters = np.arange(1, length + 1, dtype=np.uint64) * _STEP
     return np.argsort(_mixed(state + counters), kind="stable").astype(np.int64, copy=False)
 
 
@@ -87,9 +80,9 @@ class Layout:
         width: Numbers per row.
         dtype: Stored type: `"float16"`, `"bfloat16"` or `"float32"`.
         context_length: Tokens per context.
-        skip: Leading positions of each context that have no row.
-        contexts_per_shard: Contexts of one shard, which is one shuffle window; the last shard
+        contexts_per_shard: Contexts of a shard, within which rows are shuffled; the last shard
             may have fewer.
+        skip: Leading positions of each context that have no row.
         seed: Seeds the shuffling within shards.
     """
 
@@ -135,14 +128,13 @@ class Layout:
         return self.width * self.torch_dtype.itemsize
 
     def to_json(self) -> dict[str, JSON]:
-        """Members under their names on disk."""
-        return {_ON_DISK.get(name, name): value for name, value in asdict(self).items()}
+        """Members under their names on disk, where a context is a block."""
+        return {name.replace("contexts_", "blocks_"): value for name, value in asdict(self).items()}
 
     @classmethod
     def from_json(cls, members: Any) -> "Layout":
         """Read the members of `to_json`."""
-        names = {on_disk: name for name, on_disk in _ON_DISK.items()}
-        return cls(**{names.get(name, name): value for name, value in members.items()})
+        return cls(**{name.replace("blocks_", "contexts_"): v for name, v in members.items()})
 
 
 @dataclass(frozen=True)
@@ -161,11 +153,8 @@ class CacheKey:
     @property
     def digest(self) -> str:
         """SHA-256 of the canonical JSON of version, layout and settings, 64 hex digits."""
-        described = {
-            "version": FORMAT_VERSION,
-            "layout": self.layout.to_json(),
-            "settings": self.settings,
-        }
+        layout = self.layout.to_json()
+        described = {"version": FORMAT_VERSION, "layout": layout, "settings": self.settings}
         canonical = json.dumps(described, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -175,11 +164,7 @@ class CacheKey:
 
     @classmethod
     def from_json(cls, members: Mapping[str, Any]) -> "CacheKey":
-        """Read the members of `to_json`.
-
-        Raises:
-            ValueError: If the key is not that of the layout and the settings.
-        """
+        """Read the members of `to_json`; a `ValueError` if the key is not that of the rest."""
         key = cls(Layout.from_json(members["layout"]), members["settings"])
         if members["key"] != key.digest:
             raise ValueError("its key is not that of its settings")
@@ -192,41 +177,35 @@ class CacheKey:
 
 @dataclass(frozen=True)
 class RowStatistics:
-    """Sums over rows in float64; sums of several shards add up to those of the whole.
+    """Sums over rows in float64; those of several shards add up to those of the whole.
 
     Attributes:
         rows: Number of rows.
-        sum: Sum of the rows, `(width,)`.
         sum_of_norms: Sum of the rows' Euclidean norms.
         sum_of_squared_norms: Sum of their squares.
+        sum: Sum of the rows, `(width,)`.
     """
 
     rows: int
-    sum: NDArray[np.float64]
     sum_of_norms: float
     sum_of_squared_norms: float
+    sum: NDArray[np.float64]
 
     @classmethod
     def of(cls, rows: NDArray[np.float64]) -> "RowStatistics":
         """Sum up `rows`, `(rows, width)`."""
         squared_norms = np.einsum("ij,ij->i", rows, rows)
-        return cls(
-            rows=len(rows),
-            sum=rows.sum(axis=0),
-            sum_of_norms=float(np.sqrt(squared_norms).sum()),
-            sum_of_squared_norms=float(squared_norms.sum()),
-        )
+        norms = float(np.sqrt(squared_norms).sum())
+        return cls(len(rows), norms, float(squared_norms.sum()), rows.sum(axis=0))
 
     @classmethod
-    def merged(cls, parts: Iterable["RowStatistics"], width: int) -> "RowStatistics":
-        """Add up all parts in the order given."""
-        rows, total, norms, squared_norms = 0, np.zeros(width), 0.0, 0.0
-        for part in parts:
-            rows += part.rows
-            total = total + part.sum
-            norms += part.sum_of_norms
-            squared_norms += part.sum_of_squared_norms
-        return cls(rows, total, norms, squared_norms)
+    def none(cls, width: int) -> "RowStatistics":
+        """Sums over no rows."""
+        return cls(0, 0.0, 0.0, np.zeros(width))
+
+    def __add__(self, other: "RowStatistics") -> "RowStatistics":
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return RowStatistics(*(one + another for one, another in pairs))
 
     @property
     def mean(self) -> NDArray[np.float64]:
@@ -238,24 +217,9 @@ class RowStatistics:
         """Mean Euclidean norm of a row, not centered."""
         return self.sum_of_norms / self.rows
 
-    @property
-    def mean_squared_norm(self) -> float:
-        """Mean squared norm of a row, not centered."""
-        return self.sum_of_squared_norms / self.rows
-
-    @property
-    def total_variance(self) -> float:
-        """Mean squared distance of a row from the mean row."""
-        return max(0.0, self.mean_squared_norm - float(self.mean @ self.mean))
-
     def to_json(self) -> dict[str, JSON]:
         """Members of the manifest and of a record."""
-        return {
-            "rows": self.rows,
-            "sum_of_norms": self.sum_of_norms,
-            "sum_of_squared_norms": self.sum_of_squared_norms,
-            "sum": self.sum.tolist(),
-        }
+        return {**vars(self), "sum": self.sum.tolist()}
 
     @classmethod
     def from_json(cls, members: Mapping[str, Any]) -> "RowStatistics":
@@ -287,47 +251,29 @@ class ShardShape:
         """Rows in this shard."""
         return self.contexts * self.layout.rows_per_context
 
-    @property
+    @cached_property
     def header(self) -> bytes:
-        """All bytes before the first tensor, including the length of the JSON.
-
-        The JSON is padded with spaces so that the activations start at a multiple of 64.
-        """
-        table = [self.contexts, self.layout.context_length]
-        tensors = {
-            "tokens": ("I32", table, 4 * table[0] * table[1]),
-            "documents": ("I32", table, 4 * table[0] * table[1]),
-            "positions": ("I32", table, 4 * table[0] * table[1]),
-            "index": ("I32", [self.rows], 4 * self.rows),
-            "activations": (
-                _SAFETENSORS_DTYPES[self.layout.dtype],
-                [self.rows, self.layout.width],
-                self.rows * self.layout.row_bytes,
-            ),
+        """All bytes before the first tensor, padded so that the rows start at a multiple of 64."""
+        table, kind = [self.contexts, self.layout.context_length], self.layout.dtype
+        shapes = {
+            **dict.fromkeys(TABLES, ("I32", table)),
+            "index": ("I32", [self.rows]),
+            "activations": (_SAFETENSORS_DTYPES[kind], [self.rows, self.layout.width]),
         }
-        metadata = {
-            "format": FORMAT_NAME,
-            "version": str(FORMAT_VERSION),
-            "shard": str(self.index),
-        }
+        metadata = {"format": FORMAT_NAME, "version": f"{FORMAT_VERSION}", "shard": f"{self.index}"}
         members: dict[str, object] = {"__metadata__": metadata}
-        start = 0
-        for name, (dtype, shape, length) in tensors.items():
-            offsets = [start, start + length]
-            members[name] = {"dtype": dtype, "shape": shape, "data_offsets": offsets}
-            start += length
+        stop = 0
+        for name, (dtype, shape) in shapes.items():
+            itemsize = 4 if dtype == "I32" else self.layout.torch_dtype.itemsize
+            start, stop = stop, stop + int(np.prod(shape)) * itemsize
+            members[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, stop]}
         text = json.dumps(members, separators=(",", ":")).encode()
         text += b" " * (-(8 + len(text) + self._table_bytes) % ALIGNMENT)
         return len(text).to_bytes(8, "little") + text
 
     @property
     def _table_bytes(self) -> int:
-        return 4 * (3 * self.contexts * self.layout.context_length + self.rows)
-
-    def table_start(self, name: str) -> int:
-        """Offset in bytes of `tokens`, `documents`, `positions` or the `index`."""
-        place = ("tokens", "documents", "positions", "index").index(name)
-        return len(self.header) + place * 4 * self.contexts * self.layout.context_length
+        return 4 * (len(TABLES) * self.contexts * self.layout.context_length + self.rows)
 
     @property
     def activations_start(self) -> int:
@@ -388,32 +334,23 @@ def read_json(path: Path, kind: str, parse: Callable[[dict[str, Any]], T]) -> T:
         if members["format"] != kind:
             raise ValueError(f"its format is {members['format']!r}, expected {kind!r}")
         version = members["version"]
-        found = parse(members) if version == FORMAT_VERSION else None
+        if version == FORMAT_VERSION:
+            return parse(members)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise InputError(
-            f"{path}: damaged ({reason}); remove the folder and harvest again"
-        ) from error
-    if found is None:
-        raise InputError(
-            f"{path}: format version {version!r}, this palinka reads version {FORMAT_VERSION}; "
-            "use the palinka that wrote it, or remove the folder and harvest again"
-        )
-    return found
-
-
-class ShardEntry(NamedTuple):
-    """One shard in the manifest: its contexts, and the SHA-256 of its file, 64 hex digits."""
-
-    contexts: int
-    sha256: str
+        why = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise InputError(f"{path}: damaged ({why}); remove the folder and harvest again") from error
+    raise InputError(
+        f"{path}: format version {version!r}, this palinka reads version {FORMAT_VERSION}; "
+        "use the palinka that wrote it, or remove the folder and harvest again"
+    )
 
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """Entry and statistics of a finished shard, kept until there is a manifest."""
+    """Contexts, SHA-256 and statistics of a finished shard, kept until there is a manifest."""
 
-    entry: ShardEntry
+    contexts: int
+    sha256: str
     statistics: RowStatistics
 
     def write(self, path: Path, digest: str) -> None:
@@ -422,8 +359,8 @@ class ShardRecord:
             "format": f"{FORMAT_NAME}-shard",
             "version": FORMAT_VERSION,
             "key": digest,
-            "blocks": self.entry.contexts,
-            "sha256": self.entry.sha256,
+            "blocks": self.contexts,
+            "sha256": self.sha256,
             "statistics": self.statistics.to_json(),
         }
         write_json(path, members)
@@ -435,66 +372,57 @@ class ShardRecord:
         def parse(members: dict[str, Any]) -> ShardRecord:
             if members["key"] != digest:
                 raise ValueError("it belongs to another cache")
-            entry = ShardEntry(members["blocks"], members["sha256"])
-            return cls(entry, RowStatistics.from_json(members["statistics"]))
+            statistics = RowStatistics.from_json(members["statistics"])
+            return cls(members["blocks"], members["sha256"], statistics)
 
         return read_json(path, f"{FORMAT_NAME}-shard", parse)
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """Key, shards in order, and sums over all rows of a finished cache."""
+    """Key, SHA-256 of every shard in order, and sums over all rows of a finished cache."""
 
     key: CacheKey
-    shards: tuple[ShardEntry, ...]
+    checksums: Mapping[ShardShape, str]
     statistics: RowStatistics
-
-    @property
-    def shapes(self) -> tuple[ShardShape, ...]:
-        """Shape of every shard, in order."""
-        return tuple(
-            ShardShape(self.key.layout, index, entry.contexts)
-            for index, entry in enumerate(self.shards)
-        )
 
     def to_json(self) -> dict[str, JSON]:
         """Members of the file."""
-        shapes = self.shapes
         return {
             "format": FORMAT_NAME,
             "version": FORMAT_VERSION,
             **self.key.to_json(),
-            "rows": sum(shape.rows for shape in shapes),
+            "rows": sum(shape.rows for shape in self.checksums),
             "shards": [
                 {
                     "file": shard_name(shape.index),
                     "blocks": shape.contexts,
                     "rows": shape.rows,
                     "bytes": shape.bytes,
-                    "sha256": entry.sha256,
+                    "sha256": sha256,
                 }
-                for shape, entry in zip(shapes, self.shards, strict=True)
+                for shape, sha256 in self.checksums.items()
             ],
             "statistics": self.statistics.to_json(),
         }
 
-    def write(self, folder: Path) -> None:
-        """Write the manifest into its folder."""
-        write_json(folder / MANIFEST_NAME, self.to_json())
-
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
         """Read the manifest of a folder, and check that its members fit together."""
-        return read_json(folder / MANIFEST_NAME, FORMAT_NAME, cls._parse)
 
-    @classmethod
-    def _parse(cls, members: dict[str, Any]) -> "Manifest":
-        entries = [ShardEntry(shard["blocks"], shard["sha256"]) for shard in members["shards"]]
-        statistics = RowStatistics.from_json(members["statistics"])
-        manifest = cls(CacheKey.from_json(members), tuple(entries), statistics)
-        for name, expected in manifest.to_json().items():
-            if members[name] != expected:
-                raise ValueError(f"its member {name!r} does not fit the others")
-        if statistics.rows != members["rows"]:
-            raise ValueError("its statistics are those of other rows")
-        return manifest
+        def parse(members: dict[str, Any]) -> Manifest:
+            key = CacheKey.from_json(members)
+            checksums = {
+                ShardShape(key.layout, index, shard["blocks"]): shard["sha256"]
+                for index, shard in enumerate(members["shards"])
+            }
+            statistics = RowStatistics.from_json(members["statistics"])
+            manifest = cls(key, checksums, statistics)
+            for name, expected in manifest.to_json().items():
+                if members[name] != expected:
+                    raise ValueError(f"its member {name!r} does not fit the others")
+            if statistics.rows != members["rows"]:
+                raise ValueError("its statistics are those of other rows")
+            return manifest
+
+        return read_json(folder / MANIFEST_NAME, FORMAT_NAME, parse)

@@ -1,28 +1,35 @@
 """Harvest activations into a cache."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from palinka.data.cache import TABLES, Cache
+from palinka.data.cache import Cache
 from palinka.data.corpora import Corpus
-from palinka.data.format import CacheKey, Layout
-from palinka.data.packing import Context, Split, split_of, token_contexts
+from palinka.data.format import TABLES, CacheKey, Layout
+from palinka.data.packing import (
+    Context,
+    Split,
+    documents_of_split,
+    pack,
+    split_of,
+    tokenize_documents,
+)
 from palinka.data.writer import CacheWriter, tidy
 from palinka.errors import InputError, progress
 from palinka.language_models import LanguageModel, LanguageModelSpec
 from palinka.language_models.cpu import disable_malloc_trim, matmul_precision, select_matmul_backend
 from palinka.language_models.spec import find_device
+from palinka.language_models.token_text import bos_id
 
 # Rows of a window, if its bytes allow: then a batch of 4,096 rows meets few rows of one context.
 # The bounds depend on nothing of this machine, for the window decides which rows are shuffled
@@ -52,10 +59,8 @@ class HarvestSpec:
         skip_first: Whether the first token of each context has no row.
         max_rows: Maximum number of rows; None for all of the split.
         dtype: Stored type: `float16`, `bfloat16` or `float32`.
-        batch_contexts: Contexts per forward pass; default about 4,096 tokens. It changes no more
-            than the last bits of a row, and is not part of the key.
-        target_site: A second site, whose activations of the same tokens stand to the right of
-            the first's in each row; None for rows of one site.
+        batch_contexts: Contexts per forward pass; default about 4,096 tokens. Not in the key.
+        target_site: A second site, whose activations stand to the right of the first's.
 
     Raises:
         InputError: If a value is out of range, the model has no such site, or both are one.
@@ -81,6 +86,8 @@ class HarvestSpec:
                 f"harvest_batch_size is {self.batch_contexts}; expected at least 1 context per "
                 "forward pass, or null for about 4,096 tokens"
             )
+        if self.context_length == 1 and self.bos:
+            raise InputError("context_length is 1; expected at least 2, one beside the BOS token")
         split_of(0, self.validation_fraction, self.seed)  # rejects a fraction out of range
         if len(set(self.resolved_sites)) < len(self.resolved_sites):
             raise InputError(
@@ -149,15 +156,13 @@ class HarvestSpec:
 
     def contexts(self) -> Iterator[Context]:
         """Tokenize and pack the contexts that the rows come from, always the same ones."""
-        contexts = token_contexts(
-            self.corpus,
-            self.language_model.tokenizer(),
-            context_length=self.context_length,
-            split=self.split,
-            validation_fraction=self.validation_fraction,
-            seed=self.seed,
-            bos=self.bos,
-        )
+        tokenizer = self.language_model.tokenizer()
+        if tokenizer.eos_token_id is None:
+            raise InputError("the tokenizer has no eos_token to set between documents; set one")
+        bos = bos_id(tokenizer) if self.bos else None
+        documents = documents_of_split(self.corpus, self.split, self.validation_fraction, self.seed)
+        tokens = tokenize_documents(documents, tokenizer)
+        contexts = pack(tokens, self.context_length, tokenizer.eos_token_id, bos)
         return islice(contexts, self.max_contexts)
 
 
@@ -220,15 +225,21 @@ def _fill(
     world_size: int,
 ) -> int:
     """Write this rank's missing shards; returns the number of shards of the split."""
+    layout = spec.layout
     shards = 0
-    buffer: torch.Tensor | None = None
-    with _progress(spec, rank) as bar:
+    # For all shards, since pages that are touched first are slow.
+    size = layout.contexts_per_shard * layout.rows_per_context
+    buffer = torch.empty(size, layout.width, dtype=layout.torch_dtype)
+    total = None if spec.max_contexts is None else spec.max_contexts * spec.context_length
+    # The tokens that all ranks together have passed, as the first rank sees it.
+    shown = progress(f"harvesting {spec.split} activations", total, "tokens")
+    with nullcontext(tqdm(disable=True)) if rank else shown as bar:
 
         def windows() -> Iterator[list[Context]]:
             nonlocal shards
             contexts = spec.contexts()
             tokens = 0
-            while window := list(islice(contexts, spec.layout.contexts_per_shard)):
+            while window := list(islice(contexts, layout.contexts_per_shard)):
                 shards += 1
                 yield window
                 tokens += len(window) * spec.context_length
@@ -236,43 +247,17 @@ def _fill(
 
         with closing(writer.missing(windows(), rank, world_size)) as missing:
             for claim, window in missing:
-                if buffer is None:  # for all shards, since pages that are touched first are slow
-                    size = spec.layout.contexts_per_shard * spec.layout.rows_per_context
-                    dtype = spec.layout.torch_dtype
-                    buffer = torch.empty(size, spec.layout.width, dtype=dtype)
-                rows = _read_window(spec, model(), window, buffer, bar)
-                tables = (
-                    np.stack([getattr(context, name) for context in window]) for name in TABLES
-                )
-                claim.write(rows, *tables)
+                tables = [np.stack([getattr(one, name) for one in window]) for name in TABLES]
+                filled = 0
+                for start in range(0, len(window), spec.contexts_per_batch):
+                    tokens = tables[0][start : start + spec.contexts_per_batch]
+                    rows = read_rows(spec, model(), tokens)
+                    check_finite(spec, rows, layout.torch_dtype)
+                    buffer[filled : filled + len(rows)].copy_(rows)
+                    filled += len(rows)
+                    bar.update(tokens.size)
+                claim.write(buffer[:filled], *tables)
     return shards
-
-
-def _progress(spec: HarvestSpec, rank: int) -> AbstractContextManager[Any]:
-    """Show the tokens that all ranks together have passed, as the first rank sees it."""
-    if rank:
-        return nullcontext(tqdm(disable=True))
-    total = None if spec.max_contexts is None else spec.max_contexts * spec.context_length
-    return progress(f"harvesting {spec.split} activations", total, "tokens")
-
-
-def _read_window(
-    spec: HarvestSpec,
-    model: LanguageModel,
-    window: Sequence[Context],
-    buffer: torch.Tensor,
-    bar: Any,
-) -> torch.Tensor:
-    """Read the rows of one shard into a buffer, in the order of contexts and positions."""
-    filled = 0
-    for start in range(0, len(window), spec.contexts_per_batch):
-        batch = window[start : start + spec.contexts_per_batch]
-        rows = read_rows(spec, model, np.stack([context.tokens for context in batch]))
-        check_finite(spec, rows, buffer.dtype)
-        buffer[filled : filled + len(rows)].copy_(rows)
-        filled += len(rows)
-        bar.update(len(batch) * spec.context_length)
-    return buffer[:filled]
 
 
 def _wait_for_other_runs(writer: CacheWriter, shards: Iterable[int]) -> bool:
@@ -311,15 +296,9 @@ def load_model(spec: HarvestSpec, load: Callable[[], LanguageModel]) -> Language
 
 
 def read_rows(spec: HarvestSpec, model: LanguageModel, tokens: NDArray[np.int64]) -> torch.Tensor:
-    """Compute the rows of some contexts.
+    """Compute the rows of some contexts, on the model's device.
 
-    Args:
-        spec: What is harvested.
-        model: The language model.
-        tokens: Token ids, `(contexts, tokens)`.
-
-    Returns:
-        `(contexts · (tokens - skip), width)`, on the model's device.
+    From token ids, `(contexts, tokens)`, to `(contexts · (tokens - skip), width)`.
     """
     try:
         read = model.read_contexts(torch.from_numpy(tokens), spec.resolved_sites)
@@ -345,8 +324,8 @@ def check_finite(spec: HarvestSpec, rows: torch.Tensor, dtype: torch.dtype) -> N
             f"activations at {sites} go up to {max(-low, high):.4g}, more than "
             f"{spec.dtype} can hold ({limit:.4g}); set dtype to bfloat16 or float32"
         )
+    model = spec.language_model
     raise InputError(
-        f"activations at {sites} are NaN or infinite; check the weights of "
-        f"{spec.language_model.name}, or compute in another dtype than "
-        f"{spec.language_model.dtype}"
+        f"activations at {sites} are NaN or infinite; check the weights of {model.name}, or "
+        f"compute in another dtype than {model.dtype}"
     )

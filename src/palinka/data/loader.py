@@ -5,11 +5,10 @@ import threading
 import time
 import weakref
 from collections.abc import Generator, Iterator
-from contextlib import closing
-from dataclasses import dataclass
-from queue import SimpleQueue
+from contextlib import closing, suppress
+from queue import Empty, SimpleQueue
 from types import SimpleNamespace
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -65,58 +64,34 @@ class RowOrder:
     """Seeded order of all rows, shuffled in runs.
 
     Run `i` is rows `i * run_rows` to before `(i + 1) * run_rows`; the last may be shorter.
-
-    Args:
-        rows: Number of rows.
-        run_rows: Rows per run.
-        seeds: Seeds of the order; without seeds, rows keep their own order.
+    Without seeds, rows keep their own order.
     """
 
     def __init__(self, rows: int, run_rows: int, *seeds: int) -> None:
-        self._rows = rows
-        self._run_rows = run_rows if seeds else max(1, rows)
-        runs = -(-rows // self._run_rows)
-        self._runs = permutation(runs, *seeds) if seeds else np.arange(runs)
-        self._missing = runs * self._run_rows - rows
-        self._shorter = int(np.flatnonzero(self._runs == runs - 1)[0]) if runs else 0
+        run_rows = run_rows if seeds else max(1, rows)
+        self._first = permutation(-(-rows // run_rows), *seeds) * run_rows
+        self._last = np.minimum(self._first + run_rows, rows)
+        self._ends = np.cumsum(self._last - self._first)
 
     def slice(self, start: int, stop: int) -> NDArray[np.int64]:
         """Return places `start` to before `stop` of the stream, as runs of rows, `(runs, 2)`."""
         if start >= stop:
             return np.empty((0, 2), np.int64)
-        places = np.arange(self._place(start), self._place(stop - 1) + 1)
-        first = self._runs[places] * self._run_rows
-        last = np.minimum(first + self._run_rows, self._rows)
-        first[0] += start - self._start(int(places[0]))
-        last[-1] -= self._start(int(places[-1]) + 1) - stop
-        return np.stack((first, last), axis=1)
-
-    def _start(self, place: int) -> int:
-        """First position in the stream of the run at a place."""
-        return place * self._run_rows - (self._missing if place > self._shorter else 0)
-
-    def _place(self, position: int) -> int:
-        """Place of the run that holds a position of the stream."""
-        if position < self._start(self._shorter + 1):
-            return position // self._run_rows
-        return (position + self._missing) // self._run_rows
+        left, right = np.searchsorted(self._ends, [start + 1, stop])
+        runs = np.stack((self._first[left : right + 1], self._last[left : right + 1]), axis=1)
+        runs[0, 0] = runs[0, 1] - (self._ends[left] - start)
+        runs[-1, 1] -= self._ends[right] - stop
+        return runs
 
 
 T = TypeVar("T")
-
-
-@dataclass
-class _End:
-    """Last item of a queue, with the error that ended it, if any."""
-
-    error: BaseException | None = None
 
 
 class ReadAhead(Generic[T]):
     """Reads items of a generator ahead, in a thread.
 
     An exception in the thread is raised where the item would have come. The thread ends with
-    the generator or with `close`.
+    the generator, or with `close`.
 
     Args:
         items: Generator, which the thread alone advances and closes.
@@ -128,15 +103,14 @@ class ReadAhead(Generic[T]):
 
     def __init__(self, items: Generator[T, None, None], ahead: int) -> None:
         self.wait_seconds = 0.0
-        self._ready: SimpleQueue[T | _End] = SimpleQueue()
-        self._slots = threading.Semaphore(ahead)
-        self._stop = threading.Event()
+        # Simple queues, since garbage, which may be collected anywhere, may have to be closed.
+        self._ready: SimpleQueue[Any] = SimpleQueue()  # items, each with None or the end
+        self._wanted: SimpleQueue[bool] = SimpleQueue()
+        for _ in range(ahead):
+            self._wanted.put(True)
         # A daemon: a consumer that is dropped at exit must not keep the process alive.
         self._thread = threading.Thread(
-            target=_draw,
-            args=(items, self._ready, self._slots, self._stop),
-            name="read-ahead",
-            daemon=True,
+            target=_draw, args=(items, self._wanted, self._ready), name="read-ahead", daemon=True
         )
         self._thread.start()
 
@@ -144,52 +118,46 @@ class ReadAhead(Generic[T]):
         return self
 
     def __next__(self) -> T:
-        if self._stop.is_set():
-            raise StopIteration
         started = time.perf_counter()
-        item = self._ready.get()
+        item: T
+        item, end = self._ready.get()
         self.wait_seconds = time.perf_counter() - started
-        if isinstance(item, _End):
-            self._stop.set()
-            if item.error is not None:
-                raise item.error
-            raise StopIteration
-        self._slots.release()
+        if end is not None:
+            self._ready.put((None, StopIteration()))
+            raise end
+        self._wanted.put(True)
         return item
 
     def close(self) -> None:
         """End the thread, and with it the iteration."""
-        self._stop.set()
+        _empty(self._wanted)
+        self._wanted.put(False)
         # At exit, daemon threads are frozen; and garbage may be collected in the thread itself.
         if not sys.is_finalizing() and threading.current_thread() is not self._thread:
-            self._slots.release()
             self._thread.join()
-            self._ready.put(_End())
+            _empty(self._ready)
+            self._ready.put((None, StopIteration()))
+
+
+def _empty(queue: "SimpleQueue[Any]") -> None:
+    with suppress(Empty):
+        while True:
+            queue.get_nowait()
 
 
 def _draw(
-    items: Generator[T, None, None],
-    ready: "SimpleQueue[T | _End]",
-    slots: threading.Semaphore,
-    stop: threading.Event,
+    items: Generator[T, None, None], wanted: "SimpleQueue[bool]", ready: "SimpleQueue[Any]"
 ) -> None:
     """Fill the queue; without a reference to the `ReadAhead`, whose end it waits for."""
-    end = _End()
+    end: BaseException = StopIteration()
     try:
-        while True:
-            # The timeout ends the thread of a consumer that is gone without `close`.
-            while not slots.acquire(timeout=1.0) and not stop.is_set():
-                pass
-            if stop.is_set():
-                break
-            ready.put(next(items))
-    except StopIteration:
-        pass
+        while wanted.get():
+            ready.put((next(items), None))
     except BaseException as error:
-        end = _End(error)
+        end = error
     finally:
         items.close()
-        ready.put(end)
+        ready.put((None, end))
 
 
 # Besides the batches read ahead: the one in use, the one before it, which its name still holds
@@ -220,7 +188,7 @@ class ActivationLoader:
         wait_seconds: Time that the consumer has waited for batches so far.
 
     Raises:
-        InputError: If a number is out of range, or if `drop_last` leaves no batch.
+        InputError: If `batch_size` is below 1, or if `drop_last` leaves no batch.
     """
 
     def __init__(
@@ -236,23 +204,15 @@ class ActivationLoader:
         prefetch: int = 2,
         pin_memory: bool = False,
     ) -> None:
-        if batch_size < 1 or prefetch < 1:
-            raise InputError(
-                f"batch_size is {batch_size} and prefetch {prefetch}: both must be at least 1"
-            )
-        if not 0 <= rank < world_size:
-            raise InputError(f"rank is {rank}: it must be from 0 to {world_size - 1}")
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}: it must be at least 1")
         self.source = source
         self.batch_size = batch_size
         self.wait_seconds = 0.0
         self._global_batch = batch_size * world_size
-        self._seed = seed
-        self._shuffle = shuffle
-        self._drop_last = drop_last
-        self._rank = rank
-        self._world_size = world_size
-        self._prefetch = prefetch
-        self._pin_memory = pin_memory
+        self._seed, self._shuffle, self._drop_last = seed, shuffle, drop_last
+        self._rank, self._world_size = rank, world_size
+        self._prefetch, self._pin_memory = prefetch, pin_memory
         # Epoch and samples seen, and the same where the next iteration starts: None for the epoch
         # after.
         self._place = (0, 0)
@@ -328,9 +288,7 @@ class ActivationLoader:
         }
 
     def _batches(self, rows: int) -> int:
-        if self._drop_last:
-            return rows // self._global_batch
-        return -(-rows // self._global_batch)
+        return (rows if self._drop_last else rows + self._global_batch - 1) // self._global_batch
 
     def _read(self, epoch: int, start: int) -> Generator[torch.Tensor, None, None]:
         """Read this rank's batches of an epoch, from a place in its stream."""

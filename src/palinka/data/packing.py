@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from palinka.assets import mini_gpt2_folder
 from palinka.data.corpora import Corpus, Document
 from palinka.errors import InputError
-from palinka.language_models.token_text import bos_id, token_ids
+from palinka.language_models.token_text import token_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -37,11 +37,8 @@ def split_of(document: int, validation_fraction: float, seed: int) -> Split:
 
     Args:
         document: Index of the document in the corpus.
-        validation_fraction: Share of documents for validation; 0 for none.
+        validation_fraction: Share of documents for validation, from 0 to one half.
         seed: Seeds the draw.
-
-    Raises:
-        InputError: If the fraction is not between 0 and one half.
     """
     size = _documents_per_group(validation_fraction)
     if size == 0:
@@ -62,25 +59,27 @@ def tokenize_documents(
 ) -> Iterator[tuple[int, NDArray[np.int64]]]:
     """Tokenize documents without special tokens, in their order.
 
-    The name of a special token in a text is tokenized like any other text.
+    The name of a special token in a text is tokenized like any other text. Documents of tokens
+    are decoded, unless the vocabulary contains that of the mini model with the same ids.
 
     Args:
         documents: Index in the corpus, and the document.
-        tokenizer: Any tokenizer; documents of tokens are decoded for all but the mini model's.
+        tokenizer: Any tokenizer.
 
     Yields:
         Index and token ids `(tokens,)` of each document.
     """
-    keeps_tokens = _has_mini_vocabulary(tokenizer)
+    mini = _mini_tokenizer()
+    keeps_tokens = mini.get_vocab().items() <= tokenizer.get_vocab().items()
     batch: list[tuple[int, NDArray[np.int64] | str]] = []
     characters = 0
     for index, document in documents:
-        if document.text is not None:
-            batch.append((index, document.text))
-            characters += len(document.text)
-        else:
-            assert document.tokens is not None
-            batch.append((index, document.tokens if keeps_tokens else _decode(document.tokens)))
+        content = document.tokens if document.text is None else document.text
+        if isinstance(content, np.ndarray) and not keeps_tokens:
+            content = str(mini.decode(content.tolist(), clean_up_tokenization_spaces=False))
+        assert content is not None
+        batch.append((index, content))
+        characters += len(content)
         if len(batch) == _BATCH_DOCUMENTS or characters >= _BATCH_CHARACTERS:
             yield from _tokenize_batch(batch, tokenizer)
             batch, characters = [], 0
@@ -100,17 +99,6 @@ def _mini_tokenizer() -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(mini_gpt2_folder())
-
-
-def _has_mini_vocabulary(tokenizer: "PreTrainedTokenizerBase") -> bool:
-    """Check whether the vocabulary contains that of the mini model, with the same ids."""
-    return _mini_tokenizer().get_vocab().items() <= tokenizer.get_vocab().items()
-
-
-def _decode(tokens: NDArray[np.int64]) -> str:
-    text = _mini_tokenizer().decode(tokens.tolist(), clean_up_tokenization_spaces=False)
-    assert isinstance(text, str)
-    return text
 
 
 @dataclass(frozen=True)
@@ -148,64 +136,35 @@ def pack(
         bos: The token at the start of each context; None for none.
 
     Raises:
-        InputError: If no token of a document would fit into a context, or if the documents do
-            not fill one.
+        InputError: If the documents do not fill one context.
     """
     content = context_length - (bos is not None)
-    pieces: list[NDArray[np.integer]] = []
-    indices: list[int] = []
-    starts: list[int] = []
+    pieces: list[NDArray[np.int64]] = []  # of tokens, documents and positions, `(3, tokens)`
     waiting = 0
     filled = False
-    end = np.array([end_of_text])
     for index, tokens in documents:
-        pieces += (tokens, end)
-        indices.append(index)
-        starts.append(0)
-        waiting += len(tokens) + 1
+        size = len(tokens) + 1
+        columns = (np.append(tokens, end_of_text), np.full(size, index), np.arange(size))
+        pieces.append(np.stack(columns, dtype=np.int64))
+        waiting += size
         if waiting < content:
             continue
         filled = True
-        joined = np.concatenate(pieces, dtype=np.int64)
-        lengths = np.array([len(piece) for piece in pieces], dtype=np.int64)
-        # A piece of tokens and the end-of-text token after it are one document.
-        lengths = lengths[::2] + lengths[1::2]
-        first = np.cumsum(lengths) - lengths
-        of_document = np.repeat(np.array(indices), lengths)
-        at_position = np.arange(waiting) + np.repeat(np.array(starts) - first, lengths)
+        stream = np.concatenate(pieces, axis=1)
         cut = waiting - waiting % content
-        yield from _contexts(joined[:cut], of_document[:cut], at_position[:cut], content, bos)
-
-        waiting -= cut
-        # Only the last document can be left over, for nothing was full before it came.
-        pieces = [joined[cut:-1], end] if waiting else []
-        indices = [index] if waiting else []
-        starts = [int(at_position[cut])] if waiting else []
+        contexts = stream[:, :cut].reshape(3, -1, content)
+        if bos is not None:
+            heads = contexts[:, :, :1].copy()
+            heads[0], heads[2] = bos, -1
+            contexts = np.concatenate((heads, contexts), axis=2)
+        for context in contexts.swapaxes(0, 1):
+            yield Context(*context)
+        pieces, waiting = [stream[:, cut:].copy()], waiting - cut
     if not filled:
         raise InputError(
             f"the documents have {waiting} tokens, fewer than the {content} of one context; give "
             f"more text, or a context_length of at most {waiting + context_length - content}"
         )
-
-
-def _contexts(
-    tokens: NDArray[np.int64],
-    documents: NDArray[np.int64],
-    positions: NDArray[np.int64],
-    content: int,
-    bos: int | None,
-) -> Iterator[Context]:
-    """Cut `(contexts · content,)` arrays, and put the BOS token before each context."""
-    rows = [column.reshape(-1, content) for column in (tokens, documents, positions)]
-    if bos is not None:
-        heads = [
-            np.full_like(rows[0][:, :1], bos),
-            rows[1][:, :1],
-            np.full_like(rows[2][:, :1], -1),
-        ]
-        rows = [np.hstack(pair) for pair in zip(heads, rows, strict=True)]
-    for context in zip(*rows, strict=True):
-        yield Context(*context)
 
 
 def documents_of_split(
@@ -216,13 +175,13 @@ def documents_of_split(
     Raises:
         InputError: At the end, if there are none.
     """
-    index = -1
-    empty = True
+    documents, empty = 0, True
     for index, document in enumerate(corpus.documents()):
+        documents += 1
         if split_of(index, validation_fraction, seed) == split:
             empty = False
             yield index, document
-    if index < 0:
+    if not documents:
         raise InputError("the corpus has no documents; give one with text")
     if empty and not validation_fraction:
         raise InputError(
@@ -231,52 +190,7 @@ def documents_of_split(
     if empty:
         group = _documents_per_group(validation_fraction)
         raise InputError(
-            f"no document is left for the {split} split: the corpus has {index + 1}, and "
+            f"no document is left for the {split} split: the corpus has {documents}, and "
             f"validation_fraction {validation_fraction} takes one of each {group} for validation; "
             f"give at least {group} documents, or set validation_fraction to 0"
         )
-
-
-def token_contexts(
-    corpus: Corpus,
-    tokenizer: "PreTrainedTokenizerBase",
-    *,
-    context_length: int,
-    split: Split,
-    validation_fraction: float,
-    seed: int,
-    bos: bool = False,
-) -> Iterator[Context]:
-    """Tokenize the documents of one split and pack them into contexts, always the same ones.
-
-    Args:
-        corpus: Source of the documents; contexts refer to them by their index in it.
-        tokenizer: The language model's tokenizer.
-        context_length: Tokens in a context.
-        split: `"train"` or `"validation"`.
-        validation_fraction: Share of documents for validation, see `split_of`.
-        seed: Draws the documents for validation.
-        bos: Whether each context starts with the tokenizer's BOS token.
-
-    Raises:
-        InputError: If an argument is out of range, or the tokenizer lacks a token that is needed.
-            The iteration also raises it, if the corpus cannot be read or the split does not fill
-            a single context.
-    """
-    if context_length <= bos:
-        raise InputError(
-            f"context_length is {context_length}; expected at least {1 + bos}"
-            + (", one token beside the BOS token" if bos else "")
-        )
-    _documents_per_group(validation_fraction)
-    if split not in get_args(Split):
-        raise InputError(f"split is {split!r}; expected one of {', '.join(get_args(Split))}")
-    end_of_text: int | None = tokenizer.eos_token_id
-    if end_of_text is None:
-        raise InputError(
-            "the tokenizer has no eos_token for an end-of-text (EOS) token between documents; set"
-            " its eos_token"
-        )
-    documents = documents_of_split(corpus, split, validation_fraction, seed)
-    bos_token = bos_id(tokenizer) if bos else None
-    return pack(tokenize_documents(documents, tokenizer), context_length, end_of_text, bos_token)

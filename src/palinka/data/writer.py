@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,10 +16,10 @@ from palinka.data.format import (
     DESCRIPTION_NAME,
     FORMAT_NAME,
     FORMAT_VERSION,
+    MANIFEST_NAME,
     CacheKey,
     Manifest,
     RowStatistics,
-    ShardEntry,
     ShardRecord,
     ShardShape,
     as_input_error,
@@ -73,7 +73,7 @@ def record_of(folder: Path, key: CacheKey, index: int) -> ShardRecord | None:
         size = path.stat().st_size
     except (InputError, OSError):
         return None
-    return record if size == ShardShape(key.layout, index, record.entry.contexts).bytes else None
+    return record if size == ShardShape(key.layout, index, record.contexts).bytes else None
 
 
 # Rows are shuffled, summed, hashed and written in chunks that fit into the processor's cache.
@@ -113,58 +113,45 @@ class ShardClaim:
         """
         layout = self._key.layout
         shape = ShardShape(layout, self.index, len(tokens))
-        expected = (shape.rows, layout.width)
-        if activations.shape != expected or activations.dtype != layout.torch_dtype:
-            raise InputError(
-                f"{self._path.name}: activations {tuple(activations.shape)} in "
-                f"{activations.dtype} given, expected {expected} in {layout.torch_dtype}"
-            )
-        table_shape = (shape.contexts, layout.context_length)
-        if not 1 <= shape.contexts <= layout.contexts_per_shard or any(
-            table.shape != table_shape for table in (tokens, documents, positions)
+        rows, table = (shape.rows, layout.width), (shape.contexts, layout.context_length)
+        if (
+            activations.shape != rows
+            or activations.dtype != layout.torch_dtype
+            or not 1 <= shape.contexts <= layout.contexts_per_shard
+            or not tokens.shape == documents.shape == positions.shape == table
         ):
+            given = ", ".join(f"{t.shape}" for t in (tokens, documents, positions))
             raise InputError(
-                f"{self._path.name}: tokens {tokens.shape}, documents {documents.shape} and "
-                f"positions {positions.shape} given, expected (contexts, {table_shape[1]}) with "
-                f"1 to {layout.contexts_per_shard} contexts"
+                f"{self._path.name}: activations {tuple(activations.shape)} in {activations.dtype} "
+                f"with tables {given} given, expected {rows} in {layout.torch_dtype} with tables "
+                f"(contexts, {table[1]}) of 1 to {layout.contexts_per_shard} contexts"
             )
-        checksum = hashlib.sha256()
         order = shape.order()
         tables = (tokens, documents, positions, shape.places(order))
-        with as_input_error(self._path), atomic_write(self._path) as file:
-            for piece in (shape.header, *(np.asarray(table, "<i4").tobytes() for table in tables)):
-                checksum.update(piece)
-                file.write(piece)
-            statistics = self._write_rows(file, activations.cpu(), order, checksum)
-        entry = ShardEntry(shape.contexts, checksum.hexdigest())
-        ShardRecord(entry, statistics).write(self._path.with_suffix(".json"), self._key.digest)
-
-    def _write_rows(
-        self,
-        file: BinaryIO,
-        activations: torch.Tensor,
-        order: NDArray[np.int64],
-        checksum: "hashlib._Hash",
-    ) -> RowStatistics:
         # NumPy, on the numbers' bits: thousands of small operations gain nothing from torch's
         # threads, and lose much where other processes keep the cores busy.
-        layout = self._key.layout
-        bits = activations.contiguous().view(_BITS[layout.torch_dtype.itemsize]).numpy()
+        bits = activations.cpu().contiguous().view(_BITS[layout.torch_dtype.itemsize]).numpy()
         step = max(1, _CHUNK_BYTES // layout.row_bytes)
-        statistics = []
-        for start in range(0, len(order), step):
-            rows = bits.take(order[start : start + step], axis=0)
-            with np.errstate(invalid="ignore"):
-                statistics.append(RowStatistics.of(_numbers(rows, layout.dtype)))
-            if not np.isfinite(statistics[-1].sum_of_squared_norms):
-                raise InputError(
-                    f"{self._path}: rows hold NaN or infinities; check the language model and the "
-                    "dtype it runs in, or store numbers above 65504 as bfloat16 or float32"
-                )
-            piece = rows.data.cast("B")
-            checksum.update(piece)
-            file.write(piece)
-        return RowStatistics.merged(statistics, layout.width)
+        statistics = RowStatistics.none(layout.width)
+        checksum = hashlib.sha256()
+        with as_input_error(self._path), atomic_write(self._path) as file:
+            for head in (shape.header, *(np.asarray(table, "<i4").tobytes() for table in tables)):
+                checksum.update(head)
+                file.write(head)
+            for start in range(0, shape.rows, step):
+                chunk = bits.take(order[start : start + step], axis=0)
+                with np.errstate(invalid="ignore"):
+                    statistics += RowStatistics.of(_numbers(chunk, layout.dtype))
+                if not np.isfinite(statistics.sum_of_squared_norms):
+                    raise InputError(
+                        f"{self._path}: rows hold NaN or infinities; check the language model and "
+                        "its dtype, or store numbers above 65504 as bfloat16 or float32"
+                    )
+                piece = chunk.data.cast("B")
+                checksum.update(piece)
+                file.write(piece)
+        record = ShardRecord(shape.contexts, checksum.hexdigest(), statistics)
+        record.write(self._path.with_suffix(".json"), self._key.digest)
 
 
 def _numbers(bits: NDArray[np.signedinteger], dtype: str) -> NDArray[np.float64]:
@@ -196,15 +183,10 @@ class CacheWriter:
             self._made = [f for f in (self.folder, *self.folder.parents) if not f.exists()]
         self._make_folder()
 
-    @property
-    def finished(self) -> bool:
-        """True once the manifest is written."""
-        return Cache.exists(self.folder)
-
     def done(self, index: int) -> bool:
         """Check whether a shard is complete."""
         # The record first: it is removed only once there is a manifest.
-        return record_of(self.folder, self.key, index) is not None or self.finished
+        return record_of(self.folder, self.key, index) is not None or Cache.exists(self.folder)
 
     def missing(
         self, windows: Iterable[T], rank: int = 0, world_size: int = 1
@@ -259,35 +241,27 @@ class CacheWriter:
             InputError: If shards are missing; the message names the first.
         """
         with self._lock():
-            if not self.finished:
-                records = [record_of(self.folder, self.key, index) for index in range(shards)]
-                complete = [record for record in records if record is not None]
-                if len(complete) < len(records) or not records:
-                    missing = shard_name(records.index(None) if records else 0)
-                    raise InputError(
-                        f"{self.folder / missing}: incomplete; rerun harvest to resume"
-                    )
-                statistics = (record.statistics for record in complete)
-                Manifest(
-                    self.key,
-                    tuple(record.entry for record in complete),
-                    RowStatistics.merged(statistics, self.key.layout.width),
-                ).write(self.folder)
+            if not Cache.exists(self.folder):
+                checksums, statistics = {}, RowStatistics.none(self.key.layout.width)
+                for index in range(max(1, shards)):
+                    record = record_of(self.folder, self.key, index)
+                    if record is None:
+                        path = self.folder / shard_name(index)
+                        raise InputError(f"{path}: incomplete; rerun harvest to resume")
+                    shape = ShardShape(self.key.layout, index, record.contexts)
+                    checksums[shape] = record.sha256
+                    statistics += record.statistics
+                manifest = Manifest(self.key, checksums, statistics)
+                write_json(self.folder / MANIFEST_NAME, manifest.to_json())
         tidy(self.folder)
         return Cache.open(self.folder, self.key)
 
     def _describe(self) -> None:
         path = self.folder / DESCRIPTION_NAME
         if not path.exists():
+            kind = f"{FORMAT_NAME}-harvest"
             with self._lock():
-                write_json(
-                    path,
-                    {
-                        "format": f"{FORMAT_NAME}-harvest",
-                        "version": FORMAT_VERSION,
-                        **self.key.to_json(),
-                    },
-                )
+                write_json(path, {"format": kind, "version": FORMAT_VERSION, **self.key.to_json()})
 
     def _lock(self) -> AbstractContextManager[bool]:
         """Lock what belongs to the cache as a whole: its manifest and its description."""

@@ -6,7 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from palinka import __version__
-from palinka.__main__ import COMMANDS, main
+from palinka.__main__ import main
+from palinka.cli.commands import COMMANDS
 from palinka.errors import is_quiet
 
 
@@ -109,7 +110,7 @@ def test_quiet_may_stand_anywhere_and_holds_for_the_command(
 
     monkeypatch.setattr("palinka.cli.commands.run", run)
     assert main(line) == 0
-    assert seen == [("cache", ["list"], True)]
+    assert seen == [("cache list", [], True)]
     assert not is_quiet()
 
 

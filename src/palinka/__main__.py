@@ -17,7 +17,7 @@ from palinka.errors import InputError, colored, did_you_mean, suppress_progress
 INTERRUPTED = 128 + signal.SIGINT
 EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
 
-_COMMAND_LINES = "\n".join(f"  {name:<12}{command.does}" for name, command in COMMANDS.items())
+_COMMAND_LINES = "\n".join(f"  {name:<14}{command.does}" for name, command in COMMANDS.items())
 HELP = f"""\
 usage: palinka [--quiet] COMMAND [--config FILE ...] [--KEY VALUE ...]
 
@@ -80,11 +80,14 @@ def _run(arguments: Sequence[str]) -> int:
     if arguments[0] == "--version":
         print(f"palinka {__version__}")
         return 0
-    if arguments[0] not in COMMANDS:
-        kind = "option" if arguments[0].startswith("-") else "command"
-        hint = did_you_mean(arguments[0], [*COMMANDS, "--help", "--version", "--quiet"])
-        raise InputError(f"there is no {kind} '{arguments[0]}'{hint}")
-    return commands.run(arguments[0], arguments[1:])
+    for words in (2, 1):  # `cache list` before `cache`
+        if (name := " ".join(arguments[:words])) in COMMANDS:
+            return commands.run(name, arguments[words:])
+    kind = "option" if arguments[0].startswith("-") else "command"
+    within = [name for name in COMMANDS if name.startswith(f"{arguments[0]} ")]
+    given = " ".join(arguments[: 1 + bool(within)])
+    hint = did_you_mean(given, within or [*COMMANDS, "--help", "--version", "--quiet"])
+    raise InputError(f"there is no {kind} '{given}'{hint}")
 
 
 def _interrupted() -> int:

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,10 @@ from palinka.language_models import LanguageModelSpec
 LAYOUT = Layout(width=3, dtype="float32", context_length=8, contexts_per_shard=2)
 BUNDLED = LanguageModelSpec().fingerprint()
 HUB = {"name": "gpt2", "revision": "607a30d783dfa663caf39e06633721c8d4cfcd7e"}
+Said = Callable[..., str]
 
 
-def begun(root: Path, shards: int, **settings: object) -> CacheWriter:
+def begun(root: Path, shards: int = 2, **settings: object) -> CacheWriter:
     """A cache of three shards, of which some are written."""
     described = {"language_model": BUNDLED, "site": "blocks.3.mlp.pre", "split": "train"}
     writer = CacheWriter(root, CacheKey(LAYOUT, described | settings))  # type: ignore[arg-type]
@@ -34,12 +36,13 @@ def begun(root: Path, shards: int, **settings: object) -> CacheWriter:
 
 
 def finished(root: Path, **settings: object) -> Path:
-    writer = begun(root, 3, **settings)
-    return writer.finish(3).folder
+    return begun(root, 3, **settings).finish(3).folder
 
 
-def left(root: Path, **settings: object) -> Path:
-    return begun(root, 2, **settings).folder
+def damaged(root: Path) -> Path:
+    folder = finished(root, site="hidden.6")
+    (folder / "shard-00001.safetensors").unlink()
+    return folder
 
 
 @pytest.fixture
@@ -47,198 +50,156 @@ def caches(workspace: Path) -> Path:
     return workspace / "cache"
 
 
-def said(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 0) -> str:
-    capsys.readouterr()
-    assert main(["cache", *arguments]) == status
-    printed = capsys.readouterr()
-    return printed.out if status != 2 else printed.err.removeprefix("palinka: error: ")
+@pytest.fixture
+def said(caches: Path, capsys: pytest.CaptureFixture[str]) -> Said:
+    """Runs `palinka cache`, and gives what it printed."""
+
+    def run(*arguments: str, status: int = 0) -> str:
+        capsys.readouterr()
+        assert main(["cache", *arguments]) == status
+        printed = capsys.readouterr()
+        return printed.out if status != 2 else printed.err.removeprefix("palinka: error: ")
+
+    return run
 
 
-def test_every_cache_is_listed_in_columns(caches: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_cache_is_listed_in_columns(caches: Path, said: Said) -> None:
     whole = finished(caches)
     validation = finished(caches, split="validation", language_model=BUNDLED | HUB)
     folder = finished(caches, site="hidden.2", language_model={"weights": "0123456789abcdef"})
-    unfinished = left(caches, site="hidden.4")
+    unfinished = begun(caches, site="hidden.4").folder
     busy = begun(caches, 1, site="hidden.5")
-    damaged = finished(caches, site="hidden.6")
-    (damaged / "shard-00001.safetensors").unlink()
+    broken = damaged(caches)
     (caches / "notes.txt").write_text("of a user")
 
     with busy.claim(1):
-        heading, *lines = said(capsys, "list").splitlines()
+        heading, *lines = said("list").splitlines()
     assert heading.split() == ["KEY", "MODEL", "SITE", "SPLIT", "ROWS", "SIZE", "STATE"]
     table = {line.split()[0]: line for line in lines[:7]}
     size = f"{sum(path.stat().st_size for path in whole.iterdir()) / 1000:.1f} kB"
-    assert table[whole.name].split(None, 4)[1:] == [
-        "mini", "blocks.3.mlp.pre", "train", f"48  {size}  complete",
-    ]  # fmt: skip
+    expected = ["mini", "blocks.3.mlp.pre", "train", f"48  {size}  complete"]
+    assert table[whole.name].split(None, 4)[1:] == expected
     assert table[validation.name].split()[1:4] == ["gpt2@607a30d", "blocks.3.mlp.pre", "validation"]
     assert "weights 0123456789ab  hidden.2" in table[folder.name]
-    assert table[unfinished.name].split()[4] == "32"
-    assert table[unfinished.name].endswith("incomplete")
-    assert table[busy.folder.name].split()[4] == "16"
-    assert table[busy.folder.name].endswith("harvesting")
-    assert table[damaged.name].endswith("damaged")
+    for name, rows, state in (
+        (unfinished.name, "32", "incomplete"),
+        (busy.folder.name, "16", "harvesting"),
+    ):
+        assert (table[name].split()[4], table[name].split()[-1]) == (rows, state)
+    assert table[broken.name].endswith("damaged")
     assert table["notes.txt"].endswith("?     0 B  no cache")
     # One column begins where the other does.
     assert len({line.index(line.split()[1]) for line in table.values()}) == 1
     assert len({line.rindex(" kB") for line in table.values() if " kB" in line}) == 1
-    problems = sorted(lines[7:9])
-    assert [line.split(":")[0] for line in problems] == sorted([damaged.name, "notes.txt"])
-    assert any(line.startswith(f"{damaged.name}: shard-00001.safetensors: not") for line in lines)
+    assert [line.split(":")[0] for line in sorted(lines[7:9])] == sorted([broken.name, "notes.txt"])
+    assert any(line.startswith(f"{broken.name}: shard-00001.safetensors: not") for line in lines)
     assert lines[9].startswith("6 caches, ")
     assert lines[9].endswith(f" kB, in {caches}")
 
 
-def test_other_folders_may_be_named(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_folders_may_be_named(workspace: Path, caches: Path, said: Said) -> None:
     finished(workspace / "here")
-    assert "1 cache, " in said(capsys, "list", "--cache_dir=here")
-    assert said(capsys, "list") == f"no caches: there is no folder {workspace / 'cache'} yet\n"
-    line = said(capsys, "list", "--cache_dir=nowhere", status=2)
+    assert "1 cache, " in said("list", "--cache_dir=here")
+    assert said("list") == f"no caches: there is no folder {caches} yet\n"
+    line = said("list", "--cache_dir=nowhere", status=2)
     assert line == "there is no folder nowhere; give another --cache_dir\n"
-    (workspace / "cache").mkdir()
-    assert said(capsys, "list") == f"0 caches, 0 B, in {workspace / 'cache'}\n"
+    caches.mkdir()
+    assert said("list") == f"0 caches, 0 B, in {caches}\n"
 
 
-def test_text_of_others_is_shown_and_does_nothing(
-    caches: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_text_of_others_is_shown_and_does_nothing(caches: Path, said: Said) -> None:
     finished(caches, site="\x1b[2Jsite\n\u202eetis", split=["a", {"b": None}], language_model=7)
     (caches / "\x1b]0;title\x07\nname").mkdir()
     (caches / os.fsdecode(b"\xff\xfe")).write_text("")
-    left(caches, site="x" * 500)
-    printed = said(capsys, "list")
-    assert all(line.isprintable() for line in printed.splitlines())
-    assert len(printed.splitlines()) == 1 + 4 + 2 + 1
-    assert max(map(len, printed.splitlines()[:5])) < 250
+    begun(caches, site="x" * 500)
+    lines = said("list").splitlines()
+    assert all(line.isprintable() for line in lines)
+    assert len(lines) == 1 + 4 + 2 + 1
+    assert max(map(len, lines[:5])) < 250
 
 
-def test_a_cache_is_removed_by_how_its_name_begins(
-    caches: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    one, other = finished(caches), left(caches, site="hidden.4")
+def test_caches_are_removed_by_how_their_names_begin(caches: Path, said: Said) -> None:
+    one, other = finished(caches), begun(caches, site="hidden.4").folder
     size = sum(path.stat().st_size for path in one.iterdir())
-    printed = said(capsys, "remove", one.name[:9], "--yes")
-    assert printed == f"removed {one.name}\nfreed {_size(size)}\n"
+    assert said("remove", one.name[:9], "--yes") == f"removed {one.name}\nfreed {_size(size)}\n"
     assert [path.name for path in caches.iterdir()] == [other.name]
-    said(capsys, "remove", other.name, other.name[:6], "--yes")
+    said("remove", "--yes", other.name, other.name[:6])
     assert not list(caches.iterdir())
 
 
-def test_incomplete_ones_are_removed_together(
-    caches: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    whole, busy = finished(caches), begun(caches, 1, site="hidden.5")
-    damaged = finished(caches, site="hidden.6")
-    (damaged / "shard-00001.safetensors").unlink()
+def test_incomplete_ones_are_removed_together(caches: Path, said: Said) -> None:
+    kept = {finished(caches).name, damaged(caches).name}
+    busy = begun(caches, 1, site="hidden.5")
     for site in ("hidden.1", "hidden.2"):
-        left(caches, site=site)
-    (left(caches, site="hidden.3") / "harvest.json").unlink()
+        begun(caches, site=site)
+    (begun(caches, site="hidden.3").folder / "harvest.json").unlink()
     with busy.claim(1):
-        assert said(capsys, "remove", "--incomplete", "--yes").count("removed ") == 3
-    assert {path.name for path in caches.iterdir()} == {
-        whole.name, busy.folder.name, damaged.name,
-    }  # fmt: skip
-    assert said(capsys, "remove", busy.folder.name, "--yes").startswith("removed ")
-    assert said(capsys, "remove", "--incomplete") == f"no incomplete caches in {caches}\n"
+        assert said("remove", "--incomplete", "--yes").count("removed ") == 3
+    assert {path.name for path in caches.iterdir()} == kept | {busy.folder.name}
+    assert said("remove", busy.folder.name, "--yes").startswith("removed ")
+    assert said("remove", "--incomplete") == f"no incomplete caches in {caches}\n"
 
 
 def test_nothing_is_removed_that_is_harvested_or_no_part_of_a_cache(
-    caches: Path, capsys: pytest.CaptureFixture[str], workspace: Path
+    caches: Path, workspace: Path, said: Said
 ) -> None:
-    busy = begun(caches, 1)
-    whole = finished(caches, site="hidden.2")
+    busy, whole = begun(caches, 1), finished(caches, site="hidden.2")
     with busy.claim(1):
-        line = said(capsys, "remove", whole.name, busy.folder.name, "--yes", status=2)
+        line = said("remove", whole.name, busy.folder.name, "--yes", status=2)
     assert line == f"{busy.folder.name}: in use by a running harvest; stop it first\n"
     assert Cache.exists(whole)
 
     (whole / "notes.txt").write_text("of a user")
-    printed = said(capsys, "remove", whole.name, "--yes")
+    printed = said("remove", whole.name, "--yes")
     assert f"left {whole / 'notes.txt'}, which is not part of a cache\n" in printed
     assert [path.name for path in whole.iterdir()] == ["notes.txt"]
-    line = said(capsys, "remove", whole.name, "--yes", status=2)
+    line = said("remove", whole.name, "--yes", status=2)
     assert line == f"'{whole.name}' is not a cache, and stays\n"
 
     outside = finished(workspace / "elsewhere")
     (caches / "link").symlink_to(outside)
     for key in ("link", "../elsewhere/" + outside.name, str(outside), ".", "..", "", "*"):
-        said(capsys, "remove", key, "--yes", status=2)
+        said("remove", key, "--yes", status=2)
     Cache.open(outside).verify()
 
 
-def test_names_that_fit_no_cache_or_several_are_answered(
-    caches: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_names_that_fit_no_cache_or_several_are_answered(caches: Path, said: Said) -> None:
     names = sorted(finished(caches, site=f"hidden.{site}").name for site in range(17))
     first = next(a[0] for a, b in itertools.pairwise(names) if a[0] == b[0])
-    line = said(capsys, "remove", first, "--yes", status=2)
+    typo = names[0][:8] + "x" + names[0][9:]
+    line = said("remove", first, "--yes", status=2)
     assert line.startswith(f"'{first}' is how ")
     assert line.endswith("; give more digits\n")
-    typo = names[0][:8] + "x" + names[0][9:]
-    line = said(capsys, "remove", typo, "--yes", status=2)
+    line = said("remove", typo, "--yes", status=2)
     assert line == f"there is no cache '{typo}' in {caches}; did you mean '{names[0]}'?\n"
-    line = said(capsys, "remove", "?!", "--yes", status=2)
-    assert line.endswith("see `palinka cache list`\n")
+    assert said("remove", "?!", "--yes", status=2).endswith("see `palinka cache list`\n")
     assert len(list(caches.iterdir())) == 17
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "the following arguments are required: {list,remove}"),
-        (["lsit"], "invalid choice: 'lsit'"),
-        (["list", "--cachedir=x"], "unrecognized arguments: --cachedir=x"),
-        (["remove"], "no cache named; give keys"),
-        (["remove", "a", "--y"], "unrecognized arguments: --y"),
-        (["list", "--cache_dir=$NOWHERE_AT_ALL"], "NOWHERE_AT_ALL is not set"),
-    ],
-)
-def test_what_cannot_be_understood_is_answered_in_one_line(
-    caches: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
-) -> None:
-    caches.mkdir()
-    line = said(capsys, *arguments, status=2)
-    assert message in line
-    assert line.count("\n") == 1
-
-
-def test_removing_asks_first(
-    caches: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_removing_asks_first(caches: Path, said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = finished(caches)
-    line = said(capsys, "remove", folder.name, status=2)
+    line = said("remove", folder.name, status=2)
     assert line == "stdin is not a terminal; give --yes to remove without asking\n"
     monkeypatch.setattr("sys.stdin.isatty", lambda: True)
     for answer in ("", "n", "yess"):
         monkeypatch.setattr("builtins.input", lambda _, answer=answer: answer)
-        printed = said(capsys, "remove", folder.name, status=1)
+        printed = said("remove", folder.name, status=1)
         assert folder.name in printed
         assert printed.endswith("complete\nnothing removed\n")
         assert Cache.exists(folder)
     questions = []
     monkeypatch.setattr("builtins.input", lambda question: questions.append(question) or "Y")
-    said(capsys, "remove", folder.name)
+    said("remove", folder.name)
     assert questions == ["remove it? [y/N] "]
     assert not folder.exists()
 
 
-@pytest.mark.parametrize(
-    ("number", "text"),
-    [
-        (0, "0 B"),
-        (999, "999 B"),
-        (1000, "1.0 kB"),
-        (99_949, "99.9 kB"),
-        (99_950, "100 kB"),
-        (999_499, "999 kB"),
-        (999_500, "1.0 MB"),
-        (2_147_483_648, "2.1 GB"),
-        (5 * 10**15, "5000 TB"),
-    ],
-)
-def test_sizes_are_short(number: int, text: str) -> None:
-    assert _size(number) == text
+def test_sizes_are_short() -> None:
+    sizes = {
+        0: "0 B", 999: "999 B", 1000: "1.0 kB", 99_949: "99.9 kB", 99_950: "100 kB",
+        999_499: "999 kB", 999_500: "1.0 MB", 2_147_483_648: "2.1 GB", 5 * 10**15: "5000 TB",
+    }  # fmt: skip
+    assert {number: _size(number) for number in sizes} == sizes
 
 
 def test_looking_at_caches_does_without_lightning(caches: Path) -> None:

@@ -1,49 +1,218 @@
+"""Command lines and files: their order, and what may stand where.
+
+A configuration names classes, and can make nothing else than its places expect.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
 import pytest
 import yaml
 
-from palinka.cli.parser import (
-    ConfigArgumentParser,
-    config_files,
-    move_configs_first,
-    with_overrides,
-)
+from palinka.__main__ import main
+from palinka.cli.fit import PalinkaCLI
+from palinka.cli.parser import ArgumentParser, move_configs_first, with_overrides
 from palinka.errors import InputError
 
 
-def test_files_come_first_wherever_they_stood() -> None:
+def test_files_come_first_wherever_they_stood_and_overrides_after_them() -> None:
     given = ["fit", "--model.k", "9", "--config", "a.yaml", "--x=1", "--config=b.yaml", "-c", "c"]
-    assert move_configs_first(given) == [
-        "fit", "--config=a.yaml", "--config=b.yaml", "--config=c", "--model.k", "9", "--x=1",
-    ]  # fmt: skip
+    files = ["--config=a.yaml", "--config=b.yaml", "--config=c"]
+    assert move_configs_first(given) == ["fit", *files, "--model.k", "9", "--x=1"]
+    assert move_configs_first(["--x", "1", "--config"]) == ["--config=", "--x", "1"]
+    layer = {"model": {"autoencoder": {"init_args": {"k": 5}}}}
+    first, *mine, override, option, k, x = with_overrides(given, layer)
+    assert (first, mine, [option, k, x]) == ("fit", files, ["--model.k", "9", "--x=1"])
+    assert yaml.safe_load(override.removeprefix("--config=")) == layer
 
 
-def test_a_config_without_a_file_is_left_for_the_parser_to_refuse() -> None:
-    assert move_configs_first(["fit", "--x", "1", "--config"]) == ["fit", "--x", "1", "--config"]
+CANARY = """
+from pathlib import Path
+from lightning.pytorch.callbacks import Callback
+from palinka.autoencoders import KSparseAutoencoder
+
+class Planted:
+    def __init__(self, *args, **options):
+        Path("planted").touch()
+
+def plant(*args, **options):
+    Path("planted").touch()
+
+def plant_callback(*args, **options) -> Callback:
+    Path("planted").touch()
+
+class Mine(KSparseAutoencoder):
+    pass
+"""
+PLACES = (
+    "model.autoencoder", "model.optimizer", "model.lr_scheduler", "data.corpus",
+    "data.language_model", "trainer.callbacks", "trainer.callbacks.0", "trainer.logger",
+    "trainer.logger.0", "trainer.strategy", "trainer.plugins", "trainer.plugins.0",
+    "trainer.profiler", "trainer.accelerator", "data.seed", "seed_everything",
+)  # fmt: skip
+# Each with the places where it belongs.
+NAMED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "os.system": ({"command": "touch planted"}, ()),
+    "posix.system": ({"command": "touch planted"}, ()),
+    "subprocess.Popen": ({"args": ["touch", "planted"]}, ()),
+    "builtins.eval": ({"source": "open('planted', 'w')"}, ()),
+    "builtins.open": ({"file": "planted", "mode": "w"}, ()),
+    "torch.load": ({"f": "planted", "weights_only": False}, ()),
+    "torch.os.system": ({"command": "touch planted"}, ()),
+    "torch.nn.Linear": ({"in_features": 1, "out_features": 1}, ()),
+    "torch.optim.Adam": ({"lr": 1.0}, ("model.optimizer",)),
+    "palinka.training.callbacks.RunAnalyses": (
+        {"analyses": []},
+        ("trainer.callbacks", "trainer.callbacks.0"),
+    ),
+    "palinka.autoencoders.KSparseAutoencoder": ({"latent_dim": 9}, ("model.autoencoder",)),
+    "palinka.data.TextFiles": ({"path": "/"}, ("data.corpus",)),
+    "canary.Planted": ({}, ()),
+    "canary.plant": ({}, ()),
+    "canary.plant_callback": ({}, ()),
+}
+
+
+class Stopped(PalinkaCLI):
+    """The command line with everything made, and nothing run."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+class Parsed(Stopped):
+    """The command line with everything parsed, and nothing made."""
+
+    def instantiate_classes(self) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def parser() -> Any:
+    return Parsed(["fit"]).parser
+
+
+@pytest.fixture
+def folder(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a module of the user's own."""
+    (workspace / "canary.py").write_text(CANARY)
+    (workspace / "words.yaml").write_text("kind: words\nconditions: {a: [b, c, d]}")
+    monkeypatch.syspath_prepend(str(workspace))
+    monkeypatch.delitem(sys.modules, "canary", raising=False)
+    return workspace
+
+
+def nested(place: str, value: Any) -> Any:
+    for part in reversed(place.split(".")):
+        value = [value] if part == "0" else {part: value}
+    return value
+
+
+def parse(parser: Any, content: Any) -> Any:
+    """Parse a file of such content, or of such bytes."""
+    given = content if isinstance(content, bytes) else yaml.safe_dump(content).encode()
+    Path("config.yaml").write_bytes(given)
+    return parser.parse_args(move_configs_first(["fit", "--config", "config.yaml"]))
+
+
+def rejected(parser: Any, content: Any, match: str = "") -> None:
+    with pytest.raises(InputError, match=match) as caught:
+        parse(parser, content)
+    assert str(caught.value).isprintable()
+    assert not Path("planted").exists()
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_place_takes_only_what_belongs_there(place: str, folder: Path, parser: Any) -> None:
+    for path, (arguments, places) in NAMED.items():
+        content = nested(place, {"class_path": path, "init_args": arguments})
+        if place in places:
+            parse(parser, content)
+            assert not Path("planted").exists()
+        else:
+            rejected(parser, content)
+
+
+def test_a_name_alone_is_held_to_the_same(folder: Path, parser: Any) -> None:
+    for place in ("model.optimizer", "model.lr_scheduler", "data.corpus"):
+        for path in ("os.system", "torch.load", "canary.plant", "canary.Planted"):
+            rejected(parser, nested(place, path))
+
+
+def test_nothing_is_imported_that_is_pythons_or_for_the_sake_of_a_message(
+    folder: Path, parser: Any
+) -> None:
+    for module in ("antigravity", "this", "idlelib.idle", "turtledemo.clock"):
+        content = nested("model.autoencoder", {"class_path": f"{module}.Thing"})
+        rejected(parser, content, "is not allowed")
+        assert module not in sys.modules
+    rejected(parser, {"model": {"x class_path 'canary.Planted'": 1}})
+    assert "canary" not in sys.modules
+
+
+MINE = {"class_path": "canary.Planted"}
 
 
 @pytest.mark.parametrize(
-    ("given", "place"),
-    [
-        (["fit", "--x", "1"], 1),
-        (["fit", "--config=a.yaml", "--x", "1"], 2),
-        (["--config=a.yaml", "--config=b.yaml"], 2),
-    ],
+    "call", [{"class_path": "subprocess.Popen", "init_args": {"args": ["touch", "planted"]}}, MINE]
 )
-def test_overrides_stand_between_files_and_options(given: list[str], place: int) -> None:
-    layer = {"model": {"autoencoder": {"init_args": {"k": 5}}}}
-    arguments = with_overrides(given, layer)
-    assert yaml.safe_load(arguments[place].removeprefix("--config=")) == layer
-    assert arguments[:place] + arguments[place + 1 :] == given
+def test_an_entry_of_an_analysis_holds_plain_values(
+    call: dict[str, Any], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = {"name": "n", "analysis": "unit_tuning", "stimuli": "words.yaml"}
+    for key in ("options", "options.test", "name", "stimuli", "sites", "heatmaps"):
+        entry = plain | nested(key, call)
+        for content in ({"analyses": [entry]}, {"analyses": [entry, entry], "autoencoder": call}):
+            (folder / "config.yaml").write_text(yaml.safe_dump(content))
+            assert main(["analyze", "--config", "config.yaml"]) == 2
+            assert capsys.readouterr().err.count("palinka: error: ") == 1
+            assert not (folder / "planted").exists()
 
 
-def test_a_number_too_large_for_any_is_refused_in_a_line() -> None:
-    parser = ConfigArgumentParser()
-    parser.add_argument("--fraction", type=float)
-    with pytest.raises(InputError, match="cannot be read: int too large") as caught:
-        parser.parse_args([f"--fraction={10**400}"])
-    assert "\n" not in str(caught.value)
+def test_null_stands_only_where_it_is_expected(folder: Path, parser: Any) -> None:
+    for place in ("data.corpus", "data.batch_size", "model.autoencoder.k"):
+        parse(parser, nested(place, None))
+    for place in (
+        "data.site", "data.context_length", "data.language_model", "data.language_model.dtype",
+        "model.sparsity_weight", "model.optimizer",
+    ):  # fmt: skip
+        rejected(parser, nested(place, None), "null|None")
+    for place, path, argument in (
+        ("model.optimizer", "torch.optim.Adam", "lr"),
+        ("model.autoencoder", "KSparseAutoencoder", "tied"),
+        ("data.corpus", "TextFiles", "pattern"),
+    ):
+        content = {"class_path": path, "init_args": {"path": "x", argument: None}}
+        if place != "data.corpus":
+            del content["init_args"]["path"]
+        rejected(parser, nested(place, content), "null|None")
 
 
-def test_configuration_files_come_in_their_order_however_they_are_written() -> None:
-    line = ["fit", "--config=a.yaml", "-c", "b.yaml", "--config", "c.yaml", "--seed", "1"]
-    assert config_files(move_configs_first(line)) == ["a.yaml", "b.yaml", "c.yaml"]
+def test_files_that_cannot_be_read(folder: Path, parser: Any) -> None:
+    for text in ("!!int abc", "!!timestamp yesterday", "!!bool maybe", "[" * 9000):
+        rejected(parser, f"data: {{seed: {text}}}".encode())
+    rejected(parser, "data: {site: é}".encode("latin-1"), "utf-8")
+    plain = ArgumentParser()
+    plain.add_argument("--fraction", type=float)
+    with pytest.raises(InputError, match="cannot be read: int too large"):
+        plain.parse_args([f"--fraction={10**400}"])
+
+
+def test_what_a_logger_passes_on_is_not_made(folder: Path, parser: Any) -> None:
+    logger = {
+        "class_path": "TensorBoardLogger",
+        "init_args": {"save_dir": "logs"},
+        "dict_kwargs": {"comment": MINE},
+    }
+    parser.instantiate(parse(parser, nested("trainer.logger", logger)))
+    assert not (folder / "planted").exists()
+
+
+def test_a_class_of_the_users_own_is_taken(folder: Path) -> None:
+    content = nested("model.autoencoder", {"class_path": "canary.Mine", "init_args": {"k": 3}})
+    content["trainer"] = {"accelerator": "cpu", "logger": False}
+    (folder / "config.yaml").write_text(yaml.safe_dump(content))
+    made = Stopped(["fit", "--config", "config.yaml"]).model.autoencoder
+    assert type(made).__module__ == "canary"
+    assert made.k == 3

@@ -364,13 +364,13 @@ def test_ignored_settings_of_a_file_are_named(tmp_path: Path) -> None:
     )
     autoencoder = {"class_path": "palinka.KSparseAutoencoder", "init_args": {"k": 64}}
     kept = {"autoencoder": autoencoder, "sparsity_weight": 0.0001, "optimizer": ADAM}
-    (line,) = ignored_settings(["fit", f"--config={file}"], kept, kept)
+    (line,) = ignored_settings([file], kept, kept)
     assert "k stays 64" in line
     assert "128" in line
     # The command line has won over both.
     holds = json.loads(json.dumps(kept))
     holds["autoencoder"]["init_args"]["k"] = 9
-    assert list(ignored_settings(["fit", f"--config={file}"], kept, holds)) == []
+    assert list(ignored_settings([file], kept, holds)) == []
 
 
 def test_a_resumed_run_names_the_settings_that_it_ignores(

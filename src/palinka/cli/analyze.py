@@ -1,20 +1,14 @@
 """`palinka analyze`: analyses without training."""
 
-import inspect
 import sys
 import traceback
-from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
-
-from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
 
 from palinka.analyses.reader import ActivationReader, Encoder
 from palinka.analyses.run import AnalysisEntry, run_analysis
-from palinka.cli.parser import ConfigArgumentParser, move_configs_first
 from palinka.cli.resume import LOG_FOLDER, checkpoint_named, findings_folder
-from palinka.errors import InputError, one_line
+from palinka.errors import InputError
 from palinka.language_models import LanguageModelSpec
 from palinka.training import SparseAutoencoderModule, checkpoint
 from palinka.training.callbacks.run_analyses import encoder_of
@@ -82,29 +76,3 @@ def encoder_from_checkpoint(path: str | PathLike[str]) -> Encoder:
     source = checkpoint.source_of(checkpoint.read(path))
     module = SparseAutoencoderModule.load_from_checkpoint(Path(path), map_location="cpu").eval()
     return encoder_of(module, source)
-
-
-def run(arguments: Sequence[str]) -> int:
-    """Run `palinka analyze` with the arguments that follow it."""
-    parser = _parser()
-    given: Any = parser.parse_args(move_configs_first(arguments))
-    try:
-        settings = parser.instantiate(given)
-    except ValueError as error:  # jsonargparse's has several lines
-        raise InputError(one_line(error)) from error
-    return analyze(**{name: settings[name] for name in inspect.signature(analyze).parameters})
-
-
-def parsers() -> dict[str, ConfigArgumentParser]:
-    """The parser of `palinka analyze`."""
-    return {"analyze": _parser()}
-
-
-def _parser() -> ConfigArgumentParser:
-    parser = ConfigArgumentParser(
-        prog="palinka analyze",
-        description="Run analyses of a language model's neurons, or of an autoencoder's latents.",
-    )
-    parser.add_argument("-c", "--config", action=ActionConfigFile, help="A YAML configuration.")
-    parser.add_function_arguments(analyze)
-    return parser

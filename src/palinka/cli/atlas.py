@@ -1,11 +1,10 @@
-"""`palinka atlas`: write or serve an atlas."""
+"""`palinka atlas` and `palinka atlas serve`: write or serve an atlas."""
 
 import logging
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as pl
 from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
@@ -13,103 +12,70 @@ from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
 import palinka.data  # noqa: F401  (so that --data.corpus may name its classes)
 from palinka.atlas import AtlasServer, Options, WriteAtlas
 from palinka.atlas.server import LiveLatents, check_atlas
-from palinka.cli import resume as runs
-from palinka.cli.parser import ConfigArgumentParser, move_configs_first, with_overrides
+from palinka.cli.parser import ArgumentParser, move_configs_first, with_overrides
+from palinka.cli.resume import checkpoint_named, findings_folder
 from palinka.data import ActivationDataModule
-from palinka.errors import InputError, did_you_mean, expanded
+from palinka.errors import InputError, expanded
 from palinka.language_models import LanguageModel
 from palinka.training import SparseAutoencoderModule, checkpoint
 from palinka.training.callbacks import LanguageModelMetrics, shell_path
 
+_DESCRIPTIONS = {
+    "atlas": "Write a site about every latent of a checkpoint, which a browser opens from the disk."
+    " `palinka atlas serve --help` is about typing text of your own.",
+    "atlas serve": "Open an atlas on 127.0.0.1, with a box for text of your own.",
+}
 
-def run(arguments: Sequence[str]) -> int:
-    """Run `palinka atlas` or `palinka atlas serve` with the arguments that follow `atlas`."""
+
+def run(words: str, arguments: Sequence[str]) -> int:
+    """Run `atlas` or `atlas serve` with the arguments that follow."""
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # between Lightning and a newer torch
     # The loader reads ahead in a thread.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     # Lightning's tips and list of devices.
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-    serving = list(arguments[:1]) == ["serve"]
-    if arguments and not arguments[0].startswith("-") and not serving:
-        hint = did_you_mean(arguments[0], ["serve"], most=0)
-        raise InputError(f"palinka atlas takes options, or `serve`, not {arguments[0]!r}{hint}")
-    parser = _parser(serving)
-    given = move_configs_first(arguments[int(serving) :])
-    settings = parser.parse_args(given)
-    path = runs.checkpoint_named(settings.ckpt_path)
+    parser = parsers()[words]
+    settings = parser.parse_args(move_configs_first(arguments))
+    path = checkpoint_named(settings.ckpt_path)
     stored = checkpoint.read(path)
-    if data := _data_settings(stored):
-        settings = parser.parse_args(with_overrides(given, {"data": data}))
+    # An imported checkpoint has no data.
+    data = stored.get("datamodule_hyper_parameters", {})
+    if kept := {name: value for name, value in data.items() if not name.startswith("_")}:
+        settings = parser.parse_args(with_overrides(arguments, {"data": kept}))
     made = parser.instantiate(settings)
     module = SparseAutoencoderModule.load_from_checkpoint(path, map_location="cpu").eval()
     checkpoint.check_matches(stored, module.autoencoder, made.data, resume=False)
-    if serving:
+    if words == "atlas serve":
         return _serve(made.data, module, expanded(made.atlas), made.port)
-    analyses = expanded(made.analyses) if made.analyses else runs.findings_folder(path)
-    return _write(made.data, module, made.output, analyses, made.options)
+    analyses = expanded(made.analyses) if made.analyses else findings_folder(path)
+    return _write(made.data, module, WriteAtlas(made.output, str(analyses), made.options))
 
 
-def parsers() -> dict[str, ConfigArgumentParser]:
+def parsers() -> dict[str, ArgumentParser]:
     """Parsers of `palinka atlas` and `palinka atlas serve`."""
-    return {"atlas": _parser(serving=False), "atlas serve": _parser(serving=True)}
+    found = {}
+    for words, description in _DESCRIPTIONS.items():
+        parser = found[words] = ArgumentParser(prog=f"palinka {words}", description=description)
+        option = parser.add_argument
+        option("-c", "--config", action=ActionConfigFile, help="A YAML configuration.")
+        path = "A checkpoint of `palinka fit` or `import`; `last` is that of the last run."
+        option("--ckpt_path", type=str, required=True, help=path)
+        if words == "atlas serve":
+            option("--atlas", type=str, required=True, help="Output of `palinka atlas`.")
+            option("--port", type=int, default=0, help="Port; 0 for any free one.")
+        else:
+            output = "The folder; an atlas there is replaced."
+            option("--output", type=str, required=True, help=output)
+            folder = "A folder with findings; by default where `analyze` keeps the checkpoint's."
+            option("--analyses", type=str | None, default=None, help=folder)
+            parser.add_class_arguments(Options, "options", help="How much to show of each latent.")
+        rows = "Source of rows and texts; defaults to that of the fit."
+        parser.add_class_arguments(ActivationDataModule, "data", help=rows)
+    return found
 
 
-def _parser(serving: bool) -> ConfigArgumentParser:
-    parser = ConfigArgumentParser(
-        prog=f"palinka atlas{' serve' if serving else ''}",
-        description=(
-            "Open an atlas on 127.0.0.1, with a box for text of your own."
-            if serving
-            else "Write a site about every latent of a checkpoint, which a browser opens from the"
-            " disk. `palinka atlas serve --help` is about typing text of your own."
-        ),
-    )
-    parser.add_argument("-c", "--config", action=ActionConfigFile, help="A YAML configuration.")
-    parser.add_argument(
-        "--ckpt_path",
-        type=str,
-        required=True,
-        help="A checkpoint of `palinka fit` or `import`; `last` is that of the last run.",
-    )
-    if serving:
-        parser.add_argument("--atlas", type=str, required=True, help="Output of `palinka atlas`.")
-        parser.add_argument("--port", type=int, default=0, help="Port; 0 for any free one.")
-    else:
-        parser.add_argument(
-            "--output", type=str, required=True, help="The folder; an atlas there is replaced."
-        )
-        parser.add_argument(
-            "--analyses",
-            type=str | None,
-            default=None,
-            help="A folder with findings; by default where `analyze` keeps the checkpoint's.",
-        )
-        parser.add_class_arguments(Options, "options", help="How much to show of each latent.")
-    parser.add_class_arguments(
-        ActivationDataModule,
-        "data",
-        help="Source of rows and texts; defaults to that of the fit.",
-    )
-    return parser
-
-
-def _data_settings(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of the data module in a checkpoint; an imported one has none."""
-    settings = stored.get("datamodule_hyper_parameters")
-    if not isinstance(settings, Mapping):
-        return {}
-    return {name: value for name, value in settings.items() if not name.startswith("_")}
-
-
-def _write(
-    data: ActivationDataModule,
-    module: SparseAutoencoderModule,
-    output: str,
-    analyses: Path,
-    options: Options,
-) -> int:
+def _write(data: ActivationDataModule, module: SparseAutoencoderModule, writer: WriteAtlas) -> int:
     """Measure the checkpoint as `palinka validate` does, and write the atlas."""
-    writer = WriteAtlas(output, str(analyses), options)
     trainer = pl.Trainer(
         logger=False,
         callbacks=[LanguageModelMetrics(), writer],

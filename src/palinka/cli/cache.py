@@ -1,10 +1,9 @@
-"""`palinka cache`: list and remove caches."""
+"""`palinka cache list` and `palinka cache remove`."""
 
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 
-from palinka.cli.commands import ArgumentParser
 from palinka.data.cache import default_cache_dir
 from palinka.data.format import JSON
 from palinka.data.inventory import StoredCache, remove_cache, stored_caches
@@ -17,56 +16,18 @@ MAX_CELL = 40
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Run `palinka cache list` or `palinka cache remove`.
+def list_caches(cache_dir: str | None = None) -> int:
+    """List every cache: model, site, split, rows, size and state.
 
     Args:
-        arguments: The arguments that follow `palinka cache`.
-
-    Returns:
-        The exit status: 0, or 1 if the user decided to remove nothing.
+        cache_dir: The folder of all caches; $PALINKA_CACHE, or ~/.cache/palinka/activations.
     """
-    given = _parsers()[0].parse_args(arguments)
-    root = expanded(given.cache_dir) if given.cache_dir else default_cache_dir()
-    if not root.is_dir():
-        if given.cache_dir or given.command == "remove":
-            raise InputError(f"there is no folder {root}; give another --cache_dir")
-        print(f"no caches: there is no folder {escape_control_chars(str(root))} yet")
+    root = expanded(cache_dir) if cache_dir else default_cache_dir()
+    shown = escape_control_chars(str(root))
+    if not cache_dir and not root.is_dir():
+        print(f"no caches: there is no folder {shown} yet")
         return 0
-    if given.command == "list":
-        _list(root)
-        return 0
-    return _remove(root, given.key, given.incomplete, given.yes)
-
-
-def parsers() -> dict[str, ArgumentParser]:
-    """Parsers of `palinka cache` and its commands."""
-    parser, commands = _parsers()
-    return {"cache": parser, **{f"cache {name}": one for name, one in commands.items()}}
-
-
-def _parsers() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
-    parser = ArgumentParser("palinka cache", description="List or remove caches of activations.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{list,remove}")
-    listing = commands.add_parser("list", help="list caches", description=_list.__doc__)
-    removal = commands.add_parser("remove", help="remove caches", description=_remove.__doc__)
-    removal.add_argument("key", nargs="*", metavar="KEY", help="a cache, by how its name begins")
-    removal.add_argument(
-        "--incomplete", action="store_true", help="all caches that were never finished"
-    )
-    removal.add_argument("--yes", action="store_true", help="do not ask")
-    for command in (listing, removal):
-        command.add_argument(
-            "--cache_dir",
-            metavar="DIR",
-            help="the folder of all caches; $PALINKA_CACHE, or ~/.cache/palinka/activations",
-        )
-    return parser, {"list": listing, "remove": removal}
-
-
-def _list(root: Path) -> None:
-    """List every cache: model, site, split, rows, size and state."""
-    caches = stored_caches(root)
+    caches = stored_caches(_folder(root))
     bundled = LanguageModelSpec().fingerprint()["weights"]
     rows = [_cells(cache, bundled) for cache in caches]
     widths = [max(map(len, column)) for column in zip(_HEADINGS, *rows, strict=True)]
@@ -79,12 +40,62 @@ def _list(root: Path) -> None:
     for cache in caches:
         if cache.problem:
             problem = cache.problem.removeprefix(f"{cache.path}").lstrip(":/ ")
-            print(f"{escape_control_chars(cache.path.name)}: {escape_control_chars(problem)}")
+            print(escape_control_chars(f"{cache.path.name}: {problem}"))
     count = sum(cache.state != "no cache" for cache in caches)
     total = _size(sum(cache.bytes for cache in caches))
-    print(
-        f"{count} cache{'' if count == 1 else 's'}, {total}, in {escape_control_chars(str(root))}"
-    )
+    print(f"{count} cache{'' if count == 1 else 's'}, {total}, in {shown}")
+    return 0
+
+
+def remove_caches(
+    key: list[str],
+    /,
+    incomplete: bool = False,
+    yes: bool = False,
+    cache_dir: str | None = None,
+) -> int:
+    """Remove caches after asking; other files in their folders stay.
+
+    Args:
+        key: Caches, by the beginnings of their names.
+        incomplete: All caches that were never finished.
+        yes: Do not ask.
+        cache_dir: The folder of all caches; $PALINKA_CACHE, or ~/.cache/palinka/activations.
+
+    Returns:
+        The exit status: 0, or 1 if the user decided to remove nothing.
+    """
+    root = _folder(expanded(cache_dir) if cache_dir else default_cache_dir())
+    caches = {cache.path.name: cache for cache in stored_caches(root)}
+    chosen = {name: caches[name] for one in key for name in [_named(one, caches, root)]}
+    if incomplete:
+        chosen |= {name: c for name, c in caches.items() if c.state == "incomplete"}
+    elif not key:
+        raise InputError("no cache named; give keys as `palinka cache list` shows, or --incomplete")
+    if not chosen:
+        print(escape_control_chars(f"no incomplete caches in {root}"))
+        return 0
+    busy = [name for name, cache in chosen.items() if cache.state == "harvesting"]
+    if busy:
+        raise InputError(f"{', '.join(busy)}: in use by a running harvest; stop it first")
+    if not yes and not _agreed(chosen.values()):
+        print("nothing removed")
+        return 1
+    freed = 0
+    for name, cache in chosen.items():
+        removal = remove_cache(cache.path)
+        freed += removal.bytes
+        print(escape_control_chars(f"removed {name}"))
+        for left in removal.left:
+            print(escape_control_chars(f"left {cache.path / left}, which is not part of a cache"))
+    print(f"freed {_size(freed)}")
+    return 0
+
+
+def _folder(root: Path) -> Path:
+    if not root.is_dir():
+        raise InputError(f"there is no folder {root}; give another --cache_dir")
+    return root
 
 
 def _cells(cache: StoredCache, bundled: str) -> tuple[str, ...]:
@@ -119,38 +130,7 @@ def _size(number: int) -> str:
 
 
 def _cell(text: str) -> str:
-    shown = escape_control_chars(text[:MAX_CELL])
-    return shown if len(text) <= MAX_CELL else shown + "…"
-
-
-def _remove(root: Path, keys: Sequence[str], incomplete: bool, yes: bool) -> int:
-    """Remove caches after asking; other files in their folders stay."""
-    caches = {cache.path.name: cache for cache in stored_caches(root)}
-    chosen = {name: caches[name] for key in keys for name in [_named(key, caches, root)]}
-    if incomplete:
-        chosen |= {name: c for name, c in caches.items() if c.state == "incomplete"}
-    elif not keys:
-        raise InputError("no cache named; give keys as `palinka cache list` shows, or --incomplete")
-    if not chosen:
-        print(f"no incomplete caches in {escape_control_chars(str(root))}")
-        return 0
-    busy = [name for name, cache in chosen.items() if cache.state == "harvesting"]
-    if busy:
-        raise InputError(f"{', '.join(busy)}: in use by a running harvest; stop it first")
-    if not yes and not _agreed(chosen.values()):
-        print("nothing removed")
-        return 1
-    freed = 0
-    for name, cache in chosen.items():
-        removal = remove_cache(cache.path)
-        freed += removal.bytes
-        print(f"removed {escape_control_chars(name)}")
-        for left in removal.left:
-            print(
-                f"left {escape_control_chars(str(cache.path / left))}, which is not part of a cache"
-            )
-    print(f"freed {_size(freed)}")
-    return 0
+    return escape_control_chars(text[:MAX_CELL]) + ("…" if len(text) > MAX_CELL else "")
 
 
 def _named(key: str, caches: dict[str, StoredCache], root: Path) -> str:
@@ -159,10 +139,9 @@ def _named(key: str, caches: dict[str, StoredCache], root: Path) -> str:
     if len(found) == 1:
         return found[0]
     if found:
-        raise InputError(
-            f"'{key}' is how {len(found)} caches begin ({', '.join(found[:3])}"
-            f"{', …' if len(found) > 3 else ''}); give more digits"
-        )
+        more = ", …" if len(found) > 3 else ""
+        begun = f"{', '.join(found[:3])}{more}"
+        raise InputError(f"'{key}' is how {len(found)} caches begin ({begun}); give more digits")
     if key in caches:
         raise InputError(f"'{key}' is not a cache, and stays")
     hint = did_you_mean(key, names, most=0) or "; see `palinka cache list`"
@@ -173,6 +152,6 @@ def _agreed(chosen: Collection[StoredCache]) -> bool:
     if not sys.stdin.isatty():
         raise InputError("stdin is not a terminal; give --yes to remove without asking")
     for cache in chosen:
-        print(f"{escape_control_chars(cache.path.name)}  {_size(cache.bytes)}  {cache.state}")
+        print(escape_control_chars(f"{cache.path.name}  {_size(cache.bytes)}  {cache.state}"))
     count = "it" if len(chosen) == 1 else f"these {len(chosen)}"
     return input(f"remove {count}? [y/N] ").strip().lower() in ("y", "yes")

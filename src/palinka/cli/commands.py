@@ -1,47 +1,11 @@
-"""The commands, their modules, and the parser of those without a configuration."""
+"""The commands, and the parsers of those that are plain functions."""
 
-import argparse
 import importlib
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
-from palinka.errors import InputError, did_you_mean
-
-_CHOICES = re.compile(r"invalid choice: '(?P<given>[^']*)' \(choose from (?P<choices>.*)\)")
-
-
-class ArgumentParser(argparse.ArgumentParser):
-    """argparse's parser, with errors as one `InputError` line."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
-
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse a command line; an unknown option is answered with the nearest."""
-        given, unknown = self.parse_known_args(args, namespace)
-        if unknown:
-            word = next((one for one in unknown if one.startswith("-")), unknown[0])
-            hint = did_you_mean(word.partition("=")[0], self._options(vars(given)), most=0)
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
-        return given
-
-    def error(self, message: str) -> NoReturn:
-        """Raise an `InputError`."""
-        if found := _CHOICES.search(message):
-            choices = re.findall(r"[\w-]+", found["choices"])
-            hint = did_you_mean(found["given"], choices)
-            message = f"{message[: found.start()]}invalid choice: '{found['given']}'{hint}"
-        raise InputError(f"{message}; see `{self.prog} --help`")
-
-    def _options(self, chosen: Mapping[str, Any]) -> Iterator[str]:
-        """Options of this parser and of the chosen subcommand."""
-        for action in self._actions:
-            yield from action.option_strings
-            if isinstance(action, argparse._SubParsersAction):
-                inner = action.choices.get(chosen.get(action.dest) or "")
-                if inner is not None:
-                    yield from (o for a in inner._actions for o in a.option_strings)
+from palinka.errors import InputError, one_line
 
 
 class Command(NamedTuple):
@@ -49,48 +13,96 @@ class Command(NamedTuple):
 
     Attributes:
         does: Its purpose, for the list of all commands.
-        module: Its module.
-        shared: Whether the module has several commands, and its `run` takes the command's name.
+        function: `module:name` of a function whose type hints and docstring are the command
+            line, or a module that has `run` and `parsers` of several commands.
     """
 
     does: str
-    module: str
-    shared: bool = False
+    function: str
 
 
 COMMANDS = {
-    "fit": Command("train a sparse autoencoder on a model's activations", "palinka.cli.fit", True),
-    "validate": Command("measure a checkpoint on the validation split", "palinka.cli.fit", True),
-    "test": Command("the same under the names of a test", "palinka.cli.fit", True),
-    "predict": Command(
-        "write the latents of the validation split to disk", "palinka.cli.fit", True
-    ),
-    "harvest": Command("only fill the cache of activations", "palinka.cli.fit", True),
-    "verify": Command("read a configuration's caches, compare checksums", "palinka.cli.fit", True),
-    "analyze": Command("ask neurons or latents questions, without training", "palinka.cli.analyze"),
-    "export": Command(
-        "write a checkpoint in another library's format", "palinka.cli.convert", True
-    ),
-    "import": Command("make a checkpoint of another library's", "palinka.cli.convert", True),
-    "cache": Command("list the caches of activations, or remove some", "palinka.cli.cache"),
-    "atlas": Command("write pages about every latent, or serve them", "palinka.cli.atlas"),
-    "doctor": Command("check the installation", "palinka.cli.doctor"),
-    "completion": Command("print a shell completion script", "palinka.cli.completion"),
+    "fit": Command("train a sparse autoencoder on a model's activations", "fit"),
+    "validate": Command("measure a checkpoint on the validation split", "fit"),
+    "test": Command("the same under the names of a test", "fit"),
+    "predict": Command("write the latents of the validation split to disk", "fit"),
+    "harvest": Command("only fill the cache of activations", "fit"),
+    "verify": Command("read a configuration's caches, compare checksums", "fit"),
+    "analyze": Command("ask neurons or latents questions, without training", "analyze:analyze"),
+    "export": Command("write a checkpoint in another library's format", "convert:export"),
+    "import": Command("make a checkpoint of another library's", "convert:import_"),
+    "cache list": Command("list the caches of activations", "cache:list_caches"),
+    "cache remove": Command("remove some of them", "cache:remove_caches"),
+    "atlas": Command("write pages about every latent", "atlas"),
+    "atlas serve": Command("open them with a box for text of your own", "atlas"),
+    "doctor": Command("check the installation", "doctor:doctor"),
+    "completion": Command("print a shell completion script", "completion:completion"),
 }
 
 
-def run(name: str, arguments: Sequence[str]) -> int:
+def run(words: str, arguments: Sequence[str]) -> int:
     """Run one of `COMMANDS` with the arguments that follow it; return its exit status."""
-    command = COMMANDS[name]
-    given = [name, *arguments] if command.shared else list(arguments)
-    status: int = importlib.import_module(command.module).run(given)
-    return status
+    target = _target(words)
+    if not callable(target):
+        return int(target.run(words, arguments))
+    from palinka.cli.parser import move_configs_first
+
+    parser = _parser(words, target)
+    try:
+        settings = vars(parser.instantiate(parser.parse_args(move_configs_first(arguments))))
+    except ValueError as error:  # jsonargparse's has several lines
+        raise InputError(one_line(error)) from error
+    given = {name: settings[name] for name in inspect.signature(target).parameters}
+    return int(target(*[given.pop(name) for name in _positional(target)], **given))
 
 
 def parsers() -> dict[str, Any]:
-    """Parser of every command, by the words that its command line begins with."""
-    modules = dict.fromkeys(command.module for command in COMMANDS.values())
+    """Parser of every command."""
     found: dict[str, Any] = {}
-    for module in modules:
-        found |= importlib.import_module(module).parsers()
+    for words in COMMANDS:
+        target = _target(words)
+        if callable(target):
+            found[words] = _parser(words, target)
+        elif words not in found:
+            found |= target.parsers()
     return found
+
+
+def _target(words: str) -> Any:
+    """Function of a command, or its module."""
+    module, _, function = COMMANDS[words].function.partition(":")
+    target = importlib.import_module(f"palinka.cli.{module}")
+    return getattr(target, function) if function else target
+
+
+def _positional(function: Callable[..., int]) -> list[str]:
+    parameters = inspect.signature(function).parameters.values()
+    return [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY]
+
+
+def _parser(words: str, function: Callable[..., int]) -> Any:
+    """Parser of a function: positional-only parameters have no option, and False is a flag.
+
+    With options that must be given, it takes configuration files, too.
+    """
+    import docstring_parser
+    from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
+
+    from palinka.cli.parser import ArgumentParser
+
+    described = docstring_parser.parse(function.__doc__ or "")
+    helps = {param.arg_name: param.description for param in described.params}
+    parser = ArgumentParser(prog=f"palinka {words}", description=described.description)
+    parameters = inspect.signature(function).parameters
+    positional = _positional(function)
+    flags = [name for name, p in parameters.items() if p.default is False]
+    if any(p.default is p.empty and name not in positional for name, p in parameters.items()):
+        parser.add_argument("-c", "--config", action=ActionConfigFile, help="A YAML configuration.")
+    for name in positional:
+        several = parameters[name].annotation == list[str]
+        options = {"nargs": "*"} if several else {"type": parameters[name].annotation}
+        parser.add_argument(name, help=helps[name], **options)
+    for name in flags:
+        parser.add_argument(f"--{name}", action="store_true", help=helps[name])
+    parser.add_function_arguments(function, skip={*positional, *flags}, as_group=False)
+    return parser

@@ -8,7 +8,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from enum import Enum
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 from packaging.requirements import Requirement
 
 import palinka
-from palinka.cli.commands import ArgumentParser
 from palinka.errors import colored, escape_control_chars, is_quiet, one_line
 
 
@@ -228,9 +227,12 @@ def run_checks() -> Iterator[Finding]:
             yield Finding(check.__name__.replace("_", " "), text, State.FAIL)
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Run `palinka doctor`; the exit status is 1 if a check fails."""
-    _parser().parse_args(arguments)
+def doctor() -> int:
+    """Check versions, devices, matrix products, folders and the hub.
+
+    Returns:
+        The exit status: 0, or 1 if something that palinka needs does not work.
+    """
     failed = False
     for finding in run_checks():
         failed |= finding.state is State.FAIL
@@ -238,16 +240,3 @@ def run(arguments: Sequence[str]) -> int:
             mark = colored(f"{finding.state.value:<5}", _COLORS[finding.state])
             print(f"{mark}{finding.name:<17}{escape_control_chars(finding.text)}", flush=True)
     return int(failed)
-
-
-def parsers() -> dict[str, ArgumentParser]:
-    """The parser of `palinka doctor`."""
-    return {"doctor": _parser()}
-
-
-def _parser() -> ArgumentParser:
-    return ArgumentParser(
-        "palinka doctor",
-        description="Check versions, devices, matrix products, folders and the hub. The exit status"
-        " is 0, or 1 if something that palinka needs does not work.",
-    )

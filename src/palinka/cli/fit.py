@@ -32,7 +32,7 @@ import palinka.atlas
 import palinka.autoencoders
 import palinka.data  # noqa: F401
 from palinka.cli import resume
-from palinka.cli.parser import ConfigArgumentParser, move_configs_first, with_overrides
+from palinka.cli.parser import ArgumentParser, move_configs_first, with_overrides
 from palinka.cli.sweep import Variants, expand, options
 from palinka.cli.trainer import Trainer
 from palinka.data import ActivationDataModule
@@ -63,14 +63,12 @@ _IGNORED_WARNINGS = (
 _Error = TypeVar("_Error", bound=Exception)
 
 
-class SaveConfig(SaveConfigCallback):
-    """Save the configuration beside the logs, and as text in TensorBoard.
+class Parser(ArgumentParser, LightningArgumentParser):
+    """Lightning's parser with palinka's errors and help."""
 
-    Args:
-        *args: Lightning's.
-        resumes: Whether TensorBoard has the configuration from the run's start.
-        **kwargs: Lightning's.
-    """
+
+class SaveConfig(SaveConfigCallback):
+    """Save the configuration beside the logs and, of a new run, as text in TensorBoard."""
 
     def __init__(self, *args: Any, resumes: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -78,11 +76,9 @@ class SaveConfig(SaveConfigCallback):
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Write the configuration to every TensorBoard among the loggers."""
-        if self._resumes:
-            return
-        text = self.parser.dump(self.config, skip_none=False)
-        for writer in callbacks.tensorboard_writers(trainer):
-            writer.add_text("config", "```yaml\n" + text.replace("```", "'''") + "\n```", 0)
+        text = self.parser.dump(self.config, skip_none=False).replace("```", "'''")
+        for writer in () if self._resumes else callbacks.tensorboard_writers(trainer):
+            writer.add_text("config", f"```yaml\n{text}\n```", 0)
 
 
 def module(variants: Variants | None = None, **arguments: Any) -> SparseAutoencoderModule:
@@ -117,16 +113,19 @@ class PalinkaCLI(LightningCLI):
             trainer_class=Trainer,
             save_config_callback=SaveConfig,
             seed_everything_default=0,
-            parser_class=ConfigArgumentParser,
-            parser_kwargs={"prog": "palinka", "allow_abbrev": False},
+            parser_class=Parser,
+            parser_kwargs={"prog": "palinka"},
             # The module saves its own hyper-parameters: the parser's lack linked arguments.
             load_from_checkpoint_support=False,
             auto_configure_optimizers=False,
             args=self._arguments,
         )
 
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Link the autoencoder's widths to the data's."""
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add data and model before the trainer, and link the autoencoder's widths to the data."""
+        parser.add_lightning_class_args(ActivationDataModule, "data")
+        parser.add_lightning_class_args(module, "model")
+        parser.add_lightning_class_args(Trainer, "trainer")
         parser.set_defaults({"model.autoencoder": {"class_path": "KSparseAutoencoder"}})
         for source, target in (("width", "input_dim"), ("target_width", "output_dim")):
             parser.link_arguments(
@@ -136,9 +135,8 @@ class PalinkaCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Lightning's commands, `harvest` and `verify`."""
-        commands = LightningCLI.subcommands()
-        commands["harvest"] = commands["verify"] = {"model", "datamodule"}
-        return commands
+        arguments = {"model", "datamodule"}
+        return {**LightningCLI.subcommands(), "harvest": arguments, "verify": arguments}
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse without Lightning's advice against giving arguments in Python."""
@@ -166,19 +164,17 @@ class PalinkaCLI(LightningCLI):
             )
         self._checkpoint = str(path)
         settings = read_any(path)["hyper_parameters"]
-        if command == "fit" and VARIANTS in settings:
-            settings = settings["settings"]
-        else:
-            settings = settings_of(path)
+        of_sweep = command == "fit" and VARIANTS in settings
+        kept = dict(settings["settings"] if of_sweep else settings_of(path))
         optimizer = resume.recorded_optimizer(self._resumed) if self._resumed else {}
-        kept = {**settings, **optimizer}
-        given = self._arguments
-        self._arguments = with_overrides(given, {"model": kept})
-        self.config = self.parser.parse_args(self._arguments)
+        kept |= optimizer
+        self._arguments = with_overrides(self._arguments, {"model": kept})
+        given, self.config = self.config, self.parser.parse_args(self._arguments)
         if command == "fit":
             model = self.config[command].model.as_dict()
             resume.check_optimizer(model, optimizer)
-            for line in resume.ignored_settings(given, kept, model):
+            files = [Path(str(file)) for file in given[command].get("config") or ()]
+            for line in resume.ignored_settings(files, kept, model):
                 rank_zero_warn(line)
 
     def _last_checkpoint(self, command: str) -> str | None:
@@ -206,7 +202,7 @@ class PalinkaCLI(LightningCLI):
         except (ValueError, ModuleNotFoundError) as error:
             # The parser's message has several lines, with all that it tried.
             reason = _cause(error, InputError) or _cause(error, ModuleNotFoundError) or error
-            raise InputError(" ".join(str(reason).split())) from error
+            raise InputError(one_line(reason)) from error
         if self._variants:
             self.model = self._sweep()
         if self.config_init[command].get("ckpt_path") == "last":
@@ -217,9 +213,8 @@ class PalinkaCLI(LightningCLI):
             self._check_optimizers()
         trial = self.trainer.fast_dev_run or self.trainer.barebones  # type: ignore[attr-defined]
         if command in RUNS and self.trainer.is_global_zero and not trial:
-            self.trainer.run_folder = resume.reserve(
-                self.trainer, fit=command == "fit", run=self._resumed
-            )
+            fit = command == "fit"
+            self.trainer.run_folder = resume.reserve(self.trainer, fit=fit, run=self._resumed)
 
     def _check_optimizers(self) -> None:
         """Make the optimizer and its schedule once, before anything is harvested."""
@@ -241,8 +236,7 @@ class PalinkaCLI(LightningCLI):
             line = [*self._arguments, "--model.variants=null", *options(overrides)]
             try:
                 config = self.parser.parse_args(line)
-                for unused in ("callbacks", "logger"):
-                    config["fit"]["trainer"][unused] = None
+                config["fit"]["trainer"]["callbacks"] = config["fit"]["trainer"]["logger"] = None
                 seed = config["fit"]["seed_everything"] if "seed" in overrides else shared
                 if seed is not False:
                     seed_everything(seed, workers=True, verbose=False)
@@ -289,8 +283,8 @@ class PalinkaCLI(LightningCLI):
             if accelerator in ("auto", "cpu"):
                 raise
             raise InputError(
-                f"trainer.accelerator {accelerator}: {one_line(error)}; `auto` takes"
-                " what this machine has"
+                f"trainer.accelerator {accelerator}: {one_line(error)}; `auto` takes what this"
+                " machine has"
             ) from error
 
     def _default_callbacks(self, settings: Any, given: Sequence[Callback]) -> list[Callback]:
@@ -322,38 +316,30 @@ class PalinkaCLI(LightningCLI):
                 resume.release(self.trainer, self.trainer.run_folder)
             raise
 
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Without Lightning's table, which has no intervals, and the batches of a prediction."""
+        kept = {"validate": {"verbose": False}, "test": {"verbose": False}}
+        kept["predict"] = {"return_predictions": False}
+        kwargs: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
+        return {**kwargs, **kept.get(subcommand, {})}
+
     def before_fit(self) -> None:
         """Remove what a resumed run logged after the checkpoint."""
         if self._resumed is not None and self.trainer.is_global_zero:
-            events = resume.events_of(Path(self._checkpoint)) if self._checkpoint else {}
-            callbacks.rewind_logs(self.trainer, events)
-
-    def validate(self, **kwargs: Any) -> None:
-        """Validate without Lightning's table, which has no intervals."""
-        self.trainer.validate(**{**kwargs, "verbose": False})
-
-    def test(self, **kwargs: Any) -> None:
-        """Test without Lightning's table."""
-        self.trainer.test(**{**kwargs, "verbose": False})
-
-    def predict(self, **kwargs: Any) -> None:
-        """Predict without keeping the batches, which `LatentWriter` writes."""
-        self.trainer.predict(**{**kwargs, "return_predictions": False})
+            run = read_any(self._checkpoint).get("run", {}) if self._checkpoint else {}
+            callbacks.rewind_logs(self.trainer, run.get("events", {}))
 
     def after_fit(self) -> None:
         """Print the final metrics and the output paths."""
-        if self.trainer.is_global_zero:
-            if isinstance(self.model, SweepModule):
-                print(callbacks.sweep_report(self.trainer, self.model))
-            else:
-                print(callbacks.final_report(self.trainer))
+        if not self.trainer.is_global_zero:
+            return
+        if isinstance(self.model, SweepModule):
+            print(callbacks.sweep_report(self.trainer, self.model))
+        else:
+            split = "test" if self.subcommand == "test" else "val"
+            print(callbacks.final_report(self.trainer, split))
 
-    after_validate = after_fit
-
-    def after_test(self) -> None:
-        """Print the metrics and the output paths."""
-        if self.trainer.is_global_zero:
-            print(callbacks.final_report(self.trainer, "test"))
+    after_validate = after_test = after_fit
 
     def after_predict(self) -> None:
         """Print the path of the latents."""
@@ -362,27 +348,8 @@ class PalinkaCLI(LightningCLI):
             print(f"latents in   {callbacks.shell_path(latents)}")
 
 
-class _ParsersAlone(PalinkaCLI):
-    """Builds the parsers and stops."""
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        self.config = Namespace({"subcommand": None})  # type: ignore[no-untyped-call]
-
-    def _parse_ckpt_path(self) -> None:
-        pass
-
-    def _set_seed(self) -> None:
-        pass
-
-    def instantiate_classes(self) -> None:
-        pass
-
-
-def run(arguments: Sequence[str]) -> int:
+def run(command: str, arguments: Sequence[str]) -> int:
     """Run one of the commands.
-
-    Args:
-        arguments: The command and its options, without the program's name.
 
     Returns:
         The exit status: 1 where an analysis after the fit failed, 143 after SIGTERM.
@@ -393,7 +360,7 @@ def run(arguments: Sequence[str]) -> int:
     for pattern in _IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", pattern)
     try:
-        trainer = PalinkaCLI(arguments).trainer
+        trainer = PalinkaCLI([command, *arguments]).trainer
     except SIGTERMException:
         return STOPPED
     except torch.OutOfMemoryError as error:
@@ -405,8 +372,6 @@ def run(arguments: Sequence[str]) -> int:
             f"{error.filename2 or error.filename or 'the log folder'}: {error.strerror}; make room,"
             " or choose another trainer.default_root_dir"
         ) from error
-    except InputError:
-        raise
     except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
         cause = _cause(error, InputError)
         if cause is None and not _is_lightnings(error):
@@ -416,9 +381,21 @@ def run(arguments: Sequence[str]) -> int:
     return int(any(callback.failed for callback in analyses))
 
 
+class _ParsersAlone(PalinkaCLI):
+    """Builds the parsers and stops."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = Namespace({"subcommand": None})  # type: ignore[no-untyped-call]
+
+    def _set_seed(self) -> None:
+        pass
+
+    _parse_ckpt_path = instantiate_classes = _set_seed
+
+
 def parsers() -> dict[str, LightningArgumentParser]:
     """Parser of each command."""
-    return dict(_ParsersAlone(["fit"])._subcommand_parsers)
+    return dict(_ParsersAlone([])._subcommand_parsers)
 
 
 def _any(given: Sequence[Callback], kind: type) -> bool:

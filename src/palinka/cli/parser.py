@@ -2,30 +2,28 @@
 
 import argparse
 import inspect
+import itertools
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import is_dataclass
 from enum import Enum
 from typing import Any, NoReturn, get_args
 
+import jsonargparse
 import yaml
-from jsonargparse import DefaultHelpFormatter, Namespace, set_parsing_settings
-from lightning.pytorch.cli import LightningArgumentParser
 
-from palinka.errors import InputError, admits_null, did_you_mean, one_line
+from palinka.errors import InputError, did_you_mean, one_line
 
 # A value may name a class only where one is expected. Its module is imported before the class
 # can be examined: the standard library, with neither autoencoders nor callbacks, is excluded.
-set_parsing_settings(
+jsonargparse.set_parsing_settings(
     import_path_denylist=sorted(sys.stdlib_module_names),
     instantiate_subclass_spec_in_any=False,
 )
 # A default may be a member of an enumeration although its type is `str`: Timer's `interval`.
 yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, one: dumper.represent_data(one.value))
 
-# Order of the sections in --help; other options come first.
-_SECTIONS = ("data.", "model.", "options.", "trainer.")
 # With more options than these, the usage names only the required ones.
 MAX_USAGE_OPTIONS = 8
 MAX_CLASSES = 12
@@ -46,8 +44,8 @@ _LITERAL = re.compile(
 _SUGGESTION = re.compile(r"(?:Option|there is no class) '[^']*'[^;]*; did you mean '[^']*'\?")
 
 
-class HelpFormatter(DefaultHelpFormatter):
-    """jsonargparse's formatter, with short names of classes."""
+class HelpFormatter(jsonargparse.DefaultHelpFormatter):
+    """jsonargparse's formatter, with short names of classes, palinka's first."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text: str = super()._get_help_string(action)
@@ -55,21 +53,21 @@ class HelpFormatter(DefaultHelpFormatter):
 
 
 def _classes(paths: Sequence[str]) -> str:
-    """Palinka's own if there are any, otherwise those of Lightning and torch."""
-    own = [path for path in paths if path.startswith("palinka.")]
-    names = list(dict.fromkeys(path.rpartition(".")[2] for path in own or paths))
-    more = ", …" if len(names) > MAX_CLASSES or 0 < len(own) < len(paths) else ""
+    own_first = sorted(paths, key=lambda path: not path.startswith("palinka."))
+    names = list(dict.fromkeys(path.rpartition(".")[2] for path in own_first))
+    more = ", …" if len(names) > MAX_CLASSES else ""
     return f", classes: {', '.join(names[:MAX_CLASSES])}{more}"
 
 
-class ConfigArgumentParser(LightningArgumentParser):
-    """Lightning's parser, with errors as one `InputError` line instead of a page of usage."""
+class ArgumentParser(jsonargparse.ArgumentParser):
+    """jsonargparse's parser, with errors as one `InputError` line instead of a page of usage."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"formatter_class": HelpFormatter, **kwargs})
+        settings = {"formatter_class": HelpFormatter, "allow_abbrev": False, **kwargs}
+        super().__init__(*args, **settings)
 
     def format_help(self, *args: Any) -> str:
-        """Format the help with a short usage and the sections in order."""
+        """Format the help with a short usage."""
         options = [action for action in self._actions if action.option_strings]
         if self.usage is None and len(options) > MAX_USAGE_OPTIONS:
             needed = [
@@ -80,7 +78,6 @@ class ConfigArgumentParser(LightningArgumentParser):
             # jsonargparse calls a subcommand `palinka [options] fit`.
             words = self.prog.replace(" [options]", "")
             self.usage = " ".join([words, *needed, "[--config FILE ...] [--KEY VALUE ...]"])
-        self._action_groups = sorted(self._action_groups, key=_section)
         text: str = super().format_help(*args)
         return text
 
@@ -90,22 +87,21 @@ class ConfigArgumentParser(LightningArgumentParser):
             settings = super().parse_args(*args, **kwargs)
         except InputError:
             raise
-        except UnicodeDecodeError as error:
-            raise InputError(
-                f"a configuration is not UTF-8 (byte {error.start} cannot be decoded); convert it"
-            ) from error
-        except RecursionError as error:
-            raise InputError("a configuration is nested too deeply") from error
-        # Of a YAML tag that does not fit its value, or a number out of range.
-        except (ValueError, TypeError, AttributeError, OSError, OverflowError) as error:
-            reason = one_line(error)
-            raise InputError(f"a configuration cannot be read: {reason}") from error
+        # Of another encoding, a YAML tag that does not fit its value, or a number out of range.
+        except (ValueError, TypeError, AttributeError, OSError, OverflowError, RecursionError) as e:
+            raise InputError(f"a configuration cannot be read: {one_line(e)}") from e
         validate_class_paths(settings)
-        _reject_nulls(
-            settings,
-            {a.dest: getattr(a, "_typehint", None) for a in self._actions if a.default is not None},
-        )
         return settings
+
+    def validate(self, namespace: jsonargparse.Namespace, *args: Any, **kwargs: Any) -> None:
+        """Validate, and reject null for arguments that neither are null by default nor allow it."""
+        super().validate(namespace, *args, **kwargs)
+        for action in self._actions:
+            name, hint = action.dest, getattr(action, "_typehint", None)
+            if hint in (None, Any) or type(None) in get_args(hint) or action.default is None:
+                continue
+            if name in namespace and namespace[name] is None:
+                raise TypeError(f"{name} is null; give a value, or leave it out")
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise an `InputError`, with the nearest valid name of an unknown one."""
@@ -115,7 +111,8 @@ class ConfigArgumentParser(LightningArgumentParser):
         if suggestion := _SUGGESTION.search(line):
             line = ": ".join([*keys, suggestion[0]])
         elif unknown := _UNKNOWN_OPTION.search(line):
-            line += _nearest_option(unknown["key"] or unknown["flag"], _valid_names(parser, line))
+            names = _valid_names(parser, line)
+            line += did_you_mean(unknown["key"] or unknown["flag"], names, most=0)
         elif literal := _LITERAL.search(line):
             known = [name.strip(" '") for name in literal["known"].split(",")]
             given = literal["given"]
@@ -126,65 +123,30 @@ class ConfigArgumentParser(LightningArgumentParser):
         raise InputError(line) from ex
 
 
-def _section(group: argparse._ArgumentGroup) -> int:
-    """Place of a group of options in --help."""
-    for place, start in enumerate(_SECTIONS, 1):
-        if any(action.dest.startswith(start) for action in group._group_actions):
-            return place
-    return len(_SECTIONS) + 1 if group.title == "Linked arguments" else 0
-
-
 def validate_class_paths(value: Any, key: str = "") -> None:
-    """Check that every `class_path` names a class, and that its arguments allow null.
+    """Check that every `class_path` names a class.
 
     Where a callable is expected, the parser would accept any function, such as `torch.load`, and
-    call it with the `init_args`. It accepts null for every argument.
+    call it with the `init_args`.
 
     Args:
         value: A parsed configuration, or a part of it.
         key: The dotted name of the part.
 
     Raises:
-        InputError: If a path names anything else, or null is given for an argument that is
-            neither null by default nor allows it.
+        InputError: If a path names anything else.
     """
-    if isinstance(value, Namespace):
-        value = vars(value)
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, list | tuple):
         for inner in value:
             validate_class_paths(inner, key)
-    if not isinstance(value, dict):
+    values = vars(value) if isinstance(value, jsonargparse.Namespace) else value
+    if not isinstance(values, dict):
         return
-    path = value.get("class_path")
-    if isinstance(path, str):
-        kind = imported(path)
-        if not inspect.isclass(kind):
-            raise InputError(f"{key}: class_path is {path!r}, which is not a class; give a class")
-        _reject_nulls(value.get("init_args") or {}, _annotations(kind), f"{key}.")
-    for name, inner in value.items():
+    path = values.get("class_path")
+    if isinstance(path, str) and not inspect.isclass(imported(path)):
+        raise InputError(f"{key}: class_path is {path!r}, which is not a class; give a class")
+    for name, inner in values.items():
         validate_class_paths(inner, f"{key}.{name}" if key else str(name))
-
-
-def _annotations(kind: type) -> dict[str, Any]:
-    """Type hints of arguments with a default that is not None.
-
-    An argument without one may be linked to a value that does not exist yet.
-    """
-    try:
-        parameters = inspect.signature(kind).parameters
-    except ValueError:  # a class written in C without a signature
-        return {}
-    return {
-        name: None if isinstance(p.annotation, str) or p.annotation is p.empty else p.annotation
-        for name, p in parameters.items()
-        if p.default is not None and p.default is not p.empty
-    }
-
-
-def _reject_nulls(given: Any, hints: dict[str, Any], prefix: str = "") -> None:
-    for name, hint in hints.items():
-        if name in given and given[name] is None and not admits_null(hint):
-            raise InputError(f"{prefix}{name} is null; give a value, or leave it out")
 
 
 def imported(path: str) -> Any:
@@ -196,45 +158,24 @@ def imported(path: str) -> Any:
 
 
 def _valid_names(parser: argparse.ArgumentParser, message: str) -> set[str]:
-    """Parameters of the class that a message is about, or the parser's options."""
+    """Parameters of the class that a message is about, or the parser's options and sections."""
     if of_class := _CLASS_PATH.search(message):
         named = imported(of_class["path"])
         return set(inspect.signature(named).parameters) if inspect.isclass(named) else set()
     names: set[str] = set()
-    for action in _leaves(parser):
-        parts = action.split(".")
-        names.update(".".join(parts[: depth + 1]) for depth in range(len(parts)))
-    return names
-
-
-def _leaves(parser: argparse.ArgumentParser) -> Iterator[str]:
     for action in parser._actions:
-        yield action.dest
+        names.update(itertools.accumulate(action.dest.split("."), "{}.{}".format))
         if isinstance(action.choices, dict):  # the subcommands of the main parser
-            for subparser in action.choices.values():
-                yield from _leaves(subparser)
-
-
-def _nearest_option(given: str, valid: set[str]) -> str:
-    """Suggest a name at the first level of `given` that is not valid."""
-    parts = given.split(".")
-    for depth in range(len(parts)):
-        prefix = ".".join(parts[: depth + 1])
-        if prefix not in valid:
-            level = {name for name in valid if name.count(".") == depth}
-            siblings = {name for name in level if name.split(".")[:depth] == parts[:depth]}
-            return did_you_mean(prefix, siblings or level)
-    return ""
+            names.update(*(_valid_names(inner, "") for inner in action.choices.values()))
+    return names
 
 
 def _unknown_class(parser: argparse.ArgumentParser, name: str, key: str) -> str:
     hint = next((getattr(a, "_typehint", None) for a in parser._actions if a.dest == key), None)
-    bases = [t for t in (hint, *get_args(hint)) if isinstance(t, type) and t is not type(None)]
-    plain = [base.__name__ for base in bases if base.__module__ == "builtins"]
+    plain = [t.__name__ for t in (hint, *get_args(hint)) if t in (bool, int, float, str)]
     if plain:  # as in `float | Tensor`
         return f"{key}: expected {' or '.join(plain)}, got '{name}'"
-    names = {c.__name__ for base in bases for c in _concrete_subclasses(base)}
-    return f"{key}: there is no class '{name}'{did_you_mean(name, names)}"
+    return f"{key}: there is no class '{name}'{did_you_mean(name, classes_of(hint))}"
 
 
 def classes_of(hint: Any) -> dict[str, type]:
@@ -259,40 +200,24 @@ def move_configs_first(arguments: Sequence[str]) -> list[str]:
 
     In jsonargparse the last value wins; here the command line wins over files.
     """
-    words: list[str] = []
     configs: list[str] = []
-    options: list[str] = []
+    others: list[str] = []
     remaining = iter(arguments)
     for argument in remaining:
-        if argument in ("-c", "--config") and (file := next(remaining, None)) is not None:
-            configs.append(f"--config={file}")
-        elif argument.startswith("--config="):
-            configs.append(argument)
-        elif argument.startswith("-") or configs or options:
-            options.append(argument)
+        if argument in ("-c", "--config"):
+            configs.append(f"--config={next(remaining, '')}")
         else:
-            words.append(argument)
-    return [*words, *configs, *options]
+            (configs if argument.startswith("--config=") else others).append(argument)
+    words = list(itertools.takewhile(lambda other: not other.startswith("-"), others))
+    return [*words, *configs, *others[len(words) :]]
 
 
 def with_overrides(arguments: Sequence[str], settings: dict[str, Any]) -> list[str]:
     """Put settings between the configuration files and the options of a command line.
 
     Args:
-        arguments: Result of `move_configs_first`.
+        arguments: A command line.
         settings: Nested settings, which win over the files.
     """
-    options = (
-        place
-        for place, argument in enumerate(arguments)
-        if argument.startswith("-") and not argument.startswith("--config=")
-    )
-    place = next(options, len(arguments))
     text = yaml.safe_dump(settings, default_flow_style=True, width=2**31, sort_keys=False)
-    return [*arguments[:place], f"--config={text.strip()}", *arguments[place:]]
-
-
-def config_files(arguments: Sequence[str]) -> list[str]:
-    """Configuration files of a result of `move_configs_first`."""
-    start = "--config="
-    return [argument.removeprefix(start) for argument in arguments if argument.startswith(start)]
+    return move_configs_first([*arguments, f"--config={text.strip()}"])

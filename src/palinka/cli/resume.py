@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
-from palinka.cli.parser import config_files, imported
+from palinka.cli.parser import imported
 from palinka.errors import InputError, expanded
 from palinka.training import checkpoint
 from palinka.training.callbacks.checkpoints import FOLDER, NEWEST, OLDER
@@ -57,7 +57,7 @@ def reserve(trainer: pl.Trainer, *, fit: bool, run: Path | None = None) -> Path:
     loggers = _in_folders(trainer)
     unnamed = [logger for logger in loggers if logger._version is None]
     default = Path(trainer.default_root_dir) / LOG_FOLDER
-    roots = {_root(logger): None for logger in unnamed} if loggers else {default: None}
+    roots = list({expanded(each.root_dir): 0 for each in unnamed} if loggers else {default: 0})
     name = run.name if run else _make(roots) if roots else ""
     number = _VERSION.fullmatch(name)
     for logger in unnamed:  # a number, which progress bars show whole
@@ -90,12 +90,10 @@ def _make(roots: Iterable[Path]) -> str:
     while True:
         number += 1
         made: list[Path] = []
-        for root in roots:
-            root.mkdir(parents=True, exist_ok=True)
         try:
             for root in roots:
                 folder = root / f"version_{number}"
-                folder.mkdir()
+                folder.mkdir(parents=True)
                 made.append(folder)
         except (FileExistsError, FileNotFoundError):  # the latter where `release` was faster
             for folder in made:
@@ -112,16 +110,12 @@ def _in_folders(trainer: pl.Trainer) -> list[TensorBoardLogger | CSVLogger]:
     ]
 
 
-def _root(logger: TensorBoardLogger | CSVLogger) -> Path:
-    return expanded(logger.root_dir)
-
-
 def _folder(logger: TensorBoardLogger | CSVLogger) -> Path:
-    return _root(logger) / _folder_name(logger.version)
+    return _version_below(expanded(logger.root_dir), logger.version)
 
 
-def _folder_name(version: int | str) -> str:
-    return version if isinstance(version, str) else f"version_{version}"
+def _version_below(root: Path, version: int | str) -> Path:
+    return root / (version if isinstance(version, str) else f"version_{version}")
 
 
 def find_runs(trainer: Any) -> tuple[Path, list[Path]]:
@@ -136,17 +130,13 @@ def find_runs(trainer: Any) -> tuple[Path, list[Path]]:
         kind = imported(getattr(logger, "class_path", ""))
         if isinstance(kind, type) and issubclass(kind, _IN_FOLDERS):
             given = logger.init_args
-            root, version = (
-                expanded(Path(given["save_dir"]) / (given["name"] or "")),
-                given["version"],
-            )
-            break
-    else:
-        root, version = expanded(trainer["default_root_dir"] or ".") / LOG_FOLDER, None
-    if version is None:
-        return root, runs_below(root)
-    folder = root / _folder_name(version)
-    return root, [folder] if (folder / FOLDER).is_dir() else []
+            root = expanded(Path(given["save_dir"]) / (given["name"] or ""))
+            if given["version"] is None:
+                return root, runs_below(root)
+            folder = _version_below(root, given["version"])
+            return root, [folder] if (folder / FOLDER).is_dir() else []
+    root = expanded(trainer["default_root_dir"] or ".") / LOG_FOLDER
+    return root, runs_below(root)
 
 
 def runs_below(root: Path) -> list[Path]:
@@ -181,14 +171,14 @@ def last_checkpoint(runs: Sequence[Path], root: Path) -> Path:
 
 def checkpoint_named(given: str) -> Path:
     """Find the checkpoint of a command's `--ckpt_path`: a file, or `last` of the newest run."""
-    if given != "last":
-        path = expanded(given)
-        if not path.exists():
-            raise InputError(
-                f"there is no checkpoint {path}; give `last`, or one of those below {LOG_FOLDER}/"
-            )
-        return path
-    return last_checkpoint(runs_below(Path(LOG_FOLDER)), Path(LOG_FOLDER))
+    if given == "last":
+        return last_checkpoint(runs_below(Path(LOG_FOLDER)), Path(LOG_FOLDER))
+    path = expanded(given)
+    if not path.is_file():
+        raise InputError(
+            f"there is no checkpoint {path}; give `last`, or one of those below {LOG_FOLDER}/"
+        )
+    return path
 
 
 def findings_folder(path: Path) -> Path:
@@ -205,16 +195,14 @@ def findings_folder(path: Path) -> Path:
 
 def newest_checkpoint(run: Path) -> Path | None:
     """Find the newest complete checkpoint of a run; a damaged one is skipped with a warning."""
-    for name in (NEWEST, OLDER):
-        path = run / FOLDER / name
-        if not path.exists():
-            continue
-        try:
-            check_whole(path)
-        except InputError as error:
-            rank_zero_warn(f"{error}; skipped, looking for an older one")
-            continue
-        return path
+    for path in (run / FOLDER / NEWEST, run / FOLDER / OLDER):
+        if path.exists():
+            try:
+                check_whole(path)
+            except InputError as error:
+                rank_zero_warn(f"{error}; skipped, looking for an older one")
+            else:
+                return path
     return None
 
 
@@ -230,24 +218,14 @@ def check_whole(path: Path) -> None:
         raise InputError(f"{path} is damaged in {damaged}")
 
 
-def events_of(path: Path) -> Mapping[str, int]:
-    """Lengths of the loggers' files at the time of a checkpoint."""
-    sizes: Any = checkpoint.read_any(path).get("run", {}).get("events", {})
-    return dict(sizes)
-
-
-# A checkpoint has the state of these, not their settings.
-_OPTIMIZER = ("optimizer", "lr_scheduler")
-
-
 def recorded_optimizer(run: Path) -> dict[str, Any]:
-    """Optimizer and schedule of a run, from its `config.yaml`; empty if it cannot be read.
+    """Optimizer and schedule of a run, whose state, not settings, a checkpoint has.
 
     Args:
-        run: Its log folder.
+        run: Its log folder; empty if its `config.yaml` cannot be read.
     """
     model = _model_settings(run / CONFIG)
-    return {name: model[name] for name in _OPTIMIZER if name in model}
+    return {name: model[name] for name in ("optimizer", "lr_scheduler") if name in model}
 
 
 def check_optimizer(model: Mapping[str, Any], recorded: Mapping[str, Any]) -> None:
@@ -259,48 +237,44 @@ def check_optimizer(model: Mapping[str, Any], recorded: Mapping[str, Any]) -> No
         model: Current settings of `model`.
         recorded: Result of `recorded_optimizer`.
     """
-    for name, began in recorded.items():
-        now, then = _flat({name: model.get(name)}), _flat({name: began})
-        for setting in {**then, **now}:
-            if now.get(setting) != then.get(setting):
-                raise InputError(
-                    f"model.{setting} is {now.get(setting)}, and the run began with"
-                    f" {then.get(setting)}, whose state its {name} resumes with; leave it out, or"
-                    " start a new run, without --ckpt_path"
-                )
+    now, then = _flat({name: model.get(name) for name in recorded}), _flat(recorded)
+    for setting in {**then, **now}:
+        if now.get(setting) != then.get(setting):
+            raise InputError(
+                f"model.{setting} is {now.get(setting)}, and the run began with"
+                f" {then.get(setting)}, whose state it resumes with; leave it out, or start a new"
+                " run, without --ckpt_path"
+            )
 
 
 def ignored_settings(
-    arguments: Sequence[str], kept: Mapping[str, Any], model: Mapping[str, Any]
+    files: Iterable[Path], kept: Mapping[str, Any], model: Mapping[str, Any]
 ) -> Iterator[str]:
     """Name settings of configuration files that a resumed run ignores, a line each.
 
     Args:
-        arguments: Result of `move_configs_first`.
+        files: The configuration files.
         kept: Settings of `model` that win over the files.
         model: Current settings of `model`, with the command line's.
     """
     given: dict[str, Any] = {}
-    for file in config_files(arguments):
-        given |= _flat(_model_settings(Path(file)))
+    for file in files:
+        given |= _flat(_model_settings(file))
     stays, current = _flat(kept), _flat(model)
-    for name, value in given.items():
-        if name in stays and stays[name] == current.get(name) and not _same(stays[name], value):
+    for name in given.keys() & stays.keys():
+        value = stays[name]
+        if value == current.get(name) and _plain(value) != _plain(given[name]):
             yield (
-                f"model.{name} stays {stays[name]}, as the run began: the {value} of the"
+                f"model.{name} stays {value}, as the run began: the {given[name]} of the"
                 " configuration file is ignored"
             )
 
 
-def _same(kept: Any, given: Any) -> bool:
-    """Compare a setting with a file's: `Adam` is a short name of `torch.optim.Adam`."""
-    if isinstance(kept, str) and isinstance(given, str):
-        return kept.rpartition(".")[2] == given.rpartition(".")[2]
-    # 1e-4 without a point is text to YAML.
+def _plain(value: Any) -> Any:
+    """`1e-4` without a point is text to YAML, and `Adam` a short name of `torch.optim.Adam`."""
     with suppress(TypeError, ValueError):
-        if float(given) == kept:
-            return True
-    return bool(kept == given) or str(kept) == str(given)
+        return float(value)
+    return value.rpartition(".")[2] if isinstance(value, str) else value
 
 
 def _model_settings(path: Path) -> dict[str, Any]:

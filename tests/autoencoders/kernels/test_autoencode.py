@@ -1,5 +1,6 @@
 """Dense and sparse kernels against the plain form: values, gradients, ties, shapes and dtypes."""
 
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -9,8 +10,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from palinka.autoencoders.kernels import Latents, SparseLatents, Weights, autoencode, dispatch
-from palinka.autoencoders.kernels.dense import autoencode_plain, dense_autograd
-from palinka.autoencoders.kernels.sparse import sparse_autograd
+from palinka.autoencoders.kernels.autoencode import (
+    autoencode_plain,
+    dense_autograd,
+    sparse_autograd,
+)
 
 FORMS = [sparse_autograd, dense_autograd]
 Form = Callable[..., tuple[Tensor, Latents]]
@@ -88,7 +92,8 @@ def test_ties_are_all_kept_and_latents_of_zero_are_not_there(
 
 
 def test_more_ties_than_room_in_a_later_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("palinka.autoencoders.kernels.sparse.CHUNK_ELEMENTS", 2 * 40)
+    module = sys.modules["palinka.autoencoders.kernels.autoencode"]  # not the function
+    monkeypatch.setattr(module, "CHUNK_ELEMENTS", 2 * 40)
     torch.manual_seed(0)
     x = torch.randn(7, 3)
     x[4] = 0.0

@@ -166,7 +166,7 @@ def test_sparse_latents_without_numba_become_dense(monkeypatch: pytest.MonkeyPat
     latents = sparse(30, 50, 4, 1)
     expected = of_sparse(squared_covariance, latents)
     module = "palinka.autoencoders.kernels"
-    monkeypatch.setattr(f"{module}.decorrelation.supports_numba", lambda *tensors: False)
+    monkeypatch.setattr(f"{module}.decorrelation.supports_numba", lambda *tensors, **options: False)
     monkeypatch.setattr(f"{module}.loops.gram_squares", None)
     torch.testing.assert_close(of_sparse(squared_covariance, latents), expected)
 

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 from torch.nn import Buffer
 from torchmetrics import SumMetric
 
-from palinka.autoencoders.kernels.dispatch import FullPrecisionState, in_parallel
+from palinka.autoencoders.base import FullPrecisionState
+from palinka.autoencoders.kernels.dispatch import in_parallel
 
 Convert = Callable[[nn.Module], nn.Module]
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from palinka.autoencoders.kernels import Latents, SparseLatents, Weights, autoencode, dispatch
-from palinka.autoencoders.kernels.dense import autoencode_plain
+from palinka.autoencoders.kernels.autoencode import autoencode_plain
 from palinka.autoencoders.kernels.topk import keep_top_k_plain
 
 if find_spec("triton") is None:

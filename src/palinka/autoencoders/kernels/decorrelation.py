@@ -4,19 +4,18 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 
-from palinka.autoencoders.distributed import all_reduce, gather_rows, world_size
+from palinka.autoencoders.distributed import Group, all_reduce, gather_rows, world_size
 from palinka.autoencoders.kernels import loops
+from palinka.autoencoders.kernels.autoencode import sort_by_column
 from palinka.autoencoders.kernels.dispatch import (
     in_parallel,
     raise_on_double_backward,
     statistics_dtype,
     supports_numba,
 )
-from palinka.autoencoders.kernels.sparse import sort_by_column
 from palinka.autoencoders.kernels.topk import Latents, SparseLatents
 from palinka.errors import InputError
 
@@ -29,7 +28,7 @@ def center_plain(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 def center(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Subtract the mean of each column of at least two rows, and give its unbiased variance."""
-    if not (supports_numba(rows) and rows.is_contiguous()):
+    if not supports_numba(rows, contiguous=True):
         return center_plain(rows)
     centered, variance = torch.empty_like(rows), rows.new_empty(rows.shape[1])
     arrays = rows.detach().numpy(), centered.numpy(), variance.numpy()
@@ -47,7 +46,7 @@ def subtract_variance_plain(
 def subtract_variance(product: Tensor, centered: Tensor, variance: Tensor, scale: Tensor) -> Tensor:
     """`scale (product - variance * centered)` by columns, which may overwrite the product."""
     tensors = product, centered, variance
-    if not (supports_numba(*tensors) and all(tensor.is_contiguous() for tensor in tensors)):
+    if not supports_numba(*tensors, contiguous=True):
         return subtract_variance_plain(product, centered, variance, scale)
     arrays = [tensor.detach().numpy() for tensor in tensors]
     in_parallel(loops.subtract_variance, len(product), *arrays, scale.detach().numpy().item())
@@ -61,11 +60,7 @@ def squared_covariance_plain(latents: Tensor) -> Tensor:
     return covariance.square().sum() - covariance.diagonal().square().sum()
 
 
-def squared_covariance(
-    latents: Latents,
-    group: dist.ProcessGroup | None = None,
-    slices: dist.ProcessGroup | None = None,
-) -> Tensor:
+def squared_covariance(latents: Latents, group: Group = None, slices: Group = None) -> Tensor:
     """Sum the squared unbiased covariances of all ordered pairs of different latents.
 
     Of dense latents, uses the smaller of Gram and covariance matrix; bfloat16 is multiplied in
@@ -120,9 +115,7 @@ class _GramForm(torch.autograd.Function):
     """By the Gram matrix of the rows, of which each process computes its own rows."""
 
     @staticmethod
-    def forward(
-        ctx: Any, latents: Tensor, group: dist.ProcessGroup | None, slices: dist.ProcessGroup | None
-    ) -> Tensor:
+    def forward(ctx: Any, latents: Tensor, group: Group, slices: Group) -> Tensor:
         gathered, first = gather_rows(latents, group)
         centered, variance = center(gathered.to(statistics_dtype(latents.dtype)))
         factor = centered.to(_factor_dtype(latents.dtype))
@@ -149,7 +142,7 @@ class _CovarianceForm(torch.autograd.Function):
     """By the covariance matrix of the latents, summed over processes."""
 
     @staticmethod
-    def forward(ctx: Any, latents: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    def forward(ctx: Any, latents: Tensor, group: Group) -> Tensor:
         rows = len(latents) * world_size(group)
         centered = latents.to(statistics_dtype(latents.dtype))
         mean = all_reduce(centered.sum(dim=0), group) / rows
@@ -174,9 +167,7 @@ class _SparseGramForm(torch.autograd.Function):
     """By the Gram matrix, one row at a time, of the entries that are not zero."""
 
     @staticmethod
-    def forward(
-        ctx: Any, values: Tensor, indices: Tensor, width: int, group: dist.ProcessGroup | None
-    ) -> Tensor:
+    def forward(ctx: Any, values: Tensor, indices: Tensor, width: int, group: Group) -> Tensor:
         gathered, places, ctx.first = _gather_entries(values.detach(), indices, group)
         columns = sort_by_column(gathered, places, width)
         numbers, latents = gathered.numpy(), places.numpy()
@@ -205,9 +196,7 @@ class _SparseGramForm(torch.autograd.Function):
         return gradient, None, None, None
 
 
-def _gather_entries(
-    values: Tensor, indices: Tensor, group: dist.ProcessGroup | None
-) -> tuple[Tensor, Tensor, int]:
+def _gather_entries(values: Tensor, indices: Tensor, group: Group) -> tuple[Tensor, Tensor, int]:
     """Gather entries, padded to the room that the process with the most needs."""
     if group is None:
         return values.contiguous(), indices.contiguous(), 0

@@ -40,13 +40,14 @@ def _keeps_few(x: Tensor, weight: Tensor, k: int, density: float) -> bool:
     return k <= density * len(weight) and len(x) * len(weight) >= SPARSE_ELEMENTS
 
 
-def supports_numba(*tensors: Tensor) -> bool:
+def supports_numba(*tensors: Tensor, contiguous: bool = False) -> bool:
     """Check for plain CPU tensors that are all float32 or all float64."""
     return all(
         tensor.device.type == "cpu"
         and tensor.dtype in NUMBA_DTYPES
         and tensor.dtype == tensors[0].dtype
         and type(tensor) in (Tensor, nn.Parameter)
+        and (tensor.is_contiguous() or not contiguous)
         for tensor in tensors
     )
 
@@ -87,10 +88,8 @@ def compiled(*, sums: bool = False, inline: bool = False) -> Callable[[Loop], Lo
             than one compiled with its caller.
     """
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-    if inline:
-        options["inline"] = "always"
-    if sums:
-        options["fastmath"] = {"reassoc", "contract", "nsz"}
+    options["fastmath"] = {"reassoc", "contract", "nsz"} if sums else False
+    options["inline"] = "always" if inline else "never"
 
     def compile_it(loop: Loop) -> Loop:
         try:
@@ -137,23 +136,3 @@ def autocast_dtype(x: Tensor) -> torch.dtype | None:
     if x.dtype == torch.float64 or not torch.is_autocast_enabled(kind):
         return None
     return torch.get_autocast_dtype(kind)
-
-
-class FullPrecisionState(nn.Module):
-    """Module whose buffers and metric states are never narrowed; its parameters are.
-
-    `to(torch.bfloat16)`, which Lightning's `bf16-true` calls, would otherwise leave a sum of
-    thousands, a running mean or a count with three digits. Moves to other devices and to wider
-    dtypes apply to all.
-    """
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Any:
-        trained = {id(t) for p in self.parameters() for t in (p, p.grad)}
-
-        def moved(tensor: Tensor) -> Tensor:
-            new = fn(tensor)
-            dtype = torch.promote_types(tensor.dtype, new.dtype)
-            whole = id(tensor) in trained or new.dtype == dtype
-            return new if whole else tensor.to(new.device, dtype)
-
-        return super()._apply(moved, *args, **kwargs)  # type: ignore[no-untyped-call]

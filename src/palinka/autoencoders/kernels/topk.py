@@ -4,10 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from palinka.autoencoders.distributed import gather_columns, world_size
+from palinka.autoencoders.distributed import Group, gather_columns, world_size
 from palinka.autoencoders.kernels import loops
 from palinka.autoencoders.kernels.dispatch import in_parallel, supports_numba
 
@@ -21,8 +20,7 @@ class SparseLatents:
 
     Attributes:
         values: `(rows, room)`, with a graph if there is one; zero where a row has fewer.
-        indices: Latent of each value, `(rows, room)`, int32; distinct within a row except for
-            zeros.
+        indices: Latent of each value, `(rows, room)`, int32; distinct except for zeros.
         width: Number of latents.
     """
 
@@ -58,7 +56,7 @@ class SparseLatents:
 Latents = Tensor | SparseLatents
 
 
-def kth_largest(values: Tensor, k: int, group: dist.ProcessGroup | None = None) -> Tensor:
+def kth_largest(values: Tensor, k: int, group: Group = None) -> Tensor:
     """The k-th largest value of each row, over the columns of all processes.
 
     Each process sends only its `k` largest. For a threshold over a whole batch, give the batch
@@ -70,7 +68,7 @@ def kth_largest(values: Tensor, k: int, group: dist.ProcessGroup | None = None) 
         group: Processes that hold the other columns of the same rows.
 
     Returns:
-        `(…, 1)`, the same on every process, without a graph. NaN counts as the largest value.
+        `(…, 1)`, without a graph. NaN counts as the largest value.
     """
     candidates = torch.topk(values.detach(), min(k, values.shape[-1]), dim=-1, sorted=False).values
     if group is not None:
@@ -84,7 +82,7 @@ def keep_top_k_plain(values: Tensor, k: int) -> Tensor:
     return values * (values >= threshold)
 
 
-def keep_top_k(values: Tensor, k: int, group: dist.ProcessGroup | None = None) -> Tensor:
+def keep_top_k(values: Tensor, k: int, group: Group = None) -> Tensor:
     """Zero all values below the k-th largest of their row.
 
     Ties at the threshold are all kept, on every process, so that a row may keep more than `k`.
@@ -126,7 +124,7 @@ def batch_threshold_plain(values: Tensor, k: int) -> Tensor:
     return values.detach().flatten().sort(descending=True).values[rows * k - 1]
 
 
-def batch_threshold(values: Tensor, k: int, group: dist.ProcessGroup | None = None) -> Tensor:
+def batch_threshold(values: Tensor, k: int, group: Group = None) -> Tensor:
     """Smallest kept value of a batch that keeps `k` values per row on average.
 
     Exact on any number of processes. Each sends a quarter more than its even share of the largest
@@ -169,7 +167,7 @@ def project_gradient_plain(gradient: Tensor, rows: Tensor) -> Tensor:
 @torch.no_grad()
 def project_gradient_(gradient: Tensor, rows: Tensor) -> None:
     """Project a gradient, in place, onto the tangent space of rows `(rows, width)` of norm 1."""
-    if _numba_in_place(gradient, rows):
+    if supports_numba(gradient, rows, contiguous=True):
         in_parallel(loops.tangents, len(rows), gradient.numpy(), rows.detach().numpy())
     else:
         gradient.copy_(project_gradient_plain(gradient, rows))
@@ -185,12 +183,8 @@ def normalize_rows_plain(rows: Tensor) -> Tensor:
 @torch.no_grad()
 def normalize_rows_(rows: Tensor) -> None:
     """Scale each row of `(rows, width)` to norm 1, in place; a row of zeros stays zero."""
-    if _numba_in_place(rows):
+    if supports_numba(rows, contiguous=True):
         in_parallel(loops.unit_rows, len(rows), rows.detach().numpy())
         torch.autograd.graph.increment_version(rows)
     else:
         rows.copy_(normalize_rows_plain(rows))
-
-
-def _numba_in_place(*tensors: Tensor) -> bool:
-    return supports_numba(*tensors) and all(tensor.is_contiguous() for tensor in tensors)

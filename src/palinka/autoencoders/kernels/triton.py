@@ -12,8 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from palinka.autoencoders.kernels.dense import Weights
-from palinka.autoencoders.kernels.sparse import Backend, sparse_autograd
+from palinka.autoencoders.kernels.autoencode import Backend, Weights, sparse_autograd
 from palinka.autoencoders.kernels.topk import SparseLatents
 
 # Neighboring latents of which the maximum is noted.
@@ -214,13 +213,9 @@ def select_rows(
         _choose_groups[grid](largest, chosen, group_counts[part], groups, group_room, k, **sizes)
         outputs = values[part], indices[part], counts[part]
         numbers = latents, group_room, room, k
-        sizes = {
-            "block": triton.next_power_of_2(group_room),
-            "num_warps": _warps(group_room * GROUP),
-        }
-        _choose_values[grid](
-            made, chosen, group_counts[part], *outputs, *numbers, group=GROUP, **sizes
-        )
+        block, warps = triton.next_power_of_2(group_room), _warps(group_room * GROUP)
+        sizes = {"group": GROUP, "block": block, "num_warps": warps}
+        _choose_values[grid](made, chosen, group_counts[part], *outputs, *numbers, **sizes)
     if len(x) == 0:
         return values, indices
     groups_needed, needed = torch.stack([group_counts.amax(), counts.amax()]).tolist()
@@ -292,7 +287,7 @@ def _sampled_products(  # type: ignore[no-untyped-def]
 
 
 def weighted_rows(weights: Tensor, indices: Tensor, matrix: Tensor) -> Tensor:
-    """See `sparse.weighted_rows`; here and below sums are in float32, results as the weights."""
+    """See `autoencode.weighted_rows`; here and below sums are in float32."""
     weights, indices, matrix = (t.contiguous() for t in (weights, indices, matrix))
     (rows, room), width = weights.shape, matrix.shape[1]
     out = weights.new_empty(rows, width)
@@ -306,12 +301,10 @@ def weighted_rows(weights: Tensor, indices: Tensor, matrix: Tensor) -> Tensor:
 def sampled_products(
     left: Tensor, indices: Tensor, values: Tensor, matrix: Tensor, start: Tensor
 ) -> Tensor:
-    """See `sparse.sampled_products`."""
+    """See `autoencode.sampled_products`."""
     given = (t.contiguous() for t in (left, indices, values, matrix, start))
-    (rows, room), out = (
-        values.shape,
-        torch.empty_like(values, memory_format=torch.contiguous_format),
-    )
+    rows, room = values.shape
+    out = torch.empty_like(values, memory_format=torch.contiguous_format)
     if rows:
         _sampled_products[(rows, triton.cdiv(room, ENTRIES))](
             *given, out, room, left.shape[1], entries=ENTRIES, block=WIDTH
@@ -378,7 +371,7 @@ def column_sums(
     other_weights: Tensor | None = None,
     other: Tensor | None = None,
 ) -> Tensor:
-    """See `sparse.column_sums`."""
+    """See `autoencode.column_sums`."""
     weights, matrix = weights.contiguous(), matrix.contiguous()
     others = (weights, matrix) if other_weights is None or other is None else (other_weights, other)
     latents, width = len(columns[0]) - 1, matrix.shape[1]
@@ -399,7 +392,7 @@ def column_sums(
 
 
 def column_totals(columns: tuple[Tensor, Tensor], weights: Tensor) -> Tensor:
-    """See `sparse.column_totals`."""
+    """See `autoencode.column_totals`."""
     return column_sums(columns, weights, weights.new_ones(len(weights), 1)).squeeze(1)
 
 

@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 from palinka.analyses.category_score import CategoryScore
 from palinka.analyses.figures.text_heatmap import display_tokens
 from palinka.analyses.findings import Findings
-from palinka.analyses.stats.latents import HistogramCounter
+from palinka.analyses.latent_statistics import LatentStatistics
+from palinka.analyses.stats.latents import HistogramCounter, NearestLatents, TopActivations
 from palinka.atlas.facts import LatentFacts
 from palinka.atlas.site import About
 from palinka.atlas.text import AFTER, BEFORE, Windows, Word
@@ -68,19 +69,20 @@ def synthetic_facts(latents: int = 150, vocabulary: list[bytes] | None = None) -
     for windows in (top, bands):
         windows.places[7] = -1
         windows.activations[7] = 0.0
+    cosines = -np.sort(-random.random((latents, 5)), axis=1).astype(np.float32)
+    effects = {
+        "raised": random.integers(0, count, (latents, 5)),
+        "raised_by": -np.sort(-random.gamma(3.0, 9.0, (latents, 5)), axis=1).astype(np.float32),
+        "lowered": random.integers(0, count, (latents, 5)),
+        "lowered_by": np.sort(-random.gamma(3.0, 9.0, (latents, 5)), axis=1).astype(np.float32),
+    }
     report = LatentReport(
-        density=density,
-        activation=activation,
-        nearest=random.integers(0, latents, (latents, 5)),
-        nearest_cosine=-np.sort(-random.random((latents, 5)), axis=1).astype(np.float32),
-        top_activation=top.peak,
-        top_row=top.places,
-        top_document=top.documents,
-        top_position=top.positions,
-        raised=random.integers(0, count, (latents, 5)),
-        raised_by=-np.sort(-random.gamma(3.0, 9.0, (latents, 5)), axis=1).astype(np.float32),
-        lowered=random.integers(0, count, (latents, 5)),
-        lowered_by=np.sort(-random.gamma(3.0, 9.0, (latents, 5)), axis=1).astype(np.float32),
+        LatentStatistics(density, activation, density * activation, density == 0),
+        NearestLatents(random.integers(0, latents, (latents, 5)), cosines),
+        TopActivations(top.peak, top.places),
+        top.documents,
+        top.positions,
+        effects,
         token_text={},
         row_text={},
     )

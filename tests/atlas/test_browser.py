@@ -265,7 +265,7 @@ def test_a_latents_page(visit: Visit, site: Path, make_facts: Callable[..., Late
     assert rows.filter(has_text="max").inner_text().split("\t")[1:] == ["99.0", "1 of 299"]
     assert page.locator(".facts svg").get_attribute("aria-label").startswith("Histogram of ")
     link = page.locator(".near a").first
-    nearest = int(facts.report.nearest[3, 0])
+    nearest = int(facts.report.near.latents[3, 0])
     link.click()
     page.get_by_role("heading", name=f"Latent {nearest}", exact=True).wait_for()
 

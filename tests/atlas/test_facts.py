@@ -59,7 +59,7 @@ def test_windows_hold_what_the_stored_rows_give(workspace: Path, settings: dict[
                     seen += 1
             assert windows.activations[latent, column, BEFORE] > 0
     assert seen > 500
-    np.testing.assert_allclose(facts.top.peak, facts.report.top_activation, atol=1e-4)
+    np.testing.assert_allclose(facts.top.peak, facts.report.top.values, atol=1e-4)
     assert (facts.sampled == np.minimum(12, (latents > 0).sum(axis=0))).all()
     np.testing.assert_array_equal(facts.histogram.counts.sum(axis=1), (latents != 0).sum(axis=0))
     for latent, words in enumerate(facts.words):
@@ -86,7 +86,7 @@ def test_texts_come_from_bands_of_equal_probability() -> None:
 
 
 def test_options_are_checked() -> None:
-    with pytest.raises(InputError, match="contexts is 0; expected at least 1"):
+    with pytest.raises(InputError, match="contexts must be an integer of at least 1"):
         Options(contexts=0)
-    with pytest.raises(InputError, match="sample is 5; expected at least 15"):
+    with pytest.raises(InputError, match="sample 5; expected at least 0, and at least 15"):
         Options(sample=5)

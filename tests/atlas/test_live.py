@@ -64,5 +64,5 @@ def test_what_cannot_be_read_is_refused(live: LiveLatents) -> None:
         live.answer("")
     with pytest.raises(InputError, match="tokens, and the model's context"):
         live.answer("many words " * 5000)
-    with pytest.raises(InputError, match="latent 40 is out of range; expected 0 to 39"):
+    with pytest.raises(InputError, match="latent is 40; expected 0 to 39"):
         live.answer("x", 40)

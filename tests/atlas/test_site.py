@@ -36,7 +36,7 @@ def test_every_number_of_the_overview_is_there(site: Path, facts: LatentFacts) -
     overview = data(site, "overview")
     assert (overview["latents"], overview["rows"], overview["chunk"]) == (150, 12345, 64)
     columns = {column["key"]: unpacked(column["values"]) for column in overview["columns"]}
-    np.testing.assert_allclose(columns["density"], facts.report.density, rtol=1e-6)
+    np.testing.assert_allclose(columns["density"], facts.report.statistics.density, rtol=1e-6)
     assert np.isnan(columns["activation"][7]), "a dead latent has no mean"
     assert "geography/place/score" in columns
     (fvu, delta) = overview["metrics"]

@@ -73,8 +73,8 @@ def test_its_latents_are_reported_as_what_they_write(trained: Path) -> None:
     data = ActivationDataModule.load_from_checkpoint(trained / LAST)
     data.setup("")
     report = ReportLatents(contexts=2).report(data, module)
-    assert report.density.shape == (256,)
-    assert report.raised is not None  # the MLP's output adds to the residual stream
+    assert report.statistics.density.shape == (256,)
+    assert report.effects  # the MLP's output adds to the residual stream
 
 
 @pytest.mark.slow

@@ -2,8 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -43,8 +42,8 @@ class Found:
     summary: str
     figures: list[Path]
     tables: dict[str, list[list[str]]]
-    columns: dict[str, NDArray[np.float64]] = field(default_factory=dict)
-    captions: dict[str, str] = field(default_factory=dict)
+    columns: dict[str, NDArray[np.float64]]
+    captions: dict[str, str]
 
 
 def read_analyses(folder: Path | None, latents: int, site: str) -> list[Found]:
@@ -55,58 +54,49 @@ def read_analyses(folder: Path | None, latents: int, site: str) -> list[Found]:
         latents: Number of latents. Arrays of that length become columns.
         site: Site of the latents; findings at other sites have no columns.
     """
-    if folder is None or not folder.is_dir():
-        return []
-    return [
-        found
-        for path in sorted(folder.iterdir())
-        if path.is_dir() and not path.name.startswith(".") and path.name != _OWN
-        for found in _read(path, latents, site)
-    ]
+    found: list[Found] = []
+    for path in sorted(folder.iterdir()) if folder is not None and folder.is_dir() else ():
+        if not path.is_dir() or path.name.startswith(".") or path.name == _OWN:
+            continue
+        try:
+            found.append(_read(path, latents, site))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            rank_zero_warn(f"{path} has no readable findings ({error}); left out of the atlas")
+    return found
 
 
-def _read(path: Path, latents: int, site: str) -> Iterator[Found]:
-    try:
-        record = json.loads((path / "findings.json").read_text(encoding="utf-8"))
-        settings = dict(record.get("settings", {}))
-        summary = path / "stimuli.md"
-        yield Found(
-            str(record["name"]),
-            {str(name): _number(value) for name, value in dict(record["scalars"]).items()},
-            [(str(p), str(n)) for p, notes in dict(record["notes"]).items() for n in notes],
-            {name: _words(name, settings[name]) for name in _SETTINGS if settings.get(name)},
-            summary.read_text(encoding="utf-8") if summary.exists() else "",
-            sorted(path.glob("*.png")),
-            {file.stem: _table(file) for file in sorted(path.glob("*.csv"))},
-            dict(_columns(path / "arrays.npz", latents))
-            if settings.get("units") == "latents" and settings.get("sites") == [site]
-            else {},
-            {str(name): str(text) for name, text in dict(record.get("captions", {})).items()},
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        rank_zero_warn(f"{path} has no readable findings ({error}); left out of the atlas")
+def _read(path: Path, latents: int, site: str) -> Found:
+    record = json.loads((path / "findings.json").read_text(encoding="utf-8"))
+    settings = dict(record.get("settings", {}))
+    columns = {}
+    ours = settings.get("units") == "latents" and settings.get("sites") == [site]
+    if ours and (path / "arrays.npz").exists():
+        with np.load(path / "arrays.npz", allow_pickle=False) as arrays:
+            for name, array in arrays.items():
+                if array.shape == (latents,) and array.dtype.kind in "biuf":
+                    columns[name] = array.astype(np.float64)
+    tables = {}
+    for file in sorted(path.glob("*.csv")):
+        with file.open(encoding="utf-8", newline="") as stream:
+            tables[file.stem] = list(islice(csv.reader(stream), _MAX_ROWS + 1))
+    summary = path / "stimuli.md"
+    return Found(
+        name=str(record["name"]),
+        scalars={
+            str(name): None if value is None else float(value)
+            for name, value in record["scalars"].items()
+        },
+        notes=[(str(p), str(note)) for p, notes in record["notes"].items() for note in notes],
+        settings={name: _text(name, settings[name]) for name in _SETTINGS if settings.get(name)},
+        summary=summary.read_text(encoding="utf-8") if summary.exists() else "",
+        figures=sorted(path.glob("*.png")),
+        tables=tables,
+        columns=columns,
+        captions={str(name): str(text) for name, text in record.get("captions", {}).items()},
+    )
 
 
-def _columns(path: Path, latents: int) -> Iterator[tuple[str, NDArray[np.float64]]]:
-    """Arrays with one number per latent."""
-    if not path.exists():
-        return
-    with np.load(path, allow_pickle=False) as arrays:
-        for name, array in arrays.items():
-            if array.shape == (latents,) and array.dtype.kind in "biuf":
-                yield name, array.astype(np.float64)
-
-
-def _table(path: Path) -> list[list[str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(islice(csv.reader(file), _MAX_ROWS + 1))
-
-
-def _number(value: Any) -> float | None:
-    return None if value is None else float(value)
-
-
-def _words(name: str, value: Any) -> str:
+def _text(name: str, value: Any) -> str:
     if name == "stimuli":
         return Path(str(value)).name
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,6 +1,6 @@
 """Facts about every latent."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 
 from palinka.analyses.stats.latents import ActivationHistogram, HistogramCounter, TopHeap
 from palinka.atlas.text import Text, Windows, Word, firing_words, read_windows
+from palinka.autoencoders.base import positive_integer
 from palinka.data import ActivationDataModule
 from palinka.errors import InputError
-from palinka.language_models import LanguageModel
 from palinka.language_models.token_text import token_bytes
 from palinka.training import SparseAutoencoderModule
-from palinka.training.callbacks import ReportLatents
-from palinka.training.callbacks.latent_report import LatentReport
+from palinka.training.callbacks.latent_report import LatentReport, ReportLatents
+from palinka.training.callbacks.variants import evaluating
 
 
 class ActiveSample:
@@ -73,13 +73,13 @@ class Options:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            least = 0 if name == "seed" else 1
-            if value < least:
-                raise InputError(f"{name} is {value}; expected at least {least}")
-        if self.sample < self.quantiles * self.per_quantile:
+            if name != "seed":
+                positive_integer(name, value)
+        least = self.quantiles * self.per_quantile
+        if self.seed < 0 or self.sample < least:
             raise InputError(
-                f"sample is {self.sample}; expected at least {self.quantiles * self.per_quantile},"
-                " for that many texts are shown of it"
+                f"seed is {self.seed} and sample {self.sample}; expected at least 0, and at least"
+                f" {least}, for that many texts are shown of the sample"
             )
 
 
@@ -131,24 +131,25 @@ def gather(
     reporter = ReportLatents(options.contexts, options.tokens, options.nearest)
     report = reporter.report(data, module, watch)
     text = Text(data.validation_contexts())
-    drawn = sample.rows()
-    training = module.training
-    module.eval()
-    try:
-        windows = read_windows(data, module, text, np.hstack([report.top_row, drawn]))
-    finally:
-        module.train(training)
-    split = report.top_row.shape[1]
-    top, sampled = _columns(windows, 0, split), _columns(windows, split, windows.places.shape[1])
-    named = [t for t in (report.raised, report.lowered) if t is not None]
-    ids = {int(i) for array in [np.unique(text.tokens), *named] for i in array.flat}
-    vocabulary = vocabulary_of(data.loaded_language_model, ids)
-    chosen = choose_from_bands(sampled, options.quantiles, options.per_quantile)
+    with evaluating(module):
+        windows = read_windows(data, module, text, np.hstack([report.top.rows, sample.rows()]))
+    columns = np.tile(np.arange(windows.places.shape[1]), (latents, 1))
+    top, sampled = (
+        windows.chosen(part) for part in np.split(columns, [report.top.rows.shape[1]], axis=1)
+    )
+    ids = set(np.unique(text.tokens).tolist())
+    for name in {"raised", "lowered"} & report.effects.keys():
+        ids |= set(report.effects[name].ravel().tolist())
+    # Ids beyond the tokenizer's only pad the embedding matrix.
+    tokenizer = data.loaded_language_model.tokenizer
+    known = sorted(token for token in ids if token < len(tokenizer))
+    vocabulary = dict.fromkeys(ids, b"")
+    vocabulary.update(zip(known, token_bytes(tokenizer, known), strict=True))
     return LatentFacts(
         report,
         histogram.result(),
         top,
-        sampled.chosen(chosen),
+        sampled.chosen(choose_from_bands(sampled, options.quantiles, options.per_quantile)),
         options.quantiles,
         (sampled.places >= 0).sum(axis=1),
         firing_words(text, sampled, vocabulary),
@@ -181,16 +182,3 @@ def choose_from_bands(sample: Windows, bands: int, each: int) -> NDArray[np.int6
             column = np.take_along_axis(order, np.minimum(at, len(order[0]) - 1)[:, None], axis=1)
             chosen[:, band * each + place] = np.where(place < shown, column[:, 0], -1)
     return chosen
-
-
-def vocabulary_of(model: LanguageModel, ids: Iterable[int]) -> dict[int, bytes]:
-    """Bytes of tokens; empty for ids that only pad the embedding matrix."""
-    known = len(model.tokenizer)
-    inside = sorted(token for token in ids if token < known)
-    found = dict(zip(inside, token_bytes(model.tokenizer, inside), strict=True))
-    return {**found, **{token: b"" for token in ids if token >= known}}
-
-
-def _columns(windows: Windows, start: int, stop: int) -> Windows:
-    count = len(windows.places)
-    return windows.chosen(np.tile(np.arange(start, stop), (count, 1)))

@@ -3,7 +3,6 @@
 import json
 import re
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from palinka.analyses.figures.text_heatmap import display_tokens
+from palinka.analyses.stats.latents import choose_latents
 from palinka.atlas.site import short
 from palinka.errors import InputError
 from palinka.language_models import LanguageModel, Tokens
@@ -64,20 +64,23 @@ class LiveLatents:
             InputError: If the text is empty or longer than the context, or the latent is out of
                 range.
         """
-        count = self.module.autoencoder.latent_dim
-        if latent is not None and not 0 <= latent < count:
-            raise InputError(f"latent {latent} is out of range; expected 0 to {count - 1}")
+        if latent is not None:
+            choose_latents(np.zeros(self.module.autoencoder.latent_dim), (), [latent])
         with self._lock:  # one text at a time goes through the model
             if self._last is None or self._last[0] != text:
                 self._last = (text, *self._read(text))
             _, ids, latents = self._last
+        tokens = (latents > 0).sum(axis=0)
         if latent is not None:
             return {"values": [short(value) for value in latents[:, latent]]}
         shown = display_tokens(token_bytes(self.model.tokenizer, ids))
         return {
             "tokens": [[token, text] for token, text in zip(ids, shown, strict=True)],
-            "top": [_strongest(row) for row in latents],
-            "active": _active(latents),
+            "top": [_strongest(row, TOP) for row in latents],
+            "active": [
+                [latent, value, int(latents[:, latent].argmax()), int(tokens[latent])]
+                for latent, value in _strongest(latents.max(axis=0))
+            ],
         }
 
     @torch.no_grad()
@@ -97,20 +100,10 @@ class LiveLatents:
         return found, latents[int(self.bos) :].cpu().numpy()
 
 
-def _strongest(row: NDArray[np.float32]) -> list[list[Any]]:
-    order: Sequence[int] = np.argsort(-row, kind="stable")[:TOP].tolist()
+def _strongest(row: NDArray[np.float32], most: int | None = None) -> list[list[Any]]:
+    """Active latents and their activations, the most active first."""
+    order = np.argsort(-row, kind="stable")[:most].tolist()
     return [[latent, short(row[latent])] for latent in order if row[latent] > 0]
-
-
-def _active(latents: NDArray[np.float32]) -> list[list[Any]]:
-    """Active latents, the most active first."""
-    largest, where = latents.max(axis=0), latents.argmax(axis=0)
-    tokens = (latents > 0).sum(axis=0)
-    order = np.argsort(-largest, kind="stable")[: int((largest > 0).sum())]
-    return [
-        [int(latent), short(largest[latent]), int(where[latent]), int(tokens[latent])]
-        for latent in order
-    ]
 
 
 HOST = "127.0.0.1"
@@ -118,6 +111,8 @@ HOST = "127.0.0.1"
 LARGEST_REQUEST = 1 << 18
 TIMEOUT_SECONDS = 30
 API = "/api/latents"
+
+Reply = tuple[HTTPStatus, bytes, str]  # status, body and its type
 
 _STATIC = re.compile(r"/(assets/[\w.-]+\.(?:css|js|svg)|data/[\w-]+\.js|figures/[\w. -]+\.png)")
 _KINDS = {
@@ -127,9 +122,6 @@ _KINDS = {
     ".png": "image/png",
     ".svg": "image/svg+xml",
 }
-# Content security policy: only the served page may connect, and only to its own server.
-_STATIC_POLICY = "connect-src 'none'"
-_SERVED_POLICY = "connect-src 'self'"
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -159,11 +151,11 @@ class AtlasServer(ThreadingHTTPServer):
 
     def __init__(self, folder: Path, live: LiveLatents, port: int = 0) -> None:
         check_atlas(folder)
-        page = folder / "index.html"
         self.folder = folder.resolve()
         self.live = live
-        html = page.read_text(encoding="utf-8").replace(_STATIC_POLICY, _SERVED_POLICY)
-        html = html.replace(" file:", "")
+        html = (folder / "index.html").read_text(encoding="utf-8")
+        # Content security policy: only the served page may connect, and only to its own server.
+        html = html.replace("connect-src 'none'", "connect-src 'self'").replace(" file:", "")
         self.page = html.replace("<html ", "<html data-served ", 1).encode()
         try:
             super().__init__((HOST, port), _Handler)
@@ -189,74 +181,57 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Send the page, or a file of the atlas."""
-        if not self._is_ours():
-            return
-        path = unquote(urlsplit(self.path).path)
-        if path == "/":
-            self._send(HTTPStatus.OK, self.server.page, _KINDS[".html"])
-            return
-        file = self.server.folder / path[1:]
-        if not _STATIC.fullmatch(path) or not file.is_file():
-            self._reject(HTTPStatus.NOT_FOUND, "not a file of the atlas")
-            return
-        self._send(HTTPStatus.OK, file.read_bytes(), _KINDS[file.suffix])
+        self._send(*(self._wrong_sender() or self._file()))
 
     def do_POST(self) -> None:
         """Send the latents of a text."""
-        if not self._is_ours():
-            return
-        if urlsplit(self.path).path != API:
-            self._reject(HTTPStatus.NOT_FOUND, f"expected {API}")
-            return
-        # Forms of other sites cannot send this type without a preflight request.
-        if self.headers.get_content_type() != "application/json":
-            self._reject(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send application/json")
-            return
-        length = self.headers.get("Content-Length", "")
-        if not length.isdecimal():
-            self._reject(HTTPStatus.LENGTH_REQUIRED, "send a Content-Length")
-            return
-        if int(length) > LARGEST_REQUEST:
-            self._reject(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"send at most {LARGEST_REQUEST} bytes"
-            )
-            return
-        try:
-            text, latent = _question(self.rfile.read(int(length)))
-            answer = self.server.live.answer(text, latent)
-        except InputError as error:
-            self._reject(HTTPStatus.BAD_REQUEST, str(error))
-            return
-        self._send_json(HTTPStatus.OK, answer)
+        self._send(*(self._wrong_sender() or self._answer()))
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         """Log nothing: typed text is private."""
 
-    def _is_ours(self) -> bool:
-        """True if the request names this server and comes from its own page or from no page."""
+    def _wrong_sender(self) -> Reply | None:
+        """Reject a request that does not name this server, or comes from another's page."""
         hosts = self.headers.get_all("Host") or []
         origins = self.headers.get_all("Origin") or []
         allowed = {f"http://{host}" for host in self.server.hosts}
-        site = self.headers.get("Sec-Fetch-Site", "none")
         if len(hosts) != 1 or hosts[0].lower() not in self.server.hosts:
-            self._reject(HTTPStatus.MISDIRECTED_REQUEST, "wrong host")
-        elif any(origin.lower() not in allowed for origin in origins):
-            self._reject(HTTPStatus.FORBIDDEN, "wrong origin")
-        elif site not in ("none", "same-origin"):
-            self._reject(HTTPStatus.FORBIDDEN, "wrong site")
-        else:
-            return True
-        return False
+            return _rejection(HTTPStatus.MISDIRECTED_REQUEST, "wrong host")
+        if any(origin.lower() not in allowed for origin in origins):
+            return _rejection(HTTPStatus.FORBIDDEN, "wrong origin")
+        if self.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+            return _rejection(HTTPStatus.FORBIDDEN, "wrong site")
+        return None
 
-    def _reject(self, status: HTTPStatus, reason: str) -> None:
-        self.close_connection = True
-        self._send_json(status, {"error": reason})
+    def _file(self) -> Reply:
+        path = unquote(urlsplit(self.path).path)
+        if path == "/":
+            return HTTPStatus.OK, self.server.page, _KINDS[".html"]
+        file = self.server.folder / path[1:]
+        if not _STATIC.fullmatch(path) or not file.is_file():
+            return _rejection(HTTPStatus.NOT_FOUND, "not a file of the atlas")
+        return HTTPStatus.OK, file.read_bytes(), _KINDS[file.suffix]
 
-    def _send_json(self, status: HTTPStatus, value: Any) -> None:
-        body = json.dumps(value, allow_nan=False, separators=(",", ":")).encode("ascii")
-        self._send(status, body, "application/json")
+    def _answer(self) -> Reply:
+        length = self.headers.get("Content-Length", "")
+        if urlsplit(self.path).path != API:
+            return _rejection(HTTPStatus.NOT_FOUND, f"expected {API}")
+        # Forms of other sites cannot send this type without a preflight request.
+        if self.headers.get_content_type() != "application/json":
+            return _rejection(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send application/json")
+        if not length.isdecimal():
+            return _rejection(HTTPStatus.LENGTH_REQUIRED, "send a Content-Length")
+        if int(length) > LARGEST_REQUEST:
+            reason = f"send at most {LARGEST_REQUEST} bytes"
+            return _rejection(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, reason)
+        try:
+            answer = self.server.live.answer(*_question(self.rfile.read(int(length))))
+        except InputError as error:
+            return _rejection(HTTPStatus.BAD_REQUEST, str(error))
+        return HTTPStatus.OK, _json(answer), "application/json"
 
     def _send(self, status: HTTPStatus, body: bytes, kind: str) -> None:
+        self.close_connection |= status != HTTPStatus.OK
         self.send_response(status)
         for name, value in _HEADERS.items():
             self.send_header(name, value)
@@ -267,20 +242,24 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
+def _json(value: Any) -> bytes:
+    return json.dumps(value, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
+def _rejection(status: HTTPStatus, reason: str) -> Reply:
+    return status, _json({"error": reason}), "application/json"
+
+
 def _question(body: bytes) -> tuple[str, int | None]:
     """The text of a request, and the index of a latent if given."""
     try:
         value = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise InputError("invalid JSON") from error
-    text = value.get("text") if isinstance(value, dict) else None
-    latent = value.get("latent") if isinstance(value, dict) else None
-    if not isinstance(text, str):
-        raise InputError('the request has no text; send {"text": "…"}')
+        text, latent = value["text"], value.get("latent")
+        text.encode("utf-8")
+    except (ValueError, RecursionError) as error:  # also of a surrogate
+        raise InputError("invalid JSON, or an unpaired surrogate in the text") from error
+    except (TypeError, KeyError, AttributeError) as error:
+        raise InputError('the request has no text; send {"text": "…"}') from error
     if latent is not None and (isinstance(latent, bool) or not isinstance(latent, int)):
         raise InputError("invalid latent index")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise InputError("the text has an unpaired surrogate") from error
     return text, latent

@@ -3,6 +3,8 @@
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -34,11 +36,13 @@ class Text:
 
     def __init__(self, contexts: Iterable[Context]) -> None:
         blocks = list(contexts)
-        lengths = [len(block.tokens) for block in blocks]
-        self.tokens = np.concatenate([block.tokens for block in blocks]).astype(np.int64)
-        self.documents = np.concatenate([block.documents for block in blocks]).astype(np.int64)
-        self.positions = np.concatenate([block.positions for block in blocks]).astype(np.int64)
-        self.starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+        def joined(name: str) -> NDArray[np.int64]:
+            return np.concatenate([getattr(block, name) for block in blocks]).astype(np.int64)
+
+        self.tokens, self.documents = joined("tokens"), joined("documents")
+        self.positions = joined("positions")
+        self.starts = np.cumsum([0, *(len(block.tokens) for block in blocks)])
         keys = self.documents * _POSITIONS + self.positions
         self._order = np.argsort(keys, kind="stable")
         self._keys = keys[self._order]
@@ -76,16 +80,13 @@ class Text:
         Yields:
             Start, stop and context length of each group.
         """
-        lengths = np.diff(self.starts)
         first = 0
-        while first < len(lengths):
-            length = int(lengths[first])
-            most = first + max(1, tokens // length)
-            last = first + 1
-            while last < min(most, len(lengths)) and lengths[last] == length:
-                last += 1
-            yield int(self.starts[first]), int(self.starts[last]), length
-            first = last
+        for length, alike in groupby(np.diff(self.starts).tolist()):
+            count = len(list(alike))
+            for part in chunks(count, max(1, tokens // length)):
+                start, stop = self.starts[[first + part.start, first + part.stop]].tolist()
+                yield start, stop, length
+            first += count
 
 
 def word_numbers(text: Text, vocabulary: Mapping[int, bytes]) -> NDArray[np.int64]:
@@ -95,21 +96,13 @@ def word_numbers(text: Text, vocabulary: Mapping[int, bytes]) -> NDArray[np.int6
     start of a context; every other character is a word of its own.
     """
     ids, inverse = np.unique(text.tokens, return_inverse=True)
-    first = np.array([_begins_apart(vocabulary[token]) for token in ids.tolist()])[inverse]
-    last = np.array([_ends_apart(vocabulary[token]) for token in ids.tolist()])[inverse]
+    decoded = [vocabulary[token].decode("utf-8", errors="replace") for token in ids.tolist()]
+    first = np.array([not _goes_on(token[:1]) for token in decoded])[inverse]
+    last = np.array([not _goes_on(token[-1:]) for token in decoded])[inverse]
     begins = first | np.concatenate([[True], last[:-1]])
     begins[text.starts[:-1]] = True
     numbers: NDArray[np.int64] = np.cumsum(begins) - 1
     return numbers
-
-
-def _begins_apart(token: bytes) -> bool:
-    start = token.decode("utf-8", errors="replace")[:1]
-    return not _goes_on(start)
-
-
-def _ends_apart(token: bytes) -> bool:
-    return not _goes_on(token.decode("utf-8", errors="replace")[-1:])
 
 
 def _goes_on(character: str) -> bool:
@@ -153,15 +146,9 @@ class Windows:
     def chosen(self, columns: NDArray[np.int64]) -> "Windows":
         """Selected windows of each latent; `columns` is `(latents, m)`, -1 for none."""
         latent = np.arange(len(columns))[:, None]
-        none = columns < 0
-        places = np.where(none, -1, self.places[latent, columns])
-        return Windows(
-            places,
-            self.tokens[latent, columns],
-            self.activations[latent, columns],
-            self.documents[latent, columns],
-            self.positions[latent, columns],
-        )
+        chosen = Windows(*(array[latent, columns] for array in vars(self).values()))
+        chosen.places[columns < 0] = -1
+        return chosen
 
 
 def read_windows(
@@ -178,7 +165,15 @@ def read_windows(
         text: Text of the rows.
         rows: Indices of validation rows, `(latents, n)`; -1 for none.
     """
-    places, documents, positions = _places(data, text, rows)
+    known, inverse = np.unique(rows, return_inverse=True)
+    where = np.full((len(known), 3), -1, dtype=np.int64)  # place, document and position
+    for index, row in enumerate(known.tolist()):
+        if row >= 0:
+            context = data.validation_rows.context(row)
+            where[index, 1:] = context.document, context.position
+    there = known >= 0
+    where[there, 0] = text.locate(where[there, 1], where[there, 2])
+    places, documents, positions = where[inverse.reshape(rows.shape)].transpose(2, 0, 1)
     latent, column = np.nonzero(places >= 0)
     order = np.argsort(places[latent, column], kind="stable")
     latent, column = latent[order], column[order]
@@ -188,34 +183,17 @@ def read_windows(
     activations = np.zeros((*rows.shape, size), dtype=np.float32)
     groups = list(text.groups(GROUP_TOKENS))
     for start, stop, length in track(groups, "reading contexts", len(groups)):
-        own = slice(*np.searchsorted(wanted, [start, stop]))
-        if own.start == own.stop:
+        first, last = np.searchsorted(wanted, [start, stop]).tolist()
+        if first == last:
             continue
         latents = _latents(data, module, text.tokens[start:stop].reshape(-1, length))
-        for piece in chunks(own.stop - own.start, PIECE):
-            some = slice(own.start + piece.start, own.start + piece.stop)
+        for piece in chunks(last - first, PIECE):
+            some = slice(first + piece.start, first + piece.stop)
             window, inside = text.around(wanted[some], BEFORE, AFTER)
             values = latents[np.where(inside, window - start, 0), latent[some, None]]
             activations[latent[some], column[some]] = np.where(inside, values, 0.0)
             tokens[latent[some], column[some]] = np.where(inside, text.tokens[window], -1)
     return Windows(places, tokens, activations, documents, positions)
-
-
-def _places(
-    data: ActivationDataModule, text: Text, rows: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Index in the text, document and position of rows, each in the shape of `rows`."""
-    stored = data.validation_rows
-    known, inverse = np.unique(rows, return_inverse=True)
-    found = np.full((len(known), 3), -1, dtype=np.int64)
-    for index, row in enumerate(known.tolist()):
-        if row >= 0:
-            context = stored.context(row)
-            found[index, 1:] = context.document, context.position
-    there = known >= 0
-    found[there, 0] = text.locate(found[there, 1], found[there, 2])
-    place, document, position = found[inverse.reshape(rows.shape)].transpose(2, 0, 1)
-    return place, document, position
 
 
 @torch.no_grad()
@@ -269,13 +247,12 @@ def firing_words(
     count = int(numbers[-1]) + 1
     starts = np.searchsorted(numbers, np.arange(count))
     stops = np.append(starts[1:], len(numbers))
-    shown: dict[int, str] = {}
 
+    @cache
     def show(number: int) -> str:
-        if number not in shown:
-            ids = text.tokens[starts[number] : stops[number]].tolist()
-            shown[number] = _shown([vocabulary[token] for token in ids])
-        return shown[number]
+        ids = text.tokens[starts[number] : stops[number]].tolist()
+        word = "".join(display_tokens([vocabulary[token] for token in ids])).strip(" ␣") or "␣"
+        return word if len(word) <= _MAX_WORD else f"{word[: _MAX_WORD - 1]}…"
 
     peak = sample.peak
     found = []
@@ -287,8 +264,3 @@ def firing_words(
         ranked = sorted(sums.items(), key=lambda item: (-sum(item[1]), item[0]))
         found.append([Word(word, len(v), float(np.mean(v))) for word, v in ranked[:most]])
     return found
-
-
-def _shown(tokens: list[bytes]) -> str:
-    word = "".join(display_tokens(tokens)).strip(" ␣") or "␣"
-    return word if len(word) <= _MAX_WORD else f"{word[: _MAX_WORD - 1]}…"

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-import lightning.pytorch as pl
+from lightning.pytorch import Trainer
 
 from palinka.atlas.analyses import read_analyses
 from palinka.atlas.facts import Options, gather
@@ -26,8 +26,6 @@ class WriteAtlas(EndOfRunCallback):
         InputError: If the folder exists and is not an atlas.
     """
 
-    what = "atlas"
-
     def __init__(
         self,
         output: str | None = None,
@@ -36,17 +34,17 @@ class WriteAtlas(EndOfRunCallback):
     ) -> None:
         self.output = None if output is None else expanded(output)
         self.analyses = None if analyses is None else expanded(analyses)
-        self.options = Options() if options is None else options
+        self.options = options or Options()
         self.page: Path | None = None
         """The page to open, once written."""
         if self.output is not None:
             check_output(self.output)
 
     def write(
-        self, trainer: pl.Trainer, module: SparseAutoencoderModule, data: ActivationDataModule
+        self, trainer: Trainer, module: SparseAutoencoderModule, data: ActivationDataModule
     ) -> None:
         """Write the site."""
-        spec = data.validation_spec
+        spec, folder = data.validation_spec, log_folder(trainer)
         about = About(
             spec.language_model.portable_name,
             " → ".join(spec.resolved_sites),
@@ -54,8 +52,7 @@ class WriteAtlas(EndOfRunCallback):
             trainer.callback_metrics,
             "the validation split" if spec.validation_fraction else "the text it was trained on",
         )
-        folder = self.analyses or log_folder(trainer) / "analyses"
-        analyses = read_analyses(folder, module.autoencoder.latent_dim, spec.resolved_sites[0])
+        latents, site = module.autoencoder.latent_dim, spec.resolved_sites[0]
+        analyses = read_analyses(self.analyses or folder / "analyses", latents, site)
         facts = gather(data, module, self.options)
-        output = self.output or log_folder(trainer) / "atlas"
-        self.page = write_site(output, facts, about, analyses)
+        self.page = write_site(self.output or folder / "atlas", facts, about, analyses)

@@ -3,8 +3,7 @@
 from palinka.analyses.run import AnalysisEntry, HeatmapEntry
 from palinka.training.callbacks.checkpoints import RunCheckpoints, rewind_logs
 from palinka.training.callbacks.latent_evolution import LatentEvolution
-from palinka.training.callbacks.latent_report import ReportLatents
-from palinka.training.callbacks.latent_writer import LatentWriter
+from palinka.training.callbacks.latent_report import LatentWriter, ReportLatents
 from palinka.training.callbacks.loss_recovered import LanguageModelMetrics
 from palinka.training.callbacks.run_analyses import RunAnalyses
 from palinka.training.callbacks.summary import (

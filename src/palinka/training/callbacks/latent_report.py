@@ -1,19 +1,21 @@
-"""Report on every latent."""
+"""Latents on disk: a report on each, and their values at every predicted token."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 from torch import Tensor
 
 from palinka.analyses.findings import Findings
-from palinka.analyses.latent_statistics import latent_statistics
+from palinka.analyses.latent_statistics import LatentStatistics, latent_statistics
 from palinka.analyses.result import Result, Table
-from palinka.analyses.stats.latents import TopHeap, nearest_latents
+from palinka.analyses.stats.latents import NearestLatents, TopActivations, TopHeap, nearest_latents
 from palinka.autoencoders.base import positive_integer
 from palinka.data import ActivationDataModule, RowContext
 from palinka.errors import InputError, track
@@ -29,68 +31,70 @@ AROUND = 12
 
 @dataclass(frozen=True)
 class LatentReport(Result):
-    """One row for each latent in every array.
+    """Statistics, neighbors, top activations and direct effects of every latent.
 
     Attributes:
-        density: Share of tokens at which it is active, in per cent.
-        activation: Mean magnitude over those tokens.
-        nearest: Latents with the nearest directions, `(latents, n)`.
-        nearest_cosine: Their cosines.
-        top_activation: Largest activations, `(latents, n)`, padded with 0.
-        top_row: Their validation rows, padded with -1.
-        top_document: Documents of those rows.
-        top_position: Positions of the tokens in their documents.
-        raised, lowered: Tokens whose logits it raises and lowers most by the direct path,
-            `(latents, n)`; None without such a path.
-        raised_by, lowered_by: Size of these effects, in arbitrary units.
+        statistics: Density and strength.
+        near: Latents with the nearest directions.
+        top: Largest activations and their validation rows.
+        documents: Documents of those rows, `(latents, n)`; -1 where there is none.
+        positions: Positions of those rows' tokens in their documents.
+        effects: Tokens whose logits a latent changes most by the direct path, `(latents, n)`:
+            `raised`, `raised_by`, `lowered` and `lowered_by`, of no unit; empty without a path.
         token_text: Decoded tokens, by id.
         row_text: Text around a row's token, which is between `⟦` and `⟧`, by row.
     """
 
-    density: NDArray[np.float64]
-    activation: NDArray[np.float64]
-    nearest: NDArray[np.int64]
-    nearest_cosine: NDArray[np.float32]
-    top_activation: NDArray[np.float32]
-    top_row: NDArray[np.int64]
-    top_document: NDArray[np.int64]
-    top_position: NDArray[np.int64]
-    raised: NDArray[np.int64] | None
-    raised_by: NDArray[np.float32] | None
-    lowered: NDArray[np.int64] | None
-    lowered_by: NDArray[np.float32] | None
-    token_text: dict[int, str]
-    row_text: dict[int, str]
+    statistics: LatentStatistics
+    near: NearestLatents
+    top: TopActivations
+    documents: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    effects: Mapping[str, NDArray[Any]]
+    token_text: Mapping[int, str]
+    row_text: Mapping[int, str]
 
-    headline: ClassVar[tuple[str, ...]] = ("alive",)
-
-    @property
-    def alive(self) -> float:
+    def scalars(self) -> dict[str, float]:
         """Share of latents that are active anywhere, in per cent."""
-        return 100.0 * float((self.density > 0).mean())
+        return {"alive": self.statistics.alive}
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """One row for each latent in every array."""
+        return {
+            "density": self.statistics.density,
+            "activation": self.statistics.activation,
+            "nearest": self.near.latents,
+            "nearest_cosine": self.near.cosines,
+            "top_activation": self.top.values,
+            "top_row": self.top.rows,
+            "top_document": self.documents,
+            "top_position": self.positions,
+            **self.effects,
+        }
 
     def tables(self) -> dict[str, Table]:
         """One row for each latent, and one for each of its top activations."""
+        near, top = self.near, self.top
         latents: Table = {
-            "latent": np.arange(len(self.density)),
-            "density": self.density,
-            "activation": self.activation,
-            "nearest": [" ".join(map(str, row)) for row in self.nearest.tolist()],
-            "nearest_cosine": [" ".join(f"{c:.3f}" for c in row) for row in self.nearest_cosine],
+            "latent": np.arange(len(near.latents)),
+            "density": self.statistics.density,
+            "activation": self.statistics.activation,
+            "nearest": [" ".join(map(str, row)) for row in near.latents.tolist()],
+            "nearest_cosine": [" ".join(f"{c:.3f}" for c in row) for row in near.cosines],
         }
-        for name, ids in (("raises", self.raised), ("lowers", self.lowered)):
-            if ids is not None:
-                rows = ids.tolist()
-                latents[name] = [" ".join(repr(self.token_text[t]) for t in row) for row in rows]
-        there = self.top_row >= 0
+        for heading, name in (("raises", "raised"), ("lowers", "lowered")):
+            if name in self.effects:
+                rows = self.effects[name].tolist()
+                latents[heading] = [" ".join(repr(self.token_text[t]) for t in row) for row in rows]
+        there = top.rows >= 0
         latent, rank = np.nonzero(there)
         contexts: Table = {
             "latent": latent,
             "rank": rank + 1,
-            "activation": self.top_activation[there],
-            "document": self.top_document[there],
-            "position": self.top_position[there],
-            "text": [self.row_text[row] for row in self.top_row[there].tolist()],
+            "activation": top.values[there],
+            "document": self.documents[there],
+            "position": self.positions[there],
+            "text": [self.row_text[row] for row in top.rows[there].tolist()],
         }
         return {"latents": latents, "contexts": contexts}
 
@@ -157,21 +161,17 @@ class ReportLatents(EndOfRunCallback):
         with evaluating(module):
             statistics = latent_statistics(batches())
         top = heap.result()
-        places = {int(row): rows.context(int(row)) for row in np.unique(top.rows) if row >= 0}
-        none = RowContext(np.zeros(0, np.int32), 0, -1, -1)
-        found = [places.get(int(row), none) for row in top.rows.flat]
         # In raw units: what one unit of a latent adds to the site.
         directions = (module.autoencoder.dictionary / module.output_scaling.scale).detach()
-        near = nearest_latents(directions.float().cpu().numpy(), self.nearest)
-        raised = raised_by = lowered = lowered_by = None
+        effects: dict[str, NDArray[Any]] = {}
         notes: tuple[str, ...] = ()
         try:
             site = data.validation_spec.resolved_sites[-1]
-            effects = token_effects(model, site, directions, self.tokens)
-            raised, raised_by, lowered, lowered_by = (effect.numpy() for effect in effects)
+            found = token_effects(model, site, directions, self.tokens)
+            effects = {name: effect.numpy() for name, effect in found._asdict().items()}
         except InputError as error:
             notes = (str(error),)
-        ids = {int(i) for array in (raised, lowered) if array is not None for i in array.flat}
+        ids = {int(i) for name in {"raised", "lowered"} & {*effects} for i in effects[name].flat}
 
         def decode(ids: list[int]) -> str:
             return str(model.tokenizer.decode(ids))
@@ -181,20 +181,55 @@ class ReportLatents(EndOfRunCallback):
             before, after = tokens[max(0, at - AROUND) : at], tokens[at + 1 : at + 1 + AROUND]
             return f"{decode(before)}⟦{decode(tokens[at : at + 1])}⟧{decode(after)}"
 
+        places = {int(row): rows.context(int(row)) for row in np.unique(top.rows) if row >= 0}
+        where = {row: (place.document, place.position) for row, place in places.items()}
+        pairs = np.array([where.get(int(row), (-1, -1)) for row in top.rows.flat])
+        documents, positions = pairs.T.reshape(2, *top.rows.shape)
         return LatentReport(
-            density=statistics.density,
-            activation=statistics.activation,
-            nearest=near.latents,
-            nearest_cosine=near.cosines,
-            top_activation=top.values,
-            top_row=top.rows,
-            top_document=np.array([c.document for c in found]).reshape(top.rows.shape),
-            top_position=np.array([c.position for c in found]).reshape(top.rows.shape),
-            raised=raised,
-            raised_by=raised_by,
-            lowered=lowered,
-            lowered_by=lowered_by,
-            token_text={token: decode([token]) for token in ids},
-            row_text={row: around(place) for row, place in places.items()},
+            statistics,
+            nearest_latents(directions.float().cpu().numpy(), self.nearest),
+            top,
+            documents,
+            positions,
+            effects,
+            {token: decode([token]) for token in ids},
+            {row: around(place) for row, place in places.items()},
             notes=notes,
         )
+
+
+class LatentWriter(Callback):
+    """Write the non-zero latents of every predicted batch to a safetensors file.
+
+    The files are `<log_dir>/latents/rank0-batch000000.safetensors` and so on. Each holds, for
+    the `n` non-zero latents of the batch, `token` and `latent` (int32, `(n,)`: the row in the
+    batch, the index of the latent) and `value` (float32, `(n,)`), and in `shape` the tokens
+    and latents of the batch.
+    """
+
+    def on_predict_start(self, trainer: Trainer, *_: Any) -> None:
+        """Make the folder; raise early without a logger."""
+        if trainer.log_dir is None:
+            raise InputError("predict writes latents to the log folder: leave trainer.logger out")
+        self._folder = Path(trainer.log_dir) / "latents"
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        outputs: Tensor,
+        batch: Any,
+        batch_idx: int,
+        *_: Any,
+    ) -> None:
+        """Write one batch."""
+        token, latent = outputs.nonzero(as_tuple=True)
+        tensors = {
+            "token": token.int(),
+            "latent": latent.int(),
+            "value": outputs[token, latent].float(),
+            "shape": torch.tensor(outputs.shape),
+        }
+        name = f"rank{trainer.global_rank}-batch{batch_idx:06d}.safetensors"
+        save_file({key: value.cpu() for key, value in tensors.items()}, self._folder / name)

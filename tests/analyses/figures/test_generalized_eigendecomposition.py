@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from palinka.analyses import figures, generalized_eigendecomposition
+from palinka.analyses.figures import style
 
 condition_matrices = token_series = importlib.import_module(
     "palinka.analyses.figures.generalized_eigendecomposition"
@@ -63,12 +64,12 @@ def test_the_null_shows_what_was_observed(result):
 
 
 def test_covariances_of_many_columns_are_exact_block_means(monkeypatch, data):
-    monkeypatch.setattr(condition_matrices, "_SIDE", 10)
+    monkeypatch.setattr(style, "MAX_SIDE", 10)
     x = data[0]
     blocks = np.cov(condition_matrices._blocks(x), rowvar=False)
     expected = np.cov(x, rowvar=False).reshape(10, 3, 10, 3).mean(axis=(1, 3))
     np.testing.assert_allclose(blocks, expected)
-    monkeypatch.setattr(condition_matrices, "_SIDE", 5)
+    monkeypatch.setattr(style, "MAX_SIDE", 5)
     assert condition_matrices._blocks(x).shape == (7, 5)  # more items than blocks are all kept
 
 

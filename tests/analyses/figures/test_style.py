@@ -36,12 +36,11 @@ def test_color_bars_say_where_neighbors_were_averaged(items, units, shrunk):
             assert label.endswith(", mean of neighbors") == (name in shrunk), name
 
 
-def test_each_figure_gets_its_own() -> None:
-    figures = {"a": Figure(), "b": Figure()}
-    assert captioned(figures, {"a": "One.", "b": "Two.", "c": "Three."}) is figures
-    assert [figure.get_label() for figure in figures.values()] == ["One.", "Two."]
+def test_each_figure_gets_its_caption_and_none_is_forgotten() -> None:
+    @captioned(a="One.", b="Two.", c="Three.")
+    def draw(*names: str) -> dict[str, Figure]:
+        return {name: Figure() for name in names}
 
-
-def test_none_is_forgotten() -> None:
-    with pytest.raises(KeyError, match="b"):
-        captioned({"a": Figure(), "b": Figure()}, {"a": "One."})
+    assert [figure.get_label() for figure in draw("b", "a").values()] == ["Two.", "One."]
+    with pytest.raises(KeyError, match="d"):
+        draw("a", "d")

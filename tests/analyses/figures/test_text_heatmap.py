@@ -17,7 +17,6 @@ from palinka.analyses.figures.text_heatmap import (
     Heatmap,
     display_tokens,
     readable_on,
-    scaled,
     text_heatmap,
     text_heatmap_html,
     text_width,
@@ -26,21 +25,17 @@ from palinka.analyses.figures.text_heatmap import (
 from palinka.errors import InputError
 
 
-def test_values_are_scaled_over_the_text_and_squared():
-    values = np.array([2.0, 4.0, 6.0])
-    assert scaled(values, 1.0).tolist() == [0, 0.5, 1]
-    assert scaled(values, 2.0).tolist() == [0, 0.25, 1]
-    assert scaled(-values, 1.0).tolist() == [1, 0.5, 0]
-    assert scaled(np.full(3, 7.0), 2.0).tolist() == [0, 0, 0]
-
-
-def test_colors_follow_the_color_map():
-    backgrounds = [cell[0] for cell in Heatmap([1.0, 2.0, 3.0], colors="Blues").cells(3)]
-    expected = [to_hex(mpl.colormaps["Blues"](level)) for level in (0.0, 0.25, 1.0)]
-    assert backgrounds == expected
-    assert Heatmap([0, 1]).cells(2)[1][0] == to_hex(mpl.colormaps["Reds"](1.0))
-    units = Heatmap([1.0, 2.0, 3.0], exponent=1.0).cells(3)
-    assert units[1][0] == to_hex(mpl.colormaps["Reds"](0.5))
+@pytest.mark.parametrize(
+    ("values", "colors", "exponent", "levels"),
+    [
+        ([2.0, 4.0, 6.0], "Reds", 1.0, [0.0, 0.5, 1.0]),
+        ([-2.0, -4.0, -6.0], "Blues", 2.0, [1.0, 0.25, 0.0]),
+        ([7.0, 7.0, 7.0], "Reds", 2.0, [0.0, 0.0, 0.0]),
+    ],
+)
+def test_colors_are_those_of_values_scaled_over_the_text(values, colors, exponent, levels):
+    backgrounds = [cell[0] for cell in Heatmap(values, "", colors, exponent).cells(3)]
+    assert backgrounds == [to_hex(mpl.colormaps[colors](level)) for level in levels]
 
 
 @pytest.mark.parametrize("colors", ["Reds", "Blues"])

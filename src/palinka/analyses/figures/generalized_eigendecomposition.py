@@ -10,20 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
-from palinka.analyses.figures.style import (
-    COLORS,
-    DIVERGING,
-    MUTED,
-    block_means,
-    captioned,
-    color_label,
-    color_limit,
-    draw_activations,
-    draw_points,
-    mark_zero,
-    new_figure,
-    style,
-)
+from palinka.analyses.figures import style
 from palinka.analyses.generalized_eigendecomposition import (
     GeneralizedEigendecomposition,
     permuted_labels,
@@ -31,21 +18,191 @@ from palinka.analyses.generalized_eigendecomposition import (
 from palinka.analyses.generalized_eigendecomposition import (
     generalized_eigendecomposition as decompose,
 )
-from palinka.analyses.result import as_float64
+from palinka.analyses.result import TokenSeries, as_float64
 from palinka.errors import InputError
 
 # Maximum number of items that are named beside an axis, and of characters of a name.
 MAX_LABELS, MAX_LABEL_LENGTH = 60, 48
+# More frames than this are not drawn; more tokens than this are not named.
+MAX_FRAMES, MAX_TOKENS = 6, 40
+# Versions of one frame differ in no more tokens than this in either.
+_MAX_TARGET_TOKENS = 3
 
 Array = NDArray[np.float64]
 Names = tuple[str, str]
-TextSeries = tuple[Sequence[str], Array, Array]
-"""A text's tokens, and their scores for the first condition over the second and back."""
 
 
-def directions(names: Names) -> Names:
-    """Names of the two directions."""
+@style.captioned(
+    spectrum="The eigenvalues of both directions, each as a share of its largest: ratios of the "
+    "variance of one condition to that of the other. A steep fall means that few directions make "
+    "the difference.",
+    variance="The share of the activations' variance in the principal components among which the "
+    "directions were found.",
+    scores="The items along the leading directions. Where one condition is spread out and the "
+    "other is not, the direction holds for the items that it was found in.",
+    patterns="The change of each unit along the leading directions.",
+    null="The largest eigenvalue beside those of exchanged labels, within pairs where the items "
+    "are matched: how often chance finds as much. The held-out ratio is the geometric mean over "
+    "halves of the items.",
+    data="The activations of both conditions, items by units, as they were analyzed.",
+    covariances="The covariances of both conditions, which the directions compare.",
+    shuffled="The same analysis with the items' labels exchanged once, within pairs where the "
+    "items are matched, after each condition was centered on its mean: what a spectrum and scores "
+    "look like where the conditions do not differ in variance.",
+    series="The leading directions' scores token by token along the texts of both conditions.",
+)
+def generalized_eigendecomposition(
+    result: GeneralizedEigendecomposition, *, a: ArrayLike | None = None,
+    b: ArrayLike | None = None, conditions: Sequence[str] = ("a", "b"),
+    items: Sequence[str] | None = None, units: str = "units",
+    series: Sequence[TokenSeries] | None = None, seed: int = 0, **context: Any,
+) -> dict[str, Figure]:  # fmt: skip
+    """Draw the spectra, the leading components and what they were found in.
+
+    Args:
+        result: Of `analyses.generalized_eigendecomposition`.
+        a: The first condition's activations, `(n_a, d)`.
+        b: The second condition's, `(n_b, d)`.
+        conditions: Their names.
+        items: Names of the items, those of the first condition first.
+        units: Plural name of the columns of the data.
+        series: For each text its tokens and their scores in both directions, in the order of the
+            items; needs `a` and `b`.
+        seed: Of the shuffled labeling that is drawn beside the true one.
+        **context: Ignored.
+
+    Returns:
+        `spectrum`, `variance`, `scores` and `patterns`; with permutations `null`; with `a` and
+        `b` also `data`, `covariances` and `shuffled`; with `series` also `series`.
+    """
+    names = (str(conditions[0]), str(conditions[1]))
+    figures = {
+        "spectrum": _spectrum(result, names),
+        "variance": _variance(result),
+        "patterns": _patterns(result, names, units),
+    }
+    if result.null_a is not None:
+        figures["null"] = _null(result, names)
+    if a is None or b is None:
+        figures["scores"] = _scores(result, names, None, None)
+        return figures
+    both = as_float64(a, "a"), as_float64(b, "b")
+    first = np.arange(len(result.scores_a)) < len(both[0])
+    figures["scores"] = _scores(result, names, first, items)
+    figures["data"] = _data(both, names, units)
+    figures["covariances"] = _covariances(both, result.components, names, units)
+    # Without shrinkage, a shuffled labeling can leave no covariance to invert.
+    with contextlib.suppress(InputError):
+        figures["shuffled"] = _shuffled(result, both, names, seed)
+    if series is not None:
+        figures["series"] = draw_series(series, len(both[0]), names)
+    return figures
+
+
+@style.captioned(
+    sites="The largest eigenvalue of both directions at each site, and, where it was computed, the "
+    "variance ratio in held-out halves (geometric mean and central 95 %): near 1, the direction "
+    "does not hold for other items.",
+)
+def overview(
+    results: Mapping[str, GeneralizedEigendecomposition],
+    conditions: Sequence[str] = ("a", "b"),
+    **context: Any,
+) -> dict[str, Figure]:
+    """Draw `sites`, the leading eigenvalues and held-out variance ratios at every site."""
+    both = _directions((str(conditions[0]), str(conditions[1])))
+    tested = all(result.heldout_ratio_a is not None for result in results.values())
+    width, height = 8.0 if tested else 4.5, 1.2 + 0.3 * len(results)
+    figure, panels = style.new_figure(width, height, ncols=1 + tested, squeeze=False, sharey=True)
+    first, *others = panels[0]
+    for name, direction, color, shift in zip("ab", both, style.COLORS, (-0.12, 0.12), strict=False):
+        places = np.arange(len(results)) + shift
+        leading = [getattr(result, f"eigenvalues_{name}")[0] for result in results.values()]
+        first.plot(leading, places, "o", color=color, label=direction)
+        for axes in others:
+            found = [getattr(result, f"heldout_ratio_{name}") for result in results.values()]
+            mean, low, high = np.transpose(found)
+            axes.plot(mean, places, "o", color=color)
+            axes.hlines(places, low, high, color=color)
+    first.set(xscale="log", xlabel="largest eigenvalue (variance ratio)")
+    first.set_yticks(np.arange(len(results)), list(results), parse_math=False)
+    first.invert_yaxis()
+    first.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2)
+    for axes in others:
+        style.mark(axes, x=1.0)
+        axes.set(xscale="log", xlabel="held-out variance ratio (95 % of halves)")
+    return {"sites": figure}
+
+
+def _directions(names: Names) -> Names:
     return f"{names[0]} over {names[1]}", f"{names[1]} over {names[0]}"
+
+
+def _spectrum(result: GeneralizedEigendecomposition, names: Names) -> Figure:
+    figure, axes = style.new_figure(5.6, 3.6)
+    numbers = np.arange(1, len(result.eigenvalues_a) + 1)
+    both = result.eigenvalues_a, result.eigenvalues_b
+    for values, direction, color, marker in zip(
+        both, _directions(names), style.COLORS, "os", strict=False
+    ):
+        label = f"{direction} (largest: {values[0]:.4g})"
+        axes.plot(numbers, values / values[0], f"{marker}-", color=color, label=label, ms=3)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel="generalized component", ylabel="eigenvalue (largest = 1)", ylim=(-0.03, 1.05))
+    axes.set_title(f"Variance ratios in {len(numbers)} principal components")
+    axes.legend()
+    return figure
+
+
+def _variance(result: GeneralizedEigendecomposition) -> Figure:
+    cumulative, kept = result.variance_explained, result.components.shape[1]
+    numbers = np.arange(1, len(cumulative) + 1)
+    figure, (scree, sums) = style.new_figure(8.0, 3.4, ncols=2, sharex=True)
+    shares = np.diff(cumulative, prepend=0.0)
+    some = shares > 1e-10  # beyond it are the zeros of a spectrum shorter than the data
+    scree.plot(numbers[some], shares[some], "o-", ms=3)
+    scree.set(yscale="log", ylabel="variance of the component (%)", title="Scree")
+    sums.plot(numbers, cumulative, "o-", ms=3)
+    style.mark(sums, y=result.variance)
+    sums.set(ylabel="cumulative variance (%)", ylim=(min(cumulative[0], 90.0) - 2.0, 101.0))
+    sums.set_title(f"{kept} components stay below {result.variance:g} %")
+    for axes in (scree, sums):
+        axes.axvspan(0.5, kept + 0.5, color=style.COLORS[5], alpha=0.18, linewidth=0, zorder=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("principal component (shaded: kept)")
+    return figure
+
+
+def _patterns(result: GeneralizedEigendecomposition, names: Names, units: str) -> Figure:
+    figure, axes = style.new_figure(4.6, 4.4)
+    style.draw_points(axes, result.pattern_a, result.pattern_b)
+    style.mark(axes, x=0.0, y=0.0)
+    first, second = _directions(names)
+    axes.set(xlabel=f"pattern, {first} (activation)", ylabel=f"pattern, {second} (activation)")
+    axes.set_title(f"r = {result.pattern_correlation:.3f} over {len(result.pattern_a):,} {units}")
+    return figure
+
+
+def _null(result: GeneralizedEigendecomposition, names: Names) -> Figure:
+    figure, panels = style.new_figure(8.0, 3.4, ncols=2, sharey=True)
+    for axes, name, direction, color in zip(
+        panels, "ab", _directions(names), style.COLORS, strict=False
+    ):
+        null, observed = getattr(result, f"null_{name}"), getattr(result, f"observed_{name}")
+        finite = null[np.isfinite(null)]  # a labeling can leave a condition without variance
+        axes.hist(
+            finite, bins=min(40, max(5, len(null) // 10)), color=style.MUTED, label="shuffled"
+        )
+        axes.axvline(observed, color=color, linewidth=2, label=f"observed: {observed:.4g}")
+        axes.set(xlabel="largest eigenvalue (variance ratio)")
+        title = f"{direction}: p = {getattr(result, f'p_value_{name}'):.3g}"
+        ratio = getattr(result, f"heldout_ratio_{name}")
+        if ratio is not None:
+            title += "\nheld-out ratio {:.3g} (95 %: {:.3g} to {:.3g})".format(*ratio)
+        axes.set_title(title)
+        axes.legend()
+    panels[0].set_ylabel(f"labelings, of {len(null):,}")
+    return figure
 
 
 def _scores(
@@ -58,29 +215,26 @@ def _scores(
 
     `first` marks the items of the first condition, `(items,)`, if that is known.
     """
+    labels = [
+        item if len(item) <= MAX_LABEL_LENGTH else item[: MAX_LABEL_LENGTH - 1] + "…"
+        for item in items or ()
+    ]
     count = len(result.scores_a)
-    named = items is not None and len(items) == count <= MAX_LABELS
+    named = len(labels) == count <= MAX_LABELS
     if named:
-        labels = [
-            item if len(item) <= MAX_LABEL_LENGTH else item[: MAX_LABEL_LENGTH - 1] + "…"
-            for item in items or ()
-        ]
-        height, longest = 1.2 + 0.13 * count, max(map(len, labels))
-        figure, panels = new_figure(7.0 + 0.05 * longest, height, ncols=2, sharey=True)
-    else:
-        figure, panels = new_figure(8.5, 4.6, nrows=2, sharex=True)
-    both = result.scores_a, result.scores_b
-    for axes, scores, direction, unit in zip(
-        panels, both, directions(names), names[::-1], strict=True
-    ):
-        _draw_stems(axes, scores, first, names, upright=not named)
-        label = f"score (SD in {unit})"
-        axes.set(title=direction, **({"xlabel": label} if named else {"ylabel": label}))
-    if named:
+        size = 7.0 + 0.05 * max(map(len, labels)), 1.2 + 0.13 * count
+        figure, panels = style.new_figure(*size, ncols=2, sharey=True)
         panels[0].set_yticks(range(count), labels, fontsize=6, parse_math=False)
         panels[0].set_ylim(count - 0.4, -0.6)
     else:
-        panels[-1].set_xlabel("item")
+        figure, panels = style.new_figure(8.5, 4.6, nrows=2, sharex=True)
+        panels[1].set_xlabel("item")
+    both = result.scores_a, result.scores_b
+    for axes, scores, title, unit in zip(
+        panels, both, _directions(names), names[::-1], strict=True
+    ):
+        _draw_stems(axes, scores, first, names, upright=not named)
+        axes.set(title=title, **{"xlabel" if named else "ylabel": f"score (SD in {unit})"})
     if first is not None:
         _legend(panels[0])
     return figure
@@ -91,20 +245,15 @@ def _legend(axes: Axes) -> None:
 
 
 def _draw_stems(
-    axes: Axes,
-    scores: Array,
-    first: NDArray[np.bool_] | None,
-    names: Names,
-    upright: bool = True,
+    axes: Axes, scores: Array, first: NDArray[np.bool_] | None, names: Names, upright: bool = True
 ) -> None:
     """A point on a stem for each item, in the color of its condition."""
     places = np.arange(len(scores))
-    line = axes.axhline if upright else axes.axvline
-    line(0.0, color=MUTED, linewidth=0.8, zorder=0)
+    style.mark(axes, **{"y" if upright else "x": 0.0})
     stems = axes.vlines if upright else axes.hlines
     groups = [first, ~first] if first is not None else [np.full(len(scores), True)]
     labels = names if first is not None else (None, None)
-    for chosen, color, label in zip(groups, COLORS, labels, strict=False):
+    for chosen, color, label in zip(groups, style.COLORS, labels, strict=False):
         stems(places[chosen], 0.0, scores[chosen], color=color, linewidth=0.7, alpha=0.6)
         x, y = (places, scores) if upright else (scores, places)
         axes.plot(x[chosen], y[chosen], "o", color=color, ms=3, label=label)
@@ -120,50 +269,42 @@ def _shuffled(
     """
     shuffled_a, shuffled_b, order = permuted_labels(*both, pairs=result.pairs, seed=seed)
     other = decompose(shuffled_a, shuffled_b, result.variance, result.shrinkage)
-    own = np.arange(len(order))
-    place = np.argsort(order)  # back to the items' own order
-    figure, panels = new_figure(9.0, 7.0, nrows=3, ncols=2, sharey="row")
-    columns = (("True labels", result, own), ("One shuffled labeling", other, place))
-    for column, (title, each, take) in enumerate(columns):
-        spectrum = panels[0, column]
-        for row, (name, direction) in enumerate(zip("ab", directions(names), strict=True)):
+    figure, panels = style.new_figure(9.0, 7.0, nrows=3, ncols=2, sharey="row")
+    columns = (
+        (panels[:, 0], "True labels", result, np.arange(len(order))),
+        # Back to the items' own order.
+        (panels[:, 1], "One shuffled labeling", other, np.argsort(order)),
+    )
+    for (spectrum, *rows), title, each, take in columns:
+        for axes, name, direction, color in zip(
+            rows, "ab", _directions(names), style.COLORS, strict=False
+        ):
             eigenvalues = getattr(each, f"eigenvalues_{name}")
             numbers = np.arange(1, len(eigenvalues) + 1)
-            spectrum.plot(numbers, eigenvalues, "o-", ms=3, color=COLORS[row], label=direction)
-            axes = panels[1 + row, column]
+            spectrum.plot(numbers, eigenvalues, "o-", ms=3, color=color, label=direction)
             scores = getattr(each, f"scores_{name}")[take]
             _draw_stems(axes, scores, take < len(both[0]), names)
             axes.set_title(direction)
         spectrum.set(title=title, xlabel="generalized component")
-        panels[2, column].set_xlabel("item, colored by its label")
-    panels[0, 0].set_ylabel("eigenvalue (variance ratio)")
+        axes.set_xlabel("item, colored by its label")
     panels[0, 1].legend()
     _legend(panels[1, 1])
-    for row, unit in ((1, names[1]), (2, names[0])):
-        panels[row, 0].set_ylabel(f"score (SD in {unit})")
+    labels = ("eigenvalue (variance ratio)", *(f"score (SD in {unit})" for unit in names[::-1]))
+    for axes, label in zip(panels[:, 0], labels, strict=True):
+        axes.set_ylabel(label)
     return figure
-
-
-# Maximum number of columns of a covariance that are drawn one by one.
-_SIDE = 512
 
 
 def _data(both: tuple[Array, Array], names: Names, units: str) -> Figure:
     """All items by all columns, the first condition above the second."""
-    x = np.concatenate(both)
-    image = block_means(x)
-    signed = bool((x < 0).any())
-    figure, axes = new_figure(8.0, 4.4)
-    drawn = draw_activations(axes, image, x.shape, color_limit(image), signed)
-    edge = len(both[0]) - 0.5
+    x, edge = np.concatenate(both), len(both[0]) - 0.5
+    figure, axes = style.new_figure(8.0, 4.4)
+    style.draw_activations([axes], [x], units)
     axes.axhline(edge, color="black", linewidth=1)
     centers = [(edge - 0.5) / 2, (edge + len(x) - 0.5) / 2]
     axes.set_yticks(centers, names, rotation=90, va="center", parse_math=False)
     axes.tick_params(axis="y", length=0)
-    axes.set(xlabel=f"number of the {units[:-1]}", ylabel=f"items ({len(x)})")
-    axes.set_title("Activations by item")
-    label = color_label("activation", image, x)
-    figure.colorbar(drawn, label=label, extend="both" if signed else "max")
+    axes.set(ylabel=f"items ({len(x)})", title="Activations by item")
     return figure
 
 
@@ -173,42 +314,37 @@ def _covariances(both: tuple[Array, Array], components: Array, names: Names, uni
     Many columns are shown by the exact mean of every block of the covariance, which is the
     covariance of the blocks' means: no matrix of all columns by all columns is formed.
     """
-    figure, panels = new_figure(9.6, 6.0, nrows=2, ncols=3)
+    figure, panels = style.new_figure(9.6, 6.0, nrows=2, ncols=3)
     titles = (*names, f"{names[0]} - {names[1]}")
     projected = [x @ components for x in both]
-    rows = (both, f"number of the {units[:-1]}"), (projected, "principal component")
-    for row, (data, label) in enumerate(rows):
-        size = data[0].shape[1]
+    # Units count from zero, components from one.
+    rows = (both, style.number_of(units), -0.5), (projected, "principal component", 0.5)
+    for row, (data, label, start) in zip(panels, rows, strict=True):
+        end = start + data[0].shape[1]
         first, second = (np.atleast_2d(np.cov(_blocks(x), rowvar=False)) for x in data)
-        limit = color_limit(np.concatenate((first, second)), 0.99)  # the diagonal may saturate
-        what = "covariance (means of blocks)" if size > _SIDE else "covariance"
-        start = row - 0.5  # units count from zero, components from one
-        images = first, second, first - second
-        for axes, image, title in zip(panels[row], images, titles, strict=True):
-            drawn = axes.imshow(
-                image, extent=(start, start + size, start + size, start), cmap=DIVERGING,
-                vmin=-limit, vmax=limit,
-            )  # fmt: skip
-            axes.set_title(title, color=COLORS[6])
+        limit = style.color_limit(
+            np.concatenate((first, second)), 0.99
+        )  # the diagonal may saturate
+        options = {"extent": (start, end, end, start), "vmin": -limit, "vmax": limit}
+        for axes, image, title in zip(row, (first, second, first - second), titles, strict=True):
+            drawn = axes.imshow(image, cmap=style.DIVERGING, **options)
+            axes.set_title(title)
             axes.set_xlabel(label)
-        panels[row, 0].set_ylabel(label)
-        figure.colorbar(drawn, ax=panels[row], label=what, extend="both", shrink=0.8)
+        row[0].set_ylabel(label)
+        what = "covariance" if end - start <= style.MAX_SIDE else "covariance (means of blocks)"
+        figure.colorbar(drawn, ax=row, label=what, extend="both", shrink=0.8)
     return figure
 
 
 def _blocks(x: Array) -> Array:
     """Means over blocks of neighboring columns; items are left as they are."""
-    parts = [block_means(x[start : start + _SIDE], _SIDE) for start in range(0, len(x), _SIDE)]
-    return np.concatenate(parts)
+    parts = range(0, len(x), style.MAX_SIDE)
+    return np.concatenate(
+        [style.block_means(x[start : start + style.MAX_SIDE], style.MAX_SIDE) for start in parts]
+    )
 
 
-# More frames than this are not drawn; more tokens than this are not named.
-MAX_FRAMES, MAX_TOKENS = 6, 40
-# Versions of one frame differ in no more tokens than this in either.
-_MAX_TARGET_TOKENS = 3
-
-
-def draw_series(series: Sequence[TextSeries], n_a: int, names: Names) -> Figure:
+def draw_series(series: Sequence[TokenSeries], n_a: int, names: Names) -> Figure:
     """Draw the first texts' scores in both directions, token by token.
 
     Where text `i` of either condition is the same frame with another target, the two are drawn
@@ -219,25 +355,31 @@ def draw_series(series: Sequence[TextSeries], n_a: int, names: Names) -> Figure:
         n_a: Number of texts of the first condition.
         names: Of the conditions.
     """
-    groups = _groups(series, n_a)[:MAX_FRAMES]
+    pairs = [(i, n_a + i) for i in range(n_a)] if len(series) == 2 * n_a else []
+    groups: list[tuple[int, ...]] = [
+        (i, j) for i, j in pairs if corresponding(series[i][0], series[j][0]) is not None
+    ]
+    if not groups:
+        half = MAX_FRAMES // 2
+        groups = [(text,) for text in (*range(n_a)[:half], *range(n_a, len(series))[:half])]
+    groups = groups[:MAX_FRAMES]
     most = min(max(len(series[text][0]) for group in groups for text in group), MAX_TOKENS)
     width, height = max(8.0, 0.4 * most), 0.4 + 1.55 * len(groups)
     layout = {"nrows": len(groups), "ncols": 2, "squeeze": False, "sharey": "col"}
-    figure, panels = new_figure(width, height, **layout)
-    for direction, units in ((0, names[1]), (1, names[0])):
-        for row, group in enumerate(groups):
-            axes = panels[row, direction]
-            colors = [COLORS[int(text >= n_a)] for text in group]
+    figure, panels = style.new_figure(width, height, **layout)
+    for direction, column in enumerate(panels.T):
+        for axes, group in zip(column, groups, strict=True):
+            colors = [style.COLORS[int(text >= n_a)] for text in group]
             _draw_group(axes, [series[text] for text in group], colors, direction)
-            axes.set_ylabel(f"score (SD in {units})", fontsize="small")
+            axes.set_ylabel(f"score (SD in {names[1 - direction]})", fontsize="small")
         # Models single out the first token with huge activations.
         later = np.concatenate([series[text][1 + direction][1:] for g in groups for text in g])
         if len(later):
             low, high = min(later.min(), 0.0), max(later.max(), 0.0)
             margin = 0.08 * (high - low) or 1.0
-            panels[0, direction].set_ylim(low - margin, high + margin)  # shared by the column
-        panels[0, direction].set_title(directions(names)[direction])
-    for name, color in zip(names, COLORS, strict=False):
+            column[0].set_ylim(low - margin, high + margin)  # shared by the column
+        column[0].set_title(_directions(names)[direction])
+    for name, color in zip(names, style.COLORS, strict=False):
         panels[0, 1].plot([], [], "o-", color=color, label=name)
     _legend(panels[0, 1])
     return figure
@@ -258,234 +400,37 @@ def corresponding(first: Sequence[str], second: Sequence[str]) -> tuple[int, int
     return before, after
 
 
-def _groups(series: Sequence[TextSeries], n_a: int) -> list[tuple[int, ...]]:
-    """Numbers of the texts to draw together."""
-    pairs = [(i, n_a + i) for i in range(n_a)] if len(series) == 2 * n_a else []
-    frames: list[tuple[int, ...]] = [
-        (i, j) for i, j in pairs if corresponding(series[i][0], series[j][0]) is not None
-    ]
-    if frames:
-        return frames
-    half = MAX_FRAMES // 2
-    return [(text,) for text in (*range(n_a)[:half], *range(n_a, len(series))[:half])]
-
-
 def _draw_group(
-    axes: Axes, texts: Sequence[TextSeries], colors: Sequence[str], direction: int
+    axes: Axes, texts: Sequence[TokenSeries], colors: Sequence[str], direction: int
 ) -> None:
     """One text, or two versions of one, with their tokens along the axis."""
-    length = max(len(text[0]) for text in texts)
-    places = [np.arange(len(text[0]), dtype=float) for text in texts]
-    labels = list(texts[0][0])
+    labels = max((list(tokens) for tokens, *_ in texts), key=len)
+    length = len(labels)
+    places = [np.arange(len(tokens), dtype=float) for tokens, *_ in texts]
+    values = [scores[direction] for _, *scores in texts]
     if len(texts) == 2:
-        (tokens, *scores), (others, *other_scores) = texts
+        tokens, others = texts[0][0], texts[1][0]
         before, after = corresponding(tokens, others) or (0, 0)
-        # What follows the target stands at the same place in both versions.
-        for place, text in zip(places, texts, strict=True):
-            if after:
-                place[-after:] += length - len(text[0])
-        labels = list(tokens if len(tokens) >= len(others) else others)
+        if after:  # What follows the target stands at the same place in both versions.
+            for place in places:
+                place[-after:] += length - len(place)
         if len(tokens) == len(others) == before + 1 + after:
             labels[before] = f"{tokens[before]}/{others[before].strip()}"
         joined = [*range(before + 1), *range(-after, 0)] if before < length else range(length)
         for token in joined:
             if token < min(len(tokens), len(others)):
                 across = places[0][token], places[1][token]
-                heights = scores[direction][token], other_scores[direction][token]
-                axes.plot(across, heights, color=MUTED, linewidth=0.8, zorder=1)
-        axes.axvspan(before - 0.5, length - after - 0.5, color=COLORS[4], alpha=0.2, linewidth=0)
-    for place, text, color in zip(places, texts, colors, strict=True):
-        axes.plot(place, text[1 + direction], "o-", color=color, ms=3, linewidth=1.0)
-    mark_zero(axes)
+                heights = values[0][token], values[1][token]
+                axes.plot(across, heights, color=style.MUTED, linewidth=0.8, zorder=1)
+        axes.axvspan(
+            before - 0.5, length - after - 0.5, color=style.COLORS[4], alpha=0.2, linewidth=0
+        )
+    for place, scores, color in zip(places, values, colors, strict=True):
+        axes.plot(place, scores, "o-", color=color, ms=3, linewidth=1.0)
+    style.mark(axes, y=0.0)
     axes.set_xlim(-0.6, length - 0.4)
     if length <= MAX_TOKENS:
         slanted: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
         axes.set_xticks(range(length), labels, fontsize=6.5, parse_math=False, **slanted)
     else:
         axes.set_xlabel("token")
-
-
-_CAPTIONS = {
-    "spectrum": (
-        "The eigenvalues of both directions, each as a share of its largest: ratios of the "
-        "variance of one condition to that of the other. A steep fall means that few directions "
-        "make the difference."
-    ),
-    "variance": (
-        "The share of the activations' variance in the principal components among which the "
-        "directions were found."
-    ),
-    "scores": (
-        "The items along the leading directions. Where one condition is spread out and the "
-        "other is not, the direction holds for the items that it was found in."
-    ),
-    "patterns": "The change of each unit along the leading directions.",
-    "null": (
-        "The largest eigenvalue beside those of exchanged labels, within pairs where the items "
-        "are matched: how often chance finds as much. The held-out ratio is the geometric mean "
-        "over halves of the items."
-    ),
-    "data": "The activations of both conditions, items by units, as they were analyzed.",
-    "covariances": "The covariances of both conditions, which the directions compare.",
-    "shuffled": (
-        "The same analysis with the items' labels exchanged once, within pairs where the items "
-        "are matched, after each condition was centered on its mean: what a spectrum and scores "
-        "look like where the conditions do not differ in variance."
-    ),
-    "series": "The leading directions' scores token by token along the texts of both conditions.",
-    "sites": (
-        "The largest eigenvalue of both directions at each site, and, where it was computed, the "
-        "variance ratio in held-out halves (geometric mean and central 95 %): near 1, the "
-        "direction does not hold for other items."
-    ),
-}
-
-
-def generalized_eigendecomposition(
-    result: GeneralizedEigendecomposition,
-    *,
-    a: ArrayLike | None = None,
-    b: ArrayLike | None = None,
-    conditions: Sequence[str] = ("a", "b"),
-    items: Sequence[str] | None = None,
-    units: str = "units",
-    series: Sequence[TextSeries] | None = None,
-    seed: int = 0,
-    **context: Any,
-) -> dict[str, Figure]:
-    """Draw the spectra, the leading components and what they were found in.
-
-    Args:
-        result: Of `analyses.generalized_eigendecomposition`.
-        a: The first condition's activations, `(n_a, d)`.
-        b: The second condition's, `(n_b, d)`.
-        conditions: Their names.
-        items: Names of the items, those of the first condition first.
-        units: Plural name of the columns of the data.
-        series: For each text its tokens and their scores in both directions, in the order of the
-            items; needs `a` and `b`.
-        seed: Of the shuffled labeling that is drawn beside the true one.
-        **context: Ignored.
-
-    Returns:
-        `spectrum`, `variance`, `scores` and `patterns`; with permutations `null`; with `a` and
-        `b` also `data`, `covariances` and `shuffled`; with `series` also `series`.
-    """
-    names = (str(conditions[0]), str(conditions[1]))
-    with style():
-        figures = {
-            "spectrum": _spectrum(result, names),
-            "variance": _variance(result),
-            "patterns": _patterns(result, names, units),
-        }
-        if result.null_a is not None:
-            figures["null"] = _null(result, names)
-        if a is None or b is None:
-            figures["scores"] = _scores(result, names, None, None)
-            return captioned(figures, _CAPTIONS)
-        both = as_float64(a, "a"), as_float64(b, "b")
-        first = np.arange(len(result.scores_a)) < len(both[0])
-        figures["scores"] = _scores(result, names, first, items)
-        figures["data"] = _data(both, names, units)
-        figures["covariances"] = _covariances(both, result.components, names, units)
-        # Without shrinkage, a shuffled labeling can leave no covariance to invert.
-        with contextlib.suppress(InputError):
-            figures["shuffled"] = _shuffled(result, both, names, seed)
-        if series is not None:
-            figures["series"] = draw_series(series, len(both[0]), names)
-    return captioned(figures, _CAPTIONS)
-
-
-def overview(
-    results: Mapping[str, GeneralizedEigendecomposition],
-    conditions: Sequence[str] = ("a", "b"),
-    **context: Any,
-) -> dict[str, Figure]:
-    """Draw `sites`, the leading eigenvalues and held-out variance ratios at every site."""
-    both = directions((str(conditions[0]), str(conditions[1])))
-    tested = all(result.heldout_ratio_a is not None for result in results.values())
-    with style():
-        width, height = 8.0 if tested else 4.5, 1.2 + 0.3 * len(results)
-        figure, panels = new_figure(width, height, ncols=1 + tested, squeeze=False, sharey=True)
-        places = np.arange(len(results))
-        for name, direction, color, shift in zip("ab", both, COLORS, (-0.12, 0.12), strict=False):
-            leading = [getattr(result, f"eigenvalues_{name}")[0] for result in results.values()]
-            panels[0, 0].plot(leading, places + shift, "o", color=color, label=direction)
-            if tested:
-                found = [getattr(result, f"heldout_ratio_{name}") for result in results.values()]
-                mean, low, high = np.transpose(found)
-                panels[0, 1].plot(mean, places + shift, "o", color=color)
-                panels[0, 1].hlines(places + shift, low, high, color=color)
-        panels[0, 0].set(xscale="log", xlabel="largest eigenvalue (variance ratio)")
-        panels[0, 0].set_yticks(places, list(results), parse_math=False)
-        panels[0, 0].invert_yaxis()
-        panels[0, 0].legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2)
-        if tested:
-            panels[0, 1].axvline(1.0, color=MUTED, linewidth=0.8, zorder=0)
-            panels[0, 1].set(xscale="log", xlabel="held-out variance ratio (95 % of halves)")
-    return captioned({"sites": figure}, _CAPTIONS)
-
-
-def _spectrum(result: GeneralizedEigendecomposition, names: Names) -> Figure:
-    figure, axes = new_figure(5.6, 3.6)
-    numbers = np.arange(1, len(result.eigenvalues_a) + 1)
-    both = result.eigenvalues_a, result.eigenvalues_b
-    for eigenvalues, direction, color, marker in zip(
-        both, directions(names), COLORS, "os", strict=False
-    ):
-        label = f"{direction} (largest: {eigenvalues[0]:.4g})"
-        shares = eigenvalues / eigenvalues[0]
-        axes.plot(numbers, shares, f"{marker}-", color=color, label=label, ms=3)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel="generalized component", ylabel="eigenvalue (largest = 1)", ylim=(-0.03, 1.05))
-    axes.set_title(f"Variance ratios in {len(numbers)} principal components")
-    axes.legend()
-    return figure
-
-
-def _variance(result: GeneralizedEigendecomposition) -> Figure:
-    cumulative, kept = result.variance_explained, result.components.shape[1]
-    numbers = np.arange(1, len(cumulative) + 1)
-    figure, (scree, sums) = new_figure(8.0, 3.4, ncols=2, sharex=True)
-    shares = np.diff(cumulative, prepend=0.0)
-    some = shares > 1e-10  # beyond it are the zeros of a spectrum shorter than the data
-    scree.plot(numbers[some], shares[some], "o-", color=COLORS[0], ms=3)
-    scree.set(yscale="log", ylabel="variance of the component (%)", title="Scree")
-    sums.plot(numbers, cumulative, "o-", color=COLORS[0], ms=3)
-    sums.axhline(result.variance, color=MUTED, linewidth=0.8, zorder=0)
-    sums.set(ylabel="cumulative variance (%)", ylim=(min(cumulative[0], 90.0) - 2.0, 101.0))
-    sums.set_title(f"{kept} components stay below {result.variance:g} %")
-    for axes in (scree, sums):
-        axes.axvspan(0.5, kept + 0.5, color=COLORS[5], alpha=0.18, linewidth=0, zorder=0)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel("principal component (shaded: kept)")
-    return figure
-
-
-def _patterns(result: GeneralizedEigendecomposition, names: Names, units: str) -> Figure:
-    figure, axes = new_figure(4.6, 4.4)
-    draw_points(axes, result.pattern_a, result.pattern_b)
-    mark_zero(axes)
-    axes.axvline(0.0, color=MUTED, linewidth=0.8, zorder=0)
-    first, second = directions(names)
-    axes.set(xlabel=f"pattern, {first} (activation)", ylabel=f"pattern, {second} (activation)")
-    axes.set_title(f"r = {result.pattern_correlation:.3f} over {len(result.pattern_a):,} {units}")
-    return figure
-
-
-def _null(result: GeneralizedEigendecomposition, names: Names) -> Figure:
-    figure, panels = new_figure(8.0, 3.4, ncols=2, sharey=True)
-    for axes, name, direction, color in zip(panels, "ab", directions(names), COLORS, strict=False):
-        null, observed = getattr(result, f"null_{name}"), getattr(result, f"observed_{name}")
-        finite = null[np.isfinite(null)]  # a labeling can leave a condition without variance
-        axes.hist(finite, bins=min(40, max(5, len(null) // 10)), color=MUTED, label="shuffled")
-        axes.axvline(observed, color=color, linewidth=2, label=f"observed: {observed:.4g}")
-        axes.set(xlabel="largest eigenvalue (variance ratio)")
-        title = f"{direction}: p = {getattr(result, f'p_value_{name}'):.3g}"
-        ratio = getattr(result, f"heldout_ratio_{name}")
-        if ratio is not None:
-            title += "\nheld-out ratio {:.3g} (95 %: {:.3g} to {:.3g})".format(*ratio)
-        axes.set_title(title)
-        axes.legend()
-    panels[0].set_ylabel(f"labelings, of {len(null):,}")
-    return figure

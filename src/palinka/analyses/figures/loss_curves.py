@@ -7,15 +7,16 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from palinka.analyses.figures.style import MUTED, captioned, cycled, new_figure, style
+from palinka.analyses.figures import style
 from palinka.errors import InputError
 
 # More steps than this are also drawn as their running mean.
 NOISY = 50
 
-_CAPTIONS = {"losses": "Every loss over the steps of the run."}
 
-
+@style.captioned(
+    losses="Every loss over the steps of the run.",
+)
 def loss_curves(
     history: Mapping[str, tuple[ArrayLike, ArrayLike]], **context: Any
 ) -> dict[str, Figure]:
@@ -35,33 +36,28 @@ def loss_curves(
     if not history:
         raise InputError("there are no losses to draw; expected steps and values of at least one")
     columns = min(2, len(history))
-    rows = -(-len(history) // columns)
-    with style():
-        figure, grid = new_figure(
-            3.8 * columns, 2.4 * rows + 0.3, nrows=rows, ncols=columns, sharex=True, squeeze=False
-        )
-        panels = list(grid.flat)
-        for number, (name, points) in enumerate(history.items()):
-            axes, color = panels[number], cycled(number)
-            steps, values = (np.asarray(part, dtype=np.float64) for part in points)
-            if steps.shape != values.shape or steps.ndim != 1:
-                raise InputError(
-                    f"loss {name!r} has steps of the shape {steps.shape} and values of "
-                    f"{values.shape}; expected one value for each step"
-                )
-            noisy = len(values) > NOISY
-            axes.plot(steps, values, color=MUTED if noisy else color, lw=0.6 if noisy else None)
-            if noisy:
-                window = len(values) // 25
-                means = np.full(window, 1 / window)
-                smooth = (np.convolve(part, means, mode="valid") for part in (steps, values))
-                axes.plot(*smooth, color=color)
-            if len(values) and (values > 0).all() and values.max() > 20 * values.min():
-                axes.set_yscale("log")
-            axes.set(title=name, ylabel="loss")
-        for axes in panels[len(history) :]:
-            axes.remove()
-        for axes in panels[max(0, len(history) - columns) : len(history)]:
-            axes.set_xlabel("step")
-            axes.tick_params(labelbottom=True)
-    return captioned({"losses": figure}, _CAPTIONS)
+    figure, panels = style.small_multiples(
+        len(history), columns, (3.8, 2.4), (0.0, 0.3), sharex=True
+    )
+    for number, (axes, (name, points)) in enumerate(zip(panels, history.items(), strict=True)):
+        color = style.cycled(number)
+        steps, values = (np.asarray(part, dtype=np.float64) for part in points)
+        if steps.shape != values.shape or steps.ndim != 1:
+            raise InputError(
+                f"loss {name!r} has steps of the shape {steps.shape} and values of "
+                f"{values.shape}; expected one value for each step"
+            )
+        noisy = len(values) > NOISY
+        axes.plot(steps, values, color=style.MUTED if noisy else color, lw=0.6 if noisy else None)
+        if noisy:
+            window = len(values) // 25
+            means = np.full(window, 1 / window)
+            smooth = (np.convolve(part, means, mode="valid") for part in (steps, values))
+            axes.plot(*smooth, color=color)
+        if len(values) and (values > 0).all() and values.max() > 20 * values.min():
+            axes.set_yscale("log")
+        axes.set(title=name, ylabel="loss")
+    for axes in panels[-columns:]:
+        axes.set_xlabel("step")
+        axes.tick_params(labelbottom=True)
+    return {"losses": figure}

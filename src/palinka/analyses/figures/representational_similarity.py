@@ -10,17 +10,9 @@ from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from palinka.analyses.figures.style import (
-    COLORS,
-    MUTED,
-    block_means,
-    captioned,
-    color_label,
-    cycled,
-    new_figure,
-    style,
-)
+from palinka.analyses.figures import style
 from palinka.analyses.representational_similarity import RepresentationalSimilarity
+from palinka.analyses.stats.similarity import triangle
 
 SCORES = {
     "pearson": "Pearson's r",
@@ -34,20 +26,15 @@ MAX_LABELS = 60
 # More points than this would hide each other.
 MAX_PAIRS = 4000
 
-_CAPTIONS = {
-    "groups": "The pairs of words that share a group, which are compared within groups.",
-    "similarity": (
-        "The similarity of every pair of words at both sites, words of a group side by side. "
-        "A group that a site holds together is a bright square on the diagonal."
-    ),
-    "histograms": "The distribution of the similarities of all pairs at each site.",
-    "comparison": (
-        "Each point is a pair of words: its similarity at one site against that at the other. "
-        "The closer to a rising line, the more the two sites arrange the words alike."
-    ),
-}
 
-
+@style.captioned(
+    groups="The pairs of words that share a group, which are compared within groups.",
+    similarity="The similarity of every pair of words at both sites, words of a group side by "
+    "side. A group that a site holds together is a bright square on the diagonal.",
+    histograms="The distribution of the similarities of all pairs at each site.",
+    comparison="Each point is a pair of words: its similarity at one site against that at the "
+    "other. The closer to a rising line, the more the two sites arrange the words alike.",
+)
 def representational_similarity(
     result: RepresentationalSimilarity,
     items: Sequence[str] | None = None,
@@ -68,41 +55,36 @@ def representational_similarity(
         against the other's, over all pairs and within each group).
     """
     # Words of a group stand together, whatever order they came in.
-    member = result.membership
-    count = len(result.similarity_x)
+    member, count = result.membership, len(result.similarity_x)
     order = np.arange(count) if member is None else np.argsort(member, kind="stable")
-    labels = [str(index + 1) for index in range(count)] if items is None else list(items)
-    words = [labels[index] for index in order]
-    with style():
-        figures = {
-            "similarity": _matrices(result, order, words, sites),
-            "histograms": _histograms(result, sites),
-            "comparison": _comparison(result, sites),
-        }
-        if member is not None:
-            figures = {"groups": _mask(result, member[order], words)} | figures
-    return captioned(figures, _CAPTIONS)
+    words = [str(index + 1) if items is None else items[index] for index in order]
+    figures = {}
+    if member is not None:
+        figures["groups"] = _mask(result.group_names, member[order], words)
+    figures["similarity"] = _matrices(result, order, words, sites)
+    figures["histograms"] = _histograms(result, sites)
+    figures["comparison"] = _comparison(result, sites)
+    return figures
 
 
-def _mask(
-    result: RepresentationalSimilarity, member: NDArray[np.int64], words: list[str]
-) -> Figure:
+def _mask(names: Sequence[str], member: NDArray[np.int64], words: list[str]) -> Figure:
     side = _side(len(words))
-    figure, axes = new_figure(side + 1.4, side)
+    figure, axes = style.new_figure(side + 1.4, side)
     shared = np.where(member[:, None] == member[None, :], member[:, None] + 1, 0)
-    colors = ListedColormap([BETWEEN, *(cycled(group) for group in range(len(result.group_names)))])
-    step = ceil(len(shared) / 512)  # categories have no means: many words are thinned out
+    colors = [BETWEEN, *map(style.cycled, range(len(names)))]
+    step = ceil(
+        len(shared) / style.MAX_SIDE
+    )  # categories have no means: many words are thinned out
+    edge = len(words) - 0.5
     axes.imshow(
-        shared[::step, ::step], cmap=colors, vmin=-0.5, vmax=len(result.group_names) + 0.5,
-        extent=_extent(len(words)),
+        shared[::step, ::step], cmap=ListedColormap(colors), vmin=-0.5, vmax=len(names) + 0.5,
+        extent=(-0.5, edge, edge, -0.5),
     )  # fmt: skip
     _name_words(axes, words, member, rows=True)
-    for group, name in enumerate(result.group_names):
-        axes.plot([], [], "s", markersize=7, color=cycled(group), label=name)
-    axes.plot([], [], "s", markersize=7, color=BETWEEN, label="two groups")
+    for name, color in zip([*names, "two groups"], [*colors[1:], BETWEEN], strict=True):
+        axes.plot([], [], "s", markersize=7, color=color, label=name)
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), title="pair within")
-    axes.set_title(f"{len(words)} words in {len(result.group_names)} groups")
-    axes.set(xlabel="word", ylabel="word")
+    axes.set_title(f"{len(words)} words in {len(names)} groups")
     return figure
 
 
@@ -113,51 +95,40 @@ def _matrices(
     sites: Sequence[str],
 ) -> Figure:
     side = _side(len(words))
-    figure, (left, right) = new_figure(2 * side + 0.4, side, ncols=2)
+    figure, panels = style.new_figure(2 * side + 0.4, side, ncols=2)
     off_diagonal = ~np.eye(len(words), dtype=bool)
-    pairs = [matrix[off_diagonal] for matrix in (result.similarity_x, result.similarity_y)]
+    both = result.similarity_x, result.similarity_y
     # One scale for both; the diagonal, always 1, must not take the colors away from the rest.
-    low, high = min(map(np.min, pairs)), max(map(np.max, pairs))
+    low = min(matrix[off_diagonal].min() for matrix in both)
+    high = max(matrix[off_diagonal].max() for matrix in both)
     member = None if result.membership is None else result.membership[order]
-    for axes, matrix, site in (
-        (left, result.similarity_x, sites[0]),
-        (right, result.similarity_y, sites[1]),
-    ):
-        shown = block_means(np.where(off_diagonal, matrix[np.ix_(order, order)], high))
-        axes.imshow(shown, vmin=low, vmax=high, cmap="viridis", extent=_extent(len(words)))
-        _name_words(axes, words, member, rows=axes is left)
-        if member is not None:
-            for edge in np.flatnonzero(np.diff(member)) + 0.5:
-                axes.axhline(edge, color="white", linewidth=1.2)
-                axes.axvline(edge, color="white", linewidth=1.2)
-        axes.set(xlabel="word")
+    for axes, matrix, site in zip(panels, both, sites, strict=True):
+        shown = np.where(off_diagonal, matrix[np.ix_(order, order)], high)
+        drawn = style.draw_matrix(axes, shown, vmin=low, vmax=high, cmap="viridis")
+        _name_words(axes, words, member, rows=axes is panels[0])
+        for edge in np.flatnonzero(np.diff(() if member is None else member)) + 0.5:
+            axes.axhline(edge, color="white", linewidth=1.2)
+            axes.axvline(edge, color="white", linewidth=1.2)
         axes.set_title(site)
-    left.set_ylabel("word")
     figure.set_layout_engine("compressed")  # square panels leave no gaps to fill
-    label = color_label("cosine similarity (diagonal: 1)", shown, result.similarity_y)
-    figure.colorbar(left.images[0], ax=[left, right], label=label, shrink=0.8)
+    label = style.color_label("cosine similarity (diagonal: 1)", shown)
+    figure.colorbar(drawn, ax=panels, label=label, shrink=0.8)
     return figure
 
 
 def _histograms(result: RepresentationalSimilarity, sites: Sequence[str]) -> Figure:
-    figure, panels = new_figure(7.5, 3.2, ncols=2, sharey=True)
-    kinds = _kinds(result)
-    for axes, matrix, site, selectivity in (
-        (panels[0], result.similarity_x, sites[0], result.selectivity_x),
-        (panels[1], result.similarity_y, sites[1], result.selectivity_y),
-    ):
-        values = _triangle(matrix)
+    figure, panels = style.new_figure(7.5, 3.2, ncols=2, sharey=True)
+    for axes, name, site in zip(panels, "xy", sites, strict=True):
+        values = triangle(getattr(result, f"similarity_{name}"))
         edges = np.histogram_bin_edges(values, bins=min(40, max(8, int(np.sqrt(len(values))))))
-        for label, chosen, color in kinds:
+        for kind, chosen, color in _kinds(result):
             if chosen.any():
-                shares = np.full(chosen.sum(), 100.0 / chosen.sum())
-                label = f"{label} ({chosen.sum():,})"
-                axes.hist(
-                    values[chosen], edges, weights=shares, color=color, alpha=0.55, label=label
-                )
-                axes.axvline(values[chosen].mean(), color=color, linewidth=1.4, linestyle="--")
-        text = "" if selectivity is None else f": selectivity {selectivity:.3g}"
-        axes.set_title(f"{site}{text}")
+                pairs, count = values[chosen], len(values[chosen])
+                options = {"color": color, "alpha": 0.55, "label": f"{kind} ({count:,})"}
+                axes.hist(pairs, edges, weights=np.full(count, 100.0 / count), **options)
+                axes.axvline(pairs.mean(), color=color, linewidth=1.4, linestyle="--")
+        selectivity = getattr(result, f"selectivity_{name}")
+        axes.set_title(site if selectivity is None else f"{site}: selectivity {selectivity:.3g}")
         axes.set_xlabel("cosine similarity (mean dashed)")
         axes.legend(title="pairs of words")
     panels[0].set_ylabel("share of these pairs (%)")
@@ -165,37 +136,35 @@ def _histograms(result: RepresentationalSimilarity, sites: Sequence[str]) -> Fig
 
 
 def _comparison(result: RepresentationalSimilarity, sites: Sequence[str]) -> Figure:
-    groups = len(result.group_names)
-    columns = min(4, groups + 1)
-    rows = ceil((groups + 1) / columns)
-    layout = {"nrows": rows, "ncols": columns, "squeeze": False, "sharex": True, "sharey": True}
-    figure, panels = new_figure(1.0 + 2.7 * columns, 0.5 + 2.7 * rows, **layout)
-    x, y = _triangle(result.similarity_x), _triangle(result.similarity_y)
-    first = panels.flat[0]
+    names = result.group_names
+    columns = min(4, len(names) + 1)
+    figure, panels = style.small_multiples(
+        len(names) + 1, columns, (2.7, 2.7), (1.0, 0.5), sharex=True, sharey=True
+    )
+    x, y = triangle(result.similarity_x), triangle(result.similarity_y)
     points: dict[str, Any] = {"linewidths": 0, "rasterized": True}
     if len(x) > MAX_PAIRS:
-        first.hexbin(x, y, gridsize=45, bins="log", cmap="Greys", mincnt=1, linewidths=0.1)
+        panels[0].hexbin(x, y, gridsize=45, bins="log", cmap="Greys", mincnt=1, linewidths=0.1)
     else:
         for label, chosen, color in _kinds(result):
-            first.scatter(x[chosen], y[chosen], 7, color=color, alpha=0.6, label=label, **points)
-        if groups:
-            first.legend(loc="best", markerscale=2, handletextpad=0.1, title="pairs")
-    first.set_title(_headline(result))
-    for group, name in enumerate(result.group_names):
-        axes = panels.flat[group + 1]
+            panels[0].scatter(
+                x[chosen], y[chosen], 7, color=color, alpha=0.6, label=label, **points
+            )
+        if names:
+            panels[0].legend(loc="best", markerscale=2, handletextpad=0.1, title="pairs")
+    panels[0].set_title(_headline(result))
+    for group, (axes, name) in enumerate(zip(panels[1:], names, strict=True)):
         inside = result.membership == group
-        chosen = _triangle(np.logical_and.outer(inside, inside))
-        axes.scatter(x[chosen], y[chosen], 9, color=cycled(group), alpha=0.7, **points)
+        chosen = triangle(np.logical_and.outer(inside, inside))
+        axes.scatter(x[chosen], y[chosen], 9, color=style.cycled(group), alpha=0.7, **points)
         score = result.group_scores[group]
         text = f"{SCORES[result.compare]} = {score:.2f}" if np.isfinite(score) else "no score"
         axes.set_title(f"{name}\n{text}")
-    for spare in panels.flat[groups + 1 :]:
-        spare.remove()
-    for index, axes in enumerate(panels.flat[: groups + 1]):
+    for axes in panels:
         axes.xaxis.set_tick_params(labelbottom=True)
         axes.set_xlabel(f"cosine at {sites[0]}")
-        if index % columns == 0:
-            axes.set_ylabel(f"cosine at {sites[1]}")
+    for axes in panels[::columns]:
+        axes.set_ylabel(f"cosine at {sites[1]}")
     return figure
 
 
@@ -209,16 +178,11 @@ def _headline(result: RepresentationalSimilarity) -> str:
 
 def _kinds(result: RepresentationalSimilarity) -> list[tuple[str, NDArray[np.bool_], str]]:
     """Kinds of pairs in drawing order: name, mask over the triangle, color."""
-    pairs = len(result.similarity_x) * (len(result.similarity_x) - 1) // 2
-    if result.membership is None:
-        return [("all", np.ones(pairs, dtype=bool), COLORS[0])]
-    within = _triangle(result.membership[:, None] == result.membership[None, :])
-    return [("between groups", ~within, MUTED), ("within a group", within, COLORS[1])]
-
-
-def _triangle(matrix: NDArray[Any]) -> NDArray[Any]:
-    upper: NDArray[Any] = matrix[np.triu_indices(len(matrix), 1)]
-    return upper
+    member = result.membership
+    if member is None:
+        return [("all", triangle(np.ones_like(result.similarity_x, dtype=bool)), style.COLORS[0])]
+    within = triangle(member[:, None] == member[None, :])
+    return [("between groups", ~within, style.MUTED), ("within a group", within, style.COLORS[1])]
 
 
 def _name_words(axes: Axes, words: list[str], member: NDArray[np.int64] | None, rows: bool) -> None:
@@ -228,18 +192,14 @@ def _name_words(axes: Axes, words: list[str], member: NDArray[np.int64] | None, 
     size = 7.0 if len(shown) <= 40 else 5.5
     axes.set_xticks(shown, names, rotation=90, fontsize=size, parse_math=False)
     axes.set_yticks(shown, names if rows else [], fontsize=size, parse_math=False)
+    axes.set(xlabel="word", ylabel="word" if rows else "")
     axes.tick_params(length=0)
-    for side in ("bottom", "left"):
-        axes.spines[side].set_visible(False)
+    axes.spines[["bottom", "left"]].set_visible(False)
     if member is not None:
         for texts in (axes.get_xticklabels(), axes.get_yticklabels()):
             for index, text in zip(shown, texts, strict=False):
-                red, green, blue = to_rgb(cycled(int(member[index])))
+                red, green, blue = to_rgb(style.cycled(int(member[index])))
                 text.set_color((0.7 * red, 0.7 * green, 0.7 * blue))  # dark enough to read
-
-
-def _extent(words: int) -> tuple[float, float, float, float]:
-    return (-0.5, words - 0.5, words - 0.5, -0.5)
 
 
 def _side(words: int) -> float:

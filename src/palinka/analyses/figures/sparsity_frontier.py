@@ -1,7 +1,6 @@
 """Fraction of variance unexplained against L0."""
 
 from collections.abc import Mapping
-from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -9,27 +8,21 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 from numpy.typing import ArrayLike
 
-from palinka.analyses.figures.style import COLORS, captioned, new_figure, style
+from palinka.analyses.figures import style
 from palinka.errors import InputError
 
 # Not as many as colors, so that pairs of color and mark repeat late.
 _MARKS = ("o", "s", "^", "D", "v", "P")
 
-_CAPTIONS = {
-    "l0_fvu": (
-        "The fraction of variance unexplained against the latents active per token, a curve for "
-        "each family. Of two curves the lower one reconstructs more with as many latents."
-    ),
-}
 
-
+@style.captioned(
+    l0_fvu="The fraction of variance unexplained against the latents active per token, a curve for "
+    "each family. Of two curves the lower one reconstructs more with as many latents.",
+)
 def sparsity_frontier(
     families: Mapping[str, tuple[ArrayLike, ArrayLike]], **context: Any
 ) -> dict[str, Figure]:
     """Draw the fraction of variance unexplained against the number of active latents.
-
-    Lower is better at the same number of latents: a family whose curve lies below another's
-    reconstructs more with as many.
 
     Args:
         families: By name, such as an architecture's, the mean number of latents active on a row
@@ -44,26 +37,23 @@ def sparsity_frontier(
     """
     if not families:
         raise InputError("there are no dictionaries to draw; expected L0 and FVU of at least one")
-    with style():
-        figure, axes = new_figure(6.0, 4.0)
-        pens = zip(cycle(COLORS), cycle(_MARKS), strict=False)
-        for (name, points), (color, mark) in zip(families.items(), pens, strict=False):
-            l0, fvu = (np.asarray(part, dtype=np.float64) for part in points)
-            if l0.shape != fvu.shape or l0.ndim != 1:
-                raise InputError(
-                    f"{name!r} has L0 of the shape {l0.shape} and FVU of {fvu.shape}; expected one"
-                    " of each for every dictionary"
-                )
-            order = np.argsort(l0)
-            axes.plot(l0[order], fvu[order], marker=mark, ms=4.5, color=color, label=name)
-        axes.set(
-            xlabel="L0: latents active per token",
-            ylabel="fraction of variance unexplained",
-            title=context.get("title", ""),
+    figure, axes = style.new_figure(6.0, 4.0)
+    for index, (name, points) in enumerate(families.items()):
+        l0, fvu = (np.asarray(part, dtype=np.float64) for part in points)
+        if l0.shape != fvu.shape or l0.ndim != 1:
+            raise InputError(
+                f"{name!r} has L0 of the shape {l0.shape} and FVU of {fvu.shape}; expected one"
+                " of each for every dictionary"
+            )
+        order, marker = np.argsort(l0), _MARKS[index % len(_MARKS)]
+        axes.plot(
+            l0[order], fvu[order], marker=marker, ms=4.5, color=style.cycled(index), label=name
         )
-        axes.set_xscale("log", base=2)  # so that few octaves have numbers, too
-        axes.set_ylim(bottom=0, top=1.05 * axes.get_ylim()[1])
-        axes.xaxis.set_major_formatter(ScalarFormatter())
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.legend()
-    return captioned({"l0_fvu": figure}, _CAPTIONS)
+    axes.set(xlabel="L0: latents active per token", ylabel="fraction of variance unexplained")
+    axes.set_title(context.get("title", ""))
+    axes.set_xscale("log", base=2)  # so that few octaves have numbers, too
+    axes.set_ylim(bottom=0, top=1.05 * axes.get_ylim()[1])
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.legend()
+    return {"l0_fvu": figure}

@@ -1,9 +1,10 @@
 """Style and drawing helpers that all figures share."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import matplotlib as mpl
 import numpy as np
@@ -23,6 +24,13 @@ MUTED = "#9A9A9A"
 DIVERGING = "RdBu_r"
 # More points than this would cover each other; a color's depth then shows their number.
 MAX_POINTS = 3000
+# Rows and columns of an image; larger matrices are averaged.
+MAX_SIDE = 512
+
+
+P = ParamSpec("P")
+Figures = dict[str, Figure]
+Draw = Callable[P, Figures]
 
 
 @contextmanager
@@ -47,6 +55,18 @@ def new_figure(width: float = 6.0, height: float = 4.0, **layout: Any) -> tuple[
     return figure, figure.subplots(**layout)
 
 
+def small_multiples(
+    count: int, columns: int, size: tuple[float, float], margins: tuple[float, float], **layout: Any
+) -> tuple[Figure, list[Axes]]:
+    """Create a figure of `count` panels of one size, `columns` in a row; sizes are in inches."""
+    rows = -(-count // columns)
+    width, height = margins[0] + size[0] * columns, margins[1] + size[1] * rows
+    figure, grid = new_figure(width, height, nrows=rows, ncols=columns, squeeze=False, **layout)
+    for spare in grid.flat[count:]:
+        spare.remove()
+    return figure, list(grid.flat[:count])
+
+
 def plain_text(figure: Figure) -> None:
     """Show every `$` in a figure's texts as a `$`, not as the start of a formula.
 
@@ -59,23 +79,32 @@ def plain_text(figure: Figure) -> None:
             text.set_parse_math(False)
 
 
-def captioned(figures: dict[str, Figure], captions: Mapping[str, str]) -> dict[str, Figure]:
-    """Give each figure its caption, and show the `$` in its names as they are.
+def captioned(**captions: str) -> Callable[[Draw[P]], Draw[P]]:
+    """Let a function draw in palinka's style, and give its figures their captions.
 
     Findings, TensorBoard and the atlas show the caption beside the figure. It is the figure's
-    label, as of any artist of matplotlib: `figure.get_label()`.
+    label, as of any artist of matplotlib: `figure.get_label()`. A `$` in a name stays a `$`.
 
     Args:
-        figures: Figures by name; the same dictionary is returned.
-        captions: What each shows and how to read it, by the same name; there may be more.
+        **captions: What each figure shows and how to read it, by name; there may be more.
 
     Raises:
-        KeyError: If a figure has no caption.
+        KeyError: When the function is called, if a figure has no caption.
     """
-    for name, figure in figures.items():
-        figure.set_label(captions[name])
-        plain_text(figure)
-    return figures
+
+    def decorate(function: Draw[P]) -> Draw[P]:
+        @wraps(function)
+        def draw(*args: P.args, **kwargs: P.kwargs) -> Figures:
+            with style():
+                figures = function(*args, **kwargs)
+            for name, figure in figures.items():
+                figure.set_label(captions[name])
+                plain_text(figure)
+            return figures
+
+        return draw
+
+    return decorate
 
 
 def cycled(index: int) -> str:
@@ -83,64 +112,76 @@ def cycled(index: int) -> str:
     return COLORS[index % len(COLORS)]
 
 
-def shades(color: str) -> LinearSegmentedColormap:
-    """A color map from a light tint of a color, still visible on white, to its dark shade."""
-    pure = np.array(to_rgb(color))
-    return LinearSegmentedColormap.from_list(color, [0.35 * pure + 0.65, pure, 0.4 * pure])
-
-
-def mark_zero(axes: Axes) -> None:
-    """Draw a thin line at zero, where values are signed."""
-    axes.axhline(0.0, color=MUTED, linewidth=0.8, zorder=0)
+def mark(axes: Axes, *, x: float | None = None, y: float | None = None) -> None:
+    """Draw a thin line at a value of reference, such as zero."""
+    if x is not None:
+        axes.axvline(x, color=MUTED, linewidth=0.8, zorder=0)
+    if y is not None:
+        axes.axhline(y, color=MUTED, linewidth=0.8, zorder=0)
 
 
 def legend_above(axes: Axes, columns: int = 1) -> None:
-    """Put the legend beside the title, where it covers no data."""
-    axes.legend(
-        loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=columns, borderaxespad=0.0,
-        columnspacing=1.0, handletextpad=0.3,
-    )  # fmt: skip
+    """Put the legend, if there are entries, beside the title, where it covers no data."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(
+            loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=columns, borderaxespad=0.0,
+            columnspacing=1.0, handletextpad=0.3,
+        )  # fmt: skip
 
 
 def draw_points(
-    axes: Axes,
-    x: NDArray[Any],
-    y: NDArray[Any],
-    color: str = COLORS[0],
-    label: str | None = None,
-    log_x: bool = False,
-    log_y: bool = False,
-) -> None:
-    """Draw few points one by one, and the density of more than `MAX_POINTS`.
-
-    Args:
-        axes: Axes to draw on.
-        x: `(units,)`.
-        y: `(units,)`.
-        color: Color of the points, or of the densest cells.
-        label: Legend entry.
-        log_x: Use a logarithmic x axis.
-        log_y: Use a logarithmic y axis.
-    """
+    axes: Axes, x: NDArray[Any], y: NDArray[Any], color: str = COLORS[0], label: str | None = None,
+    log_x: bool = False, log_y: bool = False,
+) -> None:  # fmt: skip
+    """Draw few points one by one, and the density of more than `MAX_POINTS`."""
+    if len(x) == 0:
+        return
     scales: dict[str, Any] = {"xscale": "log" if log_x else "linear"}
     scales["yscale"] = "log" if log_y else "linear"
-    if len(x) > MAX_POINTS:
-        axes.hexbin(
-            x, y, gridsize=(100, 50), bins="log", mincnt=1, cmap=shades(color), linewidths=0.1,
-            rasterized=True, **scales,
-        )  # fmt: skip
-        if label:
-            axes.plot([], [], "o", color=color, label=label)
-    else:
+    if len(x) <= MAX_POINTS:
         axes.set(**scales)
         axes.plot(x, y, "o", ms=3, mew=0, alpha=0.7, color=color, label=label, rasterized=True)
+        return
+    # From a light tint of the color, still visible on white, to its dark shade.
+    pure = np.array(to_rgb(color))
+    shades = LinearSegmentedColormap.from_list(color, [0.35 * pure + 0.65, pure, 0.4 * pure])
+    axes.hexbin(
+        x, y, gridsize=(100, 50), bins="log", mincnt=1, cmap=shades, linewidths=0.1,
+        rasterized=True, **scales,
+    )  # fmt: skip
+    if label:
+        axes.plot([], [], "o", color=color, label=label)
 
 
-def draw_sorted(axes: Axes, y: NDArray[Any], color: str = COLORS[0]) -> None:
-    """Draw the values in descending order against their share of all, in per cent."""
-    ranks = 100.0 * (np.arange(len(y)) + 0.5) / max(1, len(y))
-    axes.plot(ranks, np.sort(y)[::-1], color=color)
-    axes.set_xlim(0, 100)
+def draw_by_unit(
+    values: NDArray[Any], groups: Sequence[tuple[NDArray[np.bool_], str, str | None]], units: str,
+    ylabel: str, ranked: str, log_y: bool = True,
+) -> tuple[Figure, Axes, Axes]:  # fmt: skip
+    """Draw one value per unit by the unit's number, and in descending order.
+
+    Args:
+        values: `(units,)`.
+        groups: Masks of the units to draw, `(units,)`, each with its color and legend entry.
+        units: Plural name of the units.
+        ylabel: Name of the value.
+        ranked: Plural name of the units that are drawn, such as "alive latents".
+        log_y: Use a logarithmic y axis.
+    """
+    figure, (by_number, by_rank) = new_figure(8.0, 3.6, ncols=2, sharey=True, width_ratios=(2.2, 1))
+    by_number.set(xlabel=number_of(units), ylabel=ylabel, xlim=(-0.5, len(values) - 0.5))
+    by_rank.set(xlabel=f"share of the {ranked} (%)", title="in descending order")
+    for mask, color, label in groups:
+        draw_points(by_number, np.flatnonzero(mask), values[mask], color, label, log_y=log_y)
+    ordered = np.sort(values[np.any([mask for mask, *_ in groups], axis=0)])[::-1]
+    if len(ordered):
+        by_rank.plot(100.0 * (np.arange(len(ordered)) + 0.5) / len(ordered), ordered)
+        by_rank.set_xlim(0, 100)
+    return figure, by_number, by_rank
+
+
+def number_of(units: str) -> str:
+    """Label of an axis of units, whose plural name is given."""
+    return f"number of the {units[:-1]}"
 
 
 def draw_highlighted(axes: Axes, numbers: NDArray[Any], label: str, color: str = COLORS[1]) -> None:
@@ -152,32 +193,16 @@ def draw_highlighted(axes: Axes, numbers: NDArray[Any], label: str, color: str =
         label: Legend entry, to which their count is added.
         color: Color of the marks.
     """
-    if len(numbers) == 0:
-        return
-    axes.plot(
-        numbers, np.full(len(numbers), 0.03), "|", ms=7, mew=0.6, alpha=0.6, color=color,
-        transform=axes.get_xaxis_transform(), rasterized=True, label=f"{label} ({len(numbers):,})",
-    )  # fmt: skip
-    axes.margins(y=0.12)
-    legend_above(axes)
+    if len(numbers):
+        axes.plot(
+            numbers, np.full(len(numbers), 0.03), "|", ms=7, mew=0.6, alpha=0.6, color=color,
+            transform=axes.get_xaxis_transform(), rasterized=True,
+            label=f"{label} ({len(numbers):,})",
+        )  # fmt: skip
+        axes.margins(y=0.12)
 
 
-def ranked_panels(count: int, units: str, ylabel: str, ranked: str) -> tuple[Figure, Axes, Axes]:
-    """Two panels of one value per unit: by the unit's number, and in descending order.
-
-    Args:
-        count: Number of units.
-        units: Plural name of the units.
-        ylabel: Name of the value.
-        ranked: Plural name of the units that are ranked, such as "alive latents".
-    """
-    figure, (by_number, by_rank) = new_figure(8.0, 3.6, ncols=2, sharey=True, width_ratios=(2.2, 1))
-    by_number.set(xlabel=f"number of the {units[:-1]}", ylabel=ylabel, xlim=(-0.5, count - 0.5))
-    by_rank.set(xlabel=f"share of the {ranked} (%)", title="in descending order")
-    return figure, by_number, by_rank
-
-
-def block_means(image: NDArray[Any], largest: int = 512) -> NDArray[Any]:
+def block_means(image: NDArray[Any], largest: int = MAX_SIDE) -> NDArray[Any]:
     """Shrink a matrix by averaging equal blocks, so that it is drawn at its true colors.
 
     Args:
@@ -192,14 +217,13 @@ def block_means(image: NDArray[Any], largest: int = 512) -> NDArray[Any]:
         if length > largest:
             edges = np.linspace(0, length, largest + 1).astype(int)
             sums = np.add.reduceat(image, edges[:-1], axis=axis)
-            shape = (-1, 1) if axis == 0 else (1, -1)
-            image = sums / np.diff(edges).reshape(shape)
+            image = sums / np.expand_dims(np.diff(edges), 1 - axis)
     return image
 
 
-def color_label(label: str, image: NDArray[Any], whole: NDArray[Any]) -> str:
-    """Label of a color bar, with a remark where `block_means` has shrunk the matrix."""
-    return label if image.shape == whole.shape else f"{label}, mean of neighbors"
+def color_label(label: str, matrix: NDArray[Any]) -> str:
+    """Label of a color bar, with a remark where `draw_matrix` averages."""
+    return label if max(matrix.shape) <= MAX_SIDE else f"{label}, mean of neighbors"
 
 
 def color_limit(values: NDArray[Any], quantile: float = 0.995) -> float:
@@ -208,23 +232,26 @@ def color_limit(values: NDArray[Any], quantile: float = 0.995) -> float:
     return float(np.quantile(sizes, quantile)) or float(sizes.max()) or 1.0
 
 
-def draw_activations(
-    axes: Axes, image: NDArray[Any], shape: tuple[int, ...], limit: float, signed: bool
-) -> AxesImage:
-    """Draw rows by units.
+def draw_matrix(axes: Axes, matrix: NDArray[Any], first: int = 0, **options: Any) -> AxesImage:
+    """Draw a matrix, averaged to `MAX_SIDE`, whose rows and columns count from `first`."""
+    rows, columns = matrix.shape
+    edge = first - 0.5
+    extent = (edge, columns + edge, rows + edge, edge)
+    return axes.imshow(block_means(matrix), extent=extent, **options)
 
-    Args:
-        axes: Axes to draw on.
-        image: The activations, shrunk by `block_means`.
-        shape: Of the whole matrix, `(rows, units)`: the axes' extent.
-        limit: Largest magnitude that has a color of its own.
-        signed: Use a diverging color map.
-    """
-    return axes.imshow(
-        image,
-        aspect="auto",
-        extent=(-0.5, shape[1] - 0.5, shape[0] - 0.5, -0.5),
-        cmap=DIVERGING if signed else "magma_r",
-        vmin=-limit if signed else 0.0,
-        vmax=limit,
-    )
+
+def draw_activations(
+    panels: Sequence[Axes], matrices: Sequence[NDArray[np.float64]], units: str
+) -> None:
+    """Draw matrices of items by units at one scale, with one color bar."""
+    images = [block_means(matrix) for matrix in matrices]
+    limit = color_limit(np.concatenate([image.ravel() for image in images]))
+    signed = any((matrix < 0).any() for matrix in matrices)
+    colors: dict[str, Any] = {"cmap": DIVERGING if signed else "magma_r"}
+    colors |= {"vmin": -limit if signed else 0.0, "vmax": limit}
+    for axes, matrix in zip(panels, matrices, strict=True):
+        drawn = draw_matrix(axes, matrix, aspect="auto", **colors)
+        axes.set_xlabel(number_of(units))
+    label = color_label("activation", max(matrices, key=len))
+    extend = "both" if signed else "max"
+    panels[0].figure.colorbar(drawn, ax=panels, label=label, extend=extend)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -26,6 +26,35 @@ UNIT_EXPONENT = 1.0
 POSITIVE = "Reds"
 NEGATIVE = "Blues"
 
+# Familiar signs; other invisible characters are shown by their code point.
+SIGNS = {" ": " ", "\n": "↵", "\t": "⇥", "\u00a0": "⍽"}
+SPACE = "␣"
+DOTTED_CIRCLE = "◌"
+ZERO_WIDTH_JOINER = "\u200d"
+INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zs", "Zl", "Zp"}
+# Spaces that would be overlooked or misread: at the end, or several in a row.
+HIDDEN_SPACES = re.compile(" {2,}| $")
+# Bytes that are part of no character, as Python's `surrogateescape` has them.
+BYTES = re.compile(r"[\udc80-\udcff]+")
+
+FONTS = (
+    "DejaVu Sans Mono", "Noto Sans Mono CJK SC", "Noto Sans Mono CJK JP", "WenQuanYi Zen Hei Mono",
+    "Noto Emoji", "DejaVu Sans",
+)  # fmt: skip
+# A whole number of pixels at 120 and at 160 dots per inch, so that the letters stay in step.
+COLUMN_INCHES = 0.075
+# DejaVu Sans Mono is 0.602 of its size wide.
+POINTS = COLUMN_INCHES * 72 / 0.602
+LINE_INCHES = 1.5 * POINTS / 72
+MARGIN_INCHES = 0.12
+CAPTION_LINES = 1.6
+# Image files cannot hold more lines; the page in HTML has no such limit.
+MAX_LINES = 1200
+
+TEMPLATE = Path(__file__).with_name("text_heatmap.html")
+# Longer words, such as those of scripts without spaces, may be divided between lines.
+MAX_WORD_WIDTH = 30
+
 
 @dataclass(frozen=True)
 class Heatmap:
@@ -35,7 +64,7 @@ class Heatmap:
         values: A number for each token, `(tokens,)`.
         caption: Name of the series.
         colors: Name of a matplotlib color map whose low end is light.
-        exponent: Power that scaled values are raised to.
+        exponent: Power that values are raised to after they are scaled to [0, 1].
     """
 
     values: ArrayLike
@@ -61,18 +90,11 @@ class Heatmap:
         return values
 
     def cells(self, tokens: int) -> list[tuple[str, str]]:
-        """Background and text color of every token, as `#rrggbb`."""
-        color_map = mpl.colormaps[self.colors]
-        shades = np.asarray(color_map(scaled(self.numbers(tokens), self.exponent)))[:, :3]
+        """Background and text color of every token, as `#rrggbb`; the lowest if all are equal."""
+        values = self.numbers(tokens)
+        levels = ((values - values.min()) / (np.ptp(values) or 1.0)) ** self.exponent
+        shades = np.asarray(mpl.colormaps[self.colors](levels))[:, :3]
         return [(to_hex(tuple(shade)), readable_on(shade)) for shade in shades]
-
-
-def scaled(values: NDArray[np.float64], exponent: float) -> NDArray[np.float64]:
-    """`((values - min) / (max - min)) ** exponent`; zeros where all values are equal."""
-    low, high = values.min(), values.max()
-    if high == low:
-        return np.zeros(len(values))
-    return np.asarray(((values - low) / (high - low)) ** exponent)
 
 
 def readable_on(color: Sequence[float] | NDArray[np.float64]) -> str:
@@ -86,16 +108,6 @@ def readable_on(color: Sequence[float] | NDArray[np.float64]) -> str:
     luminance = float(linear @ [0.2126, 0.7152, 0.0722])
     # Contrast with black is (L + 0.05) / 0.05, with white 1.05 / (L + 0.05).
     return "#000000" if (luminance + 0.05) ** 2 > 0.05 * 1.05 else "#ffffff"
-
-
-# Familiar signs; other invisible characters are shown by their code point.
-SIGNS = {" ": " ", "\n": "↵", "\t": "⇥", "\u00a0": "⍽"}
-SPACE = "␣"
-DOTTED_CIRCLE = "◌"
-ZERO_WIDTH_JOINER = "\u200d"
-INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zs", "Zl", "Zp"}
-# Spaces that would be overlooked or misread: at the end, or several in a row.
-HIDDEN_SPACES = re.compile(" {2,}| $")
 
 
 def display_tokens(tokens: Sequence[str | bytes]) -> tuple[str, ...]:
@@ -117,65 +129,41 @@ def display_tokens(tokens: Sequence[str | bytes]) -> tuple[str, ...]:
         for token in tokens
     ]
     owners = [index for index, chunk in enumerate(chunks) for _ in chunk]
-    data = b"".join(chunks)
-    # For each token its characters, and as integers the bytes that are none yet.
-    contents: list[list[str | int]] = [[] for _ in chunks]
-    for start, end, character in _characters(data):
-        for byte in range(start, end):
-            if character is None or owners[byte] != owners[end - 1]:
-                contents[owners[byte]].append(data[byte])
-        if character is not None:
-            contents[owners[end - 1]].append(character)
-    return tuple(_visible(content) for content in contents)
-
-
-def _characters(data: bytes) -> Iterator[tuple[int, int, str | None]]:
-    """Start, end and character of each piece of UTF-8; `None` for a byte that is part of none."""
+    contents = [""] * len(chunks)
     start = 0
-    while start < len(data):
-        lead = data[start]
-        length = 1 if lead < 0xC0 else 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
-        try:
-            yield start, start + length, data[start : start + length].decode("utf-8")
-            start += length
-        except UnicodeDecodeError:
-            yield start, start + 1, None
-            start += 1
+    for character in b"".join(chunks).decode("utf-8", "surrogateescape"):
+        data = character.encode("utf-8", "surrogateescape")
+        *earlier, last = owners[start : start + len(data)]
+        for owner, byte in zip(earlier, data, strict=False):
+            if owner != last:
+                contents[owner] += chr(0xDC00 + byte)
+        contents[last] += character
+        start += len(data)
+    return tuple(map(_visible, contents))
 
 
-def _visible(content: Sequence[str | int]) -> str:
-    parts: list[str] = []
-    for position, item in enumerate(content):
-        if isinstance(item, int):
-            follows = position > 0 and isinstance(content[position - 1], int)
-            if follows:
-                parts[-1] = f"{parts[-1][:-1]} {item:02X}⟩"
-            else:
-                parts.append(f"⟨{item:02X}⟩")
-        elif item in SIGNS:
-            parts.append(SIGNS[item])
-        elif item == ZERO_WIDTH_JOINER and 0 < position < len(content) - 1:
-            parts.append(item)  # it makes one emoji of two
-        elif unicodedata.category(item) in INVISIBLE:
-            parts.append(f"⟨U+{ord(item):04X}⟩")
-        elif not parts and unicodedata.category(item).startswith("M"):
-            parts.append(DOTTED_CIRCLE + item)  # an accent alone would land on its neighbor
+def _visible(content: str) -> str:
+    text = ""
+    for position, character in enumerate(content):
+        category = unicodedata.category(character)
+        if character in SIGNS:
+            text += SIGNS[character]
+        elif character == ZERO_WIDTH_JOINER and 0 < position < len(content) - 1:
+            text += character  # it makes one emoji of two
+        elif category in INVISIBLE and not BYTES.match(character):
+            text += f"⟨U+{ord(character):04X}⟩"
+        elif not text and category.startswith("M"):
+            text += DOTTED_CIRCLE + character  # an accent alone would land on its neighbor
         else:
-            parts.append(item)
-    text = "".join(parts) or "⟨⟩"
-    return HIDDEN_SPACES.sub(lambda spaces: SPACE * len(spaces[0]), text)
+            text += character
+    text = BYTES.sub(
+        lambda run: f"⟨{run[0].encode('utf-8', 'surrogateescape').hex(' ').upper()}⟩", text
+    )
+    return HIDDEN_SPACES.sub(lambda spaces: SPACE * len(spaces[0]), text or "⟨⟩")
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A token, or a part of one that is longer than a line, at its place.
-
-    Attributes:
-        token: The token's index.
-        text: The displayed text.
-        column: Distance from the left, in columns.
-        width: Number of columns.
-    """
+class Cell(NamedTuple):
+    """A token, or a part of one that is longer than a line, with its place in columns."""
 
     token: int
     text: str
@@ -207,7 +195,7 @@ def words(texts: Sequence[str]) -> Iterator[list[int]]:
     """
     word: list[int] = []
     for token, text in enumerate(texts):
-        if word and (text[0] in (" ", SPACE) or ends_line(texts[word[-1]])):
+        if word and (text[0] in (" ", SPACE) or _ends_line(texts[word[-1]])):
             yield word
             word = []
         word.append(token)
@@ -215,8 +203,7 @@ def words(texts: Sequence[str]) -> Iterator[list[int]]:
         yield word
 
 
-def ends_line(text: str) -> bool:
-    """True if the text continues in a new line after this token."""
+def _ends_line(text: str) -> bool:
     return text.endswith(SIGNS["\n"])
 
 
@@ -230,19 +217,17 @@ def token_lines(texts: Sequence[str], columns: int) -> list[list[Cell]]:
     lines: list[list[Cell]] = [[]]
     column = 0
     for word in words(texts):
-        length = sum(text_width(texts[token]) for token in word)
-        if column and column + length > columns:
-            lines.append([])
-            column = 0
-        for token in word:
-            for part in _parts(texts[token], columns):
-                width = text_width(part)
-                if column and column + width > columns:
-                    lines.append([])
-                    column = 0
-                lines[-1].append(Cell(token, part, column, width))
-                column += width
-        if ends_line(texts[word[-1]]):
+        parts = [(token, part) for token in word for part in _parts(texts[token], columns)]
+        widths = [text_width(part) for _, part in parts]
+        needed = sum(widths)  # by the whole word, before its first part
+        for (token, part), width in zip(parts, widths, strict=True):
+            if column and column + max(needed, width) > columns:
+                lines.append([])
+                column = 0
+            lines[-1].append(Cell(token, part, column, width))
+            column += width
+            needed = 0
+        if _ends_line(texts[word[-1]]):
             lines.append([])
             column = 0
     return [line for line in lines if line]
@@ -258,25 +243,6 @@ def _parts(text: str, columns: int) -> Iterator[str]:
         part += character
         filled += width
     yield part
-
-
-FONTS = (
-    "DejaVu Sans Mono",
-    "Noto Sans Mono CJK SC",
-    "Noto Sans Mono CJK JP",
-    "WenQuanYi Zen Hei Mono",
-    "Noto Emoji",
-    "DejaVu Sans",
-)
-# A whole number of pixels at 120 and at 160 dots per inch, so that the letters stay in step.
-COLUMN_INCHES = 0.075
-# DejaVu Sans Mono is 0.602 of its size wide.
-POINTS = COLUMN_INCHES * 72 / 0.602
-LINE_INCHES = 1.5 * POINTS / 72
-MARGIN_INCHES = 0.12
-CAPTION_LINES = 1.6
-# Image files cannot hold more lines; the page in HTML has no such limit.
-MAX_LINES = 1200
 
 
 def text_heatmap(
@@ -296,7 +262,7 @@ def text_heatmap(
         InputError: If there are no tokens or no heatmaps, if values do not fit the tokens, or
             if a line is too short to hold a character.
     """
-    texts = checked_texts(tokens, heatmaps)
+    texts = _checked_texts(tokens, heatmaps)
     if columns < 2:
         raise InputError(f"columns is {columns}; expected at least 2")
     lines = token_lines([_drawable(text) for text in texts], columns)
@@ -314,13 +280,15 @@ def text_heatmap(
     )
     axes.set(xlim=(0, used), ylim=(block * len(heatmaps), 0))
     axes.set_axis_off()
+    # A token is never markup.
+    font: dict[str, Any] = {"fontsize": POINTS, "parse_math": False}
     for number, heatmap in enumerate(heatmaps):
         top = number * block + CAPTION_LINES
         values, colors = heatmap.numbers(len(texts)), heatmap.cells(len(texts))
         caption = f"{heatmap.caption}   {values.min():.3g} … {values.max():.3g}".strip()
         if len(shown) < len(lines):
             caption += f"   (the first {len(shown)} of {len(lines)} lines)"
-        axes.text(0, top - 0.35, caption, fontsize=POINTS, weight="bold", parse_math=False)
+        axes.text(0, top - 0.35, caption, weight="bold", **font)
         boxes, backgrounds = [], []
         for row, line in enumerate(shown):
             y = top + row
@@ -329,25 +297,13 @@ def text_heatmap(
                 boxes.append([(left, y), (right, y), (right, y + 0.94), (left, y + 0.94)])
                 background, ink = colors[cell.token]
                 backgrounds.append(background)
-                axes.text(
-                    left,
-                    y + 0.68,
-                    cell.text,
-                    color=ink,
-                    fontsize=POINTS,
-                    family=list(_installed_fonts()),
-                    parse_math=False,  # a token is never markup
-                )
+                family = list(_installed_fonts())
+                axes.text(left, y + 0.68, cell.text, color=ink, family=family, **font)
         axes.add_collection(PolyCollection(boxes, facecolors=backgrounds, edgecolors="white"))
     return figure
 
 
-def checked_texts(tokens: Sequence[str | bytes], heatmaps: Sequence[Heatmap]) -> tuple[str, ...]:
-    """`display_tokens` of a text that has heatmaps.
-
-    Raises:
-        InputError: If there are no tokens or no heatmaps.
-    """
+def _checked_texts(tokens: Sequence[str | bytes], heatmaps: Sequence[Heatmap]) -> tuple[str, ...]:
     if len(tokens) == 0 or len(heatmaps) == 0:
         raise InputError(
             f"a text heatmap of {len(tokens)} tokens and {len(heatmaps)} series; expected at "
@@ -374,11 +330,6 @@ def _drawable(text: str) -> str:
     return "".join(character if ord(character) in _glyphs() else "□" for character in text)
 
 
-TEMPLATE = Path(__file__).with_name("text_heatmap.html")
-# Longer words, such as those of scripts without spaces, may be divided between lines.
-MAX_WORD_WIDTH = 30
-
-
 def text_heatmap_html(
     tokens: Sequence[str | bytes],
     heatmaps: Sequence[Heatmap],
@@ -403,46 +354,34 @@ def text_heatmap_html(
     Raises:
         InputError: If there are no tokens or no heatmaps, or if values or ids do not fit them.
     """
-    texts = checked_texts(tokens, heatmaps)
+    texts = _checked_texts(tokens, heatmaps)
     if token_ids is not None and len(token_ids) != len(texts):
         raise InputError(
             f"there are {len(token_ids)} token ids for {len(texts)} tokens; expected one for each"
         )
+    about = [f" · token {token}" for token in range(len(texts))]
+    if token_ids is not None:
+        about = [
+            f"{each} · id {int(number)}" for each, number in zip(about, token_ids, strict=True)
+        ]
+    sections = []
+    for heatmap in heatmaps:
+        values, colors = heatmap.numbers(len(texts)), heatmap.cells(len(texts))
+        titles = [f"{value:.6g}{each}" for value, each in zip(values, about, strict=True)]
+        caption = escape_control_chars(heatmap.caption)
+        ends = f"{values.min():.3g} … {values.max():.3g}"
+        cells = list(zip(texts, titles, colors, strict=True))
+        sections.append({"caption": caption, "range": ends, "cells": cells})
+    groups = [
+        {
+            "tokens": word,
+            "whole": sum(text_width(texts[token]) for token in word) <= MAX_WORD_WIDTH,
+            "ends_line": _ends_line(texts[word[-1]]),
+        }
+        for word in words(texts)
+    ]
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    sections = [_section(texts, heatmap, token_ids) for heatmap in heatmaps]
-    return template.render(title=escape_control_chars(title), sections=sections)
-
-
-def _section(
-    texts: Sequence[str], heatmap: Heatmap, token_ids: Sequence[int] | None
-) -> dict[str, Any]:
-    values, colors = heatmap.numbers(len(texts)), heatmap.cells(len(texts))
-
-    def cell(token: int) -> dict[str, str]:
-        about = [f"{values[token]:.6g}", f"token {token}"]
-        if token_ids is not None:
-            about.append(f"id {int(token_ids[token])}")
-        background, ink = colors[token]
-        return {
-            "text": texts[token],
-            "about": " · ".join(about),
-            "background": background,
-            "ink": ink,
-        }
-
-    return {
-        "caption": escape_control_chars(heatmap.caption),
-        "low": f"{values.min():.3g}",
-        "high": f"{values.max():.3g}",
-        "words": [
-            {
-                "cells": [cell(token) for token in word],
-                "whole": sum(text_width(texts[token]) for token in word) <= MAX_WORD_WIDTH,
-                "ends_line": ends_line(texts[word[-1]]),
-            }
-            for word in words(texts)
-        ],
-    }
+    return template.render(title=escape_control_chars(title), sections=sections, words=groups)

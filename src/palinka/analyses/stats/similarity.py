@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import combinations
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -187,9 +187,10 @@ def draws_in_chunks(draws: int, entries: int, description: str) -> Iterator[slic
             bar.update(chunk.stop - chunk.start)
 
 
-def triangle(matrix: Array) -> Array:
+def triangle(matrix: NDArray[Any]) -> NDArray[Any]:
     """The entries above the diagonal, row by row."""
-    return matrix[np.triu_indices(len(matrix), 1)]
+    entries: NDArray[Any] = matrix[np.triu_indices(len(matrix), 1)]
+    return entries
 
 
 def is_constant(matrix: Array) -> bool:

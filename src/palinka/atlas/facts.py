@@ -17,36 +17,21 @@ from palinka.training.callbacks.latent_report import LatentReport, ReportLatents
 from palinka.training.callbacks.variants import evaluating
 
 
-class ActiveSample:
-    """Simple random sample, for each latent, of the rows at which it is active.
+def random_priorities(
+    batch: NDArray[np.float32], random: np.random.Generator
+) -> NDArray[np.float32]:
+    """Random priority in (0, 1] of every active entry; 0 for the others.
 
-    Every activation gets a random priority, and the rows with the largest ones are kept: sampling
-    without replacement in one pass and bounded memory.
-
-    Args:
-        latents: Number of latents.
-        n: Rows to draw for each.
-        seed: Seed of the draws.
+    The rows with the largest priorities of a latent are a simple random sample of those at which
+    it is active, drawn without replacement in one pass and bounded memory.
 
     Source:
         Efraimidis & Spirakis (2006), Weighted random sampling with a reservoir, with weights of 1.
     """
-
-    def __init__(self, latents: int, n: int, seed: int = 0) -> None:
-        self._heap = TopHeap(latents, n)
-        self._random = np.random.default_rng(seed)
-
-    def add(self, batch: NDArray[np.float32]) -> None:
-        """Add the next rows of activations, `(rows, latents)`."""
-        active = batch > 0
-        priority = np.zeros(batch.shape, dtype=np.float32)
-        # In (0, 1]: 0 means inactive.
-        priority[active] = 1.0 - self._random.random(int(active.sum()), dtype=np.float32)
-        self._heap.add(priority)
-
-    def rows(self) -> NDArray[np.int64]:
-        """Drawn rows, `(latents, n)`, in random order; -1 beyond the active ones."""
-        return self._heap.result().rows
+    active = batch > 0
+    priority = np.zeros(batch.shape, dtype=np.float32)
+    priority[active] = 1.0 - random.random(int(active.sum()), dtype=np.float32)
+    return priority
 
 
 @dataclass(frozen=True)
@@ -122,17 +107,19 @@ def gather(
     """
     latents = module.autoencoder.latent_dim
     histogram = HistogramCounter(latents)
-    sample = ActiveSample(latents, options.sample, options.seed)
+    sample, random = TopHeap(latents, options.sample), np.random.default_rng(options.seed)
 
     def watch(batch: NDArray[np.float32]) -> None:
         histogram.add(batch)
-        sample.add(batch)
+        sample.add(random_priorities(batch, random))
 
     reporter = ReportLatents(options.contexts, options.tokens, options.nearest)
     report = reporter.report(data, module, watch)
     text = Text(data.validation_contexts())
     with evaluating(module):
-        windows = read_windows(data, module, text, np.hstack([report.top.rows, sample.rows()]))
+        windows = read_windows(
+            data, module, text, np.hstack([report.top.rows, sample.result().rows])
+        )
     columns = np.tile(np.arange(windows.places.shape[1]), (latents, 1))
     top, sampled = (
         windows.chosen(part) for part in np.split(columns, [report.top.rows.shape[1]], axis=1)

@@ -48,11 +48,7 @@ class LiveLatents:
         self._last: tuple[str, list[int], NDArray[np.float32]] | None = None
 
     def answer(self, text: str, latent: int | None = None) -> dict[str, Any]:
-        """Latents of a text, as plain values.
-
-        Args:
-            text: The text.
-            latent: Return the activations of this latent only.
+        """Latents of a text, or the activations of one of them, as plain values.
 
         Returns:
             With a latent, `values`: its activation at each token. Otherwise `tokens`: id and
@@ -61,8 +57,7 @@ class LiveLatents:
             of active tokens.
 
         Raises:
-            InputError: If the text is empty or longer than the context, or the latent is out of
-                range.
+            InputError: If the text is empty or longer than the context, or there is no such latent.
         """
         if latent is not None:
             choose_latents(np.zeros(self.module.autoencoder.latent_dim), (), [latent])

@@ -57,29 +57,14 @@ class Text:
     def around(
         self, places: NDArray[np.int64], before: int, after: int
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Indices around each token, and a mask of those in the same context.
-
-        Args:
-            places: `(n,)`.
-            before: Tokens before each.
-            after: Tokens after each.
-
-        Returns:
-            Two arrays `(n, before + 1 + after)`.
-        """
+        """Indices around each token, `(n, before + 1 + after)`, and a mask of its own context's."""
         context = np.searchsorted(self.starts, places, side="right") - 1
         window = places[:, None] + np.arange(-before, after + 1)
-        inside = (window >= self.starts[context][:, None]) & (
-            window < self.starts[context + 1][:, None]
-        )
-        return np.clip(window, 0, len(self.tokens) - 1), inside
+        first, last = self.starts[context][:, None], self.starts[context + 1][:, None]
+        return np.clip(window, 0, len(self.tokens) - 1), (first <= window) & (window < last)
 
     def groups(self, tokens: int) -> Iterator[tuple[int, int, int]]:
-        """Groups of neighboring contexts of one length, about `tokens` tokens each.
-
-        Yields:
-            Start, stop and context length of each group.
-        """
+        """Start, stop and context length of groups of contexts of about `tokens` tokens each."""
         first = 0
         for length, alike in groupby(np.diff(self.starts).tolist()):
             count = len(list(alike))
@@ -128,8 +113,8 @@ class Windows:
         tokens: Token ids, `(latents, n, BEFORE + 1 + AFTER)`, the row's own at `BEFORE`; -1
             beyond the context.
         activations: Activation of the latent at each token, in the same shape.
-        documents: Document, `(latents, n)`.
-        positions: Position of the row's token in it, `(latents, n)`.
+        documents: Document, `(latents, n)`; any where there is no row.
+        positions: Position of the row's token in it, likewise.
     """
 
     places: NDArray[np.int64]
@@ -165,15 +150,13 @@ def read_windows(
         text: Text of the rows.
         rows: Indices of validation rows, `(latents, n)`; -1 for none.
     """
-    known, inverse = np.unique(rows, return_inverse=True)
-    where = np.full((len(known), 3), -1, dtype=np.int64)  # place, document and position
-    for index, row in enumerate(known.tolist()):
-        if row >= 0:
-            context = data.validation_rows.context(row)
-            where[index, 1:] = context.document, context.position
-    there = known >= 0
-    where[there, 0] = text.locate(where[there, 1], where[there, 2])
-    places, documents, positions = where[inverse.reshape(rows.shape)].transpose(2, 0, 1)
+    known, inverse = np.unique(np.append(rows, -1), return_inverse=True)  # -1 comes first
+    contexts = [data.validation_rows.context(row) for row in known[1:].tolist()]
+    found = text.locate(
+        np.array([context.document for context in contexts], dtype=np.int64),
+        np.array([context.position for context in contexts], dtype=np.int64),
+    )
+    places = np.append(-1, found)[inverse[:-1].reshape(rows.shape)]
     latent, column = np.nonzero(places >= 0)
     order = np.argsort(places[latent, column], kind="stable")
     latent, column = latent[order], column[order]
@@ -193,7 +176,7 @@ def read_windows(
             values = latents[np.where(inside, window - start, 0), latent[some, None]]
             activations[latent[some], column[some]] = np.where(inside, values, 0.0)
             tokens[latent[some], column[some]] = np.where(inside, text.tokens[window], -1)
-    return Windows(places, tokens, activations, documents, positions)
+    return Windows(places, tokens, activations, text.documents[places], text.positions[places])
 
 
 @torch.no_grad()
@@ -238,10 +221,7 @@ def firing_words(
         text: Text of the windows.
         sample: Windows drawn at random among the active tokens of each latent.
         vocabulary: Bytes of every token of the text.
-        most: Maximum number of words.
-
-    Returns:
-        A list for each latent; the word with the largest sum of activations comes first.
+        most: Maximum number of words for each latent, of which the largest comes first.
     """
     numbers = word_numbers(text, vocabulary)
     count = int(numbers[-1]) + 1

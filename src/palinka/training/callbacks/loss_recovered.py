@@ -34,12 +34,7 @@ Sums = tuple[NDArray[np.int64], NDArray[np.float64]]
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of each next token, in nats, float64.
-
-    Args:
-        logits: `(…, vocabulary)`.
-        targets: Next tokens, `(…)`.
-    """
+    """Cross-entropy of each next token `(…)` under logits `(…, vocabulary)`, in nats, float64."""
 
     def losses(x: Tensor, y: Tensor) -> Tensor:
         return functional.cross_entropy(x.double(), y, reduction="none")
@@ -48,12 +43,7 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def kl_divergence(clean: Tensor, other: Tensor) -> Tensor:
-    """KL(clean ‖ other) of the next-token distributions at each position, in nats, float64.
-
-    Args:
-        clean: Logits, `(…, vocabulary)`.
-        other: Logits of the same shape.
-    """
+    """KL(clean ‖ other) of each position's logits `(…, vocabulary)`, in nats, float64."""
 
     def divergences(*pair: Tensor) -> Tensor:
         log_p, log_q = (logits.double().log_softmax(dim=1) for logits in pair)
@@ -167,13 +157,7 @@ def patched_losses(
 def sum_over_processes(
     documents: NDArray[np.int64], sums: NDArray[np.float64], device: torch.device
 ) -> Sums:
-    """Sum the documents' sums over the processes; the same on each of them.
-
-    Args:
-        documents: This process's documents, `(documents,)`.
-        sums: Their sums, `(documents, columns)`.
-        device: Device of the collectives.
-    """
+    """Sum `patched_losses` over the processes, by a collective; the same on each of them."""
     rows = torch.from_numpy(np.column_stack([documents.astype(np.float64), sums])).to(device)
     gathered = gather_unequal_rows(rows, world()).cpu().numpy()
     return _sum_by_document(gathered[:, 0].astype(np.int64), gathered[:, 1:])
@@ -195,10 +179,7 @@ def _patched(
     replacement: Callable[[Tensor], Tensor] | None = None,
     source_site: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Logits and activations at the error site of all tokens but the last and the first.
-
-    A replacement is a function of a site's activations, or of those at a source site.
-    """
+    """Logits of next tokens, and their activations at the error site, with a site patched."""
 
     def by_token(x: Tensor) -> Tensor:  # some models run their MLP on all tokens in one row
         return x.reshape(-1, tokens.shape[1], x.shape[-1])

@@ -312,7 +312,7 @@ def test_an_overview_of_sites_names_the_conditions(
         ({"analysis": "unit_tunning"}, "did you mean 'unit_tuning'"),
         ({"options": {"tets": "welch"}}, "did you mean 'test'"),
         ({"options": {"test": "welsh"}}, "option test is 'welsh'; expected 'paired' or 'welch'"),
-        ({"sites": "blocks.9.mlp.pre"}, "out of range"),
+        ({"sites": "blocks.9.mlp.pre"}, "no site"),
         ({"sites": ["hidden.0"], "analysis": "representational_similarity"}, "compares two sites"),
         ({"analysis": "category_score"}, "kind passage"),
         ({"heatmaps": HeatmapEntry(by="t")}, "heatmaps are drawn over a passage"),

@@ -431,7 +431,7 @@ def test_a_window_is_bounded_by_rows_and_by_bytes(
         ({"context_length": 1, "skip_first": True}, "skip is 1"),
         ({"context_length": 1, "bos": True}, "context_length is 1; expected at least 2"),
         ({"dtype": "int8"}, "int8"),
-        ({"site": "blocks.9.mlp.pre"}, "out of range"),
+        ({"site": "blocks.9.mlp.pre"}, "no site"),
     ],
 )
 def test_bad_settings_are_refused_at_once(

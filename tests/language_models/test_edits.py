@@ -38,11 +38,6 @@ def test_an_edit_changes_the_latents_that_it_names_and_nothing_else(
     assert torch.equal(given, LATENTS)
 
 
-def test_a_latent_that_is_not_there_is_refused() -> None:
-    with pytest.raises(InputError, match="latent 3 does not exist; the autoencoder has 0 to 2"):
-        edits.ablate(3)(LATENTS)
-
-
 @pytest.fixture
 def module(gpt2: LanguageModel) -> SparseAutoencoderModule:
     """An autoencoder with a shift and a scale of its own, as training leaves it."""
@@ -65,7 +60,7 @@ def test_an_identity_edit_with_the_error_gives_the_clean_logits(
 
 
 @pytest.mark.parametrize("keep_error", [True, False])
-def test_clamping_a_latent_does_what_a_direct_computation_says(
+def test_clamping_a_latent_equals_a_direct_computation(
     keep_error: bool, gpt2: LanguageModel, module: SparseAutoencoderModule
 ) -> None:
     x = gpt2.read(IDS, [SITE])[SITE]
@@ -83,16 +78,16 @@ def test_clamping_a_latent_does_what_a_direct_computation_says(
     assert (edited - gpt2.logits(IDS)).abs().max() > 1e-2
 
 
-def test_generate_works_inside(gpt2: LanguageModel, module: SparseAutoencoderModule) -> None:
+def test_generate_is_steered(gpt2: LanguageModel, module: SparseAutoencoderModule) -> None:
     options = {"max_new_tokens": 4, "do_sample": False}
     clean = gpt2.generate(IDS, **options)
     with gpt2.replaced(SITE, module, edit=edits.scale(0, 1.0), keep_error=True):
         assert torch.equal(gpt2.generate(IDS, **options), clean)
     with gpt2.replaced(SITE, module, edit=edits.add([0, 1, 2], 50.0), keep_error=True):
         steered = gpt2.generate(IDS, **options)
-        cached_or_not = gpt2.generate(IDS, use_cache=False, **options)
+        without_cache = gpt2.generate(IDS, use_cache=False, **options)
     assert not torch.equal(steered, clean)
-    assert torch.equal(steered, cached_or_not)
+    assert torch.equal(steered, without_cache)
 
 
 class Halves:
@@ -108,44 +103,32 @@ class Halves:
 X = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
 
 
-def test_an_autoencoder_stands_for_its_reconstruction() -> None:
-    assert torch.equal(as_function(Halves())(X), X / 2)
+def zero_in_place(latents: Tensor) -> Tensor:
+    latents[:, 0] = 0
+    return latents
 
 
-def test_an_edit_acts_on_the_latents() -> None:
-    edited = as_function(Halves(), lambda latents: latents + 8, False)(X)
-    assert torch.equal(edited, X / 2 + 1)
-
-
-def test_the_error_is_that_of_the_unedited_latents() -> None:
-    def edit_in_place(latents: Tensor) -> Tensor:
-        latents[:, 0] = 0
-        return latents
-
-    expected = X.clone()
-    expected[:, 0] -= X[:, 0] / 2  # what the edit took away, and nothing else
-    assert torch.equal(as_function(Halves(), edit_in_place, True)(X), expected)
-    assert torch.equal(as_function(Halves(), None, True)(X), X)
+@pytest.mark.parametrize(
+    ("replacement", "edit", "keep_error", "expected"),
+    [
+        (torch.neg, None, False, -X),
+        (Halves(), None, False, X / 2),
+        (Halves(), lambda latents: latents + 8, False, X / 2 + 1),
+        (Halves(), None, True, X),
+        # What the edit took away, and nothing else.
+        (Halves(), zero_in_place, True, X * torch.tensor([0.5, 1.0])),
+    ],
+)
+def test_a_replacement_is_a_function(
+    replacement: object, edit: edits.Edit | None, keep_error: bool, expected: Tensor
+) -> None:
+    assert torch.equal(as_function(replacement, edit, keep_error)(X), expected)
 
 
 def test_a_module_is_given_its_own_dtype() -> None:
-    class Double(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.linear = nn.Linear(2, 2).double()
-
-        def encode(self, x: Tensor) -> Tensor:
-            result: Tensor = self.linear(x)
-            return result
-
-        def decode(self, latents: Tensor) -> Tensor:
-            return latents
-
-    assert as_function(Double())(X).dtype == torch.float64
-
-
-def test_a_function_stands_for_itself() -> None:
-    assert torch.equal(as_function(torch.neg)(X), -X)
+    double = nn.Linear(2, 2).double()
+    double.encode, double.decode = double.forward, torch.neg
+    assert as_function(double, keep_error=True)(X).dtype == torch.float64
 
 
 @pytest.mark.parametrize(
@@ -154,18 +137,15 @@ def test_a_function_stands_for_itself() -> None:
         (3, None, False, "a int cannot replace a site"),
         (torch.relu, torch.relu, False, "need an autoencoder"),
         (torch.relu, None, True, "need an autoencoder"),
+        (Halves(), lambda latents: None, False, "return the edited latents"),
+        (Halves(), edits.ablate([1, 2]), False, r"latents \[2\] do not exist; .* has 0 to 1"),
     ],
 )
-def test_what_cannot_replace_is_refused(
-    replacement: object, edit: object, keep_error: bool, message: str
+def test_an_unusable_replacement_or_edit_is_rejected(
+    replacement: object, edit: edits.Edit | None, keep_error: bool, message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        as_function(replacement, edit, keep_error)  # type: ignore[arg-type]
-
-
-def test_an_edit_that_returns_nothing_is_refused() -> None:
-    with pytest.raises(InputError, match="return the edited latents"):
-        as_function(Halves(), lambda latents: None, False)(X)  # type: ignore[arg-type,return-value]
+        as_function(replacement, edit, keep_error)(X)
 
 
 GIVEN, RETURNED, NEURONS = "transformer.h.1.ln_2", "blocks.1.mlp.out", "blocks.1.mlp.post"
@@ -200,30 +180,32 @@ def exact(relu_gpt2: LanguageModel) -> KSparseAutoencoder:
     return transcoder
 
 
-def test_the_mlp_itself_leaves_the_logits_as_they_are(
+def close(a: Tensor, b: Tensor) -> bool:
+    return torch.allclose(a, b, atol=1e-5, rtol=1e-5)
+
+
+def test_the_mlp_itself_leaves_the_model_as_it_is(
     relu_gpt2: LanguageModel, exact: KSparseAutoencoder, hooks_left: Callable
 ) -> None:
-    clean = relu_gpt2.logits(TEXTS)
-    with relu_gpt2.replaced(RETURNED, exact, source_site=GIVEN):
-        torch.testing.assert_close(relu_gpt2.logits(TEXTS), clean, atol=1e-5, rtol=1e-5)
-        ids = relu_gpt2.generate(TEXTS, max_new_tokens=4, do_sample=False)
-    assert torch.equal(ids, relu_gpt2.generate(TEXTS, max_new_tokens=4, do_sample=False))
+    clean, options = relu_gpt2.logits(TEXTS), {"max_new_tokens": 4, "do_sample": False}
+    mlp = relu_gpt2.model.get_submodule("transformer.h.1.mlp")
+    for same in (exact, lambda x: mlp.c_proj(mlp.act(mlp.c_fc(x)))):
+        with relu_gpt2.replaced(RETURNED, same, source_site=GIVEN):
+            assert close(relu_gpt2.logits(TEXTS), clean)
+            ids = relu_gpt2.generate(TEXTS, **options)
+        assert torch.equal(ids, relu_gpt2.generate(TEXTS, **options))
     assert hooks_left(relu_gpt2) == 0
 
 
 def test_an_edited_latent_is_an_edited_neuron(
     relu_gpt2: LanguageModel, exact: KSparseAutoencoder
 ) -> None:
-    def silence(values: Tensor) -> Tensor:
-        values = values.clone()
-        values[..., :10] = 0
-        return values
-
+    silence = edits.ablate(range(10))
     with relu_gpt2.replaced(NEURONS, silence):
         expected = relu_gpt2.logits(TEXTS)
     assert not torch.allclose(expected, relu_gpt2.logits(TEXTS), atol=1e-2)
     with relu_gpt2.replaced(RETURNED, exact, edit=silence, source_site=GIVEN):
-        torch.testing.assert_close(relu_gpt2.logits(TEXTS), expected, atol=1e-5, rtol=1e-5)
+        assert close(relu_gpt2.logits(TEXTS), expected)
 
 
 def test_with_its_error_a_poor_transcoder_changes_nothing_but_the_edit(
@@ -235,69 +217,60 @@ def test_with_its_error_a_poor_transcoder_changes_nothing_but_the_edit(
     with relu_gpt2.replaced(RETURNED, exact, source_site=GIVEN):
         assert not torch.allclose(relu_gpt2.logits(TEXTS), clean, atol=1e-2)
     with relu_gpt2.replaced(RETURNED, exact, keep_error=True, source_site=GIVEN):
-        torch.testing.assert_close(relu_gpt2.logits(TEXTS), clean, atol=1e-5, rtol=1e-5)
+        assert close(relu_gpt2.logits(TEXTS), clean)
 
 
-def test_the_source_is_read_as_the_model_goes_on_with_it(
+def test_the_source_is_read_as_it_was_replaced(
     relu_gpt2: LanguageModel, exact: KSparseAutoencoder
 ) -> None:
-    with relu_gpt2.replaced(GIVEN, lambda x: 2 * x):
+    transcoder = (RETURNED, exact, None, False, GIVEN)
+    doubled = (GIVEN, lambda x: 2 * x)
+    with relu_gpt2.replaced(*doubled):
         expected = relu_gpt2.logits(TEXTS)
-        with relu_gpt2.replaced(RETURNED, exact, source_site=GIVEN):
-            outside = relu_gpt2.logits(TEXTS)
-    with (
-        relu_gpt2.replaced(RETURNED, exact, source_site=GIVEN),
-        relu_gpt2.replaced(GIVEN, lambda x: 2 * x),
-    ):
-        inside = relu_gpt2.logits(TEXTS)
-    torch.testing.assert_close(outside, expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(inside, expected, atol=1e-5, rtol=1e-5)
+        with relu_gpt2.replaced(*transcoder):
+            assert close(relu_gpt2.logits(TEXTS), expected)
+    with relu_gpt2.replaced(*transcoder), relu_gpt2.replaced(*doubled):
+        assert close(relu_gpt2.logits(TEXTS), expected)
 
 
-def test_splicing_in_the_mlp_itself_costs_nothing(
+def test_patching_in_the_mlp_itself_costs_nothing(
     relu_gpt2: LanguageModel, exact: KSparseAutoencoder
 ) -> None:
     tokens = torch.arange(24).reshape(2, 12).numpy()
     contexts = [Context(row, np.full(12, place), np.arange(12)) for place, row in enumerate(tokens)]
 
-    def spliced() -> np.ndarray:
+    def cost() -> np.ndarray:
         documents, sums = patched_losses(
             relu_gpt2, RETURNED, exact, np.zeros(12), contexts, skip=1, source_site=GIVEN
         )
         assert documents.tolist() == [0, 1]
         return sums[:, COLUMNS.index("ce_spliced")] - sums[:, COLUMNS.index("ce_clean")]
 
-    np.testing.assert_allclose(spliced(), 0, atol=1e-4)
+    np.testing.assert_allclose(cost(), 0, atol=1e-4)
     with torch.no_grad():
         exact.decoder_weight.mul_(-3)
-    assert (np.abs(spliced()) > 1e-2).all()
+    assert (np.abs(cost()) > 1e-2).all()
 
 
-def test_a_function_of_the_source_replaces_too(relu_gpt2: LanguageModel) -> None:
-    mlp = relu_gpt2.model.get_submodule("transformer.h.1.mlp")
-    clean = relu_gpt2.logits(TEXTS)
-    with relu_gpt2.replaced(
-        RETURNED, lambda x: mlp.c_proj(mlp.act(mlp.c_fc(x))), source_site=GIVEN
-    ):
-        torch.testing.assert_close(relu_gpt2.logits(TEXTS), clean, atol=1e-5, rtol=1e-5)
-
-
+@pytest.mark.parametrize(
+    ("site", "source_site", "message"),
+    [
+        (RETURNED, None, "give the source_site that it reads"),
+        (GIVEN, RETURNED, "give a site that comes before"),
+        (RETURNED, "blocks.1.mlp.outs", "no site"),
+    ],
+)
 def test_a_transcoder_needs_a_source_that_comes_first(
-    relu_gpt2: LanguageModel, exact: KSparseAutoencoder, hooks_left: Callable
+    relu_gpt2: LanguageModel,
+    exact: KSparseAutoencoder,
+    hooks_left: Callable,
+    site: str,
+    source_site: str | None,
+    message: str,
 ) -> None:
     with (
-        pytest.raises(InputError, match="give the source_site that it reads"),
-        relu_gpt2.replaced(RETURNED, exact),
-    ):
-        pass
-    with (
-        relu_gpt2.replaced(GIVEN, exact, source_site=RETURNED),
-        pytest.raises(InputError, match="computed after the site"),
+        pytest.raises(InputError, match=message),
+        relu_gpt2.replaced(site, exact, source_site=source_site),
     ):
         relu_gpt2.logits(TEXTS)
-    with (
-        pytest.raises(InputError, match="no site"),
-        relu_gpt2.replaced(RETURNED, exact, source_site="blocks.1.mlp.outs"),
-    ):
-        pass
     assert hooks_left(relu_gpt2) == 0

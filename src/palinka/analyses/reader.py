@@ -111,7 +111,7 @@ class ActivationReader:
         Raises:
             InputError: If a pattern matches nothing, or the autoencoder belongs elsewhere.
         """
-        known = list(self.language_model.sites.named)
+        known = list(self.language_model.sites.taps)
         found: dict[str, None] = {}
         for pattern in [patterns] if isinstance(patterns, str) else patterns:
             if set(pattern) & set("*?["):

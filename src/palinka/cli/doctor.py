@@ -108,13 +108,8 @@ def matrix_products() -> Iterator[Finding]:
     onednn: Any = torch.backends.mkldnn  # without types
     libraries = [library[1] if library else "an unknown BLAS"]
     libraries += ["oneDNN"] if onednn.is_available() else []
-    errors = cpu.try_precisions()
-    chosen = "by oneDNN" if cpu.choose_precision(errors) == "medium" else "as torch does by itself"
-    yield Finding(
-        "matrix products",
-        f"torch with {' and '.join(libraries)}; fits on the CPU multiply float32 {chosen} (the "
-        f"error of oneDNN is {errors['medium']:.0e}, against {errors['highest']:.0e})",
-    )
+    _, reason = cpu.select_matmul_backend()
+    yield Finding("matrix products", f"torch with {' and '.join(libraries)}; {reason}")
     slow = cpu.slow_products(torch.bfloat16)
     factor = cpu.slowdown(torch.bfloat16)
     text = slow or f"bfloat16 products take {factor:.1f} times as long as float32's"

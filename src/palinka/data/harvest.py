@@ -289,7 +289,7 @@ def load_model(spec: HarvestSpec, load: Callable[[], LanguageModel]) -> Language
     model = load()
     if spec.context_length > model.context_length:
         raise InputError(
-            f"context_length is {spec.context_length}, and {model.name} reads at most "
+            f"context_length is {spec.context_length}, and {model.spec.name} reads at most "
             f"{model.context_length} tokens at a time; give at most that"
         )
     return model

@@ -3,9 +3,4 @@
 from palinka.language_models.model import Activations, LanguageModel, Tokens
 from palinka.language_models.spec import LanguageModelSpec
 
-__all__ = [
-    "Activations",
-    "LanguageModel",
-    "LanguageModelSpec",
-    "Tokens",
-]
+__all__ = ["Activations", "LanguageModel", "LanguageModelSpec", "Tokens"]

@@ -1,7 +1,6 @@
 """Matrix products and memory on the CPU."""
 
 import ctypes
-import sys
 import timeit
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,35 +9,14 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
-# Of glibc's <malloc.h>.
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
-# Above any tensor that is made and freed at every step.
-LARGEST = 1 << 30
-
-
-def disable_malloc_trim() -> bool:
-    """Keep freed memory in the process, if the allocator is glibc's.
-
-    By default glibc returns every tensor of tens of megabytes to the system when it is freed. The
-    first write to each page of the next one then faults, at every step: on a virtual machine that
-    can take longer than the computation.
-
-    Returns:
-        True if the allocator accepted the setting.
-    """
-    if not sys.platform.startswith("linux"):
-        return False
-    library = ctypes.CDLL(None)
-    if not hasattr(library, "mallopt") or not hasattr(library, "gnu_get_libc_version"):
-        return False
-    accepted = [library.mallopt(name, LARGEST) for name in (MMAP_THRESHOLD, TRIM_THRESHOLD)]
-    return all(accepted)
-
-
-# Shape of the trial: small, but as long a sum as a site's width.
+# M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of glibc's <malloc.h>, set to more bytes than any tensor
+# that is made and freed at every step.
+MALLOC_THRESHOLDS, LARGEST = (-3, -1), 1 << 30
+# Shape of the trials: small, but as long a sum as a site's width.
 ROWS, INPUTS, LATENTS = 64, 1024, 256
+# A product with fewer weights is not worth the trial.
+MIN_WEIGHTS = 1 << 20
 # Maximum error of oneDNN as a multiple of MKL's.
 MAX_ERROR_RATIO = 4.0
 PROCESSOR = Path("/proc/cpuinfo")
@@ -48,22 +26,17 @@ SLOW_BY_MKL = ("AuthenticAMD", "HygonGenuine")
 SLOW = 2.0
 
 
-def select_matmul_backend() -> tuple[str, str]:
-    """Choose between MKL and oneDNN for float32 products by a trial.
+def disable_malloc_trim() -> bool:
+    """Keep freed memory in the process; return whether the allocator is glibc's and accepted.
 
-    Returns:
-        torch's precision of float32 products, and a line with the reason.
+    By default glibc returns every tensor of tens of megabytes to the system when it is freed. The
+    first write to each page of the next one then faults, at every step: on a virtual machine that
+    can take longer than the computation.
     """
-    errors = try_precisions()
-    chosen = choose_precision(errors)
-    return chosen, (
-        f"float32 products: by {'oneDNN' if chosen == 'medium' else 'what torch takes by itself'};"
-        f" the error of oneDNN is {errors['medium']:.1e} here, that of MKL {errors['highest']:.1e}"
-    )
-
-
-# A product with fewer weights is not worth the trial.
-MIN_WEIGHTS = 1 << 20
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "gnu_get_libc_version"):
+        return False
+    return all(library.mallopt(name, LARGEST) for name in MALLOC_THRESHOLDS)
 
 
 def tune_cpu(device: torch.device, weights: int, precision: str | None = None) -> str:
@@ -110,30 +83,25 @@ def matmul_precision(precision: str) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def choose_precision(errors: dict[str, float]) -> str:
-    """Return `medium` where MKL is slow and oneDNN no less exact, otherwise `highest`.
+def select_matmul_backend() -> tuple[str, str]:
+    """Choose torch's precision of float32 products by a trial, with a line that says why.
 
-    Args:
-        errors: Result of `try_precisions`.
+    It is `medium` (oneDNN) where MKL is slow and oneDNN as exact, otherwise `highest`.
     """
-    exact = errors["medium"] <= MAX_ERROR_RATIO * errors["highest"]
-    return "medium" if exact and mkl_is_slow() else "highest"
-
-
-def mkl_is_slow() -> bool:
-    """Return whether MKL takes a slow path on this processor; False if its vendor is unknown."""
     try:
-        described = PROCESSOR.read_text(encoding="utf-8")
+        slow = any(vendor in PROCESSOR.read_text(encoding="utf-8") for vendor in SLOW_BY_MKL)
     except OSError:
-        return False
-    return any(maker in described for maker in SLOW_BY_MKL)
+        slow = False
+    errors = try_precisions()
+    chosen = slow and errors["medium"] <= MAX_ERROR_RATIO * errors["highest"]
+    return "medium" if chosen else "highest", (
+        f"float32 products: by {'oneDNN' if chosen else 'what torch takes by itself'};"
+        f" the error of oneDNN is {errors['medium']:.1e} here, that of MKL {errors['highest']:.1e}"
+    )
 
 
 def try_precisions() -> dict[str, float]:
-    """Norm of a float32 product's error over that of the product, by precision.
-
-    The trial takes some milliseconds.
-    """
+    """Relative error of a float32 product by precision, in some milliseconds."""
     generator = torch.Generator().manual_seed(0)
     left = torch.randn(ROWS, INPUTS, generator=generator)
     right = torch.randn(LATENTS, INPUTS, generator=generator)
@@ -141,17 +109,17 @@ def try_precisions() -> dict[str, float]:
     errors = {}
     for precision in ("highest", "medium"):
         with matmul_precision(precision):
-            errors[precision] = _relative(left @ right.T, exact)
+            product = left @ right.T
+        errors[precision] = float((product.double() - exact).norm() / exact.norm())
     return errors
 
 
 @cache
 def slowdown(dtype: torch.dtype) -> float:
-    """Time of products in a dtype on the CPU, as a multiple of float32's.
+    """Time of products in a dtype on the CPU, as a multiple of float32's, by a short trial.
 
-    The trial takes some milliseconds. Processors without products of 16-bit numbers, such as those
-    with AVX2 alone, compute them one by one: there it is 10 to 100, where with AVX512_BF16 or AMX
-    it is below 1.
+    Processors without products of 16-bit numbers, such as those with AVX2 alone, compute them one
+    by one: there it is 10 to 100, where with AVX512_BF16 or AMX it is below 1.
     """
     times = []
     for kind in (torch.float32, dtype):
@@ -166,13 +134,8 @@ def slow_products(dtype: torch.dtype) -> str | None:
     factor = slowdown(dtype)
     if factor <= SLOW:
         return None
-    name = str(dtype).removeprefix("torch.")
     return (
-        f"{name} products take {factor:.0f} times as long as float32's on this processor, which"
-        " has none of its own: use float32 (trainer.precision 32-true, data.language_model.dtype"
-        " float32)"
+        f"{str(dtype).removeprefix('torch.')} products take {factor:.0f} times as long as float32's"
+        " on this processor, which has none of its own: use float32 (trainer.precision 32-true,"
+        " data.language_model.dtype float32)"
     )
-
-
-def _relative(product: Tensor, exact: Tensor) -> float:
-    return float((product.double() - exact).norm() / exact.norm())

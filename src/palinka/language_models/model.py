@@ -3,7 +3,7 @@
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-class Activations(Mapping[str, Tensor]):
+class Activations(dict[str, Tensor]):
     """Activations by site, `(texts, tokens, width)` each and zero where a text has no token.
 
     Attributes:
@@ -29,18 +29,8 @@ class Activations(Mapping[str, Tensor]):
     """
 
     def __init__(self, sites: Mapping[str, Tensor], tokens: Tensor, mask: Tensor) -> None:
-        self._sites = dict(sites)
-        self.tokens = tokens
-        self.mask = mask
-
-    def __getitem__(self, site: str) -> Tensor:
-        return self._sites[site]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._sites)
-
-    def __len__(self) -> int:
-        return len(self._sites)
+        super().__init__(sites)
+        self.tokens, self.mask = tokens, mask
 
 
 @dataclass(frozen=True)
@@ -59,28 +49,23 @@ class Tokens:
     mask: Tensor
 
     def __post_init__(self) -> None:
-        if self.ids.ndim != 2 or self.ids.shape != self.mask.shape or not self.ids.numel():
+        matching = self.ids.ndim == 2 and self.ids.shape == self.mask.shape and self.ids.numel()
+        if not matching or not self.mask[:, 0].all() or (self.mask.diff() > 0).any():
             raise InputError(
-                f"ids of shape {tuple(self.ids.shape)} with a mask of {tuple(self.mask.shape)}; "
-                "give both as (texts, tokens), with at least one text and one token"
+                f"ids {tuple(self.ids.shape)} with a mask {tuple(self.mask.shape)}; give both as "
+                "(texts, tokens), with a token in each text and padding on the right only"
             )
-        if bool((self.mask[:, 1:] > self.mask[:, :-1]).any()) or not bool(self.mask[:, 0].all()):
-            raise InputError("padding before a token, or a text of padding only; pad on the right")
 
     @classmethod
     def of(cls, sequences: Sequence[Sequence[int]]) -> "Tokens":
         """Pad sequences of ids, none of them empty, to the longest."""
-        if not sequences:
-            raise InputError("an empty list of texts; give at least one")
-        for index, sequence in enumerate(sequences):
-            if not len(sequence):
-                raise InputError(f"text {index} has no tokens; leave empty texts out")
+        empty = [index for index, sequence in enumerate(sequences) if not len(sequence)]
+        if empty or not sequences:
+            given = f"texts {empty} without a token" if empty else "an empty list of texts"
+            raise InputError(f"{given}; give at least one text, and leave empty ones out")
         rows = [torch.as_tensor(sequence, dtype=torch.long) for sequence in sequences]
-        ids, mask = (
-            pad_sequence(values, batch_first=True)
-            for values in (rows, [torch.ones_like(row) for row in rows])
-        )
-        return cls(ids, mask)
+        ones = [torch.ones_like(row) for row in rows]
+        return cls(pad_sequence(rows, batch_first=True), pad_sequence(ones, batch_first=True))
 
     @property
     def lengths(self) -> Tensor:
@@ -92,14 +77,11 @@ class Tokens:
         longest = int(self.lengths[start:stop].max())
         return Tokens(self.ids[start:stop, :longest], self.mask[start:stop, :longest])
 
-    def to(self, device: torch.device) -> "Tokens":
-        """The same tokens on a device."""
-        return Tokens(self.ids.to(device), self.mask.to(device))
-
 
 Texts = Sequence[str] | Tokens | Tensor
 
 
+@dataclass(eq=False)
 class LanguageModel:
     """A causal language model of Hugging Face with its tokenizer and the names of its sites.
 
@@ -109,16 +91,10 @@ class LanguageModel:
         spec: Name, dtype and device that it was loaded by.
     """
 
-    def __init__(
-        self,
-        model: "PreTrainedModel",
-        tokenizer: "PreTrainedTokenizerBase",
-        spec: LanguageModelSpec,
-    ) -> None:
-        self.model = model.train(False).requires_grad_(False)
-        self.tokenizer = tokenizer
-        self.spec = spec
-        self._replaced: list[str] = []
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    spec: LanguageModelSpec
+    _replaced: list[str] = field(default_factory=list, init=False)
 
     @classmethod
     def from_pretrained(
@@ -130,56 +106,18 @@ class LanguageModel:
         dtype: str = "float32",
         device: str = "auto",
     ) -> "LanguageModel":
-        """Load a model.
-
-        Args:
-            name: `mini` for the bundled model, a name on the Hugging Face hub, a local
-                folder, or a GGUF file.
-            revision: Branch, tag or commit, for a model on the hub.
-            gguf_file: Name of the GGUF file in the folder or repository, if it is one.
-            dtype: `float32`, `bfloat16`, `float16` or `float64`; need not be that of the files.
-            device: A torch device, or `auto`: CUDA where available, else the CPU.
-
-        Raises:
-            InputError: If the model, dtype or device does not exist.
-        """
+        """Load a model; the arguments are those of `LanguageModelSpec`."""
         return cls.load(LanguageModelSpec(name, revision, gguf_file, dtype, device))
 
     @classmethod
     def load(cls, spec: LanguageModelSpec) -> "LanguageModel":
-        """Load a model and its tokenizer.
-
-        Raises:
-            InputError: If the model or device does not exist, or the files are not those of a
-                causal language model.
-        """
+        """Load a model and its tokenizer by their specification."""
         return cls(spec.pretrained_model(), spec.tokenizer(), spec)
-
-    @property
-    def name(self) -> str:
-        """The name that the model was loaded by."""
-        return self.spec.name
-
-    @property
-    def revision(self) -> str | None:
-        """The requested revision."""
-        return self.spec.revision
 
     @property
     def device(self) -> torch.device:
         """Device of the model."""
         return torch.device(self.model.device)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Dtype of the model."""
-        dtype: torch.dtype = self.model.dtype
-        return dtype
-
-    @property
-    def n_layers(self) -> int:
-        """The number of blocks."""
-        return int(self.model.config.num_hidden_layers)
 
     @property
     def context_length(self) -> int:
@@ -191,22 +129,15 @@ class LanguageModel:
     def sites(self) -> dict[str, int]:
         """The width of every site, in the order of the forward pass.
 
-        Module paths are sites too; they are listed only where the model's family is not known
-        and its sites have no other names.
+        Module paths are listed only where the model's family is not known and its sites have no
+        other names.
         """
-        return dict(self.spec.sites.named or self.spec.sites.modules)
-
-    def resolve(self, site: str) -> str:
-        """The full name of a site; see `Sites.resolve`."""
-        return self.spec.resolve(site)
+        sites = self.spec.sites
+        return {name: sites.widths[name] for name in sites.taps or sites.widths}
 
     def width(self, site: str) -> int:
         """The width of the vectors at a site."""
         return self.spec.width(site)
-
-    def fingerprint(self) -> dict[str, str]:
-        """Identity of the weights, the tokenizer and the dtype; no path, no device."""
-        return self.spec.fingerprint()
 
     def tokenize(self, texts: Sequence[str], bos: bool = False) -> Tokens:
         """Tokenize texts without special tokens, right-padded, on the CPU.
@@ -217,14 +148,13 @@ class LanguageModel:
                 `data.bos`. Texts given to `read`, `logits` and `generate` begin without.
 
         Raises:
-            InputError: If a text has no tokens, or more than the model's context, or the tokenizer
-                has no BOS token.
+            InputError: If a text has no tokens, or more than the model's context.
         """
         if isinstance(texts, str):
             raise InputError(f"one string, {reprlib.repr(texts)}; give a list of texts")
         start = [bos_id(self.tokenizer)] if bos else []
         ids = [[*start, *found] if found else [] for found in token_ids(self.tokenizer, texts)]
-        return self._fitting(Tokens.of(ids))
+        return self._checked(Tokens.of(ids))
 
     def read(self, texts: Texts, sites: Sequence[str], batch_size: int = 32) -> Activations:
         """Read activations at several sites, in one pass over each batch of texts.
@@ -240,8 +170,7 @@ class LanguageModel:
             Activations under the names of the sites as given, on the model's device.
 
         Raises:
-            InputError: If the model has no such site, or a text has no tokens or more than the
-                model's context.
+            InputError: If there is no such site, or the model cannot read the texts.
         """
         if isinstance(sites, str) or not sites:
             raise InputError(f"sites {sites!r}; give a list of at least one site")
@@ -251,45 +180,30 @@ class LanguageModel:
             batch = tokens.rows(start, start + batch_size)
             count, longest = batch.ids.shape
             for site, values in self._read(batch.ids, sites, batch.mask).items():
-                values = _without_padding(values, batch.mask)
-                if count == len(tokens.ids):
-                    activations[site] = values
-                    continue
                 if site not in activations:
                     activations[site] = values.new_zeros(*tokens.ids.shape, values.shape[-1])
-                activations[site][start : start + count, :longest] = values
+                read = _without_padding(values, batch.mask)
+                activations[site][start : start + count, :longest] = read
         return Activations(activations, tokens.ids, tokens.mask)
 
     def read_contexts(self, ids: Tensor, sites: Sequence[str]) -> dict[str, Tensor]:
-        """Read activations of full contexts, without padding.
-
-        Args:
-            ids: Token ids, `(contexts, tokens)`.
-            sites: Names of sites, or module paths.
+        """Read activations of full contexts of ids, `(contexts, tokens)`, without a copy.
 
         Returns:
             The tensors that the model computed, `(contexts, tokens, width)`, under the names of
             the sites as given; views of larger ones where a site is part of a fused projection.
-
-        Raises:
-            InputError: If the model has no such site, or its embedding no such id.
         """
-        self._check_ids(ids)
+        self._checked(Tokens(ids, torch.ones_like(ids)))
         return self._read(ids.to(self.device, non_blocking=True), sites)
 
     @torch.no_grad()
     def _read(
         self, ids: Tensor, sites: Sequence[str], mask: Tensor | None = None
     ) -> dict[str, Tensor]:
-        taps = {site: self.spec.sites.tap(site) for site in sites}
-        with reading(self.model, taps) as found:
+        with reading(self.model, {site: self.spec.sites.tap(site) for site in sites}) as found:
             self._forward(ids, mask)
-        activations = {}
-        for site in taps:
-            values = by_token(found[site], *ids.shape)
-            assert values is not None, site  # it was, when the sites were found
-            activations[site] = values
-        return activations
+        per_token: dict[str, Any] = {site: by_token(found[site], *ids.shape) for site in sites}
+        return per_token
 
     def _forward(self, ids: Tensor, mask: Tensor | None) -> Any:
         # Without a mask the model may take its fast path for causal attention.
@@ -298,11 +212,7 @@ class LanguageModel:
 
     @torch.no_grad()
     def logits(self, texts: Texts) -> Tensor:
-        """Next-token logits, `(texts, tokens, vocabulary)`, zero where a text has no token.
-
-        Args:
-            texts: Texts, their tokens, or ids of shape `(texts, tokens)` without padding.
-        """
+        """Next-token logits, `(texts, tokens, vocabulary)`, zero where a text has no token."""
         tokens = self._tokens(texts)
         logits: Tensor = self._forward(tokens.ids, tokens.mask).logits
         return _without_padding(logits, tokens.mask)
@@ -336,9 +246,7 @@ class LanguageModel:
         """
         tap = self.spec.sites.tap(site)
         if source_site is None and getattr(replacement, "is_transcoder", False):
-            raise InputError(
-                f"a transcoder is to replace {site!r}; give the source_site that it reads"
-            )
+            raise InputError(f"a transcoder replaces {site!r}; give the source_site that it reads")
         with ExitStack() as hooks:
             source = None
             if source_site is not None:
@@ -348,62 +256,51 @@ class LanguageModel:
             # Before the hooks of others, after those of outer replacements.
             first = tap.module not in self._replaced
             hooks.enter_context(replacing(self.model, tap, function, first))
-            self._replaced.append(tap.module)
             hooks.callback(self._replaced.remove, tap.module)
+            self._replaced.append(tap.module)
             yield
 
     @torch.no_grad()
     def generate(self, texts: Texts, **options: Any) -> Any:
-        """Continue texts with `generate` of transformers.
-
-        Args:
-            texts: Texts, their tokens, or ids of shape `(texts, tokens)` without padding.
-            options: Options of `generate`, such as `max_new_tokens` and `do_sample`.
+        """Continue texts with `generate` of transformers and its options.
 
         Returns:
             The return value of `generate`: ids, `(texts, tokens)`, where shorter texts are padded
             on the left, so that all end where their continuation begins.
         """
         tokens = self._tokens(texts)
-        longest = tokens.ids.shape[1]
         # Column j of a row that is n short is its token j - n; the padding goes to the front.
-        columns = torch.arange(longest, device=self.device) + tokens.lengths[:, None]
-        columns %= longest
+        longest = tokens.ids.shape[1]
+        columns = (torch.arange(longest, device=self.device) + tokens.lengths[:, None]) % longest
         # A padding token of the tokenizer alone has an id that the model cannot read.
-        known = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
-        pads = [pad for pad in known if isinstance(pad, int) and pad < self._vocabulary]
-        options = {"pad_token_id": next(iter(pads), 0)} | options
-        return self.model.generate(
-            tokens.ids.gather(1, columns), attention_mask=tokens.mask.gather(1, columns), **options
-        )
+        known = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
+        pads = [pad for pad in known if pad is not None and pad < self.model.config.vocab_size]
+        options = {"pad_token_id": pads[0]} | options
+        options["attention_mask"] = tokens.mask.gather(1, columns)
+        generate: Any = self.model.generate
+        return generate(tokens.ids.gather(1, columns), **options)
 
     def _tokens(self, texts: Texts) -> Tokens:
         """Texts as tokens on the model's device."""
         if isinstance(texts, Tensor):
             texts = Tokens(texts.long(), torch.ones_like(texts, dtype=torch.long))
-        if not isinstance(texts, Tokens):
-            texts = self.tokenize(texts)
-        self._check_ids(texts.ids)
-        return self._fitting(texts).to(self.device)
+        tokens = self._checked(texts) if isinstance(texts, Tokens) else self.tokenize(texts)
+        return Tokens(tokens.ids.to(self.device), tokens.mask.to(self.device))
 
-    @property
-    def _vocabulary(self) -> int:
-        return int(self.model.config.vocab_size)
-
-    def _check_ids(self, ids: Tensor) -> None:
-        low, high = int(ids.min()), int(ids.max())
-        if low < 0 or high >= self._vocabulary:
+    def _checked(self, tokens: Tokens) -> Tokens:
+        """Raise an InputError if the model cannot read the tokens."""
+        low, high = int(tokens.ids.min()), int(tokens.ids.max())
+        count = int(self.model.config.vocab_size)
+        if low < 0 or high >= count:
             raise InputError(
-                f"token ids from {low} to {high}; the embedding of {self.name!r} has 0 to "
-                f"{self._vocabulary - 1}; use the tokenizer that belongs to the model"
+                f"token ids from {low} to {high}; the embedding of {self.spec.name!r} has 0 to "
+                f"{count - 1}; use the tokenizer that belongs to the model"
             )
-
-    def _fitting(self, tokens: Tokens) -> Tokens:
         longest = int(tokens.lengths.max())
         if longest > self.context_length:
             raise InputError(
                 f"text {int(tokens.lengths.argmax())} has {longest} tokens, more than the "
-                f"{self.context_length} of the context of {self.name!r}; cut it"
+                f"{self.context_length} of the context of {self.spec.name!r}; cut it"
             )
         return tokens
 

@@ -1,19 +1,18 @@
 """Sites by name in every model family, and the hooks that read and replace them."""
 
 import copy
-import difflib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from palinka.errors import InputError
+from palinka.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -55,24 +54,67 @@ class Tap:
         return torch.unflatten(fused, -1, (self.groups, 3, -1))[..., self.part, :]
 
 
-def output_tensor(output: Any) -> Tensor | None:
-    """The tensor of a module's output: itself, or the first of a tuple or a mapping."""
-    if isinstance(output, tuple | list) and output:
-        output = output[0]
-    elif isinstance(output, Mapping) and output:
-        output = next(iter(output.values()))
-    return output if isinstance(output, Tensor) else None
+class Family(NamedTuple):
+    """The module paths of one family; those after the final norm are relative to a block."""
+
+    blocks: str
+    final_norm: str
+    mlp_first: str
+    """The gate where the MLP is gated."""
+    mlp_second: str
+    attention_out: str
+    qkv: str
+    """With `{}` for `q`, `k` or `v` where the three projections are not one module."""
+    fused: Literal["thirds", "heads"] | None = None
+    """Order of that module's output: one after the other, or so for each head."""
 
 
-def with_output_tensor(output: Any, tensor: Tensor) -> Any:
-    """The module's output with its (first) tensor replaced."""
-    if isinstance(output, tuple | list):
-        return (tensor, *output[1:])
-    if isinstance(output, Mapping):
-        # A model output of transformers: made for this call, so that it may be written to.
-        output[next(iter(output))] = tensor  # type: ignore[index]
-        return output
-    return tensor
+_LLAMA = Family(
+    "model.layers", "model.norm", "mlp.gate_proj", "mlp.down_proj",
+    "self_attn.o_proj", "self_attn.{}_proj",
+)  # fmt: skip
+FAMILIES = {
+    "gpt2": Family(
+        "transformer.h", "transformer.ln_f", "mlp.c_fc", "mlp.c_proj",
+        "attn.c_proj", "attn.c_attn", "thirds",
+    ),
+    "gpt_neo": Family(
+        "transformer.h", "transformer.ln_f", "mlp.c_fc", "mlp.c_proj",
+        "attn.attention.out_proj", "attn.attention.{}_proj",
+    ),
+    "gpt_neox": Family(
+        "gpt_neox.layers", "gpt_neox.final_layer_norm", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h",
+        "attention.dense", "attention.query_key_value", "heads",
+    ),
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+}  # fmt: skip
+
+
+def named_taps(config: "PretrainedConfig") -> dict[str, Tap]:
+    """Every named site of a model, in the order of the forward pass; none for other families."""
+    family = FAMILIES.get(config.model_type)
+    if family is None:
+        return {}
+    groups = config.num_attention_heads if family.fused == "heads" else 1
+    # hidden_states[0] is what the first block is given (embeddings and positions), those
+    # between are the blocks' outputs, and the last is what the final norm returns.
+    taps = {"hidden.0": Tap(f"{family.blocks}.0", side="input")}
+    for index in range(config.num_hidden_layers):
+        site, block = f"blocks.{index}", f"{family.blocks}.{index}"
+        for part, name in enumerate("qkv"):
+            module = f"{block}.{family.qkv.format(name)}"
+            tap = Tap(module, part=part, groups=groups) if family.fused else Tap(module)
+            taps[f"{site}.attn.{name}"] = tap
+        taps[f"{site}.attn.out"] = Tap(f"{block}.{family.attention_out}")
+        taps[f"{site}.mlp.pre"] = Tap(f"{block}.{family.mlp_first}")
+        taps[f"{site}.mlp.post"] = Tap(f"{block}.{family.mlp_second}", side="input")
+        taps[f"{site}.mlp.out"] = Tap(f"{block}.mlp")
+        taps[f"{site}.resid"] = Tap(block)
+        taps[f"hidden.{index + 1}"] = Tap(block)
+    taps[f"hidden.{config.num_hidden_layers}"] = Tap(family.final_norm)
+    return taps
 
 
 def by_token(values: Tensor, texts: int, tokens: int) -> Tensor | None:
@@ -88,133 +130,20 @@ def by_token(values: Tensor, texts: int, tokens: int) -> Tensor | None:
     return None
 
 
-@dataclass(frozen=True)
-class Family:
-    """The module paths of one family; those of a block's parts are relative to the block.
-
-    Attributes:
-        blocks: The list of blocks.
-        final_norm: The norm after the last block.
-        mlp_first: The first projection of the MLP; the gate where the MLP is gated.
-        mlp_second: Its second projection.
-        attention_out: The attention's output projection.
-        query, key, value: Their projections; the same module where they are fused.
-        fused: Order of a fused projection's output: query, key and value one after the other
-            (`"thirds"`), or so for each head (`"heads"`).
-        mlp: The whole MLP.
-    """
-
-    blocks: str
-    final_norm: str
-    mlp_first: str
-    mlp_second: str
-    attention_out: str
-    query: str
-    key: str
-    value: str
-    fused: Literal["thirds", "heads"] | None = None
-    mlp: str = "mlp"
-
-    def block_taps(self, block: int, heads: int) -> dict[str, Tap]:
-        """The taps within one block, by the last part of the site's name."""
-        prefix = f"{self.blocks}.{block}"
-        groups = heads if self.fused == "heads" else 1
-        return {
-            f"attn.{name}": Tap(
-                f"{prefix}.{module}", "output", part if self.fused else None, groups
-            )
-            for part, (name, module) in enumerate(
-                [("q", self.query), ("k", self.key), ("v", self.value)]
-            )
-        } | {
-            "attn.out": Tap(f"{prefix}.{self.attention_out}"),
-            "mlp.pre": Tap(f"{prefix}.{self.mlp_first}"),
-            "mlp.post": Tap(f"{prefix}.{self.mlp_second}", side="input"),
-            "mlp.out": Tap(f"{prefix}.{self.mlp}"),
-            "resid": Tap(prefix),
-        }
-
-
-_GPT2 = Family(
-    blocks="transformer.h",
-    final_norm="transformer.ln_f",
-    mlp_first="mlp.c_fc",
-    mlp_second="mlp.c_proj",
-    attention_out="attn.c_proj",
-    query="attn.c_attn",
-    key="attn.c_attn",
-    value="attn.c_attn",
-    fused="thirds",
-)
-_GPT_NEO = replace(
-    _GPT2,
-    attention_out="attn.attention.out_proj",
-    query="attn.attention.q_proj",
-    key="attn.attention.k_proj",
-    value="attn.attention.v_proj",
-    fused=None,
-)
-_GPT_NEOX = Family(
-    blocks="gpt_neox.layers",
-    final_norm="gpt_neox.final_layer_norm",
-    mlp_first="mlp.dense_h_to_4h",
-    mlp_second="mlp.dense_4h_to_h",
-    attention_out="attention.dense",
-    query="attention.query_key_value",
-    key="attention.query_key_value",
-    value="attention.query_key_value",
-    fused="heads",
-)
-_LLAMA = Family(
-    blocks="model.layers",
-    final_norm="model.norm",
-    mlp_first="mlp.gate_proj",
-    mlp_second="mlp.down_proj",
-    attention_out="self_attn.o_proj",
-    query="self_attn.q_proj",
-    key="self_attn.k_proj",
-    value="self_attn.v_proj",
-)
-
-FAMILIES = {
-    "gpt2": _GPT2,
-    "gpt_neo": _GPT_NEO,
-    "gpt_neox": _GPT_NEOX,
-    "llama": _LLAMA,
-    "mistral": _LLAMA,
-    "qwen2": _LLAMA,
-}
-
-
-def named_taps(config: "PretrainedConfig") -> dict[str, Tap]:
-    """Every named site of a model, in the order of the forward pass; none for other families."""
-    family = FAMILIES.get(config.model_type)
-    if family is None:
-        return {}
-    layers: int = config.num_hidden_layers
-    # hidden_states[0] is what the first block is given (embeddings and positions), those
-    # between are the blocks' outputs, and the last is what the final norm returns.
-    taps = {"hidden.0": Tap(f"{family.blocks}.0", side="input")}
-    for block in range(layers):
-        in_block = family.block_taps(block, config.num_attention_heads)
-        taps |= {f"blocks.{block}.{name}": tap for name, tap in in_block.items()}
-        if block + 1 < layers:
-            taps[f"hidden.{block + 1}"] = Tap(f"{family.blocks}.{block}")
-    taps[f"hidden.{layers}"] = Tap(family.final_norm)
-    return taps
-
-
 class _EverythingRead(Exception):  # noqa: N818 - ends the forward pass, not an error
     """Raised out of the forward pass by the hook that read the last wanted tensor."""
 
 
 @contextmanager
-def reading(model: nn.Module, taps: Mapping[str, Tap]) -> Iterator[dict[str, Tensor]]:
-    """Collect tensors while the model runs in the body of the `with`, up to the last of them.
+def reading(
+    model: nn.Module, taps: Mapping[str, Tap], stop: bool = True
+) -> Iterator[dict[str, Tensor]]:
+    """Collect tensors while the model runs in the body of the `with`.
 
     Args:
         model: The model that the body runs.
         taps: What to read, under names of the caller's choice.
+        stop: End the forward pass with the last of them.
 
     Yields:
         The tensors by name, filled in as the model reaches them: the very tensors that the
@@ -223,43 +152,27 @@ def reading(model: nn.Module, taps: Mapping[str, Tap]) -> Iterator[dict[str, Ten
     found: dict[str, Tensor] = {}
 
     def keep(name: str, tap: Tap, whole: Tensor) -> None:
-        if name not in found:
-            found[name] = tap.take(whole)
-            if len(found) == len(taps):
-                raise _EverythingRead
+        found[name] = tap.take(whole)
+        if stop and len(found) == len(taps):
+            raise _EverythingRead
 
-    with ExitStack() as hooks:
+    with ExitStack() as hooks, suppress(_EverythingRead):
         for name, tap in taps.items():
             hooks.enter_context(_hook(model, tap, partial(keep, name, tap)))
-        with suppress(_EverythingRead):
-            yield found
+        yield found
 
 
-def _hook(
-    model: nn.Module,
-    tap: Tap,
-    act: Callable[[Tensor], Tensor | None],
-    first: bool = False,
-) -> RemovableHandle:
-    """Call `act` on the whole tensor of a tap in every pass; what it returns replaces it."""
+@contextmanager
+def following(model: nn.Module, tap: Tap) -> Iterator[Callable[[], Tensor]]:
+    """Yield a function that returns the tensor that the model computed last, once each."""
 
-    def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        name = "hidden_states" if "hidden_states" in kwargs else next(iter(kwargs), "")
-        whole = args[0] if args else kwargs.get(name)
-        new = act(whole) if isinstance(whole, Tensor) else None
-        if new is None:
-            return None
-        return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, name: new})
+    def take() -> Tensor:
+        if not found:
+            raise InputError(f"{tap.module} is computed too late; give a site that comes before")
+        return found.pop("source")
 
-    def after(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
-        whole = output_tensor(output)
-        new = None if whole is None else act(whole)
-        return None if new is None else with_output_tensor(output, new)
-
-    module = model.get_submodule(tap.module)
-    if tap.side == "input":
-        return module.register_forward_pre_hook(before, with_kwargs=True, prepend=first)
-    return module.register_forward_hook(after, prepend=first)
+    with reading(model, {"source": tap}, stop=False) as found:
+        yield take
 
 
 def replacing(
@@ -269,14 +182,11 @@ def replacing(
 
     Args:
         model: The model that the body runs.
-        tap: What to replace.
-        replacement: From the tensor to one of the same shape, which is cast to the tensor's
-            dtype and device.
+        tap: The tensor.
+        replacement: From the tensor to one of the same shape, cast to the tensor's dtype and
+            device.
         first: Run before the hooks that are already there, so that they (those that collect
             `hidden_states` in transformers, for one) see the replaced tensor.
-
-    Returns:
-        The hook, to be entered by `with` or removed.
     """
 
     def change(whole: Tensor) -> Tensor:
@@ -293,33 +203,32 @@ def replacing(
     return _hook(model, tap, change, first)
 
 
-@contextmanager
-def following(model: nn.Module, tap: Tap) -> Iterator[Callable[[], Tensor]]:
-    """Keep the latest value of a tensor while the model runs in the body of the `with`.
+def _hook(
+    model: nn.Module, tap: Tap, act: Callable[[Tensor], Tensor | None], first: bool = False
+) -> RemovableHandle:
+    """Call `act` on the whole tensor of a tap in every pass; what it returns replaces it."""
 
-    Yields:
-        A function that returns the tensor, once for each time that the model computed it. It
-        raises an InputError if the model has not reached the tensor yet.
-    """
-    latest: list[Tensor] = []
+    def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        name = "hidden_states" if "hidden_states" in kwargs else next(iter(kwargs), "")
+        whole = args[0] if args else kwargs.get(name)
+        new = act(whole) if isinstance(whole, Tensor) else None
+        if new is None:
+            return None
+        return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, name: new})
 
-    def keep(whole: Tensor) -> None:
-        latest[:] = [tap.take(whole)]
+    def after(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
+        if isinstance(output, Tensor):
+            return act(output)
+        new = act(output[0]) if output and isinstance(output[0], Tensor) else None
+        if new is None or isinstance(output, tuple):
+            return None if new is None else (new, *output[1:])
+        output[next(iter(output))] = new  # a model output of transformers, made for this call
+        return output
 
-    def take() -> Tensor:
-        if not latest:
-            raise InputError(
-                f"the source at {tap.module} is computed after the site that it is to replace; "
-                "give a source site that comes before it"
-            )
-        return latest.pop()
-
-    with _hook(model, tap, keep):
-        yield take
-
-
-_LAYERED = re.compile(r"(blocks|hidden)\.([0-9]+)(?=\.|$)")
-_PROBE_SHAPE = (2, 3)
+    module = model.get_submodule(tap.module)
+    if tap.side == "input":
+        return module.register_forward_pre_hook(before, with_kwargs=True, prepend=first)
+    return module.register_forward_hook(after, prepend=first)
 
 
 @dataclass(frozen=True)
@@ -327,75 +236,43 @@ class Sites:
     """Every place of a model that can be read or replaced.
 
     Attributes:
-        named: The width of every site that has a name of its own, in the order of the
-            forward pass; empty where the model's family is not known.
-        modules: The width of every module whose output is one vector per token, by path.
-        silent: The paths of the other modules.
+        taps: The taps of the sites that have a name of their own, in the order of the forward
+            pass; empty where the model's family is not known.
+        widths: The widths of these and of every module whose output is one vector per token.
         layers: The number of blocks.
-        taps: The taps of the named sites.
     """
 
-    named: dict[str, int]
-    modules: dict[str, int]
-    silent: frozenset[str]
-    layers: int
     taps: dict[str, Tap]
+    widths: dict[str, int]
+    layers: int
 
     def resolve(self, site: str) -> str:
         """The full name of a site, such as `blocks.3.mlp.pre` for `blocks.middle.mlp.pre`.
 
         Raises:
-            InputError: If the model has no such site; names the nearest and lists them all.
+            InputError: If the model has no such site; the message lists them all.
         """
         name = re.sub(r"^blocks\.middle\.", f"blocks.{self.layers // 2}.", site)
-        if name in self.named or name in self.modules:
+        if name in self.widths:
             return name
-        if name in self.silent:
-            raise InputError(
-                f"module {site!r} does not give one vector per token when the model runs; "
-                f"choose one that does, {self._choices()}"
-            )
-        layered = _LAYERED.match(name)
-        if layered and self.named:
-            kind, layer = layered[1], int(layered[2])
-            last = self.layers if kind == "hidden" else self.layers - 1
-            if layer > last:
-                raise InputError(
-                    f"site {site!r} is out of range: the model has {self.layers} blocks, so "
-                    f"give {kind}.0 to {kind}.{last}; {self._choices()}"
-                )
-        middle = f"blocks.{self.layers // 2}."
-        words = [n.replace(middle, "blocks.middle.") for n in self.named if n.startswith(middle)]
-        nearest = difflib.get_close_matches(site, [*words, *self.named, *self.modules], n=3)
-        hint = f"the nearest are {', '.join(nearest)}; " if nearest else ""
-        raise InputError(f"no site {site!r} in this model; {hint}{self._choices()}")
+        listed = {}
+        for known in self.taps or self.widths:
+            last = self.layers if known.startswith("hidden.") else self.layers - 1
+            listed[re.sub(r"\.\d+(?=\.|$)", f".{{0..{last}}}", known, count=1)] = True
+        raise InputError(
+            f"no site {site!r} in this model of {self.layers} blocks; it has {', '.join(listed)}"
+            f"{' and its module paths' if self.taps else ''}"
+            f"{did_you_mean(name, self.widths, most=0)}"
+        )
 
     def width(self, site: str) -> int:
         """The width of the vectors at a site."""
-        name = self.resolve(site)
-        return self.named[name] if name in self.named else self.modules[name]
+        return self.widths[self.resolve(site)]
 
     def tap(self, site: str) -> Tap:
         """The tap of a site."""
         name = self.resolve(site)
         return self.taps.get(name) or Tap(name)
-
-    def _choices(self) -> str:
-        """The sites in brief, each kind once."""
-        if not self.named:
-            return f"its modules are {', '.join(_brief(self.modules, self.layers))}"
-        sites = ", ".join(_brief(self.named, self.layers))
-        return f"its sites are {sites} (or middle for the number of a block), or any module path"
-
-
-def _brief(names: Iterable[str], layers: int) -> list[str]:
-    """Names that differ only in the number of the layer, written once with its range."""
-
-    def shorten(name: str) -> str:
-        last = layers if name.startswith("hidden.") else layers - 1
-        return re.sub(r"\.[0-9]+(?=\.|$)", f".{{0..{last}}}", name, count=1)
-
-    return list(dict.fromkeys(shorten(name) for name in names))
 
 
 def find_sites(config: "PretrainedConfig") -> Sites:
@@ -407,23 +284,17 @@ def find_sites(config: "PretrainedConfig") -> Sites:
     from transformers import AutoModelForCausalLM
 
     taps = named_taps(config)
+    shape = (2, 3)
     with FakeTensorMode(), torch.no_grad():
         # A copy, since building a model writes its choices into the configuration.
         build: Any = AutoModelForCausalLM.from_config
         model = build(copy.deepcopy(config)).train(False)
-        paths = [path for path, _ in model.named_modules() if path]
-        everything = {path: Tap(path) for path in paths} | taps
-        with reading(model, everything) as found:
-            model(torch.zeros(_PROBE_SHAPE, dtype=torch.long), use_cache=False)
+        modules = {path: Tap(path) for path, _ in model.named_modules() if path}
+        with reading(model, taps | modules) as found:
+            model(torch.zeros(shape, dtype=torch.long), use_cache=False)
     widths = {
-        name: values.shape[-1]
-        for name, values in found.items()
-        if by_token(values, *_PROBE_SHAPE) is not None
+        name: found[name].shape[-1]
+        for name in taps | modules
+        if name in found and by_token(found[name], *shape) is not None
     }
-    return Sites(
-        named={name: widths[name] for name in taps},
-        modules={path: widths[path] for path in paths if path in widths},
-        silent=frozenset(path for path in paths if path not in widths),
-        layers=config.num_hidden_layers,
-        taps=taps,
-    )
+    return Sites(taps, widths, config.num_hidden_layers)

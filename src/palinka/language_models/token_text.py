@@ -12,17 +12,10 @@ if TYPE_CHECKING:
 def tokenize(
     tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], offsets: bool = False
 ) -> "BatchEncoding":
-    """Tokenize texts without special tokens, also where the tokenizer would add some.
-
-    The name of a special token in a text is text like any other.
-
-    Args:
-        tokenizer: The language model's tokenizer.
-        texts: Texts of any length.
-        offsets: Add `offset_mapping`, each token's place in its text.
+    """Tokenize texts without special tokens, whose names in a text are plain text.
 
     Returns:
-        `input_ids`: a list of ids for each text.
+        `input_ids` of each text, and with `offsets` `offset_mapping`, each token's place in it.
     """
     encoded: BatchEncoding = tokenizer(
         list(texts),
@@ -43,16 +36,9 @@ def token_ids(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> lis
 
 
 def bos_id(tokenizer: "PreTrainedTokenizerBase") -> int:
-    """The id of the token that contexts begin with where `bos` is true.
-
-    Raises:
-        InputError: If the tokenizer has none.
-    """
+    """The id of the token that contexts begin with where `bos` is true."""
     if not isinstance(tokenizer.bos_token_id, int):
-        raise InputError(
-            "the tokenizer has no bos_token for a BOS token at the start of each context; set bos"
-            " to false"
-        )
+        raise InputError("the tokenizer has no bos_token to begin a context with; set bos to false")
     return tokenizer.bos_token_id
 
 
@@ -89,19 +75,15 @@ def token_bytes(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> lis
     """
     named = {index: token.content for index, token in tokenizer.added_tokens_decoder.items()}
     byte_level = "ByteLevel" in repr(tokenizer.backend_tokenizer.decoder)
-    to_bytes = _bytes_of_letters if byte_level else _bytes_of_piece
-    return [
-        named[index].encode() if index in named else to_bytes(token)
-        for index, token in zip(ids, tokenizer.convert_ids_to_tokens(list(ids)), strict=True)
-    ]
 
+    def to_bytes(index: int, token: str) -> bytes:
+        if index in named:
+            return named[index].encode()
+        if byte_level:
+            return bytes(_BYTE_OF_LETTER[letter] for letter in token)
+        # SentencePiece: `▁` is a space, `<0xF0>` a single byte.
+        if len(token) == 6 and token.startswith("<0x"):
+            return bytes.fromhex(token[3:5])
+        return token.replace("▁", " ").encode()
 
-def _bytes_of_letters(token: str) -> bytes:
-    return bytes(_BYTE_OF_LETTER[letter] for letter in token)
-
-
-def _bytes_of_piece(token: str) -> bytes:
-    """The bytes of a SentencePiece token: `▁` is a space, `<0xF0>` a single byte."""
-    if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
-        return bytes.fromhex(token[3:5])
-    return token.replace("▁", " ").encode()
+    return list(map(to_bytes, ids, tokenizer.convert_ids_to_tokens(list(ids))))

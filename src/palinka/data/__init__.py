@@ -11,17 +11,13 @@ from palinka.data.corpora import (
     Passage,
     TextFiles,
 )
-from palinka.data.format import CacheKey, Layout, RowStatistics
+from palinka.data.format import CacheKey, Layout
 from palinka.data.harvest import HarvestSpec, harvest
 from palinka.data.loader import ActivationLoader
-from palinka.data.memory import InputStatistics, MemoryRows
+from palinka.data.memory import MemoryRows
 from palinka.data.packing import Context, Split, pack, split_of
-from palinka.data.synthetic import (
-    SyntheticBatch,
-    SyntheticData,
-    mean_max_cosine,
-)
-from palinka.data.writer import CacheWriter, ShardClaim
+from palinka.data.synthetic import SyntheticData, mean_max_cosine
+from palinka.data.writer import CacheWriter
 
 if TYPE_CHECKING:
     from palinka.data.datamodule import ActivationDataModule
@@ -38,15 +34,11 @@ __all__ = [
     "Document",
     "HarvestSpec",
     "HuggingFaceDataset",
-    "InputStatistics",
     "Layout",
     "MemoryRows",
     "Passage",
     "RowContext",
-    "RowStatistics",
-    "ShardClaim",
     "Split",
-    "SyntheticBatch",
     "SyntheticData",
     "TextFiles",
     "harvest",

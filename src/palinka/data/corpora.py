@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 
 from palinka.assets import mini_sample_file
 from palinka.data.format import JSON
-from palinka.errors import InputError, expanded, first_line
+from palinka.errors import InputError, expanded, first_line, one_line
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,7 @@ def content_hash(files: Iterable[tuple[str, Path]]) -> str:
                 skip_byte_order_mark(stream)
                 content = hashlib.file_digest(stream, "sha256").digest()
         except OSError as error:
-            raise InputError(
-                f"{file} cannot be read ({error.strerror}); check that it is there and readable"
-            ) from error
+            raise InputError(f"{file} cannot be read ({error.strerror})") from error
         # A hash of fixed length after each name: no other names and contents read the same.
         digest.update(name.encode("utf-8", "surrogateescape") + b"\0" + content)
     return digest.hexdigest()
@@ -76,6 +74,12 @@ def skip_byte_order_mark(stream: BinaryIO) -> None:
     """Move past a UTF-8 byte order mark at the start of a file."""
     if stream.read(len(BOM_UTF8)) != BOM_UTF8:
         stream.seek(0)
+
+
+def _by_name(folder: Path, pattern: str) -> list[tuple[str, Path]]:
+    """Name in the folder and path of each file that matches, sorted by name."""
+    files = (file for file in folder.glob(pattern) if file.is_file())
+    return sorted((file.relative_to(folder).as_posix(), file) for file in files)
 
 
 class BundledSample(Corpus):
@@ -142,8 +146,7 @@ class TextFiles(Corpus):
     ) -> None:
         if max_document_characters is not None and max_document_characters < 1:
             raise InputError(
-                f"max_document_characters is {max_document_characters}; expected at least 1, or "
-                "null for whole files"
+                f"max_document_characters is {max_document_characters}; expected at least 1 or null"
             )
         self.path = expanded(path)
         self.pattern = pattern
@@ -171,16 +174,14 @@ class TextFiles(Corpus):
         }
 
     def _files(self) -> list[tuple[str, Path]]:
-        """List name and path of each file, sorted by name."""
         if self.path.is_file():
             return [(self.path.name, self.path)]
         if not self.path.is_dir():
             raise InputError(
-                f"{self.path} was not found; give the path of a text file, or of a "
-                "folder of text files"
+                f"{self.path} was not found; give the path of a text file or a folder of text files"
             )
         try:
-            found = [file for file in self.path.glob(self.pattern) if file.is_file()]
+            found = _by_name(self.path, self.pattern)
         except (ValueError, NotImplementedError) as error:
             raise InputError(
                 f"{self.pattern!r} is not a glob pattern ({error}); give one such as '**/*.txt'"
@@ -190,7 +191,7 @@ class TextFiles(Corpus):
                 f"no file in {self.path} matches {self.pattern!r}; put text files there, or give "
                 "another pattern"
             )
-        return sorted((file.relative_to(self.path).as_posix(), file) for file in found)
+        return found
 
     def _read(self, file: Path) -> str:
         try:
@@ -198,23 +199,16 @@ class TextFiles(Corpus):
                 skip_byte_order_mark(raw)
                 return stream.read(self.max_document_characters)
         except UnicodeDecodeError as error:
-            raise InputError(
-                f"{file} is not {self.encoding} (byte {error.start} cannot be decoded); convert "
-                "it, or name its encoding"
-            ) from error
+            fault = f"{file} is not {self.encoding} (byte {error.start} cannot be decoded)"
+            raise InputError(f"{fault}; convert it, or name its encoding") from error
         except MemoryError as error:
-            raise InputError(
-                f"{file} does not fit into memory; divide it, or set max_document_characters"
-            ) from error
+            fault = f"{file} does not fit into memory"
+            raise InputError(f"{fault}; divide it, or set max_document_characters") from error
         except (LookupError, ValueError) as error:
-            raise InputError(
-                f"{self.encoding!r} is not a text encoding of Python; give one such as "
-                "'utf-8' or 'latin-1'"
-            ) from error
+            fault = f"{self.encoding!r} is not a text encoding of Python"
+            raise InputError(f"{fault}; give one such as 'utf-8' or 'latin-1'") from error
         except OSError as error:
-            raise InputError(
-                f"{file} cannot be read ({error.strerror}); check its permissions"
-            ) from error
+            raise InputError(f"{file} cannot be read ({error.strerror})") from error
 
 
 class HuggingFaceDataset(Corpus):
@@ -269,11 +263,9 @@ class HuggingFaceDataset(Corpus):
 
     def fingerprint(self) -> dict[str, JSON]:
         """Commit on the hub, or hash of the folder's files, with the selection of rows."""
-        identity: dict[str, JSON] = (
-            {"sha256": content_hash(self._local_files())}
-            if self._is_local
-            else {"path": self.path, "commit": self._commit}
-        )
+        identity: dict[str, JSON] = {"path": self.path, "commit": self._commit}
+        if Path(self.path).is_dir():
+            identity = {"sha256": content_hash(_by_name(Path(self.path), "**/*"))}
         return {
             "kind": "Hugging Face dataset",
             **identity,
@@ -290,7 +282,7 @@ class HuggingFaceDataset(Corpus):
                 "the corpus HuggingFaceDataset needs the package datasets; "
                 "run `pip install palinka[datasets]`"
             ) from error
-        commit = None if self._is_local else self._commit
+        commit = self._commit
         try:
             rows = datasets.load_dataset(
                 self.path,
@@ -307,30 +299,23 @@ class HuggingFaceDataset(Corpus):
             while cause.__cause__ is not None:
                 cause = cause.__cause__
             empty = isinstance(cause, StopIteration)
-            reason = "a file has no rows" if empty else " ".join(str(cause).split())[:300]
+            reason = "a file has no rows" if empty else one_line(cause)[:300]
             raise InputError(
                 f"the data set {self.path} (name {self.name}, split {self.split}) cannot be "
-                f"loaded: {reason or type(cause).__name__}"
+                f"loaded: {reason}"
             ) from error
 
-    @property
-    def _is_local(self) -> bool:
-        return Path(self.path).is_dir()
-
-    def _local_files(self) -> list[tuple[str, Path]]:
-        folder = Path(self.path)
-        files = (file for file in folder.rglob("*") if file.is_file())
-        return sorted((file.relative_to(folder).as_posix(), file) for file in files)
-
     @cached_property
-    def _commit(self) -> str:
-        """Commit of the revision on the hub."""
+    def _commit(self) -> str | None:
+        """Commit of the revision on the hub; None for a folder."""
+        if Path(self.path).is_dir():
+            return None
         if self.revision and re.fullmatch("[0-9a-f]{40}", self.revision):
             return self.revision
         from huggingface_hub import HfApi
 
         try:
-            commit = HfApi().dataset_info(self.path, revision=self.revision).sha
+            return HfApi().dataset_info(self.path, revision=self.revision).sha
         # The hub client raises the errors of its HTTP library, which differs between versions.
         except Exception as error:
             raise InputError(
@@ -338,6 +323,3 @@ class HuggingFaceDataset(Corpus):
                 f"could be asked about ({first_line(error)}); check the name and the connection, "
                 "or give a whole commit hash as revision for one that is cached"
             ) from error
-        if commit is None:
-            raise InputError(f"the hub names no commit of {self.path}; give one as revision")
-        return commit

@@ -1,6 +1,7 @@
 """The `LightningDataModule` of activations."""
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import cache, cached_property, partial
@@ -28,8 +29,10 @@ from palinka.data.packing import Context, Split
 from palinka.errors import InputError, expanded
 from palinka.language_models import LanguageModel, LanguageModelSpec
 
-# Lets Lightning's `load_from_checkpoint` build the corpus from its class path.
-INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
+# Bytes that are read and hashed in a few seconds; larger caches are verified by `harvest` alone.
+MAX_VERIFIED_BYTES = 4 * 1024**3
+# Number of runs of neighboring rows that `training_rows` takes.
+RUNS = 64
 
 
 def plain_arguments(
@@ -37,28 +40,18 @@ def plain_arguments(
 ) -> dict[str, Any]:
     """Write the data module's arguments that are objects as a YAML file gives them."""
     kind = type(corpus)
-    arguments = {}
-    for name in inspect.signature(kind).parameters:
-        # By the convention of the corpora, an argument is kept under its own name.
-        value = getattr(corpus, name, None)
-        value = str(value) if isinstance(value, Path) else value
-        if isinstance(value, bool | int | float | str):
-            arguments[name] = value
+    # By the convention of the corpora, an argument is kept under its own name.
+    values = {name: getattr(corpus, name, None) for name in inspect.signature(kind).parameters}
+    plain = {name: str(v) if isinstance(v, Path) else v for name, v in values.items()}
+    arguments = {name: v for name, v in plain.items() if isinstance(v, bool | int | float | str)}
+    class_path = f"{kind.__module__}.{kind.__qualname__}"
     return {
         "language_model": asdict(language_model),
-        "corpus": {
-            "class_path": f"{kind.__module__}.{kind.__qualname__}",
-            "init_args": arguments,
-        },
+        "corpus": {"class_path": class_path, "init_args": arguments},
         "cache_dir": str(cache_dir),
-        "_instantiator": INSTANTIATOR,
+        # Lets Lightning's `load_from_checkpoint` build the corpus from its class path.
+        "_instantiator": "lightning.pytorch.cli.instantiate_module",
     }
-
-
-# Bytes that are read and hashed in a few seconds; larger caches are verified by `harvest` alone.
-MAX_VERIFIED_BYTES = 4 * 1024**3
-# Number of runs of neighboring rows that `training_rows` takes.
-RUNS = 64
 
 
 class ActivationDataModule(pl.LightningDataModule):
@@ -81,8 +74,7 @@ class ActivationDataModule(pl.LightningDataModule):
         train_tokens: Maximum number of training rows; null for all.
         validation_tokens: Maximum number of validation rows; null for all.
         bos: Whether each context starts with the tokenizer's BOS token.
-        skip_first: Whether to drop the first token of each context, often an attention sink with
-            unusual activations.
+        skip_first: Whether to drop the first token of each context, often an attention sink.
         dtype: Stored type on disk.
         cache_dir: The folder of all caches; default `$PALINKA_CACHE`, or
             `~/.cache/palinka/activations`.
@@ -92,14 +84,11 @@ class ActivationDataModule(pl.LightningDataModule):
         center: Whether the autoencoder's input has the mean training row subtracted.
         unit_norm: Whether the autoencoder's input is scaled to a mean norm of 1.
         seed: Draws the documents for validation and the order of the rows.
-        harvest_batch_size: Contexts per forward pass of the language model; null for about
-            4,096 tokens.
+        harvest_batch_size: Contexts per forward pass; null for about 4,096 tokens.
         verify_shards: Whether a run compares the checksum of each shard when a batch first
             takes rows from it: the first batches then take as long as reading the cache once.
-            Sizes and headers are compared in any case.
         target_site: For a transcoder, the site whose activations it predicts from those at
-            `site`: rows then hold both, of the same token, side by side. `center` and
-            `unit_norm` apply to each site by itself.
+            `site`: rows then hold both, side by side, each with its own `center` and `unit_norm`.
     """
 
     def __init__(
@@ -134,6 +123,8 @@ class ActivationDataModule(pl.LightningDataModule):
                 f"validation_tokens is {validation_tokens} and validation_fraction is 0; give a "
                 "fraction above 0, or leave validation_tokens out to validate on training rows"
             )
+        if isinstance(language_model, str):
+            language_model = LanguageModelSpec(language_model)
         self.batch_size = batch_size
         self.cache_dir = expanded(cache_dir) if cache_dir else default_cache_dir()
         self.in_memory = in_memory
@@ -142,14 +133,9 @@ class ActivationDataModule(pl.LightningDataModule):
         self.seed = seed
         self.verify_shards = verify_shards
         self.train_spec = HarvestSpec(
-            language_model=(
-                LanguageModelSpec(language_model)
-                if isinstance(language_model, str)
-                else language_model
-            ),
-            site=site,
-            corpus=BundledSample() if corpus is None else corpus,
-            split="train",
+            language_model,
+            site,
+            BundledSample() if corpus is None else corpus,
             context_length=context_length,
             validation_fraction=validation_fraction,
             seed=seed,
@@ -160,19 +146,17 @@ class ActivationDataModule(pl.LightningDataModule):
             batch_contexts=harvest_batch_size,
             target_site=target_site,
         )
-        self.validation_spec = (
-            replace(self.train_spec, split="validation", max_rows=validation_tokens)
-            if validation_fraction
-            else self.train_spec
-        )
+        self.validation_spec = self.train_spec
+        if validation_fraction:
+            self.validation_spec = replace(
+                self.train_spec, split="validation", max_rows=validation_tokens
+            )
         self._rows: dict[Split, Cache | MemoryRows] = {}
         self._loaders: list[ActivationLoader] = []
         # Not for the logger: the module's hyperparameters go there, and names must not clash.
         self.save_hyperparameters(ignore=["language_model", "corpus", "cache_dir"], logger=False)
-        self.save_hyperparameters(
-            plain_arguments(self.train_spec.language_model, self.train_spec.corpus, self.cache_dir),
-            logger=False,
-        )
+        arguments = plain_arguments(language_model, self.train_spec.corpus, self.cache_dir)
+        self.save_hyperparameters(arguments, logger=False)
 
     @property
     def width(self) -> int:
@@ -189,7 +173,7 @@ class ActivationDataModule(pl.LightningDataModule):
         """Identity of the training rows in a checkpoint, known before they are harvested."""
         return identity_of(self.train_spec) if self.in_memory else self.train_spec.key.digest
 
-    @cached_property
+    @property
     def source(self) -> dict[str, str | bool]:
         """Language model, sites and BOS token of the rows, as a checkpoint remembers them."""
         sites = self.train_spec.resolved_sites
@@ -245,20 +229,31 @@ class ActivationDataModule(pl.LightningDataModule):
         rank: int = 0,
         world_size: int = 1,
         barrier: Callable[[], object] = lambda: None,
+        specs: Sequence[HarvestSpec] | None = None,
+        max_verified: float = math.inf,
     ) -> None:
-        """Harvest the missing shards of both splits, on this rank and the others.
-
-        A cache that is finished already is verified.
+        """Harvest the missing shards, on this rank and the others; verify caches that existed.
 
         Args:
             rank: This process among `world_size`; all of them share `cache_dir`.
             world_size: Number of processes that share the work.
             barrier: Waits until every rank has called it.
+            specs: What to harvest; default both splits.
+            max_verified: Bytes of the largest cache that is verified.
         """
         if self.in_memory:
             raise InputError("in_memory is true, so nothing is harvested; set it to false")
-        specs = [self.train_spec, self.validation_spec]
-        self._harvest(specs, None, rank, world_size, barrier)
+        load = cache(partial(LanguageModel.load, self.train_spec.language_model))  # once for both
+        specs = specs or [self.train_spec, self.validation_spec]
+        existed = {spec: Cache.exists(spec.key.folder(self.cache_dir)) for spec in specs}
+        for spec, known in existed.items():
+            if not known:
+                next(spec.contexts())  # rejects an empty split before the other is harvested
+        share = {"rank": rank, "world_size": world_size}
+        for spec, known in existed.items():
+            harvested = harvest(spec, self.cache_dir, barrier=barrier, load=load, **share)
+            if known and rank == 0 and harvested.bytes <= max_verified:
+                harvested.verify()
 
     def verify(self) -> list[Cache]:
         """Compare every checksum of the caches of both splits; nothing is harvested.
@@ -291,7 +286,7 @@ class ActivationDataModule(pl.LightningDataModule):
         if self.in_memory:
             self.setup("")
         else:
-            self._harvest(self._needed(), MAX_VERIFIED_BYTES)
+            self.harvest(specs=self._needed(), max_verified=MAX_VERIFIED_BYTES)
 
     def setup(self, stage: str) -> None:
         """Open the caches, or read the corpus into memory."""
@@ -319,13 +314,7 @@ class ActivationDataModule(pl.LightningDataModule):
         all_rows = -(-rows.rows // self._share[1])
         return self._loader(rows, self.batch_size or all_rows, shuffle=False, drop_last=False)
 
-    def test_dataloader(self) -> ActivationLoader:
-        """Load the validation rows."""
-        return self.val_dataloader()
-
-    def predict_dataloader(self) -> ActivationLoader:
-        """Load the validation rows."""
-        return self.val_dataloader()
+    test_dataloader = predict_dataloader = val_dataloader
 
     def teardown(self, stage: str) -> None:
         """Stop loader threads and free the model."""
@@ -345,44 +334,17 @@ class ActivationDataModule(pl.LightningDataModule):
             return [self.train_spec, self.validation_spec]
         return [self.validation_spec]
 
-    def _harvest(
-        self,
-        specs: Sequence[HarvestSpec],
-        max_verified: int | None,
-        rank: int = 0,
-        world_size: int = 1,
-        barrier: Callable[[], object] = lambda: None,
-    ) -> None:
-        """Harvest, and verify caches that were finished and have at most `max_verified` bytes."""
-        load = cache(partial(LanguageModel.load, self.train_spec.language_model))  # once for both
-        existed = {spec: Cache.exists(spec.key.folder(self.cache_dir)) for spec in specs}
-        for spec, known in existed.items():
-            if not known:
-                next(spec.contexts())  # rejects an empty split before the other is harvested
-        for spec, known in existed.items():
-            harvested = harvest(
-                spec,
-                self.cache_dir,
-                rank=rank,
-                world_size=world_size,
-                barrier=barrier,
-                load=load,
-            )
-            if known and rank == 0 and (max_verified is None or harvested.bytes <= max_verified):
-                harvested.verify()
-
     def _statistics(self, columns: slice) -> InputStatistics:
         rows = self._open(self.train_spec)
         return input_statistics(rows, columns, center=self.center, unit_norm=self.unit_norm)
 
     def _open(self, spec: HarvestSpec) -> Cache | MemoryRows:
         if spec.split not in self._rows:
+            folder = spec.key.folder(self.cache_dir)
             self._rows[spec.split] = (
                 read_in_memory(spec)
                 if self.in_memory
-                else Cache.open(
-                    spec.key.folder(self.cache_dir), spec.key, verify_shards=self.verify_shards
-                )
+                else Cache.open(folder, spec.key, verify_shards=self.verify_shards)
             )
         return self._rows[spec.split]
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from palinka.data.cache import Cache
 from palinka.data.format import (
@@ -66,11 +66,7 @@ def _inspect(path: Path) -> StoredCache:
             return StoredCache(path, "complete", cache.key, cache.rows, size)
         state = "harvesting" if is_harvested(path) else "incomplete"
         key = read_description(path)
-        numbers = [
-            int(name[6:-5])
-            for name in sizes
-            if name.startswith("shard-") and name.endswith(".json")
-        ]
+        numbers = [int(n[6:-5]) for n in sizes if n.startswith("shard-") and n.endswith(".json")]
         records = [record for number in numbers if (record := record_of(path, key, number))]
         rows = sum(record.statistics.rows for record in records)
         return StoredCache(path, state, key, rows, size)
@@ -85,14 +81,8 @@ def _cache_files(folder: Path) -> list[Path]:
     return sorted(files, key=lambda path: (order.get(path.name, 1), path.name))
 
 
-@dataclass(frozen=True)
-class Removal:
-    """Result of a removal.
-
-    Attributes:
-        bytes: Size of the removed files.
-        left: Names of what stayed in the folder; the folder itself is removed if there are none.
-    """
+class Removal(NamedTuple):
+    """Bytes of the removed files, and names of what stayed in the folder."""
 
     bytes: int
     left: tuple[str, ...]
@@ -102,9 +92,6 @@ def remove_cache(folder: Path) -> Removal:
     """Remove the files of one cache, finished or not, and its folder if nothing else is in it.
 
     The manifest is removed first, so that a part of a cache is never read as a whole one.
-
-    Args:
-        folder: The cache's own folder.
 
     Raises:
         InputError: If a running harvest writes to it, or a file cannot be removed.

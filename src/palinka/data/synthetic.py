@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 import torch
 from torch import Generator, Tensor
+from torch.nn import functional
 
 from palinka.errors import InputError
 
@@ -56,31 +57,24 @@ class SyntheticData:
             if not least <= value < math.inf:
                 raise InputError(f"{name} must be at least {least}, got {value!r}")
         if not 0 < self.active <= self.features:
-            raise InputError(
-                f"active must be more than 0 and at most the {self.features} features, got"
-                f" {self.active!r}"
-            )
+            bounds = f"more than 0 and at most the {self.features} features"
+            raise InputError(f"active must be {bounds}, got {self.active!r}")
         if self.amplitude not in get_args(Amplitude):
-            raise InputError(
-                f"amplitude must be one of {', '.join(get_args(Amplitude))}, got {self.amplitude!r}"
-            )
+            names = ", ".join(get_args(Amplitude))
+            raise InputError(f"amplitude must be one of {names}, got {self.amplitude!r}")
 
     @cached_property
     def directions(self) -> Tensor:
         """Direction of each feature, `(features, width)`, float32, rows of norm 1."""
-        generator = _generator(self.seed)
-        directions = torch.randn(
-            self.features, self.width, generator=generator, dtype=torch.float64
-        )
-        norm: Tensor = directions.norm(dim=1, keepdim=True)
-        return (directions / norm).float()
+        size = (self.features, self.width)
+        directions = torch.randn(size, generator=_generator(self.seed), dtype=torch.float64)
+        return functional.normalize(directions, eps=0.0).float()
 
     def sample(self, rows: int, seed: int) -> SyntheticBatch:
         """Draw `rows` rows, the same for the same seed."""
         if rows < 1 or seed < 0:
             raise InputError(
-                f"a sample has at least 1 row and a seed of at least 0, got {rows} rows and seed"
-                f" {seed}"
+                f"a sample has at least 1 row and a seed of at least 0, got {rows} and {seed}"
             )
         generator = _generator(self.seed, seed)
         active = self._active(rows, generator)
@@ -131,22 +125,15 @@ def mean_max_cosine(dictionary: Tensor, directions: Tensor) -> float:
         Sharkey et al. (2022), Taking features out of superposition with sparse autoencoders.
     """
     if dictionary.ndim != 2 or directions.ndim != 2 or dictionary.shape[1] != directions.shape[1]:
-        raise InputError(
-            "a dictionary and directions are (latents, width) and (features, width), got"
-            f" {tuple(dictionary.shape)} and {tuple(directions.shape)}"
-        )
+        shapes = f"{tuple(dictionary.shape)} and {tuple(directions.shape)}"
+        raise InputError(f"expected (latents, width) and (features, width), got {shapes}")
     if not len(dictionary) or not len(directions):
         raise InputError("a dictionary and directions to compare must each have at least one row")
     dtype = torch.promote_types(dictionary.dtype, torch.float32)
-    true = _normalized(directions.to(dictionary.device, dtype))
+    tiny = torch.finfo(dtype).tiny
+    true = functional.normalize(directions.to(dictionary.device, dtype), eps=tiny)
     best = true.new_full((len(true),), -1.0)
-    size = max(1, _CHUNK // len(true))
-    for start in range(0, len(dictionary), size):
-        chunk = _normalized(dictionary[start : start + size].to(dtype))
-        best = torch.maximum(best, (true @ chunk.T).amax(dim=1))
+    for chunk in torch.split(dictionary, max(1, _CHUNK // len(true))):
+        cosines = true @ functional.normalize(chunk.to(dtype), eps=tiny).T
+        best = torch.maximum(best, cosines.amax(dim=1))
     return float(best.double().mean())
-
-
-def _normalized(rows: Tensor) -> Tensor:
-    norm: Tensor = rows.norm(dim=1, keepdim=True)
-    return rows / norm.where(norm > 0, 1.0)

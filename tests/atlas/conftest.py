@@ -15,22 +15,6 @@ from palinka.atlas.site import About
 from palinka.atlas.text import AFTER, BEFORE, Windows, Word
 from palinka.training.callbacks.latent_report import LatentReport
 
-# What a tokenizer may hold, and what must never be more than text.
-HOSTILE = [
-    b"<script>window.hacked=1</script>",
-    b"<img src=x onerror=window.hacked=1>",
-    b"</script><script>window.hacked=1</script>",
-    "\u202egnp.exe\u200f".encode(),
-    "\u2028\u2029".encode(),
-    b"\x00\x07\x1b[31m",
-    b"\xf0\x9f",
-    b"\x98\x80",
-    b'"]);window.hacked=1;//',
-    b"${window.hacked=1}{{constructor}}",
-    b"javascript:window.hacked=1",
-    b"\\u003cscript\\u003e",
-    "שלום".encode(),
-]
 ORDINARY = [f" word{i}".encode() for i in range(40)] + [b"\n", b" ", b",", b".", b"s"]
 
 
@@ -88,9 +72,7 @@ def synthetic_facts(latents: int = 150, vocabulary: list[bytes] | None = None) -
     )
     shown = display_tokens(tokens)
     words = [
-        []
-        if i == 7
-        else [Word(shown[(i + j) % count].strip() or "␣", 9 - j, 1.5) for j in range(6)]
+        [Word(shown[(i + j) % count].strip() or "␣", 9 - j, 1.5) for j in range(6 * (i != 7))]
         for i in range(latents)
     ]
     histogram = HistogramCounter(latents)
@@ -128,11 +110,6 @@ def make_facts() -> Callable[..., LatentFacts]:
 
 
 @pytest.fixture(scope="session")
-def hostile() -> list[bytes]:
-    return HOSTILE
-
-
-@pytest.fixture(scope="session")
 def about() -> About:
     return ABOUT
 
@@ -152,8 +129,7 @@ def write_findings(
     folder: Path, latents: int = 150, part: str = "place", remark: str = "a note"
 ) -> Path:
     random = np.random.default_rng(1)
-    score = random.gamma(2.0, 1.0, latents)
-    result = CategoryScore(score, random.random(latents), random.random(latents), notes=(remark,))
+    score, auc, p = random.gamma(2.0, 1.0, latents), random.random(latents), random.random(latents)
     figure = Figure((3, 2))
     figure.subplots().plot([1, 2], [3, 4])
     figure.set_label(f"What it shows. {remark}")
@@ -163,8 +139,7 @@ def write_findings(
         "sites": ["blocks.3.mlp.pre"],
         "stimuli": "/home/somebody/secret/passage.yaml",
     }
-    findings = Findings(
-        "geography", {part: result}, {"score": figure}, settings=settings, summary="- `x`"
-    )
-    findings.write(folder)
+    result = {part: CategoryScore(score, auc, p, notes=(remark,))}
+    figures = {"score": figure}
+    Findings("geography", result, figures, settings=settings, summary="- `x`").write(folder)
     return folder

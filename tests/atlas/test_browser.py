@@ -21,6 +21,8 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
 
 LATENTS = 300
+ADDRESSES = ("", "#latent=3", "#analysis=0", "#text")
+Visit = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
@@ -46,33 +48,41 @@ def site(
     return write_site(folder / "atlas", make_facts(LATENTS), about, found)
 
 
-class Visit:
-    """A page in the browser, with all that it has asked for and said."""
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Visit]:
+    """Opens an address; the page may neither complain nor ask any host."""
+    context = browser.new_context(viewport={"width": 1200, "height": 900})
+    page = context.new_page()
+    requests: list[str] = []
+    complaints: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("requestfailed", lambda request: complaints.append(request.url))
 
-    def __init__(self, context: Any) -> None:
-        self.page = context.new_page()
-        self.requests: list[str] = []
-        self.complaints: list[str] = []
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("console", lambda message: self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("requestfailed", lambda request: self.complaints.append(request.url))
+    def go(address: str, title: str = "Overview") -> Any:
+        page.goto(address)
+        heading(page, title)
+        return page
 
-    def go(self, address: str, heading: str = "Overview") -> Any:
-        self.page.goto(address)
-        self.page.get_by_role("heading", name=heading, level=1, exact=True).wait_for()
-        return self.page
+    yield go
+    context.close()
+    assert complaints == []
+    assert [url for url in requests if not url.startswith(("file:///", "http://127.0.0.1:"))] == []
 
 
 @pytest.fixture
-def visit(browser: Any) -> Iterator[Visit]:
-    context = browser.new_context(viewport={"width": 1200, "height": 900})
-    visit = Visit(context)
-    yield visit
-    context.close()
-    assert visit.complaints == [], "no errors on the console"
-    away = [url for url in visit.requests if not url.startswith(("file:///", "http://127.0.0.1:"))]
-    assert away == [], "no request to any host"
+def page(visit: Visit, site: Path) -> Any:
+    """The overview."""
+    return visit(site.as_uri())
+
+
+def heading(page: Any, name: str) -> None:
+    page.get_by_role("heading", name=name, level=1, exact=True).wait_for()
+
+
+def count(page: Any, text: str) -> None:
+    page.get_by_text(text, exact=True).wait_for()
 
 
 def first_latents(page: Any, count: int = 5) -> list[int]:
@@ -92,8 +102,16 @@ def values(page: Any, key: str) -> np.ndarray:
     return np.array(page.evaluate("key => Array.from(palinka.selection.values(key))", key), float)
 
 
-def test_the_overview_says_what_was_measured(visit: Visit, site: Path) -> None:
-    page = visit.go(site.as_uri())
+def share(values: np.ndarray) -> np.ndarray:
+    """Place along a logarithmic axis, with three parts in a hundred to spare at both ends."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.where(values > 0, np.log10(values), np.nan)
+    low, high = np.nanmin(logs), np.nanmax(logs)
+    margin = 0.03 * (high - low)
+    return np.asarray((logs - low + margin) / (high - low + 2 * margin))
+
+
+def test_the_overview_says_what_was_measured(page: Any) -> None:
     metrics = page.locator(".metrics").inner_text()
     assert "fraction of variance unexplained" in metrics
     assert "0.109" in metrics
@@ -105,8 +123,7 @@ def test_the_overview_says_what_was_measured(visit: Visit, site: Path) -> None:
     assert page.title() == "Overview · feature atlas of mini"
 
 
-def test_a_column_sorts_both_ways_with_the_dead_at_the_end(visit: Visit, site: Path) -> None:
-    page = visit.go(site.as_uri())
+def test_a_column_sorts_both_ways_with_the_dead_at_the_end(page: Any) -> None:
     activation = values(page, "activation")
     page.get_by_role("button", name="mean", exact=True).click()
     descending = np.argsort(-activation, kind="stable")  # NaN comes last
@@ -122,8 +139,7 @@ def test_a_column_sorts_both_ways_with_the_dead_at_the_end(visit: Visit, site: P
     assert order[-1] == 7
 
 
-def test_the_table_holds_only_rows_in_sight(visit: Visit, site: Path) -> None:
-    page = visit.go(site.as_uri())
+def test_the_table_holds_only_rows_in_sight(page: Any) -> None:
     scroller = page.locator(".scroller")
     assert page.locator(".latents tbody tr").count() < 60
     assert page.locator(".latents").get_attribute("aria-rowcount") == "301"
@@ -133,27 +149,25 @@ def test_the_table_holds_only_rows_in_sight(visit: Visit, site: Path) -> None:
     assert row.get_attribute("aria-rowindex") == "301"
 
 
-def test_filters_narrow_the_table_and_are_taken_back(visit: Visit, site: Path) -> None:
-    page = visit.go(site.as_uri())
+def test_filters_narrow_the_table_and_are_taken_back(page: Any) -> None:
     density = values(page, "density")
     page.get_by_label("Keep").select_option("density")
     page.get_by_label("from").fill("0.5")
     page.get_by_role("button", name="Filter", exact=True).click()
     kept = int((density >= 0.5).sum())
-    page.get_by_text(f"{kept} of 300 latents").wait_for()
+    count(page, f"{kept} of 300 latents")
     page.get_by_label("Keep").select_option("geography/place/score")
     page.get_by_label("to", exact=True).fill("1.5")
     page.get_by_role("button", name="Filter", exact=True).click()
     both = int(((density >= 0.5) & (values(page, "geography/place/score") <= 1.5)).sum())
-    page.get_by_text(f"{both} of 300 latents").wait_for()
+    count(page, f"{both} of 300 latents")
     page.get_by_role("button", name=re.compile("Take back the filter density")).click()
     page.get_by_role("button", name="Show all").click()
-    page.get_by_text("300 latents", exact=True).wait_for()
+    count(page, "300 latents")
 
 
 @pytest.mark.parametrize("plot", [0, 1], ids=["histogram", "scatter"])
-def test_brushing_selects_what_was_brushed(visit: Visit, site: Path, plot: int) -> None:
-    page = visit.go(site.as_uri())
+def test_brushing_selects_what_was_brushed(page: Any, plot: int) -> None:
     box = page.locator(".plot").nth(plot).bounding_box()
     left, top = box["x"] + 60, box["y"] + 10
     width, height = box["width"] - 72, box["height"] - 50
@@ -164,20 +178,11 @@ def test_brushing_selects_what_was_brushed(visit: Visit, site: Path, plot: int) 
     assert page.locator(".brush").nth(plot).is_visible()
     page.mouse.up()
     page.get_by_text(re.compile(r"^\d+ of 300 latents$")).wait_for()
-    # The axis is logarithmic, with three parts in a hundred to spare at both ends.
-    density, activation = values(page, "density"), values(page, "activation")
-
-    def place(values: np.ndarray) -> np.ndarray:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            logs = np.where(values > 0, np.log10(values), np.nan)
-        low, high = np.nanmin(logs), np.nanmax(logs)
-        margin = 0.03 * (high - low)
-        return np.asarray((logs - low + margin) / (high - low + 2 * margin))
-
     with np.errstate(invalid="ignore"):
-        inside = place(density) >= 0.5
+        inside = share(values(page, "density")) >= 0.5
         if plot == 1:
-            inside &= (place(activation) >= 0.3) & (place(activation) <= 0.8)
+            activation = share(values(page, "activation"))
+            inside &= (activation >= 0.3) & (activation <= 0.8)
     found = page.evaluate("Array.from(palinka.selection.order())")
     # A pixel is a three-hundredth of the way.
     assert abs(len(found) - inside.sum()) <= 4
@@ -185,38 +190,30 @@ def test_brushing_selects_what_was_brushed(visit: Visit, site: Path, plot: int) 
     assert len(set(found) ^ set(np.flatnonzero(inside).tolist())) <= 4
     page.keyboard.press("Tab")
     page.locator(".plot").nth(plot).press("Escape")
-    page.get_by_text("300 latents", exact=True).wait_for()
+    count(page, "300 latents")
 
 
-def test_a_click_in_the_scatter_opens_the_nearest_latent(visit: Visit, site: Path) -> None:
-    page = visit.go(site.as_uri())
+def test_a_click_in_the_scatter_opens_the_nearest_latent(page: Any) -> None:
     box = page.locator(".plot").nth(1)
     box.scroll_into_view_if_needed()
-    density, activation = values(page, "density"), values(page, "activation")
+    density, activation = share(values(page, "density")), share(values(page, "activation"))
     alone = int(np.nanargmax(activation))
-
-    def share(all_values: np.ndarray, value: float) -> float:
-        logs = np.log10(all_values[all_values > 0])
-        margin = 0.03 * (logs.max() - logs.min())
-        return float((np.log10(value) - logs.min() + margin) / (np.ptp(logs) + 2 * margin))
-
     frame = box.bounding_box()
-    x = frame["x"] + 60 + share(density, density[alone]) * (frame["width"] - 72)
-    y = frame["y"] + 10 + (1 - share(activation, activation[alone])) * (frame["height"] - 50)
+    x = frame["x"] + 60 + density[alone] * (frame["width"] - 72)
+    y = frame["y"] + 10 + (1 - activation[alone]) * (frame["height"] - 50)
     page.mouse.move(x, y)
     assert page.locator("#tooltip").inner_text().startswith(f"latent {alone}")
     page.mouse.click(x, y)
-    page.get_by_role("heading", name=f"Latent {alone}", exact=True).wait_for()
+    heading(page, f"Latent {alone}")
 
 
-def test_search_finds_numbers_words_and_tokens(visit: Visit, site: Path) -> None:
-    page = visit.go(site.as_uri())
+def test_search_finds_numbers_words_and_tokens(page: Any) -> None:
     page.keyboard.press("/")
     page.keyboard.type("211")
     page.locator("#results li").first.wait_for()
     assert page.locator("#results li b").first.inner_text() == "211"
     page.keyboard.press("Enter")
-    page.get_by_role("heading", name="Latent 211", exact=True).wait_for()
+    heading(page, "Latent 211")
     assert page.url.endswith("#latent=211")
 
     page.locator("#search").fill("WORD17")
@@ -231,7 +228,7 @@ def test_search_finds_numbers_words_and_tokens(visit: Visit, site: Path) -> None
     active = page.locator("#search").get_attribute("aria-activedescendant")
     assert active == selected.get_attribute("id")
     page.keyboard.press("Enter")
-    page.get_by_text(f"{expected} of 300 latents").wait_for()
+    count(page, f"{expected} of 300 latents")
     page.locator("#search").fill("nothing is called so")
     page.locator("#results .nothing").wait_for()
     page.keyboard.press("Escape")
@@ -240,7 +237,7 @@ def test_search_finds_numbers_words_and_tokens(visit: Visit, site: Path) -> None
 
 def test_a_latents_page(visit: Visit, site: Path, make_facts: Callable[..., LatentFacts]) -> None:
     facts = make_facts(LATENTS)
-    page = visit.go(f"{site.as_uri()}#latent=3", "Latent 3")
+    page = visit(f"{site.as_uri()}#latent=3", "Latent 3")
     contexts = page.locator(".texts > .contexts > li")
     assert contexts.count() == 4
     assert contexts.first.locator(".value").inner_text() == "99.0"
@@ -267,26 +264,25 @@ def test_a_latents_page(visit: Visit, site: Path, make_facts: Callable[..., Late
     link = page.locator(".near a").first
     nearest = int(facts.report.near.latents[3, 0])
     link.click()
-    page.get_by_role("heading", name=f"Latent {nearest}", exact=True).wait_for()
+    heading(page, f"Latent {nearest}")
 
 
-def test_keys_go_from_latent_to_latent_in_the_tables_order(visit: Visit, site: Path) -> None:
-    page = visit.go(site.as_uri())
+def test_keys_go_from_latent_to_latent_in_the_tables_order(page: Any) -> None:
     page.get_by_role("button", name="max", exact=True).click()
     order = page.evaluate("Array.from(palinka.selection.order())")
     assert order[0] == 3
     page.locator(".scroller").focus()
     for key in ("ArrowDown", "ArrowDown", "ArrowUp", "Enter"):
         page.keyboard.press(key)
-    page.get_by_role("heading", name=f"Latent {order[1]}", exact=True).wait_for()
+    heading(page, f"Latent {order[1]}")
     for key, place in (("ArrowRight", 2), ("j", 3), ("ArrowLeft", 2), ("k", 1), ("k", 0), ("k", 0)):
         page.keyboard.press(key)
-        page.get_by_role("heading", name=f"Latent {order[place]}", exact=True).wait_for()
+        heading(page, f"Latent {order[place]}")
     assert page.locator(".steps").inner_text().split("\n")[1] == "1 of 300"
     page.keyboard.press("o")
-    page.get_by_role("heading", name="Overview", exact=True).wait_for()
+    heading(page, "Overview")
     page.go_back()
-    page.get_by_role("heading", name=f"Latent {order[0]}", exact=True).wait_for()
+    heading(page, f"Latent {order[0]}")
     page.keyboard.press("?")
     assert page.locator("#help").is_visible()
     page.keyboard.press("Escape")
@@ -294,7 +290,7 @@ def test_keys_go_from_latent_to_latent_in_the_tables_order(visit: Visit, site: P
 
 
 def test_tokens_are_reached_by_keys_and_told(visit: Visit, site: Path) -> None:
-    page = visit.go(f"{site.as_uri()}#latent=3", "Latent 3")
+    page = visit(f"{site.as_uri()}#latent=3", "Latent 3")
     text = page.locator(".texts .tokens").first
     text.focus()
     page.keyboard.press("ArrowRight")
@@ -306,15 +302,14 @@ def test_tokens_are_reached_by_keys_and_told(visit: Visit, site: Path) -> None:
 
 
 def test_a_dead_latent_and_an_address_that_leads_nowhere(visit: Visit, site: Path) -> None:
-    page = visit.go(f"{site.as_uri()}#latent=7", "Latent 7")
+    page = visit(f"{site.as_uri()}#latent=7", "Latent 7")
     assert "active at no token" in page.locator("main").inner_text()
     for address in ("#latent=300", "#latent=99999999999", "#analysis=9", "#<img src=x>"):
         page.goto(site.as_uri() + address)
-        page.get_by_role("heading", name="Not there").wait_for()
+        heading(page, "Not there")
 
 
-def test_the_smallest_p_value_and_the_largest_score_come_first(visit: Visit, site: Path) -> None:
-    page = visit.go(site.as_uri())
+def test_the_smallest_p_value_and_the_largest_score_come_first(page: Any) -> None:
     for name, best in (("p_value", np.nanargmin), ("score", np.nanargmax)):
         key = f"geography/place/{name}"
         label = page.evaluate(
@@ -322,28 +317,45 @@ def test_the_smallest_p_value_and_the_largest_score_come_first(visit: Visit, sit
         )
         latent = int(best(values(page, key)))
         page.goto(f"{page.url.partition('#')[0]}#latent={latent}")
-        page.get_by_role("heading", name=f"Latent {latent}", exact=True).wait_for()
+        heading(page, f"Latent {latent}")
         row = page.get_by_role("row", name=re.compile(re.escape(label)))
         assert re.search(r"\b1 of 300$", row.first.inner_text().strip()), row.first.inner_text()
 
 
-def test_an_analysis_has_a_page(visit: Visit, site: Path) -> None:
-    page = visit.go(site.as_uri())
+def test_an_analysis_has_a_page(page: Any) -> None:
     page.get_by_role("navigation").get_by_role("link", name="geography").click()
-    page.get_by_role("heading", name="geography", level=1).wait_for()
+    heading(page, "geography")
     text = page.locator("main").inner_text()
     assert "place: a note" in text
     assert "passage.yaml" in text
     assert "secret" not in text
-    image = page.locator("img")
     until(page, "document.querySelector('img').complete")
-    assert image.evaluate("image => image.naturalWidth") > 0
-    assert "Figure “score” of the analysis geography" in image.get_attribute("alt")
-    assert "What it shows." in image.get_attribute("alt")
+    assert page.locator("img").evaluate("image => image.naturalWidth") > 0
+    shown = page.locator("img").get_attribute("alt")
+    assert "Figure “score” of the analysis geography" in shown
+    assert "What it shows." in shown
     assert "What it shows." in page.locator("figcaption").inner_text()
     page.locator("summary").first.click()
     page.locator("details td a").first.click()
     page.get_by_role("heading", name=re.compile(r"^Latent \d+$")).wait_for()
+
+
+# What a tokenizer may hold, and what must never be more than text.
+HOSTILE = [
+    b"<script>window.hacked=1</script>",
+    b"<img src=x onerror=window.hacked=1>",
+    b"</script><script>window.hacked=1</script>",
+    "\u202egnp.exe\u200f".encode(),
+    "\u2028\u2029".encode(),
+    b"\x00\x07\x1b[31m",
+    b"\xf0\x9f",
+    b"\x98\x80",
+    b'"]);window.hacked=1;//',
+    b"${window.hacked=1}{{constructor}}",
+    b"javascript:window.hacked=1",
+    b"\\u003cscript\\u003e",
+    "שלום".encode(),
+]
 
 
 def test_hostile_texts_stay_texts(
@@ -351,15 +363,14 @@ def test_hostile_texts_stay_texts(
     tmp_path: Path,
     make_facts: Callable[..., LatentFacts],
     make_findings: Callable[..., Path],
-    hostile: list[bytes],
 ) -> None:
     markup = "<img src=x onerror=window.hacked=1>"
-    facts = make_facts(40, hostile)
+    facts = make_facts(40, HOSTILE)
     folder = make_findings(tmp_path / "found", 40, part=markup, remark=f"</script>{markup}")
     (folder / "geography" / "stimuli.md").write_text(f"{markup}<script>window.hacked=1</script>")
     about = About(markup, f"{markup}.site", "</title><script>window.hacked=1</script>", {})
     found = read_analyses(folder, 40, "blocks.3.mlp.pre")
-    page = visit.go(write_site(tmp_path / "atlas", facts, about, found).as_uri())
+    page = visit(write_site(tmp_path / "atlas", facts, about, found).as_uri())
     texts = page.locator("body").inner_text()
     assert "<img src=x onerror=window.hacked=1>" in texts
     page.locator("#search").fill("<script>")
@@ -367,7 +378,7 @@ def test_hostile_texts_stay_texts(
     page.keyboard.press("Escape")
     for latent in (0, 5, 13):
         page.goto(f"{page.url.partition('#')[0]}#latent={latent}")
-        page.get_by_role("heading", name=f"Latent {latent}", exact=True).wait_for()
+        heading(page, f"Latent {latent}")
         for span in page.locator(".token").all()[:9]:
             span.dispatch_event("pointerover")
         shown = page.locator("main").inner_text()
@@ -376,7 +387,7 @@ def test_hostile_texts_stay_texts(
         assert "⟨U+202E⟩" in shown
         assert "</script><script>" in shown
     page.goto(f"{page.url.partition('#')[0]}#analysis=0")
-    page.get_by_role("heading", name="geography", level=1).wait_for()
+    heading(page, "geography")
     assert f"</script>{markup}" in page.locator("main").inner_text()
     assert page.locator("img").count() == 1, "the figure"
     assert page.locator("main script, [onerror]").count() == 0
@@ -384,27 +395,24 @@ def test_hostile_texts_stay_texts(
 
 
 def test_the_policy_would_stop_markup_that_got_in(browser: Any, site: Path) -> None:
-    page = browser.new_page()
-    blocked: list[str] = []
-    page.on("console", lambda message: blocked.append(message.text))
-    page.goto(site.as_uri())
-    page.evaluate("""() => {
-        document.body.insertAdjacentHTML("beforeend", "<img src=x onerror='window.hacked=1'>");
-        const script = document.createElement("script");
-        script.textContent = "window.hacked = 2";
-        document.body.append(script);
-        const far = document.createElement("script");
-        far.src = "https://example.invalid/x.js";
-        document.body.append(far);
-        new Image().src = "https://example.invalid/x.png";
-        fetch("https://example.invalid/").catch(() => {});
-    }""")
-    page.wait_for_timeout(200)
-    assert page.evaluate("window.hacked") is None
-    refused = [text for text in blocked if "Content Security Policy" in text]
-    for kind in ("inline event handler", "inline script", "x.js", "x.png", "connect-src"):
-        assert any(kind in text for text in refused), (kind, blocked)
-    page.close()
+    with browser.new_page() as page:
+        blocked: list[str] = []
+        page.on("console", lambda message: blocked.append(message.text))
+        page.goto(site.as_uri())
+        page.evaluate("""() => {
+            document.body.insertAdjacentHTML("beforeend", "<img src=x onerror='window.hacked=1'>");
+            const [script, far] = [1, 2].map(() => document.createElement("script"));
+            script.textContent = "window.hacked = 2";
+            far.src = "https://example.invalid/x.js";
+            document.body.append(script, far);
+            new Image().src = "https://example.invalid/x.png";
+            fetch("https://example.invalid/").catch(() => {});
+        }""")
+        page.wait_for_timeout(200)
+        assert page.evaluate("window.hacked") is None
+        refused = [text for text in blocked if "Content Security Policy" in text]
+        for kind in ("inline event handler", "inline script", "x.js", "x.png", "connect-src"):
+            assert any(kind in text for text in refused), (kind, blocked)
 
 
 class Answers:
@@ -421,10 +429,12 @@ class Answers:
 
 
 def test_typed_text_is_answered_where_the_atlas_is_served(visit: Visit, site: Path) -> None:
+    page = visit(f"{site.as_uri()}#text", "Your own text")
+    assert "palinka atlas serve" in page.locator("main").inner_text()
+    assert page.locator("textarea").count() == 0
     with AtlasServer(site.parent, Answers()) as server:  # type: ignore[arg-type]
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        page = visit.go(f"{server.url}#text", "Your own text")
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        page = visit(f"{server.url}#text", "Your own text")
         page.get_by_label("Text", exact=True).fill("<script>window.hacked=1</script>")
         page.get_by_role("button", name="Show latents").click()
         page.get_by_role("heading", name="2 latents active").wait_for()
@@ -438,26 +448,16 @@ def test_typed_text_is_answered_where_the_atlas_is_served(visit: Visit, site: Pa
         assert shaded.nth(0).get_attribute("class") == "token peak on"
         assert page.evaluate("window.hacked") is None
         server.shutdown()
-        thread.join()
-
-
-def test_without_a_server_the_page_says_how_to_start_one(visit: Visit, site: Path) -> None:
-    page = visit.go(f"{site.as_uri()}#text", "Your own text")
-    assert "palinka atlas serve" in page.locator("main").inner_text()
-    assert page.locator("textarea").count() == 0
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.slow
 def test_texts_stand_out_from_their_grounds(browser: Any, site: Path, scheme: str) -> None:
-    context = browser.new_context(color_scheme=scheme)
-    page = context.new_page()
-    for address in ("", "#latent=3", "#analysis=0", "#text"):
-        page.goto(site.as_uri() + address)
-        page.locator("main h1").wait_for()
-        poor = page.evaluate(CONTRASTS)
-        assert poor == [], "a contrast of 4.5 at least, as WCAG AA asks"
-    context.close()
+    with browser.new_page(color_scheme=scheme) as page:
+        for address in ADDRESSES:
+            page.goto(site.as_uri() + address)
+            page.locator("main h1").wait_for()
+            assert page.evaluate(CONTRASTS) == [], "a contrast of 4.5 at least, as WCAG AA asks"
 
 
 # Every element with text of its own whose color is too near to what is painted behind it.
@@ -495,52 +495,32 @@ CONTRASTS = """() => {
 }"""
 
 
-def test_nothing_sticks_out_of_a_narrow_window(browser: Any, site: Path) -> None:
-    page = browser.new_page(viewport={"width": 360, "height": 700})
-    for address in ("", "#latent=3", "#analysis=0", "#text"):
-        page.goto(site.as_uri() + address)
-        page.locator("main h1").wait_for()
-        assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    page.close()
+NAMELESS = """() => [...document.querySelectorAll(
+    "button, input, select, textarea, a, img, canvas, svg[role=img]")].filter((e) => !(
+    e.ariaLabel || e.alt || e.textContent.trim() || e.labels?.length ||
+    e.querySelector("img[alt]"))).length"""
 
 
-def test_every_control_has_a_name_and_every_page_one_heading(browser: Any, site: Path) -> None:
-    page = browser.new_page()
-    for address in ("", "#latent=3", "#analysis=0", "#text"):
-        page.goto(site.as_uri() + address)
-        page.locator("main h1").wait_for()
-        assert page.locator("h1").count() == 1
-        nameless = page.evaluate("""() => [...document.querySelectorAll(
-            "button, input, select, textarea, a, img, canvas, svg[role=img]")].filter((e) => !(
-              e.ariaLabel || e.alt || e.textContent.trim() || e.labels?.length ||
-              e.querySelector("img[alt]"))).length""")
-        assert nameless == 0
-        ids = page.evaluate("[...document.querySelectorAll('[id]')].map((e) => e.id)")
-        assert len(ids) == len(set(ids))
-    page.close()
+def test_pages_fit_a_narrow_window_and_every_control_has_a_name(browser: Any, site: Path) -> None:
+    with browser.new_page(viewport={"width": 360, "height": 700}) as page:
+        for address in ADDRESSES:
+            page.goto(site.as_uri() + address)
+            page.locator("main h1").wait_for()
+            assert page.evaluate("document.documentElement.scrollWidth") <= 360
+            assert page.locator("h1").count() == 1
+            assert page.evaluate(NAMELESS) == 0
+            ids = page.evaluate("[...document.querySelectorAll('[id]')].map((e) => e.id)")
+            assert len(ids) == len(set(ids))
 
 
 @pytest.mark.slow
 def test_a_dictionary_of_24576_latents_is_reported(
-    visit: Visit,
-    tmp_path: Path,
-    make_facts: Callable[..., LatentFacts],
-    about: About,
-    record_property: Callable[[str, object], None],
+    visit: Visit, tmp_path: Path, make_facts: Callable[..., LatentFacts], about: About
 ) -> None:
     site = write_site(tmp_path / "atlas", make_facts(24_576), about)
-    page = visit.go(site.as_uri())
-    page.locator(".latents tbody a").first.wait_for()
-    painted = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+    page = visit(site.as_uri())
     until(page, "palinka.selection.labels !== null")
-    search = page.evaluate(
-        "() => { const t = performance.now(); palinka.selection.find('word17');"
-        " return performance.now() - t; }"
-    )
-    start = time.perf_counter()
+    page.evaluate("palinka.selection.find('word17')")
     page.goto(f"{site.as_uri()}#latent=20000")
-    page.get_by_role("heading", name="Latent 20000", exact=True).wait_for()
-    record_property("first paint, ms", round(painted))
-    record_property("search, ms", round(search, 1))
-    record_property("latent page, ms", round(1000 * (time.perf_counter() - start)))
+    heading(page, "Latent 20000")
     assert page.locator(".contexts li").count() == 10

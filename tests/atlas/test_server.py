@@ -6,14 +6,82 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from palinka.atlas import AtlasServer, write_site
 from palinka.atlas.facts import LatentFacts
-from palinka.atlas.server import API, LARGEST_REQUEST
+from palinka.atlas.server import API, LARGEST_REQUEST, TOP, LiveLatents
 from palinka.atlas.site import About
+from palinka.autoencoders import KSparseAutoencoder
 from palinka.errors import InputError
+from palinka.language_models import LanguageModel
+from palinka.training import SparseAutoencoderModule
 
 JSON = {"Content-Type": "application/json"}
+SITE = "blocks.3.mlp.pre"
+TEXT = "Once upon a time there was <b>a</b> 😀."
+
+
+@pytest.fixture(scope="module")
+def live() -> LiveLatents:
+    torch.manual_seed(0)
+    model = LanguageModel.from_pretrained("mini")
+    module = SparseAutoencoderModule(KSparseAutoencoder(model.width(SITE), 40, k=12)).eval()
+    return LiveLatents(model, SITE, module)
+
+
+def test_every_latent_is_told_at_every_token(live: LiveLatents) -> None:
+    answer = live.answer(TEXT)
+    ids = [token for token, _ in answer["tokens"]]
+    read = live.model.read(torch.tensor([ids]), [SITE])[SITE][0]
+    latents = live.module.encode(read).detach()
+    for row, top in zip(latents, answer["top"], strict=True):
+        values, which = row.topk(TOP)
+        assert [value for _, value in top] == pytest.approx(values.tolist(), rel=1e-3)
+        assert [latent for latent, _ in top] == which.tolist()
+    active = {latent: rest for latent, *rest in answer["active"]}
+    assert set(active) == set((latents > 0).any(dim=0).nonzero()[:, 0].tolist())
+    for latent, (largest, at, tokens) in active.items():
+        values = latents[:, latent]
+        assert largest == pytest.approx(values.max().item(), rel=1e-3)
+        assert (at, tokens) == (int(values.argmax()), int((values > 0).sum()))
+        assert live.answer(TEXT, latent)["values"] == pytest.approx(values.tolist(), rel=1e-3)
+    assert "😀" in "".join(text for _, text in answer["tokens"])
+
+
+def test_positions_without_rows_have_no_latents(live: LiveLatents) -> None:
+    answer = LiveLatents(live.model, SITE, live.module, skip=1).answer("Once upon")
+    assert answer["top"][0] == []
+    assert answer["top"][1]
+
+
+@pytest.mark.parametrize("skip", [0, 1])
+def test_a_bos_token_is_read_and_not_shown(live: LiveLatents, skip: int) -> None:
+    begun = LiveLatents(live.model, SITE, live.module, bos=True, skip=skip)
+    answer = begun.answer("Once upon")
+    assert answer["tokens"] == live.answer("Once upon")["tokens"]
+    tokens = live.model.tokenize(["Once upon"], bos=True)
+    latents = live.module.encode(live.model.read(tokens, [SITE])[SITE][0, 1:]).detach()
+    for row, top in zip(latents, answer["top"], strict=True):
+        assert [latent for latent, _ in top] == row.topk(TOP).indices.tolist()
+    with pytest.raises(InputError, match="is empty; type some"):
+        begun.answer("")
+
+
+@pytest.mark.parametrize(
+    ("question", "message"),
+    [
+        (("",), "is empty; type some"),
+        (("many words " * 5000,), "tokens, and the model's context"),
+        (("x", 40), "latent is 40; expected 0 to 39"),
+    ],
+    ids=["empty", "long", "latent"],
+)
+def test_what_cannot_be_read_is_refused(
+    live: LiveLatents, question: tuple[Any, ...], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        live.answer(*question)
 
 
 class Answers:
@@ -33,25 +101,20 @@ def server(
     (folder / "secret.txt").write_text("secret")
     page = write_site(folder / "atlas", facts, about)
     with AtlasServer(page.parent, Answers()) as server:  # type: ignore[arg-type]
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()
-        thread.join()
 
 
 def ask(
-    server: AtlasServer,
-    method: str,
-    path: str,
-    body: bytes | None = None,
-    headers: dict[str, str] | None = None,
+    server: AtlasServer, method: str, path: str, body: bytes | None = None, **headers: str
 ) -> tuple[int, dict[str, str], bytes]:
+    given = {name.replace("_", "-"): value for name, value in headers.items()}
+    if body is not None:
+        given = {**JSON, "Content-Length": str(len(body)), **given}
     connection = http.client.HTTPConnection(*server.server_address[:2], timeout=10)
-    connection.putrequest(method, path, skip_host="Host" in (headers or {}))
-    if body is not None and "Content-Length" not in (headers or {}):
-        connection.putheader("Content-Length", str(len(body)))
-    for name, value in (headers or {}).items():
+    connection.putrequest(method, path, skip_host="Host" in given)
+    for name, value in given.items():
         connection.putheader(name, value)
     connection.endheaders(body)
     answer = connection.getresponse()
@@ -73,49 +136,36 @@ def test_the_page_may_ask_its_server_and_nobody_else(server: AtlasServer) -> Non
 
 def test_a_text_is_answered(server: AtlasServer) -> None:
     body = json.dumps({"text": "Füße", "latent": 3}).encode()
-    status, _, content = ask(server, "POST", API, body, JSON)
+    status, _, content = ask(server, "POST", API, body)
     assert (status, json.loads(content)) == (200, {"text": "Füße", "latent": 3})
-    status, _, content = ask(server, "POST", API, b'{"text": "bad"}', JSON)
+    status, _, content = ask(server, "POST", API, b'{"text": "bad"}')
     assert (status, json.loads(content)) == (400, {"error": "the text is bad"})
 
 
 @pytest.mark.parametrize(
-    ("headers", "status"),
+    ("header", "value", "status"),
     [
-        ({"Host": "evil.example"}, 421),
-        ({"Host": "127.0.0.1"}, 421),
-        ({"Host": "127.0.0.1:1"}, 421),
-        ({"Host": ""}, 421),
-        ({"Origin": "http://evil.example"}, 403),
-        ({"Origin": "null"}, 403),
-        ({"Sec-Fetch-Site": "cross-site"}, 403),
-        ({"Sec-Fetch-Site": "same-site"}, 403),
-        ({"Content-Type": "text/plain"}, 415),
-        ({"Content-Type": "application/x-www-form-urlencoded"}, 415),
-        ({"Content-Length": str(LARGEST_REQUEST + 1)}, 413),
-        ({"Content-Length": "9" * 30}, 413),
-        ({"Content-Length": "-1"}, 411),
-        ({"Content-Length": "²"}, 411),
+        *(("Host", host, 421) for host in ("evil.example", "127.0.0.1", "127.0.0.1:1", "")),
+        *(("Origin", origin, 403) for origin in ("http://evil.example", "null")),
+        *(("Sec_Fetch_Site", site, 403) for site in ("cross-site", "same-site")),
+        *(("Content_Type", kind, 415) for kind in ("text/plain", "multipart/form-data")),
+        *(("Content_Length", n, 413) for n in (str(LARGEST_REQUEST + 1), "9" * 30)),
+        *(("Content_Length", n, 411) for n in ("-1", "²")),
     ],
 )
 def test_requests_of_others_are_refused(
-    server: AtlasServer, headers: dict[str, str], status: int
+    server: AtlasServer, header: str, value: str, status: int
 ) -> None:
-    found, _, content = ask(server, "POST", API, b'{"text": "x"}', {**JSON, **headers})
+    found, _, content = ask(server, "POST", API, b'{"text": "x"}', **{header: value})
     assert found == status
     assert "error" in json.loads(content)
 
 
-def test_its_own_origin_is_let_in(server: AtlasServer) -> None:
-    port = server.server_address[1]
-    for host in (f"127.0.0.1:{port}", f"LocalHost:{port}"):
-        headers = {
-            **JSON,
-            "Host": host,
-            "Origin": f"http://{host}",
-            "Sec-Fetch-Site": "same-origin",
-        }
-        assert ask(server, "POST", API, b'{"text": "x"}', headers)[0] == 200
+@pytest.mark.parametrize("name", ["127.0.0.1", "LocalHost"])
+def test_its_own_origin_is_let_in(server: AtlasServer, name: str) -> None:
+    host = f"{name}:{server.server_address[1]}"
+    own = {"Host": host, "Origin": f"http://{host}", "Sec_Fetch_Site": "same-origin"}
+    assert ask(server, "POST", API, b'{"text": "x"}', **own)[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -125,7 +175,7 @@ def test_its_own_origin_is_let_in(server: AtlasServer) -> None:
     ids=range(10),
 )  # fmt: skip
 def test_what_is_no_question_is_refused(server: AtlasServer, body: bytes) -> None:
-    status, _, content = ask(server, "POST", API, body, JSON)
+    status, _, content = ask(server, "POST", API, body)
     assert status == 400
     assert "error" in json.loads(content)
 
@@ -145,13 +195,12 @@ def test_only_files_of_the_atlas_are_sent(server: AtlasServer, path: str) -> Non
 def test_other_methods_are_not_known(server: AtlasServer) -> None:
     for method in ("PUT", "DELETE", "OPTIONS", "HEAD"):
         assert ask(server, method, "/")[0] == 501
-    assert ask(server, "POST", "/", b"{}", JSON)[0] == 404
+    assert ask(server, "POST", "/", b"{}")[0] == 404
 
 
 def test_a_folder_that_is_no_atlas_or_a_taken_port(server: AtlasServer, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not an atlas"):
         AtlasServer(tmp_path, Answers())  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="give another --port"):
-        AtlasServer(server.folder, Answers(), server.server_address[1])  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="give another --port"):
-        AtlasServer(server.folder, Answers(), 70000)  # type: ignore[arg-type]
+    for port in (server.server_address[1], 70000):
+        with pytest.raises(InputError, match="give another --port"):
+            AtlasServer(server.folder, Answers(), port)  # type: ignore[arg-type]

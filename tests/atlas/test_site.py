@@ -7,19 +7,26 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from palinka.atlas.analyses import read_analyses
 from palinka.atlas.facts import LatentFacts
-from palinka.atlas.site import PAGES, About, write_site
+from palinka.atlas.site import PAGES, About, packed, script, short, write_site
 from palinka.atlas.text import BEFORE
 from palinka.errors import InputError
 
 
 def data(site: Path, name: str) -> Any:
-    text = (site / "data" / f"{name}.js").read_text(encoding="ascii")
-    found, value = json.loads("[" + text[len("palinka.receive(") : -3] + "]")
+    found, value = received((site / "data" / f"{name}.js").read_text(encoding="ascii"))
     assert found == name
     return value
+
+
+def received(text: str) -> list[Any]:
+    """Arguments of the call in a script."""
+    arguments: list[Any] = json.loads(f"[{text[len('palinka.receive(') : -3]}]")
+    return arguments
 
 
 def unpacked(value: dict[str, str]) -> np.ndarray:
@@ -119,3 +126,21 @@ def test_scripts_write_no_markup() -> None:
         for way in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(",
                     "new Function", "DOMParser", "setTimeout("):  # fmt: skip
             assert way not in text, f"{path.name} has {way}"
+
+
+@settings(max_examples=60)
+@given(st.text())
+def test_no_text_leaves_its_script(text: str) -> None:
+    written = script("name", {"text": text, text: 1})
+    assert written.isascii()
+    assert "<" not in written
+    assert written.count("\n") == 1
+    assert received(written) == ["name", {"text": text, text: 1}]
+
+
+def test_numbers_are_finite_and_little_endian() -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        script("name", float("nan"))
+    data = base64.b64decode(packed(np.array([[1.0, 2.0]]), "float32")["data"])
+    assert data == b"\0\0\x80?\0\0\0@"
+    assert (short(0.123456), short(float("inf"))) == (0.1235, None)

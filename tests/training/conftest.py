@@ -6,23 +6,16 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.utils.data import DataLoader
-
-
-@dataclass
-class Statistics:
-    mean: np.ndarray
-    scale: float
 
 
 class Rows(LightningDataModule):
@@ -59,12 +52,7 @@ class Recorder(Callback):
         self.logged: list[dict[str, float]] = []
 
     def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Tensor,
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Tensor, index: int
     ) -> None:
         self.losses.append(float(outputs["loss"]))
         self.logged.append({k: float(v) for k, v in trainer.callback_metrics.items()})
@@ -91,14 +79,10 @@ def processes(script: Path, world_size: int, *arguments: object) -> Iterator[Non
             "LOCAL_WORLD_SIZE": str(world_size),
             "TORCHELASTIC_RUN_ID": "test",
         }
+        path = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         return subprocess.Popen(
             [sys.executable, str(script), str(rank), *map(str, arguments)],
-            env={
-                **os.environ,
-                "OMP_NUM_THREADS": "1",
-                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-                **launched_by_torchrun,
-            },
+            env={**os.environ, **path, **launched_by_torchrun},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -126,8 +110,8 @@ def rows_data() -> type[Rows]:
 
 
 @pytest.fixture
-def statistics() -> type[Statistics]:
-    return Statistics
+def statistics() -> Callable[..., SimpleNamespace]:
+    return lambda mean, scale: SimpleNamespace(mean=mean, scale=scale)
 
 
 @pytest.fixture

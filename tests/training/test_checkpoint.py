@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from palinka.autoencoders import KSparseAutoencoder
@@ -15,6 +16,8 @@ from palinka.training import SparseAutoencoderModule
 from palinka.training.checkpoint import DurableCheckpointIO, settings_of
 
 MakeTrainer = Callable[..., Trainer]
+Saved = tuple[SparseAutoencoderModule, Path]
+COMMANDS = ["fit", "validate", "test", "predict"]
 
 
 def same_state(a: torch.nn.Module, b: torch.nn.Module) -> None:
@@ -24,7 +27,7 @@ def same_state(a: torch.nn.Module, b: torch.nn.Module) -> None:
 @pytest.fixture
 def saved(
     tmp_path: Path, rows: Tensor, rows_data: Any, statistics: Any, make_trainer: MakeTrainer
-) -> tuple[SparseAutoencoderModule, Path]:
+) -> Saved:
     """A module after three steps on the cache `one`, and its checkpoint."""
     sae = KSparseAutoencoder(8, 20, 3, tied=False, decoder_bias=True)
     module = SparseAutoencoderModule(sae, 0.5, 1e-3, 7, 9, dead_after_tokens=11)
@@ -41,9 +44,7 @@ def saved(
     return module, tmp_path / "module.ckpt"
 
 
-def test_it_loads_without_arguments_or_pickles(
-    saved: tuple[SparseAutoencoderModule, Path], rows: Tensor
-) -> None:
+def test_it_loads_without_arguments_or_pickles(saved: Saved, rows: Tensor) -> None:
     module, path = saved
     torch.load(path, weights_only=True)
     again = SparseAutoencoderModule.load_from_checkpoint(path, weights_only=True)
@@ -55,14 +56,15 @@ def test_it_loads_without_arguments_or_pickles(
     assert torch.equal(again(rows).reconstruction, module(rows).reconstruction)
     assert again.scaling.scale == 2.0
     assert again.firing.tokens_since.any()
-
-
-def test_an_autoencoder_may_be_given_anew(saved: tuple[SparseAutoencoderModule, Path]) -> None:
-    module, path = saved
-    sae = KSparseAutoencoder(8, 20, 5, tied=False, decoder_bias=True)
-    again = SparseAutoencoderModule.load_from_checkpoint(path, autoencoder=sae)
-    assert again.autoencoder.k == 5
-    same_state(again, module)
+    other = KSparseAutoencoder(8, 20, 5, tied=False, decoder_bias=True)
+    given = SparseAutoencoderModule.load_from_checkpoint(path, autoencoder=other)
+    assert given.autoencoder.k == 5
+    same_state(given, module)
+    settings = settings_of(path)
+    assert settings["sparsity_weight"] == 0.5
+    assert settings["autoencoder"]["class_path"].endswith(".KSparseAutoencoder")
+    assert settings["autoencoder"]["init_args"]["k"] == 3
+    assert "input_dim" not in settings["autoencoder"]["init_args"]
 
 
 def test_a_resumed_run_is_the_run_that_was_never_stopped(
@@ -84,60 +86,51 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(
     make_trainer(max_epochs=4).fit(whole, data(1.0))
     stopped = make_trainer(max_epochs=2)
     stopped.fit(half, data(1.0))
-    stopped.save_checkpoint(tmp_path / "half.ckpt")
+    path = tmp_path / "half.ckpt"
+    stopped.save_checkpoint(path)
     # The scaling that the weights were trained with wins over what the data says now.
     resumed = module(KSparseAutoencoder(8, unit_norm=True))
-    make_trainer(max_epochs=4).fit(resumed, data(3.0), ckpt_path=tmp_path / "half.ckpt")
+    make_trainer(max_epochs=4).fit(resumed, data(3.0), ckpt_path=path)
     same_state(resumed, whole)
-    assert resumed.scaling.mean.unique().tolist() == [1.0]
-
-
-def test_training_on_keeps_the_scaling_of_a_loaded_module(
-    saved: tuple[SparseAutoencoderModule, Path], rows: Tensor, rows_data: Any, statistics: Any,
-    make_trainer: MakeTrainer,
-) -> None:  # fmt: skip
-    again = SparseAutoencoderModule.load_from_checkpoint(saved[1])
-    data = rows_data(rows, input_statistics=statistics(np.zeros(8), 1.0))
-    make_trainer(max_epochs=1).fit(again, data)
-    assert again.scaling.scale == 2.0
+    loaded = SparseAutoencoderModule.load_from_checkpoint(path)
+    make_trainer(max_epochs=1).fit(loaded, data(3.0))
+    for each in (resumed, loaded):
+        assert each.scaling.mean.unique().tolist() == [1.0]
 
 
 def run(make_trainer: MakeTrainer, command: str, module: Any, data: Any, checkpoint: Path) -> None:
-    trainer = make_trainer(max_epochs=2)
-    getattr(trainer, command)(module, data, ckpt_path=checkpoint)
+    getattr(make_trainer(max_epochs=2), command)(module, data, ckpt_path=checkpoint)
 
 
-def test_only_training_needs_the_same_cache(
-    saved: tuple[SparseAutoencoderModule, Path], rows: Tensor, rows_data: Any,
-    make_trainer: MakeTrainer,
-) -> None:  # fmt: skip
+def test_only_training_needs_the_same_cache_and_every_command_the_same_site(
+    saved: Saved, rows: Tensor, rows_data: Any, make_trainer: MakeTrainer
+) -> None:
     module, path = saved
     other = rows_data(rows, cache_identity="two", source={"site": "blocks.3.mlp.pre"})
     with pytest.raises(InputError, match=r"trained on the cache one.*the cache two") as caught:
         run(make_trainer, "fit", module, other, path)
     assert "\n" not in str(caught.value)
-    for command in ("validate", "test", "predict"):
+    for command in COMMANDS[1:]:
         run(make_trainer, command, module, other, path)
     # Data that says nothing of itself is taken at its word.
     run(make_trainer, "fit", module, rows_data(rows), path)
-
-
-@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
-def test_activations_of_another_site_are_refused(
-    command: str, saved: tuple[SparseAutoencoderModule, Path], rows: Tensor, rows_data: Any,
-    make_trainer: MakeTrainer,
-) -> None:  # fmt: skip
-    module, path = saved
     other = rows_data(rows, cache_identity="one", source={"site": "blocks.1.mlp.pre"})
-    with pytest.raises(InputError, match=r"site blocks\.3\.mlp\.pre.*blocks\.1\.mlp\.pre"):
-        run(make_trainer, command, module, other, path)
+    for command in COMMANDS:
+        with pytest.raises(InputError, match=r"site blocks\.3\.mlp\.pre.*blocks\.1\.mlp\.pre"):
+            run(make_trainer, command, module, other, path)
 
 
 @pytest.mark.parametrize(
     ("sae", "expected"),
     [
-        (KSparseAutoencoder(9, 20), "of 8 inputs and 20 latents.*of 9 inputs and 20 latents"),
-        (KSparseAutoencoder(8, 21), "of 8 inputs and 20 latents.*of 8 inputs and 21 latents"),
+        (
+            KSparseAutoencoder(9, 20),
+            "input_dim 8, latent_dim 20, but .* input_dim 9, latent_dim 20",
+        ),
+        (
+            KSparseAutoencoder(8, 21),
+            "input_dim 8, latent_dim 20, but .* input_dim 8, latent_dim 21",
+        ),
         (KSparseAutoencoder(8, 20), r"'decoder_bias' is of shape \(8,\) in"),
         (
             KSparseAutoencoder(8, 20, tied=False, decoder_bias=True, encoder_bias=True),
@@ -146,8 +139,8 @@ def test_activations_of_another_site_are_refused(
     ],
 )
 def test_a_checkpoint_of_another_width_or_kind(
-    sae: KSparseAutoencoder, expected: str, saved: tuple[SparseAutoencoderModule, Path],
-    rows: Tensor, rows_data: Any, make_trainer: MakeTrainer,
+    sae: KSparseAutoencoder, expected: str, saved: Saved, rows: Tensor, rows_data: Any,
+    make_trainer: MakeTrainer,
 ) -> None:  # fmt: skip
     with pytest.raises(InputError, match=expected):
         run(make_trainer, "fit", SparseAutoencoderModule(sae), rows_data(rows), saved[1])
@@ -156,8 +149,6 @@ def test_a_checkpoint_of_another_width_or_kind(
 def test_activations_that_are_no_numbers_are_not_saved(
     tmp_path: Path, rows: Tensor, rows_data: Any, make_trainer: MakeTrainer
 ) -> None:
-    from lightning.pytorch.callbacks import ModelCheckpoint
-
     rows[0, 0] = float("nan")
     saver = ModelCheckpoint(tmp_path / "saved", every_n_train_steps=1)
     trainer = make_trainer(
@@ -168,20 +159,7 @@ def test_activations_that_are_no_numbers_are_not_saved(
     assert not list((tmp_path / "saved").glob("*.ckpt"))
 
 
-def test_the_settings_are_read_without_the_weights(
-    saved: tuple[SparseAutoencoderModule, Path],
-) -> None:
-    settings = settings_of(saved[1])
-    assert settings["sparsity_weight"] == 0.5
-    assert settings["autoencoder"]["class_path"].endswith(".KSparseAutoencoder")
-    arguments = settings["autoencoder"]["init_args"]
-    assert arguments["k"] == 3
-    assert "input_dim" not in arguments
-
-
-def test_files_that_are_no_checkpoint(
-    saved: tuple[SparseAutoencoderModule, Path], tmp_path: Path
-) -> None:
+def test_files_that_are_no_checkpoint(saved: Saved, tmp_path: Path) -> None:
     torn, other, text = tmp_path / "torn.ckpt", tmp_path / "other.ckpt", tmp_path / "text.ckpt"
     torn.write_bytes(saved[1].read_bytes()[:5000])
     torch.save({"weights": torch.zeros(2)}, other)
@@ -205,7 +183,7 @@ def test_files_that_are_no_checkpoint(
     ],
 )
 def test_what_lightning_stumbles_over_is_refused_in_a_line(
-    saved: tuple[SparseAutoencoderModule, Path], tmp_path: Path, key: str, value: Any
+    saved: Saved, tmp_path: Path, key: str, value: Any
 ) -> None:
     content = torch.load(saved[1], weights_only=True)
     content.pop(key)
@@ -220,49 +198,38 @@ def test_what_lightning_stumbles_over_is_refused_in_a_line(
 @pytest.mark.parametrize(
     ("description", "expected"),
     [
-        ({"k": 3}, "class_path and init_args"),
+        ({"k": 3}, "not a known Autoencoder"),
         ({"class_path": "os.system", "init_args": {"command": "true"}}, "not a known Autoencoder"),
         ({"class_path": "KSparseAutoencoder", "init_args": {"inputdim": 3}}, "mean 'input_dim'"),
     ],
 )
-def test_descriptions_that_describe_nothing(description: dict[str, Any], expected: str) -> None:
+def test_descriptions_that_describe_nothing(description: Any, expected: str) -> None:
     with pytest.raises(InputError, match=expected):
-        SparseAutoencoderModule(description)  # type: ignore[arg-type]
+        SparseAutoencoderModule(description)
 
 
-def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
-    path = tmp_path / "made" / "last.ckpt"
-    DurableCheckpointIO().save_checkpoint({"weights": torch.arange(3), "step": 4}, path)
-    found = DurableCheckpointIO().load_checkpoint(path)
-    assert found["step"] == 4
-    assert torch.equal(found["weights"], torch.arange(3))
-    assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
-
-
-def test_a_write_that_fails_leaves_the_older_file(
+def test_a_file_is_durable_before_it_has_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "last.ckpt"
-    DurableCheckpointIO().save_checkpoint({"step": 1}, path)
-    before = path.read_bytes()
+    files, path = DurableCheckpointIO(), tmp_path / "made" / "last.ckpt"
+    there: list[list[str]] = []
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", lambda _: there.append([f.name for f in path.parent.iterdir()]))
+        files.save_checkpoint({"weights": torch.arange(3), "step": 4}, path)
+    assert there == [["last.ckpt.tmp"], ["last.ckpt"]]
+    found = files.load_checkpoint(path)
+    assert found["step"] == 4
+    assert torch.equal(found["weights"], torch.arange(3))
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
+    before = path.read_bytes()
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        DurableCheckpointIO().save_checkpoint({"step": 2}, path)
+        files.save_checkpoint({"step": 2}, path)
     assert path.read_bytes() == before
-    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
-
-
-def test_the_bytes_are_durable_before_they_have_the_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    there: list[list[str]] = []
-    monkeypatch.setattr("os.fsync", lambda _: there.append([f.name for f in tmp_path.iterdir()]))
-    DurableCheckpointIO().save_checkpoint({"step": 1}, tmp_path / "last.ckpt")
-    assert there == [["last.ckpt.tmp"], ["last.ckpt"]]
+    assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
 
 
 class Canary:

@@ -14,8 +14,12 @@ from palinka.training import (
     SparsityMetrics,
     decorrelation_loss,
 )
-from palinka.training.losses import Objective, StepContext, mse_l1_terms
+from palinka.training.losses import Objective, StepContext, loss_terms
 from palinka.training.metrics import Evaluation, NaNDetector
+
+SUMMED = ("squared_error", "squared_norm", "cosine_sum")
+STACKED = ("rows", "mean", "squared_distance")
+OBJECTIVE = Objective(2.0, 0.5, 7, 9)
 
 
 def closed_form(x: np.ndarray, x_hat: np.ndarray) -> dict[str, float]:
@@ -37,7 +41,7 @@ def closed_form(x: np.ndarray, x_hat: np.ndarray) -> dict[str, float]:
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(2, 30), st.integers(1, 5), st.integers(0, 10_000), st.data())
-def test_reconstruction_is_exact_under_any_split(
+def test_reconstruction_is_exact_under_any_split_into_batches_and_processes(
     rows: int, width: int, seed: int, data: st.DataObject
 ) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, rows), max_size=4)))
@@ -46,11 +50,19 @@ def test_reconstruction_is_exact_under_any_split(
     x = generator.standard_normal((rows, width)) + offset
     x_hat = x + 0.3 * generator.standard_normal((rows, width))
     x[0] = 0.0
-    metrics = ReconstructionMetrics(width)
+    batches, merged = ReconstructionMetrics(width), ReconstructionMetrics(width)
+    processes = []
     for part, part_hat in zip(np.split(x, cuts), np.split(x_hat, cuts), strict=True):
-        metrics.update(torch.from_numpy(part_hat), torch.from_numpy(part))
-    actual = {name: value.item() for name, value in metrics.compute().items()}
-    assert actual == pytest.approx(closed_form(x, x_hat), rel=1e-11, abs=1e-11)
+        batches.update(torch.from_numpy(part_hat), torch.from_numpy(part))
+        processes.append(ReconstructionMetrics(width))
+        processes[-1].update(torch.from_numpy(part_hat)[None], torch.from_numpy(part)[None])
+    merged.update(torch.zeros(0, width), torch.zeros(0, width))
+    for name in (*SUMMED, *STACKED):  # as torchmetrics hands them to `compute`
+        states = torch.stack([getattr(process, name) for process in processes])
+        setattr(merged, name, states.sum(dim=0) if name in SUMMED else states)
+    for metrics in (batches, merged):
+        actual = {name: value.item() for name, value in metrics.compute().items()}
+        assert actual == pytest.approx(closed_form(x, x_hat), rel=1e-11, abs=1e-11)
 
 
 def test_float32_data_with_a_large_mean_costs_no_digits() -> None:
@@ -81,7 +93,9 @@ def test_the_legacy_variance_is_about_the_zero_of_raw_data() -> None:
     metrics.update(scaled_hat, scaled, torch.from_numpy(-mean * scale))
     expected = ((raw - raw_hat) ** 2).sum() / (raw**2).sum()
     assert metrics.compute()["fvu_legacy"].item() == pytest.approx(expected, rel=1e-12)
-    assert math.isnan(ReconstructionMetrics(3).compute()["fvu_legacy"].item())
+    metrics.reset()
+    metrics.update(torch.ones(3, 3), torch.zeros(3, 3))
+    assert math.isnan(metrics.compute()["fvu_legacy"].item())
 
 
 @settings(max_examples=30, deadline=None)
@@ -95,7 +109,7 @@ def test_sparsity_is_exact_under_any_split(
     latents[:, 0] = 0.0
     metrics = SparsityMetrics(width)
     for part in np.split(latents, cuts):
-        metrics.update(torch.from_numpy(part).float())
+        metrics.update(torch.from_numpy(part).float()[None])
     actual = metrics.compute()
     fired = latents != 0
     assert actual["l0"].item() == pytest.approx(fired.sum() / rows, rel=1e-12)
@@ -104,71 +118,22 @@ def test_sparsity_is_exact_under_any_split(
     np.testing.assert_allclose(actual["density"], fired.mean(axis=0), rtol=1e-12)
 
 
-def test_the_parts_of_processes_merge() -> None:
-    """What torchmetrics hands `compute` after it has gathered the states of processes."""
-    torch.manual_seed(0)
-    x = torch.randn(20, 3, dtype=torch.float64) + 5.0
-    x_hat = x + torch.randn_like(x)
-    whole, parts = ReconstructionMetrics(3), [ReconstructionMetrics(3) for _ in range(3)]
-    whole.update(x_hat, x)
-    # The third process got nothing.
-    for part, rows in zip(parts, (slice(0, 7), slice(7, 20), slice(20, 20)), strict=True):
-        part.update(x_hat[rows], x[rows])
-    merged = ReconstructionMetrics(3)
-    merged.update(x_hat[:0], x[:0])
-    for name in ("rows", "mean", "squared_distance"):
-        setattr(merged, name, torch.stack([getattr(part, name) for part in parts]))
-    for name in ("squared_error", "squared_norm", "cosine_sum"):
-        setattr(merged, name, torch.stack([getattr(part, name) for part in parts]).sum())
-    torch.testing.assert_close(merged.compute(), whole.compute(), rtol=1e-12, atol=0)
-
-
-def test_leading_dimensions_are_rows() -> None:
-    torch.manual_seed(0)
-    x, x_hat, latents = torch.randn(2, 3, 4), torch.randn(2, 3, 4), torch.randn(2, 3, 5).relu()
-    nested, flat = ReconstructionMetrics(4), ReconstructionMetrics(4)
-    nested.update(x_hat, x)
-    flat.update(x_hat.reshape(6, 4), x.reshape(6, 4))
-    assert nested.compute() == flat.compute()
-    sparsity = SparsityMetrics(5)
-    sparsity.update(latents)
-    assert sparsity.compute()["l0"].item() == pytest.approx((latents > 0).sum().item() / 6)
-
-
-def test_it_counts_tokens_since_the_last_firing() -> None:
-    torch.manual_seed(0)
-    clock = DeadLatentTracker(12)
-    fired_at = [0] * 12
-    tokens = 0
-    for rows in (3, 1, 5, 4):
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=5), st.integers(0, 1000))
+def test_it_counts_tokens_since_the_last_firing(batches: list[int], seed: int) -> None:
+    torch.manual_seed(seed)
+    clock, fired_at, tokens = DeadLatentTracker(12), [0] * 12, 0
+    for rows in batches:
         latents = torch.randn(rows, 12) * (torch.rand(rows, 12) < 0.1)
         clock.update(latents)
         tokens += rows
-        for latent in range(12):
-            if latents[:, latent].any():
-                fired_at[latent] = tokens
+        fired_at = [tokens if latents[:, i].any() else at for i, at in enumerate(fired_at)]
     assert clock.tokens_since.tolist() == [tokens - at for at in fired_at]
-    dead = clock.dead(5)
-    assert dead.tolist() == [tokens - at >= 5 for at in fired_at]
-    assert 0 < dead.sum() < 12
-
-
-def test_no_latent_is_dead_before_so_many_tokens_were_seen() -> None:
-    clock = DeadLatentTracker(3)
-    clock.update(torch.zeros(9, 3))
-    assert not clock.dead(10).any()
-    clock.update(torch.zeros(1, 3))
-    assert clock.dead(10).all()
-
-
-def test_firing_counts_are_part_of_the_state() -> None:
-    clock = DeadLatentTracker(2)
-    clock.update(torch.tensor([[0.0, 1.0], [0.0, -1.0]]))
-    again = DeadLatentTracker(2)
+    for after in (5, tokens, tokens + 1):
+        assert clock.dead(after).tolist() == [tokens - at >= after for at in fired_at]
+    again = DeadLatentTracker(12)
     again.load_state_dict(clock.state_dict())
-    assert again.tokens_since.tolist() == [2, 0]
-    assert again.tokens_since.dtype == torch.int64
-    assert again.bfloat16().tokens_since.dtype == torch.int64
+    assert torch.equal(again.bfloat16().tokens_since, clock.tokens_since)
 
 
 def test_batches_with_one_bad_number_are_counted() -> None:
@@ -181,60 +146,39 @@ def test_batches_with_one_bad_number_are_counted() -> None:
         detector.update(batch)
     with pytest.raises(InputError, match="3 batches of activations hold NaN or Inf"):
         detector.check()
+    assert not detector.state_dict()  # not part of a checkpoint
 
 
-def test_the_count_of_nan_batches_is_no_part_of_a_checkpoint() -> None:
-    assert not NaNDetector().state_dict()
-
-
-OBJECTIVE = Objective(2.0, 0.5, 7, 9)
-
-
-def measured(sae: KSparseAutoencoder, batches: list[torch.Tensor]) -> dict[str, float]:
-    evaluation = Evaluation(sae.input_dim, sae.latent_dim)
+def measured(evaluation: Evaluation, *batches: torch.Tensor, **options: bool) -> dict[str, float]:
+    evaluation.reset()
     for batch in batches:
-        evaluation.update(batch, sae(batch), decorrelation=True)
+        evaluation.update(batch, SAE(batch), **{"decorrelation": True, **options})
     return {name: value.item() for name, value in evaluation.compute(OBJECTIVE).items()}
 
 
+SAE = KSparseAutoencoder(5, 9, 3)
+
+
 def test_everything_is_measured_with_the_full_weights() -> None:
-    torch.manual_seed(0)
-    sae, x = KSparseAutoencoder(5, 9, 3), torch.randn(20, 5)
-    values = measured(sae, [x])
-    losses = Objective(2.0, 0.5, 0, 0)(mse_l1_terms(sae(x), StepContext(x, x)), step=0)
-    for name, loss in losses.named.items():
+    x = torch.randn(20, 5)
+    values = measured(Evaluation(5, 9), x)
+    losses = Objective(2.0, 0.5)(loss_terms(SAE, StepContext(x, x)), step=0)
+    for name, loss in {**losses, "total": losses.total}.items():
         assert values[f"loss/{name}"] == pytest.approx(loss.item(), rel=1e-5)
-    assert values["loss/total"] == pytest.approx(losses.total.item(), rel=1e-5)
     assert values["loss/reconstruction"] == values["mse"]
     assert {"fvu", "explained_variance", "cosine", "l0", "l1", "dead"} < values.keys()
 
 
 def test_all_but_the_decorrelation_is_the_same_under_any_split() -> None:
-    torch.manual_seed(0)
-    sae, x = KSparseAutoencoder(5, 9, 3), torch.randn(20, 5)
-    whole, parts = measured(sae, [x]), measured(sae, [x[:13], x[13:19], x[19:]])
-    penalties = [decorrelation_loss(sae.encode(part)).item() for part in (x[:13], x[13:19])]
+    x, evaluation = torch.randn(20, 5), Evaluation(5, 9)
+    whole, parts = measured(evaluation, x), measured(evaluation, x[:13], x[13:19], x[19:])
+    penalties = [decorrelation_loss(SAE.encode(part)).item() for part in (x[:13], x[13:19])]
     assert parts["loss/decorrelation"] == pytest.approx(
         0.5 * (12 * penalties[0] + 5 * penalties[1]) / 17, rel=1e-6
     )
     for name in whole.keys() - {"loss/decorrelation", "loss/total"}:
         assert parts[name] == pytest.approx(whole[name], rel=1e-6)
-
-
-def test_a_process_that_gets_no_rows_of_a_batch_adds_nothing() -> None:
-    torch.manual_seed(0)
-    sae, x = KSparseAutoencoder(5, 9, 3), torch.randn(20, 5)
-    assert measured(sae, [x, x[:0]]) == measured(sae, [x])
-
-
-def test_forgetting() -> None:
-    sae = KSparseAutoencoder(5)
-    evaluation = Evaluation(5, 10)
-    evaluation.update(torch.randn(8, 5) * 100, sae(torch.randn(8, 5)), decorrelation=True)
-    evaluation.reset()
-    x = torch.randn(8, 5)
-    evaluation.update(x, sae(x), decorrelation=False)
-    again = Evaluation(5, 10)
-    again.update(x, sae(x), decorrelation=False)
-    torch.testing.assert_close(evaluation.compute(OBJECTIVE), again.compute(OBJECTIVE))
-    assert again.compute(OBJECTIVE)["loss/decorrelation"] == 0.0
+    # A process that gets no rows of a batch adds nothing, and a reset forgets.
+    assert measured(evaluation, x, x[:0]) == measured(evaluation, x)
+    assert measured(evaluation, x) == measured(Evaluation(5, 9), x) == whole
+    assert measured(evaluation, x, decorrelation=False)["loss/decorrelation"] == 0.0

@@ -14,7 +14,7 @@ from palinka.autoencoders import KSparseAutoencoder, TopKAutoencoder
 from palinka.autoencoders.topk import geometric_median
 from palinka.errors import InputError
 from palinka.training import SparseAutoencoderModule
-from palinka.training.losses import StepContext, mse_l1_terms
+from palinka.training.losses import StepContext, loss_terms
 from palinka.training.module import FIRST_ROWS
 
 MakeTrainer = Callable[..., Trainer]
@@ -182,7 +182,7 @@ def test_other_precisions(
     trainer = make_trainer(max_epochs=2, precision=precision, callbacks=[recorder])
     trainer.fit(module, rows_data(rows.half()))
     x = rows.half().float()
-    losses = expected.objective(mse_l1_terms(expected.autoencoder(x), StepContext(x, x)), step=0)
+    losses = expected.objective(loss_terms(expected.autoencoder, StepContext(x, x)), step=0)
     assert recorder.losses[0] == pytest.approx(losses.total.item(), rel=0.02)
     assert module.firing.tokens_since.dtype == torch.int64
 
@@ -194,7 +194,7 @@ def test_the_scaling_of_the_training_data_is_taken(
     module = SparseAutoencoderModule(KSparseAutoencoder(8))
     scaled = (rows - torch.from_numpy(mean).float()) * 0.5
     expected = module.objective(
-        mse_l1_terms(module.autoencoder(scaled), StepContext(scaled, scaled)), step=0
+        loss_terms(module.autoencoder, StepContext(scaled, scaled)), step=0
     ).total.item()
     data = rows_data(rows, input_statistics=statistics(mean, 0.5))
     trainer = make_trainer(max_epochs=1, callbacks=[recorder], limit_val_batches=0)
@@ -241,8 +241,8 @@ def test_rows_keep_unit_norm_and_gradients_stay_tangent(
         before = sae.dictionary.detach().clone()
         module = SparseAutoencoderModule(sae, optimizer=lambda p: torch.optim.SGD(p, lr=0.5))
         expected = before.clone()
-        output = sae(rows)
-        loss = module.objective(mse_l1_terms(output, StepContext(rows, rows)), step=0).total
+
+        loss = module.objective(loss_terms(sae, StepContext(rows, rows)), step=0).total
         (gradient,) = torch.autograd.grad(loss, sae.dictionary)
         gradient -= (gradient * before).sum(dim=1, keepdim=True) * before
         expected = torch.nn.functional.normalize(before - 0.5 * gradient, dim=1)

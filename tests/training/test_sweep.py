@@ -1,6 +1,6 @@
 """Every variant of a sweep ends exactly as a run of its own."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,12 @@ VARIANTS: dict[str, Callable[[], SparseAutoencoderModule]] = {
     "d": lambda: module(ReLUAutoencoder, 2, latent_dim=12),
     "e": lambda: module(BatchTopKAutoencoder, 3, k=2, dead_after_tokens=5),
 }
-OPTIONS: dict[str, dict[str, Any]] = {
-    "accumulated, clipped by norm": {"accumulate_grad_batches": 2, "gradient_clip_val": 0.05},
-    "plain": {},
-    "clipped by value": {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"},
-}
-PARAMETERS = [
-    pytest.param(options, id=name, marks=[pytest.mark.slow] if index else [])
-    for index, (name, options) in enumerate(OPTIONS.items())
+OPTIONS = [
+    {"accumulate_grad_batches": 2, "gradient_clip_val": 0.05},
+    pytest.param({}, marks=pytest.mark.slow),
+    pytest.param(
+        {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"}, marks=pytest.mark.slow
+    ),
 ]
 
 
@@ -52,8 +50,8 @@ def module(
     )
 
 
-def sweep() -> SweepModule:
-    return SweepModule({name: make() for name, make in VARIANTS.items()})
+def sweep(names: Iterable[str] = VARIANTS) -> SweepModule:
+    return SweepModule({name: VARIANTS[name]() for name in names})
 
 
 def flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -85,7 +83,7 @@ def end(trainer: Trainer, fitted: LightningModule, path: Path) -> tuple[dict[str
     return metrics, torch.load(path, weights_only=True)
 
 
-@pytest.mark.parametrize("options", PARAMETERS)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_each_variant_ends_bit_for_bit_as_a_run_of_its_own(
     options: dict[str, Any], data: Any, make_trainer: Any, tmp_path: Path
 ) -> None:
@@ -106,39 +104,27 @@ def test_each_variant_ends_bit_for_bit_as_a_run_of_its_own(
         assert mine == theirs
 
 
-def test_a_variants_checkpoint_loads_without_arguments_and_goes_on_alone(
+def test_a_sweep_resumes_together_and_each_variant_alone(
     data: Any, make_trainer: Any, tmp_path: Path
 ) -> None:
-    trainer, together = make_trainer(max_epochs=1), sweep()
+    trainer, together, path = make_trainer(max_epochs=1), sweep(), tmp_path / "sweep.ckpt"
     trainer.fit(together, datamodule=data)
-    trainer.save_checkpoint(tmp_path / "sweep.ckpt")
-    checkpoint = torch.load(tmp_path / "sweep.ckpt", weights_only=True)
-    for name, make in [("b", VARIANTS["b"]), ("e", VARIANTS["e"])]:
-        path = tmp_path / f"{name}.ckpt"
-        torch.save(of_variant(checkpoint, name), path)
-        loaded = SparseAutoencoderModule.load_from_checkpoint(path)
+    _, checkpoint = end(trainer, together, path)
+    cases: list[tuple[Callable[[], Any], Path]] = [(sweep, path)]
+    for name in ("b", "e"):
+        own = tmp_path / f"{name}.ckpt"
+        torch.save(of_variant(checkpoint, name), own)
+        loaded = SparseAutoencoderModule.load_from_checkpoint(own)
         assert dict(flat(loaded.state_dict())) == dict(flat(together.variants[name].state_dict()))
-        whole, stopped = make(), make()
-        make_trainer(max_epochs=2).fit(whole, datamodule=data)
-        make_trainer(max_epochs=2).fit(stopped, datamodule=data, ckpt_path=path)
-        assert dict(flat(stopped.state_dict())) == dict(flat(whole.state_dict()))
-
-
-def test_a_sweep_that_goes_on_ends_as_one_that_was_never_stopped(
-    data: Any, make_trainer: Any, tmp_path: Path
-) -> None:
-    first, path = make_trainer(max_epochs=1), tmp_path / "sweep.ckpt"
-    first.fit(sweep(), datamodule=data)
-    first.save_checkpoint(path)
-    again, whole = sweep(), sweep()
-    resumed = make_trainer(max_epochs=2)
-    resumed.fit(again, datamodule=data, ckpt_path=path)
-    uninterrupted = make_trainer(max_epochs=2)
-    uninterrupted.fit(whole, datamodule=data)
-    assert dict(flat(again.state_dict())) == dict(flat(whole.state_dict()))
-    assert dict(flat(resumed.optimizers[0].state_dict())) == dict(
-        flat(uninterrupted.optimizers[0].state_dict())
-    )
+        cases.append((VARIANTS[name], own))
+    for make, begun in cases:
+        states = []
+        for start in (None, begun):
+            fitted, ran = make(), make_trainer(max_epochs=2)
+            ran.fit(fitted, datamodule=data, ckpt_path=start)
+            optimizer = ran.optimizers[0].state_dict()
+            states.append(dict(flat([fitted.state_dict(), optimizer])))
+        assert states[0] == states[1]
 
 
 def test_a_checkpoint_of_other_variants_is_refused(
@@ -147,14 +133,12 @@ def test_a_checkpoint_of_other_variants_is_refused(
     trainer, path = make_trainer(max_steps=1), tmp_path / "sweep.ckpt"
     trainer.fit(sweep(), datamodule=data)
     trainer.save_checkpoint(path)
-    fewer = SweepModule({name: VARIANTS[name]() for name in ("a", "b")})
+    fewer = sweep("ab")
     with pytest.raises(InputError, match=r"holds a, b, c, d, e, but .* sweep of a, b:"):
         fewer.check_checkpoint(path, data, resume=True)
     with pytest.raises(InputError, match="holds a, b, c, d, e"):
         make_trainer(max_steps=2).fit(fewer, datamodule=data, ckpt_path=path)
-    other = SweepModule(
-        {**{n: VARIANTS[n]() for n in "abc"}, "d": VARIANTS["a"](), "e": VARIANTS["e"]()}
-    )
+    other = SweepModule({**sweep("abc").variants, "d": VARIANTS["a"](), "e": VARIANTS["e"]()})
     with pytest.raises(InputError, match="holds a ReLUAutoencoder"):
         other.check_checkpoint(path, data, resume=True)
     with pytest.raises(InputError, match=r"sweep of 5 autoencoders: give .*/a/"):
@@ -178,22 +162,17 @@ def test_no_hook_of_a_variant_is_forgotten() -> None:
 def test_what_would_mix_the_variants_is_refused(
     data: Any, make_trainer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mixed = SweepModule({name: VARIANTS[name]() for name in ("a", "b")})
-    factory = "optimizer_factory"
-    monkeypatch.setattr(mixed.variants["b"], factory, lambda p: torch.optim.SGD(p, lr=0.1))
-    with pytest.raises(InputError, match="optimizers of one class"):
-        make_trainer(max_steps=1).fit(mixed, datamodule=data)
-    for member in mixed.variants.values():
-        monkeypatch.setattr(member, factory, torch.optim.LBFGS)
-    with pytest.raises(InputError, match="LBFGS cannot step"):
-        make_trainer(max_steps=1).fit(mixed, datamodule=data)
-    plateau = sweep()
-    first = plateau.variants["a"]
-    monkeypatch.setattr(
-        first, "lr_scheduler_factory", lambda o: ReduceLROnPlateau(o, monitor="val/fvu")
-    )
-    with pytest.raises(InputError, match="ReduceLROnPlateau"):
-        make_trainer(max_steps=1).fit(plateau, datamodule=data)
+    changes: list[tuple[str, str, Any, str]] = [
+        ("b", "optimizer_factory", lambda p: torch.optim.SGD(p, lr=0.1), "one class .* Adam, SGD"),
+        ("ab", "optimizer_factory", torch.optim.LBFGS, "other than LBFGS"),
+        ("a", "lr_scheduler_factory", lambda o: ReduceLROnPlateau(o, monitor="x"), "ReduceLROn"),
+    ]
+    for names, attribute, value, message in changes:
+        mixed = sweep("ab")
+        for name in names:
+            monkeypatch.setattr(mixed.variants[name], attribute, value)
+        with pytest.raises(InputError, match=message):
+            make_trainer(max_steps=1).fit(mixed, datamodule=data)
     narrow = SparseAutoencoderModule(KSparseAutoencoder(4))
     with pytest.raises(InputError, match="got 4 and 8"):
         SweepModule({"a": VARIANTS["a"](), "narrow": narrow})
@@ -205,9 +184,9 @@ def test_what_would_mix_the_variants_is_refused(
 def test_on_two_processes_each_variant_ends_as_a_run_of_its_own(
     on_processes: Any, tmp_path: Path
 ) -> None:
-    with on_processes(Path(__file__).with_name("sweep_processes.py"), 2, tmp_path):
+    with on_processes(Path(__file__).with_name("processes.py"), 2, "sweep", 2, 1, tmp_path):
         pass
-    found = torch.load(tmp_path / "found.pt", weights_only=True)
+    found = torch.load(tmp_path / "2x1.pt", weights_only=True)
     assert found["together"] == found["alone"]
     assert "b/val/fvu" in found["together"]
     for mine, alone in found["states"].values():

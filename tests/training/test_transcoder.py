@@ -97,7 +97,7 @@ def test_each_side_has_a_scaling_of_its_own_which_a_checkpoint_keeps(
     with pytest.raises(InputError, match=r"trained with target site b, .* has target site c"):
         back.check_checkpoint(path, elsewhere, resume=False)
     plain = SparseAutoencoderModule(KSparseAutoencoder(INPUT, 16, k=4, tied=False))
-    with pytest.raises(InputError, match="8 inputs, 5 outputs and 16 latents"):
+    with pytest.raises(InputError, match="input_dim 8, latent_dim 16, output_dim 5"):
         plain.check_checkpoint(path, None, resume=False)
 
 

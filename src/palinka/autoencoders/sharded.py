@@ -62,6 +62,8 @@ class ShardedAutoencoder:
         latents = self.encode(x)
         return AutoencoderOutput(reconstruction=self.decode(latents), latents=latents)
 
+    forward_sparse = __call__
+
     def encode(self, x: Tensor) -> Tensor:
         """Activations `(…, input_dim)` to the own latents `(…, latent_dim / devices)`."""
         autoencoder, group = self.autoencoder, self.sharding.latents

@@ -73,6 +73,6 @@ def analyze(
 
 def encoder_from_checkpoint(path: str | PathLike[str]) -> Encoder:
     """Read an encoder from the checkpoint of a fit."""
-    source = checkpoint.source_of(checkpoint.read(path))
+    source = checkpoint.read(path).get("source", {})
     module = SparseAutoencoderModule.load_from_checkpoint(Path(path), map_location="cpu").eval()
     return encoder_of(module, source)

@@ -99,7 +99,7 @@ def import_(where: str, /, output: str | None = None, revision: str | None = Non
 def _provenance(stored: Mapping[str, Any], library: str) -> Provenance:
     """Provenance of a checkpoint's autoencoder; one from Python may have any data module."""
     data = stored.get("datamodule_hyper_parameters", {})
-    source = checkpoint.source_of(stored)
+    source = stored.get("source", {})
     described, site = data.get("language_model"), source.get("site")
     spec = LanguageModelSpec(**described) if isinstance(described, dict) else None
     module, layers = _module(spec, site) if spec and site else (None, None)

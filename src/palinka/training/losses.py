@@ -2,10 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 
@@ -20,22 +19,14 @@ from palinka.autoencoders import (
     SparseOutput,
     TopKAutoencoder,
 )
-from palinka.autoencoders.distributed import (
-    UNSHARDED,
-    Sharding,
-    gather_rows,
-    reduce_from_tensor_parallel,
-    world_size,
-)
+from palinka.autoencoders import distributed as parallel
+from palinka.autoencoders.distributed import UNSHARDED, Group, Sharding
 from palinka.autoencoders.jumprelu import heaviside_ste, jump_relu
-from palinka.autoencoders.kernels import (
-    batch_threshold,
-    keep_top_k,
-    squared_covariance,
-)
+from palinka.autoencoders.kernels import batch_threshold, keep_top_k, squared_covariance
 from palinka.autoencoders.kernels.dispatch import statistics_dtype
 from palinka.autoencoders.kernels.topk import Latents, SparseLatents
 from palinka.autoencoders.linear import UntiedAutoencoder
+from palinka.autoencoders.sharded import ShardedAutoencoder
 from palinka.errors import InputError
 
 
@@ -45,40 +36,27 @@ def reconstruction_loss(reconstruction: Tensor, target: Tensor) -> Tensor:
     return (reconstruction.to(dtype) - target.to(dtype)).square().mean()
 
 
-def normalized_loss(
-    reconstruction: Tensor, target: Tensor, group: dist.ProcessGroup | None = None
-) -> Tensor:
-    """Mean squared error as a fraction of `total_variance`.
-
-    Args:
-        reconstruction: `(…, input_dim)`.
-        target: Of the same shape.
-        group: Processes whose rows count as one batch; each must hold equally many.
-
-    Returns:
-        A scalar, in float32 or better. The mean over the processes is that of the batch.
-    """
+def normalized_loss(reconstruction: Tensor, target: Tensor, group: Group = None) -> Tensor:
+    """Mean squared error as a fraction of `total_variance`; its mean over the group is exact."""
     return reconstruction_loss(reconstruction, target) / total_variance(target, group)
 
 
 @torch.no_grad()
-def total_variance(target: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+def total_variance(target: Tensor, group: Group = None) -> Tensor:
     """Mean squared error of predicting the batch's mean row; 1 where all rows are equal.
 
-    Args:
-        target: `(…, input_dim)`.
-        group: Processes whose rows count as one batch; each must hold equally many.
+    The processes of a group, with equally many rows each, share a batch.
     """
     rows = target.reshape(-1, target.shape[-1]).to(statistics_dtype(target.dtype))
     mean = rows.mean(dim=0)
     within = (rows - mean).square().mean()
-    parts, _ = gather_rows(torch.cat([mean, within[None]])[None], group)
+    parts, _ = parallel.gather_rows(torch.cat([mean, within[None]])[None], group)
     means, within = parts[:, :-1], parts[:, -1].mean()
     error = within + (means - means.mean(dim=0)).square().mean()
     return error.where(error != 0, 1.0)
 
 
-def sparsity_loss(latents: Latents, slices: dist.ProcessGroup | None = None) -> Tensor:
+def sparsity_loss(latents: Latents, slices: Group = None) -> Tensor:
     """Mean over all elements of the absolute value, in float32 or better.
 
     Args:
@@ -89,27 +67,18 @@ def sparsity_loss(latents: Latents, slices: dist.ProcessGroup | None = None) -> 
     if isinstance(latents, SparseLatents):
         return latents.values.abs().sum(dtype=dtype) / (len(latents) * latents.width)
     mean = latents.abs().mean(dtype=dtype)
-    return reduce_from_tensor_parallel(mean / world_size(slices), slices)
+    return parallel.reduce_from_tensor_parallel(mean / parallel.world_size(slices), slices)
 
 
-def decorrelation_loss(
-    latents: Latents,
-    group: dist.ProcessGroup | None = None,
-    slices: dist.ProcessGroup | None = None,
-) -> Tensor:
+def decorrelation_loss(latents: Latents, group: Group = None, slices: Group = None) -> Tensor:
     """Sum over all ordered pairs of different latents of their squared unbiased covariance.
 
     Args:
-        latents: `(…, latent_dim)`; every position but the last dimension's is one observation.
+        latents: `(…, latent_dim)`; every position but the last dimension's is one observation,
+            of which there must be two.
         group: Processes whose latents count as one batch, with gradients for data-parallel
             training, which averages them; every process must hold equally many.
         slices: Processes that hold the other latents of the same rows.
-
-    Returns:
-        A scalar, in float32 or better.
-
-    Raises:
-        InputError: If there are fewer than two observations.
     """
     if isinstance(latents, Tensor):
         latents = latents.reshape(-1, latents.shape[-1])
@@ -155,31 +124,12 @@ class LossTerms:
     auxiliary_weight: float = 1 / 32
 
 
-LossFunction = Callable[[Any, StepContext], LossTerms]
-
-
-def loss_function(autoencoder: Autoencoder) -> LossFunction:
-    """Entry of `LOSSES` for an autoencoder's class or its nearest parent."""
-    return next(LOSSES[kind] for kind in type(autoencoder).__mro__ if kind in LOSSES)
-
-
-def loss_terms(autoencoder: Autoencoder, step: StepContext) -> LossTerms:
-    """Terms of the loss of an autoencoder's architecture."""
-    return loss_function(autoencoder)(autoencoder, step)
-
-
-def default_terms(autoencoder: Autoencoder, step: StepContext) -> LossTerms:
+def default_terms(autoencoder: Autoencoder | ShardedAutoencoder, step: StepContext) -> LossTerms:
     """Mean squared error and mean absolute latent."""
-    return mse_l1_terms(autoencoder.forward_sparse(step.x), step)
-
-
-def mse_l1_terms(output: AutoencoderOutput | SparseOutput, step: StepContext) -> LossTerms:
-    """Mean squared error and mean absolute latent of an autoencoder's output."""
-    return LossTerms(
-        output=output,
-        reconstruction=reconstruction_loss(output.reconstruction, step.target),
-        sparsity=sparsity_loss(output.latents, step.sharding.latents),
-    )
+    output = autoencoder.forward_sparse(step.x)
+    reconstruction = reconstruction_loss(output.reconstruction, step.target)
+    sparsity = sparsity_loss(output.latents, step.sharding.latents)
+    return LossTerms(output, reconstruction, sparsity)
 
 
 def relu_terms(autoencoder: ReLUAutoencoder, step: StepContext) -> LossTerms:
@@ -193,20 +143,14 @@ def relu_terms(autoencoder: ReLUAutoencoder, step: StepContext) -> LossTerms:
         (2023), Towards monosemanticity.
     """
     output = autoencoder(step.x)
-    return LossTerms(
-        output=output,
-        reconstruction=reconstruction_loss(output.reconstruction, step.target),
-        sparsity=decoder_weighted_l1(output.latents, autoencoder),
-    )
+    reconstruction = reconstruction_loss(output.reconstruction, step.target)
+    return LossTerms(output, reconstruction, decoder_weighted_l1(output.latents, autoencoder))
 
 
 def decoder_weighted_l1(latents: Tensor, autoencoder: UntiedAutoencoder) -> Tensor:
     """Mean over rows of the sum of non-negative latents, each times its decoder norm."""
     means = latents.flatten(0, -2).mean(dim=0, dtype=statistics_dtype(latents.dtype))
-    if autoencoder.unit_norm:
-        return means.sum()
-    norms: Tensor = autoencoder.dictionary.norm(dim=1)
-    return (means * norms).sum()
+    return (means if autoencoder.unit_norm else means * autoencoder.dictionary.norm(dim=1)).sum()
 
 
 def topk_terms(autoencoder: TopKAutoencoder, step: StepContext) -> LossTerms:
@@ -220,78 +164,20 @@ def topk_terms(autoencoder: TopKAutoencoder, step: StepContext) -> LossTerms:
         2.3 and 3.1 and appendix A.2.
     """
     output = autoencoder.forward_sparse(step.x)
-    return LossTerms(
-        output=output,
-        reconstruction=normalized_loss(output.reconstruction, step.target, step.sharding.rows),
-        sparsity=sparsity_loss(output.latents),
-        auxiliary=auxiliary_loss(autoencoder, None, output.reconstruction, step),
-    )
+    error = normalized_loss(output.reconstruction, step.target, step.sharding.rows)
+    auxiliary = auxk_loss(autoencoder, None, output.reconstruction, step)
+    return LossTerms(output, error, sparsity_loss(output.latents), auxiliary)
 
 
-def batch_topk_terms(autoencoder: BatchTopKAutoencoder, step: StepContext) -> LossTerms:
-    """As TopK, with the largest values of the batch of all processes.
-
-    Source:
-        Bussmann et al. (2024), BatchTopK sparse autoencoders, arXiv 2412.06410.
-    """
-    values, latents = batch_topk(autoencoder, step)
-    reconstruction = autoencoder.decode(latents)
-    return LossTerms(
-        output=AutoencoderOutput(reconstruction, latents),
-        reconstruction=normalized_loss(reconstruction, step.target, step.sharding.rows),
-        sparsity=sparsity_loss(latents),
-        auxiliary=auxiliary_loss(autoencoder, values, reconstruction, step),
-    )
-
-
-def matryoshka_terms(autoencoder: MatryoshkaAutoencoder, step: StepContext) -> LossTerms:
-    """The sum of the normalized errors of all prefixes, and AuxK on the residual of the whole.
-
-    The paper sums, as here; the authors' code takes the mean, and counts the bias alone as the
-    empty prefix.
-
-    Source:
-        Bussmann et al. (2025), Learning multi-level features with Matryoshka sparse autoencoders,
-        arXiv 2503.17547.
-    """
-    values, latents = batch_topk(autoencoder, step)
-    reconstructions = autoencoder.decode_prefixes(latents)
-    errors = [reconstruction_loss(made, step.target) for made in reconstructions]
-    whole = reconstructions[-1]
-    return LossTerms(
-        output=AutoencoderOutput(whole, latents),
-        reconstruction=torch.stack(errors).sum() / total_variance(step.target, step.sharding.rows),
-        sparsity=sparsity_loss(latents),
-        auxiliary=auxiliary_loss(autoencoder, values, whole, step),
-    )
-
-
-def batch_topk(autoencoder: BatchTopKAutoencoder, step: StepContext) -> tuple[Tensor, Tensor]:
-    """Latents before and after the choice of the batch's largest; moves the running threshold."""
-    values = autoencoder.candidates(step.x)
-    threshold = batch_threshold(values, autoencoder.k, step.sharding.rows)
-    autoencoder.move_threshold(threshold)
-    return values, values.masked_fill(values.detach() < threshold, 0.0)
-
-
-def auxiliary_loss(
+def auxk_loss(
     autoencoder: UntiedAutoencoder, values: Tensor | None, reconstruction: Tensor, step: StepContext
 ) -> Tensor | None:
     """AuxK: normalized error of the largest dead latents in reconstructing the residual.
 
     Its gradient reaches the encoder's and the decoder's rows of dead latents, and none of the
-    others'. As in the paper's code the values have passed the ReLU: a dead latent learns from
-    rows to which it would answer at all.
-
-    Args:
-        autoencoder: The autoencoder.
-        values: Non-negative latents before the choice, `(…, latent_dim)`; None to compute those
-            of dead latents alone.
-        reconstruction: Reconstruction from the chosen latents, `(…, input_dim)`.
-        step: The batch.
-
-    Returns:
-        A scalar, 0 where no latent is dead; None where firing is not tracked.
+    others'. `values` are the latents `(…, latent_dim)` before the choice, or None to compute those
+    of dead latents alone; as in the paper's code they have passed the ReLU. The loss is 0 where no
+    latent is dead, and None where firing is not tracked.
 
     Source:
         Gao et al. (2024), arXiv 2406.04093, appendix A.2.
@@ -314,14 +200,57 @@ def auxiliary_loss(
     return normalized_loss(dead_reconstruction, residual, step.sharding.rows)
 
 
+def batch_topk_terms(autoencoder: BatchTopKAutoencoder, step: StepContext) -> LossTerms:
+    """As TopK, with the largest values of the batch of all processes.
+
+    Source:
+        Bussmann et al. (2024), BatchTopK sparse autoencoders, arXiv 2412.06410.
+    """
+    values, latents = batch_topk(autoencoder, step)
+    reconstruction = autoencoder.decode(latents)
+    output = AutoencoderOutput(reconstruction, latents)
+    error = normalized_loss(reconstruction, step.target, step.sharding.rows)
+    auxiliary = auxk_loss(autoencoder, values, reconstruction, step)
+    return LossTerms(output, error, sparsity_loss(latents), auxiliary)
+
+
+def batch_topk(autoencoder: BatchTopKAutoencoder, step: StepContext) -> tuple[Tensor, Tensor]:
+    """Latents before and after the choice of the batch's largest; moves the running threshold."""
+    values = autoencoder.candidates(step.x)
+    threshold = batch_threshold(values, autoencoder.k, step.sharding.rows)
+    autoencoder.move_threshold(threshold)
+    return values, values.masked_fill(values.detach() < threshold, 0.0)
+
+
+def matryoshka_terms(autoencoder: MatryoshkaAutoencoder, step: StepContext) -> LossTerms:
+    """The sum of the normalized errors of all prefixes, and AuxK on the residual of the whole.
+
+    The paper sums, as here; the authors' code takes the mean, and counts the bias alone as the
+    empty prefix.
+
+    Source:
+        Bussmann et al. (2025), Learning multi-level features with Matryoshka sparse autoencoders,
+        arXiv 2503.17547.
+    """
+    values, latents = batch_topk(autoencoder, step)
+    reconstructions = autoencoder.decode_prefixes(latents)
+    output = AutoencoderOutput(reconstructions[-1], latents)
+    errors = torch.stack([reconstruction_loss(made, step.target) for made in reconstructions])
+    error = errors.sum() / total_variance(step.target, step.sharding.rows)
+    auxiliary = auxk_loss(autoencoder, values, output.reconstruction, step)
+    return LossTerms(output, error, sparsity_loss(latents), auxiliary)
+
+
 def jumprelu_terms(autoencoder: JumpReLUAutoencoder, step: StepContext) -> LossTerms:
     """Mean squared error, and the mean over rows of the number of active latents or its tanh.
 
-    The paper sums the squared error over the width, where a mean is taken here: a
-    `sparsity_weight` is the paper's λ divided by the width.
+    The tanh is that of `tanh_scale · z ‖d‖` for a latent `z` with direction `d`. A
+    `sparsity_weight` is the paper's λ divided by the width, as in `relu_terms`.
 
     Source:
-        Rajamanoharan et al. (2024), arXiv 2407.14435, equation 9 and appendix J.
+        Rajamanoharan et al. (2024), arXiv 2407.14435, equation 9 and appendix J; for the tanh,
+        Jermyn et al. (2024), Tanh penalty in dictionary learning, and Conerly et al. (2025),
+        Dictionary learning optimization techniques.
     """
     values = autoencoder.encoder_output(step.x)
     threshold = autoencoder.threshold
@@ -329,55 +258,41 @@ def jumprelu_terms(autoencoder: JumpReLUAutoencoder, step: StepContext) -> LossT
     reconstruction = autoencoder.decode(latents)
     if autoencoder.sparsity == "l0":
         active = heaviside_ste(values, threshold, autoencoder.bandwidth)
+    elif autoencoder.unit_norm:
+        active = (autoencoder.tanh_scale * latents).tanh()
     else:
-        active = tanh_l0(latents, autoencoder)
+        active = (autoencoder.tanh_scale * autoencoder.dictionary.norm(dim=1) * latents).tanh()
     per_latent = active.flatten(0, -2).mean(dim=0, dtype=statistics_dtype(active.dtype))
-    return LossTerms(
-        output=AutoencoderOutput(reconstruction, latents),
-        reconstruction=reconstruction_loss(reconstruction, step.target),
-        sparsity=per_latent.sum(),
-    )
-
-
-def tanh_l0(latents: Tensor, autoencoder: JumpReLUAutoencoder) -> Tensor:
-    """`tanh(tanh_scale · z ‖d‖)` of every latent `z` with direction `d`, `(…, latent_dim)`.
-
-    Source:
-        Jermyn et al. (2024), Tanh penalty in dictionary learning; Conerly et al. (2025),
-        Dictionary learning optimization techniques.
-    """
-    if autoencoder.unit_norm:
-        return (autoencoder.tanh_scale * latents).tanh()
-    norms: Tensor = autoencoder.dictionary.norm(dim=1)
-    return (autoencoder.tanh_scale * norms * latents).tanh()
+    error = reconstruction_loss(reconstruction, step.target)
+    return LossTerms(AutoencoderOutput(reconstruction, latents), error, per_latent.sum())
 
 
 def gated_terms(autoencoder: GatedAutoencoder, step: StepContext) -> LossTerms:
     """Mean squared error, L1 of the rectified gate, and the gate's reconstruction error.
 
-    The gate learns from its own reconstruction by a frozen decoder. Both errors are
-    means over the width, where the paper has sums: a `sparsity_weight` is its λ divided by the
-    width. Where directions are free, the L1 is weighted by their norms.
+    The gate learns from its own reconstruction by a frozen decoder. A `sparsity_weight` is the
+    paper's λ divided by the width, as in `relu_terms`. Where directions are free, the L1 is
+    weighted by their norms.
 
     Source:
         Rajamanoharan et al. (2024), arXiv 2404.16014, equation 8 and appendix H.
     """
     gate, latents = autoencoder.gate_and_latents(step.x)
-    reconstruction, gate = autoencoder.decode(latents), gate.relu()
-    by_gate = functional.linear(
-        gate, autoencoder.decoder_weight.detach().T, autoencoder.decoder_bias.detach()
-    )
+    output, gate = AutoencoderOutput(autoencoder.decode(latents), latents), gate.relu()
+    frozen = autoencoder.decoder_weight.detach().T, autoencoder.decoder_bias.detach()
     return LossTerms(
-        output=AutoencoderOutput(reconstruction, latents),
-        reconstruction=reconstruction_loss(reconstruction, step.target),
+        output=output,
+        reconstruction=reconstruction_loss(output.reconstruction, step.target),
         sparsity=decoder_weighted_l1(gate, autoencoder),
-        auxiliary=reconstruction_loss(by_gate, step.target),
+        auxiliary=reconstruction_loss(functional.linear(gate, *frozen), step.target),
         auxiliary_weight=1.0,
     )
 
 
+LossFunction = Callable[[Any, StepContext], LossTerms]
 LOSSES: dict[type[Any], LossFunction] = {
     Autoencoder: default_terms,
+    ShardedAutoencoder: default_terms,
     ReLUAutoencoder: relu_terms,
     TopKAutoencoder: topk_terms,
     BatchTopKAutoencoder: batch_topk_terms,
@@ -388,37 +303,33 @@ LOSSES: dict[type[Any], LossFunction] = {
 """The loss of each architecture and its subclasses; add an entry for your own."""
 
 
-class Losses(NamedTuple):
-    """Weighted terms of one step's loss; None where an architecture has no such term."""
+def loss_function(autoencoder: Autoencoder | ShardedAutoencoder) -> LossFunction:
+    """Entry of `LOSSES` for an autoencoder's class or its nearest parent."""
+    return next(LOSSES[kind] for kind in type(autoencoder).__mro__ if kind in LOSSES)
 
-    reconstruction: Tensor
-    sparsity: Tensor
-    decorrelation: Tensor
-    auxiliary: Tensor | None = None
 
-    @property
-    def named(self) -> dict[str, Tensor]:
-        """The terms that are not None, by name."""
-        return {name: term for name, term in self._asdict().items() if term is not None}
+def loss_terms(autoencoder: Autoencoder | ShardedAutoencoder, step: StepContext) -> LossTerms:
+    """Terms of the loss of an autoencoder's architecture."""
+    return loss_function(autoencoder)(autoencoder, step)
+
+
+class Losses(dict[str, Tensor]):
+    """Weighted terms of one step's loss, by name."""
 
     @property
     def total(self) -> Tensor:
         """The loss to minimize."""
-        return sum(self.named.values(), start=torch.zeros_like(self.reconstruction))
+        return sum(self.values(), start=torch.zeros_like(self["reconstruction"]))
 
 
 @dataclass(frozen=True)
 class Objective:
-    """Weights of the penalties, and the optimizer steps over which each grows from zero.
-
-    Raises:
-        InputError: If one of them is negative or not a number.
-    """
+    """Weights of the penalties, and the optimizer steps over which each grows from zero."""
 
     sparsity_weight: float
     decorrelation_weight: float
-    sparsity_warmup_steps: int
-    decorrelation_warmup_steps: int
+    sparsity_warmup_steps: int = 0
+    decorrelation_warmup_steps: int = 0
     auxiliary_weight: float | None = None
     """None for the default of the architecture's paper."""
 
@@ -432,23 +343,20 @@ class Objective:
     def __call__(self, terms: LossTerms, step: int, sharding: Sharding = UNSHARDED) -> Losses:
         """Weight the terms of a batch after `step` optimizer steps."""
         sparsity = self.sparsity_weight * linear_warmup(step, self.sparsity_warmup_steps)
-        decorrelation = self.decorrelation_weight * linear_warmup(
-            step, self.decorrelation_warmup_steps
-        )
-        auxiliary = (
-            terms.auxiliary_weight if self.auxiliary_weight is None else self.auxiliary_weight
-        )
+        weight = self.decorrelation_weight * linear_warmup(step, self.decorrelation_warmup_steps)
         latents = terms.output.latents
-        return Losses(
+        losses = Losses(
             reconstruction=terms.reconstruction,
             sparsity=sparsity * terms.sparsity,
-            # By far the most expensive term: skipped at weight 0.
-            decorrelation=decorrelation
-            * decorrelation_loss(latents, sharding.rows, sharding.latents)
-            if decorrelation > 0
+            decorrelation=weight * decorrelation_loss(latents, sharding.rows, sharding.latents)
+            if weight > 0  # by far the most expensive term
             else torch.zeros_like(terms.reconstruction),
-            auxiliary=None if terms.auxiliary is None else auxiliary * terms.auxiliary,
         )
+        if terms.auxiliary is not None:
+            given = self.auxiliary_weight
+            weight = terms.auxiliary_weight if given is None else given
+            losses["auxiliary"] = weight * terms.auxiliary
+        return losses
 
 
 def linear_warmup(step: int, steps: int) -> float:

@@ -13,6 +13,7 @@ from palinka.autoencoders.distributed import (
     Sharding,
     all_reduce,
     gather_unequal_rows,
+    world,
     world_size,
 )
 from palinka.autoencoders.kernels.topk import Latents, SparseLatents
@@ -33,16 +34,12 @@ class NaNDetector(nn.Module):
         self.batches.add_(~torch.isfinite(x.sum()))
 
     def check(self, group: dist.ProcessGroup | None = None) -> None:
-        """Raise on every process if any process had such a batch.
-
-        Raises:
-            InputError: If there was one.
-        """
+        """Raise on every process if any process had such a batch."""
         batches = int(all_reduce(self.batches.clone(), group))
         if batches:
             raise InputError(
-                f"{batches} batches of activations hold NaN or Inf: look at the language"
-                " model's output at this site, or store the activations in a wider dtype"
+                f"{batches} batches of activations hold NaN or Inf: look at the language model's"
+                " output at this site, or store the activations in a wider dtype"
             )
 
 
@@ -51,9 +48,6 @@ class DeadLatentTracker(nn.Module):
 
     Every process counts all processes' tokens but only its own latents' firing: the run's count
     is the minimum over the processes, which `synchronize` takes when it is needed.
-
-    Args:
-        latent_dim: Number of latents.
     """
 
     def __init__(self, latent_dim: int) -> None:
@@ -96,33 +90,25 @@ class ReconstructionMetrics(FullPrecisionState, Metric):
     """
 
     full_state_update = False
-
-    rows: Tensor
     squared_error: Tensor
     squared_norm: Tensor
     cosine_sum: Tensor
+    rows: Tensor
     mean: Tensor
     squared_distance: Tensor
 
     def __init__(self, input_dim: int) -> None:
         super().__init__()
         zero = torch.zeros((), dtype=torch.float64)
-        self.add_state("squared_error", zero.clone(), dist_reduce_fx="sum")
-        self.add_state("squared_norm", zero.clone(), dist_reduce_fx="sum")
-        self.add_state("cosine_sum", zero.clone(), dist_reduce_fx="sum")
+        for name in ("squared_error", "squared_norm", "cosine_sum"):
+            self.add_state(name, zero.clone(), dist_reduce_fx="sum")
         # Without a reduction these arrive stacked by process; `compute` merges them.
         self.add_state("rows", zero.clone(), dist_reduce_fx=None)
-        self.add_state("mean", torch.zeros(input_dim, dtype=torch.float64), dist_reduce_fx=None)
+        self.add_state("mean", zero.repeat(input_dim), dist_reduce_fx=None)
         self.add_state("squared_distance", zero.clone(), dist_reduce_fx=None)
 
     def update(self, reconstruction: Tensor, target: Tensor, zero: Tensor | None = None) -> None:
-        """Add one batch of reconstructions and targets, both `(…, input_dim)`.
-
-        Args:
-            reconstruction: The reconstructions.
-            target: The targets.
-            zero: The data's zero after centering, `(input_dim,)`.
-        """
+        """Add one batch, both `(…, input_dim)`, and the data's zero after centering."""
         target = target.detach().double().reshape(-1, target.shape[-1])
         reconstruction = reconstruction.detach().double().reshape(target.shape)
         if not len(target):
@@ -130,11 +116,11 @@ class ReconstructionMetrics(FullPrecisionState, Metric):
         self.squared_error += (reconstruction - target).square().sum()
         self.squared_norm += (target if zero is None else target - zero).square().sum()
         self.cosine_sum += functional.cosine_similarity(reconstruction, target, eps=1e-300).sum()
-        batch_mean = target.mean(dim=0)
+        mean = target.mean(dim=0)
         self.rows, self.mean, self.squared_distance = _merge(
             torch.stack([self.rows, self.rows.new_tensor(len(target))]),
-            torch.stack([self.mean, batch_mean]),
-            torch.stack([self.squared_distance, (target - batch_mean).square().sum()]),
+            torch.stack([self.mean, mean]),
+            torch.stack([self.squared_distance, (target - mean).square().sum()]),
         )
 
     def compute(self) -> dict[str, Tensor]:
@@ -144,16 +130,25 @@ class ReconstructionMetrics(FullPrecisionState, Metric):
             self.mean.reshape(-1, self.mean.shape[-1]),
             self.squared_distance.reshape(-1),
         )
-        fvu = torch.where(squared_distance > 0, self.squared_error / squared_distance, torch.nan)
+        fvu, legacy = (
+            torch.where(whole > 0, self.squared_error / whole, torch.nan)
+            for whole in (squared_distance, self.squared_norm)
+        )
         return {
-            "mse": self.squared_error / (rows * mean.shape[-1]),
+            "mse": self.squared_error / (rows * len(mean)),
             "fvu": fvu,
             "explained_variance": 1.0 - fvu,
-            "fvu_legacy": torch.where(
-                self.squared_norm > 0, self.squared_error / self.squared_norm, torch.nan
-            ),
+            "fvu_legacy": legacy,
             "cosine": self.cosine_sum / rows,
         }
+
+
+def _merge(rows: Tensor, mean: Tensor, squared_distance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Merge counts, means and squared distances of parts `(parts, …)`."""
+    total = rows.sum()
+    merged = (rows[:, None] * mean).sum(dim=0) / total.clamp_min(1.0)
+    between = (rows * (mean - merged).square().sum(dim=1)).sum()
+    return total, merged, squared_distance.sum() + between
 
 
 class SparsityMetrics(FullPrecisionState, Metric):
@@ -169,7 +164,6 @@ class SparsityMetrics(FullPrecisionState, Metric):
     """
 
     full_state_update = False
-
     rows: Tensor
     absolute_sum: Tensor
     fired: Tensor
@@ -205,65 +199,26 @@ class SparsityMetrics(FullPrecisionState, Metric):
         }
 
 
-class MeanPenalty(FullPrecisionState, Metric):
-    """Mean of a penalty that belongs to a whole batch, weighted by degrees of freedom.
-
-    Zero without batches.
-    """
-
-    full_state_update = False
-
-    weighted_sum: Tensor
-    freedom: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        zero = torch.zeros((), dtype=torch.float64)
-        self.add_state("weighted_sum", zero.clone(), dist_reduce_fx="sum")
-        self.add_state("freedom", zero.clone(), dist_reduce_fx="sum")
-
-    def update(self, penalty: Tensor, freedom: int) -> None:
-        """Add the penalty of one batch, a scalar, with its degrees of freedom."""
-        self.weighted_sum += penalty.detach().double() * freedom
-        self.freedom += freedom
-
-    def compute(self) -> Tensor:
-        """Mean over all batches of all processes."""
-        return self.weighted_sum / self.freedom.clamp_min(1.0)
-
-
-def _merge(rows: Tensor, mean: Tensor, squared_distance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Merge counts, means and squared distances of parts `(parts, …)`."""
-    total = rows.sum()
-    merged = (rows[:, None] * mean).sum(dim=0) / total.clamp_min(1.0)
-    between = (rows * (mean - merged).square().sum(dim=1)).sum()
-    return total, merged, squared_distance.sum() + between
-
-
-class Evaluation(nn.Module):
+class Evaluation(FullPrecisionState):
     """Metrics and penalties of one pass over a split, exact however it is cut into batches.
 
-    Only the decorrelation penalty belongs to a batch, as it does in training, and to that of all
-    processes: its mean over the batches, weighted by their degrees of freedom, is given. Batches
-    of one row have none.
-
-    Args:
-        input_dim: Width of the activations.
-        latent_dim: Number of latents.
+    Only the decorrelation penalty belongs to a batch, as in training, and to that of all
+    processes: it is the mean over the batches, weighted by their degrees of freedom.
     """
 
     def __init__(self, input_dim: int, latent_dim: int) -> None:
         super().__init__()
         self.reconstruction = ReconstructionMetrics(input_dim)
         self.sparsity = SparsityMetrics(latent_dim)
-        self.decorrelation = MeanPenalty()
+        # Sums of penalty times freedom, and of freedom.
+        self.penalty = Buffer(torch.zeros(2, dtype=torch.float64), persistent=False)
         self.latent_dim = latent_dim
 
     def reset(self) -> None:
-        """Reset."""
+        """Start a new pass."""
         self.reconstruction.reset()
         self.sparsity.reset()
-        self.decorrelation.reset()
+        self.penalty.zero_()
 
     def update(
         self,
@@ -273,34 +228,30 @@ class Evaluation(nn.Module):
         sharding: Sharding = UNSHARDED,
         zero: Tensor | None = None,
     ) -> None:
-        """Add one batch.
+        """Add one batch of targets `(rows, input_dim)` and the autoencoder's output.
 
-        Args:
-            x: Target of the autoencoder, `(rows, input_dim)`.
-            output: Output of the autoencoder.
-            decorrelation: Whether to measure that penalty, which costs more than the rest.
-            sharding: The processes with the other rows, and with the other latents.
-            zero: Raw activations of zero as the autoencoder sees them, `(input_dim,)`.
+        The decorrelation penalty costs more than the rest. `zero` are raw activations of zero as
+        the autoencoder sees them.
         """
         self.reconstruction.update(output.reconstruction, x, zero)
         self.sparsity.update(output.latents, sharding)
-        penalty, freedom = x.new_zeros(()), 0
         if decorrelation:
             # Every process measures the whole batch: their mean is that of each.
             latents = gather_unequal_rows(output.latents, sharding.rows)
             if len(latents) > 1:
-                penalty = decorrelation_loss(latents, slices=sharding.latents)
-                freedom = len(latents) - 1
-        self.decorrelation.update(penalty, freedom)
+                penalty = decorrelation_loss(latents, slices=sharding.latents).detach().double()
+                self.penalty[0] += penalty * (len(latents) - 1)
+                self.penalty[1] += len(latents) - 1
 
     def compute(self, objective: Objective) -> dict[str, Tensor]:
         """Scalars by name; the losses have their full weights, without warm-up."""
         reconstruction = self.reconstruction.compute()
         sparsity = self.sparsity.compute()
+        penalty, freedom = all_reduce(self.penalty.clone(), world())
         losses = {
             "reconstruction": reconstruction["mse"],
             "sparsity": objective.sparsity_weight * sparsity["l1"] / self.latent_dim,
-            "decorrelation": objective.decorrelation_weight * self.decorrelation.compute(),
+            "decorrelation": objective.decorrelation_weight * (penalty / freedom.clamp_min(1.0)),
         }
         return {
             **reconstruction,
@@ -321,11 +272,9 @@ def measure_batch(
     reconstruction.update(output.reconstruction, x)
     sparsity = SparsityMetrics(latent_dim).to(x.device)
     sparsity.update(output.latents, sharding)
-    measured = reconstruction.compute() | sparsity.compute()
     return {
-        **{
-            f"reconstruction/{name}": measured[name]
-            for name in ("mse", "fvu", "explained_variance", "cosine")
-        },
-        **{f"sparsity/{name}": measured[name] for name in ("l0", "l1")},
+        f"{group}/{name}": value
+        for group, metric in (("reconstruction", reconstruction), ("sparsity", sparsity))
+        for name, value in metric.compute().items()
+        if name not in ("fvu_legacy", "dead", "density")
     }

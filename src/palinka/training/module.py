@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.optim import Optimizer
 
-from palinka.autoencoders import Autoencoder, AutoencoderOutput, InputScaling
+from palinka.autoencoders import Autoencoder, AutoencoderOutput, InputScaling, SparseOutput
 from palinka.autoencoders.base import positive_integer
 from palinka.autoencoders.distributed import Sharding, all_reduce, broadcast, world, world_size
 from palinka.autoencoders.formats import fold
@@ -25,16 +25,7 @@ from palinka.autoencoders.sharded import ShardedAutoencoder
 from palinka.errors import InputError
 from palinka.language_models.cpu import tune_cpu
 from palinka.training import checkpoint as checkpoints
-from palinka.training.losses import (
-    Losses,
-    LossTerms,
-    Objective,
-    StepContext,
-    default_terms,
-    loss_function,
-    loss_terms,
-    mse_l1_terms,
-)
+from palinka.training import losses
 from palinka.training.metrics import DeadLatentTracker, Evaluation, NaNDetector, measure_batch
 
 # Maximum number of training rows for data-dependent initialization.
@@ -87,33 +78,32 @@ class SparseAutoencoderModule(LightningModule):
         if isinstance(autoencoder, Mapping):
             autoencoder = checkpoints.restore(autoencoder)
         self.autoencoder = autoencoder
-        self.scaling = InputScaling(self.autoencoder.input_dim)
-        self.target_scaling = (
-            InputScaling(self.autoencoder.output_dim) if self.autoencoder.is_transcoder else None
+        self.scaling = InputScaling(autoencoder.input_dim)
+        transcoder = autoencoder.is_transcoder
+        self.target_scaling = InputScaling(autoencoder.output_dim) if transcoder else None
+        self.objective = losses.Objective(
+            sparsity_weight,
+            decorrelation_weight,
+            sparsity_warmup_steps,
+            decorrelation_warmup_steps,
+            auxiliary_weight,
         )
-        self.objective = Objective(
-            sparsity_weight=sparsity_weight,
-            decorrelation_weight=decorrelation_weight,
-            sparsity_warmup_steps=sparsity_warmup_steps,
-            decorrelation_warmup_steps=decorrelation_warmup_steps,
-            auxiliary_weight=auxiliary_weight,
-        )
-        self.auxiliary_k = (
-            None if auxiliary_k is None else positive_integer("auxiliary_k", auxiliary_k)
-        )
+        if auxiliary_k is not None:
+            positive_integer("auxiliary_k", auxiliary_k)
+        self.auxiliary_k = auxiliary_k
         self.dead_after_tokens = positive_integer("dead_after_tokens", dead_after_tokens)
         self.optimizer_factory = optimizer
         self.lr_scheduler_factory = lr_scheduler
         self.save_hyperparameters(
             {
-                "autoencoder": checkpoints.describe(self.autoencoder),
+                "autoencoder": checkpoints.describe(autoencoder),
                 **asdict(self.objective),
                 "auxiliary_k": auxiliary_k,
                 "dead_after_tokens": dead_after_tokens,
             }
         )
-        self.firing = DeadLatentTracker(self.autoencoder.latent_dim)
-        self.evaluation = Evaluation(self.autoencoder.output_dim, self.autoencoder.latent_dim)
+        self.firing = DeadLatentTracker(autoencoder.latent_dim)
+        self.evaluation = Evaluation(autoencoder.output_dim, autoencoder.latent_dim)
         self.nan_detector = NaNDetector()
         self._scaling_was_loaded = False
         self._resumed_precision: str | None = None
@@ -132,16 +122,15 @@ class SparseAutoencoderModule(LightningModule):
 
     def encode(self, x: Tensor) -> Tensor:
         """Encode raw activations `(…, input_dim)` to latents `(…, latent_dim)`."""
-        return self._unsharded().encode(self._scaled(x))
+        return self._whole().encode(self._scaled(x))
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decode latents `(…, latent_dim)` to raw activations `(…, output_dim)`."""
-        return self.output_scaling.inverse(self._unsharded().decode(latents))
+        return self.output_scaling.inverse(self._whole().decode(latents))
 
     def decode_for(self, latents: Tensor, x: Tensor) -> Tensor:
         """Decode latents `(…, latent_dim)` of raw activations `x` to raw ones `(…, output_dim)`."""
-        decoded = self._unsharded().decode_for(latents, self._scaled(x))
-        return self.output_scaling.inverse(decoded)
+        return self.output_scaling.inverse(self._whole().decode_for(latents, self._scaled(x)))
 
     def forward(self, x: Tensor) -> AutoencoderOutput:
         """Encode and decode raw activations `(…, input_dim)`."""
@@ -150,17 +139,13 @@ class SparseAutoencoderModule(LightningModule):
 
     def save_pretrained(self, folder: str | PathLike[str]) -> None:
         """Write the autoencoder for raw activations: centering and scaling go into the weights."""
-        fold(self._unsharded(), self.scaling, self.target_scaling).save_pretrained(folder)
+        fold(self._whole(), self.scaling, self.target_scaling).save_pretrained(folder)
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
         """Load as Lightning does, but raise an InputError if that fails."""
-        try:
+        with checkpoints.readable(checkpoint_path):
             return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
-        except InputError:
-            raise
-        except Exception as error:
-            raise checkpoints.unreadable(checkpoint_path, error) from error
 
     def setup(self, stage: str) -> None:
         """Take the centering and scaling of the training data, unless a checkpoint has one."""
@@ -170,20 +155,13 @@ class SparseAutoencoderModule(LightningModule):
         for name, scaling in scalings.items():
             statistics = self._of_data(name)
             if scaling is not None and statistics is not None:
-                mean = torch.as_tensor(statistics.mean, dtype=scaling.mean.dtype)
-                scaling.set(mean, float(statistics.scale))
+                scaling.set(torch.as_tensor(statistics.mean), float(statistics.scale))
 
     def configure_model(self) -> None:
         """Shard latents over devices where the trainer's strategy has a mesh of them."""
-        if self.device_mesh is None or self._sharded is not None:
-            return
-        if self.trainer.state.fn == TrainerFn.PREDICTING:
-            raise InputError(
-                "predict gives whole rows of latents, which no device holds when they are divided:"
-                " use --trainer.strategy auto with --trainer.devices 1"
-            )
-        checkpoints.check_strategy(self.trainer.strategy, self.trainer.world_size)
-        self._sharded = ShardedAutoencoder(self.autoencoder, self.device_mesh)
+        if self.device_mesh is not None and self._sharded is None:
+            checkpoints.check_strategy(self.trainer.strategy, self.trainer.world_size)
+            self._sharded = ShardedAutoencoder(self.autoencoder, self.device_mesh)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Make the optimizer over the autoencoder's parameters, and its schedule."""
@@ -194,20 +172,18 @@ class SparseAutoencoderModule(LightningModule):
         if self.lr_scheduler_factory is None:
             return optimizer
         schedule = self.lr_scheduler_factory(optimizer)
+        configured: Any = {"scheduler": schedule, "interval": "step"}
         if isinstance(schedule, ReduceLROnPlateau):
-            return {
-                "optimizer": optimizer,
-                "lr_scheduler": {"scheduler": schedule, "monitor": schedule.monitor},
-            }
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+            configured = {"scheduler": schedule, "monitor": schedule.monitor}
+        return {"optimizer": optimizer, "lr_scheduler": configured}
 
     def on_fit_start(self) -> None:
         """Initialize from data on rank 0 and broadcast."""
         self.train()  # a loaded checkpoint is in eval mode
         if self.autoencoder.dictionary.dtype == torch.float16:
             raise InputError(
-                "float16 weights have too little range to be trained (Adam's squared gradients"
-                " vanish below 6e-8): use trainer.precision 16-mixed, bf16-mixed or bf16-true"
+                "float16 weights have too little range to be trained: use trainer.precision"
+                " 16-mixed, bf16-mixed or bf16-true"
             )
         size = self.autoencoder.input_dim * self.autoencoder.latent_dim
         self._precision_before = tune_cpu(self.device, size, self._resumed_precision)
@@ -216,7 +192,7 @@ class SparseAutoencoderModule(LightningModule):
         rows = self._of_data("training_rows")
         begins = type(self.autoencoder).initialize is not Autoencoder.initialize
         if rows is not None and begins and not self.autoencoder.is_initialized:
-            _, target = self._split(rows(FIRST_ROWS).to(self.device))
+            _, target = self._inputs(rows(FIRST_ROWS).to(self.device), 0)
             self.autoencoder.initialize(target)
         self.autoencoder.is_initialized = True
         for tensor in self.autoencoder.state_dict().values():
@@ -236,18 +212,38 @@ class SparseAutoencoderModule(LightningModule):
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """Compute the loss of one batch, as if the batches of all processes were one."""
-        x, target = self._checked(batch)
-        step = StepContext(x, target, self._sharding, self._dead, self.auxiliary_k)
-        if self._sharded is None:
-            terms = loss_terms(self.autoencoder, step)
-        else:
-            terms = mse_l1_terms(self._output(x, batch_idx), step)
-        losses = self.objective(terms, self.global_step, self._sharding)
+        x, target = self._inputs(batch, batch_idx)
+        step = losses.StepContext(x, target, self._sharding, self._dead, self.auxiliary_k)
+        terms = losses.loss_terms(self._sharded or self.autoencoder, step)
+        weighted = self.objective(terms, self.global_step, self._sharding)
         self.firing.update(terms.output.latents, self._sharding)
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every > 0 and (self.global_step + 1) % every == 0:
-            self._log_step(target, terms, losses)
-        return losses.total
+            self._log_step(target, terms.output, weighted)
+        return weighted.total
+
+    def _log_step(
+        self, target: Tensor, output: AutoencoderOutput | SparseOutput, weighted: losses.Losses
+    ) -> None:
+        """Log the losses and metrics of this step's batch, over all processes."""
+        sharding = self._sharding
+        self.nan_detector.check(sharding.rows)
+        values = torch.stack([term.detach().double() for term in weighted.values()])
+        means = all_reduce(values, sharding.rows) / world_size(sharding.rows)
+        total = means.sum()
+        if not torch.isfinite(total):
+            raise InputError(
+                f"the loss is {float(total)} at step {self.global_step} although the activations"
+                " are finite: training diverged; use a lower learning rate"
+            )
+        logged = {
+            "loss/total": total,
+            **{f"loss/{name}": mean for name, mean in zip(weighted, means, strict=True)},
+            **measure_batch(target, output, self.autoencoder.latent_dim, sharding),
+            "sparsity/dead": self._dead().double().mean(),
+        }
+        for name, value in logged.items():
+            self.log(name, value, prog_bar=name in PROGRESS_BAR, batch_size=len(target))
 
     def on_after_backward(self) -> None:
         """Average the gradients of a sharded autoencoder over all rows."""
@@ -284,26 +280,25 @@ class SparseAutoencoderModule(LightningModule):
         if self.autoencoder.unit_norm:
             normalize_rows_(self.autoencoder.dictionary)
 
+    @torch.no_grad()
     def constrain(self) -> None:
         """Normalize rows that a callback, such as one that averages weights, has changed."""
-        for unit in self._normalized(dict(self.autoencoder.named_parameters())).values():
-            with torch.no_grad():
-                self.autoencoder.dictionary.copy_(unit)
+        for unit in self._normalized(self.state_dict()).values():
+            self.autoencoder.dictionary.copy_(unit)
 
     @torch.no_grad()
-    def _normalized(self, named: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
-        """Normalized copy of the dictionary among named tensors, if its rows lack norm 1."""
+    def _normalized(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Normalized copy of the dictionary in a state dict, by name, if its rows lack norm 1."""
+        dictionary = self.autoencoder.dictionary
         if not self.autoencoder.unit_norm or self._sharded is not None:
             return {}
-        dictionary = self.autoencoder.dictionary
-        own = {prefix + n for n, p in self.autoencoder.named_parameters() if p is dictionary}
         # Rounding error of normalized rows.
         tolerance = max(1e-5, 4 * torch.finfo(dictionary.dtype).eps)
         units = {}
-        for name in own & named.keys():
-            norms = named[name].float().norm(dim=1)
+        for name in [name for name, p in self.named_parameters() if p is dictionary]:
+            norms = state[name].float().norm(dim=1)
             if bool((((norms - 1.0).abs() > tolerance) & (norms > 0)).any()):
-                units[name] = named[name].clone()
+                units[name] = state[name].clone()
                 normalize_rows_(units[name])
         return units
 
@@ -315,6 +310,8 @@ class SparseAutoencoderModule(LightningModule):
         """Raise if any batch had NaN or Inf."""
         self.nan_detector.check(self._sharding.rows)
 
+    on_predict_epoch_end = on_train_epoch_end
+
     def on_train_end(self) -> None:
         """Synchronize the firing counts."""
         self.firing.synchronize(world())
@@ -324,12 +321,16 @@ class SparseAutoencoderModule(LightningModule):
         self.evaluation.reset()
         # In a fit, an averaging callback has put its average here, which must stay as it is.
         if self.trainer.state.fn == TrainerFn.FITTING:
-            self._unit_rows = self._normalized(dict(self.autoencoder.named_parameters()))
+            units = self._normalized(self.state_dict())
+            self._unit_rows = {n.removeprefix("autoencoder."): unit for n, unit in units.items()}
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         """Update metrics with one batch of the validation split."""
-        x, target = self._checked(batch)
-        output = self._output(x, batch_idx)
+        x, target = self._inputs(batch, batch_idx)
+        if self._sharded is None:
+            output = functional_call(self.autoencoder, self._unit_rows, (x,))
+        else:
+            output = self._sharded(x)
         decorrelation = self.objective.decorrelation_weight > 0
         zero = self.output_scaling(torch.zeros_like(self.output_scaling.mean))
         self.evaluation.update(target, output, decorrelation, self._sharding, zero)
@@ -337,23 +338,22 @@ class SparseAutoencoderModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log metrics."""
         self._unit_rows = {}
-        self._log_evaluation("val")
+        self.nan_detector.check(self._sharding.rows)
+        split = "test" if self.trainer.testing else "val"
+        # The loss of other architectures depends on the batch, or on the run so far.
+        own_loss = losses.loss_function(self.autoencoder) is not losses.default_terms
+        for measured, value in self.evaluation.compute(self.objective).items():
+            name = f"{split}/{measured}"
+            if not (own_loss and measured.startswith("loss/")):
+                self.log(name, value, prog_bar=name in PROGRESS_BAR, sync_dist=True)
 
     on_test_epoch_start = on_validation_epoch_start
     test_step = validation_step
-
-    def on_test_epoch_end(self) -> None:
-        """Log metrics."""
-        self._log_evaluation("test")
+    on_test_epoch_end = on_validation_epoch_end
 
     def predict_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """Encode a batch of raw activations to latents, `(rows, latent_dim)`."""
-        x, _ = self._checked(batch)
-        return self.autoencoder.encode(x)
-
-    def on_predict_epoch_end(self) -> None:
-        """Raise if any batch had NaN or Inf."""
-        self.nan_detector.check(world())
+        return self._whole().encode(self._inputs(batch, batch_idx)[0])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the identity of the data, and the firing counts of all processes."""
@@ -364,7 +364,7 @@ class SparseAutoencoderModule(LightningModule):
         if "state_dict" in checkpoint:
             state = checkpoint["state_dict"]
             state["firing.tokens_since"] = self.firing.tokens_since
-            units = self._normalized(state, "autoencoder.")
+            units = self._normalized(state)
             if units:  # the averages, with which a resumed run continues
                 checkpoint["averaged_rows"] = {name: state[name] for name in units}
                 state.update(units)
@@ -392,18 +392,12 @@ class SparseAutoencoderModule(LightningModule):
     def check_checkpoint(
         self, path: str | PathLike[str], data: LightningDataModule | None, *, resume: bool
     ) -> None:
-        """Check early that a checkpoint matches the model and data.
-
-        Args:
-            path: The checkpoint.
-            data: The data of the run.
-            resume: Whether to train, which needs the same rows and the optimizer's state.
-        """
+        """Check before a run that a checkpoint, to train on or only to measure, matches it."""
         stored = checkpoints.read(path)
         if resume and "optimizer_states" not in stored:
             raise InputError(
-                f"{path} holds weights alone, as palinka import writes them: training cannot resume"
-                " from it, but validate, test, predict and analyze take it"
+                f"{path} holds weights alone: training cannot resume from it, but validate, test,"
+                " predict and analyze take it"
             )
         checkpoints.check_matches(stored, self.autoencoder, data, resume)
 
@@ -415,7 +409,8 @@ class SparseAutoencoderModule(LightningModule):
     def _sharding(self) -> Sharding:
         return Sharding(rows=world()) if self._sharded is None else self._sharded.sharding
 
-    def _unsharded(self) -> Autoencoder:
+    def _whole(self) -> Autoencoder:
+        """The autoencoder, unless its latents are sharded."""
         if self._sharded is not None:
             raise InputError(
                 "no device holds all latents of this run: load its checkpoint on one device,"
@@ -428,73 +423,25 @@ class SparseAutoencoderModule(LightningModule):
         self.firing.synchronize(world())
         return self.firing.dead(self.dead_after_tokens)
 
-    def _output(self, x: Tensor, batch_idx: int) -> AutoencoderOutput:
-        """Output for a scaled batch; of sharded latents, this process's."""
-        if self._sharded is None:
-            output: AutoencoderOutput = functional_call(self.autoencoder, self._unit_rows, (x,))
-            return output
-        if batch_idx == 0:
-            self._sharded.check_rows(x)
-        return self._sharded(x)
-
-    def _checked(self, batch: Tensor) -> tuple[Tensor, Tensor]:
-        """Scaled input and target of a batch, which update the NaN detector."""
-        x, target = self._split(batch)
-        self.nan_detector.update(x)
-        if target is not x:
+    def _inputs(self, batch: Tensor, batch_idx: int) -> tuple[Tensor, Tensor]:
+        """Scaled input `(rows, input_dim)` and target `(rows, output_dim)`, checked for NaN."""
+        if self.target_scaling is None:
+            x = target = self._scaled(batch)
+        else:
+            widths = [self.autoencoder.input_dim, self.autoencoder.output_dim]
+            both = "activations with those of a target site"
+            self.autoencoder.check_width(batch, sum(widths), both)
+            x, target = torch.split(batch, widths, dim=-1)
+            x, target = self._scaled(x), self._scaled(target, self.target_scaling)
             self.nan_detector.update(target)
+        self.nan_detector.update(x)
+        if self._sharded is not None and batch_idx == 0:
+            self._sharded.check_rows(x)
         return x, target
 
-    def _split(self, batch: Tensor) -> tuple[Tensor, Tensor]:
-        """Scaled input `(rows, input_dim)` and target `(rows, output_dim)`."""
-        if self.target_scaling is None:
-            x = self._scaled(batch)
-            return x, x
-        widths = [self.autoencoder.input_dim, self.autoencoder.output_dim]
-        self.autoencoder.check_width(batch, sum(widths), "activations with those of a target site")
-        x, target = torch.split(batch, widths, dim=-1)
-        return self._scaled(x), self._through(self.target_scaling, target)
-
-    def _scaled(self, x: Tensor) -> Tensor:
-        self.autoencoder.check_width(x, self.autoencoder.input_dim, "activations")
-        return self._through(self.scaling, x)
-
-    def _through(self, scaling: InputScaling, x: Tensor) -> Tensor:
+    def _scaled(self, x: Tensor, scaling: InputScaling | None = None) -> Tensor:
         """Center and scale in the dtype of the statistics, and cast to that of the weights."""
-        scaled: Tensor = scaling(x.to(scaling.mean.dtype))
+        scaling = scaling or self.scaling
+        self.autoencoder.check_width(x, len(scaling.mean), "activations")
+        scaled: Tensor = scaling(x)
         return scaled.to(self.autoencoder.dictionary.dtype)
-
-    def _log_step(self, target: Tensor, terms: LossTerms, losses: Losses) -> None:
-        """Log the losses and metrics of this step's batch, over all processes."""
-        sharding = self._sharding
-        self.nan_detector.check(sharding.rows)
-        named = losses.named
-        values = torch.stack([term.detach().double() for term in named.values()])
-        means = all_reduce(values, sharding.rows) / world_size(sharding.rows)
-        total = means.sum()
-        if not torch.isfinite(total):
-            raise InputError(
-                f"the loss is {float(total)} at step {self.global_step} although the activations"
-                " are finite: training diverged; use a lower learning rate"
-            )
-        self._log_values(
-            {
-                "loss/total": total,
-                **{f"loss/{name}": mean for name, mean in zip(named, means, strict=True)},
-                **measure_batch(target, terms.output, self.autoencoder.latent_dim, sharding),
-                "sparsity/dead": self._dead().double().mean(),
-            },
-            batch_size=len(target),
-        )
-
-    def _log_evaluation(self, split: str) -> None:
-        self.nan_detector.check(self._sharding.rows)
-        values = self.evaluation.compute(self.objective)
-        # The loss of other architectures depends on the batch, or on the run so far.
-        if loss_function(self.autoencoder) is not default_terms:
-            values = {n: value for n, value in values.items() if not n.startswith("loss/")}
-        self._log_values({f"{split}/{n}": v for n, v in values.items()}, sync_dist=True)
-
-    def _log_values(self, values: dict[str, Tensor], **options: Any) -> None:
-        for name, value in values.items():
-            self.log(name, value, prog_bar=name in PROGRESS_BAR, **options)

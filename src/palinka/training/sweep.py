@@ -17,32 +17,23 @@ from palinka.errors import InputError
 from palinka.training.checkpoint import VARIANTS, check_matches, read_any
 from palinka.training.module import SparseAutoencoderModule
 
-
-def variant_prefix(index: int) -> str:
-    """Prefix of the names of a variant's parameters and buffers."""
-    return f"members.{index}."
+# Entries of a schedule's state with one value for each parameter group.
+PER_GROUP = ("base_lrs", "_last_lr", "lr_lambdas", "min_lrs")
 
 
 def of_variant(checkpoint: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Extract the checkpoint of one variant, as a run of its own would have left it.
-
-    Args:
-        checkpoint: The sweep's, complete or not.
-        name: The variant.
-    """
+    """Extract the checkpoint of one variant, as a run of its own would have left it."""
     settings = checkpoint["hyper_parameters"][VARIANTS]
     index = list(settings).index(name)
-    prefix = variant_prefix(index)
-    kept = {k: v for k, v in checkpoint.items() if k not in (VARIANTS, "hparams_name")}
     own: dict[str, Any] = {
-        **kept,
+        **{k: v for k, v in checkpoint.items() if k not in (VARIANTS, "hparams_name")},
         "hyper_parameters": settings[name],
         **checkpoint.get(VARIANTS, {}).get(name, {}),
     }
     # The second is WeightAveraging's, which has put its average into the first.
     for key in ("state_dict", "current_model_state"):
         if key in checkpoint:
-            own[key] = strip_prefix(checkpoint[key], prefix)
+            own[key] = strip_prefix(checkpoint[key], f"members.{index}.")
     if "optimizer_states" in checkpoint:
         own["optimizer_states"] = [_of_group(s, index) for s in checkpoint["optimizer_states"]]
     if "lr_schedulers" in checkpoint:
@@ -72,11 +63,11 @@ def _of_group(state: Mapping[str, Any], index: int) -> dict[str, Any]:
 
 
 def _of_schedule(state: Any, index: int, groups: int) -> Any:
-    """Schedule state of one parameter group: its entry of every list with one per group."""
+    """Schedule state of one parameter group; schedules may hold other schedules."""
     if isinstance(state, Mapping):
         return {
             key: [value[index]]
-            if key in ("base_lrs", "_last_lr", "lr_lambdas", "min_lrs") and len(value) == groups
+            if key in PER_GROUP and len(value) == groups
             else _of_schedule(value, index, groups)
             for key, value in state.items()
         }
@@ -108,9 +99,6 @@ class SweepModule(LightningModule):
             options; the learning-rate schedule is that of the first.
         settings: Plain values in the checkpoint from which the same variants can be made.
         overrides: Settings by which each variant differs.
-
-    Raises:
-        InputError: If there are no variants, or they take inputs of different widths.
     """
 
     def __init__(
@@ -132,18 +120,10 @@ class SweepModule(LightningModule):
         for name, member in variants.items():
             # Members log through the sweep, with their name as prefix.
             member.log = partial(self._log_of, name)  # type: ignore[method-assign]
-        self.save_hyperparameters(
-            {
-                VARIANTS: {name: dict(member.hparams) for name, member in variants.items()},
-                "settings": dict(settings or {}),
-            }
-        )
+        hparams = {name: dict(member.hparams) for name, member in variants.items()}
+        self.save_hyperparameters({VARIANTS: hparams, "settings": dict(settings or {})})
         # DDP would broadcast the first process's own counts at every step.
-        self._ddp_params_and_buffers_to_ignore = [
-            variant_prefix(index) + name
-            for index, member in enumerate(variants.values())
-            for name in member._ddp_params_and_buffers_to_ignore
-        ]
+        self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
 
     @property
     def variants(self) -> dict[str, SparseAutoencoderModule]:
@@ -166,8 +146,7 @@ class SweepModule(LightningModule):
         """Reject sharding of latents."""
         if self.device_mesh is not None:
             raise InputError(
-                "the latents of a sweep cannot be divided over devices: use trainer.strategy ddp,"
-                " or a run for each variant"
+                "the latents of a sweep cannot be divided over devices: use trainer.strategy ddp"
             )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -176,21 +155,15 @@ class SweepModule(LightningModule):
         optimizers = [m.optimizer_factory(m.autoencoder.parameters()) for m in members]
         optimizer = optimizers[0]
         kinds = {type(o).__name__ for o in optimizers}
-        if len(kinds) > 1 or any(len(o.param_groups) != 1 for o in optimizers):
+        # A line search would be over the parameters of all variants together.
+        alike = len(kinds) == 1 and kinds != {"LBFGS"}
+        if not alike or any(len(o.param_groups) != 1 for o in optimizers):
             raise InputError(
-                "the variants of a sweep must have optimizers of one class, with one group of"
-                f" parameters each; got {', '.join(sorted(kinds))}"
+                "the variants of a sweep must have optimizers of one class other than LBFGS, with"
+                f" one group of parameters each; got {', '.join(sorted(kinds))}"
             )
-        try:
-            for other in optimizers[1:]:
-                optimizer.add_param_group(other.param_groups[0])
-            if isinstance(optimizer, torch.optim.LBFGS):
-                raise ValueError("its line search is over all parameters together")
-        except ValueError as error:
-            raise InputError(
-                f"{kinds.pop()} cannot step the variants of a sweep independently ({error}): use"
-                " one such as Adam"
-            ) from error
+        for other in optimizers[1:]:
+            optimizer.add_param_group(other.param_groups[0])
         configured = members[0].scheduled(optimizer)
         schedule = configured.get("lr_scheduler") if isinstance(configured, dict) else None
         if isinstance(schedule, dict) and isinstance(schedule["scheduler"], ReduceLROnPlateau):
@@ -241,38 +214,28 @@ class SweepModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what each variant adds to its own checkpoint."""
+        state = checkpoint["state_dict"]
         checkpoint[VARIANTS] = {}
         for index, (name, member) in enumerate(self.variants.items()):
-            prefix = variant_prefix(index)
-            own: dict[str, Any] = {"state_dict": strip_prefix(checkpoint["state_dict"], prefix)}
+            prefix = f"members.{index}."
+            own: dict[str, Any] = {"state_dict": strip_prefix(state, prefix)}
             member.on_save_checkpoint(own)
-            state = {prefix + key: value for key, value in own.pop("state_dict").items()}
-            checkpoint["state_dict"].update(state)
+            state.update({prefix + key: value for key, value in own.pop("state_dict").items()})
             checkpoint[VARIANTS][name] = own
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the checkpoint has the same variants, and each variant's part."""
         self._check_names(checkpoint)
+        state = checkpoint["state_dict"]
         for index, (name, member) in enumerate(self.variants.items()):
             own = of_variant(checkpoint, name)
             member.on_load_checkpoint(own)
-            prefix = variant_prefix(index)
-            state = {prefix + key: value for key, value in own["state_dict"].items()}
-            checkpoint["state_dict"].update(state)
+            state.update({f"members.{index}.{key}": v for key, v in own["state_dict"].items()})
 
     def check_checkpoint(
         self, path: str | PathLike[str], data: LightningDataModule | None, *, resume: bool
     ) -> None:
-        """Check early that a checkpoint matches the variants and data.
-
-        Args:
-            path: The checkpoint.
-            data: The data of the run.
-            resume: Whether to train, which needs the same rows.
-
-        Raises:
-            InputError: If it does not match, or cannot be read.
-        """
+        """Check before a run that a checkpoint, to train on or only to measure, matches it."""
         checkpoint = read_any(path)
         self._check_names(checkpoint)
         for name, member in self.variants.items():

@@ -148,7 +148,7 @@ def check_strategy(strategy: Strategy, devices: int) -> None:
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
-    """Checkpoint files, written durably (without a copy in memory), and loaded without pickles."""
+    """Checkpoint files, written durably without a copy in memory, and read without pickles."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None

@@ -372,7 +372,7 @@ def test_a_permuted_labeling_has_the_same_centered_items(pairs: bool) -> None:
     ("change", "message"),
     [
         ({"pairs": True}, "a has 12 items and b has 9; pairs need the same number"),
-        ({"a": np.ones((2, 7))}, r"a has the shape \(2, 7\); expected at least 3 rows"),
+        ({"a": np.ones((2, 7))}, r"a has the shape \(2, 7\); expected .* at least 3 rows"),
         ({"b": np.ones((5, 6))}, "a has 7 columns and b has 6"),
         ({"a": np.full((5, 7), np.nan)}, "a holds NaN or infinite values in 5 of 5 rows"),
         ({"a": np.ones((5, 7))}, "items of a are all alike"),

@@ -35,7 +35,7 @@ def test_an_items_vector_is_the_mean_over_its_tokens(
 
 def test_every_token_of_a_text_is_read_without_its_padding(mini: ActivationReader) -> None:
     texts = [[5, 6, 7, 8], [9, 10]]
-    read = mini.every_token(texts, SITE)
+    read = list(mini.every_token(texts, SITE))
     assert [acts.shape for acts in read] == [(4, 512), (2, 512)]
     alone = mini.model.read(Tokens.of([texts[1]]), [SITE])[SITE][0]
     np.testing.assert_allclose(read[1], alone.numpy(), rtol=2e-5, atol=2e-5)

@@ -314,7 +314,7 @@ def test_an_overview_of_sites_names_the_conditions(
         ({"options": {"test": "welsh"}}, "option test is 'welsh'; expected 'paired' or 'welch'"),
         ({"sites": "blocks.9.mlp.pre"}, "no site"),
         ({"sites": ["hidden.0"], "analysis": "representational_similarity"}, "compares two sites"),
-        ({"analysis": "category_score"}, "kind passage"),
+        ({"analysis": "category_score"}, "over all tokens of a text; give a passage"),
         ({"heatmaps": HeatmapEntry(by="t")}, "heatmaps are drawn over a passage"),
     ],
 )

@@ -1,12 +1,12 @@
 """Preference of latents for the tokens of a category."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from palinka.analyses.result import Result, Table, as_matrix, takes
+from palinka.analyses.result import Array, Mask, Result, Table, as_matrix, takes
 from palinka.analyses.stats.compiled import compiled
 from palinka.analyses.stats.latents import auc_of_ranks, column_ranks
 from palinka.analyses.stats.permutation import chunks, permutation_p_values
@@ -32,19 +32,14 @@ class CategoryScore(Result):
         auc_p_value: The same of the AUC.
     """
 
-    score: NDArray[np.float64]
-    auc: NDArray[np.float64] | None = None
-    p_value: NDArray[np.float64] | None = None
-    auc_p_value: NDArray[np.float64] | None = None
+    score: Array
+    auc: Array | None = None
+    p_value: Array | None = None
+    auc_p_value: Array | None = None
 
-    headline: ClassVar[tuple[str, ...]] = (
-        "best",
-        "best_score",
-        "best_p_value",
-        "best_auc_latent",
-        "best_auc",
-        "best_auc_p_value",
-    )
+    headline = (
+        "best", "best_score", "best_p_value", "best_auc_latent", "best_auc", "best_auc_p_value",
+    )  # fmt: skip
 
     @property
     def best(self) -> int:
@@ -101,24 +96,21 @@ def category_score(
     """Score the preference of each latent for the target tokens.
 
     The score is the mean of a latent's non-zero activations at the targets divided by that at
-    the other tokens, and 0 where either group's sum is not positive. A latent that never fires
-    outside the category therefore scores 0, and has a high AUC: both rankings have a best latent
-    and p-values of their own.
+    the other tokens, and 0 where either sum is not positive. A latent that never fires outside the
+    category scores 0 and has a high AUC: both rankings have a best latent and p-values.
 
-    The p-values are one-sided and correct for the number of latents: the labels are exchanged,
-    each exchange gives the largest score and the largest AUC of any latent, and a latent's p-value
-    is `(1 + exchanges with a largest value at least as high) / (exchanges + 1)`. Latents that
-    fire rarely make the largest score high, so its test is cautious.
+    The p-values are one-sided and correct for the number of latents: `(1 + exchanges of labels
+    with a largest value, of any latent, at least as high) / (exchanges + 1)`. Latents that fire
+    rarely make the largest score high, so its test is cautious.
 
     Tokens of a text are not exchangeable, since neighbors and repeated words have similar
     activations. With `words`, the labels of whole words are exchanged, all occurrences of a word
-    keeping one label, as if any word of the text, frequent or rare, could belong to the
-    category. That takes 8 words in the category and 8 outside, none of which is in both, and
-    that the category's tokens are not clumped (no exchange of words has such uneven gaps between
-    targets), since an exchange would scatter them. Otherwise the labels are shifted circularly
-    within each document by uniformly random distances (or, in one document, by every distance
-    where `permutations` allows), which keeps the layout of the targets; the assumption is that
-    activations are stationary within a document. `notes` has which of the two was done.
+    keeping one label, as if any word, frequent or rare, could belong to the category. That takes
+    8 words in the category and 8 outside, none of which is in both, and targets that are not
+    clumped (no exchange has such uneven gaps between them), since an exchange would scatter them.
+    Otherwise the labels are shifted circularly within each document by uniformly random distances
+    (in one document by every distance, where `permutations` allows), which keeps their layout and
+    assumes that activations are stationary within a document. `notes` has which was done.
 
     Args:
         latents: Activations, `(tokens, latents)`.
@@ -128,9 +120,6 @@ def category_score(
         seed: Determines the exchanges.
         words: The word of each token, such as its token id, `(tokens,)`.
         documents: The document of each token, `(tokens,)`; default one document.
-
-    Returns:
-        The score of every latent and, if requested, its AUC and p-values.
 
     Raises:
         InputError: If no token or every token is a target, if the mask, `words` or `documents` do
@@ -146,38 +135,31 @@ def category_score(
         raise InputError(f"permutations is {permutations}; expected 0 or more")
     sums, counts = _sums_and_counts(matrix, mask)
     score = _ratios(sums[0], counts[0], sums[1], counts[1])
-    notes = []
+    notes: tuple[str, ...] = ()
     if matrix.min() < 0:
-        notes.append(
-            "activations are signed: a ratio of means need not show a preference; see the AUC"
+        notes = (
+            "activations are signed: a ratio of means need not show a preference; see the AUC",
         )
-    if not (detector or permutations):
-        return CategoryScore(score, notes=tuple(notes))
-    exchanged = np.empty((0, len(mask)), dtype=bool)
-    if permutations:
-        exchanged, note = _exchange_labels(
-            mask, _per_token(words, "words", mask), _per_token(documents, "documents", mask),
-            permutations, seed,
-        )  # fmt: skip
-        notes.append(note)
+    if not permutations:
+        nothing = np.empty((0, len(mask)), dtype=bool)
+        auc = _auc_and_nulls(matrix, mask, nothing)[0] if detector else None
+        return CategoryScore(score, auc, notes=notes)
+    numbers = (_per_token(words, "words", mask), _per_token(documents, "documents", mask))
+    exchanged, note = _exchange_labels(mask, *numbers, permutations, seed)
     auc, largest_scores, largest_aucs = _auc_and_nulls(matrix, mask, exchanged)
-    p_value = auc_p_value = None
-    if permutations:
-        p_value = permutation_p_values(score, largest_scores)
-        auc_p_value = permutation_p_values(auc, largest_aucs)
-    return CategoryScore(score, auc, p_value, auc_p_value, notes=tuple(notes))
+    p_value = permutation_p_values(score, largest_scores)
+    auc_p_value = permutation_p_values(auc, largest_aucs)
+    return CategoryScore(score, auc, p_value, auc_p_value, notes=(*notes, note))
 
 
-def _target_mask(targets: ArrayLike, tokens: int) -> NDArray[np.bool_]:
+def _target_mask(targets: ArrayLike, tokens: int) -> Mask:
     if hasattr(targets, "detach"):  # a torch tensor, maybe on another device
         targets = targets.detach().cpu().numpy()
     given = np.asarray(targets)
     mask = given.astype(bool)
     if given.shape != (tokens,):
-        raise InputError(
-            f"targets have the shape {given.shape} and there are {tokens} tokens; expected one "
-            "true or false for each token"
-        )
+        problem = f"targets have the shape {given.shape} and there are {tokens} tokens"
+        raise InputError(f"{problem}; expected one true or false for each token")
     if not np.array_equal(given, mask):
         raise InputError("targets hold other values than true and false; give a boolean mask")
     if mask.all() or not mask.any():
@@ -186,10 +168,19 @@ def _target_mask(targets: ArrayLike, tokens: int) -> NDArray[np.bool_]:
     return mask
 
 
+def _per_token(values: ArrayLike | None, name: str, mask: Mask) -> NDArray[np.intp] | None:
+    """Ranks of the distinct values, from 0."""
+    if values is None:
+        return None
+    numbers = np.unique(np.asarray(values), return_inverse=True)[1]
+    if numbers.shape != mask.shape:
+        problem = f"{name} have the shape {numbers.shape} and there are {len(mask)} tokens"
+        raise InputError(f"{problem}; expected one for each token")
+    return numbers
+
+
 @compiled
-def _sums_and_counts(
-    latents: NDArray[Any], mask: NDArray[np.bool_]
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _sums_and_counts(latents: NDArray[Any], mask: Mask) -> tuple[Array, NDArray[np.int64]]:
     """Sums and counts of each group's non-zero activations, `(2, latents)`; targets first."""
     sums = np.zeros((2, latents.shape[1]))
     counts = np.zeros((2, latents.shape[1]), dtype=np.int64)
@@ -201,41 +192,33 @@ def _sums_and_counts(
     return sums, counts
 
 
-def _per_token(
-    values: ArrayLike | None, name: str, mask: NDArray[np.bool_]
-) -> NDArray[np.intp] | None:
-    """Ranks of the distinct values, from 0."""
-    if values is None:
-        return None
-    numbers = np.unique(np.asarray(values), return_inverse=True)[1]
-    if numbers.shape != mask.shape:
-        raise InputError(
-            f"{name} have the shape {numbers.shape} and there are {len(mask)} tokens; expected "
-            "one for each token"
-        )
-    return numbers
+def _ratios(
+    target_sums: Array, target_counts: NDArray[Any], other_sums: Array, other_counts: NDArray[Any]
+) -> Array:
+    """Ratios of means, and 0 where either sum is not positive."""
+    positive = (target_sums > 0) & (other_sums > 0)
+    ratios = np.zeros(target_sums.shape)
+    np.divide(target_sums * other_counts, other_sums * target_counts, out=ratios, where=positive)
+    return ratios
 
 
 def _exchange_labels(
-    mask: NDArray[np.bool_],
+    mask: Mask,
     words: NDArray[np.intp] | None,
     documents: NDArray[np.intp] | None,
     permutations: int,
     seed: int,
-) -> tuple[NDArray[np.bool_], str]:
+) -> tuple[Mask, str]:
     """Exchanged labels, `(exchanges, tokens)`, and a note on the exchange."""
     rng = np.random.default_rng(seed)
     if words is not None:
         labels = np.zeros(words.max() + 1, dtype=bool)
         labels[words[mask]] = True
         inside, outside = int(labels.sum()), int((~labels).sum())
-        one_label_each = np.array_equal(labels[words], mask)
-        if one_label_each and min(inside, outside) >= MIN_WORDS:
+        if np.array_equal(labels[words], mask) and min(inside, outside) >= MIN_WORDS:
             unevenness = _unevenness(mask)
-            if any(
-                _unevenness(rng.permutation(labels)[words]) >= unevenness
-                for _ in range(CLUMPING_EXCHANGES)
-            ):
+            shuffles = (rng.permutation(labels)[words] for _ in range(CLUMPING_EXCHANGES))
+            if any(_unevenness(shuffle) >= unevenness for shuffle in shuffles):
                 shuffled = rng.permuted(np.tile(labels, (permutations, 1)), axis=1)
                 return shuffled[:, words], (
                     f"p-values exchange the labels of whole words, {inside} of the category and "
@@ -255,21 +238,19 @@ def _exchange_labels(
     for row, shift in zip(shifted, shifts, strict=True):
         row[:] = mask[start + (place - np.repeat(shift, lengths)) % length]
     return shifted, (
-        "p-values shift the labels circularly within each document "
-        f"({len(shifted)} shifts), as if activations were stationary there"
+        f"p-values shift the labels circularly within each document ({len(shifted)} shifts), as "
+        "if activations were stationary there"
     )
 
 
-def _unevenness(mask: NDArray[np.bool_]) -> float:
+def _unevenness(mask: Mask) -> float:
     """Mean square of the gaps between targets over their squared mean, up to a factor."""
     positions = np.flatnonzero(mask)
     gaps = np.diff(positions, append=positions[0] + len(mask))
     return float(len(gaps) * (gaps.astype(np.float64) ** 2).sum())
 
 
-def _auc_and_nulls(
-    matrix: NDArray[Any], mask: NDArray[np.bool_], exchanged: NDArray[np.bool_]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+def _auc_and_nulls(matrix: NDArray[Any], mask: Mask, exchanged: Mask) -> tuple[Array, Array, Array]:
     """AUC of each latent, and the largest score and AUC of any under each exchange of labels."""
     tokens, latents = matrix.shape
     auc = np.empty(latents)
@@ -284,27 +265,10 @@ def _auc_and_nulls(
             for some in chunks(len(exchanged), min(256, CHUNK_ELEMENTS // tokens)):
                 inside = exchanged[some]
                 counts = inside.astype(np.float32) @ nonzero
-                scores = _ratios(
-                    inside.astype(np.float64) @ part,
-                    counts,
-                    (~inside).astype(np.float64) @ part,
-                    nonzero.sum(axis=0) - counts,
-                )
+                sums, other_sums = (m.astype(np.float64) @ part for m in (inside, ~inside))
+                scores = _ratios(sums, counts, other_sums, nonzero.sum(axis=0) - counts)
                 aucs = auc_of_ranks(ranks, inside)
                 for largest, values in ((largest_scores, scores), (largest_aucs, aucs)):
                     np.maximum(largest[some], values.max(axis=1), out=largest[some])
             bar.update(part.shape[1])
     return auc, largest_scores, largest_aucs
-
-
-def _ratios(
-    target_sums: NDArray[np.float64],
-    target_counts: NDArray[Any],
-    other_sums: NDArray[np.float64],
-    other_counts: NDArray[Any],
-) -> NDArray[np.float64]:
-    """Ratios of means, and 0 where either sum is not positive."""
-    positive = (target_sums > 0) & (other_sums > 0)
-    ratios = np.zeros(target_sums.shape)
-    np.divide(target_sums * other_counts, other_sums * target_counts, out=ratios, where=positive)
-    return ratios

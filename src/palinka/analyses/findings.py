@@ -29,26 +29,26 @@ def file_names(names: Iterable[str]) -> dict[str, str]:
     """A file name without its ending for each name, all of them different.
 
     Letters and digits of every script stay, and so do `-`, `_` and `.`; everything else becomes
-    `-`. A name that is too long, only dots, or would be the same file as an earlier one ends in
-    eight digits of its hash.
+    `-`. A name that is too long, only dots, or would be the same file as an earlier one, also
+    where case and composition do not count, ends in eight digits of its hash.
     """
     found: dict[str, str] = {}
     taken: set[str] = set()
     for name in names:
         plain = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
         unusable = not plain.strip(".") or len(plain.encode()) > _LONGEST_BYTES
-        if unusable or _folded(plain) in taken:
+        if unusable or unicodedata.normalize("NFC", plain).casefold() in taken:
             digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
             start = plain.encode()[:_LONGEST_BYTES].decode(errors="ignore")
             plain = f"{start}-{digest}".lstrip("-")
-        taken.add(_folded(plain))
+        taken.add(unicodedata.normalize("NFC", plain).casefold())
         found[name] = plain
     return found
 
 
-def _folded(plain: str) -> str:
-    """The same for names that a file system takes for one: of another case or composition."""
-    return unicodedata.normalize("NFC", plain).casefold()
+def within_part(part: str, name: str) -> str:
+    """`part/name`, or `name` where there is one part."""
+    return f"{part}/{name}" if part else name
 
 
 @dataclass(frozen=True)
@@ -73,15 +73,22 @@ class Findings:
 
     def scalars(self) -> dict[str, float]:
         """Every single number, by `part/name` or `name`."""
-        return _flat({part: result.scalars() for part, result in self.results.items()})
+        return self._by_name("scalars")
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Every array, by `part/name` or `name`."""
-        return _flat({part: result.arrays() for part, result in self.results.items()})
+        return self._by_name("arrays")
 
     def tables(self) -> dict[str, Table]:
         """Every table, by `part/name` or `name`."""
-        return _flat({part: result.tables() for part, result in self.results.items()})
+        return self._by_name("tables")
+
+    def _by_name(self, method: str) -> dict[str, Any]:
+        return {
+            within_part(part, name): value
+            for part, result in self.results.items()
+            for name, value in getattr(result, method)().items()
+        }
 
     def markdown(self) -> str:
         """The numbers as a table, the remarks, and the summary of the stimuli."""
@@ -91,21 +98,19 @@ class Findings:
             for part, result in self.results.items()
             for note in result.notes
         ]
-        blocks = ["\n".join(["| finding | value |", "|---|---|", *rows]), "\n".join(notes)]
-        return "\n\n".join(block for block in [*blocks, self.summary] if block)
+        table = "\n".join(["| finding | value |", "|---|---|", *rows])
+        return "\n\n".join(filter(None, [table, "\n".join(notes), self.summary]))
 
     def report(self, most: int = 24) -> str:
         """The name, the numbers and the remarks for a terminal, at most `most` numbers."""
         scalars = self.scalars()
         shown = {escape_control_chars(name): value for name, value in list(scalars.items())[:most]}
-        width = max((len(name) for name in shown), default=0)
+        width = max(map(len, shown), default=0)
         lines = [self.name, *(f"  {name:<{width}}  {value:.6g}" for name, value in shown.items())]
         if len(scalars) > most:
             lines.append(f"  … and {len(scalars) - most} more in findings.json")
-        notes = {
-            escape_control_chars(note) for result in self.results.values() for note in result.notes
-        }
-        return "\n".join([*lines, *(f"  note: {note}" for note in sorted(notes))])
+        notes = {note for result in self.results.values() for note in result.notes}
+        return "\n".join(lines + sorted(f"  note: {escape_control_chars(n)}" for n in notes))
 
     def write(self, output: Path) -> Path:
         """Write everything into `<output>/<name>/`, all of it or nothing.
@@ -127,21 +132,19 @@ class Findings:
                     shutil.rmtree(folder)
                 whole.replace(folder)
         except OSError as error:
-            raise InputError(
-                f"the findings cannot be written to {folder}: {error.strerror or error}; give "
-                "another output folder"
-            ) from error
+            problem = f"{folder}: {error.strerror or error}; give another output folder"
+            raise InputError(f"the findings cannot be written to {problem}") from error
         return folder
 
     def _write_into(self, folder: Path) -> None:
-        drawn = file_names(self.figures)
+        drawn, tables = file_names(self.figures), self.tables()
         captions = {
             file: escape_control_chars(str(self.figures[name].get_label()))
             for name, file in drawn.items()
         }
         record = {
             "name": self.name,
-            "scalars": {name: _plain(value) for name, value in self.scalars().items()},
+            "scalars": {n: v if np.isfinite(v) else None for n, v in self.scalars().items()},
             "notes": {part: list(result.notes) for part, result in self.results.items()},
             "settings": dict(self.settings),
             "captions": captions,
@@ -154,28 +157,18 @@ class Findings:
         np.savez_compressed(folder / "arrays.npz", **arrays)
         if self.summary:
             _write_text(folder / "stimuli.md", self.summary + "\n")
-        tables = self.tables()
         for name, file in file_names(tables).items():
-            _write_csv(folder / f"{file}.csv", tables[name])
+            with (folder / f"{file}.csv").open("w", newline="", encoding="utf-8") as stream:
+                writer = csv.writer(stream)
+                writer.writerow(tables[name])
+                rows = zip(*tables[name].values(), strict=True)
+                writer.writerows([_cell(value) for value in row] for row in rows)
         for name, file in drawn.items():
+            about = {"Description": captions[file]} if captions[file] else None
             for ending in ("png", "svg"):
-                about = {"Description": captions[file]} if captions[file] else None
                 self.figures[name].savefig(folder / f"{file}.{ending}", metadata=about)
         for name, file in file_names(self.pages).items():
             _write_text(folder / f"{file}.html", self.pages[name])
-
-
-def _flat(by_part: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    return {
-        f"{part}/{name}" if part else name: value
-        for part, values in by_part.items()
-        for name, value in values.items()
-    }
-
-
-def _plain(value: float) -> float | None:
-    """JSON has no NaN and no infinities."""
-    return value if np.isfinite(value) else None
 
 
 def _write_text(path: Path, text: str) -> None:
@@ -183,15 +176,9 @@ def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def _write_csv(path: Path, table: Table) -> None:
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(table)
-        for row in zip(*table.values(), strict=True):
-            writer.writerow([_cell(value) if isinstance(value, str) else value for value in row])
-
-
-def _cell(text: str) -> str:
-    """Text that a spreadsheet does not take for a formula, which it would calculate."""
-    text = escape_control_chars(text)
+def _cell(value: Any) -> Any:
+    """The value, text so that a spreadsheet does not take it for a formula to calculate."""
+    if not isinstance(value, str):
+        return value
+    text = escape_control_chars(value)
     return f"'{text}" if len(text) > 1 and text.lstrip()[:1] in tuple("=+-@") else text

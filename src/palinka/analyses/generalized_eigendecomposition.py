@@ -8,18 +8,12 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 
-from palinka.analyses.result import Result, Table, TokenSeries, as_float64, takes
-from palinka.analyses.stats.covariance import (
-    Shrinkage,
-    check_shrinkage,
-    principal_components,
-    shrinkage_intensity,
-    shrunk,
-)
+from palinka.analyses.result import Array, Result, Table, TokenSeries, as_float64, takes
+from palinka.analyses.stats import covariance
+from palinka.analyses.stats.covariance import Shrinkage
 from palinka.analyses.stats.eigenvalue_null import heldout_ratio, permutation_null
 from palinka.errors import InputError
 
-Array = NDArray[np.float64]
 # Fewest items of a condition whose halves have a variance.
 _SMALLEST_TO_HALVE = 4
 # A smaller share of the data's mean square is rounding of float32.
@@ -28,19 +22,15 @@ _NO_VARIANCE = float(np.finfo(np.float32).eps) ** 2
 
 @dataclass(frozen=True)
 class GeneralizedEigendecomposition(Result):
-    """Names in `_a` belong to A over B, names in `_b` to B over A; all arrays are float64.
+    """Directions of A over B; fields in `_b` are those of B over A. All arrays are float64.
 
     Attributes:
         components: `(d, r)`, the principal components that the data were projected on.
         variance_explained: `(min(n_a + n_b, d),)`, cumulative, in per cent, of all of them.
         eigenvalues_a: `(r,)`, descending: variance in A per shrunk variance in B.
-        eigenvalues_b: `(r,)`, descending: variance in B per shrunk variance in A.
         filters_a: `(r, r)`, a column for each eigenvalue, of unit shrunk variance in B.
-        filters_b: `(r, r)`, a column for each eigenvalue, of unit shrunk variance in A.
         scores_a: `(n_a + n_b,)`, all items, A's first, through the first filter.
-        scores_b: The same through the first filter of B over A.
         pattern_a: `(d,)`, how the first component of A over B shows in the data's own units.
-        pattern_b: `(d,)`, the same of B over A.
         pattern_correlation: Pearson's, of the two patterns.
         ranks: `(2, 2)` integers: rows A and B, columns before and after shrinkage.
         variance: The requested cut, in per cent.
@@ -48,14 +38,10 @@ class GeneralizedEigendecomposition(Result):
         pairs: Item i of A and item i of B are a matched pair.
         observed_a: The largest eigenvalue under the recipe of the null, which has a basis of its
             own; the p-values are about this one. `None`, like all below, without permutations.
-        observed_b: The same of B over A.
         null_a: `(permutations,)`, the largest eigenvalues under exchanged labels.
-        null_b: The same of B over A.
         p_value_a: `(1 + #{null >= observed}) / (permutations + 1)`.
-        p_value_b: The same of B over A.
         heldout_ratio_a: `(3,)`: geometric mean, 2.5 and 97.5 percentile, over 50 halvings of the
             items, of the variance in A over that in B where the filter was not fitted.
-        heldout_ratio_b: The same of B over A: the variance in B over that in A.
     """
 
     components: Array
@@ -95,54 +81,43 @@ class GeneralizedEigendecomposition(Result):
             InputError: If the width is not that of the data, or a value is not finite.
         """
         values: Any = acts if hasattr(acts, "reshape") else np.asarray(acts)
-        d = len(self.components)
-        if values.ndim == 0 or values.shape[-1] != d:
-            raise InputError(
-                f"acts has the shape {tuple(values.shape)}; expected (..., {d}), as the data had"
-            )
+        shape, d = tuple(values.shape), len(self.components)
+        if shape[-1:] != (d,):
+            raise InputError(f"acts has the shape {shape}; expected (..., {d}), as the data had")
         rows = as_float64(values.reshape(-1, d), "acts")
         weights = self.components @ np.stack((self.filters_a[:, 0], self.filters_b[:, 0]), axis=1)
-        scores: Array = (rows @ weights).reshape(*values.shape[:-1], 2)
-        return scores
+        return np.asarray((rows @ weights).reshape(*shape[:-1], 2))
 
     def token_series(self, texts: Iterable[tuple[Sequence[str], ArrayLike]]) -> list[TokenSeries]:
         """Scores of every token of the texts: A over B, and B over A."""
-        projected = ((tokens, self.project(acts)) for tokens, acts in texts)
-        return [(tokens, along[:, 0], along[:, 1]) for tokens, along in projected]
+        return [(tokens, *self.project(acts).T) for tokens, acts in texts]
 
     def scalars(self) -> dict[str, float]:
         """Leading eigenvalues, components, ranks, correlation, p-values and held-out ratios."""
-        numbers = {
+        numbers: dict[str, Any] = {
             "components": self.components.shape[1],
             "eigenvalue_a": self.eigenvalues_a[0],
             "eigenvalue_b": self.eigenvalues_b[0],
             "pattern_correlation": self.pattern_correlation,
         }
-        for row, condition in enumerate("ab"):
-            numbers[f"rank_{condition}"] = self.ranks[row, 0]
-            numbers[f"rank_{condition}_shrunk"] = self.ranks[row, 1]
-            for name in ("observed", "p_value"):
-                if (value := getattr(self, f"{name}_{condition}")) is not None:
-                    numbers[f"{name}_{condition}"] = value
-            if (ratio := getattr(self, f"heldout_ratio_{condition}")) is not None:
-                for part, value in zip(("", "_low", "_high"), ratio, strict=True):
-                    numbers[f"heldout_ratio_{condition}{part}"] = value
-        return {name: float(value) for name, value in numbers.items()}
+        for c, ranks, ratio in zip(
+            "ab", self.ranks, (self.heldout_ratio_a, self.heldout_ratio_b), strict=True
+        ):
+            numbers[f"rank_{c}"], numbers[f"rank_{c}_shrunk"] = ranks
+            for name in (f"observed_{c}", f"p_value_{c}"):
+                numbers[name] = getattr(self, name)
+            if ratio is not None:
+                names = (f"heldout_ratio_{c}{part}" for part in ("", "_low", "_high"))
+                numbers.update(zip(names, ratio, strict=True))
+        return {name: float(value) for name, value in numbers.items() if value is not None}
 
     def tables(self) -> dict[str, Table]:
         """The eigenvalues by component, and the scores by item."""
-        return {
-            "eigenvalues": {
-                "component": np.arange(1, len(self.eigenvalues_a) + 1),
-                "eigenvalue_a": self.eigenvalues_a,
-                "eigenvalue_b": self.eigenvalues_b,
-            },
-            "scores": {
-                "item": np.arange(len(self.scores_a)),
-                "score_a": self.scores_a,
-                "score_b": self.scores_b,
-            },
-        }
+        eigenvalues: Table = {"component": np.arange(1, len(self.eigenvalues_a) + 1)}
+        eigenvalues |= {"eigenvalue_a": self.eigenvalues_a, "eigenvalue_b": self.eigenvalues_b}
+        items = np.arange(len(self.scores_a))
+        scores: Table = {"item": items, "score_a": self.scores_a, "score_b": self.scores_b}
+        return {"eigenvalues": eigenvalues, "scores": scores}
 
 
 @takes("two conditions")
@@ -165,11 +140,11 @@ def generalized_eigendecomposition(
     i of A with item i of B, each pair swapped with probability 1/2), or over all items without
     `pairs`. Observed and null values come from a recipe of their own that does not use the labels
     otherwise: principal components of all centered items, the same cut, both covariances shrunk.
-    What is exchanged are the `n - 1` uncorrelated contrasts of the `n` centered items, which
-    makes the p-values uniform under the null for normal items, or pairs, that are independent. With
-    few items that differ much in their length they are too small (at .05, items of a multivariate
-    t with 4 degrees of freedom are rejected in .1 to .2 of data sets). Held-out check: halves of
-    the items, in which pairs stay together.
+    What is exchanged are the `n - 1` uncorrelated contrasts of the `n` centered items: p-values
+    are uniform under the null for independent normal items, or pairs. With few items that differ
+    much in their length they are too small (at .05, items of a multivariate t with 4 degrees of
+    freedom are rejected in .1 to .2 of data sets). Held-out check: halves of the items, in which
+    pairs stay together.
 
     Args:
         a: Items of the first condition, `(n_a, d)`, at least three.
@@ -182,10 +157,6 @@ def generalized_eigendecomposition(
             also bring the held-out check.
         pairs: Item i of A and item i of B are a matched pair, such as two versions of a sentence.
         seed: Of permutations and halves.
-
-    Returns:
-        Eigenvalues, filters, patterns and scores in both directions, with p-values and held-out
-        ratios if there are permutations.
 
     Raises:
         InputError: If a condition has fewer than three items, items that are all alike, or too
@@ -200,37 +171,31 @@ def generalized_eigendecomposition(
         raise InputError(f"variance={variance}; expected per cent, above 0 and at most 100")
     if permutations < 0:
         raise InputError(f"permutations={permutations}; expected 0 for none, or a number of them")
-    check_shrinkage(shrinkage)
+    covariance.check_shrinkage(shrinkage)
     a, b = as_float64(a, "a", 3), as_float64(b, "b", 3)
     if a.shape[1] != b.shape[1]:
-        raise InputError(
-            f"a has {a.shape[1]} columns and b has {b.shape[1]}; expected the same number"
-        )
-    if pairs:
-        _check_pairs(a, b)
+        given = f"a has {a.shape[1]} columns and b has {b.shape[1]}"
+        raise InputError(f"{given}; expected the same number")
+    _check_pairs(a, b, pairs)
     # The scatter of these rows is the mean of the two covariances, which is not formed itself.
     weighted = [(x - x.mean(axis=0)) / np.sqrt(2 * (len(x) - 1)) for x in (a, b)]
     mean_square = max((x**2).sum() / len(x) for x in (a, b))
     for condition, rows in zip("ab", weighted, strict=True):
         if (rows**2).sum() <= _NO_VARIANCE * mean_square:
             raise InputError(f"the items of {condition} are all alike; give items that vary")
-    basis = principal_components(np.concatenate(weighted))
+    basis = covariance.principal_components(np.concatenate(weighted))
     r = basis.before(variance)
     components = basis.axes(r)
 
-    x = np.concatenate((a, b))
-    y = x @ components
+    y = np.concatenate((a, b)) @ components
     parts = y[: len(a)], y[len(a) :]
     plain = [np.cov(part, rowvar=False).reshape(r, r) for part in parts]
-    intensities = [shrinkage_intensity(part - part.mean(axis=0), shrinkage) for part in parts]
-    regular = [shrunk(s, gamma) for s, gamma in zip(plain, intensities, strict=True)]
+    intensities = [
+        covariance.shrinkage_intensity(part - part.mean(axis=0), shrinkage) for part in parts
+    ]
+    regular = [covariance.shrunk(s, gamma) for s, gamma in zip(plain, intensities, strict=True)]
     smallest = r * np.finfo(np.float64).eps * max(np.linalg.norm(s, 2) for s in plain)
-    ranks = np.array(
-        [
-            [np.linalg.matrix_rank(s, tol=smallest, hermitian=True) for s in pair]
-            for pair in (plain, regular)
-        ]
-    ).T
+    ranks = np.linalg.matrix_rank(np.array([plain, regular]), tol=smallest, hermitian=True).T
     for condition, (before, after) in zip("ab", ranks, strict=True):
         if before == 0:
             raise InputError(
@@ -243,34 +208,49 @@ def generalized_eigendecomposition(
                 "cannot be inverted; give a larger shrinkage or a smaller variance"
             )
 
-    eigenvalues_a, filters_a, patterns_a = _solve(plain[0], regular[1], regular[0], components)
-    eigenvalues_b, filters_b, patterns_b = _solve(plain[1], regular[0], regular[1], components)
+    found: dict[str, Any] = {}
+    for condition, own, other in (("a", 0, 1), ("b", 1, 0)):
+        # Ascending, while eigenvalues are reported descending.
+        values, filters = scipy.linalg.eigh(plain[own], regular[other], check_finite=False)
+        filters = filters[:, ::-1]
+        # The sign makes the largest element of the pattern positive.
+        patterns = components @ (regular[own] @ filters)
+        largest = np.abs(patterns).argmax(axis=0)
+        signs = np.where(patterns[largest, np.arange(r)] < 0.0, -1.0, 1.0)
+        found[f"eigenvalues_{condition}"] = values[::-1].copy()
+        found[f"filters_{condition}"] = filters * signs
+        found[f"scores_{condition}"] = y @ found[f"filters_{condition}"][:, 0]
+        found[f"pattern_{condition}"] = patterns[:, 0] * signs[0]
 
     notes = []
     if isinstance(shrinkage, str):
         notes.append(f"{shrinkage} shrank a by {intensities[0]:.4g} and b by {intensities[1]:.4g}")
-    inference: dict[str, Any] = {}
     if permutations:
-        inference, remark = _inference(a, b, parts, variance, shrinkage, permutations, pairs, seed)
-        notes += remark
+        observed, null = permutation_null(a, b, variance, shrinkage, permutations, pairs, seed)
+        p_values = (1 + (null >= observed).sum(axis=0)) / (permutations + 1)
+        ratios: Sequence[Array | None] = (None, None)
+        if min(map(len, parts)) < _SMALLEST_TO_HALVE:
+            notes.append(f"no held-out check: it needs {_SMALLEST_TO_HALVE} items per condition")
+        else:
+            try:
+                ratios = heldout_ratio(*parts, shrinkage, seed)
+            except np.linalg.LinAlgError:
+                notes.append("no held-out check: half of the items do not vary enough")
+        for column, condition in enumerate("ab"):
+            found[f"observed_{condition}"] = float(observed[column])
+            found[f"null_{condition}"] = null[:, column].copy()
+            found[f"p_value_{condition}"] = float(p_values[column])
+            found[f"heldout_ratio_{condition}"] = ratios[column]
     return GeneralizedEigendecomposition(
         components=components,
         variance_explained=basis.cumulative,
-        eigenvalues_a=eigenvalues_a,
-        eigenvalues_b=eigenvalues_b,
-        filters_a=filters_a,
-        filters_b=filters_b,
-        scores_a=y @ filters_a[:, 0],
-        scores_b=y @ filters_b[:, 0],
-        pattern_a=patterns_a,
-        pattern_b=patterns_b,
-        pattern_correlation=float(np.corrcoef(patterns_a, patterns_b)[0, 1]),
+        pattern_correlation=float(np.corrcoef(found["pattern_a"], found["pattern_b"])[0, 1]),
         ranks=ranks,
         variance=float(variance),
         shrinkage=shrinkage,
         pairs=pairs,
         notes=tuple(notes),
-        **inference,
+        **found,
     )
 
 
@@ -289,14 +269,11 @@ def permuted_labels(
     Returns:
         The items now labeled A, those now labeled B, and of each its index among the items of
         both conditions, A's first.
-
-    Raises:
-        InputError: If pairs are not complete, or values are not finite.
     """
     a, b = as_float64(a, "a"), as_float64(b, "b")
+    _check_pairs(a, b, pairs)
     rng = np.random.default_rng(seed)
     if pairs:
-        _check_pairs(a, b)
         own = np.arange(2 * len(a)).reshape(2, -1)
         order = np.where(rng.random(len(a)) < 0.5, own, own[::-1]).ravel()
     else:
@@ -305,52 +282,7 @@ def permuted_labels(
     return x[: len(a)], x[len(a) :], order
 
 
-def _solve(
-    numerator: Array, denominator: Array, regular: Array, components: Array
-) -> tuple[Array, Array, Array]:
-    """Eigenvalues descending, filters with their signs set, and the first one's pattern.
-
-    `regular` is the numerator's shrunk covariance, which carries filters to patterns.
-    """
-    ascending, filters = scipy.linalg.eigh(numerator, denominator, check_finite=False)
-    filters = filters[:, ::-1]
-    patterns = components @ (regular @ filters)
-    largest = np.abs(patterns).argmax(axis=0)
-    signs = np.where(patterns[largest, np.arange(len(largest))] < 0.0, -1.0, 1.0)
-    return ascending[::-1].copy(), filters * signs, patterns[:, 0] * signs[0]
-
-
-def _inference(
-    a: Array,
-    b: Array,
-    parts: Sequence[Array],
-    variance: float,
-    shrinkage: Shrinkage,
-    permutations: int,
-    pairs: bool,
-    seed: int,
-) -> tuple[dict[str, Any], list[str]]:
-    """The fields that come with permutations, and notes on them."""
-    observed, null = permutation_null(a, b, variance, shrinkage, permutations, pairs, seed)
-    p_values = (1 + (null >= observed).sum(axis=0)) / (permutations + 1)
-    fields: dict[str, Any] = {}
-    for column, condition in enumerate("ab"):
-        fields[f"observed_{condition}"] = float(observed[column])
-        fields[f"null_{condition}"] = null[:, column].copy()
-        fields[f"p_value_{condition}"] = float(p_values[column])
-    if min(map(len, parts)) < _SMALLEST_TO_HALVE:
-        return fields, [f"no held-out check: it needs {_SMALLEST_TO_HALVE} items per condition"]
-    try:
-        ratios = heldout_ratio(parts[0], parts[1], shrinkage, seed)
-    except np.linalg.LinAlgError:
-        return fields, ["no held-out check: half of the items do not vary enough"]
-    fields["heldout_ratio_a"], fields["heldout_ratio_b"] = ratios
-    return fields, []
-
-
-def _check_pairs(a: Array, b: Array) -> None:
-    if len(a) != len(b):
-        raise InputError(
-            f"a has {len(a)} items and b has {len(b)}; pairs need the same number, or give "
-            "pairs=False"
-        )
+def _check_pairs(a: Array, b: Array, pairs: bool) -> None:
+    if pairs and len(a) != len(b):
+        given = f"a has {len(a)} items and b has {len(b)}"
+        raise InputError(f"{given}; pairs need the same number, or give pairs=False")

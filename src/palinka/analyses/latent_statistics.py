@@ -1,13 +1,13 @@
 """Density and strength of each latent."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import cast
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from palinka.analyses.result import Result, Table, as_matrix, takes
+from palinka.analyses.result import Array, Mask, Result, Table, as_matrix, takes
 from palinka.analyses.stats.permutation import chunks
 from palinka.errors import InputError
 
@@ -26,32 +26,25 @@ class LatentStatistics(Result):
         dead: True where the latent is zero at every token.
     """
 
-    density: NDArray[np.float64]
-    activation: NDArray[np.float64]
-    mass: NDArray[np.float64]
-    dead: NDArray[np.bool_]
-
-    headline: ClassVar[tuple[str, ...]] = ("alive", "l0", "mean_density", "mean_activation")
+    density: Array
+    activation: Array
+    mass: Array
+    dead: Mask
 
     @property
     def alive(self) -> float:
         """The share of latents that are not dead, in per cent."""
         return 100.0 * float(1.0 - self.dead.mean())
 
-    @property
-    def l0(self) -> float:
-        """Mean number of latents that are active at a token."""
-        return float(self.density.sum()) / 100.0
-
-    @property
-    def mean_density(self) -> float:
-        """The mean density of the latents that are not dead, in per cent; 0 if all are."""
-        return float(self.density.sum()) / max(1, int((~self.dead).sum()))
-
-    @property
-    def mean_activation(self) -> float:
-        """The mean activation of the latents that are not dead; 0 if all are."""
-        return float(self.activation.sum()) / max(1, int((~self.dead).sum()))
+    def scalars(self) -> dict[str, float]:
+        """Share alive, mean number active at a token, and means of those alive (0 if none is)."""
+        alive = max(1, int((~self.dead).sum()))
+        return {
+            "alive": self.alive,
+            "l0": float(self.density.sum()) / 100.0,
+            "mean_density": float(self.density.sum()) / alive,
+            "mean_activation": float(self.activation.sum()) / alive,
+        }
 
     def tables(self) -> dict[str, Table]:
         """One row for each latent."""
@@ -70,26 +63,29 @@ def latent_statistics(latents: ArrayLike | Iterable[ArrayLike]) -> LatentStatist
         latents: Activations, `(tokens, latents)`, or an iterable of such batches, of which
             one at a time is held.
 
-    Returns:
-        Density (per cent), activation, mass and deadness of every latent.
-
     Raises:
         InputError: If there are no tokens, if batches differ in their number of latents, or if
             a batch is not a matrix or holds NaN or infinities.
     """
+    if not isinstance(latents, Iterable):
+        given = type(latents).__name__
+        raise InputError(f"latents are {given}; expected an array or an iterable of such batches")
+    whole = hasattr(latents, "ndim")
     tokens = 0
     counts, sums = np.zeros(0, dtype=np.int64), np.zeros(0)
-    for name, batch in _batches(latents):
+    for number, batch in enumerate([cast(ArrayLike, latents)] if whole else latents):
+        name = "latents" if whole else f"batch {number} of latents"
         matrix = as_matrix(batch, name, minimum_rows=0)
-        if len(counts) == 0:
-            counts, sums = np.zeros(matrix.shape[1], dtype=np.int64), np.zeros(matrix.shape[1])
-        if matrix.shape[1] != len(counts):
+        width = matrix.shape[1]
+        if number == 0:
+            counts, sums = np.zeros(width, dtype=np.int64), np.zeros(width)
+        if width != len(counts):
             raise InputError(
-                f"{name} is {matrix.shape[1]} wide and what came before is {len(counts)}; give "
-                "batches of the same latents"
+                f"{name} is {width} wide and what came before is {len(counts)}; give batches of "
+                "the same latents"
             )
         tokens += len(matrix)
-        for rows in chunks(len(matrix), CHUNK_ELEMENTS // matrix.shape[1]):
+        for rows in chunks(len(matrix), CHUNK_ELEMENTS // width):
             part = matrix[rows]
             counts += np.add.reduce(part != 0, axis=0, dtype=np.int64)
             sums += np.add.reduce(np.abs(part), axis=0, dtype=np.float64)
@@ -100,17 +96,3 @@ def latent_statistics(latents: ArrayLike | Iterable[ArrayLike]) -> LatentStatist
     activation = sums / np.maximum(counts, 1)
     notes = ("every latent is zero at every token",) if dead.all() else ()
     return LatentStatistics(density, activation, density * activation, dead, notes=notes)
-
-
-def _batches(latents: ArrayLike | Iterable[ArrayLike]) -> Iterator[tuple[str, ArrayLike]]:
-    """Names and batches: an array is one batch, any other iterable is many."""
-    if hasattr(latents, "ndim"):
-        yield "latents", cast(ArrayLike, latents)
-    elif isinstance(latents, Iterable):
-        for number, batch in enumerate(latents):
-            yield f"batch {number} of latents", batch
-    else:
-        raise InputError(
-            f"latents are {type(latents).__name__}; expected an array (tokens, latents) or an "
-            "iterable of such arrays"
-        )

@@ -2,23 +2,15 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from palinka.analyses.result import Result, Table, as_matrix, scaled, takes
+from palinka.analyses.result import Array, Mask, Result, Table, as_matrix, scaled, takes
+from palinka.analyses.stats import joint_histogram
 from palinka.analyses.stats.compiled import threads
-from palinka.analyses.stats.joint_histogram import (
-    CONSTANT,
-    DISORDERED,
-    BinnedRows,
-    binned_rows,
-    fill_information,
-    fill_pairs,
-    joint_histogram,
-    room_for_counts,
-)
+from palinka.analyses.stats.joint_histogram import CONSTANT, DISORDERED, BinnedRows
 from palinka.errors import InputError, progress
 
 PERCENTILES = (0, 1, 5, 25, 50, 75, 95, 99, 100)
@@ -46,32 +38,17 @@ class PairwiseMutualInformation(Result):
             either is the same for all pairs.
     """
 
-    mutual_information: NDArray[np.float64]
-    covariance: NDArray[np.float64]
-    samples: NDArray[np.float64]
-    mutual_information_corrected: NDArray[np.float64]
+    mutual_information: Array
+    covariance: Array
+    samples: Array
+    mutual_information_corrected: Array
     correlation: float
 
-    headline: ClassVar[tuple[str, ...]] = (
-        "mean_mutual_information",
-        "mean_mutual_information_corrected",
-        "mean_covariance",
-    )
-
-    @property
-    def mean_mutual_information(self) -> float:
-        """Mean over pairs, in bits."""
-        return float(of_pairs(self.mutual_information).mean())
-
-    @property
-    def mean_mutual_information_corrected(self) -> float:
-        """Mean over pairs, in bits."""
-        return float(of_pairs(self.mutual_information_corrected).mean())
-
-    @property
-    def mean_covariance(self) -> float:
-        """Mean over pairs."""
-        return float(of_pairs(self.covariance).mean())
+    def scalars(self) -> dict[str, float]:
+        """The correlation, and the means over pairs."""
+        names = ("mutual_information", "mutual_information_corrected", "covariance")
+        means = {f"mean_{name}": float(of_pairs(getattr(self, name)).mean()) for name in names}
+        return {"correlation": self.correlation, **means}
 
     def tables(self) -> dict[str, Table]:
         """The distributions over pairs, as percentiles."""
@@ -83,15 +60,13 @@ class PairwiseMutualInformation(Result):
 
 def of_pairs(matrix: NDArray[Any]) -> NDArray[Any]:
     """The entries right of the diagonal, row by row: one for each pair."""
-    pairs: NDArray[Any] = matrix[np.triu_indices(len(matrix), k=1)]
-    return pairs
+    return np.asarray(matrix[np.triu_indices(len(matrix), k=1)])
 
 
-def correlation_over_pairs(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+def correlation_over_pairs(first: Array, second: Array) -> float:
     """Pearson's r, or NaN where either is the same for all pairs, but for rounding."""
-    for values in (first, second):
-        if np.ptp(values) <= ROUNDING * np.abs(values).max():
-            return float("nan")
+    if any(np.ptp(values) <= ROUNDING * np.abs(values).max() for values in (first, second)):
+        return float("nan")
     return float(np.corrcoef(scaled(first, axis=0), scaled(second, axis=0))[0, 1])
 
 
@@ -114,9 +89,6 @@ def pairwise_mutual_information(
             dense units, and to 0 where more than a tenth of `x` is exactly zero, as in latents:
             their rare activations have large z-scores and carry the information.
 
-    Returns:
-        The matrices over pairs, and the correlation of the two measures.
-
     Raises:
         InputError: If there are fewer than three items, values that are NaN or infinite, items
             that span more than their dtype can hold, or `bins` or `outlier_z` out of range.
@@ -125,19 +97,28 @@ def pairwise_mutual_information(
         Shannon (1948), "A mathematical theory of communication"; Miller (1955), "Note on the bias
         of information estimates".
     """
-    values = _values(x)
-    whole = isinstance(bins, (int, np.integer)) and not isinstance(bins, bool)
+    values = as_matrix(x, "x")
+    if len(values) < 3:
+        raise InputError(f"x is a condition with fewer than three items ({len(values)}); give more")
+    # Other float types, such as those of another byte order, become float64.
+    precision = np.float32 if values.dtype == np.float32 else np.float64
+    values = np.ascontiguousarray(values, dtype=precision)
+    with np.errstate(over="ignore"):
+        too_wide = ~np.isfinite(np.ptp(values, axis=1))
+    if too_wide.any():
+        item = f"item {too_wide.argmax()}; divide it by a constant"
+        raise InputError(f"x spans more than {values.dtype} can hold in {item}")
+    whole = isinstance(bins, int | np.integer) and not isinstance(bins, bool)
     if not whole or not 1 <= bins <= MAX_BINS:
         raise InputError(f"bins is {bins}; expected a whole number from 1 to {MAX_BINS}")
     if outlier_z is None:
         zeros = 1.0 - np.count_nonzero(values) / values.size
         outlier_z = OUTLIER_Z if zeros <= DENSE_ZEROS else 0.0
     if not 0 <= outlier_z < np.inf:
-        raise InputError(
-            f"outlier_z is {outlier_z}; expected a z-score above 0, or 0 to keep every unit"
-        )
+        expected = "a z-score above 0, or 0 to keep every unit"
+        raise InputError(f"outlier_z is {outlier_z}; expected {expected}")
     outlying = outlying_units(values, float(outlier_z))
-    rows = binned_rows(values, outlying, int(bins))
+    rows = joint_histogram.binned_rows(values, outlying, int(bins))
     information, corrected = _information(rows)
     samples, covariance = _samples_and_covariance(rows)
     return PairwiseMutualInformation(
@@ -146,30 +127,11 @@ def pairwise_mutual_information(
         samples=samples,
         mutual_information_corrected=corrected,
         correlation=correlation_over_pairs(of_pairs(information), of_pairs(covariance)),
-        notes=_notes(rows, samples),
+        notes=tuple(_notes(rows, samples)),
     )
 
 
-def _values(x: ArrayLike) -> NDArray[np.floating[Any]]:
-    """The items in float32 or float64, each of which has a finite range."""
-    values = as_matrix(x, "x")
-    if len(values) < 3:
-        raise InputError(
-            f"x is a condition with fewer than three items ({len(values)}); give at least three"
-        )
-    precision = np.float32 if values.dtype == np.float32 else np.float64
-    values = np.ascontiguousarray(values, dtype=precision)
-    with np.errstate(over="ignore"):
-        too_wide = ~np.isfinite(np.ptp(values, axis=1))
-    if too_wide.any():
-        raise InputError(
-            f"x spans more than {values.dtype} can hold in item {int(too_wide.argmax())}; "
-            "divide it by a constant"
-        )
-    return values
-
-
-def outlying_units(values: NDArray[np.floating[Any]], outlier_z: float) -> NDArray[np.bool_]:
+def outlying_units(values: NDArray[np.floating[Any]], outlier_z: float) -> Mask:
     """Mask of values whose z-score in their item, in their dtype, exceeds the limit."""
     if outlier_z == 0 or values.shape[1] < 2:
         return np.zeros(values.shape, dtype=np.bool_)
@@ -178,12 +140,10 @@ def outlying_units(values: NDArray[np.floating[Any]], outlier_z: float) -> NDArr
         deviations = values - values.mean(axis=1, keepdims=True)
         z = np.abs(deviations / values.std(axis=1, ddof=1, keepdims=True))
     # Items without variance have no z-scores, and rounding must not invent some.
-    varying = np.ptp(values, axis=1, keepdims=True) > 0
-    outlying: NDArray[np.bool_] = (z > outlier_z) & varying
-    return outlying
+    return np.asarray((z > outlier_z) & (np.ptp(values, axis=1, keepdims=True) > 0))
 
 
-def _information(rows: BinnedRows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _information(rows: BinnedRows) -> tuple[Array, Array]:
     """Mutual information of all pairs, plain and corrected, by all threads."""
     items, units = rows.values.shape
     information, corrected = np.zeros((2, items, items))
@@ -194,9 +154,9 @@ def _information(rows: BinnedRows) -> tuple[NDArray[np.float64], NDArray[np.floa
     shares = [np.arange(start, items, tasks) for start in range(tasks)]
 
     def work(share: NDArray[np.intp]) -> int:
-        fill_pairs(
+        joint_histogram.fill_pairs(
             rows.digits, rows.bins + 1, rows.binning, rows.status, share, count_logs,
-            room_for_counts(rows), information, corrected,
+            joint_histogram.room_for_counts(rows), information, corrected,
         )  # fmt: skip
         return int((items - 1 - share).sum())
 
@@ -209,14 +169,14 @@ def _information(rows: BinnedRows) -> tuple[NDArray[np.float64], NDArray[np.floa
     columns, logs = np.empty(rows.bins, dtype=np.int64), np.empty(rows.bins)
     for first, second in np.argwhere(np.triu(rows.status_of_pairs() == DISORDERED, k=1)):
         copies = np.zeros((4, rows.bins + 1, rows.bins + 1), dtype=np.int64)
-        copies[0, :-1, :-1] = joint_histogram(rows, first, second)
-        fill_information(
+        copies[0, :-1, :-1] = joint_histogram.joint_histogram(rows, first, second)
+        joint_histogram.fill_information(
             copies.reshape(4, -1), count_logs, columns, logs, first, second, information, corrected
         )
     return information, corrected
 
 
-def _samples_and_covariance(rows: BinnedRows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _samples_and_covariance(rows: BinnedRows) -> tuple[Array, Array]:
     """Of all pairs, by products of matrices in which zeros stand for units left out.
 
     Runs after the loops: BLAS threads stay awake for a while and would take the cores from them.
@@ -242,21 +202,17 @@ def _samples_and_covariance(rows: BinnedRows) -> tuple[NDArray[np.float64], NDAr
     return np.triu(samples, k=1), np.triu(covariance, k=1)
 
 
-def _notes(rows: BinnedRows, samples: NDArray[np.float64]) -> tuple[str, ...]:
+def _notes(rows: BinnedRows, samples: Array) -> list[str]:
     """Items and pairs without information, and pairs that drop many units."""
     notes = []
     varying = np.ptp(rows.values, axis=1) > 0
-    if not varying.all():
-        notes.append(
-            f"{int((~varying).sum())} of {len(varying)} items have no variance: their pairs have "
-            "no information"
-        )
+    if constant := int((~varying).sum()):
+        given = f"{constant} of {len(varying)} items have no variance"
+        notes.append(f"{given}: their pairs have no information")
     uniform = of_pairs((rows.status_of_pairs() == CONSTANT) & varying & varying[:, None])
     if uniform.any():
-        notes.append(
-            f"{int(uniform.sum())} of {len(uniform)} pairs have an item that is constant over the "
-            "units kept: they have no information"
-        )
+        given = f"{uniform.sum()} of {len(uniform)} pairs have an item that is constant"
+        notes.append(f"{given} over the units kept: they have no information")
     units = rows.values.shape[1]
     dropped = units - of_pairs(samples)
     many = dropped > NOTED_SHARE * units
@@ -265,4 +221,4 @@ def _notes(rows: BinnedRows, samples: NDArray[np.float64]) -> tuple[str, ...]:
             f"{many.sum()} of {len(many)} pairs drop more than {100 * NOTED_SHARE:g} % of their "
             f"units as outliers, up to {int(dropped.max())} of {units}; outlier_z: 0 keeps all"
         )
-    return tuple(notes)
+    return notes

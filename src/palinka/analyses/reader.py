@@ -3,7 +3,7 @@
 import fnmatch
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from os import PathLike
 
 import numpy as np
@@ -42,20 +42,10 @@ class Encoder:
 
     @classmethod
     def from_folder(cls, folder: str | PathLike[str]) -> "Encoder":
-        """Load the folder of an autoencoder, in any format that can be read.
-
-        Raises:
-            InputError: If the folder holds no autoencoder.
-        """
-        autoencoder, provenance = formats.load(folder)
-        return cls(
-            autoencoder.encode,
-            autoencoder.input_dim,
-            provenance.site,
-            provenance.language_model,
-            bool(provenance.bos),
-            type(autoencoder).__name__,
-        )
+        """Load the folder of an autoencoder, in any format that can be read."""
+        autoencoder, source = formats.load(folder)
+        encode, width, name = autoencoder.encode, autoencoder.input_dim, type(autoencoder).__name__
+        return cls(encode, width, source.site, source.language_model, bool(source.bos), name)
 
 
 class ActivationReader:
@@ -65,6 +55,10 @@ class ActivationReader:
         language_model: The model that reads.
         encoder: Turns activations into latents; without it the units are neurons.
         load: Gives the model when it is first needed; by default it is loaded.
+
+    Attributes:
+        units: Name of the columns: `units` of the model or `latents` of the autoencoder.
+        bos: True if a BOS token is read before each text.
 
     Raises:
         InputError: If the encoder was trained on another model.
@@ -78,8 +72,9 @@ class ActivationReader:
     ) -> None:
         self.language_model = language_model
         self.encoder = encoder
+        self.units = "units" if encoder is None else "latents"
+        self.bos = encoder is not None and encoder.bos
         self._load = load or partial(LanguageModel.load, language_model)
-        self._loaded: LanguageModel | None = None
         known = encoder.language_model if encoder else None
         if known is not None and known != language_model.identity():
             raise InputError(
@@ -88,22 +83,10 @@ class ActivationReader:
                 "that it was trained on"
             )
 
-    @property
-    def units(self) -> str:
-        """Name of the columns: `units` of the model or `latents` of the autoencoder."""
-        return "units" if self.encoder is None else "latents"
-
-    @property
-    def bos(self) -> bool:
-        """True if a BOS token is read before each text."""
-        return self.encoder is not None and self.encoder.bos
-
-    @property
+    @cached_property
     def model(self) -> LanguageModel:
         """The language model, loaded once."""
-        if self._loaded is None:
-            self._loaded = self._load()
-        return self._loaded
+        return self._load()
 
     def sites(self, patterns: str | Sequence[str]) -> list[str]:
         """Full names of the sites that match the patterns, in the model's order.
@@ -111,22 +94,34 @@ class ActivationReader:
         Raises:
             InputError: If a pattern matches nothing, or the autoencoder belongs elsewhere.
         """
-        known = list(self.language_model.sites.taps)
+        spec, known = self.language_model, list(self.language_model.sites.taps)
         found: dict[str, None] = {}
         for pattern in [patterns] if isinstance(patterns, str) else patterns:
             if set(pattern) & set("*?["):
                 matching = fnmatch.filter(known, pattern)
-                if not matching:
-                    raise InputError(
-                        f"no site of {self.language_model.name} matches {pattern!r}; it has "
-                        f"{', '.join(known[:3])} … {known[-1]}"
-                    )
             else:
-                matching = [self.language_model.resolve(pattern)]
+                matching = [spec.resolve(pattern)]
+            if not matching:
+                some = f"{', '.join(known[:3])} … {known[-1]}"
+                raise InputError(f"no site of {spec.name} matches {pattern!r}; it has {some}")
             found.update(dict.fromkeys(matching))
-        for site in found:
-            self._check_encoder(site)
+        if self.encoder is not None:
+            for site in found:
+                self._check_encoder(self.encoder, site)
         return list(found)
+
+    def _check_encoder(self, encoder: Encoder, site: str) -> None:
+        if encoder.site not in (None, site):
+            raise InputError(
+                f"the autoencoder was trained at {encoder.site}, and {site} is asked for; "
+                "analyze the site it was trained at, or leave the autoencoder out"
+            )
+        width = self.language_model.width(site)
+        if width != encoder.width:
+            raise InputError(
+                f"the autoencoder takes activations of width {encoder.width}, and {site} of "
+                f"{self.language_model.name} is {width} wide; give the autoencoder of that site"
+            )
 
     def pooled(self, prepared: Prepared, sites: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """The vector of each item, `(items, units)`, at each site, read in one pass.
@@ -135,52 +130,37 @@ class ActivationReader:
             InputError: If a text is longer than the model's context.
         """
         vectors: dict[str, list[NDArray[np.float32]]] = {site: [] for site in sites}
-        for texts, acts in self._batches(prepared.tokens, sites):
-            for site in sites:
-                for row, text in enumerate(texts):
-                    chosen = acts[site][row, list(prepared.pool[text])]
-                    vectors[site].append(self._encoded(chosen).mean(dim=0).numpy())
+        for text, acts in self._texts(prepared.tokens, sites):
+            for site, rows in vectors.items():
+                chosen = self._encoded(acts[site][list(prepared.pool[text])])
+                rows.append(chosen.mean(dim=0).numpy())
         return {site: np.stack(rows) for site, rows in vectors.items()}
 
-    def every_token(self, texts: Sequence[Sequence[int]], site: str) -> list[NDArray[np.float32]]:
-        """The vectors of all tokens of some texts, `(tokens, units)` each.
+    def every_token(
+        self, texts: Sequence[Sequence[int]], site: str
+    ) -> Iterator[NDArray[np.float32]]:
+        """The vectors of all tokens of each text, `(tokens, units)`, read as they are asked for.
 
         Raises:
             InputError: If a text is longer than the model's context.
         """
-        return [
-            self._encoded(acts[site][row, : len(texts[text])]).numpy()
-            for batch, acts in self._batches(texts, [site])
-            for row, text in enumerate(batch)
-        ]
+        for _, acts in self._texts(texts, [site]):
+            yield self._encoded(acts[site]).numpy()
 
-    def _batches(
+    def _texts(
         self, texts: Sequence[Sequence[int]], sites: Sequence[str]
-    ) -> Iterator[tuple[range, dict[str, Tensor]]]:
+    ) -> Iterator[tuple[int, dict[str, Tensor]]]:
         """Read texts, after a BOS token, which is left out again, where the encoder needs it."""
         bos = [bos_id(self.model.tokenizer)] if self.bos else []
         for start in range(0, len(texts), BATCH_TEXTS):
-            numbers = range(start, min(start + BATCH_TEXTS, len(texts)))
-            tokens = Tokens.of([[*bos, *texts[number]] for number in numbers])
+            batch = texts[start : start + BATCH_TEXTS]
+            tokens = Tokens.of([[*bos, *text] for text in batch])
             acts = self.model.read(tokens, sites, batch_size=BATCH_TEXTS)
-            yield numbers, {site: values[:, len(bos) :] for site, values in acts.items()}
+            for row, text in enumerate(batch):
+                own = slice(len(bos), len(bos) + len(text))
+                yield start + row, {site: values[row, own] for site, values in acts.items()}
 
     @torch.no_grad()
     def _encoded(self, activations: Tensor) -> Tensor:
         activations = activations.float().cpu()
         return activations if self.encoder is None else self.encoder.encode(activations)
-
-    def _check_encoder(self, site: str) -> None:
-        if self.encoder is None:
-            return
-        if self.encoder.site not in (None, site):
-            raise InputError(
-                f"the autoencoder was trained at {self.encoder.site}, and {site} is asked for; "
-                "analyze the site it was trained at, or leave the autoencoder out"
-            )
-        width = self.language_model.width(site)
-        if width != self.encoder.width:
-            raise InputError(
-                f"the autoencoder takes activations of width {self.encoder.width}, and {site} of "
-                f"{self.language_model.name} is {width} wide; give the autoencoder of that site"
-            )

@@ -1,25 +1,15 @@
 """Representational similarity analysis (RSA) of two sites."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from palinka.analyses.result import Result, Table, as_float64, takes
+from palinka.analyses.result import Array, Result, Table, as_float64, takes
+from palinka.analyses.stats import similarity
 from palinka.analyses.stats.bootstrap import resampled_scores
-from palinka.analyses.stats.similarity import (
-    Comparison,
-    compare_matrices,
-    cosine_similarity,
-    is_constant,
-    mantel_scores,
-    members_of,
-    selectivity_index,
-    similarity_between,
-    similarity_within,
-)
 from palinka.errors import InputError
 
 # The same labeling, permuted, may score less than the observed one by rounding alone.
@@ -51,15 +41,15 @@ class RepresentationalSimilarity(Result):
             without groups.
     """
 
-    similarity_x: NDArray[np.float64]
-    similarity_y: NDArray[np.float64]
+    similarity_x: Array
+    similarity_y: Array
     score: float
-    group_scores: NDArray[np.float64]
+    group_scores: Array
     selectivity_x: float | None
     selectivity_y: float | None
     p_value: float | None
-    score_interval: NDArray[np.float64] | None
-    compare: Comparison
+    score_interval: Array | None
+    compare: similarity.Comparison
     group_names: tuple[str, ...]
     membership: NDArray[np.int64] | None
 
@@ -79,8 +69,8 @@ class RepresentationalSimilarity(Result):
                 "group": self.group_names,
                 "words": np.bincount(self.membership),
                 "score": self.group_scores,
-                "within_x": similarity_within(self.similarity_x, self.membership),
-                "within_y": similarity_within(self.similarity_y, self.membership),
+                "within_x": similarity.similarity_within(self.similarity_x, self.membership),
+                "within_y": similarity.similarity_within(self.similarity_y, self.membership),
             }
         }
 
@@ -90,7 +80,7 @@ def representational_similarity(
     x: ArrayLike,
     y: ArrayLike,
     groups: Sequence[Any] | NDArray[Any] | None = None,
-    compare: Comparison = "pearson",
+    compare: similarity.Comparison = "pearson",
     permutations: int = 0,
     seed: int = 0,
 ) -> RepresentationalSimilarity:
@@ -109,9 +99,6 @@ def representational_similarity(
             there are any. 0: neither.
         seed: Of the shuffles and resamples.
 
-    Returns:
-        Both similarity matrices, their score, its p-value and interval, and per group.
-
     Raises:
         InputError: If there are fewer than three words, a group of one word, lists of different
             lengths, NaN, or a comparison that does not exist.
@@ -120,40 +107,52 @@ def representational_similarity(
         Kriegeskorte, Mur & Bandettini (2008); Mantel (1967); Schütt et al. (2023) for the
         interval; Kornblith et al. (2019) for CKA.
     """
-    if compare not in get_args(Comparison):
-        raise InputError(f"compare is {compare!r}; expected one of {_listed(get_args(Comparison))}")
+    if compare not in get_args(similarity.Comparison):
+        known = ", ".join(map(repr, get_args(similarity.Comparison)))
+        raise InputError(f"compare is {compare!r}; expected one of {known}")
     if permutations < 0:
         raise InputError(f"permutations is {permutations}; expected 0 or more")
     x, y = as_float64(x, "x", minimum_rows=3), as_float64(y, "y", minimum_rows=3)
     if len(x) != len(y):
-        raise InputError(
-            f"x has {len(x)} items and y has {len(y)}; give vectors of the same words in both"
-        )
+        given = f"x has {len(x)} items and y has {len(y)}"
+        raise InputError(f"{given}; give vectors of the same words in both")
     names, membership = ((), None) if groups is None else _grouped(groups, len(x))
-    similarity_x, similarity_y = cosine_similarity(x), cosine_similarity(y)
-    score = compare_matrices(similarity_x, similarity_y, compare)
-    notes = [
-        *_zero_notes(similarity_x, "x"),
-        *_zero_notes(similarity_y, "y"),
-        *_score_notes(similarity_x, similarity_y, score, "all words"),
-    ]
+    matrices = similarity.cosine_similarity(x), similarity.cosine_similarity(y)
+    score = similarity.compare_matrices(*matrices, compare)
+    notes = []
+    for site, matrix in zip("xy", matrices, strict=True):
+        if zero := int((matrix.diagonal() == 0.0).sum()):
+            notes.append(f"{zero} words are all zeros in {site}: their cosines are 0")
+    notes += _score_notes(*matrices, score, "all words")
 
-    strata = [np.arange(len(x))] if membership is None else members_of(membership)
-    group_scores = []
+    strata = [np.arange(len(x))] if membership is None else similarity.members_of(membership)
+    group_scores: list[float] = []
+    selectivity_x: float | None = None
+    selectivity_y: float | None = None
     if membership is not None:
         for name, items in zip(names, strata, strict=True):
-            of_x, of_y = (matrix[np.ix_(items, items)] for matrix in (similarity_x, similarity_y))
-            group_scores.append(compare_matrices(of_x, of_y, compare))
+            of_x, of_y = (matrix[np.ix_(items, items)] for matrix in matrices)
+            group_scores.append(similarity.compare_matrices(of_x, of_y, compare))
             notes += _score_notes(of_x, of_y, group_scores[-1], f"group {name!r}")
-        notes += _selectivity_notes(similarity_x, membership, "x")
-        notes += _selectivity_notes(similarity_y, membership, "y")
+        selectivity_x, selectivity_y = (
+            similarity.selectivity_index(matrix, membership) for matrix in matrices
+        )
+        for site, matrix in zip("xy", matrices, strict=True):
+            between = similarity.similarity_between(matrix, membership)
+            if between.size == 0:
+                notes.append(f"there is one group only: {site} has no selectivity")
+            elif between.mean() <= 0.0:
+                notes.append(
+                    f"groups have a mean similarity of {between.mean():.3g} with each other in "
+                    f"{site}: its selectivity, a ratio, has no meaning"
+                )
 
     p_value, interval = None, None
     if permutations > 0:
         shuffles, draws = np.random.default_rng(seed).spawn(2)
         p_value = float("nan")
         if np.isfinite(score):
-            null = mantel_scores(similarity_x, similarity_y, compare, permutations, shuffles)
+            null = similarity.mantel_scores(*matrices, compare, permutations, shuffles)
             p_value = float((1 + (null >= score - ROUNDING).sum()) / (permutations + 1))
             if compare == "cka":
                 notes.append(
@@ -161,28 +160,24 @@ def representational_similarity(
                     "the same reason it has no bootstrap interval"
                 )
             else:
-                resampled = resampled_scores(
-                    similarity_x, similarity_y, compare, strata, permutations, draws
-                )
+                resampled = resampled_scores(*matrices, compare, strata, permutations, draws)
                 defined = resampled[np.isfinite(resampled)]
                 interval = np.percentile(defined, [2.5, 97.5]) if len(defined) else None
                 if left_out := len(resampled) - len(defined):
-                    notes.append(
-                        f"{left_out} of {len(resampled)} resamples of the words have no score"
-                    )
+                    given = f"{left_out} of {len(resampled)} resamples of the words"
+                    notes.append(f"{given} have no score")
 
     return RepresentationalSimilarity(
-        similarity_x=similarity_x,
-        similarity_y=similarity_y,
-        score=score,
-        group_scores=np.array(group_scores, dtype=np.float64),
-        selectivity_x=None if membership is None else selectivity_index(similarity_x, membership),
-        selectivity_y=None if membership is None else selectivity_index(similarity_y, membership),
-        p_value=p_value,
-        score_interval=interval,
-        compare=compare,
-        group_names=names,
-        membership=membership,
+        *matrices,
+        score,
+        np.array(group_scores, dtype=np.float64),
+        selectivity_x,
+        selectivity_y,
+        p_value,
+        interval,
+        compare,
+        names,
+        membership,
         notes=tuple(notes),
     )
 
@@ -195,49 +190,17 @@ def _grouped(
     if len(labels) != items:
         raise InputError(f"groups has {len(labels)} entries for {items} items; give one per item")
     names = tuple(dict.fromkeys(labels))
-    membership = np.array([names.index(label) for label in labels])
-    alone = [name for name, size in zip(names, np.bincount(membership), strict=True) if size == 1]
-    if alone:
-        raise InputError(
-            f"one word alone in {'group' if len(alone) == 1 else 'groups'} {_listed(alone)}; "
-            "expected two or more per group: add words or leave the group out"
-        )
-    return names, membership
+    if alone := [repr(name) for name in names if labels.count(name) == 1]:
+        given = f"one word alone in {'group' if len(alone) == 1 else 'groups'} {', '.join(alone)}"
+        raise InputError(f"{given}; expected two or more: add words or leave the group out")
+    return names, np.array([names.index(label) for label in labels])
 
 
-def _selectivity_notes(
-    similarity: NDArray[np.float64], membership: NDArray[np.int64], site: str
-) -> list[str]:
-    between = similarity_between(similarity, membership)
-    if between.size == 0:
-        return [f"there is one group only: {site} has no selectivity"]
-    if between.mean() <= 0.0:
-        return [
-            f"groups have a mean similarity of {between.mean():.3g} with each other in {site}: its "
-            "selectivity, a ratio, has no meaning"
-        ]
-    return []
-
-
-def _zero_notes(similarity: NDArray[np.float64], site: str) -> list[str]:
-    zero = int((similarity.diagonal() == 0.0).sum())
-    return [f"{zero} words are all zeros in {site}: their cosines are 0"] if zero else []
-
-
-def _score_notes(
-    x: NDArray[np.float64], y: NDArray[np.float64], score: float, which: str
-) -> list[str]:
+def _score_notes(x: Array, y: Array, score: float, which: str) -> Iterator[str]:
+    constant = [name for name, matrix in (("x", x), ("y", y)) if similarity.is_constant(matrix)]
     if len(x) == 2:
-        return [f"{which} has two words, and so no score"]
-    constant = [name for name, matrix in (("x", x), ("y", y)) if is_constant(matrix)]
-    if constant:
+        yield f"{which} has two words, and so no score"
+    elif constant:
+        given = f"all pairs of words are equally similar in {' and '.join(constant)}"
         value = "no score" if np.isnan(score) else f"a score of {score:.3g}"
-        return [
-            f"all pairs of words are equally similar in {' and '.join(constant)}: {which} has "
-            f"{value}"
-        ]
-    return []
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(repr(name) for name in names)
+        yield f"{given}: {which} has {value}"

@@ -2,26 +2,21 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from palinka.errors import InputError
+from palinka.errors import InputError, did_you_mean
 
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 Table = dict[str, Sequence[Any] | NDArray[Any]]
 # The tokens of a text and two values of each, `(tokens,)`.
-TokenSeries = tuple[Sequence[str], NDArray[np.float64], NDArray[np.float64]]
-Data = Literal[
-    "two conditions",
-    "two sites",
-    "each condition",
-    "tokens of a passage",
-    "categories of a passage",
-]
+TokenSeries = tuple[Sequence[str], Array, Array]
 
 # The parameters that come from the stimuli; every other parameter of an analysis is an option.
-DATA_PARAMETERS: Mapping[Data, tuple[str, ...]] = {
+DATA_PARAMETERS: Mapping[str, tuple[str, ...]] = {
     "two conditions": ("a", "b"),
     "two sites": ("x", "y", "groups"),
     "each condition": ("x",),
@@ -32,7 +27,7 @@ DATA_PARAMETERS: Mapping[Data, tuple[str, ...]] = {
 Analysis = TypeVar("Analysis", bound=Callable[..., "Result"])
 
 
-def takes(data: Data) -> Callable[[Analysis], Analysis]:
+def takes(data: str) -> Callable[[Analysis], Analysis]:
     """Declare the data of an analysis: it is called once for each site or pair of sites.
 
     Args:
@@ -43,6 +38,8 @@ def takes(data: Data) -> Callable[[Analysis], Analysis]:
             one call per category with `latents`, `targets`, the mask of its tokens, `(tokens,)`,
             and optionally `words` and `documents`, the token and text of each row, `(tokens,)`.
     """
+    if data not in DATA_PARAMETERS:
+        raise InputError(f"takes({data!r}): unknown data{did_you_mean(data, DATA_PARAMETERS)}")
 
     def declare(function: Analysis) -> Analysis:
         function.takes = data  # type: ignore[attr-defined]
@@ -57,23 +54,20 @@ class Result:
 
     Attributes:
         notes: Remarks, such as the number of units without variance.
+        headline: Names of properties that `scalars` gives besides the fields that are numbers.
     """
 
     _: KW_ONLY
     notes: tuple[str, ...] = ()
 
     headline: ClassVar[tuple[str, ...]] = ()
-    """Properties that `scalars` gives besides the fields that are single numbers."""
 
     def scalars(self) -> dict[str, float]:
         """The single numbers among the findings, as a flat dict."""
         names = [*(field.name for field in fields(self)), *self.headline]
         values = {name: getattr(self, name) for name in names}
-        return {
-            name: float(value)
-            for name, value in values.items()
-            if isinstance(value, (bool, int, float, np.number, np.bool_))
-        }
+        numbers = (bool, int, float, np.number, np.bool_)
+        return {n: float(value) for n, value in values.items() if isinstance(value, numbers)}
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Every array among the findings under its own name; those not computed are left out."""
@@ -118,40 +112,29 @@ def as_matrix(x: ArrayLike, name: str, minimum_rows: int = 1) -> NDArray[np.floa
         matrix = matrix.astype(np.float32)
     elif not np.issubdtype(matrix.dtype, np.floating):
         matrix = matrix.astype(np.float64)
-    if matrix.ndim != 2:
-        raise InputError(f"{name} has the shape {matrix.shape}; expected (rows, columns)")
-    if matrix.shape[0] < minimum_rows or matrix.shape[1] == 0:
-        raise InputError(
-            f"{name} has the shape {matrix.shape}; expected at least {minimum_rows} rows and "
-            "one column"
-        )
+    if matrix.ndim != 2 or len(matrix) < minimum_rows or matrix.shape[1] == 0:
+        expected = f"(rows, columns), at least {minimum_rows} rows and one column"
+        raise InputError(f"{name} has the shape {matrix.shape}; expected {expected}")
     # A sum is finite only if nothing in it is NaN or infinite; a finite overflow is looked at.
     if not np.isfinite(matrix.sum(dtype=np.float64)) and not np.isfinite(matrix).all():
-        rows = int((~np.isfinite(matrix)).any(axis=1).sum())
-        raise InputError(
-            f"{name} holds NaN or infinite values in {rows} of {len(matrix)} rows; leave them out"
-        )
+        rows = f"{(~np.isfinite(matrix)).any(axis=1).sum()} of {len(matrix)} rows"
+        raise InputError(f"{name} holds NaN or infinite values in {rows}; leave them out")
     return matrix
 
 
-def as_float64(x: ArrayLike, name: str, minimum_rows: int = 1) -> NDArray[np.float64]:
-    """`as_matrix` in float64.
-
-    Raises:
-        InputError: As `as_matrix` does.
-    """
+def as_float64(x: ArrayLike, name: str, minimum_rows: int = 1) -> Array:
+    """`as_matrix` in float64, with its errors."""
     return as_matrix(x, name, minimum_rows).astype(np.float64, copy=False)
 
 
 def scaled(x: NDArray[Any], axis: int) -> NDArray[Any]:
     """Scale by powers of two to magnitudes of at most 1, so that squares stay in range.
 
+    Exact but for values below the largest one's rounding.
+
     Args:
         x: Finite values.
         axis: Axis along which values share their scale.
-
-    Returns:
-        As `x`; exact but for values below the largest one's rounding.
     """
     largest = np.abs(x).max(axis=axis, keepdims=True)
     return np.asarray(np.ldexp(x, -np.frexp(largest)[1]))

@@ -8,8 +8,9 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from itertools import chain
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 import numpy as np
 from jsonargparse.typing import Path_fr
@@ -26,9 +27,9 @@ from palinka.analyses.figures.text_heatmap import (
     text_heatmap,
     text_heatmap_html,
 )
-from palinka.analyses.findings import Findings
+from palinka.analyses.findings import Findings, within_part
 from palinka.analyses.reader import ActivationReader
-from palinka.analyses.result import DATA_PARAMETERS, Data, Result
+from palinka.analyses.result import DATA_PARAMETERS, Array, Result
 from palinka.analyses.stats.latents import choose_latents
 from palinka.analyses.stimuli import Prepared, load_stimuli
 from palinka.errors import (
@@ -97,91 +98,11 @@ class AnalysisEntry:
             )
 
 
-def _check_nulls(entry: "AnalysisEntry | HeatmapEntry") -> None:
+def _check_nulls(entry: AnalysisEntry | HeatmapEntry) -> None:
     """Reject null except as a default: the parser of configurations takes it for anything."""
     for each in fields(entry):
         if getattr(entry, each.name) is None and each.default is not None:
             raise InputError(f"an analysis has null for {each.name}; give a value")
-
-
-@dataclass(frozen=True)
-class Analysis:
-    """An analysis, and the functions that draw its results.
-
-    Attributes:
-        function: From data and options to a result.
-        data: The data that it declares to take.
-        draw: From one result to figures by name.
-        overview: From the results of several sites to figures.
-    """
-
-    function: Callable[..., Result]
-    data: Data
-    draw: Callable[..., dict[str, Figure]] | None
-    overview: Callable[..., dict[str, Figure]] | None
-
-
-def find_analysis(name: str, folder: str | None = None) -> Analysis:
-    """Find an analysis by its name, or in a file.
-
-    Args:
-        name: A module of `palinka.analyses`, or `FILE.py:FUNCTION`. Its figures come from the
-            functions `NAME` and `overview` of the module in `palinka.analyses.figures`; those of
-            a file from its functions `FUNCTION_figures` and `FUNCTION_overview`, if there.
-        folder: Folder in which the file is looked for before the working folder.
-
-    Raises:
-        InputError: If there is none, or it does not declare its data.
-    """
-    if ".py:" in name:
-        function = load_from_file(name, _folder_of(name, folder))
-        if not hasattr(function, "takes"):
-            raise InputError(f"{name} does not declare its data; put @takes(…) in front of it")
-        figures, draw = sys.modules[function.__module__], f"{function.__name__}_figures"
-        overview = f"{function.__name__}_overview"
-    else:
-        known = sorted(_modules("palinka.analyses") & _modules("palinka.analyses.figures"))
-        if name not in known:
-            raise InputError(
-                f"{name!r} is not an analysis{did_you_mean(name, known)} (or give FILE.py:FUNCTION)"
-            )
-        function = getattr(importlib.import_module(f"palinka.analyses.{name}"), name)
-        figures = importlib.import_module(f"palinka.analyses.figures.{name}")
-        draw, overview = name, "overview"
-    return Analysis(
-        function, function.takes, getattr(figures, draw, None), getattr(figures, overview, None)
-    )
-
-
-def _modules(package: str) -> set[str]:
-    path = importlib.import_module(package).__path__
-    return {module.name for module in pkgutil.iter_modules(path)}
-
-
-def _folder_of(name: str, folder: str | None) -> Path:
-    """The configuration's folder if the file is there, otherwise the working folder."""
-    beside = Path(folder or "")
-    return beside if (beside / name.rpartition(":")[0]).is_file() else Path()
-
-
-def check_options(name: str, analysis: Analysis, options: Mapping[str, Any]) -> None:
-    """Check the options of an analysis before anything is read for it.
-
-    Raises:
-        InputError: If an option is unknown, of another type than the function's hint, or a seed
-            below zero.
-    """
-    parameters = inspect.signature(analysis.function).parameters
-    known = [each for each in parameters if each not in DATA_PARAMETERS[analysis.data]]
-    hints = get_type_hints(analysis.function)
-    for option, value in options.items():
-        if option not in known:
-            raise InputError(f"{name} has no option {option!r}{did_you_mean(option, known)}")
-        expected = type_mismatch(value, hints.get(option, Any))
-        if expected is None and option == "seed" and value < 0:
-            expected = "at least 0"
-        if expected is not None:
-            raise InputError(f"{name}: the option {option} is {value!r}; expected {expected}")
 
 
 def run_analysis(entry: AnalysisEntry, reader: ActivationReader) -> Findings:
@@ -200,135 +121,169 @@ def run_analysis(entry: AnalysisEntry, reader: ActivationReader) -> Findings:
     sites = reader.sites(entry.sites)
     stimuli = load_stimuli(os.fspath(entry.stimuli))
     prepared = stimuli.prepare(reader.model.tokenizer)
-    options = dict(entry.options)
     parameters = inspect.signature(analysis.function).parameters
+    options: dict[str, Any] = dict(entry.options)
     if prepared.pairs and "pairs" in parameters:
         options.setdefault("pairs", True)
-    results: dict[str, tuple[str, Result]] = {}
-    drawn: dict[str, Figure] = {}
-    means: dict[str, NDArray[np.float64]] = {}
     calls = list(_calls(analysis.data, prepared, sites, reader))
+    results: dict[str, Result] = {}
+    figures: dict[str, Figure] = {}
+    means: dict[str, Array] = {}
     with style():
         for call in calls:
             data = {name: value for name, value in call.data.items() if name in parameters}
-            result = analysis.function(**data, **options)
-            results[call.part] = call.site, result
+            result = results[call.part] = analysis.function(**data, **options)
             if "x" in data:
                 means[call.part] = np.asarray(data["x"], dtype=np.float64).mean(axis=0)
             # Of many sites the one in the middle has figures of its own; the overview has all.
             if analysis.draw is None or call.site != sites[len(sites) // 2]:
                 continue
-            series = result.token_series(_texts(prepared, call.site, reader))
-            context = {"units": reader.units, **options, **data, **call.context, "series": series}
-            prefix = f"{call.part}/" if call.part else ""
-            for name, figure in analysis.draw(result, **context).items():
-                drawn[f"{prefix}{name}"] = figure
+            texts = zip(
+                prepared.display, reader.every_token(prepared.tokens, call.site), strict=True
+            )
+            context = {**options, **data, **call.context, "series": result.token_series(texts)}
+            for name, figure in analysis.draw(result, units=reader.units, **context).items():
+                figures[within_part(call.part, name)] = figure
         if analysis.overview is not None and len(calls) > 1:
-            of_parts = {part: result for part, (_, result) in results.items()}
             context = {"means": means, "units": reader.units, **calls[0].context}
-            drawn |= analysis.overview(of_parts, **context)
-        heatmaps, pages = _draw_heatmaps(entry, results, prepared, reader)
-    for figure in drawn.values():
-        plain_text(figure)
-    return Findings(
-        entry.name,
-        {part: result for part, (_, result) in results.items()},
-        figures=drawn | heatmaps,
-        pages=pages,
-        settings=_settings(entry, options, reader, sites, stimuli.hash),
-        summary=prepared.summary(),
-    )
+            figures |= analysis.overview(results, **context)
+        for figure in figures.values():
+            plain_text(figure)
+        heatmaps, pages = _draw_heatmaps(entry, calls, results, prepared, reader)
+    spec, drawn = reader.language_model, asdict(entry.heatmaps) if entry.heatmaps else {}
+    settings = {
+        "analysis": entry.analysis,
+        "language_model": spec.name,
+        "revision": spec.fingerprint().get("revision", spec.revision),
+        "language_model_identity": spec.identity(),
+        "dtype": spec.dtype,
+        "bos": reader.bos,
+        "sites": sites,
+        "units": reader.units,
+        "autoencoder": reader.encoder.described if reader.encoder else None,
+        "stimuli": str(entry.stimuli),
+        "stimuli_hash": stimuli.hash,
+        "options": options,
+        "heatmaps": drawn | ({"text": str(drawn["text"])} if drawn.get("text") else {}),
+    }
+    return Findings(entry.name, results, figures | heatmaps, pages, settings, prepared.summary())
 
 
-def _texts(
-    prepared: Prepared, site: str, reader: ActivationReader
-) -> Iterator[tuple[Sequence[str], NDArray[np.float32]]]:
-    """The tokens of each text and their activations, read when the first is asked for."""
-    yield from zip(prepared.display, reader.every_token(prepared.tokens, site), strict=True)
+class Analysis(NamedTuple):
+    """A function, its data, and what draws one result, or those of several sites together."""
+
+    function: Callable[..., Result]
+    data: str
+    draw: Callable[..., dict[str, Figure]] | None
+    overview: Callable[..., dict[str, Figure]] | None
 
 
-@dataclass(frozen=True)
-class Call:
-    """One call of an analysis function.
+def find_analysis(name: str, folder: str | None = None) -> Analysis:
+    """Find an analysis by its name, or in a file.
 
-    Attributes:
-        part: Part of the stimuli and sites, such as `hidden.3/comma`; `""` where there is one.
-        site: The site that its data are from, or the last of those that are compared.
-        data: Arguments that come from the stimuli, by the names in `DATA_PARAMETERS`.
-        context: Labels for its figures.
+    Args:
+        name: A module of `palinka.analyses`, or `FILE.py:FUNCTION`. Its figures come from the
+            functions `NAME` and `overview` of the module in `palinka.analyses.figures`; those of
+            a file from its functions `FUNCTION_figures` and `FUNCTION_overview`, if there.
+        folder: Folder in which the file is looked for before the working folder.
     """
+    if ".py:" in name:
+        beside = Path(folder or "")
+        there = (beside / name.rpartition(":")[0]).is_file()
+        function = load_from_file(name, beside if there else Path())
+        if not hasattr(function, "takes"):
+            raise InputError(f"{name} does not declare its data; put @takes(…) in front of it")
+        figures = sys.modules[function.__module__]
+        draw, overview = f"{function.__name__}_figures", f"{function.__name__}_overview"
+    else:
+        analyses, drawn = (
+            {module.name for module in pkgutil.iter_modules(importlib.import_module(each).__path__)}
+            for each in ("palinka.analyses", "palinka.analyses.figures")
+        )
+        if name not in (known := sorted(analyses & drawn)):
+            hint = did_you_mean(name, known)
+            raise InputError(f"{name!r} is not an analysis{hint} (or give FILE.py:FUNCTION)")
+        function = getattr(importlib.import_module(f"palinka.analyses.{name}"), name)
+        figures = importlib.import_module(f"palinka.analyses.figures.{name}")
+        draw, overview = name, "overview"
+    found = getattr(figures, draw, None), getattr(figures, overview, None)
+    return Analysis(function, function.takes, *found)
 
-    part: str
-    site: str
-    data: Mapping[str, Any]
-    context: Mapping[str, Any]
+
+def check_options(name: str, analysis: Analysis, options: Mapping[str, Any]) -> None:
+    """Check options against the hints of an analysis, before anything is read for it."""
+    parameters = inspect.signature(analysis.function).parameters
+    known = [each for each in parameters if each not in DATA_PARAMETERS[analysis.data]]
+    hints = get_type_hints(analysis.function)
+    for option, value in options.items():
+        if option not in known:
+            raise InputError(f"{name} has no option {option!r}{did_you_mean(option, known)}")
+        expected = type_mismatch(value, hints.get(option, Any))
+        if expected is None and option == "seed" and value < 0:
+            expected = "at least 0"
+        if expected is not None:
+            raise InputError(f"{name}: the option {option} is {value!r}; expected {expected}")
+
+
+class _Call(NamedTuple):
+    """One call of an analysis."""
+
+    part: str  # of the stimuli and sites, such as `hidden.3/comma`; `""` where there is one
+    site: str  # the site of its data, or the last of those that are compared
+    data: Mapping[str, Any]  # by the names in `DATA_PARAMETERS`
+    context: Mapping[str, Any]  # labels for its figures
 
 
 def _calls(
-    data: Data, prepared: Prepared, sites: Sequence[str], reader: ActivationReader
-) -> Iterator[Call]:
+    data: str, prepared: Prepared, sites: Sequence[str], reader: ActivationReader
+) -> Iterator[_Call]:
     """The calls of an analysis: one, or one for each site, condition or category."""
+    several = len(sites) > 1
     if data in ("tokens of a passage", "categories of a passage"):
-        yield from _calls_of_passage(data, prepared, sites, reader)
+        if any(prepared.pool):
+            raise InputError("this analysis goes over all tokens of a text; give a passage")
+        lengths = [len(text) for text in prepared.tokens]
+        words = np.concatenate(prepared.tokens)
+        documents = np.repeat(np.arange(len(lengths)), lengths)
+        context: dict[str, Any] = {"tokens": list(chain(*prepared.display))}
+        for site in sites:
+            latents = np.concatenate(list(reader.every_token(prepared.tokens, site)))
+            of_tokens = {"latents": latents, "words": words, "documents": documents}
+            if data == "tokens of a passage":
+                yield _Call(site if several else "", site, of_tokens, context)
+                continue
+            for category, mask in prepared.targets.items():
+                part = f"{site}/{category}" if several else category
+                yield _Call(part, site, {"targets": np.asarray(mask), **of_tokens}, context)
         return
     if not any(prepared.pool):
         raise InputError(
-            "this analysis compares items, and a passage has none; give stimuli of the kind "
-            "contrast, words, carrier or occurrences"
+            "this analysis compares items; give contrast, words, carrier or occurrences stimuli"
         )
     labels = [escape_control_chars(label) for label in prepared.labels]
     members: dict[str, list[int]] = {}
     for item, condition in enumerate(prepared.conditions):
         members.setdefault(condition, []).append(item)
-    if data == "two conditions" and len(members) != 2:
-        raise InputError(
-            f"this analysis compares two conditions, and the stimuli have {len(members)}: "
-            f"{', '.join(members)}"
-        )
-    if data == "two sites" and len(sites) != 2:
-        raise InputError(
-            f"this analysis compares two sites, and {len(sites)} are given: {', '.join(sites)}"
-        )
+    compared = {"two conditions": list(members), "two sites": sites}.get(data)
+    if compared is not None and len(compared) != 2:
+        given = f"{len(compared)} are given: {', '.join(compared)}"
+        raise InputError(f"this analysis compares {data}, and {given}")
     vectors = reader.pooled(prepared, sites)
     if data == "two sites":
-        first, second = sites
-        pair: dict[str, Any] = {"x": vectors[first], "y": vectors[second]}
+        pair: dict[str, Any] = {"x": vectors[sites[0]], "y": vectors[sites[1]]}
         if len(members) > 1:
             pair["groups"] = list(prepared.conditions)
-        yield Call("", second, pair, {"items": labels, "sites": (first, second)})
+        yield _Call("", sites[1], pair, {"items": labels, "sites": tuple(sites)})
         return
     for site in sites:
         if data == "two conditions":
             a, b = (vectors[site][items] for items in members.values())
             context = {"items": labels, "conditions": tuple(members)}
-            yield Call(site if len(sites) > 1 else "", site, {"a": a, "b": b}, context)
+            yield _Call(site if several else "", site, {"a": a, "b": b}, context)
             continue
         for condition, items in members.items():
             context = {"items": [labels[item] for item in items]}
-            yield Call(f"{site}/{condition}", site, {"x": vectors[site][items]}, context)
-
-
-def _calls_of_passage(
-    data: Data, prepared: Prepared, sites: Sequence[str], reader: ActivationReader
-) -> Iterator[Call]:
-    if any(prepared.pool):
-        raise InputError(
-            "this analysis goes over all tokens of a text; give stimuli of kind passage"
-        )
-    lengths = [len(text) for text in prepared.tokens]
-    words = np.concatenate(prepared.tokens)
-    documents = np.repeat(np.arange(len(lengths)), lengths)
-    context = {"tokens": [token for text in prepared.display for token in text]}
-    for site in sites:
-        latents = np.concatenate(reader.every_token(prepared.tokens, site))
-        several = len(sites) > 1
-        if data == "tokens of a passage":
-            yield Call(site if several else "", site, {"latents": latents}, context)
-            continue
-        of_tokens = {"latents": latents, "words": words, "documents": documents}
-        for category, mask in prepared.targets.items():
-            part = f"{site}/{category}" if several else category
-            yield Call(part, site, {"targets": np.asarray(mask), **of_tokens}, context)
+            yield _Call(f"{site}/{condition}", site, {"x": vectors[site][items]}, context)
 
 
 _CAPTION = (
@@ -339,15 +294,17 @@ _CAPTION = (
 
 def _draw_heatmaps(
     entry: AnalysisEntry,
-    results: Mapping[str, tuple[str, Result]],
+    calls: Sequence[_Call],
+    results: Mapping[str, Result],
     prepared: Prepared,
     reader: ActivationReader,
 ) -> tuple[dict[str, Figure], dict[str, str]]:
     """Figures and HTML pages of the units that the entry asks for, by name."""
-    wanted = entry.heatmaps
+    figures: dict[str, Figure] = {}
+    pages: dict[str, str] = {}
+    wanted, text = entry.heatmaps, prepared
     if wanted is None:
-        return {}, {}
-    text = prepared
+        return figures, pages
     if wanted.text is not None:
         text = load_stimuli(os.fspath(wanted.text)).prepare(reader.model.tokenizer)
     if text.kind != "passage":
@@ -355,23 +312,17 @@ def _draw_heatmaps(
             f"heatmaps are drawn over a passage, and {entry.name} has stimuli of the kind "
             f"{text.kind}; give heatmaps.text a stimuli file of the kind passage"
         )
-    ids = [token for part in text.tokens for token in part]
+    ids = list(chain(*text.tokens))
     tokens = token_bytes(reader.model.tokenizer, ids)
-    by_site = {
-        site: np.concatenate(reader.every_token(text.tokens, site))
-        for site in dict.fromkeys(site for site, _ in results.values())
-    }
-    figures: dict[str, Figure] = {}
-    pages: dict[str, str] = {}
-    for part, (site, result) in results.items():
-        name = f"{part}/heatmaps" if part else "heatmaps"
-        acts = by_site[site]
-        drawn = _heatmaps(wanted, result, acts, reader.units)
-        figures[name] = text_heatmap(tokens, drawn)
+    by_site: dict[str, NDArray[np.float32]] = {}
+    for call in calls:
+        if call.site not in by_site:
+            by_site[call.site] = np.concatenate(list(reader.every_token(text.tokens, call.site)))
+        heatmaps = _heatmaps(wanted, results[call.part], by_site[call.site], reader.units)
+        name, title = within_part(call.part, "heatmaps"), f"{entry.name} {call.part}".strip()
+        figures[name] = text_heatmap(tokens, heatmaps)
         figures[name].set_label(_CAPTION)
-        pages[name] = text_heatmap_html(
-            tokens, drawn, title=f"{entry.name} {part}".strip(), token_ids=ids
-        )
+        pages[name] = text_heatmap_html(tokens, heatmaps, title=title, token_ids=ids)
     return figures, pages
 
 
@@ -385,10 +336,8 @@ def _heatmaps(
         if values.shape == (acts.shape[1],) and values.dtype == np.float64
     }
     if wanted.by not in per_unit:
-        raise InputError(
-            f"heatmaps cannot rank units by {wanted.by!r}; expected one of "
-            f"{', '.join(per_unit) or 'none: this analysis has no value per unit'}"
-        )
+        known = ", ".join(per_unit) or "none: this analysis has no value per unit"
+        raise InputError(f"heatmaps cannot rank units by {wanted.by!r}; expected one of {known}")
     criterion = per_unit[wanted.by]
     exponent = wanted.exponent
     if exponent is None:
@@ -403,32 +352,3 @@ def _heatmaps(
         caption = f"{units.removesuffix('s')} {unit}, {wanted.by} {criterion[unit]:.4g}{ranked}"
         drawn.append(Heatmap(acts[:, unit], caption, color, exponent))
     return drawn
-
-
-def _settings(
-    entry: AnalysisEntry,
-    options: Mapping[str, Any],
-    reader: ActivationReader,
-    sites: Sequence[str],
-    stimuli_hash: str,
-) -> dict[str, Any]:
-    """Plain values that make the analysis reproducible."""
-    spec = reader.language_model
-    return {
-        "analysis": entry.analysis,
-        "language_model": spec.name,
-        "revision": spec.fingerprint().get("revision", spec.revision),
-        "language_model_identity": spec.identity(),
-        "dtype": spec.dtype,
-        "bos": reader.bos,
-        "sites": list(sites),
-        "units": reader.units,
-        "autoencoder": reader.encoder.described if reader.encoder else None,
-        "stimuli": str(entry.stimuli),
-        "stimuli_hash": stimuli_hash,
-        "options": dict(options),
-        "heatmaps": {
-            key: str(value) if key == "text" and value is not None else value
-            for key, value in (asdict(entry.heatmaps) if entry.heatmaps else {}).items()
-        },
-    }

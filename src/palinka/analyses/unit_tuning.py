@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.special import gammaln, stdtr
 from scipy.stats import false_discovery_control
 
-from palinka.analyses.result import Result, Table, as_float64, scaled, takes
+from palinka.analyses.result import Array, Mask, Result, Table, as_float64, scaled, takes
 from palinka.analyses.stats.permutation import max_t
 from palinka.errors import InputError
 
@@ -31,24 +31,15 @@ class UnitTuning(Result):
         t: The statistic of `b - a`; 0 where a unit has no variance.
         p: Two-sided p-values, each unit by itself; 1 where a unit has no variance.
         p_adjusted: The same after the correction for all units.
-        significant: True where the difference holds after the correction.
+        significant: True where the adjusted p is at most `alpha` (below it, by Bonferroni's rule).
         effect_size: Hedges' g of `b - a`; 0 where a unit has no variance.
     """
 
-    t: NDArray[np.float64]
-    p: NDArray[np.float64]
-    p_adjusted: NDArray[np.float64]
-    significant: NDArray[np.bool_]
-    effect_size: NDArray[np.float64]
-
-    headline: ClassVar[tuple[str, ...]] = (
-        "units",
-        "units_significant",
-        "most_positive",
-        "most_negative",
-        "most_positive_t",
-        "most_negative_t",
-    )
+    t: Array
+    p: Array
+    p_adjusted: Array
+    significant: Mask
+    effect_size: Array
 
     @property
     def units(self) -> int:
@@ -70,15 +61,11 @@ class UnitTuning(Result):
         """The unit that prefers `a` most."""
         return int(self.t.argmin())
 
-    @property
-    def most_positive_t(self) -> float:
-        """The t of the unit that prefers `b` most."""
-        return float(self.t.max())
-
-    @property
-    def most_negative_t(self) -> float:
-        """The t of the unit that prefers `a` most."""
-        return float(self.t.min())
+    def scalars(self) -> dict[str, float]:
+        """Numbers of units, those that prefer either condition most, and their t."""
+        names = ("units", "units_significant", "most_positive", "most_negative")
+        extremes = {"most_positive_t": float(self.t.max()), "most_negative_t": float(self.t.min())}
+        return {name: float(getattr(self, name)) for name in names} | extremes
 
     def tables(self) -> dict[str, Table]:
         """The 100 units with the largest |t|, largest first."""
@@ -104,18 +91,16 @@ def unit_tuning(
     Hedges' factor for small samples, the effect size is `J(n - 1) mean(d) / s(d)` under
     `"paired"` and `J(n_a + n_b - 2) (mean(b) - mean(a)) / s_pooled` under `"welch"`.
 
-    Every p-value takes the items (pairs, under `"paired"`) to be independent of each other; words
-    of one stem or sentences of one frame are not. T-tests are exact for normal items
-    (differences); with few items of very skewed activations, the rate of false positives can
-    exceed `alpha`. Welch's p is an approximation, whose smallest values are too small where a
-    condition has few items; `"max_t"` does not rely on it.
+    Items (pairs, under `"paired"`) are taken to be independent, as words of one stem or sentences
+    of one frame are not. T-tests are exact for normal items (differences); few items of very skewed
+    activations can have more false positives than `alpha`. Welch's p is an approximation, too small
+    in the tail where a condition has few items; `"max_t"` does not rely on it.
 
     Args:
         a: Activations under the first condition, `(items, units)`.
-        b: Activations under the second, `(items, units)`; the same items in the same order
-            where `test` is `"paired"`.
-        test: `"paired"` (one-sample t of the differences) or `"welch"` (unequal variances),
-            for lists that are not aligned.
+        b: Those under the second; the same items in the same order if `test` is `"paired"`.
+        test: `"paired"` (one-sample t of the differences), or `"welch"` (unequal variances) for
+            lists that are not aligned.
         correction: `"bonferroni"`, `"holm"` and `"max_t"` hold the chance of any false positive
             to `alpha`, `"benjamini_hochberg"` the expected share of false ones among the
             positives. `"max_t"` compares with the largest |t| over all units under random
@@ -125,20 +110,22 @@ def unit_tuning(
         permutations: Number of sign-flips under `"max_t"`.
         seed: Seed of the sign-flips.
 
-    Returns:
-        One t, p, adjusted p and effect size per unit; significant where the adjusted p is at most
-        `alpha` (below it, under `"bonferroni"`).
-
     Raises:
-        InputError: If a condition has fewer than three items, if the numbers of units differ
-            or, under `"paired"`, those of items, if a matrix holds NaN or infinities, or if an
-            option is not one of the above.
+        InputError: If a condition has fewer than three items, numbers of units (or of paired
+            items) differ, a matrix holds NaN or infinities, or an option is not one of the above.
 
     Source:
         Student (1908); Welch (1947); Hedges (1981); Lakens (2013) for g of paired differences.
     """
+    for option, given, known in (("test", test, Test), ("correction", correction, Correction)):
+        if given not in get_args(known):
+            raise InputError(f"{option} is {given!r}; expected one of {', '.join(get_args(known))}")
+    if not 0.0 < alpha < 1.0:
+        raise InputError(f"alpha is {alpha}; expected a rate between 0 and 1")
+    if correction == "max_t" and permutations < 1:
+        raise InputError(f"permutations is {permutations}; max_t needs at least one")
     first, second = as_float64(a, "a"), as_float64(b, "b")
-    _check(first, second, test, correction, alpha, permutations)
+    _check_sizes(first, second, test, correction)
     both = scaled(np.concatenate([first, second]), axis=0)
     first, second, largest = both[: len(first)], both[len(first) :], np.abs(both).max(axis=0)
     samples = [second - first] if test == "paired" else [-first, second]
@@ -169,51 +156,26 @@ def unit_tuning(
             f"a condition has {fewest} items: Welch's smallest p-values are approximate, and with "
             f"hundreds of units false positives can be twice as frequent as {alpha:g}"
         )
-    return UnitTuning(
-        t,
-        p,
-        p_adjusted,
-        significant & varies,
-        np.where(varies, effect_size, 0.0),
-        notes=tuple(notes),
-    )
+    effect_size[constant] = 0.0
+    return UnitTuning(t, p, p_adjusted, significant & varies, effect_size, notes=tuple(notes))
 
 
-def _check(
-    a: NDArray[np.float64],
-    b: NDArray[np.float64],
-    test: str,
-    correction: str,
-    alpha: float,
-    permutations: int,
-) -> None:
-    for option, given, known in (("test", test, Test), ("correction", correction, Correction)):
-        if given not in get_args(known):
-            raise InputError(f"{option} is {given!r}; expected one of {', '.join(get_args(known))}")
-    if not 0.0 < alpha < 1.0:
-        raise InputError(f"alpha is {alpha}; expected a rate between 0 and 1")
-    if correction == "max_t" and permutations < 1:
-        raise InputError(f"permutations is {permutations}; max_t needs at least one")
-    if a.shape[1] != b.shape[1]:
-        raise InputError(
-            f"a has {a.shape[1]} units and b has {b.shape[1]}; expected the same units"
-        )
-    fewest = min(len(a), len(b))
+def _check_sizes(a: Array, b: Array, test: Test, correction: Correction) -> None:
+    (items, units), (other_items, other_units) = a.shape, b.shape
+    fewest = min(items, other_items)
+    if units != other_units:
+        raise InputError(f"a has {units} units and b has {other_units}; expected the same units")
     if fewest < MINIMUM_ITEMS:
         raise InputError(f"a condition has {fewest} items; expected at least {MINIMUM_ITEMS}")
     if test == "welch" and correction == "max_t" and fewest < MINIMUM_ITEMS_WELCH_MAX_T:
-        raise InputError(
-            f"a condition has {fewest} items; under welch, max_t needs at least "
-            f'{MINIMUM_ITEMS_WELCH_MAX_T}: use correction="holm"'
-        )
-    if test == "paired" and len(a) != len(b):
-        raise InputError(
-            f"a has {len(a)} items and b has {len(b)}, which cannot be paired; give aligned "
-            'lists, or use test="welch"'
-        )
+        needed = f"under welch, max_t needs at least {MINIMUM_ITEMS_WELCH_MAX_T}"
+        raise InputError(f'a condition has {fewest} items; {needed}: use correction="holm"')
+    if test == "paired" and items != other_items:
+        given = f"a has {items} items and b has {other_items}, which cannot be paired"
+        raise InputError(f'{given}; give aligned lists, or use test="welch"')
 
 
-def _moments(samples: Sequence[NDArray[np.float64]]) -> tuple[NDArray[np.float64], ...]:
+def _moments(samples: Sequence[Array]) -> tuple[Array, ...]:
     """Sum of the means, its standard error, degrees of freedom (Welch) and Hedges' g."""
     difference, squared_error, inverse_freedom, squares = np.zeros((4, samples[0].shape[1]))
     freedom = 0
@@ -233,7 +195,13 @@ def _moments(samples: Sequence[NDArray[np.float64]]) -> tuple[NDArray[np.float64
     return difference, np.sqrt(squared_error), welch, g
 
 
-def _adjusted(p: NDArray[np.float64], correction: str) -> NDArray[np.float64]:
+def _quotient(numerators: Array, denominators: Array) -> Array:
+    """Quotients, and 0 where the denominator is 0."""
+    zeros = np.zeros(len(numerators))
+    return np.divide(numerators, denominators, out=zeros, where=denominators > 0)
+
+
+def _adjusted(p: Array, correction: Correction) -> Array:
     """P-values adjusted after Bonferroni, Holm (1979) or Benjamini & Hochberg (1995)."""
     if correction == "benjamini_hochberg":
         return np.asarray(false_discovery_control(p))
@@ -244,12 +212,3 @@ def _adjusted(p: NDArray[np.float64], correction: str) -> NDArray[np.float64]:
     adjusted = np.empty(len(p))
     adjusted[order] = np.minimum(1.0, steps)
     return adjusted
-
-
-def _quotient(
-    numerators: NDArray[np.float64], denominators: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Quotients, and 0 where the denominator is 0."""
-    return np.divide(
-        numerators, denominators, out=np.zeros(len(numerators)), where=denominators > 0
-    )

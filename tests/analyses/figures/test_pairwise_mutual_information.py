@@ -103,7 +103,7 @@ def test_distributions_and_means_come_by_condition_and_together(drawn):
 def test_means_over_pairs_are_drawn_as_they_are(drawn, results):
     line = drawn["means_by_site"].axes[1].lines[1]
     assert line.get_label() == "comma"
-    expected = [results[f"hidden.{i}/comma"].mean_covariance for i in range(4)]
+    expected = [results[f"hidden.{i}/comma"].scalars()["mean_covariance"] for i in range(4)]
     np.testing.assert_allclose(line.get_ydata(), expected)
 
 

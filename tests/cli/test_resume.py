@@ -20,9 +20,7 @@ from palinka.cli.resume import (
     find_runs,
     findings_folder,
     ignored_settings,
-    last_checkpoint,
     newest_checkpoint,
-    recorded_optimizer,
     release,
     reserve,
     runs_below,
@@ -30,19 +28,13 @@ from palinka.cli.resume import (
 from palinka.cli.trainer import Trainer
 from palinka.errors import InputError
 
-SMALL = [
-    "--data.train_tokens=2048",
-    "--data.validation_tokens=512",
-    "--data.batch_size=256",
-    "--data.context_length=64",
-    "--model.autoencoder.latent_dim=96",
-    "--model.autoencoder.k=8",
-    "--trainer.accelerator=cpu",
-    "--trainer.max_epochs=1",
-    "--trainer.log_every_n_steps=2",
-    "--trainer.enable_progress_bar=false",
-    "--trainer.enable_model_summary=false",
-]
+DATA = [
+    "--data.train_tokens=2048", "--data.validation_tokens=512", "--data.batch_size=256",
+    "--data.context_length=64", "--trainer.accelerator=cpu", "--trainer.log_every_n_steps=2",
+    "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false",
+]  # fmt: skip
+FIT = ["fit", *DATA, "--model.autoencoder.latent_dim=96", "--trainer.max_epochs=1"]
+SMALL = [*FIT, "--model.autoencoder.k=8"]
 
 
 class FolderlessLogger(Logger):
@@ -62,15 +54,6 @@ def trainer(**settings: Any) -> Trainer:
     return Trainer(accelerator="cpu", enable_progress_bar=False, **settings)
 
 
-def test_runs_are_sorted_by_number_and_have_checkpoints(tmp_path: Path) -> None:
-    assert runs_below(tmp_path / "missing") == []
-    assert runs_below(tmp_path) == []
-    for name in ("version_2", "version_10", "version_x", "version_99999"):
-        (tmp_path / name / "checkpoints").mkdir(parents=True)
-    (tmp_path / "version_99999" / "checkpoints").rmdir()  # of another command
-    assert runs_below(tmp_path) == [tmp_path / "version_10", tmp_path / "version_2"]
-
-
 def configured(kind: type[Logger], **arguments: Any) -> Namespace:
     given = {"save_dir": "there", "name": "mine", "version": None, **arguments}
     path = f"{kind.__module__}.{kind.__qualname__}"
@@ -78,21 +61,24 @@ def configured(kind: type[Logger], **arguments: Any) -> Namespace:
 
 
 def test_runs_are_where_the_first_logger_with_numbered_folders_writes(tmp_path: Path) -> None:
-    assert find_runs(Namespace(logger=None, default_root_dir=None))[0] == Path("lightning_logs")
-    here = Path("here/lightning_logs")
-    for logger in (True, False, configured(FolderlessLogger)):
-        assert find_runs(Namespace(logger=logger, default_root_dir="here"))[0] == here
-    several = [configured(FolderlessLogger), configured(CSVLogger), configured(TensorBoardLogger)]
-    assert find_runs(Namespace(logger=several, default_root_dir="here"))[0] == Path("there/mine")
-    nameless = configured(TensorBoardLogger, name=None)
-    assert find_runs(Namespace(logger=nameless, default_root_dir=None))[0] == Path("there")
+    def found(logger: Any, root: str | None = "here") -> tuple[Path, list[Path]]:
+        return find_runs(Namespace(logger=logger, default_root_dir=root))
 
-    named = configured(CSVLogger, save_dir=str(tmp_path), name="", version=7)
-    settings = Namespace(logger=named, default_root_dir=None)
-    (tmp_path / "version_8" / "checkpoints").mkdir(parents=True)
-    assert find_runs(settings)[1] == []
-    (tmp_path / "version_7" / "checkpoints").mkdir(parents=True)
-    assert find_runs(settings)[1] == [tmp_path / "version_7"]
+    assert found(None, None) == (Path("lightning_logs"), [])
+    for logger in (True, False, configured(FolderlessLogger)):
+        assert found(logger)[0] == Path("here/lightning_logs")
+    several = [configured(FolderlessLogger), configured(CSVLogger), configured(TensorBoardLogger)]
+    assert found(several)[0] == Path("there/mine")
+    assert found(configured(TensorBoardLogger, name=None))[0] == Path("there")
+
+    for name in ("version_2", "version_10", "version_x"):
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+    (tmp_path / "version_99999").mkdir()  # of another command
+    named = {"save_dir": str(tmp_path), "name": ""}
+    newest_first = [tmp_path / "version_10", tmp_path / "version_2"]
+    assert found(configured(CSVLogger, **named))[1] == newest_first
+    assert found(configured(CSVLogger, version=2, **named))[1] == [tmp_path / "version_2"]
+    assert found(configured(CSVLogger, version=99999, **named))[1] == []
 
 
 def test_a_reserved_folder_is_the_next_that_is_free_under_every_logger(tmp_path: Path) -> None:
@@ -166,19 +152,14 @@ def test_findings_on_a_checkpoint_are_beside_its_run_or_beside_itself(
 
 
 def checkpoint(path: Path) -> bytes:
-    path.parent.mkdir(exist_ok=True)
-    torch.save(
-        {
-            "hyper_parameters": {"autoencoder": {"class_path": "KSparseAutoencoder"}},
-            "weights": torch.rand(999),
-        },
-        path,
-    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    settings = {"autoencoder": {"class_path": "KSparseAutoencoder"}}
+    torch.save({"hyper_parameters": settings, "weights": torch.rand(999)}, path)
     return path.read_bytes()
 
 
 def test_every_bit_of_a_checkpoint_counts(tmp_path: Path) -> None:
-    path = tmp_path / "checkpoints" / "last.ckpt"
+    path = tmp_path / "last.ckpt"
     content = checkpoint(path)
     check_whole(path)
     weights = content.index(torch.load(path, weights_only=True)["weights"].numpy().tobytes())
@@ -203,43 +184,31 @@ def test_the_older_checkpoint_serves_where_the_newer_is_damaged(tmp_path: Path) 
     last.write_bytes(content[:-7])
     with pytest.warns(UserWarning, match=r"last\.ckpt.*skipped"):
         assert newest_checkpoint(tmp_path) == previous
-    last.unlink()
-    assert newest_checkpoint(tmp_path) == previous
     previous.write_bytes(b"")
     with pytest.warns(UserWarning, match=r"previous\.ckpt.*skipped"):
         assert newest_checkpoint(tmp_path) is None
 
 
-def test_last_is_that_of_the_newest_run_here(
+def test_last_is_that_of_the_newest_run_that_has_written_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="no complete checkpoint below lightning_logs"):
-        checkpoint_named("last")
-    for version in (9, 10):
-        folder = tmp_path / f"lightning_logs/version_{version}/checkpoints"
-        folder.mkdir(parents=True)
-        checkpoint(folder / "last.ckpt")
-    # One that is still harvesting.
-    (tmp_path / "lightning_logs/version_11/checkpoints").mkdir(parents=True)
-    newest = Path("lightning_logs/version_10/checkpoints/last.ckpt")
-    assert checkpoint_named("last") == newest
-    assert checkpoint_named(str(newest)) == newest
     with pytest.raises(InputError, match=r"there is no checkpoint gone\.ckpt; give `last`, or"):
         checkpoint_named("gone.ckpt")
-
-
-def test_last_is_not_that_of_an_older_run_where_the_newest_is_damaged(tmp_path: Path) -> None:
-    older, newer = tmp_path / "version_0", tmp_path / "version_1"
-    for run in (older, newer):
-        run.mkdir()
-        checkpoint(run / "checkpoints" / "last.ckpt")
-    (newer / "checkpoints" / "last.ckpt").write_bytes(b"")
+    with pytest.raises(InputError, match="no complete checkpoint below lightning_logs"):
+        checkpoint_named("last")
+    newest = Path("lightning_logs/version_10/checkpoints/last.ckpt")
+    for path in (Path("lightning_logs/version_9/checkpoints/last.ckpt"), newest):
+        checkpoint(path)
+    # One that is still harvesting.
+    Path("lightning_logs/version_11/checkpoints").mkdir(parents=True)
+    assert checkpoint_named("last") == checkpoint_named(str(newest)) == newest
+    newest.write_bytes(b"")  # an older run's would be of other settings
     with (
         pytest.warns(UserWarning, match="skipped"),
         pytest.raises(InputError, match="no complete checkpoint below"),
     ):
-        last_checkpoint([newer, older], tmp_path)
+        checkpoint_named("last")
 
 
 def config(run: Path) -> Any:
@@ -248,7 +217,7 @@ def config(run: Path) -> Any:
 
 def test_commands_that_start_at_once_have_a_folder_each(commands: Any, tmp_path: Path) -> None:
     runs = [tmp_path / "lightning_logs" / f"version_{number}" for number in range(8)]
-    fits = [["fit", *SMALL, f"--model.autoencoder.k={k}"] for k in (4, 5, 6, 7)]
+    fits = [[*FIT, f"--model.autoencoder.k={k}"] for k in (4, 5, 6, 7)]
     assert commands.run_at_once(tmp_path, fits) == [0] * 4, (tmp_path / "output.txt").read_text()
     assert sorted(tmp_path.glob("lightning_logs/*")) == runs[:4]
     widths = [config(run)["model"]["autoencoder"]["init_args"]["k"] for run in runs[:4]]
@@ -259,9 +228,8 @@ def test_commands_that_start_at_once_have_a_folder_each(commands: Any, tmp_path:
         assert len(list(run.glob("events.out.tfevents.*"))) == 1
 
     last = f"--ckpt_path={runs[0] / 'checkpoints/last.ckpt'}"
-    data = [option for option in SMALL if not option.startswith("--model")]
-    others = [[name, *data, last] for name in ("validate", "test", "predict")]
-    sweep = ["fit", *SMALL, "--model.variants=[{k: 4}, {k: 5}]"]
+    others = [[name, *DATA, last] for name in ("validate", "test", "predict")]
+    sweep = [*SMALL, "--model.variants=[{k: 4}, {k: 5}]"]
     assert commands.run_at_once(tmp_path, [*others, sweep]) == [0] * 4
     assert sorted(tmp_path.glob("lightning_logs/*")) == runs
     assert sum((run / "latents").is_dir() for run in runs) == 1
@@ -294,7 +262,7 @@ def test_whatever_the_logger_runs_have_folders_and_the_last_is_found(
     loggers, root, written = LOGGERS[kind]
     file = workspace / "run.yaml"
     file.write_text(yaml.safe_dump({"trainer": {"logger": loggers}}))
-    line = ["fit", f"--config={file}", *SMALL]
+    line = [*SMALL, f"--config={file}"]
     assert main(line) == 0
     assert main(line) == 0
     out = capsys.readouterr().out.strip().splitlines()
@@ -325,25 +293,11 @@ def test_whatever_the_logger_runs_have_folders_and_the_last_is_found(
         events = EventAccumulator(str(second)).Reload()
         assert [event.step for event in events.Scalars("val/fvu")] == [7, 15]
 
-    data = [option for option in SMALL if not option.startswith("--model")]
-    assert main(["validate", f"--config={file}", *data, "--ckpt_path=last"]) == 0
+    assert main(["validate", f"--config={file}", *DATA, "--ckpt_path=last"]) == 0
     assert f"results in   {root}/version_2" in capsys.readouterr().out
 
 
 ADAM = {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.001, "betas": [0.9, 0.999]}}
-
-
-def test_the_optimizer_of_a_run_is_read_from_its_record(tmp_path: Path) -> None:
-    record = {"model": {"optimizer": ADAM, "lr_scheduler": None, "sparsity_weight": 1}}
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(record))
-    assert recorded_optimizer(tmp_path) == {"optimizer": ADAM, "lr_scheduler": None}
-
-
-@pytest.mark.parametrize("text", [None, "{", "- 1", "model: 3", ""])
-def test_a_record_that_says_nothing_is_none(tmp_path: Path, text: str | None) -> None:
-    if text is not None:
-        (tmp_path / "config.yaml").write_text(text)
-    assert recorded_optimizer(tmp_path) == {}
 
 
 def test_another_optimizer_than_the_runs_is_refused() -> None:
@@ -379,8 +333,7 @@ def test_a_resumed_run_names_the_settings_that_it_ignores(
     settings = {"autoencoder": {"class_path": "KSparseAutoencoder", "init_args": {"k": 8}}}
     file = workspace / "run.yaml"
     file.write_text(yaml.safe_dump({"model": settings}))
-    data = [option for option in SMALL if not option.startswith("--model")]
-    line = ["fit", f"--config={file}", *data]
+    line = ["fit", f"--config={file}", *DATA, "--trainer.max_epochs=1"]
     assert main(line) == 0
 
     longer = [*line, "--trainer.max_epochs=2", "--ckpt_path=last"]

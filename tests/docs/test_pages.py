@@ -96,7 +96,7 @@ ALL = {
 }
 OURS = sorted(command for command in ALL if "palinka" in shlex.split(command))
 OTHERS = sorted(set(ALL) - set(OURS))
-ELSEWHERE_WHOLE = ("doctor",)  # it takes seconds; tests/doctor
+ELSEWHERE_WHOLE = ("doctor",)  # it takes seconds; tests/cli/test_doctor.py
 AT_ONCE = ("cache", "export", "import", "--version")
 
 

@@ -4,6 +4,8 @@ import sys
 from collections.abc import Collection
 from pathlib import Path
 
+from tqdm import tqdm
+
 from palinka.data.cache import default_cache_dir
 from palinka.data.format import JSON
 from palinka.data.inventory import StoredCache, remove_cache, stored_caches
@@ -13,7 +15,6 @@ from palinka.language_models import LanguageModelSpec
 _HEADINGS = ("KEY", "MODEL", "SITE", "SPLIT", "ROWS", "SIZE", "STATE")
 _RIGHT = ("ROWS", "SIZE")
 MAX_CELL = 40
-_UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 def list_caches(cache_dir: str | None = None) -> int:
@@ -122,11 +123,7 @@ def _model(known: JSON, bundled: str) -> str:
 
 
 def _size(number: int) -> str:
-    power = 0
-    while power < len(_UNITS) - 1 and round(number / 1000**power) >= 1000:
-        power += 1
-    value = number / 1000**power
-    return f"{value:.{int(power > 0 and value < 99.95)}f} {_UNITS[power]}"
+    return str(tqdm.format_sizeof(number, "B"))
 
 
 def _cell(text: str) -> str:

@@ -92,11 +92,16 @@ def _parser(words: str, function: Callable[..., int]) -> Any:
 
     described = docstring_parser.parse(function.__doc__ or "")
     helps = {param.arg_name: param.description for param in described.params}
-    parser = ArgumentParser(prog=f"palinka {words}", description=described.description)
     parameters = inspect.signature(function).parameters
     positional = _positional(function)
     flags = [name for name, p in parameters.items() if p.default is False]
-    if any(p.default is p.empty and name not in positional for name, p in parameters.items()):
+    needed = [n for n, p in parameters.items() if p.default is p.empty and n not in positional]
+    parser = ArgumentParser(
+        prog=f"palinka {words}",
+        description=described.description,
+        **({} if needed else {"usage": None}),
+    )
+    if needed:
         parser.add_argument("-c", "--config", action=ActionConfigFile, help="A YAML configuration.")
     for name in positional:
         several = parameters[name].annotation == list[str]

@@ -9,7 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from enum import Enum
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,15 +17,11 @@ from typing import Any, NamedTuple
 from packaging.requirements import Requirement
 
 import palinka
-from palinka.errors import colored, escape_control_chars, is_quiet, one_line
+from palinka.errors import colored, escape_control_chars, is_quiet, one_line, suppress_progress
 
-
-class State(Enum):
-    """Result of a check; `WARN` is something palinka works without, or works slowly with."""
-
-    OK = "ok"
-    WARN = "note"
-    FAIL = "bad"
+# States of a check; `WARN` is something palinka works without, or works slowly with.
+OK, WARN, FAIL = "ok", "note", "bad"
+_COLORS = {OK: "green", WARN: "yellow", FAIL: "red"}
 
 
 class Finding(NamedTuple):
@@ -33,14 +29,13 @@ class Finding(NamedTuple):
 
     name: str
     text: str
-    state: State = State.OK
+    state: str = OK
 
 
 _NAMED = ("torch", "lightning", "transformers")
 # A cache of a few million rows of a small model takes more.
 _LITTLE_SPACE = 10 * 1000**3
 _HUB_SECONDS = 4.0
-_COLORS = {State.OK: "green", State.WARN: "yellow", State.FAIL: "red"}
 
 
 def versions() -> Iterator[Finding]:
@@ -49,19 +44,19 @@ def versions() -> Iterator[Finding]:
     yield Finding("python", f"{platform.python_version()} on {platform.platform()}")
     fitting = []
     for requirement in map(Requirement, requires("palinka") or []):
-        name, installed = requirement.name, _installed(requirement.name)
+        name, needed, installed = requirement.name, requirement.specifier, None
+        with suppress(PackageNotFoundError):
+            installed = version(name)
+        remedy = f"pip install '{name}{needed}'"
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             if installed is None:
                 extra = str(requirement.marker).rpartition("==")[2].strip(" \"'")
                 text = f"not installed; pip install 'palinka[{extra}]' if you need it"
-                yield Finding(name, text, State.WARN)
-            continue
-        remedy = f"pip install '{name}{requirement.specifier}'"
-        if installed is None:
-            yield Finding(name, f"not installed; {remedy}", State.FAIL)
-        elif not requirement.specifier.contains(installed, prereleases=True):
-            text = f"{installed}, but palinka needs {requirement.specifier}; {remedy}"
-            yield Finding(name, text, State.FAIL)
+                yield Finding(name, text, WARN)
+        elif installed is None:
+            yield Finding(name, f"not installed; {remedy}", FAIL)
+        elif not needed.contains(installed, prereleases=True):
+            yield Finding(name, f"{installed}, but palinka needs {needed}; {remedy}", FAIL)
         elif name in _NAMED:
             yield Finding(name, installed)
         else:
@@ -69,23 +64,13 @@ def versions() -> Iterator[Finding]:
     yield Finding("packages", ", ".join(fitting))
 
 
-def _installed(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
 def devices() -> Iterator[Finding]:
     """Processor, memory and GPUs."""
     import torch
 
-    pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    yield Finding(
-        "processor",
-        f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} used by torch,"
-        f" {pages / 2**30:.1f} GiB of memory",
-    )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    cores = f"{os.cpu_count()} cores, {torch.get_num_threads()} used by torch"
+    yield Finding("processor", f"{platform.machine()}, {cores}, {memory:.1f} GiB of memory")
     for index in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(index)
         text = f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, capability {gpu.major}.{gpu.minor}"
@@ -106,14 +91,14 @@ def matrix_products() -> Iterator[Finding]:
 
     library = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
     onednn: Any = torch.backends.mkldnn  # without types
-    libraries = [library[1] if library else "an unknown BLAS"]
-    libraries += ["oneDNN"] if onednn.is_available() else []
+    libraries = library[1] if library else "an unknown BLAS"
+    libraries += " and oneDNN" if onednn.is_available() else ""
     _, reason = cpu.select_matmul_backend()
-    yield Finding("matrix products", f"torch with {' and '.join(libraries)}; {reason}")
+    yield Finding("matrix products", f"torch with {libraries}; {reason}")
     slow = cpu.slow_products(torch.bfloat16)
     factor = cpu.slowdown(torch.bfloat16)
     text = slow or f"bfloat16 products take {factor:.1f} times as long as float32's"
-    yield Finding("bfloat16", text, State.OK if slow is None else State.WARN)
+    yield Finding("bfloat16", text, WARN if slow else OK)
 
 
 def compiled_loops() -> Iterator[Finding]:
@@ -128,36 +113,25 @@ def compiled_loops() -> Iterator[Finding]:
 
     double(np.ones(1))
     folder = getattr(getattr(double, "_cache", None), "cache_path", None)
-    if folder is None:
-        text = "compiled anew in every process; set NUMBA_CACHE_DIR to a writable folder"
-        yield Finding("compiled loops", text, State.WARN)
-    else:
-        yield Finding("compiled loops", f"kept in {folder}")
+    anew = "compiled anew in every process; set NUMBA_CACHE_DIR to a writable folder"
+    yield Finding("compiled loops", f"kept in {folder}" if folder else anew, OK if folder else WARN)
 
 
 def bundled_model() -> Iterator[Finding]:
     """Load the bundled model and read one of its sites."""
     import torch
-    import transformers
 
     from palinka.language_models import LanguageModel, LanguageModelSpec
 
     started = time.perf_counter()
-    logging: Any = transformers.utils.logging  # without types
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        model = LanguageModel.load(LanguageModelSpec(device="cpu"))
-    finally:
-        if shown:
-            logging.enable_progress_bar()
+    model = LanguageModel.load(LanguageModelSpec(device="cpu"))
     site = "blocks.middle.mlp.pre"
     (rows,) = model.read_contexts(torch.arange(8).reshape(1, 8), [site]).values()
-    if not bool(rows.isfinite().all()):
-        yield Finding("bundled model", f"{site} has NaN or infinite values", State.FAIL)
-        return
-    seconds = time.perf_counter() - started
-    yield Finding("bundled model", f"reads {tuple(rows.shape)} at {site}, {seconds:.1f} s")
+    text = f"reads {tuple(rows.shape)} at {site}, {time.perf_counter() - started:.1f} s"
+    if bool(rows.isfinite().all()):
+        yield Finding("bundled model", text)
+    else:
+        yield Finding("bundled model", f"{text}: NaN or infinite values", FAIL)
 
 
 def folders() -> Iterator[Finding]:
@@ -167,22 +141,21 @@ def folders() -> Iterator[Finding]:
     from palinka.data.cache import default_cache_dir
 
     yield _folder("caches", default_cache_dir(), "set PALINKA_CACHE", needed=True)
-    yield _folder("models", Path(HF_HUB_CACHE), "set HF_HOME", needed=False)
-    remedy = "give --trainer.default_root_dir"
-    yield _folder("working folder", Path.cwd(), remedy, needed=False)
+    yield _folder("models", Path(HF_HUB_CACHE), "set HF_HOME")
+    yield _folder("working folder", Path.cwd(), "give --trainer.default_root_dir")
 
 
-def _folder(name: str, folder: Path, remedy: str, *, needed: bool) -> Finding:
+def _folder(name: str, folder: Path, remedy: str, needed: bool = False) -> Finding:
     parent = next(path for path in (folder, *folder.parents) if path.exists())
     try:
         tempfile.TemporaryFile(dir=parent).close()
         free = shutil.disk_usage(parent).free
     except OSError as error:
         text = f"{folder}: {error.strerror}; {remedy} to another folder"
-        return Finding(name, text, State.FAIL if needed else State.WARN)
+        return Finding(name, text, FAIL if needed else WARN)
     text = f"{folder}, {free / 1000**3:.1f} GB free"
     if needed and free < _LITTLE_SPACE:
-        return Finding(name, f"{text}, which is little: {remedy} to another disk", State.WARN)
+        return Finding(name, f"{text}, which is little: {remedy} to another disk", WARN)
     return Finding(name, text if parent == folder else f"{text} (does not exist yet)")
 
 
@@ -191,18 +164,17 @@ def hub() -> Iterator[Finding]:
     from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
 
     local = "local models and the bundled one still work"
-    if HF_HUB_OFFLINE:
-        yield Finding("hub", f"not checked: HF_HUB_OFFLINE is set; {local}", State.WARN)
-        return
     request = urllib.request.Request(ENDPOINT, method="HEAD")
     try:
-        with urllib.request.urlopen(request, timeout=_HUB_SECONDS):
-            pass
+        if HF_HUB_OFFLINE:
+            yield Finding("hub", f"not checked: HF_HUB_OFFLINE is set; {local}", WARN)
+            return
+        urllib.request.urlopen(request, timeout=_HUB_SECONDS).close()
     except urllib.error.HTTPError:
         pass  # an answer all the same
     except (OSError, ValueError) as error:
-        reason = " ".join(str(getattr(error, "reason", error)).split())
-        yield Finding("hub", f"{ENDPOINT} could not be reached ({reason}); {local}", State.WARN)
+        reason = getattr(error, "reason", error)
+        yield Finding("hub", f"{ENDPOINT} could not be reached ({reason}); {local}", WARN)
         return
     yield Finding("hub", f"{ENDPOINT} answers")
 
@@ -218,8 +190,7 @@ def run_checks() -> Iterator[Finding]:
         try:
             yield from check()
         except Exception as error:
-            text = one_line(error)
-            yield Finding(check.__name__.replace("_", " "), text, State.FAIL)
+            yield Finding(check.__name__.replace("_", " "), one_line(error), FAIL)
 
 
 def doctor() -> int:
@@ -228,10 +199,11 @@ def doctor() -> int:
     Returns:
         The exit status: 0, or 1 if something that palinka needs does not work.
     """
-    failed = False
-    for finding in run_checks():
-        failed |= finding.state is State.FAIL
-        if finding.state is not State.OK or not is_quiet():
-            mark = colored(f"{finding.state.value:<5}", _COLORS[finding.state])
-            print(f"{mark}{finding.name:<17}{escape_control_chars(finding.text)}", flush=True)
+    failed, quiet = False, is_quiet()
+    with suppress_progress(wanted=True):
+        for name, text, state in run_checks():
+            failed |= state == FAIL
+            if state != OK or not quiet:
+                mark = colored(f"{state:<5}", _COLORS[state])
+                print(f"{mark}{name:<17}{escape_control_chars(text)}", flush=True)
     return int(failed)

@@ -57,6 +57,8 @@ _IGNORED_WARNINGS = (
     ".*LeafSpec.*",
     # The folder is the run's own, and the rows before the checkpoint are kept.
     ".*Previous log files in this directory will be deleted.*",
+    # Of the CLI within Python.
+    ".*LightningCLI's args parameter.*",
     # Measuring a checkpoint needs none of the callbacks of its fit.
     ".*callbacks used to create the checkpoint.*",
 )
@@ -103,10 +105,8 @@ class PalinkaCLI(LightningCLI):
     def __init__(self, arguments: Sequence[str]) -> None:
         self._arguments = move_configs_first(arguments)
         self._checkpoint: str | None = None
-        # Log folder of a run to resume.
-        self._resumed: Path | None = None
-        # Overrides of each variant of a sweep, by name.
-        self._variants: dict[str, dict[str, Any]] = {}
+        self._resumed: Path | None = None  # log folder of a run to resume
+        self._variants: dict[str, dict[str, Any]] = {}  # overrides by name
         super().__init__(
             module,
             ActivationDataModule,
@@ -114,7 +114,7 @@ class PalinkaCLI(LightningCLI):
             save_config_callback=SaveConfig,
             seed_everything_default=0,
             parser_class=Parser,
-            parser_kwargs={"prog": "palinka"},
+            parser_kwargs={"prog": "palinka", "usage": None},
             # The module saves its own hyper-parameters: the parser's lack linked arguments.
             load_from_checkpoint_support=False,
             auto_configure_optimizers=False,
@@ -138,10 +138,6 @@ class PalinkaCLI(LightningCLI):
         arguments = {"model", "datamodule"}
         return {**LightningCLI.subcommands(), "harvest": arguments, "verify": arguments}
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse without Lightning's advice against giving arguments in Python."""
-        self.config = parser.parse_args(args)
-
     def _parse_ckpt_path(self) -> None:
         """Apply the settings of a checkpoint over the config files, under the command line.
 
@@ -150,43 +146,34 @@ class PalinkaCLI(LightningCLI):
         command = self.config.subcommand
         path = self.config[command].get("ckpt_path")
         if path is None and command in ("validate", "test", "predict"):
-            raise InputError(
-                f"{command} measures a trained autoencoder: give --ckpt_path last, or such as "
-                f"{resume.LOG_FOLDER}/version_0/checkpoints/last.ckpt"
-            )
-        if path == "last":
-            path = self._last_checkpoint(command)
+            raise InputError(f"{command} measures a trained autoencoder: give --ckpt_path last")
         if not path or path in CHECKPOINT_KEYWORDS or "://" in path:
             return
-        if not Path(path).is_file():
-            raise InputError(
-                f"there is no checkpoint {path}; fits write theirs below {resume.LOG_FOLDER}/"
-            )
+        root, found = resume.find_runs(self.config[command].trainer)
+        if command == "fit" and path == "last":
+            self._resumed = found[0] if found else None
+            newest = resume.newest_checkpoint(found[0]) if found else None
+            if newest is None:
+                rank_zero_warn(f"no complete checkpoint below {root}: the run starts anew")
+                return
+            path = newest
+        else:
+            path = resume.checkpoint_named(path, root, found)
         self._checkpoint = str(path)
         settings = read_any(path)["hyper_parameters"]
         of_sweep = command == "fit" and VARIANTS in settings
         kept = dict(settings["settings"] if of_sweep else settings_of(path))
-        optimizer = resume.recorded_optimizer(self._resumed) if self._resumed else {}
-        kept |= optimizer
+        record = resume.model_settings(self._resumed / resume.CONFIG) if self._resumed else {}
+        recorded = {n: v for n, v in record.items() if n in ("optimizer", "lr_scheduler")}
+        kept |= recorded  # a checkpoint has their states, not their settings
         self._arguments = with_overrides(self._arguments, {"model": kept})
-        given, self.config = self.config, self.parser.parse_args(self._arguments)
+        files = [Path(str(file)) for file in self.config[command].get("config") or ()]
+        self.config = self.parser.parse_args(self._arguments)
         if command == "fit":
             model = self.config[command].model.as_dict()
-            resume.check_optimizer(model, optimizer)
-            files = [Path(str(file)) for file in given[command].get("config") or ()]
+            resume.check_optimizer(model, recorded)
             for line in resume.ignored_settings(files, kept, model):
                 rank_zero_warn(line)
-
-    def _last_checkpoint(self, command: str) -> str | None:
-        """Find the newest complete checkpoint of the newest run; a fit resumes in its folder."""
-        root, found = resume.find_runs(self.config[command].trainer)
-        if command != "fit":
-            return str(resume.last_checkpoint(found, root))
-        self._resumed = found[0] if found else None
-        newest = resume.newest_checkpoint(found[0]) if found else None
-        if newest is None:
-            rank_zero_warn(f"no complete checkpoint below {root}: the run starts anew")
-        return None if newest is None else str(newest)
 
     def instantiate_classes(self) -> None:
         """Make and check module and data, and reserve the run's folder."""
@@ -205,28 +192,22 @@ class PalinkaCLI(LightningCLI):
             raise InputError(one_line(reason)) from error
         if self._variants:
             self.model = self._sweep()
-        if self.config_init[command].get("ckpt_path") == "last":
-            self.config_init[command]["ckpt_path"] = self._checkpoint
+        given = self.config_init[command]
+        if self._checkpoint is not None or given.get("ckpt_path") == "last":
+            given["ckpt_path"] = self._checkpoint
         if self._checkpoint is not None:
             self.model.check_checkpoint(self._checkpoint, self.datamodule, resume=command == "fit")
         if command == "fit":
-            self._check_optimizers()
+            try:  # before anything is harvested
+                self.model.configure_optimizers()
+            except (ValueError, TypeError) as error:
+                hint = "check model.optimizer and model.lr_scheduler"
+                made = InputError(f"the optimizer cannot be made: {error}; {hint}")
+                raise _cause(error, InputError) or made from error
         trial = self.trainer.fast_dev_run or self.trainer.barebones  # type: ignore[attr-defined]
         if command in RUNS and self.trainer.is_global_zero and not trial:
             fit = command == "fit"
             self.trainer.run_folder = resume.reserve(self.trainer, fit=fit, run=self._resumed)
-
-    def _check_optimizers(self) -> None:
-        """Make the optimizer and its schedule once, before anything is harvested."""
-        try:
-            self.model.configure_optimizers()
-        except InputError:
-            raise
-        except (ValueError, TypeError) as error:
-            raise InputError(
-                f"the optimizer cannot be made: {error}; check model.optimizer and"
-                " model.lr_scheduler"
-            ) from error
 
     def _sweep(self) -> SweepModule:
         """Make every variant as a command line of its own would."""
@@ -279,28 +260,25 @@ class PalinkaCLI(LightningCLI):
         try:
             return super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, ModuleNotFoundError) as error:
-            accelerator = settings["accelerator"]
-            if accelerator in ("auto", "cpu"):
+            if (accelerator := settings["accelerator"]) in ("auto", "cpu"):
                 raise
-            raise InputError(
-                f"trainer.accelerator {accelerator}: {one_line(error)}; `auto` takes what this"
-                " machine has"
-            ) from error
+            reason = f"trainer.accelerator {accelerator}: {one_line(error)}"
+            raise InputError(f"{reason}; `auto` takes what this machine has") from error
 
     def _default_callbacks(self, settings: Any, given: Sequence[Callback]) -> list[Callback]:
-        found: list[Callback] = [callbacks.ThroughputMonitor()]
-        if self.subcommand == "fit":
-            found += [callbacks.TensorBoardDashboard(), callbacks.FeatureHistograms()]
-            if self._variants:
-                found.append(callbacks.SweepFindings())
-            checkpoints = settings["enable_checkpointing"] is not False
-            if checkpoints and not _any(given, callbacks.RunCheckpoints):
-                found.append(callbacks.RunCheckpoints())
-        measured = self.subcommand in ("validate", "test")
-        if measured and not _any(given, callbacks.LanguageModelMetrics):
-            found.append(callbacks.LanguageModelMetrics())
-        if self.subcommand == "predict" and not settings["fast_dev_run"]:
-            found.append(callbacks.LatentWriter())
+        fit, predict = self.subcommand == "fit", self.subcommand == "predict"
+        wanted = {
+            callbacks.ThroughputMonitor: True,
+            callbacks.TensorBoardDashboard: fit,
+            callbacks.FeatureHistograms: fit,
+            callbacks.SweepFindings: bool(self._variants),
+            callbacks.RunCheckpoints: fit and settings["enable_checkpointing"] is not False,
+            callbacks.LanguageModelMetrics: self.subcommand in ("validate", "test"),
+            callbacks.LatentWriter: predict and not settings["fast_dev_run"],
+        }
+        found = [
+            kind() for kind, is_wanted in wanted.items() if is_wanted and not _any(given, kind)
+        ]
         bar = not is_quiet() and settings["enable_progress_bar"] is not False
         if bar and not _any(given, ProgressBar):
             # Lightning's choice depends on whether rich is installed. In a log file every refresh
@@ -354,7 +332,8 @@ def run(command: str, arguments: Sequence[str]) -> int:
     Returns:
         The exit status: 1 where an analysis after the fit failed, 143 after SIGTERM.
     """
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_not_advertisement)
+    advertisements = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    advertisements.addFilter(lambda record: "litlogger" not in record.getMessage())
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING if is_quiet() else logging.INFO)
     for pattern in _IGNORED_WARNINGS:
@@ -414,7 +393,3 @@ def _is_lightnings(error: Exception) -> bool:
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     raised_in = str(frame.f_globals.get("__name__"))
     return raised_in.startswith("lightning.") and not isinstance(error, torch.AcceleratorError)
-
-
-def _is_not_advertisement(record: logging.LogRecord) -> bool:
-    return "litlogger" not in record.getMessage()

@@ -24,8 +24,6 @@ jsonargparse.set_parsing_settings(
 # A default may be a member of an enumeration although its type is `str`: Timer's `interval`.
 yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, one: dumper.represent_data(one.value))
 
-# With more options than these, the usage names only the required ones.
-MAX_USAGE_OPTIONS = 8
 MAX_CLASSES = 12
 _SUBCLASSES = re.compile(r", known subclasses: (?P<paths>[\w., ]+)")
 # Parts of jsonargparse's messages.
@@ -63,44 +61,36 @@ class ArgumentParser(jsonargparse.ArgumentParser):
     """jsonargparse's parser, with errors as one `InputError` line instead of a page of usage."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        settings = {"formatter_class": HelpFormatter, "allow_abbrev": False, **kwargs}
-        super().__init__(*args, **settings)
-
-    def format_help(self, *args: Any) -> str:
-        """Format the help with a short usage."""
-        options = [action for action in self._actions if action.option_strings]
-        if self.usage is None and len(options) > MAX_USAGE_OPTIONS:
-            needed = [
-                f"{a.option_strings[0]} {a.metavar or a.dest.upper()}"
-                for a in options
-                if a.required and "." not in a.dest
-            ]
-            # jsonargparse calls a subcommand `palinka [options] fit`.
-            words = self.prog.replace(" [options]", "")
-            self.usage = " ".join([words, *needed, "[--config FILE ...] [--KEY VALUE ...]"])
-        text: str = super().format_help(*args)
-        return text
+        usage = "%(prog)s [--config FILE ...] [--KEY VALUE ...]"
+        own = {"formatter_class": HelpFormatter, "allow_abbrev": False, "usage": usage}
+        super().__init__(*args, **{**own, **kwargs})
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
         """Parse a command line and the files that it names."""
         try:
-            settings = super().parse_args(*args, **kwargs)
+            return super().parse_args(*args, **kwargs)
         except InputError:
             raise
         # Of another encoding, a YAML tag that does not fit its value, or a number out of range.
         except (ValueError, TypeError, AttributeError, OSError, OverflowError, RecursionError) as e:
             raise InputError(f"a configuration cannot be read: {one_line(e)}") from e
-        validate_class_paths(settings)
-        return settings
 
     def validate(self, namespace: jsonargparse.Namespace, *args: Any, **kwargs: Any) -> None:
-        """Validate, and reject null for arguments that neither are null by default nor allow it."""
+        """Validate, and reject functions in place of classes, and null where none is expected.
+
+        Where a callable is expected, jsonargparse accepts any function, such as `torch.load`, and
+        would call it with the `init_args`. It accepts null for every argument.
+        """
         super().validate(namespace, *args, **kwargs)
         for action in self._actions:
             name, hint = action.dest, getattr(action, "_typehint", None)
-            if hint in (None, Any) or type(None) in get_args(hint) or action.default is None:
-                continue
-            if name in namespace and namespace[name] is None:
+            value = namespace.get(name, action.default)
+            for each in value if isinstance(value, list) else [value]:
+                path = getattr(each, "class_path", None)
+                if path is not None and not inspect.isclass(imported(path)):
+                    raise TypeError(f"{name}: class_path is {path!r}, which is not a class")
+            nullable = hint in (None, Any) or type(None) in get_args(hint)
+            if value is None and action.default is not None and not nullable:
                 raise TypeError(f"{name} is null; give a value, or leave it out")
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -121,32 +111,6 @@ class ArgumentParser(jsonargparse.ArgumentParser):
         elif unknown_class := _UNKNOWN_CLASS.search(line):
             line = _unknown_class(parser, unknown_class["name"], keys[-1])
         raise InputError(line) from ex
-
-
-def validate_class_paths(value: Any, key: str = "") -> None:
-    """Check that every `class_path` names a class.
-
-    Where a callable is expected, the parser would accept any function, such as `torch.load`, and
-    call it with the `init_args`.
-
-    Args:
-        value: A parsed configuration, or a part of it.
-        key: The dotted name of the part.
-
-    Raises:
-        InputError: If a path names anything else.
-    """
-    if isinstance(value, list | tuple):
-        for inner in value:
-            validate_class_paths(inner, key)
-    values = vars(value) if isinstance(value, jsonargparse.Namespace) else value
-    if not isinstance(values, dict):
-        return
-    path = values.get("class_path")
-    if isinstance(path, str) and not inspect.isclass(imported(path)):
-        raise InputError(f"{key}: class_path is {path!r}, which is not a class; give a class")
-    for name, inner in values.items():
-        validate_class_paths(inner, f"{key}.{name}" if key else str(name))
 
 
 def imported(path: str) -> Any:

@@ -154,31 +154,29 @@ def runs_below(root: Path) -> list[Path]:
     return [folder for _, folder in sorted(found, reverse=True)]
 
 
-def last_checkpoint(runs: Sequence[Path], root: Path) -> Path:
-    """Find the newest complete checkpoint of the newest run that has written one.
+def checkpoint_named(
+    given: str, root: Path = Path(LOG_FOLDER), runs: Sequence[Path] | None = None
+) -> Path:
+    """Find the checkpoint of a command's `--ckpt_path`: a file, or `last`.
 
     Args:
-        runs: Log folders, newest first.
-        root: Their folder, for the message.
+        given: A path, or `last`: the newest complete checkpoint of the newest run with any.
+        root: Folder of all runs.
+        runs: Log folders, newest first; defaults to those in `root`.
     """
-    written = (r for r in runs if any((r / FOLDER / name).exists() for name in (NEWEST, OLDER)))
-    run = next(written, None)
-    newest = newest_checkpoint(run) if run else None
-    if newest is None:
-        raise InputError(f"there is no complete checkpoint below {root}; fit one first")
-    return newest
-
-
-def checkpoint_named(given: str) -> Path:
-    """Find the checkpoint of a command's `--ckpt_path`: a file, or `last` of the newest run."""
-    if given == "last":
-        return last_checkpoint(runs_below(Path(LOG_FOLDER)), Path(LOG_FOLDER))
-    path = expanded(given)
-    if not path.is_file():
-        raise InputError(
-            f"there is no checkpoint {path}; give `last`, or one of those below {LOG_FOLDER}/"
-        )
-    return path
+    if given != "last":
+        path = expanded(given)
+        if not path.is_file():
+            raise InputError(
+                f"there is no checkpoint {path}; give `last`, or one of those below {LOG_FOLDER}/"
+            )
+        return path
+    for run in runs_below(root) if runs is None else runs:
+        if any((run / FOLDER / name).exists() for name in (NEWEST, OLDER)):
+            if newest := newest_checkpoint(run):
+                return newest
+            break
+    raise InputError(f"there is no complete checkpoint below {root}; fit one first")
 
 
 def findings_folder(path: Path) -> Path:
@@ -218,16 +216,6 @@ def check_whole(path: Path) -> None:
         raise InputError(f"{path} is damaged in {damaged}")
 
 
-def recorded_optimizer(run: Path) -> dict[str, Any]:
-    """Optimizer and schedule of a run, whose state, not settings, a checkpoint has.
-
-    Args:
-        run: Its log folder; empty if its `config.yaml` cannot be read.
-    """
-    model = _model_settings(run / CONFIG)
-    return {name: model[name] for name in ("optimizer", "lr_scheduler") if name in model}
-
-
 def check_optimizer(model: Mapping[str, Any], recorded: Mapping[str, Any]) -> None:
     """Reject another optimizer or schedule than the one whose state a run resumes with.
 
@@ -235,16 +223,13 @@ def check_optimizer(model: Mapping[str, Any], recorded: Mapping[str, Any]) -> No
 
     Args:
         model: Current settings of `model`.
-        recorded: Result of `recorded_optimizer`.
+        recorded: Its `optimizer` and `lr_scheduler` in the run's configuration, where known.
     """
-    now, then = _flat({name: model.get(name) for name in recorded}), _flat(recorded)
-    for setting in {**then, **now}:
-        if now.get(setting) != then.get(setting):
-            raise InputError(
-                f"model.{setting} is {now.get(setting)}, and the run began with"
-                f" {then.get(setting)}, whose state it resumes with; leave it out, or start a new"
-                " run, without --ckpt_path"
-            )
+    for name, now, then in _differing({name: model.get(name) for name in recorded}, recorded):
+        raise InputError(
+            f"model.{name} is {now}, and the run began with {then}, whose state it resumes with;"
+            " leave it out, or start a new run, without --ckpt_path"
+        )
 
 
 def ignored_settings(
@@ -257,17 +242,22 @@ def ignored_settings(
         kept: Settings of `model` that win over the files.
         model: Current settings of `model`, with the command line's.
     """
-    given: dict[str, Any] = {}
-    for file in files:
-        given |= _flat(_model_settings(file))
-    stays, current = _flat(kept), _flat(model)
-    for name in given.keys() & stays.keys():
-        value = stays[name]
-        if value == current.get(name) and _plain(value) != _plain(given[name]):
+    given = {name: value for file in files for name, value in _flat(model_settings(file)).items()}
+    won = {name for name, _, _ in _differing(model, kept)}  # on the command line
+    for name, value, stays in _differing(given, kept):
+        if name in given and stays is not None and name not in won:
             yield (
-                f"model.{name} stays {value}, as the run began: the {given[name]} of the"
-                " configuration file is ignored"
+                f"model.{name} stays {stays}, as the run began: the {value} of the configuration"
+                " file is ignored"
             )
+
+
+def _differing(given: Mapping[str, Any], kept: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Dotted names of settings that differ, with both values."""
+    mine, theirs = _flat(given), _flat(kept)
+    for name in {**theirs, **mine}:
+        if _plain(mine.get(name)) != _plain(theirs.get(name)):
+            yield name, mine.get(name), theirs.get(name)
 
 
 def _plain(value: Any) -> Any:
@@ -277,7 +267,7 @@ def _plain(value: Any) -> Any:
     return value.rpartition(".")[2] if isinstance(value, str) else value
 
 
-def _model_settings(path: Path) -> dict[str, Any]:
+def model_settings(path: Path) -> dict[str, Any]:
     """Section `model` of a configuration file; empty if it cannot be read."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -4,7 +4,7 @@ import inspect
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from palinka.errors import InputError
@@ -14,10 +14,8 @@ Variants = list[dict[str, Any]] | dict[str, list[Any]]
 
 # More are probably a grid with one dimension too many.
 MAX_VARIANTS = 64
-_SHARED = frozenset({"optimizer", "lr_scheduler"})
-_OF_MODULE = frozenset(inspect.signature(SparseAutoencoderModule.__init__).parameters) - {"self"}
-_UNUSUAL = re.compile(r"[^\w.,=+-]+", re.ASCII)
 MAX_NAME = 120
+_OF_MODULE = frozenset(inspect.signature(SparseAutoencoderModule.__init__).parameters) - {"self"}
 
 
 def expand(variants: Variants) -> dict[str, dict[str, Any]]:
@@ -28,26 +26,25 @@ def expand(variants: Variants) -> dict[str, dict[str, Any]]:
             autoencoder, `autoencoder` for its class, `seed` for that of its weights, or a weight
             or number of steps of the module.
     """
-    listed = _combinations(variants) if isinstance(variants, dict) else variants
-    if not 0 < len(listed) <= MAX_VARIANTS:
-        raise InputError(
-            f"model.variants gives {len(listed)} variants; expected 1 to {MAX_VARIANTS}"
-        )
+    if isinstance(variants, dict):
+        grid = itertools.product(*variants.values())
+        variants = [dict(zip(variants, values, strict=True)) for values in grid]
+    if not 0 < len(variants) <= MAX_VARIANTS:
+        count = len(variants)
+        raise InputError(f"model.variants gives {count} variants; expected 1 to {MAX_VARIANTS}")
     named: dict[str, dict[str, Any]] = {}
-    for overrides in listed:
-        for name in overrides:
-            if name in _SHARED:
-                raise InputError(
-                    f"model.variants: the {name} is shared by all variants; give it as model.{name}"
-                )
-            if not re.fullmatch(r"[A-Za-z_][\w.]*", str(name)):
-                raise InputError(f"model.variants: {name!r} is not an argument of an autoencoder")
+    for overrides in variants:
+        for given in overrides:
+            if given in ("optimizer", "lr_scheduler"):
+                shared = f"the {given} is shared by all variants; give it as model.{given}"
+                raise InputError(f"model.variants: {shared}")
+            if not re.fullmatch(r"[A-Za-z_][\w.]*", str(given)):
+                raise InputError(f"model.variants: {given!r} is not an argument of an autoencoder")
+        words = ",".join(f"{name}={_value(value)}" for name, value in overrides.items())
+        name = re.sub(r"[^\w.,=+-]+", "_", words or "base", flags=re.ASCII)[:MAX_NAME]
         if overrides in named.values():
-            raise InputError(f"model.variants gives {_name(overrides)} twice; leave one out")
-        name = _name(overrides)
-        if name in named:
-            name = f"{name},{len(named)}"
-        named[name] = dict(overrides)
+            raise InputError(f"model.variants gives {name} twice; leave one out")
+        named[f"{name},{len(named)}" if name in named else name] = dict(overrides)
     return named
 
 
@@ -60,16 +57,6 @@ def options(overrides: Mapping[str, Any]) -> list[str]:
     # The class first: arguments before it would be another's.
     ordered = sorted(overrides.items(), key=lambda override: override[0] != "autoencoder")
     return [f"--{_key(name)}={_value(value)}" for name, value in ordered]
-
-
-def _combinations(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-
-
-def _name(overrides: Mapping[str, Any]) -> str:
-    """Name of a variant and of its folder."""
-    parts = [f"{name}={_value(value)}" for name, value in overrides.items()]
-    return _UNUSUAL.sub("_", ",".join(parts) or "base")[:MAX_NAME]
 
 
 def _key(name: str) -> str:

@@ -32,22 +32,14 @@ from palinka.training.checkpoint import DurableCheckpointIO, check_strategy
 # Callbacks of Lightning that cannot do here what its documentation promises, with the reason.
 UNSUPPORTED: dict[type[Callback], str] = {
     BackboneFinetuning: "an autoencoder has no backbone; freeze parts of it with a BaseFinetuning",
-    BatchSizeFinder: (
-        "another batch size is another run, and it tries sizes beyond the training rows; try some"
-        " with --data.batch_size and --trainer.max_steps 3"
-    ),
-    LearningRateFinder: (
-        "the optimizer has its own learning rate, which it cannot set; try some with"
-        " --model.optimizer.lr and --trainer.max_steps 100"
-    ),
-    ModelPruning: (
-        "it puts a product of weight and mask in place of a parameter, which is neither read nor"
-        " kept at norm 1; a sparsity_weight makes latents sparse"
-    ),
-    SpikeDetection: (
-        "Lightning cannot load its state, so no run could resume (Lightning-AI/pytorch-lightning"
-        " #21752); use EarlyStopping with its divergence_threshold"
-    ),
+    BatchSizeFinder: "another batch size is another run, and it tries sizes beyond the training"
+    " rows; try some with --data.batch_size and --trainer.max_steps 3",
+    LearningRateFinder: "the optimizer has its own learning rate, which it cannot set; try some"
+    " with --model.optimizer.lr and --trainer.max_steps 100",
+    ModelPruning: "it puts a product of weight and mask in place of a parameter, which is neither"
+    " read nor kept at norm 1; a sparsity_weight makes latents sparse",
+    SpikeDetection: "Lightning cannot load its state, so no run could resume (Lightning-AI/"
+    "pytorch-lightning #21752); use EarlyStopping with its divergence_threshold",
 }
 # Numbers of batches or epochs by which Lightning divides.
 _AT_LEAST_1 = ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval")
@@ -73,22 +65,19 @@ class CheckMonitors(Callback):
         # It logs after training.
         spliced = any(isinstance(c, LanguageModelMetrics) for c in trainer.callbacks)  # type: ignore[attr-defined]
         monitored = [
-            (type(callback).__name__, callback.monitor)
+            (callback, callback.monitor)
             for callback in trainer.callbacks  # type: ignore[attr-defined]
             if isinstance(callback, EarlyStopping | ModelCheckpoint)
-        ] + [
-            (type(config.scheduler).__name__, config.monitor)
-            for config in trainer.lr_scheduler_configs
-            if config.reduce_on_plateau
-        ]
-        for name, metric in monitored:
+        ] + [(c.scheduler, c.monitor) for c in trainer.lr_scheduler_configs if c.reduce_on_plateau]
+        for monitoring, metric in monitored:
             if metric is None or metric in known or metric.startswith("lr-"):
                 continue
             # Metrics of training have a group, such as `loss/total`.
             if "/" not in metric or (metric.startswith("val/") and not spliced):
-                there = ", ".join(sorted(known - {"epoch", "step"}))
+                name = type(monitoring).__name__
                 raise InputError(
-                    f"{name} monitors {metric}, which no validation gives; choose from {there}"
+                    f"{name} monitors {metric}, which no validation gives; choose from"
+                    f" {', '.join(sorted(known - {'epoch', 'step'}))}"
                 )
 
 
@@ -104,17 +93,16 @@ class Trainer(pl.Trainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         precision = str(kwargs.get("precision"))
         if precision.startswith("transformer-engine"):
+            layers = "replaces layers that palinka computes by itself"
             raise InputError(
-                f"precision {precision} replaces layers that palinka computes by itself: use"
-                " bf16-mixed, bf16-true or 32-true"
+                f"precision {precision} {layers}: use bf16-mixed, bf16-true or 32-true"
             )
         super().__init__(*args, **kwargs)
         self._reject_unsupported()
         half = torch.float16 if self.precision == "16-true" else torch.bfloat16
-        if isinstance(self.accelerator, CPUAccelerator) and "16" in str(self.precision):
-            slow = slow_products(half)
-            if slow is not None:
-                rank_zero_warn(slow)
+        on_cpu = isinstance(self.accelerator, CPUAccelerator) and "16" in str(self.precision)
+        if on_cpu and (slow := slow_products(half)):
+            rank_zero_warn(slow)
         fit_loop = FitLoop(self, self.fit_loop.min_epochs, self.fit_loop.max_epochs)
         fit_loop.epoch_loop = self.fit_loop.epoch_loop
         self.fit_loop = fit_loop
@@ -137,10 +125,8 @@ class Trainer(pl.Trainer):
             if isinstance(value, int) and value < 1:
                 raise InputError(f"trainer.{name} is {value}; expected at least 1")
         if self._model_registry:
-            raise InputError(
-                "trainer.model_registry is not supported: no checkpoint is uploaded; write one for"
-                " others with palinka export"
-            )
+            remedy = "no checkpoint is uploaded; write one for others with palinka export"
+            raise InputError(f"trainer.model_registry is not supported: {remedy}")
 
     @property
     def log_dir(self) -> str | None:
@@ -154,11 +140,7 @@ class Trainer(pl.Trainer):
         def work() -> None:
             self.strategy.connect(model)  # a strategy with a mesh hands it to the model
             self.strategy.setup_environment()
-            datamodule.harvest(
-                rank=self.global_rank,
-                world_size=self.world_size,
-                barrier=self.strategy.barrier,
-            )
+            datamodule.harvest(self.global_rank, self.world_size, self.strategy.barrier)
 
         launcher = self.strategy.launcher
         if launcher is None:

@@ -9,9 +9,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn import Buffer
+from torchmetrics import SumMetric
 
 import palinka.autoencoders
 from palinka.autoencoders import Autoencoder, KSparseAutoencoder
+from palinka.autoencoders.base import FullPrecisionState
 from palinka.errors import InputError
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -32,9 +36,6 @@ class Own(KSparseAutoencoder):
     def __init__(self, input_dim: int, factor: float = 0.5, **settings: Any) -> None:
         super().__init__(input_dim, **settings)
         self.factor = factor
-
-    def config(self) -> dict[str, Any]:
-        return {**super().config(), "factor": self.factor}
 
 
 @pytest.fixture(params=ARCHITECTURES, ids=lambda kind: kind.__name__)
@@ -111,73 +112,58 @@ def test_the_signature_has_the_parents_settings(kind: Any) -> None:
 
 @pytest.mark.parametrize("output_dim", [None, 4, 6])
 def test_a_saved_autoencoder_comes_back(
-    kind: Any, output_dim: int | None, tmp_path: Path, randomized: Callable[[Any], Any]
+    kind: Any, output_dim: int | None, folder: Path, randomized: Callable[[Any], Any]
 ) -> None:
     sae = randomized(make(kind, output_dim, unit_norm=True))
     assert not sae.is_initialized
-    folder = tmp_path / "new" / "folder"
-    sae.save_pretrained(folder)
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
-    again = Autoencoder.from_pretrained(str(folder))
+    KSparseAutoencoder(4).save_pretrained(folder / "new")  # is replaced
+    sae.save_pretrained(folder / "new")
+    assert sorted(path.name for path in (folder / "new").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+    ]
+    again = Autoencoder.from_pretrained(str(folder / "new"))
     assert type(again) is kind
     assert again.is_initialized
     assert not again.training
     assert again.config() == sae.config()
-    assert kind.from_pretrained(folder).config() == sae.config()
+    assert kind.from_pretrained(folder / "new").config() == sae.config()
     x = torch.randn(5, 6)
     for mine, theirs in zip(sae(x), again(x), strict=True):
         assert torch.equal(mine, theirs)
 
 
-def test_a_class_of_ones_own_is_found_by_its_name(tmp_path: Path) -> None:
-    Own(4, latent_dim=7, k=2).save_pretrained(tmp_path)
-    again = Autoencoder.from_pretrained(tmp_path)
+def test_a_class_of_ones_own_is_found_by_its_name(folder: Path) -> None:
+    Own(4, factor=0.25, latent_dim=7, k=2).save_pretrained(folder)
+    again = Autoencoder.from_pretrained(folder)
     assert type(again) is Own
-    assert (again.latent_dim, again.k) == (7, 2)
+    assert (again.factor, again.latent_dim, again.k) == (0.25, 7, 2)
 
 
-def test_a_transcoder_reads_one_width_and_gives_another(kind: Any) -> None:
-    transcoder = make(kind, 4)
-    assert (transcoder.input_dim, transcoder.output_dim) == (6, 4)
+@pytest.mark.parametrize("output_dim", [4, 6])
+def test_a_transcoder_reads_one_width_and_gives_another(kind: Any, output_dim: int) -> None:
+    """Also of one width, its output bias is not subtracted, and its halves begin apart."""
+    transcoder = make(kind, output_dim).eval()
+    assert (transcoder.input_dim, transcoder.output_dim) == (6, output_dim)
     assert transcoder.is_transcoder
-    output = transcoder(torch.randn(5, 6))
-    assert output.latents.shape == (5, 20)
-    assert output.reconstruction.shape == (5, 4)
-    assert transcoder.dictionary.shape == (20, 4)
+    assert transcoder.dictionary.shape == (20, output_dim)
+    assert not torch.equal(transcoder.get_parameter("encoder.weight"), transcoder.dictionary)
     if transcoder.unit_norm:
         torch.testing.assert_close(transcoder.dictionary.norm(dim=1), torch.ones(20))
-
-
-def test_a_transcoders_output_bias_is_not_subtracted_from_its_input(kind: Any) -> None:
-    transcoder = make(kind, 6)
-    x, latents = torch.randn(5, 6), torch.rand(5, 20)
-    before, written = transcoder.encode(x), transcoder.decode(latents)
+    x = torch.randn(5, 6)
+    written, before = transcoder(x)
     assert before.any()
     with torch.no_grad():
-        transcoder.decoder_bias += 3
+        transcoder.get_parameter("decoder_bias").add_(3)
     assert torch.equal(transcoder.encode(x), before)
-    torch.testing.assert_close(transcoder.decode(latents), written + 3)
+    torch.testing.assert_close(transcoder(x).reconstruction, written + 3)
 
 
-def test_encoder_and_decoder_begin_equal_except_in_a_transcoder(kind: Any) -> None:
-    for output_dim in (None, 6):
-        sae = make(kind, output_dim)
-        weight = sae.get_parameter("encoder.weight")
-        assert torch.equal(weight, sae.dictionary) is (output_dim is None)
-        assert (sae.dictionary != 0).all()
-        assert sae.is_transcoder is (output_dim is not None)
-
-
-def test_saving_again_replaces(tmp_path: Path) -> None:
-    KSparseAutoencoder(4).save_pretrained(tmp_path)
-    KSparseAutoencoder(6).save_pretrained(tmp_path)
-    assert Autoencoder.from_pretrained(tmp_path).input_dim == 6
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    KSparseAutoencoder(6, 10, 3).save_pretrained(tmp_path)
-    return tmp_path
+def test_an_autoencoders_encoder_and_decoder_begin_equal(kind: Any) -> None:
+    sae = make(kind)
+    assert torch.equal(sae.get_parameter("encoder.weight"), sae.dictionary)
+    assert (sae.dictionary != 0).all()
+    assert not sae.is_transcoder
 
 
 def refusal(folder: Path, kind: type[Autoencoder] = Autoencoder) -> str:
@@ -188,7 +174,8 @@ def refusal(folder: Path, kind: type[Autoencoder] = Autoencoder) -> str:
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-def test_a_missing_file(folder: Path, name: str) -> None:
+def test_a_missing_file(name: str, folder: Path) -> None:
+    KSparseAutoencoder(6).save_pretrained(folder)
     (folder / name).unlink()
     line = refusal(folder)
     assert "expected config.json + model.safetensors" in line
@@ -196,23 +183,13 @@ def test_a_missing_file(folder: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    ("config", "expected"),
     [
         ("{", "not a readable JSON file"),
         ("[1]", "JSON object, got list"),
         ("{}", "has no 'class'"),
-        ('{"class": 3}', "has no 'class'"),
         ('{"class": "KSparseAutoencoder"}', "missing 1 required positional argument: 'input_dim'"),
-    ],
-)
-def test_a_damaged_config(folder: Path, text: str, expected: str) -> None:
-    (folder / "config.json").write_text(text)
-    assert expected in refusal(folder)
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
+        ({"class": 3}, "has no 'class'"),
         ({"class": "KSparseAutoencodr"}, "did you mean 'KSparseAutoencoder'?"),
         ({"class": "Autoencoder"}, "'Autoencoder' is not a known Autoencoder"),
         ({"class": "os.system"}, "'os.system' is not a known Autoencoder"),
@@ -226,17 +203,18 @@ def test_a_damaged_config(folder: Path, text: str, expected: str) -> None:
         ({"tied": False}, "'decoder_weight' is absent in"),
     ],
 )
-def test_a_config_that_does_not_fit(folder: Path, values: dict[str, Any], expected: str) -> None:
+def test_a_config_that_does_not_fit(config: Any, expected: str, folder: Path) -> None:
+    KSparseAutoencoder(6, 10, 3).save_pretrained(folder)
     path = folder / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    if isinstance(config, dict):
+        config = json.dumps({**json.loads(path.read_text()), **config})
+    path.write_text(config)
     assert expected in refusal(folder)
 
 
-def test_another_class_than_asked_for(folder: Path) -> None:
+def test_another_class_than_asked_for_and_damaged_weights(folder: Path) -> None:
+    KSparseAutoencoder(6, 10, 3).save_pretrained(folder)
     assert "'KSparseAutoencoder' is not a known Own" in refusal(folder, Own)
-
-
-def test_damaged_weights(folder: Path) -> None:
     path = folder / "model.safetensors"
     save_file({**load_file(path), "extra": torch.zeros(1)}, path)
     assert "'extra' is of shape (1,)" in refusal(folder)
@@ -251,3 +229,46 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="cannot save into"):
             KSparseAutoencoder(4).save_pretrained(tmp_path / name)
     assert not [path for path in (tmp_path / "taken").iterdir() if path.suffix == ".tmp"]
+
+
+class Running(FullPrecisionState):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(2, 2)
+        self.mean = Buffer(torch.full((2,), 1 / 3, dtype=torch.float32))
+        self.count = Buffer(torch.tensor(1001))
+
+
+class Sum(FullPrecisionState, SumMetric):
+    pass
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda m: m.to("cpu", torch.float16),
+        lambda m: m.bfloat16(),
+        lambda m: nn.ModuleList([m]).to(torch.bfloat16)[0],
+    ],
+)
+def test_narrower_dtypes_reach_parameters_alone(convert: Callable[[Any], Any]) -> None:
+    module = Running()
+    module.inner(torch.ones(1, 2)).sum().backward()
+    convert(module)
+    weight = module.inner.weight
+    assert weight.element_size() == 2
+    assert weight.grad is not None
+    assert weight.grad.dtype == weight.dtype
+    assert torch.equal(module.mean, torch.full((2,), 1 / 3))
+    assert module.count.dtype == torch.int64
+    total = Sum()
+    total.set_dtype(torch.float64)
+    total.update(1001.0)
+    assert convert(total).compute() == 1001.0
+    assert total.sum_value.dtype == torch.float64
+
+
+def test_wider_dtypes_and_devices_are_followed() -> None:
+    assert Running().double().mean.dtype == torch.float64
+    moved = Running().to("meta", torch.bfloat16).mean
+    assert (moved.device.type, moved.dtype) == ("meta", torch.float32)

@@ -1,24 +1,93 @@
-"""Folders on disk and on the hub, which is a small local server that answers as the hub does."""
+"""Model cards, and folders on disk and on the hub: a local server that answers as the hub does."""
 
-import base64
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import create_autospec
 
 import huggingface_hub
 import pytest
 import torch
+import yaml
+from huggingface_hub import constants
 from torch import Tensor
 
-from palinka.autoencoders import Autoencoder, KSparseAutoencoder
-from palinka.autoencoders.files import identify
-from palinka.autoencoders.formats import Provenance, load, write
+from palinka.autoencoders import Autoencoder, JumpReLUAutoencoder, KSparseAutoencoder
+from palinka.autoencoders.files import Provenance, identify, model_card
+from palinka.autoencoders.formats import load, write
 from palinka.autoencoders.formats.load import LIBRARIES
 from palinka.errors import InputError
+
+HOSTILE = "x`|<script>alert(1)</script>\n# A heading\n```\n---\n[link](javascript:x)\x1b[31m![i](http://x)"
+
+
+def test_the_card_says_what_is_known() -> None:
+    provenance = Provenance(
+        language_model_name="openai-community/gpt2",
+        language_model="openai-community/gpt2@607a30d",
+        site="blocks.6.mlp.pre",
+        corpus="TextFiles books",
+        tokens=8192000,
+        metrics={
+            "val/fvu": 0.25,
+            "val/ce_spliced": 3.5,
+            "val_interval/ce_spliced/low": 3.25,
+            "val_interval/ce_spliced/high": 3.75,
+        },
+        license="cc-by-4.0",
+    )
+    card = model_card(KSparseAutoencoder(6), provenance, "SAELens")
+    for expected in (
+        "`openai-community/gpt2@607a30d`",
+        "`blocks.6.mlp.pre`",
+        "`TextFiles books`",
+        "`8,192,000`",
+        "| `val/fvu` | 0.25 |  |",
+        "| `val/ce_spliced` | 3.5 | 3.25 to 3.75 |",
+        'formats.load("DIR")',
+        'SAE.load_from_disk("DIR")',
+    ):
+        assert expected in card
+    assert "val_interval" not in card
+    assert yaml.safe_load(card.split("---")[1])["license"] == "cc-by-4.0"
+    card = model_card(JumpReLUAutoencoder(6), Provenance())
+    assert "None" not in card
+    assert "held-out" not in card
+    assert 'palinka.Autoencoder.from_pretrained("DIR")' in card
+    assert 'license: "unknown"' in card
+
+
+@pytest.mark.parametrize(
+    "field", ["language_model", "language_model_name", "site", "corpus", "hook"]
+)
+def test_nothing_that_others_wrote_is_markup(field: str) -> None:
+    provenance = Provenance(**{field: HOSTILE}, metrics={HOSTILE: 1.0})
+    for inner in (".", HOSTILE, '"; import os'):
+        card = model_card(KSparseAutoencoder(6), provenance, "sparsify", inner)
+        plain = [line for line in card.splitlines() if line.startswith(("#", "```", "---"))]
+        assert len(plain) == 2 + 3 + 4  # front matter, headings, two blocks of code
+        for line in card.splitlines():
+            if "<script>" in line:
+                # A single span of code, in one cell of a table.
+                assert line.count("`") == 2
+                assert line.count("|") in (3, 4)
+                assert "<script>" in line.split("`")[1]
+        assert "\x1b" not in card
+        assert "import os" not in card
+
+
+def test_what_has_another_type_is_dropped() -> None:
+    known = {"site": "blocks.1.resid", "bos": False, "context_length": 128}
+    other = {"hook": "", "module": 3, "corpus": None, "language_model": ["x"], "more": "text"}
+    assert Provenance.from_dict({**known, **other}).to_dict() == known
+    assert Provenance.from_dict({"bos": 1, "context_length": True}) == Provenance()
+
 
 COMMIT = "0123456789012345678901234567890123456789"
 
@@ -30,13 +99,11 @@ class Hub:
         self.repositories: dict[str, dict[str, bytes]] = {}
         self.fetched: list[str] = []
 
-    def add(self, repo: str, folder: Path, prefix: str = "") -> None:
-        files = {
-            prefix + path.relative_to(folder).as_posix(): path.read_bytes()
-            for path in folder.rglob("*")
-            if path.is_file()
-        }
-        self.repositories.setdefault(repo, {}).update(files)
+    def add(self, repo: str, folder: Path) -> None:
+        (folder / "optimizer.bin").write_bytes(b"huge")
+        paths = [path for path in folder.rglob("*") if path.is_file()]
+        files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+        self.repositories[repo] = files
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -45,77 +112,41 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         """Be silent."""
 
-    def reply(self, status: int, content: bytes = b"", **headers: str) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
-
-    def reply_json(self, content: Any) -> None:
-        self.reply(200, json.dumps(content).encode(), Content_Type="application/json")
-
-    def refuse(self, code: str) -> None:
-        self.reply(404, b"{}", X_Error_Code=code, X_Error_Message="not there")
-
     def do_HEAD(self) -> None:
         self.do_GET()
 
     def do_GET(self) -> None:
-        path = self.path.partition("?")[0].strip("/")
-        if path.startswith("api/models/"):
-            owner, name, *more = path.removeprefix("api/models/").split("/")
-            repo, rest = f"{owner}/{name}", more[1] if len(more) > 1 else ""
-            files = self.hub.repositories.get(repo)
-            if files is None:
-                self.refuse("RepoNotFound")
-            elif rest not in ("", "main", COMMIT):
-                self.refuse("RevisionNotFound")
-            elif more[:1] == ["tree"]:
-                listed = [{"path": n, "size": len(c), "type": "file"} for n, c in files.items()]
-                self.reply_json([{**file, "oid": COMMIT} for file in listed])
-            else:
-                siblings = [{"rfilename": name, "size": len(c)} for name, c in files.items()]
-                self.reply_json({"id": repo, "sha": COMMIT, "siblings": siblings})
-            return
-        repo, _, rest = path.partition("/resolve/")
-        _, _, name = rest.partition("/")
-        content = self.hub.repositories.get(repo, {}).get(name)
-        if content is None:
-            self.refuse("EntryNotFound")
-            return
-        if self.command == "GET":
-            self.hub.fetched.append(name)
-        etag = f'"{hashlib.sha256(content).hexdigest()}"'
-        self.reply(200, content, ETag=etag, X_Repo_Commit=COMMIT)
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        path = self.path.partition("?")[0].strip("/")
-        if self.headers.get("Authorization") != "Bearer hf_good":
-            self.reply(403, b"{}", X_Error_Message="may not write")
-        elif path == "api/repos/create":
-            asked = json.loads(body)
-            repo = "/".join(filter(None, [asked.get("organization"), asked["name"]]))
-            self.hub.repositories.setdefault(repo, {})
-            self.reply_json({"url": f"http://{self.headers['Host']}/{repo}"})
-        elif "/preupload/" in path:
-            files = json.loads(body)["files"]
-            mode = {"uploadMode": "regular", "shouldIgnore": False}
-            self.reply_json({"files": [{"path": file["path"], **mode} for file in files]})
-        elif "/commit/" in path:
-            repo = "/".join(path.split("/")[2:4])
-            for line in body.splitlines():
-                entry = json.loads(line)
-                if entry["key"] == "file":
-                    value = entry["value"]
-                    self.hub.repositories[repo][value["path"]] = base64.b64decode(value["content"])
-            url = f"http://{self.headers['Host']}/{repo}/commit/{COMMIT}"
-            self.reply_json({"commitUrl": url, "commitOid": COMMIT, "success": True})
+        parts = self.path.partition("?")[0].strip("/").split("/")
+        of_api = parts[:2] == ["api", "models"]
+        owner, name, *rest = parts[2:] if of_api else parts
+        files = self.hub.repositories.get(f"{owner}/{name}")
+        error, content = None, b"{}"
+        if files is None:
+            error = "RepoNotFound"
+        elif len(rest) > 1 and rest[1] not in ("main", COMMIT):
+            error = "RevisionNotFound"
+        elif of_api and rest[:1] == ["tree"]:
+            listed = [{"path": n, "size": len(c), "type": "file"} for n, c in files.items()]
+            content = json.dumps([{**file, "oid": COMMIT} for file in listed]).encode()
+        elif of_api:
+            siblings = [{"rfilename": name} for name in files]
+            repo = {"id": f"{owner}/{name}", "sha": COMMIT, "siblings": siblings}
+            content = json.dumps(repo).encode()
+        elif "/".join(rest[2:]) in files:
+            content = files["/".join(rest[2:])]
+            self.hub.fetched += ["/".join(rest[2:])] if self.command == "GET" else []
         else:
-            self.reply_json({})
+            error = "EntryNotFound"
+        self.send_response(404 if error else 200)
+        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("Content-Length", str(len(content)))
+        if error:
+            self.send_header("X-Error-Code", error)
+            self.send_header("X-Error-Message", "not there")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
 
 
 @pytest.fixture
@@ -126,31 +157,34 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
     # What the environment's HF_ENDPOINT, HF_HUB_CACHE and HF_HUB_OFFLINE stand for, read once.
-    constants = huggingface_hub.constants
-    monkeypatch.setattr(constants, "ENDPOINT", address)
-    template = address + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    for name, value in {
+        "ENDPOINT": address,
+        "HUGGINGFACE_CO_URL_TEMPLATE": address + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_CACHE": str(tmp_path / "hub"),
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_DISABLE_XET": True,
+    }.items():
+        monkeypatch.setattr(constants, name, value)
     monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    try:
-        yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
+    yield hub
+    server.shutdown()
+    server.server_close()
 
 
-def test_only_what_is_needed_is_fetched(
-    hub: Hub, k_sparse: Autoencoder, folder: Path, x: Tensor
+def test_only_what_is_needed_is_fetched_and_kept_for_offline(
+    hub: Hub, k_sparse: Autoencoder, folder: Path, x: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(k_sparse, Provenance(site="blocks.3.mlp.pre"), "saelens", folder)
-    (folder / "optimizer.bin").write_bytes(b"huge")
     hub.add("owner/repo", folder)
-    again, provenance = load("owner/repo")
-    assert torch.equal(again.encode(x), k_sparse.encode(x))
-    assert provenance.site == "blocks.3.mlp.pre"
-    assert sorted(hub.fetched) == ["cfg.json", "sae_weights.safetensors"]
+    for offline in (False, True):
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+        again, provenance = load("owner/repo")
+        assert torch.equal(again.encode(x), k_sparse.encode(x))
+        assert provenance.site == "blocks.3.mlp.pre"
+        assert sorted(hub.fetched) == ["cfg.json", "sae_weights.safetensors"]
+    with pytest.raises(InputError, match="owner/other could not be loaded") as caught:
+        load("owner/other")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_folder_within(hub: Hub, k_sparse: Autoencoder, folder: Path, x: Tensor) -> None:
@@ -161,52 +195,34 @@ def test_a_folder_within(hub: Hub, k_sparse: Autoencoder, folder: Path, x: Tenso
     again, provenance = load("owner/repo/h.3.mlp.act", revision="main")
     assert torch.equal(again.encode(x), k_sparse.encode(x))
     assert provenance.site == "blocks.3.mlp.post"
-    with pytest.raises(InputError, match="holds no files"):
-        load("owner/repo/h.4.mlp.act")
+    for where, revision, message in [
+        ("owner/repo/h.4.mlp.act", None, "holds no files"),
+        ("owner/repo", "old", "owner/repo at old could not be loaded"),
+        ("owner/none", None, r"owner/none could not be loaded .*not there"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            load(where, revision)
 
 
-def test_what_is_not_there(hub: Hub, k_sparse: Autoencoder, folder: Path) -> None:
-    with pytest.raises(InputError, match=r"owner/none could not be loaded .*not there"):
-        load("owner/none")
-    write(k_sparse, Provenance(), "palinka", folder)
-    hub.add("owner/repo", folder)
-    with pytest.raises(InputError, match="owner/repo at old could not be loaded"):
-        load("owner/repo", revision="old")
-
-
-def test_without_a_network(
-    hub: Hub, k_sparse: Autoencoder, folder: Path, x: Tensor, monkeypatch: pytest.MonkeyPatch
+def test_it_is_put_on_the_hub_with_a_card(
+    k_sparse: Autoencoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write(k_sparse, Provenance(), "palinka", folder)
-    (folder / "optimizer.bin").write_bytes(b"never downloaded")
-    hub.add("owner/repo", folder)
-    load("owner/repo")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    again, _ = load("owner/repo")
-    assert torch.equal(again.encode(x), k_sparse.encode(x))
-    with pytest.raises(InputError, match="owner/other could not be loaded") as caught:
-        load("owner/other")
-    assert "\n" not in str(caught.value)
+    uploaded: set[str] = set()
 
+    def upload_folder(*, repo_id: str, folder_path: str, **_: Any) -> Any:
+        if repo_id != "owner/mine":
+            raise ValueError("may not write\nthere")
+        uploaded.update(path.name for path in Path(folder_path).iterdir())
+        return SimpleNamespace(commit_url="the commit")
 
-def test_put_on_the_hub_and_fetched_again(hub: Hub, k_sparse: Autoencoder, x: Tensor) -> None:
-    url = k_sparse.push_to_hub("owner/mine", token="hf_good")
-    assert url.endswith(f"/owner/mine/commit/{COMMIT}")
-    assert hub.repositories["owner/mine"].keys() >= {
-        "README.md",
-        "config.json",
-        "model.safetensors",
-    }
-    assert torch.equal(Autoencoder.from_pretrained("owner/mine").encode(x), k_sparse.encode(x))
-
-
-def test_who_may_not_write(hub: Hub, k_sparse: Autoencoder) -> None:
-    with pytest.raises(InputError, match="cannot upload to owner/mine"):
-        k_sparse.push_to_hub("owner/mine", token="hf_bad")
-    for name in ("a/b/c", "../x"):
-        with pytest.raises(InputError, match="give owner/repository"):
-            k_sparse.push_to_hub(name, token="hf_good")
-    assert not hub.repositories
+    api = create_autospec(huggingface_hub.HfApi)
+    api.return_value.upload_folder.side_effect = upload_folder
+    monkeypatch.setattr(huggingface_hub, "HfApi", api)
+    assert k_sparse.push_to_hub("owner/mine", token="hf_good") == "the commit"
+    assert uploaded == {"README.md", "config.json", "model.safetensors"}
+    api.assert_called_with(token="hf_good")
+    with pytest.raises(InputError, match=r"cannot upload to \.\./x .* may not write; give owner/"):
+        k_sparse.push_to_hub("../x")
 
 
 @pytest.mark.parametrize(
@@ -238,19 +254,15 @@ def test_the_files_tell(files: list[str], library: str) -> None:
     ],
 )
 def test_what_is_none_or_many(files: list[str], expected: str) -> None:
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match=re.escape(expected)):
         identify(files, "DIR", LIBRARIES)
-    assert expected in str(caught.value)
 
 
-@pytest.mark.parametrize("where", ["nowhere", "./no/where", "a\0b", "a/../b", "/x/y"])
-def test_what_is_neither_a_folder_nor_on_the_hub(where: str) -> None:
-    with pytest.raises(InputError) as caught:
-        Autoencoder.from_pretrained(where)
-    assert str(caught.value).isprintable()
-
-
-def test_a_folder_has_no_revision(tmp_path: Path) -> None:
-    KSparseAutoencoder(4).save_pretrained(tmp_path)
+def test_what_is_neither_a_folder_nor_on_the_hub(folder: Path) -> None:
+    for where in ("nowhere", "./no/where", "a\0b", "a/../b", "/x/y"):
+        with pytest.raises(InputError) as caught:
+            Autoencoder.from_pretrained(where)
+        assert str(caught.value).isprintable()
+    KSparseAutoencoder(4).save_pretrained(folder)
     with pytest.raises(InputError, match="only the hub has revisions"):
-        Autoencoder.from_pretrained(tmp_path, revision="main")
+        Autoencoder.from_pretrained(folder, revision="main")

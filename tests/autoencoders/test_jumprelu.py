@@ -34,30 +34,21 @@ def test_every_threshold_begins_as_asked_and_stays_positive() -> None:
 
 
 @pytest.mark.parametrize("name", ["bandwidth", "initial_threshold", "tanh_scale"])
-@pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf"), "1", True, None])
-def test_what_is_not_a_positive_number_is_named(name: str, value: object) -> None:
-    with pytest.raises(InputError, match=f"{name} must be a positive number, got"):
-        JumpReLUAutoencoder(4, **{name: value})
-
-
-def test_another_sparsity_is_named() -> None:
+def test_what_cannot_be_is_named(name: str) -> None:
+    for value in (0, -1.0, float("nan"), float("inf"), "1", True, None):
+        with pytest.raises(InputError, match=f"{name} must be a positive number, got"):
+            JumpReLUAutoencoder(4, **{name: value})
     with pytest.raises(InputError, match="sparsity must be 'l0' or 'tanh', got 'l1'"):
         JumpReLUAutoencoder(4, sparsity="l1")  # type: ignore[arg-type]
-
-
-def rectangle(x: float) -> float:
-    return 1.0 if -0.5 < x < 0.5 else 0.0
 
 
 def transcription(
     values: Tensor, threshold: Tensor, bandwidth: float, gradient: Tensor
 ) -> dict[str, Tensor]:
     """Forward and pseudo-derivatives of the jump and of the step, by loops."""
-    made = {
-        name: torch.zeros_like(values) for name in ("jump", "step", "jump_values", "step_values")
-    }
-    made["jump_threshold"] = torch.zeros_like(threshold)
-    made["step_threshold"] = torch.zeros_like(threshold)
+    names = ("jump", "step", "jump_values", "step_values")
+    made = {name: torch.zeros_like(values) for name in names}
+    made |= {f"{name}_threshold": torch.zeros_like(threshold) for name in names[:2]}
     for i in range(values.shape[0]):
         for j in range(values.shape[1]):
             z, theta, g = values[i, j].item(), threshold[j].item(), gradient[i, j].item()
@@ -65,7 +56,7 @@ def transcription(
             made["jump"][i, j] = z * above
             made["step"][i, j] = above
             made["jump_values"][i, j] = above * g
-            kernel = rectangle((z - theta) / bandwidth)
+            kernel = 1.0 if -0.5 < (z - theta) / bandwidth < 0.5 else 0.0
             made["jump_threshold"][j] += -(theta / bandwidth) * kernel * g
             made["step_threshold"][j] += -(1.0 / bandwidth) * kernel * g
     return made
@@ -91,13 +82,6 @@ def test_values_and_gradients_are_the_papers(
         torch.testing.assert_close(theta.grad, expected[f"{name}_threshold"])
         to_values = torch.zeros_like(a) if a.grad is None else a.grad
         torch.testing.assert_close(to_values, expected[f"{name}_values"])
-
-
-def test_the_gradient_of_values_is_the_derivative() -> None:
-    torch.manual_seed(0)
-    values = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
-    threshold = torch.full((4,), 0.3, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda a: jump_relu(a, threshold, 0.1), values)
 
 
 def test_over_many_rows_the_threshold_gets_the_derivative_of_the_expected_loss() -> None:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from palinka.autoencoders import AutoencoderOutput, KSparseAutoencoder
+from palinka.autoencoders import KSparseAutoencoder
 from palinka.errors import InputError
 
 
@@ -28,7 +28,6 @@ def test_the_default_is_the_spec(input_dim: int, latent_dim: int, data: st.DataO
     x[2] = 0.0
     latents, reconstruction = transcription(sae.encoder.weight, x, k)
     output = sae(x)
-    assert isinstance(output, AutoencoderOutput)
     torch.testing.assert_close(output.latents, latents)
     torch.testing.assert_close(output.reconstruction, reconstruction)
 
@@ -74,13 +73,8 @@ def test_a_row_keeps_k_and_whatever_ties(k: int) -> None:
 def test_untied_with_biases() -> None:
     torch.manual_seed(0)
     sae = KSparseAutoencoder(4, 9, 3, tied=False, encoder_bias=True, decoder_bias=True)
-    assert set(dict(sae.named_parameters())) == {
-        "encoder.weight",
-        "encoder.bias",
-        "decoder_weight",
-        "decoder_bias",
-    }
-    assert torch.equal(sae.dictionary, sae.encoder.weight)
+    names = {"encoder.weight", "encoder.bias", "decoder_weight", "decoder_bias"}
+    assert dict(sae.named_parameters()).keys() == names
     assert not sae.encoder.bias.any()
     for parameter in sae.parameters():
         torch.nn.init.normal_(parameter)

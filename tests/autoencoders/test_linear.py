@@ -1,21 +1,23 @@
-from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
 from palinka.autoencoders import GatedAutoencoder, JumpReLUAutoencoder, ReLUAutoencoder
-from palinka.autoencoders.linear import UntiedAutoencoder
 
-Make = Callable[..., UntiedAutoencoder]
-CLASSES = pytest.mark.parametrize(
-    "make", [ReLUAutoencoder, GatedAutoencoder, JumpReLUAutoencoder], ids=lambda c: c.__name__
-)
+COMMON = {"encoder.weight": (10, 5), "decoder_weight": (10, 5), "decoder_bias": (5,)}
+OWN = {
+    ReLUAutoencoder: ["encoder.bias"],
+    GatedAutoencoder: ["gate_bias", "magnitude_bias", "log_magnitude"],
+    JumpReLUAutoencoder: ["encoder.bias", "log_threshold"],
+}
+KINDS = pytest.mark.parametrize("kind", list(OWN), ids=lambda kind: kind.__name__)
 
 
-@CLASSES
-def test_the_encoder_begins_as_a_copy_of_random_directions(make: Make) -> None:
+@KINDS
+def test_the_encoder_begins_as_a_copy_of_random_directions(kind: Any) -> None:
     torch.manual_seed(0)
-    sae = make(64, 3000, unit_norm=True)
+    sae = kind(64, 3000, unit_norm=True)
     assert torch.equal(sae.encoder.weight, sae.decoder_weight)
     assert sae.encoder.weight.data_ptr() != sae.decoder_weight.data_ptr()
     torch.testing.assert_close(sae.dictionary.norm(dim=1), torch.ones(3000))
@@ -25,31 +27,25 @@ def test_the_encoder_begins_as_a_copy_of_random_directions(make: Make) -> None:
     assert all(not p.any() for name, p in sae.named_parameters() if "bias" in name)
 
 
-@CLASSES
-def test_the_names_and_shapes_of_parameters(make: Make) -> None:
-    sae = make(5)
+@KINDS
+def test_the_names_and_shapes_of_parameters(kind: Any) -> None:
+    sae = kind(5)
     shapes = {name: tuple(p.shape) for name, p in sae.named_parameters()}
-    common = {"encoder.weight": (10, 5), "decoder_weight": (10, 5), "decoder_bias": (5,)}
-    own = {
-        "ReLUAutoencoder": ["encoder.bias"],
-        "GatedAutoencoder": ["gate_bias", "magnitude_bias", "log_magnitude"],
-        "JumpReLUAutoencoder": ["encoder.bias", "log_threshold"],
-    }
-    assert shapes == {**common, **dict.fromkeys(own[type(sae).__name__], (10,))}
+    assert shapes == {**COMMON, **dict.fromkeys(OWN[kind], (10,))}
     assert not sae.state_dict().keys() - shapes.keys()
 
 
-@CLASSES
-def test_the_decoder_bias_is_added_and_where_asked_subtracted(make: Make) -> None:
+@KINDS
+@pytest.mark.parametrize("subtract", [True, False])
+def test_the_decoder_bias_is_added_and_where_asked_subtracted(kind: Any, subtract: bool) -> None:
     torch.manual_seed(0)
-    for subtract in (True, False):
-        sae = make(4, 9, subtract_decoder_bias=subtract)
-        for parameter in sae.parameters():
-            torch.nn.init.normal_(parameter)
-        bias = sae.decoder_bias.detach().clone()
-        x, z = torch.randn(7, 4), torch.randn(7, 9)
-        torch.testing.assert_close(sae.decode(z), z @ sae.decoder_weight + bias)
-        latents = sae.encode(x)
-        assert (latents > 0).any()
-        sae.decoder_bias.data.zero_()
-        torch.testing.assert_close(sae.encode(x - bias if subtract else x), latents)
+    sae = kind(4, 9, subtract_decoder_bias=subtract)
+    for parameter in sae.parameters():
+        torch.nn.init.normal_(parameter)
+    bias = sae.decoder_bias.detach().clone()
+    x, z = torch.randn(7, 4), torch.randn(7, 9)
+    torch.testing.assert_close(sae.decode(z), z @ sae.decoder_weight + bias)
+    latents = sae.encode(x)
+    assert (latents > 0).any()
+    sae.decoder_bias.data.zero_()
+    torch.testing.assert_close(sae.encode(x - bias if subtract else x), latents)

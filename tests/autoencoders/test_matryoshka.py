@@ -23,21 +23,10 @@ def test_each_prefix_decodes_as_if_there_were_no_other(sizes: list[int], seed: i
     torch.testing.assert_close(made[-1], sae.decode(latents))
 
 
-def test_the_paper_s_groups() -> None:
+def test_the_papers_groups() -> None:
     sae = MatryoshkaAutoencoder(4, 65536, 32)
     assert sae.prefixes == [2048, 6144, 14336, 30720, 65536]
-
-
-def test_latents_are_those_of_batch_topk() -> None:
-    torch.manual_seed(0)
-    sae = MatryoshkaAutoencoder(6, 64, 4)
-    other = BatchTopKAutoencoder(6, 64, 4)
-    other.load_state_dict(sae.state_dict())
-    x = torch.randn(5, 6)
-    assert torch.equal(sae.encode(x), other.encode(x))
-    sae.threshold.fill_(0.5)
-    other.threshold.fill_(0.5)
-    assert torch.equal(sae.eval().encode(x), other.eval().encode(x))
+    assert MatryoshkaAutoencoder.encode is BatchTopKAutoencoder.encode
 
 
 @pytest.mark.parametrize(
@@ -52,6 +41,5 @@ def test_latents_are_those_of_batch_topk() -> None:
     ],
 )
 def test_groups_that_cannot_be(fractions: list[float], message: str) -> None:
-    with pytest.raises(InputError, match=message) as refused:
+    with pytest.raises(InputError, match=message):
         MatryoshkaAutoencoder(4, 8, 2, group_fractions=fractions)
-    assert "\n" not in str(refused.value)

@@ -5,17 +5,11 @@ from palinka.autoencoders import InputScaling
 from palinka.errors import InputError
 
 
-def test_it_does_nothing_at_first() -> None:
-    x = torch.randn(4, 3)
-    scaling = InputScaling(3)
+def test_there_and_back() -> None:
+    scaling, x = InputScaling(3), torch.tensor([[3.0, 2.0, 1.0]])
     assert torch.equal(scaling(x), x)
     assert torch.equal(scaling.inverse(x), x)
-
-
-def test_there_and_back() -> None:
-    scaling = InputScaling(3)
     scaling.set(torch.tensor([1.0, 2.0, 3.0]), 0.5)
-    x = torch.tensor([[3.0, 2.0, 1.0]])
     assert scaling(x).tolist() == [[1.0, 0.0, -1.0]]
     torch.testing.assert_close(scaling.inverse(scaling(x)), x)
     assert set(scaling.state_dict()) == {"mean", "scale"}

@@ -97,13 +97,12 @@ class Autoencoder(FullPrecisionState, ABC):
         self, input_dim: int, latent_dim: int | None = None, output_dim: int | None = None
     ) -> None:
         super().__init__()
-        latent_dim = 2 * input_dim if latent_dim is None else latent_dim
-        self.is_transcoder = output_dim is not None
         self.input_dim = positive_integer("input_dim", input_dim)
+        latent_dim = 2 * input_dim if latent_dim is None else latent_dim
         self.latent_dim = positive_integer("latent_dim", latent_dim)
-        self.output_dim = positive_integer(
-            "output_dim", input_dim if output_dim is None else output_dim
-        )
+        self.is_transcoder = output_dim is not None
+        output_dim = input_dim if output_dim is None else output_dim
+        self.output_dim = positive_integer("output_dim", output_dim)
         self.register_load_state_dict_post_hook(_mark_initialized)  # type: ignore[no-untyped-call]
 
     @property

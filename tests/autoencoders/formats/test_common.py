@@ -24,18 +24,15 @@ def test_hooks_and_back(site: str, hook: str) -> None:
     assert site_of_hook(hook) == site
 
 
-def test_what_a_block_is_given_is_what_the_one_before_gave() -> None:
+def test_hooks_one_way_and_what_has_no_name_there() -> None:
+    # A block's input is the output of the one before.
     assert hook_of("hidden.3", layers=6) == "blocks.3.hook_resid_pre"
     assert site_of_hook("blocks.3.hook_resid_pre") == "blocks.2.resid"
-
-
-def test_what_has_no_name_there() -> None:
     assert hook_of("hidden.6", layers=6) is None  # after the final norm
-    assert hook_of("hidden.3") is None
-    assert hook_of("blocks.2.attn.q") is None
-    assert hook_of("transformer.h.3.ln_1") is None
-    assert site_of_hook("blocks.2.attn.hook_z") is None
-    assert site_of_hook("blocks.²5.hook_mlp_out") is None
+    for site in ("hidden.3", "blocks.2.attn.q", "transformer.h.3.ln_1"):
+        assert hook_of(site) is None
+    for hook in ("blocks.2.attn.hook_z", "blocks.²5.hook_mlp_out"):
+        assert site_of_hook(hook) is None
 
 
 @pytest.mark.parametrize(
@@ -58,8 +55,4 @@ def test_what_has_no_name_there() -> None:
 )
 def test_modules(module: str, site: str | None) -> None:
     assert site_of_module(module) == site
-
-
-def test_within_the_base_model() -> None:
-    assert within_base_model("transformer.h.3.mlp") == "h.3.mlp"
-    assert within_base_model("h.3.mlp") == "h.3.mlp"
+    assert within_base_model("transformer.h.3.mlp") == within_base_model("h.3.mlp") == "h.3.mlp"

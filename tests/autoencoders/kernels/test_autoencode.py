@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from palinka.autoencoders.kernels import Latents, SparseLatents, Weights, autoencode, dispatch
+from palinka.autoencoders.kernels import Latents, SparseLatents, Weights
 from palinka.autoencoders.kernels.autoencode import (
     autoencode_plain,
     dense_autograd,
@@ -143,21 +143,6 @@ def test_results_do_not_depend_on_the_number_of_threads() -> None:
         torch.set_num_threads(before)
     for other in found[1:]:
         torch.testing.assert_close(other[1:2] + other[3:], found[0][1:2] + found[0][3:])
-
-
-def test_few_latents_of_many_are_sparse(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, weight = torch.empty(64, 1), torch.empty(1 << 14, 1)
-    assert dispatch.use_sparse(x, weight, 32)
-    assert not dispatch.use_sparse(x, weight, 1 << 13)
-    assert not dispatch.use_sparse(x[:8], weight, 32)
-    assert not dispatch.use_sparse(x, weight.bfloat16(), 32)
-    assert not dispatch.use_sparse(x, weight.to("meta"), 32)
-    torch.manual_seed(0)
-    x, weights = inputs(4, 3, 30, tied=True, biases=False)
-    assert isinstance(autoencode(x, weights, 2)[1], Tensor)
-    monkeypatch.setattr(dispatch, "SPARSE_DENSITY", 1.0)
-    monkeypatch.setattr(dispatch, "SPARSE_ELEMENTS", 1)
-    assert isinstance(autoencode(x, weights, 2)[1], SparseLatents)
 
 
 def test_it_cannot_be_differentiated_twice() -> None:

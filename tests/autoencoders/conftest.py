@@ -1,5 +1,6 @@
 """Autoencoders of random weights, one of each architecture that other libraries know."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,8 +92,13 @@ def agree() -> Callable[[Tensor, Tensor], None]:
 
 
 @pytest.fixture
-def sizes() -> tuple[int, int, int]:
-    return WIDTH, LATENTS, K
+def change() -> Callable[..., None]:
+    """Changes values of a JSON file."""
+
+    def change(path: Path, **values: Any) -> None:
+        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+    return change
 
 
 @pytest.fixture

@@ -38,11 +38,10 @@ def test_it_does_with_raw_activations_what_the_other_did_with_scaled_ones(
 
 
 def test_it_is_exact_to_the_last_bits(ours: Autoencoder, x: Tensor, scaling: InputScaling) -> None:
-    ours, x, wide = ours.double(), x.double(), scaling.double()
-    folded = fold(ours, wide)
-    latents = ours.encode(wide(x))
+    latents = ours.double().encode(scaling.double()(x.double()))
     # The weights are stored in float32, and that is all that is lost.
-    torch.testing.assert_close(folded.double().encode(x), latents, rtol=0, atol=3e-5)
+    found = fold(ours, scaling).double().encode(x.double())
+    torch.testing.assert_close(found, latents, rtol=0, atol=3e-5)
 
 
 def test_centering_alone_leaves_it_tied(x: Tensor, agree: Agree) -> None:
@@ -106,14 +105,9 @@ def test_the_scalings_of_both_sites_are_folded_into_a_transcoder(
     agree(found.reconstruction, target_scaling.inverse(expected.reconstruction))
 
 
-def test_our_own_format_remembers_its_origin(k_sparse: Autoencoder, folder: Path) -> None:
-    provenance = Provenance(language_model_name="gpt2", site="blocks.6.mlp.pre", bos=False)
-    write(k_sparse, provenance, "palinka", folder)
-    assert (folder / "README.md").is_file()
-    assert load(folder)[1] == provenance
-
-
-def test_the_card_of_a_top_k_autoencoder_tells_of_ties(k_sparse: Autoencoder, folder: Path) -> None:
+def test_provenance_comes_back_and_the_card_tells_of_ties(k_sparse: Any, folder: Path) -> None:
+    provenance = Provenance("blocks.6.mlp.pre", hook="blocks.6.mlp.hook_pre", bos=False)
     for library, told in (("saelens", True), ("palinka", False)):
-        write(k_sparse, Provenance(), library, folder / library)
+        write(k_sparse, provenance, library, folder / library)
+        assert load(folder / library)[1] == provenance
         assert ("exactly k latents" in (folder / library / "README.md").read_text()) is told

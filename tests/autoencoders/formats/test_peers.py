@@ -16,6 +16,7 @@ from palinka.autoencoders.formats import Provenance, fold, load, write
 
 Agree = Callable[[Tensor, Tensor], None]
 Randomize = Callable[[Any], Any]
+WIDTH, LATENTS, K = 24, 64, 5  # of the fixtures
 PROVENANCE = Provenance(
     language_model_name="gpt2", site="blocks.6.mlp.pre", hook="blocks.6.mlp.hook_pre"
 )
@@ -46,47 +47,38 @@ def test_saelens_loads_our_export(
     ],
 )
 def test_we_load_what_saelens_saved(
-    architecture: str,
-    settings: dict[str, Any],
-    tmp_path: Path,
-    x: Tensor,
-    agree: Agree,
-    randomized: Randomize,
-    sizes: tuple[int, int, int],
+    architecture: str, settings: Any, tmp_path: Path, x: Tensor, agree: Agree, randomized: Randomize
 ) -> None:
     sae_lens = pytest.importorskip("sae_lens")
-    config = {"architecture": architecture, "d_in": sizes[0], "d_sae": sizes[1], **settings}
+    config = {"architecture": architecture, "d_in": WIDTH, "d_sae": LATENTS, **settings}
     theirs = randomized(sae_lens.SAE.from_dict(config))
     theirs.save_model(tmp_path)
     ours = load(tmp_path)[0]
     agree(ours.encode(x), theirs.encode(x))
-    output = ours(x)
     # Decoded from our own latents, which theirs holds in other units where it rescales.
-    agree(output.reconstruction, theirs(x))
+    agree(ours(x).reconstruction, theirs(x))
 
 
 def test_sparsify_loads_our_export(
     k_sparse: Autoencoder, tmp_path: Path, x: Tensor, scaling: InputScaling, agree: Agree
 ) -> None:
     sparsify = pytest.importorskip("sparsify")
-    ours = k_sparse
     provenance = Provenance(site="blocks.6.mlp.post", hook="h.6.mlp.act")
-    folder = write(fold(ours, scaling), provenance, "sparsify", tmp_path)
+    folder = write(fold(k_sparse, scaling), provenance, "sparsify", tmp_path)
     assert folder == tmp_path / "h.6.mlp.act"
     theirs = sparsify.SparseCoder.load_many(str(tmp_path), local=True)["h.6.mlp.act"]
     output = theirs(x)
     latents = torch.zeros(len(x), 64).scatter(1, output.latent_indices, output.latent_acts)
-    agree(ours.encode(scaling(x)), latents)
-    agree(scaling.inverse(ours(scaling(x)).reconstruction), output.sae_out)
+    agree(k_sparse.encode(scaling(x)), latents)
+    agree(scaling.inverse(k_sparse(scaling(x)).reconstruction), output.sae_out)
 
 
 def test_we_load_what_sparsify_saved(
-    tmp_path: Path, x: Tensor, agree: Agree, randomized: Randomize, sizes: tuple[int, int, int]
+    tmp_path: Path, x: Tensor, agree: Agree, randomized: Randomize
 ) -> None:
     sparsify = pytest.importorskip("sparsify")
-    width, latent_dim, k = sizes
-    config = sparsify.SparseCoderConfig(num_latents=latent_dim, k=k)
-    theirs = randomized(sparsify.SparseCoder(width, config))
+    config = sparsify.SparseCoderConfig(num_latents=LATENTS, k=K)
+    theirs = randomized(sparsify.SparseCoder(WIDTH, config))
     theirs.save_to_disk(tmp_path / "h.6.mlp.act")
     ours = load(tmp_path / "h.6.mlp.act")[0]
     output = theirs(x)
@@ -113,7 +105,6 @@ def test_we_load_what_dictionary_learning_saved(
     x: Tensor,
     agree: Agree,
     randomized: Randomize,
-    sizes: tuple[int, int, int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # It imports this for what it does with language models, and asks for an old version.
@@ -125,15 +116,15 @@ def test_we_load_what_dictionary_learning_saved(
     batch = pytest.importorskip("dictionary_learning.trainers.batch_top_k")
     nested = pytest.importorskip("dictionary_learning.trainers.matryoshka_batch_top_k")
     kind = next(getattr(m, name) for m in (dictionary, top_k, batch, nested) if hasattr(m, name))
-    more: dict[str, Any] = {"k": sizes[2]} if "TopK" in name else {}
+    more: dict[str, Any] = {"k": K} if "TopK" in name else {}
     if name.startswith("Matryoshka"):
-        more["group_sizes"] = [16, sizes[1] - 16]
-    theirs = randomized(kind(*sizes[:2], **more))
+        more["group_sizes"] = [16, LATENTS - 16]
+    theirs = randomized(kind(WIDTH, LATENTS, **more))
     torch.save(theirs.state_dict(), tmp_path / "ae.pt")
     trainer = {
         "dict_class": name,
-        "activation_dim": sizes[0],
-        "dict_size": sizes[1],
+        "activation_dim": WIDTH,
+        "dict_size": LATENTS,
         "lm_name": "EleutherAI/pythia-70m-deduped",
         "layer": 3,
         "submodule_name": "resid_post_layer_3",

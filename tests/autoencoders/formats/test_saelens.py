@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from palinka.autoencoders.formats import Provenance, fold, load, write
 from palinka.errors import InputError
 
 Agree = Callable[[Tensor, Tensor], None]
+Change = Callable[..., None]
 
 
 def theirs(folder: Path, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,31 +75,27 @@ def test_an_export_is_read_back(ours: Autoencoder, folder: Path, x: Tensor, agre
     agree(ours(x).reconstruction, again(x).reconstruction)
 
 
-def test_the_site_is_known_by_the_hook(k_sparse: Autoencoder, folder: Path) -> None:
-    write(k_sparse, Provenance(hook="blocks.6.hook_resid_pre"), "saelens", folder)
-    assert load(folder)[1].site == "blocks.5.resid"
-
-
 def test_a_rescaled_top_k_is_read_as_it_selects(
-    k_sparse: Any, folder: Path, x: Tensor, agree: Agree
+    k_sparse: Any, folder: Path, x: Tensor, agree: Agree, change: Change
 ) -> None:
-    write(k_sparse, Provenance(), "saelens", folder)
-    change(folder, rescale_acts_by_decoder_norm=True)
+    write(k_sparse, Provenance(hook="blocks.6.hook_resid_pre"), "saelens", folder)
+    change(folder / "cfg.json", rescale_acts_by_decoder_norm=True)
     w = load_file(folder / "sae_weights.safetensors")
     norms = w["W_dec"].norm(dim=1)
     pre = ((x - w["b_dec"]) @ w["W_enc"] + w["b_enc"]) * norms
     top = pre.topk(5, dim=-1)
     latents = torch.zeros_like(pre).scatter(-1, top.indices, top.values.relu())
-    again = load(folder)[0]
+    again, provenance = load(folder)
+    assert provenance.site == "blocks.5.resid"  # by its hook
     agree(again.encode(x), latents)
     agree(again(x).reconstruction, latents / norms @ w["W_dec"] + w["b_dec"])
 
 
 def test_layer_normed_activations_come_back(
-    k_sparse: Any, folder: Path, x: Tensor, scaling: InputScaling, agree: Agree
+    k_sparse: Any, folder: Path, x: Tensor, scaling: InputScaling, agree: Agree, change: Change
 ) -> None:
     write(k_sparse, Provenance(), "saelens", folder)
-    change(folder, normalize_activations="layer_norm")
+    change(folder / "cfg.json", normalize_activations="layer_norm")
     mean, deviation = x.mean(dim=1, keepdim=True), x.std(dim=1, keepdim=True)
     latents, reconstruction = theirs(folder, (x - mean) / (deviation + 1e-5))
     again = load(folder)[0]
@@ -124,11 +122,12 @@ def test_layer_normed_activations_come_back(
     ],
 )
 def test_what_cannot_be_read(
-    changes: dict[str, Any], expected: str, k_sparse: Autoencoder, folder: Path
+    changes: dict[str, Any], expected: str, k_sparse: Any, folder: Path, change: Change
 ) -> None:
     write(k_sparse, Provenance(), "saelens", folder)
-    change(folder, **changes)
-    assert expected in refusal(folder)
+    change(folder / "cfg.json", **changes)
+    with pytest.raises(InputError, match=re.escape(expected)):
+        load(folder)
 
 
 @pytest.mark.parametrize(
@@ -148,16 +147,5 @@ def test_weights_that_do_not_fit(
     write(k_sparse, Provenance(), "saelens", folder)
     path = folder / "sae_weights.safetensors"
     save_file({**load_file(path), name: tensor}, path)
-    assert expected in refusal(folder)
-
-
-def change(folder: Path, **values: Any) -> None:
-    path = folder / "cfg.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
-
-
-def refusal(folder: Path) -> str:
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match=re.escape(expected)):
         load(folder)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)

@@ -1,7 +1,7 @@
 """Dense and sparse kernels against the plain form: values, gradients, ties, shapes and dtypes."""
 
 import sys
-from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -16,70 +16,33 @@ from palinka.autoencoders.kernels.autoencode import (
     sparse_autograd,
 )
 
-FORMS = [sparse_autograd, dense_autograd]
-Form = Callable[..., tuple[Tensor, Latents]]
+FORMS = pytest.mark.parametrize("form", [sparse_autograd, dense_autograd])
 
 
 def matrix(latents: Latents) -> Tensor:
     return latents.dense() if isinstance(latents, SparseLatents) else latents
 
 
-def inputs(
-    rows: int,
-    d: int,
-    n: int,
-    tied: bool,
-    biases: bool,
-    turned: bool = False,
-    dtype: torch.dtype = torch.float64,
-) -> tuple[Tensor, Weights]:
-    """Random rows and weights; matrices that are not contiguous if `turned`."""
-
-    def leaf(*shape: int) -> Tensor:
-        made = torch.randn(shape, dtype=dtype)
-        return (made.T.contiguous().T if turned and made.ndim == 2 else made).requires_grad_()
-
-    return leaf(rows, d), Weights(
-        leaf(n, d),
-        leaf(n) if biases else None,
-        None if tied else leaf(n, d),
-        leaf(d) if biases else None,
-        subtracts_bias=biases,
-    )
-
-
-def everything(form: Form, x: Tensor, weights: Weights, k: int) -> list[Tensor]:
-    """Outputs, and the gradients of all inputs, with a penalty on the latents."""
-    made, latents = form(x, weights, k)
-    dense = matrix(latents)
-    generator = torch.Generator().manual_seed(5)
-    of_made, of_latents = (
-        torch.randn(t.shape, dtype=torch.float64, generator=generator).to(t.dtype)
-        for t in (made, dense)
-    )
-    given = [t for t in (x, *weights[:4]) if t is not None]
-    loss = (made * of_made).sum() + (dense.square() * of_latents).sum()
-    return [made, dense, *torch.autograd.grad(loss, given)]
-
-
-@pytest.mark.parametrize("form", FORMS)
+@FORMS
 @settings(max_examples=25, deadline=None)
-@given(st.data())
-def test_it_is_the_definition_gradients_included(form: Form, data: st.DataObject) -> None:
+@given(st.data(), st.booleans(), st.booleans(), st.booleans())
+def test_it_is_the_definition_gradients_included(
+    form: Any, inputs: Any, everything: Any, data: Any, tied: bool, biases: bool, turned: bool
+) -> None:
     rows, d = data.draw(st.integers(0, 9)), data.draw(st.integers(1, 7))
     n = data.draw(st.integers(1, 80))
     k = data.draw(st.one_of(st.just(1), st.just(n), st.integers(1, n)))
     torch.manual_seed(data.draw(st.integers(0, 99)))
-    x, weights = inputs(rows, d, n, *(data.draw(st.booleans()) for _ in range(3)))
+    x, weights = inputs(rows, d, n, tied=tied, biases=biases, turned=turned)
     expected = everything(autoencode_plain, x, weights, k)
     torch.testing.assert_close(everything(form, x, weights, k), expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@FORMS
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 40), st.integers(1, 40))
 def test_ties_are_all_kept_and_latents_of_zero_are_not_there(
-    form: Form, seed: int, n: int, k: int
+    form: Any, seed: int, n: int, k: int
 ) -> None:
     # An input of one, so that latents are the weights, which are few distinct numbers.
     torch.manual_seed(seed)
@@ -104,9 +67,9 @@ def test_more_ties_than_room_in_a_later_chunk(monkeypatch: pytest.MonkeyPatch) -
     assert (latents.dense() != 0).sum(dim=1).tolist() == [5, 5, 5, 5, 40, 5, 5]
 
 
-@pytest.mark.parametrize("form", FORMS)
+@FORMS
 @pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_a_nan_is_not_hidden(form: Form, sign: float) -> None:
+def test_a_nan_is_not_hidden(form: Any, sign: float) -> None:
     x = torch.randn(3, 2)
     x[1, 0] = torch.tensor(float("nan")).copysign(torch.tensor(sign))
     made, _ = form(x, Weights(torch.randn(50, 2)), 2)
@@ -114,11 +77,13 @@ def test_a_nan_is_not_hidden(form: Form, sign: float) -> None:
     assert made[[0, 2]].isfinite().all()
 
 
-@pytest.mark.parametrize("form", FORMS)
+@FORMS
 @pytest.mark.parametrize("tied", [True, False])
-def test_autocast_rounds_what_the_plain_form_rounds(form: Form, tied: bool) -> None:
+def test_autocast_rounds_what_the_plain_form_rounds(
+    form: Any, tied: bool, inputs: Any, everything: Any
+) -> None:
     torch.manual_seed(0)
-    x, weights = inputs(64, 8, 512, tied, biases=True, dtype=torch.float32)
+    x, weights = inputs(64, 8, 512, tied=tied, biases=True, dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         found = everything(form, x, weights, 60)
         expected = everything(autoencode_plain, x, weights, 60)
@@ -130,7 +95,7 @@ def test_autocast_rounds_what_the_plain_form_rounds(form: Form, tied: bool) -> N
         assert difference < 0.02
 
 
-def test_results_do_not_depend_on_the_number_of_threads() -> None:
+def test_results_do_not_depend_on_the_number_of_threads(inputs: Any, everything: Any) -> None:
     torch.manual_seed(0)
     x, weights = inputs(33, 5, 200, tied=True, biases=True, dtype=torch.float32)
     before = torch.get_num_threads()
@@ -145,8 +110,8 @@ def test_results_do_not_depend_on_the_number_of_threads() -> None:
         torch.testing.assert_close(other[1:2] + other[3:], found[0][1:2] + found[0][3:])
 
 
-def test_it_cannot_be_differentiated_twice() -> None:
+@FORMS
+def test_it_cannot_be_differentiated_twice(form: Any, inputs: Any) -> None:
     x, weights = inputs(4, 3, 30, tied=True, biases=False)
-    for form in FORMS:
-        with pytest.raises(RuntimeError, match="differentiable once"):
-            torch.autograd.grad(form(x, weights, 2)[0].sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        torch.autograd.grad(form(x, weights, 2)[0].sum(), x, create_graph=True)

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from palinka.autoencoders.kernels import Latents, SparseLatents, Weights, autoencode, dispatch
+from palinka.autoencoders.kernels import SparseLatents, Weights, autoencode, dispatch
 from palinka.autoencoders.kernels.autoencode import autoencode_plain
 from palinka.autoencoders.kernels.topk import keep_top_k_plain
 
@@ -51,49 +51,26 @@ def products_of_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", create_dot)
 
 
-Form = Callable[[Tensor, Weights, int], tuple[Tensor, Latents]]
+FLOAT32 = {"dtype": torch.float32, "device": DEVICE}
 
 
-def drawn(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(shape, dtype=dtype).to(DEVICE)
+def drawn(*shape: int) -> Tensor:
+    return torch.randn(shape, **FLOAT32)
 
 
-def inputs(
-    rows: int, d: int, n: int, tied: bool, biases: bool, dtype: torch.dtype = torch.float32
-) -> tuple[Tensor, Weights]:
-    def leaf(*shape: int) -> Tensor:
-        made = drawn(*shape, dtype=dtype)
-        # Matrices with biases are not contiguous.
-        return (made.T.contiguous().T if biases and made.ndim == 2 else made).requires_grad_()
+@pytest.fixture
+def both(everything: Any) -> Callable[..., list[list[Tensor]]]:
+    """Everything that the kernels and the plain form give."""
 
-    return leaf(rows, d), Weights(
-        leaf(n, d),
-        leaf(n) if biases else None,
-        None if tied else leaf(n, d),
-        leaf(d) if biases else None,
-        subtracts_bias=biases,
-    )
+    def both(x: Tensor, weights: Weights, k: int) -> list[list[Tensor]]:
+        return [everything(form, x, weights, k) for form in (triton_autograd, autoencode_plain)]
+
+    return both
 
 
-def everything(form: Form, x: Tensor, weights: Weights, k: int) -> list[Tensor]:
-    """Outputs, and the gradients of all inputs, with a penalty on the latents."""
-    made, latents = form(x, weights, k)
-    dense = latents.dense() if isinstance(latents, SparseLatents) else latents
-    generator = torch.Generator().manual_seed(5)
-    of_made, of_latents = (
-        torch.randn(t.shape, generator=generator).to(DEVICE) for t in (made, dense)
-    )
-    given = [t for t in (x, *weights[:4]) if t is not None]
-    loss = (made * of_made).sum() + (dense.square() * of_latents).sum()
-    return [made, dense, *torch.autograd.grad(loss, given)]
-
-
-def check(x: Tensor, weights: Weights, k: int) -> Tensor:
-    """Compare with the plain form, and give the latents."""
-    found, expected = (everything(f, x, weights, k) for f in (triton_autograd, autoencode_plain))
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    assert torch.equal(found[1] != 0, expected[1] != 0)
-    return found[1]
+def check_norms(found: list[Tensor], expected: list[Tensor]) -> None:
+    for one, other in zip(found, expected, strict=True):
+        assert (one.double() - other.double()).norm() / other.double().norm() < 0.02
 
 
 @pytest.mark.parametrize(
@@ -103,10 +80,14 @@ def check(x: Tensor, weights: Weights, k: int) -> Tensor:
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("biases", [True, False])
 def test_it_is_the_definition_gradients_included(
-    rows: int, d: int, n: int, k: int, tied: bool, biases: bool
+    rows: int, d: int, n: int, k: int, tied: bool, biases: bool, inputs: Any, both: Any
 ) -> None:
     torch.manual_seed(0)
-    check(*inputs(rows, d, n, tied, biases), k)
+    # Matrices with biases are not contiguous.
+    x, weights = inputs(rows, d, n, tied=tied, biases=biases, turned=biases, **FLOAT32)
+    found, expected = both(x, weights, k)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(found[1] != 0, expected[1] != 0)
 
 
 @pytest.mark.parametrize("slack", [0, 2, 32])
@@ -153,36 +134,37 @@ def test_values_of_bfloat16_tie_as_the_definition_says(
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_autocast_multiplies_in_its_dtype_and_sums_in_float32(tied: bool) -> None:
+def test_autocast_multiplies_in_its_dtype_and_sums_in_float32(
+    tied: bool, inputs: Any, both: Any
+) -> None:
     torch.manual_seed(0)
-    x, weights = inputs(4, 24, 90, tied, biases=True)
+    x, weights = inputs(4, 24, 90, tied=tied, biases=True, turned=True, **FLOAT32)
     with torch.autocast(DEVICE, torch.bfloat16):
-        found = everything(triton_autograd, x, weights, 8)
-        expected = everything(autoencode_plain, x, weights, 8)
+        found, expected = both(x, weights, 8)
     assert found[0].dtype == found[1].dtype == torch.float32
-    for one, other in zip(found, expected, strict=True):
-        assert (one.double() - other.double()).norm() / other.double().norm() < 0.02
+    check_norms(found, expected)
 
 
-def test_weights_of_bfloat16_give_bfloat16() -> None:
+def test_weights_of_bfloat16_give_bfloat16(inputs: Any, both: Any) -> None:
     torch.manual_seed(0)
-    x, weights = inputs(3, 16, 60, tied=True, biases=True, dtype=torch.bfloat16)
-    pairs = (everything(form, x, weights, 5) for form in (triton_autograd, autoencode_plain))
-    for one, other in zip(*pairs, strict=True):
-        assert one.dtype == torch.bfloat16
-        assert (one.double() - other.double()).norm() / other.double().norm() < 0.02
+    options = {**FLOAT32, "dtype": torch.bfloat16}
+    x, weights = inputs(3, 16, 60, tied=True, biases=True, turned=True, **options)
+    found, expected = both(x, weights, 5)
+    assert {tensor.dtype for tensor in found} == {torch.bfloat16}
+    check_norms(found, expected)
 
 
 @pytest.mark.parametrize("slack", [0, 32])
-def test_rows_are_done_in_parts(monkeypatch: pytest.MonkeyPatch, slack: int) -> None:
+def test_rows_are_done_in_parts(monkeypatch: pytest.MonkeyPatch, slack: int, both: Any) -> None:
     monkeypatch.setattr(kernels, "CHUNK_ELEMENTS", 2 * 40)
     monkeypatch.setattr(kernels, "SLACK", slack)
     torch.manual_seed(0)
     x = drawn(7, 3)
     x[4] = 0.0
     weights = Weights(drawn(40, 3).requires_grad_(), torch.ones(40, device=DEVICE).requires_grad_())
-    latents = check(x.requires_grad_(), weights, 5)
-    assert (latents != 0).sum() == 6 * 5 + 40
+    found, expected = both(x.requires_grad_(), weights, 5)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert (found[1] != 0).sum() == 6 * 5 + 40
 
 
 @pytest.mark.parametrize("slack", [0, 32])
@@ -222,7 +204,9 @@ def test_many_rows_of_one_latent_are_added_up_in_their_order() -> None:
     torch.testing.assert_close(kernels.column_totals(columns, values)[[1, 3]], values.sum(dim=0))
 
 
-def test_tensors_of_a_gpu_with_few_latents_take_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensors_of_a_gpu_with_few_latents_take_it(
+    monkeypatch: pytest.MonkeyPatch, inputs: Any
+) -> None:
     x, weight = torch.empty(64, 1), torch.empty(1 << 14, 1)
     assert not dispatch.supports_triton(weight)
     assert not dispatch.supports_triton(weight.to("meta"))
@@ -236,6 +220,6 @@ def test_tensors_of_a_gpu_with_few_latents_take_it(monkeypatch: pytest.MonkeyPat
         "palinka.autoencoders.kernels.triton.triton_autograd",
         lambda *given: taken.append(1) or triton_autograd(*given),
     )
-    x, weights = inputs(2, 3, 64, tied=True, biases=False)
+    x, weights = inputs(2, 3, 64, tied=True, biases=False, **FLOAT32)
     assert isinstance(autoencode(x, weights, 1)[1], SparseLatents)
     assert taken == [1]

@@ -217,7 +217,7 @@ def test_a_torn_checkpoint(tmp_path: Path, checkpoint: dict[str, Any], data: st.
 def test_a_mistyped_language_model(tmp_path: Path, data: st.DataObject) -> None:
     config = json.loads((mini_gpt2_folder() / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(data.draw(mistyped(config))))
-    reads(lambda: LanguageModelSpec(str(tmp_path)).width("blocks.0.mlp.pre"))
+    reads(lambda: LanguageModelSpec(str(tmp_path)).sites.width("blocks.0.mlp.pre"))
 
 
 @pytest.fixture(scope="module")

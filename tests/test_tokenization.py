@@ -162,6 +162,6 @@ def test_an_id_beyond_the_embedding_is_rejected_before_training(
         ]  # fmt: skip
         assert main(line) == 2
         *_, error = capsys.readouterr().err.splitlines()
-        assert f"to {vocabulary}; the embedding of 'model' has 0 to {vocabulary - 1}" in error
-    with pytest.raises(InputError, match="use the tokenizer that belongs to the model"):
+        assert f"to {vocabulary}; the model's are 0 to {vocabulary - 1}" in error
+    with pytest.raises(InputError, match="use its tokenizer"):
         LanguageModel.load(LanguageModelSpec("model", device="cpu")).read(["A zqzq."], [SITE])

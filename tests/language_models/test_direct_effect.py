@@ -66,7 +66,7 @@ def test_the_tokens_are_those_of_the_whole_map_however_it_is_cut(
     [
         ("gpt2", "blocks.1.attn.q", "has no direct path"),
         ("gpt2", "transformer.wte", "has no direct path"),
-        ("llama", "blocks.1.mlp.pre", "a gate that multiplies"),
+        ("llama", "blocks.1.mlp.pre", "is a gate"),
     ],
 )
 def test_sites_without_a_direct_path_are_rejected(

@@ -100,7 +100,7 @@ class ActivationReader:
             if set(pattern) & set("*?["):
                 matching = fnmatch.filter(known, pattern)
             else:
-                matching = [spec.resolve(pattern)]
+                matching = [spec.sites.resolve(pattern)]
             if not matching:
                 some = f"{', '.join(known[:3])} … {known[-1]}"
                 raise InputError(f"no site of {spec.name} matches {pattern!r}; it has {some}")
@@ -116,7 +116,7 @@ class ActivationReader:
                 f"the autoencoder was trained at {encoder.site}, and {site} is asked for; "
                 "analyze the site it was trained at, or leave the autoencoder out"
             )
-        width = self.language_model.width(site)
+        width = self.language_model.sites.width(site)
         if width != encoder.width:
             raise InputError(
                 f"the autoencoder takes activations of width {encoder.width}, and {site} of "

@@ -105,12 +105,12 @@ class HarvestSpec:
     def resolved_sites(self) -> tuple[str, ...]:
         """Full names of the sites that a row is made of, from left to right."""
         sites = [self.site] if self.target_site is None else [self.site, self.target_site]
-        return tuple(self.language_model.resolve(site) for site in sites)
+        return tuple(self.language_model.sites.resolve(site) for site in sites)
 
     @cached_property
     def widths(self) -> tuple[int, ...]:
         """Width of each of these sites."""
-        return tuple(self.language_model.width(site) for site in self.resolved_sites)
+        return tuple(self.language_model.sites.width(site) for site in self.resolved_sites)
 
     @cached_property
     def layout(self) -> Layout:

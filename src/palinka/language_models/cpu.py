@@ -10,8 +10,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-# M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of glibc's <malloc.h>, set to more bytes than any tensor
-# that is made and freed at every step.
+# M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of glibc's <malloc.h>; bytes above any tensor of a step.
 MALLOC_THRESHOLDS, LARGEST = (-3, -1), 1 << 30
 # Shape of the trials: small, but as long a sum as a site's width.
 ROWS, INPUTS, LATENTS = 64, 1024, 256
@@ -56,10 +55,9 @@ def tune_cpu(device: torch.device, weights: int, precision: str | None = None) -
     from lightning.pytorch.utilities import rank_zero_info  # slow; reading a model needs none
 
     before = torch.get_float32_matmul_precision()
-    if device.type != "cpu":
-        return before
-    disable_malloc_trim()
-    if weights < MIN_WEIGHTS or before != "highest":
+    if device.type == "cpu":
+        disable_malloc_trim()
+    if device.type != "cpu" or weights < MIN_WEIGHTS or before != "highest":
         return before
     if precision not in ("highest", "medium"):
         precision, reason = select_matmul_backend()
@@ -88,10 +86,8 @@ def select_matmul_backend() -> tuple[str, str]:
 
     It is `medium` (oneDNN) where MKL is slow and oneDNN as exact, otherwise `highest`.
     """
-    try:
-        slow = any(vendor in PROCESSOR.read_text(encoding="utf-8") for vendor in SLOW_BY_MKL)
-    except OSError:
-        slow = False
+    processor = PROCESSOR.read_text(encoding="utf-8") if PROCESSOR.is_file() else ""
+    slow = any(vendor in processor for vendor in SLOW_BY_MKL)
     errors = try_precisions()
     chosen = slow and errors["medium"] <= MAX_ERROR_RATIO * errors["highest"]
     return "medium" if chosen else "highest", (
@@ -136,6 +132,5 @@ def slow_products(dtype: torch.dtype) -> str | None:
         return None
     return (
         f"{str(dtype).removeprefix('torch.')} products take {factor:.0f} times as long as float32's"
-        " on this processor, which has none of its own: use float32 (trainer.precision 32-true,"
-        " data.language_model.dtype float32)"
+        " on this processor; use trainer.precision 32-true and data.language_model.dtype float32"
     )

@@ -28,10 +28,7 @@ _WITH_PATH = re.compile(r"hidden\.\d+|blocks\.(\d+)\.(resid|attn\.out|mlp\.out|m
 
 
 class TokenEffects(NamedTuple):
-    """Ids of the tokens whose logits directions change most, and by how much.
-
-    All are `(directions, n)`, on the CPU, the largest changes first; `lowered_by` is negative.
-    """
+    """Ids of the tokens whose logits change most, most first, and changes: `(directions, n)`."""
 
     raised: Tensor
     raised_by: Tensor
@@ -62,27 +59,17 @@ def token_effects(model: LanguageModel, site: str, directions: Tensor, n: int = 
 
 
 def direct_path(model: LanguageModel, site: str) -> Callable[[Tensor], Tensor]:
-    """The linear map from directions at a site, `(…, width)`, to logits, `(…, vocabulary)`.
-
-    Raises:
-        InputError: If the model has no such site, or it has no direct path to the logits.
-    """
+    """The linear map from directions at a site, `(…, width)`, to logits, `(…, vocabulary)`."""
     sites = model.spec.sites
     name = sites.resolve(site)
     match = _WITH_PATH.fullmatch(name)
     if match is None:
-        raise InputError(
-            f"{name} has no direct path to the logits; choose a resid, attn.out, mlp.out, mlp.post,"
-            " mlp.pre or hidden site of a known family"
-        )
+        raise InputError(f"{name} has no direct path to the logits; choose a resid or mlp site")
     final = f"hidden.{sites.layers}"  # what the final norm returns
     modules = [] if name == final else [sites.tap(final).module]
     if match[2] in ("mlp.post", "mlp.pre"):
         if sites.tap(name).module.endswith("gate_proj"):
-            raise InputError(
-                f"{name} has no direct path to the logits: it is a gate that multiplies another"
-                " projection; choose mlp.post"
-            )
+            raise InputError(f"{name} is a gate, without a path of its own; choose mlp.post")
         modules.insert(0, sites.tap(f"blocks.{match[1]}.mlp.post").module)
     unembedding: Any = model.model.get_output_embeddings
     steps = [*map(model.model.get_submodule, modules), unembedding()]

@@ -77,24 +77,18 @@ def as_function(
     keep_error: bool = False,
     source: Callable[[], Tensor] | None = None,
 ) -> Callable[[Tensor], Tensor]:
-    """Make one function from a site's activations to what replaces them.
+    """Make one function of a site's activations from what `LanguageModel.replaced` is given.
 
     Args:
-        replacement: A function, or an autoencoder, whose reconstruction is taken then; of the
-            activations at the source site where there is one.
-        edit: A function of the autoencoder's latents, applied before they are decoded.
+        replacement: A function, or an autoencoder, whose reconstruction is taken then.
+        edit: A function of the autoencoder's latents.
         keep_error: Add what the unedited reconstruction misses at the site.
-        source: Returns the activations at another site in the same forward pass.
-
-    Raises:
-        InputError: If it is neither, or if `edit` or `keep_error` is given with a function.
+        source: Returns the activations at another site, to be read instead.
     """
     if not isinstance(replacement, EncodesAndDecodes):
         if not callable(replacement):
-            raise InputError(
-                f"a {type(replacement).__name__} cannot replace a site; "
-                "give a function of its activations, or an autoencoder"
-            )
+            kind = type(replacement).__name__
+            raise InputError(f"a {kind} cannot replace a site; give a function or an autoencoder")
         if edit is not None or keep_error:
             raise InputError("edit and keep_error need an autoencoder; a function has no latents")
 

@@ -1,6 +1,5 @@
 """Language models whose activations can be read and replaced."""
 
-import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -40,20 +39,18 @@ class Tokens:
     Attributes:
         ids: `(texts, tokens)`, int64; any valid id in padding.
         mask: `(texts, tokens)`, int64; 1 for a token, 0 for padding.
-
-    Raises:
-        InputError: If the shapes differ, a text has no token, or padding comes before a token.
     """
 
     ids: Tensor
     mask: Tensor
 
     def __post_init__(self) -> None:
-        matching = self.ids.ndim == 2 and self.ids.shape == self.mask.shape and self.ids.numel()
-        if not matching or not self.mask[:, 0].all() or (self.mask.diff() > 0).any():
+        ids, mask = self.ids, self.mask
+        matching = ids.ndim == 2 and ids.shape == mask.shape and ids.numel()
+        if not matching or not mask[:, 0].all() or (mask[:, 1:] > mask[:, :-1]).any():
             raise InputError(
-                f"ids {tuple(self.ids.shape)} with a mask {tuple(self.mask.shape)}; give both as "
-                "(texts, tokens), with a token in each text and padding on the right only"
+                f"ids {tuple(ids.shape)} with a mask {tuple(mask.shape)}; give both as (texts, "
+                "tokens), with a token in each text and padding on the right only"
             )
 
     @classmethod
@@ -71,11 +68,6 @@ class Tokens:
     def lengths(self) -> Tensor:
         """The number of tokens of each text, `(texts,)`."""
         return self.mask.sum(1)
-
-    def rows(self, start: int, stop: int) -> "Tokens":
-        """Some of the texts, padded to the longest of them."""
-        longest = int(self.lengths[start:stop].max())
-        return Tokens(self.ids[start:stop, :longest], self.mask[start:stop, :longest])
 
 
 Texts = Sequence[str] | Tokens | Tensor
@@ -127,31 +119,23 @@ class LanguageModel:
 
     @property
     def sites(self) -> dict[str, int]:
-        """The width of every site, in the order of the forward pass.
-
-        Module paths are listed only where the model's family is not known and its sites have no
-        other names.
-        """
+        """The width of every named site in the order of the forward pass, or of every module."""
         sites = self.spec.sites
         return {name: sites.widths[name] for name in sites.taps or sites.widths}
 
     def width(self, site: str) -> int:
         """The width of the vectors at a site."""
-        return self.spec.width(site)
+        return self.spec.sites.width(site)
 
     def tokenize(self, texts: Sequence[str], bos: bool = False) -> Tokens:
         """Tokenize texts without special tokens, right-padded, on the CPU.
 
         Args:
             texts: Text in which the name of a special token is text like any other.
-            bos: Begin each text with the tokenizer's BOS token, as in training with
-                `data.bos`. Texts given to `read`, `logits` and `generate` begin without.
-
-        Raises:
-            InputError: If a text has no tokens, or more than the model's context.
+            bos: Begin with the tokenizer's BOS token, as `data.bos` does, and `read` does not.
         """
         if isinstance(texts, str):
-            raise InputError(f"one string, {reprlib.repr(texts)}; give a list of texts")
+            raise InputError(f"one string, {texts[:50]!r}; give a list of texts")
         start = [bos_id(self.tokenizer)] if bos else []
         ids = [[*start, *found] if found else [] for found in token_ids(self.tokenizer, texts)]
         return self._checked(Tokens.of(ids))
@@ -177,13 +161,12 @@ class LanguageModel:
         tokens = self._tokens(texts)
         activations: dict[str, Tensor] = {}
         for start in range(0, len(tokens.ids), batch_size):
-            batch = tokens.rows(start, start + batch_size)
-            count, longest = batch.ids.shape
-            for site, values in self._read(batch.ids, sites, batch.mask).items():
+            batch = slice(start, start + batch_size)
+            part = (batch, slice(int(tokens.lengths[batch].max())))
+            for site, values in self._read(tokens.ids[part], sites, tokens.mask[part]).items():
                 if site not in activations:
                     activations[site] = values.new_zeros(*tokens.ids.shape, values.shape[-1])
-                read = _without_padding(values, batch.mask)
-                activations[site][start : start + count, :longest] = read
+                activations[site][part] = _without_padding(values, tokens.mask[part])
         return Activations(activations, tokens.ids, tokens.mask)
 
     def read_contexts(self, ids: Tensor, sites: Sequence[str]) -> dict[str, Tensor]:
@@ -275,10 +258,9 @@ class LanguageModel:
         # A padding token of the tokenizer alone has an id that the model cannot read.
         known = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
         pads = [pad for pad in known if pad is not None and pad < self.model.config.vocab_size]
-        options = {"pad_token_id": pads[0]} | options
-        options["attention_mask"] = tokens.mask.gather(1, columns)
+        given = {"pad_token_id": pads[0], "attention_mask": tokens.mask.gather(1, columns)}
         generate: Any = self.model.generate
-        return generate(tokens.ids.gather(1, columns), **options)
+        return generate(tokens.ids.gather(1, columns), **given | options)
 
     def _tokens(self, texts: Texts) -> Tokens:
         """Texts as tokens on the model's device."""
@@ -290,17 +272,16 @@ class LanguageModel:
     def _checked(self, tokens: Tokens) -> Tokens:
         """Raise an InputError if the model cannot read the tokens."""
         low, high = int(tokens.ids.min()), int(tokens.ids.max())
-        count = int(self.model.config.vocab_size)
-        if low < 0 or high >= count:
+        last = int(self.model.config.vocab_size) - 1
+        if low < 0 or high > last:
             raise InputError(
-                f"token ids from {low} to {high}; the embedding of {self.spec.name!r} has 0 to "
-                f"{count - 1}; use the tokenizer that belongs to the model"
+                f"token ids {low} to {high}; the model's are 0 to {last}: use its tokenizer"
             )
-        longest = int(tokens.lengths.max())
-        if longest > self.context_length:
+        longest, limit = int(tokens.lengths.max()), self.context_length
+        if longest > limit:
+            text = int(tokens.lengths.argmax())
             raise InputError(
-                f"text {int(tokens.lengths.argmax())} has {longest} tokens, more than the "
-                f"{self.context_length} of the context of {self.spec.name!r}; cut it"
+                f"text {text} has {longest} tokens, more than the {limit} of a context"
             )
         return tokens
 

@@ -4,7 +4,7 @@ import copy
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -25,10 +25,9 @@ class Tap:
     Attributes:
         module: The module's path in the model, such as `transformer.h.3.mlp.c_fc`.
         side: The tensor that the module returns, or the one that it is given.
-        part: 0 for the query, 1 for the key, 2 for the value of a fused projection, whose output
+        part: 0 for the query, 1 for the key and 2 for the value of a fused projection, whose output
             is `(…, groups · 3 · size)`; None for the whole tensor.
-        groups: 1 where the three lie side by side (GPT-2), the number of heads where they are
-            interleaved (GPT-NeoX).
+        groups: 1 if they lie side by side (GPT-2), the heads if they are interleaved (GPT-NeoX).
     """
 
     module: str
@@ -59,20 +58,13 @@ class Family(NamedTuple):
 
     blocks: str
     final_norm: str
-    mlp_first: str
-    """The gate where the MLP is gated."""
+    mlp_first: str  # the gate where the MLP is gated
     mlp_second: str
     attention_out: str
-    qkv: str
-    """With `{}` for `q`, `k` or `v` where the three projections are not one module."""
-    fused: Literal["thirds", "heads"] | None = None
-    """Order of that module's output: one after the other, or so for each head."""
+    qkv: str  # with {} for q, k or v, unless one module computes all of them:
+    fused: Literal["thirds", "heads"] | None = None  # one after the other, or so for each head
 
 
-_LLAMA = Family(
-    "model.layers", "model.norm", "mlp.gate_proj", "mlp.down_proj",
-    "self_attn.o_proj", "self_attn.{}_proj",
-)  # fmt: skip
 FAMILIES = {
     "gpt2": Family(
         "transformer.h", "transformer.ln_f", "mlp.c_fc", "mlp.c_proj",
@@ -86,10 +78,12 @@ FAMILIES = {
         "gpt_neox.layers", "gpt_neox.final_layer_norm", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h",
         "attention.dense", "attention.query_key_value", "heads",
     ),
-    "llama": _LLAMA,
-    "mistral": _LLAMA,
-    "qwen2": _LLAMA,
+    "llama": Family(
+        "model.layers", "model.norm", "mlp.gate_proj", "mlp.down_proj",
+        "self_attn.o_proj", "self_attn.{}_proj",
+    ),
 }  # fmt: skip
+FAMILIES["mistral"] = FAMILIES["qwen2"] = FAMILIES["llama"]
 
 
 def named_taps(config: "PretrainedConfig") -> dict[str, Tap]:
@@ -104,9 +98,9 @@ def named_taps(config: "PretrainedConfig") -> dict[str, Tap]:
     for index in range(config.num_hidden_layers):
         site, block = f"blocks.{index}", f"{family.blocks}.{index}"
         for part, name in enumerate("qkv"):
-            module = f"{block}.{family.qkv.format(name)}"
-            tap = Tap(module, part=part, groups=groups) if family.fused else Tap(module)
-            taps[f"{site}.attn.{name}"] = tap
+            tap = Tap(f"{block}.{family.qkv.format(name)}")
+            fused = replace(tap, part=part, groups=groups)
+            taps[f"{site}.attn.{name}"] = fused if family.fused else tap
         taps[f"{site}.attn.out"] = Tap(f"{block}.{family.attention_out}")
         taps[f"{site}.mlp.pre"] = Tap(f"{block}.{family.mlp_first}")
         taps[f"{site}.mlp.post"] = Tap(f"{block}.{family.mlp_second}", side="input")
@@ -138,16 +132,10 @@ class _EverythingRead(Exception):  # noqa: N818 - ends the forward pass, not an 
 def reading(
     model: nn.Module, taps: Mapping[str, Tap], stop: bool = True
 ) -> Iterator[dict[str, Tensor]]:
-    """Collect tensors while the model runs in the body of the `with`.
+    """Collect tensors by name while the model runs in the body of the `with`.
 
-    Args:
-        model: The model that the body runs.
-        taps: What to read, under names of the caller's choice.
-        stop: End the forward pass with the last of them.
-
-    Yields:
-        The tensors by name, filled in as the model reaches them: the very tensors that the
-        model computes, or views of them.
+    They are the very tensors that the model computes, or views of them. With `stop` the pass ends
+    with the last of them.
     """
     found: dict[str, Tensor] = {}
 
@@ -178,15 +166,10 @@ def following(model: nn.Module, tap: Tap) -> Iterator[Callable[[], Tensor]]:
 def replacing(
     model: nn.Module, tap: Tap, replacement: Callable[[Tensor], Tensor], first: bool = True
 ) -> RemovableHandle:
-    """Replace a tensor wherever the model runs in the body of a `with`.
+    """Replace a tensor by one of its shape wherever the model runs in the body of the `with`.
 
-    Args:
-        model: The model that the body runs.
-        tap: The tensor.
-        replacement: From the tensor to one of the same shape, cast to the tensor's dtype and
-            device.
-        first: Run before the hooks that are already there, so that they (those that collect
-            `hidden_states` in transformers, for one) see the replaced tensor.
+    The new one is cast to the dtype and device of the old one. If `first`, hooks that are already
+    there see it, such as those that collect `hidden_states` in transformers.
     """
 
     def change(whole: Tensor) -> Tensor:
@@ -195,8 +178,7 @@ def replacing(
         if not isinstance(new, Tensor) or new.shape != tapped.shape:
             given = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
             raise InputError(
-                f"the replacement at {tap.module} returned {given}; "
-                f"return a tensor of the shape it was given, {tuple(tapped.shape)}"
+                f"the replacement at {tap.module} returned {given}; return {tuple(tapped.shape)}"
             )
         return tap.put(whole, new.to(tapped))
 
@@ -261,8 +243,7 @@ class Sites:
             listed[re.sub(r"\.\d+(?=\.|$)", f".{{0..{last}}}", known, count=1)] = True
         raise InputError(
             f"no site {site!r} in this model of {self.layers} blocks; it has {', '.join(listed)}"
-            f"{' and its module paths' if self.taps else ''}"
-            f"{did_you_mean(name, self.widths, most=0)}"
+            f" and module paths{did_you_mean(name, self.widths, most=0)}"
         )
 
     def width(self, site: str) -> int:

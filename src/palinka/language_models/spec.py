@@ -35,10 +35,6 @@ def find_source(
 
     Returns:
         Arguments of every `from_pretrained` of transformers, and the commit of a model on the hub.
-
-    Raises:
-        InputError: If the model does not exist or has a PEFT adapter, or if GGUF files cannot be
-            read here.
     """
     path = mini_gpt2_folder() if name == "mini" else expanded(name)
     if path.is_file() and path.suffix == ".gguf" and gguf_file is None:
@@ -53,17 +49,15 @@ def find_source(
         files = {file.name for file in path.iterdir()}
     elif path.exists() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise InputError(
-            f"the model folder {name!r} does not exist; give a folder with a config.json, a .gguf "
-            "file, a name on the Hugging Face hub, or mini"
+            f"the model folder {name!r} does not exist; give a folder, a name on the hub, or mini"
         )
     else:
         location, (commit, files, offline) = name, _on_hub(name, revision, needed)
     if _ADAPTER in files:
         # It is not the base model, and transformers applies it only where PEFT is installed.
         raise InputError(
-            f"the model {name!r} has a PEFT adapter ({_ADAPTER}), which cannot be applied; give a"
-            " model into which it is merged (merge_and_unload of PEFT, then save_pretrained), or"
-            " the base model without the adapter's files"
+            f"the model {name!r} has a PEFT adapter, which cannot be applied; merge it"
+            f" (merge_and_unload, save_pretrained), or leave {_ADAPTER} out for the base model"
         )
     if path.is_dir() and not (path / needed).is_file():
         others = ", ".join(sorted(file for file in files if file.endswith(".gguf")))
@@ -89,17 +83,16 @@ def _on_hub(name: str, revision: str | None, file: str) -> tuple[str | None, set
         raise InputError(f"the model {name!r} on the hub has no revision {revision!r}") from error
     except (errors.HFValidationError, errors.RepositoryNotFoundError) as error:
         raise InputError(
-            f"the model {name!r} could not be found, neither as a folder nor on the Hugging Face "
-            "hub; check the name, or log in for a private one"
+            f"no model {name!r}, neither a folder nor on the Hugging Face hub; check the name, or"
+            " log in for a private one"
         ) from error
     except Exception as error:  # of the HTTP client, without a network
         cached = try_to_load_from_cache(name, file, revision=revision)
         if not isinstance(cached, str):
             at = f" at revision {revision!r}" if revision else ""
             raise InputError(
-                f"could not load the model {name!r}{at}: no such folder, not in the Hugging Face "
-                f"cache, and the hub was not reached ({first_line(error)}); give a local folder, "
-                "go online, or use mini"
+                f"could not load the model {name!r}{at}: not a folder, not in the hub's cache, and"
+                f" the hub was not reached ({first_line(error)}); go online, or use mini"
             ) from error
         snapshot = Path(cached.removesuffix(file))  # …/models--<name>/snapshots/<commit>
         return snapshot.name, {path.name for path in snapshot.iterdir()}, True
@@ -114,12 +107,11 @@ def _digest_all(files: list[Path]) -> str:
 
 def _digest(file: Path) -> str:
     """SHA-256 of a file, computed again only when the file changes."""
-    status = file.stat()
-    return _cached_digest(file, status.st_size, status.st_mtime_ns)
+    return _digest_of(file, file.stat().st_size, file.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=1024)
-def _cached_digest(file: Path, _size: int, _changed: int) -> str:
+def _digest_of(file: Path, _size: int, _changed: int) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -135,9 +127,6 @@ class LanguageModelSpec:
         gguf_file: Name of the GGUF file in the folder or repository, if the model is one.
         dtype: `float32`, `bfloat16`, `float16` or `float64`, whatever the weights are stored in.
         device: A torch device, or `auto`: CUDA where there is one, else the CPU.
-
-    Raises:
-        InputError: If the dtype is none of these.
     """
 
     name: str = "mini"
@@ -157,18 +146,12 @@ class LanguageModelSpec:
         return path.name if path.is_absolute() or path.exists() else self.name
 
     def pretrained_model(self) -> "PreTrainedModel":
-        """Load the model on its device, in evaluation mode, its parameters without gradients.
-
-        Raises:
-            InputError: If the model or device does not exist, or the files are not those of a
-                causal language model.
-        """
+        """Load the model on its device, in evaluation mode, its parameters without gradients."""
         from transformers import AutoModelForCausalLM
 
         device = find_device(self.device)
         dtype: torch.dtype = getattr(torch, self.dtype)
-        slow = slow_products(dtype) if device.type == "cpu" and dtype.itemsize == 2 else None
-        if slow is not None:
+        if device.type == "cpu" and dtype.itemsize == 2 and (slow := slow_products(dtype)):
             warnings.warn(slow, stacklevel=3)
         config = copy.deepcopy(self._config)  # loading writes the dtype into it
         if getattr(config, "activation_function", None) == "gelu_new":
@@ -178,10 +161,8 @@ class LanguageModelSpec:
         load = AutoModelForCausalLM.from_pretrained
         model, report = self._load("model", load, **self._source[0], **options)
         if missing := sorted(report["missing_keys"]):
-            raise InputError(
-                f"the weights of {self.name!r} lack {missing[0]!r} and {len(missing) - 1} others; "
-                "the files are not those of this causal language model"
-            )
+            others = f"{len(missing) - 1} others; give the files of a causal language model"
+            raise InputError(f"the weights of {self.name!r} lack {missing[0]!r} and {others}")
         on_device: PreTrainedModel = model.to(device).eval().requires_grad_(False)
         return on_device
 
@@ -221,14 +202,6 @@ class LanguageModelSpec:
         known = self.fingerprint()
         named = [known[key] for key in ("name", "revision") if key in known]
         return "@".join(named) or f"with weights {known['weights'][:12]}"
-
-    def resolve(self, site: str) -> str:
-        """The full name of a site."""
-        return self.sites.resolve(site)
-
-    def width(self, site: str) -> int:
-        """The width of the vectors at a site."""
-        return self.sites.width(site)
 
     @cached_property
     def sites(self) -> Sites:

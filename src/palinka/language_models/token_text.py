@@ -46,9 +46,8 @@ def bos_id(tokenizer: "PreTrainedTokenizerBase") -> int:
 # as the letters from U+0100 on, in order (Radford et al. 2019).
 _PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 _OTHERS = sorted(set(range(256)) - set(_PRINTABLE))
-_BYTE_OF_LETTER = {chr(byte): byte for byte in _PRINTABLE} | {
-    chr(0x100 + index): byte for index, byte in enumerate(_OTHERS)
-}
+_BYTE_OF_LETTER = {chr(byte): byte for byte in _PRINTABLE}
+_BYTE_OF_LETTER |= {chr(0x100 + index): byte for index, byte in enumerate(_OTHERS)}
 
 
 def token_texts(

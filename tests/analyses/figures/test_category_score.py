@@ -1,5 +1,3 @@
-import io
-
 import numpy as np
 import pytest
 
@@ -15,25 +13,20 @@ def some_latents(latents=60, effect=30.0):
     return values
 
 
-def drawn(figure):
-    figure.savefig(io.BytesIO(), dpi=40)
-    return figure
-
-
 @pytest.mark.parametrize(
     ("latents", "options"),
     [(2, {}), (60, {"detector": True}), (60, {"permutations": 20}), (5000, {"permutations": 20})],
 )
-def test_draws_all_figures(latents, options):
+def test_draws_all_figures(latents, options, save):
     values = some_latents(latents)
     result = category_score(values, TARGETS, **options)
     every = figures.category_score(result, latents=values, tokens=["ignored"])
     assert set(every) == {"score"} | ({"auc"} if options else set())
     for figure in every.values():
-        drawn(figure)
+        save(figure)
 
 
-def test_scores_of_zero_stand_apart_and_the_best_is_named():
+def test_scores_of_zero_stand_apart_and_the_best_is_named(save):
     result = category_score(some_latents(), TARGETS, permutations=50)
     axes = figures.category_score(result)["score"].axes[0]
     np.testing.assert_array_equal(axes.lines[0].get_ydata(), result.score[result.score > 0])
@@ -43,7 +36,7 @@ def test_scores_of_zero_stand_apart_and_the_best_is_named():
     assert "p ≤ 0.05" in axes.get_legend_handles_labels()[1]
     nothing = category_score(np.zeros((40, 3)), TARGETS, permutations=5)
     for figure in figures.category_score(nothing).values():
-        drawn(figure)
+        save(figure)
 
 
 def test_the_best_detector_is_ringed_and_the_exchange_is_stated():
@@ -51,7 +44,7 @@ def test_the_best_detector_is_ringed_and_the_exchange_is_stated():
     values[TARGETS.nonzero()[0][0], 0] = 0.0
     values[:, 9] = TARGETS  # score 0
     result = category_score(values, TARGETS, permutations=50)
-    figure = drawn(figures.category_score(result)["auc"])
+    figure = figures.category_score(result)["auc"]
     (axes,) = figure.axes
     rings = [line.get_ydata()[0] for line in axes.lines if line.get_markersize() == 8]
     assert rings == [result.auc[0], result.auc[9]] == [result.auc[0], 1.0]

@@ -1,5 +1,3 @@
-import io
-
 import numpy as np
 import pytest
 
@@ -7,17 +5,15 @@ from palinka.analyses import figures
 from palinka.errors import InputError
 
 
-def test_every_family_has_a_curve_from_few_latents_to_many():
+def test_every_family_has_a_curve_from_few_latents_to_many(save):
     families = {"TopK": ([32, 8, 128], [0.2, 0.4, 0.1]), "ReLU": ([20.5], [0.3])}
-    figure = figures.sparsity_frontier(families, title="mini")["l0_fvu"]
-    (axes,) = figure.axes
+    (axes,) = save(figures.sparsity_frontier(families, title="mini")["l0_fvu"]).axes
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["TopK", "ReLU"]
     first, second = axes.lines
     np.testing.assert_array_equal(first.get_xydata(), [[8, 0.4], [32, 0.2], [128, 0.1]])
     np.testing.assert_array_equal(second.get_xydata(), [[20.5, 0.3]])
     assert axes.get_ylim()[0] == 0
     assert axes.get_title(loc="left") == "mini"
-    figure.savefig(io.BytesIO(), dpi=40)
 
 
 def test_more_families_than_colors_are_told_apart():
@@ -28,7 +24,7 @@ def test_more_families_than_colors_are_told_apart():
 
 @pytest.mark.parametrize(
     ("families", "message"),
-    [({}, "no dictionaries"), ({"a": ([1, 2], [0.1])}, r"'a' has L0 of the shape \(2,\)")],
+    [({}, "no dictionaries"), ({"a": ([1, 2], [0.1])}, r"FVU of 'a' have shapes \(2,\) and")],
 )
 def test_bad_input(families, message):
     with pytest.raises(InputError, match=message):

@@ -1,6 +1,8 @@
 """Figures of results: functions from an analysis's result to matplotlib figures.
 
-Each analysis has one, a function of the analysis's name in a module of that name.
+Each analysis has one, a function of the analysis's name in a module of that name. It takes the
+result and, by keyword, what to draw beside it; `units` is the plural name of neurons or latents.
+Keywords that it has no use for are ignored.
 """
 
 from palinka.analyses.figures.category_score import category_score

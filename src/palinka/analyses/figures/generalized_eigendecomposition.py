@@ -12,12 +12,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from palinka.analyses.figures import style
 from palinka.analyses.generalized_eigendecomposition import (
-    GeneralizedEigendecomposition,
-    permuted_labels,
+    GeneralizedEigendecomposition as Result,
 )
 from palinka.analyses.generalized_eigendecomposition import (
     generalized_eigendecomposition as decompose,
 )
+from palinka.analyses.generalized_eigendecomposition import permuted_labels
 from palinka.analyses.result import TokenSeries, as_float64
 from palinka.errors import InputError
 
@@ -29,7 +29,7 @@ MAX_FRAMES, MAX_TOKENS = 6, 40
 _MAX_TARGET_TOKENS = 3
 
 Array = NDArray[np.float64]
-Names = tuple[str, str]
+Names = Sequence[str]
 
 
 @style.captioned(
@@ -52,50 +52,40 @@ Names = tuple[str, str]
     series="The leading directions' scores token by token along the texts of both conditions.",
 )
 def generalized_eigendecomposition(
-    result: GeneralizedEigendecomposition, *, a: ArrayLike | None = None,
-    b: ArrayLike | None = None, conditions: Sequence[str] = ("a", "b"),
-    items: Sequence[str] | None = None, units: str = "units",
+    result: Result, *, a: ArrayLike | None = None, b: ArrayLike | None = None,
+    conditions: Names = ("a", "b"), items: Names | None = None, units: str = "units",
     series: Sequence[TokenSeries] | None = None, seed: int = 0, **context: Any,
 ) -> dict[str, Figure]:  # fmt: skip
     """Draw the spectra, the leading components and what they were found in.
 
-    Args:
-        result: Of `analyses.generalized_eigendecomposition`.
-        a: The first condition's activations, `(n_a, d)`.
-        b: The second condition's, `(n_b, d)`.
-        conditions: Their names.
-        items: Names of the items, those of the first condition first.
-        units: Plural name of the columns of the data.
-        series: For each text its tokens and their scores in both directions, in the order of the
-            items; needs `a` and `b`.
-        seed: Of the shuffled labeling that is drawn beside the true one.
-        **context: Ignored.
+    `a`, `(n_a, d)`, and `b`, `(n_b, d)`, are the activations of the `conditions`, whose `items`,
+    those of `a` first, and whose columns, the `units`, have names. `series` are the tokens of each
+    item's text and their scores in both directions; `seed` draws the shuffled labeling.
 
     Returns:
         `spectrum`, `variance`, `scores` and `patterns`; with permutations `null`; with `a` and
         `b` also `data`, `covariances` and `shuffled`; with `series` also `series`.
     """
-    names = (str(conditions[0]), str(conditions[1]))
     figures = {
-        "spectrum": _spectrum(result, names),
+        "spectrum": _spectrum(result, conditions),
         "variance": _variance(result),
-        "patterns": _patterns(result, names, units),
+        "patterns": _patterns(result, conditions, units),
     }
     if result.null_a is not None:
-        figures["null"] = _null(result, names)
+        figures["null"] = _null(result, conditions)
     if a is None or b is None:
-        figures["scores"] = _scores(result, names, None, None)
+        figures["scores"] = _scores(result, conditions, None, None)
         return figures
     both = as_float64(a, "a"), as_float64(b, "b")
     first = np.arange(len(result.scores_a)) < len(both[0])
-    figures["scores"] = _scores(result, names, first, items)
-    figures["data"] = _data(both, names, units)
-    figures["covariances"] = _covariances(both, result.components, names, units)
+    figures["scores"] = _scores(result, conditions, first, items)
+    figures["data"] = _data(both, conditions, units)
+    figures["covariances"] = _covariances(both, result.components, conditions, units)
     # Without shrinkage, a shuffled labeling can leave no covariance to invert.
     with contextlib.suppress(InputError):
-        figures["shuffled"] = _shuffled(result, both, names, seed)
+        figures["shuffled"] = _shuffled(result, both, conditions, seed)
     if series is not None:
-        figures["series"] = draw_series(series, len(both[0]), names)
+        figures["series"] = draw_series(series, len(both[0]), conditions)
     return figures
 
 
@@ -105,17 +95,16 @@ def generalized_eigendecomposition(
     "does not hold for other items.",
 )
 def overview(
-    results: Mapping[str, GeneralizedEigendecomposition],
-    conditions: Sequence[str] = ("a", "b"),
-    **context: Any,
+    results: Mapping[str, Result], conditions: Names = ("a", "b"), **context: Any
 ) -> dict[str, Figure]:
     """Draw `sites`, the leading eigenvalues and held-out variance ratios at every site."""
-    both = _directions((str(conditions[0]), str(conditions[1])))
     tested = all(result.heldout_ratio_a is not None for result in results.values())
     width, height = 8.0 if tested else 4.5, 1.2 + 0.3 * len(results)
     figure, panels = style.new_figure(width, height, ncols=1 + tested, squeeze=False, sharey=True)
     first, *others = panels[0]
-    for name, direction, color, shift in zip("ab", both, style.COLORS, (-0.12, 0.12), strict=False):
+    for (name, direction, color, _), shift in zip(
+        _directions(conditions), (-0.12, 0.12), strict=True
+    ):
         places = np.arange(len(results)) + shift
         leading = [getattr(result, f"eigenvalues_{name}")[0] for result in results.values()]
         first.plot(leading, places, "o", color=color, label=direction)
@@ -134,17 +123,19 @@ def overview(
     return {"sites": figure}
 
 
-def _directions(names: Names) -> Names:
-    return f"{names[0]} over {names[1]}", f"{names[1]} over {names[0]}"
+def _directions(names: Names) -> list[tuple[str, str, str, str]]:
+    """Of both directions the ending of the fields, the title, the color and the scores' unit."""
+    return [
+        (ending, f"{more} over {less}", color, f"score (SD in {less})")
+        for ending, more, less, color in zip("ab", names, names[::-1], style.COLORS, strict=False)
+    ]
 
 
-def _spectrum(result: GeneralizedEigendecomposition, names: Names) -> Figure:
+def _spectrum(result: Result, names: Names) -> Figure:
     figure, axes = style.new_figure(5.6, 3.6)
     numbers = np.arange(1, len(result.eigenvalues_a) + 1)
-    both = result.eigenvalues_a, result.eigenvalues_b
-    for values, direction, color, marker in zip(
-        both, _directions(names), style.COLORS, "os", strict=False
-    ):
+    for (name, direction, color, _), marker in zip(_directions(names), "os", strict=True):
+        values = getattr(result, f"eigenvalues_{name}")
         label = f"{direction} (largest: {values[0]:.4g})"
         axes.plot(numbers, values / values[0], f"{marker}-", color=color, label=label, ms=3)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -154,7 +145,7 @@ def _spectrum(result: GeneralizedEigendecomposition, names: Names) -> Figure:
     return figure
 
 
-def _variance(result: GeneralizedEigendecomposition) -> Figure:
+def _variance(result: Result) -> Figure:
     cumulative, kept = result.variance_explained, result.components.shape[1]
     numbers = np.arange(1, len(cumulative) + 1)
     figure, (scree, sums) = style.new_figure(8.0, 3.4, ncols=2, sharex=True)
@@ -173,28 +164,25 @@ def _variance(result: GeneralizedEigendecomposition) -> Figure:
     return figure
 
 
-def _patterns(result: GeneralizedEigendecomposition, names: Names, units: str) -> Figure:
+def _patterns(result: Result, names: Names, units: str) -> Figure:
     figure, axes = style.new_figure(4.6, 4.4)
     style.draw_points(axes, result.pattern_a, result.pattern_b)
     style.mark(axes, x=0.0, y=0.0)
-    first, second = _directions(names)
-    axes.set(xlabel=f"pattern, {first} (activation)", ylabel=f"pattern, {second} (activation)")
+    xlabel, ylabel = (f"pattern, {title} (activation)" for _, title, *_ in _directions(names))
+    axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.set_title(f"r = {result.pattern_correlation:.3f} over {len(result.pattern_a):,} {units}")
     return figure
 
 
-def _null(result: GeneralizedEigendecomposition, names: Names) -> Figure:
+def _null(result: Result, names: Names) -> Figure:
     figure, panels = style.new_figure(8.0, 3.4, ncols=2, sharey=True)
-    for axes, name, direction, color in zip(
-        panels, "ab", _directions(names), style.COLORS, strict=False
-    ):
+    for axes, (name, direction, color, _) in zip(panels, _directions(names), strict=True):
         null, observed = getattr(result, f"null_{name}"), getattr(result, f"observed_{name}")
         finite = null[np.isfinite(null)]  # a labeling can leave a condition without variance
-        axes.hist(
-            finite, bins=min(40, max(5, len(null) // 10)), color=style.MUTED, label="shuffled"
-        )
+        bins = min(40, max(5, len(null) // 10))
+        axes.hist(finite, bins=bins, color=style.MUTED, label="shuffled")
         axes.axvline(observed, color=color, linewidth=2, label=f"observed: {observed:.4g}")
-        axes.set(xlabel="largest eigenvalue (variance ratio)")
+        axes.set_xlabel("largest eigenvalue (variance ratio)")
         title = f"{direction}: p = {getattr(result, f'p_value_{name}'):.3g}"
         ratio = getattr(result, f"heldout_ratio_{name}")
         if ratio is not None:
@@ -206,10 +194,7 @@ def _null(result: GeneralizedEigendecomposition, names: Names) -> Figure:
 
 
 def _scores(
-    result: GeneralizedEigendecomposition,
-    names: Names,
-    first: NDArray[np.bool_] | None,
-    items: Sequence[str] | None,
+    result: Result, names: Names, first: NDArray[np.bool_] | None, items: Names | None
 ) -> Figure:
     """Both leading components by item, beside the items' names where these are few.
 
@@ -229,19 +214,11 @@ def _scores(
     else:
         figure, panels = style.new_figure(8.5, 4.6, nrows=2, sharex=True)
         panels[1].set_xlabel("item")
-    both = result.scores_a, result.scores_b
-    for axes, scores, title, unit in zip(
-        panels, both, _directions(names), names[::-1], strict=True
-    ):
-        _draw_stems(axes, scores, first, names, upright=not named)
-        axes.set(title=title, **{"xlabel" if named else "ylabel": f"score (SD in {unit})"})
-    if first is not None:
-        _legend(panels[0])
+    for axes, (name, title, _, label) in zip(panels, _directions(names), strict=True):
+        _draw_stems(axes, getattr(result, f"scores_{name}"), first, names, upright=not named)
+        axes.set(title=title, **{"xlabel" if named else "ylabel": label})
+    style.legend_above(panels[0], columns=2)
     return figure
-
-
-def _legend(axes: Axes) -> None:
-    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2)
 
 
 def _draw_stems(
@@ -259,39 +236,28 @@ def _draw_stems(
         axes.plot(x[chosen], y[chosen], "o", color=color, ms=3, label=label)
 
 
-def _shuffled(
-    result: GeneralizedEigendecomposition, both: tuple[Array, Array], names: Names, seed: int
-) -> Figure:
-    """The true labeling in the left column, a shuffled one in the right.
-
-    Raises:
-        InputError: If the shuffled labeling leaves a covariance that cannot be inverted.
-    """
+def _shuffled(result: Result, both: tuple[Array, Array], names: Names, seed: int) -> Figure:
+    """The true labeling in the left column, a shuffled one in the right."""
     shuffled_a, shuffled_b, order = permuted_labels(*both, pairs=result.pairs, seed=seed)
     other = decompose(shuffled_a, shuffled_b, result.variance, result.shrinkage)
     figure, panels = style.new_figure(9.0, 7.0, nrows=3, ncols=2, sharey="row")
     columns = (
-        (panels[:, 0], "True labels", result, np.arange(len(order))),
-        # Back to the items' own order.
-        (panels[:, 1], "One shuffled labeling", other, np.argsort(order)),
+        ("True labels", result, np.arange(len(order))),
+        ("One shuffled labeling", other, np.argsort(order)),  # back to the items' own order
     )
-    for (spectrum, *rows), title, each, take in columns:
-        for axes, name, direction, color in zip(
-            rows, "ab", _directions(names), style.COLORS, strict=False
-        ):
+    for (spectrum, *rows), (title, each, take) in zip(panels.T, columns, strict=True):
+        for axes, (name, direction, color, label) in zip(rows, _directions(names), strict=True):
             eigenvalues = getattr(each, f"eigenvalues_{name}")
             numbers = np.arange(1, len(eigenvalues) + 1)
             spectrum.plot(numbers, eigenvalues, "o-", ms=3, color=color, label=direction)
             scores = getattr(each, f"scores_{name}")[take]
             _draw_stems(axes, scores, take < len(both[0]), names)
-            axes.set_title(direction)
+            axes.set(title=direction, ylabel=label if each is result else "")
         spectrum.set(title=title, xlabel="generalized component")
         axes.set_xlabel("item, colored by its label")
+    panels[0, 0].set_ylabel("eigenvalue (variance ratio)")
     panels[0, 1].legend()
-    _legend(panels[1, 1])
-    labels = ("eigenvalue (variance ratio)", *(f"score (SD in {unit})" for unit in names[::-1]))
-    for axes, label in zip(panels[:, 0], labels, strict=True):
-        axes.set_ylabel(label)
+    style.legend_above(panels[1, 1], columns=2)
     return figure
 
 
@@ -322,9 +288,8 @@ def _covariances(both: tuple[Array, Array], components: Array, names: Names, uni
     for row, (data, label, start) in zip(panels, rows, strict=True):
         end = start + data[0].shape[1]
         first, second = (np.atleast_2d(np.cov(_blocks(x), rowvar=False)) for x in data)
-        limit = style.color_limit(
-            np.concatenate((first, second)), 0.99
-        )  # the diagonal may saturate
+        # The diagonal may saturate.
+        limit = style.color_limit(np.concatenate((first, second)), 0.99)
         options = {"extent": (start, end, end, start), "vmin": -limit, "vmax": limit}
         for axes, image, title in zip(row, (first, second, first - second), titles, strict=True):
             drawn = axes.imshow(image, cmap=style.DIVERGING, **options)
@@ -338,22 +303,17 @@ def _covariances(both: tuple[Array, Array], components: Array, names: Names, uni
 
 def _blocks(x: Array) -> Array:
     """Means over blocks of neighboring columns; items are left as they are."""
-    parts = range(0, len(x), style.MAX_SIDE)
-    return np.concatenate(
-        [style.block_means(x[start : start + style.MAX_SIDE], style.MAX_SIDE) for start in parts]
-    )
+    side = style.MAX_SIDE
+    parts = (x[start : start + side] for start in range(0, len(x), side))
+    return np.concatenate([style.block_means(part, side) for part in parts])
 
 
 def draw_series(series: Sequence[TokenSeries], n_a: int, names: Names) -> Figure:
     """Draw the first texts' scores in both directions, token by token.
 
     Where text `i` of either condition is the same frame with another target, the two are drawn
-    over each other, and their corresponding tokens are joined. Other texts stand alone.
-
-    Args:
-        series: Of each text, in the order of the items: the first condition's texts first.
-        n_a: Number of texts of the first condition.
-        names: Of the conditions.
+    over each other, and their corresponding tokens are joined. Other texts stand alone. The first
+    `n_a` texts are those of the first condition.
     """
     pairs = [(i, n_a + i) for i in range(n_a)] if len(series) == 2 * n_a else []
     groups: list[tuple[int, ...]] = [
@@ -367,30 +327,28 @@ def draw_series(series: Sequence[TokenSeries], n_a: int, names: Names) -> Figure
     width, height = max(8.0, 0.4 * most), 0.4 + 1.55 * len(groups)
     layout = {"nrows": len(groups), "ncols": 2, "squeeze": False, "sharey": "col"}
     figure, panels = style.new_figure(width, height, **layout)
-    for direction, column in enumerate(panels.T):
+    for direction, (column, (_, title, _, label)) in enumerate(
+        zip(panels.T, _directions(names), strict=True)
+    ):
         for axes, group in zip(column, groups, strict=True):
             colors = [style.COLORS[int(text >= n_a)] for text in group]
             _draw_group(axes, [series[text] for text in group], colors, direction)
-            axes.set_ylabel(f"score (SD in {names[1 - direction]})", fontsize="small")
+            axes.set_ylabel(label, fontsize="small")
         # Models single out the first token with huge activations.
         later = np.concatenate([series[text][1 + direction][1:] for g in groups for text in g])
         if len(later):
             low, high = min(later.min(), 0.0), max(later.max(), 0.0)
             margin = 0.08 * (high - low) or 1.0
             column[0].set_ylim(low - margin, high + margin)  # shared by the column
-        column[0].set_title(_directions(names)[direction])
+        column[0].set_title(title)
     for name, color in zip(names, style.COLORS, strict=False):
         panels[0, 1].plot([], [], "o-", color=color, label=name)
-    _legend(panels[0, 1])
+    style.legend_above(panels[0, 1], columns=2)
     return figure
 
 
 def corresponding(first: Sequence[str], second: Sequence[str]) -> tuple[int, int] | None:
-    """Numbers of tokens that two versions of a frame share before and after the target.
-
-    Returns:
-        The two counts, or `None` if the two are not versions of one frame.
-    """
+    """Numbers of tokens that versions of a frame share before and after the target, or None."""
     shorter = min(len(first), len(second))
     before = next((i for i in range(shorter) if first[i] != second[i]), shorter)
     rest = shorter - before
@@ -422,9 +380,8 @@ def _draw_group(
                 across = places[0][token], places[1][token]
                 heights = values[0][token], values[1][token]
                 axes.plot(across, heights, color=style.MUTED, linewidth=0.8, zorder=1)
-        axes.axvspan(
-            before - 0.5, length - after - 0.5, color=style.COLORS[4], alpha=0.2, linewidth=0
-        )
+        target = before - 0.5, length - after - 0.5
+        axes.axvspan(*target, color=style.COLORS[4], alpha=0.2, linewidth=0)
     for place, scores, color in zip(places, values, colors, strict=True):
         axes.plot(place, scores, "o-", color=color, ms=3, linewidth=1.0)
     style.mark(axes, y=0.0)

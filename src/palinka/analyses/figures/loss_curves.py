@@ -22,10 +22,7 @@ def loss_curves(
 ) -> dict[str, Figure]:
     """Draw every loss over the steps in a panel of its own.
 
-    Args:
-        history: For each loss its steps and its values, both `(points,)`; such as `total`,
-            `reconstruction`, `sparsity` and the weighted `decorrelation`.
-        **context: Ignored.
+    `history` has for each loss, such as `total`, its steps and its values, both `(points,)`.
 
     Returns:
         `losses`.
@@ -41,12 +38,7 @@ def loss_curves(
     )
     for number, (axes, (name, points)) in enumerate(zip(panels, history.items(), strict=True)):
         color = style.cycled(number)
-        steps, values = (np.asarray(part, dtype=np.float64) for part in points)
-        if steps.shape != values.shape or steps.ndim != 1:
-            raise InputError(
-                f"loss {name!r} has steps of the shape {steps.shape} and values of "
-                f"{values.shape}; expected one value for each step"
-            )
+        steps, values = style.as_curve(points, f"steps and values of the loss {name!r}")
         noisy = len(values) > NOISY
         axes.plot(steps, values, color=style.MUTED if noisy else color, lw=0.6 if noisy else None)
         if noisy:

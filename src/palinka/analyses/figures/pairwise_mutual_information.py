@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from math import ceil
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from matplotlib import colormaps
@@ -36,17 +36,10 @@ HUGE = 10.0
 # Percentiles: rare extremes would take the colors away from all other pairs.
 IN_COLOR = (1.0, 99.0)
 
-
 Array = NDArray[np.float64]
 T = TypeVar("T")
-BySite = dict[str, dict[str, T]]
-
-
-class Pairs(NamedTuple):
-    """Both measures over the pairs of one condition, or of all together."""
-
-    information: Array
-    covariance: Array
+# Both measures over the pairs of each condition.
+ByCondition = dict[str, tuple[Array, ...]]
 
 
 @style.captioned(
@@ -76,44 +69,36 @@ def pairwise_mutual_information(
     mean_activation="The mean activation of every unit, and of one condition against the other.",
 )
 def overview(
-    results: Mapping[str, PairwiseMutualInformation],
-    *,
-    conditions: Sequence[str] = (),
-    means: Mapping[str, ArrayLike] | None = None,
-    units: str = "units",
-    **context: Any,
-) -> dict[str, Figure]:
+    results: Mapping[str, PairwiseMutualInformation], *, conditions: Sequence[str] = (),
+    means: Mapping[str, ArrayLike] | None = None, units: str = "units", **context: Any,
+) -> dict[str, Figure]:  # fmt: skip
     """Draw the measures at all sites, condition by condition and together.
 
-    Args:
-        results: By `site/condition`, or by site alone.
-        conditions: Order of the conditions; default that of `results`.
-        means: The mean activation of each unit over items, `(units,)`, by the same keys.
-        units: Plural name of the units.
-        **context: Ignored.
+    `results` are by `site/condition`, or by site alone; `conditions` give their order. By the same
+    keys `means` are the mean activations over items, `(units,)`.
 
     Returns:
         `comparison_by_site` (covariance against mutual information, a panel for each site),
         `distributions` and `means_by_site`; with `means` of two conditions or more also
         `mean_activation` (by unit, and one condition against the other).
     """
-    found: BySite[Pairs] = {}
+    found: dict[str, ByCondition] = {}
     for site, of_site in _by_site_and_condition(results, conditions).items():
-        pairs = {
-            condition: Pairs(of_pairs(result.mutual_information), of_pairs(result.covariance))
+        found[site] = {
+            condition: (of_pairs(result.mutual_information), of_pairs(result.covariance))
             for condition, result in of_site.items()
         }
-        if len(pairs) > 1:
-            pairs[TOGETHER] = Pairs(
-                *(np.concatenate(each) for each in zip(*pairs.values(), strict=True))
-            )
-        found[site] = pairs
+        if len(of_site) > 1:
+            both = zip(*found[site].values(), strict=True)
+            found[site][TOGETHER] = tuple(np.concatenate(each) for each in both)
     names = list(dict.fromkeys(name for pairs in found.values() for name in pairs))
     names.sort(key=TOGETHER.__eq__)  # it comes last
+    numbers, label = _numbers(list(found))
+    sites = dict(zip(numbers, found.values(), strict=True))
     figures = {
         "comparison_by_site": _scatter_by_site(found, names),
-        "distributions": _distributions(found, names),
-        "means_by_site": _means_by_site(found, names),
+        "distributions": _distributions(sites, label, names),
+        "means_by_site": _means_by_site(sites, label, names),
     }
     activations = _by_site_and_condition(means or {}, conditions)
     if activations and all(len(of_site) > 1 for of_site in activations.values()):
@@ -121,9 +106,11 @@ def overview(
     return figures
 
 
-def _by_site_and_condition(values: Mapping[str, T], conditions: Sequence[str]) -> BySite[T]:
+def _by_site_and_condition(
+    values: Mapping[str, T], conditions: Sequence[str]
+) -> dict[str, dict[str, T]]:
     """Group values with keys `site/condition`, or `site`, by site and condition."""
-    found: BySite[T] = {key.partition("/")[0]: {} for key in values}
+    found: dict[str, dict[str, T]] = {key.partition("/")[0]: {} for key in values}
     rank = {condition: index for index, condition in enumerate(conditions)}
     for key in sorted(values, key=lambda key: rank.get(key.partition("/")[2], len(rank))):
         site, _, condition = key.partition("/")
@@ -131,8 +118,15 @@ def _by_site_and_condition(values: Mapping[str, T], conditions: Sequence[str]) -
     return found
 
 
-def _bin_edges(low: float, high: float) -> Array:
-    """Edges of equal bins, also where all values are the same but for rounding."""
+def _bin_edges(low: float, high: float, threshold: float | None = None) -> Array:
+    """Edges of equal bins, also where all values are the same but for rounding.
+
+    With a threshold they are equal on a signed logarithmic scale that is linear up to it.
+    """
+    if threshold is not None:
+        transform = SymmetricalLogTransform(10, threshold, 1.0)
+        low, high = transform.transform(np.array([low, high]))
+        return np.asarray(transform.inverted().transform(_bin_edges(low, high)))
     if high - low <= ROUNDING * max(abs(low), abs(high)):
         margin = 0.5 * abs(high) or 0.5
         low, high = low - margin, high + margin
@@ -142,12 +136,9 @@ def _bin_edges(low: float, high: float) -> Array:
 def _matrices(result: PairwiseMutualInformation) -> Figure:
     figure, panels = style.new_figure(8.4, 6.0, nrows=2, ncols=2, height_ratios=(2.2, 1.0))
     information, covariance = of_pairs(result.mutual_information), of_pairs(result.covariance)
-    corrected = of_pairs(result.mutual_information_corrected)
-    samples = of_pairs(result.samples)
-    for axes, matrix, name in zip(
-        panels[0], (result.mutual_information, result.covariance), MEASURES, strict=True
-    ):
-        _draw_pairs(axes, matrix, name)
+    corrected, samples = of_pairs(result.mutual_information_corrected), of_pairs(result.samples)
+    _draw_pairs(panels[0, 0], result.mutual_information, MEASURES[0])
+    _draw_pairs(panels[0, 1], result.covariance, MEASURES[1])
     panels[0, 0].set_title(f"{len(information):,} pairs of {len(result.covariance):,} items")
     kept = sorted({f"{int(samples.min()):,}", f"{int(samples.max()):,}"}, key=len)
     panels[0, 1].set_title(f"{' to '.join(kept)} units kept in each pair")
@@ -201,7 +192,7 @@ def _comparison(result: PairwiseMutualInformation) -> Figure:
     return figure
 
 
-def _scatter_by_site(results: BySite[Pairs], names: Sequence[str]) -> Figure:
+def _scatter_by_site(results: Mapping[str, ByCondition], names: Sequence[str]) -> Figure:
     """Covariance against information: a panel for each site, a color for each condition."""
     columns = min(len(results), max(3, ceil(np.sqrt(1.5 * len(results)))))
     figure, panels = style.small_multiples(len(results), columns, (1.75, 1.6), (1.0, 1.2))
@@ -216,9 +207,8 @@ def _scatter_by_site(results: BySite[Pairs], names: Sequence[str]) -> Figure:
         # In random order, so that no condition hides another.
         order = random.permutation(len(colors))
         x, y = np.concatenate(points, axis=1)[:, order]
-        axes.scatter(
-            x, y, 2.5, alpha=0.6, linewidths=0, color=np.array(colors)[order], rasterized=True
-        )  # fmt: skip
+        options: dict[str, Any] = {"alpha": 0.6, "linewidths": 0, "rasterized": True}
+        axes.scatter(x, y, 2.5, color=np.array(colors)[order], **options)
         style.mark(axes, y=0.0)
         correlations = [correlation_over_pairs(*measured) for measured in pairs.values()]
         texts = [f"{r:.2f}" if np.isfinite(r) else "none" for r in correlations]
@@ -231,17 +221,35 @@ def _scatter_by_site(results: BySite[Pairs], names: Sequence[str]) -> Figure:
     return figure
 
 
-def _distributions(results: BySite[Pairs], names: Sequence[str]) -> Figure:
-    """Both measures over pairs, a curve for each site in its color."""
+def _distributions(sites: Mapping[int, ByCondition], label: str, names: Sequence[str]) -> Figure:
+    """Both measures over pairs, a panel for each condition, a curve for each site."""
     layout = {"nrows": 2, "ncols": len(names), "sharex": "row", "sharey": "row"}
     figure, panels = style.new_figure(1.8 + 2.7 * len(names), 5.0, squeeze=False, **layout)
-    numbers, label = _numbers(list(results))
-    sites = dict(zip(numbers, results.values(), strict=True))
-    uniform = [{n for n, pairs in sites.items() if _is_uniform(pairs, m)} for m in (0, 1)]
-    drawn = [number for number in numbers if number not in uniform[0] & uniform[1]]
-    scale = Normalize(min(drawn or numbers), max(drawn or numbers))
+    uniform = [[n for n, pairs in sites.items() if _is_uniform(pairs, m)] for m in (0, 1)]
+    drawn = [number for number in sites if not all(number in each for each in uniform)]
+    scale = Normalize(min(drawn or sites), max(drawn or sites))
     for measure, row in enumerate(panels):
-        _curves(row, names, sites, measure, uniform[measure], scale)
+        curves = {n: pairs for n, pairs in sites.items() if n not in uniform[measure]}
+        values = [each[measure] for pairs in (curves or sites).values() for each in pairs.values()]
+        threshold = _log_threshold(np.concatenate(values))
+        low, high = np.percentile(np.concatenate(values), [0.1, 99.9])
+        edges = _bin_edges(low, high, threshold)
+        for axes, name in zip(row, names, strict=True):
+            for number, pairs in curves.items():
+                if name in pairs:
+                    counts, _ = np.histogram(pairs[name][measure], bins=edges)
+                    centers, share = (edges[1:] + edges[:-1]) / 2, counts / max(1, counts.max())
+                    color = colormaps["viridis"](scale(number))
+                    axes.plot(centers, share, color=color, linewidth=1.0)
+            if threshold is not None:
+                axes.set_xscale("symlog", linthresh=threshold)
+            axes.set(xlabel=MEASURES[measure], ylim=(0.0, 1.2 if uniform[measure] else 1.05))
+            if uniform[measure]:
+                which = ", ".join(map(str, uniform[measure]))
+                axes.text(
+                    0.98, 0.97, f"not drawn, all pairs equal: {which}", transform=axes.transAxes,
+                    ha="right", va="top", fontsize="x-small", color=style.MUTED,
+                )  # fmt: skip
         row[0].set_ylabel("pairs, relative to the peak")
     for axes, condition in zip(panels[0], names, strict=True):
         axes.set_title(condition or "all pairs")
@@ -250,56 +258,15 @@ def _distributions(results: BySite[Pairs], names: Sequence[str]) -> Figure:
     return figure
 
 
-def _curves(
-    panels: Sequence[Axes],
-    names: Sequence[str],
-    sites: Mapping[int, Mapping[str, Pairs]],
-    measure: int,
-    uniform: set[int],
-    scale: Normalize,
-) -> None:
-    """Draw one measure: a panel for each condition, a curve for each site."""
-    drawn = {number: pairs for number, pairs in sites.items() if number not in uniform}
-    everything = np.concatenate(
-        [each[measure] for pairs in (drawn or sites).values() for each in pairs.values()]
-    )
-    threshold = _log_threshold(everything)
-    low, high = np.percentile(everything, [0.1, 99.9])
-    if threshold is None:
-        edges = _bin_edges(low, high)
-    else:
-        transform = SymmetricalLogTransform(10, threshold, 1.0)
-        edges = _bin_edges(*transform.transform(np.array([low, high])))
-        edges = transform.inverted().transform(edges)
-    centers = (edges[1:] + edges[:-1]) / 2
-    for axes, name in zip(panels, names, strict=True):
-        for number, pairs in drawn.items():
-            if name in pairs:
-                counts, _ = np.histogram(pairs[name][measure], bins=edges)
-                share = counts / max(1, counts.max())
-                axes.plot(centers, share, color=colormaps["viridis"](scale(number)), linewidth=1.0)
-        if threshold is not None:
-            axes.set_xscale("symlog", linthresh=threshold)
-        axes.set(xlabel=MEASURES[measure], ylim=(0.0, 1.2 if uniform else 1.05))
-        if uniform:
-            which = ", ".join(str(number) for number in sites if number in uniform)
-            axes.text(
-                0.98, 0.97, f"not drawn, all pairs equal: {which}", transform=axes.transAxes,
-                ha="right", va="top", fontsize="x-small", color=style.MUTED,
-            )  # fmt: skip
-
-
-def _is_uniform(pairs: Mapping[str, Pairs], measure: int) -> bool:
+def _is_uniform(pairs: ByCondition, measure: int) -> bool:
     """True if all pairs of a condition are equal, as those of one token's embeddings are."""
     values = (each[measure] for each in pairs.values())
     return any(np.ptp(each) <= ROUNDING * np.abs(each).max() for each in values)
 
 
-def _means_by_site(results: BySite[Pairs], names: Sequence[str]) -> Figure:
+def _means_by_site(sites: Mapping[int, ByCondition], label: str, names: Sequence[str]) -> Figure:
     """Means of both measures by site, with the range of the middle half of pairs."""
     figure, panels = style.new_figure(9.0, 3.6, ncols=2)
-    numbers, label = _numbers(list(results))
-    sites = dict(zip(numbers, results.values(), strict=True))
     for measure, axes in enumerate(panels):
         for index, name in enumerate(names):
             values = {n: pairs[name][measure] for n, pairs in sites.items() if name in pairs}
@@ -313,8 +280,8 @@ def _means_by_site(results: BySite[Pairs], names: Sequence[str]) -> Figure:
             axes.fill_between(list(values), *quarters, color=color, alpha=0.18, linewidth=0)
         axes.set(xlabel=label, ylabel=MEASURES[measure])
         axes.xaxis.get_major_locator().set_params(integer=True)
-    every = [each.covariance for pairs in results.values() for each in pairs.values()]
-    threshold = _log_threshold(np.concatenate(every))
+    covariances = [each[1] for pairs in sites.values() for each in pairs.values()]
+    threshold = _log_threshold(np.concatenate(covariances))
     if threshold is not None:
         panels[1].set_yscale("symlog", linthresh=threshold)
     style.mark(panels[1], y=0.0)
@@ -324,11 +291,8 @@ def _means_by_site(results: BySite[Pairs], names: Sequence[str]) -> Figure:
     return figure
 
 
-def _mean_activations(means: BySite[ArrayLike], units: str) -> Figure:
-    """The mean activation of each unit, and one condition against the others.
-
-    `means` are `(units,)`, by site and condition; every site has two conditions or more.
-    """
+def _mean_activations(means: Mapping[str, Mapping[str, ArrayLike]], units: str) -> Figure:
+    """The mean activation of each unit, and one condition against the others."""
     shown = list(means)
     if len(shown) > MAX_MEAN_SITES:
         shown = [shown[0], shown[len(shown) // 2], shown[-1]]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from palinka.analyses.figures import style
 from palinka.analyses.representational_similarity import RepresentationalSimilarity
-from palinka.analyses.stats.similarity import triangle
+from palinka.analyses.stats.similarity import Indices, triangle
 
 SCORES = {
     "pearson": "Pearson's r",
@@ -36,18 +36,10 @@ MAX_PAIRS = 4000
     "other. The closer to a rising line, the more the two sites arrange the words alike.",
 )
 def representational_similarity(
-    result: RepresentationalSimilarity,
-    items: Sequence[str] | None = None,
-    sites: Sequence[str] = ("x", "y"),
-    **context: Any,
-) -> dict[str, Figure]:
-    """Draw two sites' similarities among the same words.
-
-    Args:
-        result: Of `analyses.representational_similarity`.
-        items: The words.
-        sites: Names of the two sites.
-        **context: Ignored.
+    result: RepresentationalSimilarity, items: Sequence[str] | None = None,
+    sites: Sequence[str] = ("x", "y"), **context: Any,
+) -> dict[str, Figure]:  # fmt: skip
+    """Draw two sites' similarities among the same words, the `items`.
 
     Returns:
         `groups` (which pairs of words share a group; only with groups), `similarity` (both
@@ -67,14 +59,13 @@ def representational_similarity(
     return figures
 
 
-def _mask(names: Sequence[str], member: NDArray[np.int64], words: list[str]) -> Figure:
+def _mask(names: Sequence[str], member: Indices, words: list[str]) -> Figure:
     side = _side(len(words))
     figure, axes = style.new_figure(side + 1.4, side)
     shared = np.where(member[:, None] == member[None, :], member[:, None] + 1, 0)
     colors = [BETWEEN, *map(style.cycled, range(len(names)))]
-    step = ceil(
-        len(shared) / style.MAX_SIDE
-    )  # categories have no means: many words are thinned out
+    # Categories have no means: many words are thinned out.
+    step = ceil(len(shared) / style.MAX_SIDE)
     edge = len(words) - 0.5
     axes.imshow(
         shared[::step, ::step], cmap=ListedColormap(colors), vmin=-0.5, vmax=len(names) + 0.5,
@@ -89,10 +80,7 @@ def _mask(names: Sequence[str], member: NDArray[np.int64], words: list[str]) -> 
 
 
 def _matrices(
-    result: RepresentationalSimilarity,
-    order: NDArray[np.int64],
-    words: list[str],
-    sites: Sequence[str],
+    result: RepresentationalSimilarity, order: Indices, words: list[str], sites: Sequence[str]
 ) -> Figure:
     side = _side(len(words))
     figure, panels = style.new_figure(2 * side + 0.4, side, ncols=2)
@@ -147,18 +135,21 @@ def _comparison(result: RepresentationalSimilarity, sites: Sequence[str]) -> Fig
         panels[0].hexbin(x, y, gridsize=45, bins="log", cmap="Greys", mincnt=1, linewidths=0.1)
     else:
         for label, chosen, color in _kinds(result):
-            panels[0].scatter(
-                x[chosen], y[chosen], 7, color=color, alpha=0.6, label=label, **points
-            )
+            options = {"color": color, "alpha": 0.6, "label": label, **points}
+            panels[0].scatter(x[chosen], y[chosen], 7, **options)
         if names:
             panels[0].legend(loc="best", markerscale=2, handletextpad=0.1, title="pairs")
-    panels[0].set_title(_headline(result))
+    chance = "" if result.p_value is None else f", p = {result.p_value:.2g}"
+    interval = result.score_interval
+    spread = "" if interval is None else " [{:.2f}, {:.2f}]".format(*interval)
+    score = SCORES[result.compare]
+    panels[0].set_title(f"all pairs{chance}\n{score} = {result.score:.2f}{spread}")
     for group, (axes, name) in enumerate(zip(panels[1:], names, strict=True)):
         inside = result.membership == group
         chosen = triangle(np.logical_and.outer(inside, inside))
         axes.scatter(x[chosen], y[chosen], 9, color=style.cycled(group), alpha=0.7, **points)
-        score = result.group_scores[group]
-        text = f"{SCORES[result.compare]} = {score:.2f}" if np.isfinite(score) else "no score"
+        value = result.group_scores[group]
+        text = f"{score} = {value:.2f}" if np.isfinite(value) else "no score"
         axes.set_title(f"{name}\n{text}")
     for axes in panels:
         axes.xaxis.set_tick_params(labelbottom=True)
@@ -166,14 +157,6 @@ def _comparison(result: RepresentationalSimilarity, sites: Sequence[str]) -> Fig
     for axes in panels[::columns]:
         axes.set_ylabel(f"cosine at {sites[1]}")
     return figure
-
-
-def _headline(result: RepresentationalSimilarity) -> str:
-    chance = "" if result.p_value is None else f", p = {result.p_value:.2g}"
-    spread = ""
-    if result.score_interval is not None:
-        spread = " [{:.2f}, {:.2f}]".format(*result.score_interval)
-    return f"all pairs{chance}\n{SCORES[result.compare]} = {result.score:.2f}{spread}"
 
 
 def _kinds(result: RepresentationalSimilarity) -> list[tuple[str, NDArray[np.bool_], str]]:
@@ -185,7 +168,7 @@ def _kinds(result: RepresentationalSimilarity) -> list[tuple[str, NDArray[np.boo
     return [("between groups", ~within, style.MUTED), ("within a group", within, style.COLORS[1])]
 
 
-def _name_words(axes: Axes, words: list[str], member: NDArray[np.int64] | None, rows: bool) -> None:
+def _name_words(axes: Axes, words: list[str], member: Indices | None, rows: bool) -> None:
     """Write the words along the sides of a matrix, in their group's color."""
     shown = np.arange(0, len(words), ceil(len(words) / MAX_LABELS))
     names = [words[index] for index in shown]

@@ -24,10 +24,9 @@ def sparsity_frontier(
 ) -> dict[str, Figure]:
     """Draw the fraction of variance unexplained against the number of active latents.
 
-    Args:
-        families: By name, such as an architecture's, the mean number of latents active on a row
-            and the fraction of variance unexplained of each dictionary, both `(dictionaries,)`.
-        **context: `title`, what is reconstructed; the rest is ignored.
+    `families` have by name, such as an architecture's, the mean number of latents active on a row
+    and the fraction of variance unexplained of each dictionary, both `(dictionaries,)`. The
+    context may have a `title`, what is reconstructed.
 
     Returns:
         `l0_fvu`.
@@ -39,12 +38,7 @@ def sparsity_frontier(
         raise InputError("there are no dictionaries to draw; expected L0 and FVU of at least one")
     figure, axes = style.new_figure(6.0, 4.0)
     for index, (name, points) in enumerate(families.items()):
-        l0, fvu = (np.asarray(part, dtype=np.float64) for part in points)
-        if l0.shape != fvu.shape or l0.ndim != 1:
-            raise InputError(
-                f"{name!r} has L0 of the shape {l0.shape} and FVU of {fvu.shape}; expected one"
-                " of each for every dictionary"
-            )
+        l0, fvu = style.as_curve(points, f"L0 and FVU of {name!r}")
         order, marker = np.argsort(l0), _MARKS[index % len(_MARKS)]
         axes.plot(
             l0[order], fvu[order], marker=marker, ms=4.5, color=style.cycled(index), label=name

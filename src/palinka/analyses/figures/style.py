@@ -13,9 +13,9 @@ from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.text import Text
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-STYLE = Path(__file__).with_name("palinka.mplstyle")
+from palinka.errors import InputError
 
 # Okabe & Ito (2008): distinct with any color vision. First and second condition, then others.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -27,29 +27,24 @@ MAX_POINTS = 3000
 # Rows and columns of an image; larger matrices are averaged.
 MAX_SIDE = 512
 
-
 P = ParamSpec("P")
 Figures = dict[str, Figure]
 Draw = Callable[P, Figures]
+# Mask of some units, `(units,)`, their color and legend entry.
+Group = tuple[NDArray[np.bool_], str, str | None]
 
 
 @contextmanager
 def style() -> Iterator[None]:
     """Apply palinka's style within the block; restore matplotlib's settings after it."""
-    with mpl.rc_context(fname=STYLE):
+    with mpl.rc_context(fname=Path(__file__).with_name("palinka.mplstyle")):
         yield
 
 
 def new_figure(width: float = 6.0, height: float = 4.0, **layout: Any) -> tuple[Figure, Any]:
-    """Create a figure outside pyplot's global state, and its axes.
+    """Create a figure outside pyplot's global state, and its axes; sizes are in inches.
 
-    Args:
-        width: In inches.
-        height: In inches.
-        **layout: Arguments of `Figure.subplots`, such as `nrows` and `ncols`.
-
-    Returns:
-        The figure and what `Figure.subplots` returned.
+    `layout` are arguments of `Figure.subplots`, such as `nrows`, whose result comes second.
     """
     figure = Figure(figsize=(width, height))
     return figure, figure.subplots(**layout)
@@ -83,13 +78,8 @@ def captioned(**captions: str) -> Callable[[Draw[P]], Draw[P]]:
     """Let a function draw in palinka's style, and give its figures their captions.
 
     Findings, TensorBoard and the atlas show the caption beside the figure. It is the figure's
-    label, as of any artist of matplotlib: `figure.get_label()`. A `$` in a name stays a `$`.
-
-    Args:
-        **captions: What each figure shows and how to read it, by name; there may be more.
-
-    Raises:
-        KeyError: When the function is called, if a figure has no caption.
+    label, as of any artist of matplotlib: `figure.get_label()`. A `$` in a name stays a `$`. There
+    may be captions of further figures; a figure without one raises a `KeyError`.
     """
 
     def decorate(function: Draw[P]) -> Draw[P]:
@@ -105,6 +95,14 @@ def captioned(**captions: str) -> Callable[[Draw[P]], Draw[P]]:
         return draw
 
     return decorate
+
+
+def as_curve(points: tuple[ArrayLike, ArrayLike], what: str) -> tuple[NDArray[np.float64], ...]:
+    """Two series of equal length as float64; `what` they are is for the message."""
+    x, y = (np.asarray(part, dtype=np.float64) for part in points)
+    if x.shape != y.shape or x.ndim != 1:
+        raise InputError(f"{what} have shapes {x.shape} and {y.shape}; expected as many of both")
+    return x, y
 
 
 def cycled(index: int) -> str:
@@ -154,18 +152,12 @@ def draw_points(
 
 
 def draw_by_unit(
-    values: NDArray[Any], groups: Sequence[tuple[NDArray[np.bool_], str, str | None]], units: str,
-    ylabel: str, ranked: str, log_y: bool = True,
+    values: NDArray[Any], groups: Sequence[Group], units: str, ylabel: str, ranked: str,
+    log_y: bool = True,
 ) -> tuple[Figure, Axes, Axes]:  # fmt: skip
-    """Draw one value per unit by the unit's number, and in descending order.
+    """Draw one value per unit, `(units,)`, by the unit's number, and in descending order.
 
-    Args:
-        values: `(units,)`.
-        groups: Masks of the units to draw, `(units,)`, each with its color and legend entry.
-        units: Plural name of the units.
-        ylabel: Name of the value.
-        ranked: Plural name of the units that are drawn, such as "alive latents".
-        log_y: Use a logarithmic y axis.
+    `units` and `ranked`, those in one of the groups, are plural names such as "alive latents".
     """
     figure, (by_number, by_rank) = new_figure(8.0, 3.6, ncols=2, sharey=True, width_ratios=(2.2, 1))
     by_number.set(xlabel=number_of(units), ylabel=ylabel, xlim=(-0.5, len(values) - 0.5))
@@ -185,14 +177,7 @@ def number_of(units: str) -> str:
 
 
 def draw_highlighted(axes: Axes, numbers: NDArray[Any], label: str, color: str = COLORS[1]) -> None:
-    """Mark units that have no place on a logarithmic y axis along its lower edge.
-
-    Args:
-        axes: Axes whose x axis is the units' number.
-        numbers: Of the units, `(n,)`; none draws nothing.
-        label: Legend entry, to which their count is added.
-        color: Color of the marks.
-    """
+    """Mark units, if any, that have no place on a logarithmic y axis along its lower edge."""
     if len(numbers):
         axes.plot(
             numbers, np.full(len(numbers), 0.03), "|", ms=7, mew=0.6, alpha=0.6, color=color,
@@ -203,14 +188,9 @@ def draw_highlighted(axes: Axes, numbers: NDArray[Any], label: str, color: str =
 
 
 def block_means(image: NDArray[Any], largest: int = MAX_SIDE) -> NDArray[Any]:
-    """Shrink a matrix by averaging equal blocks, so that it is drawn at its true colors.
+    """Shrink the longer sides of a matrix to `largest` by averaging equal blocks.
 
-    Args:
-        image: `(rows, columns)`.
-        largest: Maximum length of either side of the result.
-
-    Returns:
-        A matrix whose every entry is the mean of a block of the given one.
+    So it is drawn at its true colors.
     """
     for axis in (0, 1):
         length = image.shape[axis]
@@ -234,8 +214,7 @@ def color_limit(values: NDArray[Any], quantile: float = 0.995) -> float:
 
 def draw_matrix(axes: Axes, matrix: NDArray[Any], first: int = 0, **options: Any) -> AxesImage:
     """Draw a matrix, averaged to `MAX_SIDE`, whose rows and columns count from `first`."""
-    rows, columns = matrix.shape
-    edge = first - 0.5
+    edge, (rows, columns) = first - 0.5, matrix.shape
     extent = (edge, columns + edge, rows + edge, edge)
     return axes.imshow(block_means(matrix), extent=extent, **options)
 

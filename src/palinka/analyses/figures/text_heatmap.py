@@ -116,13 +116,8 @@ def display_tokens(tokens: Sequence[str | bytes]) -> tuple[str, ...]:
     Line breaks, tabs, and spaces that would be overlooked become `↵`, `⇥` and `␣`; other
     invisible characters, among them those that turn the direction of text, their code point,
     such as `⟨U+200F⟩`. A character whose UTF-8 bytes are divided over tokens is shown where it
-    is complete; the tokens before it show their bytes, such as `⟨F0 9F⟩`.
-
-    Args:
-        tokens: Each token's text, or its bytes, from which divided characters can be read.
-
-    Returns:
-        One text for each token, never empty.
+    is complete, if its tokens are given as bytes; the tokens before it show their bytes, such as
+    `⟨F0 9F⟩`. No text is empty.
     """
     chunks = [
         token.encode("utf-8", "surrogatepass") if isinstance(token, str) else token
@@ -188,11 +183,7 @@ def _measured(text: str) -> Iterator[tuple[str, int]]:
 
 
 def words(texts: Sequence[str]) -> Iterator[list[int]]:
-    """Indices of the tokens of each word; words should not be divided between lines.
-
-    A word begins where a token, as `display_tokens` shows it, begins with a space, and after a
-    line break.
-    """
+    """Indices of the tokens of each word: it begins with a space, or after a line break."""
     word: list[int] = []
     for token, text in enumerate(texts):
         if word and (text[0] in (" ", SPACE) or _ends_line(texts[word[-1]])):
@@ -208,12 +199,7 @@ def _ends_line(text: str) -> bool:
 
 
 def token_lines(texts: Sequence[str], columns: int) -> list[list[Cell]]:
-    """Set tokens in lines, breaking between words if possible.
-
-    Args:
-        texts: Tokens as `display_tokens` shows them.
-        columns: Length of a line; at least 2.
-    """
+    """Set tokens that `display_tokens` gave in lines, breaking between words if possible."""
     lines: list[list[Cell]] = [[]]
     column = 0
     for word in words(texts):
@@ -305,10 +291,8 @@ def text_heatmap(
 
 def _checked_texts(tokens: Sequence[str | bytes], heatmaps: Sequence[Heatmap]) -> tuple[str, ...]:
     if len(tokens) == 0 or len(heatmaps) == 0:
-        raise InputError(
-            f"a text heatmap of {len(tokens)} tokens and {len(heatmaps)} series; expected at "
-            "least one of each"
-        )
+        counts = f"{len(tokens)} tokens and {len(heatmaps)} series"
+        raise InputError(f"a text heatmap of {counts}; expected at least one of each")
     return display_tokens(tokens)
 
 
@@ -331,22 +315,13 @@ def _drawable(text: str) -> str:
 
 
 def text_heatmap_html(
-    tokens: Sequence[str | bytes],
-    heatmaps: Sequence[Heatmap],
-    *,
-    title: str = "Text heatmap",
+    tokens: Sequence[str | bytes], heatmaps: Sequence[Heatmap], *, title: str = "Text heatmap",
     token_ids: Sequence[int] | None = None,
-) -> str:
+) -> str:  # fmt: skip
     """Render a page that shows a text once for every heatmap, one above the other.
 
-    The page needs no other file and runs no script. Pointing at a token shows its value, its
-    position and, where given, its id.
-
-    Args:
-        tokens: The text, token by token; bytes where characters are divided over tokens.
-        heatmaps: The series that color the tokens.
-        title: Heading of the page.
-        token_ids: The tokens' ids, `(tokens,)`.
+    The page, under the heading `title`, needs no other file and runs no script. Pointing at a
+    token shows its value, its position and, where `token_ids` are given, its id.
 
     Returns:
         HTML. Tokens, captions and the title are escaped, and invisible characters in them shown.
@@ -356,18 +331,12 @@ def text_heatmap_html(
     """
     texts = _checked_texts(tokens, heatmaps)
     if token_ids is not None and len(token_ids) != len(texts):
-        raise InputError(
-            f"there are {len(token_ids)} token ids for {len(texts)} tokens; expected one for each"
-        )
-    about = [f" · token {token}" for token in range(len(texts))]
-    if token_ids is not None:
-        about = [
-            f"{each} · id {int(number)}" for each, number in zip(about, token_ids, strict=True)
-        ]
+        raise InputError(f"{len(token_ids)} token ids for {len(texts)} tokens; give one for each")
+    ids = [""] * len(texts) if token_ids is None else [f" · id {int(each)}" for each in token_ids]
     sections = []
     for heatmap in heatmaps:
         values, colors = heatmap.numbers(len(texts)), heatmap.cells(len(texts))
-        titles = [f"{value:.6g}{each}" for value, each in zip(values, about, strict=True)]
+        titles = [f"{value:.6g} · token {i}{ids[i]}" for i, value in enumerate(values)]
         caption = escape_control_chars(heatmap.caption)
         ends = f"{values.min():.3g} … {values.max():.3g}"
         cells = list(zip(texts, titles, colors, strict=True))

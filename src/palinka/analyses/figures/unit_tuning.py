@@ -13,6 +13,7 @@ from palinka.analyses.unit_tuning import UnitTuning
 
 # More words than this cannot be read beside an image.
 MAX_LABELS = 60
+Array = NDArray[np.float64]
 
 
 @style.captioned(
@@ -30,14 +31,8 @@ def unit_tuning(
 ) -> dict[str, Figure]:  # fmt: skip
     """Draw t by unit, and the activations behind it.
 
-    Args:
-        result: Of `analyses.unit_tuning`.
-        a: The first condition's activations, `(items, units)`.
-        b: The second condition's.
-        conditions: Their names.
-        items: The words of the first condition, followed by those of the second.
-        units: Plural name of the units.
-        **context: Ignored.
+    `a` and `b` are the activations of both `conditions`, `(items, units)`, and `items` the words
+    of the first, followed by those of the second.
 
     Returns:
         `t` and, with `a` and `b`, `activations` and `mean_activation`.
@@ -74,10 +69,7 @@ def overview(
 
 
 def _activations(
-    both: Sequence[NDArray[np.float64]],
-    conditions: Sequence[str],
-    items: Sequence[str] | None,
-    units: str,
+    both: Sequence[Array], conditions: Sequence[str], items: Sequence[str] | None, units: str
 ) -> Figure:
     rows = min(MAX_LABELS, max(map(len, both)))
     figure, panels = style.new_figure(9.0, max(3.2, 0.1 * rows + 1.0), ncols=2)
@@ -95,13 +87,13 @@ def _activations(
 
 
 def _mean_activation(
-    both: Sequence[NDArray[np.float64]],
-    groups: Sequence[tuple[NDArray[np.bool_], str, str | None]],
-    conditions: Sequence[str],
-    units: str,
+    both: Sequence[Array], groups: Sequence[style.Group], conditions: Sequence[str], units: str
 ) -> Figure:
     figure = Figure(figsize=(8.6, 3.8))
     axes = figure.subplot_mosaic("ac;bc", width_ratios=(1.5, 1))
+    axes["a"].sharex(axes["b"])
+    axes["a"].sharey(axes["b"])
+    axes["a"].tick_params(labelbottom=False)
     means = [activations.mean(axis=0) for activations in both]
     for number, name in enumerate("ab"):
         style.draw_points(
@@ -110,9 +102,6 @@ def _mean_activation(
         style.mark(axes[name], y=0.0)
         axes[name].set(title=conditions[number], ylabel="mean activation")
         axes[name].set_xlim(-0.5, len(means[0]) - 0.5)
-    axes["a"].sharex(axes["b"])
-    axes["a"].tick_params(labelbottom=False)
-    axes["a"].sharey(axes["b"])
     axes["b"].set_xlabel(style.number_of(units))
     for chosen, color, _ in groups:
         style.draw_points(axes["c"], means[0][chosen], means[1][chosen], color)

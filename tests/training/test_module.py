@@ -1,50 +1,45 @@
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Trainer
-from lightning.pytorch.cli import ReduceLROnPlateau
+import yaml
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, ReduceLROnPlateau
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from palinka.autoencoders import KSparseAutoencoder, TopKAutoencoder
 from palinka.autoencoders.topk import geometric_median
 from palinka.errors import InputError
+from palinka.language_models import cpu
 from palinka.training import SparseAutoencoderModule
 from palinka.training.losses import StepContext, loss_terms
 from palinka.training.module import FIRST_ROWS
 
 MakeTrainer = Callable[..., Trainer]
+LOSSES = {f"loss/{name}" for name in ("total", "reconstruction", "sparsity", "decorrelation")}
+MEASURED = {"fvu", "mse", "explained_variance", "cosine", "fvu_legacy", "l0", "l1", "dead", *LOSSES}
 NAMES = {
-    "loss/total",
-    "loss/reconstruction",
-    "loss/sparsity",
-    "loss/decorrelation",
-    "reconstruction/mse",
-    "reconstruction/fvu",
-    "reconstruction/explained_variance",
-    "reconstruction/cosine",
-    "sparsity/l0",
-    "sparsity/l1",
-    "sparsity/dead",
+    *LOSSES,
+    *(f"reconstruction/{name}" for name in ("mse", "fvu", "explained_variance", "cosine")),
+    *(f"sparsity/{name}" for name in ("l0", "l1", "dead")),
 }
-MEASURED = {
-    "fvu",
-    "mse",
-    "explained_variance",
-    "cosine",
-    "fvu_legacy",
-    "l0",
-    "l1",
-    "dead",
-    "loss/total",
-    "loss/reconstruction",
-    "loss/sparsity",
-    "loss/decorrelation",
-}
+
+
+def module(k: int | None = None, **options: Any) -> SparseAutoencoderModule:
+    return SparseAutoencoderModule(KSparseAutoencoder(8, k=k), **options)
+
+
+def sgd(lr: float) -> Callable[..., torch.optim.Optimizer]:
+    return lambda parameters: torch.optim.SGD(parameters, lr=lr)
+
+
+def loss_of(trained: SparseAutoencoderModule, x: Tensor) -> Tensor:
+    return trained.objective(loss_terms(trained.autoencoder, StepContext(x, x)), step=0).total
 
 
 def transcription(weight: Tensor, x: Tensor, k: int, steps: int) -> list[float]:
@@ -91,39 +86,36 @@ def test_the_reference_run_is_the_transcription(
 def test_everything_is_logged_under_its_name(
     rows: Tensor, rows_data: Any, recorder: Any, make_trainer: MakeTrainer
 ) -> None:
-    module = SparseAutoencoderModule(KSparseAutoencoder(8), dead_after_tokens=1)
-    first = copy.deepcopy(module.autoencoder)
+    trained = module(dead_after_tokens=1)
+    first = copy.deepcopy(trained.autoencoder)
     trainer = make_trainer(max_epochs=1, callbacks=[recorder])
-    trainer.fit(module, rows_data(rows, batch_size=12))
-    logged = recorder.logged[0]
+    trainer.fit(trained, rows_data(rows, batch_size=12))
+    logged, output = recorder.logged[0], first(rows[:12])
     assert logged.keys() >= NAMES
-    output = first(rows[:12])
     assert logged["loss/total"] == pytest.approx(recorder.losses[0])
-    parts = ("loss/reconstruction", "loss/sparsity", "loss/decorrelation")
-    assert sum(logged[name] for name in parts) == pytest.approx(recorder.losses[0])
-    assert logged["reconstruction/mse"] == pytest.approx(
-        (output.reconstruction - rows[:12]).square().mean().item()
-    )
-    assert logged["sparsity/l0"] == pytest.approx((output.latents > 0).sum().item() / 12)
-    assert logged["sparsity/dead"] == pytest.approx(
-        (~(output.latents > 0).any(dim=0)).float().mean().item()
-    )
+    assert sum(logged[name] for name in LOSSES) == pytest.approx(2 * recorder.losses[0])
+    fired = output.latents > 0
+    for name, value in {
+        "reconstruction/mse": (output.reconstruction - rows[:12]).square().mean(),
+        "sparsity/l0": fired.sum() / 12,
+        "sparsity/dead": (~fired.any(dim=0)).float().mean(),
+    }.items():
+        assert logged[name] == pytest.approx(value.item())
     assert trainer.callback_metrics.keys() >= {f"val/{name}" for name in MEASURED}
-    trainer.test(module, rows_data(rows), verbose=False)
+    trainer.test(trained, rows_data(rows), verbose=False)
     assert trainer.callback_metrics.keys() == {f"test/{name}" for name in MEASURED}
 
 
 def test_validation_is_exact_over_the_split(
     rows: Tensor, rows_data: Any, make_trainer: MakeTrainer
 ) -> None:
-    module = SparseAutoencoderModule(KSparseAutoencoder(8, k=3))
-    make_trainer().validate(module, rows_data(rows + 1.0), verbose=False)
-    values = []
-    for size in (24, 7):
-        trainer = make_trainer()
-        trainer.validate(module, rows_data(rows, batch_size=size), verbose=False)
-        values.append({k: float(v) for k, v in trainer.callback_metrics.items()})
-    reconstruction = module(rows).reconstruction
+    trained = module(k=3)
+    make_trainer().validate(trained, rows_data(rows + 1.0), verbose=False)
+    values = [
+        make_trainer().validate(trained, rows_data(rows, batch_size=size), verbose=False)[0]
+        for size in (24, 7)
+    ]
+    reconstruction = trained(rows).reconstruction
     fvu = (reconstruction - rows).square().sum() / (rows - rows.mean(dim=0)).square().sum()
     assert values[0]["val/fvu"] == pytest.approx(fvu.item(), rel=1e-5)
     for name in values[0].keys() - {"val/loss/total", "val/loss/decorrelation"}:
@@ -136,10 +128,9 @@ def test_little_is_done_on_steps_that_are_not_logged(
     trainer = make_trainer(
         max_epochs=2, log_every_n_steps=4, callbacks=[recorder], limit_val_batches=0
     )
-    trainer.fit(SparseAutoencoderModule(KSparseAutoencoder(8)), rows_data(rows, batch_size=4))
-    with_loss = [i for i, logged in enumerate(recorder.logged) if "loss/total" in logged]
-    assert with_loss[0] == 3
+    trainer.fit(module(), rows_data(rows, batch_size=4))
     totals = [logged.get("loss/total") for logged in recorder.logged]
+    assert totals[:3] == [None, None, None]
     assert totals[3] == pytest.approx(recorder.losses[3])
     assert totals[7] == totals[8] == pytest.approx(recorder.losses[7])
 
@@ -147,65 +138,55 @@ def test_little_is_done_on_steps_that_are_not_logged(
 def test_penalties_warm_up_with_the_optimizer_steps(
     rows: Tensor, rows_data: Any, recorder: Any, make_trainer: MakeTrainer
 ) -> None:
-    module = SparseAutoencoderModule(
-        KSparseAutoencoder(8), sparsity_warmup_steps=2, optimizer=lambda p: torch.optim.SGD(p, lr=0)
-    )
-    trainer = make_trainer(
-        max_epochs=6, accumulate_grad_batches=1, callbacks=[recorder], limit_val_batches=0
-    )
-    trainer.fit(module, rows_data(rows))
+    trained = module(sparsity_warmup_steps=2, optimizer=sgd(0))
+    trainer = make_trainer(max_epochs=6, callbacks=[recorder], limit_val_batches=0)
+    trainer.fit(trained, rows_data(rows))
     sparsity = [logged["loss/sparsity"] for logged in recorder.logged]
     assert sparsity[0] == 0.0
     assert sparsity[1] == pytest.approx(sparsity[2] / 2)
     assert sparsity[2] == sparsity[5]
 
 
-def test_half_precision_activations_are_trained_in_single(
-    rows: Tensor, rows_data: Any, recorder: Any, make_trainer: MakeTrainer
-) -> None:
-    for dtype in (torch.float16, torch.bfloat16):
-        module = SparseAutoencoderModule(KSparseAutoencoder(8))
-        expected = module(rows.to(dtype).float()).reconstruction
-        actual = module(rows.to(dtype)).reconstruction
-        assert torch.equal(actual, expected)
-        trainer = make_trainer(max_epochs=1, callbacks=[recorder])
-        trainer.fit(module, rows_data(rows.to(dtype)))
-        assert module.autoencoder.encoder.weight.dtype == torch.float32
-
-
-@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
-def test_other_precisions(
-    precision: str, rows: Tensor, rows_data: Any, recorder: Any, make_trainer: MakeTrainer
-) -> None:
-    module = SparseAutoencoderModule(KSparseAutoencoder(8))
-    expected = copy.deepcopy(module)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true", "64-true"])
+def test_half_precision_activations_in_every_precision(
+    precision: str, dtype: torch.dtype, rows: Tensor, rows_data: Any, recorder: Any,
+    make_trainer: MakeTrainer,
+) -> None:  # fmt: skip
+    trained = module()
+    x = rows.to(dtype)
+    assert torch.equal(trained(x).reconstruction, trained(x.float()).reconstruction)
+    expected = loss_of(trained, x.float()).item()
     trainer = make_trainer(max_epochs=2, precision=precision, callbacks=[recorder])
-    trainer.fit(module, rows_data(rows.half()))
-    x = rows.half().float()
-    losses = expected.objective(loss_terms(expected.autoencoder, StepContext(x, x)), step=0)
-    assert recorder.losses[0] == pytest.approx(losses.total.item(), rel=0.02)
-    assert module.firing.tokens_since.dtype == torch.int64
+    trainer.fit(trained, rows_data(x))
+    assert recorder.losses[0] == pytest.approx(expected, rel=0.02)
+    weights = {"bf16-true": torch.bfloat16, "64-true": torch.float64}
+    assert trained.autoencoder.dictionary.dtype == weights.get(precision, torch.float32)
+    assert trained.firing.tokens_since.dtype == torch.int64
 
 
 def test_the_scaling_of_the_training_data_is_taken(
     rows: Tensor, rows_data: Any, statistics: Any, recorder: Any, make_trainer: MakeTrainer
 ) -> None:
-    mean = np.linspace(1, 2, 8)
-    module = SparseAutoencoderModule(KSparseAutoencoder(8))
-    scaled = (rows - torch.from_numpy(mean).float()) * 0.5
-    expected = module.objective(
-        loss_terms(module.autoencoder, StepContext(scaled, scaled)), step=0
-    ).total.item()
-    data = rows_data(rows, input_statistics=statistics(mean, 0.5))
+    trained, mean = module(), 100 + np.linspace(1, 2, 8)
+    shifted = rows + torch.from_numpy(mean).float()
+    scaled = (shifted - torch.from_numpy(mean).float()) * 0.5
+    expected = loss_of(trained, scaled).item()
+    data = rows_data(shifted, input_statistics=statistics(mean, 0.5))
     trainer = make_trainer(max_epochs=1, callbacks=[recorder], limit_val_batches=0)
-    trainer.fit(module, data)
+    trainer.fit(trained, data)
     assert recorder.losses[0] == pytest.approx(expected, rel=1e-6)
-    output = module(rows)
-    raw = module.autoencoder(scaled).reconstruction / 0.5 + torch.from_numpy(mean).float()
+    output = trained(shifted)
+    raw = trained.autoencoder(scaled).reconstruction / 0.5 + torch.from_numpy(mean).float()
     torch.testing.assert_close(output.reconstruction, raw)
-    torch.testing.assert_close(module.decode(module.encode(rows)), output.reconstruction)
-    (latents,) = make_trainer().predict(module, data)
+    torch.testing.assert_close(trained.decode(trained.encode(shifted)), output.reconstruction)
+    (latents,) = make_trainer().predict(trained, data)
     torch.testing.assert_close(latents, output.latents)
+    # The statistics keep their digits in low precision.
+    narrow = module()
+    make_trainer(max_steps=1, precision="bf16-true", limit_val_batches=0).fit(narrow, data)
+    assert torch.equal(narrow.scaling.mean, torch.from_numpy(mean).float())
+    assert narrow(shifted).reconstruction.dtype == torch.float32
 
 
 def test_a_new_autoencoder_begins_from_the_data_once(
@@ -219,8 +200,9 @@ def test_a_new_autoencoder_begins_from_the_data_once(
 
     said = {"training_rows": training_rows, "input_statistics": statistics(np.ones(8), 0.5)}
     sae = TopKAutoencoder(8)
-    module = SparseAutoencoderModule(sae, optimizer=lambda p: torch.optim.SGD(p, lr=0.0))
-    make_trainer(max_epochs=1).fit(module, rows_data(rows, **said))
+    make_trainer(max_epochs=1).fit(
+        SparseAutoencoderModule(sae, optimizer=sgd(0.0)), rows_data(rows, **said)
+    )
     assert asked == [FIRST_ROWS]
     first = geometric_median((rows.half().float() - 1.0) * 0.5)
     torch.testing.assert_close(sae.decoder_bias.detach(), first)
@@ -233,77 +215,70 @@ def test_a_new_autoencoder_begins_from_the_data_once(
     assert asked == [FIRST_ROWS]
 
 
+@pytest.mark.parametrize("tied", [True, False])
 def test_rows_keep_unit_norm_and_gradients_stay_tangent(
+    tied: bool, rows: Tensor, rows_data: Any, make_trainer: MakeTrainer
+) -> None:
+    sae = KSparseAutoencoder(8, tied=tied, unit_norm=True)
+    before = sae.dictionary.detach().clone()
+    trained = SparseAutoencoderModule(sae, optimizer=sgd(0.5))
+    (gradient,) = torch.autograd.grad(loss_of(trained, rows), sae.dictionary)
+    gradient -= (gradient * before).sum(dim=1, keepdim=True) * before
+    expected = torch.nn.functional.normalize(before - 0.5 * gradient, dim=1)
+    make_trainer(max_steps=1, limit_val_batches=0).fit(trained, rows_data(rows))
+    torch.testing.assert_close(sae.dictionary.detach(), expected)
+    assert not torch.equal(sae.dictionary.detach(), before)
+
+
+def test_a_schedule_goes_by_steps_and_a_plateau_by_the_name_of_its_metric(
     rows: Tensor, rows_data: Any, make_trainer: MakeTrainer
 ) -> None:
-    for tied in (True, False):
-        sae = KSparseAutoencoder(8, tied=tied, unit_norm=True)
-        before = sae.dictionary.detach().clone()
-        module = SparseAutoencoderModule(sae, optimizer=lambda p: torch.optim.SGD(p, lr=0.5))
-        expected = before.clone()
+    def halved(optimizer: Any) -> Any:
+        return torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)
 
-        loss = module.objective(loss_terms(sae, StepContext(rows, rows)), step=0).total
-        (gradient,) = torch.autograd.grad(loss, sae.dictionary)
-        gradient -= (gradient * before).sum(dim=1, keepdim=True) * before
-        expected = torch.nn.functional.normalize(before - 0.5 * gradient, dim=1)
-        make_trainer(max_steps=1, limit_val_batches=0).fit(module, rows_data(rows))
-        torch.testing.assert_close(sae.dictionary.detach(), expected)
-        assert not torch.equal(sae.dictionary.detach(), before)
+    def plateau(optimizer: Any) -> Any:
+        return ReduceLROnPlateau(optimizer, monitor="val/fvu", patience=0, threshold=1e9)
 
-
-def test_a_schedule_goes_by_steps(rows: Tensor, rows_data: Any, make_trainer: MakeTrainer) -> None:
-    module = SparseAutoencoderModule(
-        KSparseAutoencoder(8),
-        optimizer=lambda p: torch.optim.SGD(p, lr=1.0),
-        lr_scheduler=lambda o: torch.optim.lr_scheduler.StepLR(o, step_size=1, gamma=0.5),
-    )
-    trainer = make_trainer(max_epochs=1, limit_val_batches=0)
-    trainer.fit(module, rows_data(rows, batch_size=8))
-    assert trainer.optimizers[0].param_groups[0]["lr"] == 0.125
+    rates = []
+    for schedule in (halved, plateau):
+        trainer = make_trainer(max_epochs=1)
+        trained = module(optimizer=sgd(1e-3), lr_scheduler=schedule)
+        trainer.fit(trained, rows_data(rows, batch_size=8))
+        rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+    assert rates == pytest.approx([1e-3 / 8, 1e-4])
 
 
-def test_a_plateau_is_watched_by_its_name(
-    rows: Tensor, rows_data: Any, make_trainer: MakeTrainer
-) -> None:
-    module = SparseAutoencoderModule(
-        KSparseAutoencoder(8),
-        lr_scheduler=lambda o: ReduceLROnPlateau(o, monitor="val/fvu", patience=0, threshold=1e9),
-    )
-    trainer = make_trainer(max_epochs=4)
-    trainer.fit(module, rows_data(rows))
-    assert trainer.optimizers[0].param_groups[0]["lr"] < 1e-4
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("every", [1, 50])
-def test_activations_that_are_no_numbers_end_training(
+@pytest.mark.parametrize(("value", "every"), [(float("nan"), 1), (float("inf"), 50)])
+def test_activations_that_are_no_numbers_end_every_run(
     value: float, every: int, rows: Tensor, rows_data: Any, make_trainer: MakeTrainer
 ) -> None:
     rows[13, 2] = value
-    module = SparseAutoencoderModule(KSparseAutoencoder(8))
     trainer = make_trainer(max_epochs=3, log_every_n_steps=every, limit_val_batches=0)
     with pytest.raises(InputError, match="1 batches of activations hold NaN or Inf"):
-        trainer.fit(module, rows_data(rows, batch_size=6))
-    with pytest.raises(InputError, match="NaN or Inf"):
-        make_trainer().validate(module, rows_data(rows), verbose=False)
-    with pytest.raises(InputError, match="NaN or Inf"):
-        make_trainer().predict(SparseAutoencoderModule(KSparseAutoencoder(8)), rows_data(rows))
+        trainer.fit(module(), rows_data(rows, batch_size=6))
+    for measure in (make_trainer().validate, make_trainer().test, make_trainer().predict):
+        with pytest.raises(InputError, match="NaN or Inf"):
+            measure(module(), rows_data(rows))
 
 
-def test_divergence_is_not_blamed_on_the_data(
-    rows: Tensor, rows_data: Any, make_trainer: MakeTrainer
+@pytest.mark.parametrize(
+    ("changes", "precision", "message"),
+    [
+        ({"optimizer": sgd(1e30)}, "32-true", "training diverged"),
+        (
+            {"autoencoder": KSparseAutoencoder(9)},
+            "32-true",
+            r"activations of shape \(24, 8\).*must be 9",
+        ),
+        ({}, "16-true", r"float16 weights have too little range(?!.*learning rate)"),
+    ],
+)
+def test_runs_that_cannot_be(
+    changes: Any, precision: str, message: str, rows: Tensor, rows_data: Any, make_trainer: Any
 ) -> None:
-    module = SparseAutoencoderModule(
-        KSparseAutoencoder(8), optimizer=lambda p: torch.optim.SGD(p, lr=1e30)
-    )
-    with pytest.raises(InputError, match="training diverged"):
-        make_trainer(max_epochs=5).fit(module, rows_data(rows))
-
-
-def test_another_width_is_named(rows: Tensor, rows_data: Any, make_trainer: MakeTrainer) -> None:
-    module = SparseAutoencoderModule(KSparseAutoencoder(9))
-    with pytest.raises(InputError, match=r"activations of shape \(24, 8\).*must be 9"):
-        make_trainer(max_epochs=1).fit(module, rows_data(rows))
+    trained = SparseAutoencoderModule(**{"autoencoder": KSparseAutoencoder(8), **changes})
+    with pytest.raises(InputError, match=message):
+        make_trainer(max_epochs=5, precision=precision).fit(trained, rows_data(rows))
 
 
 @pytest.mark.parametrize(
@@ -313,8 +288,110 @@ def test_another_width_is_named(rows: Tensor, rows_data: Any, make_trainer: Make
         {"decorrelation_weight": float("nan")},
         {"sparsity_warmup_steps": -1},
         {"dead_after_tokens": 0},
+        {"auxiliary_k": 0},
     ],
 )
 def test_arguments_that_cannot_be(arguments: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=f"{next(iter(arguments))} must be"):
-        SparseAutoencoderModule(KSparseAutoencoder(8), **arguments)
+        module(**arguments)
+
+
+@pytest.fixture
+def chosen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The precisions of float32 products that trials choose, the last of them next."""
+    chosen = ["highest", "medium"]
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    monkeypatch.setattr(cpu, "MIN_WEIGHTS", 100)
+    monkeypatch.setattr(cpu, "select_matmul_backend", lambda: (chosen.pop(), "why"))
+    yield chosen
+    torch.set_float32_matmul_precision(before)
+
+
+def test_small_autoencoders_and_explicit_wishes_are_left_alone(chosen: list[str]) -> None:
+    for wish, size, expected in (
+        ("highest", 99, "highest"), ("high", 100, "high"), ("highest", 100, "medium"),
+    ):  # fmt: skip
+        torch.set_float32_matmul_precision(wish)
+        assert cpu.tune_cpu(torch.device("cpu"), size) == wish
+        assert torch.get_float32_matmul_precision() == expected
+
+
+def test_a_resumed_run_keeps_its_precision_and_torch_is_left_as_it_was(
+    chosen: list[str], make_trainer: MakeTrainer, rows_data: Any, rows: Tensor, tmp_path: Path
+) -> None:
+    trainer, path, seen = make_trainer(max_epochs=1), tmp_path / "last.ckpt", []
+
+    class Watched(SparseAutoencoderModule):
+        def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+            seen.append(torch.get_float32_matmul_precision())
+            if len(seen) == 1:
+                trainer.save_checkpoint(path)
+            return super().training_step(batch, batch_idx)
+
+    trainer.fit(Watched(KSparseAutoencoder(8)), rows_data(rows))
+    make_trainer(max_epochs=2).fit(Watched(KSparseAutoencoder(8)), rows_data(rows), ckpt_path=path)
+    assert set(seen) == {"medium"}
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+class Data(LightningDataModule):
+    """Knows its width only once it has been made, as the project's own does."""
+
+    width = 8
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(torch.randn(3, 6, 8), batch_size=None)
+
+    val_dataloader = train_dataloader
+
+
+class CLI(LightningCLI):
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        width = "model.autoencoder.init_args.input_dim"
+        parser.link_arguments("data.width", width, apply_on="instantiate")
+
+
+def cli(folder: Path, *arguments: str, **options: Any) -> LightningCLI:
+    """The module under LightningCLI, which captures hyper-parameters in a way of its own."""
+    flags = ("logger", "enable_progress_bar", "enable_checkpointing")
+    line = [
+        "fit", "--model.autoencoder=KSparseAutoencoder", "--model.autoencoder.k=3",
+        "--trainer.max_epochs=1", "--trainer.accelerator=cpu",
+        f"--trainer.default_root_dir={folder}", *(f"--trainer.{flag}=false" for flag in flags),
+        *arguments,
+    ]  # fmt: skip
+    own: dict[str, Any] = {"auto_configure_optimizers": False, "save_config_callback": None}
+    return CLI(SparseAutoencoderModule, Data, args=line, **own, **options)
+
+
+@pytest.mark.parametrize("load_from_checkpoint_support", [True, False])
+def test_a_checkpoint_of_lightnings_command_line_loads_without_arguments(
+    tmp_path: Path, load_from_checkpoint_support: bool
+) -> None:
+    sgd = ["--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.5"]
+    support = {"load_from_checkpoint_support": load_from_checkpoint_support}
+    ran = cli(tmp_path, *sgd, "--model.sparsity_weight=0.25", **support)
+    assert isinstance(ran.trainer.optimizers[0], torch.optim.SGD)
+    assert ran.trainer.optimizers[0].param_groups[0]["lr"] == 0.5
+    path = tmp_path / "cli.ckpt"
+    ran.trainer.save_checkpoint(path)
+    torch.load(path, weights_only=True)
+    loaded = SparseAutoencoderModule.load_from_checkpoint(path)
+    assert loaded.autoencoder.config() == ran.model.autoencoder.config()
+    assert (loaded.autoencoder.input_dim, loaded.autoencoder.k) == (8, 3)
+    assert loaded.objective.sparsity_weight == 0.25
+    torch.testing.assert_close(loaded.state_dict(), ran.model.state_dict(), rtol=0, atol=0)
+
+
+def test_the_printed_configuration_states_the_optimizer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        cli(tmp_path, "--print_config")
+    model = yaml.safe_load(capsys.readouterr().out)["model"]
+    assert model["optimizer"]["class_path"] == "torch.optim.Adam"
+    assert model["optimizer"]["init_args"]["lr"] == 1e-4
+    assert model["optimizer"]["init_args"]["betas"] == [0.9, 0.999]
+    assert model["lr_scheduler"] is None
+    assert model["decorrelation_weight"] == 5e-4

@@ -1,6 +1,7 @@
 import os
 import random
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from palinka.data import ActivationLoader, Cache
 from palinka.data import cache as reading
-from palinka.data.cache import cut_at, default_cache_dir, read_exactly
+from palinka.data.cache import default_cache_dir, read_exactly
 from palinka.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def test_every_row_is_there_once_with_its_context(
     small = corpus(dtype=dtype, skip=skip)
     cache = small.write(tmp_path)
     rows = cache.read_rows(0, cache.rows)
-    assert (cache.rows, cache.width, cache.shards) == (5 * (8 - skip), 3, 3)
+    assert (cache.rows, cache.width, len(cache.shapes)) == (5 * (8 - skip), 3, 3)
     assert rows.dtype == cache.dtype == small.layout.torch_dtype
     seen = []
     for number in range(cache.rows):
@@ -260,20 +261,20 @@ def test_the_environment_or_the_home_folder_says_where_caches_lie(
         default_cache_dir()
 
 
-@given(
-    st.lists(st.integers(1, 4), min_size=1, max_size=5),
-    st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), max_size=10),
-)
-def test_pieces_hold_the_same_rows_each_in_one_shard(
-    lengths: list[int], pairs: list[tuple[int, int]]
-) -> None:
-    borders = np.cumsum([0, *lengths]).tolist()
-    runs = np.minimum(np.sort(np.array(pairs, np.int64).reshape(-1, 2), axis=1), borders[-1])
-    pieces = list(cut_at(borders, runs))
-    expected = [row for run in runs for row in range(*run)]
-    assert [row for _, start, stop in pieces for row in range(start, stop)] == expected
-    for index, start, stop in pieces:
-        assert borders[index] <= start < stop <= borders[index + 1]
+@pytest.fixture(scope="module")
+def uneven(corpus: "Corpora", tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    return corpus().write(tmp_path_factory.mktemp("caches"))
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), max_size=10))
+def test_any_runs_are_read_one_after_the_other(uneven: Cache, pairs: list[tuple[int, int]]) -> None:
+    runs = np.sort(np.array(pairs, np.int64).reshape(-1, 2), axis=1)
+    rows = uneven.read_rows(0, 40)
+    expected = torch.cat([rows[:0], *(rows[first:stop] for first, stop in runs)])
+    out = torch.empty_like(expected)
+    with closing(uneven.reader()) as reader:
+        reader.read_into(out, runs)
+    assert torch.equal(out, expected)
 
 
 def test_short_reads_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

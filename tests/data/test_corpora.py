@@ -20,35 +20,29 @@ from palinka.errors import InputError
 
 def test_a_document_is_text_or_tokens() -> None:
     assert Document("a", text="").text == ""
-    assert Document("a", tokens=np.zeros(0, dtype=np.int64)).text is None
-    with pytest.raises(ValueError, match="either text or tokens"):
-        Document("a")
-    with pytest.raises(ValueError, match="either text or tokens"):
-        Document("a", text="a", tokens=np.zeros(1, dtype=np.int64))
+    tokens = np.zeros(1, dtype=np.int64)
+    assert Document("a", tokens=tokens).text is None
+    for both in ({}, {"text": "a", "tokens": tokens}):
+        with pytest.raises(ValueError, match="either text or tokens"):
+            Document("a", **both)
 
 
-def test_depends_on_names_and_bytes_alone(tmp_path: Path) -> None:
+def test_the_hash_depends_on_names_and_bytes_alone(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     one.write_bytes(b"content")
-    two.write_bytes(b"content")
-    assert content_hash([("a", one)]) == content_hash([("a", two)])
-    assert content_hash([("a", one)]) != content_hash([("b", one)])
-    assert content_hash([("a", one)]) != content_hash([("a", one), ("a", one)])
     # As it was before byte order marks were skipped: caches keep their keys.
     known = hashlib.sha256(b"a\0" + hashlib.sha256(b"content").digest()).hexdigest()
-    assert content_hash([("a", one)]) == known
-    two.write_bytes(b"\xef\xbb\xbfcontent")
-    assert content_hash([("a", two)]) == known
+    for same in (b"content", b"\xef\xbb\xbfcontent"):
+        two.write_bytes(same)
+        assert content_hash([("a", one)]) == content_hash([("a", two)]) == known
     two.write_bytes(b"other")
-    assert content_hash([("a", one)]) != content_hash([("a", two)])
-
-
-def test_names_the_file_that_is_gone(tmp_path: Path) -> None:
+    others = ([("a", two)], [("b", one)], [("a", one), ("a", one)])
+    assert known not in map(content_hash, others)
     with pytest.raises(InputError, match="gone cannot be read"):
         content_hash([("gone", tmp_path / "gone")])
 
 
-def test_documents_are_all_tokens_of_the_file_in_order() -> None:
+def test_the_sample_is_all_tokens_of_the_file_in_order() -> None:
     documents = list(BundledSample().documents())
     sample = load_file(mini_sample_file())
     assert len(documents) == len(sample["offsets"]) - 1
@@ -57,28 +51,18 @@ def test_documents_are_all_tokens_of_the_file_in_order() -> None:
     assert {array.dtype for array in tokens} == {np.dtype(np.int64)}
     np.testing.assert_array_equal(np.concatenate(tokens), sample["tokens"])
     assert len({document.name for document in documents}) == len(documents)
-
-
-def test_the_fingerprint_of_the_sample_is_stable() -> None:
     assert BundledSample().fingerprint() == BundledSample().fingerprint()
 
 
-def test_a_passage_is_one_document() -> None:
+def test_a_passage_is_one_document_with_the_fingerprint_of_its_text() -> None:
     (document,) = Passage("I saw him.").documents()
     assert document.text == "I saw him."
     (marked,) = Passage("\ufeffI saw him.").documents()
     assert marked == document
-
-
-def test_the_fingerprint_of_a_passage_is_that_of_its_text() -> None:
-    assert Passage("a").fingerprint() == Passage("a").fingerprint()
-    assert Passage("a").fingerprint() != Passage("b").fingerprint()
-
-
-@pytest.mark.parametrize("text", ["", " \n\t", "\ufeff\n"])
-def test_an_empty_passage_is_rejected(text: str) -> None:
-    with pytest.raises(InputError, match="the passage is empty; give"):
-        Passage(text)
+    assert Passage("a").fingerprint() == Passage("a").fingerprint() != Passage("b").fingerprint()
+    for text in ("", " \n\t", "\ufeff\n"):
+        with pytest.raises(InputError, match="the passage is empty; give"):
+            Passage(text)
 
 
 @pytest.fixture
@@ -97,31 +81,20 @@ def names_and_texts(corpus: TextFiles) -> list[tuple[str, str | None]]:
     return [(document.name, document.text) for document in corpus.documents()]
 
 
-def test_reads_the_files_of_a_folder_sorted_by_name(books: Path) -> None:
+def test_reads_what_it_is_given_sorted_by_name(books: Path) -> None:
     assert names_and_texts(TextFiles(books)) == [
         ("a.txt", "Alpha\nline"),
         ("b.txt", "Beta € ß"),
         ("more/c.txt", "Gamma"),
     ]
-
-
-def test_takes_what_the_pattern_matches(books: Path) -> None:
-    assert names_and_texts(TextFiles(str(books), "*.md")) == [("notes.md", "Markdown")]
-
-
-def test_reads_one_file(books: Path) -> None:
-    assert names_and_texts(TextFiles(books / "notes.md")) == [("notes.md", "Markdown")]
-
-
-def test_takes_the_start_of_each_file_only(books: Path) -> None:
-    texts = [text for _, text in names_and_texts(TextFiles(books, max_document_characters=3))]
-    assert texts == ["Alp", "Bet", "Gam"]
-
-
-def test_decodes_with_the_encoding(tmp_path: Path) -> None:
-    file = tmp_path / "old.txt"
-    file.write_bytes("Straße".encode("latin-1"))
-    assert names_and_texts(TextFiles(file, encoding="latin-1")) == [("old.txt", "Straße")]
+    notes = [("notes.md", "Markdown")]
+    assert names_and_texts(TextFiles(str(books), "*.md")) == notes
+    assert names_and_texts(TextFiles(books / "notes.md")) == notes
+    starts = names_and_texts(TextFiles(books, max_document_characters=3))
+    assert [text for _, text in starts] == ["Alp", "Bet", "Gam"]
+    (books / "old.txt").write_bytes("Straße".encode("latin-1"))
+    old = TextFiles(books / "old.txt", encoding="latin-1")
+    assert names_and_texts(old) == [("old.txt", "Straße")]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "UTF8", "latin-1"])
@@ -158,47 +131,25 @@ def test_fingerprint_is_that_of_the_content(books: Path, tmp_path: Path) -> None
     assert TextFiles(books, encoding="latin-1").fingerprint() != original
 
 
-def test_refuses_a_path_that_is_not_there(tmp_path: Path) -> None:
-    corpus = TextFiles(tmp_path / "missing")
-    with pytest.raises(InputError, match=r"missing was not found; give the path of a text file"):
-        next(corpus.documents())
-    with pytest.raises(InputError, match="missing was not found"):
-        corpus.fingerprint()
-
-
-def test_refuses_a_folder_without_a_matching_file(books: Path) -> None:
-    with pytest.raises(InputError, match=r"no file in .*books matches '\*\.rst'"):
-        next(TextFiles(books, "*.rst").documents())
-
-
-@pytest.mark.parametrize("pattern", ["", "/absolute/*.txt"])
-def test_refuses_what_is_no_pattern(books: Path, pattern: str) -> None:
-    with pytest.raises(InputError, match="is not a glob pattern"):
-        next(TextFiles(books, pattern).documents())
-
-
-def test_refuses_files_that_are_all_empty(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("")
-    (tmp_path / "b.txt").write_text("  \n")
-    with pytest.raises(InputError, match=r"every text file in .* is empty"):
-        list(TextFiles(tmp_path).documents())
-
-
-def test_names_the_file_that_is_not_utf8(books: Path) -> None:
-    (books / "b.txt").write_bytes(b"Stra\xdfe")
-    with pytest.raises(InputError, match=r"b\.txt is not utf-8 \(byte 4 cannot be decoded\)"):
-        list(TextFiles(books).documents())
-
-
-def test_refuses_an_encoding_that_does_not_exist(books: Path) -> None:
-    with pytest.raises(InputError, match="'utf-9' is not a text encoding"):
-        list(TextFiles(books, encoding="utf-9").documents())
-
-
-@pytest.mark.parametrize("encoding", ["hex", "undefined", "a\0b"])
-def test_refuses_an_encoding_that_is_not_one_of_text(books: Path, encoding: str) -> None:
-    with pytest.raises(InputError, match="is not a text encoding"):
-        list(TextFiles(books, encoding=encoding).documents())
+@pytest.mark.parametrize(
+    ("place", "options", "message"),
+    [
+        ("missing", {}, "missing was not found; give a text file or a folder"),
+        ("", {"pattern": "*.rst"}, r"no file in .*books matches '\*\.rst'"),
+        ("", {"pattern": ""}, "is not a glob pattern"),
+        ("", {"pattern": "/absolute/*.txt"}, "is not a glob pattern"),
+        ("", {"pattern": "empty.*"}, r"every text file in .* is empty"),
+        ("", {"pattern": "*.old"}, r"d\.old is not utf-8 \(byte 4 cannot be decoded\)"),
+        *(("", {"encoding": e}, "is not a text") for e in ("utf-9", "hex", "undefined", "a\0b")),
+    ],
+)
+def test_what_cannot_be_read_is_rejected(
+    books: Path, place: str, options: dict[str, str], message: str
+) -> None:
+    (books / "d.old").write_bytes(b"Stra\xdfe")
+    with pytest.raises(InputError, match=message) as error:
+        list(TextFiles(books / place, **options).documents())
+    assert "\n" not in str(error.value)
 
 
 def test_a_file_beyond_memory_is_named_unless_only_its_start_is_wanted(
@@ -226,8 +177,8 @@ def test_names_the_file_that_cannot_be_read(books: Path) -> None:
         TextFiles(books).fingerprint()
 
 
-def test_refuses_a_limit_below_one(books: Path) -> None:
-    with pytest.raises(InputError, match="max_document_characters is 0; expected at least 1"):
+def test_a_limit_below_one_is_rejected(books: Path) -> None:
+    with pytest.raises(InputError, match="max_document_characters is 0"):
         TextFiles(books, max_document_characters=0)
 
 
@@ -298,7 +249,7 @@ def test_a_commit_is_taken_at_its_word(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("path", ["nobody/nothing", "json", "not/a/name"])
-def test_refuses_what_is_neither_a_folder_nor_on_the_hub(
+def test_rejects_what_is_neither_a_folder_nor_on_the_hub(
     path: str, datasets: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unreachable(*_: object, **__: object) -> None:
@@ -313,19 +264,16 @@ def test_refuses_what_is_neither_a_folder_nor_on_the_hub(
         corpus.fingerprint()
 
 
-def test_refuses_a_split_or_configuration_that_is_not_there(dataset: Path) -> None:
+def test_rejects_a_split_or_configuration_that_is_not_there(dataset: Path) -> None:
     with pytest.raises(InputError, match=r"split test\) cannot be loaded: .*train"):
         next(HuggingFaceDataset(str(dataset), split="test").documents())
     with pytest.raises(InputError, match=r"name polish, split train\) cannot be loaded"):
         next(HuggingFaceDataset(str(dataset), name="polish").documents())
 
 
-def test_lists_the_columns_if_the_text_column_is_not_there(dataset: Path) -> None:
+def test_columns_that_do_not_hold_text_are_rejected(dataset: Path) -> None:
     with pytest.raises(InputError, match="no column 'text'; text_field may be one of body, year"):
         next(HuggingFaceDataset(str(dataset)).documents())
-
-
-def test_refuses_a_column_of_numbers(dataset: Path) -> None:
     with pytest.raises(InputError, match=r"row 0 of .* holds int in column 'year'; expected text"):
         next(HuggingFaceDataset(str(dataset), text_field="year").documents())
 

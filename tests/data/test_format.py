@@ -98,13 +98,13 @@ def test_everything_counts() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"dtype": "float64"}, "'float64': use one of float16, bfloat16, float32"),
-        ({"width": 0}, "width is 0: it must be at least 1"),
+        ({"dtype": "float64"}, "dtype is 'float64'; expected one of float16, bfloat16, float32"),
+        ({"width": 0}, "width is 0; expected at least 1"),
         ({"context_length": 0}, "context_length is 0"),
         ({"contexts_per_shard": 0}, "contexts_per_shard is 0"),
-        ({"skip": 8}, r"skip is 8: it must be from 0 to context_length - 1 \(7\)"),
+        ({"skip": 8}, r"skip is 8; expected 0 to context_length - 1 \(7\)"),
         ({"skip": -1}, "skip is -1"),
-        ({"contexts_per_shard": 2**28}, "here 268435455 contexts"),
+        ({"contexts_per_shard": 2**28}, "expected 1 to 268435455"),
     ],
 )
 def test_impossible_layouts_are_refused(change: dict[str, Any], message: str) -> None:
@@ -120,7 +120,7 @@ def test_the_sums_of_parts_are_those_of_the_whole() -> None:
     norms = np.linalg.norm(rows, axis=1)
     assert total.rows == 101
     np.testing.assert_allclose(total.mean, rows.mean(axis=0), rtol=1e-13)
-    np.testing.assert_allclose(total.mean_norm, norms.mean(), rtol=1e-13)
+    np.testing.assert_allclose(total.sum_of_norms, norms.sum(), rtol=1e-13)
     np.testing.assert_allclose(total.sum_of_squared_norms, (norms**2).sum(), rtol=1e-13)
 
 

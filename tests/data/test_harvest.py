@@ -425,7 +425,7 @@ def test_a_window_is_bounded_by_rows_and_by_bytes(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"max_rows": 15}, "15 rows are asked of the train split.*at least 16"),
+        ({"max_rows": 15}, "15 rows are asked of the train split; a context has 16"),
         ({"batch_contexts": 0}, "harvest_batch_size is 0"),
         ({"context_length": 0}, "context_length is 0"),
         ({"context_length": 1, "skip_first": True}, "skip is 1"),

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from io import FileIO
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,6 @@ from palinka.data.format import (
     TABLES,
     CacheKey,
     Manifest,
-    RowStatistics,
     ShardShape,
     as_input_error,
     shard_name,
@@ -35,10 +35,7 @@ def default_cache_dir() -> Path:
     try:
         return expanded(named) if named else Path("~/.cache/palinka/activations").expanduser()
     except RuntimeError as error:  # such as for a container's nameless user
-        raise InputError(
-            "no home folder was found to keep caches of activations in; set PALINKA_CACHE to a"
-            " folder with room for them"
-        ) from error
+        raise InputError("there is no home folder to keep caches in; set PALINKA_CACHE") from error
 
 
 @dataclass(frozen=True)
@@ -68,9 +65,9 @@ def open_shard(folder: Path, shape: ShardShape) -> FileIO:
     if size == shape.bytes and header == shape.header:
         return file
     file.close()
-    fault = "its header is damaged"
-    if size != shape.bytes:
-        fault = f"{size} bytes, expected {shape.bytes}"
+    fault = f"{size} bytes, expected {shape.bytes}"
+    if size == shape.bytes:
+        fault = "its header is damaged"
     raise InputError(f"{path}: {fault}; remove the cache folder and harvest again")
 
 
@@ -80,9 +77,8 @@ def read_exactly(file: FileIO, target: memoryview, offset: int) -> None:
         while target:
             count = os.preadv(file.fileno(), [target], offset)
             if not count:
-                raise InputError(
-                    f"{file.name}: ended early; remove the cache folder and harvest again"
-                )
+                remedy = "remove the cache folder and harvest again"
+                raise InputError(f"{file.name}: ended early; {remedy}")
             target, offset = target[count:], offset + count
 
 
@@ -115,17 +111,22 @@ class ShardReader:
         Raises:
             InputError: If a shard is missing or damaged.
         """
-        pieces = list(cut_at(self._cache.first_rows, runs))
+        borders = self._cache.first_rows
+        pieces = []  # shard, first row, row after the last
+        for first, stop in runs.tolist():
+            while first < stop:
+                shard = bisect_right(borders, first) - 1
+                pieces.append((shard, first, min(stop, borders[shard + 1])))
+                first = pieces[-1][2]
         if new := sorted(self._cache.unverified.intersection(shard for shard, _, _ in pieces)):
             self._cache.verify(new)
             self._cache.unverified.difference_update(new)
         target = out.view(torch.uint8).reshape(-1).numpy().data
-        done = 0
         for shard, first, stop in pieces:
             size = (stop - first) * self._row_bytes
             offset = self._origins[shard] + first * self._row_bytes
-            read_exactly(self._file(shard), target[done : done + size], offset)
-            done += size
+            read_exactly(self._file(shard), target[:size], offset)
+            target = target[size:]
 
     def _file(self, index: int) -> FileIO:
         if index in self._open:
@@ -142,24 +143,6 @@ class ShardReader:
             self._open.popitem()[1].close()
 
 
-def cut_at(borders: list[int], runs: NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
-    """Cut runs of rows where a shard ends.
-
-    Args:
-        borders: First row of each shard, and the number of all rows.
-        runs: First row and row after the last of each run, `(runs, 2)`.
-
-    Yields:
-        The shard, the first row and the row after the last of each piece, in order.
-    """
-    for first, stop in runs.tolist():
-        while first < stop:
-            shard = bisect_right(borders, first) - 1
-            end = min(stop, borders[shard + 1])
-            yield shard, first, end
-            first = end
-
-
 # One read should be long enough to keep a disk busy ...
 _RUN_BYTES = 256 * 2**10
 # ... but in a run, a row should meet few others of its own context,
@@ -174,21 +157,38 @@ class Cache:
     Attributes:
         folder: The cache's own folder.
         key: Layout and settings.
+        identity: Digest of the key, which a checkpoint remembers.
+        width: Numbers per row.
+        dtype: Stored type.
         statistics: Sums over all rows.
         shapes: Shape of every shard, in order.
+        bytes: Size of all shards.
         first_rows: First row of every shard, and the number of all rows.
+        rows: Number of rows.
+        run_rows: Number of neighboring rows that a shuffled order keeps together.
         unverified: Numbers of the shards whose checksums are compared when they are first read.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, verify_shards: bool = False) -> None:
+        layout = manifest.key.layout
         self.folder = folder
-        self.key: CacheKey = manifest.key
-        self.statistics: RowStatistics = manifest.statistics
+        self.key = manifest.key
+        self.identity = manifest.key.digest
+        self.width = layout.width
+        self.dtype = layout.torch_dtype
+        self.statistics = manifest.statistics
         self.shapes = list(manifest.checksums)
-        self.first_rows: list[int] = np.cumsum([0, *(s.rows for s in self.shapes)]).tolist()
+        self.bytes = sum(shape.bytes for shape in self.shapes)
+        self.first_rows = [0, *accumulate(shape.rows for shape in self.shapes)]
+        self.rows = self.first_rows[-1]
         self._checksums = manifest.checksums
         # Shared by all readers, so that each shard is compared once.
         self.unverified = set(range(len(self.shapes) if verify_shards else 0))
+        window = layout.contexts_per_shard * layout.rows_per_context
+        # A run of r rows of a shuffled window has (r-1)(context-1)/(window-1) others of a row's
+        # own context.
+        mixed = 1 + int(_NEIGHBORS * (window - 1) / max(1, layout.rows_per_context - 1))
+        self.run_rows = max(1, min(_RUN_BYTES // layout.row_bytes, mixed, self.rows // _MIN_RUNS))
 
     @staticmethod
     def exists(folder: Path) -> bool:
@@ -216,10 +216,8 @@ class Cache:
             raise InputError(f"{folder}: no finished cache (no {MANIFEST_NAME}); harvest it first")
         manifest = Manifest.read(folder)
         if key is not None and manifest.key.digest != key.digest:
-            raise InputError(
-                f"{folder}: a cache of other settings (key {manifest.key.digest[:16]}, expected "
-                f"{key.digest[:16]}); choose another cache folder or remove this one"
-            )
+            keys = f"key {manifest.key.digest[:16]}, expected {key.digest[:16]}"
+            raise InputError(f"{folder}: a cache of other settings ({keys}); remove it")
         problems = []
         for shape in manifest.checksums:
             try:
@@ -229,46 +227,6 @@ class Cache:
         if problems:
             raise InputError(" · ".join(problems))
         return cls(folder, manifest, verify_shards)
-
-    @property
-    def rows(self) -> int:
-        """Number of rows."""
-        return self.first_rows[-1]
-
-    @property
-    def shards(self) -> int:
-        """Number of shards."""
-        return len(self.shapes)
-
-    @property
-    def bytes(self) -> int:
-        """Size of all shards."""
-        return sum(shape.bytes for shape in self.shapes)
-
-    @property
-    def width(self) -> int:
-        """Numbers per row."""
-        return self.key.layout.width
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Stored type."""
-        return self.key.layout.torch_dtype
-
-    @property
-    def identity(self) -> str:
-        """Digest of the key, which a checkpoint remembers."""
-        return self.key.digest
-
-    @property
-    def run_rows(self) -> int:
-        """Number of neighboring rows that a shuffled order keeps together."""
-        layout = self.key.layout
-        window = layout.contexts_per_shard * layout.rows_per_context
-        # A run of r rows of a shuffled window has (r-1)(context-1)/(window-1) others of a row's
-        # own context.
-        mixed = 1 + int(_NEIGHBORS * (window - 1) / max(1, layout.rows_per_context - 1))
-        return max(1, min(_RUN_BYTES // layout.row_bytes, mixed, self.rows // _MIN_RUNS))
 
     def verify(self, shards: Iterable[int] | None = None) -> None:
         """Read every byte of some shards, or of all, and compare the checksums.
@@ -311,10 +269,8 @@ class Cache:
     def read_rows(self, start: int, stop: int) -> torch.Tensor:
         """Read the rows from `start` to before `stop` in their order on disk, `(rows, width)`."""
         if not 0 <= start <= stop <= self.rows:
-            raise InputError(
-                f"rows {start} to {stop - 1} asked of {self.folder}, which has rows 0 to "
-                f"{self.rows - 1}"
-            )
+            where = f"{self.folder}, which has rows 0 to {self.rows - 1}"
+            raise InputError(f"rows {start} to {stop - 1} asked of {where}")
         out = torch.empty(stop - start, self.width, dtype=self.dtype)
         with closing(self.reader()) as reader:
             reader.read_into(out, np.array([[start, stop]]))
@@ -323,9 +279,8 @@ class Cache:
     def context(self, row: int) -> RowContext:
         """Read the text around a row."""
         if not 0 <= row < self.rows:
-            raise InputError(
-                f"row {row} asked of {self.folder}, which has rows 0 to {self.rows - 1}"
-            )
+            where = f"{self.folder}, which has rows 0 to {self.rows - 1}"
+            raise InputError(f"row {row} asked of {where}")
         index = bisect_right(self.first_rows, row) - 1
         shape = self.shapes[index]
         length = shape.layout.context_length

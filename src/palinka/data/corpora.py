@@ -146,7 +146,7 @@ class TextFiles(Corpus):
     ) -> None:
         if max_document_characters is not None and max_document_characters < 1:
             raise InputError(
-                f"max_document_characters is {max_document_characters}; expected at least 1 or null"
+                f"max_document_characters is {max_document_characters}; give 1 or more"
             )
         self.path = expanded(path)
         self.pattern = pattern
@@ -177,9 +177,7 @@ class TextFiles(Corpus):
         if self.path.is_file():
             return [(self.path.name, self.path)]
         if not self.path.is_dir():
-            raise InputError(
-                f"{self.path} was not found; give the path of a text file or a folder of text files"
-            )
+            raise InputError(f"{self.path} was not found; give a text file or a folder of them")
         try:
             found = _by_name(self.path, self.pattern)
         except (ValueError, NotImplementedError) as error:
@@ -188,8 +186,7 @@ class TextFiles(Corpus):
             ) from error
         if not found:
             raise InputError(
-                f"no file in {self.path} matches {self.pattern!r}; put text files there, or give "
-                "another pattern"
+                f"no file in {self.path} matches {self.pattern!r}; give another pattern"
             )
         return found
 
@@ -248,16 +245,12 @@ class HuggingFaceDataset(Corpus):
         """Iterate over the rows, each named by its number."""
         for number, row in enumerate(self._rows()):
             if self.text_field not in row:
-                raise InputError(
-                    f"{self.path} has no column {self.text_field!r}; text_field may be one of "
-                    f"{', '.join(row)}"
-                )
+                known = f"text_field may be one of {', '.join(row)}"
+                raise InputError(f"{self.path} has no column {self.text_field!r}; {known}")
             text = row[self.text_field]
             if not isinstance(text, str | None):
-                raise InputError(
-                    f"row {number} of {self.path} holds {type(text).__name__} in column "
-                    f"{self.text_field!r}; expected text"
-                )
+                held = f"{type(text).__name__} in column {self.text_field!r}"
+                raise InputError(f"row {number} of {self.path} holds {held}; expected text")
             if text and text.strip():
                 yield Document(f"row {number}", text=text)
 
@@ -278,10 +271,7 @@ class HuggingFaceDataset(Corpus):
         try:
             import datasets
         except ImportError as error:
-            raise InputError(
-                "the corpus HuggingFaceDataset needs the package datasets; "
-                "run `pip install palinka[datasets]`"
-            ) from error
+            raise InputError("HuggingFaceDataset needs `pip install palinka[datasets]`") from error
         commit = self._commit
         try:
             rows = datasets.load_dataset(
@@ -300,10 +290,8 @@ class HuggingFaceDataset(Corpus):
                 cause = cause.__cause__
             empty = isinstance(cause, StopIteration)
             reason = "a file has no rows" if empty else one_line(cause)[:300]
-            raise InputError(
-                f"the data set {self.path} (name {self.name}, split {self.split}) cannot be "
-                f"loaded: {reason}"
-            ) from error
+            which = f"{self.path} (name {self.name}, split {self.split})"
+            raise InputError(f"the data set {which} cannot be loaded: {reason}") from error
 
     @cached_property
     def _commit(self) -> str | None:
@@ -319,7 +307,6 @@ class HuggingFaceDataset(Corpus):
         # The hub client raises the errors of its HTTP library, which differs between versions.
         except Exception as error:
             raise InputError(
-                f"{self.path!r} is neither a folder nor a data set that the Hugging Face hub "
-                f"could be asked about ({first_line(error)}); check the name and the connection, "
-                "or give a whole commit hash as revision for one that is cached"
+                f"{self.path!r} is neither a folder nor found on the hub ({first_line(error)}); "
+                "check the name and the connection, or give the commit of a cached one as revision"
             ) from error

@@ -120,8 +120,7 @@ class ActivationDataModule(pl.LightningDataModule):
             )
         if validation_tokens is not None and validation_fraction == 0:
             raise InputError(
-                f"validation_tokens is {validation_tokens} and validation_fraction is 0; give a "
-                "fraction above 0, or leave validation_tokens out to validate on training rows"
+                f"validation_tokens is {validation_tokens}, validation_fraction 0; leave one out"
             )
         if isinstance(language_model, str):
             language_model = LanguageModelSpec(language_model)
@@ -232,13 +231,13 @@ class ActivationDataModule(pl.LightningDataModule):
         specs: Sequence[HarvestSpec] | None = None,
         max_verified: float = math.inf,
     ) -> None:
-        """Harvest the missing shards, on this rank and the others; verify caches that existed.
+        """Harvest the missing shards of both splits, and verify caches that existed.
 
         Args:
             rank: This process among `world_size`; all of them share `cache_dir`.
             world_size: Number of processes that share the work.
             barrier: Waits until every rank has called it.
-            specs: What to harvest; default both splits.
+            specs: What to harvest instead.
             max_verified: Bytes of the largest cache that is verified.
         """
         if self.in_memory:
@@ -256,10 +255,7 @@ class ActivationDataModule(pl.LightningDataModule):
                 harvested.verify()
 
     def verify(self) -> list[Cache]:
-        """Compare every checksum of the caches of both splits; nothing is harvested.
-
-        Returns:
-            The cache of the training split, then that of the validation split if it has its own.
+        """Compare every checksum of the caches of both splits, which are returned.
 
         Raises:
             InputError: Naming every cache that is not finished, and every damaged file.
@@ -296,8 +292,8 @@ class ActivationDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> ActivationLoader:
         """Load shuffled training rows, `(batch_size, width)`, without an incomplete batch.
 
-        With a `batch_size` of null, a single batch, the rows keep their order; and with
-        `trainer.overfit_batches`, so that every epoch has the same batches.
+        A single batch (a `batch_size` of null), and those of `trainer.overfit_batches`, are in
+        the order on disk.
         """
         rows = self._open(self.train_spec)
         overfit = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]

@@ -80,8 +80,8 @@ class Layout:
         width: Numbers per row.
         dtype: Stored type: `"float16"`, `"bfloat16"` or `"float32"`.
         context_length: Tokens per context.
-        contexts_per_shard: Contexts of a shard, within which rows are shuffled; the last shard
-            may have fewer.
+        contexts_per_shard: Contexts of a shard (the last may have fewer), where rows are shuffled;
+            at most 2^31 - 1 tokens.
         skip: Leading positions of each context that have no row.
         seed: Seeds the shuffling within shards.
     """
@@ -94,23 +94,16 @@ class Layout:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise InputError(
-                f"activations cannot be stored as {self.dtype!r}: use one of {', '.join(DTYPES)}"
-            )
-        for name in ("width", "context_length", "contexts_per_shard"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}: it must be at least 1")
-        if not 0 <= self.skip < self.context_length:
-            raise InputError(
-                f"skip is {self.skip}: it must be from 0 to context_length - 1 "
-                f"({self.context_length - 1}), so that every context has rows"
-            )
-        if self.contexts_per_shard * self.context_length >= 2**31:
-            raise InputError(
-                f"contexts_per_shard is {self.contexts_per_shard}: a shard holds at most "
-                f"2^31 - 1 tokens, here {(2**31 - 1) // self.context_length} contexts"
-            )
+        length, most = self.context_length, (2**31 - 1) // max(1, self.context_length)
+        for name, fits, expected in (
+            ("dtype", self.dtype in DTYPES, f"one of {', '.join(DTYPES)}"),
+            ("width", self.width >= 1, "at least 1"),
+            ("context_length", length >= 1, "at least 1"),
+            ("skip", 0 <= self.skip < length, f"0 to context_length - 1 ({length - 1})"),
+            ("contexts_per_shard", 1 <= self.contexts_per_shard <= most, f"1 to {most}"),
+        ):
+            if not fits:
+                raise InputError(f"{name} is {getattr(self, name)!r}; expected {expected}")
 
     @property
     def rows_per_context(self) -> int:
@@ -143,8 +136,7 @@ class CacheKey:
 
     Attributes:
         layout: Row layout of the shards.
-        settings: Everything else that determines the rows, as JSON: model, tokenizer, corpus,
-            packing, site, split, row count and so on.
+        settings: Everything else that determines the rows: model, corpus, site, split and so on.
     """
 
     layout: Layout
@@ -212,11 +204,6 @@ class RowStatistics:
         """Mean row, `(width,)`."""
         return self.sum / self.rows
 
-    @property
-    def mean_norm(self) -> float:
-        """Mean Euclidean norm of a row, not centered."""
-        return self.sum_of_norms / self.rows
-
     def to_json(self) -> dict[str, JSON]:
         """Members of the manifest and of a record."""
         return {**vars(self), "sum": self.sum.tolist()}
@@ -234,13 +221,7 @@ def shard_name(index: int) -> str:
 
 @dataclass(frozen=True)
 class ShardShape:
-    """Byte layout of a shard, which follows from three values.
-
-    Attributes:
-        layout: Row layout of the cache.
-        index: The shard's number.
-        contexts: Contexts in this shard.
-    """
+    """Byte layout of a shard, which follows from the cache's layout, its number and its size."""
 
     layout: Layout
     index: int
@@ -322,11 +303,7 @@ def write_json(path: Path, members: Mapping[str, JSON]) -> None:
 
 
 def read_json(path: Path, kind: str, parse: Callable[[dict[str, Any]], T]) -> T:
-    """Read a JSON object whose `format` is `kind`.
-
-    Raises:
-        InputError: If it cannot be read, is torn, or is of another kind or version.
-    """
+    """Read a JSON object whose `format` is `kind`; reject a torn one and other versions."""
     with as_input_error(path):
         content = path.read_bytes()
     try:

@@ -83,22 +83,18 @@ class HarvestSpec:
     def __post_init__(self) -> None:
         if self.batch_contexts is not None and self.batch_contexts < 1:
             raise InputError(
-                f"harvest_batch_size is {self.batch_contexts}; expected at least 1 context per "
-                "forward pass, or null for about 4,096 tokens"
+                f"harvest_batch_size is {self.batch_contexts}; expected at least 1, or null"
             )
         if self.context_length == 1 and self.bos:
             raise InputError("context_length is 1; expected at least 2, one beside the BOS token")
         split_of(0, self.validation_fraction, self.seed)  # rejects a fraction out of range
         if len(set(self.resolved_sites)) < len(self.resolved_sites):
-            raise InputError(
-                f"target_site {self.target_site!r} is the site itself; leave it out for an "
-                "autoencoder, or give the site that a transcoder writes to"
-            )
+            raise InputError(f"target_site {self.target_site!r} is the site itself; give another")
         rows = self.layout.rows_per_context
         if self.max_rows is not None and self.max_rows < rows:
             raise InputError(
-                f"{self.max_rows} rows are asked of the {self.split} split, and one context gives "
-                f"{rows}; ask for at least {rows}, or choose a shorter context_length"
+                f"{self.max_rows} rows are asked of the {self.split} split; a context has {rows}: "
+                "ask for at least that, or choose a shorter context_length"
             )
 
     @cached_property
@@ -115,34 +111,32 @@ class HarvestSpec:
     @cached_property
     def layout(self) -> Layout:
         """Row layout of the shards."""
-        rows_per_context = max(1, self.context_length - self.skip_first)
+        rows = max(1, self.context_length - self.skip_first)
         whole = Layout(
             width=sum(self.widths),
             dtype=self.dtype,
             context_length=self.context_length,
-            contexts_per_shard=max(1, WINDOW_ROWS // rows_per_context),
+            contexts_per_shard=max(1, WINDOW_ROWS // rows),
             skip=int(self.skip_first),
             seed=self.seed,
         )
-        affordable = max(1, WINDOW_BYTES // (whole.row_bytes * rows_per_context))
+        affordable = max(1, WINDOW_BYTES // (whole.row_bytes * rows))
         return replace(whole, contexts_per_shard=min(whole.contexts_per_shard, affordable))
 
     @cached_property
     def key(self) -> CacheKey:
         """Address of the rows, independent of paths, device and batch size."""
-        return CacheKey(
-            self.layout,
-            {
-                "language_model": self.language_model.fingerprint(),
-                **dict(zip(["site", "target_site"], self.resolved_sites, strict=False)),
-                "corpus": self.corpus.fingerprint(),
-                "split": self.split,
-                "validation_fraction": self.validation_fraction,
-                "split_seed": self.seed,
-                "bos": self.bos,
-                "max_rows": self.max_rows,
-            },
-        )
+        settings = {
+            "language_model": self.language_model.fingerprint(),
+            **dict(zip(["site", "target_site"], self.resolved_sites, strict=False)),
+            "corpus": self.corpus.fingerprint(),
+            "split": self.split,
+            "validation_fraction": self.validation_fraction,
+            "split_seed": self.seed,
+            "bos": self.bos,
+            "max_rows": self.max_rows,
+        }
+        return CacheKey(self.layout, settings)
 
     @property
     def max_contexts(self) -> int | None:
@@ -187,10 +181,6 @@ def harvest(
         world_size: Number of processes that share the work.
         barrier: Waits until every rank has called it.
         load: Loads the model when it is first needed; defaults to `LanguageModel.load`.
-
-    Raises:
-        InputError: If the corpus or the model cannot be read, activations are not finite or do
-            not fit into the stored dtype, or the folder cannot be written to.
     """
     folder = spec.key.folder(root)
     shards = 0

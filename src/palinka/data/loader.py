@@ -21,16 +21,10 @@ from palinka.errors import InputError
 
 
 class BatchBuffers:
-    """Reusable batch buffers, whose memory returns when the last reference to it is gone.
+    """At most `keep` batch buffers, reusable once the last reference to their memory is gone.
 
     Fresh memory costs page faults, which take longer than reading into it. Pinned memory is
     left to torch's own allocator, which also tracks copies that are still under way.
-
-    Args:
-        width: Numbers per row.
-        dtype: Type of the tensors.
-        keep: Number of buffers to keep.
-        pin_memory: Whether to hand out pinned memory.
     """
 
     def __init__(self, width: int, dtype: torch.dtype, keep: int, pin_memory: bool) -> None:
@@ -90,12 +84,8 @@ T = TypeVar("T")
 class ReadAhead(Generic[T]):
     """Reads items of a generator ahead, in a thread.
 
-    An exception in the thread is raised where the item would have come. The thread ends with
-    the generator, or with `close`.
-
-    Args:
-        items: Generator, which the thread alone advances and closes.
-        ahead: Maximum number of items that are ready or under way.
+    At most `ahead` items are ready or under way. An exception in the thread is raised where the
+    item would have come. The thread ends with the generator, or with `close`.
 
     Attributes:
         wait_seconds: Time that the consumer waited for the latest item.
@@ -148,7 +138,6 @@ def _empty(queue: "SimpleQueue[Any]") -> None:
 def _draw(
     items: Generator[T, None, None], wanted: "SimpleQueue[bool]", ready: "SimpleQueue[Any]"
 ) -> None:
-    """Fill the queue; without a reference to the `ReadAhead`, whose end it waits for."""
     end: BaseException = StopIteration()
     try:
         while wanted.get():
@@ -188,7 +177,7 @@ class ActivationLoader:
         wait_seconds: Time that the consumer has waited for batches so far.
 
     Raises:
-        InputError: If `batch_size` is below 1, or if `drop_last` leaves no batch.
+        InputError: If `batch_size` is below 1, or `drop_last` leaves no batch.
     """
 
     def __init__(
@@ -260,11 +249,7 @@ class ActivationLoader:
         return {**self._order_settings(), "epoch": epoch, "samples_seen": seen}
 
     def load_state_dict(self, state: dict[str, int | str]) -> None:
-        """Resume at a place that was saved on any number of ranks.
-
-        Raises:
-            InputError: If the state belongs to other rows or another order.
-        """
+        """Resume at a place that was saved on any number of ranks; reject that of other rows."""
         for name, value in self._order_settings().items():
             if state.get(name) != value:
                 raise InputError(

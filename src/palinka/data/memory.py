@@ -144,36 +144,27 @@ class InputStatistics:
 def input_statistics(
     rows: Cache | MemoryRows, columns: slice, *, center: bool, unit_norm: bool
 ) -> InputStatistics:
-    """Measure mean and scale on all rows.
+    """Mean and scale over all rows, of some columns; `unit_norm` follows any centering.
 
     The norms of centered rows, or of a part of the columns, do not follow from the sums that are
     stored, so that the rows are read once more for them.
-
-    Args:
-        rows: The training rows.
-        columns: Part of each row; `slice(None)` for all of it.
-        center: Whether to shift by the mean row.
-        unit_norm: Whether to scale to a mean Euclidean norm, after any centering, of 1.
-
-    Raises:
-        InputError: If all rows are equal (zero without `center`) and `unit_norm` is on.
     """
     mean = rows.statistics.mean[columns]
     known = len(mean) == rows.width and not center
     mean = mean if center else np.zeros_like(mean)
     if not unit_norm:
         return InputStatistics(mean, 1.0)
-    norm = rows.statistics.mean_norm if known else _mean_distance(rows, mean, columns)
-    if norm == 0:
+    total = rows.statistics.sum_of_norms if known else _sum_of_distances(rows, mean, columns)
+    if total == 0:
         raise InputError(
             f"all {rows.rows} training rows are {'equal' if center else 'zero'}, so that nothing "
             "scales them to unit norm; choose another site, or set unit_norm to false"
         )
-    return InputStatistics(mean, 1.0 / norm)
+    return InputStatistics(mean, 1.0 / (total / rows.rows))
 
 
-def _mean_distance(rows: Cache | MemoryRows, mean: NDArray[np.float64], columns: slice) -> float:
-    """Measure the mean Euclidean distance of a row from `mean`."""
+def _sum_of_distances(rows: Cache | MemoryRows, mean: NDArray[np.float64], columns: slice) -> float:
+    """Sum up the Euclidean distance of each row from `mean`."""
     center = torch.from_numpy(mean).float()
     step = max(1, CHUNK_NUMBERS // rows.width)
     total = 0.0
@@ -184,4 +175,4 @@ def _mean_distance(rows: Cache | MemoryRows, mean: NDArray[np.float64], columns:
             distances = torch.linalg.vector_norm(chunk[:, columns].float() - center, dim=1)
             total += float(distances.sum(dtype=torch.float64))
             bar.update(len(chunk))
-    return total / rows.rows
+    return total

@@ -34,11 +34,6 @@ def split_of(document: int, validation_fraction: float, seed: int) -> Split:
 
     Of each consecutive group of `round(1 / validation_fraction)` documents exactly one, drawn
     with the seed, is for validation: stratified, so that a short corpus gets its share too.
-
-    Args:
-        document: Index of the document in the corpus.
-        validation_fraction: Share of documents for validation, from 0 to one half.
-        seed: Seeds the draw.
     """
     size = _documents_per_group(validation_fraction)
     if size == 0:
@@ -57,17 +52,10 @@ _BATCH_CHARACTERS = 500_000
 def tokenize_documents(
     documents: Iterable[tuple[int, Document]], tokenizer: "PreTrainedTokenizerBase"
 ) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Tokenize documents without special tokens, in their order.
+    """Tokenize numbered documents without special tokens, `(tokens,)`, in their order.
 
     The name of a special token in a text is tokenized like any other text. Documents of tokens
     are decoded, unless the vocabulary contains that of the mini model with the same ids.
-
-    Args:
-        documents: Index in the corpus, and the document.
-        tokenizer: Any tokenizer.
-
-    Yields:
-        Index and token ids `(tokens,)` of each document.
     """
     mini = _mini_tokenizer()
     keeps_tokens = mini.get_vocab().items() <= tokenizer.get_vocab().items()
@@ -134,9 +122,6 @@ def pack(
         context_length: Tokens in a context, including the BOS token.
         end_of_text: The token after each document.
         bos: The token at the start of each context; None for none.
-
-    Raises:
-        InputError: If the documents do not fill one context.
     """
     content = context_length - (bos is not None)
     pieces: list[NDArray[np.int64]] = []  # of tokens, documents and positions, `(3, tokens)`
@@ -170,11 +155,7 @@ def pack(
 def documents_of_split(
     corpus: Corpus, split: Split, validation_fraction: float, seed: int
 ) -> Iterator[tuple[int, Document]]:
-    """Go through the documents of one split, with their indices in the corpus.
-
-    Raises:
-        InputError: At the end, if there are none.
-    """
+    """Go through the numbered documents of one split; reject a split without any at the end."""
     documents, empty = 0, True
     for index, document in enumerate(corpus.documents()):
         documents += 1
@@ -184,13 +165,10 @@ def documents_of_split(
     if not documents:
         raise InputError("the corpus has no documents; give one with text")
     if empty and not validation_fraction:
-        raise InputError(
-            "validation_fraction is 0, so the validation split is empty; set it to 0.05, say"
-        )
+        raise InputError("the validation split is empty; set validation_fraction to 0.05, say")
     if empty:
         group = _documents_per_group(validation_fraction)
         raise InputError(
-            f"no document is left for the {split} split: the corpus has {documents}, and "
-            f"validation_fraction {validation_fraction} takes one of each {group} for validation; "
-            f"give at least {group} documents, or set validation_fraction to 0"
+            f"no document is left for the {split} split: the corpus has {documents}, one of each "
+            f"{group} is for validation; give at least {group} documents, or no validation_fraction"
         )

@@ -108,8 +108,8 @@ class ShardClaim:
             positions: Place of each token in its document, `(contexts, context_length)`.
 
         Raises:
-            InputError: If shapes or dtype do not fit the layout, if a row holds NaN or
-                infinities, or if the file cannot be written. A part of a shard is removed.
+            InputError: If something does not fit the layout, a row holds NaN or infinities, or
+                the file cannot be written. A part of a shard is removed.
         """
         layout = self._key.layout
         shape = ShardShape(layout, self.index, len(tokens))
@@ -120,11 +120,12 @@ class ShardClaim:
             or not 1 <= shape.contexts <= layout.contexts_per_shard
             or not tokens.shape == documents.shape == positions.shape == table
         ):
-            given = ", ".join(f"{t.shape}" for t in (tokens, documents, positions))
+            given = ", ".join(
+                f"{tuple(x.shape)}" for x in (activations, tokens, documents, positions)
+            )
             raise InputError(
-                f"{self._path.name}: activations {tuple(activations.shape)} in {activations.dtype} "
-                f"with tables {given} given, expected {rows} in {layout.torch_dtype} with tables "
-                f"(contexts, {table[1]}) of 1 to {layout.contexts_per_shard} contexts"
+                f"{self._path.name}: {activations.dtype} and shapes {given} given, expected "
+                f"{layout.torch_dtype}, {rows}, 1 to {layout.contexts_per_shard} contexts of {table[1]}"
             )
         order = shape.order()
         tables = (tokens, documents, positions, shape.places(order))
@@ -193,13 +194,8 @@ class CacheWriter:
     ) -> Generator[tuple[ShardClaim, T], None, None]:
         """Claim the shards that are neither done nor claimed by another process.
 
-        Args:
-            windows: What each shard is made from, in order.
-            rank: This process among `world_size`; it claims every `world_size`-th shard.
-            world_size: Number of processes that share the work.
-
-        Yields:
-            A claim, which ends with the next iteration, and its window.
+        Of `world_size` processes, the one with number `rank` claims every `world_size`-th shard.
+        Yields claims, which end with the next iteration, and their windows.
         """
         for index, window in enumerate(windows):
             if index % world_size == rank:
@@ -209,10 +205,7 @@ class CacheWriter:
 
     @contextmanager
     def claim(self, index: int) -> Iterator[ShardClaim | None]:
-        """Claim a shard; None if it is done, or claimed by another process.
-
-        A claim ends with the `with` block, or with the process.
-        """
+        """Claim a shard until the block ends; None if it is done or claimed by another process."""
         if self.done(index):
             yield None
             return
@@ -235,11 +228,7 @@ class CacheWriter:
                 folder.rmdir()
 
     def finish(self, shards: int) -> Cache:
-        """Write the manifest over `shards` shards, and open the cache.
-
-        Raises:
-            InputError: If shards are missing; the message names the first.
-        """
+        """Write the manifest over `shards` shards, all of which are done, and open the cache."""
         with self._lock():
             if not Cache.exists(self.folder):
                 checksums, statistics = {}, RowStatistics.none(self.key.layout.width)
@@ -272,8 +261,7 @@ class CacheWriter:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:  # such as in a home folder that cannot be written
             raise InputError(
-                f"{self.folder}: a folder for activations cannot be made there ({error.strerror});"
-                " set PALINKA_CACHE or data.cache_dir to another one"
+                f"{self.folder}: cannot be made ({error.strerror}); set PALINKA_CACHE or cache_dir"
             ) from error
 
 

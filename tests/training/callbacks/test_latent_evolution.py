@@ -1,14 +1,14 @@
-"""A few latents, drawn again and again while they are trained."""
-
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from palinka.__main__ import main
+from palinka.autoencoders import TopKAutoencoder
 from palinka.errors import InputError
-from palinka.training.callbacks import LatentEvolution
-from palinka.training.callbacks import latent_evolution as forming_latents
+from palinka.training import SparseAutoencoderModule
+from palinka.training.callbacks import LatentEvolution, latent_evolution
 
 LINE = [
     "fit",
@@ -32,52 +32,41 @@ def test_the_same_text_is_drawn_at_the_beginning_and_every_so_many_steps(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[tuple[list[bytes], np.ndarray, str]] = []
-    original = forming_latents.text_heatmap
+    original = latent_evolution.text_heatmap
 
     def text_heatmap(tokens, heatmaps):
         drawn.extend((tokens, one.values, one.caption) for one in heatmaps)
         return original(tokens, heatmaps)
 
-    monkeypatch.setattr(forming_latents, "text_heatmap", text_heatmap)
+    monkeypatch.setattr(latent_evolution, "text_heatmap", text_heatmap)
     assert main(LINE) == 0
     assert [caption for _, _, caption in drawn] == [
         f"latent {latent} after {step} steps" for step in (0, 2, 4) for latent in (3, 40)
     ]
-    assert {b"".join(tokens).decode() for tokens, _, _ in drawn} == {forming_latents.TEXT}
+    assert {b"".join(tokens).decode() for tokens, _, _ in drawn} == {latent_evolution.TEXT}
     assert all(len(values) == len(tokens) for tokens, values, _ in drawn)
     # Training has changed at least one of the two.
     assert any(not np.allclose(drawn[i][1], drawn[i + 4][1]) for i in (0, 1))
-
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     events = EventAccumulator(str(workspace / "lightning_logs/version_0"), {"tensors": 0}).Reload()
     assert [image.step for image in events.Tensors("forming/latent_40")] == [0, 2, 4]
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [{"latents": []}, {"every_n_steps": 0}, {"text": " \n"}],
-    ids=lambda s: next(iter(s)),
-)
+@pytest.mark.parametrize("settings", [{"latents": []}, {"every_n_steps": 0}, {"text": " \n"}])
 def test_what_cannot_be_drawn_is_refused(settings: dict[str, object]) -> None:
     with pytest.raises(InputError, match="LatentEvolution"):
         LatentEvolution(**settings)
 
 
 def test_a_latent_that_there_is_not_is_refused_before_training() -> None:
-    from palinka.autoencoders import TopKAutoencoder
-    from palinka.training import SparseAutoencoderModule
-
     module = SparseAutoencoderModule(TopKAutoencoder(4, 8, k=2))
     with pytest.raises(InputError, match="latent is 8; expected 0 to 7"):
         LatentEvolution([7, 8]).setup(None, module, "fit")
 
 
-def test_a_run_that_goes_on_draws_the_same_latents() -> None:
-    first = LatentEvolution([5, 6])
-    later = LatentEvolution()
-    later.load_state_dict(first.state_dict())
-    assert later.latents == [5, 6]
-    other = LatentEvolution([7])
-    other.load_state_dict(first.state_dict())
-    assert other.latents == [7]
+@pytest.mark.parametrize(("given", "expected"), [(None, [5, 6]), ([7], [7])])
+def test_a_run_that_resumes_draws_the_same_latents_unless_others_are_given(
+    given: list[int] | None, expected: list[int]
+) -> None:
+    resumed = LatentEvolution(given)
+    resumed.load_state_dict(LatentEvolution([5, 6]).state_dict())
+    assert resumed.latents == expected

@@ -1,7 +1,9 @@
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import pytest
+import torch
 import yaml
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -10,7 +12,7 @@ from palinka.autoencoders import KSparseAutoencoder
 from palinka.data import ActivationDataModule, Passage
 from palinka.errors import InputError
 from palinka.training import SparseAutoencoderModule
-from palinka.training.callbacks import AnalysisEntry, RunAnalyses
+from palinka.training.callbacks import AnalysisEntry, RunAnalyses, run_analyses
 
 TEXT = "The road from Vienna to Budapest follows the Danube, and Vienna is not far from it."
 
@@ -23,37 +25,43 @@ def entry(tmp_path: Path) -> AnalysisEntry:
     return AnalysisEntry("cities", "category_score", str(path))  # type: ignore[arg-type]
 
 
-def fit(folder: Path, callback: RunAnalyses, **trainer: object) -> pl.Trainer:
+def fit(folder: Path, callback: RunAnalyses, module: SparseAutoencoderModule) -> None:
     data = ActivationDataModule(
         corpus=Passage(TEXT), in_memory=True, validation_fraction=0.0, batch_size=None
     )
-    module = SparseAutoencoderModule(KSparseAutoencoder(512, latent_dim=64, k=8))
-    loggers = [TensorBoardLogger(folder, "tb"), CSVLogger(folder, "csv")]
-    made = pl.Trainer(
+    pl.Trainer(
         accelerator="cpu", max_epochs=5, log_every_n_steps=1, callbacks=[callback],
-        logger=loggers, enable_progress_bar=False, enable_model_summary=False,
-        default_root_dir=folder, **trainer,
-    )  # fmt: skip
-    made.fit(module, data)
-    return made
-
-
-def steps(folder: Path, tag: str) -> list[int]:
-    accumulator = EventAccumulator(str(folder / "tb" / "version_0"))
-    accumulator.Reload()
-    return [event.step for event in accumulator.Scalars(tag)]
+        logger=[TensorBoardLogger(folder, "tb"), CSVLogger(folder, "csv")], default_root_dir=folder,
+        enable_progress_bar=False, enable_model_summary=False,
+    ).fit(module, data)  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("every", "expected"), [(None, [5]), (2, [2, 4, 5]), (5, [5])], ids=["end", "two", "last"]
 )
 def test_analyses_run_when_asked_and_never_twice(
-    every: int | None, expected: list[int], entry: AnalysisEntry, tmp_path: Path
+    every: int | None,
+    expected: list[int],
+    entry: AnalysisEntry,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    training: list[bool] = []
+    run_analysis = run_analyses.run_analysis
+
+    def watched(entry: AnalysisEntry, reader: Any) -> Any:
+        training.append(module.training)
+        return run_analysis(entry, reader)
+
+    monkeypatch.setattr(run_analyses, "run_analysis", watched)
     callback = RunAnalyses([entry], every_n_steps=every)
-    fit(tmp_path, callback)
+    module = SparseAutoencoderModule(KSparseAutoencoder(512, latent_dim=64, k=8))
+    fit(tmp_path, callback, module)
     assert not callback.failed
-    assert steps(tmp_path, "analyses/cities/cities/best_score") == expected
+    assert training == [False] * len(expected), "some architectures encode otherwise in training"
+    events = EventAccumulator(str(tmp_path / "tb" / "version_0")).Reload()
+    found = events.Scalars("analyses/cities/cities/best_score")
+    assert [event.step for event in found] == expected
     findings = tmp_path / "tb" / "version_0" / "analyses"
     assert (findings / "cities" / "findings.json").exists()
     assert (findings / "training" / "losses.png").exists()
@@ -63,14 +71,14 @@ def test_analyses_run_when_asked_and_never_twice(
 
 @pytest.mark.slow
 def test_an_analysis_never_changes_the_training(entry: AnalysisEntry, tmp_path: Path) -> None:
-    def weights(name: str, callback: RunAnalyses) -> object:
+    def weights(name: str, callback: RunAnalyses) -> torch.Tensor:
         pl.seed_everything(0)
-        trainer = fit(tmp_path / name, callback)
-        return trainer.lightning_module.autoencoder.encoder.weight.detach()
+        module = SparseAutoencoderModule(KSparseAutoencoder(512, latent_dim=64, k=8))
+        fit(tmp_path / name, callback, module)
+        return module.autoencoder.encoder.weight.detach()
 
     watched = weights("watched", RunAnalyses([entry], every_n_steps=1))
-    alone = weights("alone", RunAnalyses([]))
-    assert watched.equal(alone)  # type: ignore[attr-defined]
+    assert watched.equal(weights("alone", RunAnalyses([])))
 
 
 def test_a_number_of_steps_that_is_none() -> None:

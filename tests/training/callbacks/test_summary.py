@@ -1,25 +1,23 @@
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
-import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 
 from palinka.training.callbacks import VariantLogger, final_report, shell_path
 from palinka.training.callbacks.summary import log_locations
 
 
-def report(log_dir: str, **metrics: float) -> list[str]:
-    folder = Path(log_dir)
-    trainer: Any = SimpleNamespace(
-        fast_dev_run=0,
-        barebones=False,
-        callback_metrics={name: torch.tensor(value) for name, value in metrics.items()},
-        loggers=[TensorBoardLogger(folder.parent, "", version=folder.name)],
-    )
-    return final_report(cast(Any, trainer)).splitlines()
+def made(*loggers: Any, **given: Any) -> Any:
+    return SimpleNamespace(fast_dev_run=0, barebones=False, loggers=list(loggers), **given)
+
+
+def report(folder: str, split: str = "val", **metrics: float) -> list[str]:
+    path = Path(folder)
+    logger = TensorBoardLogger(path.parent, "", version=path.name)
+    return final_report(made(logger, callback_metrics=metrics), split).splitlines()
 
 
 def test_measured_rows_come_in_order_and_others_are_left_out() -> None:
@@ -32,17 +30,12 @@ def test_measured_rows_come_in_order_and_others_are_left_out() -> None:
 
 def test_intervals_stand_beside_their_values_whatever_the_split_is_called() -> None:
     bounds = {"test_interval/kl/low": 0.01, "test_interval/kl/high": 0.03}
-    trainer: Any = SimpleNamespace(
-        fast_dev_run=0,
-        barebones=False,
-        callback_metrics={"test/kl": 0.02, "test/l0": 32.0, **bounds},
-        loggers=[TensorBoardLogger("logs", "", version=0)],
-    )
-    lines = final_report(cast(Any, trainer), "test").splitlines()
-    assert any(line.split() == ["latents", "per", "token", "(L0)", "32"] for line in lines)
-    (line,) = (line for line in lines if "KL" in line)
-    assert line.endswith("0.02  [0.01, 0.03]")
-    assert any("95 % intervals" in line for line in lines)
+    lines = report("logs/version_0", "test", **{"test/kl": 0.02, "test/l0": 32.0, **bounds})
+    assert [line.split()[-3:] for line in lines[1:4]] == [
+        ["token", "(L0)", "32"],
+        ["0.02", "[0.01,", "0.03]"],
+        ["intervals", "over", "documents"],
+    ]
 
 
 def test_the_folder_is_shown_as_one_would_type_it(
@@ -80,16 +73,9 @@ def test_a_run_ends_with_the_files_of_each_logger(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    board = TensorBoardLogger("tb", "", version=3)
-    folderless: Any = SimpleNamespace(save_dir=None)
-    client: Any = SimpleNamespace(save_dir="runs")
-    loggers = [CSVLogger("csv", version=0), StandIn(tmp_path / "wandb/run-1/files"), folderless]
-    trainer: Any = SimpleNamespace(
-        fast_dev_run=False,
-        barebones=False,
-        run_folder=tmp_path / "mine",
-        loggers=[*loggers, client],
-    )
+    others = (SimpleNamespace(save_dir=folder) for folder in (None, "runs"))
+    wandb = StandIn(tmp_path / "wandb/run-1/files")
+    trainer = made(CSVLogger("csv", version=0), wandb, *others, run_folder=tmp_path / "mine")
     assert log_locations(trainer) == [
         "",
         "results in   mine",
@@ -97,5 +83,6 @@ def test_a_run_ends_with_the_files_of_each_logger(
         "StandIn in   wandb/run-1",
         "SimpleNamespace in   runs",
     ]
+    board = TensorBoardLogger("tb", "", version=3)
     trainer.loggers = [board, VariantLogger(board, "k=4")]
     assert log_locations(trainer)[2:] == ["look at them with   tensorboard --logdir tb"]

@@ -34,10 +34,10 @@ class AtTheEnd(Callback):
     def __init__(self, hook: str) -> None:
         setattr(self, hook, self._replace)
 
+    @torch.no_grad()
     def _replace(self, trainer: LightningTrainer, pl_module: LightningModule) -> None:
-        with torch.no_grad():
-            for parameter in pl_module.parameters():
-                parameter.data.mul_(2.0).add_(0.01)
+        for parameter in pl_module.parameters():
+            parameter.data.mul_(2.0).add_(0.01)
 
 
 class Watch(Callback):
@@ -47,19 +47,10 @@ class Watch(Callback):
         self.directions: list[Tensor] = []
         self.validations = 0
 
-    def on_train_batch_end(
-        self,
-        trainer: LightningTrainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        assert isinstance(pl_module, SparseAutoencoderModule | SweepModule)
-        if isinstance(pl_module, SparseAutoencoderModule):
-            self.directions.append(pl_module.autoencoder.dictionary.detach().clone())
+    def on_train_batch_end(self, trainer: LightningTrainer, module: Any, *_: Any) -> None:
+        self.directions.append(module.autoencoder.dictionary.detach().clone())
 
-    def on_validation_end(self, trainer: LightningTrainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, *_: Any) -> None:
         self.validations += 1
 
 
@@ -78,50 +69,45 @@ def fit(
     folder: Path, trained: LightningModule, *callbacks: Callback, epochs: int = 3, **options: Any
 ) -> LightningTrainer:
     trainer = Trainer(
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-        callbacks=[*callbacks, RunCheckpoints()],
-        **{"max_epochs": epochs, "num_sanity_val_steps": 0, **options},
-    )
+        accelerator="cpu", devices=1, logger=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=folder, max_epochs=epochs,
+        num_sanity_val_steps=0, callbacks=[*callbacks, RunCheckpoints()], **options,
+    )  # fmt: skip
     last = folder / "checkpoints" / "last.ckpt"
     trainer.fit(trained, loader(), loader(), ckpt_path=last if last.exists() else None)
     return trainer
 
 
-def averaging(kind: type[Callback]) -> Callback:
-    if kind is StochasticWeightAveraging:
-        return StochasticWeightAveraging(swa_lrs=0.1, swa_epoch_start=1)
-    return kind(decay=0.8) if kind is EMAWeightAveraging else kind()  # type: ignore[call-arg]
+AVERAGING: dict[str, Callable[[], Callback]] = {
+    "mean": WeightAveraging,
+    "exponential": lambda: EMAWeightAveraging(decay=0.8),
+    "stochastic": lambda: StochasticWeightAveraging(swa_lrs=0.1, swa_epoch_start=1),
+}
+REPLACING = {
+    **AVERAGING,
+    "end of fit": lambda: AtTheEnd("on_train_end"),
+    "end of epoch": lambda: AtTheEnd("on_train_epoch_end"),
+}
+
+
+def same(one: SparseAutoencoderModule, other: SparseAutoencoderModule) -> bool:
+    left, right = one.autoencoder.state_dict(), other.autoencoder.state_dict()
+    return all(torch.equal(left[name], right[name]) for name in left | right)
 
 
 @pytest.mark.parametrize("autoencoder", [TopKAutoencoder, BatchTopKAutoencoder, KSparseAutoencoder])
-@pytest.mark.parametrize(
-    "replacing",
-    [
-        lambda: averaging(WeightAveraging),
-        lambda: averaging(EMAWeightAveraging),
-        lambda: averaging(StochasticWeightAveraging),
-        lambda: AtTheEnd("on_train_end"),
-        lambda: AtTheEnd("on_train_epoch_end"),
-    ],
-)
+@pytest.mark.parametrize("replacing", REPLACING)
 @pytest.mark.parametrize("options", [{}, {"max_steps": 2 * STEPS + 2, "val_check_interval": 3}])
 def test_memory_checkpoint_and_metrics_are_of_one_autoencoder(
-    options: dict[str, Any], replacing: Callable[[], Callback], autoencoder: Any, tmp_path: Path
+    options: dict[str, Any], replacing: str, autoencoder: Any, tmp_path: Path
 ) -> None:
     trained = module(autoencoder)
-    trainer = fit(tmp_path, trained, replacing(), **options)
+    trainer = fit(tmp_path, trained, REPLACING[replacing](), **options)
     stored = SparseAutoencoderModule.load_from_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
-    left = trained.autoencoder.state_dict()
-    for name, tensor in stored.autoencoder.state_dict().items():
-        assert torch.equal(tensor, left[name]), name
-    norms = left["decoder_weight" if "decoder_weight" in left else "encoder.weight"].norm(dim=1)
+    assert same(stored, trained)
+    norms = trained.autoencoder.dictionary.norm(dim=1)
     torch.testing.assert_close(norms, torch.ones(len(norms)))
-    if options and isinstance(replacing(), StochasticWeightAveraging):
+    if options and replacing == "stochastic":
         return  # it has put no average in place, and Lightning validates when it is time to
     printed = float(trainer.callback_metrics["val/fvu"])
     again = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
@@ -129,53 +115,50 @@ def test_memory_checkpoint_and_metrics_are_of_one_autoencoder(
     assert printed == pytest.approx(float(again.callback_metrics["val/fvu"]), rel=1e-5)
 
 
-def test_the_average_is_of_all_steps_and_validated_once_an_epoch(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("averaging", "options", "validations"),
+    [("mean", {}, 3), ("stochastic", {}, 4), (None, {"max_steps": 6, "val_check_interval": 3}, 1)],
+)
+def test_the_average_is_of_all_steps_and_validated_once_an_epoch(
+    averaging: str | None, options: dict[str, int], validations: int, tmp_path: Path
+) -> None:
     trained, watch = module(), Watch()
-    fit(tmp_path, trained, watch, WeightAveraging())
-    mean = torch.stack(watch.directions).mean(dim=0)
-    assert float(mean.norm(dim=1).min()) < 0.99
-    expected = torch.nn.functional.normalize(mean, dim=1)
-    torch.testing.assert_close(trained.autoencoder.dictionary.detach(), expected)
-    assert watch.validations == 3
-    trained, watch = module(), Watch()
-    fit(tmp_path / "stochastic", trained, watch, averaging(StochasticWeightAveraging))
-    assert watch.validations == 4
-    trained, watch = module(), Watch()
-    fit(tmp_path / "plain", trained, watch, max_steps=6, val_check_interval=3)
-    assert watch.validations == 1
+    fit(tmp_path, trained, watch, *([AVERAGING[averaging]()] if averaging else []), **options)
+    assert watch.validations == validations
+    if averaging == "mean":
+        mean = torch.stack(watch.directions).mean(dim=0)
+        assert float(mean.norm(dim=1).min()) < 0.99
+        expected = torch.nn.functional.normalize(mean, dim=1)
+        torch.testing.assert_close(trained.autoencoder.dictionary.detach(), expected)
 
 
-@pytest.mark.parametrize("kind", [WeightAveraging, EMAWeightAveraging, StochasticWeightAveraging])
-def test_a_run_that_averages_resumes_exactly(kind: type[Callback], tmp_path: Path) -> None:
+@pytest.mark.parametrize("averaging", AVERAGING)
+def test_a_run_that_averages_resumes_exactly(averaging: str, tmp_path: Path) -> None:
     class Stop(Callback):
-        def on_train_epoch_start(self, trainer: LightningTrainer, _: LightningModule) -> None:
+        def on_train_epoch_start(self, trainer: LightningTrainer, *_: Any) -> None:
             if trainer.current_epoch == 3:
                 raise KeyboardInterrupt
 
     whole, cut, resumed = module(), module(), module()
-    fit(tmp_path / "whole", whole, averaging(kind), epochs=5)
+    fit(tmp_path / "whole", whole, AVERAGING[averaging](), epochs=5)
     with pytest.raises(SystemExit):
-        fit(tmp_path / "cut", cut, averaging(kind), Stop(), epochs=5)
-    fit(tmp_path / "cut", resumed, averaging(kind), epochs=5)
-    for name, tensor in whole.autoencoder.state_dict().items():
-        assert torch.equal(tensor, resumed.autoencoder.state_dict()[name]), name
+        fit(tmp_path / "cut", cut, AVERAGING[averaging](), Stop(), epochs=5)
+    fit(tmp_path / "cut", resumed, AVERAGING[averaging](), epochs=5)
+    assert same(whole, resumed)
 
 
-@pytest.mark.parametrize("kind", [WeightAveraging, StochasticWeightAveraging])
+@pytest.mark.parametrize("averaging", ["mean", "stochastic"])
 def test_variants_of_a_sweep_are_averaged_as_in_runs_of_their_own(
-    kind: type[Callback], tmp_path: Path
+    averaging: str, tmp_path: Path
 ) -> None:
     sweep = SweepModule({"two": module(k=2), "three": module(k=3)})
-    trainer = fit(tmp_path / "sweep", sweep, averaging(kind))
+    trainer = fit(tmp_path / "sweep", sweep, AVERAGING[averaging]())
     for k, name in ((2, "two"), (3, "three")):
         alone = module(k=k)
-        own = fit(tmp_path / name, alone, averaging(kind))
-        stored = SparseAutoencoderModule.load_from_checkpoint(
-            tmp_path / "sweep" / name / "checkpoints" / "last.ckpt"
-        )
-        for key, tensor in alone.autoencoder.state_dict().items():
-            assert torch.equal(tensor, sweep.variants[name].autoencoder.state_dict()[key])
-            assert torch.equal(tensor, stored.autoencoder.state_dict()[key])
+        own = fit(tmp_path / name, alone, AVERAGING[averaging]())
+        path = tmp_path / "sweep" / name / "checkpoints" / "last.ckpt"
+        assert same(alone, sweep.variants[name])
+        assert same(alone, SparseAutoencoderModule.load_from_checkpoint(path))
         measured = trainer.callback_metrics[f"{name}/val/fvu"]
         assert measured == own.callback_metrics["val/fvu"]
 
@@ -196,49 +179,45 @@ def test_pruning_is_refused() -> None:
 
 def test_rewinding_takes_back_what_came_after(tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path, "logs", version="version_0")
-    trainer: Any = SimpleNamespace(is_global_zero=True, loggers=[logger])
+    trainer: Any = SimpleNamespace(loggers=[logger], default_root_dir=tmp_path)
     logger.log_metrics({"loss": 1.0}, step=0)
     sizes = log_positions(trainer)
     (file,) = Path(logger.log_dir).glob("events.*")
-    assert sizes == {file.name: file.stat().st_size}
     before = file.read_bytes()
-
+    assert sizes == {file.name: len(before)}
     logger.log_metrics({"loss": 2.0}, step=1)
     logger.finalize("success")
     assert len(file.read_bytes()) > len(before)
     later = file.with_name("events.out.tfevents.9999999999.host.1.0")
-    later.write_bytes(b"of a run that was killed")
     other = file.with_name("hparams.yaml")
-    other.write_text("k: 1")
+    elsewhere = tmp_path / "others/version_0/events.out.tfevents.1.host.1.0"
+    elsewhere.parent.mkdir(parents=True)
+    for path in (later, other, elsewhere):
+        path.write_bytes(b"of a run that was killed, or of another")
 
     trainer.run_folder = file.parent
-    logger = TensorBoardLogger(tmp_path, "logs", version="version_0")
-    trainer.loggers = [logger, TensorBoardLogger(tmp_path, "others", version="version_0")]
-    kept = tmp_path / "others/version_0/events.out.tfevents.1.host.1.0"
-    kept.parent.mkdir(parents=True)
-    kept.write_bytes(b"of who knows whom")
+    trainer.loggers = [
+        TensorBoardLogger(tmp_path, name, version="version_0") for name in ("logs", "others")
+    ]
     rewind_logs(trainer, sizes)
-    assert kept.exists()
     assert file.read_bytes() == before
-    assert not later.exists()
-    assert other.exists()
+    assert [path.exists() for path in (later, other, elsewhere)] == [False, True, True]
 
 
 def test_a_csv_file_keeps_its_rows_up_to_the_checkpoint(tmp_path: Path) -> None:
     logger = CSVLogger(tmp_path, "logs", version=0)
-    trainer: Any = SimpleNamespace(is_global_zero=True, loggers=[logger])
+    trainer: Any = SimpleNamespace(loggers=[logger])
     assert log_positions(trainer) == {"metrics.csv": 0}
-    logger.log_metrics({"loss": 1.0}, step=0)
-    logger.log_metrics({"loss": 0.5}, step=1)
+    for step in range(2):
+        logger.log_metrics({"loss": 1.0 - step / 2}, step=step)
     positions = log_positions(trainer)
     assert positions == {"metrics.csv": 2}
     logger.log_metrics({"loss": 0.25, "val": 3.0}, step=2)  # a column more
     logger.finalize("success")
 
-    resumed = CSVLogger(tmp_path, "logs", version=0)
-    trainer.loggers = [resumed]
+    trainer.loggers = [CSVLogger(tmp_path, "logs", version=0)]
     rewind_logs(trainer, positions)
-    resumed.log_metrics({"loss": 0.75}, step=2)
-    resumed.finalize("success")
+    trainer.loggers[0].log_metrics({"loss": 0.75}, step=2)
+    trainer.loggers[0].finalize("success")
     path = tmp_path / "logs/version_0/metrics.csv"
     assert path.read_text().split() == ["loss,step,val", "1.0,0,", "0.5,1,", "0.75,2,"]

@@ -1,25 +1,19 @@
-"""The pictures of representational similarity say what was found, for any words."""
-
-import io
-
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 from palinka import analyses
 from palinka.analyses import figures
 
 
 def found(items=12, groups=("a", "b"), **options):
-    random = np.random.default_rng(0)
-    x, y = random.normal(size=(2, items, 5))
+    x, y = np.random.default_rng(0).normal(size=(2, items, 5))
     labels = None if groups is None else [groups[i % len(groups)] for i in range(items)]
     return analyses.representational_similarity(x, y, groups=labels, **options)
 
 
-def rendered(figure):
-    """Draw it, and give every text in it."""
-    figure.savefig(io.BytesIO(), format="png", dpi=50)
-    return [text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))]
+def texts_of(figure):
+    return [text.get_text() for text in figure.findobj(Text)]
 
 
 def test_words_of_a_group_stand_together_with_their_own_similarities():
@@ -38,12 +32,12 @@ def test_words_of_a_group_stand_together_with_their_own_similarities():
 def test_scores_stand_in_the_titles():
     result = found(permutations=99)
     drawn = figures.representational_similarity(result, sites=("here", "there"))
-    texts = "\n".join(rendered(drawn["comparison"]))
+    texts = "\n".join(texts_of(drawn["comparison"]))
     assert f"{result.score:.2f} [{result.score_interval[0]:.2f}" in texts
     assert f"p = {result.p_value:.2g}" in texts
     for score in result.group_scores:
         assert f"{score:.2f}" in texts
-    assert f"here: selectivity {result.selectivity_x:.3g}" in rendered(drawn["histograms"])
+    assert f"here: selectivity {result.selectivity_x:.3g}" in texts_of(drawn["histograms"])
 
 
 def test_without_groups_there_is_no_mask():
@@ -53,11 +47,11 @@ def test_without_groups_there_is_no_mask():
 
 
 @pytest.mark.parametrize("word", ["$", "$x^", "a$b$", "<b>", r"\frac"])
-def test_words_are_never_markup(word):
+def test_words_are_never_markup(word, save):
     result = found(items=9, groups=(word, "b", "c"))
     drawn = figures.representational_similarity(result, items=[word] * 9, sites=(word, "y"))
     for name in ("groups", "similarity", "comparison"):
-        assert any(word in text for text in rendered(drawn[name]))
+        assert any(word in text for text in texts_of(save(drawn[name])))
 
 
 def test_many_words_keep_readable_labels():
@@ -68,8 +62,7 @@ def test_many_words_keep_readable_labels():
 
 
 def test_undefined_scores_are_drawn_as_such():
-    random = np.random.default_rng(1)
-    x, y = random.normal(size=(2, 5, 4))
+    x, y = np.random.default_rng(1).normal(size=(2, 5, 4))
     result = analyses.representational_similarity(x, y, groups=list("aaabb"))
-    texts = rendered(figures.representational_similarity(result)["comparison"])
-    assert "b\nno score" in texts
+    drawn = figures.representational_similarity(result)
+    assert "b\nno score" in texts_of(drawn["comparison"])

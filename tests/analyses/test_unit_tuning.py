@@ -20,38 +20,25 @@ def factor(freedom):
     return gamma(freedom / 2) / (np.sqrt(freedom / 2) * gamma((freedom - 1) / 2))
 
 
-@given(
-    arrays(np.float32, (7, 3), elements=numbers, unique=True),
-    arrays(np.float32, (7, 3), elements=numbers, unique=True),
-)
+@pytest.mark.parametrize("test", ["paired", "welch"])
+@given(data=st.data())
 @settings(max_examples=60, deadline=None)
-def test_paired_equals_scipy(a, b):
-    result = unit_tuning(a, b)
-    d = b.astype(np.float64) - a.astype(np.float64)
-    varies = np.ptp(d, axis=0) > 1e-9
-    expected = stats.ttest_1samp(d[:, varies], 0)
-    np.testing.assert_allclose(result.t[varies], expected.statistic, rtol=1e-10)
-    np.testing.assert_allclose(result.p[varies], expected.pvalue, rtol=1e-10)
-    g = factor(6) * d[:, varies].mean(axis=0) / d[:, varies].std(axis=0, ddof=1)
-    np.testing.assert_allclose(result.effect_size[varies], g, rtol=1e-10)
-
-
-@given(
-    arrays(np.float32, (7, 3), elements=numbers, unique=True),
-    arrays(np.float32, (5, 3), elements=numbers, unique=True),
-)
-@settings(max_examples=60, deadline=None)
-def test_welch_equals_scipy(a, b):
-    result = unit_tuning(a, b, test="welch")
+def test_equals_scipy(test, data):
+    shapes = ((7, 3), (7 if test == "paired" else 5, 3))
+    a, b = (data.draw(arrays(np.float32, shape, elements=numbers, unique=True)) for shape in shapes)
+    result = unit_tuning(a, b, test)
     a, b = a.astype(np.float64), b.astype(np.float64)
-    varies = np.ptp(a, axis=0) + np.ptp(b, axis=0) > 1e-9
-    a, b = a[:, varies], b[:, varies]
-    expected = stats.ttest_ind(b, a, equal_var=False)
-    np.testing.assert_allclose(result.t[varies], expected.statistic, rtol=1e-10, atol=1e-12)
-    np.testing.assert_allclose(result.p[varies], expected.pvalue, rtol=1e-10)
-    pooled = np.sqrt((6 * a.var(axis=0, ddof=1) + 4 * b.var(axis=0, ddof=1)) / 10)
-    g = factor(10) * (b.mean(axis=0) - a.mean(axis=0)) / pooled
-    np.testing.assert_allclose(result.effect_size[varies], g, rtol=1e-10, atol=1e-12)
+    spread = np.ptp(b - a, axis=0) if test == "paired" else np.ptp(a, axis=0) + np.ptp(b, axis=0)
+    a, b = a[:, spread > 1e-9], b[:, spread > 1e-9]
+    if test == "paired":
+        expected, freedom, scale = stats.ttest_rel(b, a), 6, (b - a).std(axis=0, ddof=1)
+    else:
+        expected, freedom = stats.ttest_ind(b, a, equal_var=False), 10
+        scale = np.sqrt((6 * a.var(axis=0, ddof=1) + 4 * b.var(axis=0, ddof=1)) / 10)
+    g = factor(freedom) * (b.mean(axis=0) - a.mean(axis=0)) / scale
+    for name, values in {"t": expected.statistic, "p": expected.pvalue, "effect_size": g}.items():
+        found = getattr(result, name)[spread > 1e-9]
+        np.testing.assert_allclose(found, values, rtol=1e-10, atol=1e-12)
 
 
 def conditions(seed=0, items=12, units=40, tuned=5, effect=3.0, second_items=None):

@@ -1,5 +1,4 @@
 import tracemalloc
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,24 +17,15 @@ from palinka.errors import InputError
 Array = NDArray[np.float64]
 
 
-@dataclass
-class Plain:
-    components: Array
-    variance_explained: Array
-    covariances: list[Array]
-    shrunk: list[Array]
-    eigenvalues: list[Array]
-    filters: list[Array]
-    scores: list[Array]
-    patterns: list[Array]
-
-
 def plain_shrinkage(s: Array, gamma: float) -> Array:
     return (1 - gamma) * s + gamma * np.linalg.eigvalsh(s).mean() * np.eye(len(s))
 
 
-def plain_decomposition(a: Array, b: Array, variance: float = 99.0, gamma: float = 0.01) -> Plain:
-    """Steps 1 to 6 of the definition, as they read."""
+def plain_decomposition(a: Array, b: Array, variance: float, gamma: float) -> tuple[Any, ...]:
+    """Steps 1 to 6 of the definition, as they read.
+
+    Gives the shares of variance, and of either direction eigenvalues, top scores and pattern.
+    """
     pooled = (np.cov(a, rowvar=False) + np.cov(b, rowvar=False)) / 2
     values, vectors = np.linalg.eigh(pooled)
     values, vectors = values[::-1], vectors[:, ::-1]
@@ -45,19 +35,13 @@ def plain_decomposition(a: Array, b: Array, variance: float = 99.0, gamma: float
     y = np.concatenate([a, b]) @ v
     s = [np.cov(part, rowvar=False).reshape(r, r) for part in (y[: len(a)], y[len(a) :])]
     shrunk = [plain_shrinkage(each, gamma) for each in s]
-    result = Plain(v, shares[: min(len(y), len(values))], s, shrunk, [], [], [], [])
+    directions = []
     for direction in (0, 1):
         eigenvalues, w = scipy.linalg.eigh(s[direction], shrunk[1 - direction])
-        eigenvalues, w = eigenvalues[::-1], w[:, ::-1]
-        for column in range(r):
-            pattern = v @ shrunk[direction] @ w[:, column]
-            if pattern[np.abs(pattern).argmax()] < 0:
-                w[:, column] = -w[:, column]
-        result.eigenvalues.append(eigenvalues)
-        result.filters.append(w)
-        result.scores.append(y @ w[:, 0])
-        result.patterns.append(v @ shrunk[direction] @ w[:, 0])
-    return result
+        pattern = v @ shrunk[direction] @ w[:, -1]
+        sign = -1 if pattern[np.abs(pattern).argmax()] < 0 else 1
+        directions.append((eigenvalues[::-1], sign * y @ w[:, -1], sign * pattern))
+    return shares[: min(len(y), len(values))], *directions
 
 
 def two_conditions(seed: int, n_a: int = 12, n_b: int = 9, d: int = 7) -> tuple[Array, Array]:
@@ -88,30 +72,27 @@ def test_equals_the_plain_transcription(
     pooled = np.linalg.eigvalsh((np.cov(a, rowvar=False) + np.cov(b, rowvar=False)) / 2)[::-1]
     shares = 100 * np.cumsum(pooled) / pooled.sum()
     assume(shares[0] <= variance and np.abs(shares - variance).min() > 1e-9)
-    plain = plain_decomposition(a, b, variance, gamma)
+    plain_shares, *directions = plain_decomposition(a, b, variance, gamma)
     result = generalized_eigendecomposition(a, b, variance, gamma)
 
-    r = plain.components.shape[1]
+    r = len(directions[0][0])
     assert result.components.shape == (d, r)
     assert result.variance_explained.shape == (min(n_a + n_b, d),)
-    np.testing.assert_allclose(result.variance_explained, plain.variance_explained, rtol=1e-8)
-    for direction, name in enumerate("ab"):
-        found = getattr(result, f"eigenvalues_{name}")
-        top = plain.eigenvalues[direction][0]
-        np.testing.assert_allclose(found, plain.eigenvalues[direction], rtol=1e-8, atol=1e-8 * top)
-        gap = 1 - plain.eigenvalues[direction][1] / top if r > 1 else 1.0
-        extremes = np.sort(np.abs(plain.patterns[direction]))[-2:]
-        if gap < 1e-3 or extremes[1] - extremes[0] < 1e-4 * extremes[1]:
-            continue  # the vector, or its sign, is not determined well enough to be compared
-        pattern = plain.patterns[direction]
-        scale = np.abs(pattern).max()
-        np.testing.assert_allclose(
-            getattr(result, f"pattern_{name}"), pattern, rtol=0, atol=1e-7 * scale
-        )
-        scores = plain.scores[direction]
-        np.testing.assert_allclose(
-            getattr(result, f"scores_{name}"), scores, rtol=0, atol=1e-6 * np.abs(scores).max()
-        )
+    np.testing.assert_allclose(result.variance_explained, plain_shares, rtol=1e-8)
+    for name, (eigenvalues, scores, pattern) in zip("ab", directions, strict=True):
+
+        def agrees(field: str, expected: Array, tolerance: float, name: str = name) -> None:
+            found = getattr(result, f"{field}_{name}")
+            atol = tolerance * np.abs(expected).max()
+            np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
+
+        agrees("eigenvalues", eigenvalues, 2e-8)
+        gap = 1 - eigenvalues[1] / eigenvalues[0] if r > 1 else 1.0
+        extremes = np.sort(np.abs(pattern))[-2:]
+        # Otherwise the vector, or its sign, is not determined well enough to be compared.
+        if gap >= 1e-3 and extremes[1] - extremes[0] >= 1e-4 * extremes[1]:
+            agrees("pattern", pattern, 1e-7)
+            agrees("scores", scores, 1e-6)
 
 
 @pytest.mark.parametrize(("n_a", "n_b", "d"), [(12, 9, 7), (12, 9, 50)])
@@ -125,22 +106,18 @@ def test_all_filters_solve_what_is_defined(n_a: int, n_b: int, d: int) -> None:
         (plain[0], shrunk[1], result.filters_a, result.eigenvalues_a, shrunk[0]),
         (plain[1], shrunk[0], result.filters_b, result.eigenvalues_b, shrunk[1]),
     ):
-        np.testing.assert_allclose(
-            s @ filters, denominator @ filters * eigenvalues, atol=1e-8 * np.abs(s).max()
-        )
-        np.testing.assert_allclose(
-            filters.T @ denominator @ filters, np.eye(len(filters)), atol=1e-9
-        )
+        solved, scale = denominator @ filters * eigenvalues, np.abs(s).max()
+        np.testing.assert_allclose(s @ filters, solved, atol=1e-8 * scale)
+        identity = filters.T @ denominator @ filters
+        np.testing.assert_allclose(identity, np.eye(len(filters)), atol=1e-9)
         assert (np.diff(eigenvalues) <= 0).all()
         patterns = result.components @ own @ filters
         assert (patterns[np.abs(patterns).argmax(0), range(len(filters))] > 0).all()
     np.testing.assert_allclose(
         result.scores_a, np.concatenate(y) @ result.filters_a[:, 0], rtol=1e-10
     )
-    np.testing.assert_allclose(
-        result.pattern_correlation,
-        scipy.stats.pearsonr(result.pattern_a, result.pattern_b).statistic,
-    )
+    correlation = scipy.stats.pearsonr(result.pattern_a, result.pattern_b).statistic
+    assert result.pattern_correlation == pytest.approx(correlation)
 
 
 def test_agrees_with_mne() -> None:
@@ -159,24 +136,18 @@ def test_agrees_with_mne() -> None:
     np.testing.assert_allclose(ours * signs, filters[:, ::-1], atol=1e-8)
 
 
-def orthogonal_variances(variances: list[float]) -> Array:
-    """Centered items whose covariance is diagonal with exactly these entries."""
-    d = len(variances)
-    x = np.concatenate([np.eye(d), -np.eye(d)])
-    return np.asarray(x * np.sqrt(np.asarray(variances) * (2 * d - 1) / 2))
-
-
-def test_keeps_the_components_before_the_crossing() -> None:
-    a = orthogonal_variances([60.0, 25.0, 10.0, 4.0, 1.0])
-    b = np.roll(a, 1, axis=0)
-    for variance, kept in ((59.0, None), (61.0, 1), (84.0, 1), (86.0, 2), (98.0, 3), (99.5, 4)):
-        if kept is None:
-            with pytest.raises(InputError, match=r"holds 60 %.*variance=59; give a larger"):
-                generalized_eigendecomposition(a, b, variance)
-        else:
-            result = generalized_eigendecomposition(a, b, variance)
-            assert result.components.shape[1] == kept
-    np.testing.assert_allclose(result.variance_explained, [60, 85, 95, 99, 100])
+@pytest.mark.parametrize(
+    ("variance", "kept"), [(61.0, 1), (84.0, 1), (86.0, 2), (98.0, 3), (99.5, 4)]
+)
+def test_keeps_the_components_before_the_crossing(variance: float, kept: int) -> None:
+    # Centered items whose covariance is diagonal with exactly these entries.
+    shares = np.array([60.0, 25.0, 10.0, 4.0, 1.0])
+    a = np.concatenate([np.eye(5), -np.eye(5)]) * np.sqrt(shares * 9 / 2)
+    result = generalized_eigendecomposition(a, np.roll(a, 1, axis=0), variance)
+    assert result.components.shape[1] == kept
+    np.testing.assert_allclose(result.variance_explained, np.cumsum(shares))
+    with pytest.raises(InputError, match=r"holds 60 %.*variance=59; give a larger"):
+        generalized_eigendecomposition(a, a, 59.0)
 
 
 def test_a_share_that_is_never_exceeded_keeps_all_that_varies() -> None:
@@ -273,30 +244,23 @@ def test_observed_values_come_from_the_basis_that_does_not_know_the_labels() -> 
     assert result.observed_b == pytest.approx(scipy.linalg.eigvalsh(s_b, s_a)[-1], rel=1e-9)
 
 
-def paired_p(
-    rng: np.random.Generator, n: int, d: int, correlation: float, effect: float, pairs: bool = True
-) -> Array:
-    """Both p-values of correlated pairs; A has `effect` times the variance in one direction."""
-    shared = np.sqrt(correlation) * rng.normal(size=(n, d))
-    a, b = shared + np.sqrt(1 - correlation) * rng.normal(size=(2, n, d))
-    a[:, 0] *= np.sqrt(effect)
-    result = generalized_eigendecomposition(
-        a, b, permutations=99, pairs=pairs, seed=int(rng.integers(2**32))
-    )
-    return np.array([result.p_value_a, result.p_value_b])
-
-
-def simulated(draws: int, *design: Any) -> Array:
-    """`(draws, 2)` p-values of data sets under one design."""
+def simulated_p(draws: int, effect: float, pairs: bool) -> Array:
+    """P-values of A over B of correlated pairs; A has more variance in one direction."""
     rng = np.random.default_rng(0)
-    return np.array([paired_p(rng, *design) for _ in range(draws)])
+    found = []
+    for _ in range(draws):
+        shared = np.sqrt(0.95) * rng.normal(size=(40, 10))
+        a, b = shared + np.sqrt(0.05) * rng.normal(size=(2, 40, 10))
+        a[:, 0] *= np.sqrt(effect)
+        seed = int(rng.integers(2**32))
+        result = generalized_eigendecomposition(a, b, permutations=99, pairs=pairs, seed=seed)
+        found.append(result.p_value_a)
+    return np.array(found)
 
 
 def test_pairs_find_what_shuffling_all_items_cannot() -> None:
-    swapped = simulated(50, 40, 10, 0.95, 1.8)
-    shuffled = simulated(50, 40, 10, 0.95, 1.8, False)
-    assert (swapped[:, 0] <= 0.05).mean() > 0.7
-    assert (shuffled[:, 0] <= 0.05).mean() < 0.05
+    assert (simulated_p(50, 1.8, pairs=True) <= 0.05).mean() > 0.7
+    assert (simulated_p(50, 1.8, pairs=False) <= 0.05).mean() < 0.05
 
 
 def test_the_heldout_ratio_shows_what_generalizes() -> None:
@@ -330,19 +294,13 @@ def test_project_gives_the_scores_for_any_activations() -> None:
         result.project(np.ones((4, 6)))
 
 
-def test_takes_torch_tensors_of_low_precision() -> None:
-    a, b = (torch.tensor(x, dtype=torch.bfloat16) for x in two_conditions(9))
-    result = generalized_eigendecomposition(a, b)
-    np.testing.assert_allclose(
-        result.eigenvalues_a,
-        generalized_eigendecomposition(a.double().numpy(), b.double().numpy()).eigenvalues_a,
-    )
-
-
-def test_scalars_arrays_and_tables() -> None:
+def test_tensors_of_low_precision_give_scalars_arrays_and_tables() -> None:
     a, b = two_conditions(10)
-    result = generalized_eigendecomposition(a, b, permutations=9)
+    half = [torch.tensor(x, dtype=torch.bfloat16) for x in (a, b)]
+    a, b = (x.double().numpy() for x in half)
+    result = generalized_eigendecomposition(*half, permutations=9)
     scalars = result.scalars()
+    assert scalars == generalized_eigendecomposition(a, b, permutations=9).scalars()
     assert scalars["eigenvalue_a"] == result.eigenvalues_a[0]
     assert scalars["components"] == result.components.shape[1]
     assert scalars["p_value_b"] == result.p_value_b
@@ -368,6 +326,12 @@ def test_a_permuted_labeling_has_the_same_centered_items(pairs: bool) -> None:
         permuted_labels(a, b[:8], pairs=True)
 
 
+OTHER_DIRECTIONS = {
+    "a": 0.01 * np.outer(np.arange(8), np.eye(7)[6]),
+    "b": np.eye(12, 7) * (np.eye(7)[6] == 0),
+}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -378,13 +342,7 @@ def test_a_permuted_labeling_has_the_same_centered_items(pairs: bool) -> None:
         ({"a": np.ones((5, 7))}, "items of a are all alike"),
         ({"a": np.full((5, 7), 0.1), "b": np.full((7, 7), 0.3)}, "items of a are all alike"),
         ({"b": 1e4 + 3e-4 * np.eye(7)}, "items of b are all alike"),  # rounding of float32
-        (
-            {
-                "a": 0.01 * np.outer(np.arange(8), np.eye(7)[6]),
-                "b": np.eye(12, 7) * (np.eye(7)[6] == 0),
-            },
-            "a does not vary in the 5 principal components that are kept",
-        ),
+        (OTHER_DIRECTIONS, "a does not vary in the 5 principal components that are kept"),
         ({"variance": 0.0}, "variance=0.0; expected per cent"),
         ({"variance": 101}, "variance=101; expected per cent"),
         ({"variance": 1.0}, "give a larger variance"),

@@ -1,6 +1,7 @@
 import re
 import tracemalloc
 import warnings
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -62,25 +63,20 @@ def agrees(x, bins=15, outlier_z=5.0):
         outlier_z = 5.0 if (x == 0).mean() <= 0.1 else 0.0
     wide = x.astype(np.float32) if x.dtype == np.float16 else x
     rows = binned_rows(wide, outlying_units(wide, outlier_z), bins)
-    for i in range(len(x)):
-        for j in range(len(x)):
-            found = (
-                result.mutual_information[i, j],
-                result.mutual_information_corrected[i, j],
-                result.covariance[i, j],
-                result.samples[i, j],
-            )
-            if i >= j:
-                assert found == (0, 0, 0, 0)
-                continue
-            expected = plain_pair(wide[i], wide[j], bins, outlier_z)
-            scale = float(np.abs(wide[i]).max()) * float(np.abs(wide[j]).max())
-            np.testing.assert_allclose(found[:2], expected[:2], rtol=1e-10, atol=1e-11)
-            np.testing.assert_allclose(found[2], expected[2], rtol=1e-10, atol=1e-12 * scale)
-            assert found[3] == expected[3]
-            if expected[3] > 0:
-                counts = plain_histogram(wide[i], wide[j], bins, outlier_z)[2]
-                np.testing.assert_array_equal(joint_histogram(rows, i, j), counts)
+    matrices = np.stack([
+        result.mutual_information, result.mutual_information_corrected, result.covariance,
+        result.samples,
+    ])  # fmt: skip
+    assert not np.tril(matrices).any()
+    for i, j in combinations(range(len(x)), 2):
+        *expected, n = plain_pair(wide[i], wide[j], bins, outlier_z)
+        scale = np.array([1e-11, 1e-11, 1e-12 * np.abs(np.outer(*wide[[i, j]])).max()])
+        difference = np.abs(matrices[:3, i, j] - expected)
+        assert (difference <= scale + 1e-10 * np.abs(expected)).all()
+        assert matrices[3, i, j] == n
+        if n > 0:
+            counts = plain_histogram(wide[i], wide[j], bins, outlier_z)[2]
+            np.testing.assert_array_equal(joint_histogram(rows, i, j), counts)
     return result
 
 
@@ -123,11 +119,6 @@ def test_outlier_masks_and_edges_differ_between_pairs():
     x = KINDS["heavy tails"](np.random.default_rng(2), (20, 800)).astype(np.float32)
     result = agrees(x)
     assert len(np.unique(of_pairs(result.samples))) > 5
-
-
-def test_switched_off_every_unit_is_kept():
-    x = KINDS["heavy tails"](np.random.default_rng(3), (5, 400))
-    assert (of_pairs(agrees(x, outlier_z=0).samples) == 400).all()
 
 
 def test_each_dtype_has_its_own_edges():
@@ -212,22 +203,32 @@ def test_any_layout_of_memory_gives_the_same():
         np.testing.assert_array_equal(found.covariance, expected.covariance)
 
 
-def test_items_without_variance_are_noted_and_share_nothing():
-    x = np.random.default_rng(9).normal(size=(5, 50))
-    x[3] = 0.1
-    result = agrees(x)
-    assert result.notes == ("1 of 5 items have no variance: their pairs have no information",)
-    assert result.samples[3, 4] == 50
+FEW = np.array([[0, 0, 0, 9.0], [0, 1, 2, 3], [1, 2, 1, 2]])
+ONE_CONSTANT = np.where(np.arange(5) == 3, 0.1, np.random.default_rng(9).normal(size=(50, 5))).T
 
 
-def test_pairs_that_keep_too_little_are_noted():
-    result = agrees(np.array([[0, 0, 0, 9.0], [0, 1, 2, 3], [1, 2, 1, 2]]), outlier_z=0.1)
-    assert result.notes == (
-        "3 of 3 pairs have an item that is constant over the units kept: they have no information",
-        "3 of 3 pairs drop more than 1 % of their units as outliers, up to 4 of 4; "
-        "outlier_z: 0 keeps all",
-    )
-    assert np.isnan(result.correlation)
+@pytest.mark.parametrize(
+    ("x", "outlier_z", "notes"),
+    [
+        (ONE_CONSTANT, 5.0, ["1 of 5 items have no variance: their pairs have no information"]),
+        (
+            FEW,
+            0.1,
+            [
+                "3 of 3 pairs have an item that is constant over the units kept: they have no "
+                "information",
+                "3 of 3 pairs drop more than 1 % of their units as outliers, up to 4 of 4; "
+                "outlier_z: 0 keeps all",
+            ],
+        ),
+        (np.arange(3.0)[:, None], 5.0, ["3 of 3 items have no variance: .*"]),
+    ],
+)
+def test_items_and_pairs_without_information_are_noted(x, outlier_z, notes):
+    result = agrees(x, outlier_z=outlier_z)
+    assert all(map(re.fullmatch, notes, result.notes))
+    assert len(notes) == len(result.notes)
+    assert np.isnan(result.correlation) == (len(x) == 3)
 
 
 def test_rare_activations_are_the_information_of_latents():
@@ -244,11 +245,7 @@ def test_rare_activations_are_the_information_of_latents():
     dropped = agrees(x, outlier_z=5.0)
     assert not dropped.mutual_information.any()
     assert not dropped.covariance.any()
-    assert dropped.notes == (
-        "6 of 6 pairs have an item that is constant over the units kept: they have no information",
-        "6 of 6 pairs drop more than 1 % of their units as outliers, up to 32 of 2000; "
-        "outlier_z: 0 keeps all",
-    )
+    assert re.search("up to 32 of 2000; outlier_z: 0 keeps all", dropped.notes[1])
 
 
 @pytest.mark.parametrize(("zeros", "kept"), [(0.0, 999), (0.09, 999), (0.11, 1000), (0.9, 1000)])
@@ -275,12 +272,6 @@ def test_pairs_that_drop_more_than_one_per_cent_are_counted(outliers, seed):
     expected = f"{many} of 3 pairs drop more than 1 % .* up to {max(dropped)} of 1000;"
     assert len(result.notes) == (many > 0)
     assert all(re.match(expected, note) for note in result.notes)
-
-
-def test_one_unit_is_no_error():
-    result = pairwise_mutual_information(np.arange(3.0)[:, None])
-    assert (of_pairs(result.samples) == 1).all()
-    assert not result.mutual_information.any()
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import Buffer
 
 from palinka.autoencoders import files
 from palinka.autoencoders.kernels.topk import Latents
@@ -35,9 +36,8 @@ class SparseOutput(NamedTuple):
 class FullPrecisionState(nn.Module):
     """Module whose buffers and metric states are never narrowed; its parameters are.
 
-    `to(torch.bfloat16)`, which Lightning's `bf16-true` calls, would otherwise leave a sum of
-    thousands, a running mean or a count with three digits. Moves to other devices and to wider
-    dtypes apply to all.
+    Lightning's `bf16-true` would otherwise leave a sum of thousands, a running mean or a count with
+    three digits. Moves to other devices and to wider dtypes apply to all.
     """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Any:
@@ -52,15 +52,51 @@ class FullPrecisionState(nn.Module):
         return super()._apply(moved, *args, **kwargs)  # type: ignore[no-untyped-call]
 
 
+class InputScaling(FullPrecisionState):
+    """`(x - mean) * scale` and its inverse; the identity until `set`.
+
+    Args:
+        input_dim: Width of the activations.
+    """
+
+    def __init__(self, input_dim: int) -> None:
+        super().__init__()
+        self.mean = Buffer(torch.zeros(input_dim))
+        self.scale = Buffer(torch.ones(()))
+
+    @torch.no_grad()
+    def set(self, mean: Tensor, scale: float) -> None:
+        """Set a mean `(input_dim,)` and a positive scale."""
+        if mean.shape != self.mean.shape:
+            raise InputError(
+                f"input statistics of width {tuple(mean.shape)} do not fit an autoencoder of"
+                f" input_dim {len(self.mean)}: use data of the same site and model"
+            )
+        if not (0.0 < scale < float("inf")) or not bool(torch.isfinite(mean).all()):
+            raise InputError(
+                f"input statistics must be finite, with a positive scale, got scale {scale}:"
+                " check the activations for NaN, Inf, or rows that are all zero"
+            )
+        self.mean.copy_(mean)
+        self.scale.fill_(scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Raw activations `(…, input_dim)` to the autoencoder's input."""
+        return (x - self.mean) * self.scale
+
+    def inverse(self, x: Tensor) -> Tensor:
+        """Reconstructions `(…, input_dim)` to raw activations."""
+        return x / self.scale + self.mean
+
+
 class Autoencoder(FullPrecisionState, ABC):
     """A dictionary of latent directions with an encoder that uses few of them at a time.
 
-    A transcoder reads activations at one site and predicts those at another, such as an MLP's
-    output from its input. Any architecture is one when made with an `output_dim`, even one equal
-    to `input_dim`; its output bias is then not subtracted from its input.
+    A transcoder predicts activations of another site than it reads, such as an MLP's output from
+    its input. Any architecture is one when made with an `output_dim`, even one equal to
+    `input_dim`; its output bias is then not subtracted from its input.
 
-    A subclass is found by its class name, in saved folders and in checkpoints, once the module
-    that defines it has been imported.
+    Saved folders and checkpoints name a subclass, whose module must be imported before.
 
     Args:
         input_dim: Width of the activations.
@@ -132,13 +168,10 @@ class Autoencoder(FullPrecisionState, ABC):
         return SparseOutput(*self(x))
 
     def initialize(self, x: Tensor) -> None:
-        """Set weights from data, where an architecture does.
+        """Set weights from training rows of the target `(rows, output_dim)`, some ten thousand.
 
         Training calls this once, before the first step, unless `is_initialized`. Buffers that
         training changes must come out the same on every process.
-
-        Args:
-            x: Some tens of thousands of training rows of the target, `(rows, output_dim)`.
         """
 
     def config(self) -> dict[str, Any]:
@@ -168,12 +201,11 @@ class Autoencoder(FullPrecisionState, ABC):
     def from_pretrained(cls, where: str | PathLike[str], revision: str | None = None) -> Self:
         """Load what `save_pretrained` wrote, on the CPU and in `eval()` mode.
 
-        Files of SAELens, sparsify, dictionary_learning and OpenAI's sparse_autoencoder are loaded
-        by `palinka.autoencoders.formats.load`.
+        `Autoencoder.from_pretrained` loads any class, a subclass its own. Files of other libraries
+        are loaded by `palinka.autoencoders.formats.load`.
 
         Args:
             where: A folder, or `owner/repository[/folder]` on the Hugging Face hub.
-                `Autoencoder.from_pretrained` loads any class, a subclass its own.
             revision: A branch, tag or commit on the hub.
 
         Raises:
@@ -220,6 +252,10 @@ class Autoencoder(FullPrecisionState, ABC):
                 ) from error
 
 
+def _mark_initialized(autoencoder: Autoencoder, incompatible_keys: Any) -> None:
+    autoencoder.is_initialized = True
+
+
 def positive_integer(name: str, value: int) -> int:
     """Return `value`, or raise an `InputError` that names it."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -235,18 +271,13 @@ def validate_k(k: int | None, input_dim: int, latent_dim: int) -> int:
     return k
 
 
-def _mark_initialized(autoencoder: Autoencoder, incompatible_keys: Any) -> None:
-    autoencoder.is_initialized = True
-
-
 T = TypeVar("T", bound=Autoencoder)
 
 
 def build(name: str, arguments: Mapping[str, Any], base: type[T]) -> T:
     """Make the autoencoder of a class name, which may carry the module in front.
 
-    Only subclasses of `base` whose module has been imported are found: a name in a file never
-    imports code.
+    Only imported subclasses of `base` are found: a name in a file never imports code.
 
     Raises:
         InputError: If the class is unknown, or an argument unknown, missing or wrong.
@@ -280,11 +311,7 @@ def _family(kind: type[T]) -> Iterator[type[T]]:
 def save(
     autoencoder: Autoencoder, folder: Path, provenance: Mapping[str, Any] | None = None
 ) -> None:
-    """Write an autoencoder into a folder, made where missing, weights first.
-
-    Raises:
-        InputError: If the folder cannot be written.
-    """
+    """Write an autoencoder into a folder, made where missing, weights first."""
     config = {"class": type(autoencoder).__name__, **autoencoder.config()}
     if provenance is not None:
         config["source"] = dict(provenance)
@@ -292,12 +319,7 @@ def save(
 
 
 def load(folder: Path, base: type[T]) -> T:
-    """Load what `save` wrote, on the CPU and in `eval()` mode.
-
-    Raises:
-        InputError: If a file is missing or damaged, the files do not fit together, or the class
-            is not a `base`.
-    """
+    """Load what `save` wrote, if its class is a `base`, on the CPU and in `eval()` mode."""
     path = folder / CONFIG
     config = files.read_json(path)
     config.pop("source", None)

@@ -202,14 +202,9 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def write_files(folder: Path, contents: Mapping[str, Any]) -> None:
-    """Write files into a folder, made where missing; each appears whole or not at all.
+    """Write tensors (`.safetensors`), objects (`.json`) or texts, each of them atomically.
 
-    Args:
-        folder: The folder.
-        contents: By file name: tensors for `.safetensors`, an object for `.json`, or text.
-
-    Raises:
-        InputError: If one cannot be written.
+    The folder is made where missing; an `InputError` if one cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -227,18 +222,13 @@ def write_files(folder: Path, contents: Mapping[str, Any]) -> None:
 
 
 def identify(names: Iterable[str], where: str, libraries: Libraries) -> tuple[str, list[str]]:
-    """Identify the library that saved a folder, by the paths of its files.
-
-    Args:
-        names: Paths relative to the folder, with `/` between their parts.
-        where: The folder, for messages.
-        libraries: The libraries to look for; the first that fits.
+    """Identify the library that saved a folder `where`, by the relative paths of its files.
 
     Returns:
-        The library, and the files of the autoencoder.
+        The first library that fits, and the files of the autoencoder.
 
     Raises:
-        InputError: If there is none; names those in folders within.
+        InputError: If none fits; names those in folders within.
     """
     folders: dict[str, list[str]] = defaultdict(list)
     for name in sorted(names):
@@ -248,9 +238,9 @@ def identify(names: Iterable[str], where: str, libraries: Libraries) -> tuple[st
     found: dict[str, tuple[str, list[str]]] = {}
     for folder, here in folders.items():
         for library, patterns in libraries.items():
-            pairs = [(pattern, n) for pattern in patterns for n in fnmatch.filter(here, pattern)]
+            matched = [(pattern, n) for pattern in patterns for n in fnmatch.filter(here, pattern)]
             # A wildcard leaves out the names of all libraries.
-            matching = [n for pattern, n in pairs if n == pattern or n not in named]
+            matching = [n for pattern, n in matched if n == pattern or n not in named]
             if len(matching) == len(patterns):
                 found.setdefault(folder, (library, matching))
     if "" in found:
@@ -270,17 +260,14 @@ def find_folder(
 ) -> tuple[Path, str, list[str]]:
     """Find an autoencoder's folder on disk, or download its files from the Hugging Face hub.
 
-    Args:
-        where: A folder, or `owner/repository[/folder]` on the hub; read from the hub's cache
-            where the hub cannot be reached.
-        revision: A branch, tag or commit on the hub.
-        libraries: The libraries to look for.
+    `where` is a folder, or `owner/repository[/folder]` on the hub; its cache serves where it
+    cannot be reached.
 
     Returns:
         The folder, the library that saved it, and the files of the autoencoder.
 
     Raises:
-        InputError: If the folder does not exist, or does not hold one autoencoder.
+        InputError: If the folder does not exist, or does not hold an autoencoder.
     """
     folder = Path(where)
     if not folder.is_dir():
@@ -299,7 +286,7 @@ def _download(where: str, revision: str | None, libraries: Libraries) -> Path:
 
     owner, name, *inner = where.split("/")
     repo, prefix = f"{owner}/{name}", "".join(f"{part}/" for part in inner)
-    files = {file for names in libraries.values() for file in names}
+    files = [file for names in libraries.values() for file in names]
     reason: Exception | None = None
     try:
         info = HfApi().model_info(repo, revision=revision, timeout=_HUB_SECONDS)
@@ -308,10 +295,9 @@ def _download(where: str, revision: str | None, libraries: Libraries) -> Path:
     else:
         names = [sibling.rfilename for sibling in info.siblings or []]
         inside = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
-        files = set(identify(inside, where, libraries)[1])
+        files = identify(inside, where, libraries)[1]
+    patterns, offline = [glob.escape(prefix) + file for file in files], reason is not None
     try:
-        patterns = [glob.escape(prefix) + file for file in files]
-        offline = reason is not None
         root = snapshot_download(
             repo, revision=revision, allow_patterns=patterns, local_files_only=offline
         )

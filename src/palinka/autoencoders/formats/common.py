@@ -15,17 +15,12 @@ Kind = Literal["relu", "topk", "batch_topk", "jumprelu", "gated"]
 Keys = Mapping[str, str]
 """Name in a `StateTable` of each tensor in a file; `.T` marks those that lie transposed."""
 
-# Dimensions of each tensor of a `StateTable`: n latents, d wide.
+# Dimensions of tensors of a `StateTable`: n latents, d wide. The others have one per latent.
 _SHAPES = {
     "encoder.weight": "nd",
-    "encoder.bias": "n",
     "decoder_weight": "nd",
     "decoder_bias": "d",
-    "threshold": "n",
     "batch_threshold": "",
-    "gate_bias": "n",
-    "magnitude_bias": "n",
-    "log_magnitude": "n",
 }
 
 
@@ -91,19 +86,12 @@ def shift_biases(tensors: Mapping[str, Tensor], shift: Tensor) -> dict[str, Tens
 def read_tensors(
     found: Mapping[str, Any], keys: Keys, path: Path, ignored: Iterable[str] = ()
 ) -> dict[str, Tensor]:
-    """Rename the tensors of a file to those of a `StateTable`, and check their shapes.
+    """Rename the tensors of a file to those of a `StateTable`, in float32.
 
-    Args:
-        found: Content of the file.
-        keys: The tensors that it must have, the encoder's weight first.
-        path: The file, for messages.
-        ignored: Names of what it may have beside them.
-
-    Returns:
-        Tensors in float32.
+    `keys` has the encoder's weight first, and the file may also have what is `ignored`.
 
     Raises:
-        InputError: If one is missing, of another shape, or left over.
+        InputError: If a tensor is missing, of another shape, or left over.
     """
     missing, left_over = keys.keys() - found.keys(), found.keys() - keys.keys() - set(ignored)
     for name in [*sorted(missing), *sorted(left_over)]:
@@ -119,7 +107,7 @@ def read_tensors(
             if len(shape) != 2 or 0 in shape:
                 raise InputError(f"{path} holds {theirs!r} of shape {tuple(shape)}, not a matrix")
             sizes = dict(zip("nd", shape, strict=True))
-        if tuple(shape) != (expected := tuple(sizes[size] for size in _SHAPES[name])):
+        if tuple(shape) != (expected := tuple(sizes[size] for size in _SHAPES.get(name, "n"))):
             raise InputError(
                 f"{path} holds {theirs!r} of shape {tuple(tensor.shape)}; expected"
                 f" {expected if name == ours else expected[::-1]}, as the encoder's weight has it:"
@@ -138,18 +126,12 @@ def rename_tensors(tensors: Mapping[str, Tensor], keys: Keys) -> dict[str, Tenso
 
 
 def read_state_dict(path: Path) -> dict[str, Any]:
-    """Read tensors and plain values that `torch.save` wrote, without unpickling other objects.
-
-    Raises:
-        InputError: If the file is damaged, holds other objects, or is not a dictionary.
-    """
+    """Read tensors and plain values that `torch.save` wrote, without unpickling other objects."""
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # the unpickler raises anything on a damaged file
-        raise InputError(
-            f"{path} holds more than tensors, or is torn: {first_line(error)}; save a state dict"
-            " with torch.save"
-        ) from error
+        reason = f"holds more than tensors, or is torn: {first_line(error)}"
+        raise InputError(f"{path} {reason}; save a state dict with torch.save") from error
     if not isinstance(stored, dict) or not all(isinstance(name, str) for name in stored):
         raise InputError(f"{path} holds no named tensors: give an autoencoder's state dict")
     return stored
@@ -202,26 +184,24 @@ _PARTS = {hook: part for part, hook in _HOOKS.items()}
 _IN_LAYER = re.compile(r"blocks\.(\d+)\.(.+)")
 _HIDDEN = re.compile(r"hidden\.(\d+)")
 
-# Outputs of the modules of a layer in GPT-2, GPT-Neo, GPT-NeoX, Llama, Mistral and Qwen.
+# Outputs of the modules of a layer in GPT-2, GPT-Neo, GPT-NeoX, Llama, Mistral and Qwen. `act_fn`
+# of the gated families is not yet multiplied with the other half.
 _MODULES = {
-    None: "resid",
-    "attn": "attn.out",
-    "attn.c_proj": "attn.out",
-    "attn.attention.out_proj": "attn.out",
-    "attention": "attn.out",
-    "attention.dense": "attn.out",
-    "self_attn": "attn.out",
-    "self_attn.o_proj": "attn.out",
-    "mlp": "mlp.out",
-    "mlp.c_proj": "mlp.out",
-    "mlp.dense_4h_to_h": "mlp.out",
-    "mlp.down_proj": "mlp.out",
-    "mlp.c_fc": "mlp.pre",
-    "mlp.dense_h_to_4h": "mlp.pre",
-    "mlp.gate_proj": "mlp.pre",
-    # `act_fn` of the gated families is not yet multiplied with the other half.
-    "mlp.act": "mlp.post",
+    "resid": [""],
+    "attn.out": [
+        "attn",
+        "attn.c_proj",
+        "attn.attention.out_proj",
+        "attention",
+        "attention.dense",
+        "self_attn",
+        "self_attn.o_proj",
+    ],
+    "mlp.out": ["mlp", "mlp.c_proj", "mlp.dense_4h_to_h", "mlp.down_proj"],
+    "mlp.pre": ["mlp.c_fc", "mlp.dense_h_to_4h", "mlp.gate_proj"],
+    "mlp.post": ["mlp.act"],
 }
+_PART_OF = {module: part for part, modules in _MODULES.items() for module in modules}
 _LAYER_MODULE = re.compile(r"(?:h|layers)\.(\d+)(?:\.(.+))?")
 _LABEL = re.compile(r"(resid_post|mlp_out|attention_out)_layer_(\d+)")
 _LABELS = {"resid_post": "resid", "mlp_out": "mlp.out", "attention_out": "attn.out"}
@@ -255,7 +235,7 @@ def site_of_module(module: str) -> str | None:
     if labelled := _LABEL.fullmatch(module):
         return f"blocks.{labelled[2]}.{_LABELS[labelled[1]]}"
     inside = _LAYER_MODULE.fullmatch(within_base_model(module))
-    part = _MODULES.get(inside[2]) if inside else None
+    part = _PART_OF.get(inside[2] or "") if inside else None
     return f"blocks.{inside[1]}.{part}" if inside and part else None
 
 

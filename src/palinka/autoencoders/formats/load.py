@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from palinka.autoencoders import base, files
-from palinka.autoencoders.base import Autoencoder
+from palinka.autoencoders.base import Autoencoder, InputScaling
 from palinka.autoencoders.batch_topk import BatchTopKAutoencoder
 from palinka.autoencoders.files import Provenance
 from palinka.autoencoders.formats import dictionary_learning, openai, saelens, sparsify
@@ -18,7 +18,6 @@ from palinka.autoencoders.jumprelu import JumpReLUAutoencoder
 from palinka.autoencoders.ksparse import KSparseAutoencoder, LayerNormalizedAutoencoder
 from palinka.autoencoders.matryoshka import MatryoshkaAutoencoder
 from palinka.autoencoders.relu import ReLUAutoencoder
-from palinka.autoencoders.scaling import InputScaling
 from palinka.autoencoders.topk import TopKAutoencoder
 from palinka.errors import InputError
 
@@ -110,7 +109,7 @@ def from_table(table: StateTable) -> Autoencoder:
 def fold(
     autoencoder: Autoencoder, scaling: InputScaling, target_scaling: InputScaling | None = None
 ) -> Autoencoder:
-    """Fold centering and scaling into the weights, so that it takes raw activations.
+    """Fold centering and scaling into the weights of a copy that takes raw activations.
 
     The latents are the same, and the reconstruction is the original's after `inverse` of the
     scaling. Where there is a scale, directions of norm 1 get norm `1 / scale`, and a tied decoder
@@ -121,14 +120,12 @@ def fold(
         scaling: Centering and scaling of the input.
         target_scaling: That of a transcoder's output, if another.
 
-    Returns:
-        A new autoencoder of the same class, on the CPU.
-
     Raises:
         InputError: If its class may do more with activations than those of palinka.
     """
-    mean, scale = _constants(scaling)
-    target_mean, target_scale = _constants(target_scaling or scaling)
+    target = target_scaling or scaling
+    mean, target_mean = scaling.mean.double().cpu(), target.mean.double().cpu()
+    scale, target_scale = float(scaling.scale), float(target.scale)
     kind, config = type(autoencoder), autoencoder.config()
     weights = {name: tensor.detach().cpu() for name, tensor in autoencoder.state_dict().items()}
     if (scale, target_scale) != (1.0, 1.0) or bool(mean.any()) or bool(target_mean.any()):
@@ -154,20 +151,14 @@ def fold(
     return folded.train(autoencoder.training)
 
 
-def _constants(scaling: InputScaling) -> tuple[Tensor, float]:
-    """Mean in float64, and scale."""
-    return scaling.mean.double().cpu(), float(scaling.scale)
-
-
 def _add_parameters(config: dict[str, Any], weights: dict[str, Tensor], *, untie: bool) -> None:
     """Give a k-sparse autoencoder the parameters that folding needs."""
-    latents, width = config["latent_dim"], config.get("output_dim", config["input_dim"])
     zeros = weights["encoder.weight"].new_zeros
     config["decoder_bias"] = True
-    weights.setdefault("decoder_bias", zeros(width))
+    weights.setdefault("decoder_bias", zeros(config.get("output_dim", config["input_dim"])))
     if "output_dim" in config:
         config["encoder_bias"] = True
-        weights.setdefault("encoder.bias", zeros(latents))
+        weights.setdefault("encoder.bias", zeros(config["latent_dim"]))
     if config["tied"] and untie:
         config["tied"] = False
         weights["decoder_weight"] = weights["encoder.weight"]
@@ -195,13 +186,7 @@ def load(where: str | PathLike[str], revision: str | None = None) -> tuple[Autoe
 
 
 def write(autoencoder: Autoencoder, provenance: Provenance, library: str, folder: Path) -> Path:
-    """Write an autoencoder of raw activations for a library, with a model card.
-
-    Args:
-        autoencoder: The autoencoder.
-        provenance: Its provenance, for the card.
-        library: One of `FORMATS`.
-        folder: The folder, made where missing.
+    """Write an autoencoder of raw activations in one of `FORMATS`, with a model card.
 
     Returns:
         The folder that the library loads, which for sparsify is one within.

@@ -23,14 +23,9 @@ CHUNK_ELEMENTS = 1 << 23
 
 
 class Weights(NamedTuple):
-    """Weights of an autoencoder.
+    """Matrices `(latents, inputs)` and `(latents, outputs)`, and biases, of an autoencoder.
 
-    Attributes:
-        encoder: `(latents, inputs)`.
-        encoder_bias: `(latents,)`.
-        decoder: `(latents, outputs)`; None if it is the encoder.
-        decoder_bias: `(outputs,)`.
-        subtracts_bias: Whether the decoder's bias is subtracted from the input.
+    The decoder is None if it is the encoder; its bias may be subtracted from the input.
     """
 
     encoder: Tensor
@@ -160,11 +155,7 @@ class Backend(NamedTuple):
 def select_rows(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
     """Select the `k` largest positive values of `W x + b` in each row, ties included.
 
-    Args:
-        x: `(rows, inputs)`.
-        weight: `(latents, inputs)`, in float32 or float64.
-        bias: `(latents,)`.
-        k: Latents kept per row.
+    Of rows `(rows, inputs)` and a weight `(latents, inputs)` in float32 or float64.
 
     Returns:
         Values and int32 indices, `(rows, room)`, where room is `k` unless ties need more; zeros

@@ -8,14 +8,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from palinka.autoencoders.distributed import Group, all_reduce, gather_rows, world_size
-from palinka.autoencoders.kernels import loops
+from palinka.autoencoders.kernels import dispatch, loops
 from palinka.autoencoders.kernels.autoencode import sort_by_column
-from palinka.autoencoders.kernels.dispatch import (
-    in_parallel,
-    raise_on_double_backward,
-    statistics_dtype,
-    supports_numba,
-)
+from palinka.autoencoders.kernels.dispatch import in_parallel, statistics_dtype, supports_numba
 from palinka.autoencoders.kernels.topk import Latents, SparseLatents
 from palinka.errors import InputError
 
@@ -90,13 +85,11 @@ def squared_covariance(latents: Latents, group: Group = None, slices: Group = No
             " use a larger batch_size or decorrelation_weight 0"
         )
     value: Tensor
-    if isinstance(latents, SparseLatents):
-        if supports_numba(latents.values):
-            value = _SparseGramForm.apply(  # type: ignore[no-untyped-call]
-                latents.values, latents.indices, latents.width, group
-            )
-            return value
-        latents = latents.dense()
+    if isinstance(latents, SparseLatents) and supports_numba(latents.values):
+        entries = latents.values, latents.indices, latents.width
+        value = _SparseGramForm.apply(*entries, group)  # type: ignore[no-untyped-call]
+        return value
+    latents = latents.dense() if isinstance(latents, SparseLatents) else latents
     # The forms choose their own precision, under autocast too.
     with torch.autocast(latents.device.type, enabled=False):
         if rows < latents.shape[1] or slices is not None:
@@ -129,7 +122,7 @@ class _GramForm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
-        raise_on_double_backward("squared_covariance")
+        dispatch.raise_on_double_backward("squared_covariance")
         centered, gram, variance = ctx.saved_tensors
         own = centered[ctx.first : ctx.first + len(gram)]
         with torch.autocast(centered.device.type, enabled=False):
@@ -155,7 +148,7 @@ class _CovarianceForm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
-        raise_on_double_backward("squared_covariance")
+        dispatch.raise_on_double_backward("squared_covariance")
         latents, mean, covariance = ctx.saved_tensors
         factor = (latents.to(mean.dtype) - mean).to(covariance.dtype)
         with torch.autocast(latents.device.type, enabled=False):
@@ -189,7 +182,7 @@ class _SparseGramForm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None]:
-        raise_on_double_backward("squared_covariance")
+        dispatch.raise_on_double_backward("squared_covariance")
         gradient = torch.empty(ctx.shape, dtype=ctx.dtype)
         arguments = ctx.first, ctx.latents, ctx.scale * float(grad_output), gradient.numpy()
         in_parallel(loops.gram_products, len(gradient), *arguments)

@@ -57,18 +57,12 @@ Latents = Tensor | SparseLatents
 
 
 def kth_largest(values: Tensor, k: int, group: Group = None) -> Tensor:
-    """The k-th largest value of each row, over the columns of all processes.
+    """The k-th largest value of each row of `(…, width)`, over the columns of all processes.
 
-    Each process sends only its `k` largest. For a threshold over a whole batch, give the batch
-    as one row, and the group of all processes.
-
-    Args:
-        values: `(…, width)`, of the same shape on every process.
-        k: From 1 to the width of all processes together.
-        group: Processes that hold the other columns of the same rows.
+    Each process sends only its `k` largest. NaN counts as the largest value.
 
     Returns:
-        `(…, 1)`, without a graph. NaN counts as the largest value.
+        `(…, 1)`, without a graph.
     """
     candidates = torch.topk(values.detach(), min(k, values.shape[-1]), dim=-1, sorted=False).values
     if group is not None:
@@ -89,12 +83,9 @@ def keep_top_k(values: Tensor, k: int, group: Group = None) -> Tensor:
     A row with a NaN keeps everything, so that the NaN propagates.
 
     Args:
-        values: `(…, width)`.
+        values: `(…, width)`; the gradient passes where one is kept.
         k: Number of values kept, from 1 to the width of all processes together.
         group: Processes that hold the other columns of the same rows.
-
-    Returns:
-        `(…, width)`; the gradient passes where a value was kept.
 
     Source:
         Makhzani & Frey (2013), k-sparse autoencoders.

@@ -185,18 +185,10 @@ def _choose_values(  # type: ignore[no-untyped-def]
 def select_rows(
     x: Tensor, weight: Tensor, bias: Tensor | None, k: int, most: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Select the `k` largest positive values of `W x + b` in each row, ties included.
+    """See `autoencode.select_rows`; all in one of float32, bfloat16 or float16.
 
-    Args:
-        x: `(rows, inputs)`, in float32, bfloat16 or float16.
-        weight: `(latents, inputs)`, in the same dtype.
-        bias: `(latents,)`.
-        k: Latents kept per row.
-        most: Groups and values for which there is room, if more than `k + SLACK`.
-
-    Returns:
-        Values in the same dtype and int32 indices, `(rows, room)`, by column, where room is what
-        the row with the most needs; zeros where a row has fewer. A row with a NaN keeps one NaN.
+    Entries are by column, with the room that the row with the most needs: at first `most` groups
+    and values, if more than `k + SLACK`. A row with a NaN keeps one NaN.
     """
     latents, bias = len(weight), None if bias is None else bias.to(x.dtype)
     groups = triton.cdiv(latents, GROUP)

@@ -20,11 +20,15 @@ from palinka.data import ActivationDataModule, BundledSample, Passage, TextFiles
 from palinka.errors import InputError
 from palinka.language_models import LanguageModel, LanguageModelSpec
 
-SITE = "blocks.1.mlp.pre"
+SITE, TARGET = "blocks.1.mlp.pre", "blocks.1.mlp.out"
+WIDTH, TARGET_WIDTH = 512, 128
 CPU = LanguageModelSpec("mini", device="cpu")
-SPEC = importlib.import_module("palinka.data.harvest")
+HARVEST = importlib.import_module("palinka.data.harvest")
 READING = importlib.import_module("palinka.data.cache")
 DATAMODULE = importlib.import_module("palinka.data.datamodule")
+# A change of these would throw away the caches of every user.
+KEY = "21dd91ad7efc765e58a3bfa70e005f123484e31b74b9f5998c03b51352401925"
+KEY_IN_MEMORY = "a3dd05a35894b5274bec4ce64df54941aa2bf509d435bb804c488ffe622e5b56"
 TEXT = (
     "The river was low that summer, and the boats lay on the mud with their ropes slack. "
     "He saw him at the market, and she gave her brother a letter, which he did not read."
@@ -166,8 +170,9 @@ def test_one_load_of_the_model_serves_both_splits(
     assert len(loads) == 1
 
 
-def test_the_splits_are_divided_by_document(settings: dict[str, Any]) -> None:
-    data = ready(**settings)
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_the_splits_are_divided_by_document(settings: dict[str, Any], in_memory: bool) -> None:
+    data = ready(**settings, in_memory=in_memory)
     for spec in (data.train_spec, data.validation_spec):
         rows = data._open(spec)
         documents = {rows.context(row).document for row in range(rows.rows)}
@@ -178,6 +183,7 @@ def test_the_splits_are_divided_by_document(settings: dict[str, Any]) -> None:
 def test_row_limits_hold_for_each_split(settings: dict[str, Any]) -> None:
     data = ready(**settings, train_tokens=200, validation_tokens=40)
     assert (len(all_rows(data)), len(all_rows(data, "validation"))) == (192, 32)
+    assert len(all_rows(ready(**settings, in_memory=True, train_tokens=37))) == 37
 
 
 def test_without_a_validation_fraction_the_training_rows_stand_in(
@@ -219,16 +225,6 @@ def test_an_epoch_serves_every_training_row_at_most_once(settings: dict[str, Any
     assert served <= as_set([rows])
     assert len(served) > 0.9 * 64 * len(batches)  # a repeated context has equal rows
     assert not torch.equal(torch.cat(batches), rows[: 64 * len(batches)])
-
-
-@pytest.mark.parametrize("name", ["val_dataloader", "test_dataloader", "predict_dataloader"])
-def test_validation_serves_all_rows_in_order(settings: dict[str, Any], name: str) -> None:
-    data = ready(**settings)
-    rows = all_rows(data, "validation")
-    batches = list(getattr(data, name)())
-    assert len(rows) % 64
-    assert len(batches) == -(-len(rows) // 64)
-    assert torch.equal(torch.cat(batches), rows)
 
 
 def test_no_batch_size_is_all_rows_in_order(settings: dict[str, Any]) -> None:
@@ -277,27 +273,88 @@ def test_teardown_ends_the_loaders(settings: dict[str, Any]) -> None:
     assert len(list(batches)) < len(data.train_dataloader()) - 1
 
 
+# --- two sites
+
+
+def test_a_row_is_what_one_pass_reads_at_both_sites(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: LanguageModel
+) -> None:
+    passes = []
+    forward = model.model.forward
+    monkeypatch.setattr(
+        model.model, "forward", lambda **given: passes.append(1) or forward(**given)
+    )
+    settings |= {"target_site": TARGET, "dtype": "float32", "cache_dir": tmp_path}
+    data = ready(**settings, harvest_batch_size=1_000)
+    assert len(passes) == 2  # one for each split
+    assert (data.width, data.target_width) == (WIDTH, TARGET_WIDTH)
+    assert next(iter(data.train_dataloader())).shape == (64, WIDTH + TARGET_WIDTH)
+    data.teardown("fit")
+    cache = data._open(data.train_spec)
+    for row in (0, cache.rows - 1):
+        context = cache.context(row)
+        ids = torch.from_numpy(context.tokens.astype(np.int64))[None]
+        read = model.read_contexts(ids, [SITE, TARGET])
+        expected = torch.cat([read[SITE], read[TARGET]], dim=-1)[0, context.offset]
+        torch.testing.assert_close(cache.read_rows(row, row + 1)[0], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_both_sites_name_the_cache_and_the_checkpoint(settings: dict[str, Any]) -> None:
+    found = [
+        ActivationDataModule(**settings, target_site=target)
+        for target in (TARGET, "blocks.2.mlp.out", None)
+    ]
+    assert len({data.cache_identity for data in found}) == 3
+    assert found[0].train_spec.key.settings["target_site"] == TARGET
+    sources = [{k: v for k, v in data.source.items() if k != "language_model"} for data in found]
+    assert sources[0] == {"site": SITE, "target_site": TARGET, "bos": False}
+    assert sources[2] == {"site": SITE, "bos": False}
+    assert (found[2].width, found[2].target_width, found[2].target_statistics) == (
+        WIDTH,
+        None,
+        None,
+    )
+
+
+def test_keys_never_change() -> None:
+    arguments: dict[str, Any] = {
+        "site": SITE,
+        "corpus": Passage("A passage."),
+        "context_length": 16,
+        "train_tokens": 32,
+    }
+    assert ActivationDataModule(**arguments).cache_identity == KEY
+    assert ActivationDataModule(**arguments, in_memory=True).cache_identity == KEY_IN_MEMORY
+
+
 # --- centering and scaling
 
 
+@pytest.mark.parametrize("target_site", [None, TARGET])
 @pytest.mark.parametrize("in_memory", [False, True])
 @pytest.mark.parametrize(
     ("center", "unit_norm"), [(False, False), (True, False), (False, True), (True, True)]
 )
-def test_statistics_are_those_of_all_training_rows(
-    settings: dict[str, Any], center: bool, unit_norm: bool, in_memory: bool
+def test_statistics_are_those_of_all_training_rows_for_each_site(
+    settings: dict[str, Any],
+    center: bool,
+    unit_norm: bool,
+    in_memory: bool,
+    target_site: str | None,
 ) -> None:
-    data = ready(**settings, center=center, unit_norm=unit_norm, in_memory=in_memory)
+    settings |= {"center": center, "unit_norm": unit_norm, "in_memory": in_memory}
+    data = ready(**settings, target_site=target_site)
     rows = all_rows(data).double().numpy()
-    mean = rows.mean(axis=0) if center else np.zeros(512)
-    found = data.input_statistics
-    assert found.mean.dtype == np.float64
-    np.testing.assert_allclose(found.mean, mean, rtol=1e-9, atol=1e-12)
-    norms = np.linalg.norm((rows - mean) * found.scale, axis=1)
-    if unit_norm:
-        np.testing.assert_allclose(norms.mean(), 1, rtol=1e-6)
-    else:
-        assert found.scale == 1
+    sites = [(rows[:, :WIDTH], data.input_statistics)]
+    if target_site is not None:
+        assert data.target_statistics is not None
+        sites.append((rows[:, WIDTH:], data.target_statistics))
+    for part, found in sites:
+        mean = part.mean(axis=0) if center else np.zeros(part.shape[1])
+        assert found.mean.dtype == np.float64
+        np.testing.assert_allclose(found.mean, mean, rtol=1e-9, atol=1e-12)
+        norm = np.linalg.norm(part - mean, axis=1).mean() if unit_norm else 1.0
+        assert found.scale == pytest.approx(1 / norm, rel=1e-6)
 
 
 def test_rows_that_are_all_equal_cannot_be_scaled(settings: dict[str, Any]) -> None:
@@ -368,23 +425,16 @@ def test_a_longer_text_is_cut_and_its_end_is_kept(
     )
 
 
-def test_in_memory_splits_are_divided_by_document_too(settings: dict[str, Any]) -> None:
-    data = ready(**settings, in_memory=True)
-    for spec in (data.train_spec, data.validation_spec):
-        rows = data._open(spec)
-        documents = {rows.context(row).document for row in range(rows.rows)}
-        assert {split_of(document, 0.25, 0) for document in documents} == {spec.split}
-
-
-def test_in_memory_row_limits(settings: dict[str, Any]) -> None:
-    data = ready(**settings, in_memory=True, train_tokens=37)
-    assert len(all_rows(data)) == 37
-
-
-def test_nothing_is_written_in_memory(settings: dict[str, Any], tmp_path: Path) -> None:
+def test_nothing_is_written_harvested_or_verified_in_memory(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
     data = ready(**settings | {"cache_dir": tmp_path / "none"}, in_memory=True)
     list(data.train_dataloader())
     assert not (tmp_path / "none").exists()
+    with pytest.raises(InputError, match="in_memory is true, so nothing is harvested"):
+        data.harvest()
+    with pytest.raises(InputError, match="in_memory is true, so nothing can be verified"):
+        data.verify()
 
 
 def test_the_identity_tells_memory_from_cache_and_settings_apart(settings: dict[str, Any]) -> None:
@@ -441,7 +491,9 @@ def test_a_resumed_fit_sees_the_batches_of_an_uninterrupted_one(
     assert all(map(torch.equal, resumed.training_batches, whole.training_batches[stop:]))
 
 
-def test_all_stages_run(settings: dict[str, Any], tmp_path: Path) -> None:
+def test_all_stages_run_on_all_validation_rows_in_order(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
     class Complete(Recorder):
         test_step = Recorder.validation_step
 
@@ -453,6 +505,7 @@ def test_all_stages_run(settings: dict[str, Any], tmp_path: Path) -> None:
     module = Complete()
     run.test(module, data, verbose=False)
     expected = all_rows(data, "validation")
+    assert len(expected) % 64
     assert torch.equal(torch.cat(module.validation_batches), expected)
     assert torch.equal(torch.cat(run.predict(module, data)), expected)  # type: ignore[arg-type]
 
@@ -495,17 +548,13 @@ def test_a_corpus_by_its_short_class_name(folder: Path) -> None:
     assert (data.batch_size, data.train_spec.dtype) == (None, "bfloat16")
 
 
-def test_the_corpus_is_the_bundled_sample_by_default() -> None:
-    assert isinstance(ActivationDataModule().train_spec.corpus, BundledSample)
-
-
-def test_the_cache_folder_may_come_from_the_environment(
+def test_the_corpus_and_the_cache_folder_have_defaults(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PALINKA_CACHE", str(tmp_path))
-    assert ActivationDataModule().cache_dir == tmp_path
-    monkeypatch.delenv("PALINKA_CACHE")
-    assert ActivationDataModule().cache_dir == Path("~/.cache/palinka/activations").expanduser()
+    data = ActivationDataModule()
+    assert isinstance(data.train_spec.corpus, BundledSample)
+    assert data.cache_dir == tmp_path
 
 
 @pytest.mark.parametrize(
@@ -522,6 +571,8 @@ def test_the_cache_folder_may_come_from_the_environment(
         ({"context_length": 0}, "context_length is 0"),
         ({"harvest_batch_size": 0}, "harvest_batch_size is 0"),
         ({"train_tokens": 3}, "3 rows are asked"),
+        ({"target_site": SITE}, "is the site itself"),
+        ({"target_site": "blocks.1.mlp.outs"}, r"no site 'blocks\.1\.mlp\.outs'"),
     ],
 )
 def test_bad_arguments_are_refused_at_once(
@@ -634,47 +685,6 @@ def test_verifying_reads_both_splits_and_harvests_nothing(
         alone.verify()
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_600_bits_anywhere_in_the_shards_of_a_larger_cache_are_noticed_and_named(
-    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(SPEC, "WINDOW_ROWS", 1024)
-    options = {"cache_dir": tmp_path, "corpus": BundledSample(), "validation_fraction": 0.05}
-    data = ready(**settings | options, train_tokens=16_384, validation_tokens=2048)
-    files = [path for path in files_of(data) if path.suffix == ".safetensors"]
-    sizes = np.array([path.stat().st_size for path in files])
-    assert len(files) == 16 + 2
-    random = np.random.default_rng(0)
-    # By size alone most would fall into rows: every other one falls into any file, and every
-    # third of those into a header.
-    noticed = 0
-    for number in range(600):
-        chosen = random.choice(len(files), p=sizes / sizes.sum() if number % 2 else None)
-        end = 600 if number % 6 == 0 else sizes[chosen]
-        place, bit = int(random.integers(end)), int(random.integers(8))
-        flip(files[chosen], place, bit)
-        try:
-            data.verify()
-        except InputError as error:
-            noticed += f"{files[chosen].parent}" in str(error) and files[chosen].name in str(error)
-        flip(files[chosen], place, bit)
-    data.verify()
-    print(f"{noticed} of 600 flips noticed in {sizes.sum()} bytes of {len(files)} files")
-    assert noticed == 600
-
-
-def test_checking_shards_on_first_touch_changes_no_batch_and_no_state(
-    settings: dict[str, Any],
-) -> None:
-    plain, checking = ready(**settings), ready(**settings, verify_shards=True)
-    one, other = plain.train_dataloader(), checking.train_dataloader()
-    for _ in range(2):
-        assert all(map(torch.equal, one, other))
-        assert one.state_dict() == other.state_dict()
-    assert plain.cache_identity == checking.cache_identity
-
-
 def test_a_shard_damaged_after_the_start_is_refused_on_first_touch_when_asked(
     settings: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -691,7 +701,7 @@ def test_a_shard_damaged_after_the_start_is_refused_on_first_touch_when_asked(
 def test_a_file_that_is_lost_while_training_ends_the_run_which_can_be_resumed(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accident: str
 ) -> None:
-    monkeypatch.setattr(SPEC, "WINDOW_ROWS", 128)
+    monkeypatch.setattr(HARVEST, "WINDOW_ROWS", 128)
     settings |= {"cache_dir": tmp_path / "caches", "batch_size": 16}
     whole = Recorder()
     trainer(tmp_path, max_epochs=1, limit_val_batches=0).fit(
@@ -735,13 +745,3 @@ def test_a_file_that_is_lost_while_training_ends_the_run_which_can_be_resumed(
     together = [*lost.training_batches, *resumed.training_batches]
     assert len(together) == len(whole.training_batches)
     assert all(map(torch.equal, together, whole.training_batches))
-
-
-def test_there_is_nothing_to_harvest_in_memory(settings: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="in_memory"):
-        ActivationDataModule(**settings, in_memory=True).harvest()
-
-
-def test_there_is_nothing_to_verify_in_memory(settings: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="in_memory is true, so nothing can be verified"):
-        ActivationDataModule(**settings, in_memory=True).verify()

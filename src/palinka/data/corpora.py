@@ -208,6 +208,7 @@ class TextFiles(Corpus):
             raise InputError(f"{file} cannot be read ({error.strerror})") from error
 
 
+@dataclass(eq=False)
 class HuggingFaceDataset(Corpus):
     """A data set of the Hugging Face hub, or a folder of JSON, CSV, text or Parquet files.
 
@@ -225,21 +226,12 @@ class HuggingFaceDataset(Corpus):
         streaming: Fetch rows as they are needed; otherwise the whole data set first.
     """
 
-    def __init__(
-        self,
-        path: str,
-        name: str | None = None,
-        split: str = "train",
-        text_field: str = "text",
-        revision: str | None = None,
-        streaming: bool = True,
-    ) -> None:
-        self.path = path
-        self.name = name
-        self.split = split
-        self.text_field = text_field
-        self.revision = revision
-        self.streaming = streaming
+    path: str
+    name: str | None = None
+    split: str = "train"
+    text_field: str = "text"
+    revision: str | None = None
+    streaming: bool = True
 
     def documents(self) -> Iterator[Document]:
         """Iterate over the rows, each named by its number."""

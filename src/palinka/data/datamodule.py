@@ -248,9 +248,9 @@ class ActivationDataModule(pl.LightningDataModule):
         for spec, known in existed.items():
             if not known:
                 next(spec.contexts())  # rejects an empty split before the other is harvested
-        share = {"rank": rank, "world_size": world_size}
+        work = partial(harvest, rank=rank, world_size=world_size, barrier=barrier, load=load)
         for spec, known in existed.items():
-            harvested = harvest(spec, self.cache_dir, barrier=barrier, load=load, **share)
+            harvested = work(spec, self.cache_dir)
             if known and rank == 0 and harvested.bytes <= max_verified:
                 harvested.verify()
 

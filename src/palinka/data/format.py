@@ -323,39 +323,6 @@ def read_json(path: Path, kind: str, parse: Callable[[dict[str, Any]], T]) -> T:
 
 
 @dataclass(frozen=True)
-class ShardRecord:
-    """Contexts, SHA-256 and statistics of a finished shard, kept until there is a manifest."""
-
-    contexts: int
-    sha256: str
-    statistics: RowStatistics
-
-    def write(self, path: Path, digest: str) -> None:
-        """Write the record beside its shard."""
-        members: dict[str, JSON] = {
-            "format": f"{FORMAT_NAME}-shard",
-            "version": FORMAT_VERSION,
-            "key": digest,
-            "blocks": self.contexts,
-            "sha256": self.sha256,
-            "statistics": self.statistics.to_json(),
-        }
-        write_json(path, members)
-
-    @classmethod
-    def read(cls, path: Path, digest: str) -> "ShardRecord":
-        """Read a record of the cache with the key `digest`."""
-
-        def parse(members: dict[str, Any]) -> ShardRecord:
-            if members["key"] != digest:
-                raise ValueError("it belongs to another cache")
-            statistics = RowStatistics.from_json(members["statistics"])
-            return cls(members["blocks"], members["sha256"], statistics)
-
-        return read_json(path, f"{FORMAT_NAME}-shard", parse)
-
-
-@dataclass(frozen=True)
 class Manifest:
     """Key, SHA-256 of every shard in order, and sums over all rows of a finished cache."""
 

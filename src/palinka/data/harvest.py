@@ -47,18 +47,12 @@ MIN_TRIAL_WIDTH = 640
 class HarvestSpec:
     """The activations of one split of a corpus at one site of a language model.
 
+    Attributes are those of `ActivationDataModule`, and:
+
     Attributes:
-        language_model: The model; its weights are not loaded here.
-        site: Site in the model, e.g. `blocks.middle.mlp.pre`.
-        corpus: Source of the text.
         split: `"train"` or `"validation"`.
-        context_length: Tokens in a context.
-        validation_fraction: Share of the documents for validation; 0 for none.
         seed: Draws the documents for validation, and the order within the shards.
-        bos: Whether each context starts with a BOS token.
-        skip_first: Whether the first token of each context has no row.
         max_rows: Maximum number of rows; None for all of the split.
-        dtype: Stored type: `float16`, `bfloat16` or `float32`.
         batch_contexts: Contexts per forward pass; default about 4,096 tokens. Not in the key.
         target_site: A second site, whose activations stand to the right of the first's.
 

@@ -24,8 +24,7 @@ class StoredCache:
 
     Attributes:
         path: Its path.
-        state: `"complete"`; `"harvesting"` while a running harvest writes to it, else
-            `"incomplete"`; `"damaged"`; or `"no cache"`.
+        state: `"harvesting"` is an incomplete one that a running harvest writes to.
         key: Settings that determine its rows, if known.
         rows: Number of rows so far, if known.
         bytes: Size of all its files.

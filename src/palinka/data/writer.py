@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -16,11 +16,11 @@ from palinka.data.format import (
     DESCRIPTION_NAME,
     FORMAT_NAME,
     FORMAT_VERSION,
+    JSON,
     MANIFEST_NAME,
     CacheKey,
     Manifest,
     RowStatistics,
-    ShardRecord,
     ShardShape,
     as_input_error,
     is_stale,
@@ -65,15 +65,30 @@ def read_description(folder: Path) -> CacheKey:
     return read_json(folder / DESCRIPTION_NAME, f"{FORMAT_NAME}-harvest", CacheKey.from_json)
 
 
+class ShardRecord(NamedTuple):
+    """Contexts, SHA-256 and statistics of a finished shard, kept until there is a manifest."""
+
+    contexts: int
+    sha256: str
+    statistics: RowStatistics
+
+
 def record_of(folder: Path, key: CacheKey, index: int) -> ShardRecord | None:
     """Read the record of a shard; None if the record or the shard is missing or torn."""
+
+    def parse(members: dict[str, Any]) -> ShardRecord | None:
+        statistics = RowStatistics.from_json(members["statistics"])
+        record = ShardRecord(members["blocks"], members["sha256"], statistics)
+        return record if members["key"] == key.digest else None
+
     path = folder / shard_name(index)
     try:
-        record = ShardRecord.read(path.with_suffix(".json"), key.digest)
+        record = read_json(path.with_suffix(".json"), f"{FORMAT_NAME}-shard", parse)
         size = path.stat().st_size
     except (InputError, OSError):
         return None
-    return record if size == ShardShape(key.layout, index, record.contexts).bytes else None
+    whole = record and ShardShape(key.layout, index, record.contexts).bytes == size
+    return record if whole else None
 
 
 # Rows are shuffled, summed, hashed and written in chunks that fit into the processor's cache.
@@ -100,9 +115,8 @@ class ShardClaim:
         """Shuffle the rows by token and write them as one shard.
 
         Args:
-            activations: Rows in the order of contexts and positions (without the leading `skip`
-                positions of each context), in the layout's dtype, on any device,
-                `(contexts * rows_per_context, width)`.
+            activations: Rows in the order of contexts and positions, without the leading `skip`
+                positions of each context, `(contexts * rows_per_context, width)`.
             tokens: Token ids, `(contexts, context_length)`.
             documents: Document number of each token, `(contexts, context_length)`.
             positions: Place of each token in its document, `(contexts, context_length)`.
@@ -123,9 +137,10 @@ class ShardClaim:
             given = ", ".join(
                 f"{tuple(x.shape)}" for x in (activations, tokens, documents, positions)
             )
+            expected = f"1 to {layout.contexts_per_shard} contexts of {table[1]} tokens"
             raise InputError(
                 f"{self._path.name}: {activations.dtype} and shapes {given} given, expected "
-                f"{layout.torch_dtype}, {rows}, 1 to {layout.contexts_per_shard} contexts of {table[1]}"
+                f"{layout.torch_dtype}, {rows} and {expected}"
             )
         order = shape.order()
         tables = (tokens, documents, positions, shape.places(order))
@@ -151,8 +166,15 @@ class ShardClaim:
                 piece = chunk.data.cast("B")
                 checksum.update(piece)
                 file.write(piece)
-        record = ShardRecord(shape.contexts, checksum.hexdigest(), statistics)
-        record.write(self._path.with_suffix(".json"), self._key.digest)
+        members: dict[str, JSON] = {
+            "format": f"{FORMAT_NAME}-shard",
+            "version": FORMAT_VERSION,
+            "key": self._key.digest,
+            "blocks": shape.contexts,
+            "sha256": checksum.hexdigest(),
+            "statistics": statistics.to_json(),
+        }
+        write_json(self._path.with_suffix(".json"), members)
 
 
 def _numbers(bits: NDArray[np.signedinteger], dtype: str) -> NDArray[np.float64]:

@@ -1,4 +1,5 @@
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,76 +19,35 @@ from transformers import (
 from palinka.assets import mini_gpt2_folder
 from palinka.language_models import LanguageModel
 
-VOCABULARY = 8192
-ENDS = {"bos_token_id": 0, "eos_token_id": 0}
-LLAMA_LIKE = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 24,
-    "intermediate_size": 40,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-    "initializer_range": 0.3,
-    **ENDS,
-}
+ENDS = {"vocab_size": 8192, "bos_token_id": 0, "eos_token_id": 0}
+GPT2 = {"n_positions": 64, "n_embd": 24, "n_layer": 3, "n_head": 4, "n_inner": 40, **ENDS}
+SIZES = {"max_position_embeddings": 64, "hidden_size": 24, "intermediate_size": 40, **ENDS}
+LLAMA = {"num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, **SIZES}
+NEO = {"attention_types": [[["global", "local", "global"], 1]], "window_size": 4, **SIZES}
 CONFIGS: dict[str, PretrainedConfig] = {
-    "gpt2": GPT2Config(
-        vocab_size=VOCABULARY, n_positions=64, n_embd=24, n_layer=3, n_head=4, n_inner=40, **ENDS
-    ),
-    "gpt_neo": GPTNeoConfig(
-        vocab_size=VOCABULARY,
-        max_position_embeddings=64,
-        hidden_size=24,
-        num_layers=3,
-        attention_types=[[["global", "local", "global"], 1]],
-        num_heads=4,
-        intermediate_size=40,
-        window_size=4,
-        **ENDS,
-    ),
-    "gpt_neox": GPTNeoXConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=24,
-        num_hidden_layers=3,
-        num_attention_heads=3,
-        intermediate_size=40,
-        rotary_pct=0.5,
-        max_position_embeddings=64,
-        **ENDS,
-    ),
-    "llama": LlamaConfig(**LLAMA_LIKE),
-    "mistral": MistralConfig(**LLAMA_LIKE),
-    "qwen2": Qwen2Config(**LLAMA_LIKE),
+    "gpt2": GPT2Config(**GPT2),
+    "gpt_neo": GPTNeoConfig(num_layers=3, num_heads=4, **NEO),
+    "gpt_neox": GPTNeoXConfig(num_hidden_layers=3, num_attention_heads=3, rotary_pct=0.5, **SIZES),
+    "llama": LlamaConfig(**LLAMA),
+    "mistral": MistralConfig(**LLAMA),
+    "qwen2": Qwen2Config(**LLAMA),
 }
-TEXTS = [
-    "I saw him at the market.",
-    "Yes",
-    "The river was wide, and the water was still.",
-    "He gave her the letter and said nothing more about the matter for a long time.",
-]
-
-
-def save_random_model(config: PretrainedConfig, folder: Path) -> Path:
-    """A model whose every parameter matters, with the mini model's tokenizer beside it."""
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim == 1:
-                nn.init.normal_(parameter, mean="norm" in name or "ln_" in name, std=0.3)
-            else:
-                nn.init.normal_(parameter, std=0.3)
-    model.save_pretrained(folder)
-    for file in mini_gpt2_folder().glob("tokenizer*"):
-        shutil.copy(file, folder)
-    return folder
 
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Models whose every parameter matters, with the mini model's tokenizer."""
     root = tmp_path_factory.mktemp("models")
-    return {name: save_random_model(config, root / name) for name, config in CONFIGS.items()}
+    for name, config in {**CONFIGS, "relu": GPT2Config(activation_function="relu", **GPT2)}.items():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config)
+        for path, parameter in model.named_parameters():
+            norm = parameter.ndim == 1 and ("norm" in path or "ln_" in path)
+            nn.init.normal_(parameter, mean=float(norm), std=0.3)
+        model.save_pretrained(root / name)
+        for file in mini_gpt2_folder().glob("tokenizer*"):
+            shutil.copy(file, root / name)
+    return {folder.name: folder for folder in root.iterdir()}
 
 
 @pytest.fixture(scope="session")
@@ -98,37 +58,37 @@ def models(folders: dict[str, Path]) -> dict[str, LanguageModel]:
     }
 
 
+def unhooked(model: LanguageModel) -> Iterator[LanguageModel]:
+    """Check after the test that no hook is left, but for those of transformers."""
+    yield model
+    for module in model.model.modules():
+        for hook in [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]:
+            assert not hook.__module__.startswith("palinka")
+
+
 @pytest.fixture(params=sorted(CONFIGS))
-def any_model(request: pytest.FixtureRequest, models: dict[str, LanguageModel]) -> LanguageModel:
-    model = models[request.param]
-    assert count_hooks(model) == 0
-    return model
+def any_model(
+    request: pytest.FixtureRequest, models: dict[str, LanguageModel]
+) -> Iterator[LanguageModel]:
+    yield from unhooked(models[request.param])
 
 
 @pytest.fixture
-def gpt2(models: dict[str, LanguageModel]) -> LanguageModel:
-    return models["gpt2"]
+def gpt2(models: dict[str, LanguageModel]) -> Iterator[LanguageModel]:
+    yield from unhooked(models["gpt2"])
+
+
+@pytest.fixture
+def relu_gpt2(models: dict[str, LanguageModel]) -> Iterator[LanguageModel]:
+    """A model whose MLPs are what a transcoder computes."""
+    yield from unhooked(models["relu"])
 
 
 @pytest.fixture(scope="session")
 def texts() -> list[str]:
-    return TEXTS
-
-
-def count_hooks(model: LanguageModel) -> int:
-    """Hooks other than those that transformers leaves behind to collect hidden states."""
-    return sum(
-        hook.__module__.startswith("palinka")
-        for module in model.model.modules()
-        for hook in [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-    )
-
-
-@pytest.fixture(scope="session")
-def hooks_left() -> object:
-    return count_hooks
-
-
-@pytest.fixture(scope="session")
-def save_random() -> object:
-    return save_random_model
+    return [
+        "I saw him at the market.",
+        "Yes",
+        "The river was wide, and the water was still.",
+        "He gave her the letter and said nothing more about the matter for a long time.",
+    ]

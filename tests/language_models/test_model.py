@@ -1,9 +1,9 @@
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from palinka.errors import InputError
 from palinka.language_models import LanguageModel, Tokens
@@ -15,18 +15,6 @@ EVERY_KIND = ["hidden.0", "hidden.1", "hidden.3", *(f"blocks.1.{kind}" for kind 
 
 def relative_difference(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max() / b.abs().max())
-
-
-@contextmanager
-def counting_calls(model: LanguageModel) -> Iterator[list[str]]:
-    calls: list[str] = []
-    handles = [
-        module.register_forward_pre_hook(lambda *_, path=path: calls.append(path))
-        for path, module in model.model.named_modules()
-    ]
-    yield calls
-    for handle in handles:
-        handle.remove()
 
 
 class TestReading:
@@ -46,15 +34,13 @@ class TestReading:
             assert relative_difference(logits[row, :length], any_model.logits([text])[0]) < 1e-5
             assert not logits[row, length:].any()
 
-    @pytest.mark.parametrize("batch_size", [1, 3])
-    def test_batches_of_any_size_give_the_same(
-        self, gpt2: LanguageModel, texts: list[str], batch_size: int
-    ) -> None:
+    def test_batches_of_any_size_give_the_same(self, gpt2: LanguageModel, texts: list[str]) -> None:
         whole = gpt2.read(texts, ["hidden.3", "blocks.0.attn.k"])
-        parts = gpt2.read(texts, ["hidden.3", "blocks.0.attn.k"], batch_size=batch_size)
-        assert torch.equal(parts.mask, whole.mask)
-        for site in whole:
-            torch.testing.assert_close(parts[site], whole[site])
+        for batch_size in (1, 3):
+            parts = gpt2.read(texts, list(whole), batch_size)
+            assert torch.equal(parts.mask, whole.mask)
+            for site in whole:
+                torch.testing.assert_close(parts[site], whole[site])
 
     def test_activations_have_the_given_names(self, gpt2: LanguageModel) -> None:
         names = ["transformer.h.1.mlp.c_fc", "blocks.middle.mlp.pre", "blocks.1.mlp.pre"]
@@ -65,11 +51,10 @@ class TestReading:
 
     def test_texts_tokens_and_ids_give_the_same(self, gpt2: LanguageModel) -> None:
         texts = ["I saw him at the market."]
-        tokens = gpt2.tokenize(texts)
-        expected = gpt2.read(texts, ["hidden.2"])["hidden.2"]
-        assert torch.equal(gpt2.read(tokens, ["hidden.2"])["hidden.2"], expected)
-        assert torch.equal(gpt2.read(tokens.ids, ["hidden.2"])["hidden.2"], expected)
-        assert torch.equal(gpt2.read_contexts(tokens.ids, ["hidden.2"])["hidden.2"], expected)
+        tokens, sites = gpt2.tokenize(texts), ["hidden.2"]
+        (expected,) = gpt2.read(texts, sites).values()
+        for read in (gpt2.read(tokens, sites), gpt2.read_contexts(tokens.ids, sites)):
+            assert torch.equal(read["hidden.2"], expected)
 
     def test_a_module_path_gives_its_output(self, gpt2: LanguageModel) -> None:
         acts = gpt2.read(IDS, ["transformer.h.1", "transformer.wpe", "transformer.h.0.attn"])
@@ -92,18 +77,17 @@ class TestReading:
     def test_nothing_is_computed_after_the_last_site(
         self, gpt2: LanguageModel, site: str, last: str
     ) -> None:
-        with counting_calls(gpt2) as calls:
+        calls: list[object] = []
+        with register_module_forward_pre_hook(lambda module, _: calls.append(module)):
             gpt2.read(IDS, [site, "hidden.0"])
-        # A module's own hook on its input runs before the module is counted or computed.
-        assert calls[-1] == last
-        assert "lm_head" not in calls
+        assert calls[-1] is gpt2.model.get_submodule(last)
+        assert gpt2.model.lm_head not in calls
 
     def test_no_graph_is_kept_and_the_result_can_be_trained_on(self, gpt2: LanguageModel) -> None:
         acts = gpt2.read(IDS, ["blocks.1.mlp.post"])["blocks.1.mlp.post"]
         assert not acts.requires_grad
         assert not gpt2.logits(IDS).requires_grad
-        weight = torch.ones(acts.shape[-1], requires_grad=True)
-        (acts * weight).sum().backward()
+        (acts * torch.ones(acts.shape[-1], requires_grad=True)).sum().backward()
         assert not any(parameter.requires_grad for parameter in gpt2.model.parameters())
 
     @pytest.mark.parametrize(
@@ -133,7 +117,7 @@ class TestReading:
 class TestReplacing:
     @pytest.mark.parametrize("site", EVERY_KIND)
     def test_a_site_is_replaced_and_read_as_replaced(
-        self, any_model: LanguageModel, site: str, hooks_left: Callable[[LanguageModel], int]
+        self, any_model: LanguageModel, site: str
     ) -> None:
         clean, before = any_model.logits(IDS), any_model.read(IDS, [site])[site]
         with any_model.replaced(site, lambda x: x):
@@ -142,7 +126,6 @@ class TestReplacing:
             assert not torch.allclose(any_model.logits(IDS), clean)
         with any_model.replaced(site, lambda x: 2 * x + 1):
             torch.testing.assert_close(any_model.read(IDS, [site])[site], 2 * before + 1)
-        assert hooks_left(any_model) == 0
         assert torch.equal(any_model.logits(IDS), clean)
 
     def test_a_replacement_changes_what_comes_after_and_nothing_before(
@@ -152,9 +135,8 @@ class TestReplacing:
         clean = any_model.read(IDS, sites)
         with any_model.replaced("blocks.1.attn.v", lambda x: x + 1):
             changed = any_model.read(IDS, sites)
-        assert torch.equal(changed["hidden.1"], clean["hidden.1"])
-        assert torch.equal(changed["blocks.1.attn.k"], clean["blocks.1.attn.k"])
-        assert not torch.allclose(changed["hidden.2"], clean["hidden.2"])
+        same = {site: torch.allclose(changed[site], clean[site]) for site in sites}
+        assert list(same.values()) == [True, False, True, False]
 
     def test_zero_at_the_mlp_takes_exactly_its_contribution_away(self, gpt2: LanguageModel) -> None:
         clean = gpt2.read(IDS, ["blocks.1.resid", "blocks.1.mlp.out"])
@@ -186,16 +168,13 @@ class TestReplacing:
         assert torch.equal(states[0], acts["hidden.0"])
         assert torch.equal(states[2], torch.zeros_like(states[2]))
 
-    def test_hooks_are_removed_after_errors(
-        self, gpt2: LanguageModel, hooks_left: Callable[[LanguageModel], int]
-    ) -> None:
+    def test_hooks_are_removed_after_errors(self, gpt2: LanguageModel) -> None:
         clean = gpt2.logits(IDS)
         for bad, message in ((lambda x: x[..., :1], r"c_attn returned \(2, 6, 1\)"), (len, "int")):
             with pytest.raises(InputError, match=message), gpt2.replaced("blocks.1.attn.q", bad):
                 gpt2.logits(IDS)
         with pytest.raises(InputError, match="no site"), gpt2.replaced("nowhere", torch.relu):
             pass
-        assert hooks_left(gpt2) == 0
         assert torch.equal(gpt2.logits(IDS), clean)
 
     def test_a_replacement_works_within_generate(self, any_model: LanguageModel) -> None:
@@ -220,9 +199,7 @@ def test_generate_continues_each_text_as_if_alone(
 
 @torch.no_grad()
 def test_logits_are_those_of_the_model(any_model: LanguageModel) -> None:
-    expected = any_model.model(IDS).logits
-    assert torch.equal(any_model.logits(IDS), expected)
-    assert torch.equal(any_model.logits(Tokens(IDS, torch.ones_like(IDS))), expected)
+    assert torch.equal(any_model.logits(IDS), any_model.model(IDS).logits)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
@@ -235,12 +212,10 @@ def test_the_model_is_computed_in_the_given_dtype(dtype: str, folders: dict[str,
 
 def test_the_mini_model_predicts_english_in_float32() -> None:
     mini = LanguageModel.from_pretrained(device="cpu")
-    assert mini.spec.name == "mini"
-    assert mini.device == torch.device("cpu")
-    assert (mini.spec.sites.layers, mini.context_length) == (6, 256)
-    acts = mini.read(["I saw him at the market."], sites=["blocks.middle.mlp.pre"])
-    assert acts["blocks.middle.mlp.pre"].shape == (1, 7, 512)
-    assert acts["blocks.middle.mlp.pre"].dtype == torch.float32
+    assert (mini.spec.name, mini.spec.sites.layers, mini.context_length) == ("mini", 6, 256)
+    (acts,) = mini.read(["I saw him at the market."], ["blocks.middle.mlp.pre"]).values()
+    assert acts.shape == (1, 7, 512)
+    assert acts.dtype == torch.float32
     tokens = mini.tokenize(["The river was wide, and he looked at the water for a long time."])
     logits = mini.logits(tokens)
     assert torch.nn.functional.cross_entropy(logits[0, :-1], tokens.ids[0, 1:]) < 5

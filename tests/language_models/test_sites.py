@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -56,10 +57,7 @@ def test_an_unknown_site_is_rejected_with_a_list_of_sites(
 
 
 def test_other_families_have_their_module_paths() -> None:
-    config = OPTConfig(
-        hidden_size=16, ffn_dim=32, num_hidden_layers=2, num_attention_heads=2, vocab_size=50
-    )
-    sites = find_sites(config)
+    sites = find_sites(OPTConfig(hidden_size=24, ffn_dim=32, num_hidden_layers=2))
     assert sites.taps == {}
     assert sites.width("model.decoder.layers.1.fc1") == 32
     with pytest.raises(InputError, match=r"it has .*model.decoder.layers.\{0..1\}.fc1"):
@@ -74,42 +72,12 @@ def test_finding_sites_leaves_random_numbers_and_the_configuration_alone() -> No
     assert config.to_dict() == described
 
 
-# Module of each site, written out for block 1; the module's input at mlp.post, else its output.
+# Block 1, and in it the first and second projection of the MLP, and that of the attention's output.
 BY_HAND = {
-    "gpt2": {
-        "resid": "transformer.h.1",
-        "mlp.pre": "transformer.h.1.mlp.c_fc",
-        "mlp.post": "transformer.h.1.mlp.c_proj",
-        "mlp.out": "transformer.h.1.mlp.c_proj",
-        "attn.out": "transformer.h.1.attn.c_proj",
-    },
-    "gpt_neo": {
-        "resid": "transformer.h.1",
-        "mlp.pre": "transformer.h.1.mlp.c_fc",
-        "mlp.post": "transformer.h.1.mlp.c_proj",
-        "mlp.out": "transformer.h.1.mlp.c_proj",
-        "attn.q": "transformer.h.1.attn.attention.q_proj",
-        "attn.k": "transformer.h.1.attn.attention.k_proj",
-        "attn.v": "transformer.h.1.attn.attention.v_proj",
-        "attn.out": "transformer.h.1.attn.attention.out_proj",
-    },
-    "gpt_neox": {
-        "resid": "gpt_neox.layers.1",
-        "mlp.pre": "gpt_neox.layers.1.mlp.dense_h_to_4h",
-        "mlp.post": "gpt_neox.layers.1.mlp.dense_4h_to_h",
-        "mlp.out": "gpt_neox.layers.1.mlp.dense_4h_to_h",
-        "attn.out": "gpt_neox.layers.1.attention.dense",
-    },
-    "llama": {
-        "resid": "model.layers.1",
-        "mlp.pre": "model.layers.1.mlp.gate_proj",
-        "mlp.post": "model.layers.1.mlp.down_proj",
-        "mlp.out": "model.layers.1.mlp.down_proj",
-        "attn.q": "model.layers.1.self_attn.q_proj",
-        "attn.k": "model.layers.1.self_attn.k_proj",
-        "attn.v": "model.layers.1.self_attn.v_proj",
-        "attn.out": "model.layers.1.self_attn.o_proj",
-    },
+    "gpt2": ("transformer.h.1", "mlp.c_fc", "mlp.c_proj", "attn.c_proj"),
+    "gpt_neo": ("transformer.h.1", "mlp.c_fc", "mlp.c_proj", "attn.attention.out_proj"),
+    "gpt_neox": ("gpt_neox.layers.1", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h", "attention.dense"),
+    "llama": ("model.layers.1", "mlp.gate_proj", "mlp.down_proj", "self_attn.o_proj"),
 }
 
 
@@ -118,11 +86,15 @@ BY_HAND = {
 def test_sites_are_what_hooks_placed_by_hand_see(
     family: str, models: dict[str, LanguageModel]
 ) -> None:
+    block, first, second, attention = BY_HAND[family]
+    modules = {"mlp.pre": first, "mlp.post": second, "mlp.out": second, "attn.out": attention}
+    if family == "gpt_neo":
+        modules |= {f"attn.{name}": f"attn.attention.{name}_proj" for name in "qkv"}
     model = models[family]
-    acts = model.read(IDS, [f"blocks.1.{site}" for site in BY_HAND[family]])
-    for site, path in BY_HAND[family].items():
+    acts = model.read(IDS, [f"blocks.1.{site}" for site in ("resid", *modules)])
+    for site, path in {"resid": "", **modules}.items():
         seen = []
-        module = model.model.get_submodule(path)
+        module = model.model.get_submodule(f"{block}.{path}".rstrip("."))
         hook = module.register_forward_hook(lambda *args, seen=seen: seen.append(args))
         model.model(IDS)
         hook.remove()
@@ -151,25 +123,23 @@ def test_the_mlp_is_gate_times_up_in_llama(models: dict[str, LanguageModel]) -> 
     torch.testing.assert_close(acts["blocks.2.mlp.post"], expected)
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "llama", "mistral", "qwen2"])
 def test_queries_keys_and_values_are_what_attention_is_given(
     family: str, models: dict[str, LanguageModel]
 ) -> None:
-    given: list[tuple[Tensor, Tensor, Tensor]] = []
+    given = []
 
-    def spy(module: object, query: Tensor, key: Tensor, value: Tensor, *args: object, **kw: object):
-        given.append((query, key, value))
-        return sdpa_attention_forward(module, query, key, value, *args, **kw)
+    def spy(module: object, *args: Any, **options: object) -> object:
+        given.append(args[:3])
+        return sdpa_attention_forward(module, *args, **options)
 
     model = models[family]
     AttentionInterface.register("spy", spy)
     before = model.model.config._attn_implementation
     model.model.set_attn_implementation("spy")
-    try:
-        with torch.no_grad():
-            model.model(IDS)
-    finally:
-        model.model.set_attn_implementation(before)
+    model.model(IDS)
+    model.model.set_attn_implementation(before)
 
     query, key, value = (x.transpose(1, 2).flatten(2) for x in given[1])
     acts = model.read(IDS, ["blocks.1.attn.q", "blocks.1.attn.k", "blocks.1.attn.v"])
@@ -183,14 +153,10 @@ def test_queries_keys_and_values_are_what_attention_is_given(
 def test_widths_are_those_of_what_is_read(any_model: LanguageModel) -> None:
     acts = any_model.read(IDS, list(any_model.sites))
     assert {site: acts[site].shape[-1] for site in acts} == any_model.sites
-    for layer in range(3):
-        assert any_model.width(f"blocks.{layer}.mlp.pre") == 40
-        assert any_model.width(f"blocks.{layer}.resid") == 24
-
-
-def test_keys_of_grouped_heads_are_narrower(models: dict[str, LanguageModel]) -> None:
-    llama = models["llama"]
-    assert [llama.width(f"blocks.0.attn.{name}") for name in "qkv"] == [24, 12, 12]
+    assert any_model.width("blocks.2.mlp.pre") == 40
+    # Grouped heads share keys and values.
+    grouped = any_model.model.config.model_type in ("llama", "mistral", "qwen2")
+    assert any_model.width("blocks.2.attn.k") == (12 if grouped else 24)
 
 
 @given(st.integers(1, 4), st.integers(1, 3), st.integers(0, 2), st.integers(1, 5))
@@ -198,11 +164,8 @@ def test_a_part_is_what_a_loop_over_heads_finds(
     groups: int, size: int, index: int, tokens: int
 ) -> None:
     fused = torch.randn(2, tokens, groups * 3 * size)
-    columns = [
-        group * 3 * size + index * size + within
-        for group in range(groups)
-        for within in range(size)
-    ]
+    starts = [(3 * group + index) * size for group in range(groups)]
+    columns = [start + within for start in starts for within in range(size)]
     part = Tap("module", part=index, groups=groups)
     assert torch.equal(part.take(fused), fused[..., columns])
     # Without a copy where the part lies side by side.
@@ -248,11 +211,6 @@ class Chain(nn.Module):
         return result
 
 
-@pytest.fixture
-def chain() -> Chain:
-    return Chain()
-
-
 def hooks(model: nn.Module) -> int:
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
@@ -265,8 +223,9 @@ def hooks(model: nn.Module) -> int:
     ],
 )
 def test_the_pass_ends_with_the_last_wanted_tensor(
-    chain: Chain, taps: dict[str, Tap], calls: list[float]
+    taps: dict[str, Tap], calls: list[float]
 ) -> None:
+    chain = Chain()
     with reading(chain, taps) as found:
         chain(torch.ones(1))
         pytest.fail("the forward pass continued")
@@ -277,7 +236,8 @@ def test_the_pass_ends_with_the_last_wanted_tensor(
 
 
 @pytest.mark.parametrize(("side", "expected"), [("input", (2 + 1) * 15), ("output", (6 + 1) * 5)])
-def test_a_tensor_is_replaced_on_either_side(chain: Chain, side: str, expected: float) -> None:
+def test_a_tensor_is_replaced_on_either_side(side: str, expected: float) -> None:
+    chain = Chain()
     # The result takes the dtype of the site.
     with replacing(chain, Tap("second", side=side), lambda x: x.double() + 1):  # type: ignore[arg-type]
         replaced = chain(torch.ones(1))
@@ -300,11 +260,9 @@ def fail(_: Tensor) -> Tensor:
     ],
 )
 def test_hooks_are_removed_after_an_error(
-    chain: Chain,
-    replacement: Callable[[Tensor], Tensor],
-    error: type[Exception],
-    message: str,
+    replacement: Callable[[Tensor], Tensor], error: type[Exception], message: str
 ) -> None:
+    chain = Chain()
     with (
         pytest.raises(error, match=message),
         reading(chain, {"a": Tap("third")}),

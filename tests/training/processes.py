@@ -20,7 +20,12 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 
-from palinka.autoencoders import BatchTopKAutoencoder, KSparseAutoencoder, MatryoshkaAutoencoder
+from palinka.autoencoders import (
+    Autoencoder,
+    BatchTopKAutoencoder,
+    KSparseAutoencoder,
+    MatryoshkaAutoencoder,
+)
 from palinka.autoencoders.distributed import gather_rows, world
 from palinka.autoencoders.kernels import (
     batch_threshold,
@@ -71,6 +76,19 @@ def whole(tensor: Tensor | None) -> Tensor:
     return full.detach().clone()
 
 
+def module_of(
+    autoencoder: Autoencoder, sparsity: float, decorrelation: float, sgd: float | None = None
+) -> SparseAutoencoderModule:
+    def optimizer(parameters: Any) -> torch.optim.Optimizer:
+        if sgd is not None:
+            return torch.optim.SGD(parameters, lr=sgd)
+        return torch.optim.Adam(parameters, lr=1e-3, fused=True)
+
+    return SparseAutoencoderModule(
+        autoencoder, sparsity, decorrelation, dead_after_tokens=33, optimizer=optimizer
+    )
+
+
 def loader(batches: Any) -> DataLoader:
     return DataLoader(batches, batch_size=None)
 
@@ -119,12 +137,7 @@ def training(rank: int, processes: int, latent_dim: int, folder: Path) -> dict[s
     torch.manual_seed(0)
     middle, end = (folder / f"{processes}-{latent_dim}-{name}.ckpt" for name in ("middle", "end"))
     recorder = Recorder(middle, 7)  # a step that is not logged
-    module = SparseAutoencoderModule(
-        KSparseAutoencoder(8, latent_dim, k=2),
-        decorrelation_weight=0.1,
-        dead_after_tokens=33,
-        optimizer=lambda params: torch.optim.SGD(params, lr=0.5),
-    )
+    module = module_of(KSparseAutoencoder(8, latent_dim, k=2), 1.0, 0.1, sgd=0.5)
     trainer = trainer_of(
         processes, precision="64-true", log_every_n_steps=3, callbacks=[recorder],
     )  # fmt: skip
@@ -136,23 +149,6 @@ def training(rank: int, processes: int, latent_dim: int, folder: Path) -> dict[s
     trainer.save_checkpoint(end)
     states = [torch.load(path, weights_only=True)["state_dict"] for path in (middle, end)]
     return {"logged": recorder.logged, "measured": values(trainer), "states": states}
-
-
-class FirstRows(LightningDataModule):
-    """Batches that the processes share, and rows to begin from."""
-
-    def __init__(self, rank: int, processes: int) -> None:
-        super().__init__()
-        batches = random_rows(12, 16, 8) + 2.0
-        self.batches = [batch.chunk(processes)[rank] for batch in batches]
-        # Even if the processes saw other rows, they would begin alike.
-        self.first = batches[0] + 0.1 * rank
-
-    def training_rows(self, count: int) -> Tensor:
-        return self.first[:count]
-
-    def train_dataloader(self) -> DataLoader:
-        return loader(self.batches)
 
 
 def thresholds(rank: int, processes: int) -> list[float]:
@@ -170,18 +166,17 @@ def thresholds(rank: int, processes: int) -> list[float]:
 def nested(rank: int, processes: int) -> dict[str, Any]:
     """Twelve steps of an architecture that chooses from the batch and begins from the data."""
     torch.manual_seed(rank)  # every process begins with the weights of the first
-    recorder = Recorder()
-    module = SparseAutoencoderModule(
-        MatryoshkaAutoencoder(8, 64, k=2),
-        sparsity_weight=0.1,
-        decorrelation_weight=0.01,
-        dead_after_tokens=33,
-        optimizer=lambda params: torch.optim.SGD(params, lr=0.2),
-    )
+    recorder, batches = Recorder(), random_rows(12, 16, 8) + 2.0
+    module = module_of(MatryoshkaAutoencoder(8, 64, k=2), 0.1, 0.01, sgd=0.2)
+    data = LightningDataModule.from_datasets()
+    # Even if the processes saw other rows, they would begin alike.
+    data.training_rows = lambda count: (batches[0] + 0.1 * rank)[:count]  # type: ignore[attr-defined]
+    share = loader([batch.chunk(processes)[rank] for batch in batches])
+    data.train_dataloader = lambda: share  # type: ignore[method-assign]
     trainer = trainer_of(
         processes, precision="64-true", log_every_n_steps=1, callbacks=[recorder],
     )  # fmt: skip
-    trainer.fit(module, FirstRows(rank, processes))
+    trainer.fit(module, datamodule=data)
     every_threshold, _ = gather_rows(module.autoencoder.threshold.reshape(1, 1), world())
     return {
         "state": module.state_dict(),
@@ -310,13 +305,8 @@ def sharded(rank: int, shares: int, slices: int, folder: Path) -> dict[str, Any]
     )
     for path, start in ((end, None), (again, middle)):
         torch.manual_seed(0)
-        module = SparseAutoencoderModule(
-            KSparseAutoencoder(8, 64, k=5, encoder_bias=True, decoder_bias=True, unit_norm=True),
-            sparsity_weight=0.1,
-            decorrelation_weight=0.1,
-            dead_after_tokens=33,
-            optimizer=lambda params: torch.optim.Adam(params, lr=1e-3, fused=True),
-        )
+        sae = KSparseAutoencoder(8, 64, k=5, encoder_bias=True, decoder_bias=True, unit_norm=True)
+        module = module_of(sae, 0.1, 0.1)
         recorder = Recorder(middle if start is None else None)
         strategy = ModelParallelStrategy(shares, slices, False)
         trainer = trainer_of(
@@ -353,8 +343,7 @@ def sweep(rank: int, processes: int, _: int, folder: Path) -> dict[str, Any]:
 
     def module(seed: int, kind: type, **arguments: Any) -> SparseAutoencoderModule:
         torch.manual_seed(seed)
-        autoencoder = kind(8, 16, **arguments)
-        return SparseAutoencoderModule(autoencoder, decorrelation_weight=0.1, dead_after_tokens=33)
+        return module_of(kind(8, 16, **arguments), 1.0, 0.1)
 
     def ended(fitted: LightningModule, name: str) -> tuple[dict[str, Any], dict[str, float]]:
         trainer = trainer_of(processes, log_every_n_steps=3)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.optim import Optimizer
 
-from palinka.autoencoders import Autoencoder, AutoencoderOutput, InputScaling, SparseOutput
+from palinka.autoencoders import Autoencoder, AutoencoderOutput, InputScaling
 from palinka.autoencoders.base import positive_integer
 from palinka.autoencoders.distributed import Sharding, all_reduce, broadcast, world, world_size
 from palinka.autoencoders.formats import fold
@@ -151,9 +151,8 @@ class SparseAutoencoderModule(LightningModule):
         """Take the centering and scaling of the training data, unless a checkpoint has one."""
         if stage != "fit" or self._scaling_was_loaded:
             return
-        scalings = {"input_statistics": self.scaling, "target_statistics": self.target_scaling}
-        for name, scaling in scalings.items():
-            statistics = self._of_data(name)
+        for of, scaling in (("input", self.scaling), ("target", self.target_scaling)):
+            statistics = self._of_data(f"{of}_statistics")
             if scaling is not None and statistics is not None:
                 scaling.set(torch.as_tensor(statistics.mean), float(statistics.scale))
 
@@ -182,18 +181,16 @@ class SparseAutoencoderModule(LightningModule):
         self.train()  # a loaded checkpoint is in eval mode
         if self.autoencoder.dictionary.dtype == torch.float16:
             raise InputError(
-                "float16 weights have too little range to be trained: use trainer.precision"
-                " 16-mixed, bf16-mixed or bf16-true"
+                "float16 weights have too little range to be trained: use bf16-true or 16-mixed"
             )
         size = self.autoencoder.input_dim * self.autoencoder.latent_dim
         self._precision_before = tune_cpu(self.device, size, self._resumed_precision)
         if self._sharded is not None:
             return
         rows = self._of_data("training_rows")
-        begins = type(self.autoencoder).initialize is not Autoencoder.initialize
-        if rows is not None and begins and not self.autoencoder.is_initialized:
-            _, target = self._inputs(rows(FIRST_ROWS).to(self.device), 0)
-            self.autoencoder.initialize(target)
+        learns = type(self.autoencoder).initialize is not Autoencoder.initialize
+        if rows is not None and learns and not self.autoencoder.is_initialized:
+            self.autoencoder.initialize(self._inputs(rows(FIRST_ROWS).to(self.device), 0)[1])
         self.autoencoder.is_initialized = True
         for tensor in self.autoencoder.state_dict().values():
             broadcast(tensor, world())
@@ -204,10 +201,10 @@ class SparseAutoencoderModule(LightningModule):
         for configured in self.trainer.lr_scheduler_configs:
             ends = getattr(configured.scheduler, "total_steps", steps)
             if ends < steps:
+                name = type(configured.scheduler).__name__
                 raise InputError(
-                    f"{type(configured.scheduler).__name__} ends after {ends} optimizer steps, and"
-                    f" the run takes {steps}: give model.lr_scheduler.total_steps {steps}, or"
-                    f" trainer.max_steps {ends}"
+                    f"{name} ends after {ends} optimizer steps, and the run takes {steps}: give"
+                    f" model.lr_scheduler.total_steps {steps}, or trainer.max_steps {ends}"
                 )
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
@@ -219,12 +216,10 @@ class SparseAutoencoderModule(LightningModule):
         self.firing.update(terms.output.latents, self._sharding)
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every > 0 and (self.global_step + 1) % every == 0:
-            self._log_step(target, terms.output, weighted)
+            self._log_step(target, terms, weighted)
         return weighted.total
 
-    def _log_step(
-        self, target: Tensor, output: AutoencoderOutput | SparseOutput, weighted: losses.Losses
-    ) -> None:
+    def _log_step(self, target: Tensor, terms: losses.LossTerms, weighted: losses.Losses) -> None:
         """Log the losses and metrics of this step's batch, over all processes."""
         sharding = self._sharding
         self.nan_detector.check(sharding.rows)
@@ -239,7 +234,7 @@ class SparseAutoencoderModule(LightningModule):
         logged = {
             "loss/total": total,
             **{f"loss/{name}": mean for name, mean in zip(weighted, means, strict=True)},
-            **measure_batch(target, output, self.autoencoder.latent_dim, sharding),
+            **measure_batch(target, terms.output, self.autoencoder.latent_dim, sharding),
             "sparsity/dead": self._dead().double().mean(),
         }
         for name, value in logged.items():

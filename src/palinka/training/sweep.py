@@ -25,26 +25,23 @@ def of_variant(checkpoint: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Extract the checkpoint of one variant, as a run of its own would have left it."""
     settings = checkpoint["hyper_parameters"][VARIANTS]
     index = list(settings).index(name)
-    own: dict[str, Any] = {
-        **{k: v for k, v in checkpoint.items() if k not in (VARIANTS, "hparams_name")},
-        "hyper_parameters": settings[name],
-        **checkpoint.get(VARIANTS, {}).get(name, {}),
-    }
-    # The second is WeightAveraging's, which has put its average into the first.
-    for key in ("state_dict", "current_model_state"):
-        if key in checkpoint:
-            own[key] = strip_prefix(checkpoint[key], f"members.{index}.")
-    if "optimizer_states" in checkpoint:
-        own["optimizer_states"] = [_of_group(s, index) for s in checkpoint["optimizer_states"]]
-    if "lr_schedulers" in checkpoint:
-        schedules = checkpoint["lr_schedulers"]
-        own["lr_schedulers"] = [_of_schedule(state, index, len(settings)) for state in schedules]
-    if "run" in checkpoint:
-        own["run"] = {
+    parts: dict[str, Callable[[Any], Any]] = {
+        "state_dict": lambda state: strip_prefix(state, f"members.{index}."),
+        # WeightAveraging's, which has put its average into the one above.
+        "current_model_state": lambda state: strip_prefix(state, f"members.{index}."),
+        "optimizer_states": lambda states: [_of_group(state, index) for state in states],
+        "lr_schedulers": lambda states: _of_schedule(states, index, len(settings)),
+        "run": lambda run: {
             key: strip_prefix(value, f"{name}/") if isinstance(value, Mapping) else value
-            for key, value in checkpoint["run"].items()
-        }
-    return own
+            for key, value in run.items()
+        },
+    }
+    own = {
+        key: parts[key](value) if key in parts else value
+        for key, value in checkpoint.items()
+        if key not in (VARIANTS, "hparams_name")
+    }
+    return {**own, "hyper_parameters": settings[name], **checkpoint.get(VARIANTS, {}).get(name, {})}
 
 
 def strip_prefix(named: Mapping[str, Any], prefix: str) -> dict[str, Any]:

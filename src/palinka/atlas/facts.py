@@ -98,13 +98,7 @@ class LatentFacts:
 def gather(
     data: ActivationDataModule, module: SparseAutoencoderModule, options: Options
 ) -> LatentFacts:
-    """Measure every latent, in one pass over the rows and one over their texts.
-
-    Args:
-        data: Source of rows, texts and language model.
-        module: The trained module, on one device.
-        options: Amount of detail.
-    """
+    """Measure every latent of a module on one device, in a pass over the rows and their texts."""
     latents = module.autoencoder.latent_dim
     histogram = HistogramCounter(latents)
     sample, random = TopHeap(latents, options.sample), np.random.default_rng(options.seed)

@@ -40,12 +40,7 @@ def script(name: str, value: Any) -> str:
 
 
 def packed(array: NDArray[Any], kind: str) -> dict[str, str]:
-    """Array of any shape as little-endian bytes in base64.
-
-    Args:
-        array: Any shape; flattened.
-        kind: `float32`, `uint32`, `uint16` or `uint8`.
-    """
+    """Array of any shape as little-endian bytes in base64, of a kind such as `float32`."""
     data = np.ascontiguousarray(array, dtype=np.dtype(kind).newbyteorder("<")).tobytes()
     return {"kind": kind, "data": base64.b64encode(data).decode("ascii")}
 
@@ -217,16 +212,9 @@ class About:
 def write_site(
     output: Path, facts: LatentFacts, about: About, analyses: Sequence[Found] = ()
 ) -> Path:
-    """Write the atlas into a folder, atomically.
+    """Write the atlas into a folder, atomically, and return the page to open, `index.html`.
 
-    Args:
-        output: A new or empty folder, or an atlas, which is replaced.
-        facts: Measurements of the latents.
-        about: Provenance.
-        analyses: Findings of analyses.
-
-    Returns:
-        The page to open, `index.html`.
+    The folder is new or empty, or an atlas, which is replaced.
 
     Raises:
         InputError: If the folder has other contents, or cannot be written.

@@ -22,10 +22,7 @@ _POSITIONS = 1 << 32
 
 
 class Text:
-    """Concatenated contexts, with an index by document and position.
-
-    Args:
-        contexts: Contexts as the language model reads them.
+    """Contexts as the language model reads them, with an index by document and position.
 
     Attributes:
         tokens: All token ids, `(tokens,)`.
@@ -142,13 +139,9 @@ def read_windows(
     text: Text,
     rows: NDArray[np.int64],
 ) -> Windows:
-    """Read the text around rows again, with the activations of their latents.
+    """Read the text around validation rows again, with the activations of their latents.
 
-    Args:
-        data: Source of rows and language model.
-        module: The trained module, on one device.
-        text: Text of the rows.
-        rows: Indices of validation rows, `(latents, n)`; -1 for none.
+    The rows are `(latents, n)`, -1 for none; the text is theirs, and the module on one device.
     """
     known, inverse = np.unique(np.append(rows, -1), return_inverse=True)  # -1 comes first
     contexts = [data.validation_rows.context(row) for row in known[1:].tolist()]
@@ -215,13 +208,9 @@ class Word(NamedTuple):
 def firing_words(
     text: Text, sample: Windows, vocabulary: Mapping[int, bytes], most: int = 8
 ) -> list[list[Word]]:
-    """Words with the largest total activation in each latent's sample.
+    """Words with the largest total activation in each latent's sample, at most `most`.
 
-    Args:
-        text: Text of the windows.
-        sample: Windows drawn at random among the active tokens of each latent.
-        vocabulary: Bytes of every token of the text.
-        most: Maximum number of words for each latent, of which the largest comes first.
+    The sample is of windows drawn at random among the active tokens of each latent.
     """
     numbers = word_numbers(text, vocabulary)
     count = int(numbers[-1]) + 1

@@ -60,9 +60,7 @@ def metrics_file(logger: CSVLogger) -> Path:
 def log_positions(trainer: Trainer) -> dict[str, int]:
     """Flush the loggers' files and measure them, on the process that logs.
 
-    Returns:
-        Bytes of each TensorBoard file and rows of each CSV file, by path relative to the log
-        folder.
+    Bytes of each TensorBoard file and rows of each CSV file, by path relative to the log folder.
     """
     folder, positions = log_folder(trainer), {}
     for logger in trainer.loggers:
@@ -78,12 +76,7 @@ def log_positions(trainer: Trainer) -> dict[str, int]:
 
 
 def rewind_logs(trainer: Trainer, positions: Mapping[str, int]) -> None:
-    """Remove what a run logged after a checkpoint, which it will log again.
-
-    Args:
-        trainer: Its loggers have not logged yet.
-        positions: `log_positions` at the checkpoint.
-    """
+    """Remove what a run logged after its `log_positions` were taken, and will log again."""
     folder = log_folder(trainer)
     for logger in trainer.loggers:
         if isinstance(logger, CSVLogger):
@@ -127,9 +120,6 @@ class RunCheckpoints(Checkpoint):
 
     Args:
         every_n_steps: Optimizer steps between checkpoints within an epoch.
-
-    Raises:
-        InputError: If `every_n_steps` is not positive.
     """
 
     def __init__(self, every_n_steps: int = 1000) -> None:
@@ -293,10 +283,9 @@ class FinalWeights(Callback):
     callbacks and before palinka's.
     """
 
-    def __init__(self) -> None:
-        self._measured: tuple[int, ...] = ()
-        self._measured_at = -1
-        self._trained: tuple[int, ...] = ()
+    _measured: tuple[int, ...] = ()
+    _measured_at = -1
+    _trained: tuple[int, ...] = ()
 
     def on_validation_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Record the measured weights."""
@@ -328,12 +317,7 @@ class FinalWeights(Callback):
 def fingerprint(
     module: LightningModule, state: Mapping[str, Tensor] | None = None
 ) -> tuple[int, ...]:
-    """Checksum of each weight, the same on any device; empty if the module is sharded.
-
-    Args:
-        module: The module.
-        state: A checkpoint's weights in place of the module's.
-    """
+    """Checksum of each weight of a module or of its `state`; empty if the module is sharded."""
     if module.device_mesh is not None:
         return ()
     integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}

@@ -37,9 +37,6 @@ class LatentEvolution(SingleModelCallback, EveryNSteps):
         latents: Indices; default the four that are most active over the text before training.
         every_n_steps: Optimizer steps between heatmaps, of which the first is before training.
         text: The text, at most a context of the model.
-
-    Raises:
-        InputError: If no latent or no text is given, or `every_n_steps` is less than 1.
     """
 
     def __init__(

@@ -112,9 +112,6 @@ class ReportLatents(EndOfRunCallback):
         contexts: Number of texts for each latent.
         tokens: Number of tokens that it raises, and that it lowers.
         nearest: Number of latents with near directions.
-
-    Raises:
-        InputError: If a number is below 1.
     """
 
     def __init__(self, contexts: int = 10, tokens: int = 10, nearest: int = 5) -> None:
@@ -138,12 +135,9 @@ class ReportLatents(EndOfRunCallback):
         module: SparseAutoencoderModule,
         watch: Callable[[NDArray[np.float32]], None] = lambda latents: None,
     ) -> LatentReport:
-        """Report on the latents of a module over the validation rows.
+        """Report on the latents of an unsharded module over the validation rows.
 
-        Args:
-            data: Data module with the rows, their texts and the language model.
-            module: The module; not sharded.
-            watch: Called with every batch of latents, `(rows, latents)`, in order of the rows.
+        `watch` is called with every batch of latents, `(rows, latents)`, in order of the rows.
         """
         rows, model = data.validation_rows, data.loaded_language_model
         heap = TopHeap(module.autoencoder.latent_dim, self.contexts)

@@ -245,9 +245,6 @@ class LanguageModelMetrics(EveryNSteps):
         error_site: A further site, such as that of a later layer, at which to measure how far the
             reconstruction moves the activations.
 
-    Raises:
-        InputError: If a number is below 1.
-
     Source:
         Bricken et al. (2023), Towards monosemanticity.
     """

@@ -53,7 +53,8 @@ class RunAnalyses(SingleModelCallback, EveryNSteps):
         if every and self.step % every == 0:
             for name, value in trainer.callback_metrics.items():
                 if name.startswith("loss/"):
-                    self._losses.setdefault(name.removeprefix("loss/"), {})[self.step] = value
+                    kept = self._losses.setdefault(name.removeprefix("loss/"), {})
+                    kept.setdefault(self.step, value)
 
     def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Analyze the trained latents, unless the last step did."""
@@ -109,12 +110,7 @@ class RunAnalyses(SingleModelCallback, EveryNSteps):
 
 
 def encoder_of(module: SparseAutoencoderModule, source: Mapping[str, Any]) -> Encoder:
-    """Encoder of a module, with its centering and scaling.
-
-    Args:
-        module: The module.
-        source: `language_model`, `site` and `bos` that it was trained on, where known.
-    """
+    """Encoder of a module; `source` has the `language_model`, `site` and `bos` of its fit."""
     return Encoder(
         lambda x: module.encode(x.to(module.device)).cpu(),
         module.autoencoder.input_dim,

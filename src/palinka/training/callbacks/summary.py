@@ -58,12 +58,7 @@ ALONG = ("k", "sparsity_weight", "initial_threshold", "seed")
 
 
 def final_report(trainer: Trainer, split: str = "val") -> str:
-    """Table of the final metrics, with the output paths.
-
-    Args:
-        trainer: A trainer whose run has ended.
-        split: `val` or `test`.
-    """
+    """Table of the final metrics of a split, `val` or `test`, with the output paths."""
     metrics = {
         name.replace(split, "val", 1) if name.startswith(split) else name: float(value)
         for name, value in trainer.callback_metrics.items()
@@ -131,11 +126,7 @@ def shell_path(path: Path) -> str:
 
 @dataclass(frozen=True)
 class SweepResult(Result):
-    """The final metrics of every variant.
-
-    Attributes:
-        variants: Overrides and metrics of each variant, by name.
-    """
+    """Overrides and final metrics of every variant, by name."""
 
     variants: Mapping[str, Mapping[str, Any]]
 

@@ -130,16 +130,10 @@ class FeatureHistograms(Callback):
 
 
 def nearest_cosine(dictionary: Tensor, sample: int = 2048) -> Tensor:
-    """Largest cosine of each direction with another one of the dictionary.
+    """Largest cosine of a sample of directions with any other of the dictionary.
 
-    All pairs of a large dictionary would take longer than an epoch.
-
-    Args:
-        dictionary: Directions, `(latents, width)`.
-        sample: Maximum number of latents, evenly spaced.
-
-    Returns:
-        Cosines, `(min(sample, latents),)`; of a single latent, NaN.
+    All pairs of a large dictionary, `(latents, width)`, would take longer than an epoch; the sample
+    is evenly spaced. The cosines are `(min(sample, latents),)`; that of a single latent is NaN.
     """
     directions = functional.normalize(dictionary.float(), dim=1)
     latents = len(directions)

@@ -31,12 +31,7 @@ def log_folder(trainer: Trainer) -> Path:
 
 
 class VariantLogger(TensorBoardLogger):
-    """TensorBoard logger of one variant, with the names of a single run.
-
-    Args:
-        run: The logger of the sweep.
-        variant: The variant's name, which is also that of its folder.
-    """
+    """TensorBoard logger of one variant, in a folder of its name within that of the sweep's."""
 
     def __init__(self, run: TensorBoardLogger, variant: str) -> None:
         super().__init__(run.save_dir, run.name, default_hp_metric=False)

@@ -22,8 +22,6 @@ from palinka.data.format import (
     Manifest,
     RowStatistics,
     ShardShape,
-    is_cache_file,
-    is_stale,
     permutation,
     write_json,
 )
@@ -258,28 +256,6 @@ def test_a_manifest_with_a_checksum_of_itself_is_read(cache: Cache) -> None:
     body = path.read_bytes().removesuffix(b"\n}\n") + b",\n"
     path.write_bytes(body + f'"checksum": "{hashlib.sha256(body).hexdigest()}"\n}}\n'.encode())
     Cache.open(cache.folder).verify()
-
-
-@pytest.mark.parametrize(
-    ("name", "belongs", "stale"),
-    [
-        ("manifest.json", True, False),
-        ("shard-00000.safetensors", True, False),
-        ("shard-123456.safetensors", True, False),
-        ("harvest.json", True, True),
-        ("harvest.lock", True, True),
-        ("shard-00000.json", True, True),
-        ("shard-00000.lock", True, True),
-        ("shard-00000.safetensors.tmp", True, True),
-        ("manifest.json.tmp", True, True),
-        ("shard-0.safetensors", False, False),
-        ("shard-00000.safetensors.bak", False, False),
-        ("notes.txt", False, False),
-        ("notes.tmp", False, False),
-    ],
-)
-def test_files_of_a_cache_are_known_by_their_names(name: str, belongs: bool, stale: bool) -> None:
-    assert (is_cache_file(name), is_stale(name)) == (belongs, stale)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])

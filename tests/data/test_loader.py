@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from palinka.data import ActivationLoader, Cache, Context, MemoryRows
 from palinka.data import loader as read_ahead
 from palinka.data.format import permutation
-from palinka.data.loader import BatchBuffers, ReadAhead, RowOrder
+from palinka.data.loader import BatchBuffers, ReadAhead
 from palinka.errors import InputError
 
 if TYPE_CHECKING:
@@ -65,36 +65,6 @@ def test_a_graph_keeps_its_memory() -> None:
     loss.backward()
     assert weight.grad is not None
     assert weight.grad.tolist() == [10, 10, 10]
-
-
-def plain_stream(rows: int, run_rows: int, *seeds: int) -> list[int]:
-    """The order of an epoch, written down as the specification says it."""
-    if not seeds:
-        return list(range(rows))
-    runs = [list(range(rows))[i : i + run_rows] for i in range(0, rows, run_rows)]
-    return [row for run in permutation(len(runs), *seeds) for row in runs[run]]
-
-
-@given(
-    st.integers(1, 80),
-    st.integers(1, 90),
-    st.lists(st.integers(0, 9), max_size=2),
-    st.tuples(st.integers(0, 80), st.integers(0, 80)),
-)
-def test_slices_equal_plain_transcription(
-    rows: int, run_rows: int, seeds: list[int], bounds: tuple[int, int]
-) -> None:
-    start, stop = sorted(min(bound, rows) for bound in bounds)
-    runs = RowOrder(rows, run_rows, *seeds).slice(start, stop)
-    assert (runs[:, 0] < runs[:, 1]).all()
-    read = [row for first, last in runs for row in range(first, last)]
-    assert read == plain_stream(rows, run_rows, *seeds)[start:stop]
-
-
-def test_each_epoch_has_its_own_order_and_no_seeds_mean_one_run() -> None:
-    orders = {tuple(RowOrder(20, 2, 0, epoch).slice(0, 20).ravel()) for epoch in range(5)}
-    assert len(orders) == 5
-    np.testing.assert_array_equal(RowOrder(20, 2).slice(3, 17), [[3, 17]])
 
 
 def counting(drawn: list[int], closed: list[bool], last: int = 10) -> Generator[int, None, None]:
@@ -221,7 +191,9 @@ def plain_epoch(
     world_size: int = 1,
 ) -> list[list[int]]:
     """One rank's batches of an epoch, written down as the specification says it."""
-    stream = plain_stream(rows, run_rows, *(seeds or ()))
+    runs = [list(range(rows))[first : first + run_rows] for first in range(0, rows, run_rows)]
+    order = permutation(len(runs), *seeds) if seeds else range(len(runs))
+    stream = [row for run in order for row in runs[run]]
     batches = []
     while start < rows:
         together = stream[start : start + batch_size * world_size]

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from palinka.data import Cache, CacheWriter
 from palinka.data.format import as_input_error
@@ -35,33 +34,6 @@ def write_first(writer: CacheWriter, *rows: Any) -> None:
     with writer.claim(0) as claim:
         assert claim is not None
         claim.write(*rows)
-
-
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
-@pytest.mark.parametrize("skip", [0, 2])
-def test_a_shard_is_what_the_format_says(
-    corpus: "Corpora", tmp_path: Path, dtype: str, skip: int
-) -> None:
-    small = corpus(dtype=dtype, skip=skip, seed=5)
-    cache = small.write(tmp_path)
-    for index in range(small.shards):
-        activations, tokens, documents, positions = small.shard(index)
-        shard = load_file(cache.folder / f"shard-{index:05d}.safetensors")
-        assert (shard["tokens"].numpy() == tokens).all()
-        assert (shard["documents"].numpy() == documents).all()
-        assert (shard["positions"].numpy() == positions).all()
-        # Every row once, at the place in the tables that it came from.
-        places = shard["index"].long()
-        kept = torch.arange(tokens.size) % tokens.shape[1] >= skip
-        assert torch.equal(places.sort().values, kept.nonzero().flatten())
-        everywhere = torch.zeros(tokens.size, activations.shape[1], dtype=activations.dtype)
-        everywhere[kept] = activations
-        assert torch.equal(shard["activations"], everywhere[places])
-    rows = small.activations.double().numpy()
-    assert cache.statistics.rows == len(rows)
-    np.testing.assert_allclose(cache.statistics.mean, rows.mean(axis=0), rtol=1e-12)
-    norm = np.linalg.norm(rows, axis=1).mean()
-    np.testing.assert_allclose(cache.statistics.sum_of_norms / len(rows), norm, rtol=1e-12)
 
 
 def test_the_same_rows_give_the_same_bytes_in_any_pieces_and_in_any_order_by_any_writer(
@@ -216,29 +188,6 @@ def test_a_disk_that_is_full_at_any_step_is_named_and_leaves_nothing_torn(
     assert 15 < step < 1000
 
 
-def test_several_harvests_at_once_do_not_disturb_each_other(
-    corpus: "Corpora", tmp_path: Path
-) -> None:
-    small = corpus(contexts=40)
-    expected = content(small.write(tmp_path / "one").folder)
-    children = []
-    for _ in range(3):
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                writer = CacheWriter(tmp_path / "both", small.key)
-                while not all(map(writer.done, range(small.shards))):
-                    small.begin(tmp_path / "both", range(small.shards))
-                writer.finish(small.shards)
-                status = 0
-            finally:
-                os._exit(status)
-        children.append(child)
-    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
-    assert content(small.key.folder(tmp_path / "both")) == expected
-
-
 @pytest.mark.parametrize(
     ("dtype", "value"),
     [("float16", "inf"), ("float16", "nan"), ("float32", "-inf"), ("bfloat16", "nan")],
@@ -324,9 +273,11 @@ def test_tidying_removes_what_dead_processes_left_and_nothing_else(cache: Cache)
         (cache.folder / f"{name}.tmp").write_text("left")
     for name in ("harvest.json", "harvest.lock", "shard-00000.json", "shard-00000.lock"):
         (cache.folder / name).write_text("left")
-    (cache.folder / "notes.tmp").write_text("of a user")
+    others = ["notes.tmp", "shard-0.json", "shard-00000.safetensors.bak"]
+    for name in others:
+        (cache.folder / name).write_text("of a user")
     tidy(cache.folder)
-    assert names(cache.folder) == sorted([*whole, "notes.tmp"])
+    assert names(cache.folder) == sorted([*whole, *others])
 
 
 @pytest.mark.parametrize(

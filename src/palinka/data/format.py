@@ -290,11 +290,6 @@ def is_cache_file(name: str) -> bool:
     return _CACHE_FILE.fullmatch(name) is not None
 
 
-def is_stale(name: str) -> bool:
-    """Check whether a file of this name is not needed once the cache is finished."""
-    return is_cache_file(name) and name != MANIFEST_NAME and not name.endswith(".safetensors")
-
-
 def write_json(path: Path, members: Mapping[str, JSON]) -> None:
     """Write a JSON object, one member a line, as a whole or not at all."""
     lines = [f"{json.dumps(n)}: {json.dumps(v, allow_nan=False)}" for n, v in members.items()]

@@ -23,7 +23,7 @@ from palinka.data.format import (
     RowStatistics,
     ShardShape,
     as_input_error,
-    is_stale,
+    is_cache_file,
     read_json,
     shard_name,
     write_json,
@@ -290,6 +290,7 @@ class CacheWriter:
 def tidy(folder: Path) -> None:
     """Remove records, locks and temporary files of a finished cache, as far as permitted."""
     for path in sorted(folder.iterdir()):
-        if is_stale(path.name):
+        kept = path.name == MANIFEST_NAME or path.suffix == ".safetensors"
+        if is_cache_file(path.name) and not kept:
             with suppress(OSError):
                 path.unlink()

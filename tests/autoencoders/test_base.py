@@ -1,4 +1,4 @@
-"""Every architecture: shapes, saving and loading, and transcoders."""
+"""Every architecture: equations, shapes, saving and loading, and transcoders."""
 
 import inspect
 import json
@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import Buffer
 from torchmetrics import SumMetric
 
@@ -38,7 +40,7 @@ class Own(KSparseAutoencoder):
         self.factor = factor
 
 
-@pytest.fixture(params=ARCHITECTURES, ids=lambda kind: kind.__name__)
+@pytest.fixture(scope="session", params=ARCHITECTURES, ids=lambda kind: kind.__name__)
 def kind(request: pytest.FixtureRequest) -> Any:
     return request.param
 
@@ -48,6 +50,46 @@ def make(kind: Any, output_dim: int | None = None, **settings: Any) -> Autoencod
     chosen = {**SETTINGS.get(kind.__name__, {}), **settings}
     made: Autoencoder = kind(6, 20, output_dim=output_dim, **chosen)
     return made
+
+
+def transcription(sae: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The papers' equations, in training; ties with the smallest kept value are all kept."""
+    name, mean, deviation = type(sae).__name__, 0.0, 1.0
+    if name == "LayerNormalizedAutoencoder":
+        mean, deviation = x.mean(dim=1, keepdim=True), x.std(dim=1, keepdim=True)
+        x = (x - mean) / (deviation + 1e-5)
+    x = x - sae.decoder_bias
+    a = x @ sae.encoder.weight.T
+    if name == "GatedAutoencoder":
+        w_mag = torch.exp(sae.log_magnitude)[:, None] * sae.encoder.weight
+        z = (x @ w_mag.T + sae.magnitude_bias).relu() * (a + sae.gate_bias > 0)
+    elif name == "JumpReLUAutoencoder":
+        a = a + sae.encoder.bias
+        z = torch.where(a > torch.exp(sae.log_threshold), a, 0.0)
+    else:
+        a = z = (a + sae.encoder.bias).clamp(min=0.0)
+        if name in ("BatchTopKAutoencoder", "MatryoshkaAutoencoder"):
+            z = a * (a >= sorted(a.flatten().tolist(), reverse=True)[len(x) * sae.k - 1])
+        elif name != "ReLUAutoencoder":
+            z = a * (a >= a.sort(dim=1, descending=True).values[:, sae.k - 1, None])
+    return z, (z @ sae.dictionary + sae.decoder_bias) * deviation + mean
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(2, 8), st.integers(2, 12), st.integers(0, 1000), st.data())
+def test_it_is_the_paper(kind: Any, d: int, n: int, seed: int, data: st.DataObject) -> None:
+    torch.manual_seed(seed)
+    options = {**SETTINGS.get(kind.__name__, {})}
+    if "k" in inspect.signature(kind).parameters:
+        options["k"] = data.draw(st.integers(1, n))
+    sae = kind(d, 2 * n, **options).double()
+    for parameter in sae.parameters():
+        torch.nn.init.normal_(parameter)
+    x = torch.randn(5, d, dtype=torch.float64)
+    latents, reconstruction = transcription(sae, x)
+    output = sae(x)
+    torch.testing.assert_close(output.latents, latents)
+    torch.testing.assert_close(output.reconstruction, reconstruction)
 
 
 def test_leading_dimensions_are_kept(kind: Any) -> None:
@@ -118,14 +160,11 @@ def test_a_saved_autoencoder_comes_back(
     assert not sae.is_initialized
     KSparseAutoencoder(4).save_pretrained(folder / "new")  # is replaced
     sae.save_pretrained(folder / "new")
-    assert sorted(path.name for path in (folder / "new").iterdir()) == [
-        "config.json",
-        "model.safetensors",
-    ]
+    names = {path.name for path in (folder / "new").iterdir()}
+    assert names == {"config.json", "model.safetensors"}
     again = Autoencoder.from_pretrained(str(folder / "new"))
     assert type(again) is kind
-    assert again.is_initialized
-    assert not again.training
+    assert (again.is_initialized, again.training) == (True, False)
     assert again.config() == sae.config()
     assert kind.from_pretrained(folder / "new").config() == sae.config()
     x = torch.randn(5, 6)
@@ -173,15 +212,6 @@ def refusal(folder: Path, kind: type[Autoencoder] = Autoencoder) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-def test_a_missing_file(name: str, folder: Path) -> None:
-    KSparseAutoencoder(6).save_pretrained(folder)
-    (folder / name).unlink()
-    line = refusal(folder)
-    assert "expected config.json + model.safetensors" in line
-    assert "palinka.autoencoders.formats.load" in line
-
-
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
@@ -212,7 +242,7 @@ def test_a_config_that_does_not_fit(config: Any, expected: str, folder: Path) ->
     assert expected in refusal(folder)
 
 
-def test_another_class_than_asked_for_and_damaged_weights(folder: Path) -> None:
+def test_another_class_than_asked_for_and_damaged_or_missing_weights(folder: Path) -> None:
     KSparseAutoencoder(6, 10, 3).save_pretrained(folder)
     assert "'KSparseAutoencoder' is not a known Own" in refusal(folder, Own)
     path = folder / "model.safetensors"
@@ -220,6 +250,9 @@ def test_another_class_than_asked_for_and_damaged_weights(folder: Path) -> None:
     assert "'extra' is of shape (1,)" in refusal(folder)
     path.write_bytes(path.read_bytes()[:-7])
     assert "not a complete safetensors file" in refusal(folder)
+    path.unlink()
+    assert "expected config.json + model.safetensors" in refusal(folder)
+    assert "palinka.autoencoders.formats.load" in refusal(folder)
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
@@ -266,9 +299,7 @@ def test_narrower_dtypes_reach_parameters_alone(convert: Callable[[Any], Any]) -
     total.update(1001.0)
     assert convert(total).compute() == 1001.0
     assert total.sum_value.dtype == torch.float64
-
-
-def test_wider_dtypes_and_devices_are_followed() -> None:
+    # Wider dtypes and devices are followed.
     assert Running().double().mean.dtype == torch.float64
     moved = Running().to("meta", torch.bfloat16).mean
     assert (moved.device.type, moved.dtype) == ("meta", torch.float32)

@@ -49,3 +49,18 @@ def test_the_decoder_bias_is_added_and_where_asked_subtracted(kind: Any, subtrac
     assert (latents > 0).any()
     sae.decoder_bias.data.zero_()
     torch.testing.assert_close(sae.encode(x - bias if subtract else x), latents)
+
+
+def test_free_norms_begin_at_a_tenth() -> None:
+    torch.testing.assert_close(ReLUAutoencoder(5).dictionary.norm(dim=1), torch.full((10,), 0.1))
+
+
+def test_a_gate_begins_open_and_latents_never_move_it() -> None:
+    torch.manual_seed(0)
+    sae, x = GatedAutoencoder(4, 9), torch.randn(20, 4)
+    latents = sae.encode(x)
+    torch.testing.assert_close(latents, torch.relu(x @ sae.encoder.weight.T))
+    latents.sum().backward()
+    assert sae.gate_bias.grad is None
+    assert sae.magnitude_bias.grad.any()
+    assert sae.log_magnitude.grad.any()

@@ -8,51 +8,6 @@ from palinka.autoencoders import TopKAutoencoder
 from palinka.autoencoders.topk import geometric_median
 
 
-def transcription(sae: TopKAutoencoder, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The paper's equations, one row at a time; ties are all kept."""
-    latents = []
-    for row in x:
-        a = (sae.encoder.weight @ (row - sae.decoder_bias) + sae.encoder.bias).relu()
-        smallest = sorted(a.tolist(), reverse=True)[sae.k - 1]
-        latents.append(torch.stack([v if v.item() >= smallest else 0.0 * v for v in a]))
-    z = torch.stack(latents)
-    return z, z @ sae.decoder_weight + sae.decoder_bias
-
-
-def perturbed(sae: TopKAutoencoder) -> TopKAutoencoder:
-    """The same with biases that are not zero, and an encoder of its own."""
-    with torch.no_grad():
-        for parameter in sae.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return sae
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.integers(1, 6), st.integers(1, 9), st.integers(0, 1000), st.data())
-def test_it_is_the_paper(d: int, latents: int, seed: int, data: st.DataObject) -> None:
-    k = data.draw(st.integers(1, latents))
-    torch.manual_seed(seed)
-    sae = perturbed(TopKAutoencoder(d, latents, k).double())
-    x = torch.randn(5, d, dtype=torch.float64)
-    z, reconstruction = transcription(sae, x)
-    output = sae(x)
-    torch.testing.assert_close(output.latents, z)
-    torch.testing.assert_close(output.reconstruction, reconstruction)
-
-
-def test_gradients() -> None:
-    torch.manual_seed(0)
-    sae = perturbed(TopKAutoencoder(3, 5, 2).double())
-    names = [name for name, _ in sae.named_parameters()]
-    x = torch.randn(4, 3, dtype=torch.float64)
-
-    def reconstruction(*parameters: Tensor) -> Tensor:
-        given = dict(zip(names, parameters, strict=True))
-        return torch.func.functional_call(sae, given, (x,)).reconstruction
-
-    assert torch.autograd.gradcheck(reconstruction, tuple(sae.parameters()))
-
-
 def test_it_begins_at_the_geometric_median() -> None:
     sae = TopKAutoencoder(2)
     assert (sae.latent_dim, sae.k, sae.unit_norm) == (4, 1, True)

@@ -1,16 +1,13 @@
 """What every test may need: one thread per test, a folder of its own, the real data."""
 
-import json
+import multiprocessing
 import os
-import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
@@ -27,6 +24,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 REPOSITORY = Path(__file__).parent.parent
+sys.path.append(str(Path(__file__).parent))  # so that processes find `processes.py`
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -78,97 +76,56 @@ def stimuli(tmp_path: Path) -> Callable[..., str]:
 
 
 class Commands:
-    """Runs commands of palinka in processes of their own, and kills them."""
+    """Runs commands of palinka in processes of their own, which begin with everything imported."""
 
     def __init__(self, cache: Path) -> None:
-        self.served = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("forked_commands.py"))],
-            env={**os.environ, "PALINKA_CACHE": str(cache), "OMP_NUM_THREADS": "1"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["palinka.cli.fit"])
+        self._cache = str(cache)
+
+    def start(self, folder: Path, arguments: list[str], **environment: str) -> Any:
+        """Start a command; its output goes to `output.txt` of the folder."""
+        from processes import run_command
+
+        folder.mkdir(exist_ok=True)
+        given = (str(folder), arguments, {"PALINKA_CACHE": self._cache, **environment})
+        process = self._context.Process(target=run_command, args=given)
+        process.start()
+        return process
+
+    def start_on(self, devices: int, folder: Path, arguments: list[str], **more: str) -> list[Any]:
+        """Start a command on several devices, a process each."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            more |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+        ranks = map(str, range(devices))
+        return [self.start(folder, arguments, LOCAL_RANK=rank, **more) for rank in ranks]
 
     def run(self, folder: Path, arguments: list[str], killed_after: float | None = None) -> int:
-        """Run a command and return its exit status.
-
-        Args:
-            folder: Where to run it.
-            arguments: What to run.
-            killed_after: So many seconds after its log folder is there.
-        """
-        return self.run_on(1, folder, arguments, killed_after)[0]
-
-    def run_on(
-        self,
-        processes: int,
-        folder: Path,
-        arguments: list[str],
-        killed_after: float | None = None,
-    ) -> list[int]:
-        """Run a command on several devices, a process each, and return their exit statuses.
-
-        Args:
-            processes: How many.
-            folder: Where to run it.
-            arguments: What to run.
-            killed_after: So many seconds after its log folder is there.
-        """
-        environments = [{}]
-        if processes > 1:
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                port = str(free.getsockname()[1])
-            address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            environments = [{**address, "LOCAL_RANK": str(rank)} for rank in range(processes)]
-        return self.run_at_once(folder, [arguments] * processes, environments, killed_after)
-
-    def run_at_once(
-        self,
-        folder: Path,
-        lines: list[list[str]],
-        environments: list[dict[str, str]] | None = None,
-        killed_after: float | None = None,
-    ) -> list[int]:
-        """Run commands at the same time, and return their exit statuses.
-
-        Args:
-            folder: Where to run them.
-            lines: The arguments of each.
-            environments: The environment variables of each.
-            killed_after: So many seconds after their log folder is there.
-        """
-        assert self.served.stdin is not None
-        assert self.served.stdout is not None
-        folder.mkdir(exist_ok=True)
-        environments = environments or [{}] * len(lines)
-        request = {"lines": lines, "in": str(folder), "environments": environments}
-        self.served.stdin.write(json.dumps(request) + "\n")
-        self.served.stdin.flush()
-        pids = json.loads(self.served.stdout.readline())
+        """Run a command, kill it so many seconds after its log folder is there; its exit status."""
+        process = self.start(folder, arguments)
         if killed_after is not None:
-            begun = time.monotonic()
-            while not (folder / "lightning_logs").exists() and time.monotonic() - begun < 60:
+            while process.is_alive() and not (folder / "lightning_logs").exists():
                 time.sleep(0.002)
             time.sleep(killed_after)
-            for pid in pids:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-        statuses: list[int] = json.loads(self.served.stdout.readline())
-        return statuses
+            process.kill()
+        return self.ended(process)[0]
 
-    def close(self) -> None:
-        assert self.served.stdin
-        self.served.stdin.close()
-        self.served.wait(20)
+    def run_on(self, devices: int, folder: Path, arguments: list[str]) -> list[int]:
+        """Run a command on several devices, and return the exit statuses of their processes."""
+        return self.ended(*self.start_on(devices, folder, arguments))
+
+    def ended(self, *processes: Any) -> list[int]:
+        """Wait for processes; their exit statuses, negative for the signal that ended one."""
+        for process in processes:
+            process.join()
+        return [process.exitcode for process in processes]
 
 
 @pytest.fixture(scope="session")
-def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
-    """Processes that share a cache, and begin with everything imported."""
-    commands = Commands(tmp_path_factory.mktemp("cache"))
-    yield commands
-    commands.close()
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Commands:
+    """Processes that share a cache."""
+    return Commands(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

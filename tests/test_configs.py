@@ -19,47 +19,32 @@ CONFIGS = sorted(FOLDER.glob("*.yaml"))
 ARCHITECTURES = sorted((FOLDER / "architectures").glob("*.yaml"))
 
 FAST = [
-    "--trainer.fast_dev_run=true",
-    "--trainer.accelerator=cpu",
+    "--trainer.fast_dev_run=true", "--trainer.accelerator=cpu",
     "--trainer.enable_progress_bar=false",
-]
+]  # fmt: skip
 SMALL = [
-    "--data.train_tokens=1024",
-    "--data.validation_tokens=256",
-    "--data.context_length=64",
+    "--data.train_tokens=1024", "--data.validation_tokens=256", "--data.context_length=64",
     "--data.batch_size=128",
-]
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random GPT-2 of two small blocks."""
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A random GPT-2 and a random Llama, of two small blocks each."""
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(mini_gpt2_folder())
-    model = GPT2LMHeadModel(
-        GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2, n_positions=64)
-    )
-    folder = tmp_path_factory.mktemp("gpt2")
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama of two small blocks."""
-    torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(mini_gpt2_folder())
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
-        )
+    size = len(tokenizer)
+    llama = LlamaConfig(
+        vocab_size=size, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
     )  # fmt: skip
-    folder = tmp_path_factory.mktemp("llama")
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    gpt2 = GPT2Config(vocab_size=size, n_embd=32, n_layer=2, n_head=2, n_positions=64)
+    made = {"gpt2": GPT2LMHeadModel(gpt2), "llama": LlamaForCausalLM(llama)}
+    folder = tmp_path_factory.mktemp("models")
+    for name, model in made.items():
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    return {name: folder / name for name in made}
 
 
 @pytest.fixture(scope="module")
@@ -85,41 +70,27 @@ def harvested(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "config",
     [
-        pytest.param(
-            path, id=path.stem, marks=[pytest.mark.slow] * path.stem.startswith("frontier")
-        )
-        for path in CONFIGS
+        pytest.param(p, id=p.stem, marks=[pytest.mark.slow] * ("frontier" in p.stem))
+        for p in CONFIGS
     ],
 )
 def test_a_shipped_configuration_runs(
-    config: Path,
-    workspace: Path,
-    gpt2: Path,
-    llama: Path,
-    texts: Path,
+    config: Path, workspace: Path, models: dict[str, Path], texts: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:
+) -> None:  # fmt: skip
+    gpt2 = [f"--data.language_model={models['gpt2']}", f"--data.corpus.path={texts / 'dataset'}"]
+    llama = [f"--data.language_model={models['llama']}", f"--data.corpus.path={texts / 'files'}"]
     stand_ins: dict[str, list[str]] = {
-        "quickstart": SMALL,
-        "passage": [],
-        "gpt2": [
-            *SMALL,
-            f"--data.language_model={gpt2}",
-            f"--data.corpus.path={texts / 'dataset'}",
-        ],
-        "smollm2": [
-            *SMALL,
-            f"--data.language_model={llama}",
-            f"--data.corpus.path={texts / 'files'}",
-        ],
+        "gpt2": gpt2,
+        "gpt2-medium": gpt2,
+        "smollm2": llama,
+        "frontier_smollm2": llama,
+        # On two devices it is run in tests/test_devices.py.
+        "sharded": ["--trainer.devices=1", "--trainer.strategy=auto"],
     }
-    stand_ins["sweep"] = stand_ins["frontier"] = SMALL
-    stand_ins["frontier_smollm2"] = stand_ins["smollm2"]
-    stand_ins["gpt2-medium"] = stand_ins["gpt2"]
-    # On two devices it is run in tests/test_devices.py.
-    stand_ins["sharded"] = [*SMALL, "--trainer.devices=1", "--trainer.strategy=auto"]
+    small = [] if config.stem == "passage" else [*SMALL, *stand_ins.get(config.stem, [])]
     monkeypatch.setenv("PALINKA_DATA", str(texts))
-    assert main(["fit", "--config", str(config), *stand_ins[config.stem], *FAST]) == 0
+    assert main(["fit", "--config", str(config), *small, *FAST]) == 0
 
 
 @pytest.mark.parametrize("config", ARCHITECTURES, ids=[path.stem for path in ARCHITECTURES])

@@ -1,5 +1,6 @@
 """A run that is killed, and started again, ends as the run that was never stopped."""
 
+import functools
 import json
 import random
 import shutil
@@ -15,49 +16,46 @@ from tensorboard.backend.event_processing.event_file_loader import RawEventFileL
 from tensorboard.compat.proto.event_pb2 import Event
 
 SMALL = [
-    "--data.train_tokens=5120",
-    "--data.validation_tokens=1024",
-    "--data.batch_size=512",
-    "--data.context_length=64",
-    "--model.autoencoder.latent_dim=256",
-    "--model.autoencoder.k=8",
-    "--model.sparsity_warmup_steps=7",
-    "--model.decorrelation_warmup_steps=16",
-    "--model.lr_scheduler=CosineAnnealingLR",
-    "--model.lr_scheduler.T_max=40",
-    "--trainer.accelerator=cpu",
-    "--trainer.enable_progress_bar=false",
-    "--trainer.enable_model_summary=false",
-    "--trainer.max_epochs=3",
-    "--trainer.log_every_n_steps=1",
-    "--trainer.callbacks+=RunCheckpoints",
-]
+    "--data.train_tokens=5120", "--data.validation_tokens=1024", "--data.batch_size=512",
+    "--data.context_length=64", "--model.autoencoder.latent_dim=256", "--model.autoencoder.k=8",
+    "--model.sparsity_warmup_steps=7", "--model.decorrelation_warmup_steps=16",
+    "--model.lr_scheduler=CosineAnnealingLR", "--model.lr_scheduler.T_max=40",
+    "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false", "--trainer.max_epochs=3",
+    "--trainer.log_every_n_steps=1", "--trainer.callbacks+=RunCheckpoints",
+]  # fmt: skip
 # Ten batches an epoch. Checkpoints fall on logged steps and others, on the last batch of an epoch,
 # and beside validations in its middle.
+EVERY = "--trainer.callbacks.every_n_steps"
 KINDS = {
-    "every step": ["--trainer.callbacks.every_n_steps=1"],
-    "accumulated": [
-        "--trainer.callbacks.every_n_steps=2",
-        "--trainer.accumulate_grad_batches=3",
-    ],
+    "every step": [f"{EVERY}=1"],
+    "accumulated": [f"{EVERY}=2", "--trainer.accumulate_grad_batches=3"],
     "validated in between": [
-        "--trainer.callbacks.every_n_steps=5",
-        "--trainer.val_check_interval=5",
-        "--trainer.log_every_n_steps=2",
+        f"{EVERY}=5", "--trainer.val_check_interval=5", "--trainer.log_every_n_steps=2",
     ],
-}
+}  # fmt: skip
+CHECKPOINTS = "lightning_logs/version_0/checkpoints"
+LAST = f"{CHECKPOINTS}/last.ckpt"
+slow = pytest.mark.slow
+
+
+def line(kind: str, *more: str) -> list[str]:
+    return ["fit", *SMALL, *KINDS[kind], *more]
+
+
+def stopping(**stops: Any) -> str:
+    callback = {"class_path": "processes.Stops", "init_args": stops}
+    return f"--trainer.callbacks+={json.dumps(callback)}"
 
 
 def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
     """All that TensorBoard's files hold, in the order of writing, as no viewer has tidied it."""
     found: dict[str, list[tuple[int, float]]] = {}
     for path in sorted(run.glob("events.out.tfevents.*")):
-        for record in RawEventFileLoader(str(path)).Load():
-            event = Event.FromString(record)
+        for event in map(Event.FromString, RawEventFileLoader(str(path)).Load()):
             for value in event.summary.value:
-                if value.metadata.plugin_data.plugin_name == "scalars" or value.HasField(
-                    "simple_value"
-                ):
+                plugin = value.metadata.plugin_data.plugin_name
+                if plugin == "scalars" or value.HasField("simple_value"):
                     number = value.simple_value or sum(value.tensor.float_val)
                     found.setdefault(value.tag, []).append((event.step, number))
     return {tag: points for tag, points in found.items() if not tag.startswith("throughput/")}
@@ -65,8 +63,7 @@ def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
 
 def end_of(folder: Path) -> dict[str, Any]:
     """What a run has come to, but for how fast it was."""
-    run = folder / "lightning_logs" / "version_0"
-    checkpoint = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    checkpoint = torch.load(folder / LAST, weights_only=True)
     metrics = {n: float(v) for n, v in checkpoint["run"]["metrics"].items()}
     return {
         "weights": checkpoint["state_dict"],
@@ -74,7 +71,7 @@ def end_of(folder: Path) -> dict[str, Any]:
         "schedule": checkpoint["lr_schedulers"],
         "step": checkpoint["global_step"],
         "metrics": {n: v for n, v in metrics.items() if not n.startswith("throughput/")},
-        "scalars": scalars(run),
+        "scalars": scalars(folder / "lightning_logs/version_0"),
     }
 
 
@@ -103,32 +100,23 @@ def assert_same_end(found: Path, expected: Path) -> None:
     assert [folder.name for folder in (found / "lightning_logs").iterdir()] == ["version_0"]
 
 
-class References(dict[str, tuple[Path, float]]):
-    """By kind a run that was never stopped, made when asked for, and how many seconds it took."""
-
-    def __init__(self, make: Callable[[str], tuple[Path, float]]) -> None:
-        super().__init__()
-        self._make = make
-
-    def __missing__(self, kind: str) -> tuple[Path, float]:
-        self[kind] = self._make(kind)
-        return self[kind]
+References = Callable[[str], tuple[Path, float]]
 
 
 @pytest.fixture(scope="module")
 def references(commands: Any, tmp_path_factory: pytest.TempPathFactory) -> References:
-    commands.run(
-        tmp_path_factory.mktemp("harvest"),
-        ["harvest", *SMALL[:4], "--model.autoencoder.latent_dim=256"],
-    )
+    """By kind a run that was never stopped, made when asked for, and its seconds."""
+    harvest = ["harvest", *SMALL[:4], "--model.autoencoder.latent_dim=256"]
+    commands.run(tmp_path_factory.mktemp("harvest"), harvest)
 
-    def make(kind: str) -> tuple[Path, float]:
+    @functools.cache
+    def made(kind: str) -> tuple[Path, float]:
         folder = tmp_path_factory.mktemp("reference")
         start = time.monotonic()
-        assert commands.run(folder, ["fit", *SMALL, *KINDS[kind]]) == 0
+        assert commands.run(folder, line(kind)) == 0, (folder / "output.txt").read_text()
         return folder, time.monotonic() - start
 
-    return References(make)
+    return made
 
 
 @pytest.mark.parametrize(
@@ -136,30 +124,26 @@ def references(commands: Any, tmp_path_factory: pytest.TempPathFactory) -> Refer
     [
         ("every step", 30, 30, 3),
         ("accumulated", 12, 12, 3),
-        pytest.param("validated in between", 30, 15, 6, marks=pytest.mark.slow),
+        pytest.param("validated in between", 30, 15, 6, marks=slow),
     ],
 )
 def test_a_reference_run_is_what_it_should_be(
     kind: str, steps: int, logged: int, validated: int, references: References
 ) -> None:
-    end = end_of(references[kind][0])
+    end = end_of(references(kind)[0])
     assert end["step"] == steps
     assert len(end["scalars"]["loss/total"]) == logged
     assert len(end["scalars"]["val/fvu"]) == validated
 
 
 @pytest.mark.parametrize(
-    "kind",
-    [
-        kind if kind == "every step" else pytest.param(kind, marks=pytest.mark.slow)
-        for kind in KINDS
-    ],
+    "kind", ["every step", *(pytest.param(k, marks=slow) for k in [*KINDS][1:])]
 )
 def test_killed_anywhere_a_run_ends_the_same(
     kind: str, commands: Any, references: References, tmp_path: Path
 ) -> None:
-    expected, seconds = references[kind]
-    arguments = ["fit", *SMALL, *KINDS[kind], "--ckpt_path=last"]
+    expected, seconds = references(kind)
+    arguments = line(kind, "--ckpt_path=last")
     moment = random.Random(kind).uniform(0.0, 0.5) * seconds
     while commands.run(tmp_path, arguments, killed_after=moment) != -signal.SIGKILL:
         shutil.rmtree(tmp_path)  # it was faster
@@ -171,119 +155,98 @@ def test_killed_anywhere_a_run_ends_the_same(
 def test_a_run_that_lacks_nothing_but_its_end_ends_the_same(
     commands: Any, references: References, tmp_path: Path
 ) -> None:
-    expected, _ = references["every step"]
+    expected, _ = references("every step")
     shutil.copytree(expected, tmp_path / "run")
-    arguments = ["fit", *SMALL, *KINDS["every step"], "--ckpt_path=last"]
-    assert commands.run(tmp_path / "run", arguments) == 0
+    assert commands.run(tmp_path / "run", line("every step", "--ckpt_path=last")) == 0
     assert_same_end(tmp_path / "run", expected)
 
 
-STOPS = [
-    # kind, how, after which step, in its validation, exit status, step of the checkpoint
-    pytest.param("every step", "SIGTERM", 4, False, 143, 5, marks=pytest.mark.slow),
-    ("accumulated", "SIGTERM", 5, False, 143, 6),  # its gradient is half there
-    pytest.param(
-        "validated in between", "SIGTERM", 9, False, 143, 10, marks=pytest.mark.slow
-    ),  # the last batch of the epoch
-    pytest.param(
-        "validated in between", "SIGTERM", 4, False, 143, 5, marks=pytest.mark.slow
-    ),  # before a validation
-    pytest.param("validated in between", "SIGTERM", 10, True, 143, 11, marks=pytest.mark.slow),
-    pytest.param("every step", "SIGINT", 13, False, 130, 13, marks=pytest.mark.slow),
-    pytest.param("accumulated", "exception", 7, False, 1, 6, marks=pytest.mark.slow),
-]
-
-
-@pytest.mark.parametrize(("kind", "by", "after_steps", "in_validation", "status", "saved"), STOPS)
+@pytest.mark.parametrize(
+    ("kind", "by", "after", "in_validation", "status", "saved"),
+    [
+        ("accumulated", "SIGTERM", 5, False, 143, 6),  # its gradient is half there
+        pytest.param("every step", "SIGTERM", 4, False, 143, 5, marks=slow),
+        # the last batch of the epoch, before a validation, and in one
+        pytest.param("validated in between", "SIGTERM", 9, False, 143, 10, marks=slow),
+        pytest.param("validated in between", "SIGTERM", 4, False, 143, 5, marks=slow),
+        pytest.param("validated in between", "SIGTERM", 10, True, 143, 11, marks=slow),
+        pytest.param("every step", "SIGINT", 13, False, 130, 13, marks=slow),
+        pytest.param("accumulated", "exception", 7, False, 1, 6, marks=slow),
+    ],
+)
 def test_stopped_a_run_ends_the_same(
-    kind: str,
-    by: str,
-    after_steps: int,
-    in_validation: bool,
-    status: int,
-    saved: int,
-    commands: Any,
-    references: References,
-    tmp_path: Path,
-) -> None:
-    arguments = ["fit", *SMALL, *KINDS[kind]]
+    kind: str, by: str, after: int, in_validation: bool, status: int, saved: int,
+    commands: Any, references: References, tmp_path: Path,
+) -> None:  # fmt: skip
+    arguments = line(kind)
     if by == "SIGTERM":
         # Nothing but the signal makes the run save within an epoch.
-        arguments = [a for a in arguments if "callbacks.every_n_steps" not in a]
-    stops = {"by": by, "after_steps": after_steps, "in_validation": in_validation}
-    callback = {"class_path": "stopping.Stops", "init_args": stops}
-    stopping = f"--trainer.callbacks+={json.dumps(callback)}"
-    assert commands.run(tmp_path, [*arguments, stopping]) == status
-    last = tmp_path / "lightning_logs/version_0/checkpoints/last.ckpt"
+        arguments = [a for a in arguments if EVERY not in a]
+    stops = stopping(by=by, after_steps=after, in_validation=in_validation)
+    assert commands.run(tmp_path, [*arguments, stops]) == status
+    last = tmp_path / LAST
     assert torch.load(last, weights_only=True)["global_step"] == saved
     # What a loss of power leaves of a checkpoint that was being written.
     last.with_name("last.ckpt.tmp").write_bytes(last.read_bytes()[:1000])
     assert commands.run(tmp_path, [*arguments, "--ckpt_path=last"]) == 0
-    assert_same_end(tmp_path, references[kind][0])
+    assert_same_end(tmp_path, references(kind)[0])
     if by != "exception":
         assert f"saved at step {saved}" in (tmp_path / "output.txt").read_text()
 
 
 @pytest.mark.parametrize(
-    "damage", ["torn", *(pytest.param(d, marks=pytest.mark.slow) for d in ("flipped", "both"))]
+    "damage", ["torn", *(pytest.param(d, marks=slow) for d in ("flipped", "both"))]
 )
 def test_a_damaged_checkpoint_is_passed_over(
-    damage: str,
-    commands: Any,
-    references: References,
-    tmp_path: Path,
+    damage: str, commands: Any, references: References, tmp_path: Path
 ) -> None:
-    arguments = ["fit", *SMALL, *KINDS["every step"]]
-    assert commands.run(tmp_path, [*arguments, "--trainer.max_epochs=1"]) == 0
-    checkpoints = tmp_path / "lightning_logs/version_0/checkpoints"
-    last, previous = checkpoints / "last.ckpt", checkpoints / "previous.ckpt"
+    assert commands.run(tmp_path, line("every step", "--trainer.max_epochs=1")) == 0
+    last, previous = tmp_path / LAST, tmp_path / CHECKPOINTS / "previous.ckpt"
     content = bytearray(last.read_bytes())
     content[len(content) // 2] ^= 1
     last.write_bytes(content if damage == "flipped" else content[:-1000])
     if damage == "both":
         previous.write_bytes(b"")
-    assert commands.run(tmp_path, [*arguments, "--ckpt_path=last"]) == 0
-    assert_same_end(tmp_path, references["every step"][0])
+    assert commands.run(tmp_path, line("every step", "--ckpt_path=last")) == 0
+    assert_same_end(tmp_path, references("every step")[0])
     output = " ".join((tmp_path / "output.txt").read_text().split())
     assert "last.ckpt is" in output
     assert "skipped, looking for an older one" in output
     assert ("the run starts anew" in output) == (damage == "both")
 
 
-@pytest.mark.slow
+@slow
 def test_a_finished_run_goes_on_when_it_is_asked_for_more(
     commands: Any, references: References, tmp_path: Path
 ) -> None:
     """Also where it ended in the middle of an epoch."""
-    arguments = ["fit", *SMALL, *KINDS["every step"], "--ckpt_path=last"]
     for steps in (10, 17, 17, 30):
-        assert commands.run(tmp_path, [*arguments, f"--trainer.max_steps={steps}"]) == 0
-    assert_same_end(tmp_path, references["every step"][0])
+        more = line("every step", "--ckpt_path=last", f"--trainer.max_steps={steps}")
+        assert commands.run(tmp_path, more) == 0
+    assert_same_end(tmp_path, references("every step")[0])
 
 
 def test_another_checkpoint_begins_a_run_of_its_own(commands: Any, references: References) -> None:
-    folder = references["every step"][0]
+    folder = references("every step")[0]
     before = end_of(folder)
-    last = "lightning_logs/version_0/checkpoints/last.ckpt"
-    arguments = ["fit", *SMALL, "--trainer.max_epochs=4", f"--ckpt_path={last}"]
-    assert commands.run(folder, arguments) == 0
+    more = ["fit", *SMALL, "--trainer.max_epochs=4", f"--ckpt_path={LAST}"]
+    assert commands.run(folder, more) == 0
     assert dict(flat(end_of(folder))) == dict(flat(before))
     assert scalars(folder / "lightning_logs/version_1")["loss/total"][0][0] == 30
     shutil.rmtree(folder / "lightning_logs/version_1")
 
 
-@pytest.mark.slow
+@slow
 def test_a_logger_of_ones_own_goes_on_in_its_folder(
     commands: Any, references: References, tmp_path: Path
 ) -> None:
     logger = {"class_path": "TensorBoardLogger", "init_args": {"save_dir": "mine", "name": "logs"}}
-    arguments = ["fit", *SMALL, *KINDS["every step"], "--ckpt_path=last"]
-    arguments += [f"--trainer.logger={json.dumps(logger)}"]
+    arguments = line("every step", "--ckpt_path=last", f"--trainer.logger={json.dumps(logger)}")
     assert commands.run(tmp_path, [*arguments, "--trainer.max_steps=13"]) == 0
     assert commands.run(tmp_path, arguments) == 0
     (tmp_path / "mine" / "logs").rename(tmp_path / "lightning_logs")
     found = {tag: v for tag, v in end_of(tmp_path)["scalars"].items() if tag != "hp_metric"}
-    assert found == end_of(references["every step"][0])["scalars"]
+    assert found == end_of(references("every step")[0])["scalars"]
 
 
 def test_a_trial_run_leaves_nothing(commands: Any, references: object, tmp_path: Path) -> None:
@@ -298,13 +261,13 @@ TWO_DEVICES = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_si
 def on_two(commands: Any, references: object, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on two devices that was never stopped, on the activations of the others."""
     folder = tmp_path_factory.mktemp("two")
-    arguments = ["fit", *SMALL, *KINDS["accumulated"], *TWO_DEVICES]
+    arguments = line("accumulated", *TWO_DEVICES)
     assert commands.run_on(2, folder, arguments) == [0, 0], (folder / "output.txt").read_text()
     return folder
 
 
 def test_two_devices_take_the_steps_of_one(on_two: Path, references: References) -> None:
-    two, one = dict(flat(end_of(on_two))), dict(flat(end_of(references["accumulated"][0])))
+    two, one = dict(flat(end_of(on_two))), dict(flat(end_of(references("accumulated")[0])))
     assert two.keys() == one.keys()
     for name, value in two.items():
         if isinstance(value, tuple):
@@ -313,57 +276,44 @@ def test_two_devices_take_the_steps_of_one(on_two: Path, references: References)
             assert value[1] == pytest.approx(one[name][1], rel=1e-5, abs=1e-7)
 
 
-STOPS_ON_TWO = [
-    # how, after which step, which processes, their exit statuses, step of the checkpoint
-    pytest.param("SIGKILL", 5, (0, 1), [-9, -9], 4, marks=pytest.mark.slow),
-    pytest.param("SIGKILL", 6, (1,), [1, -9], 6, marks=pytest.mark.slow),
-    pytest.param("SIGTERM", 6, (0,), [143, 143], 7, marks=pytest.mark.slow),
-    pytest.param("SIGTERM", 2, (1,), [143, 143], 3, marks=pytest.mark.slow),
-    pytest.param("SIGTERM", 9, (0, 1), [143, 143], 10, marks=pytest.mark.slow),
-]
-
-
-@pytest.mark.parametrize(("by", "after_steps", "ranks", "statuses", "saved"), STOPS_ON_TWO)
+@slow
+@pytest.mark.parametrize(
+    ("by", "after", "ranks", "statuses", "saved"),
+    [
+        ("SIGKILL", 5, (0, 1), [-9, -9], 4),
+        ("SIGKILL", 6, (1,), [1, -9], 6),
+        ("SIGTERM", 6, (0,), [143, 143], 7),
+        ("SIGTERM", 2, (1,), [143, 143], 3),
+        ("SIGTERM", 9, (0, 1), [143, 143], 10),
+    ],
+)
 def test_stopped_on_two_devices_a_run_ends_the_same(
-    by: str,
-    after_steps: int,
-    ranks: tuple[int, ...],
-    statuses: list[int],
-    saved: int,
-    commands: Any,
-    on_two: Path,
-    tmp_path: Path,
-) -> None:
-    arguments = ["fit", *SMALL, *KINDS["accumulated"], *TWO_DEVICES]
-    stops = {"by": by, "after_steps": after_steps, "ranks": ranks}
-    callback = {"class_path": "stopping.Stops", "init_args": stops}
-    stopping = f"--trainer.callbacks+={json.dumps(callback)}"
-    assert commands.run_on(2, tmp_path, [*arguments, stopping]) == statuses
-    last = tmp_path / "lightning_logs/version_0/checkpoints/last.ckpt"
-    assert torch.load(last, weights_only=True)["global_step"] == saved
+    by: str, after: int, ranks: tuple[int, ...], statuses: list[int], saved: int,
+    commands: Any, on_two: Path, tmp_path: Path,
+) -> None:  # fmt: skip
+    arguments = line("accumulated", *TWO_DEVICES)
+    stops = stopping(by=by, after_steps=after, ranks=ranks)
+    assert commands.run_on(2, tmp_path, [*arguments, stops]) == statuses
+    assert torch.load(tmp_path / LAST, weights_only=True)["global_step"] == saved
     assert commands.run_on(2, tmp_path, [*arguments, "--ckpt_path=last"]) == [0, 0]
     assert_same_end(tmp_path, on_two)
 
 
-@pytest.mark.slow
+@slow
 def test_twenty_kills(commands: Any, references: References, tmp_path: Path) -> None:
     moments = random.Random(1)
     kills, while_training, runs = 0, 0, 0
     while kills < 20:
         kind = list(KINDS)[runs % len(KINDS)]
-        expected, seconds = references[kind]
+        expected, seconds = references(kind)
         folder = tmp_path / str(runs)
-        last = folder / "lightning_logs/version_0/checkpoints/last.ckpt"
-        arguments = ["fit", *SMALL, *KINDS[kind], "--ckpt_path=last"]
+        arguments = line(kind, "--ckpt_path=last")
         # Some runs are killed again when they have just gone on.
         for _ in range(moments.randint(1, 3)):
             ended = commands.run(folder, arguments, moments.uniform(0.0, 0.6) * seconds)
             kills += ended == -signal.SIGKILL
-            while_training += ended == -signal.SIGKILL and last.exists()
+            while_training += ended == -signal.SIGKILL and (folder / LAST).exists()
         assert commands.run(folder, arguments) == 0
         assert_same_end(folder, expected)
         runs += 1
-    print(
-        f"{kills} kills in {runs} runs survived, {while_training} of them with a checkpoint there"
-    )
     assert while_training >= 10

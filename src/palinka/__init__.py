@@ -7,61 +7,46 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from palinka.autoencoders import (
-        Autoencoder,
-        BatchTopKAutoencoder,
-        GatedAutoencoder,
-        JumpReLUAutoencoder,
-        KSparseAutoencoder,
-        MatryoshkaAutoencoder,
-        ReLUAutoencoder,
-        TopKAutoencoder,
-    )
-    from palinka.data import ActivationDataModule
-    from palinka.language_models import LanguageModel
-    from palinka.training import SparseAutoencoderModule
+    from palinka.autoencoders import Autoencoder as Autoencoder
+    from palinka.autoencoders import BatchTopKAutoencoder as BatchTopKAutoencoder
+    from palinka.autoencoders import GatedAutoencoder as GatedAutoencoder
+    from palinka.autoencoders import JumpReLUAutoencoder as JumpReLUAutoencoder
+    from palinka.autoencoders import KSparseAutoencoder as KSparseAutoencoder
+    from palinka.autoencoders import MatryoshkaAutoencoder as MatryoshkaAutoencoder
+    from palinka.autoencoders import ReLUAutoencoder as ReLUAutoencoder
+    from palinka.autoencoders import TopKAutoencoder as TopKAutoencoder
+    from palinka.data import ActivationDataModule as ActivationDataModule
+    from palinka.language_models import LanguageModel as LanguageModel
+    from palinka.training import SparseAutoencoderModule as SparseAutoencoderModule
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "ActivationDataModule": "palinka.data",
-    "Autoencoder": "palinka.autoencoders",
-    "BatchTopKAutoencoder": "palinka.autoencoders",
-    "GatedAutoencoder": "palinka.autoencoders",
-    "JumpReLUAutoencoder": "palinka.autoencoders",
-    "KSparseAutoencoder": "palinka.autoencoders",
-    "LanguageModel": "palinka.language_models",
-    "MatryoshkaAutoencoder": "palinka.autoencoders",
-    "ReLUAutoencoder": "palinka.autoencoders",
-    "SparseAutoencoderModule": "palinka.training",
-    "TopKAutoencoder": "palinka.autoencoders",
+    "ActivationDataModule": "data",
+    "Autoencoder": "autoencoders",
+    "BatchTopKAutoencoder": "autoencoders",
+    "GatedAutoencoder": "autoencoders",
+    "JumpReLUAutoencoder": "autoencoders",
+    "KSparseAutoencoder": "autoencoders",
+    "LanguageModel": "language_models",
+    "MatryoshkaAutoencoder": "autoencoders",
+    "ReLUAutoencoder": "autoencoders",
+    "SparseAutoencoderModule": "training",
+    "TopKAutoencoder": "autoencoders",
 }
-_ROOMS = ("analyses", "atlas", "autoencoders", "data", "language_models", "training")
+_ROOMS = ("analyses", "atlas", *dict.fromkeys(_HOME.values()))
 
-__all__ = [
-    "ActivationDataModule",
-    "Autoencoder",
-    "BatchTopKAutoencoder",
-    "GatedAutoencoder",
-    "JumpReLUAutoencoder",
-    "KSparseAutoencoder",
-    "LanguageModel",
-    "MatryoshkaAutoencoder",
-    "ReLUAutoencoder",
-    "SparseAutoencoderModule",
-    "TopKAutoencoder",
-    "__version__",
-]
+__all__ = [*_HOME, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        value = getattr(importlib.import_module(_HOME[name]), name)
-        globals()[name] = value
-        return value
     if name in _ROOMS:
         return importlib.import_module(f"palinka.{name}")
-    raise AttributeError(f"module 'palinka' has no attribute '{name}'")
+    if name not in _HOME:
+        raise AttributeError(f"module 'palinka' has no attribute '{name}'")
+    value = getattr(importlib.import_module(f"palinka.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

@@ -13,9 +13,8 @@ from palinka.cli import commands
 from palinka.cli.commands import COMMANDS
 from palinka.errors import InputError, colored, did_you_mean, suppress_progress
 
-# Exit status that shells report of a process that a signal ended.
-INTERRUPTED = 128 + signal.SIGINT
-EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
+# Exit statuses that shells report of a process that a signal ended.
+INTERRUPTED, EXIT_BROKEN_PIPE = 128 + signal.SIGINT, 128 + signal.SIGPIPE
 
 _COMMAND_LINES = "\n".join(f"  {name:<14}{command.does}" for name, command in COMMANDS.items())
 HELP = f"""\
@@ -47,8 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments after the program's name; defaults to those of the process.
 
     Returns:
-        The exit status: 0, 1 for a failure while running, 2 for unusable input, 130 after Ctrl-C,
-        141 after a broken pipe of the output, 143 after SIGTERM.
+        The exit status, as `HELP` lists them, and 141 after a broken pipe of the output.
     """
     given = list(sys.argv[1:] if argv is None else argv)
     arguments = [argument for argument in given if argument != "--quiet"]
@@ -60,13 +58,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"palinka: {colored('error:', 'red', sys.stderr)} {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return _interrupted()
-    except SystemExit as ended:
+    except (KeyboardInterrupt, SystemExit) as ended:
         # After Ctrl-C Lightning cleans up and exits with status 1.
-        if isinstance(ended.__context__, KeyboardInterrupt):
-            return _interrupted()
-        raise
+        if KeyboardInterrupt not in (type(ended), type(ended.__context__)):
+            raise
+        print("palinka: interrupted", file=sys.stderr)
+        return INTERRUPTED
     except BrokenPipeError:
         # As in `palinka cache list | head`. Python flushes standard output once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -88,11 +85,6 @@ def _run(arguments: Sequence[str]) -> int:
     given = " ".join(arguments[: 1 + bool(within)])
     hint = did_you_mean(given, within or [*COMMANDS, "--help", "--version", "--quiet"])
     raise InputError(f"there is no {kind} '{given}'{hint}")
-
-
-def _interrupted() -> int:
-    print("palinka: interrupted", file=sys.stderr)
-    return INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ def did_you_mean(name: str, names: Iterable[str], most: int = 20) -> str:
 
 def first_line(error: BaseException) -> str:
     """First line of an exception's message, or the name of its class."""
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def one_line(error: BaseException) -> str:
@@ -107,11 +107,7 @@ def load_from_file(given: str, folder: Path) -> Any:
 
 
 def expanded(path: str | Path) -> Path:
-    """Replace `~`, `$NAME` and `${NAME}` in a path.
-
-    Raises:
-        InputError: If a variable is not set.
-    """
+    """Replace `~`, `$NAME` and `${NAME}` in a path; an unset variable is an `InputError`."""
     full = os.path.expanduser(os.path.expandvars(path))  # noqa: PTH111  (`~nobody` stays)
     if unset := _UNSET_VARIABLE.search(full):
         raise InputError(f"{path}: the environment variable {unset[1]} is not set; set it first")
@@ -124,13 +120,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
     The bytes go to `<name>.tmp`, which is flushed (`fsync`) and renamed at the end of the `with`
     block. If an exception ends the block, the old version stays and the new one is removed. Only
-    one process may write a file at a time.
-
-    Args:
-        path: The file; its folder must exist.
-
-    Raises:
-        OSError: If it cannot be written.
+    one process may write a file at a time, and its folder must exist.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -171,13 +161,7 @@ def suppress_progress(wanted: bool) -> Iterator[None]:
 
 
 def colored(text: str, color: str, stream: TextIO | None = None) -> str:
-    """Color text for a terminal; other streams get it as it is.
-
-    Args:
-        text: The text; nothing in it is escaped.
-        color: `red`, `green`, `yellow` or `bold`.
-        stream: Defaults to standard output.
-    """
+    """Color text `red`, `green`, `yellow` or `bold` for a terminal, by default standard output."""
     stream = stream or sys.stdout
     # https://no-color.org: any value but the empty one.
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not stream.isatty():
@@ -185,10 +169,24 @@ def colored(text: str, color: str, stream: TextIO | None = None) -> str:
     return f"\x1b[{_COLORS[color]}m{text}\x1b[0m"
 
 
-def _bar(**options: Any) -> Any:
+def progress(
+    description: str, total: int | None, unit: str = "it", **options: Any
+) -> AbstractContextManager[Any]:
+    """Make a progress bar that the caller moves with `.update(n)`.
+
+    Args:
+        description: Text at the left edge of the bar.
+        total: Number of units, if known.
+        unit: Plural name of the unit, such as `tokens`; the rate is in units per second.
+        **options: Of tqdm.
+    """
     from tqdm.auto import tqdm  # brings asyncio, which an error message does not need
 
-    return tqdm(
+    bar: AbstractContextManager[Any] = tqdm(
+        desc=description,
+        total=total,
+        unit=f" {unit}",
+        unit_scale=True,
         delay=DELAY_SECONDS,
         disable=is_quiet(),
         # In a log file every refresh is a line.
@@ -196,25 +194,12 @@ def _bar(**options: Any) -> Any:
         dynamic_ncols=True,
         **options,
     )
-
-
-def progress(description: str, total: int | None, unit: str) -> AbstractContextManager[Any]:
-    """Make a progress bar that the caller moves with `.update(n)`.
-
-    Args:
-        description: Text at the left edge of the bar.
-        total: Number of units, if known.
-        unit: Plural name of the unit, such as `tokens`; the rate is in units per second.
-    """
-    bar: AbstractContextManager[Any] = _bar(
-        desc=description, total=total, unit=f" {unit}", unit_scale=True
-    )
     return bar
 
 
 def track(iterable: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
     """Go through `iterable` with a progress bar."""
-    yield from _bar(iterable=iterable, desc=description, total=total)
+    yield from progress(description, total, iterable=iterable)  # type: ignore[misc]
 
 
 _TYPE_NAMES = {
@@ -233,10 +218,7 @@ def type_mismatch(value: Any, hint: Any) -> str | None:
 
     Args:
         value: A bool, number, text or null.
-        hint: A type hint of such types, literals and unions of them.
-
-    Returns:
-        None where the value fits, or where the hint names other types than these.
+        hint: Types of such values, literals and unions of them; of any other, nothing is said.
     """
     choices = _choices(hint)
     if any(isinstance(choice, type) and choice not in _TYPE_NAMES for choice in choices):
@@ -244,11 +226,6 @@ def type_mismatch(value: Any, hint: Any) -> str | None:
     if any(_fits(value, choice) for choice in choices):
         return None
     return " or ".join(_TYPE_NAMES[c] if isinstance(c, type) else repr(c) for c in choices)
-
-
-def admits_null(hint: Any) -> bool:
-    """Return whether a type hint allows None; one that says nothing does."""
-    return any(choice in (NoneType, object, Any, None) for choice in _choices(hint))
 
 
 def _choices(hint: Any) -> list[Any]:

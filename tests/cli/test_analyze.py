@@ -7,6 +7,7 @@ as many blocks as the set-up needs, stands in for each.
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,8 +26,7 @@ from palinka.assets import mini_gpt2_folder
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 STIMULI = CONFIGS / "stimuli" / "words.yaml"
-ANALYSES = sorted((CONFIGS / "analyses").glob("*.yaml"))
-REFERENCE = sorted((CONFIGS / "reference").glob("*.yaml"))
+FAST = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
 
 
 def save(model: PreTrainedModel, folder: Path) -> Path:
@@ -55,9 +55,8 @@ def gpt_neo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def check(findings: Path) -> None:
     """Findings are complete, and say where they come from."""
     record = json.loads((findings / "findings.json").read_text())
-    assert {"language_model", "revision", "sites", "stimuli_hash", "options"} <= set(
-        record["settings"]
-    )
+    settings = {"language_model", "revision", "sites", "stimuli_hash", "options"}
+    assert settings <= set(record["settings"])
     assert {"palinka", "time", "scalars"} <= set(record)
     arrays = np.load(findings / "arrays.npz")
     assert arrays.files
@@ -69,18 +68,16 @@ def check(findings: Path) -> None:
         assert "<script" not in page.read_text()
 
 
-# What takes long is left to the slow suite; the analyses themselves have tests of their own.
-LONG = ("punctuation", "geography")
-LONG_SET_UPS = ("punctuation", "him_her")
+def configs(folder: str, *slow: str) -> list[Any]:
+    """Each file of a folder; the analyses themselves have tests of their own."""
+    return [
+        pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in slow))
+        for path in sorted((CONFIGS / folder).glob("*.yaml"))
+        if path.stem != "passage"
+    ]
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in LONG))
-        for path in ANALYSES
-    ],
-)
+@pytest.mark.parametrize("config", configs("analyses", "punctuation", "geography"))
 def test_an_analysis_of_the_bundled_model(config: Path, workspace: Path) -> None:
     assert main(["analyze", "--config", str(config), "--output=out"]) == 0
     folders = list((workspace / "out").iterdir())
@@ -89,14 +86,7 @@ def test_an_analysis_of_the_bundled_model(config: Path, workspace: Path) -> None
         check(folder)
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in LONG_SET_UPS))
-        for path in REFERENCE
-        if path.stem != "passage"
-    ],
-)
+@pytest.mark.parametrize("config", configs("reference", "punctuation", "him_her"))
 def test_a_reference_set_up(config: Path, workspace: Path, gpt2: Path, gpt_neo: Path) -> None:
     stand_in = gpt_neo if config.stem == "grammar" else gpt2
     arguments = ["analyze", "--config", str(config), f"--language_model={stand_in}"]
@@ -108,25 +98,19 @@ def test_a_reference_set_up(config: Path, workspace: Path, gpt2: Path, gpt_neo: 
 @pytest.mark.parametrize("config", ["passage.yaml", "reference/passage.yaml"])
 def test_the_passage_ends_with_findings(config: str, workspace: Path, gpt2: Path) -> None:
     options = [
-        f"--data.language_model={gpt2}",
-        "--trainer.max_epochs=3",
-        "--model.autoencoder.latent_dim=96",
-        "--model.autoencoder.k=20",
-        "--trainer.accelerator=cpu",
-        "--trainer.enable_progress_bar=false",
+        *FAST, f"--data.language_model={gpt2}", "--trainer.max_epochs=3",
+        "--model.autoencoder.latent_dim=96", "--model.autoencoder.k=20",
         "--data.context_length=256",
-    ]
+    ]  # fmt: skip
     assert main(["fit", "--config", str(CONFIGS / config), *options]) == 0
     findings = workspace / "lightning_logs" / "version_0" / "analyses"
-    assert sorted(path.name for path in findings.iterdir()) == [
-        "geography", "statistics", "training",
-    ]  # fmt: skip
+    names = {path.name for path in findings.iterdir()}
+    assert names == {"geography", "statistics", "training"}
     check(findings / "geography")
     check(findings / "statistics")
     assert (findings / "training" / "losses.png").exists()
-    assert json.loads((findings / "geography" / "findings.json").read_text())["settings"][
-        "units"
-    ] == "latents"  # fmt: skip
+    record = json.loads((findings / "geography" / "findings.json").read_text())
+    assert record["settings"]["units"] == "latents"
     checkpoint = workspace / "lightning_logs/version_0/checkpoints/last.ckpt"
     analyze = [
         "analyze", "--config", str(CONFIGS / "analyses/geography.yaml"), "--output=out",
@@ -159,23 +143,14 @@ def test_an_analysis_that_fails_is_named_and_the_others_run(
 
 
 def test_a_fit_outlives_its_analyses_and_says_so(workspace: Path) -> None:
-    options = [
-        "--trainer.max_epochs=2",
-        "--trainer.accelerator=cpu",
-        "--trainer.enable_progress_bar=false",
-    ]
     text = (CONFIGS / "passage.yaml").read_text()
     text = text.replace("analysis: category_score", "analysis: category_scores")
-    config = CONFIGS.parent / "configs" / "passage.yaml"
-    (workspace / "passage.yaml").write_text(
-        text.replace("stimuli/passage.yaml", str(config.parent / "stimuli" / "passage.yaml"))
-    )
-    assert main(["fit", "--config", "passage.yaml", *options]) == 1
+    stimuli = str(CONFIGS / "stimuli" / "passage.yaml")
+    (workspace / "passage.yaml").write_text(text.replace("stimuli/passage.yaml", stimuli))
+    assert main(["fit", "--config", "passage.yaml", "--trainer.max_epochs=2", *FAST]) == 1
     folder = workspace / "lightning_logs" / "version_0"
     assert (folder / "checkpoints" / "last.ckpt").exists()
-    assert sorted(path.name for path in (folder / "analyses").iterdir()) == [
-        "statistics", "training",
-    ]  # fmt: skip
+    assert {path.name for path in (folder / "analyses").iterdir()} == {"statistics", "training"}
 
 
 @pytest.mark.parametrize(

@@ -218,7 +218,8 @@ def config(run: Path) -> Any:
 def test_commands_that_start_at_once_have_a_folder_each(commands: Any, tmp_path: Path) -> None:
     runs = [tmp_path / "lightning_logs" / f"version_{number}" for number in range(8)]
     fits = [[*FIT, f"--model.autoencoder.k={k}"] for k in (4, 5, 6, 7)]
-    assert commands.run_at_once(tmp_path, fits) == [0] * 4, (tmp_path / "output.txt").read_text()
+    processes = [commands.start(tmp_path, fit) for fit in fits]
+    assert commands.ended(*processes) == [0] * 4, (tmp_path / "output.txt").read_text()
     assert sorted(tmp_path.glob("lightning_logs/*")) == runs[:4]
     widths = [config(run)["model"]["autoencoder"]["init_args"]["k"] for run in runs[:4]]
     assert sorted(widths) == [4, 5, 6, 7]
@@ -230,7 +231,8 @@ def test_commands_that_start_at_once_have_a_folder_each(commands: Any, tmp_path:
     last = f"--ckpt_path={runs[0] / 'checkpoints/last.ckpt'}"
     others = [[name, *DATA, last] for name in ("validate", "test", "predict")]
     sweep = [*SMALL, "--model.variants=[{k: 4}, {k: 5}]"]
-    assert commands.run_at_once(tmp_path, [*others, sweep]) == [0] * 4
+    processes = [commands.start(tmp_path, line) for line in [*others, sweep]]
+    assert commands.ended(*processes) == [0] * 4
     assert sorted(tmp_path.glob("lightning_logs/*")) == runs
     assert sum((run / "latents").is_dir() for run in runs) == 1
     assert sum((run / "k=5/checkpoints/last.ckpt").exists() for run in runs) == 1

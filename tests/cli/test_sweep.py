@@ -1,26 +1,26 @@
-import pytest
+"""Variants of a sweep: their names, options, and runs beside the same fits one by one."""
 
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from palinka.__main__ import main
 from palinka.cli.sweep import expand, options
 from palinka.errors import InputError
+from palinka.training import SparseAutoencoderModule
 
 
-def test_a_list_gives_each_a_name_of_what_it_overrides() -> None:
+def test_variants_have_the_names_of_what_they_override() -> None:
     listed = [{"k": 16}, {"k": 32, "latent_dim": 4096}, {"seed": 1}, {}]
-    assert expand(listed) == dict(
-        zip(["k=16", "k=32,latent_dim=4096", "seed=1", "base"], listed, strict=True)
-    )
-
-
-def test_a_grid_gives_every_combination() -> None:
-    assert list(expand({"k": [16, 32], "seed": [0, 1]})) == [
-        "k=16,seed=0",
-        "k=16,seed=1",
-        "k=32,seed=0",
-        "k=32,seed=1",
-    ]
-
-
-def test_names_are_names_of_folders_and_differ() -> None:
+    names = ["k=16", "k=32,latent_dim=4096", "seed=1", "base"]
+    assert expand(listed) == dict(zip(names, listed, strict=True))
+    grid = ["k=16,seed=0", "k=16,seed=1", "k=32,seed=0", "k=32,seed=1"]
+    assert list(expand({"k": [16, 32], "seed": [0, 1]})) == grid
+    # They are names of folders, and differ.
     names = list(expand([{"a": "../x"}, {"a": ".._x"}, {"a": [1, 2]}, {"a": "x" * 500}]))
     assert names == ["a=.._x", "a=.._x,1", "a=_1,_2_", "a=" + "x" * 118]
 
@@ -28,12 +28,9 @@ def test_names_are_names_of_folders_and_differ() -> None:
 def test_options_are_those_of_a_command_line_the_class_first() -> None:
     overrides = {"k": 3, "seed": 1, "sparsity_weight": 1e-05, "autoencoder": "TopK", "tied": False}
     assert options(overrides) == [
-        "--model.autoencoder=TopK",
-        "--model.autoencoder.k=3",
-        "--seed_everything=1",
-        "--model.sparsity_weight=1e-05",
-        "--model.autoencoder.tied=false",
-    ]
+        "--model.autoencoder=TopK", "--model.autoencoder.k=3", "--seed_everything=1",
+        "--model.sparsity_weight=1e-05", "--model.autoencoder.tied=false",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -47,6 +44,123 @@ def test_options_are_those_of_a_command_line_the_class_first() -> None:
         ([{"k=3 --x": 1}], "not an argument"),
     ],
 )
-def test_what_makes_no_sweep_is_refused(variants: list, message: str) -> None:  # type: ignore[type-arg]
+def test_what_makes_no_sweep_is_refused(variants: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         expand(variants)
+
+
+DATA = [
+    "--data.train_tokens=2048", "--data.validation_tokens=512", "--data.batch_size=256",
+    "--data.context_length=64", "--trainer.accelerator=cpu", "--trainer.log_every_n_steps=2",
+    "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false",
+]  # fmt: skip
+FIT = [
+    "fit", *DATA, "--model.autoencoder=TopKAutoencoder", "--model.autoencoder.latent_dim=96",
+    "--model.autoencoder.k=8",
+]  # fmt: skip
+VARIANTS = "--model.variants=[{latent_dim: 64}, {seed: 3, k: 4, sparsity_weight: 0.01}]"
+FIRST, SECOND = "latent_dim=64", "seed=3,k=4,sparsity_weight=0.01"
+ALONE = ["--seed_everything=3", "--model.autoencoder.k=4", "--model.sparsity_weight=0.01"]
+RUN = "lightning_logs/version_0"
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep of one epoch that went on to a second, and one of its variants alone."""
+    folder = tmp_path_factory.mktemp("sweep")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PALINKA_CACHE", str(folder / "cache"))
+        (folder / "alone").mkdir()
+        patch.chdir(folder / "alone")
+        assert main([*FIT, *ALONE, "--trainer.max_epochs=2"]) == 0
+        patch.chdir(folder)
+        assert main([*FIT, VARIANTS, "--trainer.max_epochs=1"]) == 0
+        # As if it had been killed a little later: a file that the checkpoint does not know.
+        (folder / RUN / SECOND / "events.out.tfevents.1.late").write_bytes(b"")
+        assert main([*FIT, "--trainer.max_epochs=2", "--ckpt_path=last"]) == 0
+    return folder
+
+
+def events(folder: Path) -> EventAccumulator:
+    return EventAccumulator(str(folder), {"tensors": 0, "scalars": 0}).Reload()
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    seen = events(folder)
+    return {
+        tag: [(event.step, event.value) for event in seen.Scalars(tag)]
+        for tag in seen.Tags()["scalars"]
+        if not tag.startswith("throughput/") and tag != "epoch"
+    }
+
+
+def test_a_variant_is_what_its_own_fit_would_have_been(swept: Path) -> None:
+    mine, theirs = swept / RUN / SECOND, swept / "alone" / RUN
+    module, expected = (
+        SparseAutoencoderModule.load_from_checkpoint(run / "checkpoints/last.ckpt")
+        for run in (mine, theirs)
+    )
+    assert module.hparams == expected.hparams
+    torch.testing.assert_close(module.state_dict(), expected.state_dict(), rtol=0, atol=0)
+    # The whole curve, once each, although the sweep was stopped in between.
+    found, curves = scalars(mine), scalars(theirs)
+    assert {"loss/total", "val/fvu", "final/fvu"} <= found.keys()
+    assert {tag: dict(points) for tag, points in found.items()} == {
+        tag: dict(points) for tag, points in curves.items()
+    }
+    assert all(len(points) == len(dict(points)) for tag, points in found.items())
+    assert set(events(mine).Tags()["histograms"]) == set(events(theirs).Tags()["histograms"])
+    assert not (mine / "events.out.tfevents.1.late").exists()
+
+
+def test_the_run_itself_has_what_all_share_and_a_comparison(swept: Path) -> None:
+    run = swept / RUN
+    tags = events(run).Tags()
+    throughput = {"throughput/tokens_per_second", "throughput/loader_wait"}
+    assert set(tags["scalars"]) == {"epoch", *throughput}
+    assert {"config/text_summary", "analyses/sweep/l0_fvu"} <= set(tags["tensors"])
+    with (run / "analyses/sweep/variants.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["variant"] for row in rows] == [FIRST, SECOND]
+    assert (rows[0]["latent_dim"], rows[0]["k"], rows[1]["seed"]) == ("64", "", "3")
+    fvu = scalars(swept / "alone" / RUN)["val/fvu"][-1][1]
+    assert float(rows[1]["val/fvu"]) == pytest.approx(fvu, rel=1e-6)
+    drawn = (run / "analyses/sweep/l0_fvu.svg").read_text()
+    # What differs in k, the penalty and the seed alone is on one curve.
+    assert "<!-- TopK latent_dim=64 -->" in drawn
+    assert "<!-- TopK -->" in drawn
+    assert "seed=3" not in drawn
+
+
+def test_measuring_takes_a_variants_checkpoint_and_refuses_the_sweeps(
+    swept: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(swept)
+    monkeypatch.setenv("PALINKA_CACHE", str(swept / "cache"))
+    assert main(["validate", *DATA, "--ckpt_path=last"]) == 2
+    refusal = capsys.readouterr().err
+    path = f"{RUN}/{FIRST}/checkpoints/last.ckpt"
+    assert "sweep of 2 autoencoders" in refusal
+    assert path in refusal
+    assert main(["validate", *DATA, f"--ckpt_path={path}", "--trainer.logger=false"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model.variants=[{k: 4}, {k: 0}]"], "variant k=0: k must be an integer"),
+        (["--model.variants=[{k: many}]"], "variant k=many: "),
+        (
+            ["--model.variants=[{k: 4}]", "--trainer.callbacks=ReportLatents"],
+            "ReportLatents takes a single autoencoder",
+        ),
+    ],
+)
+def test_what_makes_no_variant_is_refused_in_a_line(
+    arguments: list[str], message: str, swept: Path, workspace: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("PALINKA_CACHE", str(swept / "cache"))
+    assert main([*FIT, *arguments]) == 2
+    assert message in capsys.readouterr().err.strip().splitlines()[-1]
+    assert not list(workspace.glob(f"{RUN}/checkpoints/*"))

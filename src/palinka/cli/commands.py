@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +15,8 @@ class Command(NamedTuple):
     Attributes:
         does: Its purpose, for the list of all commands.
         function: `module:name` of a function whose type hints and docstring are the command
-            line, or a module that has `run` and `parsers` of several commands.
+            line, or the module of Lightning's commands, which has `run` and `parsers`. A function
+            `overrides` in its module gives settings that win over configuration files.
     """
 
     does: str
@@ -33,8 +35,8 @@ COMMANDS = {
     "import": Command("make a checkpoint of another library's", "convert:import_"),
     "cache list": Command("list the caches of activations", "cache:list_caches"),
     "cache remove": Command("remove some of them", "cache:remove_caches"),
-    "atlas": Command("write pages about every latent", "atlas"),
-    "atlas serve": Command("open them with a box for text of your own", "atlas"),
+    "atlas": Command("write pages about every latent", "atlas:atlas"),
+    "atlas serve": Command("open them with a box for text of your own", "atlas:serve"),
     "doctor": Command("check the installation", "doctor:doctor"),
     "completion": Command("print a shell completion script", "completion:completion"),
 }
@@ -45,14 +47,17 @@ def run(words: str, arguments: Sequence[str]) -> int:
     target = _target(words)
     if not callable(target):
         return int(target.run(words, arguments))
-    from palinka.cli.parser import move_configs_first
+    from palinka.cli.parser import move_configs_first, with_overrides
 
     parser = _parser(words, target)
     try:
-        settings = vars(parser.instantiate(parser.parse_args(move_configs_first(arguments))))
+        settings = parser.parse_args(move_configs_first(arguments))
+        if overrides := getattr(sys.modules[target.__module__], "overrides", None):
+            settings = parser.parse_args(with_overrides(arguments, overrides(settings)))
+        made = vars(parser.instantiate(settings))
     except ValueError as error:  # jsonargparse's has several lines
         raise InputError(one_line(error)) from error
-    given = {name: settings[name] for name in inspect.signature(target).parameters}
+    given = {name: made[name] for name in inspect.signature(target).parameters}
     return int(target(*[given.pop(name) for name in _positional(target)], **given))
 
 
@@ -109,5 +114,10 @@ def _parser(words: str, function: Callable[..., int]) -> Any:
         parser.add_argument(name, help=helps[name], **options)
     for name in flags:
         parser.add_argument(f"--{name}", action="store_true", help=helps[name])
-    parser.add_function_arguments(function, skip={*positional, *flags}, as_group=False)
+    classes = {n: p.annotation for n, p in parameters.items()}
+    sections = [n for n, kind in classes.items() if kind.__module__.startswith("palinka.")]
+    skipped: set[str | int] = {*positional, *flags, *sections}
+    parser.add_function_arguments(function, skip=skipped, as_group=False)
+    for name in sections:
+        parser.add_class_arguments(classes[name], name, help=helps[name])
     return parser

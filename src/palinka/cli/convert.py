@@ -40,10 +40,8 @@ def export(
         license: License for the card, as the Hugging Face hub has it, e.g. mit or apache-2.0.
     """
     if not _LICENSE.fullmatch(license):
-        raise InputError(
-            f"--license {license!r} is not an identifier of the Hugging Face hub, e.g. mit,"
-            " apache-2.0, cc-by-4.0 or unknown"
-        )
+        hint = "e.g. mit, apache-2.0, cc-by-4.0 or unknown"
+        raise InputError(f"--license {license!r} is not an identifier of the hub, {hint}")
     path, folder = checkpoint_named(ckpt_path), expanded(output)
     module = SparseAutoencoderModule.load_from_checkpoint(path, map_location="cpu").eval()
     autoencoder = fold(module.autoencoder, module.scaling, module.target_scaling)
@@ -166,14 +164,6 @@ def write_checkpoint(autoencoder: Autoencoder, provenance: Provenance, path: Pat
 
     It says of the language model only what names the same weights everywhere, so that a model may
     have another name here; it has no data to go on training with.
-
-    Args:
-        autoencoder: Of raw activations.
-        provenance: Its provenance.
-        path: The file, which appears whole or not at all.
-
-    Raises:
-        InputError: If it cannot be written.
     """
     module = SparseAutoencoderModule(autoencoder)
     content: dict[str, Any] = {
@@ -188,6 +178,5 @@ def write_checkpoint(autoencoder: Autoencoder, provenance: Provenance, path: Pat
     try:
         DurableCheckpointIO().save_checkpoint(content, path)
     except OSError as error:
-        raise InputError(
-            f"{path} cannot be written: {error.strerror}; choose another --output"
-        ) from error
+        problem = f"{path} cannot be written: {error.strerror}"
+        raise InputError(f"{problem}; choose another --output") from error

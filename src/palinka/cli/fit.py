@@ -327,11 +327,7 @@ class PalinkaCLI(LightningCLI):
 
 
 def run(command: str, arguments: Sequence[str]) -> int:
-    """Run one of the commands.
-
-    Returns:
-        The exit status: 1 where an analysis after the fit failed, 143 after SIGTERM.
-    """
+    """Run one of the commands; 1 where an analysis after the fit failed, 143 after SIGTERM."""
     advertisements = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     advertisements.addFilter(lambda record: "litlogger" not in record.getMessage())
     for name in ("lightning.pytorch", "lightning.fabric"):
@@ -347,10 +343,9 @@ def run(command: str, arguments: Sequence[str]) -> int:
     except OSError as error:
         if error.errno not in FOLDER_ERRORS:
             raise
-        raise InputError(
-            f"{error.filename2 or error.filename or 'the log folder'}: {error.strerror}; make room,"
-            " or choose another trainer.default_root_dir"
-        ) from error
+        problem = f"{error.filename2 or error.filename or 'the log folder'}: {error.strerror}"
+        remedy = "make room, or choose another trainer.default_root_dir"
+        raise InputError(f"{problem}; {remedy}") from error
     except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
         cause = _cause(error, InputError)
         if cause is None and not _is_lightnings(error):

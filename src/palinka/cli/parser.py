@@ -177,11 +177,6 @@ def move_configs_first(arguments: Sequence[str]) -> list[str]:
 
 
 def with_overrides(arguments: Sequence[str], settings: dict[str, Any]) -> list[str]:
-    """Put settings between the configuration files and the options of a command line.
-
-    Args:
-        arguments: A command line.
-        settings: Nested settings, which win over the files.
-    """
+    """Put nested settings between the configuration files and the options of a command line."""
     text = yaml.safe_dump(settings, default_flow_style=True, width=2**31, sort_keys=False)
     return move_configs_first([*arguments, f"--config={text.strip()}"])

@@ -28,13 +28,10 @@ _IN_FOLDERS = (TensorBoardLogger, CSVLogger)
 
 
 class RunLogger(TensorBoardLogger):
-    """TensorBoard logger of the metrics that all variants of a sweep share.
-
-    Attributes:
-        variants: Names of the variants, which have loggers of their own.
-    """
+    """TensorBoard logger of the metrics that all variants of a sweep share."""
 
     variants: frozenset[str] = frozenset()
+    """Names of the variants, which have loggers of their own."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -46,8 +43,8 @@ class RunLogger(TensorBoardLogger):
 def reserve(trainer: pl.Trainer, *, fit: bool, run: Path | None = None) -> Path:
     """Make the folder of a run, and direct its loggers and checkpoints there.
 
-    `mkdir` decides between runs that start at the same time. Without a logger that writes to a
-    numbered folder, it is `<default_root_dir>/lightning_logs/version_<N>`.
+    Without a logger that writes to a numbered folder, it is
+    `<default_root_dir>/lightning_logs/version_<N>`.
 
     Args:
         trainer: On global rank 0; its loggers have not logged yet.
@@ -64,10 +61,8 @@ def reserve(trainer: pl.Trainer, *, fit: bool, run: Path | None = None) -> Path:
         logger._version = int(number[1]) if number else name
     folder = _folder(loggers[0]) if loggers else default / name
     if run is None and (folder / CONFIG).exists():
-        raise InputError(
-            f"{folder} already has a run: give the logger another version, or resume that run"
-            " with --ckpt_path last"
-        )
+        remedy = "give the logger another version, or resume that run with --ckpt_path last"
+        raise InputError(f"{folder} already has a run: {remedy}")
     (folder / FOLDER if fit else folder).mkdir(parents=True, exist_ok=True)
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
@@ -84,22 +79,23 @@ def release(trainer: pl.Trainer, folder: Path) -> None:
 
 
 def _make(roots: Iterable[Path]) -> str:
-    """Make a folder of one new name, `version_<N>`, in each of several folders."""
+    """Make a folder of one new name, `version_<N>`, in each of several folders.
+
+    `mkdir` decides between runs that start at the same time.
+    """
     there = [path.name for root in roots if root.is_dir() for path in root.iterdir()]
-    number = max((int(m[1]) for m in map(_VERSION.fullmatch, there) if m), default=-1)
-    while True:
-        number += 1
-        made: list[Path] = []
-        try:
-            for root in roots:
-                folder = root / f"version_{number}"
-                folder.mkdir(parents=True)
-                made.append(folder)
-        except (FileExistsError, FileNotFoundError):  # the latter where `release` was faster
-            for folder in made:
-                folder.rmdir()
-        else:
-            return f"version_{number}"
+    number = max((int(m[1]) for m in map(_VERSION.fullmatch, there) if m), default=-1) + 1
+    made: list[Path] = []
+    try:
+        for root in roots:
+            folder = root / f"version_{number}"
+            folder.mkdir(parents=True)
+            made.append(folder)
+    except (FileExistsError, FileNotFoundError):  # the latter where `release` was faster
+        for folder in made:
+            folder.rmdir()
+        return _make(roots)
+    return f"version_{number}"
 
 
 def _in_folders(trainer: pl.Trainer) -> list[TensorBoardLogger | CSVLogger]:
@@ -121,9 +117,8 @@ def _version_below(root: Path, version: int | str) -> Path:
 def find_runs(trainer: Any) -> tuple[Path, list[Path]]:
     """Find the folder of all runs, and the log folders of fits in it, newest first.
 
-    Args:
-        trainer: Section `trainer` of a parsed configuration. Its first logger with numbered
-            folders names the folder, and may name a version.
+    The first logger with numbered folders in section `trainer` of a parsed configuration names
+    the folder, and may name a version.
     """
     loggers = trainer["logger"]
     for logger in loggers if isinstance(loggers, list) else [loggers]:
@@ -140,12 +135,7 @@ def find_runs(trainer: Any) -> tuple[Path, list[Path]]:
 
 
 def runs_below(root: Path) -> list[Path]:
-    """Log folders of fits, newest first.
-
-    Args:
-        root: Folder of `version_0`, `version_1`, …; those without `checkpoints/` are of other
-            commands.
-    """
+    """Log folders of fits, newest first; those without `checkpoints/` are of other commands."""
     found = [
         (int(match[1]), folder)
         for folder in (root.iterdir() if root.is_dir() else ())
@@ -157,19 +147,16 @@ def runs_below(root: Path) -> list[Path]:
 def checkpoint_named(
     given: str, root: Path = Path(LOG_FOLDER), runs: Sequence[Path] | None = None
 ) -> Path:
-    """Find the checkpoint of a command's `--ckpt_path`: a file, or `last`.
+    """Find the checkpoint of a command's `--ckpt_path`.
 
-    Args:
-        given: A path, or `last`: the newest complete checkpoint of the newest run with any.
-        root: Folder of all runs.
-        runs: Log folders, newest first; defaults to those in `root`.
+    It is a file, or `last`: the newest complete one of the newest run with any, among `runs`,
+    newest first, by default those in `root`.
     """
     if given != "last":
         path = expanded(given)
         if not path.is_file():
-            raise InputError(
-                f"there is no checkpoint {path}; give `last`, or one of those below {LOG_FOLDER}/"
-            )
+            remedy = f"give `last`, or one of those below {LOG_FOLDER}/"
+            raise InputError(f"there is no checkpoint {path}; {remedy}")
         return path
     for run in runs_below(root) if runs is None else runs:
         if any((run / FOLDER / name).exists() for name in (NEWEST, OLDER)):
@@ -219,11 +206,8 @@ def check_whole(path: Path) -> None:
 def check_optimizer(model: Mapping[str, Any], recorded: Mapping[str, Any]) -> None:
     """Reject another optimizer or schedule than the one whose state a run resumes with.
 
-    Its state would win, and the record of the run be false.
-
-    Args:
-        model: Current settings of `model`.
-        recorded: Its `optimizer` and `lr_scheduler` in the run's configuration, where known.
+    Its state would win, and the record of the run be false. Settings of `model` are compared with
+    the `optimizer` and `lr_scheduler` of the run's configuration, where recorded.
     """
     for name, now, then in _differing({name: model.get(name) for name in recorded}, recorded):
         raise InputError(

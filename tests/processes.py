@@ -1,12 +1,30 @@
-"""What stops a run from within, for `test_resume.py`."""
+"""Commands of palinka in processes of their own, and what stops a run from within."""
 
+import importlib
 import os
 import signal
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+
+from palinka.__main__ import main
+
+
+def run_command(folder: str, line: list[str], environment: dict[str, str]) -> None:
+    """Run a command in a folder, which gets its output, and end the process."""
+    os.environ.update(environment)
+    os.chdir(folder)
+    output = os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    if "ROWS_PER_SHARD" in environment:  # so that a small harvest has many shards
+        harvest = importlib.import_module("palinka.data.harvest")  # not the function
+        harvest.WINDOW_ROWS = int(environment["ROWS_PER_SHARD"])
+    sys.argv = ["palinka", *line]
+    sys.exit(main(line))
 
 
 class Stops(Callback):
@@ -18,19 +36,15 @@ class Stops(Callback):
     def __init__(
         self, by: str, after_steps: int, in_validation: bool = False, ranks: Sequence[int] = (0,)
     ) -> None:
-        self.ranks = ranks
-        self.by = by
-        self.after_steps = after_steps
+        self.ranks, self.by, self.after_steps = ranks, by, after_steps
         self.in_validation = in_validation
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if not self.in_validation:
             self.stop(trainer)
 
     def on_validation_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, *_: Any
     ) -> None:
         if self.in_validation and not trainer.sanity_checking:
             self.stop(trainer)

@@ -161,7 +161,7 @@ def suppress_progress(wanted: bool) -> Iterator[None]:
 
 
 def colored(text: str, color: str, stream: TextIO | None = None) -> str:
-    """Color text `red`, `green`, `yellow` or `bold` for a terminal, by default standard output."""
+    """Color text `red`, `green`, `yellow` or `bold` on a terminal; others get it as it is."""
     stream = stream or sys.stdout
     # https://no-color.org: any value but the empty one.
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not stream.isatty():

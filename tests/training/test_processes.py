@@ -135,7 +135,7 @@ def test_one_device_reads_the_checkpoint_and_goes_on_from_it(
         ((2, 4), False, None),
         (("auto", 4), False, None),
         ((1, 4), False, "data_parallel_size 1 times tensor_parallel_size 4 .* which is 8"),
-        ((2, 4), True, "set save_distributed_checkpoint to false"),
+        ((2, 4), True, "set trainer.strategy.save_distributed_checkpoint false"),
     ],
 )
 def test_a_strategy_is_refused_in_one_line(

@@ -13,7 +13,7 @@ from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 
 from palinka.autoencoders import Autoencoder
-from palinka.autoencoders.base import build, check_weights
+from palinka.autoencoders.base import check_weights
 from palinka.errors import InputError, atomic_write, first_line
 
 # Key of the settings of each variant, by its name, in those of a sweep's checkpoint.
@@ -28,13 +28,6 @@ def describe(autoencoder: Autoencoder) -> dict[str, Any]:
     return {"class_path": path, "init_args": autoencoder.config()}
 
 
-def restore(description: Mapping[str, Any]) -> Autoencoder:
-    """Make the autoencoder that `describe` described, with fresh weights."""
-    arguments = description.get("init_args", {})
-    # mypy expects a concrete class.
-    return build(str(description.get("class_path")), arguments, Autoencoder)  # type: ignore[type-abstract]
-
-
 @contextmanager
 def readable(path: str | PathLike[str]) -> Iterator[None]:
     """Turn whatever torch or Lightning raises on reading a checkpoint into an InputError."""
@@ -43,10 +36,8 @@ def readable(path: str | PathLike[str]) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        reason = first_line(error)
-        raise InputError(
-            f"{path} is not a complete palinka checkpoint ({reason}): give one of palinka fit"
-        ) from error
+        text = f"{path} is not a complete palinka checkpoint ({first_line(error)})"
+        raise InputError(f"{text}: give one of palinka fit") from error
 
 
 def read(path: str | PathLike[str]) -> dict[str, Any]:
@@ -129,21 +120,17 @@ def check_strategy(strategy: Strategy, devices: int) -> None:
     # Private to Lightning, as are the mesh's sizes below.
     if getattr(strategy, "_start_method", "popen") != "popen":
         raise InputError(
-            "the strategies ddp_spawn, ddp_fork and ddp_notebook copy this process, and what the"
-            " copies find is lost: use trainer.strategy ddp"
+            "ddp_spawn, ddp_fork and ddp_notebook lose what their processes find: use strategy ddp"
         )
     if not isinstance(strategy, ModelParallelStrategy):
         return
     rows, latents = strategy._data_parallel_size, strategy._tensor_parallel_size
     if isinstance(rows, int) and isinstance(latents, int) and rows * latents != devices:
-        raise InputError(
-            f"data_parallel_size {rows} times tensor_parallel_size {latents} must be the number of"
-            f" devices, which is {devices}: change one of them, or trainer.devices"
-        )
+        sizes = f"data_parallel_size {rows} times tensor_parallel_size {latents}"
+        raise InputError(f"{sizes} must be the number of devices, which is {devices}: change one")
     if strategy._save_distributed_checkpoint:
         raise InputError(
-            "a checkpoint is a single file, which every command reads on any number of devices:"
-            " set save_distributed_checkpoint to false in trainer.strategy"
+            "a checkpoint is a single file: set trainer.strategy.save_distributed_checkpoint false"
         )
 
 

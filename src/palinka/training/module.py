@@ -17,7 +17,7 @@ from torch.func import functional_call
 from torch.optim import Optimizer
 
 from palinka.autoencoders import Autoencoder, AutoencoderOutput, InputScaling
-from palinka.autoencoders.base import positive_integer
+from palinka.autoencoders.base import build, positive_integer
 from palinka.autoencoders.distributed import Sharding, all_reduce, broadcast, world, world_size
 from palinka.autoencoders.formats import fold
 from palinka.autoencoders.kernels import normalize_rows_, project_gradient_
@@ -76,7 +76,8 @@ class SparseAutoencoderModule(LightningModule):
         super().__init__()
         # A checkpoint has the class path and arguments, so that it loads without an autoencoder.
         if isinstance(autoencoder, Mapping):
-            autoencoder = checkpoints.restore(autoencoder)
+            kind, arguments = str(autoencoder.get("class_path")), autoencoder.get("init_args", {})
+            autoencoder = build(kind, arguments, Autoencoder)  # type: ignore[type-abstract]
         self.autoencoder = autoencoder
         self.scaling = InputScaling(autoencoder.input_dim)
         transcoder = autoencoder.is_transcoder
@@ -227,10 +228,8 @@ class SparseAutoencoderModule(LightningModule):
         means = all_reduce(values, sharding.rows) / world_size(sharding.rows)
         total = means.sum()
         if not torch.isfinite(total):
-            raise InputError(
-                f"the loss is {float(total)} at step {self.global_step} although the activations"
-                " are finite: training diverged; use a lower learning rate"
-            )
+            reached = f"the loss is {float(total)} at step {self.global_step}"
+            raise InputError(f"{reached}: training diverged; use a lower learning rate")
         logged = {
             "loss/total": total,
             **{f"loss/{name}": mean for name, mean in zip(weighted, means, strict=True)},
@@ -326,9 +325,9 @@ class SparseAutoencoderModule(LightningModule):
             output = functional_call(self.autoencoder, self._unit_rows, (x,))
         else:
             output = self._sharded(x)
-        decorrelation = self.objective.decorrelation_weight > 0
+        penalized = self.objective.decorrelation_weight > 0
         zero = self.output_scaling(torch.zeros_like(self.output_scaling.mean))
-        self.evaluation.update(target, output, decorrelation, self._sharding, zero)
+        self.evaluation.update(target, output, penalized, self._sharding, zero)
 
     def on_validation_epoch_end(self) -> None:
         """Log metrics."""
@@ -356,16 +355,13 @@ class SparseAutoencoderModule(LightningModule):
         if self.trainer.state.status == TrainerStatus.RUNNING:
             self.nan_detector.check(self._sharding.rows)
             self.firing.synchronize(world())
-        if "state_dict" in checkpoint:
-            state = checkpoint["state_dict"]
+        if state := checkpoint.get("state_dict"):
             state["firing.tokens_since"] = self.firing.tokens_since
-            units = self._normalized(state)
-            if units:  # the averages, with which a resumed run continues
+            if units := self._normalized(state):  # a resumed run continues with the averages
                 checkpoint["averaged_rows"] = {name: state[name] for name in units}
                 state.update(units)
         for name in ("source", "cache_identity"):
-            value = self._of_data(name)
-            if value is not None:
+            if (value := self._of_data(name)) is not None:
                 checkpoint[name] = value
         checkpoint["float32_matmul_precision"] = torch.get_float32_matmul_precision()
 
@@ -391,8 +387,7 @@ class SparseAutoencoderModule(LightningModule):
         stored = checkpoints.read(path)
         if resume and "optimizer_states" not in stored:
             raise InputError(
-                f"{path} holds weights alone: training cannot resume from it, but validate, test,"
-                " predict and analyze take it"
+                f"{path} holds weights alone: validate, test, predict and analyze take it, fit not"
             )
         checkpoints.check_matches(stored, self.autoencoder, data, resume)
 
@@ -408,8 +403,7 @@ class SparseAutoencoderModule(LightningModule):
         """The autoencoder, unless its latents are sharded."""
         if self._sharded is not None:
             raise InputError(
-                "no device holds all latents of this run: load its checkpoint on one device,"
-                " or run palinka analyze with it"
+                "no device holds all latents of this run: load its checkpoint on a single device"
             )
         return self.autoencoder
 

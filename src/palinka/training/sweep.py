@@ -107,10 +107,8 @@ class SweepModule(LightningModule):
         super().__init__()
         widths = {member.autoencoder.input_dim for member in variants.values()}
         if len(widths) != 1:
-            raise InputError(
-                "a sweep takes at least one variant, all with the same input_dim; got"
-                f" {' and '.join(map(str, sorted(widths))) or 'none'}"
-            )
+            got = " and ".join(map(str, sorted(widths))) or "none"
+            raise InputError(f"a sweep takes variants, all with the same input_dim; got {got}")
         self.names = tuple(variants)
         self.overrides = dict(overrides or {})
         self.members = nn.ModuleList(variants.values())
@@ -132,8 +130,7 @@ class SweepModule(LightningModule):
         precision = self.trainer.strategy.precision_plugin
         if stage == "fit" and getattr(precision, "scaler", None) is not None:
             raise InputError(
-                "precision 16-mixed scales the losses of all variants together, and skips a step"
-                " of all where one overflows: use bf16-mixed or 32-true"
+                "precision 16-mixed skips a step of all variants if one overflows: use bf16-mixed"
             )
         for member in self.variants.values():
             member.trainer = self.trainer
@@ -165,8 +162,7 @@ class SweepModule(LightningModule):
         schedule = configured.get("lr_scheduler") if isinstance(configured, dict) else None
         if isinstance(schedule, dict) and isinstance(schedule["scheduler"], ReduceLROnPlateau):
             raise InputError(
-                "ReduceLROnPlateau would follow the metric of one variant for all of them: use a"
-                " schedule in steps, such as CosineAnnealingLR"
+                "ReduceLROnPlateau would follow one variant's metric for all: use CosineAnnealingLR"
             )
         return configured
 

@@ -226,20 +226,6 @@ def test_it_is_put_on_the_hub_with_a_card(
 
 
 @pytest.mark.parametrize(
-    ("files", "library"),
-    [
-        (["config.json", "model.safetensors", "README.md"], "palinka"),
-        (["cfg.json", "sae_weights.safetensors", "sparsity.safetensors"], "SAELens"),
-        (["cfg.json", "sae.safetensors"], "sparsify"),
-        (["config.json", "ae.pt"], "dictionary_learning"),
-        (["8.pt"], "OpenAI"),
-    ],
-)
-def test_the_files_tell(files: list[str], library: str) -> None:
-    assert identify(files, "DIR", LIBRARIES)[0] == library
-
-
-@pytest.mark.parametrize(
     ("files", "expected"),
     [
         ([], "DIR holds no files"),

@@ -51,11 +51,8 @@ def test_what_is_left_out() -> None:
     names = {"encoder.weight", "encoder.bias", "decoder_weight", "decoder_bias"}
     assert dict(untied.named_parameters()).keys() == names
     assert not untied.encoder.bias.any()
-    for norms in (
-        untied.dictionary.norm(dim=1),
-        KSparseAutoencoder(5, unit_norm=True).dictionary.norm(dim=1),
-    ):
-        torch.testing.assert_close(norms, torch.ones(10))
+    for unit in (untied, KSparseAutoencoder(5, unit_norm=True)):
+        torch.testing.assert_close(unit.dictionary.norm(dim=1), torch.ones(10))
 
 
 def test_the_first_weights_are_uniform_in_one_over_root_d() -> None:

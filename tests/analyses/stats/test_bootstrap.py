@@ -1,3 +1,4 @@
+from dataclasses import astuple
 from itertools import combinations
 
 import numpy as np
@@ -46,18 +47,15 @@ def test_equals_expanded_samples(compare, strata):
     np.testing.assert_allclose(scores, expected, atol=1e-9)
 
 
-def test_three_words_leave_resamples_without_a_score_and_a_note():
+def test_few_words_and_cka_have_notes_on_their_interval():
     x, y = np.random.default_rng(3).normal(size=(2, 3, 4))
-    result = representational_similarity(x, y, permutations=100)
-    assert "of 100 resamples of the words have no score" in result.notes[-1]
-    assert np.isfinite(result.score_interval).all()
-
-
-def test_cka_has_no_interval_and_says_what_chance_gives():
+    few = representational_similarity(x, y, permutations=100)
+    assert "of 100 resamples of the words have no score" in few.notes[-1]
+    assert np.isfinite(few.score_interval).all()
     x, y = np.random.default_rng(4).normal(size=(2, 20, 60))
-    result = representational_similarity(x, y, compare="cka", permutations=100)
-    assert result.score_interval is None
-    assert "on average, not 0" in result.notes[-1]
+    cka = representational_similarity(x, y, compare="cka", permutations=100)
+    assert cka.score_interval is None
+    assert "on average, not 0" in cka.notes[-1]
 
 
 @pytest.mark.parametrize("compare", ["pearson", "spearman", "kendall"])
@@ -96,9 +94,7 @@ def test_documents_of_one_length_have_the_interval_of_a_t_test() -> None:
     losses = np.random.default_rng(0).normal(3.0, 1.0, size=12)
     found = document_intervals(np.column_stack([np.full(12, 7.0), 7.0 * losses, losses]), RATIOS)
     expected = stats.ttest_1samp(losses, 0.0).confidence_interval()
-    assert found["mean"].value == pytest.approx(losses.mean(), rel=1e-12)
-    assert found["mean"].low == pytest.approx(expected.low, rel=1e-12)
-    assert found["mean"].high == pytest.approx(expected.high, rel=1e-12)
+    assert astuple(found["mean"]) == pytest.approx((losses.mean(), *expected), rel=1e-12)
 
 
 def test_documents_of_any_length_agree_with_a_plain_transcription() -> None:
@@ -111,17 +107,14 @@ def test_documents_of_any_length_agree_with_a_plain_transcription() -> None:
     freedom = 8 / 9 * sum(share**2) ** 2 / sum(share**4)
     low, high = stats.t(freedom, value, np.sqrt(variance)).interval(0.95)
     found = document_intervals(sums, RATIOS)["share"]
-    assert [found.value, found.low, found.high] == pytest.approx([value, low, high], rel=1e-12)
+    assert astuple(found) == pytest.approx((value, low, high), rel=1e-12)
 
 
 def test_few_documents_give_no_interval_and_a_zero_denominator_no_value() -> None:
+    assert "7 document(s), expected at least 8" in interval_remark(7)
+    assert "less than 90 %" in interval_remark(8)
+    assert interval_remark(40) == ""
     interval = document_intervals([[2.0, 3.0, 0.0]] * 7, RATIOS)["mean"]
     assert interval.value == 1.5
     assert np.isnan([interval.low, interval.high]).all()
     assert np.isnan(document_intervals([[0.0, 3.0, 0.0]] * 9, RATIOS)["mean"].value)
-
-
-def test_the_remark_says_how_far_to_trust_few_documents() -> None:
-    assert "7 document(s), expected at least 8" in interval_remark(7)
-    assert "less than 90 %" in interval_remark(8)
-    assert interval_remark(40) == ""

@@ -33,11 +33,6 @@ def test_estimators_equal_scikit_learn(seed: int, n: int, r: int, skew: float) -
         )
 
 
-def test_identical_items_need_no_estimate() -> None:
-    assert shrinkage_intensity(np.zeros((5, 3)), "ledoit_wolf") == 0.0
-    assert shrinkage_intensity(np.zeros((5, 3)), "oas") == 1.0
-
-
 @pytest.mark.parametrize("r", [1, 4])
 def test_shrunk_is_what_the_formula_says(r: int) -> None:
     x = np.random.default_rng(0).normal(size=(3, 6, r))
@@ -48,11 +43,18 @@ def test_shrunk_is_what_the_formula_says(r: int) -> None:
         np.testing.assert_allclose(shrunk(s, 0.3), expected, rtol=1e-12)
 
 
-def test_numbers_pass_through_and_nonsense_is_refused() -> None:
-    assert shrinkage_intensity(np.ones((3, 2)), 0.25) == 0.25
-    check_shrinkage(0)
-    with pytest.raises(InputError, match=r"-0\.1; expected a number from 0 to below 1"):
-        check_shrinkage(-0.1)
+@pytest.mark.parametrize(("shrinkage", "found"), [("ledoit_wolf", 0.0), ("oas", 1.0), (0.25, 0.25)])
+def test_identical_items_need_no_estimate_and_numbers_pass_through(
+    shrinkage: float, found: float
+) -> None:
+    assert shrinkage_intensity(np.zeros((5, 3)), shrinkage) == found
+    check_shrinkage(shrinkage)
+
+
+@pytest.mark.parametrize("shrinkage", [-0.1, 1, "oaz"])
+def test_nonsense_is_rejected(shrinkage: float) -> None:
+    with pytest.raises(InputError, match=f"{shrinkage!r}; expected a number from 0 to below 1"):
+        check_shrinkage(shrinkage)
 
 
 @settings(deadline=None, max_examples=60)

@@ -65,20 +65,19 @@ def test_values_on_edges_fall_where_numpy_puts_them(dtype):
     histograms_agree(values, np.zeros(values.shape, dtype=np.bool_), 15)
 
 
-def test_edges_that_rounding_disorders_are_left_to_numpy():
-    smallest = np.finfo(np.float64).smallest_subnormal
-    values = np.array([np.arange(26), np.arange(26)[::-1]]) * smallest
+@pytest.mark.parametrize(
+    ("values", "bins", "status"),
+    [
+        # Edges that rounding disorders are left to NumPy.
+        (np.array([np.arange(26), np.arange(26)[::-1]]) * 5e-324, 15, DISORDERED),
+        # More bins than a byte can count.
+        (np.random.default_rng(5).normal(size=(2, 5000)), 300, COUNTED),
+    ],
+)
+def test_counts_are_those_of_numpy_in_every_status(values, bins, status):
     outlying = np.zeros(values.shape, dtype=np.bool_)
-    rows = binned_rows(values, outlying, 15)
-    assert rows.status_of_pairs()[0, 1] == DISORDERED
-    histograms_agree(values, outlying, 15)
-
-
-def test_more_bins_than_a_byte_can_count():
-    values = np.random.default_rng(5).normal(size=(2, 5000))
-    rows = binned_rows(values, np.zeros(values.shape, dtype=np.bool_), 300)
-    assert rows.status_of_pairs()[0, 1] == COUNTED
-    histograms_agree(values, np.zeros(values.shape, dtype=np.bool_), 300)
+    assert binned_rows(values, outlying, bins).status_of_pairs()[0, 1] == status
+    histograms_agree(values, outlying, bins)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -42,12 +42,6 @@ def test_equals_counting_pairs(rows):
     assert rank_auc(values, targets) == pytest.approx([expected, 1 - expected], abs=1e-12)
 
 
-def test_perfect_and_useless_detectors():
-    targets = np.array([True, True, False, False])
-    values = np.array([[2.0, 0.0, 1.0], [3.0, 0.0, 0.0], [1.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
-    assert rank_auc(values, targets).tolist() == [1.0, 0.5, 0.5]
-
-
 def test_agrees_with_scikit_learn():
     metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed")
     random = np.random.default_rng(0)
@@ -70,14 +64,16 @@ def test_many_labellings_are_exact_in_the_dtype_of_the_ranks(rows):
         np.testing.assert_array_equal(of_mask, wins / (n * (rows - n)))
 
 
-def test_ranks_count_from_the_highest_and_ties_from_the_lowest_number():
-    values = np.array([0.0, 5.0, 2.0, 5.0, -1.0])
-    assert choose_latents(values, ranks=(1, 2, 3, 5)) == (1, 3, 2, 4)
-
-
-def test_numbers_come_after_ranks_and_nothing_twice():
-    assert choose_latents([3.0, 2.0, 1.0], ranks=(2,), numbers=(2, 1, 0)) == (1, 2, 0)
-    assert choose_latents([3.0, 2.0, 1.0], ranks=(), numbers=(1,)) == (1,)
+@pytest.mark.parametrize(
+    ("choice", "latents"),
+    [
+        ({"ranks": (1, 2, 3, 5)}, (1, 3, 2, 4)),  # from the highest; ties from the lowest number
+        ({"ranks": (2,), "numbers": (3, 1, 0)}, (3, 1, 0)),  # after ranks, and none twice
+        ({"ranks": (), "numbers": (1,)}, (1,)),
+    ],
+)
+def test_latents_are_chosen_by_rank_and_by_number(choice, latents):
+    assert choose_latents([0.0, 5.0, 2.0, 5.0, -1.0], **choice) == latents
 
 
 @pytest.mark.parametrize(
@@ -123,9 +119,6 @@ def test_it_agrees_with_all_pairs(seed: int, latents: int, n: int, piece: int) -
 def test_of_equal_ones_the_lower_number_comes_first() -> None:
     found = nearest_latents([[1.0, 0.0]] * 4, 2)
     assert found.latents.tolist() == [[1, 2], [0, 2], [0, 1], [0, 1]]
-
-
-def test_no_neighbors_are_rejected() -> None:
     with pytest.raises(InputError, match="nearest latents is 0; expected at least 1"):
         nearest_latents([[1.0]], 0)
 
@@ -169,14 +162,19 @@ def test_batches_of_any_size_give_what_sorting_gives(
     assert found.rows.tolist() == rows
 
 
-def test_batches_that_do_not_fit_are_rejected() -> None:
-    heap = TopHeap(2, 3)
-    with pytest.raises(InputError, match="a batch of 3 latents"):
-        heap.add(np.zeros((1, 3)))
+@pytest.mark.parametrize("counter", [TopHeap(2, 3), HistogramCounter(2)])
+def test_batches_that_do_not_fit_are_rejected(counter: TopHeap | HistogramCounter) -> None:
+    with pytest.raises(InputError, match="a batch of 3 latents; expected 2, as before"):
+        counter.add(np.zeros((1, 3)))
     with pytest.raises(InputError, match="NaN"):
-        heap.add([[np.nan, 0.0]])
+        counter.add([[np.nan, 0.0]])
+
+
+def test_sizes_out_of_range_are_rejected() -> None:
     with pytest.raises(InputError, match="at least one of each"):
         TopHeap(2, 0)
+    with pytest.raises(InputError, match="12 bins; give at least one latent, and a power of two"):
+        HistogramCounter(3, 12)
 
 
 numbers = st.one_of(
@@ -208,11 +206,3 @@ def test_counts_are_those_of_a_plain_histogram_however_batches_come(
         assert values.max() / width < 8
         np.testing.assert_array_equal(found.counts[latent], expected)
         assert 2 * values.max() / width >= 8, "half of the bins are in use"
-
-
-def test_bins_are_a_power_of_two_and_batches_of_the_same_latents() -> None:
-    with pytest.raises(InputError, match="12 bins; give at least one latent, and a power of two"):
-        HistogramCounter(3, 12)
-    counter = HistogramCounter(3)
-    with pytest.raises(InputError, match="a batch of 2 latents; expected 3, as before"):
-        counter.add(np.ones((1, 2)))

@@ -1,4 +1,3 @@
-from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
@@ -8,11 +7,6 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 from transformers import GPT2Config, GPT2LMHeadModel
-
-
-@pytest.fixture(scope="module")
-def script(load_script: Callable[[str], ModuleType]) -> ModuleType:
-    return load_script("generate_mini_sample")
 
 
 @pytest.fixture(scope="module")
@@ -39,24 +33,16 @@ def test_documents_end_at_end_of_text_or_at_the_context(script: ModuleType, fold
 
 
 def test_the_sample_has_every_document_in_order(script: ModuleType, tmp_path: Path) -> None:
-    def documents() -> Iterator[np.ndarray]:
-        for length in range(1, 100):
-            yield np.arange(length)
-
-    script.write_sample(documents(), 20, tmp_path / "sample.safetensors")
+    documents = (np.arange(length) for length in range(1, 100))
+    script.write_sample(documents, 20, tmp_path / "sample.safetensors")
     sample = load_file(tmp_path / "sample.safetensors")
-    assert sample["tokens"].dtype == np.uint16
-    assert sample["offsets"].dtype == np.int64
+    assert (sample["tokens"].dtype, sample["offsets"].dtype) == (np.uint16, np.int64)
     assert sample["offsets"].tolist() == [0, 1, 3, 6, 10, 15, 21]
     assert sample["tokens"].tolist() == [i for length in range(1, 7) for i in range(length)]
 
 
 def test_the_seed_gives_the_same_sample(script: ModuleType, folder: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        script.main(
-            [
-                *("--model", str(folder), "--output", str(tmp_path / name)),
-                *("--tokens", "50", "--batch-size", "4", "--seed", "3"),
-            ]
-        )
+        options = ["--tokens", "50", "--batch-size", "4", "--seed", "3"]
+        script.main(["--model", str(folder), "--output", str(tmp_path / name), *options])
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()

@@ -1,21 +1,8 @@
-import importlib.util
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
-
-
-@pytest.fixture(scope="module")
-def script(repository: Path) -> ModuleType:
-    path = repository / "scripts" / "pca_baseline.py"
-    spec = importlib.util.spec_from_file_location("pca_baseline", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_the_figure_is_that_of_a_direct_reconstruction(script: ModuleType) -> None:

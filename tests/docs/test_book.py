@@ -21,6 +21,7 @@ REFERENCES = [
 
 @pytest.fixture
 def book(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Import a module of the book's build."""
     monkeypatch.syspath_prepend(str(ROOT / "scripts" / "book"))
     yield importlib.import_module
     for module in ("figures", "formulas"):
@@ -60,17 +61,14 @@ def test_pages_show_figures_of_what_the_build_runs(book: Any) -> None:
         assert {*shown, *re.findall(r"\{\{ findings (\S+)", text)} <= known
 
 
-def test_findings_become_a_table(book: Any, tmp_path: Path) -> None:
-    scalars = {"comma/r": 0.123456, "comma/none": None, "stop/r": 2}
-    (tmp_path / "findings.json").write_text(json.dumps({"scalars": scalars}))
-    table = book("figures").table(tmp_path, "comma/")
-    assert table.splitlines()[2:] == ["| `comma/r` | 0.1235 |", "| `comma/none` | none |"]
-
-
-def test_the_key_follows_the_code(
+def test_findings_become_a_table_under_a_key_that_follows_the_code(
     book: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     figures = book("figures")
+    scalars = {"comma/r": 0.123456, "comma/none": None, "stop/r": 2}
+    (tmp_path / "findings.json").write_text(json.dumps({"scalars": scalars}))
+    table = figures.table(tmp_path, "comma/")
+    assert table.splitlines()[2:] == ["| `comma/r` | 0.1235 |", "| `comma/none` | none |"]
     monkeypatch.setattr(figures, "ROOT", tmp_path)
     code = tmp_path / "src" / "palinka" / "analyses" / "x.py"
     code.parent.mkdir(parents=True)
@@ -83,11 +81,8 @@ def test_the_key_follows_the_code(
 
 def test_formulas_become_mathml(book: Any) -> None:
     pytest.importorskip("latex2mathml")
-    formulas = book("formulas")
-    page = (
-        r'<p><span class="arithmatex">\(a &lt; b\)</span></p><div class="arithmatex">\[x^2\]</div>'
-    )
-    made = formulas.set_formulas(page)
+    line, block = r'<span class="arithmatex">\(a &lt; b\)</span>', r'class="arithmatex">\[x^2\]'
+    made = book("formulas").set_formulas(f"<p>{line}</p><div {block}</div>")
     assert made.count("<math") == 2
     assert 'display="block"' in made
     assert "&#x0003C;" in made

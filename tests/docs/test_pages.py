@@ -11,7 +11,6 @@ import json
 import re
 import shlex
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,29 +25,22 @@ BLOCK = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 # A line of a block without a language that begins so is a command.
 PROGRAMS = ("palinka", "make", "pip", "tensorboard", "srun", "torchrun")
 
-# Pages whose blocks other tests run; they may hold no commands but what is listed here.
+# Languages of blocks that other tests run: those of the stimuli's page, and `test_extending.py`.
 ELSEWHERE = {
-    "stimuli.md": {"yaml": "tests/stimuli/test_page.py"},
-    "extending/analysis.md": dict.fromkeys(("python", "yaml", ""), "test_extending.py"),
-    "extending/architecture.md": dict.fromkeys(("python", "yaml", ""), "test_extending.py"),
-    "extending/stimuli.md": dict.fromkeys(("python", "yaml", "diff", ""), "test_extending.py"),
+    "stimuli.md": {"yaml"},
+    "extending/analysis.md": {"python", "yaml", ""},
+    "extending/architecture.md": {"python", "yaml", ""},
+    "extending/stimuli.md": {"python", "yaml", "diff", ""},
 }
-# What cannot run in a test, by a part of the command, and why. Its arguments are parsed.
-ONLY_PARSED = {
-    "--trainer.devices": "needs several devices; tests/test_devices.py has some",
-    "palinka atlas serve": "serves until it is stopped; tests/atlas/test_server.py",
-}
-NOT_PALINKA = {
-    "pip install": "changes the environment",
-    "tensorboard --logdir": "serves until it is stopped",
-}
+# What a test cannot run, by a part of the command: it needs several devices, serves until it is
+# stopped, or changes the environment. Arguments of palinka are parsed.
+ONLY_PARSED = ("--trainer.devices", "palinka atlas serve")
+NOT_PALINKA = ("pip install", "tensorboard --logdir")
 
 SMALL = [
-    "--data.train_tokens=1024",
-    "--data.validation_tokens=256",
-    "--data.context_length=64",
+    "--data.train_tokens=1024", "--data.validation_tokens=256", "--data.context_length=64",
     "--data.batch_size=128",
-]
+]  # fmt: skip
 FAST = ["--trainer.fast_dev_run=true", "--trainer.enable_progress_bar=false"]
 RUN = """\
 data:
@@ -69,9 +61,11 @@ def name_of(page: Path) -> str:
     return page.name if page.parent == ROOT else page.relative_to(ROOT / "docs").as_posix()
 
 
-def blocks(page: Path) -> list[tuple[str, str]]:
-    """The language and the text of every block."""
-    return [(lang, text) for lang, _, text in BLOCK.findall(page.read_text(encoding="utf-8"))]
+def blocks(page: Path, *languages: str) -> list[tuple[str, str]]:
+    """The language and the text of every block, or of those that no other test runs."""
+    found = [(lang, text) for lang, _, text in BLOCK.findall(page.read_text(encoding="utf-8"))]
+    wanted = set(languages) - ELSEWHERE.get(name_of(page), set())
+    return [block for block in found if block[0] in wanted] if languages else found
 
 
 def commands_in(text: str) -> list[str]:
@@ -87,15 +81,9 @@ def of_palinka(command: str) -> list[str]:
     return words[words.index("palinka") + 1 :]
 
 
-ALL = {
-    command: name_of(page)
-    for page in reversed(PAGES)
-    for language, text in blocks(page)
-    if language in ("", "bash") and "" not in ELSEWHERE.get(name_of(page), {})
-    for command in commands_in(text)
-}
+ALL = {c for page in PAGES for _, text in blocks(page, "", "bash") for c in commands_in(text)}
 OURS = sorted(command for command in ALL if "palinka" in shlex.split(command))
-OTHERS = sorted(set(ALL) - set(OURS))
+OTHERS = sorted(ALL - set(OURS))
 ELSEWHERE_WHOLE = ("doctor",)  # it takes seconds; tests/cli/test_doctor.py
 AT_ONCE = ("cache", "export", "import", "--version")
 
@@ -112,8 +100,7 @@ def with_every_option() -> set[str]:
     return chosen
 
 
-def as_parameters(commands: list[str], plain: set[str]) -> list[Any]:
-    return [pytest.param(c, id=c, marks=[pytest.mark.slow] * (c not in plain)) for c in commands]
+PLAIN = with_every_option()
 
 
 @pytest.fixture(scope="module")
@@ -135,13 +122,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def workspace(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workspace(workspace: Path, trained: Path) -> Path:
     """A copy of that folder, so that no page sees what another left."""
-    folder = tmp_path / "work"
-    shutil.copytree(trained, folder, symlinks=True)
-    monkeypatch.setenv("PALINKA_CACHE", str(folder / "cache"))
-    monkeypatch.chdir(folder)
-    return folder
+    shutil.copytree(trained, workspace, symlinks=True, dirs_exist_ok=True)
+    return workspace
 
 
 def status_of(arguments: list[str]) -> int:
@@ -151,7 +135,9 @@ def status_of(arguments: list[str]) -> int:
         return int(end.code or 0)
 
 
-@pytest.mark.parametrize("command", as_parameters(OURS, with_every_option()))
+@pytest.mark.parametrize(
+    "command", [pytest.param(c, marks=[pytest.mark.slow] * (c not in PLAIN)) for c in OURS]
+)
 def test_a_command_is_understood(command: str, workspace: Path) -> None:
     """Every option is known and every value fits; short commands run as they are."""
     arguments = of_palinka(command)
@@ -169,6 +155,9 @@ def test_a_command_is_understood(command: str, workspace: Path) -> None:
         assert arguments[0] in COMMANDS
         assert status_of([*arguments, "--print_config"]) == 0
 
+
+LONG = [c for c in OURS if of_palinka(c)[0] not in (*AT_ONCE, *ELSEWHERE_WHOLE)]
+TO_RUN = [c for c in LONG if not any(part in c for part in ONLY_PARSED)]
 
 # What a newcomer does: train a dictionary, put a question to it, look at it.
 IN_ORDER = [
@@ -198,13 +187,8 @@ def test_an_atlas_has_the_analyses_of_its_checkpoint(
     assert any("geography" in column["label"] for column in overview["columns"])
 
 
-def not_run(command: str) -> bool:
-    known = any(part in command for part in ONLY_PARSED)
-    return known or of_palinka(command)[0] in (*AT_ONCE, *ELSEWHERE_WHOLE)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [command for command in OURS if not not_run(command)])
+@pytest.mark.parametrize("command", TO_RUN)
 def test_a_command_runs(command: str, workspace: Path) -> None:
     arguments = of_palinka(command)
     if arguments[0] == "fit":
@@ -228,47 +212,32 @@ def test_another_program_s_command_exists(command: str) -> None:
         assert words[0] == "pip" or importlib.util.find_spec(words[0])
 
 
-def given(page: str) -> dict[str, Any]:
-    """What the Python of a page takes for granted."""
-    rng = np.random.default_rng(0)
-    conditions = {name: rng.normal(size=(20, 16)) for name in ("him", "her")}
-    return conditions if page == "README.md" else {}
+@pytest.mark.parametrize("page", filter(lambda page: blocks(page, "python"), PAGES), ids=name_of)
+def test_the_python_of_a_page_runs(page: Path, workspace: Path) -> None:
+    namespace: dict[str, Any] = {}
+    if name_of(page) == "README.md":  # it takes two conditions for granted
+        namespace["him"], namespace["her"] = np.random.default_rng(0).normal(size=(2, 20, 16))
+    for _, text in blocks(page, "python"):
+        # The hub is out of reach; the bundled model stands in.
+        source = text.replace('"gpt2"', '"mini"')
+        exec(compile(source, str(page), "exec"), namespace)  # noqa: S102
 
 
 @pytest.mark.parametrize(
-    "page",
+    "text",
     [
-        pytest.param(page, id=name_of(page))
+        pytest.param(text, id=f"{name_of(page)}-{number}")
         for page in PAGES
-        if any(language == "python" for language, _ in blocks(page))
-        and "python" not in ELSEWHERE.get(name_of(page), {})
+        for number, (_, text) in enumerate(blocks(page, "yaml"))
     ],
 )
-def test_the_python_of_a_page_runs(page: Path, workspace: Path) -> None:
-    namespace = given(name_of(page))
-    for language, text in blocks(page):
-        if language == "python":
-            # The hub is out of reach; the bundled model stands in.
-            source = text.replace('"gpt2"', '"mini"')
-            exec(compile(source, str(page), "exec"), namespace)  # noqa: S102
-
-
-def configurations() -> Iterator[Any]:
-    for page in PAGES:
-        if "yaml" not in ELSEWHERE.get(name_of(page), {}):
-            found = [text for language, text in blocks(page) if language == "yaml"]
-            for number, text in enumerate(found):
-                yield pytest.param(text, id=f"{name_of(page)}-{number}")
-
-
-@pytest.mark.parametrize("text", configurations())
 def test_a_configuration_is_understood(text: str, workspace: Path) -> None:
     (workspace / "block.yaml").write_text(text)
     layers = ["--config", "run.yaml", "--config", "block.yaml"]
     assert status_of(["fit", *layers, "--print_config"]) == 0
 
 
-def test_every_block_is_of_a_known_kind() -> None:
+def test_every_block_is_of_a_known_kind_and_no_exception_is_stale() -> None:
     """A block in a language that nothing here runs would not be tested at all."""
     for page in PAGES:
         for language, text in blocks(page):
@@ -277,11 +246,6 @@ def test_every_block_is_of_a_known_kind() -> None:
                 assert name_of(page) == "cache-format.md", text
             if language == "diff":
                 assert "diff" in ELSEWHERE[name_of(page)]
-
-
-def test_what_is_listed_is_there() -> None:
-    """An exception that no page needs any longer is to be taken off the list."""
-    for part in ONLY_PARSED:
-        assert any(part in command for command in OURS)
-    for part in NOT_PALINKA:
-        assert any(part in command for command in OTHERS)
+    for listed, commands in ((ONLY_PARSED, OURS), (NOT_PALINKA, OTHERS)):
+        for part in listed:
+            assert any(part in command for command in commands)

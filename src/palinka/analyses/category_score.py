@@ -26,9 +26,8 @@ class CategoryScore(Result):
 
     Attributes:
         score: The mean of the non-zero activations at target tokens over that at the others.
-        auc: The rank AUC as a detector of the targets, or `None` where it was not computed.
-        p_value: Probability that any latent has such a score under exchanged labels, or `None`
-            without permutations.
+        auc: The rank AUC as a detector of the targets; `None` where not computed.
+        p_value: Probability of such a score of any latent under exchanged labels, or `None`.
         auc_p_value: The same of the AUC.
     """
 
@@ -122,8 +121,7 @@ def category_score(
         documents: The document of each token, `(tokens,)`; default one document.
 
     Raises:
-        InputError: If no token or every token is a target, if the mask, `words` or `documents` do
-            not fit the latents, or if those hold NaN or infinities.
+        InputError: If no or every token is a target, arrays do not fit, or latents are not finite.
 
     Source:
         Westfall & Young (1993) for the maximum over latents; Phipson & Smyth (2010) for the
@@ -135,27 +133,26 @@ def category_score(
         raise InputError(f"permutations is {permutations}; expected 0 or more")
     sums, counts = _sums_and_counts(matrix, mask)
     score = _ratios(sums[0], counts[0], sums[1], counts[1])
-    notes: tuple[str, ...] = ()
+    notes = []
     if matrix.min() < 0:
-        notes = (
-            "activations are signed: a ratio of means need not show a preference; see the AUC",
-        )
-    if not permutations:
-        nothing = np.empty((0, len(mask)), dtype=bool)
-        auc = _auc_and_nulls(matrix, mask, nothing)[0] if detector else None
-        return CategoryScore(score, auc, notes=notes)
-    numbers = (_per_token(words, "words", mask), _per_token(documents, "documents", mask))
-    exchanged, note = _exchange_labels(mask, *numbers, permutations, seed)
-    auc, largest_scores, largest_aucs = _auc_and_nulls(matrix, mask, exchanged)
-    p_value = permutation_p_values(score, largest_scores)
-    auc_p_value = permutation_p_values(auc, largest_aucs)
-    return CategoryScore(score, auc, p_value, auc_p_value, notes=(*notes, note))
+        caution = "a ratio of means need not show a preference; see the AUC"
+        notes.append(f"activations are signed: {caution}")
+    auc = p_value = auc_p_value = None
+    if permutations:
+        numbers = (_per_token(words, "words", mask), _per_token(documents, "documents", mask))
+        exchanged, note = _exchange_labels(mask, *numbers, permutations, seed)
+        notes.append(note)
+        auc, largest_scores, largest_aucs = _auc_and_nulls(matrix, mask, exchanged)
+        p_value = permutation_p_values(score, largest_scores)
+        auc_p_value = permutation_p_values(auc, largest_aucs)
+    elif detector:
+        auc = _auc_and_nulls(matrix, mask, np.empty((0, len(mask)), dtype=bool))[0]
+    return CategoryScore(score, auc, p_value, auc_p_value, notes=tuple(notes))
 
 
 def _target_mask(targets: ArrayLike, tokens: int) -> Mask:
-    if hasattr(targets, "detach"):  # a torch tensor, maybe on another device
-        targets = targets.detach().cpu().numpy()
-    given = np.asarray(targets)
+    # A torch tensor may be on another device.
+    given = np.asarray(targets.cpu() if hasattr(targets, "cpu") else targets)
     mask = given.astype(bool)
     if given.shape != (tokens,):
         problem = f"targets have the shape {given.shape} and there are {tokens} tokens"

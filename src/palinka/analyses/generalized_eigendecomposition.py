@@ -71,14 +71,7 @@ class GeneralizedEigendecomposition(Result):
     def project(self, acts: ArrayLike) -> Array:
         """The top component of both directions for any activations, such as a text's tokens.
 
-        Args:
-            acts: `(..., d)`, not centered.
-
-        Returns:
-            `(..., 2)`: A over B, B over A.
-
-        Raises:
-            InputError: If the width is not that of the data, or a value is not finite.
+        Takes finite values, `(..., d)`, not centered; gives `(..., 2)`: A over B, B over A.
         """
         values: Any = acts if hasattr(acts, "reshape") else np.asarray(acts)
         shape, d = tuple(values.shape), len(self.components)
@@ -159,9 +152,8 @@ def generalized_eigendecomposition(
         seed: Of permutations and halves.
 
     Raises:
-        InputError: If a condition has fewer than three items, items that are all alike, or too
-            little variance for its covariance to be inverted; if widths differ, pairs are not
-            complete, values are not finite, or an option is out of range.
+        InputError: If a condition has fewer than three items, items all alike, or a covariance that
+            cannot be inverted; if widths differ, pairs are incomplete, or values are not finite.
 
     Source:
         Cohen (2022), "A tutorial on generalized eigendecomposition for denoising, contrast
@@ -198,17 +190,14 @@ def generalized_eigendecomposition(
     ranks = np.linalg.matrix_rank(np.array([plain, regular]), tol=smallest, hermitian=True).T
     for condition, (before, after) in zip("ab", ranks, strict=True):
         if before == 0:
-            raise InputError(
-                f"{condition} does not vary in the {r} principal components that are kept; give "
-                "items that vary, or a larger variance"
-            )
+            kept = f"{condition} does not vary in the {r} principal components that are kept"
+            raise InputError(f"{kept}; give items that vary, or a larger variance")
         if after < r:
-            raise InputError(
-                f"the covariance of {condition} has rank {after} in {r} principal components and "
-                "cannot be inverted; give a larger shrinkage or a smaller variance"
-            )
+            rank = f"has rank {after} in {r} principal components and cannot be inverted"
+            advice = "give a larger shrinkage or a smaller variance"
+            raise InputError(f"the covariance of {condition} {rank}; {advice}")
 
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for condition, own, other in (("a", 0, 1), ("b", 1, 0)):
         # Ascending, while eigenvalues are reported descending.
         values, filters = scipy.linalg.eigh(plain[own], regular[other], check_finite=False)
@@ -217,10 +206,10 @@ def generalized_eigendecomposition(
         patterns = components @ (regular[own] @ filters)
         largest = np.abs(patterns).argmax(axis=0)
         signs = np.where(patterns[largest, np.arange(r)] < 0.0, -1.0, 1.0)
-        found[f"eigenvalues_{condition}"] = values[::-1].copy()
-        found[f"filters_{condition}"] = filters * signs
-        found[f"scores_{condition}"] = y @ found[f"filters_{condition}"][:, 0]
-        found[f"pattern_{condition}"] = patterns[:, 0] * signs[0]
+        fields[f"eigenvalues_{condition}"] = values[::-1].copy()
+        fields[f"filters_{condition}"] = filters * signs
+        fields[f"scores_{condition}"] = y @ fields[f"filters_{condition}"][:, 0]
+        fields[f"pattern_{condition}"] = patterns[:, 0] * signs[0]
 
     notes = []
     if isinstance(shrinkage, str):
@@ -237,20 +226,20 @@ def generalized_eigendecomposition(
             except np.linalg.LinAlgError:
                 notes.append("no held-out check: half of the items do not vary enough")
         for column, condition in enumerate("ab"):
-            found[f"observed_{condition}"] = float(observed[column])
-            found[f"null_{condition}"] = null[:, column].copy()
-            found[f"p_value_{condition}"] = float(p_values[column])
-            found[f"heldout_ratio_{condition}"] = ratios[column]
+            fields[f"observed_{condition}"] = float(observed[column])
+            fields[f"null_{condition}"] = null[:, column].copy()
+            fields[f"p_value_{condition}"] = float(p_values[column])
+            fields[f"heldout_ratio_{condition}"] = ratios[column]
     return GeneralizedEigendecomposition(
         components=components,
         variance_explained=basis.cumulative,
-        pattern_correlation=float(np.corrcoef(found["pattern_a"], found["pattern_b"])[0, 1]),
+        pattern_correlation=float(np.corrcoef(fields["pattern_a"], fields["pattern_b"])[0, 1]),
         ranks=ranks,
         variance=float(variance),
         shrinkage=shrinkage,
         pairs=pairs,
         notes=tuple(notes),
-        **found,
+        **fields,
     )
 
 
@@ -262,13 +251,11 @@ def permuted_labels(
     Args:
         a: `(n_a, d)`.
         b: `(n_b, d)`.
-        pairs: Exchange labels within pairs (item i of A with item i of B, each pair swapped with
-            probability 1/2), not over all items.
+        pairs: Exchange labels within pairs, not over all items.
         seed: Of the draw.
 
     Returns:
-        The items now labeled A, those now labeled B, and of each its index among the items of
-        both conditions, A's first.
+        The items now labeled A, those now labeled B, and the index of each among all, A's first.
     """
     a, b = as_float64(a, "a"), as_float64(b, "b")
     _check_pairs(a, b, pairs)

@@ -64,8 +64,7 @@ def latent_statistics(latents: ArrayLike | Iterable[ArrayLike]) -> LatentStatist
             one at a time is held.
 
     Raises:
-        InputError: If there are no tokens, if batches differ in their number of latents, or if
-            a batch is not a matrix or holds NaN or infinities.
+        InputError: If there are no tokens, or batches differ in width or hold NaN or infinities.
     """
     if not isinstance(latents, Iterable):
         given = type(latents).__name__
@@ -80,10 +79,8 @@ def latent_statistics(latents: ArrayLike | Iterable[ArrayLike]) -> LatentStatist
         if number == 0:
             counts, sums = np.zeros(width, dtype=np.int64), np.zeros(width)
         if width != len(counts):
-            raise InputError(
-                f"{name} is {width} wide and what came before is {len(counts)}; give batches of "
-                "the same latents"
-            )
+            widths = f"{name} is {width} wide and what came before is {len(counts)}"
+            raise InputError(f"{widths}; give batches of the same latents")
         tokens += len(matrix)
         for rows in chunks(len(matrix), CHUNK_ELEMENTS // width):
             part = matrix[rows]

@@ -79,8 +79,7 @@ def pairwise_mutual_information(
     The samples of a pair are its units. A unit is left out of a pair where its z-score in either
     item exceeds `outlier_z`; bins are equally wide from the least to the largest value kept, and
     the counts are those of `numpy.histogram2d`, in the dtype of `x`. Pairs in which an item is
-    constant over the units kept have no information and no covariance. `notes` has the number of
-    pairs that drop more than 1 % of their units.
+    constant over the units kept have no information and no covariance.
 
     Args:
         x: Activations, `(items, units)`, all of one condition and site.
@@ -90,8 +89,8 @@ def pairwise_mutual_information(
             their rare activations have large z-scores and carry the information.
 
     Raises:
-        InputError: If there are fewer than three items, values that are NaN or infinite, items
-            that span more than their dtype can hold, or `bins` or `outlier_z` out of range.
+        InputError: If there are fewer than three items, values are not finite or span more than
+            their dtype can hold, or `bins` or `outlier_z` is out of range.
 
     Source:
         Shannon (1948), "A mathematical theory of communication"; Miller (1955), "Note on the bias

@@ -77,10 +77,9 @@ class ActivationReader:
         self._load = load or partial(LanguageModel.load, language_model)
         known = encoder.language_model if encoder else None
         if known is not None and known != language_model.identity():
+            given = f"{language_model.name} is the model {language_model.identity()}"
             raise InputError(
-                f"the autoencoder was trained on the language model {known}, and "
-                f"{language_model.name} is the model {language_model.identity()}; give the model "
-                "that it was trained on"
+                f"the autoencoder was trained on the language model {known}, and {given}; give that"
             )
 
     @cached_property
@@ -112,23 +111,16 @@ class ActivationReader:
 
     def _check_encoder(self, encoder: Encoder, site: str) -> None:
         if encoder.site not in (None, site):
-            raise InputError(
-                f"the autoencoder was trained at {encoder.site}, and {site} is asked for; "
-                "analyze the site it was trained at, or leave the autoencoder out"
-            )
-        width = self.language_model.sites.width(site)
+            trained = f"the autoencoder was trained at {encoder.site}, and {site} is asked for"
+            raise InputError(f"{trained}; analyze the former, or leave the autoencoder out")
+        spec, width = self.language_model, self.language_model.sites.width(site)
         if width != encoder.width:
-            raise InputError(
-                f"the autoencoder takes activations of width {encoder.width}, and {site} of "
-                f"{self.language_model.name} is {width} wide; give the autoencoder of that site"
-            )
+            taken = f"the autoencoder takes activations of width {encoder.width}"
+            there = f"{site} of {spec.name} is {width} wide"
+            raise InputError(f"{taken}, and {there}; give the autoencoder of that site")
 
     def pooled(self, prepared: Prepared, sites: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """The vector of each item, `(items, units)`, at each site, read in one pass.
-
-        Raises:
-            InputError: If a text is longer than the model's context.
-        """
+        """The vector of each item, `(items, units)`, at each site, read in one pass."""
         vectors: dict[str, list[NDArray[np.float32]]] = {site: [] for site in sites}
         for text, acts in self._texts(prepared.tokens, sites):
             for site, rows in vectors.items():
@@ -139,11 +131,7 @@ class ActivationReader:
     def every_token(
         self, texts: Sequence[Sequence[int]], site: str
     ) -> Iterator[NDArray[np.float32]]:
-        """The vectors of all tokens of each text, `(tokens, units)`, read as they are asked for.
-
-        Raises:
-            InputError: If a text is longer than the model's context.
-        """
+        """The vectors of all tokens of each text, `(tokens, units)`, read as they are asked for."""
         for _, acts in self._texts(texts, [site]):
             yield self._encoded(acts[site]).numpy()
 

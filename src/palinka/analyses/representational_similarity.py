@@ -100,8 +100,7 @@ def representational_similarity(
         seed: Of the shuffles and resamples.
 
     Raises:
-        InputError: If there are fewer than three words, a group of one word, lists of different
-            lengths, NaN, or a comparison that does not exist.
+        InputError: If there are fewer than three words, a group of one, different lengths, or NaN.
 
     Source:
         Kriegeskorte, Mur & Bandettini (2008); Mantel (1967); Schütt et al. (2023) for the
@@ -142,10 +141,8 @@ def representational_similarity(
             if between.size == 0:
                 notes.append(f"there is one group only: {site} has no selectivity")
             elif between.mean() <= 0.0:
-                notes.append(
-                    f"groups have a mean similarity of {between.mean():.3g} with each other in "
-                    f"{site}: its selectivity, a ratio, has no meaning"
-                )
+                given = f"groups have a mean similarity of {between.mean():.3g} with each other"
+                notes.append(f"{given} in {site}: its selectivity, a ratio, has no meaning")
 
     p_value, interval = None, None
     if permutations > 0:

@@ -71,8 +71,8 @@ class Result:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Every array among the findings under its own name; those not computed are left out."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+        values = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return {name: value for name, value in values if isinstance(value, np.ndarray)}
 
     def tables(self) -> dict[str, Table]:
         """Tables for people: name to columns of equal length."""
@@ -83,9 +83,7 @@ class Result:
     ) -> list[TokenSeries] | None:
         """Values of every token of the texts, for a figure; None where no figure shows them.
 
-        Args:
-            texts: The tokens of each text and their activations, `(tokens, units)`, read when
-                they are iterated over.
+        A text is its tokens and their activations, `(tokens, units)`, read when iterated over.
         """
         return None
 
@@ -98,11 +96,10 @@ def as_matrix(x: ArrayLike, name: str, minimum_rows: int = 1) -> NDArray[np.floa
     Args:
         x: `(rows, columns)`.
         name: Its name in messages.
-        minimum_rows: How many rows there must be.
+        minimum_rows: Minimum number of rows.
 
     Raises:
-        InputError: If it is not a matrix, has too few rows or no columns, or holds NaN or
-            infinities.
+        InputError: If it is not a matrix of that size, or holds NaN or infinities.
     """
     if hasattr(x, "detach"):  # a torch tensor, of which NumPy cannot read every dtype
         tensor = x.detach().cpu()
@@ -128,13 +125,9 @@ def as_float64(x: ArrayLike, name: str, minimum_rows: int = 1) -> Array:
 
 
 def scaled(x: NDArray[Any], axis: int) -> NDArray[Any]:
-    """Scale by powers of two to magnitudes of at most 1, so that squares stay in range.
+    """Scale finite values by powers of two to magnitudes of at most 1: squares stay in range.
 
-    Exact but for values below the largest one's rounding.
-
-    Args:
-        x: Finite values.
-        axis: Axis along which values share their scale.
+    Values along `axis` share their scale. Exact but for those below the largest one's rounding.
     """
     largest = np.abs(x).max(axis=axis, keepdims=True)
     return np.asarray(np.ldexp(x, -np.frexp(largest)[1]))

@@ -92,10 +92,8 @@ class AnalysisEntry:
     def __post_init__(self) -> None:
         _check_nulls(self)
         if not re.fullmatch(r"[\w-][\w.-]{0,99}", self.name, re.ASCII):
-            raise InputError(
-                f"an analysis is named {self.name!r}; the name becomes a folder's, so use letters, "
-                "digits, '-', '_' and '.', at most 100 of them"
-            )
+            rule = "the name becomes a folder's: at most 100 letters, digits, '-', '_' and '.'"
+            raise InputError(f"an analysis is named {self.name!r}; {rule}")
 
 
 def _check_nulls(entry: AnalysisEntry | HeatmapEntry) -> None:
@@ -106,11 +104,7 @@ def _check_nulls(entry: AnalysisEntry | HeatmapEntry) -> None:
 
 
 def run_analysis(entry: AnalysisEntry, reader: ActivationReader) -> Findings:
-    """Read the stimuli, analyze them, and draw the results.
-
-    Args:
-        entry: The analysis, its stimuli, sites and options.
-        reader: Neurons or latents.
+    """Analyze an entry's stimuli on the reader's neurons or latents, and draw the results.
 
     Raises:
         InputError: If the entry, its stimuli and the model do not fit together.
@@ -138,11 +132,10 @@ def run_analysis(entry: AnalysisEntry, reader: ActivationReader) -> Findings:
             # Of many sites the one in the middle has figures of its own; the overview has all.
             if analysis.draw is None or call.site != sites[len(sites) // 2]:
                 continue
-            texts = zip(
-                prepared.display, reader.every_token(prepared.tokens, call.site), strict=True
-            )
-            context = {**options, **data, **call.context, "series": result.token_series(texts)}
-            for name, figure in analysis.draw(result, units=reader.units, **context).items():
+            acts = reader.every_token(prepared.tokens, call.site)
+            series = result.token_series(zip(prepared.display, acts, strict=True))
+            context = {"units": reader.units, **options, **data, **call.context, "series": series}
+            for name, figure in analysis.draw(result, **context).items():
                 figures[within_part(call.part, name)] = figure
         if analysis.overview is not None and len(calls) > 1:
             context = {"means": means, "units": reader.units, **calls[0].context}
@@ -206,8 +199,8 @@ def find_analysis(name: str, folder: str | None = None) -> Analysis:
         function = getattr(importlib.import_module(f"palinka.analyses.{name}"), name)
         figures = importlib.import_module(f"palinka.analyses.figures.{name}")
         draw, overview = name, "overview"
-    found = getattr(figures, draw, None), getattr(figures, overview, None)
-    return Analysis(function, function.takes, *found)
+    drawing = getattr(figures, draw, None), getattr(figures, overview, None)
+    return Analysis(function, function.takes, *drawing)
 
 
 def check_options(name: str, analysis: Analysis, options: Mapping[str, Any]) -> None:
@@ -257,17 +250,16 @@ def _calls(
                 yield _Call(part, site, {"targets": np.asarray(mask), **of_tokens}, context)
         return
     if not any(prepared.pool):
-        raise InputError(
-            "this analysis compares items; give contrast, words, carrier or occurrences stimuli"
-        )
+        kinds = "contrast, words, carrier or occurrences"
+        raise InputError(f"this analysis compares items; give {kinds} stimuli")
     labels = [escape_control_chars(label) for label in prepared.labels]
     members: dict[str, list[int]] = {}
     for item, condition in enumerate(prepared.conditions):
         members.setdefault(condition, []).append(item)
     compared = {"two conditions": list(members), "two sites": sites}.get(data)
     if compared is not None and len(compared) != 2:
-        given = f"{len(compared)} are given: {', '.join(compared)}"
-        raise InputError(f"this analysis compares {data}, and {given}")
+        given = ", ".join(compared)
+        raise InputError(f"this analysis compares {data}, and {len(compared)} are given: {given}")
     vectors = reader.pooled(prepared, sites)
     if data == "two sites":
         pair: dict[str, Any] = {"x": vectors[sites[0]], "y": vectors[sites[1]]}
@@ -286,10 +278,8 @@ def _calls(
             yield _Call(f"{site}/{condition}", site, {"x": vectors[site][items]}, context)
 
 
-_CAPTION = (
-    "A text, its tokens shaded by how active each of the chosen latents or neurons is on them. The "
-    "page of the same name has every value, and the token's number."
-)
+_CAPTION = """A text, its tokens shaded by how active each of the chosen latents or neurons is on \
+them. The page of the same name has every value, and the token's number."""
 
 
 def _draw_heatmaps(
@@ -308,10 +298,8 @@ def _draw_heatmaps(
     if wanted.text is not None:
         text = load_stimuli(os.fspath(wanted.text)).prepare(reader.model.tokenizer)
     if text.kind != "passage":
-        raise InputError(
-            f"heatmaps are drawn over a passage, and {entry.name} has stimuli of the kind "
-            f"{text.kind}; give heatmaps.text a stimuli file of the kind passage"
-        )
+        given = f"{entry.name} has stimuli of the kind {text.kind}"
+        raise InputError(f"heatmaps are drawn over a passage, and {given}; set heatmaps.text")
     ids = list(chain(*text.tokens))
     tokens = token_bytes(reader.model.tokenizer, ids)
     by_site: dict[str, NDArray[np.float32]] = {}
@@ -339,16 +327,15 @@ def _heatmaps(
         known = ", ".join(per_unit) or "none: this analysis has no value per unit"
         raise InputError(f"heatmaps cannot rank units by {wanted.by!r}; expected one of {known}")
     criterion = per_unit[wanted.by]
-    exponent = wanted.exponent
-    if exponent is None:
-        exponent = LATENT_EXPONENT if units == "latents" else UNIT_EXPONENT
-    chosen: list[tuple[int, str, str]] = []
+    default = LATENT_EXPONENT if units == "latents" else UNIT_EXPONENT
+    exponent = default if wanted.exponent is None else wanted.exponent
+
+    def heatmap(unit: int, ranked: str = "", color: str = POSITIVE) -> Heatmap:
+        caption = f"{units.removesuffix('s')} {unit}, {wanted.by} {criterion[unit]:.4g}{ranked}"
+        return Heatmap(acts[:, unit], caption, color, exponent)
+
+    drawn = []
     for rank in wanted.ranks:
         (unit,) = choose_latents(criterion if rank > 0 else -criterion, [abs(rank)])
-        chosen.append((unit, f" (rank {rank})", POSITIVE if rank > 0 else NEGATIVE))
-    chosen += [(unit, "", POSITIVE) for unit in choose_latents(criterion, [], wanted.units)]
-    drawn = []
-    for unit, ranked, color in chosen:
-        caption = f"{units.removesuffix('s')} {unit}, {wanted.by} {criterion[unit]:.4g}{ranked}"
-        drawn.append(Heatmap(acts[:, unit], caption, color, exponent))
-    return drawn
+        drawn.append(heatmap(unit, f" (rank {rank})", POSITIVE if rank > 0 else NEGATIVE))
+    return drawn + [heatmap(unit) for unit in choose_latents(criterion, [], wanted.units)]

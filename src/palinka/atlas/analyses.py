@@ -15,8 +15,6 @@ _MAX_ROWS = 200
 # Settings without folders of this machine.
 _SETTINGS = ("analysis", "language_model", "revision", "sites", "site", "units", "autoencoder",
              "stimuli", "stimuli_hash", "options", "rows")  # fmt: skip
-# The report on the latents makes up the rest of the atlas.
-_OWN = "latents"
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,8 @@ def read_analyses(folder: Path | None, latents: int, site: str) -> list[Found]:
     """
     found: list[Found] = []
     for path in sorted(folder.iterdir()) if folder is not None and folder.is_dir() else ():
-        if not path.is_dir() or path.name.startswith(".") or path.name == _OWN:
+        # The report on the latents makes up the rest of the atlas.
+        if not path.is_dir() or path.name.startswith(".") or path.name == "latents":
             continue
         try:
             found.append(_read(path, latents, site))

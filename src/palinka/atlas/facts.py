@@ -150,16 +150,12 @@ def choose_from_bands(sample: Windows, bands: int, each: int) -> NDArray[np.int6
         first within each; -1 where there are none.
     """
     values = np.where(sample.places >= 0, sample.peak, -np.inf)
+    latents, n = values.shape
+    edges = (sample.places >= 0).sum(axis=1)[:, None] * np.arange(bands + 1) // bands
+    first, members = edges[:, :-1, None], np.diff(edges)[:, :, None]
+    shown, place = np.minimum(members, each), np.arange(each)
+    # In the middle of each of `shown` equal parts of the band.
+    at = first + (2 * place + 1) * members // np.maximum(1, 2 * shown)
     order = np.argsort(-values, axis=1, kind="stable")
-    count = (sample.places >= 0).sum(axis=1)
-    chosen = np.full((len(values), bands * each), -1, dtype=np.int64)
-    for band in range(bands):
-        first, last = count * band // bands, count * (band + 1) // bands
-        members = last - first
-        shown = np.minimum(members, each)
-        for place in range(each):
-            # In the middle of each of `shown` equal parts of the band.
-            at = first + (2 * place + 1) * members // np.maximum(1, 2 * shown)
-            column = np.take_along_axis(order, np.minimum(at, len(order[0]) - 1)[:, None], axis=1)
-            chosen[:, band * each + place] = np.where(place < shown, column[:, 0], -1)
-    return chosen
+    columns = np.take_along_axis(order, np.minimum(at, n - 1).reshape(latents, -1), axis=1)
+    return np.where((place < shown).reshape(latents, -1), columns, -1)

@@ -104,9 +104,7 @@ def _strongest(row: NDArray[np.float32], most: int | None = None) -> list[list[A
 HOST = "127.0.0.1"
 # Far more than any context.
 LARGEST_REQUEST = 1 << 18
-TIMEOUT_SECONDS = 30
 API = "/api/latents"
-
 Reply = tuple[HTTPStatus, bytes, str]  # status, body and its type
 
 _STATIC = re.compile(r"/(assets/[\w.-]+\.(?:css|js|svg)|data/[\w-]+\.js|figures/[\w. -]+\.png)")
@@ -170,7 +168,7 @@ def check_atlas(folder: Path) -> None:
 
 class _Handler(BaseHTTPRequestHandler):
     server: AtlasServer
-    timeout = TIMEOUT_SECONDS
+    timeout = 30
     server_version = "palinka"
     sys_version = ""
 

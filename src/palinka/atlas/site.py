@@ -183,7 +183,6 @@ def _metrics(values: Mapping[str, Any]) -> list[dict[str, Any]]:
 PAGES = Path(__file__).with_name("pages")
 # Entries of a site: a folder with anything else is never replaced.
 PARTS = frozenset({"index.html", "assets", "data", "figures"})
-FORMAT = 1
 # Words in a latent's label; words and promoted tokens in its search index.
 _LABEL_WORDS = 4
 _WORDS = 8
@@ -272,7 +271,7 @@ def _data(facts: LatentFacts, about: About, analyses: Sequence[Found]) -> Iterat
 
 def _overview(facts: LatentFacts, about: About, analyses: Sequence[Found]) -> dict[str, Any]:
     return {
-        "format": FORMAT,
+        "format": 1,
         "palinka": version("palinka"),
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         **vars(about),

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -167,14 +168,6 @@ def data(**options: Any) -> ActivationDataModule:
     return ActivationDataModule(**{**settings, **options})
 
 
-def trainer(folder: Path, *callbacks: Any, **options: Any) -> Trainer:
-    return Trainer(
-        accelerator="cpu", max_epochs=1, logger=CSVLogger(folder), enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, callbacks=list(callbacks),
-        num_sanity_val_steps=0, default_root_dir=folder, log_every_n_steps=1, **options,
-    )  # fmt: skip
-
-
 def module() -> SparseAutoencoderModule:
     torch.manual_seed(0)
     return SparseAutoencoderModule(
@@ -183,7 +176,7 @@ def module() -> SparseAutoencoderModule:
 
 
 def test_a_fit_measures_on_the_way_and_at_its_end_as_validate_does(
-    workspace: Path, monkeypatch: pytest.MonkeyPatch
+    workspace: Path, make_trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bootstrap, "MINIMUM_DOCUMENTS", 3)
     loaded: list[str] = []
@@ -191,7 +184,7 @@ def test_a_fit_measures_on_the_way_and_at_its_end_as_validate_does(
     monkeypatch.setattr(LanguageModel, "load", lambda spec: loaded.append(spec.name) or load(spec))
     rows, trained = data(), module()
     callback = LanguageModelMetrics(contexts=6, every_n_steps=2)
-    fit = trainer(workspace, callback)
+    fit = make_trainer(callbacks=[callback], max_epochs=1, logger=CSVLogger(workspace))
     logged: list[tuple[int, set[str]]] = []
     fit.loggers[0].log_metrics = lambda metrics, step: logged.append((step, set(metrics)))  # type: ignore[method-assign]
     trained.train()
@@ -206,7 +199,7 @@ def test_a_fit_measures_on_the_way_and_at_its_end_as_validate_does(
     at_the_end = {name: float(fit.callback_metrics[name]) for name in ours}
 
     again = LanguageModelMetrics(contexts=6)
-    (measured,) = trainer(workspace, again).validate(trained, data(), verbose=False)
+    (measured,) = make_trainer(callbacks=[again]).validate(trained, data(), verbose=False)
     assert {name: measured[name] for name in ours} == pytest.approx(at_the_end, rel=1e-6)
     found = again.found
     assert found == callback.found
@@ -215,12 +208,13 @@ def test_a_fit_measures_on_the_way_and_at_its_end_as_validate_does(
     assert 0.0 < found["kl"].low < found["kl"].value < found["kl"].high
 
     every = LanguageModelMetrics(contexts=None)
-    (tested,) = trainer(workspace, every).test(trained, data(), verbose=False)
+    (tested,) = make_trainer(callbacks=[every]).test(trained, data(), verbose=False)
     assert tested["test/ce_clean"] != measured["val/ce_clean"]  # all eight contexts
 
 
+@pytest.mark.usefixtures("workspace")
 def test_a_passage_in_memory_is_judged_too_and_has_no_interval(
-    workspace: Path, monkeypatch: pytest.MonkeyPatch
+    make_trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
     monkeypatch.setattr(loss_recovered, "rank_zero_info", said.append)
@@ -229,19 +223,20 @@ def test_a_passage_in_memory_is_judged_too_and_has_no_interval(
         in_memory=True, validation_fraction=0.0, train_tokens=None, validation_tokens=None,
         batch_size=None,
     )  # fmt: skip
-    callback = LanguageModelMetrics()
-    (measured,) = trainer(workspace, callback).validate(module(), rows, verbose=False)
+    fit = make_trainer(callbacks=[LanguageModelMetrics()])
+    (measured,) = fit.validate(module(), rows, verbose=False)
     assert measured["val/ce_ablated"] > 0.0
     assert not any(name.startswith("val_interval") for name in measured)
     assert said == ["no intervals: 1 document(s), expected at least 8"]
 
 
+@pytest.mark.usefixtures("workspace")
 def test_a_run_with_divided_latents_says_that_it_cannot(
-    workspace: Path, monkeypatch: pytest.MonkeyPatch
+    make_trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     divided = module()
     monkeypatch.setattr(SparseAutoencoderModule, "device_mesh", property(lambda self: object()))
-    run = trainer(workspace)
+    run = make_trainer()
     run.datamodule = data()  # type: ignore[attr-defined]
     with pytest.warns(UserWarning, match="latents are on one device"):
         LanguageModelMetrics().on_train_end(run, divided)

@@ -20,9 +20,9 @@ from palinka.data.loader import ActivationLoader
 from palinka.data.memory import (
     InputStatistics,
     MemoryRows,
-    contexts_in_memory,
     identity_of,
     input_statistics,
+    memory_contexts,
     read_in_memory,
 )
 from palinka.data.packing import Context, Split
@@ -66,11 +66,9 @@ class ActivationDataModule(pl.LightningDataModule):
             GGUF file; or its `name` with `revision`, `gguf_file`, `dtype` and `device`.
         site: Site in the model, e.g. `blocks.middle.mlp.pre`, `hidden.4` or a module's path.
         corpus: Source of the text; default the bundled sample.
-        batch_size: Rows per batch on each device; null for all rows of a split at once,
-            divided over the devices.
+        batch_size: Rows per batch on each device; null for all rows of a split at once.
         context_length: Tokens in a context.
-        validation_fraction: Share of the documents for validation. With 0, validation
-            measures the training rows themselves.
+        validation_fraction: Share of the documents for validation; 0 to validate on training rows.
         train_tokens: Maximum number of training rows; null for all.
         validation_tokens: Maximum number of validation rows; null for all.
         bos: Whether each context starts with the tokenizer's BOS token.
@@ -208,9 +206,7 @@ class ActivationDataModule(pl.LightningDataModule):
         The first `validation_spec.layout.skip` tokens of each have no row.
         """
         rows = self.validation_rows
-        return (
-            rows.contexts() if isinstance(rows, Cache) else contexts_in_memory(self.validation_spec)
-        )
+        return rows.contexts() if isinstance(rows, Cache) else memory_contexts(self.validation_spec)
 
     def training_rows(self, count: int) -> torch.Tensor:
         """Sample at most `count` training rows, `(rows, width)`, the same on every process.
@@ -275,12 +271,9 @@ class ActivationDataModule(pl.LightningDataModule):
         return caches
 
     def prepare_data(self) -> None:
-        """Harvest the missing shards of the run's splits, on the first process of each node.
-
-        In memory, the same process reads the corpus, so that faults show before there are logs.
-        """
+        """Harvest the missing shards of the run's splits, on the first process of each node."""
         if self.in_memory:
-            self.setup("")
+            self.setup("")  # so that faults show before there are logs
         else:
             self.harvest(specs=self._needed(), max_verified=MAX_VERIFIED_BYTES)
 
@@ -295,20 +288,11 @@ class ActivationDataModule(pl.LightningDataModule):
         A single batch (a `batch_size` of null), and those of `trainer.overfit_batches`, are in
         the order on disk.
         """
-        rows = self._open(self.train_spec)
-        overfit = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
-        return self._loader(
-            rows,
-            self.batch_size or max(1, rows.rows // self._share[1]),
-            shuffle=self.batch_size is not None and not overfit,
-            drop_last=True,
-        )
+        return self._loader(self.train_spec, training=True)
 
     def val_dataloader(self) -> ActivationLoader:
         """Load all validation rows in order, `(batch_size, width)` and a shorter last batch."""
-        rows = self._open(self.validation_spec)
-        all_rows = -(-rows.rows // self._share[1])
-        return self._loader(rows, self.batch_size or all_rows, shuffle=False, drop_last=False)
+        return self._loader(self.validation_spec, training=False)
 
     test_dataloader = predict_dataloader = val_dataloader
 
@@ -317,12 +301,6 @@ class ActivationDataModule(pl.LightningDataModule):
         while self._loaders:
             self._loaders.pop().close()
         self.__dict__.pop("loaded_language_model", None)
-
-    @property
-    def _share(self) -> tuple[int, int]:
-        """Rank and world size; devices that shard one autoencoder's latents share a rank."""
-        share = self.trainer.distributed_sampler_kwargs if self.trainer else None
-        return (share["rank"], share["num_replicas"]) if share else (0, 1)
 
     def _needed(self) -> list[HarvestSpec]:
         """Splits that the run reads: the evaluation of a checkpoint takes no training rows."""
@@ -337,26 +315,30 @@ class ActivationDataModule(pl.LightningDataModule):
     def _open(self, spec: HarvestSpec) -> Cache | MemoryRows:
         if spec.split not in self._rows:
             folder = spec.key.folder(self.cache_dir)
-            self._rows[spec.split] = (
-                read_in_memory(spec)
-                if self.in_memory
-                else Cache.open(folder, spec.key, verify_shards=self.verify_shards)
-            )
+            if self.in_memory:
+                self._rows[spec.split] = read_in_memory(spec)
+            else:
+                opened = Cache.open(folder, spec.key, verify_shards=self.verify_shards)
+                self._rows[spec.split] = opened
         return self._rows[spec.split]
 
-    def _loader(
-        self, rows: Cache | MemoryRows, batch_size: int, *, shuffle: bool, drop_last: bool
-    ) -> ActivationLoader:
-        rank, shares = self._share
+    def _loader(self, spec: HarvestSpec, *, training: bool) -> ActivationLoader:
+        rows = self._open(spec)
+        trainer: Any = self.trainer
+        # Devices that shard one autoencoder's latents share a rank.
+        share = trainer.distributed_sampler_kwargs if trainer else None
+        ranks = share["num_replicas"] if share else 1
+        all_rows = max(1, rows.rows // ranks) if training else -(-rows.rows // ranks)
+        overfit = trainer is not None and trainer.overfit_batches > 0
         loader = ActivationLoader(
             rows,
-            batch_size,
+            self.batch_size or all_rows,
             seed=self.seed,
-            shuffle=shuffle,
-            drop_last=drop_last,
-            rank=rank,
-            world_size=shares,
-            pin_memory=bool(self.trainer and self.trainer.strategy.root_device.type == "cuda"),
+            shuffle=training and self.batch_size is not None and not overfit,
+            drop_last=training,
+            rank=share["rank"] if share else 0,
+            world_size=ranks,
+            pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
         )
         self._loaders.append(loader)
         return loader

@@ -22,7 +22,6 @@ T = TypeVar("T")
 
 FORMAT_NAME = "palinka-activations"
 FORMAT_VERSION = 1
-ALIGNMENT = 64
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 _SAFETENSORS_DTYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
 TABLES = ("tokens", "documents", "positions")
@@ -249,7 +248,7 @@ class ShardShape:
             start, stop = stop, stop + int(np.prod(shape)) * itemsize
             members[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, stop]}
         text = json.dumps(members, separators=(",", ":")).encode()
-        text += b" " * (-(8 + len(text) + self._table_bytes) % ALIGNMENT)
+        text += b" " * (-(8 + len(text) + self._table_bytes) % 64)
         return len(text).to_bytes(8, "little") + text
 
     @property

@@ -235,8 +235,7 @@ def _fill(
                 filled = 0
                 for start in range(0, len(window), spec.contexts_per_batch):
                     tokens = tables[0][start : start + spec.contexts_per_batch]
-                    rows = read_rows(spec, model(), tokens)
-                    check_finite(spec, rows, layout.torch_dtype)
+                    rows = read_rows(spec, model(), tokens, layout.torch_dtype)
                     buffer[filled : filled + len(rows)].copy_(rows)
                     filled += len(rows)
                     bar.update(tokens.size)
@@ -279,11 +278,21 @@ def load_model(spec: HarvestSpec, load: Callable[[], LanguageModel]) -> Language
     return model
 
 
-def read_rows(spec: HarvestSpec, model: LanguageModel, tokens: NDArray[np.int64]) -> torch.Tensor:
+def read_rows(
+    spec: HarvestSpec, model: LanguageModel, tokens: NDArray[np.int64], dtype: torch.dtype | None
+) -> torch.Tensor:
     """Compute the rows of some contexts, on the model's device.
 
-    From token ids, `(contexts, tokens)`, to `(contexts · (tokens - skip), width)`.
+    Args:
+        spec: What is harvested.
+        model: The language model.
+        tokens: Token ids, `(contexts, tokens)`.
+        dtype: Stored type, which must hold the numbers; None for that of the model.
+
+    Returns:
+        `(contexts * (tokens - skip), width)`.
     """
+    names = " or ".join(spec.resolved_sites)
     try:
         read = model.read_contexts(torch.from_numpy(tokens), spec.resolved_sites)
         sites = [read[site] for site in spec.resolved_sites]
@@ -293,23 +302,13 @@ def read_rows(spec: HarvestSpec, model: LanguageModel, tokens: NDArray[np.int64]
             f"out of memory while reading {len(tokens)} contexts of {tokens.shape[1]} tokens at "
             f"once; give a smaller harvest_batch_size than {len(tokens)}"
         ) from error
-    return activations[:, spec.layout.skip :].flatten(0, 1)
-
-
-def check_finite(spec: HarvestSpec, rows: torch.Tensor, dtype: torch.dtype) -> None:
-    """Reject rows that hold NaN or infinities, or would once they are stored as `dtype`."""
-    sites = " or ".join(spec.resolved_sites)
+    rows = activations[:, spec.layout.skip :].flatten(0, 1)
     low, high = (float(extreme) for extreme in torch.aminmax(rows))
-    limit = torch.finfo(dtype).max
+    limit = torch.finfo(dtype or rows.dtype).max
     if -limit <= low and high <= limit:
-        return
+        return rows
     if np.isfinite([low, high]).all():
-        raise InputError(
-            f"activations at {sites} go up to {max(-low, high):.4g}, more than "
-            f"{spec.dtype} can hold ({limit:.4g}); set dtype to bfloat16 or float32"
-        )
-    model = spec.language_model
-    raise InputError(
-        f"activations at {sites} are NaN or infinite; check the weights of {model.name}, or "
-        f"compute in another dtype than {model.dtype}"
-    )
+        largest = f"{max(-low, high):.4g}, more than {spec.dtype} can hold ({limit:.4g})"
+        raise InputError(f"activations at {names} go up to {largest}; store bfloat16 or float32")
+    compute = f"check the weights of {model.spec.name}, or compute in another dtype"
+    raise InputError(f"activations at {names} are NaN or infinite; {compute}")

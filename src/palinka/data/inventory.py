@@ -67,7 +67,7 @@ def _inspect(path: Path) -> StoredCache:
         key = read_description(path)
         numbers = [int(n[6:-5]) for n in sizes if n.startswith("shard-") and n.endswith(".json")]
         records = [record for number in numbers if (record := record_of(path, key, number))]
-        rows = sum(record.statistics.rows for record in records)
+        rows = sum(shape.rows for shape, _, _ in records)
         return StoredCache(path, state, key, rows, size)
     except InputError as error:
         return StoredCache(path, state, bytes=size, problem=str(error))

@@ -157,9 +157,9 @@ _BUFFERS_IN_USE = 3
 class ActivationLoader:
     """Iterates over batches of rows, each epoch in a new seeded order.
 
-    Global batch `b` is rows `b * batch_size * world_size` onward of the epoch's row stream;
-    rank `r` gets its `r`-th part. Each iteration is the next epoch, unless `set_epoch` chooses
-    another. A batch's memory is used again once nothing refers to it.
+    Rank `r` gets the `r`-th part of each global batch, `batch_size * world_size` rows. Each
+    iteration is the next epoch, unless `set_epoch` chooses another. A batch's memory is used
+    again once nothing refers to it.
 
     Args:
         source: A `Cache` or `MemoryRows`.

@@ -1,9 +1,10 @@
 """Activations held in memory, and input normalization."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import groupby, islice
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from palinka.data.cache import Cache, RowContext
 from palinka.data.format import TABLES, RowStatistics
-from palinka.data.harvest import HarvestSpec, check_finite, load_model, read_rows
+from palinka.data.harvest import HarvestSpec, load_model, read_rows
 from palinka.data.packing import Context, documents_of_split, tokenize_documents
 from palinka.errors import InputError, progress
 from palinka.language_models import LanguageModel
@@ -79,11 +80,10 @@ def read_in_memory(spec: HarvestSpec) -> MemoryRows:
     rows: list[torch.Tensor] = []
     kept: list[Context] = []
     with progress(f"reading {spec.split} activations", None, "tokens") as bar:
-        for size, alike in groupby(contexts_in_memory(spec), lambda context: context.tokens.size):
+        for size, alike in groupby(memory_contexts(spec), lambda context: context.tokens.size):
             while batch := list(islice(alike, spec.contexts_per_batch)):
-                read = read_rows(spec, model, np.stack([one.tokens for one in batch])).cpu()
-                check_finite(spec, read, read.dtype)
-                rows.append(read)
+                tokens = np.stack([one.tokens for one in batch])
+                rows.append(read_rows(spec, model, tokens, None).cpu())
                 kept += batch
                 bar.update(size * len(batch))
     if not rows:
@@ -105,7 +105,7 @@ def identity_of(spec: HarvestSpec) -> str:
     return replace(spec.key, settings=settings).digest
 
 
-def contexts_in_memory(spec: HarvestSpec) -> Iterator[Context]:
+def memory_contexts(spec: HarvestSpec) -> Iterator[Context]:
     """Tokenize the contexts of the rows of `read_in_memory`, in the order of the text."""
     tokenizer = spec.language_model.tokenizer()
     bos = [bos_id(tokenizer)] if spec.bos else []
@@ -128,14 +128,8 @@ def contexts_in_memory(spec: HarvestSpec) -> Iterator[Context]:
 CHUNK_NUMBERS = 2**22
 
 
-@dataclass(frozen=True)
-class InputStatistics:
-    """Normalization of an autoencoder's input, `(row - mean) * scale`.
-
-    Attributes:
-        mean: Subtracted from each row, `(width,)`, float64; zeros for no centering.
-        scale: Factor of the difference; 1 for no scaling.
-    """
+class InputStatistics(NamedTuple):
+    """Normalization of an autoencoder's input, `(row - mean) * scale`, with a float64 mean."""
 
     mean: NDArray[np.float64]
     scale: float

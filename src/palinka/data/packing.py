@@ -20,25 +20,17 @@ if TYPE_CHECKING:
 Split: TypeAlias = Literal["train", "validation"]
 
 
-def _documents_per_group(validation_fraction: float) -> int:
-    """Number of documents of which one is for validation; 0 if none is."""
-    if not 0 <= validation_fraction <= 0.5:
-        raise InputError(
-            f"validation_fraction is {validation_fraction}; expected 0 (no validation) to 0.5"
-        )
-    return round(1 / validation_fraction) if validation_fraction else 0
-
-
 def split_of(document: int, validation_fraction: float, seed: int) -> Split:
     """Draw the split of a document, whatever else is in the corpus.
 
     Of each consecutive group of `round(1 / validation_fraction)` documents exactly one, drawn
     with the seed, is for validation: stratified, so that a short corpus gets its share too.
     """
-    size = _documents_per_group(validation_fraction)
-    if size == 0:
+    if not 0 <= validation_fraction <= 0.5:
+        raise InputError(f"validation_fraction is {validation_fraction}; expected 0 to 0.5")
+    if validation_fraction == 0:
         return "train"
-    group, place = divmod(document, size)
+    group, place = divmod(document, size := round(1 / validation_fraction))
     # A hash, since random number generators may change with the version of their library.
     digest = hashlib.blake2b(f"{seed}:{group}".encode(), digest_size=8).digest()
     return "validation" if int.from_bytes(digest) % size == place else "train"
@@ -167,7 +159,7 @@ def documents_of_split(
     if empty and not validation_fraction:
         raise InputError("the validation split is empty; set validation_fraction to 0.05, say")
     if empty:
-        group = _documents_per_group(validation_fraction)
+        group = round(1 / validation_fraction)
         raise InputError(
             f"no document is left for the {split} split: the corpus has {documents}, one of each "
             f"{group} is for validation; give at least {group} documents, or no validation_fraction"

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -65,30 +65,23 @@ def read_description(folder: Path) -> CacheKey:
     return read_json(folder / DESCRIPTION_NAME, f"{FORMAT_NAME}-harvest", CacheKey.from_json)
 
 
-class ShardRecord(NamedTuple):
-    """Contexts, SHA-256 and statistics of a finished shard, kept until there is a manifest."""
+def record_of(
+    folder: Path, key: CacheKey, index: int
+) -> tuple[ShardShape, str, RowStatistics] | None:
+    """Read shape, SHA-256 and sums of a finished shard; None for one that is missing or torn."""
 
-    contexts: int
-    sha256: str
-    statistics: RowStatistics
-
-
-def record_of(folder: Path, key: CacheKey, index: int) -> ShardRecord | None:
-    """Read the record of a shard; None if the record or the shard is missing or torn."""
-
-    def parse(members: dict[str, Any]) -> ShardRecord | None:
-        statistics = RowStatistics.from_json(members["statistics"])
-        record = ShardRecord(members["blocks"], members["sha256"], statistics)
-        return record if members["key"] == key.digest else None
+    def parse(members: dict[str, Any]) -> tuple[ShardShape, str, RowStatistics]:
+        if members["key"] != key.digest:
+            raise ValueError("it belongs to another cache")
+        shape = ShardShape(key.layout, index, members["blocks"])
+        return shape, members["sha256"], RowStatistics.from_json(members["statistics"])
 
     path = folder / shard_name(index)
     try:
         record = read_json(path.with_suffix(".json"), f"{FORMAT_NAME}-shard", parse)
-        size = path.stat().st_size
+        return record if path.stat().st_size == record[0].bytes else None
     except (InputError, OSError):
         return None
-    whole = record and ShardShape(key.layout, index, record.contexts).bytes == size
-    return record if whole else None
 
 
 # Rows are shuffled, summed, hashed and written in chunks that fit into the processor's cache.
@@ -259,9 +252,8 @@ class CacheWriter:
                     if record is None:
                         path = self.folder / shard_name(index)
                         raise InputError(f"{path}: incomplete; rerun harvest to resume")
-                    shape = ShardShape(self.key.layout, index, record.contexts)
-                    checksums[shape] = record.sha256
-                    statistics += record.statistics
+                    checksums[record[0]] = record[1]
+                    statistics += record[2]
                 manifest = Manifest(self.key, checksums, statistics)
                 write_json(self.folder / MANIFEST_NAME, manifest.to_json())
         tidy(self.folder)

@@ -85,11 +85,6 @@ def count(page: Any, text: str) -> None:
     page.get_by_text(text, exact=True).wait_for()
 
 
-def first_latents(page: Any, count: int = 5) -> list[int]:
-    cells = page.locator(".latents tbody th a").all_inner_texts()
-    return [int(text) for text in cells[:count]]
-
-
 def until(page: Any, expression: str) -> None:
     """Wait until it is true; the browser's own waiting would evaluate text, which the site bans."""
     deadline = time.monotonic() + 20.0
@@ -125,25 +120,21 @@ def test_the_overview_says_what_was_measured(page: Any) -> None:
 
 def test_a_column_sorts_both_ways_with_the_dead_at_the_end(page: Any) -> None:
     activation = values(page, "activation")
-    page.get_by_role("button", name="mean", exact=True).click()
-    descending = np.argsort(-activation, kind="stable")  # NaN comes last
-    until(page, f"document.querySelector('.latents tbody a').text == {descending[0]}")
-    assert first_latents(page) == descending[:5].tolist()
-    assert page.locator("th[aria-sort=descending]").inner_text().endswith("mean")
-    page.get_by_role("button", name="mean").click()
-    ascending = np.argsort(activation, kind="stable")
-    until(page, f"document.querySelector('.latents tbody a').text == {ascending[0]}")
-    assert first_latents(page) == ascending[:5].tolist()
-    order = page.evaluate("Array.from(palinka.selection.order())")
-    assert order == ascending.tolist()
-    assert order[-1] == 7
+    for way, keys in (("descending", -activation), ("ascending", activation)):
+        page.get_by_role("button", name="mean").click()
+        order = np.argsort(keys, kind="stable").tolist()  # NaN comes last
+        until(page, f"document.querySelector('.latents tbody a').text == {order[0]}")
+        shown = page.locator(".latents tbody th a").all_inner_texts()
+        assert [int(text) for text in shown[:5]] == order[:5]
+        assert "mean" in page.locator(f"th[aria-sort={way}]").inner_text()
+        assert page.evaluate("Array.from(palinka.selection.order())") == order
+        assert order[-1] == 7
 
 
 def test_the_table_holds_only_rows_in_sight(page: Any) -> None:
-    scroller = page.locator(".scroller")
     assert page.locator(".latents tbody tr").count() < 60
     assert page.locator(".latents").get_attribute("aria-rowcount") == "301"
-    scroller.evaluate("element => element.scrollTop = element.scrollHeight")
+    page.locator(".scroller").evaluate("element => element.scrollTop = element.scrollHeight")
     page.locator(".latents tbody a", has_text="299").wait_for()
     row = page.locator(".latents tbody tr", has=page.locator("a", has_text="299"))
     assert row.get_attribute("aria-rowindex") == "301"
@@ -253,18 +244,21 @@ def test_a_latents_page(visit: Visit, site: Path, make_facts: Callable[..., Late
     activations = facts.top.activations[3, 0][tokens >= 0]
     expected = np.where(activations > 0, 0.12 + 0.88 * activations / 99.0, 0.0)
     np.testing.assert_allclose(shades, expected, atol=2e-3)
-    peak = contexts.first.locator(".peak")
-    peak.hover()
-    tip = page.locator("#tooltip")
-    assert tip.is_visible()
-    assert f"99 · id {tokens[15]}" in tip.inner_text()
+    contexts.first.locator(".peak").hover()
+    assert f"99 · id {tokens[15]}" in page.locator("#tooltip").inner_text()
     rows = page.locator(".facts .card", has_text="Numbers").locator("tbody tr")
     assert rows.filter(has_text="max").inner_text().split("\t")[1:] == ["99.0", "1 of 299"]
     assert page.locator(".facts svg").get_attribute("aria-label").startswith("Histogram of ")
-    link = page.locator(".near a").first
-    nearest = int(facts.report.near.latents[3, 0])
-    link.click()
-    heading(page, f"Latent {nearest}")
+    text = page.locator(".texts .tokens").first
+    text.focus()
+    page.keyboard.press("ArrowRight")
+    assert ": 99 · id " in page.locator("#status").inner_text()
+    assert "peak" in text.locator(".current").get_attribute("class")
+    page.keyboard.press("ArrowLeft")
+    assert page.url.endswith("#latent=3"), "the arrows are the text's while it has the focus"
+    assert "peak" not in (text.locator(".current").get_attribute("class") or "")
+    page.locator(".near a").first.click()
+    heading(page, f"Latent {facts.report.near.latents[3, 0]}")
 
 
 def test_keys_go_from_latent_to_latent_in_the_tables_order(page: Any) -> None:
@@ -287,18 +281,6 @@ def test_keys_go_from_latent_to_latent_in_the_tables_order(page: Any) -> None:
     assert page.locator("#help").is_visible()
     page.keyboard.press("Escape")
     assert not page.locator("#help").is_visible()
-
-
-def test_tokens_are_reached_by_keys_and_told(visit: Visit, site: Path) -> None:
-    page = visit(f"{site.as_uri()}#latent=3", "Latent 3")
-    text = page.locator(".texts .tokens").first
-    text.focus()
-    page.keyboard.press("ArrowRight")
-    assert ": 99 · id " in page.locator("#status").inner_text()
-    assert "peak" in text.locator(".current").get_attribute("class")
-    page.keyboard.press("ArrowLeft")
-    assert page.url.endswith("#latent=3"), "the arrows are the text's while it has the focus"
-    assert "peak" not in (text.locator(".current").get_attribute("class") or "")
 
 
 def test_a_dead_latent_and_an_address_that_leads_nowhere(visit: Visit, site: Path) -> None:

@@ -35,7 +35,7 @@ options:
 exit status: 0 done, 1 failed, 2 unusable input, 130 interrupted, 143 stopped
 environment: PALINKA_CACHE, PALINKA_QUIET, NO_COLOR, HF_HOME, HF_HUB_OFFLINE
 
-A first run, offline:  palinka fit --config configs/quickstart.yaml
+A first run, offline:  palinka fit --config quickstart
 """
 
 

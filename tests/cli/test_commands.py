@@ -48,11 +48,11 @@ def test_a_fit_has_the_options_of_data_and_model_before_the_trainers(
         ("doctor twice", "unrecognized arguments: twice"),
         ("atlas sevre", "sevre"),
         ("completion bsh", "did you mean 'bash'?"),
-        ("import", "required: where"),
-        ("export", "required: ckpt_path, format, output"),
+        ("import", "import needs where; see"),
+        ("export", "export needs --ckpt_path, --format, --output; see"),
         ("export --ckpt_path=a --output=b --format=saelen", "did you mean 'saelens'?"),
         ("export --ckpt_path=no.ckpt --output=b --format=saelens", "no checkpoint no.ckpt"),
-        ("analyze", "required: analyses"),
+        ("analyze", "analyze needs --analyses; see"),
     ],
 )
 @pytest.mark.usefixtures("workspace")

@@ -266,7 +266,7 @@ def test_activations_that_are_no_numbers(
         ),
         (
             "data: {corpus: {class_path: TextFiles, init_args: {pth: texts}}}",
-            ["data.corpus: Option 'pth' is not accepted; did you mean 'path'?"],
+            ["data.corpus: TextFiles has no option 'pth'; did you mean 'path'?"],
         ),
         ("data: {language_model: {nmae: mini}}", ["data.language_model: ", "did you mean 'name'?"]),
         ("data: {batch_size: many}", ["data.batch_size", "many"]),

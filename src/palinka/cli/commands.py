@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from palinka.cli.options import Options, with_paths
 from palinka.errors import InputError, one_line
 
 
@@ -37,13 +38,24 @@ COMMANDS = {
     "cache remove": Command("remove some of them", "cache:remove_caches"),
     "atlas": Command("write pages about every latent", "atlas:atlas"),
     "atlas serve": Command("open them with a box for text of your own", "atlas:serve"),
+    "configs": Command("list the configurations that come with palinka", "configs:list_configs"),
+    "configs copy": Command("write one of them to edit", "configs:copy_config"),
     "doctor": Command("check the installation", "doctor:doctor"),
     "completion": Command("print a shell completion script", "completion:completion"),
 }
 
 
 def run(words: str, arguments: Sequence[str]) -> int:
-    """Run one of `COMMANDS` with the arguments that follow it; return its exit status."""
+    """Run one of `COMMANDS` with the arguments that follow it; return its exit status.
+
+    Help and what can be checked come first, without the command's module and torch.
+    """
+    arguments = list(with_paths(arguments))
+    options = Options(words)
+    if wanted := {"-h", "--help", "--help_trainer"}.intersection(arguments):
+        print(options.help(trainer="--help_trainer" in wanted), end="")
+        return 0
+    options.check(arguments)
     target = _target(words)
     if not callable(target):
         return int(target.run(words, arguments))

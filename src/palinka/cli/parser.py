@@ -143,9 +143,10 @@ def _unknown_class(parser: argparse.ArgumentParser, name: str, key: str) -> str:
 
 
 def classes_of(hint: Any) -> dict[str, type]:
-    """Classes that a type hint allows, by name."""
+    """Classes that a type hint allows, by name; palinka's go before Lightning's namesakes."""
     bases = [t for t in (hint, *get_args(hint)) if isinstance(t, type) and _has_subclasses(t)]
-    return {c.__name__: c for base in bases for c in _concrete_subclasses(base)}
+    found = [c for base in bases for c in _concrete_subclasses(base)]
+    return {c.__name__: c for c in sorted(found, key=lambda c: c.__module__)}
 
 
 def _has_subclasses(kind: type) -> bool:

@@ -1,0 +1,361 @@
+"""Command lines checked against a description of the options, before torch is imported.
+
+`options.json`, which `scripts/describe_options.py` writes from the parsers, has every option with
+its type, and the arguments of the classes of palinka, Lightning and torch. A misspelt key, a value
+of another type and a file that does not exist are found here in milliseconds. What the description
+does not know, such as a user's own class, is left to the full parser.
+"""
+
+import difflib
+import json
+import shutil
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from palinka.errors import InputError, did_you_mean, expanded, first_line
+
+# Packages whose classes the description covers.
+_PACKAGES = ("palinka.", "lightning.", "torch.")
+# Classes whose arguments are listed with the options.
+_EXPANDED = "model.autoencoder."
+_HELP_COLUMN = 44
+# Names that Lightning understands in place of a file.
+_CHECKPOINTS = ("best", "hpc", "last", "registry")
+_FLAGS = ("config", "c", "help", "h", "print_config")  # the first two have a value
+
+
+class Options:
+    """The options of one command.
+
+    Args:
+        command: Its words, such as `fit` or `atlas serve`.
+    """
+
+    def __init__(self, command: str) -> None:
+        text = files("palinka.cli").joinpath("options.json").read_text(encoding="utf-8")
+        description = json.loads(text)
+        own = description["commands"][command]
+        self.command = command
+        self.description: str = own.pop("description")
+        self.sections: list[str] = own.pop("sections")
+        self._options: dict[str, dict[str, Any]] = own
+        for section in self.sections:
+            self._options |= description["sections"][section]
+        self._classes = {k: v for k, v in description["classes"].items() if k in self._options}
+        # Class chosen for each option; None for one that is not described.
+        self._chosen: dict[str, str | None] = {}
+        for key, family in self._classes.items():
+            name = str(self._options[key].get("default")).rpartition(".")[2]
+            only = next(iter(family)) if len(family) == 1 else None
+            self._chosen[key] = name if name in family else only
+        self._given: set[str] = set()
+
+    def check(self, arguments: Sequence[str]) -> None:
+        """Check a command line and the files that it names.
+
+        Args:
+            arguments: What follows the command.
+
+        Raises:
+            InputError: If an option is unknown or missing, or a value cannot be read as its type.
+        """
+        if self.command == "fit" and not arguments:
+            raise InputError("fit needs options; a first run: palinka fit --config quickstart")
+        words, given = self._split(arguments)
+        for key, value in given:
+            if key in ("config", "c") and value is not None:
+                self._check_file(value)
+        for key, value in given:
+            if key not in _FLAGS and not key.endswith(".help"):
+                self._check(key.removesuffix("+"), _parsed(value), flag=True)
+        places = [name for name, entry in self._options.items() if entry.get("positional")]
+        self._given.update(places[: len(words)])
+        several = places and self._options[places[-1]]["positional"] == "several"
+        if len(words) > len(places) and not several:
+            extra = " ".join(words[len(places) :])
+            see = f"see `palinka {self.command} --help`"
+            raise InputError(f"unrecognized arguments: {extra}; {see}")
+        for name, word in zip(places, words, strict=False):
+            self._check(name, word)
+        required = [n for n, e in self._options.items() if e.get("required")]
+        missing = [name for name in required if name not in self._given]
+        if missing and "print_config" not in dict(given):
+            shown = [n if n in places else f"--{n}" for n in missing]
+            raise InputError(
+                f"{self.command} needs {', '.join(shown)}; see `palinka {self.command} --help`"
+            )
+        path = dict(given).get("ckpt_path")
+        if path and path not in _CHECKPOINTS and not ("://" in path or expanded(path).is_file()):
+            raise InputError(
+                f"there is no checkpoint {path}; fits write theirs below lightning_logs/"
+            )
+
+    def _split(self, arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str | None]]]:
+        """Words, and names with values of the options, of a command line."""
+        words: list[str] = []
+        given: list[tuple[str, str | None]] = []
+        remaining = list(arguments)
+        while remaining:
+            argument = remaining.pop(0)
+            key, equals, value = argument.lstrip("-").partition("=")
+            if not argument.startswith("-"):
+                words.append(argument)
+            elif equals:
+                given.append((key, value))
+            elif "flag" in self._options.get(key, {}).get("type", ()) or key in _FLAGS[2:]:
+                given.append((key, "true"))
+            else:
+                follows = remaining and not remaining[0].startswith("--")
+                given.append((key, remaining.pop(0) if follows else None))
+        return words, given
+
+    def _check_file(self, path: str) -> None:
+        try:
+            settings = yaml.safe_load(expanded(path).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(f"there is no configuration {path}; give a YAML file") from None
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path} is not UTF-8 (byte {error.start}); convert it") from error
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror}") from error
+        except yaml.YAMLError as error:
+            place = getattr(error, "problem_mark", None)
+            line = f" (line {place.line + 1})" if place else ""
+            reason = getattr(error, "problem", None) or first_line(error)
+            raise InputError(f"{path} is not valid YAML{line}: {reason}") from error
+        except RecursionError as error:
+            raise InputError(f"{path} is nested too deeply") from error
+        if settings is None:
+            return
+        if not isinstance(settings, dict):
+            raise InputError(f"{path} is not a configuration; expected `key: value` lines")
+        for key, value in settings.items():
+            self._check(str(key), value)
+
+    def _check(self, key: str, value: Any, *, flag: bool = False) -> None:
+        """Check one option, or a section of options."""
+        self._given.add(key)
+        owner = next((name for name in self._classes if key.startswith(f"{name}.")), None)
+        if key in self._options:
+            self._check_value(key, value)
+        elif owner in self._options:
+            self._check_argument(owner, key.removeprefix(f"{owner}."), value)
+        elif any(name.startswith(f"{key}.") for name in self._options):
+            if isinstance(value, dict):
+                for name, inner in value.items():
+                    self._check(f"{key}.{name}", inner)
+        elif not any(key.startswith(f"{name}.") for name in self._options):
+            shown = f"--{key}" if flag else key
+            raise InputError(f"there is no option {shown}{self._nearest(key)}")
+
+    def _check_value(self, key: str, value: Any) -> None:
+        entry = self._options[key]
+        if key not in self._classes:
+            _check_type(key, value, entry)
+            return
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, str) and "str" not in entry["type"]:
+                self._choose(key, each)
+            elif isinstance(each, dict):
+                if "class_path" in each:
+                    self._choose(key, str(each["class_path"]))
+                elif len(self._classes[key]) == 1:
+                    each = {"init_args": each}
+                arguments = each.get("init_args")
+                for name, inner in (arguments if isinstance(arguments, dict) else {}).items():
+                    self._check_argument(key, str(name), inner)
+
+    def _choose(self, key: str, path: str) -> None:
+        """Remember the class of an option; a short name must be among those described."""
+        name = path.rpartition(".")[2]
+        family = self._classes[key]
+        if name == path and name not in family:
+            raise InputError(f"{key}: there is no class '{name}'{did_you_mean(name, family)}")
+        described = name in family and (name == path or path.startswith(_PACKAGES))
+        self._chosen[key] = name if described else None
+
+    def _check_argument(self, key: str, name: str, value: Any) -> None:
+        name = name.removeprefix("init_args.")
+        if name == "class_path":
+            self._choose(key, str(value))
+        chosen = self._chosen[key]
+        if not chosen or name in ("class_path", "init_args", "help") or name.startswith("dict_"):
+            return
+        arguments = self._classes[key][chosen]
+        outer, _, inner = name.partition(".")
+        if outer not in arguments:
+            hint = did_you_mean(outer, arguments) or self._nearest(name)
+            raise InputError(f"{key}: {chosen} has no option '{outer}'{hint}")
+        if not inner:
+            _check_type(f"{key}.{name}", value, arguments[outer])
+
+    def families(self, key: str) -> dict[str, dict[str, Any]]:
+        """Classes that an option accepts, with their arguments."""
+        found: dict[str, dict[str, Any]] = self._classes.get(key, {})
+        return found
+
+    def names(self) -> dict[str, dict[str, Any]]:
+        """Every option, with the arguments of the classes chosen."""
+        found = {}
+        for key, entry in self._options.items():
+            found[key] = entry
+            arguments = self.families(key).get(self._chosen.get(key) or "", {})
+            found |= {f"{key}.{name}": argument for name, argument in arguments.items()}
+        return found
+
+    def _nearest(self, key: str) -> str:
+        """Suggest an option with the same last part, or else the nearest name."""
+        known = list(self.names())
+        last = key.rpartition(".")[2]
+        section = key.partition(".")[0] + "."
+        ends = [name for name in known if name.rpartition(".")[2] == last]
+        siblings = [name for name in known if name.startswith(section)]
+        for candidates in ([n for n in ends if n.startswith(section)], ends):
+            if candidates:
+                return f"; did you mean '{min(candidates, key=len)}'?"
+        endings = [name for name in siblings if name.endswith(f"_{last}")]
+        if endings:  # `epochs` for `max_epochs`
+            return f"; did you mean '{min(endings)}'?"
+        parts = {name.rpartition(".")[2]: name for name in reversed(siblings)}
+        for part in difflib.get_close_matches(last, parts, n=1, cutoff=0.5):
+            return f"; did you mean '{parts[part]}'?"
+        return did_you_mean(key, [*known, *self.sections], most=0)
+
+    def help(self, *, trainer: bool = False) -> str:
+        """Format the help: palinka's own options, or those of Lightning's trainer.
+
+        Args:
+            trainer: Whether to list the options of the trainer.
+        """
+        width = max(60, shutil.get_terminal_size((100, 24)).columns)
+        known = self.names()
+        words = [f" {name.upper()}" for name in known if known[name].get("positional")]
+        configured = " [--config FILE ...]" if self._classes else ""
+        usage = f"usage: palinka {self.command}{''.join(words)}{configured} [--KEY VALUE ...]"
+        lines = [usage, *(["", self.description] if self.description else [])]
+        shown = [name for name in known if name in self._options or name.startswith(_EXPANDED)]
+        wanted = ["trainer"] if trainer else ["data", "model", "options", ""]
+        for section in wanted:
+            names = [n for n in shown if (n.partition(".")[0] if "." in n else "") == section]
+            lines += ["", section or "options"] if names else []
+            lines += [_help_line(name, known[name], width) for name in names]
+        if trainer:
+            return "\n".join(lines) + "\n"
+        if "trainer" in self.sections:
+            lines += ["", f"trainer: palinka {self.command} --help_trainer"]
+        for key, family in self._classes.items():
+            if len(family) > 1:
+                listed = f"classes for --{key}: {', '.join(family)}"
+                lines += ["", *textwrap.wrap(listed, width, subsequent_indent="  ")]
+        if self._classes:
+            lines += ["", "arguments of a class: --KEY.help CLASS"]
+        return "\n".join(lines) + "\n"
+
+
+def _help_line(name: str, entry: Mapping[str, Any], width: int) -> str:
+    default = entry.get("default")
+    if default is None:
+        kinds = [kind for kind in entry["type"] if kind != "null"]
+        value = kinds[0].upper() if isinstance(kinds[0], str) else "|".join(map(str, kinds[0]))
+    else:
+        value = json.dumps(default).strip('"').rpartition("palinka.")[2]
+    if "flag" in entry["type"]:
+        value = ""
+    shown = name.upper() if entry.get("positional") else f"--{name} {value}"
+    flag = f"  {shown}  ".ljust(_HELP_COLUMN)
+    text = " ".join(str(entry.get("help", "")).replace("``", "`").split())
+    return flag + textwrap.shorten(text, max(24, width - len(flag)), placeholder=" …")
+
+
+def config_folder() -> Path:
+    """Folder of the shipped configurations; in a clone, that at its top."""
+    packaged = Path(str(files("palinka"))) / "configs"
+    return packaged if packaged.is_dir() else Path(__file__).parents[3] / "configs"
+
+
+def config_names() -> list[str]:
+    """Names of the configurations, such as `quickstart` and `analyses/him_her`."""
+    found = (
+        path.relative_to(config_folder()).with_suffix("")
+        for path in config_folder().rglob("*.yaml")
+    )
+    known = (name.as_posix() for name in found if name.parts[0] != "stimuli")
+    return sorted(known, key=lambda name: (name.count("/"), name))
+
+
+def find_config(name: str) -> Path:
+    """Path of a shipped configuration.
+
+    Args:
+        name: Its name, or the last part of it: `him_her` for `analyses/him_her`.
+    """
+    known = config_names()
+    matching = [one for one in known if one == name or one.endswith(f"/{name}")]
+    if not matching:
+        raise InputError(
+            f"there is no configuration {name}{did_you_mean(name, known, most=0)}; give a YAML"
+            " file, or a name that `palinka configs` lists"
+        )
+    return config_folder() / f"{matching[0]}.yaml"
+
+
+def with_paths(arguments: Sequence[str]) -> Iterator[str]:
+    """Replace shipped names after `--config` by the paths of their files."""
+    before = ""
+    for argument in arguments:
+        flag = "--config=" if argument.startswith("--config=") else ""
+        value = argument.removeprefix(flag)
+        named = flag or before in ("--config", "-c")
+        if named and value and not Path(value).suffix and not Path(value).exists():
+            argument = flag + str(find_config(value))
+        before = argument
+        yield argument
+
+
+def _parsed(value: str | None) -> Any:
+    if value is None:
+        return None
+    try:
+        return yaml.safe_load(value) if value else ""
+    except yaml.YAMLError:
+        return value
+
+
+def _check_type(key: str, value: Any, entry: Mapping[str, Any]) -> None:
+    """Check a plain value, where every type that an option takes is a plain one."""
+    kinds = entry["type"]
+    if not {"any", "class", "str", "flag"}.isdisjoint(k for k in kinds if isinstance(k, str)):
+        return
+    choices = [choice for kind in kinds if isinstance(kind, list) for choice in kind]
+    if value is None:
+        if "null" not in kinds and not entry.get("required"):
+            raise InputError(f"{key} is null; give a value, or leave it out")
+        return
+    fits = (
+        value in choices
+        or (isinstance(value, bool) and "bool" in kinds)
+        or ("float" in kinds and _number(value) is not None)
+        or ("int" in kinds and (number := _number(value)) is not None and number.is_integer())
+    )
+    if not fits and choices:
+        shown = [str(choice) for choice in choices]
+        hint = did_you_mean(str(value), shown, most=0)
+        raise InputError(f"{key}: {value!r} is not one of {', '.join(shown)}{hint}")
+    if not fits:
+        expected = " or ".join(kind for kind in kinds if kind != "null")
+        raise InputError(f"{key}: expected {expected}, got {value!r}")
+
+
+def _number(value: Any) -> float | None:
+    """Read a number as YAML and JSON write it; `1e-3` is a string in YAML 1.1."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        return float(value)
+    except ValueError:
+        return None

@@ -112,8 +112,7 @@ class Autoencoder(FullPrecisionState, ABC):
         InputError: If a dimension is not a positive integer.
 
     Source:
-        Dunefsky et al. (2024), Transcoders find interpretable LLM feature circuits, arXiv
-        2406.11944, for the transcoder.
+        Dunefsky et al. (2024), arXiv 2406.11944, for the transcoder.
     """
 
     unit_norm: bool = False

@@ -53,8 +53,7 @@ def gather_columns(columns: Tensor, group: Group) -> Tensor:
     """Gather columns `(…, width)`, as many on every process, without a graph."""
     if group is None:
         return columns
-    parts = columns.new_empty(world_size(group) * columns.numel())
-    _all_gather(parts, columns.detach().flatten(), group=group)
+    parts, _ = gather_rows(columns.flatten()[None], group)
     return parts.view(world_size(group), *columns.shape).movedim(0, -2).flatten(-2)
 
 
@@ -86,11 +85,7 @@ def copy_to_tensor_parallel(tensor: Tensor, group: Group) -> Tensor:
 
 
 def reduce_from_tensor_parallel(part: Tensor, group: Group) -> Tensor:
-    """Sum of the parts of all processes; the gradient of a part is that of the sum.
-
-    Source:
-        Shoeybi et al. (2019), as above: the operator *g*.
-    """
+    """Sum of the parts of all processes, whose gradient is each part's: the operator *g*."""
     if group is None:
         return part
     total: Tensor = _ReduceFromTensorParallel.apply(part, group)  # type: ignore[no-untyped-call]
@@ -112,12 +107,7 @@ def _copy(tensor: Tensor) -> Tensor:
 
 
 class Sharding(NamedTuple):
-    """Process groups over which rows and latents are divided; None if they are not.
-
-    Attributes:
-        rows: Processes with the other rows of the batch, for the same latents.
-        latents: Processes with the other latents, for the same rows.
-    """
+    """Processes with the batch's other rows and those with the other latents, or None."""
 
     rows: Group = None
     latents: Group = None

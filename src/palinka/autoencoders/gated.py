@@ -15,8 +15,7 @@ class GatedAutoencoder(UntiedAutoencoder):
     `magnitude = exp(log_magnitude) · W (x - b_dec) + magnitude_bias`, latent by latent.
 
     Source:
-        Rajamanoharan et al. (2024), Improving dictionary learning with gated sparse autoencoders,
-        arXiv 2404.16014.
+        Rajamanoharan et al. (2024), gated sparse autoencoders, arXiv 2404.16014.
     """
 
     encoder_bias = False

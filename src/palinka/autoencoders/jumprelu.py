@@ -80,14 +80,12 @@ class JumpReLUAutoencoder(UntiedAutoencoder):
         tanh_scale: Steepness of the tanh.
 
     Raises:
-        InputError: If a width, threshold or scale is not a positive number, or the sparsity is
-            unknown.
+        InputError: If a number is not positive, or the sparsity unknown.
 
     Source:
-        Rajamanoharan et al. (2024), Jumping ahead: improving reconstruction fidelity with JumpReLU
-        sparse autoencoders, arXiv 2407.14435; for the tanh, Jermyn et al. (2024), Tanh penalty in
-        dictionary learning, and Conerly et al. (2025), Dictionary learning optimization
-        techniques (Transformer Circuits, February 2024 and January 2025).
+        Rajamanoharan et al. (2024), JumpReLU sparse autoencoders, arXiv 2407.14435; for the tanh,
+        Jermyn et al. (2024), Tanh penalty in dictionary learning, and Conerly et al. (2025),
+        Dictionary learning optimization techniques (Transformer Circuits).
     """
 
     def __init__(

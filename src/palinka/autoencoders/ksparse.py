@@ -87,8 +87,7 @@ class LayerNormalizedAutoencoder(KSparseAutoencoder):
     deviation.
 
     Source:
-        Gao et al. (2024), Scaling and evaluating sparse autoencoders, arXiv 2406.04093, as
-        in its published autoencoders.
+        Gao et al. (2024), arXiv 2406.04093, as in its published autoencoders.
     """
 
     def encode(self, x: Tensor) -> Tensor:

@@ -31,8 +31,7 @@ class MatryoshkaAutoencoder(BatchTopKAutoencoder):
         InputError: If the fractions do not sum to 1, or a group is empty.
 
     Source:
-        Bussmann et al. (2025), Learning multi-level features with Matryoshka sparse autoencoders,
-        arXiv 2503.17547.
+        Bussmann et al. (2025), Matryoshka sparse autoencoders, arXiv 2503.17547.
     """
 
     def __init__(

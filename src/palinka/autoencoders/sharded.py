@@ -31,8 +31,7 @@ class ShardedAutoencoder:
         mesh: The devices, with the dimensions `data_parallel` and `tensor_parallel`.
 
     Source:
-        Shoeybi et al. (2019), Megatron-LM, arXiv 1909.08053, for where a sum over processes in
-        one direction is the identity in the other.
+        Shoeybi et al. (2019), Megatron-LM, arXiv 1909.08053.
     """
 
     def __init__(self, autoencoder: Autoencoder, mesh: DeviceMesh) -> None:

@@ -15,19 +15,12 @@ TOLERANCE, MAX_STEPS = 1e-6, 500
 
 @torch.no_grad()
 def geometric_median(rows: Tensor) -> Tensor:
-    """Find the geometric median of rows, to a millionth of their mean distance.
+    """Find the geometric median of rows `(rows, width)`, to 1e-6 of their mean distance.
 
-    Unlike the mean it is not drawn to a few rows of enormous norm.
-
-    Args:
-        rows: `(rows, width)`, at least one.
-
-    Returns:
-        `(width,)`, in float32 or better.
+    Unlike the mean it is not drawn to a few rows of enormous norm. In float32 or better.
 
     Source:
-        Weiszfeld (1937); Vardi & Zhang (2000), the multivariate L1-median and associated data
-        depth, for steps from a point that is itself a row.
+        Weiszfeld (1937); Vardi & Zhang (2000), for steps from a point that is itself a row.
     """
     rows = rows.to(statistics_dtype(rows.dtype))
     point = rows.mean(dim=0)

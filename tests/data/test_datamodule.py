@@ -500,33 +500,24 @@ def parsed(*arguments: str) -> ActivationDataModule:
     return parser.instantiate_classes(parser.parse_args(list(arguments))).data
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        ([], LanguageModelSpec("mini")),
-        (["--data.language_model=mini"], LanguageModelSpec("mini")),
-        (
-            ['--data.language_model={"name": "mini", "dtype": "float64", "device": "cpu"}'],
-            LanguageModelSpec("mini", dtype="float64", device="cpu"),
-        ),
-    ],
-)
-def test_a_language_model_by_name_or_by_mapping(
-    arguments: list[str], expected: LanguageModelSpec
+def test_a_language_model_by_name_or_mapping_and_a_corpus_by_its_short_class_name(
+    folder: Path,
 ) -> None:
-    assert parsed(*arguments).train_spec.language_model == expected
-
-
-def test_a_corpus_by_its_short_class_name(folder: Path) -> None:
     data = parsed(
+        "--data.language_model=mini",
         f'--data.corpus={{"class_path": "TextFiles", "init_args": {{"path": "{folder}"}}}}',
         "--data.batch_size=null",
         "--data.dtype=bfloat16",
     )
+    assert data.train_spec.language_model == LanguageModelSpec("mini")
     corpus = data.train_spec.corpus
     assert isinstance(corpus, TextFiles)
     assert corpus.path == folder
     assert (data.batch_size, data.train_spec.dtype) == (None, "bfloat16")
+    other = parsed('--data.language_model={"name": "mini", "dtype": "float64", "device": "cpu"}')
+    assert other.train_spec.language_model == LanguageModelSpec(
+        "mini", None, None, "float64", "cpu"
+    )
 
 
 def test_the_corpus_and_the_cache_folder_have_defaults(
@@ -558,7 +549,7 @@ def test_the_corpus_and_the_cache_folder_have_defaults(
         ({"target_site": "blocks.1.mlp.outs"}, r"no site 'blocks\.1\.mlp\.outs'"),
     ],
 )
-def test_bad_arguments_are_refused_at_once(
+def test_bad_arguments_are_rejected_at_once(
     settings: dict[str, Any], change: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message) as raised:
@@ -566,39 +557,16 @@ def test_bad_arguments_are_refused_at_once(
     assert "\n" not in str(raised.value)
 
 
-def test_a_batch_beyond_the_training_rows_is_refused(settings: dict[str, Any]) -> None:
-    data = ready(**settings | {"batch_size": 10**6})
-    with pytest.raises(InputError, match="batch_size"):
-        data.train_dataloader()
-
-
 @pytest.mark.parametrize("in_memory", [False, True])
-def test_a_passage_alone_cannot_be_split(tmp_path: Path, in_memory: bool) -> None:
-    with pytest.raises(InputError, match="validation_fraction"):
-        ready(
-            language_model=CPU,
-            corpus=Passage(TEXT),
-            context_length=8,
-            in_memory=in_memory,
-            cache_dir=tmp_path,
-        )
-
-
-def test_a_cache_folder_that_cannot_be_made_is_refused(
-    settings: dict[str, Any], tmp_path: Path
+def test_an_empty_split_is_rejected_before_the_other_is_harvested(
+    tmp_path: Path, in_memory: bool
 ) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="file"):
-        ready(**settings | {"cache_dir": tmp_path / "file" / "caches"})
-
-
-def test_an_empty_split_is_refused_before_the_other_is_harvested(tmp_path: Path) -> None:
-    (tmp_path / "one.txt").write_text(TEXT * 5)
     with pytest.raises(InputError, match="no document is left for the validation split"):
         ready(
             language_model=CPU,
-            corpus=TextFiles(tmp_path / "one.txt"),
+            corpus=Passage(TEXT * 5),
             context_length=8,
+            in_memory=in_memory,
             cache_dir=tmp_path / "caches",
         )
     assert not (tmp_path / "caches").exists()

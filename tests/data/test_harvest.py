@@ -311,7 +311,7 @@ def test_two_runs_at_once_share_the_work(
         (1e5, "float16", r"blocks\.1\.mlp\.pre go up to 1e\+05, .*bfloat16 or float32"),
     ],
 )
-def test_rows_that_cannot_be_stored_are_refused(
+def test_rows_that_cannot_be_stored_are_rejected(
     spec: HarvestSpec,
     model: LanguageModel,
     tmp_path: Path,

@@ -43,7 +43,7 @@ def test_the_draw_is_the_same_everywhere_and_depends_on_seed_and_group() -> None
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 0.6, 1.0, float("nan")])
-def test_refuses_fractions_out_of_range(fraction: float) -> None:
+def test_rejects_fractions_out_of_range(fraction: float) -> None:
     with pytest.raises(InputError, match=r"validation_fraction is .*; expected 0 to 0.5"):
         split_of(0, fraction, 0)
 

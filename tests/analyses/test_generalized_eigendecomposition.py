@@ -15,6 +15,7 @@ from palinka.analyses.generalized_eigendecomposition import permuted_labels
 from palinka.errors import InputError
 
 Array = NDArray[np.float64]
+close, equal = np.testing.assert_allclose, np.testing.assert_array_equal
 
 
 def plain_shrinkage(s: Array, gamma: float) -> Array:
@@ -78,13 +79,13 @@ def test_equals_the_plain_transcription(
     r = len(directions[0][0])
     assert result.components.shape == (d, r)
     assert result.variance_explained.shape == (min(n_a + n_b, d),)
-    np.testing.assert_allclose(result.variance_explained, plain_shares, rtol=1e-8)
+    close(result.variance_explained, plain_shares, rtol=1e-8)
     for name, (eigenvalues, scores, pattern) in zip("ab", directions, strict=True):
 
         def agrees(field: str, expected: Array, tolerance: float, name: str = name) -> None:
             found = getattr(result, f"{field}_{name}")
             atol = tolerance * np.abs(expected).max()
-            np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
+            close(found, expected, rtol=0, atol=atol)
 
         agrees("eigenvalues", eigenvalues, 2e-8)
         gap = 1 - eigenvalues[1] / eigenvalues[0] if r > 1 else 1.0
@@ -107,15 +108,13 @@ def test_all_filters_solve_what_is_defined(n_a: int, n_b: int, d: int) -> None:
         (plain[1], shrunk[0], result.filters_b, result.eigenvalues_b, shrunk[1]),
     ):
         solved, scale = denominator @ filters * eigenvalues, np.abs(s).max()
-        np.testing.assert_allclose(s @ filters, solved, atol=1e-8 * scale)
+        close(s @ filters, solved, atol=1e-8 * scale)
         identity = filters.T @ denominator @ filters
-        np.testing.assert_allclose(identity, np.eye(len(filters)), atol=1e-9)
+        close(identity, np.eye(len(filters)), atol=1e-9)
         assert (np.diff(eigenvalues) <= 0).all()
         patterns = result.components @ own @ filters
         assert (patterns[np.abs(patterns).argmax(0), range(len(filters))] > 0).all()
-    np.testing.assert_allclose(
-        result.scores_a, np.concatenate(y) @ result.filters_a[:, 0], rtol=1e-10
-    )
+    close(result.scores_a, np.concatenate(y) @ result.filters_a[:, 0], rtol=1e-10)
     correlation = scipy.stats.pearsonr(result.pattern_a, result.pattern_b).statistic
     assert result.pattern_correlation == pytest.approx(correlation)
 
@@ -124,16 +123,14 @@ def test_agrees_with_mne() -> None:
     ged = pytest.importorskip("mne.decoding._ged", reason="MNE is not installed")
     a, b = two_conditions(5, 30, 25, 12)
     result = generalized_eigendecomposition(a, b, variance=95.0)
+    covariances, basis = (np.cov(x, rowvar=False) for x in (a, b)), result.components.T
     eigenvalues, filters = ged._smart_ged(
-        np.cov(a, rowvar=False),
-        np.cov(b, rowvar=False),
-        restr_mat=result.components.T,
-        R_func=lambda pair: plain_shrinkage(pair[1], 0.01),
+        *covariances, restr_mat=basis, R_func=lambda pair: plain_shrinkage(pair[1], 0.01)
     )
-    np.testing.assert_allclose(result.eigenvalues_a, eigenvalues[::-1], rtol=1e-9)
+    close(result.eigenvalues_a, eigenvalues[::-1], rtol=1e-9)
     ours = result.components @ result.filters_a
     signs = np.sign((ours * filters[:, ::-1]).sum(axis=0))
-    np.testing.assert_allclose(ours * signs, filters[:, ::-1], atol=1e-8)
+    close(ours * signs, filters[:, ::-1], atol=1e-8)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +142,7 @@ def test_keeps_the_components_before_the_crossing(variance: float, kept: int) ->
     a = np.concatenate([np.eye(5), -np.eye(5)]) * np.sqrt(shares * 9 / 2)
     result = generalized_eigendecomposition(a, np.roll(a, 1, axis=0), variance)
     assert result.components.shape[1] == kept
-    np.testing.assert_allclose(result.variance_explained, np.cumsum(shares))
+    close(result.variance_explained, np.cumsum(shares))
     with pytest.raises(InputError, match=r"holds 60 %.*variance=59; give a larger"):
         generalized_eigendecomposition(a, a, 59.0)
 
@@ -157,17 +154,17 @@ def test_a_share_that_is_never_exceeded_keeps_all_that_varies() -> None:
     assert result.components.shape == (30, 9)
     a[:, 3:], b[:, 3:] = 0.0, 0.0
     assert generalized_eigendecomposition(a, b, variance=100.0).components.shape == (30, 3)
-    np.testing.assert_array_equal(result.ranks, [[5, 9], [4, 9]])
+    equal(result.ranks, [[5, 9], [4, 9]])
 
 
 def test_means_do_not_matter_to_the_directions_but_to_the_scores() -> None:
     a, b = two_conditions(1)
     shift = np.linspace(-3, 5, 7)
     here, there = (generalized_eigendecomposition(a + c, b) for c in (0.0, shift))
-    np.testing.assert_allclose(there.eigenvalues_a, here.eigenvalues_a, rtol=1e-8)
+    close(there.eigenvalues_a, here.eigenvalues_a, rtol=1e-8)
     moved = shift @ here.components @ here.filters_a[:, 0]
-    np.testing.assert_allclose(there.scores_a[:12], here.scores_a[:12] + moved, rtol=1e-7)
-    np.testing.assert_allclose(there.scores_a[12:], here.scores_a[12:], rtol=1e-7)
+    close(there.scores_a[:12], here.scores_a[:12] + moved, rtol=1e-7)
+    close(there.scores_a[12:], here.scores_a[12:], rtol=1e-7)
 
 
 @pytest.mark.parametrize("shrinkage", [0.01, "ledoit_wolf", "oas"])
@@ -177,13 +174,9 @@ def test_swapping_the_conditions_swaps_the_results(shrinkage: Any) -> None:
     back = generalized_eigendecomposition(b, a, shrinkage=shrinkage, permutations=1)
     for name in ("eigenvalues", "pattern", "observed", "heldout_ratio"):
         for one, other in ("ab", "ba"):
-            np.testing.assert_allclose(
-                getattr(there, f"{name}_{one}"), getattr(back, f"{name}_{other}"), rtol=1e-7
-            )
-    np.testing.assert_allclose(
-        there.scores_a, np.concatenate([back.scores_b[9:], back.scores_b[:9]]), rtol=1e-7
-    )
-    np.testing.assert_array_equal(there.ranks, back.ranks[::-1])
+            close(getattr(there, f"{name}_{one}"), getattr(back, f"{name}_{other}"), rtol=1e-7)
+    close(there.scores_a, np.roll(back.scores_b, 12), rtol=1e-7)
+    equal(there.ranks, back.ranks[::-1])
 
 
 def test_never_forms_a_matrix_of_units_by_units() -> None:
@@ -204,12 +197,9 @@ def test_estimated_shrinkage_is_noted_and_used() -> None:
         result = generalized_eigendecomposition(a, b, shrinkage=name)
         y_a, y_b = a @ result.components, b @ result.components
         denominator, gamma = fit(y_b)
-        np.testing.assert_allclose(
-            result.eigenvalues_a,
-            # scikit-learn divides by n, the definition by n - 1.
-            scipy.linalg.eigvalsh(np.cov(y_a, rowvar=False), denominator * 16 / 15)[::-1],
-            rtol=1e-8,
-        )
+        # scikit-learn divides by n, the definition by n - 1.
+        expected = scipy.linalg.eigvalsh(np.cov(y_a, rowvar=False), denominator * 16 / 15)
+        close(result.eigenvalues_a, expected[::-1], rtol=1e-8)
         assert f"b by {gamma:.4g}" in result.notes[0]
 
 
@@ -219,13 +209,13 @@ def test_permutations_bring_the_null_and_leave_the_rest_alone() -> None:
     result = generalized_eigendecomposition(a, b, permutations=40, seed=3)
     for name in ("null_a", "p_value_a", "observed_a", "heldout_ratio_a"):
         assert getattr(without, name) is None
-    np.testing.assert_array_equal(result.eigenvalues_a, without.eigenvalues_a)
+    equal(result.eigenvalues_a, without.eigenvalues_a)
     assert result.null_a.shape == result.null_b.shape == (40,)
     for name in "ab":
         null, observed = getattr(result, f"null_{name}"), getattr(result, f"observed_{name}")
         assert getattr(result, f"p_value_{name}") == (1 + (null >= observed).sum()) / 41
     again = generalized_eigendecomposition(a, b, permutations=40, seed=3)
-    np.testing.assert_array_equal(again.null_b, result.null_b)
+    equal(again.null_b, result.null_b)
     other = generalized_eigendecomposition(a, b, permutations=40, seed=4)
     assert (other.null_b != result.null_b).any()
 
@@ -237,9 +227,7 @@ def test_observed_values_come_from_the_basis_that_does_not_know_the_labels() -> 
     values, vectors = np.linalg.eigh(centered.T @ centered)
     shares = 100 * np.cumsum(values[::-1]) / values.sum()
     y = centered @ vectors[:, ::-1][:, : int((shares <= 99.0).sum())]
-    s_a, s_b = (
-        plain_shrinkage(np.cov(part, rowvar=False), 0.01) for part in (y[: len(a)], y[len(a) :])
-    )
+    s_a, s_b = (plain_shrinkage(np.cov(part, rowvar=False), 0.01) for part in np.split(y, [12]))
     assert result.observed_a == pytest.approx(scipy.linalg.eigvalsh(s_a, s_b)[-1], rel=1e-9)
     assert result.observed_b == pytest.approx(scipy.linalg.eigvalsh(s_b, s_a)[-1], rel=1e-9)
 
@@ -267,9 +255,8 @@ def test_the_heldout_ratio_shows_what_generalizes() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(60, 12)), rng.normal(size=(50, 12))
     for effect in (1.0, 6.0):
-        result = generalized_eigendecomposition(
-            a * ([effect] + [1.0] * 11), b, variance=99.9, permutations=1
-        )
+        x = a * ([effect] + [1.0] * 11)
+        result = generalized_eigendecomposition(x, b, variance=99.9, permutations=1)
         mean, low, high = result.heldout_ratio_a
         assert low < mean < high
         assert (low > 5.0) == (effect > 1.0)
@@ -283,13 +270,11 @@ def test_project_gives_the_scores_for_any_activations() -> None:
     result = generalized_eigendecomposition(a, b)
     both = np.stack([result.scores_a, result.scores_b], axis=1)
     x = np.concatenate([a, b])
-    np.testing.assert_allclose(result.project(x), both, rtol=1e-8)
-    np.testing.assert_allclose(result.project(x.reshape(3, 7, 7)), both.reshape(3, 7, 2), rtol=1e-8)
-    np.testing.assert_allclose(result.project(x[0].tolist()), both[0], rtol=1e-8)
+    close(result.project(x), both, rtol=1e-8)
+    close(result.project(x.reshape(3, 7, 7)), both.reshape(3, 7, 2), rtol=1e-8)
+    close(result.project(x[0].tolist()), both[0], rtol=1e-8)
     half = torch.tensor(x, dtype=torch.bfloat16)
-    np.testing.assert_allclose(
-        result.project(half), result.project(half.float().numpy()), rtol=1e-12
-    )
+    close(result.project(half), result.project(half.float().numpy()), rtol=1e-12)
     with pytest.raises(InputError, match=r"\(4, 6\); expected \(\.\.\., 7\)"):
         result.project(np.ones((4, 6)))
 
@@ -318,7 +303,7 @@ def test_a_permuted_labeling_has_the_same_centered_items(pairs: bool) -> None:
     a, b = two_conditions(11, 9, 9)
     labeled_a, labeled_b, order = permuted_labels(a, b, pairs, seed=1)
     centered = np.concatenate([a - a.mean(axis=0), b - b.mean(axis=0)])
-    np.testing.assert_array_equal(np.concatenate([labeled_a, labeled_b]), centered[order])
+    equal(np.concatenate([labeled_a, labeled_b]), centered[order])
     assert sorted(order) == list(range(18))
     assert 0 < (order[:9] >= 9).sum() < 9
     assert (order % 9 == np.tile(np.arange(9), 2)).all() == pairs

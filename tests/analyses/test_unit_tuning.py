@@ -49,11 +49,7 @@ def conditions(seed=0, items=12, units=40, tuned=5, effect=3.0, second_items=Non
     return a, b
 
 
-p_lists = st.lists(
-    st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.005, 0.01, 0.02, 0.05, 1.0])),
-    min_size=1,
-    max_size=12,
-)
+p_values = st.floats(0, 1) | st.sampled_from([0.0, 0.005, 0.01, 0.02, 0.05, 1.0])
 
 
 def plain_adjusted(p, correction):
@@ -72,13 +68,11 @@ def plain_adjusted(p, correction):
 
 
 @pytest.mark.parametrize("correction", ["bonferroni", "holm", "benjamini_hochberg"])
-@given(p=p_lists)
+@given(p=st.lists(p_values, min_size=1, max_size=12))
 @settings(deadline=None)
 def test_adjusted_p_equal_the_plain_procedures(correction, p):
-    module = sys.modules["palinka.analyses.unit_tuning"]
-    np.testing.assert_allclose(
-        module._adjusted(np.array(p), correction), plain_adjusted(p, correction), rtol=1e-12
-    )
+    adjusted = sys.modules["palinka.analyses.unit_tuning"]._adjusted(np.array(p), correction)
+    np.testing.assert_allclose(adjusted, plain_adjusted(p, correction), rtol=1e-12)
 
 
 def test_significance_follows_the_correction():
@@ -158,15 +152,13 @@ def test_paired_items_that_differ_by_a_constant_have_no_variance():
 
 
 def test_takes_torch_of_half_precision_and_gives_scalars_and_a_table():
-    a, b = conditions(units=4, tuned=1)
-    a, b = torch.tensor(a, dtype=torch.bfloat16), torch.tensor(b, dtype=torch.bfloat16)
+    a, b = (torch.tensor(x, dtype=torch.bfloat16) for x in conditions(units=4, tuned=1))
     result = unit_tuning(a, b)
     np.testing.assert_allclose(result.t, unit_tuning(a.double(), b.double()).t)
-    scalars = result.scalars()
-    assert scalars["units"] == 4
-    assert scalars["units_significant"] == result.significant.sum() == 1
-    assert scalars["most_positive"] == 0
-    assert scalars["most_positive_t"] == result.t[0]
+    assert result.scalars() == {
+        "units": 4, "units_significant": 1, "most_positive": 0, "most_positive_t": result.t[0],
+        "most_negative": result.t.argmin(), "most_negative_t": result.t.min(),
+    }  # fmt: skip
     table = result.tables()["strongest_units"]
     assert table["unit"][0] == 0
     assert list(np.abs(table["t"])) == sorted(np.abs(result.t), reverse=True)

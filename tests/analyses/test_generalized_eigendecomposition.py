@@ -157,16 +157,6 @@ def test_a_share_that_is_never_exceeded_keeps_all_that_varies() -> None:
     equal(result.ranks, [[5, 9], [4, 9]])
 
 
-def test_means_do_not_matter_to_the_directions_but_to_the_scores() -> None:
-    a, b = two_conditions(1)
-    shift = np.linspace(-3, 5, 7)
-    here, there = (generalized_eigendecomposition(a + c, b) for c in (0.0, shift))
-    close(there.eigenvalues_a, here.eigenvalues_a, rtol=1e-8)
-    moved = shift @ here.components @ here.filters_a[:, 0]
-    close(there.scores_a[:12], here.scores_a[:12] + moved, rtol=1e-7)
-    close(there.scores_a[12:], here.scores_a[12:], rtol=1e-7)
-
-
 @pytest.mark.parametrize("shrinkage", [0.01, "ledoit_wolf", "oas"])
 def test_swapping_the_conditions_swaps_the_results(shrinkage: Any) -> None:
     a, b = two_conditions(2)

@@ -1,5 +1,4 @@
-import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -7,10 +6,10 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 from jsonargparse.typing import Path_fr
-from PIL import Image
 
 from palinka import analyses
 from palinka.analyses import figures
+from palinka.analyses.findings import Findings
 from palinka.analyses.reader import ActivationReader
 from palinka.analyses.result import Result, takes
 from palinka.analyses.run import (
@@ -225,27 +224,6 @@ def test_him_and_her_differ_where_labels_are_swapped_within_sentences(
         assert max(found["p_value_a"], found["p_value_b"]) < high
 
 
-def contents(folder: Path, site: str, prefixed: bool) -> dict[str, object]:
-    """What of a site's findings is compared, by name: arrays, tables, pixels and pages."""
-    found: dict[str, object] = {}
-    with zipfile.ZipFile(folder / "arrays.npz") as archive:
-        for name in archive.namelist():
-            if not prefixed or name.startswith(f"{site}/"):
-                found[name.removeprefix(f"{site}/")] = archive.read(name)
-    for path in folder.iterdir():
-        name = path.name.removeprefix(f"{site}-")
-        if prefixed and name == path.name:
-            continue
-        if path.suffix == ".csv":
-            found[name] = path.read_bytes()
-        elif path.suffix == ".png":
-            with Image.open(path) as image:
-                found[name] = (image.size, image.tobytes())
-        elif path.suffix == ".html":  # the title names the site of several
-            found[name] = path.read_text().replace(f"{site}/", "").replace(f" {site}", "")
-    return found
-
-
 def test_all_analyses_are_compared() -> None:
     assert {*ONE_SITE, "representational_similarity"} == set(analyses.__all__)
     assert set(analyses.__all__) <= set(figures.__all__)
@@ -253,9 +231,15 @@ def test_all_analyses_are_compared() -> None:
         find_analysis("none")
 
 
+def of_site(named: Mapping[str, Any], site: str) -> dict[str, Any]:
+    """What belongs to one of several sites, without its name."""
+    mine = ((name.partition(f"{site}/"), value) for name, value in named.items())
+    return {name: value for (before, prefix, name), value in mine if prefix and not before}
+
+
 @pytest.mark.parametrize("analysis", ONE_SITE)
 def test_what_is_found_at_one_of_several_sites_is_what_is_found_there_alone(
-    analysis: str, mini: ActivationReader, stimuli: Write, tmp_path: Path
+    analysis: str, mini: ActivationReader, stimuli: Write
 ) -> None:
     categories = {"c": ["Vienna", "Danube"]}
     text: Any = stimuli("text.yaml", kind="passage", text=PASSAGE, categories=categories)
@@ -267,17 +251,21 @@ def test_what_is_found_at_one_of_several_sites_is_what_is_found_there_alone(
         heatmaps=HeatmapEntry(by=by, units=[3], text=text) if by else None,
     )
     sites = ["hidden.2", "blocks.3.mlp.pre"]  # of unlike widths
-    several = run_analysis(replace(wanted, sites=sites), mini).write(tmp_path / "several")
+    several = run_analysis(replace(wanted, sites=sites), mini)
     for site in sites:
-        alone = run_analysis(replace(wanted, sites=site), mini).write(tmp_path / site)
-        expected, found = contents(alone, site, False), contents(several, site, True)
-        drawn = [name for name in expected if name.endswith(".png") and "heatmaps" not in name]
+        alone = run_analysis(replace(wanted, sites=site), mini)
+        for method in (Findings.scalars, Findings.arrays, Findings.tables):
+            expected = {
+                name.removeprefix(f"{site}/"): found for name, found in method(alone).items()
+            }
+            np.testing.assert_equal(of_site(method(several), site), expected)
+        titled = {name: page.replace(f"{site}/", "") for name, page in several.pages.items()}
+        pages = {name: page.replace(f" {site}", "") for name, page in of_site(titled, site).items()}
+        assert pages == alone.pages
         # Only the site in the middle has its figures drawn; an overview has no site in its name.
-        left_out = [name for name in drawn if name not in found]
-        assert found.keys() == expected.keys() - set(left_out)
-        assert len(left_out) < len(drawn) or site != sites[1]
-        for name, content in found.items():
-            assert content == expected[name], name
+        drawn = {name for name in of_site(several.figures, site) if "heatmaps" not in name}
+        assert drawn <= {name.removeprefix(f"{site}/") for name in alone.figures}
+        assert bool(drawn) == (site == sites[1])
 
 
 @pytest.mark.parametrize(

@@ -101,14 +101,7 @@ def resampled_scores(
     With one measurement per matrix, subjects are not a second factor. As with any
     resampling of two crossed factors, noise that belongs to single pairs of words rather than
     to words is counted more than once: the spread is then too wide rather than too narrow.
-
-    Args:
-        x: `(items, items)`.
-        y: `(items, items)`, of the same items.
-        compare: As in `compare_matrices`.
-        strata: Items within which to draw: as many are drawn from each as it has.
-        resamples: Number of resamples.
-        random: Generator of the draws.
+    From each of the `strata` as many items are drawn as it has.
 
     Returns:
         `(resamples,)`; NaN for resamples in which the score is not defined.

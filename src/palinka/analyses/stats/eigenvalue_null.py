@@ -158,15 +158,10 @@ def _add_scatter(m: Array, z: Array) -> None:
 # over B, the smallest B over A, so that one tridiagonalization serves both directions.
 @compiled_with(error_model="numpy", fastmath={"reassoc", "contract"})
 def permuted_eigenvalues(rows: Array, in_a: NDArray[np.bool_], shrinkage: float) -> Array:
-    """Largest eigenvalues of both shrunk covariances against each other, by labeling.
+    """Largest eigenvalues of both shrunk covariances against each other, `(labelings, 2)`.
 
-    Args:
-        rows: `(rows, r)` of mean 0 by assumption, with a diagonal scatter; C-contiguous.
-        in_a: `(labelings, rows)`, mask of the rows labeled A.
-        shrinkage: Of both covariances, at least 0 and less than 1.
-
-    Returns:
-        `(labelings, 2)`: that of A over B and that of B over A.
+    `rows`, `(rows, r)`, are C-contiguous, of mean 0 by assumption, with a diagonal scatter; `in_a`
+    is the mask of those labeled A, `(labelings, rows)`. A over B comes first, then B over A.
     """
     n, r = rows.shape
     largest = np.empty((len(in_a), 2))
@@ -232,20 +227,14 @@ def leading_filter(more: Array, less: Array, shrinkage: Shrinkage) -> Array:
 def heldout_ratio(a: Array, b: Array, shrinkage: Shrinkage, seed: int) -> tuple[Array, Array]:
     """Variance ratios of filters on halves of the items that they were not fitted on.
 
-    Item i of A and item i of B fall into the same half where both conditions have the same number
-    of items, so that matched pairs stay together.
+    Each condition has four items or more, `(items, r)`. Item i of A and item i of B fall into the
+    same half where both have the same number of items, so that matched pairs stay together. Filters
+    are fitted with shrunk denominators; the ratios are of plain variances.
 
     The geometric mean is 1 where nothing carries over and the halves that are tested are of the
     same size; with `m` and `k` normal items it is `exp(1 / k - 1 / m)` to first order. The
     arithmetic mean of a variance ratio is larger: with `d` degrees of freedom in the denominator
     `d / (d - 2)`.
-
-    Args:
-        a: `(n_a, r)`, at least four items.
-        b: `(n_b, r)`, at least four items.
-        shrinkage: Of the denominators that filters are fitted with; the ratios are of plain
-            variances.
-        seed: Of the draws of halves.
 
     Returns:
         For the filter of A over B the variance in A over that in B, and for the filter of B over
@@ -287,18 +276,11 @@ def contrast_scores(a: Array, b: Array, variance: float) -> Array:
     freedom. Their Householder contrasts `x_i - x_n / (sqrt(n) + 1)`, `i < n`, have their scatter;
     they are uncorrelated and of equal variance, and therefore exchangeable where items are normal.
     Contrast i of A and contrast i of B are made of item i and the last item alike, so that matched
-    pairs remain matched.
-
-    Args:
-        a: `(n_a, d)`.
-        b: `(n_b, d)`.
-        variance: The components before this cumulative share, in per cent, are kept.
+    pairs remain matched. The components before the cumulative share `variance`, in per cent, are
+    kept.
 
     Returns:
         `(n_a - 1 + n_b - 1, r)`, those of A first.
-
-    Raises:
-        InputError: If the first component already exceeds `variance`.
 
     Source:
         Huh and Jhun (2001), "Random permutation testing in multiple linear regression": a
@@ -327,8 +309,8 @@ def largest_eigenvalues(rows: Array, in_a: NDArray[np.bool_], shrinkage: Shrinka
 
 
 def permutation_null(
-    a: Array, b: Array, variance: float, shrinkage: Shrinkage,
-    permutations: int, pairs: bool, seed: int,
+    a: Array, b: Array, variance: float, shrinkage: Shrinkage, permutations: int, pairs: bool,
+    seed: int,
 ) -> tuple[Array, Array]:  # fmt: skip
     """Largest eigenvalues under the true labels and under exchanged ones.
 
@@ -338,15 +320,6 @@ def permutation_null(
     each pair swapped with probability 1/2), or over all contrasts. Apart from the means the recipe
     does not use the labels: principal components of all contrasts, the same cut, both covariances
     shrunk. The observed values equal those of the centered items.
-
-    Args:
-        a: `(n_a, d)`.
-        b: `(n_b, d)`.
-        variance: The cut of the principal components, in per cent.
-        shrinkage: Of both covariances.
-        permutations: Number of labelings to draw.
-        pairs: Exchange labels within pairs; `n_a` must equal `n_b`.
-        seed: Of the draws.
 
     Returns:
         Observed `(2,)` and null `(permutations, 2)`: A over B, B over A.

@@ -163,17 +163,11 @@ def fill_information(
     """Compute the mutual information of a pair, in bits.
 
     A cell of `c` out of `n` has `p log2(p + ε) = (c log2 c - c log2 n) / n + ε / ln 2`, up to terms
-    in ε² n: one table of `c log2 c` serves pairs of any number of samples.
+    in ε² n: one table of `c log2 c`, `count_logs`, serves pairs of any number of samples.
 
-    Args:
-        copies: Four joint histograms whose sum is counted, `(4, (bins + 1)²)`.
-        count_logs: `c log2 c` for every possible count.
-        columns: Buffer, `(bins,)`.
-        logs: Buffer, `(bins,)`.
-        first: One item of the pair.
-        second: The other.
-        information: Filled in at the pair, `(items, items)`.
-        corrected: Filled in with the Miller–Madow correction, `(items, items)`.
+    `copies`, `(4, (bins + 1)²)`, add up to the joint histogram; `columns` and `logs` are buffers,
+    `(bins,)`. Both matrices, `(items, items)`, are filled in at the pair; `corrected` has the
+    Miller–Madow correction.
     """
     bins = len(columns)
     nats = 1.0 / np.log(2.0)
@@ -211,9 +205,8 @@ def fill_pairs(
 ) -> None:  # fmt: skip
     """Compute the information of the items `share` with those after them.
 
-    Pairs whose bins are not known are left out. `digits`, `binning` and `status` are those of
-    `BinnedRows`, `width` is the number of bins and the one for outliers; the other arguments are
-    those of `fill_information`.
+    Pairs whose bins are not known are left out. The arguments are those of `BinnedRows` and of
+    `fill_information`; `width` counts the bins and the one for outliers.
     """
     cells = np.empty(digits.shape[1], digits.dtype)
     columns = np.empty(width - 1, np.int64)
@@ -236,9 +229,9 @@ class BinnedRows:
     value, its bins differ. Each range of a row has its own digits.
 
     Attributes:
-        values: `(rows, units)`, float32 or float64.
+        values: `(rows, units)`, float32 or float64, finite.
         outlying: Mask of the values left out of every pair of their row, `(rows, units)`.
-        bins: Number of bins of a row.
+        bins: Number of equally wide bins of a row.
         digits: The bin of each value in each range, `(ranges, units)`; outliers of the row have
             the bin `bins`, which no pair counts.
         status: `COUNTED`, `DISORDERED` or `CONSTANT`, `(ranges,)`.
@@ -259,13 +252,7 @@ class BinnedRows:
 
 
 def binned_rows(values: Numbers, outlying: Mask, bins: int) -> BinnedRows:
-    """Find the bin of every value among the inliers of its row, beside every other row.
-
-    Args:
-        values: `(rows, units)`, float32 or float64, finite.
-        outlying: Mask of the values left out of every pair of their row, `(rows, units)`.
-        bins: Number of equally wide bins.
-    """
+    """Find the bin of every value among the inliers of its row, beside every other row."""
     rows, units = values.shape
     binning, row_of = np.empty((rows, rows), dtype=np.intp), np.empty(rows * rows, dtype=np.intp)
     low, high = np.empty((2, rows * rows), dtype=values.dtype)

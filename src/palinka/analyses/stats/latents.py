@@ -28,11 +28,8 @@ def auc_of_ranks(
     """AUC of each column as a detector of each labeling's targets, `(labelings, columns)`.
 
     It is the probability that a random target has a higher value than a random other row,
-    where ties count one half; 0.5 is chance.
-
-    Args:
-        ranks: From `column_ranks`, `(rows, columns)`.
-        targets: `(labelings, rows)`; in each some rows, but not all, are targets.
+    where ties count one half; 0.5 is chance. `ranks` are from `column_ranks`, `(rows, columns)`; of
+    the `targets`, `(labelings, rows)`, some rows in each, but not all, are true.
 
     Source:
         Hanley & McNeil (1982), by the statistic of Mann & Whitney (1947).
@@ -84,11 +81,8 @@ class NearestLatents:
 def nearest_latents(dictionary: ArrayLike, n: int) -> NearestLatents:
     """Find the `n` other directions with the largest cosine to each direction.
 
-    Of equal cosines the lower index comes first; there are fewer than `n` in a small dictionary.
-
-    Args:
-        dictionary: Directions, `(latents, width)`.
-        n: Number of others, at least 1.
+    Of equal cosines the lower index comes first; there are fewer than `n` in a small dictionary,
+    `(latents, width)`.
     """
     directions = scaled(as_matrix(dictionary, "dictionary"), axis=1)
     if n < 1:

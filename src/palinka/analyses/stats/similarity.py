@@ -52,15 +52,8 @@ def kendall_tau_a(x: Indices, y: Indices, weights: Array) -> float:
     """Concordant minus discordant pairs of samples, divided by all pairs, ties included.
 
     A sample of weight 2 counts as two samples that are not compared with each other, so that
-    what a bootstrap drew twice does not pull the coefficient towards zero.
-
-    Args:
-        x: `(samples,)`, dense ranks.
-        y: `(samples,)`, dense ranks.
-        weights: `(samples,)`, not negative.
-
-    Returns:
-        A number within [-1, 1]; NaN where fewer than two samples have weight.
+    what a bootstrap drew twice does not pull the coefficient towards zero. All are `(samples,)`,
+    `x` and `y` dense ranks; NaN where fewer than two samples have weight.
 
     Source:
         Kendall (1938); counted with Fenwick's (1994) tree of cumulative weights.
@@ -138,20 +131,10 @@ def mantel_scores(
 
     Any item of `y` is exchanged with any other, its row and its column together: entries that
     share an item are not independent, and each permuted matrix is as self-consistent as the
-    observed one.
-
-    Args:
-        x: `(items, items)`.
-        y: `(items, items)`, of the same items.
-        compare: As in `compare_matrices`.
-        permutations: Number of permutations.
-        random: Generator of the permutations.
+    observed one (Mantel, 1967).
 
     Returns:
         `(permutations,)`.
-
-    Source:
-        Mantel (1967).
     """
     items = len(x)
     upper = np.triu_indices(items)
@@ -223,14 +206,8 @@ def _normalized(matrix: Array, compare: Comparison) -> Array:
 def selectivity_index(similarity: Array, membership: Indices) -> float:
     """Mean similarity within groups, over mean similarity between groups.
 
-    Every group, and every pair of groups, counts once, however many words it has.
-
-    Args:
-        similarity: `(items, items)`.
-        membership: The group of each item, `(items,)`, counted from 0.
-
-    Returns:
-        The ratio; NaN where there is one group only, or nothing between groups.
+    Every group, and every pair of groups, counts once, however many words it has. The groups in
+    `membership`, `(items,)`, count from 0; NaN where there is one, or nothing between them.
     """
     between = similarity_between(similarity, membership)
     if between.size == 0 or between.mean() == 0.0:

@@ -13,9 +13,7 @@ from palinka.language_models.direct_effect import direct_path, token_effects
     "site",
     ["hidden.3", "blocks.2.attn.out", "blocks.2.resid", "blocks.2.mlp.out", "blocks.2.mlp.post"],
 )
-def test_after_the_last_attention_it_is_what_the_model_does(
-    site: str, any_model: LanguageModel
-) -> None:
+def test_the_path_from_the_last_block_is_exact(site: str, any_model: LanguageModel) -> None:
     """Nothing but the direct path leads from the last block to the logits."""
     torch.manual_seed(0)
     ids = torch.randint(8192, (1, 4))
@@ -47,9 +45,7 @@ def test_after_the_last_attention_it_is_what_the_model_does(
     assert residue.norm() < 0.02 * expected.norm()
 
 
-def test_the_tokens_are_those_of_the_whole_map_however_it_is_cut(
-    gpt2: LanguageModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_token_effects_in_chunks(gpt2: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     directions = torch.randn(5, gpt2.width("blocks.1.mlp.pre"))
     logits = direct_path(gpt2, "blocks.1.mlp.pre")(directions)
     monkeypatch.setattr(direct_effect, "CHUNK_LOGITS", 2 * 8192)

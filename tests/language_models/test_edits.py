@@ -1,4 +1,6 @@
 from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from palinka.training.callbacks.loss_recovered import COLUMNS, patched_losses
 LATENTS = torch.tensor([[[0.0, 2.0, 3.0], [4.0, 0.0, 6.0]]])
 SITE = "blocks.1.mlp.post"
 IDS = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
+TEXTS = ["The river was wide.", "Yes, and the water was still."]
 
 
 @pytest.mark.parametrize(
@@ -37,6 +40,18 @@ def test_an_edit_changes_the_latents_that_it_names_and_nothing_else(
     assert torch.equal(given, LATENTS)
 
 
+def close(a: Tensor, b: Tensor) -> bool:
+    return torch.allclose(a, b, atol=1e-5, rtol=1e-5)
+
+
+def logits(model: LanguageModel, *replacements: tuple[Any, ...]) -> Tensor:
+    """Logits with replacements, each the arguments of `replaced`, the outermost first."""
+    with ExitStack() as replaced:
+        for arguments in replacements:
+            replaced.enter_context(model.replaced(*arguments))
+        return model.logits(TEXTS)
+
+
 @pytest.fixture
 def module(gpt2: LanguageModel) -> SparseAutoencoderModule:
     """An autoencoder with a shift and a scale of its own, as training leaves it."""
@@ -47,34 +62,19 @@ def module(gpt2: LanguageModel) -> SparseAutoencoderModule:
     return made.eval()
 
 
-def test_an_identity_edit_with_the_error_gives_the_clean_logits(
-    gpt2: LanguageModel, module: SparseAutoencoderModule
-) -> None:
-    clean = gpt2.logits(IDS)
-    for autoencoder in (module, module.autoencoder):
-        with gpt2.replaced(SITE, autoencoder, edit=lambda latents: latents, keep_error=True):
-            torch.testing.assert_close(gpt2.logits(IDS), clean, rtol=0, atol=1e-5)
-        with gpt2.replaced(SITE, autoencoder):
-            assert (gpt2.logits(IDS) - clean).abs().max() > 1e-2
-
-
 @pytest.mark.parametrize("keep_error", [True, False])
 def test_clamping_a_latent_equals_a_direct_computation(
     keep_error: bool, gpt2: LanguageModel, module: SparseAutoencoderModule
 ) -> None:
-    x = gpt2.read(IDS, [SITE])[SITE]
+    (x,) = gpt2.read(TEXTS, [SITE]).values()
     latents = module.encode(x)
-    moved = latents.clone()
-    moved[..., 3] = 9.0
     # In raw units a latent writes its direction, divided by the scale of the input.
-    change = (moved - latents)[..., 3:4] * module.autoencoder.dictionary[3] / 0.25
+    change = (9 - latents[..., 3:4]) * module.autoencoder.dictionary[3] / 0.25
     expected = (x if keep_error else module.decode(latents)) + change
-    with gpt2.replaced(SITE, lambda _: expected.detach()):
-        direct = gpt2.logits(IDS)
-    with gpt2.replaced(SITE, module, edit=edits.clamp(3, 9.0), keep_error=keep_error):
-        edited = gpt2.logits(IDS)
-    torch.testing.assert_close(edited, direct, rtol=0, atol=1e-5)
-    assert (edited - gpt2.logits(IDS)).abs().max() > 1e-2
+    direct = logits(gpt2, (SITE, lambda _: expected.detach()))
+    edited = logits(gpt2, (SITE, module, edits.clamp(3, 9.0), keep_error))
+    assert close(edited, direct)
+    assert not torch.allclose(edited, logits(gpt2), atol=1e-2)
 
 
 def test_generate_is_steered(gpt2: LanguageModel, module: SparseAutoencoderModule) -> None:
@@ -148,7 +148,6 @@ def test_an_unusable_replacement_or_edit_is_rejected(
 
 
 GIVEN, RETURNED, NEURONS = "transformer.h.1.ln_2", "blocks.1.mlp.out", "blocks.1.mlp.post"
-TEXTS = ["The river was wide.", "Yes, and the water was still."]
 
 
 @pytest.fixture
@@ -164,61 +163,37 @@ def exact(relu_gpt2: LanguageModel) -> KSparseAutoencoder:
     return transcoder
 
 
-def close(a: Tensor, b: Tensor) -> bool:
-    return torch.allclose(a, b, atol=1e-5, rtol=1e-5)
-
-
-def test_the_mlp_itself_leaves_the_model_as_it_is(
-    relu_gpt2: LanguageModel, exact: KSparseAutoencoder
-) -> None:
-    clean, options = relu_gpt2.logits(TEXTS), {"max_new_tokens": 4, "do_sample": False}
-    mlp = relu_gpt2.model.get_submodule("transformer.h.1.mlp")
+def test_the_mlp_itself_is_neutral(relu_gpt2: LanguageModel, exact: KSparseAutoencoder) -> None:
+    mlp, options = relu_gpt2.model.transformer.h[1].mlp, {"max_new_tokens": 4, "do_sample": False}
     for same in (exact, lambda x: mlp.c_proj(mlp.act(mlp.c_fc(x)))):
+        assert close(logits(relu_gpt2, (RETURNED, same, None, False, GIVEN)), logits(relu_gpt2))
         with relu_gpt2.replaced(RETURNED, same, source_site=GIVEN):
-            assert close(relu_gpt2.logits(TEXTS), clean)
             ids = relu_gpt2.generate(TEXTS, **options)
         assert torch.equal(ids, relu_gpt2.generate(TEXTS, **options))
 
 
-def test_an_edited_latent_is_an_edited_neuron(
-    relu_gpt2: LanguageModel, exact: KSparseAutoencoder
-) -> None:
+def test_an_edited_latent_is_a_neuron(relu_gpt2: LanguageModel, exact: KSparseAutoencoder) -> None:
     silence = edits.ablate(range(10))
-    with relu_gpt2.replaced(NEURONS, silence):
-        expected = relu_gpt2.logits(TEXTS)
-    assert not torch.allclose(expected, relu_gpt2.logits(TEXTS), atol=1e-2)
-    with relu_gpt2.replaced(RETURNED, exact, edit=silence, source_site=GIVEN):
-        assert close(relu_gpt2.logits(TEXTS), expected)
+    expected = logits(relu_gpt2, (NEURONS, silence))
+    assert not torch.allclose(expected, logits(relu_gpt2), atol=1e-2)
+    assert close(logits(relu_gpt2, (RETURNED, exact, silence, False, GIVEN)), expected)
 
 
-def test_with_its_error_a_poor_transcoder_changes_nothing_but_the_edit(
-    relu_gpt2: LanguageModel, exact: KSparseAutoencoder
-) -> None:
-    clean = relu_gpt2.logits(TEXTS)
-    with torch.no_grad():
-        exact.decoder_bias += torch.arange(24)
-    with relu_gpt2.replaced(RETURNED, exact, source_site=GIVEN):
-        assert not torch.allclose(relu_gpt2.logits(TEXTS), clean, atol=1e-2)
-    with relu_gpt2.replaced(RETURNED, exact, keep_error=True, source_site=GIVEN):
-        assert close(relu_gpt2.logits(TEXTS), clean)
+def test_the_error_is_kept(relu_gpt2: LanguageModel, exact: KSparseAutoencoder) -> None:
+    exact.decoder_bias.data += torch.arange(24)
+    for keep_error in (False, True):
+        changed = logits(relu_gpt2, (RETURNED, exact, None, keep_error, GIVEN))
+        assert close(changed, logits(relu_gpt2)) == keep_error
 
 
-def test_the_source_is_read_as_it_was_replaced(
-    relu_gpt2: LanguageModel, exact: KSparseAutoencoder
-) -> None:
-    transcoder = (RETURNED, exact, None, False, GIVEN)
-    doubled = (GIVEN, lambda x: 2 * x)
-    with relu_gpt2.replaced(*doubled):
-        expected = relu_gpt2.logits(TEXTS)
-        with relu_gpt2.replaced(*transcoder):
-            assert close(relu_gpt2.logits(TEXTS), expected)
-    with relu_gpt2.replaced(*transcoder), relu_gpt2.replaced(*doubled):
-        assert close(relu_gpt2.logits(TEXTS), expected)
+def test_a_replaced_source_is_read(relu_gpt2: LanguageModel, exact: KSparseAutoencoder) -> None:
+    transcoder, doubled = (RETURNED, exact, None, False, GIVEN), (GIVEN, lambda x: 2 * x)
+    expected = logits(relu_gpt2, doubled)
+    assert close(logits(relu_gpt2, doubled, transcoder), expected)
+    assert close(logits(relu_gpt2, transcoder, doubled), expected)
 
 
-def test_patching_in_the_mlp_itself_costs_nothing(
-    relu_gpt2: LanguageModel, exact: KSparseAutoencoder
-) -> None:
+def test_patching_in_the_mlp_is_free(relu_gpt2: LanguageModel, exact: KSparseAutoencoder) -> None:
     tokens = torch.arange(24).reshape(2, 12).numpy()
     contexts = [Context(row, np.full(12, place), np.arange(12)) for place, row in enumerate(tokens)]
 
@@ -246,8 +221,5 @@ def test_patching_in_the_mlp_itself_costs_nothing(
 def test_a_transcoder_needs_a_source_that_comes_first(
     relu_gpt2: LanguageModel, exact: KSparseAutoencoder, site: str, source_site: str, message: str
 ) -> None:
-    with (
-        pytest.raises(InputError, match=message),
-        relu_gpt2.replaced(site, exact, source_site=source_site),
-    ):
-        relu_gpt2.logits(TEXTS)
+    with pytest.raises(InputError, match=message):
+        logits(relu_gpt2, (site, exact, None, False, source_site))

@@ -17,180 +17,174 @@ def relative_difference(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max() / b.abs().max())
 
 
-class TestReading:
-    def test_padding_never_changes_an_answer(
-        self, any_model: LanguageModel, texts: list[str]
-    ) -> None:
-        sites = list(any_model.sites)
-        together, logits = any_model.read(texts, sites), any_model.logits(texts)
-        for row, text in enumerate(texts):
-            alone = any_model.read([text], sites)
-            length = alone.tokens.shape[1]
-            assert torch.equal(together.tokens[row, :length], alone.tokens[0])
-            for site in sites:
-                values = together[site][row]
-                assert relative_difference(values[:length], alone[site][0]) < 1e-5, site
-                assert not values[length:].any()
-            assert relative_difference(logits[row, :length], any_model.logits([text])[0]) < 1e-5
-            assert not logits[row, length:].any()
-
-    def test_batches_of_any_size_give_the_same(self, gpt2: LanguageModel, texts: list[str]) -> None:
-        whole = gpt2.read(texts, ["hidden.3", "blocks.0.attn.k"])
-        for batch_size in (1, 3):
-            parts = gpt2.read(texts, list(whole), batch_size)
-            assert torch.equal(parts.mask, whole.mask)
-            for site in whole:
-                torch.testing.assert_close(parts[site], whole[site])
-
-    def test_activations_have_the_given_names(self, gpt2: LanguageModel) -> None:
-        names = ["transformer.h.1.mlp.c_fc", "blocks.middle.mlp.pre", "blocks.1.mlp.pre"]
-        acts = gpt2.read(["I saw him."], names)
-        assert list(acts) == names
-        assert all(torch.equal(acts[name], acts[names[0]]) for name in names)
-        assert acts.tokens.shape == acts.mask.shape == acts[names[0]].shape[:2]
-
-    def test_texts_tokens_and_ids_give_the_same(self, gpt2: LanguageModel) -> None:
-        texts = ["I saw him at the market."]
-        tokens, sites = gpt2.tokenize(texts), ["hidden.2"]
-        (expected,) = gpt2.read(texts, sites).values()
-        for read in (gpt2.read(tokens, sites), gpt2.read_contexts(tokens.ids, sites)):
-            assert torch.equal(read["hidden.2"], expected)
-
-    def test_a_module_path_gives_its_output(self, gpt2: LanguageModel) -> None:
-        acts = gpt2.read(IDS, ["transformer.h.1", "transformer.wpe", "transformer.h.0.attn"])
-        assert torch.equal(acts["transformer.h.1"], gpt2.read(IDS, ["hidden.2"])["hidden.2"])
-        assert acts["transformer.h.0.attn"].shape == (2, 6, 24)
-        positions = gpt2.model.get_parameter("transformer.wpe.weight")[:6]
-        assert torch.equal(acts["transformer.wpe"], positions.expand(2, -1, -1))
-
-    @pytest.mark.parametrize(
-        ("site", "last"),
-        [
-            ("hidden.0", "transformer.h.0"),
-            ("hidden.1", "transformer.h.0.mlp.dropout"),
-            ("blocks.0.attn.k", "transformer.h.0.attn.c_attn"),
-            ("blocks.1.mlp.pre", "transformer.h.1.mlp.c_fc"),
-            ("blocks.1.mlp.post", "transformer.h.1.mlp.c_proj"),
-            ("hidden.3", "transformer.ln_f"),
-        ],
-    )
-    def test_nothing_is_computed_after_the_last_site(
-        self, gpt2: LanguageModel, site: str, last: str
-    ) -> None:
-        calls: list[object] = []
-        with register_module_forward_pre_hook(lambda module, _: calls.append(module)):
-            gpt2.read(IDS, [site, "hidden.0"])
-        assert calls[-1] is gpt2.model.get_submodule(last)
-        assert gpt2.model.lm_head not in calls
-
-    def test_no_graph_is_kept_and_the_result_can_be_trained_on(self, gpt2: LanguageModel) -> None:
-        acts = gpt2.read(IDS, ["blocks.1.mlp.post"])["blocks.1.mlp.post"]
-        assert not acts.requires_grad
-        assert not gpt2.logits(IDS).requires_grad
-        (acts * torch.ones(acts.shape[-1], requires_grad=True)).sum().backward()
-        assert not any(parameter.requires_grad for parameter in gpt2.model.parameters())
-
-    @pytest.mark.parametrize(
-        ("texts", "sites", "message"),
-        [
-            (["word " * 80], ["hidden.1"], r"text 0 has \d+ tokens, more than the 64"),
-            (torch.zeros(2, 65, dtype=torch.long), ["hidden.1"], "65 tokens, more than the 64"),
-            ("text", ["hidden.1"], "give a list of texts"),
-            ([], ["hidden.1"], "an empty list"),
-            (["fine", ""], ["hidden.1"], r"texts \[1\] without a token"),
-            (["text"], "hidden.1", "give a list of at least one site"),
-            (["text"], [], "give a list of at least one site"),
-            (["text"], ["hidden.9"], "no site 'hidden.9'"),
-            (torch.tensor([[8192]]), ["hidden.1"], "0 to 8191"),
-            (torch.tensor([[-1]]), ["hidden.1"], "0 to 8191"),
-            (torch.tensor([1, 2]), ["hidden.1"], r"give both as \(texts, tokens\)"),
-        ],
-    )
-    def test_bad_input_is_rejected(
-        self, gpt2: LanguageModel, texts: Sequence[str] | Tensor, sites: list[str], message: str
-    ) -> None:
-        with pytest.raises(InputError, match=message) as error:
-            gpt2.read(texts, sites)
-        assert "\n" not in str(error.value)
+def test_padding_never_changes_an_answer(any_model: LanguageModel, texts: list[str]) -> None:
+    sites = list(any_model.sites)
+    together, logits = any_model.read(texts, sites), any_model.logits(texts)
+    for row, text in enumerate(texts):
+        alone = any_model.read([text], sites)
+        length = alone.tokens.shape[1]
+        assert torch.equal(together.tokens[row, :length], alone.tokens[0])
+        for site in sites:
+            values = together[site][row]
+            assert relative_difference(values[:length], alone[site][0]) < 1e-5, site
+            assert not values[length:].any()
+        assert relative_difference(logits[row, :length], any_model.logits([text])[0]) < 1e-5
+        assert not logits[row, length:].any()
 
 
-class TestReplacing:
-    @pytest.mark.parametrize("site", EVERY_KIND)
-    def test_a_site_is_replaced_and_read_as_replaced(
-        self, any_model: LanguageModel, site: str
-    ) -> None:
-        clean, before = any_model.logits(IDS), any_model.read(IDS, [site])[site]
-        with any_model.replaced(site, lambda x: x):
-            assert torch.equal(any_model.logits(IDS), clean)
-        with any_model.replaced(site, lambda x: 0 * x):
-            assert not torch.allclose(any_model.logits(IDS), clean)
-        with any_model.replaced(site, lambda x: 2 * x + 1):
-            torch.testing.assert_close(any_model.read(IDS, [site])[site], 2 * before + 1)
-        assert torch.equal(any_model.logits(IDS), clean)
-
-    def test_a_replacement_changes_what_comes_after_and_nothing_before(
-        self, any_model: LanguageModel
-    ) -> None:
-        sites = ["blocks.1.attn.k", "blocks.1.attn.v", "hidden.1", "hidden.2"]
-        clean = any_model.read(IDS, sites)
-        with any_model.replaced("blocks.1.attn.v", lambda x: x + 1):
-            changed = any_model.read(IDS, sites)
-        same = {site: torch.allclose(changed[site], clean[site]) for site in sites}
-        assert list(same.values()) == [True, False, True, False]
-
-    def test_zero_at_the_mlp_takes_exactly_its_contribution_away(self, gpt2: LanguageModel) -> None:
-        clean = gpt2.read(IDS, ["blocks.1.resid", "blocks.1.mlp.out"])
-        with gpt2.replaced("blocks.1.mlp.out", torch.zeros_like):
-            without = gpt2.read(IDS, ["blocks.1.resid"])["blocks.1.resid"]
-        torch.testing.assert_close(without, clean["blocks.1.resid"] - clean["blocks.1.mlp.out"])
-
-    @pytest.mark.parametrize("path", ["transformer", "transformer.h.1.attn"])
-    def test_the_first_tensor_of_a_larger_output_is_replaced(
-        self, gpt2: LanguageModel, path: str
-    ) -> None:
-        clean = gpt2.read(IDS, [path])[path]
-        with gpt2.replaced(path, lambda x: x + 1):
-            assert torch.equal(gpt2.read(IDS, [path])[path], clean + 1)
-            changed = gpt2.logits(IDS)
-        assert not torch.allclose(changed, gpt2.logits(IDS))
-
-    def test_replacements_nest(self, gpt2: LanguageModel) -> None:
-        site = "blocks.0.mlp.out"
-        clean = gpt2.read(IDS, [site])[site]
-        with gpt2.replaced(site, lambda x: x + 1), gpt2.replaced(site, lambda x: 2 * x):
-            torch.testing.assert_close(gpt2.read(IDS, [site])[site], 2 * (clean + 1))
-
-    def test_hidden_states_of_transformers_see_the_replacement(self, gpt2: LanguageModel) -> None:
-        gpt2.model(IDS, output_hidden_states=True)  # leaves its own hooks behind
-        with gpt2.replaced("hidden.0", lambda x: x + 1), gpt2.replaced("hidden.2", lambda x: x * 0):
-            states = gpt2.model(IDS, output_hidden_states=True).hidden_states
-            acts = gpt2.read(IDS, ["hidden.0"])
-        assert torch.equal(states[0], acts["hidden.0"])
-        assert torch.equal(states[2], torch.zeros_like(states[2]))
-
-    def test_hooks_are_removed_after_errors(self, gpt2: LanguageModel) -> None:
-        clean = gpt2.logits(IDS)
-        for bad, message in ((lambda x: x[..., :1], r"c_attn returned \(2, 6, 1\)"), (len, "int")):
-            with pytest.raises(InputError, match=message), gpt2.replaced("blocks.1.attn.q", bad):
-                gpt2.logits(IDS)
-        with pytest.raises(InputError, match="no site"), gpt2.replaced("nowhere", torch.relu):
-            pass
-        assert torch.equal(gpt2.logits(IDS), clean)
-
-    def test_a_replacement_works_within_generate(self, any_model: LanguageModel) -> None:
-        with any_model.replaced(list(any_model.sites)[-1], torch.zeros_like):
-            # All logits are equal then, or are the bias of the head: the same token for ever.
-            continued = any_model.generate(IDS, max_new_tokens=4, do_sample=False)[:, 6:]
-        assert (continued == continued[0, 0]).all()
-        free = any_model.generate(IDS, max_new_tokens=4, do_sample=False)
-        with any_model.replaced("blocks.0.attn.v", lambda x: x):
-            same = any_model.generate(IDS, max_new_tokens=4, do_sample=False)
-        assert torch.equal(free, same)
+def test_batches_of_any_size_give_the_same(gpt2: LanguageModel, texts: list[str]) -> None:
+    whole = gpt2.read(texts, ["hidden.3", "blocks.0.attn.k"])
+    for batch_size in (1, 3):
+        parts = gpt2.read(texts, list(whole), batch_size)
+        assert torch.equal(parts.mask, whole.mask)
+        for site in whole:
+            torch.testing.assert_close(parts[site], whole[site])
 
 
-def test_generate_continues_each_text_as_if_alone(
-    any_model: LanguageModel, texts: list[str]
+def test_texts_tokens_ids_and_any_name_of_a_site_give_the_same(gpt2: LanguageModel) -> None:
+    names = ["transformer.h.1.mlp.c_fc", "blocks.middle.mlp.pre", "blocks.1.mlp.pre"]
+    acts = gpt2.read(["I saw him."], names)
+    assert list(acts) == names
+    assert all(torch.equal(acts[name], acts[names[0]]) for name in names)
+    assert acts.tokens.shape == acts.mask.shape == acts[names[0]].shape[:2]
+    tokens = gpt2.tokenize(["I saw him."])
+    for read in (gpt2.read(tokens, names), gpt2.read_contexts(tokens.ids, names)):
+        assert all(torch.equal(read[name], acts[name]) for name in names)
+
+
+def test_a_module_path_gives_one_vector_per_token(gpt2: LanguageModel) -> None:
+    acts = gpt2.read(IDS, ["transformer.wpe", "transformer.h.0.attn"])
+    assert acts["transformer.h.0.attn"].shape == (2, 6, 24)
+    positions = gpt2.model.get_parameter("transformer.wpe.weight")[:6]
+    assert torch.equal(acts["transformer.wpe"], positions.expand(2, -1, -1))
+
+
+@pytest.mark.parametrize(
+    ("site", "last"),
+    [
+        ("hidden.0", "transformer.h.0"),
+        ("hidden.1", "transformer.h.0.mlp.dropout"),
+        ("blocks.0.attn.k", "transformer.h.0.attn.c_attn"),
+        ("blocks.1.mlp.pre", "transformer.h.1.mlp.c_fc"),
+        ("blocks.1.mlp.post", "transformer.h.1.mlp.c_proj"),
+        ("hidden.3", "transformer.ln_f"),
+    ],
+)
+def test_nothing_is_computed_after_the_last_site(gpt2: LanguageModel, site: str, last: str) -> None:
+    calls: list[object] = []
+    with register_module_forward_pre_hook(lambda module, _: calls.append(module)):
+        gpt2.read(IDS, [site, "hidden.0"])
+    assert calls[-1] is gpt2.model.get_submodule(last)
+    assert gpt2.model.lm_head not in calls
+
+
+def test_no_graph_is_kept_and_the_result_can_be_trained_on(gpt2: LanguageModel) -> None:
+    acts = gpt2.read(IDS, ["blocks.1.mlp.post"])["blocks.1.mlp.post"]
+    assert not acts.requires_grad
+    assert not gpt2.logits(IDS).requires_grad
+    (acts * torch.ones(acts.shape[-1], requires_grad=True)).sum().backward()
+    assert not any(parameter.requires_grad for parameter in gpt2.model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("texts", "sites", "message"),
+    [
+        (["word " * 80], ["hidden.1"], r"text 0 has \d+ tokens, more than the 64"),
+        (torch.zeros(2, 65, dtype=torch.long), ["hidden.1"], "65 tokens, more than the 64"),
+        ("text", ["hidden.1"], "give a list of texts"),
+        ([], ["hidden.1"], "an empty list"),
+        (["fine", ""], ["hidden.1"], r"texts \[1\] without a token"),
+        (["text"], "hidden.1", "give a list of at least one site"),
+        (["text"], [], "give a list of at least one site"),
+        (["text"], ["hidden.9"], "no site 'hidden.9'"),
+        (torch.tensor([[8192]]), ["hidden.1"], "0 to 8191"),
+        (torch.tensor([[-1]]), ["hidden.1"], "0 to 8191"),
+        (torch.tensor([1, 2]), ["hidden.1"], r"give both as \(texts, tokens\)"),
+    ],
+)
+def test_bad_input_is_rejected(
+    gpt2: LanguageModel, texts: Sequence[str] | Tensor, sites: list[str], message: str
 ) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        gpt2.read(texts, sites)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("site", EVERY_KIND)
+def test_a_site_is_replaced_and_read_as_replaced(any_model: LanguageModel, site: str) -> None:
+    clean, before = any_model.logits(IDS), any_model.read(IDS, [site])[site]
+    with any_model.replaced(site, lambda x: x):
+        assert torch.equal(any_model.logits(IDS), clean)
+    with any_model.replaced(site, lambda x: 0 * x):
+        assert not torch.allclose(any_model.logits(IDS), clean)
+    with any_model.replaced(site, lambda x: 2 * x + 1):
+        torch.testing.assert_close(any_model.read(IDS, [site])[site], 2 * before + 1)
+    assert torch.equal(any_model.logits(IDS), clean)
+
+
+def test_a_replacement_changes_only_what_follows(any_model: LanguageModel) -> None:
+    sites = ["blocks.1.attn.k", "blocks.1.attn.v", "hidden.1", "hidden.2"]
+    clean = any_model.read(IDS, sites)
+    with any_model.replaced("blocks.1.attn.v", lambda x: x + 1):
+        changed = any_model.read(IDS, sites)
+    same = {site: torch.allclose(changed[site], clean[site]) for site in sites}
+    assert list(same.values()) == [True, False, True, False]
+
+
+def test_zero_at_the_mlp_takes_exactly_its_contribution_away(gpt2: LanguageModel) -> None:
+    resid, mlp = gpt2.read(IDS, ["blocks.1.resid", "blocks.1.mlp.out"]).values()
+    with gpt2.replaced("blocks.1.mlp.out", torch.zeros_like):
+        (without,) = gpt2.read(IDS, ["blocks.1.resid"]).values()
+    torch.testing.assert_close(without, resid - mlp)
+
+
+@pytest.mark.parametrize("path", ["transformer", "transformer.h.1.attn"])
+def test_the_first_tensor_of_a_larger_output_is_replaced(gpt2: LanguageModel, path: str) -> None:
+    clean = gpt2.read(IDS, [path])[path]
+    with gpt2.replaced(path, lambda x: x + 1):
+        assert torch.equal(gpt2.read(IDS, [path])[path], clean + 1)
+        changed = gpt2.logits(IDS)
+    assert not torch.allclose(changed, gpt2.logits(IDS))
+
+
+def test_replacements_nest(gpt2: LanguageModel) -> None:
+    site = "blocks.0.mlp.out"
+    clean = gpt2.read(IDS, [site])[site]
+    with gpt2.replaced(site, lambda x: x + 1), gpt2.replaced(site, lambda x: 2 * x):
+        torch.testing.assert_close(gpt2.read(IDS, [site])[site], 2 * (clean + 1))
+
+
+def test_hidden_states_of_transformers_see_the_replacement(gpt2: LanguageModel) -> None:
+    gpt2.model(IDS, output_hidden_states=True)  # leaves its own hooks behind
+    with gpt2.replaced("hidden.0", lambda x: x + 1), gpt2.replaced("hidden.2", lambda x: x * 0):
+        states = gpt2.model(IDS, output_hidden_states=True).hidden_states
+        acts = gpt2.read(IDS, ["hidden.0"])
+    assert torch.equal(states[0], acts["hidden.0"])
+    assert torch.equal(states[2], torch.zeros_like(states[2]))
+
+
+def test_hooks_are_removed_after_errors(gpt2: LanguageModel) -> None:
+    clean = gpt2.logits(IDS)
+    for bad, message in ((lambda x: x[..., :1], r"c_attn returned \(2, 6, 1\)"), (len, "int")):
+        with pytest.raises(InputError, match=message), gpt2.replaced("blocks.1.attn.q", bad):
+            gpt2.logits(IDS)
+    with pytest.raises(InputError, match="no site"), gpt2.replaced("nowhere", torch.relu):
+        pass
+    assert torch.equal(gpt2.logits(IDS), clean)
+
+
+def test_a_replacement_works_within_generate(any_model: LanguageModel) -> None:
+    with any_model.replaced(list(any_model.sites)[-1], torch.zeros_like):
+        # All logits are equal then, or are the bias of the head: the same token for ever.
+        continued = any_model.generate(IDS, max_new_tokens=4, do_sample=False)[:, 6:]
+    assert (continued == continued[0, 0]).all()
+    free = any_model.generate(IDS, max_new_tokens=4, do_sample=False)
+    with any_model.replaced("blocks.0.attn.v", lambda x: x):
+        same = any_model.generate(IDS, max_new_tokens=4, do_sample=False)
+    assert torch.equal(free, same)
+
+
+def test_generate_pads_on_the_left(any_model: LanguageModel, texts: list[str]) -> None:
     options = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None}
     together = any_model.generate(texts, **options)[:, -5:]
     for row, text in zip(together, texts, strict=True):
@@ -214,8 +208,7 @@ def test_the_mini_model_predicts_english_in_float32() -> None:
     mini = LanguageModel.from_pretrained(device="cpu")
     assert (mini.spec.name, mini.spec.sites.layers, mini.context_length) == ("mini", 6, 256)
     (acts,) = mini.read(["I saw him at the market."], ["blocks.middle.mlp.pre"]).values()
-    assert acts.shape == (1, 7, 512)
-    assert acts.dtype == torch.float32
+    assert (acts.shape, acts.dtype) == ((1, 7, 512), torch.float32)
     tokens = mini.tokenize(["The river was wide, and he looked at the water for a long time."])
     logits = mini.logits(tokens)
     assert torch.nn.functional.cross_entropy(logits[0, :-1], tokens.ids[0, 1:]) < 5
@@ -226,37 +219,23 @@ def test_texts_are_padded_on_the_right_without_a_padding_token(gpt2: LanguageMod
     assert tokens.ids.tolist() == [[1, 2, 3], [4, 0, 0]]
     assert tokens.mask.tolist() == [[1, 1, 1], [1, 0, 0]]
 
-    tokenizer = gpt2.tokenizer
+    tokenizer, texts = gpt2.tokenizer, ["I saw him.", "The river", "x"]
     assert tokenizer.pad_token is None
-    vocabulary = len(tokenizer)
-    texts = ["I saw him.", "The river", "x"]
     tokens = gpt2.tokenize(texts)
     for text, ids, mask in zip(texts, tokens.ids, tokens.mask, strict=True):
         assert ids[mask.bool()].tolist() == tokenizer(text)["input_ids"]
-    assert len(tokenizer) == vocabulary
+    assert len(tokenizer) == 8192
     expected = gpt2.generate(texts, max_new_tokens=2, do_sample=False)
     assert int(expected[1, 0]) == tokenizer.eos_token_id
     try:
         tokenizer.add_special_tokens({"pad_token": "[PAD]"})  # beyond the model's embedding
-        assert tokenizer.pad_token_id == vocabulary
+        assert tokenizer.pad_token_id == 8192
         assert torch.equal(gpt2.generate(texts, max_new_tokens=2, do_sample=False), expected)
     finally:
         tokenizer.pad_token = None
 
 
-@pytest.mark.parametrize(
-    ("shape", "mask"),
-    [
-        ((2, 3), [[1, 1], [1, 1]]),
-        ((3,), [1, 1, 1]),
-        ((1, 3), [[0, 1, 1]]),
-        ((1, 3), [[1, 0, 1]]),
-        ((2, 2), [[1, 1], [0, 0]]),
-        ((0, 2), []),
-    ],
-)
-def test_a_mask_that_is_not_right_padded_is_rejected(
-    shape: tuple[int, ...], mask: list[list[int]]
-) -> None:
+@pytest.mark.parametrize("mask", [[], [1, 1, 1], [[1, 1]], [[0, 1, 1]], [[1, 0, 1]], [[0, 0, 0]]])
+def test_a_mask_that_is_not_right_padded_is_rejected(mask: list[int]) -> None:
     with pytest.raises(InputError, match="padding on the right only"):
-        Tokens(torch.zeros(shape, dtype=torch.long), torch.tensor(mask, dtype=torch.long))
+        Tokens(torch.zeros(1, 3, dtype=torch.long), torch.tensor(mask, dtype=torch.long))

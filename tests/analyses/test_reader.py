@@ -16,15 +16,11 @@ from palinka.training.callbacks.run_analyses import encoder_of
 SITE = "blocks.3.mlp.pre"
 
 
-def words(stimuli: Callable[..., str]) -> str:
-    groups = {"animals": ["horses", "dog", "birdcage"], "food": ["bread", "an apple", "soup"]}
-    return stimuli(kind="words", conditions=groups)
-
-
 def test_an_items_vector_is_the_mean_over_its_tokens(
     mini: ActivationReader, stimuli: Callable[..., str]
 ) -> None:
-    prepared = load_stimuli(words(stimuli)).prepare(mini.model.tokenizer)
+    groups = {"animals": ["horses", "dog", "birdcage"], "food": ["bread", "an apple", "soup"]}
+    prepared = load_stimuli(stimuli(kind="words", conditions=groups)).prepare(mini.model.tokenizer)
     assert max(map(len, prepared.tokens)) > 1
     pooled = mini.pooled(prepared, [SITE, "hidden.0"])
     for site, vectors in pooled.items():
@@ -70,13 +66,10 @@ def test_an_autoencoder_of_another_place_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"width 512, and hidden\.2 of mini is 128"):
         of_folder.sites("hidden.2")
 
-    elsewhere = encoder_of(
-        SparseAutoencoderModule(autoencoder), {"site": SITE, "language_model": spec.identity()}
-    )
+    module = SparseAutoencoderModule(autoencoder)
+    elsewhere = encoder_of(module, {"site": SITE, "language_model": spec.identity()})
     with pytest.raises(InputError, match=r"trained at blocks\.3\.mlp\.pre, and blocks\.1"):
         ActivationReader(spec, elsewhere).sites("blocks.1.mlp.pre")
-    other = encoder_of(
-        SparseAutoencoderModule(autoencoder), {"site": SITE, "language_model": "gpt2@abc"}
-    )
+    other = encoder_of(module, {"site": SITE, "language_model": "gpt2@abc"})
     with pytest.raises(InputError, match="trained on the language model gpt2@abc"):
         ActivationReader(spec, other)

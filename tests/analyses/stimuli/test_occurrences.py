@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,11 +51,9 @@ def plainly(
 def test_matches_are_those_of_the_definition(
     text: str, before: int, after: int, limit: int | None, skip: int
 ) -> None:
-    expected = {
-        name: plainly(text, condition, before, after, limit, skip)
-        for name, condition in CONDITIONS.items()
-    }
-    stimuli = Occurrences(text, CONDITIONS, before, after, limit, skip)
+    window = before, after, limit, skip
+    expected = {name: plainly(text, match, *window) for name, match in CONDITIONS.items()}
+    stimuli = Occurrences(text, CONDITIONS, *window)
     short = [name for name, windows in expected.items() if len(windows) < 3]
     if short:
         with pytest.raises(InputError) as caught:
@@ -126,22 +126,13 @@ def test_other_tokenizers(
         ({"after": -1}, "after: -1; give at least 0"),
         ({"skip": -1}, "skip: -1; give at least 0"),
         ({"limit": 2}, "limit: 2; give at least 3"),
+        ({"text": "none here"}, r"conditions\.a: 0 matches of ',' with a full"),
+        ({"text": "one, two, three"}, r"conditions\.a: 2 matches of ',' with a full"),
+        ({"skip": 1000}, r"conditions\.a: 0 matches .* in 0 tokens"),
     ],
 )  # fmt: skip
-def test_settings_that_cannot_work(changes: dict[str, object], problem: str) -> None:
-    arguments = {"text": "a", "conditions": {"a": Match([","])}, "before": 1, "after": 1}
+def test_what_cannot_work(changes: dict[str, Any], problem: str) -> None:
+    text = "a, b, c, d, e"
+    arguments = {"text": text, "conditions": {"a": Match([","])}, "before": 1, "after": 1}
     with pytest.raises(InputError, match=problem):
-        Occurrences(**(arguments | changes))  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("text", "skip", "problem"),
-    [
-        ("none here", 0, "0 matches of ',' with a full"),
-        ("one, two, three", 0, "2 matches of ',' with a full"),
-        ("a, b, c, d, e", 1000, "0 matches .* in 0 tokens"),
-    ],
-)
-def test_too_few_matches(text: str, skip: int, problem: str) -> None:
-    with pytest.raises(InputError, match=rf"conditions\.c: {problem}"):
-        Occurrences(text, {"c": Match([","])}, 1, 1, skip=skip).prepare(MINI)
+        Occurrences(**(arguments | changes)).prepare(MINI)  # type: ignore[arg-type]

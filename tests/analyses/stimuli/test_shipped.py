@@ -45,19 +45,18 @@ def test_under_the_mini_model(name: str, mini_tokenizer: PreTrainedTokenizerBase
 
 @pytest.fixture(scope="module")
 def gpt2(real_data: Path) -> PreTrainedTokenizerBase:
-    if not (real_data / "tokenizers" / "gpt2").is_dir():
+    if not (folder := real_data / "tokenizers" / "gpt2").is_dir():
         pytest.skip("PALINKA_DATA has no tokenizer of GPT-2")
-    return AutoTokenizer.from_pretrained(real_data / "tokenizers" / "gpt2")
+    return AutoTokenizer.from_pretrained(folder)
 
 
 @pytest.fixture(scope="module")
 def smollm2(real_data: Path) -> PreTrainedTokenizerBase:
     pytest.importorskip("gguf")
-    folder = real_data / "models" / "smollm2-135m-instruct-gguf"
-    if not folder.is_dir():
+    files = list((real_data / "models" / "smollm2-135m-instruct-gguf").glob("*.gguf"))
+    if not files:
         pytest.skip("PALINKA_DATA has no SmolLM2")
-    (file,) = folder.glob("*.gguf")
-    return AutoTokenizer.from_pretrained(folder, gguf_file=file.name)
+    return AutoTokenizer.from_pretrained(files[0].parent, gguf_file=files[0].name)
 
 
 @pytest.mark.real_data

@@ -54,6 +54,24 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     return tmp_path
 
 
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Runs a command that is refused; gives the one line that says so."""
+    from palinka.__main__ import main
+
+    def run(*arguments: str) -> str:
+        capsys.readouterr()
+        assert main(list(arguments)) == 2
+        lines = capsys.readouterr().err.splitlines()
+        (line,) = [each for each in lines if "palinka: error: " in each]
+        return line.partition("palinka: error: ")[2]
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def mini() -> "ActivationReader":
     """Neurons of the bundled model, loaded once."""

@@ -1,6 +1,7 @@
 """Mistyped and torn files: readers raise a one-line `InputError`, or read what the file says."""
 
 import json
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from copy import deepcopy
@@ -121,78 +122,29 @@ def accepted(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> bool:
     return status == 0
 
 
-@pytest.mark.parametrize("kind", STIMULI)
-@examples(30)
-@given(data=st.data())
-def test_mistyped_stimuli(kind: str, tmp_path: Path, data: st.DataObject) -> None:
-    content = data.draw(mistyped({"kind": kind, **STIMULI[kind]}))
-    (tmp_path / "stimuli.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-    tokenizer = AutoTokenizer.from_pretrained(mini_gpt2_folder())
-    reads(lambda: load_stimuli(tmp_path / "stimuli.yaml").prepare(tokenizer))
+DICTIONARY = {
+    "architecture": "jumprelu", "d_in": 6, "d_sae": 10, "dtype": "float32",
+    "apply_b_dec_to_input": True, "normalize_activations": "none",
+    "metadata": {"hook_name": "blocks.3.mlp.hook_post", "model_name": "gpt2"},
+}  # fmt: skip
+SHAPES = {"W_enc": (6, 10), "W_dec": (10, 6), "b_dec": (6,), "b_enc": (10,), "threshold": (10,)}
+Files = dict[str, tuple[Path, Callable[[], Any]]]
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Callable[[], Any]]]:
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     """Files of each kind, and what reads them."""
     folder = tmp_path_factory.mktemp("files")
-    KSparseAutoencoder(6, 10, 3).save_pretrained(folder)
-    (folder / "words.yaml").write_text(yaml.safe_dump({"kind": "words", **STIMULI["words"]}))
-    torch.save(checkpoint(), folder / "last.ckpt")
-    caches = ["--data.context_length=32", f"--data.cache_dir={folder / 'caches'}"]
-    tokens = ["--data.train_tokens=512", "--data.validation_tokens=128", "--data.batch_size=64"]
-    assert main(["harvest", *caches, *tokens]) == 0
-    manifest = min((folder / "caches").rglob("manifest.json"))
-    shard = min(manifest.parent.glob("*.safetensors"))
-    load_module = SparseAutoencoderModule.load_from_checkpoint
-    return {
-        "stimuli": (folder / "words.yaml", lambda: load_stimuli(folder / "words.yaml")),
-        "weights": (folder / "model.safetensors", lambda: Autoencoder.from_pretrained(folder)),
-        "checkpoint": (folder / "last.ckpt", lambda: load_module(folder / "last.ckpt")),
-        "manifest": (manifest, lambda: Cache.open(manifest.parent).verify()),
-        "shard": (shard, lambda: Cache.open(manifest.parent).verify()),
-    }
-
-
-@pytest.mark.parametrize("kind", ["stimuli", "weights", "checkpoint", "manifest", "shard"])
-@examples(60)
-@given(data=st.data())
-def test_a_torn_file(kind: str, files: Any, data: st.DataObject) -> None:
-    file, read = files[kind]
-    whole = file.read_bytes()
-    file.write_bytes(data.draw(torn(whole)))
-    try:
-        # Only the rows have checksums: another number elsewhere may be read.
-        assert not (reads(read) and kind == "shard")
-    finally:
-        file.write_bytes(whole)
-
-
-@examples(100)
-@given(data=st.data())
-def test_a_mistyped_autoencoder(tmp_path: Path, data: st.DataObject) -> None:
-    KSparseAutoencoder(6, 10, 3).save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(data.draw(mistyped(config))))
-    reads(lambda: Autoencoder.from_pretrained(tmp_path))
-
-
-@examples(100)
-@given(data=st.data())
-def test_a_mistyped_dictionary_of_another_library(tmp_path: Path, data: st.DataObject) -> None:
-    config = {
-        "architecture": "jumprelu", "d_in": 6, "d_sae": 10, "dtype": "float32",
-        "apply_b_dec_to_input": True, "normalize_activations": "none",
-        "metadata": {"hook_name": "blocks.3.mlp.hook_post", "model_name": "gpt2"},
-    }  # fmt: skip
-    shapes = {"W_enc": (6, 10), "W_dec": (10, 6), "b_dec": (6,), "b_enc": (10,), "threshold": (10,)}
-    save_file({n: torch.rand(s) for n, s in shapes.items()}, tmp_path / "sae_weights.safetensors")
-    (tmp_path / "cfg.json").write_text(json.dumps(data.draw(mistyped(config))))
-    reads(lambda: load(tmp_path))
-
-
-def checkpoint() -> dict[str, Any]:
-    module = SparseAutoencoderModule(KSparseAutoencoder(6, 10, 3), 0.5)
-    return {
+    own, foreign, model = (folder / name for name in ("own", "foreign", "model"))
+    autoencoder = KSparseAutoencoder(6, 10, 3)
+    autoencoder.save_pretrained(own)
+    foreign.mkdir()
+    save_file({n: torch.rand(s) for n, s in SHAPES.items()}, foreign / "sae_weights.safetensors")
+    (foreign / "cfg.json").write_text(json.dumps(DICTIONARY))
+    model.mkdir()
+    shutil.copy(mini_gpt2_folder() / "config.json", model)
+    module = SparseAutoencoderModule(autoencoder, 0.5)
+    checkpoint = {
         "epoch": 1,
         "global_step": 7,
         "pytorch-lightning_version": "2.6.1",
@@ -200,21 +152,65 @@ def checkpoint() -> dict[str, Any]:
         "hyper_parameters": {**module.hparams, "autoencoder": describe(module.autoencoder)},
         "source": {"site": "blocks.3.mlp.pre"},
     }
+    torch.save(checkpoint, folder / "last.ckpt")
+    caches = ["--data.context_length=32", f"--data.cache_dir={folder / 'caches'}"]
+    tokens = ["--data.train_tokens=512", "--data.validation_tokens=128", "--data.batch_size=64"]
+    assert main(["harvest", *caches, *tokens]) == 0
+    manifest = min((folder / "caches").rglob("manifest.json"))
+
+    tokenizer = AutoTokenizer.from_pretrained(mini_gpt2_folder())
+    load_module = SparseAutoencoderModule.load_from_checkpoint
+    found: Files = {
+        "weights": (own / "model.safetensors", lambda: Autoencoder.from_pretrained(own)),
+        "autoencoder": (own / "config.json", lambda: Autoencoder.from_pretrained(own)),
+        "dictionary": (foreign / "cfg.json", lambda: load(foreign)),
+        "checkpoint": (folder / "last.ckpt", lambda: load_module(folder / "last.ckpt")),
+        "model": (
+            model / "config.json",
+            lambda: LanguageModelSpec(str(model)).sites.width("blocks.0.mlp.pre"),
+        ),
+        "manifest": (manifest, lambda: Cache.open(manifest.parent).verify()),
+        "shard": (
+            min(manifest.parent.glob("*.safetensors")),
+            lambda: Cache.open(manifest.parent).verify(),
+        ),
+    }
+    for kind, content in STIMULI.items():
+        path = folder / f"{kind}.yaml"
+        path.write_text(yaml.safe_dump({"kind": kind, **content}))
+        found[kind] = (path, lambda path=path: load_stimuli(path).prepare(tokenizer))
+    return found
 
 
+def spoil(file: Path, data: st.DataObject) -> None:
+    if file.suffix == ".ckpt":
+        torch.save(data.draw(mistyped(torch.load(file, weights_only=True))), file)
+    else:  # JSON is YAML
+        content = data.draw(mistyped(yaml.safe_load(file.read_text())))
+        file.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("kind", [*STIMULI, "autoencoder", "dictionary", "checkpoint", "model"])
+@examples(50)
+@given(data=st.data())
+def test_a_mistyped_file(kind: str, files: Files, data: st.DataObject) -> None:
+    file, read = files[kind]
+    whole = file.read_bytes()
+    spoil(file, data)
+    reads(read)
+    file.write_bytes(whole)
+
+
+@pytest.mark.parametrize("kind", ["words", "weights", "checkpoint", "manifest", "shard"])
 @examples(60)
 @given(data=st.data())
-def test_a_mistyped_checkpoint(tmp_path: Path, data: st.DataObject) -> None:
-    torch.save(data.draw(mistyped(checkpoint())), tmp_path / "last.ckpt")
-    reads(lambda: SparseAutoencoderModule.load_from_checkpoint(tmp_path / "last.ckpt"))
-
-
-@examples(25)
-@given(data=st.data())
-def test_a_mistyped_language_model(tmp_path: Path, data: st.DataObject) -> None:
-    config = json.loads((mini_gpt2_folder() / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(data.draw(mistyped(config))))
-    reads(lambda: LanguageModelSpec(str(tmp_path)).sites.width("blocks.0.mlp.pre"))
+def test_a_torn_file(kind: str, files: Files, data: st.DataObject) -> None:
+    file, read = files[kind]
+    whole = file.read_bytes()
+    file.write_bytes(data.draw(torn(whole)))
+    # Only the rows have checksums: another number elsewhere may be read.
+    assert not (reads(read) and kind == "shard")
+    file.write_bytes(whole)
 
 
 @examples(6)

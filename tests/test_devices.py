@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from palinka.__main__ import main
-
 SMALL = [
     "--data.context_length=16",
     "--data.train_tokens=2048",
@@ -22,24 +20,6 @@ SMALL = [
     "--trainer.enable_progress_bar=false",
 ]
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
-@pytest.mark.slow
-def test_two_devices_write_the_cache_of_one(workspace: Path, commands: Any) -> None:
-    assert main(["harvest", *SMALL, "--data.cache_dir=one"]) == 0
-    assert commands.run_on(2, workspace, ["harvest", *SMALL, *TWO, "--data.cache_dir=two"]) == [
-        0,
-        0,
-    ]
-    assert content(workspace / "one") == content(workspace / "two")
 
 
 def test_a_fit_starts_the_other_process_itself_and_ends_with_one_table(workspace: Path) -> None:

@@ -34,8 +34,8 @@ def fitted(workspace: Path) -> Path:
         enable_progress_bar=False, enable_model_summary=False, default_root_dir=workspace,
     )  # fmt: skip
     trainer.fit(module, data)
-    trainer.save_checkpoint(Path(trainer.log_dir or "") / "checkpoints" / "last.ckpt")
     folder = Path(trainer.log_dir or "")
+    trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
     assert writer.page == folder / "atlas" / "index.html"
     return folder
 
@@ -72,17 +72,14 @@ def test_an_atlas_is_served_with_its_checkpoint(
 ) -> None:
     asked: list[dict[str, Any]] = []
 
-    def serve_one(server: AtlasServer) -> None:
-        def ask() -> None:
-            request = urllib.request.Request(
-                f"{server.url}api/latents",
-                b'{"text": "Once upon a time"}',
-                {"Content-Type": "application/json"},
-            )
-            with urllib.request.urlopen(request, timeout=20) as answer:
-                asked.append(json.load(answer))
+    def ask(url: str) -> None:
+        given = b'{"text": "Once upon a time"}'
+        request = urllib.request.Request(url, given, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            asked.append(json.load(answer))
 
-        client = threading.Thread(target=ask)
+    def serve_one(server: AtlasServer) -> None:
+        client = threading.Thread(target=ask, args=(f"{server.url}api/latents",))
         client.start()
         server.handle_request()
         client.join()
@@ -95,32 +92,25 @@ def test_an_atlas_is_served_with_its_checkpoint(
     assert "the atlas is at   http://127.0.0.1:" in capsys.readouterr().out
 
 
-def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    assert main(["atlas", *arguments]) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    return line
-
-
-def test_what_cannot_be_done_is_refused_in_a_line(
-    workspace: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_cannot_be_done_is_refused_in_a_line(workspace: Path, refused: Any) -> None:
     torch.manual_seed(0)
-    imported = workspace / "imported.ckpt"
-    write_checkpoint(
-        KSparseAutoencoder(512, 20, k=3), Provenance(site="blocks.2.mlp.pre"), imported
-    )
+    provenance = Provenance(site="blocks.2.mlp.pre")
+    write_checkpoint(KSparseAutoencoder(512, 20, k=3), provenance, workspace / "imported.ckpt")
     (workspace / "taken").mkdir()
     (workspace / "taken" / "thesis.txt").touch()
-    known = ["--ckpt_path", "imported.ckpt"]
-    line = refused(["--ckpt_path", "last", "--output", "a"], capsys)
-    assert "there is no complete checkpoint below lightning_logs; fit one first" in line
-    line = refused(["--ckpt_path", "none.ckpt", "--output", "a"], capsys)
-    assert "there is no checkpoint none.ckpt" in line
-    assert "ckpt_path" in refused(["--output", "a"], capsys)
-    assert "did you mean 'output'" in refused([*known, "--outptu", "a"], capsys)
-    line = refused([*known, "--output", "a"], capsys)
-    assert "trained with site blocks.2.mlp.pre" in line
-    fitting = [*known, "--data.site", "blocks.2.mlp.pre"]
-    assert "is not an atlas; choose another" in refused([*fitting, "--output", "taken"], capsys)
-    assert "is not an atlas" in refused(["serve", *fitting, "--atlas", "taken"], capsys)
+    known = "--ckpt_path imported.ckpt"
+    fitting = f"{known} --data.site blocks.2.mlp.pre"
+    for line, expected in (
+        (
+            "--ckpt_path last --output a",
+            "there is no complete checkpoint below lightning_logs; fit",
+        ),
+        ("--ckpt_path none.ckpt --output a", "there is no checkpoint none.ckpt"),
+        ("--output a", "ckpt_path"),
+        (f"{known} --outptu a", "did you mean 'output'"),
+        (f"{known} --output a", "trained with site blocks.2.mlp.pre"),
+        (f"{fitting} --output taken", "is not an atlas; choose another"),
+        (f"serve {fitting} --atlas taken", "is not an atlas"),
+    ):
+        assert expected in refused("atlas", *line.split())
     assert not (workspace / "a").exists()

@@ -133,15 +133,14 @@ def test_the_run_itself_has_what_all_share_and_a_comparison(swept: Path) -> None
 
 
 def test_measuring_takes_a_variants_checkpoint_and_refuses_the_sweeps(
-    swept: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    swept: Path, monkeypatch: pytest.MonkeyPatch, refused: Any
 ) -> None:
     monkeypatch.chdir(swept)
     monkeypatch.setenv("PALINKA_CACHE", str(swept / "cache"))
-    assert main(["validate", *DATA, "--ckpt_path=last"]) == 2
-    refusal = capsys.readouterr().err
     path = f"{RUN}/{FIRST}/checkpoints/last.ckpt"
-    assert "sweep of 2 autoencoders" in refusal
-    assert path in refusal
+    line = refused("validate", *DATA, "--ckpt_path=last")
+    assert "sweep of 2 autoencoders" in line
+    assert path in line
     assert main(["validate", *DATA, f"--ckpt_path={path}", "--trainer.logger=false"]) == 0
 
 
@@ -157,10 +156,9 @@ def test_measuring_takes_a_variants_checkpoint_and_refuses_the_sweeps(
     ],
 )
 def test_what_makes_no_variant_is_refused_in_a_line(
-    arguments: list[str], message: str, swept: Path, workspace: Path,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    arguments: list[str], message: str, swept: Path, workspace: Path, refused: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setenv("PALINKA_CACHE", str(swept / "cache"))
-    assert main([*FIT, *arguments]) == 2
-    assert message in capsys.readouterr().err.strip().splitlines()[-1]
+    assert message in refused(*FIT, *arguments)
     assert not list(workspace.glob(f"{RUN}/checkpoints/*"))

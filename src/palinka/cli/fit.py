@@ -167,12 +167,12 @@ class PalinkaCLI(LightningCLI):
         recorded = {n: v for n, v in record.items() if n in ("optimizer", "lr_scheduler")}
         kept |= recorded  # a checkpoint has their states, not their settings
         self._arguments = with_overrides(self._arguments, {"model": kept})
-        files = [Path(str(file)) for file in self.config[command].get("config") or ()]
-        self.config = self.parser.parse_args(self._arguments)
+        given, self.config = self.config[command], self.parser.parse_args(self._arguments)
         if command == "fit":
             model = self.config[command].model.as_dict()
             resume.check_optimizer(model, recorded)
-            for line in resume.ignored_settings(files, kept, model):
+            files = [Path(str(file)) for file in given.get("config") or ()]
+            for line in resume.ignored_settings(files, given.model.as_dict(), model):
                 rank_zero_warn(line)
 
     def instantiate_classes(self) -> None:

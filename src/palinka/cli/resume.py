@@ -209,46 +209,32 @@ def check_optimizer(model: Mapping[str, Any], recorded: Mapping[str, Any]) -> No
     Its state would win, and the record of the run be false. Settings of `model` are compared with
     the `optimizer` and `lr_scheduler` of the run's configuration, where recorded.
     """
-    for name, now, then in _differing({name: model.get(name) for name in recorded}, recorded):
-        raise InputError(
-            f"model.{name} is {now}, and the run began with {then}, whose state it resumes with;"
-            " leave it out, or start a new run, without --ckpt_path"
-        )
+    now, then = _flat({name: model.get(name) for name in recorded}), _flat(recorded)
+    for name in {**then, **now}:
+        if now.get(name) != then.get(name):
+            raise InputError(
+                f"model.{name} is {now.get(name)}, and the run began with {then.get(name)}, whose"
+                " state it resumes with; leave it out, or start a new run, without --ckpt_path"
+            )
 
 
 def ignored_settings(
-    files: Iterable[Path], kept: Mapping[str, Any], model: Mapping[str, Any]
+    files: Iterable[Path], given: Mapping[str, Any], model: Mapping[str, Any]
 ) -> Iterator[str]:
     """Name settings of configuration files that a resumed run ignores, a line each.
 
     Args:
         files: The configuration files.
-        kept: Settings of `model` that win over the files.
-        model: Current settings of `model`, with the command line's.
+        given: Settings of `model` as files and command line have them.
+        model: Those that the run resumes with.
     """
-    given = {name: value for file in files for name, value in _flat(model_settings(file)).items()}
-    won = {name for name, _, _ in _differing(model, kept)}  # on the command line
-    for name, value, stays in _differing(given, kept):
-        if name in given and stays is not None and name not in won:
+    before, after = _flat(given), _flat(model)
+    for name in {name: None for file in files for name in _flat(model_settings(file))}:
+        if before.get(name) != after.get(name):
             yield (
-                f"model.{name} stays {stays}, as the run began: the {value} of the configuration"
-                " file is ignored"
+                f"model.{name} stays {after.get(name)}, as the run began: the {before.get(name)}"
+                " of the configuration file is ignored"
             )
-
-
-def _differing(given: Mapping[str, Any], kept: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """Dotted names of settings that differ, with both values."""
-    mine, theirs = _flat(given), _flat(kept)
-    for name in {**theirs, **mine}:
-        if _plain(mine.get(name)) != _plain(theirs.get(name)):
-            yield name, mine.get(name), theirs.get(name)
-
-
-def _plain(value: Any) -> Any:
-    """`1e-4` without a point is text to YAML, and `Adam` a short name of `torch.optim.Adam`."""
-    with suppress(TypeError, ValueError):
-        return float(value)
-    return value.rpartition(".")[2] if isinstance(value, str) else value
 
 
 def model_settings(path: Path) -> dict[str, Any]:

@@ -13,12 +13,12 @@ from palinka.analyses import figures
 ITEMS, UNITS = 12, 9
 
 
-def inputs():
-    """What the runner gives an analysis, by the names of its parameters."""
+def finding(name, **options):
+    """Run an analysis on random data, and return what the runner tells its figures, too."""
     random = np.random.default_rng(0)
     latents = np.maximum(random.normal(size=(ITEMS, UNITS)), 0.0)
     latents[:, 2] = 0.0  # a dead latent
-    return {
+    given = {
         "a": random.normal(size=(ITEMS // 2, UNITS)),
         "b": random.normal(size=(ITEMS // 2, UNITS)) + 0.5,
         "x": random.normal(size=(ITEMS, UNITS)),
@@ -26,29 +26,14 @@ def inputs():
         "groups": [f"group {item % 2}" for item in range(ITEMS)],
         "latents": latents,
         "targets": np.arange(ITEMS) % 3 == 0,
+        **options,
     }
-
-
-def finding(name, **options):
-    """Run an analysis on as much of the inputs as it takes, with few permutations."""
-    given = inputs()
     analysis = getattr(analyses, name)
     parameters = inspect.signature(analysis).parameters
-    known = {key: given[key] for key in parameters if key in given}
-    wanted = {key: value for key, value in options.items() if key in parameters}
-    return analysis(**known, **wanted), known
-
-
-def context(known):
-    """All that the runner may tell a figure beside the findings."""
-    return {
-        "items": [f"word {item}" for item in range(ITEMS)],
-        "groups": inputs()["groups"],
-        "conditions": ("first", "second"),
-        "tokens": [f" token{item}" for item in range(ITEMS)],
-        "units": "latents",
-        **{key: known[key] for key in ("a", "b", "x", "y") if key in known},
-    }
+    data = {key: value for key, value in given.items() if key in parameters}
+    context = {"items": [f"word {item}" for item in range(ITEMS)], "units": "latents"}
+    context |= {"conditions": ("first", "second"), "tokens": [f" t{item}" for item in range(ITEMS)]}
+    return analysis(**data), {**context, **{key: data[key] for key in "abxy" if key in data}}
 
 
 @pytest.fixture(scope="module", params=analyses.__all__)
@@ -60,8 +45,8 @@ def name(request):
 def drawn(name, request):
     if request.param == "bare":
         return getattr(figures, name)(finding(name)[0])
-    result, known = finding(name, permutations=9)
-    return getattr(figures, name)(result, **context(known))
+    result, context = finding(name, permutations=9)
+    return getattr(figures, name)(result, **context)
 
 
 def texts_of(axes):
@@ -92,9 +77,9 @@ def test_every_figure_has_a_name_a_caption_and_labeled_panels_and_can_be_saved(d
 def test_leaves_nothing_behind(name):
     settings, open_figures = dict(mpl.rcParams), plt.get_fignums()
     state = np.random.get_state()[1].tolist()  # noqa: NPY002
-    result, known = finding(name, permutations=9)
+    result, context = finding(name, permutations=9)
     before = {key: array.copy() for key, array in result.arrays().items()}
-    getattr(figures, name)(result, **context(known))
+    getattr(figures, name)(result, **context)
     assert dict(mpl.rcParams) == settings
     assert plt.get_fignums() == open_figures
     assert np.random.get_state()[1].tolist() == state  # noqa: NPY002

@@ -178,19 +178,16 @@ def test_every_token_has_its_color_and_its_text_and_none_is_markup():
             figure.savefig(io.BytesIO(), format=kind, dpi=60)
 
 
-def test_lines_are_as_long_as_asked():
-    tokens = [" word"] * 30
-    narrow = text_heatmap(tokens, [Heatmap(np.ones(30))], columns=30)
-    wide = text_heatmap(tokens, [Heatmap(np.ones(30))], columns=100)
+def test_lines_are_as_long_as_asked_and_too_many_end_with_a_remark():
+    narrow, wide = (
+        text_heatmap([" word"] * 30, [Heatmap(np.ones(30))], columns=columns)
+        for columns in (30, 100)
+    )
     assert narrow.get_figwidth() < wide.get_figwidth()
     assert narrow.get_figheight() > wide.get_figheight()
     assert len(narrow.axes[0].texts) == len(wide.axes[0].texts) == 31
-
-
-def test_long_texts_end_with_a_remark():
     tokens = ["\n"] * (MAX_LINES + 5)
-    figure = text_heatmap(tokens, [Heatmap(np.ones(len(tokens)), "unit")])
-    texts = figure.axes[0].texts
+    texts = text_heatmap(tokens, [Heatmap(np.ones(len(tokens)), "unit")]).axes[0].texts
     assert len(texts) == 1 + MAX_LINES
     assert f"the first {MAX_LINES} of {MAX_LINES + 5} lines" in texts[0].get_text()
 

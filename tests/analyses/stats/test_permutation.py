@@ -51,14 +51,13 @@ def test_flips_that_make_all_differences_equal_are_as_high_as_the_same_data():
     assert max_t(t, [differences], 2000, seed=0) == pytest.approx(1 / 16, abs=0.02)
 
 
-def smallest_adjusted_p(n_a, n_b, sd, units, shared, draws, seed, test="welch", effect=0.0):
+def smallest_adjusted_p(n_a, n_b, sd, units, shared, draws, seed, test="welch"):
     """Smallest adjusted p in each of many data sets; `shared` noise correlates the units."""
     random = np.random.default_rng(seed)
     found = np.empty(draws)
     for draw in range(draws):
         a = random.normal(size=(n_a, units)) + shared * random.normal(size=(n_a, 1))
         b = random.normal(size=(n_b, units)) + shared * random.normal(size=(n_b, 1))
-        b[:, 0] += effect
         result = unit_tuning(a, sd * b, test, "max_t", permutations=99, seed=draw)
         found[draw] = result.p_adjusted.min()
     return found
@@ -73,12 +72,6 @@ def test_welch_holds_its_level_where_the_small_sample_varies_most():
 def test_paired_p_is_uniform_under_the_null(assert_uniform):
     p = smallest_adjusted_p(10, 10, 1.0, 10, 1.0, draws=500, seed=2, test="paired")
     assert_uniform(p, steps=100)
-
-
-@pytest.mark.parametrize("test", ["paired", "welch"])
-def test_an_effect_is_found(test):
-    p = smallest_adjusted_p(12, 12, 1.0, 10, 1.0, draws=60, seed=3, test=test, effect=4.0)
-    assert (p <= 0.05).mean() > 0.9
 
 
 def test_counts_what_is_at_least_as_good_but_for_rounding():

@@ -122,16 +122,14 @@ def recorder() -> Recorder:
 @pytest.fixture
 def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
     def make(**options: Any) -> Trainer:
+        off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
         settings: dict[str, Any] = {
             "accelerator": "cpu",
             "devices": 1,
-            "logger": False,
-            "enable_checkpointing": False,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
             "log_every_n_steps": 1,
             "default_root_dir": tmp_path,
             "num_sanity_val_steps": 0,
+            **dict.fromkeys(off, False),
             **options,
         }
         return Trainer(**settings)

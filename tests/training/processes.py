@@ -6,6 +6,7 @@ What it finds must not depend on how many processes there are.
 import random
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
+from torch.optim import SGD, Adam
 from torch.utils.data import DataLoader
 
 from palinka.autoencoders import (
-    Autoencoder,
     BatchTopKAutoencoder,
     KSparseAutoencoder,
     MatryoshkaAutoencoder,
@@ -29,7 +30,6 @@ from palinka.autoencoders import (
 from palinka.autoencoders.distributed import gather_rows, world
 from palinka.autoencoders.kernels import (
     batch_threshold,
-    kth_largest,
     squared_covariance,
     squared_covariance_plain,
 )
@@ -46,22 +46,21 @@ class Recorder(Callback):
     """Keeps losses, logged values and gradients, and saves in the middle."""
 
     def __init__(self, checkpoint: Path | None = None, middle: int = MIDDLE) -> None:
-        self.losses: list[float] = []
-        self.logged: list[dict[str, float]] = []
-        self.gradients: list[dict[str, Tensor]] = []
+        self.found: dict[str, list[Any]] = {"losses": [], "logged": [], "gradients": []}
         self.checkpoint, self.middle = checkpoint, middle
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Any
     ) -> None:
         if trainer.global_step in (0, self.middle):
-            self.gradients.append({n: whole(p.grad) for n, p in pl_module.named_parameters()})
+            gradients = {name: whole(p.grad) for name, p in pl_module.named_parameters()}
+            self.found["gradients"].append(gradients)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Tensor, index: int
     ) -> None:
-        self.losses.append(float(outputs["loss"]))
-        self.logged.append(values(trainer))
+        self.found["losses"].append(float(outputs["loss"]))
+        self.found["logged"].append(values(trainer))
         if self.checkpoint is not None and index == self.middle - 1:
             trainer.save_checkpoint(self.checkpoint)
 
@@ -76,37 +75,20 @@ def whole(tensor: Tensor | None) -> Tensor:
     return full.detach().clone()
 
 
-def module_of(
-    autoencoder: Autoencoder, sparsity: float, decorrelation: float, sgd: float | None = None
-) -> SparseAutoencoderModule:
-    def optimizer(parameters: Any) -> torch.optim.Optimizer:
-        if sgd is not None:
-            return torch.optim.SGD(parameters, lr=sgd)
-        return torch.optim.Adam(parameters, lr=1e-3, fused=True)
-
-    return SparseAutoencoderModule(
-        autoencoder, sparsity, decorrelation, dead_after_tokens=33, optimizer=optimizer
-    )
+module_of = partial(SparseAutoencoderModule, dead_after_tokens=33)
 
 
-def loader(batches: Any) -> DataLoader:
-    return DataLoader(batches, batch_size=None)
+def loader(batches: Any, processes: int = 1, rank: int = 0) -> DataLoader:
+    """This process's share of every batch."""
+    return DataLoader([batch.chunk(processes)[rank] for batch in batches], batch_size=None)
 
 
 def trainer_of(devices: int, strategy: Any = "ddp", **options: Any) -> Trainer:
-    return Trainer(
-        accelerator="cpu",
-        devices=devices,
-        strategy=strategy if devices > 1 else "auto",
-        max_epochs=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        **options,
-    )
+    off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    quiet: Any = dict.fromkeys((*off, "use_distributed_sampler"), False)
+    strategy = strategy if devices > 1 else "auto"
+    common: Any = {"accelerator": "cpu", "max_epochs": 1, "num_sanity_val_steps": 0, **quiet}
+    return Trainer(devices=devices, strategy=strategy, **common, **options)
 
 
 def random_rows(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -137,18 +119,18 @@ def training(rank: int, processes: int, latent_dim: int, folder: Path) -> dict[s
     torch.manual_seed(0)
     middle, end = (folder / f"{processes}-{latent_dim}-{name}.ckpt" for name in ("middle", "end"))
     recorder = Recorder(middle, 7)  # a step that is not logged
-    module = module_of(KSparseAutoencoder(8, latent_dim, k=2), 1.0, 0.1, sgd=0.5)
-    trainer = trainer_of(
-        processes, precision="64-true", log_every_n_steps=3, callbacks=[recorder],
-    )  # fmt: skip
+    module = module_of(
+        KSparseAutoencoder(8, latent_dim, k=2), 1.0, 0.1, optimizer=partial(SGD, lr=0.5)
+    )
+    trainer = trainer_of(processes, precision="64-true", log_every_n_steps=3, callbacks=[recorder])
     trainer.fit(
         module,
-        loader([batch.chunk(processes)[rank] for batch in random_rows(STEPS, 16, 8)]),
+        loader(random_rows(STEPS, 16, 8), processes, rank),
         loader([validation[list(share)] for share in rows]),
     )
     trainer.save_checkpoint(end)
     states = [torch.load(path, weights_only=True)["state_dict"] for path in (middle, end)]
-    return {"logged": recorder.logged, "measured": values(trainer), "states": states}
+    return {**recorder.found, "measured": values(trainer), "states": states}
 
 
 def thresholds(rank: int, processes: int) -> list[float]:
@@ -167,22 +149,16 @@ def nested(rank: int, processes: int) -> dict[str, Any]:
     """Twelve steps of an architecture that chooses from the batch and begins from the data."""
     torch.manual_seed(rank)  # every process begins with the weights of the first
     recorder, batches = Recorder(), random_rows(12, 16, 8) + 2.0
-    module = module_of(MatryoshkaAutoencoder(8, 64, k=2), 0.1, 0.01, sgd=0.2)
+    module = module_of(MatryoshkaAutoencoder(8, 64, k=2), 0.1, 0.01, optimizer=partial(SGD, lr=0.2))
     data = LightningDataModule.from_datasets()
     # Even if the processes saw other rows, they would begin alike.
     data.training_rows = lambda count: (batches[0] + 0.1 * rank)[:count]  # type: ignore[attr-defined]
-    share = loader([batch.chunk(processes)[rank] for batch in batches])
-    data.train_dataloader = lambda: share  # type: ignore[method-assign]
-    trainer = trainer_of(
-        processes, precision="64-true", log_every_n_steps=1, callbacks=[recorder],
-    )  # fmt: skip
+    data.train_dataloader = lambda: loader(batches, processes, rank)  # type: ignore[method-assign]
+    trainer = trainer_of(processes, precision="64-true", log_every_n_steps=1, callbacks=[recorder])
     trainer.fit(module, datamodule=data)
     every_threshold, _ = gather_rows(module.autoencoder.threshold.reshape(1, 1), world())
-    return {
-        "state": module.state_dict(),
-        "logged": recorder.logged,
-        "thresholds": every_threshold.flatten().tolist(),
-    }
+    reached = every_threshold.flatten().tolist()
+    return {**recorder.found, "state": module.state_dict(), "thresholds": reached}
 
 
 def data_parallel(rank: int, processes: int, _: int, folder: Path) -> dict[str, Any]:
@@ -249,16 +225,10 @@ def compare_with_a_twin(mesh: DeviceMesh, case: random.Random) -> None:
         torch.testing.assert_close(whole(parameter.grad), references[name].grad, msg=message)
 
 
-def compare_thresholds_and_refusals(mesh: DeviceMesh) -> None:
+def compare_refusals(mesh: DeviceMesh) -> None:
     class Other(KSparseAutoencoder):
         pass
 
-    torch.manual_seed(1)
-    parts = torch.randn(mesh.size(), 3, 5).mul(2).round()  # with ties
-    mine = parts[dist.get_rank()].reshape(1, -1)
-    for k in (1, 7, 16, parts.numel()):
-        expected = parts.flatten().sort(descending=True).values[k - 1]
-        assert kth_largest(mine, k, dist.group.WORLD).item() == expected.item()
     with pytest.raises(InputError, match="a Other cannot be divided"):
         ShardedAutoencoder(Other(4), mesh)
     with pytest.raises(InputError, match=rf"latent_dim 9 cannot .* over {mesh.size(1)} devices"):
@@ -275,11 +245,8 @@ def compare_seeds(mesh: DeviceMesh) -> None:
     autoencoder: Any = KSparseAutoencoder(4, decoder_bias=True)
     torch.nn.init.normal_(autoencoder.decoder_bias)
     ShardedAutoencoder(autoencoder, mesh)
-    shares = mesh["data_parallel"].get_group()
-    for parameter, group in [
-        (autoencoder.encoder.weight, shares),
-        (autoencoder.decoder_bias, None),
-    ]:
+    weight, bias = autoencoder.encoder.weight, autoencoder.decoder_bias
+    for parameter, group in ((weight, mesh["data_parallel"].get_group()), (bias, None)):
         local = parameter.to_local().clone()
         dist.broadcast(local, group=group, group_src=0)
         assert torch.equal(local, parameter.to_local())
@@ -291,7 +258,7 @@ def sharded(rank: int, shares: int, slices: int, folder: Path) -> dict[str, Any]
         names = ("data_parallel", "tensor_parallel")
         mesh = init_device_mesh("cpu", (shares, slices), mesh_dim_names=names)
         compare_seeds(mesh)
-        compare_thresholds_and_refusals(mesh)
+        compare_refusals(mesh)
         for seed in range(30):
             compare_with_a_twin(mesh, random.Random(seed))
     batches = random_rows(STEPS, 32, 8, dtype=torch.float32)
@@ -306,18 +273,16 @@ def sharded(rank: int, shares: int, slices: int, folder: Path) -> dict[str, Any]
     for path, start in ((end, None), (again, middle)):
         torch.manual_seed(0)
         sae = KSparseAutoencoder(8, 64, k=5, encoder_bias=True, decoder_bias=True, unit_norm=True)
-        module = module_of(sae, 0.1, 0.1)
+        module = module_of(sae, 0.1, 0.1, optimizer=partial(Adam, lr=1e-3, fused=True))
         recorder = Recorder(middle if start is None else None)
         strategy = ModelParallelStrategy(shares, slices, False)
-        trainer = trainer_of(
-            shares * slices, strategy, log_every_n_steps=10, gradient_clip_val=0.5,
-            callbacks=[recorder],
-        )  # fmt: skip
+        limits: Any = {"log_every_n_steps": 10, "gradient_clip_val": 0.5}
+        trainer = trainer_of(shares * slices, strategy, callbacks=[recorder], **limits)
         # Lightning counts on from the middle, but begins to read at the front.
         given = batches if start is None else batches.roll(-MIDDLE, dims=0)
         trainer.fit(
             module,
-            loader([batch.chunk(shares)[mine] for batch in given]),
+            loader(given, shares, mine),
             loader(part.split(3 if mine else 6)),
             ckpt_path=start,
         )
@@ -325,12 +290,7 @@ def sharded(rank: int, shares: int, slices: int, folder: Path) -> dict[str, Any]
         measured = values(trainer)
         if shares > 1:  # these belong to a batch
             del measured["val/loss/decorrelation"], measured["val/loss/total"]
-        found[path.stem.partition("-")[2]] = {
-            "losses": recorder.losses,
-            "logged": recorder.logged,
-            "gradients": recorder.gradients,
-            "measured": measured,
-        }
+        found[path.stem.partition("-")[2]] = {**recorder.found, "measured": measured}
     if slices > 1:
         for use in (module.encode, lambda batch: module.predict_step(batch, 0)):
             with pytest.raises(InputError, match="no device holds all latents"):
@@ -347,8 +307,7 @@ def sweep(rank: int, processes: int, _: int, folder: Path) -> dict[str, Any]:
 
     def ended(fitted: LightningModule, name: str) -> tuple[dict[str, Any], dict[str, float]]:
         trainer = trainer_of(processes, log_every_n_steps=3)
-        batches = random_rows(10, 8, 8, dtype=torch.float32)
-        share = loader([batch.chunk(processes)[rank] for batch in batches])
+        share = loader(random_rows(10, 8, 8, dtype=torch.float32), processes, rank)
         trainer.fit(fitted, share, share)
         path = folder / f"{name}.ckpt"
         trainer.save_checkpoint(path)

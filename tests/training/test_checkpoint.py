@@ -171,31 +171,6 @@ def test_files_that_are_no_checkpoint(saved: Saved, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("pytorch-lightning_version", {"value": "2.6.1"}),
-        ("pytorch-lightning_version", None),
-        ("state_dict", None),
-        ("state_dict", {"scaling.mean": "zeros"}),
-        ("hyper_parameters", {"autoencoder": {"class_path": "KSparseAutoencoder"}}),
-        ("hyper_parameters", {"autoencoder": {"init_args": {}}}),
-        ("hyper_parameters", {"variants": {}}),
-    ],
-)
-def test_what_lightning_stumbles_over_is_refused_in_a_line(
-    saved: Saved, tmp_path: Path, key: str, value: Any
-) -> None:
-    content = torch.load(saved[1], weights_only=True)
-    content.pop(key)
-    if isinstance(value, dict):
-        content[key] = {**content.get(key, {}), **value} if key == "state_dict" else value
-    torch.save(content, tmp_path / "made.ckpt")
-    with pytest.raises(InputError) as caught:
-        SparseAutoencoderModule.load_from_checkpoint(tmp_path / "made.ckpt")
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
     ("description", "expected"),
     [
         ({"k": 3}, "not a known Autoencoder"),

@@ -38,7 +38,7 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True)
 class Rival:
-    """What a case is compared with: a plain transcription, another library, or a bound.
+    """Reference of a case: a plain transcription, another library, or a bound.
 
     Attributes:
         name: Who it is.

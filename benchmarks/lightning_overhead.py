@@ -1,4 +1,4 @@
-"""What Lightning's loop and its logging add to a step of the reference run.
+"""Overhead of Lightning's loop and logging on a step of the reference run.
 
 python benchmarks/lightning_overhead.py
 """
@@ -88,7 +88,7 @@ class Waits(TorchDispatchMode):
 
 
 def waits(batch: Tensor, folder: Path) -> float:
-    """How often a step that is not logged waits for its device."""
+    """Number of times that a step without logging waits for its device."""
     counts = []
     for steps, log_every in ((10, 10_000), (60, 10_000), (60, 1)):
         with Waits() as mode:

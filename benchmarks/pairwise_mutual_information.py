@@ -37,7 +37,7 @@ print(time.perf_counter() - start)
 
 
 class Plain(NamedTuple):
-    """What the plain side finds, for each pair in turn."""
+    """Result of the plain side, for each pair in turn."""
 
     information: list[float]
     covariance: list[float]

@@ -1,4 +1,4 @@
-"""What a fit sets for its whole process, set for one side of a comparison alone."""
+"""Process-wide settings of a fit, for one side of a comparison alone."""
 
 import ctypes
 from collections.abc import Callable, Iterator
@@ -55,7 +55,7 @@ class FitSettings:
 
 
 def onednn_is_exact() -> bool:
-    """Whether oneDNN multiplies float32 as such, and not as bfloat16, as it does with AMX."""
+    """Return whether oneDNN multiplies float32 without rounding to bfloat16, as with AMX."""
     return try_precisions()["medium"] < 1e-5
 
 

@@ -68,12 +68,12 @@ class PalinkaStep:
         return float(loss.detach())
 
     def precision(self) -> AbstractContextManager[Any]:
-        """What Lightning's precision plugin runs the step in."""
+        """Context in which Lightning's precision plugin runs the step."""
         if self.autocast is None:
             return nullcontext()
         return torch.autocast(self.batch.device.type, dtype=self.autocast)
 
     @torch.no_grad()
     def reconstruction(self) -> Tensor:
-        """What the autoencoder makes of the batch now."""
+        """Reconstruction of the batch by the present weights."""
         return self.module(self.batch).reconstruction

@@ -35,7 +35,7 @@ Random = np.random.Generator
 
 
 class Row(NamedTuple):
-    """What one statistic does in one design."""
+    """Simulated behavior of one statistic in one design."""
 
     statistic: str
     design: str
@@ -44,7 +44,7 @@ class Row(NamedTuple):
     uniformity: float | None = None
 
     def holds(self) -> bool:
-        """Whether the rates are within what the row claims."""
+        """Return whether the rates are within the row's claim."""
         is_interval = self.uniformity is None
         low, high = (0.92, 0.98) if is_interval else (0.03, 0.07)
         if self.claim == HELD:
@@ -121,7 +121,7 @@ def tuning(
 
 
 def corrections(holm: str, benjamini_hochberg: str) -> dict[str, str]:
-    """What the smallest adjusted p-values claim."""
+    """Claims of the smallest adjusted p-values."""
     claims = {"holm": holm, "benjamini_hochberg": benjamini_hochberg}
     return {f"smallest p_adjusted, {name}": claim for name, claim in claims.items()}
 

@@ -16,7 +16,7 @@ PIECE = 1 << 20
 
 
 def sha256sum(paths: list[Path]) -> Callable[[], dict[str, str]]:
-    """What the command prints, by file."""
+    """Printed checksums by file."""
 
     def run() -> dict[str, str]:
         output = subprocess.check_output(["sha256sum", "--", *paths], text=True)

@@ -1,4 +1,4 @@
-"""Whether each architecture finds the dictionary that its data was made of.
+"""Recovery of known dictionaries by each architecture.
 
 Trains every architecture on synthetic data of three kinds: features that are active by
 themselves, features of which groups co-occur, and children that are active only where their
@@ -187,7 +187,7 @@ def families(features: int, children: int) -> list[int | None]:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one architecture is trained.
+    """Training settings of one architecture.
 
     Attributes:
         make: From the width, the number of latents and the number that should be active.
@@ -201,7 +201,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long all of them are trained, with Adam, and a learning rate that falls to zero."""
+    """Length of all trainings, by Adam with a learning rate that decays to zero."""
 
     steps: int
     rows: int = 256
@@ -212,7 +212,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Found:
-    """What one training came to, on rows that it has not seen."""
+    """Results of one training on held-out rows."""
 
     cosine: float
     fvu: float

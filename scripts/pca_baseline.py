@@ -1,4 +1,4 @@
-"""What a PCA explains of the activations that a dictionary is trained on.
+"""PCA baseline of the variance that a dictionary explains.
 
 Fits the principal components on the training rows of a configuration and reports the fraction
 of variance unexplained (FVU) on its validation rows, about their own mean, for comparison with

@@ -1,4 +1,4 @@
-"""What every test may need: one thread per test, a folder of its own, the real data."""
+"""Common fixtures: one thread per test, an own folder, the real data."""
 
 import multiprocessing
 import os

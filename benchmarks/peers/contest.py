@@ -1,4 +1,4 @@
-"""Which peers there are, and their steps as rivals of ours."""
+"""List of peers, and their steps as rivals of ours."""
 
 from collections.abc import Callable, Mapping
 from functools import partial

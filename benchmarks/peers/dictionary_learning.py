@@ -50,5 +50,5 @@ class DictionaryLearningStep:
 
     @torch.no_grad()
     def reconstruction(self) -> Tensor:
-        """What it makes of the batch now."""
+        """Reconstruction of the batch by the present weights."""
         return self.trainer.ae(self.setting.batch)

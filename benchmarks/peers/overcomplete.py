@@ -50,7 +50,7 @@ class OvercompleteStep:
 
     @torch.no_grad()
     def reconstruction(self) -> Tensor:
-        """What it makes of the batch now."""
+        """Reconstruction of the batch by the present weights."""
         return self.model(self.setting.batch)[2]
 
 

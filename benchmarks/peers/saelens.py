@@ -55,5 +55,5 @@ class SAELensStep:
 
     @torch.no_grad()
     def reconstruction(self) -> Tensor:
-        """What it makes of the batch now."""
+        """Reconstruction of the batch by the present weights."""
         return self.trainer.sae(self.setting.batch)

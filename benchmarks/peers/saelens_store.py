@@ -80,5 +80,5 @@ class SAELensStore:
         return next(self.store)
 
     def activations(self, tokens: Tensor) -> Tensor:
-        """What it reads of blocks of tokens, `(blocks, tokens, width)`."""
+        """Activations of blocks of tokens, `(blocks, tokens, width)`."""
         return self.store.get_activations(tokens)

@@ -1,4 +1,4 @@
-"""What every side of a contest of training steps begins with."""
+"""Common start of every side in a contest of training steps."""
 
 from dataclasses import dataclass
 
@@ -54,5 +54,5 @@ class Setting:
 
     @property
     def latents(self) -> int:
-        """How many latents there are."""
+        """Number of latents."""
         return self.dictionary.shape[0]

@@ -74,5 +74,5 @@ class SparsifyStep:
 
     @torch.no_grad()
     def reconstruction(self) -> Tensor:
-        """What it makes of the batch now."""
+        """Reconstruction of the batch by the present weights."""
         return self.coder(self.setting.batch).sae_out

@@ -1,4 +1,4 @@
-"""What the book's build does beside MkDocs' own work; `mkdocs.yml` names this file.
+"""Build hooks of the book, which `mkdocs.yml` names.
 
 - `{{ findings NAME }}` on a page becomes a table of numbers, `{{ findings NAME PREFIX }}` one of
   those whose names begin so. An image under `figures/NAME/` is a figure of the same findings.

@@ -49,9 +49,9 @@ $(VENV)/.test: $(VENV)/.palinka
 	$(PIP_INSTALL) --group test
 	@touch $@
 
-# Other libraries bring a hundred packages along, so they get an environment of their own. One that
-# cannot be had is left out of the tables, with the reason. The two without their dependencies ask
-# for torchvision and an old nnsight, and use neither in a training step.
+# Other libraries bring a hundred packages along, so they get their own environment. One that
+# cannot be installed is left out of the tables, with the reason. The two without their dependencies
+# require torchvision and an old nnsight, and use neither in a training step.
 $(BENCHMARK_VENV)/.benchmark: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(BENCHMARK_VENV)
 	$(BENCHMARK_INSTALL) --upgrade "pip>=25.1"

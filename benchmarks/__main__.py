@@ -1,4 +1,4 @@
-"""Run the benchmarks, each in a process of its own, and say how each went.
+"""Run the benchmarks, each in its own process, and report the outcome of each.
 
     python benchmarks                  # all of them
     python benchmarks sparse_step      # some
@@ -38,7 +38,7 @@ SECONDS_EACH = 900
 
 
 def run(name: str) -> str:
-    """Run one benchmark; how it went, in a few words."""
+    """Run one benchmark and describe its outcome in a few words."""
     started = time.perf_counter()
     try:
         code = subprocess.run(
@@ -51,7 +51,7 @@ def run(name: str) -> str:
 
 
 def main() -> int:
-    """Run what the command line names; 1 if any of it failed."""
+    """Run the benchmarks of the command line; return 1 if any failed."""
     names = sys.argv[1:] or ORDER
     unknown = sorted(set(names) - set(ORDER))
     if unknown:

@@ -62,7 +62,7 @@ def train(folder: Path) -> None:
     step = PalinkaStep(KSparseAutoencoder(WIDTH, LATENTS, K), torch.zeros(ROWS, WIDTH))
     step.batch = next(batches)
     step()
-    # From here on the process may take no more than a tenth of what lies in the cache.
+    # From here on the process may take no more than a tenth of the size of the cache.
     limit = status("VmData") + cache.bytes // 10
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     tokens, marks, since, counted = 0, list(MARKS), time.perf_counter(), 0

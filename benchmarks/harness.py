@@ -1,6 +1,6 @@
-"""Time fast paths against what they have to beat, in one process.
+"""Time fast paths against their references, in one process.
 
-A benchmark is a script beside this one that ends in a call of `report`:
+A benchmark is a script next to this one that ends in a call of `report`:
 
     report(
         "unit_tuning",

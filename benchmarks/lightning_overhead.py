@@ -113,7 +113,7 @@ def per_step(batch: Tensor, folder: Path) -> tuple[float, float]:
     loops: dict[str, list[float]] = {"bare": [], "lightning": []}
     for _ in range(ROUNDS):
         loops["bare"].append(timed(bare)[0].wall / STEPS)
-        # What a fit costs once is no part of a step.
+        # The one-off cost of a fit is not part of a step.
         once = timed(in_lightning(LOG_EVERY))[0].wall
         whole = timed(in_lightning(LOG_EVERY + STEPS))[0].wall
         loops["lightning"].append((whole - once) / STEPS)

@@ -1,4 +1,4 @@
-"""Peak memory of the sparse training step, each side in a process of its own.
+"""Peak memory of the sparse training step, each side in its own process.
 
 python benchmarks/memory.py
 """
@@ -27,7 +27,7 @@ def peak(side: str, dead: int) -> int:
 
 
 def in_a_process(side: str, dead: int = 0) -> int | str:
-    """The same in a process of its own; why it cannot be had, where it cannot."""
+    """Peak memory of a side in a new process, or the last line of its error."""
     done = subprocess.run(
         [sys.executable, __file__, side, str(dead)], capture_output=True, text=True, check=False
     )

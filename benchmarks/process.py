@@ -78,7 +78,7 @@ def at_precision(precision: str, run: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def product(x: Tensor, weight: Tensor) -> Callable[[], Tensor]:
-    """A bare `x Wᵀ` into memory that is there already.
+    """A bare `x Wᵀ` into allocated memory.
 
     Args:
         x: `(rows, width)`.

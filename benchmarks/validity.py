@@ -179,7 +179,7 @@ def category_in_one_run(rng: Random) -> tuple[Array, Any, dict[str, Any]]:
 
 
 def scattered_words(rng: Random) -> tuple[Array, Any, dict[str, Any]]:
-    """Every token is a word of its own."""
+    """Each token is a different word."""
     return sparse_series(rng, 200, 0.9), rng.permutation(200) < 20, {"words": np.arange(200)}
 
 

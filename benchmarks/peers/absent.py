@@ -1,4 +1,4 @@
-"""A peer that is not there, and packages that a peer imports without needing them here."""
+"""Peers that are not installed, and packages that a peer imports without needing them here."""
 
 import importlib
 import sys
@@ -12,7 +12,7 @@ from typing import Any
 
 
 class Absent(Exception):  # noqa: N818 - a reason to leave a row out, no error
-    """Why a peer cannot be measured here."""
+    """Reason that a peer cannot be measured here."""
 
 
 def peer_module(name: str, package: str, unused: Sequence[str] = ()) -> Any:

@@ -26,7 +26,7 @@ PEERS: Mapping[str, Callable[[Setting], Any]] = {
 def rivals(
     setting: Setting, ours: Tensor, promises: Mapping[str, float | None]
 ) -> tuple[list[Rival], dict[str, str]]:
-    """The steps of peers that are there, and why the others are not.
+    """Steps of the installed peers, and the reasons that others are missing.
 
     Args:
         setting: What all sides begin with.

@@ -1,7 +1,7 @@
-"""SAELens' `ActivationsStore`, which reads a model through TransformerLens as training goes on.
+"""SAELens' `ActivationsStore`, which reads a model through TransformerLens during training.
 
 Its model is a `HookedTransformer` with the same weights, which stops after the block that is read.
-The store mixes rows in memory and keeps nothing; ours, measured beside it, shuffles, checks and
+The store mixes rows in memory and keeps nothing; ours, measured with it, shuffles, checks and
 writes every row to disk.
 """
 

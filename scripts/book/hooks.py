@@ -23,8 +23,8 @@ _BENCHMARKS = """\
 # Benchmark tables
 
 Each table was written by `python benchmarks` on the computer that it names: what the plain
-definition takes, what palinka takes, and how closely the two agree. A ratio holds for the case
-beside it and no other.
+definition takes, what palinka takes, and how closely the two agree. A ratio holds for its
+own case and no other.
 """
 
 

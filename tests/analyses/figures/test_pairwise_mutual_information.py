@@ -32,8 +32,8 @@ def drawn(data, results):
     return overview(results, means=means, conditions=CONDITIONS[::-1], units="latents")
 
 
-def test_matrices_show_every_pair_in_both_halves(results):
-    result = results["hidden.2/comma"]
+def test_matrices_show_every_pair_in_both_halves_and_white_is_zero():
+    result = analyses.pairwise_mutual_information(np.random.default_rng(1).normal(size=(9, 50)))
     figure = figures.pairwise_mutual_information(result)["matrices"]
     for axes, matrix in zip(
         figure.axes, (result.mutual_information, result.covariance), strict=False
@@ -41,15 +41,9 @@ def test_matrices_show_every_pair_in_both_halves(results):
         shown = np.asarray(axes.images[0].get_array())
         off_diagonal = ~np.eye(len(matrix), dtype=bool)
         np.testing.assert_array_equal(shown[off_diagonal], (matrix + matrix.T)[off_diagonal])
-
-
-def test_white_is_zero_where_covariances_have_both_signs():
-    x = np.random.default_rng(1).normal(size=(9, 50))
-    result = analyses.pairwise_mutual_information(x)
-    image = figures.pairwise_mutual_information(result)["matrices"].axes[1].images[0]
-    low, high = image.get_clim()
+    low, high = figure.axes[1].images[0].get_clim()
     assert low == -high
-    assert image.get_cmap().name == "RdBu_r"
+    assert figure.axes[1].images[0].get_cmap().name == "RdBu_r"
 
 
 def test_a_single_value_for_all_pairs_can_be_drawn(results, save):
@@ -71,7 +65,7 @@ def test_the_overview_has_a_panel_for_each_site(drawn, save):
         save(figure)
 
 
-def test_distributions_and_means_come_by_condition_and_together(drawn):
+def test_distributions_and_means_come_by_condition_and_together(drawn, results):
     top = drawn["distributions"].axes[:3]
     assert [axes.get_title(loc="left") for axes in top] == [*CONDITIONS[::-1], "together"]
     # Layer 0 has one value, not a distribution.
@@ -85,9 +79,6 @@ def test_distributions_and_means_come_by_condition_and_together(drawn):
     assert information.get_xlabel() == "layer (hidden.i)"
     assert len(information.lines) == 3
     assert list(information.lines[0].get_xdata()) == [0, 1, 2, 3]
-
-
-def test_means_over_pairs_are_drawn_as_they_are(drawn, results):
     line = drawn["means_by_site"].axes[1].lines[1]
     assert line.get_label() == "comma"
     expected = [results[f"hidden.{i}/comma"].scalars()["mean_covariance"] for i in range(4)]
@@ -103,7 +94,7 @@ def test_mean_activations_are_those_of_the_first_middle_and_last_site(drawn, dat
     assert axes[1].get_ylabel() == "mean activation, comma"
 
 
-def test_without_means_or_with_one_condition_there_are_no_mean_activations(results, save):
+def test_sites_of_one_condition_are_numbered_and_have_no_mean_activations(results, save):
     assert "mean_activation" not in overview(results)
     alone = {f"blocks.{i}.attn.q": results[f"hidden.{i}/comma"] for i in (1, 3)}
     drawn = overview(alone, means={key: np.arange(5.0) for key in alone})
@@ -111,8 +102,5 @@ def test_without_means_or_with_one_condition_there_are_no_mean_activations(resul
     assert drawn["means_by_site"].axes[0].get_xlabel() == "layer (blocks.i.attn.q)"
     for figure in drawn.values():
         save(figure)
-
-
-def test_sites_that_are_no_layers_are_counted(results):
     named = {"hidden.1": results["hidden.1/comma"], "blocks.2.mlp.out": results["hidden.2/comma"]}
     assert overview(named)["means_by_site"].axes[0].get_xlabel() == "site, in the order given"

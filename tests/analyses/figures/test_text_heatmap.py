@@ -51,49 +51,31 @@ def test_text_can_be_read_on_every_shade(colors):
 @pytest.mark.parametrize(
     ("token", "shown"),
     [
-        ("plum", "plum"),
-        (" plum", " plum"),
-        ("plum brandy", "plum brandy"),
-        (" ", "␣"),
-        ("   ", "␣␣␣"),
-        ("  plum ", "␣␣plum␣"),
-        ("\n", "↵"),
-        ("\n\n\t", "↵↵⇥"),
-        ("\r\n", "⟨U+000D⟩↵"),
-        ("a\x00b", "a⟨U+0000⟩b"),
-        ("\u00a0", "⍽"),
-        ("\u2003", "⟨U+2003⟩"),
-        ("\u200b", "⟨U+200B⟩"),
-        ("\u202eabc", "⟨U+202E⟩abc"),
-        ("\u200f", "⟨U+200F⟩"),
-        ("\ufeff", "⟨U+FEFF⟩"),
-        ("\u0301", "◌\u0301"),
-        ("e\u0301", "e\u0301"),
-        ("👩\u200d💻", "👩\u200d💻"),
-        ("\u200d", "⟨U+200D⟩"),
-        ("שלום", "שלום"),
-        ("<b>&", "<b>&"),
-        ("", "⟨⟩"),
-        ("\ud83d", "⟨ED A0 BD⟩"),
-        (b"\xff\xfea", "⟨FF FE⟩a"),
-        ("\ufffd", "\ufffd"),
+        ("plum", "plum"), (" plum", " plum"), ("plum brandy", "plum brandy"), ("<b>&", "<b>&"),
+        (" ", "␣"), ("   ", "␣␣␣"), ("  plum ", "␣␣plum␣"), ("\u00a0", "⍽"), ("", "⟨⟩"),
+        ("\n", "↵"), ("\n\n\t", "↵↵⇥"), ("\r\n", "⟨U+000D⟩↵"), ("a\x00b", "a⟨U+0000⟩b"),
+        ("\u2003", "⟨U+2003⟩"), ("\u200b", "⟨U+200B⟩"), ("\ufeff", "⟨U+FEFF⟩"),
+        ("\u202eabc", "⟨U+202E⟩abc"), ("\u200f", "⟨U+200F⟩"), ("שלום", "שלום"),
+        ("\u0301", "◌\u0301"), ("e\u0301", "e\u0301"), ("\ufffd", "\ufffd"),
+        ("👩\u200d💻", "👩\u200d💻"), ("\u200d", "⟨U+200D⟩"),
+        ("\ud83d", "⟨ED A0 BD⟩"), (b"\xff\xfea", "⟨FF FE⟩a"),
     ],
-)
+)  # fmt: skip
 def test_nothing_is_invisible(token, shown):
     assert display_tokens([token]) == (shown,)
 
 
-def test_divided_characters_are_shown_where_they_are_complete():
-    first, second, third = "a😀€"[:1].encode() + "😀".encode()[:2], "😀".encode()[2:], "€".encode()
-    assert display_tokens([first, second, third]) == ("a⟨F0 9F⟩", "😀", "€")
-    four = [bytes([byte]) for byte in "😀".encode()]
-    assert display_tokens(four) == ("⟨F0⟩", "⟨9F⟩", "⟨98⟩", "😀")
-    # The end of one and the beginning of another in one token; and one never completed.
-    assert display_tokens([b"\xe2\x82", b"\xac \xe2\x82", b"x"]) == (
-        "⟨E2 82⟩",
-        "€ ⟨E2 82⟩",
-        "x",
-    )
+@pytest.mark.parametrize(
+    ("tokens", "shown"),
+    [
+        ([b"a\xf0\x9f", b"\x98\x80", "€".encode()], ("a⟨F0 9F⟩", "😀", "€")),
+        ([bytes([byte]) for byte in "😀".encode()], ("⟨F0⟩", "⟨9F⟩", "⟨98⟩", "😀")),
+        # The end of one and the beginning of another in one token; and one never completed.
+        ([b"\xe2\x82", b"\xac \xe2\x82", b"x"], ("⟨E2 82⟩", "€ ⟨E2 82⟩", "x")),
+    ],
+)
+def test_divided_characters_are_shown_where_they_are_complete(tokens, shown):
+    assert display_tokens(tokens) == shown
 
 
 @given(

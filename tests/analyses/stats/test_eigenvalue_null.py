@@ -92,18 +92,16 @@ def test_too_many_components_for_no_shrinkage_are_refused() -> None:
         permutation_null(*data(9, 8), 100.0, 0.0, 5, pairs=False, seed=0)
 
 
+sizes = st.tuples(st.integers(3, 12), st.integers(3, 12), st.integers(1, 30))
+shrinkages, skews = st.sampled_from([0.001, 0.01, 0.3, 0.99]), st.sampled_from([1.0, 100.0])
+
+
 @settings(deadline=None, max_examples=60)
-@given(
-    seed=st.integers(0, 2**32 - 1),
-    n_a=st.integers(3, 12),
-    n_b=st.integers(3, 12),
-    d=st.integers(1, 30),
-    shrinkage=st.sampled_from([0.001, 0.01, 0.3, 0.99]),
-    skew=st.sampled_from([1.0, 100.0]),
-)
+@given(st.integers(0, 2**31), sizes, shrinkages, skews)
 def test_equals_the_plain_way(
-    seed: int, n_a: int, n_b: int, d: int, shrinkage: float, skew: float
+    seed: int, size: tuple[int, int, int], shrinkage: float, skew: float
 ) -> None:
+    n_a, n_b, d = size
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(n_a + n_b, d)) * np.geomspace(skew, 1.0, d)
     scores = contrast_scores(x[:n_a], x[n_a:], 100.0)

@@ -82,12 +82,7 @@ def test_indices_out_of_range_are_rejected(choice, message):
         choose_latents([1.0, 2.0, 3.0], **choice)
 
 
-@given(
-    seed=st.integers(0, 2**31),
-    latents=st.integers(1, 9),
-    n=st.integers(1, 10),
-    piece=st.integers(1, 30),
-)
+@given(st.integers(0, 2**31), st.integers(1, 9), st.integers(1, 10), st.integers(1, 30))
 def test_it_agrees_with_all_pairs(seed: int, latents: int, n: int, piece: int) -> None:
     random = np.random.default_rng(seed)
     dictionary = random.normal(size=(latents, 3)) * random.integers(0, 2, (latents, 1))
@@ -119,19 +114,16 @@ def test_length_does_not_matter(scale: float) -> None:
     np.testing.assert_allclose(found.cosines, expected.cosines, atol=1e-6)
 
 
-@given(
-    seed=st.integers(0, 2**31),
-    tokens=st.integers(1, 30),
-    width=st.integers(1, 5),
-    n=st.integers(1, 6),
-    cuts=st.lists(st.integers(0, 30), max_size=4),
-)
+shapes = st.tuples(st.integers(1, 30), st.integers(1, 5))
+
+
+@given(st.integers(0, 2**31), shapes, st.integers(1, 6), st.lists(st.integers(0, 30), max_size=4))
 def test_batches_of_any_size_give_what_sorting_gives(
-    seed: int, tokens: int, width: int, n: int, cuts: list[int]
+    seed: int, shape: tuple[int, int], n: int, cuts: list[int]
 ) -> None:
     # Few different values, so that many are equal, and some negative.
-    latents = np.random.default_rng(seed).integers(-1, 4, (tokens, width)).astype(np.float32)
-    heap = TopHeap(width, n)
+    latents = np.random.default_rng(seed).integers(-1, 4, shape).astype(np.float32)
+    heap = TopHeap(shape[1], n)
     for batch in np.split(latents, sorted(cuts)):
         heap.add(batch)
     found = heap.result()

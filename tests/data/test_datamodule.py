@@ -86,10 +86,6 @@ def all_rows(data: ActivationDataModule, split: str = "train") -> torch.Tensor:
     return rows.read_rows(0, rows.rows)
 
 
-def as_set(batches: list[torch.Tensor]) -> set[bytes]:
-    return {row.numpy().tobytes() for batch in batches for row in batch}
-
-
 def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: LanguageModelSpec) -> LanguageModel:
         raise AssertionError("the weights were loaded")
@@ -213,18 +209,6 @@ def test_the_harvest_command_fills_the_caches_of_both_splits(
 
 
 # --- the loaders
-
-
-def test_an_epoch_serves_every_training_row_at_most_once(settings: dict[str, Any]) -> None:
-    data = ready(**settings)
-    rows = all_rows(data)
-    batches = list(data.train_dataloader())
-    assert {len(batch) for batch in batches} == {64}
-    assert len(batches) == len(rows) // 64
-    served = as_set(batches)
-    assert served <= as_set([rows])
-    assert len(served) > 0.9 * 64 * len(batches)  # a repeated context has equal rows
-    assert not torch.equal(torch.cat(batches), rows[: 64 * len(batches)])
 
 
 def test_no_batch_size_is_all_rows_in_order(settings: dict[str, Any]) -> None:
@@ -370,34 +354,18 @@ def test_rows_that_are_all_equal_cannot_be_scaled(settings: dict[str, Any]) -> N
 # --- in memory
 
 
-def test_a_passage_is_read_whole_and_unrounded(model: LanguageModel) -> None:
-    data = ActivationDataModule(
-        language_model=CPU,
-        site=SITE,
-        corpus=Passage(TEXT),
-        batch_size=None,
-        validation_fraction=0,
-        in_memory=True,
-    )
-    data.prepare_data()
-    data.setup("fit")
-    expected = model.read([TEXT], [SITE])[SITE][0]
-    (batch,) = data.train_dataloader()
-    assert batch.dtype == torch.float32
-    torch.testing.assert_close(batch, expected, atol=1e-6, rtol=1e-6)
-    (batch,) = data.val_dataloader()
-    torch.testing.assert_close(batch, expected, atol=1e-6, rtol=1e-6)
-
-
-@pytest.mark.parametrize(("bos", "skip_first"), [(False, False), (True, False), (True, True)])
-def test_a_longer_text_is_cut_and_its_end_is_kept(
-    model: LanguageModel, bos: bool, skip_first: bool
+@pytest.mark.parametrize(
+    ("length", "bos", "skip_first"),
+    [(128, False, False), (12, False, False), (12, True, False), (12, True, True)],
+)
+def test_a_text_is_read_unrounded_and_cut_only_where_it_is_longer_than_a_context(
+    model: LanguageModel, length: int, bos: bool, skip_first: bool
 ) -> None:
     data = ActivationDataModule(
         language_model=CPU,
         site=SITE,
         corpus=Passage(TEXT),
-        context_length=12,
+        context_length=length,
         validation_fraction=0,
         in_memory=True,
         bos=bos,
@@ -405,7 +373,7 @@ def test_a_longer_text_is_cut_and_its_end_is_kept(
     )
     data.setup("fit")
     tokens = model.tokenizer(TEXT)["input_ids"]
-    content = 12 - bos
+    content = length - bos
     assert len(tokens) % content
     expected, positions = [], []
     for start in range(0, len(tokens), content):
@@ -414,6 +382,7 @@ def test_a_longer_text_is_cut_and_its_end_is_kept(
         expected.append(read[skip_first:])
         positions += [*[-1] * bos, *range(start, start + len(piece) - bos)][skip_first:]
     rows = data._open(data.train_spec)
+    assert rows.dtype == torch.float32
     torch.testing.assert_close(all_rows(data), torch.cat(expected), atol=1e-5, rtol=1e-4)
     places = [rows.context(row) for row in range(rows.rows)]
     assert [place.position for place in places] == positions

@@ -70,32 +70,19 @@ def quiet() -> None:
 @pytest.mark.parametrize(
     ("save", "trainer"),
     [
-        pytest.param({"every_n_train_steps": 1}, {"max_epochs": 3}, id="epochs"),
-        pytest.param({"every_n_train_steps": 1}, {"max_epochs": -1, "max_steps": 12}, id="steps"),
-        pytest.param(
-            {"every_n_train_steps": 1},
-            {"max_epochs": 3, "accumulate_grad_batches": 2},
-            id="accumulate",
-        ),
-        pytest.param(
-            {"every_n_train_steps": 2},
-            {"max_epochs": 3, "limit_train_batches": 3},
-            id="limited",
-        ),
-        pytest.param(
+        ({"every_n_train_steps": 1}, {"max_epochs": 3}),
+        ({"every_n_train_steps": 1}, {"max_epochs": -1, "max_steps": 12}),
+        ({"every_n_train_steps": 1}, {"max_epochs": 3, "accumulate_grad_batches": 2}),
+        ({"every_n_train_steps": 2}, {"max_epochs": 3, "limit_train_batches": 3}),
+        # At the end of an epoch, after its validation, and after one amid an epoch.
+        (
             {"every_n_epochs": 1, "save_on_train_epoch_end": True},
             {"max_epochs": 3, "limit_train_batches": 3, "limit_val_batches": 2},
-            id="epoch ends",
         ),
-        pytest.param(
-            {"every_n_epochs": 1, "save_on_train_epoch_end": False},
-            {"max_epochs": 3},
-            id="after validation",
-        ),
-        pytest.param(
+        ({"every_n_epochs": 1, "save_on_train_epoch_end": False}, {"max_epochs": 3}),
+        (
             {"every_n_epochs": 1, "save_on_train_epoch_end": False},
             {"max_epochs": 3, "val_check_interval": 2},
-            id="after validation amid an epoch",
         ),
     ],
 )

@@ -158,13 +158,10 @@ class Cache:
         folder: The cache's own folder.
         key: Layout and settings.
         identity: Digest of the key, which a checkpoint remembers.
-        width: Numbers per row.
-        dtype: Stored type.
         statistics: Sums over all rows.
         shapes: Shape of every shard, in order.
         bytes: Size of all shards.
         first_rows: First row of every shard, and the number of all rows.
-        rows: Number of rows.
         run_rows: Number of neighboring rows that a shuffled order keeps together.
         unverified: Numbers of the shards whose checksums are compared when they are first read.
     """

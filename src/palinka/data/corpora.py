@@ -5,12 +5,13 @@ import re
 from abc import ABC, abstractmethod
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from io import TextIOWrapper
+from io import BufferedReader, TextIOWrapper
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,28 +53,27 @@ class Corpus(ABC):
         """Identify the content, wherever it is stored."""
 
 
-def content_hash(files: Iterable[tuple[str, Path]]) -> str:
-    """Hash names and bytes of `files`, given as name and path; SHA-256 in hex.
+@contextmanager
+def _opened(file: Path) -> Iterator[BufferedReader]:
+    """Open a file after its UTF-8 byte order mark, if any, which is not part of a text."""
+    try:
+        with file.open("rb") as stream:
+            if stream.read(len(BOM_UTF8)) != BOM_UTF8:
+                stream.seek(0)
+            yield stream
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error.strerror})") from error
 
-    A UTF-8 byte order mark, which is not part of a text, does not count.
-    """
+
+def content_hash(files: Iterable[tuple[str, Path]]) -> str:
+    """Hash names and texts of `files`, given as name and path; SHA-256 in hex."""
     digest = hashlib.sha256()
     for name, file in files:
-        try:
-            with file.open("rb") as stream:
-                skip_byte_order_mark(stream)
-                content = hashlib.file_digest(stream, "sha256").digest()
-        except OSError as error:
-            raise InputError(f"{file} cannot be read ({error.strerror})") from error
+        with _opened(file) as stream:
+            content = hashlib.file_digest(stream, "sha256").digest()
         # A hash of fixed length after each name: no other names and contents read the same.
         digest.update(name.encode("utf-8", "surrogateescape") + b"\0" + content)
     return digest.hexdigest()
-
-
-def skip_byte_order_mark(stream: BinaryIO) -> None:
-    """Move past a UTF-8 byte order mark at the start of a file."""
-    if stream.read(len(BOM_UTF8)) != BOM_UTF8:
-        stream.seek(0)
 
 
 def _by_name(folder: Path, pattern: str) -> list[tuple[str, Path]]:
@@ -124,6 +124,7 @@ class Passage(Corpus):
         return {"kind": "passage", "sha256": digest.hexdigest()}
 
 
+@dataclass(eq=False)
 class TextFiles(Corpus):
     """A text file, or the text files of a folder: one document per file, sorted by name.
 
@@ -137,21 +138,17 @@ class TextFiles(Corpus):
         max_document_characters: Maximum number of characters from the start of each file.
     """
 
-    def __init__(
-        self,
-        path: str | Path,
-        pattern: str = "**/*.txt",
-        encoding: str = "utf-8",
-        max_document_characters: int | None = None,
-    ) -> None:
-        if max_document_characters is not None and max_document_characters < 1:
+    path: str | Path
+    pattern: str = "**/*.txt"
+    encoding: str = "utf-8"
+    max_document_characters: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_document_characters is not None and self.max_document_characters < 1:
             raise InputError(
-                f"max_document_characters is {max_document_characters}; give 1 or more"
+                f"max_document_characters is {self.max_document_characters}; give 1 or more"
             )
-        self.path = expanded(path)
-        self.pattern = pattern
-        self.encoding = encoding
-        self.max_document_characters = max_document_characters
+        self.path = expanded(self.path)
 
     def documents(self) -> Iterator[Document]:
         """Read the files one after the other; a document is named by its path in the folder."""
@@ -174,12 +171,13 @@ class TextFiles(Corpus):
         }
 
     def _files(self) -> list[tuple[str, Path]]:
-        if self.path.is_file():
-            return [(self.path.name, self.path)]
-        if not self.path.is_dir():
-            raise InputError(f"{self.path} was not found; give a text file or a folder of them")
+        path = Path(self.path)
+        if path.is_file():
+            return [(path.name, path)]
+        if not path.is_dir():
+            raise InputError(f"{path} was not found; give a text file or a folder of them")
         try:
-            found = _by_name(self.path, self.pattern)
+            found = _by_name(path, self.pattern)
         except (ValueError, NotImplementedError) as error:
             raise InputError(
                 f"{self.pattern!r} is not a glob pattern ({error}); give one such as '**/*.txt'"
@@ -192,8 +190,7 @@ class TextFiles(Corpus):
 
     def _read(self, file: Path) -> str:
         try:
-            with file.open("rb") as raw, TextIOWrapper(raw, self.encoding) as stream:
-                skip_byte_order_mark(raw)
+            with _opened(file) as raw, TextIOWrapper(raw, self.encoding) as stream:
                 return stream.read(self.max_document_characters)
         except UnicodeDecodeError as error:
             fault = f"{file} is not {self.encoding} (byte {error.start} cannot be decoded)"
@@ -201,11 +198,11 @@ class TextFiles(Corpus):
         except MemoryError as error:
             fault = f"{file} does not fit into memory"
             raise InputError(f"{fault}; divide it, or set max_document_characters") from error
+        except InputError:
+            raise
         except (LookupError, ValueError) as error:
             fault = f"{self.encoding!r} is not a text encoding of Python"
             raise InputError(f"{fault}; give one such as 'utf-8' or 'latin-1'") from error
-        except OSError as error:
-            raise InputError(f"{file} cannot be read ({error.strerror})") from error
 
 
 @dataclass(eq=False)

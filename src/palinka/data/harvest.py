@@ -281,18 +281,10 @@ def load_model(spec: HarvestSpec, load: Callable[[], LanguageModel]) -> Language
 def read_rows(
     spec: HarvestSpec, model: LanguageModel, tokens: NDArray[np.int64], dtype: torch.dtype | None
 ) -> torch.Tensor:
-    """Compute the rows of some contexts, on the model's device.
+    """Compute the rows of contexts, `(contexts, tokens)`, which `dtype` must be able to hold.
 
-    Args:
-        spec: What is harvested.
-        model: The language model.
-        tokens: Token ids, `(contexts, tokens)`.
-        dtype: Stored type, which must hold the numbers; None for that of the model.
-
-    Returns:
-        `(contexts * (tokens - skip), width)`.
+    They are in the model's dtype, on its device, `(contexts * (tokens - skip), width)`.
     """
-    names = " or ".join(spec.resolved_sites)
     try:
         read = model.read_contexts(torch.from_numpy(tokens), spec.resolved_sites)
         sites = [read[site] for site in spec.resolved_sites]
@@ -307,6 +299,7 @@ def read_rows(
     limit = torch.finfo(dtype or rows.dtype).max
     if -limit <= low and high <= limit:
         return rows
+    names = " or ".join(spec.resolved_sites)
     if np.isfinite([low, high]).all():
         largest = f"{max(-low, high):.4g}, more than {spec.dtype} can hold ({limit:.4g})"
         raise InputError(f"activations at {names} go up to {largest}; store bfloat16 or float32")

@@ -40,11 +40,7 @@ class StoredCache:
 
 
 def stored_caches(root: Path) -> list[StoredCache]:
-    """List everything in a folder of caches, by name; links are not followed.
-
-    Raises:
-        InputError: If the folder cannot be read.
-    """
+    """List everything in a folder of caches, by name; links are not followed."""
     with as_input_error(root):
         return [_inspect(path) for path in sorted(root.iterdir())]
 
@@ -90,10 +86,8 @@ class Removal(NamedTuple):
 def remove_cache(folder: Path) -> Removal:
     """Remove the files of one cache, finished or not, and its folder if nothing else is in it.
 
-    The manifest is removed first, so that a part of a cache is never read as a whole one.
-
-    Raises:
-        InputError: If a running harvest writes to it, or a file cannot be removed.
+    The manifest is removed first, so that a part of a cache is never read as a whole one. One
+    that a running harvest writes to is kept, with an error.
     """
     with as_input_error(folder):
         if is_harvested(folder):

@@ -39,19 +39,13 @@ class BatchBuffers:
         if self._pin_memory or not rows:
             return torch.empty(rows, self._width, dtype=self._dtype, pin_memory=self._pin_memory)
         size = rows * self._width * self._dtype.itemsize
-        memory = self._free(size)
+        free = [i for i, (m, of) in enumerate(self._kept) if of() is None and len(m) >= size]
+        memory = self._kept.pop(free[0])[0] if free else np.empty(size, np.uint8)
         # Every tensor on this memory keeps the lease alive, views of views included.
         lease = memory[:size]
         if len(self._kept) < self._keep:
             self._kept.append((memory, weakref.ref(lease)))
         return torch.from_numpy(lease).view(self._dtype).view(rows, self._width)
-
-    def _free(self, size: int) -> NDArray[np.uint8]:
-        for place, (memory, lease) in enumerate(self._kept):
-            if lease() is None and len(memory) >= size:
-                del self._kept[place]
-                return memory
-        return np.empty(size, np.uint8)
 
 
 class RowOrder:

@@ -26,9 +26,6 @@ class MemoryRows:
         activations: Rows, `(rows, width)`.
         text: Token, document and position of each row.
         identity: Identity that a checkpoint remembers.
-
-    Attributes:
-        statistics: Sums over all rows.
     """
 
     # Neighboring rows are of one context: a shuffled order keeps none of them together.

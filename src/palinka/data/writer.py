@@ -121,12 +121,9 @@ class ShardClaim:
         layout = self._key.layout
         shape = ShardShape(layout, self.index, len(tokens))
         rows, table = (shape.rows, layout.width), (shape.contexts, layout.context_length)
-        if (
-            activations.shape != rows
-            or activations.dtype != layout.torch_dtype
-            or not 1 <= shape.contexts <= layout.contexts_per_shard
-            or not tokens.shape == documents.shape == positions.shape == table
-        ):
+        fit = activations.shape == rows and activations.dtype == layout.torch_dtype
+        fit &= tokens.shape == documents.shape == positions.shape == table
+        if not fit or not 1 <= shape.contexts <= layout.contexts_per_shard:
             given = ", ".join(
                 f"{tuple(x.shape)}" for x in (activations, tokens, documents, positions)
             )

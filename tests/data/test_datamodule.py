@@ -128,16 +128,18 @@ def trainer(folder: Path, **arguments: Any) -> pl.Trainer:
 # --- the rows
 
 
-def test_nothing_is_harvested_twice_and_the_width_needs_no_weights(
-    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+def test_nothing_is_harvested_twice_and_one_load_of_the_model_serves_both_splits(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: LanguageModel
 ) -> None:
-    ready(**settings)
+    settings |= {"cache_dir": tmp_path}
+    loads, barriers = [], []
+    monkeypatch.setattr(LanguageModel, "load", lambda spec: loads.append(spec) or model)
+    ActivationDataModule(**settings).harvest(barrier=lambda: barriers.append(None))
+    assert (len(loads), len(barriers)) == (1, 4)
     no_weights(monkeypatch)
-    again = ActivationDataModule(**settings)
-    assert again.width == 512
-    again.prepare_data()
-    again.setup("fit")
-    assert next(iter(again.train_dataloader())).shape == (64, 512)
+    again = ready(**settings)
+    assert again.width == WIDTH
+    assert next(iter(again.train_dataloader())).shape == (64, WIDTH)
     again.teardown("fit")
 
 
@@ -155,15 +157,6 @@ def test_rows_to_begin_with_come_from_all_over_the_split(
         assert torch.equal(some[0], rows[0])
         assert count == 1 or torch.equal(some[-1], rows[-1])
         assert torch.equal(some, data.training_rows(count))
-
-
-def test_one_load_of_the_model_serves_both_splits(
-    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: LanguageModel
-) -> None:
-    loads = []
-    monkeypatch.setattr(LanguageModel, "load", lambda spec: loads.append(spec) or model)
-    ready(**settings | {"cache_dir": tmp_path})
-    assert len(loads) == 1
 
 
 @pytest.mark.parametrize("in_memory", [False, True])
@@ -195,17 +188,6 @@ def test_measuring_a_checkpoint_takes_no_training_rows(
     data = ActivationDataModule(**settings | {"cache_dir": tmp_path})
     trainer(tmp_path).validate(Recorder(), data, verbose=False)
     assert [path.name for path in tmp_path.iterdir()] == [data.validation_spec.key.digest[:16]]
-
-
-def test_the_harvest_command_fills_the_caches_of_both_splits(
-    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = ActivationDataModule(**settings | {"cache_dir": tmp_path})
-    barriers = []
-    data.harvest(rank=0, world_size=1, barrier=lambda: barriers.append(None))
-    assert len(barriers) == 4
-    no_weights(monkeypatch)
-    data.setup("fit")
 
 
 # --- the loaders

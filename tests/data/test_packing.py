@@ -75,18 +75,6 @@ def test_many_documents_keep_their_order(
     assert mini_tokenizer.decode(at_once[149]) == texts[149]
 
 
-def test_names_of_special_tokens_are_plain_text(
-    mini_tokenizer: PreTrainedTokenizerBase, other_tokenizer: PreTrainedTokenizerBase
-) -> None:
-    text = "The end <|endoftext|> is </s> near <s>"
-    for tokenizer in (mini_tokenizer, other_tokenizer):
-        (ids,) = tokenize([text], tokenizer)
-        assert not set(ids) & set(tokenizer.all_special_ids)
-        assert tokenizer.decode(ids) == text
-        # What the caller does with the tokenizer afterwards is as before.
-        assert tokenizer.eos_token_id in tokenizer(tokenizer.eos_token)["input_ids"]
-
-
 def test_a_long_document_gives_no_warning(
     mini_tokenizer: PreTrainedTokenizerBase, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -153,19 +141,12 @@ def test_equals_a_plain_transcription(
     # The indices of a split's documents have gaps.
     documents = [(stride * index, tokens) for index, tokens in enumerate(texts)]
     bos_token = BOS if bos else None
-    arrays = [(index, np.array(tokens, dtype=np.int64)) for index, tokens in documents]
-    found = [
-        list(zip(context.tokens, context.documents, context.positions, strict=True))
-        for context in packed(arrays, context_length, END, bos_token)
-    ]
+    arrays = [(index, np.array(tokens, dtype=np.uint16)) for index, tokens in documents]
+    contexts = packed(arrays, context_length, END, bos_token)
+    columns = [(context.tokens, context.documents, context.positions) for context in contexts]
+    assert all(array.dtype == np.int64 for context in columns for array in context)
+    found = [list(zip(*context, strict=True)) for context in columns]
     assert found == plain_pack(documents, context_length, bos_token)
-
-
-def test_arrays_are_int64_of_the_context_length() -> None:
-    (context,) = pack([(0, np.arange(6, dtype=np.uint16))], 5, END, BOS)
-    for array in (context.tokens, context.documents, context.positions):
-        assert array.dtype == np.int64
-        assert array.shape == (5,)
 
 
 def test_a_context_is_there_before_the_next_document_is_read() -> None:

@@ -241,10 +241,10 @@ def _calls(
         context: dict[str, Any] = {"tokens": list(chain(*prepared.display))}
         for site in sites:
             latents = np.concatenate(list(reader.every_token(prepared.tokens, site)))
-            of_tokens = {"latents": latents, "words": words, "documents": documents}
             if data == "tokens of a passage":
-                yield _Call(site if several else "", site, of_tokens, context)
+                yield _Call(site if several else "", site, {"latents": latents}, context)
                 continue
+            of_tokens = {"latents": latents, "words": words, "documents": documents}
             for category, mask in prepared.targets.items():
                 part = f"{site}/{category}" if several else category
                 yield _Call(part, site, {"targets": np.asarray(mask), **of_tokens}, context)

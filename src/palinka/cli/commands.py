@@ -113,11 +113,7 @@ def _parser(words: str, function: Callable[..., int]) -> Any:
     positional = _positional(function)
     flags = [name for name, p in parameters.items() if p.default is False]
     needed = [n for n, p in parameters.items() if p.default is p.empty and n not in positional]
-    parser = ArgumentParser(
-        prog=f"palinka {words}",
-        description=described.description,
-        **({} if needed else {"usage": None}),
-    )
+    parser = ArgumentParser(prog=f"palinka {words}", description=described.description)
     if needed:
         parser.add_argument("-c", "--config", action=ActionConfigFile, help="A YAML configuration.")
     for name in positional:

@@ -114,7 +114,7 @@ class PalinkaCLI(LightningCLI):
             save_config_callback=SaveConfig,
             seed_everything_default=0,
             parser_class=Parser,
-            parser_kwargs={"prog": "palinka", "usage": None},
+            parser_kwargs={"prog": "palinka"},
             # The module saves its own hyper-parameters: the parser's lack linked arguments.
             load_from_checkpoint_support=False,
             auto_configure_optimizers=False,

@@ -1,9 +1,7 @@
 """Parser of command lines with configuration files."""
 
-import argparse
 import inspect
 import itertools
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import is_dataclass
@@ -13,7 +11,7 @@ from typing import Any, NoReturn, get_args
 import jsonargparse
 import yaml
 
-from palinka.errors import InputError, did_you_mean, one_line
+from palinka.errors import InputError, one_line
 
 # A value may name a class only where one is expected. Its module is imported before the class
 # can be examined: the standard library, with neither autoencoders nor callbacks, is excluded.
@@ -24,46 +22,12 @@ jsonargparse.set_parsing_settings(
 # A default may be a member of an enumeration although its type is `str`: Timer's `interval`.
 yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, one: dumper.represent_data(one.value))
 
-MAX_CLASSES = 12
-_SUBCLASSES = re.compile(r", known subclasses: (?P<paths>[\w., ]+)")
-# Parts of jsonargparse's messages.
-_PARSER_KEY = re.compile(r'Parser key "(?P<key>[^"]+)"')
-_UNKNOWN_OPTION = re.compile(
-    r"(?:does not accept option|Option) '(?P<key>[^']+)'"
-    r"|Unrecognized arguments?: --(?P<flag>[^\s=]+)",
-    re.IGNORECASE,
-)
-_CLASS_PATH = re.compile(r"class_path '(?P<path>[^']+)'")
-_UNKNOWN_CLASS = re.compile(r"Expected a dot import path string: (?P<name>\w+)")
-_LITERAL = re.compile(
-    r"Expected a typing\.Literal\[(?P<known>[^\]]*)\]\. Got value: (?P<given>.*)$"
-)
-# A suggestion of an inner parser, within a list of all that was tried.
-_SUGGESTION = re.compile(r"(?:Option|there is no class) '[^']*'[^;]*; did you mean '[^']*'\?")
-
-
-class HelpFormatter(jsonargparse.DefaultHelpFormatter):
-    """jsonargparse's formatter, with short names of classes, palinka's first."""
-
-    def _get_help_string(self, action: argparse.Action) -> str:
-        text: str = super()._get_help_string(action)
-        return _SUBCLASSES.sub(lambda found: _classes(found["paths"].split(", ")), text)
-
-
-def _classes(paths: Sequence[str]) -> str:
-    own_first = sorted(paths, key=lambda path: not path.startswith("palinka."))
-    names = list(dict.fromkeys(path.rpartition(".")[2] for path in own_first))
-    more = ", …" if len(names) > MAX_CLASSES else ""
-    return f", classes: {', '.join(names[:MAX_CLASSES])}{more}"
-
 
 class ArgumentParser(jsonargparse.ArgumentParser):
     """jsonargparse's parser, with errors as one `InputError` line instead of a page of usage."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        usage = "%(prog)s [--config FILE ...] [--KEY VALUE ...]"
-        own = {"formatter_class": HelpFormatter, "allow_abbrev": False, "usage": usage}
-        super().__init__(*args, **{**own, **kwargs})
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
         """Parse a command line and the files that it names."""
@@ -94,23 +58,8 @@ class ArgumentParser(jsonargparse.ArgumentParser):
                 raise TypeError(f"{name} is null; give a value, or leave it out")
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise an `InputError`, with the nearest valid name of an unknown one."""
-        parser = getattr(ex, "subcommand_parser", None) or self
-        line = " ".join(message.split()).removeprefix('Parser key "config": ')
-        keys = _PARSER_KEY.findall(line)
-        if suggestion := _SUGGESTION.search(line):
-            line = ": ".join([*keys, suggestion[0]])
-        elif unknown := _UNKNOWN_OPTION.search(line):
-            names = _valid_names(parser, line)
-            line += did_you_mean(unknown["key"] or unknown["flag"], names, most=0)
-        elif literal := _LITERAL.search(line):
-            known = [name.strip(" '") for name in literal["known"].split(",")]
-            given = literal["given"]
-            hint = did_you_mean(given, known, most=0)
-            line = ": ".join([*keys[-1:], f"{given!r} is not one of {', '.join(known)}{hint}"])
-        elif unknown_class := _UNKNOWN_CLASS.search(line):
-            line = _unknown_class(parser, unknown_class["name"], keys[-1])
-        raise InputError(line) from ex
+        """Raise an `InputError`; `palinka.cli.options` has answered the usual mistakes."""
+        raise InputError(" ".join(message.split()).removeprefix('Parser key "config": ')) from ex
 
 
 def imported(path: str) -> Any:
@@ -119,27 +68,6 @@ def imported(path: str) -> Any:
     if module in sys.modules:
         return getattr(sys.modules[module], name, None)
     return getattr(imported(module), name, None) if module else None
-
-
-def _valid_names(parser: argparse.ArgumentParser, message: str) -> set[str]:
-    """Parameters of the class that a message is about, or the parser's options and sections."""
-    if of_class := _CLASS_PATH.search(message):
-        named = imported(of_class["path"])
-        return set(inspect.signature(named).parameters) if inspect.isclass(named) else set()
-    names: set[str] = set()
-    for action in parser._actions:
-        names.update(itertools.accumulate(action.dest.split("."), "{}.{}".format))
-        if isinstance(action.choices, dict):  # the subcommands of the main parser
-            names.update(*(_valid_names(inner, "") for inner in action.choices.values()))
-    return names
-
-
-def _unknown_class(parser: argparse.ArgumentParser, name: str, key: str) -> str:
-    hint = next((getattr(a, "_typehint", None) for a in parser._actions if a.dest == key), None)
-    plain = [t.__name__ for t in (hint, *get_args(hint)) if t in (bool, int, float, str)]
-    if plain:  # as in `float | Tensor`
-        return f"{key}: expected {' or '.join(plain)}, got '{name}'"
-    return f"{key}: there is no class '{name}'{did_you_mean(name, classes_of(hint))}"
 
 
 def classes_of(hint: Any) -> dict[str, type]:

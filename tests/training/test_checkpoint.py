@@ -107,9 +107,8 @@ def test_only_training_needs_the_same_cache_and_every_command_the_same_site(
 ) -> None:
     module, path = saved
     other = rows_data(rows, cache_identity="two", source={"site": "blocks.3.mlp.pre"})
-    with pytest.raises(InputError, match=r"trained on the cache one.*the cache two") as caught:
+    with pytest.raises(InputError, match=r"trained on the cache one.*the cache two"):
         run(make_trainer, "fit", module, other, path)
-    assert "\n" not in str(caught.value)
     for command in COMMANDS[1:]:
         run(make_trainer, command, module, other, path)
     # Data that says nothing of itself is taken at its word.
@@ -165,9 +164,8 @@ def test_files_that_are_no_checkpoint(saved: Saved, tmp_path: Path) -> None:
     torch.save({"weights": torch.zeros(2)}, other)
     text.write_text("no checkpoint")
     for path in (torn, other, text, tmp_path / "nowhere.ckpt"):
-        with pytest.raises(InputError, match=path.name) as caught:
+        with pytest.raises(InputError, match=path.name):
             settings_of(path)
-        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -133,3 +133,6 @@ def test_what_begins_from_the_data_begins_from_the_target(
     assert measured["val/fvu_legacy"] == pytest.approx(legacy, rel=1e-4)
     with pytest.raises(InputError, match=r"target site.*must be 13"):
         make_trainer(max_steps=1).fit(module, rows_data(x))
+    both[3, -1] = float("nan")
+    with pytest.raises(InputError, match="NaN or Inf"):
+        trainer.validate(module, rows_data(both, **said), verbose=False)

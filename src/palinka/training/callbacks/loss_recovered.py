@@ -1,8 +1,7 @@
 """Language-model loss with patched activations."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from itertools import groupby, islice
 
 import numpy as np
@@ -15,14 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from palinka.analyses.stats.bootstrap import Interval, Ratios, document_intervals, interval_remark
+from palinka.analyses.stats.bootstrap import Ratios, document_intervals, interval_remark
 from palinka.autoencoders.base import positive_integer
 from palinka.autoencoders.distributed import gather_unequal_rows, world, world_size
 from palinka.data import Context
 from palinka.errors import track
 from palinka.language_models import LanguageModel
 from palinka.language_models.edits import EncodesAndDecodes, as_function
-from palinka.language_models.sites import following
+from palinka.language_models.sites import reading
 from palinka.training.callbacks.checkpoints import fingerprint
 from palinka.training.callbacks.variants import EveryNSteps, evaluating, iter_models, single_model
 
@@ -39,7 +38,7 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     def losses(x: Tensor, y: Tensor) -> Tensor:
         return functional.cross_entropy(x.double(), y, reduction="none")
 
-    return _in_chunks(losses, logits.flatten(0, -2), targets.flatten()).view(targets.shape)
+    return _in_chunks(losses, logits, targets)
 
 
 def kl_divergence(clean: Tensor, other: Tensor) -> Tensor:
@@ -49,14 +48,13 @@ def kl_divergence(clean: Tensor, other: Tensor) -> Tensor:
         log_p, log_q = (logits.double().log_softmax(dim=1) for logits in pair)
         return functional.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1)
 
-    kl = _in_chunks(divergences, clean.flatten(0, -2), other.flatten(0, -2))
-    return kl.view(clean.shape[:-1])
+    return _in_chunks(divergences, clean, other)
 
 
-def _in_chunks(function: Callable[..., Tensor], *rows: Tensor) -> Tensor:
-    size = max(1, CHUNK_LOGITS // rows[0].shape[-1])
-    chunks = zip(*(torch.split(tensor, size) for tensor in rows), strict=True)
-    return torch.cat([function(*chunk) for chunk in chunks])
+def _in_chunks(function: Callable[..., Tensor], logits: Tensor, others: Tensor) -> Tensor:
+    shape, size = logits.shape[:-1], max(1, CHUNK_LOGITS // logits.shape[-1])
+    rows = (x.flatten(0, len(shape) - 1).split(size) for x in (logits, others))
+    return torch.cat([function(*chunk) for chunk in zip(*rows, strict=True)]).view(shape)
 
 
 # Sums over the predicted tokens of a document.
@@ -64,35 +62,30 @@ COLUMNS = (
     "tokens", "ce_clean", "ce_spliced", "ce_ablated", "ce_ablated_mean", "kl",
     "error_spliced", "error_ablated_mean",
 )  # fmt: skip
-
-
-def _weights(terms: str) -> list[float]:
-    """Weights of `COLUMNS` in one of them, or in a difference such as `ce_spliced - ce_clean`."""
-    plus, _, minus = terms.partition(" - ")
-    return [float(name == plus) - float(name == minus) for name in COLUMNS]
-
-
-def _ratios(**named: tuple[str, str]) -> Ratios:
-    return {name: (_weights(above), _weights(below)) for name, (above, below) in named.items()}
-
-
-RATIOS = _ratios(
-    ce_clean=("ce_clean", "tokens"),
-    ce_spliced=("ce_spliced", "tokens"),
-    ce_delta=("ce_spliced - ce_clean", "tokens"),
-    ce_ablated=("ce_ablated", "tokens"),
-    ce_ablated_mean=("ce_ablated_mean", "tokens"),
-    loss_recovered=("ce_ablated - ce_spliced", "ce_ablated - ce_clean"),
-    loss_recovered_mean=("ce_ablated_mean - ce_spliced", "ce_ablated_mean - ce_clean"),
-    kl=("kl", "tokens"),
-)
+# Numerator and denominator of each metric, as weights of the columns.
+_SUM = dict(zip(COLUMNS, np.eye(len(COLUMNS)), strict=True))
+_MEANS = ("ce_clean", "ce_spliced", "ce_ablated", "ce_ablated_mean", "kl")
+RATIOS: Ratios = {name: (_SUM[name], _SUM["tokens"]) for name in _MEANS} | {
+    "ce_delta": (_SUM["ce_spliced"] - _SUM["ce_clean"], _SUM["tokens"]),
+    **{
+        f"loss_recovered{mean}": (
+            _SUM[f"ce_ablated{mean}"] - _SUM["ce_spliced"],
+            _SUM[f"ce_ablated{mean}"] - _SUM["ce_clean"],
+        )
+        for mean in ("", "_mean")
+    },
+}
 # With an `error_site`.
-ERROR_RATIOS = _ratios(
-    site_mse=("error_spliced", "tokens"),
-    site_recovered=("error_ablated_mean - error_spliced", "error_ablated_mean"),
-)
+ERROR_RATIOS: Ratios = {
+    "site_mse": (_SUM["error_spliced"], _SUM["tokens"]),
+    "site_recovered": (
+        _SUM["error_ablated_mean"] - _SUM["error_spliced"],
+        _SUM["error_ablated_mean"],
+    ),
+}
 
 
+@torch.no_grad()
 def patched_losses(
     model: LanguageModel,
     site: str,
@@ -119,89 +112,63 @@ def patched_losses(
         skip: Number of leading tokens of each context that are not patched.
         batch_size: Contexts per forward pass; default as many as make 64 MiB of logits.
         share: Of `(n, of)`, take every `of`-th batch, beginning with the `n`-th.
-        source_site: Input site of a transcoder, in the same forward pass; default `site`.
-        error_site: A further site at which to measure the change of activations.
+        source_site: Input site of a transcoder, before `site`, its default.
+        error_site: Site at which to measure the change of activations; default `site`.
 
     Returns:
         The documents in ascending order, `(documents,)`, and their sums, `(documents, columns)`
         with the columns of `COLUMNS`.
     """
-    center = torch.from_numpy(mean).to(model.device)
-    source_site = None if source_site == site else source_site
+    center, reconstruct = torch.from_numpy(mean).to(model.device), as_function(autoencoder)
+    sites = (site, source_site or site, error_site or site)
     found = [(np.empty(0, dtype=np.int64), np.empty((0, len(COLUMNS))))]
     for batch in islice(_batches(contexts, model, batch_size), share[0], None, share[1]):
         tokens = torch.from_numpy(np.stack([context.tokens for context in batch])).to(model.device)
         targets = tokens[:, 1:]
-        run = partial(_patched, model, tokens, site, skip, error_site)
-        clean, before = run()
-        spliced, after = run(as_function(autoencoder), source_site)
-        values = {
-            "tokens": torch.ones_like(targets),
-            "ce_clean": cross_entropy(clean, targets),
-            "ce_spliced": cross_entropy(spliced, targets),
-            "kl": kl_divergence(clean, spliced),
-            "error_spliced": (after - before).square().mean(dim=-1),
-        }
-        del clean, spliced
-        values["ce_ablated"] = cross_entropy(run(torch.zeros_like)[0], targets)
-        ablated, after = run(lambda x: center.to(x).expand_as(x))
-        values["ce_ablated_mean"] = cross_entropy(ablated, targets)
-        values["error_ablated_mean"] = (after - before).square().mean(dim=-1)
+        # What comes before the patched site is the same in every pass.
+        clean, (x, source, before) = _run(model, tokens, sites)
+        values = {"tokens": torch.ones_like(targets), "ce_clean": cross_entropy(clean, targets)}
+        patched = x[:, skip:]
+        for name, new in (
+            ("spliced", reconstruct(source[:, skip:])),
+            ("ablated", torch.zeros_like(patched)),
+            ("ablated_mean", center.expand_as(patched)),
+        ):
+            patch = torch.cat([x[:, :skip], new.to(x)], dim=1)
+            logits, (*_, after) = _run(model, tokens, sites, patch)
+            values[f"ce_{name}"] = cross_entropy(logits, targets)
+            if name == "spliced":
+                values["kl"] = kl_divergence(clean, logits)
+            error = (after.double() - before.double()).square().mean(dim=-1)
+            values[f"error_{name}"] = error[:, 1:].expand_as(targets)
+            del logits  # before those of the next pass
         table = torch.stack([values[name].double().flatten() for name in COLUMNS], dim=1)
         documents = np.stack([context.documents[1:] for context in batch]).ravel()
-        found.append(_sum_by_document(documents, table.cpu().numpy()))
+        found.append(sum_by_document(documents, table.cpu().numpy()))
     parts, sums = zip(*found, strict=True)
-    return _sum_by_document(np.concatenate(parts), np.concatenate(sums))
+    return sum_by_document(np.concatenate(parts), np.concatenate(sums))
 
 
-def sum_over_processes(
-    documents: NDArray[np.int64], sums: NDArray[np.float64], device: torch.device
-) -> Sums:
-    """Sum `patched_losses` over the processes, by a collective; the same on each of them."""
-    rows = torch.from_numpy(np.column_stack([documents.astype(np.float64), sums])).to(device)
-    gathered = gather_unequal_rows(rows, world()).cpu().numpy()
-    return _sum_by_document(gathered[:, 0].astype(np.int64), gathered[:, 1:])
-
-
-def _sum_by_document(documents: NDArray[np.int64], rows: NDArray[np.float64]) -> Sums:
+def sum_by_document(documents: NDArray[np.int64], rows: NDArray[np.float64]) -> Sums:
+    """Distinct documents in ascending order, and the sum of the rows of each."""
     own, places = np.unique(documents, return_inverse=True)
     sums = np.zeros((len(own), rows.shape[1]))
     np.add.at(sums, places, rows)
     return own, sums
 
 
-def _patched(
-    model: LanguageModel,
-    tokens: Tensor,
-    site: str,
-    skip: int,
-    error_site: str | None,
-    replacement: Callable[[Tensor], Tensor] | None = None,
-    source_site: str | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Logits of next tokens, and their activations at the error site, with a site patched."""
-
-    def by_token(x: Tensor) -> Tensor:  # some models run their MLP on all tokens in one row
-        return x.reshape(-1, tokens.shape[1], x.shape[-1])
-
-    def follow(name: str) -> AbstractContextManager[Callable[[], Tensor]]:
-        return following(model.model, model.spec.sites.tap(name))
-
+def _run(
+    model: LanguageModel, tokens: Tensor, sites: Sequence[str], patch: Tensor | None = None
+) -> tuple[Tensor, list[Tensor]]:
+    """Logits of next tokens, and activations at sites, of which the first may be patched."""
+    taps = {site: model.spec.sites.tap(site) for site in sites}
     with ExitStack() as hooks:
-        if replacement is not None:
-            source = None if source_site is None else hooks.enter_context(follow(source_site))
-
-            def patch(x: Tensor) -> Tensor:
-                rows = by_token(x)
-                read = rows if source is None else by_token(source())
-                new = replacement(read[:, skip:]).to(x)
-                return torch.cat([rows[:, :skip], new], dim=1).view(x.shape)
-
-            hooks.enter_context(model.replaced(site, patch))
-        moved = None if error_site is None else hooks.enter_context(follow(error_site))
+        if patch is not None:
+            hooks.enter_context(model.replaced(sites[0], lambda x: patch.view(x.shape)))
+        read = hooks.enter_context(reading(model.model, taps, stop=False))
         logits = model.logits(tokens)[:, :-1]
-        error = tokens.new_zeros(*tokens.shape, 1) if moved is None else by_token(moved())
-    return logits, error[:, 1:].double()
+    # Some models run their MLP on all tokens in one row.
+    return logits, [read[s].reshape(-1, tokens.shape[1], read[s].shape[-1]) for s in sites]
 
 
 def _batches(
@@ -264,10 +231,8 @@ class LanguageModelMetrics(EveryNSteps):
         self.every_n_steps = every_n_steps
         self.batch_size = batch_size
         self.error_site = error_site
-        self.found: Mapping[str, Interval] = {}
-        """The last results; the same on every process."""
         self._last: tuple[int, tuple[int, ...]] = (-1, ())  # step and weights
-        self._remark: str | None = None
+        self._remark = ""
 
     def at_step(self, trainer: Trainer, module: LightningModule) -> None:
         """Measure and log the weights of a step, of every variant of a sweep."""
@@ -275,7 +240,7 @@ class LanguageModelMetrics(EveryNSteps):
         values = {
             f"{one.name}/{name}" if one.name else name: value
             for one in iter_models(trainer, module)
-            for name, value in self._measured(trainer, one.module, "val").items()
+            for name, value in self._measured(trainer, one.module).items()
         }
         trainer.callback_metrics.update(values)
         scalars = {name: float(value) for name, value in values.items()}
@@ -289,24 +254,16 @@ class LanguageModelMetrics(EveryNSteps):
 
     def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Measure a checkpoint."""
-        if trainer.state.fn == TrainerFn.VALIDATING:
-            self._log(trainer, module, "val")
-
-    def on_test_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Measure a checkpoint."""
-        self._log(trainer, module, "test")
-
-    def _log(self, trainer: Trainer, module: LightningModule, split: str) -> None:
-        for name, value in self._measured(trainer, module, split).items():
+        if trainer.state.fn != TrainerFn.FITTING:
             # The same on every process.
-            module.log(name, value, rank_zero_only=False, sync_dist=False)
+            values = self._measured(trainer, module)
+            module.log_dict(values, rank_zero_only=False, sync_dist=False)
 
-    def _measured(self, trainer: Trainer, module: LightningModule, split: str) -> dict[str, Tensor]:
+    on_test_epoch_end = on_validation_epoch_end
+
+    def _measured(self, trainer: Trainer, module: LightningModule) -> dict[str, Tensor]:
         """Values and bounds by the name of their log entry."""
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return {}
-        found = single_model(self, trainer, module)
-        if found is None:
+        if trainer.fast_dev_run or not (found := single_model(self, trainer, module)):  # type: ignore[attr-defined]
             return {}
         autoencoder, data = found
         spec, group = data.validation_spec, world()
@@ -325,15 +282,17 @@ class LanguageModelMetrics(EveryNSteps):
                 source_site=spec.resolved_sites[0],
                 error_site=self.error_site,
             )
-        documents, sums = sum_over_processes(documents, sums, module.device)
-        remark = interval_remark(len(documents))
-        if remark and remark != self._remark:
-            rank_zero_info(remark)
+        rows = torch.from_numpy(np.column_stack([documents.astype(np.float64), sums]))
+        table = gather_unequal_rows(rows.to(module.device), group).cpu().numpy()
+        documents, sums = sum_by_document(table[:, 0].astype(np.int64), table[:, 1:])
+        remark, before = interval_remark(len(documents)), self._remark
         self._remark = remark
+        if remark and remark != before:
+            rank_zero_info(remark)
         ratios = RATIOS if self.error_site is None else {**RATIOS, **ERROR_RATIOS}
-        self.found = document_intervals(sums, ratios)
-        named = {f"{split}/{name}": interval.value for name, interval in self.found.items()}
-        for name, interval in self.found.items():
+        split, named = "test" if trainer.testing else "val", {}
+        for name, interval in document_intervals(sums, ratios).items():
+            named[f"{split}/{name}"] = interval.value
             if interval.low <= interval.high:  # a few documents have no interval
                 named[f"{split}_interval/{name}/low"] = interval.low
                 named[f"{split}_interval/{name}/high"] = interval.high

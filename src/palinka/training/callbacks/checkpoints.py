@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 from lightning.pytorch.trainer.states import TrainerFn
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from palinka.autoencoders.base import positive_integer
 from palinka.errors import InputError, expanded
-from palinka.training.callbacks.variants import log_folder
+from palinka.training.callbacks.variants import has_stepped, log_folder
 from palinka.training.checkpoint import read_any
 from palinka.training.module import SparseAutoencoderModule
 from palinka.training.sweep import SweepModule, of_variant
@@ -62,35 +62,42 @@ def log_positions(trainer: Trainer) -> dict[str, int]:
 
     Bytes of each TensorBoard file and rows of each CSV file, by path relative to the log folder.
     """
-    folder, positions = log_folder(trainer), {}
     for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.experiment.flush()
-            for path in Path(logger.log_dir).glob(EVENT_FILES):
-                positions[_relative(path, folder)] = path.stat().st_size
-        elif isinstance(logger, CSVLogger):
+        if isinstance(logger, TensorBoardLogger | CSVLogger):
             logger.save()
-            path = metrics_file(logger)
-            positions[_relative(path, folder)] = len(_rows(path))
-    return positions
+    return {
+        name: len(_rows(path)) if isinstance(logger, CSVLogger) else path.stat().st_size
+        for logger, path, name in _log_files(trainer)
+    }
 
 
 def rewind_logs(trainer: Trainer, positions: Mapping[str, int]) -> None:
     """Remove what a run logged after its `log_positions` were taken, and will log again."""
-    folder = log_folder(trainer)
-    for logger in trainer.loggers:
+    for logger, path, name in _log_files(trainer):
+        kept = positions.get(name, 0)
         if isinstance(logger, CSVLogger):
-            path = metrics_file(logger)
-            rows = _rows(path)[: positions.get(_relative(path, folder), 0)]
+            rows = _rows(path)[:kept]
             logger.experiment.metrics = rows  # its constructor has deleted the file
             logger.save()
-        elif isinstance(logger, TensorBoardLogger) and Path(logger.log_dir).is_relative_to(folder):
-            for path in Path(logger.log_dir).glob(EVENT_FILES):
-                size = positions.get(_relative(path, folder), 0)
-                if size == 0:
-                    path.unlink()
-                elif path.stat().st_size > size:
-                    os.truncate(path, size)
+        elif path.is_relative_to(log_folder(trainer)):
+            if kept == 0:
+                path.unlink()
+            elif path.stat().st_size > kept:
+                os.truncate(path, kept)
+
+
+def _log_files(trainer: Trainer) -> Iterator[tuple[Logger, Path, str]]:
+    """Files of loggers, with their paths relative to the log folder; outside it their names."""
+    folder = log_folder(trainer)
+    for logger in trainer.loggers:
+        paths: Iterable[Path] = ()
+        if isinstance(logger, CSVLogger):
+            paths = [metrics_file(logger)]
+        elif isinstance(logger, TensorBoardLogger):
+            paths = sorted(Path(logger.log_dir).glob(EVENT_FILES))
+        for path in paths:
+            inside = path.is_relative_to(folder)
+            yield logger, path, path.relative_to(folder).as_posix() if inside else path.name
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -98,11 +105,6 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         return []
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-def _relative(path: Path, folder: Path) -> str:
-    """Relative path, or the plain name of a file of another folder."""
-    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
 
 
 FOLDER = "checkpoints"
@@ -125,7 +127,6 @@ class RunCheckpoints(Checkpoint):
     def __init__(self, every_n_steps: int = 1000) -> None:
         self.every_n_steps = positive_integer("every_n_steps", every_n_steps)
         self._folder = Path(FOLDER)
-        self._step = 0
         self._saved = -1
         self._kept: tuple[int, ...] = ()
         self._due = self._stopping = False
@@ -167,18 +168,17 @@ class RunCheckpoints(Checkpoint):
             self._restore(trainer)
 
     def on_train_start(self, trainer: Trainer, *_: Any) -> None:
-        """Count optimizer steps from here."""
-        self._step = trainer.global_step
+        """Record the step of the checkpoint that the run resumes from."""
         self._saved = trainer.global_step if self._restored else -1
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Save every n steps, unless a validation or the end of the epoch comes first."""
-        stepped, self._step = trainer.global_step > self._step, trainer.global_step
         if self._signals is not None:
             self._stopping |= self._signals.stop_requested()
-        if stepped:
-            last = self._step == trainer.max_steps
-            self._due |= self._stopping or last or self._step % self.every_n_steps == 0
+        if has_stepped(trainer):
+            step = trainer.global_step
+            last = step == trainer.max_steps
+            self._due |= self._stopping or last or step % self.every_n_steps == 0
             if self._due and not trainer.is_last_batch and not _validation_follows(trainer):
                 self._save(trainer)
 
@@ -268,7 +268,7 @@ def _measured_but_not_logged(trainer: Trainer) -> dict[str, float]:
     connector = trainer._logger_connector
     # `ready` counts a batch when it arrives, `completed` after that hook.
     in_batch = progress.current.ready > progress.current.completed
-    if not in_batch or trainer.fit_loop._should_accumulate() or not connector.should_update_logs:
+    if not in_batch or not has_stepped(trainer) or not connector.should_update_logs:
         return {}
     values = {name: float(value) for name, value in connector.metrics["log"].items()}
     return {**values, "epoch": trainer.current_epoch} if values else {}

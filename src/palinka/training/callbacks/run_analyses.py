@@ -4,10 +4,8 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
 
 from palinka.analyses.figures.loss_curves import loss_curves
 from palinka.analyses.figures.style import style
@@ -21,9 +19,11 @@ from palinka.training.callbacks.variants import (
     EveryNSteps,
     SingleModelCallback,
     evaluating,
+    has_stepped,
     single_model,
 )
 from palinka.training.module import SparseAutoencoderModule
+from palinka.training.sweep import strip_prefix
 
 
 class RunAnalyses(SingleModelCallback, EveryNSteps):
@@ -44,57 +44,45 @@ class RunAnalyses(SingleModelCallback, EveryNSteps):
         self.every_n_steps = every_n_steps
         self.failed: list[str] = []
         self._reader: ActivationReader | None = None
-        self._losses: dict[str, dict[int, Tensor]] = {}
+        self._losses: dict[str, dict[int, float]] = {}  # by name and step
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         """Keep the logged losses, and analyze every n steps."""
         super().on_train_batch_end(trainer, module)
-        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and self.step % every == 0:
-            for name, value in trainer.callback_metrics.items():
-                if name.startswith("loss/"):
-                    kept = self._losses.setdefault(name.removeprefix("loss/"), {})
-                    kept.setdefault(self.step, value)
+        every, step = trainer.log_every_n_steps, trainer.global_step  # type: ignore[attr-defined]
+        if every and has_stepped(trainer) and step % every == 0:
+            for name, loss in strip_prefix(trainer.callback_metrics, "loss/").items():
+                self._losses.setdefault(name, {})[step] = float(loss)
 
     def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Analyze the trained latents, unless the last step did."""
         if self.every_n_steps is None or trainer.global_step % self.every_n_steps:
             self.at_step(trainer, module)
         if trainer.is_global_zero and self._losses and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            curves = {
-                name: (list(kept), [float(value) for value in kept.values()])
-                for name, kept in self._losses.items()
-            }
+            curves = {n: (list(kept), list(kept.values())) for n, kept in self._losses.items()}
             with style():
                 write_findings(Findings("training", {}, figures=loss_curves(curves)), trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """Losses so far, for the curves of a resumed run."""
-        return {
-            name: {"steps": list(kept), "values": torch.stack(list(kept.values()))}
-            for name, kept in self._losses.items()
-        }
+        return {"losses": self._losses}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load them from a checkpoint."""
-        self._losses = {
-            name: dict(zip(kept["steps"], kept["values"], strict=True))
-            for name, kept in state_dict.items()
-        }
+        self._losses = state_dict["losses"]
 
     def at_step(self, trainer: Trainer, module: LightningModule) -> None:
         """Run the analyses, with the language model loaded once."""
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        found = single_model(self, trainer, module)
-        if found is None:
+        if (found := single_model(self, trainer, module)) is None:
             self.failed += [entry.name for entry in self.analyses]
             return
-        data = found[1]
+        autoencoder, data = found
         if self._reader is None:
             self._reader = ActivationReader(
                 data.train_spec.language_model,
-                encoder_of(found[0], data.source),
+                encoder_of(autoencoder, data.source),
                 lambda: data.loaded_language_model,
             )
         for entry in self.analyses:

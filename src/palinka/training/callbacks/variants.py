@@ -142,20 +142,20 @@ class SingleModelCallback(Callback):
             )
 
 
+def has_stepped(trainer: Trainer) -> bool:
+    """True after a training batch that did not only accumulate its gradient."""
+    return not trainer.fit_loop.epoch_loop._should_accumulate()
+
+
 class EveryNSteps(Callback, ABC):
     """Call `at_step` every `every_n_steps` optimizer steps of a fit, if that is not None."""
 
     every_n_steps: int | None
-    step = 0
-
-    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
-        """Count optimizer steps from here."""
-        self.step = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
-        """Call `at_step`, except after a batch that only accumulates its gradient."""
-        stepped, self.step = trainer.global_step > self.step, trainer.global_step
-        if stepped and self.every_n_steps and self.step % self.every_n_steps == 0:
+        """Call `at_step` after the n-th step."""
+        n = self.every_n_steps
+        if n is not None and has_stepped(trainer) and trainer.global_step % n == 0:
             self.at_step(trainer, module)
 
     @abstractmethod
@@ -173,9 +173,8 @@ class EndOfRunCallback(SingleModelCallback, ABC):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write results, or warn where latents are sharded or the data module is another."""
-        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return
-        if found := single_model(self, trainer, pl_module):
+        writes = trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]
+        if writes and (found := single_model(self, trainer, pl_module)):
             self.write(trainer, *found)
 
     @abstractmethod

@@ -64,11 +64,9 @@ def synthetic_facts(latents: int = 150, vocabulary: list[bytes] | None = None) -
         LatentStatistics(density, activation, density * activation, density == 0),
         NearestLatents(random.integers(0, latents, (latents, 5)), cosines),
         TopActivations(top.peak, top.places),
-        top.documents,
-        top.positions,
         effects,
-        token_text={},
-        row_text={},
+        places={},
+        decode=str,
     )
     shown = display_tokens(tokens)
     words = [

@@ -13,8 +13,8 @@ from palinka.data import ActivationDataModule
 from palinka.errors import InputError
 from palinka.language_models.token_text import token_bytes
 from palinka.training import SparseAutoencoderModule
+from palinka.training.callbacks.base import evaluating
 from palinka.training.callbacks.latent_report import LatentReport, ReportLatents
-from palinka.training.callbacks.variants import evaluating
 
 
 def random_priorities(

@@ -8,7 +8,7 @@ from palinka.atlas.site import About, check_output, write_site
 from palinka.data import ActivationDataModule
 from palinka.errors import expanded
 from palinka.training import SparseAutoencoderModule
-from palinka.training.callbacks.variants import EndOfRunCallback, log_folder
+from palinka.training.callbacks.base import EndOfRunCallback, log_folder
 
 
 class WriteAtlas(EndOfRunCallback):

@@ -15,7 +15,8 @@ from palinka.data import ActivationDataModule
 from palinka.errors import InputError, expanded
 from palinka.language_models import LanguageModel
 from palinka.training import SparseAutoencoderModule, checkpoint
-from palinka.training.callbacks import LanguageModelMetrics, shell_path
+from palinka.training.callbacks import LanguageModelMetrics
+from palinka.training.callbacks.summary import shell_path
 
 
 def overrides(settings: Any) -> dict[str, Any]:

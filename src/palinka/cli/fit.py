@@ -38,6 +38,10 @@ from palinka.cli.trainer import Trainer
 from palinka.data import ActivationDataModule
 from palinka.errors import InputError, is_quiet, one_line
 from palinka.training import SparseAutoencoderModule, SweepModule, callbacks
+from palinka.training.callbacks.base import log_folder, with_variants
+from palinka.training.callbacks.checkpoints import rewind_logs
+from palinka.training.callbacks.summary import final_report, shell_path, sweep_report
+from palinka.training.callbacks.tensorboard import tensorboard_writers
 from palinka.training.checkpoint import VARIANTS, read_any, settings_of
 
 # Errors of the log folder; any other OSError is a bug.
@@ -79,7 +83,7 @@ class SaveConfig(SaveConfigCallback):
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Write the configuration to every TensorBoard among the loggers."""
         text = self.parser.dump(self.config, skip_none=False).replace("```", "'''")
-        for writer in () if self._resumes else callbacks.tensorboard_writers(trainer):
+        for writer in () if self._resumes else tensorboard_writers(trainer):
             writer.add_text("config", f"```yaml\n{text}\n```", 0)
 
 
@@ -248,7 +252,7 @@ class PalinkaCLI(LightningCLI):
             logger.variants = frozenset(self._variants)
         kwargs["logger"] = logger
         if self._variants:
-            kwargs["logger"] = list(callbacks.with_variants(logger, self._variants))
+            kwargs["logger"] = list(with_variants(logger, self._variants))
         given = settings["callbacks"] or []
         given = given if isinstance(given, list) else [given]
         kwargs["callbacks"] = [*given, *self._default_callbacks(settings, given)]
@@ -305,25 +309,25 @@ class PalinkaCLI(LightningCLI):
         """Remove what a resumed run logged after the checkpoint."""
         if self._resumed is not None and self.trainer.is_global_zero:
             run = read_any(self._checkpoint).get("run", {}) if self._checkpoint else {}
-            callbacks.rewind_logs(self.trainer, run.get("events", {}))
+            rewind_logs(self.trainer, run.get("events", {}))
 
     def after_fit(self) -> None:
         """Print the final metrics and the output paths."""
         if not self.trainer.is_global_zero:
             return
         if isinstance(self.model, SweepModule):
-            print(callbacks.sweep_report(self.trainer, self.model))
+            print(sweep_report(self.trainer, self.model))
         else:
             split = "test" if self.subcommand == "test" else "val"
-            print(callbacks.final_report(self.trainer, split))
+            print(final_report(self.trainer, split))
 
     after_validate = after_test = after_fit
 
     def after_predict(self) -> None:
         """Print the path of the latents."""
         if self.trainer.is_global_zero and _any(self.trainer.callbacks, callbacks.LatentWriter):
-            latents = callbacks.log_folder(self.trainer) / "latents"
-            print(f"latents in   {callbacks.shell_path(latents)}")
+            latents = log_folder(self.trainer) / "latents"
+            print(f"latents in   {shell_path(latents)}")
 
 
 def run(command: str, arguments: Sequence[str]) -> int:

@@ -17,8 +17,8 @@ from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from palinka.cli.parser import imported
 from palinka.errors import InputError, expanded
 from palinka.training import checkpoint
+from palinka.training.callbacks.base import VariantLogger
 from palinka.training.callbacks.checkpoints import FOLDER, NEWEST, OLDER
-from palinka.training.callbacks.variants import VariantLogger
 
 LOG_FOLDER = "lightning_logs"
 CONFIG = "config.yaml"

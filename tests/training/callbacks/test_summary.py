@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 
-from palinka.training.callbacks import VariantLogger, final_report, shell_path
-from palinka.training.callbacks.summary import log_locations
+from palinka.training.callbacks.base import VariantLogger
+from palinka.training.callbacks.summary import final_report, log_locations, shell_path
 
 
 def made(*loggers: Any, **given: Any) -> Any:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from palinka.autoencoders.base import positive_integer
 from palinka.errors import InputError, expanded
-from palinka.training.callbacks.variants import has_stepped, log_folder
+from palinka.training.callbacks.base import has_stepped, log_folder
 from palinka.training.checkpoint import read_any
 from palinka.training.module import SparseAutoencoderModule
 from palinka.training.sweep import SweepModule, of_variant

@@ -11,13 +11,13 @@ from palinka.analyses.figures.text_heatmap import LATENT_EXPONENT, POSITIVE, Hea
 from palinka.analyses.stats.latents import choose_latents
 from palinka.errors import InputError
 from palinka.language_models.token_text import token_bytes
-from palinka.training.callbacks.tensorboard import add_figure, tensorboard_writers
-from palinka.training.callbacks.variants import (
+from palinka.training.callbacks.base import (
     EveryNSteps,
     SingleModelCallback,
     evaluating,
     single_model,
 )
+from palinka.training.callbacks.tensorboard import add_figure, tensorboard_writers
 from palinka.training.module import SparseAutoencoderModule
 
 TEXT = (

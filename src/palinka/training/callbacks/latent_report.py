@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from palinka.autoencoders.base import positive_integer
 from palinka.data import ActivationDataModule, RowContext
 from palinka.errors import InputError, track
 from palinka.language_models.direct_effect import token_effects
+from palinka.training.callbacks.base import EndOfRunCallback, evaluating
 from palinka.training.callbacks.tensorboard import write_findings
-from palinka.training.callbacks.variants import EndOfRunCallback, evaluating
 from palinka.training.module import SparseAutoencoderModule
 
 BATCH_ROWS = 4096
@@ -37,29 +38,28 @@ class LatentReport(Result):
         statistics: Density and strength.
         near: Latents with the nearest directions.
         top: Largest activations and their validation rows.
-        documents: Documents of those rows, `(latents, n)`; -1 where there is none.
-        positions: Positions of those rows' tokens in their documents.
         effects: Tokens whose logits a latent changes most by the direct path, `(latents, n)`:
             `raised`, `raised_by`, `lowered` and `lowered_by`, of no unit; empty without a path.
-        token_text: Decoded tokens, by id.
-        row_text: Text around a row's token, which is between `⟦` and `⟧`, by row.
+        places: Text around each of the rows in `top`.
+        decode: Text of token ids.
     """
 
     statistics: LatentStatistics
     near: NearestLatents
     top: TopActivations
-    documents: NDArray[np.int64]
-    positions: NDArray[np.int64]
     effects: Mapping[str, NDArray[Any]]
-    token_text: Mapping[int, str]
-    row_text: Mapping[int, str]
+    places: Mapping[int, RowContext]
+    decode: Callable[[list[int]], str]
 
     def scalars(self) -> dict[str, float]:
         """Share of latents that are active anywhere, in per cent."""
         return {"alive": self.statistics.alive}
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """One row for each latent in every array."""
+        """One row for each latent in every array; -1 for a text that there is not."""
+        where = {row: (place.document, place.position) for row, place in self.places.items()}
+        found = np.array([where.get(row, (-1, -1)) for row in self.top.rows.ravel().tolist()])
+        documents, positions = found.T.reshape(2, *self.top.rows.shape)
         return {
             "density": self.statistics.density,
             "activation": self.statistics.activation,
@@ -67,14 +67,14 @@ class LatentReport(Result):
             "nearest_cosine": self.near.cosines,
             "top_activation": self.top.values,
             "top_row": self.top.rows,
-            "top_document": self.documents,
-            "top_position": self.positions,
+            "top_document": documents,
+            "top_position": positions,
             **self.effects,
         }
 
     def tables(self) -> dict[str, Table]:
         """One row for each latent, and one for each of its top activations."""
-        near, top = self.near, self.top
+        near, top, token, text = self.near, self.top, cache(self._token), cache(self._text)
         latents: Table = {
             "latent": np.arange(len(near.latents)),
             "density": self.statistics.density,
@@ -82,21 +82,29 @@ class LatentReport(Result):
             "nearest": [" ".join(map(str, row)) for row in near.latents.tolist()],
             "nearest_cosine": [" ".join(f"{c:.3f}" for c in row) for row in near.cosines],
         }
-        for heading, name in (("raises", "raised"), ("lowers", "lowered")):
-            if name in self.effects:
-                rows = self.effects[name].tolist()
-                latents[heading] = [" ".join(repr(self.token_text[t]) for t in row) for row in rows]
-        there = top.rows >= 0
-        latent, rank = np.nonzero(there)
+        if self.effects:
+            for heading, name in (("raises", "raised"), ("lowers", "lowered")):
+                latents[heading] = [" ".join(map(token, r)) for r in self.effects[name].tolist()]
+        latent, column = np.nonzero(top.rows >= 0)
+        rows = top.rows[latent, column].tolist()
         contexts: Table = {
             "latent": latent,
-            "rank": rank + 1,
-            "activation": top.values[there],
-            "document": self.documents[there],
-            "position": self.positions[there],
-            "text": [self.row_text[row] for row in top.rows[there].tolist()],
+            "rank": column + 1,
+            "activation": top.values[latent, column],
+            "document": [self.places[row].document for row in rows],
+            "position": [self.places[row].position for row in rows],
+            "text": [text(row) for row in rows],
         }
         return {"latents": latents, "contexts": contexts}
+
+    def _token(self, token: int) -> str:
+        return repr(self.decode([token]))
+
+    def _text(self, row: int) -> str:
+        """Text around a row's token, which is between `⟦` and `⟧`."""
+        at, tokens = self.places[row].offset, self.places[row].tokens.tolist()
+        before, after = tokens[max(0, at - AROUND) : at], tokens[at + 1 : at + 1 + AROUND]
+        return f"{self.decode(before)}⟦{self.decode([tokens[at]])}⟧{self.decode(after)}"
 
 
 class ReportLatents(EndOfRunCallback):
@@ -142,14 +150,15 @@ class ReportLatents(EndOfRunCallback):
         rows, model = data.validation_rows, data.loaded_language_model
         heap = TopHeap(module.autoencoder.latent_dim, self.contexts)
 
-        def batches() -> Iterator[Tensor]:
+        def batches() -> Iterator[NDArray[np.float32]]:
             starts = range(0, rows.rows, BATCH_ROWS)
             for start in track(starts, "encoding latents", len(starts)):
                 batch = rows.read_rows(start, min(start + BATCH_ROWS, rows.rows))
                 with torch.no_grad():
-                    latents = module.encode(batch[:, : data.width].to(module.device)).float().cpu()
-                heap.add(latents.numpy())
-                watch(latents.numpy())
+                    encoded = module.encode(batch[:, : data.width].to(module.device))
+                latents = encoded.float().cpu().numpy()
+                heap.add(latents)
+                watch(latents)
                 yield latents
 
         with evaluating(module):
@@ -165,29 +174,13 @@ class ReportLatents(EndOfRunCallback):
             effects = {name: effect.numpy() for name, effect in found._asdict().items()}
         except InputError as error:
             notes = (str(error),)
-        ids = {int(i) for name in {"raised", "lowered"} & {*effects} for i in effects[name].flat}
-
-        def decode(ids: list[int]) -> str:
-            return str(model.tokenizer.decode(ids))
-
-        def around(place: RowContext) -> str:
-            at, tokens = place.offset, place.tokens.tolist()
-            before, after = tokens[max(0, at - AROUND) : at], tokens[at + 1 : at + 1 + AROUND]
-            return f"{decode(before)}⟦{decode(tokens[at : at + 1])}⟧{decode(after)}"
-
-        places = {int(row): rows.context(int(row)) for row in np.unique(top.rows) if row >= 0}
-        where = {row: (place.document, place.position) for row, place in places.items()}
-        pairs = np.array([where.get(int(row), (-1, -1)) for row in top.rows.flat])
-        documents, positions = pairs.T.reshape(2, *top.rows.shape)
         return LatentReport(
             statistics,
             nearest_latents(directions.float().cpu().numpy(), self.nearest),
             top,
-            documents,
-            positions,
             effects,
-            {token: decode([token]) for token in ids},
-            {row: around(place) for row, place in places.items()},
+            {row: rows.context(row) for row in np.unique(top.rows[top.rows >= 0]).tolist()},
+            lambda ids: str(model.tokenizer.decode(ids)),
             notes=notes,
         )
 

@@ -22,8 +22,8 @@ from palinka.errors import track
 from palinka.language_models import LanguageModel
 from palinka.language_models.edits import EncodesAndDecodes, as_function
 from palinka.language_models.sites import reading
+from palinka.training.callbacks.base import EveryNSteps, evaluating, iter_models, single_model
 from palinka.training.callbacks.checkpoints import fingerprint
-from palinka.training.callbacks.variants import EveryNSteps, evaluating, iter_models, single_model
 
 # Logits per chunk, which stay in the processor's cache as float64.
 CHUNK_LOGITS = 1 << 19
@@ -53,7 +53,7 @@ def kl_divergence(clean: Tensor, other: Tensor) -> Tensor:
 
 def _in_chunks(function: Callable[..., Tensor], logits: Tensor, others: Tensor) -> Tensor:
     shape, size = logits.shape[:-1], max(1, CHUNK_LOGITS // logits.shape[-1])
-    rows = (x.flatten(0, len(shape) - 1).split(size) for x in (logits, others))
+    rows = (torch.split(x.flatten(0, len(shape) - 1), size) for x in (logits, others))
     return torch.cat([function(*chunk) for chunk in zip(*rows, strict=True)]).view(shape)
 
 
@@ -252,12 +252,12 @@ class LanguageModelMetrics(EveryNSteps):
         if (trainer.global_step, fingerprint(module)) != self._last:
             self.at_step(trainer, module)
 
-    def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure a checkpoint."""
         if trainer.state.fn != TrainerFn.FITTING:
             # The same on every process.
-            values = self._measured(trainer, module)
-            module.log_dict(values, rank_zero_only=False, sync_dist=False)
+            values = self._measured(trainer, pl_module)
+            pl_module.log_dict(values, rank_zero_only=False, sync_dist=False)
 
     on_test_epoch_end = on_validation_epoch_end
 

@@ -14,14 +14,14 @@ from palinka.analyses.reader import ActivationReader, Encoder
 from palinka.analyses.run import AnalysisEntry, run_analysis
 from palinka.autoencoders.base import positive_integer
 from palinka.errors import InputError
-from palinka.training.callbacks.tensorboard import write_findings
-from palinka.training.callbacks.variants import (
+from palinka.training.callbacks.base import (
     EveryNSteps,
     SingleModelCallback,
     evaluating,
     has_stepped,
     single_model,
 )
+from palinka.training.callbacks.tensorboard import write_findings
 from palinka.training.module import SparseAutoencoderModule
 from palinka.training.sweep import strip_prefix
 

@@ -16,9 +16,9 @@ from palinka.analyses.figures.sparsity_frontier import sparsity_frontier
 from palinka.analyses.findings import Findings
 from palinka.analyses.result import Result, Table
 from palinka.errors import escape_control_chars, expanded
+from palinka.training.callbacks.base import TrainedModel, iter_models, log_folder
 from palinka.training.callbacks.checkpoints import metrics_file
 from palinka.training.callbacks.tensorboard import write_findings
-from palinka.training.callbacks.variants import TrainedModel, iter_models, log_folder
 from palinka.training.sweep import SweepModule
 
 # In the order of the table.
@@ -63,23 +63,21 @@ def final_report(trainer: Trainer, split: str = "val") -> str:
         name.replace(split, "val", 1) if name.startswith(split) else name: float(value)
         for name, value in trainer.callback_metrics.items()
     }
-    width = max((len(text) for name, text in ROWS.items() if name in metrics), default=0)
-    lines, intervals = [""], False
-    for name, text in ROWS.items():
-        if name in metrics:
-            low, high = interval(metrics, name)
-            bounds = "" if low is None or high is None else f"  [{low:.5g}, {high:.5g}]"
-            intervals |= bool(bounds)
-            lines.append(f"  {text:<{width}}  {f'{metrics[name]:.5g}':>10}{bounds}")
-    if intervals:
+    rows = {name: text for name, text in ROWS.items() if name in metrics}
+    width = max(map(len, rows.values()), default=0)
+    lines = [f"  {text:<{width}}  {metrics[name]:>10.5g}" for name, text in rows.items()]
+    bounds = [interval(metrics, name) for name in rows]
+    for row, (low, high) in enumerate(bounds):
+        lines[row] += "" if low is None or high is None else f"  [{low:.5g}, {high:.5g}]"
+    if any(low is not None for low, _ in bounds):
         lines.append("  in brackets: 95 % intervals over documents")
-    return "\n".join([*lines, *log_locations(trainer)])
+    return "\n".join(["", *lines, *log_locations(trainer)])
 
 
 def interval(metrics: Mapping[str, Any], name: str) -> tuple[float | None, float | None]:
     """Bounds of the interval of a metric such as `val/kl`; None where there is none."""
-    low, high = (metrics.get(f"{name.replace('/', '_interval/')}/{end}") for end in ("low", "high"))
-    return low, high
+    prefix = name.replace("/", "_interval/")
+    return metrics.get(f"{prefix}/low"), metrics.get(f"{prefix}/high")
 
 
 def sweep_report(trainer: Trainer, sweep: SweepModule) -> str:
@@ -126,17 +124,13 @@ def shell_path(path: Path) -> str:
 
 @dataclass(frozen=True)
 class SweepResult(Result):
-    """Overrides and final metrics of every variant, by name."""
+    """Overrides and final metrics of every variant."""
 
-    variants: Mapping[str, Mapping[str, Any]]
+    variants: Table
 
     def tables(self) -> dict[str, Table]:
         """One row for each variant."""
-        rows = self.variants.values()
-        # Overrides first, although not every variant has all of them.
-        names = sorted({name: None for row in rows for name in row}, key=lambda name: "/" in name)
-        columns = {name: [row.get(name, "") for row in rows] for name in names}
-        return {"variants": {"variant": list(self.variants), **columns}}
+        return {"variants": self.variants}
 
 
 class SweepFindings(Callback):
@@ -150,19 +144,17 @@ class SweepFindings(Callback):
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         variants = list(iter_models(trainer, module))
-        rows = {
-            one.name: {
-                **one.overrides,
-                **{
-                    name: float(value)
-                    for name, value in one.metrics.items()
-                    if name.startswith(("val/", "val_interval/")) or name in ROWS
-                },
-            }
+        metrics = [
+            {n: float(v) for n, v in one.metrics.items() if n.startswith("val") or n in ROWS}
             for one in variants
-        }
-        figures = _figures(variants)
-        write_findings(Findings("sweep", {"": SweepResult(rows)}, figures=figures), trainer)
+        ]
+        table: Table = {"variant": [one.name for one in variants]}
+        # Not every variant has all of the overrides.
+        for rows in ([one.overrides for one in variants], metrics):
+            for name in {name: None for row in rows for name in row}:
+                table[name] = [row.get(name, "") for row in rows]
+        results, figures = {"": SweepResult(table)}, _figures(variants)
+        write_findings(Findings("sweep", results, figures=figures), trainer)
 
 
 def _figures(variants: Sequence[TrainedModel]) -> dict[str, Figure]:

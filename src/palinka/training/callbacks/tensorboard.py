@@ -19,7 +19,7 @@ from torch.nn import functional
 from torch.utils.tensorboard import SummaryWriter
 
 from palinka.analyses.findings import Findings
-from palinka.training.callbacks.variants import VariantLogger, iter_models, log_folder
+from palinka.training.callbacks.base import VariantLogger, iter_models, log_folder
 
 CHARTS = {
     "loss and its parts": [

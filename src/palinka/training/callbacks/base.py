@@ -1,4 +1,4 @@
-"""The autoencoders of a run, alone or in a sweep, and bases of the callbacks for them."""
+"""The autoencoders of a run, alone or in a sweep, and bases of callbacks."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -71,20 +71,12 @@ def with_variants(loggers: Any, variants: Iterable[str]) -> Iterator[Logger]:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """One of the autoencoders of a run, with the metrics and loggers of a single run.
+    """One of the autoencoders of a run, with the metrics and loggers of a single run."""
 
-    Attributes:
-        name: The variant's; empty in a run with a single autoencoder.
-        module: Its module.
-        overrides: Settings by which the variant differs.
-        metrics: Last values by name without prefix, such as `val/fvu`.
-        loggers: TensorBoard loggers that take such names.
-    """
-
-    name: str
+    name: str  # empty in a run with a single autoencoder
     module: SparseAutoencoderModule
     overrides: Mapping[str, Any]
-    metrics: Mapping[str, Tensor]
+    metrics: Mapping[str, Tensor]  # by name without prefix, such as `val/fvu`
     loggers: Sequence[TensorBoardLogger]
 
 

@@ -78,7 +78,11 @@ def test_a_shipped_configuration_runs(
     config: Path, workspace: Path, models: dict[str, Path], texts: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    gpt2 = [f"--data.language_model={models['gpt2']}", f"--data.corpus.path={texts / 'dataset'}"]
+    gpt2 = [
+        f"--data.language_model={models['gpt2']}",
+        f"--data.corpus.path={texts / 'dataset'}",
+        "--data.corpus.name=null",
+    ]
     llama = [f"--data.language_model={models['llama']}", f"--data.corpus.path={texts / 'files'}"]
     stand_ins: dict[str, list[str]] = {
         "gpt2": gpt2,

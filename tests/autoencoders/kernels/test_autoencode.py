@@ -1,6 +1,5 @@
 """Dense and sparse kernels against the plain form: values, gradients, ties, shapes and dtypes."""
 
-import sys
 from typing import Any
 
 import pytest
@@ -8,12 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palinka.autoencoders.kernels import Weights
-from palinka.autoencoders.kernels.autoencode import (
-    autoencode_plain,
-    dense_autograd,
-    sparse_autograd,
-)
+from palinka.autoencoders.kernels import Weights, sparse
+from palinka.autoencoders.kernels.autoencode import autoencode_plain, dense_autograd
+from palinka.autoencoders.kernels.sparse import sparse_autograd
 
 FORMS = pytest.mark.parametrize("form", [sparse_autograd, dense_autograd])
 
@@ -34,8 +30,7 @@ def test_it_is_the_definition_gradients_included(
 
 
 def test_more_ties_than_room_in_a_later_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = sys.modules["palinka.autoencoders.kernels.autoencode"]  # not the function
-    monkeypatch.setattr(module, "CHUNK_ELEMENTS", 2 * 40)
+    monkeypatch.setattr(sparse, "CHUNK_ELEMENTS", 2 * 40)
     torch.manual_seed(0)
     x = torch.randn(7, 3)
     x[4] = 0.0

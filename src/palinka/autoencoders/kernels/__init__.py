@@ -1,7 +1,8 @@
 """Fast paths of autoencoders, each beside the plain definition that it must equal."""
 
-from palinka.autoencoders.kernels.autoencode import Weights, autoencode
+from palinka.autoencoders.kernels.autoencode import autoencode
 from palinka.autoencoders.kernels.decorrelation import squared_covariance, squared_covariance_plain
+from palinka.autoencoders.kernels.sparse import Weights
 from palinka.autoencoders.kernels.topk import (
     Latents,
     SparseLatents,

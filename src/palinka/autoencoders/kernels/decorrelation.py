@@ -9,8 +9,8 @@ from torch.nn import functional
 
 from palinka.autoencoders.distributed import Group, all_reduce, gather_rows, world_size
 from palinka.autoencoders.kernels import dispatch, loops
-from palinka.autoencoders.kernels.autoencode import sort_by_column
 from palinka.autoencoders.kernels.dispatch import in_parallel, statistics_dtype, supports_numba
+from palinka.autoencoders.kernels.sparse import sort_by_column
 from palinka.autoencoders.kernels.topk import Latents, SparseLatents
 from palinka.errors import InputError
 

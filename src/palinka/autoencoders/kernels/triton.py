@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from palinka.autoencoders.kernels.autoencode import Backend, Weights, sparse_autograd
+from palinka.autoencoders.kernels.sparse import Backend, Weights, sparse_autograd
 from palinka.autoencoders.kernels.topk import SparseLatents
 
 # Neighboring latents of which the maximum is noted.
@@ -185,7 +185,7 @@ def _choose_values(  # type: ignore[no-untyped-def]
 def select_rows(
     x: Tensor, weight: Tensor, bias: Tensor | None, k: int, most: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """See `autoencode.select_rows`; all in one of float32, bfloat16 or float16.
+    """See `sparse.select_rows`; all in one of float32, bfloat16 or float16.
 
     Entries are by column, with the room that the row with the most needs: at first `most` groups
     and values, if more than `k + SLACK`. A row with a NaN keeps one NaN.
@@ -279,7 +279,7 @@ def _sampled_products(  # type: ignore[no-untyped-def]
 
 
 def weighted_rows(weights: Tensor, indices: Tensor, matrix: Tensor) -> Tensor:
-    """See `autoencode.weighted_rows`; here and below sums are in float32."""
+    """See `sparse.weighted_rows`; here and below sums are in float32."""
     weights, indices, matrix = (t.contiguous() for t in (weights, indices, matrix))
     (rows, room), width = weights.shape, matrix.shape[1]
     out = weights.new_empty(rows, width)
@@ -293,7 +293,7 @@ def weighted_rows(weights: Tensor, indices: Tensor, matrix: Tensor) -> Tensor:
 def sampled_products(
     left: Tensor, indices: Tensor, values: Tensor, matrix: Tensor, start: Tensor
 ) -> Tensor:
-    """See `autoencode.sampled_products`."""
+    """See `sparse.sampled_products`."""
     given = (t.contiguous() for t in (left, indices, values, matrix, start))
     rows, room = values.shape
     out = torch.empty_like(values, memory_format=torch.contiguous_format)
@@ -363,7 +363,7 @@ def column_sums(
     other_weights: Tensor | None = None,
     other: Tensor | None = None,
 ) -> Tensor:
-    """See `autoencode.column_sums`."""
+    """See `sparse.column_sums`."""
     weights, matrix = weights.contiguous(), matrix.contiguous()
     others = (weights, matrix) if other_weights is None or other is None else (other_weights, other)
     latents, width = len(columns[0]) - 1, matrix.shape[1]
@@ -384,7 +384,7 @@ def column_sums(
 
 
 def column_totals(columns: tuple[Tensor, Tensor], weights: Tensor) -> Tensor:
-    """See `autoencode.column_totals`."""
+    """See `sparse.column_totals`."""
     return column_sums(columns, weights, weights.new_ones(len(weights), 1)).squeeze(1)
 
 

@@ -1,0 +1,210 @@
+"""Encode and decode by loops over the kept latents."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from palinka.autoencoders.kernels import dispatch, loops
+from palinka.autoencoders.kernels.topk import INTEGERS, SparseLatents
+
+# Latents in memory before the largest have been chosen.
+CHUNK_ELEMENTS = 1 << 23
+
+
+class Weights(NamedTuple):
+    """Matrices `(latents, inputs)` and `(latents, outputs)`, and biases, of an autoencoder.
+
+    The decoder is None if it is the encoder; its bias may be subtracted from the input.
+    """
+
+    encoder: Tensor
+    encoder_bias: Tensor | None = None
+    decoder: Tensor | None = None
+    decoder_bias: Tensor | None = None
+    subtracts_bias: bool = False
+
+    def shift(self, x: Tensor) -> Tensor:
+        """Subtract the decoder bias from `x`, if the autoencoder does."""
+        return x - self.decoder_bias if self.subtracts_bias and self.decoder_bias is not None else x
+
+
+class Backend(NamedTuple):
+    """Primitives of `sparse_autograd` on one kind of device, as the functions below."""
+
+    reads_autocast: bool
+    """Read matrices in the dtype of autocast, not only multiply them in it."""
+    select_rows: Callable[[Tensor, Tensor, Tensor | None, int], tuple[Tensor, Tensor]]
+    weighted_rows: Callable[[Tensor, Tensor, Tensor], Tensor]
+    sampled_products: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+    sort_by_column: Callable[[Tensor, Tensor, int], Any]
+    column_sums: Callable[..., Tensor]
+    column_totals: Callable[[Any, Tensor], Tensor]
+
+
+def select_rows(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
+    """Select the `k` largest positive values of `W x + b` in each row, ties included.
+
+    Of rows `(rows, inputs)` and a weight `(latents, inputs)` in float32 or float64.
+
+    Returns:
+        Values and int32 indices, `(rows, room)`, where room is `k` unless ties need more; zeros
+        where a row has fewer.
+    """
+    dtype = dispatch.autocast_dtype(x) or weight.dtype
+    kept, indices = weight.new_empty(len(x), k), torch.empty(len(x), k, dtype=torch.int32)
+    counts = np.zeros(len(x), dtype=np.int64)
+    factor = weight.to(dtype).T
+    term = None if bias is None else bias.to(dtype)
+    rows = max(1, CHUNK_ELEMENTS // len(weight))
+    buffer = x.new_empty(min(rows, len(x)), len(weight), dtype=dtype)
+    for start in range(0, len(x), rows):
+        part = x[start : start + rows].to(dtype)
+        chunk = buffer[: len(part)]
+        if term is None:
+            torch.mm(part, factor, out=chunk)
+        else:
+            torch.addmm(term, part, factor, out=chunk)
+        values = chunk.to(weight.dtype).numpy()
+        bits = values.view(INTEGERS[weight.dtype])
+        while True:
+            outputs = kept.numpy(), indices.numpy(), counts
+            dispatch.in_parallel(loops.select_positive, len(part), values, bits, k, start, *outputs)
+            more = int(counts[start : start + len(part)].max()) - kept.shape[1]
+            if more <= 0:
+                break
+            # Rows with ties have more; their number is known only now.
+            kept, indices = functional.pad(kept, (0, more)), functional.pad(indices, (0, more))
+            kept[start + len(part) :], indices[start + len(part) :] = 0.0, 0
+    return kept, indices
+
+
+def weighted_rows(weights: Tensor, indices: Tensor, matrix: Tensor) -> Tensor:
+    """`Σ weights[r, e] matrix[indices[r, e]]` over `(rows, room)` entries, `(rows, width)`."""
+    out = matrix.new_empty(len(weights), matrix.shape[1])
+    arrays = _arrays(weights, indices, matrix, out)
+    dispatch.in_parallel(loops.weighted_rows, len(weights), *arrays)
+    return out
+
+
+def sampled_products(
+    left: Tensor, indices: Tensor, values: Tensor, matrix: Tensor, start: Tensor
+) -> Tensor:
+    """`start[r, e] + left[r] · matrix[indices[r, e]]` where `values[r, e] > 0`, else 0.
+
+    `left` is `(rows, width)`, the matrix `(columns, width)`, the rest and the result
+    `(rows, room)`.
+    """
+    out = start.clone(memory_format=torch.contiguous_format)
+    arrays = _arrays(left, indices, values, matrix, out)
+    dispatch.in_parallel(loops.sampled_products, len(left), *arrays)
+    return out
+
+
+def sort_by_column(values: Tensor, indices: Tensor, width: int) -> loops.Columns:
+    """Sort the entries `(rows, room)` of sparse latents by latent, of which there are `width`."""
+    rows, entries = (np.empty(values.numel(), dtype=np.int32) for _ in range(2))
+    columns = loops.Columns(np.empty(width + 1, dtype=np.int64), rows, entries)
+    kept, latents = _arrays(values, indices)
+    loops.by_column(kept, latents, *columns)
+    return columns
+
+
+def column_sums(
+    columns: loops.Columns,
+    weights: Tensor,
+    matrix: Tensor,
+    other_weights: Tensor | None = None,
+    other: Tensor | None = None,
+) -> Tensor:
+    """`Σ weights[r, e] matrix[r]` over entries `(r, e)` of each latent, `(latents, inputs)`.
+
+    `Σ other_weights[r, e] other[r]` is added. Weights are `(rows, room)`, matrices
+    `(rows, inputs)`.
+    """
+    width = len(columns.offsets) - 1
+    out = matrix.new_empty(width, matrix.shape[1])
+    given = weights, matrix, other_weights, other, out
+    arrays = [None if tensor is None else _arrays(tensor)[0] for tensor in given]
+    dispatch.in_parallel(loops.column_sums, width, columns, *arrays)
+    return out
+
+
+def column_totals(columns: loops.Columns, weights: Tensor) -> Tensor:
+    """Sum the weights `(rows, room)` of each latent, `(latents,)`."""
+    out = weights.new_empty(len(columns.offsets) - 1)
+    dispatch.in_parallel(loops.column_totals, len(out), columns, *_arrays(weights, out))
+    return out
+
+
+def _arrays(*tensors: Tensor) -> tuple[NDArray[Any], ...]:
+    return tuple(tensor.detach().contiguous().numpy() for tensor in tensors)
+
+
+LOOPS = Backend(
+    False, select_rows, weighted_rows, sampled_products, sort_by_column, column_sums, column_totals
+)
+
+
+def sparse_autograd(
+    x: Tensor, weights: Weights, k: int, backend: Backend = LOOPS
+) -> tuple[Tensor, SparseLatents]:
+    """`autoencode` with the kept latents only; on the CPU in float32 or float64."""
+    made, values, indices = _Sparse.apply(  # type: ignore[no-untyped-call]
+        x.to(weights.encoder.dtype), *weights, k, backend
+    )
+    return made, SparseLatents(values, indices, len(weights.encoder))
+
+
+class _Sparse(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+        *given, k, backend = arguments
+        weights = Weights(*given)
+        dtype = (dispatch.autocast_dtype(x) if backend.reads_autocast else None) or x.dtype
+        shifted, encoder = weights.shift(x).to(dtype), weights.encoder.to(dtype)
+        decoder = None if weights.decoder is None else weights.decoder.to(dtype)
+        values, indices = backend.select_rows(shifted, encoder, weights.encoder_bias, k)
+        values = values.to(weights.encoder.dtype)
+        made = backend.weighted_rows(values, indices, encoder if decoder is None else decoder)
+        if weights.decoder_bias is not None:
+            made += weights.decoder_bias
+        ctx.save_for_backward(shifted, encoder, decoder, values, indices)
+        ctx.backend, ctx.subtracts_bias = backend, weights.subtracts_bias
+        ctx.mark_non_differentiable(indices)
+        return made, values, indices
+
+    @staticmethod
+    def backward(
+        ctx: Any, of_made: Tensor, of_values: Tensor, of_indices: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        dispatch.raise_on_double_backward("autoencode")
+        x, encoder, decoder, values, indices = ctx.saved_tensors
+        needs_x, needs_encoder, needs_bias, needs_decoder, needs_shift = ctx.needs_input_grad[:5]
+        backend: Backend = ctx.backend
+        shift = of_made.sum(dim=0) if needs_shift else None
+        of_made = of_made.to(x.dtype).contiguous()
+        dictionary = encoder if decoder is None else decoder
+        kept = backend.sampled_products(of_made, indices, values, dictionary, of_values)
+        columns = backend.sort_by_column(values, indices, len(encoder))
+        gradients: list[Tensor | None] = [None] * 8
+        if needs_encoder:
+            tied = (values, of_made) if decoder is None else ()
+            gradients[1] = backend.column_sums(columns, kept, x, *tied)
+        if needs_decoder:
+            gradients[3] = backend.column_sums(columns, values, of_made)
+        if needs_bias or (needs_shift and ctx.subtracts_bias):
+            totals = backend.column_totals(columns, kept)
+        if needs_bias:
+            gradients[2] = totals
+        if shift is not None:
+            if ctx.subtracts_bias:
+                shift -= totals @ encoder.to(kept.dtype)
+            gradients[4] = shift
+        if needs_x:
+            gradients[0] = backend.weighted_rows(kept, indices, encoder)
+        return tuple(gradients)

@@ -120,7 +120,7 @@ def check_strategy(strategy: Strategy, devices: int) -> None:
     # Private to Lightning, as are the mesh's sizes below.
     if getattr(strategy, "_start_method", "popen") != "popen":
         raise InputError(
-            "ddp_spawn, ddp_fork and ddp_notebook lose what their processes find: use strategy ddp"
+            "ddp_spawn, ddp_fork and ddp_notebook lose their results: use trainer.strategy ddp"
         )
     if not isinstance(strategy, ModelParallelStrategy):
         return

@@ -76,9 +76,12 @@ def test_a_shuffled_labeling_stands_beside_the_true_one(result, data):
     np.testing.assert_array_equal(one[0].lines[0].get_ydata(), result.eigenvalues_a)
     largest = [axes.lines[0].get_ydata()[0] for axes in (one[0], one[1], other[1])]
     assert len(set(largest)) == 3
-    first, second = (line.get_xdata() for line in one[3].lines if line.get_marker() == "o")
-    assert sorted([*first, *second]) == list(range(16))
-    assert len(first) == 7
+    *shuffled, order = module.permuted_labels(a, b, seed=1)
+    expected = generalized_eigendecomposition(*shuffled).scores_a
+    first, second = (line for line in one[3].lines if line.get_marker() == "o")
+    for line, items in ((first, slice(7)), (second, slice(7, None))):
+        found = dict(zip(*line.get_data(), strict=True))
+        assert found == dict(zip(order[items], expected[items], strict=True))
 
 
 def test_the_permuted_labeling_of_pairs_has_one_item_of_every_pair():

@@ -110,6 +110,7 @@ def test_width_in_columns(text, columns):
     [
         # Words stay together, and line breaks are kept.
         (["The", " plum", " bran", "dy"], 10, ["The plum", " brandy"]),
+        (["a", " bran", "dy"], 7, ["a", " brandy"]),
         (["a", "↵", "b", "↵↵", "c"], 10, ["a↵", "b↵↵", "c"]),
         # Words longer than a line are divided between tokens, and tokens where they must be.
         (["ab", "cd", "ef"], 5, ["abcd", "ef"]),

@@ -20,11 +20,11 @@ def test_draws_all_figures(units, save):
     assert set(every) == {"t", "activations", "mean_activation"}
     for figure in every.values():
         save(figure)
-    for axes, mean in zip(
-        every["mean_activation"].axes, (a.mean(axis=0), b.mean(axis=0)), strict=False
-    ):
-        low, high = axes.get_ylim()
-        assert low < mean.min() <= mean.max() < high
+    panels = {axes.get_title("left"): axes for axes in every["mean_activation"].axes}
+    low, high = panels["a"].get_ylim()
+    assert (low, high) == panels["b"].get_ylim()
+    for x in (a, b):
+        assert low < x.mean(axis=0).min() <= x.mean(axis=0).max() < high
     assert set(figures.unit_tuning(result)) == {"t"}
 
 

@@ -47,9 +47,10 @@ def test_every_row_is_there_once_with_its_context(
         assert torch.equal(rows[number], small.activations[place * (8 - skip) + offset - skip])
     assert sorted(seen) == [token for token in range(40) if token % 8 >= skip]
     exact = small.activations.double().numpy()
-    norm = np.linalg.norm(exact, axis=1).sum()
-    np.testing.assert_allclose(cache.statistics.mean, exact.mean(axis=0), rtol=1e-12)
-    np.testing.assert_allclose(cache.statistics.sum_of_norms, norm, rtol=1e-12)
+    norms, found = np.linalg.norm(exact, axis=1), cache.statistics
+    np.testing.assert_allclose(found.mean, exact.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(found.sum_of_norms, norms.sum(), rtol=1e-12)
+    np.testing.assert_allclose(found.sum_of_squared_norms, (norms**2).sum(), rtol=1e-12)
     contexts = list(cache.contexts())
     for name, table in zip(("tokens", "documents", "positions"), small.tables, strict=True):
         assert [getattr(one, name).tolist() for one in contexts] == table.tolist()

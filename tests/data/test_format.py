@@ -20,7 +20,6 @@ from palinka.data.format import (
     CacheKey,
     Layout,
     Manifest,
-    RowStatistics,
     ShardShape,
     permutation,
     write_json,
@@ -110,18 +109,6 @@ def test_impossible_layouts_are_refused(change: dict[str, Any], message: str) ->
         replace(LAYOUT, **change)
 
 
-def test_the_sums_of_parts_are_those_of_the_whole() -> None:
-    rows = np.random.default_rng(0).normal(3, 2, (101, 4))
-    total = RowStatistics.none(4)
-    for part in np.array_split(rows, 7):
-        total += RowStatistics.of(part)
-    norms = np.linalg.norm(rows, axis=1)
-    assert total.rows == 101
-    np.testing.assert_allclose(total.mean, rows.mean(axis=0), rtol=1e-13)
-    np.testing.assert_allclose(total.sum_of_norms, norms.sum(), rtol=1e-13)
-    np.testing.assert_allclose(total.sum_of_squared_norms, (norms**2).sum(), rtol=1e-13)
-
-
 shapes = st.builds(
     lambda width, dtype, context, skip, contexts, index: ShardShape(
         Layout(width, dtype, context, contexts, min(skip, context - 1)), index, contexts
@@ -173,14 +160,6 @@ def test_header_never_changes() -> None:
     length = len(shape.header) - 8
     assert shape.header == length.to_bytes(8, "little") + text.ljust(length)
     assert 0 <= length - len(text) < 64
-
-
-def test_places_leave_out_skipped_positions_in_an_order_of_each_shard() -> None:
-    layout = Layout(2, "float16", 4, 2, skip=1)
-    assert ShardShape(layout, 0, 2).places(np.arange(6)).tolist() == [1, 2, 3, 5, 6, 7]
-    orders = [tuple(ShardShape(layout, index, 2).order().tolist()) for index in range(4)]
-    assert len(set(orders)) == 4
-    assert {tuple(sorted(order)) for order in orders} == {tuple(range(6))}
 
 
 def test_the_manifest_is_json_that_any_tool_can_read(cache: Cache, corpus: "Corpora") -> None:

@@ -216,7 +216,7 @@ def test_input_that_does_not_fit_is_rejected(corpus: "Corpora", tmp_path: Path) 
         ((activations[:-1], tokens, documents, positions), r"\(15, 3\), .*expected .*\(16, 3\)"),
         ((activations.half(), tokens, documents, positions), "torch.float16 and shapes"),
         ((activations, tokens, documents[:1], positions), r"\(2, 8\), \(1, 8\)"),
-        ((activations, tokens, documents, positions[:, :7]), r"\(2, 7\) given"),
+        ((activations, tokens, documents, positions[:, :7]), r"\(2, 7\)\] given"),
         ((activations[:0], tokens[:0], documents[:0], positions[:0]), "1 to 2 contexts"),
     ]:
         writer = CacheWriter(tmp_path, small.key)

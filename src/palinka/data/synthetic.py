@@ -86,8 +86,7 @@ class SyntheticData:
 
     def _active(self, rows: int, generator: Generator) -> Tensor:
         """Draw the active features of each row, `(rows, features)`, bool."""
-        draws = torch.rand(rows, self.features, generator=generator)
-        return draws < self.active / self.features
+        return torch.rand(rows, self.features, generator=generator) < self.active / self.features
 
     def _amplitudes(self, rows: int, generator: Generator) -> Tensor:
         shape = (rows, self.features)

@@ -124,9 +124,7 @@ class ShardClaim:
         fit = activations.shape == rows and activations.dtype == layout.torch_dtype
         fit &= tokens.shape == documents.shape == positions.shape == table
         if not fit or not 1 <= shape.contexts <= layout.contexts_per_shard:
-            given = ", ".join(
-                f"{tuple(x.shape)}" for x in (activations, tokens, documents, positions)
-            )
+            given = [tuple(x.shape) for x in (activations, tokens, documents, positions)]
             expected = f"1 to {layout.contexts_per_shard} contexts of {table[1]} tokens"
             raise InputError(
                 f"{self._path.name}: {activations.dtype} and shapes {given} given, expected "

@@ -164,18 +164,17 @@ def hub() -> Iterator[Finding]:
     from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
 
     local = "local models and the bundled one still work"
-    request = urllib.request.Request(ENDPOINT, method="HEAD")
-    try:
-        if HF_HUB_OFFLINE:
-            yield Finding("hub", f"not checked: HF_HUB_OFFLINE is set; {local}", WARN)
-            return
-        urllib.request.urlopen(request, timeout=_HUB_SECONDS).close()
-    except urllib.error.HTTPError:
-        pass  # an answer all the same
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        yield Finding("hub", f"{ENDPOINT} could not be reached ({reason}); {local}", WARN)
+    if HF_HUB_OFFLINE:
+        yield Finding("hub", f"not checked: HF_HUB_OFFLINE is set; {local}", WARN)
         return
+    try:
+        request = urllib.request.Request(ENDPOINT, method="HEAD")
+        urllib.request.urlopen(request, timeout=_HUB_SECONDS).close()
+    except (OSError, ValueError) as error:
+        if not isinstance(error, urllib.error.HTTPError):  # which is an answer all the same
+            reason = getattr(error, "reason", error)
+            yield Finding("hub", f"{ENDPOINT} could not be reached ({reason}); {local}", WARN)
+            return
     yield Finding("hub", f"{ENDPOINT} answers")
 
 

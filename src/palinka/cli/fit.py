@@ -280,9 +280,7 @@ class PalinkaCLI(LightningCLI):
             callbacks.LanguageModelMetrics: self.subcommand in ("validate", "test"),
             callbacks.LatentWriter: predict and not settings["fast_dev_run"],
         }
-        found = [
-            kind() for kind, is_wanted in wanted.items() if is_wanted and not _any(given, kind)
-        ]
+        found = [kind() for kind in wanted if wanted[kind] and not _any(given, kind)]
         bar = not is_quiet() and settings["enable_progress_bar"] is not False
         if bar and not _any(given, ProgressBar):
             # Lightning's choice depends on whether rich is installed. In a log file every refresh

@@ -9,6 +9,7 @@ imported. A test holds the file to the parsers.
 import inspect
 import json
 import re
+import sys
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass
@@ -19,7 +20,6 @@ from jsonargparse import ArgumentParser
 from torch import Tensor
 
 from palinka.cli import commands
-from palinka.cli.parser import classes_of
 
 OUTPUT = Path(__file__).parent.parent / "src" / "palinka" / "cli" / "options.json"
 PLAIN = {int: "int", float: "float", bool: "bool", str: "str", Path: "str", type(None): "null"}
@@ -106,6 +106,24 @@ def _kinds(hint: Any) -> list[Any]:
         return ["class"]
     nested = [kind for each in inner for kind in _kinds(each)]
     return ["class"] if origin is not dict and "class" in nested else ["any"]
+
+
+def classes_of(hint: Any) -> dict[str, type]:
+    """Classes that a type hint allows, by name; palinka's go before Lightning's namesakes."""
+    bases = [t for t in (hint, *get_args(hint)) if isinstance(t, type) and _has_subclasses(t)]
+    found = [c for base in bases for c in _concrete_subclasses(base)]
+    return {c.__name__: c for c in sorted(found, key=lambda c: c.__module__)}
+
+
+def _has_subclasses(kind: type) -> bool:
+    plain = kind.__module__ in sys.stdlib_module_names or is_dataclass(kind)
+    return not plain and bool(kind.__subclasses__())
+
+
+def _concrete_subclasses(base: type) -> set[type]:
+    found: set[type] = set() if inspect.isabstract(base) else {base}
+    children: list[type] = base.__subclasses__()
+    return found.union(*(_concrete_subclasses(child) for child in children))
 
 
 def _by_name(kind: type) -> tuple[str, int]:

@@ -213,14 +213,12 @@ class Options:
         known = list(self.names())
         last = key.rpartition(".")[2]
         section = key.partition(".")[0] + "."
-        ends = [name for name in known if name.rpartition(".")[2] == last]
         siblings = [name for name in known if name.startswith(section)]
-        for candidates in ([n for n in ends if n.startswith(section)], ends):
-            if candidates:
-                return f"; did you mean '{min(candidates, key=len)}'?"
-        endings = [name for name in siblings if name.endswith(f"_{last}")]
-        if endings:  # `epochs` for `max_epochs`
-            return f"; did you mean '{min(endings)}'?"
+        same = [[n for n in names if n.rpartition(".")[2] == last] for names in (siblings, known)]
+        # The third for `epochs` in place of `max_epochs`.
+        for found in (*same, [name for name in siblings if name.endswith(f"_{last}")]):
+            if found:
+                return f"; did you mean '{min(found, key=lambda name: (len(name), name))}'?"
         parts = {name.rpartition(".")[2]: name for name in reversed(siblings)}
         for part in difflib.get_close_matches(last, parts, n=1, cutoff=0.5):
             return f"; did you mean '{parts[part]}'?"
@@ -280,10 +278,8 @@ def config_folder() -> Path:
 
 def config_names() -> list[str]:
     """Names of the configurations, such as `quickstart` and `analyses/him_her`."""
-    found = (
-        path.relative_to(config_folder()).with_suffix("")
-        for path in config_folder().rglob("*.yaml")
-    )
+    folder = config_folder()
+    found = (path.relative_to(folder).with_suffix("") for path in folder.rglob("*.yaml"))
     known = (name.as_posix() for name in found if name.parts[0] != "stimuli")
     return sorted(known, key=lambda name: (name.count("/"), name))
 

@@ -4,7 +4,6 @@ import inspect
 import itertools
 import sys
 from collections.abc import Sequence
-from dataclasses import is_dataclass
 from enum import Enum
 from typing import Any, NoReturn, get_args
 
@@ -68,24 +67,6 @@ def imported(path: str) -> Any:
     if module in sys.modules:
         return getattr(sys.modules[module], name, None)
     return getattr(imported(module), name, None) if module else None
-
-
-def classes_of(hint: Any) -> dict[str, type]:
-    """Classes that a type hint allows, by name; palinka's go before Lightning's namesakes."""
-    bases = [t for t in (hint, *get_args(hint)) if isinstance(t, type) and _has_subclasses(t)]
-    found = [c for base in bases for c in _concrete_subclasses(base)]
-    return {c.__name__: c for c in sorted(found, key=lambda c: c.__module__)}
-
-
-def _has_subclasses(kind: type) -> bool:
-    plain = kind.__module__ in sys.stdlib_module_names or is_dataclass(kind)
-    return not plain and bool(kind.__subclasses__())
-
-
-def _concrete_subclasses(base: type) -> set[type]:
-    found: set[type] = set() if inspect.isabstract(base) else {base}
-    children: list[type] = base.__subclasses__()
-    return found.union(*(_concrete_subclasses(child) for child in children))
 
 
 def move_configs_first(arguments: Sequence[str]) -> list[str]:

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from harness import Case, Rival, report
 from palinka.autoencoders import KSparseAutoencoder
-from palinka.autoencoders.kernels import squared_covariance
-from palinka.autoencoders.kernels.decorrelation import squared_covariance_plain
+from palinka.autoencoders.kernels.decorrelation import (
+    squared_covariance,
+    squared_covariance_plain,
+)
 from process import FitSettings, at_precision, onednn_is_exact
 from reference_step import WIDTH
 

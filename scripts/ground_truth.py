@@ -30,7 +30,7 @@ from palinka.autoencoders import (
     ReLUAutoencoder,
     TopKAutoencoder,
 )
-from palinka.autoencoders.kernels import normalize_rows_, project_gradient_
+from palinka.autoencoders.kernels.topk import normalize_rows_, project_gradient_
 from palinka.data import SyntheticData, mean_max_cosine
 from palinka.errors import InputError, track
 from palinka.training import DeadLatentTracker

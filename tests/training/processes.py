@@ -28,11 +28,11 @@ from palinka.autoencoders import (
     MatryoshkaAutoencoder,
 )
 from palinka.autoencoders.distributed import gather_rows, world
-from palinka.autoencoders.kernels import (
-    batch_threshold,
+from palinka.autoencoders.kernels.decorrelation import (
     squared_covariance,
     squared_covariance_plain,
 )
+from palinka.autoencoders.kernels.topk import batch_threshold
 from palinka.autoencoders.sharded import ShardedAutoencoder
 from palinka.errors import InputError
 from palinka.training import SparseAutoencoderModule, SweepModule

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import Buffer
 
-from palinka.autoencoders.kernels import batch_threshold
+from palinka.autoencoders.kernels.topk import batch_threshold
 from palinka.autoencoders.topk import TopKAutoencoder
 
 # Share by which the running threshold moves towards that of a batch, as in the paper's code.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from palinka.autoencoders.base import SparseOutput, validate_k
-from palinka.autoencoders.kernels import keep_top_k
+from palinka.autoencoders.kernels.topk import keep_top_k
 from palinka.autoencoders.linear import LinearAutoencoder
 from palinka.errors import InputError
 

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from palinka.autoencoders.base import Autoencoder, SparseOutput
-from palinka.autoencoders.kernels import Weights, autoencode
+from palinka.autoencoders.kernels.autoencode import autoencode
+from palinka.autoencoders.kernels.sparse import Weights
 
 
 class LinearAutoencoder(Autoencoder):

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from palinka.autoencoders import distributed
 from palinka.autoencoders.base import Autoencoder, AutoencoderOutput
-from palinka.autoencoders.kernels import keep_top_k
+from palinka.autoencoders.kernels.topk import keep_top_k
 from palinka.autoencoders.ksparse import KSparseAutoencoder
 from palinka.errors import InputError
 

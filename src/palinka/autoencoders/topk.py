@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from palinka.autoencoders.base import SparseOutput, validate_k
-from palinka.autoencoders.kernels import keep_top_k
 from palinka.autoencoders.kernels.dispatch import statistics_dtype
+from palinka.autoencoders.kernels.topk import keep_top_k
 from palinka.autoencoders.linear import UntiedAutoencoder
 
 TOLERANCE, MAX_STEPS = 1e-6, 500

@@ -20,7 +20,7 @@ from palinka.autoencoders import Autoencoder, AutoencoderOutput, InputScaling
 from palinka.autoencoders.base import build, positive_integer
 from palinka.autoencoders.distributed import Sharding, all_reduce, broadcast, world, world_size
 from palinka.autoencoders.formats import fold
-from palinka.autoencoders.kernels import normalize_rows_, project_gradient_
+from palinka.autoencoders.kernels.topk import normalize_rows_, project_gradient_
 from palinka.autoencoders.sharded import ShardedAutoencoder
 from palinka.errors import InputError
 from palinka.language_models.cpu import tune_cpu

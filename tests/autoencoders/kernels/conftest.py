@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from palinka.autoencoders.kernels import SparseLatents, Weights
+from palinka.autoencoders.kernels.sparse import Weights
+from palinka.autoencoders.kernels.topk import SparseLatents
 
 
 @pytest.fixture(scope="session")

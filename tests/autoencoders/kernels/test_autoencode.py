@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palinka.autoencoders.kernels import Weights, sparse
+from palinka.autoencoders.kernels import sparse
 from palinka.autoencoders.kernels.autoencode import autoencode_plain, dense_autograd
-from palinka.autoencoders.kernels.sparse import sparse_autograd
+from palinka.autoencoders.kernels.sparse import Weights, sparse_autograd
 
 FORMS = pytest.mark.parametrize("form", [sparse_autograd, dense_autograd])
 

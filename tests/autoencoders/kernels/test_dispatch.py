@@ -2,7 +2,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from palinka.autoencoders.kernels import SparseLatents, Weights, autoencode, dispatch
+from palinka.autoencoders.kernels import dispatch
+from palinka.autoencoders.kernels.autoencode import autoencode
+from palinka.autoencoders.kernels.sparse import Weights
+from palinka.autoencoders.kernels.topk import SparseLatents
 
 
 def test_threads_share_all_rows() -> None:

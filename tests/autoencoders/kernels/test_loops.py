@@ -73,7 +73,8 @@ def test_a_nan_of_either_sign_is_seen_wherever_it_is(dtype: torch.dtype, sign: f
 
 PENALTY = """
 import torch
-from palinka.autoencoders.kernels import SparseLatents, squared_covariance
+from palinka.autoencoders.kernels.decorrelation import squared_covariance
+from palinka.autoencoders.kernels.topk import SparseLatents
 values = torch.linspace(0.1, 2.0, 4000, dtype=torch.float64).sin().view(200, 20).requires_grad_()
 indices = (torch.arange(4000) * 7 % 900).int().view(200, 20)
 loss = squared_covariance(SparseLatents(values, indices, 900))

@@ -17,9 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from palinka.autoencoders.kernels import SparseLatents, Weights, autoencode, dispatch
-from palinka.autoencoders.kernels.autoencode import autoencode_plain
-from palinka.autoencoders.kernels.topk import keep_top_k_plain
+from palinka.autoencoders.kernels import dispatch
+from palinka.autoencoders.kernels.autoencode import autoencode, autoencode_plain
+from palinka.autoencoders.kernels.sparse import Weights
+from palinka.autoencoders.kernels.topk import SparseLatents, keep_top_k_plain
 
 if find_spec("triton") is None:
     pytest.skip("Triton is not installed", allow_module_level=True)

@@ -12,18 +12,11 @@ from palinka.autoencoders.kernels.topk import Latents, keep_positive_, keep_top_
 
 
 def autoencode(x: Tensor, weights: Weights, k: int) -> tuple[Tensor, Latents]:
-    """Keep the `k` largest of `ReLU(W x + b)`, ties included, and decode.
+    """Keep the `k` largest of `ReLU(W x + b)` of each row, ties included, and decode.
 
-    Under autocast the matrix products are done in its dtype. Differentiable once.
-
-    Args:
-        x: `(rows, inputs)`.
-        weights: Encoder and decoder.
-        k: Latents kept per row, from 1 to their number.
-
-    Returns:
-        The reconstruction, `(rows, outputs)`, and the latents, `(rows, latents)`, as
-        `SparseLatents` where that is faster.
+    From `x`, `(rows, inputs)`, to the reconstruction, `(rows, outputs)`, and the latents,
+    `(rows, latents)`, as `SparseLatents` where that is faster. Under autocast the matrix products
+    are done in its dtype. Differentiable once.
     """
     if dispatch.use_triton(x, weights.encoder, k):
         # Triton comes only with torch for GPUs.

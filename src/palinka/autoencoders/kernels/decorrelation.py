@@ -31,18 +31,11 @@ def center(rows: Tensor) -> tuple[Tensor, Tensor]:
     return centered, variance
 
 
-def subtract_variance_plain(
-    product: Tensor, centered: Tensor, variance: Tensor, scale: Tensor
-) -> Tensor:
-    """Definition of `subtract_variance`."""
-    return (product - centered * variance) * scale
-
-
 def subtract_variance(product: Tensor, centered: Tensor, variance: Tensor, scale: Tensor) -> Tensor:
     """`scale (product - variance * centered)` by columns, which may overwrite the product."""
     tensors = product, centered, variance
     if not supports_numba(*tensors, contiguous=True):
-        return subtract_variance_plain(product, centered, variance, scale)
+        return (product - centered * variance) * scale
     arrays = [tensor.detach().numpy() for tensor in tensors]
     in_parallel(loops.subtract_variance, len(product), *arrays, scale.detach().numpy().item())
     return product
@@ -60,19 +53,13 @@ def squared_covariance(latents: Latents, group: Group = None, slices: Group = No
 
     Of dense latents, uses the smaller of Gram and covariance matrix; bfloat16 is multiplied in
     bfloat16, everything else happens in float32 or better. Sparse latents stay sparse on the
-    CPU, and get a gradient only where they are not zero. Differentiable once.
+    CPU, and get a gradient only where they are not zero. Differentiable once; with a group, the
+    gradient is that of the own rows times the number of processes.
 
     Args:
-        latents: `(rows, latents)`, of this process.
+        latents: `(rows, latents)`, of this process; two rows or more in the whole batch.
         group: Processes whose rows make up the batch, the same number on each.
         slices: Processes that hold the other latents of the same rows, which must be dense.
-
-    Returns:
-        A scalar, in float32 or better; with a group, the gradient is that of the own rows times
-        the number of processes.
-
-    Raises:
-        InputError: If the batch has fewer than two rows, where no covariance is defined.
 
     Source:
         The identity of the Frobenius norms of `Z Zᵀ` and `Zᵀ Z`; the penalty is that of Cogswell
@@ -100,7 +87,7 @@ def squared_covariance(latents: Latents, group: Group = None, slices: Group = No
 
 
 def _factor_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Dtype of matrix products: bfloat16 stays, float16 sums of thousands would overflow."""
+    # Sums of thousands would overflow in float16.
     return dtype if dtype == torch.bfloat16 else statistics_dtype(dtype)
 
 
@@ -169,9 +156,8 @@ class _SparseGramForm(torch.autograd.Function):
         mean, variance = np.empty((2, width))
         in_parallel(loops.variances, width, columns.offsets, weights, len(numbers), mean, variance)
         along = (numbers * mean[latents]).sum(axis=1) - mean @ mean / 2
-        ctx.latents = loops.CenteredLatents(
-            numbers, latents, columns, weights, mean, variance, along
-        )
+        moments = mean, variance, along
+        ctx.latents = loops.CenteredLatents(numbers, latents, columns, weights, *moments)
         squares = np.empty(len(values))
         in_parallel(loops.gram_squares, len(values), ctx.first, ctx.latents, squares)
         ctx.scale = 4.0 * world_size(group) / (len(numbers) - 1)

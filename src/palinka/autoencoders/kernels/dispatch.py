@@ -28,16 +28,14 @@ CHUNKS_PER_THREAD = 4
 
 def use_sparse(x: Tensor, weight: Tensor, k: int) -> bool:
     """Choose sparse kernels on the CPU for rows `x` that keep `k` of `len(weight)` latents."""
-    return _keeps_few(x, weight, k, SPARSE_DENSITY) and supports_numba(weight)
+    large = len(x) * len(weight) >= SPARSE_ELEMENTS
+    return large and k <= SPARSE_DENSITY * len(weight) and supports_numba(weight)
 
 
 def use_triton(x: Tensor, weight: Tensor, k: int) -> bool:
     """Choose sparse kernels on a GPU, as `use_sparse` on the CPU."""
-    return _keeps_few(x, weight, k, TRITON_DENSITY) and supports_triton(weight)
-
-
-def _keeps_few(x: Tensor, weight: Tensor, k: int, density: float) -> bool:
-    return k <= density * len(weight) and len(x) * len(weight) >= SPARSE_ELEMENTS
+    large = len(x) * len(weight) >= SPARSE_ELEMENTS
+    return large and k <= TRITON_DENSITY * len(weight) and supports_triton(weight)
 
 
 def supports_numba(*tensors: Tensor, contiguous: bool = False) -> bool:
@@ -79,13 +77,9 @@ def compiled(*, sums: bool = False, inline: bool = False) -> Callable[[Loop], Lo
     """Compile a loop when it is first called with each type of arguments.
 
     The machine code is cached beside the source, or else in the user's cache directory, or in
-    `NUMBA_CACHE_DIR`. Loops release the interpreter lock.
-
-    Args:
-        sums: Allow sums to be reordered, so that they can be vectorized. NaN and infinity
-            propagate as without it.
-        inline: Inline before compilation. A callee read from the cache may be rounded otherwise
-            than one compiled with its caller.
+    `NUMBA_CACHE_DIR`. Loops release the interpreter lock. `sums` may be reordered, so that they
+    can be vectorized; NaN and infinity propagate as without it. `inline` is for a callee, which,
+    read from the cache, may be rounded otherwise than one compiled with its caller.
     """
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
     options["fastmath"] = {"reassoc", "contract", "nsz"} if sums else False

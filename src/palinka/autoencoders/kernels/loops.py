@@ -23,39 +23,28 @@ SLICE = 256
 class Columns(NamedTuple):
     """Entries of sparse rows that are not zero, by column and within a column by row."""
 
-    offsets: Integers
-    """First entry of each column, and the number of all, `(columns + 1,)`."""
-    rows: Indices
-    """Row of each entry, `(rows * room,)`."""
-    entries: Indices
-    """Position of each entry in its row, `(rows * room,)`."""
+    offsets: Integers  # of the first entry of each column, and the number of all, (columns + 1,)
+    rows: Indices  # of each entry, (rows * room,)
+    entries: Indices  # the position of each entry in its row, (rows * room,)
 
 
 class CenteredLatents(NamedTuple):
     """Sparse rows `z`, by row and by column, and their moments."""
 
-    values: Floats
-    """`(rows, room)`."""
-    indices: Indices
-    """Column of each value, `(rows, room)`."""
+    values: Floats  # (rows, room)
+    indices: Indices  # the column of each value, (rows, room)
     columns: Columns
-    """The same by column."""
-    weights: Floats
-    """Values by column, in float64."""
-    mean: Floats
-    """Mean `m` of the rows, `(width,)`."""
-    variance: Floats
-    """Unbiased, `(width,)`."""
-    along: Floats
-    """`z·m - m·m/2`, `(rows,)`."""
+    weights: Floats  # the values by column, in float64
+    mean: Floats  # of the rows, m, (width,)
+    variance: Floats  # unbiased, (width,)
+    along: Floats  # z·m - m·m/2, (rows,)
 
 
 @compiled()
 def _kth(bits: Bits, n: int, k: int, low: int, high: int) -> int:
     """Threshold that exactly `k` of the first `n` reach, or with ties the k-th largest.
 
-    By bisection from `low`, which at least `k` reach, and `high`, the largest. A processor compares
-    many values at a time, so that this is faster than sorting.
+    By bisection from `low`, which at least `k` reach, and `high`, the largest: faster than sorting.
     """
     while low < high:
         middle = low + (high - low + 1) // 2
@@ -160,22 +149,14 @@ def keep_positive(start: int, stop: int, values: Floats, bits: Bits, k: int) -> 
 
 @compiled()
 def select_positive(
-    start: int,
-    stop: int,
-    values: Floats,
-    bits: Bits,
-    k: int,
-    first: int,
-    kept: Floats,
-    indices: Indices,
-    counts: Integers,
-) -> None:
+    start: int, stop: int, values: Floats, bits: Bits, k: int, first: int,
+    kept: Floats, indices: Indices, counts: Integers,
+) -> None:  # fmt: skip
     """Find the positive values of each row that are at least its k-th largest, by column.
 
-    `bits` is the memory of `values` as integers. Row `r` goes to row `first + r` of the output:
-    values to `kept` and columns to `indices`, `(output rows, room)`, padded with zeros, and their
-    number to `counts`, `(output rows,)`; those beyond the room are dropped. A row with a NaN keeps
-    one NaN.
+    Row `r` goes to row `first + r` of `kept` and `indices`, `(output rows, room)`, padded with
+    zeros, and its number to `counts`, `(output rows,)`; values beyond the room are dropped. A row
+    with a NaN keeps one NaN. `bits` is as in `keep_positive`.
     """
     width, room = values.shape[1], kept.shape[1]
     lanes = _lanes(width)
@@ -213,7 +194,7 @@ def select_positive(
 def weighted_rows(
     start: int, stop: int, weights: Floats, indices: Indices, matrix: Floats, out: Floats
 ) -> None:
-    """`out[r] = Σ weights[r, e] matrix[indices[r, e]]`, four entries at a time."""
+    """See `sparse.weighted_rows`; four entries at a time."""
     entries, width = weights.shape[1], matrix.shape[1]
     for row in range(start, stop):
         for i in range(width):
@@ -238,15 +219,10 @@ def weighted_rows(
 
 @compiled(sums=True)
 def sampled_products(
-    start: int,
-    stop: int,
-    left: Floats,
-    indices: Indices,
-    values: Floats,
-    matrix: Floats,
+    start: int, stop: int, left: Floats, indices: Indices, values: Floats, matrix: Floats,
     out: Floats,
-) -> None:
-    """`out[r, e] += left[r] · matrix[indices[r, e]]`; 0 where `values[r, e]` is not positive."""
+) -> None:  # fmt: skip
+    """See `sparse.sampled_products`; `out` begins as `start`."""
     width = matrix.shape[1]
     for row in range(start, stop):
         for entry in range(indices.shape[1]):
@@ -287,20 +263,10 @@ def by_column(
 
 @compiled(sums=True)
 def column_sums(
-    start: int,
-    stop: int,
-    columns: Columns,
-    weights: Floats,
-    matrix: Floats,
-    other_weights: Floats | None,
-    other: Floats | None,
-    out: Floats,
-) -> None:
-    """`out[j] = Σ weights[r, e] matrix[r]` over the entries `(r, e)` of column `j`.
-
-    Given another matrix, `Σ other_weights[r, e] other[r]` is added in the same loop, so that `out`
-    is written once.
-    """
+    start: int, stop: int, columns: Columns, weights: Floats, matrix: Floats,
+    other_weights: Floats | None, other: Floats | None, out: Floats,
+) -> None:  # fmt: skip
+    """See `sparse.column_sums`; both sums are in one loop, so that `out` is written once."""
     offsets, rows, entries = columns
     width = matrix.shape[1]
     for column in range(start, stop):
@@ -357,14 +323,9 @@ def unit_rows(start: int, stop: int, rows: Floats) -> None:
 
 @compiled(sums=True)
 def variances(
-    start: int,
-    stop: int,
-    offsets: Integers,
-    weights: Floats,
-    rows: int,
-    mean: Floats,
-    variance: Floats,
-) -> None:
+    start: int, stop: int, offsets: Integers, weights: Floats, rows: int,
+    mean: Floats, variance: Floats,
+) -> None:  # fmt: skip
     """Mean and unbiased variance of each column, of `rows` entries that are mostly zero.
 
     The entries of column `j` that are not zero are `weights[offsets[j] : offsets[j + 1]]`.

@@ -36,8 +36,7 @@ class Weights(NamedTuple):
 class Backend(NamedTuple):
     """Primitives of `sparse_autograd` on one kind of device, as the functions below."""
 
-    reads_autocast: bool
-    """Read matrices in the dtype of autocast, not only multiply them in it."""
+    reads_autocast: bool  # matrices are read in its dtype, not only multiplied in it
     select_rows: Callable[[Tensor, Tensor, Tensor | None, int], tuple[Tensor, Tensor]]
     weighted_rows: Callable[[Tensor, Tensor, Tensor], Tensor]
     sampled_products: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -49,11 +48,8 @@ class Backend(NamedTuple):
 def select_rows(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
     """Select the `k` largest positive values of `W x + b` in each row, ties included.
 
-    Of rows `(rows, inputs)` and a weight `(latents, inputs)` in float32 or float64.
-
-    Returns:
-        Values and int32 indices, `(rows, room)`, where room is `k` unless ties need more; zeros
-        where a row has fewer.
+    From `x`, `(rows, inputs)`, to values and int32 indices, `(rows, room)`, where room is `k`
+    unless ties need more; zeros where a row has fewer. The weight is in float32 or float64.
     """
     dtype = dispatch.autocast_dtype(x) or weight.dtype
     kept, indices = weight.new_empty(len(x), k), torch.empty(len(x), k, dtype=torch.int32)
@@ -94,11 +90,7 @@ def weighted_rows(weights: Tensor, indices: Tensor, matrix: Tensor) -> Tensor:
 def sampled_products(
     left: Tensor, indices: Tensor, values: Tensor, matrix: Tensor, start: Tensor
 ) -> Tensor:
-    """`start[r, e] + left[r] · matrix[indices[r, e]]` where `values[r, e] > 0`, else 0.
-
-    `left` is `(rows, width)`, the matrix `(columns, width)`, the rest and the result
-    `(rows, room)`.
-    """
+    """`start[r, e] + left[r] · matrix[indices[r, e]]` where `values[r, e] > 0`, else 0."""
     out = start.clone(memory_format=torch.contiguous_format)
     arrays = _arrays(left, indices, values, matrix, out)
     dispatch.in_parallel(loops.sampled_products, len(left), *arrays)
@@ -115,16 +107,12 @@ def sort_by_column(values: Tensor, indices: Tensor, width: int) -> loops.Columns
 
 
 def column_sums(
-    columns: loops.Columns,
-    weights: Tensor,
-    matrix: Tensor,
-    other_weights: Tensor | None = None,
-    other: Tensor | None = None,
-) -> Tensor:
-    """`Σ weights[r, e] matrix[r]` over entries `(r, e)` of each latent, `(latents, inputs)`.
+    columns: loops.Columns, weights: Tensor, matrix: Tensor,
+    other_weights: Tensor | None = None, other: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """`Σ weights[r, e] matrix[r] (+ other_weights[r, e] other[r])` over a latent's `(r, e)`.
 
-    `Σ other_weights[r, e] other[r]` is added. Weights are `(rows, room)`, matrices
-    `(rows, inputs)`.
+    From weights, `(rows, room)`, and matrices, `(rows, inputs)`, to `(latents, inputs)`.
     """
     width = len(columns.offsets) - 1
     out = matrix.new_empty(width, matrix.shape[1])

@@ -16,12 +16,10 @@ INTEGERS = {torch.float32: np.int32, torch.float64: np.int64}
 
 @dataclass(frozen=True)
 class SparseLatents:
-    """Sparse latents as values and indices.
+    """Sparse latents as values and indices, `(rows, room)`.
 
-    Attributes:
-        values: `(rows, room)`, with a graph if there is one; zero where a row has fewer.
-        indices: Latent of each value, `(rows, room)`, int32; distinct except for zeros.
-        width: Number of latents.
+    Values, with a graph if there is one, are zero where a row has fewer; the int32 `indices` of
+    their latents, of which there are `width`, are distinct except for zeros.
     """
 
     values: Tensor
@@ -59,10 +57,7 @@ Latents = Tensor | SparseLatents
 def kth_largest(values: Tensor, k: int, group: Group = None) -> Tensor:
     """The k-th largest value of each row of `(…, width)`, over the columns of all processes.
 
-    Each process sends only its `k` largest. NaN counts as the largest value.
-
-    Returns:
-        `(…, 1)`, without a graph.
+    `(…, 1)`, without a graph. Each process sends only its `k` largest. NaN counts as the largest.
     """
     candidates = torch.topk(values.detach(), min(k, values.shape[-1]), dim=-1, sorted=False).values
     if group is not None:
@@ -82,10 +77,8 @@ def keep_top_k(values: Tensor, k: int, group: Group = None) -> Tensor:
     Ties at the threshold are all kept, on every process, so that a row may keep more than `k`.
     A row with a NaN keeps everything, so that the NaN propagates.
 
-    Args:
-        values: `(…, width)`; the gradient passes where one is kept.
-        k: Number of values kept, from 1 to the width of all processes together.
-        group: Processes that hold the other columns of the same rows.
+    The gradient of `(…, width)` passes where a value is kept; `group` are the processes that hold
+    the other columns of the same rows.
 
     Source:
         Makhzani & Frey (2013), k-sparse autoencoders.
@@ -116,18 +109,11 @@ def batch_threshold_plain(values: Tensor, k: int) -> Tensor:
 
 
 def batch_threshold(values: Tensor, k: int, group: Group = None) -> Tensor:
-    """Smallest kept value of a batch that keeps `k` values per row on average.
+    """Smallest kept value of a batch that keeps `k` values per row on average, a scalar.
 
-    Exact on any number of processes. Each sends a quarter more than its even share of the largest
-    values, which is nearly always enough, and twice as many, and so on, where it is not.
-
-    Args:
-        values: `(…, width)`, of the same shape on every process; at least one row.
-        k: Average number of values kept per row, from 1 to the width.
-        group: Processes whose rows make up the batch.
-
-    Returns:
-        A scalar, the same on every process, without a graph; NaN where a value is.
+    Without a graph; NaN where a value is. The rows, `(…, width)`, one or more, are as many on every
+    process of the group, and so is the result. Each process sends a quarter more than its even
+    share of the largest values, which is nearly always enough, or twice as many, and so on.
 
     Source:
         Bussmann et al. (2024), BatchTopK sparse autoencoders, arXiv 2412.06410.

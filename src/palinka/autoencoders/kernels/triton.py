@@ -60,23 +60,10 @@ def _keep_largest(keys, k):  # type: ignore[no-untyped-def]
 
 @kernel
 def _encode(  # type: ignore[no-untyped-def]
-    x,
-    weight,
-    bias,
-    out,
-    largest,
-    rows,
-    latents,
-    inputs,
-    groups,
-    with_bias: tl.constexpr,
-    precision: tl.constexpr,
-    tile_rows: tl.constexpr,
-    tile_latents: tl.constexpr,
-    tile_inputs: tl.constexpr,
-    group: tl.constexpr,
-    band: tl.constexpr,
-):
+    x, weight, bias, out, largest, rows, latents, inputs, groups,
+    with_bias: tl.constexpr, precision: tl.constexpr, tile_rows: tl.constexpr,
+    tile_latents: tl.constexpr, tile_inputs: tl.constexpr, group: tl.constexpr, band: tl.constexpr,
+):  # fmt: skip
     tiles_across = tl.cdiv(latents, tile_latents)
     program = tl.program_id(0)
     first = program // (band * tiles_across) * band
@@ -110,8 +97,7 @@ def _encode(  # type: ignore[no-untyped-def]
 def encode(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     """`W x + b`, and the keys `(rows, groups)` of the largest of every `GROUP` neighbors.
 
-    All in one dtype; sums are in float32, and float32 is multiplied according to
-    `torch.set_float32_matmul_precision`.
+    In one dtype; sums are in float32, multiplied by `torch.set_float32_matmul_precision`.
     """
     x, weight = x.contiguous(), weight.contiguous()
     (rows, inputs), latents = x.shape, len(weight)
@@ -120,25 +106,13 @@ def encode(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tens
     exact = torch.get_float32_matmul_precision() == "highest"
     if rows:
         _encode[(triton.cdiv(rows, TILE_ROWS) * triton.cdiv(latents, TILE_LATENTS),)](
-            x,
-            weight,
-            weight if bias is None else bias.contiguous(),
-            out,
-            largest,
-            rows,
-            latents,
-            inputs,
-            largest.shape[1],
-            with_bias=bias is not None,
-            precision="ieee" if exact else "tf32",
-            tile_rows=TILE_ROWS,
-            tile_latents=TILE_LATENTS,
+            x, weight, weight if bias is None else bias.contiguous(), out, largest,
+            rows, latents, inputs, largest.shape[1],
+            with_bias=bias is not None, precision="ieee" if exact else "tf32",
+            tile_rows=TILE_ROWS, tile_latents=TILE_LATENTS,
             tile_inputs=TILE_INPUTS[x.element_size()],
-            group=GROUP,
-            band=BAND,
-            num_warps=8,
-            num_stages=3,
-        )
+            group=GROUP, band=BAND, num_warps=8, num_stages=3,
+        )  # fmt: skip
     return out, largest
 
 
@@ -154,19 +128,9 @@ def _choose_groups(largest, chosen, counts, groups, room, k, block: tl.constexpr
 
 @kernel
 def _choose_values(  # type: ignore[no-untyped-def]
-    latents,
-    chosen,
-    group_counts,
-    values,
-    indices,
-    counts,
-    width,
-    group_room,
-    room,
-    k,
-    group: tl.constexpr,
-    block: tl.constexpr,
-):
+    latents, chosen, group_counts, values, indices, counts, width, group_room, room, k,
+    group: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     entry = tl.arange(0, block)
     valid = entry < tl.minimum(tl.load(group_counts + row), group_room)
@@ -248,17 +212,9 @@ def _weighted_rows(  # type: ignore[no-untyped-def]
 
 @kernel
 def _sampled_products(  # type: ignore[no-untyped-def]
-    left,
-    indices,
-    values,
-    matrix,
-    start,
-    out,
-    room,
-    width,
-    entries: tl.constexpr,
-    block: tl.constexpr,
-):
+    left, indices, values, matrix, start, out, room, width,
+    entries: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     entry = tl.program_id(1) * entries + tl.arange(0, entries)
     place = row * room + entry
@@ -316,19 +272,9 @@ def _part(weights, matrix, place, valid, column, room, width):  # type: ignore[n
 
 @kernel
 def _column_sums(  # type: ignore[no-untyped-def]
-    offsets,
-    order,
-    weights,
-    matrix,
-    other_weights,
-    other,
-    out,
-    room,
-    width,
-    with_other: tl.constexpr,
-    entries: tl.constexpr,
-    block: tl.constexpr,
-):
+    offsets, order, weights, matrix, other_weights, other, out, room, width,
+    with_other: tl.constexpr, entries: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
     latent = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * block + tl.arange(0, block)
     begin, end = tl.load(offsets + latent), tl.load(offsets + latent + 1)
@@ -344,11 +290,10 @@ def _column_sums(  # type: ignore[no-untyped-def]
 
 
 def sort_by_column(values: Tensor, indices: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Sort the entries `(rows, room)` of sparse latents by latent, of which there are `width`.
+    """See `sparse.sort_by_column`.
 
-    Returns:
-        The first entry of each latent and the end of the last, `(width + 1,)`, and the flat
-        positions of the entries, zeros last.
+    The first entry of each latent and the end of the last, `(width + 1,)`, and the flat positions
+    of the entries, zeros last.
     """
     latents = indices.where(values != 0, width).flatten()
     by_latent, order = torch.sort(latents, stable=True)
@@ -357,29 +302,18 @@ def sort_by_column(values: Tensor, indices: Tensor, width: int) -> tuple[Tensor,
 
 
 def column_sums(
-    columns: tuple[Tensor, Tensor],
-    weights: Tensor,
-    matrix: Tensor,
-    other_weights: Tensor | None = None,
-    other: Tensor | None = None,
-) -> Tensor:
+    columns: tuple[Tensor, Tensor], weights: Tensor, matrix: Tensor,
+    other_weights: Tensor | None = None, other: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """See `sparse.column_sums`."""
     weights, matrix = weights.contiguous(), matrix.contiguous()
     others = (weights, matrix) if other_weights is None or other is None else (other_weights, other)
     latents, width = len(columns[0]) - 1, matrix.shape[1]
     out = weights.new_empty(latents, width)
     _column_sums[(latents, triton.cdiv(width, WIDTH))](
-        *columns,
-        weights,
-        matrix,
-        *(t.contiguous() for t in others),
-        out,
-        weights.shape[1],
-        width,
-        with_other=other is not None,
-        entries=ENTRIES,
-        block=WIDTH,
-    )
+        *columns, weights, matrix, *(t.contiguous() for t in others), out, weights.shape[1], width,
+        with_other=other is not None, entries=ENTRIES, block=WIDTH,
+    )  # fmt: skip
     return out
 
 

@@ -78,6 +78,7 @@ def test_features_of_a_group_co_occur_and_keep_their_frequency(script: ModuleTyp
     for a, b in ((0, 1), (2, 3), (4, 5)):
         expected[a, b] = expected[b, a] = within
     torch.testing.assert_close(torch.corrcoef(active.T), expected, atol=0.02, rtol=0)
+    assert script.grouped_correlation(5, 2, 0.5)[4].tolist() == [0, 0, 0, 0, 1]  # left over
 
 
 def test_negative_correlations_keep_features_apart(script: ModuleType) -> None:
@@ -85,10 +86,6 @@ def test_negative_correlations_keep_features_apart(script: ModuleType) -> None:
     active = script.CorrelatedData(2, 4, 0.6, correlation=apart).sample(20_000, 0).latents > 0
     assert active.float().mean() == pytest.approx(0.3, abs=0.01)
     assert active.all(dim=1).float().mean() < 0.002
-
-
-def test_what_is_left_over_is_in_no_group(script: ModuleType) -> None:
-    assert script.grouped_correlation(5, 2, 0.5)[4].tolist() == [0, 0, 0, 0, 1]
 
 
 def test_what_is_no_correlation_is_refused(script: ModuleType) -> None:

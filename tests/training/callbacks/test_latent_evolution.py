@@ -11,21 +11,12 @@ from palinka.training import SparseAutoencoderModule
 from palinka.training.callbacks import LatentEvolution, latent_evolution
 
 LINE = [
-    "fit",
-    "--quiet",
-    "--data.train_tokens=4096",
-    "--data.validation_tokens=1024",
-    "--data.batch_size=512",
-    "--model.autoencoder.latent_dim=64",
-    "--model.autoencoder.k=8",
-    "--model.dead_after_tokens=100",
-    "--trainer.accelerator=cpu",
-    "--trainer.max_steps=5",
-    "--trainer.limit_val_batches=0",
-    "--trainer.callbacks+=LatentEvolution",
-    "--trainer.callbacks.latents=[3,40]",
-    "--trainer.callbacks.every_n_steps=2",
-]
+    "fit", "--quiet", "--data.train_tokens=4096", "--data.validation_tokens=1024",
+    "--data.batch_size=512", "--model.autoencoder.latent_dim=64", "--model.autoencoder.k=8",
+    "--model.dead_after_tokens=100", "--trainer.accelerator=cpu", "--trainer.max_steps=5",
+    "--trainer.limit_val_batches=0", "--trainer.callbacks+=LatentEvolution",
+    "--trainer.callbacks.latents=[3,40]", "--trainer.callbacks.every_n_steps=2",
+]  # fmt: skip
 
 
 def test_the_same_text_is_drawn_at_the_beginning_and_every_so_many_steps(

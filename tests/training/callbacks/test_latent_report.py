@@ -4,14 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 
 from palinka.autoencoders import KSparseAutoencoder
 from palinka.data import ActivationDataModule
-from palinka.errors import InputError, escape_control_chars
+from palinka.errors import escape_control_chars
 from palinka.language_models.direct_effect import direct_path
 from palinka.training import SparseAutoencoderModule
 from palinka.training.callbacks import ReportLatents
@@ -77,9 +76,3 @@ def test_a_site_without_a_direct_path_has_a_report_that_says_so(workspace: Path)
     assert set(table(folder / "latents.csv")[0]) == {
         "latent", "density", "activation", "nearest", "nearest_cosine",
     }  # fmt: skip
-
-
-@pytest.mark.parametrize("name", ["contexts", "tokens", "nearest"])
-def test_there_is_at_least_one_of_each(name: str) -> None:
-    with pytest.raises(InputError, match=f"{name} must be an integer of at least 1, got 0"):
-        ReportLatents(**{name: 0})

@@ -10,7 +10,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from palinka.autoencoders import KSparseAutoencoder
 from palinka.data import ActivationDataModule, Passage
-from palinka.errors import InputError
 from palinka.training import SparseAutoencoderModule
 from palinka.training.callbacks import AnalysisEntry, RunAnalyses, run_analyses
 
@@ -40,12 +39,9 @@ def fit(folder: Path, callback: RunAnalyses, module: SparseAutoencoderModule) ->
     ("every", "expected"), [(None, [5]), (2, [2, 4, 5]), (5, [5])], ids=["end", "two", "last"]
 )
 def test_analyses_run_when_asked_and_never_twice(
-    every: int | None,
-    expected: list[int],
-    entry: AnalysisEntry,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    every: int | None, expected: list[int], entry: AnalysisEntry,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     training: list[bool] = []
     run_analysis = run_analyses.run_analysis
 
@@ -79,8 +75,3 @@ def test_an_analysis_never_changes_the_training(entry: AnalysisEntry, tmp_path: 
 
     watched = weights("watched", RunAnalyses([entry], every_n_steps=1))
     assert watched.equal(weights("alone", RunAnalyses([])))
-
-
-def test_a_number_of_steps_that_is_none() -> None:
-    with pytest.raises(InputError, match="every_n_steps must be"):
-        RunAnalyses([], every_n_steps=0)

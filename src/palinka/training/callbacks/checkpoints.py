@@ -34,9 +34,7 @@ class StopSignals(_SignalConnector):
     the processes at every step, saves, and stops all of them.
     """
 
-    def __init__(self, trainer: Trainer) -> None:
-        super().__init__(trainer)
-        self._received = False
+    _received = False
 
     def stop_requested(self) -> bool:
         """True if any process has received SIGTERM; a collective."""
@@ -126,16 +124,17 @@ class RunCheckpoints(Checkpoint):
 
     def __init__(self, every_n_steps: int = 1000) -> None:
         self.every_n_steps = positive_integer("every_n_steps", every_n_steps)
-        self._folder = Path(FOLDER)
         self._saved = -1
         self._kept: tuple[int, ...] = ()
         self._due = self._stopping = False
-        self._signals: StopSignals | None = None
         self._restored: dict[str, Any] = {}
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         """Make the folder and install the signal handler."""
-        if stage != "fit" or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if stage != "fit":
+            return
+        self._signals = trainer._signal_connector = StopSignals(trainer)
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         self._folder = Path(trainer.log_dir or trainer.default_root_dir) / FOLDER
         for other in trainer.checkpoint_callbacks:
@@ -148,8 +147,6 @@ class RunCheckpoints(Checkpoint):
                 )
         if trainer.is_global_zero:
             self._folder.mkdir(parents=True, exist_ok=True)
-        self._signals = StopSignals(trainer)
-        trainer._signal_connector = self._signals
 
     def on_fit_start(self, trainer: Trainer, *_: Any) -> None:
         """Restore the metrics of a checkpoint."""
@@ -173,12 +170,11 @@ class RunCheckpoints(Checkpoint):
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Save every n steps, unless a validation or the end of the epoch comes first."""
-        if self._signals is not None:
-            self._stopping |= self._signals.stop_requested()
+        self._stopping |= self._signals.stop_requested()
         if has_stepped(trainer):
             step = trainer.global_step
-            last = step == trainer.max_steps
-            self._due |= self._stopping or last or step % self.every_n_steps == 0
+            self._due |= step == trainer.max_steps or step % self.every_n_steps == 0
+            self._due |= self._stopping
             if self._due and not trainer.is_last_batch and not _validation_follows(trainer):
                 self._save(trainer)
 
@@ -205,8 +201,7 @@ class RunCheckpoints(Checkpoint):
             checkpoint = read_any(self._folder / NEWEST)
             for name in module.names:
                 path = self._folder.parent / name / FOLDER / NEWEST
-                own = of_variant(checkpoint, name)
-                trainer.strategy.checkpoint_io.save_checkpoint(own, path)
+                trainer.strategy.checkpoint_io.save_checkpoint(of_variant(checkpoint, name), path)
 
     def on_exception(
         self, trainer: Trainer, module: LightningModule, exception: BaseException
@@ -246,7 +241,7 @@ class RunCheckpoints(Checkpoint):
         self._kept = fingerprint(trainer.lightning_module, checkpoint["state_dict"])
         trainer.strategy.save_checkpoint(checkpoint, newest)
         trainer.strategy.barrier("RunCheckpoints")
-        if self._stopping and self._signals is not None:
+        if self._stopping:
             self._signals.received_sigterm = True  # ends the run before the next step
 
     def _restore(self, trainer: Trainer) -> None:
@@ -271,7 +266,7 @@ def _measured_but_not_logged(trainer: Trainer) -> dict[str, float]:
     if not in_batch or not has_stepped(trainer) or not connector.should_update_logs:
         return {}
     values = {name: float(value) for name, value in connector.metrics["log"].items()}
-    return {**values, "epoch": trainer.current_epoch} if values else {}
+    return values and {**values, "epoch": trainer.current_epoch}
 
 
 class FinalWeights(Callback):
@@ -299,9 +294,10 @@ class FinalWeights(Callback):
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Constrain the weights, and validate those that have not been."""
-        if not isinstance(module, SparseAutoencoderModule | SweepModule):
-            return
-        if module.device_mesh is not None:
+        if (
+            not isinstance(module, SparseAutoencoderModule | SweepModule)
+            or module.device_mesh is not None
+        ):
             return
         final = fingerprint(module)
         module.constrain()
@@ -321,8 +317,6 @@ def fingerprint(
     if module.device_mesh is not None:
         return ()
     integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-    weights = [
-        (tensor if state is None else state[name]).detach()
-        for name, tensor in module.named_parameters()
-    ]
+    own = dict(module.named_parameters())
+    weights = [(own if state is None else state)[name].detach() for name in own]
     return tuple(int(w.view(integers[w.itemsize]).sum(dtype=torch.int64)) for w in weights)

@@ -21,11 +21,9 @@ from torch.utils.tensorboard import SummaryWriter
 from palinka.analyses.findings import Findings
 from palinka.training.callbacks.base import VariantLogger, iter_models, log_folder
 
+LOSSES = ("total", "reconstruction", "sparsity", "decorrelation", "auxiliary")
 CHARTS = {
-    "loss and its parts": [
-        f"loss/{part}"
-        for part in ("total", "reconstruction", "sparsity", "decorrelation", "auxiliary")
-    ],
+    "loss and its parts": [f"loss/{part}" for part in LOSSES],
     "fraction of variance unexplained": ["reconstruction/fvu", "val/fvu"],
     "latents per token": ["sparsity/l0", "val/l0"],
     "dead latents": ["sparsity/dead", "val/dead"],
@@ -116,17 +114,17 @@ class FeatureHistograms(Callback):
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
         for one in iter_models(trainer, module):
-            # Reduced over processes and kept since the module logged it: no collective here.
+            # No collectives, as the other processes are not here: the density was reduced when the
+            # module logged it.
             density = one.module.evaluation.sparsity.compute()["density"]
-            frequency = density[density > 0].log10()
             dictionary = one.module.autoencoder.dictionary.detach()
-            if isinstance(dictionary, DTensor):  # no collective: the other processes are not here
-                dictionary = dictionary.to_local()
+            local = dictionary.to_local() if isinstance(dictionary, DTensor) else dictionary
+            frequency, nearest = density[density > 0].log10(), nearest_cosine(local)
             for logger in one.loggers:
                 writer, step = logger.experiment, trainer.global_step
                 if len(frequency):
                     writer.add_histogram("latents/log10_firing_frequency", frequency, step)
-                writer.add_histogram("latents/nearest_cosine", nearest_cosine(dictionary), step)
+                writer.add_histogram("latents/nearest_cosine", nearest, step)
 
 
 def nearest_cosine(dictionary: Tensor, sample: int = 2048) -> Tensor:
@@ -153,8 +151,7 @@ class ThroughputMonitor(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restart counting; validation is not counted."""
-        self._since = time.perf_counter()
-        self._rows = 0
+        self._since, self._rows = time.perf_counter(), 0
         self._waited = self._wait_seconds(trainer)
 
     on_train_epoch_start = on_validation_end = on_train_start

@@ -1,11 +1,6 @@
 """Sparse autoencoders: plain modules, independent of training."""
 
-from palinka.autoencoders.base import (
-    Autoencoder,
-    AutoencoderOutput,
-    InputScaling,
-    SparseOutput,
-)
+from palinka.autoencoders.base import Autoencoder, AutoencoderOutput, InputScaling, SparseOutput
 from palinka.autoencoders.batch_topk import BatchTopKAutoencoder
 from palinka.autoencoders.gated import GatedAutoencoder
 from palinka.autoencoders.jumprelu import JumpReLUAutoencoder

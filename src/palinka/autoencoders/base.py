@@ -20,7 +20,7 @@ CONFIG, WEIGHTS = OWN_FILES = ("config.json", "model.safetensors")
 
 
 class AutoencoderOutput(NamedTuple):
-    """Reconstruction `(…, output_dim)` and latents `(…, latent_dim)` of one pass."""
+    """Reconstruction `(…, output_dim)` and latents `(…, latent_dim)`."""
 
     reconstruction: Tensor
     latents: Tensor
@@ -53,11 +53,7 @@ class FullPrecisionState(nn.Module):
 
 
 class InputScaling(FullPrecisionState):
-    """`(x - mean) * scale` and its inverse; the identity until `set`.
-
-    Args:
-        input_dim: Width of the activations.
-    """
+    """`(x - mean) * scale` of activations `(…, input_dim)`; the identity until `set`."""
 
     def __init__(self, input_dim: int) -> None:
         super().__init__()
@@ -184,7 +180,7 @@ class Autoencoder(FullPrecisionState, ABC):
         return ", ".join(f"{name}={value}" for name, value in self.config().items())
 
     def check_width(self, tensor: Tensor, width: int, what: str) -> None:
-        """Raise an `InputError` unless the last dimension of a tensor is `width` long."""
+        """Reject a tensor whose last dimension is not `width` long."""
         if tensor.ndim == 0 or tensor.shape[-1] != width:
             raise InputError(
                 f"{what} of shape {tuple(tensor.shape)} do not fit a {type(self).__name__} of"
@@ -208,8 +204,7 @@ class Autoencoder(FullPrecisionState, ABC):
             revision: A branch, tag or commit on the hub.
 
         Raises:
-            InputError: If there is none, a file is missing or damaged, the files do not fit
-                together, or the class is unknown.
+            InputError: If a file is missing, damaged or does not fit, or the class is unknown.
         """
         try:
             folder, _, _ = files.find_folder(where, revision, {"palinka": OWN_FILES})
@@ -229,10 +224,7 @@ class Autoencoder(FullPrecisionState, ABC):
             token: Access token; default: the one logged in with.
 
         Returns:
-            The URL of the commit.
-
-        Raises:
-            InputError: If the hub rejects it.
+            The URL of the commit; an `InputError` if the hub rejects it.
         """
         from huggingface_hub import HfApi
 
@@ -277,9 +269,6 @@ def build(name: str, arguments: Mapping[str, Any], base: type[T]) -> T:
     """Make the autoencoder of a class name, which may carry the module in front.
 
     Only imported subclasses of `base` are found: a name in a file never imports code.
-
-    Raises:
-        InputError: If the class is unknown, or an argument unknown, missing or wrong.
     """
     known = {kind.__name__: kind for kind in _family(base) if not inspect.isabstract(kind)}
     short = name.rpartition(".")[2]
@@ -335,7 +324,7 @@ def load(folder: Path, base: type[T]) -> T:
 
 
 def check_weights(expected: Mapping[str, Tensor], found: Mapping[str, Any], where: str) -> None:
-    """Raise an `InputError` unless two state dicts have the same names and shapes."""
+    """Reject a state dict that has not the names and shapes that are expected."""
     for name in sorted(expected.keys() | found.keys()):
         shapes = [getattr(weights.get(name), "shape", None) for weights in (found, expected)]
         if shapes[0] != shapes[1]:

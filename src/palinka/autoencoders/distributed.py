@@ -26,8 +26,7 @@ def world_size(group: Group) -> int:
 def gather_rows(rows: Tensor, group: Group) -> tuple[Tensor, int]:
     """Gather rows `(rows, width)`, as many on every process, in the order of ranks.
 
-    Returns:
-        `(processes * rows, width)` without a graph, and the index of the first own row.
+    Without a graph, `(processes * rows, width)`, and the index of the first own row.
     """
     if group is None:
         return rows, 0
@@ -72,11 +71,7 @@ def broadcast(tensor: Tensor, group: Group) -> Tensor:
 
 
 def copy_to_tensor_parallel(tensor: Tensor, group: Group) -> Tensor:
-    """Identity with an all-reduced gradient, for what each process uses for its own latents.
-
-    Source:
-        Shoeybi et al. (2019), Megatron-LM, arXiv 1909.08053, figure 3: the operator *f*.
-    """
+    """Identity with an all-reduced gradient: the operator *f* of Megatron-LM, figure 3."""
     if group is None or not (torch.is_grad_enabled() and tensor.requires_grad):
         return tensor
     copy = tensor.view_as(tensor)

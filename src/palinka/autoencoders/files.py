@@ -31,39 +31,24 @@ CARD = "README.md"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(/[^/]+)*")
 # Enough for a slow connection; the hub's client would retry for half a minute.
 _HUB_SECONDS = 10.0
-_MAX_LISTED = 10
-_MAX_CELL = 200
+_MAX_LISTED, _MAX_CELL = 10, 200
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Origin of an autoencoder; every field may be unknown.
+    """Origin of an autoencoder; every field may be unknown."""
 
-    Attributes:
-        site: The site, by palinka's name for it.
-        language_model: Identity of the model's weights, the same on every machine.
-        language_model_name: The model's name.
-        hook: The site, by the name of another library.
-        module: The module of the Hugging Face model whose output is the site.
-        corpus: The training text, in a few words.
-        context_length: Tokens per context.
-        bos: Whether every context began with a special token.
-        tokens: Number of training tokens.
-        metrics: Measured on held-out text, by name.
-        license: An identifier of the hub, such as `mit`.
-    """
-
-    site: str | None = None
-    language_model: str | None = None
+    site: str | None = None  # by palinka's name for it
+    language_model: str | None = None  # identity of its weights, the same on every machine
     language_model_name: str | None = None
-    hook: str | None = None
-    module: str | None = None
-    corpus: str | None = None
+    hook: str | None = None  # the site, by the name of another library
+    module: str | None = None  # of the Hugging Face model, whose output is the site
+    corpus: str | None = None  # in a few words
     context_length: int | None = None
-    bos: bool | None = None
-    tokens: int | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    license: str = "unknown"
+    bos: bool | None = None  # whether every context began with a special token
+    tokens: int | None = None  # the number of training tokens
+    metrics: Mapping[str, float] = field(default_factory=dict)  # measured on held-out text
+    license: str = "unknown"  # an identifier of the hub, such as mit
 
     def to_dict(self) -> dict[str, str | int | bool]:
         """The known facts about model, site and text, as JSON values."""
@@ -122,20 +107,13 @@ _LOAD_ANY = 'from palinka.autoencoders import formats\n\nsae, provenance = forma
 
 
 def model_card(
-    autoencoder: Any,
-    provenance: Provenance,
-    library: str = "palinka",
-    inner: str = ".",
+    autoencoder: Any, provenance: Provenance, library: str = "palinka", inner: str = ".",
     note: str = "",
-) -> str:
+) -> str:  # fmt: skip
     """Model card in Markdown, in which text from other files is never markup.
 
-    Args:
-        autoencoder: The autoencoder.
-        provenance: Its provenance.
-        library: `palinka`, `SAELens` or `sparsify`, whose format the folder has.
-        inner: The folder within that the library loads.
-        note: Markdown for its end.
+    For a folder in the format of `palinka`, `SAELens` or `sparsify`, which loads the folder `inner`
+    within; it ends with the note, which is Markdown.
     """
     facts = {
         "architecture": type(autoencoder).__name__,
@@ -202,10 +180,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def write_files(folder: Path, contents: Mapping[str, Any]) -> None:
-    """Write tensors (`.safetensors`), objects (`.json`) or texts, each of them atomically.
-
-    The folder is made where missing; an `InputError` if one cannot be written.
-    """
+    """Write tensors (`.safetensors`), objects (`.json`) or texts into a folder."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
@@ -224,11 +199,7 @@ def write_files(folder: Path, contents: Mapping[str, Any]) -> None:
 def identify(names: Iterable[str], where: str, libraries: Libraries) -> tuple[str, list[str]]:
     """Identify the library that saved a folder `where`, by the relative paths of its files.
 
-    Returns:
-        The first library that fits, and the files of the autoencoder.
-
-    Raises:
-        InputError: If none fits; names those in folders within.
+    The first that fits, with the files of the autoencoder; an error names those in folders within.
     """
     folders: dict[str, list[str]] = defaultdict(list)
     for name in sorted(names):
@@ -260,14 +231,8 @@ def find_folder(
 ) -> tuple[Path, str, list[str]]:
     """Find an autoencoder's folder on disk, or download its files from the Hugging Face hub.
 
-    `where` is a folder, or `owner/repository[/folder]` on the hub; its cache serves where it
-    cannot be reached.
-
-    Returns:
-        The folder, the library that saved it, and the files of the autoencoder.
-
-    Raises:
-        InputError: If the folder does not exist, or does not hold an autoencoder.
+    `where` is a folder, or `owner/repository[/folder]` on the hub, whose cache serves where it
+    cannot be reached. Returns the folder, the library that saved it, and the autoencoder's files.
     """
     folder = Path(where)
     if not folder.is_dir():

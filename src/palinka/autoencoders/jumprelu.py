@@ -13,24 +13,18 @@ from palinka.errors import InputError
 
 
 def jump_relu(values: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
-    """Keep values above their threshold, with a straight-through gradient for the threshold.
+    """Keep values `(…, latents)` above their positive threshold, `(latents,)`.
 
-    Args:
-        values: `(…, latents)`.
-        threshold: `(latents,)`, positive.
-        bandwidth: Width of the rectangle; values within half of it move the threshold.
-
-    Returns:
-        `(…, latents)`. The gradient passes to the values that are above, and by
-        `-threshold / bandwidth` of those nearby to the threshold.
+    The gradient passes to the values that are above, and straight through to the threshold by
+    `-threshold / bandwidth` of those within half of the bandwidth.
     """
     return _step(values, threshold, bandwidth, True)
 
 
 def heaviside_ste(values: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
-    """1 where a value is above its threshold, 0 elsewhere; arguments as of `jump_relu`.
+    """1 where a value is above its threshold, 0 elsewhere.
 
-    No gradient passes to the values; to the threshold, it is by `-1 / bandwidth` of those nearby.
+    The gradient passes to the threshold alone, by `-1 / bandwidth` of those nearby.
     """
     return _step(values, threshold, bandwidth, False)
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from palinka.autoencoders.base import SparseOutput, validate_k
+from palinka.autoencoders.base import validate_k
 from palinka.autoencoders.kernels.topk import keep_top_k
 from palinka.autoencoders.linear import LinearAutoencoder
 from palinka.errors import InputError
@@ -32,6 +32,8 @@ class KSparseAutoencoder(LinearAutoencoder):
     Source:
         Makhzani & Frey (2013), k-sparse autoencoders, arXiv 1312.5663.
     """
+
+    keeps_top_k = True
 
     def __init__(
         self,
@@ -65,18 +67,9 @@ class KSparseAutoencoder(LinearAutoencoder):
         """Activations `(…, input_dim)` to latents `(…, latent_dim)`, none of them negative."""
         return keep_top_k(self.encoder_output(x).relu(), self.k)
 
-    def forward_sparse(self, x: Tensor) -> SparseOutput:
-        """Encode and decode activations `(rows, input_dim)`, with sparse latents."""
-        if type(self) is not KSparseAutoencoder:  # a subclass may compute something else
-            return super().forward_sparse(x)
-        return self._keep_top_k(x, self.k)
-
     def config(self) -> dict[str, Any]:
         """Constructor arguments as JSON values."""
         return {**super().config(), "decoder_bias": self.decoder_bias is not None}
-
-
-_EPSILON = 1e-5
 
 
 class LayerNormalizedAutoencoder(KSparseAutoencoder):
@@ -94,7 +87,7 @@ class LayerNormalizedAutoencoder(KSparseAutoencoder):
         """Activations `(…, input_dim)` to latents `(…, latent_dim)`, none of them negative."""
         self.check_width(x, self.input_dim, "activations")
         deviation, mean = torch.std_mean(x, dim=-1, keepdim=True)
-        return super().encode((x - mean) / (deviation + _EPSILON))
+        return super().encode((x - mean) / (deviation + 1e-5))
 
     def decode_for(self, latents: Tensor, x: Tensor) -> Tensor:
         """Latents `(…, latent_dim)` to a reconstruction with the mean and deviation of `x`."""

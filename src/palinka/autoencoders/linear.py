@@ -15,6 +15,9 @@ from palinka.autoencoders.kernels.sparse import Weights
 class LinearAutoencoder(Autoencoder):
     """A linear encoder and decoder, tied (`decoder_weight` is None) or not."""
 
+    keeps_top_k: bool = False
+    """True of a class itself whose `encode` keeps the `k` largest of the positive values."""
+    k: int
     encoder: nn.Linear
     decoder_weight: nn.Parameter | None
     decoder_bias: nn.Parameter | None
@@ -55,14 +58,14 @@ class LinearAutoencoder(Autoencoder):
         self.check_width(latents, self.latent_dim, "latents")
         return functional.linear(latents, self.dictionary.T, self.decoder_bias)
 
-    def _keep_top_k(self, x: Tensor, k: int) -> SparseOutput:
-        """Encode and decode, where `encode` keeps the `k` largest of the positive values."""
+    def forward_sparse(self, x: Tensor) -> SparseOutput:
+        """Encode and decode activations `(rows, input_dim)`; sparse latents where cheaper."""
+        if not vars(type(self)).get("keeps_top_k"):  # a subclass may compute something else
+            return super().forward_sparse(x)
         self.check_width(x, self.input_dim, "activations")
-        encoder, subtracts = self.encoder, self.subtract_decoder_bias
-        weights = Weights(
-            encoder.weight, encoder.bias, self.decoder_weight, self.decoder_bias, subtracts
-        )
-        return SparseOutput(*autoencode(x, weights, k))
+        weight, bias = self.encoder.weight, self.encoder.bias
+        decoder = self.decoder_weight, self.decoder_bias, self.subtract_decoder_bias
+        return SparseOutput(*autoencode(x, Weights(weight, bias, *decoder), self.k))
 
 
 class UntiedAutoencoder(LinearAutoencoder):

@@ -57,10 +57,7 @@ class MatryoshkaAutoencoder(BatchTopKAutoencoder):
             )
 
     def decode_prefixes(self, latents: Tensor) -> list[Tensor]:
-        """Latents `(…, latent_dim)` to the reconstruction by each prefix, the whole one last.
-
-        Costs hardly more than decoding once: each adds its own group to the one before.
-        """
+        """Latents `(…, latent_dim)` to the reconstruction by each prefix, the whole one last."""
         self.check_width(latents, self.latent_dim, "latents")
         parts = [
             functional.linear(latents[..., start:end], self.decoder_weight[start:end].T)

@@ -19,16 +19,12 @@ SLICED = frozenset({"encoder.weight", "encoder.bias", "decoder_weight"})
 class ShardedAutoencoder:
     """Forward pass of one autoencoder, each process with its own slice of the latents.
 
-    The autoencoder's parameters are replaced by `DTensor`s, with the values of the first process
-    that holds a slice, so that optimizers, gradient clipping and checkpoints see them whole; it can
-    no longer compute by itself. A process encodes to its own latents, the processes agree on the
-    k-th largest value of each row, and the parts of the reconstruction are summed. All processes of
-    `sharding.latents` take the same rows.
-
-    Args:
-        autoencoder: A k-sparse autoencoder, with the same settings on every process and a number
-            of latents that the devices divide.
-        mesh: The devices, with the dimensions `data_parallel` and `tensor_parallel`.
+    The parameters of a k-sparse autoencoder, with the same settings on every process, are replaced
+    by `DTensor`s, with the values of the first process that holds a slice, so that optimizers,
+    gradient clipping and checkpoints see them whole; it can no longer compute by itself. A process
+    encodes to its own latents, the processes agree on the k-th largest value of each row, and the
+    parts of the reconstruction are summed. The mesh has the dimensions `data_parallel` and
+    `tensor_parallel`; all processes of the latter take the same rows.
 
     Source:
         Shoeybi et al. (2019), Megatron-LM, arXiv 1909.08053.
@@ -94,7 +90,7 @@ class ShardedAutoencoder:
                 distributed.all_reduce(own, self.sharding.rows)
 
     def check_rows(self, x: Tensor) -> None:
-        """Raise an `InputError` on all processes of `sharding.latents` if their rows differ."""
+        """Reject, on all processes of `sharding.latents`, rows that differ between them."""
         numbers = x.detach().double().nan_to_num()
         mark = torch.stack([numbers.sum(), numbers.new_tensor(len(x))])[:, None]
         marks = distributed.gather_columns(mark, self.sharding.latents)
@@ -106,7 +102,6 @@ class ShardedAutoencoder:
 
     @torch.no_grad()
     def _divided(self, parameter: nn.Parameter, mesh: DeviceMesh, *, sliced: bool) -> nn.Parameter:
-        """The parameter as a `DTensor` with the own slice on this process's device."""
         own = self.sharding.own(len(parameter)) if sliced else slice(None)
         local = parameter.detach()[own].to(mesh.device_type, copy=True)
         # Processes with the same slice begin with the same values, however they were seeded.

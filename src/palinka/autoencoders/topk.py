@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from palinka.autoencoders.base import SparseOutput, validate_k
+from palinka.autoencoders.base import validate_k
 from palinka.autoencoders.kernels.dispatch import statistics_dtype
 from palinka.autoencoders.kernels.topk import keep_top_k
 from palinka.autoencoders.linear import UntiedAutoencoder
@@ -54,6 +54,8 @@ class TopKAutoencoder(UntiedAutoencoder):
         Gao et al. (2024), Scaling and evaluating sparse autoencoders, arXiv 2406.04093.
     """
 
+    keeps_top_k = True
+
     def __init__(
         self, input_dim: int, latent_dim: int | None = None, k: int | None = None, **settings: Any
     ) -> None:
@@ -72,9 +74,3 @@ class TopKAutoencoder(UntiedAutoencoder):
     def encode(self, x: Tensor) -> Tensor:
         """Activations `(…, input_dim)` to latents `(…, latent_dim)`, none of them negative."""
         return keep_top_k(self.candidates(x), self.k)
-
-    def forward_sparse(self, x: Tensor) -> SparseOutput:
-        """Encode and decode activations `(rows, input_dim)`, with sparse latents."""
-        if type(self) is not TopKAutoencoder:  # a subclass may compute something else
-            return super().forward_sparse(x)
-        return self._keep_top_k(x, self.k)

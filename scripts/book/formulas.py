@@ -2,7 +2,6 @@
 
 import html
 import re
-from typing import cast
 
 from latex2mathml.converter import convert
 
@@ -18,4 +17,5 @@ def set_formulas(page: str) -> str:
 
 
 def _mathml(tex: str, display: str) -> str:
-    return cast(str, convert(html.unescape(tex).strip(), display=display))
+    formula: str = convert(html.unescape(tex).strip(), display=display)
+    return formula

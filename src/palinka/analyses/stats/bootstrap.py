@@ -43,11 +43,7 @@ def document_intervals(sums: ArrayLike, ratios: Ratios) -> dict[str, Interval]:
     Args:
         sums: Sums over the tokens of each document, `(documents, columns)`.
         ratios: By name the weights of the columns in the numerator and in the denominator,
-            `(columns,)` each.
-
-    Returns:
-        The ratios by name; NaN where the denominator is zero. Fewer than 8 documents have no
-        interval.
+            `(columns,)` each; NaN where that is zero. Fewer than 8 documents have no interval.
 
     Source:
         Cochran (1977), Sampling techniques, section 6.4, for the variance of a ratio; MacKinnon
@@ -93,18 +89,12 @@ def resampled_scores(
     x: Array, y: Array, compare: Literal["pearson", "spearman", "kendall"],
     strata: Sequence[NDArray[np.int64]], resamples: int, random: np.random.Generator,
 ) -> Array:  # fmt: skip
-    """Scores of two matrices whose rows and columns are resampled with replacement.
+    """Scores of two matrices of words resampled with replacement, `(resamples,)`.
 
-    The two factors of a similarity matrix, its rows and its columns, are the same words: one
-    draw resamples both. Words that were drawn more often weigh more; a word is never compared
-    with its own copy, whose similarity of 1 in both matrices would raise every score.
-    With one measurement per matrix, subjects are not a second factor. As with any
-    resampling of two crossed factors, noise that belongs to single pairs of words rather than
-    to words is counted more than once: the spread is then too wide rather than too narrow.
-    From each of the `strata` as many items are drawn as it has.
-
-    Returns:
-        `(resamples,)`; NaN for resamples in which the score is not defined.
+    One draw resamples rows and columns, from each of the `strata` as many words as it has. A word
+    is never compared with its own copy, whose similarity of 1 in both matrices would raise every
+    score. Noise that belongs to single pairs of words rather than to words is counted more than
+    once: the spread is then too wide rather than too narrow. NaN where a score is not defined.
 
     Source:
         Owen (2007) for resampling rows and columns; Schütt et al. (2023) for words as a factor.
@@ -130,7 +120,7 @@ def resampled_scores(
 
 
 def _weighted_ranks(values: Array, weights: Array) -> Array:
-    """Mid-ranks, less a constant, in samples where each value occurs as often as it weighs."""
+    """Mid-ranks, less a constant, where each value occurs as often as it weighs."""
     order = np.argsort(values, kind="stable")
     rank = dense_ranks(values)
     first = np.flatnonzero(np.diff(rank[order], prepend=-1))
@@ -140,7 +130,7 @@ def _weighted_ranks(values: Array, weights: Array) -> Array:
 
 
 def _correlations(x: Array, y: Array, weights: Array) -> Array:
-    """Pearson correlation under each row of weights; all `(draws, pairs)`, or `(1, pairs)`."""
+    """Pearson's r under each row of weights; all `(draws, pairs)`, or `(1, pairs)`."""
     total = weights.sum(axis=1)
 
     def mean(values: Array) -> Array:

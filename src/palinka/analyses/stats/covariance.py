@@ -14,22 +14,15 @@ Shrinkage = float | Literal["ledoit_wolf", "oas"]
 
 def check_shrinkage(shrinkage: Shrinkage) -> None:
     """Validate a shrinkage: a number in [0, 1), or an estimator."""
-    if isinstance(shrinkage, str):
-        valid = shrinkage in ("ledoit_wolf", "oas")
-    else:
-        valid = 0.0 <= shrinkage < 1.0
-    if not valid:
+    estimators = "ledoit_wolf", "oas"
+    if not (shrinkage in estimators if isinstance(shrinkage, str) else 0.0 <= shrinkage < 1.0):
         raise InputError(
             f"shrinkage={shrinkage!r}; expected a number from 0 to below 1, 'ledoit_wolf' or 'oas'"
         )
 
 
 def shrinkage_intensity(x: NDArray[np.float64], shrinkage: Shrinkage) -> float:
-    """Shrinkage intensity of the covariance of `x`, from 0 (none) to 1.
-
-    Args:
-        x: `(items, r)`, of mean 0.
-        shrinkage: The intensity itself, or the estimator that finds it in the data.
+    """Shrinkage intensity of the covariance of `x`, `(items, r)`, of mean 0: 0 (none) to 1.
 
     Source:
         Ledoit and Wolf (2004); Chen, Wiesel, Eldar and Hero (2010), both as in scikit-learn,
@@ -69,13 +62,10 @@ _EXACT_ENOUGH = 1e-5
 
 @dataclass(frozen=True)
 class PrincipalComponents:
-    """Eigenvalues in descending order, and the data from which axes are computed.
+    """Principal components of rows `(items, d)`.
 
-    Attributes:
-        rows: `(items, d)`, whose scatter is decomposed.
-        eigenvalues: `(min(items, d),)`; the scatter has no others but zero.
-        vectors: Eigenvectors, `(d, d)` of the scatter, or where there are fewer items than
-            columns `(items, items)` of the products between items.
+    Eigenvalues descend, `(min(items, d),)`; eigenvectors are `(d, d)` of the scatter, or where
+    there are fewer items than columns `(items, items)` of the products between items.
     """
 
     rows: NDArray[np.float64]
@@ -92,9 +82,6 @@ class PrincipalComponents:
         """Number of components before the one at which the share exceeds `variance`.
 
         All that have any variance, where the share never does.
-
-        Raises:
-            InputError: If the first component already exceeds it.
         """
         exceeding = np.flatnonzero(self.cumulative > variance)
         if len(exceeding) == 0:
@@ -120,16 +107,7 @@ class PrincipalComponents:
 
 
 def principal_components(rows: NDArray[np.float64]) -> PrincipalComponents:
-    """Principal components of the scatter `rows.T @ rows`.
-
-    Of it and `rows @ rows.T`, only the smaller matrix is formed.
-
-    Args:
-        rows: `(items, d)`, centered and scaled by the caller.
-
-    Raises:
-        InputError: If nothing varies.
-    """
+    """Principal components of the scatter of rows, `rows.T @ rows`, by the smaller product."""
     items, d = rows.shape
     products = rows @ rows.T if items < d else rows.T @ rows
     ascending, vectors = scipy.linalg.eigh(products, check_finite=False)

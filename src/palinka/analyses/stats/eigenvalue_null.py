@@ -7,13 +7,9 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
+from palinka.analyses.stats import covariance
 from palinka.analyses.stats.compiled import compiled_with, threads
-from palinka.analyses.stats.covariance import (
-    Shrinkage,
-    principal_components,
-    shrinkage_intensity,
-    shrunk,
-)
+from palinka.analyses.stats.covariance import Shrinkage, shrinkage_intensity, shrunk
 from palinka.analyses.stats.permutation import chunks
 from palinka.errors import InputError, progress
 
@@ -27,8 +23,7 @@ _POINTS = 8
 def _tridiagonalize(m: Array, diagonal: Array, beside: Array) -> None:
     """Householder's reduction of the lower triangle of `m`, last row first; overwrites `m`.
 
-    Each pass over what is left both applies a reflection and multiplies by the next one, so that
-    the matrix is read once per reflection and not twice.
+    Each pass applies a reflection and multiplies by the next one: one reading per reflection.
     """
     r = m.shape[0]
     v, w = np.zeros(r), np.zeros(r)
@@ -205,18 +200,14 @@ def leading_filter(more: Array, less: Array, shrinkage: Shrinkage) -> Array:
 
     Its length and sign are arbitrary. `more` and `less` are `(items, r)`; the problem is solved
     among the items of `more` where they are fewer than the dimensions.
-
-    Raises:
-        numpy.linalg.LinAlgError: If the shrunk covariance of `less` is singular.
     """
     centered = more - more.mean(axis=0)
     if len(centered) > centered.shape[1]:
         centered = np.linalg.qr(centered, mode="r")
     remaining = less - less.mean(axis=0)
-    covariance = remaining.T @ remaining / (len(less) - 1)
-    factor = scipy.linalg.cho_factor(
-        shrunk(covariance, shrinkage_intensity(remaining, shrinkage)), check_finite=False
-    )
+    scatter = remaining.T @ remaining / (len(less) - 1)
+    regular = shrunk(scatter, shrinkage_intensity(remaining, shrinkage))
+    factor = scipy.linalg.cho_factor(regular, check_finite=False)
     solved = scipy.linalg.cho_solve(factor, centered.T, check_finite=False)
     last = len(centered) - 1
     _, top = scipy.linalg.eigh(centered @ solved, subset_by_index=(last, last), check_finite=False)
@@ -237,13 +228,11 @@ def heldout_ratio(a: Array, b: Array, shrinkage: Shrinkage, seed: int) -> tuple[
     `d / (d - 2)`.
 
     Returns:
-        For the filter of A over B the variance in A over that in B, and for the filter of B over
-        A the variance in B over that in A; of each `(3,)`: geometric mean, 2.5 and 97.5
-        percentile.
+        Geometric mean, 2.5 and 97.5 percentile, `(3,)`, of the variance in A over that in B for
+        the filter of A over B, and the reverse.
 
     Raises:
-        numpy.linalg.LinAlgError: If a denominator's shrunk covariance is singular, or a half that
-            is tested does not vary.
+        numpy.linalg.LinAlgError: If a covariance is singular, or a tested half does not vary.
     """
     draws = np.random.default_rng(seed), np.random.default_rng(seed)
     ratios = np.empty((HALVES, 2))
@@ -272,15 +261,12 @@ _CHUNK = 32
 def contrast_scores(a: Array, b: Array, variance: float) -> Array:
     """Contrasts of both conditions on the principal components of all centered items.
 
-    The `n` items of a condition, centered on its mean, are correlated and share `n - 1` degrees of
-    freedom. Their Householder contrasts `x_i - x_n / (sqrt(n) + 1)`, `i < n`, have their scatter;
-    they are uncorrelated and of equal variance, and therefore exchangeable where items are normal.
-    Contrast i of A and contrast i of B are made of item i and the last item alike, so that matched
-    pairs remain matched. The components before the cumulative share `variance`, in per cent, are
-    kept.
-
-    Returns:
-        `(n_a - 1 + n_b - 1, r)`, those of A first.
+    `(n_a - 1 + n_b - 1, r)`, those of A first. The `n` items of a condition, centered on its mean,
+    are correlated and share `n - 1` degrees of freedom. Their Householder contrasts
+    `x_i - x_n / (sqrt(n) + 1)`, `i < n`, have their scatter; they are uncorrelated and of equal
+    variance, and therefore exchangeable where items are normal. Contrast i of A and of B are made
+    of item i and the last item alike, so that matched pairs remain matched. The components before
+    the cumulative share `variance`, in per cent, are kept.
 
     Source:
         Huh and Jhun (2001), "Random permutation testing in multiple linear regression": a
@@ -288,7 +274,7 @@ def contrast_scores(a: Array, b: Array, variance: float) -> Array:
     """
     centered = (x - x.mean(axis=0) for x in (a, b))
     rows = np.concatenate([x[:-1] - x[-1] / (np.sqrt(len(x)) + 1.0) for x in centered])
-    components = principal_components(rows / np.sqrt(len(rows)))
+    components = covariance.principal_components(rows / np.sqrt(len(rows)))
     scores: Array = rows @ components.axes(components.before(variance))
     return scores
 
@@ -332,11 +318,7 @@ def shuffled_eigenvalues(
     scores: Array, n_a: int, shrinkage: Shrinkage, permutations: int, pairs: bool,
     seed: int,
 ) -> tuple[Array, Array]:  # fmt: skip
-    """`permutation_null` of given `contrast_scores`, `n_a` of them of condition A.
-
-    Raises:
-        InputError: If, unshrunk, a condition has too few items for its covariance to be regular.
-    """
+    """`permutation_null` of given `contrast_scores`, `n_a` of them of condition A."""
     fewest = min(n_a, len(scores) - n_a)
     if shrinkage == 0 and scores.shape[1] > fewest:
         raise InputError(

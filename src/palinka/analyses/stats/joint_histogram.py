@@ -134,10 +134,10 @@ def _digitize(
 def _count_cells(
     digits: Digits, first: int, second: int, width: int, cells: Digits, copies: Counts
 ) -> None:
-    """Fill in four histograms, `(4, width * width)`, whose sum is that of two rows of digits.
+    """Fill in four histograms, `(4, width * width)`, which add up to that of two rows.
 
-    Consecutive units go to different ones, so that an increment need not wait for the one before.
-    `cells` is a buffer, `(units,)`.
+    Consecutive units go to different ones, so that no increment waits for the one before; `cells`
+    is a buffer, `(units,)`.
     """
     units = len(cells)
     stride = digits.dtype.type(width)
@@ -165,9 +165,8 @@ def fill_information(
     A cell of `c` out of `n` has `p log2(p + ε) = (c log2 c - c log2 n) / n + ε / ln 2`, up to terms
     in ε² n: one table of `c log2 c`, `count_logs`, serves pairs of any number of samples.
 
-    `copies`, `(4, (bins + 1)²)`, add up to the joint histogram; `columns` and `logs` are buffers,
-    `(bins,)`. Both matrices, `(items, items)`, are filled in at the pair; `corrected` has the
-    Miller–Madow correction.
+    `copies` are those of `_count_cells`; `columns` and `logs` are buffers, `(bins,)`. Both
+    matrices, `(items, items)`, are filled in at the pair; `corrected` by Miller and Madow.
     """
     bins = len(columns)
     nats = 1.0 / np.log(2.0)
@@ -206,7 +205,7 @@ def fill_pairs(
     """Compute the information of the items `share` with those after them.
 
     Pairs whose bins are not known are left out. The arguments are those of `BinnedRows` and of
-    `fill_information`; `width` counts the bins and the one for outliers.
+    `fill_information`; `width` is `bins + 1`.
     """
     cells = np.empty(digits.shape[1], digits.dtype)
     columns = np.empty(width - 1, np.int64)
@@ -227,23 +226,14 @@ class BinnedRows:
 
     Beside another row, a row loses the other's outliers; where it loses its least or its largest
     value, its bins differ. Each range of a row has its own digits.
-
-    Attributes:
-        values: `(rows, units)`, float32 or float64, finite.
-        outlying: Mask of the values left out of every pair of their row, `(rows, units)`.
-        bins: Number of equally wide bins of a row.
-        digits: The bin of each value in each range, `(ranges, units)`; outliers of the row have
-            the bin `bins`, which no pair counts.
-        status: `COUNTED`, `DISORDERED` or `CONSTANT`, `(ranges,)`.
-        binning: Index of the range that a row has beside another, `(rows, rows)`.
     """
 
-    values: Numbers
-    outlying: Mask
-    bins: int
-    digits: Digits
-    status: NDArray[np.int64]
-    binning: Indices
+    values: Numbers  # (rows, units), float32 or float64, finite
+    outlying: Mask  # of the values left out of every pair of their row, (rows, units)
+    bins: int  # the number of equally wide bins of a row
+    digits: Digits  # the bin of each value in each range, (ranges, units); of outliers `bins`
+    status: NDArray[np.int64]  # COUNTED, DISORDERED or CONSTANT, (ranges,)
+    binning: Indices  # the range that a row has beside another, (rows, rows)
 
     def status_of_pairs(self) -> NDArray[np.int64]:
         """The worse status of the two rows of every pair, `(rows, rows)`."""
@@ -273,10 +263,7 @@ def room_for_counts(rows: BinnedRows) -> Counts:
 
 
 def joint_histogram(rows: BinnedRows, first: int, second: int) -> NDArray[np.int64]:
-    """Joint histogram of two rows over the units that are outliers of neither, `(bins, bins)`.
-
-    It equals that of `numpy.histogram2d` over the same units.
-    """
+    """`numpy.histogram2d` of two rows over the units that are outliers of neither."""
     one, other = rows.binning[first, second], rows.binning[second, first]
     if rows.status[one] == COUNTED == rows.status[other]:
         width, copies = rows.bins + 1, room_for_counts(rows)

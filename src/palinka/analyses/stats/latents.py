@@ -43,12 +43,9 @@ def auc_of_ranks(
 def choose_latents(
     values: ArrayLike, ranks: Sequence[int] = (1, 10, 31), numbers: Sequence[int] = ()
 ) -> tuple[int, ...]:
-    """Select latents by rank or index, in the given order, each once.
+    """Select latents by the rank of their values, `(latents,)`, or by index, each once.
 
-    Args:
-        values: The criterion, such as score, activation, density or mass, `(latents,)`.
-        ranks: 1 is the highest value; of equal values the lower index comes first.
-        numbers: Indices of further latents, from 0.
+    Rank 1 is the highest value; of equal values the lower index comes first.
     """
     order = np.argsort(-np.asarray(values, dtype=np.float64), kind="stable")
     latents = len(order)
@@ -67,15 +64,10 @@ CHUNK_ELEMENTS = 1 << 24
 
 @dataclass(frozen=True)
 class NearestLatents:
-    """The nearest other directions of each, in descending order of their cosine.
-
-    Attributes:
-        latents: Indices of the others, `(latents, n)`.
-        cosines: Their cosines, `(latents, n)`, float32; 0 with a direction of norm 0.
-    """
+    """The nearest other directions of each, `(latents, n)`, in descending order of cosine."""
 
     latents: NDArray[np.int64]
-    cosines: NDArray[np.float32]
+    cosines: NDArray[np.float32]  # 0 with a direction of norm 0
 
 
 def nearest_latents(dictionary: ArrayLike, n: int) -> NearestLatents:
@@ -109,15 +101,10 @@ def nearest_latents(dictionary: ArrayLike, n: int) -> NearestLatents:
 
 @dataclass(frozen=True)
 class TopActivations:
-    """The largest activations of every latent, in descending order.
+    """The largest activations of every latent, `(latents, n)`, in descending order."""
 
-    Attributes:
-        values: `(latents, n)`, float32; 0 where a latent has been active less often.
-        rows: Indices of their rows, `(latents, n)`; -1 where there is none.
-    """
-
-    values: NDArray[np.float32]
-    rows: NDArray[np.int64]
+    values: NDArray[np.float32]  # 0 where a latent has been active less often
+    rows: NDArray[np.int64]  # their indices; -1 where there is none
 
 
 class TopHeap:
@@ -170,22 +157,18 @@ def _next_batch(batch: ArrayLike, latents: int) -> NDArray[np.floating[Any]]:
 class ActivationHistogram:
     """Counts of the non-zero magnitudes of every latent, in bins of one width from 0 on.
 
-    Attributes:
-        counts: `(latents, bins)`; bin `i` holds those from `i` up to `i + 1` widths.
-        width: Width of each latent's bins, a power of two over the number of bins, `(latents,)`;
-            0 where it is never active.
+    Widths are powers of two over the number of bins, or 0 where a latent is never active.
     """
 
-    counts: NDArray[np.int64]
-    width: NDArray[np.float64]
+    counts: NDArray[np.int64]  # (latents, bins)
+    width: NDArray[np.float64]  # (latents,)
 
 
 class HistogramCounter:
     """Exact histograms of activations whose range is not known beforehand.
 
-    The bins of a latent reach up to a power of two. An activation beyond it doubles their width:
-    neighbors are merged, and every count stays true. At the end more than half of the bins'
-    range is in use. The number of bins is a power of two.
+    The bins of a latent, a power of two, reach up to a power of two. An activation beyond it
+    doubles their width: neighbors are merged, and every count stays true.
     """
 
     def __init__(self, latents: int, bins: int = 64) -> None:

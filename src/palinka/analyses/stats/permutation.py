@@ -22,10 +22,8 @@ RELATIVE_TOLERANCE = 1e-10
 def permutation_p_values(observed: ArrayLike, null: ArrayLike) -> NDArray[np.float64]:
     """P-value of each observed statistic: `(1 + #{null >= observed}) / (n + 1)`.
 
-    Args:
-        observed: Statistics of which high values count as evidence, not negative, any shape.
-        null: The statistic under each of `n` shuffles, `(n,)`; where there are many observed
-            ones, the largest of them, which corrects for their number.
+    High values, not negative, count as evidence. The null is the statistic under each of `n`
+    shuffles, `(n,)`; of many observed ones the largest, which corrects for their number.
 
     Source:
         Phipson & Smyth (2010) for the ones; Westfall & Young (1993) for the largest.
@@ -56,9 +54,6 @@ def max_t(
         samples: One or two samples, `(items, units)` each; every unit varies in one of them.
         permutations: Number of draws.
         seed: Seed of the draws.
-
-    Returns:
-        `(1 + draws with a largest |t| at least as high) / (permutations + 1)`, `(units,)`.
 
     Source:
         Westfall & Young (1993); Nichols & Holmes (2002); Wu (1986) and Mammen (1993) for

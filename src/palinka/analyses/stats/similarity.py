@@ -24,14 +24,9 @@ CHUNK_ELEMENTS = 2**22
 
 
 def cosine_similarity(x: Array) -> Array:
-    """Cosine of the angle between every row and every row.
+    """Cosines between rows `(items, d)`: `(items, items)`, symmetric, within [-1, 1].
 
-    Args:
-        x: `(items, d)`.
-
-    Returns:
-        `(items, items)`, symmetric, within [-1, 1]; a row of zeros has cosine 0 with everything,
-        itself included, and every other row has exactly 1 with itself.
+    A row of zeros has cosine 0, also with itself; every other row has exactly 1 with itself.
     """
     rows = scaled(x, axis=1)
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
@@ -98,18 +93,12 @@ def _concordance(order: Indices, x: Indices, y: Indices, weights: Array) -> floa
 
 
 def compare_matrices(x: Array, y: Array, compare: Comparison = "pearson") -> float:
-    """Compare two symmetric matrices.
+    """Compare two symmetric matrices of the same items, `(items, items)`.
 
-    Args:
-        x: `(items, items)`.
-        y: `(items, items)`, of the same items.
-        compare: `"pearson"`, `"spearman"` or `"kendall"` (τ-a, every tie counting as neither
-            concordant nor discordant) of the upper triangles without the diagonal; or `"cka"`,
-            the cosine between the doubly centered whole matrices.
-
-    Returns:
-        A number within [-1, 1] (CKA within [0, 1]); NaN where it is not defined: fewer than three
-        items, or a matrix whose entries are all the same (τ-a is 0 there).
+    By `"pearson"`, `"spearman"` or `"kendall"` (τ-a, every tie counting as neither concordant nor
+    discordant) of the upper triangles without the diagonal; or by `"cka"`, the cosine between the
+    doubly centered whole matrices. Within [-1, 1] (CKA within [0, 1]); NaN for fewer than three
+    items, or a matrix whose entries are all the same (τ-a is 0 there).
 
     Source:
         Kriegeskorte, Mur & Bandettini (2008) for the comparison; Nili et al. (2014) for τ-a;
@@ -127,14 +116,10 @@ def compare_matrices(x: Array, y: Array, compare: Comparison = "pearson") -> flo
 def mantel_scores(
     x: Array, y: Array, compare: Comparison, permutations: int, random: np.random.Generator
 ) -> Array:
-    """Scores under the null that the items of `x` and those of `y` are unrelated.
+    """Scores, `(permutations,)`, if the items of `x` and those of `y` are unrelated.
 
-    Any item of `y` is exchanged with any other, its row and its column together: entries that
-    share an item are not independent, and each permuted matrix is as self-consistent as the
-    observed one (Mantel, 1967).
-
-    Returns:
-        `(permutations,)`.
+    Any item of `y` is exchanged with any other, its row and its column together, since entries that
+    share an item are not independent (Mantel, 1967).
     """
     items = len(x)
     upper = np.triu_indices(items)

@@ -9,11 +9,11 @@ from palinka.analyses.stimuli.base import (
     join_problems,
     marked,
     prepared_items,
-    tokens_within,
+    tokens_at,
 )
 from palinka.errors import InputError
 from palinka.language_models import LanguageModelSpec
-from palinka.language_models.token_text import tokenize
+from palinka.language_models.token_text import token_texts
 
 LISTS = {"a": ["one", "two", "three"], "b": ["x", "y", "z"]}
 MINI = LanguageModelSpec("mini").tokenizer()
@@ -72,15 +72,16 @@ def test_positions_are_the_tokens_with_a_byte_of_the_word(
 ) -> None:
     word = "".join(word.split()) or "é"
     start, stop = len(before.encode()), len((before + word).encode())
-    encoded = tokenize(MINI, [before + word + after], offsets=True)
-    (ids,), (spans,) = encoded["input_ids"], encoded["offset_mapping"]
+    span = len(before), len(before + word)
+    (ids,), (positions,), (texts,) = tokens_at(MINI, [before + word + after], [span])
     expected, byte = [], 0
     for position, index in enumerate(ids):
         end = byte + len(MINI.convert_ids_to_tokens(index))  # one letter per byte
         if byte < stop and end > start:
             expected.append(position)
         byte = end
-    assert list(tokens_within(spans, len(before), len(before + word))) == expected
+    assert positions == expected
+    assert texts == token_texts(MINI, [ids[position] for position in expected])
 
 
 def test_a_tokenizer_without_places_is_refused() -> None:

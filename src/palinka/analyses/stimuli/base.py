@@ -6,10 +6,10 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from palinka.errors import InputError, escape_control_chars
-from palinka.language_models.token_text import joined_text, token_texts
+from palinka.language_models.token_text import joined_text, token_texts, tokenize
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -48,18 +48,24 @@ def join_problems(problems: Sequence[str], most: int = 8) -> str:
     return "; ".join(problems[:most]) + (f"; and {more} more" if more > 0 else "")
 
 
-def tokens_within(spans: Sequence[tuple[int, int]], start: int, stop: int) -> tuple[int, ...]:
-    """Positions of the tokens that hold any of the characters from `start` up to `stop`.
+def by_item(conditions: Mapping[str, Sequence[str]]) -> tuple[tuple[str, ...], ...]:
+    """The condition of each text, and the texts, in order."""
+    pairs = [(name, text) for name, texts in conditions.items() for text in texts]
+    return tuple(zip(*pairs, strict=True))
 
-    Args:
-        spans: First character and the one after the last, of each token; tokens that share a
-            character have that character in common.
-        start: The first character.
-        stop: The one after the last.
-    """
-    return tuple(
-        position for position, (first, end) in enumerate(spans) if first < stop and end > start
-    )
+
+def tokens_at(
+    tokenizer: Tokenizer, texts: Sequence[str], spans: Sequence[tuple[int, int]]
+) -> tuple[list[list[int]], list[list[int]], list[list[str]]]:
+    """Tokens of each text; the positions of those with a character of its span, and their texts."""
+    encoded = tokenize(tokenizer, texts, offsets=True)
+    pool = [
+        [at for at, (first, end) in enumerate(places) if first < stop and end > start]
+        for places, (start, stop) in zip(encoded["offset_mapping"], spans, strict=True)
+    ]
+    tokens = encoded["input_ids"]
+    made = [[ids[at] for at in chosen] for ids, chosen in zip(tokens, pool, strict=True)]
+    return tokens, pool, [token_texts(tokenizer, ids) for ids in made]
 
 
 @dataclass(frozen=True)
@@ -91,10 +97,9 @@ class Prepared:
 
     def summary(self) -> str:
         """Number of items of each condition and five of them, as markdown."""
-        masks = dict(self.targets) or {
-            name: tuple(condition == name for condition in self.conditions)
-            for name in dict.fromkeys(self.conditions)
-        }
+        names = dict.fromkeys(self.conditions)
+        of_items = {name: [each == name for each in self.conditions] for name in names}
+        masks: Mapping[str, Sequence[bool]] = self.targets or of_items
         lines = []
         for name, mask in masks.items():
             hits = [label for label, hit in zip(self.labels, mask, strict=True) if hit]
@@ -147,7 +152,7 @@ class Stimuli(ABC):
     """Texts in which some tokens matter, under any tokenizer.
 
     Attributes:
-        kind: Name of the kind, part of the hash.
+        kind: Name of the kind, part of the hash; by default that of the class.
         name: Name in messages, such as the file they come from; not part of the content.
     """
 
@@ -155,14 +160,16 @@ class Stimuli(ABC):
 
     name: str = field(default="", kw_only=True, compare=False)
 
+    def __init_subclass__(cls) -> None:
+        cls.kind = vars(cls).get("kind", cls.__name__.lower())
+
     @property
     def hash(self) -> str:
         """SHA-256 of the content, which does not depend on the layout of the file."""
-        content: dict[str, Any] = {"kind": self.kind}
-        for name in (entry.name for entry in fields(self) if entry.compare):
-            value = getattr(self, name)
-            # The order of conditions matters.
-            content[name] = list(value.items()) if isinstance(value, Mapping) else value
+        content = {each.name: getattr(self, each.name) for each in fields(self) if each.compare}
+        # The order of conditions matters.
+        content = {n: list(v.items()) if isinstance(v, Mapping) else v for n, v in content.items()}
+        content["kind"] = self.kind
         line = json.dumps(content, sort_keys=True, default=asdict)
         return hashlib.sha256(line.encode()).hexdigest()
 
@@ -175,10 +182,8 @@ class Stimuli(ABC):
         """
         try:
             if not tokenizer.is_fast:
-                raise InputError(
-                    f"the tokenizer {type(tokenizer).__name__} gives no positions of its tokens in"
-                    " the text; use a model with a tokenizer.json"
-                )
+                given = f"{type(tokenizer).__name__} gives no positions of its tokens in the text"
+                raise InputError(f"the tokenizer {given}; use a model with a tokenizer.json")
             return self._prepare(tokenizer)
         except InputError as error:
             raise InputError(f"{self.name or f'{self.kind} stimuli'}: {error}") from error

@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from palinka.analyses.stimuli import base
 from palinka.errors import InputError
-from palinka.language_models.token_text import token_texts, tokenize
 
 SLOT = "{word}"
 
@@ -23,8 +22,6 @@ class Carrier(base.Stimuli):
         pool: `last`, for which a word must be one token after the carrier, or `mean`.
     """
 
-    kind: ClassVar[str] = "carrier"
-
     groups: Mapping[str, Sequence[str]]
     carrier: str
     pool: Literal["last", "mean"] = "last"
@@ -35,19 +32,16 @@ class Carrier(base.Stimuli):
             raise InputError(f"carrier: {self.carrier!r}; give a text that ends with {SLOT}")
 
     def _prepare(self, tokenizer: base.Tokenizer) -> base.Prepared:
-        words = [word for words in self.groups.values() for word in words]
-        groups = [name for name, words in self.groups.items() for _ in words]
+        groups, words = base.by_item(self.groups)
         texts = [self.carrier.replace(SLOT, word) for word in words]
-        encoded = tokenize(tokenizer, texts, offsets=True)
-        tokens, spans = encoded["input_ids"], encoded["offset_mapping"]
-        start = len(self.carrier) - len(SLOT)
-        pool, problems = [], []
-        for word, group, ids, places in zip(words, groups, tokens, spans, strict=True):
-            pool.append(base.tokens_within(places, start, start + len(word)))
-            made = token_texts(tokenizer, [ids[position] for position in pool[-1]])
-            if self.pool == "last" and [piece.strip() for piece in made] != [word]:
-                problems.append(f"{group}: {word!r} is {made} after the carrier")
-        if problems:
+        spans = [(len(self.carrier) - len(SLOT), len(text)) for text in texts]
+        tokens, pool, made = base.tokens_at(tokenizer, texts, spans)
+        problems = [
+            f"{group}: {word!r} is {pieces} after the carrier"
+            for group, word, pieces in zip(groups, words, made, strict=True)
+            if [piece.strip() for piece in pieces] != [word]
+        ]
+        if problems and self.pool == "last":
             given = base.join_problems(problems)
             raise InputError(f"{given}; choose words that are one token, or set pool: mean")
         return base.prepared_items(self.kind, tokenizer, tokens, pool, words, groups)

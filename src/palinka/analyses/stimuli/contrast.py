@@ -3,11 +3,9 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from palinka.analyses.stimuli import base
 from palinka.errors import InputError
-from palinka.language_models.token_text import token_texts, tokenize
 
 SLOT = "{target}"
 
@@ -25,8 +23,6 @@ class Contrast(base.Stimuli):
         sentences: Instead of frames, the sentences of each condition, at least three.
     """
 
-    kind: ClassVar[str] = "contrast"
-
     targets: Mapping[str, str]
     frames: Sequence[str] | None = None
     sentences: Mapping[str, Sequence[str]] | None = None
@@ -40,47 +36,49 @@ class Contrast(base.Stimuli):
             raise InputError("frames, sentences: give exactly one of the two")
         if self.sentences is not None and self.sentences.keys() != self.targets.keys():
             given, expected = ", ".join(self.sentences), ", ".join(self.targets)
-            raise InputError(
-                f"sentences: conditions {given}; expected those of targets: {expected}"
-            )
+            wanted = f"expected those of targets: {expected}"
+            raise InputError(f"sentences: conditions {given}; {wanted}")
         for index, frame in enumerate(self.frames or ()):
             if (times := frame.count(SLOT)) != 1:
-                raise InputError(
-                    f"frames[{index}]: {frame!r} has {SLOT} {times} times; put it where the target"
-                    " word goes, once"
-                )
+                found = f"frames[{index}]: {frame!r} has {SLOT} {times} times"
+                raise InputError(f"{found}; put it where the target word goes, once")
         item = "frame" if self.sentences is None else "sentence"
         base.check_counts(self._texts(), f"{item}s", item)
 
-    def _texts(self) -> dict[str, list[str]]:
+    def _texts(self) -> dict[str, Sequence[str]]:
         """The sentences of each condition, in the order of `targets`."""
-        if self.sentences is not None:
-            return {name: list(self.sentences[name]) for name in self.targets}
         return {
-            name: [frame.replace(SLOT, target) for frame in self.frames or ()]
+            name: self.sentences[name]
+            if self.sentences is not None
+            else [frame.replace(SLOT, target) for frame in self.frames or ()]
             for name, target in self.targets.items()
         }
 
     def _prepare(self, tokenizer: base.Tokenizer) -> base.Prepared:
-        items = [(name, text) for name, texts in self._texts().items() for text in texts]
-        encoded = tokenize(tokenizer, [text for _, text in items], offsets=True)
-        tokens, spans = encoded["input_ids"], encoded["offset_mapping"]
-        pool, labels, problems = [], [], []
-        for (name, text), ids, places in zip(items, tokens, spans, strict=True):
-            target = self.targets[name]
-            words = list(re.finditer(rf"(?<!\w){re.escape(target)}(?!\w)", text))
-            if len(words) != 1:
-                found = f"{target!r} occurs {len(words)} times; it must occur exactly once"
-                problems.append(f"{name}: {text!r}: {found}")
+        conditions, texts = base.by_item(self._texts())
+        targets = [self.targets[name] for name in conditions]
+        found = [
+            [match.span() for match in re.finditer(rf"(?<!\w){re.escape(target)}(?!\w)", text)]
+            for target, text in zip(targets, texts, strict=True)
+        ]
+        spans = [each[0] if each else (0, 0) for each in found]
+        tokens, pool, made = base.tokens_at(tokenizer, texts, spans)
+        problems = []
+        for name, target, text, each, pieces in zip(
+            conditions, targets, texts, found, made, strict=True
+        ):
+            if len(each) != 1:
+                problem = f"{target!r} occurs {len(each)} times; it must occur exactly once"
+            elif pieces != (expected := [f" {target}"]):
+                problem = f"the tokenizer makes {pieces} of {target!r}; expected {expected}"
+            else:
                 continue
-            start, stop = words[0].span()
-            pool.append(base.tokens_within(places, start, stop))
-            labels.append(f"{text[:start]}[{target}]{text[stop:]}")
-            made = token_texts(tokenizer, [ids[position] for position in pool[-1]])
-            if made != [f" {target}"]:
-                found = f"the tokenizer makes {made} of {target!r}; expected {[f' {target}']}"
-                problems.append(f"{name}: {text!r}: {found}")
+            problems.append(f"{name}: {text!r}: {problem}")
         if problems:
             raise InputError(base.join_problems(problems))
-        conditions, pairs = [name for name, _ in items], self.frames is not None
+        labels = [
+            f"{text[:start]}[{text[start:stop]}]{text[stop:]}"
+            for text, (start, stop) in zip(texts, spans, strict=True)
+        ]
+        pairs = self.frames is not None
         return base.prepared_items(self.kind, tokenizer, tokens, pool, labels, conditions, pairs)

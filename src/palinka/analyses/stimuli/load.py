@@ -60,7 +60,7 @@ def load_stimuli(path: str | Path) -> Stimuli:
     file = expanded(path)
     try:
         given = _parse(_read_text(file))
-        kind = _kind(given.pop("kind", None), file.parent)
+        kind = _kind(str(given.pop("kind", "")), file.parent)
         if "file" in given and "text" in signature(kind).parameters:
             if "text" in given:
                 raise InputError("text, file: both are given; give one of the two")
@@ -101,16 +101,14 @@ def _parse(text: str) -> dict[str, Any]:
     return given
 
 
-def _kind(name: Any, folder: Path) -> type[Stimuli]:
-    if ".py:" in str(name):
-        cls = load_from_file(str(name), folder)
-        if isinstance(cls, type) and issubclass(cls, Stimuli):
-            return cls
-        raise InputError(f"kind: {name!r} is not a subclass of Stimuli")
-    if str(name) not in KINDS:
-        given, hint = repr(name) if name else "missing", did_you_mean(str(name), KINDS)
+def _kind(name: str, folder: Path) -> type[Stimuli]:
+    cls = load_from_file(name, folder) if ".py:" in name else KINDS.get(name)
+    if cls is None:
+        given, hint = repr(name) if name else "missing", did_you_mean(name, KINDS)
         raise InputError(f"kind: {given}, expected a kind or FILE.py:CLASS{hint}")
-    return KINDS[str(name)]
+    if not (isinstance(cls, type) and issubclass(cls, Stimuli)):
+        raise InputError(f"kind: {name!r} is not a subclass of Stimuli")
+    return cls
 
 
 def _arguments(cls: type, given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -2,10 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from palinka.analyses.stimuli import base
 from palinka.errors import InputError
@@ -41,8 +39,6 @@ class Occurrences(base.Stimuli):
         skip: Number of tokens at the start of the text that are left out, also of windows.
     """
 
-    kind: ClassVar[str] = "occurrences"
-
     text: str
     conditions: Mapping[str, Match]
     before: int
@@ -69,42 +65,33 @@ class Occurrences(base.Stimuli):
 
     def _prepare(self, tokenizer: base.Tokenizer) -> base.Prepared:
         ids = np.array(token_ids(tokenizer, [self.text])[0][self.skip :], dtype=np.int64)
+        vocabulary, of_vocabulary = np.unique(ids, return_inverse=True)
+        texts = token_texts(tokenizer, vocabulary.tolist(), "replace")  # each kind of token once
+        digits = np.array([[text[-1:].isdigit(), text[:1].isdigit()] for text in texts], dtype=bool)
+        after_digit, before_digit = digits.reshape(-1, 2)[of_vocabulary].T
+        beside_digit = np.zeros(len(ids), dtype=bool)
+        beside_digit[1:] |= after_digit[:-1]
+        beside_digit[:-1] |= before_digit[1:]
+        index = np.arange(len(ids))
+        usable = (index >= self.before) & (index < len(ids) - self.after)
         tokens, labels, conditions = [], [], []
-        for name, positions in self._positions(tokenizer, ids).items():
+        for name, condition in self.conditions.items():
+            equal = np.array([text.strip() in condition.match for text in texts], dtype=bool)
+            hits = usable & equal[of_vocabulary]
+            if condition.not_in_numbers:
+                hits &= ~beside_digit
+            positions = np.flatnonzero(hits)[: self.limit].tolist()
             if len(positions) < base.MINIMUM_ITEMS:
-                strings = ", ".join(map(repr, self.conditions[name].match))
+                strings = ", ".join(map(repr, condition.match))
                 raise InputError(
                     f"conditions.{name}: {len(positions)} matches of {strings} with a full window "
                     f"in {len(ids)} tokens; a condition needs at least {base.MINIMUM_ITEMS}: give "
                     "a longer text or a smaller window"
                 )
-            for position in positions.tolist():
+            for position in positions:
                 window = ids[position - self.before : position + self.after + 1].tolist()
                 tokens.append(window)
                 labels.append(base.marked(tokenizer, window, self.before))
                 conditions.append(name)
         pool = [(self.before,)] * len(tokens)
         return base.prepared_items(self.kind, tokenizer, tokens, pool, labels, conditions)
-
-    def _positions(
-        self, tokenizer: base.Tokenizer, ids: NDArray[np.int64]
-    ) -> dict[str, NDArray[np.int64]]:
-        """Positions of each condition's matches in the tokens."""
-        vocabulary, of_vocabulary = np.unique(ids, return_inverse=True)
-        texts = token_texts(tokenizer, vocabulary.tolist(), "replace")  # each kind of token once
-
-        def at_tokens(holds: list[bool]) -> NDArray[np.bool_]:
-            return np.array(holds, dtype=np.bool_)[of_vocabulary]
-
-        beside_digit = np.zeros(len(ids), dtype=np.bool_)
-        beside_digit[1:] |= at_tokens([text[-1:].isdigit() for text in texts])[:-1]
-        beside_digit[:-1] |= at_tokens([text[:1].isdigit() for text in texts])[1:]
-        index = np.arange(len(ids))
-        usable = (index >= self.before) & (index < len(ids) - self.after)
-        found = {}
-        for name, condition in self.conditions.items():
-            hits = usable & at_tokens([text.strip() in condition.match for text in texts])
-            if condition.not_in_numbers:
-                hits &= ~beside_digit
-            found[name] = np.flatnonzero(hits)[: self.limit]
-        return found

@@ -2,21 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
 
-from palinka.analyses.stimuli.base import (
-    Prepared,
-    Stimuli,
-    Tokenizer,
-    check_trimmed,
-    join_problems,
-)
+from palinka.analyses.stimuli import base
 from palinka.errors import InputError, escape_control_chars
 from palinka.language_models.token_text import token_ids, token_texts
 
 
 @dataclass(frozen=True)
-class Passage(Stimuli):
+class Passage(base.Stimuli):
     """A text of which every token is an item, and named categories of words.
 
     A token belongs to a category if it equals the first token of one of the category's words
@@ -27,8 +20,6 @@ class Passage(Stimuli):
         categories: The words of each category; empty where the text alone is of interest.
     """
 
-    kind: ClassVar[str] = "passage"
-
     text: str
     categories: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
@@ -38,26 +29,24 @@ class Passage(Stimuli):
         for name, words in self.categories.items():
             if not words:
                 raise InputError(f"categories.{name}: empty; give at least one word")
-            check_trimmed(words, f"categories.{name}")
+            base.check_trimmed(words, f"categories.{name}")
 
-    def _prepare(self, tokenizer: Tokenizer) -> Prepared:
+    def _prepare(self, tokenizer: base.Tokenizer) -> base.Prepared:
         (ids,) = token_ids(tokenizer, [self.text])
         display = tuple(token_texts(tokenizer, ids))
         targets, problems = {}, []
         for name, words in self.categories.items():
             firsts = {word: first_token(tokenizer, word) for word in words}
-            if missing := [repr(word) for word, first in firsts.items() if first not in ids]:
-                problems.append(f"categories.{name}: {', '.join(missing)}")
+            if absent := [repr(word) for word, first in firsts.items() if first not in ids]:
+                problems.append(f"categories.{name}: {', '.join(absent)}")
             targets[escape_control_chars(name)] = tuple(token in firsts.values() for token in ids)
         if problems:
-            raise InputError(
-                f"{join_problems(problems)}: not in the passage with a space before; take them out"
-                " of the category, or give another passage"
-            )
-        return Prepared(self.kind, (tuple(ids),), ((),), (display,), display, targets=targets)
+            missing = f"{base.join_problems(problems)}: not in the passage with a space before"
+            raise InputError(f"{missing}; take them out of the category, or give another passage")
+        return base.Prepared(self.kind, (tuple(ids),), ((),), (display,), display, targets=targets)
 
 
-def first_token(tokenizer: Tokenizer, word: str) -> int:
+def first_token(tokenizer: base.Tokenizer, word: str) -> int:
     """The id of the first token of a word that has a space before it.
 
     The space stands inside a text here, since some tokenizers put one more at the start.

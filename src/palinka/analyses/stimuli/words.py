@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
-from palinka.analyses.stimuli.base import Prepared, Stimuli, Tokenizer, check_words, prepared_items
+from palinka.analyses.stimuli import base
 from palinka.language_models.token_text import token_ids
 
 
 @dataclass(frozen=True)
-class Words(Stimuli):
+class Words(base.Stimuli):
     """Lists of words, each tokenized alone with no space before it.
 
     The mean over the word's tokens is the item.
@@ -18,16 +17,13 @@ class Words(Stimuli):
         conditions: The words of each condition, at least three.
     """
 
-    kind: ClassVar[str] = "words"
-
     conditions: Mapping[str, Sequence[str]]
 
     def __post_init__(self) -> None:
-        check_words(self.conditions, "conditions")
+        base.check_words(self.conditions, "conditions")
 
-    def _prepare(self, tokenizer: Tokenizer) -> Prepared:
-        words = [word for words in self.conditions.values() for word in words]
+    def _prepare(self, tokenizer: base.Tokenizer) -> base.Prepared:
+        conditions, words = base.by_item(self.conditions)
         ids = token_ids(tokenizer, words)
-        conditions = [name for name, words in self.conditions.items() for _ in words]
         pool = [range(len(tokens)) for tokens in ids]
-        return prepared_items(self.kind, tokenizer, ids, pool, words, conditions)
+        return base.prepared_items(self.kind, tokenizer, ids, pool, words, conditions)

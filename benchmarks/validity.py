@@ -215,7 +215,7 @@ def category(design: Callable[[Random], Any]) -> Callable[[Random], dict[str, An
         result = category_score(
             latents, targets, permutations=PERMUTATIONS, seed=seed(rng), **given
         )
-        return {"best_p_value": result.best_p_value, "best_auc_p_value": result.best_auc_p_value}
+        return {name: result.scalars()[name] for name in ("best_p_value", "best_auc_p_value")}
 
     return statistics
 

@@ -188,7 +188,8 @@ def smallest_p_values(design, draws, seed):
     for draw in range(draws):
         latents, targets, given = design(np.random.default_rng([seed, draw]))
         result = category_score(latents, targets, permutations=199, seed=draw, **given)
-        found[:, draw] = result.best_p_value, result.best_auc_p_value
+        numbers = result.scalars()
+        found[:, draw] = numbers["best_p_value"], numbers["best_auc_p_value"]
     return found
 
 

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from palinka.analyses import generalized_eigendecomposition
-from palinka.analyses.generalized_eigendecomposition import permuted_labels
 from palinka.errors import InputError
 
 Array = NDArray[np.float64]
@@ -288,19 +287,6 @@ def test_tensors_of_low_precision_give_scalars_arrays_and_tables() -> None:
         assert len({len(column) for column in table.values()}) == 1
 
 
-@pytest.mark.parametrize("pairs", [False, True])
-def test_a_permuted_labeling_has_the_same_centered_items(pairs: bool) -> None:
-    a, b = two_conditions(11, 9, 9)
-    labeled_a, labeled_b, order = permuted_labels(a, b, pairs, seed=1)
-    centered = np.concatenate([a - a.mean(axis=0), b - b.mean(axis=0)])
-    equal(np.concatenate([labeled_a, labeled_b]), centered[order])
-    assert sorted(order) == list(range(18))
-    assert 0 < (order[:9] >= 9).sum() < 9
-    assert (order % 9 == np.tile(np.arange(9), 2)).all() == pairs
-    with pytest.raises(InputError, match="pairs need the same number"):
-        permuted_labels(a, b[:8], pairs=True)
-
-
 OTHER_DIRECTIONS = {
     "a": 0.01 * np.outer(np.arange(8), np.eye(7)[6]),
     "b": np.eye(12, 7) * (np.eye(7)[6] == 0),
@@ -312,7 +298,7 @@ OTHER_DIRECTIONS = {
     [
         ({"pairs": True}, "a has 12 items and b has 9; pairs need the same number"),
         ({"a": np.ones((2, 7))}, r"a has the shape \(2, 7\); expected .* at least 3 rows"),
-        ({"b": np.ones((5, 6))}, "a has 7 columns and b has 6"),
+        ({"b": np.ones((5, 6))}, "a has 7 units and b has 6"),
         ({"a": np.full((5, 7), np.nan)}, "a holds NaN or infinite values in 5 of 5 rows"),
         ({"a": np.ones((5, 7))}, "items of a are all alike"),
         ({"a": np.full((5, 7), 0.1), "b": np.full((7, 7), 0.3)}, "items of a are all alike"),

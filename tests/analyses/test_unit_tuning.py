@@ -196,9 +196,12 @@ def test_no_more_than_alpha_of_null_experiments_have_a_significant_unit(correcti
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"a": np.ones((2, 3)), "b": np.ones((2, 3))}, "2 items; expected at least 3"),
+        (
+            {"a": np.ones((2, 3)), "b": np.ones((2, 3))},
+            r"a has the shape \(2, 3\); .* at least 3 rows",
+        ),
         ({"b": np.ones((5, 3))}, "a has 4 items and b has 5.*welch"),
-        ({"b": np.ones((2, 3)), "test": "welch"}, "2 items"),
+        ({"b": np.ones((2, 3)), "test": "welch"}, r"b has the shape \(2, 3\)"),
         ({"b": np.ones((4, 2))}, "3 units and b has 2"),
         ({"b": np.full((4, 3), np.nan)}, "b holds NaN"),
         ({"test": "pooled"}, "test is 'pooled'; expected one of paired, welch"),

@@ -36,39 +36,18 @@ class CategoryScore(Result):
     p_value: Array | None = None
     auc_p_value: Array | None = None
 
-    headline = (
-        "best", "best_score", "best_p_value", "best_auc_latent", "best_auc", "best_auc_p_value",
-    )  # fmt: skip
-
-    @property
-    def best(self) -> int:
-        """The latent with the highest score."""
-        return int(self.score.argmax())
-
-    @property
-    def best_score(self) -> float:
-        """The highest score."""
-        return float(self.score[self.best])
-
-    @property
-    def best_p_value(self) -> float | None:
-        """The p-value of the highest score."""
-        return None if self.p_value is None else float(self.p_value[self.best])
-
-    @property
-    def best_auc_latent(self) -> int | None:
-        """The latent with the highest AUC."""
-        return None if self.auc is None else int(self.auc.argmax())
-
-    @property
-    def best_auc(self) -> float | None:
-        """The highest AUC."""
-        return None if self.auc is None else float(self.auc.max())
-
-    @property
-    def best_auc_p_value(self) -> float | None:
-        """The p-value of the highest AUC."""
-        return None if self.auc_p_value is None else float(self.auc_p_value[self.best_auc_latent])
+    def scalars(self) -> dict[str, float]:
+        """The latents with the highest score and the highest AUC, these, and their p-values."""
+        best = int(self.score.argmax())
+        numbers = {"best": best, "best_score": self.score[best]}
+        if self.p_value is not None:
+            numbers["best_p_value"] = self.p_value[best]
+        if self.auc is not None:
+            best = int(self.auc.argmax())
+            numbers |= {"best_auc_latent": best, "best_auc": self.auc[best]}
+        if self.auc_p_value is not None:
+            numbers["best_auc_p_value"] = self.auc_p_value[best]
+        return {name: float(value) for name, value in numbers.items()}
 
     def tables(self) -> dict[str, Table]:
         """The 100 latents with the highest scores and those with the highest AUC, best first."""

@@ -1,6 +1,6 @@
 """Directions of most variance in one condition per unit of variance in the other."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 
-from palinka.analyses.result import Array, Result, Table, TokenSeries, as_float64, takes
+from palinka.analyses.result import Array, Result, Table, as_float64, takes, two_conditions
 from palinka.analyses.stats import covariance
 from palinka.analyses.stats.covariance import Shrinkage
 from palinka.analyses.stats.eigenvalue_null import heldout_ratio, permutation_null
@@ -80,10 +80,6 @@ class GeneralizedEigendecomposition(Result):
         rows = as_float64(values.reshape(-1, d), "acts")
         weights = self.components @ np.stack((self.filters_a[:, 0], self.filters_b[:, 0]), axis=1)
         return np.asarray((rows @ weights).reshape(*shape[:-1], 2))
-
-    def token_series(self, texts: Iterable[tuple[Sequence[str], ArrayLike]]) -> list[TokenSeries]:
-        """Scores of every token of the texts: A over B, and B over A."""
-        return [(tokens, *self.project(acts).T) for tokens, acts in texts]
 
     def scalars(self) -> dict[str, float]:
         """Leading eigenvalues, components, ranks, correlation, p-values and held-out ratios."""
@@ -164,11 +160,7 @@ def generalized_eigendecomposition(
     if permutations < 0:
         raise InputError(f"permutations={permutations}; expected 0 for none, or a number of them")
     covariance.check_shrinkage(shrinkage)
-    a, b = as_float64(a, "a", 3), as_float64(b, "b", 3)
-    if a.shape[1] != b.shape[1]:
-        given = f"a has {a.shape[1]} columns and b has {b.shape[1]}"
-        raise InputError(f"{given}; expected the same number")
-    _check_pairs(a, b, pairs)
+    a, b = two_conditions(a, b, 3, pairs, "pairs=False")
     # The scatter of these rows is the mean of the two covariances, which is not formed itself.
     weighted = [(x - x.mean(axis=0)) / np.sqrt(2 * (len(x) - 1)) for x in (a, b)]
     mean_square = max((x**2).sum() / len(x) for x in (a, b))
@@ -241,35 +233,3 @@ def generalized_eigendecomposition(
         notes=tuple(notes),
         **fields,
     )
-
-
-def permuted_labels(
-    a: ArrayLike, b: ArrayLike, pairs: bool = False, seed: int = 0
-) -> tuple[Array, Array, NDArray[np.intp]]:
-    """One labeling of the null: items centered by condition, with exchanged labels.
-
-    Args:
-        a: `(n_a, d)`.
-        b: `(n_b, d)`.
-        pairs: Exchange labels within pairs, not over all items.
-        seed: Of the draw.
-
-    Returns:
-        The items now labeled A, those now labeled B, and the index of each among all, A's first.
-    """
-    a, b = as_float64(a, "a"), as_float64(b, "b")
-    _check_pairs(a, b, pairs)
-    rng = np.random.default_rng(seed)
-    if pairs:
-        own = np.arange(2 * len(a)).reshape(2, -1)
-        order = np.where(rng.random(len(a)) < 0.5, own, own[::-1]).ravel()
-    else:
-        order = rng.permutation(len(a) + len(b))
-    x = np.concatenate((a - a.mean(axis=0), b - b.mean(axis=0)))[order]
-    return x[: len(a)], x[len(a) :], order
-
-
-def _check_pairs(a: Array, b: Array, pairs: bool) -> None:
-    if pairs and len(a) != len(b):
-        given = f"a has {len(a)} items and b has {len(b)}"
-        raise InputError(f"{given}; pairs need the same number, or give pairs=False")

@@ -31,16 +31,11 @@ class LatentStatistics(Result):
     mass: Array
     dead: Mask
 
-    @property
-    def alive(self) -> float:
-        """The share of latents that are not dead, in per cent."""
-        return 100.0 * float(1.0 - self.dead.mean())
-
     def scalars(self) -> dict[str, float]:
-        """Share alive, mean number active at a token, and means of those alive (0 if none is)."""
+        """Per cent alive, mean number active at a token, and means of those alive (or 0)."""
         alive = max(1, int((~self.dead).sum()))
         return {
-            "alive": self.alive,
+            "alive": 100.0 * float(1.0 - self.dead.mean()),
             "l0": float(self.density.sum()) / 100.0,
             "mean_density": float(self.density.sum()) / alive,
             "mean_activation": float(self.activation.sum()) / alive,

@@ -96,9 +96,7 @@ def pairwise_mutual_information(
         Shannon (1948), "A mathematical theory of communication"; Miller (1955), "Note on the bias
         of information estimates".
     """
-    values = as_matrix(x, "x")
-    if len(values) < 3:
-        raise InputError(f"x is a condition with fewer than three items ({len(values)}); give more")
+    values = as_matrix(x, "x", minimum_rows=3)
     # Other float types, such as those of another byte order, become float64.
     precision = np.float32 if values.dtype == np.float32 else np.float64
     values = np.ascontiguousarray(values, dtype=precision)
@@ -107,17 +105,14 @@ def pairwise_mutual_information(
     if too_wide.any():
         item = f"item {too_wide.argmax()}; divide it by a constant"
         raise InputError(f"x spans more than {values.dtype} can hold in {item}")
-    whole = isinstance(bins, int | np.integer) and not isinstance(bins, bool)
-    if not whole or not 1 <= bins <= MAX_BINS:
+    if bins not in range(1, MAX_BINS + 1):
         raise InputError(f"bins is {bins}; expected a whole number from 1 to {MAX_BINS}")
     if outlier_z is None:
         zeros = 1.0 - np.count_nonzero(values) / values.size
         outlier_z = OUTLIER_Z if zeros <= DENSE_ZEROS else 0.0
     if not 0 <= outlier_z < np.inf:
-        expected = "a z-score above 0, or 0 to keep every unit"
-        raise InputError(f"outlier_z is {outlier_z}; expected {expected}")
-    outlying = outlying_units(values, float(outlier_z))
-    rows = joint_histogram.binned_rows(values, outlying, int(bins))
+        raise InputError(f"outlier_z is {outlier_z}; expected a z-score, or 0 to keep every unit")
+    rows = joint_histogram.binned_rows(values, outlying_units(values, outlier_z), int(bins))
     information, corrected = _information(rows)
     samples, covariance = _samples_and_covariance(rows)
     return PairwiseMutualInformation(

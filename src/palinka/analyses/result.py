@@ -1,8 +1,8 @@
 """Results of analyses, and the data that analyses take."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,8 +12,6 @@ from palinka.errors import InputError, did_you_mean
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Table = dict[str, Sequence[Any] | NDArray[Any]]
-# The tokens of a text and two values of each, `(tokens,)`.
-TokenSeries = tuple[Sequence[str], Array, Array]
 
 # The parameters that come from the stimuli; every other parameter of an analysis is an option.
 DATA_PARAMETERS: Mapping[str, tuple[str, ...]] = {
@@ -54,20 +52,16 @@ class Result:
 
     Attributes:
         notes: Remarks, such as the number of units without variance.
-        headline: Names of properties that `scalars` gives besides the fields that are numbers.
     """
 
     _: KW_ONLY
     notes: tuple[str, ...] = ()
 
-    headline: ClassVar[tuple[str, ...]] = ()
-
     def scalars(self) -> dict[str, float]:
         """The single numbers among the findings, as a flat dict."""
-        names = [*(field.name for field in fields(self)), *self.headline]
-        values = {name: getattr(self, name) for name in names}
+        values = ((field.name, getattr(self, field.name)) for field in fields(self))
         numbers = (bool, int, float, np.number, np.bool_)
-        return {n: float(value) for n, value in values.items() if isinstance(value, numbers)}
+        return {name: float(value) for name, value in values if isinstance(value, numbers)}
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Every array among the findings under its own name; those not computed are left out."""
@@ -77,15 +71,6 @@ class Result:
     def tables(self) -> dict[str, Table]:
         """Tables for people: name to columns of equal length."""
         return {}
-
-    def token_series(
-        self, texts: Iterable[tuple[Sequence[str], NDArray[Any]]]
-    ) -> list[TokenSeries] | None:
-        """Values of every token of the texts, for a figure; None where no figure shows them.
-
-        A text is its tokens and their activations, `(tokens, units)`, read when iterated over.
-        """
-        return None
 
 
 def as_matrix(x: ArrayLike, name: str, minimum_rows: int = 1) -> NDArray[np.floating[Any]]:
@@ -122,6 +107,23 @@ def as_matrix(x: ArrayLike, name: str, minimum_rows: int = 1) -> NDArray[np.floa
 def as_float64(x: ArrayLike, name: str, minimum_rows: int = 1) -> Array:
     """`as_matrix` in float64, with its errors."""
     return as_matrix(x, name, minimum_rows).astype(np.float64, copy=False)
+
+
+def two_conditions(
+    a: ArrayLike, b: ArrayLike, minimum_rows: int, pairs: bool, unpaired: str
+) -> tuple[Array, Array]:
+    """Two conditions, `(items, units)`, of the same units, and under `pairs` as many items.
+
+    `unpaired` is the option that takes conditions without pairs.
+    """
+    first, second = as_float64(a, "a", minimum_rows), as_float64(b, "b", minimum_rows)
+    if first.shape[1] != second.shape[1]:
+        given = f"a has {first.shape[1]} units and b has {second.shape[1]}"
+        raise InputError(f"{given}; expected the same units")
+    if pairs and len(first) != len(second):
+        given = f"a has {len(first)} items and b has {len(second)}"
+        raise InputError(f"{given}; pairs need the same number, or give {unpaired}")
+    return first, second
 
 
 def scaled(x: NDArray[Any], axis: int) -> NDArray[Any]:

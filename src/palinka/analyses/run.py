@@ -133,8 +133,8 @@ def run_analysis(entry: AnalysisEntry, reader: ActivationReader) -> Findings:
             if analysis.draw is None or call.site != sites[len(sites) // 2]:
                 continue
             acts = reader.every_token(prepared.tokens, call.site)
-            series = result.token_series(zip(prepared.display, acts, strict=True))
-            context = {"units": reader.units, **options, **data, **call.context, "series": series}
+            texts = zip(prepared.display, acts, strict=True)
+            context = {"units": reader.units, **options, **data, **call.context, "texts": texts}
             for name, figure in analysis.draw(result, **context).items():
                 figures[within_part(call.part, name)] = figure
         if analysis.overview is not None and len(calls) > 1:

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from scipy.special import gammaln, stdtr
 from scipy.stats import false_discovery_control
 
-from palinka.analyses.result import Array, Mask, Result, Table, as_float64, scaled, takes
+from palinka.analyses.result import Array, Mask, Result, Table, scaled, takes, two_conditions
 from palinka.analyses.stats.permutation import max_t
 from palinka.errors import InputError
 
@@ -42,16 +42,6 @@ class UnitTuning(Result):
     effect_size: Array
 
     @property
-    def units(self) -> int:
-        """Number of units."""
-        return len(self.t)
-
-    @property
-    def units_significant(self) -> int:
-        """Number of units that differ after the correction."""
-        return int(self.significant.sum())
-
-    @property
     def most_positive(self) -> int:
         """The unit that prefers `b` most."""
         return int(self.t.argmax())
@@ -63,9 +53,14 @@ class UnitTuning(Result):
 
     def scalars(self) -> dict[str, float]:
         """Numbers of units, those that prefer either condition most, and their t."""
-        names = ("units", "units_significant", "most_positive", "most_negative")
-        extremes = {"most_positive_t": float(self.t.max()), "most_negative_t": float(self.t.min())}
-        return {name: float(getattr(self, name)) for name in names} | extremes
+        return {
+            "units": float(len(self.t)),
+            "units_significant": float(self.significant.sum()),
+            "most_positive": float(self.most_positive),
+            "most_negative": float(self.most_negative),
+            "most_positive_t": float(self.t.max()),
+            "most_negative_t": float(self.t.min()),
+        }
 
     def tables(self) -> dict[str, Table]:
         """The 100 units with the largest |t|, largest first."""
@@ -124,11 +119,15 @@ def unit_tuning(
         raise InputError(f"alpha is {alpha}; expected a rate between 0 and 1")
     if correction == "max_t" and permutations < 1:
         raise InputError(f"permutations is {permutations}; max_t needs at least one")
-    first, second = as_float64(a, "a"), as_float64(b, "b")
-    _check_sizes(first, second, test, correction)
+    paired = test == "paired"
+    first, second = two_conditions(a, b, MINIMUM_ITEMS, paired, 'test="welch"')
+    fewest = min(len(first), len(second))
+    if not paired and correction == "max_t" and fewest < MINIMUM_ITEMS_WELCH_MAX_T:
+        needed = f"under welch, max_t needs at least {MINIMUM_ITEMS_WELCH_MAX_T}"
+        raise InputError(f'a condition has {fewest} items; {needed}: use correction="holm"')
     both = scaled(np.concatenate([first, second]), axis=0)
     first, second, largest = both[: len(first)], both[len(first) :], np.abs(both).max(axis=0)
-    samples = [second - first] if test == "paired" else [-first, second]
+    samples = [second - first] if paired else [-first, second]
     difference, error, freedom, effect_size = _moments(samples)
     # A spread no larger than the rounding of the activations themselves is none.
     constant = error <= 10.0 * np.finfo(np.float64).eps * largest / np.sqrt(len(first))
@@ -148,31 +147,15 @@ def unit_tuning(
 
     notes = []
     if constant.any():
-        spread = "in their differences" if test == "paired" else "within the conditions"
+        spread = "in their differences" if paired else "within the conditions"
         notes.append(f"{constant.sum()} of {len(p)} units have no variance {spread}: t = 0, p = 1")
-    fewest = min(len(first), len(second))
-    if test == "welch" and correction != "max_t" and fewest < FEW_ITEMS_WELCH:
+    if not paired and correction != "max_t" and fewest < FEW_ITEMS_WELCH:
         notes.append(
             f"a condition has {fewest} items: Welch's smallest p-values are approximate, and with "
             f"hundreds of units false positives can be twice as frequent as {alpha:g}"
         )
     effect_size[constant] = 0.0
     return UnitTuning(t, p, p_adjusted, significant & varies, effect_size, notes=tuple(notes))
-
-
-def _check_sizes(a: Array, b: Array, test: Test, correction: Correction) -> None:
-    (items, units), (other_items, other_units) = a.shape, b.shape
-    fewest = min(items, other_items)
-    if units != other_units:
-        raise InputError(f"a has {units} units and b has {other_units}; expected the same units")
-    if fewest < MINIMUM_ITEMS:
-        raise InputError(f"a condition has {fewest} items; expected at least {MINIMUM_ITEMS}")
-    if test == "welch" and correction == "max_t" and fewest < MINIMUM_ITEMS_WELCH_MAX_T:
-        needed = f"under welch, max_t needs at least {MINIMUM_ITEMS_WELCH_MAX_T}"
-        raise InputError(f'a condition has {fewest} items; {needed}: use correction="holm"')
-    if test == "paired" and items != other_items:
-        given = f"a has {items} items and b has {other_items}, which cannot be paired"
-        raise InputError(f'{given}; give aligned lists, or use test="welch"')
 
 
 def _moments(samples: Sequence[Array]) -> tuple[Array, ...]:

@@ -31,8 +31,8 @@ def test_scores_of_zero_stand_apart_and_the_best_is_named(save):
     axes = figures.category_score(result)["score"].axes[0]
     np.testing.assert_array_equal(axes.lines[0].get_ydata(), result.score[result.score > 0])
     first, second = axes.get_title(loc="left").split("\n")
-    assert first == f"latent 0 scores {result.best_score:.3g}, p = 0.025"
-    assert second.startswith(f"latent {result.best_auc_latent} has AUC")
+    assert first == f"latent 0 scores {result.score.max():.3g}, p = 0.025"
+    assert second.startswith(f"latent {result.auc.argmax()} has AUC")
     assert "p ≤ 0.05" in axes.get_legend_handles_labels()[1]
     nothing = category_score(np.zeros((40, 3)), TARGETS, permutations=5)
     for figure in figures.category_score(nothing).values():

@@ -26,8 +26,8 @@ def test_draws_what_the_context_allows(result, data):
     plain = generalized_eigendecomposition(a, b)
     assert set(figures.generalized_eigendecomposition(plain)) == ALWAYS
     assert set(figures.generalized_eigendecomposition(result)) == ALWAYS | {"null"}
-    series = [(["x", "y"], np.arange(2.0), np.arange(2.0))] * 16
-    drawn = figures.generalized_eigendecomposition(result, a=a, b=b, series=series, other=1)
+    texts = [(["x", "y"], acts) for acts in np.random.default_rng(1).normal(size=(16, 2, 30))]
+    drawn = figures.generalized_eigendecomposition(result, a=a, b=b, texts=texts, other=1)
     assert set(drawn) == ALWAYS | {"null", "data", "covariances", "shuffled", "series"}
 
 
@@ -76,7 +76,7 @@ def test_a_shuffled_labeling_stands_beside_the_true_one(result, data):
     np.testing.assert_array_equal(one[0].lines[0].get_ydata(), result.eigenvalues_a)
     largest = [axes.lines[0].get_ydata()[0] for axes in (one[0], one[1], other[1])]
     assert len(set(largest)) == 3
-    *shuffled, order = module.permuted_labels(a, b, seed=1)
+    *shuffled, order = module.permuted_labels(a, b, False, seed=1)
     expected = generalized_eigendecomposition(*shuffled).scores_a
     first, second = (line for line in one[3].lines if line.get_marker() == "o")
     for line, items in ((first, slice(7)), (second, slice(7, None))):
@@ -84,13 +84,15 @@ def test_a_shuffled_labeling_stands_beside_the_true_one(result, data):
         assert found == dict(zip(order[items], expected[items], strict=True))
 
 
-def test_the_permuted_labeling_of_pairs_has_one_item_of_every_pair():
-    a, b = np.random.default_rng(0).normal(size=(2, 8, 30))
-    result = generalized_eigendecomposition(a, b, pairs=True)
-    drawn = figures.generalized_eigendecomposition(result, a=a, b=b)["shuffled"]
-    first, _ = (line for line in drawn.axes[3].lines if line.get_marker() == "o")
-    assert sorted(first.get_xdata() % 8) == list(range(8))
-    assert (first.get_xdata() >= 8).any()
+@pytest.mark.parametrize("pairs", [False, True])
+def test_a_permuted_labeling_has_the_same_centered_items(pairs):
+    a, b = np.random.default_rng(0).normal(size=(2, 9, 11))
+    labeled_a, labeled_b, order = module.permuted_labels(a, b, pairs, seed=1)
+    centered = np.concatenate([a - a.mean(axis=0), b - b.mean(axis=0)])
+    np.testing.assert_array_equal(np.concatenate([labeled_a, labeled_b]), centered[order])
+    assert sorted(order) == list(range(18))
+    assert 0 < (order[:9] >= 9).sum() < 9
+    assert (order % 9 == np.tile(np.arange(9), 2)).all() == pairs
 
 
 @pytest.mark.parametrize(

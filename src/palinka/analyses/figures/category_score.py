@@ -47,7 +47,7 @@ def _scores(result: CategoryScore, units: str) -> Figure:
     groups = [(positive, style.COLORS[0], None)]
     figure, *panels = style.draw_by_unit(result.score, groups, units, SCORE, f"{units} above 0")
     if positive.any():
-        panels[0].plot(result.best, result.best_score, **RING)
+        panels[0].plot(result.score.argmax(), result.score.max(), **RING)
     for axes in panels:
         style.mark(axes, y=1.0)
     threshold = _lowest_significant(result.score, result.p_value)
@@ -69,7 +69,7 @@ def _score_against_auc(result: CategoryScore, auc: NDArray[np.float64], units: s
             np.full((~positive).sum(), LEFT_EDGE), auc[~positive], "_", ms=7, mew=0.6, alpha=0.6,
             color=style.MUTED, transform=at_edge, rasterized=True, label="score 0",
         )  # fmt: skip
-    for best in (result.best, int(auc.argmax())):
+    for best in (result.score.argmax(), auc.argmax()):
         if positive[best]:
             axes.plot(result.score[best], auc[best], **RING)
         else:
@@ -98,11 +98,13 @@ def _lowest_significant(
 
 def _headline(result: CategoryScore, units: str) -> str:
     """The first latent of either ranking, a line each."""
-    lines = [f"{units[:-1]} {result.best:,} scores {result.best_score:.3g}"]
-    if result.best_p_value is not None:
-        lines[0] += f", p = {result.best_p_value:.3g}"
-    if result.best_auc is not None:
-        lines.append(f"{units[:-1]} {result.best_auc_latent:,} has AUC {result.best_auc:.3g}")
-        if result.best_auc_p_value is not None:
-            lines[1] += f", p = {result.best_auc_p_value:.3g}"
+    lines = []
+    for verb, values, p_values in (
+        ("scores", result.score, result.p_value),
+        ("has AUC", result.auc, result.auc_p_value),
+    ):
+        if values is not None:
+            best = values.argmax()
+            chance = "" if p_values is None else f", p = {p_values[best]:.3g}"
+            lines.append(f"{units[:-1]} {best:,} {verb} {values[best]:.3g}{chance}")
     return "\n".join(lines)

@@ -1,7 +1,7 @@
 """Figures of the generalized eigendecomposition."""
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,7 @@ from palinka.analyses.generalized_eigendecomposition import (
 from palinka.analyses.generalized_eigendecomposition import (
     generalized_eigendecomposition as decompose,
 )
-from palinka.analyses.generalized_eigendecomposition import permuted_labels
-from palinka.analyses.result import TokenSeries, as_float64
+from palinka.analyses.result import as_float64
 from palinka.errors import InputError
 
 # Maximum number of items that are named beside an axis, and of characters of a name.
@@ -30,6 +29,8 @@ _MAX_TARGET_TOKENS = 3
 
 Array = NDArray[np.float64]
 Names = Sequence[str]
+# The tokens of a text and the scores of each in both directions, `(tokens,)`.
+TokenSeries = tuple[Names, Array, Array]
 
 
 @style.captioned(
@@ -54,17 +55,17 @@ Names = Sequence[str]
 def generalized_eigendecomposition(
     result: Result, *, a: ArrayLike | None = None, b: ArrayLike | None = None,
     conditions: Names = ("a", "b"), items: Names | None = None, units: str = "units",
-    series: Sequence[TokenSeries] | None = None, seed: int = 0, **context: Any,
+    texts: Iterable[tuple[Names, ArrayLike]] | None = None, seed: int = 0, **context: Any,
 ) -> dict[str, Figure]:  # fmt: skip
     """Draw the spectra, the leading components and what they were found in.
 
     `a`, `(n_a, d)`, and `b`, `(n_b, d)`, are the activations of the `conditions`, whose `items`,
-    those of `a` first, and whose columns, the `units`, have names. `series` are the tokens of each
-    item's text and their scores in both directions; `seed` draws the shuffled labeling.
+    those of `a` first, and whose columns, the `units`, have names. `texts` are the tokens of each
+    item's text and their activations, `(tokens, d)`; `seed` draws the shuffled labeling.
 
     Returns:
         `spectrum`, `variance`, `scores` and `patterns`; with permutations `null`; with `a` and
-        `b` also `data`, `covariances` and `shuffled`; with `series` also `series`.
+        `b` also `data`, `covariances` and `shuffled`; with `texts` also `series`.
     """
     figures = {
         "spectrum": _spectrum(result, conditions),
@@ -84,7 +85,8 @@ def generalized_eigendecomposition(
     # Without shrinkage, a shuffled labeling can leave no covariance to invert.
     with contextlib.suppress(InputError):
         figures["shuffled"] = _shuffled(result, both, conditions, seed)
-    if series is not None:
+    if texts is not None:
+        series = [(tokens, *result.project(acts).T) for tokens, acts in texts]
         figures["series"] = draw_series(series, len(both[0]), conditions)
     return figures
 
@@ -236,9 +238,23 @@ def _draw_stems(
         axes.plot(x[chosen], y[chosen], "o", color=color, ms=3, label=label)
 
 
+def permuted_labels(
+    a: Array, b: Array, pairs: bool, seed: int
+) -> tuple[Array, Array, NDArray[np.intp]]:
+    """Items labeled A and B by one draw of the null, and the index of each among all."""
+    rng = np.random.default_rng(seed)
+    if pairs:
+        own = np.arange(2 * len(a)).reshape(2, -1)
+        order = np.where(rng.random(len(a)) < 0.5, own, own[::-1]).ravel()
+    else:
+        order = rng.permutation(len(a) + len(b))
+    x = np.concatenate((a - a.mean(axis=0), b - b.mean(axis=0)))[order]
+    return x[: len(a)], x[len(a) :], order
+
+
 def _shuffled(result: Result, both: tuple[Array, Array], names: Names, seed: int) -> Figure:
     """The true labeling in the left column, a shuffled one in the right."""
-    shuffled_a, shuffled_b, order = permuted_labels(*both, pairs=result.pairs, seed=seed)
+    shuffled_a, shuffled_b, order = permuted_labels(*both, result.pairs, seed)
     other = decompose(shuffled_a, shuffled_b, result.variance, result.shrinkage)
     figure, panels = style.new_figure(9.0, 7.0, nrows=3, ncols=2, sharey="row")
     columns = (

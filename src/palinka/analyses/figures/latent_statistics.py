@@ -34,7 +34,7 @@ def latent_statistics(
         `(tokens, latents)`, `latents_by_token`.
     """
     alive = ~result.dead
-    title = f"{alive.sum():,} of {len(alive):,} {units} alive ({result.alive:.3g} %)"
+    title = f"{alive.sum():,} of {len(alive):,} {units} alive ({100.0 * alive.mean():.3g} %)"
     figures: dict[str, Figure] = {}
     for name, label in (("density", DENSITY), ("activation", ACTIVATION)):
         groups = [(alive, style.COLORS[0], None)]

@@ -44,7 +44,8 @@ def unit_tuning(
     for axes in panels:
         style.mark(axes, y=0.0)
     style.legend_above(panels[0], columns=2)
-    panels[0].set_title(f"{result.units_significant:,} of {result.units:,} {units} significant")
+    found = f"{result.significant.sum():,} of {len(result.t):,} {units} significant"
+    panels[0].set_title(found)
     figures = {"t": figure}
     if a is not None and b is not None:
         both = as_float64(a, "a"), as_float64(b, "b")

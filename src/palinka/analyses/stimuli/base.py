@@ -57,7 +57,7 @@ def by_item(conditions: Mapping[str, Sequence[str]]) -> tuple[tuple[str, ...], .
 def tokens_at(
     tokenizer: Tokenizer, texts: Sequence[str], spans: Sequence[tuple[int, int]]
 ) -> tuple[list[list[int]], list[list[int]], list[list[str]]]:
-    """Tokens of each text; the positions of those with a character of its span, and their texts."""
+    """Tokens of each text, and the positions and texts of those in its span of characters."""
     encoded = tokenize(tokenizer, texts, offsets=True)
     pool = [
         [at for at, (first, end) in enumerate(places) if first < stop and end > start]

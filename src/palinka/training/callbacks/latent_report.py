@@ -53,7 +53,7 @@ class LatentReport(Result):
 
     def scalars(self) -> dict[str, float]:
         """Share of latents that are active anywhere, in per cent."""
-        return {"alive": self.statistics.alive}
+        return {"alive": self.statistics.scalars()["alive"]}
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """One row for each latent in every array; -1 for a text that there is not."""

@@ -111,14 +111,11 @@ def test_every_active_row_is_as_probable_as_the_others() -> None:
     assert (abs(np.bincount(rows.ravel(), minlength=20) - 500) < 80).all()
 
 
-@pytest.mark.parametrize(
-    ("option", "message"),
-    [
+def test_options_are_checked() -> None:
+    for option, message in (
         ({"contexts": 0}, "contexts must be an integer of at least 1"),
         ({"sample": 5}, "sample 5; expected at least 0, and at least 15"),
         ({"seed": -1}, "seed is -1"),
-    ],
-)
-def test_options_are_checked(option: dict[str, int], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        Options(**option)
+    ):
+        with pytest.raises(InputError, match=message):
+            Options(**option)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from palinka.atlas import WriteAtlas
 from palinka.atlas.analyses import read_analyses
 from palinka.atlas.facts import LatentFacts
 from palinka.atlas.site import PAGES, About, packed, script, short, write_site
@@ -18,15 +19,14 @@ from palinka.errors import InputError
 
 
 def data(site: Path, name: str) -> Any:
-    found, value = received((site / "data" / f"{name}.js").read_text(encoding="ascii"))
+    return received(name, (site / "data" / f"{name}.js").read_text(encoding="ascii"))
+
+
+def received(name: str, text: str) -> Any:
+    """Value of a name in the call in a script."""
+    found, value = json.loads(f"[{text[len('palinka.receive(') : -3]}]")
     assert found == name
     return value
-
-
-def received(text: str) -> list[Any]:
-    """Arguments of the call in a script."""
-    arguments: list[Any] = json.loads(f"[{text[len('palinka.receive(') : -3]}]")
-    return arguments
 
 
 def unpacked(value: dict[str, str]) -> np.ndarray:
@@ -57,9 +57,7 @@ def test_a_latents_record_holds_its_windows(site: Path, facts: LatentFacts) -> N
     assert len(records) == 64
     assert len(data(site, "latents-0002")) == 150 - 128
     latent = 70
-    record = records[latent - 64]
-    vocabulary = data(site, "vocabulary")
-    ids = unpacked(vocabulary["ids"])
+    record, ids = records[latent - 64], unpacked(data(site, "vocabulary")["ids"])
     places = unpacked(record["top"]["tokens"]).reshape(4, -1)
     none = np.iinfo(places.dtype).max
     expected = facts.top.tokens[latent]
@@ -94,6 +92,8 @@ def test_an_atlas_is_replaced_and_nothing_else_is(
     (site / "thesis.txt").write_text("precious")
     with pytest.raises(InputError, match="already exists and is not an atlas"):
         write_site(site, facts, about)
+    with pytest.raises(InputError, match="is not an atlas"):
+        WriteAtlas(str(site))  # before the run
     assert (site / "thesis.txt").read_text() == "precious"
     with pytest.raises(InputError, match="is a file"):
         write_site(site / "thesis.txt", facts, about)
@@ -135,7 +135,7 @@ def test_no_text_leaves_its_script(text: str) -> None:
     assert written.isascii()
     assert "<" not in written
     assert written.count("\n") == 1
-    assert received(written) == ["name", {"text": text, text: 1}]
+    assert received("name", written) == {"text": text, text: 1}
 
 
 def test_numbers_are_finite_and_little_endian() -> None:

@@ -38,11 +38,17 @@ def test_every_shipped_configuration_passes(name: str) -> None:
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ("--model.k=16", "there is no option --model.k; did you mean 'model.autoencoder.k'?"),
-        ("--model.lr=1e-3", "there is no option --model.lr; did you mean 'model.optimizer.lr'?"),
-        ("--trainer.epochs=3", "--trainer.epochs; did you mean 'trainer.max_epochs'?"),
-        ("--trainer.max_epoch=3", "--trainer.max_epoch; did you mean 'trainer.max_epochs'?"),
-        ("--modl.x=1", "there is no option --modl.x; did you mean 'model'?"),
+        ("--model.k=16", "there is no option model.k; did you mean 'model.autoencoder.k'?"),
+        ("--model.lr=1e-3", "there is no option model.lr; did you mean 'model.optimizer.lr'?"),
+        (
+            "--trainer.epochs=3",
+            "option trainer.epochs; did you mean 'trainer.max_epochs'?",
+        ),
+        (
+            "--trainer.max_epoch=3",
+            "option trainer.max_epoch; did you mean 'trainer.max_epochs'?",
+        ),
+        ("--modl.x=1", "there is no option modl.x; did you mean 'model'?"),
         ("--data.batch_size=many", "data.batch_size: expected int, got 'many'"),
         ("--data.seed=1.5", "data.seed: expected int, got 1.5"),
         ("--data.seed=null", "data.seed is null; give a value, or leave it out"),
@@ -83,7 +89,7 @@ def test_what_the_parsers_take_passes(arguments: list[str]) -> None:
     ("content", "expected"),
     [
         ("data: {sit: hidden.2}", "there is no option data.sit; did you mean 'data.site'?"),
-        ("modl: {k: 3}", "there is no option modl; did you mean 'model'?"),
+        ("modl: {k: 3}", "there is no option modl.k; did you mean 'model.autoencoder.k'?"),
         (
             "data: {corpus: {class_path: TextFiles, init_args: {pth: texts}}}",
             "data.corpus: TextFiles has no option 'pth'; did you mean 'path'?",

@@ -72,7 +72,8 @@ class Options:
                 self._check_file(value)
         for key, value in given:
             if key not in _FLAGS and not key.endswith(".help"):
-                self._check(key.removesuffix("+"), _parsed(value), flag=True)
+                for name, inner in _flat(_parsed(value), key.removesuffix("+")):
+                    self._check(name, inner)
         places = [name for name, entry in self._options.items() if entry.get("positional")]
         self._given.update(places[: len(words)])
         several = places and self._options[places[-1]]["positional"] == "several"
@@ -83,7 +84,7 @@ class Options:
         for name, word in zip(places, words, strict=False):
             self._check(name, word)
         required = [n for n, e in self._options.items() if e.get("required")]
-        missing = [name for name in required if name not in self._given]
+        missing = [n for n in required if not any(f"{k}.".startswith(f"{n}.") for k in self._given)]
         if missing and "print_config" not in dict(given):
             shown = [n if n in places else f"--{n}" for n in missing]
             raise InputError(
@@ -134,41 +135,32 @@ class Options:
             return
         if not isinstance(settings, dict):
             raise InputError(f"{path} is not a configuration; expected `key: value` lines")
-        for key, value in settings.items():
-            self._check(str(key), value)
+        for key, value in _flat(settings):
+            self._check(key, value)
 
-    def _check(self, key: str, value: Any, *, flag: bool = False) -> None:
-        """Check one option, or a section of options."""
+    def _check(self, key: str, value: Any) -> None:
+        """Check one value, of an option or of an argument of an option's class."""
         self._given.add(key)
-        owner = next((name for name in self._classes if key.startswith(f"{name}.")), None)
-        if key in self._options:
-            self._check_value(key, value)
-        elif owner in self._options:
-            self._check_argument(owner, key.removeprefix(f"{owner}."), value)
-        elif any(name.startswith(f"{key}.") for name in self._options):
-            if isinstance(value, dict):
-                for name, inner in value.items():
-                    self._check(f"{key}.{name}", inner)
-        elif not any(key.startswith(f"{name}.") for name in self._options):
-            shown = f"--{key}" if flag else key
-            raise InputError(f"there is no option {shown}{self._nearest(key)}")
-
-    def _check_value(self, key: str, value: Any) -> None:
-        entry = self._options[key]
-        if key not in self._classes:
-            _check_type(key, value, entry)
-            return
-        for each in value if isinstance(value, list) else [value]:
-            if isinstance(each, str) and "str" not in entry["type"]:
-                self._choose(key, each)
-            elif isinstance(each, dict):
-                if "class_path" in each:
-                    self._choose(key, str(each["class_path"]))
-                elif len(self._classes[key]) == 1:
-                    each = {"init_args": each}
-                arguments = each.get("init_args")
-                for name, inner in (arguments if isinstance(arguments, dict) else {}).items():
-                    self._check_argument(key, str(name), inner)
+        owner = next((k for k in self._classes if key == k or key.startswith(f"{k}.")), "")
+        name = key.removeprefix(f"{owner}.").removeprefix("init_args.")
+        if key == owner or (owner and name == "class_path"):
+            if isinstance(value, str) and "str" not in self._options[owner]["type"]:
+                self._choose(owner, value)
+        elif key in self._options:
+            _check_type(key, value, self._options[key])
+        elif owner:
+            outer, _, inner = name.partition(".")
+            chosen = self._chosen[owner]
+            if not chosen or outer in ("init_args", "help", "dict_kwargs"):
+                return
+            arguments = self._classes[owner][chosen]
+            if outer not in arguments:
+                hint = did_you_mean(outer, arguments) or self._nearest(name)
+                raise InputError(f"{owner}: {chosen} has no option '{outer}'{hint}")
+            if not inner:
+                _check_type(f"{owner}.{name}", value, arguments[outer])
+        elif not any(key.startswith(f"{n}.") or n.startswith(f"{key}.") for n in self._options):
+            raise InputError(f"there is no option {key}{self._nearest(key)}")
 
     def _choose(self, key: str, path: str) -> None:
         """Remember the class of an option; a short name must be among those described."""
@@ -178,21 +170,6 @@ class Options:
             raise InputError(f"{key}: there is no class '{name}'{did_you_mean(name, family)}")
         described = name in family and (name == path or path.startswith(_PACKAGES))
         self._chosen[key] = name if described else None
-
-    def _check_argument(self, key: str, name: str, value: Any) -> None:
-        name = name.removeprefix("init_args.")
-        if name == "class_path":
-            self._choose(key, str(value))
-        chosen = self._chosen[key]
-        if not chosen or name in ("class_path", "init_args", "help") or name.startswith("dict_"):
-            return
-        arguments = self._classes[key][chosen]
-        outer, _, inner = name.partition(".")
-        if outer not in arguments:
-            hint = did_you_mean(outer, arguments) or self._nearest(name)
-            raise InputError(f"{key}: {chosen} has no option '{outer}'{hint}")
-        if not inner:
-            _check_type(f"{key}.{name}", value, arguments[outer])
 
     def families(self, key: str) -> dict[str, dict[str, Any]]:
         """Classes that an option accepts, with their arguments."""
@@ -311,6 +288,18 @@ def with_paths(arguments: Sequence[str]) -> Iterator[str]:
             argument = flag + str(find_config(value))
         before = argument
         yield argument
+
+
+def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and values of nested settings; classes come before their arguments."""
+    if isinstance(value, dict) and value:
+        for name, inner in sorted(value.items(), key=lambda item: item[0] != "class_path"):
+            yield from _flat(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list) and any(isinstance(each, dict) for each in value):
+        for each in value:
+            yield from _flat(each, key)
+    else:
+        yield key, value
 
 
 def _parsed(value: str | None) -> Any:

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from palinka.assets import mini_gpt2_folder
 from palinka.data import Cache, CacheKey, CacheWriter, Layout
 
 Table = NDArray[np.int64]
@@ -86,11 +85,6 @@ def corpus() -> Corpora:
 def cache(corpus: Corpora, tmp_path: Path) -> Cache:
     """Five contexts of eight tokens in three shards."""
     return corpus().write(tmp_path / "caches")
-
-
-@pytest.fixture(scope="session")
-def mini_tokenizer() -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(mini_gpt2_folder())
 
 
 @pytest.fixture

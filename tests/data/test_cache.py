@@ -1,6 +1,5 @@
 import os
 import random
-from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -189,23 +188,12 @@ def test_a_shard_that_vanishes_or_is_cut_later_is_named(cache: Cache) -> None:
             read()
 
 
-@pytest.fixture
-def compared(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
-    """The shards that are compared, call by call."""
-    calls: list[list[int]] = []
-    verify = Cache.verify
-
-    def counted(cache: Cache, shards: Iterable[int]) -> None:
-        calls.append(list(shards))
-        verify(cache, calls[-1])
-
-    monkeypatch.setattr(Cache, "verify", counted)
-    return calls
-
-
 def test_a_shard_is_compared_once_when_it_is_first_read(
-    cache: Cache, compared: list[list[int]]
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    compared: list[list[int]] = []
+    verify = Cache.verify
+    monkeypatch.setattr(Cache, "verify", lambda c, s: verify(c, compared.append(list(s)) or s))
     opened = Cache.open(cache.folder, verify_shards=True)
     for start, stop in ((0, 0), (0, 16), (3, 17), (0, 40), (0, 40)):
         assert torch.equal(opened.read_rows(start, stop), cache.read_rows(start, stop))

@@ -48,18 +48,19 @@ def test_a_cache_that_is_being_harvested_and_one_that_was_left(
     assert "harvest.json: not found" in only(tmp_path).problem
 
 
-@pytest.mark.parametrize("damage", ["no shard", "cut", "manifest"])
-def test_a_damaged_cache_is_named(cache: Cache, damage: str) -> None:
-    shard, manifest = cache.folder / "shard-00001.safetensors", cache.folder / "manifest.json"
-    if damage == "no shard":
-        shard.unlink()
-    elif damage == "cut":
-        os.truncate(shard, 100)
-    else:
-        manifest.write_bytes(manifest.read_bytes()[:-3])
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("shard-00001.safetensors", Path.unlink),
+        ("shard-00001.safetensors", lambda path: os.truncate(path, 100)),
+        ("manifest.json", lambda path: os.truncate(path, path.stat().st_size - 3)),
+    ],
+)
+def test_a_damaged_cache_is_named(cache: Cache, file: str, damage: Any) -> None:
+    damage(cache.folder / file)
     found = only(cache.folder.parent)
     assert (found.state, found.key, found.rows) == ("damaged", None, None)
-    assert ("manifest.json" if damage == "manifest" else "shard-00001") in found.problem
+    assert file in found.problem
     assert "\n" not in found.problem
 
 
@@ -73,9 +74,6 @@ def test_what_is_no_cache_is_named_and_not_followed(cache: Cache, tmp_path: Path
     assert [path.name for path in sorted(root.iterdir())] == [c.path.name for c in found]
     assert {(c.state, c.key, c.rows, c.bytes) for c in found} == {("no cache", None, None, 0)}
     assert all(c.problem.startswith(str(c.path)) for c in found)
-
-
-def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="none: not found"):
         stored_caches(tmp_path / "none")
 

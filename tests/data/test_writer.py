@@ -1,10 +1,7 @@
-import ctypes
 import errno
 import itertools
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +11,11 @@ import pytest
 import torch
 
 from palinka.data import Cache, CacheWriter
-from palinka.data.format import as_input_error
 from palinka.data.writer import is_harvested, read_description, tidy
 from palinka.errors import InputError
 
 if TYPE_CHECKING:
-    from conftest import Corpora, SmallCorpus
+    from conftest import Corpora
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -161,27 +157,34 @@ def test_killed_at_every_step_and_continued_the_cache_is_the_same(
     assert 25 < step < 1000
 
 
-def test_a_disk_that_is_full_at_any_step_is_named_and_leaves_nothing_torn(
-    corpus: "Corpora", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.ENOSPC, "no space left; free some or choose another cache folder"),
+        (errno.EROFS, "the file system is read-only; choose another"),
+    ],
+)
+def test_a_disk_that_fails_at_any_step_is_named_and_leaves_nothing_torn(
+    corpus: "Corpora", tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, message: str
 ) -> None:
     small = corpus(contexts=2, contexts_per_shard=1)
     expected = content(small.write(tmp_path / "whole").folder)
     for step in range(1000):
         root = tmp_path / str(step)
 
-        def full(name: str, number: int, step: int = step) -> None:
-            if number == step:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        def fail(name: str, call: int, step: int = step) -> None:
+            if call == step:
+                raise OSError(number, os.strerror(number))
 
         with monkeypatch.context() as patch:
-            on_calls(patch, ["open", "fsync", "replace"], full)
+            on_calls(patch, ["open", "fsync", "replace"], fail)
             try:
                 small.write(root)
                 break
             except InputError as error:
                 named = str(error)
         assert named.startswith(f"{small.key.folder(root)}")
-        assert "no space left; free some or choose another cache folder" in named
+        assert message in named
         assert "\n" not in named
         assert not list(root.glob("*/*.tmp"))
         assert content(small.write(root).folder) == expected
@@ -278,92 +281,3 @@ def test_tidying_removes_what_dead_processes_left_and_nothing_else(cache: Cache)
         (cache.folder / name).write_text("of a user")
     tidy(cache.folder)
     assert names(cache.folder) == sorted([*whole, *others])
-
-
-@pytest.mark.parametrize(
-    ("number", "message"),
-    [
-        (errno.ENOSPC, "x: no space left; free some or choose another cache folder"),
-        (errno.EROFS, "x: the file system is read-only"),
-        (errno.EACCES, "x: permission denied"),
-        (errno.EIO, "x: the disk reports an input/output error"),
-        (errno.ENOTDIR, "x: Not a directory"),
-    ],
-)
-def test_errors_say_what_to_do(number: int, message: str) -> None:
-    with pytest.raises(InputError, match=message), as_input_error("x"):
-        raise OSError(number, os.strerror(number))
-
-
-_NEW_MOUNTS, _NEW_USER = 0x00020000, 0x10000000
-_DONE, _FAILED, _NO_MOUNT = 0, 1, 77
-
-
-def mount(*options: str) -> None:
-    subprocess.run(["mount", *options], check=True, capture_output=True)
-
-
-def on_a_small_disk(folder: Path, work: Callable[[], None]) -> None:
-    """Do something in a process that sees an empty file system of 96 kB at `folder`."""
-    if not sys.platform.startswith("linux"):
-        pytest.skip("needs Linux to mount a small file system")
-    child = os.fork()
-    if child == 0:
-        status = _FAILED
-        try:
-            flags = _NEW_MOUNTS | (0 if os.geteuid() == 0 else _NEW_USER)
-            try:
-                if ctypes.CDLL(None).unshare(flags):
-                    os._exit(_NO_MOUNT)
-                mount("--make-rprivate", "/")
-                mount("-t", "tmpfs", "-o", "size=96k", "none", str(folder))
-            except (OSError, subprocess.CalledProcessError):
-                os._exit(_NO_MOUNT)
-            work()
-            status = _DONE
-        except BaseException as error:
-            print(repr(error), flush=True)
-        finally:
-            os._exit(status)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if status == _NO_MOUNT:
-        pytest.skip("this user may not mount a file system")
-    assert status == _DONE
-
-
-def rejected(small: "SmallCorpus", root: Path) -> str:
-    with pytest.raises(InputError) as error:
-        small.write(root)
-    message = str(error.value)
-    assert message.startswith(str(small.key.folder(root)))
-    assert "\n" not in message
-    assert not list(root.glob("*/*.tmp"))
-    return message
-
-
-def test_a_full_or_read_only_disk_is_named_and_the_harvest_resumes_once_there_is_room(
-    corpus: "Corpora", tmp_path: Path
-) -> None:
-    # Three shards of 8 kB and more.
-    small, other = corpus(width=128, dtype="float32"), corpus(seed=1)
-    expected = content(small.write(tmp_path / "whole").folder)
-    disk = tmp_path / "disk"
-    disk.mkdir()
-
-    def work() -> None:
-        ballast = disk / "ballast"
-        ballast.write_bytes(bytes(72 * 1024))
-        assert "no space left; free some or choose another" in rejected(small, disk)
-        writer = CacheWriter(disk, small.key)
-        assert [writer.done(index) for index in range(3)].count(True) == 1
-        ballast.unlink()
-        whole = small.write(disk)
-        assert content(whole.folder) == expected
-        other.begin(disk, [0])
-        mount("-o", "remount,ro", str(disk))
-        assert "the file system is read-only; choose another" in rejected(other, disk)
-        Cache.open(whole.folder, small.key, verify_shards=True).read_rows(0, 40)
-        mount("-o", "remount,rw", str(disk))
-        other.write(disk).verify()
-
-    on_a_small_disk(disk, work)

@@ -41,16 +41,10 @@ def disable_malloc_trim() -> bool:
 def tune_cpu(device: torch.device, weights: int, precision: str | None = None) -> str:
     """Reuse freed memory, and choose a library for float32 products, before work on the CPU.
 
-    A precision that the user has set stays. All processes take the first one's choice, and a
-    resumed run that of its beginning, so that it ends the same.
-
-    Args:
-        device: Device of the work; nothing is done on other devices.
-        weights: Number of weights that are multiplied at every step.
-        precision: torch's precision with which a resumed run began.
-
-    Returns:
-        torch's precision before, for `torch.set_float32_matmul_precision` afterwards.
+    For a number of `weights` that are multiplied at every step; nothing is done on other devices. A
+    precision that the user has set stays. All processes take the first one's choice, and a resumed
+    run the `precision` of its beginning, so that it ends the same. Returns torch's precision
+    before, for `torch.set_float32_matmul_precision` afterwards.
     """
     from lightning.pytorch.utilities import rank_zero_info  # slow; reading a model needs none
 

@@ -40,14 +40,7 @@ class TokenEffects(NamedTuple):
 def token_effects(model: LanguageModel, site: str, directions: Tensor, n: int = 10) -> TokenEffects:
     """Find the `n` tokens that each direction at a site raises and lowers most.
 
-    Args:
-        model: The language model.
-        site: The site of the directions.
-        directions: `(directions, width)`, in the units of raw activations.
-        n: Number of tokens.
-
-    Raises:
-        InputError: If the model has no such site, or it has no direct path to the logits.
+    Directions, `(directions, width)`, are in the units of raw activations.
     """
     to_logits = direct_path(model, site)
     found = []

@@ -72,18 +72,12 @@ Replacement = Callable[[Tensor], Tensor] | EncodesAndDecodes
 
 
 def as_function(
-    replacement: Replacement,
-    edit: Edit | None = None,
-    keep_error: bool = False,
+    replacement: Replacement, edit: Edit | None = None, keep_error: bool = False,
     source: Callable[[], Tensor] | None = None,
-) -> Callable[[Tensor], Tensor]:
+) -> Callable[[Tensor], Tensor]:  # fmt: skip
     """Make one function of a site's activations from what `LanguageModel.replaced` is given.
 
-    Args:
-        replacement: A function, or an autoencoder, whose reconstruction is taken then.
-        edit: A function of the autoencoder's latents.
-        keep_error: Add what the unedited reconstruction misses at the site.
-        source: Returns the activations at another site, to be read instead.
+    `source` returns the activations at another site, to be read instead.
     """
     if not isinstance(replacement, EncodesAndDecodes):
         if not callable(replacement):

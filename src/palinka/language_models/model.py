@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 class Activations(dict[str, Tensor]):
     """Activations by site, `(texts, tokens, width)` each and zero where a text has no token.
 
-    Attributes:
-        tokens: The token ids, `(texts, tokens)`, right-padded.
-        mask: 1 for a token, 0 for padding, `(texts, tokens)`.
+    Beside them the ids of the `tokens`, padded on the right, and their `mask`, as in `Tokens`.
     """
 
     def __init__(self, sites: Mapping[str, Tensor], tokens: Tensor, mask: Tensor) -> None:

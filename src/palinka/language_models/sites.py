@@ -20,19 +20,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Tap:
-    """A module's output or first input, or a part of a fused projection.
+    """The tensor that a module returns or is given, or a part of a fused projection.
 
-    Attributes:
-        module: The module's path in the model, such as `transformer.h.3.mlp.c_fc`.
-        side: The tensor that the module returns, or the one that it is given.
-        part: 0 for the query, 1 for the key and 2 for the value of a fused projection, whose output
-            is `(…, groups · 3 · size)`; None for the whole tensor.
-        groups: 1 if they lie side by side (GPT-2), the heads if they are interleaved (GPT-NeoX).
+    Part 0, 1 or 2 is the query, key or value of an output `(…, groups · 3 · size)`, with 1 group if
+    they lie side by side (GPT-2), and one for each head if they are interleaved (GPT-NeoX).
     """
 
-    module: str
+    module: str  # its path in the model, such as transformer.h.3.mlp.c_fc
     side: Literal["output", "input"] = "output"
-    part: int | None = None
+    part: int | None = None  # None for the whole tensor
     groups: int = 1
 
     def take(self, whole: Tensor) -> Tensor:
@@ -215,25 +211,14 @@ def _hook(
 
 @dataclass(frozen=True)
 class Sites:
-    """Every place of a model that can be read or replaced.
+    """Every place of a model that can be read or replaced."""
 
-    Attributes:
-        taps: The taps of the sites that have a name of their own, in the order of the forward
-            pass; empty where the model's family is not known.
-        widths: The widths of these and of every module whose output is one vector per token.
-        layers: The number of blocks.
-    """
-
-    taps: dict[str, Tap]
-    widths: dict[str, int]
-    layers: int
+    taps: dict[str, Tap]  # of named sites, in the order of the forward pass; none in other families
+    widths: dict[str, int]  # of these, and of every module whose output is one vector per token
+    layers: int  # the number of blocks
 
     def resolve(self, site: str) -> str:
-        """The full name of a site, such as `blocks.3.mlp.pre` for `blocks.middle.mlp.pre`.
-
-        Raises:
-            InputError: If the model has no such site; the message lists them all.
-        """
+        """The full name of a site, such as `blocks.3.mlp.pre` for `blocks.middle.mlp.pre`."""
         name = re.sub(r"^blocks\.middle\.", f"blocks.{self.layers // 2}.", site)
         if name in self.widths:
             return name

@@ -31,11 +31,7 @@ _TOKENIZER_FILES = ("tokenizer*.json", "tokenizer.model", "*_tokens*.json", "voc
 def find_source(
     name: str, revision: str | None = None, gguf_file: str | None = None
 ) -> tuple[dict[str, Any], str | None]:
-    """Find the files of a model of `LanguageModelSpec`, quickly also without a network.
-
-    Returns:
-        Arguments of every `from_pretrained` of transformers, and the commit of a model on the hub.
-    """
+    """Find a model: arguments of `from_pretrained` of transformers, and its commit on the hub."""
     path = mini_gpt2_folder() if name == "mini" else expanded(name)
     if path.is_file() and path.suffix == ".gguf" and gguf_file is None:
         path, gguf_file = path.parent, path.name
@@ -177,9 +173,8 @@ class LanguageModelSpec:
     def fingerprint(self) -> dict[str, str]:
         """Identify the model by its commit on the hub, or by the content of its local files.
 
-        Returns:
-            `weights`, `tokenizer` and `dtype`; a model on the hub also has its `name` and
-            `revision` (the commit). No path and no device is in it.
+        By `weights`, `tokenizer` and `dtype`, and on the hub also by `name` and `revision` (the
+        commit), without any path or device.
         """
         arguments, commit = self._source
         name, gguf_file = arguments["pretrained_model_name_or_path"], arguments.get("gguf_file")

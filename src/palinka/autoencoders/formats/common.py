@@ -17,11 +17,8 @@ Keys = Mapping[str, str]
 
 # Dimensions of tensors of a `StateTable`: n latents, d wide. The others have one per latent.
 _SHAPES = {
-    "encoder.weight": "nd",
-    "decoder_weight": "nd",
-    "decoder_bias": "d",
-    "batch_threshold": "",
-}
+    "encoder.weight": "nd", "decoder_weight": "nd", "decoder_bias": "d", "batch_threshold": "",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,14 +37,8 @@ class StateTable:
     - `gated`: where the value is positive,
       `ReLU(exp(log_magnitude) (value - gate_bias) + magnitude_bias)`.
 
-    Attributes:
-        kind: The activation function.
-        tensors: `encoder.weight` and `decoder_weight`, `(latents, width)`; `decoder_bias`,
-            `(width,)`; `batch_threshold`, `()`; all others `(latents,)`.
-        k: Number of latents per row, of `topk` and `batch_topk`.
-        subtracts_bias: Whether the decoder's bias is subtracted before encoding.
-        layer_norm: Whether each activation is layer-normed before it is encoded, and the
-            reconstruction brought back to its mean and deviation.
+    With `layer_norm`, each activation is layer-normed before it is encoded, and the reconstruction
+    brought back to its mean and deviation. Shapes of tensors are those in `_SHAPES`.
     """
 
     kind: Kind
@@ -89,9 +80,6 @@ def read_tensors(
     """Rename the tensors of a file to those of a `StateTable`, in float32.
 
     `keys` has the encoder's weight first, and the file may also have what is `ignored`.
-
-    Raises:
-        InputError: If a tensor is missing, of another shape, or left over.
     """
     missing, left_over = keys.keys() - found.keys(), found.keys() - keys.keys() - set(ignored)
     for name in [*sorted(missing), *sorted(left_over)]:
@@ -158,7 +146,7 @@ def read_k(config: Mapping[str, Any], latents: int, path: Path, default: int = 0
 
 
 def check_dimensions(config: Mapping[str, Any], path: Path, **dimensions: int) -> None:
-    """Raise an `InputError` unless a configuration has the dimensions of the weights."""
+    """Reject a configuration without the dimensions of the weights."""
     for key, expected in dimensions.items():
         if setting(config, key, int, path, expected) != expected:
             raise InputError(
@@ -174,12 +162,9 @@ def mapping_in(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 _HOOKS = {
-    "resid": "hook_resid_post",
-    "attn.out": "hook_attn_out",
-    "mlp.pre": "mlp.hook_pre",
-    "mlp.post": "mlp.hook_post",
-    "mlp.out": "hook_mlp_out",
-}
+    "resid": "hook_resid_post", "attn.out": "hook_attn_out", "mlp.out": "hook_mlp_out",
+    "mlp.pre": "mlp.hook_pre", "mlp.post": "mlp.hook_post",
+}  # fmt: skip
 _PARTS = {hook: part for part, hook in _HOOKS.items()}
 _IN_LAYER = re.compile(r"blocks\.(\d+)\.(.+)")
 _HIDDEN = re.compile(r"hidden\.(\d+)")
@@ -189,18 +174,13 @@ _HIDDEN = re.compile(r"hidden\.(\d+)")
 _MODULES = {
     "resid": [""],
     "attn.out": [
-        "attn",
-        "attn.c_proj",
-        "attn.attention.out_proj",
-        "attention",
-        "attention.dense",
-        "self_attn",
-        "self_attn.o_proj",
+        "attn", "attn.c_proj", "attn.attention.out_proj", "attention", "attention.dense",
+        "self_attn", "self_attn.o_proj",
     ],
     "mlp.out": ["mlp", "mlp.c_proj", "mlp.dense_4h_to_h", "mlp.down_proj"],
     "mlp.pre": ["mlp.c_fc", "mlp.dense_h_to_4h", "mlp.gate_proj"],
     "mlp.post": ["mlp.act"],
-}
+}  # fmt: skip
 _PART_OF = {module: part for part, modules in _MODULES.items() for module in modules}
 _LAYER_MODULE = re.compile(r"(?:h|layers)\.(\d+)(?:\.(.+))?")
 _LABEL = re.compile(r"(resid_post|mlp_out|attention_out)_layer_(\d+)")

@@ -15,18 +15,13 @@ _WEIGHTS = {"encoder.weight": "encoder.weight", "decoder.weight": "decoder_weigh
 _LINEAR = {**_WEIGHTS, "encoder.bias": "encoder.bias"}
 _TOPK = {**_LINEAR, "b_dec": "decoder_bias"}
 _TRANSPOSED = {
-    "W_enc": "encoder.weight.T",
-    "b_enc": "encoder.bias",
-    "W_dec": "decoder_weight",
-    "b_dec": "decoder_bias",
-}
+    "W_enc": "encoder.weight.T", "b_enc": "encoder.bias",
+    "W_dec": "decoder_weight", "b_dec": "decoder_bias",
+}  # fmt: skip
 _GATED = {
-    **_WEIGHTS,
-    "gate_bias": "gate_bias",
-    "mag_bias": "magnitude_bias",
-    "r_mag": "log_magnitude",
-    "decoder_bias": "decoder_bias",
-}
+    **_WEIGHTS, "decoder_bias": "decoder_bias",
+    "gate_bias": "gate_bias", "mag_bias": "magnitude_bias", "r_mag": "log_magnitude",
+}  # fmt: skip
 _IGNORED = ("k", "threshold", "group_sizes")
 # Activation function, tensors, and whether the decoder's bias is subtracted, of each class.
 _CLASSES: dict[str, tuple[common.Kind, common.Keys, bool]] = {

@@ -25,11 +25,9 @@ FORMATS = ("saelens", "sparsify", "palinka")
 """Formats that can be written."""
 
 READERS = {
-    "SAELens": saelens,
-    "sparsify": sparsify,
-    "dictionary_learning": dictionary_learning,
-    "OpenAI": openai,
-}
+    "SAELens": saelens, "sparsify": sparsify,
+    "dictionary_learning": dictionary_learning, "OpenAI": openai,
+}  # fmt: skip
 LIBRARIES = {"palinka": base.OWN_FILES, **{name: r.FILES for name, r in READERS.items()}}
 # Activation function of exactly these classes; a subclass may compute something else.
 KINDS: dict[type[Autoencoder], Kind] = {
@@ -50,11 +48,7 @@ They differ only where two values are equal to the last bit.
 
 @torch.no_grad()
 def to_table(autoencoder: Autoencoder) -> StateTable:
-    """Weights and settings of an autoencoder, for other libraries.
-
-    Raises:
-        InputError: If it is a transcoder, or of a class that no other library has.
-    """
+    """Weights and settings of an autoencoder, if other libraries have its class."""
     kind = KINDS.get(type(autoencoder))
     if autoencoder.is_transcoder or kind is None:
         name = "transcoder" if autoencoder.is_transcoder else type(autoencoder).__name__
@@ -80,11 +74,7 @@ def to_table(autoencoder: Autoencoder) -> StateTable:
 
 @torch.no_grad()
 def from_table(table: StateTable) -> Autoencoder:
-    """Autoencoder of a table, on the CPU and in `eval()` mode.
-
-    Raises:
-        InputError: If no class computes the same.
-    """
+    """Autoencoder that computes the same as a table, on the CPU and in `eval()` mode."""
     settings: dict[str, Any] = {"k": table.k} if table.k else {}
     kind = next(kind for kind, known in KINDS.items() if known == table.kind)
     if table.layer_norm:
@@ -112,16 +102,9 @@ def fold(
     """Fold centering and scaling into the weights of a copy that takes raw activations.
 
     The latents are the same, and the reconstruction is the original's after `inverse` of the
-    scaling. Where there is a scale, directions of norm 1 get norm `1 / scale`, and a tied decoder
-    becomes untied.
-
-    Args:
-        autoencoder: Stays as it is.
-        scaling: Centering and scaling of the input.
-        target_scaling: That of a transcoder's output, if another.
-
-    Raises:
-        InputError: If its class may do more with activations than those of palinka.
+    scaling, or of that of a transcoder's target. Where there is a scale, directions of norm 1 get
+    norm `1 / scale`, and a tied decoder becomes untied. A class that may do more with activations
+    than those of palinka is an `InputError`.
     """
     target = target_scaling or scaling
     mean, target_mean = scaling.mean.double().cpu(), target.mean.double().cpu()

@@ -13,12 +13,9 @@ _UNTIED = {**_ENCODER, "pre_bias": "decoder_bias", "decoder.weight": "decoder_we
 _TIED = {**_ENCODER, "pre_bias": "decoder_bias", "decoder.linear.weight": "decoder_weight"}
 # Settings, and counts during training.
 _IGNORED = (
-    "activation",
-    "activation_state_dict",
-    "stats_last_nonzero",
-    "latents_activation_frequency",
-    "latents_mean_square",
-)
+    "activation", "activation_state_dict", "stats_last_nonzero",
+    "latents_activation_frequency", "latents_mean_square",
+)  # fmt: skip
 
 
 def read(path: Path) -> tuple[common.StateTable, Provenance]:

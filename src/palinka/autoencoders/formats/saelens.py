@@ -43,12 +43,7 @@ _PROVENANCE = {
 
 
 def read(path: Path, weights: Path) -> tuple[common.StateTable, Provenance]:
-    """Read the files of SAELens.
-
-    Raises:
-        InputError: If one is damaged, they do not fit together, or the activations are changed
-            before encoding in a way that weights cannot hold.
-    """
+    """Read the files of SAELens."""
     config = read_json(path)
     normalization = config.get("normalize_activations")
     if normalization not in ("none", "layer_norm", None, False):

@@ -48,11 +48,7 @@ def hookpoint(provenance: Provenance) -> str:
 
 
 def write(table: common.StateTable, provenance: Provenance, folder: Path) -> None:
-    """Write a folder that sparsify loads.
-
-    Raises:
-        InputError: If it is not a top-k autoencoder of plain activations.
-    """
+    """Write a folder that sparsify loads, of a top-k autoencoder of plain activations."""
     if table.kind != "topk" or table.layer_norm:
         raise InputError(
             "sparsify has only autoencoders that keep the k largest latents of each row, of"

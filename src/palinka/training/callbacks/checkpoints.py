@@ -228,6 +228,7 @@ class RunCheckpoints(Checkpoint):
 
     def _save(self, trainer: Trainer) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._signals.received_sigterm = self._stopping
             return
         self._due, self._saved = False, trainer.global_step
         newest = self._folder / NEWEST

@@ -157,7 +157,7 @@ def test_nothing_is_removed_that_is_harvested_or_no_part_of_a_cache(
     assert f"left {whole / 'notes.txt'}, which is not part of a cache\n" in printed
     assert [path.name for path in whole.iterdir()] == ["notes.txt"]
     line = said("remove", whole.name, "--yes", status=2)
-    assert line == f"'{whole.name}' is not a cache, and stays\n"
+    assert line == f"'{whole.name}' is not a cache; it is not removed\n"
 
     outside = finished(workspace / "elsewhere")
     (caches / "link").symlink_to(outside)

@@ -140,7 +140,7 @@ def _named(key: str, caches: dict[str, StoredCache], root: Path) -> str:
         begun = f"{', '.join(found[:3])}{more}"
         raise InputError(f"'{key}' is how {len(found)} caches begin ({begun}); give more digits")
     if key in caches:
-        raise InputError(f"'{key}' is not a cache, and stays")
+        raise InputError(f"'{key}' is not a cache; it is not removed")
     hint = did_you_mean(key, names, most=0) or "; see `palinka cache list`"
     raise InputError(f"there is no cache '{key}' in {root}{hint}")
 

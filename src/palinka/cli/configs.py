@@ -26,6 +26,8 @@ def copy_config(name: str, /, to: str = "configs") -> int:
         name: Such as quickstart or analyses/him_her.
         to: The folder.
     """
+    if Path(to).suffix:
+        raise InputError(f"--to is {to}; expected a folder")
     path = find_config(name)
     used = _STIMULI.findall(path.read_text(encoding="utf-8"))
     sources = [path, *(config_folder() / part for part in dict.fromkeys(used))]

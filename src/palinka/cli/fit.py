@@ -350,7 +350,7 @@ def run(command: str, arguments: Sequence[str]) -> int:
         raise InputError(f"{problem}; {remedy}") from error
     except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
         cause = _cause(error, InputError)
-        if cause is None and not _is_lightnings(error):
+        if cause is None and not _raised_by_lightning(error):
             raise
         raise cause or InputError(one_line(error)) from error
     analyses = [c for c in trainer.callbacks if isinstance(c, callbacks.RunAnalyses)]
@@ -385,7 +385,7 @@ def _cause(error: BaseException | None, kind: type[_Error]) -> _Error | None:
     return error
 
 
-def _is_lightnings(error: Exception) -> bool:
+def _raised_by_lightning(error: Exception) -> bool:
     """Return whether Lightning raised an error, which it does for unusable settings."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     raised_in = str(frame.f_globals.get("__name__"))

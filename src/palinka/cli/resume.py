@@ -213,8 +213,8 @@ def check_optimizer(model: Mapping[str, Any], recorded: Mapping[str, Any]) -> No
     for name in {**then, **now}:
         if now.get(name) != then.get(name):
             raise InputError(
-                f"model.{name} is {now.get(name)}, and the run began with {then.get(name)}, whose"
-                " state it resumes with; leave it out, or start a new run, without --ckpt_path"
+                f"model.{name} is {now.get(name)}, but the resumed optimizer was made with"
+                f" {then.get(name)}; leave it out, or start a new run without --ckpt_path"
             )
 
 

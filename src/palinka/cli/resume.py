@@ -248,11 +248,13 @@ def model_settings(path: Path) -> dict[str, Any]:
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten settings to dotted names; tuples become lists, as in JSON."""
+    """Flatten settings to dotted names, with classes by their own; tuples become lists."""
     found: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, Mapping):
             found |= _flat(value, f"{prefix}{name}.")
+        elif name == "class_path":
+            found[f"{prefix}{name}"] = str(value).rpartition(".")[2]
         else:
             found[f"{prefix}{name}"] = json.loads(json.dumps(value, default=str))
     return found

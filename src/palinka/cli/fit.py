@@ -42,7 +42,7 @@ from palinka.training.callbacks.base import log_folder, with_variants
 from palinka.training.callbacks.checkpoints import rewind_logs
 from palinka.training.callbacks.summary import final_report, shell_path, sweep_report
 from palinka.training.callbacks.tensorboard import tensorboard_writers
-from palinka.training.checkpoint import VARIANTS, read_any, settings_of
+from palinka.training.checkpoint import VARIANTS, read, settings_of
 
 # Errors of the log folder; any other OSError is a bug.
 FOLDER_ERRORS = (
@@ -164,7 +164,7 @@ class PalinkaCLI(LightningCLI):
         else:
             path = resume.checkpoint_named(path, root, found)
         self._checkpoint = str(path)
-        settings = read_any(path)["hyper_parameters"]
+        settings = read(path, allow_sweep=True)["hyper_parameters"]
         of_sweep = command == "fit" and VARIANTS in settings
         kept = dict(settings["settings"] if of_sweep else settings_of(path))
         record = resume.model_settings(self._resumed / resume.CONFIG) if self._resumed else {}
@@ -306,7 +306,8 @@ class PalinkaCLI(LightningCLI):
     def before_fit(self) -> None:
         """Remove what a resumed run logged after the checkpoint."""
         if self._resumed is not None and self.trainer.is_global_zero:
-            run = read_any(self._checkpoint).get("run", {}) if self._checkpoint else {}
+            path = self._checkpoint
+            run = read(path, allow_sweep=True).get("run", {}) if path else {}
             rewind_logs(self.trainer, run.get("events", {}))
 
     def after_fit(self) -> None:

@@ -1,6 +1,6 @@
 """Checkpoints: reading, checks and durable writes."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -40,36 +40,28 @@ def readable(path: str | PathLike[str]) -> Iterator[None]:
         raise InputError(f"{text}: give one of palinka fit") from error
 
 
-def read(path: str | PathLike[str]) -> dict[str, Any]:
-    """Read the checkpoint of one sparse autoencoder; its tensors are mapped, not loaded."""
-    checkpoint = read_any(path)
-    names = list(checkpoint["hyper_parameters"].get(VARIANTS, {}))
-    if names:
-        folder, name = Path(path).parent, Path(path).name
-        raise InputError(
-            f"{path} is of a sweep of {len(names)} autoencoders: give one of its variants, such as"
-            f" {folder.parent / names[0] / folder.name / name}"
-        )
-    return checkpoint
-
-
-def read_any(path: str | PathLike[str]) -> dict[str, Any]:
-    """Read the checkpoint of a sparse autoencoder, or of a sweep."""
+def read(path: str | PathLike[str], allow_sweep: bool = False) -> dict[str, Any]:
+    """Read the checkpoint of an autoencoder or a sweep, its tensors mapped, not loaded."""
     with readable(path):
         if not is_zipfile(path):  # torch would read a pickle
             raise ValueError("missing, or not a zip archive")
         checkpoint = dict(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
         settings = checkpoint["hyper_parameters"]
-        for one in settings.get(VARIANTS, {"": settings}).values():
+        variants = settings.get(VARIANTS, {})
+        for one in (variants or {"": settings}).values():
             one["autoencoder"]["class_path"].rpartition(".")
+        if variants and not allow_sweep:
+            run, file = Path(path).parent, Path(path).name
+            of_first = run.parent / next(iter(variants)) / run.name / file
+            count = f"{path} is of a sweep of {len(variants)} autoencoders"
+            raise InputError(f"{count}: give one of its variants, such as {of_first}")
     return checkpoint
 
 
 def settings_of(path: str | PathLike[str]) -> dict[str, Any]:
     """Arguments of a checkpoint's module, without the widths, which are the data's."""
     settings = read(path)["hyper_parameters"]
-    described = dict(settings["autoencoder"])
-    of_data = ("input_dim", "output_dim")
+    described, of_data = settings["autoencoder"], ("input_dim", "output_dim")
     arguments = {k: v for k, v in described.get("init_args", {}).items() if k not in of_data}
     return {**settings, "autoencoder": {**described, "init_args": arguments}}
 
@@ -116,8 +108,7 @@ def _summary(description: Mapping[str, Any]) -> str:
 
 
 def check_strategy(strategy: Strategy, devices: int) -> None:
-    """Reject a trainer's strategy that cannot work on all nodes' devices, before it starts."""
-    # Private to Lightning, as are the mesh's sizes below.
+    """Reject a strategy that cannot work on all nodes' devices; most of this is private to it."""
     if getattr(strategy, "_start_method", "popen") != "popen":
         raise InputError(
             "ddp_spawn, ddp_fork and ddp_notebook lose their results: use trainer.strategy ddp"
@@ -148,12 +139,7 @@ class DurableCheckpointIO(TorchCheckpointIO):
         with atomic_write(Path(path)) as file:
             torch.save(checkpoint, file)
 
-    def load_checkpoint(
-        self,
-        path: _PATH,
-        map_location: Callable[..., Any] | None = lambda storage, _: storage,
-        weights_only: bool | None = None,
-    ) -> dict[str, Any]:
+    def load_checkpoint(self, path: _PATH, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load tensors and plain values only, whatever Lightning's default is."""
         with readable(path):
-            return super().load_checkpoint(path, map_location, weights_only=True)
+            return super().load_checkpoint(path, *args, **{**kwargs, "weights_only": True})

@@ -57,11 +57,9 @@ def total_variance(target: Tensor, group: Group = None) -> Tensor:
 
 
 def sparsity_loss(latents: Latents, slices: Group = None) -> Tensor:
-    """Mean over all elements of the absolute value, in float32 or better.
+    """Mean over all elements of the absolute value of latents `(…, latent_dim)`.
 
-    Args:
-        latents: `(…, latent_dim)`.
-        slices: Processes that hold the other latents of the same rows, as many each.
+    It is in float32 or better. The processes `slices` hold the other latents of the same rows.
     """
     dtype = statistics_dtype(latents.dtype)
     if isinstance(latents, SparseLatents):
@@ -74,10 +72,9 @@ def decorrelation_loss(latents: Latents, group: Group = None, slices: Group = No
     """Sum over all ordered pairs of different latents of their squared unbiased covariance.
 
     Args:
-        latents: `(…, latent_dim)`; every position but the last dimension's is one observation,
-            of which there must be two.
-        group: Processes whose latents count as one batch, with gradients for data-parallel
-            training, which averages them; every process must hold equally many.
+        latents: `(…, latent_dim)`, of at least two rows.
+        group: Processes whose latents, as many each, count as one batch, with gradients for
+            data-parallel training, which averages them.
         slices: Processes that hold the other latents of the same rows.
     """
     if isinstance(latents, Tensor):
@@ -93,8 +90,8 @@ class StepContext:
         x: Input of the autoencoder, `(rows, input_dim)`.
         target: What it reconstructs, `(rows, output_dim)`: `x` itself, except for a transcoder.
         sharding: The processes whose batches count as one, and those with the other latents.
-        dead: Returns the mask of dead latents, `(latent_dim,)`, bool; a collective, so that all
-            processes must call it. None where firing is not tracked.
+        dead: Collective that returns the mask of dead latents, `(latent_dim,)`, bool; None where
+            firing is not tracked.
         auxiliary_k: Number of dead latents in AuxK; default `input_dim // 2`.
     """
 
@@ -109,12 +106,8 @@ class StepContext:
 class LossTerms:
     """Unweighted terms of an architecture's loss, scalars in float32 or better.
 
-    Attributes:
-        output: Latents and reconstruction of the batch, with a graph.
-        reconstruction: Reconstruction error.
-        sparsity: Multiplied by `sparsity_weight`.
-        auxiliary: Multiplied by `auxiliary_weight`; None without such a term.
-        auxiliary_weight: Default weight, that of the architecture's paper.
+    `output` is that of the batch, with a graph; `auxiliary` is None without such a term, and
+    `auxiliary_weight` the weight of the architecture's paper.
     """
 
     output: AutoencoderOutput | SparseOutput
@@ -135,8 +128,7 @@ def default_terms(autoencoder: Autoencoder | ShardedAutoencoder, step: StepConte
 def relu_terms(autoencoder: ReLUAutoencoder, step: StepContext) -> LossTerms:
     """Mean squared error, and L1 weighted by decoder norms.
 
-    The paper sums the squared error over the width, where a mean is taken here: a
-    `sparsity_weight` is the paper's λ divided by the width.
+    The paper sums the squared error over the width: a `sparsity_weight` is its λ divided by that.
 
     Source:
         Conerly et al. (2024), Update on how we train SAEs; with rows of norm 1, Bricken et al.
@@ -156,8 +148,8 @@ def decoder_weighted_l1(latents: Tensor, autoencoder: UntiedAutoencoder) -> Tens
 def topk_terms(autoencoder: TopKAutoencoder, step: StepContext) -> LossTerms:
     """Normalized mean squared error and AuxK; the paper has `sparsity_weight` 0.
 
-    The paper divides by the error of predicting the mean activation. Its code takes that of rows
-    seen before the first step, and for AuxK that of the batch; here both are the batch's.
+    Both are normalized by the batch's variance; the paper's code takes that of rows seen before
+    the first step for the former.
 
     Source:
         Gao et al. (2024), Scaling and evaluating sparse autoencoders, arXiv 2406.04093, sections
@@ -174,10 +166,10 @@ def auxk_loss(
 ) -> Tensor | None:
     """AuxK: normalized error of the largest dead latents in reconstructing the residual.
 
-    Its gradient reaches the encoder's and the decoder's rows of dead latents, and none of the
-    others'. `values` are the latents `(…, latent_dim)` before the choice, or None to compute those
-    of dead latents alone; as in the paper's code they have passed the ReLU. The loss is 0 where no
-    latent is dead, and None where firing is not tracked.
+    Its gradient reaches the encoder's and the decoder's rows of dead latents alone. `values` are
+    the latents `(…, latent_dim)` before the choice, after the ReLU as in the paper's code; None
+    to compute those of dead latents alone. The loss is 0 where no latent is dead, and None where
+    firing is not tracked.
 
     Source:
         Gao et al. (2024), arXiv 2406.04093, appendix A.2.
@@ -194,8 +186,7 @@ def auxk_loss(
     else:
         of_dead = values[..., dead]
     latents = keep_top_k(of_dead, step.auxiliary_k or max(1, autoencoder.input_dim // 2))
-    directions = autoencoder.dictionary.index_select(0, dead)
-    dead_reconstruction = functional.linear(latents, directions.T)
+    dead_reconstruction = latents @ autoencoder.dictionary.index_select(0, dead)
     residual = step.target - reconstruction.detach()
     return normalized_loss(dead_reconstruction, residual, step.sharding.rows)
 
@@ -207,10 +198,9 @@ def batch_topk_terms(autoencoder: BatchTopKAutoencoder, step: StepContext) -> Lo
         Bussmann et al. (2024), BatchTopK sparse autoencoders, arXiv 2412.06410.
     """
     values, latents = batch_topk(autoencoder, step)
-    reconstruction = autoencoder.decode(latents)
-    output = AutoencoderOutput(reconstruction, latents)
-    error = normalized_loss(reconstruction, step.target, step.sharding.rows)
-    auxiliary = auxk_loss(autoencoder, values, reconstruction, step)
+    output = AutoencoderOutput(autoencoder.decode(latents), latents)
+    error = normalized_loss(output.reconstruction, step.target, step.sharding.rows)
+    auxiliary = auxk_loss(autoencoder, values, output.reconstruction, step)
     return LossTerms(output, error, sparsity_loss(latents), auxiliary)
 
 
@@ -225,8 +215,7 @@ def batch_topk(autoencoder: BatchTopKAutoencoder, step: StepContext) -> tuple[Te
 def matryoshka_terms(autoencoder: MatryoshkaAutoencoder, step: StepContext) -> LossTerms:
     """The sum of the normalized errors of all prefixes, and AuxK on the residual of the whole.
 
-    The paper sums, as here; the authors' code takes the mean, and counts the bias alone as the
-    empty prefix.
+    The authors' code takes the mean, and counts the bias alone as the empty prefix.
 
     Source:
         Bussmann et al. (2025), Learning multi-level features with Matryoshka sparse autoencoders,
@@ -268,11 +257,10 @@ def jumprelu_terms(autoencoder: JumpReLUAutoencoder, step: StepContext) -> LossT
 
 
 def gated_terms(autoencoder: GatedAutoencoder, step: StepContext) -> LossTerms:
-    """Mean squared error, L1 of the rectified gate, and the gate's reconstruction error.
+    """Mean squared error, L1 of the rectified gate, and the gate's error by a frozen decoder.
 
-    The gate learns from its own reconstruction by a frozen decoder. A `sparsity_weight` is the
-    paper's λ divided by the width, as in `relu_terms`. Where directions are free, the L1 is
-    weighted by their norms.
+    A `sparsity_weight` is the paper's λ divided by the width, as in `relu_terms`; the L1 is
+    weighted by decoder norms.
 
     Source:
         Rajamanoharan et al. (2024), arXiv 2404.16014, equation 8 and appendix H.
@@ -331,7 +319,6 @@ class Objective:
     sparsity_warmup_steps: int = 0
     decorrelation_warmup_steps: int = 0
     auxiliary_weight: float | None = None
-    """None for the default of the architecture's paper."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -353,9 +340,8 @@ class Objective:
             else torch.zeros_like(terms.reconstruction),
         )
         if terms.auxiliary is not None:
-            given = self.auxiliary_weight
-            weight = terms.auxiliary_weight if given is None else given
-            losses["auxiliary"] = weight * terms.auxiliary
+            default, given = terms.auxiliary_weight, self.auxiliary_weight
+            losses["auxiliary"] = (default if given is None else given) * terms.auxiliary
         return losses
 
 

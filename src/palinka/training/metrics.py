@@ -7,15 +7,9 @@ from torch.nn import Buffer, functional
 from torchmetrics import Metric
 
 from palinka.autoencoders import AutoencoderOutput, SparseOutput
+from palinka.autoencoders import distributed as parallel
 from palinka.autoencoders.base import FullPrecisionState
-from palinka.autoencoders.distributed import (
-    UNSHARDED,
-    Sharding,
-    all_reduce,
-    gather_unequal_rows,
-    world,
-    world_size,
-)
+from palinka.autoencoders.distributed import UNSHARDED, Group, Sharding, all_reduce
 from palinka.autoencoders.kernels.topk import Latents, SparseLatents
 from palinka.errors import InputError
 from palinka.training.losses import Objective, decorrelation_loss
@@ -33,7 +27,7 @@ class NaNDetector(nn.Module):
         """Add one batch; a sum is finite only if every summand is."""
         self.batches.add_(~torch.isfinite(x.sum()))
 
-    def check(self, group: dist.ProcessGroup | None = None) -> None:
+    def check(self, group: Group = None) -> None:
         """Raise on every process if any process had such a batch."""
         batches = int(all_reduce(self.batches.clone(), group))
         if batches:
@@ -57,14 +51,12 @@ class DeadLatentTracker(nn.Module):
     @torch.no_grad()
     def update(self, latents: Latents, sharding: Sharding = UNSHARDED) -> None:
         """Add this process's latents of one step, `(tokens, latents)`, as many on every process."""
-        self.tokens_since.add_(len(latents) * world_size(sharding.rows))
-        own = self.tokens_since[sharding.own(len(self.tokens_since))]
-        if isinstance(latents, SparseLatents):
-            own.masked_fill_(latents.fired() > 0, 0)
-        else:
-            own.masked_fill_((latents != 0).any(dim=0), 0)
+        self.tokens_since.add_(len(latents) * parallel.world_size(sharding.rows))
+        sparse = isinstance(latents, SparseLatents)
+        fired = latents.fired() > 0 if sparse else (latents != 0).any(dim=0)
+        self.tokens_since[sharding.own(len(self.tokens_since))].masked_fill_(fired, 0)
 
-    def synchronize(self, group: dist.ProcessGroup | None = None) -> None:
+    def synchronize(self, group: Group = None) -> None:
         """Take the minimum over the processes; a collective."""
         all_reduce(self.tokens_since, group, dist.ReduceOp.MIN)
 
@@ -74,7 +66,7 @@ class DeadLatentTracker(nn.Module):
 
 
 class ReconstructionMetrics(FullPrecisionState, Metric):
-    """`mse`, `fvu`, `explained_variance`, `fvu_legacy` and `cosine` of reconstructions.
+    """Metrics of reconstructions of width `input_dim`.
 
     - `mse`: mean over elements of the squared error.
     - `fvu`: the squared error as a fraction of the squared distance of the data to its mean
@@ -84,28 +76,20 @@ class ReconstructionMetrics(FullPrecisionState, Metric):
       as in some older papers; NaN for data that is zero throughout.
     - `cosine`: mean over tokens of the cosine of activation and reconstruction, 0 where either
       is a zero vector.
-
-    Args:
-        input_dim: Width of the activations.
     """
 
     full_state_update = False
-    squared_error: Tensor
-    squared_norm: Tensor
-    cosine_sum: Tensor
-    rows: Tensor
-    mean: Tensor
-    squared_distance: Tensor
+    sums: Tensor
+    moments: Tensor
 
     def __init__(self, input_dim: int) -> None:
         super().__init__()
-        zero = torch.zeros((), dtype=torch.float64)
-        for name in ("squared_error", "squared_norm", "cosine_sum"):
-            self.add_state(name, zero.clone(), dist_reduce_fx="sum")
-        # Without a reduction these arrive stacked by process; `compute` merges them.
-        self.add_state("rows", zero.clone(), dist_reduce_fx=None)
-        self.add_state("mean", zero.repeat(input_dim), dist_reduce_fx=None)
-        self.add_state("squared_distance", zero.clone(), dist_reduce_fx=None)
+        # Sums of squared errors, squared norms and cosines.
+        self.add_state("sums", torch.zeros(3, dtype=torch.float64), dist_reduce_fx="sum")
+        # Count of rows, their squared distance to their mean, and the mean. Without a reduction
+        # these arrive stacked by process; `compute` merges them.
+        moments = torch.zeros(2 + input_dim, dtype=torch.float64)
+        self.add_state("moments", moments, dist_reduce_fx=None)
 
     def update(self, reconstruction: Tensor, target: Tensor, zero: Tensor | None = None) -> None:
         """Add one batch, both `(…, input_dim)`, and the data's zero after centering."""
@@ -113,54 +97,47 @@ class ReconstructionMetrics(FullPrecisionState, Metric):
         reconstruction = reconstruction.detach().double().reshape(target.shape)
         if not len(target):
             return
-        self.squared_error += (reconstruction - target).square().sum()
-        self.squared_norm += (target if zero is None else target - zero).square().sum()
-        self.cosine_sum += functional.cosine_similarity(reconstruction, target, eps=1e-300).sum()
+        error = (reconstruction - target).square().sum()
+        norm = (target if zero is None else target - zero).square().sum()
+        cosine = functional.cosine_similarity(reconstruction, target, eps=1e-300).sum()
+        self.sums += torch.stack([error, norm, cosine])
         mean = target.mean(dim=0)
-        self.rows, self.mean, self.squared_distance = _merge(
-            torch.stack([self.rows, self.rows.new_tensor(len(target))]),
-            torch.stack([self.mean, mean]),
-            torch.stack([self.squared_distance, (target - mean).square().sum()]),
-        )
+        distance = (target - mean).square().sum()
+        moments = torch.cat([torch.stack([distance.new_tensor(len(target)), distance]), mean])
+        self.moments = _merge(torch.stack([self.moments, moments]))
 
     def compute(self) -> dict[str, Tensor]:
         """Values over all batches of all processes."""
-        rows, mean, squared_distance = _merge(
-            self.rows.reshape(-1),
-            self.mean.reshape(-1, self.mean.shape[-1]),
-            self.squared_distance.reshape(-1),
-        )
-        fvu, legacy = (
-            torch.where(whole > 0, self.squared_error / whole, torch.nan)
-            for whole in (squared_distance, self.squared_norm)
-        )
+        error, norm, cosine = self.sums
+        width = self.moments.shape[-1]
+        rows, distance = _merge(self.moments.reshape(-1, width))[:2]
+        fvu, legacy = (torch.where(of > 0, error / of, torch.nan) for of in (distance, norm))
         return {
-            "mse": self.squared_error / (rows * len(mean)),
+            "mse": error / (rows * (width - 2)),
             "fvu": fvu,
             "explained_variance": 1.0 - fvu,
             "fvu_legacy": legacy,
-            "cosine": self.cosine_sum / rows,
+            "cosine": cosine / rows,
         }
 
 
-def _merge(rows: Tensor, mean: Tensor, squared_distance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Merge counts, means and squared distances of parts `(parts, …)`."""
+def _merge(moments: Tensor) -> Tensor:
+    """Merge the moments of parts, `(parts, 2 + input_dim)`."""
+    rows, distance = moments[:, :2].T.contiguous()
+    mean = moments[:, 2:]
     total = rows.sum()
     merged = (rows[:, None] * mean).sum(dim=0) / total.clamp_min(1.0)
     between = (rows * (mean - merged).square().sum(dim=1)).sum()
-    return total, merged, squared_distance.sum() + between
+    return torch.cat([torch.stack([total, distance.sum() + between]), merged])
 
 
 class SparsityMetrics(FullPrecisionState, Metric):
-    """`l0`, `l1`, `dead` and `density` of latents.
+    """Metrics of `latent_dim` latents.
 
     - `l0`: mean number of non-zero latents per token.
     - `l1`: mean over tokens of the sum of absolute values.
     - `dead`: share of the latents that fired on no token.
     - `density`: for each latent, the share of the tokens on which it fired, `(latent_dim,)`.
-
-    Args:
-        latent_dim: Number of latents.
     """
 
     full_state_update = False
@@ -170,9 +147,8 @@ class SparsityMetrics(FullPrecisionState, Metric):
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
-        zero = torch.zeros((), dtype=torch.float64)
-        self.add_state("rows", zero.clone(), dist_reduce_fx="sum")
-        self.add_state("absolute_sum", zero.clone(), dist_reduce_fx="sum")
+        for name in ("rows", "absolute_sum"):
+            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("fired", torch.zeros(latent_dim, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, latents: Latents, sharding: Sharding = UNSHARDED) -> None:
@@ -202,8 +178,8 @@ class SparsityMetrics(FullPrecisionState, Metric):
 class Evaluation(FullPrecisionState):
     """Metrics and penalties of one pass over a split, exact however it is cut into batches.
 
-    Only the decorrelation penalty belongs to a batch, as in training, and to that of all
-    processes: it is the mean over the batches, weighted by their degrees of freedom.
+    Only the decorrelation penalty belongs to a batch, that of all processes: it is the mean over
+    the batches, weighted by their degrees of freedom.
     """
 
     def __init__(self, input_dim: int, latent_dim: int) -> None:
@@ -228,16 +204,15 @@ class Evaluation(FullPrecisionState):
         sharding: Sharding = UNSHARDED,
         zero: Tensor | None = None,
     ) -> None:
-        """Add one batch of targets `(rows, input_dim)` and the autoencoder's output.
+        """Add one batch of targets `(rows, input_dim)`; `zero` is that of `ReconstructionMetrics`.
 
-        The decorrelation penalty costs more than the rest. `zero` are raw activations of zero as
-        the autoencoder sees them.
+        The decorrelation penalty costs more than the rest.
         """
         self.reconstruction.update(output.reconstruction, x, zero)
         self.sparsity.update(output.latents, sharding)
         if decorrelation:
             # Every process measures the whole batch: their mean is that of each.
-            latents = gather_unequal_rows(output.latents, sharding.rows)
+            latents = parallel.gather_unequal_rows(output.latents, sharding.rows)
             if len(latents) > 1:
                 penalty = decorrelation_loss(latents, slices=sharding.latents).detach().double()
                 self.penalty[0] += penalty * (len(latents) - 1)
@@ -247,7 +222,7 @@ class Evaluation(FullPrecisionState):
         """Scalars by name; the losses have their full weights, without warm-up."""
         reconstruction = self.reconstruction.compute()
         sparsity = self.sparsity.compute()
-        penalty, freedom = all_reduce(self.penalty.clone(), world())
+        penalty, freedom = all_reduce(self.penalty.clone(), parallel.world())
         losses = {
             "reconstruction": reconstruction["mse"],
             "sparsity": objective.sparsity_weight * sparsity["l1"] / self.latent_dim,
@@ -272,9 +247,7 @@ def measure_batch(
     reconstruction.update(output.reconstruction, x)
     sparsity = SparsityMetrics(latent_dim).to(x.device)
     sparsity.update(output.latents, sharding)
-    return {
-        f"{group}/{name}": value
-        for group, metric in (("reconstruction", reconstruction), ("sparsity", sparsity))
-        for name, value in metric.compute().items()
-        if name not in ("fvu_legacy", "dead", "density")
-    }
+    found, of_latents = reconstruction.compute(), sparsity.compute()
+    del found["fvu_legacy"]  # the data's zero is not at hand
+    grouped = {f"reconstruction/{name}": value for name, value in found.items()}
+    return grouped | {f"sparsity/{name}": of_latents[name] for name in ("l0", "l1")}

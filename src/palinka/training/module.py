@@ -82,27 +82,18 @@ class SparseAutoencoderModule(LightningModule):
         self.scaling = InputScaling(autoencoder.input_dim)
         transcoder = autoencoder.is_transcoder
         self.target_scaling = InputScaling(autoencoder.output_dim) if transcoder else None
-        self.objective = losses.Objective(
-            sparsity_weight,
-            decorrelation_weight,
-            sparsity_warmup_steps,
-            decorrelation_warmup_steps,
-            auxiliary_weight,
-        )
+        weights = sparsity_weight, decorrelation_weight
+        warmups = sparsity_warmup_steps, decorrelation_warmup_steps
+        self.objective = losses.Objective(*weights, *warmups, auxiliary_weight)
         if auxiliary_k is not None:
             positive_integer("auxiliary_k", auxiliary_k)
         self.auxiliary_k = auxiliary_k
         self.dead_after_tokens = positive_integer("dead_after_tokens", dead_after_tokens)
         self.optimizer_factory = optimizer
         self.lr_scheduler_factory = lr_scheduler
-        self.save_hyperparameters(
-            {
-                "autoencoder": checkpoints.describe(autoencoder),
-                **asdict(self.objective),
-                "auxiliary_k": auxiliary_k,
-                "dead_after_tokens": dead_after_tokens,
-            }
-        )
+        described = {"autoencoder": checkpoints.describe(autoencoder)}
+        limits = {"auxiliary_k": auxiliary_k, "dead_after_tokens": dead_after_tokens}
+        self.save_hyperparameters({**described, **asdict(self.objective), **limits})
         self.firing = DeadLatentTracker(autoencoder.latent_dim)
         self.evaluation = Evaluation(autoencoder.output_dim, autoencoder.latent_dim)
         self.nan_detector = NaNDetector()
@@ -112,8 +103,7 @@ class SparseAutoencoderModule(LightningModule):
         self._unit_rows: dict[str, Tensor] = {}
         # Not a submodule: the parameters stay the autoencoder's.
         self._sharded: ShardedAutoencoder | None = None
-        # DDP would broadcast the first process's own counts at every step; an autoencoder's
-        # buffers are the same everywhere from the first step on.
+        # DDP would broadcast the first process's own counts at every step.
         self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
 
     @property
@@ -226,8 +216,7 @@ class SparseAutoencoderModule(LightningModule):
         self.nan_detector.check(sharding.rows)
         values = torch.stack([term.detach().double() for term in weighted.values()])
         means = all_reduce(values, sharding.rows) / world_size(sharding.rows)
-        total = means.sum()
-        if not torch.isfinite(total):
+        if not torch.isfinite(total := means.sum()):
             reached = f"the loss is {float(total)} at step {self.global_step}"
             raise InputError(f"{reached}: training diverged; use a lower learning rate")
         logged = {
@@ -250,19 +239,14 @@ class SparseAutoencoderModule(LightningModule):
         if self.autoencoder.unit_norm and dictionary.grad is not None:
             project_gradient_(dictionary.grad, dictionary)
 
-    def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
+    def configure_gradient_clipping(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
         """Clip as Lightning does, which rejects fused optimizers even without a scaler."""
-        plugin = self.trainer.precision_plugin
+        trainer, plugin = self.trainer, self.trainer.precision_plugin
         if isinstance(plugin, MixedPrecision) and plugin.scaler is None:
-            kind = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
-            Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0.0, kind)
+            kind = trainer.gradient_clip_algorithm or GradClipAlgorithmType.NORM
+            Precision.clip_gradients(plugin, optimizer, trainer.gradient_clip_val or 0.0, kind)
         else:
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            super().configure_gradient_clipping(optimizer, *args, **kwargs)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then normalize the rows before anything is saved or measured."""
@@ -418,8 +402,8 @@ class SparseAutoencoderModule(LightningModule):
             x = target = self._scaled(batch)
         else:
             widths = [self.autoencoder.input_dim, self.autoencoder.output_dim]
-            both = "activations with those of a target site"
-            self.autoencoder.check_width(batch, sum(widths), both)
+            what = "activations with those of a target site"
+            self.autoencoder.check_width(batch, sum(widths), what)
             x, target = torch.split(batch, widths, dim=-1)
             x, target = self._scaled(x), self._scaled(target, self.target_scaling)
             self.nan_detector.update(target)

@@ -14,7 +14,7 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 
 from palinka.errors import InputError
-from palinka.training.checkpoint import VARIANTS, check_matches, read_any
+from palinka.training.checkpoint import VARIANTS, check_matches, read
 from palinka.training.module import SparseAutoencoderModule
 
 # Entries of a schedule's state with one value for each parameter group.
@@ -51,12 +51,9 @@ def strip_prefix(named: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 
 def _of_group(state: Mapping[str, Any], index: int) -> dict[str, Any]:
     """Optimizer state of one parameter group, renumbered from zero."""
-    group = state["param_groups"][index]
-    values = state["state"]
-    return {
-        "state": {new: values[old] for new, old in enumerate(group["params"]) if old in values},
-        "param_groups": [{**group, "params": list(range(len(group["params"])))}],
-    }
+    group, values = state["param_groups"][index], state["state"]
+    own = {new: values[old] for new, old in enumerate(group["params"]) if old in values}
+    return {"state": own, "param_groups": [{**group, "params": list(range(len(group["params"])))}]}
 
 
 def _of_schedule(state: Any, index: int, groups: int) -> Any:
@@ -127,11 +124,9 @@ class SweepModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Set up every variant; reject what would mix them."""
-        precision = self.trainer.strategy.precision_plugin
-        if stage == "fit" and getattr(precision, "scaler", None) is not None:
-            raise InputError(
-                "precision 16-mixed skips a step of all variants if one overflows: use bf16-mixed"
-            )
+        plugin = self.trainer.strategy.precision_plugin
+        if stage == "fit" and getattr(plugin, "scaler", None) is not None:
+            raise InputError("16-mixed skips all variants' step if one overflows: use bf16-mixed")
         for member in self.variants.values():
             member.trainer = self.trainer
             member.setup(stage)
@@ -139,9 +134,7 @@ class SweepModule(LightningModule):
     def configure_model(self) -> None:
         """Reject sharding of latents."""
         if self.device_mesh is not None:
-            raise InputError(
-                "the latents of a sweep cannot be divided over devices: use trainer.strategy ddp"
-            )
+            raise InputError("a sweep's latents cannot be sharded: use trainer.strategy ddp")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Make one optimizer with a parameter group for each variant, and its schedule."""
@@ -152,18 +145,14 @@ class SweepModule(LightningModule):
         # A line search would be over the parameters of all variants together.
         alike = len(kinds) == 1 and kinds != {"LBFGS"}
         if not alike or any(len(o.param_groups) != 1 for o in optimizers):
-            raise InputError(
-                "the variants of a sweep must have optimizers of one class other than LBFGS, with"
-                f" one group of parameters each; got {', '.join(sorted(kinds))}"
-            )
+            got = f"one group of parameters each; got {', '.join(sorted(kinds))}"
+            raise InputError(f"a sweep's optimizers are of one class other than LBFGS, with {got}")
         for other in optimizers[1:]:
             optimizer.add_param_group(other.param_groups[0])
         configured = members[0].scheduled(optimizer)
         schedule = configured.get("lr_scheduler") if isinstance(configured, dict) else None
         if isinstance(schedule, dict) and isinstance(schedule["scheduler"], ReduceLROnPlateau):
-            raise InputError(
-                "ReduceLROnPlateau would follow one variant's metric for all: use CosineAnnealingLR"
-            )
+            raise InputError("ReduceLROnPlateau follows one variant alone: use CosineAnnealingLR")
         return configured
 
     on_fit_start = _for_each_variant("on_fit_start")
@@ -182,18 +171,13 @@ class SweepModule(LightningModule):
         losses = [member.training_step(batch, batch_idx) for member in self.variants.values()]
         return torch.stack(losses).sum()
 
-    def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
+    def configure_gradient_clipping(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
         """Clip the gradient of each variant by its own norm."""
-        if not gradient_clip_val:
-            return
-        clip = clip_grad_value_ if gradient_clip_algorithm == "value" else clip_grad_norm_
-        for group in optimizer.param_groups:
-            clip(group["params"], gradient_clip_val)
+        by_value = self.trainer.gradient_clip_algorithm == "value"
+        clip = clip_grad_value_ if by_value else clip_grad_norm_
+        if amount := self.trainer.gradient_clip_val:
+            for group in optimizer.param_groups:
+                clip(group["params"], amount)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then normalize the rows of each variant."""
@@ -229,7 +213,7 @@ class SweepModule(LightningModule):
         self, path: str | PathLike[str], data: LightningDataModule | None, *, resume: bool
     ) -> None:
         """Check before a run that a checkpoint, to train on or only to measure, matches it."""
-        checkpoint = read_any(path)
+        checkpoint = read(path, allow_sweep=True)
         self._check_names(checkpoint)
         for name, member in self.variants.items():
             check_matches(of_variant(checkpoint, name), member.autoencoder, data, resume)

@@ -21,7 +21,7 @@ from torch import Tensor
 from palinka.autoencoders.base import positive_integer
 from palinka.errors import InputError, expanded
 from palinka.training.callbacks.base import has_stepped, log_folder
-from palinka.training.checkpoint import read_any
+from palinka.training.checkpoint import read
 from palinka.training.module import SparseAutoencoderModule
 from palinka.training.sweep import SweepModule, of_variant
 
@@ -198,7 +198,7 @@ class RunCheckpoints(Checkpoint):
     def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Write the checkpoint of every variant of a sweep."""
         if isinstance(module, SweepModule) and trainer.is_global_zero and self._saved >= 0:
-            checkpoint = read_any(self._folder / NEWEST)
+            checkpoint = read(self._folder / NEWEST, allow_sweep=True)
             for name in module.names:
                 path = self._folder.parent / name / FOLDER / NEWEST
                 trainer.strategy.checkpoint_io.save_checkpoint(of_variant(checkpoint, name), path)

@@ -122,10 +122,7 @@ def test_a_replacement_is_a_function(
     replacement: object, edit: edits.Edit | None, keep_error: bool, expected: Tensor
 ) -> None:
     assert torch.equal(as_function(replacement, edit, keep_error)(X), expected)
-
-
-def test_a_module_is_given_its_own_dtype() -> None:
-    double = nn.Linear(2, 2).double()
+    double = nn.Linear(2, 2).double()  # a module is given its own dtype
     double.encode, double.decode = double.forward, torch.neg
     assert as_function(double, keep_error=True)(X).dtype == torch.float64
 
@@ -179,18 +176,17 @@ def test_an_edited_latent_is_a_neuron(relu_gpt2: LanguageModel, exact: KSparseAu
     assert close(logits(relu_gpt2, (RETURNED, exact, silence, False, GIVEN)), expected)
 
 
-def test_the_error_is_kept(relu_gpt2: LanguageModel, exact: KSparseAutoencoder) -> None:
-    exact.decoder_bias.data += torch.arange(24)
-    for keep_error in (False, True):
-        changed = logits(relu_gpt2, (RETURNED, exact, None, keep_error, GIVEN))
-        assert close(changed, logits(relu_gpt2)) == keep_error
-
-
-def test_a_replaced_source_is_read(relu_gpt2: LanguageModel, exact: KSparseAutoencoder) -> None:
+def test_a_replaced_source_is_read_and_the_error_is_kept(
+    relu_gpt2: LanguageModel, exact: KSparseAutoencoder
+) -> None:
     transcoder, doubled = (RETURNED, exact, None, False, GIVEN), (GIVEN, lambda x: 2 * x)
     expected = logits(relu_gpt2, doubled)
     assert close(logits(relu_gpt2, doubled, transcoder), expected)
     assert close(logits(relu_gpt2, transcoder, doubled), expected)
+    exact.decoder_bias.data += torch.arange(24)
+    for keep_error in (False, True):
+        changed = logits(relu_gpt2, (RETURNED, exact, None, keep_error, GIVEN))
+        assert close(changed, logits(relu_gpt2)) == keep_error
 
 
 def test_patching_in_the_mlp_is_free(relu_gpt2: LanguageModel, exact: KSparseAutoencoder) -> None:
@@ -210,16 +206,14 @@ def test_patching_in_the_mlp_is_free(relu_gpt2: LanguageModel, exact: KSparseAut
     assert (np.abs(cost()) > 1e-2).all()
 
 
-@pytest.mark.parametrize(
-    ("site", "source_site", "message"),
-    [
+def test_a_transcoder_needs_a_source_first(
+    relu_gpt2: LanguageModel, exact: KSparseAutoencoder
+) -> None:
+    for site, source_site, message in (
         (RETURNED, None, "give the source_site that it reads"),
         (GIVEN, RETURNED, "give a site that comes before"),
         (RETURNED, "blocks.1.mlp.outs", "no site"),
-    ],
-)
-def test_a_transcoder_needs_a_source_that_comes_first(
-    relu_gpt2: LanguageModel, exact: KSparseAutoencoder, site: str, source_site: str, message: str
-) -> None:
-    with pytest.raises(InputError, match=message):
-        logits(relu_gpt2, (site, exact, None, False, source_site))
+        ("nowhere", GIVEN, "no site"),
+    ):
+        with pytest.raises(InputError, match=message):
+            logits(relu_gpt2, (site, exact, None, False, source_site))

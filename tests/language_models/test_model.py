@@ -117,8 +117,8 @@ def test_a_site_is_replaced_and_read_as_replaced(any_model: LanguageModel, site:
         assert torch.equal(any_model.logits(IDS), clean)
     with any_model.replaced(site, lambda x: 0 * x):
         assert not torch.allclose(any_model.logits(IDS), clean)
-    with any_model.replaced(site, lambda x: 2 * x + 1):
-        torch.testing.assert_close(any_model.read(IDS, [site])[site], 2 * before + 1)
+    with any_model.replaced(site, lambda x: x + 1), any_model.replaced(site, lambda x: 2 * x):
+        torch.testing.assert_close(any_model.read(IDS, [site])[site], 2 * (before + 1))
     assert torch.equal(any_model.logits(IDS), clean)
 
 
@@ -147,13 +147,6 @@ def test_the_first_tensor_of_a_larger_output_is_replaced(gpt2: LanguageModel, pa
     assert not torch.allclose(changed, gpt2.logits(IDS))
 
 
-def test_replacements_nest(gpt2: LanguageModel) -> None:
-    site = "blocks.0.mlp.out"
-    clean = gpt2.read(IDS, [site])[site]
-    with gpt2.replaced(site, lambda x: x + 1), gpt2.replaced(site, lambda x: 2 * x):
-        torch.testing.assert_close(gpt2.read(IDS, [site])[site], 2 * (clean + 1))
-
-
 def test_hidden_states_of_transformers_see_the_replacement(gpt2: LanguageModel) -> None:
     gpt2.model(IDS, output_hidden_states=True)  # leaves its own hooks behind
     with gpt2.replaced("hidden.0", lambda x: x + 1), gpt2.replaced("hidden.2", lambda x: x * 0):
@@ -163,14 +156,13 @@ def test_hidden_states_of_transformers_see_the_replacement(gpt2: LanguageModel) 
     assert torch.equal(states[2], torch.zeros_like(states[2]))
 
 
-def test_hooks_are_removed_after_errors(gpt2: LanguageModel) -> None:
-    clean = gpt2.logits(IDS)
-    for bad, message in ((lambda x: x[..., :1], r"c_attn returned \(2, 6, 1\)"), (len, "int")):
-        with pytest.raises(InputError, match=message), gpt2.replaced("blocks.1.attn.q", bad):
-            gpt2.logits(IDS)
-    with pytest.raises(InputError, match="no site"), gpt2.replaced("nowhere", torch.relu):
-        pass
-    assert torch.equal(gpt2.logits(IDS), clean)
+def test_an_unusable_replacement_is_rejected(gpt2: LanguageModel) -> None:
+    message = r"c_attn returned \(2, 6, 1\)"
+    with (
+        pytest.raises(InputError, match=message),
+        gpt2.replaced("blocks.1.attn.q", lambda x: x[..., :1]),
+    ):
+        gpt2.logits(IDS)
 
 
 def test_a_replacement_works_within_generate(any_model: LanguageModel) -> None:
@@ -189,11 +181,6 @@ def test_generate_pads_on_the_left(any_model: LanguageModel, texts: list[str]) -
     together = any_model.generate(texts, **options)[:, -5:]
     for row, text in zip(together, texts, strict=True):
         assert torch.equal(row, any_model.generate([text], **options)[0, -5:])
-
-
-@torch.no_grad()
-def test_logits_are_those_of_the_model(any_model: LanguageModel) -> None:
-    assert torch.equal(any_model.logits(IDS), any_model.model(IDS).logits)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])

@@ -100,6 +100,7 @@ def test_hidden_sites_are_the_hidden_states_of_transformers(any_model: LanguageM
     sites = [site for site in any_model.sites if site.startswith("hidden.")]
     acts = any_model.read(IDS, sites)
     assert sites == [f"hidden.{index}" for index in range(len(expected))]
+    assert torch.equal(any_model.logits(IDS), any_model.model(IDS).logits)
     for site, states in zip(sites, expected, strict=True):
         assert torch.equal(acts[site], states), site
         assert torch.equal(any_model.read(IDS, [site])[site], states), site

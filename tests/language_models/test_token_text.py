@@ -12,28 +12,22 @@ def ids_of(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
 
-def test_tokens_keep_their_spaces() -> None:
-    assert token_texts(MINI, ids_of(MINI, "I saw him.\n")) == ["I", " saw", " him", ".", "\n"]
-
-
-def test_parts_of_a_character_show_their_bytes(byte_tokenizer: PreTrainedTokenizerBase) -> None:
-    ids = ids_of(byte_tokenizer, "é😀")
-    assert token_texts(byte_tokenizer, ids) == [
-        r"\xc3", r"\xa9", r"\xf0", r"\x9f", r"\x98", r"\x80",
-    ]  # fmt: skip
-    assert joined_text(byte_tokenizer, ids) == "é😀"
-    assert joined_text(byte_tokenizer, ids[1:]) == r"\xa9😀"
-
-
-def test_special_tokens_show_their_name(byte_tokenizer: PreTrainedTokenizerBase) -> None:
-    assert token_texts(MINI, [MINI.eos_token_id]) == ["<|endoftext|>"]
-    assert token_texts(byte_tokenizer, [byte_tokenizer.eos_token_id]) == ["<à la fin>"]
-
-
-def test_sentence_pieces(piece_tokenizer: PreTrainedTokenizerBase) -> None:
-    ids = ids_of(piece_tokenizer, "a him é")
-    assert token_texts(piece_tokenizer, ids) == [" a", " him", " ", r"\xc3", r"\xa9"]
-    assert joined_text(piece_tokenizer, ids) == " a him é"
+def test_tokens_keep_their_spaces_and_show_bytes_and_special_names(
+    byte_tokenizer: PreTrainedTokenizerBase, piece_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    smile = [r"\xc3", r"\xa9", r"\xf0", r"\x9f", r"\x98", r"\x80"]
+    pieces = [" a", " him", " ", r"\xc3", r"\xa9"]
+    for tokenizer, text, expected, joined in (
+        (MINI, "I saw him.\n", ["I", " saw", " him", ".", "\n"], "I saw him.\n"),
+        (byte_tokenizer, "é😀", smile, "é😀"),
+        (piece_tokenizer, "a him é", pieces, " a him é"),
+    ):
+        ids = ids_of(tokenizer, text)
+        assert token_texts(tokenizer, ids) == expected
+        assert joined_text(tokenizer, ids) == joined
+    assert joined_text(byte_tokenizer, ids_of(byte_tokenizer, "é😀")[1:]) == r"\xa9😀"
+    for tokenizer, name in ((MINI, "<|endoftext|>"), (byte_tokenizer, "<à la fin>")):
+        assert token_texts(tokenizer, [tokenizer.eos_token_id]) == [name]
 
 
 def test_every_entry_of_the_vocabulary() -> None:
@@ -49,9 +43,5 @@ def test_a_text_is_tokenized_as_it_is(text: str) -> None:
     (ids,) = token_ids(MINI, [text])
     assert ids == MINI.backend_tokenizer.encode(text, add_special_tokens=False).ids
     assert joined_text(MINI, ids) == text
-
-
-def test_the_name_of_a_special_token_is_text() -> None:
-    (ids,) = token_ids(MINI, ["<|endoftext|>"])
-    assert MINI.eos_token_id not in ids
-    assert len(ids) > 1
+    (name,) = token_ids(MINI, ["<|endoftext|>"])
+    assert MINI.eos_token_id not in name

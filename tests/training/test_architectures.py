@@ -39,6 +39,7 @@ def adam(lr: float) -> Callable[..., torch.optim.Optimizer]:
     [
         lambda: ReLUAutoencoder(8),
         lambda: ReLUAutoencoder(8, unit_norm=True),
+        lambda: KSparseAutoencoder(8, unit_norm=True),
         lambda: GatedAutoencoder(8),
         lambda: JumpReLUAutoencoder(8, bandwidth=0.5, initial_threshold=0.5),
         lambda: JumpReLUAutoencoder(8, bandwidth=0.5, sparsity="tanh"),

@@ -119,30 +119,18 @@ def test_only_training_needs_the_same_cache_and_every_command_the_same_site(
             run(make_trainer, command, module, other, path)
 
 
-@pytest.mark.parametrize(
-    ("sae", "expected"),
-    [
-        (
-            KSparseAutoencoder(9, 20),
-            "input_dim 8, latent_dim 20, but .* input_dim 9, latent_dim 20",
-        ),
-        (
-            KSparseAutoencoder(8, 21),
-            "input_dim 8, latent_dim 20, but .* input_dim 8, latent_dim 21",
-        ),
-        (KSparseAutoencoder(8, 20), r"'decoder_bias' is of shape \(8,\) in"),
-        (
-            KSparseAutoencoder(8, 20, tied=False, decoder_bias=True, encoder_bias=True),
-            "the weight 'encoder.bias' is absent in",
-        ),
-    ],
-)
 def test_a_checkpoint_of_another_width_or_kind(
-    sae: KSparseAutoencoder, expected: str, saved: Saved, rows: Tensor, rows_data: Any,
-    make_trainer: MakeTrainer,
-) -> None:  # fmt: skip
-    with pytest.raises(InputError, match=expected):
-        run(make_trainer, "fit", SparseAutoencoderModule(sae), rows_data(rows), saved[1])
+    saved: Saved, rows: Tensor, rows_data: Any, make_trainer: MakeTrainer
+) -> None:
+    more = {"tied": False, "decoder_bias": True, "encoder_bias": True}
+    for sae, expected in (
+        (KSparseAutoencoder(9, 20), "latent_dim 20, but .* input_dim 9, latent_dim 20"),
+        (KSparseAutoencoder(8, 21), "input_dim 8, latent_dim 20, but .* latent_dim 21"),
+        (KSparseAutoencoder(8, 20), r"'decoder_bias' is of shape \(8,\) in"),
+        (KSparseAutoencoder(8, 20, **more), "the weight 'encoder.bias' is absent in"),
+    ):
+        with pytest.raises(InputError, match=expected):
+            run(make_trainer, "fit", SparseAutoencoderModule(sae), rows_data(rows), saved[1])
 
 
 def test_activations_that_are_no_numbers_are_not_saved(

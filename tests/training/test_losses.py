@@ -84,9 +84,7 @@ def test_the_total_is_the_weighted_sum_and_each_penalty_warms_up_by_itself() -> 
     one_row = LossTerms(AutoencoderOutput(x[:1], output.latents[:1]), sparsity, sparsity)
     assert Objective(1.0, 0.0)(one_row, 0)["decorrelation"] == 0.0
 
-
-def test_an_auxiliary_loss_has_the_papers_weight_or_the_given_one() -> None:
-    x = torch.randn(5, 4)
+    # An auxiliary loss has the paper's weight, or the given one.
     found = loss_terms(GatedAutoencoder(4), StepContext(x, x))
     assert Objective(1.0, 0.0)(found, 0)["auxiliary"] == found.auxiliary
     told = Objective(1.0, 0.0, auxiliary_weight=0.25)(found, 0)

@@ -110,9 +110,7 @@ def _summary(description: Mapping[str, Any]) -> str:
 def check_strategy(strategy: Strategy, devices: int) -> None:
     """Reject a strategy that cannot work on all nodes' devices; most of this is private to it."""
     if getattr(strategy, "_start_method", "popen") != "popen":
-        raise InputError(
-            "ddp_spawn, ddp_fork and ddp_notebook lose their results: use trainer.strategy ddp"
-        )
+        raise InputError("ddp_spawn, ddp_fork and ddp_notebook lose results: use strategy ddp")
     if not isinstance(strategy, ModelParallelStrategy):
         return
     rows, latents = strategy._data_parallel_size, strategy._tensor_parallel_size

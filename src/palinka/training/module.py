@@ -370,9 +370,7 @@ class SparseAutoencoderModule(LightningModule):
         """Check before a run that a checkpoint, to train on or only to measure, matches it."""
         stored = checkpoints.read(path)
         if resume and "optimizer_states" not in stored:
-            raise InputError(
-                f"{path} holds weights alone: validate, test, predict and analyze take it, fit not"
-            )
+            raise InputError(f"{path} holds weights alone: all commands but fit take it")
         checkpoints.check_matches(stored, self.autoencoder, data, resume)
 
     def _of_data(self, name: str) -> Any:
@@ -386,9 +384,7 @@ class SparseAutoencoderModule(LightningModule):
     def _whole(self) -> Autoencoder:
         """The autoencoder, unless its latents are sharded."""
         if self._sharded is not None:
-            raise InputError(
-                "no device holds all latents of this run: load its checkpoint on a single device"
-            )
+            raise InputError("no device holds all latents: load the checkpoint on a single device")
         return self.autoencoder
 
     def _dead(self) -> Tensor:

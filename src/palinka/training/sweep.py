@@ -71,8 +71,6 @@ def _of_schedule(state: Any, index: int, groups: int) -> Any:
 
 
 def _for_each_variant(hook: str) -> Callable[..., None]:
-    """A hook that calls that of every variant."""
-
     def call(self: "SweepModule", *args: Any) -> None:
         for member in self.variants.values():
             getattr(member, hook)(*args)

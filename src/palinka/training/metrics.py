@@ -52,9 +52,8 @@ class DeadLatentTracker(nn.Module):
     def update(self, latents: Latents, sharding: Sharding = UNSHARDED) -> None:
         """Add this process's latents of one step, `(tokens, latents)`, as many on every process."""
         self.tokens_since.add_(len(latents) * parallel.world_size(sharding.rows))
-        sparse = isinstance(latents, SparseLatents)
-        fired = latents.fired() > 0 if sparse else (latents != 0).any(dim=0)
-        self.tokens_since[sharding.own(len(self.tokens_since))].masked_fill_(fired, 0)
+        fired = latents.fired() if isinstance(latents, SparseLatents) else (latents != 0).any(dim=0)
+        self.tokens_since[sharding.own(len(self.tokens_since))].masked_fill_(fired.bool(), 0)
 
     def synchronize(self, group: Group = None) -> None:
         """Take the minimum over the processes; a collective."""

@@ -57,16 +57,11 @@ def test_token_effects_in_chunks(gpt2: LanguageModel, monkeypatch: pytest.Monkey
     assert (found.raised_by > found.lowered_by).all()
 
 
-@pytest.mark.parametrize(
-    ("family", "site", "message"),
-    [
+def test_sites_without_a_direct_path_are_rejected(models: dict[str, LanguageModel]) -> None:
+    for family, site, message in (
         ("gpt2", "blocks.1.attn.q", "has no direct path"),
         ("gpt2", "transformer.wte", "has no direct path"),
         ("llama", "blocks.1.mlp.pre", "is a gate"),
-    ],
-)
-def test_sites_without_a_direct_path_are_rejected(
-    family: str, site: str, message: str, models: dict[str, LanguageModel]
-) -> None:
-    with pytest.raises(InputError, match=message):
-        direct_path(models[family], site)
+    ):
+        with pytest.raises(InputError, match=message):
+            direct_path(models[family], site)

@@ -156,17 +156,14 @@ def test_files_that_are_no_checkpoint(saved: Saved, tmp_path: Path) -> None:
             settings_of(path)
 
 
-@pytest.mark.parametrize(
-    ("description", "expected"),
-    [
-        ({"k": 3}, "not a known Autoencoder"),
-        ({"class_path": "os.system", "init_args": {"command": "true"}}, "not a known Autoencoder"),
-        ({"class_path": "KSparseAutoencoder", "init_args": {"inputdim": 3}}, "mean 'input_dim'"),
-    ],
-)
-def test_descriptions_that_describe_nothing(description: Any, expected: str) -> None:
-    with pytest.raises(InputError, match=expected):
-        SparseAutoencoderModule(description)
+def test_descriptions_that_describe_nothing() -> None:
+    for path, arguments, expected in (
+        (None, {}, "not a known Autoencoder"),
+        ("os.system", {"command": "true"}, "not a known Autoencoder"),
+        ("KSparseAutoencoder", {"inputdim": 3}, "mean 'input_dim'"),
+    ):
+        with pytest.raises(InputError, match=expected):
+            SparseAutoencoderModule({"class_path": path, "init_args": arguments})
 
 
 def test_a_file_is_durable_before_it_has_its_name(

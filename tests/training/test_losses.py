@@ -180,31 +180,6 @@ def gradients(loss: Tensor, sae: Autoencoder) -> list[Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("make", "term", "moved"),
-    [
-        (lambda: JumpReLUAutoencoder(4, bandwidth=0.5), "sparsity", {"log_threshold"}),
-        (
-            lambda: GatedAutoencoder(4, subtract_decoder_bias=False),
-            "auxiliary",
-            {"encoder.weight", "gate_bias"},
-        ),
-    ],
-)
-def test_a_term_teaches_some_parameters_alone(
-    make: Callable[[], Autoencoder], term: str, moved: set[str]
-) -> None:
-    torch.manual_seed(0)
-    sae, x = make(), torch.randn(20, 4)
-    found = loss_terms(sae, StepContext(x, x))
-    names = [name for name, _ in sae.named_parameters()]
-    named = dict(zip(names, gradients(getattr(found, term), sae), strict=True))
-    assert {name for name, gradient in named.items() if gradient.any()} == moved
-    if term == "sparsity":  # fewer latents are active where descent raises the thresholds
-        torch.testing.assert_close(found.sparsity, (sae.encode(x) > 0).sum() / 20)
-        assert (named["log_threshold"] <= 0).all()
-
-
-@pytest.mark.parametrize(
     "kind", [KSparseAutoencoder, ReLUAutoencoder, GatedAutoencoder, JumpReLUAutoencoder, *TOPK]
 )
 def test_the_output_is_that_of_a_plain_pass_also_of_a_class_of_ones_own(kind: Any) -> None:
@@ -275,28 +250,6 @@ def test_topk_batch_topk_and_matryoshka_are_the_papers(
     assert found.sparsity == found.output.latents.mean()
     expected = gradients(reconstruction + auxiliary, sae)
     torch.testing.assert_close(gradients(found.reconstruction + found.auxiliary, sae), expected)
-
-
-@pytest.mark.parametrize("kind", TOPK)
-def test_auxk_teaches_the_dead_alone_encoder_and_decoder(kind: Any) -> None:
-    torch.manual_seed(0)
-    sae, x, dead = kind(8, 40, 2), torch.randn(64, 8), mask(list(range(10, 30)), 40)
-    names = [name for name, _ in sae.named_parameters()]
-
-    def by_name(*terms: str) -> dict[str, Tensor]:
-        found = loss_terms(sae, StepContext(x, x, dead=dead))
-        loss = torch.stack([getattr(found, term) for term in terms]).sum()
-        return dict(zip(names, gradients(loss, sae), strict=True))
-
-    auxiliary = by_name("auxiliary")
-    for name in ("encoder.weight", "encoder.bias", "decoder_weight"):
-        assert torch.equal(auxiliary[name].reshape(40, -1).abs().sum(dim=1) > 0, dead())
-    # And in its sum with the loss, what the live ones get is the loss's.
-    alone, both = (by_name(*terms)["decoder_weight"] for terms in (
-        ("reconstruction",), ("reconstruction", "auxiliary"),
-    ))  # fmt: skip
-    torch.testing.assert_close(both[~dead()], alone[~dead()])
-    assert not torch.equal(both[dead()], alone[dead()])
 
 
 @pytest.mark.parametrize("kind", TOPK)

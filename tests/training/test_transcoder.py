@@ -11,9 +11,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from palinka.autoencoders import (
-    GatedAutoencoder,
     KSparseAutoencoder,
-    ReLUAutoencoder,
     TopKAutoencoder,
 )
 from palinka.autoencoders.topk import geometric_median
@@ -101,15 +99,6 @@ def test_each_side_has_a_scaling_of_its_own_which_a_checkpoint_keeps(
     plain = SparseAutoencoderModule(KSparseAutoencoder(INPUT, 32, k=4, tied=False))
     with pytest.raises(InputError, match="input_dim 8, latent_dim 32, output_dim 5"):
         plain.check_checkpoint(path, None, resume=False)
-
-
-@pytest.mark.parametrize("kind", [ReLUAutoencoder, GatedAutoencoder])
-def test_other_architectures_learn_the_target(
-    kind: Any, both: Tensor, rows_data: Any, make_trainer: MakeTrainer
-) -> None:
-    module, trainer = transcoder(kind, lr=3e-2), make_trainer(max_epochs=1, log_every_n_steps=50)
-    trainer.fit(module, rows_data(both.repeat(100, 1), ROWS, validation=both))
-    assert trainer.callback_metrics["val/fvu"] < 0.1
 
 
 def test_what_begins_from_the_data_begins_from_the_target(

@@ -205,10 +205,9 @@ def test_a_folder_without_a_model_says_what_it_lacks(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"has no config\.json"):
         find_source(str(tmp_path))
     (tmp_path / "small.gguf").touch()
-    with pytest.raises(InputError, match=r"has no config\.json; give gguf_file.*small\.gguf"):
-        find_source(str(tmp_path))
-    with pytest.raises(InputError, match=r"has no other\.gguf; give gguf_file.*small\.gguf"):
-        find_source(str(tmp_path), gguf_file="other.gguf")
+    for file, lacks in ((None, r"config\.json"), ("other.gguf", r"other\.gguf")):
+        with pytest.raises(InputError, match=rf"has no {lacks}; give gguf_file.*small\.gguf"):
+            find_source(str(tmp_path), gguf_file=file)
     with pytest.raises(InputError, match="only the hub has revisions"):
         find_source("mini", revision="main")
 

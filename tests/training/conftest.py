@@ -70,14 +70,10 @@ def processes(script: Path, world_size: int, *arguments: object) -> Iterator[Non
 
     def start(rank: int) -> subprocess.Popen[str]:
         launched_by_torchrun = {
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "GROUP_RANK": "0",
-            "WORLD_SIZE": str(world_size),
-            "LOCAL_WORLD_SIZE": str(world_size),
-            "TORCHELASTIC_RUN_ID": "test",
+            **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
+            **dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank)),
+            **dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(world_size)),
+            **{"GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test"},
         }
         path = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         return subprocess.Popen(

@@ -103,8 +103,7 @@ def test_sparsity_is_exact_under_any_split(
     metrics = SparsityMetrics(width)
     for part in np.split(latents, cuts):
         metrics.update(torch.from_numpy(part).float()[None])
-    actual = metrics.compute()
-    fired = latents != 0
+    actual, fired = metrics.compute(), latents != 0
     assert actual["l0"].item() == pytest.approx(fired.sum() / rows, rel=1e-12)
     assert actual["l1"].item() == pytest.approx(np.abs(latents).sum() / rows, rel=1e-6)
     assert actual["dead"].item() == pytest.approx((~fired.any(axis=0)).mean(), rel=1e-12)

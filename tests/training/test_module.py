@@ -94,13 +94,9 @@ def test_everything_is_logged_under_its_name_every_few_steps(
     assert logged.keys() >= NAMES
     assert logged["loss/total"] == pytest.approx(recorder.losses[0])
     assert sum(logged[name] for name in LOSSES) == pytest.approx(2 * recorder.losses[0])
-    fired = output.latents > 0
-    for name, value in {
-        "reconstruction/mse": (output.reconstruction - rows[:12]).square().mean(),
-        "sparsity/l0": fired.sum() / 12,
-        "sparsity/dead": (~fired.any(dim=0)).float().mean(),
-    }.items():
-        assert logged[name] == pytest.approx(value.item())
+    fired = output.latents > 0  # the other metrics are compared for every architecture
+    dead = (~fired.any(dim=0)).float().mean().item()
+    assert logged["sparsity/dead"] == pytest.approx(dead)
     assert trainer.callback_metrics.keys() >= {f"val/{name}" for name in MEASURED}
     trainer.test(trained, rows_data(rows), verbose=False)
     assert trainer.callback_metrics.keys() == {f"test/{name}" for name in MEASURED}
@@ -191,13 +187,11 @@ def test_a_schedule_goes_by_steps_and_a_plateau_by_the_name_of_its_metric(
     def plateau(optimizer: Any) -> Any:
         return ReduceLROnPlateau(optimizer, monitor="val/fvu", patience=0, threshold=1e9)
 
-    rates = []
-    for schedule in (halved, plateau):
+    for schedule, rate in ((halved, 1e-3 / 8), (plateau, 1e-4)):
         trainer = make_trainer(max_epochs=1)
         trained = module(optimizer=sgd(1e-3), lr_scheduler=schedule)
         trainer.fit(trained, rows_data(rows, batch_size=8))
-        rates.append(trainer.optimizers[0].param_groups[0]["lr"])
-    assert rates == pytest.approx([1e-3 / 8, 1e-4])
+        assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(rate)
 
 
 @pytest.mark.parametrize(("value", "every"), [(float("nan"), 1), (float("inf"), 50)])

@@ -276,8 +276,6 @@ def test_tensors_of_low_precision_give_scalars_arrays_and_tables() -> None:
     scalars = result.scalars()
     assert scalars == generalized_eigendecomposition(a, b, permutations=9).scalars()
     assert scalars["eigenvalue_a"] == result.eigenvalues_a[0]
-    assert scalars["components"] == result.components.shape[1]
-    assert scalars["p_value_b"] == result.p_value_b
     assert scalars["heldout_ratio_b_high"] == result.heldout_ratio_b[2]
     assert all(type(value) is float for value in scalars.values())
     assert "p_value_a" not in generalized_eigendecomposition(a, b).scalars()
@@ -300,15 +298,14 @@ OTHER_DIRECTIONS = {
         ({"a": np.ones((2, 7))}, r"a has the shape \(2, 7\); expected .* at least 3 rows"),
         ({"b": np.ones((5, 6))}, "a has 7 units and b has 6"),
         ({"a": np.full((5, 7), np.nan)}, "a holds NaN or infinite values in 5 of 5 rows"),
-        ({"a": np.ones((5, 7))}, "items of a are all alike"),
         ({"a": np.full((5, 7), 0.1), "b": np.full((7, 7), 0.3)}, "items of a are all alike"),
         ({"b": 1e4 + 3e-4 * np.eye(7)}, "items of b are all alike"),  # rounding of float32
         (OTHER_DIRECTIONS, "a does not vary in the 5 principal components that are kept"),
         ({"variance": 0.0}, "variance=0.0; expected per cent"),
-        ({"variance": 101}, "variance=101; expected per cent"),
         ({"variance": 1.0}, "give a larger variance"),
         ({"shrinkage": 1.0}, "shrinkage=1.0; expected a number from 0 to below 1"),
         ({"shrinkage": float("nan")}, "shrinkage=nan; expected a number"),
+        ({"shrinkage": -0.1}, "shrinkage=-0.1; expected a number"),
         ({"shrinkage": "lw"}, "shrinkage='lw'; expected .* 'ledoit_wolf' or 'oas'"),
         ({"permutations": -1}, "permutations=-1; expected 0"),
         ({"d": 40, "shrinkage": 0.0}, "covariance of a has rank .* give a larger shrinkage"),

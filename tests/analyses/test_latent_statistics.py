@@ -82,7 +82,6 @@ def test_scalars_summarize_and_tables_list():
     ("latents", "message"),
     [
         ([], "no latents"),
-        (np.zeros((0, 3)), "no latents"),
         (iter([np.zeros((0, 3))]), "no latents"),
         (np.zeros(3), r"latents has the shape \(3,\)"),
         ([np.zeros((2, 3)), np.zeros((2, 4))], "batch 1 of latents is 4 wide.* is 3"),

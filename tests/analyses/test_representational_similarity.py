@@ -146,18 +146,12 @@ def test_order_of_words_rotation_and_scale_change_nothing(compare, permutation_s
     assert representational_similarity(x, 3 * x, compare=compare).score == pytest.approx(1.0)
 
 
-def test_takes_tensors_and_half_precision():
-    x, y = (torch.tensor(site, dtype=torch.bfloat16) for site in random_sites(10, 6, 5, seed=2))
-    result = representational_similarity(x, y, groups=np.array([0, 1] * 5))
-    expected = representational_similarity(x.double().numpy(), y.double().numpy())
-    assert result.score == expected.score
+def test_tensors_of_half_precision_give_scalars_and_arrays_by_the_names_of_the_fields():
+    x, y = (torch.tensor(site, dtype=torch.bfloat16) for site in random_sites(12, 6, 5, seed=3))
+    result = representational_similarity(x, y, groups=np.array([0, 1] * 6), permutations=50)
+    assert result.score == representational_similarity(x.double().numpy(), y.double()).score
     assert result.similarity_x.dtype == np.float64
     assert result.group_names == ("0", "1")
-
-
-def test_scalars_are_numbers_and_arrays_carry_the_names_of_the_fields():
-    x, y = random_sites(12, 6, 5, seed=3)
-    result = representational_similarity(x, y, groups=["a", "b"] * 6, permutations=50)
     names = ("score", "selectivity_x", "selectivity_y", "p_value", "score_low", "score_high")
     assert set(result.scalars()) == set(names)
     assert all(type(value) is float for value in result.scalars().values())
@@ -218,7 +212,6 @@ def test_one_group_and_groups_of_two_have_notes_where_nothing_is_defined():
         ({"x": np.full((6, 3), np.nan)}, "x holds NaN"),
         ({"groups": ["a"] * 5}, "groups has 5 entries for 6 items"),
         ({"groups": ["a", "a", "plum", "a", "fig", "a"]}, "groups 'plum', 'fig'"),
-        ({"groups": ["a", "a", "plum", "a", "a", "a"]}, "group 'plum'"),
         ({"compare": "tau"}, "compare is 'tau'; expected one of 'pearson'"),
         ({"permutations": -1}, "permutations is -1"),
     ],

@@ -1,7 +1,10 @@
+import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -11,15 +14,8 @@ from palinka import analyses
 from palinka.analyses import figures
 from palinka.analyses.findings import Findings
 from palinka.analyses.reader import ActivationReader
-from palinka.analyses.result import Result, takes
-from palinka.analyses.run import (
-    Analysis,
-    AnalysisEntry,
-    HeatmapEntry,
-    check_options,
-    find_analysis,
-    run_analysis,
-)
+from palinka.analyses.result import takes
+from palinka.analyses.run import AnalysisEntry, HeatmapEntry, find_analysis, run_analysis
 from palinka.analyses.stimuli import load_stimuli
 from palinka.errors import InputError
 
@@ -41,6 +37,9 @@ ONE_SITE = {
     "pairwise_mutual_information": None,
     "unit_tuning": "t",
 }
+
+
+GED = {"analysis": "generalized_eigendecomposition"}
 
 
 def entry(analysis: str, stimuli: str | Path_fr, **changes: Any) -> AnalysisEntry:
@@ -101,12 +100,7 @@ def test_each_category_of_a_passage_goes_to_targets_and_heatmaps_are_drawn(
     auc = analyses.category_score(acts, prepared.targets["rivers"], detector=True).auc
     np.testing.assert_array_equal(findings.arrays()["rivers/auc"], auc)
     assert "rivers/heatmaps" in findings.figures
-    for shown in (
-        f"unit {auc.argmax()}, auc",
-        f"unit {auc.argmin()}, auc",
-        "unit 7, auc",
-        "Danube",
-    ):
+    for shown in (*(f"unit {u}, auc" for u in (auc.argmax(), auc.argmin(), 7)), "Danube"):
         assert shown in findings.pages["rivers/heatmaps"]
 
 
@@ -274,6 +268,13 @@ def test_what_is_found_at_one_of_several_sites_is_what_is_found_there_alone(
         ({"analysis": "unit_tunning"}, "did you mean 'unit_tuning'"),
         ({"options": {"tets": "welch"}}, "did you mean 'test'"),
         ({"options": {"test": "welsh"}}, "option test is 'welsh'; expected 'paired' or 'welch'"),
+        ({"options": {"a": 3}}, "has no option 'a'"),
+        ({"options": {"alpha": "half"}}, "option alpha is 'half'; expected a number"),
+        ({"options": {"permutations": 3.0}}, "permutations is 3.0; expected a whole number"),
+        ({"options": {"permutations": True}}, "permutations is True; expected a whole number"),
+        ({"options": {"seed": -1}}, "the option seed is -1; expected at least 0"),
+        ({**GED, "options": {"pairs": 1}}, "the option pairs is 1; expected true or false"),
+        ({**GED, "options": {"shrinkage": "some"}}, "expected a number or 'ledoit_wolf' or 'oas'"),
         ({"sites": "blocks.9.mlp.pre"}, "no site 'blocks.9.mlp.pre'"),
         ({"sites": ["hidden.0"], "analysis": "representational_similarity"}, "compares two sites"),
         ({"analysis": "category_score"}, "over all tokens of a text; give a passage"),
@@ -297,45 +298,35 @@ def test_an_entry_that_does_not_fit_is_refused(
         run_analysis(replace(entry("unit_tuning", path), **changes), mini)
 
 
-@takes("each condition")
-def optional(
-    x: list[float],
-    bins: int = 3,
-    share: float = 0.5,
-    shrinkage: float | Literal["auto", "none"] = "auto",
-    exact: bool = False,
-    seed: int = 0,
-) -> Result:
-    """An analysis with every kind of option."""
-    return Result()
-
-
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ({"bins": 3, "share": 1, "exact": True, "seed": 0}, None),
-        ({"share": 0.25, "shrinkage": 1}, None),
-        ({"shrinkage": "none"}, None),
-        ({"bin": 3}, "analysis has no option 'bin'; did you mean 'bins'?"),
-        ({"x": 3}, "analysis has no option 'x'"),
-        ({"bins": 3.0}, "the option bins is 3.0; expected a whole number"),
-        ({"bins": True}, "the option bins is True; expected a whole number"),
-        ({"share": "half"}, "the option share is 'half'; expected a number"),
-        ({"shrinkage": "some"}, "shrinkage is 'some'; expected a number or 'auto' or 'none'"),
-        ({"exact": 1}, "the option exact is 1; expected true or false"),
-        ({"seed": -1}, "the option seed is -1; expected at least 0"),
-    ],
-)
-def test_options_are_held_to_their_hints(options: dict[str, Any], expected: str | None) -> None:
-    analysis = Analysis(optional, "each condition", None, None)
-    if expected is None:
-        check_options("analysis", analysis, options)
-        return
-    with pytest.raises(InputError) as caught:
-        check_options("analysis", analysis, options)
-    assert expected in str(caught.value)
-
-
 def test_unknown_data_is_refused() -> None:
     with pytest.raises(InputError, match="did you mean 'two conditions'"):
         takes("two condition")
+
+
+SCRIPT = "</script><img src=x onerror=alert(1)>"
+NAMES = (f"../../{SCRIPT}", "$\\frac{x$ \x1b[2J\u202e\0 | `a`\n# b")
+WORDS = ["<b>", "=1+2", "👩\u200d🔬", "שלום", "$x_", "a\u202eb", "![x](http://127.0.0.1:9/y)"]
+NASTY = f"The road to Vienna. {SCRIPT} $x_ $ \x85 \u202e 👩\u200d🔬 {{{{ 7*7 }}}} and on to Vienna."
+
+
+@pytest.mark.parametrize("analysis", ["unit_tuning", "category_score"])
+def test_hostile_names_and_texts_are_shown_and_do_nothing(
+    analysis: str, mini: ActivationReader, stimuli: Write, tmp_path: Path
+) -> None:
+    if analysis == "unit_tuning":
+        path: Any = stimuli(kind="words", conditions=dict.fromkeys(NAMES, WORDS))
+        wanted, pages = entry(analysis, path, options={"test": "welch"}), 0
+    else:
+        path = stimuli(kind="passage", text=NASTY, categories={n: ["Vienna"] for n in NAMES})
+        wanted, pages = entry(analysis, path, heatmaps=HeatmapEntry(by="score")), len(NAMES)
+    findings = run_analysis(wanted, mini)
+    assert all(line.isprintable() for line in findings.report().splitlines())
+    output = tmp_path / "deep" / "output"
+    folder = findings.write(output)
+    assert [*output.parent.iterdir(), *output.iterdir()] == [output, folder]
+    json.loads((folder / "findings.json").read_text(encoding="utf-8"))
+    svgs = [ElementTree.parse(svg) for svg in folder.glob("*.svg")]
+    assert len(svgs) == len(list(folder.glob("*.png"))) > 0
+    found = [page.read_text(encoding="utf-8") for page in folder.glob("*.html")]
+    assert len(found) == pages
+    assert not any(re.search(r"<(script|img|a|iframe)\b", page) for page in found)

@@ -1,5 +1,4 @@
 import numpy as np
-import pytest
 
 from palinka.analyses import category_score, figures
 
@@ -11,19 +10,6 @@ def some_latents(latents=60, effect=30.0):
     values = random.exponential(size=(40, latents)) * (random.random((40, latents)) < 0.3)
     values[TARGETS, 0] = effect
     return values
-
-
-@pytest.mark.parametrize(
-    ("latents", "options"),
-    [(2, {}), (60, {"detector": True}), (60, {"permutations": 20}), (5000, {"permutations": 20})],
-)
-def test_draws_all_figures(latents, options, save):
-    values = some_latents(latents)
-    result = category_score(values, TARGETS, **options)
-    every = figures.category_score(result, latents=values, tokens=["ignored"])
-    assert set(every) == {"score"} | ({"auc"} if options else set())
-    for figure in every.values():
-        save(figure)
 
 
 def test_scores_of_zero_stand_apart_and_the_best_is_named(save):
@@ -51,10 +37,3 @@ def test_the_best_detector_is_ringed_and_the_exchange_is_stated():
     assert axes.get_title(loc="left").endswith("latent 9 has AUC 1, p = 0.025")
     assert "score 0" in axes.get_legend_handles_labels()[1]
     assert figure.get_suptitle().replace("\n", " ") == result.notes[0]
-
-
-def test_signed_units_are_remarked_upon():
-    values = np.random.default_rng(0).normal(size=(40, 9))
-    figure = figures.category_score(category_score(values, TARGETS), units="units")["score"]
-    assert "signed" in figure.get_suptitle()
-    assert not figures.category_score(category_score(abs(values), TARGETS))["score"].get_suptitle()

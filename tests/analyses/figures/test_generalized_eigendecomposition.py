@@ -100,9 +100,7 @@ def test_a_permuted_labeling_has_the_same_centered_items(pairs):
     [
         (["I", "saw", "him", "there"], ["I", "saw", "her", "there"], (2, 1)),
         (["him", "too"], ["h", "er", "too"], (0, 1)),
-        (["I", "saw", "him"], ["I", "saw", "her"], (2, 0)),
         (["a", "a", "him", "a"], ["a", "a", "a"], (2, 1)),
-        (["a", "b"], ["a", "b"], (2, 0)),
         (["one", "two", "three", "four", "five"], ["one", "other", "words", "stand", "here"], None),
         (["him"], ["her"], None),
     ],

@@ -29,23 +29,6 @@ def test_words_of_a_group_stand_together_with_their_own_similarities():
     np.testing.assert_array_equal(mask[6:, :6], 0)
 
 
-def test_scores_stand_in_the_titles():
-    result = found(permutations=99)
-    drawn = figures.representational_similarity(result, sites=("here", "there"))
-    texts = "\n".join(texts_of(drawn["comparison"]))
-    assert f"{result.score:.2f} [{result.score_interval[0]:.2f}" in texts
-    assert f"p = {result.p_value:.2g}" in texts
-    for score in result.group_scores:
-        assert f"{score:.2f}" in texts
-    assert f"here: selectivity {result.selectivity_x:.3g}" in texts_of(drawn["histograms"])
-
-
-def test_without_groups_there_is_no_mask():
-    drawn = figures.representational_similarity(found(groups=None))
-    assert set(drawn) == {"similarity", "histograms", "comparison"}
-    assert len(drawn["comparison"].axes) == 1
-
-
 @pytest.mark.parametrize("word", ["$", "$x^", "a$b$", "<b>", r"\frac"])
 def test_words_are_never_markup(word, save):
     result = found(items=9, groups=(word, "b", "c"))

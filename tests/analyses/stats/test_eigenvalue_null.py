@@ -23,28 +23,6 @@ def data(n_a: int = 12, n_b: int = 9) -> tuple[np.ndarray, np.ndarray]:
     return x[:n_a], x[n_a:]
 
 
-def test_contrasts_have_the_scatter_of_items_centered_by_condition() -> None:
-    a, b = data()
-    scores = contrast_scores(a + 100.0, b, 90.0)
-    x = np.concatenate([a - a.mean(axis=0), b - b.mean(axis=0)])
-    values = np.linalg.eigvalsh(np.cov(x, rowvar=False))[::-1]
-    shares = 100 * values.cumsum() / values.sum()
-    r = next(i for i, share in enumerate(shares) if share > 90.0)
-    assert scores.shape == (19, r)
-    np.testing.assert_allclose(scores.T @ scores / 20, np.diag(values[:r]), atol=1e-9 * 81)
-    every = contrast_scores(a + 100.0, b, 100.0)
-    contrasts = scipy.linalg.block_diag(householder(12), householder(9))
-    rows = contrasts @ np.concatenate([a, b])
-    np.testing.assert_allclose(every @ every.T, rows @ rows.T, atol=1e-7)
-
-
-def householder(n: int) -> np.ndarray:
-    """`(n - 1, n)`, orthonormal rows that do not see the mean."""
-    axis = np.full(n, n**-0.5)
-    axis[-1] += 1.0
-    return (np.eye(n) - 2.0 * np.outer(axis, axis) / (axis @ axis))[:-1]
-
-
 @pytest.mark.parametrize("shrinkage", [0.05, "ledoit_wolf", "oas"])
 def test_null_is_of_the_same_recipe_for_every_draw(shrinkage: float) -> None:
     a, b = data()

@@ -5,7 +5,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from palinka.analyses.stats.joint_histogram import (
-    CONSTANT,
     COUNTED,
     DISORDERED,
     binned_rows,
@@ -45,17 +44,6 @@ def test_counts_are_those_of_numpy_on_any_numbers(matrix, bins):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("share", [0.0, 0.02, 0.4])
-def test_counts_are_those_of_numpy_where_masks_differ(dtype, share):
-    generator = np.random.default_rng(3)
-    values = generator.standard_t(2, size=(12, 301)).astype(dtype)
-    # The largest value of every row is an outlier of the next one: edges move in most pairs.
-    outlying = generator.random(values.shape) < share
-    outlying[np.arange(12), np.roll(values.argmax(axis=1), 1)] = True
-    histograms_agree(values, outlying, 15)
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_values_on_edges_fall_where_numpy_puts_them(dtype):
     edges = np.linspace(dtype(-0.3), dtype(1.7), 16)
     assert edges.dtype == dtype
@@ -78,26 +66,3 @@ def test_counts_are_those_of_numpy_in_every_status(values, bins, status):
     outlying = np.zeros(values.shape, dtype=np.bool_)
     assert binned_rows(values, outlying, bins).status_of_pairs()[0, 1] == status
     histograms_agree(values, outlying, bins)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_every_row_has_the_range_of_what_both_keep(seed: int) -> None:
-    generator = np.random.default_rng(seed)
-    x = generator.standard_t(2, size=(12, 60)).astype(np.float32)
-    x[3] = 1.0  # without variance
-    x[4, :3] = x[4].max() + 1  # several units are the largest
-    outlying = generator.random(x.shape) < 0.05
-    outlying[5] = True  # nothing is kept beside it
-    rows = binned_rows(x, outlying, 15)
-    assert len(rows.digits) > 12  # some edges move
-    for item in range(12):
-        for other in range(12):
-            kept = ~(outlying[item] | outlying[other])
-            index = rows.binning[item, other]
-            if not kept.any() or np.ptp(x[item][kept]) == 0:
-                assert rows.status[index] == CONSTANT
-                continue
-            edges = np.linspace(x[item][kept].min(), x[item][kept].max(), 16, dtype=np.float32)
-            expected = np.clip(np.searchsorted(edges, x[item], side="right") - 1, 0, 14)
-            np.testing.assert_array_equal(rows.digits[index][kept], expected[kept])
-            assert (rows.digits[index][outlying[item]] == 15).all()

@@ -1,16 +1,9 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import PreTrainedTokenizerBase
 
 from palinka.analyses.stimuli import Carrier, Match, Occurrences, Passage, Words
-from palinka.analyses.stimuli.base import (
-    check_words,
-    join_problems,
-    marked,
-    prepared_items,
-    tokens_at,
-)
+from palinka.analyses.stimuli.base import join_problems, prepared_items, tokens_at
 from palinka.errors import InputError
 from palinka.language_models import LanguageModelSpec
 from palinka.language_models.token_text import token_texts
@@ -43,22 +36,6 @@ def test_refusals_name_the_stimuli() -> None:
         stimuli = Occurrences("a, b", {"comma": Match([","])}, 1, 1, name=name)
         with pytest.raises(InputError, match=rf"^{shown}: conditions\.comma: 1 matches"):
             stimuli.prepare(MINI)
-
-
-@pytest.mark.parametrize(
-    ("conditions", "problem"),
-    [
-        ({}, "groups: empty"),
-        ({"a": ["x", "y", "z"], "b": ["x", "y"]}, r"groups\.b: .* at least 3 words, not 2"),
-        *(
-            ({"a": ["x", "y", blank]}, r"groups\.a\[2\]: .*; give text without white space")
-            for blank in ("", " ", "\n", " a", "a\t", "\N{NO-BREAK SPACE}a")
-        ),
-    ],
-)
-def test_too_few_or_blank(conditions: dict[str, list[str]], problem: str) -> None:
-    with pytest.raises(InputError, match=problem):
-        check_words(conditions, "groups")
 
 
 def test_a_long_list_of_problems_is_cut() -> None:
@@ -106,9 +83,3 @@ def test_the_summary_shows_no_markup_and_conditions_in_the_order_of_their_first_
         "- `a`: 1 items, such as",
         "    - `sixth`",
     ]
-
-
-def test_the_brackets_leave_spaces_outside(mini_tokenizer: PreTrainedTokenizerBase) -> None:
-    ids = mini_tokenizer.encode("I saw him, then.", add_special_tokens=False)
-    assert marked(mini_tokenizer, ids, 2) == "I saw [him], then."
-    assert marked(mini_tokenizer, ids, 3) == "I saw him[,] then."

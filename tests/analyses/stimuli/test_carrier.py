@@ -45,8 +45,3 @@ def test_words_that_are_not_one_token_are_named(
 def test_a_carrier_must_end_with_its_slot(carrier: str) -> None:
     with pytest.raises(InputError, match=r"carrier: .* ends with \{word\}"):
         Carrier(GROUPS, carrier)
-
-
-def test_groups_of_one_word() -> None:
-    with pytest.raises(InputError, match=r"groups\.b: .* at least 3 words, not 1"):
-        Carrier({**GROUPS, "b": ["sun"]}, CARRIER)

@@ -70,8 +70,6 @@ def test_the_item_is_the_token_of_the_word(before: list[str], after: list[str]) 
         (TARGETS, "({target})", r"m: '\(him\)': the tokenizer makes \[.*\] of 'him'; expected "),
         (TARGETS, "a\n{target}", r"m: 'a\\nhim': the tokenizer makes \["),
         (TARGETS, "To {target} and him.", r"m: 'To him and him\.': 'him' occurs 2 times"),
-        (TARGETS, "To {target} and her.", r"f: 'To her and her\.': 'her' occurs 2 times"),
-        (TARGETS, "To {target}s.", r"m: 'To hims\.': 'him' occurs 0 times"),
         ({"a": "him", "b": "wormwood"}, "To {target}.", r"b: 'To .*\[' w.*', .* \[' wormwood'\]"),
     ],
 )
@@ -98,10 +96,8 @@ def test_a_space_put_in_front_of_the_text_is_a_space(
     [
         ({"targets": {"m": "him"}, "frames": FRAMES}, "targets: 1 condition; .* needs two"),
         ({}, "frames, sentences: give exactly one"),
-        ({"frames": FRAMES, "sentences": {"m": FRAMES, "f": FRAMES}}, "give exactly one of"),
         ({"frames": FRAMES[:2]}, r"frames\.m: expected at least 3 frames, not 2"),
         ({"frames": [*FRAMES, "Him."]}, r"frames\[3\]: 'Him\.' .* 0 times"),
-        ({"frames": ["{target} {target}"] * 3}, r"frames\[0\]: .* 2 times"),
         ({"targets": {"m": " him", "f": "her"}, "frames": FRAMES}, r"targets\.m\[0\]: ' him'"),
         ({"sentences": {"m": ["a"] * 3, "g": ["a"] * 3}}, "m, g; expected those of targets: m, f"),
         ({"sentences": {"m": ["a"] * 3, "f": ["a"] * 2}}, r"sentences\.f: .* 3 sentences, not 2"),

@@ -86,12 +86,8 @@ def test_a_text_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("NOVELS", str(tmp_path / "texts"))
     monkeypatch.setenv("HOME", str(tmp_path))
     expected = load(tmp_path, "kind: passage\ntext: One, two.")
-    for name in (
-        "texts/novel.txt",
-        "$NOVELS/novel.txt",
-        "${NOVELS}/novel.txt",
-        "~/texts/novel.txt",
-    ):
+    for place in ("texts", "$NOVELS", "${NOVELS}", "~/texts"):
+        name = f"{place}/novel.txt"
         found = load(tmp_path, f"kind: passage\nfile: {name}")
         assert (found, found.hash) == (expected, expected.hash)
     assert load_stimuli("$NOVELS/../stimuli.yaml").name == "$NOVELS/../stimuli.yaml"
@@ -129,49 +125,39 @@ def test_the_bundled_sample(tmp_path: Path, mini_tokenizer: PreTrainedTokenizerB
     [
         ("", "empty; expected `kind:`"),
         ("- a\n- b", "a list; expected `kind:` and the keys of that kind"),
-        ("just text", "'just text'; expected `kind:`"),
         ("a: [", "not YAML: "),
-        ("a: \x07", "not YAML: "),
-        ("a: 1\n---\nb: 2", "not YAML: "),
         ("? [a]\n: 1", "not YAML: "),
         ("conditions: {}", "kind: missing, expected a kind or FILE.py:CLASS; choose from carrier"),
         ("kind: word", "kind: 'word', expected a kind or FILE.py:CLASS; did you mean 'words'?"),
-        ("kind: [words]", "kind: "),
         ("kind: nowhere.py:Endings", "nowhere.py does not exist; give FILE.py:NAME"),
         ("kind: endings.py:Ending", "endings.py has no 'Ending'; did you mean 'Endings'?"),
         ("kind: endings.py:Path", "'endings.py:Path' is not a subclass of Stimuli"),
         ("kind: words\nwords: [a]", "words: unknown key; choose from conditions"),
-        ("kind: words", "conditions: missing; add this key"),
         ("kind: words\nconditions: {}", "conditions: empty; name at least one"),
-        ("kind: words\nconditions:", "conditions: empty; expected keys with values"),
         ("kind: words\nconditions: [a]", "conditions: a list; expected keys with values"),
         ("kind: words\nconditions: {v: go}", "conditions.v: 'go'; expected a list"),
         ("kind: words\nconditions: {v: [go, [no], be]}", "conditions.v[1]: a list; expected text"),
         ("kind: words\nconditions: {v: [go, be]}", "conditions.v: expected at least 3 words"),
         ("kind: words\nconditions: {v: [a, '', c]}", "conditions.v[1]: ''; give text"),
+        ("kind: words\nconditions: {v: [a, \u00a0b, c]}", "give text without white space"),
+        ("kind: words\nconditions: {v: [a, \"b\\t\", c]}", "give text without white space"),
         ("kind: words\nconditions: {v: [a, b, c]}\nfile: x", "file: unknown key"),
-        ("kind: words\nconditions: {v: [a, b, c]}\nname: x", "name: unknown key"),
         ("kind: words\nconditions: {v: [a], v: [b]}", "line 2: the key 'v' comes twice"),
         (CARRIER + "pool: meen", "pool: 'meen'; expected 'last' or 'mean'"),
         ("kind: passage\nfiel: x", "fiel: unknown key; did you mean 'file'?"),
         ("kind: passage", "text: missing"),
         ("kind: passage\nfile: x\ntext: y", "text, file: both are given"),
         ("kind: passage\nfile: nowhere.txt", "nowhere.txt cannot be read: No such file"),
-        ("kind: passage\nfile: .", "cannot be read: Is a directory"),
         ("kind: passage\nfile: latin.txt", "latin.txt is not UTF-8 (byte 1 cannot be decoded)"),
         ("kind: passage\nfile: blank.txt", "text: blank"),
         (OCCURRENCES.replace("before: 1", "befor: 1"), "befor: unknown key; did you mean"),
-        (INLINE.replace("before: 1", "before: many"), "before: 'many'; expected a whole"),
         (INLINE.replace("before: 1", "before: 1.5"), "before: '1.5'; expected a whole"),
         (INLINE.replace("before: 1", "before: true"), "before: 'true'; expected a whole num"),
-        (INLINE.replace("before: 1", "before: [1]"), "before: a list; expected a whole"),
-        (INLINE.replace("before: 1", "before: '['"), "before: '['; expected a whole"),
         (INLINE.replace("[',']", "[','], not_in_numbers: 3"), "not_in_numbers: '3'; expected"),
         (OCCURRENCES + "text: a\nlimit: 2", "limit: 2; give at least 3"),
         (OCCURRENCES.replace("match", "mtach") + "text: a", "conditions.comma.mtach: unknown key"),
         # A file cannot run code.
         (INLINE.replace("before: 1", "before: !!python/object/apply:os.abort []"), "a whole num"),
-        (INLINE.replace("before: 1", "before: !!python/name:os.abort"), "expected a whole number"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_named_in_one_line(

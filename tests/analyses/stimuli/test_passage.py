@@ -7,7 +7,6 @@ from palinka.analyses.stimuli import Passage
 from palinka.analyses.stimuli.passage import first_token
 from palinka.errors import InputError
 from palinka.language_models import LanguageModelSpec
-from palinka.language_models.token_text import token_ids
 
 MINI = LanguageModelSpec("mini").tokenizer()
 WORDS = ["Hungary", "Danube", "wormwood", "worm", "café", "😀", "glass", "."]
@@ -41,11 +40,6 @@ def test_every_token_is_an_item() -> None:
     assert prepared.summary() == "- `c`: 2 of 7 tokens, such as\n    - ` Rome`\n    - ` Vienna`"
     bare = Passage("To Rome.").prepare(MINI)
     assert (bare.targets, bare.summary()) == ({}, "- 3 tokens")
-
-
-@given(st.text(min_size=1, max_size=12).filter(lambda word: word == word.strip() != ""))
-def test_the_first_token_of_a_word_has_its_space(word: str) -> None:
-    assert first_token(MINI, word) == token_ids(MINI, [f" {word}"])[0][0]
 
 
 def test_the_first_token_where_a_space_is_put_in_front(

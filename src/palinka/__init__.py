@@ -44,9 +44,7 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"palinka.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'palinka' has no attribute '{name}'")
-    value = getattr(importlib.import_module(f"palinka.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
+    return getattr(importlib.import_module(f"palinka.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:

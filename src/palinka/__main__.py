@@ -40,14 +40,7 @@ A first run, offline:  palinka fit --config quickstart
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    Args:
-        argv: Arguments after the program's name; defaults to those of the process.
-
-    Returns:
-        The exit status, as `HELP` lists them, and 141 after a broken pipe of the output.
-    """
+    """Run one command and return its exit status, of `HELP` or 141 after a broken pipe."""
     given = list(sys.argv[1:] if argv is None else argv)
     arguments = [argument for argument in given if argument != "--quiet"]
     try:

@@ -15,45 +15,33 @@ from typing import Any, BinaryIO, Literal, TextIO, TypeVar, Union, get_args, get
 T = TypeVar("T")
 
 MAX_MESSAGE = 20_000
-# Zero-width non-joiner and joiner, in Persian words and families of emoji.
-_JOINERS = "\u200c\u200d"
-_UNSET_VARIABLE = re.compile(r"\$\{?(\w+)\}?")
+_JOINERS = "\u200c\u200d"  # zero-width, in Persian words and families of emoji
 _QUIET = "PALINKA_QUIET"
-# Switches of other libraries' progress bars; read when they are imported.
+# Other libraries' switches, read when they are imported.
 _NO_BARS = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
 _COLORS = {"red": 31, "green": 32, "yellow": 33, "bold": 1}
-# Shorter work ends without a progress bar.
-DELAY_SECONDS = 2.0
+DELAY_SECONDS = 2.0  # shorter work ends without a progress bar
 
 
 def escape_control_chars(text: str) -> str:
     r"""Escape what a terminal interprets or hides, as in `\x1b`; the result is one line.
 
-    Line breaks, control characters, bidirectional marks and lone surrogates are escaped;
-    letters, accents and spaces of every script stay, and so do joiners within a word or an emoji.
+    So are bidirectional marks and lone surrogates; joiners within a word or an emoji stay.
     """
     if text.isprintable():
         return text
-    return "".join(
-        character
-        if character.isprintable()
-        or unicodedata.category(character) == "Zs"
-        or (character in _JOINERS and _joins(text[max(0, place - 1) : place + 2]))
-        else character.encode("unicode_escape").decode()
-        for place, character in enumerate(text)
-    )
-
-
-def _joins(around: str) -> bool:
-    """Tell a joiner between characters beyond ASCII from one that hides in text."""
-    return len(around) == 3 and not around[0].isascii() and around[2].isprintable()
+    shown = ""
+    for before, character, after in zip(f" {text}", text, f"{text[1:]}\n", strict=False):
+        joins = character in _JOINERS and not before.isascii() and after.isprintable()
+        kept = joins or character.isprintable() or unicodedata.category(character) == "Zs"
+        shown += character if kept else character.encode("unicode_escape").decode()
+    return shown
 
 
 class InputError(ValueError):
     """Unusable input: the command line prints its message and exits with status 2.
 
-    The message is one line that names what was given, what was expected and what to do. Control
-    characters in it are escaped, and the middle of a very long one is left out.
+    Control characters in it are escaped, and the middle of a very long one is left out.
     """
 
     def __init__(self, message: str) -> None:
@@ -63,13 +51,7 @@ class InputError(ValueError):
 
 
 def did_you_mean(name: str, names: Iterable[str], most: int = 20) -> str:
-    """Suggest the nearest valid name, as in `; did you mean 'tied'?`.
-
-    Args:
-        name: An unknown name.
-        names: The valid ones, listed if none is near.
-        most: Maximum length of that list; longer ones are left out.
-    """
+    """Suggest the nearest name, as in `; did you mean 'tied'?`, or list at most `most` names."""
     known = sorted(names)
     for nearest in difflib.get_close_matches(name, known, n=1, cutoff=0.5):
         return f"; did you mean '{nearest}'?"
@@ -87,12 +69,7 @@ def one_line(error: BaseException) -> str:
 
 
 def load_from_file(given: str, folder: Path) -> Any:
-    """Load a class or function from a Python file of the user.
-
-    Args:
-        given: The file and the name in it, such as `my_analysis.py:nearest_mean`.
-        folder: Folder that a relative path starts from.
-    """
+    """Load a class or function given as `my_analysis.py:nearest_mean`, relative to a folder."""
     file, _, name = given.rpartition(":")
     path = folder / expanded(file)
     if not path.is_file():
@@ -109,7 +86,7 @@ def load_from_file(given: str, folder: Path) -> Any:
 def expanded(path: str | Path) -> Path:
     """Replace `~`, `$NAME` and `${NAME}` in a path; an unset variable is an `InputError`."""
     full = os.path.expanduser(os.path.expandvars(path))  # noqa: PTH111  (`~nobody` stays)
-    if unset := _UNSET_VARIABLE.search(full):
+    if unset := re.search(r"\$\{?(\w+)\}?", full):
         raise InputError(f"{path}: the environment variable {unset[1]} is not set; set it first")
     return Path(full)
 
@@ -118,9 +95,8 @@ def expanded(path: str | Path) -> Path:
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Open a new version of a file, which takes its name once it is complete and on the disk.
 
-    The bytes go to `<name>.tmp`, which is flushed (`fsync`) and renamed at the end of the `with`
-    block. If an exception ends the block, the old version stays and the new one is removed. Only
-    one process may write a file at a time, and its folder must exist.
+    The bytes go to `<name>.tmp`, which is flushed (`fsync`) and renamed at the end of the block,
+    or removed if an exception ends it. Only one process may write a file at a time.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -147,23 +123,21 @@ def is_quiet() -> bool:
 @contextmanager
 def suppress_progress(wanted: bool) -> Iterator[None]:
     """Suppress progress bars within, also those of child processes, if wanted."""
-    before = {name: os.environ.get(name) for name in (_QUIET, *_NO_BARS)}
+    switches = (_QUIET, *_NO_BARS)
+    before = {name: os.environ[name] for name in switches if name in os.environ}
     if wanted or is_quiet():
-        os.environ.update(dict.fromkeys(before, "1"))
+        os.environ.update(dict.fromkeys(switches, "1"))
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        for name in switches:
+            os.environ.pop(name, None)
+        os.environ.update(before)
 
 
 def colored(text: str, color: str, stream: TextIO | None = None) -> str:
     """Color text `red`, `green`, `yellow` or `bold` on a terminal; others get it as it is."""
-    stream = stream or sys.stdout
-    # https://no-color.org: any value but the empty one.
+    stream = stream or sys.stdout  # see https://no-color.org
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not stream.isatty():
         return text
     return f"\x1b[{_COLORS[color]}m{text}\x1b[0m"
@@ -172,14 +146,7 @@ def colored(text: str, color: str, stream: TextIO | None = None) -> str:
 def progress(
     description: str, total: int | None, unit: str = "it", **options: Any
 ) -> AbstractContextManager[Any]:
-    """Make a progress bar that the caller moves with `.update(n)`.
-
-    Args:
-        description: Text at the left edge of the bar.
-        total: Number of units, if known.
-        unit: Plural name of the unit, such as `tokens`; the rate is in units per second.
-        **options: Of tqdm.
-    """
+    """Make a tqdm bar that the caller moves with `.update(n)`; the unit is a plural, `tokens`."""
     from tqdm.auto import tqdm  # brings asyncio, which an error message does not need
 
     bar: AbstractContextManager[Any] = tqdm(
@@ -214,17 +181,16 @@ _TYPE_NAMES = {
 def type_mismatch(value: Any, hint: Any) -> str | None:
     """Describe the types that a hint allows, if a plain value is of none of them.
 
-    A bool is not a number, and no text stands for a number; an int is a float.
-
-    Args:
-        value: A bool, number, text or null.
-        hint: Types of such values, literals and unions of them; of any other, nothing is said.
+    A bool is not a number, and no text stands for a number; an int is a float. Of hints other than
+    plain types, literals and unions of them, nothing is said.
     """
     choices = _choices(hint)
-    if any(isinstance(choice, type) and choice not in _TYPE_NAMES for choice in choices):
-        return None
-    if any(_fits(value, choice) for choice in choices):
-        return None
+    for choice in choices:
+        kinds = (int, float) if choice is float else (choice,)
+        literal = type(value) is type(choice) and value == choice
+        other = isinstance(choice, type) and choice not in _TYPE_NAMES
+        if type(value) in kinds or literal or other:
+            return None
     return " or ".join(_TYPE_NAMES[c] if isinstance(c, type) else repr(c) for c in choices)
 
 
@@ -237,9 +203,3 @@ def _choices(hint: Any) -> list[Any]:
         return list(get_args(hint))
     kind = origin or hint
     return [kind if isinstance(kind, type) else object]
-
-
-def _fits(value: Any, choice: Any) -> bool:
-    if not isinstance(choice, type):
-        return type(value) is type(choice) and bool(value == choice)
-    return type(value) in ((int, float) if choice is float else (choice,))

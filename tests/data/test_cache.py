@@ -70,10 +70,10 @@ def test_rows_can_be_read_in_any_pieces_and_no_others(cache: Cache) -> None:
     assert torch.equal(cache.read_rows(14, 34), rows[14:34])
     assert cache.read_rows(7, 7).shape == (0, 3)
     for bounds in ((-1, 3), (0, 41)):
-        with pytest.raises(InputError, match="which has rows 0 to 39"):
+        with pytest.raises(InputError, match="asked of rows 0 to 39"):
             cache.read_rows(*bounds)
     for row in (-1, 40):
-        with pytest.raises(InputError, match=f"row {row} asked of .* rows 0 to 39"):
+        with pytest.raises(InputError, match=f"row {row} asked of rows 0 to 39"):
             cache.context(row)
 
 
@@ -167,8 +167,8 @@ def test_every_kind_of_damage_is_named_however_many_threads_there_are(
         cache.verify()
     message = str(error.value)
     assert "\n" not in message
-    damaged = ", ".join(f"shard-{index:05d}.safetensors" for index in (3, 9, 17))
-    assert f"{cache.folder}: damaged, the checksum does not match in {damaged}; remove" in message
+    for index in (3, 9, 17):
+        assert f"{shard(cache, index)}: the checksum does not match; remove" in message
     assert f"{shard(cache, 12)}: not found" in message
     assert f"{shard(cache, 5)}: 5 bytes, expected" in message
     assert message.count("shard-") == 5
@@ -205,11 +205,11 @@ def test_a_damaged_shard_is_rejected_only_once_rows_are_read_from_it(cache: Cach
     Cache.open(cache.folder).read_rows(0, 40)
     opened = Cache.open(cache.folder, verify_shards=True)
     opened.read_rows(0, 16)
-    damage = r"the checksum does not match in shard-00002\.safetensors;"
+    damage = r"shard-00002\.safetensors: the checksum does not match;"
     for _ in range(2):
         with pytest.raises(InputError, match=damage):
             opened.read_rows(10, 40)
-    loader = ActivationLoader(opened, 2, shuffle=False, prefetch=1)
+    loader = ActivationLoader(opened, 2, shuffle=False)
     served: list[torch.Tensor] = []
     with pytest.raises(InputError, match=damage):
         served.extend(loader)

@@ -170,7 +170,7 @@ def test_each_iteration_is_a_new_epoch_from_its_first_batch_on() -> None:
 
 
 def test_the_state_counts_what_was_handed_out_not_what_was_read() -> None:
-    loader = ActivationLoader(counted_rows(40), 5, world_size=2, rank=1, prefetch=4)
+    loader = ActivationLoader(counted_rows(40), 5, world_size=2, rank=1)
     batches = iter(loader)
     assert loader.state_dict()["samples_seen"] == 0
     for count in range(1, 5):

@@ -54,18 +54,20 @@ def test_finished_shards_are_not_claimed_again(corpus: "Corpora", tmp_path: Path
     with pytest.raises(InputError, match="incomplete; rerun"):
         CacheWriter(tmp_path, small.key).finish(0)
     writer = small.begin(tmp_path, [1])
-    assert [claim.index for claim, _ in writer.missing(range(3))] == [0, 2]
-    assert list(writer.missing(range(3), rank=1, world_size=2)) == []
     with pytest.raises(InputError, match=r"shard-00000\.safetensors: incomplete; rerun harvest"):
         writer.finish(3)
     assert not is_harvested(writer.folder)
-    for claim, index in writer.missing(range(3)):
-        assert read_description(writer.folder).digest == small.key.digest
-        assert is_harvested(writer.folder)
-        claim.write(*small.shard(index))
+    for index in range(3):
+        with writer.claim(index) as claim:
+            assert (claim is None) == (index == 1)
+            if claim is not None:
+                assert read_description(writer.folder).digest == small.key.digest
+                assert is_harvested(writer.folder)
+                claim.write(*small.shard(index))
     assert not is_harvested(writer.folder)
     before = content(writer.finish(3).folder)
-    assert list(writer.missing(range(3))) == []
+    with writer.claim(0) as claim:
+        assert claim is None
     assert content(writer.finish(3).folder) == before
 
 
@@ -191,22 +193,11 @@ def test_a_disk_that_fails_at_any_step_is_named_and_leaves_nothing_torn(
     assert 15 < step < 1000
 
 
-@pytest.mark.parametrize(
-    ("dtype", "value"),
-    [("float16", "inf"), ("float16", "nan"), ("float32", "-inf"), ("bfloat16", "nan")],
-)
-def test_nan_and_infinities_are_rejected_and_large_numbers_kept(
-    corpus: "Corpora", tmp_path: Path, dtype: str, value: str
-) -> None:
+@pytest.mark.parametrize("dtype", ["float16", "float32", "bfloat16"])
+def test_large_numbers_are_kept(corpus: "Corpora", tmp_path: Path, dtype: str) -> None:
     small = corpus(dtype=dtype)
     writer = CacheWriter(tmp_path, small.key)
     activations, *tables = small.shard(0)
-    activations[5, 1] = float(value)
-    with pytest.raises(
-        InputError, match=r"shard-00000\.safetensors: rows hold NaN or infinities; .* above 65504"
-    ):
-        write_first(writer, activations, *tables)
-    assert names(writer.folder) == ["harvest.json"]
     activations[:] = torch.finfo(activations.dtype).max
     write_first(writer, activations, *tables)
     assert writer.finish(1).statistics.sum_of_norms / 16 > 65504
@@ -217,10 +208,9 @@ def test_input_that_does_not_fit_is_rejected(corpus: "Corpora", tmp_path: Path) 
     activations, tokens, documents, positions = small.shard(0)
     for given, message in [
         ((activations[:-1], tokens, documents, positions), r"\(15, 3\), .*expected .*\(16, 3\)"),
-        ((activations.half(), tokens, documents, positions), "torch.float16 and shapes"),
+        ((activations.half(), tokens, documents, positions), "shapes .* of torch.float16"),
         ((activations, tokens, documents[:1], positions), r"\(2, 8\), \(1, 8\)"),
-        ((activations, tokens, documents, positions[:, :7]), r"\(2, 7\)\] given"),
-        ((activations[:0], tokens[:0], documents[:0], positions[:0]), "1 to 2 contexts"),
+        ((activations, tokens, documents, positions[:, :7]), r"\(2, 7\)\] of"),
     ]:
         writer = CacheWriter(tmp_path, small.key)
         with pytest.raises(InputError, match=message):
@@ -234,9 +224,9 @@ def test_folders_that_cannot_be_made_or_written_are_named(
     (tmp_path / "file").write_bytes(b"")
     for folder in (tmp_path / "file", Path("/proc/nowhere")):
         with pytest.raises(InputError, match=rf"^{folder}/[0-9a-f]{{16}}: .* set PALINKA_CACHE"):
-            CacheWriter(folder, corpus().key)
+            corpus().begin(folder, [0])
     writer = CacheWriter(tmp_path, corpus().key)
-    writer.folder.chmod(0o555)
+    writer.folder.mkdir(mode=0o555)
     child = os.fork()
     if child == 0:
         if os.geteuid() == 0:  # whom nothing is forbidden
@@ -251,23 +241,6 @@ def test_folders_that_cannot_be_made_or_written_are_named(
             os._exit(3)
     assert os.waitpid(child, 0)[1] == 0
     assert names(writer.folder) == []
-
-
-def test_a_writer_that_wrote_nothing_leaves_no_folder(corpus: "Corpora", tmp_path: Path) -> None:
-    small = corpus()
-    writer = CacheWriter(tmp_path / "new" / "root", small.key)
-    other = CacheWriter(tmp_path / "new" / "root", small.key)
-    writer.abandon()
-    assert names(tmp_path) == []
-    with other.claim(0):
-        pass
-    assert names(other.folder) == ["harvest.json"]
-    other.abandon()
-    assert not other.folder.exists()
-    # Another run, which found the folders there, is not disturbed.
-    small.begin(tmp_path / "new" / "root", [0]).abandon()
-    other.abandon()
-    assert names(writer.folder) == ["harvest.json", "shard-00000.json", "shard-00000.safetensors"]
 
 
 def test_tidying_removes_what_dead_processes_left_and_nothing_else(cache: Cache) -> None:

@@ -47,10 +47,7 @@ class Found:
 def read_analyses(folder: Path | None, latents: int, site: str) -> list[Found]:
     """Read the findings of every analysis in a folder; skip other folders with a warning.
 
-    Args:
-        folder: `<log_dir>/analyses`; may be missing.
-        latents: Number of latents. Arrays of that length become columns.
-        site: Site of the latents; findings at other sites have no columns.
+    Arrays of `latents` numbers become columns, if the findings are of latents at `site`.
     """
     found: list[Found] = []
     for path in sorted(folder.iterdir()) if folder is not None and folder.is_dir() else ():
@@ -81,10 +78,7 @@ def _read(path: Path, latents: int, site: str) -> Found:
     summary = path / "stimuli.md"
     return Found(
         name=str(record["name"]),
-        scalars={
-            str(name): None if value is None else float(value)
-            for name, value in record["scalars"].items()
-        },
+        scalars={str(n): v if v is None else float(v) for n, v in record["scalars"].items()},
         notes=[(str(p), str(note)) for p, notes in record["notes"].items() for note in notes],
         settings={name: _text(name, settings[name]) for name in _SETTINGS if settings.get(name)},
         summary=summary.read_text(encoding="utf-8") if summary.exists() else "",

@@ -22,8 +22,7 @@ def random_priorities(
 ) -> NDArray[np.float32]:
     """Random priority in (0, 1] of every active entry; 0 for the others.
 
-    The rows with the largest priorities of a latent are a simple random sample of those at which
-    it is active, drawn without replacement in one pass and bounded memory.
+    The rows with the largest ones are a random sample of those at which a latent is active.
 
     Source:
         Efraimidis & Spirakis (2006), Weighted random sampling with a reservoir, with weights of 1.
@@ -62,10 +61,9 @@ class Options:
                 positive_integer(name, value)
         least = self.quantiles * self.per_quantile
         if self.seed < 0 or self.sample < least:
-            raise InputError(
-                f"seed is {self.seed} and sample {self.sample}; expected at least 0, and at least"
-                f" {least}, for that many texts are shown of the sample"
-            )
+            given = f"seed is {self.seed} and sample {self.sample}"
+            least_sample = f"at least {least}, quantiles * per_quantile"
+            raise InputError(f"{given}; expected at least 0, and {least_sample}")
 
 
 @dataclass(frozen=True)
@@ -110,14 +108,12 @@ def gather(
     reporter = ReportLatents(options.contexts, options.tokens, options.nearest)
     report = reporter.report(data, module, watch)
     text = Text(data.validation_contexts())
+    rows = np.hstack([report.top.rows, sample.result().rows])
     with evaluating(module):
-        windows = read_windows(
-            data, module, text, np.hstack([report.top.rows, sample.result().rows])
-        )
-    columns = np.tile(np.arange(windows.places.shape[1]), (latents, 1))
-    top, sampled = (
-        windows.chosen(part) for part in np.split(columns, [report.top.rows.shape[1]], axis=1)
-    )
+        windows = read_windows(data, module, text, rows)
+    columns = np.tile(np.arange(rows.shape[1]), (latents, 1))
+    parts = np.split(columns, [report.top.rows.shape[1]], axis=1)
+    top, sampled = (windows.chosen(part) for part in parts)
     ids = set(np.unique(text.tokens).tolist())
     for name in {"raised", "lowered"} & report.effects.keys():
         ids |= set(report.effects[name].ravel().tolist())
@@ -142,12 +138,9 @@ def gather(
 def choose_from_bands(sample: Windows, bands: int, each: int) -> NDArray[np.int64]:
     """Select windows of a random sample from each band of equal probability.
 
-    The sample is random, so bands of its ranks are bands of the latent's activations, and windows
-    at even distances within a band represent it.
-
-    Returns:
-        Columns of the sample, `(latents, bands * each)`, strongest band first and strongest
-        first within each; -1 where there are none.
+    Windows at even distances within a band of the ranks represent it. Returns columns of the
+    sample, `(latents, bands * each)`, the strongest band first and the strongest first within
+    each; -1 where there are none.
     """
     values = np.where(sample.places >= 0, sample.peak, -np.inf)
     latents, n = values.shape

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import NoneType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -55,9 +56,6 @@ class LiveLatents:
             text of each; `top`: the most active latents of each token and their activations;
             `active`: for every active latent its index, maximum, place of the maximum, and number
             of active tokens.
-
-        Raises:
-            InputError: If the text is empty or longer than the context, or there is no such latent.
         """
         if latent is not None:
             choose_latents(np.zeros(self.module.autoencoder.latent_dim), (), [latent])
@@ -84,11 +82,8 @@ class LiveLatents:
         ids = [bos_id(self.model.tokenizer), *found] if self.bos else found
         if not found:
             raise InputError("the text is empty; type some")
-        if len(ids) > self.model.context_length:
-            raise InputError(
-                f"the text has {len(ids)} tokens, and the model's context"
-                f" {self.model.context_length}; shorten it"
-            )
+        if len(ids) > (most := self.model.context_length):
+            raise InputError(f"the text has {len(ids)} tokens, the context {most}; shorten it")
         read = self.model.read(Tokens.of([ids]), [self.site])[self.site][0]
         latents = self.module.encode(read.float().to(self.module.device)).float()
         latents[: self.skip] = 0.0
@@ -108,13 +103,7 @@ API = "/api/latents"
 Reply = tuple[HTTPStatus, bytes, str]  # status, body and its type
 
 _STATIC = re.compile(r"/(assets/[\w.-]+\.(?:css|js|svg)|data/[\w-]+\.js|figures/[\w. -]+\.png)")
-_KINDS = {
-    ".html": "text/html",
-    ".css": "text/css",
-    ".js": "text/javascript",
-    ".png": "image/png",
-    ".svg": "image/svg+xml",
-}
+_KINDS = {"css": "text/css", "js": "text/javascript", "png": "image/png", "svg": "image/svg+xml"}
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -129,15 +118,7 @@ class AtlasServer(ThreadingHTTPServer):
     """Server of one atlas, with the latents of typed text.
 
     It listens on 127.0.0.1 only. Requests must name this server as their host (against DNS
-    rebinding) and come from its own origin.
-
-    Args:
-        folder: The atlas.
-        live: Latents of typed text.
-        port: Port to listen on; 0 for any free port.
-
-    Raises:
-        InputError: If the folder is not an atlas, or the port is in use.
+    rebinding) and come from its own origin. A port of 0 is any free port.
     """
 
     daemon_threads = True
@@ -199,11 +180,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _file(self) -> Reply:
         path = unquote(urlsplit(self.path).path)
         if path == "/":
-            return HTTPStatus.OK, self.server.page, _KINDS[".html"]
+            return HTTPStatus.OK, self.server.page, "text/html"
         file = self.server.folder / path[1:]
         if not _STATIC.fullmatch(path) or not file.is_file():
             return _rejection(HTTPStatus.NOT_FOUND, "not a file of the atlas")
-        return HTTPStatus.OK, file.read_bytes(), _KINDS[file.suffix]
+        return HTTPStatus.OK, file.read_bytes(), _KINDS[file.suffix[1:]]
 
     def _answer(self) -> Reply:
         length = self.headers.get("Content-Length", "")
@@ -253,6 +234,6 @@ def _question(body: bytes) -> tuple[str, int | None]:
         raise InputError("invalid JSON, or an unpaired surrogate in the text") from error
     except (TypeError, KeyError, AttributeError) as error:
         raise InputError('the request has no text; send {"text": "…"}') from error
-    if latent is not None and (isinstance(latent, bool) or not isinstance(latent, int)):
+    if type(latent) not in (int, NoneType):
         raise InputError("invalid latent index")
     return text, latent

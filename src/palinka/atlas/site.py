@@ -28,15 +28,9 @@ def script(name: str, value: Any) -> str:
 
     A page on disk may not fetch files, but it may load scripts. Non-ASCII characters and `<` are
     escaped, so that no text is taken for markup under any encoding.
-
-    Raises:
-        ValueError: If a number is not finite.
     """
-    arguments = (
-        json.dumps(part, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-        for part in (name, value)
-    )
-    return f"palinka.receive({','.join(arguments)});\n".replace("<", "\\u003c")
+    arguments = json.dumps([name, value], allow_nan=False, separators=(",", ":"))[1:-1]
+    return f"palinka.receive({arguments});\n".replace("<", "\\u003c")
 
 
 def packed(array: NDArray[Any], kind: str) -> dict[str, str]:
@@ -60,33 +54,25 @@ class Records:
     def __init__(self, facts: LatentFacts) -> None:
         self._facts = facts
         # Tokens with a part of a character, which is readable only among its neighbors.
-        self._parts = {
-            token
-            for token, text in facts.vocabulary.items()
-            if text.decode(errors="ignore").encode() != text
-        }
+        known = facts.vocabulary.items()
+        self._parts = {i for i, text in known if text.decode(errors="ignore").encode() != text}
         self._ids = np.array(sorted(facts.vocabulary))
         self._kind = "uint16" if len(self._ids) < np.iinfo("uint16").max else "uint32"
 
     def __getitem__(self, latent: int) -> dict[str, Any]:
         facts, report = self._facts, self._facts.report
-        counts = facts.histogram.counts[latent]
+        counts, width = facts.histogram.counts[latent], float(facts.histogram.width[latent])
         effects = {name: values[latent] for name, values in report.effects.items()}
         changed = {
             name: _pairs(self._places(effects[name]), effects[f"{name}_by"]) if effects else []
             for name in ("raised", "lowered")
         }
         return {
-            "histogram": {
-                "width": float(facts.histogram.width[latent]),
-                "counts": np.trim_zeros(counts, "b").tolist(),
-            },
+            "histogram": {"width": width, "counts": np.trim_zeros(counts, "b").tolist()},
             "top": self._windows(facts.top, latent),
             "bands": self._windows(facts.bands, latent),
             "sampled": int(facts.sampled[latent]),
-            "words": [
-                [word.text, word.places, short(word.activation)] for word in facts.words[latent]
-            ],
+            "words": [[word, n, short(mean)] for word, n, mean in facts.words[latent]],
             **changed,
             "nearest": _pairs(report.near.latents[latent], report.near.cosines[latent]),
         }
@@ -143,7 +129,6 @@ def _columns(facts: LatentFacts, analyses: Sequence[Found]) -> list[dict[str, An
     columns: list[dict[str, Any]] = []
 
     def add(key: str, label: str, about: str, values: NDArray[Any], log: bool = False) -> None:
-        """Add a column: its name in links and filters, heading, tooltip, and logarithmic axis."""
         named = {"key": key, "label": label, "about": about, "log": log}
         columns.append({**named, "values": packed(values, "float32")})
 
@@ -214,9 +199,6 @@ def write_site(
     """Write the atlas into a folder, atomically, and return the page to open, `index.html`.
 
     The folder is new or empty, or an atlas, which is replaced.
-
-    Raises:
-        InputError: If the folder has other contents, or cannot be written.
     """
     check_output(output)
     try:
@@ -232,10 +214,8 @@ def write_site(
                 shutil.rmtree(output)
             whole.replace(output)
     except OSError as error:
-        reason = error.strerror or error
-        raise InputError(
-            f"the atlas cannot be written to {output}: {reason}; give another output folder"
-        ) from error
+        fault = f"the atlas cannot be written to {output}: {error.strerror or error}"
+        raise InputError(f"{fault}; give another output folder") from error
     return output / "index.html"
 
 

@@ -32,14 +32,9 @@ class Text:
     """
 
     def __init__(self, contexts: Iterable[Context]) -> None:
-        blocks = list(contexts)
-
-        def joined(name: str) -> NDArray[np.int64]:
-            return np.concatenate([getattr(block, name) for block in blocks]).astype(np.int64)
-
-        self.tokens, self.documents = joined("tokens"), joined("documents")
-        self.positions = joined("positions")
-        self.starts = np.cumsum([0, *(len(block.tokens) for block in blocks)])
+        blocks = [(c.tokens, c.documents, c.positions) for c in contexts]
+        self.tokens, self.documents, self.positions = np.concatenate(blocks, axis=1, dtype=np.int64)
+        self.starts = np.cumsum([0, *(len(tokens) for tokens, _, _ in blocks)])
         keys = self.documents * _POSITIONS + self.positions
         self._order = np.argsort(keys, kind="stable")
         self._keys = keys[self._order]
@@ -134,29 +129,20 @@ class Windows:
 
 
 def read_windows(
-    data: ActivationDataModule,
-    module: SparseAutoencoderModule,
-    text: Text,
-    rows: NDArray[np.int64],
+    data: ActivationDataModule, module: SparseAutoencoderModule, text: Text, rows: NDArray[np.int64]
 ) -> Windows:
-    """Read the text around validation rows again, with the activations of their latents.
-
-    The rows are `(latents, n)`, -1 for none; the text is theirs, and the module on one device.
-    """
+    """Read the text around validation rows, `(latents, n)`, with the latents' activations."""
     known, inverse = np.unique(np.append(rows, -1), return_inverse=True)  # -1 comes first
     contexts = [data.validation_rows.context(row) for row in known[1:].tolist()]
-    found = text.locate(
-        np.array([context.document for context in contexts], dtype=np.int64),
-        np.array([context.position for context in contexts], dtype=np.int64),
-    )
+    pairs = np.array([(c.document, c.position) for c in contexts], dtype=np.int64)
+    found = text.locate(*pairs.reshape(-1, 2).T)
     places = np.append(-1, found)[inverse[:-1].reshape(rows.shape)]
     latent, column = np.nonzero(places >= 0)
     order = np.argsort(places[latent, column], kind="stable")
     latent, column = latent[order], column[order]
     wanted = places[latent, column]
-    size = BEFORE + 1 + AFTER
-    tokens = np.full((*rows.shape, size), -1, dtype=np.int32)
-    activations = np.zeros((*rows.shape, size), dtype=np.float32)
+    shape = (*rows.shape, BEFORE + 1 + AFTER)
+    tokens, activations = np.full(shape, -1, dtype=np.int32), np.zeros(shape, dtype=np.float32)
     groups = list(text.groups(GROUP_TOKENS))
     for start, stop, length in track(groups, "reading contexts", len(groups)):
         first, last = np.searchsorted(wanted, [start, stop]).tolist()
@@ -192,13 +178,7 @@ _MAX_WORD = 40  # characters shown of a long word, such as a URL
 
 
 class Word(NamedTuple):
-    """A word of a latent's sample.
-
-    Attributes:
-        text: The word as shown.
-        places: Number of its occurrences in the sample.
-        activation: Mean activation at them.
-    """
+    """A word as shown, its count in a latent's sample, and its mean activation there."""
 
     text: str
     places: int
@@ -208,10 +188,7 @@ class Word(NamedTuple):
 def firing_words(
     text: Text, sample: Windows, vocabulary: Mapping[int, bytes], most: int = 8
 ) -> list[list[Word]]:
-    """Words with the largest total activation in each latent's sample, at most `most`.
-
-    The sample is of windows drawn at random among the active tokens of each latent.
-    """
+    """At most `most` words with the largest total activation in each latent's sample."""
     numbers = word_numbers(text, vocabulary)
     count = int(numbers[-1]) + 1
     starts = np.searchsorted(numbers, np.arange(count))

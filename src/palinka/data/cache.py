@@ -55,6 +55,9 @@ class RowContext:
     position: int
 
 
+_REMEDY = "remove the cache folder and harvest again"
+
+
 def open_shard(folder: Path, shape: ShardShape) -> FileIO:
     """Open a shard without a buffer, and check its size and header."""
     path = folder / shard_name(shape.index)
@@ -65,10 +68,9 @@ def open_shard(folder: Path, shape: ShardShape) -> FileIO:
     if size == shape.bytes and header == shape.header:
         return file
     file.close()
-    fault = f"{size} bytes, expected {shape.bytes}"
-    if size == shape.bytes:
-        fault = "its header is damaged"
-    raise InputError(f"{path}: {fault}; remove the cache folder and harvest again")
+    sizes = f"{size} bytes, expected {shape.bytes}"
+    fault = "its header is damaged" if size == shape.bytes else sizes
+    raise InputError(f"{path}: {fault}; {_REMEDY}")
 
 
 def read_exactly(file: FileIO, target: memoryview, offset: int) -> None:
@@ -77,8 +79,7 @@ def read_exactly(file: FileIO, target: memoryview, offset: int) -> None:
         while target:
             count = os.preadv(file.fileno(), [target], offset)
             if not count:
-                remedy = "remove the cache folder and harvest again"
-                raise InputError(f"{file.name}: ended early; {remedy}")
+                raise InputError(f"{file.name}: ended early; {_REMEDY}")
             target, offset = target[count:], offset + count
 
 
@@ -102,14 +103,11 @@ class ShardReader:
         self._open: OrderedDict[int, FileIO] = OrderedDict()
 
     def read_into(self, out: torch.Tensor, runs: NDArray[np.int64]) -> None:
-        """Fill `out` with runs of rows, one after the other.
+        """Fill `out` with runs of rows, one after the other; reject a damaged shard.
 
         Args:
             out: Contiguous, in the stored dtype, `(rows, width)`.
             runs: First row and row after the last of each run, `(runs, 2)`.
-
-        Raises:
-            InputError: If a shard is missing or damaged.
         """
         borders = self._cache.first_rows
         pieces = []  # shard, first row, row after the last
@@ -155,15 +153,13 @@ class Cache:
     """A finished cache on disk, open for reading. Use `Cache.open`.
 
     Attributes:
-        folder: The cache's own folder.
-        key: Layout and settings.
         identity: Digest of the key, which a checkpoint remembers.
         statistics: Sums over all rows.
         shapes: Shape of every shard, in order.
         bytes: Size of all shards.
         first_rows: First row of every shard, and the number of all rows.
         run_rows: Number of neighboring rows that a shuffled order keeps together.
-        unverified: Numbers of the shards whose checksums are compared when they are first read.
+        unverified: Shards whose checksums are compared when they are first read, by any reader.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, verify_shards: bool = False) -> None:
@@ -179,7 +175,6 @@ class Cache:
         self.first_rows = [0, *accumulate(shape.rows for shape in self.shapes)]
         self.rows = self.first_rows[-1]
         self._checksums = manifest.checksums
-        # Shared by all readers, so that each shard is compared once.
         self.unverified = set(range(len(self.shapes) if verify_shards else 0))
         window = layout.contexts_per_shard * layout.rows_per_context
         # A run of r rows of a shuffled window has (r-1)(context-1)/(window-1) others of a row's
@@ -199,15 +194,11 @@ class Cache:
     ) -> "Cache":
         """Open a finished cache and check everything but the checksums of its shards.
 
-        Args:
-            folder: The cache's own folder.
-            key: The expected key, if known.
-            verify_shards: Whether to compare a shard's checksum when rows are first read from
-                it.
+        With `verify_shards`, those are compared when rows are first read from a shard.
 
         Raises:
-            InputError: If the manifest is missing, damaged, of another version or of another
-                key; or naming every shard that is missing or of a wrong size or header.
+            InputError: If the manifest is missing, damaged, of another version or key; or naming
+                every shard that is missing or of a wrong size or header.
         """
         if not cls.exists(folder):
             raise InputError(f"{folder}: no finished cache (no {MANIFEST_NAME}); harvest it first")
@@ -226,36 +217,26 @@ class Cache:
         return cls(folder, manifest, verify_shards)
 
     def verify(self, shards: Iterable[int] | None = None) -> None:
-        """Read every byte of some shards, or of all, and compare the checksums.
-
-        Raises:
-            InputError: Naming every shard that is missing or damaged.
-        """
+        """Read every byte of some shards, or of all; reject naming each missing or damaged one."""
         chosen = self.shapes if shards is None else [self.shapes[index] for index in shards]
 
-        def sha256(shape: ShardShape) -> str:
+        def compare(shape: ShardShape) -> None:
             with open_shard(self.folder, shape) as file, as_input_error(file.name):
-                return hashlib.file_digest(file, "sha256").hexdigest()
+                if hashlib.file_digest(file, "sha256").hexdigest() != self._checksums[shape]:
+                    raise InputError(f"{file.name}: the checksum does not match; {_REMEDY}")
 
-        problems, damaged = [], []
+        problems = []
         pool = ThreadPoolExecutor(_MAX_THREADS, "checksum")
         with progress("checking the cache", sum(shape.bytes for shape in chosen), "bytes") as bar:
             try:
-                found = {shape: pool.submit(sha256, shape) for shape in chosen}
-                for shape, checksum in found.items():
+                for shape, done in [(shape, pool.submit(compare, shape)) for shape in chosen]:
                     try:
-                        if checksum.result() != self._checksums[shape]:
-                            damaged.append(shard_name(shape.index))
+                        done.result()
                     except InputError as error:
                         problems.append(str(error))
                     bar.update(shape.bytes)
             finally:
                 pool.shutdown(cancel_futures=True)
-        if damaged:
-            problems.append(
-                f"{self.folder}: damaged, the checksum does not match in {', '.join(damaged)}; "
-                "remove the folder and harvest again"
-            )
         if problems:
             raise InputError(" · ".join(problems))
 
@@ -266,8 +247,7 @@ class Cache:
     def read_rows(self, start: int, stop: int) -> torch.Tensor:
         """Read the rows from `start` to before `stop` in their order on disk, `(rows, width)`."""
         if not 0 <= start <= stop <= self.rows:
-            where = f"{self.folder}, which has rows 0 to {self.rows - 1}"
-            raise InputError(f"rows {start} to {stop - 1} asked of {where}")
+            raise InputError(f"rows {start} to {stop - 1} asked of rows 0 to {self.rows - 1}")
         out = torch.empty(stop - start, self.width, dtype=self.dtype)
         with closing(self.reader()) as reader:
             reader.read_into(out, np.array([[start, stop]]))
@@ -276,8 +256,7 @@ class Cache:
     def context(self, row: int) -> RowContext:
         """Read the text around a row."""
         if not 0 <= row < self.rows:
-            where = f"{self.folder}, which has rows 0 to {self.rows - 1}"
-            raise InputError(f"row {row} asked of {where}")
+            raise InputError(f"row {row} asked of rows 0 to {self.rows - 1}")
         index = bisect_right(self.first_rows, row) - 1
         shape = self.shapes[index]
         length = shape.layout.context_length

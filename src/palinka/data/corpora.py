@@ -83,10 +83,9 @@ def _by_name(folder: Path, pattern: str) -> list[tuple[str, Path]]:
 
 
 class BundledSample(Corpus):
-    """More than 400,000 tokens sampled from the bundled mini model.
+    """More than 400,000 tokens of the bundled mini model, sampled from it.
 
-    Its documents are tokens of the mini model. For another tokenizer they are decoded, and the
-    text is tokenized again.
+    For another tokenizer they are decoded, and the text is tokenized again.
     """
 
     def documents(self) -> Iterator[Document]:
@@ -128,8 +127,7 @@ class Passage(Corpus):
 class TextFiles(Corpus):
     """A text file, or the text files of a folder: one document per file, sorted by name.
 
-    Files with only white space are skipped. A UTF-8 byte order mark at the start of a file is not
-    part of its text.
+    Files with only white space, and a UTF-8 byte order mark at the start of a file, are left out.
 
     Args:
         path: A file or a folder; `~` and `$NAME` are expanded.
@@ -144,10 +142,9 @@ class TextFiles(Corpus):
     max_document_characters: int | None = None
 
     def __post_init__(self) -> None:
-        if self.max_document_characters is not None and self.max_document_characters < 1:
-            raise InputError(
-                f"max_document_characters is {self.max_document_characters}; give 1 or more"
-            )
+        most = self.max_document_characters
+        if most is not None and most < 1:
+            raise InputError(f"max_document_characters is {most}; give 1 or more")
         self.path = expanded(self.path)
 
     def documents(self) -> Iterator[Document]:
@@ -163,12 +160,8 @@ class TextFiles(Corpus):
 
     def fingerprint(self) -> dict[str, JSON]:
         """Hash the names and bytes of all files, wherever they are stored."""
-        return {
-            "kind": "text files",
-            "sha256": content_hash(self._files()),
-            "encoding": self.encoding,
-            "max_document_characters": self.max_document_characters,
-        }
+        limit = {"encoding": self.encoding, "max_document_characters": self.max_document_characters}
+        return {"kind": "text files", "sha256": content_hash(self._files()), **limit}
 
     def _files(self) -> list[tuple[str, Path]]:
         path = Path(self.path)
@@ -179,13 +172,9 @@ class TextFiles(Corpus):
         try:
             found = _by_name(path, self.pattern)
         except (ValueError, NotImplementedError) as error:
-            raise InputError(
-                f"{self.pattern!r} is not a glob pattern ({error}); give one such as '**/*.txt'"
-            ) from error
+            raise InputError(f"{self.pattern!r} is not a glob pattern ({error})") from error
         if not found:
-            raise InputError(
-                f"no file in {self.path} matches {self.pattern!r}; give another pattern"
-            )
+            raise InputError(f"no file in {path} matches {self.pattern!r}; give another pattern")
         return found
 
     def _read(self, file: Path) -> str:
@@ -195,14 +184,10 @@ class TextFiles(Corpus):
         except UnicodeDecodeError as error:
             fault = f"{file} is not {self.encoding} (byte {error.start} cannot be decoded)"
             raise InputError(f"{fault}; convert it, or name its encoding") from error
-        except MemoryError as error:
-            fault = f"{file} does not fit into memory"
-            raise InputError(f"{fault}; divide it, or set max_document_characters") from error
         except InputError:
             raise
         except (LookupError, ValueError) as error:
-            fault = f"{self.encoding!r} is not a text encoding of Python"
-            raise InputError(f"{fault}; give one such as 'utf-8' or 'latin-1'") from error
+            raise InputError(f"{self.encoding!r} is not a text encoding of Python") from error
 
 
 @dataclass(eq=False)
@@ -210,16 +195,14 @@ class HuggingFaceDataset(Corpus):
     """A data set of the Hugging Face hub, or a folder of JSON, CSV, text or Parquet files.
 
     One document per row, in the order of the rows; rows with only white space are skipped. A byte
-    order mark at the start of a text file is not part of its text. Needs the extra
-    `palinka[datasets]`.
+    order mark at the start of a text file is left out. Needs the extra `palinka[datasets]`.
 
     Args:
         path: Name on the hub, such as `"Salesforce/wikitext"`, or a folder.
         name: Configuration of the data set, if it has several.
         split: Split of the data set, of which a part is used for validation.
         text_field: Column with the text.
-        revision: Branch, tag or commit on the hub; a branch, by default the main one, is resolved
-            to its present commit.
+        revision: Branch, tag or commit on the hub, by default the latest commit.
         streaming: Fetch rows as they are needed; otherwise the whole data set first.
     """
 
@@ -248,13 +231,8 @@ class HuggingFaceDataset(Corpus):
         identity: dict[str, JSON] = {"path": self.path, "commit": self._commit}
         if Path(self.path).is_dir():
             identity = {"sha256": content_hash(_by_name(Path(self.path), "**/*"))}
-        return {
-            "kind": "Hugging Face dataset",
-            **identity,
-            "name": self.name,
-            "split": self.split,
-            "text_field": self.text_field,
-        }
+        chosen = {"name": self.name, "split": self.split, "text_field": self.text_field}
+        return {"kind": "Hugging Face dataset", **identity, **chosen}
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         try:
@@ -263,13 +241,8 @@ class HuggingFaceDataset(Corpus):
             raise InputError("HuggingFaceDataset needs `pip install palinka[datasets]`") from error
         commit = self._commit
         try:
-            rows = datasets.load_dataset(
-                self.path,
-                name=self.name,
-                split=self.split,
-                revision=commit,
-                streaming=self.streaming,
-            )
+            source = {"name": self.name, "split": self.split, "revision": commit}
+            rows = datasets.load_dataset(self.path, **source, streaming=self.streaming)
             if rows.info.builder_name == "text":  # other formats' readers skip the mark themselves
                 rows = ({"text": row["text"].removeprefix("\ufeff")} for row in rows)
             yield from rows
@@ -293,9 +266,7 @@ class HuggingFaceDataset(Corpus):
 
         try:
             return HfApi().dataset_info(self.path, revision=self.revision).sha
-        # The hub client raises the errors of its HTTP library, which differs between versions.
-        except Exception as error:
-            raise InputError(
-                f"{self.path!r} is neither a folder nor found on the hub ({first_line(error)}); "
-                "check the name and the connection, or give the commit of a cached one as revision"
-            ) from error
+        except Exception as error:  # of the client's HTTP library, which varies by version
+            fault = f"{self.path!r} is neither a folder nor found on the hub ({first_line(error)})"
+            hint = "check the name and the connection, or give a cached commit as revision"
+            raise InputError(f"{fault}; {hint}") from error

@@ -13,18 +13,12 @@ import numpy as np
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
+from palinka.data import memory
 from palinka.data.cache import Cache, default_cache_dir
 from palinka.data.corpora import BundledSample, Corpus
 from palinka.data.harvest import HarvestSpec, harvest
 from palinka.data.loader import ActivationLoader
-from palinka.data.memory import (
-    InputStatistics,
-    MemoryRows,
-    identity_of,
-    input_statistics,
-    memory_contexts,
-    read_in_memory,
-)
+from palinka.data.memory import InputStatistics, MemoryRows
 from palinka.data.packing import Context, Split
 from palinka.errors import InputError, expanded
 from palinka.language_models import LanguageModel, LanguageModelSpec
@@ -113,13 +107,10 @@ class ActivationDataModule(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         if batch_size is not None and batch_size < 1:
-            raise InputError(
-                f"batch_size is {batch_size}; expected at least 1, or null for all rows at once"
-            )
+            raise InputError(f"batch_size is {batch_size}; expected at least 1, or null for all")
         if validation_tokens is not None and validation_fraction == 0:
-            raise InputError(
-                f"validation_tokens is {validation_tokens}, validation_fraction 0; leave one out"
-            )
+            given = f"validation_tokens is {validation_tokens}, validation_fraction 0"
+            raise InputError(f"{given}; leave one out")
         if isinstance(language_model, str):
             language_model = LanguageModelSpec(language_model)
         self.batch_size = batch_size
@@ -168,7 +159,8 @@ class ActivationDataModule(pl.LightningDataModule):
     @property
     def cache_identity(self) -> str:
         """Identity of the training rows in a checkpoint, known before they are harvested."""
-        return identity_of(self.train_spec) if self.in_memory else self.train_spec.key.digest
+        spec = self.train_spec
+        return memory.identity_of(spec) if self.in_memory else spec.key.digest
 
     @property
     def source(self) -> dict[str, str | bool]:
@@ -206,7 +198,7 @@ class ActivationDataModule(pl.LightningDataModule):
         The first `validation_spec.layout.skip` tokens of each have no row.
         """
         rows = self.validation_rows
-        return rows.contexts() if isinstance(rows, Cache) else memory_contexts(self.validation_spec)
+        return rows.contexts() if isinstance(rows, Cache) else memory.contexts(self.validation_spec)
 
     def training_rows(self, count: int) -> torch.Tensor:
         """Sample at most `count` training rows, `(rows, width)`, the same on every process.
@@ -231,8 +223,8 @@ class ActivationDataModule(pl.LightningDataModule):
 
         Args:
             rank: This process among `world_size`; all of them share `cache_dir`.
-            world_size: Number of processes that share the work.
-            barrier: Waits until every rank has called it.
+            world_size: Number of processes.
+            barrier: Waits for every rank.
             specs: What to harvest instead.
             max_verified: Bytes of the largest cache that is verified.
         """
@@ -251,11 +243,7 @@ class ActivationDataModule(pl.LightningDataModule):
                 harvested.verify()
 
     def verify(self) -> list[Cache]:
-        """Compare every checksum of the caches of both splits, which are returned.
-
-        Raises:
-            InputError: Naming every cache that is not finished, and every damaged file.
-        """
+        """Compare every checksum of the caches of both splits, which are returned."""
         if self.in_memory:
             raise InputError("in_memory is true, so nothing can be verified; set it to false")
         caches, problems = [], []
@@ -283,10 +271,9 @@ class ActivationDataModule(pl.LightningDataModule):
             self._open(spec)
 
     def train_dataloader(self) -> ActivationLoader:
-        """Load shuffled training rows, `(batch_size, width)`, without an incomplete batch.
+        """Load training rows, `(batch_size, width)`, without an incomplete batch.
 
-        A single batch (a `batch_size` of null), and those of `trainer.overfit_batches`, are in
-        the order on disk.
+        They are shuffled, unless the batch is a single one, or for `trainer.overfit_batches`.
         """
         return self._loader(self.train_spec, training=True)
 
@@ -310,16 +297,15 @@ class ActivationDataModule(pl.LightningDataModule):
 
     def _statistics(self, columns: slice) -> InputStatistics:
         rows = self._open(self.train_spec)
-        return input_statistics(rows, columns, center=self.center, unit_norm=self.unit_norm)
+        return memory.input_statistics(rows, columns, center=self.center, unit_norm=self.unit_norm)
 
     def _open(self, spec: HarvestSpec) -> Cache | MemoryRows:
         if spec.split not in self._rows:
-            folder = spec.key.folder(self.cache_dir)
             if self.in_memory:
-                self._rows[spec.split] = read_in_memory(spec)
+                self._rows[spec.split] = memory.read(spec)
             else:
-                opened = Cache.open(folder, spec.key, verify_shards=self.verify_shards)
-                self._rows[spec.split] = opened
+                folder, verify = spec.key.folder(self.cache_dir), self.verify_shards
+                self._rows[spec.split] = Cache.open(folder, spec.key, verify_shards=verify)
         return self._rows[spec.split]
 
     def _loader(self, spec: HarvestSpec, *, training: bool) -> ActivationLoader:

@@ -265,33 +265,21 @@ class ShardShape:
         """Size of the file."""
         return self.activations_start + self.rows * self.layout.row_bytes
 
-    def order(self) -> NDArray[np.int64]:
-        """Row, in the order of contexts and positions, at each place of the shard, `(rows,)`."""
-        return permutation(self.rows, self.layout.seed, self.index)
-
-    def places(self, order: NDArray[np.int64]) -> NDArray[np.int32]:
-        """Place of each row of `order` in the flattened token table, `(rows,)`."""
-        context, offset = np.divmod(order, self.layout.rows_per_context)
-        return (context * self.layout.context_length + self.layout.skip + offset).astype(np.int32)
-
 
 MANIFEST_NAME = "manifest.json"
 # Description of a cache until its manifest is there.
 DESCRIPTION_NAME = "harvest.json"
 
-_CACHE_FILE = re.compile(
+# Names of the files of a cache, finished or not.
+CACHE_FILE = re.compile(
     r"(manifest\.json|harvest\.(json|lock)|shard-[0-9]{5,}\.(safetensors|json|lock))(\.tmp)?"
 )
 
 
-def is_cache_file(name: str) -> bool:
-    """Check whether a file of this name belongs to a cache, finished or not."""
-    return _CACHE_FILE.fullmatch(name) is not None
-
-
-def write_json(path: Path, members: Mapping[str, JSON]) -> None:
+def write_json(path: Path, kind: str, members: Mapping[str, JSON]) -> None:
     """Write a JSON object, one member a line, as a whole or not at all."""
-    lines = [f"{json.dumps(n)}: {json.dumps(v, allow_nan=False)}" for n, v in members.items()]
+    whole = {"format": kind, "version": FORMAT_VERSION, **members}
+    lines = [f"{json.dumps(n)}: {json.dumps(v, allow_nan=False)}" for n, v in whole.items()]
     with as_input_error(path), atomic_write(path) as file:
         file.write(("{\n" + ",\n".join(lines) + "\n}\n").encode())
 
@@ -310,10 +298,8 @@ def read_json(path: Path, kind: str, parse: Callable[[dict[str, Any]], T]) -> T:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         why = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise InputError(f"{path}: damaged ({why}); remove the folder and harvest again") from error
-    raise InputError(
-        f"{path}: format version {version!r}, this palinka reads version {FORMAT_VERSION}; "
-        "use the palinka that wrote it, or remove the folder and harvest again"
-    )
+    versions = f"format version {version!r}, this palinka reads version {FORMAT_VERSION}"
+    raise InputError(f"{path}: {versions}; use the one that wrote it, or harvest again")
 
 
 @dataclass(frozen=True)
@@ -327,8 +313,6 @@ class Manifest:
     def to_json(self) -> dict[str, JSON]:
         """Members of the file."""
         return {
-            "format": FORMAT_NAME,
-            "version": FORMAT_VERSION,
             **self.key.to_json(),
             "rows": sum(shape.rows for shape in self.checksums),
             "shards": [
@@ -354,12 +338,11 @@ class Manifest:
                 ShardShape(key.layout, index, shard["blocks"]): shard["sha256"]
                 for index, shard in enumerate(members["shards"])
             }
-            statistics = RowStatistics.from_json(members["statistics"])
-            manifest = cls(key, checksums, statistics)
+            manifest = cls(key, checksums, RowStatistics.from_json(members["statistics"]))
             for name, expected in manifest.to_json().items():
                 if members[name] != expected:
                     raise ValueError(f"its member {name!r} does not fit the others")
-            if statistics.rows != members["rows"]:
+            if manifest.statistics.rows != members["rows"]:
                 raise ValueError("its statistics are those of other rows")
             return manifest
 

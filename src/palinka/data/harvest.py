@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from itertools import islice
@@ -51,13 +51,8 @@ class HarvestSpec:
 
     Attributes:
         split: `"train"` or `"validation"`.
-        seed: Draws the documents for validation, and the order within the shards.
         max_rows: Maximum number of rows; None for all of the split.
         batch_contexts: Contexts per forward pass; default about 4,096 tokens. Not in the key.
-        target_site: A second site, whose activations stand to the right of the first's.
-
-    Raises:
-        InputError: If a value is out of range, the model has no such site, or both are one.
     """
 
     language_model: LanguageModelSpec
@@ -75,10 +70,9 @@ class HarvestSpec:
     target_site: str | None = None
 
     def __post_init__(self) -> None:
-        if self.batch_contexts is not None and self.batch_contexts < 1:
-            raise InputError(
-                f"harvest_batch_size is {self.batch_contexts}; expected at least 1, or null"
-            )
+        batch = self.batch_contexts
+        if batch is not None and batch < 1:
+            raise InputError(f"harvest_batch_size is {batch}; expected at least 1, or null")
         if self.context_length == 1 and self.bos:
             raise InputError("context_length is 1; expected at least 2, one beside the BOS token")
         split_of(0, self.validation_fraction, self.seed)  # rejects a fraction out of range
@@ -86,10 +80,8 @@ class HarvestSpec:
             raise InputError(f"target_site {self.target_site!r} is the site itself; give another")
         rows = self.layout.rows_per_context
         if self.max_rows is not None and self.max_rows < rows:
-            raise InputError(
-                f"{self.max_rows} rows are asked of the {self.split} split; a context has {rows}: "
-                "ask for at least that, or choose a shorter context_length"
-            )
+            asked = f"{self.max_rows} rows are asked of the {self.split} split"
+            raise InputError(f"{asked}; ask for those of a context, {rows}, or more")
 
     @cached_property
     def resolved_sites(self) -> tuple[str, ...]:
@@ -183,14 +175,10 @@ def harvest(
         disable_malloc_trim()
         load = load or partial(LanguageModel.load, spec.language_model)
         model = cache(partial(load_model, spec, load))
-        try:
-            with _products(spec):
-                shards = _fill(spec, writer, model, rank, world_size)
-                while _wait_for_other_runs(writer, range(rank, shards, world_size)):
-                    _fill(spec, writer, model, rank, world_size)
-        except BaseException:
-            writer.abandon()
-            raise
+        with _products(spec):
+            shards = _fill(spec, writer, model, rank, world_size)
+            while _wait_for_other_runs(writer, range(rank, shards, world_size)):
+                _fill(spec, writer, model, rank, world_size)
     barrier()
     # Another run may have finished the cache meanwhile; every rank passes both barriers anyway.
     if rank == 0 and Cache.exists(folder):
@@ -210,7 +198,8 @@ def _fill(
 ) -> int:
     """Write this rank's missing shards; returns the number of shards of the split."""
     layout = spec.layout
-    shards = 0
+    contexts = spec.contexts()
+    shards = passed = 0
     # For all shards, since pages that are touched first are slow.
     size = layout.contexts_per_shard * layout.rows_per_context
     buffer = torch.empty(size, layout.width, dtype=layout.torch_dtype)
@@ -218,28 +207,22 @@ def _fill(
     # The tokens that all ranks together have passed, as the first rank sees it.
     shown = progress(f"harvesting {spec.split} activations", total, "tokens")
     with nullcontext(tqdm(disable=True)) if rank else shown as bar:
-
-        def windows() -> Iterator[list[Context]]:
-            nonlocal shards
-            contexts = spec.contexts()
-            tokens = 0
-            while window := list(islice(contexts, layout.contexts_per_shard)):
-                shards += 1
-                yield window
-                tokens += len(window) * spec.context_length
-                bar.update(tokens - bar.n)  # of shards that this rank does not write
-
-        with closing(writer.missing(windows(), rank, world_size)) as missing:
-            for claim, window in missing:
-                tables = [np.stack([getattr(one, name) for one in window]) for name in TABLES]
-                filled = 0
-                for start in range(0, len(window), spec.contexts_per_batch):
-                    tokens = tables[0][start : start + spec.contexts_per_batch]
-                    rows = read_rows(spec, model(), tokens, layout.torch_dtype)
-                    buffer[filled : filled + len(rows)].copy_(rows)
-                    filled += len(rows)
-                    bar.update(tokens.size)
-                claim.write(buffer[:filled], *tables)
+        while window := list(islice(contexts, layout.contexts_per_shard)):
+            mine = writer.claim(shards) if shards % world_size == rank else nullcontext()
+            with mine as claim:
+                if claim is not None:
+                    tables = [np.stack([getattr(one, name) for one in window]) for name in TABLES]
+                    filled = 0
+                    for start in range(0, len(window), spec.contexts_per_batch):
+                        tokens = tables[0][start : start + spec.contexts_per_batch]
+                        rows = read_rows(spec, model(), tokens, layout.torch_dtype)
+                        buffer[filled : filled + len(rows)].copy_(rows)
+                        filled += len(rows)
+                        bar.update(tokens.size)
+                    claim.write(buffer[:filled], *tables)
+            shards += 1
+            passed += len(window) * spec.context_length
+            bar.update(passed - bar.n)  # of shards that this rank does not write
     return shards
 
 
@@ -270,11 +253,9 @@ def _products(spec: HarvestSpec) -> AbstractContextManager[None]:
 def load_model(spec: HarvestSpec, load: Callable[[], LanguageModel]) -> LanguageModel:
     """Load the model, and check that the contexts fit into it."""
     model = load()
-    if spec.context_length > model.context_length:
-        raise InputError(
-            f"context_length is {spec.context_length}, and {model.spec.name} reads at most "
-            f"{model.context_length} tokens at a time; give at most that"
-        )
+    if spec.context_length > (most := model.context_length):
+        given = f"context_length is {spec.context_length}"
+        raise InputError(f"{given}; {model.spec.name} reads at most {most} tokens at a time")
     return model
 
 
@@ -290,18 +271,15 @@ def read_rows(
         sites = [read[site] for site in spec.resolved_sites]
         activations = sites[0] if len(sites) == 1 else torch.cat(sites, dim=-1)
     except torch.OutOfMemoryError as error:
-        raise InputError(
-            f"out of memory while reading {len(tokens)} contexts of {tokens.shape[1]} tokens at "
-            f"once; give a smaller harvest_batch_size than {len(tokens)}"
-        ) from error
+        fault = f"out of memory while reading {len(tokens)} contexts at once"
+        raise InputError(f"{fault}; give a smaller harvest_batch_size") from error
     rows = activations[:, spec.layout.skip :].flatten(0, 1)
     low, high = (float(extreme) for extreme in torch.aminmax(rows))
     limit = torch.finfo(dtype or rows.dtype).max
     if -limit <= low and high <= limit:
         return rows
-    names = " or ".join(spec.resolved_sites)
+    fault = f"are NaN or infinite; check the weights of {model.spec.name}, or use another dtype"
     if np.isfinite([low, high]).all():
         largest = f"{max(-low, high):.4g}, more than {spec.dtype} can hold ({limit:.4g})"
-        raise InputError(f"activations at {names} go up to {largest}; store bfloat16 or float32")
-    compute = f"check the weights of {model.spec.name}, or compute in another dtype"
-    raise InputError(f"activations at {names} are NaN or infinite; {compute}")
+        fault = f"go up to {largest}; store bfloat16 or float32"
+    raise InputError(f"activations at {' or '.join(spec.resolved_sites)} {fault}")

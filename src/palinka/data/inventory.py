@@ -6,11 +6,11 @@ from typing import Literal, NamedTuple
 
 from palinka.data.cache import Cache
 from palinka.data.format import (
+    CACHE_FILE,
     DESCRIPTION_NAME,
     MANIFEST_NAME,
     CacheKey,
     as_input_error,
-    is_cache_file,
 )
 from palinka.data.writer import is_harvested, read_description, record_of
 from palinka.errors import InputError
@@ -72,7 +72,7 @@ def _inspect(path: Path) -> StoredCache:
 def _cache_files(folder: Path) -> list[Path]:
     """Files of the cache in a folder, the manifest first and the description last."""
     order = {MANIFEST_NAME: 0, DESCRIPTION_NAME: 2}
-    files = [path for path in folder.iterdir() if is_cache_file(path.name) and path.is_file()]
+    files = [f for f in folder.iterdir() if CACHE_FILE.fullmatch(f.name) and f.is_file()]
     return sorted(files, key=lambda path: (order.get(path.name, 1), path.name))
 
 
@@ -86,8 +86,7 @@ class Removal(NamedTuple):
 def remove_cache(folder: Path) -> Removal:
     """Remove the files of one cache, finished or not, and its folder if nothing else is in it.
 
-    The manifest is removed first, so that a part of a cache is never read as a whole one. One
-    that a running harvest writes to is kept, with an error.
+    The manifest goes first, so that a part of a cache is never read as a whole one.
     """
     with as_input_error(folder):
         if is_harvested(folder):

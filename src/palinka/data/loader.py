@@ -28,10 +28,8 @@ class BatchBuffers:
     """
 
     def __init__(self, width: int, dtype: torch.dtype, keep: int, pin_memory: bool) -> None:
-        self._width = width
-        self._dtype = dtype
-        self._keep = keep
-        self._pin_memory = pin_memory
+        self._width, self._dtype = width, dtype
+        self._keep, self._pin_memory = keep, pin_memory
         self._kept: list[tuple[NDArray[np.uint8], weakref.ref[NDArray[np.uint8]]]] = []
 
     def take(self, rows: int) -> torch.Tensor:
@@ -76,17 +74,14 @@ T = TypeVar("T")
 
 
 class ReadAhead(Generic[T]):
-    """Reads items of a generator ahead, in a thread.
+    """Reads at most `ahead` items of a generator ahead, in a thread.
 
-    At most `ahead` items are ready or under way. An exception in the thread is raised where the
-    item would have come. The thread ends with the generator, or with `close`.
-
-    Attributes:
-        wait_seconds: Time that the consumer waited for the latest item.
+    An exception in the thread is raised where the item would have come. The thread ends with the
+    generator, or with `close`.
     """
 
     def __init__(self, items: Generator[T, None, None], ahead: int) -> None:
-        self.wait_seconds = 0.0
+        self.wait_seconds = 0.0  # of the consumer, for the latest item
         # Simple queues, since garbage, which may be collected anywhere, may have to be closed.
         self._ready: SimpleQueue[Any] = SimpleQueue()  # items, each with None or the end
         self._wanted: SimpleQueue[bool] = SimpleQueue()
@@ -143,17 +138,18 @@ def _draw(
         ready.put((None, end))
 
 
-# Besides the batches read ahead: the one in use, the one before it, which its name still holds
-# while the next is read, and a spare.
-_BUFFERS_IN_USE = 3
+_READ_AHEAD = 2  # batches
+# Besides these: the one in use, the one before it, which its name still holds while the next is
+# read, and a spare.
+_BUFFERS = _READ_AHEAD + 3
 
 
 class ActivationLoader:
     """Iterates over batches of rows, each epoch in a new seeded order.
 
-    Rank `r` gets the `r`-th part of each global batch, `batch_size * world_size` rows. Each
-    iteration is the next epoch, unless `set_epoch` chooses another. A batch's memory is used
-    again once nothing refers to it.
+    Rank `r` of `world_size` gets the `r`-th part of each global batch, `batch_size * world_size`
+    rows. Each iteration is the next epoch, unless `set_epoch` chooses another. A batch's memory is
+    used again once nothing refers to it.
 
     Args:
         source: A `Cache` or `MemoryRows`.
@@ -163,15 +159,10 @@ class ActivationLoader:
         drop_last: Whether to drop the rows that do not fill the last global batch; otherwise
             they are divided evenly over the ranks, some of which may get none.
         rank: This process among `world_size`.
-        world_size: Number of processes that share each global batch.
-        prefetch: Number of batches that are read ahead.
         pin_memory: Whether batches lie in pinned memory, for copies to a CUDA device.
 
     Attributes:
         wait_seconds: Time that the consumer has waited for batches so far.
-
-    Raises:
-        InputError: If `batch_size` is below 1, or `drop_last` leaves no batch.
     """
 
     def __init__(
@@ -184,7 +175,6 @@ class ActivationLoader:
         drop_last: bool = True,
         rank: int = 0,
         world_size: int = 1,
-        prefetch: int = 2,
         pin_memory: bool = False,
     ) -> None:
         if batch_size < 1:
@@ -194,18 +184,15 @@ class ActivationLoader:
         self.wait_seconds = 0.0
         self._global_batch = batch_size * world_size
         self._seed, self._shuffle, self._drop_last = seed, shuffle, drop_last
-        self._rank, self._world_size = rank, world_size
-        self._prefetch, self._pin_memory = prefetch, pin_memory
-        # Epoch and samples seen, and the same where the next iteration starts: None for the epoch
-        # after.
+        self._rank, self._world_size, self._pin_memory = rank, world_size, pin_memory
+        # Epoch and samples seen, and the same where the next iteration starts; None: an epoch on.
         self._place = (0, 0)
         self._next: tuple[int, int] | None = (0, 0)
         self._running: weakref.WeakSet[ReadAhead[torch.Tensor]] = weakref.WeakSet()
         if not len(self):
-            raise InputError(
-                f"{source.rows} rows do not fill one batch of {self._global_batch} "
-                f"({batch_size} on each of {world_size} devices): lower batch_size or use more text"
-            )
+            rows = f"{source.rows} rows do not fill one batch of {self._global_batch}"
+            each = f"{batch_size} on each of {world_size} devices"
+            raise InputError(f"{rows} ({each}): lower batch_size or use more text")
 
     def __len__(self) -> int:
         """Number of batches of an epoch."""
@@ -218,7 +205,7 @@ class ActivationLoader:
         if not self._batches(self.source.rows - seen):
             epoch, seen = epoch + 1, 0
         self._place, self._next = (epoch, seen), None
-        with closing(ReadAhead(self._read(epoch, seen), self._prefetch)) as batches:
+        with closing(ReadAhead(self._read(epoch, seen), _READ_AHEAD)) as batches:
             self._running.add(batches)
             for batch in batches:
                 self.wait_seconds += batches.wait_seconds
@@ -246,10 +233,9 @@ class ActivationLoader:
         """Resume at a place that was saved on any number of ranks; reject that of other rows."""
         for name, value in self._order_settings().items():
             if state.get(name) != value:
-                raise InputError(
-                    f"the saved place in the data has {name} {state.get(name)!r}, these "
-                    f"activations have {value!r}: resume with the settings of the first run"
-                )
+                saved = f"the saved place in the data has {name} {state.get(name)!r}"
+                hint = "resume with the settings of the first run"
+                raise InputError(f"{saved}, these activations have {value!r}: {hint}")
         self._place = self._next = (int(state["epoch"]), int(state["samples_seen"]))
 
     def close(self) -> None:
@@ -274,8 +260,7 @@ class ActivationLoader:
         source = self.source
         seeds = (self._seed, epoch) if self._shuffle else ()
         order = RowOrder(source.rows, source.run_rows, *seeds)
-        keep = self._prefetch + _BUFFERS_IN_USE
-        buffers = BatchBuffers(source.width, source.dtype, keep, self._pin_memory)
+        buffers = BatchBuffers(source.width, source.dtype, _BUFFERS, self._pin_memory)
         with closing(source.reader()) as reader:
             for batch in range(self._batches(source.rows - start)):
                 first = start + batch * self._global_batch

@@ -51,7 +51,7 @@ class MemoryRows:
         torch.index_select(self._activations, 0, torch.from_numpy(numbers), out=out)
 
     def close(self) -> None:
-        """Do nothing, as a reader of a cache closes its files."""
+        """Do nothing; a reader of a cache closes its files."""
 
     def read_rows(self, start: int, stop: int) -> torch.Tensor:
         """Copy the rows from `start` to before `stop`, `(rows, width)`."""
@@ -61,39 +61,32 @@ class MemoryRows:
         """Return the text around a row, which is all of the text."""
         if not 0 <= row < self.rows:
             raise InputError(f"row {row} asked of rows 0 to {self.rows - 1}")
-        text = self._text
-        document, position = int(text.documents[row]), int(text.positions[row])
-        return RowContext(text.tokens.astype(np.int32), row, document, position)
+        document, position = int(self._text.documents[row]), int(self._text.positions[row])
+        return RowContext(self._text.tokens.astype(np.int32), row, document, position)
 
 
-def read_in_memory(spec: HarvestSpec) -> MemoryRows:
-    """Read every document by itself, without packing.
+def read(spec: HarvestSpec) -> MemoryRows:
+    """Read every document by itself, without packing, in the dtype that the model computes in.
 
-    A document of at most `context_length` tokens is one forward pass. A longer one is cut into
-    contexts of that length, of which the last may be shorter. The rows stay in the dtype that
-    the model computes in: `spec.dtype` is how numbers are stored on disk.
+    A document longer than `context_length` is cut into contexts of that length, of which the last
+    may be shorter.
     """
     model = load_model(spec, partial(LanguageModel.load, spec.language_model))
     rows: list[torch.Tensor] = []
     kept: list[Context] = []
     with progress(f"reading {spec.split} activations", None, "tokens") as bar:
-        for size, alike in groupby(memory_contexts(spec), lambda context: context.tokens.size):
+        for size, alike in groupby(contexts(spec), lambda context: context.tokens.size):
             while batch := list(islice(alike, spec.contexts_per_batch)):
                 tokens = np.stack([one.tokens for one in batch])
                 rows.append(read_rows(spec, model, tokens, None).cpu())
                 kept += batch
                 bar.update(size * len(batch))
     if not rows:
-        raise InputError(
-            f"the {spec.split} split has no tokens to read: give more documents, or set "
-            "validation_fraction to 0 so that validation uses the training rows"
-        )
-    columns = (
-        np.concatenate([getattr(context, name)[spec.layout.skip :] for context in kept])
-        for name in TABLES
-    )
-    text = Context(*(column[: spec.max_rows] for column in columns))
-    return MemoryRows(torch.cat(rows)[: spec.max_rows], text, identity_of(spec))
+        hint = "give more documents, or a validation_fraction of 0 to validate on training rows"
+        raise InputError(f"the {spec.split} split has no tokens to read: {hint}")
+    skip, most = spec.layout.skip, spec.max_rows
+    text = Context(*(np.concatenate([vars(c)[n][skip:] for c in kept])[:most] for n in TABLES))
+    return MemoryRows(torch.cat(rows)[:most], text, identity_of(spec))
 
 
 def identity_of(spec: HarvestSpec) -> str:
@@ -102,8 +95,8 @@ def identity_of(spec: HarvestSpec) -> str:
     return replace(spec.key, settings=settings).digest
 
 
-def memory_contexts(spec: HarvestSpec) -> Iterator[Context]:
-    """Tokenize the contexts of the rows of `read_in_memory`, in the order of the text."""
+def contexts(spec: HarvestSpec) -> Iterator[Context]:
+    """Tokenize the contexts of the rows of `read`, in the order of the text."""
     tokenizer = spec.language_model.tokenizer()
     bos = [bos_id(tokenizer)] if spec.bos else []
     content = spec.context_length - len(bos)
@@ -135,22 +128,17 @@ class InputStatistics(NamedTuple):
 def input_statistics(
     rows: Cache | MemoryRows, columns: slice, *, center: bool, unit_norm: bool
 ) -> InputStatistics:
-    """Mean and scale over all rows, of some columns; `unit_norm` follows any centering.
-
-    The norms of centered rows, or of a part of the columns, do not follow from the sums that are
-    stored, so that the rows are read once more for them.
-    """
+    """Mean and scale over all rows, of some columns; `unit_norm` follows any centering."""
     mean = rows.statistics.mean[columns]
-    known = len(mean) == rows.width and not center
     mean = mean if center else np.zeros_like(mean)
     if not unit_norm:
         return InputStatistics(mean, 1.0)
+    # Norms of centered rows, or of a part of the columns, do not follow from the stored sums.
+    known = len(mean) == rows.width and not center
     total = rows.statistics.sum_of_norms if known else _sum_of_distances(rows, mean, columns)
     if total == 0:
-        raise InputError(
-            f"all {rows.rows} training rows are {'equal' if center else 'zero'}, so that nothing "
-            "scales them to unit norm; choose another site, or set unit_norm to false"
-        )
+        fault = f"all {rows.rows} training rows are {'equal' if center else 'zero'}"
+        raise InputError(f"{fault}; choose another site, or set unit_norm to false")
     return InputStatistics(mean, 1.0 / (total / rows.rows))
 
 

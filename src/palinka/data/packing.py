@@ -138,10 +138,9 @@ def pack(
             yield Context(*context)
         pieces, waiting = [stream[:, cut:].copy()], waiting - cut
     if not filled:
-        raise InputError(
-            f"the documents have {waiting} tokens, fewer than the {content} of one context; give "
-            f"more text, or a context_length of at most {waiting + context_length - content}"
-        )
+        fault = f"the documents have {waiting} tokens, fewer than the {content} of one context"
+        most = waiting + context_length - content
+        raise InputError(f"{fault}; give more text, or a context_length of at most {most}")
 
 
 def documents_of_split(
@@ -160,7 +159,6 @@ def documents_of_split(
         raise InputError("the validation split is empty; set validation_fraction to 0.05, say")
     if empty:
         group = round(1 / validation_fraction)
-        raise InputError(
-            f"no document is left for the {split} split: the corpus has {documents}, one of each "
-            f"{group} is for validation; give at least {group} documents, or no validation_fraction"
-        )
+        fault = f"no document is left for the {split} split: the corpus has {documents}"
+        one = f"one of each {group} is for validation"
+        raise InputError(f"{fault}, {one}; give at least {group} documents")

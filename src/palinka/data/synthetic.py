@@ -73,23 +73,18 @@ class SyntheticData:
     def sample(self, rows: int, seed: int) -> SyntheticBatch:
         """Draw `rows` rows, the same for the same seed."""
         if rows < 1 or seed < 0:
-            raise InputError(
-                f"a sample has at least 1 row and a seed of at least 0, got {rows} and {seed}"
-            )
+            got = f"got {rows} and {seed}"
+            raise InputError(f"a sample has at least 1 row and a seed of at least 0, {got}")
         generator = _generator(self.seed, seed)
-        active = self._active(rows, generator)
-        latents = self._amplitudes(rows, generator) * active
+        shape = (rows, self.features)
+        active = torch.rand(shape, generator=generator) < self.active / self.features
+        latents = self._amplitudes(shape, generator) * active
         x = latents @ self.directions
         if self.noise > 0:
             x = x + self.noise * torch.randn(x.shape, generator=generator)
         return SyntheticBatch(x, latents)
 
-    def _active(self, rows: int, generator: Generator) -> Tensor:
-        """Draw the active features of each row, `(rows, features)`, bool."""
-        return torch.rand(rows, self.features, generator=generator) < self.active / self.features
-
-    def _amplitudes(self, rows: int, generator: Generator) -> Tensor:
-        shape = (rows, self.features)
+    def _amplitudes(self, shape: tuple[int, int], generator: Generator) -> Tensor:
         if self.amplitude == "constant":
             return torch.ones(shape)
         if self.amplitude == "uniform":
@@ -111,14 +106,11 @@ _CHUNK = 1 << 22
 
 @torch.no_grad()
 def mean_max_cosine(dictionary: Tensor, directions: Tensor) -> float:
-    """Mean over true directions of the highest cosine with any latent's direction.
+    """Mean over true directions of the highest cosine with any latent's, from -1 to 1.
 
     Args:
         dictionary: Decoder directions, `(latents, width)`; a zero row has cosine 0 with everything.
         directions: The true ones, `(features, width)`.
-
-    Returns:
-        From -1 to 1; 1 if each direction is that of a latent.
 
     Source:
         Sharkey et al. (2022), Taking features out of superposition with sparse autoencoders.

@@ -1,10 +1,10 @@
 """Write access to a cache, shared by any number of processes."""
 
 import hashlib
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from palinka.data.cache import Cache
 from palinka.data.format import (
+    CACHE_FILE,
     DESCRIPTION_NAME,
     FORMAT_NAME,
-    FORMAT_VERSION,
     JSON,
     MANIFEST_NAME,
     CacheKey,
@@ -23,14 +23,12 @@ from palinka.data.format import (
     RowStatistics,
     ShardShape,
     as_input_error,
-    is_cache_file,
+    permutation,
     read_json,
     shard_name,
     write_json,
 )
 from palinka.errors import InputError, atomic_write
-
-T = TypeVar("T")
 
 
 @contextmanager
@@ -105,33 +103,28 @@ class ShardClaim:
         documents: NDArray[np.int64],
         positions: NDArray[np.int64],
     ) -> None:
-        """Shuffle the rows by token and write them as one shard.
+        """Shuffle the rows by token and write them as one shard, as a whole or not at all.
 
         Args:
             activations: Rows in the order of contexts and positions, without the leading `skip`
                 positions of each context, `(contexts * rows_per_context, width)`.
             tokens: Token ids, `(contexts, context_length)`.
-            documents: Document number of each token, `(contexts, context_length)`.
-            positions: Place of each token in its document, `(contexts, context_length)`.
-
-        Raises:
-            InputError: If something does not fit the layout, a row holds NaN or infinities, or
-                the file cannot be written. A part of a shard is removed.
+            documents: Document number of each token, in the same shape.
+            positions: Place of each token in its document, in the same shape.
         """
         layout = self._key.layout
         shape = ShardShape(layout, self.index, len(tokens))
-        rows, table = (shape.rows, layout.width), (shape.contexts, layout.context_length)
-        fit = activations.shape == rows and activations.dtype == layout.torch_dtype
-        fit &= tokens.shape == documents.shape == positions.shape == table
-        if not fit or not 1 <= shape.contexts <= layout.contexts_per_shard:
-            given = [tuple(x.shape) for x in (activations, tokens, documents, positions)]
-            expected = f"1 to {layout.contexts_per_shard} contexts of {table[1]} tokens"
-            raise InputError(
-                f"{self._path.name}: {activations.dtype} and shapes {given} given, expected "
-                f"{layout.torch_dtype}, {rows} and {expected}"
-            )
-        order = shape.order()
-        tables = (tokens, documents, positions, shape.places(order))
+        table = (shape.contexts, layout.context_length)
+        given = [tuple(array.shape) for array in (activations, tokens, documents, positions)]
+        expected = [(shape.rows, layout.width), table, table, table]
+        if given != expected or activations.dtype != layout.torch_dtype:
+            found = f"{self._path.name}: shapes {given} of {activations.dtype}"
+            raise InputError(f"{found}, expected {expected} of {layout.torch_dtype}")
+        # Row, in the order of contexts and positions, at each place of the shard.
+        order = permutation(shape.rows, layout.seed, self.index)
+        context, offset = np.divmod(order, layout.rows_per_context)
+        places = context * layout.context_length + layout.skip + offset
+        tables = (tokens, documents, positions, places)
         # NumPy, on the numbers' bits: thousands of small operations gain nothing from torch's
         # threads, and lose much where other processes keep the cores busy.
         bits = activations.cpu().contiguous().view(_BITS[layout.torch_dtype.itemsize]).numpy()
@@ -144,30 +137,20 @@ class ShardClaim:
                 file.write(head)
             for start in range(0, shape.rows, step):
                 chunk = bits.take(order[start : start + step], axis=0)
-                with np.errstate(invalid="ignore"):
-                    statistics += RowStatistics.of(_numbers(chunk, layout.dtype))
-                if not np.isfinite(statistics.sum_of_squared_norms):
-                    raise InputError(
-                        f"{self._path}: rows hold NaN or infinities; check the language model and "
-                        "its dtype, or store numbers above 65504 as bfloat16 or float32"
-                    )
-                piece = chunk.data.cast("B")
-                checksum.update(piece)
+                statistics += RowStatistics.of(_numbers(chunk, layout.dtype))
+                checksum.update(piece := chunk.data.cast("B"))
                 file.write(piece)
         members: dict[str, JSON] = {
-            "format": f"{FORMAT_NAME}-shard",
-            "version": FORMAT_VERSION,
             "key": self._key.digest,
             "blocks": shape.contexts,
             "sha256": checksum.hexdigest(),
             "statistics": statistics.to_json(),
         }
-        write_json(self._path.with_suffix(".json"), members)
+        write_json(self._path.with_suffix(".json"), f"{FORMAT_NAME}-shard", members)
 
 
 def _numbers(bits: NDArray[np.signedinteger], dtype: str) -> NDArray[np.float64]:
-    if dtype == "bfloat16":
-        # The upper half of a float32.
+    if dtype == "bfloat16":  # the upper half of a float32
         return (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
     return bits.view(dtype).astype(np.float64)
 
@@ -178,8 +161,10 @@ class CacheWriter:
     ::
 
         writer = CacheWriter(root, key)
-        for claim, window in writer.missing(windows):
-            claim.write(activations_of(window), tokens, documents, positions)
+        for index in range(shards):
+            with writer.claim(index) as claim:
+                if claim is not None:
+                    claim.write(activations, tokens, documents, positions)
         cache = writer.finish(shards)
 
     Args:
@@ -190,28 +175,11 @@ class CacheWriter:
     def __init__(self, root: Path, key: CacheKey) -> None:
         self.key = key
         self.folder = key.folder(root)
-        with as_input_error(self.folder):
-            self._made = [f for f in (self.folder, *self.folder.parents) if not f.exists()]
-        self._make_folder()
 
     def done(self, index: int) -> bool:
         """Check whether a shard is complete."""
         # The record first: it is removed only once there is a manifest.
         return record_of(self.folder, self.key, index) is not None or Cache.exists(self.folder)
-
-    def missing(
-        self, windows: Iterable[T], rank: int = 0, world_size: int = 1
-    ) -> Generator[tuple[ShardClaim, T], None, None]:
-        """Claim the shards that are neither done nor claimed by another process.
-
-        Of `world_size` processes, the one with number `rank` claims every `world_size`-th shard.
-        Yields claims, which end with the next iteration, and their windows.
-        """
-        for index, window in enumerate(windows):
-            if index % world_size == rank:
-                with self.claim(index) as claim:
-                    if claim is not None:
-                        yield claim, window
 
     @contextmanager
     def claim(self, index: int) -> Iterator[ShardClaim | None]:
@@ -219,23 +187,22 @@ class CacheWriter:
         if self.done(index):
             yield None
             return
-        self._make_folder()  # a run that wrote nothing may have removed it
-        path = self.folder / shard_name(index)
-        with _locked(path.with_suffix(".lock"), blocking=False) as mine:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:  # such as in a home folder that cannot be written
+            why = f"{self.folder}: cannot be made ({error.strerror})"
+            raise InputError(f"{why}; set PALINKA_CACHE or cache_dir") from error
+        path = (self.folder / shard_name(index)).with_suffix(".lock")
+        with _locked(path, blocking=False) as mine:
             # Another process may have finished it between the first look and the lock.
             if not mine or self.done(index):
                 yield None
                 return
-            self._describe()
+            description = self.folder / DESCRIPTION_NAME
+            if not description.exists():
+                with self._lock():
+                    write_json(description, f"{FORMAT_NAME}-harvest", self.key.to_json())
             yield ShardClaim(self.folder, self.key, index)
-
-    def abandon(self) -> None:
-        """Remove the folders that this writer made, unless a shard has been written."""
-        with suppress(OSError):
-            if [path.name for path in self.folder.iterdir()] == [DESCRIPTION_NAME]:
-                (self.folder / DESCRIPTION_NAME).unlink()
-            for folder in dict.fromkeys((self.folder, *self._made)):
-                folder.rmdir()
 
     def finish(self, shards: int) -> Cache:
         """Write the manifest over `shards` shards, all of which are done, and open the cache."""
@@ -244,40 +211,25 @@ class CacheWriter:
                 checksums, statistics = {}, RowStatistics.none(self.key.layout.width)
                 for index in range(max(1, shards)):
                     record = record_of(self.folder, self.key, index)
-                    if record is None:
+                    if not record:
                         path = self.folder / shard_name(index)
                         raise InputError(f"{path}: incomplete; rerun harvest to resume")
                     checksums[record[0]] = record[1]
                     statistics += record[2]
                 manifest = Manifest(self.key, checksums, statistics)
-                write_json(self.folder / MANIFEST_NAME, manifest.to_json())
+                write_json(self.folder / MANIFEST_NAME, FORMAT_NAME, manifest.to_json())
         tidy(self.folder)
         return Cache.open(self.folder, self.key)
-
-    def _describe(self) -> None:
-        path = self.folder / DESCRIPTION_NAME
-        if not path.exists():
-            kind = f"{FORMAT_NAME}-harvest"
-            with self._lock():
-                write_json(path, {"format": kind, "version": FORMAT_VERSION, **self.key.to_json()})
 
     def _lock(self) -> AbstractContextManager[bool]:
         """Lock what belongs to the cache as a whole: its manifest and its description."""
         return _locked((self.folder / DESCRIPTION_NAME).with_suffix(".lock"), blocking=True)
-
-    def _make_folder(self) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:  # such as in a home folder that cannot be written
-            raise InputError(
-                f"{self.folder}: cannot be made ({error.strerror}); set PALINKA_CACHE or cache_dir"
-            ) from error
 
 
 def tidy(folder: Path) -> None:
     """Remove records, locks and temporary files of a finished cache, as far as permitted."""
     for path in sorted(folder.iterdir()):
         kept = path.name == MANIFEST_NAME or path.suffix == ".safetensors"
-        if is_cache_file(path.name) and not kept:
+        if CACHE_FILE.fullmatch(path.name) and not kept:
             with suppress(OSError):
                 path.unlink()

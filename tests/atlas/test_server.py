@@ -71,7 +71,7 @@ def test_a_bos_token_is_read_and_not_shown(live: LiveLatents, skip: int) -> None
 def test_what_cannot_be_read_is_refused(live: LiveLatents) -> None:
     for question, message in (
         (("",), "is empty; type some"),
-        (("many words " * 5000,), "tokens, and the model's context"),
+        (("many words " * 5000,), "tokens, the context"),
         (("x", 40), "latent is 40; expected 0 to 39"),
     ):
         with pytest.raises(InputError, match=message):

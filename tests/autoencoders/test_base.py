@@ -135,7 +135,6 @@ def test_another_width_is_named(kind: Any) -> None:
     [
         ({"input_dim": 0}, "input_dim must be an integer of at least 1, got 0"),
         ({"input_dim": "8"}, "input_dim must be an integer of at least 1, got '8'"),
-        ({"input_dim": 8, "latent_dim": -4}, "latent_dim must be an integer of at least 1"),
         ({"input_dim": 8, "output_dim": True}, "output_dim must be an integer of at least 1"),
     ],
 )
@@ -156,7 +155,11 @@ def test_the_signature_has_the_parents_settings(kind: Any) -> None:
 def test_a_saved_autoencoder_comes_back(
     kind: Any, output_dim: int | None, folder: Path, randomized: Callable[[Any], Any]
 ) -> None:
-    sae = randomized(make(kind, output_dim, unit_norm=True))
+    sae = make(kind, output_dim, unit_norm=True)
+    assert sae.is_transcoder == (output_dim is not None)
+    begun_equal = torch.equal(sae.get_parameter("encoder.weight"), sae.dictionary)
+    assert begun_equal != sae.is_transcoder
+    sae = randomized(sae)
     assert not sae.is_initialized
     KSparseAutoencoder(4).save_pretrained(folder / "new")  # is replaced
     sae.save_pretrained(folder / "new")
@@ -181,12 +184,10 @@ def test_a_class_of_ones_own_is_found_by_its_name(folder: Path) -> None:
 
 @pytest.mark.parametrize("output_dim", [4, 6])
 def test_a_transcoder_reads_one_width_and_gives_another(kind: Any, output_dim: int) -> None:
-    """Also of one width, its output bias is not subtracted, and its halves begin apart."""
+    """Also of one width, its output bias is not subtracted."""
     transcoder = make(kind, output_dim).eval()
     assert (transcoder.input_dim, transcoder.output_dim) == (6, output_dim)
-    assert transcoder.is_transcoder
     assert transcoder.dictionary.shape == (20, output_dim)
-    assert not torch.equal(transcoder.get_parameter("encoder.weight"), transcoder.dictionary)
     if transcoder.unit_norm:
         torch.testing.assert_close(transcoder.dictionary.norm(dim=1), torch.ones(20))
     x = torch.randn(5, 6)
@@ -196,13 +197,6 @@ def test_a_transcoder_reads_one_width_and_gives_another(kind: Any, output_dim: i
         transcoder.get_parameter("decoder_bias").add_(3)
     assert torch.equal(transcoder.encode(x), before)
     torch.testing.assert_close(transcoder(x).reconstruction, written + 3)
-
-
-def test_an_autoencoders_encoder_and_decoder_begin_equal(kind: Any) -> None:
-    sae = make(kind)
-    assert torch.equal(sae.get_parameter("encoder.weight"), sae.dictionary)
-    assert (sae.dictionary != 0).all()
-    assert not sae.is_transcoder
 
 
 def refusal(folder: Path, kind: type[Autoencoder] = Autoencoder) -> str:
@@ -221,14 +215,11 @@ def refusal(folder: Path, kind: type[Autoencoder] = Autoencoder) -> str:
         ('{"class": "KSparseAutoencoder"}', "missing 1 required positional argument: 'input_dim'"),
         ({"class": 3}, "has no 'class'"),
         ({"class": "KSparseAutoencodr"}, "did you mean 'KSparseAutoencoder'?"),
-        ({"class": "Autoencoder"}, "'Autoencoder' is not a known Autoencoder"),
         ({"class": "os.system"}, "'os.system' is not a known Autoencoder"),
         ({"teid": True}, "no argument 'teid'; did you mean 'tied'?"),
         ({"k": 11}, "k must be at most latent_dim"),
         ({"k": True}, "k must be a whole number or null, got True"),
-        ({"k": 3.0}, "k must be a whole number or null, got 3.0"),
         ({"decoder_bias": "false"}, "decoder_bias must be true or false, got 'false'"),
-        ({"output_dim": "6"}, "output_dim must be a whole number or null"),
         ({"input_dim": 7}, "'encoder.weight' is of shape (10, 6) in"),
         ({"tied": False}, "'decoder_weight' is absent in"),
     ],

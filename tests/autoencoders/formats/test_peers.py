@@ -90,15 +90,10 @@ def test_we_load_what_sparsify_saved(
 @pytest.mark.parametrize(
     "name",
     [
-        "AutoEncoder",
-        "AutoEncoderNew",
-        "GatedAutoEncoder",
-        "JumpReluAutoEncoder",
-        "AutoEncoderTopK",
-        "BatchTopKSAE",
-        "MatryoshkaBatchTopKSAE",
+        "AutoEncoder", "AutoEncoderNew", "GatedAutoEncoder", "JumpReluAutoEncoder",
+        "AutoEncoderTopK", "BatchTopKSAE", "MatryoshkaBatchTopKSAE",
     ],
-)
+)  # fmt: skip
 def test_we_load_what_dictionary_learning_saved(
     name: str,
     tmp_path: Path,
@@ -121,14 +116,7 @@ def test_we_load_what_dictionary_learning_saved(
         more["group_sizes"] = [16, LATENTS - 16]
     theirs = randomized(kind(WIDTH, LATENTS, **more))
     torch.save(theirs.state_dict(), tmp_path / "ae.pt")
-    trainer = {
-        "dict_class": name,
-        "activation_dim": WIDTH,
-        "dict_size": LATENTS,
-        "lm_name": "EleutherAI/pythia-70m-deduped",
-        "layer": 3,
-        "submodule_name": "resid_post_layer_3",
-    }
+    trainer = {"dict_class": name, "activation_dim": WIDTH, "dict_size": LATENTS}
     (tmp_path / "config.json").write_text(json.dumps({"trainer": trainer}))
     ours = load(tmp_path)[0]
     agree(ours.encode(x), theirs.encode(x))

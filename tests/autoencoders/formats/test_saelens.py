@@ -57,16 +57,9 @@ def test_an_export_means_the_same_by_the_format(
 
 
 def test_an_export_is_read_back(ours: Autoencoder, folder: Path, x: Tensor, agree: Agree) -> None:
-    provenance = Provenance(
-        language_model_name="gpt2",
-        language_model="gpt2@abc",
-        site="blocks.6.mlp.pre",
-        module="transformer.h.6.mlp.c_fc",
-        hook="blocks.6.mlp.hook_pre",
-        corpus="books",
-        context_length=128,
-        bos=True,
-    )
+    site, hook = "blocks.6.mlp.pre", "blocks.6.mlp.hook_pre"
+    module = "transformer.h.6.mlp.c_fc"
+    provenance = Provenance(site, "gpt2@abc", "gpt2", hook, module, "books", 128, bos=True)
     write(ours, provenance, "saelens", folder)
     again, read = load(folder)
     assert read == provenance
@@ -110,13 +103,10 @@ def test_layer_normed_activations_come_back(
     [
         ({"normalize_activations": "expected_average_only_in"}, "normalize_activations"),
         ({"reshape_activations": "hook_z"}, "reshape_activations"),
-        ({"architecture": "temporal"}, "'temporal'"),
         ({"architecture": ["topk"]}, "architecture is ['topk']"),
         ({"architecture": "gated"}, "lacks the weight 'b_gate'"),
         ({"d_in": 25}, "d_in 25"),
-        ({"d_in": "24"}, "d_in is '24'; expected a whole number"),
         ({"k": None}, "k is 100; expected 1 to 64"),
-        ({"k": 0}, "k is 0; expected 1 to 64"),
         ({"k": 5.5}, "k is 5.5"),
         ({"apply_b_dec_to_input": 1}, "apply_b_dec_to_input is 1; expected true or false"),
     ],
@@ -135,7 +125,6 @@ def test_what_cannot_be_read(
     [
         ("b_dec", torch.zeros(25), "'b_dec' of shape (25,)"),
         ("W_dec", torch.zeros(24, 64), "'W_dec' of shape (24, 64)"),
-        ("W_enc", torch.zeros(24), "not a matrix"),
         ("W_enc", torch.zeros(0, 64), "not a matrix"),
         ("W_enc", torch.zeros(24, 64, dtype=torch.complex64), "not a tensor of floating-point"),
         ("more", torch.zeros(1), "unexpected weight 'more'"),

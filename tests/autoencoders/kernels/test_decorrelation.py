@@ -10,13 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from palinka.autoencoders.kernels import decorrelation
-from palinka.autoencoders.kernels.decorrelation import (
-    center,
-    center_plain,
-    squared_covariance,
-    squared_covariance_plain,
-    subtract_variance,
-)
+from palinka.autoencoders.kernels.decorrelation import squared_covariance, squared_covariance_plain
 from palinka.autoencoders.kernels.topk import SparseLatents, keep_top_k
 from palinka.errors import InputError
 
@@ -174,19 +168,3 @@ def test_a_second_derivative_raises(shape: tuple[int, int] | None) -> None:
     leaf = latents.values if isinstance(latents, SparseLatents) else latents
     with pytest.raises(RuntimeError, match="differentiable once"):
         torch.autograd.grad(squared_covariance(latents), leaf, create_graph=True)
-
-
-DTYPES = st.sampled_from([torch.float32, torch.float64])
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(2, 9), st.integers(1, 50), DTYPES, st.booleans())
-def test_centering_is_the_definition(rows: int, width: int, dtype: Any, turned: bool) -> None:
-    torch.manual_seed(rows)
-    values = torch.randn((width, rows) if turned else (rows, width), dtype=dtype) + 3.0
-    values = values.T if turned else values
-    centered, variance = center(values)
-    torch.testing.assert_close((centered, variance), center_plain(values))
-    product, scale = torch.randn(rows, width, dtype=dtype), torch.tensor(0.3)
-    expected = (product - centered * variance) * scale
-    torch.testing.assert_close(subtract_variance(product, centered, variance, scale), expected)

@@ -69,11 +69,6 @@ def both(everything: Any) -> Callable[..., list[list[Tensor]]]:
     return both
 
 
-def check_norms(found: list[Tensor], expected: list[Tensor]) -> None:
-    for one, other in zip(found, expected, strict=True):
-        assert (one.double() - other.double()).norm() / other.double().norm() < 0.02
-
-
 @pytest.mark.parametrize(
     ("rows", "d", "n", "k"),
     [(3, 5, 40, 1), (2, 3, 33, 33), (0, 3, 20, 2), (1, 1, 1, 1), (3, 140, 70, 4), (5, 19, 50, 7)],
@@ -134,25 +129,25 @@ def test_values_of_bfloat16_tie_as_the_definition_says(
     assert torch.equal(SparseLatents(values, indices, 300).dense(), expected)
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_autocast_multiplies_in_its_dtype_and_sums_in_float32(
-    tied: bool, inputs: Any, both: Any
+@pytest.mark.parametrize(
+    ("tied", "dtype", "sizes", "k"),
+    [
+        (True, torch.float32, (4, 24, 90), 8),
+        (False, torch.float32, (4, 24, 90), 8),
+        (True, torch.bfloat16, (3, 16, 60), 5),
+    ],
+)
+def test_autocast_sums_in_float32_and_weights_of_bfloat16_give_bfloat16(
+    tied: bool, dtype: torch.dtype, sizes: tuple[int, ...], k: int, inputs: Any, both: Any
 ) -> None:
     torch.manual_seed(0)
-    x, weights = inputs(4, 24, 90, tied=tied, biases=True, turned=True, **FLOAT32)
-    with torch.autocast(DEVICE, torch.bfloat16):
-        found, expected = both(x, weights, 8)
-    assert found[0].dtype == found[1].dtype == torch.float32
-    check_norms(found, expected)
-
-
-def test_weights_of_bfloat16_give_bfloat16(inputs: Any, both: Any) -> None:
-    torch.manual_seed(0)
-    options = {**FLOAT32, "dtype": torch.bfloat16}
-    x, weights = inputs(3, 16, 60, tied=True, biases=True, turned=True, **options)
-    found, expected = both(x, weights, 5)
-    assert {tensor.dtype for tensor in found} == {torch.bfloat16}
-    check_norms(found, expected)
+    options = {**FLOAT32, "dtype": dtype}
+    x, weights = inputs(*sizes, tied=tied, biases=True, turned=True, **options)
+    with torch.autocast(DEVICE, torch.bfloat16, enabled=dtype == torch.float32):
+        found, expected = both(x, weights, k)
+    assert found[0].dtype == found[1].dtype == dtype
+    for one, other in zip(found, expected, strict=True):
+        assert (one.double() - other.double()).norm() / other.double().norm() < 0.02
 
 
 @pytest.mark.parametrize("slack", [0, 32])

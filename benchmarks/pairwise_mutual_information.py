@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from harness import Case, Rival, duration, report
 from palinka.analyses.pairwise_mutual_information import (
     PairwiseMutualInformation,
-    of_pairs,
     outlying_units,
     pairwise_mutual_information,
 )
 from palinka.analyses.stats.joint_histogram import binned_rows, joint_histogram
+from palinka.analyses.stats.similarity import triangle
 
 Matrix = NDArray[np.floating]
 ITEMS, UNITS, BINS, OUTLIER_Z = 250, 1_024, 15, 5.0
@@ -98,11 +98,11 @@ def agree(data: Matrix, expected: Plain, found: PairwiseMutualInformation) -> st
     pairs = np.argwhere(np.triu(np.ones((len(data), len(data))), k=1))
     for (i, j), counts in zip(pairs, expected.counts, strict=True):
         np.testing.assert_array_equal(joint_histogram(rows, i, j), counts)
-    information = np.abs(of_pairs(found.mutual_information) - expected.information).max()
-    covariance = np.abs(of_pairs(found.covariance) - expected.covariance).max()
+    information = np.abs(triangle(found.mutual_information) - expected.information).max()
+    covariance = np.abs(triangle(found.covariance) - expected.covariance).max()
     assert information < 1e-11
     assert covariance < 1e-9 * np.abs(expected.covariance).max()
-    kept = len(np.unique(of_pairs(found.samples)))
+    kept = len(np.unique(triangle(found.samples)))
     return (
         f"counts of all {len(pairs):,} pairs identical ({kept} different numbers of kept units), "
         f"information within {information:.0e} bits, covariance within {covariance:.0e}"

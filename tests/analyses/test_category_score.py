@@ -260,7 +260,6 @@ def test_takes_torch_and_gives_scalars_and_a_table():
         ({"latents": np.ones(4)}, "shape"),
         ({"words": [1, 2, 3]}, r"words have the shape \(3,\) and there are 4 tokens"),
         ({"documents": [1, 2, 3]}, r"documents have the shape \(3,\) and there are 4 tokens"),
-        ({"permutations": -1}, "permutations is -1"),
     ],
 )
 def test_bad_input(change, message):

@@ -12,11 +12,11 @@ from scipy.stats import norm
 
 from palinka.analyses.pairwise_mutual_information import (
     correlation_over_pairs,
-    of_pairs,
     outlying_units,
     pairwise_mutual_information,
 )
 from palinka.analyses.stats.joint_histogram import binned_rows, joint_histogram
+from palinka.analyses.stats.similarity import triangle
 from palinka.errors import InputError
 
 
@@ -118,7 +118,7 @@ def test_agrees_by_default(kind, dtype):
 def test_outlier_masks_and_edges_differ_between_pairs():
     x = KINDS["heavy tails"](np.random.default_rng(2), (20, 800)).astype(np.float32)
     result = agrees(x)
-    assert len(np.unique(of_pairs(result.samples))) > 5
+    assert len(np.unique(triangle(result.samples))) > 5
 
 
 def test_each_dtype_has_its_own_edges():
@@ -126,7 +126,7 @@ def test_each_dtype_has_its_own_edges():
     tenths = np.random.default_rng(4).integers(0, 11, size=(6, 900)) / 10
     double = agrees(tenths, bins=10).mutual_information
     single = agrees(tenths.astype(np.float32), bins=10).mutual_information
-    assert not np.isclose(of_pairs(single), of_pairs(double)).any()
+    assert not np.isclose(triangle(single), triangle(double)).any()
 
 
 def binned_gaussian_information(rho, edges_x, edges_y):
@@ -168,7 +168,7 @@ def test_correlation_is_pearsons_over_pairs():
     result = pairwise_mutual_information(x + np.linspace(0, 2, 10)[:, None] * x[0])
     arrays = result.arrays()
     assert all(array.dtype == np.float64 for array in arrays.values())
-    pairs = {name: of_pairs(array) for name, array in arrays.items()}
+    pairs = {name: triangle(array) for name, array in arrays.items()}
     assert len(pairs["covariance"]) == 45
     scalars = result.scalars()
     expected = np.corrcoef(pairs["mutual_information"], pairs["covariance"])[0, 1]
@@ -229,8 +229,8 @@ def test_rare_activations_are_the_information_of_latents():
     result = agrees(x, outlier_z=None)
     bits = -(share * np.log2(share)).sum()
     assert bits == pytest.approx(0.11835, abs=5e-6)
-    np.testing.assert_allclose(of_pairs(result.mutual_information), bits, rtol=1e-9)
-    np.testing.assert_allclose(of_pairs(result.covariance), 2000 / 1999 * share.prod(), rtol=1e-12)
+    np.testing.assert_allclose(triangle(result.mutual_information), bits, rtol=1e-9)
+    np.testing.assert_allclose(triangle(result.covariance), 2000 / 1999 * share.prod(), rtol=1e-12)
     assert result.notes == ()
     # The rule for dense units drops every activation, and is applied on request alone.
     dropped = agrees(x, outlier_z=5.0)
@@ -245,7 +245,7 @@ def test_dense_units_drop_outliers_by_default(zeros, kept):
     x[np.arange(1000) < 1000 * zeros + np.zeros((3, 1))] = 0.0
     x[:, -1] = 100.0
     result = agrees(x, outlier_z=None)
-    assert (of_pairs(result.samples) == kept).all()
+    assert (triangle(result.samples) == kept).all()
     assert result.notes == ()
 
 

@@ -213,7 +213,6 @@ def test_one_group_and_groups_of_two_have_notes_where_nothing_is_defined():
         ({"groups": ["a"] * 5}, "groups has 5 entries for 6 items"),
         ({"groups": ["a", "a", "plum", "a", "fig", "a"]}, "groups 'plum', 'fig'"),
         ({"compare": "tau"}, "compare is 'tau'; expected one of 'pearson'"),
-        ({"permutations": -1}, "permutations is -1"),
     ],
 )
 def test_refuses_in_one_line(change, message):

@@ -273,6 +273,7 @@ def test_what_is_found_at_one_of_several_sites_is_what_is_found_there_alone(
         ({"options": {"permutations": 3.0}}, "permutations is 3.0; expected a whole number"),
         ({"options": {"permutations": True}}, "permutations is True; expected a whole number"),
         ({"options": {"seed": -1}}, "the option seed is -1; expected at least 0"),
+        ({"options": {"permutations": -1}}, "permutations is -1; expected at least 0"),
         ({**GED, "options": {"pairs": 1}}, "the option pairs is 1; expected true or false"),
         ({**GED, "options": {"shrinkage": "some"}}, "expected a number or 'ledoit_wolf' or 'oas'"),
         ({"sites": "blocks.9.mlp.pre"}, "no site 'blocks.9.mlp.pre'"),

@@ -107,9 +107,13 @@ def category_score(
         ones in the p-value.
     """
     matrix = as_matrix(latents, "latents", minimum_rows=2)
-    mask = _target_mask(targets, len(matrix))
-    if permutations < 0:
-        raise InputError(f"permutations is {permutations}; expected 0 or more")
+    given = _per_token(targets, "targets", len(matrix))
+    mask = given.astype(bool)
+    if not np.array_equal(given, mask):
+        raise InputError("targets hold other values than true and false; give a boolean mask")
+    if mask.all() or not mask.any():
+        which = f"{'all' if mask.all() else 'none'} of the {len(mask)} tokens are targets"
+        raise InputError(f"{which}; a score needs both kinds")
     sums, counts = _sums_and_counts(matrix, mask)
     score = _ratios(sums[0], counts[0], sums[1], counts[1])
     notes = []
@@ -118,8 +122,7 @@ def category_score(
         notes.append(f"activations are signed: {caution}")
     auc = p_value = auc_p_value = None
     if permutations:
-        numbers = (_per_token(words, "words", mask), _per_token(documents, "documents", mask))
-        exchanged, note = _exchange_labels(mask, *numbers, permutations, seed)
+        exchanged, note = _exchange_labels(mask, words, documents, permutations, seed)
         notes.append(note)
         auc, largest_scores, largest_aucs = _auc_and_nulls(matrix, mask, exchanged)
         p_value = permutation_p_values(score, largest_scores)
@@ -129,30 +132,13 @@ def category_score(
     return CategoryScore(score, auc, p_value, auc_p_value, notes=tuple(notes))
 
 
-def _target_mask(targets: ArrayLike, tokens: int) -> Mask:
-    # A torch tensor may be on another device.
-    given = np.asarray(targets.cpu() if hasattr(targets, "cpu") else targets)
-    mask = given.astype(bool)
+def _per_token(values: ArrayLike, name: str, tokens: int) -> NDArray[Any]:
+    """The values as an array; a torch tensor may be on another device."""
+    given = np.asarray(values.cpu() if hasattr(values, "cpu") else values)
     if given.shape != (tokens,):
-        problem = f"targets have the shape {given.shape} and there are {tokens} tokens"
-        raise InputError(f"{problem}; expected one true or false for each token")
-    if not np.array_equal(given, mask):
-        raise InputError("targets hold other values than true and false; give a boolean mask")
-    if mask.all() or not mask.any():
-        which = "all" if mask.all() else "none"
-        raise InputError(f"{which} of the {tokens} tokens are targets; a score needs both kinds")
-    return mask
-
-
-def _per_token(values: ArrayLike | None, name: str, mask: Mask) -> NDArray[np.intp] | None:
-    """Ranks of the distinct values, from 0."""
-    if values is None:
-        return None
-    numbers = np.unique(np.asarray(values), return_inverse=True)[1]
-    if numbers.shape != mask.shape:
-        problem = f"{name} have the shape {numbers.shape} and there are {len(mask)} tokens"
+        problem = f"{name} have the shape {given.shape} and there are {tokens} tokens"
         raise InputError(f"{problem}; expected one for each token")
-    return numbers
+    return given
 
 
 @compiled
@@ -179,30 +165,26 @@ def _ratios(
 
 
 def _exchange_labels(
-    mask: Mask,
-    words: NDArray[np.intp] | None,
-    documents: NDArray[np.intp] | None,
-    permutations: int,
-    seed: int,
+    mask: Mask, words: ArrayLike | None, documents: ArrayLike | None, permutations: int, seed: int
 ) -> tuple[Mask, str]:
     """Exchanged labels, `(exchanges, tokens)`, and a note on the exchange."""
     rng = np.random.default_rng(seed)
     if words is not None:
-        labels = np.zeros(words.max() + 1, dtype=bool)
-        labels[words[mask]] = True
+        kinds, word = np.unique(_per_token(words, "words", len(mask)), return_inverse=True)
+        labels = np.zeros(len(kinds), dtype=bool)
+        labels[word[mask]] = True
         inside, outside = int(labels.sum()), int((~labels).sum())
-        if np.array_equal(labels[words], mask) and min(inside, outside) >= MIN_WORDS:
+        if np.array_equal(labels[word], mask) and min(inside, outside) >= MIN_WORDS:
             unevenness = _unevenness(mask)
-            shuffles = (rng.permutation(labels)[words] for _ in range(CLUMPING_EXCHANGES))
+            shuffles = (rng.permutation(labels)[word] for _ in range(CLUMPING_EXCHANGES))
             if any(_unevenness(shuffle) >= unevenness for shuffle in shuffles):
                 shuffled = rng.permuted(np.tile(labels, (permutations, 1)), axis=1)
-                return shuffled[:, words], (
+                return shuffled[:, word], (
                     f"p-values exchange the labels of whole words, {inside} of the category and "
                     f"{outside} others, as if frequent and rare words alike could belong to it"
                 )
-    if documents is None:
-        documents = np.zeros(len(mask), dtype=np.intp)
-    starts = np.flatnonzero(np.diff(documents, prepend=-1))
+    document = _per_token(mask * 0 if documents is None else documents, "documents", len(mask))
+    starts = np.flatnonzero(np.append(True, document[1:] != document[:-1]))
     lengths = np.diff(starts, append=len(mask))
     if len(starts) == 1 and len(mask) - 1 <= permutations:
         shifts = np.arange(1, len(mask))[:, None]

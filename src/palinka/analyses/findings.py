@@ -113,13 +113,9 @@ class Findings:
         return "\n".join(lines + sorted(f"  note: {escape_control_chars(n)}" for n in notes))
 
     def write(self, output: Path) -> Path:
-        """Write everything into `<output>/<name>/`, all of it or nothing.
+        """Write everything into the folder `<output>/<name>/`, all of it or nothing.
 
-        Returns:
-            The folder, in which an earlier run's findings have been replaced.
-
-        Raises:
-            InputError: If the folder cannot be written.
+        An earlier run's findings in it are replaced.
         """
         folder = output / self.name
         try:
@@ -138,10 +134,8 @@ class Findings:
 
     def _write_into(self, folder: Path) -> None:
         drawn, tables = file_names(self.figures), self.tables()
-        captions = {
-            file: escape_control_chars(str(self.figures[name].get_label()))
-            for name, file in drawn.items()
-        }
+        labels = {file: str(self.figures[name].get_label()) for name, file in drawn.items()}
+        captions = {file: escape_control_chars(label) for file, label in labels.items()}
         record = {
             "name": self.name,
             "scalars": {n: v if np.isfinite(v) else None for n, v in self.scalars().items()},
@@ -153,8 +147,7 @@ class Findings:
         }
         text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
         _write_text(folder / "findings.json", text + "\n")
-        arrays: dict[str, Any] = self.arrays()
-        np.savez_compressed(folder / "arrays.npz", **arrays)
+        np.savez_compressed(folder / "arrays.npz", **self._by_name("arrays"))
         if self.summary:
             _write_text(folder / "stimuli.md", self.summary + "\n")
         for name, file in file_names(tables).items():

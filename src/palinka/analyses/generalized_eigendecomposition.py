@@ -83,18 +83,17 @@ class GeneralizedEigendecomposition(Result):
 
     def scalars(self) -> dict[str, float]:
         """Leading eigenvalues, components, ranks, correlation, p-values and held-out ratios."""
-        numbers: dict[str, Any] = {
-            "components": self.components.shape[1],
-            "eigenvalue_a": self.eigenvalues_a[0],
-            "eigenvalue_b": self.eigenvalues_b[0],
-            "pattern_correlation": self.pattern_correlation,
-        }
-        for c, ranks, ratio in zip(
-            "ab", self.ranks, (self.heldout_ratio_a, self.heldout_ratio_b), strict=True
-        ):
+        numbers: dict[str, Any] = {"components": self.components.shape[1]}
+        numbers["eigenvalue_a"], numbers["eigenvalue_b"] = (
+            self.eigenvalues_a[0],
+            self.eigenvalues_b[0],
+        )
+        numbers["pattern_correlation"] = self.pattern_correlation
+        for c, ranks in zip("ab", self.ranks, strict=True):
             numbers[f"rank_{c}"], numbers[f"rank_{c}_shrunk"] = ranks
             for name in (f"observed_{c}", f"p_value_{c}"):
                 numbers[name] = getattr(self, name)
+            ratio = getattr(self, f"heldout_ratio_{c}")
             if ratio is not None:
                 names = (f"heldout_ratio_{c}{part}" for part in ("", "_low", "_high"))
                 numbers.update(zip(names, ratio, strict=True))
@@ -121,9 +120,8 @@ def generalized_eigendecomposition(
 ) -> GeneralizedEigendecomposition:
     """Find the directions that vary in one condition and not in the other, both ways.
 
-    The data are reduced to the principal components of the mean of the two covariances; there,
-    `S_A w = lambda S~_B w` and `S_B w = lambda S~_A w` are solved, with the covariance on the right
-    shrunk towards its mean eigenvalue.
+    In the principal components of the mean of the two covariances, `S_A w = lambda S~_B w` and
+    `S_B w = lambda S~_A w` are solved, the right covariance shrunk towards its mean eigenvalue.
 
     Null: each condition is centered on its own mean, then labels are exchanged within pairs (item
     i of A with item i of B, each pair swapped with probability 1/2), or over all items without
@@ -142,14 +140,13 @@ def generalized_eigendecomposition(
             exceeds it are kept. At 100 it keeps all that have any variance.
         shrinkage: From 0 (none) to below 1, or `"ledoit_wolf"` or `"oas"`, which find it in the
             data by scikit-learn's formulas, for each condition on its own.
-        permutations: Number of exchanged labelings to compare the largest eigenvalues with; any
-            also bring the held-out check.
+        permutations: Number of exchanged labelings; any also bring the held-out check.
         pairs: Item i of A and item i of B are a matched pair, such as two versions of a sentence.
         seed: Of permutations and halves.
 
     Raises:
         InputError: If a condition has fewer than three items, items all alike, or a covariance that
-            cannot be inverted; if widths differ, pairs are incomplete, or values are not finite.
+            cannot be inverted; if widths or, under `pairs`, items differ, or values are not finite.
 
     Source:
         Cohen (2022), "A tutorial on generalized eigendecomposition for denoising, contrast
@@ -157,8 +154,6 @@ def generalized_eigendecomposition(
     """
     if not 0.0 < variance <= 100.0:
         raise InputError(f"variance={variance}; expected per cent, above 0 and at most 100")
-    if permutations < 0:
-        raise InputError(f"permutations={permutations}; expected 0 for none, or a number of them")
     covariance.check_shrinkage(shrinkage)
     a, b = two_conditions(a, b, 3, pairs, "pairs=False")
     # The scatter of these rows is the mean of the two covariances, which is not formed itself.
@@ -170,7 +165,6 @@ def generalized_eigendecomposition(
     basis = covariance.principal_components(np.concatenate(weighted))
     r = basis.before(variance)
     components = basis.axes(r)
-
     y = np.concatenate((a, b)) @ components
     parts = y[: len(a)], y[len(a) :]
     plain = [np.cov(part, rowvar=False).reshape(r, r) for part in parts]
@@ -188,7 +182,6 @@ def generalized_eigendecomposition(
             rank = f"has rank {after} in {r} principal components and cannot be inverted"
             advice = "give a larger shrinkage or a smaller variance"
             raise InputError(f"the covariance of {condition} {rank}; {advice}")
-
     fields: dict[str, Any] = {}
     for condition, own, other in (("a", 0, 1), ("b", 1, 0)):
         # Ascending, while eigenvalues are reported descending.
@@ -202,7 +195,6 @@ def generalized_eigendecomposition(
         fields[f"filters_{condition}"] = filters * signs
         fields[f"scores_{condition}"] = y @ fields[f"filters_{condition}"][:, 0]
         fields[f"pattern_{condition}"] = patterns[:, 0] * signs[0]
-
     notes = []
     if isinstance(shrinkage, str):
         notes.append(f"{shrinkage} shrank a by {intensities[0]:.4g} and b by {intensities[1]:.4g}")
@@ -210,26 +202,23 @@ def generalized_eigendecomposition(
         observed, null = permutation_null(a, b, variance, shrinkage, permutations, pairs, seed)
         p_values = (1 + (null >= observed).sum(axis=0)) / (permutations + 1)
         ratios: Sequence[Array | None] = (None, None)
-        if min(map(len, parts)) < _SMALLEST_TO_HALVE:
-            notes.append(f"no held-out check: it needs {_SMALLEST_TO_HALVE} items per condition")
-        else:
-            try:
+        try:
+            if min(map(len, parts)) >= _SMALLEST_TO_HALVE:
                 ratios = heldout_ratio(*parts, shrinkage, seed)
-            except np.linalg.LinAlgError:
-                notes.append("no held-out check: half of the items do not vary enough")
+            else:
+                notes.append(
+                    f"no held-out check: it needs {_SMALLEST_TO_HALVE} items per condition"
+                )
+        except np.linalg.LinAlgError:
+            notes.append("no held-out check: half of the items do not vary enough")
         for column, condition in enumerate("ab"):
             fields[f"observed_{condition}"] = float(observed[column])
             fields[f"null_{condition}"] = null[:, column].copy()
             fields[f"p_value_{condition}"] = float(p_values[column])
             fields[f"heldout_ratio_{condition}"] = ratios[column]
+    correlation = float(np.corrcoef(fields["pattern_a"], fields["pattern_b"])[0, 1])
     return GeneralizedEigendecomposition(
-        components=components,
-        variance_explained=basis.cumulative,
-        pattern_correlation=float(np.corrcoef(fields["pattern_a"], fields["pattern_b"])[0, 1]),
-        ranks=ranks,
-        variance=float(variance),
-        shrinkage=shrinkage,
-        pairs=pairs,
-        notes=tuple(notes),
+        components=components, variance_explained=basis.cumulative, pattern_correlation=correlation,
+        ranks=ranks, variance=float(variance), shrinkage=shrinkage, pairs=pairs, notes=tuple(notes),
         **fields,
-    )
+    )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -61,13 +61,11 @@ def latent_statistics(latents: ArrayLike | Iterable[ArrayLike]) -> LatentStatist
     Raises:
         InputError: If there are no tokens, or batches differ in width or hold NaN or infinities.
     """
-    if not isinstance(latents, Iterable):
-        given = type(latents).__name__
-        raise InputError(f"latents are {given}; expected an array or an iterable of such batches")
     whole = hasattr(latents, "ndim")
     tokens = 0
     counts, sums = np.zeros(0, dtype=np.int64), np.zeros(0)
-    for number, batch in enumerate([cast(ArrayLike, latents)] if whole else latents):
+    batches: Any = [latents] if whole else latents
+    for number, batch in enumerate(batches):
         name = "latents" if whole else f"batch {number} of latents"
         matrix = as_matrix(batch, name, minimum_rows=0)
         width = matrix.shape[1]

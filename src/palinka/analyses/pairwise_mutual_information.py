@@ -11,6 +11,7 @@ from palinka.analyses.result import Array, Mask, Result, Table, as_matrix, scale
 from palinka.analyses.stats import joint_histogram
 from palinka.analyses.stats.compiled import threads
 from palinka.analyses.stats.joint_histogram import CONSTANT, DISORDERED, BinnedRows
+from palinka.analyses.stats.similarity import triangle
 from palinka.errors import InputError, progress
 
 PERCENTILES = (0, 1, 5, 25, 50, 75, 95, 99, 100)
@@ -47,20 +48,15 @@ class PairwiseMutualInformation(Result):
     def scalars(self) -> dict[str, float]:
         """The correlation, and the means over pairs."""
         names = ("mutual_information", "mutual_information_corrected", "covariance")
-        means = {f"mean_{name}": float(of_pairs(getattr(self, name)).mean()) for name in names}
+        means = {f"mean_{name}": float(triangle(getattr(self, name)).mean()) for name in names}
         return {"correlation": self.correlation, **means}
 
     def tables(self) -> dict[str, Table]:
         """The distributions over pairs, as percentiles."""
         percentiles: Table = {"percentile": PERCENTILES}
         for name in ("mutual_information", "mutual_information_corrected", "covariance", "samples"):
-            percentiles[name] = np.percentile(of_pairs(getattr(self, name)), PERCENTILES)
+            percentiles[name] = np.percentile(triangle(getattr(self, name)), PERCENTILES)
         return {"percentiles": percentiles}
-
-
-def of_pairs(matrix: NDArray[Any]) -> NDArray[Any]:
-    """The entries right of the diagonal, row by row: one for each pair."""
-    return np.asarray(matrix[np.triu_indices(len(matrix), k=1)])
 
 
 def correlation_over_pairs(first: Array, second: Array) -> float:
@@ -115,13 +111,10 @@ def pairwise_mutual_information(
     rows = joint_histogram.binned_rows(values, outlying_units(values, outlier_z), int(bins))
     information, corrected = _information(rows)
     samples, covariance = _samples_and_covariance(rows)
+    correlation = correlation_over_pairs(triangle(information), triangle(covariance))
+    notes = tuple(_notes(rows, samples))
     return PairwiseMutualInformation(
-        mutual_information=information,
-        covariance=covariance,
-        samples=samples,
-        mutual_information_corrected=corrected,
-        correlation=correlation_over_pairs(of_pairs(information), of_pairs(covariance)),
-        notes=tuple(_notes(rows, samples)),
+        information, covariance, samples, corrected, correlation, notes=notes
     )
 
 
@@ -200,15 +193,15 @@ def _notes(rows: BinnedRows, samples: Array) -> list[str]:
     """Items and pairs without information, and pairs that drop many units."""
     notes = []
     varying = np.ptp(rows.values, axis=1) > 0
-    if constant := int((~varying).sum()):
-        given = f"{constant} of {len(varying)} items have no variance"
+    if not varying.all():
+        given = f"{(~varying).sum()} of {len(varying)} items have no variance"
         notes.append(f"{given}: their pairs have no information")
-    uniform = of_pairs((rows.status_of_pairs() == CONSTANT) & varying & varying[:, None])
+    uniform = triangle((rows.status_of_pairs() == CONSTANT) & varying & varying[:, None])
     if uniform.any():
         given = f"{uniform.sum()} of {len(uniform)} pairs have an item that is constant"
         notes.append(f"{given} over the units kept: they have no information")
     units = rows.values.shape[1]
-    dropped = units - of_pairs(samples)
+    dropped = units - triangle(samples)
     many = dropped > NOTED_SHARE * units
     if many.any():
         notes.append(

@@ -26,7 +26,7 @@ class Encoder:
 
     Attributes:
         encode: Raw activations `(…, width)` to latents `(…, latents)`.
-        width: Width of the activations that it takes.
+        width: Width of those activations.
         site: The full name of the site it was trained on, where that is known.
         language_model: The identity of the model it was trained on, where that is known.
         bos: True if the contexts that it was trained on began with a BOS token.
@@ -51,17 +51,8 @@ class Encoder:
 class ActivationReader:
     """Reads stimuli through a language model, and through an autoencoder if there is one.
 
-    Args:
-        language_model: The model that reads.
-        encoder: Turns activations into latents; without it the units are neurons.
-        load: Gives the model when it is first needed; by default it is loaded.
-
-    Attributes:
-        units: Name of the columns: `units` of the model or `latents` of the autoencoder.
-        bos: True if a BOS token is read before each text.
-
-    Raises:
-        InputError: If the encoder was trained on another model.
+    `units` are the columns: `units` of the model or `latents` of the autoencoder; `bos` is true if
+    a BOS token is read before each text. `load` gives the model when it is first needed.
     """
 
     def __init__(
@@ -76,11 +67,10 @@ class ActivationReader:
         self.bos = encoder is not None and encoder.bos
         self._load = load or partial(LanguageModel.load, language_model)
         known = encoder.language_model if encoder else None
-        if known is not None and known != language_model.identity():
+        if known not in (None, language_model.identity()):
+            trained = f"the autoencoder was trained on the language model {known}"
             given = f"{language_model.name} is the model {language_model.identity()}"
-            raise InputError(
-                f"the autoencoder was trained on the language model {known}, and {given}; give that"
-            )
+            raise InputError(f"{trained}, and {given}; give that")
 
     @cached_property
     def model(self) -> LanguageModel:
@@ -88,36 +78,27 @@ class ActivationReader:
         return self._load()
 
     def sites(self, patterns: str | Sequence[str]) -> list[str]:
-        """Full names of the sites that match the patterns, in the model's order.
-
-        Raises:
-            InputError: If a pattern matches nothing, or the autoencoder belongs elsewhere.
-        """
+        """Full names of the sites that match the patterns; each must be the autoencoder's."""
         spec, known = self.language_model, list(self.language_model.sites.taps)
         found: dict[str, None] = {}
         for pattern in [patterns] if isinstance(patterns, str) else patterns:
-            if set(pattern) & set("*?["):
-                matching = fnmatch.filter(known, pattern)
-            else:
-                matching = [spec.sites.resolve(pattern)]
+            several = set(pattern) & set("*?[")
+            matching = fnmatch.filter(known, pattern) if several else [spec.sites.resolve(pattern)]
             if not matching:
                 some = f"{', '.join(known[:3])} … {known[-1]}"
                 raise InputError(f"no site of {spec.name} matches {pattern!r}; it has {some}")
             found.update(dict.fromkeys(matching))
-        if self.encoder is not None:
+        if (encoder := self.encoder) is not None:
             for site in found:
-                self._check_encoder(self.encoder, site)
+                if encoder.site not in (None, site):
+                    trained = f"the autoencoder was trained at {encoder.site}"
+                    advice = "analyze the former, or leave the autoencoder out"
+                    raise InputError(f"{trained}, and {site} is asked for; {advice}")
+                if (width := spec.sites.width(site)) != encoder.width:
+                    taken = f"the autoencoder takes activations of width {encoder.width}"
+                    there = f"{site} of {spec.name} is {width} wide"
+                    raise InputError(f"{taken}, and {there}; give the autoencoder of that site")
         return list(found)
-
-    def _check_encoder(self, encoder: Encoder, site: str) -> None:
-        if encoder.site not in (None, site):
-            trained = f"the autoencoder was trained at {encoder.site}, and {site} is asked for"
-            raise InputError(f"{trained}; analyze the former, or leave the autoencoder out")
-        spec, width = self.language_model, self.language_model.sites.width(site)
-        if width != encoder.width:
-            taken = f"the autoencoder takes activations of width {encoder.width}"
-            there = f"{site} of {spec.name} is {width} wide"
-            raise InputError(f"{taken}, and {there}; give the autoencoder of that site")
 
     def pooled(self, prepared: Prepared, sites: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """The vector of each item, `(items, units)`, at each site, read in one pass."""

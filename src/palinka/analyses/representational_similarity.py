@@ -1,6 +1,6 @@
 """Representational similarity analysis (RSA) of two sites."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -26,8 +26,8 @@ class RepresentationalSimilarity(Result):
         score: Similarity of the two matrices, by `compare`.
         group_scores: The same among the words of each group alone, `(groups,)`, in order of first
             appearance; NaN for groups of two words, empty without groups.
-        selectivity_x: Mean similarity within groups over mean similarity between groups, at the
-            first site; `None` without groups.
+        selectivity_x: Mean similarity within groups over that between groups, at the first site;
+            `None` without groups.
         selectivity_y: The same at the second.
         p_value: One-sided, by permuted words, as if the words were exchangeable: words of one
             stem, which are alike at both sites, are not. `None` without permutations.
@@ -64,15 +64,11 @@ class RepresentationalSimilarity(Result):
         """One row per group, where there are groups."""
         if self.membership is None:
             return {}
-        return {
-            "groups": {
-                "group": self.group_names,
-                "words": np.bincount(self.membership),
-                "score": self.group_scores,
-                "within_x": similarity.similarity_within(self.similarity_x, self.membership),
-                "within_y": similarity.similarity_within(self.similarity_y, self.membership),
-            }
-        }
+        groups: Table = {"group": self.group_names, "words": np.bincount(self.membership)}
+        groups["score"] = self.group_scores
+        for site, matrix in (("x", self.similarity_x), ("y", self.similarity_y)):
+            groups[f"within_{site}"] = similarity.similarity_within(matrix, self.membership)
+        return {"groups": groups}
 
 
 @takes("two sites")
@@ -109,8 +105,6 @@ def representational_similarity(
     if compare not in get_args(similarity.Comparison):
         known = ", ".join(map(repr, get_args(similarity.Comparison)))
         raise InputError(f"compare is {compare!r}; expected one of {known}")
-    if permutations < 0:
-        raise InputError(f"permutations is {permutations}; expected 0 or more")
     x, y = as_float64(x, "x", minimum_rows=3), as_float64(y, "y", minimum_rows=3)
     if len(x) != len(y):
         given = f"x has {len(x)} items and y has {len(y)}"
@@ -123,19 +117,17 @@ def representational_similarity(
         if zero := int((matrix.diagonal() == 0.0).sum()):
             notes.append(f"{zero} words are all zeros in {site}: their cosines are 0")
     notes += _score_notes(*matrices, score, "all words")
-
     strata = [np.arange(len(x))] if membership is None else similarity.members_of(membership)
     group_scores: list[float] = []
-    selectivity_x: float | None = None
-    selectivity_y: float | None = None
+    selectivity_x, selectivity_y = (
+        None if membership is None else similarity.selectivity_index(matrix, membership)
+        for matrix in matrices
+    )
     if membership is not None:
         for name, items in zip(names, strata, strict=True):
             of_x, of_y = (matrix[np.ix_(items, items)] for matrix in matrices)
             group_scores.append(similarity.compare_matrices(of_x, of_y, compare))
             notes += _score_notes(of_x, of_y, group_scores[-1], f"group {name!r}")
-        selectivity_x, selectivity_y = (
-            similarity.selectivity_index(matrix, membership) for matrix in matrices
-        )
         for site, matrix in zip("xy", matrices, strict=True):
             between = similarity.similarity_between(matrix, membership)
             if between.size == 0:
@@ -143,9 +135,8 @@ def representational_similarity(
             elif between.mean() <= 0.0:
                 given = f"groups have a mean similarity of {between.mean():.3g} with each other"
                 notes.append(f"{given} in {site}: its selectivity, a ratio, has no meaning")
-
     p_value, interval = None, None
-    if permutations > 0:
+    if permutations:
         shuffles, draws = np.random.default_rng(seed).spawn(2)
         p_value = float("nan")
         if np.isfinite(score):
@@ -163,25 +154,13 @@ def representational_similarity(
                 if left_out := len(resampled) - len(defined):
                     given = f"{left_out} of {len(resampled)} resamples of the words"
                     notes.append(f"{given} have no score")
-
     return RepresentationalSimilarity(
-        *matrices,
-        score,
-        np.array(group_scores, dtype=np.float64),
-        selectivity_x,
-        selectivity_y,
-        p_value,
-        interval,
-        compare,
-        names,
-        membership,
-        notes=tuple(notes),
-    )
+        *matrices, score, np.array(group_scores), selectivity_x, selectivity_y, p_value, interval,
+        compare, names, membership, notes=tuple(notes),
+    )  # fmt: skip
 
 
-def _grouped(
-    groups: Sequence[Any] | NDArray[Any], items: int
-) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+def _grouped(groups: Iterable[Any], items: int) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     """Names of the groups in order of first appearance, and the index of each item's group."""
     labels = [str(group) for group in groups]
     if len(labels) != items:

@@ -26,15 +26,11 @@ Analysis = TypeVar("Analysis", bound=Callable[..., "Result"])
 
 
 def takes(data: str) -> Callable[[Analysis], Analysis]:
-    """Declare the data of an analysis: it is called once for each site or pair of sites.
+    """Declare the data of an analysis, a key of `DATA_PARAMETERS`, which has its parameters.
 
-    Args:
-        data: `"two conditions"`: parameters `a` and `b`, the items of the first and the second,
-            `(items, units)`. `"two sites"`: `x` and `y`, the same items at both, and optionally
-            `groups`, the condition of each. `"each condition"`: `x`, one call per condition.
-            `"tokens of a passage"`: `latents`, `(tokens, units)`. `"categories of a passage"`:
-            one call per category with `latents`, `targets`, the mask of its tokens, `(tokens,)`,
-            and optionally `words` and `documents`, the token and text of each row, `(tokens,)`.
+    `a`, `b`, `x` and `y` are items, `(items, units)`, and `groups` has the condition of each.
+    `latents` are `(tokens, units)`, `targets` the mask of a category's tokens, `words` and
+    `documents` the token and text of each row. The last two and `groups` are given if wanted.
     """
     if data not in DATA_PARAMETERS:
         raise InputError(f"takes({data!r}): unknown data{did_you_mean(data, DATA_PARAMETERS)}")
@@ -74,17 +70,10 @@ class Result:
 
 
 def as_matrix(x: ArrayLike, name: str, minimum_rows: int = 1) -> NDArray[np.floating[Any]]:
-    """Take a matrix from NumPy or torch, on any device, in its own floating dtype.
+    """A matrix from NumPy or torch, on any device, in its own floating dtype.
 
-    Half-precision input comes out as float32, integers and booleans as float64.
-
-    Args:
-        x: `(rows, columns)`.
-        name: Its name in messages.
-        minimum_rows: Minimum number of rows.
-
-    Raises:
-        InputError: If it is not a matrix of that size, or holds NaN or infinities.
+    Half precision becomes float32, integers and booleans float64. NaN, infinities, fewer rows or
+    other than two dimensions are an `InputError` with the matrix's `name`.
     """
     if hasattr(x, "detach"):  # a torch tensor, of which NumPy cannot read every dtype
         tensor = x.detach().cpu()

@@ -3,7 +3,6 @@
 import importlib
 import inspect
 import os
-import pkgutil
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,7 +28,7 @@ from palinka.analyses.figures.text_heatmap import (
 )
 from palinka.analyses.findings import Findings, within_part
 from palinka.analyses.reader import ActivationReader
-from palinka.analyses.result import DATA_PARAMETERS, Array, Result
+from palinka.analyses.result import DATA_PARAMETERS, Result
 from palinka.analyses.stats.latents import choose_latents
 from palinka.analyses.stimuli import Prepared, load_stimuli
 from palinka.errors import (
@@ -104,11 +103,7 @@ def _check_nulls(entry: AnalysisEntry | HeatmapEntry) -> None:
 
 
 def run_analysis(entry: AnalysisEntry, reader: ActivationReader) -> Findings:
-    """Analyze an entry's stimuli on the reader's neurons or latents, and draw the results.
-
-    Raises:
-        InputError: If the entry, its stimuli and the model do not fit together.
-    """
+    """Analyze an entry's stimuli on the reader's neurons or latents, and draw the results."""
     # A configuration's paths are relative to its folder.
     analysis = find_analysis(entry.analysis, getattr(entry.stimuli, "cwd", None))
     check_options(entry.analysis, analysis, entry.options)
@@ -122,13 +117,10 @@ def run_analysis(entry: AnalysisEntry, reader: ActivationReader) -> Findings:
     calls = list(_calls(analysis.data, prepared, sites, reader))
     results: dict[str, Result] = {}
     figures: dict[str, Figure] = {}
-    means: dict[str, Array] = {}
     with style():
         for call in calls:
             data = {name: value for name, value in call.data.items() if name in parameters}
             result = results[call.part] = analysis.function(**data, **options)
-            if "x" in data:
-                means[call.part] = np.asarray(data["x"], dtype=np.float64).mean(axis=0)
             # Of many sites the one in the middle has figures of its own; the overview has all.
             if analysis.draw is None or call.site != sites[len(sites) // 2]:
                 continue
@@ -138,12 +130,16 @@ def run_analysis(entry: AnalysisEntry, reader: ActivationReader) -> Findings:
             for name, figure in analysis.draw(result, **context).items():
                 figures[within_part(call.part, name)] = figure
         if analysis.overview is not None and len(calls) > 1:
+            x = {call.part: call.data["x"] for call in calls if "x" in call.data}
+            means = {part: items.mean(axis=0, dtype=np.float64) for part, items in x.items()}
             context = {"means": means, "units": reader.units, **calls[0].context}
             figures |= analysis.overview(results, **context)
         for figure in figures.values():
             plain_text(figure)
         heatmaps, pages = _draw_heatmaps(entry, calls, results, prepared, reader)
     spec, drawn = reader.language_model, asdict(entry.heatmaps) if entry.heatmaps else {}
+    if drawn.get("text"):
+        drawn["text"] = str(drawn["text"])
     settings = {
         "analysis": entry.analysis,
         "language_model": spec.name,
@@ -157,7 +153,7 @@ def run_analysis(entry: AnalysisEntry, reader: ActivationReader) -> Findings:
         "stimuli": str(entry.stimuli),
         "stimuli_hash": stimuli.hash,
         "options": options,
-        "heatmaps": drawn | ({"text": str(drawn["text"])} if drawn.get("text") else {}),
+        "heatmaps": drawn,
     }
     return Findings(entry.name, results, figures | heatmaps, pages, settings, prepared.summary())
 
@@ -172,13 +168,10 @@ class Analysis(NamedTuple):
 
 
 def find_analysis(name: str, folder: str | None = None) -> Analysis:
-    """Find an analysis by its name, or in a file.
+    """Find a module of `palinka.analyses`, or `FILE.py:FUNCTION`, first in the folder.
 
-    Args:
-        name: A module of `palinka.analyses`, or `FILE.py:FUNCTION`. Its figures come from the
-            functions `NAME` and `overview` of the module in `palinka.analyses.figures`; those of
-            a file from its functions `FUNCTION_figures` and `FUNCTION_overview`, if there.
-        folder: Folder in which the file is looked for before the working folder.
+    Figures come from the functions `NAME` and `overview` of the module in
+    `palinka.analyses.figures`, or from `FUNCTION_figures` and `FUNCTION_overview` of the file.
     """
     if ".py:" in name:
         beside = Path(folder or "")
@@ -189,11 +182,9 @@ def find_analysis(name: str, folder: str | None = None) -> Analysis:
         figures = sys.modules[function.__module__]
         draw, overview = f"{function.__name__}_figures", f"{function.__name__}_overview"
     else:
-        analyses, drawn = (
-            {module.name for module in pkgutil.iter_modules(importlib.import_module(each).__path__)}
-            for each in ("palinka.analyses", "palinka.analyses.figures")
-        )
-        if name not in (known := sorted(analyses & drawn)):
+        modules = Path(__file__).parent
+        drawn = {file.stem for file in modules.glob("figures/[!_]*.py")}
+        if name not in (known := drawn & {file.stem for file in modules.glob("*.py")}):
             hint = did_you_mean(name, known)
             raise InputError(f"{name!r} is not an analysis{hint} (or give FILE.py:FUNCTION)")
         function = getattr(importlib.import_module(f"palinka.analyses.{name}"), name)
@@ -206,13 +197,13 @@ def find_analysis(name: str, folder: str | None = None) -> Analysis:
 def check_options(name: str, analysis: Analysis, options: Mapping[str, Any]) -> None:
     """Check options against the hints of an analysis, before anything is read for it."""
     parameters = inspect.signature(analysis.function).parameters
-    known = [each for each in parameters if each not in DATA_PARAMETERS[analysis.data]]
+    known = parameters.keys() - set(DATA_PARAMETERS[analysis.data])
     hints = get_type_hints(analysis.function)
     for option, value in options.items():
         if option not in known:
             raise InputError(f"{name} has no option {option!r}{did_you_mean(option, known)}")
         expected = type_mismatch(value, hints.get(option, Any))
-        if expected is None and option == "seed" and value < 0:
+        if expected is None and option in ("seed", "permutations") and value < 0:
             expected = "at least 0"
         if expected is not None:
             raise InputError(f"{name}: the option {option} is {value!r}; expected {expected}")
@@ -235,27 +226,25 @@ def _calls(
     if data in ("tokens of a passage", "categories of a passage"):
         if any(prepared.pool):
             raise InputError("this analysis goes over all tokens of a text; give a passage")
+        of_tokens: dict[str, Any] = {"words": np.concatenate(prepared.tokens)}
         lengths = [len(text) for text in prepared.tokens]
-        words = np.concatenate(prepared.tokens)
-        documents = np.repeat(np.arange(len(lengths)), lengths)
+        of_tokens["documents"] = np.repeat(np.arange(len(lengths)), lengths)
         context: dict[str, Any] = {"tokens": list(chain(*prepared.display))}
         for site in sites:
             latents = np.concatenate(list(reader.every_token(prepared.tokens, site)))
             if data == "tokens of a passage":
                 yield _Call(site if several else "", site, {"latents": latents}, context)
                 continue
-            of_tokens = {"latents": latents, "words": words, "documents": documents}
             for category, mask in prepared.targets.items():
-                part = f"{site}/{category}" if several else category
-                yield _Call(part, site, {"targets": np.asarray(mask), **of_tokens}, context)
+                every = {"latents": latents, "targets": np.asarray(mask), **of_tokens}
+                yield _Call(within_part(site if several else "", category), site, every, context)
         return
     if not any(prepared.pool):
         kinds = "contrast, words, carrier or occurrences"
         raise InputError(f"this analysis compares items; give {kinds} stimuli")
-    labels = [escape_control_chars(label) for label in prepared.labels]
-    members: dict[str, list[int]] = {}
-    for item, condition in enumerate(prepared.conditions):
-        members.setdefault(condition, []).append(item)
+    labels = np.array([escape_control_chars(label) for label in prepared.labels])
+    of_item = np.array(prepared.conditions)
+    members = {name: of_item == name for name in dict.fromkeys(prepared.conditions)}
     compared = {"two conditions": list(members), "two sites": sites}.get(data)
     if compared is not None and len(compared) != 2:
         given = ", ".join(compared)
@@ -265,16 +254,16 @@ def _calls(
         pair: dict[str, Any] = {"x": vectors[sites[0]], "y": vectors[sites[1]]}
         if len(members) > 1:
             pair["groups"] = list(prepared.conditions)
-        yield _Call("", sites[1], pair, {"items": labels, "sites": tuple(sites)})
+        yield _Call("", sites[1], pair, {"items": labels.tolist(), "sites": tuple(sites)})
         return
     for site in sites:
         if data == "two conditions":
             a, b = (vectors[site][items] for items in members.values())
-            context = {"items": labels, "conditions": tuple(members)}
+            context = {"items": labels.tolist(), "conditions": tuple(members)}
             yield _Call(site if several else "", site, {"a": a, "b": b}, context)
             continue
         for condition, items in members.items():
-            context = {"items": [labels[item] for item in items]}
+            context = {"items": labels[items].tolist()}
             yield _Call(f"{site}/{condition}", site, {"x": vectors[site][items]}, context)
 
 
@@ -302,11 +291,10 @@ def _draw_heatmaps(
         raise InputError(f"heatmaps are drawn over a passage, and {given}; set heatmaps.text")
     ids = list(chain(*text.tokens))
     tokens = token_bytes(reader.model.tokenizer, ids)
-    by_site: dict[str, NDArray[np.float32]] = {}
+    sites = dict.fromkeys(call.site for call in calls)
+    acts = {site: np.concatenate(list(reader.every_token(text.tokens, site))) for site in sites}
     for call in calls:
-        if call.site not in by_site:
-            by_site[call.site] = np.concatenate(list(reader.every_token(text.tokens, call.site)))
-        heatmaps = _heatmaps(wanted, results[call.part], by_site[call.site], reader.units)
+        heatmaps = _heatmaps(wanted, results[call.part], acts[call.site], reader.units)
         name, title = within_part(call.part, "heatmaps"), f"{entry.name} {call.part}".strip()
         figures[name] = text_heatmap(tokens, heatmaps)
         figures[name].set_label(_CAPTION)
@@ -326,9 +314,9 @@ def _heatmaps(
     if wanted.by not in per_unit:
         known = ", ".join(per_unit) or "none: this analysis has no value per unit"
         raise InputError(f"heatmaps cannot rank units by {wanted.by!r}; expected one of {known}")
-    criterion = per_unit[wanted.by]
-    default = LATENT_EXPONENT if units == "latents" else UNIT_EXPONENT
-    exponent = default if wanted.exponent is None else wanted.exponent
+    criterion, exponent = per_unit[wanted.by], wanted.exponent
+    if exponent is None:
+        exponent = LATENT_EXPONENT if units == "latents" else UNIT_EXPONENT
 
     def heatmap(unit: int, ranked: str = "", color: str = POSITIVE) -> Heatmap:
         caption = f"{units.removesuffix('s')} {unit}, {wanted.by} {criterion[unit]:.4g}{ranked}"

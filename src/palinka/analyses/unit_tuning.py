@@ -94,8 +94,7 @@ def unit_tuning(
     Args:
         a: Activations under the first condition, `(items, units)`.
         b: Those under the second; the same items in the same order if `test` is `"paired"`.
-        test: `"paired"` (one-sample t of the differences), or `"welch"` (unequal variances) for
-            lists that are not aligned.
+        test: `"paired"` (t of the differences), or `"welch"` (unequal variances) for other lists.
         correction: `"bonferroni"`, `"holm"` and `"max_t"` hold the chance of any false positive
             to `alpha`, `"benjamini_hochberg"` the expected share of false ones among the
             positives. `"max_t"` compares with the largest |t| over all units under random
@@ -107,7 +106,7 @@ def unit_tuning(
 
     Raises:
         InputError: If a condition has fewer than three items, numbers of units (or of paired
-            items) differ, a matrix holds NaN or infinities, or an option is not one of the above.
+            items) differ, or values are not finite.
 
     Source:
         Student (1908); Welch (1947); Hedges (1981); Lakens (2013) for g of paired differences.
@@ -130,31 +129,25 @@ def unit_tuning(
     samples = [second - first] if paired else [-first, second]
     difference, error, freedom, effect_size = _moments(samples)
     # A spread no larger than the rounding of the activations themselves is none.
-    constant = error <= 10.0 * np.finfo(np.float64).eps * largest / np.sqrt(len(first))
-    varies = ~constant
-
-    t = np.divide(difference, error, out=np.zeros(len(error)), where=varies)
+    varies = error > 10.0 * np.finfo(np.float64).eps * largest / np.sqrt(len(first))
+    t = np.where(varies, _quotient(difference, error), 0.0)
     p = np.where(varies, 2.0 * stdtr(freedom, -np.abs(t)), 1.0)
-    if correction == "max_t":
-        p_adjusted = np.ones(len(p))
-        if varies.any():
-            varying = [sample[:, varies] for sample in samples]
-            p_adjusted[varies] = max_t(t[varies], varying, permutations, seed)
-    else:
-        p_adjusted = _adjusted(p, correction)
+    p_adjusted = np.ones(len(p)) if correction == "max_t" else _adjusted(p, correction)
+    if correction == "max_t" and varies.any():
+        varying = [sample[:, varies] for sample in samples]
+        p_adjusted[varies] = max_t(t[varies], varying, permutations, seed)
     # The reference rule is strict.
     significant = p < alpha / len(p) if correction == "bonferroni" else p_adjusted <= alpha
-
     notes = []
-    if constant.any():
+    if not varies.all():
         spread = "in their differences" if paired else "within the conditions"
-        notes.append(f"{constant.sum()} of {len(p)} units have no variance {spread}: t = 0, p = 1")
+        notes.append(f"{(~varies).sum()} of {len(p)} units have no variance {spread}: t = 0, p = 1")
     if not paired and correction != "max_t" and fewest < FEW_ITEMS_WELCH:
         notes.append(
             f"a condition has {fewest} items: Welch's smallest p-values are approximate, and with "
             f"hundreds of units false positives can be twice as frequent as {alpha:g}"
         )
-    effect_size[constant] = 0.0
+    effect_size[~varies] = 0.0
     return UnitTuning(t, p, p_adjusted, significant & varies, effect_size, notes=tuple(notes))
 
 

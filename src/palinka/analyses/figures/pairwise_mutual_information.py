@@ -20,8 +20,8 @@ from palinka.analyses.pairwise_mutual_information import (
     ROUNDING,
     PairwiseMutualInformation,
     correlation_over_pairs,
-    of_pairs,
 )
+from palinka.analyses.stats.similarity import triangle
 
 MEASURES = ("mutual information (bits)", "covariance (squared activation)")
 TOGETHER = "together"
@@ -85,7 +85,7 @@ def overview(
     found: dict[str, ByCondition] = {}
     for site, of_site in _by_site_and_condition(results, conditions).items():
         found[site] = {
-            condition: (of_pairs(result.mutual_information), of_pairs(result.covariance))
+            condition: (triangle(result.mutual_information), triangle(result.covariance))
             for condition, result in of_site.items()
         }
         if len(of_site) > 1:
@@ -135,8 +135,8 @@ def _bin_edges(low: float, high: float, threshold: float | None = None) -> Array
 
 def _matrices(result: PairwiseMutualInformation) -> Figure:
     figure, panels = style.new_figure(8.4, 6.0, nrows=2, ncols=2, height_ratios=(2.2, 1.0))
-    information, covariance = of_pairs(result.mutual_information), of_pairs(result.covariance)
-    corrected, samples = of_pairs(result.mutual_information_corrected), of_pairs(result.samples)
+    information, covariance = triangle(result.mutual_information), triangle(result.covariance)
+    corrected, samples = triangle(result.mutual_information_corrected), triangle(result.samples)
     _draw_pairs(panels[0, 0], result.mutual_information, MEASURES[0])
     _draw_pairs(panels[0, 1], result.covariance, MEASURES[1])
     panels[0, 0].set_title(f"{len(information):,} pairs of {len(result.covariance):,} items")
@@ -160,7 +160,7 @@ def _matrices(result: PairwiseMutualInformation) -> Figure:
 
 
 def _draw_pairs(axes: Axes, matrix: Array, label: str) -> None:
-    pairs = of_pairs(matrix)
+    pairs = triangle(matrix)
     low, high = np.percentile(pairs, IN_COLOR)
     signed = low < 0 < high
     if signed:
@@ -182,7 +182,7 @@ def _draw_pairs(axes: Axes, matrix: Array, label: str) -> None:
 
 def _comparison(result: PairwiseMutualInformation) -> Figure:
     figure, axes = style.new_figure(5.2, 4.0)
-    information, covariance = of_pairs(result.mutual_information), of_pairs(result.covariance)
+    information, covariance = triangle(result.mutual_information), triangle(result.covariance)
     style.draw_points(axes, information, covariance)
     style.mark(axes, y=0.0)
     if axes.collections:

@@ -5,14 +5,15 @@ import os
 import re
 import sys
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType, NoneType, UnionType
-from typing import Any, BinaryIO, Literal, TextIO, TypeVar, Union, get_args, get_origin
+from typing import Any, BinaryIO, Literal, TextIO, TypeVar, Union, cast, get_args, get_origin
 
 T = TypeVar("T")
+Loop = TypeVar("Loop", bound=Callable[..., Any])
 
 MAX_MESSAGE = 20_000
 _JOINERS = "\u200c\u200d"  # zero-width, in Persian words and families of emoji
@@ -203,3 +204,20 @@ def _choices(hint: Any) -> list[Any]:
         return list(get_args(hint))
     kind = origin or hint
     return [kind if isinstance(kind, type) else object]
+
+
+def compiled_with(**options: Any) -> Callable[[Loop], Loop]:
+    """Compile a loop, with options of `numba.njit`, when it is first called with each type.
+
+    The machine code is cached beside the source, or else in the user's cache directory, or in
+    `NUMBA_CACHE_DIR`. Loops release the interpreter lock.
+    """
+    from numba import njit
+
+    def compile_loop(loop: Loop) -> Loop:
+        try:
+            return cast("Loop", njit(cache=True, nogil=True, **options)(loop))
+        except RuntimeError:  # numba found no directory that it may write to
+            return cast("Loop", njit(nogil=True, **options)(loop))
+
+    return compile_loop

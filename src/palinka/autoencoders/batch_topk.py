@@ -16,12 +16,10 @@ RATE = 0.01
 class BatchTopKAutoencoder(TopKAutoencoder):
     """Keep the `k · rows` largest of `ReLU(W_enc (x - b_dec) + b_enc)` over a batch of rows.
 
-    A row may keep more than k, and another fewer. `encode` does so in `train()` mode, ties with
-    the smallest kept value included. In `eval()` mode a latent is kept if it exceeds `threshold`,
-    whatever the other rows are.
-
-    Training moves `threshold` by a hundredth of the way towards the smallest value that each
-    batch keeps; it begins with that of the first, and is 0 before.
+    `encode` does so in `train()` mode, ties with the smallest kept value included. In `eval()` mode
+    a latent is kept if it exceeds `threshold`, whatever the other rows are. Training moves that by
+    a hundredth of the way towards the smallest value that each batch keeps; it begins with that of
+    the first, and is 0 before.
 
     Args:
         k: Mean number of latents per row; default `input_dim // 2`.

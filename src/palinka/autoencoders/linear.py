@@ -71,8 +71,8 @@ class LinearAutoencoder(Autoencoder):
 class UntiedAutoencoder(LinearAutoencoder):
     """A linear encoder, and a decoder with weights and a bias of its own.
 
-    At the start the encoder's rows are random directions, uniform on the sphere, the decoder is a
-    copy of it (for a transcoder, drawn independently in the same way), and all biases are zero.
+    The encoder's rows begin as random directions, uniform on the sphere, the decoder as a copy of
+    it (for a transcoder, drawn independently in the same way), and all biases as zero.
 
     Args:
         subtract_decoder_bias: Subtract the decoder's bias before encoding; a transcoder never

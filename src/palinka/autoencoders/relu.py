@@ -14,8 +14,7 @@ class ReLUAutoencoder(UntiedAutoencoder):
     norm free and do not subtract the decoder's bias; Bricken et al. hold the norm at 1 and do.
 
     Args:
-        unit_norm: Give every latent's direction norm 1, at the start and throughout training; it
-            begins at 0.1 otherwise.
+        unit_norm: Give every latent's direction norm 1 throughout; it begins at 0.1 otherwise.
 
     Source:
         Bricken et al. (2023), Towards monosemanticity; Conerly et al. (2024), Update on how we

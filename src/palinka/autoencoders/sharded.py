@@ -78,10 +78,7 @@ class ShardedAutoencoder:
 
     @torch.no_grad()
     def average_gradients(self) -> None:
-        """Average gradients over the processes with other rows, after each backward pass.
-
-        What has been averaged before stays what it is, so that gradients may accumulate.
-        """
+        """Average gradients over the processes with other rows, after each backward pass."""
         if self.sharding.rows is None:
             return
         for parameter in self.autoencoder.parameters():

@@ -17,7 +17,7 @@ TOLERANCE, MAX_STEPS = 1e-6, 500
 def geometric_median(rows: Tensor) -> Tensor:
     """Find the geometric median of rows `(rows, width)`, to 1e-6 of their mean distance.
 
-    Unlike the mean it is not drawn to a few rows of enormous norm. In float32 or better.
+    Unlike the mean it is not drawn to a few enormous rows. In float32 or better.
 
     Source:
         Weiszfeld (1937); Vardi & Zhang (2000), for steps from a point that is itself a row.

@@ -29,8 +29,7 @@ def disable_malloc_trim() -> bool:
     """Keep freed memory in the process; return whether the allocator is glibc's and accepted.
 
     By default glibc returns every tensor of tens of megabytes to the system when it is freed. The
-    first write to each page of the next one then faults, at every step: on a virtual machine that
-    can take longer than the computation.
+    first write to each page of the next one then faults, which can take longer than the step.
     """
     library = ctypes.CDLL(None)
     if not hasattr(library, "gnu_get_libc_version"):
@@ -108,8 +107,7 @@ def try_precisions() -> dict[str, float]:
 def slowdown(dtype: torch.dtype) -> float:
     """Time of products in a dtype on the CPU, as a multiple of float32's, by a short trial.
 
-    Processors without products of 16-bit numbers, such as those with AVX2 alone, compute them one
-    by one: there it is 10 to 100, where with AVX512_BF16 or AMX it is below 1.
+    Below 1 with AVX512_BF16 or AMX; 10 to 100 without products of 16-bit numbers, as in AVX2.
     """
     times = []
     for kind in (torch.float32, dtype):

@@ -170,9 +170,8 @@ class LanguageModel:
     def read_contexts(self, ids: Tensor, sites: Sequence[str]) -> dict[str, Tensor]:
         """Read activations of full contexts of ids, `(contexts, tokens)`, without a copy.
 
-        Returns:
-            The tensors that the model computed, `(contexts, tokens, width)`, under the names of
-            the sites as given; views of larger ones where a site is part of a fused projection.
+        They are the tensors that the model computed, `(contexts, tokens, width)`, or views of
+        larger ones where a site is part of a fused projection.
         """
         self._checked(Tokens(ids, torch.ones_like(ids)))
         return self._read(ids.to(self.device, non_blocking=True), sites)
@@ -245,9 +244,8 @@ class LanguageModel:
     def generate(self, texts: Texts, **options: Any) -> Any:
         """Continue texts with `generate` of transformers and its options.
 
-        Returns:
-            The return value of `generate`: ids, `(texts, tokens)`, where shorter texts are padded
-            on the left, so that all end where their continuation begins.
+        To ids, `(texts, tokens)`, where shorter texts are padded on the left, so that all end where
+        their continuation begins.
         """
         tokens = self._tokens(texts)
         # Column j of a row that is n short is its token j - n; the padding goes to the front.
@@ -268,7 +266,7 @@ class LanguageModel:
         return Tokens(tokens.ids.to(self.device), tokens.mask.to(self.device))
 
     def _checked(self, tokens: Tokens) -> Tokens:
-        """Raise an InputError if the model cannot read the tokens."""
+        """Reject tokens that the model cannot read."""
         low, high = int(tokens.ids.min()), int(tokens.ids.max())
         last = int(self.model.config.vocab_size) - 1
         if low < 0 or high > last:

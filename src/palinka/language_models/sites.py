@@ -128,10 +128,9 @@ class _EverythingRead(Exception):  # noqa: N818 - ends the forward pass, not an 
 def reading(
     model: nn.Module, taps: Mapping[str, Tap], stop: bool = True
 ) -> Iterator[dict[str, Tensor]]:
-    """Collect tensors by name while the model runs in the body of the `with`.
+    """Collect tensors, or views, by name while the model runs in the body of the `with`.
 
-    They are the very tensors that the model computes, or views of them. With `stop` the pass ends
-    with the last of them.
+    With `stop` the pass ends with the last of them.
     """
     found: dict[str, Tensor] = {}
 
@@ -242,10 +241,7 @@ class Sites:
 
 
 def find_sites(config: "PretrainedConfig") -> Sites:
-    """Find the sites of the model that a configuration describes, without its weights.
-
-    The model is built out of tensors that have a shape and no content, and runs once.
-    """
+    """Find the sites of a model by running it once with tensors that have no content."""
     from torch._subclasses import FakeTensorMode
     from transformers import AutoModelForCausalLM
 

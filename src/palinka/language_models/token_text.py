@@ -14,8 +14,7 @@ def tokenize(
 ) -> "BatchEncoding":
     """Tokenize texts without special tokens, whose names in a text are plain text.
 
-    Returns:
-        `input_ids` of each text, and with `offsets` `offset_mapping`, each token's place in it.
+    To `input_ids` of each text, and with `offsets` `offset_mapping`, each token's place in it.
     """
     encoded: BatchEncoding = tokenizer(
         list(texts),

@@ -8,10 +8,10 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from palinka.analyses.stats import covariance
-from palinka.analyses.stats.compiled import compiled_with, threads
+from palinka.analyses.stats.compiled import threads
 from palinka.analyses.stats.covariance import Shrinkage, shrinkage_intensity, shrunk
 from palinka.analyses.stats.permutation import chunks
-from palinka.errors import InputError, progress
+from palinka.errors import InputError, compiled_with, progress
 
 Array = NDArray[np.float64]
 

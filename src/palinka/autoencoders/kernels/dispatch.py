@@ -6,11 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.util import find_spec
 from itertools import pairwise
-from typing import Any, TypeVar, cast
 
 import torch
-from numba import njit
 from torch import Tensor, nn
+
+from palinka.errors import Loop, compiled_with
 
 # Largest share of kept latents for which gathering rows beats multiplying matrices, and least
 # number of values for which either matters; measured in `docs/performance.md`.
@@ -70,28 +70,16 @@ def _has_triton(device: int) -> bool:
     )
 
 
-Loop = TypeVar("Loop", bound=Callable[..., object])
-
-
 def compiled(*, sums: bool = False, inline: bool = False) -> Callable[[Loop], Loop]:
     """Compile a loop when it is first called with each type of arguments.
 
-    The machine code is cached beside the source, or else in the user's cache directory, or in
-    `NUMBA_CACHE_DIR`. Loops release the interpreter lock. `sums` may be reordered, so that they
-    can be vectorized; NaN and infinity propagate as without it. `inline` is for a callee, which,
-    read from the cache, may be rounded otherwise than one compiled with its caller.
+    `sums` may be reordered, so that they can be vectorized; NaN and infinity propagate as without
+    it. `inline` is for a callee, which, read from the cache, may be rounded otherwise than one
+    compiled with its caller.
     """
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-    options["fastmath"] = {"reassoc", "contract", "nsz"} if sums else False
-    options["inline"] = "always" if inline else "never"
-
-    def compile_it(loop: Loop) -> Loop:
-        try:
-            return cast("Loop", njit(cache=True, **options)(loop))
-        except RuntimeError:  # numba found no directory that it may write to
-            return cast("Loop", njit(**options)(loop))
-
-    return compile_it
+    fastmath = {"reassoc", "contract", "nsz"} if sums else False
+    inlined = "always" if inline else "never"
+    return compiled_with(error_model="numpy", fastmath=fastmath, inline=inlined)
 
 
 def in_parallel(loop: Callable[..., object], count: int, *arguments: object) -> None:

@@ -54,11 +54,24 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     return tmp_path
 
 
-Refused = Callable[..., str]
+@pytest.fixture(scope="session")
+def run_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Runs commands in a new folder with a cache of its own; gives the folder."""
+    from palinka.__main__ import main
+
+    def run(*lines: list[str]) -> Path:
+        folder = tmp_path_factory.mktemp("run")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PALINKA_CACHE", str(folder / "cache"))
+            patch.chdir(folder)
+            assert [main(line) for line in lines] == [0] * len(lines)
+        return folder
+
+    return run
 
 
 @pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Runs a command that is refused; gives the one line that says so."""
     from palinka.__main__ import main
 
@@ -97,27 +110,18 @@ class Commands:
     """Runs commands of palinka in processes of their own, which begin with everything imported."""
 
     def __init__(self, cache: Path) -> None:
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["palinka.cli.fit"])
-        self._cache = str(cache)
+        self.context, self.cache = multiprocessing.get_context("forkserver"), str(cache)
+        self.context.set_forkserver_preload(["palinka.cli.fit"])
 
     def start(self, folder: Path, arguments: list[str], **environment: str) -> Any:
         """Start a command; its output goes to `output.txt` of the folder."""
         from processes import run_command
 
         folder.mkdir(exist_ok=True)
-        given = (str(folder), arguments, {"PALINKA_CACHE": self._cache, **environment})
-        process = self._context.Process(target=run_command, args=given)
+        given = (str(folder), arguments, {"PALINKA_CACHE": self.cache, **environment})
+        process = self.context.Process(target=run_command, args=given)
         process.start()
         return process
-
-    def start_on(self, devices: int, folder: Path, arguments: list[str], **more: str) -> list[Any]:
-        """Start a command on several devices, a process each."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            more |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-        ranks = map(str, range(devices))
-        return [self.start(folder, arguments, LOCAL_RANK=rank, **more) for rank in ranks]
 
     def run(self, folder: Path, arguments: list[str], killed_after: float | None = None) -> int:
         """Run a command, kill it so many seconds after its log folder is there; its exit status."""
@@ -130,8 +134,12 @@ class Commands:
         return self.ended(process)[0]
 
     def run_on(self, devices: int, folder: Path, arguments: list[str]) -> list[int]:
-        """Run a command on several devices, and return the exit statuses of their processes."""
-        return self.ended(*self.start_on(devices, folder, arguments))
+        """Run a command on several devices, a process each; their exit statuses."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            main = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+        ranks = map(str, range(devices))
+        return self.ended(*[self.start(folder, arguments, LOCAL_RANK=n, **main) for n in ranks])
 
     def ended(self, *processes: Any) -> list[int]:
         """Wait for processes; their exit statuses, negative for the signal that ended one."""
@@ -175,14 +183,9 @@ def piece_tokenizer() -> "PreTrainedTokenizerBase":
     pieces = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *"abcdehimorsw."]
     merges = [("h", "i"), ("hi", "m"), ("▁", "him"), ("▁", "a")]
     pieces += ["".join(merge) for merge in merges]
-    tokenizer = Tokenizer(
-        models.BPE(
-            {piece: index for index, piece in enumerate(pieces)},
-            merges,
-            unk_token="<unk>",
-            byte_fallback=True,
-        )
-    )
+    vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    model = models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True)
+    tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
     )

@@ -28,10 +28,7 @@ def run_command(folder: str, line: list[str], environment: dict[str, str]) -> No
 
 
 class Stops(Callback):
-    """Ends the run `by` a signal or an exception, in the step after `after_steps`.
-
-    On several devices each of the `ranks` is told to.
-    """
+    """Ends the run `by` a signal or an exception on some ranks, in the step after `after_steps`."""
 
     def __init__(
         self, by: str, after_steps: int, in_validation: bool = False, ranks: Sequence[int] = (0,)

@@ -1,5 +1,6 @@
 """What answers a mistake in each command."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,16 +13,19 @@ import pytest
         ("cache", "there is no command 'cache'; did you mean 'cache list'?"),
         ("cache list --cachedir=x", "did you mean 'cache_dir'?"),
         ("cache remove", "no cache named; give keys"),
-        ("cache remove a --ye", "did you mean 'yes'?"),
         ("cache list --cache_dir=$NOWHERE_AT_ALL", "NOWHERE_AT_ALL is not set"),
         ("doctor twice", "unrecognized arguments: twice"),
-        ("atlas sevre", "sevre"),
         ("completion bsh", "did you mean 'bash'?"),
         ("import", "import needs where; see"),
         ("export", "export needs --ckpt_path, --format, --output; see"),
         ("export --ckpt_path=a --output=b --format=saelen", "did you mean 'saelens'?"),
-        ("export --ckpt_path=no.ckpt --output=b --format=saelens", "no checkpoint no.ckpt"),
         ("analyze", "analyze needs --analyses; see"),
+        ("analyze --analyses=[]", "at least one"),
+        (
+            'analyze --analyses=[{"name":"a","analyse":"x","stimuli":"x.yaml"}]',
+            "Option 'analyse' is not",
+        ),
+        ("import taken", "taken holds no files"),
     ],
 )
 @pytest.mark.usefixtures("workspace")
@@ -29,4 +33,6 @@ def test_a_mistake_is_answered_in_one_line(
     line: str, answer: str, refused: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PALINKA_CACHE", ".")
+    Path("taken").mkdir()
+    Path("x.yaml").touch()
     assert answer in refused(*line.split())

@@ -13,14 +13,11 @@ EXPECTED = {
     "ca": "cache",
     "cache re": "remove",
     "cache remove --inc": "--incomplete",
-    "completion z": "zsh",
-    "fit --data.dt": "--data.dtype",
     "fit --data.dtype bf": "bfloat16",
     "fit --data.center t": "true",
     "fit --data.seed 3 --model.autoencoder KS": "KSparseAutoencoder",
     "fit --model.autoencoder.latent": "--model.autoencoder.latent_dim",
     "atlas s": "serve",
-    "atlas serve --po": "--port",
     "doctor --qu": "--quiet",
 }
 

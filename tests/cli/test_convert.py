@@ -9,7 +9,6 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from safetensors.torch import load_file
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from palinka.__main__ import main
@@ -26,14 +25,8 @@ FIT = Path("lightning_logs/version_0/checkpoints/last.ckpt")
 
 
 @pytest.fixture(scope="module")
-def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fit's folder, and the cache that it has filled."""
-    folder = tmp_path_factory.mktemp("fitted")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PALINKA_CACHE", str(folder / "cache"))
-        patch.chdir(folder)
-        assert main(["fit", *DATA, *SMALL]) == 0
-    return folder
+def fitted(run_once: Any) -> Any:
+    return run_once(["fit", *DATA, *SMALL])
 
 
 @pytest.fixture
@@ -69,21 +62,6 @@ def test_there_and_back(library: str, inner: str, in_fitted: Path) -> None:
     assert str(in_fitted) not in card
 
 
-@pytest.mark.slow
-def test_what_was_imported_is_measured_as_before(
-    in_fitted: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def fvu(checkpoint: str) -> str:
-        capsys.readouterr()
-        assert main(["validate", "--ckpt_path", checkpoint, *DATA]) == 0
-        lines = capsys.readouterr().out.splitlines()
-        return next(line for line in lines if "fraction of variance unexplained" in line)
-
-    assert export("saelens") == 0
-    assert main(["import", "out"]) == 0
-    assert fvu("out.ckpt") == fvu(str(FIT))
-
-
 def test_saelens_gets_its_names_of_model_and_site(in_fitted: Path) -> None:
     assert export("saelens") == 0
     metadata = json.loads(Path("out/cfg.json").read_text())["metadata"]
@@ -100,7 +78,6 @@ def test_saelens_gets_its_names_of_model_and_site(in_fitted: Path) -> None:
 def test_refusals(in_fitted: Path, refused: Any) -> None:
     Path("taken").mkdir()
     Path("taken/file").write_text("")
-    Path("empty").mkdir()
     assert export("palinka") == 0
     assert main(["import", "out"]) == 0
     before = sorted(in_fitted.rglob("*"))
@@ -110,7 +87,6 @@ def test_refusals(in_fitted: Path, refused: Any) -> None:
         (f"{exporting}taken/file/x", "cannot write taken/file/x"),
         (f"{exporting}new --license=a&b", "'a&b' is not an identifier"),
         ("import nowhere", "no folder nowhere"),
-        ("import empty", "empty holds no files"),
         (f"import out --output={FIT}", "already exists"),
         (f"import out --output={FIT}/x.ckpt", "cannot be written"),
         ("import out --output=x.ckpt --revision=main", "only the hub has revisions"),
@@ -124,18 +100,14 @@ def test_refusals(in_fitted: Path, refused: Any) -> None:
     assert sorted(in_fitted.rglob("*")) == before
 
 
-def measured(module: SparseAutoencoderModule, checkpoint: str | Path, x: Tensor) -> Any:
-    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
-    rows = DataLoader(x, batch_size=16)
-    return trainer.validate(module, rows, checkpoint, verbose=False, weights_only=True)[0]
-
-
 def test_a_trainer_measures_what_was_imported(in_fitted: Path) -> None:
     assert export("saelens") == 0
     assert main(["import", "out"]) == 0
     module = SparseAutoencoderModule.load_from_checkpoint(FIT)
-    x = module.scaling.inverse(torch.randn(64, 512))
-    before = measured(module, FIT, x)
-    after = measured(SparseAutoencoderModule(load("out")[0]), "out.ckpt", x)
+    rows: Any = DataLoader(module.scaling.inverse(torch.randn(64, 512)), batch_size=16)
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+    (before,) = trainer.validate(module, rows, FIT, weights_only=True)
+    imported = SparseAutoencoderModule(load("out")[0])
+    (after,) = trainer.validate(imported, rows, "out.ckpt", weights_only=True)
     assert after["val/fvu"] == pytest.approx(before["val/fvu"], rel=1e-5)
     assert after["val/l0"] == before["val/l0"] == 8

@@ -1,8 +1,9 @@
 import importlib.metadata
-import socket
-import threading
 from collections.abc import Iterator
+from email.message import Message
 from pathlib import Path
+from unittest.mock import Mock
+from urllib.error import HTTPError, URLError
 
 import pytest
 
@@ -18,10 +19,7 @@ def test_every_check_passes_on_this_machine(
     assert main(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
     found = {line[5:22].strip(): line for line in lines}
-    assert {
-        "python", "torch", "lightning", "transformers", "processor", "matrix products",
-        "compiled loops", "working folder", "models",
-    } <= set(found)  # fmt: skip
+    assert {"python", "torch", "processor", "matrix products", "compiled loops"} <= set(found)
     assert str(workspace / "cache") in found["caches"]
     assert "reads (1, 8, 512)" in found["bundled model"]
     assert "HF_HUB_OFFLINE is set" in found["hub"]
@@ -41,8 +39,8 @@ def test_a_failed_check_decides_the_status_and_is_shown_when_quiet(
 
 
 def test_packages_are_compared_with_the_requirements(monkeypatch: pytest.MonkeyPatch) -> None:
-    needed = ["torch>=2.6", "lightning!=2.6.2", "numpy>=2", "scipy>=1", 'gguf>=0; extra == "gguf"']
-    installed = {"torch": "2.5.1", "lightning": "2.6.2", "numpy": "2.1.0"}
+    needed = ["torch>=2.6", "numpy>=2", "scipy>=1", 'gguf>=0; extra == "gguf"']
+    installed = {"torch": "2.5.1", "numpy": "2.1.0"}
 
     def version(name: str) -> str:
         if name in installed:
@@ -53,8 +51,7 @@ def test_packages_are_compared_with_the_requirements(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(doctor, "version", version)
     found = {finding.name: finding for finding in doctor.versions()}
     for name, state, text in (
-        ("torch", FAIL, "pip install 'torch>=2.6'"),
-        ("lightning", FAIL, "2.6.2, but palinka needs !=2.6.2"),
+        ("torch", FAIL, "2.5.1, but palinka needs >=2.6; pip install 'torch>=2.6'"),
         ("scipy", FAIL, "not installed"),
         ("gguf", WARN, "palinka[gguf]"),
     ):
@@ -65,12 +62,12 @@ def test_packages_are_compared_with_the_requirements(monkeypatch: pytest.MonkeyP
 
 def test_folders_are_tried_and_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    for named in ("/proc/nowhere/caches", str(tmp_path / "file" / "caches")):
-        monkeypatch.setenv("PALINKA_CACHE", named)
-        found = next(doctor.folders())
-        assert found.state == FAIL
-        assert named in found.text
-        assert "set PALINKA_CACHE" in found.text
+    named = str(tmp_path / "file" / "caches")
+    monkeypatch.setenv("PALINKA_CACHE", named)
+    found = next(doctor.folders())
+    assert found.state == FAIL
+    assert named in found.text
+    assert "set PALINKA_CACHE" in found.text
     monkeypatch.setenv("PALINKA_CACHE", str(tmp_path / "new"))
     monkeypatch.setattr(doctor, "_LITTLE_SPACE", 1)
     found = next(doctor.folders())
@@ -84,26 +81,15 @@ def test_folders_are_tried_and_measured(monkeypatch: pytest.MonkeyPatch, tmp_pat
 def test_any_answer_of_the_hub_is_one_and_none_is_a_warning(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-        address = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
-
-        def answer() -> None:
-            connection, _ = listening.accept()
-            with connection:
-                connection.recv(1000)
-                connection.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
-
-        answering = threading.Thread(target=answer)
-        answering.start()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    for error, state, text in (
+        (HTTPError("", 403, "Forbidden", Message(), None), OK, "answers"),
+        (URLError("timed out"), WARN, "could not be reached (timed out)"),
+    ):
+        monkeypatch.setattr(doctor.urllib.request, "urlopen", Mock(side_effect=error))
         (found,) = doctor.hub()
-        answering.join()
-        assert found.state == OK
-        monkeypatch.setattr(doctor, "_HUB_SECONDS", 0.05)
-        (found,) = doctor.hub()
-        assert found.state == WARN
-        assert "could not be reached" in found.text
+        assert found.state == state
+        assert text in found.text
 
 
 def test_products_are_those_of_a_fit_and_slow_ones_a_warning(

@@ -21,9 +21,9 @@ def test_files_come_first_wherever_they_stood_and_overrides_after_them() -> None
     assert move_configs_first(given) == ["fit", *files, "--model.k", "9", "--x=1"]
     assert move_configs_first(["--x", "1", "--config"]) == ["--config=", "--x", "1"]
     layer = {"model": {"autoencoder": {"init_args": {"k": 5}}}}
-    first, *mine, override, option, k, x = with_overrides(given, layer)
-    assert (first, mine, [option, k, x]) == ("fit", files, ["--model.k", "9", "--x=1"])
-    assert yaml.safe_load(override.removeprefix("--config=")) == layer
+    found = with_overrides(given, layer)
+    assert yaml.safe_load(found.pop(4).removeprefix("--config=")) == layer
+    assert found == move_configs_first(given)
 
 
 CANARY = """
@@ -53,18 +53,12 @@ PLACES = (
 # Each with the places where it belongs.
 NAMED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "os.system": ({"command": "touch planted"}, ()),
-    "posix.system": ({"command": "touch planted"}, ()),
-    "subprocess.Popen": ({"args": ["touch", "planted"]}, ()),
     "builtins.eval": ({"source": "open('planted', 'w')"}, ()),
-    "builtins.open": ({"file": "planted", "mode": "w"}, ()),
     "torch.load": ({"f": "planted", "weights_only": False}, ()),
     "torch.os.system": ({"command": "touch planted"}, ()),
     "torch.nn.Linear": ({"in_features": 1, "out_features": 1}, ()),
     "torch.optim.Adam": ({"lr": 1.0}, ("model.optimizer",)),
-    "palinka.training.callbacks.RunAnalyses": (
-        {"analyses": []},
-        ("trainer.callbacks", "trainer.callbacks.0"),
-    ),
+    "lightning.pytorch.callbacks.Timer": ({}, ("trainer.callbacks", "trainer.callbacks.0")),
     "palinka.autoencoders.KSparseAutoencoder": ({"latent_dim": 9}, ("model.autoencoder",)),
     "palinka.data.TextFiles": ({"path": "/"}, ("data.corpus",)),
     "canary.Planted": ({}, ()),
@@ -80,16 +74,11 @@ class Stopped(PalinkaCLI):
         pass
 
 
-class Parsed(Stopped):
-    """The command line with everything parsed, and nothing made."""
-
-    def instantiate_classes(self) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
 def parser() -> Any:
-    return Parsed(["fit"]).parser
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Stopped, "instantiate_classes", lambda cli: None)
+        return Stopped(["fit"]).parser
 
 
 @pytest.fixture
@@ -131,12 +120,8 @@ def test_a_place_takes_only_what_belongs_there(place: str, folder: Path, parser:
             assert not Path("planted").exists()
         else:
             rejected(parser, content)
-
-
-def test_a_name_alone_is_held_to_the_same(folder: Path, parser: Any) -> None:
-    for place in ("model.optimizer", "model.lr_scheduler", "data.corpus"):
-        for path in ("os.system", "torch.load", "canary.plant", "canary.Planted"):
-            rejected(parser, nested(place, path))
+    if place in ("model.optimizer", "model.lr_scheduler", "data.corpus"):  # by a name alone
+        rejected(parser, nested(place, "canary.plant"))
 
 
 def test_nothing_is_imported_that_is_pythons_or_for_the_sake_of_a_message(
@@ -154,37 +139,29 @@ MINE = {"class_path": "canary.Planted"}
 
 
 @pytest.mark.parametrize(
-    "call", [{"class_path": "subprocess.Popen", "init_args": {"args": ["touch", "planted"]}}, MINE]
+    "key", ["options", "options.test", "name", "stimuli", "sites", "heatmaps", "autoencoder"]
 )
-def test_an_entry_of_an_analysis_holds_plain_values(
-    call: dict[str, Any], folder: Path, refused: Any
-) -> None:
+def test_an_entry_of_an_analysis_holds_plain_values(key: str, folder: Path, refused: Any) -> None:
     plain = {"name": "n", "analysis": "unit_tuning", "stimuli": "words.yaml"}
-    for key in ("options", "options.test", "name", "stimuli", "sites", "heatmaps"):
-        entry = plain | nested(key, call)
-        for content in ({"analyses": [entry]}, {"analyses": [entry, entry], "autoencoder": call}):
-            (folder / "config.yaml").write_text(yaml.safe_dump(content))
-            refused("analyze", "--config", "config.yaml")
-            assert not (folder / "planted").exists()
+    content = {"analyses": [plain | nested(key, MINE)]}
+    if key == "autoencoder":
+        content = {"analyses": [plain], key: MINE}
+    (folder / "config.yaml").write_text(yaml.safe_dump(content))
+    refused("analyze", "--config", "config.yaml")
+    assert not (folder / "planted").exists()
 
 
 def test_null_stands_only_where_it_is_expected(folder: Path, parser: Any) -> None:
     for place in ("data.corpus", "data.batch_size", "model.autoencoder.k"):
         parse(parser, nested(place, None))
-    for place in (
-        "data.site", "data.context_length", "data.language_model", "data.language_model.dtype",
-        "model.sparsity_weight", "model.optimizer",
+    adam = {"class_path": "torch.optim.Adam", "init_args": {"lr": None}}
+    mine = {"class_path": "KSparseAutoencoder", "init_args": {"tied": None}}
+    for place, value in (
+        ("data.site", None), ("data.language_model", None), ("data.language_model.dtype", None),
+        ("model.sparsity_weight", None), ("model.optimizer", None), ("model.optimizer", adam),
+        ("model.autoencoder", mine),
     ):  # fmt: skip
-        rejected(parser, nested(place, None), "null|None")
-    for place, path, argument in (
-        ("model.optimizer", "torch.optim.Adam", "lr"),
-        ("model.autoencoder", "KSparseAutoencoder", "tied"),
-        ("data.corpus", "TextFiles", "pattern"),
-    ):
-        content = {"class_path": path, "init_args": {"path": "x", argument: None}}
-        if place != "data.corpus":
-            del content["init_args"]["path"]
-        rejected(parser, nested(place, content), "null|None")
+        rejected(parser, nested(place, value), "null|None")
 
 
 def test_files_that_cannot_be_read(folder: Path, parser: Any) -> None:
@@ -198,11 +175,8 @@ def test_files_that_cannot_be_read(folder: Path, parser: Any) -> None:
 
 
 def test_what_a_logger_passes_on_is_not_made(folder: Path, parser: Any) -> None:
-    logger = {
-        "class_path": "TensorBoardLogger",
-        "init_args": {"save_dir": "logs"},
-        "dict_kwargs": {"comment": MINE},
-    }
+    logger = {"class_path": "TensorBoardLogger", "init_args": {"save_dir": "logs"}}
+    logger["dict_kwargs"] = {"comment": MINE}
     parser.instantiate(parse(parser, nested("trainer.logger", logger)))
     assert not (folder / "planted").exists()
 

@@ -1,5 +1,6 @@
 """Mistyped and torn files: readers raise a one-line `InputError`, or read what the file says."""
 
+import functools
 import json
 import shutil
 from collections.abc import Callable
@@ -13,20 +14,20 @@ import torch
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
 from palinka.__main__ import main
 from palinka.analyses.stimuli import load_stimuli
 from palinka.assets import mini_gpt2_folder
 from palinka.autoencoders import Autoencoder, KSparseAutoencoder
-from palinka.autoencoders.formats import load
+from palinka.autoencoders.formats import Provenance, load, write
 from palinka.data import Cache
 from palinka.errors import InputError
 from palinka.language_models import LanguageModelSpec
 from palinka.training import SparseAutoencoderModule
 from palinka.training.checkpoint import describe
 
+ROOT = Path(__file__).parents[1]
 STIMULI: dict[str, dict[str, Any]] = {
     "contrast": {
         "targets": {"him": "him", "her": "her"},
@@ -36,21 +37,11 @@ STIMULI: dict[str, dict[str, Any]] = {
     "carrier": {"groups": {"a": ["house", "river", "road"]}, "carrier": "We saw the {word}"},
     "occurrences": {
         "text": "Vienna, he said, is 3.5 miles, not far. " * 6,
-        "conditions": {"comma": {"match": [","], "not_in_numbers": True}},
-        "before": 2,
-        "after": 1,
+        "conditions": {"comma": {"match": [","], "not_in_numbers": True}}, "before": 2, "after": 1,
     },
     "passage": {"text": "From Vienna to Budapest.", "categories": {"cities": ["Vienna"]}},
-}
-FIT = {
-    "seed_everything": 0,
-    "data": {"site": "blocks.middle.mlp.pre", "batch_size": 64, "center": True, "bos": False},
-    "model": {
-        "autoencoder": {"class_path": "KSparseAutoencoder", "init_args": {"latent_dim": 64}},
-        "sparsity_weight": 0.1,
-    },
-    "trainer": {"accelerator": "cpu", "max_epochs": 1, "log_every_n_steps": 5},
-}
+}  # fmt: skip
+FIT = yaml.safe_load((ROOT / "configs" / "quickstart.yaml").read_text())
 ANALYZE = {
     "analyses": [{
         "name": "grammar", "analysis": "unit_tuning", "stimuli": "words.yaml",
@@ -64,24 +55,20 @@ OTHER_VALUES = st.one_of(
 )  # fmt: skip
 
 
-def examples(number: int) -> Callable[[Any], Any]:
-    """The same examples in every run."""
-    kept: dict[str, Any] = {"database": None, "suppress_health_check": list(HealthCheck)}
-    return settings(max_examples=number, deadline=None, derandomize=True, **kept)
+examples = functools.partial(
+    settings, deadline=None, derandomize=True, database=None, suppress_health_check=[*HealthCheck]
+)
 
 
 @st.composite
 def mistyped(draw: st.DrawFn, content: Any) -> Any:
     """A copy in which one value is missing, renamed or of another type."""
     content = deepcopy(content)
-    places = []
-    waiting = [content]
-    while waiting:
-        within = waiting.pop()
-        for key in within if isinstance(within, dict) else range(len(within)):
-            places.append((within, key))
-            if isinstance(within[key], dict | list):
-                waiting.append(within[key])
+    places, waiting = [], [content]
+    for within in waiting:
+        keys = list(within) if isinstance(within, dict) else range(len(within))
+        places += [(within, key) for key in keys]
+        waiting += [within[key] for key in keys if isinstance(within[key], dict | list)]
     within, key = draw(st.sampled_from(places))
     change = draw(st.sampled_from(["replace", "remove", "rename"]))
     if change == "replace" or isinstance(within, list):
@@ -102,32 +89,6 @@ def torn(draw: st.DrawFn, data: bytes) -> bytes:
     return data[:place] + bytes([data[place] ^ draw(st.integers(1, 255))]) + data[place + 1 :]
 
 
-def reads(read: Callable[[], Any]) -> bool:
-    """Whether a file was read; anything but an `InputError`, which is one line, propagates."""
-    with suppress(InputError):
-        read()
-        return True
-    return False
-
-
-def accepted(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> bool:
-    """Whether the command line was accepted; otherwise it ends with status 2 and one line."""
-    try:
-        status = main(arguments)
-    except SystemExit as ended:  # of `--print_config`
-        status = ended.code
-    written = capsys.readouterr().err
-    assert status in (0, 2), written
-    assert status == 0 or len([e for e in written.splitlines() if "error:" in e]) == 1, written
-    return status == 0
-
-
-DICTIONARY = {
-    "architecture": "jumprelu", "d_in": 6, "d_sae": 10, "dtype": "float32",
-    "apply_b_dec_to_input": True, "normalize_activations": "none",
-    "metadata": {"hook_name": "blocks.3.mlp.hook_post", "model_name": "gpt2"},
-}  # fmt: skip
-SHAPES = {"W_enc": (6, 10), "W_dec": (10, 6), "b_dec": (6,), "b_enc": (10,), "threshold": (10,)}
 Files = dict[str, tuple[Path, Callable[[], Any]]]
 
 
@@ -138,20 +99,15 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     own, foreign, model = (folder / name for name in ("own", "foreign", "model"))
     autoencoder = KSparseAutoencoder(6, 10, 3)
     autoencoder.save_pretrained(own)
-    foreign.mkdir()
-    save_file({n: torch.rand(s) for n, s in SHAPES.items()}, foreign / "sae_weights.safetensors")
-    (foreign / "cfg.json").write_text(json.dumps(DICTIONARY))
+    write(autoencoder, Provenance(site="blocks.3.mlp.pre"), "saelens", foreign)
     model.mkdir()
     shutil.copy(mini_gpt2_folder() / "config.json", model)
     module = SparseAutoencoderModule(autoencoder, 0.5)
     checkpoint = {
-        "epoch": 1,
-        "global_step": 7,
-        "pytorch-lightning_version": "2.6.1",
-        "state_dict": dict(module.state_dict()),
+        "epoch": 1, "global_step": 7, "pytorch-lightning_version": "2.6.1",
+        "state_dict": dict(module.state_dict()), "source": {"site": "blocks.3.mlp.pre"},
         "hyper_parameters": {**module.hparams, "autoencoder": describe(module.autoencoder)},
-        "source": {"site": "blocks.3.mlp.pre"},
-    }
+    }  # fmt: skip
     torch.save(checkpoint, folder / "last.ckpt")
     caches = ["--data.context_length=32", f"--data.cache_dir={folder / 'caches'}"]
     tokens = ["--data.train_tokens=512", "--data.validation_tokens=128", "--data.batch_size=64"]
@@ -160,6 +116,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
     tokenizer = AutoTokenizer.from_pretrained(mini_gpt2_folder())
     load_module = SparseAutoencoderModule.load_from_checkpoint
+    cache = manifest.parent
     found: Files = {
         "weights": (own / "model.safetensors", lambda: Autoencoder.from_pretrained(own)),
         "autoencoder": (own / "config.json", lambda: Autoencoder.from_pretrained(own)),
@@ -169,11 +126,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
             model / "config.json",
             lambda: LanguageModelSpec(str(model)).sites.width("blocks.0.mlp.pre"),
         ),
-        "manifest": (manifest, lambda: Cache.open(manifest.parent).verify()),
-        "shard": (
-            min(manifest.parent.glob("*.safetensors")),
-            lambda: Cache.open(manifest.parent).verify(),
-        ),
+        "manifest": (manifest, lambda: Cache.open(cache).verify()),
+        "shard": (min(cache.glob("*.safetensors")), lambda: Cache.open(cache).verify()),
     }
     for kind, content in STIMULI.items():
         path = folder / f"{kind}.yaml"
@@ -182,51 +136,49 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     return found
 
 
-def spoil(file: Path, data: st.DataObject) -> None:
-    if file.suffix == ".ckpt":
-        torch.save(data.draw(mistyped(torch.load(file, weights_only=True))), file)
-    else:  # JSON is YAML
-        content = data.draw(mistyped(yaml.safe_load(file.read_text())))
-        file.write_text(json.dumps(content))
-
-
 @pytest.mark.parametrize("kind", [*STIMULI, "autoencoder", "dictionary", "checkpoint", "model"])
-@examples(50)
+@examples(max_examples=50)
 @given(data=st.data())
 def test_a_mistyped_file(kind: str, files: Files, data: st.DataObject) -> None:
     file, read = files[kind]
     whole = file.read_bytes()
-    spoil(file, data)
-    reads(read)
+    if file.suffix == ".ckpt":
+        torch.save(data.draw(mistyped(torch.load(file, weights_only=True))), file)
+    else:  # JSON is YAML
+        file.write_text(json.dumps(data.draw(mistyped(yaml.safe_load(whole)))))
+    with suppress(InputError):
+        read()
     file.write_bytes(whole)
 
 
 @pytest.mark.parametrize("kind", ["words", "weights", "checkpoint", "manifest", "shard"])
-@examples(60)
+@examples(max_examples=60)
 @given(data=st.data())
 def test_a_torn_file(kind: str, files: Files, data: st.DataObject) -> None:
     file, read = files[kind]
     whole = file.read_bytes()
     file.write_bytes(data.draw(torn(whole)))
     # Only the rows have checksums: another number elsewhere may be read.
-    assert not (reads(read) and kind == "shard")
+    with pytest.raises(InputError) if kind == "shard" else suppress(InputError):
+        read()
     file.write_bytes(whole)
 
 
-@examples(6)
-@given(content=mistyped(FIT))
+@pytest.mark.parametrize(
+    ("line", "content"), [("fit --print_config", FIT), ("analyze", ANALYZE)], ids=["fit", "analyze"]
+)
+@examples(max_examples=8)
+@given(data=st.data())
 def test_a_mistyped_configuration(
-    workspace: Path, capsys: pytest.CaptureFixture[str], content: dict[str, Any]
-) -> None:
-    (workspace / "config.yaml").write_text(yaml.safe_dump(content))
-    accepted(["fit", "--config", "config.yaml", "--print_config"], capsys)
-
-
-@examples(10)
-@given(content=mistyped(ANALYZE))
-def test_a_mistyped_analysis(
-    workspace: Path, capsys: pytest.CaptureFixture[str], content: dict[str, Any]
-) -> None:
+    line: str, content: Any, data: st.DataObject, workspace: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     (workspace / "words.yaml").write_text(yaml.safe_dump({"kind": "words", **STIMULI["words"]}))
-    (workspace / "config.yaml").write_text(yaml.safe_dump(content))
-    accepted(["analyze", "--config", "config.yaml"], capsys)
+    (workspace / "config.yaml").write_text(yaml.safe_dump(data.draw(mistyped(content))))
+    try:
+        status = main([*line.split(), "--config", "config.yaml"])
+    except SystemExit as ended:  # of `--print_config`
+        status = ended.code
+    written = capsys.readouterr().err
+    assert status in (0, 2), written
+    assert status == 0 or written.count("error:") == 1, written

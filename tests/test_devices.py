@@ -10,26 +10,17 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 SMALL = [
-    "--data.context_length=16",
-    "--data.train_tokens=2048",
-    "--data.validation_tokens=1024",
-    "--data.batch_size=256",
-    "--model.autoencoder.k=16",
-    "--trainer.accelerator=cpu",
-    "--trainer.max_epochs=1",
-    "--trainer.enable_progress_bar=false",
-]
+    "--data.context_length=16", "--data.train_tokens=2048", "--data.validation_tokens=1024",
+    "--data.batch_size=256", "--model.autoencoder.k=16", "--trainer.accelerator=cpu",
+    "--trainer.max_epochs=1", "--trainer.enable_progress_bar=false",
+]  # fmt: skip
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
 
 
 def test_a_fit_starts_the_other_process_itself_and_ends_with_one_table(workspace: Path) -> None:
-    ran = subprocess.run(
-        [sys.executable, "-m", "palinka", "fit", *SMALL, *TWO],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    command = [sys.executable, "-m", "palinka", "fit", *SMALL, *TWO]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.count("fraction of variance unexplained") == 1
     assert ran.stdout.splitlines()[-1].endswith("tensorboard --logdir lightning_logs")

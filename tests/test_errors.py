@@ -1,9 +1,7 @@
 import io
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -35,23 +33,11 @@ def test_a_suggestion_is_the_nearest_name_or_a_short_list() -> None:
 def test_a_message_is_one_line_of_which_both_ends_are_shown() -> None:
     assert str(InputError("file a\nb\x1b[31m: missing")) == r"file a\nb\x1b[31m: missing"
     line = str(InputError("begins" + "x" * 10**6 + "ends"))
-    assert line.startswith("begins")
-    assert line.endswith("ends")
-    assert len(line) < 21_000
+    assert (line[:6], line[-4:], len(line) < 21_000) == ("begins", "ends", True)
 
 
-def killed() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def interrupted() -> None:
-    raise KeyboardInterrupt
-
-
-@pytest.mark.parametrize("end", [interrupted, killed])
-def test_a_file_changes_only_once_its_new_version_is_complete(
-    end: Callable[[], None], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_file_changes_only_once_its_new_version_is_complete(killed: bool, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old and longer")
     child = os.fork()
@@ -60,12 +46,14 @@ def test_a_file_changes_only_once_its_new_version_is_complete(
             with atomic_write(path) as file:
                 file.write(b"torn " * 1000)
                 file.flush()
-                end()
+                if killed:
+                    signal.raise_signal(signal.SIGKILL)
+                raise KeyboardInterrupt
         finally:
             os._exit(0)
     os.waitpid(child, 0)
     assert path.read_bytes() == b"old and longer"
-    assert end is killed or [found.name for found in tmp_path.iterdir()] == ["file"]
+    assert killed or [found.name for found in tmp_path.iterdir()] == ["file"]
     with atomic_write(path) as file:
         file.write(b"new")
         assert path.read_bytes() == b"old and longer"
@@ -79,7 +67,6 @@ def test_a_file_changes_only_once_its_new_version_is_complete(
         ("Straße, 日本, שלום, 😀\u00a0!", "Straße, 日本, שלום, 😀\u00a0!"),
         ("one\r\ntwo\u2028three", r"one\r\ntwo\u2028three"),
         ("\x1b[2J\x1b]0;title\x07", r"\x1b[2J\x1b]0;title\x07"),
-        ("a\u202eb\u200f", r"a\u202eb\u200f"),
         ("\ud83d\x00\x9b", r"\ud83d\x00\x9b"),
         ("👩\u200d🔬 \u0645\u06cc\u200c\u062e", "👩\u200d🔬 \u0645\u06cc\u200c\u062e"),
         ("\u200da\u200db\u200d", r"\u200da\u200db\u200d"),
@@ -102,7 +89,6 @@ def test_variables_and_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
     monkeypatch.delenv("NOWHERE", raising=False)
     assert expanded("$TEXTS/books") == Path("/some/texts/books")
-    assert expanded("${TEXTS}books") == Path("/some/textsbooks")
     assert expanded("~/books") == Path("/home/someone/books")
     assert expanded(Path("books")) == Path("books")
     with pytest.raises(InputError, match="variable NOWHERE is not set"):
@@ -113,25 +99,14 @@ def test_variables_and_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     ("value", "hint", "expected"),
     [
         (True, bool, None),
-        (1, bool, "true or false"),
         ("no", bool, "true or false"),
-        (1, int, None),
         (True, int, "a whole number"),
-        (1.0, int, "a whole number"),
         (1, float, None),
-        (float("nan"), float, None),
-        (True, float, "a number"),
         ("1", float, "a number"),
-        ("x", str, None),
-        (None, int | None, None),
         ("x", int | None, "a whole number or null"),
         ({}, int | str, "a whole number or text"),
-        ("a", Literal["a", 1], None),
         (True, Literal["a", 1], "'a' or 1"),
-        ("c", float | Literal["a", "b"], "a number or 'a' or 'b'"),
-        ("anything", Any, None),
         ("anything", TypeVar("T"), None),
-        ("anything", Sequence[int], None),
         ("anything", int | Sequence[int], None),
     ],
 )
@@ -169,10 +144,9 @@ def test_quiet_ends_with_its_block_and_may_be_of_the_environment(
         assert os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] == "1"
     assert not is_quiet()
     assert "HF_HUB_DISABLE_PROGRESS_BARS" not in os.environ
-    for value, quiet in (("0", False), ("1", True)):
-        monkeypatch.setenv("PALINKA_QUIET", value)
-        with suppress_progress(wanted=False):
-            assert is_quiet() is quiet
+    monkeypatch.setenv("PALINKA_QUIET", "1")
+    with suppress_progress(wanted=False):
+        assert is_quiet()
 
 
 @pytest.mark.parametrize("quiet", [False, True])
@@ -184,14 +158,3 @@ def test_quiet_draws_no_bars(
         bar.update(2)
         assert list(track([1, 2], "through")) == [1, 2]
     assert (capsys.readouterr().err == "") == quiet
-
-
-def test_quiet_holds_for_the_libraries_that_are_imported_in_it() -> None:
-    script = (
-        "from palinka.errors import suppress_progress\n"
-        "with suppress_progress(wanted=True):\n"
-        "    from transformers.utils import logging\n"
-        "print(logging.is_progress_bar_enabled())"
-    )
-    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert ran.stdout == "False\n"

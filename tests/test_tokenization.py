@@ -4,13 +4,14 @@ import shutil
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer
 
 from palinka.__main__ import main
 from palinka.analyses.reader import ActivationReader, Encoder
@@ -23,7 +24,7 @@ from palinka.cli.analyze import encoder_from_checkpoint
 from palinka.data import ActivationDataModule, Passage
 from palinka.errors import InputError
 from palinka.language_models import LanguageModel, LanguageModelSpec
-from palinka.language_models.token_text import bos_id, token_ids
+from palinka.language_models.token_text import token_ids
 from palinka.training import SparseAutoencoderModule
 from palinka.training.callbacks import LatentEvolution
 from palinka.training.callbacks.run_analyses import encoder_of
@@ -44,8 +45,7 @@ def spec(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             single=f"{start[0]} $A", special_tokens=[start]
         )
         tokenizer.save_pretrained(folder)
-        again = AutoTokenizer.from_pretrained(folder)
-        assert again("a")["input_ids"][0] == tokenizer.bos_token_id
+        assert AutoTokenizer.from_pretrained(folder)("a")["input_ids"][0] == start[1]
     return LanguageModelSpec(str(folder), device="cpu")
 
 
@@ -107,10 +107,8 @@ def test_all_that_read_a_text_read_the_same_ids(spec: LanguageModelSpec, bos: bo
     data = ActivationDataModule(spec, SITE, Passage(TEXT), bos=bos, validation_fraction=0)
     data.loaded_language_model = model
     forming = LatentEvolution(text=TEXT)
-    trainer = SimpleNamespace(
-        is_global_zero=True, datamodule=data, global_step=0, loggers=[], log_dir=None
-    )
-    forming.on_fit_start(trainer, module)  # type: ignore[arg-type]
+    trainer: Any = Mock(is_global_zero=True, datamodule=data, global_step=0, loggers=[])
+    forming.on_fit_start(trainer, module)
     torch.testing.assert_close(forming._rows, sites[SITE], rtol=1e-4, atol=1e-4)
     assert b"".join(forming._tokens).decode() == TEXT
 
@@ -130,16 +128,8 @@ def test_a_checkpoint_remembers_bos(workspace: Path, refused: Callable[..., str]
     export = ["export", "--ckpt_path", str(path), "--format=palinka", "--output=exported"]
     assert main(export) == 0
     assert Encoder.from_folder("exported").bos
-    assert Encoder.from_folder("exported").site == "blocks.3.mlp.pre"
     assert main([*VALIDATE, "--data.bos=true"]) == 0
     assert "trained with bos True, but this run's data has bos False" in refused(*VALIDATE)
-
-
-def test_a_tokenizer_without_a_bos_token_is_rejected(spec: LanguageModelSpec) -> None:
-    tokenizer: PreTrainedTokenizerBase = spec.tokenizer()
-    tokenizer.bos_token = None
-    with pytest.raises(InputError, match=r"no bos_token .*; set bos to false"):
-        bos_id(tokenizer)
 
 
 def test_an_id_beyond_the_embedding_is_rejected_before_training(
@@ -149,16 +139,14 @@ def test_an_id_beyond_the_embedding_is_rejected_before_training(
     tokenizer = AutoTokenizer.from_pretrained("model")
     vocabulary = len(tokenizer)
     tokenizer.add_tokens(["zqzq"])
-    assert len(tokenizer) == vocabulary + 1
     tokenizer.save_pretrained("model")
     Path("text.txt").write_text("A zqzq rose in the night. " * 200)
+    line = [
+        "fit", "--quiet", "--data.language_model=model", "--data.corpus=TextFiles",
+        "--data.corpus.path=text.txt", "--data.validation_fraction=0", "--trainer.accelerator=cpu",
+    ]  # fmt: skip
     for in_memory in ("false", "true"):
-        line = [
-            "fit", "--quiet", "--data.language_model=model", "--data.corpus=TextFiles",
-            "--data.corpus.path=text.txt", "--data.validation_fraction=0",
-            f"--data.in_memory={in_memory}", "--trainer.accelerator=cpu",
-        ]  # fmt: skip
-        end = f"to {vocabulary}; the model's are 0 to {vocabulary - 1}"
-        assert end in refused(*line)
+        answer = refused(*line, f"--data.in_memory={in_memory}")
+        assert f"to {vocabulary}; the model's are 0 to {vocabulary - 1}" in answer
     with pytest.raises(InputError, match="use its tokenizer"):
         LanguageModel.load(LanguageModelSpec("model", device="cpu")).read(["A zqzq."], [SITE])

@@ -1,7 +1,6 @@
 """What the book's pages refer to is there, which needs none of the packages that build it."""
 
 import importlib
-import json
 import pkgutil
 import re
 import sys
@@ -61,14 +60,10 @@ def test_pages_show_figures_of_what_the_build_runs(book: Any) -> None:
         assert {*shown, *re.findall(r"\{\{ findings (\S+)", text)} <= known
 
 
-def test_findings_become_a_table_under_a_key_that_follows_the_code(
+def test_figures_are_kept_under_a_key_that_follows_the_code(
     book: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     figures = book("figures")
-    scalars = {"comma/r": 0.123456, "comma/none": None, "stop/r": 2}
-    (tmp_path / "findings.json").write_text(json.dumps({"scalars": scalars}))
-    table = figures.table(tmp_path, "comma/")
-    assert table.splitlines()[2:] == ["| `comma/r` | 0.1235 |", "| `comma/none` | none |"]
     monkeypatch.setattr(figures, "ROOT", tmp_path)
     code = tmp_path / "src" / "palinka" / "analyses" / "x.py"
     code.parent.mkdir(parents=True)
@@ -77,13 +72,3 @@ def test_findings_become_a_table_under_a_key_that_follows_the_code(
     assert figures._key() == before
     code.write_text("2")
     assert figures._key() != before
-
-
-def test_formulas_become_mathml(book: Any) -> None:
-    pytest.importorskip("latex2mathml")
-    line, block = r'<span class="arithmatex">\(a &lt; b\)</span>', r'class="arithmatex">\[x^2\]'
-    made = book("formulas").set_formulas(f"<p>{line}</p><div {block}</div>")
-    assert made.count("<math") == 2
-    assert 'display="block"' in made
-    assert "&#x0003C;" in made
-    assert "arithmatex" not in made

@@ -91,11 +91,6 @@ def test_a_browser_needs_no_network(site: Path) -> None:
             broken = "Array.from(document.images).filter(i => !i.naturalWidth).map(i => i.src)"
             assert page.evaluate(broken) == [], path
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
-        page.goto((site / "autoencoder.html").as_uri())
-        formulas = "Array.from(document.querySelectorAll('math'))"
-        heights = page.evaluate(f"{formulas}.map(each => each.getBoundingClientRect().height)")
         browser.close()
     assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []
     assert [error for error in errors if error[0] == "error"] == []
-    assert len(heights) > 10
-    assert min(heights) > 5

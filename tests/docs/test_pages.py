@@ -2,12 +2,10 @@
 
 Blocks of Python run page by page, in order, in one namespace. Commands run in this process, with
 the bundled model and few tokens, in a folder where a first run has left its checkpoint. The plain
-suite parses so many of those that train or analyze that every option is parsed once; `-m slow` runs
-them.
+suite parses those that train or analyze; `-m slow` runs them.
 """
 
 import importlib.util
-import json
 import re
 import shlex
 import shutil
@@ -43,13 +41,8 @@ SMALL = [
 ]  # fmt: skip
 FAST = ["--trainer.fast_dev_run=true", "--trainer.enable_progress_bar=false"]
 RUN = """\
-data:
-  language_model: mini
-  site: blocks.middle.mlp.pre
-  train_tokens: 1024
-  validation_tokens: 256
-  context_length: 64
-  batch_size: 128
+data: {site: blocks.middle.mlp.pre, train_tokens: 1024, validation_tokens: 256,
+  context_length: 64, batch_size: 128}
 model:
   autoencoder: {class_path: TopKAutoencoder, init_args: {latent_dim: 64, k: 4}}
   decorrelation_weight: 0.0
@@ -91,40 +84,21 @@ ALL = {c for page in PAGES for _, text in blocks(page, "", "bash") for c in comm
 ALL |= set(inline(PAGES[0].read_text(encoding="utf-8")))
 OURS = sorted(command for command in ALL if "palinka" in shlex.split(command))
 OTHERS = sorted(ALL - set(OURS))
-ELSEWHERE_WHOLE = ("doctor",)  # it takes seconds; tests/cli/test_doctor.py
 AT_ONCE = ("cache", "completion", "configs", "export", "import", "--version")
 
 
-def with_every_option() -> set[str]:
-    """Commands in which every option of all commands occurs."""
-    chosen, seen = set(), set()
-    for command in sorted(OURS, key=lambda command: (-command.count("--"), command)):
-        program, *words = of_palinka(command)
-        options = {(program, word.partition("=")[0]) for word in words if word.startswith("--")}
-        if not options or not options <= seen:
-            chosen.add(command)
-            seen |= options
-    return chosen
-
-
-PLAIN = with_every_option()
-
-
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(run_once: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A folder as the pages take it: configurations, a `run.yaml`, and a run's checkpoint."""
-    folder = tmp_path_factory.mktemp("book")
+    config = tmp_path_factory.mktemp("book") / "run.yaml"
+    config.write_text(RUN)
+    last = "lightning_logs/version_0/checkpoints/last.ckpt"
+    export = ["export", "--ckpt_path", last, "--format", "saelens", "--output", "my-sae"]
+    folder = run_once(["fit", "--config", str(config)], export)
     (folder / "configs").symlink_to(ROOT / "configs")
-    (folder / "run.yaml").write_text(RUN)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PALINKA_CACHE", str(folder / "cache"))
-        patch.chdir(folder)
-        assert main(["fit", "--config", "run.yaml"]) == 0
-        checkpoint = folder / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
-        shutil.copy(checkpoint, folder / "last.ckpt")
-        exported = ["--format", "saelens", "--output", "my-sae"]
-        assert main(["export", "--ckpt_path", "last.ckpt", *exported]) == 0
-        shutil.copy(checkpoint, folder / "my-sae.ckpt")
+    shutil.copy(config, folder)
+    for name in ("last.ckpt", "my-sae.ckpt"):
+        shutil.copy(folder / last, folder / name)
     return folder
 
 
@@ -142,64 +116,28 @@ def status_of(arguments: list[str]) -> int:
         return int(end.code or 0)
 
 
-@pytest.mark.parametrize(
-    "command", [pytest.param(c, marks=[pytest.mark.slow] * (c not in PLAIN)) for c in OURS]
-)
+@pytest.mark.parametrize("command", OURS)
 def test_a_command_is_understood(command: str, workspace: Path) -> None:
     """Every option is known and every value fits; short commands run as they are."""
     arguments = of_palinka(command)
     if arguments[0] in AT_ONCE:
         if arguments[0] == "import":
             arguments += ["--output", "imported.ckpt"] * ("--output" not in arguments)
-            shutil.rmtree(workspace / "my-sae.ckpt", ignore_errors=True)
             (workspace / "my-sae.ckpt").unlink(missing_ok=True)
         if arguments[:2] == ["configs", "copy"]:
             arguments += ["--to", "copied"]
         if arguments[0] == "export":
             arguments[arguments.index("--output") + 1] = "exported"
         assert status_of(arguments) == 0
-    elif arguments[0] in ELSEWHERE_WHOLE:
+    elif arguments[0] == "doctor":  # it takes seconds; tests/cli/test_doctor.py
         assert status_of([*arguments, "--help"]) == 0
     else:
         assert arguments[0] in COMMANDS
         assert status_of([*arguments, "--print_config"]) == 0
 
 
-LONG = [c for c in OURS if of_palinka(c)[0] not in (*AT_ONCE, *ELSEWHERE_WHOLE)]
+LONG = [c for c in OURS if of_palinka(c)[0] not in (*AT_ONCE, "doctor")]
 TO_RUN = [c for c in LONG if not any(part in c for part in ONLY_PARSED)]
-
-# What a newcomer does: train a dictionary, put a question to it, look at it.
-IN_ORDER = [
-    "palinka fit --config quickstart",
-    "palinka analyze --config geography --ckpt_path last",
-    "palinka atlas --ckpt_path last --output atlas",
-]
-
-
-@pytest.mark.parametrize("page", ["README.md", "docs/start.md", "docs/atlas.md"])
-def test_a_page_analyzes_before_it_writes_an_atlas(page: str) -> None:
-    text = (ROOT / page).read_text(encoding="utf-8")
-    given = [
-        *inline(text),
-        *(c for _, block in blocks(ROOT / page, "") for c in commands_in(block)),
-    ]
-    # A shipped configuration goes by its name or by its path.
-    named = iter([re.sub(r"configs/(?:analyses/)?(\w+)\.yaml", r"\1", each) for each in given])
-    assert [command for command in IN_ORDER if command not in named] == []
-
-
-def test_an_atlas_has_the_analyses_of_its_checkpoint(
-    workspace: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    fit, *others = [of_palinka(command) for command in IN_ORDER]
-    assert main([*fit, *SMALL, "--trainer.enable_progress_bar=false"]) == 0
-    for command in others:
-        assert main(command) == 0
-    assert "findings in   lightning_logs/version_1/analyses/geography" in capsys.readouterr().out
-    text = (workspace / "atlas" / "data" / "overview.js").read_text()
-    overview = json.loads(f"[{text[len('palinka.receive(') : -3]}]")[1]
-    assert [found["name"] for found in overview["analyses"]] == ["geography", "statistics"]
-    assert any("geography" in column["label"] for column in overview["columns"])
 
 
 @pytest.mark.slow
@@ -233,8 +171,7 @@ def test_the_python_of_a_page_runs(page: Path, workspace: Path) -> None:
     if name_of(page) == "README.md":  # it takes two conditions for granted
         namespace["him"], namespace["her"] = np.random.default_rng(0).normal(size=(2, 20, 16))
     for _, text in blocks(page, "python"):
-        # The hub is out of reach; the bundled model stands in.
-        source = text.replace('"gpt2"', '"mini"')
+        source = text.replace('"gpt2"', '"mini"')  # the hub is out of reach
         exec(compile(source, str(page), "exec"), namespace)  # noqa: S102
 
 

@@ -17,7 +17,6 @@ from palinka.errors import InputError
 NAMES = [
     "KSparse", "TopK", "BatchTopK", "Matryoshka", "ReLU", "Gated", "JumpReLU", "JumpReLU, tanh",
 ]  # fmt: skip
-TINY = {"features": 4, "width": 4, "active": 1, "latents": 32, "steps": 2, "seeds": 1}
 
 
 def test_no_architecture_is_left_out(script: ModuleType) -> None:
@@ -32,34 +31,22 @@ def test_no_architecture_is_left_out(script: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_finds_nearly_all_of_an_easy_dictionary(script: ModuleType, name: str) -> None:
+def test_training_finds_nearly_all_of_an_easy_dictionary(script: ModuleType, name: str) -> None:
     data = script.cases(features=16, width=32, active=2.0)["easy"]
     recipe, schedule = script.RECIPES[name], script.Schedule(250, rows=128, learning_rate=0.02)
+    torch.manual_seed(0)
+    assert script.measure(recipe.make(32, 32, 2), data).cosine < 0.7
     found = script.measure(script.train(recipe, data, 32, schedule, seed=0), data)
     assert found.cosine >= 0.95
     assert found.fvu < 0.3
     assert found.l0 < 5
 
 
-def test_without_training_it_finds_nothing(script: ModuleType) -> None:
-    data = script.cases(features=16, width=32, active=2.0)["easy"]
-    for recipe in script.RECIPES.values():
-        torch.manual_seed(0)
-        assert script.measure(recipe.make(32, 32, 2), data).cosine < 0.7
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-def test_it_finds_nearly_all_of_a_larger_one(script: ModuleType, name: str) -> None:
-    data = script.cases(features=128, width=64, active=4.0)["easy"]
-    trained = script.train(script.RECIPES[name], data, 256, script.Schedule(2000), seed=0)
-    assert script.measure(trained, data).cosine >= 0.95
-
-
 def test_the_table_is_written(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sizes = [f"--{name}={n}" for name, n in TINY.items()]
+    tiny = {"features": 4, "width": 4, "active": 1, "latents": 32, "steps": 2, "seeds": 1}
+    sizes = [f"--{name}={n}" for name, n in tiny.items()]
     output = tmp_path / "new" / "table.md"
     monkeypatch.setattr(sys, "argv", ["ground_truth.py", *sizes, "--output", str(output)])
     script.main()
@@ -79,13 +66,6 @@ def test_features_of_a_group_co_occur_and_keep_their_frequency(script: ModuleTyp
         expected[a, b] = expected[b, a] = within
     torch.testing.assert_close(torch.corrcoef(active.T), expected, atol=0.02, rtol=0)
     assert script.grouped_correlation(5, 2, 0.5)[4].tolist() == [0, 0, 0, 0, 1]  # left over
-
-
-def test_negative_correlations_keep_features_apart(script: ModuleType) -> None:
-    apart = [[1.0, -0.9], [-0.9, 1.0]]
-    active = script.CorrelatedData(2, 4, 0.6, correlation=apart).sample(20_000, 0).latents > 0
-    assert active.float().mean() == pytest.approx(0.3, abs=0.01)
-    assert active.all(dim=1).float().mean() < 0.002
 
 
 def test_what_is_no_correlation_is_refused(script: ModuleType) -> None:
@@ -130,7 +110,6 @@ def test_families_are_a_parent_and_its_children_in_turn(script: ModuleType) -> N
         ({"parents": [None, 0, -1, 0]}, "parent of feature 2 must be a feature before it, got -1"),
         ({"child_probability": 0.0}, "child_probability must be more than 0 and at most 1, got"),
         ({"active": 3.5}, "active with probability 1.4 for 3.5 to be active"),
-        ({"active": 5}, "at most the 4 features"),
     ],
 )
 def test_bad_parents_are_named(script: ModuleType, wrong: dict[str, Any], message: str) -> None:

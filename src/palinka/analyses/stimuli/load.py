@@ -48,14 +48,11 @@ def load_stimuli(path: str | Path) -> Stimuli:
     A kind may also be a class of a Python file beside the YAML file, as in
     `kind: endings.py:Endings`. Where a kind has a `text`, it may be the text itself,
     `bundled_sample` for the sample written by the bundled mini model, or in another file that
-    `file` names, relative to the YAML file's folder.
-
-    Args:
-        path: The file; `~` and environment variables are expanded, also in `file`.
+    `file` names, relative to the YAML file's folder. `~` and environment variables are expanded in
+    both paths.
 
     Raises:
-        InputError: If the file cannot be read, or does not fit its kind; names the file and the
-            key.
+        InputError: If the file cannot be read, or does not fit its kind; names file and key.
     """
     file = expanded(path)
     try:

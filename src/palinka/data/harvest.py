@@ -241,7 +241,8 @@ def _products(spec: HarvestSpec) -> AbstractContextManager[None]:
     """Select the faster matrix products of a wide model on the CPU."""
     model = spec.language_model
     exact = model.dtype == "float32" and torch.get_float32_matmul_precision() == "highest"
-    if not exact or spec.layout.width < MIN_TRIAL_WIDTH or find_device(model.device).type != "cpu":
+    device = find_device(model.device)  # rejects an unknown one before the cache's folder is made
+    if not exact or spec.layout.width < MIN_TRIAL_WIDTH or device.type != "cpu":
         return nullcontext()
     from lightning.pytorch.utilities import rank_zero_info  # slow to import
 

@@ -254,7 +254,7 @@ REFUSALS = {
     f"{CALLBACK}ModelCheckpoint {CALLBACK}ModelCheckpoint": "more than one stateful callback",
     "--trainer.val_check_interval=100": "less than or equal",
     "--trainer.check_val_every_n_epoch=0": "at least 1",
-    "--trainer.strategy=ddp_spawn": "use trainer.strategy ddp",
+    "--trainer.strategy=ddp_spawn": "use strategy ddp",
     "--trainer.model_registry=mine": "palinka export",
     "--trainer.barebones=true": "log_every_n_steps=1",
 }  # fmt: skip

@@ -158,8 +158,22 @@ def count_figures(result, *, conditions, **context):
 
 
 @takes("each condition")
-def undrawn(x):
+def drawn(x):
     return Count(len(x), False)
+
+
+def drawn_figures(result, *, condition, conditions, site, units, texts, **context):
+    return {f"{condition} of {len(conditions)}, {site}, {units}": Figure()}
+
+
+@takes("each condition")
+def misnamed(items):
+    return Count(len(items), False)
+
+
+@takes("each condition")
+def bare(x):
+    return float(len(x))
 
 
 def helper(a, b):
@@ -194,13 +208,16 @@ def test_an_analysis_in_a_file_is_found_beside_the_configuration(
     stimuli(kind="words", conditions=GROUPS)
     beside = Path_fr("stimuli.yaml", cwd=str(tmp_path))
     assert list(run_analysis(entry("own.py:count", beside), mini).figures) == ["animals_food"]
-    undrawn = run_analysis(entry("own.py:undrawn", beside), mini)
-    assert undrawn.scalars()[f"{SITE}/food/items"] == 5.0
-    assert not undrawn.figures
+    drawn = run_analysis(entry("own.py:drawn", beside), mini)
+    assert drawn.scalars()[f"{SITE}/food/items"] == 5.0
+    first = f"{SITE}/animals/animals of 2, {SITE}, units"
+    assert list(drawn.figures) == [first, first.replace("animals", "food")]
     for name, expected in {
         "own.py:coun": "did you mean 'count'",
         "own.py:helper": "does not declare its data",
         "other.py:count": "other.py does not exist",
+        "own.py:misnamed": "missing a required argument: 'items'; it is given",
+        "own.py:bare": "returned float; expected an analyses.Result",
     }.items():
         with pytest.raises(InputError, match=expected):
             run_analysis(entry(name, beside), mini)

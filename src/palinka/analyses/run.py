@@ -120,20 +120,28 @@ def run_analysis(entry: AnalysisEntry, reader: ActivationReader) -> Findings:
     with style():
         for call in calls:
             data = {name: value for name, value in call.data.items() if name in parameters}
+            try:
+                inspect.signature(analysis.function).bind(**data, **options)
+            except TypeError as error:
+                given = ", ".join([*data, *options])
+                raise InputError(f"{entry.analysis}: {error}; it is given {given}") from error
             result = results[call.part] = analysis.function(**data, **options)
+            if not isinstance(result, Result):
+                kind = type(result).__name__
+                raise InputError(f"{entry.analysis} returned {kind}; expected an analyses.Result")
             # Of many sites the one in the middle has figures of its own; the overview has all.
             if analysis.draw is None or call.site != sites[len(sites) // 2]:
                 continue
             acts = reader.every_token(prepared.tokens, call.site)
             texts = zip(prepared.display, acts, strict=True)
-            context = {"units": reader.units, **options, **data, **call.context, "texts": texts}
-            for name, figure in analysis.draw(result, **context).items():
+            context = {**options, **data, "units": reader.units, "site": call.site, "texts": texts}
+            for name, figure in analysis.draw(result, **context, **call.context).items():
                 figures[within_part(call.part, name)] = figure
         if analysis.overview is not None and len(calls) > 1:
             x = {call.part: call.data["x"] for call in calls if "x" in call.data}
             means = {part: items.mean(axis=0, dtype=np.float64) for part, items in x.items()}
-            context = {"means": means, "units": reader.units, **calls[0].context}
-            figures |= analysis.overview(results, **context)
+            named = {n: v for n, v in calls[0].context.items() if n in ("conditions", "sites")}
+            figures |= analysis.overview(results, means=means, units=reader.units, **named)
         for figure in figures.values():
             plain_text(figure)
         heatmaps, pages = _draw_heatmaps(entry, calls, results, prepared, reader)
@@ -263,7 +271,8 @@ def _calls(
             yield _Call(site if several else "", site, {"a": a, "b": b}, context)
             continue
         for condition, items in members.items():
-            context = {"items": labels[items].tolist()}
+            context = {"items": labels[items].tolist(), "condition": condition}
+            context["conditions"] = tuple(members)
             yield _Call(f"{site}/{condition}", site, {"x": vectors[site][items]}, context)
 
 

@@ -25,15 +25,16 @@ OUTPUT = Path(__file__).parent.parent / "src" / "palinka" / "cli" / "options.jso
 PLAIN = {int: "int", float: "float", bool: "bool", str: "str", Path: "str", type(None): "null"}
 # Options whose classes are described with their arguments; of others any name is accepted.
 DESCRIBED = {
-    "data.corpus", "data.language_model", "language_model", "model.autoencoder",
+    "analyses", "data.corpus", "data.language_model", "language_model", "model.autoencoder",
     "model.lr_scheduler", "model.optimizer", "trainer.callbacks", "trainer.logger",
 }  # fmt: skip
 PACKAGES = ("palinka.", "lightning.", "torch.")
 # Base classes and what palinka adds by itself.
 HIDDEN = {
     "Autoencoder", "Callback", "CheckMonitors", "Checkpoint", "Corpus", "DummyLogger",
-    "FinalWeights", "LRScheduler", "Logger", "Optimizer", "ProgressBar", "RunLogger", "SaveConfig",
-    "SaveConfigCallback", "SweepFindings", "VariantLogger",
+    "EndOfRunCallback", "EveryNSteps", "FinalWeights", "LRScheduler", "Logger", "Optimizer",
+    "ProgressBar", "RunLogger", "SaveConfig", "SaveConfigCallback", "SingleModelCallback",
+    "SweepFindings", "VariantLogger",
 }  # fmt: skip
 LINKED = {"params", "optimizer", "input_dim", "output_dim"}
 
@@ -49,7 +50,7 @@ def describe() -> dict[str, dict[str, Any]]:
             place[name] = entry
             if section and section not in own["sections"]:
                 own["sections"].append(section)
-            if name in DESCRIBED:
+            if name in DESCRIBED and "class" in entry["type"]:
                 found["classes"][name] = {
                     kind.__name__: {n: e for n, e, _ in _arguments(kind) if n not in LINKED}
                     for kind in sorted(_classes(hint), key=_by_name)

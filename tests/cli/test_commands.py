@@ -23,7 +23,7 @@ import pytest
         ("analyze --analyses=[]", "at least one"),
         (
             'analyze --analyses=[{"name":"a","analyse":"x","stimuli":"x.yaml"}]',
-            "Option 'analyse' is not",
+            "AnalysisEntry has no option 'analyse'; did you mean 'analysis'?",
         ),
         ("import taken", "taken holds no files"),
     ],

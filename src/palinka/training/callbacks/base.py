@@ -23,9 +23,8 @@ from palinka.training.sweep import SweepModule, strip_prefix
 
 def log_folder(trainer: Trainer) -> Path:
     """`trainer.log_dir` without its broadcast, a collective."""
-    run_folder: Path | None = getattr(trainer, "run_folder", None)
-    if run_folder is not None:
-        return run_folder
+    if run_folder := getattr(trainer, "run_folder", None):
+        return Path(run_folder)
     folders = (getattr(logger, "log_dir", None) or logger.save_dir for logger in trainer.loggers)
     return Path(next(filter(None, folders), None) or trainer.default_root_dir)
 
@@ -46,8 +45,7 @@ class VariantLogger(TensorBoardLogger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log the variant's metrics."""
-        own = strip_prefix(metrics, f"{self.variant}/")
-        if own:
+        if own := strip_prefix(metrics, f"{self.variant}/"):
             epoch = {name: metrics[name] for name in ("epoch",) if name in metrics}
             super().log_metrics({**own, **epoch}, step)
 
@@ -97,12 +95,8 @@ def single_model(
     callback: Callback, trainer: Trainer, module: LightningModule
 ) -> tuple[SparseAutoencoderModule, ActivationDataModule] | None:
     """Autoencoder and data of a callback that reads the language model; warn if it cannot."""
-    data = getattr(trainer, "datamodule", None)
-    if (
-        isinstance(module, SparseAutoencoderModule)
-        and module.device_mesh is None
-        and isinstance(data, ActivationDataModule)
-    ):
+    data = getattr(trainer, "datamodule", None) if module.device_mesh is None else None
+    if isinstance(module, SparseAutoencoderModule) and isinstance(data, ActivationDataModule):
         return module, data
     rank_zero_warn(
         f"{type(callback).__name__} skipped: it takes an ActivationDataModule, and an autoencoder"
@@ -128,10 +122,8 @@ class SingleModelCallback(Callback):
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         """Reject a sweep before it is trained."""
         if isinstance(module, SweepModule):
-            raise InputError(
-                f"{type(self).__name__} takes a single autoencoder: leave it out of a sweep, and"
-                " give palinka validate or analyze the checkpoints of the variants"
-            )
+            remedy = "leave it out of a sweep, and validate or analyze each variant's checkpoint"
+            raise InputError(f"{type(self).__name__} takes a single autoencoder: {remedy}")
 
 
 def has_stepped(trainer: Trainer) -> bool:
@@ -152,7 +144,7 @@ class EveryNSteps(Callback, ABC):
 
     @abstractmethod
     def at_step(self, trainer: Trainer, module: LightningModule) -> None:
-        """Act."""
+        """Measure, draw or analyze the weights of this step."""
 
 
 class EndOfRunCallback(SingleModelCallback, ABC):
@@ -164,7 +156,7 @@ class EndOfRunCallback(SingleModelCallback, ABC):
             self.on_fit_end(trainer, module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write results, or warn where latents are sharded or the data module is another."""
+        """Write results, or warn without an unsharded autoencoder and its data module."""
         writes = trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]
         if writes and (found := single_model(self, trainer, pl_module)):
             self.write(trainer, *found)

@@ -74,8 +74,7 @@ def rewind_logs(trainer: Trainer, positions: Mapping[str, int]) -> None:
     for logger, path, name in _log_files(trainer):
         kept = positions.get(name, 0)
         if isinstance(logger, CSVLogger):
-            rows = _rows(path)[:kept]
-            logger.experiment.metrics = rows  # its constructor has deleted the file
+            logger.experiment.metrics = _rows(path)[:kept]  # before its constructor deletes them
             logger.save()
         elif path.is_relative_to(log_folder(trainer)):
             if kept == 0:
@@ -141,10 +140,8 @@ class RunCheckpoints(Checkpoint):
             if not isinstance(other, ModelCheckpoint) or not other.save_last:
                 continue
             if Path(other.dirpath or self._folder).resolve() == self._folder.resolve():
-                raise InputError(
-                    "ModelCheckpoint's save_last would write over the last.ckpt from which every"
-                    " run resumes: leave it out, or give it a dirpath of its own"
-                )
+                problem = "ModelCheckpoint's save_last would overwrite the last.ckpt of the run"
+                raise InputError(f"{problem}: leave it out, or give it a dirpath of its own")
         if trainer.is_global_zero:
             self._folder.mkdir(parents=True, exist_ok=True)
 
@@ -172,9 +169,8 @@ class RunCheckpoints(Checkpoint):
         """Save every n steps, unless a validation or the end of the epoch comes first."""
         self._stopping |= self._signals.stop_requested()
         if has_stepped(trainer):
-            step = trainer.global_step
-            self._due |= step == trainer.max_steps or step % self.every_n_steps == 0
-            self._due |= self._stopping
+            step, n = trainer.global_step, self.every_n_steps
+            self._due |= self._stopping or step == trainer.max_steps or step % n == 0
             if self._due and not trainer.is_last_batch and not _validation_follows(trainer):
                 self._save(trainer)
 
@@ -203,15 +199,11 @@ class RunCheckpoints(Checkpoint):
                 path = self._folder.parent / name / FOLDER / NEWEST
                 trainer.strategy.checkpoint_io.save_checkpoint(of_variant(checkpoint, name), path)
 
-    def on_exception(
-        self, trainer: Trainer, module: LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: Trainer, module: LightningModule, error: BaseException) -> None:
         """Log how to resume."""
-        if isinstance(exception, (SIGTERMException, KeyboardInterrupt)) and self._saved >= 0:
-            rank_zero_info(
-                f"stopped after step {trainer.global_step}, saved at step {self._saved}:"
-                " the same command with --ckpt_path last resumes there"
-            )
+        if isinstance(error, (SIGTERMException, KeyboardInterrupt)) and self._saved >= 0:
+            saved = f"stopped after step {trainer.global_step}, saved at step {self._saved}"
+            rank_zero_info(f"{saved}: the same command with --ckpt_path last resumes there")
 
     def on_save_checkpoint(
         self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]
@@ -233,10 +225,9 @@ class RunCheckpoints(Checkpoint):
         self._due, self._saved = False, trainer.global_step
         newest = self._folder / NEWEST
         if trainer.is_global_zero and newest.exists():
-            # A hard link, so that the newest is never missing.
             link = self._folder / f"{OLDER}.tmp"
             link.unlink(missing_ok=True)
-            os.link(newest, link)
+            os.link(newest, link)  # so that the newest is never missing
             link.replace(self._folder / OLDER)
         checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
         self._kept = fingerprint(trainer.lightning_module, checkpoint["state_dict"])
@@ -273,10 +264,9 @@ def _measured_but_not_logged(trainer: Trainer) -> dict[str, float]:
 class FinalWeights(Callback):
     """Constrain and validate the final weights, which callbacks may have replaced.
 
-    Weight averaging replaces weights at the end of training. This normalizes directions again,
-    and validates again where the last validation was of other weights, so that the metrics,
-    `last.ckpt` and the module are of the same autoencoder. The Trainer puts it after the user's
-    callbacks and before palinka's.
+    Weight averaging replaces weights at the end of training. Directions are normalized again, and
+    other weights than the last validation's are validated, so that metrics, `last.ckpt` and module
+    agree. The Trainer puts it after the user's callbacks and before palinka's.
     """
 
     _measured: tuple[int, ...] = ()
@@ -289,16 +279,13 @@ class FinalWeights(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         """Record the trained weights, where this may be the last step."""
-        last = trainer.is_last_batch or trainer.global_step == trainer.max_steps
-        if last or trainer.should_stop:
+        if trainer.is_last_batch or trainer.should_stop or trainer.global_step == trainer.max_steps:
             self._trained = fingerprint(module)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Constrain the weights, and validate those that have not been."""
-        if (
-            not isinstance(module, SparseAutoencoderModule | SweepModule)
-            or module.device_mesh is not None
-        ):
+        sharded = module.device_mesh is not None
+        if sharded or not isinstance(module, SparseAutoencoderModule | SweepModule):
             return
         final = fingerprint(module)
         module.constrain()

@@ -9,14 +9,10 @@ from torch import Tensor
 
 from palinka.analyses.figures.text_heatmap import LATENT_EXPONENT, POSITIVE, Heatmap, text_heatmap
 from palinka.analyses.stats.latents import choose_latents
+from palinka.autoencoders.base import positive_integer
 from palinka.errors import InputError
 from palinka.language_models.token_text import token_bytes
-from palinka.training.callbacks.base import (
-    EveryNSteps,
-    SingleModelCallback,
-    evaluating,
-    single_model,
-)
+from palinka.training.callbacks import base
 from palinka.training.callbacks.tensorboard import add_figure, tensorboard_writers
 from palinka.training.module import SparseAutoencoderModule
 
@@ -27,7 +23,7 @@ TEXT = (
 MAX_LATENTS = 4
 
 
-class LatentEvolution(SingleModelCallback, EveryNSteps):
+class LatentEvolution(base.SingleModelCallback, base.EveryNSteps):
     """Log text heatmaps of selected latents to TensorBoard every n steps.
 
     The slider of an image then shows how a feature forms. The language model reads the text once,
@@ -43,12 +39,11 @@ class LatentEvolution(SingleModelCallback, EveryNSteps):
         self, latents: Sequence[int] | None = None, every_n_steps: int = 500, text: str = TEXT
     ) -> None:
         self.latents = None if latents is None else list(latents)
-        if self.latents == [] or every_n_steps < 1 or not text.strip():
-            raise InputError(
-                f"LatentEvolution: latents {self.latents}, every_n_steps {every_n_steps} and a text"
-                f" of {len(text)} characters; expected a latent, at least 1 and some text"
-            )
-        self.every_n_steps = every_n_steps
+        if self.latents == []:
+            raise InputError("LatentEvolution: latents is empty; give some, or leave it out")
+        if not text.strip():
+            raise InputError(f"LatentEvolution: text is {text!r}; give some, or leave it out")
+        self.every_n_steps = positive_integer("LatentEvolution.every_n_steps", every_n_steps)
         self.text = text
         self._tokens: list[bytes] = []
         self._rows: Tensor | None = None
@@ -61,7 +56,7 @@ class LatentEvolution(SingleModelCallback, EveryNSteps):
 
     def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Read the text, and draw the untrained latents."""
-        found = single_model(self, trainer, module) if trainer.is_global_zero else None
+        found = base.single_model(self, trainer, module) if trainer.is_global_zero else None
         if found is not None:
             spec, model = found[1].train_spec, found[1].loaded_language_model
             site, first = spec.resolved_sites[0], int(spec.bos)
@@ -83,7 +78,7 @@ class LatentEvolution(SingleModelCallback, EveryNSteps):
         """Draw the latents."""
         if self._rows is None or not isinstance(module, SparseAutoencoderModule):
             return
-        with evaluating(module):
+        with base.evaluating(module):
             latents = module.encode(self._rows).float().cpu()
         if self.latents is None:
             most = min(MAX_LATENTS, latents.shape[1])

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
@@ -26,8 +26,7 @@ from palinka.training.callbacks.tensorboard import write_findings
 from palinka.training.module import SparseAutoencoderModule
 
 BATCH_ROWS = 4096
-# Tokens shown before and after the one at which a latent is active.
-AROUND = 12
+AROUND = 12  # tokens shown before and after the one at which a latent is active
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,8 @@ class LatentReport(Result):
 
     def tables(self) -> dict[str, Table]:
         """One row for each latent, and one for each of its top activations."""
-        near, top, token, text = self.near, self.top, cache(self._token), cache(self._text)
+        near, top, text = self.near, self.top, cache(self._text)
+        token = cache(lambda token: repr(self.decode([token])))
         latents: Table = {
             "latent": np.arange(len(near.latents)),
             "density": self.statistics.density,
@@ -96,9 +96,6 @@ class LatentReport(Result):
             "text": [text(row) for row in rows],
         }
         return {"latents": latents, "contexts": contexts}
-
-    def _token(self, token: int) -> str:
-        return repr(self.decode([token]))
 
     def _text(self, row: int) -> str:
         """Text around a row's token, which is between `⟦` and `⟧`."""
@@ -202,13 +199,7 @@ class LatentWriter(Callback):
         self._folder.mkdir(parents=True, exist_ok=True)
 
     def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        module: LightningModule,
-        outputs: Tensor,
-        batch: Any,
-        batch_idx: int,
-        *_: Any,
+        self, trainer: Trainer, module: Any, outputs: Tensor, batch: Any, batch_idx: int, *_: Any
     ) -> None:
         """Write one batch."""
         token, latent = outputs.nonzero(as_tuple=True)

@@ -25,20 +25,16 @@ from palinka.language_models.sites import reading
 from palinka.training.callbacks.base import EveryNSteps, evaluating, iter_models, single_model
 from palinka.training.callbacks.checkpoints import fingerprint
 
-# Logits per chunk, which stay in the processor's cache as float64.
-CHUNK_LOGITS = 1 << 19
-# Default number of logits per batch: 64 MiB in float32.
-BATCH_LOGITS = 1 << 24
+CHUNK_LOGITS = 1 << 19  # per chunk, which stays in the processor's cache as float64
+BATCH_LOGITS = 1 << 24  # per batch: 64 MiB in float32
 Sums = tuple[NDArray[np.int64], NDArray[np.float64]]
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy of each next token `(…)` under logits `(…, vocabulary)`, in nats, float64."""
-
-    def losses(x: Tensor, y: Tensor) -> Tensor:
-        return functional.cross_entropy(x.double(), y, reduction="none")
-
-    return _in_chunks(losses, logits, targets)
+    return _in_chunks(
+        lambda x, y: functional.cross_entropy(x.double(), y, reduction="none"), logits, targets
+    )
 
 
 def kl_divergence(clean: Tensor, other: Tensor) -> Tensor:
@@ -64,8 +60,7 @@ COLUMNS = (
 )  # fmt: skip
 # Numerator and denominator of each metric, as weights of the columns.
 _SUM = dict(zip(COLUMNS, np.eye(len(COLUMNS)), strict=True))
-_MEANS = ("ce_clean", "ce_spliced", "ce_ablated", "ce_ablated_mean", "kl")
-RATIOS: Ratios = {name: (_SUM[name], _SUM["tokens"]) for name in _MEANS} | {
+RATIOS: Ratios = {name: (_SUM[name], _SUM["tokens"]) for name in COLUMNS[1:6]} | {
     "ce_delta": (_SUM["ce_spliced"] - _SUM["ce_clean"], _SUM["tokens"]),
     **{
         f"loss_recovered{mean}": (
@@ -75,8 +70,7 @@ RATIOS: Ratios = {name: (_SUM[name], _SUM["tokens"]) for name in _MEANS} | {
         for mean in ("", "_mean")
     },
 }
-# With an `error_site`.
-ERROR_RATIOS: Ratios = {
+ERROR_RATIOS: Ratios = {  # with an `error_site`
     "site_mse": (_SUM["error_spliced"], _SUM["tokens"]),
     "site_recovered": (
         _SUM["error_ablated_mean"] - _SUM["error_spliced"],
@@ -101,19 +95,12 @@ def patched_losses(
 ) -> Sums:
     """Sum the losses of a model by document, clean and with a site's activations patched.
 
-    Every next token within a context counts, for its own document.
-
-    Args:
-        model: The language model.
-        site: The site that is patched with reconstruction, zeros, or the mean.
-        autoencoder: The autoencoder of raw activations.
-        mean: The site's mean, `(width,)`.
-        contexts: Token contexts; neighbors of one length are batched.
-        skip: Number of leading tokens of each context that are not patched.
-        batch_size: Contexts per forward pass; default as many as make 64 MiB of logits.
-        share: Of `(n, of)`, take every `of`-th batch, beginning with the `n`-th.
-        source_site: Input site of a transcoder, before `site`, its default.
-        error_site: Site at which to measure the change of activations; default `site`.
+    Every next token within a context counts, for its own document. The site is patched with its
+    reconstruction by an autoencoder of raw activations, with zeros, and with its `mean`,
+    `(width,)`, except at the first `skip` tokens of each context. Neighboring contexts of one
+    length are batched by `batch_size`, by default as many as make 64 MiB of logits; of a share
+    `(n, of)`, every `of`-th batch is taken, beginning with the `n`-th. A transcoder reads
+    `source_site`; the change of activations is measured at `error_site`.
 
     Returns:
         The documents in ascending order, `(documents,)`, and their sums, `(documents, columns)`
@@ -255,8 +242,7 @@ class LanguageModelMetrics(EveryNSteps):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure a checkpoint."""
         if trainer.state.fn != TrainerFn.FITTING:
-            # The same on every process.
-            values = self._measured(trainer, pl_module)
+            values = self._measured(trainer, pl_module)  # the same on every process
             pl_module.log_dict(values, rank_zero_only=False, sync_dist=False)
 
     on_test_epoch_end = on_validation_epoch_end
@@ -285,10 +271,9 @@ class LanguageModelMetrics(EveryNSteps):
         rows = torch.from_numpy(np.column_stack([documents.astype(np.float64), sums]))
         table = gather_unequal_rows(rows.to(module.device), group).cpu().numpy()
         documents, sums = sum_by_document(table[:, 0].astype(np.int64), table[:, 1:])
-        remark, before = interval_remark(len(documents)), self._remark
-        self._remark = remark
-        if remark and remark != before:
+        if (remark := interval_remark(len(documents))) and remark != self._remark:
             rank_zero_info(remark)
+        self._remark = remark
         ratios = RATIOS if self.error_site is None else {**RATIOS, **ERROR_RATIOS}
         split, named = "test" if trainer.testing else "val", {}
         for name, interval in document_intervals(sums, ratios).items():

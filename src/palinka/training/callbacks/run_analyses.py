@@ -14,19 +14,13 @@ from palinka.analyses.reader import ActivationReader, Encoder
 from palinka.analyses.run import AnalysisEntry, run_analysis
 from palinka.autoencoders.base import positive_integer
 from palinka.errors import InputError
-from palinka.training.callbacks.base import (
-    EveryNSteps,
-    SingleModelCallback,
-    evaluating,
-    has_stepped,
-    single_model,
-)
+from palinka.training.callbacks import base
 from palinka.training.callbacks.tensorboard import write_findings
 from palinka.training.module import SparseAutoencoderModule
 from palinka.training.sweep import strip_prefix
 
 
-class RunAnalyses(SingleModelCallback, EveryNSteps):
+class RunAnalyses(base.SingleModelCallback, base.EveryNSteps):
     """Run analyses on the latents after a fit, on the process that logs.
 
     The findings go to the trainer's loggers and to `<log_dir>/analyses/<name>/`. An analysis
@@ -50,7 +44,7 @@ class RunAnalyses(SingleModelCallback, EveryNSteps):
         """Keep the logged losses, and analyze every n steps."""
         super().on_train_batch_end(trainer, module)
         every, step = trainer.log_every_n_steps, trainer.global_step  # type: ignore[attr-defined]
-        if every and has_stepped(trainer) and step % every == 0:
+        if every and base.has_stepped(trainer) and step % every == 0:
             for name, loss in strip_prefix(trainer.callback_metrics, "loss/").items():
                 self._losses.setdefault(name, {})[step] = float(loss)
 
@@ -75,7 +69,7 @@ class RunAnalyses(SingleModelCallback, EveryNSteps):
         """Run the analyses, with the language model loaded once."""
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        if (found := single_model(self, trainer, module)) is None:
+        if (found := base.single_model(self, trainer, module)) is None:
             self.failed += [entry.name for entry in self.analyses]
             return
         autoencoder, data = found
@@ -87,7 +81,7 @@ class RunAnalyses(SingleModelCallback, EveryNSteps):
             )
         for entry in self.analyses:
             try:
-                with evaluating(module):
+                with base.evaluating(module):
                     findings = run_analysis(entry, self._reader)
                 write_findings(findings, trainer)
             except Exception as error:  # must not end the training

@@ -106,8 +106,7 @@ def log_locations(trainer: Trainer) -> list[str]:
             lines.append(f"look at them with   tensorboard --logdir {folder}")
         else:
             files = isinstance(logger, WandbLogger) and Path(logger.experiment.dir)
-            written = files.parent if files else logger.save_dir
-            if written:
+            if written := files.parent if files else logger.save_dir:
                 lines.append(f"{type(logger).__name__} in   {shell_path(Path(written))}")
     return list(dict.fromkeys(lines))  # the variants of a sweep log below its folder
 
@@ -140,7 +139,7 @@ class SweepFindings(Callback):
     """
 
     def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Write them, on the process that logs."""
+        """Write the table and the figure, on the process that logs."""
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         variants = list(iter_models(trainer, module))

@@ -20,6 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from palinka.analyses.findings import Findings
 from palinka.training.callbacks.base import VariantLogger, iter_models, log_folder
+from palinka.training.sweep import strip_prefix
 
 LOSSES = ("total", "reconstruction", "sparsity", "decorrelation", "auxiliary")
 CHARTS = {
@@ -32,11 +33,8 @@ CHARTS = {
     "share of time spent waiting for data": ["throughput/loader_wait"],
 }
 # Tags are regular expressions for a tag's beginning: `val/fvu` would match `val/fvu_legacy`.
-LAYOUT = {
-    "overview": {
-        chart: ("Multiline", [f"{tag}$" for tag in tags]) for chart, tags in CHARTS.items()
-    }
-}
+_LINES = {chart: ("Multiline", [f"{tag}$" for tag in tags]) for chart, tags in CHARTS.items()}
+LAYOUT = {"overview": _LINES}
 
 
 def tensorboard_writers(trainer: Trainer, *, variants: bool = False) -> Iterator[SummaryWriter]:
@@ -91,11 +89,8 @@ class TensorBoardDashboard(Callback):
     def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Log hyper-parameters and the last validation's results."""
         for one in iter_models(trainer, module):
-            results = {
-                f"final/{name.removeprefix('val/')}": float(value)
-                for name, value in one.metrics.items()
-                if name.startswith("val/")
-            }
+            metrics = strip_prefix(one.metrics, "val/").items()
+            results = {f"final/{name}": float(value) for name, value in metrics}
             seed = {name: one.overrides[name] for name in ("seed",) if name in one.overrides}
             for logger in one.loggers if results else ():
                 logger.log_hyperparams({**one.module.hparams, **seed}, results)
@@ -128,10 +123,9 @@ class FeatureHistograms(Callback):
 
 
 def nearest_cosine(dictionary: Tensor, sample: int = 2048) -> Tensor:
-    """Largest cosine of a sample of directions with any other of the dictionary.
+    """Largest cosine of evenly spaced directions with any other of `(latents, width)`.
 
-    All pairs of a large dictionary, `(latents, width)`, would take longer than an epoch; the sample
-    is evenly spaced. The cosines are `(min(sample, latents),)`; that of a single latent is NaN.
+    The cosines are `(min(sample, latents),)`; that of a single latent is NaN.
     """
     directions = functional.normalize(dictionary.float(), dim=1)
     latents = len(directions)
@@ -161,7 +155,6 @@ class ThroughputMonitor(Callback):
     ) -> None:
         """Count the batch, and log where the trainer logs."""
         self._rows += batch.shape[0]
-        # Lightning's own rule of when it passes values on to the loggers.
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every == 0 or trainer.global_step % every:
             return

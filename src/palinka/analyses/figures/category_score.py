@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from palinka.analyses.category_score import CategoryScore
 from palinka.analyses.figures import style
+from palinka.analyses.result import Array
 
 ALPHA = 0.05
 SCORE = "score (target mean / other mean)"
@@ -59,21 +59,18 @@ def _scores(result: CategoryScore, units: str) -> Figure:
     return figure
 
 
-def _score_against_auc(result: CategoryScore, auc: NDArray[np.float64], units: str) -> Figure:
+def _score_against_auc(result: CategoryScore, auc: Array, units: str) -> Figure:
     figure, axes = style.new_figure(5.4, 4.0)
     positive = result.score > 0
-    style.draw_points(axes, result.score[positive], auc[positive], log_x=True)
-    at_edge = axes.get_yaxis_transform()
+    style.draw_points(axes, result.score[positive], auc[positive], xscale="log")
+    edge: dict[str, Any] = {"transform": axes.get_yaxis_transform()}
     if not positive.all():
-        axes.plot(
-            np.full((~positive).sum(), LEFT_EDGE), auc[~positive], "_", ms=7, mew=0.6, alpha=0.6,
-            color=style.MUTED, transform=at_edge, rasterized=True, label="score 0",
-        )  # fmt: skip
+        dashes: dict[str, Any] = {"ms": 7, "mew": 0.6, "alpha": 0.6, "color": style.MUTED, **edge}
+        left = np.full((~positive).sum(), LEFT_EDGE)
+        axes.plot(left, auc[~positive], "_", rasterized=True, label="score 0", **dashes)
     for best in (result.score.argmax(), auc.argmax()):
-        if positive[best]:
-            axes.plot(result.score[best], auc[best], **RING)
-        else:
-            axes.plot(LEFT_EDGE, auc[best], transform=at_edge, **RING)
+        x, where = (result.score[best], {}) if positive[best] else (LEFT_EDGE, edge)
+        axes.plot(x, auc[best], **where, **RING)
     style.mark(axes, y=0.5)
     lowest_score = _lowest_significant(result.score, result.p_value)
     if lowest_score is not None:
@@ -88,9 +85,7 @@ def _score_against_auc(result: CategoryScore, auc: NDArray[np.float64], units: s
     return figure
 
 
-def _lowest_significant(
-    values: NDArray[np.float64], p_value: NDArray[np.float64] | None
-) -> float | None:
+def _lowest_significant(values: Array, p_value: Array | None) -> float | None:
     if p_value is None or not (p_value <= ALPHA).any():
         return None
     return float(values[p_value <= ALPHA].min())
@@ -99,10 +94,8 @@ def _lowest_significant(
 def _headline(result: CategoryScore, units: str) -> str:
     """The first latent of either ranking, a line each."""
     lines = []
-    for verb, values, p_values in (
-        ("scores", result.score, result.p_value),
-        ("has AUC", result.auc, result.auc_p_value),
-    ):
+    rankings = ("scores", result.score, result.p_value), ("has AUC", result.auc, result.auc_p_value)
+    for verb, values, p_values in rankings:
         if values is not None:
             best = values.argmax()
             chance = "" if p_values is None else f", p = {p_values[best]:.3g}"

@@ -8,16 +8,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from palinka.analyses.figures import style
-from palinka.analyses.generalized_eigendecomposition import (
-    GeneralizedEigendecomposition as Result,
-)
-from palinka.analyses.generalized_eigendecomposition import (
-    generalized_eigendecomposition as decompose,
-)
-from palinka.analyses.result import as_float64
+from palinka.analyses.generalized_eigendecomposition import GeneralizedEigendecomposition as Result
+from palinka.analyses.generalized_eigendecomposition import generalized_eigendecomposition as solve
+from palinka.analyses.result import Array, Mask, as_float64
+from palinka.analyses.stats.similarity import Indices
 from palinka.errors import InputError
 
 # Maximum number of items that are named beside an axis, and of characters of a name.
@@ -27,7 +24,6 @@ MAX_FRAMES, MAX_TOKENS = 6, 40
 # Versions of one frame differ in no more tokens than this in either.
 _MAX_TARGET_TOKENS = 3
 
-Array = NDArray[np.float64]
 Names = Sequence[str]
 # The tokens of a text and the scores of each in both directions, `(tokens,)`.
 TokenSeries = tuple[Names, Array, Array]
@@ -61,17 +57,11 @@ def generalized_eigendecomposition(
 
     `a`, `(n_a, d)`, and `b`, `(n_b, d)`, are the activations of the `conditions`, whose `items`,
     those of `a` first, and whose columns, the `units`, have names. `texts` are the tokens of each
-    item's text and their activations, `(tokens, d)`; `seed` draws the shuffled labeling.
-
-    Returns:
-        `spectrum`, `variance`, `scores` and `patterns`; with permutations `null`; with `a` and
-        `b` also `data`, `covariances` and `shuffled`; with `texts` also `series`.
+    item's text and their activations, `(tokens, d)`; `seed` draws the shuffled labeling. Without
+    `a` and `b` there are no `data`, `covariances`, `shuffled` and `series`.
     """
-    figures = {
-        "spectrum": _spectrum(result, conditions),
-        "variance": _variance(result),
-        "patterns": _patterns(result, conditions, units),
-    }
+    figures = {"spectrum": _spectrum(result, conditions), "variance": _variance(result)}
+    figures["patterns"] = _patterns(result, conditions, units)
     if result.null_a is not None:
         figures["null"] = _null(result, conditions)
     if a is None or b is None:
@@ -104,10 +94,8 @@ def overview(
     width, height = 8.0 if tested else 4.5, 1.2 + 0.3 * len(results)
     figure, panels = style.new_figure(width, height, ncols=1 + tested, squeeze=False, sharey=True)
     first, *others = panels[0]
-    for (name, direction, color, _), shift in zip(
-        _directions(conditions), (-0.12, 0.12), strict=True
-    ):
-        places = np.arange(len(results)) + shift
+    for index, (name, direction, color, _) in enumerate(_directions(conditions)):
+        places = np.arange(len(results)) + (-0.12, 0.12)[index]
         leading = [getattr(result, f"eigenvalues_{name}")[0] for result in results.values()]
         first.plot(leading, places, "o", color=color, label=direction)
         for axes in others:
@@ -195,13 +183,8 @@ def _null(result: Result, names: Names) -> Figure:
     return figure
 
 
-def _scores(
-    result: Result, names: Names, first: NDArray[np.bool_] | None, items: Names | None
-) -> Figure:
-    """Both leading components by item, beside the items' names where these are few.
-
-    `first` marks the items of the first condition, `(items,)`, if that is known.
-    """
+def _scores(result: Result, names: Names, first: Mask | None, items: Names | None) -> Figure:
+    """Both leading components by item, of which `first` are of the first condition, if known."""
     labels = [
         item if len(item) <= MAX_LABEL_LENGTH else item[: MAX_LABEL_LENGTH - 1] + "…"
         for item in items or ()
@@ -224,7 +207,7 @@ def _scores(
 
 
 def _draw_stems(
-    axes: Axes, scores: Array, first: NDArray[np.bool_] | None, names: Names, upright: bool = True
+    axes: Axes, scores: Array, first: Mask | None, names: Names, upright: bool = True
 ) -> None:
     """A point on a stem for each item, in the color of its condition."""
     places = np.arange(len(scores))
@@ -238,9 +221,7 @@ def _draw_stems(
         axes.plot(x[chosen], y[chosen], "o", color=color, ms=3, label=label)
 
 
-def permuted_labels(
-    a: Array, b: Array, pairs: bool, seed: int
-) -> tuple[Array, Array, NDArray[np.intp]]:
+def permuted_labels(a: Array, b: Array, pairs: bool, seed: int) -> tuple[Array, Array, Indices]:
     """Items labeled A and B by one draw of the null, and the index of each among all."""
     rng = np.random.default_rng(seed)
     if pairs:
@@ -255,13 +236,11 @@ def permuted_labels(
 def _shuffled(result: Result, both: tuple[Array, Array], names: Names, seed: int) -> Figure:
     """The true labeling in the left column, a shuffled one in the right."""
     shuffled_a, shuffled_b, order = permuted_labels(*both, result.pairs, seed)
-    other = decompose(shuffled_a, shuffled_b, result.variance, result.shrinkage)
+    other = solve(shuffled_a, shuffled_b, result.variance, result.shrinkage)
     figure, panels = style.new_figure(9.0, 7.0, nrows=3, ncols=2, sharey="row")
-    columns = (
-        ("True labels", result, np.arange(len(order))),
-        ("One shuffled labeling", other, np.argsort(order)),  # back to the items' own order
-    )
-    for (spectrum, *rows), (title, each, take) in zip(panels.T, columns, strict=True):
+    true = "True labels", result, np.arange(len(order))
+    chance = "One shuffled labeling", other, np.argsort(order)  # back to the items' own order
+    for (spectrum, *rows), (title, each, take) in zip(panels.T, (true, chance), strict=True):
         for axes, (name, direction, color, label) in zip(rows, _directions(names), strict=True):
             eigenvalues = getattr(each, f"eigenvalues_{name}")
             numbers = np.arange(1, len(eigenvalues) + 1)
@@ -309,8 +288,7 @@ def _covariances(both: tuple[Array, Array], components: Array, names: Names, uni
         options = {"extent": (start, end, end, start), "vmin": -limit, "vmax": limit}
         for axes, image, title in zip(row, (first, second, first - second), titles, strict=True):
             drawn = axes.imshow(image, cmap=style.DIVERGING, **options)
-            axes.set_title(title)
-            axes.set_xlabel(label)
+            axes.set(title=title, xlabel=label)
         row[0].set_ylabel(label)
         what = "covariance" if end - start <= style.MAX_SIDE else "covariance (means of blocks)"
         figure.colorbar(drawn, ax=row, label=what, extend="both", shrink=0.8)
@@ -325,27 +303,24 @@ def _blocks(x: Array) -> Array:
 
 
 def draw_series(series: Sequence[TokenSeries], n_a: int, names: Names) -> Figure:
-    """Draw the first texts' scores in both directions, token by token.
+    """Draw the first texts' scores in both directions; `n_a` texts are of the first condition.
 
     Where text `i` of either condition is the same frame with another target, the two are drawn
-    over each other, and their corresponding tokens are joined. Other texts stand alone. The first
-    `n_a` texts are those of the first condition.
+    over each other, and their corresponding tokens are joined. Other texts stand alone.
     """
     pairs = [(i, n_a + i) for i in range(n_a)] if len(series) == 2 * n_a else []
-    groups: list[tuple[int, ...]] = [
-        (i, j) for i, j in pairs if corresponding(series[i][0], series[j][0]) is not None
-    ]
+    groups: Sequence[tuple[int, ...]] = [
+        (i, j) for i, j in pairs if corresponding(series[i][0], series[j][0])
+    ][:MAX_FRAMES]
     if not groups:
         half = MAX_FRAMES // 2
         groups = [(text,) for text in (*range(n_a)[:half], *range(n_a, len(series))[:half])]
-    groups = groups[:MAX_FRAMES]
     most = min(max(len(series[text][0]) for group in groups for text in group), MAX_TOKENS)
     width, height = max(8.0, 0.4 * most), 0.4 + 1.55 * len(groups)
     layout = {"nrows": len(groups), "ncols": 2, "squeeze": False, "sharey": "col"}
     figure, panels = style.new_figure(width, height, **layout)
-    for direction, (column, (_, title, _, label)) in enumerate(
-        zip(panels.T, _directions(names), strict=True)
-    ):
+    for direction, (_, title, _, label) in enumerate(_directions(names)):
+        column = panels[:, direction]
         for axes, group in zip(column, groups, strict=True):
             colors = [style.COLORS[int(text >= n_a)] for text in group]
             _draw_group(axes, [series[text] for text in group], colors, direction)
@@ -385,17 +360,15 @@ def _draw_group(
     if len(texts) == 2:
         tokens, others = texts[0][0], texts[1][0]
         before, after = corresponding(tokens, others) or (0, 0)
-        if after:  # What follows the target stands at the same place in both versions.
-            for place in places:
-                place[-after:] += length - len(place)
+        for place in places:  # What follows the target stands at the same place in both versions.
+            place[len(place) - after :] += length - len(place)
         if len(tokens) == len(others) == before + 1 + after:
             labels[before] = f"{tokens[before]}/{others[before].strip()}"
         joined = [*range(before + 1), *range(-after, 0)] if before < length else range(length)
         for token in joined:
             if token < min(len(tokens), len(others)):
-                across = places[0][token], places[1][token]
-                heights = values[0][token], values[1][token]
-                axes.plot(across, heights, color=style.MUTED, linewidth=0.8, zorder=1)
+                ends = ([one[token] for one in of_both] for of_both in (places, values))
+                axes.plot(*ends, color=style.MUTED, linewidth=0.8, zorder=1)
         target = before - 0.5, length - after - 0.5
         axes.axvspan(*target, color=style.COLORS[4], alpha=0.2, linewidth=0)
     for place, scores, color in zip(places, values, colors, strict=True):

@@ -27,30 +27,27 @@ def latent_statistics(
     result: LatentStatistics, *, latents: ArrayLike | None = None, units: str = "latents",
     **context: Any,
 ) -> dict[str, Figure]:  # fmt: skip
-    """Draw density and activation by latent, against each other, and the latents.
+    """Draw density and activation by latent and against each other, and `latents` by token.
 
-    Returns:
-        `density`, `activation`, `density_by_activation` and, with the activations `latents`,
-        `(tokens, latents)`, `latents_by_token`.
+    `latents`, the activations `(tokens, latents)`, are drawn if they are given.
     """
     alive = ~result.dead
     title = f"{alive.sum():,} of {len(alive):,} {units} alive ({100.0 * alive.mean():.3g} %)"
     figures: dict[str, Figure] = {}
+    groups = [(alive, style.COLORS[0], None)]
     for name, label in (("density", DENSITY), ("activation", ACTIVATION)):
-        groups = [(alive, style.COLORS[0], None)]
         values = getattr(result, name)
         figures[name], axes, _ = style.draw_by_unit(values, groups, units, label, f"alive {units}")
         style.draw_highlighted(axes, np.flatnonzero(result.dead), "dead")
         style.legend_above(axes)
         axes.set_title(title)
     figures["density_by_activation"], axes = style.new_figure(5.0, 4.0)
-    density, activation = result.density[alive], result.activation[alive]
-    style.draw_points(axes, activation, density, log_x=True, log_y=True)
+    places = result.activation[alive], result.density[alive]
+    style.draw_points(axes, *places, xscale="log", yscale="log")
     axes.set(xlabel=ACTIVATION, ylabel=DENSITY, title=title)
     if latents is not None:
         matrix = as_float64(latents, "latents")
         figures["latents_by_token"], axes = style.new_figure(8.0, 4.0)
         style.draw_activations([axes], [matrix], units)
-        axes.set_ylabel("token")
-        axes.set_title(f"{matrix.shape[1]:,} {units} at {matrix.shape[0]:,} tokens")
+        axes.set(ylabel="token", title="{1:,} {2} at {0:,} tokens".format(*matrix.shape, units))
     return figures

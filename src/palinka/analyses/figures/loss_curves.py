@@ -14,18 +14,13 @@ from palinka.errors import InputError
 NOISY = 50
 
 
-@style.captioned(
-    losses="Every loss over the steps of the run.",
-)
+@style.captioned(losses="Every loss over the steps of the run.")
 def loss_curves(
     history: Mapping[str, tuple[ArrayLike, ArrayLike]], **context: Any
 ) -> dict[str, Figure]:
-    """Draw every loss over the steps in a panel of its own.
+    """Draw `losses`, every loss over the steps in a panel of its own.
 
     `history` has for each loss, such as `total`, its steps and its values, both `(points,)`.
-
-    Returns:
-        `losses`.
 
     Raises:
         InputError: If there are no losses, or one differs in the numbers of values and steps.
@@ -33,9 +28,8 @@ def loss_curves(
     if not history:
         raise InputError("there are no losses to draw; expected steps and values of at least one")
     columns = min(2, len(history))
-    figure, panels = style.small_multiples(
-        len(history), columns, (3.8, 2.4), (0.0, 0.3), sharex=True
-    )
+    sizes = (3.8, 2.4), (0.0, 0.3)
+    figure, panels = style.small_multiples(len(history), columns, *sizes, sharex=True)
     for number, (axes, (name, points)) in enumerate(zip(panels, history.items(), strict=True)):
         color = style.cycled(number)
         steps, values = style.as_curve(points, f"steps and values of the loss {name!r}")

@@ -13,21 +13,17 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.scale import SymmetricalLogTransform
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from palinka.analyses.figures import style
-from palinka.analyses.pairwise_mutual_information import (
-    ROUNDING,
-    PairwiseMutualInformation,
-    correlation_over_pairs,
-)
-from palinka.analyses.stats.similarity import triangle
+from palinka.analyses.pairwise_mutual_information import ROUNDING, correlation_over_pairs
+from palinka.analyses.pairwise_mutual_information import PairwiseMutualInformation as Result
+from palinka.analyses.stats.similarity import Array, triangle
 
 MEASURES = ("mutual information (bits)", "covariance (squared activation)")
 TOGETHER = "together"
 # Pairs of each condition that are drawn in a small panel; r is that of all pairs.
 MAX_PANEL_POINTS = 800
-MAX_MEAN_SITES = 3
 BINS = 60
 # Values that differ by more than this factor are drawn on a logarithmic scale.
 WIDE = 100.0
@@ -36,7 +32,6 @@ HUGE = 10.0
 # Percentiles: rare extremes would take the colors away from all other pairs.
 IN_COLOR = (1.0, 99.0)
 
-Array = NDArray[np.float64]
 T = TypeVar("T")
 # Both measures over the pairs of each condition.
 ByCondition = dict[str, tuple[Array, ...]]
@@ -48,15 +43,8 @@ ByCondition = dict[str, tuple[Array, ...]]
     comparison="Each point is a pair of items: its covariance against its mutual information. "
     "Pairs high in information at little covariance depend on each other in no straight line.",
 )
-def pairwise_mutual_information(
-    result: PairwiseMutualInformation, **context: Any
-) -> dict[str, Figure]:
-    """Draw the measures over the items of one condition at one site.
-
-    Returns:
-        `matrices` (mutual information and covariance of every pair, with their histograms) and
-        `comparison` (covariance against mutual information).
-    """
+def pairwise_mutual_information(result: Result, **context: Any) -> dict[str, Figure]:
+    """Draw the measures over the items of one condition at one site."""
     return {"matrices": _matrices(result), "comparison": _comparison(result)}
 
 
@@ -69,18 +57,13 @@ def pairwise_mutual_information(
     mean_activation="The mean activation of every unit, and of one condition against the other.",
 )
 def overview(
-    results: Mapping[str, PairwiseMutualInformation], *, conditions: Sequence[str] = (),
+    results: Mapping[str, Result], *, conditions: Sequence[str] = (),
     means: Mapping[str, ArrayLike] | None = None, units: str = "units", **context: Any,
 ) -> dict[str, Figure]:  # fmt: skip
     """Draw the measures at all sites, condition by condition and together.
 
     `results` are by `site/condition`, or by site alone; `conditions` give their order. By the same
-    keys `means` are the mean activations over items, `(units,)`.
-
-    Returns:
-        `comparison_by_site` (covariance against mutual information, a panel for each site),
-        `distributions` and `means_by_site`; with `means` of two conditions or more also
-        `mean_activation` (by unit, and one condition against the other).
+    keys `means` are the mean activations over items, `(units,)`, drawn for two conditions or more.
     """
     found: dict[str, ByCondition] = {}
     for site, of_site in _by_site_and_condition(results, conditions).items():
@@ -133,7 +116,7 @@ def _bin_edges(low: float, high: float, threshold: float | None = None) -> Array
     return np.linspace(low, high, BINS + 1)
 
 
-def _matrices(result: PairwiseMutualInformation) -> Figure:
+def _matrices(result: Result) -> Figure:
     figure, panels = style.new_figure(8.4, 6.0, nrows=2, ncols=2, height_ratios=(2.2, 1.0))
     information, covariance = triangle(result.mutual_information), triangle(result.covariance)
     corrected, samples = triangle(result.mutual_information_corrected), triangle(result.samples)
@@ -180,7 +163,7 @@ def _draw_pairs(axes: Axes, matrix: Array, label: str) -> None:
     axes.spines[["bottom", "left"]].set_visible(False)
 
 
-def _comparison(result: PairwiseMutualInformation) -> Figure:
+def _comparison(result: Result) -> Figure:
     figure, axes = style.new_figure(5.2, 4.0)
     information, covariance = triangle(result.mutual_information), triangle(result.covariance)
     style.draw_points(axes, information, covariance)
@@ -199,10 +182,10 @@ def _scatter_by_site(results: Mapping[str, ByCondition], names: Sequence[str]) -
     random = np.random.default_rng(0)
     for axes, (site, pairs) in zip(panels, results.items(), strict=True):
         points, colors = [], []
-        for condition, (x, y) in pairs.items():
+        for condition, measured in pairs.items():
             if condition != TOGETHER:
-                drawn = random.permutation(len(x))[:MAX_PANEL_POINTS]
-                points.append(np.stack([x[drawn], y[drawn]]))
+                drawn = random.permutation(len(measured[0]))[:MAX_PANEL_POINTS]
+                points.append(np.stack(measured)[:, drawn])
                 colors += [style.cycled(names.index(condition))] * len(drawn)
         # In random order, so that no condition hides another.
         order = random.permutation(len(colors))
@@ -246,10 +229,9 @@ def _distributions(sites: Mapping[int, ByCondition], label: str, names: Sequence
             axes.set(xlabel=MEASURES[measure], ylim=(0.0, 1.2 if uniform[measure] else 1.05))
             if uniform[measure]:
                 which = ", ".join(map(str, uniform[measure]))
-                axes.text(
-                    0.98, 0.97, f"not drawn, all pairs equal: {which}", transform=axes.transAxes,
-                    ha="right", va="top", fontsize="x-small", color=style.MUTED,
-                )  # fmt: skip
+                text, where = f"not drawn, all pairs equal: {which}", axes.transAxes
+                look: dict[str, Any] = {"fontsize": "x-small", "color": style.MUTED}
+                axes.text(0.98, 0.97, text, ha="right", va="top", transform=where, **look)
         row[0].set_ylabel("pairs, relative to the peak")
     for axes, condition in zip(panels[0], names, strict=True):
         axes.set_title(condition or "all pairs")
@@ -294,13 +276,13 @@ def _means_by_site(sites: Mapping[int, ByCondition], label: str, names: Sequence
 def _mean_activations(means: Mapping[str, Mapping[str, ArrayLike]], units: str) -> Figure:
     """The mean activation of each unit, and one condition against the others."""
     shown = list(means)
-    if len(shown) > MAX_MEAN_SITES:
+    if len(shown) > 3:
         shown = [shown[0], shown[len(shown) // 2], shown[-1]]
     columns = max(len(means[site]) for site in shown)
-    width, height = 4.2 + 2.8 * (columns - 1), 0.6 + 2.6 * len(shown)
+    size = 4.2 + 2.8 * (columns - 1), 0.6 + 2.6 * len(shown)
     layout = {"nrows": len(shown), "ncols": columns, "squeeze": False}
     ratios = [1.6, *[1.0] * (columns - 1)]
-    figure, panels = style.new_figure(width, height, width_ratios=ratios, **layout)
+    figure, panels = style.new_figure(*size, width_ratios=ratios, **layout)
     for row, site in zip(panels, shown, strict=True):
         values = {name: np.asarray(mean, np.float64) for name, mean in means[site].items()}
         first, *others = values
@@ -342,10 +324,9 @@ def _numbers(sites: list[str]) -> tuple[list[int], str]:
 
 def _log_threshold(values: Array) -> float | None:
     """Linear range of a signed logarithmic scale; None if a linear scale is enough."""
-    sizes = np.abs(values[values != 0])
-    if len(sizes) == 0:
+    if not values.any():
         return None
-    small, large = np.percentile(sizes, [10, 100])
+    small, large = np.percentile(np.abs(values[values != 0]), [10, 100])
     return float(10.0 ** np.floor(np.log10(small))) if large > WIDE * small else None
 
 

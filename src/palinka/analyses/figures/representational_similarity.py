@@ -8,10 +8,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from palinka.analyses.figures import style
-from palinka.analyses.representational_similarity import RepresentationalSimilarity
+from palinka.analyses.representational_similarity import RepresentationalSimilarity as Result
+from palinka.analyses.result import Mask
 from palinka.analyses.stats.similarity import Indices, triangle
 
 SCORES = {
@@ -36,16 +36,10 @@ MAX_PAIRS = 4000
     "other. The closer to a rising line, the more the two sites arrange the words alike.",
 )
 def representational_similarity(
-    result: RepresentationalSimilarity, items: Sequence[str] | None = None,
+    result: Result, items: Sequence[str] | None = None,
     sites: Sequence[str] = ("x", "y"), **context: Any,
 ) -> dict[str, Figure]:  # fmt: skip
-    """Draw two sites' similarities among the same words, the `items`.
-
-    Returns:
-        `groups` (which pairs of words share a group; only with groups), `similarity` (both
-        matrices), `histograms` (of their triangles) and `comparison` (one site's similarities
-        against the other's, over all pairs and within each group).
-    """
+    """Draw two sites' similarities among the same words, the `items`, and their groups."""
     # Words of a group stand together, whatever order they came in.
     member, count = result.membership, len(result.similarity_x)
     order = np.arange(count) if member is None else np.argsort(member, kind="stable")
@@ -67,10 +61,8 @@ def _mask(names: Sequence[str], member: Indices, words: list[str]) -> Figure:
     # Categories have no means: many words are thinned out.
     step = ceil(len(shared) / style.MAX_SIDE)
     edge = len(words) - 0.5
-    axes.imshow(
-        shared[::step, ::step], cmap=ListedColormap(colors), vmin=-0.5, vmax=len(names) + 0.5,
-        extent=(-0.5, edge, edge, -0.5),
-    )  # fmt: skip
+    scale: dict[str, Any] = {"vmin": -0.5, "vmax": len(names) + 0.5, "cmap": ListedColormap(colors)}
+    axes.imshow(shared[::step, ::step], extent=(-0.5, edge, edge, -0.5), **scale)
     _name_words(axes, words, member, rows=True)
     for name, color in zip([*names, "two groups"], [*colors[1:], BETWEEN], strict=True):
         axes.plot([], [], "s", markersize=7, color=color, label=name)
@@ -79,9 +71,7 @@ def _mask(names: Sequence[str], member: Indices, words: list[str]) -> Figure:
     return figure
 
 
-def _matrices(
-    result: RepresentationalSimilarity, order: Indices, words: list[str], sites: Sequence[str]
-) -> Figure:
+def _matrices(result: Result, order: Indices, words: list[str], sites: Sequence[str]) -> Figure:
     side = _side(len(words))
     figure, panels = style.new_figure(2 * side + 0.4, side, ncols=2)
     off_diagonal = ~np.eye(len(words), dtype=bool)
@@ -104,7 +94,7 @@ def _matrices(
     return figure
 
 
-def _histograms(result: RepresentationalSimilarity, sites: Sequence[str]) -> Figure:
+def _histograms(result: Result, sites: Sequence[str]) -> Figure:
     figure, panels = style.new_figure(7.5, 3.2, ncols=2, sharey=True)
     for axes, name, site in zip(panels, "xy", sites, strict=True):
         values = triangle(getattr(result, f"similarity_{name}"))
@@ -123,12 +113,10 @@ def _histograms(result: RepresentationalSimilarity, sites: Sequence[str]) -> Fig
     return figure
 
 
-def _comparison(result: RepresentationalSimilarity, sites: Sequence[str]) -> Figure:
-    names = result.group_names
-    columns = min(4, len(names) + 1)
-    figure, panels = style.small_multiples(
-        len(names) + 1, columns, (2.7, 2.7), (1.0, 0.5), sharex=True, sharey=True
-    )
+def _comparison(result: Result, sites: Sequence[str]) -> Figure:
+    names, shared = result.group_names, {"sharex": True, "sharey": True}
+    count, columns = len(names) + 1, min(4, len(names) + 1)
+    figure, panels = style.small_multiples(count, columns, (2.7, 2.7), (1.0, 0.5), **shared)
     x, y = triangle(result.similarity_x), triangle(result.similarity_y)
     points: dict[str, Any] = {"linewidths": 0, "rasterized": True}
     if len(x) > MAX_PAIRS:
@@ -159,7 +147,7 @@ def _comparison(result: RepresentationalSimilarity, sites: Sequence[str]) -> Fig
     return figure
 
 
-def _kinds(result: RepresentationalSimilarity) -> list[tuple[str, NDArray[np.bool_], str]]:
+def _kinds(result: Result) -> list[tuple[str, Mask, str]]:
     """Kinds of pairs in drawing order: name, mask over the triangle, color."""
     member = result.membership
     if member is None:

@@ -12,7 +12,7 @@ from palinka.analyses.figures import style
 from palinka.errors import InputError
 
 # Not as many as colors, so that pairs of color and mark repeat late.
-_MARKS = ("o", "s", "^", "D", "v", "P")
+_MARKS = "os^DvP"
 
 
 @style.captioned(
@@ -22,14 +22,11 @@ _MARKS = ("o", "s", "^", "D", "v", "P")
 def sparsity_frontier(
     families: Mapping[str, tuple[ArrayLike, ArrayLike]], **context: Any
 ) -> dict[str, Figure]:
-    """Draw the fraction of variance unexplained against the number of active latents.
+    """Draw `l0_fvu`, the fraction of variance unexplained against the active latents.
 
     `families` have by name, such as an architecture's, the mean number of latents active on a row
     and the fraction of variance unexplained of each dictionary, both `(dictionaries,)`. The
     context may have a `title`, what is reconstructed.
-
-    Returns:
-        `l0_fvu`.
 
     Raises:
         InputError: If there are no dictionaries, or a family has not one value for each.
@@ -40,9 +37,8 @@ def sparsity_frontier(
     for index, (name, points) in enumerate(families.items()):
         l0, fvu = style.as_curve(points, f"L0 and FVU of {name!r}")
         order, marker = np.argsort(l0), _MARKS[index % len(_MARKS)]
-        axes.plot(
-            l0[order], fvu[order], marker=marker, ms=4.5, color=style.cycled(index), label=name
-        )
+        look: dict[str, Any] = {"marker": marker, "ms": 4.5, "color": style.cycled(index)}
+        axes.plot(l0[order], fvu[order], label=name, **look)
     axes.set(xlabel="L0: latents active per token", ylabel="fraction of variance unexplained")
     axes.set_title(context.get("title", ""))
     axes.set_xscale("log", base=2)  # so that few octaves have numbers, too

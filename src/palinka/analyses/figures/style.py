@@ -1,7 +1,7 @@
 """Style and drawing helpers that all figures share."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -34,11 +34,9 @@ Draw = Callable[P, Figures]
 Group = tuple[NDArray[np.bool_], str, str | None]
 
 
-@contextmanager
-def style() -> Iterator[None]:
-    """Apply palinka's style within the block; restore matplotlib's settings after it."""
-    with mpl.rc_context(fname=Path(__file__).with_name("palinka.mplstyle")):
-        yield
+def style() -> AbstractContextManager[None]:
+    """Apply palinka's style within a block; restore matplotlib's settings after it."""
+    return mpl.rc_context(fname=Path(__file__).with_name("palinka.mplstyle"))
 
 
 def new_figure(width: float = 6.0, height: float = 4.0, **layout: Any) -> tuple[Figure, Any]:
@@ -63,11 +61,7 @@ def small_multiples(
 
 
 def plain_text(figure: Figure) -> None:
-    """Show every `$` in a figure's texts as a `$`, not as the start of a formula.
-
-    The numbers along logarithmic axes, which are formulas, do not exist before the figure is
-    drawn, and stay as they are.
-    """
+    """Show every `$` in a figure's texts as a `$`; numbers along the axes stay formulas."""
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
         if "$" in text.get_text():
@@ -77,9 +71,8 @@ def plain_text(figure: Figure) -> None:
 def captioned(**captions: str) -> Callable[[Draw[P]], Draw[P]]:
     """Let a function draw in palinka's style, and give its figures their captions.
 
-    Findings, TensorBoard and the atlas show the caption beside the figure. It is the figure's
-    label, as of any artist of matplotlib: `figure.get_label()`. A `$` in a name stays a `$`. There
-    may be captions of further figures; a figure without one raises a `KeyError`.
+    Findings, TensorBoard and the atlas show the caption, the figure's label, beside the figure.
+    There may be captions of further figures; a figure without one raises a `KeyError`.
     """
 
     def decorate(function: Draw[P]) -> Draw[P]:
@@ -121,21 +114,17 @@ def mark(axes: Axes, *, x: float | None = None, y: float | None = None) -> None:
 def legend_above(axes: Axes, columns: int = 1) -> None:
     """Put the legend, if there are entries, beside the title, where it covers no data."""
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(
-            loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=columns, borderaxespad=0.0,
-            columnspacing=1.0, handletextpad=0.3,
-        )  # fmt: skip
+        spacing = {"borderaxespad": 0.0, "columnspacing": 1.0, "handletextpad": 0.3}
+        axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=columns, **spacing)
 
 
 def draw_points(
     axes: Axes, x: NDArray[Any], y: NDArray[Any], color: str = COLORS[0], label: str | None = None,
-    log_x: bool = False, log_y: bool = False,
+    **scales: Any,
 ) -> None:  # fmt: skip
-    """Draw few points one by one, and the density of more than `MAX_POINTS`."""
+    """Draw few points one by one, the density of many; `scales` are `xscale` and `yscale`."""
     if len(x) == 0:
         return
-    scales: dict[str, Any] = {"xscale": "log" if log_x else "linear"}
-    scales["yscale"] = "log" if log_y else "linear"
     if len(x) <= MAX_POINTS:
         axes.set(**scales)
         axes.plot(x, y, "o", ms=3, mew=0, alpha=0.7, color=color, label=label, rasterized=True)
@@ -143,17 +132,15 @@ def draw_points(
     # From a light tint of the color, still visible on white, to its dark shade.
     pure = np.array(to_rgb(color))
     shades = LinearSegmentedColormap.from_list(color, [0.35 * pure + 0.65, pure, 0.4 * pure])
-    axes.hexbin(
-        x, y, gridsize=(100, 50), bins="log", mincnt=1, cmap=shades, linewidths=0.1,
-        rasterized=True, **scales,
-    )  # fmt: skip
+    cells: dict[str, Any] = {"gridsize": (100, 50), "bins": "log", "mincnt": 1, "cmap": shades}
+    axes.hexbin(x, y, linewidths=0.1, rasterized=True, **cells, **scales)
     if label:
         axes.plot([], [], "o", color=color, label=label)
 
 
 def draw_by_unit(
     values: NDArray[Any], groups: Sequence[Group], units: str, ylabel: str, ranked: str,
-    log_y: bool = True,
+    yscale: str = "log",
 ) -> tuple[Figure, Axes, Axes]:  # fmt: skip
     """Draw one value per unit, `(units,)`, by the unit's number, and in descending order.
 
@@ -163,7 +150,7 @@ def draw_by_unit(
     by_number.set(xlabel=number_of(units), ylabel=ylabel, xlim=(-0.5, len(values) - 0.5))
     by_rank.set(xlabel=f"share of the {ranked} (%)", title="in descending order")
     for mask, color, label in groups:
-        draw_points(by_number, np.flatnonzero(mask), values[mask], color, label, log_y=log_y)
+        draw_points(by_number, np.flatnonzero(mask), values[mask], color, label, yscale=yscale)
     ordered = np.sort(values[np.any([mask for mask, *_ in groups], axis=0)])[::-1]
     if len(ordered):
         by_rank.plot(100.0 * (np.arange(len(ordered)) + 0.5) / len(ordered), ordered)
@@ -188,10 +175,7 @@ def draw_highlighted(axes: Axes, numbers: NDArray[Any], label: str, color: str =
 
 
 def block_means(image: NDArray[Any], largest: int = MAX_SIDE) -> NDArray[Any]:
-    """Shrink the longer sides of a matrix to `largest` by averaging equal blocks.
-
-    So it is drawn at its true colors.
-    """
+    """Shrink the longer sides of a matrix to `largest` by averaging equal blocks."""
     for axis in (0, 1):
         length = image.shape[axis]
         if length > largest:
@@ -219,9 +203,7 @@ def draw_matrix(axes: Axes, matrix: NDArray[Any], first: int = 0, **options: Any
     return axes.imshow(block_means(matrix), extent=extent, **options)
 
 
-def draw_activations(
-    panels: Sequence[Axes], matrices: Sequence[NDArray[np.float64]], units: str
-) -> None:
+def draw_activations(panels: Sequence[Axes], matrices: Sequence[NDArray[Any]], units: str) -> None:
     """Draw matrices of items by units at one scale, with one color bar."""
     images = [block_means(matrix) for matrix in matrices]
     limit = color_limit(np.concatenate([image.ravel() for image in images]))

@@ -21,16 +21,12 @@ from palinka.analyses.figures.style import style
 from palinka.errors import InputError, escape_control_chars
 
 # Squares let the strongest tokens of a latent stand out; units are shown as they are.
-LATENT_EXPONENT = 2.0
-UNIT_EXPONENT = 1.0
-POSITIVE = "Reds"
-NEGATIVE = "Blues"
+LATENT_EXPONENT, UNIT_EXPONENT = 2.0, 1.0
+POSITIVE, NEGATIVE = "Reds", "Blues"
 
 # Familiar signs; other invisible characters are shown by their code point.
 SIGNS = {" ": " ", "\n": "↵", "\t": "⇥", "\u00a0": "⍽"}
-SPACE = "␣"
-DOTTED_CIRCLE = "◌"
-ZERO_WIDTH_JOINER = "\u200d"
+SPACE, DOTTED_CIRCLE, ZERO_WIDTH_JOINER = "␣", "◌", "\u200d"
 INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zs", "Zl", "Zp"}
 # Spaces that would be overlooked or misread: at the end, or several in a row.
 HIDDEN_SPACES = re.compile(" {2,}| $")
@@ -81,10 +77,8 @@ class Heatmap:
         name = f"heatmap {self.caption!r}"
         values = np.asarray(self.values, dtype=np.float64)
         if values.shape != (tokens,):
-            raise InputError(
-                f"{name} has values of the shape {values.shape} for {tokens} tokens; expected "
-                "one value for each token"
-            )
+            given = f"{name} has values of the shape {values.shape} for {tokens} tokens"
+            raise InputError(f"{given}; expected one value for each token")
         if not np.isfinite(values).all():
             raise InputError(f"{name} holds NaN or infinite values; leave those tokens out")
         return values
@@ -119,10 +113,7 @@ def display_tokens(tokens: Sequence[str | bytes]) -> tuple[str, ...]:
     is complete, if its tokens are given as bytes; the tokens before it show their bytes, such as
     `⟨F0 9F⟩`. No text is empty.
     """
-    chunks = [
-        token.encode("utf-8", "surrogatepass") if isinstance(token, str) else token
-        for token in tokens
-    ]
+    chunks = [t.encode("utf-8", "surrogatepass") if isinstance(t, str) else t for t in tokens]
     owners = [index for index, chunk in enumerate(chunks) for _ in chunk]
     contents = [""] * len(chunks)
     start = 0
@@ -237,16 +228,11 @@ def text_heatmap(
     """Draw a text once for every heatmap, one above the other.
 
     Each heatmap is scaled from its least to its largest value over the text; both are shown
-    behind the caption.
-
-    Args:
-        tokens: The text, token by token; bytes where characters are divided over tokens.
-        heatmaps: The series that color the tokens.
-        columns: Length of a line in characters.
+    behind the caption. `tokens` are bytes where characters are divided over tokens; a line has
+    `columns` characters.
 
     Raises:
-        InputError: If there are no tokens or no heatmaps, if values do not fit the tokens, or
-            if a line is too short to hold a character.
+        InputError: If there are no tokens or heatmaps, values do not fit, or lines are too short.
     """
     texts = _checked_texts(tokens, heatmaps)
     if columns < 2:
@@ -254,20 +240,19 @@ def text_heatmap(
     lines = token_lines([_drawable(text) for text in texts], columns)
     shown = lines[: max(1, MAX_LINES // len(heatmaps))]
     used = max(24, max(cell.column + cell.width for line in shown for cell in line))
-
     block = CAPTION_LINES + len(shown) + 0.8
     width, height = used * COLUMN_INCHES, block * len(heatmaps) * LINE_INCHES
     page = width + 2 * MARGIN_INCHES, height + 2 * MARGIN_INCHES
     with style():
         figure = Figure(figsize=page)
     figure.set_layout_engine("none")
-    axes = figure.add_axes(
-        (MARGIN_INCHES / page[0], MARGIN_INCHES / page[1], width / page[0], height / page[1])
-    )
+    corner = MARGIN_INCHES / page[0], MARGIN_INCHES / page[1]
+    axes = figure.add_axes((*corner, width / page[0], height / page[1]))
     axes.set(xlim=(0, used), ylim=(block * len(heatmaps), 0))
     axes.set_axis_off()
     # A token is never markup.
     font: dict[str, Any] = {"fontsize": POINTS, "parse_math": False}
+    family = list(_installed_fonts())
     for number, heatmap in enumerate(heatmaps):
         top = number * block + CAPTION_LINES
         values, colors = heatmap.numbers(len(texts)), heatmap.cells(len(texts))
@@ -283,7 +268,6 @@ def text_heatmap(
                 boxes.append([(left, y), (right, y), (right, y + 0.94), (left, y + 0.94)])
                 background, ink = colors[cell.token]
                 backgrounds.append(background)
-                family = list(_installed_fonts())
                 axes.text(left, y + 0.68, cell.text, color=ink, family=family, **font)
         axes.add_collection(PolyCollection(boxes, facecolors=backgrounds, edgecolors="white"))
     return figure
@@ -323,8 +307,7 @@ def text_heatmap_html(
     The page, under the heading `title`, needs no other file and runs no script. Pointing at a
     token shows its value, its position and, where `token_ids` are given, its id.
 
-    Returns:
-        HTML. Tokens, captions and the title are escaped, and invisible characters in them shown.
+    Tokens, captions and the title are escaped, and invisible characters in them shown.
 
     Raises:
         InputError: If there are no tokens or no heatmaps, or if values or ids do not fit them.
@@ -341,16 +324,12 @@ def text_heatmap_html(
         ends = f"{values.min():.3g} … {values.max():.3g}"
         cells = list(zip(texts, titles, colors, strict=True))
         sections.append({"caption": caption, "range": ends, "cells": cells})
-    groups = [
-        {
-            "tokens": word,
-            "whole": sum(text_width(texts[token]) for token in word) <= MAX_WORD_WIDTH,
-            "ends_line": _ends_line(texts[word[-1]]),
-        }
-        for word in words(texts)
-    ]
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    groups = []
+    for word in words(texts):
+        whole = sum(text_width(texts[token]) for token in word) <= MAX_WORD_WIDTH
+        ends_line = _ends_line(texts[word[-1]])
+        groups.append({"tokens": word, "whole": whole, "ends_line": ends_line})
+    options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True}
+    environment = Environment(autoescape=True, undefined=StrictUndefined, **options)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render(title=escape_control_chars(title), sections=sections, words=groups)

@@ -5,15 +5,14 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from palinka.analyses.figures import style
-from palinka.analyses.result import as_float64
+from palinka.analyses.result import Array, as_float64
 from palinka.analyses.unit_tuning import UnitTuning
 
 # More words than this cannot be read beside an image.
 MAX_LABELS = 60
-Array = NDArray[np.float64]
 
 
 @style.captioned(
@@ -33,19 +32,14 @@ def unit_tuning(
 
     `a` and `b` are the activations of both `conditions`, `(items, units)`, and `items` the words
     of the first, followed by those of the second.
-
-    Returns:
-        `t` and, with `a` and `b`, `activations` and `mean_activation`.
     """
-    groups = [(~result.significant, style.MUTED, "not significant")]
-    groups.append((result.significant, style.COLORS[1], "significant"))
-    ylabel = f"t (above 0: prefers {conditions[1]})"
-    figure, *panels = style.draw_by_unit(result.t, groups, units, ylabel, units, log_y=False)
+    found, ylabel = result.significant, f"t (above 0: prefers {conditions[1]})"
+    groups = [(~found, style.MUTED, "not significant"), (found, style.COLORS[1], "significant")]
+    figure, *panels = style.draw_by_unit(result.t, groups, units, ylabel, units, "linear")
     for axes in panels:
         style.mark(axes, y=0.0)
     style.legend_above(panels[0], columns=2)
-    found = f"{result.significant.sum():,} of {len(result.t):,} {units} significant"
-    panels[0].set_title(found)
+    panels[0].set_title(f"{found.sum():,} of {len(found):,} {units} significant")
     figures = {"t": figure}
     if a is not None and b is not None:
         both = as_float64(a, "a"), as_float64(b, "b")
@@ -54,9 +48,7 @@ def unit_tuning(
     return figures
 
 
-@style.captioned(
-    significant="The share of units at each site that tell the two conditions apart.",
-)
+@style.captioned(significant="The share of units at each site that tell the two conditions apart.")
 def overview(
     results: Mapping[str, UnitTuning], units: str = "units", **context: Any
 ) -> dict[str, Figure]:
@@ -75,14 +67,13 @@ def _activations(
     rows = min(MAX_LABELS, max(map(len, both)))
     figure, panels = style.new_figure(9.0, max(3.2, 0.1 * rows + 1.0), ncols=2)
     style.draw_activations(panels, both, units)
-    start = 0
-    for axes, activations, condition in zip(panels, both, conditions, strict=True):
-        words = (items or ())[start : start + len(activations)]
-        start += len(activations)
+    starts = (0, len(both[0]))
+    for axes, activations, condition, start in zip(panels, both, conditions, starts, strict=True):
         axes.set_title(condition)
         if items is None or len(activations) > MAX_LABELS:
             axes.set_ylabel("item")
         else:
+            words = items[start : start + len(activations)]
             axes.set_yticks(range(len(words)), words, fontsize=5.5, parse_math=False)
     return figure
 
@@ -96,20 +87,17 @@ def _mean_activation(
     axes["a"].sharey(axes["b"])
     axes["a"].tick_params(labelbottom=False)
     means = [activations.mean(axis=0) for activations in both]
+    numbers = np.arange(len(means[0]))
     for number, name in enumerate("ab"):
-        style.draw_points(
-            axes[name], np.arange(len(means[0])), means[number], style.COLORS[2 * number]
-        )
+        style.draw_points(axes[name], numbers, means[number], style.COLORS[2 * number])
         style.mark(axes[name], y=0.0)
         axes[name].set(title=conditions[number], ylabel="mean activation")
-        axes[name].set_xlim(-0.5, len(means[0]) - 0.5)
+        axes[name].set_xlim(-0.5, len(numbers) - 0.5)
     axes["b"].set_xlabel(style.number_of(units))
     for chosen, color, _ in groups:
         style.draw_points(axes["c"], means[0][chosen], means[1][chosen], color)
     ends = [np.min(means), np.max(means)]
     axes["c"].plot(ends, ends, color="black", lw=0.7)
-    axes["c"].set(
-        xlabel=f"mean activation, {conditions[0]}", ylabel=f"mean activation, {conditions[1]}",
-        title=f"significant {units} apart",
-    )  # fmt: skip
+    xlabel, ylabel = (f"mean activation, {condition}" for condition in conditions)
+    axes["c"].set(xlabel=xlabel, ylabel=ylabel, title=f"significant {units} apart")
     return figure

@@ -251,7 +251,7 @@ def test_rejects_a_split_or_configuration_that_is_not_there(dataset: Path) -> No
 
 
 def test_columns_that_do_not_hold_text_are_rejected(dataset: Path) -> None:
-    with pytest.raises(InputError, match="no column 'text'; text_field may be one of body, year"):
+    with pytest.raises(InputError, match="no column 'text'; text_field may be body, year"):
         next(HuggingFaceDataset(str(dataset)).documents())
     with pytest.raises(InputError, match=r"row 0 of .* holds int in column 'year'; expected text"):
         next(HuggingFaceDataset(str(dataset), text_field="year").documents())

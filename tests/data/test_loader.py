@@ -205,9 +205,9 @@ def test_a_loaded_place_yields_to_another_epoch() -> None:
     ("other", "message"),
     [
         ((counted_rows(21), {}), "rows_identity"),
-        ((counted_rows(20, run_rows=2), {}), "run_rows 1, these activations have 2"),
-        ((counted_rows(20), {"seed": 3}), "seed 0, these activations have 3"),
-        ((counted_rows(20), {"shuffle": False}), "shuffle True, these activations have False"),
+        ((counted_rows(20, run_rows=2), {}), "run_rows 1, this run 2"),
+        ((counted_rows(20), {"seed": 3}), "seed 0, this run 3"),
+        ((counted_rows(20), {"shuffle": False}), "shuffle True, this run False"),
     ],
 )
 def test_the_state_of_other_rows_is_rejected(

@@ -32,5 +32,5 @@ def test_rows_and_their_text_are_those_given_whatever_is_done_with_what_was_read
         context = memory.context(row)
         assert context.tokens.tolist() == list(range(40))
         assert (context.offset, context.document, context.position) == (row, row // 7, row % 7)
-    with pytest.raises(InputError, match="row 40 asked of rows 0 to 39"):
+    with pytest.raises(InputError, match="row 40 is out of range; expected 0 to 39"):
         memory.context(40)

@@ -89,8 +89,8 @@ def test_no_graph_is_kept_and_the_result_can_be_trained_on(gpt2: LanguageModel) 
 @pytest.mark.parametrize(
     ("texts", "sites", "message"),
     [
-        (["word " * 80], ["hidden.1"], r"text 0 has \d+ tokens, more than the 64"),
-        (torch.zeros(2, 65, dtype=torch.long), ["hidden.1"], "65 tokens, more than the 64"),
+        (["word " * 80], ["hidden.1"], r"text 0 has \d+ tokens; a context has at most 64"),
+        (torch.zeros(2, 65, dtype=torch.long), ["hidden.1"], "65 tokens; a context has at most 64"),
         ("text", ["hidden.1"], "give a list of texts"),
         ([], ["hidden.1"], "an empty list"),
         (["fine", ""], ["hidden.1"], r"texts \[1\] without a token"),
@@ -215,5 +215,5 @@ def test_texts_are_padded_on_the_right_without_a_padding_token(gpt2: LanguageMod
 
 @pytest.mark.parametrize("mask", [[], [1, 1, 1], [[1, 1]], [[0, 1, 1]], [[1, 0, 1]], [[0, 0, 0]]])
 def test_a_mask_that_is_not_right_padded_is_rejected(mask: list[int]) -> None:
-    with pytest.raises(InputError, match="padding on the right only"):
+    with pytest.raises(InputError, match="padded on the right only"):
         Tokens(torch.zeros(1, 3, dtype=torch.long), torch.tensor(mask, dtype=torch.long))

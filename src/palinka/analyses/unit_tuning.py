@@ -16,9 +16,9 @@ from palinka.errors import InputError
 Test = Literal["paired", "welch"]
 Correction = Literal["bonferroni", "holm", "benjamini_hochberg", "max_t"]
 
-MINIMUM_ITEMS = 3
+MIN_ITEMS = 3
 # Fewer items of unlike variance have too few sign-flips for `max_t` to hold its error rate.
-MINIMUM_ITEMS_WELCH_MAX_T = 8
+MIN_ITEMS_WELCH_MAX_T = 8
 # With fewer, Welch's p is 1.1 to 2.4 times too often below 0.00025, in simulation.
 FEW_ITEMS_WELCH = 12
 
@@ -119,10 +119,10 @@ def unit_tuning(
     if correction == "max_t" and permutations < 1:
         raise InputError(f"permutations is {permutations}; max_t needs at least one")
     paired = test == "paired"
-    first, second = two_conditions(a, b, MINIMUM_ITEMS, paired, 'test="welch"')
+    first, second = two_conditions(a, b, MIN_ITEMS, paired, 'test="welch"')
     fewest = min(len(first), len(second))
-    if not paired and correction == "max_t" and fewest < MINIMUM_ITEMS_WELCH_MAX_T:
-        needed = f"under welch, max_t needs at least {MINIMUM_ITEMS_WELCH_MAX_T}"
+    if not paired and correction == "max_t" and fewest < MIN_ITEMS_WELCH_MAX_T:
+        needed = f"under welch, max_t needs at least {MIN_ITEMS_WELCH_MAX_T}"
         raise InputError(f'a condition has {fewest} items; {needed}: use correction="holm"')
     both = scaled(np.concatenate([first, second]), axis=0)
     first, second, largest = both[: len(first)], both[len(first) :], np.abs(both).max(axis=0)

@@ -68,8 +68,8 @@ def open_shard(folder: Path, shape: ShardShape) -> FileIO:
     if size == shape.bytes and header == shape.header:
         return file
     file.close()
-    sizes = f"{size} bytes, expected {shape.bytes}"
-    fault = "its header is damaged" if size == shape.bytes else sizes
+    right = size == shape.bytes
+    fault = "its header is damaged" if right else f"{size} bytes, expected {shape.bytes}"
     raise InputError(f"{path}: {fault}; {_REMEDY}")
 
 
@@ -83,10 +83,8 @@ def read_exactly(file: FileIO, target: memoryview, offset: int) -> None:
             target, offset = target[count:], offset + count
 
 
-# Hashing leaves Python's lock; more threads than cores, as some wait for the disk.
-_MAX_THREADS = 8
-# Below the usual limit of 1,024 open files per process.
-_MAX_OPEN = 256
+_MAX_THREADS = 8  # more than cores, as some wait for the disk; hashing leaves Python's lock
+_MAX_OPEN = 256  # below the usual limit of 1,024 open files per process
 
 
 class ShardReader:
@@ -141,12 +139,9 @@ class ShardReader:
             self._open.popitem()[1].close()
 
 
-# One read should be long enough to keep a disk busy ...
-_RUN_BYTES = 256 * 2**10
-# ... but in a run, a row should meet few others of its own context,
-_NEIGHBORS = 0.1
-# and even a small cache should be shuffled well.
-_MIN_RUNS = 1024
+_RUN_BYTES = 256 * 2**10  # one read should be long enough to keep a disk busy,
+_NEIGHBORS = 0.1  # but in a run, a row should meet few others of its own context,
+_MIN_RUNS = 1024  # and even a small cache should be shuffled well
 
 
 class Cache:
@@ -194,11 +189,8 @@ class Cache:
     ) -> "Cache":
         """Open a finished cache and check everything but the checksums of its shards.
 
-        With `verify_shards`, those are compared when rows are first read from a shard.
-
-        Raises:
-            InputError: If the manifest is missing, damaged, of another version or key; or naming
-                every shard that is missing or of a wrong size or header.
+        With `verify_shards`, those are compared when rows are first read from a shard. An
+        `InputError` names every shard that is missing or of a wrong size or header.
         """
         if not cls.exists(folder):
             raise InputError(f"{folder}: no finished cache (no {MANIFEST_NAME}); harvest it first")
@@ -247,7 +239,7 @@ class Cache:
     def read_rows(self, start: int, stop: int) -> torch.Tensor:
         """Read the rows from `start` to before `stop` in their order on disk, `(rows, width)`."""
         if not 0 <= start <= stop <= self.rows:
-            raise InputError(f"rows {start} to {stop - 1} asked of rows 0 to {self.rows - 1}")
+            raise InputError(f"rows {start} to {stop - 1} are out of range 0 to {self.rows - 1}")
         out = torch.empty(stop - start, self.width, dtype=self.dtype)
         with closing(self.reader()) as reader:
             reader.read_into(out, np.array([[start, stop]]))
@@ -256,7 +248,7 @@ class Cache:
     def context(self, row: int) -> RowContext:
         """Read the text around a row."""
         if not 0 <= row < self.rows:
-            raise InputError(f"row {row} asked of rows 0 to {self.rows - 1}")
+            raise InputError(f"row {row} is out of range; expected 0 to {self.rows - 1}")
         index = bisect_right(self.first_rows, row) - 1
         shape = self.shapes[index]
         length = shape.layout.context_length

@@ -216,12 +216,13 @@ class HuggingFaceDataset(Corpus):
     def documents(self) -> Iterator[Document]:
         """Iterate over the rows, each named by its number."""
         for number, row in enumerate(self._rows()):
-            if self.text_field not in row:
-                known = f"text_field may be one of {', '.join(row)}"
-                raise InputError(f"{self.path} has no column {self.text_field!r}; {known}")
-            text = row[self.text_field]
-            if not isinstance(text, str | None):
-                held = f"{type(text).__name__} in column {self.text_field!r}"
+            if (field := self.text_field) not in row:
+                columns = ", ".join(row)
+                raise InputError(
+                    f"{self.path} has no column {field!r}; text_field may be {columns}"
+                )
+            if not isinstance(text := row[field], str | None):
+                held = f"{type(text).__name__} in column {field!r}"
                 raise InputError(f"row {number} of {self.path} holds {held}; expected text")
             if text and text.strip():
                 yield Document(f"row {number}", text=text)

@@ -23,10 +23,8 @@ from palinka.data.packing import Context, Split
 from palinka.errors import InputError, expanded
 from palinka.language_models import LanguageModel, LanguageModelSpec
 
-# Bytes that are read and hashed in a few seconds; larger caches are verified by `harvest` alone.
-MAX_VERIFIED_BYTES = 4 * 1024**3
-# Number of runs of neighboring rows that `training_rows` takes.
-RUNS = 64
+MAX_VERIFIED_BYTES = 4 * 1024**3  # hashed in seconds; `harvest` alone verifies larger caches
+RUNS = 64  # of neighboring rows that `training_rows` takes
 
 
 def plain_arguments(
@@ -109,8 +107,7 @@ class ActivationDataModule(pl.LightningDataModule):
         if batch_size is not None and batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; expected at least 1, or null for all")
         if validation_tokens is not None and validation_fraction == 0:
-            given = f"validation_tokens is {validation_tokens}, validation_fraction 0"
-            raise InputError(f"{given}; leave one out")
+            raise InputError("validation_tokens is given, validation_fraction is 0; leave one out")
         if isinstance(language_model, str):
             language_model = LanguageModelSpec(language_model)
         self.batch_size = batch_size
@@ -120,7 +117,7 @@ class ActivationDataModule(pl.LightningDataModule):
         self.unit_norm = unit_norm
         self.seed = seed
         self.verify_shards = verify_shards
-        self.train_spec = HarvestSpec(
+        self.train_spec = train = HarvestSpec(
             language_model,
             site,
             BundledSample() if corpus is None else corpus,
@@ -134,11 +131,9 @@ class ActivationDataModule(pl.LightningDataModule):
             batch_contexts=harvest_batch_size,
             target_site=target_site,
         )
-        self.validation_spec = self.train_spec
+        self.validation_spec = train
         if validation_fraction:
-            self.validation_spec = replace(
-                self.train_spec, split="validation", max_rows=validation_tokens
-            )
+            self.validation_spec = replace(train, split="validation", max_rows=validation_tokens)
         self._rows: dict[Split, Cache | MemoryRows] = {}
         self._loaders: list[ActivationLoader] = []
         # Not for the logger: the module's hyperparameters go there, and names must not clash.
@@ -219,14 +214,10 @@ class ActivationDataModule(pl.LightningDataModule):
         specs: Sequence[HarvestSpec] | None = None,
         max_verified: float = math.inf,
     ) -> None:
-        """Harvest the missing shards of both splits, and verify caches that existed.
+        """Harvest the missing shards of both splits, or of `specs`, and verify existing caches.
 
-        Args:
-            rank: This process among `world_size`; all of them share `cache_dir`.
-            world_size: Number of processes.
-            barrier: Waits for every rank.
-            specs: What to harvest instead.
-            max_verified: Bytes of the largest cache that is verified.
+        Caches of more than `max_verified` bytes are not verified. The other arguments are those of
+        `palinka.data.harvest`.
         """
         if self.in_memory:
             raise InputError("in_memory is true, so nothing is harvested; set it to false")

@@ -267,9 +267,7 @@ class ShardShape:
 
 
 MANIFEST_NAME = "manifest.json"
-# Description of a cache until its manifest is there.
-DESCRIPTION_NAME = "harvest.json"
-
+DESCRIPTION_NAME = "harvest.json"  # until the manifest is there
 # Names of the files of a cache, finished or not.
 CACHE_FILE = re.compile(
     r"(manifest\.json|harvest\.(json|lock)|shard-[0-9]{5,}\.(safetensors|json|lock))(\.tmp)?"

@@ -36,11 +36,9 @@ from palinka.language_models.token_text import bos_id
 # with which, and with that the bytes on disk.
 WINDOW_ROWS = 262_144
 WINDOW_BYTES = 2 * 1024**3
-# Enough tokens of a forward pass to keep the processor busy, with small intermediates.
-BATCH_TOKENS = 4_096
+BATCH_TOKENS = 4_096  # of a forward pass: keeps the processor busy, with small intermediates
 SECONDS_BETWEEN_CHECKS = 1.0
-# Narrower sites belong to small models, for which a trial of both libraries does not pay.
-MIN_TRIAL_WIDTH = 640
+MIN_TRIAL_WIDTH = 640  # narrower sites are of small models, where a trial does not pay
 
 
 @dataclass(frozen=True)
@@ -80,8 +78,8 @@ class HarvestSpec:
             raise InputError(f"target_site {self.target_site!r} is the site itself; give another")
         rows = self.layout.rows_per_context
         if self.max_rows is not None and self.max_rows < rows:
-            asked = f"{self.max_rows} rows are asked of the {self.split} split"
-            raise InputError(f"{asked}; ask for those of a context, {rows}, or more")
+            few = f"{self.max_rows} rows of the {self.split} split are less than one context"
+            raise InputError(f"{few}; give at least {rows}")
 
     @cached_property
     def resolved_sites(self) -> tuple[str, ...]:
@@ -254,9 +252,8 @@ def _products(spec: HarvestSpec) -> AbstractContextManager[None]:
 def load_model(spec: HarvestSpec, load: Callable[[], LanguageModel]) -> LanguageModel:
     """Load the model, and check that the contexts fit into it."""
     model = load()
-    if spec.context_length > (most := model.context_length):
-        given = f"context_length is {spec.context_length}"
-        raise InputError(f"{given}; {model.spec.name} reads at most {most} tokens at a time")
+    if (given := spec.context_length) > (most := model.context_length):
+        raise InputError(f"context_length is {given}; {model.spec.name} reads at most {most}")
     return model
 
 

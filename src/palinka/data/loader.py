@@ -47,11 +47,7 @@ class BatchBuffers:
 
 
 class RowOrder:
-    """Seeded order of all rows, shuffled in runs.
-
-    Run `i` is rows `i * run_rows` to before `(i + 1) * run_rows`; the last may be shorter.
-    Without seeds, rows keep their own order.
-    """
+    """Order of all rows, shuffled by seeds in runs of `run_rows`; as they are without seeds."""
 
     def __init__(self, rows: int, run_rows: int, *seeds: int) -> None:
         run_rows = run_rows if seeds else max(1, rows)
@@ -139,8 +135,7 @@ def _draw(
 
 
 _READ_AHEAD = 2  # batches
-# Besides these: the one in use, the one before it, which its name still holds while the next is
-# read, and a spare.
+# Besides these: the one in use, the one before, still named while the next is read, and a spare.
 _BUFFERS = _READ_AHEAD + 3
 
 
@@ -190,9 +185,8 @@ class ActivationLoader:
         self._next: tuple[int, int] | None = (0, 0)
         self._running: weakref.WeakSet[ReadAhead[torch.Tensor]] = weakref.WeakSet()
         if not len(self):
-            rows = f"{source.rows} rows do not fill one batch of {self._global_batch}"
-            each = f"{batch_size} on each of {world_size} devices"
-            raise InputError(f"{rows} ({each}): lower batch_size or use more text")
+            batch = f"{self._global_batch} ({batch_size} on each of {world_size} devices)"
+            raise InputError(f"{source.rows} rows do not fill one batch of {batch}; lower it")
 
     def __len__(self) -> int:
         """Number of batches of an epoch."""
@@ -233,9 +227,8 @@ class ActivationLoader:
         """Resume at a place that was saved on any number of ranks; reject that of other rows."""
         for name, value in self._order_settings().items():
             if state.get(name) != value:
-                saved = f"the saved place in the data has {name} {state.get(name)!r}"
-                hint = "resume with the settings of the first run"
-                raise InputError(f"{saved}, these activations have {value!r}: {hint}")
+                saved = f"the saved place has {name} {state.get(name)!r}, this run {value!r}"
+                raise InputError(f"{saved}: resume with the settings of the first run")
         self._place = self._next = (int(state["epoch"]), int(state["samples_seen"]))
 
     def close(self) -> None:

@@ -60,17 +60,13 @@ class MemoryRows:
     def context(self, row: int) -> RowContext:
         """Return the text around a row, which is all of the text."""
         if not 0 <= row < self.rows:
-            raise InputError(f"row {row} asked of rows 0 to {self.rows - 1}")
+            raise InputError(f"row {row} is out of range; expected 0 to {self.rows - 1}")
         document, position = int(self._text.documents[row]), int(self._text.positions[row])
         return RowContext(self._text.tokens.astype(np.int32), row, document, position)
 
 
 def read(spec: HarvestSpec) -> MemoryRows:
-    """Read every document by itself, without packing, in the dtype that the model computes in.
-
-    A document longer than `context_length` is cut into contexts of that length, of which the last
-    may be shorter.
-    """
+    """Read each document by itself, in the model's dtype, cut to `context_length` if longer."""
     model = load_model(spec, partial(LanguageModel.load, spec.language_model))
     rows: list[torch.Tensor] = []
     kept: list[Context] = []
@@ -82,7 +78,7 @@ def read(spec: HarvestSpec) -> MemoryRows:
                 kept += batch
                 bar.update(size * len(batch))
     if not rows:
-        hint = "give more documents, or a validation_fraction of 0 to validate on training rows"
+        hint = "give more documents, or a validation_fraction of 0"
         raise InputError(f"the {spec.split} split has no tokens to read: {hint}")
     skip, most = spec.layout.skip, spec.max_rows
     text = Context(*(np.concatenate([vars(c)[n][skip:] for c in kept])[:most] for n in TABLES))
@@ -114,8 +110,7 @@ def contexts(spec: HarvestSpec) -> Iterator[Context]:
                 rows += ids.size - spec.layout.skip
 
 
-# Small enough for the processor's caches to help, large enough for one read.
-CHUNK_NUMBERS = 2**22
+CHUNK_NUMBERS = 2**22  # small enough for the processor's caches, large enough for one read
 
 
 class InputStatistics(NamedTuple):

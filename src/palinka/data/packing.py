@@ -160,5 +160,4 @@ def documents_of_split(
     if empty:
         group = round(1 / validation_fraction)
         fault = f"no document is left for the {split} split: the corpus has {documents}"
-        one = f"one of each {group} is for validation"
-        raise InputError(f"{fault}, {one}; give at least {group} documents")
+        raise InputError(f"{fault}; give at least {group}, of which one is for validation")

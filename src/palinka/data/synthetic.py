@@ -57,8 +57,7 @@ class SyntheticData:
             if not least <= value < math.inf:
                 raise InputError(f"{name} must be at least {least}, got {value!r}")
         if not 0 < self.active <= self.features:
-            bounds = f"more than 0 and at most the {self.features} features"
-            raise InputError(f"active must be {bounds}, got {self.active!r}")
+            raise InputError(f"active must be in (0, {self.features}], got {self.active!r}")
         if self.amplitude not in get_args(Amplitude):
             names = ", ".join(get_args(Amplitude))
             raise InputError(f"amplitude must be one of {names}, got {self.amplitude!r}")
@@ -73,8 +72,7 @@ class SyntheticData:
     def sample(self, rows: int, seed: int) -> SyntheticBatch:
         """Draw `rows` rows, the same for the same seed."""
         if rows < 1 or seed < 0:
-            got = f"got {rows} and {seed}"
-            raise InputError(f"a sample has at least 1 row and a seed of at least 0, {got}")
+            raise InputError(f"expected rows >= 1 and seed >= 0, got {rows} and {seed}")
         generator = _generator(self.seed, seed)
         shape = (rows, self.features)
         active = torch.rand(shape, generator=generator) < self.active / self.features
@@ -100,8 +98,7 @@ def _generator(*seeds: int) -> Generator:
     return Generator().manual_seed(int(state[0] >> 1))
 
 
-# Cosines held in memory at a time.
-_CHUNK = 1 << 22
+_CHUNK = 1 << 22  # cosines held in memory at a time
 
 
 @torch.no_grad()

@@ -84,7 +84,6 @@ def record_of(
 
 # Rows are shuffled, summed, hashed and written in chunks that fit into the processor's cache.
 _CHUNK_BYTES = 2**20
-
 _BITS = {2: torch.int16, 4: torch.int32}
 
 

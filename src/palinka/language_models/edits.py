@@ -43,9 +43,7 @@ def _edit(latent: int | Indices, positions: Indices | None, change: Edit) -> Edi
     def edit(latents: Tensor) -> Tensor:
         tokens, count = latents.shape[-2:]
         if unknown := [index for index in chosen if not 0 <= index < count]:
-            raise InputError(
-                f"latents {unknown} do not exist; the autoencoder has 0 to {count - 1}"
-            )
+            raise InputError(f"latents {unknown} do not exist; expected 0 to {count - 1}")
         wanted = range(tokens) if positions is None else positions
         present = sorted({place % tokens for place in wanted if -tokens <= place < tokens})
         rows = torch.tensor(present, device=latents.device, dtype=torch.long)[:, None]

@@ -46,10 +46,8 @@ class Tokens:
         ids, mask = self.ids, self.mask
         matching = ids.ndim == 2 and ids.shape == mask.shape and ids.numel()
         if not matching or not mask[:, 0].all() or (mask[:, 1:] > mask[:, :-1]).any():
-            raise InputError(
-                f"ids {tuple(ids.shape)} with a mask {tuple(mask.shape)}; give both as (texts, "
-                "tokens), with a token in each text and padding on the right only"
-            )
+            given = f"ids {tuple(ids.shape)} with a mask {tuple(mask.shape)}"
+            raise InputError(f"{given}; give both as (texts, tokens), padded on the right only")
 
     @classmethod
     def of(cls, sequences: Sequence[Sequence[int]]) -> "Tokens":
@@ -133,7 +131,7 @@ class LanguageModel:
             bos: Begin with the tokenizer's BOS token, as `data.bos` does, and `read` does not.
         """
         if isinstance(texts, str):
-            raise InputError(f"one string, {texts[:50]!r}; give a list of texts")
+            raise InputError(f"texts is the string {texts[:50]!r}; give a list of texts")
         start = [bos_id(self.tokenizer)] if bos else []
         ids = [[*start, *found] if found else [] for found in token_ids(self.tokenizer, texts)]
         return self._checked(Tokens.of(ids))
@@ -150,9 +148,6 @@ class LanguageModel:
 
         Returns:
             Activations under the names of the sites as given, on the model's device.
-
-        Raises:
-            InputError: If there is no such site, or the model cannot read the texts.
         """
         if isinstance(sites, str) or not sites:
             raise InputError(f"sites {sites!r}; give a list of at least one site")
@@ -220,9 +215,6 @@ class LanguageModel:
                 nothing but the edit changes.
             source_site: For a transcoder, the site that it reads in the same forward pass, which
                 comes before the one that it replaces; default the replaced site itself.
-
-        Raises:
-            InputError: If the model has no such site, or the replacement cannot replace it.
         """
         tap = self.spec.sites.tap(site)
         if source_site is None and getattr(replacement, "is_transcoder", False):
@@ -270,15 +262,11 @@ class LanguageModel:
         low, high = int(tokens.ids.min()), int(tokens.ids.max())
         last = int(self.model.config.vocab_size) - 1
         if low < 0 or high > last:
-            raise InputError(
-                f"token ids {low} to {high}; the model's are 0 to {last}: use its tokenizer"
-            )
+            raise InputError(f"token ids {low} to {high}; expected 0 to {last}: use its tokenizer")
         longest, limit = int(tokens.lengths.max()), self.context_length
         if longest > limit:
             text = int(tokens.lengths.argmax())
-            raise InputError(
-                f"text {text} has {longest} tokens, more than the {limit} of a context"
-            )
+            raise InputError(f"text {text} has {longest} tokens; a context has at most {limit}")
         return tokens
 
 

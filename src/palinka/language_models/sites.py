@@ -172,9 +172,8 @@ def replacing(
         new = replacement(tapped)
         if not isinstance(new, Tensor) or new.shape != tapped.shape:
             given = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
-            raise InputError(
-                f"the replacement at {tap.module} returned {given}; return {tuple(tapped.shape)}"
-            )
+            expected = tuple(tapped.shape)
+            raise InputError(f"the replacement at {tap.module} returned {given}; return {expected}")
         return tap.put(whole, new.to(tapped))
 
     return _hook(model, tap, change, first)
@@ -225,10 +224,9 @@ class Sites:
         for known in self.taps or self.widths:
             last = self.layers if known.startswith("hidden.") else self.layers - 1
             listed[re.sub(r"\.\d+(?=\.|$)", f".{{0..{last}}}", known, count=1)] = True
-        raise InputError(
-            f"no site {site!r} in this model of {self.layers} blocks; it has {', '.join(listed)}"
-            f" and module paths{did_you_mean(name, self.widths, most=0)}"
-        )
+        names, hint = ", ".join(listed), did_you_mean(name, self.widths, most=0)
+        given = f"no site {site!r} in this model of {self.layers} blocks"
+        raise InputError(f"{given}; it has {names} and module paths{hint}")
 
     def width(self, site: str) -> int:
         """The width of the vectors at a site."""

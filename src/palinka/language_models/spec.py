@@ -44,17 +44,13 @@ def find_source(
         location, commit, offline = str(path), None, True
         files = {file.name for file in path.iterdir()}
     elif path.exists() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        raise InputError(
-            f"the model folder {name!r} does not exist; give a folder, a name on the hub, or mini"
-        )
+        raise InputError(f"the model folder {name!r} does not exist; give one, a hub name, or mini")
     else:
         location, (commit, files, offline) = name, _on_hub(name, revision, needed)
     if _ADAPTER in files:
         # It is not the base model, and transformers applies it only where PEFT is installed.
-        raise InputError(
-            f"the model {name!r} has a PEFT adapter, which cannot be applied; merge it"
-            f" (merge_and_unload, save_pretrained), or leave {_ADAPTER} out for the base model"
-        )
+        hint = f"merge it (merge_and_unload), or leave {_ADAPTER} out for the base model"
+        raise InputError(f"the model {name!r} has a PEFT adapter, which cannot be applied; {hint}")
     if path.is_dir() and not (path / needed).is_file():
         others = ", ".join(sorted(file for file in files if file.endswith(".gguf")))
         hint = f"; give gguf_file, one of: {others}" if others else ""
@@ -78,18 +74,15 @@ def _on_hub(name: str, revision: str | None, file: str) -> tuple[str | None, set
     except errors.RevisionNotFoundError as error:
         raise InputError(f"the model {name!r} on the hub has no revision {revision!r}") from error
     except (errors.HFValidationError, errors.RepositoryNotFoundError) as error:
-        raise InputError(
-            f"no model {name!r}, neither a folder nor on the Hugging Face hub; check the name, or"
-            " log in for a private one"
-        ) from error
+        hint = "check the name, or log in for a private one"
+        raise InputError(f"no model {name!r}, neither a folder nor on the hub; {hint}") from error
     except Exception as error:  # of the HTTP client, without a network
         cached = try_to_load_from_cache(name, file, revision=revision)
         if not isinstance(cached, str):
             at = f" at revision {revision!r}" if revision else ""
-            raise InputError(
-                f"could not load the model {name!r}{at}: not a folder, not in the hub's cache, and"
-                f" the hub was not reached ({first_line(error)}); go online, or use mini"
-            ) from error
+            why = f"not a folder or cached, and the hub was not reached ({first_line(error)})"
+            hint = "go online, or use mini"
+            raise InputError(f"could not load the model {name!r}{at}: {why}; {hint}") from error
         snapshot = Path(cached.removesuffix(file))  # …/models--<name>/snapshots/<commit>
         return snapshot.name, {path.name for path in snapshot.iterdir()}, True
     return info.sha, {sibling.rfilename for sibling in info.siblings or ()}, False
@@ -222,10 +215,9 @@ class LanguageModelSpec:
         try:
             return load(**arguments)
         except Exception as error:  # of any class, in the code of any model
-            raise InputError(
-                f"the {what} of {self.name!r} cannot be loaded: {one_line(error)[:300]}; "
-                "give a causal language model as Hugging Face saves it"
-            ) from error
+            fault = f"the {what} of {self.name!r} cannot be loaded: {one_line(error)[:300]}"
+            hint = "give a causal language model as Hugging Face saves it"
+            raise InputError(f"{fault}; {hint}") from error
 
 
 def find_device(device: str) -> torch.device:

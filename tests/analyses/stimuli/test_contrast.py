@@ -99,7 +99,7 @@ def test_a_space_put_in_front_of_the_text_is_a_space(
         ({"frames": FRAMES[:2]}, r"frames\.m: expected at least 3 frames, not 2"),
         ({"frames": [*FRAMES, "Him."]}, r"frames\[3\]: 'Him\.' .* 0 times"),
         ({"targets": {"m": " him", "f": "her"}, "frames": FRAMES}, r"targets\.m\[0\]: ' him'"),
-        ({"sentences": {"m": ["a"] * 3, "g": ["a"] * 3}}, "m, g; expected those of targets: m, f"),
+        ({"sentences": {"m": ["a"] * 3, "g": ["a"] * 3}}, "m, g; expected m, f, as in targets"),
         ({"sentences": {"m": ["a"] * 3, "f": ["a"] * 2}}, r"sentences\.f: .* 3 sentences, not 2"),
     ],
 )

@@ -148,7 +148,7 @@ def test_the_bundled_sample(tmp_path: Path, mini_tokenizer: PreTrainedTokenizerB
         ("kind: passage", "text: missing"),
         ("kind: passage\nfile: x\ntext: y", "text, file: both are given"),
         ("kind: passage\nfile: nowhere.txt", "nowhere.txt cannot be read: No such file"),
-        ("kind: passage\nfile: latin.txt", "latin.txt is not UTF-8 (byte 1 cannot be decoded)"),
+        ("kind: passage\nfile: latin.txt", "latin.txt is not UTF-8 at byte 1"),
         ("kind: passage\nfile: blank.txt", "text: blank"),
         (OCCURRENCES.replace("before: 1", "befor: 1"), "befor: unknown key; did you mean"),
         (INLINE.replace("before: 1", "before: 1.5"), "before: '1.5'; expected a whole"),

@@ -88,10 +88,8 @@ class PrincipalComponents:
             noise = self.eigenvalues[0] * max(self.rows.shape) * np.finfo(np.float64).eps
             return int((self.eigenvalues > noise).sum())
         if exceeding[0] == 0:
-            raise InputError(
-                f"the first principal component alone holds {self.cumulative[0]:.4g} % of the "
-                f"variance, so that none comes before variance={variance:g}; give a larger variance"
-            )
+            held = f"the first principal component alone holds {self.cumulative[0]:.4g} %"
+            raise InputError(f"{held}, more than variance={variance:g}; give a larger variance")
         return int(exceeding[0])
 
     def axes(self, count: int) -> NDArray[np.float64]:

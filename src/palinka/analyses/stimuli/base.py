@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Tokenizer: TypeAlias = "PreTrainedTokenizerBase"
-MINIMUM_ITEMS = 3
+MIN_ITEMS = 3
 
 
 def check_counts(conditions: Mapping[str, Sequence[str]], key: str, item: str) -> None:
@@ -23,9 +23,8 @@ def check_counts(conditions: Mapping[str, Sequence[str]], key: str, item: str) -
     if not conditions:
         raise InputError(f"{key}: empty; name at least one, with its {item}s")
     for name, items in conditions.items():
-        if len(items) < MINIMUM_ITEMS:
-            needed = f"expected at least {MINIMUM_ITEMS} {item}s"
-            raise InputError(f"{key}.{name}: {needed}, not {len(items)}")
+        if (count := len(items)) < MIN_ITEMS:
+            raise InputError(f"{key}.{name}: expected at least {MIN_ITEMS} {item}s, not {count}")
 
 
 def check_words(conditions: Mapping[str, Sequence[str]], key: str) -> None:
@@ -176,9 +175,7 @@ class Stimuli(ABC):
     def prepare(self, tokenizer: Tokenizer) -> Prepared:
         """Tokenize the texts, without special tokens, and find the tokens that matter.
 
-        Raises:
-            InputError: If the tokenizer is not a fast one, or its tokens of a target are not those
-                that the kind needs; names the target and its tokens.
+        An `InputError` names each target whose tokens are not those that the kind needs.
         """
         try:
             if not tokenizer.is_fast:

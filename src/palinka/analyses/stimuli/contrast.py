@@ -36,12 +36,10 @@ class Contrast(base.Stimuli):
             raise InputError("frames, sentences: give exactly one of the two")
         if self.sentences is not None and self.sentences.keys() != self.targets.keys():
             given, expected = ", ".join(self.sentences), ", ".join(self.targets)
-            wanted = f"expected those of targets: {expected}"
-            raise InputError(f"sentences: conditions {given}; {wanted}")
+            raise InputError(f"sentences: conditions {given}; expected {expected}, as in targets")
         for index, frame in enumerate(self.frames or ()):
             if (times := frame.count(SLOT)) != 1:
-                found = f"frames[{index}]: {frame!r} has {SLOT} {times} times"
-                raise InputError(f"{found}; put it where the target word goes, once")
+                raise InputError(f"frames[{index}]: {frame!r} has {SLOT} {times} times; give one")
         item = "frame" if self.sentences is None else "sentence"
         base.check_counts(self._texts(), f"{item}s", item)
 

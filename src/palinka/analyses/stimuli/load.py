@@ -49,10 +49,7 @@ def load_stimuli(path: str | Path) -> Stimuli:
     `kind: endings.py:Endings`. Where a kind has a `text`, it may be the text itself,
     `bundled_sample` for the sample written by the bundled mini model, or in another file that
     `file` names, relative to the YAML file's folder. `~` and environment variables are expanded in
-    both paths.
-
-    Raises:
-        InputError: If the file cannot be read, or does not fit its kind; names file and key.
+    both paths. An `InputError` names the file and the key that does not fit.
     """
     file = expanded(path)
     try:
@@ -84,8 +81,7 @@ def _read_text(file: Path) -> str:
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror}; check the path") from error
     except UnicodeDecodeError as error:
-        problem = f"byte {error.start} cannot be decoded"
-        raise InputError(f"{file} is not UTF-8 ({problem}); convert it") from error
+        raise InputError(f"{file} is not UTF-8 at byte {error.start}; convert it") from error
 
 
 def _parse(text: str) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class Occurrences(base.Stimuli):
             for string in condition.match:
                 if (other := taken.setdefault(string, name)) != name:
                     raise InputError(f"{key}: {string!r} already belongs to the condition {other}")
-        least = {"before": 0, "after": 0, "skip": 0, "limit": base.MINIMUM_ITEMS}
+        least = {"before": 0, "after": 0, "skip": 0, "limit": base.MIN_ITEMS}
         for key, minimum in least.items():
             if (value := getattr(self, key)) is not None and value < minimum:
                 raise InputError(f"{key}: {value}; give at least {minimum}")
@@ -81,13 +81,11 @@ class Occurrences(base.Stimuli):
             if condition.not_in_numbers:
                 hits &= ~beside_digit
             positions = np.flatnonzero(hits)[: self.limit].tolist()
-            if len(positions) < base.MINIMUM_ITEMS:
+            if len(positions) < base.MIN_ITEMS:
                 strings = ", ".join(map(repr, condition.match))
-                raise InputError(
-                    f"conditions.{name}: {len(positions)} matches of {strings} with a full window "
-                    f"in {len(ids)} tokens; a condition needs at least {base.MINIMUM_ITEMS}: give "
-                    "a longer text or a smaller window"
-                )
+                found = f"{len(positions)} matches of {strings} with a full window"
+                needed = f"at least {base.MIN_ITEMS}: give a longer text or a smaller window"
+                raise InputError(f"conditions.{name}: {found} in {len(ids)} tokens; needs {needed}")
             for position in positions:
                 window = ids[position - self.before : position + self.after + 1].tolist()
                 tokens.append(window)

@@ -33,9 +33,9 @@ def test_the_papers_groups() -> None:
     ("fractions", "message"),
     [
         ([0.5, 0.4], "sum to 1"),
-        ([1.5, -0.5], "positive numbers"),
-        ([float("nan"), 1.0], "positive numbers"),
-        (["half", "half"], "positive numbers"),
+        ([1.5, -0.5], "must be positive"),
+        ([float("nan"), 1.0], "must be positive"),
+        (["half", "half"], "must be positive"),
         ([0.01, 0.99], "a group of 8 latents empty"),
     ],
 )

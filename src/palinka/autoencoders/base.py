@@ -64,15 +64,11 @@ class InputScaling(FullPrecisionState):
     def set(self, mean: Tensor, scale: float) -> None:
         """Set a mean `(input_dim,)` and a positive scale."""
         if mean.shape != self.mean.shape:
-            raise InputError(
-                f"input statistics of width {tuple(mean.shape)} do not fit an autoencoder of"
-                f" input_dim {len(self.mean)}: use data of the same site and model"
-            )
+            given = f"input statistics of width {tuple(mean.shape)} do not fit an autoencoder"
+            raise InputError(f"{given} of input_dim {len(self.mean)}: use data of the same site")
         if not (0.0 < scale < float("inf")) or not bool(torch.isfinite(mean).all()):
-            raise InputError(
-                f"input statistics must be finite, with a positive scale, got scale {scale}:"
-                " check the activations for NaN, Inf, or rows that are all zero"
-            )
+            fault = f"input statistics must be finite, with a positive scale, got scale {scale}"
+            raise InputError(f"{fault}: check the activations for NaN, Inf, or rows of zeros")
         self.mean.copy_(mean)
         self.scale.fill_(scale)
 
@@ -182,11 +178,9 @@ class Autoencoder(FullPrecisionState, ABC):
     def check_width(self, tensor: Tensor, width: int, what: str) -> None:
         """Reject a tensor whose last dimension is not `width` long."""
         if tensor.ndim == 0 or tensor.shape[-1] != width:
-            raise InputError(
-                f"{what} of shape {tuple(tensor.shape)} do not fit a {type(self).__name__} of"
-                f" input_dim {self.input_dim} and latent_dim {self.latent_dim}:"
-                f" the last dimension must be {width}"
-            )
+            given = f"{what} of shape {tuple(tensor.shape)} do not fit a {type(self).__name__} of"
+            dims = f"input_dim {self.input_dim} and latent_dim {self.latent_dim}"
+            raise InputError(f"{given} {dims}: the last dimension must be {width}")
 
     def save_pretrained(self, folder: str | PathLike[str]) -> None:
         """Write `config.json` and `model.safetensors` into a folder, made where missing."""
@@ -197,14 +191,11 @@ class Autoencoder(FullPrecisionState, ABC):
         """Load what `save_pretrained` wrote, on the CPU and in `eval()` mode.
 
         `Autoencoder.from_pretrained` loads any class, a subclass its own. Files of other libraries
-        are loaded by `palinka.autoencoders.formats.load`.
+        are loaded by `palinka.autoencoders.formats.load`; damaged ones raise an `InputError`.
 
         Args:
             where: A folder, or `owner/repository[/folder]` on the Hugging Face hub.
             revision: A branch, tag or commit on the hub.
-
-        Raises:
-            InputError: If a file is missing, damaged or does not fit, or the class is unknown.
         """
         try:
             folder, _, _ = files.find_folder(where, revision, {"palinka": OWN_FILES})
@@ -237,10 +228,8 @@ class Autoencoder(FullPrecisionState, ABC):
                 api.create_repo(repo_id, private=private, exist_ok=True)
                 return str(api.upload_folder(repo_id=repo_id, folder_path=folder).commit_url)
             except Exception as error:  # of any HTTP client
-                raise InputError(
-                    f"cannot upload to {repo_id} on the Hugging Face hub: {first_line(error)};"
-                    " give owner/repository, and log in with a token that may write there"
-                ) from error
+                fault = f"cannot upload to {repo_id} on the Hugging Face hub: {first_line(error)}"
+                raise InputError(f"{fault}; give owner/repository and a token for it") from error
 
 
 def _mark_initialized(autoencoder: Autoencoder, incompatible_keys: Any) -> None:
@@ -273,10 +262,8 @@ def build(name: str, arguments: Mapping[str, Any], base: type[T]) -> T:
     known = {kind.__name__: kind for kind in _family(base) if not inspect.isabstract(kind)}
     short = name.rpartition(".")[2]
     if short not in known:
-        raise InputError(
-            f"{name!r} is not a known {base.__name__} (your own are known once their module has"
-            f" been imported){did_you_mean(short, known)}"
-        )
+        hint = f" (import the module of your own first){did_you_mean(short, known)}"
+        raise InputError(f"{name!r} is not a known {base.__name__}{hint}")
     parameters = inspect.signature(known[short]).parameters
     for argument, value in arguments.items():
         if argument not in parameters:
@@ -329,7 +316,5 @@ def check_weights(expected: Mapping[str, Tensor], found: Mapping[str, Any], wher
         shapes = [getattr(weights.get(name), "shape", None) for weights in (found, expected)]
         if shapes[0] != shapes[1]:
             theirs, ours = ("absent" if s is None else f"of shape {tuple(s)}" for s in shapes)
-            raise InputError(
-                f"the weight {name!r} is {theirs} in {where}, but {ours} by the settings: use the"
-                " class and dimensions it was saved with"
-            )
+            fault = f"the weight {name!r} is {theirs} in {where}, but {ours} by the settings"
+            raise InputError(f"{fault}: use the class and dimensions it was saved with")

@@ -217,10 +217,8 @@ def identify(names: Iterable[str], where: str, libraries: Libraries) -> tuple[st
     if "" in found:
         return found[""]
     if inside := list(found)[:_MAX_LISTED]:
-        raise InputError(
-            f"{where} holds autoencoders in {', '.join(inside)}: give one of them, such as"
-            f" {where}/{inside[0]}"
-        )
+        held = f"{where} holds autoencoders in {', '.join(inside)}"
+        raise InputError(f"{held}: give one of them, such as {where}/{inside[0]}")
     expected = "; ".join(f"{' + '.join(files)} ({name})" for name, files in libraries.items())
     held = ", ".join(folders[""][:_MAX_LISTED]) or "no files"
     raise InputError(f"{where} holds {held}: expected {expected}")
@@ -267,9 +265,8 @@ def _download(where: str, revision: str | None, libraries: Libraries) -> Path:
             repo, revision=revision, allow_patterns=patterns, local_files_only=offline
         )
     except Exception as error:  # as above
-        raise InputError(
-            f"no folder {where}, and {repo}{f' at {revision}' if revision else ''} could not be"
-            f" loaded from the Hugging Face hub ({one_line(reason or error)}): check the name, log"
-            " in for a private repository, or go online"
-        ) from error
+        fault = f"no folder {where}, and {repo}{f' at {revision}' if revision else ''} could not be"
+        source = f"loaded from the Hugging Face hub ({one_line(reason or error)})"
+        hint = "check the name, log in for a private repository, or go online"
+        raise InputError(f"{fault} {source}: {hint}") from error
     return Path(root, *inner)

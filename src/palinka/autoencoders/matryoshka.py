@@ -46,15 +46,11 @@ class MatryoshkaAutoencoder(BatchTopKAutoencoder):
         self.group_fractions = fractions = list(group_fractions)
         numbers = all(isinstance(f, int | float) and f > 0 for f in fractions)
         if not numbers or not math.isclose(math.fsum(fractions), 1.0, rel_tol=1e-6):
-            raise InputError(
-                f"group_fractions must be positive numbers that sum to 1, got {fractions}"
-            )
+            raise InputError(f"group_fractions must be positive and sum to 1, got {fractions}")
         self.prefixes = [round(end * self.latent_dim) for end in accumulate(fractions)]
         if any(start >= end for start, end in pairwise([0, *self.prefixes])):
-            raise InputError(
-                f"group_fractions {fractions} leave a group of {self.latent_dim} latents empty:"
-                " use fewer groups, or a larger latent_dim"
-            )
+            fault = f"group_fractions {fractions} leave a group of {self.latent_dim} latents empty"
+            raise InputError(f"{fault}: use fewer groups, or a larger latent_dim")
 
     def decode_prefixes(self, latents: Tensor) -> list[Tensor]:
         """Latents `(…, latent_dim)` to the reconstruction by each prefix, the whole one last."""

@@ -33,20 +33,16 @@ class ShardedAutoencoder:
     def __init__(self, autoencoder: Autoencoder, mesh: DeviceMesh) -> None:
         # A subclass may compute something else.
         if type(autoencoder) is not KSparseAutoencoder:
-            raise InputError(
-                f"a {type(autoencoder).__name__} cannot be divided over devices along its latents:"
-                " use a KSparseAutoencoder, or another trainer.strategy"
-            )
+            fault = f"a {type(autoencoder).__name__} cannot be divided over devices"
+            raise InputError(f"{fault}: use a KSparseAutoencoder, or another trainer.strategy")
         self.autoencoder: KSparseAutoencoder = autoencoder
         self.sharding = distributed.Sharding(
             _group(mesh, "data_parallel"), _group(mesh, "tensor_parallel")
         )
         devices = distributed.world_size(self.sharding.latents)
         if autoencoder.latent_dim % devices:
-            raise InputError(
-                f"latent_dim {autoencoder.latent_dim} cannot be divided over {devices} devices:"
-                f" make it a multiple of {devices}, or change tensor_parallel_size"
-            )
+            fault = f"latent_dim {autoencoder.latent_dim} cannot be divided over {devices} devices"
+            raise InputError(f"{fault}: make it a multiple, or change tensor_parallel_size")
         for name, parameter in list(autoencoder.named_parameters()):
             owner, _, attribute = name.rpartition(".")
             divided = self._divided(parameter, mesh, sliced=name in SLICED)
@@ -92,10 +88,8 @@ class ShardedAutoencoder:
         mark = torch.stack([numbers.sum(), numbers.new_tensor(len(x))])[:, None]
         marks = distributed.gather_columns(mark, self.sharding.latents)
         if not torch.equal(marks, mark.expand_as(marks)):
-            raise InputError(
-                "the devices that hold one dictionary's latents were given different rows: a data"
-                " module divides rows by trainer.distributed_sampler_kwargs, not by the rank"
-            )
+            fault = "the devices that hold one dictionary's latents were given different rows"
+            raise InputError(f"{fault}: divide rows by trainer.distributed_sampler_kwargs")
 
     @torch.no_grad()
     def _divided(self, parameter: nn.Parameter, mesh: DeviceMesh, *, sliced: bool) -> nn.Parameter:

@@ -23,7 +23,6 @@ class StoredCache:
     """An entry of a folder of caches.
 
     Attributes:
-        path: Its path.
         state: `"harvesting"` is an incomplete one that a running harvest writes to.
         key: Settings that determine its rows, if known.
         rows: Number of rows so far, if known.
@@ -63,8 +62,7 @@ def _inspect(path: Path) -> StoredCache:
         key = read_description(path)
         numbers = [int(n[6:-5]) for n in sizes if n.startswith("shard-") and n.endswith(".json")]
         records = [record for number in numbers if (record := record_of(path, key, number))]
-        rows = sum(shape.rows for shape, _, _ in records)
-        return StoredCache(path, state, key, rows, size)
+        return StoredCache(path, state, key, sum(shape.rows for shape, _, _ in records), size)
     except InputError as error:
         return StoredCache(path, state, bytes=size, problem=str(error))
 

@@ -14,15 +14,11 @@ import torch.distributed as dist
 MALLOC_THRESHOLDS, LARGEST = (-3, -1), 1 << 30
 # Shape of the trials: small, but as long a sum as a site's width.
 ROWS, INPUTS, LATENTS = 64, 1024, 256
-# A product with fewer weights is not worth the trial.
-MIN_WEIGHTS = 1 << 20
-# Maximum error of oneDNN as a multiple of MKL's.
-MAX_ERROR_RATIO = 4.0
+MIN_WEIGHTS = 1 << 20  # of a product that is worth the trial
+MAX_ERROR_RATIO = 4.0  # of oneDNN, as a multiple of MKL's
 PROCESSOR = Path("/proc/cpuinfo")
-# Vendors on whose processors MKL takes a slow path.
-SLOW_BY_MKL = ("AuthenticAMD", "HygonGenuine")
-# Time of a slow dtype's products as a multiple of float32's.
-SLOW = 2.0
+SLOW_BY_MKL = ("AuthenticAMD", "HygonGenuine")  # vendors for whom MKL takes a slow path
+SLOW = 2.0  # time of a slow dtype's products as a multiple of float32's
 
 
 def disable_malloc_trim() -> bool:

@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from palinka.errors import InputError
 from palinka.language_models.model import LanguageModel
 
-# Maximum number of logits in memory at once.
-CHUNK_LOGITS = 1 << 24
+CHUNK_LOGITS = 1 << 24  # maximum number in memory at once
 _WITH_PATH = re.compile(r"hidden\.\d+|blocks\.(\d+)\.(resid|attn\.out|mlp\.out|mlp\.post|mlp\.pre)")
 
 

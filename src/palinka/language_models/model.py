@@ -147,7 +147,8 @@ class LanguageModel:
             batch_size: Texts per forward pass.
 
         Returns:
-            Activations under the names of the sites as given, on the model's device.
+            Activations under the names of the sites as given, on the model's device; an
+            `InputError` if there is no such site.
         """
         if isinstance(sites, str) or not sites:
             raise InputError(f"sites {sites!r}; give a list of at least one site")
@@ -204,7 +205,7 @@ class LanguageModel:
         """Replace a site's activations wherever the model runs in the body of the `with`.
 
         Replacements nest; at one site the inner one is given what the outer one returned.
-        What is read at a replaced site is the replacement.
+        What is read at a replaced site is the replacement. An unknown site is an `InputError`.
 
         Args:
             site: The name of a site, or a module path.

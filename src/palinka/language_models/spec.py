@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
-# Long enough for a slow connection; transformers by itself retries for half a minute.
-_HUB_SECONDS = 10.0
+_HUB_SECONDS = 10.0  # for a slow connection; transformers itself retries for half a minute
 _ADAPTER = "adapter_config.json"
 _TOKENIZER_FILES = ("tokenizer*.json", "tokenizer.model", "*_tokens*.json", "vocab.*", "merges.txt")
 

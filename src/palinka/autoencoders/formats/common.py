@@ -96,11 +96,9 @@ def read_tensors(
                 raise InputError(f"{path} holds {theirs!r} of shape {tuple(shape)}, not a matrix")
             sizes = dict(zip("nd", shape, strict=True))
         if tuple(shape) != (expected := tuple(sizes[size] for size in _SHAPES.get(name, "n"))):
-            raise InputError(
-                f"{path} holds {theirs!r} of shape {tuple(tensor.shape)}; expected"
-                f" {expected if name == ours else expected[::-1]}, as the encoder's weight has it:"
-                " is it of another autoencoder?"
-            )
+            held = f"{path} holds {theirs!r} of shape {tuple(tensor.shape)}; expected"
+            fits = expected if name == ours else expected[::-1]
+            raise InputError(f"{held} {fits}, as the encoder's weight has it")
         tensors[name] = (tensor if name == ours else tensor.T).detach().float()
     return tensors
 
@@ -149,10 +147,8 @@ def check_dimensions(config: Mapping[str, Any], path: Path, **dimensions: int) -
     """Reject a configuration without the dimensions of the weights."""
     for key, expected in dimensions.items():
         if setting(config, key, int, path, expected) != expected:
-            raise InputError(
-                f"{path} says {key} {config[key]}, but the weights beside it have {expected}:"
-                " use the files of one autoencoder"
-            )
+            fault = f"{path} says {key} {config[key]}, but the weights beside it have {expected}"
+            raise InputError(f"{fault}: use the files of one autoencoder")
 
 
 def mapping_in(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -48,9 +48,8 @@ def read(path: Path, weights: Path) -> tuple[common.StateTable, Provenance]:
         as_number = stored["k"].tolist() if isinstance(stored.get("k"), Tensor) else None
         k = common.read_k({"k": as_number}, latents, weights)
     label = str(trainer.get("submodule_name"))
-    site = common.site_of_module(label) or common.site_of_module(
-        f"{label}_layer_{trainer.get('layer')}"
-    )
+    in_layer = f"{label}_layer_{trainer.get('layer')}"
+    site = common.site_of_module(label) or common.site_of_module(in_layer)
     known = {"language_model_name": trainer.get("lm_name"), "hook": trainer.get("submodule_name")}
     table = common.StateTable(kind, tensors, k, subtracts_bias)
     return table, Provenance.from_dict({**known, "site": site})

@@ -113,10 +113,8 @@ def fold(
     weights = {name: tensor.detach().cpu() for name, tensor in autoencoder.state_dict().items()}
     if (scale, target_scale) != (1.0, 1.0) or bool(mean.any()) or bool(target_mean.any()):
         if kind not in KINDS or kind is LayerNormalizedAutoencoder:
-            raise InputError(
-                f"centering and scaling cannot be folded into the weights of a {kind.__name__}:"
-                " keep the checkpoint, or train without center and unit_norm"
-            )
+            fault = f"centering and scaling cannot be folded into the weights of a {kind.__name__}"
+            raise InputError(f"{fault}: keep the checkpoint, or train without center and unit_norm")
         weights = {name: tensor.double() for name, tensor in weights.items()}
         if isinstance(autoencoder, KSparseAutoencoder):
             _add_parameters(config, weights, untie=scale != 1.0)
@@ -150,12 +148,11 @@ def _add_parameters(config: dict[str, Any], weights: dict[str, Tensor], *, untie
 def load(where: str | PathLike[str], revision: str | None = None) -> tuple[Autoencoder, Provenance]:
     """Load an autoencoder that palinka or another library saved, in `eval()` mode.
 
+    An `InputError` if it cannot be read, or no class computes the same.
+
     Args:
         where: A folder, or `owner/repository[/folder]` on the Hugging Face hub.
         revision: A branch, tag or commit on the hub.
-
-    Raises:
-        InputError: If there is none, it cannot be read, or no class computes the same.
     """
     folder, library, names = files.find_folder(where, revision, LIBRARIES)
     if library == "palinka":
@@ -171,11 +168,8 @@ def load(where: str | PathLike[str], revision: str | None = None) -> tuple[Autoe
 def write(autoencoder: Autoencoder, provenance: Provenance, library: str, folder: Path) -> Path:
     """Write an autoencoder of raw activations in one of `FORMATS`, with a model card.
 
-    Returns:
-        The folder that the library loads, which for sparsify is one within.
-
-    Raises:
-        InputError: If the library has no such architecture, or the folder cannot be written.
+    Returns the folder that the library loads, for sparsify one within; an `InputError` if the
+    library has no such architecture.
     """
     inner, name, note = folder, library, ""
     if library == "palinka":

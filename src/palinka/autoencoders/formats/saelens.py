@@ -27,8 +27,7 @@ _ARCHITECTURES: dict[str, tuple[common.Kind, common.Keys]] = {
         {**_COMMON, "b_gate": "gate_bias", "b_mag": "magnitude_bias", "r_mag": "log_magnitude"},
     ),
 }
-# SAELens would convert a configuration of an older version when reading it.
-_VERSION = "6.0.0"
+_VERSION = "6.0.0"  # SAELens would convert a configuration of an older one when reading it
 _DEFAULT_K = 100
 _PROVENANCE = {
     "language_model_name": "model_name",
@@ -47,10 +46,8 @@ def read(path: Path, weights: Path) -> tuple[common.StateTable, Provenance]:
     config = read_json(path)
     normalization = config.get("normalize_activations")
     if normalization not in ("none", "layer_norm", None, False):
-        raise InputError(
-            f"{path}: normalize_activations is {normalization!r}; 'none' and 'layer_norm' can be"
-            " read: fold it in with SAELens if it is a constant"
-        )
+        hint = "'none' and 'layer_norm' can be read: fold a constant in with SAELens"
+        raise InputError(f"{path}: normalize_activations is {normalization!r}; {hint}")
     if (reshaping := config.get("reshape_activations")) not in ("none", None):
         raise InputError(f"{path}: reshape_activations is {reshaping!r}; 'none' can be read")
     architecture = _architecture(config, path)
@@ -113,10 +110,8 @@ def _architecture(config: Mapping[str, Any], path: Path) -> str:
         if activation not in ("relu", None):
             architecture = f"standard with {activation}"
     if not isinstance(architecture, str) or architecture not in _ARCHITECTURES:
-        raise InputError(
-            f"{path}: architecture is {architecture!r}; {', '.join(_ARCHITECTURES)} can be read"
-            " (SAELens saves batchtopk and matryoshka for inference as jumprelu)"
-        )
+        hint = f"{', '.join(_ARCHITECTURES)} can be read, batchtopk and matryoshka as jumprelu"
+        raise InputError(f"{path}: architecture is {architecture!r}; {hint}")
     return architecture
 
 

@@ -44,8 +44,7 @@ def analyze(
         raise InputError(f"analyses are named {names}; expected at least one, and unique names")
     if autoencoder is not None and ckpt_path is not None:
         raise InputError("autoencoder and ckpt_path are both given; give one of them")
-    encoder = None
-    folder = Path(LOG_FOLDER) / "analyses"
+    encoder, folder = None, Path(LOG_FOLDER) / "analyses"
     if ckpt_path is not None:
         path = checkpoint_named(ckpt_path)
         encoder = encoder_from_checkpoint(path)

@@ -13,7 +13,6 @@ from palinka.errors import InputError, did_you_mean, escape_control_chars, expan
 from palinka.language_models import LanguageModelSpec
 
 _HEADINGS = ("KEY", "MODEL", "SITE", "SPLIT", "ROWS", "SIZE", "STATE")
-_RIGHT = ("ROWS", "SIZE")
 MAX_CELL = 40
 
 
@@ -34,7 +33,7 @@ def list_caches(cache_dir: str | None = None) -> int:
     widths = [max(map(len, column)) for column in zip(_HEADINGS, *rows, strict=True)]
     for row in (_HEADINGS, *rows) if rows else ():
         cells = (
-            cell.rjust(width) if heading in _RIGHT else cell.ljust(width)
+            cell.rjust(width) if heading in ("ROWS", "SIZE") else cell.ljust(width)
             for heading, cell, width in zip(_HEADINGS, row, widths, strict=True)
         )
         print("  ".join(cells).rstrip())
@@ -49,11 +48,7 @@ def list_caches(cache_dir: str | None = None) -> int:
 
 
 def remove_caches(
-    key: list[str],
-    /,
-    incomplete: bool = False,
-    yes: bool = False,
-    cache_dir: str | None = None,
+    key: list[str], /, incomplete: bool = False, yes: bool = False, cache_dir: str | None = None
 ) -> int:
     """Remove caches after asking; other files in their folders stay.
 
@@ -136,8 +131,7 @@ def _named(key: str, caches: dict[str, StoredCache], root: Path) -> str:
     if len(found) == 1:
         return found[0]
     if found:
-        more = ", …" if len(found) > 3 else ""
-        begun = f"{', '.join(found[:3])}{more}"
+        begun = ", ".join(found[:3]) + (", …" if len(found) > 3 else "")
         raise InputError(f"'{key}' is how {len(found)} caches begin ({begun}); give more digits")
     if key in caches:
         raise InputError(f"'{key}' is not a cache; it is not removed")

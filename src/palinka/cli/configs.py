@@ -7,8 +7,6 @@ from pathlib import Path
 from palinka.cli.options import config_folder, config_names, find_config
 from palinka.errors import InputError
 
-_STIMULI = re.compile(r"(?:\.\./)?(stimuli/\w+\.yaml)")
-
 
 def list_configs() -> int:
     """List the configurations that come with palinka, for --config NAME."""
@@ -29,7 +27,7 @@ def copy_config(name: str, /, to: str = "configs") -> int:
     if Path(to).suffix:
         raise InputError(f"--to is {to}; expected a folder")
     path = find_config(name)
-    used = _STIMULI.findall(path.read_text(encoding="utf-8"))
+    used = re.findall(r"(?:\.\./)?(stimuli/\w+\.yaml)", path.read_text(encoding="utf-8"))
     sources = [path, *(config_folder() / part for part in dict.fromkeys(used))]
     targets = [Path(to) / source.relative_to(config_folder()) for source in sources]
     for target in targets:

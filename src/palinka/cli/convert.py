@@ -19,9 +19,6 @@ from palinka.language_models import LanguageModelSpec
 from palinka.training import SparseAutoencoderModule, checkpoint
 from palinka.training.checkpoint import DurableCheckpointIO
 
-_LICENSE = re.compile(r"[a-z0-9][a-z0-9.\-]{0,40}")
-_SPLITS = ("val/", "val_interval/")
-
 
 def export(
     ckpt_path: str,
@@ -39,7 +36,7 @@ def export(
         output: A new or empty folder, which appears whole or not at all.
         license: License for the card, as the Hugging Face hub has it, e.g. mit or apache-2.0.
     """
-    if not _LICENSE.fullmatch(license):
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.\-]{0,40}", license):
         hint = "e.g. mit, apache-2.0, cc-by-4.0 or unknown"
         raise InputError(f"--license {license!r} is not an identifier of the hub, {hint}")
     path, folder = checkpoint_named(ckpt_path), expanded(output)
@@ -115,11 +112,8 @@ def _provenance(stored: Mapping[str, Any], library: str) -> Provenance:
         "context_length": data.get("context_length", source.get("context_length")),
     }
     metrics = stored.get("run", {}).get("metrics", {})
-    return replace(
-        Provenance.from_dict(known),
-        tokens=_tokens(stored, data),
-        metrics={n: float(v) for n, v in metrics.items() if n.startswith(_SPLITS)},
-    )
+    final = {n: float(v) for n, v in metrics.items() if n.startswith(("val/", "val_interval/"))}
+    return replace(Provenance.from_dict(known), tokens=_tokens(stored, data), metrics=final)
 
 
 def _module(spec: LanguageModelSpec, site: str) -> tuple[str | None, int | None]:
@@ -162,8 +156,7 @@ def _tokens(stored: Mapping[str, Any], data: Mapping[str, Any]) -> int | None:
 def write_checkpoint(autoencoder: Autoencoder, provenance: Provenance, path: Path) -> None:
     """Write a checkpoint that `validate`, `test`, `predict` and `analyze` take.
 
-    It says of the language model only what names the same weights everywhere, so that a model may
-    have another name here; it has no data to go on training with.
+    It has no data to resume training with, and the model may have another name here.
     """
     module = SparseAutoencoderModule(autoencoder)
     content: dict[str, Any] = {

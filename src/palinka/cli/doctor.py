@@ -32,10 +32,7 @@ class Finding(NamedTuple):
     state: str = OK
 
 
-_NAMED = ("torch", "lightning", "transformers")
-# A cache of a few million rows of a small model takes more.
-_LITTLE_SPACE = 10 * 1000**3
-_HUB_SECONDS = 4.0
+_LITTLE_SPACE = 10 * 1000**3  # a cache of a few million rows of a small model takes more
 
 
 def versions() -> Iterator[Finding]:
@@ -57,7 +54,7 @@ def versions() -> Iterator[Finding]:
             yield Finding(name, f"not installed; {remedy}", FAIL)
         elif not needed.contains(installed, prereleases=True):
             yield Finding(name, f"{installed}, but palinka needs {needed}; {remedy}", FAIL)
-        elif name in _NAMED:
+        elif name in ("torch", "lightning", "transformers"):
             yield Finding(name, installed)
         else:
             fitting.append(f"{name} {installed}")
@@ -128,10 +125,9 @@ def bundled_model() -> Iterator[Finding]:
     site = "blocks.middle.mlp.pre"
     (rows,) = model.read_contexts(torch.arange(8).reshape(1, 8), [site]).values()
     text = f"reads {tuple(rows.shape)} at {site}, {time.perf_counter() - started:.1f} s"
-    if bool(rows.isfinite().all()):
-        yield Finding("bundled model", text)
-    else:
-        yield Finding("bundled model", f"{text}: NaN or infinite values", FAIL)
+    finite = bool(rows.isfinite().all())
+    text += "" if finite else ": NaN or infinite values"
+    yield Finding("bundled model", text, OK if finite else FAIL)
 
 
 def folders() -> Iterator[Finding]:
@@ -169,7 +165,7 @@ def hub() -> Iterator[Finding]:
         return
     try:
         request = urllib.request.Request(ENDPOINT, method="HEAD")
-        urllib.request.urlopen(request, timeout=_HUB_SECONDS).close()
+        urllib.request.urlopen(request, timeout=4.0).close()
     except (OSError, ValueError) as error:
         if not isinstance(error, urllib.error.HTTPError):  # which is an answer all the same
             reason = getattr(error, "reason", error)

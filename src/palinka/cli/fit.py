@@ -15,13 +15,7 @@ import torch
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.seed import seed_everything
-from lightning.pytorch.callbacks import (
-    Callback,
-    Checkpoint,
-    ModelSummary,
-    ProgressBar,
-    TQDMProgressBar,
-)
+from lightning.pytorch import callbacks as pl_callbacks
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
@@ -44,16 +38,12 @@ from palinka.training.callbacks.summary import final_report, shell_path, sweep_r
 from palinka.training.callbacks.tensorboard import tensorboard_writers
 from palinka.training.checkpoint import VARIANTS, read, settings_of
 
-# Errors of the log folder; any other OSError is a bug.
-FOLDER_ERRORS = (
+FOLDER_ERRORS = (  # of the log folder; any other OSError is a bug
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST,
 )  # fmt: skip
-# Values of `--ckpt_path` that Lightning itself resolves, once there is a trainer.
-CHECKPOINT_KEYWORDS = ("best", "hpc", "registry")
-# Commands that write to a folder of their own.
-RUNS = ("fit", "validate", "test", "predict")
-# Exit status that shells report after SIGTERM.
-STOPPED = 128 + signal.SIGTERM
+CHECKPOINT_KEYWORDS = ("best", "hpc", "registry")  # Lightning resolves these, with a trainer
+RUNS = ("fit", "validate", "test", "predict")  # commands that write to a folder of their own
+STOPPED = 128 + signal.SIGTERM  # exit status that shells report
 _IGNORED_WARNINGS = (
     # The loader reads ahead in a thread; worker processes would slow it down.
     ".*does not have many workers.*",
@@ -132,9 +122,8 @@ class PalinkaCLI(LightningCLI):
         parser.add_lightning_class_args(Trainer, "trainer")
         parser.set_defaults({"model.autoencoder": {"class_path": "KSparseAutoencoder"}})
         for source, target in (("width", "input_dim"), ("target_width", "output_dim")):
-            parser.link_arguments(
-                f"data.{source}", f"model.autoencoder.init_args.{target}", apply_on="instantiate"
-            )
+            width = f"model.autoencoder.init_args.{target}"
+            parser.link_arguments(f"data.{source}", width, apply_on="instantiate")
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -257,10 +246,10 @@ class PalinkaCLI(LightningCLI):
         given = given if isinstance(given, list) else [given]
         kwargs["callbacks"] = [*given, *self._default_callbacks(settings, given)]
         if is_quiet():
-            kwargs["enable_progress_bar"] = _any(given, ProgressBar)
-            kwargs["enable_model_summary"] = _any(given, ModelSummary)
+            kwargs["enable_progress_bar"] = _any(given, pl_callbacks.ProgressBar)
+            kwargs["enable_model_summary"] = _any(given, pl_callbacks.ModelSummary)
         if self.subcommand != "fit" and settings["enable_checkpointing"] is None:
-            kwargs["enable_checkpointing"] = _any(given, Checkpoint)
+            kwargs["enable_checkpointing"] = _any(given, pl_callbacks.Checkpoint)
         try:
             return super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, ModuleNotFoundError) as error:
@@ -269,7 +258,7 @@ class PalinkaCLI(LightningCLI):
             reason = f"trainer.accelerator {accelerator}: {one_line(error)}"
             raise InputError(f"{reason}; `auto` takes what this machine has") from error
 
-    def _default_callbacks(self, settings: Any, given: Sequence[Callback]) -> list[Callback]:
+    def _default_callbacks(self, settings: Any, given: Sequence[pl.Callback]) -> list[pl.Callback]:
         fit, predict = self.subcommand == "fit", self.subcommand == "predict"
         wanted = {
             callbacks.ThroughputMonitor: True,
@@ -282,10 +271,10 @@ class PalinkaCLI(LightningCLI):
         }
         found = [kind() for kind in wanted if wanted[kind] and not _any(given, kind)]
         bar = not is_quiet() and settings["enable_progress_bar"] is not False
-        if bar and not _any(given, ProgressBar):
-            # Lightning's choice depends on whether rich is installed. In a log file every refresh
-            # is a line.
-            found.append(TQDMProgressBar(refresh_rate=10 if sys.stderr.isatty() else 100))
+        if bar and not _any(given, pl_callbacks.ProgressBar):
+            # Lightning's own depends on rich. In a log file every refresh is a line.
+            rate = 10 if sys.stderr.isatty() else 100
+            found.append(pl_callbacks.TQDMProgressBar(refresh_rate=rate))
         return found
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -317,16 +306,14 @@ class PalinkaCLI(LightningCLI):
         if isinstance(self.model, SweepModule):
             print(sweep_report(self.trainer, self.model))
         else:
-            split = "test" if self.subcommand == "test" else "val"
-            print(final_report(self.trainer, split))
+            print(final_report(self.trainer, "test" if self.subcommand == "test" else "val"))
 
     after_validate = after_test = after_fit
 
     def after_predict(self) -> None:
         """Print the path of the latents."""
         if self.trainer.is_global_zero and _any(self.trainer.callbacks, callbacks.LatentWriter):
-            latents = log_folder(self.trainer) / "latents"
-            print(f"latents in   {shell_path(latents)}")
+            print(f"latents in   {shell_path(log_folder(self.trainer) / 'latents')}")
 
 
 def run(command: str, arguments: Sequence[str]) -> int:
@@ -375,7 +362,7 @@ def parsers() -> dict[str, LightningArgumentParser]:
     return dict(_ParsersAlone([])._subcommand_parsers)
 
 
-def _any(given: Sequence[Callback], kind: type) -> bool:
+def _any(given: Sequence[pl.Callback], kind: type) -> bool:
     return any(isinstance(callback, kind) for callback in given)
 
 

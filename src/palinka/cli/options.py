@@ -19,22 +19,15 @@ import yaml
 
 from palinka.errors import InputError, did_you_mean, expanded, first_line
 
-# Packages whose classes the description covers.
-_PACKAGES = ("palinka.", "lightning.", "torch.")
-# Classes whose arguments are listed with the options.
-_EXPANDED = "model.autoencoder."
+_PACKAGES = ("palinka.", "lightning.", "torch.")  # whose classes the description covers
+_EXPANDED = "model.autoencoder."  # whose arguments are listed with the options
 _HELP_COLUMN = 44
-# Names that Lightning understands in place of a file.
-_CHECKPOINTS = ("best", "hpc", "last", "registry")
+_CHECKPOINTS = ("best", "hpc", "last", "registry")  # resolved by palinka or Lightning
 _FLAGS = ("config", "c", "help", "h", "print_config")  # the first two have a value
 
 
 class Options:
-    """The options of one command.
-
-    Args:
-        command: Its words, such as `fit` or `atlas serve`.
-    """
+    """The options of one command, such as `fit` or `atlas serve`."""
 
     def __init__(self, command: str) -> None:
         text = files("palinka.cli").joinpath("options.json").read_text(encoding="utf-8")
@@ -56,14 +49,12 @@ class Options:
         self._given: set[str] = set()
 
     def check(self, arguments: Sequence[str]) -> None:
-        """Check a command line and the files that it names.
-
-        Args:
-            arguments: What follows the command.
+        """Check the arguments of the command, and the files that they name.
 
         Raises:
             InputError: If an option is unknown or missing, or a value cannot be read as its type.
         """
+        see = f"see `palinka {self.command} --help`"
         if self.command == "fit" and not arguments:
             raise InputError("fit needs options; a first run: palinka fit --config quickstart")
         words, given = self._split(arguments)
@@ -78,23 +69,17 @@ class Options:
         self._given.update(places[: len(words)])
         several = places and self._options[places[-1]]["positional"] == "several"
         if len(words) > len(places) and not several:
-            extra = " ".join(words[len(places) :])
-            see = f"see `palinka {self.command} --help`"
-            raise InputError(f"unrecognized arguments: {extra}; {see}")
+            raise InputError(f"unrecognized arguments: {' '.join(words[len(places) :])}; {see}")
         for name, word in zip(places, words, strict=False):
             self._check(name, word)
         required = [n for n, e in self._options.items() if e.get("required")]
         missing = [n for n in required if not any(f"{k}.".startswith(f"{n}.") for k in self._given)]
         if missing and "print_config" not in dict(given):
             shown = [n if n in places else f"--{n}" for n in missing]
-            raise InputError(
-                f"{self.command} needs {', '.join(shown)}; see `palinka {self.command} --help`"
-            )
+            raise InputError(f"{self.command} needs {', '.join(shown)}; {see}")
         path = dict(given).get("ckpt_path")
         if path and path not in _CHECKPOINTS and not ("://" in path or expanded(path).is_file()):
-            raise InputError(
-                f"there is no checkpoint {path}; fits write theirs below lightning_logs/"
-            )
+            raise InputError(f"there is no checkpoint {path}; fits write theirs to lightning_logs/")
 
     def _split(self, arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str | None]]]:
         """Words, and names with values of the options, of a command line."""
@@ -202,11 +187,7 @@ class Options:
         return did_you_mean(key, [*known, *self.sections], most=0)
 
     def help(self, *, trainer: bool = False) -> str:
-        """Format the help: palinka's own options, or those of Lightning's trainer.
-
-        Args:
-            trainer: Whether to list the options of the trainer.
-        """
+        """Format the help: palinka's own options, or those of Lightning's trainer."""
         width = max(60, shutil.get_terminal_size((100, 24)).columns)
         known = self.names()
         words = [f" {name.upper()}" for name in known if known[name].get("positional")]
@@ -262,18 +243,13 @@ def config_names() -> list[str]:
 
 
 def find_config(name: str) -> Path:
-    """Path of a shipped configuration.
-
-    Args:
-        name: Its name, or the last part of it: `him_her` for `analyses/him_her`.
-    """
+    """Path of a shipped configuration; `him_her` is short for `analyses/him_her`."""
     known = config_names()
     matching = [one for one in known if one == name or one.endswith(f"/{name}")]
     if not matching:
-        raise InputError(
-            f"there is no configuration {name}{did_you_mean(name, known, most=0)}; give a YAML"
-            " file, or a name that `palinka configs` lists"
-        )
+        hint = did_you_mean(name, known, most=0)
+        remedy = "give a YAML file, or a name that `palinka configs` lists"
+        raise InputError(f"there is no configuration {name}{hint}; {remedy}")
     return config_folder() / f"{matching[0]}.yaml"
 
 

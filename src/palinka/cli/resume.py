@@ -43,13 +43,9 @@ class RunLogger(TensorBoardLogger):
 def reserve(trainer: pl.Trainer, *, fit: bool, run: Path | None = None) -> Path:
     """Make the folder of a run, and direct its loggers and checkpoints there.
 
-    Without a logger that writes to a numbered folder, it is
-    `<default_root_dir>/lightning_logs/version_<N>`.
-
-    Args:
-        trainer: On global rank 0; its loggers have not logged yet.
-        fit: Make a folder of checkpoints, too.
-        run: The folder of a run to resume.
+    It is `run` of a resumed run, and `<default_root_dir>/lightning_logs/version_<N>` without a
+    logger that writes to a numbered folder. A fit gets a folder of checkpoints, too. Called on
+    global rank 0, before its loggers have logged.
     """
     loggers = _in_folders(trainer)
     unnamed = [logger for logger in loggers if logger._version is None]
@@ -99,11 +95,8 @@ def _make(roots: Iterable[Path]) -> str:
 
 
 def _in_folders(trainer: pl.Trainer) -> list[TensorBoardLogger | CSVLogger]:
-    return [
-        logger
-        for logger in trainer.loggers
-        if isinstance(logger, _IN_FOLDERS) and not isinstance(logger, VariantLogger)
-    ]
+    found = (logger for logger in trainer.loggers if isinstance(logger, _IN_FOLDERS))
+    return [logger for logger in found if not isinstance(logger, VariantLogger)]
 
 
 def _folder(logger: TensorBoardLogger | CSVLogger) -> Path:
@@ -173,9 +166,8 @@ def findings_folder(path: Path) -> Path:
     has `analyses/<name>/` beside it.
     """
     folder = path.absolute().parent
-    if folder.name == FOLDER:
-        return folder.parent / "analyses"
-    return folder / "analyses" / path.stem
+    inside = folder.name == FOLDER
+    return folder.parent / "analyses" if inside else folder / "analyses" / path.stem
 
 
 def newest_checkpoint(run: Path) -> Path | None:
@@ -212,10 +204,9 @@ def check_optimizer(model: Mapping[str, Any], recorded: Mapping[str, Any]) -> No
     now, then = _flat({name: model.get(name) for name in recorded}), _flat(recorded)
     for name in {**then, **now}:
         if now.get(name) != then.get(name):
-            raise InputError(
-                f"model.{name} is {now.get(name)}, but the resumed optimizer was made with"
-                f" {then.get(name)}; leave it out, or start a new run without --ckpt_path"
-            )
+            problem = f"model.{name} is {now.get(name)}, but the resumed optimizer was made with"
+            remedy = "leave it out, or start a new run without --ckpt_path"
+            raise InputError(f"{problem} {then.get(name)}; {remedy}")
 
 
 def ignored_settings(
@@ -223,18 +214,13 @@ def ignored_settings(
 ) -> Iterator[str]:
     """Name settings of configuration files that a resumed run ignores, a line each.
 
-    Args:
-        files: The configuration files.
-        given: Settings of `model` as files and command line have them.
-        model: Those that the run resumes with.
+    `given` is `model` of the files and the command line, and `model` what the run resumes with.
     """
     before, after = _flat(given), _flat(model)
     for name in {name: None for file in files for name in _flat(model_settings(file))}:
         if before.get(name) != after.get(name):
-            yield (
-                f"model.{name} stays {after.get(name)}, as the run began: the {before.get(name)}"
-                " of the configuration file is ignored"
-            )
+            kept = f"model.{name} stays {after.get(name)}, as the run began"
+            yield f"{kept}: the {before.get(name)} of the configuration file is ignored"
 
 
 def model_settings(path: Path) -> dict[str, Any]:

@@ -12,19 +12,16 @@ from palinka.training import SparseAutoencoderModule
 
 Variants = list[dict[str, Any]] | dict[str, list[Any]]
 
-# More are probably a grid with one dimension too many.
-MAX_VARIANTS = 64
+MAX_VARIANTS = 64  # more are probably a grid with one dimension too many
 MAX_NAME = 120
 _OF_MODULE = frozenset(inspect.signature(SparseAutoencoderModule.__init__).parameters) - {"self"}
 
 
 def expand(variants: Variants) -> dict[str, dict[str, Any]]:
-    """Expand variants to overrides by name, such as `k=32,seed=1`.
+    """Expand a list of overrides, or a grid of values, to overrides by name: `k=32,seed=1`.
 
-    Args:
-        variants: A list of overrides, or a grid of values. A name is an argument of the
-            autoencoder, `autoencoder` for its class, `seed` for that of its weights, or a weight
-            or number of steps of the module.
+    They are arguments of the autoencoder, `autoencoder` for its class, `seed` for that of its
+    weights, or a weight or number of steps of the module.
     """
     if isinstance(variants, dict):
         grid = itertools.product(*variants.values())
@@ -49,11 +46,7 @@ def expand(variants: Variants) -> dict[str, dict[str, Any]]:
 
 
 def options(overrides: Mapping[str, Any]) -> list[str]:
-    """Options of a command line of one variant.
-
-    Args:
-        overrides: The variant's overrides by name.
-    """
+    """Command-line options of one variant."""
     # The class first: arguments before it would be another's.
     ordered = sorted(overrides.items(), key=lambda override: override[0] != "autoencoder")
     return [f"--{_key(name)}={_value(value)}" for name, value in ordered]

@@ -6,18 +6,9 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch import callbacks as pl_callbacks
 from lightning.pytorch.accelerators import CPUAccelerator
-from lightning.pytorch.callbacks import (
-    BackboneFinetuning,
-    BatchSizeFinder,
-    Callback,
-    Checkpoint,
-    EarlyStopping,
-    LearningRateFinder,
-    ModelCheckpoint,
-    ModelPruning,
-    SpikeDetection,
-)
+from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
@@ -31,18 +22,17 @@ from palinka.training.checkpoint import DurableCheckpointIO, check_strategy
 
 # Callbacks of Lightning that cannot do here what its documentation promises, with the reason.
 UNSUPPORTED: dict[type[Callback], str] = {
-    BackboneFinetuning: "an autoencoder has no backbone; freeze parts of it with a BaseFinetuning",
-    BatchSizeFinder: "another batch size is another run, and it tries sizes beyond the training"
-    " rows; try some with --data.batch_size and --trainer.max_steps 3",
-    LearningRateFinder: "the optimizer has its own learning rate, which it cannot set; try some"
-    " with --model.optimizer.lr and --trainer.max_steps 100",
-    ModelPruning: "it puts a product of weight and mask in place of a parameter, which is neither"
-    " read nor kept at norm 1; a sparsity_weight makes latents sparse",
-    SpikeDetection: "Lightning cannot load its state, so no run could resume (Lightning-AI/"
-    "pytorch-lightning #21752); use EarlyStopping with its divergence_threshold",
+    pl_callbacks.BackboneFinetuning: "an autoencoder has no backbone; freeze parts of it with a"
+    " BaseFinetuning",
+    pl_callbacks.BatchSizeFinder: "another batch size is another run, and it tries sizes beyond the"
+    " training rows; try some with --data.batch_size and --trainer.max_steps 3",
+    pl_callbacks.LearningRateFinder: "the optimizer has its own learning rate, which it cannot set;"
+    " try some with --model.optimizer.lr and --trainer.max_steps 100",
+    pl_callbacks.ModelPruning: "it puts a product of weight and mask in place of a parameter, which"
+    " is neither read nor kept at norm 1; a sparsity_weight makes latents sparse",
+    pl_callbacks.SpikeDetection: "Lightning cannot load its state, so no run could resume"
+    " (Lightning-AI/pytorch-lightning #21752); use EarlyStopping with its divergence_threshold",
 }
-# Numbers of batches or epochs by which Lightning divides.
-_AT_LEAST_1 = ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval")
 
 
 class FitLoop(_FitLoop):
@@ -75,10 +65,9 @@ class CheckMonitors(Callback):
             # Metrics of training have a group, such as `loss/total`.
             if "/" not in metric or (metric.startswith("val/") and not spliced):
                 name = type(monitoring).__name__
-                raise InputError(
-                    f"{name} monitors {metric}, which no validation gives; choose from"
-                    f" {', '.join(sorted(known - {'epoch', 'step'}))}"
-                )
+                problem = f"{name} monitors {metric}, which no validation gives"
+                choices = ", ".join(sorted(known - {"epoch", "step"}))
+                raise InputError(f"{problem}; choose from {choices}")
 
 
 class Trainer(pl.Trainer):
@@ -93,10 +82,8 @@ class Trainer(pl.Trainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         precision = str(kwargs.get("precision"))
         if precision.startswith("transformer-engine"):
-            layers = "replaces layers that palinka computes by itself"
-            raise InputError(
-                f"precision {precision} {layers}: use bf16-mixed, bf16-true or 32-true"
-            )
+            problem = f"precision {precision} replaces layers that palinka computes by itself"
+            raise InputError(f"{problem}: use bf16-mixed, bf16-true or 32-true")
         super().__init__(*args, **kwargs)
         self._reject_unsupported()
         half = torch.float16 if self.precision == "16-true" else torch.bfloat16
@@ -120,7 +107,8 @@ class Trainer(pl.Trainer):
             for kind, reason in UNSUPPORTED.items():
                 if isinstance(callback, kind):
                     raise InputError(f"{kind.__name__} cannot work here: {reason}")
-        for name in _AT_LEAST_1:
+        # Numbers of batches or epochs by which Lightning divides.
+        for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval"):
             value = getattr(self, name, None)  # none where the interval is a time
             if isinstance(value, int) and value < 1:
                 raise InputError(f"trainer.{name} is {value}; expected at least 1")

@@ -158,6 +158,5 @@ def documents_of_split(
     if empty and not validation_fraction:
         raise InputError("the validation split is empty; set validation_fraction to 0.05, say")
     if empty:
-        group = round(1 / validation_fraction)
         fault = f"no document is left for the {split} split: the corpus has {documents}"
-        raise InputError(f"{fault}; give at least {group}, of which one is for validation")
+        raise InputError(f"{fault}; give at least {round(1 / validation_fraction)} documents")

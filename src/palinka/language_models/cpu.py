@@ -115,8 +115,7 @@ def slowdown(dtype: torch.dtype) -> float:
 
 def slow_products(dtype: torch.dtype) -> str | None:
     """Warning of a dtype whose products are slow on the CPU, or None."""
-    factor = slowdown(dtype)
-    if factor <= SLOW:
+    if (factor := slowdown(dtype)) <= SLOW:
         return None
     return (
         f"{str(dtype).removeprefix('torch.')} products take {factor:.0f} times as long as float32's"

@@ -65,11 +65,7 @@ def direct_path(model: LanguageModel, site: str) -> Callable[[Tensor], Tensor]:
         modules.insert(0, sites.tap(f"blocks.{match[1]}.mlp.post").module)
     unembedding: Any = model.model.get_output_embeddings
     steps = [*map(model.model.get_submodule, modules), unembedding()]
-
-    def path(directions: Tensor) -> Tensor:
-        return reduce(_linear_part, steps, directions)
-
-    return path
+    return lambda directions: reduce(_linear_part, steps, directions)
 
 
 def _linear_part(x: Tensor, module: Any) -> Tensor:

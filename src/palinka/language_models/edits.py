@@ -13,12 +13,7 @@ Indices = Sequence[int]
 
 
 def ablate(latent: int | Indices, positions: Indices | None = None) -> Edit:
-    """Set latents to zero.
-
-    Args:
-        latent: The index of a latent, or several.
-        positions: Token positions, negative ones from the end; default all.
-    """
+    """Set latents to zero at all tokens, or at `positions`, negative ones from the end."""
     return clamp(latent, 0.0, positions)
 
 

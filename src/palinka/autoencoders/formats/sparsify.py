@@ -50,7 +50,7 @@ def hookpoint(provenance: Provenance) -> str:
 def write(table: common.StateTable, provenance: Provenance, folder: Path) -> None:
     """Write a folder that sparsify loads, of a top-k autoencoder of plain activations."""
     if table.kind != "topk" or table.layer_norm:
-        raise InputError("sparsify has only top-k autoencoders: choose --format saelens")
+        raise InputError("sparsify takes only top-k without layer norm: choose --format saelens")
     table = table.with_subtracted_bias()
     latents, width = table.shape
     norms = table.tensors["decoder_weight"].norm(dim=1)

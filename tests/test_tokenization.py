@@ -147,6 +147,6 @@ def test_an_id_beyond_the_embedding_is_rejected_before_training(
     ]  # fmt: skip
     for in_memory in ("false", "true"):
         answer = refused(*line, f"--data.in_memory={in_memory}")
-        assert f"to {vocabulary}; the model's are 0 to {vocabulary - 1}" in answer
+        assert f"to {vocabulary}; expected 0 to {vocabulary - 1}" in answer
     with pytest.raises(InputError, match="use its tokenizer"):
         LanguageModel.load(LanguageModelSpec("model", device="cpu")).read(["A zqzq."], [SITE])

@@ -74,13 +74,17 @@ class SyntheticData:
         if rows < 1 or seed < 0:
             raise InputError(f"expected rows >= 1 and seed >= 0, got {rows} and {seed}")
         generator = _generator(self.seed, seed)
-        shape = (rows, self.features)
-        active = torch.rand(shape, generator=generator) < self.active / self.features
-        latents = self._amplitudes(shape, generator) * active
+        active = self._active(rows, generator)
+        latents = self._amplitudes((rows, self.features), generator) * active
         x = latents @ self.directions
         if self.noise > 0:
             x = x + self.noise * torch.randn(x.shape, generator=generator)
         return SyntheticBatch(x, latents)
+
+    def _active(self, rows: int, generator: Generator) -> Tensor:
+        """Choose the features of each row, `(rows, features)`; a subclass may let them depend."""
+        drawn = torch.rand((rows, self.features), generator=generator)
+        return drawn < self.active / self.features
 
     def _amplitudes(self, shape: tuple[int, int], generator: Generator) -> Tensor:
         if self.amplitude == "constant":

@@ -11,7 +11,7 @@ from torch import Tensor
 from palinka.autoencoders import Autoencoder
 from palinka.language_models.cpu import (
     LARGEST,
-    MMAP_THRESHOLD,
+    MALLOC_THRESHOLDS,
     matmul_precision,
     try_precisions,
     tune_cpu,
@@ -92,4 +92,4 @@ def _keep_below(size: int) -> None:
     """Let glibc keep freed memory of up to a size; other systems have no such setting."""
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):
-        library.mallopt(MMAP_THRESHOLD, size)
+        library.mallopt(MALLOC_THRESHOLDS[0], size)

@@ -20,6 +20,7 @@ from jsonargparse import ArgumentParser
 from torch import Tensor
 
 from palinka.cli import commands
+from palinka.cli.options import PACKAGES
 
 OUTPUT = Path(__file__).parent.parent / "src" / "palinka" / "cli" / "options.json"
 PLAIN = {int: "int", float: "float", bool: "bool", str: "str", Path: "str", type(None): "null"}
@@ -28,7 +29,6 @@ DESCRIBED = {
     "analyses", "data.corpus", "data.language_model", "language_model", "model.autoencoder",
     "model.lr_scheduler", "model.optimizer", "trainer.callbacks", "trainer.logger",
 }  # fmt: skip
-PACKAGES = ("palinka.", "lightning.", "torch.")
 # Base classes and what palinka adds by itself.
 HIDDEN = {
     "Autoencoder", "Callback", "CheckMonitors", "Checkpoint", "Corpus", "DummyLogger",

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from palinka.__main__ import main
-from palinka.cli.options import config_names
+from palinka.cli.configs import config_names
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "configs"

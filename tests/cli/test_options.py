@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from palinka.__main__ import main
-from palinka.cli.options import Options, config_folder, find_config
+from palinka.cli.configs import config_folder, find_config
+from palinka.cli.options import Options
 from palinka.errors import InputError
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"

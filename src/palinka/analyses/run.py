@@ -110,7 +110,8 @@ def run_analysis(entry: AnalysisEntry, reader: ActivationReader) -> Findings:
     sites = reader.sites(entry.sites)
     stimuli = load_stimuli(os.fspath(entry.stimuli))
     prepared = stimuli.prepare(reader.model.tokenizer)
-    parameters = inspect.signature(analysis.function).parameters
+    signature = inspect.signature(analysis.function)
+    parameters = signature.parameters
     options: dict[str, Any] = dict(entry.options)
     if prepared.pairs and "pairs" in parameters:
         options.setdefault("pairs", True)
@@ -121,7 +122,7 @@ def run_analysis(entry: AnalysisEntry, reader: ActivationReader) -> Findings:
         for call in calls:
             data = {name: value for name, value in call.data.items() if name in parameters}
             try:
-                inspect.signature(analysis.function).bind(**data, **options)
+                signature.bind(**data, **options)
             except TypeError as error:
                 given = ", ".join([*data, *options])
                 raise InputError(f"{entry.analysis}: {error}; it is given {given}") from error

@@ -6,7 +6,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from palinka.cli.options import Options, with_paths
+from palinka.cli.configs import with_paths
+from palinka.cli.options import Options
 from palinka.errors import InputError, one_line
 
 

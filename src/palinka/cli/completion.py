@@ -44,7 +44,9 @@ def _arguments(options: Options) -> Iterator[dict[str, Any]]:
     """The options of a command as `add_argument` takes them."""
     known = options.names()
     for key in list(known):
-        known |= {f"{key}.{n}": e for a in options.families(key).values() for n, e in a.items()}
+        known |= {
+            f"{key}.{n}": e for a in options.classes.get(key, {}).values() for n, e in a.items()
+        }
     if options.sections:
         yield {"names": ["--config"], "help": "a YAML configuration"}
         yield {"names": ["--print_config"], "action": "store_true", "help": "show it and stop"}
@@ -53,7 +55,7 @@ def _arguments(options: Options) -> Iterator[dict[str, Any]]:
         text = re.sub(r"[^\w ,./()-]", "", entry.get("help", "").partition(";")[0])
         kinds = entry["type"]
         choices = [str(c) for kind in kinds if isinstance(kind, list) for c in kind]
-        choices += ["true", "false"] * ("bool" in kinds) + list(options.families(name))
+        choices += ["true", "false"] * ("bool" in kinds) + list(options.classes.get(name, {}))
         if entry.get("positional"):
             yield {"names": [name], "choices": choices or None, "nargs": "?", "help": text}
         elif "flag" in kinds:

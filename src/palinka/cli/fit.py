@@ -26,6 +26,7 @@ import palinka.atlas
 import palinka.autoencoders
 import palinka.data  # noqa: F401
 from palinka.cli import resume
+from palinka.cli.options import CHECKPOINT_KEYWORDS
 from palinka.cli.parser import ArgumentParser, move_configs_first, with_overrides
 from palinka.cli.sweep import Variants, expand, options
 from palinka.cli.trainer import Trainer
@@ -41,7 +42,6 @@ from palinka.training.checkpoint import VARIANTS, read, settings_of
 FOLDER_ERRORS = (  # of the log folder; any other OSError is a bug
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST,
 )  # fmt: skip
-CHECKPOINT_KEYWORDS = ("best", "hpc", "registry")  # Lightning resolves these, with a trainer
 RUNS = ("fit", "validate", "test", "predict")  # commands that write to a folder of their own
 STOPPED = 128 + signal.SIGTERM  # exit status that shells report
 _IGNORED_WARNINGS = (

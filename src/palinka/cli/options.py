@@ -11,38 +11,46 @@ import json
 import shutil
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from palinka.errors import InputError, did_you_mean, expanded, first_line
 
-_PACKAGES = ("palinka.", "lightning.", "torch.")  # whose classes the description covers
+PACKAGES = ("palinka.", "lightning.", "torch.")  # whose classes the description covers
 _EXPANDED = "model.autoencoder."  # whose arguments are listed with the options
 _HELP_COLUMN = 44
-_CHECKPOINTS = ("best", "hpc", "last", "registry")  # resolved by palinka or Lightning
-_FLAGS = ("config", "c", "help", "h", "print_config")  # the first two have a value
+CHECKPOINT_KEYWORDS = ("best", "hpc", "registry")  # Lightning resolves these, with a trainer
+_CONFIG = ("config", "c")
+_SWITCHES = ("help", "h", "print_config")
+
+
+@cache
+def _description() -> dict[str, dict[str, Any]]:
+    text = files("palinka.cli").joinpath("options.json").read_text(encoding="utf-8")
+    described: dict[str, dict[str, Any]] = json.loads(text)
+    return described
 
 
 class Options:
     """The options of one command, such as `fit` or `atlas serve`."""
 
     def __init__(self, command: str) -> None:
-        text = files("palinka.cli").joinpath("options.json").read_text(encoding="utf-8")
-        description = json.loads(text)
-        own = description["commands"][command]
+        description = _description()
+        own = dict(description["commands"][command])
         self.command = command
         self.description: str = own.pop("description")
         self.sections: list[str] = own.pop("sections")
         self._options: dict[str, dict[str, Any]] = own
         for section in self.sections:
             self._options |= description["sections"][section]
-        self._classes = {k: v for k, v in description["classes"].items() if k in self._options}
+        # By option, the classes that it accepts, with their arguments.
+        self.classes = {k: v for k, v in description["classes"].items() if k in self._options}
         # Class chosen for each option; None for one that is not described.
         self._chosen: dict[str, str | None] = {}
-        for key, family in self._classes.items():
+        for key, family in self.classes.items():
             name = str(self._options[key].get("default")).rpartition(".")[2]
             only = next(iter(family)) if len(family) == 1 else None
             self._chosen[key] = name if name in family else only
@@ -59,10 +67,10 @@ class Options:
             raise InputError("fit needs options; a first run: palinka fit --config quickstart")
         words, given = self._split(arguments)
         for key, value in given:
-            if key in ("config", "c") and value is not None:
+            if key in _CONFIG and value is not None:
                 self._check_file(value)
         for key, value in given:
-            if key not in _FLAGS and not key.endswith(".help"):
+            if key not in (*_CONFIG, *_SWITCHES) and not key.endswith(".help"):
                 for name, inner in _flat(_parsed(value), key.removesuffix("+")):
                     self._check(name, inner)
         places = [name for name, entry in self._options.items() if entry.get("positional")]
@@ -78,7 +86,11 @@ class Options:
             shown = [n if n in places else f"--{n}" for n in missing]
             raise InputError(f"{self.command} needs {', '.join(shown)}; {see}")
         path = dict(given).get("ckpt_path")
-        if path and path not in _CHECKPOINTS and not ("://" in path or expanded(path).is_file()):
+        if (
+            path
+            and path not in ("last", *CHECKPOINT_KEYWORDS)
+            and not ("://" in path or expanded(path).is_file())
+        ):
             raise InputError(f"there is no checkpoint {path}; fits write theirs to lightning_logs/")
 
     def _split(self, arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str | None]]]:
@@ -93,7 +105,7 @@ class Options:
                 words.append(argument)
             elif equals:
                 given.append((key, value))
-            elif "flag" in self._options.get(key, {}).get("type", ()) or key in _FLAGS[2:]:
+            elif "flag" in self._options.get(key, {}).get("type", ()) or key in _SWITCHES:
                 given.append((key, "true"))
             else:
                 follows = remaining and not remaining[0].startswith("--")
@@ -126,7 +138,7 @@ class Options:
     def _check(self, key: str, value: Any) -> None:
         """Check one value, of an option or of an argument of an option's class."""
         self._given.add(key)
-        owner = next((k for k in self._classes if key == k or key.startswith(f"{k}.")), "")
+        owner = next((k for k in self.classes if key == k or key.startswith(f"{k}.")), "")
         name = key.removeprefix(f"{owner}.").removeprefix("init_args.")
         if key == owner or (owner and name == "class_path"):
             if isinstance(value, str) and "str" not in self._options[owner]["type"]:
@@ -138,7 +150,7 @@ class Options:
             chosen = self._chosen[owner]
             if not chosen or outer in ("init_args", "help", "dict_kwargs"):
                 return
-            arguments = self._classes[owner][chosen]
+            arguments = self.classes[owner][chosen]
             if outer not in arguments:
                 hint = did_you_mean(outer, arguments) or self._nearest(name)
                 raise InputError(f"{owner}: {chosen} has no option '{outer}'{hint}")
@@ -150,23 +162,18 @@ class Options:
     def _choose(self, key: str, path: str) -> None:
         """Remember the class of an option; a short name must be among those described."""
         name = path.rpartition(".")[2]
-        family = self._classes[key]
+        family = self.classes[key]
         if name == path and name not in family:
             raise InputError(f"{key}: there is no class '{name}'{did_you_mean(name, family)}")
-        described = name in family and (name == path or path.startswith(_PACKAGES))
+        described = name in family and (name == path or path.startswith(PACKAGES))
         self._chosen[key] = name if described else None
-
-    def families(self, key: str) -> dict[str, dict[str, Any]]:
-        """Classes that an option accepts, with their arguments."""
-        found: dict[str, dict[str, Any]] = self._classes.get(key, {})
-        return found
 
     def names(self) -> dict[str, dict[str, Any]]:
         """Every option, with the arguments of the classes chosen."""
         found = {}
         for key, entry in self._options.items():
             found[key] = entry
-            arguments = self.families(key).get(self._chosen.get(key) or "", {})
+            arguments = self.classes.get(key, {}).get(self._chosen.get(key) or "", {})
             found |= {f"{key}.{name}": argument for name, argument in arguments.items()}
         return found
 
@@ -191,7 +198,7 @@ class Options:
         width = max(60, shutil.get_terminal_size((100, 24)).columns)
         known = self.names()
         words = [f" {name.upper()}" for name in known if known[name].get("positional")]
-        configured = " [--config FILE ...]" if self._classes else ""
+        configured = " [--config FILE ...]" if self.classes else ""
         usage = f"usage: palinka {self.command}{''.join(words)}{configured} [--KEY VALUE ...]"
         lines = [usage, *(["", self.description] if self.description else [])]
         shown = [name for name in known if name in self._options or name.startswith(_EXPANDED)]
@@ -204,11 +211,11 @@ class Options:
             return "\n".join(lines) + "\n"
         if "trainer" in self.sections:
             lines += ["", f"trainer: palinka {self.command} --help_trainer"]
-        for key, family in self._classes.items():
+        for key, family in self.classes.items():
             if len(family) > 1:
                 listed = f"classes for --{key}: {', '.join(family)}"
                 lines += ["", *textwrap.wrap(listed, width, subsequent_indent="  ")]
-        if self._classes:
+        if self.classes:
             lines += ["", "arguments of a class: --KEY.help CLASS"]
         return "\n".join(lines) + "\n"
 
@@ -226,44 +233,6 @@ def _help_line(name: str, entry: Mapping[str, Any], width: int) -> str:
     flag = f"  {shown}  ".ljust(_HELP_COLUMN)
     text = " ".join(str(entry.get("help", "")).replace("``", "`").split())
     return flag + textwrap.shorten(text, max(24, width - len(flag)), placeholder=" …")
-
-
-def config_folder() -> Path:
-    """Folder of the shipped configurations; in a clone, that at its top."""
-    packaged = Path(str(files("palinka"))) / "configs"
-    return packaged if packaged.is_dir() else Path(__file__).parents[3] / "configs"
-
-
-def config_names() -> list[str]:
-    """Names of the configurations, such as `quickstart` and `analyses/him_her`."""
-    folder = config_folder()
-    found = (path.relative_to(folder).with_suffix("") for path in folder.rglob("*.yaml"))
-    known = (name.as_posix() for name in found if name.parts[0] != "stimuli")
-    return sorted(known, key=lambda name: (name.count("/"), name))
-
-
-def find_config(name: str) -> Path:
-    """Path of a shipped configuration; `him_her` is short for `analyses/him_her`."""
-    known = config_names()
-    matching = [one for one in known if one == name or one.endswith(f"/{name}")]
-    if not matching:
-        hint = did_you_mean(name, known, most=0)
-        remedy = "give a YAML file, or a name that `palinka configs` lists"
-        raise InputError(f"there is no configuration {name}{hint}; {remedy}")
-    return config_folder() / f"{matching[0]}.yaml"
-
-
-def with_paths(arguments: Sequence[str]) -> Iterator[str]:
-    """Replace shipped names after `--config` by the paths of their files."""
-    before = ""
-    for argument in arguments:
-        flag = "--config=" if argument.startswith("--config=") else ""
-        value = argument.removeprefix(flag)
-        named = flag or before in ("--config", "-c")
-        if named and value and not Path(value).suffix and not Path(value).exists():
-            argument = flag + str(find_config(value))
-        before = argument
-        yield argument
 
 
 def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

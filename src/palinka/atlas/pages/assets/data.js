@@ -12,7 +12,7 @@ window.palinka = {};
     if (!waiting.has(name)) {
       const made = {};
       made.promise = new Promise((resolve, reject) => Object.assign(made, { resolve, reject }));
-      made.promise.catch(() => {}); // whoever asks is told
+      made.promise.catch(() => {}); // the caller gets the rejection
       waiting.set(name, made);
     }
     return waiting.get(name);

@@ -99,7 +99,8 @@ def test_each_category_of_a_passage_goes_to_targets_and_heatmaps_are_drawn(
     (acts,) = mini.every_token(prepared.tokens, SITE)
     auc = analyses.category_score(acts, prepared.targets["rivers"], detector=True).auc
     np.testing.assert_array_equal(findings.arrays()["rivers/auc"], auc)
-    assert "rivers/heatmaps" in findings.figures
+    # The Danube is underlined, in one heatmap for each of the three units.
+    assert len(findings.figures["rivers/heatmaps"].axes[0].lines) == 3
     for shown in (*(f"unit {u}, auc" for u in (auc.argmax(), auc.argmin(), 7)), "Danube"):
         assert shown in findings.pages["rivers/heatmaps"]
 

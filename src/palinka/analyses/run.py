@@ -246,7 +246,8 @@ def _calls(
                 continue
             for category, mask in prepared.targets.items():
                 every = {"latents": latents, "targets": np.asarray(mask), **of_tokens}
-                yield _Call(within_part(site if several else "", category), site, every, context)
+                part = within_part(site if several else "", category)
+                yield _Call(part, site, every, {**context, "category": category})
         return
     if not any(prepared.pool):
         kinds = "contrast, words, carrier or occurrences"
@@ -278,7 +279,8 @@ def _calls(
 
 
 _CAPTION = """A text, its tokens shaded by how active each of the chosen latents or neurons is on \
-them. The page of the same name has every value, and the token's number."""
+them; the words of a category are underlined. The page of the same name has every value, and the \
+token's number."""
 
 
 def _draw_heatmaps(
@@ -306,9 +308,11 @@ def _draw_heatmaps(
     for call in calls:
         heatmaps = _heatmaps(wanted, results[call.part], acts[call.site], reader.units)
         name, title = within_part(call.part, "heatmaps"), f"{entry.name} {call.part}".strip()
-        figures[name] = text_heatmap(tokens, heatmaps)
+        underlined = text.targets.get(call.context.get("category", ""))
+        figures[name] = text_heatmap(tokens, heatmaps, underlined=underlined)
         figures[name].set_label(_CAPTION)
-        pages[name] = text_heatmap_html(tokens, heatmaps, title=title, token_ids=ids)
+        page: dict[str, Any] = {"title": title, "token_ids": ids, "underlined": underlined}
+        pages[name] = text_heatmap_html(tokens, heatmaps, **page)
     return figures, pages
 
 

@@ -146,7 +146,12 @@ TOKENS = [
 
 def test_every_token_has_its_color_and_its_text_and_none_is_markup():
     values = np.arange(len(TOKENS), dtype=float)
-    figure = text_heatmap(TOKENS, [Heatmap(values, "latent $7$"), Heatmap(-values, "b", "Blues")])
+    heatmaps = [Heatmap(values, "latent $7$"), Heatmap(-values, "b", "Blues")]
+    underlined = [False] * len(TOKENS)
+    underlined[1] = True
+    figure = text_heatmap(TOKENS, heatmaps, underlined=underlined)
+    # Under the letters of " plum", not under its space.
+    assert [list(line.get_xdata()) for line in figure.axes[0].lines] == [[4, 8], [4, 8]]
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert texts[0].startswith("latent $7$   0 … 10")
     assert texts[1:5] == ["The", " plum", " $x_1^", "$"]
@@ -245,7 +250,9 @@ def test_text_is_never_markup():
 def test_hovering_shows_value_and_id_and_colors_follow_the_heatmap():
     values = np.array([0.25, 1.5, -3.0])
     heatmaps = [Heatmap(values, "first"), Heatmap(values, "second", "Blues", 1.0)]
-    page = Page(text_heatmap_html(["a", " b", "\n"], heatmaps, token_ids=[11, 22, 33]))
+    options = {"token_ids": [11, 22, 33], "underlined": [False, True, False]}
+    page = Page(text_heatmap_html(["a", " b", "\n"], heatmaps, **options))
+    assert ["class" in attributes for attributes, _ in page.tokens] == [False, True, False] * 2
     titles = [attributes["title"] for attributes, _ in page.tokens]
     assert titles[:3] == titles[3:]
     assert titles[0] == "0.25 · token 0 · id 11"

@@ -223,13 +223,14 @@ def _parts(text: str, columns: int) -> Iterator[str]:
 
 
 def text_heatmap(
-    tokens: Sequence[str | bytes], heatmaps: Sequence[Heatmap], columns: int = 88
-) -> Figure:
+    tokens: Sequence[str | bytes], heatmaps: Sequence[Heatmap], columns: int = 88,
+    underlined: Sequence[bool] | None = None,
+) -> Figure:  # fmt: skip
     """Draw a text once for every heatmap, one above the other.
 
     Each heatmap is scaled from its least to its largest value over the text; both are shown
     behind the caption. `tokens` are bytes where characters are divided over tokens; a line has
-    `columns` characters.
+    `columns` characters. `underlined` is a mask of tokens, such as those of a category.
 
     Raises:
         InputError: If there are no tokens or heatmaps, values do not fit, or lines are too short.
@@ -269,6 +270,9 @@ def text_heatmap(
                 background, ink = colors[cell.token]
                 backgrounds.append(background)
                 axes.text(left, y + 0.68, cell.text, color=ink, family=family, **font)
+                if underlined is not None and underlined[cell.token]:
+                    start = left + text_width(cell.text) - text_width(cell.text.lstrip())
+                    axes.plot([start, right], [y + 0.85, y + 0.85], color=ink, linewidth=1.3)
         axes.add_collection(PolyCollection(boxes, facecolors=backgrounds, edgecolors="white"))
     return figure
 
@@ -300,12 +304,13 @@ def _drawable(text: str) -> str:
 
 def text_heatmap_html(
     tokens: Sequence[str | bytes], heatmaps: Sequence[Heatmap], *, title: str = "Text heatmap",
-    token_ids: Sequence[int] | None = None,
+    token_ids: Sequence[int] | None = None, underlined: Sequence[bool] | None = None,
 ) -> str:  # fmt: skip
     """Render a page that shows a text once for every heatmap, one above the other.
 
     The page, under the heading `title`, needs no other file and runs no script. Pointing at a
-    token shows its value, its position and, where `token_ids` are given, its id.
+    token shows its value, its position and, where `token_ids` are given, its id. `underlined` is a
+    mask of tokens, such as those of a category.
 
     Tokens, captions and the title are escaped, and invisible characters in them shown.
 
@@ -322,7 +327,7 @@ def text_heatmap_html(
         titles = [f"{value:.6g} · token {i}{ids[i]}" for i, value in enumerate(values)]
         caption = escape_control_chars(heatmap.caption)
         ends = f"{values.min():.3g} … {values.max():.3g}"
-        cells = list(zip(texts, titles, colors, strict=True))
+        cells = list(zip(texts, titles, colors, underlined or [False] * len(texts), strict=True))
         sections.append({"caption": caption, "range": ends, "cells": cells})
     groups = []
     for word in words(texts):

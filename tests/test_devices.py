@@ -17,6 +17,7 @@ SMALL = [
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
 
 
+@pytest.mark.slow
 def test_a_fit_starts_the_other_process_itself_and_ends_with_one_table(workspace: Path) -> None:
     command = [sys.executable, "-m", "palinka", "fit", *SMALL, *TWO]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

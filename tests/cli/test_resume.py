@@ -183,14 +183,14 @@ def test_last_is_that_of_the_newest_run_that_has_written_one(
 
 
 def test_commands_that_start_at_once_have_a_folder_each(commands: Any, tmp_path: Path) -> None:
-    runs = [tmp_path / "lightning_logs" / f"version_{number}" for number in range(4)]
-    fits = [[*FIT, f"--model.autoencoder.k={k}"] for k in (4, 5, 6, 7)]
+    runs = [tmp_path / "lightning_logs" / f"version_{number}" for number in range(2)]
+    fits = [[*FIT, f"--model.autoencoder.k={k}"] for k in (4, 5)]
     processes = [commands.start(tmp_path, fit) for fit in fits]
-    assert commands.ended(*processes) == [0] * 4, (tmp_path / "output.txt").read_text()
+    assert commands.ended(*processes) == [0, 0], (tmp_path / "output.txt").read_text()
     assert sorted(tmp_path.glob("lightning_logs/*")) == runs
     configs = [yaml.safe_load((run / "config.yaml").read_text()) for run in runs]
     widths = [config["model"]["autoencoder"]["init_args"]["k"] for config in configs]
-    assert sorted(widths) == [4, 5, 6, 7]
+    assert sorted(widths) == [4, 5]
     for run, k in zip(runs, widths, strict=True):
         saved = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
         assert saved["hyper_parameters"]["autoencoder"]["init_args"]["k"] == k

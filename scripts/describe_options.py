@@ -36,6 +36,12 @@ HIDDEN = {
     "ProgressBar", "RunLogger", "SaveConfig", "SaveConfigCallback", "SingleModelCallback",
     "SweepFindings", "VariantLogger",
 }  # fmt: skip
+# In place of what Lightning says, which is longer.
+HELP = {
+    "ckpt_path": "A checkpoint to resume or measure, or `last`",
+    "seed_everything": "Seed of all random numbers; false for none",
+    "weights_only": "Load only tensors and plain values from checkpoints",
+}
 LINKED = {"params", "optimizer", "input_dim", "output_dim"}
 
 
@@ -43,8 +49,17 @@ def describe() -> dict[str, dict[str, Any]]:
     """Describe the options by command and section, and the arguments of classes by option."""
     found: dict[str, dict[str, Any]] = {"commands": {}, "sections": {}, "classes": {}}
     for command, parser in commands.parsers().items():
-        own: dict[str, Any] = {"description": parser.description or "", "sections": []}
+        description, lightning = (
+            (parser.description or "").strip(),
+            commands.COMMANDS[command].function == "fit",
+        )
+        if lightning:
+            does = commands.COMMANDS[command].does
+            description = f"{does[0].upper()}{does[1:]}."
+        own: dict[str, Any] = {"description": description, "sections": []}
         for name, entry, hint in _options(parser):
+            if lightning and name in HELP:
+                entry["help"] = HELP[name]
             section = name.partition(".")[0] if "." in name else ""
             place = found["sections"].setdefault(section, {}) if section else own
             place[name] = entry

@@ -31,7 +31,7 @@ def analyze(
         autoencoder: A folder that `save_pretrained` wrote; its latents are analyzed.
         ckpt_path: A checkpoint of `palinka fit`, or `last` for that of the last run; its latents
             are analyzed.
-        output: The folder that gets a folder of findings for each analysis; by default
+        output: Folder of the findings, with one for each analysis; by default
             `analyses/` of the checkpoint's run, where `palinka atlas` finds them, and
             `lightning_logs/analyses` without a checkpoint.
 

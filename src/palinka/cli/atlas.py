@@ -42,7 +42,7 @@ def atlas(
         output: The folder; an atlas there is replaced.
         options: How much to show of each latent.
         data: Source of rows and texts; defaults to that of the fit.
-        analyses: A folder with findings; by default where `analyze` keeps the checkpoint's.
+        analyses: A folder with findings; default that of the run.
     """
     module = _module(ckpt_path, data)
     found = expanded(analyses) if analyses else findings_folder(checkpoint_named(ckpt_path))

@@ -28,7 +28,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "fit": Command("train a sparse autoencoder on a model's activations", "fit"),
     "validate": Command("measure a checkpoint on the validation split", "fit"),
-    "test": Command("measure it again, logged as test metrics", "fit"),
+    "test": Command("measure a checkpoint, logged as test metrics", "fit"),
     "predict": Command("write the latents of the validation split to disk", "fit"),
     "harvest": Command("only fill the cache of activations", "fit"),
     "verify": Command("read a configuration's caches, compare checksums", "fit"),

@@ -67,8 +67,8 @@ def import_(where: str, /, output: str | None = None, revision: str | None = Non
     It may be of palinka, SAELens, sparsify, dictionary_learning or OpenAI's sparse_autoencoder.
 
     Args:
-        where: A folder, or `owner/repository[/folder]` on the Hugging Face hub.
-        output: The checkpoint; by default the folder's name with `.ckpt`.
+        where: A folder, or `owner/repository[/folder]` on the hub.
+        output: The checkpoint; default the folder's name with `.ckpt`.
         revision: A branch, tag or commit on the hub.
     """
     local = expanded(where)

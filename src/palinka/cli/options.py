@@ -232,7 +232,11 @@ def _help_line(name: str, entry: Mapping[str, Any], width: int) -> str:
     shown = name.upper() if entry.get("positional") else f"--{name} {value}"
     flag = f"  {shown}  ".ljust(_HELP_COLUMN)
     text = " ".join(str(entry.get("help", "")).replace("``", "`").split())
-    return flag + textwrap.shorten(text, max(24, width - len(flag)), placeholder=" …")
+    room = max(24, width - len(flag))
+    clause = max(text.rfind(mark, 0, room) for mark in ("; ", ", ", ": "))
+    if len(text) > room and clause > room // 2:
+        text = text[:clause]
+    return flag + textwrap.shorten(text, room, placeholder=" …")
 
 
 def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

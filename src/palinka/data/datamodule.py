@@ -63,22 +63,22 @@ class ActivationDataModule(pl.LightningDataModule):
         validation_fraction: Share of the documents for validation; 0 to validate on training rows.
         train_tokens: Maximum number of training rows; null for all.
         validation_tokens: Maximum number of validation rows; null for all.
-        bos: Whether each context starts with the tokenizer's BOS token.
-        skip_first: Whether to drop the first token of each context, often an attention sink.
+        bos: Begin each context with the tokenizer's BOS token.
+        skip_first: Drop the first token of each context, often an attention sink.
         dtype: Stored type on disk.
         cache_dir: The folder of all caches; default `$PALINKA_CACHE`, or
             `~/.cache/palinka/activations`.
-        in_memory: Whether to read a small corpus anew for each run and keep its activations in
-            memory, unrounded, instead of a cache. Each document is then read by itself, without
-            packing: a passage no longer than `context_length` in one forward pass.
-        center: Whether the autoencoder's input has the mean training row subtracted.
-        unit_norm: Whether the autoencoder's input is scaled to a mean norm of 1.
-        seed: Draws the documents for validation and the order of the rows.
+        in_memory: Keep the activations of a small corpus in memory, unrounded, not in a cache,
+            and read it anew for each run. Each document is then read by itself, without packing:
+            a passage no longer than `context_length` in one forward pass.
+        center: Subtract the mean training row from the input.
+        unit_norm: Scale the input to a mean norm of 1.
+        seed: Seed of the validation documents and the order of rows.
         harvest_batch_size: Contexts per forward pass; null for about 4,096 tokens.
-        verify_shards: Whether a run compares the checksum of each shard when a batch first
-            takes rows from it: the first batches then take as long as reading the cache once.
-        target_site: For a transcoder, the site whose activations it predicts from those at
-            `site`: rows then hold both, side by side, each with its own `center` and `unit_norm`.
+        verify_shards: Compare the checksum of each shard on first use: the first batches then
+            take as long as reading the cache once.
+        target_site: Site that a transcoder predicts from `site`: rows then hold both, side by
+            side, each with its own `center` and `unit_norm`.
     """
 
     def __init__(

@@ -49,13 +49,13 @@ class SparseAutoencoderModule(LightningModule):
     Args:
         autoencoder: The autoencoder.
         sparsity_weight: Weight of the mean absolute latent, or of what an architecture has instead.
-        decorrelation_weight: Weight of the sum of squared covariances of different latents.
-        sparsity_warmup_steps: Optimizer steps over which the weight grows linearly from zero.
+        decorrelation_weight: Weight of the squared covariances between latents, summed.
+        sparsity_warmup_steps: Steps of linear growth of the weight from zero.
         decorrelation_warmup_steps: The same for the decorrelation penalty.
-        auxiliary_weight: Weight of the auxiliary loss, where an architecture has one; default that
-            of its paper: 1/32 for AuxK, 1 for the gate's.
+        auxiliary_weight: Weight of the auxiliary loss of some architectures; default that of
+            its paper: 1/32 for AuxK, 1 for the gate's.
         auxiliary_k: Number of dead latents in AuxK; default `input_dim // 2`.
-        dead_after_tokens: Number of tokens without firing after which a latent counts as dead.
+        dead_after_tokens: Tokens without firing that make a latent dead.
         optimizer: Makes the optimizer from the parameters.
         lr_scheduler: Makes the learning-rate schedule, in optimizer steps, from the optimizer.
     """

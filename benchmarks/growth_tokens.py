@@ -42,9 +42,9 @@ def random_cache(root: Path) -> Cache:
     shards = -(-TOKENS // (BLOCKS * CONTEXT))
     for index in range(shards):
         rows = torch.randn(BLOCKS * CONTEXT, WIDTH, generator=generator).half()
-        with writer.claim(index) as claim:
-            if claim is not None:
-                claim.write(rows, table_of_blocks, table_of_blocks, table_of_blocks)
+        with writer.claim(index) as mine:
+            if mine:
+                writer.write(index, rows, *[table_of_blocks] * 3)
     return writer.finish(shards)
 
 

@@ -30,7 +30,7 @@ class RandomTokens(Corpus):
         random = np.random.default_rng(0)
         for block in range(self.blocks):
             tokens = random.integers(1, self.vocabulary, CONTEXT - 1)
-            yield Document(f"drawn {block}", tokens=tokens)
+            yield Document(f"drawn {block}", tokens)
 
     def fingerprint(self) -> dict[str, int | str]:
         """The arguments, which determine every token."""

@@ -36,9 +36,9 @@ def random_cache(root: Path) -> Cache:
     generator = torch.Generator().manual_seed(0)
     for index in range(SHARDS):
         rows = torch.randn(BLOCKS * CONTEXT, WIDTH, generator=generator).half()
-        with writer.claim(index) as claim:
-            if claim is not None:
-                claim.write(rows, table, table, table)
+        with writer.claim(index) as mine:
+            if mine:
+                writer.write(index, rows, table, table, table)
     return writer.finish(SHARDS)
 
 

@@ -27,9 +27,9 @@ def begun(root: Path, shards: int = 2, **settings: object) -> CacheWriter:
     writer = CacheWriter(root, CacheKey(LAYOUT, described | settings))  # type: ignore[arg-type]
     tokens = np.zeros((2, 8), np.int64)
     for index in range(shards):
-        with writer.claim(index) as shard:
-            assert shard is not None
-            shard.write(torch.ones(16, 3), tokens, tokens, tokens)
+        with writer.claim(index) as mine:
+            assert mine
+            writer.write(index, torch.ones(16, 3), tokens, tokens, tokens)
     return writer
 
 

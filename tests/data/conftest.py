@@ -58,9 +58,9 @@ class SmallCorpus:
         """Write some shards."""
         writer = CacheWriter(root, self.key)
         for index in indices:
-            with writer.claim(index) as claim:
-                if claim is not None:
-                    claim.write(*self.shard(index))
+            with writer.claim(index) as mine:
+                if mine:
+                    writer.write(index, *self.shard(index))
         return writer
 
     def write(self, root: Path) -> Cache:

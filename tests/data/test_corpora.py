@@ -12,18 +12,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from palinka.assets import mini_sample_file
-from palinka.data import BundledSample, Document, HuggingFaceDataset, Passage, TextFiles
+from palinka.data import BundledSample, HuggingFaceDataset, Passage, TextFiles
 from palinka.data.corpora import content_hash
 from palinka.errors import InputError
-
-
-def test_a_document_is_text_or_tokens() -> None:
-    assert Document("a", text="").text == ""
-    tokens = np.zeros(1, dtype=np.int64)
-    assert Document("a", tokens=tokens).text is None
-    for both in ({}, {"text": "a", "tokens": tokens}):
-        with pytest.raises(ValueError, match="either text or tokens"):
-            Document("a", **both)
 
 
 def test_the_hash_depends_on_names_and_bytes_alone(tmp_path: Path) -> None:
@@ -45,8 +36,7 @@ def test_the_sample_is_all_tokens_of_the_file_in_order() -> None:
     documents = list(BundledSample().documents())
     sample = load_file(mini_sample_file())
     assert len(documents) == len(sample["offsets"]) - 1
-    tokens = [document.tokens for document in documents if document.tokens is not None]
-    assert len(tokens) == len(documents)
+    tokens = [np.asarray(document.content) for document in documents]
     assert {array.dtype for array in tokens} == {np.dtype(np.int64)}
     np.testing.assert_array_equal(np.concatenate(tokens), sample["tokens"])
     assert len({document.name for document in documents}) == len(documents)
@@ -55,7 +45,7 @@ def test_the_sample_is_all_tokens_of_the_file_in_order() -> None:
 
 def test_a_passage_is_one_document_with_the_fingerprint_of_its_text() -> None:
     (document,) = Passage("I saw him.").documents()
-    assert document.text == "I saw him."
+    assert document.content == "I saw him."
     (marked,) = Passage("\ufeffI saw him.").documents()
     assert marked == document
     assert Passage("a").fingerprint() == Passage("a").fingerprint() != Passage("b").fingerprint()
@@ -77,7 +67,7 @@ def books(tmp_path: Path) -> Path:
 
 
 def names_and_texts(corpus: TextFiles) -> list[tuple[str, str | None]]:
-    return [(document.name, document.text) for document in corpus.documents()]
+    return [tuple(document) for document in corpus.documents()]
 
 
 def test_reads_what_it_is_given_sorted_by_name(books: Path) -> None:
@@ -161,7 +151,7 @@ def test_no_more_of_a_file_is_read_than_wanted(
             return super().read(size)
 
     monkeypatch.setattr("palinka.data.corpora.TextIOWrapper", Huge)
-    starts = [d.text for d in TextFiles(books, max_document_characters=3).documents()]
+    starts = [d.content for d in TextFiles(books, max_document_characters=3).documents()]
     assert starts[0] == "Alp"
 
 
@@ -188,7 +178,7 @@ def dataset(tmp_path: Path, datasets: Any, monkeypatch: pytest.MonkeyPatch) -> P
 @pytest.mark.parametrize("streaming", [True, False])
 def test_reads_the_rows_in_order(dataset: Path, streaming: bool) -> None:
     corpus = HuggingFaceDataset(str(dataset), text_field="body", streaming=streaming)
-    found = [(document.name, document.text) for document in corpus.documents()]
+    found = [tuple(document) for document in corpus.documents()]
     assert found == [("row 0", "Document 0."), ("row 1", "Document 1."), ("row 4", "Document 4.")]
 
 
@@ -219,7 +209,7 @@ def test_a_branch_is_pinned_to_its_commit(datasets: Any, monkeypatch: pytest.Mon
     monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", dataset_info)
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     corpus = HuggingFaceDataset("somebody/books", "english", revision="main")
-    assert [document.text for document in corpus.documents()] == ["Hello."]
+    assert [document.content for document in corpus.documents()] == ["Hello."]
     assert corpus.fingerprint()["commit"] == COMMIT
     assert corpus.fingerprint()["path"] == "somebody/books"
     assert asked == [("somebody/books", "main")]
@@ -269,11 +259,11 @@ def test_a_byte_order_mark_in_a_data_set_is_not_text(dataset: Path, streaming: b
     corpus = HuggingFaceDataset(str(dataset), streaming=streaming)
     for name in ("a.txt", "b.txt"):
         (dataset / name).write_bytes(b"The\nend")
-    expected, key = [document.text for document in corpus.documents()], corpus.fingerprint()
+    expected, key = [document.content for document in corpus.documents()], corpus.fingerprint()
     for name in ("a.txt", "b.txt"):
         (dataset / name).write_bytes(b"\xef\xbb\xbfThe\nend")
     marked = HuggingFaceDataset(str(dataset), streaming=streaming)
-    assert [document.text for document in marked.documents()] == expected == ["The", "end"] * 2
+    assert [document.content for document in marked.documents()] == expected == ["The", "end"] * 2
     assert marked.fingerprint() == key
     (dataset / "a.txt").unlink()
     (dataset / "b.txt").write_bytes(b"\xef\xbb\xbf")

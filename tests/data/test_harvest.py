@@ -48,7 +48,7 @@ class Numbered(Corpus):
 
     def documents(self) -> Iterator[Document]:
         for index in range(self.count):
-            yield Document(f"document {index}", tokens=self.tokens(index))
+            yield Document(f"document {index}", self.tokens(index))
 
     def fingerprint(self) -> dict[str, JSON]:
         return {"kind": "numbered", "documents": self.count}
@@ -263,8 +263,8 @@ def test_two_runs_at_once_share_the_work(
     )
     writer = CacheWriter(tmp_path / "shared", spec.key)
     found: list[Cache] = []
-    with writer.claim(0) as claim:  # another run is busy with the first shard, and dies
-        assert claim is not None
+    with writer.claim(0) as mine:  # another run is busy with the first shard, and dies
+        assert mine
         thread = threading.Thread(
             target=lambda: found.append(harvest(spec, tmp_path / "shared", load=load))
         )

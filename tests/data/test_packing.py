@@ -43,7 +43,7 @@ def test_the_draw_is_the_same_everywhere_and_depends_on_seed_and_group() -> None
 
 
 def tokenize(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    documents = [(7 * index, Document(str(index), text=text)) for index, text in enumerate(texts)]
+    documents = [(7 * index, Document(str(index), text)) for index, text in enumerate(texts)]
     found = list(tokenize_documents(documents, tokenizer))
     assert [index for index, _ in found] == [index for index, _ in documents]
     assert all(ids.dtype == np.int64 for _, ids in found)
@@ -79,11 +79,10 @@ def test_the_sample_keeps_its_tokens_for_the_mini_tokenizer_alone(
     mini_tokenizer: PreTrainedTokenizerBase, other_tokenizer: PreTrainedTokenizerBase
 ) -> None:
     document = next(BundledSample().documents())
-    assert document.tokens is not None
     ((_, kept),) = tokenize_documents([(0, document)], mini_tokenizer)
-    np.testing.assert_array_equal(kept, document.tokens)
+    np.testing.assert_array_equal(kept, document.content)
     ((_, other),) = tokenize_documents([(0, document)], other_tokenizer)
-    assert other_tokenizer.decode(other) == mini_tokenizer.decode(document.tokens)
+    assert other_tokenizer.decode(other) == mini_tokenizer.decode(document.content)
     assert len(other) > len(kept)
 
 
@@ -157,7 +156,7 @@ class Texts(Corpus):
     def documents(self) -> Iterator[Document]:
         for index, text in enumerate(self.texts):
             self.read += 1
-            yield Document(f"text {index}", text=text)
+            yield Document(f"text {index}", text)
 
     def fingerprint(self) -> dict[str, object]:
         return {}

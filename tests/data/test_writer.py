@@ -27,9 +27,9 @@ def names(folder: Path) -> list[str]:
 
 
 def write_first(writer: CacheWriter, *rows: Any) -> None:
-    with writer.claim(0) as claim:
-        assert claim is not None
-        claim.write(*rows)
+    with writer.claim(0) as mine:
+        assert mine
+        writer.write(0, *rows)
 
 
 def test_the_same_rows_give_the_same_bytes_in_any_pieces_and_in_any_order_by_any_writer(
@@ -58,16 +58,16 @@ def test_finished_shards_are_not_claimed_again(corpus: "Corpora", tmp_path: Path
         writer.finish(3)
     assert not is_harvested(writer.folder)
     for index in range(3):
-        with writer.claim(index) as claim:
-            assert (claim is None) == (index == 1)
-            if claim is not None:
+        with writer.claim(index) as mine:
+            assert mine == (index != 1)
+            if mine:
                 assert read_description(writer.folder).digest == small.key.digest
                 assert is_harvested(writer.folder)
-                claim.write(*small.shard(index))
+                writer.write(index, *small.shard(index))
     assert not is_harvested(writer.folder)
     before = content(writer.finish(3).folder)
-    with writer.claim(0) as claim:
-        assert claim is None
+    with writer.claim(0) as mine:
+        assert not mine
     assert content(writer.finish(3).folder) == before
 
 
@@ -77,7 +77,7 @@ def test_a_claim_excludes_others_until_it_ends_or_its_process_dies(
     small = corpus()
     one, other = CacheWriter(tmp_path, small.key), CacheWriter(tmp_path, small.key)
     with one.claim(0) as mine, other.claim(0) as theirs, other.claim(1) as free:
-        assert (mine is None, theirs is None, free is None) == (False, True, False)
+        assert (mine, theirs, free) == (True, False, True)
     assert names(one.folder) == ["harvest.json"]
     child = os.fork()
     if child == 0:
@@ -86,8 +86,8 @@ def test_a_claim_excludes_others_until_it_ends_or_its_process_dies(
     os.waitpid(child, 0)
     assert names(one.folder) == ["harvest.json", "shard-00000.lock"]
     assert not is_harvested(one.folder)
-    with other.claim(0) as claim:
-        assert claim is not None
+    with other.claim(0) as mine:
+        assert mine
     assert names(one.folder) == ["harvest.json"]
 
 

@@ -11,7 +11,7 @@ from functools import cached_property
 from io import BufferedReader, TextIOWrapper
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,23 +22,14 @@ from palinka.data.format import JSON
 from palinka.errors import InputError, expanded, first_line, one_line
 
 
-@dataclass(frozen=True)
-class Document:
-    """One text of a corpus, as either text or tokens.
+class Document(NamedTuple):
+    """One text of a corpus, with a name for messages.
 
-    Attributes:
-        name: Name in messages.
-        text: Its text.
-        tokens: Its token ids `(tokens,)` in the bundled mini model's vocabulary.
+    The content is text, or token ids `(tokens,)` in the bundled mini model's vocabulary.
     """
 
     name: str
-    text: str | None = None
-    tokens: NDArray[np.int64] | None = None
-
-    def __post_init__(self) -> None:
-        if (self.text is None) == (self.tokens is None):
-            raise ValueError(f"document {self.name!r} needs either text or tokens, and not both")
+    content: str | NDArray[np.int64]
 
 
 class Corpus(ABC):
@@ -93,7 +84,7 @@ class BundledSample(Corpus):
         sample = load_file(mini_sample_file())
         tokens, offsets = sample["tokens"], sample["offsets"]
         for index, (start, stop) in enumerate(pairwise(offsets)):
-            yield Document(f"sample {index}", tokens=tokens[start:stop].astype(np.int64))
+            yield Document(f"sample {index}", tokens[start:stop].astype(np.int64))
 
     def fingerprint(self) -> dict[str, JSON]:
         """Hash the sample's file."""
@@ -115,7 +106,7 @@ class Passage(Corpus):
 
     def documents(self) -> Iterator[Document]:
         """Yield the passage, as the only document."""
-        yield Document("passage", text=self.text)
+        yield Document("passage", self.text)
 
     def fingerprint(self) -> dict[str, JSON]:
         """Hash the text."""
@@ -154,7 +145,7 @@ class TextFiles(Corpus):
             text = self._read(file)
             if text.strip():
                 empty = False
-                yield Document(name, text=text)
+                yield Document(name, text)
         if empty:
             raise InputError(f"every text file in {self.path} is empty; give files with text")
 
@@ -225,7 +216,7 @@ class HuggingFaceDataset(Corpus):
                 held = f"{type(text).__name__} in column {field!r}"
                 raise InputError(f"row {number} of {self.path} holds {held}; expected text")
             if text and text.strip():
-                yield Document(f"row {number}", text=text)
+                yield Document(f"row {number}", text)
 
     def fingerprint(self) -> dict[str, JSON]:
         """Commit on the hub, or hash of the folder's files, with the selection of rows."""

@@ -206,9 +206,9 @@ def _fill(
     shown = progress(f"harvesting {spec.split} activations", total, "tokens")
     with nullcontext(tqdm(disable=True)) if rank else shown as bar:
         while window := list(islice(contexts, layout.contexts_per_shard)):
-            mine = writer.claim(shards) if shards % world_size == rank else nullcontext()
-            with mine as claim:
-                if claim is not None:
+            claim = writer.claim(shards) if shards % world_size == rank else nullcontext()
+            with claim as mine:
+                if mine:
                     tables = [np.stack([getattr(one, name) for one in window]) for name in TABLES]
                     filled = 0
                     for start in range(0, len(window), spec.contexts_per_batch):
@@ -217,7 +217,7 @@ def _fill(
                         buffer[filled : filled + len(rows)].copy_(rows)
                         filled += len(rows)
                         bar.update(tokens.size)
-                    claim.write(buffer[:filled], *tables)
+                    writer.write(shards, buffer[:filled], *tables)
             shards += 1
             passed += len(window) * spec.context_length
             bar.update(passed - bar.n)  # of shards that this rank does not write
@@ -228,8 +228,8 @@ def _wait_for_other_runs(writer: CacheWriter, shards: Iterable[int]) -> bool:
     """Wait while other runs write some shards; True if one of them is left undone."""
     while missing := [index for index in shards if not writer.done(index)]:
         for index in missing:
-            with writer.claim(index) as claim:
-                if claim is not None:
+            with writer.claim(index) as mine:
+                if mine:
                     return True
         time.sleep(SECONDS_BETWEEN_CHECKS)
     return False

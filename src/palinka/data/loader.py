@@ -4,11 +4,12 @@ import sys
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Generator, Iterator
-from contextlib import closing, suppress
-from queue import Empty, SimpleQueue
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from types import SimpleNamespace
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -70,68 +71,39 @@ T = TypeVar("T")
 
 
 class ReadAhead(Generic[T]):
-    """Reads at most `ahead` items of a generator ahead, in a thread.
+    """Reads at most `ahead` items of a generator ahead, in a thread, until `close`.
 
-    An exception in the thread is raised where the item would have come. The thread ends with the
-    generator, or with `close`.
+    An exception in the thread is raised where the item would have come.
     """
 
     def __init__(self, items: Generator[T, None, None], ahead: int) -> None:
         self.wait_seconds = 0.0  # of the consumer, for the latest item
-        # Simple queues, since garbage, which may be collected anywhere, may have to be closed.
-        self._ready: SimpleQueue[Any] = SimpleQueue()  # items, each with None or the end
-        self._wanted: SimpleQueue[bool] = SimpleQueue()
-        for _ in range(ahead):
-            self._wanted.put(True)
-        # A daemon: a consumer that is dropped at exit must not keep the process alive.
-        self._thread = threading.Thread(
-            target=_draw, args=(items, self._wanted, self._ready), name="read-ahead", daemon=True
-        )
-        self._thread.start()
+        self._items = items
+        self._pool = ThreadPoolExecutor(1, "read-ahead")
+        self._ready = deque(self._pool.submit(next, items) for _ in range(ahead))
 
     def __iter__(self) -> Iterator[T]:
         return self
 
     def __next__(self) -> T:
+        if not self._ready:
+            raise StopIteration
         started = time.perf_counter()
-        item: T
-        item, end = self._ready.get()
+        item = self._ready.popleft().result()
         self.wait_seconds = time.perf_counter() - started
-        if end is not None:
-            self._ready.put((None, StopIteration()))
-            raise end
-        self._wanted.put(True)
+        self._ready.append(self._pool.submit(next, self._items))
         return item
 
     def close(self) -> None:
         """End the thread, and with it the iteration."""
-        _empty(self._wanted)
-        self._wanted.put(False)
-        # At exit, daemon threads are frozen; and garbage may be collected in the thread itself.
-        if not sys.is_finalizing() and threading.current_thread() is not self._thread:
-            self._thread.join()
-            _empty(self._ready)
-            self._ready.put((None, StopIteration()))
-
-
-def _empty(queue: "SimpleQueue[Any]") -> None:
-    with suppress(Empty):
-        while True:
-            queue.get_nowait()
-
-
-def _draw(
-    items: Generator[T, None, None], wanted: "SimpleQueue[bool]", ready: "SimpleQueue[Any]"
-) -> None:
-    end: BaseException = StopIteration()
-    try:
-        while wanted.get():
-            ready.put((next(items), None))
-    except BaseException as error:
-        end = error
-    finally:
-        items.close()
-        ready.put((None, end))
+        if sys.is_finalizing():  # the thread has ended
+            return
+        self._ready.clear()
+        # Garbage may be collected in its own reading thread, which cannot wait for itself.
+        wait = not threading.current_thread().name.startswith("read-ahead")
+        self._pool.shutdown(wait, cancel_futures=True)
+        if wait:
+            self._items.close()
 
 
 _READ_AHEAD = 2  # batches

@@ -54,10 +54,9 @@ def tokenize_documents(
     batch: list[tuple[int, NDArray[np.int64] | str]] = []
     characters = 0
     for index, document in documents:
-        content = document.tokens if document.text is None else document.text
-        if isinstance(content, np.ndarray) and not keeps_tokens:
+        content = document.content
+        if not (isinstance(content, str) or keeps_tokens):
             content = str(mini.decode(content.tolist(), clean_up_tokenization_spaces=False))
-        assert content is not None
         batch.append((index, content))
         characters += len(content)
         if len(batch) == _BATCH_DOCUMENTS or characters >= _BATCH_CHARACTERS:

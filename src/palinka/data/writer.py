@@ -87,67 +87,6 @@ _CHUNK_BYTES = 2**20
 _BITS = {2: torch.int16, 4: torch.int32}
 
 
-class ShardClaim:
-    """Exclusive right to write one shard; from `CacheWriter.claim`."""
-
-    def __init__(self, folder: Path, key: CacheKey, index: int) -> None:
-        self.index = index
-        self._path = folder / shard_name(index)
-        self._key = key
-
-    def write(
-        self,
-        activations: torch.Tensor,
-        tokens: NDArray[np.int64],
-        documents: NDArray[np.int64],
-        positions: NDArray[np.int64],
-    ) -> None:
-        """Shuffle the rows by token and write them as one shard, as a whole or not at all.
-
-        Args:
-            activations: Rows in the order of contexts and positions, without the leading `skip`
-                positions of each context, `(contexts * rows_per_context, width)`.
-            tokens: Token ids, `(contexts, context_length)`.
-            documents: Document number of each token, in the same shape.
-            positions: Place of each token in its document, in the same shape.
-        """
-        layout = self._key.layout
-        shape = ShardShape(layout, self.index, len(tokens))
-        table = (shape.contexts, layout.context_length)
-        given = [tuple(array.shape) for array in (activations, tokens, documents, positions)]
-        expected = [(shape.rows, layout.width), table, table, table]
-        if given != expected or activations.dtype != layout.torch_dtype:
-            found = f"{self._path.name}: shapes {given} of {activations.dtype}"
-            raise InputError(f"{found}, expected {expected} of {layout.torch_dtype}")
-        # Row, in the order of contexts and positions, at each place of the shard.
-        order = permutation(shape.rows, layout.seed, self.index)
-        context, offset = np.divmod(order, layout.rows_per_context)
-        places = context * layout.context_length + layout.skip + offset
-        tables = (tokens, documents, positions, places)
-        # NumPy, on the numbers' bits: thousands of small operations gain nothing from torch's
-        # threads, and lose much where other processes keep the cores busy.
-        bits = activations.cpu().contiguous().view(_BITS[layout.torch_dtype.itemsize]).numpy()
-        step = max(1, _CHUNK_BYTES // layout.row_bytes)
-        statistics = RowStatistics.none(layout.width)
-        checksum = hashlib.sha256()
-        with as_input_error(self._path), atomic_write(self._path) as file:
-            for head in (shape.header, *(np.asarray(table, "<i4").tobytes() for table in tables)):
-                checksum.update(head)
-                file.write(head)
-            for start in range(0, shape.rows, step):
-                chunk = bits.take(order[start : start + step], axis=0)
-                statistics += RowStatistics.of(_numbers(chunk, layout.dtype))
-                checksum.update(piece := chunk.data.cast("B"))
-                file.write(piece)
-        members: dict[str, JSON] = {
-            "key": self._key.digest,
-            "blocks": shape.contexts,
-            "sha256": checksum.hexdigest(),
-            "statistics": statistics.to_json(),
-        }
-        write_json(self._path.with_suffix(".json"), f"{FORMAT_NAME}-shard", members)
-
-
 def _numbers(bits: NDArray[np.signedinteger], dtype: str) -> NDArray[np.float64]:
     if dtype == "bfloat16":  # the upper half of a float32
         return (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
@@ -161,9 +100,9 @@ class CacheWriter:
 
         writer = CacheWriter(root, key)
         for index in range(shards):
-            with writer.claim(index) as claim:
-                if claim is not None:
-                    claim.write(activations, tokens, documents, positions)
+            with writer.claim(index) as mine:
+                if mine:
+                    writer.write(index, activations, tokens, documents, positions)
         cache = writer.finish(shards)
 
     Args:
@@ -181,10 +120,10 @@ class CacheWriter:
         return record_of(self.folder, self.key, index) is not None or Cache.exists(self.folder)
 
     @contextmanager
-    def claim(self, index: int) -> Iterator[ShardClaim | None]:
-        """Claim a shard until the block ends; None if it is done or claimed by another process."""
+    def claim(self, index: int) -> Iterator[bool]:
+        """Claim a shard until the block ends; False if it is done or claimed by another process."""
         if self.done(index):
-            yield None
+            yield False
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -194,14 +133,66 @@ class CacheWriter:
         path = (self.folder / shard_name(index)).with_suffix(".lock")
         with _locked(path, blocking=False) as mine:
             # Another process may have finished it between the first look and the lock.
-            if not mine or self.done(index):
-                yield None
-                return
+            mine = mine and not self.done(index)
             description = self.folder / DESCRIPTION_NAME
-            if not description.exists():
+            if mine and not description.exists():
                 with self._lock():
                     write_json(description, f"{FORMAT_NAME}-harvest", self.key.to_json())
-            yield ShardClaim(self.folder, self.key, index)
+            yield mine
+
+    def write(
+        self,
+        index: int,
+        activations: torch.Tensor,
+        tokens: NDArray[np.int64],
+        documents: NDArray[np.int64],
+        positions: NDArray[np.int64],
+    ) -> None:
+        """Shuffle the rows by token and write them as a claimed shard, as a whole or not at all.
+
+        Args:
+            index: Number of the shard.
+            activations: Rows in the order of contexts and positions, without the leading `skip`
+                positions of each context, `(contexts * rows_per_context, width)`.
+            tokens: Token ids, `(contexts, context_length)`.
+            documents: Document number of each token, in the same shape.
+            positions: Place of each token in its document, in the same shape.
+        """
+        layout, path = self.key.layout, self.folder / shard_name(index)
+        shape = ShardShape(layout, index, len(tokens))
+        table = (shape.contexts, layout.context_length)
+        given = [tuple(array.shape) for array in (activations, tokens, documents, positions)]
+        expected = [(shape.rows, layout.width), table, table, table]
+        if given != expected or activations.dtype != layout.torch_dtype:
+            found = f"{path.name}: shapes {given} of {activations.dtype}"
+            raise InputError(f"{found}, expected {expected} of {layout.torch_dtype}")
+        # Row, in the order of contexts and positions, at each place of the shard.
+        order = permutation(shape.rows, layout.seed, index)
+        context, offset = np.divmod(order, layout.rows_per_context)
+        places = context * layout.context_length + layout.skip + offset
+        tables = (tokens, documents, positions, places)
+        # NumPy, on the numbers' bits: thousands of small operations gain nothing from torch's
+        # threads, and lose much where other processes keep the cores busy.
+        bits = activations.cpu().contiguous().view(_BITS[layout.torch_dtype.itemsize]).numpy()
+        step = max(1, _CHUNK_BYTES // layout.row_bytes)
+        statistics = RowStatistics.none(layout.width)
+        checksum = hashlib.sha256()
+        with as_input_error(path), atomic_write(path) as file:
+            for head in (shape.header, *(np.asarray(table, "<i4").tobytes() for table in tables)):
+                checksum.update(head)
+                file.write(head)
+            for start in range(0, shape.rows, step):
+                chunk = bits.take(order[start : start + step], axis=0)
+                statistics += RowStatistics.of(_numbers(chunk, layout.dtype))
+                checksum.update(piece := chunk.data.cast("B"))
+                file.write(piece)
+        members: dict[str, JSON] = {
+            "key": self.key.digest,
+            "blocks": shape.contexts,
+            "sha256": checksum.hexdigest(),
+            "statistics": statistics.to_json(),
+        }
+        write_json(path.with_suffix(".json"), f"{FORMAT_NAME}-shard", members)
 
     def finish(self, shards: int) -> Cache:
         """Write the manifest over `shards` shards, all of which are done, and open the cache."""

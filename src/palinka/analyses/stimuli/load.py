@@ -69,9 +69,8 @@ def load_stimuli(path: str | Path) -> Stimuli:
 def bundled_sample() -> str:
     """The sample that the bundled mini model wrote, as one text."""
     tokenizer = LanguageModelSpec("mini").tokenizer()
-    documents = [document.tokens for document in BundledSample().documents()]
-    texts = tokenizer.batch_decode([tokens.tolist() for tokens in documents if tokens is not None])
-    return "\n\n".join(texts)
+    tokens = [list(document.content) for document in BundledSample().documents()]
+    return "\n\n".join(tokenizer.batch_decode(tokens))
 
 
 def _read_text(file: Path) -> str:

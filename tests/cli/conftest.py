@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -6,6 +7,21 @@ import transformers
 from transformers import GPT2Config, GPTNeoConfig, LlamaConfig
 
 from palinka.assets import mini_gpt2_folder
+from palinka.cli.parser import ArgumentParser
+
+
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Programs whose command lines are parsed, once for each time."""
+    found: list[str] = []
+    parse = ArgumentParser.parse_args
+
+    def spy(parser: ArgumentParser, *args: Any, **options: Any) -> Any:
+        found.append(parser.prog)
+        return parse(parser, *args, **options)
+
+    monkeypatch.setattr(ArgumentParser, "parse_args", spy)
+    return found
 
 
 @pytest.fixture(scope="session")

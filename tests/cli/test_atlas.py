@@ -31,7 +31,7 @@ def overview(atlas: Path) -> dict[str, Any]:
 
 
 def test_an_atlas_of_a_fit_and_one_of_its_checkpoint(
-    fitted: Path, workspace: Path, capsys: pytest.CaptureFixture[str]
+    fitted: Path, workspace: Path, capsys: pytest.CaptureFixture[str], parsed: list[str]
 ) -> None:
     of_fit = overview(fitted / "atlas")
     assert (of_fit["latents"], of_fit["site"], of_fit["rows"]) == (20, "blocks.3.mlp.pre", 320)
@@ -41,6 +41,7 @@ def test_an_atlas_of_a_fit_and_one_of_its_checkpoint(
     path = fitted / "checkpoints" / "last.ckpt"
     arguments = ["--ckpt_path", str(path), "--output", "atlas", "--options.contexts", "2"]
     assert main(["atlas", *arguments, "--data.validation_tokens", "160"]) == 0
+    assert parsed == ["palinka atlas"]
     written = overview(workspace / "atlas")
     # The data as the fit had it, but for what the command line says.
     assert (written["rows"], written["latents"]) == (160, 20)

@@ -18,7 +18,7 @@ import pytest
         ("completion bsh", "did you mean 'bash'?"),
         ("import", "import needs where; see"),
         ("export", "export needs --ckpt_path, --format, --output; see"),
-        ("export --ckpt_path=a --output=b --format=saelen", "did you mean 'saelens'?"),
+        ("export --ckpt_path=last --output=b --format=saelen", "did you mean 'saelens'?"),
         ("analyze", "analyze needs --analyses; see"),
         ("analyze --analyses=[]", "at least one"),
         (

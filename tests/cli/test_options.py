@@ -43,7 +43,7 @@ def test_the_description_is_that_of_the_parsers(monkeypatch: pytest.MonkeyPatch)
         ("--model.optimizer.lr=fast", "model.optimizer.lr: expected float, got 'fast'"),
         ("--trainer.callbacks+=Timr", "there is no class 'Timr'; did you mean 'Timer'?"),
         ("--config=nowhere.yaml", "there is no configuration nowhere.yaml"),
-        ("--ckpt_path=nowhere.ckpt", "there is no checkpoint nowhere.ckpt; fits write theirs"),
+        ("--ckpt_path=nowhere.ckpt", "there is no checkpoint nowhere.ckpt; give `last`, or one"),
     ],
 )
 def test_a_problem_is_named_with_the_remedy(given: str, expected: str) -> None:
@@ -72,6 +72,7 @@ def test_what_the_parsers_take_passes(arguments: str) -> None:
     ("content", "expected"),
     [
         ("data: {sit: hidden.2}", "there is no option data.sit; did you mean 'data.site'?"),
+        ("ckpt_path: nowhere.ckpt", "there is no checkpoint nowhere.ckpt"),
         ("modl: {k: 3}", "there is no option modl.k; did you mean 'model.autoencoder.k'?"),
         (
             "data: {corpus: {class_path: TextFiles, init_args: {pth: texts}}}",

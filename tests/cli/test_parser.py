@@ -9,21 +9,36 @@ from typing import Any
 
 import pytest
 import yaml
+from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
 
 from palinka.cli.fit import PalinkaCLI
-from palinka.cli.parser import ArgumentParser, move_configs_first, with_overrides
+from palinka.cli.parser import ArgumentParser
 from palinka.errors import InputError
 
 
-def test_files_come_first_wherever_they_stood_and_overrides_after_them() -> None:
-    given = ["fit", "--model.k", "9", "--config", "a.yaml", "--x=1", "--config=b.yaml", "-c", "c"]
-    files = ["--config=a.yaml", "--config=b.yaml", "--config=c"]
-    assert move_configs_first(given) == ["fit", *files, "--model.k", "9", "--x=1"]
-    assert move_configs_first(["--x", "1", "--config"]) == ["--config=", "--x", "1"]
-    layer = {"model": {"autoencoder": {"init_args": {"k": 5}}}}
-    found = with_overrides(given, layer)
-    assert yaml.safe_load(found.pop(4).removeprefix("--config=")) == layer
-    assert found == move_configs_first(given)
+def test_the_command_line_wins_over_overrides_and_these_over_files(tmp_path: Path) -> None:
+    for name, content in (("a", "{j: 1, k: 1}"), ("b", "{h: 2, i: 2, j: 2, k: 2}")):
+        (tmp_path / name).write_text(content)
+    parser = ArgumentParser()
+    parser.add_argument("word")
+    parser.add_argument("-c", "--config", action=ActionConfigFile)
+    for name in ("h", "i", "j", "k", "ckpt_path", "trainer"):
+        parser.add_argument(f"--{name}", type=int)
+    line = ["one", "--h", "-9", "--k=9", "--config", str(tmp_path / "a"), "--trainer", "-7"]
+    line += ["-c", str(tmp_path / "b"), "--ckpt_path=5"]
+    made = parser.parse_args(line).as_dict()
+    assert [made[name] for name in ("word", "h", "i", "j", "k")] == ["one", -9, 2, 2, 9]
+    read: list[dict[str, Any]] = []
+
+    def overrides(config: Any) -> dict[str, Any]:
+        read.append(config.as_dict())
+        return {"j": 3, "k": 3}
+
+    parser.add_overrides(overrides)
+    made = parser.parse_args(line).as_dict()
+    assert [made[name] for name in ("word", "h", "i", "j", "k")] == ["one", -9, 2, 3, 9]
+    (seen,) = read
+    assert [seen[name] for name in ("h", "k", "ckpt_path", "trainer")] == [2, 2, 5, -7]
 
 
 CANARY = """
@@ -101,7 +116,7 @@ def parse(parser: Any, content: Any) -> Any:
     """Parse a file of such content, or of such bytes."""
     given = content if isinstance(content, bytes) else yaml.safe_dump(content).encode()
     Path("config.yaml").write_bytes(given)
-    return parser.parse_args(move_configs_first(["fit", "--config", "config.yaml"]))
+    return parser.parse_args(["fit", "--config", "config.yaml"])
 
 
 def rejected(parser: Any, content: Any, match: str = "") -> None:
@@ -165,7 +180,7 @@ def test_null_stands_only_where_it_is_expected(folder: Path, parser: Any) -> Non
 
 
 def test_files_that_cannot_be_read(folder: Path, parser: Any) -> None:
-    for text in ("!!int abc", "!!timestamp yesterday", "!!bool maybe", "[" * 9000):
+    for text in ("!!int abc", "!!timestamp yesterday", "!!bool maybe"):
         rejected(parser, f"data: {{seed: {text}}}".encode())
     rejected(parser, "data: {site: é}".encode("latin-1"), "utf-8")
     plain = ArgumentParser()

@@ -60,14 +60,11 @@ def run(words: str, arguments: Sequence[str]) -> int:
     target = _target(words)
     if not callable(target):
         return int(target.run(words, arguments))
-    from palinka.cli.parser import move_configs_first, with_overrides
-
     parser = _parser(words, target)
+    if overrides := getattr(sys.modules[target.__module__], "overrides", None):
+        parser.add_overrides(overrides)
     try:
-        settings = parser.parse_args(move_configs_first(arguments))
-        if overrides := getattr(sys.modules[target.__module__], "overrides", None):
-            settings = parser.parse_args(with_overrides(arguments, overrides(settings)))
-        made = vars(parser.instantiate(settings))
+        made = vars(parser.instantiate(parser.parse_args(arguments)))
     except ValueError as error:  # jsonargparse's has several lines
         raise InputError(one_line(error)) from error
     given = {name: made[name] for name in inspect.signature(target).parameters}

@@ -27,7 +27,7 @@ import palinka.autoencoders
 import palinka.data  # noqa: F401
 from palinka.cli import resume
 from palinka.cli.options import CHECKPOINT_KEYWORDS
-from palinka.cli.parser import ArgumentParser, move_configs_first, with_overrides
+from palinka.cli.parser import ArgumentParser
 from palinka.cli.sweep import Variants, expand, options
 from palinka.cli.trainer import Trainer
 from palinka.data import ActivationDataModule
@@ -97,7 +97,8 @@ class PalinkaCLI(LightningCLI):
     trainer: Trainer
 
     def __init__(self, arguments: Sequence[str]) -> None:
-        self._arguments = move_configs_first(arguments)
+        self._arguments = list(arguments)
+        self._kept: dict[str, Any] = {}  # settings of the checkpoint
         self._checkpoint: str | None = None
         self._resumed: Path | None = None  # log folder of a run to resume
         self._variants: dict[str, dict[str, Any]] = {}  # overrides by name
@@ -131,24 +132,26 @@ class PalinkaCLI(LightningCLI):
         arguments = {"model", "datamodule"}
         return {**LightningCLI.subcommands(), "harvest": arguments, "verify": arguments}
 
-    def _parse_ckpt_path(self) -> None:
-        """Apply the settings of a checkpoint over the config files, under the command line.
+    def add_arguments_to_parser(self, parser: Parser) -> None:  # type: ignore[override]
+        """Apply the settings of a checkpoint over the config files, under the command line."""
+        parser.add_overrides(self._read_checkpoint)
 
-        Lightning would apply them over the command line, and ignore `--model.….k 9` silently.
-        """
-        command = self.config.subcommand
-        path = self.config[command].get("ckpt_path")
+    def _read_checkpoint(self, config: Namespace) -> dict[str, Any]:
+        """Find the checkpoint to resume or measure, and read its settings."""
+        if self._variants:  # the line of one of them, whose checkpoint is read
+            return self._kept
+        command, path = self._arguments[0], config.get("ckpt_path")
         if path is None and command in ("validate", "test", "predict"):
             raise InputError(f"{command} measures a trained autoencoder: give --ckpt_path last")
         if not path or path in CHECKPOINT_KEYWORDS or "://" in path:
-            return
-        root, found = resume.find_runs(self.config[command].trainer)
+            return {}
+        root, found = resume.find_runs(config.trainer)
         if command == "fit" and path == "last":
             self._resumed = found[0] if found else None
             newest = resume.newest_checkpoint(found[0]) if found else None
             if newest is None:
                 rank_zero_warn(f"no complete checkpoint below {root}: the run starts anew")
-                return
+                return {}
             path = newest
         else:
             path = resume.checkpoint_named(path, root, found)
@@ -157,15 +160,21 @@ class PalinkaCLI(LightningCLI):
         of_sweep = command == "fit" and VARIANTS in settings
         kept = dict(settings["settings"] if of_sweep else settings_of(path))
         record = resume.model_settings(self._resumed / resume.CONFIG) if self._resumed else {}
-        recorded = {n: v for n, v in record.items() if n in ("optimizer", "lr_scheduler")}
-        kept |= recorded  # a checkpoint has their states, not their settings
-        self._arguments = with_overrides(self._arguments, {"model": kept})
-        given, self.config = self.config[command], self.parser.parse_args(self._arguments)
-        if command == "fit":
-            model = self.config[command].model.as_dict()
-            resume.check_optimizer(model, recorded)
-            files = [Path(str(file)) for file in given.get("config") or ()]
-            for line in resume.ignored_settings(files, given.model.as_dict(), model):
+        # A checkpoint has their states, not their settings.
+        kept |= {n: v for n, v in record.items() if n in ("optimizer", "lr_scheduler")}
+        self._of_files, self._kept = config.model.as_dict(), {"model": kept}
+        return self._kept
+
+    def _parse_ckpt_path(self) -> None:
+        """Compare the settings of a resumed run with those of its beginning and of the files.
+
+        Lightning would apply the checkpoint's here, and ignore `--model.….k 9` silently.
+        """
+        if self.config.subcommand == "fit" and self._kept:
+            model, kept = self.config.fit.model.as_dict(), self._kept["model"]
+            resume.check_optimizer(model, kept)
+            files = [Path(str(file)) for file in self.config.fit.config if file]
+            for line in resume.ignored_settings(files, self._of_files, kept, model):
                 rank_zero_warn(line)
 
     def instantiate_classes(self) -> None:

@@ -71,7 +71,7 @@ class Options:
                 self._check_file(value)
         for key, value in given:
             if key not in (*_CONFIG, *_SWITCHES) and not key.endswith(".help"):
-                for name, inner in _flat(_parsed(value), key.removesuffix("+")):
+                for name, inner in flat(_parsed(value), key.removesuffix("+"), lists=True):
                     self._check(name, inner)
         places = [name for name, entry in self._options.items() if entry.get("positional")]
         self._given.update(places[: len(words)])
@@ -85,13 +85,6 @@ class Options:
         if missing and "print_config" not in dict(given):
             shown = [n if n in places else f"--{n}" for n in missing]
             raise InputError(f"{self.command} needs {', '.join(shown)}; {see}")
-        path = dict(given).get("ckpt_path")
-        if (
-            path
-            and path not in ("last", *CHECKPOINT_KEYWORDS)
-            and not ("://" in path or expanded(path).is_file())
-        ):
-            raise InputError(f"there is no checkpoint {path}; fits write theirs to lightning_logs/")
 
     def _split(self, arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str | None]]]:
         """Words, and names with values of the options, of a command line."""
@@ -126,13 +119,11 @@ class Options:
             line = f" (line {place.line + 1})" if place else ""
             reason = getattr(error, "problem", None) or first_line(error)
             raise InputError(f"{path} is not valid YAML{line}: {reason}") from error
-        except RecursionError as error:
-            raise InputError(f"{path} is nested too deeply") from error
         if settings is None:
             return
         if not isinstance(settings, dict):
             raise InputError(f"{path} is not a configuration; expected `key: value` lines")
-        for key, value in _flat(settings):
+        for key, value in flat(settings, lists=True):
             self._check(key, value)
 
     def _check(self, key: str, value: Any) -> None:
@@ -145,6 +136,10 @@ class Options:
                 self._choose(owner, value)
         elif key in self._options:
             _check_type(key, value, self._options[key])
+            looked_up = not value or value in ("last", *CHECKPOINT_KEYWORDS) or "://" in str(value)
+            if key == "ckpt_path" and not looked_up and not expanded(str(value)).is_file():
+                remedy = "give `last`, or one of those that fits write to lightning_logs/"
+                raise InputError(f"there is no checkpoint {value}; {remedy}")
         elif owner:
             outer, _, inner = name.partition(".")
             chosen = self._chosen[owner]
@@ -239,14 +234,14 @@ def _help_line(name: str, entry: Mapping[str, Any], width: int) -> str:
     return flag + textwrap.shorten(text, room, placeholder=" …")
 
 
-def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted names and values of nested settings; classes come before their arguments."""
+def flat(value: Any, key: str = "", lists: bool = False) -> Iterator[tuple[str, Any]]:
+    """Dotted names and values of nested settings, and of `lists` of them, classes first."""
     if isinstance(value, dict) and value:
         for name, inner in sorted(value.items(), key=lambda item: item[0] != "class_path"):
-            yield from _flat(inner, f"{key}.{name}" if key else str(name))
-    elif isinstance(value, list) and any(isinstance(each, dict) for each in value):
+            yield from flat(inner, f"{key}.{name}" if key else str(name), lists)
+    elif lists and isinstance(value, list) and any(isinstance(each, dict) for each in value):
         for each in value:
-            yield from _flat(each, key)
+            yield from flat(each, key, lists)
     else:
         yield key, value
 

@@ -1,14 +1,15 @@
 """Parser of command lines with configuration files."""
 
 import inspect
-import itertools
 import sys
-from collections.abc import Sequence
+from argparse import SUPPRESS, Action
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any, NoReturn, get_args
 
 import jsonargparse
 import yaml
+from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
 
 from palinka.errors import InputError, one_line
 
@@ -23,19 +24,27 @@ yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, one: dumper.represent
 
 
 class ArgumentParser(jsonargparse.ArgumentParser):
-    """jsonargparse's parser, with errors as one `InputError` line instead of a page of usage."""
+    """jsonargparse's parser; the command line wins over files, and errors are an `InputError`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
-    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
-        """Parse a command line and the files that it names."""
+    def add_overrides(self, overrides: Callable[[jsonargparse.Namespace], dict[str, Any]]) -> None:
+        """Merge settings over the files: a function of these, `ckpt_path` and `trainer`."""
+        self.overrides = overrides
+        self.add_argument("--overrides", action=_Overrides, default=SUPPRESS, nargs=0)
+
+    def parse_args(self, args: Any = (), *more: Any, **kwargs: Any) -> Any:
+        """Parse a command line and the files that it names.
+
+        In jsonargparse the last value wins: files go first, and overrides after them.
+        """
         try:
-            return super().parse_args(*args, **kwargs)
+            return super().parse_args(_in_order(args, hasattr(self, "overrides")), *more, **kwargs)
         except InputError:
             raise
         # Of another encoding, a YAML tag that does not fit its value, or a number out of range.
-        except (ValueError, TypeError, AttributeError, OSError, OverflowError, RecursionError) as e:
+        except (ValueError, TypeError, AttributeError, OSError, OverflowError) as e:
             raise InputError(f"a configuration cannot be read: {one_line(e)}") from e
 
     def validate(self, namespace: jsonargparse.Namespace, *args: Any, **kwargs: Any) -> None:
@@ -61,6 +70,13 @@ class ArgumentParser(jsonargparse.ArgumentParser):
         raise InputError(" ".join(message.split()).removeprefix('Parser key "config": ')) from ex
 
 
+class _Overrides(Action):
+    def __call__(self, parser: Any, namespace: Any, *_: Any) -> None:
+        if settings := parser.overrides(namespace):
+            text = yaml.safe_dump(settings, default_flow_style=True, width=2**31, sort_keys=False)
+            ActionConfigFile.apply_config(parser, namespace, "config", text.strip())
+
+
 def imported(path: str) -> Any:
     """Look up a dotted path among the modules that are imported already."""
     module, _, name = path.rpartition(".")
@@ -69,24 +85,19 @@ def imported(path: str) -> Any:
     return getattr(imported(module), name, None) if module else None
 
 
-def move_configs_first(arguments: Sequence[str]) -> list[str]:
-    """Move every `--config FILE`, as `--config=FILE`, ahead of the other options.
-
-    In jsonargparse the last value wins; here the command line wins over files.
-    """
-    configs: list[str] = []
+def _in_order(arguments: Sequence[str], overrides: bool) -> list[str]:
+    """Order a command line: words, files, what the overrides depend on, these, and the others."""
+    words: list[str] = []
+    files: list[str] = []
+    read: list[str] = []
     others: list[str] = []
-    remaining = iter(arguments)
+    place, remaining = words, iter(arguments)
     for argument in remaining:
         if argument in ("-c", "--config"):
-            configs.append(f"--config={next(remaining, '')}")
-        else:
-            (configs if argument.startswith("--config=") else others).append(argument)
-    words = list(itertools.takewhile(lambda other: not other.startswith("-"), others))
-    return [*words, *configs, *others[len(words) :]]
-
-
-def with_overrides(arguments: Sequence[str], settings: dict[str, Any]) -> list[str]:
-    """Put nested settings between the configuration files and the options of a command line."""
-    text = yaml.safe_dump(settings, default_flow_style=True, width=2**31, sort_keys=False)
-    return move_configs_first([*arguments, f"--config={text.strip()}"])
+            argument = f"--config={next(remaining, '')}"
+        if argument.startswith("--config="):
+            place = files
+        elif argument.startswith("--"):
+            place = read if argument.startswith(("--ckpt_path", "--trainer")) else others
+        place.append(argument)
+    return [*words, *files, *read, *(["--overrides"] if overrides else []), *others]

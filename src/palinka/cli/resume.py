@@ -1,5 +1,6 @@
 """Log directories of runs, and the settings that a resumed run keeps."""
 
+import inspect
 import json
 import re
 import zipfile
@@ -14,6 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
+from palinka.cli.options import flat
 from palinka.cli.parser import imported
 from palinka.errors import InputError, expanded
 from palinka.training import checkpoint
@@ -117,8 +119,10 @@ def find_runs(trainer: Any) -> tuple[Path, list[Path]]:
     for logger in loggers if isinstance(loggers, list) else [loggers]:
         kind = imported(getattr(logger, "class_path", ""))
         if isinstance(kind, type) and issubclass(kind, _IN_FOLDERS):
-            given = logger.init_args
-            root = expanded(Path(given["save_dir"]) / (given["name"] or ""))
+            parameters = inspect.signature(kind).parameters.values()
+            given = {p.name: None if p.default is p.empty else p.default for p in parameters}
+            given |= logger.as_dict().get("init_args", {})
+            root = expanded(Path(given["save_dir"] or "") / (given["name"] or ""))
             if given["version"] is None:
                 return root, runs_below(root)
             folder = _version_below(root, given["version"])
@@ -146,11 +150,7 @@ def checkpoint_named(
     newest first, by default those in `root`.
     """
     if given != "last":
-        path = expanded(given)
-        if not path.is_file():
-            remedy = f"give `last`, or one of those below {LOG_FOLDER}/"
-            raise InputError(f"there is no checkpoint {path}; {remedy}")
-        return path
+        return expanded(given)
     for run in runs_below(root) if runs is None else runs:
         if any((run / FOLDER / name).exists() for name in (NEWEST, OLDER)):
             if newest := newest_checkpoint(run):
@@ -199,9 +199,10 @@ def check_optimizer(model: Mapping[str, Any], recorded: Mapping[str, Any]) -> No
     """Reject another optimizer or schedule than the one whose state a run resumes with.
 
     Its state would win, and the record of the run be false. Settings of `model` are compared with
-    the `optimizer` and `lr_scheduler` of the run's configuration, where recorded.
+    the recorded `optimizer` and `lr_scheduler`, where there are any.
     """
-    now, then = _flat({name: model.get(name) for name in recorded}), _flat(recorded)
+    names = [name for name in ("optimizer", "lr_scheduler") if name in recorded]
+    now, then = (_flat({name: each.get(name) for name in names}) for each in (model, recorded))
     for name in {**then, **now}:
         if now.get(name) != then.get(name):
             problem = f"model.{name} is {now.get(name)}, but the resumed optimizer was made with"
@@ -210,17 +211,17 @@ def check_optimizer(model: Mapping[str, Any], recorded: Mapping[str, Any]) -> No
 
 
 def ignored_settings(
-    files: Iterable[Path], given: Mapping[str, Any], model: Mapping[str, Any]
+    files: Iterable[Path], given: Mapping[str, Any], kept: Mapping[str, Any], now: Mapping[str, Any]
 ) -> Iterator[str]:
     """Name settings of configuration files that a resumed run ignores, a line each.
 
-    `given` is `model` of the files and the command line, and `model` what the run resumes with.
+    `model` is `given` by the files, `kept` in the checkpoint, and `now` that of the run.
     """
-    before, after = _flat(given), _flat(model)
+    given, kept, now = map(_flat, (given, kept, now))
     for name in {name: None for file in files for name in _flat(model_settings(file))}:
-        if before.get(name) != after.get(name):
-            kept = f"model.{name} stays {after.get(name)}, as the run began"
-            yield f"{kept}: the {before.get(name)} of the configuration file is ignored"
+        if given.get(name) != now.get(name) == kept.get(name):
+            stays = f"model.{name} stays {now.get(name)}, as the run began"
+            yield f"{stays}: the {given.get(name)} of the configuration file is ignored"
 
 
 def model_settings(path: Path) -> dict[str, Any]:
@@ -233,14 +234,7 @@ def model_settings(path: Path) -> dict[str, Any]:
     return model if isinstance(model, dict) else {}
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten settings to dotted names, with classes by their own; tuples become lists."""
-    found: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{name}.")
-        elif name == "class_path":
-            found[f"{prefix}{name}"] = str(value).rpartition(".")[2]
-        else:
-            found[f"{prefix}{name}"] = json.loads(json.dumps(value, default=str))
-    return found
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by dotted names; classes go by their own, and tuples become lists."""
+    plain = {n: json.loads(json.dumps(v, default=str)) for n, v in flat(settings)}
+    return {n: v.rpartition(".")[2] if n.endswith("class_path") else v for n, v in plain.items()}

@@ -97,14 +97,18 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Open a new version of a file, which takes its name once it is complete and on the disk.
 
     The bytes go to `<name>.tmp`, which is flushed (`fsync`) and renamed at the end of the block,
-    or removed if an exception ends it. Only one process may write a file at a time.
+    with the mode of the umask, or removed if an exception ends it. Only one process may write a
+    file at a time.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
         with temporary.open("wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            mode = os.fstat(file.fileno()).st_mode  # that of the umask
+        # By its name: safetensors puts a file of its own there, with mode 0600.
+        with temporary.open("rb") as complete:
+            os.fchmod(complete.fileno(), mode)
+            os.fsync(complete.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)

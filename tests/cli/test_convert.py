@@ -1,6 +1,7 @@
 """`palinka export` and `palinka import`, as they are typed."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,11 @@ def export(library: str, *more: str) -> int:
     ("library", "inner"), [("saelens", "."), ("sparsify", "h.3.mlp.c_fc"), ("palinka", ".")]
 )
 def test_there_and_back(library: str, inner: str, in_fitted: Path) -> None:
+    before = os.umask(0o027)
     assert export(library, "--license=mit") == 0
+    os.umask(before)
+    for path in (Path("out"), *Path("out").rglob("*")):
+        assert path.stat().st_mode & 0o777 == (0o750 if path.is_dir() else 0o640)
     assert main(["import", str(Path("out") / inner), "--output=again.ckpt"]) == 0
     module = SparseAutoencoderModule.load_from_checkpoint(FIT).eval()
     again = SparseAutoencoderModule.load_from_checkpoint("again.ckpt").eval()

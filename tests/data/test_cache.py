@@ -223,9 +223,13 @@ def test_the_environment_or_the_home_folder_says_where_caches_lie(
     monkeypatch.setenv("PALINKA_CACHE", str(tmp_path))
     assert default_cache_dir() == tmp_path
     monkeypatch.setenv("HOME", "/home/someone")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("PALINKA_CACHE", "")
     assert default_cache_dir() == Path("/home/someone/.cache/palinka/activations")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/scratch")
+    assert default_cache_dir() == Path("/scratch/palinka/activations")
     monkeypatch.delenv("PALINKA_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME")
     assert default_cache_dir() == Path("/home/someone/.cache/palinka/activations")
 
     def homeless(path: Path) -> Path:

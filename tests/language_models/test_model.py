@@ -44,6 +44,9 @@ def test_batches_of_any_size_give_the_same(gpt2: LanguageModel, texts: list[str]
 def test_texts_tokens_ids_and_any_name_of_a_site_give_the_same(gpt2: LanguageModel) -> None:
     names = ["transformer.h.1.mlp.c_fc", "blocks.middle.mlp.pre", "blocks.1.mlp.pre"]
     acts = gpt2.read(["I saw him."], names)
+    assert torch.equal(gpt2.read("I saw him.", names[0])[names[0]], acts[names[0]])
+    with pytest.raises(InputError, match=r"'hidden\.1' was not read, only transformer.* read\(si"):
+        acts["hidden.1"]
     assert list(acts) == names
     assert all(torch.equal(acts[name], acts[names[0]]) for name in names)
     assert acts.tokens.shape == acts.mask.shape == acts[names[0]].shape[:2]
@@ -91,11 +94,9 @@ def test_no_graph_is_kept_and_the_result_can_be_trained_on(gpt2: LanguageModel) 
     [
         (["word " * 80], ["hidden.1"], r"text 0 has \d+ tokens; a context has at most 64"),
         (torch.zeros(2, 65, dtype=torch.long), ["hidden.1"], "65 tokens; a context has at most 64"),
-        ("text", ["hidden.1"], "give a list of texts"),
         ([], ["hidden.1"], "an empty list"),
         (["fine", ""], ["hidden.1"], r"texts \[1\] without a token"),
-        (["text"], "hidden.1", "give a list of at least one site"),
-        (["text"], [], "give a list of at least one site"),
+        (["text"], [], "sites is an empty list; give at least one"),
         (["text"], ["hidden.9"], "no site 'hidden.9'"),
         (torch.tensor([[8192]]), ["hidden.1"], "0 to 8191"),
         (torch.tensor([[-1]]), ["hidden.1"], "0 to 8191"),
@@ -171,7 +172,12 @@ def test_generate_pads_on_the_left(any_model: LanguageModel, texts: list[str]) -
     options = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None}
     together = any_model.generate(texts, **options)[:, -5:]
     for row, text in zip(together, texts, strict=True):
-        assert torch.equal(row, any_model.generate([text], **options)[0, -5:])
+        assert torch.equal(row, any_model.generate(text, **options)[0, -5:])
+
+
+def test_a_name_in_place_of_a_model_is_rejected() -> None:
+    with pytest.raises(InputError, match=r"with LanguageModel\.from_pretrained\('mini"):
+        LanguageModel("mini")  # type: ignore[call-arg, arg-type]
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])

@@ -197,6 +197,10 @@ class Autoencoder(FullPrecisionState, ABC):
             where: A folder, or `owner/repository[/folder]` on the Hugging Face hub.
             revision: A branch, tag or commit on the hub.
         """
+        if str(where).endswith(".ckpt"):
+            module = "SparseAutoencoderModule.load_from_checkpoint takes it"
+            remedy = f"{module}, and palinka export --format palinka writes a folder"
+            raise InputError(f"{where} is a checkpoint, not a folder; {remedy}")
         try:
             folder, _, _ = files.find_folder(where, revision, {"palinka": OWN_FILES})
         except InputError as error:

@@ -1,7 +1,6 @@
 """`palinka export` and `palinka import`."""
 
 import re
-import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -45,18 +44,14 @@ def export(
     provenance = replace(_provenance(checkpoint.read(path), format), license=license)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} already exists; choose another --output, or an empty folder")
-    beside = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        inner = write(autoencoder, provenance, format, beside).relative_to(beside)
-        beside.chmod(0o755)  # temporary folders are their owner's alone
-        beside.replace(folder)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as beside:
+            whole = Path(beside) / "whole"
+            inner = write(autoencoder, provenance, format, whole).relative_to(whole)
+            whole.replace(folder)
     except OSError as error:
         raise InputError(f"cannot write {folder}: {error.strerror}; choose another") from error
-    finally:
-        if beside:
-            shutil.rmtree(beside, ignore_errors=True)
     print(escape_control_chars(f"exported to   {folder / inner}"))
     return 0
 

@@ -30,10 +30,15 @@ from palinka.errors import InputError, expanded, progress
 
 
 def default_cache_dir() -> Path:
-    """Default cache directory: `$PALINKA_CACHE`, or `~/.cache/palinka/activations`."""
-    named = os.environ.get("PALINKA_CACHE")
+    """Default cache directory.
+
+    `$PALINKA_CACHE`, or `palinka/activations` in `$XDG_CACHE_HOME` or `~/.cache`.
+    """
+    if named := os.environ.get("PALINKA_CACHE"):
+        return expanded(named)
     try:
-        return expanded(named) if named else Path("~/.cache/palinka/activations").expanduser()
+        base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        return base / "palinka" / "activations"
     except RuntimeError as error:  # such as for a container's nameless user
         raise InputError("there is no home folder to keep caches in; set PALINKA_CACHE") from error
 

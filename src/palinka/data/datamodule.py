@@ -66,8 +66,8 @@ class ActivationDataModule(pl.LightningDataModule):
         bos: Begin each context with the tokenizer's BOS token.
         skip_first: Drop the first token of each context, often an attention sink.
         dtype: Stored type on disk.
-        cache_dir: The folder of all caches; default `$PALINKA_CACHE`, or
-            `~/.cache/palinka/activations`.
+        cache_dir: The folder of all caches; default `$PALINKA_CACHE`, or `palinka/activations`
+            in `$XDG_CACHE_HOME` or `~/.cache`.
         in_memory: Keep the activations of a small corpus in memory, unrounded, not in a cache,
             and read it anew for each run. Each document is then read by itself, without packing:
             a passage no longer than `context_length` in one forward pass.

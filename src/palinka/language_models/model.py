@@ -29,6 +29,9 @@ class Activations(dict[str, Tensor]):
         super().__init__(sites)
         self.tokens, self.mask = tokens, mask
 
+    def __missing__(self, site: str) -> Tensor:
+        raise InputError(f"{site!r} was not read, only {', '.join(self)}; give it to read(sites=…)")
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -66,7 +69,7 @@ class Tokens:
         return self.mask.sum(1)
 
 
-Texts = Sequence[str] | Tokens | Tensor
+Texts = str | Sequence[str] | Tokens | Tensor
 
 
 @dataclass(eq=False)
@@ -83,6 +86,12 @@ class LanguageModel:
     tokenizer: "PreTrainedTokenizerBase"
     spec: LanguageModelSpec
     _replaced: list[str] = field(default_factory=list, init=False)
+
+    def __new__(cls, *given: Any, **_: Any) -> "LanguageModel":
+        """Reject the name of a model in place of the model."""
+        if len(given) == 1 and isinstance(given[0], str):
+            raise InputError(f"load a model with LanguageModel.from_pretrained({given[0]!r})")
+        return super().__new__(cls)
 
     @classmethod
     def from_pretrained(
@@ -123,26 +132,25 @@ class LanguageModel:
         """The width of the vectors at a site."""
         return self.spec.sites.width(site)
 
-    def tokenize(self, texts: Sequence[str], bos: bool = False) -> Tokens:
-        """Tokenize texts without special tokens, right-padded, on the CPU.
+    def tokenize(self, texts: str | Sequence[str], bos: bool = False) -> Tokens:
+        """Tokenize one or several texts without special tokens, right-padded, on the CPU.
 
         Args:
             texts: Text in which the name of a special token is text like any other.
             bos: Begin with the tokenizer's BOS token, as `data.bos` does, and `read` does not.
         """
-        if isinstance(texts, str):
-            raise InputError(f"texts is the string {texts[:50]!r}; give a list of texts")
+        texts = [texts] if isinstance(texts, str) else texts
         start = [bos_id(self.tokenizer)] if bos else []
         ids = [[*start, *found] if found else [] for found in token_ids(self.tokenizer, texts)]
         return self._checked(Tokens.of(ids))
 
-    def read(self, texts: Texts, sites: Sequence[str], batch_size: int = 32) -> Activations:
-        """Read activations at several sites, in one pass over each batch of texts.
+    def read(self, texts: Texts, sites: str | Sequence[str], batch_size: int = 32) -> Activations:
+        """Read activations at one or several sites, in one pass over each batch of texts.
 
         A pass ends where the last of the sites has been read.
 
         Args:
-            texts: Texts, their tokens, or ids of shape `(texts, tokens)` without padding.
+            texts: One or several texts, their tokens, or ids `(texts, tokens)` without padding.
             sites: Names of sites, or module paths.
             batch_size: Texts per forward pass.
 
@@ -150,8 +158,9 @@ class LanguageModel:
             Activations under the names of the sites as given, on the model's device; an
             `InputError` if there is no such site.
         """
-        if isinstance(sites, str) or not sites:
-            raise InputError(f"sites {sites!r}; give a list of at least one site")
+        sites = [sites] if isinstance(sites, str) else sites
+        if not sites:
+            raise InputError("sites is an empty list; give at least one")
         tokens = self._tokens(texts)
         activations: dict[str, Tensor] = {}
         for start in range(0, len(tokens.ids), batch_size):

@@ -39,7 +39,7 @@ def test_refusals_name_the_stimuli() -> None:
 
 
 def test_a_long_list_of_problems_is_cut() -> None:
-    assert join_problems(["one", "two"]) == "one; two"
+    assert join_problems(["one", "two", "one"]) == "one; two"
     assert join_problems([str(index) for index in range(10)]).endswith("7; and 2 more")
 
 

@@ -42,7 +42,8 @@ def check_trimmed(texts: Sequence[str], key: str) -> None:
 
 
 def join_problems(problems: Sequence[str], most: int = 8) -> str:
-    """The first problems in one line, and the number of the others."""
+    """The first problems in one line, each once, and the number of the others."""
+    problems = list(dict.fromkeys(problems))
     more = len(problems) - most
     return "; ".join(problems[:most]) + (f"; and {more} more" if more > 0 else "")
 

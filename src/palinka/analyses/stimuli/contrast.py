@@ -61,19 +61,18 @@ class Contrast(base.Stimuli):
         ]
         spans = [each[0] if each else (0, 0) for each in found]
         tokens, pool, made = base.tokens_at(tokenizer, texts, spans)
-        problems = []
+        problems: dict[tuple[str, ...], str] = {}  # one for each text, or for each target's tokens
         for name, target, text, each, pieces in zip(
             conditions, targets, texts, found, made, strict=True
         ):
             if len(each) != 1:
                 problem = f"{target!r} occurs {len(each)} times; it must occur exactly once"
+                problems[name, text] = f"{name}: {text!r}: {problem}"
             elif pieces != (expected := [f" {target}"]):
                 problem = f"the tokenizer makes {pieces} of {target!r}; expected {expected}"
-            else:
-                continue
-            problems.append(f"{name}: {text!r}: {problem}")
+                problems.setdefault((name, *pieces), f"{name}: {text!r}: {problem}")
         if problems:
-            raise InputError(base.join_problems(problems))
+            raise InputError(base.join_problems(list(problems.values())))
         labels = [
             f"{text[:start]}[{text[start:stop]}]{text[stop:]}"
             for text, (start, stop) in zip(texts, spans, strict=True)

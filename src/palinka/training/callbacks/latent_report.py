@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, Trainer
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from torch import Tensor
 
 from palinka.analyses.findings import Findings
@@ -18,6 +17,7 @@ from palinka.analyses.latent_statistics import LatentStatistics, latent_statisti
 from palinka.analyses.result import Result, Table
 from palinka.analyses.stats.latents import NearestLatents, TopActivations, TopHeap, nearest_latents
 from palinka.autoencoders.base import positive_integer
+from palinka.autoencoders.files import write_files
 from palinka.data import ActivationDataModule, RowContext
 from palinka.errors import InputError, track
 from palinka.language_models.direct_effect import token_effects
@@ -210,4 +210,4 @@ class LatentWriter(Callback):
             "shape": torch.tensor(outputs.shape),
         }
         name = f"rank{trainer.global_rank}-batch{batch_idx:06d}.safetensors"
-        save_file({key: value.cpu() for key, value in tensors.items()}, self._folder / name)
+        write_files(self._folder, {name: tensors})

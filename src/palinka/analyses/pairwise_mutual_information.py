@@ -164,7 +164,7 @@ def _information(rows: BinnedRows) -> tuple[Array, Array]:
 
 
 def _samples_and_covariance(rows: BinnedRows) -> tuple[Array, Array]:
-    """Of all pairs, by products of matrices in which zeros stand for units left out.
+    """Samples and covariances of all pairs, by matrix products with zeros for dropped units.
 
     Runs after the loops: BLAS threads stay awake for a while and would take the cores from them.
     """

@@ -121,7 +121,7 @@ class SweepModule(LightningModule):
         return dict(zip(self.names, self.members, strict=True))  # type: ignore[arg-type]
 
     def setup(self, stage: str) -> None:
-        """Set up every variant; reject what would mix them."""
+        """Set up every variant; reject loss scaling, by which an overflow in one affects all."""
         plugin = self.trainer.strategy.precision_plugin
         if stage == "fit" and getattr(plugin, "scaler", None) is not None:
             raise InputError("16-mixed skips all variants' step if one overflows: use bf16-mixed")

@@ -114,7 +114,7 @@ def overview(
 
 
 def _directions(names: Names) -> list[tuple[str, str, str, str]]:
-    """Of both directions the ending of the fields, the title, the color and the scores' unit."""
+    """Field suffix, title, color and score label of each direction."""
     return [
         (ending, f"{more} over {less}", color, f"score (SD in {less})")
         for ending, more, less, color in zip("ab", names, names[::-1], style.COLORS, strict=False)

@@ -163,7 +163,7 @@ def text_width(text: str) -> int:
 
 
 def _measured(text: str) -> Iterator[tuple[str, int]]:
-    """Each character with its columns."""
+    """Yield each character with its width in columns."""
     before = ""
     for character in text:
         category = unicodedata.category(character)

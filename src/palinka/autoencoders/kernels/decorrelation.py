@@ -15,32 +15,6 @@ from palinka.autoencoders.kernels.topk import Latents, SparseLatents
 from palinka.errors import InputError
 
 
-def center_plain(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Definition of `center`."""
-    centered = rows - rows.mean(dim=0)
-    return centered, centered.square().sum(dim=0) / (len(rows) - 1)
-
-
-def center(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Subtract the mean of each column of at least two rows, and give its unbiased variance."""
-    if not supports_numba(rows, contiguous=True):
-        return center_plain(rows)
-    centered, variance = torch.empty_like(rows), rows.new_empty(rows.shape[1])
-    arrays = rows.detach().numpy(), centered.numpy(), variance.numpy()
-    in_parallel(loops.center, rows.shape[1], *arrays)
-    return centered, variance
-
-
-def subtract_variance(product: Tensor, centered: Tensor, variance: Tensor, scale: Tensor) -> Tensor:
-    """`scale (product - variance * centered)` by columns, which may overwrite the product."""
-    tensors = product, centered, variance
-    if not supports_numba(*tensors, contiguous=True):
-        return (product - centered * variance) * scale
-    arrays = [tensor.detach().numpy() for tensor in tensors]
-    in_parallel(loops.subtract_variance, len(product), *arrays, scale.detach().numpy().item())
-    return product
-
-
 def squared_covariance_plain(latents: Tensor) -> Tensor:
     """Definition of `squared_covariance`, on one process."""
     width = latents.shape[1]
@@ -97,7 +71,9 @@ class _GramForm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, latents: Tensor, group: Group, slices: Group) -> Tensor:
         gathered, first = gather_rows(latents, group)
-        centered, variance = center(gathered.to(statistics_dtype(latents.dtype)))
+        rows = gathered.to(statistics_dtype(latents.dtype))
+        centered = rows - rows.mean(dim=0)
+        variance = centered.square().sum(dim=0) / (len(rows) - 1)
         factor = centered.to(_factor_dtype(latents.dtype))
         own = factor[first : first + len(latents)]
         gram = all_reduce(own @ factor.T / (len(centered) - 1), slices)
@@ -115,7 +91,8 @@ class _GramForm(torch.autograd.Function):
         with torch.autocast(centered.device.type, enabled=False):
             product = (gram @ centered.to(gram.dtype)).to(variance.dtype)
         scale = grad_output * (4.0 * ctx.world_size / (len(centered) - 1))
-        return subtract_variance(product, own, variance, scale).to(ctx.dtype), None, None
+        gradient = product.addcmul_(own, variance, value=-1).mul_(scale)
+        return gradient.to(ctx.dtype), None, None
 
 
 class _CovarianceForm(torch.autograd.Function):

@@ -16,8 +16,6 @@ Integers = NDArray[np.int64]
 # many lanes as a processor compares at a time, without comparing neighbors.
 LANES = 16
 TILE = LANES * 16
-# Columns summed together: their sums stay in the nearest cache.
-SLICE = 256
 
 
 class Columns(NamedTuple):
@@ -399,40 +397,3 @@ def gram_products(
             out[row, entry] = scale * (
                 total / (len(gram) - 1) - latents.variance[column] * centered
             )
-
-
-@compiled(sums=True)
-def center(start: int, stop: int, rows: Floats, centered: Floats, variance: Floats) -> None:
-    """Subtract the means of columns of `(rows, width)`, and write their unbiased variances."""
-    count = rows.shape[0]
-    sums, squares = np.zeros(SLICE), np.zeros(SLICE)
-    for first in range(start, stop, SLICE):
-        width = min(stop, first + SLICE) - first
-        sums[:], squares[:] = 0, 0
-        # The compiler vectorizes only over a slice with a name.
-        for row in range(count):
-            source = rows[row, first : first + width]
-            for column in range(width):
-                sums[column] += source[column]
-        sums /= count
-        for row in range(count):
-            source = rows[row, first : first + width]
-            target = centered[row, first : first + width]
-            for column in range(width):
-                value = source[column] - sums[column]
-                target[column] = value
-                squares[column] += value * value
-        for column in range(width):
-            variance[first + column] = squares[column] / (count - 1)
-
-
-@compiled(sums=True)
-def subtract_variance(
-    start: int, stop: int, product: Floats, centered: Floats, variance: Floats, scale: float
-) -> None:
-    """`product = scale (product - variance * centered)` by columns, in place."""
-    factor = product.dtype.type(scale)
-    for row in range(start, stop):
-        for column in range(product.shape[1]):
-            less = variance[column] * centered[row, column]
-            product[row, column] = factor * (product[row, column] - less)

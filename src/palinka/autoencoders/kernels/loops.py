@@ -282,17 +282,6 @@ def column_sums(
                     out[column, i] += weight * matrix[row, i] + other_weight * other[row, i]
 
 
-@compiled()
-def column_totals(start: int, stop: int, columns: Columns, weights: Floats, out: Floats) -> None:
-    """`out[j] = Σ weights[r, e]` over the entries `(r, e)` of column `j`."""
-    offsets, rows, entries = columns
-    for column in range(start, stop):
-        total = 0.0
-        for place in range(offsets[column], offsets[column + 1]):
-            total += weights[rows[place], entries[place]]
-        out[column] = total
-
-
 @compiled(sums=True)
 def tangents(start: int, stop: int, gradient: Floats, rows: Floats) -> None:
     """Subtract from each row of a gradient its projection on the row of norm 1, in place."""
@@ -303,20 +292,6 @@ def tangents(start: int, stop: int, gradient: Floats, rows: Floats) -> None:
             along += gradient[row, i] * rows[row, i]
         for i in range(width):
             gradient[row, i] -= along * rows[row, i]
-
-
-@compiled(sums=True)
-def unit_rows(start: int, stop: int, rows: Floats) -> None:
-    """Scale each row to norm 1, in place; a row of zeros stays zero."""
-    width = rows.shape[1]
-    for row in range(start, stop):
-        square = rows.dtype.type(0)
-        for i in range(width):
-            square += rows[row, i] * rows[row, i]
-        if square > 0:
-            norm = np.sqrt(square)
-            for i in range(width):
-                rows[row, i] /= norm
 
 
 @compiled(sums=True)

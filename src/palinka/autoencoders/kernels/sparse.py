@@ -42,7 +42,6 @@ class Backend(NamedTuple):
     sampled_products: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
     sort_by_column: Callable[[Tensor, Tensor, int], Any]
     column_sums: Callable[..., Tensor]
-    column_totals: Callable[[Any, Tensor], Tensor]
 
 
 def select_rows(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
@@ -122,20 +121,11 @@ def column_sums(
     return out
 
 
-def column_totals(columns: loops.Columns, weights: Tensor) -> Tensor:
-    """Sum the weights `(rows, room)` of each latent, `(latents,)`."""
-    out = weights.new_empty(len(columns.offsets) - 1)
-    dispatch.in_parallel(loops.column_totals, len(out), columns, *_arrays(weights, out))
-    return out
-
-
 def _arrays(*tensors: Tensor) -> tuple[NDArray[Any], ...]:
     return tuple(tensor.detach().contiguous().numpy() for tensor in tensors)
 
 
-LOOPS = Backend(
-    False, select_rows, weighted_rows, sampled_products, sort_by_column, column_sums, column_totals
-)
+LOOPS = Backend(False, select_rows, weighted_rows, sampled_products, sort_by_column, column_sums)
 
 
 def sparse_autograd(
@@ -186,7 +176,7 @@ class _Sparse(torch.autograd.Function):
         if needs_decoder:
             gradients[3] = backend.column_sums(columns, values, of_made)
         if needs_bias or (needs_shift and ctx.subtracts_bias):
-            totals = backend.column_totals(columns, kept)
+            totals = backend.column_sums(columns, kept, kept.new_ones(len(kept), 1))[:, 0]
         if needs_bias:
             gradients[2] = totals
         if shift is not None:

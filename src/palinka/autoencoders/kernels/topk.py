@@ -150,18 +150,8 @@ def project_gradient_(gradient: Tensor, rows: Tensor) -> None:
         gradient.copy_(project_gradient_plain(gradient, rows))
 
 
-def normalize_rows_plain(rows: Tensor) -> Tensor:
-    """Definition of `normalize_rows_`."""
-    norm = rows.norm(dim=1, keepdim=True)
-    unit: Tensor = rows / norm.where(norm > 0, 1.0)
-    return unit
-
-
 @torch.no_grad()
 def normalize_rows_(rows: Tensor) -> None:
     """Scale each row of `(rows, width)` to norm 1, in place; a row of zeros stays zero."""
-    if supports_numba(rows, contiguous=True):
-        in_parallel(loops.unit_rows, len(rows), rows.detach().numpy())
-        torch.autograd.graph.increment_version(rows)
-    else:
-        rows.copy_(normalize_rows_plain(rows))
+    norm = rows.norm(dim=1, keepdim=True)
+    rows.div_(norm.where(norm > 0, 1.0))

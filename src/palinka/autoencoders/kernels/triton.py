@@ -317,14 +317,7 @@ def column_sums(
     return out
 
 
-def column_totals(columns: tuple[Tensor, Tensor], weights: Tensor) -> Tensor:
-    """See `sparse.column_totals`."""
-    return column_sums(columns, weights, weights.new_ones(len(weights), 1)).squeeze(1)
-
-
-TRITON = Backend(
-    True, select_rows, weighted_rows, sampled_products, sort_by_column, column_sums, column_totals
-)
+TRITON = Backend(True, select_rows, weighted_rows, sampled_products, sort_by_column, column_sums)
 
 
 def triton_autograd(x: Tensor, weights: Weights, k: int) -> tuple[Tensor, SparseLatents]:

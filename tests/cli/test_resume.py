@@ -14,12 +14,16 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from palinka.__main__ import main
+from palinka.autoencoders import KSparseAutoencoder
+from palinka.autoencoders.formats import Provenance
+from palinka.cli.convert import write_checkpoint
 from palinka.cli.resume import (
     check_optimizer,
     check_whole,
     checkpoint_named,
     find_runs,
     findings_folder,
+    load_module,
     newest_checkpoint,
     release,
     reserve,
@@ -147,6 +151,24 @@ def test_every_bit_of_a_checkpoint_counts(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(InputError, match=r"last\.ckpt"):
             check_whole(path)
+
+
+def test_a_class_of_the_users_own_is_imported_with_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = "from palinka.autoencoders import KSparseAutoencoder\nclass Own(KSparseAutoencoder): ..."
+    (tmp_path / "own_sparse.py").write_text(own)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path = tmp_path / "own.ckpt"
+    write_checkpoint(KSparseAutoencoder(8, 16, k=2), Provenance(), path)
+    content = torch.load(path, weights_only=True)
+    for name in ("nowhere.Other", "own_sparse.Own"):
+        content["hyper_parameters"]["autoencoder"]["class_path"] = name
+        torch.save(content, path)
+        if name == "nowhere.Other":
+            with pytest.raises(InputError, match=r"not a known Autoencoder .* on PYTHONPATH"):
+                load_module(path)
+    assert type(load_module(path).autoencoder).__module__ == "own_sparse"
 
 
 def test_the_older_checkpoint_serves_where_the_newer_is_damaged(tmp_path: Path) -> None:

@@ -305,6 +305,21 @@ def test_rows_that_cannot_be_stored_are_rejected(
     assert left == ["harvest.json", "shard-00000.json", "shard-00000.safetensors"]
 
 
+def test_a_harvest_that_fails_before_its_first_shard_leaves_nothing(
+    spec: HarvestSpec, load: Callable[[], LanguageModel], tmp_path: Path
+) -> None:
+    def fail() -> LanguageModel:
+        raise InputError("no such model")
+
+    writer = CacheWriter(tmp_path, spec.key)
+    with pytest.raises(InputError, match="no such model"):
+        harvest(spec, tmp_path, load=fail)
+    assert not writer.folder.exists()
+    with writer.claim(1), pytest.raises(InputError, match="no such model"):  # by another run
+        harvest(spec, tmp_path, load=fail)
+    assert [path.name for path in writer.folder.iterdir()] == ["harvest.json"]
+
+
 def test_whatever_determines_the_rows_and_nothing_else_has_an_address_of_its_own(
     spec: HarvestSpec,
 ) -> None:

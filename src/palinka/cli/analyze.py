@@ -7,10 +7,10 @@ from pathlib import Path
 
 from palinka.analyses.reader import ActivationReader, Encoder
 from palinka.analyses.run import AnalysisEntry, run_analysis
-from palinka.cli.resume import LOG_FOLDER, checkpoint_named, findings_folder
+from palinka.cli.resume import LOG_FOLDER, checkpoint_named, findings_folder, load_module
 from palinka.errors import InputError
 from palinka.language_models import LanguageModelSpec
-from palinka.training import SparseAutoencoderModule, checkpoint
+from palinka.training import checkpoint
 from palinka.training.callbacks.run_analyses import encoder_of
 from palinka.training.callbacks.summary import shell_path
 
@@ -73,5 +73,4 @@ def analyze(
 def encoder_from_checkpoint(path: str | PathLike[str]) -> Encoder:
     """Read an encoder from the checkpoint of a fit."""
     source = checkpoint.read(path).get("source", {})
-    module = SparseAutoencoderModule.load_from_checkpoint(Path(path), map_location="cpu").eval()
-    return encoder_of(module, source)
+    return encoder_of(load_module(Path(path)), source)

@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 import palinka.data  # noqa: F401  (so that --data.corpus may name its classes)
 from palinka.atlas import AtlasServer, Options, WriteAtlas
 from palinka.atlas.server import LiveLatents, check_atlas
-from palinka.cli.resume import checkpoint_named, findings_folder
+from palinka.cli.resume import checkpoint_named, findings_folder, load_module
 from palinka.data import ActivationDataModule
 from palinka.errors import InputError, expanded
 from palinka.language_models import LanguageModel
@@ -95,6 +95,6 @@ def _module(ckpt_path: str, data: ActivationDataModule) -> SparseAutoencoderModu
     # Lightning's tips and list of devices.
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     path = checkpoint_named(ckpt_path)
-    module = SparseAutoencoderModule.load_from_checkpoint(path, map_location="cpu").eval()
+    module = load_module(path)
     checkpoint.check_matches(checkpoint.read(path), module.autoencoder, data, resume=False)
     return module

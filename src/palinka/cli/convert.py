@@ -12,7 +12,7 @@ import lightning
 from palinka.autoencoders import Autoencoder
 from palinka.autoencoders.formats import Provenance, fold, load, write
 from palinka.autoencoders.formats.common import hook_of, within_base_model
-from palinka.cli.resume import checkpoint_named
+from palinka.cli.resume import checkpoint_named, load_module
 from palinka.errors import InputError, escape_control_chars, expanded
 from palinka.language_models import LanguageModelSpec
 from palinka.training import SparseAutoencoderModule, checkpoint
@@ -39,7 +39,7 @@ def export(
         hint = "e.g. mit, apache-2.0, cc-by-4.0 or unknown"
         raise InputError(f"--license {license!r} is not an identifier of the hub, {hint}")
     path, folder = checkpoint_named(ckpt_path), expanded(output)
-    module = SparseAutoencoderModule.load_from_checkpoint(path, map_location="cpu").eval()
+    module = load_module(path)
     autoencoder = fold(module.autoencoder, module.scaling, module.target_scaling)
     provenance = replace(_provenance(checkpoint.read(path), format), license=license)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -1,8 +1,10 @@
 """Log directories of runs, and the settings that a resumed run keeps."""
 
+import importlib
 import inspect
 import json
 import re
+import sys
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -18,7 +20,7 @@ from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from palinka.cli.options import flat
 from palinka.cli.parser import imported
 from palinka.errors import InputError, expanded
-from palinka.training import checkpoint
+from palinka.training import SparseAutoencoderModule, checkpoint
 from palinka.training.callbacks.base import VariantLogger
 from palinka.training.callbacks.checkpoints import FOLDER, NEWEST, OLDER
 
@@ -181,6 +183,16 @@ def newest_checkpoint(run: Path) -> Path | None:
             else:
                 return path
     return None
+
+
+def load_module(path: Path) -> SparseAutoencoderModule:
+    """Load the module of a checkpoint for inference, and import its class as a fit does."""
+    described = checkpoint.read(path)["hyper_parameters"]["autoencoder"]
+    module = described["class_path"].rpartition(".")[0]
+    if module and module.partition(".")[0] not in sys.stdlib_module_names:
+        with suppress(ImportError):
+            importlib.import_module(module)
+    return SparseAutoencoderModule.load_from_checkpoint(path, map_location="cpu").eval()
 
 
 def check_whole(path: Path) -> None:

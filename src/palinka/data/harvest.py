@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from itertools import islice
@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from palinka.data.cache import Cache
 from palinka.data.corpora import Corpus
 from palinka.data.format import TABLES, CacheKey, Layout
+from palinka.data.inventory import remove_cache
 from palinka.data.packing import (
     Context,
     Split,
@@ -173,10 +174,16 @@ def harvest(
         disable_malloc_trim()
         load = load or partial(LanguageModel.load, spec.language_model)
         model = cache(partial(load_model, spec, load))
-        with _products(spec):
-            shards = _fill(spec, writer, model, rank, world_size)
-            while _wait_for_other_runs(writer, range(rank, shards, world_size)):
-                _fill(spec, writer, model, rank, world_size)
+        try:
+            with _products(spec):
+                shards = _fill(spec, writer, model, rank, world_size)
+                while _wait_for_other_runs(writer, range(rank, shards, world_size)):
+                    _fill(spec, writer, model, rank, world_size)
+        except BaseException:
+            if folder.is_dir() and not any(folder.glob("shard-*")):  # nor claimed by another run
+                with suppress(InputError):
+                    remove_cache(folder)
+            raise
     barrier()
     # Another run may have finished the cache meanwhile; every rank passes both barriers anyway.
     if rank == 0 and Cache.exists(folder):

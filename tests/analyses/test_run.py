@@ -131,8 +131,7 @@ def test_both_directions_are_followed_through_every_text_and_site(
     findings = run_analysis(entry("generalized_eigendecomposition", path, sites=sites), mini)
     assert "hidden.2/p_value_a" not in findings.scalars()
     assert any("series" in name for name in findings.figures)
-    legend = findings.figures["sites"].axes[0].get_legend()
-    assert legend is not None
+    (legend,) = findings.figures["sites"].legends
     assert [text.get_text() for text in legend.get_texts()] == ["her over him", "him over her"]
 
 

@@ -85,6 +85,7 @@ def test_significance_follows_the_correction():
         result = unit_tuning(a, b, correction=correction)
         np.testing.assert_allclose(result.p_adjusted, plain_adjusted(result.p, correction))
         assert (result.significant == (result.p_adjusted <= 0.05)).all()
+        assert (result.significant == (np.abs(result.t) > result.threshold)).all()
         counts.append(result.significant.sum())
     assert 0 < counts[0] <= counts[1] < counts[2]
 
@@ -94,8 +95,9 @@ def test_max_t_takes_sign_flips(test):
     a, b = conditions(effect=1.8, tuned=15)
     result = unit_tuning(a, b, test, "max_t", permutations=200, seed=7)
     samples = [b - a] if test == "paired" else [-a, b]
-    np.testing.assert_array_equal(result.p_adjusted, max_t(result.t, samples, 200, seed=7))
+    np.testing.assert_array_equal(result.p_adjusted, max_t(result.t, samples, 200, seed=7)[0])
     assert (result.significant == (result.p_adjusted <= 0.05)).all()
+    assert (result.significant == (np.abs(result.t) > result.threshold)).all()
     assert 0 < result.significant.sum() < 40
     # The p-values stay those of each unit by itself.
     np.testing.assert_allclose(result.p, unit_tuning(a, b, test).p)

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import gammaln, stdtr
+from scipy.special import gammaln, stdtr, stdtrit
 from scipy.stats import false_discovery_control
 
 from palinka.analyses.result import Array, Mask, Result, Table, scaled, takes, two_conditions
@@ -33,6 +33,10 @@ class UnitTuning(Result):
         p_adjusted: The same after the correction for all units.
         significant: True where the adjusted p is at most `alpha` (below it, by Bonferroni's rule).
         effect_size: Hedges' g of `b - a`; 0 where a unit has no variance.
+        threshold: The |t| from which each unit is significant; infinite without variance.
+        test: The requested test.
+        correction: The requested correction.
+        alpha: The requested error rate.
     """
 
     t: Array
@@ -40,6 +44,10 @@ class UnitTuning(Result):
     p_adjusted: Array
     significant: Mask
     effect_size: Array
+    threshold: Array
+    test: Test
+    correction: Correction
+    alpha: float
 
     @property
     def most_positive(self) -> int:
@@ -132,12 +140,21 @@ def unit_tuning(
     varies = error > 10.0 * np.finfo(np.float64).eps * largest / np.sqrt(len(first))
     t = np.where(varies, _quotient(difference, error), 0.0)
     p = np.where(varies, 2.0 * stdtr(freedom, -np.abs(t)), 1.0)
-    p_adjusted = np.ones(len(p)) if correction == "max_t" else _adjusted(p, correction)
-    if correction == "max_t" and varies.any():
+    p_adjusted, threshold = np.ones(len(p)), np.full(len(p), np.inf)
+    if correction != "max_t":
+        p_adjusted = _adjusted(p, correction)
+    elif varies.any():
         varying = [sample[:, varies] for sample in samples]
-        p_adjusted[varies] = max_t(t[varies], varying, permutations, seed)
+        found = max_t(t[varies], varying, permutations, seed, alpha)
+        p_adjusted[varies], threshold[varies] = found
     # The reference rule is strict.
     significant = p < alpha / len(p) if correction == "bonferroni" else p_adjusted <= alpha
+    significant &= varies
+    if correction != "max_t":
+        positive = int(significant.sum())
+        tests = {"holm": len(p) - positive, "benjamini_hochberg": len(p) / max(positive, 1)}
+        level = alpha / max(tests.get(correction, len(p)), 1)
+        threshold[varies] = -stdtrit(freedom[varies], level / 2.0)
     notes = []
     if not varies.all():
         spread = "in their differences" if paired else "within the conditions"
@@ -148,7 +165,10 @@ def unit_tuning(
             f"hundreds of units false positives can be twice as frequent as {alpha:g}"
         )
     effect_size[~varies] = 0.0
-    return UnitTuning(t, p, p_adjusted, significant & varies, effect_size, notes=tuple(notes))
+    return UnitTuning(
+        t, p, p_adjusted, significant, effect_size, threshold, test, correction, float(alpha),
+        notes=tuple(notes),
+    )  # fmt: skip
 
 
 def _moments(samples: Sequence[Array]) -> tuple[Array, ...]:

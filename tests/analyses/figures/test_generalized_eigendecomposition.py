@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from palinka.analyses import figures, generalized_eigendecomposition
-from palinka.analyses.figures import style
 
 module = importlib.import_module("palinka.analyses.figures.generalized_eigendecomposition")
 ALWAYS = {"spectrum", "variance", "patterns", "scores"}
@@ -31,40 +30,44 @@ def test_draws_what_the_context_allows(result, data):
     assert set(drawn) == ALWAYS | {"null", "data", "covariances", "shuffled", "series"}
 
 
-def test_scores_are_in_the_colors_of_the_conditions_and_beside_their_names(result, data):
+def test_scores_are_drawn_about_their_means_and_the_strongest_are_named(result, data):
     items = [f"item ${number}" for number in range(15)] + ["a very long sentence " * 5]
     drawn = figures.generalized_eigendecomposition(
         result, a=data[0], b=data[1], items=items, conditions=("him", "her")
     )
     axes = drawn["scores"].axes[0]
     him, her = (line for line in axes.lines if not line.get_label().startswith("_"))
-    np.testing.assert_array_equal(him.get_xdata(), result.scores_a[:7])
-    np.testing.assert_array_equal(her.get_xdata(), result.scores_a[7:])
-    names = [label.get_text() for label in axes.get_yticklabels()]
-    assert names[:15] == items[:15]
-    assert len(names[15]) == 48
+    scores = result.scores_a
+    np.testing.assert_allclose(him.get_ydata(), scores[:7] - scores[:7].mean())
+    np.testing.assert_allclose(her.get_ydata(), scores[7:] - scores[7:].mean())
+    assert (him.get_label(), her.get_label()) == ("him", "her")
+    assert him.get_marker() != her.get_marker()
+    strongest = str(np.abs(him.get_ydata()).argmax())  # A over B: of the first condition
+    assert strongest in {text.get_text() for text in axes.texts}
+    assert f"\n{strongest}: item ${strongest}\n" in axes.get_xlabel()
     assert axes.get_title("left") == "him over her"
 
 
 def test_spectrum_and_null_show_what_was_found(result):
     drawn = figures.generalized_eigendecomposition(result)
-    first, second = (line.get_ydata() for line in drawn["spectrum"].axes[0].lines)
-    np.testing.assert_allclose(first, result.eigenvalues_a / result.eigenvalues_a[0])
-    np.testing.assert_allclose(second, result.eigenvalues_b / result.eigenvalues_b[0])
+    for axes, name in zip(drawn["spectrum"].axes, "ab", strict=True):
+        eigenvalues, null = getattr(result, f"eigenvalues_{name}"), getattr(result, f"null_{name}")
+        np.testing.assert_allclose(axes.lines[0].get_ydata(), eigenvalues / eigenvalues[0])
+        (band,) = axes.patches
+        ends = np.quantile(null, [0.025, 0.975]) / getattr(result, f"observed_{name}")
+        np.testing.assert_allclose([band.get_y(), band.get_y() + band.get_height()], ends)
     axes = drawn["null"].axes[1]
-    assert axes.lines[0].get_xdata()[0] == result.observed_b
+    lines = [line.get_xdata()[0] for line in axes.lines]
+    assert lines == [result.observed_b, np.quantile(result.null_b, 0.95)]
     assert sum(bar.get_height() for bar in axes.patches) == 19
     assert f"p = {result.p_value_b:.3g}" in axes.get_title("left")
 
 
 def test_covariances_of_many_columns_are_exact_block_means(monkeypatch, data):
-    monkeypatch.setattr(style, "MAX_SIDE", 10)
-    x = data[0]
-    blocks = np.cov(module._blocks(x), rowvar=False)
-    expected = np.cov(x, rowvar=False).reshape(10, 3, 10, 3).mean(axis=(1, 3))
+    monkeypatch.setattr(module, "MAX_BLOCKS", 10)
+    blocks = np.cov(module._blocks(data[0]), rowvar=False)
+    expected = np.cov(data[0], rowvar=False).reshape(10, 3, 10, 3).mean(axis=(1, 3))
     np.testing.assert_allclose(blocks, expected)
-    monkeypatch.setattr(style, "MAX_SIDE", 5)
-    assert module._blocks(x).shape == (7, 5)  # more items than blocks are all kept
 
 
 def test_a_shuffled_labeling_stands_beside_the_true_one(result, data):
@@ -78,10 +81,11 @@ def test_a_shuffled_labeling_stands_beside_the_true_one(result, data):
     assert len(set(largest)) == 3
     *shuffled, order = module.permuted_labels(a, b, False, seed=1)
     expected = generalized_eigendecomposition(*shuffled).scores_a
-    first, second = (line for line in one[3].lines if line.get_marker() == "o")
+    first, second = (line for line in one[3].lines if line.get_marker() in "os")
     for line, items in ((first, slice(7)), (second, slice(7, None))):
         found = dict(zip(*line.get_data(), strict=True))
-        assert found == dict(zip(order[items], expected[items], strict=True))
+        centered = expected[items] - expected[items].mean()
+        assert found == pytest.approx(dict(zip(order[items], centered, strict=True)))
 
 
 @pytest.mark.parametrize("pairs", [False, True])
@@ -118,14 +122,17 @@ def test_corresponding_tokens_are_joined():
     assert ([4.0, 4.0], [4.0, 7.0]) in lines  # the full stops, at one place
     assert ([2.0, 2.0], [3.0, 5.0]) in lines  # the targets
     assert ([0, 1, 2, 4], [1.0, 2, 3, 4]) in lines
-    assert [label.get_text() for label in axes.get_xticklabels()] == her[0]
+    lower = figure.axes[1]
+    assert [label.get_text() for label in lower.get_xticklabels()] == her[0]
 
 
 def test_texts_that_are_no_versions_of_each_other_stand_alone():
     scores = np.array([1e4, 1.0, -1.0])
     series = [([f"{text} {token}" for token in range(3)], scores, scores) for text in range(10)]
     figure = module.draw_series(series, 5, ("a", "b"))
-    assert len(figure.axes) == 2 * module.MAX_FRAMES
+    assert len(figure.axes) == 2 * 4  # two of each condition, in both directions
+    (_, only) = module.draw_series(series, 5, ("a", "b"), wanted=[7]).axes
+    assert [label.get_text() for label in only.get_xticklabels()] == series[7][0]
     assert figure.axes[0].get_ylim()[1] < 2.0  # a huge first token does not set the scale
 
 

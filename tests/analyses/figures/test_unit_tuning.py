@@ -2,6 +2,7 @@ from importlib import import_module
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from palinka.analyses import figures, unit_tuning
 
@@ -23,6 +24,12 @@ def test_draws_all_figures(units, save):
     panels = {axes.get_title("left"): axes for axes in every["mean_activation"].axes}
     low, high = panels["a"].get_ylim()
     assert (low, high) == panels["b"].get_ylim()
+    pixels = [np.asarray(axes.images[0].get_array()) for axes in every["activations"].axes[:2]]
+    assert [image.shape for image in pixels] == [(8, min(units, 24))] * 2
+    assert np.concatenate(pixels).mean(axis=0) == pytest.approx(0.0, abs=1e-12)  # about the mean
+    order = [int(label.get_text()) for label in every["activations"].axes[1].get_xticklabels()]
+    assert np.all(np.diff(result.t[order]) <= 0)
+    assert {result.most_positive, result.most_negative} == {order[0], order[-1]}
     for x in (a, b):
         assert low < x.mean(axis=0).min() <= x.mean(axis=0).max() < high
     assert set(figures.unit_tuning(result)) == {"t"}
@@ -31,10 +38,15 @@ def test_draws_all_figures(units, save):
 def test_significant_units_stand_apart():
     result = unit_tuning(*conditions(50))
     axes = figures.unit_tuning(result, conditions=("nouns", "verbs"))["t"].axes[0]
-    rest, significant = axes.lines[:2]
+    rest, significant, *_, low, high = axes.lines
     np.testing.assert_array_equal(significant.get_xdata(), np.flatnonzero(result.significant))
     np.testing.assert_array_equal(rest.get_ydata(), result.t[~result.significant])
-    assert axes.get_title(loc="left") == f"{result.significant.sum()} of 50 units significant"
+    title = axes.figure.get_suptitle().replace("\n", " ")
+    assert title.startswith(f"{result.significant.sum()} of 50 units tell verbs from nouns")
+    assert "(Paired, Bonferroni, alpha 0.05)" in title
+    limit = stats.t.isf(0.05 / 2 / 50, 7)
+    assert (low.get_ydata()[0], high.get_ydata()[0]) == pytest.approx((-limit, limit))
+    assert {text.get_text() for text in axes.texts} <= set(map(str, range(50)))
     assert axes.get_ylabel() == "t (above 0: prefers verbs)"
 
 

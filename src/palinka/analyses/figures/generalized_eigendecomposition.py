@@ -17,10 +17,11 @@ from palinka.analyses.result import Array, Mask, as_float64
 from palinka.analyses.stats.similarity import Indices
 from palinka.errors import InputError
 
-# Maximum number of items that are named beside an axis, and of characters of a name.
-MAX_LABELS, MAX_LABEL_LENGTH = 60, 48
-# More frames than this are not drawn; more tokens than this are not named.
-MAX_FRAMES, MAX_TOKENS = 6, 40
+# Maximum number of characters of an item's name; of components of a spectrum; of blocks of units
+# along a covariance.
+MAX_LABEL_LENGTH, MAX_COMPONENTS, MAX_BLOCKS = 54, 20, 64
+# Frames that are drawn if none are asked for; more tokens than this are not named.
+MAX_FRAMES, MAX_TOKENS = 3, 40
 # Versions of one frame differ in no more tokens than this in either.
 _MAX_TARGET_TOKENS = 3
 
@@ -31,53 +32,68 @@ TokenSeries = tuple[Names, Array, Array]
 
 @style.captioned(
     spectrum="The eigenvalues of both directions, each as a share of its largest: ratios of the "
-    "variance of one condition to that of the other. A steep fall means that few directions make "
-    "the difference.",
+    "variance of one condition to that of the other. Shaded, where it was computed, is the range "
+    "of the largest one under exchanged labels.",
     variance="The share of the activations' variance in the principal components among which the "
     "directions were found.",
-    scores="The items along the leading directions. Where one condition is spread out and the "
-    "other is not, the direction holds for the items that it was found in.",
+    scores="The items along the leading directions, each condition about its own mean. Where one "
+    "spreads and the other does not, the direction holds for the items that it was found in.",
     patterns="The change of each unit along the leading directions.",
     null="The largest eigenvalue beside those of exchanged labels, within pairs where the items "
     "are matched: how often chance finds as much. The held-out ratio is the geometric mean over "
     "halves of the items.",
-    data="The activations of both conditions, items by units, as they were analyzed.",
-    covariances="The covariances of both conditions, which the directions compare.",
+    data="The activations of both conditions in the units that the leading direction changes most.",
+    covariances="The covariances of both conditions, which the directions compare, of units in the "
+    "order of the leading pattern, and of the principal components that are kept.",
     shuffled="The same analysis with the items' labels exchanged once, within pairs where the "
     "items are matched, after each condition was centered on its mean: what a spectrum and scores "
     "look like where the conditions do not differ in variance.",
-    series="The leading directions' scores token by token along the texts of both conditions.",
+    series="The scores token by token along texts of both conditions. Zero is halfway between the "
+    "means of the items, and the first condition's side is up.",
 )
 def generalized_eigendecomposition(
     result: Result, *, a: ArrayLike | None = None, b: ArrayLike | None = None,
     conditions: Names = ("a", "b"), items: Names | None = None, units: str = "units",
-    texts: Iterable[tuple[Names, ArrayLike]] | None = None, seed: int = 0, **context: Any,
+    texts: Iterable[tuple[Names, ArrayLike]] | None = None, series: Sequence[int] = (),
+    seed: int = 0, **context: Any,
 ) -> dict[str, Figure]:  # fmt: skip
     """Draw the spectra, the leading components and what they were found in.
 
     `a`, `(n_a, d)`, and `b`, `(n_b, d)`, are the activations of the `conditions`, whose `items`,
     those of `a` first, and whose columns, the `units`, have names. `texts` are the tokens of each
-    item's text and their activations, `(tokens, d)`; `seed` draws the shuffled labeling. Without
-    `a` and `b` there are no `data`, `covariances`, `shuffled` and `series`.
+    item's text and their activations, `(tokens, d)`, of which those numbered `series` are drawn, by
+    default the first; `seed` draws the shuffled labeling. Without `a` and `b` there are no `data`,
+    `covariances`, `shuffled` and `series`.
     """
     figures = {"spectrum": _spectrum(result, conditions), "variance": _variance(result)}
     figures["patterns"] = _patterns(result, conditions, units)
     if result.null_a is not None:
         figures["null"] = _null(result, conditions)
     if a is None or b is None:
-        figures["scores"] = _scores(result, conditions, None, None)
-        return figures
+        groups = [np.full(len(result.scores_a), True)]
+        return figures | {"scores": _scores(result, conditions, groups, items)}
     both = as_float64(a, "a"), as_float64(b, "b")
     first = np.arange(len(result.scores_a)) < len(both[0])
-    figures["scores"] = _scores(result, conditions, first, items)
-    figures["data"] = _data(both, conditions, units)
-    figures["covariances"] = _covariances(both, result.components, conditions, units)
+    figures["scores"] = _scores(result, conditions, [first, ~first], items)
+    order = np.argsort(-result.pattern_a, kind="stable")
+    order = order[np.ptp(np.concatenate(both), axis=0)[order] > 0]  # many latents are never active
+    named = dict(zip(conditions, both, strict=True))
+    figures["data"] = style.draw_activations(named, order, units, "pattern", items)
+    style.headline(figures["data"], f"All items in the {units} that the leading direction changes")
+    figures["covariances"] = _covariances(both, result.components, order, conditions, units)
     # Without shrinkage, a shuffled labeling can leave no covariance to invert.
     with contextlib.suppress(InputError):
         figures["shuffled"] = _shuffled(result, both, conditions, seed)
     if texts is not None:
-        series = [(tokens, *result.project(acts).T) for tokens, acts in texts]
-        figures["series"] = draw_series(series, len(both[0]), conditions)
+        # From halfway between the conditions, towards the first.
+        scores = np.stack([result.scores_a, result.scores_b], axis=1)
+        middle = [scores[members].mean(axis=0) for members in (first, ~first)]
+        signs = np.where(middle[0] < middle[1], -1.0, 1.0)
+        every = [
+            (tokens, *(signs * (result.project(acts) - np.mean(middle, axis=0))).T)
+            for tokens, acts in texts
+        ]
+        figures["series"] = draw_series(every, len(both[0]), conditions, series)
     return figures
 
 
@@ -91,134 +107,151 @@ def overview(
 ) -> dict[str, Figure]:
     """Draw `sites`, the leading eigenvalues and held-out variance ratios at every site."""
     tested = all(result.heldout_ratio_a is not None for result in results.values())
-    width, height = 8.0 if tested else 4.5, 1.2 + 0.3 * len(results)
-    figure, panels = style.new_figure(width, height, ncols=1 + tested, squeeze=False, sharey=True)
+    layout: dict[str, Any] = {"ncols": 1 + tested, "squeeze": False, "sharey": True}
+    figure, panels = style.new_figure(style.WIDTH, 1.4 + 0.25 * len(results), **layout)
     first, *others = panels[0]
-    for index, (name, direction, color, _) in enumerate(_directions(conditions)):
-        places = np.arange(len(results)) + (-0.12, 0.12)[index]
+    for index, (name, direction, look, _) in enumerate(_directions(conditions)):
+        places = np.arange(len(results)) + (-0.15, 0.15)[index]
         leading = [getattr(result, f"eigenvalues_{name}")[0] for result in results.values()]
-        first.plot(leading, places, "o", color=color, label=direction)
+        first.plot(leading, places, linestyle="", label=direction, **look)
         for axes in others:
             found = [getattr(result, f"heldout_ratio_{name}") for result in results.values()]
             mean, low, high = np.transpose(found)
-            axes.plot(mean, places, "o", color=color)
-            axes.hlines(places, low, high, color=color)
-    first.set(xscale="log", xlabel="largest eigenvalue (variance ratio)")
+            axes.plot(mean, places, linestyle="", **look)
+            axes.hlines(places, low, high, color=look["color"])
+    first.set(xscale="log", xlabel="largest eigenvalue\n(variance ratio)")
     first.set_yticks(np.arange(len(results)), list(results), parse_math=False)
     first.invert_yaxis()
-    first.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2)
     for axes in others:
         style.mark(axes, x=1.0)
-        axes.set(xscale="log", xlabel="held-out variance ratio (95 % of halves)")
+        axes.set(xscale="log", xlabel="held-out variance ratio\n(bar: 95 % of halves)")
+    for axes in panels[0]:
+        style.plain_log(axes.xaxis)
+    figure.legend(loc="outside lower right", ncols=2)
+    style.headline(figure, "Ratio of the variances of {} and {} by site".format(*conditions))
     return {"sites": figure}
 
 
-def _directions(names: Names) -> list[tuple[str, str, str, str]]:
-    """Field suffix, title, color and score label of each direction."""
+def _directions(names: Names) -> list[tuple[str, str, dict[str, Any], str]]:
+    """Field suffix, title, look and score unit of each direction."""
+    looks = [{"color": style.COLORS[i], "marker": "os"[i]} for i in range(2)]
     return [
-        (ending, f"{more} over {less}", color, f"score (SD in {less})")
-        for ending, more, less, color in zip("ab", names, names[::-1], style.COLORS, strict=False)
+        (ending, f"{more} over {less}", look, f"(sd of {less})")
+        for ending, more, less, look in zip("ab", names, names[::-1], looks, strict=True)
     ]
 
 
 def _spectrum(result: Result, names: Names) -> Figure:
-    figure, axes = style.new_figure(5.6, 3.6)
-    numbers = np.arange(1, len(result.eigenvalues_a) + 1)
-    for (name, direction, color, _), marker in zip(_directions(names), "os", strict=True):
+    figure, panels = style.new_figure(style.WIDTH, 2.6, ncols=2, sharey=True)
+    for axes, (name, direction, look, _) in zip(panels, _directions(names), strict=True):
         values = getattr(result, f"eigenvalues_{name}")
-        label = f"{direction} (largest: {values[0]:.4g})"
-        axes.plot(numbers, values / values[0], f"{marker}-", color=color, label=label, ms=3)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel="generalized component", ylabel="eigenvalue (largest = 1)", ylim=(-0.03, 1.05))
-    axes.set_title(f"Variance ratios in {len(numbers)} principal components")
-    axes.legend()
+        shown = values[:MAX_COMPONENTS] / values[0]
+        axes.plot(np.arange(1, len(shown) + 1), shown, ms=3, **look)
+        null, observed = getattr(result, f"null_{name}"), getattr(result, f"observed_{name}")
+        if null is not None:
+            low, high = np.quantile(null[np.isfinite(null)], [0.025, 0.975]) / observed
+            label = "largest under\nexchanged labels\n(95 % of draws)"
+            axes.axhspan(low, high, color=style.MUTED, alpha=0.4, linewidth=0, label=label)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.set(xlabel="component", ylim=(-0.03, max(1.05, axes.get_ylim()[1])))
+        axes.set_title(f"{direction}\nlargest: {values[0]:.4g}")
+    panels[0].set_ylabel("eigenvalue (largest = 1)")
+    if result.null_a is not None:
+        panels[1].legend(loc="upper right", handlelength=0.8)
+    few = f"the first {len(shown)} of {len(values)} components"
+    style.headline(figure, f"Variance ratios of {few}")
     return figure
 
 
 def _variance(result: Result) -> Figure:
     cumulative, kept = result.variance_explained, result.components.shape[1]
     numbers = np.arange(1, len(cumulative) + 1)
-    figure, (scree, sums) = style.new_figure(8.0, 3.4, ncols=2, sharex=True)
+    figure, (scree, sums) = style.new_figure(style.WIDTH, 3.8, nrows=2, sharex=True)
     shares = np.diff(cumulative, prepend=0.0)
     some = shares > 1e-10  # beyond it are the zeros of a spectrum shorter than the data
-    scree.plot(numbers[some], shares[some], "o-", ms=3)
-    scree.set(yscale="log", ylabel="variance of the component (%)", title="Scree")
-    sums.plot(numbers, cumulative, "o-", ms=3)
-    style.mark(sums, y=result.variance)
+    scree.plot(numbers[some], shares[some], "o-", ms=2.5)
+    scree.set(yscale="log", ylabel="variance of each (%)")
+    style.plain_log(scree.yaxis)
+    sums.plot(numbers, cumulative, "o-", ms=2.5)
+    sums.axhline(result.variance, color="black", linewidth=0.8, linestyle="--")
     sums.set(ylabel="cumulative variance (%)", ylim=(min(cumulative[0], 90.0) - 2.0, 101.0))
-    sums.set_title(f"{kept} components stay below {result.variance:g} %")
     for axes in (scree, sums):
         axes.axvspan(0.5, kept + 0.5, color=style.COLORS[5], alpha=0.18, linewidth=0, zorder=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel("principal component (shaded: kept)")
+    sums.set_xlabel("principal component (shaded: kept)")
+    style.headline(figure, f"{kept} principal components stay below {result.variance:g} % (dashed)")
     return figure
 
 
 def _patterns(result: Result, names: Names, units: str) -> Figure:
-    figure, axes = style.new_figure(4.6, 4.4)
-    style.draw_points(axes, result.pattern_a, result.pattern_b)
+    figure, axes = style.new_figure(style.WIDTH, 3.3)
+    patterns = result.pattern_a, result.pattern_b
+    style.draw_points(axes, *patterns)
     style.mark(axes, x=0.0, y=0.0)
+    style.name_points(axes, *patterns, [u for p in patterns for u in style.extremes(p)])
     xlabel, ylabel = (f"pattern, {title} (activation)" for _, title, *_ in _directions(names))
     axes.set(xlabel=xlabel, ylabel=ylabel)
-    axes.set_title(f"r = {result.pattern_correlation:.3f} over {len(result.pattern_a):,} {units}")
+    r = f"r = {result.pattern_correlation:.3f}"
+    style.headline(figure, f"How each of {len(patterns[0]):,} {units} changes along both: {r}")
     return figure
 
 
 def _null(result: Result, names: Names) -> Figure:
-    figure, panels = style.new_figure(8.0, 3.4, ncols=2, sharey=True)
-    for axes, (name, direction, color, _) in zip(panels, _directions(names), strict=True):
+    figure, panels = style.new_figure(style.WIDTH, 4.2, nrows=2)
+    for axes, (name, direction, look, _) in zip(panels, _directions(names), strict=True):
         null, observed = getattr(result, f"null_{name}"), getattr(result, f"observed_{name}")
         finite = null[np.isfinite(null)]  # a labeling can leave a condition without variance
         bins = min(40, max(5, len(null) // 10))
-        axes.hist(finite, bins=bins, color=style.MUTED, label="shuffled")
-        axes.axvline(observed, color=color, linewidth=2, label=f"observed: {observed:.4g}")
-        axes.set_xlabel("largest eigenvalue (variance ratio)")
+        axes.hist(finite, bins=bins, color=style.MUTED)
+        threshold, height = float(np.quantile(null, 0.95)), axes.get_ylim()[1]
+        for x, text, color, other in (
+            (observed, "observed", look["color"], threshold),
+            (threshold, "95 % of draws", "black", observed),
+        ):
+            axes.axvline(x, color=color, linestyle="-" if x == observed else "--")
+            place: dict[str, Any] = {"ha": "left" if x > other else "right", "va": "top"}
+            axes.text(x, height, f" {text}: {x:.4g} ", rotation=90, fontsize=6.5, **place)
         title = f"{direction}: p = {getattr(result, f'p_value_{name}'):.3g}"
         ratio = getattr(result, f"heldout_ratio_{name}")
         if ratio is not None:
             title += "\nheld-out ratio {:.3g} (95 %: {:.3g} to {:.3g})".format(*ratio)
-        axes.set_title(title)
-        axes.legend()
-    panels[0].set_ylabel(f"labelings, of {len(null):,}")
+        axes.set(title=title, ylabel=f"draws, of {len(null):,}")
+    panels[1].set_xlabel("largest eigenvalue (variance ratio)")
+    style.headline(figure, "The largest eigenvalue, and those of exchanged labels (gray)")
     return figure
 
 
-def _scores(result: Result, names: Names, first: Mask | None, items: Names | None) -> Figure:
-    """Both leading components by item, of which `first` are of the first condition, if known."""
-    labels = [
-        item if len(item) <= MAX_LABEL_LENGTH else item[: MAX_LABEL_LENGTH - 1] + "…"
-        for item in items or ()
-    ]
-    count = len(result.scores_a)
-    named = len(labels) == count <= MAX_LABELS
-    if named:
-        size = 7.0 + 0.05 * max(map(len, labels)), 1.2 + 0.13 * count
-        figure, panels = style.new_figure(*size, ncols=2, sharey=True)
-        panels[0].set_yticks(range(count), labels, fontsize=6, parse_math=False)
-        panels[0].set_ylim(count - 0.4, -0.6)
-    else:
-        figure, panels = style.new_figure(8.5, 4.6, nrows=2, sharex=True)
-        panels[1].set_xlabel("item")
-    for axes, (name, title, _, label) in zip(panels, _directions(names), strict=True):
-        _draw_stems(axes, getattr(result, f"scores_{name}"), first, names, upright=not named)
-        axes.set(title=title, **{"xlabel" if named else "ylabel": label})
-    style.legend_above(panels[0], columns=2)
+def _scores(result: Result, names: Names, groups: Sequence[Mask], items: Names | None) -> Figure:
+    """Both leading components by item, in groups by condition where those are known."""
+    figure, panels = style.new_figure(style.WIDTH, 4.8 if items else 3.8, nrows=2)
+    for axes, (name, title, _, unit) in zip(panels, _directions(names), strict=True):
+        scores = _centered(getattr(result, f"scores_{name}"), groups)
+        _draw_stems(axes, scores, groups, names)
+        axes.set(title=title, ylabel=f"GED score, centered\n{unit}", xlabel="item")
+        if items:
+            strongest = np.argsort(-np.abs(scores), kind="stable")[: style.NAMED]
+            style.name_points(axes, np.arange(len(scores)), scores, strongest)
+            lines = [f"{i}: {style.shortened(items[i], MAX_LABEL_LENGTH)}" for i in strongest]
+            look: dict[str, Any] = {"loc": "left", "fontsize": 6.5, "parse_math": False}
+            axes.set_xlabel("\n".join(["item", *lines]), **look)
+    if len(groups) > 1:
+        style.legend_above(panels[0], columns=2)
+    style.headline(figure, "Spread of the items along both directions")
     return figure
 
 
-def _draw_stems(
-    axes: Axes, scores: Array, first: Mask | None, names: Names, upright: bool = True
-) -> None:
-    """A point on a stem for each item, in the color of its condition."""
-    places = np.arange(len(scores))
-    style.mark(axes, **{"y" if upright else "x": 0.0})
-    stems = axes.vlines if upright else axes.hlines
-    groups = [first, ~first] if first is not None else [np.full(len(scores), True)]
-    labels = names if first is not None else (None, None)
-    for chosen, color, label in zip(groups, style.COLORS, labels, strict=False):
-        stems(places[chosen], 0.0, scores[chosen], color=color, linewidth=0.7, alpha=0.6)
-        x, y = (places, scores) if upright else (scores, places)
-        axes.plot(x[chosen], y[chosen], "o", color=color, ms=3, label=label)
+def _centered(scores: Array, groups: Sequence[Mask]) -> Array:
+    """Scores about the mean of each condition: directions differ in variance, not in means."""
+    return np.asarray(scores - sum(scores[group].mean() * group for group in groups))
+
+
+def _draw_stems(axes: Axes, scores: Array, groups: Sequence[Mask], names: Names) -> None:
+    """A point on a stem for each item, in the look of its condition."""
+    style.mark(axes, y=0.0)
+    for chosen, label, (*_, look, _) in zip(groups, names, _directions(names), strict=False):
+        x, y = np.flatnonzero(chosen), scores[chosen]
+        axes.vlines(x, 0.0, y, color=look["color"], linewidth=0.6, alpha=0.6)
+        axes.plot(x, y, linestyle="", ms=2.5, label=label, **look)
 
 
 def permuted_labels(a: Array, b: Array, pairs: bool, seed: int) -> tuple[Array, Array, Indices]:
@@ -237,104 +270,99 @@ def _shuffled(result: Result, both: tuple[Array, Array], names: Names, seed: int
     """The true labeling in the left column, a shuffled one in the right."""
     shuffled_a, shuffled_b, order = permuted_labels(*both, result.pairs, seed)
     other = solve(shuffled_a, shuffled_b, result.variance, result.shrinkage)
-    figure, panels = style.new_figure(9.0, 7.0, nrows=3, ncols=2, sharey="row")
+    figure, panels = style.new_figure(style.WIDTH, 4.6, nrows=3, ncols=2, sharey="row")
     true = "True labels", result, np.arange(len(order))
-    chance = "One shuffled labeling", other, np.argsort(order)  # back to the items' own order
+    chance = "Exchanged", other, np.argsort(order)  # back to the items' own order
     for (spectrum, *rows), (title, each, take) in zip(panels.T, (true, chance), strict=True):
-        for axes, (name, direction, color, label) in zip(rows, _directions(names), strict=True):
-            eigenvalues = getattr(each, f"eigenvalues_{name}")
+        for axes, (name, direction, look, unit) in zip(rows, _directions(names), strict=True):
+            eigenvalues = getattr(each, f"eigenvalues_{name}")[:MAX_COMPONENTS]
             numbers = np.arange(1, len(eigenvalues) + 1)
-            spectrum.plot(numbers, eigenvalues, "o-", ms=3, color=color, label=direction)
-            scores = getattr(each, f"scores_{name}")[take]
-            _draw_stems(axes, scores, take < len(both[0]), names)
-            axes.set(title=direction, ylabel=label if each is result else "")
-        spectrum.set(title=title, xlabel="generalized component")
-        axes.set_xlabel("item, colored by its label")
-    panels[0, 0].set_ylabel("eigenvalue (variance ratio)")
+            spectrum.plot(numbers, eigenvalues, ms=2.5, label=direction, **look)
+            own = np.arange(len(take)) < len(both[0])
+            scores = _centered(getattr(each, f"scores_{name}"), [own, ~own])[take]
+            _draw_stems(axes, scores, [own[take], ~own[take]], names)
+            axes.set(title=direction, ylabel=f"score\n{unit}" if each is result else "")
+        spectrum.set(title=title, xlabel="component")
+        axes.set_xlabel("item")
+    panels[0, 0].set_ylabel("variance ratio")
     panels[0, 1].legend()
-    style.legend_above(panels[1, 1], columns=2)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower right", ncols=2)
+    style.headline(figure, "The same analysis of true and of once exchanged labels")
     return figure
 
 
-def _data(both: tuple[Array, Array], names: Names, units: str) -> Figure:
-    """All items by all columns, the first condition above the second."""
-    x, edge = np.concatenate(both), len(both[0]) - 0.5
-    figure, axes = style.new_figure(8.0, 4.4)
-    style.draw_activations([axes], [x], units)
-    axes.axhline(edge, color="black", linewidth=1)
-    centers = [(edge - 0.5) / 2, (edge + len(x) - 0.5) / 2]
-    axes.set_yticks(centers, names, rotation=90, va="center", parse_math=False)
-    axes.tick_params(axis="y", length=0)
-    axes.set(ylabel=f"items ({len(x)})", title="Activations by item")
-    return figure
-
-
-def _covariances(both: tuple[Array, Array], components: Array, names: Names, units: str) -> Figure:
+def _covariances(
+    both: tuple[Array, Array], components: Array, order: Indices, names: Names, units: str
+) -> Figure:
     """The covariances of both conditions and their difference, before and after the PCA.
 
     Many columns are shown by the exact mean of every block of the covariance, which is the
     covariance of the blocks' means: no matrix of all columns by all columns is formed.
     """
-    figure, panels = style.new_figure(9.6, 6.0, nrows=2, ncols=3)
+    figure, panels = style.new_figure(style.WIDTH, 5.6, nrows=3, ncols=2)
     titles = (*names, f"{names[0]} - {names[1]}")
     projected = [x @ components for x in both]
     # Units count from zero, components from one.
-    rows = (both, style.number_of(units), -0.5), (projected, "principal component", 0.5)
-    for row, (data, label, start) in zip(panels, rows, strict=True):
+    columns = ([x[:, order] for x in both], units, -0.5), (projected, "principal components", 0.5)
+    for column, (data, label, start) in zip(panels.T, columns, strict=True):
         end = start + data[0].shape[1]
         first, second = (np.atleast_2d(np.cov(_blocks(x), rowvar=False)) for x in data)
         # The diagonal may saturate.
         limit = style.color_limit(np.concatenate((first, second)), 0.99)
         options = {"extent": (start, end, end, start), "vmin": -limit, "vmax": limit}
-        for axes, image, title in zip(row, (first, second, first - second), titles, strict=True):
+        for axes, image, title in zip(column, (first, second, first - second), titles, strict=True):
             drawn = axes.imshow(image, cmap=style.DIVERGING, **options)
-            axes.set(title=title, xlabel=label)
-        row[0].set_ylabel(label)
-        what = "covariance" if end - start <= style.MAX_SIDE else "covariance (means of blocks)"
-        figure.colorbar(drawn, ax=row, label=what, extend="both", shrink=0.8)
+            axes.set(title=title, ylabel=label)
+        bar: dict[str, Any] = {"location": "bottom", "extend": "both", "pad": 0.01}
+        bar |= {"ticks": (-limit, 0.0, limit), "format": "%.2g"}
+        blocks = " (blocks)" if len(first) < end - start else ""
+        figure.colorbar(drawn, ax=column, label=f"covariance{blocks}", **bar)
+    style.headline(figure, f"Covariances of {units}, by their pattern, and after the PCA")
     return figure
 
 
 def _blocks(x: Array) -> Array:
-    """Means over blocks of neighboring columns; items are left as they are."""
-    side = style.MAX_SIDE
-    parts = (x[start : start + side] for start in range(0, len(x), side))
-    return np.concatenate([style.block_means(part, side) for part in parts])
+    """Means over blocks of neighboring columns, at most `MAX_BLOCKS`."""
+    edges = np.linspace(0, x.shape[1], min(x.shape[1], MAX_BLOCKS) + 1).astype(int)
+    return np.add.reduceat(x, edges[:-1], axis=1) / np.diff(edges)
 
 
-def draw_series(series: Sequence[TokenSeries], n_a: int, names: Names) -> Figure:
-    """Draw the first texts' scores in both directions; `n_a` texts are of the first condition.
+def draw_series(
+    series: Sequence[TokenSeries], n_a: int, names: Names, wanted: Sequence[int] = ()
+) -> Figure:
+    """Draw texts' scores in both directions, the `wanted` or the first ones.
 
-    Where text `i` of either condition is the same frame with another target, the two are drawn
-    over each other, and their corresponding tokens are joined. Other texts stand alone.
+    `n_a` texts are of the first condition. Where text `i` of either condition is the same frame
+    with another target, the two are drawn over each other, and their corresponding tokens are
+    joined. Other texts stand alone.
     """
     pairs = [(i, n_a + i) for i in range(n_a)] if len(series) == 2 * n_a else []
-    groups: Sequence[tuple[int, ...]] = [
-        (i, j) for i, j in pairs if corresponding(series[i][0], series[j][0])
-    ][:MAX_FRAMES]
-    if not groups:
-        half = MAX_FRAMES // 2
-        groups = [(text,) for text in (*range(n_a)[:half], *range(n_a, len(series))[:half])]
+    frames = [(i, j) for i, j in pairs if corresponding(series[i][0], series[j][0])]
+    half = MAX_FRAMES // 2 + 1
+    apart = [*range(n_a)[:half], *range(n_a, len(series))[:half]]
+    every: list[tuple[int, ...]] = [*frames, *((text,) for text in range(len(series)))]
+    groups = [next(group for group in every if text in group) for text in wanted]
+    groups = groups or list(frames[:MAX_FRAMES]) or [(text,) for text in apart]
     most = min(max(len(series[text][0]) for group in groups for text in group), MAX_TOKENS)
-    width, height = max(8.0, 0.4 * most), 0.4 + 1.55 * len(groups)
-    layout = {"nrows": len(groups), "ncols": 2, "squeeze": False, "sharey": "col"}
-    figure, panels = style.new_figure(width, height, **layout)
-    for direction, (_, title, _, label) in enumerate(_directions(names)):
-        column = panels[:, direction]
-        for axes, group in zip(column, groups, strict=True):
-            colors = [style.COLORS[int(text >= n_a)] for text in group]
-            _draw_group(axes, [series[text] for text in group], colors, direction)
-            axes.set_ylabel(label, fontsize="small")
-        # Models single out the first token with huge activations.
-        later = np.concatenate([series[text][1 + direction][1:] for g in groups for text in g])
-        if len(later):
-            low, high = min(later.min(), 0.0), max(later.max(), 0.0)
-            margin = 0.08 * (high - low) or 1.0
-            column[0].set_ylim(low - margin, high + margin)  # shared by the column
-        column[0].set_title(title)
-    for name, color in zip(names, style.COLORS, strict=False):
-        panels[0, 1].plot([], [], "o-", color=color, label=name)
-    style.legend_above(panels[0, 1], columns=2)
+    width, rows = max(style.WIDTH, 0.7 + 0.16 * most), 2 * len(groups)
+    figure, panels = style.new_figure(width, 0.6 + 0.95 * rows, nrows=rows)
+    for direction, (_, title, _, unit) in enumerate(_directions(names)):
+        for axes, group in zip(panels[direction::2], groups, strict=True):
+            texts = [series[text] for text in group]
+            _draw_group(axes, texts, [int(text >= n_a) for text in group], direction)
+            axes.set(title=title, ylabel=f"score\n{unit}")
+            # Models single out the first token with huge activations.
+            later = np.concatenate([each[1 + direction][1:] for each in texts])
+            if len(later):
+                low, high = min(later.min(), 0.0), max(later.max(), 0.0)
+                margin = 0.08 * (high - low) or 1.0
+                axes.set_ylim(low - margin, high + margin)
+            if direction == 0:
+                axes.tick_params(labelbottom=False)
+    for name, (*_, look, _) in zip(names, _directions(names), strict=True):
+        panels[0].plot([], [], linestyle="", label=name, **look)
+    style.legend_above(panels[0], columns=2)
+    style.headline(figure, f"Every token along both directions; up is the side of {names[0]}")
     return figure
 
 
@@ -350,7 +378,7 @@ def corresponding(first: Sequence[str], second: Sequence[str]) -> tuple[int, int
 
 
 def _draw_group(
-    axes: Axes, texts: Sequence[TokenSeries], colors: Sequence[str], direction: int
+    axes: Axes, texts: Sequence[TokenSeries], conditions: Sequence[int], direction: int
 ) -> None:
     """One text, or two versions of one, with their tokens along the axis."""
     labels = max((list(tokens) for tokens, *_ in texts), key=len)
@@ -371,8 +399,9 @@ def _draw_group(
                 axes.plot(*ends, color=style.MUTED, linewidth=0.8, zorder=1)
         target = before - 0.5, length - after - 0.5
         axes.axvspan(*target, color=style.COLORS[4], alpha=0.2, linewidth=0)
-    for place, scores, color in zip(places, values, colors, strict=True):
-        axes.plot(place, scores, "o-", color=color, ms=3, linewidth=1.0)
+    for place, scores, condition in zip(places, values, conditions, strict=True):
+        look: Any = {"color": style.COLORS[condition], "marker": "os"[condition]}
+        axes.plot(place, scores, "-:"[condition], ms=3.5 - condition, linewidth=1.0, **look)
     style.mark(axes, y=0.0)
     axes.set_xlim(-0.6, length - 0.4)
     if length <= MAX_TOKENS:

@@ -20,8 +20,8 @@ DENSITY, ACTIVATION = "density (% of tokens)", "mean activation where active"
     "descending order.",
     density_by_activation="The density of each latent against its mean activation: latents that "
     "are rare and strong are often the easiest to name.",
-    latents_by_token="All latents over the tokens of the text. A column that is dark from top to "
-    "bottom is a latent that is always on.",
+    latents_by_token="The densest and the rarest latents over the tokens of the text. A column "
+    "that is dark from top to bottom is a latent that is always on.",
 )
 def latent_statistics(
     result: LatentStatistics, *, latents: ArrayLike | None = None, units: str = "latents",
@@ -32,22 +32,31 @@ def latent_statistics(
     `latents`, the activations `(tokens, latents)`, are drawn if they are given.
     """
     alive = ~result.dead
-    title = f"{alive.sum():,} of {len(alive):,} {units} alive ({100.0 * alive.mean():.3g} %)"
+    title = f"{alive.sum():,} of {len(alive):,} {units} are ever active"
     figures: dict[str, Figure] = {}
     groups = [(alive, style.COLORS[0], None)]
     for name, label in (("density", DENSITY), ("activation", ACTIVATION)):
         values = getattr(result, name)
-        figures[name], axes, _ = style.draw_by_unit(values, groups, units, label, f"alive {units}")
+        figure, axes, _ = style.draw_by_unit(values, groups, units, label, f"alive {units}")
         style.draw_highlighted(axes, np.flatnonzero(result.dead), "dead")
         style.legend_above(axes)
-        axes.set_title(title)
-    figures["density_by_activation"], axes = style.new_figure(5.0, 4.0)
+        style.headline(figure, f"{title} ({100.0 * alive.mean():.3g} %)")
+        figures[name] = figure
+    figure, axes = style.new_figure(style.WIDTH, 3.0)
+    figures["density_by_activation"] = figure
     places = result.activation[alive], result.density[alive]
     style.draw_points(axes, *places, xscale="log", yscale="log")
-    axes.set(xlabel=ACTIVATION, ylabel=DENSITY, title=title)
-    if latents is not None:
+    style.headline(figure, f"How often and how strongly each of the {units} is active")
+    axes.set(xlabel=ACTIVATION, ylabel=DENSITY)
+    if alive.any():
+        style.plain_log(axes.xaxis)
+        style.plain_log(axes.yaxis)
+        outer = {*style.extremes(places[0]), *style.extremes(places[1])}
+        style.name_points(axes, *places, outer, np.flatnonzero(alive))
+    if latents is not None and alive.any():
         matrix = as_float64(latents, "latents")
-        figures["latents_by_token"], axes = style.new_figure(8.0, 4.0)
-        style.draw_activations([axes], [matrix], units)
-        axes.set(ylabel="token", title="{1:,} {2} at {0:,} tokens".format(*matrix.shape, units))
+        order = np.argsort(-result.density, kind="stable")[: alive.sum()]
+        drawn = style.draw_activations({"": matrix}, order, units, "density", row="token")
+        style.headline(drawn, f"The densest and the rarest {units}, token by token")
+        figures["latents_by_token"] = drawn
     return figures

@@ -1,18 +1,23 @@
 """Style and drawing helpers that all figures share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import wraps
+from itertools import islice
 from pathlib import Path
+from textwrap import fill
 from typing import Any, ParamSpec
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
+from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import ArrayLike, NDArray
 
 from palinka.errors import InputError
@@ -22,6 +27,12 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 MUTED = "#9A9A9A"
 # Signed values: white is zero.
 DIVERGING = "RdBu_r"
+# Inches: 9 cm, the width of a column on paper, in which figures can be read at their own size.
+WIDTH = 3.54
+# Number of units that a figure names at either end, beside points and along an image.
+NAMED, ENDS = 3, 12
+# Maximum number of items that are all named beside an image, and of characters of a name.
+MAX_LABELS, MAX_NAME = 30, 20
 # More points than this would cover each other; a color's depth then shows their number.
 MAX_POINTS = 3000
 # Rows and columns of an image; larger matrices are averaged.
@@ -39,7 +50,7 @@ def style() -> AbstractContextManager[None]:
     return mpl.rc_context(fname=Path(__file__).with_name("palinka.mplstyle"))
 
 
-def new_figure(width: float = 6.0, height: float = 4.0, **layout: Any) -> tuple[Figure, Any]:
+def new_figure(width: float = WIDTH, height: float = 2.8, **layout: Any) -> tuple[Figure, Any]:
     """Create a figure outside pyplot's global state, and its axes; sizes are in inches.
 
     `layout` are arguments of `Figure.subplots`, such as `nrows`, whose result comes second.
@@ -138,23 +149,74 @@ def draw_points(
         axes.plot([], [], "o", color=color, label=label)
 
 
+def headline(figure: Figure, text: str) -> None:
+    """Say above all panels, from the left, what a figure shows."""
+    text = fill(text, int(17 * figure.get_figwidth()))
+    figure.suptitle(text, x=0.01, ha="left", parse_math=False)
+
+
+def plain_log(axis: Axis) -> None:
+    """Number a logarithmic axis 0.2, 1 and 50 rather than by powers of ten."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
+def name_points(
+    axes: Axes, x: NDArray[Any], y: NDArray[Any], chosen: Iterable[int], names: Any = None
+) -> None:
+    """Write the number, or the name, of chosen points beside them, of close ones the first."""
+    axes.autoscale_view()
+    points = axes.transData.transform(np.stack([x, y], axis=1)) * 72 / axes.figure.dpi
+    taken: list[NDArray[Any]] = []
+    for i in dict.fromkeys(chosen):
+        if any((np.abs(points[i] - other) < (22, 7)).all() for other in taken):
+            continue
+        taken.append(points[i])
+        left = points[i, 0] <= (points[:, 0].min() + points[:, 0].max()) / 2
+        text = str(i if names is None else names[i])
+        place: dict[str, Any] = {"xytext": (4 if left else -4, 0), "textcoords": "offset points"}
+        place |= {"ha": "left" if left else "right", "va": "center"}
+        place["path_effects"] = [withStroke(linewidth=2, foreground="white")]
+        axes.annotate(text, (x[i], y[i]), fontsize=6.5, **place)
+
+
+def shortened(name: str, most: int) -> str:
+    """A name of at most `most` characters, around the target in brackets if there is one."""
+    start = max(0, min(len(name) - most, name.find("[") + 3 - most // 2))
+    before, after = "…" if start else "", "…" if start + most < len(name) else ""
+    return f"{before}{name[start + len(before) : start + most - len(after)]}{after}"
+
+
+def extremes(values: NDArray[Any], count: int = NAMED) -> list[int]:
+    """Numbers of the largest values and, if any are negative, of the smallest."""
+    order: list[int] = np.argsort(-values, kind="stable").tolist()
+    return order[:count] + (order[: -count - 1 : -1] if values.min() < 0 else [])
+
+
 def draw_by_unit(
     values: NDArray[Any], groups: Sequence[Group], units: str, ylabel: str, ranked: str,
     yscale: str = "log",
 ) -> tuple[Figure, Axes, Axes]:  # fmt: skip
     """Draw one value per unit, `(units,)`, by the unit's number, and in descending order.
 
-    `units` and `ranked`, those in one of the groups, are plural names such as "alive latents".
+    `units` and `ranked`, those in one of the groups, are plural names such as "alive latents". The
+    extreme units are named.
     """
-    figure, (by_number, by_rank) = new_figure(8.0, 3.6, ncols=2, sharey=True, width_ratios=(2.2, 1))
+    ratios = {"width_ratios": (2.2, 1)}
+    figure, (by_number, by_rank) = new_figure(WIDTH, 2.8, ncols=2, sharey=True, **ratios)
     by_number.set(xlabel=number_of(units), ylabel=ylabel, xlim=(-0.5, len(values) - 0.5))
-    by_rank.set(xlabel=f"share of the {ranked} (%)", title="in descending order")
+    by_rank.set_xlabel(f"{ranked},\nsorted (%)")
     for mask, color, label in groups:
         draw_points(by_number, np.flatnonzero(mask), values[mask], color, label, yscale=yscale)
-    ordered = np.sort(values[np.any([mask for mask, *_ in groups], axis=0)])[::-1]
+    drawn = np.any([mask for mask, *_ in groups], axis=0)
+    ordered = np.sort(values[drawn])[::-1]
     if len(ordered):
         by_rank.plot(100.0 * (np.arange(len(ordered)) + 0.5) / len(ordered), ordered)
         by_rank.set_xlim(0, 100)
+        if yscale == "log":
+            plain_log(by_number.yaxis)
+        name_points(by_number, np.arange(len(values)), values, extremes(values))
     return figure, by_number, by_rank
 
 
@@ -203,16 +265,44 @@ def draw_matrix(axes: Axes, matrix: NDArray[Any], first: int = 0, **options: Any
     return axes.imshow(block_means(matrix), extent=extent, **options)
 
 
-def draw_activations(panels: Sequence[Axes], matrices: Sequence[NDArray[Any]], units: str) -> None:
-    """Draw matrices of items by units at one scale, with one color bar."""
-    images = [block_means(matrix) for matrix in matrices]
+def draw_activations(
+    matrices: Mapping[str, NDArray[Any]], order: NDArray[Any], units: str, ranked: str,
+    items: Sequence[str] | None = None, row: str = "item",
+) -> Figure:  # fmt: skip
+    """Draw items by units, a panel for each matrix, `(items, units)`, at one scale.
+
+    Shown are the first and the last units of `order`, which `ranked` describes. Signed activations
+    are drawn about each unit's mean. `items` are the names of all rows; of many rows, those of the
+    most unusual ones are shown.
+    """
+    shown = order if len(order) <= 2 * ENDS else np.append(order[:ENDS], order[-ENDS:])
+    signed = any((matrix < 0).any() for matrix in matrices.values())
+    center = np.concatenate(list(matrices.values())).mean(axis=0) if signed else 0.0
+    rows = [min(len(matrix), MAX_LABELS) for matrix in matrices.values()]
+    heights = [0.35 + 0.085 * max(count, 8) for count in rows]
+    layout: dict[str, Any] = {"nrows": len(rows), "squeeze": False, "height_ratios": heights}
+    figure, panels = new_figure(WIDTH, 1.2 + sum(heights), sharex=True, **layout)
+    images = [block_means((matrix - center)[:, shown]) for matrix in matrices.values()]
     limit = color_limit(np.concatenate([image.ravel() for image in images]))
-    signed = any((matrix < 0).any() for matrix in matrices)
-    colors: dict[str, Any] = {"cmap": DIVERGING if signed else "magma_r"}
-    colors |= {"vmin": -limit if signed else 0.0, "vmax": limit}
-    for axes, matrix in zip(panels, matrices, strict=True):
-        drawn = draw_matrix(axes, matrix, aspect="auto", **colors)
-        axes.set_xlabel(number_of(units))
-    label = color_label("activation", max(matrices, key=len))
-    extend = "both" if signed else "max"
-    panels[0].figure.colorbar(drawn, ax=panels, label=label, extend=extend)
+    colors: dict[str, Any] = {"cmap": DIVERGING if signed else "Reds", "vmax": limit}
+    colors["vmin"] = -limit if signed else 0.0
+    names = iter(items or ())
+    for axes, image, (title, matrix) in zip(panels[:, 0], images, matrices.items(), strict=True):
+        extent = (-0.5, len(shown) - 0.5, len(matrix) - 0.5, -0.5)
+        drawn = axes.imshow(image, aspect="auto", extent=extent, **colors)
+        axes.set_title(title)
+        axes.set_ylabel(f"{row} (of {len(matrix):,})")
+        if own := list(islice(names, len(matrix))):
+            unusual = np.argsort(-np.abs(matrix - center).sum(axis=1))[:NAMED]
+            places = range(len(own)) if len(own) <= MAX_LABELS else sorted(unusual)
+            named = [shortened(own[place], MAX_NAME) for place in places]
+            axes.set_yticks(places, named, fontsize=6, parse_math=False)
+        if len(shown) < len(order):
+            axes.axvline(ENDS - 0.5, color="black", linewidth=0.8)
+    axes.set_xticks(range(len(shown)), shown, rotation=90, fontsize=6)
+    axes.set_xlabel(f"{units} of the highest and lowest {ranked}")
+    label = "activation - mean of the unit" if signed else "activation"
+    label = color_label(label, max(matrices.values(), key=len)[:, shown])
+    bar: dict[str, Any] = {"location": "bottom", "extend": "both" if signed else "max"}
+    figure.colorbar(drawn, ax=panels, label=label, aspect=30, pad=0.01, **bar)
+    return figure

@@ -11,15 +11,17 @@ from palinka.analyses.figures import style
 from palinka.analyses.result import Array, as_float64
 from palinka.analyses.unit_tuning import UnitTuning
 
-# More words than this cannot be read beside an image.
-MAX_LABELS = 60
+CORRECTIONS = {
+    "bonferroni": "Bonferroni", "holm": "Holm", "max_t": "max |t|",
+    "benjamini_hochberg": "Benjamini-Hochberg",
+}  # fmt: skip
 
 
 @style.captioned(
     t="The t statistic of every unit, by its number and in descending order. The sign says which "
-    "condition the unit prefers; significant units are in color.",
-    activations="The activations of every item, one condition in each panel: whether a difference "
-    "of means is one of many items, or of few.",
+    "condition the unit prefers; beyond the dashed lines it is significant.",
+    activations="The activations of every item of both conditions in the units with the highest "
+    "and lowest t: whether a difference of means is one of many items, or of few.",
     mean_activation="The mean activation of every unit in both conditions, and one against the "
     "other. Significant units lie off the diagonal.",
 )
@@ -33,71 +35,74 @@ def unit_tuning(
     `a` and `b` are the activations of both `conditions`, `(items, units)`, and `items` the words
     of the first, followed by those of the second.
     """
-    found, ylabel = result.significant, f"t (above 0: prefers {conditions[1]})"
-    groups = [(~found, style.MUTED, "not significant"), (found, style.COLORS[1], "significant")]
-    figure, *panels = style.draw_by_unit(result.t, groups, units, ylabel, units, "linear")
+    found, (first, second) = result.significant, conditions
+    groups = [(~found, style.MUTED, None), (found, style.COLORS[1], None)]
+    label = f"t (above 0: prefers {second})"
+    figure, *panels = style.draw_by_unit(result.t, groups, units, label, units, "linear")
+    threshold = float(np.median(result.threshold))
     for axes in panels:
         style.mark(axes, y=0.0)
-    style.legend_above(panels[0], columns=2)
-    panels[0].set_title(f"{found.sum():,} of {len(found):,} {units} significant")
+        if np.isfinite(threshold):
+            for end in (-threshold, threshold):
+                axes.axhline(end, color="black", linewidth=0.8, linestyle="--")
+    rule = f"{result.test.capitalize()}, {CORRECTIONS[result.correction]}, alpha {result.alpha:g}"
+    count = f"{found.sum():,} of {len(found):,} {units} tell {second} from {first}"
+    style.headline(figure, f"{count}: |t| above {threshold:.3g} ({rule})")
     figures = {"t": figure}
     if a is not None and b is not None:
         both = as_float64(a, "a"), as_float64(b, "b")
-        figures["activations"] = _activations(both, conditions, items, units)
-        figures["mean_activation"] = _mean_activation(both, groups, conditions, units)
+        named = dict(zip(conditions, both, strict=True))
+        order = np.argsort(-result.t, kind="stable")
+        drawn = style.draw_activations(named, order, units, "t", items)
+        style.headline(drawn, f"All items in the {units} that prefer {second} or {first} most")
+        figures["activations"] = drawn
+        figures["mean_activation"] = _mean_activation(result, both, groups, conditions, units)
     return figures
 
 
 @style.captioned(significant="The share of units at each site that tell the two conditions apart.")
 def overview(
-    results: Mapping[str, UnitTuning], units: str = "units", **context: Any
-) -> dict[str, Figure]:
+    results: Mapping[str, UnitTuning], conditions: Sequence[str] = ("a", "b"),
+    units: str = "units", **context: Any,
+) -> dict[str, Figure]:  # fmt: skip
     """Draw `significant`, the share of significant units at every site."""
-    figure, axes = style.new_figure(6.0, 0.8 + 0.26 * len(results))
+    figure, axes = style.new_figure(style.WIDTH, 0.9 + 0.2 * len(results))
     shares = [100.0 * result.significant.mean() for result in results.values()]
-    axes.barh(list(results), shares, color=style.COLORS[0])
+    bars = axes.barh(list(results), shares, color=style.COLORS[0])
+    numbers = [f"{result.significant.sum():,}" for result in results.values()]
+    axes.bar_label(bars, numbers, padding=2)
     axes.invert_yaxis()
-    axes.set_xlabel(f"significant {units} (%)")
+    axes.margins(x=0.1)
+    axes.set_xlabel(f"significant {units} (%; beside the bars: their number)")
+    axes.set_title("Units that tell {1} from {0}, by site".format(*conditions))
     return {"significant": figure}
 
 
-def _activations(
-    both: Sequence[Array], conditions: Sequence[str], items: Sequence[str] | None, units: str
-) -> Figure:
-    rows = min(MAX_LABELS, max(map(len, both)))
-    figure, panels = style.new_figure(9.0, max(3.2, 0.1 * rows + 1.0), ncols=2)
-    style.draw_activations(panels, both, units)
-    starts = (0, len(both[0]))
-    for axes, activations, condition, start in zip(panels, both, conditions, starts, strict=True):
-        axes.set_title(condition)
-        if items is None or len(activations) > MAX_LABELS:
-            axes.set_ylabel("item")
-        else:
-            words = items[start : start + len(activations)]
-            axes.set_yticks(range(len(words)), words, fontsize=5.5, parse_math=False)
-    return figure
-
-
 def _mean_activation(
-    both: Sequence[Array], groups: Sequence[style.Group], conditions: Sequence[str], units: str
-) -> Figure:
-    figure = Figure(figsize=(8.6, 3.8))
-    axes = figure.subplot_mosaic("ac;bc", width_ratios=(1.5, 1))
-    axes["a"].sharex(axes["b"])
-    axes["a"].sharey(axes["b"])
-    axes["a"].tick_params(labelbottom=False)
+    result: UnitTuning, both: Sequence[Array], groups: Sequence[style.Group],
+    conditions: Sequence[str], units: str,
+) -> Figure:  # fmt: skip
+    layout = {"nrows": 3, "height_ratios": (1, 1, 2.6)}
+    figure, (*by_number, against) = style.new_figure(style.WIDTH, 5.4, **layout)
+    by_number[0].sharex(by_number[1])
+    by_number[0].sharey(by_number[1])
+    by_number[0].tick_params(labelbottom=False)
     means = [activations.mean(axis=0) for activations in both]
     numbers = np.arange(len(means[0]))
-    for number, name in enumerate("ab"):
-        style.draw_points(axes[name], numbers, means[number], style.COLORS[2 * number])
-        style.mark(axes[name], y=0.0)
-        axes[name].set(title=conditions[number], ylabel="mean activation")
-        axes[name].set_xlim(-0.5, len(numbers) - 0.5)
-    axes["b"].set_xlabel(style.number_of(units))
+    for axes, values, condition in zip(by_number, means, conditions, strict=True):
+        style.draw_points(axes, numbers, values)
+        style.name_points(axes, numbers, values, style.extremes(np.abs(values), 2))
+        style.mark(axes, y=0.0)
+        axes.set(title=condition, ylabel="mean activation")
+        axes.set_xlim(-0.5, len(numbers) - 0.5)
+    by_number[1].set_xlabel(style.number_of(units))
     for chosen, color, _ in groups:
-        style.draw_points(axes["c"], means[0][chosen], means[1][chosen], color)
-    ends = [np.min(means), np.max(means)]
-    axes["c"].plot(ends, ends, color="black", lw=0.7)
+        style.draw_points(against, means[0][chosen], means[1][chosen], color)
+    against.axline((0, 0), slope=1.0, color="black", lw=0.7)
+    named = [unit for unit in style.extremes(result.t) if result.significant[unit]]
+    style.name_points(against, means[0], means[1], named)
     xlabel, ylabel = (f"mean activation, {condition}" for condition in conditions)
-    axes["c"].set(xlabel=xlabel, ylabel=ylabel, title=f"significant {units} apart")
+    title = "One against the other (orange: significant)"
+    against.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    style.headline(figure, f"Mean activation of all {units} in both conditions")
     return figure

@@ -39,9 +39,12 @@ CHUNK_ELEMENTS = 1 << 22
 
 
 def max_t(
-    t: NDArray[np.float64], samples: Sequence[NDArray[np.float64]], permutations: int, seed: int
-) -> NDArray[np.float64]:
+    t: NDArray[np.float64], samples: Sequence[NDArray[np.float64]], permutations: int, seed: int,
+    alpha: float = 0.05,
+) -> tuple[NDArray[np.float64], float]:  # fmt: skip
     """Adjust p-values for the number of units by flipping the signs of whole items.
+
+    Second comes the |t| above which they are at most `alpha`.
 
     With one sample, its items change sign: exact where they are symmetric about 0. With two, the
     residuals about each sample's own mean do, and each draw has its own standard errors, so that
@@ -54,6 +57,7 @@ def max_t(
         samples: One or two samples, `(items, units)` each; every unit varies in one of them.
         permutations: Number of draws.
         seed: Seed of the draws.
+        alpha: The error rate that the threshold holds.
 
     Source:
         Westfall & Young (1993); Nichols & Holmes (2002); Wu (1986) and Mammen (1993) for
@@ -78,4 +82,7 @@ def max_t(
             squared_mean = np.square(mean)
             largest[some] = (squared_mean / (squared_mean + error)).max(axis=1)
             bar.update(len(signs))
-    return permutation_p_values(np.square(t) / (1.0 + np.square(t)), largest)
+    allowed = int(alpha * (permutations + 1))  # draws, of which the observed one is one
+    bound = np.sort(largest)[-allowed] if allowed else 1.0
+    threshold = np.sqrt(bound / (1.0 - bound)) if bound < 1.0 else np.inf
+    return permutation_p_values(np.square(t) / (1.0 + np.square(t)), largest), float(threshold)

@@ -148,6 +148,11 @@ def colored(text: str, color: str, stream: TextIO | None = None) -> str:
     return f"\x1b[{_COLORS[color]}m{text}\x1b[0m"
 
 
+def refresh_seconds(stream: TextIO) -> float:
+    """Seconds between two states of a progress bar, each of which is a line of a log file."""
+    return 0.5 if stream.isatty() else 10.0
+
+
 def progress(
     description: str, total: int | None, unit: str = "it", **options: Any
 ) -> AbstractContextManager[Any]:
@@ -161,8 +166,8 @@ def progress(
         unit_scale=True,
         delay=DELAY_SECONDS,
         disable=is_quiet(),
-        # In a log file every refresh is a line.
-        mininterval=0.1 if sys.stderr.isatty() else 5.0,
+        mininterval=refresh_seconds(sys.stderr),
+        miniters=0,  # tqdm would guess a number of steps from the first ones' speed
         dynamic_ncols=True,
         **options,
     )

@@ -25,7 +25,7 @@ from torch import Tensor
 from palinka.__main__ import main
 from palinka.autoencoders import KSparseAutoencoder, TopKAutoencoder
 from palinka.cli import trainer as trainers
-from palinka.cli.trainer import UNSUPPORTED, Trainer
+from palinka.cli.trainer import UNSUPPORTED, ProgressBar, Trainer
 from palinka.data import ActivationDataModule
 from palinka.errors import InputError
 from palinka.training import SparseAutoencoderModule, SweepModule
@@ -372,3 +372,9 @@ def test_a_run_is_shown_as_lightning_does(capfd: pytest.CaptureFixture[str]) -> 
     shown = capfd.readouterr()
     assert "32.8 K" in shown.out
     assert "loss/total" in shown.out + shown.err
+    fit(ProgressBar(), enable_progress_bar=True, log_every_n_steps=1, max_steps=5)
+    lines = capfd.readouterr().out.replace("\r", "\n").splitlines()
+    assert "| 5/8 [" in lines[-1]
+    assert all(f", {name}=" in lines[-1] for name in ("loss", "FVU"))
+    assert not any("Sanity" in line or "Validation" in line for line in lines)
+    assert len(lines) < 10

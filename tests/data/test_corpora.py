@@ -35,7 +35,7 @@ def test_the_hash_depends_on_names_and_bytes_alone(tmp_path: Path) -> None:
 def test_the_sample_is_all_tokens_of_the_file_in_order() -> None:
     documents = list(BundledSample().documents())
     sample = load_file(mini_sample_file())
-    assert len(documents) == len(sample["offsets"]) - 1
+    assert len(documents) == len(sample["offsets"]) - 1 == BundledSample().document_count()
     tokens = [np.asarray(document.content) for document in documents]
     assert {array.dtype for array in tokens} == {np.dtype(np.int64)}
     np.testing.assert_array_equal(np.concatenate(tokens), sample["tokens"])
@@ -76,6 +76,7 @@ def test_reads_what_it_is_given_sorted_by_name(books: Path) -> None:
         ("b.txt", "Beta € ß"),
         ("more/c.txt", "Gamma"),
     ]
+    assert TextFiles(books).document_count() == 4, "one is empty"
     notes = [("notes.md", "Markdown")]
     assert names_and_texts(TextFiles(str(books), "*.md")) == notes
     assert names_and_texts(TextFiles(books / "notes.md")) == notes

@@ -378,6 +378,14 @@ def test_contexts_have_the_tokenizers_own_bos_and_need_its_special_tokens(
 
 def test_the_bundled_sample_is_harvested_with_the_model_of_the_spec(tmp_path: Path) -> None:
     spec = HarvestSpec(CPU, "hidden.1", BundledSample(), max_rows=300)
+    last = next(spec.contexts())
+    assert spec.tokens(128, last) == 256
+    # Its last token is of the sixth document of all.
+    last.documents[-1] = 5
+    assert (
+        replace(spec, max_rows=None).tokens(128, last)
+        == 128 * BundledSample().document_count() // 6
+    )
     cache = harvest(spec, tmp_path)
     assert (cache.rows, cache.width, cache.dtype) == (256, 128, torch.float16)
 

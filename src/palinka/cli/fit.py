@@ -2,8 +2,8 @@
 
 import errno
 import logging
+import re
 import signal
-import sys
 import traceback
 import warnings
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ from palinka.cli import resume
 from palinka.cli.options import CHECKPOINT_KEYWORDS
 from palinka.cli.parser import ArgumentParser
 from palinka.cli.sweep import Variants, expand, options
-from palinka.cli.trainer import Trainer
+from palinka.cli.trainer import ProgressBar, Trainer
 from palinka.data import ActivationDataModule
 from palinka.errors import InputError, is_quiet, one_line
 from palinka.training import SparseAutoencoderModule, SweepModule, callbacks
@@ -56,6 +56,8 @@ _IGNORED_WARNINGS = (
     # Measuring a checkpoint needs none of the callbacks of its fit.
     ".*callbacks used to create the checkpoint.*",
 )
+# Advertisements, and processors that a newcomer does not miss.
+_NOISE = re.compile("litlogger|TPU|HPU")
 _Error = TypeVar("_Error", bound=Exception)
 
 
@@ -256,6 +258,7 @@ class PalinkaCLI(LightningCLI):
         kwargs["callbacks"] = [*given, *self._default_callbacks(settings, given)]
         if is_quiet():
             kwargs["enable_progress_bar"] = _any(given, pl_callbacks.ProgressBar)
+        if settings["enable_model_summary"] is None:  # its columns say little about one matrix
             kwargs["enable_model_summary"] = _any(given, pl_callbacks.ModelSummary)
         if self.subcommand != "fit" and settings["enable_checkpointing"] is None:
             kwargs["enable_checkpointing"] = _any(given, pl_callbacks.Checkpoint)
@@ -281,9 +284,7 @@ class PalinkaCLI(LightningCLI):
         found = [kind() for kind in wanted if wanted[kind] and not _any(given, kind)]
         bar = not is_quiet() and settings["enable_progress_bar"] is not False
         if bar and not _any(given, pl_callbacks.ProgressBar):
-            # Lightning's own depends on rich. In a log file every refresh is a line.
-            rate = 10 if sys.stderr.isatty() else 100
-            found.append(pl_callbacks.TQDMProgressBar(refresh_rate=rate))
+            found.append(ProgressBar())
         return found
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -328,7 +329,7 @@ class PalinkaCLI(LightningCLI):
 def run(command: str, arguments: Sequence[str]) -> int:
     """Run one of the commands; 1 where an analysis after the fit failed, 143 after SIGTERM."""
     advertisements = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    advertisements.addFilter(lambda record: "litlogger" not in record.getMessage())
+    advertisements.addFilter(lambda record: not _NOISE.search(record.getMessage()))
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING if is_quiet() else logging.INFO)
     for pattern in _IGNORED_WARNINGS:

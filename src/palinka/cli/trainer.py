@@ -1,5 +1,7 @@
 """Trainer of the command line."""
 
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +11,26 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import callbacks as pl_callbacks
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from palinka.data import ActivationDataModule
-from palinka.errors import InputError
+from palinka.errors import InputError, refresh_seconds
 from palinka.language_models.cpu import slow_products
 from palinka.training.callbacks import LanguageModelMetrics
 from palinka.training.callbacks.checkpoints import FinalWeights
 from palinka.training.checkpoint import DurableCheckpointIO, check_strategy
 
+# Names of metrics in the progress bar.
+SHORT = {
+    "loss/total": "loss",
+    "reconstruction/fvu": "FVU",
+    "val/fvu": "validation FVU",
+    "throughput/tokens_per_second": "tokens/s",
+}
 # Callbacks of Lightning that cannot do here what its documentation promises, with the reason.
 UNSUPPORTED: dict[type[Callback], str] = {
     pl_callbacks.BackboneFinetuning: "an autoencoder has no backbone; freeze parts of it with a"
@@ -44,6 +55,48 @@ class FitLoop(_FitLoop):
 
     def _iteration_based_training(self) -> bool:
         return False
+
+    def on_run_start(self) -> None:
+        """Log the steps of the run, and the one at which it resumes."""
+        step, steps = self.trainer.global_step, self.trainer.estimated_stepping_batches
+        parameters = sum(p.numel() for p in self.trainer.lightning_module.parameters())
+        begins = f"training {parameters:,} parameters for {steps:,} steps"
+        rank_zero_info(f"resuming at step {step:,} of {steps:,}" if step else begins)
+        super().on_run_start()
+
+
+class ProgressBar(pl_callbacks.TQDMProgressBar):
+    """Lightning's bar by the clock instead of by steps; in log files, of the training alone."""
+
+    _due = 0.0
+
+    def _should_update(self, current: int, total: int) -> bool:
+        now = time.monotonic()
+        due = current == total or now >= self._due
+        if due:
+            self._due = now + refresh_seconds(sys.stdout)
+        return self.is_enabled and due
+
+    def init_validation_tqdm(self) -> Tqdm:
+        """Hide the bar of a fit's validation in a log file."""
+        hidden = self.trainer.state.fn == TrainerFn.FITTING and not sys.stdout.isatty()
+        return Tqdm(disable=True) if hidden else super().init_validation_tqdm()
+
+    def init_sanity_tqdm(self) -> Tqdm:
+        """Hide the bar of two batches in a log file."""
+        return super().init_sanity_tqdm() if sys.stdout.isatty() else Tqdm(disable=True)
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        """Metrics by readable names."""
+        found = super().get_metrics(trainer, pl_module)
+        if rate := found.get("throughput/tokens_per_second"):
+            found["throughput/tokens_per_second"] = f"{rate:,.0f}"
+        return {SHORT.get(name, name): value for name, value in found.items() if name != "v_num"}
+
+    def on_train_epoch_end(self, *args: Any) -> None:
+        """Show the last step, also of an epoch that `max_steps` ends."""
+        self.train_progress_bar.n = self.trainer.fit_loop.batch_idx + 1
+        super().on_train_epoch_end(*args)
 
 
 class CheckMonitors(Callback):

@@ -43,6 +43,10 @@ class Corpus(ABC):
     def fingerprint(self) -> dict[str, JSON]:
         """Identify the content, wherever it is stored."""
 
+    def document_count(self) -> int | None:
+        """Number of documents, about, for progress bars; None if unknown."""
+        return None
+
 
 @contextmanager
 def _opened(file: Path) -> Iterator[BufferedReader]:
@@ -85,6 +89,10 @@ class BundledSample(Corpus):
         tokens, offsets = sample["tokens"], sample["offsets"]
         for index, (start, stop) in enumerate(pairwise(offsets)):
             yield Document(f"sample {index}", tokens[start:stop].astype(np.int64))
+
+    def document_count(self) -> int:
+        """Number of texts."""
+        return len(load_file(mini_sample_file())["offsets"]) - 1
 
     def fingerprint(self) -> dict[str, JSON]:
         """Hash the sample's file."""
@@ -148,6 +156,10 @@ class TextFiles(Corpus):
                 yield Document(name, text)
         if empty:
             raise InputError(f"every text file in {self.path} is empty; give files with text")
+
+    def document_count(self) -> int:
+        """Number of files, also of empty ones."""
+        return len(self._files())
 
     def fingerprint(self) -> dict[str, JSON]:
         """Hash the names and bytes of all files, wherever they are stored."""

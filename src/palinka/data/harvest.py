@@ -1,5 +1,6 @@
 """Harvest activations into a cache."""
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -128,6 +129,17 @@ class HarvestSpec:
         """Maximum number of contexts; None for all."""
         return None if self.max_rows is None else self.max_rows // self.layout.rows_per_context
 
+    def tokens(self, read: int, last: Context) -> int | None:
+        """Estimate the tokens of the split when some are read; None if nothing is known."""
+        if self.max_contexts is not None:
+            return self.max_contexts * self.context_length
+        documents = self._documents
+        return documents and read * documents // (int(last.documents[-1]) + 1)
+
+    @cached_property
+    def _documents(self) -> int | None:
+        return self.corpus.document_count()
+
     @property
     def contexts_per_batch(self) -> int:
         """Contexts per forward pass."""
@@ -208,11 +220,11 @@ def _fill(
     # For all shards, since pages that are touched first are slow.
     size = layout.contexts_per_shard * layout.rows_per_context
     buffer = torch.empty(size, layout.width, dtype=layout.torch_dtype)
-    total = None if spec.max_contexts is None else spec.max_contexts * spec.context_length
     # The tokens that all ranks together have passed, as the first rank sees it.
-    shown = progress(f"harvesting {spec.split} activations", total, "tokens")
+    shown = progress(f"harvesting {spec.split} activations", None, "tokens")
     with nullcontext(tqdm(disable=True)) if rank else shown as bar:
         while window := list(islice(contexts, layout.contexts_per_shard)):
+            bar.total = spec.tokens(passed + len(window) * spec.context_length, window[-1])
             claim = writer.claim(shards) if shards % world_size == rank else nullcontext()
             with claim as mine:
                 if mine:
@@ -228,6 +240,7 @@ def _fill(
             shards += 1
             passed += len(window) * spec.context_length
             bar.update(passed - bar.n)  # of shards that this rank does not write
+        bar.total = passed
     return shards
 
 
@@ -249,10 +262,8 @@ def _products(spec: HarvestSpec) -> AbstractContextManager[None]:
     device = find_device(model.device)  # rejects an unknown one before the cache's folder is made
     if not exact or spec.layout.width < MIN_TRIAL_WIDTH or device.type != "cpu":
         return nullcontext()
-    from lightning.pytorch.utilities import rank_zero_info  # slow to import
-
     precision, reason = select_matmul_backend()
-    rank_zero_info(reason)
+    logging.getLogger(__name__).debug(reason)
     return matmul_precision(precision)
 
 

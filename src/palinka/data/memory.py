@@ -76,6 +76,7 @@ def read(spec: HarvestSpec) -> MemoryRows:
                 tokens = np.stack([one.tokens for one in batch])
                 rows.append(read_rows(spec, model, tokens, None).cpu())
                 kept += batch
+                bar.total = spec.tokens(bar.n + size * len(batch), batch[-1])
                 bar.update(size * len(batch))
     if not rows:
         hint = "give more documents, or a validation_fraction of 0"

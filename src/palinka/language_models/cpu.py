@@ -1,6 +1,7 @@
 """Matrix products and memory on the CPU."""
 
 import ctypes
+import logging
 import timeit
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,8 +42,6 @@ def tune_cpu(device: torch.device, weights: int, precision: str | None = None) -
     run the `precision` of its beginning, so that it ends the same. Returns torch's precision
     before, for `torch.set_float32_matmul_precision` afterwards.
     """
-    from lightning.pytorch.utilities import rank_zero_info  # slow; reading a model needs none
-
     before = torch.get_float32_matmul_precision()
     if device.type == "cpu":
         disable_malloc_trim()
@@ -54,7 +53,7 @@ def tune_cpu(device: torch.device, weights: int, precision: str | None = None) -
             chosen = [precision]
             dist.broadcast_object_list(chosen, src=0)
             precision = chosen[0]
-        rank_zero_info(reason)
+        logging.getLogger(__name__).debug(reason)
     torch.set_float32_matmul_precision(precision)
     return before
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from palinka.assets import mini_gpt2_folder
-from palinka.errors import InputError, expanded, first_line, one_line, track
+from palinka.errors import DELAY_SECONDS, InputError, expanded, first_line, one_line, track
 from palinka.language_models.cpu import slow_products
 from palinka.language_models.sites import Sites, find_sites
 
@@ -136,6 +136,7 @@ class LanguageModelSpec:
     def pretrained_model(self) -> "PreTrainedModel":
         """Load the model on its device, in evaluation mode, its parameters without gradients."""
         from transformers import AutoModelForCausalLM
+        from transformers.utils import logging
 
         device = find_device(self.device)
         dtype: torch.dtype = getattr(torch, self.dtype)
@@ -147,7 +148,14 @@ class LanguageModelSpec:
             config.activation_function = "gelu_pytorch_tanh"
         options = {"config": config, "dtype": dtype, "output_loading_info": True}
         load = AutoModelForCausalLM.from_pretrained
-        model, report = self._load("model", load, **self._source[0], **options)
+        # No progress bar for a small model; early versions of transformers 5 cannot hide it.
+        set_hook = getattr(logging, "set_tqdm_hook", lambda hook: hook)
+        delay = {"delay": DELAY_SECONDS}
+        before = set_hook(lambda bar, args, options: bar(*args, **options | delay))
+        try:
+            model, report = self._load("model", load, **self._source[0], **options)
+        finally:
+            set_hook(before)
         if missing := sorted(report["missing_keys"]):
             others = f"{len(missing) - 1} others; give the files of a causal language model"
             raise InputError(f"the weights of {self.name!r} lack {missing[0]!r} and {others}")

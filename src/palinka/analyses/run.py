@@ -279,8 +279,8 @@ def _calls(
 
 
 _CAPTION = """A text, its tokens shaded by how active each of the chosen latents or neurons is on \
-them; the words of a category are underlined. The page of the same name has every value, and the \
-token's number."""
+them, gray below zero; the words of a category are underlined. The page of the same name has every \
+value, and the token's number."""
 
 
 def _draw_heatmaps(
@@ -334,7 +334,8 @@ def _heatmaps(
 
     def heatmap(unit: int, ranked: str = "", color: str = POSITIVE) -> Heatmap:
         caption = f"{units.removesuffix('s')} {unit}, {wanted.by} {criterion[unit]:.4g}{ranked}"
-        return Heatmap(acts[:, unit], caption, color, exponent)
+        signed = bool((acts[:, unit] < 0).any())
+        return Heatmap(acts[:, unit], caption, color, exponent, signed)
 
     drawn = []
     for rank in wanted.ranks:

@@ -37,7 +37,17 @@ def test_colors_are_those_of_values_scaled_over_the_text(values, colors, exponen
     assert backgrounds == [to_hex(mpl.colormaps[colors](level)) for level in levels]
 
 
-@pytest.mark.parametrize("colors", ["Reds", "Blues"])
+def test_zero_is_light_and_values_below_it_gray_in_a_signed_heatmap():
+    heatmap = Heatmap([-3.0, -1.5, 0.0, 1.5], "", "Reds", 1.0, signed=True)
+    greys, reds = mpl.colormaps["Greys"], mpl.colormaps["Reds"]
+    expected = [to_hex(shade) for shade in (greys(0.5), greys(0.25), reds(0.0), reds(0.5))]
+    assert [cell[0] for cell in heatmap.cells(4)] == expected
+    low, bar, high = heatmap.scale()
+    assert (low, high) == ("-3", "1.5")
+    assert [to_hex(bar[0]), to_hex(bar[-1])] == [expected[0], expected[-1]]
+
+
+@pytest.mark.parametrize("colors", ["Reds", "Blues", "Greys"])
 def test_text_can_be_read_on_every_shade(colors):
     def luminance(color):
         linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in color]
@@ -153,8 +163,7 @@ def test_every_token_has_its_color_and_its_text_and_none_is_markup():
     # Under the letters of " plum", not under its space.
     assert [list(line.get_xdata()) for line in figure.axes[0].lines] == [[4, 8], [4, 8]]
     texts = [text.get_text() for text in figure.axes[0].texts]
-    assert texts[0].startswith("latent $7$   0 … 10")
-    assert texts[1:5] == ["The", " plum", " $x_1^", "$"]
+    assert texts[:7] == ["latent $7$", "0", "10", "The", " plum", " $x_1^", "$"]
     assert {"<script>", "⟨U+202E⟩"} <= set(texts)
     boxes = [c for c in figure.axes[0].collections if isinstance(c, PolyCollection)]
     expected = Heatmap(values).cells(len(TOKENS))
@@ -173,11 +182,11 @@ def test_lines_are_as_long_as_asked_and_too_many_end_with_a_remark():
     )
     assert narrow.get_figwidth() < wide.get_figwidth()
     assert narrow.get_figheight() > wide.get_figheight()
-    assert len(narrow.axes[0].texts) == len(wide.axes[0].texts) == 31
+    assert len(narrow.axes[0].texts) == len(wide.axes[0].texts) == 33
     tokens = ["\n"] * (MAX_LINES + 5)
     texts = text_heatmap(tokens, [Heatmap(np.ones(len(tokens)), "unit")]).axes[0].texts
-    assert len(texts) == 1 + MAX_LINES
-    assert f"the first {MAX_LINES} of {MAX_LINES + 5} lines" in texts[0].get_text()
+    assert len(texts) == 3 + MAX_LINES
+    assert f"the first {MAX_LINES} of {MAX_LINES + 5} lines" in texts[2].get_text()
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from palinka.errors import InputError, escape_control_chars
 
 # Squares let the strongest tokens of a latent stand out; units are shown as they are.
 LATENT_EXPONENT, UNIT_EXPONENT = 2.0, 1.0
-POSITIVE, NEGATIVE = "Reds", "Blues"
+POSITIVE, NEGATIVE, BELOW_ZERO = "Reds", "Blues", "Greys"
 
 # Familiar signs; other invisible characters are shown by their code point.
 SIGNS = {" ": " ", "\n": "↵", "\t": "⇥", "\u00a0": "⍽"}
@@ -37,13 +37,13 @@ FONTS = (
     "DejaVu Sans Mono", "Noto Sans Mono CJK SC", "Noto Sans Mono CJK JP", "WenQuanYi Zen Hei Mono",
     "Noto Emoji", "DejaVu Sans",
 )  # fmt: skip
-# A whole number of pixels at 120 and at 160 dots per inch, so that the letters stay in step.
-COLUMN_INCHES = 0.075
+# A whole number of pixels at 160 and at 240 dots per inch, so that the letters stay in step.
+COLUMN_INCHES = 0.0625
 # DejaVu Sans Mono is 0.602 of its size wide.
 POINTS = COLUMN_INCHES * 72 / 0.602
 LINE_INCHES = 1.5 * POINTS / 72
-MARGIN_INCHES = 0.12
-CAPTION_LINES = 1.6
+MARGIN_INCHES = 0.1
+CAPTION_LINES, BAR_COLUMNS = 2.7, 20
 # Image files cannot hold more lines; the page in HTML has no such limit.
 MAX_LINES = 1200
 
@@ -61,12 +61,14 @@ class Heatmap:
         caption: Name of the series.
         colors: Name of a matplotlib color map whose low end is light.
         exponent: Power that values are raised to after they are scaled to [0, 1].
+        signed: Zero, not the lowest value, is light, and values below it are gray.
     """
 
     values: ArrayLike
     caption: str = ""
     colors: str = POSITIVE
     exponent: float = LATENT_EXPONENT
+    signed: bool = False
 
     def numbers(self, tokens: int) -> NDArray[np.float64]:
         """The values, checked against the number of tokens.
@@ -85,10 +87,22 @@ class Heatmap:
 
     def cells(self, tokens: int) -> list[tuple[str, str]]:
         """Background and text color of every token, as `#rrggbb`; the lowest if all are equal."""
-        values = self.numbers(tokens)
-        levels = ((values - values.min()) / (np.ptp(values) or 1.0)) ** self.exponent
-        shades = np.asarray(mpl.colormaps[self.colors](levels))[:, :3]
+        shades = self._shades(self.numbers(tokens))
         return [(to_hex(tuple(shade)), readable_on(shade)) for shade in shades]
+
+    def scale(self) -> tuple[str, NDArray[np.float64], str]:
+        """The lowest and the highest value, and between them the colors of a bar, `(64, 3)`."""
+        values = np.asarray(self.values, dtype=np.float64)
+        low, high = values.min(), values.max()
+        return f"{low:.3g}", self._shades(np.linspace(low, high, 64)), f"{high:.3g}"
+
+    def _shades(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        if not self.signed:
+            levels = ((values - values.min()) / (np.ptp(values) or 1.0)) ** self.exponent
+            return np.asarray(mpl.colormaps[self.colors](levels))[:, :3]
+        levels = (np.abs(values) / (np.abs(values).max() or 1.0)) ** self.exponent
+        above, below = mpl.colormaps[self.colors](levels), mpl.colormaps[BELOW_ZERO](0.5 * levels)
+        return np.where(values[:, None] < 0.0, below, above)[:, :3]
 
 
 def readable_on(color: Sequence[float] | NDArray[np.float64]) -> str:
@@ -223,13 +237,12 @@ def _parts(text: str, columns: int) -> Iterator[str]:
 
 
 def text_heatmap(
-    tokens: Sequence[str | bytes], heatmaps: Sequence[Heatmap], columns: int = 88,
+    tokens: Sequence[str | bytes], heatmaps: Sequence[Heatmap], columns: int = 53,
     underlined: Sequence[bool] | None = None,
 ) -> Figure:  # fmt: skip
     """Draw a text once for every heatmap, one above the other.
 
-    Each heatmap is scaled from its least to its largest value over the text; both are shown
-    behind the caption. `tokens` are bytes where characters are divided over tokens; a line has
+    Each heatmap is scaled over the text, as the bar below its caption shows. `tokens` are bytes where characters are divided over tokens; a line has
     `columns` characters. `underlined` is a mask of tokens, such as those of a category.
 
     Raises:
@@ -256,11 +269,15 @@ def text_heatmap(
     family = list(_installed_fonts())
     for number, heatmap in enumerate(heatmaps):
         top = number * block + CAPTION_LINES
-        values, colors = heatmap.numbers(len(texts)), heatmap.cells(len(texts))
-        caption = f"{heatmap.caption}   {values.min():.3g} … {values.max():.3g}".strip()
+        colors = heatmap.cells(len(texts))
+        low, bar, high = heatmap.scale()
         if len(shown) < len(lines):
-            caption += f"   (the first {len(shown)} of {len(lines)} lines)"
-        axes.text(0, top - 0.35, caption, weight="bold", **font)
+            high += f"   (the first {len(shown)} of {len(lines)} lines)"
+        axes.text(0, top - 1.5, heatmap.caption, weight="bold", **font)
+        axes.text(0, top - 0.5, low, **font)
+        ends = len(low) + 1, len(low) + 1 + BAR_COLUMNS
+        axes.imshow(bar[None], extent=(*ends, top - 0.3, top - 1.1), aspect="auto")
+        axes.text(ends[1] + 1, top - 0.5, high, **font)
         boxes, backgrounds = [], []
         for row, line in enumerate(shown):
             y = top + row
@@ -326,9 +343,11 @@ def text_heatmap_html(
         values, colors = heatmap.numbers(len(texts)), heatmap.cells(len(texts))
         titles = [f"{value:.6g} · token {i}{ids[i]}" for i, value in enumerate(values)]
         caption = escape_control_chars(heatmap.caption)
-        ends = f"{values.min():.3g} … {values.max():.3g}"
+        low, bar, high = heatmap.scale()
+        gradient = ", ".join(to_hex(tuple(shade)) for shade in bar)
         cells = list(zip(texts, titles, colors, underlined or [False] * len(texts), strict=True))
-        sections.append({"caption": caption, "range": ends, "cells": cells})
+        scale = {"low": low, "gradient": gradient, "high": high}
+        sections.append({"caption": caption, "scale": scale, "cells": cells})
     groups = []
     for word in words(texts):
         whole = sum(text_width(texts[token]) for token in word) <= MAX_WORD_WIDTH

@@ -128,9 +128,16 @@ def test_both_directions_are_followed_through_every_text_and_site(
 ) -> None:
     path = stimuli(kind="contrast", targets=TARGETS, frames=FRAMES)
     sites = ["hidden.1", "hidden.2"]
-    findings = run_analysis(entry("generalized_eigendecomposition", path, sites=sites), mini)
+    wanted = entry("generalized_eigendecomposition", path, sites=sites, series=[2, "Anne"])
+    findings = run_analysis(wanted, mini)
     assert "hidden.2/p_value_a" not in findings.scalars()
-    assert any("series" in name for name in findings.figures)
+    _, mary, _, anne = findings.figures["hidden.2/series"].axes  # each in both directions
+    for axes, name in ((mary, "Mary"), (anne, "Anne")):
+        assert f" {name}" in [label.get_text() for label in axes.get_xticklabels()]
+    with pytest.raises(InputError, match="series: 'Bob' is not one of the 8 texts"):
+        run_analysis(replace(wanted, series=["Bob"]), mini)
+    with pytest.raises(InputError, match="unit_tuning draws no series of tokens"):
+        run_analysis(replace(wanted, analysis="unit_tuning"), mini)
     (legend,) = findings.figures["sites"].legends
     assert [text.get_text() for text in legend.get_texts()] == ["her over him", "him over her"]
 

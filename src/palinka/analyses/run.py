@@ -78,6 +78,8 @@ class AnalysisEntry:
         sites: One or several sites of the model; `*` and `?` stand for any characters.
         options: Further arguments of the analysis, such as `permutations`.
         heatmaps: Units to draw over a text.
+        series: Texts whose tokens a generalized eigendecomposition draws one by one: the index of a
+            text, from 0, or words that it contains; by default the first ones.
     """
 
     name: str
@@ -87,6 +89,7 @@ class AnalysisEntry:
     # Plain values: of `Any`, the parser would import whatever a `class_path` in it names.
     options: dict[str, bool | int | float | str] = field(default_factory=dict)
     heatmaps: HeatmapEntry | None = None
+    series: list[int | str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         _check_nulls(self)
@@ -110,6 +113,9 @@ def run_analysis(entry: AnalysisEntry, reader: ActivationReader) -> Findings:
     sites = reader.sites(entry.sites)
     stimuli = load_stimuli(os.fspath(entry.stimuli))
     prepared = stimuli.prepare(reader.model.tokenizer)
+    series = [_text_index(wanted, prepared) for wanted in entry.series]
+    if series and entry.analysis != "generalized_eigendecomposition":
+        raise InputError(f"{entry.analysis} draws no series of tokens; leave series out")
     signature = inspect.signature(analysis.function)
     parameters = signature.parameters
     options: dict[str, Any] = dict(entry.options)
@@ -136,6 +142,7 @@ def run_analysis(entry: AnalysisEntry, reader: ActivationReader) -> Findings:
             acts = reader.every_token(prepared.tokens, call.site)
             texts = zip(prepared.display, acts, strict=True)
             context = {**options, **data, "units": reader.units, "site": call.site, "texts": texts}
+            context["series"] = series
             for name, figure in analysis.draw(result, **context, **call.context).items():
                 figures[within_part(call.part, name)] = figure
         if analysis.overview is not None and len(calls) > 1:
@@ -161,10 +168,22 @@ def run_analysis(entry: AnalysisEntry, reader: ActivationReader) -> Findings:
         "autoencoder": reader.encoder.described if reader.encoder else None,
         "stimuli": str(entry.stimuli),
         "stimuli_hash": stimuli.hash,
+        "matches": dict(prepared.matches),
         "options": options,
         "heatmaps": drawn,
     }
     return Findings(entry.name, results, figures | heatmaps, pages, settings, prepared.summary())
+
+
+def _text_index(wanted: int | str, prepared: Prepared) -> int:
+    """The index of a text, or of the first that contains some words."""
+    texts = ["".join(tokens) for tokens in prepared.display]
+    found = (at for at, text in enumerate(texts) if str(wanted) in text)
+    index = wanted if isinstance(wanted, int) else next(found, -1)
+    if not 0 <= index < len(texts):
+        what = f"series: {wanted!r} is not one of the {len(texts)} texts"
+        raise InputError(f"{what}; give an index from 0, or words that a text contains")
+    return index
 
 
 class Analysis(NamedTuple):

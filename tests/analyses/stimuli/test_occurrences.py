@@ -65,6 +65,9 @@ def test_matches_are_those_of_the_definition(
     assert prepared.tokens == tuple(window for windows in expected.values() for window in windows)
     assert prepared.conditions == tuple(name for name, windows in expected.items() for _ in windows)
     assert set(prepared.pool) == {(before,)}
+    for name, match in CONDITIONS.items():
+        assert prepared.matches[name] == len(plainly(text, match, before, after, None, skip))
+    assert f"items, the first of {prepared.matches['mark']:,} matches," in prepared.summary()
 
 
 @pytest.mark.parametrize(

@@ -242,8 +242,9 @@ def text_heatmap(
 ) -> Figure:  # fmt: skip
     """Draw a text once for every heatmap, one above the other.
 
-    Each heatmap is scaled over the text, as the bar below its caption shows. `tokens` are bytes where characters are divided over tokens; a line has
-    `columns` characters. `underlined` is a mask of tokens, such as those of a category.
+    Each heatmap is scaled over the text, as the bar below its caption shows. `tokens` are bytes
+    where characters are divided over tokens; a line has `columns` characters. `underlined` is a
+    mask of tokens, such as those of a category.
 
     Raises:
         InputError: If there are no tokens or heatmaps, values do not fit, or lines are too short.

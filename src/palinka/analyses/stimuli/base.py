@@ -84,6 +84,7 @@ class Prepared:
         targets: For a passage, the mask of each category's tokens, by the category's escaped name.
         pairs: Item `i` of each condition matches item `i` of the others, as two versions of one
             frame do.
+        matches: For occurrences, the number of matches in the text, by condition.
     """
 
     kind: str
@@ -94,6 +95,7 @@ class Prepared:
     conditions: tuple[str, ...] = ()
     targets: Mapping[str, tuple[bool, ...]] = field(default_factory=dict)
     pairs: bool = False
+    matches: Mapping[str, int] = field(default_factory=dict)
 
     def summary(self) -> str:
         """Number of items of each condition and five of them, as markdown."""
@@ -104,6 +106,8 @@ class Prepared:
         for name, mask in masks.items():
             hits = [label for label, hit in zip(self.labels, mask, strict=True) if hit]
             count = f"{len(hits)} of {len(mask)} tokens" if self.targets else f"{len(hits)} items"
+            if name in self.matches:
+                count += f", the first of {self.matches[name]:,} matches"
             lines.append(f"- {code_span(name)}: {count}, such as")
             lines += [f"    - {code_span(hit)}" for hit in hits[:5]]
         return "\n".join(lines) or f"- {len(self.labels)} tokens"

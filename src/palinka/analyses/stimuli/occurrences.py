@@ -1,12 +1,12 @@
 """Every occurrence of some strings in a long text."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from palinka.analyses.stimuli import base
-from palinka.errors import InputError
+from palinka.errors import InputError, escape_control_chars
 from palinka.language_models.token_text import token_ids, token_texts
 
 
@@ -74,12 +74,13 @@ class Occurrences(base.Stimuli):
         beside_digit[:-1] |= before_digit[1:]
         index = np.arange(len(ids))
         usable = (index >= self.before) & (index < len(ids) - self.after)
-        tokens, labels, conditions = [], [], []
+        tokens, labels, conditions, matches = [], [], [], {}
         for name, condition in self.conditions.items():
             equal = np.array([text.strip() in condition.match for text in texts], dtype=bool)
             hits = usable & equal[of_vocabulary]
             if condition.not_in_numbers:
                 hits &= ~beside_digit
+            matches[escape_control_chars(name)] = int(hits.sum())
             positions = np.flatnonzero(hits)[: self.limit].tolist()
             if len(positions) < base.MIN_ITEMS:
                 strings = ", ".join(map(repr, condition.match))
@@ -92,4 +93,5 @@ class Occurrences(base.Stimuli):
                 labels.append(base.marked(tokenizer, window, self.before))
                 conditions.append(name)
         pool = [(self.before,)] * len(tokens)
-        return base.prepared_items(self.kind, tokenizer, tokens, pool, labels, conditions)
+        items = base.prepared_items(self.kind, tokenizer, tokens, pool, labels, conditions)
+        return replace(items, matches=matches)

@@ -47,7 +47,8 @@ LINKED = {"params", "optimizer", "input_dim", "output_dim"}
 
 def describe() -> dict[str, dict[str, Any]]:
     """Describe the options by command and section, and the arguments of classes by option."""
-    found: dict[str, dict[str, Any]] = {"commands": {}, "sections": {}, "classes": {}}
+    parts = ("commands", "sections", "summaries", "classes")
+    found: dict[str, dict[str, Any]] = {part: {} for part in parts}
     for command, parser in commands.parsers().items():
         description, lightning = (
             (parser.description or "").strip(),
@@ -66,10 +67,14 @@ def describe() -> dict[str, dict[str, Any]]:
             if section and section not in own["sections"]:
                 own["sections"].append(section)
             if name in DESCRIBED and "class" in entry["type"]:
+                kinds = sorted(_classes(hint), key=_by_name)
                 found["classes"][name] = {
                     kind.__name__: {n: e for n, e, _ in _arguments(kind) if n not in LINKED}
-                    for kind in sorted(_classes(hint), key=_by_name)
+                    for kind in kinds
                 }
+                docs = {kind.__name__: (kind.__doc__ or "").strip() for kind in kinds}
+                summaries = found["summaries"].setdefault("classes", {})
+                summaries |= {n: _first_sentence(doc) for n, doc in docs.items()}
         found["commands"][command] = own
     return found
 
@@ -94,9 +99,17 @@ def _options(parser: ArgumentParser) -> Iterator[tuple[str, dict[str, Any], Any]
             entry["default"] = default
             if default is None and "null" not in kinds:
                 kinds.append("null")
-        if text := re.sub(r":\w+:`~?([^`]*)`", r"`\1`", " ".join((action.help or "").split())):
-            entry["help"] = re.split(r"\.\s*(?=[A-Z])", text)[0].removesuffix(".")
+        if text := _first_sentence(action.help or ""):
+            entry["help"] = text
         yield action.dest, entry, hint
+
+
+def _first_sentence(text: str) -> str:
+    """First sentence of a docstring on one line, without reStructuredText."""
+    text = " ".join(text.partition("\n\n")[0].split()).replace("``", "`")
+    text = re.sub(r":\w+:`~?([^`]*)`", r"`\1`", text)
+    text = re.sub(r"`([^`<]*[^`< ]) *(<[^>]*>)?`_+", r"\1", text)
+    return re.split(r"\.\s+(?=[A-Z])", text)[0].rstrip(".:")
 
 
 def _arguments(kind: type) -> Iterator[tuple[str, dict[str, Any], Any]]:

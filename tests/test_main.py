@@ -39,6 +39,7 @@ def test_a_mistyped_command_or_option_is_answered_with_the_nearest(
     refused: Callable[..., str],
 ) -> None:
     assert refused("havrest") == "there is no command 'havrest'; did you mean 'harvest'?"
+    assert refused("train") == "there is no command 'train'; did you mean 'fit'?"
     assert refused("--quit") == "there is no option '--quit'; did you mean '--quiet'?"
 
 

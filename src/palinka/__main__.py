@@ -16,6 +16,8 @@ from palinka.errors import InputError, colored, did_you_mean, suppress_progress
 # Exit statuses that shells report of a process that a signal ended.
 INTERRUPTED, EXIT_BROKEN_PIPE = 128 + signal.SIGINT, 128 + signal.SIGPIPE
 
+# Names of commands elsewhere that are too far from the names here to be suggested by spelling.
+SYNONYMS = {"train": "fit", "resume": "fit --ckpt_path last", "dashboard": "atlas"}
 _COMMAND_LINES = "\n".join(f"  {name:<14}{command.does}" for name, command in COMMANDS.items())
 HELP = f"""\
 usage: palinka [--quiet] COMMAND [--config FILE ...] [--KEY VALUE ...]
@@ -76,6 +78,8 @@ def _run(arguments: Sequence[str]) -> int:
     kind = "option" if arguments[0].startswith("-") else "command"
     within = [name for name in COMMANDS if name.startswith(f"{arguments[0]} ")]
     given = " ".join(arguments[: 1 + bool(within)])
+    if given in SYNONYMS:
+        raise InputError(f"there is no command '{given}'; did you mean '{SYNONYMS[given]}'?")
     hint = did_you_mean(given, within or [*COMMANDS, "--help", "--version", "--quiet"])
     raise InputError(f"there is no {kind} '{given}'{hint}")
 

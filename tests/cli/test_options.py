@@ -1,5 +1,6 @@
 """What is said of a command line before torch is imported."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,15 +26,18 @@ def test_the_description_is_that_of_the_parsers(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.syspath_prepend(str(SCRIPTS))
     import describe_options
 
-    assert describe_options.OUTPUT.read_text(encoding="utf-8") == describe_options.text(
-        describe_options.describe()
-    ), "run scripts/describe_options.py"
+    written = describe_options.OUTPUT.read_text(encoding="utf-8")
+    made = describe_options.text(describe_options.describe())
+    assert written == made, "run scripts/describe_options.py"
+    assert not re.search(r":\w+:`|``|`_\W", written)  # reStructuredText
 
 
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
         ("--model.k=16", "there is no option model.k; did you mean 'model.autoencoder.k'?"),
+        ("--model.lr=3", "there is no option model.lr; did you mean 'model.optimizer.lr'?"),
+        ("--epochs=3", "there is no option epochs; did you mean 'trainer.max_epochs'?"),
         ("--trainer.max_epoch=3", "option trainer.max_epoch; did you mean 'trainer.max_epochs'?"),
         ("--data.batch_size=many", "data.batch_size: expected int, got 'many'"),
         ("--data.seed=null", "data.seed is null; give a value, or leave it out"),
@@ -99,6 +103,7 @@ def test_a_file_is_checked_like_the_command_line(
         "--help",
         "fit --model.k 16",
         "fit --help",
+        "fit --model.autoencoder.help TopKAutoencoder",
         "fit",
         "atlas serve --help",
         "cache list --help",
@@ -123,8 +128,22 @@ def test_help_has_a_line_for_each_option(capsys: pytest.CaptureFixture[str]) -> 
     assert "--trainer.max_epochs" not in text
     assert main(["fit", "--help_trainer"]) == 0
     assert "--trainer.max_epochs" in capsys.readouterr().out
+    assert main(["fit", "--trainer.logger.help=WandbLogger"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("WandbLogger: Log using Weights and Biases\n\n  --trainer.logger.name")
     assert main(["fit"]) == 2
     assert "palinka fit --config quickstart" in capsys.readouterr().err
+
+
+def test_a_missing_package_is_named_before_anything_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("palinka.cli.options.find_spec", lambda name: None)
+    for option, remedy in (
+        ("trainer.logger=WandbLogger", "WandbLogger needs wandb; pip install 'wandb'"),
+        ("data.corpus=HuggingFaceDataset", "needs datasets; pip install 'palinka[datasets]'"),
+    ):
+        assert problem(f"--{option}").endswith(remedy)
 
 
 def test_shipped_configurations_go_by_name(refused: Any) -> None:

@@ -30,6 +30,7 @@ from palinka.data import ActivationDataModule
 from palinka.errors import InputError
 from palinka.training import SparseAutoencoderModule, SweepModule
 from palinka.training.callbacks import RunCheckpoints
+from palinka.training.callbacks.summary import final_report
 
 BATCHES, VALIDATED, ROWS = 8, 3, 128
 LINE = [
@@ -98,7 +99,7 @@ class Seen(Callback):
 
 def trainer(*callbacks: Callback, **flags: Any) -> Trainer:
     given: dict[str, Any] = {
-        "accelerator": "cpu", "max_epochs": 1, "logger": False, "enable_checkpointing": False,
+        "accelerator": "cpu", "logger": False, "enable_checkpointing": False,
         "enable_progress_bar": False, "enable_model_summary": False,
     }  # fmt: skip
     return Trainer(callbacks=list(callbacks), **{**given, **flags})
@@ -129,13 +130,20 @@ def test_so_many_optimizer_steps_are_taken() -> None:
         ({"max_epochs": 2}, 16),
         ({"max_epochs": 5, "max_steps": 11}, 11),
         ({"limit_train_batches": 0.5}, 4),
-        ({"limit_train_batches": 0}, 0),
+        ({}, 8),  # one epoch
         ({"fast_dev_run": 3}, 3),
         ({"accumulate_grad_batches": 3}, 3),
     ):
         assert fit(**flags).steps == steps, flags
     scheduler = of_lightning.GradientAccumulationScheduler({0: 2, 1: 4, 2: 1})
     assert fit(scheduler, max_epochs=4).steps == 4 + 2 + 8 + 8
+
+
+def test_figures_of_an_earlier_step_say_so() -> None:
+    for steps, said in ((8, False), (11, True)):
+        ran = trainer(max_steps=steps)
+        ran.fit(module(), datamodule=data())
+        assert ("\n  validated at step 8; the last is 11" in final_report(ran)) is said
 
 
 def test_fewer_batches_are_the_first_of_each_epoch_and_a_resumed_run_has_the_same(
@@ -254,6 +262,8 @@ REFUSALS = {
     f"{CALLBACK}ModelCheckpoint {CALLBACK}ModelCheckpoint": "more than one stateful callback",
     "--trainer.val_check_interval=100": "less than or equal",
     "--trainer.check_val_every_n_epoch=0": "at least 1",
+    "--trainer.limit_train_batches=0": "limit_train_batches is 0; expected at least 1",
+    "--trainer.limit_train_batches=0.01": "0.01 * 8 < 1",
     "--trainer.strategy=ddp_spawn": "use strategy ddp",
     "--trainer.model_registry=mine": "palinka export",
     "--trainer.barebones=true": "log_every_n_steps=1",

@@ -53,8 +53,8 @@ def run(words: str, arguments: Sequence[str]) -> int:
     """
     arguments = list(with_paths(arguments))
     options = Options(words)
-    if wanted := {"-h", "--help", "--help_trainer"}.intersection(arguments):
-        print(options.help(trainer="--help_trainer" in wanted), end="")
+    if (text := options.requested_help(arguments)) is not None:
+        print(text, end="")
         return 0
     options.check(arguments)
     target = _target(words)

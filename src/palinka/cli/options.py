@@ -13,6 +13,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
+from importlib.util import find_spec
 from typing import Any
 
 import yaml
@@ -25,6 +26,13 @@ _HELP_COLUMN = 44
 CHECKPOINT_KEYWORDS = ("best", "hpc", "registry")  # Lightning resolves these, with a trainer
 _CONFIG = ("config", "c")
 _SWITCHES = ("help", "h", "print_config")
+# Packages that some classes need and palinka does not: their names for `import` and for pip.
+_NEEDED = {
+    "CometLogger": ("comet_ml", "comet-ml"),
+    "HuggingFaceDataset": ("datasets", "palinka[datasets]"),
+    "MLFlowLogger": ("mlflow", "mlflow"),
+    "WandbLogger": ("wandb", "wandb"),
+}
 
 
 @cache
@@ -160,6 +168,9 @@ class Options:
         family = self.classes[key]
         if name == path and name not in family:
             raise InputError(f"{key}: there is no class '{name}'{did_you_mean(name, family)}")
+        needed, package = _NEEDED.get(name, ("", ""))
+        if needed and not find_spec(needed):
+            raise InputError(f"{key}: {name} needs {needed}; pip install '{package}'")
         described = name in family and (name == path or path.startswith(PACKAGES))
         self._chosen[key] = name if described else None
 
@@ -178,20 +189,32 @@ class Options:
         last = key.rpartition(".")[2]
         section = key.partition(".")[0] + "."
         siblings = [name for name in known if name.startswith(section)]
-        same = [[n for n in names if n.rpartition(".")[2] == last] for names in (siblings, known)]
-        # The third for `epochs` in place of `max_epochs`.
-        for found in (*same, [name for name in siblings if name.endswith(f"_{last}")]):
-            if found:
-                return f"; did you mean '{min(found, key=lambda name: (len(name), name))}'?"
+        for ending in (f".{last}", f"_{last}"):  # the latter for `epochs` in place of `max_epochs`
+            for names in (siblings, known):
+                if found := [name for name in names if f".{name}".endswith(ending)]:
+                    return f"; did you mean '{min(found, key=lambda name: (len(name), name))}'?"
         parts = {name.rpartition(".")[2]: name for name in reversed(siblings)}
         for part in difflib.get_close_matches(last, parts, n=1, cutoff=0.5):
             return f"; did you mean '{parts[part]}'?"
         return did_you_mean(key, [*known, *self.sections], most=0)
 
+    def requested_help(self, arguments: Sequence[str]) -> str | None:
+        """Help on the command, the trainer or a class, where the arguments ask for it."""
+        if wanted := {"-h", "--help", "--help_trainer"}.intersection(arguments):
+            return self.help(trainer="--help_trainer" in wanted)
+        for option, name in self._split(arguments)[1]:
+            key = option.removesuffix(".help")
+            kind = (name or self._chosen.get(key) or "").rpartition(".")[2]
+            if option != key and kind in self.classes.get(key, {}):
+                summary = _description()["summaries"]["classes"][kind]
+                described = self.classes[key][kind].items()
+                lines = [_help_line(f"{key}.{n}", entry, _width()) for n, entry in described]
+                return "\n".join([f"{kind}: {summary}", "", *lines, ""])
+        return None
+
     def help(self, *, trainer: bool = False) -> str:
         """Format the help: palinka's own options, or those of Lightning's trainer."""
-        width = max(60, shutil.get_terminal_size((100, 24)).columns)
-        known = self.names()
+        width, known = _width(), self.names()
         words = [f" {name.upper()}" for name in known if known[name].get("positional")]
         configured = " [--config FILE ...]" if self.classes else ""
         usage = f"usage: palinka {self.command}{''.join(words)}{configured} [--KEY VALUE ...]"
@@ -215,6 +238,10 @@ class Options:
         return "\n".join(lines) + "\n"
 
 
+def _width() -> int:
+    return max(60, shutil.get_terminal_size((100, 24)).columns)
+
+
 def _help_line(name: str, entry: Mapping[str, Any], width: int) -> str:
     default = entry.get("default")
     if default is None:
@@ -226,7 +253,7 @@ def _help_line(name: str, entry: Mapping[str, Any], width: int) -> str:
         value = ""
     shown = name.upper() if entry.get("positional") else f"--{name} {value}"
     flag = f"  {shown}  ".ljust(_HELP_COLUMN)
-    text = " ".join(str(entry.get("help", "")).replace("``", "`").split())
+    text = str(entry.get("help", ""))
     room = max(24, width - len(flag))
     clause = max(text.rfind(mark, 0, room) for mark in ("; ", ", ", ": "))
     if len(text) > room and clause > room // 2:

@@ -126,18 +126,26 @@ class CheckMonitors(Callback):
 class Trainer(pl.Trainer):
     """Lightning's Trainer, with durable checkpoints, `harvest` and `verify`.
 
+    Args:
+        *args: As of Lightning's.
+        max_epochs: Maximum number of epochs; default 1, or none with max_steps or max_time.
+        **kwargs: As of Lightning's.
+
     Attributes:
         run_folder: Folder of the run, on global rank 0; None where Lightning chooses.
     """
 
     run_folder: Path | None = None
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, max_epochs: int | None = None, **kwargs: Any) -> None:
+        limits = {"max_steps": -1, "max_time": None, **kwargs}
+        if max_epochs is None and limits["max_steps"] == -1 and limits["max_time"] is None:
+            max_epochs = 1
         precision = str(kwargs.get("precision"))
         if precision.startswith("transformer-engine"):
             problem = f"precision {precision} replaces layers that palinka computes by itself"
             raise InputError(f"{problem}: use bf16-mixed, bf16-true or 32-true")
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, max_epochs=max_epochs, **kwargs)
         self._reject_unsupported()
         half = torch.float16 if self.precision == "16-true" else torch.bfloat16
         on_cpu = isinstance(self.accelerator, CPUAccelerator) and "16" in str(self.precision)
@@ -160,10 +168,11 @@ class Trainer(pl.Trainer):
             for kind, reason in UNSUPPORTED.items():
                 if isinstance(callback, kind):
                     raise InputError(f"{kind.__name__} cannot work here: {reason}")
-        # Numbers of batches or epochs by which Lightning divides.
-        for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval"):
+        # Numbers of batches or epochs by which Lightning divides, and of batches to train on.
+        dividing = ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval")
+        for name in (*dividing, "limit_train_batches"):
             value = getattr(self, name, None)  # none where the interval is a time
-            if isinstance(value, int) and value < 1:
+            if value == 0 or (isinstance(value, int) and value < 1):
                 raise InputError(f"trainer.{name} is {value}; expected at least 1")
         if self._model_registry:
             remedy = "no checkpoint is uploaded; write one for others with palinka export"

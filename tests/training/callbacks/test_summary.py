@@ -11,7 +11,8 @@ from palinka.training.callbacks.summary import final_report, log_locations, shel
 
 
 def made(*loggers: Any, **given: Any) -> Any:
-    return SimpleNamespace(fast_dev_run=0, barebones=False, loggers=list(loggers), **given)
+    state = {"fast_dev_run": 0, "barebones": False, "global_step": 9, "loggers": list(loggers)}
+    return SimpleNamespace(**state, **given)
 
 
 def report(folder: str, split: str = "val", **metrics: float) -> list[str]:

@@ -261,6 +261,9 @@ def _measured_but_not_logged(trainer: Trainer) -> dict[str, float]:
     return values and {**values, "epoch": trainer.current_epoch}
 
 
+MEASURED_AT = "measured_at_step"  # among the metrics: the step of the last validation
+
+
 class FinalWeights(Callback):
     """Constrain and validate the final weights, which callbacks may have replaced.
 
@@ -274,8 +277,10 @@ class FinalWeights(Callback):
     _trained: tuple[int, ...] = ()
 
     def on_validation_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Record the measured weights."""
+        """Record the measured weights, and the step among the metrics, which are resumed."""
         self._measured, self._measured_at = fingerprint(module), trainer.global_step
+        if not trainer.sanity_checking:
+            trainer.callback_metrics[MEASURED_AT] = torch.tensor(trainer.global_step)
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         """Record the trained weights, where this may be the last step."""

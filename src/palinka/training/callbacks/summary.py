@@ -17,7 +17,7 @@ from palinka.analyses.findings import Findings
 from palinka.analyses.result import Result, Table
 from palinka.errors import escape_control_chars, expanded
 from palinka.training.callbacks.base import TrainedModel, iter_models, log_folder
-from palinka.training.callbacks.checkpoints import metrics_file
+from palinka.training.callbacks.checkpoints import MEASURED_AT, metrics_file
 from palinka.training.callbacks.tensorboard import write_findings
 from palinka.training.sweep import SweepModule
 
@@ -71,7 +71,13 @@ def final_report(trainer: Trainer, split: str = "val") -> str:
         lines[row] += "" if low is None or high is None else f"  [{low:.5g}, {high:.5g}]"
     if any(low is not None for low, _ in bounds):
         lines.append("  in brackets: 95 % intervals over documents")
-    return "\n".join(["", *lines, *log_locations(trainer)])
+    return "\n".join(["", *lines, *_validated_at(trainer), *log_locations(trainer)])
+
+
+def _validated_at(trainer: Trainer) -> list[str]:
+    """Line with the step of the last validation, unless that is the last step."""
+    step, last = trainer.callback_metrics.get(MEASURED_AT), trainer.global_step
+    return [] if step in (None, last) else [f"  validated at step {step:.0f}; the last is {last}"]
 
 
 def interval(metrics: Mapping[str, Any], name: str) -> tuple[float | None, float | None]:
@@ -90,7 +96,7 @@ def sweep_report(trainer: Trainer, sweep: SweepModule) -> str:
     for row in rows:
         values = [f"{float(row.metrics.get(name, math.nan)):>10.5g}" for name in columns]
         lines.append("  ".join([f"  {escape_control_chars(row.name):<{width}}", *values]))
-    return "\n".join([*lines, *log_locations(trainer)])
+    return "\n".join([*lines, *_validated_at(trainer), *log_locations(trainer)])
 
 
 def log_locations(trainer: Trainer) -> list[str]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from decorrelation import Result, both_passes
 from harness import Case, Rival, report
 from palinka.autoencoders.kernels.decorrelation import squared_covariance
-from palinka.autoencoders.kernels.topk import SparseLatents
+from palinka.autoencoders.kernels.sparse import SparseLatents
 from palinka.training import decorrelation_loss
 
 

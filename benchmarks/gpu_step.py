@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from harness import Case, Rival, report
-from palinka.autoencoders import KSparseAutoencoder
-from palinka.autoencoders.kernels import dispatch
+from palinka.autoencoders import KSparseAutoencoder, linear
 from peers import Setting
 from training_step import PalinkaStep
 
@@ -29,7 +28,7 @@ def step(setting: Setting, device: str, density: float) -> Callable[[], float]:
     taken.module.to(device)
 
     def run() -> float:
-        dispatch.TRITON_DENSITY = density
+        linear.TRITON_DENSITY = density
         return taken()
 
     return run
@@ -78,7 +77,7 @@ def case(rows: int, width: int, latents: int, k: int, device: str) -> Case:
     setting = Setting.drawn(rows, width, latents, k)
     return Case(
         f"{rows:,} rows of {width:,}, {latents:,} latents, k = {k}",
-        ours=step(setting, device, dispatch.TRITON_DENSITY),
+        ours=step(setting, device, linear.TRITON_DENSITY),
         rivals=[
             Rival("our dense form", step(setting, device, 0.0), check=agree),
             Rival("torch.compile", compiled_plain(setting, device), at_least=1.5, check=agree),

@@ -2,8 +2,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from palinka.autoencoders import GatedAutoencoder, JumpReLUAutoencoder, ReLUAutoencoder
+from palinka.autoencoders import GatedAutoencoder, JumpReLUAutoencoder, ReLUAutoencoder, linear
+from palinka.autoencoders.kernels.sparse import SparseLatents, Weights
 
 
 @pytest.mark.parametrize("kind", [ReLUAutoencoder, GatedAutoencoder, JumpReLUAutoencoder])
@@ -32,3 +34,17 @@ def test_a_gate_begins_open_and_latents_never_move_it() -> None:
     assert sae.gate_bias.grad is None
     assert sae.magnitude_bias.grad.any()
     assert sae.log_magnitude.grad.any()
+
+
+def test_few_latents_of_many_are_sparse(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight = torch.empty(64, 1), torch.empty(1 << 14, 1)
+    assert linear.use_sparse(x, weight, 32)
+    assert not linear.use_sparse(x, weight, 1 << 13)
+    assert not linear.use_sparse(x[:8], weight, 32)
+    assert not linear.use_sparse(x, weight.bfloat16(), 32)
+    assert not linear.use_sparse(x, weight.to("meta"), 32)
+    x, weights = torch.randn(4, 3), Weights(torch.randn(30, 3))
+    assert isinstance(linear.autoencode(x, weights, 2)[1], Tensor)
+    monkeypatch.setattr(linear, "SPARSE_DENSITY", 1.0)
+    monkeypatch.setattr(linear, "SPARSE_ELEMENTS", 1)
+    assert isinstance(linear.autoencode(x, weights, 2)[1], SparseLatents)

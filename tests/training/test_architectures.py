@@ -19,8 +19,8 @@ from palinka.autoencoders import (
     MatryoshkaAutoencoder,
     ReLUAutoencoder,
     TopKAutoencoder,
+    linear,
 )
-from palinka.autoencoders.kernels import dispatch
 from palinka.training import SparseAutoencoderModule, module
 from palinka.training.losses import Objective, StepContext, loss_terms
 
@@ -142,8 +142,8 @@ def test_a_fit_by_sparse_latents_is_the_fit_by_dense_ones(
     make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     ended = []
-    for elements in (dispatch.SPARSE_ELEMENTS, 1):
-        monkeypatch.setattr(dispatch, "SPARSE_ELEMENTS", elements)
+    for elements in (linear.SPARSE_ELEMENTS, 1):
+        monkeypatch.setattr(linear, "SPARSE_ELEMENTS", elements)
         torch.manual_seed(0)
         autoencoder, seen = make().to(dtype), type(recorder)()
         trained = SparseAutoencoderModule(autoencoder, optimizer=adam(0.01), **options).to(dtype)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import Buffer
 
 from palinka.autoencoders import files
-from palinka.autoencoders.kernels.topk import Latents
+from palinka.autoencoders.kernels.sparse import Latents
 from palinka.errors import InputError, did_you_mean, first_line, type_mismatch
 
 CONFIG, WEIGHTS = OWN_FILES = ("config.json", "model.safetensors")

@@ -1,6 +1,9 @@
-"""Base classes of autoencoders with a linear encoder and decoder."""
+"""Base classes of autoencoders with a linear encoder and decoder, and their kernels."""
 
+import os
 from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -8,8 +11,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from palinka.autoencoders.base import Autoencoder, SparseOutput
-from palinka.autoencoders.kernels.autoencode import autoencode
-from palinka.autoencoders.kernels.sparse import Weights
+from palinka.autoencoders.kernels.autoencode import dense_autograd
+from palinka.autoencoders.kernels.loops import supports_numba
+from palinka.autoencoders.kernels.sparse import Latents, Weights, sparse_autograd
+
+# Largest share of kept latents for which gathering rows beats multiplying matrices, and least
+# number of values for which either matters; measured in `docs/performance.md`.
+SPARSE_DENSITY = 0.08
+SPARSE_ELEMENTS = 1 << 20
+# A guess, not measured: GPUs multiply matrices faster, so it lies well below SPARSE_DENSITY.
+TRITON_DENSITY = 1 / 64
+TRITON_DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16})
+# The first GPUs that multiply bfloat16.
+TRITON_CAPABILITY = (8, 0)
 
 
 class LinearAutoencoder(Autoencoder):
@@ -107,3 +121,52 @@ class UntiedAutoencoder(LinearAutoencoder):
         norm = 1.0 if self.unit_norm else self.initial_norm
         weight.normal_()
         weight.mul_(norm / weight.norm(dim=1, keepdim=True))
+
+
+def autoencode(x: Tensor, weights: Weights, k: int) -> tuple[Tensor, Latents]:
+    """Keep the `k` largest of `ReLU(W x + b)` of each row, ties included, and decode.
+
+    From `x`, `(rows, inputs)`, to the reconstruction, `(rows, outputs)`, and the latents,
+    `(rows, latents)`, as `SparseLatents` where that is faster. Under autocast the matrix products
+    are done in its dtype. Differentiable once.
+    """
+    if use_triton(x, weights.encoder, k):
+        # Triton comes only with torch for GPUs.
+        from palinka.autoencoders.kernels.triton import triton_autograd
+
+        return triton_autograd(x, weights, k)
+    if use_sparse(x, weights.encoder, k):
+        return sparse_autograd(x, weights, k)
+    return dense_autograd(x, weights, k)
+
+
+def use_sparse(x: Tensor, weight: Tensor, k: int) -> bool:
+    """Choose sparse kernels on the CPU for rows `x` that keep `k` of `len(weight)` latents."""
+    large = len(x) * len(weight) >= SPARSE_ELEMENTS
+    return large and k <= SPARSE_DENSITY * len(weight) and supports_numba(weight)
+
+
+def use_triton(x: Tensor, weight: Tensor, k: int) -> bool:
+    """Choose sparse kernels on a GPU, as `use_sparse` on the CPU."""
+    large = len(x) * len(weight) >= SPARSE_ELEMENTS
+    return large and k <= TRITON_DENSITY * len(weight) and supports_triton(weight)
+
+
+def supports_triton(tensor: Tensor) -> bool:
+    """Check for a plain tensor on a GPU, and for the flag that enables Triton kernels."""
+    return (
+        tensor.device.type == "cuda"
+        and tensor.dtype in TRITON_DTYPES
+        and type(tensor) in (Tensor, nn.Parameter)
+        and _has_triton(tensor.device.index)
+    )
+
+
+@cache
+def _has_triton(device: int) -> bool:
+    # Off by default: the kernels have only run in Triton's interpreter.
+    return (
+        os.environ.get("PALINKA_TRITON") == "1"
+        and find_spec("triton") is not None
+        and torch.cuda.get_device_capability(device) >= TRITON_CAPABILITY
+    )

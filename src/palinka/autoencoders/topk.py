@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from palinka.autoencoders.base import validate_k
-from palinka.autoencoders.kernels.dispatch import statistics_dtype
+from palinka.autoencoders.kernels.loops import statistics_dtype
 from palinka.autoencoders.kernels.topk import keep_top_k
 from palinka.autoencoders.linear import UntiedAutoencoder
 

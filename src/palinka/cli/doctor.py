@@ -102,7 +102,7 @@ def compiled_loops() -> Iterator[Finding]:
     """Cache of compiled loops."""
     import numpy as np
 
-    from palinka.autoencoders.kernels.dispatch import compiled
+    from palinka.autoencoders.kernels.loops import compiled
 
     @compiled()
     def double(numbers: Any) -> Any:

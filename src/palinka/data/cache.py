@@ -80,12 +80,15 @@ def open_shard(folder: Path, shape: ShardShape) -> FileIO:
 
 def read_exactly(file: FileIO, target: memoryview, offset: int) -> None:
     """Fill `target` with the bytes at `offset`."""
-    with as_input_error(file.name):
+    try:
         while target:
             count = os.preadv(file.fileno(), [target], offset)
             if not count:
                 raise InputError(f"{file.name}: ended early; {_REMEDY}")
             target, offset = target[count:], offset + count
+    except OSError:
+        with as_input_error(file.name):
+            raise
 
 
 _MAX_THREADS = 8  # more than cores, as some wait for the disk; hashing leaves Python's lock

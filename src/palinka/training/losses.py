@@ -23,8 +23,9 @@ from palinka.autoencoders import distributed as parallel
 from palinka.autoencoders.distributed import UNSHARDED, Group, Sharding
 from palinka.autoencoders.jumprelu import heaviside_ste, jump_relu
 from palinka.autoencoders.kernels.decorrelation import squared_covariance
-from palinka.autoencoders.kernels.dispatch import statistics_dtype
-from palinka.autoencoders.kernels.topk import Latents, SparseLatents, batch_threshold, keep_top_k
+from palinka.autoencoders.kernels.loops import statistics_dtype
+from palinka.autoencoders.kernels.sparse import Latents, SparseLatents
+from palinka.autoencoders.kernels.topk import batch_threshold, keep_top_k
 from palinka.autoencoders.linear import UntiedAutoencoder
 from palinka.autoencoders.sharded import ShardedAutoencoder
 from palinka.errors import InputError

@@ -10,7 +10,7 @@ from palinka.autoencoders import AutoencoderOutput, SparseOutput
 from palinka.autoencoders import distributed as parallel
 from palinka.autoencoders.base import FullPrecisionState
 from palinka.autoencoders.distributed import UNSHARDED, Group, Sharding, all_reduce
-from palinka.autoencoders.kernels.topk import Latents, SparseLatents
+from palinka.autoencoders.kernels.sparse import Latents, SparseLatents
 from palinka.errors import InputError
 from palinka.training.losses import Objective, decorrelation_loss
 

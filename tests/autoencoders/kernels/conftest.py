@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from palinka.autoencoders.kernels.sparse import Weights
-from palinka.autoencoders.kernels.topk import SparseLatents
+from palinka.autoencoders.kernels.sparse import SparseLatents, Weights
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from palinka.autoencoders.kernels import sparse
 from palinka.autoencoders.kernels.autoencode import autoencode_plain, dense_autograd
-from palinka.autoencoders.kernels.sparse import Weights, sparse_autograd
+from palinka.autoencoders.kernels.sparse import SparseLatents, Weights, sparse_autograd
 
 FORMS = pytest.mark.parametrize("form", [sparse_autograd, dense_autograd])
 
@@ -89,3 +89,17 @@ def test_it_cannot_be_differentiated_twice(form: Any, inputs: Any) -> None:
     x, weights = inputs(4, 3, 30, tied=True, biases=False)
     with pytest.raises(RuntimeError, match="differentiable once"):
         torch.autograd.grad(form(x, weights, 2)[0].sum(), x, create_graph=True)
+
+
+def test_zeros_of_sparse_latents_are_at_no_index() -> None:
+    values = torch.tensor([[2.0, 3.0], [5.0, 0.0], [0.0, 0.0]], requires_grad=True)
+    indices = torch.tensor([[1, 3], [0, 0], [0, 0]], dtype=torch.int32)
+    latents = SparseLatents(values, indices, 4)
+    assert latents.dense().tolist() == [[0, 2, 0, 3], [5, 0, 0, 0], [0, 0, 0, 0]]
+    assert latents.fired().tolist() == [1, 1, 0, 1]
+    assert (len(latents), latents.dtype) == (3, torch.float32)
+    assert not latents.detach().values.requires_grad
+    weights = torch.arange(12.0).view(3, 4)
+    (latents.dense() * weights).sum().backward()
+    assert values.grad is not None
+    assert values.grad[values != 0].tolist() == [1.0, 3.0, 4.0]

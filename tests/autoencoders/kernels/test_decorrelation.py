@@ -11,7 +11,8 @@ from torch.utils._pytree import tree_leaves
 
 from palinka.autoencoders.kernels import decorrelation
 from palinka.autoencoders.kernels.decorrelation import squared_covariance, squared_covariance_plain
-from palinka.autoencoders.kernels.topk import SparseLatents, keep_top_k
+from palinka.autoencoders.kernels.sparse import SparseLatents
+from palinka.autoencoders.kernels.topk import keep_top_k
 from palinka.errors import InputError
 
 

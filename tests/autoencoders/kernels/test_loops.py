@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from palinka.autoencoders.kernels import loops
-from palinka.autoencoders.kernels.topk import INTEGERS, keep_positive_
+from palinka.autoencoders.kernels.topk import keep_positive_
+
+
+def test_threads_share_all_rows() -> None:
+    done: list[int] = []
+    for count in (0, 1, 5, 100):
+        done.clear()
+        loops.in_parallel(lambda start, stop: done.extend(range(start, stop)), count)
+        assert sorted(done) == list(range(count))
 
 
 def selected(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -20,7 +28,7 @@ def selected(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     indices = torch.full(values.shape, 7, dtype=torch.int32)
     counts = np.zeros(len(values), np.int64)
     outputs = kept.numpy(), indices.numpy(), counts
-    bits = array.view(INTEGERS[values.dtype])
+    bits = array.view(loops.INTEGERS[values.dtype])
     loops.select_positive(0, len(values), array, bits, k, 0, *outputs)
     return kept, indices
 
@@ -74,7 +82,7 @@ def test_a_nan_of_either_sign_is_seen_wherever_it_is(dtype: torch.dtype, sign: f
 PENALTY = """
 import torch
 from palinka.autoencoders.kernels.decorrelation import squared_covariance
-from palinka.autoencoders.kernels.topk import SparseLatents
+from palinka.autoencoders.kernels.sparse import SparseLatents
 values = torch.linspace(0.1, 2.0, 4000, dtype=torch.float64).sin().view(200, 20).requires_grad_()
 indices = (torch.arange(4000) * 7 % 900).int().view(200, 20)
 loss = squared_covariance(SparseLatents(values, indices, 900))

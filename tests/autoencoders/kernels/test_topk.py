@@ -4,7 +4,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from palinka.autoencoders.kernels.topk import (
-    SparseLatents,
     batch_threshold,
     batch_threshold_plain,
     keep_top_k,
@@ -82,20 +81,6 @@ def test_k_values_per_row_reach_the_batch_threshold(
     # Leading dimensions make no difference.
     assert batch_threshold(values.reshape(1, rows, width), k) == threshold
     assert batch_threshold(values * torch.nan, k).isnan()
-
-
-def test_zeros_of_sparse_latents_are_at_no_index() -> None:
-    values = torch.tensor([[2.0, 3.0], [5.0, 0.0], [0.0, 0.0]], requires_grad=True)
-    indices = torch.tensor([[1, 3], [0, 0], [0, 0]], dtype=torch.int32)
-    latents = SparseLatents(values, indices, 4)
-    assert latents.dense().tolist() == [[0, 2, 0, 3], [5, 0, 0, 0], [0, 0, 0, 0]]
-    assert latents.fired().tolist() == [1, 1, 0, 1]
-    assert (len(latents), latents.dtype) == (3, torch.float32)
-    assert not latents.detach().values.requires_grad
-    weights = torch.arange(12.0).view(3, 4)
-    (latents.dense() * weights).sum().backward()
-    assert values.grad is not None
-    assert values.grad[values != 0].tolist() == [1.0, 3.0, 4.0]
 
 
 @settings(max_examples=30, deadline=None)

@@ -17,10 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from palinka.autoencoders.kernels import dispatch
-from palinka.autoencoders.kernels.autoencode import autoencode, autoencode_plain
-from palinka.autoencoders.kernels.sparse import Weights
-from palinka.autoencoders.kernels.topk import SparseLatents, keep_top_k_plain
+from palinka.autoencoders import linear
+from palinka.autoencoders.kernels.autoencode import autoencode_plain
+from palinka.autoencoders.kernels.sparse import SparseLatents, Weights
+from palinka.autoencoders.kernels.topk import keep_top_k_plain
+from palinka.autoencoders.linear import autoencode
 
 if find_spec("triton") is None:
     pytest.skip("Triton is not installed", allow_module_level=True)
@@ -206,13 +207,13 @@ def test_tensors_of_a_gpu_with_few_latents_take_it(
     monkeypatch: pytest.MonkeyPatch, inputs: Any
 ) -> None:
     x, weight = torch.empty(64, 1), torch.empty(1 << 14, 1)
-    assert not dispatch.supports_triton(weight)
-    assert not dispatch.supports_triton(weight.to("meta"))
-    monkeypatch.setattr(dispatch, "supports_triton", lambda tensor: True)
-    assert dispatch.use_triton(x, weight, 64)
-    assert not dispatch.use_triton(x, weight, 1 << 10)
-    assert not dispatch.use_triton(x[:8], weight, 64)
-    monkeypatch.setattr(dispatch, "SPARSE_ELEMENTS", 1)
+    assert not linear.supports_triton(weight)
+    assert not linear.supports_triton(weight.to("meta"))
+    monkeypatch.setattr(linear, "supports_triton", lambda tensor: True)
+    assert linear.use_triton(x, weight, 64)
+    assert not linear.use_triton(x, weight, 1 << 10)
+    assert not linear.use_triton(x[:8], weight, 64)
+    monkeypatch.setattr(linear, "SPARSE_ELEMENTS", 1)
     taken = []
     monkeypatch.setattr(
         "palinka.autoencoders.kernels.triton.triton_autograd",

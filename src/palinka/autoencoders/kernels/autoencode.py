@@ -1,4 +1,4 @@
-"""Encode and decode: plain definition, matrix products, and loops over kept latents."""
+"""Encode and decode: plain definition, and by matrix products."""
 
 from typing import Any
 
@@ -6,30 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from palinka.autoencoders.kernels import dispatch
-from palinka.autoencoders.kernels.sparse import Weights, sparse_autograd
-from palinka.autoencoders.kernels.topk import Latents, keep_positive_, keep_top_k_plain
-
-
-def autoencode(x: Tensor, weights: Weights, k: int) -> tuple[Tensor, Latents]:
-    """Keep the `k` largest of `ReLU(W x + b)` of each row, ties included, and decode.
-
-    From `x`, `(rows, inputs)`, to the reconstruction, `(rows, outputs)`, and the latents,
-    `(rows, latents)`, as `SparseLatents` where that is faster. Under autocast the matrix products
-    are done in its dtype. Differentiable once.
-    """
-    if dispatch.use_triton(x, weights.encoder, k):
-        # Triton comes only with torch for GPUs.
-        from palinka.autoencoders.kernels.triton import triton_autograd
-
-        return triton_autograd(x, weights, k)
-    if dispatch.use_sparse(x, weights.encoder, k):
-        return sparse_autograd(x, weights, k)
-    return dense_autograd(x, weights, k)
+from palinka.autoencoders.kernels import loops
+from palinka.autoencoders.kernels.sparse import Weights
+from palinka.autoencoders.kernels.topk import keep_positive_, keep_top_k_plain
 
 
 def autoencode_plain(x: Tensor, weights: Weights, k: int) -> tuple[Tensor, Tensor]:
-    """Definition of `autoencode`."""
+    """Definition of `palinka.autoencoders.linear.autoencode`."""
     values = functional.linear(weights.shift(x), weights.encoder, weights.encoder_bias).relu()
     latents = keep_top_k_plain(values, k)
     dictionary = weights.encoder if weights.decoder is None else weights.decoder
@@ -53,7 +36,7 @@ class _Dense(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, *weights_and_k: Any) -> tuple[Tensor, Tensor]:
         weights, k = Weights(*weights_and_k[:-1]), weights_and_k[-1]
         ctx.set_materialize_grads(False)
-        dtype = dispatch.autocast_dtype(x) or torch.promote_types(x.dtype, weights.encoder.dtype)
+        dtype = loops.autocast_dtype(x) or torch.promote_types(x.dtype, weights.encoder.dtype)
         ctx.x_dtype, ctx.dtype = x.dtype, weights.encoder.dtype
         ctx.tied, ctx.subtracts_bias = weights.decoder is None, weights.subtracts_bias
         with torch.autocast(x.device.type, enabled=False):
@@ -68,7 +51,7 @@ class _Dense(torch.autograd.Function):
     def backward(
         ctx: Any, of_made: Tensor | None, of_latents: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        dispatch.raise_on_double_backward("autoencode")
+        loops.raise_on_double_backward("autoencode")
         x, encoder, decoder, latents = ctx.saved_tensors
         needs_x, needs_encoder, needs_bias, needs_decoder, needs_shift = ctx.needs_input_grad[:5]
         if of_made is None:

@@ -8,10 +8,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from palinka.autoencoders.distributed import Group, all_reduce, gather_rows, world_size
-from palinka.autoencoders.kernels import dispatch, loops
-from palinka.autoencoders.kernels.dispatch import in_parallel, statistics_dtype, supports_numba
-from palinka.autoencoders.kernels.sparse import sort_by_column
-from palinka.autoencoders.kernels.topk import Latents, SparseLatents
+from palinka.autoencoders.kernels import loops
+from palinka.autoencoders.kernels.loops import in_parallel, statistics_dtype, supports_numba
+from palinka.autoencoders.kernels.sparse import Latents, SparseLatents, sort_by_column
 from palinka.errors import InputError
 
 
@@ -85,7 +84,7 @@ class _GramForm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
-        dispatch.raise_on_double_backward("squared_covariance")
+        loops.raise_on_double_backward("squared_covariance")
         centered, gram, variance = ctx.saved_tensors
         own = centered[ctx.first : ctx.first + len(gram)]
         with torch.autocast(centered.device.type, enabled=False):
@@ -112,7 +111,7 @@ class _CovarianceForm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
-        dispatch.raise_on_double_backward("squared_covariance")
+        loops.raise_on_double_backward("squared_covariance")
         latents, mean, covariance = ctx.saved_tensors
         factor = (latents.to(mean.dtype) - mean).to(covariance.dtype)
         with torch.autocast(latents.device.type, enabled=False):
@@ -145,7 +144,7 @@ class _SparseGramForm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None]:
-        dispatch.raise_on_double_backward("squared_covariance")
+        loops.raise_on_double_backward("squared_covariance")
         gradient = torch.empty(ctx.shape, dtype=ctx.dtype)
         arguments = ctx.first, ctx.latents, ctx.scale * float(grad_output), gradient.numpy()
         in_parallel(loops.gram_products, len(gradient), *arguments)

@@ -1,21 +1,97 @@
-"""Compiled loops over ranges of rows or columns, from `start` to before `stop`."""
+"""Compiled loops over ranges of rows or columns, their threads, and dtypes of the kernels.
 
+A loop runs from `start` to before `stop`.
+"""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from palinka.autoencoders.kernels.dispatch import compiled
+from palinka.errors import Loop, compiled_with
 
 Floats = NDArray[np.floating[Any]]
 Bits = NDArray[np.signedinteger[Any]]
 Indices = NDArray[np.int32]
 Integers = NDArray[np.int64]
 
+# Integers as wide as the floats of the loops, which are compared by their bits.
+INTEGERS = {torch.float32: np.int32, torch.float64: np.int64}
+# Rows differ in cost, and other programs use the same cores.
+CHUNKS_PER_THREAD = 4
 # A row is read in tiles of 16 by 16 values. The maximum of every 16th value of a tile is noted: as
 # many lanes as a processor compares at a time, without comparing neighbors.
 LANES = 16
 TILE = LANES * 16
+
+
+def supports_numba(*tensors: Tensor, contiguous: bool = False) -> bool:
+    """Check for plain CPU tensors that are all float32 or all float64."""
+    return all(
+        tensor.device.type == "cpu"
+        and tensor.dtype in INTEGERS
+        and tensor.dtype == tensors[0].dtype
+        and type(tensor) in (Tensor, nn.Parameter)
+        and (tensor.is_contiguous() or not contiguous)
+        for tensor in tensors
+    )
+
+
+def compiled(*, sums: bool = False, inline: bool = False) -> Callable[[Loop], Loop]:
+    """Compile a loop when it is first called with each type of arguments.
+
+    `sums` may be reordered, so that they can be vectorized; NaN and infinity propagate as without
+    it. `inline` is for a callee, which, read from the cache, may be rounded otherwise than one
+    compiled with its caller.
+    """
+    fastmath = {"reassoc", "contract", "nsz"} if sums else False
+    inlined = "always" if inline else "never"
+    return compiled_with(error_model="numpy", fastmath=fastmath, inline=inlined)
+
+
+def in_parallel(loop: Callable[..., object], count: int, *arguments: object) -> None:
+    """Call `loop(start, stop, *arguments)` on several threads, over ranges of `count`."""
+    threads = torch.get_num_threads()
+    if threads == 1 or count < threads:
+        loop(0, count, *arguments)
+        return
+    chunks = min(count, threads * CHUNKS_PER_THREAD)
+    ends = [chunk * count // chunks for chunk in range(chunks + 1)]
+    # A pool does not survive a fork.
+    pool = _pool(os.getpid(), threads)
+    for done in [pool.submit(loop, start, stop, *arguments) for start, stop in pairwise(ends)]:
+        done.result()
+
+
+@cache
+def _pool(process: int, threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="palinka-kernels")
+
+
+def raise_on_double_backward(function: str) -> None:
+    """Raise in a backward pass with `create_graph`, whose graph would lack this function."""
+    if torch.is_grad_enabled():
+        raise RuntimeError(f"{function} is differentiable once: use the plain form")
+
+
+def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Dtype of means, variances and losses: at least float32."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """Dtype of matrix products with `x` under autocast; None outside, and for float64."""
+    kind = x.device.type
+    if x.dtype == torch.float64 or not torch.is_autocast_enabled(kind):
+        return None
+    return torch.get_autocast_dtype(kind)
 
 
 class Columns(NamedTuple):

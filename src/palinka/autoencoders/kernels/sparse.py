@@ -1,6 +1,7 @@
-"""Encode and decode by loops over the kept latents."""
+"""Sparse latents, and encode and decode by loops over the kept ones."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,11 +10,50 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from palinka.autoencoders.kernels import dispatch, loops
-from palinka.autoencoders.kernels.topk import INTEGERS, SparseLatents
+from palinka.autoencoders.kernels import loops
 
 # Latents in memory before the largest have been chosen.
 CHUNK_ELEMENTS = 1 << 23
+
+
+@dataclass(frozen=True)
+class SparseLatents:
+    """Sparse latents as values and indices, `(rows, room)`.
+
+    Values, with a graph if there is one, are zero where a row has fewer; the int32 `indices` of
+    their latents, of which there are `width`, are distinct except for zeros.
+    """
+
+    values: Tensor
+    indices: Tensor
+    width: int
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the values."""
+        return self.values.dtype
+
+    def dense(self) -> Tensor:
+        """All latents, `(rows, width)`; the gradient passes to those that are not zero."""
+        zeros = self.values.new_zeros(len(self), self.width)
+        return zeros.scatter_add(1, self.indices.long(), self.values)
+
+    def detach(self) -> "SparseLatents":
+        """The same latents without a graph."""
+        return SparseLatents(self.values.detach(), self.indices, self.width)
+
+    def fired(self) -> Tensor:
+        """Number of rows on which each latent is not zero, `(width,)`, int64."""
+        active = self.values.detach() != 0
+        counts = self.indices.new_zeros(self.width, dtype=torch.int64)
+        # Sums of integers do not depend on their order, and need no synchronization on a GPU.
+        return counts.scatter_add_(0, self.indices.flatten().long(), active.flatten().long())
+
+
+Latents = Tensor | SparseLatents
 
 
 class Weights(NamedTuple):
@@ -50,7 +90,7 @@ def select_rows(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> tuple
     From `x`, `(rows, inputs)`, to values and int32 indices, `(rows, room)`, where room is `k`
     unless ties need more; zeros where a row has fewer. The weight is in float32 or float64.
     """
-    dtype = dispatch.autocast_dtype(x) or weight.dtype
+    dtype = loops.autocast_dtype(x) or weight.dtype
     kept, indices = weight.new_empty(len(x), k), torch.empty(len(x), k, dtype=torch.int32)
     counts = np.zeros(len(x), dtype=np.int64)
     factor = weight.to(dtype).T
@@ -65,10 +105,10 @@ def select_rows(x: Tensor, weight: Tensor, bias: Tensor | None, k: int) -> tuple
         else:
             torch.addmm(term, part, factor, out=chunk)
         values = chunk.to(weight.dtype).numpy()
-        bits = values.view(INTEGERS[weight.dtype])
+        bits = values.view(loops.INTEGERS[weight.dtype])
         while True:
             outputs = kept.numpy(), indices.numpy(), counts
-            dispatch.in_parallel(loops.select_positive, len(part), values, bits, k, start, *outputs)
+            loops.in_parallel(loops.select_positive, len(part), values, bits, k, start, *outputs)
             more = int(counts[start : start + len(part)].max()) - kept.shape[1]
             if more <= 0:
                 break
@@ -82,7 +122,7 @@ def weighted_rows(weights: Tensor, indices: Tensor, matrix: Tensor) -> Tensor:
     """`Σ weights[r, e] matrix[indices[r, e]]` over `(rows, room)` entries, `(rows, width)`."""
     out = matrix.new_empty(len(weights), matrix.shape[1])
     arrays = _arrays(weights, indices, matrix, out)
-    dispatch.in_parallel(loops.weighted_rows, len(weights), *arrays)
+    loops.in_parallel(loops.weighted_rows, len(weights), *arrays)
     return out
 
 
@@ -92,7 +132,7 @@ def sampled_products(
     """`start[r, e] + left[r] · matrix[indices[r, e]]` where `values[r, e] > 0`, else 0."""
     out = start.clone(memory_format=torch.contiguous_format)
     arrays = _arrays(left, indices, values, matrix, out)
-    dispatch.in_parallel(loops.sampled_products, len(left), *arrays)
+    loops.in_parallel(loops.sampled_products, len(left), *arrays)
     return out
 
 
@@ -117,7 +157,7 @@ def column_sums(
     out = matrix.new_empty(width, matrix.shape[1])
     given = weights, matrix, other_weights, other, out
     arrays = [None if tensor is None else _arrays(tensor)[0] for tensor in given]
-    dispatch.in_parallel(loops.column_sums, width, columns, *arrays)
+    loops.in_parallel(loops.column_sums, width, columns, *arrays)
     return out
 
 
@@ -143,7 +183,7 @@ class _Sparse(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         *given, k, backend = arguments
         weights = Weights(*given)
-        dtype = (dispatch.autocast_dtype(x) if backend.reads_autocast else None) or x.dtype
+        dtype = (loops.autocast_dtype(x) if backend.reads_autocast else None) or x.dtype
         shifted, encoder = weights.shift(x).to(dtype), weights.encoder.to(dtype)
         decoder = None if weights.decoder is None else weights.decoder.to(dtype)
         values, indices = backend.select_rows(shifted, encoder, weights.encoder_bias, k)
@@ -160,7 +200,7 @@ class _Sparse(torch.autograd.Function):
     def backward(
         ctx: Any, of_made: Tensor, of_values: Tensor, of_indices: Tensor
     ) -> tuple[Tensor | None, ...]:
-        dispatch.raise_on_double_backward("autoencode")
+        loops.raise_on_double_backward("autoencode")
         x, encoder, decoder, values, indices = ctx.saved_tensors
         needs_x, needs_encoder, needs_bias, needs_decoder, needs_shift = ctx.needs_input_grad[:5]
         backend: Backend = ctx.backend

@@ -1,57 +1,11 @@
-"""Top-k selection, sparse latents and unit norm."""
+"""Top-k selection and unit norm."""
 
-from dataclasses import dataclass
-
-import numpy as np
 import torch
 from torch import Tensor
 
 from palinka.autoencoders.distributed import Group, gather_columns, world_size
 from palinka.autoencoders.kernels import loops
-from palinka.autoencoders.kernels.dispatch import in_parallel, supports_numba
-
-# Integers as wide as the floats that are compared by their bits.
-INTEGERS = {torch.float32: np.int32, torch.float64: np.int64}
-
-
-@dataclass(frozen=True)
-class SparseLatents:
-    """Sparse latents as values and indices, `(rows, room)`.
-
-    Values, with a graph if there is one, are zero where a row has fewer; the int32 `indices` of
-    their latents, of which there are `width`, are distinct except for zeros.
-    """
-
-    values: Tensor
-    indices: Tensor
-    width: int
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Dtype of the values."""
-        return self.values.dtype
-
-    def dense(self) -> Tensor:
-        """All latents, `(rows, width)`; the gradient passes to those that are not zero."""
-        zeros = self.values.new_zeros(len(self), self.width)
-        return zeros.scatter_add(1, self.indices.long(), self.values)
-
-    def detach(self) -> "SparseLatents":
-        """The same latents without a graph."""
-        return SparseLatents(self.values.detach(), self.indices, self.width)
-
-    def fired(self) -> Tensor:
-        """Number of rows on which each latent is not zero, `(width,)`, int64."""
-        active = self.values.detach() != 0
-        counts = self.indices.new_zeros(self.width, dtype=torch.int64)
-        # Sums of integers do not depend on their order, and need no synchronization on a GPU.
-        return counts.scatter_add_(0, self.indices.flatten().long(), active.flatten().long())
-
-
-Latents = Tensor | SparseLatents
+from palinka.autoencoders.kernels.loops import INTEGERS, in_parallel, supports_numba
 
 
 def kth_largest(values: Tensor, k: int, group: Group = None) -> Tensor:

@@ -12,8 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from palinka.autoencoders.kernels.sparse import Backend, Weights, sparse_autograd
-from palinka.autoencoders.kernels.topk import SparseLatents
+from palinka.autoencoders.kernels.sparse import Backend, SparseLatents, Weights, sparse_autograd
 
 # Neighboring latents of which the maximum is noted.
 GROUP = 16

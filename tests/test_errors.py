@@ -1,6 +1,7 @@
 import io
 import os
 import signal
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -18,6 +19,7 @@ from palinka.errors import (
     expanded,
     is_quiet,
     progress,
+    shell_path,
     suppress_progress,
     track,
     type_mismatch,
@@ -82,6 +84,18 @@ def test_the_result_is_one_line_that_stays_as_it_is(text: str) -> None:
     assert len(shown.splitlines()) <= 1
     assert not any(ord(c) < 32 or 127 <= ord(c) < 160 for c in shown)
     assert escape_control_chars(shown) == shown
+
+
+def test_a_folder_whose_name_a_terminal_would_obey_is_typed_with_escapes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "a'b\\c\x1b[2J\n"
+    folder.mkdir()
+    typed = shell_path(folder)
+    assert typed == r"$'a\'b\\c\x1b[2J\n'"
+    shown = subprocess.run(["bash", "-c", f"cd {typed} && pwd -P"], capture_output=True, check=True)
+    assert shown.stdout.decode() == f"{folder.resolve()}\n"
 
 
 def test_variables_and_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,8 @@ def python(*arguments: str) -> str:
 def test_importing_the_package_loads_nothing_heavy_and_names_everything() -> None:
     script = "import palinka, sys; print('torch' in sys.modules or 'numpy' in sys.modules)"
     assert python("-c", script).strip() == "False"
+    script = "import palinka.cli.analyze, sys; print({'lightning', 'scipy.stats'} & {*sys.modules})"
+    assert python("-c", script).strip() == "set()"  # seconds each
     for name in palinka.__all__:
         assert getattr(palinka, name) is not None
     assert set(palinka.__all__) <= set(dir(palinka))

@@ -3,6 +3,7 @@
 import difflib
 import os
 import re
+import shlex
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
@@ -90,6 +91,16 @@ def expanded(path: str | Path) -> Path:
     if unset := re.search(r"\$\{?(\w+)\}?", full):
         raise InputError(f"{path}: the environment variable {unset[1]} is not set; set it first")
     return Path(full)
+
+
+def shell_path(path: Path) -> str:
+    """Path to type in a shell: relative to the working directory if within it, and quoted."""
+    path, here = path.absolute(), Path.cwd()
+    typed = str(path.relative_to(here) if path.is_relative_to(here) else path)
+    if escape_control_chars(typed) == typed:
+        return shlex.quote(typed)
+    escaped = escape_control_chars(typed.replace("\\", r"\\").replace("'", r"\'"))
+    return f"$'{escaped}'"
 
 
 @contextmanager

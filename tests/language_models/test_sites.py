@@ -21,12 +21,13 @@ def sites() -> Sites:
 
 
 def test_sites_of_a_large_model_are_known_without_its_weights(sites: Sites) -> None:
+    assert sites.resolve("blocks.middle.mlp.pre") == "blocks.2.mlp.pre"
+    assert "widths" not in vars(sites)  # measured once they are needed
     assert sites.width("hidden.5") == 8192
     assert sites.width("blocks.4.mlp.post") == 4 * 8192
     assert sites.width("transformer.h.0.attn.c_attn") == 3 * 8192
     assert sites.width("lm_head") == 50257
     assert len(sites.taps) == 5 * 8 + 6
-    assert sites.resolve("blocks.middle.mlp.pre") == "blocks.2.mlp.pre"
     for name in ("blocks.4.attn.q", "transformer.h.3.mlp.c_fc"):
         assert sites.resolve(name) == name
 

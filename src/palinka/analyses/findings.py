@@ -160,6 +160,7 @@ class Findings:
             about = {"Description": captions[file]} if captions[file] else None
             for ending in ("png", "svg"):
                 self.figures[name].savefig(folder / f"{file}.{ending}", metadata=about)
+                self.figures[name].set_layout_engine("none")  # computed once, the slowest part
         for name, file in file_names(self.pages).items():
             _write_text(folder / f"{file}.html", self.pages[name])
 

@@ -7,7 +7,6 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import gammaln, stdtr, stdtrit
-from scipy.stats import false_discovery_control
 
 from palinka.analyses.result import Array, Mask, Result, Table, scaled, takes, two_conditions
 from palinka.analyses.stats.permutation import max_t
@@ -200,6 +199,8 @@ def _quotient(numerators: Array, denominators: Array) -> Array:
 def _adjusted(p: Array, correction: Correction) -> Array:
     """P-values adjusted after Bonferroni, Holm (1979) or Benjamini & Hochberg (1995)."""
     if correction == "benjamini_hochberg":
+        from scipy.stats import false_discovery_control  # slow to import
+
         return np.asarray(false_discovery_control(p))
     if correction == "bonferroni":
         return np.minimum(1.0, len(p) * p)

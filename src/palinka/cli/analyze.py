@@ -7,12 +7,9 @@ from pathlib import Path
 
 from palinka.analyses.reader import ActivationReader, Encoder
 from palinka.analyses.run import AnalysisEntry, run_analysis
-from palinka.cli.resume import LOG_FOLDER, checkpoint_named, findings_folder, load_module
-from palinka.errors import InputError
+from palinka.cli.options import LOG_FOLDER
+from palinka.errors import InputError, shell_path
 from palinka.language_models import LanguageModelSpec
-from palinka.training import checkpoint
-from palinka.training.callbacks.run_analyses import encoder_of
-from palinka.training.callbacks.summary import shell_path
 
 
 def analyze(
@@ -46,6 +43,9 @@ def analyze(
         raise InputError("autoencoder and ckpt_path are both given; give one of them")
     encoder, folder = None, Path(LOG_FOLDER) / "analyses"
     if ckpt_path is not None:
+        # Only a checkpoint needs Lightning, which takes seconds to import.
+        from palinka.cli.resume import checkpoint_named, findings_folder
+
         path = checkpoint_named(ckpt_path)
         encoder = encoder_from_checkpoint(path)
         folder = findings_folder(path)
@@ -72,5 +72,9 @@ def analyze(
 
 def encoder_from_checkpoint(path: str | PathLike[str]) -> Encoder:
     """Read an encoder from the checkpoint of a fit."""
+    from palinka.cli.resume import load_module
+    from palinka.training import checkpoint
+    from palinka.training.callbacks.run_analyses import encoder_of
+
     source = checkpoint.read(path).get("source", {})
     return encoder_of(load_module(Path(path)), source)

@@ -12,11 +12,10 @@ from palinka.atlas import AtlasServer, Options, WriteAtlas
 from palinka.atlas.server import LiveLatents, check_atlas
 from palinka.cli.resume import checkpoint_named, findings_folder, load_module
 from palinka.data import ActivationDataModule
-from palinka.errors import InputError, expanded
+from palinka.errors import InputError, expanded, shell_path
 from palinka.language_models import LanguageModel
 from palinka.training import SparseAutoencoderModule, checkpoint
 from palinka.training.callbacks import LanguageModelMetrics
-from palinka.training.callbacks.summary import shell_path
 
 
 def overrides(settings: Any) -> dict[str, Any]:

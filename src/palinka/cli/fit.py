@@ -26,16 +26,16 @@ import palinka.atlas
 import palinka.autoencoders
 import palinka.data  # noqa: F401
 from palinka.cli import resume
-from palinka.cli.options import CHECKPOINT_KEYWORDS
+from palinka.cli.options import CHECKPOINT_KEYWORDS, LOG_FOLDER
 from palinka.cli.parser import ArgumentParser
 from palinka.cli.sweep import Variants, expand, options
 from palinka.cli.trainer import ProgressBar, Trainer
 from palinka.data import ActivationDataModule
-from palinka.errors import InputError, is_quiet, one_line
+from palinka.errors import InputError, is_quiet, one_line, shell_path
 from palinka.training import SparseAutoencoderModule, SweepModule, callbacks
 from palinka.training.callbacks.base import log_folder, with_variants
 from palinka.training.callbacks.checkpoints import rewind_logs
-from palinka.training.callbacks.summary import final_report, shell_path, sweep_report
+from palinka.training.callbacks.summary import final_report, sweep_report
 from palinka.training.callbacks.tensorboard import tensorboard_writers
 from palinka.training.checkpoint import VARIANTS, read, settings_of
 
@@ -247,7 +247,7 @@ class PalinkaCLI(LightningCLI):
         if logger in (None, True):
             kind = resume.RunLogger if self.subcommand == "fit" else TensorBoardLogger
             root = settings["default_root_dir"] or Path.cwd()
-            logger = kind(root, resume.LOG_FOLDER, default_hp_metric=False)
+            logger = kind(root, LOG_FOLDER, default_hp_metric=False)
         if isinstance(logger, resume.RunLogger):
             logger.variants = frozenset(self._variants)
         kwargs["logger"] = logger

@@ -23,6 +23,7 @@ from palinka.errors import InputError, did_you_mean, expanded, first_line
 PACKAGES = ("palinka.", "lightning.", "torch.")  # whose classes the description covers
 _EXPANDED = "model.autoencoder."  # whose arguments are listed with the options
 _HELP_COLUMN = 44
+LOG_FOLDER = "lightning_logs"  # of all runs
 CHECKPOINT_KEYWORDS = ("best", "hpc", "registry")  # Lightning resolves these, with a trainer
 _CONFIG = ("config", "c")
 _SWITCHES = ("help", "h", "print_config")
@@ -146,7 +147,7 @@ class Options:
             _check_type(key, value, self._options[key])
             looked_up = not value or value in ("last", *CHECKPOINT_KEYWORDS) or "://" in str(value)
             if key == "ckpt_path" and not looked_up and not expanded(str(value)).is_file():
-                remedy = "give `last`, or one of those that fits write to lightning_logs/"
+                remedy = f"give `last`, or one of those that fits write to {LOG_FOLDER}/"
                 raise InputError(f"there is no checkpoint {value}; {remedy}")
         elif owner:
             outer, _, inner = name.partition(".")

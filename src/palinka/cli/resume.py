@@ -17,14 +17,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
-from palinka.cli.options import flat
+from palinka.cli.options import LOG_FOLDER, flat
 from palinka.cli.parser import imported
 from palinka.errors import InputError, expanded
 from palinka.training import SparseAutoencoderModule, checkpoint
 from palinka.training.callbacks.base import VariantLogger
 from palinka.training.callbacks.checkpoints import FOLDER, NEWEST, OLDER
 
-LOG_FOLDER = "lightning_logs"
 CONFIG = "config.yaml"
 _VERSION = re.compile(r"version_(\d+)")
 # Loggers that write to `<save_dir>/<name>/version_<N>`, which then is the run's folder.

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
@@ -212,13 +212,18 @@ class Sites:
     """Every place of a model that can be read or replaced."""
 
     taps: dict[str, Tap]  # of named sites, in the order of the forward pass; none in other families
-    widths: dict[str, int]  # of these, and of every module whose output is one vector per token
     layers: int  # the number of blocks
+    measure: Callable[[], dict[str, int]]  # takes seconds
+
+    @cached_property
+    def widths(self) -> dict[str, int]:
+        """Widths of named sites, and of every module whose output is one vector per token."""
+        return self.measure()
 
     def resolve(self, site: str) -> str:
         """The full name of a site, such as `blocks.3.mlp.pre` for `blocks.middle.mlp.pre`."""
         name = re.sub(r"^blocks\.middle\.", f"blocks.{self.layers // 2}.", site)
-        if name in self.widths:
+        if name in self.taps or name in self.widths:
             return name
         listed = {}
         for known in self.taps or self.widths:
@@ -238,8 +243,16 @@ class Sites:
         return self.taps.get(name) or Tap(name)
 
 
-def find_sites(config: "PretrainedConfig") -> Sites:
-    """Find the sites of a model by running it once with tensors that have no content."""
+def find_sites(
+    config: "PretrainedConfig", measure: Callable[[], dict[str, int]] | None = None
+) -> Sites:
+    """Find the sites of a model, whose widths are measured once they are needed."""
+    taps, layers = named_taps(config), config.num_hidden_layers
+    return Sites(taps, layers, measure or partial(measure_widths, config))
+
+
+def measure_widths(config: "PretrainedConfig") -> dict[str, int]:
+    """Measure the widths by running a model once with tensors that have no content."""
     from torch._subclasses import FakeTensorMode
     from transformers import AutoModelForCausalLM
 
@@ -252,9 +265,8 @@ def find_sites(config: "PretrainedConfig") -> Sites:
         modules = {path: Tap(path) for path, _ in model.named_modules() if path}
         with reading(model, taps | modules) as found:
             model(torch.zeros(shape, dtype=torch.long), use_cache=False)
-    widths = {
+    return {
         name: found[name].shape[-1]
         for name in taps | modules
         if name in found and by_token(found[name], *shape) is not None
     }
-    return Sites(taps, widths, config.num_hidden_layers)

@@ -6,7 +6,7 @@ import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ import torch
 from palinka.assets import mini_gpt2_folder
 from palinka.errors import DELAY_SECONDS, InputError, expanded, first_line, one_line, track
 from palinka.language_models.cpu import slow_products
-from palinka.language_models.sites import Sites, find_sites
+from palinka.language_models.sites import Sites, find_sites, measure_widths
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -201,7 +201,9 @@ class LanguageModelSpec:
     @cached_property
     def sites(self) -> Sites:
         """The model's sites, found without loading its weights."""
-        sites: Sites = self._load("configuration", find_sites, config=self._config)
+        given: dict[str, Any] = {"config": self._config}
+        given["measure"] = partial(self._load, "configuration", measure_widths, **given)
+        sites: Sites = self._load("configuration", find_sites, **given)
         return sites
 
     @cached_property

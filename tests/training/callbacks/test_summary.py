@@ -1,4 +1,3 @@
-import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -7,7 +6,7 @@ import pytest
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 
 from palinka.training.callbacks.base import VariantLogger
-from palinka.training.callbacks.summary import final_report, log_locations, shell_path
+from palinka.training.callbacks.summary import final_report, log_locations
 
 
 def made(*loggers: Any, **given: Any) -> Any:
@@ -41,18 +40,6 @@ def test_the_folder_is_shown_as_one_would_type_it(
     assert here[-1].endswith("tensorboard --logdir lightning_logs")
     elsewhere = report("/some where/logs/version_0")
     assert elsewhere[-1].endswith("tensorboard --logdir '/some where/logs'")
-
-
-def test_a_folder_whose_name_a_terminal_would_obey_is_typed_with_escapes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "a'b\\c\x1b[2J\n"
-    folder.mkdir()
-    typed = shell_path(folder)
-    assert typed == r"$'a\'b\\c\x1b[2J\n'"
-    shown = subprocess.run(["bash", "-c", f"cd {typed} && pwd -P"], capture_output=True, check=True)
-    assert shown.stdout.decode() == f"{folder.resolve()}\n"
 
 
 class StandIn(WandbLogger):

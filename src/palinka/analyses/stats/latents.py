@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
 
 from palinka.analyses.result import as_matrix, scaled
 from palinka.analyses.stats.permutation import chunks
@@ -18,6 +17,8 @@ MAX_FLOAT32_ROWS = 4095
 
 def column_ranks(values: NDArray[Any]) -> NDArray[np.floating[Any]]:
     """Ranks within each column, ties averaged, in a dtype in which their sums are exact."""
+    from scipy.stats import rankdata  # slow to import
+
     ranks: NDArray[np.floating[Any]] = rankdata(values, axis=0)
     return ranks.astype(np.float32) if len(ranks) <= MAX_FLOAT32_ROWS else ranks
 

@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from palinka.analyses.result import scaled
 from palinka.analyses.stats.compiled import compiled
@@ -181,7 +180,10 @@ def _normalized(matrix: Array, compare: Comparison) -> Array:
     else:
         rows, columns = np.triu_indices(len(matrix), 1)
         values = triangle(matrix)
-        values = rankdata(values) if compare == "spearman" else values
+        if compare == "spearman":
+            from scipy.stats import rankdata  # slow to import
+
+            values = rankdata(values)
         centered = np.zeros_like(matrix)
         centered[rows, columns] = centered[columns, rows] = values - values.mean()
         defined = not is_constant(matrix)

@@ -1,7 +1,6 @@
 """Final metrics and output paths of a run, or of a sweep's variants side by side."""
 
 import math
-import shlex
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from matplotlib.figure import Figure
 from palinka.analyses.figures.sparsity_frontier import sparsity_frontier
 from palinka.analyses.findings import Findings
 from palinka.analyses.result import Result, Table
-from palinka.errors import escape_control_chars, expanded
+from palinka.errors import escape_control_chars, expanded, shell_path
 from palinka.training.callbacks.base import TrainedModel, iter_models, log_folder
 from palinka.training.callbacks.checkpoints import MEASURED_AT, metrics_file
 from palinka.training.callbacks.tensorboard import write_findings
@@ -115,16 +114,6 @@ def log_locations(trainer: Trainer) -> list[str]:
             if written := files.parent if files else logger.save_dir:
                 lines.append(f"{type(logger).__name__} in   {shell_path(Path(written))}")
     return list(dict.fromkeys(lines))  # the variants of a sweep log below its folder
-
-
-def shell_path(path: Path) -> str:
-    """Path to type in a shell: relative to the working directory if within it, and quoted."""
-    path, here = path.absolute(), Path.cwd()
-    typed = str(path.relative_to(here) if path.is_relative_to(here) else path)
-    if escape_control_chars(typed) == typed:
-        return shlex.quote(typed)
-    escaped = escape_control_chars(typed.replace("\\", r"\\").replace("'", r"\'"))
-    return f"$'{escaped}'"
 
 
 @dataclass(frozen=True)

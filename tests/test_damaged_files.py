@@ -137,7 +137,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 
 @pytest.mark.parametrize("kind", [*STIMULI, "autoencoder", "dictionary", "checkpoint", "model"])
-@examples(max_examples=50)
+@examples(max_examples=25)
 @given(data=st.data())
 def test_a_mistyped_file(kind: str, files: Files, data: st.DataObject) -> None:
     file, read = files[kind]
@@ -152,7 +152,7 @@ def test_a_mistyped_file(kind: str, files: Files, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("kind", ["words", "weights", "checkpoint", "manifest", "shard"])
-@examples(max_examples=60)
+@examples(max_examples=30)
 @given(data=st.data())
 def test_a_torn_file(kind: str, files: Files, data: st.DataObject) -> None:
     file, read = files[kind]
@@ -167,7 +167,7 @@ def test_a_torn_file(kind: str, files: Files, data: st.DataObject) -> None:
 @pytest.mark.parametrize(
     ("line", "content"), [("fit --print_config", FIT), ("analyze", ANALYZE)], ids=["fit", "analyze"]
 )
-@examples(max_examples=8)
+@examples(max_examples=4)
 @given(data=st.data())
 def test_a_mistyped_configuration(
     line: str, content: Any, data: st.DataObject, workspace: Path,

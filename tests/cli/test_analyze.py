@@ -45,7 +45,7 @@ def test_an_analysis_of_the_bundled_model(config: Path, workspace: Path) -> None
     assert [check(folder) for folder in (workspace / "out").iterdir()]
 
 
-@pytest.mark.parametrize("config", configs("reference", "punctuation", "him_her"))
+@pytest.mark.parametrize("config", configs("reference", "punctuation", "him_her", "words"))
 def test_a_reference_set_up(config: Path, workspace: Path, models: Path) -> None:
     stand_in = models / ("gpt_neo" if config.stem == "grammar" else "gpt2")
     arguments = ["analyze", "--config", str(config), f"--language_model={stand_in}"]

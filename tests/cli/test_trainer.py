@@ -382,7 +382,8 @@ def test_a_run_is_shown_as_lightning_does(capfd: pytest.CaptureFixture[str]) -> 
     shown = capfd.readouterr()
     assert "32.8 K" in shown.out
     assert "loss/total" in shown.out + shown.err
-    fit(ProgressBar(), enable_progress_bar=True, log_every_n_steps=1, max_steps=5)
+    steps = {"max_epochs": 1, "max_steps": 5}
+    fit(ProgressBar(), enable_progress_bar=True, log_every_n_steps=1, **steps)
     lines = capfd.readouterr().out.replace("\r", "\n").splitlines()
     assert "| 5/8 [" in lines[-1]
     assert all(f", {name}=" in lines[-1] for name in ("loss", "FVU"))

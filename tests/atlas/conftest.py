@@ -6,13 +6,14 @@ import pytest
 from matplotlib.figure import Figure
 
 from palinka.analyses.category_score import CategoryScore
-from palinka.analyses.figures.text_heatmap import display_tokens
 from palinka.analyses.findings import Findings
 from palinka.analyses.latent_statistics import LatentStatistics
 from palinka.analyses.stats.latents import HistogramCounter, NearestLatents, TopActivations
+from palinka.atlas.against import Against, match
 from palinka.atlas.facts import LatentFacts
 from palinka.atlas.site import About
-from palinka.atlas.text import AFTER, BEFORE, Windows, Word
+from palinka.atlas.text import AFTER, BEFORE, Windows
+from palinka.atlas.tokens import TokenCounter
 from palinka.training.callbacks.latent_report import LatentReport
 
 ORDINARY = [f" word{i}".encode() for i in range(40)] + [b"\n", b" ", b",", b".", b"s"]
@@ -32,8 +33,10 @@ def synthetic_windows(random: np.random.Generator, latents: int, n: int, tokens:
     return Windows(places, ids, activations.astype(np.float32), documents, positions)
 
 
-def synthetic_facts(latents: int = 150, vocabulary: list[bytes] | None = None) -> LatentFacts:
-    """Facts of made-up latents; latent 7 is dead, and latent 3 fires hardest."""
+def synthetic_facts(
+    latents: int = 150, vocabulary: list[bytes] | None = None, against: bool = False
+) -> LatentFacts:
+    """Facts of made-up latents; latent 7 is dead, latent 3 fires hardest, latent 5 on token 17."""
     random = np.random.default_rng(0)
     tokens = ORDINARY if vocabulary is None else vocabulary
     count = len(tokens)
@@ -53,17 +56,20 @@ def synthetic_facts(latents: int = 150, vocabulary: list[bytes] | None = None) -
         places={},
         decode=str,
     )
-    shown = [text.strip() or "␣" for text in display_tokens(tokens)]
-    words = [
-        [Word(shown[(i + j) % count], 9 - j, 1.5) for j in range(6 * (i != 7))]
-        for i in range(latents)
-    ]
+    counter = TokenCounter(np.arange(40) % count, latents)
+    batch[17 % count, 5] = 50.0
+    counter.add(batch.astype(np.float32))
+    activations = counter.result()
+    directions = random.standard_normal((latents, 8)).astype(np.float32)
+    order = random.permutation(latents)
+    other = Against("other.ckpt", match(directions, directions[order]), activations, density[order])
     histogram = HistogramCounter(latents)
     histogram.add(batch.astype(np.float32))
     sampled = (density > 0).astype(np.int64) * 40
     return LatentFacts(
-        report, histogram.result(), top, bands, 3, sampled, words, dict(enumerate(tokens)), 12345
-    )
+        report, histogram.result(), top, bands, 3, sampled, dict(enumerate(tokens)), 12345,
+        activations, np.linalg.norm(directions, axis=1), 20.0, other if against else None,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
 
 LATENTS = 300
-ADDRESSES = ("", "#latent=3", "#analysis=0", "#text")
+ADDRESSES = ("", "#latent=3", "#analysis=0", "#against", "#text")
 Make = Callable[..., Any]
 
 
@@ -38,10 +38,10 @@ def browser() -> Iterator[Any]:
 def site(
     tmp_path_factory: pytest.TempPathFactory, make_facts: Make, make_findings: Make, about: About
 ) -> Path:
-    """A site of ordinary latents, with the findings of one analysis."""
+    """A site of ordinary latents, with the findings of one analysis and another dictionary."""
     folder = tmp_path_factory.mktemp("site")
     found = read_analyses(make_findings(folder / "found", LATENTS), LATENTS, about.site)
-    return write_site(folder / "atlas", make_facts(LATENTS), about, found)
+    return write_site(folder / "atlas", make_facts(LATENTS, against=True), about, found)
 
 
 @pytest.fixture
@@ -199,17 +199,24 @@ def test_search_finds_numbers_words_and_tokens(page: Any) -> None:
 
     page.locator("#search").fill("WORD17")
     page.get_by_text(re.compile("Show [0-9]+ latents in the table")).wait_for()
-    expected = page.evaluate("palinka.selection.find('word17').length")
-    labels = page.evaluate("palinka.selection.labels")
-    shown = page.locator("#results li b").all_inner_texts()
-    assert any("word17" in labels[int(latent)] for latent in shown)
+    group = page.locator("#results .group").first.inner_text()
+    assert group.split() == ["at", "word17", "1", "occurrence", "in", "the", "text"]
+    first = page.locator("#results [role=option]").first.inner_text()
+    assert re.fullmatch(r"5\s+word17 · .*\s+mean 50.0 · max 50.0", first, re.DOTALL)
     page.keyboard.press("ArrowUp")
     selected = page.locator("#results [aria-selected=true]")
-    assert selected.inner_text() == f"Show {expected} latents in the table"
+    (expected,) = map(int, re.findall(r"\d+", selected.inner_text()))
     active = page.locator("#search").get_attribute("aria-activedescendant")
     assert active == selected.get_attribute("id")
     page.keyboard.press("Enter")
     count(page, f"{expected} of 300 latents")
+    for typed, begin in (("word3", ["word3", "word30"]), ("word39s", ["word39"])):
+        page.locator("#search").fill(typed)
+        until(
+            page, f"document.querySelector('#results .group bdi').innerText.trim() == '{begin[0]}'"
+        )
+        groups = page.locator("#results .group bdi").all_inner_texts()
+        assert [text.strip() for text in groups][: len(begin)] == begin
     page.locator("#search").fill("nothing is called so")
     page.locator("#results .nothing").wait_for()
     page.keyboard.press("Escape")
@@ -239,6 +246,14 @@ def test_a_latents_page(visit: Make, site: Path, make_facts: Make) -> None:
     rows = page.locator(".facts .card", has_text="Numbers").locator("tbody tr")
     assert rows.filter(has_text="max").inner_text().split("\t")[1:] == ["99.0", "1 of 299"]
     assert page.locator(".facts svg").get_attribute("aria-label").startswith("Histogram of ")
+    steering = page.locator(".facts .card", has_text="steering").locator("tbody tr")
+    norm, whole = 20.0, float(steering.last.locator("td").first.inner_text())
+    assert whole == pytest.approx(norm / facts.lengths[3], rel=0.01)
+    sizes = [row.split("\t")[1:] for row in steering.all_inner_texts()]
+    assert (sizes[0][1], sizes[2][0], sizes[4][2]) == ("1", "99.0", "100")
+    counts, width = facts.histogram.counts[3], facts.histogram.width[3]
+    middle = np.searchsorted(counts.cumsum(), counts.sum() / 2) + 0.5
+    assert abs(float(sizes[0][0]) / width - middle) <= 0.6
     text = page.locator(".texts .tokens").first
     text.focus()
     page.keyboard.press("ArrowRight")
@@ -271,6 +286,24 @@ def test_keys_go_from_latent_to_latent_in_the_tables_order(page: Any) -> None:
     assert page.locator("#help").is_visible()
     page.keyboard.press("Escape")
     assert not page.locator("#help").is_visible()
+
+
+def test_two_dictionaries_side_by_side(visit: Make, site: Path, make_facts: Make) -> None:
+    found = make_facts(LATENTS, against=True).against
+    page = visit(f"{site.as_uri()}#against", "Two dictionaries")
+    text = page.locator("main").inner_text()
+    assert "matched one-to-one by linear assignment" in text
+    assert "Plain cosines, no null yet" in text
+    page.get_by_label("Order").select_option("smallest cosine first")
+    pairs = found.matches.pairs[::-1]
+    rows = page.locator("tbody").first.locator("tr")
+    shown = [[rows.nth(i).locator(tag).inner_text() for tag in ("a", "b")] for i in range(3)]
+    assert np.array(shown, int).tolist() == pairs[:3].tolist()
+    assert rows.count() == 100
+    page.get_by_role("button", name="Show 100 more").first.click()
+    assert rows.count() == 200
+    page.goto(f"{site.as_uri()}#latent={pairs[0, 0]}")
+    assert f"Latent {pairs[0, 1]}, cosine 1" in page.locator(".match").inner_text()
 
 
 def test_a_dead_latent_and_an_address_that_leads_nowhere(visit: Make, site: Path) -> None:
@@ -479,8 +512,8 @@ def test_a_dictionary_of_24576_latents_is_reported(
 ) -> None:
     site = write_site(tmp_path / "atlas", make_facts(24_576), about)
     page = visit(site.as_uri())
-    until(page, "palinka.selection.labels !== null")
-    page.evaluate("palinka.selection.find('word17')")
+    page.locator("#search").fill("word17")
+    page.locator("#results [role=option]").first.wait_for()
     page.goto(f"{site.as_uri()}#latent=20000")
     heading(page, "Latent 20000")
     assert page.locator(".contexts li").count() == 10

@@ -59,10 +59,14 @@ def test_windows_hold_what_the_stored_rows_give(settings: dict[str, Any]) -> Non
     np.testing.assert_allclose(facts.top.peak, facts.report.top.values, atol=1e-4)
     assert (facts.sampled == np.minimum(12, (latents > 0).sum(axis=0))).all()
     np.testing.assert_array_equal(facts.histogram.counts.sum(axis=1), (latents != 0).sum(axis=0))
-    for latent, words in enumerate(facts.words):
-        assert sum(word.places for word in words) <= facts.sampled[latent]
-        sums = [word.places * word.activation for word in words]
-        assert sums == sorted(sums, reverse=True)
+    tokens = facts.tokens
+    assert rows.tokens().tolist() == [token for token, _ in by_place.values()]
+    sums = np.bincount(tokens.latent, tokens.mean * tokens.counts[tokens.token], 24)
+    np.testing.assert_allclose(sums, latents.clip(0).sum(axis=0), rtol=1e-4)
+    raw = np.linalg.norm(rows.read_rows(0, rows.rows).float(), axis=1)
+    assert facts.norm == pytest.approx(np.median(raw), rel=0.01)
+    step = module.decode(torch.eye(24)) - module.decode(torch.zeros(24))
+    np.testing.assert_allclose(facts.lengths, step.detach().norm(dim=1), rtol=1e-4)
 
 
 def test_texts_come_from_bands_of_equal_probability() -> None:

@@ -49,7 +49,8 @@ def test_every_number_of_the_overview_is_there(site: Path, facts: LatentFacts) -
     (fvu, delta) = overview["metrics"]
     assert (fvu["value"], fvu["low"]) == (0.10879, None)
     assert (delta["low"], delta["high"]) == (0.024641, 0.034962)
-    assert len(data(site, "labels")) == len(data(site, "search")) == 150
+    assert len(data(site, "labels")) == len(data(site, "promoted")) == 150
+    assert all(column["unit"] for column in overview["columns"])
 
 
 def test_a_latents_record_holds_its_windows(site: Path, facts: LatentFacts) -> None:
@@ -69,7 +70,24 @@ def test_a_latents_record_holds_its_windows(site: Path, facts: LatentFacts) -> N
     np.testing.assert_allclose(values, facts.top.activations[latent], rtol=1e-3)
     assert sum(record["histogram"]["counts"]) == facts.histogram.counts[latent].sum()
     dead = data(site, "latents-0000")[7]
-    assert dead["top"]["columns"] == dead["words"] == dead["histogram"]["counts"] == []
+    assert dead["top"]["columns"] == dead["tokens"] == dead["histogram"]["counts"] == []
+
+
+def test_a_token_is_found_with_the_latent_that_fires_most_on_it(
+    site: Path, facts: LatentFacts
+) -> None:
+    index, vocabulary = data(site, "tokens"), data(site, "vocabulary")
+    texts = [vocabulary["texts"][place] for place in unpacked(index["places"])]
+    assert texts == sorted(texts, key=lambda text: text.strip().casefold())
+    at = texts.index(" word17")
+    file = data(site, f"tokens-{at // index['chunk']:04d}")
+    start = sum(file["sizes"][: at % index["chunk"]])
+    assert unpacked(file["latents"])[start] == 5
+    assert unpacked(file["means"])[start] == unpacked(file["maxima"])[start] == 50.0
+    assert unpacked(index["counts"])[at] == 1
+    label, (place, *numbers) = data(site, "labels")[5], data(site, "latents-0000")[5]["tokens"][0]
+    assert label.startswith("word17 · ")
+    assert (vocabulary["texts"][int(place)], numbers) == (" word17", [1, 50, 50])
 
 
 def test_divided_characters_are_shown_whole_where_they_stand_together(

@@ -1,6 +1,6 @@
 import numpy as np
 
-from palinka.atlas.text import Text, word_numbers
+from palinka.atlas.text import Text
 from palinka.data import Context
 
 
@@ -26,15 +26,3 @@ def test_what_is_around_a_token_ends_with_its_context() -> None:
 def test_groups_hold_contexts_of_one_length() -> None:
     assert list(text().groups(100)) == [(0, 6, 3), (6, 8, 2)]
     assert list(text().groups(1)) == [(0, 3, 3), (3, 6, 3), (6, 8, 2)]
-
-
-def test_words_begin_at_spaces_and_at_other_signs() -> None:
-    pieces = [b"It", b"'s", b" a", b"wake", b",", b" ", b"now", b"\n", b"\xc3", b"\xa9", b"tude"]
-    whole = Text([block(list(range(len(pieces))), 0), block([3], 1)])
-    numbers = word_numbers(whole, dict(enumerate(pieces)))
-    words: dict[int, bytes] = {}
-    for token, number in zip(whole.tokens.tolist(), numbers.tolist(), strict=True):
-        words[number] = words.get(number, b"") + pieces[token]
-    assert list(words.values()) == [
-        b"It's", b" awake", b",", b" ", b"now", b"\n", "étude".encode(), b"wake",
-    ]  # fmt: skip

@@ -40,6 +40,7 @@ def test_an_atlas_of_a_fit_and_one_of_its_checkpoint(
     (folder / "findings.json").write_text('{"name": "found", "scalars": {"x": 1}, "notes": {}}')
     path = fitted / "checkpoints" / "last.ckpt"
     arguments = ["--ckpt_path", str(path), "--output", "atlas", "--options.contexts", "2"]
+    arguments += ["--against", str(fitted)]
     assert main(["atlas", *arguments, "--data.validation_tokens", "160"]) == 0
     assert parsed == ["palinka atlas"]
     written = overview(workspace / "atlas")
@@ -48,6 +49,7 @@ def test_an_atlas_of_a_fit_and_one_of_its_checkpoint(
     labels = {metric["label"] for metric in written["metrics"]}
     assert "increase of the cross-entropy" in labels
     assert [analysis["name"] for analysis in written["analyses"]] == ["found"]
+    assert written["against"] == "version_0/checkpoints/last.ckpt"
     assert "open it in a browser   atlas/index.html" in capsys.readouterr().out
 
 
@@ -71,6 +73,8 @@ def test_what_cannot_be_done_is_refused_in_a_line(workspace: Path, refused: Any)
     torch.manual_seed(0)
     provenance = Provenance(site="blocks.2.mlp.pre")
     write_checkpoint(KSparseAutoencoder(512, 20, k=3), provenance, workspace / "imported.ckpt")
+    far = Provenance(site="blocks.1.mlp.pre")
+    write_checkpoint(KSparseAutoencoder(512, 20, k=3), far, workspace / "far.ckpt")
     (workspace / "taken").mkdir()
     (workspace / "taken" / "thesis.txt").touch()
     known = "--ckpt_path imported.ckpt"
@@ -80,6 +84,9 @@ def test_what_cannot_be_done_is_refused_in_a_line(workspace: Path, refused: Any)
         ("--output a", "ckpt_path"),
         (f"{known} --output a", "trained with site blocks.2.mlp.pre"),
         (f"{fitting} --output taken", "is not an atlas; choose another"),
+        (f"{known} --output a --against nowhere", "there is no checkpoint nowhere; give `last`"),
+        (f"{fitting} --output a --against taken", "taken holds thesis.txt: expected config.json"),
+        (f"{fitting} --output a --against far.ckpt", "far.ckpt has site blocks.1.mlp.pre, this"),
         (f"serve {fitting} --atlas taken", "is not an atlas"),
     ):
         assert expected in refused("atlas", *line.split())

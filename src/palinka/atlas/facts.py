@@ -2,19 +2,24 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from palinka.analyses.stats.latents import ActivationHistogram, HistogramCounter, TopHeap
-from palinka.atlas.text import Text, Windows, Word, firing_words, read_windows
+from palinka.atlas.against import Against, compare
+from palinka.atlas.text import Text, Windows, read_windows
+from palinka.atlas.tokens import TokenActivations, TokenCounter
 from palinka.autoencoders.base import positive_integer
 from palinka.data import ActivationDataModule
 from palinka.errors import InputError
 from palinka.language_models.token_text import token_bytes
 from palinka.training import SparseAutoencoderModule
 from palinka.training.callbacks.base import evaluating
-from palinka.training.callbacks.latent_report import LatentReport, ReportLatents
+from palinka.training.callbacks.latent_report import BATCH_ROWS, LatentReport, ReportLatents
+
+BINS = 128  # of the histograms, from which percentiles are read
 
 
 def random_priorities(
@@ -41,7 +46,7 @@ class Options:
         contexts: Number of top-activating texts.
         quantiles: Number of activation bands of equal probability.
         per_quantile: Texts drawn from each band.
-        sample: Active tokens drawn for bands and words.
+        sample: Active tokens drawn, from which those of the bands are chosen.
         tokens: Number of promoted tokens, and of suppressed ones.
         nearest: Number of nearest latents by decoder cosine.
         seed: Seed of the draws.
@@ -77,9 +82,12 @@ class LatentFacts:
         bands: Texts from each activation band, strongest first, `per_quantile` of each.
         quantiles: Number of bands.
         sampled: Number of tokens drawn, `(latents,)`.
-        words: Words with the largest share of activation in the sample.
         vocabulary: Bytes of every token that occurs.
         rows: Number of rows measured.
+        tokens: Activations at each token.
+        lengths: Norm of each latent's direction in raw activations.
+        norm: Median norm of the raw activations that latents are decoded to.
+        against: Comparison with another dictionary, if any.
     """
 
     report: LatentReport
@@ -88,22 +96,33 @@ class LatentFacts:
     bands: Windows
     quantiles: int
     sampled: NDArray[np.int64]
-    words: list[list[Word]]
     vocabulary: Mapping[int, bytes]
     rows: int
+    tokens: TokenActivations
+    lengths: NDArray[np.float32]
+    norm: float
+    against: Against | None = None
 
 
 def gather(
-    data: ActivationDataModule, module: SparseAutoencoderModule, options: Options
+    data: ActivationDataModule,
+    module: SparseAutoencoderModule,
+    options: Options,
+    against: Path | None = None,
 ) -> LatentFacts:
-    """Measure every latent of a module on one device, in a pass over the rows and their texts."""
-    latents = module.autoencoder.latent_dim
-    histogram = HistogramCounter(latents)
+    """Measure every latent of a module on one device, in a pass over the rows and their texts.
+
+    The file or folder of another dictionary, `against`, is compared in another pass.
+    """
+    latents, stored = module.autoencoder.latent_dim, data.validation_rows
+    histogram = HistogramCounter(latents, BINS)
     sample, random = TopHeap(latents, options.sample), np.random.default_rng(options.seed)
+    tokens = TokenCounter(stored.tokens(), latents)
 
     def watch(batch: NDArray[np.float32]) -> None:
         histogram.add(batch)
         sample.add(random_priorities(batch, random))
+        tokens.add(batch)
 
     reporter = ReportLatents(options.contexts, options.tokens, options.nearest)
     report = reporter.report(data, module, watch)
@@ -122,6 +141,8 @@ def gather(
     known = sorted(token for token in ids if token < len(tokenizer))
     vocabulary = dict.fromkeys(ids, b"")
     vocabulary.update(zip(known, token_bytes(tokenizer, known), strict=True))
+    written = stored.read_rows(0, min(stored.rows, BATCH_ROWS))[:, -module.autoencoder.output_dim :]
+    directions = (module.autoencoder.dictionary / module.output_scaling.scale).detach().float()
     return LatentFacts(
         report,
         histogram.result(),
@@ -129,9 +150,12 @@ def gather(
         sampled.chosen(choose_from_bands(sampled, options.quantiles, options.per_quantile)),
         options.quantiles,
         (sampled.places >= 0).sum(axis=1),
-        firing_words(text, sampled, vocabulary),
         vocabulary,
-        data.validation_rows.rows,
+        stored.rows,
+        tokens.result(),
+        directions.norm(dim=1).cpu().numpy(),
+        float(written.float().norm(dim=1).median()),
+        compare(data, module, against) if against else None,
     )
 
 

@@ -16,9 +16,12 @@ from numpy.typing import NDArray
 
 from palinka.analyses.figures.text_heatmap import display_tokens
 from palinka.analyses.findings import file_names
+from palinka.analyses.stats.permutation import chunks
+from palinka.atlas.against import Against
 from palinka.atlas.analyses import Found
 from palinka.atlas.facts import LatentFacts
 from palinka.atlas.text import BEFORE, Windows
+from palinka.atlas.tokens import TokenActivations
 from palinka.errors import InputError
 from palinka.training.callbacks.summary import ROWS, interval
 
@@ -57,10 +60,14 @@ class Records:
         known = facts.vocabulary.items()
         self._parts = {i for i, text in known if text.decode(errors="ignore").encode() != text}
         self._ids = np.array(sorted(facts.vocabulary))
+        self._tokens = facts.tokens.of_latents(_TOKENS, len(facts.sampled))
         self._kind = "uint16" if len(self._ids) < np.iinfo("uint16").max else "uint32"
 
     def __getitem__(self, latent: int) -> dict[str, Any]:
-        facts, report = self._facts, self._facts.report
+        facts, report, tokens = self._facts, self._facts.report, self._facts.tokens
+        own = self._tokens[latent]
+        ids, times = tokens.ids[tokens.token[own]], tokens.counts[tokens.token[own]]
+        active = np.column_stack([self._places(ids), times, tokens.mean[own], tokens.maximum[own]])
         counts, width = facts.histogram.counts[latent], float(facts.histogram.width[latent])
         effects = {name: values[latent] for name, values in report.effects.items()}
         changed = {
@@ -72,8 +79,9 @@ class Records:
             "top": self._windows(facts.top, latent),
             "bands": self._windows(facts.bands, latent),
             "sampled": int(facts.sampled[latent]),
-            "words": [[word, n, short(mean)] for word, n, mean in facts.words[latent]],
+            "tokens": [[short(number, 6) for number in row] for row in active.tolist()],
             **changed,
+            "length": short(facts.lengths[latent]),
             "nearest": _pairs(report.near.latents[latent], report.near.cosines[latent]),
         }
 
@@ -110,17 +118,17 @@ def _pairs(ids: NDArray[np.int64], values: NDArray[np.float32]) -> list[list[Any
     return [[int(i), short(value)] for i, value in zip(ids, values, strict=True)]
 
 
-# Arrays that analyses write: heading, tooltip, logarithmic axis.
+# Arrays that analyses write: heading, unit, tooltip, logarithmic axis.
 _FIELDS = {
-    "score": ("score", "mean activation at the category's tokens over that at the others", False),
-    "auc": ("AUC", "how well it detects the category's tokens; 0.5 is chance", False),
-    "p_value": ("p", "corrected for the number of latents", True),
-    "auc_p_value": ("p of AUC", "corrected for the number of latents", True),
-    "p": ("p", "two-sided, each latent by itself", True),
-    "p_adjusted": ("p adj.", "two-sided, corrected for the number of latents", True),
-    "t": ("t", "statistic of the difference of the two conditions", False),
-    "effect_size": ("g", "Hedges' g of the difference of the two conditions", False),
-    "significant": ("sig.", "1 where the difference holds after correction", False),
+    "score": ("score", "ratio", "mean activation at the category's tokens over others", False),
+    "auc": ("AUC", "0 to 1", "how well it detects the category's tokens; 0.5 is chance", False),
+    "p_value": ("p", "corrected", "corrected for the number of latents", True),
+    "auc_p_value": ("p of AUC", "corrected", "corrected for the number of latents", True),
+    "p": ("p", "uncorrected", "two-sided, each latent by itself", True),
+    "p_adjusted": ("p adj.", "corrected", "two-sided, corrected for the number of latents", True),
+    "t": ("t", "statistic", "statistic of the difference of the two conditions", False),
+    "effect_size": ("g", "sd", "Hedges' g: difference of the conditions over their sd", False),
+    "significant": ("sig.", "0 or 1", "1 where the difference holds after correction", False),
 }
 
 
@@ -128,29 +136,38 @@ def _columns(facts: LatentFacts, analyses: Sequence[Found]) -> list[dict[str, An
     """Columns of the table: one number per latent, NaN where missing."""
     columns: list[dict[str, Any]] = []
 
-    def add(key: str, label: str, about: str, values: NDArray[Any], log: bool = False) -> None:
-        named = {"key": key, "label": label, "about": about, "log": log}
+    def add(
+        key: str, label: str, unit: str, about: str, values: NDArray[Any], log: bool = False
+    ) -> None:
+        named = {"key": key, "label": label, "unit": unit, "about": about, "log": log}
         columns.append({**named, "values": packed(values, "float32")})
 
     report = facts.report
     density, largest = report.statistics.density, report.top.values[:, 0]
     activation = np.where(density == 0, np.nan, report.statistics.activation)
-    add("density", "density %", "share of tokens at which it is active", density, log=True)
-    add("activation", "mean", "mean activation where it is active", activation, log=True)
-    add("max", "max", "largest activation", np.where(largest > 0, largest, np.nan), log=True)
+    add("density", "density", "% of tokens", "share of tokens at which it is active", density, True)
+    add("activation", "mean", "activation", "mean where it is active", activation, log=True)
+    largest = np.where(largest > 0, largest, np.nan)
+    add("max", "max", "activation", "largest activation on the text", largest, log=True)
     if report.effects:
-        about = "direct effect on the logit of the token that it {} most; no unit"
-        add("raises", "raises by", about.format("raises"), report.effects["raised_by"][:, 0])
-        add("lowers", "lowers by", about.format("lowers"), report.effects["lowered_by"][:, 0])
+        about = "direct effect on the logit of the token that it {} most, without the final norm"
+        for key, name in (("raises", "raised_by"), ("lowers", "lowered_by")):
+            add(key, f"{key} by", "no unit", about.format(key), report.effects[name][:, 0])
     if report.near.cosines.shape[1]:
-        about = "cosine with the nearest other direction"
-        add("nearest", "nearest", about, report.near.cosines[:, 0])
+        about = "cosine with the nearest other direction of the dictionary"
+        add("nearest", "nearest", "cosine", about, report.near.cosines[:, 0])
+    if facts.against:
+        matches, values = facts.against.matches, np.full(len(density), np.nan)
+        values[matches.pairs[:, 0]] = matches.cosines
+        add("match", "match", "cosine", f"cosine with its match in {facts.against.name}", values)
     for found in analyses:
         for name, values in found.columns.items():
             part, _, field = name.rpartition("/")
-            label, about, log = _FIELDS.get(field, (field.replace("_", " "), field, False))
+            plain = (field.replace("_", " "), "", field, False)
+            label, unit, about, log = _FIELDS.get(field, plain)
             of = " ".join(dict.fromkeys(word for word in (found.name, part) if word))
-            add(f"{found.name}/{name}", f"{of} {label}", f"{of}: {about}", values, log)
+            about = f"{of}: {about}"
+            add(f"{found.name}/{name}", f"{of} {label}", unit, about, values, log)
     return columns
 
 
@@ -168,10 +185,14 @@ def _metrics(values: Mapping[str, Any]) -> list[dict[str, Any]]:
 PAGES = Path(__file__).with_name("pages")
 # Entries of a site: a folder with anything else is never replaced.
 PARTS = frozenset({"index.html", "assets", "data", "figures"})
-# Words in a latent's label; words and promoted tokens in its search index.
-_LABEL_WORDS = 4
-_WORDS = 8
-_TOKENS = 5
+# Tokens in a latent's label, and on its page.
+_LABEL = 4
+_TOKENS = 8
+# Latents of a token by mean, and by maximum, in the search index; tokens in each of its files.
+_RANKED = 10
+_INDEXED = 512
+# A latent whose largest cosine is below this is in one dictionary only.
+_FLOOR = 0.5
 
 
 @dataclass(frozen=True)
@@ -233,20 +254,69 @@ def check_output(output: Path) -> None:
 def _data(facts: LatentFacts, about: About, analyses: Sequence[Found]) -> Iterator[tuple[str, Any]]:
     """Name and content of each file of data."""
     texts = {token: display_tokens([text])[0] for token, text in sorted(facts.vocabulary.items())}
-    words = [[word.text for word in found] for found in facts.words]
-    raised = facts.report.effects.get("raised", np.empty((len(words), 0), dtype=np.int64))
-    promoted = [[texts[int(t)].strip() for t in ids[:_TOKENS]] for ids in raised]
+    latents = len(facts.sampled)
+    raised = facts.report.effects.get("raised", np.empty((latents, 0), dtype=np.int64))
+    promoted = [" ".join(texts[token].strip() for token in ids) for ids in raised.tolist()]
     yield "overview", _overview(facts, about, analyses)
-    yield "labels", [" · ".join(found[:_LABEL_WORDS]) for found in words]
-    further = zip(words, promoted, strict=True)
-    yield "search", [" ".join([*w[_LABEL_WORDS:_WORDS], *tokens]) for w, tokens in further]
+    yield "labels", _labels(facts.tokens, texts, latents)
+    yield "promoted", promoted
     yield "vocabulary", {"ids": packed(np.array(list(texts)), "uint32"), "texts": [*texts.values()]}
+    yield from _index(facts.tokens, texts)
+    if facts.against:
+        yield "against", _against(facts.against, texts)
     records = Records(facts)
-    for number, start in enumerate(range(0, len(words), CHUNK)):
-        latents = range(start, min(start + CHUNK, len(words)))
-        yield f"latents-{number:04d}", [records[latent] for latent in latents]
+    for number, start in enumerate(range(0, latents, CHUNK)):
+        some = range(start, min(start + CHUNK, latents))
+        yield f"latents-{number:04d}", [records[latent] for latent in some]
     for number, found in enumerate(analyses):
         yield f"analysis-{number}", _analysis(found, number)
+
+
+def _index(tokens: TokenActivations, texts: Mapping[int, str]) -> Iterator[tuple[str, Any]]:
+    """Tokens in alphabetical order, and files with the latents of some of them each."""
+    kept = tokens.of_tokens(_RANKED)
+    starts = np.searchsorted(tokens.token[kept], np.arange(len(tokens.ids) + 1))
+    names = [texts[token].strip().casefold() for token in tokens.ids.tolist()]
+    order = np.array(sorted(range(len(names)), key=names.__getitem__))
+    yield (
+        "tokens",
+        {
+            "places": packed(np.searchsorted(list(texts), tokens.ids[order]), "uint32"),
+            "counts": packed(tokens.counts[order], "uint32"),
+            "chunk": _INDEXED,
+        },
+    )
+    for number, part in enumerate(chunks(len(order), _INDEXED)):
+        spans = [kept[starts[i] : starts[i + 1]] for i in order[part]]
+        pairs = np.concatenate(spans)
+        yield (
+            f"tokens-{number:04d}",
+            {
+                "sizes": [len(span) for span in spans],
+                "latents": packed(tokens.latent[pairs], "uint32"),
+                "means": packed(tokens.mean[pairs], "float32"),
+                "maxima": packed(tokens.maximum[pairs], "float32"),
+            },
+        )
+
+
+def _labels(tokens: TokenActivations, texts: Mapping[int, str], latents: int) -> list[str]:
+    found = (tokens.ids[tokens.token[own]].tolist() for own in tokens.of_latents(_LABEL, latents))
+    return [" · ".join(texts[token].strip() or "␣" for token in ids) for ids in found]
+
+
+def _against(against: Against, texts: Mapping[int, str]) -> dict[str, Any]:
+    matches = against.matches
+    return {
+        "name": against.name,
+        "assigned": matches.assigned,
+        "floor": _FLOOR,
+        "pairs": packed(matches.pairs, "uint32"),
+        "cosines": packed(matches.cosines, "float32"),
+        "best": [packed(best, "float32") for best in matches.best],
+        "tokens": _labels(against.tokens, texts, len(against.density)),
+        "density": packed(against.density, "float32"),
+    }
 
 
 def _overview(facts: LatentFacts, about: About, analyses: Sequence[Found]) -> dict[str, Any]:
@@ -255,13 +325,15 @@ def _overview(facts: LatentFacts, about: About, analyses: Sequence[Found]) -> di
         "palinka": version("palinka"),
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         **vars(about),
-        "latents": len(facts.words),
+        "latents": len(facts.sampled),
         "rows": facts.rows,
         "chunk": CHUNK,
         "before": BEFORE,
         "quantiles": facts.quantiles,
         "per_quantile": facts.bands.places.shape[1] // facts.quantiles,
         "metrics": _metrics(about.metrics),
+        "norm": short(facts.norm),
+        "against": facts.against.name if facts.against else None,
         "notes": list(facts.report.notes),
         "columns": _columns(facts, analyses),
         "analyses": [

@@ -1,17 +1,13 @@
-"""Text of an atlas: words, windows and firing words."""
+"""Text of an atlas, and windows around rows."""
 
-import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from itertools import groupby
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from palinka.analyses.figures.text_heatmap import display_tokens
 from palinka.analyses.stats.permutation import chunks
 from palinka.data import ActivationDataModule, Context
 from palinka.errors import track
@@ -64,28 +60,6 @@ class Text:
                 start, stop = self.starts[[first + part.start, first + part.stop]].tolist()
                 yield start, stop, length
             first += count
-
-
-def word_numbers(text: Text, vocabulary: Mapping[int, bytes]) -> NDArray[np.int64]:
-    """Index of the word of each token, from 0, `(tokens,)`.
-
-    A word begins at a space, at a change between letters or digits and other characters, and at the
-    start of a context; every other character is a word of its own.
-    """
-    ids, inverse = np.unique(text.tokens, return_inverse=True)
-    decoded = [vocabulary[token].decode("utf-8", errors="replace") for token in ids.tolist()]
-    first = np.array([not _goes_on(token[:1]) for token in decoded])[inverse]
-    last = np.array([not _goes_on(token[-1:]) for token in decoded])[inverse]
-    begins = first | np.concatenate([[True], last[:-1]])
-    begins[text.starts[:-1]] = True
-    numbers: NDArray[np.int64] = np.cumsum(begins) - 1
-    return numbers
-
-
-def _goes_on(character: str) -> bool:
-    """True for word characters; a part of a character may belong to a letter."""
-    kind = unicodedata.category(character or " ")[0]
-    return kind in "LMN" or character in ("'", "\u2019", "\ufffd")
 
 
 BEFORE = 15
@@ -172,41 +146,3 @@ def _latents(
     latents = module.encode(stored).float()
     latents[:, : spec.layout.skip] = 0.0  # left out of the rows
     return latents.flatten(0, 1).cpu().numpy()
-
-
-_MAX_WORD = 40  # characters shown of a long word, such as a URL
-
-
-class Word(NamedTuple):
-    """A word as shown, its count in a latent's sample, and its mean activation there."""
-
-    text: str
-    places: int
-    activation: float
-
-
-def firing_words(
-    text: Text, sample: Windows, vocabulary: Mapping[int, bytes], most: int = 8
-) -> list[list[Word]]:
-    """At most `most` words with the largest total activation in each latent's sample."""
-    numbers = word_numbers(text, vocabulary)
-    count = int(numbers[-1]) + 1
-    starts = np.searchsorted(numbers, np.arange(count))
-    stops = np.append(starts[1:], len(numbers))
-
-    @cache
-    def show(number: int) -> str:
-        ids = text.tokens[starts[number] : stops[number]].tolist()
-        word = "".join(display_tokens([vocabulary[token] for token in ids])).strip(" ␣") or "␣"
-        return word if len(word) <= _MAX_WORD else f"{word[: _MAX_WORD - 1]}…"
-
-    peak = sample.peak
-    found = []
-    for latent, places in enumerate(sample.places):
-        there = places >= 0
-        sums: dict[str, list[float]] = {}
-        for number, value in zip(numbers[places[there]], peak[latent, there], strict=True):
-            sums.setdefault(show(int(number)), []).append(float(value))
-        ranked = sorted(sums.items(), key=lambda item: (-sum(item[1]), item[0]))
-        found.append([Word(word, len(v), float(np.mean(v))) for word, v in ranked[:most]])
-    return found

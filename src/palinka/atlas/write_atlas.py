@@ -1,14 +1,15 @@
 from pathlib import Path
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 
+from palinka.atlas.against import read_dictionary
 from palinka.atlas.analyses import read_analyses
 from palinka.atlas.facts import Options, gather
 from palinka.atlas.site import About, check_output, write_site
 from palinka.data import ActivationDataModule
 from palinka.errors import expanded
 from palinka.training import SparseAutoencoderModule
-from palinka.training.callbacks.base import EndOfRunCallback, log_folder
+from palinka.training.callbacks.base import EndOfRunCallback, log_folder, single_model
 
 
 class WriteAtlas(EndOfRunCallback):
@@ -21,6 +22,7 @@ class WriteAtlas(EndOfRunCallback):
         output: Folder of the atlas, replaced if it exists. Defaults to `<log_dir>/atlas`.
         analyses: Folder with findings of analyses. Defaults to `<log_dir>/analyses`.
         options: Amount of detail per latent.
+        against: Checkpoint or exported dictionary of the same model and site, to compare with.
 
     Raises:
         InputError: If the folder exists and is not an atlas.
@@ -31,14 +33,22 @@ class WriteAtlas(EndOfRunCallback):
         output: str | None = None,
         analyses: str | None = None,
         options: Options | None = None,
+        against: str | None = None,
     ) -> None:
         self.output = None if output is None else expanded(output)
         self.analyses = None if analyses is None else expanded(analyses)
         self.options = options or Options()
+        self.against = None if against is None else expanded(against)
         self.page: Path | None = None
         """The page to open, once written."""
         if self.output is not None:
             check_output(self.output)
+
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        """Reject a dictionary of other activations before the run."""
+        super().setup(trainer, module, stage)
+        if self.against and (found := single_model(self, trainer, module)):
+            read_dictionary(self.against, *found)
 
     def write(
         self, trainer: Trainer, module: SparseAutoencoderModule, data: ActivationDataModule
@@ -54,5 +64,5 @@ class WriteAtlas(EndOfRunCallback):
         )
         latents, site = module.autoencoder.latent_dim, spec.resolved_sites[0]
         analyses = read_analyses(self.analyses or folder / "analyses", latents, site)
-        facts = gather(data, module, self.options)
+        facts = gather(data, module, self.options, self.against)
         self.page = write_site(self.output or folder / "atlas", facts, about, analyses)

@@ -3,6 +3,7 @@
 import logging
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -16,6 +17,7 @@ from palinka.errors import InputError, expanded, shell_path
 from palinka.language_models import LanguageModel
 from palinka.training import SparseAutoencoderModule, checkpoint
 from palinka.training.callbacks import LanguageModelMetrics
+from palinka.training.callbacks.checkpoints import FOLDER
 
 
 def overrides(settings: Any) -> dict[str, Any]:
@@ -31,6 +33,7 @@ def atlas(
     options: Options,
     data: ActivationDataModule,
     analyses: str | None = None,
+    against: str | None = None,
 ) -> int:
     """Write a site about every latent of a checkpoint, which a browser opens from the disk.
 
@@ -42,10 +45,13 @@ def atlas(
         options: How much to show of each latent.
         data: Source of rows and texts; defaults to that of the fit.
         analyses: A folder with findings; default that of the run.
+        against: Another dictionary of the same site, matched latent by latent: a checkpoint, the
+            log folder of a run, or an exported dictionary.
     """
+    other = str(_dictionary(against)) if against else None
     module = _module(ckpt_path, data)
     found = expanded(analyses) if analyses else findings_folder(checkpoint_named(ckpt_path))
-    writer = WriteAtlas(output, str(found), options)
+    writer = WriteAtlas(output, str(found), options, other)
     trainer = pl.Trainer(
         logger=False,
         callbacks=[LanguageModelMetrics(), writer],
@@ -85,6 +91,14 @@ def serve(ckpt_path: str, atlas: str, data: ActivationDataModule, port: int = 0)
         except KeyboardInterrupt:
             print(file=sys.stderr)
     return 0
+
+
+def _dictionary(given: str) -> Path:
+    """A checkpoint, the last one of a run, or the folder of an exported dictionary."""
+    path = expanded(given)
+    if (path / FOLDER).is_dir():
+        return checkpoint_named("last", path, [path])
+    return path if path.is_dir() else checkpoint_named(given)
 
 
 def _module(ckpt_path: str, data: ActivationDataModule) -> SparseAutoencoderModule:

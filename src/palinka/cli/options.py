@@ -146,9 +146,11 @@ class Options:
         elif key in self._options:
             _check_type(key, value, self._options[key])
             looked_up = not value or value in ("last", *CHECKPOINT_KEYWORDS) or "://" in str(value)
-            if key == "ckpt_path" and not looked_up and not expanded(str(value)).is_file():
-                remedy = f"give `last`, or one of those that fits write to {LOG_FOLDER}/"
-                raise InputError(f"there is no checkpoint {value}; {remedy}")
+            if key in ("ckpt_path", "against") and not looked_up:
+                path = expanded(str(value))
+                if not (path.is_file() or (key == "against" and path.is_dir())):
+                    remedy = f"give `last`, or one of those that fits write to {LOG_FOLDER}/"
+                    raise InputError(f"there is no checkpoint {value}; {remedy}")
         elif owner:
             outer, _, inner = name.partition(".")
             chosen = self._chosen[owner]

@@ -269,6 +269,16 @@ class Cache:
             )
         return RowContext(tokens, offset, int(documents[offset]), int(positions[offset]))
 
+    def tokens(self) -> NDArray[np.int32]:
+        """Read the token id of each row, `(rows,)`."""
+        found = []
+        for shape in self.shapes:
+            size = shape.contexts * shape.layout.context_length
+            with open_shard(self.folder, shape) as file:
+                places = _integers(file, shape, 3 * size, shape.rows)
+                found.append(_integers(file, shape, 0, size)[places])
+        return np.concatenate(found)
+
     def contexts(self) -> Iterator[Context]:
         """Read the contexts that the rows come from, in the order of the text."""
         for shape in self.shapes:

@@ -57,6 +57,10 @@ class MemoryRows:
         """Copy the rows from `start` to before `stop`, `(rows, width)`."""
         return self._activations[start:stop].clone()
 
+    def tokens(self) -> NDArray[np.int32]:
+        """Return the token id of each row, `(rows,)`."""
+        return self._text.tokens.astype(np.int32)
+
     def context(self, row: int) -> RowContext:
         """Return the text around a row, which is all of the text."""
         if not 0 <= row < self.rows:

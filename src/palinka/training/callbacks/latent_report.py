@@ -148,12 +148,7 @@ class ReportLatents(EndOfRunCallback):
         heap = TopHeap(module.autoencoder.latent_dim, self.contexts)
 
         def batches() -> Iterator[NDArray[np.float32]]:
-            starts = range(0, rows.rows, BATCH_ROWS)
-            for start in track(starts, "encoding latents", len(starts)):
-                batch = rows.read_rows(start, min(start + BATCH_ROWS, rows.rows))
-                with torch.no_grad():
-                    encoded = module.encode(batch[:, : data.width].to(module.device))
-                latents = encoded.float().cpu().numpy()
+            for latents in encoded_rows(data, module):
                 heap.add(latents)
                 watch(latents)
                 yield latents
@@ -180,6 +175,19 @@ class ReportLatents(EndOfRunCallback):
             lambda ids: str(model.tokenizer.decode(ids)),
             notes=notes,
         )
+
+
+def encoded_rows(
+    data: ActivationDataModule, module: SparseAutoencoderModule
+) -> Iterator[NDArray[np.float32]]:
+    """Latents of the validation rows in batches, `(rows, latents)`."""
+    rows = data.validation_rows
+    starts = range(0, rows.rows, BATCH_ROWS)
+    for start in track(starts, "encoding latents", len(starts)):
+        batch = rows.read_rows(start, min(start + BATCH_ROWS, rows.rows))
+        with torch.no_grad():
+            encoded = module.encode(batch[:, : data.width].to(module.device))
+        yield encoded.float().cpu().numpy()
 
 
 class LatentWriter(Callback):

@@ -7,7 +7,7 @@
     const chips = make("ul", { class: "chips", "aria-label": "Filters in force" });
     const count = make("p", { class: "count" });
 
-    const column = make("select", {}, overview.columns.map(({ key, label }) => make("option", { value: key }, label)));
+    const column = make("select", {}, overview.columns.map(({ key }) => make("option", { value: key }, selection.named(key))));
     const low = make("input", { type: "number", step: "any", placeholder: "any" });
     const high = make("input", { type: "number", step: "any", placeholder: "any" });
     const form = make(
@@ -42,8 +42,8 @@
       const shown = [];
       if (selection.query) {
         shown.push(
-          chip(`“${selection.query}”`, () => {
-            selection.query = "";
+          chip(`“${selection.query.text}”`, () => {
+            selection.query = null;
             selection.update();
           }),
         );
@@ -59,7 +59,7 @@
       }
       if (shown.length) {
         const all = () => {
-          selection.query = "";
+          selection.query = null;
           selection.ranges.clear();
           selection.update();
         };

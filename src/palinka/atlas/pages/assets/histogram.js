@@ -6,7 +6,8 @@
   /** A plot of how many latents have which value; dragging selects. */
   palinka.columnHistogram = (key) => {
     const { selection } = palinka;
-    const { label, log } = selection.column(key);
+    const { log } = selection.column(key);
+    const label = selection.named(key);
     const values = selection.values(key);
     const x = palinka.scale(values, log);
     const canvas = palinka.make("canvas", { role: "img", "aria-label": `Histogram of ${label}` });
@@ -65,28 +66,22 @@
     });
   }
 
-  /** The activations of one latent, as an SVG that says its numbers. */
-  palinka.activationHistogram = ({ width, counts }) => {
+  /** A histogram as an SVG that says its numbers; `shape` of a share of the fullest bin is its height. */
+  function drawn({ start, width, counts, label, noun, shape }) {
     const { svg } = palinka;
-    const total = counts.reduce((sum, count) => sum + count, 0);
     const most = Math.max(...counts, 1);
-    const end = width * counts.length;
     const [wide, high] = [360, 120];
     const bar = wide / Math.max(1, counts.length);
-    const label =
-      `Histogram of ${palinka.plural(total, "activation")} between 0 and ${palinka.number(end)};` +
-      ` the fullest bin holds ${palinka.count(most)}.`;
-    const drawn = svg(
+    return svg(
       "svg",
       { viewBox: `0 0 ${wide} ${high + 18}`, role: "img", "aria-label": label, class: "bars" },
       counts.map((count, bin) => {
-        // Square roots, so that the few strong activations are seen beside the many weak ones.
-        const height = Math.sqrt(count / most) * high;
-        const [low, up] = [bin * width, (bin + 1) * width].map(palinka.number);
+        const height = shape(count / most) * high;
+        const [low, up] = [bin, bin + 1].map((edge) => palinka.number(start + edge * width));
         return svg(
           "rect",
           { x: bin * bar + 0.5, y: high - height, width: Math.max(0.5, bar - 1), height },
-          svg("title", {}, `${low} to ${up}: ${palinka.plural(count, "token")}`),
+          svg("title", {}, `${low} to ${up}: ${palinka.plural(count, noun)}`),
         );
       }),
       svg("line", { x1: 0, y1: high, x2: wide, y2: high }),
@@ -94,11 +89,33 @@
         svg(
           "text",
           { x: part * wide, y: high + 13, "text-anchor": ["start", "middle", "end"][part * 2] },
-          palinka.number(part * end),
+          palinka.tick(Number((start + part * width * counts.length).toPrecision(3))),
         ),
       ),
     );
-    const caption = "Heights are square roots of counts.";
-    return palinka.make("figure", {}, drawn, palinka.make("figcaption", {}, caption));
+  }
+
+  /** The activations of one latent. */
+  palinka.activationHistogram = ({ width, counts }) => {
+    const total = counts.reduce((sum, count) => sum + count, 0);
+    const label =
+      `Histogram of ${palinka.plural(total, "activation")} between 0 and ${palinka.number(width * counts.length)};` +
+      ` the fullest bin holds ${palinka.count(Math.max(...counts, 0))}.`;
+    // Square roots, so that the few strong activations are seen beside the many weak ones.
+    const bars = drawn({ start: 0, width, counts, label, noun: "token", shape: Math.sqrt });
+    return palinka.make("figure", {}, bars, palinka.make("figcaption", {}, "Activation; heights are square roots of token counts."));
+  };
+
+  /** The cosines of matched latents. */
+  palinka.cosineHistogram = (cosines) => {
+    const bins = 40;
+    const start = Math.min(0, Math.floor(Math.min(...cosines) * 10) / 10);
+    const width = (1 - start) / bins;
+    const counts = new Array(bins).fill(0);
+    for (const cosine of cosines) counts[Math.min(bins - 1, Math.floor((cosine - start) / width))]++;
+    const label = `Histogram of ${palinka.plural(cosines.length, "cosine")} of matched latents.`;
+    const bars = drawn({ start, width, counts, label, noun: "pair", shape: (share) => share });
+    const caption = `Cosine of matched latents; the fullest bin holds ${palinka.plural(Math.max(...counts), "pair")}.`;
+    return palinka.make("figure", {}, bars, palinka.make("figcaption", {}, caption));
   };
 })();

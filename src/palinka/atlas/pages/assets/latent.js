@@ -2,6 +2,8 @@
 // Everything about one latent.
 (() => {
   const { make } = palinka;
+  // A token of bytes or control characters alone, as Python spells them out.
+  const BYTES = /^(⟨[0-9A-FU+ ]*⟩)+$/;
 
   /** A text in which the latent is active. */
   function context({ tokens, peak, document, position }, most) {
@@ -35,32 +37,87 @@
   }
 
   function effects(pairs, vocabulary, heading) {
-    return make(
-      "table",
-      { class: "pairs" },
-      make("caption", {}, heading),
-      make("tbody", {}, pairs.map(([place, by]) =>
+    const rows = (some) =>
+      make("tbody", {}, some.map(([place, by]) =>
         make("tr", {},
           make("th", { scope: "row", title: `id ${vocabulary.ids[place]}` },
             make("bdi", { class: "piece" }, vocabulary.texts[place])),
-          make("td", {}, palinka.number(by))))), // prettier-ignore
+          make("td", {}, palinka.number(by))))); // prettier-ignore
+    const isBytes = ([place]) => BYTES.test(vocabulary.texts[place]);
+    const bytes = pairs.filter(isBytes);
+    return make(
+      "div",
+      {},
+      make("table", { class: "pairs" }, make("caption", {}, heading), rows(pairs.filter((pair) => !isBytes(pair)))),
+      bytes.length
+        ? make("details", {}, make("summary", {}, palinka.plural(bytes.length, "byte token")),
+            make("table", { class: "pairs" }, rows(bytes))) // prettier-ignore
+        : null,
     );
   }
 
-  function words({ words: found, sampled }) {
+  const columns = (...headings) =>
+    make("thead", {}, make("tr", {}, headings.map((heading) => make("th", { scope: "col" }, heading))));
+
+  function tokens({ tokens: found }, vocabulary) {
     return [
       make(
         "table",
         { class: "pairs" },
-        make("thead", {}, make("tr", {}, ["word", "places", "mean"].map((h) => make("th", { scope: "col" }, h)))),
-        make("tbody", {}, found.map(([text, count, mean]) =>
+        columns("token", "count", "mean", "max"),
+        make("tbody", {}, found.map(([place, count, mean, max]) =>
           make("tr", {},
-            make("th", { scope: "row" }, make("bdi", { class: "piece" }, text)),
-            make("td", {}, String(count)),
-            make("td", {}, palinka.number(mean))))), // prettier-ignore
+            make("th", { scope: "row", title: `id ${vocabulary.ids[place]}` },
+              make("bdi", { class: "piece" }, vocabulary.texts[place])),
+            [palinka.count(count), palinka.number(mean), palinka.number(max)].map((text) => make("td", {}, text))))), // prettier-ignore
       ),
-      make("p", { class: "note" }, `Of ${palinka.plural(sampled, "place")} drawn at random where it is active.`),
+      make("p", { class: "note" }, "Tokens that hold the most of its activation, with their count in the text. Means are over all occurrences."),
     ];
+  }
+
+  /** The value below which a share of the activations is, to within a bin of the histogram. */
+  function percentile({ width, counts }, percent) {
+    let left = (percent / 100) * counts.reduce((sum, count) => sum + count, 0);
+    const bin = counts.findIndex((count) => (left -= count) <= 0);
+    return (bin + 1 + left / counts[bin]) * width;
+  }
+
+  /** Coefficients for steering, in units of its own activations and of the site's norm. */
+  function steering(number, { histogram, length }, most) {
+    const { norm, site } = palinka.overview;
+    const median = percentile(histogram, 50);
+    const sizes = [
+      ["typical: median", median],
+      ["strong: 95th percentile", percentile(histogram, 95)],
+      ["maximum", most],
+      ["10 % of the norm", (0.1 * norm) / length],
+      ["100 % of the norm", norm / length],
+    ];
+    return [
+      make(
+        "table",
+        { class: "pairs" },
+        columns("", "activation", "× median", "% of norm"),
+        make("tbody", {}, sizes.map(([name, size]) =>
+          make("tr", {},
+            make("th", { scope: "row" }, name),
+            [size, size / median, (100 * size * length) / norm].map((value) =>
+              make("td", { title: palinka.exactly(value) }, palinka.number(value)))))), // prettier-ignore
+      ),
+      make("p", { class: "note" },
+        "Quantiles where it is active, to within a bin of the histogram. As coefficients for steering: ",
+        make("code", {}, `edits.add(${number}, ${median.toPrecision(3)})`),
+        ` adds its median. An activation of 1 adds a vector of norm ${palinka.number(length)} to ${site.split(" → ").at(-1)}, whose activations have a median norm of ${palinka.number(norm)}.`), // prettier-ignore
+    ];
+  }
+
+  /** Its match in the other dictionary. */
+  function counterpart(number, against) {
+    const { here, there, cosine } = palinka.matches(against);
+    const at = here.indexOf(number);
+    if (at < 0) return make("p", {}, "It has no match.");
+    return make("p", { class: "match" }, `Latent ${there[at]}, cosine `, make("b", {}, palinka.number(cosine[at])), " ",
+      make("bdi", { class: "words" }, against.tokens[there[at]])); // prettier-ignore
   }
 
   function nearest(pairs) {
@@ -74,7 +131,8 @@
 
   /** Its value in every column, and its rank among the latents that have one. */
   function values(number) {
-    const rows = palinka.overview.columns.map(({ key, label, about }) => {
+    const rows = palinka.overview.columns.map(({ key, about }) => {
+      const label = palinka.selection.named(key);
       const all = palinka.selection.values(key);
       const own = all[number];
       const fewest = /[/_]p(_value|_adjusted)?$/.test(key); // the smallest says most
@@ -93,8 +151,7 @@
         make("td", { title: palinka.exactly(own) }, palinka.number(own)),
         make("td", {}, rank)); // prettier-ignore
     });
-    const head = ["", "value", "rank"].map((heading) => make("th", { scope: "col" }, heading));
-    return make("table", { class: "pairs" }, make("thead", {}, make("tr", {}, head)), make("tbody", {}, rows));
+    return make("table", { class: "pairs" }, columns("", "value", "rank"), make("tbody", {}, rows));
   }
 
   /** Where the latent is in the table's order, and what stands beside it there. */
@@ -136,9 +193,10 @@
 
   /** The page of a latent. */
   palinka.latentPage = async (number) => {
-    const [record, vocabulary] = await Promise.all([
+    const [record, vocabulary, against] = await Promise.all([
       palinka.latent(number),
       palinka.vocabulary(),
+      palinka.overview.against ? palinka.load("against") : null,
       palinka.selection.loadLabels(),
     ]);
     const most = palinka.selection.values("max")[number];
@@ -149,7 +207,7 @@
       "article",
       { class: "latent" },
       heading(number),
-      make("p", { class: "lead" }, make("bdi", {}, palinka.selection.labels[number] || "no words")),
+      make("p", { class: "lead" }, make("bdi", {}, palinka.selection.labels[number] || "never active")),
       make(
         "div",
         { class: "columns" },
@@ -169,7 +227,8 @@
           "div",
           { class: "facts" },
           dead ? null : card("Activations", palinka.activationHistogram(record.histogram)),
-          dead ? null : card("Words", words(record)),
+          dead ? null : card("Tokens", tokens(record, vocabulary)),
+          dead ? null : card("Typical activation and steering", steering(number, record, most)),
           direct
             ? card(
                 "Direct effect on logits",
@@ -182,6 +241,7 @@
               )
             : null,
           record.nearest.length ? card("Nearest directions", nearest(record.nearest)) : null,
+          against ? card(`In ${against.name}`, counterpart(number, against)) : null,
           card("Numbers", values(number)),
         ),
       ),

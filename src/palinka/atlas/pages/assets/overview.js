@@ -31,6 +31,18 @@
     );
   }
 
+  function analyses() {
+    const { overview, make } = palinka;
+    if (!overview.analyses.length) return null;
+    return make(
+      "section",
+      { "aria-labelledby": "analyses-title" },
+      make("h2", { id: "analyses-title" }, "Analyses of this dictionary"),
+      make("ul", { class: "analyses" }, overview.analyses.map(({ name, kind }, i) =>
+        make("li", {}, make("a", { href: `#analysis=${i}` }, name), " ", make("small", {}, kind.replaceAll("_", " "))))), // prettier-ignore
+    );
+  }
+
   function build() {
     const { overview, make, selection } = palinka;
     // The category scores are what one wants to see beside the density; else direct effects.
@@ -47,7 +59,7 @@
     const words = [
       `${palinka.count(overview.latents)} latents of a ${overview.autoencoder}`,
       ` at ${overview.site} of ${overview.language_model},`,
-      ` as ${palinka.count(overview.rows)} tokens of ${overview.text} show them.`,
+      ` measured on ${palinka.count(overview.rows)} tokens of ${overview.text}.`,
     ];
     const element = make(
       "div",
@@ -56,6 +68,7 @@
       make("p", { class: "lead" }, words.join("")),
       overview.notes.map((note) => make("p", { class: "note" }, note)),
       metrics(),
+      analyses(),
       make(
         "section",
         { "aria-labelledby": "plots-title" },

@@ -1,5 +1,5 @@
 "use strict";
-// From the address to the page: #latent=123, #analysis=0, #text, and the overview.
+// From the address to the page: #latent=123, #analysis=0, #against, #text, and the overview.
 (() => {
   const { make, byId } = palinka;
   let wanted = 0;
@@ -13,6 +13,7 @@
     if (analysis && Number(analysis[1]) < palinka.overview.analyses.length) {
       return palinka.analysisPage(Number(analysis[1]));
     }
+    if (hash === "#against" && palinka.overview.against) return palinka.againstPage();
     if (hash === "#text") return palinka.textPage();
     if (hash === "" || hash === "#") return palinka.overviewPage();
     return missing(hash);
@@ -66,6 +67,7 @@
     byId("pages").append(
       link("#", "Overview"),
       ...overview.analyses.map(({ name }, i) => link(`#analysis=${i}`, name)),
+      ...(overview.against ? [link("#against", "Two dictionaries")] : []),
       link("#text", "Your text"),
     );
     selection.update();

@@ -25,7 +25,7 @@
       const drawing = palinka.prepare(canvas);
       const { pen, color } = drawing;
       area = drawing.area;
-      const labels = [keys.x, keys.y].map((key) => selection.column(key).label);
+      const labels = [keys.x, keys.y].map(selection.named);
       palinka.drawAxes(drawing, scales.x, scales.y, ...labels);
       const [xs, ys] = [selection.values(keys.x), selection.values(keys.y)];
       const mask = selection.mask();

@@ -1,8 +1,10 @@
 "use strict";
-// The search box: numbers, words and tokens, with a list of what is found.
+// The search box: what is most active at a token, and labels, in one list.
 (() => {
   const { make, byId, selection } = palinka;
-  const MOST = 12;
+  const TOKENS = 4; // tokens that a word finds
+  const EACH = 4; // latents of each; more of a single one
+  const MOST = 10;
 
   palinka.startSearch = () => {
     const input = byId("search");
@@ -46,26 +48,52 @@
       byId("main").focus();
     }
 
+    /** Headings and options of a query: its number, then its tokens' latents, then labels. */
+    function results(query, tokens, labeled) {
+      options = [];
+      const shown = [];
+      const heading = (...content) =>
+        shown.push(make("li", { class: "group", role: "presentation" }, content));
+      const add = (choose, ...content) => {
+        options.push(option(options.length, choose, ...content));
+        shown.push(options.at(-1).element);
+      };
+      const label = (latent) => [make("b", {}, String(latent)), " ", make("bdi", {}, selection.labels[latent])];
+      const found = new Set();
+      for (const { text, count, latents } of tokens) {
+        heading("at ", make("bdi", { class: "piece" }, text), ` ${palinka.plural(count, "occurrence")} in the text`);
+        for (const { latent, mean, max } of latents.slice(0, tokens.length === 1 ? MOST : EACH)) {
+          const numbers = `mean ${palinka.number(mean)} · max ${palinka.number(max)}`;
+          add(() => open(latent), label(latent), make("small", {}, numbers));
+        }
+        for (const { latent } of latents) found.add(latent);
+      }
+      const others = labeled.filter((latent) => !found.has(latent));
+      if (others.length) heading(tokens.length ? "other numbers, labels and raised tokens" : "numbers, labels and raised tokens");
+      for (const latent of others.slice(0, MOST)) {
+        const reason = selection.reason(latent, query);
+        add(() => open(latent), label(latent), make("small", {}, reason ? `raises ${reason}` : ""));
+      }
+      for (const latent of others) found.add(latent);
+      if (found.size) {
+        const all = `Show ${palinka.plural(found.size, "latent")} in the table`;
+        add(() => showAll({ text: query, latents: [...found] }), make("i", {}, all));
+      }
+      palinka.say(found.size ? `${found.size} found` : "nothing found");
+      return shown;
+    }
+
     async function search() {
       const query = input.value.trim();
       if (!query) return close();
-      await selection.loadLabels();
+      const isNumber = /^#?\d+$/.test(query);
+      const [tokens] = await Promise.all([isNumber ? [] : palinka.tokensOf(query, TOKENS), selection.loadLabels()]);
       if (input.value.trim() !== query) return; // typed on
-      const found = selection.find(query);
-      options = found.slice(0, MOST).map((latent, place) =>
-        option(place, () => open(latent), make("b", {}, String(latent)), " ",
-          make("bdi", {}, selection.labels[latent]), " ",
-          make("bdi", { class: "reason" }, selection.reason(latent, query)))); // prettier-ignore
-      if (found.length) {
-        const all = `Show ${palinka.plural(found.length, "latent")} in the table`;
-        options.push(option(options.length, () => showAll(query), make("i", {}, all)));
-      }
-      const nothing = make("li", { class: "nothing" }, "Nothing found");
-      list.replaceChildren(...(options.length ? options.map(({ element }) => element) : [nothing]));
+      const shown = results(query, tokens, selection.find(query));
+      list.replaceChildren(...(shown.length ? shown : [make("li", { class: "nothing" }, "Nothing found")]));
       list.hidden = false;
       input.setAttribute("aria-expanded", "true");
       active = -1;
-      palinka.say(found.length ? `${found.length} found` : "nothing found");
     }
 
     input.addEventListener("input", search);

@@ -10,7 +10,7 @@
   const selection = {
     sort: { key: "latent", descending: false },
     ranges: new Map(), // column -> [low, high]
-    query: "",
+    query: null, // {text, latents} of a search
     scroll: 0,
   };
 
@@ -31,9 +31,16 @@
     palinka.overview.columns.find((each) => each.key === key) ?? {
       key: "latent",
       label: "latent",
-      about: "its number",
+      unit: "number",
+      about: "number of the latent in the dictionary",
       log: false,
     };
+
+  /** A column's label with its unit. */
+  selection.named = (key) => {
+    const { label, unit } = selection.column(key);
+    return unit ? `${label} (${unit})` : label;
+  };
 
   /** The chosen latents in the table's order. */
   selection.order = () => order;
@@ -42,16 +49,16 @@
   selection.isWhole = () => order.length === palinka.overview.latents;
   selection.changed = (listener) => listeners.push(listener);
 
-  /** Words come after the numbers, so that the first page need not wait for them. */
+  /** Labels come after the numbers, so that the first page need not wait for them. */
   selection.loadLabels = async () => {
-    const [shown, more] = await Promise.all([palinka.load("labels"), palinka.load("search")]);
+    const [shown, more] = await Promise.all([palinka.load("labels"), palinka.load("promoted")]);
     selection.labels = shown;
     labels ??= shown.map((label, i) => ` ${label} ${more[i]} `.toLowerCase());
     return labels;
   };
   selection.labels = null;
 
-  /** The latents whose number, words or tokens hold a text: the number itself, whole words, parts. */
+  /** The latents whose number, label or raised tokens hold a text: the number, whole words, parts. */
   selection.find = (query) => {
     const wanted = query.trim().toLowerCase();
     if (wanted === "") return [];
@@ -66,7 +73,7 @@
     return [...whole, ...begun, ...parts];
   };
 
-  /** The word by which a latent is found where its label does not show it. */
+  /** The raised token by which a latent is found where its label does not show it. */
   selection.reason = (latent, query) => {
     const wanted = query.trim().toLowerCase();
     if (selection.labels[latent].toLowerCase().includes(wanted)) return "";
@@ -77,7 +84,7 @@
   selection.update = () => {
     const count = palinka.overview.latents;
     const mask = new Uint8Array(count);
-    if (selection.query) for (const latent of selection.find(selection.query)) mask[latent] = 1;
+    if (selection.query) for (const latent of selection.query.latents) mask[latent] = 1;
     else mask.fill(1);
     for (const [key, [low, high]] of selection.ranges) {
       const values = selection.values(key);

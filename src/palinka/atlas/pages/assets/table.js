@@ -23,12 +23,14 @@
     const headings = new Map();
 
     for (const key of keys) {
-      const { label, about } = selection.column(key);
-      const button = make("button", { type: "button", title: about, onclick: () => sortBy(key) }, label);
-      const cell = make("th", { scope: "col" }, button);
+      const { label, unit, about } = selection.column(key);
+      const tell = () => palinka.showTip(button.getBoundingClientRect(), about, make("small", {}, unit));
+      const button = make("button", { type: "button", "aria-description": about, onclick: () => sortBy(key),
+        onpointerenter: tell, onfocus: tell, onpointerleave: palinka.hideTip, onblur: palinka.hideTip }, label); // prettier-ignore
+      const cell = make("th", { scope: "col" }, button, make("small", {}, unit));
       headings.set(key, cell);
       head.append(cell);
-      if (key === "latent") head.append(make("th", { scope: "col", class: "words" }, "words"));
+      if (key === "latent") head.append(make("th", { scope: "col", class: "words" }, "label", make("small", {}, "tokens")));
     }
 
     function sortBy(key) {

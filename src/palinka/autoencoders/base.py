@@ -100,9 +100,6 @@ class Autoencoder(FullPrecisionState, ABC):
         unit_norm: True if training keeps every row of `dictionary` at norm 1.
         is_initialized: True once the weights come from data or a file.
 
-    Raises:
-        InputError: If a dimension is not a positive integer.
-
     Source:
         Dunefsky et al. (2024), arXiv 2406.11944, for the transcoder.
     """
@@ -130,7 +127,9 @@ class Autoencoder(FullPrecisionState, ABC):
         self.is_transcoder = output_dim is not None
         output_dim = input_dim if output_dim is None else output_dim
         self.output_dim = positive_integer("output_dim", output_dim)
-        self.register_load_state_dict_post_hook(_mark_initialized)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(  # type: ignore[no-untyped-call]
+            lambda autoencoder, _: setattr(autoencoder, "is_initialized", True)
+        )
 
     @property
     @abstractmethod
@@ -234,10 +233,6 @@ class Autoencoder(FullPrecisionState, ABC):
             except Exception as error:  # of any HTTP client
                 fault = f"cannot upload to {repo_id} on the Hugging Face hub: {first_line(error)}"
                 raise InputError(f"{fault}; give owner/repository and a token for it") from error
-
-
-def _mark_initialized(autoencoder: Autoencoder, incompatible_keys: Any) -> None:
-    autoencoder.is_initialized = True
 
 
 def positive_integer(name: str, value: int) -> int:

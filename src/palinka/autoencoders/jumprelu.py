@@ -73,9 +73,6 @@ class JumpReLUAutoencoder(UntiedAutoencoder):
             `tanh(tanh_scale · z ‖d‖)` over latents `z` with decoder directions `d`.
         tanh_scale: Steepness of the tanh.
 
-    Raises:
-        InputError: If a number is not positive, or the sparsity unknown.
-
     Source:
         Rajamanoharan et al. (2024), JumpReLU sparse autoencoders, arXiv 2407.14435; for the tanh,
         Jermyn et al. (2024), Tanh penalty in dictionary learning, and Conerly et al. (2025),

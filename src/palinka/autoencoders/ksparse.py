@@ -26,9 +26,6 @@ class KSparseAutoencoder(LinearAutoencoder):
             `x` before encoding, except in a transcoder.
         unit_norm: Give every latent's direction norm 1, at the start and throughout training.
 
-    Raises:
-        InputError: If `k` is not in 1 … `latent_dim`, or a transcoder is tied.
-
     Source:
         Makhzani & Frey (2013), k-sparse autoencoders, arXiv 1312.5663.
     """

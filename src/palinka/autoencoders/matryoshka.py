@@ -27,9 +27,6 @@ class MatryoshkaAutoencoder(BatchTopKAutoencoder):
     Attributes:
         prefixes: Number of latents in the first group, the first two, …, all of them.
 
-    Raises:
-        InputError: If the fractions do not sum to 1, or a group is empty.
-
     Source:
         Bussmann et al. (2025), Matryoshka sparse autoencoders, arXiv 2503.17547.
     """

@@ -41,14 +41,6 @@ def bos_id(tokenizer: "PreTrainedTokenizerBase") -> int:
     return tokenizer.bos_token_id
 
 
-# Byte-level vocabularies write every byte as a letter: printable Latin-1 as itself, the others
-# as the letters from U+0100 on, in order (Radford et al. 2019).
-_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-_OTHERS = sorted(set(range(256)) - set(_PRINTABLE))
-_BYTE_OF_LETTER = {chr(byte): byte for byte in _PRINTABLE}
-_BYTE_OF_LETTER |= {chr(0x100 + index): byte for index, byte in enumerate(_OTHERS)}
-
-
 def token_texts(
     tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int], errors: str = "backslashreplace"
 ) -> list[str]:
@@ -71,6 +63,10 @@ def token_bytes(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> lis
     `tokenizer.decode` would put U+FFFD for a part of a character, and some tokenizers drop the
     space before a lone token.
     """
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    # Byte-level vocabularies write every byte as a printable letter.
+    byte_of = {letter: byte for byte, letter in bytes_to_unicode().items()}
     named = {index: token.content for index, token in tokenizer.added_tokens_decoder.items()}
     byte_level = "ByteLevel" in repr(tokenizer.backend_tokenizer.decoder)
 
@@ -78,7 +74,7 @@ def token_bytes(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> lis
         if index in named:
             return named[index].encode()
         if byte_level:
-            return bytes(_BYTE_OF_LETTER[letter] for letter in token)
+            return bytes(byte_of[letter] for letter in token)
         # SentencePiece: `▁` is a space, `<0xF0>` a single byte.
         if len(token) == 6 and token.startswith("<0x"):
             return bytes.fromhex(token[3:5])

@@ -287,9 +287,7 @@ def largest_eigenvalues(rows: Array, in_a: NDArray[np.bool_], shrinkage: Shrinka
             shrunk(part.T @ part / len(part), shrinkage_intensity(part, shrinkage))
             for part in (rows[labels], rows[~labels])
         )
-        lower = np.linalg.cholesky(b)
-        half = np.linalg.solve(lower, a)
-        eigenvalues = np.linalg.eigvalsh(np.linalg.solve(lower, half.T))
+        eigenvalues = scipy.linalg.eigh(a, b, eigvals_only=True, check_finite=False)
         largest[index] = eigenvalues[-1], 1.0 / eigenvalues[0]
     return largest
 

@@ -370,27 +370,6 @@ def tangents(start: int, stop: int, gradient: Floats, rows: Floats) -> None:
             gradient[row, i] -= along * rows[row, i]
 
 
-@compiled(sums=True)
-def variances(
-    start: int, stop: int, offsets: Integers, weights: Floats, rows: int,
-    mean: Floats, variance: Floats,
-) -> None:  # fmt: skip
-    """Mean and unbiased variance of each column, of `rows` entries that are mostly zero.
-
-    The entries of column `j` that are not zero are `weights[offsets[j] : offsets[j + 1]]`.
-    """
-    for column in range(start, stop):
-        total = 0.0
-        for place in range(offsets[column], offsets[column + 1]):
-            total += weights[place]
-        average = total / rows
-        square = (rows - (offsets[column + 1] - offsets[column])) * average * average
-        for place in range(offsets[column], offsets[column + 1]):
-            square += (weights[place] - average) ** 2
-        mean[column] = average
-        variance[column] = square / (rows - 1)
-
-
 @compiled(sums=True, inline=True)
 def _gram_row(row: int, latents: CenteredLatents, gram: Floats) -> None:
     """Write row `row` of the Gram matrix of the centered rows, `(rows,)`.

@@ -155,7 +155,7 @@ def test_what_only_the_fit_can_find_out(
 ) -> None:
     schedule = [*FIT, *ONE_CYCLE.split()]
     line = refused(*schedule, "--model.lr_scheduler.total_steps=7")
-    assert "OneCycleLR ends after 7 optimizer steps, and the run takes 8: give" in line
+    assert "the schedule ends after 7 of 8 steps: give" in line
     assert main([*schedule, "--model.lr_scheduler.total_steps=8"]) == 0
     assert "1000000" in refused(*FIT, "--data.batch_size=1000000")
 

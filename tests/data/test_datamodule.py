@@ -407,7 +407,7 @@ def test_the_corpus_and_the_cache_folder_have_defaults(
         ({"context_length": 1, "skip_first": True}, "skip is 1"),
         ({"context_length": 1, "bos": True}, "context_length is 1; expected at least 2"),
         ({"harvest_batch_size": 0}, "harvest_batch_size is 0"),
-        ({"train_tokens": 3}, "3 rows of the train split are less"),
+        ({"train_tokens": 3}, "3 rows are less"),
         ({"target_site": SITE}, "is the site itself"),
         ({"target_site": "blocks.1.mlp.outs"}, r"no site 'blocks\.1\.mlp\.outs'"),
     ],

@@ -138,7 +138,7 @@ def test_a_checkpoint_of_other_variants_is_refused(
     other = SweepModule({**sweep("abc").variants, "d": VARIANTS["a"](), "e": VARIANTS["e"]()})
     with pytest.raises(InputError, match="holds a ReLUAutoencoder"):
         other.check_checkpoint(path, data, resume=True)
-    with pytest.raises(InputError, match=r"sweep of 5 autoencoders: give .*/a/"):
+    with pytest.raises(InputError, match=r"is of a sweep: give .*/a/"):
         settings_of(path)
 
 

@@ -177,9 +177,8 @@ class Autoencoder(FullPrecisionState, ABC):
     def check_width(self, tensor: Tensor, width: int, what: str) -> None:
         """Reject a tensor whose last dimension is not `width` long."""
         if tensor.ndim == 0 or tensor.shape[-1] != width:
-            given = f"{what} of shape {tuple(tensor.shape)} do not fit a {type(self).__name__} of"
-            dims = f"input_dim {self.input_dim} and latent_dim {self.latent_dim}"
-            raise InputError(f"{given} {dims}: the last dimension must be {width}")
+            given = f"{what} of shape {tuple(tensor.shape)} do not fit a {type(self).__name__}"
+            raise InputError(f"{given}: the last dimension must be {width}")
 
     def save_pretrained(self, folder: str | PathLike[str]) -> None:
         """Write `config.json` and `model.safetensors` into a folder, made where missing."""

@@ -45,8 +45,7 @@ class KSparseAutoencoder(LinearAutoencoder):
     ) -> None:
         super().__init__(input_dim, latent_dim, **settings)
         if tied and self.is_transcoder:
-            fault = f"tied is true and output_dim is {self.output_dim}"
-            raise InputError(f"{fault}: a transcoder cannot be tied; set tied to false")
+            raise InputError("tied is true: a transcoder cannot be tied; set tied to false")
         self.k = validate_k(k, self.input_dim, self.latent_dim)
         self.tied, self.encoder_bias, self.unit_norm = tied, encoder_bias, unit_norm
         self.subtract_decoder_bias = not self.is_transcoder

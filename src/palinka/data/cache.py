@@ -4,7 +4,7 @@ import hashlib
 import os
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -73,8 +73,7 @@ def open_shard(folder: Path, shape: ShardShape) -> FileIO:
     if size == shape.bytes and header == shape.header:
         return file
     file.close()
-    right = size == shape.bytes
-    fault = "its header is damaged" if right else f"{size} bytes, expected {shape.bytes}"
+    fault = "damaged header" if size == shape.bytes else f"{size} bytes, expected {shape.bytes}"
     raise InputError(f"{path}: {fault}; {_REMEDY}")
 
 
@@ -204,17 +203,10 @@ class Cache:
             raise InputError(f"{folder}: no finished cache (no {MANIFEST_NAME}); harvest it first")
         manifest = Manifest.read(folder)
         if key is not None and manifest.key.digest != key.digest:
-            keys = f"key {manifest.key.digest[:16]}, expected {key.digest[:16]}"
-            raise InputError(f"{folder}: a cache of other settings ({keys}); remove it")
-        problems = []
-        for shape in manifest.checksums:
-            try:
-                open_shard(folder, shape).close()
-            except InputError as error:
-                problems.append(str(error))
-        if problems:
-            raise InputError(" · ".join(problems))
-        return cls(folder, manifest, verify_shards)
+            raise InputError(f"{folder}: a cache of other settings; remove it and harvest again")
+        cache = cls(folder, manifest, verify_shards)
+        cache._check(cache.shapes, lambda shape: open_shard(folder, shape).close())
+        return cache
 
     def verify(self, shards: Iterable[int] | None = None) -> None:
         """Read every byte of some shards, or of all; reject naming each missing or damaged one."""
@@ -225,11 +217,15 @@ class Cache:
                 if hashlib.file_digest(file, "sha256").hexdigest() != self._checksums[shape]:
                     raise InputError(f"{file.name}: the checksum does not match; {_REMEDY}")
 
+        self._check(chosen, compare)
+
+    def _check(self, shapes: list[ShardShape], check: Callable[[ShardShape], None]) -> None:
+        """Check shards on several threads; reject naming each with an `InputError`."""
         problems = []
         pool = ThreadPoolExecutor(_MAX_THREADS, "checksum")
-        with progress("checking the cache", sum(shape.bytes for shape in chosen), "bytes") as bar:
+        with progress("checking the cache", sum(shape.bytes for shape in shapes), "bytes") as bar:
             try:
-                for shape, done in [(shape, pool.submit(compare, shape)) for shape in chosen]:
+                for shape, done in [(shape, pool.submit(check, shape)) for shape in shapes]:
                     try:
                         done.result()
                     except InputError as error:

@@ -220,10 +220,8 @@ class HuggingFaceDataset(Corpus):
         """Iterate over the rows, each named by its number."""
         for number, row in enumerate(self._rows()):
             if (field := self.text_field) not in row:
-                columns = ", ".join(row)
-                raise InputError(
-                    f"{self.path} has no column {field!r}; text_field may be {columns}"
-                )
+                hint = f"text_field may be {', '.join(row)}"
+                raise InputError(f"{self.path} has no column {field!r}; {hint}")
             if not isinstance(text := row[field], str | None):
                 held = f"{type(text).__name__} in column {field!r}"
                 raise InputError(f"row {number} of {self.path} holds {held}; expected text")

@@ -80,8 +80,7 @@ class HarvestSpec:
             raise InputError(f"target_site {self.target_site!r} is the site itself; give another")
         rows = self.layout.rows_per_context
         if self.max_rows is not None and self.max_rows < rows:
-            few = f"{self.max_rows} rows of the {self.split} split are less than one context"
-            raise InputError(f"{few}; give at least {rows}")
+            raise InputError(f"{self.max_rows} rows are less than one context; give {rows} or more")
 
     @cached_property
     def resolved_sites(self) -> tuple[str, ...]:

@@ -83,8 +83,7 @@ def read(spec: HarvestSpec) -> MemoryRows:
                 bar.total = spec.tokens(bar.n + size * len(batch), batch[-1])
                 bar.update(size * len(batch))
     if not rows:
-        hint = "give more documents, or a validation_fraction of 0"
-        raise InputError(f"the {spec.split} split has no tokens to read: {hint}")
+        raise InputError(f"the {spec.split} split has no tokens to read: give more documents")
     skip, most = spec.layout.skip, spec.max_rows
     text = Context(*(np.concatenate([vars(c)[n][skip:] for c in kept])[:most] for n in TABLES))
     return MemoryRows(torch.cat(rows)[:most], text, identity_of(spec))

@@ -51,10 +51,9 @@ def read(path: str | PathLike[str], allow_sweep: bool = False) -> dict[str, Any]
         for one in (variants or {"": settings}).values():
             one["autoencoder"]["class_path"].rpartition(".")
         if variants and not allow_sweep:
-            run, file = Path(path).parent, Path(path).name
-            of_first = run.parent / next(iter(variants)) / run.name / file
-            count = f"{path} is of a sweep of {len(variants)} autoencoders"
-            raise InputError(f"{count}: give one of its variants, such as {of_first}")
+            run = Path(path).parent
+            of_first = run.parent / next(iter(variants)) / run.name / Path(path).name
+            raise InputError(f"{path} is of a sweep: give one of its variants, such as {of_first}")
     return checkpoint
 
 
@@ -78,27 +77,20 @@ def check_matches(
     theirs = checkpoint.get("hyper_parameters", {}).get("autoencoder", mine)
     # `load_from_checkpoint(path, autoencoder=…)` puts an autoencoder in place of its description.
     if isinstance(theirs, Mapping) and _summary(mine) != _summary(theirs):
-        raise InputError(
-            f"the checkpoint holds a {_summary(theirs)}, but this run asks for a {_summary(mine)}:"
-            " use the model and site it was trained for, or start without a checkpoint"
-        )
+        fault = f"the checkpoint holds a {_summary(theirs)}, but this run has a {_summary(mine)}"
+        raise InputError(f"{fault}: use its model and site, or start without a checkpoint")
     state = checkpoint.get("state_dict", {}).items()
     weights = {k.removeprefix(MODULE): tensor for k, tensor in state if k.startswith(MODULE)}
     check_weights(autoencoder.state_dict(), weights, "the checkpoint")
     trained_on = checkpoint.get("source", {})
     for key, ours in (getattr(data, "source", None) or {}).items():
         if trained_on.get(key, ours) != ours:
-            name = key.replace("_", " ")
-            raise InputError(
-                f"the checkpoint was trained with {name} {trained_on[key]}, but this run's data has"
-                f" {name} {ours}: use the data settings it was trained with"
-            )
+            fault = f"the checkpoint was trained with {key} {trained_on[key]}, the data has {ours}"
+            raise InputError(f"{fault}: use the data settings it was trained with")
     cached, ours = checkpoint.get("cache_identity"), getattr(data, "cache_identity", None)
     if resume and None not in (cached, ours) and cached != ours:
-        raise InputError(
-            f"the checkpoint was trained on the cache {cached}, but this run's data is the"
-            f" cache {ours}: resume with the checkpoint's data settings, or start without it"
-        )
+        fault = f"the checkpoint was trained on the cache {cached}, but this run's is {ours}"
+        raise InputError(f"{fault}: resume with its data settings, or start without it")
 
 
 def _summary(description: Mapping[str, Any]) -> str:
@@ -118,9 +110,8 @@ def check_strategy(strategy: Strategy, devices: int) -> None:
         sizes = f"data_parallel_size {rows} times tensor_parallel_size {latents}"
         raise InputError(f"{sizes} must be the number of devices, which is {devices}: change one")
     if strategy._save_distributed_checkpoint:
-        raise InputError(
-            "a checkpoint is a single file: set trainer.strategy.save_distributed_checkpoint false"
-        )
+        hint = "set trainer.strategy.save_distributed_checkpoint to false"
+        raise InputError(f"a checkpoint is a single file: {hint}")
 
 
 class DurableCheckpointIO(TorchCheckpointIO):

@@ -31,10 +31,8 @@ class NaNDetector(nn.Module):
         """Raise on every process if any process had such a batch."""
         batches = int(all_reduce(self.batches.clone(), group))
         if batches:
-            raise InputError(
-                f"{batches} batches of activations hold NaN or Inf: look at the language model's"
-                " output at this site, or store the activations in a wider dtype"
-            )
+            hint = "check the language model at this site, or store a wider dtype"
+            raise InputError(f"{batches} batches of activations hold NaN or Inf: {hint}")
 
 
 class DeadLatentTracker(nn.Module):

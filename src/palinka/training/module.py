@@ -171,9 +171,7 @@ class SparseAutoencoderModule(LightningModule):
         """Initialize from data on rank 0 and broadcast."""
         self.train()  # a loaded checkpoint is in eval mode
         if self.autoencoder.dictionary.dtype == torch.float16:
-            raise InputError(
-                "float16 weights have too little range to be trained: use bf16-true or 16-mixed"
-            )
+            raise InputError("float16 weights have too little range: use bf16-true or 16-mixed")
         size = self.autoencoder.input_dim * self.autoencoder.latent_dim
         self._precision_before = tune_cpu(self.device, size, self._resumed_precision)
         if self._sharded is not None:
@@ -192,11 +190,8 @@ class SparseAutoencoderModule(LightningModule):
         for configured in self.trainer.lr_scheduler_configs:
             ends = getattr(configured.scheduler, "total_steps", steps)
             if ends < steps:
-                name = type(configured.scheduler).__name__
-                raise InputError(
-                    f"{name} ends after {ends} optimizer steps, and the run takes {steps}: give"
-                    f" model.lr_scheduler.total_steps {steps}, or trainer.max_steps {ends}"
-                )
+                hint = f"give model.lr_scheduler.total_steps {steps}, or trainer.max_steps {ends}"
+                raise InputError(f"the schedule ends after {ends} of {steps} steps: {hint}")
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """Compute the loss of one batch, as if the batches of all processes were one."""

@@ -219,11 +219,9 @@ class SweepModule(LightningModule):
     def _check_names(self, checkpoint: Mapping[str, Any]) -> None:
         theirs = list(checkpoint["hyper_parameters"].get(VARIANTS, {}))
         if theirs != list(self.names):
-            raise InputError(
-                f"the checkpoint holds {', '.join(theirs) or 'a single autoencoder'}, but this run"
-                f" is a sweep of {', '.join(self.names)}: give the same variants in the same order,"
-                " or start without a checkpoint"
-            )
+            held = f"the checkpoint holds {', '.join(theirs) or 'a single autoencoder'}"
+            ours = f"this run is a sweep of {', '.join(self.names)}"
+            raise InputError(f"{held}, but {ours}: give the same variants in the same order")
 
     def _log_of(self, variant: str, name: str, value: Any, **options: Any) -> None:
         # The progress bar has no room for all variants.

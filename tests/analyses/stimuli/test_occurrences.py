@@ -59,7 +59,7 @@ def test_matches_are_those_of_the_definition(
         with pytest.raises(InputError) as caught:
             stimuli.prepare(MINI)
         count = len(expected[short[0]])
-        assert f"conditions.{short[0]}: {count} matches of " in str(caught.value)
+        assert f"conditions.{short[0]}: {count} matches with " in str(caught.value)
         return
     prepared = stimuli.prepare(MINI)
     assert prepared.tokens == tuple(window for windows in expected.values() for window in windows)
@@ -104,8 +104,8 @@ def test_other_tokenizers(
         ({"conditions": {"a": Match([" ,"])}}, r"conditions\.a\.match\[0\]: ' ,'"),
         ({"before": -1}, "before: -1; give at least 0"),
         ({"limit": 2}, "limit: 2; give at least 3"),
-        ({"text": "none here"}, r"conditions\.a: 0 matches of ',' with a full"),
-        ({"text": "one, two, three"}, r"conditions\.a: 2 matches of ',' with a full"),
+        ({"text": "none here"}, r"conditions\.a: 0 matches with a full"),
+        ({"text": "one, two, three"}, r"conditions\.a: 2 matches with a full"),
         ({"skip": 1000}, r"conditions\.a: 0 matches .* in 0 tokens"),
     ],
 )  # fmt: skip

@@ -319,10 +319,8 @@ def shuffled_eigenvalues(
     """`permutation_null` of given `contrast_scores`, `n_a` of them of condition A."""
     fewest = min(n_a, len(scores) - n_a)
     if shrinkage == 0 and scores.shape[1] > fewest:
-        raise InputError(
-            f"without shrinkage, {scores.shape[1]} principal components need more than "
-            f"{fewest + 1} items in each condition; give a shrinkage above 0 or a smaller variance"
-        )
+        needs = f"{scores.shape[1]} principal components need more than {fewest + 1} items"
+        raise InputError(f"{needs} in each condition; give shrinkage above 0 or a smaller variance")
     labels = np.arange(len(scores)) < n_a
     rng = np.random.default_rng(seed)
     if pairs:

@@ -173,11 +173,8 @@ class HistogramCounter:
     """
 
     def __init__(self, latents: int, bins: int = 64) -> None:
-        if latents < 1 or bins < 2 or bins & (bins - 1):
-            raise InputError(
-                f"a histogram of {latents} latents in {bins} bins; give at least one latent, and a"
-                " power of two"
-            )
+        if bins < 2 or bins & (bins - 1):
+            raise InputError(f"a histogram in {bins} bins; give a power of two, at least 2")
         self._counts = np.zeros((latents, bins), dtype=np.int64)
         # The bins reach up to two to this power: at first to 0, far below every number.
         self._power = np.full(latents, -(1 << 20), dtype=np.int64)

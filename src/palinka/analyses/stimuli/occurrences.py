@@ -83,10 +83,9 @@ class Occurrences(base.Stimuli):
             matches[escape_control_chars(name)] = int(hits.sum())
             positions = np.flatnonzero(hits)[: self.limit].tolist()
             if len(positions) < base.MIN_ITEMS:
-                strings = ", ".join(map(repr, condition.match))
-                found = f"{len(positions)} matches of {strings} with a full window"
+                found = f"{len(positions)} matches with a full window in {len(ids)} tokens"
                 needed = f"at least {base.MIN_ITEMS}: give a longer text or a smaller window"
-                raise InputError(f"conditions.{name}: {found} in {len(ids)} tokens; needs {needed}")
+                raise InputError(f"conditions.{name}: {found}; needs {needed}")
             for position in positions:
                 window = ids[position - self.before : position + self.after + 1].tolist()
                 tokens.append(window)

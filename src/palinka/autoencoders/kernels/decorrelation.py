@@ -40,10 +40,8 @@ def squared_covariance(latents: Latents, group: Group = None, slices: Group = No
     """
     rows = len(latents) * world_size(group)
     if rows < 2:
-        raise InputError(
-            f"the covariance of latents needs at least 2 rows in a batch, got {rows}:"
-            " use a larger batch_size or decorrelation_weight 0"
-        )
+        fault = f"the covariance of latents needs at least 2 rows in a batch, got {rows}"
+        raise InputError(f"{fault}: use a larger batch_size or decorrelation_weight 0")
     value: Tensor
     if isinstance(latents, SparseLatents) and supports_numba(latents.values):
         entries = latents.values, latents.indices, latents.width

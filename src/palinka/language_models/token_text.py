@@ -66,7 +66,8 @@ def token_bytes(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> lis
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     # Byte-level vocabularies write every byte as a printable letter.
-    byte_of = {letter: byte for byte, letter in bytes_to_unicode().items()}
+    letters = bytes_to_unicode()  # type: ignore[no-untyped-call]
+    byte_of = {letter: byte for byte, letter in letters.items()}
     named = {index: token.content for index, token in tokenizer.added_tokens_decoder.items()}
     byte_level = "ByteLevel" in repr(tokenizer.backend_tokenizer.decoder)
 

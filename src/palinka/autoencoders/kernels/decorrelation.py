@@ -127,10 +127,10 @@ class _SparseGramForm(torch.autograd.Function):
         numbers, latents = gathered.numpy(), places.numpy()
         count = int(columns.offsets[-1])
         weights = numbers[columns.rows[:count], columns.entries[:count]].astype(np.float64)
-        owners = places.flatten()
-        mean = np.bincount(owners, gathered.flatten(), width) / len(numbers)
-        squares = np.bincount(owners, gathered.double().square().flatten(), width)
-        variance = (squares - len(numbers) * mean**2) / (len(numbers) - 1)
+        flat = latents.ravel()
+        mean = np.bincount(flat, numbers.ravel(), width) / len(numbers)
+        second = np.bincount(flat, gathered.double().square().flatten().numpy(), width)
+        variance = (second - len(numbers) * mean**2) / (len(numbers) - 1)
         along = (numbers * mean[latents]).sum(axis=1) - mean @ mean / 2
         moments = mean, variance, along
         ctx.latents = loops.CenteredLatents(numbers, latents, columns, weights, *moments)

@@ -150,16 +150,16 @@ def _spectrum(result: Result, names: Names) -> Figure:
         null, observed = getattr(result, f"null_{name}"), getattr(result, f"observed_{name}")
         if null is not None:
             low, high = np.quantile(null[np.isfinite(null)], [0.025, 0.975]) / observed
-            label = "largest under\nexchanged labels\n(95 % of draws)"
-            axes.axhspan(low, high, color=style.MUTED, alpha=0.4, linewidth=0, label=label)
+            axes.axhspan(low, high, color=style.MUTED, alpha=0.4, linewidth=0)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.set(xlabel="component", ylim=(-0.03, max(1.05, axes.get_ylim()[1])))
         axes.set_title(f"{direction}\nlargest: {values[0]:.4g}")
     panels[0].set_ylabel("eigenvalue (largest = 1)")
-    if result.null_a is not None:
-        panels[1].legend(loc="upper right", handlelength=0.8)
+    null = " (gray: the largest under exchanged labels, 95 % of draws)" * (
+        result.null_a is not None
+    )
     few = f"the first {len(shown)} of {len(values)} components"
-    style.headline(figure, f"Variance ratios of {few}")
+    style.headline(figure, f"Variance ratios of {few}{null}")
     return figure
 
 
@@ -204,13 +204,9 @@ def _null(result: Result, names: Names) -> Figure:
         bins = min(40, max(5, len(null) // 10))
         axes.hist(finite, bins=bins, color=style.MUTED)
         threshold, height = float(np.quantile(null, 0.95)), axes.get_ylim()[1]
-        for x, text, color, other in (
-            (observed, "observed", look["color"], threshold),
-            (threshold, "95 % of draws", "black", observed),
-        ):
-            axes.axvline(x, color=color, linestyle="-" if x == observed else "--")
-            place: dict[str, Any] = {"ha": "left" if x > other else "right", "va": "top"}
-            axes.text(x, height, f" {text}: {x:.4g} ", rotation=90, fontsize=6.5, **place)
+        for x, text, line in ((observed, "observed", "-"), (threshold, "95 % of draws", "--")):
+            axes.axvline(x, color=look["color"] if x == observed else "black", linestyle=line)
+            axes.text(x, height, f" {text}: {x:.4g}", rotation=90, va="top", fontsize=6.5)
         title = f"{direction}: p = {getattr(result, f'p_value_{name}'):.3g}"
         ratio = getattr(result, f"heldout_ratio_{name}")
         if ratio is not None:

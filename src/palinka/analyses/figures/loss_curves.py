@@ -14,7 +14,7 @@ from palinka.errors import InputError
 NOISY = 50
 
 
-@style.captioned(losses="Every loss over the steps of the run.")
+@style.captioned(losses="Every loss over the steps of the run, in color the mean of many steps.")
 def loss_curves(
     history: Mapping[str, tuple[ArrayLike, ArrayLike]], **context: Any
 ) -> dict[str, Figure]:
@@ -28,7 +28,7 @@ def loss_curves(
     if not history:
         raise InputError("there are no losses to draw; expected steps and values of at least one")
     columns = min(2, len(history))
-    sizes = (3.8, 2.4), (0.0, 0.3)
+    sizes = (style.WIDTH / columns, 1.5), (0.0, 0.6)
     figure, panels = style.small_multiples(len(history), columns, *sizes, sharex=True)
     for number, (axes, (name, points)) in enumerate(zip(panels, history.items(), strict=True)):
         color = style.cycled(number)
@@ -46,4 +46,5 @@ def loss_curves(
     for axes in panels[-columns:]:
         axes.set_xlabel("step")
         axes.tick_params(labelbottom=True)
+    style.headline(figure, "Losses over the steps of training")
     return {"losses": figure}

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, ScalarFormatter
 from numpy.typing import ArrayLike
 
 from palinka.analyses.figures import style
@@ -33,17 +32,16 @@ def sparsity_frontier(
     """
     if not families:
         raise InputError("there are no dictionaries to draw; expected L0 and FVU of at least one")
-    figure, axes = style.new_figure(6.0, 4.0)
+    figure, axes = style.new_figure(style.WIDTH, 3.0)
     for index, (name, points) in enumerate(families.items()):
         l0, fvu = style.as_curve(points, f"L0 and FVU of {name!r}")
         order, marker = np.argsort(l0), _MARKS[index % len(_MARKS)]
         look: dict[str, Any] = {"marker": marker, "ms": 4.5, "color": style.cycled(index)}
         axes.plot(l0[order], fvu[order], label=name, **look)
     axes.set(xlabel="L0: latents active per token", ylabel="fraction of variance unexplained")
-    axes.set_title(context.get("title", ""))
-    axes.set_xscale("log", base=2)  # so that few octaves have numbers, too
+    axes.set_title(context.get("title", "Error against sparsity: lower left is better"))
+    axes.set_xscale("log")
+    style.plain_log(axes.xaxis)
     axes.set_ylim(bottom=0, top=1.05 * axes.get_ylim()[1])
-    axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.legend()
     return {"l0_fvu": figure}

@@ -290,8 +290,7 @@ def draw_activations(
     for axes, image, (title, matrix) in zip(panels[:, 0], images, matrices.items(), strict=True):
         extent = (-0.5, len(shown) - 0.5, len(matrix) - 0.5, -0.5)
         drawn = axes.imshow(image, aspect="auto", extent=extent, **colors)
-        axes.set_title(title)
-        axes.set_ylabel(f"{row} (of {len(matrix):,})")
+        axes.set(title=title, ylabel=f"{row} (of {len(matrix):,})")
         if own := list(islice(names, len(matrix))):
             unusual = np.argsort(-np.abs(matrix - center).sum(axis=1))[:NAMED]
             places = range(len(own)) if len(own) <= MAX_LABELS else sorted(unusual)

@@ -27,6 +27,7 @@ ORDER = (
     "verify",
     "lightning_overhead",
     "memory",
+    "startup",
     "growth_tokens",
     "growth_latents",
     "category_score",

@@ -334,11 +334,9 @@ def draw_series(
     """
     pairs = [(i, n_a + i) for i in range(n_a)] if len(series) == 2 * n_a else []
     frames = [(i, j) for i, j in pairs if corresponding(series[i][0], series[j][0])]
-    half = MAX_FRAMES // 2 + 1
-    apart = [*range(n_a)[:half], *range(n_a, len(series))[:half]]
     every: list[tuple[int, ...]] = [*frames, *((text,) for text in range(len(series)))]
-    groups = [next(group for group in every if text in group) for text in wanted]
-    groups = groups or list(frames[:MAX_FRAMES]) or [(text,) for text in apart]
+    first = [i for i, _ in frames[:MAX_FRAMES]] or [*range(n_a)[:2], *range(n_a, len(series))[:2]]
+    groups = [next(group for group in every if text in group) for text in wanted or first]
     most = min(max(len(series[text][0]) for group in groups for text in group), MAX_TOKENS)
     width, rows = max(style.WIDTH, 0.7 + 0.16 * most), 2 * len(groups)
     figure, panels = style.new_figure(width, 0.6 + 0.95 * rows, nrows=rows)

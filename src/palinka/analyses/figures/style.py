@@ -174,11 +174,10 @@ def name_points(
             continue
         taken.append(points[i])
         left = points[i, 0] <= (points[:, 0].min() + points[:, 0].max()) / 2
-        text = str(i if names is None else names[i])
-        place: dict[str, Any] = {"xytext": (4 if left else -4, 0), "textcoords": "offset points"}
-        place |= {"ha": "left" if left else "right", "va": "center"}
-        place["path_effects"] = [withStroke(linewidth=2, foreground="white")]
-        axes.annotate(text, (x[i], y[i]), fontsize=6.5, **place)
+        look: dict[str, Any] = {"ha": "left" if left else "right", "va": "center", "fontsize": 6.5}
+        look["path_effects"] = [withStroke(linewidth=2, foreground="white")]
+        text, offset = str(i if names is None else names[i]), (4 if left else -4, 0)
+        axes.annotate(text, (x[i], y[i]), offset, textcoords="offset points", **look)
 
 
 def shortened(name: str, most: int) -> str:
@@ -203,14 +202,12 @@ def draw_by_unit(
     `units` and `ranked`, those in one of the groups, are plural names such as "alive latents". The
     extreme units are named.
     """
-    ratios = {"width_ratios": (2.2, 1)}
-    figure, (by_number, by_rank) = new_figure(WIDTH, 2.8, ncols=2, sharey=True, **ratios)
+    figure, (by_number, by_rank) = new_figure(ncols=2, sharey=True, width_ratios=(2.2, 1))
     by_number.set(xlabel=number_of(units), ylabel=ylabel, xlim=(-0.5, len(values) - 0.5))
     by_rank.set_xlabel(f"{ranked},\nsorted (%)")
     for mask, color, label in groups:
         draw_points(by_number, np.flatnonzero(mask), values[mask], color, label, yscale=yscale)
-    drawn = np.any([mask for mask, *_ in groups], axis=0)
-    ordered = np.sort(values[drawn])[::-1]
+    ordered = np.sort(values[np.any([mask for mask, *_ in groups], axis=0)])[::-1]
     if len(ordered):
         by_rank.plot(100.0 * (np.arange(len(ordered)) + 0.5) / len(ordered), ordered)
         by_rank.set_xlim(0, 100)
@@ -282,14 +279,12 @@ def draw_activations(
     heights = [0.35 + 0.085 * max(count, 8) for count in rows]
     layout: dict[str, Any] = {"nrows": len(rows), "squeeze": False, "height_ratios": heights}
     figure, panels = new_figure(WIDTH, 1.2 + sum(heights), sharex=True, **layout)
-    images = [block_means((matrix - center)[:, shown]) for matrix in matrices.values()]
-    limit = color_limit(np.concatenate([image.ravel() for image in images]))
+    limit = color_limit(np.concatenate([(m - center)[:, shown] for m in matrices.values()]))
     colors: dict[str, Any] = {"cmap": DIVERGING if signed else "Reds", "vmax": limit}
-    colors["vmin"] = -limit if signed else 0.0
+    colors |= {"vmin": -limit if signed else 0.0, "aspect": "auto"}
     names = iter(items or ())
-    for axes, image, (title, matrix) in zip(panels[:, 0], images, matrices.items(), strict=True):
-        extent = (-0.5, len(shown) - 0.5, len(matrix) - 0.5, -0.5)
-        drawn = axes.imshow(image, aspect="auto", extent=extent, **colors)
+    for axes, (title, matrix) in zip(panels[:, 0], matrices.items(), strict=True):
+        drawn = draw_matrix(axes, (matrix - center)[:, shown], **colors)
         axes.set(title=title, ylabel=f"{row} (of {len(matrix):,})")
         if own := list(islice(names, len(matrix))):
             unusual = np.argsort(-np.abs(matrix - center).sum(axis=1))[:NAMED]

@@ -53,9 +53,9 @@ def unit_tuning(
         both = as_float64(a, "a"), as_float64(b, "b")
         named = dict(zip(conditions, both, strict=True))
         order = np.argsort(-result.t, kind="stable")
-        drawn = style.draw_activations(named, order, units, "t", items)
-        style.headline(drawn, f"All items in the {units} that prefer {second} or {first} most")
-        figures["activations"] = drawn
+        figures["activations"] = style.draw_activations(named, order, units, "t", items)
+        text = f"All items in the {units} that prefer {second} or {first} most"
+        style.headline(figures["activations"], text)
         figures["mean_activation"] = _mean_activation(result, both, groups, conditions, units)
     return figures
 

@@ -65,9 +65,8 @@ def synthetic_facts(
     other = Against("other.ckpt", match(directions, directions[order]), activations, density[order])
     histogram = HistogramCounter(latents)
     histogram.add(batch.astype(np.float32))
-    sampled = (density > 0).astype(np.int64) * 40
     return LatentFacts(
-        report, histogram.result(), top, bands, 3, sampled, dict(enumerate(tokens)), 12345,
+        report, histogram.result(), top, bands, 3, dict(enumerate(tokens)), 12345,
         activations, np.linalg.norm(directions, axis=1), 20.0, other if against else None,
     )  # fmt: skip
 

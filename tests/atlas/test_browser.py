@@ -124,6 +124,7 @@ def test_a_column_sorts_both_ways_with_the_dead_at_the_end(page: Any) -> None:
     activation = values(page, "activation")
     for way, keys in (("descending", -activation), ("ascending", activation)):
         page.get_by_role("button", name="mean").click()
+        assert page.locator("#tooltip").inner_text() == "mean where it is active\nactivation"
         order = np.argsort(keys, kind="stable").tolist()  # NaN comes last
         until(page, f"document.querySelector('.latents tbody a').text == {order[0]}")
         shown = page.locator(".latents tbody th a").all_inner_texts()
@@ -353,6 +354,7 @@ HOSTILE = [
     b'"]);window.hacked=1;//', b"${window.hacked=1}{{constructor}}",
     b"javascript:window.hacked=1", b"\\u003cscript\\u003e", "שלום".encode(),
 ]  # fmt: skip
+BYTES = {"⟨F0 9F⟩", "⟨98 80⟩", "⟨U+2028⟩⟨U+2029⟩"}  # tokens that tell a reader nothing
 
 
 def test_hostile_texts_stay_texts(
@@ -369,6 +371,7 @@ def test_hostile_texts_stay_texts(
     page.locator("#search").fill("<script>")
     page.locator("#results li b").first.wait_for()
     page.keyboard.press("Escape")
+    folded: set[str] = set()
     for latent in (0, 5, 13):
         page.goto(f"{page.url.partition('#')[0]}#latent={latent}")
         heading(page, f"Latent {latent}")
@@ -378,7 +381,10 @@ def test_hostile_texts_stay_texts(
         for sign in "\u202e\u200f\u2028\u2029\x00\x07\x1b":
             assert sign not in shown, "what turns or hides text is spelled out"
         assert "⟨U+202E⟩" in shown
+        assert not BYTES & set(page.locator(".both > div > table bdi").all_text_contents())
+        folded |= set(page.locator(".both details bdi").all_text_contents())
         assert "</script><script>" in shown
+    assert folded & BYTES == folded != set()
     page.goto(f"{page.url.partition('#')[0]}#analysis=0")
     heading(page, "geography")
     assert f"</script>{markup}" in page.locator("main").inner_text()

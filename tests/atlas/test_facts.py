@@ -57,7 +57,8 @@ def test_windows_hold_what_the_stored_rows_give(settings: dict[str, Any]) -> Non
             assert windows.activations[latent, column, BEFORE] > 0
     assert seen > 500
     np.testing.assert_allclose(facts.top.peak, facts.report.top.values, atol=1e-4)
-    assert (facts.sampled == np.minimum(12, (latents > 0).sum(axis=0))).all()
+    shown = (facts.bands.places >= 0).sum(axis=1)
+    assert (shown == np.minimum(4, (latents > 0).sum(axis=0))).all()
     np.testing.assert_array_equal(facts.histogram.counts.sum(axis=1), (latents != 0).sum(axis=0))
     tokens = facts.tokens
     assert rows.tokens().tolist() == [token for token, _ in by_place.values()]

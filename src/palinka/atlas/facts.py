@@ -81,7 +81,6 @@ class LatentFacts:
         top: Top-activating texts.
         bands: Texts from each activation band, strongest first, `per_quantile` of each.
         quantiles: Number of bands.
-        sampled: Number of tokens drawn, `(latents,)`.
         vocabulary: Bytes of every token that occurs.
         rows: Number of rows measured.
         tokens: Activations at each token.
@@ -95,7 +94,6 @@ class LatentFacts:
     top: Windows
     bands: Windows
     quantiles: int
-    sampled: NDArray[np.int64]
     vocabulary: Mapping[int, bytes]
     rows: int
     tokens: TokenActivations
@@ -149,7 +147,6 @@ def gather(
         top,
         sampled.chosen(choose_from_bands(sampled, options.quantiles, options.per_quantile)),
         options.quantiles,
-        (sampled.places >= 0).sum(axis=1),
         vocabulary,
         stored.rows,
         tokens.result(),

@@ -60,7 +60,7 @@ class Records:
         known = facts.vocabulary.items()
         self._parts = {i for i, text in known if text.decode(errors="ignore").encode() != text}
         self._ids = np.array(sorted(facts.vocabulary))
-        self._tokens = facts.tokens.of_latents(_TOKENS, len(facts.sampled))
+        self._tokens = facts.tokens.of_latents(_TOKENS, len(facts.lengths))
         self._kind = "uint16" if len(self._ids) < np.iinfo("uint16").max else "uint32"
 
     def __getitem__(self, latent: int) -> dict[str, Any]:
@@ -78,7 +78,6 @@ class Records:
             "histogram": {"width": width, "counts": np.trim_zeros(counts, "b").tolist()},
             "top": self._windows(facts.top, latent),
             "bands": self._windows(facts.bands, latent),
-            "sampled": int(facts.sampled[latent]),
             "tokens": [[short(number, 6) for number in row] for row in active.tolist()],
             **changed,
             "length": short(facts.lengths[latent]),
@@ -254,7 +253,7 @@ def check_output(output: Path) -> None:
 def _data(facts: LatentFacts, about: About, analyses: Sequence[Found]) -> Iterator[tuple[str, Any]]:
     """Name and content of each file of data."""
     texts = {token: display_tokens([text])[0] for token, text in sorted(facts.vocabulary.items())}
-    latents = len(facts.sampled)
+    latents = len(facts.lengths)
     raised = facts.report.effects.get("raised", np.empty((latents, 0), dtype=np.int64))
     promoted = [" ".join(texts[token].strip() for token in ids) for ids in raised.tolist()]
     yield "overview", _overview(facts, about, analyses)
@@ -325,7 +324,7 @@ def _overview(facts: LatentFacts, about: About, analyses: Sequence[Found]) -> di
         "palinka": version("palinka"),
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         **vars(about),
-        "latents": len(facts.sampled),
+        "latents": len(facts.lengths),
         "rows": facts.rows,
         "chunk": CHUNK,
         "before": BEFORE,

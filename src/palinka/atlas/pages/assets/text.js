@@ -2,7 +2,7 @@
 // Text of one's own, where a server of this computer answers for the model.
 (() => {
   const { make } = palinka;
-  const WORDS = new Set(["at", "words", "latents"]); // columns of text
+  const WORDS = new Set(["at", "label", "latents"]); // columns of text
   const SHOWN = 200; // active latents listed at first
   let page = null;
 
@@ -112,7 +112,7 @@
         make("td", {}, palinka.count(count)),
         make("td", { class: "words" }, make("bdi", {}, labels?.[latent] ?? ""))); // prettier-ignore
     body.append(...active.slice(0, SHOWN).map(row));
-    const whole = grid("Active latents", ["latent", "largest", "at", "tokens", "words"], body);
+    const whole = grid("Active latents", ["latent", "largest", "at", "tokens", "label"], body);
     if (active.length <= SHOWN) return whole;
     const more = make("button", { type: "button", onclick: () => {
       body.append(...active.slice(SHOWN).map(row));

@@ -17,8 +17,8 @@ def test_draws_all_figures(latents, save):
     result = latent_statistics(values)
     drawn = figures.latent_statistics(result, latents=values)
     assert set(drawn) == {"density", "activation", "density_by_activation", "latents_by_token"}
-    title = drawn["density"].get_suptitle()
-    assert title.startswith(f"{(~result.dead).sum():,} of {latents:,} latents are ever active")
+    title = drawn["density"].get_suptitle().replace("\n", " ")
+    assert f"active: {(~result.dead).sum():,} of {latents:,} latents ever are" in title
     for figure in drawn.values():
         save(figure)
     axes = drawn["latents_by_token"].axes[0]

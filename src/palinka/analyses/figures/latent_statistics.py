@@ -32,15 +32,16 @@ def latent_statistics(
     `latents`, the activations `(tokens, latents)`, are drawn if they are given.
     """
     alive = ~result.dead
-    title = f"{alive.sum():,} of {len(alive):,} {units} are ever active"
+    share = f"{alive.sum():,} of {len(alive):,} {units} ever are ({100.0 * alive.mean():.3g} %)"
     figures: dict[str, Figure] = {}
     groups = [(alive, style.COLORS[0], None)]
-    for name, label in (("density", DENSITY), ("activation", ACTIVATION)):
+    drawn = (("density", DENSITY, "often"), ("activation", ACTIVATION, "strongly"))
+    for name, label, how in drawn:
         values = getattr(result, name)
         figure, axes, _ = style.draw_by_unit(values, groups, units, label, f"alive {units}")
         style.draw_highlighted(axes, np.flatnonzero(result.dead), "dead")
         style.legend_above(axes)
-        style.headline(figure, f"{title} ({100.0 * alive.mean():.3g} %)")
+        style.headline(figure, f"How {how} each is active: {share}")
         figures[name] = figure
     figure, axes = style.new_figure(style.WIDTH, 3.0)
     figures["density_by_activation"] = figure
@@ -56,7 +57,7 @@ def latent_statistics(
     if latents is not None and alive.any():
         matrix = as_float64(latents, "latents")
         order = np.argsort(-result.density, kind="stable")[: alive.sum()]
-        drawn = style.draw_activations({"": matrix}, order, units, "density", row="token")
-        style.headline(drawn, f"The densest and the rarest {units}, token by token")
-        figures["latents_by_token"] = drawn
+        figure = style.draw_activations({"": matrix}, order, units, "density", row="token")
+        style.headline(figure, f"The densest and the rarest {units}, token by token")
+        figures["latents_by_token"] = figure
     return figures

@@ -157,7 +157,9 @@ def headline(figure: Figure, text: str) -> None:
 
 def plain_log(axis: Axis) -> None:
     """Number a logarithmic axis 0.2, 1 and 50 rather than by powers of ten."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = axis.get_view_interval()
+    if high < 1e4 * low:  # a locator of parts has no ticks where it leaves decades out
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(NullFormatter())
 

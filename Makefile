@@ -21,7 +21,7 @@ test-slow: $(VENV)/.test  ## the tests that the plain suite leaves out
 benchmark: $(BENCHMARK_VENV)/.benchmark  ## time against other libraries; benchmarks/results
 	$(BENCHMARK_VENV)/bin/python benchmarks
 
-docs: $(VENV)/.docs  ## build the book into build/site; its figures are computed, and kept
+docs: $(VENV)/.docs  ## build the book into build/site
 	$(BIN)/mkdocs build --strict
 
 lint: $(VENV)/.lint  ## style, types, docstrings, and which room may import which

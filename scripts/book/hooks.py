@@ -1,7 +1,5 @@
 """Build hooks of the book, which `mkdocs.yml` names.
 
-- `{{ findings NAME }}` on a page becomes a table of numbers, `{{ findings NAME PREFIX }}` one of
-  those whose names begin so. An image under `figures/NAME/` is a figure of the same findings.
 - `$…$` and `$$…$$` become MathML.
 - The page `benchmarks.md` is made of the tables in `benchmarks/results`.
 - A page in `docs/` that `nav` does not list stands in a last section.
@@ -13,11 +11,9 @@ from typing import Any
 
 from mkdocs.structure.files import File
 
-from figures import ROOT, findings, table
 from formulas import set_formulas
 
-_FIGURE = re.compile(r"\]\((?:\.\./)*(figures/([\w/]+)/([\w.-]+\.png))\)")
-_TABLE = re.compile(r"^\{\{ findings (\S+)(?: (\S+))? \}\}$", re.MULTILINE)
+ROOT = Path(__file__).parents[2]
 _RESULTS = re.compile(r"\]\((?:\.\./)+benchmarks/results/(\w+)\.md\)")
 _BENCHMARKS = """\
 # Benchmark tables
@@ -26,10 +22,6 @@ Each table was written by `python benchmarks` on the computer that it names: wha
 definition takes, what palinka takes, and how closely the two agree. A ratio holds for its
 own case and no other.
 """
-
-
-# The folder of each analysis's findings: one build shows those of one state of the code.
-_made: dict[str, Path] = {}
 
 
 def on_config(config: Any) -> Any:
@@ -43,14 +35,7 @@ def on_config(config: Any) -> Any:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Run the analyses, and add the figures that pages show and the page of benchmarks."""
-    _made.update(findings())
-    for page in [file for file in files if file.is_documentation_page()]:
-        for path, name, figure in _FIGURE.findall(page.content_string):
-            if name not in _made:
-                raise LookupError(f"{page.src_uri} shows {path}; there are {', '.join(_made)}")
-            if path not in files.src_uris:
-                files.append(File.generated(config, path, abs_src_path=str(_made[name] / figure)))
+    """Add the page of benchmarks."""
     results = [
         re.sub(r"^#", "##", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
         for file in sorted((ROOT / "benchmarks" / "results").glob("*.md"))
@@ -61,8 +46,7 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Put in tables of findings, and let links to benchmark tables lead to their page."""
-    markdown = _TABLE.sub(lambda found: table(_made[found[1]], found[2] or ""), markdown)
+    """Let links to benchmark tables lead to their page."""
     upward = "../" * page.file.src_uri.count("/")
     return _RESULTS.sub(rf"]({upward}benchmarks.md)", markdown)
 

@@ -23,7 +23,7 @@ def book(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Import a module of the book's build."""
     monkeypatch.syspath_prepend(str(ROOT / "scripts" / "book"))
     yield importlib.import_module
-    for module in ("figures", "formulas"):
+    for module in ("findings", "formulas"):
         sys.modules.pop(module, None)
 
 
@@ -47,28 +47,43 @@ def test_every_name_of_the_reference_is_there(name: str) -> None:
     assert thing.__doc__ or sys.modules[name].__doc__
 
 
-def test_pages_show_figures_of_what_the_build_runs(book: Any) -> None:
-    figures = book("figures")
-    for name in figures.ANALYSES:
-        config = yaml.safe_load((ROOT / "configs" / "analyses" / f"{name}.yaml").read_text())
-        # A page finds the figures under the name of the configuration.
-        assert name in [entry["name"] for entry in config["analyses"]]
-    known = {*figures.ANALYSES, "statistics", "passage/geography", "passage/statistics"}
-    for page in PAGES:
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_reads_well_without_being_built(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert "{{ findings" not in text
+    for picture in re.findall(r"!\[[^]]*\]\(([^)#]+)\)", text):
+        assert (page.parent / picture).is_file(), picture
+
+
+def test_pages_show_what_the_script_runs(book: Any) -> None:
+    findings = book("findings")
+    known = {*findings.ANALYSES, "passage/geography"}
+    for page in findings.PAGES:
         text = page.read_text(encoding="utf-8")
-        shown = re.findall(r"\]\((?:\.\./)*figures/([\w/]+)/[\w.-]+\.png\)", text)
-        assert {*shown, *re.findall(r"\{\{ findings (\S+)", text)} <= known
+        shown = dict(findings.FIGURE.findall(text)) | dict.fromkeys(
+            name for name, _, _ in findings.TABLE.findall(text)
+        )
+        assert shown
+        assert shown.keys() <= known
+        assert all(len(numbers(table)) > 2 for _, _, table in findings.TABLE.findall(text))
+        for name, figure in findings.FIGURE.findall(text):
+            assert (findings.IMAGES / name / figure).stat().st_size < 100_000
 
 
-def test_figures_are_kept_under_a_key_that_follows_the_code(
-    book: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    figures = book("figures")
-    monkeypatch.setattr(figures, "ROOT", tmp_path)
-    code = tmp_path / "src" / "palinka" / "analyses" / "x.py"
-    code.parent.mkdir(parents=True)
-    code.write_text("1")
-    before = figures._key()
-    assert figures._key() == before
-    code.write_text("2")
-    assert figures._key() != before
+@pytest.mark.slow
+def test_tables_are_what_the_configurations_give(book: Any, tmp_path: Path) -> None:
+    findings = book("findings")
+    folders = findings.run_all(tmp_path)
+    for page in findings.PAGES:
+        text = page.read_text(encoding="utf-8")
+        # Other processors round otherwise, and permutations of near ties then differ.
+        expected = pytest.approx(numbers(findings.with_tables(text, folders)), rel=0.05, abs=0.01)
+        assert numbers(text) == expected
+        for name, figure in findings.FIGURE.findall(text):
+            assert (folders[name] / figure).is_file()
+
+
+def numbers(text: str) -> dict[str, float]:
+    """Numbers of a page's tables of findings by name."""
+    rows = re.findall(r"^\| `(\S+)` \| ([-+.\de]+) \|$", text, re.MULTILINE)
+    return {name: float(value) for name, value in rows}

@@ -1,38 +1,17 @@
-"""The book builds without a warning, and shows itself in a browser that has no network.
+"""The book builds without a warning, and shows itself in a browser that has no network."""
 
-Its figures are stood in for: computing them takes minutes, and the commands behind them are run by
-other tests.
-"""
-
-import importlib
-import json
 import logging
-import re
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
-from matplotlib.figure import Figure
 
 pytest.importorskip("mkdocs", reason="the group docs is not installed")
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-
-
-def stand_in(folder: Path) -> dict[str, Path]:
-    """Findings with a number and an empty picture for every figure that a page shows."""
-    text = "".join(page.read_text(encoding="utf-8") for page in ROOT.glob("docs/**/*.md"))
-    shown = re.findall(r"figures/([\w/]+)/([\w.-]+\.png)", text)
-    names = {*re.findall(r"\{\{ findings (\S+)", text), *(name for name, _ in shown)}
-    for name in names:
-        (folder / name).mkdir(parents=True)
-        (folder / name / "findings.json").write_text(json.dumps({"scalars": {"score": 1.5}}))
-    for name, figure in shown:
-        Figure().savefig(folder / name / figure)
-    return {name: folder / name for name in names}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +21,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from mkdocs.config import load_config
     from mkdocs.utils import CountHandler
 
-    made = stand_in(tmp_path_factory.mktemp("findings"))
     folder = tmp_path_factory.mktemp("site")
     warnings = CountHandler()
     warnings.setLevel(logging.WARNING)
@@ -50,13 +28,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT / "scripts" / "book"))
         patch.chdir(ROOT)
-        figures = importlib.import_module("figures")
-        patch.setattr(figures, "findings", lambda: made)
         config = load_config(str(ROOT / "mkdocs.yml"), site_dir=str(folder))
         config.plugins.on_startup(command="build", dirty=False)
         build(config)
         config.plugins.on_shutdown()
-    for module in ("figures", "formulas", "hooks"):
+    for module in ("formulas", "hooks"):
         sys.modules.pop(module, None)
     logging.getLogger("mkdocs").removeHandler(warnings)
     assert warnings.get_counts() == [], warnings.get_counts()
@@ -69,7 +45,6 @@ def test_every_page_is_built_and_whole(site: Path) -> None:
     assert pages <= built
     for page in site.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
-        assert "{{ findings" not in text
         assert "arithmatex" not in text
     assert "<math" in (site / "autoencoder.html").read_text(encoding="utf-8")
     assert "31,125 pairs" in (site / "benchmarks.html").read_text(encoding="utf-8")

@@ -82,8 +82,12 @@ def of_palinka(command: str) -> list[str]:
 
 ALL = {c for page in PAGES for _, text in blocks(page, "", "bash") for c in commands_in(text)}
 ALL |= set(inline(PAGES[0].read_text(encoding="utf-8")))
-OURS = sorted(command for command in ALL if "palinka" in shlex.split(command))
-OTHERS = sorted(ALL - set(OURS))
+PROGRAM = {command: "palinka" in shlex.split(command) for command in ALL}
+# Loggers whose packages the group test does not install.
+LOGGERS = {"wandb": "WandbLogger", "mlflow": "MLFlowLogger"}
+MISSING = [logger for package, logger in LOGGERS.items() if not importlib.util.find_spec(package)]
+OURS = sorted(c for c in ALL if PROGRAM[c] and not any(logger in c for logger in MISSING))
+OTHERS = sorted(c for c in ALL if not PROGRAM[c])
 AT_ONCE = ("cache", "completion", "configs", "export", "import", "--version")
 
 

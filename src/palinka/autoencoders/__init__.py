@@ -1,25 +1,14 @@
 """Sparse autoencoders: plain modules, independent of training."""
 
-from palinka.autoencoders.base import Autoencoder, AutoencoderOutput, InputScaling, SparseOutput
-from palinka.autoencoders.batch_topk import BatchTopKAutoencoder
-from palinka.autoencoders.gated import GatedAutoencoder
-from palinka.autoencoders.jumprelu import JumpReLUAutoencoder
-from palinka.autoencoders.ksparse import KSparseAutoencoder, LayerNormalizedAutoencoder
-from palinka.autoencoders.matryoshka import MatryoshkaAutoencoder
-from palinka.autoencoders.relu import ReLUAutoencoder
-from palinka.autoencoders.topk import TopKAutoencoder
-
-__all__ = [
-    "Autoencoder",
-    "AutoencoderOutput",
-    "BatchTopKAutoencoder",
-    "GatedAutoencoder",
-    "InputScaling",
-    "JumpReLUAutoencoder",
-    "KSparseAutoencoder",
-    "LayerNormalizedAutoencoder",
-    "MatryoshkaAutoencoder",
-    "ReLUAutoencoder",
-    "SparseOutput",
-    "TopKAutoencoder",
-]
+from palinka.autoencoders.base import Autoencoder as Autoencoder
+from palinka.autoencoders.base import AutoencoderOutput as AutoencoderOutput
+from palinka.autoencoders.base import InputScaling as InputScaling
+from palinka.autoencoders.base import SparseOutput as SparseOutput
+from palinka.autoencoders.batch_topk import BatchTopKAutoencoder as BatchTopKAutoencoder
+from palinka.autoencoders.gated import GatedAutoencoder as GatedAutoencoder
+from palinka.autoencoders.jumprelu import JumpReLUAutoencoder as JumpReLUAutoencoder
+from palinka.autoencoders.ksparse import KSparseAutoencoder as KSparseAutoencoder
+from palinka.autoencoders.ksparse import LayerNormalizedAutoencoder as LayerNormalizedAutoencoder
+from palinka.autoencoders.matryoshka import MatryoshkaAutoencoder as MatryoshkaAutoencoder
+from palinka.autoencoders.relu import ReLUAutoencoder as ReLUAutoencoder
+from palinka.autoencoders.topk import TopKAutoencoder as TopKAutoencoder

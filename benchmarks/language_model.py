@@ -28,9 +28,8 @@ class RandomTokens(Corpus):
     def documents(self) -> Iterator[Document]:
         """One document to the block, which an end-of-text token completes."""
         random = np.random.default_rng(0)
-        for block in range(self.blocks):
-            tokens = random.integers(1, self.vocabulary, CONTEXT - 1)
-            yield Document(f"drawn {block}", tokens)
+        for _ in range(self.blocks):
+            yield random.integers(1, self.vocabulary, CONTEXT - 1)
 
     def fingerprint(self) -> dict[str, int | str]:
         """The arguments, which determine every token."""

@@ -30,7 +30,7 @@ from transformers import (
 )
 
 from palinka.assets import mini_gpt2_folder
-from palinka.data import Document, TextFiles
+from palinka.data import TextFiles
 from palinka.data.packing import tokenize_documents
 from palinka.errors import InputError, progress
 
@@ -95,8 +95,8 @@ def train_tokenizer(
 def token_stream(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> Tensor:
     """All texts as one tensor of token ids `(tokens,)`, an end-of-text token after each."""
     end = np.array([tokenizer.eos_token_id])
-    documents = enumerate(Document(str(index), text) for index, text in enumerate(texts))
-    pieces = [piece for _, ids in tokenize_documents(documents, tokenizer) for piece in (ids, end)]
+    documents = tokenize_documents(enumerate(texts), tokenizer)
+    pieces = [piece for _, ids in documents for piece in (ids, end)]
     return torch.from_numpy(np.concatenate(pieces))
 
 
@@ -197,7 +197,7 @@ def report(
     title: str, model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase, file: Path
 ) -> None:
     """Print how well the model predicts a text file."""
-    text = "\n\n".join(unwrap(str(document.content)) for document in TextFiles(file).documents())
+    text = "\n\n".join(unwrap(str(document)) for document in TextFiles(file).documents())
     bits, nats = evaluate(model, tokenizer, text)
     print(f"{title}: {bits:.3f} bits per character, {nats:.3f} nats per token on {file.name}")
 
@@ -206,7 +206,7 @@ def train_and_save(options: argparse.Namespace) -> None:
     """Train a tokenizer, unless there is one, and a model, and write both into one folder."""
     if (options.output / "config.json").exists():
         raise InputError(f"{options.output} holds a model already; give another --output")
-    texts = [unwrap(str(document.content)) for document in TextFiles(options.texts).documents()]
+    texts = [unwrap(str(document)) for document in TextFiles(options.texts).documents()]
     tokenizer: PreTrainedTokenizerBase
     if options.tokenizer is None:
         tokenizer = train_tokenizer(texts, options.vocabulary, options.context_length)

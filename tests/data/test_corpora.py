@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from palinka.assets import mini_sample_file
-from palinka.data import BundledSample, HuggingFaceDataset, Passage, TextFiles
+from palinka.data import BundledSample, Corpus, Document, HuggingFaceDataset, Passage, TextFiles
 from palinka.data.corpora import content_hash
 from palinka.errors import InputError
 
@@ -36,16 +36,14 @@ def test_the_sample_is_all_tokens_of_the_file_in_order() -> None:
     documents = list(BundledSample().documents())
     sample = load_file(mini_sample_file())
     assert len(documents) == len(sample["offsets"]) - 1 == BundledSample().document_count()
-    tokens = [np.asarray(document.content) for document in documents]
-    assert {array.dtype for array in tokens} == {np.dtype(np.int64)}
-    np.testing.assert_array_equal(np.concatenate(tokens), sample["tokens"])
-    assert len({document.name for document in documents}) == len(documents)
+    assert {array.dtype for array in documents} == {np.dtype(np.int64)}
+    np.testing.assert_array_equal(np.concatenate(documents), sample["tokens"])
     assert BundledSample().fingerprint() == BundledSample().fingerprint()
 
 
 def test_a_passage_is_one_document_with_the_fingerprint_of_its_text() -> None:
     (document,) = Passage("I saw him.").documents()
-    assert document.content == "I saw him."
+    assert document == "I saw him."
     (marked,) = Passage("\ufeffI saw him.").documents()
     assert marked == document
     assert Passage("a").fingerprint() == Passage("a").fingerprint() != Passage("b").fingerprint()
@@ -66,39 +64,33 @@ def books(tmp_path: Path) -> Path:
     return books
 
 
-def names_and_texts(corpus: TextFiles) -> list[tuple[str, str | None]]:
-    return [tuple(document) for document in corpus.documents()]
+def texts(corpus: Corpus) -> list[Document]:
+    return list(corpus.documents())
 
 
 def test_reads_what_it_is_given_sorted_by_name(books: Path) -> None:
-    assert names_and_texts(TextFiles(books)) == [
-        ("a.txt", "Alpha\nline"),
-        ("b.txt", "Beta € ß"),
-        ("more/c.txt", "Gamma"),
-    ]
+    assert texts(TextFiles(books)) == ["Alpha\nline", "Beta € ß", "Gamma"]
     assert TextFiles(books).document_count() == 4, "one is empty"
-    notes = [("notes.md", "Markdown")]
-    assert names_and_texts(TextFiles(str(books), "*.md")) == notes
-    assert names_and_texts(TextFiles(books / "notes.md")) == notes
-    starts = names_and_texts(TextFiles(books, max_document_characters=3))
-    assert [text for _, text in starts] == ["Alp", "Bet", "Gam"]
+    assert texts(TextFiles(str(books), "*.md")) == ["Markdown"]
+    assert texts(TextFiles(books / "notes.md")) == ["Markdown"]
+    assert texts(TextFiles(books, max_document_characters=3)) == ["Alp", "Bet", "Gam"]
     (books / "old.txt").write_bytes("Straße".encode("latin-1"))
     old = TextFiles(books / "old.txt", encoding="latin-1")
-    assert names_and_texts(old) == [("old.txt", "Straße")]
+    assert texts(old) == ["Straße"]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "UTF8", "latin-1"])
 def test_a_byte_order_mark_of_a_file_is_not_text(tmp_path: Path, encoding: str) -> None:
     (tmp_path / "a.txt").write_bytes(b"The\xc3\xa9")
     plain = TextFiles(tmp_path, encoding=encoding)
-    expected, key = names_and_texts(plain), plain.fingerprint()
+    expected, key = texts(plain), plain.fingerprint()
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfThe\xc3\xa9")
-    assert names_and_texts(plain) == expected
+    assert texts(plain) == expected
     # The same text has the same rows; what was harvested with the mark has another key.
     assert plain.fingerprint() == key
-    assert names_and_texts(TextFiles(tmp_path, max_document_characters=3)) == [("a.txt", "The")]
+    assert texts(TextFiles(tmp_path, max_document_characters=3)) == ["The"]
     (tmp_path / "b.txt").write_bytes(b"\xef\xbb\xbf\n")
-    assert names_and_texts(plain) == expected
+    assert texts(plain) == expected
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf")
     with pytest.raises(InputError, match="is empty"):
         list(plain.documents())
@@ -152,7 +144,7 @@ def test_no_more_of_a_file_is_read_than_wanted(
             return super().read(size)
 
     monkeypatch.setattr("palinka.data.corpora.TextIOWrapper", Huge)
-    starts = [d.content for d in TextFiles(books, max_document_characters=3).documents()]
+    starts = texts(TextFiles(books, max_document_characters=3))
     assert starts[0] == "Alp"
 
 
@@ -179,8 +171,8 @@ def dataset(tmp_path: Path, datasets: Any, monkeypatch: pytest.MonkeyPatch) -> P
 @pytest.mark.parametrize("streaming", [True, False])
 def test_reads_the_rows_in_order(dataset: Path, streaming: bool) -> None:
     corpus = HuggingFaceDataset(str(dataset), text_field="body", streaming=streaming)
-    found = [tuple(document) for document in corpus.documents()]
-    assert found == [("row 0", "Document 0."), ("row 1", "Document 1."), ("row 4", "Document 4.")]
+    found = texts(corpus)
+    assert found == ["Document 0.", "Document 1.", "Document 4."]
 
 
 def test_fingerprint_of_a_folder_is_that_of_its_content(dataset: Path, tmp_path: Path) -> None:
@@ -210,7 +202,7 @@ def test_a_branch_is_pinned_to_its_commit(datasets: Any, monkeypatch: pytest.Mon
     monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", dataset_info)
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     corpus = HuggingFaceDataset("somebody/books", "english", revision="main")
-    assert [document.content for document in corpus.documents()] == ["Hello."]
+    assert texts(corpus) == ["Hello."]
     assert corpus.fingerprint()["commit"] == COMMIT
     assert corpus.fingerprint()["path"] == "somebody/books"
     assert asked == [("somebody/books", "main")]
@@ -260,11 +252,11 @@ def test_a_byte_order_mark_in_a_data_set_is_not_text(dataset: Path, streaming: b
     corpus = HuggingFaceDataset(str(dataset), streaming=streaming)
     for name in ("a.txt", "b.txt"):
         (dataset / name).write_bytes(b"The\nend")
-    expected, key = [document.content for document in corpus.documents()], corpus.fingerprint()
+    expected, key = texts(corpus), corpus.fingerprint()
     for name in ("a.txt", "b.txt"):
         (dataset / name).write_bytes(b"\xef\xbb\xbfThe\nend")
     marked = HuggingFaceDataset(str(dataset), streaming=streaming)
-    assert [document.content for document in marked.documents()] == expected == ["The", "end"] * 2
+    assert texts(marked) == expected == ["The", "end"] * 2
     assert marked.fingerprint() == key
     (dataset / "a.txt").unlink()
     (dataset / "b.txt").write_bytes(b"\xef\xbb\xbf")

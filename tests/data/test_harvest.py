@@ -48,7 +48,7 @@ class Numbered(Corpus):
 
     def documents(self) -> Iterator[Document]:
         for index in range(self.count):
-            yield Document(f"document {index}", self.tokens(index))
+            yield self.tokens(index)
 
     def fingerprint(self) -> dict[str, JSON]:
         return {"kind": "numbered", "documents": self.count}

@@ -11,7 +11,7 @@ from functools import cached_property
 from io import BufferedReader, TextIOWrapper
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,15 +21,8 @@ from palinka.assets import mini_sample_file
 from palinka.data.format import JSON
 from palinka.errors import InputError, expanded, first_line, one_line
 
-
-class Document(NamedTuple):
-    """One text of a corpus, with a name for messages.
-
-    The content is text, or token ids `(tokens,)` in the bundled mini model's vocabulary.
-    """
-
-    name: str
-    content: str | NDArray[np.int64]
+Document: TypeAlias = str | NDArray[np.int64]
+"""One text, or its token ids `(tokens,)` in the bundled mini model's vocabulary."""
 
 
 class Corpus(ABC):
@@ -87,8 +80,8 @@ class BundledSample(Corpus):
         """Iterate over the texts between two end-of-text tokens."""
         sample = load_file(mini_sample_file())
         tokens, offsets = sample["tokens"], sample["offsets"]
-        for index, (start, stop) in enumerate(pairwise(offsets)):
-            yield Document(f"sample {index}", tokens[start:stop].astype(np.int64))
+        for start, stop in pairwise(offsets):
+            yield tokens[start:stop].astype(np.int64)
 
     def document_count(self) -> int:
         """Number of texts."""
@@ -114,7 +107,7 @@ class Passage(Corpus):
 
     def documents(self) -> Iterator[Document]:
         """Yield the passage, as the only document."""
-        yield Document("passage", self.text)
+        yield self.text
 
     def fingerprint(self) -> dict[str, JSON]:
         """Hash the text."""
@@ -147,13 +140,13 @@ class TextFiles(Corpus):
         self.path = expanded(self.path)
 
     def documents(self) -> Iterator[Document]:
-        """Read the files one after the other; a document is named by its path in the folder."""
+        """Read the files one after the other."""
         empty = True
-        for name, file in self._files():
+        for _, file in self._files():
             text = self._read(file)
             if text.strip():
                 empty = False
-                yield Document(name, text)
+                yield text
         if empty:
             raise InputError(f"every text file in {self.path} is empty; give files with text")
 
@@ -217,7 +210,7 @@ class HuggingFaceDataset(Corpus):
     streaming: bool = True
 
     def documents(self) -> Iterator[Document]:
-        """Iterate over the rows, each named by its number."""
+        """Iterate over the rows."""
         for number, row in enumerate(self._rows()):
             if (field := self.text_field) not in row:
                 hint = f"text_field may be {', '.join(row)}"
@@ -226,7 +219,7 @@ class HuggingFaceDataset(Corpus):
                 held = f"{type(text).__name__} in column {field!r}"
                 raise InputError(f"row {number} of {self.path} holds {held}; expected text")
             if text and text.strip():
-                yield Document(f"row {number}", text)
+                yield text
 
     def fingerprint(self) -> dict[str, JSON]:
         """Commit on the hub, or hash of the folder's files, with the selection of rows."""

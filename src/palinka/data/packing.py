@@ -51,14 +51,13 @@ def tokenize_documents(
     """
     mini = _mini_tokenizer()
     keeps_tokens = mini.get_vocab().items() <= tokenizer.get_vocab().items()
-    batch: list[tuple[int, NDArray[np.int64] | str]] = []
+    batch: list[tuple[int, Document]] = []
     characters = 0
     for index, document in documents:
-        content = document.content
-        if not (isinstance(content, str) or keeps_tokens):
-            content = str(mini.decode(content.tolist(), clean_up_tokenization_spaces=False))
-        batch.append((index, content))
-        characters += len(content)
+        if not (isinstance(document, str) or keeps_tokens):
+            document = str(mini.decode(document.tolist(), clean_up_tokenization_spaces=False))
+        batch.append((index, document))
+        characters += len(document)
         if len(batch) == _BATCH_DOCUMENTS or characters >= _BATCH_CHARACTERS:
             yield from _tokenize_batch(batch, tokenizer)
             batch, characters = [], 0
@@ -66,7 +65,7 @@ def tokenize_documents(
 
 
 def _tokenize_batch(
-    batch: list[tuple[int, NDArray[np.int64] | str]], tokenizer: "PreTrainedTokenizerBase"
+    batch: list[tuple[int, Document]], tokenizer: "PreTrainedTokenizerBase"
 ) -> Iterator[tuple[int, NDArray[np.int64]]]:
     ids = iter(token_ids(tokenizer, [item for _, item in batch if isinstance(item, str)]))
     for index, item in batch:

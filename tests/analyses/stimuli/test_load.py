@@ -115,7 +115,7 @@ def test_line_ends_do_not_matter(
 def test_the_bundled_sample(tmp_path: Path, mini_tokenizer: PreTrainedTokenizerBase) -> None:
     first = next(BundledSample().documents())
     text = load(tmp_path, OCCURRENCES + "text: bundled_sample").text
-    assert text.startswith(mini_tokenizer.decode(first.content.tolist()) + "\n\n")
+    assert text.startswith(mini_tokenizer.decode(first.tolist()) + "\n\n")
     assert text == bundled_sample()
     assert len(text) > 1_000_000
 

@@ -69,7 +69,7 @@ def load_stimuli(path: str | Path) -> Stimuli:
 def bundled_sample() -> str:
     """The sample that the bundled mini model wrote, as one text."""
     tokenizer = LanguageModelSpec("mini").tokenizer()
-    tokens = [list(document.content) for document in BundledSample().documents()]
+    tokens = [list(document) for document in BundledSample().documents()]
     return "\n\n".join(tokenizer.batch_decode(tokens))
 
 

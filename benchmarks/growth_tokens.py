@@ -16,7 +16,7 @@ import torch
 
 from harness import Row, duration, publish, table
 from palinka.autoencoders import KSparseAutoencoder
-from palinka.data import ActivationLoader, Cache
+from palinka.data import ActivationLoader, Cache, Context
 from palinka.data.format import CacheKey, Layout
 from palinka.data.writer import CacheWriter
 from training_step import PalinkaStep
@@ -37,14 +37,14 @@ def random_cache(root: Path) -> Cache:
         seed=0,
     )
     writer = CacheWriter(root, CacheKey(layout, {"corpus": "drawn at random"}))
-    table_of_blocks = np.zeros((BLOCKS, CONTEXT), dtype=np.int64)
+    contexts = [Context(*np.zeros((3, CONTEXT), dtype=np.int64))] * BLOCKS
     generator = torch.Generator().manual_seed(0)
     shards = -(-TOKENS // (BLOCKS * CONTEXT))
     for index in range(shards):
         rows = torch.randn(BLOCKS * CONTEXT, WIDTH, generator=generator).half()
         with writer.claim(index) as mine:
             if mine:
-                writer.write(index, rows, *[table_of_blocks] * 3)
+                writer.write(index, rows, contexts)
     return writer.finish(shards)
 
 

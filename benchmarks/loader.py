@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from harness import Case, Rival, report
-from palinka.data import ActivationLoader, Cache
+from palinka.data import ActivationLoader, Cache, Context
 from palinka.data.format import CacheKey, Layout
 from palinka.data.writer import CacheWriter
 
@@ -32,13 +32,13 @@ def random_cache(root: Path) -> Cache:
         seed=0,
     )
     writer = CacheWriter(root, CacheKey(layout, {"corpus": "drawn at random"}))
-    table = np.zeros((BLOCKS, CONTEXT), dtype=np.int64)
+    contexts = [Context(*np.zeros((3, CONTEXT), dtype=np.int64))] * BLOCKS
     generator = torch.Generator().manual_seed(0)
     for index in range(SHARDS):
         rows = torch.randn(BLOCKS * CONTEXT, WIDTH, generator=generator).half()
         with writer.claim(index) as mine:
             if mine:
-                writer.write(index, rows, table, table, table)
+                writer.write(index, rows, contexts)
     return writer.finish(SHARDS)
 
 

@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from palinka.__main__ import main
-from palinka.data import Cache, CacheKey, CacheWriter, Layout
+from palinka.data import Cache, CacheKey, CacheWriter, Context, Layout
 from palinka.language_models import LanguageModelSpec
 
 LAYOUT = Layout(width=3, dtype="float32", context_length=8, contexts_per_shard=2)
@@ -25,11 +25,11 @@ def begun(root: Path, shards: int = 2, **settings: object) -> CacheWriter:
     """A cache of three shards, of which some are written."""
     described = {"language_model": BUNDLED, "site": "blocks.3.mlp.pre", "split": "train"}
     writer = CacheWriter(root, CacheKey(LAYOUT, described | settings))  # type: ignore[arg-type]
-    tokens = np.zeros((2, 8), np.int64)
+    context = Context(*np.zeros((3, 8), np.int64))
     for index in range(shards):
         with writer.claim(index) as mine:
             assert mine
-            writer.write(index, torch.ones(16, 3), tokens, tokens, tokens)
+            writer.write(index, torch.ones(16, 3), [context] * 2)
     return writer
 
 

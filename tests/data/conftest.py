@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from palinka.data import Cache, CacheKey, CacheWriter, Layout
+from palinka.data import Cache, CacheKey, CacheWriter, Context, Layout
 
 Table = NDArray[np.int64]
 
@@ -48,11 +48,11 @@ class SmallCorpus:
         noise = torch.sin(tokens * 0.7 + columns * 1.3)
         return torch.where(columns == 0, tokens, noise).to(self.layout.torch_dtype)
 
-    def shard(self, index: int) -> tuple[torch.Tensor, Table, Table, Table]:
+    def shard(self, index: int) -> tuple[torch.Tensor, list[Context]]:
         size = self.layout.contexts_per_shard
-        tokens, documents, positions = (t[index * size : (index + 1) * size] for t in self.tables)
+        tables = (table[index * size : (index + 1) * size] for table in self.tables)
         rows = self.activations.split(size * self.layout.rows_per_context)[index]
-        return rows, tokens, documents, positions
+        return rows, [Context(*context) for context in zip(*tables, strict=True)]
 
     def begin(self, root: Path, indices: Iterable[int]) -> CacheWriter:
         """Write some shards."""

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from palinka.data.cache import Cache
 from palinka.data.corpora import Corpus
-from palinka.data.format import TABLES, CacheKey, Layout
+from palinka.data.format import CacheKey, Layout
 from palinka.data.inventory import remove_cache
 from palinka.data.packing import (
     Context,
@@ -227,15 +227,15 @@ def _fill(
             claim = writer.claim(shards) if shards % world_size == rank else nullcontext()
             with claim as mine:
                 if mine:
-                    tables = [np.stack([getattr(one, name) for one in window]) for name in TABLES]
                     filled = 0
                     for start in range(0, len(window), spec.contexts_per_batch):
-                        tokens = tables[0][start : start + spec.contexts_per_batch]
+                        batch = window[start : start + spec.contexts_per_batch]
+                        tokens = np.stack([context.tokens for context in batch])
                         rows = read_rows(spec, model(), tokens, layout.torch_dtype)
                         buffer[filled : filled + len(rows)].copy_(rows)
                         filled += len(rows)
                         bar.update(tokens.size)
-                    writer.write(shards, buffer[:filled], *tables)
+                    writer.write(shards, buffer[:filled], window)
             shards += 1
             passed += len(window) * spec.context_length
             bar.update(passed - bar.n)  # of shards that this rank does not write

@@ -1,7 +1,7 @@
 """Write access to a cache, shared by any number of processes."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from palinka.data.format import (
     FORMAT_NAME,
     JSON,
     MANIFEST_NAME,
+    TABLES,
     CacheKey,
     Manifest,
     RowStatistics,
@@ -28,6 +29,7 @@ from palinka.data.format import (
     shard_name,
     write_json,
 )
+from palinka.data.packing import Context
 from palinka.errors import InputError, atomic_write
 
 
@@ -102,7 +104,7 @@ class CacheWriter:
         for index in range(shards):
             with writer.claim(index) as mine:
                 if mine:
-                    writer.write(index, activations, tokens, documents, positions)
+                    writer.write(index, activations, contexts)
         cache = writer.finish(shards)
 
     Args:
@@ -140,37 +142,26 @@ class CacheWriter:
                     write_json(description, f"{FORMAT_NAME}-harvest", self.key.to_json())
             yield mine
 
-    def write(
-        self,
-        index: int,
-        activations: torch.Tensor,
-        tokens: NDArray[np.int64],
-        documents: NDArray[np.int64],
-        positions: NDArray[np.int64],
-    ) -> None:
+    def write(self, index: int, activations: torch.Tensor, contexts: Sequence[Context]) -> None:
         """Shuffle the rows by token and write them as a claimed shard, as a whole or not at all.
 
         Args:
             index: Number of the shard.
             activations: Rows in the order of contexts and positions, without the leading `skip`
                 positions of each context, `(contexts * rows_per_context, width)`.
-            tokens: Token ids, `(contexts, context_length)`.
-            documents: Document number of each token, in the same shape.
-            positions: Place of each token in its document, in the same shape.
+            contexts: Contexts that the rows come from.
         """
         layout, path = self.key.layout, self.folder / shard_name(index)
-        shape = ShardShape(layout, index, len(tokens))
-        table = (shape.contexts, layout.context_length)
-        given = [tuple(array.shape) for array in (activations, tokens, documents, positions)]
-        expected = [(shape.rows, layout.width), table, table, table]
+        shape = ShardShape(layout, index, len(contexts))
+        given, expected = tuple(activations.shape), (shape.rows, layout.width)
         if given != expected or activations.dtype != layout.torch_dtype:
-            found = f"{path.name}: shapes {given} of {activations.dtype}"
+            found = f"{path.name}: activations {given} of {activations.dtype}"
             raise InputError(f"{found}, expected {expected} of {layout.torch_dtype}")
         # Row, in the order of contexts and positions, at each place of the shard.
         order = permutation(shape.rows, layout.seed, index)
         context, offset = np.divmod(order, layout.rows_per_context)
         places = context * layout.context_length + layout.skip + offset
-        tables = (tokens, documents, positions, places)
+        tables = [np.stack([getattr(one, name) for one in contexts]) for name in TABLES]
         # NumPy, on the numbers' bits: thousands of small operations gain nothing from torch's
         # threads, and lose much where other processes keep the cores busy.
         bits = activations.cpu().contiguous().view(_BITS[layout.torch_dtype.itemsize]).numpy()
@@ -178,7 +169,10 @@ class CacheWriter:
         statistics = RowStatistics.none(layout.width)
         checksum = hashlib.sha256()
         with as_input_error(path), atomic_write(path) as file:
-            for head in (shape.header, *(np.asarray(table, "<i4").tobytes() for table in tables)):
+            for head in (
+                shape.header,
+                *(table.astype("<i4").tobytes() for table in [*tables, places]),
+            ):
                 checksum.update(head)
                 file.write(head)
             for start in range(0, shape.rows, step):

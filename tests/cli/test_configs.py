@@ -51,9 +51,7 @@ def test_a_copy_can_be_run_where_it_is(workspace: Path, capsys: pytest.CaptureFi
         for p in CONFIGS
     ],
 )
-def test_a_shipped_configuration_runs(
-    config: Path, workspace: Path, models: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_shipped_configuration_runs(config: Path, workspace: Path, models: Path) -> None:
     for folder in ("files", "dataset"):
         (workspace / folder).mkdir()
     with (workspace / "dataset" / "train.jsonl").open("w") as rows:
@@ -75,7 +73,6 @@ def test_a_shipped_configuration_runs(
     small = [] if config.stem == "passage" else [*SMALL, *stand_ins.get(config.stem, [])]
     if config.parent.name == "architectures":
         small = [*SMALL, "--model.autoencoder.init_args.latent_dim=64"]
-    monkeypatch.setenv("PALINKA_DATA", str(workspace))
     assert main(["fit", "--config", str(config), *small, *FAST]) == 0
 
 

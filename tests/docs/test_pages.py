@@ -30,9 +30,9 @@ ELSEWHERE = {
     "extending/architecture.md": {"python", "yaml", ""},
     "extending/stimuli.md": {"python", "yaml", "diff", ""},
 }
-# What a test cannot run, by a part of the command: it needs several devices, serves until it is
-# stopped, or changes the environment. Arguments of palinka are parsed.
-ONLY_PARSED = ("--trainer.devices", "palinka atlas serve")
+# What a test cannot run, by a part of the command: it needs several devices or another package,
+# serves until it is stopped, or changes the environment. Arguments of palinka are parsed.
+ONLY_PARSED = ("--trainer.devices", "palinka atlas serve", "smollm2")
 NOT_PALINKA = ("pip install", "tensorboard --logdir")
 
 SMALL = [

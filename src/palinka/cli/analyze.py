@@ -23,8 +23,8 @@ def analyze(
 
     Args:
         analyses: The analyses to run.
-        language_model: `mini` (bundled), a name on the Hugging Face hub, a local folder or a
-            GGUF file; or its `name` with `revision`, `gguf_file`, `dtype` and `device`.
+        language_model: `mini`, `smollm2`, a hub name, a folder or a GGUF file; or its `name`
+            with `revision`, `gguf_file`, `dtype` and `device`.
         autoencoder: A folder that `save_pretrained` wrote; its latents are analyzed.
         ckpt_path: A checkpoint of `palinka fit`, or `last` for that of the last run; its latents
             are analyzed.

@@ -54,8 +54,8 @@ class ActivationDataModule(pl.LightningDataModule):
     nothing stale is used. Training and validation rows come from different documents.
 
     Args:
-        language_model: `mini` (bundled), a name on the Hugging Face hub, a local folder or a
-            GGUF file; or its `name` with `revision`, `gguf_file`, `dtype` and `device`.
+        language_model: `mini`, `smollm2`, a hub name, a folder or a GGUF file; or its `name`
+            with `revision`, `gguf_file`, `dtype` and `device`.
         site: Site in the model, e.g. `blocks.middle.mlp.pre`, `hidden.4` or a module's path.
         corpus: Source of the text; default the bundled sample.
         batch_size: Rows per batch on each device; null for all rows of a split at once.

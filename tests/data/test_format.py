@@ -84,12 +84,8 @@ def test_digest_never_changes_and_everything_counts() -> None:
     ("change", "message"),
     [
         ({"dtype": "float64"}, "dtype is 'float64'; expected one of float16, bfloat16, float32"),
-        ({"width": 0}, "width is 0; expected at least 1"),
-        ({"context_length": 0}, "context_length is 0"),
-        ({"contexts_per_shard": 0}, "contexts_per_shard is 0"),
-        ({"skip": 8}, r"skip is 8; expected 0 to context_length - 1 \(7\)"),
-        ({"skip": -1}, "skip is -1"),
-        ({"contexts_per_shard": 2**28}, "expected 1 to 268435455"),
+        ({"context_length": 0}, "context_length is 0; expected at least 1"),
+        ({"skip": 8}, "context_length is 8; expected at least 9"),
     ],
 )
 def test_impossible_layouts_are_refused(change: dict[str, Any], message: str) -> None:
@@ -157,7 +153,6 @@ def test_header_never_changes() -> None:
         (lambda m: m.update(format="zarr"), "its format is 'zarr', expected 'palinka-activations'"),
         (lambda m: m.pop("settings"), "'settings' is missing"),
         (lambda m: m["layout"].pop("seed"), "'layout' does not fit"),
-        (lambda m: m["layout"].update(width=0), "width is 0"),
         (lambda m: m["layout"].update(seed=1), "its key is not that of its settings"),
         (lambda m: m["settings"].update(contexts=6), "its key is not that of its settings"),
         (lambda m: m.update(layout=[]), "damaged"),

@@ -162,6 +162,7 @@ class CacheWriter:
         context, offset = np.divmod(order, layout.rows_per_context)
         places = context * layout.context_length + layout.skip + offset
         tables = [np.stack([getattr(one, name) for one in contexts]) for name in TABLES]
+        heads = [table.astype("<i4").tobytes() for table in [*tables, places]]
         # NumPy, on the numbers' bits: thousands of small operations gain nothing from torch's
         # threads, and lose much where other processes keep the cores busy.
         bits = activations.cpu().contiguous().view(_BITS[layout.torch_dtype.itemsize]).numpy()
@@ -169,10 +170,7 @@ class CacheWriter:
         statistics = RowStatistics.none(layout.width)
         checksum = hashlib.sha256()
         with as_input_error(path), atomic_write(path) as file:
-            for head in (
-                shape.header,
-                *(table.astype("<i4").tobytes() for table in [*tables, places]),
-            ):
+            for head in (shape.header, *heads):
                 checksum.update(head)
                 file.write(head)
             for start in range(0, shape.rows, step):

@@ -27,7 +27,6 @@ from palinka.language_models import LanguageModelSpec
 from palinka.training import SparseAutoencoderModule
 from palinka.training.checkpoint import describe
 
-ROOT = Path(__file__).parents[1]
 STIMULI: dict[str, dict[str, Any]] = {
     "contrast": {
         "targets": {"him": "him", "her": "her"},
@@ -40,13 +39,6 @@ STIMULI: dict[str, dict[str, Any]] = {
         "conditions": {"comma": {"match": [","], "not_in_numbers": True}}, "before": 2, "after": 1,
     },
     "passage": {"text": "From Vienna to Budapest.", "categories": {"cities": ["Vienna"]}},
-}  # fmt: skip
-FIT = yaml.safe_load((ROOT / "configs" / "quickstart.yaml").read_text())
-ANALYZE = {
-    "analyses": [{
-        "name": "grammar", "analysis": "unit_tuning", "stimuli": "words.yaml",
-        "sites": ["blocks.3.mlp.pre"], "options": {"test": "welch", "alpha": 0.1},
-    }]
 }  # fmt: skip
 OTHER_VALUES = st.one_of(
     st.none(), st.booleans(), st.integers(-2, 10_000), st.floats(-2.0, 2.0),
@@ -162,23 +154,3 @@ def test_a_torn_file(kind: str, files: Files, data: st.DataObject) -> None:
     with pytest.raises(InputError) if kind == "shard" else suppress(InputError):
         read()
     file.write_bytes(whole)
-
-
-@pytest.mark.parametrize(
-    ("line", "content"), [("fit --print_config", FIT), ("analyze", ANALYZE)], ids=["fit", "analyze"]
-)
-@examples(max_examples=4)
-@given(data=st.data())
-def test_a_mistyped_configuration(
-    line: str, content: Any, data: st.DataObject, workspace: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    (workspace / "words.yaml").write_text(yaml.safe_dump({"kind": "words", **STIMULI["words"]}))
-    (workspace / "config.yaml").write_text(yaml.safe_dump(data.draw(mistyped(content))))
-    try:
-        status = main([*line.split(), "--config", "config.yaml"])
-    except SystemExit as ended:  # of `--print_config`
-        status = ended.code
-    written = capsys.readouterr().err
-    assert status in (0, 2), written
-    assert status == 0 or written.count("error:") == 1, written

@@ -290,7 +290,7 @@ def text_heatmap(
                 axes.text(left, y + 0.68, cell.text, color=ink, family=family, **font)
                 if underlined is not None and underlined[cell.token]:
                     start = left + text_width(cell.text) - text_width(cell.text.lstrip())
-                    axes.plot([start, right], [y + 0.85, y + 0.85], color=ink, linewidth=1.3)
+                    axes.plot([start, right], [y + 0.81, y + 0.81], color=ink, linewidth=1.0)
         axes.add_collection(PolyCollection(boxes, facecolors=backgrounds, edgecolors="white"))
     return figure
 

@@ -39,7 +39,8 @@ def unit_tuning(
     groups = [(~found, style.MUTED, None), (found, style.COLORS[1], None)]
     label = f"t (above 0: prefers {second})"
     figure, *panels = style.draw_by_unit(result.t, groups, units, label, units, "linear")
-    threshold = float(np.median(result.threshold))
+    finite = result.threshold[np.isfinite(result.threshold)]
+    threshold = float(np.median(finite)) if len(finite) else np.inf
     for axes in panels:
         style.mark(axes, y=0.0)
         if np.isfinite(threshold):

@@ -95,9 +95,25 @@ def test_an_analysis_that_fails_is_named_and_the_others_run(workspace: Path, ref
     assert [path.name for path in (workspace / "out").iterdir()] == ["second"]
 
 
+@pytest.mark.parametrize(
+    "wrong", ["analysis: unit_tunings", "analysis: unit_tuning, options: {tst: welch}"]
+)
+def test_a_misspelt_analysis_is_refused_before_any_runs(
+    wrong: str, workspace: Path, refused: Any
+) -> None:
+    stimuli = f"stimuli: {CONFIGS}/stimuli/verbs_nouns.yaml"
+    entries = f"[{{name: a, analysis: unit_tuning, {stimuli}}}, {{name: b, {wrong}, {stimuli}}}]"
+    (workspace / "two.yaml").write_text(f"analyses: {entries}")
+    init = f"{{class_path: RunAnalyses, init_args: {{analyses: {entries}}}}}"
+    (workspace / "fit.yaml").write_text(f"trainer: {{callbacks: [{init}]}}")
+    for command, config in (("analyze", "two.yaml"), ("fit", "fit.yaml")):
+        assert "did you mean" in refused(command, "--config", config)
+    assert sorted(path.name for path in workspace.iterdir()) == ["fit.yaml", "two.yaml"]
+
+
 def test_a_fit_outlives_its_analyses_and_says_so(workspace: Path) -> None:
     text = (CONFIGS / "passage.yaml").read_text()
-    text = text.replace("analysis: category_score", "analysis: category_scores")
+    text = text.replace("heatmaps: {by: score", "heatmaps: {by: scores")
     stimuli = str(CONFIGS / "stimuli" / "passage.yaml")
     (workspace / "passage.yaml").write_text(text.replace("stimuli/passage.yaml", stimuli))
     assert main(["fit", "--config", "passage.yaml", "--trainer.max_epochs=2", *FAST]) == 1

@@ -107,9 +107,7 @@ def _check_nulls(entry: AnalysisEntry | HeatmapEntry) -> None:
 
 def run_analysis(entry: AnalysisEntry, reader: ActivationReader) -> Findings:
     """Analyze an entry's stimuli on the reader's neurons or latents, and draw the results."""
-    # A configuration's paths are relative to its folder.
-    analysis = find_analysis(entry.analysis, getattr(entry.stimuli, "cwd", None))
-    check_options(entry.analysis, analysis, entry.options)
+    analysis = checked_analysis(entry)
     sites = reader.sites(entry.sites)
     stimuli = load_stimuli(os.fspath(entry.stimuli))
     prepared = stimuli.prepare(reader.model.tokenizer)
@@ -220,6 +218,14 @@ def find_analysis(name: str, folder: str | None = None) -> Analysis:
         draw, overview = name, "overview"
     drawing = getattr(figures, draw, None), getattr(figures, overview, None)
     return Analysis(function, function.takes, *drawing)
+
+
+def checked_analysis(entry: AnalysisEntry) -> Analysis:
+    """Find the analysis of an entry, and check the entry's options against it."""
+    # A configuration's paths are relative to its folder.
+    analysis = find_analysis(entry.analysis, getattr(entry.stimuli, "cwd", None))
+    check_options(entry.analysis, analysis, entry.options)
+    return analysis
 
 
 def check_options(name: str, analysis: Analysis, options: Mapping[str, Any]) -> None:

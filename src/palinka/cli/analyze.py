@@ -6,7 +6,7 @@ from os import PathLike
 from pathlib import Path
 
 from palinka.analyses.reader import ActivationReader, Encoder
-from palinka.analyses.run import AnalysisEntry, run_analysis
+from palinka.analyses.run import AnalysisEntry, checked_analysis, run_analysis
 from palinka.cli.options import LOG_FOLDER
 from palinka.errors import InputError, shell_path
 from palinka.language_models import LanguageModelSpec
@@ -41,6 +41,8 @@ def analyze(
         raise InputError(f"analyses are named {names}; expected at least one, and unique names")
     if autoencoder is not None and ckpt_path is not None:
         raise InputError("autoencoder and ckpt_path are both given; give one of them")
+    for entry in analyses:
+        checked_analysis(entry)
     encoder, folder = None, Path(LOG_FOLDER) / "analyses"
     if ckpt_path is not None:
         # Only a checkpoint needs Lightning, which takes seconds to import.

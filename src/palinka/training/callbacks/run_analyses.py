@@ -11,7 +11,7 @@ from palinka.analyses.figures.loss_curves import loss_curves
 from palinka.analyses.figures.style import style
 from palinka.analyses.findings import Findings
 from palinka.analyses.reader import ActivationReader, Encoder
-from palinka.analyses.run import AnalysisEntry, run_analysis
+from palinka.analyses.run import AnalysisEntry, checked_analysis, run_analysis
 from palinka.autoencoders.base import positive_integer
 from palinka.errors import InputError
 from palinka.training.callbacks import base
@@ -34,6 +34,8 @@ class RunAnalyses(base.SingleModelCallback, base.EveryNSteps):
     def __init__(self, analyses: list[AnalysisEntry], every_n_steps: int | None = None) -> None:
         if every_n_steps is not None:
             positive_integer("every_n_steps", every_n_steps)
+        for entry in analyses:
+            checked_analysis(entry)
         self.analyses = analyses
         self.every_n_steps = every_n_steps
         self.failed: list[str] = []

@@ -211,7 +211,11 @@ def test_search_finds_numbers_words_and_tokens(page: Any) -> None:
     assert active == selected.get_attribute("id")
     page.keyboard.press("Enter")
     count(page, f"{expected} of 300 latents")
-    for typed, begin in (("word3", ["word3", "word30"]), ("word39s", ["word39"])):
+    for typed, begin in (
+        ("word3", ["word3", "word30"]),
+        ("word39s", ["word39"]),
+        ("word3 word17", ["word3", "word17"]),
+    ):
         page.locator("#search").fill(typed)
         until(
             page, f"document.querySelector('#results .group bdi').innerText.trim() == '{begin[0]}'"

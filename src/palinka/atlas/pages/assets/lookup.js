@@ -40,7 +40,7 @@
     const same = frequent(known.filter(({ plain }) => plain === wanted));
     const longer = frequent(known.filter(({ plain }) => plain !== wanted && plain.startsWith(wanted)));
     let found = [...same, ...longer].slice(0, most);
-    if (!found.length && !/\s/.test(wanted)) {
+    if (!found.length) {
       const begin = known.filter(({ plain }) => plain.length >= LEAST && wanted.startsWith(plain));
       const length = Math.max(0, ...begin.map(({ plain }) => plain.length));
       found = frequent(begin.filter(({ plain }) => plain.length === length)).slice(0, 1);

@@ -86,10 +86,12 @@
     async function search() {
       const query = input.value.trim();
       if (!query) return close();
-      const isNumber = /^#?\d+$/.test(query);
-      const [tokens] = await Promise.all([isNumber ? [] : palinka.tokensOf(query, TOKENS), selection.loadLabels()]);
+      const words = /^#?\d+$/.test(query) ? [] : query.split(/\s+/);
+      const most = words.length > 1 ? 1 : TOKENS;
+      const ofWords = Promise.all(words.map((word) => palinka.tokensOf(word, most)));
+      const [tokens] = await Promise.all([ofWords, selection.loadLabels()]);
       if (input.value.trim() !== query) return; // typed on
-      const shown = results(query, tokens, selection.find(query));
+      const shown = results(query, tokens.flat(), selection.find(query));
       list.replaceChildren(...(shown.length ? shown : [make("li", { class: "nothing" }, "Nothing found")]));
       list.hidden = false;
       input.setAttribute("aria-expanded", "true");

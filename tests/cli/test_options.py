@@ -140,7 +140,7 @@ def test_a_missing_package_is_named_before_anything_is_done(
 ) -> None:
     monkeypatch.setattr("palinka.cli.options.find_spec", lambda name: None)
     for option, remedy in (
-        ("trainer.logger=WandbLogger", "WandbLogger needs wandb; pip install 'wandb'"),
+        ("trainer.logger=WandbLogger", "WandbLogger needs wandb; pip install wandb"),
         ("data.corpus=HuggingFaceDataset", "needs datasets; pip install 'palinka[datasets]'"),
     ):
         assert problem(f"--{option}").endswith(remedy)

@@ -34,7 +34,7 @@ def analyze(
 
     Returns:
         The exit status: 0, 1 where an analysis failed, 2 where its input could not be used. The
-        others still run.
+        others still run, unless an analysis or an option does not exist.
     """
     names = [entry.name for entry in analyses]
     if not names or len(set(names)) < len(names):

@@ -27,13 +27,9 @@ LOG_FOLDER = "lightning_logs"  # of all runs
 CHECKPOINT_KEYWORDS = ("best", "hpc", "registry")  # Lightning resolves these, with a trainer
 _CONFIG = ("config", "c")
 _SWITCHES = ("help", "h", "print_config")
-# Packages that some classes need and palinka does not: their names for `import` and for pip.
-_NEEDED = {
-    "CometLogger": ("comet_ml", "comet-ml"),
-    "HuggingFaceDataset": ("datasets", "palinka[datasets]"),
-    "MLFlowLogger": ("mlflow", "mlflow"),
-    "WandbLogger": ("wandb", "wandb"),
-}
+# Modules that some classes need and palinka does not.
+_NEEDED = {"CometLogger": "comet_ml", "MLFlowLogger": "mlflow", "WandbLogger": "wandb"}
+_NEEDED["HuggingFaceDataset"] = "datasets"
 
 
 @cache
@@ -171,9 +167,9 @@ class Options:
         family = self.classes[key]
         if name == path and name not in family:
             raise InputError(f"{key}: there is no class '{name}'{did_you_mean(name, family)}")
-        needed, package = _NEEDED.get(name, ("", ""))
-        if needed and not find_spec(needed):
-            raise InputError(f"{key}: {name} needs {needed}; pip install '{package}'")
+        if (needed := _NEEDED.get(name)) and not find_spec(needed):
+            package = "'palinka[datasets]'" if needed == "datasets" else needed.replace("_", "-")
+            raise InputError(f"{key}: {name} needs {needed}; pip install {package}")
         described = name in family and (name == path or path.startswith(PACKAGES))
         self._chosen[key] = name if described else None
 

@@ -1,4 +1,4 @@
-"""palinka distils the activations of a language model into sparse features.
+"""Sparse autoencoders on language-model activations, and statistics of their features.
 
 Everything named here loads on first use, so that `import palinka` is cheap.
 """

@@ -22,14 +22,15 @@ _COMMAND_LINES = "\n".join(f"  {name:<14}{command.does}" for name, command in CO
 HELP = f"""\
 usage: palinka [--quiet] COMMAND [--config FILE ...] [--KEY VALUE ...]
 
-Distils the activations of a language model into sparse features.
+Trains sparse autoencoders on a language model's activations, and tests what
+neurons and features respond to.
 
 commands:
 {_COMMAND_LINES}
 
 options:
-  --config FILE     YAML; repeatable; the command line beats every file
-  --print_config    show the whole configuration and stop
+  --config FILE     YAML; repeatable; options on the command line win
+  --print_config    print the whole configuration and exit
   --ckpt_path FILE  a checkpoint to resume or measure; `last` for the last
   --quiet           only results, warnings and errors: no bars, no banners
   --help, --version `palinka COMMAND --help` lists every option of a command

@@ -23,7 +23,7 @@ def test_a_fit_starts_the_other_process_itself_and_ends_with_one_table(workspace
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.count("fraction of variance unexplained") == 1
+    assert ran.stdout.count("variance unexplained (FVU)") == 1
     assert ran.stdout.splitlines()[-1].endswith("tensorboard --logdir lightning_logs")
     assert len(list((workspace / "lightning_logs").iterdir())) == 1
 

@@ -52,6 +52,14 @@ class InputError(ValueError):
         super().__init__(escape_control_chars(message))
 
 
+def brief(value: Any) -> str:
+    """Short text of a value: the shape of an array, and the size of what would be long."""
+    if shape := getattr(value, "shape", ()):
+        return str(tuple(shape))
+    text = f"{value:.4g}" if isinstance(value, float) else repr(value)
+    return text if len(text) < 80 else f"<{type(value).__name__}>"
+
+
 def did_you_mean(name: str, names: Iterable[str], most: int = 20) -> str:
     """Suggest the nearest name, as in `; did you mean 'tied'?`, or list at most `most` names."""
     known = sorted(names)

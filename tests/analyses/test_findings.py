@@ -1,7 +1,7 @@
 import csv
 import json
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -105,6 +105,15 @@ def test_every_logger_gets_the_numbers(tmp_path: Path) -> None:
 
 
 def test_the_report_and_the_markdown_show_numbers_and_remarks() -> None:
+    small = Small(0.5, 0.25, np.zeros(200))
+    assert repr(small) == "Small(score=0.5, missing=0.25, values=(200,), nothing=None)"
+    assert repr(findings(results={"": small})) == "Findings(some-name: score 0.5, missing 0.25)"
+    fields = [("first", float), ("second", float), ("best_p_value", float)]
+    tested = make_dataclass("Tested", fields, bases=(Result,), frozen=True)(1.0, 2.0, 0.01)
+    assert findings(results={"": tested}).headlines(2) == ["some-name: first 1, best p 0.01"]
+    many = findings(results=dict.fromkeys("abcdef", small)).headlines(most=1)
+    assert many[0] == "some-name/a: score 0.5"
+    assert many[4:] == ["some-name: … and 2 more in findings.json"]
     report, markdown = findings().report(most=1), findings().markdown()
     assert "hidden.1/comma/score  0.5" in report
     assert "1 more in findings.json" in report
@@ -130,6 +139,7 @@ def test_tensorboard_and_a_terminal_show_names_and_remarks_as_text() -> None:
     assert page.count("<li>") == 1
     assert page.count("![x](http://127.0.0.1:9/x.png)") == 4
     assert "\x1b" not in found.markdown()
+    assert found.headlines()[0].isprintable()
     lines = found.report().splitlines()
     assert len(lines) == 4
     assert all(line.isprintable() for line in lines)

@@ -103,7 +103,7 @@ def share(values: np.ndarray) -> np.ndarray:
 
 def test_the_overview_says_what_was_measured(page: Any) -> None:
     metrics = page.locator(".metrics").inner_text()
-    assert "fraction of variance unexplained" in metrics
+    assert "variance unexplained (FVU)" in metrics
     assert "0.109" in metrics
     assert "0.025 to 0.035" in metrics
     assert page.locator("canvas").count() == 3

@@ -4,6 +4,7 @@ What cannot work is refused in one line, with status 2, and leaves nothing behin
 """
 
 import errno
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -92,7 +93,7 @@ def test_the_command_line_wins_over_the_checkpoint_and_quiet_leaves_the_results(
     assert main(line) == 0
     logging.enable_progress_bar()
     quiet = capsys.readouterr()
-    assert quiet.out.lstrip("\n").startswith("  fraction of variance unexplained")
+    assert quiet.out.lstrip("\n").startswith("  variance unexplained (FVU)")
     assert quiet.err == ""
     # Tied values could only add to the nine, and no token of ours has any.
     l0 = events(fitted.parents[2] / "version_1").Scalars("val/l0")[-1].value
@@ -111,8 +112,14 @@ def test_predict_writes_the_latents(fitted: Path, capsys: pytest.CaptureFixture[
         assert (batch["value"] > 0).all()
 
 
-def test_harvest_fills_the_cache_and_writes_no_logs(workspace: Path) -> None:
+def test_harvest_fills_the_cache_and_writes_no_logs(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["harvest", *DATA]) == 0
+    train, validation = capsys.readouterr().out.splitlines()
+    rows = r"train activations: [\d,]+ rows of 512 float16, [\d.]+MB, [\d,]+ tokens per second, in"
+    assert re.match(rows, train)
+    assert Path(validation.split()[-1]).parent == workspace / "cache"
     assert len([path for path in (workspace / "cache").iterdir() if path.is_dir()]) == 2
     assert not (workspace / "lightning_logs").exists()
 

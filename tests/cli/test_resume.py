@@ -234,7 +234,7 @@ WRITTEN = [
 )
 def test_whatever_the_logger_runs_have_folders_and_the_last_is_found(
     loggers: Any, root: str, written: list[str], workspace: Path,
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     file = workspace / "run.yaml"
     file.write_text(yaml.safe_dump({"trainer": {"logger": loggers}}))
@@ -242,7 +242,8 @@ def test_whatever_the_logger_runs_have_folders_and_the_last_is_found(
     assert main(line) == 0
     assert main(line) == 0
     out = capsys.readouterr().out.strip().splitlines()
-    assert out[out.index(f"results in   {root}/version_1") + 1 :] == written
+    saved = f"checkpoint in   {root}/version_1/checkpoints/last.ckpt"
+    assert out[out.index(f"results in   {root}/version_1") + 1 :] == [saved, *written]
     first, second = workspace / root / "version_0", workspace / root / "version_1"
     for run in (first, second):
         assert {"config.yaml", "checkpoints"} <= {path.name for path in run.iterdir()}
@@ -250,7 +251,10 @@ def test_whatever_the_logger_runs_have_folders_and_the_last_is_found(
     assert {path.name for path in workspace.iterdir()} - {"csv"} == roots
     metrics = workspace / "csv/version_1/metrics.csv"
     before = metrics.read_text() if metrics.exists() else ""
+    told: list[str] = []
+    monkeypatch.setattr("palinka.cli.trainer.rank_zero_info", told.append)
     assert main([*line, "--trainer.max_epochs=2", "--ckpt_path=last"]) == 0
+    assert told == ["resuming at step 8 of 16"]
     for run, step in ((first, 8), (second, 16)):
         saved = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
         assert saved["global_step"] == step

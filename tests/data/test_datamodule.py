@@ -134,10 +134,15 @@ def test_nothing_is_harvested_twice_and_one_load_of_the_model_serves_both_splits
     settings |= {"cache_dir": tmp_path}
     loads, barriers = [], []
     monkeypatch.setattr(LanguageModel, "load", lambda spec: loads.append(spec) or model)
-    ActivationDataModule(**settings).harvest(barrier=lambda: barriers.append(None))
+    made = ActivationDataModule(**settings).harvest(barrier=lambda: barriers.append(None))
     assert (len(loads), len(barriers)) == (1, 4)
+    assert min(made.values()) > 0
     no_weights(monkeypatch)
+    assert list(ActivationDataModule(**settings).harvest().values()) == [0, 0]
     again = ready(**settings)
+    train, validation = made
+    assert repr(again).endswith(f", batch_size=64, {train!r}, {validation!r})")
+    assert repr(train).startswith(f"Cache(train activations: {train.rows:,} rows of {WIDTH} ")
     assert again.width == WIDTH
     assert next(iter(again.train_dataloader())).shape == (64, WIDTH)
     again.teardown("fit")

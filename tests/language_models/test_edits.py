@@ -35,6 +35,7 @@ TEXTS = ["The river was wide.", "Yes, and the water was still."]
 def test_an_edit_changes_the_latents_that_it_names_and_nothing_else(
     edit: Callable[[Tensor], Tensor], expected: list[list[float]]
 ) -> None:
+    assert repr(edit).split("(")[0] in ("<function scale", "<function clamp", "<function add")
     given = LATENTS.clone()
     assert torch.equal(edit(given), torch.tensor([expected]).float())
     assert torch.equal(given, LATENTS)

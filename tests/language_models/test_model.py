@@ -34,6 +34,9 @@ def test_padding_never_changes_an_answer(any_model: LanguageModel, texts: list[s
 
 def test_batches_of_any_size_give_the_same(gpt2: LanguageModel, texts: list[str]) -> None:
     whole = gpt2.read(texts, ["hidden.3", "blocks.0.attn.k"])
+    assert repr(whole).startswith(f"Activations(hidden.3: {tuple(whole['hidden.3'].shape)}, ")
+    assert repr(gpt2.tokenize(["Yes"])) == "Tokens(1 texts of [1] tokens)"
+    assert repr(gpt2).endswith(f"float32 on cpu, {len(gpt2.sites)} sites)")
     for batch_size in (1, 3):
         parts = gpt2.read(texts, list(whole), batch_size)
         assert torch.equal(parts.mask, whole.mask)

@@ -71,6 +71,9 @@ class Findings:
     settings: Mapping[str, Any] = field(default_factory=dict)
     summary: str = ""
 
+    def __repr__(self) -> str:
+        return f"Findings({'; '.join(self.headlines())})"
+
     def scalars(self) -> dict[str, float]:
         """Every single number, by `part/name` or `name`."""
         return self._by_name("scalars")
@@ -100,6 +103,19 @@ class Findings:
         ]
         table = "\n".join(["| finding | value |", "|---|---|", *rows])
         return "\n\n".join(filter(None, [table, "\n".join(notes), self.summary]))
+
+    def headlines(self, most: int = 6, parts: int = 4) -> list[str]:
+        """One line for each of the first parts, with p-values and at most `most` numbers."""
+        lines = []
+        for part, result in list(self.results.items())[:parts]:
+            scalars = result.scalars()
+            kept = sorted(scalars, key=lambda name: "p_value" not in name)[:most]
+            numbers = ", ".join(f"{n} {x:.4g}" for n, x in scalars.items() if n in kept)
+            numbers = numbers.replace("p_value", "p").replace("_", " ")
+            name = within_part(self.name, part) if part else self.name
+            lines.append(escape_control_chars(f"{name}: {numbers}"))
+        more = len(self.results) - parts
+        return lines + [f"{self.name}: … and {more} more in findings.json"] * (more > 0)
 
     def report(self, most: int = 24) -> str:
         """The name, the numbers and the remarks for a terminal, at most `most` numbers."""

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from palinka.errors import InputError, did_you_mean
+from palinka.errors import InputError, brief, did_you_mean
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -52,6 +52,15 @@ class Result:
 
     _: KW_ONLY
     notes: tuple[str, ...] = ()
+
+    def __init_subclass__(cls) -> None:
+        if "__repr__" not in vars(cls):  # `dataclass` would make one with whole arrays
+            cls.__repr__ = Result.__repr__  # type: ignore[method-assign]
+
+    def __repr__(self) -> str:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        shown = (f"{n}={brief(value)}" for n, value in values.items() if n != "notes" or value)
+        return f"{type(self).__name__}({', '.join(shown)})"
 
     def scalars(self) -> dict[str, float]:
         """The single numbers among the findings, as a flat dict."""

@@ -173,7 +173,7 @@ def _columns(facts: LatentFacts, analyses: Sequence[Found]) -> list[dict[str, An
 def _metrics(values: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Metrics with their intervals, from values such as `val/fvu` and `val_interval/fvu/low`."""
     found = []
-    for name, label in ROWS.items():
+    for name, (label, _) in ROWS.items():
         if name.startswith("val/") and name in values:
             numbers = (values[name], *interval(values, name))
             value, low, high = (short(None if n is None else float(n), 5) for n in numbers)

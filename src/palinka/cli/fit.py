@@ -4,6 +4,7 @@ import errno
 import logging
 import re
 import signal
+import sys
 import traceback
 import warnings
 from collections.abc import Sequence
@@ -29,7 +30,7 @@ from palinka.cli import resume
 from palinka.cli.options import CHECKPOINT_KEYWORDS, LOG_FOLDER
 from palinka.cli.parser import ArgumentParser
 from palinka.cli.sweep import Variants, expand, options
-from palinka.cli.trainer import ProgressBar, Trainer
+from palinka.cli.trainer import ProgressBar, ProgressLines, Trainer
 from palinka.data import ActivationDataModule
 from palinka.errors import InputError, is_quiet, one_line, shell_path
 from palinka.training import SparseAutoencoderModule, SweepModule, callbacks
@@ -256,7 +257,8 @@ class PalinkaCLI(LightningCLI):
         given = settings["callbacks"] or []
         given = given if isinstance(given, list) else [given]
         kwargs["callbacks"] = [*given, *self._default_callbacks(settings, given)]
-        if is_quiet():
+        lines = settings["enable_progress_bar"] is None and not sys.stdout.isatty()
+        if lines or is_quiet():
             kwargs["enable_progress_bar"] = _any(given, pl_callbacks.ProgressBar)
         if settings["enable_model_summary"] is None:  # its columns say little about one matrix
             kwargs["enable_model_summary"] = _any(given, pl_callbacks.ModelSummary)
@@ -284,7 +286,8 @@ class PalinkaCLI(LightningCLI):
         found = [kind() for kind in wanted if wanted[kind] and not _any(given, kind)]
         bar = not is_quiet() and settings["enable_progress_bar"] is not False
         if bar and not _any(given, pl_callbacks.ProgressBar):
-            found.append(ProgressBar())
+            drawn = sys.stdout.isatty() or settings["enable_progress_bar"]
+            found.append(ProgressBar() if drawn else ProgressLines())
         return found
 
     def _run_subcommand(self, subcommand: str) -> None:

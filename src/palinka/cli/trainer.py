@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,8 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import callbacks as pl_callbacks
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint
-from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from palinka.data import ActivationDataModule
@@ -66,37 +65,51 @@ class FitLoop(_FitLoop):
 
 
 class ProgressBar(pl_callbacks.TQDMProgressBar):
-    """Lightning's bar by the clock instead of by steps; in log files, of the training alone."""
+    """Lightning's bar, by the clock instead of by steps, with readable names."""
 
-    _due = 0.0
+    def __init__(self) -> None:
+        super().__init__()
+        self._due: dict[Any, float] = {}  # by stage, as a validation is within an epoch
 
     def _should_update(self, current: int, total: int) -> bool:
-        now = time.monotonic()
-        due = current == total or now >= self._due
-        if due:
-            self._due = now + refresh_seconds(sys.stdout)
-        return self.is_enabled and due
-
-    def init_validation_tqdm(self) -> Tqdm:
-        """Hide the bar of a fit's validation in a log file."""
-        hidden = self.trainer.state.fn == TrainerFn.FITTING and not sys.stdout.isatty()
-        return Tqdm(disable=True) if hidden else super().init_validation_tqdm()
-
-    def init_sanity_tqdm(self) -> Tqdm:
-        """Hide the bar of two batches in a log file."""
-        return super().init_sanity_tqdm() if sys.stdout.isatty() else Tqdm(disable=True)
+        now, stage = time.monotonic(), self.trainer.state.stage
+        if current != total and now < self._due.get(stage, 0.0):
+            return False
+        self._due[stage] = now + refresh_seconds(sys.stdout)
+        return self.is_enabled
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """Metrics by readable names."""
-        found = super().get_metrics(trainer, pl_module)
-        if rate := found.get("throughput/tokens_per_second"):
-            found["throughput/tokens_per_second"] = f"{rate:,.0f}"
-        return {SHORT.get(name, name): value for name, value in found.items() if name != "v_num"}
+        return readable(trainer.progress_bar_metrics)
 
     def on_train_epoch_end(self, *args: Any) -> None:
         """Show the last step, also of an epoch that `max_steps` ends."""
         self.train_progress_bar.n = self.trainer.fit_loop.batch_idx + 1
         super().on_train_epoch_end(*args)
+
+
+class ProgressLines(Callback):
+    """Log a line of metrics now and then, for log files."""
+
+    def on_train_start(self, *_: Any) -> None:
+        """Start the clock."""
+        self._due = time.monotonic() + refresh_seconds(sys.stdout)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Log the metrics where the line is due."""
+        if time.monotonic() >= self._due:
+            self.on_train_start()
+            metrics = readable(trainer.progress_bar_metrics).items()
+            numbers = ", ".join(f"{name} {value}" for name, value in metrics)
+            rank_zero_info(f"step {trainer.global_step:,}: {numbers}")
+
+
+def readable(metrics: Mapping[str, float]) -> dict[str, str]:
+    """Metrics of a progress bar, named and formatted for people."""
+    return {
+        SHORT.get(name, name): f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+        for name, value in metrics.items()
+    }
 
 
 class CheckMonitors(Callback):
@@ -190,7 +203,11 @@ class Trainer(pl.Trainer):
         def work() -> None:
             self.strategy.connect(model)  # a strategy with a mesh hands it to the model
             self.strategy.setup_environment()
-            datamodule.harvest(self.global_rank, self.world_size, self.strategy.barrier)
+            rank = self.global_rank
+            caches = datamodule.harvest(rank, self.world_size, self.strategy.barrier)
+            for cache, seconds in caches.items() if rank == 0 else ():
+                rate = f"{cache.rows / seconds:,.0f} tokens per second" if seconds else "existed"
+                print(f"{cache}, {rate}, in   {cache.folder}")
 
         launcher = self.strategy.launcher
         if launcher is None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from palinka.data.format import (
     MANIFEST_NAME,
@@ -183,6 +184,14 @@ class Cache:
         # own context.
         mixed = 1 + int(_NEIGHBORS * (window - 1) / max(1, layout.rows_per_context - 1))
         self.run_rows = max(1, min(_RUN_BYTES // layout.row_bytes, mixed, self.rows // _MIN_RUNS))
+
+    def __str__(self) -> str:
+        shape = f"{self.rows:,} rows of {self.width} {str(self.dtype).removeprefix('torch.')}"
+        size = tqdm.format_sizeof(self.bytes, "B")
+        return f"{self.key.settings.get('split')} activations: {shape}, {size}"
+
+    def __repr__(self) -> str:
+        return f"Cache({self}, {self.folder})"
 
     @staticmethod
     def exists(folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import cache, cached_property, partial
@@ -141,6 +142,14 @@ class ActivationDataModule(pl.LightningDataModule):
         arguments = plain_arguments(language_model, self.train_spec.corpus, self.cache_dir)
         self.save_hyperparameters(arguments, logger=False)
 
+    def __repr__(self) -> str:
+        spec = self.train_spec
+        where = f"{spec.language_model.name} at {spec.site}, {type(spec.corpus).__name__}"
+        opened = "".join(f", {rows!r}" for rows in self._rows.values())
+        return f"ActivationDataModule({where}, batch_size={self.batch_size}{opened})"
+
+    __str__ = __repr__
+
     @property
     def width(self) -> int:
         """Width of the site."""
@@ -213,11 +222,11 @@ class ActivationDataModule(pl.LightningDataModule):
         barrier: Callable[[], object] = lambda: None,
         specs: Sequence[HarvestSpec] | None = None,
         max_verified: float = math.inf,
-    ) -> None:
+    ) -> dict[Cache, float]:
         """Harvest the missing shards of both splits, or of `specs`, and verify existing caches.
 
         Caches of more than `max_verified` bytes are not verified. The other arguments are those of
-        `palinka.data.harvest`.
+        `palinka.data.harvest`. Returns the seconds that each cache took; 0 for existing ones.
         """
         if self.in_memory:
             raise InputError("in_memory is true, so nothing is harvested; set it to false")
@@ -228,10 +237,14 @@ class ActivationDataModule(pl.LightningDataModule):
             if not known:
                 next(spec.contexts())  # rejects an empty split before the other is harvested
         work = partial(harvest, rank=rank, world_size=world_size, barrier=barrier, load=load)
+        seconds = {}
         for spec, known in existed.items():
+            begun = time.perf_counter()
             harvested = work(spec, self.cache_dir)
+            seconds[harvested] = 0.0 if known else time.perf_counter() - begun
             if known and rank == 0 and harvested.bytes <= max_verified:
                 harvested.verify()
+        return seconds
 
     def verify(self) -> list[Cache]:
         """Compare every checksum of the caches of both splits, which are returned."""

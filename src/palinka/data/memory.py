@@ -39,6 +39,9 @@ class MemoryRows:
         self.dtype = activations.dtype
         self.statistics = RowStatistics.of(activations.to(torch.float64).numpy())
 
+    def __repr__(self) -> str:
+        return f"MemoryRows({self.rows:,} rows of {self.width} {self.dtype})"
+
     def reader(self) -> "MemoryRows":
         """Create a reader of the rows, which is this object itself."""
         return self

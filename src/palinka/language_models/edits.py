@@ -19,20 +19,21 @@ def ablate(latent: int | Indices, positions: Indices | None = None) -> Edit:
 
 def scale(latent: int | Indices, factor: float, positions: Indices | None = None) -> Edit:
     """Multiply latents by a factor, which changes them only where they are active."""
-    return _edit(latent, positions, lambda values: values * factor)
+    return _edit(f"scale({latent}, {factor})", latent, positions, lambda values: values * factor)
 
 
 def clamp(latent: int | Indices, value: float, positions: Indices | None = None) -> Edit:
     """Set latents to a value in the unit of the latents, active or not."""
-    return _edit(latent, positions, lambda values: torch.full_like(values, value))
+    name = f"clamp({latent}, {value})"
+    return _edit(name, latent, positions, lambda values: torch.full_like(values, value))
 
 
 def add(latent: int | Indices, value: float, positions: Indices | None = None) -> Edit:
     """Add a value to latents, active or not; the sum may be negative."""
-    return _edit(latent, positions, lambda values: values + value)
+    return _edit(f"add({latent}, {value})", latent, positions, lambda values: values + value)
 
 
-def _edit(latent: int | Indices, positions: Indices | None, change: Edit) -> Edit:
+def _edit(name: str, latent: int | Indices, positions: Indices | None, change: Edit) -> Edit:
     chosen = [latent] if isinstance(latent, int) else list(latent)
 
     def edit(latents: Tensor) -> Tensor:
@@ -47,6 +48,7 @@ def _edit(latent: int | Indices, positions: Indices | None, change: Edit) -> Edi
         edited[..., rows, columns] = change(latents[..., rows, columns])
         return edited
 
+    edit.__qualname__ = name if positions is None else f"{name} at {list(positions)}"
     return edit
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from palinka.errors import InputError
+from palinka.errors import InputError, brief
 from palinka.language_models.edits import Edit, Replacement, as_function
 from palinka.language_models.sites import by_token, following, reading, replacing
 from palinka.language_models.spec import LanguageModelSpec
@@ -29,6 +29,9 @@ class Activations(dict[str, Tensor]):
         super().__init__(sites)
         self.tokens, self.mask = tokens, mask
 
+    def __repr__(self) -> str:
+        return f"Activations({', '.join(f'{site}: {brief(x)}' for site, x in self.items())})"
+
     def __missing__(self, site: str) -> Tensor:
         raise InputError(f"{site!r} was not read, only {', '.join(self)}; give it to read(sites=…)")
 
@@ -44,6 +47,9 @@ class Tokens:
 
     ids: Tensor
     mask: Tensor
+
+    def __repr__(self) -> str:
+        return f"Tokens({len(self.ids)} texts of {self.lengths.tolist()[:20]} tokens)"
 
     def __post_init__(self) -> None:
         ids, mask = self.ids, self.mask
@@ -92,6 +98,10 @@ class LanguageModel:
         if len(given) == 1 and isinstance(given[0], str):
             raise InputError(f"load a model with LanguageModel.from_pretrained({given[0]!r})")
         return super().__new__(cls)
+
+    def __repr__(self) -> str:
+        spec = f"{self.spec.name!r}, {self.spec.dtype} on {self.device}"
+        return f"LanguageModel({spec}, {len(self.sites)} sites)"
 
     @classmethod
     def from_pretrained(

@@ -61,6 +61,8 @@ def test_analyses_run_when_asked_and_never_twice(
     findings = tmp_path / "tb" / "version_0" / "analyses"
     assert (findings / "cities" / "findings.json").exists()
     assert (findings / "training" / "losses.png").exists()
+    (line,) = callback.headlines["cities"]
+    assert line.startswith("cities/cities: best ")
     numbers = (tmp_path / "csv" / "version_0" / "metrics.csv").read_text()
     assert "analyses/cities/cities/best_score" in numbers.splitlines()[0]
 

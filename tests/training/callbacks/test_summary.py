@@ -17,18 +17,24 @@ def made(*loggers: Any, **given: Any) -> Any:
 def report(folder: str, split: str = "val", **metrics: float) -> list[str]:
     path = Path(folder)
     logger = TensorBoardLogger(path.parent, "", version=path.name)
-    return final_report(made(logger, callback_metrics=metrics), split).splitlines()
+    analyses = SimpleNamespace(headlines={"one": ["one: p 0.5"]})
+    trainer = made(logger, callback_metrics=metrics, callbacks=[analyses])
+    return final_report(trainer, split).splitlines()
 
 
 def test_measured_rows_come_in_order_with_their_intervals_and_others_are_left_out() -> None:
     bounds = {"test_interval/kl/low": 0.01, "test_interval/kl/high": 0.03}
-    given = {"test/kl": 0.02, "test/l0": 32.0, "test/fvu": 0.25, "something/else": 1.0}
-    lines = report("logs/version_0", "test", **given, **bounds)
-    assert [line.split()[-3:] for line in lines[:-3] if line] == [
-        ["variance", "unexplained", "0.25"],
-        ["token", "(L0)", "32"],
-        ["0.02", "[0.01,", "0.03]"],
-        ["intervals", "over", "documents"],
+    given = {"test/kl": 0.02, "test/l0": 32.0, "test/dead": 0.25, "something/else": 1.0}
+    speed = {"throughput/tokens_per_second": 12345.6}
+    lines = report("logs/version_0", "test", **given, **bounds, **speed)
+    assert lines[1:-3] == [
+        "  active per token (L0)        32 latents",
+        "  never active                 25 % of latents on this text",
+        "  KL(clean ‖ spliced)        0.02 nats per token [0.01, 0.03]",
+        "  training speed           12,346 tokens per second",
+        "  in brackets: 95 % intervals over documents",
+        "",
+        "  one: p 0.5",
     ]
 
 
@@ -58,13 +64,18 @@ def test_a_run_ends_with_the_files_of_each_logger(
     others = (SimpleNamespace(save_dir=folder) for folder in (None, "runs"))
     wandb = StandIn(tmp_path / "wandb/run-1/files")
     trainer = made(CSVLogger("csv", version=0), wandb, *others, run_folder=tmp_path / "mine")
+    (tmp_path / "mine/analyses").mkdir(parents=True)
+    (tmp_path / "mine/checkpoints").mkdir()
+    (tmp_path / "mine/checkpoints/last.ckpt").touch()
     assert log_locations(trainer) == [
         "",
         "results in   mine",
+        "checkpoint in   mine/checkpoints/last.ckpt",
+        "findings in   mine/analyses",
         "metrics in   csv/lightning_logs/version_0/metrics.csv",
         "StandIn in   wandb/run-1",
         "SimpleNamespace in   runs",
     ]
     board = TensorBoardLogger("tb", "", version=3)
     trainer.loggers = [board, VariantLogger(board, "k=4")]
-    assert log_locations(trainer)[2:] == ["look at them with   tensorboard --logdir tb"]
+    assert log_locations(trainer)[4:] == ["look at them with   tensorboard --logdir tb"]

@@ -4,22 +4,32 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback, Trainer
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.plugins.image import metadata
 from torch.utils.tensorboard import SummaryWriter
 
-from palinka.training.callbacks import tensorboard
-from palinka.training.callbacks.tensorboard import LAYOUT, add_figure, nearest_cosine
+from palinka.autoencoders import KSparseAutoencoder, TopKAutoencoder
+from palinka.training import SparseAutoencoderModule
+from palinka.training.callbacks import LanguageModelMetrics, tensorboard
+from palinka.training.callbacks.tensorboard import add_figure, layout, nearest_cosine
 
 
 def test_one_page_is_an_overview_of_the_run() -> None:
-    (story,) = LAYOUT.values()
-    assert all(kind == "Multiline" and tags for kind, tags in story.values())
-    tags = {tag for _, tags in story.values() for tag in tags}
+    def tags_of(autoencoder: Any, weight: float, *callbacks: Callback) -> set[str]:
+        module = SparseAutoencoderModule(autoencoder(4, 8, k=2), weight, decorrelation_weight=0.0)
+        trainer = Trainer(accelerator="cpu", logger=False, callbacks=list(callbacks))
+        (story,) = layout(trainer, module).values()
+        assert all(kind == "Multiline" and tags for kind, tags in story.values())
+        return {tag for _, tags in story.values() for tag in tags}
+
+    assert not {"loss/sparsity$", "val/ce_delta$"} & tags_of(KSparseAutoencoder, 0.0)
+    assert "loss/auxiliary$" in tags_of(TopKAutoencoder, 0.0)
+    tags = tags_of(KSparseAutoencoder, 0.1, LanguageModelMetrics())
     # Each is a regular expression that must not match `val/fvu_legacy` and the like.
     assert all(tag.endswith("$") for tag in tags)
-    assert {"loss/total$", "reconstruction/fvu$", "sparsity/l0$", "val/ce_delta$"} < tags
+    assert {"loss/total$", "loss/sparsity$", "sparsity/l0$", "val/ce_delta$"} < tags
 
 
 def test_a_figure_is_logged_with_its_caption(tmp_path: Path) -> None:

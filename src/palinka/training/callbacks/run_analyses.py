@@ -39,6 +39,7 @@ class RunAnalyses(base.SingleModelCallback, base.EveryNSteps):
         self.analyses = analyses
         self.every_n_steps = every_n_steps
         self.failed: list[str] = []
+        self.headlines: dict[str, list[str]] = {}  # of the last findings, by analysis
         self._reader: ActivationReader | None = None
         self._losses: dict[str, dict[int, float]] = {}  # by name and step
 
@@ -86,6 +87,7 @@ class RunAnalyses(base.SingleModelCallback, base.EveryNSteps):
                 with base.evaluating(module):
                     findings = run_analysis(entry, self._reader)
                 write_findings(findings, trainer)
+                self.headlines[entry.name] = findings.headlines()
             except Exception as error:  # must not end the training
                 if not isinstance(error, InputError):
                     traceback.print_exc()

@@ -16,32 +16,36 @@ from palinka.analyses.findings import Findings
 from palinka.analyses.result import Result, Table
 from palinka.errors import escape_control_chars, expanded, shell_path
 from palinka.training.callbacks.base import TrainedModel, iter_models, log_folder
-from palinka.training.callbacks.checkpoints import MEASURED_AT, metrics_file
+from palinka.training.callbacks.checkpoints import (
+    FOLDER,
+    MEASURED_AT,
+    NEWEST,
+    metrics_file,
+)
 from palinka.training.callbacks.tensorboard import write_findings
 from palinka.training.sweep import SweepModule
 
-# In the order of the table.
+# Labels and units in the order of the table; `%` takes a share times 100.
 ROWS = {
-    "val/fvu": "fraction of variance unexplained",
-    "val/fvu_legacy": "the same, about zero (legacy)",
-    "val/explained_variance": "explained variance",
-    "val/mse": "mean squared error",
-    "val/cosine": "mean cosine",
-    "val/l0": "latents per token (L0)",
-    "val/l1": "mean L1 norm of the latents",
-    "val/dead": "share of dead latents",
-    "val/ce_clean": "cross-entropy, clean (nats)",
-    "val/ce_spliced": "cross-entropy, spliced",
-    "val/ce_delta": "increase of the cross-entropy",
-    "val/ce_ablated": "cross-entropy, site at zero",
-    "val/ce_ablated_mean": "cross-entropy, site at its mean",
-    "val/loss_recovered": "loss recovered, from zero",
-    "val/loss_recovered_mean": "loss recovered, from the mean",
-    "val/kl": "KL(clean ‖ spliced) (nats)",
-    "val/site_mse": "mean squared error at the error_site",
-    "val/site_recovered": "recovered there, from the mean",
-    "loss/total": "training loss, last logged",
-    "throughput/tokens_per_second": "tokens per second",
+    "val/fvu": ("variance unexplained (FVU)", "%"),
+    "val/fvu_legacy": ("FVU about zero, as in older papers", "%"),
+    "val/mse": ("mean squared error (MSE)", "per number, of scaled activations"),
+    "val/cosine": ("cosine of input and output, mean", ""),
+    "val/l0": ("active per token (L0)", "latents"),
+    "val/l1": ("sum of a token's latents (L1)", ""),
+    "val/dead": ("never active", "% of latents on this text"),
+    "val/ce_clean": ("cross-entropy, clean", "nats per token"),
+    "val/ce_spliced": ("cross-entropy, spliced", "nats per token"),
+    "val/ce_delta": ("increase of the cross-entropy", "nats per token"),
+    "val/ce_ablated": ("cross-entropy, site at zero", "nats per token"),
+    "val/ce_ablated_mean": ("cross-entropy, site at its mean", "nats per token"),
+    "val/loss_recovered": ("loss recovered, from zero", "%"),
+    "val/loss_recovered_mean": ("loss recovered, from the mean", "%"),
+    "val/kl": ("KL(clean ‖ spliced)", "nats per token"),
+    "val/site_mse": ("MSE at the error_site", "per number"),
+    "val/site_recovered": ("recovered there, from the mean", "%"),
+    "reconstruction/fvu": ("FVU of the last training batch logged", "%"),
+    "throughput/tokens_per_second": ("training speed", "tokens per second"),
 }
 # Columns of a sweep's table in the terminal; the file has all metrics.
 SHOWN = {
@@ -62,15 +66,26 @@ def final_report(trainer: Trainer, split: str = "val") -> str:
         name.replace(split, "val", 1) if name.startswith(split) else name: float(value)
         for name, value in trainer.callback_metrics.items()
     }
-    rows = {name: text for name, text in ROWS.items() if name in metrics}
-    width = max(map(len, rows.values()), default=0)
-    lines = [f"  {text:<{width}}  {metrics[name]:>10.5g}" for name, text in rows.items()]
-    bounds = [interval(metrics, name) for name in rows]
-    for row, (low, high) in enumerate(bounds):
-        lines[row] += "" if low is None or high is None else f"  [{low:.5g}, {high:.5g}]"
-    if any(low is not None for low, _ in bounds):
+    rows = {name: row for name, row in ROWS.items() if name in metrics}
+    width = max((len(label) for label, _ in rows.values()), default=0)
+    lines = [""]
+    for name, (label, unit) in rows.items():
+        low, high = interval(metrics, name)
+        bounds = "" if low is None else f" [{_in_unit(low, unit)}, {_in_unit(high, unit)}]"
+        value = f"{_in_unit(metrics[name], unit):>8} {unit}{bounds}"
+        lines.append(f"  {label:<{width}}  {value}".rstrip())
+    if any(interval(metrics, name)[0] is not None for name in rows):
         lines.append("  in brackets: 95 % intervals over documents")
-    return "\n".join(["", *lines, *_validated_at(trainer), *log_locations(trainer)])
+    lines += _validated_at(trainer)
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        for found in getattr(callback, "headlines", {}).values():
+            lines += ["", *(f"  {line}" for line in found)]
+    return "\n".join([*lines, *log_locations(trainer)])
+
+
+def _in_unit(value: float | None, unit: str) -> str:
+    value = (value or 0.0) * (100 if unit.startswith("%") else 1)
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _validated_at(trainer: Trainer) -> list[str]:
@@ -102,13 +117,17 @@ def log_locations(trainer: Trainer) -> list[str]:
     """Lines with the log folder and each logger's output; none of a fast_dev_run."""
     if trainer.fast_dev_run or trainer.barebones:  # type: ignore[attr-defined]
         return []
-    lines = ["", f"results in   {shell_path(log_folder(trainer))}"]
+    folder = log_folder(trainer)
+    last, found = folder / FOLDER / NEWEST, folder / "analyses"
+    lines = ["", f"results in   {shell_path(folder)}"]
+    lines += [f"checkpoint in   {shell_path(last)}"] * last.exists()
+    lines += [f"findings in   {shell_path(found)}"] * found.exists()
     for logger in trainer.loggers:
         if isinstance(logger, CSVLogger):
             lines.append(f"metrics in   {shell_path(metrics_file(logger))}")
         elif isinstance(logger, TensorBoardLogger):
-            folder = shell_path(expanded(logger.root_dir))
-            lines.append(f"look at them with   tensorboard --logdir {folder}")
+            root = shell_path(expanded(logger.root_dir))
+            lines.append(f"look at them with   tensorboard --logdir {root}")
         else:
             files = isinstance(logger, WandbLogger) and Path(logger.experiment.dir)
             if written := files.parent if files else logger.save_dir:

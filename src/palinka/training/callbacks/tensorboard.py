@@ -20,21 +20,37 @@ from torch.utils.tensorboard import SummaryWriter
 
 from palinka.analyses.findings import Findings
 from palinka.training.callbacks.base import VariantLogger, iter_models, log_folder
+from palinka.training.callbacks.loss_recovered import LanguageModelMetrics
+from palinka.training.losses import default_terms, loss_function
 from palinka.training.sweep import strip_prefix
 
-LOSSES = ("total", "reconstruction", "sparsity", "decorrelation", "auxiliary")
 CHARTS = {
-    "loss and its parts": [f"loss/{part}" for part in LOSSES],
-    "fraction of variance unexplained": ["reconstruction/fvu", "val/fvu"],
-    "latents per token": ["sparsity/l0", "val/l0"],
-    "dead latents": ["sparsity/dead", "val/dead"],
-    "increase of the cross-entropy (nats), where measured": ["val/ce_delta"],
-    "tokens per second": ["throughput/tokens_per_second"],
+    "training loss (MSE; of TopK kinds FVU)": ["loss/total"],
+    "penalties in the loss": ["loss/sparsity", "loss/decorrelation", "loss/auxiliary"],
+    "variance unexplained (FVU), training and validation": ["reconstruction/fvu", "val/fvu"],
+    "active latents per token (L0), training and validation": ["sparsity/l0", "val/l0"],
+    "dead latents in training (share)": ["sparsity/dead"],
+    "latents silent on the validation text (share)": ["val/dead"],
+    "increase of the cross-entropy (nats per token)": ["val/ce_delta"],
+    "training speed (tokens per second)": ["throughput/tokens_per_second"],
     "share of time spent waiting for data": ["throughput/loader_wait"],
 }
-# Tags are regular expressions for a tag's beginning: `val/fvu` would match `val/fvu_legacy`.
-_LINES = {chart: ("Multiline", [f"{tag}$" for tag in tags]) for chart, tags in CHARTS.items()}
-LAYOUT = {"overview": _LINES}
+
+
+def layout(trainer: Trainer, module: LightningModule) -> dict[str, dict[str, Any]]:
+    """Custom-scalars page of a run, without charts that would be empty or at zero."""
+    models = [one.module for one in iter_models(trainer, module)]
+    weights = [(m.objective.sparsity_weight, m.objective.decorrelation_weight) for m in models]
+    own = any(loss_function(m.autoencoder) is not default_terms for m in models)
+    spliced = any(isinstance(c, LanguageModelMetrics) for c in trainer.callbacks)  # type: ignore[attr-defined]
+    shown = {"loss/sparsity": own or any(map(any, weights)), "val/ce_delta": spliced}
+    # Tags are regular expressions for a tag's beginning: `val/fvu` would match `val/fvu_legacy`.
+    charts = {
+        title: ("Multiline", [f"{tag}$" for tag in tags])
+        for title, tags in CHARTS.items()
+        if shown.get(tags[0], True)
+    }
+    return {"overview": charts}
 
 
 def tensorboard_writers(trainer: Trainer, *, variants: bool = False) -> Iterator[SummaryWriter]:
@@ -81,10 +97,10 @@ class TensorBoardDashboard(Callback):
     variant of a sweep has its own.
     """
 
-    def on_fit_start(self, trainer: Trainer, *_: Any) -> None:
+    def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Log the layout."""
         for writer in tensorboard_writers(trainer, variants=True):
-            writer.add_custom_scalars(LAYOUT)
+            writer.add_custom_scalars(layout(trainer, module))
 
     def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Log hyper-parameters and the last validation's results."""
@@ -93,7 +109,7 @@ class TensorBoardDashboard(Callback):
             results = {f"final/{name}": float(value) for name, value in metrics}
             seed = {name: one.overrides[name] for name in ("seed",) if name in one.overrides}
             for logger in one.loggers if results else ():
-                logger.log_hyperparams({**one.module.hparams, **seed}, results)
+                logger.log_hyperparams({**one.module.hparams, **seed}, results, trainer.global_step)
 
 
 class FeatureHistograms(Callback):

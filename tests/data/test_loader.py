@@ -220,9 +220,7 @@ def test_the_state_of_other_rows_is_rejected(
         loader.load_state_dict(state)
 
 
-def test_batches_that_are_empty_or_not_filled_are_rejected() -> None:
-    with pytest.raises(InputError, match="batch_size is 0"):
-        ActivationLoader(counted_rows(20), 0)
+def test_batches_that_are_not_filled_are_rejected() -> None:
     with pytest.raises(InputError, match=r"20 rows do not fill one batch of 22 .11 on each"):
         ActivationLoader(counted_rows(20), 11, world_size=2)
 

@@ -251,8 +251,6 @@ class Cache:
 
     def read_rows(self, start: int, stop: int) -> torch.Tensor:
         """Read the rows from `start` to before `stop` in their order on disk, `(rows, width)`."""
-        if not 0 <= start <= stop <= self.rows:
-            raise InputError(f"rows {start} to {stop - 1} are out of range 0 to {self.rows - 1}")
         out = torch.empty(stop - start, self.width, dtype=self.dtype)
         with closing(self.reader()) as reader:
             reader.read_into(out, np.array([[start, stop]]))

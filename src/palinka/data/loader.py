@@ -144,8 +144,6 @@ class ActivationLoader:
         world_size: int = 1,
         pin_memory: bool = False,
     ) -> None:
-        if batch_size < 1:
-            raise InputError(f"batch_size is {batch_size}: it must be at least 1")
         self.source = source
         self.batch_size = batch_size
         self.wait_seconds = 0.0

@@ -66,8 +66,6 @@ class MemoryRows:
 
     def context(self, row: int) -> RowContext:
         """Return the text around a row, which is all of the text."""
-        if not 0 <= row < self.rows:
-            raise InputError(f"row {row} is out of range; expected 0 to {self.rows - 1}")
         document, position = int(self._text.documents[row]), int(self._text.positions[row])
         return RowContext(self._text.tokens.astype(np.int32), row, document, position)
 

@@ -52,10 +52,6 @@ class SyntheticData:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("features", 1), ("width", 1), ("noise", 0), ("seed", 0)):
-            value = getattr(self, name)
-            if not least <= value < math.inf:
-                raise InputError(f"{name} must be at least {least}, got {value!r}")
         if not 0 < self.active <= self.features:
             raise InputError(f"active must be in (0, {self.features}], got {self.active!r}")
         if self.amplitude not in get_args(Amplitude):
@@ -71,8 +67,6 @@ class SyntheticData:
 
     def sample(self, rows: int, seed: int) -> SyntheticBatch:
         """Draw `rows` rows, the same for the same seed."""
-        if rows < 1 or seed < 0:
-            raise InputError(f"expected rows >= 1 and seed >= 0, got {rows} and {seed}")
         generator = _generator(self.seed, seed)
         active = self._active(rows, generator)
         latents = self._amplitudes((rows, self.features), generator) * active
@@ -116,11 +110,6 @@ def mean_max_cosine(dictionary: Tensor, directions: Tensor) -> float:
     Source:
         Sharkey et al. (2022), Taking features out of superposition with sparse autoencoders.
     """
-    if dictionary.ndim != 2 or directions.ndim != 2 or dictionary.shape[1] != directions.shape[1]:
-        shapes = f"{tuple(dictionary.shape)} and {tuple(directions.shape)}"
-        raise InputError(f"expected (latents, width) and (features, width), got {shapes}")
-    if not len(dictionary) or not len(directions):
-        raise InputError("a dictionary and directions to compare must each have at least one row")
     dtype = torch.promote_types(dictionary.dtype, torch.float32)
     tiny = torch.finfo(dtype).tiny
     true = functional.normalize(directions.to(dictionary.device, dtype), eps=tiny)

@@ -41,6 +41,10 @@ class BatchTopKAutoencoder(TopKAutoencoder):
         moved = self.threshold.lerp(smallest.to(self.threshold.dtype), RATE)
         self.threshold.copy_(torch.where(self.threshold == 0, smallest, moved))
 
+    def decode_prefixes(self, latents: Tensor) -> list[Tensor]:
+        """Latents `(…, latent_dim)` to the reconstructions that training compares: the whole."""
+        return [self.decode(latents)]
+
     def encode(self, x: Tensor) -> Tensor:
         """Activations `(…, input_dim)` to latents `(…, latent_dim)`, none of them negative."""
         values = self.candidates(x)

@@ -14,7 +14,6 @@ from palinka.autoencoders import (
     BatchTopKAutoencoder,
     GatedAutoencoder,
     JumpReLUAutoencoder,
-    MatryoshkaAutoencoder,
     ReLUAutoencoder,
     SparseOutput,
     TopKAutoencoder,
@@ -195,34 +194,17 @@ def auxk_loss(
 def batch_topk_terms(autoencoder: BatchTopKAutoencoder, step: StepContext) -> LossTerms:
     """As TopK, with the largest values of the batch of all processes.
 
+    Of a Matryoshka autoencoder the normalized errors of all prefixes are summed, and AuxK takes the
+    residual of the whole. The authors' code takes the mean, and counts the bias alone as a prefix.
+
     Source:
-        Bussmann et al. (2024), BatchTopK sparse autoencoders, arXiv 2412.06410.
+        Bussmann et al. (2024), BatchTopK sparse autoencoders, arXiv 2412.06410, and (2025),
+        Learning multi-level features with Matryoshka sparse autoencoders, arXiv 2503.17547.
     """
-    values, latents = batch_topk(autoencoder, step)
-    output = AutoencoderOutput(autoencoder.decode(latents), latents)
-    error = normalized_loss(output.reconstruction, step.target, step.sharding.rows)
-    auxiliary = auxk_loss(autoencoder, values, output.reconstruction, step)
-    return LossTerms(output, error, sparsity_loss(latents), auxiliary)
-
-
-def batch_topk(autoencoder: BatchTopKAutoencoder, step: StepContext) -> tuple[Tensor, Tensor]:
-    """Latents before and after the choice of the batch's largest; moves the running threshold."""
     values = autoencoder.candidates(step.x)
     threshold = batch_threshold(values, autoencoder.k, step.sharding.rows)
     autoencoder.move_threshold(threshold)
-    return values, values.masked_fill(values.detach() < threshold, 0.0)
-
-
-def matryoshka_terms(autoencoder: MatryoshkaAutoencoder, step: StepContext) -> LossTerms:
-    """The sum of the normalized errors of all prefixes, and AuxK on the residual of the whole.
-
-    The authors' code takes the mean, and counts the bias alone as the empty prefix.
-
-    Source:
-        Bussmann et al. (2025), Learning multi-level features with Matryoshka sparse autoencoders,
-        arXiv 2503.17547.
-    """
-    values, latents = batch_topk(autoencoder, step)
+    latents = values.masked_fill(values.detach() < threshold, 0.0)
     reconstructions = autoencoder.decode_prefixes(latents)
     output = AutoencoderOutput(reconstructions[-1], latents)
     errors = torch.stack([reconstruction_loss(made, step.target) for made in reconstructions])
@@ -285,7 +267,6 @@ LOSSES: dict[type[Any], LossFunction] = {
     ReLUAutoencoder: relu_terms,
     TopKAutoencoder: topk_terms,
     BatchTopKAutoencoder: batch_topk_terms,
-    MatryoshkaAutoencoder: matryoshka_terms,
     JumpReLUAutoencoder: jumprelu_terms,
     GatedAutoencoder: gated_terms,
 }

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -130,43 +129,32 @@ def autoencode(x: Tensor, weights: Weights, k: int) -> tuple[Tensor, Latents]:
     `(rows, latents)`, as `SparseLatents` where that is faster. Under autocast the matrix products
     are done in its dtype. Differentiable once.
     """
-    if use_triton(x, weights.encoder, k):
-        # Triton comes only with torch for GPUs.
-        from palinka.autoencoders.kernels.triton import triton_autograd
-
-        return triton_autograd(x, weights, k)
-    if use_sparse(x, weights.encoder, k):
+    if not use_sparse(x, weights.encoder, k):
+        return dense_autograd(x, weights, k)
+    if not supports_triton(weights.encoder):
         return sparse_autograd(x, weights, k)
-    return dense_autograd(x, weights, k)
+    # Triton comes only with torch for GPUs.
+    from palinka.autoencoders.kernels.triton import triton_autograd
+
+    return triton_autograd(x, weights, k)
 
 
 def use_sparse(x: Tensor, weight: Tensor, k: int) -> bool:
-    """Choose sparse kernels on the CPU for rows `x` that keep `k` of `len(weight)` latents."""
-    large = len(x) * len(weight) >= SPARSE_ELEMENTS
-    return large and k <= SPARSE_DENSITY * len(weight) and supports_numba(weight)
-
-
-def use_triton(x: Tensor, weight: Tensor, k: int) -> bool:
-    """Choose sparse kernels on a GPU, as `use_sparse` on the CPU."""
-    large = len(x) * len(weight) >= SPARSE_ELEMENTS
-    return large and k <= TRITON_DENSITY * len(weight) and supports_triton(weight)
+    """Choose sparse kernels for rows `x` that keep `k` of `len(weight)` latents."""
+    triton = supports_triton(weight)
+    if len(x) * len(weight) < SPARSE_ELEMENTS or not (triton or supports_numba(weight)):
+        return False
+    return k <= (TRITON_DENSITY if triton else SPARSE_DENSITY) * len(weight)
 
 
 def supports_triton(tensor: Tensor) -> bool:
     """Check for a plain tensor on a GPU, and for the flag that enables Triton kernels."""
     return (
-        tensor.device.type == "cuda"
+        tensor.is_cuda
+        # Off by default: the kernels have only run in Triton's interpreter.
+        and os.environ.get("PALINKA_TRITON") == "1"
         and tensor.dtype in TRITON_DTYPES
         and type(tensor) in (Tensor, nn.Parameter)
-        and _has_triton(tensor.device.index)
-    )
-
-
-@cache
-def _has_triton(device: int) -> bool:
-    # Off by default: the kernels have only run in Triton's interpreter.
-    return (
-        os.environ.get("PALINKA_TRITON") == "1"
         and find_spec("triton") is not None
-        and torch.cuda.get_device_capability(device) >= TRITON_CAPABILITY
+        and torch.cuda.get_device_capability(tensor.device) >= TRITON_CAPABILITY
     )

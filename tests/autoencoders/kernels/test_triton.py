@@ -210,9 +210,9 @@ def test_tensors_of_a_gpu_with_few_latents_take_it(
     assert not linear.supports_triton(weight)
     assert not linear.supports_triton(weight.to("meta"))
     monkeypatch.setattr(linear, "supports_triton", lambda tensor: True)
-    assert linear.use_triton(x, weight, 64)
-    assert not linear.use_triton(x, weight, 1 << 10)
-    assert not linear.use_triton(x[:8], weight, 64)
+    assert linear.use_sparse(x, weight, 64)
+    assert not linear.use_sparse(x, weight, 1 << 10)
+    assert not linear.use_sparse(x[:8], weight, 64)
     monkeypatch.setattr(linear, "SPARSE_ELEMENTS", 1)
     taken = []
     monkeypatch.setattr(

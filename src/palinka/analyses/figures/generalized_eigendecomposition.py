@@ -79,7 +79,8 @@ def generalized_eigendecomposition(
     order = order[np.ptp(np.concatenate(both), axis=0)[order] > 0]  # many latents are never active
     named = dict(zip(conditions, both, strict=True))
     figures["data"] = style.draw_activations(named, order, units, "pattern", items)
-    style.headline(figures["data"], f"All items in the {units} that the leading direction changes")
+    pattern = "{} over {}".format(*conditions)
+    style.headline(figures["data"], f"All items in the {units} of the pattern of {pattern}")
     figures["covariances"] = _covariances(both, result.components, order, conditions, units)
     # Without shrinkage, a shuffled labeling can leave no covariance to invert.
     with contextlib.suppress(InputError):

@@ -88,7 +88,7 @@ def test_all_that_read_a_text_read_the_same_ids(spec: LanguageModelSpec, bos: bo
     torch.manual_seed(0)
     module = SparseAutoencoderModule(KSparseAutoencoder(model.width(SITE), 40, k=12)).eval()
     encoder = encoder_of(module, {"site": SITE, "bos": bos})
-    reader = ActivationReader(spec, encoder, lambda: model)
+    reader = ActivationReader(spec, [encoder], lambda: model)
     prepared = PassageStimuli(TEXT).prepare(tokenizer)
     assert prepared.tokens == (tuple(ids),)
     latents = module.encode(sites[SITE]).detach().numpy()

@@ -48,7 +48,7 @@ def test_latents_are_what_the_module_makes_of_the_neurons(mini: ActivationReader
     torch.manual_seed(0)
     module = SparseAutoencoderModule(KSparseAutoencoder(512, latent_dim=64, k=5))
     module.scaling.set(torch.randn(512), 0.3)
-    reader = ActivationReader(mini.language_model, encoder_of(module, {"site": SITE}))
+    reader = ActivationReader(mini.language_model, [encoder_of(module, {"site": SITE})])
     (acts,) = mini.every_token([[5, 6, 7, 8]], SITE)
     (latents,) = reader.every_token([[5, 6, 7, 8]], SITE)
     expected = module.encode(torch.from_numpy(acts)).detach().numpy()
@@ -61,7 +61,7 @@ def test_an_autoencoder_of_another_place_is_refused(tmp_path: Path) -> None:
     spec = LanguageModelSpec("mini")
     autoencoder = KSparseAutoencoder(512, latent_dim=64, k=5)
     autoencoder.save_pretrained(tmp_path / "sae")
-    of_folder = ActivationReader(spec, Encoder.from_folder(tmp_path / "sae"))
+    of_folder = ActivationReader(spec, [Encoder.from_folder(tmp_path / "sae")])
     assert of_folder.sites(SITE) == [SITE]
     with pytest.raises(InputError, match=r"width 512, and hidden\.2 of mini is 128"):
         of_folder.sites("hidden.2")
@@ -69,7 +69,7 @@ def test_an_autoencoder_of_another_place_is_refused(tmp_path: Path) -> None:
     module = SparseAutoencoderModule(autoencoder)
     elsewhere = encoder_of(module, {"site": SITE, "language_model": spec.identity()})
     with pytest.raises(InputError, match=r"trained at blocks\.3\.mlp\.pre, and blocks\.1"):
-        ActivationReader(spec, elsewhere).sites("blocks.1.mlp.pre")
+        ActivationReader(spec, [elsewhere]).sites("blocks.1.mlp.pre")
     other = encoder_of(module, {"site": SITE, "language_model": "gpt2@abc"})
     with pytest.raises(InputError, match="trained on the language model gpt2@abc"):
-        ActivationReader(spec, other)
+        ActivationReader(spec, [other])

@@ -155,8 +155,9 @@ def test_tensors_of_half_precision_give_scalars_and_arrays_by_the_names_of_the_f
     names = ("score", "selectivity_x", "selectivity_y", "p_value", "score_low", "score_high")
     assert set(result.scalars()) == set(names)
     assert all(type(value) is float for value in result.scalars().values())
-    names = {"similarity_x", "similarity_y", "group_scores", "score_interval", "membership"}
+    names = {"similarity_x", "similarity_y", "group_scores", "score_interval", "membership", "null"}
     assert set(result.arrays()) == names
+    assert result.p_value == (1 + (result.null >= result.score - 1e-12).sum()) / 51
     assert set(representational_similarity(x, y).scalars()) == {"score"}
 
 

@@ -2,22 +2,29 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 from jsonargparse.typing import Path_fr
+from numpy.typing import NDArray
 
 from palinka import analyses
 from palinka.analyses import figures
 from palinka.analyses.findings import Findings
-from palinka.analyses.reader import ActivationReader
+from palinka.analyses.reader import ActivationReader, Encoder
 from palinka.analyses.result import takes
 from palinka.analyses.run import AnalysisEntry, HeatmapEntry, find_analysis, run_analysis
 from palinka.analyses.stimuli import load_stimuli
+from palinka.autoencoders import KSparseAutoencoder
 from palinka.errors import InputError
+from palinka.language_models import Tokens
+from palinka.training import SparseAutoencoderModule
+from palinka.training.callbacks.run_analyses import encoder_of
 
 Write = Callable[..., str]
 
@@ -59,15 +66,102 @@ def test_two_conditions_go_to_a_and_b(mini: ActivationReader, stimuli: Write) ->
     assert findings.figures
 
 
-def test_two_sites_go_to_x_and_y_with_groups(mini: ActivationReader, stimuli: Write) -> None:
+def plain_score(x: NDArray[np.float32], y: NDArray[np.float32]) -> float:
+    """Pearson's r of the cosine similarities of all pairs of rows."""
+    similarities = []
+    for rows in (x.astype(np.float64), y.astype(np.float64)):
+        units = [row / np.linalg.norm(row) for row in rows]
+        similarities.append([a @ b for i, a in enumerate(units) for b in units[i + 1 :]])
+    return float(np.corrcoef(*similarities)[0, 1])
+
+
+def untrained(site: str, seed: int) -> Encoder:
+    torch.manual_seed(seed)
+    return encoder_of(SparseAutoencoderModule(KSparseAutoencoder(512, 96, k=8)), {"site": site})
+
+
+OTHER = "blocks.4.mlp.pre"
+Q, K = "blocks.2.attn.q", "blocks.2.attn.k"
+
+
+@pytest.mark.parametrize(
+    ("sites", "autoencoders", "parts"),
+    [
+        ([Q, K], [], {"": (Q, K)}),
+        ("blocks.2.attn.[qk]", [], {"": (Q, K)}),
+        # Layer by layer; each with the first; every pair.
+        (
+            ["blocks.[23].attn.q", "blocks.[23].attn.k"],
+            [],
+            {f"{q}/{q[:-1]}k": (q, f"{q[:-1]}k") for q in (Q, "blocks.3.attn.q")},
+        ),
+        (["hidden.0", "hidden.[01]"], [], {"": ("hidden.0", "hidden.1")}),
+        (
+            "hidden.[012]",
+            [],
+            {
+                f"hidden.{i}/hidden.{j}": (f"hidden.{i}", f"hidden.{j}")
+                for i, j in ((0, 1), (0, 2), (1, 2))
+            },
+        ),
+        # Units with latents, the latents of two autoencoders, and those of one for each layer.
+        ([SITE, SITE], [(SITE, 0)], {"": (SITE, (SITE, 0))}),
+        ([SITE, SITE], [(SITE, 0), (SITE, 1)], {"": ((SITE, 0), (SITE, 1))}),
+        ("blocks.[34].mlp.pre", [(SITE, 0), (OTHER, 1)], {"": ((SITE, 0), (OTHER, 1))}),
+        (
+            ["blocks.[34].mlp.pre"] * 2,
+            [(SITE, 0), (OTHER, 1)],
+            {SITE: (SITE, (SITE, 0)), OTHER: (OTHER, (OTHER, 1))},
+        ),
+    ],
+)
+def test_two_sites_go_to_x_and_y(
+    sites: Any, autoencoders: Any, parts: dict[str, Any], mini: ActivationReader, stimuli: Write
+) -> None:
     path = stimuli(kind="words", conditions=GROUPS)
-    sites = ["blocks.2.attn.q", "blocks.2.attn.k"]
-    findings = run_analysis(entry("representational_similarity", path, sites=sites), mini)
+    encoders = [untrained(*each) for each in autoencoders]
+    reader = ActivationReader(mini.language_model, encoders, lambda: mini.model)
+    findings = run_analysis(entry("representational_similarity", path, sites=sites), reader)
+    assert list(findings.results) == list(parts)
     prepared = load_stimuli(path).prepare(mini.model.tokenizer)
-    x, y = mini.pooled(prepared, sites).values()
-    expected = analyses.representational_similarity(x, y, groups=list(prepared.conditions))
-    assert findings.scalars()["score"] == expected.score
-    np.testing.assert_array_equal(findings.arrays()["group_scores"], expected.group_scores)
+    vectors = {}
+    for each in chain(*parts.values()):
+        site, encoder = (each, None) if isinstance(each, str) else (each[0], untrained(*each))
+        vectors[each] = []
+        for ids in prepared.tokens:
+            acts = mini.model.read(Tokens.of([list(ids)]), [site])[site][0]
+            rows = acts if encoder is None else encoder.encode(acts).detach()
+            vectors[each].append(rows.mean(dim=0).numpy())
+    for part, (x, y) in parts.items():
+        expected = plain_score(np.stack(vectors[x]), np.stack(vectors[y]))
+        assert findings.results[part].scalars()["score"] == pytest.approx(expected, abs=1e-4)
+    # Of several pairs the one in the middle is drawn, and all of them together.
+    drawn = {name.rpartition("/")[0] for name in findings.figures if "/" in name}
+    assert drawn == (set() if len(parts) == 1 else {list(parts)[len(parts) // 2]})
+    assert ("scores" in findings.figures) == (len(parts) > 1)
+
+
+def test_groups_are_the_conditions(mini: ActivationReader, stimuli: Write) -> None:
+    path = stimuli(kind="words", conditions=GROUPS)
+    findings = run_analysis(entry("representational_similarity", path, sites=[Q, K]), mini)
+    prepared = load_stimuli(path).prepare(mini.model.tokenizer)
+    x, y = mini.pooled(prepared, [Q, K]).values()
+    for number, name in enumerate(GROUPS):
+        rows = [at for at, each in enumerate(prepared.conditions) if each == name]
+        found = findings.arrays()["group_scores"][number]
+        assert found == pytest.approx(plain_score(x[rows], y[rows]), abs=1e-4)
+
+
+def test_one_of_two_autoencoders_of_a_site_has_to_be_chosen(
+    mini: ActivationReader, stimuli: Write
+) -> None:
+    path = stimuli(kind="words", conditions=GROUPS)
+    reader = ActivationReader(mini.language_model, [untrained(SITE, 0), untrained(SITE, 1)])
+    with pytest.raises(InputError, match=r"2 autoencoders of blocks\.3\.mlp\.pre are given"):
+        run_analysis(entry("unit_tuning", path, options={"test": "welch"}), reader)
+    with_bos = replace(untrained(OTHER, 0), bos=True)
+    with pytest.raises(InputError, match="one autoencoder was trained with a BOS token"):
+        ActivationReader(mini.language_model, [untrained(SITE, 0), with_bos])
 
 
 def test_each_condition_and_site_goes_to_x(mini: ActivationReader, stimuli: Write) -> None:
@@ -76,10 +170,11 @@ def test_each_condition_and_site_goes_to_x(mini: ActivationReader, stimuli: Writ
     assert list(findings.results) == [
         "hidden.0/animals", "hidden.0/food", "hidden.1/animals", "hidden.1/food",
     ]  # fmt: skip
-    # Of several sites, the one in the middle is drawn by itself, and all of them together.
-    drawn = set(findings.figures)
-    assert {"hidden.1/animals/matrices", "hidden.1/food/matrices", "distributions"} <= drawn
-    assert not any(name.startswith("hidden.0/") for name in drawn)
+    # Of several sites, the one in the middle is drawn by itself, with all conditions, and all of
+    # them together.
+    drawn = {name for name in findings.figures if "/" in name}
+    assert drawn == {"hidden.1/matrices", "hidden.1/comparison"}
+    assert "distributions" in findings.figures
     prepared = load_stimuli(path).prepare(mini.model.tokenizer)
     vectors = mini.pooled(prepared, ["hidden.1"])["hidden.1"]
     expected = analyses.pairwise_mutual_information(vectors[5:]).mutual_information

@@ -29,12 +29,16 @@ class CategoryScore(Result):
         auc: The rank AUC as a detector of the targets; `None` where not computed.
         p_value: Probability of such a score of any latent under exchanged labels, or `None`.
         auc_p_value: The same of the AUC.
+        null_score: The largest score of any latent under each exchange, `(exchanges,)`, or `None`.
+        null_auc: The same of the AUC.
     """
 
     score: Array
     auc: Array | None = None
     p_value: Array | None = None
     auc_p_value: Array | None = None
+    null_score: Array | None = None
+    null_auc: Array | None = None
 
     def scalars(self) -> dict[str, float]:
         """The latents with the highest score and the highest AUC, these, and their p-values."""
@@ -55,7 +59,8 @@ class CategoryScore(Result):
         for name, ranking in (("best_latents", self.score), ("best_latents_by_auc", self.auc)):
             if ranking is not None:
                 order = np.argsort(-ranking, kind="stable")[:100]
-                columns = {array: values[order] for array, values in self.arrays().items()}
+                arrays = self.arrays().items()
+                columns = {n: values[order] for n, values in arrays if not n.startswith("null_")}
                 ranks = np.arange(1, len(order) + 1)
                 tables[name] = {"rank": ranks, "latent": order, **columns}
         return tables
@@ -120,7 +125,7 @@ def category_score(
     if matrix.min() < 0:
         caution = "a ratio of means need not show a preference; see the AUC"
         notes.append(f"activations are signed: {caution}")
-    auc = p_value = auc_p_value = None
+    auc = p_value = auc_p_value = largest_scores = largest_aucs = None
     if permutations:
         exchanged, note = _exchange_labels(mask, words, documents, permutations, seed)
         notes.append(note)
@@ -129,7 +134,8 @@ def category_score(
         auc_p_value = permutation_p_values(auc, largest_aucs)
     elif detector:
         auc = _auc_and_nulls(matrix, mask, np.empty((0, len(mask)), dtype=bool))[0]
-    return CategoryScore(score, auc, p_value, auc_p_value, notes=tuple(notes))
+    nulls = largest_scores, largest_aucs
+    return CategoryScore(score, auc, p_value, auc_p_value, *nulls, notes=tuple(notes))
 
 
 def _per_token(values: ArrayLike, name: str, tokens: int) -> NDArray[Any]:

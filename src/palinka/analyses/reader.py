@@ -1,10 +1,11 @@
 """Activations and latents of stimuli."""
 
 import fnmatch
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from os import PathLike
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -48,29 +49,36 @@ class Encoder:
         return cls(encode, width, source.site, source.language_model, bool(source.bos), name)
 
 
-class ActivationReader:
-    """Reads stimuli through a language model, and through an autoencoder if there is one.
+# A site, and the autoencoder that turns its activations into latents.
+View = tuple[str, Encoder | None]
+V = TypeVar("V", str, View)
 
-    `units` are the columns: `units` of the model or `latents` of the autoencoder; `bos` is true if
+
+class ActivationReader:
+    """Reads stimuli through a language model, and through autoencoders if there are any.
+
+    `units` are the columns: `units` of the model or `latents` of the autoencoders; `bos` is true if
     a BOS token is read before each text. `load` gives the model when it is first needed.
     """
 
     def __init__(
         self,
         language_model: LanguageModelSpec,
-        encoder: Encoder | None = None,
+        encoders: Sequence[Encoder] = (),
         load: Callable[[], LanguageModel] | None = None,
     ) -> None:
         self.language_model = language_model
-        self.encoder = encoder
-        self.units = "units" if encoder is None else "latents"
-        self.bos = encoder is not None and encoder.bos
+        self.encoders = tuple(encoders)
+        self.units = "latents" if encoders else "units"
+        self.bos = any(encoder.bos for encoder in encoders)
         self._load = load or partial(LanguageModel.load, language_model)
-        known = encoder.language_model if encoder else None
-        if known not in (None, language_model.identity()):
-            trained = f"the autoencoder was trained on the language model {known}"
-            given = f"{language_model.name} is the model {language_model.identity()}"
-            raise InputError(f"{trained}, and {given}; give that")
+        for encoder in encoders:
+            if (known := encoder.language_model) not in (None, language_model.identity()):
+                trained = f"the autoencoder was trained on the language model {known}"
+                given = f"{language_model.name} is the model {language_model.identity()}"
+                raise InputError(f"{trained}, and {given}; give that")
+            if encoder.bos != self.bos:
+                raise InputError("one autoencoder was trained with a BOS token, and one without")
 
     @cached_property
     def model(self) -> LanguageModel:
@@ -78,7 +86,7 @@ class ActivationReader:
         return self._load()
 
     def sites(self, patterns: str | Sequence[str]) -> list[str]:
-        """Full names of the sites that match the patterns; each must be the autoencoder's."""
+        """Full names of the sites that match the patterns; each must be an autoencoder's."""
         spec, known = self.language_model, list(self.language_model.sites.taps)
         found: dict[str, None] = {}
         for pattern in [patterns] if isinstance(patterns, str) else patterns:
@@ -88,33 +96,50 @@ class ActivationReader:
                 some = f"{', '.join(known[:3])} … {known[-1]}"
                 raise InputError(f"no site of {spec.name} matches {pattern!r}; it has {some}")
             found.update(dict.fromkeys(matching))
-        if (encoder := self.encoder) is not None:
-            for site in found:
-                if encoder.site not in (None, site):
-                    trained = f"the autoencoder was trained at {encoder.site}"
-                    advice = "analyze the former, or leave the autoencoder out"
-                    raise InputError(f"{trained}, and {site} is asked for; {advice}")
-                if (width := spec.sites.width(site)) != encoder.width:
-                    taken = f"the autoencoder takes activations of width {encoder.width}"
-                    there = f"{site} of {spec.name} is {width} wide"
-                    raise InputError(f"{taken}, and {there}; give the autoencoder of that site")
+        for site in found:
+            self.encoders_at(site)
         return list(found)
 
-    def pooled(self, prepared: Prepared, sites: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """The vector of each item, `(items, units)`, at each site, read in one pass."""
-        vectors: dict[str, list[NDArray[np.float32]]] = {site: [] for site in sites}
+    def encoders_at(self, site: str) -> list[Encoder]:
+        """The autoencoders of a site, checked to be there, if there are any at all, and to fit."""
+        found = [encoder for encoder in self.encoders if encoder.site in (None, site)]
+        if self.encoders and not found:
+            trained = ", ".join(str(encoder.site) for encoder in self.encoders)
+            given = f"the autoencoder was trained at {trained}, and {site} is asked for"
+            raise InputError(f"{given}; analyze the former, or leave the autoencoder out")
+        width = self.language_model.sites.width(site)
+        for encoder in found:
+            if width != encoder.width:
+                taken = f"the autoencoder takes activations of width {encoder.width}"
+                there = f"{site} of {self.language_model.name} is {width} wide"
+                raise InputError(f"{taken}, and {there}; give the autoencoder of that site")
+        return found
+
+    def view(self, site: str) -> View:
+        """A site with its autoencoder, if there is one."""
+        if len(encoders := self.encoders_at(site)) > 1:
+            given = f"{len(encoders)} autoencoders of {site} are given"
+            raise InputError(f"{given}; give one, or compare them (representational_similarity)")
+        return site, encoders[0] if encoders else None
+
+    def pooled(self, prepared: Prepared, at: Iterable[V]) -> dict[V, NDArray[np.float32]]:
+        """The vector of each item, `(items, units)`, at sites or in views, read in one pass."""
+        views = {each: self.view(each) if isinstance(each, str) else each for each in at}
+        vectors: dict[V, list[NDArray[np.float32]]] = {each: [] for each in views}
+        sites = list(dict.fromkeys(site for site, _ in views.values()))
         for text, acts in self._texts(prepared.tokens, sites):
-            for site, rows in vectors.items():
-                chosen = self._encoded(acts[site][list(prepared.pool[text])])
-                rows.append(chosen.mean(dim=0).numpy())
-        return {site: np.stack(rows) for site, rows in vectors.items()}
+            for each, (site, encoder) in views.items():
+                chosen = _encoded(acts[site][list(prepared.pool[text])], encoder)
+                vectors[each].append(chosen.mean(dim=0).numpy())
+        return {each: np.stack(rows) for each, rows in vectors.items()}
 
     def every_token(
         self, texts: Sequence[Sequence[int]], site: str
     ) -> Iterator[NDArray[np.float32]]:
         """The vectors of all tokens of each text, `(tokens, units)`, read as they are asked for."""
+        _, encoder = self.view(site)
         for _, acts in self._texts(texts, [site]):
-            yield self._encoded(acts[site]).numpy()
+            yield _encoded(acts[site], encoder).numpy()
 
     def _texts(
         self, texts: Sequence[Sequence[int]], sites: Sequence[str]
@@ -129,7 +154,8 @@ class ActivationReader:
                 own = slice(len(bos), len(bos) + len(text))
                 yield start + row, {site: values[row, own] for site, values in acts.items()}
 
-    @torch.no_grad()
-    def _encoded(self, activations: Tensor) -> Tensor:
-        activations = activations.float().cpu()
-        return activations if self.encoder is None else self.encoder.encode(activations)
+
+@torch.no_grad()
+def _encoded(activations: Tensor, encoder: Encoder | None) -> Tensor:
+    activations = activations.float().cpu()
+    return activations if encoder is None else encoder.encode(activations)

@@ -39,6 +39,7 @@ class RepresentationalSimilarity(Result):
         group_names: In order of first appearance.
         membership: The group of each item as an index into `group_names`, `(items,)`; `None`
             without groups.
+        null: The scores under permuted words, `(permutations,)`; `None` where not computed.
     """
 
     similarity_x: Array
@@ -52,6 +53,7 @@ class RepresentationalSimilarity(Result):
     compare: similarity.Comparison
     group_names: tuple[str, ...]
     membership: NDArray[np.int64] | None
+    null: Array | None = None
 
     def scalars(self) -> dict[str, float]:
         """The numbers, with the ends of the interval as `score_low` and `score_high`."""
@@ -135,7 +137,7 @@ def representational_similarity(
             elif between.mean() <= 0.0:
                 given = f"groups have a mean similarity of {between.mean():.3g} with each other"
                 notes.append(f"{given} in {site}: its selectivity, a ratio, has no meaning")
-    p_value, interval = None, None
+    p_value, interval, null = None, None, None
     if permutations:
         shuffles, draws = np.random.default_rng(seed).spawn(2)
         p_value = float("nan")
@@ -156,7 +158,7 @@ def representational_similarity(
                     notes.append(f"{given} have no score")
     return RepresentationalSimilarity(
         *matrices, score, np.array(group_scores), selectivity_x, selectivity_y, p_value, interval,
-        compare, names, membership, notes=tuple(notes),
+        compare, names, membership, null, notes=tuple(notes),
     )  # fmt: skip
 
 

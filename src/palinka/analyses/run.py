@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from itertools import chain
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
@@ -27,7 +27,7 @@ from palinka.analyses.figures.text_heatmap import (
     text_heatmap_html,
 )
 from palinka.analyses.findings import Findings, within_part
-from palinka.analyses.reader import ActivationReader
+from palinka.analyses.reader import ActivationReader, View
 from palinka.analyses.result import DATA_PARAMETERS, Result
 from palinka.analyses.stats.latents import choose_latents
 from palinka.analyses.stimuli import Prepared, load_stimuli
@@ -75,7 +75,10 @@ class AnalysisEntry:
             in it, such as `my_analysis.py:nearest_mean`; the file lies where `stimuli` is
             looked for, beside the configuration.
         stimuli: File with the texts.
-        sites: One or several sites of the model; `*` and `?` stand for any characters.
+        sites: One or several sites of the model; `*` and `?` stand for any characters. An analysis
+            of two sites takes `[x, y]`, of which each may stand for all layers, or all pairs of a
+            pattern's sites; `[s, s]` compares units with latents, or the latents of two
+            autoencoders.
         options: Further arguments of the analysis, such as `permutations`.
         heatmaps: Units to draw over a text.
         series: Texts whose tokens a generalized eigendecomposition draws one by one: the index of a
@@ -119,7 +122,9 @@ def run_analysis(entry: AnalysisEntry, reader: ActivationReader) -> Findings:
     options: dict[str, Any] = dict(entry.options)
     if prepared.pairs and "pairs" in parameters:
         options.setdefault("pairs", True)
-    calls = list(_calls(analysis.data, prepared, sites, reader))
+    calls = list(_calls(analysis.data, prepared, entry.sites, reader))
+    middle = calls[len(calls) // 2]
+    compared = middle.context.get("sites")
     results: dict[str, Result] = {}
     figures: dict[str, Figure] = {}
     with style():
@@ -135,7 +140,8 @@ def run_analysis(entry: AnalysisEntry, reader: ActivationReader) -> Findings:
                 kind = type(result).__name__
                 raise InputError(f"{entry.analysis} returned {kind}; expected an analyses.Result")
             # Of many sites the one in the middle has figures of its own; the overview has all.
-            if analysis.draw is None or call.site != sites[len(sites) // 2]:
+            drawn = call.site == middle.site and call.context.get("sites") == compared
+            if analysis.draw is None or not drawn:
                 continue
             acts = reader.every_token(prepared.tokens, call.site)
             texts = zip(prepared.display, acts, strict=True)
@@ -146,8 +152,11 @@ def run_analysis(entry: AnalysisEntry, reader: ActivationReader) -> Findings:
         if analysis.overview is not None and len(calls) > 1:
             x = {call.part: call.data["x"] for call in calls if "x" in call.data}
             means = {part: items.mean(axis=0, dtype=np.float64) for part, items in x.items()}
-            named = {n: v for n, v in calls[0].context.items() if n in ("conditions", "sites")}
-            figures |= analysis.overview(results, means=means, units=reader.units, **named)
+            labels: dict[str, Any] = {
+                name: {call.part: call.context[name] for call in calls if name in call.context}
+                for name in ("items", "sites")
+            } | {"conditions": middle.context.get("conditions", ())}
+            figures |= analysis.overview(results, means=means, units=reader.units, **labels)
         for figure in figures.values():
             plain_text(figure)
         heatmaps, pages = _draw_heatmaps(entry, calls, results, prepared, reader)
@@ -163,7 +172,7 @@ def run_analysis(entry: AnalysisEntry, reader: ActivationReader) -> Findings:
         "bos": reader.bos,
         "sites": sites,
         "units": reader.units,
-        "autoencoder": reader.encoder.described if reader.encoder else None,
+        "autoencoder": ", ".join(encoder.described for encoder in reader.encoders) or None,
         "stimuli": str(entry.stimuli),
         "stimuli_hash": stimuli.hash,
         "matches": dict(prepared.matches),
@@ -253,9 +262,10 @@ class _Call(NamedTuple):
 
 
 def _calls(
-    data: str, prepared: Prepared, sites: Sequence[str], reader: ActivationReader
+    data: str, prepared: Prepared, patterns: str | list[str], reader: ActivationReader
 ) -> Iterator[_Call]:
-    """The calls of an analysis: one, or one for each site, condition or category."""
+    """The calls of an analysis: one, or one for each site, pair, condition or category."""
+    sites = reader.sites(patterns)
     several = len(sites) > 1
     if data in ("tokens of a passage", "categories of a passage"):
         if any(prepared.pool):
@@ -280,27 +290,57 @@ def _calls(
     labels = np.array([escape_control_chars(label) for label in prepared.labels])
     of_item = np.array(prepared.conditions)
     members = {name: of_item == name for name in dict.fromkeys(prepared.conditions)}
-    compared = {"two conditions": list(members), "two sites": sites}.get(data)
-    if compared is not None and len(compared) != 2:
-        given = ", ".join(compared)
-        raise InputError(f"this analysis compares {data}, and {len(compared)} are given: {given}")
-    vectors = reader.pooled(prepared, sites)
+    if data == "two conditions" and len(members) != 2:
+        given = f"{len(members)} are given: {', '.join(members)}"
+        raise InputError(f"this analysis compares two conditions, and {given}")
     if data == "two sites":
-        pair: dict[str, Any] = {"x": vectors[sites[0]], "y": vectors[sites[1]]}
-        if len(members) > 1:
-            pair["groups"] = list(prepared.conditions)
-        yield _Call("", sites[1], pair, {"items": labels.tolist(), "sites": tuple(sites)})
+        pairs = _pairs(patterns, reader)
+        views = reader.pooled(prepared, chain(*pairs))
+        for x, y in pairs:
+            both: dict[str, Any] = {"x": views[x], "y": views[y]}
+            if len(members) > 1:
+                both["groups"] = list(prepared.conditions)
+            part, names = f"{x[0]}/{y[0]}", (x[0], y[0])
+            if x[0] == y[0]:
+                first, second = ("latents 1", "latents 2") if x[1] else ("units", "latents")
+                part, names = x[0], (f"{x[0]}, {first}", f"{y[0]}, {second}")
+            context = {"items": labels.tolist(), "sites": names}
+            yield _Call(part if len(pairs) > 1 else "", y[0], both, context)
         return
-    for site in sites:
+    for site, rows in reader.pooled(prepared, sites).items():
         if data == "two conditions":
-            a, b = (vectors[site][items] for items in members.values())
+            a, b = (rows[items] for items in members.values())
             context = {"items": labels.tolist(), "conditions": tuple(members)}
             yield _Call(site if several else "", site, {"a": a, "b": b}, context)
             continue
         for condition, items in members.items():
             context = {"items": labels[items].tolist(), "condition": condition}
             context["conditions"] = tuple(members)
-            yield _Call(f"{site}/{condition}", site, {"x": vectors[site][items]}, context)
+            yield _Call(f"{site}/{condition}", site, {"x": rows[items]}, context)
+
+
+def _pairs(patterns: str | list[str], reader: ActivationReader) -> list[tuple[View, View]]:
+    """The pairs of sites, with their autoencoders, that an analysis compares.
+
+    Two patterns are paired site by site, one of them repeated if it matches one site only; other
+    sites are all compared with each other.
+    """
+    every = [reader.sites(each) for each in ([patterns] if isinstance(patterns, str) else patterns)]
+    pairs = list(combinations(dict.fromkeys(chain(*every)), 2))
+    if len(every) == 2 and len({*(counts := list(map(len, every)))} - {1}) <= 1:
+        first, second = (matching * (max(counts) // len(matching)) for matching in every)
+        pairs = list(zip(first, second, strict=True))
+    found: list[tuple[View, View]] = []
+    for x, y in pairs:
+        if x != y:
+            found.append((reader.view(x), reader.view(y)))
+        elif encoders := reader.encoders_at(x):
+            found.append(((x, encoders[0] if encoders[1:] else None), (y, encoders[-1])))
+    if not found:
+        given = f"{', '.join(chain(*every))} is given"
+        advice = "give [x, y], or [s, s] with an autoencoder"
+        raise InputError(f"this analysis compares two sites, and {given}; {advice}")
+    return found
 
 
 _CAPTION = """A text, its tokens shaded by how active each of the chosen latents or neurons is on \

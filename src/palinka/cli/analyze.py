@@ -15,8 +15,8 @@ from palinka.language_models import LanguageModelSpec
 def analyze(
     analyses: list[AnalysisEntry],
     language_model: LanguageModelSpec | str = "mini",
-    autoencoder: str | None = None,
-    ckpt_path: str | None = None,
+    autoencoder: list[str] | str | None = None,
+    ckpt_path: list[str] | str | None = None,
     output: str | None = None,
 ) -> int:
     """Run analyses of a language model's neurons, or of an autoencoder's latents.
@@ -25,11 +25,12 @@ def analyze(
         analyses: The analyses to run.
         language_model: `mini`, `smollm2`, a hub name, a folder or a GGUF file; or its `name`
             with `revision`, `gguf_file`, `dtype` and `device`.
-        autoencoder: A folder that `save_pretrained` wrote; its latents are analyzed.
-        ckpt_path: A checkpoint of `palinka fit`, or `last` for that of the last run; its latents
-            are analyzed.
+        autoencoder: A folder that `save_pretrained` wrote, whose latents are analyzed; or several,
+            `[a, b]`: one for each site, or two of one site to compare.
+        ckpt_path: A checkpoint of `palinka fit`, or `last` for that of the last run, whose latents
+            are analyzed; or several, as of `autoencoder`.
         output: Folder of the findings, with one for each analysis; by default
-            `analyses/` of the checkpoint's run, where `palinka atlas` finds them, and
+            `analyses/` of the (first) checkpoint's run, where `palinka atlas` finds them, and
             `lightning_logs/analyses` without a checkpoint.
 
     Returns:
@@ -43,18 +44,18 @@ def analyze(
         raise InputError("autoencoder and ckpt_path are both given; give one of them")
     for entry in analyses:
         checked_analysis(entry)
-    encoder, folder = None, Path(LOG_FOLDER) / "analyses"
+    encoders, folder = [], Path(LOG_FOLDER) / "analyses"
     if ckpt_path is not None:
         # Only a checkpoint needs Lightning, which takes seconds to import.
         from palinka.cli.resume import checkpoint_named, findings_folder
 
-        path = checkpoint_named(ckpt_path)
-        encoder = encoder_from_checkpoint(path)
-        folder = findings_folder(path)
+        paths = [checkpoint_named(given) for given in _listed(ckpt_path)]
+        encoders = [encoder_from_checkpoint(path) for path in paths]
+        folder = findings_folder(paths[0])
     elif autoencoder is not None:
-        encoder = Encoder.from_folder(autoencoder)
+        encoders = [Encoder.from_folder(given) for given in _listed(autoencoder)]
     spec = LanguageModelSpec(language_model) if isinstance(language_model, str) else language_model
-    reader = ActivationReader(spec, encoder)
+    reader = ActivationReader(spec, encoders)
     status = 0
     for entry in analyses:
         try:
@@ -70,6 +71,10 @@ def analyze(
         else:
             print(f"{findings.report()}\n\nfindings in   {shell_path(written)}\n")
     return status
+
+
+def _listed(given: list[str] | str) -> list[str]:
+    return [given] if isinstance(given, str) else given
 
 
 def encoder_from_checkpoint(path: str | PathLike[str]) -> Encoder:

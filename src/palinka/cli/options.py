@@ -3,7 +3,7 @@
 `options.json`, which `scripts/describe_options.py` writes from the parsers, has every option with
 its type, and the arguments of the classes of palinka, Lightning and torch. A misspelt key, a value
 of another type and a file that does not exist are found here in milliseconds. What the description
-lacks, such as a user's own class, is left to the full parser.
+does not know, such as a user's own class, is left to the full parser.
 """
 
 import difflib
@@ -141,12 +141,13 @@ class Options:
                 self._choose(owner, value)
         elif key in self._options:
             _check_type(key, value, self._options[key])
-            looked_up = not value or value in ("last", *CHECKPOINT_KEYWORDS) or "://" in str(value)
-            if key in ("ckpt_path", "against") and not looked_up:
-                path = expanded(str(value))
-                if not (path.is_file() or (key == "against" and path.is_dir())):
+            named = value if isinstance(value, list) else [value]
+            for given in map(str, filter(None, named if key in ("ckpt_path", "against") else ())):
+                looked_up = given in ("last", *CHECKPOINT_KEYWORDS) or "://" in given
+                path = expanded(given)
+                if not (looked_up or path.is_file() or (key == "against" and path.is_dir())):
                     remedy = f"give `last`, or one of those that fits write to {LOG_FOLDER}/"
-                    raise InputError(f"there is no checkpoint {value}; {remedy}")
+                    raise InputError(f"there is no checkpoint {given}; {remedy}")
         elif owner:
             outer, _, inner = name.partition(".")
             chosen = self._chosen[owner]

@@ -46,11 +46,44 @@ def test_matrices_show_every_pair_in_both_halves_and_white_is_zero():
     assert figure.axes[1].images[0].get_cmap().name == "RdBu_r"
 
 
+def test_conditions_share_a_figure_and_its_scales(results, drawn):
+    figure = drawn["hidden.2/matrices"]
+    assert figure.get_suptitle() == "Dependence of pairs of items at hidden.2"
+    for column, name in enumerate(("mutual_information", "covariance")):
+        first, second, histogram = figure.axes[column:6:2]
+        assert first.images[0].get_clim() == second.images[0].get_clim()
+        for axes, condition in zip((first, second), CONDITIONS[::-1], strict=True):
+            matrix = getattr(results[f"hidden.2/{condition}"], name)
+            assert (
+                axes.images[0].get_array()[2, 5] == axes.images[0].get_array()[5, 2] == matrix[2, 5]
+            )
+        assert len(histogram.lines) == 2  # markers at the means
+    assert [axes.get_title(loc="left")[2:] for axes in figure.axes[:4:2]] == [
+        f"{condition} (8 items)" for condition in CONDITIONS[::-1]
+    ]
+
+
+def test_an_item_unlike_all_others_is_numbered_and_quoted():
+    random = np.random.default_rng(0)
+    x = random.normal(size=500) + 0.3 * random.normal(size=(9, 500))
+    x[6] = random.normal(size=500)
+    result = analyses.pairwise_mutual_information(x)
+    items = [f"word {i}, and then [,] on" for i in range(9)]
+    figure = figures.pairwise_mutual_information(result, items=items)["matrices"]
+    assert figure.axes[0].get_yticks().tolist() == [7]
+    assert figure.get_supxlabel().endswith("7: word 6, and then [,] on")
+
+
 def test_the_overview_has_a_panel_for_each_site(drawn, results, save):
-    titles = [axes.get_title(loc="left") for axes in drawn["comparison_by_site"].axes]
+    panels = drawn["comparison_by_site"].axes
+    titles = [axes.get_title(loc="left") for axes in panels]
     assert [title.split("\n")[0] for title in titles] == [f"hidden.{i}" for i in range(4)]
+    # Two points have no r, and zero is not forced into view.
+    assert titles[0].endswith("r: all pairs equal")
+    assert panels[2].get_ylim()[0] > 0
     # The order of conditions is the caller's, and both of them together come last.
-    assert titles[2].count("|") == 2
+    r = [results[f"hidden.2/{name}"].correlation for name in CONDITIONS[::-1]]
+    assert f"● {r[0]:.2f}  ▲ {r[1]:.2f}  all " in titles[2]
     legend = drawn["comparison_by_site"].legends[0]
     assert [text.get_text() for text in legend.get_texts()] == list(CONDITIONS[::-1])
     constant = results["hidden.0/comma"]
@@ -59,17 +92,18 @@ def test_the_overview_has_a_panel_for_each_site(drawn, results, save):
         save(figure)
     alone = overview({f"blocks.{i}.attn.q": results[f"hidden.{i}/comma"] for i in (1, 3)})
     assert sorted(alone) == ["comparison_by_site", "distributions", "means_by_site"]
-    assert alone["means_by_site"].axes[0].get_xlabel() == "layer (blocks.i.attn.q)"
+    assert alone["means_by_site"].axes[1].get_xlabel() == "layer (blocks.i.attn.q)"
 
 
 def test_distributions_and_means_come_by_condition_and_together(drawn, results):
-    top = drawn["distributions"].axes[:3]
-    assert [axes.get_title(loc="left") for axes in top] == [*CONDITIONS[::-1], "together"]
+    left = drawn["distributions"].axes[:6:2]
+    assert [axes.get_title(loc="left") for axes in left] == [*CONDITIONS[::-1], "together"]
     # Layer 0 has one value, not a distribution.
-    assert all(len(axes.lines) == 3 for axes in top)
-    assert all("equal: 0" in axes.texts[0].get_text() for axes in top)
+    assert all(len(axes.lines) == 3 for axes in left)
+    assert all([text.get_text() for text in axes.texts] == ["1", "2", "3"] for axes in left)
+    assert "all equal: 0" in left[2].get_xlabel()
     # The colors are those of the layers that are drawn.
-    assert drawn["distributions"].axes[-1].get_ylim() == (1.0, 3.0)
+    assert drawn["distributions"].axes[-1].get_xlim() == (1.0, 3.0)
     information = drawn["means_by_site"].axes[0]
     assert len(information.lines) == 3
     assert list(information.lines[0].get_xdata()) == [0, 1, 2, 3]

@@ -4,17 +4,18 @@ from textwrap import fill
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from palinka.analyses.category_score import CategoryScore
 from palinka.analyses.figures import style
 from palinka.analyses.result import Array
+from palinka.analyses.stats.permutation import critical_value
 
-ALPHA = 0.05
-SCORE = "score (target mean / other mean)"
+SCORE = "score (ratio of means)"
 # Around the first latent of a ranking.
 RING: dict[str, Any] = {"marker": "o", "ms": 8, "mfc": "none", "mec": style.COLORS[1], "ls": ""}
-# From the lowest significant value on.
+# What 5 % of the exchanges of labels reach with any latent.
 LINE: dict[str, Any] = {"color": style.COLORS[1], "lw": 0.9, "ls": "--"}
 # Latents of score 0 have no place on a logarithmic axis: share of the axis from its left edge.
 LEFT_EDGE = 0.02
@@ -22,23 +23,28 @@ LEFT_EDGE = 0.02
 
 @style.captioned(
     score="The score of every latent that has one, by its number and in descending order. Above 1 "
-    "a latent is stronger on the target tokens than on the others. Where some have a permutation "
-    "p-value of 0.05 or less, a dashed line shows from where on.",
+    "a latent is stronger on the target tokens than on the others. Of a latent above the dashed "
+    "line, the permutation p-value is 0.05 or less.",
     auc="The score against the area under the ROC curve. A high score with an AUC near 0.5 comes "
     "from few tokens. Rings mark the first latent of either ranking; latents of score 0 stand at "
-    "the left edge. Dashed lines show from where on the permutation p-value is at most 0.05.",
+    "the left edge. Beyond the dashed lines the permutation p-value is 0.05 or less. Without any "
+    "score, by number.",
 )
 def category_score(
-    result: CategoryScore, *, units: str = "latents", **context: Any
-) -> dict[str, Figure]:
-    """Draw `score`, by latent, and with AUCs `auc`, both with p-values if there are any."""
-    figures = {"score": _scores(result, units)}
+    result: CategoryScore, *, units: str = "latents", category: str = "the category",
+    **context: Any,
+) -> dict[str, Figure]:  # fmt: skip
+    """Draw `score`, by latent, and with AUCs `auc`, which is enough where no score is above 0."""
+    figures = {}
+    if result.auc is None or (result.score > 0).any():
+        figures["score"] = _scores(result, units)
     if result.auc is not None:
         figures["auc"] = _score_against_auc(result, result.auc, units)
     for figure in figures.values():
+        style.headline(figure, f"Preference of {units} for {category}")
         # The assumptions of the p-values, and that a ratio of signed activations says little.
-        notes = [fill(note, int(15 * figure.get_figwidth())) for note in result.notes]
-        figure.suptitle("\n".join(notes), fontsize="small", style="italic")
+        notes = "\n".join(fill(note, 66) for note in result.notes)
+        figure.supxlabel(notes, x=0.01, ha="left", fontsize=6.5, style="italic")
     return figures
 
 
@@ -50,54 +56,55 @@ def _scores(result: CategoryScore, units: str) -> Figure:
         panels[0].plot(result.score.argmax(), result.score.max(), **RING)
     for axes in panels:
         style.mark(axes, y=1.0)
-    threshold = _lowest_significant(result.score, result.p_value)
-    if threshold is not None:
-        panels[0].axhline(threshold, label=f"p ≤ {ALPHA}", **LINE)
-    panels[0].set_title(_headline(result, units))
+        _draw_bound(axes, result.null_score)
+    title = _best("scores", result.score, result.p_value, units)
+    panels[0].set_title(f"{title}\n{(~positive).sum():,} score 0 (gray)")
     style.draw_highlighted(panels[0], np.flatnonzero(~positive), "score 0", style.MUTED)
-    style.legend_above(panels[0], columns=2)
     return figure
 
 
 def _score_against_auc(result: CategoryScore, auc: Array, units: str) -> Figure:
-    figure, axes = style.new_figure(5.4, 4.0)
-    positive = result.score > 0
-    style.draw_points(axes, result.score[positive], auc[positive], xscale="log")
+    figure, axes = style.new_figure(style.WIDTH, 3.8)
+    score, label, log = result.score, SCORE, {"xscale": "log"}
+    positive = score > 0
+    if not positive.any():
+        score, positive = np.arange(float(len(auc))), np.ones(len(auc), dtype=bool)
+        label, log = style.number_of(units), {}
+    shown = np.flatnonzero(positive)
+    style.draw_points(axes, score[shown], auc[shown], **log)
     edge: dict[str, Any] = {"transform": axes.get_yaxis_transform()}
     if not positive.all():
         dashes: dict[str, Any] = {"ms": 7, "mew": 0.6, "alpha": 0.6, "color": style.MUTED, **edge}
         left = np.full((~positive).sum(), LEFT_EDGE)
-        axes.plot(left, auc[~positive], "_", rasterized=True, label="score 0", **dashes)
-    for best in (result.score.argmax(), auc.argmax()):
-        x, where = (result.score[best], {}) if positive[best] else (LEFT_EDGE, edge)
+        axes.plot(left, auc[~positive], "_", rasterized=True, **dashes)
+        label += "; 0: gray, on the left"
+    if log:
+        style.plain_log(axes.xaxis)
+        _draw_bound(axes, result.null_score, across=True)
+    for best in {result.score.argmax(), auc.argmax()} if log else {auc.argmax()}:
+        x, where = (score[best], {}) if positive[best] else (LEFT_EDGE, edge)
         axes.plot(x, auc[best], **where, **RING)
     style.mark(axes, y=0.5)
-    lowest_score = _lowest_significant(result.score, result.p_value)
-    if lowest_score is not None:
-        axes.axvline(lowest_score, label=f"p ≤ {ALPHA}", **LINE)
-    lowest_auc = _lowest_significant(auc, result.auc_p_value)
-    if lowest_auc is not None:
-        label = f"p ≤ {ALPHA}" if lowest_score is None else None
-        axes.axhline(lowest_auc, label=label, **LINE)
-    style.legend_above(axes)
-    axes.set(xlabel=SCORE, ylabel="AUC as a detector of the category")
-    axes.set_title(_headline(result, units))
+    _draw_bound(axes, result.null_auc)
+    ranked = style.extremes(auc[shown]) + (style.extremes(score[shown]) if log else [])
+    style.name_points(axes, score[shown], auc[shown], ranked, shown)
+    axes.set(xlabel=label, ylabel="AUC as a detector of the category")
+    lines = ("scores", result.score, result.p_value), ("has AUC", auc, result.auc_p_value)
+    axes.set_title("\n".join(_best(*line, units) for line in (lines if log else lines[1:])))
     return figure
 
 
-def _lowest_significant(values: Array, p_value: Array | None) -> float | None:
-    if p_value is None or not (p_value <= ALPHA).any():
-        return None
-    return float(values[p_value <= ALPHA].min())
+def _draw_bound(axes: Axes, null: Array | None, across: bool = False) -> None:
+    """Draw a line at what 5 % of the exchanges of labels reach."""
+    if null is None or not 0 < (bound := critical_value(null)) < np.inf:
+        return
+    (axes.axvline if across else axes.axhline)(bound, **LINE)
+    side = axes.get_xaxis_transform() if across else axes.get_yaxis_transform()
+    look: dict[str, Any] = {"transform": side, "fontsize": 6.5, "ha": "right", "va": "bottom"}
+    axes.text(*((bound, 0.2) if across else (1.0, bound)), "p = 0.05", rotation=90 * across, **look)
 
 
-def _headline(result: CategoryScore, units: str) -> str:
-    """The first latent of either ranking, a line each."""
-    lines = []
-    rankings = ("scores", result.score, result.p_value), ("has AUC", result.auc, result.auc_p_value)
-    for verb, values, p_values in rankings:
-        if values is not None:
-            best = values.argmax()
-            chance = "" if p_values is None else f", p = {p_values[best]:.3g}"
-            lines.append(f"{units[:-1]} {best:,} {verb} {values[best]:.3g}{chance}")
-    return "\n".join(lines)
+def _best(verb: str, values: Array, p_values: Array | None, units: str) -> str:
+    best = values.argmax()
+    chance = "" if p_values is None else f", p = {p_values[best]:.3g}"
+    return f"{units[:-1]} {best:,} {verb} {values[best]:.3g}{chance}"

@@ -1,26 +1,24 @@
 """Figures of pairwise mutual information."""
 
-import re
 from collections.abc import Mapping, Sequence
-from math import ceil
 from typing import Any, TypeVar
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import Normalize, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.scale import SymmetricalLogTransform
 from numpy.typing import ArrayLike
 
 from palinka.analyses.figures import style
 from palinka.analyses.pairwise_mutual_information import ROUNDING, correlation_over_pairs
 from palinka.analyses.pairwise_mutual_information import PairwiseMutualInformation as Result
-from palinka.analyses.stats.similarity import Array, triangle
+from palinka.analyses.stats.similarity import Array, Indices, triangle
 
-MEASURES = ("mutual information (bits)", "covariance (squared activation)")
+MEASURES = ("mutual information (bits)", "covariance (activation²)")
+FIELDS = ("mutual_information", "covariance")
 TOGETHER = "together"
 # Pairs of each condition that are drawn in a small panel; r is that of all pairs.
 MAX_PANEL_POINTS = 800
@@ -31,58 +29,75 @@ WIDE = 100.0
 HUGE = 10.0
 # Percentiles: rare extremes would take the colors away from all other pairs.
 IN_COLOR = (1.0, 99.0)
+# Items whose mean is this many times farther from the median than half of the others stand out.
+UNUSUAL = 5.0
 
 T = TypeVar("T")
 # Both measures over the pairs of each condition.
 ByCondition = dict[str, tuple[Array, ...]]
-
-
-@style.captioned(
-    matrices="Mutual information and covariance of every pair of items, and how both are "
-    "distributed. The line is the mutual information with the Miller-Madow correction.",
-    comparison="Each point is a pair of items: its covariance against its mutual information. "
+_CAPTIONS = {
+    "matrices": "Mutual information and covariance of every pair of items, on one scale for all "
+    "conditions, and how both are distributed. Items that stand out are numbered on the left, and "
+    "the first of them is quoted.",
+    "comparison": "Each point is a pair of items: its covariance against its mutual information. "
     "Pairs high in information at little covariance depend on each other in no straight line.",
-)
-def pairwise_mutual_information(result: Result, **context: Any) -> dict[str, Figure]:
-    """Draw the measures over the items of one condition at one site."""
-    return {"matrices": _matrices(result), "comparison": _comparison(result)}
+}
+
+
+@style.captioned(**_CAPTIONS)
+def pairwise_mutual_information(
+    result: Result, *, items: Sequence[str] = (), condition: str = "", site: str = "",
+    conditions: Sequence[str] = (), **context: Any,
+) -> dict[str, Figure]:  # fmt: skip
+    """Draw the measures over the `items` at one site; `overview` draws several conditions."""
+    if condition and len(conditions) > 1:
+        return {}
+    return _at_one_site(
+        {condition: result}, site, {condition: items}, {condition: _measured(result)}
+    )
 
 
 @style.captioned(
     comparison_by_site="Covariance against mutual information of every pair of items, a panel for "
-    "each site and a color for each condition.",
+    "each site and a marker for each condition.",
     distributions="The distributions of mutual information and covariance over pairs, a panel for "
-    "each condition and a color for each site.",
-    means_by_site="Mean mutual information and covariance of pairs from site to site.",
-    mean_activation="The mean activation of every unit, and of one condition against the other.",
+    "each condition and a curve, with its number, for each site.",
+    means_by_site="Mean mutual information and covariance of pairs from site to site, and the "
+    "range of the middle half of pairs.",
+    mean_activation="The mean activation of every unit, and of one condition against the other. "
+    "The units with the largest means are named.",
+    **_CAPTIONS,
 )
 def overview(
     results: Mapping[str, Result], *, conditions: Sequence[str] = (),
-    means: Mapping[str, ArrayLike] | None = None, units: str = "units", **context: Any,
+    means: Mapping[str, ArrayLike] | None = None, units: str = "units",
+    items: Mapping[str, Sequence[str]] | None = None, **context: Any,
 ) -> dict[str, Figure]:  # fmt: skip
     """Draw the measures at all sites, condition by condition and together.
 
     `results` are by `site/condition`, or by site alone; `conditions` give their order. By the same
-    keys `means` are the mean activations over items, `(units,)`, drawn for two conditions or more.
+    keys `means` are the mean activations over items, `(units,)`, drawn for two conditions or more,
+    and `items` their names. Several conditions are drawn together at the site in the middle.
     """
-    found: dict[str, ByCondition] = {}
-    for site, of_site in _by_site_and_condition(results, conditions).items():
-        found[site] = {
-            condition: (triangle(result.mutual_information), triangle(result.covariance))
-            for condition, result in of_site.items()
-        }
+    by_site, found = _by_site_and_condition(results, conditions), {}
+    for site, of_site in by_site.items():
+        found[site] = {condition: _measured(result) for condition, result in of_site.items()}
         if len(of_site) > 1:
             both = zip(*found[site].values(), strict=True)
             found[site][TOGETHER] = tuple(np.concatenate(each) for each in both)
     names = list(dict.fromkeys(name for pairs in found.values() for name in pairs))
     names.sort(key=TOGETHER.__eq__)  # it comes last
-    numbers, label = _numbers(list(found))
+    numbers, label = style.site_numbers(list(found))
     sites = dict(zip(numbers, found.values(), strict=True))
-    figures = {
-        "comparison_by_site": _scatter_by_site(found, names),
-        "distributions": _distributions(sites, label, names),
-        "means_by_site": _means_by_site(sites, label, names),
-    }
+    figures = {}
+    middle = list(by_site)[len(by_site) // 2]
+    if len(by_site[middle]) > 1:
+        labels = {c: (items or {}).get(f"{middle}/{c}", ()) for c in by_site[middle]}
+        drawn = _at_one_site(by_site[middle], middle, labels, found[middle])
+        figures = {f"{middle}/{name}": figure for name, figure in drawn.items()}
+    figures["comparison_by_site"] = _scatter_by_site(found, names)
+    figures["distributions"] = _distributions(sites, label, names)
+    figures["means_by_site"] = _means_by_site(sites, label, names)
     activations = _by_site_and_condition(means or {}, conditions)
     if activations and all(len(of_site) > 1 for of_site in activations.values()):
         figures["mean_activation"] = _mean_activations(activations, units)
@@ -116,127 +131,138 @@ def _bin_edges(low: float, high: float, threshold: float | None = None) -> Array
     return np.linspace(low, high, BINS + 1)
 
 
-def _matrices(result: Result) -> Figure:
-    figure, panels = style.new_figure(8.4, 6.0, nrows=2, ncols=2, height_ratios=(2.2, 1.0))
-    information, covariance = triangle(result.mutual_information), triangle(result.covariance)
-    corrected, samples = triangle(result.mutual_information_corrected), triangle(result.samples)
-    _draw_pairs(panels[0, 0], result.mutual_information, MEASURES[0])
-    _draw_pairs(panels[0, 1], result.covariance, MEASURES[1])
-    panels[0, 0].set_title(f"{len(information):,} pairs of {len(result.covariance):,} items")
-    kept = sorted({f"{int(samples.min()):,}", f"{int(samples.max()):,}"}, key=len)
-    panels[0, 1].set_title(f"{' to '.join(kept)} units kept in each pair")
-    below, beside = panels[1]
-    both = np.concatenate([information, corrected])
-    edges = _bin_edges(both.min(), both.max())
-    below.hist(information, bins=edges, color=style.COLORS[0], alpha=0.75, label="plain")
-    below.hist(corrected, bins=edges, histtype="step", color=style.COLORS[1], label="Miller-Madow")
-    below.legend()
-    below.set_title(f"means {information.mean():.3g} and {corrected.mean():.3g}")
-    below.set_ylabel("pairs")
-    edges = _bin_edges(covariance.min(), covariance.max())
-    beside.hist(covariance, bins=edges, color=style.COLORS[0], alpha=0.75)
-    beside.set_title(f"mean {covariance.mean():.3g}, median {np.median(covariance):.3g}")
-    for axes, name in zip(panels[1], MEASURES, strict=True):
-        axes.set_xlabel(name)
-        axes.locator_params(axis="x", nbins=5)
+def _measured(result: Result) -> tuple[Array, ...]:
+    return triangle(result.mutual_information), triangle(result.covariance)
+
+
+def _at_one_site(
+    results: Mapping[str, Result], site: str, items: Mapping[str, Sequence[str]], pairs: ByCondition
+) -> dict[str, Figure]:
+    figures = {"matrices": _matrices(results, site, items)}
+    return figures | {"comparison": _scatter_by_site({site: pairs}, list(pairs))}
+
+
+def _matrices(
+    results: Mapping[str, Result], site: str, items: Mapping[str, Sequence[str]]
+) -> Figure:
+    """Both matrices of each condition, and the distributions of all conditions."""
+    rows, quoted = len(results), []
+    layout: dict[str, Any] = {"nrows": rows + 1, "ncols": 2, "height_ratios": [*[1.0] * rows, 0.7]}
+    figure, panels = style.new_figure(style.WIDTH, 3.0 + 1.6 * rows, **layout)
+    for column, (name, label) in enumerate(zip(FIELDS, MEASURES, strict=True)):
+        pairs = [triangle(getattr(result, name)) for result in results.values()]
+        corrected = [triangle(result.mutual_information_corrected) for result in results.values()]
+        scale = style.color_scale(np.concatenate(pairs), IN_COLOR)
+        scale["vmin"], scale["vmax"] = _bin_edges(scale["vmin"], scale["vmax"])[[0, -1]]
+        values = np.concatenate(pairs if column else pairs + corrected)
+        edges, histogram = _bin_edges(values.min(), values.max()), panels[-1, column]
+        for index, (condition, result) in enumerate(results.items()):
+            # Both halves are drawn: half a square is harder to read. The diagonal has no pairs.
+            matrix = getattr(result, name) + getattr(result, name).T
+            means = matrix.sum(axis=1) / (len(matrix) - 1)
+            np.fill_diagonal(matrix, np.nan if len(matrix) <= style.MAX_SIDE else means.mean())
+            axes, unusual, glyph = panels[index, column], _unusual(means), style.GLYPHS[index % 7]
+            drawn = style.draw_matrix(axes, matrix, 1, **scale, aspect="auto")
+            axes.set_box_aspect(1)
+            axes.set_yticks(1 + unusual, 1 + unusual, fontsize=6.5)
+            axes.locator_params(axis="x", nbins=3)
+            axes.set_title(f"{glyph} {condition} ({len(matrix)} items)" if column == 0 else glyph)
+            if column == 0 and len(unusual) and len(items[condition]):
+                item = int(unusual[0])
+                quoted.append(f"{glyph} {item + 1}: {style.shortened(items[condition][item], 56)}")
+            color = style.cycled(index)
+            fill: dict[str, Any] = {"histtype": "stepfilled", "fc": (*to_rgb(color), 0.25)}
+            counts, *_ = histogram.hist(pairs[index], edges, ec=color, **fill)
+            if column == 0:
+                histogram.hist(corrected[index], edges, histtype="step", ec=color, ls=":")
+            histogram.plot(pairs[index].mean(), 1.05 * counts.max(), **style.look(index))
+        label = style.color_label(label, matrix)
+        bar: dict[str, Any] = {"location": "bottom", "extend": "both", "aspect": 18}
+        colors = figure.colorbar(drawn, ax=panels[:-1, column], **bar)
+        colors.set_label(label, fontsize="small")
+        histogram.set_title(f"means {' and '.join(f'{each.mean():.3g}' for each in pairs)}")
+        dotted = "" if column else "\ndotted: Miller-Madow"
+        histogram.set_xlabel(MEASURES[column] + dotted, fontsize="small")
+    panels[-1, 0].set_ylabel("pairs")
+    style.headline(figure, f"Dependence of pairs of items {site and f'at {site}'}")
+    figure.supxlabel("\n".join(quoted), fontsize=6.5, x=0.02, ha="left")
     return figure
 
 
-def _draw_pairs(axes: Axes, matrix: Array, label: str) -> None:
-    pairs = triangle(matrix)
-    low, high = np.percentile(pairs, IN_COLOR)
-    signed = low < 0 < high
-    if signed:
-        high = max(-low, high)
-        low = -high
-    elif high - low <= ROUNDING * max(abs(low), abs(high)):
-        low, high = _bin_edges(low, high)[[0, -1]]
-    # Both halves are drawn: half a square is harder to read. The diagonal has no pairs.
-    whole = matrix + matrix.T
-    np.fill_diagonal(whole, np.nan if len(matrix) <= style.MAX_SIDE else pairs.mean())
-    cmap = style.DIVERGING if signed else "viridis"
-    image = style.draw_matrix(axes, whole, 1, vmin=low, vmax=high, cmap=cmap, aspect="auto")
-    axes.set_box_aspect(1)
-    label = style.color_label(label, whole)
-    axes.figure.colorbar(image, ax=axes, label=label, extend="both", shrink=0.9, pad=0.02)
-    axes.set(xlabel="item", ylabel="item")
-    axes.spines[["bottom", "left"]].set_visible(False)
-
-
-def _comparison(result: Result) -> Figure:
-    figure, axes = style.new_figure(5.2, 4.0)
-    information, covariance = triangle(result.mutual_information), triangle(result.covariance)
-    style.draw_points(axes, information, covariance)
-    style.mark(axes, y=0.0)
-    if axes.collections:
-        figure.colorbar(axes.collections[0], ax=axes, label="pairs in a cell")
-    axes.set_title(f"r = {result.correlation:.2f} over {len(information):,} pairs of items")
-    axes.set(xlabel=MEASURES[0], ylabel=MEASURES[1])
-    return figure
+def _unusual(means: Array) -> Indices:
+    """Up to three items whose mean over their pairs is far from those of the others."""
+    deviations = np.abs(means - np.median(means))
+    far = np.argsort(-deviations, kind="stable")[: style.NAMED]
+    far = far[deviations[far] > UNUSUAL * np.median(deviations)].tolist()
+    # Labels of neighbors would cover each other.
+    apart = [i for n, i in enumerate(far) if all(abs(i - j) > len(means) / 12 for j in far[:n])]
+    return np.array(apart, dtype=int)
 
 
 def _scatter_by_site(results: Mapping[str, ByCondition], names: Sequence[str]) -> Figure:
-    """Covariance against information: a panel for each site, a color for each condition."""
-    columns = min(len(results), max(3, ceil(np.sqrt(1.5 * len(results)))))
-    figure, panels = style.small_multiples(len(results), columns, (1.75, 1.6), (1.0, 1.2))
+    """Covariance against information: a panel for each site, a marker for each condition."""
+    columns, most = (2, MAX_PANEL_POINTS) if len(results) > 1 else (1, style.MAX_POINTS)
+    size = (style.WIDTH - 0.5) / columns, 2.2 / columns
+    figure, panels = style.small_multiples(len(results), columns, size, (0.5, 1.0))
     random = np.random.default_rng(0)
     for axes, (site, pairs) in zip(panels, results.items(), strict=True):
-        points, colors = [], []
-        for condition, measured in pairs.items():
-            if condition != TOGETHER:
-                drawn = random.permutation(len(measured[0]))[:MAX_PANEL_POINTS]
-                points.append(np.stack(measured)[:, drawn])
-                colors += [style.cycled(names.index(condition))] * len(drawn)
-        # In random order, so that no condition hides another.
-        order = random.permutation(len(colors))
-        x, y = np.concatenate(points, axis=1)[:, order]
-        options: dict[str, Any] = {"alpha": 0.6, "linewidths": 0, "rasterized": True}
-        axes.scatter(x, y, 2.5, color=np.array(colors)[order], **options)
-        style.mark(axes, y=0.0)
-        correlations = [correlation_over_pairs(*measured) for measured in pairs.values()]
-        texts = [f"{r:.2f}" if np.isfinite(r) else "none" for r in correlations]
-        axes.set_title(f"{site}\nr = {' | '.join(texts)}", fontsize=7)
-        axes.tick_params(labelsize=6)
-        axes.locator_params(nbins=3)
-    figure.supxlabel(MEASURES[0], fontsize="medium")
+        texts = []
+        for name, measured in pairs.items():
+            index, r = names.index(name), correlation_over_pairs(*measured)
+            glyph = "all" if name == TOGETHER else style.GLYPHS[index % 7]
+            texts.append(f"{glyph} {r:.2f}" if np.isfinite(r) else f"{glyph} none")
+            if name != TOGETHER:
+                some = random.permutation(len(measured[0]))[:most]
+                points = style.look(index) | {"alpha": 0.5, "linewidths": 0, "rasterized": True}
+                x, y = np.stack(measured)[:, some]
+                axes.scatter(x, y, 4, label=name, **points)
+        # Of pairs that are all equal within each condition, r would be that of two points.
+        equal = _is_uniform(pairs, 0) or _is_uniform(pairs, 1)
+        axes.set_title(f"{site}\nr: {'all pairs equal' if equal else '  '.join(texts)}", fontsize=7)
+        axes.locator_params(nbins=4)
+    for axes in panels[-columns:]:
+        axes.set_xlabel(MEASURES[0], fontsize="small")
+    style.headline(figure, "Covariance against mutual information of pairs of items")
     figure.supylabel(MEASURES[1], fontsize="medium")
-    _legend(figure, [name for name in names if name != TOGETHER], f"r = {' | '.join(names)}")
+    _legend(figure, panels[0])
     return figure
 
 
 def _distributions(sites: Mapping[int, ByCondition], label: str, names: Sequence[str]) -> Figure:
     """Both measures over pairs, a panel for each condition, a curve for each site."""
-    layout = {"nrows": 2, "ncols": len(names), "sharex": "row", "sharey": "row"}
-    figure, panels = style.new_figure(1.8 + 2.7 * len(names), 5.0, squeeze=False, **layout)
+    layout: dict[str, Any] = {"nrows": len(names), "ncols": 2, "sharex": "col", "squeeze": False}
+    figure, panels = style.new_figure(style.WIDTH, 1.5 + 1.3 * len(names), **layout)
     uniform = [[n for n, pairs in sites.items() if _is_uniform(pairs, m)] for m in (0, 1)]
     drawn = [number for number in sites if not all(number in each for each in uniform)]
     scale = Normalize(min(drawn or sites), max(drawn or sites))
-    for measure, row in enumerate(panels):
+    for measure, column in enumerate(panels.T):
         curves = {n: pairs for n, pairs in sites.items() if n not in uniform[measure]}
         values = [each[measure] for pairs in (curves or sites).values() for each in pairs.values()]
         threshold = _log_threshold(np.concatenate(values))
         low, high = np.percentile(np.concatenate(values), [0.1, 99.9])
         edges = _bin_edges(low, high, threshold)
-        for axes, name in zip(row, names, strict=True):
+        for axes, name in zip(column, names, strict=True):
             for number, pairs in curves.items():
                 if name in pairs:
                     counts, _ = np.histogram(pairs[name][measure], bins=edges)
                     centers, share = (edges[1:] + edges[:-1]) / 2, counts / max(1, counts.max())
                     color = colormaps["viridis"](scale(number))
                     axes.plot(centers, share, color=color, linewidth=1.0)
+                    peak: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": 6.5}
+                    above = 1.0 + 0.14 * (number % 2)  # neighbors may peak at one place
+                    axes.text(centers[share.argmax()], above, str(number), **peak)
             if threshold is not None:
                 axes.set_xscale("symlog", linthresh=threshold)
-            axes.set(xlabel=MEASURES[measure], ylim=(0.0, 1.2 if uniform[measure] else 1.05))
-            if uniform[measure]:
-                which = ", ".join(map(str, uniform[measure]))
-                text, where = f"not drawn, all pairs equal: {which}", axes.transAxes
-                look: dict[str, Any] = {"fontsize": "x-small", "color": style.MUTED}
-                axes.text(0.98, 0.97, text, ha="right", va="top", transform=where, **look)
-        row[0].set_ylabel("pairs, relative to the peak")
-    for axes, condition in zip(panels[0], names, strict=True):
-        axes.set_title(condition or "all pairs")
+            axes.set(ylim=(0.0, 1.35), title=name or "all pairs")
+        beyond = "" if threshold is None else f"\nlogarithmic beyond ±{threshold:g}"
+        equal = ", ".join(map(str, uniform[measure]))
+        missing = f"\nnot drawn, all equal: {equal}" if equal else ""
+        column[-1].set_xlabel(MEASURES[measure] + beyond + missing, fontsize="small")
+    figure.supylabel("pairs, relative to the peak", fontsize="medium")
+    style.headline(figure, "Distributions over pairs of items, by site")
     if len(drawn) > 1:
-        figure.colorbar(ScalarMappable(scale, "viridis"), ax=panels, label=label)
+        bar: dict[str, Any] = {"location": "bottom", "aspect": 30}
+        figure.colorbar(ScalarMappable(scale, "viridis"), ax=panels, label=label, **bar)
     return figure
 
 
@@ -248,28 +274,28 @@ def _is_uniform(pairs: ByCondition, measure: int) -> bool:
 
 def _means_by_site(sites: Mapping[int, ByCondition], label: str, names: Sequence[str]) -> Figure:
     """Means of both measures by site, with the range of the middle half of pairs."""
-    figure, panels = style.new_figure(9.0, 3.6, ncols=2)
+    figure, panels = style.new_figure(style.WIDTH, 4.0, nrows=2, sharex=True)
     for measure, axes in enumerate(panels):
         for index, name in enumerate(names):
             values = {n: pairs[name][measure] for n, pairs in sites.items() if name in pairs}
             means = [value.mean() for value in values.values()]
             if name == TOGETHER:
-                axes.plot(list(values), means, "--", color="black", linewidth=1.0, label=name)
+                axes.plot(list(values), means, ":", color="black", linewidth=1.0, label=name)
                 continue
-            color = style.cycled(index)
-            axes.plot(list(values), means, "o-", color=color, linewidth=1.4, label=name or "mean")
+            axes.plot(list(values), means, **style.look(index), label=name or "mean")
             quarters = np.transpose([np.percentile(each, [25, 75]) for each in values.values()])
-            axes.fill_between(list(values), *quarters, color=color, alpha=0.18, linewidth=0)
-        axes.set(xlabel=label, ylabel=MEASURES[measure])
+            axes.fill_between(list(values), *quarters, color=style.cycled(index), alpha=0.18, lw=0)
+        axes.set_ylabel(MEASURES[measure])
         axes.xaxis.get_major_locator().set_params(integer=True)
-    covariances = [each[1] for pairs in sites.values() for each in pairs.values()]
-    threshold = _log_threshold(np.concatenate(covariances))
+    covariances = np.concatenate([each[1] for pairs in sites.values() for each in pairs.values()])
+    threshold = _log_threshold(covariances)
     if threshold is not None:
         panels[1].set_yscale("symlog", linthresh=threshold)
-    style.mark(panels[1], y=0.0)
+        panels[1].set_ylabel(f"{MEASURES[1]},\nlogarithmic beyond ±{threshold:g}")
     panels[0].set_ylim(bottom=min(0.0, panels[0].get_ylim()[0]))
-    panels[0].set_title("means over pairs, and the middle half of pairs")
-    panels[0].legend()
+    panels[1].set_xlabel(label)
+    style.headline(figure, "Mean over pairs of items, and the middle half of pairs")
+    _legend(figure, panels[0])
     return figure
 
 
@@ -279,24 +305,27 @@ def _mean_activations(means: Mapping[str, Mapping[str, ArrayLike]], units: str) 
     if len(shown) > 3:
         shown = [shown[0], shown[len(shown) // 2], shown[-1]]
     columns = max(len(means[site]) for site in shown)
-    size = 4.2 + 2.8 * (columns - 1), 0.6 + 2.6 * len(shown)
-    layout = {"nrows": len(shown), "ncols": columns, "squeeze": False}
-    ratios = [1.6, *[1.0] * (columns - 1)]
-    figure, panels = style.new_figure(*size, width_ratios=ratios, **layout)
+    size = style.WIDTH + 1.5 * (columns - 2), 0.9 + 1.9 * len(shown)
+    layout: dict[str, Any] = {"nrows": len(shown), "ncols": columns, "squeeze": False}
+    figure, panels = style.new_figure(*size, **layout)
     for row, site in zip(panels, shown, strict=True):
         values = {name: np.asarray(mean, np.float64) for name, mean in means[site].items()}
         first, *others = values
         bulk = _bulk(np.concatenate(list(values.values())))
-        points: dict[str, Any] = {"markersize": 2.2, "alpha": 0.7, "mew": 0, "rasterized": True}
-        for index, (name, value) in enumerate(values.items()):
-            row[0].plot(value, "o", color=style.cycled(index), label=name, **points)
-        style.mark(row[0], y=0.0)
-        row[0].set(title=site, xlabel=style.number_of(units), ylabel="mean activation")
         symlog = {} if bulk is None else {"linthresh": bulk, "linscale": 2}
+        points: dict[str, Any] = {"ms": 2.5, "alpha": 0.7, "mew": 0, "rasterized": True, "ls": ""}
+        for index, (name, value) in enumerate(values.items()):
+            row[0].plot(value, label=name, **style.look(index), **points)
+        far = style.extremes(np.abs(values[first]), 2)
+        style.name_points(row[0], np.arange(len(values[first])), values[first], far)
+        style.mark(row[0], y=0.0)
+        beyond = "" if bulk is None else f",\nlogarithmic beyond ±{bulk:g}"
+        row[0].set(title=site, xlabel=style.number_of(units), ylabel=f"mean activation{beyond}")
         if symlog:
             row[0].set_yscale("symlog", **symlog)
         for axes, name in zip(row[1:], others, strict=False):
-            style.draw_points(axes, values[first], values[name])
+            style.draw_points(axes, values[first], values[name], "black")
+            style.name_points(axes, values[first], values[name], far)
             limits = np.transpose([axes.get_xlim(), axes.get_ylim()])
             both = np.array([limits[0].min(), limits[1].max()])
             if symlog:
@@ -304,22 +333,13 @@ def _mean_activations(means: Mapping[str, Mapping[str, ArrayLike]], units: str) 
                 axes.set_xscale("symlog", **symlog)
                 axes.set_yscale("symlog", **symlog)
             axes.plot(both, both, color=style.MUTED, linewidth=0.8, zorder=0)
-            axes.set(xlim=both, ylim=both)
+            axes.set(xlim=both, ylim=both, xlabel=f"mean, {first}", ylabel=f"mean, {name}")
             axes.set_title(f"r = {correlation_over_pairs(values[first], values[name]):.3f}")
-            axes.set(xlabel=f"mean activation, {first}", ylabel=f"mean activation, {name}")
         for axes in row[1 + len(others) :]:
             axes.remove()
-    _legend(figure, list(means[shown[0]]))
+    style.headline(figure, "Mean activation of every unit, by condition")
+    _legend(figure, panels[0, 0])
     return figure
-
-
-def _numbers(sites: list[str]) -> tuple[list[int], str]:
-    """A number for each site: its layer if the names differ in nothing else, or its place."""
-    parts = [re.fullmatch(r"(\D*)(\d+)(\D*)", site) for site in sites]
-    matches = [match for match in parts if match]
-    if len(matches) == len(sites) and len({(m[1], m[3]) for m in matches}) == 1:
-        return [int(match[2]) for match in matches], f"layer ({matches[0][1]}i{matches[0][3]})"
-    return list(range(1, len(sites) + 1)), "site, in the order given"
 
 
 def _log_threshold(values: Array) -> float | None:
@@ -338,11 +358,7 @@ def _bulk(values: Array) -> float | None:
     return float(10.0 ** np.ceil(np.log10(most)))
 
 
-def _legend(figure: Figure, conditions: Sequence[str], title: str | None = None) -> None:
-    """Name the conditions above all panels; a single one without a name needs no legend."""
-    if list(conditions) != [""]:
-        handles = [
-            Line2D([], [], marker="o", linestyle="", color=style.cycled(index), label=condition)
-            for index, condition in enumerate(conditions)
-        ]
-        figure.legend(handles=handles, loc="outside upper right", ncols=len(handles), title=title)
+def _legend(figure: Figure, axes: Axes) -> None:
+    """Name the conditions below all panels; a single one without a name needs no legend."""
+    handles = axes.get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower right", ncols=3, markerscale=2)

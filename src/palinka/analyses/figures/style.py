@@ -1,5 +1,6 @@
 """Style and drawing helpers that all figures share."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import wraps
@@ -24,6 +25,8 @@ from palinka.errors import InputError
 
 # Okabe & Ito (2008): distinct with any color vision. First and second condition, then others.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Markers of conditions and groups, and the same as text.
+MARKERS, GLYPHS = "o^sDvPX", "●▲■◆▼✚✖"
 MUTED = "#9A9A9A"
 # Signed values: white is zero.
 DIVERGING = "RdBu_r"
@@ -92,7 +95,7 @@ def captioned(**captions: str) -> Callable[[Draw[P]], Draw[P]]:
             with style():
                 figures = function(*args, **kwargs)
             for name, figure in figures.items():
-                figure.set_label(captions[name])
+                figure.set_label(captions[name.rpartition("/")[2]])
                 plain_text(figure)
             return figures
 
@@ -112,6 +115,11 @@ def as_curve(points: tuple[ArrayLike, ArrayLike], what: str) -> tuple[NDArray[np
 def cycled(index: int) -> str:
     """Color of a series by its index; colors repeat after the last."""
     return COLORS[index % len(COLORS)]
+
+
+def look(index: int) -> dict[str, Any]:
+    """Color and marker of a series by its index; they repeat after the last."""
+    return {"color": cycled(index), "marker": MARKERS[index % len(MARKERS)]}
 
 
 def mark(axes: Axes, *, x: float | None = None, y: float | None = None) -> None:
@@ -172,7 +180,7 @@ def name_points(
     points = axes.transData.transform(np.stack([x, y], axis=1)) * 72 / axes.figure.dpi
     taken: list[NDArray[Any]] = []
     for i in dict.fromkeys(chosen):
-        if any((np.abs(points[i] - other) < (22, 7)).all() for other in taken):
+        if any((np.abs(points[i] - other) < (40, 7)).all() for other in taken):
             continue
         taken.append(points[i])
         left = points[i, 0] <= (points[:, 0].min() + points[:, 0].max()) / 2
@@ -244,6 +252,26 @@ def block_means(image: NDArray[Any], largest: int = MAX_SIDE) -> NDArray[Any]:
             sums = np.add.reduceat(image, edges[:-1], axis=axis)
             image = sums / np.expand_dims(np.diff(edges), 1 - axis)
     return image
+
+
+def color_scale(
+    values: NDArray[Any], percentiles: tuple[float, float] = (0, 100)
+) -> dict[str, Any]:
+    """Color map and limits of an image, whose zero is neutral if it is among the values."""
+    low, high = np.percentile(values, percentiles)
+    if low < 0 < high:
+        high = max(-low, high)
+        return {"cmap": DIVERGING, "vmin": -high, "vmax": high}
+    return {"cmap": "Reds" if low == 0 else "viridis", "vmin": low, "vmax": high}
+
+
+def site_numbers(sites: Sequence[str]) -> tuple[list[int], str]:
+    """A number for each site, and what it is: its layer, if the names differ in nothing else."""
+    parts = [re.fullmatch(r"(\D*)(\d+)(\D*)", site) for site in sites]
+    matches = [match for match in parts if match]
+    if len(matches) == len(sites) and len({(m[1], m[3]) for m in matches}) == 1:
+        return [int(match[2]) for match in matches], f"layer ({matches[0][1]}i{matches[0][3]})"
+    return list(range(1, len(sites) + 1)), "site, in the order given"
 
 
 def color_label(label: str, matrix: NDArray[Any]) -> str:

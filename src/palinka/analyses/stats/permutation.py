@@ -38,6 +38,12 @@ def permutation_p_values(observed: ArrayLike, null: ArrayLike) -> NDArray[np.flo
 CHUNK_ELEMENTS = 1 << 22
 
 
+def critical_value(null: NDArray[np.float64], alpha: float = 0.05) -> float:
+    """Value above which p is at most `alpha`; infinite for too few draws."""
+    allowed = int(alpha * (len(null) + 1))  # the observed value is one of the draws
+    return float(np.sort(null)[-allowed]) if allowed else np.inf
+
+
 def max_t(
     t: NDArray[np.float64], samples: Sequence[NDArray[np.float64]], permutations: int, seed: int,
     alpha: float = 0.05,
@@ -82,7 +88,6 @@ def max_t(
             squared_mean = np.square(mean)
             largest[some] = (squared_mean / (squared_mean + error)).max(axis=1)
             bar.update(len(signs))
-    allowed = int(alpha * (permutations + 1))  # draws, of which the observed one is one
-    bound = np.sort(largest)[-allowed] if allowed else 1.0
+    bound = critical_value(largest, alpha)
     threshold = np.sqrt(bound / (1.0 - bound)) if bound < 1.0 else np.inf
     return permutation_p_values(np.square(t) / (1.0 + np.square(t)), largest), float(threshold)

@@ -79,7 +79,7 @@ class RunAnalyses(base.SingleModelCallback, base.EveryNSteps):
         if self._reader is None:
             self._reader = ActivationReader(
                 data.train_spec.language_model,
-                encoder_of(autoencoder, data.source),
+                [encoder_of(autoencoder, data.source)],
                 lambda: data.loaded_language_model,
             )
         for entry in self.analyses:

@@ -153,7 +153,7 @@ def test_caches_are_removed_by_how_their_names_begin(caches: Path, said: Said) -
     first = next(a[0] for a, b in itertools.pairwise(names) if a[0] == b[0])
     typo = names[0][:8] + "x" + names[0][9:]
     line = said("remove", first, "--yes", status=2)
-    assert line.startswith(f"'{first}' is how ")
+    assert line.startswith(f"'{first}' matches ")
     assert line.endswith("; give more digits\n")
     line = said("remove", typo, "--yes", status=2)
     assert line == f"there is no cache '{typo}' in {caches}; did you mean '{names[0]}'?\n"

@@ -21,9 +21,9 @@ from palinka.training.callbacks.checkpoints import FOLDER
 
 
 def overrides(settings: Any) -> dict[str, Any]:
-    """Settings of the data of a checkpoint's fit, which win over configuration files."""
+    """Data settings of a checkpoint's fit, which override configuration files."""
     stored = checkpoint.read(checkpoint_named(settings.ckpt_path))
-    data = stored.get("datamodule_hyper_parameters", {})  # none of an imported one
+    data = stored.get("datamodule_hyper_parameters", {})  # an imported one has none
     return {"data": {name: value for name, value in data.items() if name[0] != "_"}} if data else {}
 
 
@@ -102,7 +102,7 @@ def _dictionary(given: str) -> Path:
 
 
 def _module(ckpt_path: str, data: ActivationDataModule) -> SparseAutoencoderModule:
-    # Between Lightning and a newer torch, and of the loader, which reads ahead in a thread.
+    # Of Lightning with a newer torch, and about the loader, which reads ahead in a thread.
     for pattern in (".*LeafSpec.*", ".*does not have many workers.*"):
         warnings.filterwarnings("ignore", pattern)
     # Lightning's tips and list of devices.

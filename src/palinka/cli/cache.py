@@ -132,7 +132,7 @@ def _named(key: str, caches: dict[str, StoredCache], root: Path) -> str:
         return found[0]
     if found:
         begun = ", ".join(found[:3]) + (", …" if len(found) > 3 else "")
-        raise InputError(f"'{key}' is how {len(found)} caches begin ({begun}); give more digits")
+        raise InputError(f"'{key}' matches {len(found)} caches ({begun}); give more digits")
     if key in caches:
         raise InputError(f"'{key}' is not a cache; it is not removed")
     hint = did_you_mean(key, names, most=0) or "; see `palinka cache list`"

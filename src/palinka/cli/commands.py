@@ -51,7 +51,7 @@ COMMANDS = {
 def run(words: str, arguments: Sequence[str]) -> int:
     """Run one of `COMMANDS` with the arguments that follow it; return its exit status.
 
-    Help and what can be checked come first, without the command's module and torch.
+    Help, and checks that need neither the command's module nor torch, come first.
     """
     arguments = list(with_paths(arguments))
     options = Options(words)
@@ -107,7 +107,7 @@ def _positional(function: Callable[..., int]) -> list[str]:
 def _parser(words: str, function: Callable[..., int]) -> Any:
     """Parser of a function: positional-only parameters have no option, and False is a flag.
 
-    With options that must be given, it takes configuration files, too.
+    With required options, it also takes configuration files.
     """
     import docstring_parser
     from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]

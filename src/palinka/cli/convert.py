@@ -27,11 +27,11 @@ def export(
 ) -> int:
     """Write the autoencoder of a checkpoint in the format of a library, with a model card.
 
-    Centering and scaling are taken into the weights: what is written takes raw activations.
+    Centering and scaling are folded into the weights, so that it takes raw activations.
 
     Args:
         ckpt_path: A checkpoint of `palinka fit` or `import`; `last` is that of the last run.
-        format: Of SAELens (v6), sparsify (top-k only), or palinka's own.
+        format: That of SAELens (v6), sparsify (top-k only), or palinka's own.
         output: A new or empty folder, which appears whole or not at all.
         license: License for the card, as the Hugging Face hub has it, e.g. mit or apache-2.0.
     """

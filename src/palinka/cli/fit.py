@@ -52,7 +52,7 @@ _IGNORED_WARNINGS = (
     ".*LeafSpec.*",
     # The folder is the run's own, and the rows before the checkpoint are kept.
     ".*Previous log files in this directory will be deleted.*",
-    # Of the CLI within Python.
+    # From calling LightningCLI with arguments.
     ".*LightningCLI's args parameter.*",
     # Measuring a checkpoint needs none of the callbacks of its fit.
     ".*callbacks used to create the checkpoint.*",
@@ -67,7 +67,7 @@ class Parser(ArgumentParser, LightningArgumentParser):
 
 
 class SaveConfig(SaveConfigCallback):
-    """Save the configuration beside the logs and, of a new run, as text in TensorBoard."""
+    """Save the configuration beside the logs and, for a new run, as text in TensorBoard."""
 
     def __init__(self, *args: Any, resumes: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -215,7 +215,7 @@ class PalinkaCLI(LightningCLI):
             self.trainer.run_folder = resume.reserve(self.trainer, fit=fit, run=self._resumed)
 
     def _sweep(self) -> SweepModule:
-        """Make every variant as a command line of its own would."""
+        """Make every variant as its own command line would."""
         shared = self.config["fit"]["seed_everything"]
         members = {}
         for name, overrides in self._variants.items():
@@ -299,7 +299,7 @@ class PalinkaCLI(LightningCLI):
             raise
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        """Without Lightning's table, which has no intervals, and the batches of a prediction."""
+        """Turn off Lightning's table, which has no intervals, and its list of predictions."""
         kept = {"validate": {"verbose": False}, "test": {"verbose": False}}
         kept["predict"] = {"return_predictions": False}
         kwargs: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
@@ -330,7 +330,7 @@ class PalinkaCLI(LightningCLI):
 
 
 def run(command: str, arguments: Sequence[str]) -> int:
-    """Run one of the commands; 1 where an analysis after the fit failed, 143 after SIGTERM."""
+    """Run a command; its exit status is 1 if an analysis failed, and 143 after SIGTERM."""
     advertisements = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     advertisements.addFilter(lambda record: not _NOISE.search(record.getMessage()))
     for name in ("lightning.pytorch", "lightning.fabric"):

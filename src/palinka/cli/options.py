@@ -3,7 +3,7 @@
 `options.json`, which `scripts/describe_options.py` writes from the parsers, has every option with
 its type, and the arguments of the classes of palinka, Lightning and torch. A misspelt key, a value
 of another type and a file that does not exist are found here in milliseconds. What the description
-does not know, such as a user's own class, is left to the full parser.
+lacks, such as a user's own class, is left to the full parser.
 """
 
 import difflib

@@ -14,7 +14,7 @@ from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
 from palinka.errors import InputError, one_line
 
 # A value may name a class only where one is expected. Its module is imported before the class
-# can be examined: the standard library, with neither autoencoders nor callbacks, is excluded.
+# can be examined: the standard library, which has no autoencoders or callbacks, is excluded.
 jsonargparse.set_parsing_settings(
     import_path_denylist=sorted(sys.stdlib_module_names),
     instantiate_subclass_spec_in_any=False,
@@ -43,7 +43,7 @@ class ArgumentParser(jsonargparse.ArgumentParser):
             return super().parse_args(_in_order(args, hasattr(self, "overrides")), *more, **kwargs)
         except InputError:
             raise
-        # Of another encoding, a YAML tag that does not fit its value, or a number out of range.
+        # A wrong encoding, a YAML tag that does not fit its value, or a number out of range.
         except (ValueError, TypeError, AttributeError, OSError, OverflowError) as e:
             raise InputError(f"a configuration cannot be read: {one_line(e)}") from e
 
@@ -66,7 +66,7 @@ class ArgumentParser(jsonargparse.ArgumentParser):
                 raise TypeError(f"{name} is null; give a value, or leave it out")
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise an `InputError`; `palinka.cli.options` has answered the usual mistakes."""
+        """Raise an `InputError`; `palinka.cli.options` has caught the usual mistakes."""
         raise InputError(" ".join(message.split()).removeprefix('Parser key "config": ')) from ex
 
 

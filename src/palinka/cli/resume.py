@@ -46,9 +46,9 @@ class RunLogger(TensorBoardLogger):
 def reserve(trainer: pl.Trainer, *, fit: bool, run: Path | None = None) -> Path:
     """Make the folder of a run, and direct its loggers and checkpoints there.
 
-    It is `run` of a resumed run, and `<default_root_dir>/lightning_logs/version_<N>` without a
-    logger that writes to a numbered folder. A fit gets a folder of checkpoints, too. Called on
-    global rank 0, before its loggers have logged.
+    A resumed run keeps its folder, `run`. Without a logger that writes to a numbered folder, it is
+    `<default_root_dir>/lightning_logs/version_<N>`. A fit also gets a folder of checkpoints. Call
+    this on global rank 0, before anything is logged.
     """
     loggers = _in_folders(trainer)
     unnamed = [logger for logger in loggers if logger._version is None]
@@ -147,8 +147,8 @@ def checkpoint_named(
 ) -> Path:
     """Find the checkpoint of a command's `--ckpt_path`.
 
-    It is a file, or `last`: the newest complete one of the newest run with any, among `runs`,
-    newest first, by default those in `root`.
+    `last` is the newest complete checkpoint of the newest run that has any; `runs` are sorted,
+    newest first, and default to those in `root`.
     """
     if given != "last":
         return expanded(given)
@@ -207,10 +207,10 @@ def check_whole(path: Path) -> None:
 
 
 def check_optimizer(model: Mapping[str, Any], recorded: Mapping[str, Any]) -> None:
-    """Reject another optimizer or schedule than the one whose state a run resumes with.
+    """Reject an optimizer or schedule other than the one whose state a run resumes with.
 
-    Its state would win, and the record of the run be false. Settings of `model` are compared with
-    the recorded `optimizer` and `lr_scheduler`, where there are any.
+    The loaded state would override it, and the saved configuration be wrong. Settings of `model`
+    are compared with the recorded `optimizer` and `lr_scheduler`, where there are any.
     """
     names = [name for name in ("optimizer", "lr_scheduler") if name in recorded]
     now, then = (_flat({name: each.get(name) for name in names}) for each in (model, recorded))

@@ -47,7 +47,7 @@ def expand(variants: Variants) -> dict[str, dict[str, Any]]:
 
 def options(overrides: Mapping[str, Any]) -> list[str]:
     """Command-line options of one variant."""
-    # The class first: arguments before it would be another's.
+    # The class first: arguments before it would be those of another class.
     ordered = sorted(overrides.items(), key=lambda override: override[0] != "autoencoder")
     return [f"--{_key(name)}={_value(value)}" for name, value in ordered]
 

@@ -30,15 +30,15 @@ SHORT = {
     "val/fvu": "validation FVU",
     "throughput/tokens_per_second": "tokens/s",
 }
-# Callbacks of Lightning that cannot do here what its documentation promises, with the reason.
+# Lightning's callbacks that cannot work here as documented, with the reason.
 UNSUPPORTED: dict[type[Callback], str] = {
     pl_callbacks.BackboneFinetuning: "an autoencoder has no backbone; freeze parts of it with a"
     " BaseFinetuning",
-    pl_callbacks.BatchSizeFinder: "another batch size is another run, and it tries sizes beyond the"
-    " training rows; try some with --data.batch_size and --trainer.max_steps 3",
-    pl_callbacks.LearningRateFinder: "the optimizer has its own learning rate, which it cannot set;"
-    " try some with --model.optimizer.lr and --trainer.max_steps 100",
-    pl_callbacks.ModelPruning: "it puts a product of weight and mask in place of a parameter, which"
+    pl_callbacks.BatchSizeFinder: "it would change what is trained, and tries sizes beyond the"
+    " training rows; compare some with --data.batch_size and --trainer.max_steps 3",
+    pl_callbacks.LearningRateFinder: "it cannot set the learning rate, an option of the optimizer;"
+    " compare some with --model.optimizer.lr and --trainer.max_steps 100",
+    pl_callbacks.ModelPruning: "it replaces a parameter by a product of weight and mask, which"
     " is neither read nor kept at norm 1; a sparsity_weight makes latents sparse",
     pl_callbacks.SpikeDetection: "Lightning cannot load its state, so no run could resume"
     " (Lightning-AI/pytorch-lightning #21752); use EarlyStopping with its divergence_threshold",
@@ -118,7 +118,7 @@ class CheckMonitors(Callback):
     def on_sanity_check_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compare monitored metrics with those that the validation has just logged."""
         known = trainer.callback_metrics.keys() | {"epoch", "step"}
-        # It logs after training.
+        # LanguageModelMetrics logs after training.
         spliced = any(isinstance(c, LanguageModelMetrics) for c in trainer.callbacks)  # type: ignore[attr-defined]
         monitored = [
             (callback, callback.monitor)

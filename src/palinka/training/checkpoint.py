@@ -16,7 +16,7 @@ from palinka.autoencoders import Autoencoder
 from palinka.autoencoders.base import check_weights
 from palinka.errors import InputError, atomic_write, first_line
 
-# Key of the settings of each variant, by its name, in those of a sweep's checkpoint.
+# Key of each variant's settings, by name, in the settings of a sweep's checkpoint.
 VARIANTS = "variants"
 MODULE = "autoencoder."
 
@@ -30,7 +30,7 @@ def describe(autoencoder: Autoencoder) -> dict[str, Any]:
 
 @contextmanager
 def readable(path: str | PathLike[str]) -> Iterator[None]:
-    """Turn whatever torch or Lightning raises on reading a checkpoint into an InputError."""
+    """Raise an InputError for any exception of torch or Lightning on reading a checkpoint."""
     try:
         yield
     except InputError:
@@ -58,7 +58,7 @@ def read(path: str | PathLike[str], allow_sweep: bool = False) -> dict[str, Any]
 
 
 def settings_of(path: str | PathLike[str]) -> dict[str, Any]:
-    """Arguments of a checkpoint's module, without the widths, which are the data's."""
+    """Arguments of a checkpoint's module, without the widths, which the data determines."""
     settings = read(path)["hyper_parameters"]
     described, of_data = settings["autoencoder"], ("input_dim", "output_dim")
     arguments = {k: v for k, v in described.get("init_args", {}).items() if k not in of_data}

@@ -73,8 +73,8 @@ def decorrelation_loss(latents: Latents, group: Group = None, slices: Group = No
 
     Args:
         latents: `(…, latent_dim)`, of at least two rows.
-        group: Processes whose latents, as many each, count as one batch, with gradients for
-            data-parallel training, which averages them.
+        group: Processes whose latents, equally many on each, form one batch; gradients are scaled
+            for data-parallel training, which averages them.
         slices: Processes that hold the other latents of the same rows.
     """
     if isinstance(latents, Tensor):

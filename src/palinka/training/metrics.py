@@ -203,12 +203,12 @@ class Evaluation(FullPrecisionState):
     ) -> None:
         """Add one batch of targets `(rows, input_dim)`; `zero` is that of `ReconstructionMetrics`.
 
-        The decorrelation penalty costs more than the rest.
+        `decorrelation` measures the penalty, too, which costs more than the rest.
         """
         self.reconstruction.update(output.reconstruction, x, zero)
         self.sparsity.update(output.latents, sharding)
         if decorrelation:
-            # Every process measures the whole batch: their mean is that of each.
+            # Every process measures the whole batch, so that their mean is the value of each.
             latents = parallel.gather_unequal_rows(output.latents, sharding.rows)
             if len(latents) > 1:
                 penalty = decorrelation_loss(latents, slices=sharding.latents).detach().double()

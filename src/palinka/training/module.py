@@ -48,7 +48,7 @@ class SparseAutoencoderModule(LightningModule):
 
     Args:
         autoencoder: The autoencoder.
-        sparsity_weight: Weight of the mean absolute latent, or of what an architecture has instead.
+        sparsity_weight: Weight of the mean absolute latent, or of an architecture's own penalty.
         decorrelation_weight: Weight of the squared covariances between latents, summed.
         sparsity_warmup_steps: Steps of linear growth of the weight from zero.
         decorrelation_warmup_steps: The same for the decorrelation penalty.
@@ -139,7 +139,7 @@ class SparseAutoencoderModule(LightningModule):
             return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
 
     def setup(self, stage: str) -> None:
-        """Take the centering and scaling of the training data, unless a checkpoint has one."""
+        """Set centering and scaling from the training data, unless a checkpoint has."""
         if stage != "fit" or self._scaling_was_loaded:
             return
         for of, scaling in (("input", self.scaling), ("target", self.target_scaling)):
@@ -362,7 +362,7 @@ class SparseAutoencoderModule(LightningModule):
     def check_checkpoint(
         self, path: str | PathLike[str], data: LightningDataModule | None, *, resume: bool
     ) -> None:
-        """Check before a run that a checkpoint, to train on or only to measure, matches it."""
+        """Check before a run that the checkpoint to resume or to measure matches it."""
         stored = checkpoints.read(path)
         if resume and "optimizer_states" not in stored:
             raise InputError(f"{path} holds weights alone: all commands but fit take it")

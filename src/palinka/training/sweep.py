@@ -81,7 +81,7 @@ def _for_each_variant(hook: str) -> Callable[..., None]:
 class SweepModule(LightningModule):
     """Train several sparse autoencoders on one pass over the same batches.
 
-    Nothing that one variant does changes another: a step is one backward pass of the sum of their
+    Variants do not affect each other: a step is one backward pass of the sum of their
     losses, the optimizer has a parameter group for each variant, and gradients are clipped for
     each by itself. So every variant ends with the weights and metrics of a run of its own;
     metrics are logged as `NAME/loss/total`.
@@ -210,7 +210,7 @@ class SweepModule(LightningModule):
     def check_checkpoint(
         self, path: str | PathLike[str], data: LightningDataModule | None, *, resume: bool
     ) -> None:
-        """Check before a run that a checkpoint, to train on or only to measure, matches it."""
+        """Check before a run that the checkpoint to resume or to measure matches it."""
         checkpoint = read(path, allow_sweep=True)
         self._check_names(checkpoint)
         for name, member in self.variants.items():

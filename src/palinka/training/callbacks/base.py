@@ -30,7 +30,7 @@ def log_folder(trainer: Trainer) -> Path:
 
 
 class VariantLogger(TensorBoardLogger):
-    """TensorBoard logger of one variant, in a folder of its name within that of the sweep's."""
+    """TensorBoard logger of one variant, in a folder of its own name within the sweep's."""
 
     def __init__(self, run: TensorBoardLogger, variant: str) -> None:
         super().__init__(run.save_dir, run.name, default_hp_metric=False)
@@ -127,7 +127,7 @@ class SingleModelCallback(Callback):
 
 
 def has_stepped(trainer: Trainer) -> bool:
-    """True after a training batch that did not only accumulate its gradient."""
+    """True after a training batch that ended with an optimizer step."""
     return not trainer.fit_loop.epoch_loop._should_accumulate()
 
 

@@ -112,8 +112,8 @@ class RunCheckpoints(Checkpoint):
     """Save `checkpoints/last.ckpt` for exact resume, and keep `previous.ckpt`.
 
     Both are in the log folder. They are written every `every_n_steps` optimizer steps, at the end
-    of each epoch and of the fit, and on SIGTERM, which then ends the run; always where no gradient
-    is half accumulated and no validation is due. Beside Lightning's state they hold the last
+    of each epoch and of the fit, and on SIGTERM, which then ends the run; always when no gradient
+    is partly accumulated and no validation is due. Besides Lightning's state they hold the last
     metrics and the lengths of the log files. At the end of a sweep each variant gets its own,
     `VARIANT/checkpoints/last.ckpt`.
 
@@ -268,8 +268,8 @@ class FinalWeights(Callback):
     """Constrain and validate the final weights, which callbacks may have replaced.
 
     Weight averaging replaces weights at the end of training. Directions are normalized again, and
-    other weights than the last validation's are validated, so that metrics, `last.ckpt` and module
-    agree. The Trainer puts it after the user's callbacks and before palinka's.
+    weights that differ from the last validation's are validated, so that metrics, `last.ckpt` and
+    module agree. The Trainer puts it after the user's callbacks and before palinka's.
     """
 
     _measured: tuple[int, ...] = ()

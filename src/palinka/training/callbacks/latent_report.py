@@ -38,7 +38,7 @@ class LatentReport(Result):
         near: Latents with the nearest directions.
         top: Largest activations and their validation rows.
         effects: Tokens whose logits a latent changes most by the direct path, `(latents, n)`:
-            `raised`, `raised_by`, `lowered` and `lowered_by`, of no unit; empty without a path.
+            `raised`, `raised_by`, `lowered` and `lowered_by`, without unit; empty without a path.
         places: Text around each of the rows in `top`.
         decode: Text of token ids.
     """
@@ -55,7 +55,7 @@ class LatentReport(Result):
         return {"alive": self.statistics.scalars()["alive"]}
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """One row for each latent in every array; -1 for a text that there is not."""
+        """One row for each latent in every array; -1 where there is no text."""
         where = {row: (place.document, place.position) for row, place in self.places.items()}
         found = np.array([where.get(row, (-1, -1)) for row in self.top.rows.ravel().tolist()])
         documents, positions = found.T.reshape(2, *self.top.rows.shape)

@@ -173,8 +173,8 @@ class LanguageModelMetrics(EveryNSteps):
     """Measure loss recovered: a language model's loss with the reconstruction patched in.
 
     - `ce_clean`: cross-entropy of the next token, in nats, of the model as it is.
-    - `ce_spliced`: the same with the site replaced by its reconstruction; `ce_delta`: how much
-      more that is.
+    - `ce_spliced`: the same with the site replaced by its reconstruction; `ce_delta`: the
+      increase.
     - `ce_ablated`, `ce_ablated_mean`: the same with the site replaced by zeros, and by its mean
       over the validation rows.
     - `loss_recovered`: `(ce_ablated - ce_spliced) / (ce_ablated - ce_clean)`, and with
@@ -185,12 +185,12 @@ class LanguageModelMetrics(EveryNSteps):
 
     They are means over every next token of the first contexts of the validation split; tokens that
     `skip_first` keeps out of the rows keep their own activations. Each has a 95 % interval over
-    documents, from 8 documents on; below 40, a message says how far it can be trusted. They are
+    documents, if there are at least 8; below 40, a message says how reliable it is. They are
     logged as `val/ce_clean` (`test/…` while testing) and so on, the intervals as
     `val_interval/ce_clean/low` and `…/high`.
 
-    `validate` and `test` measure by themselves. A `fit` does where it has this callback, at its
-    end, and each variant of a sweep. One whose latents are divided over devices cannot.
+    `validate` and `test` always measure. A `fit` with this callback measures at its end, and in a
+    sweep for each variant; one whose latents are sharded cannot.
 
     Args:
         contexts: Number of contexts; null for all of the validation split.

@@ -174,7 +174,9 @@ def _classes(hint: Any) -> set[type]:
             found |= _classes(each)
     found |= set(classes_of(hint).values())
     named = {kind for kind in found if kind.__name__[0] != "_" and kind.__name__ not in HIDDEN}
-    return {kind for kind in named if kind.__module__.startswith(PACKAGES)}
+    # Without those that Lightning makes at run time, such as a LightningAdam.
+    written = {k for k in named if getattr(sys.modules[k.__module__], k.__name__, None) is k}
+    return {kind for kind in written if kind.__module__.startswith(PACKAGES)}
 
 
 def text(description: dict[str, dict[str, Any]]) -> str:

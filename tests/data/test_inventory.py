@@ -87,15 +87,14 @@ def test_a_cache_goes_with_its_folder_unless_others_put_files_there(
 ) -> None:
     folder = corpus().write(tmp_path).folder
     size = sum(path.stat().st_size for path in folder.iterdir())
-    removed = remove_cache(folder)
-    assert (removed.bytes, removed.left) == (size, ())
+    assert remove_cache(folder) == (size, [])
     assert list(tmp_path.iterdir()) == []
     corpus().write(tmp_path)
     (folder / "notes.txt").write_text("of a user")
     (folder / "shard-00008.json").mkdir()
-    left = ("notes.txt", "shard-00008.json")
-    assert remove_cache(folder).left == left
-    assert sorted(path.name for path in folder.iterdir()) == list(left)
+    left = ["notes.txt", "shard-00008.json"]
+    assert remove_cache(folder)[1] == left
+    assert sorted(path.name for path in folder.iterdir()) == left
 
 
 def test_one_that_is_being_harvested_is_kept(corpus: "Corpora", tmp_path: Path) -> None:
@@ -105,7 +104,7 @@ def test_one_that_is_being_harvested_is_kept(corpus: "Corpora", tmp_path: Path) 
         with pytest.raises(InputError, match="in use by a running harvest; stop it first"):
             remove_cache(writer.folder)
         assert content(writer.folder) == before
-    assert remove_cache(writer.folder).left == ()
+    assert remove_cache(writer.folder)[1] == []
     assert not writer.folder.exists()
 
 

@@ -79,11 +79,11 @@ def remove_caches(
         return 1
     freed = 0
     for name, cache in chosen.items():
-        removal = remove_cache(cache.path)
-        freed += removal.bytes
+        size, left = remove_cache(cache.path)
+        freed += size
         print(escape_control_chars(f"removed {name}"))
-        for left in removal.left:
-            print(escape_control_chars(f"left {cache.path / left}, which is not part of a cache"))
+        for other in left:
+            print(escape_control_chars(f"left {cache.path / other}, which is not part of a cache"))
     print(f"freed {_size(freed)}")
     return 0
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from palinka.data.cache import Cache
 from palinka.data.format import (
@@ -74,17 +74,11 @@ def _cache_files(folder: Path) -> list[Path]:
     return sorted(files, key=lambda path: (order.get(path.name, 1), path.name))
 
 
-class Removal(NamedTuple):
-    """Bytes of the removed files, and names of what stayed in the folder."""
-
-    bytes: int
-    left: tuple[str, ...]
-
-
-def remove_cache(folder: Path) -> Removal:
+def remove_cache(folder: Path) -> tuple[int, list[str]]:
     """Remove the files of one cache, finished or not, and its folder if nothing else is in it.
 
-    The manifest goes first, so that a part of a cache is never read as a whole one.
+    The manifest goes first, so that a part of a cache is never read as a whole one. Returns the
+    number of bytes removed, and the names of what stayed in the folder.
     """
     with as_input_error(folder):
         if is_harvested(folder):
@@ -94,7 +88,7 @@ def remove_cache(folder: Path) -> Removal:
             with as_input_error(path):
                 size += path.stat().st_size
                 path.unlink()
-        left = tuple(sorted(path.name for path in folder.iterdir()))
+        left = sorted(path.name for path in folder.iterdir())
         if not left:
             folder.rmdir()
-    return Removal(size, left)
+    return size, left

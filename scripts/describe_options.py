@@ -16,10 +16,11 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor
 
-from palinka.cli import commands
+from palinka.cli.commands import COMMANDS, parser_of, target_of
+from palinka.cli.fit import PalinkaCLI
 from palinka.cli.options import PACKAGES
 
 OUTPUT = Path(__file__).parent.parent / "src" / "palinka" / "cli" / "options.json"
@@ -49,13 +50,12 @@ def describe() -> dict[str, dict[str, Any]]:
     """Describe the options by command and section, and the arguments of classes by option."""
     parts = ("commands", "sections", "summaries", "classes")
     found: dict[str, dict[str, Any]] = {part: {} for part in parts}
-    for command, parser in commands.parsers().items():
-        description, lightning = (
-            (parser.description or "").strip(),
-            commands.COMMANDS[command].function == "fit",
-        )
+    of_lightning = dict(_ParsersAlone([])._subcommand_parsers)
+    for command, (does, _) in COMMANDS.items():
+        lightning = command in of_lightning
+        parser = of_lightning.get(command) or parser_of(command, target_of(command))
+        description = (parser.description or "").strip()
         if lightning:
-            does = commands.COMMANDS[command].does
             description = f"{does[0].upper()}{does[1:]}."
         own: dict[str, Any] = {"description": description, "sections": []}
         for name, entry, hint in _options(parser):
@@ -77,6 +77,18 @@ def describe() -> dict[str, dict[str, Any]]:
                 summaries |= {n: _first_sentence(doc) for n, doc in docs.items()}
         found["commands"][command] = own
     return found
+
+
+class _ParsersAlone(PalinkaCLI):
+    """Builds the parsers of Lightning's commands and stops."""
+
+    def parse_arguments(self, parser: ArgumentParser, args: Any) -> None:
+        self.config = Namespace({"subcommand": None})
+
+    def _set_seed(self) -> None:
+        pass
+
+    _parse_ckpt_path = instantiate_classes = _set_seed
 
 
 def _options(parser: ArgumentParser) -> Iterator[tuple[str, dict[str, Any], Any]]:

@@ -108,11 +108,9 @@ def test_other_folders_may_be_named_and_looking_does_without_lightning(
 def test_text_of_others_is_shown_and_does_nothing(caches: Path, said: Said) -> None:
     finished(caches, site="\x1b[2Jsite\n\u202eetis", split=["a", {"b": None}], language_model=7)
     (caches / os.fsdecode(b"\x1b]0;title\x07\n\xff\xfe")).mkdir()
-    begun(caches, site="x" * 500)
     lines = said("list").splitlines()
     assert all(line.isprintable() for line in lines)
-    assert len(lines) == 1 + 3 + 1 + 1
-    assert max(map(len, lines[:4])) < 250
+    assert len(lines) == 1 + 2 + 1 + 1
 
 
 def test_incomplete_ones_are_removed_together(caches: Path, said: Said) -> None:
@@ -139,11 +137,9 @@ def test_nothing_is_removed_that_is_harvested_or_no_part_of_a_cache(
     printed = said("remove", whole.name, "--yes")
     assert f"left {whole / 'notes.txt'}, which is not part of a cache\n" in printed
     assert [path.name for path in whole.iterdir()] == ["notes.txt"]
-    line = said("remove", whole.name, "--yes", status=2)
-    assert line == f"'{whole.name}' is not a cache; it is not removed\n"
     outside = finished(workspace / "elsewhere")
     (caches / "link").symlink_to(outside)
-    for key in ("link", "../elsewhere/" + outside.name, str(outside), ".", "..", "", "*"):
+    for key in (whole.name, "link", f"../elsewhere/{outside.name}", str(outside), ".", "", "*"):
         said("remove", key, "--yes", status=2)
     Cache.open(outside).verify()
 

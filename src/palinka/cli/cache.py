@@ -13,7 +13,6 @@ from palinka.errors import InputError, did_you_mean, escape_control_chars, expan
 from palinka.language_models import LanguageModelSpec
 
 _HEADINGS = ("KEY", "MODEL", "SITE", "SPLIT", "ROWS", "SIZE", "STATE")
-MAX_CELL = 40
 
 
 def list_caches(cache_dir: str | None = None) -> int:
@@ -36,7 +35,7 @@ def list_caches(cache_dir: str | None = None) -> int:
             cell.rjust(width) if heading in ("ROWS", "SIZE") else cell.ljust(width)
             for heading, cell, width in zip(_HEADINGS, row, widths, strict=True)
         )
-        print("  ".join(cells).rstrip())
+        print(escape_control_chars("  ".join(cells).rstrip()))
     for cache in caches:
         if cache.problem:
             problem = cache.problem.removeprefix(f"{cache.path}").lstrip(":/ ")
@@ -97,10 +96,10 @@ def _folder(root: Path) -> Path:
 def _cells(cache: StoredCache, bundled: str) -> tuple[str, ...]:
     settings = cache.key.settings if cache.key else {}
     return (
-        _cell(cache.path.name),
-        _cell(_model(settings.get("language_model"), bundled)),
-        _cell(" -> ".join(str(settings[n]) for n in ("site", "target_site") if n in settings)),
-        _cell(str(settings.get("split", "?"))),
+        cache.path.name,
+        _model(settings.get("language_model"), bundled),
+        " -> ".join(str(settings[n]) for n in ("site", "target_site") if n in settings),
+        str(settings.get("split", "?")),
         "?" if cache.rows is None else f"{cache.rows:,}",
         _size(cache.bytes),
         cache.state,
@@ -121,10 +120,6 @@ def _size(number: int) -> str:
     return str(tqdm.format_sizeof(number, "B"))
 
 
-def _cell(text: str) -> str:
-    return escape_control_chars(text[:MAX_CELL]) + ("…" if len(text) > MAX_CELL else "")
-
-
 def _named(key: str, caches: dict[str, StoredCache], root: Path) -> str:
     names = [name for name, cache in caches.items() if cache.state != "no cache"]
     found = [key] if key in names else [name for name in names if key and name.startswith(key)]
@@ -133,8 +128,6 @@ def _named(key: str, caches: dict[str, StoredCache], root: Path) -> str:
     if found:
         begun = ", ".join(found[:3]) + (", …" if len(found) > 3 else "")
         raise InputError(f"'{key}' matches {len(found)} caches ({begun}); give more digits")
-    if key in caches:
-        raise InputError(f"'{key}' is not a cache; it is not removed")
     hint = did_you_mean(key, names, most=0) or "; see `palinka cache list`"
     raise InputError(f"there is no cache '{key}' in {root}{hint}")
 

@@ -1,6 +1,7 @@
 """The commands, and the parsers of those that are plain functions."""
 
 import atexit
+import errno
 import gc
 import importlib
 import inspect
@@ -46,6 +47,10 @@ COMMANDS = {
     "doctor": Command("check the installation", "doctor:doctor"),
     "completion": Command("print a shell completion script", "completion:completion"),
 }
+# An OSError with one of these is about a path of the user; any other is a bug.
+PATH_ERRORS = (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST,
+)  # fmt: skip
 
 
 def run(words: str, arguments: Sequence[str]) -> int:
@@ -59,33 +64,30 @@ def run(words: str, arguments: Sequence[str]) -> int:
         print(text, end="")
         return 0
     options.check(arguments)
-    target = _target(words)
-    if not callable(target):
+    target = target_of(words)
+    try:
+        if callable(target):
+            return _call(target, parser_of(words, target), arguments)
         return int(target.run(words, arguments))
-    parser = _parser(words, target)
-    if overrides := getattr(sys.modules[target.__module__], "overrides", None):
+    except OSError as error:
+        if error.errno not in PATH_ERRORS:
+            raise
+        problem = f"{error.filename2 or error.filename or 'writing'}: {error.strerror}"
+        raise InputError(f"{problem}; choose another path, or make room") from error
+
+
+def _call(function: Callable[..., int], parser: Any, arguments: Sequence[str]) -> int:
+    if overrides := getattr(sys.modules[function.__module__], "overrides", None):
         parser.add_overrides(overrides)
     try:
         made = vars(parser.instantiate(parser.parse_args(arguments)))
     except ValueError as error:  # jsonargparse's has several lines
         raise InputError(one_line(error)) from error
-    given = {name: made[name] for name in inspect.signature(target).parameters}
-    return int(target(*[given.pop(name) for name in _positional(target)], **given))
+    given = {name: made[name] for name in inspect.signature(function).parameters}
+    return int(function(*[given.pop(name) for name in _positional(function)], **given))
 
 
-def parsers() -> dict[str, Any]:
-    """Parser of every command."""
-    found: dict[str, Any] = {}
-    for words in COMMANDS:
-        target = _target(words)
-        if callable(target):
-            found[words] = _parser(words, target)
-        elif words not in found:
-            found |= target.parsers()
-    return found
-
-
-def _target(words: str) -> Any:
+def target_of(words: str) -> Any:
     """Function of a command, or its module."""
     module, _, function = COMMANDS[words].function.partition(":")
     module = f"palinka.cli.{module}"
@@ -104,7 +106,7 @@ def _positional(function: Callable[..., int]) -> list[str]:
     return [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY]
 
 
-def _parser(words: str, function: Callable[..., int]) -> Any:
+def parser_of(words: str, function: Callable[..., int]) -> Any:
     """Parser of a function: positional-only parameters have no option, and False is a flag.
 
     With required options, it also takes configuration files.

@@ -44,14 +44,11 @@ def export(
     provenance = replace(_provenance(checkpoint.read(path), format), license=license)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} already exists; choose another --output, or an empty folder")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as beside:
-            whole = Path(beside) / "whole"
-            inner = write(autoencoder, provenance, format, whole).relative_to(whole)
-            whole.replace(folder)
-    except OSError as error:
-        raise InputError(f"cannot write {folder}: {error.strerror}; choose another") from error
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as beside:
+        whole = Path(beside) / "whole"
+        inner = write(autoencoder, provenance, format, whole).relative_to(whole)
+        whole.replace(folder)
     print(escape_control_chars(f"exported to   {folder / inner}"))
     return 0
 
@@ -163,8 +160,4 @@ def write_checkpoint(autoencoder: Autoencoder, provenance: Provenance, path: Pat
         "callbacks": {},
         "source": provenance.to_dict(),
     }
-    try:
-        DurableCheckpointIO().save_checkpoint(content, path)
-    except OSError as error:
-        problem = f"{path} cannot be written: {error.strerror}"
-        raise InputError(f"{problem}; choose another --output") from error
+    DurableCheckpointIO().save_checkpoint(content, path)

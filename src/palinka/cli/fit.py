@@ -1,6 +1,5 @@
 """The Lightning CLI: `fit`, `validate`, `test`, `predict`, `harvest` and `verify`."""
 
-import errno
 import logging
 import re
 import signal
@@ -40,10 +39,6 @@ from palinka.training.callbacks.summary import final_report, sweep_report
 from palinka.training.callbacks.tensorboard import tensorboard_writers
 from palinka.training.checkpoint import VARIANTS, read, settings_of
 
-FOLDER_ERRORS = (  # of the log folder; any other OSError is a bug
-    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST,
-)  # fmt: skip
-RUNS = ("fit", "validate", "test", "predict")  # commands that write to a folder of their own
 STOPPED = 128 + signal.SIGTERM  # exit status that shells report
 _IGNORED_WARNINGS = (
     # The loader reads ahead in a thread; worker processes would slow it down.
@@ -210,7 +205,7 @@ class PalinkaCLI(LightningCLI):
                 made = InputError(f"the optimizer cannot be made: {error}; {hint}")
                 raise _cause(error, InputError) or made from error
         trial = self.trainer.fast_dev_run or self.trainer.barebones  # type: ignore[attr-defined]
-        if command in RUNS and self.trainer.is_global_zero and not trial:
+        if command in LightningCLI.subcommands() and self.trainer.is_global_zero and not trial:
             fit = command == "fit"
             self.trainer.run_folder = resume.reserve(self.trainer, fit=fit, run=self._resumed)
 
@@ -343,12 +338,6 @@ def run(command: str, arguments: Sequence[str]) -> int:
         return STOPPED
     except torch.OutOfMemoryError as error:
         raise InputError(f"out of memory: {error}; try a smaller data.batch_size") from error
-    except OSError as error:
-        if error.errno not in FOLDER_ERRORS:
-            raise
-        problem = f"{error.filename2 or error.filename or 'the log folder'}: {error.strerror}"
-        remedy = "make room, or choose another trainer.default_root_dir"
-        raise InputError(f"{problem}; {remedy}") from error
     except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
         cause = _cause(error, InputError)
         if cause is None and not _raised_by_lightning(error):
@@ -356,23 +345,6 @@ def run(command: str, arguments: Sequence[str]) -> int:
         raise cause or InputError(one_line(error)) from error
     analyses = [c for c in trainer.callbacks if isinstance(c, callbacks.RunAnalyses)]
     return int(any(callback.failed for callback in analyses))
-
-
-class _ParsersAlone(PalinkaCLI):
-    """Builds the parsers and stops."""
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        self.config = Namespace({"subcommand": None})  # type: ignore[no-untyped-call]
-
-    def _set_seed(self) -> None:
-        pass
-
-    _parse_ckpt_path = instantiate_classes = _set_seed
-
-
-def parsers() -> dict[str, LightningArgumentParser]:
-    """Parser of each command."""
-    return dict(_ParsersAlone([])._subcommand_parsers)
 
 
 def _any(given: Sequence[pl.Callback], kind: type) -> bool:

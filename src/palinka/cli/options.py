@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from palinka.errors import InputError, did_you_mean, expanded, first_line
+from palinka.errors import InputError, did_you_mean, expanded, one_line
 
 PACKAGES = ("palinka.", "lightning.", "torch.")  # whose classes the description covers
 _EXPANDED = "model.autoencoder."  # whose arguments are listed with the options
@@ -112,18 +112,12 @@ class Options:
 
     def _check_file(self, path: str) -> None:
         try:
-            settings = yaml.safe_load(expanded(path).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise InputError(f"there is no configuration {path}; give a YAML file") from None
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path} is not UTF-8 (byte {error.start}); convert it") from error
+            with expanded(path).open("rb") as file:
+                settings = yaml.safe_load(file)
         except OSError as error:
-            raise InputError(f"{path}: {error.strerror}") from error
-        except yaml.YAMLError as error:
-            place = getattr(error, "problem_mark", None)
-            line = f" (line {place.line + 1})" if place else ""
-            reason = getattr(error, "problem", None) or first_line(error)
-            raise InputError(f"{path} is not valid YAML{line}: {reason}") from error
+            raise InputError(f"configuration {path}: {error.strerror}") from error
+        except yaml.YAMLError as error:  # with the line
+            raise InputError(f"{path} is not valid YAML: {one_line(error)}") from error
         if settings is None:
             return
         if not isinstance(settings, dict):
@@ -288,9 +282,7 @@ def _check_type(key: str, value: Any, entry: Mapping[str, Any]) -> None:
     if not {"any", "class", "str", "flag"}.isdisjoint(k for k in kinds if isinstance(k, str)):
         return
     choices = [choice for kind in kinds if isinstance(kind, list) for choice in kind]
-    if value is None:
-        if "null" not in kinds and not entry.get("required"):
-            raise InputError(f"{key} is null; give a value, or leave it out")
+    if value is None:  # the parser rejects it where it must
         return
     fits = (
         value in choices

@@ -1,7 +1,6 @@
 """Log directories of runs, and the settings that a resumed run keeps."""
 
 import importlib
-import inspect
 import json
 import re
 import sys
@@ -103,11 +102,9 @@ def _in_folders(trainer: pl.Trainer) -> list[TensorBoardLogger | CSVLogger]:
 
 
 def _folder(logger: TensorBoardLogger | CSVLogger) -> Path:
-    return _version_below(expanded(logger.root_dir), logger.version)
-
-
-def _version_below(root: Path, version: int | str) -> Path:
-    return root / (version if isinstance(version, str) else f"version_{version}")
+    version = logger.version
+    name = version if isinstance(version, str) else f"version_{version}"
+    return expanded(logger.root_dir) / name
 
 
 def find_runs(trainer: Any) -> tuple[Path, list[Path]]:
@@ -120,14 +117,11 @@ def find_runs(trainer: Any) -> tuple[Path, list[Path]]:
     for logger in loggers if isinstance(loggers, list) else [loggers]:
         kind = imported(getattr(logger, "class_path", ""))
         if isinstance(kind, type) and issubclass(kind, _IN_FOLDERS):
-            parameters = inspect.signature(kind).parameters.values()
-            given = {p.name: None if p.default is p.empty else p.default for p in parameters}
-            given |= logger.as_dict().get("init_args", {})
-            root = expanded(Path(given["save_dir"] or "") / (given["name"] or ""))
-            if given["version"] is None:
+            given = kind(**logger.as_dict().get("init_args", {}))
+            root = expanded(given.root_dir)
+            if given._version is None:
                 return root, runs_below(root)
-            folder = _version_below(root, given["version"])
-            return root, [folder] if (folder / FOLDER).is_dir() else []
+            return root, [run for run in [_folder(given)] if (run / FOLDER).is_dir()]
     root = expanded(trainer["default_root_dir"] or ".") / LOG_FOLDER
     return root, runs_below(root)
 

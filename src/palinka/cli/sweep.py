@@ -35,8 +35,6 @@ def expand(variants: Variants) -> dict[str, dict[str, Any]]:
             if given in ("optimizer", "lr_scheduler"):
                 shared = f"the {given} is shared by all variants; give it as model.{given}"
                 raise InputError(f"model.variants: {shared}")
-            if not re.fullmatch(r"[A-Za-z_][\w.]*", str(given)):
-                raise InputError(f"model.variants: {given!r} is not an argument of an autoencoder")
         words = ",".join(f"{name}={_value(value)}" for name, value in overrides.items())
         name = re.sub(r"[^\w.,=+-]+", "_", words or "base", flags=re.ASCII)[:MAX_NAME]
         if overrides in named.values():

@@ -1,22 +1,16 @@
-"""Nothing of the project reads or writes pickles, builds objects from YAML, or evaluates text."""
+"""Nothing of the project loads objects, or runs the code of others, where ruff's rules miss it."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-# Whatever could run what is written in a file; names of exceptions are not.
 OFFENSE = re.compile(
-    r"""^\s*(import|from)\s+(cPickle|_pickle|dill|joblib|cloudpickle|shelve|marshal)\b
-    | \bfrom\s+pickle\s+import\s+(?!(Unp|P)icklingError$)
-    | \bpickle\.(?!UnpicklingError|PicklingError)\w
-    | \bfrom\s+(torch|yaml)\s+import\s+.*\b(unsafe_|full_)?(load|save)(_all)?\b
+    r"""^\s*(import|from)\s+(_pickle|dill|joblib|cloudpickle|shelve)\b
+    | \bfrom\s+torch\s+import\s+.*\bload\b
     | \btorch\.load\((?!([^()]|\([^()]*\))*weights_only=True)
     | load_from_checkpoint\([^)]*weights_only=False | allow_pickle=True | trust_remote_code=True
-    | (?<![\w.`])(?<!def\ )(builtins\.)?(eval|exec|compile|__import__)\(
-    | \byaml\.(unsafe_load|full_load|load_all)
-    | \byaml\.(load|compose|parse)\((?!([^()]|\([^()]*\))*Loader=\w*\.?\w*(Safe|Base)Loader)
-    | \.(read|to)_pickle\(""",
+    | \b__import__\( | \bUnpickler\b | \bread_pickle\b | \b(full|unsafe)_load\b""",
     re.VERBOSE | re.MULTILINE,
 )
 
@@ -30,37 +24,14 @@ def test_no_module_could_run_what_a_file_says(repository: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "code",
-    """\
-torch.load(path, weights_only=safe)
-Module.load_from_checkpoint(path, weights_only=False)
-from torch import load
-import pickle; read = pickle.Unpickler
-from pickle import UnpicklingError, loads
-import joblib.numpy_pickle
-np.load(path, allow_pickle=True)
-yaml.load(text, Loader=yaml.Loader)
-yaml.load(text, yaml.SafeLoader)
-from yaml import full_load
-builtins.eval(text)
-__import__(name)
-frame = pd.read_pickle(path)
-AutoModel.from_pretrained(name, trust_remote_code=True)""".splitlines(),
+    ("code", "found"),
+    [
+        ("torch.load(path, weights_only=safe)", True),
+        ("torch.load(io.BytesIO(data), weights_only=True, mmap=True)", False),
+        ("Module.load_from_checkpoint(path, weights_only=False)", True),
+        ("import joblib.numpy_pickle", True),
+        ("np.load(path)", False),
+    ],
 )
-def test_each_of_these_is_found(code: str) -> None:
-    assert OFFENSE.search(code)
-
-
-def test_nothing_else_is() -> None:
-    code = """
-import pickle
-from pickle import UnpicklingError
-try: torch.load(io.BytesIO(data), weights_only=True, mmap=True)
-except pickle.UnpicklingError: pass
-np.load(path)
-yaml.safe_load(text)
-yaml.compose(text, Loader=yaml.SafeLoader)
-model.eval()
-re.compile(text)
-"""
-    assert not OFFENSE.search(code)
+def test_what_is_found(code: str, found: bool) -> None:
+    assert bool(OFFENSE.search(code)) == found

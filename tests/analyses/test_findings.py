@@ -3,7 +3,6 @@ import json
 import unicodedata
 from dataclasses import dataclass, make_dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,6 @@ import palinka
 from palinka.analyses.findings import Findings, file_names
 from palinka.analyses.result import Result, Table
 from palinka.errors import InputError
-from palinka.training.callbacks.tensorboard import write_findings
 
 
 @dataclass(frozen=True)
@@ -89,19 +87,6 @@ def test_earlier_findings_are_replaced_whole_or_not_at_all(tmp_path: Path) -> No
         findings(figures={"other": Broken()}).write(tmp_path)
     assert list(tmp_path.iterdir()) == [folder]
     assert (folder / "spectrum.png").exists()
-
-
-def test_every_logger_gets_the_numbers(tmp_path: Path) -> None:
-    logged: list[tuple[dict[str, float], int]] = []
-    logger = SimpleNamespace(log_metrics=lambda values, step: logged.append((values, step)))
-    trainer: Any = SimpleNamespace(
-        loggers=[logger, logger], is_global_zero=True, global_step=7, run_folder=tmp_path
-    )
-    write_findings(findings(), trainer)
-    assert len(logged) == 2
-    values, step = logged[0]
-    assert step == 7
-    assert values["analyses/some-name/hidden.1/comma/score"] == 0.5
 
 
 def test_the_report_and_the_markdown_show_numbers_and_remarks() -> None:

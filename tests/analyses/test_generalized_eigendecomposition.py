@@ -304,8 +304,6 @@ OTHER_DIRECTIONS = {
         ({"variance": 0.0}, "variance=0.0; expected per cent"),
         ({"variance": 1.0}, "give a larger variance"),
         ({"shrinkage": 1.0}, "shrinkage=1.0; expected a number from 0 to below 1"),
-        ({"shrinkage": float("nan")}, "shrinkage=nan; expected a number"),
-        ({"shrinkage": -0.1}, "shrinkage=-0.1; expected a number"),
         ({"shrinkage": "lw"}, "shrinkage='lw'; expected .* 'ledoit_wolf' or 'oas'"),
         ({"d": 40, "shrinkage": 0.0}, "covariance of a has rank .* give a larger shrinkage"),
     ],

@@ -1,11 +1,8 @@
-import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -389,11 +386,7 @@ def test_what_is_found_at_one_of_several_sites_is_what_is_found_there_alone(
         ({"options": {"test": "welsh"}}, "option test is 'welsh'; expected 'paired' or 'welch'"),
         ({"options": {"a": 3}}, "has no option 'a'"),
         ({"options": {"alpha": "half"}}, "option alpha is 'half'; expected a number"),
-        ({"options": {"permutations": 3.0}}, "permutations is 3.0; expected a whole number"),
-        ({"options": {"permutations": True}}, "permutations is True; expected a whole number"),
         ({"options": {"seed": -1}}, "the option seed is -1; expected at least 0"),
-        ({"options": {"permutations": -1}}, "permutations is -1; expected at least 0"),
-        ({**GED, "options": {"pairs": 1}}, "the option pairs is 1; expected true or false"),
         ({**GED, "options": {"shrinkage": "some"}}, "expected a number or 'ledoit_wolf' or 'oas'"),
         ({"sites": "blocks.9.mlp.pre"}, "no site 'blocks.9.mlp.pre'"),
         ({"sites": ["hidden.0"], "analysis": "representational_similarity"}, "compares two sites"),
@@ -421,32 +414,3 @@ def test_an_entry_that_does_not_fit_is_refused(
 def test_unknown_data_is_refused() -> None:
     with pytest.raises(InputError, match="did you mean 'two conditions'"):
         takes("two condition")
-
-
-SCRIPT = "</script><img src=x onerror=alert(1)>"
-NAMES = (f"../../{SCRIPT}", "$\\frac{x$ \x1b[2J\u202e\0 | `a`\n# b")
-WORDS = ["<b>", "=1+2", "👩\u200d🔬", "שלום", "$x_", "a\u202eb", "![x](http://127.0.0.1:9/y)"]
-NASTY = f"The road to Vienna. {SCRIPT} $x_ $ \x85 \u202e 👩\u200d🔬 {{{{ 7*7 }}}} and on to Vienna."
-
-
-@pytest.mark.parametrize("analysis", ["unit_tuning", "category_score"])
-def test_hostile_names_and_texts_are_shown_and_do_nothing(
-    analysis: str, mini: ActivationReader, stimuli: Write, tmp_path: Path
-) -> None:
-    if analysis == "unit_tuning":
-        path: Any = stimuli(kind="words", conditions=dict.fromkeys(NAMES, WORDS))
-        wanted, pages = entry(analysis, path, options={"test": "welch"}), 0
-    else:
-        path = stimuli(kind="passage", text=NASTY, categories={n: ["Vienna"] for n in NAMES})
-        wanted, pages = entry(analysis, path, heatmaps=HeatmapEntry(by="score")), len(NAMES)
-    findings = run_analysis(wanted, mini)
-    assert all(line.isprintable() for line in findings.report().splitlines())
-    output = tmp_path / "deep" / "output"
-    folder = findings.write(output)
-    assert [*output.parent.iterdir(), *output.iterdir()] == [output, folder]
-    json.loads((folder / "findings.json").read_text(encoding="utf-8"))
-    svgs = [ElementTree.parse(svg) for svg in folder.glob("*.svg")]
-    assert len(svgs) == len(list(folder.glob("*.png"))) > 0
-    found = [page.read_text(encoding="utf-8") for page in folder.glob("*.html")]
-    assert len(found) == pages
-    assert not any(re.search(r"<(script|img|a|iframe)\b", page) for page in found)

@@ -1,6 +1,7 @@
 """Folders of runs, reserved in process and by the commands."""
 
 import functools
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,10 @@ DATA = [
     "--data.context_length=64", "--trainer.accelerator=cpu", "--trainer.log_every_n_steps=2",
     "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false",
 ]  # fmt: skip
-FIT = ["fit", *DATA, "--model.autoencoder.latent_dim=96", "--trainer.max_epochs=1"]
-SMALL = [*FIT, "--model.autoencoder.k=8"]
+SMALL = [
+    "fit", *DATA, "--model.autoencoder.latent_dim=96", "--model.autoencoder.k=8",
+    "--trainer.max_epochs=1",
+]  # fmt: skip
 
 
 trainer = functools.partial(Trainer, accelerator="cpu", enable_progress_bar=False)
@@ -202,69 +205,43 @@ def test_last_is_that_of_the_newest_run_that_has_written_one(
         checkpoint_named("last")
 
 
-def test_commands_that_start_at_once_have_a_folder_each(commands: Any, tmp_path: Path) -> None:
-    runs = [tmp_path / "lightning_logs" / f"version_{number}" for number in range(2)]
-    fits = [[*FIT, f"--model.autoencoder.k={k}"] for k in (4, 5)]
-    processes = [commands.start(tmp_path, fit) for fit in fits]
-    assert commands.ended(*processes) == [0, 0], (tmp_path / "output.txt").read_text()
-    assert sorted(tmp_path.glob("lightning_logs/*")) == runs
-    configs = [yaml.safe_load((run / "config.yaml").read_text()) for run in runs]
-    widths = [config["model"]["autoencoder"]["init_args"]["k"] for config in configs]
-    assert sorted(widths) == [4, 5]
-    for run, k in zip(runs, widths, strict=True):
-        saved = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
-        assert saved["hyper_parameters"]["autoencoder"]["init_args"]["k"] == k
-        assert len(list(run.glob("events.out.tfevents.*"))) == 1
+def test_runs_that_start_at_once_have_a_folder_each(tmp_path: Path) -> None:
+    trainers = [trainer(logger=TensorBoardLogger(tmp_path, "a")) for _ in range(8)]
+    with ThreadPoolExecutor(8) as threads:
+        folders = list(threads.map(functools.partial(reserve, fit=True), trainers))
+    assert sorted(folders) == [tmp_path / f"a/version_{number}" for number in range(8)]
 
 
 CSV = {"class_path": "CSVLogger", "init_args": {"save_dir": ".", "name": "csv"}}
 TENSORBOARD = {"class_path": "TensorBoardLogger", "init_args": {"save_dir": "tb"}}
 WRITTEN = [
+    "checkpoint in   tb/lightning_logs/version_0/checkpoints/last.ckpt",
     "look at them with   tensorboard --logdir tb/lightning_logs",
-    "metrics in   csv/version_1/metrics.csv",
+    "metrics in   csv/version_0/metrics.csv",
 ]
 
 
-@pytest.mark.parametrize(
-    ("loggers", "root", "written"),
-    [
-        ([{"class_path": "lightning.pytorch.loggers.logger.DummyLogger"}], "lightning_logs", []),
-        ([TENSORBOARD, CSV], "tb/lightning_logs", WRITTEN),
-    ],
-)
-def test_whatever_the_logger_runs_have_folders_and_the_last_is_found(
-    loggers: Any, root: str, written: list[str], workspace: Path,
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    file = workspace / "run.yaml"
-    file.write_text(yaml.safe_dump({"trainer": {"logger": loggers}}))
-    line = [*SMALL, f"--config={file}"]
-    assert main(line) == 0
-    assert main(line) == 0
+def test_whatever_the_loggers_runs_have_folders_and_the_last_is_found(
+    workspace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (workspace / "run.yaml").write_text(yaml.safe_dump({"trainer": {"logger": [TENSORBOARD, CSV]}}))
+    assert main([*SMALL, "--config=run.yaml"]) == 0
     out = capsys.readouterr().out.strip().splitlines()
-    saved = f"checkpoint in   {root}/version_1/checkpoints/last.ckpt"
-    assert out[out.index(f"results in   {root}/version_1") + 1 :] == [saved, *written]
-    first, second = workspace / root / "version_0", workspace / root / "version_1"
-    for run in (first, second):
-        assert {"config.yaml", "checkpoints"} <= {path.name for path in run.iterdir()}
-    roots = {"run.yaml", "cache", root.partition("/")[0]}
-    assert {path.name for path in workspace.iterdir()} - {"csv"} == roots
-    metrics = workspace / "csv/version_1/metrics.csv"
-    before = metrics.read_text() if metrics.exists() else ""
+    assert out[out.index("results in   tb/lightning_logs/version_0") + 1 :] == WRITTEN
     told: list[str] = []
     monkeypatch.setattr("palinka.cli.trainer.rank_zero_info", told.append)
-    assert main([*line, "--trainer.max_epochs=2", "--ckpt_path=last"]) == 0
+    run, metrics = Path("tb/lightning_logs/version_0"), Path("csv/version_0/metrics.csv")
+    assert {"config.yaml", "checkpoints"} <= {path.name for path in run.iterdir()}
+    assert {path.name for path in workspace.iterdir()} == {"run.yaml", "cache", "csv", "tb"}
+    before = metrics.read_text()
+    assert main([*SMALL, "--config=run.yaml", "--trainer.max_epochs=2", "--ckpt_path=last"]) == 0
     assert told == ["resuming at step 8 of 16"]
-    for run, step in ((first, 8), (second, 16)):
-        saved = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
-        assert saved["global_step"] == step
-    if before:  # the rows of both epochs
-        assert metrics.read_text().startswith(before)
-        assert metrics.read_text().count("\n") == 2 * before.count("\n") - 1
-        events = EventAccumulator(str(second)).Reload()
-        assert [event.step for event in events.Scalars("val/fvu")] == [7, 15]
-    assert main(["validate", f"--config={file}", *DATA, "--ckpt_path=last"]) == 0
-    assert f"results in   {root}/version_2" in capsys.readouterr().out
+    assert metrics.read_text().startswith(before)
+    assert metrics.read_text().count("\n") == 2 * before.count("\n") - 1
+    events = EventAccumulator(str(run)).Reload()
+    assert [event.step for event in events.Scalars("val/fvu")] == [7, 15]
+    assert main(["validate", "--config=run.yaml", *DATA, "--ckpt_path=last"]) == 0
+    assert "results in   tb/lightning_logs/version_1" in capsys.readouterr().out
 
 
 ADAM = {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.001, "betas": [0.9, 0.999]}}

@@ -102,7 +102,6 @@ def test_no_graph_is_kept_and_the_result_can_be_trained_on(gpt2: LanguageModel) 
         (["text"], [], "sites is an empty list; give at least one"),
         (["text"], ["hidden.9"], "no site 'hidden.9'"),
         (torch.tensor([[8192]]), ["hidden.1"], "0 to 8191"),
-        (torch.tensor([[-1]]), ["hidden.1"], "0 to 8191"),
         (torch.tensor([1, 2]), ["hidden.1"], r"give both as \(texts, tokens\)"),
     ],
 )

@@ -95,43 +95,10 @@ def test_the_rate_goes_up_and_then_down_to_nothing(script: ModuleType) -> None:
     assert rates[-1] < 0.01
 
 
-def test_time_ends_the_training(script: ModuleType, texts: Path, tmp_path: Path) -> None:
-    output = tmp_path / "mini"
-    options = [*TINY, "--steps", "1000000000", "--minutes", "0.005"]
-    script.main(["--texts", str(texts), "--output", str(output), *options])
-    assert (output / "model.safetensors").exists()
-
-
 def test_lines_of_a_hard_wrapped_text_are_joined(script: ModuleType) -> None:
     assert script.unwrap("one\ntwo\n\nthree\n") == "one two\n\nthree "
     long_lines = "a" * 101 + "\nparagraph"
     assert script.unwrap(long_lines) == long_lines
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "give --texts to train"),
-        (["--texts", "missing", "--output", "mini"], "missing was not found"),
-        (["--texts", "short.txt", "--output", "mini", *TINY], "fewer than one context"),
-        (["--texts", "short.txt", "--output", "mini", "--vocabulary", "300"], "300 has no room"),
-        (["--texts", "short.txt", "--output", "old"], "holds a model already"),
-        (["--evaluate", "missing"], "missing was not found"),
-    ],
-)
-def test_bad_input_ends_with_a_line_and_leaves_all_as_it_was(
-    arguments: list[str], message: str, script: ModuleType, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    monkeypatch.chdir(tmp_path)
-    Path("short.txt").write_text("Short.")
-    Path("old").mkdir()
-    Path("old/config.json").write_text("{}")
-    with pytest.raises(SystemExit, match="2"):
-        script.main(arguments)
-    assert message in capsys.readouterr().err
-    assert not Path("mini").exists()
-    assert Path("old/config.json").read_text() == "{}"
 
 
 @pytest.mark.real_data

@@ -103,7 +103,6 @@ def test_other_tokenizers(
          r"conditions\.b\.match: ',' already belongs to the condition a"),
         ({"conditions": {"a": Match([" ,"])}}, r"conditions\.a\.match\[0\]: ' ,'"),
         ({"before": -1}, "before: -1; give at least 0"),
-        ({"limit": 2}, "limit: 2; give at least 3"),
         ({"text": "none here"}, r"conditions\.a: 0 matches with a full"),
         ({"text": "one, two, three"}, r"conditions\.a: 2 matches with a full"),
         ({"skip": 1000}, r"conditions\.a: 0 matches .* in 0 tokens"),

@@ -107,7 +107,6 @@ def test_layer_normed_activations_come_back(
         ({"architecture": "gated"}, "lacks the weight 'b_gate'"),
         ({"d_in": 25}, "d_in 25"),
         ({"k": None}, "k is 100; expected 1 to 64"),
-        ({"k": 5.5}, "k is 5.5"),
         ({"apply_b_dec_to_input": 1}, "apply_b_dec_to_input is 1; expected true or false"),
     ],
 )

@@ -20,12 +20,12 @@ from palinka.analyses.stimuli import Passage as PassageStimuli
 from palinka.assets import mini_gpt2_folder
 from palinka.atlas.server import LiveLatents
 from palinka.autoencoders import KSparseAutoencoder
-from palinka.cli.analyze import encoder_from_checkpoint
+from palinka.cli.resume import load_module
 from palinka.data import ActivationDataModule, Passage
 from palinka.errors import InputError
 from palinka.language_models import LanguageModel, LanguageModelSpec
 from palinka.language_models.token_text import token_ids
-from palinka.training import SparseAutoencoderModule
+from palinka.training import SparseAutoencoderModule, checkpoint
 from palinka.training.callbacks import LatentEvolution
 from palinka.training.callbacks.run_analyses import encoder_of
 
@@ -124,7 +124,7 @@ VALIDATE = ["validate", "--quiet", "--ckpt_path=last", *FIT[3:6], "--trainer.acc
 def test_a_checkpoint_remembers_bos(workspace: Path, refused: Callable[..., str]) -> None:
     assert main(FIT) == 0
     path = workspace / "lightning_logs/version_0/checkpoints/last.ckpt"
-    assert encoder_from_checkpoint(path).bos
+    assert encoder_of(load_module(path), checkpoint.read(path)["source"]).bos
     export = ["export", "--ckpt_path", str(path), "--format=palinka", "--output=exported"]
     assert main(export) == 0
     assert Encoder.from_folder("exported").bos

@@ -124,17 +124,6 @@ def test_help_has_a_line_for_each_option(capsys: pytest.CaptureFixture[str]) -> 
     assert "palinka fit --config quickstart" in capsys.readouterr().err
 
 
-def test_a_missing_package_is_named_before_anything_is_done(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("palinka.cli.options.find_spec", lambda name: None)
-    for option, remedy in (
-        ("trainer.logger=WandbLogger", "WandbLogger needs wandb; pip install wandb"),
-        ("data.corpus=HuggingFaceDataset", "needs datasets; pip install 'palinka[datasets]'"),
-    ):
-        assert problem(f"--{option}").endswith(remedy)
-
-
 def test_shipped_configurations_go_by_name(refused: Any) -> None:
     assert find_config("him_her") == config_folder() / "analyses" / "him_her.yaml"
     assert "did you mean 'quickstart'?" in refused("fit", "--config", "quickstrt")

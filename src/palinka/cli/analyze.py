@@ -2,7 +2,6 @@
 
 import sys
 import traceback
-from os import PathLike
 from pathlib import Path
 
 from palinka.analyses.reader import ActivationReader, Encoder
@@ -47,10 +46,12 @@ def analyze(
     encoders, folder = [], Path(LOG_FOLDER) / "analyses"
     if ckpt_path is not None:
         # Only a checkpoint needs Lightning, which takes seconds to import.
-        from palinka.cli.resume import checkpoint_named, findings_folder
+        from palinka.cli.resume import checkpoint_named, findings_folder, load_module
+        from palinka.training import checkpoint
+        from palinka.training.callbacks.run_analyses import encoder_of
 
         paths = [checkpoint_named(given) for given in _listed(ckpt_path)]
-        encoders = [encoder_from_checkpoint(path) for path in paths]
+        encoders = [encoder_of(load_module(p), checkpoint.read(p).get("source", {})) for p in paths]
         folder = findings_folder(paths[0])
     elif autoencoder is not None:
         encoders = [Encoder.from_folder(given) for given in _listed(autoencoder)]
@@ -75,13 +76,3 @@ def analyze(
 
 def _listed(given: list[str] | str) -> list[str]:
     return [given] if isinstance(given, str) else given
-
-
-def encoder_from_checkpoint(path: str | PathLike[str]) -> Encoder:
-    """Read an encoder from the checkpoint of a fit."""
-    from palinka.cli.resume import load_module
-    from palinka.training import checkpoint
-    from palinka.training.callbacks.run_analyses import encoder_of
-
-    source = checkpoint.read(path).get("source", {})
-    return encoder_of(load_module(Path(path)), source)

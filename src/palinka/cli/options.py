@@ -13,7 +13,6 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
-from importlib.util import find_spec
 from typing import Any
 
 import yaml
@@ -27,9 +26,6 @@ LOG_FOLDER = "lightning_logs"  # of all runs
 CHECKPOINT_KEYWORDS = ("best", "hpc", "registry")  # Lightning resolves these, with a trainer
 _CONFIG = ("config", "c")
 _SWITCHES = ("help", "h", "print_config")
-# Modules that some classes need and palinka does not.
-_NEEDED = {"CometLogger": "comet_ml", "MLFlowLogger": "mlflow", "WandbLogger": "wandb"}
-_NEEDED["HuggingFaceDataset"] = "datasets"
 
 
 @cache
@@ -162,9 +158,6 @@ class Options:
         family = self.classes[key]
         if name == path and name not in family:
             raise InputError(f"{key}: there is no class '{name}'{did_you_mean(name, family)}")
-        if (needed := _NEEDED.get(name)) and not find_spec(needed):
-            package = "'palinka[datasets]'" if needed == "datasets" else needed.replace("_", "-")
-            raise InputError(f"{key}: {name} needs {needed}; pip install {package}")
         described = name in family and (name == path or path.startswith(PACKAGES))
         self._chosen[key] = name if described else None
 

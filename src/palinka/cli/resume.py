@@ -128,12 +128,9 @@ def find_runs(trainer: Any) -> tuple[Path, list[Path]]:
 
 def runs_below(root: Path) -> list[Path]:
     """Log folders of fits, newest first; those without `checkpoints/` are of other commands."""
-    found = [
-        (int(match[1]), folder)
-        for folder in (root.iterdir() if root.is_dir() else ())
-        if (match := _VERSION.fullmatch(folder.name)) and (folder / FOLDER).is_dir()
-    ]
-    return [folder for _, folder in sorted(found, reverse=True)]
+    folders = [path.parent for path in root.glob(f"*/{FOLDER}/")]
+    found = [(int(m[1]), run) for run in folders if (m := _VERSION.fullmatch(run.name))]
+    return [run for _, run in sorted(found, reverse=True)]
 
 
 def checkpoint_named(

@@ -83,7 +83,7 @@ class _ParsersAlone(PalinkaCLI):
     """Builds the parsers of Lightning's commands and stops."""
 
     def parse_arguments(self, parser: ArgumentParser, args: Any) -> None:
-        self.config = Namespace({"subcommand": None})
+        self.config = Namespace({"subcommand": None})  # type: ignore[no-untyped-call]
 
     def _set_seed(self) -> None:
         pass

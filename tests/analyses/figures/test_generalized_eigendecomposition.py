@@ -81,7 +81,7 @@ def test_a_shuffled_labeling_stands_beside_the_true_one(result, data):
     assert len(set(largest)) == 3
     *shuffled, order = module.permuted_labels(a, b, False, seed=1)
     expected = generalized_eigendecomposition(*shuffled).scores_a
-    first, second = (line for line in one[3].lines if line.get_marker() in "os")
+    first, second = (line for line in one[3].lines if line.get_marker() in "o^")
     for line, items in ((first, slice(7)), (second, slice(7, None))):
         found = dict(zip(*line.get_data(), strict=True))
         centered = expected[items] - expected[items].mean()

@@ -135,10 +135,9 @@ def overview(
 
 def _directions(names: Names) -> list[tuple[str, str, dict[str, Any], str]]:
     """Field suffix, title, look and score unit of each direction."""
-    looks = [{"color": style.COLORS[i], "marker": "os"[i]} for i in range(2)]
     return [
-        (ending, f"{more} over {less}", look, f"(sd of {less})")
-        for ending, more, less, look in zip("ab", names, names[::-1], looks, strict=True)
+        ("ab"[i], f"{names[i]} over {names[1 - i]}", style.look(i), f"(sd of {names[1 - i]})")
+        for i in range(2)
     ]
 
 
@@ -395,8 +394,8 @@ def _draw_group(
         target = before - 0.5, length - after - 0.5
         axes.axvspan(*target, color=style.COLORS[4], alpha=0.2, linewidth=0)
     for place, scores, condition in zip(places, values, conditions, strict=True):
-        look: Any = {"color": style.COLORS[condition], "marker": "os"[condition]}
-        axes.plot(place, scores, "-:"[condition], ms=3.5 - condition, linewidth=1.0, **look)
+        look, line = style.look(condition), "-:"[condition]
+        axes.plot(place, scores, line, ms=3.5 - condition, linewidth=1.0, **look)
     style.mark(axes, y=0.0)
     axes.set_xlim(-0.6, length - 0.4)
     if length <= MAX_TOKENS:

@@ -139,14 +139,14 @@ def legend_above(axes: Axes, columns: int = 1) -> None:
 
 def draw_points(
     axes: Axes, x: NDArray[Any], y: NDArray[Any], color: str = COLORS[0], label: str | None = None,
-    **scales: Any,
+    marker: str = "o", **scales: Any,
 ) -> None:  # fmt: skip
     """Draw few points one by one, the density of many; `scales` are `xscale` and `yscale`."""
     if len(x) == 0:
         return
     if len(x) <= MAX_POINTS:
         axes.set(**scales)
-        axes.plot(x, y, "o", ms=3, mew=0, alpha=0.7, color=color, label=label, rasterized=True)
+        axes.plot(x, y, marker, ms=3, mew=0, alpha=0.7, color=color, label=label, rasterized=True)
         return
     # From a light tint of the color, still visible on white, to its dark shade.
     pure = np.array(to_rgb(color))

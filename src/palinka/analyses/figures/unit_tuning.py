@@ -97,13 +97,13 @@ def _mean_activation(
         axes.set(title=condition, ylabel="mean activation")
         axes.set_xlim(-0.5, len(numbers) - 0.5)
     by_number[1].set_xlabel(style.number_of(units))
-    for chosen, color, _ in groups:
-        style.draw_points(against, means[0][chosen], means[1][chosen], color)
+    for (chosen, color, _), marker in zip(groups, "oD", strict=True):
+        style.draw_points(against, means[0][chosen], means[1][chosen], color, marker=marker)
     against.axline((0, 0), slope=1.0, color="black", lw=0.7)
     named = [unit for unit in style.extremes(result.t) if result.significant[unit]]
     style.name_points(against, means[0], means[1], named)
     xlabel, ylabel = (f"mean activation, {condition}" for condition in conditions)
-    title = "One against the other (orange: significant)"
+    title = "One against the other (orange diamonds: significant)"
     against.set(xlabel=xlabel, ylabel=ylabel, title=title)
     style.headline(figure, f"Mean activation of all {units} in both conditions")
     return figure

@@ -25,7 +25,7 @@ ANALYSES = ("him_her", "grammar", "punctuation", "words", "geography")
 PASSAGE = "passage"
 TABLE = re.compile(r"<!-- findings (\S+)(?: (\S+))? -->\n(.*?)<!-- end -->", re.DOTALL)
 FIGURE = re.compile(r"\]\(\.\./images/([\w/]+)/([\w.-]+\.png)\)")
-FORMS, MAX_BYTES = ((960, 64), (720, 64), (720, 16)), 100_000  # width in pixels and colors
+FORMS, MAX_BYTES = ((960, 64), (960, 16), (720, 16)), 100_000  # width in pixels and colors
 
 
 def run_all(folder: Path) -> dict[str, Path]:
@@ -73,7 +73,8 @@ def shrink(source: Path, target: Path) -> None:
     with Image.open(source) as image:
         for width, colors in FORMS:
             image.thumbnail((width, 2 * width))
-            image.convert("RGB").quantize(colors).save(target, optimize=True)
+            few = image.convert("RGB").quantize(colors, Image.Quantize.MAXCOVERAGE)
+            few.save(target, optimize=True)
             if target.stat().st_size < MAX_BYTES:
                 break
 

@@ -32,7 +32,7 @@ from palinka.autoencoders import (
 )
 from palinka.autoencoders.kernels.topk import normalize_rows_, project_gradient_
 from palinka.data import SyntheticData, mean_max_cosine
-from palinka.errors import InputError, track
+from palinka.errors import track
 from palinka.training import DeadLatentTracker
 from palinka.training.losses import Objective, StepContext, loss_terms
 
@@ -58,25 +58,6 @@ class CorrelatedData(SyntheticData):
     """
 
     correlation: Sequence[Sequence[float]] | Tensor = ()
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        given = self._matrix
-        if (
-            given.shape != (self.features, self.features)
-            or not torch.allclose(given, given.T)
-            or not torch.allclose(given.diagonal(), torch.ones(self.features, dtype=given.dtype))
-        ):
-            raise InputError(
-                f"correlation must be a symmetric matrix of {self.features} by {self.features} with"
-                f" ones on the diagonal, got the shape {tuple(given.shape)}"
-            )
-        lowest = float(torch.linalg.eigvalsh(given)[0])
-        if lowest < -1e-6:
-            raise InputError(
-                f"correlation has an eigenvalue of {lowest:.3g}, and none may be negative; make the"
-                " correlations weaker"
-            )
 
     @property
     def _matrix(self) -> Tensor:
@@ -130,30 +111,6 @@ class HierarchicalData(SyntheticData):
 
     parents: Sequence[int | None] = ()
     child_probability: float = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if len(self.parents) != self.features:
-            raise InputError(
-                f"parents must have an entry for each of the {self.features} features, got"
-                f" {len(self.parents)}"
-            )
-        for child, parent in enumerate(self.parents):
-            if parent is not None and not 0 <= parent < child:
-                raise InputError(
-                    f"the parent of feature {child} must be a feature before it, got {parent}"
-                )
-        if not 0 < self.child_probability <= 1:
-            raise InputError(
-                f"child_probability must be more than 0 and at most 1, got"
-                f" {self.child_probability!r}"
-            )
-        if self._probabilities.max() > 1:
-            raise InputError(
-                f"features without a parent would be active with probability"
-                f" {float(self._probabilities.max()):.3g} for {self.active} to be active: lower"
-                " active, or have more of them"
-            )
 
     @cached_property
     def _probabilities(self) -> Tensor:

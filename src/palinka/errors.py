@@ -105,10 +105,7 @@ def shell_path(path: Path) -> str:
     """Path to type in a shell: relative to the working directory if within it, and quoted."""
     path, here = path.absolute(), Path.cwd()
     typed = str(path.relative_to(here) if path.is_relative_to(here) else path)
-    if escape_control_chars(typed) == typed:
-        return shlex.quote(typed)
-    escaped = escape_control_chars(typed.replace("\\", r"\\").replace("'", r"\'"))
-    return f"$'{escaped}'"
+    return escape_control_chars(shlex.quote(typed))
 
 
 @contextmanager

@@ -125,18 +125,6 @@ def test_the_run_itself_has_what_all_share_and_a_comparison(swept: Path) -> None
     assert "seed=3" not in drawn
 
 
-def test_measuring_takes_a_variants_checkpoint_and_refuses_the_sweeps(
-    swept: Path, monkeypatch: pytest.MonkeyPatch, refused: Any
-) -> None:
-    monkeypatch.chdir(swept)
-    monkeypatch.setenv("PALINKA_CACHE", str(swept / "cache"))
-    path = f"{RUN}/{FIRST}/checkpoints/last.ckpt"
-    line = refused("validate", *DATA, "--ckpt_path=last")
-    assert "is of a sweep" in line
-    assert path in line
-    assert main(["validate", *DATA, f"--ckpt_path={path}", "--trainer.logger=false"]) == 0
-
-
 @pytest.mark.parametrize(
     ("variants", "more", "message"),
     [

@@ -137,15 +137,14 @@ def flip(path: Path, place: int = -1, bit: int = 0) -> None:
     path.write_bytes(content)
 
 
-def test_every_single_bit_flip_of_a_shard_is_noticed(corpus: "Corpora", tmp_path: Path) -> None:
+def test_a_bit_flip_in_every_byte_of_a_shard_is_noticed(corpus: "Corpora", tmp_path: Path) -> None:
     cache = corpus(contexts=1, context_length=2, width=1, dtype="float16").write(tmp_path)
     path = shard(cache, 0)
     for place in range(path.stat().st_size):
-        for bit in range(8):
-            flip(path, place, bit)
-            with pytest.raises(InputError, match=path.name):
-                Cache.open(cache.folder).verify()
-            flip(path, place, bit)
+        flip(path, place, bit=place % 8)
+        with pytest.raises(InputError, match=path.name):
+            Cache.open(cache.folder).verify()
+        flip(path, place, bit=place % 8)
     Cache.open(cache.folder).verify()
 
 

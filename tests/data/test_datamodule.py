@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 
-from palinka.data import ActivationDataModule, BundledSample, Passage, TextFiles, split_of
+from palinka.data import ActivationDataModule, Passage, TextFiles, split_of
 from palinka.errors import InputError
 from palinka.language_models import LanguageModel, LanguageModelSpec
 
@@ -387,15 +387,6 @@ def test_every_stage_and_a_checkpoint(settings: dict[str, Any], tmp_path: Path) 
     again = ActivationDataModule.load_from_checkpoint(tmp_path / "last.ckpt")
     assert again.cache_identity == data.cache_identity
     assert (again.batch_size, again.cache_dir) == (data.batch_size, data.cache_dir)
-
-
-def test_the_corpus_and_the_cache_folder_have_defaults(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("PALINKA_CACHE", str(tmp_path))
-    data = ActivationDataModule()
-    assert isinstance(data.train_spec.corpus, BundledSample)
-    assert data.cache_dir == tmp_path
 
 
 @pytest.mark.parametrize(

@@ -39,10 +39,3 @@ def test_the_sample_has_every_document_in_order(script: ModuleType, tmp_path: Pa
     assert (sample["tokens"].dtype, sample["offsets"].dtype) == (np.uint16, np.int64)
     assert sample["offsets"].tolist() == [0, 1, 3, 6, 10, 15, 21]
     assert sample["tokens"].tolist() == [i for length in range(1, 7) for i in range(length)]
-
-
-def test_the_seed_gives_the_same_sample(script: ModuleType, folder: Path, tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        options = ["--tokens", "50", "--batch-size", "4", "--seed", "3"]
-        script.main(["--model", str(folder), "--output", str(tmp_path / name), *options])
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()

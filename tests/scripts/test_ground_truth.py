@@ -5,14 +5,12 @@ import math
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 import torch
 
 import palinka.autoencoders
 from palinka.autoencoders import Autoencoder, LayerNormalizedAutoencoder
-from palinka.errors import InputError
 
 NAMES = [
     "KSparse", "TopK", "BatchTopK", "Matryoshka", "ReLU", "Gated", "JumpReLU", "JumpReLU, tanh",
@@ -68,15 +66,6 @@ def test_features_of_a_group_co_occur_and_keep_their_frequency(script: ModuleTyp
     assert script.grouped_correlation(5, 2, 0.5)[4].tolist() == [0, 0, 0, 0, 1]  # left over
 
 
-def test_what_is_no_correlation_is_refused(script: ModuleType) -> None:
-    for wrong in (torch.eye(3), torch.zeros(2, 2), torch.tensor([[1.0, 0.5], [0.2, 1.0]]), ()):
-        with pytest.raises(InputError, match="symmetric matrix of 2 by 2 with ones on"):
-            script.CorrelatedData(2, 4, 1, correlation=wrong)
-    impossible = torch.full((3, 3), -0.9).fill_diagonal_(1.0)
-    with pytest.raises(InputError, match=r"an eigenvalue of -0\.8"):
-        script.CorrelatedData(3, 4, 1, correlation=impossible)
-
-
 def test_a_child_is_active_only_if_its_parent_is(script: ModuleType) -> None:
     parents = [None, 0, 0, 1, None, 4]
     data = script.HierarchicalData(6, 8, 1.6, parents=parents, child_probability=0.4)
@@ -101,18 +90,3 @@ def test_families_are_a_parent_and_its_children_in_turn(script: ModuleType) -> N
     assert script.families(3, 0) == [None, None, None]
     data = script.HierarchicalData(9, 5, 1, parents=script.families(9, 2))
     assert torch.equal(data.sample(7, 1).x, data.sample(7, 1).x)
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"parents": [None, 0]}, "an entry for each of the 4 features, got 2"),
-        ({"parents": [None, 0, -1, 0]}, "parent of feature 2 must be a feature before it, got -1"),
-        ({"child_probability": 0.0}, "child_probability must be more than 0 and at most 1, got"),
-        ({"active": 3.5}, "active with probability 1.4 for 3.5 to be active"),
-    ],
-)
-def test_bad_parents_are_named(script: ModuleType, wrong: dict[str, Any], message: str) -> None:
-    right = {"features": 4, "width": 4, "active": 1, "parents": [None, 0, 0, 0]}
-    with pytest.raises(InputError, match=message):
-        script.HierarchicalData(**{**right, **wrong})

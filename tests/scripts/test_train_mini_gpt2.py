@@ -61,20 +61,6 @@ def test_a_tiny_model_learns_is_saved_and_evaluated_as_a_plain_transcription(
     assert nats_per_token == pytest.approx(nats / (len(ids) - 1), rel=1e-5)
 
 
-def test_a_tokenizer_is_reused_and_the_seed_gives_the_same_model(
-    script: ModuleType, texts: Path, tmp_path: Path
-) -> None:
-    first, second = tmp_path / "first", tmp_path / "second"
-    options = ["--texts", str(texts), *TINY, "--steps", "2", "--batch-size", "2"]
-    script.main([*options, "--output", str(first)])
-    script.main([*options, "--output", str(second), "--tokenizer", str(first)])
-    vocabulary = AutoTokenizer.from_pretrained(first).get_vocab()
-    assert AutoTokenizer.from_pretrained(second).get_vocab() == vocabulary
-    weights = load_file(second / "model.safetensors")
-    for name, weight in load_file(first / "model.safetensors").items():
-        torch.testing.assert_close(weight, weights[name])
-
-
 def test_matrices_of_the_blocks_and_nothing_else_go_to_muon(script: ModuleType) -> None:
     tokenizer = AutoTokenizer.from_pretrained(mini_gpt2_folder())
     options = SimpleNamespace(context_length=8, width=32, blocks=2)

@@ -156,16 +156,6 @@ def test_files_that_are_no_checkpoint(saved: Saved, tmp_path: Path) -> None:
             settings_of(path)
 
 
-def test_descriptions_that_describe_nothing() -> None:
-    for path, arguments, expected in (
-        (None, {}, "not a known Autoencoder"),
-        ("os.system", {"command": "true"}, "not a known Autoencoder"),
-        ("KSparseAutoencoder", {"inputdim": 3}, "mean 'input_dim'"),
-    ):
-        with pytest.raises(InputError, match=expected):
-            SparseAutoencoderModule({"class_path": path, "init_args": arguments})
-
-
 def test_a_file_is_durable_before_it_has_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -216,7 +216,7 @@ CSV = {"class_path": "CSVLogger", "init_args": {"save_dir": ".", "name": "csv"}}
 TENSORBOARD = {"class_path": "TensorBoardLogger", "init_args": {"save_dir": "tb"}}
 WRITTEN = [
     "checkpoint in   tb/lightning_logs/version_0/checkpoints/last.ckpt",
-    "look at them with   tensorboard --logdir tb/lightning_logs",
+    "look at the curves with   tensorboard --logdir tb/lightning_logs",
     "metrics in   csv/version_0/metrics.csv",
 ]
 

@@ -78,4 +78,4 @@ def test_a_run_ends_with_the_files_of_each_logger(
     ]
     board = TensorBoardLogger("tb", "", version=3)
     trainer.loggers = [board, VariantLogger(board, "k=4")]
-    assert log_locations(trainer)[4:] == ["look at them with   tensorboard --logdir tb"]
+    assert log_locations(trainer)[4:] == ["look at the curves with   tensorboard --logdir tb"]

@@ -127,7 +127,7 @@ def log_locations(trainer: Trainer) -> list[str]:
             lines.append(f"metrics in   {shell_path(metrics_file(logger))}")
         elif isinstance(logger, TensorBoardLogger):
             root = shell_path(expanded(logger.root_dir))
-            lines.append(f"look at them with   tensorboard --logdir {root}")
+            lines.append(f"look at the curves with   tensorboard --logdir {root}")
         else:
             files = isinstance(logger, WandbLogger) and Path(logger.experiment.dir)
             if written := files.parent if files else logger.save_dir:

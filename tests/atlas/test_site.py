@@ -124,7 +124,7 @@ def test_nothing_half_written_is_left(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("palinka.atlas.site._copy_figures", full)
-    with pytest.raises(InputError, match=r"cannot be written to .*: No space left"):
+    with pytest.raises(OSError, match="No space left"):
         write_site(tmp_path / "atlas", facts, about)
     assert list(tmp_path.iterdir()) == []
 

@@ -221,21 +221,17 @@ def write_site(
     The folder is new or empty, or an atlas, which is replaced.
     """
     check_output(output)
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as beside:
-            whole = Path(beside) / "atlas"
-            shutil.copytree(PAGES, whole)
-            (whole / "data").mkdir()
-            for name, value in _data(facts, about, analyses):
-                (whole / "data" / f"{name}.js").write_text(script(name, value), encoding="ascii")
-            _copy_figures(whole / "figures", analyses)
-            if output.exists():
-                shutil.rmtree(output)
-            whole.replace(output)
-    except OSError as error:
-        fault = f"the atlas cannot be written to {output}: {error.strerror or error}"
-        raise InputError(f"{fault}; give another output folder") from error
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as beside:
+        whole = Path(beside) / "atlas"
+        shutil.copytree(PAGES, whole)
+        (whole / "data").mkdir()
+        for name, value in _data(facts, about, analyses):
+            (whole / "data" / f"{name}.js").write_text(script(name, value), encoding="ascii")
+        _copy_figures(whole / "figures", analyses)
+        if output.exists():
+            shutil.rmtree(output)
+        whole.replace(output)
     return output / "index.html"
 
 

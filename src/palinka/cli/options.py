@@ -109,13 +109,11 @@ class Options:
     def _check_file(self, path: str) -> None:
         try:
             with expanded(path).open("rb") as file:
-                settings = yaml.safe_load(file)
+                settings = yaml.safe_load(file) or {}
         except OSError as error:
             raise InputError(f"configuration {path}: {error.strerror}") from error
         except yaml.YAMLError as error:  # with the line
             raise InputError(f"{path} is not valid YAML: {one_line(error)}") from error
-        if settings is None:
-            return
         if not isinstance(settings, dict):
             raise InputError(f"{path} is not a configuration; expected `key: value` lines")
         for key, value in flat(settings, lists=True):

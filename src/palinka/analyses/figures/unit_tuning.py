@@ -74,8 +74,9 @@ def overview(
     axes.bar_label(bars, numbers, padding=2)
     axes.invert_yaxis()
     axes.margins(x=0.1)
-    axes.set_xlabel(f"significant {units} (%; beside the bars: their number)")
-    axes.set_title("Units that tell {1} from {0}, by site".format(*conditions))
+    axes.set_xlabel(f"significant {units} (%, and their number)")
+    text = f"{units.capitalize()} that tell {conditions[1]} from {conditions[0]}, by site"
+    style.headline(figure, text)
     return {"significant": figure}
 
 

@@ -218,7 +218,8 @@ def _scatter_by_site(results: Mapping[str, ByCondition], names: Sequence[str]) -
                 axes.scatter(x, y, 4, label=name, **points)
         # Of pairs that are all equal within each condition, r would be that of two points.
         equal = _is_uniform(pairs, 0) or _is_uniform(pairs, 1)
-        axes.set_title(f"{site}\nr: {'all pairs equal' if equal else '  '.join(texts)}", fontsize=7)
+        shown = "all pairs equal" if equal else "  ".join(texts)
+        axes.set_title(f"{site}\nr: {shown}", fontsize=6.5)
         axes.locator_params(nbins=4)
     for axes in panels[-columns:]:
         axes.set_xlabel(MEASURES[0], fontsize="small")

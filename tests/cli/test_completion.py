@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from palinka.__main__ import main
-from palinka.cli.completion import script
 
 EXPECTED = {
     "ca": "cache",
@@ -22,8 +21,9 @@ EXPECTED = {
 }
 
 
-def test_bash_completes(tmp_path: Path) -> None:
-    (tmp_path / "script").write_text(script("bash"), encoding="utf-8")
+def test_bash_completes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", "bash"]) == 0
+    (tmp_path / "script").write_text(capsys.readouterr().out, encoding="utf-8")
     program = (
         f'source "{tmp_path / "script"}"; for line; do COMP_WORDS=(palinka $line);'
         "COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); COMPREPLY=(); _shtab_palinka;"

@@ -17,15 +17,7 @@ def completion(shell: Literal["bash", "fish", "zsh"], /) -> int:
     Args:
         shell: The shell.
     """
-    print(script(shell))
-    return 0
-
-
-def script(shell: str) -> str:
-    """Completion script of all commands for one of `shtab.SUPPORTED_SHELLS`.
-
-    jsonargparse's own integration with shtab writes every argument of every class: 80 MB of bash.
-    """
+    # jsonargparse's own integration with shtab writes every argument of every class: 80 MB of bash.
     root = argparse.ArgumentParser("palinka")
     within = {"": root.add_subparsers()}
     for words, command in sorted(COMMANDS.items()):
@@ -37,7 +29,8 @@ def script(shell: str) -> str:
         parser.add_argument("--quiet", action="store_true", help="only results and errors")
         for arguments in _arguments(Options(words)):
             parser.add_argument(*arguments.pop("names"), **arguments)
-    return shtab.complete(root, shell)
+    print(shtab.complete(root, shell))
+    return 0
 
 
 def _arguments(options: Options) -> Iterator[dict[str, Any]]:

@@ -142,7 +142,9 @@ def _kinds(hint: Any) -> list[Any]:
         for each in inner:
             if each is not Tensor:
                 found += [kind for kind in _kinds(each) if kind not in found]
-        return found
+        # Python keeps one object for `int | float` and `float | int`, whichever came first.
+        order = [*PLAIN.values()]
+        return sorted(found, key=lambda kind: order.index(kind) if kind in order else -1)
     if origin is Callable or (inspect.isclass(hint) and (is_dataclass(hint) or classes_of(hint))):
         return ["class"]
     nested = [kind for each in inner for kind in _kinds(each)]

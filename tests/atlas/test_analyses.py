@@ -10,17 +10,20 @@ SITE = "blocks.3.mlp.pre"
 
 def test_findings_are_read_with_a_column_for_every_value_of_the_latents(findings: Path) -> None:
     (found,) = read_analyses(findings, 150, SITE)
-    assert found.name == "geography"
+    assert found.page["name"] == "geography"
     assert set(found.columns) == {"place/score", "place/auc", "place/p_value"}
     stored = np.load(findings / "geography" / "arrays.npz")
     np.testing.assert_array_equal(found.columns["place/auc"], stored["place/auc"])
-    assert found.scalars["place/best"] == stored["place/score"].argmax()
-    assert found.notes == [("place", "a note")]
-    assert found.settings["stimuli"] == "passage.yaml", "no folders of the machine"
-    assert [path.name for path in found.figures] == ["score.png"]
-    assert found.captions == {"score": "What it shows. a note"}
-    assert found.tables["place-best_latents"][0] == ["rank", "latent", "score", "auc", "p_value"]
-    assert found.summary.strip() == "- `x`"
+    assert dict(found.page["scalars"])["place/best"] == stored["place/score"].argmax()
+    assert found.page["notes"] == [("place", "a note")]
+    settings = dict(found.page["settings"])
+    assert settings["stimuli"] == "passage.yaml", "no folders of the machine"
+    assert {name: path.name for name, path in found.figures.items()} == {"0-score.png": "score.png"}
+    caption = "What it shows. a note"
+    assert found.page["figures"] == [{"file": "0-score.png", "title": "score", "caption": caption}]
+    tables = {table["name"]: table["rows"] for table in found.page["tables"]}
+    assert tables["place-best_latents"][0] == ["rank", "latent", "score", "auc", "p_value"]
+    assert found.page["summary"].strip() == "- `x`"
 
 
 def test_findings_of_other_latents_give_no_columns(findings: Path) -> None:
@@ -35,5 +38,5 @@ def test_unreadable_findings_are_left_out_with_a_warning(findings: Path) -> None
         (findings / name / "findings.json").write_text(text)
     (findings / "latents").mkdir()  # what the rest of the atlas shows
     with pytest.warns(UserWarning, match="has no readable findings"):
-        assert [found.name for found in read_analyses(findings, 150, SITE)] == ["geography"]
+        assert [f.page["name"] for f in read_analyses(findings, 150, SITE)] == ["geography"]
     assert read_analyses(None, 150, SITE) == read_analyses(findings / "none", 150, SITE) == []

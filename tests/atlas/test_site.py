@@ -123,7 +123,7 @@ def test_nothing_half_written_is_left(
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("palinka.atlas.site._copy_figures", full)
+    monkeypatch.setattr("palinka.atlas.site.script", full)
     with pytest.raises(OSError, match="No space left"):
         write_site(tmp_path / "atlas", facts, about)
     assert list(tmp_path.iterdir()) == []

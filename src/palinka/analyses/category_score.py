@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from palinka.analyses.result import Array, Mask, Result, Table, as_matrix, takes
-from palinka.analyses.stats.compiled import compiled
 from palinka.analyses.stats.latents import auc_of_ranks, column_ranks
 from palinka.analyses.stats.permutation import chunks, permutation_p_values
 from palinka.errors import InputError, progress
@@ -119,23 +118,20 @@ def category_score(
     if mask.all() or not mask.any():
         which = f"{'all' if mask.all() else 'none'} of the {len(mask)} tokens are targets"
         raise InputError(f"{which}; a score needs both kinds")
-    sums, counts = _sums_and_counts(matrix, mask)
-    score = _ratios(sums[0], counts[0], sums[1], counts[1])
     notes = []
     if matrix.min() < 0:
         caution = "a ratio of means need not show a preference; see the AUC"
         notes.append(f"activations are signed: {caution}")
-    auc = p_value = auc_p_value = largest_scores = largest_aucs = None
+    labels = mask[None]
     if permutations:
         exchanged, note = _exchange_labels(mask, words, documents, permutations, seed)
+        labels = np.concatenate([labels, exchanged])
         notes.append(note)
-        auc, largest_scores, largest_aucs = _auc_and_nulls(matrix, mask, exchanged)
-        p_value = permutation_p_values(score, largest_scores)
-        auc_p_value = permutation_p_values(auc, largest_aucs)
-    elif detector:
-        auc = _auc_and_nulls(matrix, mask, np.empty((0, len(mask)), dtype=bool))[0]
-    nulls = largest_scores, largest_aucs
-    return CategoryScore(score, auc, p_value, auc_p_value, *nulls, notes=tuple(notes))
+    (score, auc), nulls = _scores_and_aucs(matrix, labels, detector or permutations > 0)
+    if not permutations:
+        return CategoryScore(score, auc if detector else None, notes=tuple(notes))
+    p_values = map(permutation_p_values, (score, auc), nulls)
+    return CategoryScore(score, auc, *p_values, *nulls, notes=tuple(notes))
 
 
 def _per_token(values: ArrayLike, name: str, tokens: int) -> NDArray[Any]:
@@ -145,19 +141,6 @@ def _per_token(values: ArrayLike, name: str, tokens: int) -> NDArray[Any]:
         problem = f"{name} have the shape {given.shape} and there are {tokens} tokens"
         raise InputError(f"{problem}; expected one for each token")
     return given
-
-
-@compiled
-def _sums_and_counts(latents: NDArray[Any], mask: Mask) -> tuple[Array, NDArray[np.int64]]:
-    """Sums and counts of each group's non-zero activations, `(2, latents)`; targets first."""
-    sums = np.zeros((2, latents.shape[1]))
-    counts = np.zeros((2, latents.shape[1]), dtype=np.int64)
-    for token in range(latents.shape[0]):
-        group = 0 if mask[token] else 1
-        for latent in range(latents.shape[1]):
-            sums[group, latent] += latents[token, latent]
-            counts[group, latent] += latents[token, latent] != 0
-    return sums, counts
 
 
 def _ratios(
@@ -214,25 +197,31 @@ def _unevenness(mask: Mask) -> float:
     return float(len(gaps) * (gaps.astype(np.float64) ** 2).sum())
 
 
-def _auc_and_nulls(matrix: NDArray[Any], mask: Mask, exchanged: Mask) -> tuple[Array, Array, Array]:
-    """AUC of each latent, and the largest score and AUC of any under each exchange of labels."""
+def _scores_and_aucs(
+    matrix: NDArray[Any], labels: Mask, detector: bool
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Scores and AUCs, `(2, latents)`, by the first labels; the largest by each of the others.
+
+    Without `detector` the AUCs are zeros.
+    """
     tokens, latents = matrix.shape
-    auc = np.empty(latents)
-    largest_scores, largest_aucs = np.zeros((2, len(exchanged)))
+    observed, largest = np.zeros((2, latents)), np.zeros((2, len(labels)))
     with progress("Exchanging labels", latents, "latents") as bar:
         for columns in chunks(latents, min(1024, CHUNK_ELEMENTS // tokens)):
             part = matrix[:, columns].astype(np.float64)
-            ranks = column_ranks(part)
-            auc[columns] = auc_of_ranks(ranks, mask[None])[0]
+            ranks = column_ranks(part) if detector else None
             # Counts below 2**24 are exact in float32, which multiplies twice as fast.
             nonzero = (part != 0).astype(np.float32)
-            for some in chunks(len(exchanged), min(256, CHUNK_ELEMENTS // tokens)):
-                inside = exchanged[some]
+            for some in chunks(len(labels), min(256, CHUNK_ELEMENTS // tokens)):
+                inside = labels[some]
                 counts = inside.astype(np.float32) @ nonzero
                 sums, other_sums = (m.astype(np.float64) @ part for m in (inside, ~inside))
-                scores = _ratios(sums, counts, other_sums, nonzero.sum(axis=0) - counts)
-                aucs = auc_of_ranks(ranks, inside)
-                for largest, values in ((largest_scores, scores), (largest_aucs, aucs)):
-                    np.maximum(largest[some], values.max(axis=1), out=largest[some])
+                values = np.zeros((2, *counts.shape))
+                values[0] = _ratios(sums, counts, other_sums, nonzero.sum(axis=0) - counts)
+                if ranks is not None:
+                    values[1] = auc_of_ranks(ranks, inside)
+                if some.start == 0:
+                    observed[:, columns] = values[:, 0]
+                np.maximum(largest[:, some], values.max(axis=2), out=largest[:, some])
             bar.update(part.shape[1])
-    return auc, largest_scores, largest_aucs
+    return observed, largest[:, 1:]

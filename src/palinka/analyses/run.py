@@ -230,18 +230,13 @@ def find_analysis(name: str, folder: str | None = None) -> Analysis:
 
 
 def checked_analysis(entry: AnalysisEntry) -> Analysis:
-    """Find the analysis of an entry, and check the entry's options against it."""
+    """Find the analysis of an entry, and check the entry's options against its hints."""
     # A configuration's paths are relative to its folder.
-    analysis = find_analysis(entry.analysis, getattr(entry.stimuli, "cwd", None))
-    check_options(entry.analysis, analysis, entry.options)
-    return analysis
-
-
-def check_options(name: str, analysis: Analysis, options: Mapping[str, Any]) -> None:
-    """Check options against the hints of an analysis, before anything is read for it."""
+    analysis = find_analysis(name := entry.analysis, getattr(entry.stimuli, "cwd", None))
+    hints = get_type_hints(analysis.function)
     parameters = inspect.signature(analysis.function).parameters
     known = parameters.keys() - set(DATA_PARAMETERS[analysis.data])
-    hints = get_type_hints(analysis.function)
+    options: Mapping[str, Any] = entry.options
     for option, value in options.items():
         if option not in known:
             raise InputError(f"{name} has no option {option!r}{did_you_mean(option, known)}")
@@ -250,6 +245,7 @@ def check_options(name: str, analysis: Analysis, options: Mapping[str, Any]) -> 
             expected = "at least 0"
         if expected is not None:
             raise InputError(f"{name}: the option {option} is {value!r}; expected {expected}")
+    return analysis
 
 
 class _Call(NamedTuple):

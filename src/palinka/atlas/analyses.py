@@ -11,6 +11,8 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 
+from palinka.analyses.findings import file_names
+
 _MAX_ROWS = 200
 # Settings without folders of this machine.
 _SETTINGS = ("analysis", "language_model", "revision", "sites", "site", "units", "autoencoder",
@@ -22,26 +24,15 @@ class Found:
     """Findings of one analysis.
 
     Attributes:
-        name: Name of the analysis.
-        scalars: Single numbers by name; None for NaN.
-        notes: Remarks, each with its part of the analysis.
-        settings: Settings as text.
-        summary: Summary of the stimuli, in markdown.
-        figures: PNG files.
-        tables: Rows of cells by name, headings first.
+        page: Plain values for its page: name, settings, scalars (None for NaN), notes with their
+            part, summary of the stimuli, figures, and tables with headings first.
+        figures: PNG files by their name in the atlas.
         columns: One value per latent, by name.
-        captions: Captions of the figures, by file name without suffix.
     """
 
-    name: str
-    scalars: dict[str, float | None]
-    notes: list[tuple[str, str]]
-    settings: dict[str, str]
-    summary: str
-    figures: list[Path]
-    tables: dict[str, list[list[str]]]
+    page: dict[str, Any]
+    figures: dict[str, Path]
     columns: dict[str, NDArray[np.float64]]
-    captions: dict[str, str]
 
 
 def read_analyses(folder: Path | None, latents: int, site: str) -> list[Found]:
@@ -55,13 +46,13 @@ def read_analyses(folder: Path | None, latents: int, site: str) -> list[Found]:
         if not path.is_dir() or path.name.startswith(".") or path.name == "latents":
             continue
         try:
-            found.append(_read(path, latents, site))
+            found.append(_read(path, len(found), latents, site))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             rank_zero_warn(f"{path} has no readable findings ({error}); left out of the atlas")
     return found
 
 
-def _read(path: Path, latents: int, site: str) -> Found:
+def _read(path: Path, number: int, latents: int, site: str) -> Found:
     record = json.loads((path / "findings.json").read_text(encoding="utf-8"))
     settings = dict(record.get("settings", {}))
     columns = {}
@@ -71,22 +62,29 @@ def _read(path: Path, latents: int, site: str) -> Found:
             for name, array in arrays.items():
                 if array.shape == (latents,) and array.dtype.kind in "biuf":
                     columns[name] = array.astype(np.float64)
-    tables = {}
+    tables = []
     for file in sorted(path.glob("*.csv")):
         with file.open(encoding="utf-8", newline="") as stream:
-            tables[file.stem] = list(islice(csv.reader(stream), _MAX_ROWS + 1))
-    summary = path / "stimuli.md"
-    return Found(
-        name=str(record["name"]),
-        scalars={str(n): v if v is None else float(v) for n, v in record["scalars"].items()},
-        notes=[(str(p), str(note)) for p, notes in record["notes"].items() for note in notes],
-        settings={name: _text(name, settings[name]) for name in _SETTINGS if settings.get(name)},
-        summary=summary.read_text(encoding="utf-8") if summary.exists() else "",
-        figures=sorted(path.glob("*.png")),
-        tables=tables,
-        columns=columns,
-        captions={str(name): str(text) for name, text in record.get("captions", {}).items()},
-    )
+            rows = list(islice(csv.reader(stream), _MAX_ROWS + 1))
+        tables.append({"name": file.stem, "rows": [row for row in rows if row]})
+    summary, images = path / "stimuli.md", {file.stem: file for file in sorted(path.glob("*.png"))}
+    names = {stem: f"{number}-{safe}.png" for stem, safe in file_names(images).items()}
+    captions = record.get("captions", {})
+    page = {
+        "name": str(record["name"]),
+        "settings": [
+            (name, _text(name, settings[name])) for name in _SETTINGS if settings.get(name)
+        ],
+        "scalars": [(n, v if v is None else float(v)) for n, v in record["scalars"].items()],
+        "notes": [(str(p), str(note)) for p, notes in record["notes"].items() for note in notes],
+        "summary": summary.read_text(encoding="utf-8") if summary.exists() else "",
+        "figures": [
+            {"file": name, "title": stem, "caption": str(captions.get(stem, ""))}
+            for stem, name in names.items()
+        ],
+        "tables": tables,
+    }
+    return Found(page, {name: images[stem] for stem, name in names.items()}, columns)
 
 
 def _text(name: str, value: Any) -> str:

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palinka.analyses.figures.text_heatmap import display_tokens
-from palinka.analyses.findings import file_names
 from palinka.analyses.stats.permutation import chunks
 from palinka.atlas.against import Against
 from palinka.atlas.analyses import Found
@@ -164,9 +163,10 @@ def _columns(facts: LatentFacts, analyses: Sequence[Found]) -> list[dict[str, An
             part, _, field = name.rpartition("/")
             plain = (field.replace("_", " "), "", field, False)
             label, unit, about, log = _FIELDS.get(field, plain)
-            of = " ".join(dict.fromkeys(word for word in (found.name, part) if word))
+            analysis = found.page["name"]
+            of = " ".join(dict.fromkeys(word for word in (analysis, part) if word))
             about = f"{of}: {about}"
-            add(f"{found.name}/{name}", f"{of} {label}", unit, about, values, log)
+            add(f"{analysis}/{name}", f"{of} {label}", unit, about, values, log)
     return columns
 
 
@@ -228,7 +228,9 @@ def write_site(
         (whole / "data").mkdir()
         for name, value in _data(facts, about, analyses):
             (whole / "data" / f"{name}.js").write_text(script(name, value), encoding="ascii")
-        _copy_figures(whole / "figures", analyses)
+        for name, path in (each for found in analyses for each in found.figures.items()):
+            (whole / "figures").mkdir(exist_ok=True)
+            shutil.copyfile(path, whole / "figures" / name)
         if output.exists():
             shutil.rmtree(output)
         whole.replace(output)
@@ -264,7 +266,7 @@ def _data(facts: LatentFacts, about: About, analyses: Sequence[Found]) -> Iterat
         some = range(start, min(start + CHUNK, latents))
         yield f"latents-{number:04d}", [records[latent] for latent in some]
     for number, found in enumerate(analyses):
-        yield f"analysis-{number}", _analysis(found, number)
+        yield f"analysis-{number}", found.page
 
 
 def _index(tokens: TokenActivations, texts: Mapping[int, str]) -> Iterator[tuple[str, Any]]:
@@ -332,37 +334,7 @@ def _overview(facts: LatentFacts, about: About, analyses: Sequence[Found]) -> di
         "notes": list(facts.report.notes),
         "columns": _columns(facts, analyses),
         "analyses": [
-            {"name": found.name, "kind": found.settings.get("analysis", "")} for found in analyses
+            {"name": found.page["name"], "kind": dict(found.page["settings"]).get("analysis", "")}
+            for found in analyses
         ],
     }
-
-
-def _analysis(found: Found, number: int) -> dict[str, Any]:
-    return {
-        "name": found.name,
-        "settings": list(found.settings.items()),
-        "scalars": list(found.scalars.items()),
-        "notes": found.notes,
-        "summary": found.summary,
-        "figures": [
-            {"file": name, "title": path.stem, "caption": found.captions.get(path.stem, "")}
-            for path, name in _figure_names(found, number).items()
-        ],
-        "tables": [
-            {"name": name, "rows": [row for row in rows if row]}
-            for name, rows in found.tables.items()
-        ],
-    }
-
-
-def _figure_names(found: Found, number: int) -> dict[Path, str]:
-    """File name of each figure of an analysis in the site."""
-    safe = file_names(path.stem for path in found.figures)
-    return {path: f"{number}-{safe[path.stem]}.png" for path in found.figures}
-
-
-def _copy_figures(folder: Path, analyses: Sequence[Found]) -> None:
-    for number, found in enumerate(analyses):
-        for path, name in _figure_names(found, number).items():
-            folder.mkdir(exist_ok=True)
-            shutil.copyfile(path, folder / name)

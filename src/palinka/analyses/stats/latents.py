@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from palinka.analyses.result import as_matrix, scaled
+from palinka.analyses.result import as_matrix
 from palinka.analyses.stats.permutation import chunks
 from palinka.errors import InputError
 
@@ -77,7 +77,7 @@ def nearest_latents(dictionary: ArrayLike, n: int) -> NearestLatents:
     Of equal cosines the lower index comes first; there are fewer than `n` in a small dictionary,
     `(latents, width)`.
     """
-    directions = scaled(as_matrix(dictionary, "dictionary"), axis=1)
+    directions = as_matrix(dictionary, "dictionary")
     if n < 1:
         raise InputError(f"number of nearest latents is {n}; expected at least 1")
     count = len(directions)

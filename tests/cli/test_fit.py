@@ -19,9 +19,11 @@ from transformers.utils import logging
 
 from palinka.__main__ import main
 from palinka.assets import mini_gpt2_folder
+from palinka.cli.resume import load_module
 from palinka.data import ActivationDataModule
-from palinka.training import SparseAutoencoderModule
+from palinka.training import SparseAutoencoderModule, checkpoint
 from palinka.training.callbacks import ReportLatents
+from palinka.training.callbacks.run_analyses import encoder_of
 
 DATA = [
     "--data.train_tokens=2048", "--data.validation_tokens=1024", "--data.batch_size=256",
@@ -223,6 +225,9 @@ def test_a_transcoder_has_both_sites_and_is_measured_and_gives_latents(
     text = Path("lightning_logs/version_0/config.yaml").read_text()
     assert "target_site: blocks.3.mlp.out" in text
     assert "output_dim" not in text
+    encoder = encoder_of(load_module(Path(LAST)), checkpoint.read(LAST)["source"])
+    assert (encoder.site, encoder.width) == ("transformer.h.3.ln_2", 128)
+    assert encoder.encode(torch.randn(2, 128)).shape == (2, 256)
     assert main(["validate", *transcoder, "--trainer.logger=false"]) == 0
     assert main(["predict", *transcoder]) == 0
     file = min(workspace.rglob("latents/*.safetensors"))

@@ -40,6 +40,7 @@ def test_the_description_is_that_of_the_parsers(monkeypatch: pytest.MonkeyPatch)
         ("--epochs=3", "there is no option epochs; did you mean 'trainer.max_epochs'?"),
         ("--trainer.max_epoch=3", "option trainer.max_epoch; did you mean 'trainer.max_epochs'?"),
         ("--data.batch_size=many", "data.batch_size: expected int, got 'many'"),
+        ("--data.context_length=null", "data.context_length is null; give a value"),
         ("--data.dtype=float8", "'float8' is not one of float16, bfloat16, float32; did you mean"),
         ("--model.autoencoder=KSparse", "there is no class 'KSparse'; did you mean 'KSparseAuto"),
         ("--model.autoencoder.kk=3", "KSparseAutoencoder has no option 'kk'; did you mean 'k'?"),
@@ -122,6 +123,17 @@ def test_help_has_a_line_for_each_option(capsys: pytest.CaptureFixture[str]) -> 
     assert text.startswith("WandbLogger: Log using Weights and Biases\n\n  --trainer.logger.name")
     assert main(["fit"]) == 2
     assert "palinka fit --config quickstart" in capsys.readouterr().err
+
+
+def test_a_missing_package_is_named_before_anything_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("palinka.cli.options.find_spec", lambda name: None)
+    for option, remedy in (
+        ("trainer.logger=WandbLogger", "WandbLogger needs wandb; pip install wandb"),
+        ("data.corpus=HuggingFaceDataset", "needs datasets; pip install 'palinka[datasets]'"),
+    ):
+        assert problem(f"--{option}").endswith(remedy)
 
 
 def test_shipped_configurations_go_by_name(refused: Any) -> None:

@@ -13,6 +13,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
+from importlib.util import find_spec
 from typing import Any
 
 import yaml
@@ -26,6 +27,9 @@ LOG_FOLDER = "lightning_logs"  # of all runs
 CHECKPOINT_KEYWORDS = ("best", "hpc", "registry")  # Lightning resolves these, with a trainer
 _CONFIG = ("config", "c")
 _SWITCHES = ("help", "h", "print_config")
+# Modules that some classes need and palinka does not.
+_NEEDED = {"CometLogger": "comet_ml", "MLFlowLogger": "mlflow", "WandbLogger": "wandb"}
+_NEEDED["HuggingFaceDataset"] = "datasets"
 
 
 @cache
@@ -111,7 +115,8 @@ class Options:
             with expanded(path).open("rb") as file:
                 settings = yaml.safe_load(file) or {}
         except OSError as error:
-            raise InputError(f"configuration {path}: {error.strerror}") from error
+            hint = "give a YAML file, or a name that `palinka configs` lists"
+            raise InputError(f"configuration {path}: {error.strerror}; {hint}") from error
         except yaml.YAMLError as error:  # with the line
             raise InputError(f"{path} is not valid YAML: {one_line(error)}") from error
         if not isinstance(settings, dict):
@@ -156,6 +161,9 @@ class Options:
         family = self.classes[key]
         if name == path and name not in family:
             raise InputError(f"{key}: there is no class '{name}'{did_you_mean(name, family)}")
+        if (needed := _NEEDED.get(name)) and not find_spec(needed):
+            package = "'palinka[datasets]'" if needed == "datasets" else needed.replace("_", "-")
+            raise InputError(f"{key}: {name} needs {needed}; pip install {package}")
         described = name in family and (name == path or path.startswith(PACKAGES))
         self._chosen[key] = name if described else None
 
@@ -273,7 +281,9 @@ def _check_type(key: str, value: Any, entry: Mapping[str, Any]) -> None:
     if not {"any", "class", "str", "flag"}.isdisjoint(k for k in kinds if isinstance(k, str)):
         return
     choices = [choice for kind in kinds if isinstance(kind, list) for choice in kind]
-    if value is None:  # the parser rejects it where it must
+    if value is None:
+        if "null" not in kinds and not entry.get("required"):
+            raise InputError(f"{key} is null; give a value, or leave it out")
         return
     fits = (
         value in choices

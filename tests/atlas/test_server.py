@@ -146,7 +146,7 @@ REFUSED = [
 ]
 NO_QUESTIONS = [
     b"", b"{", b"[]", b"[" * 100_000, b'"x"', b'{"text": 3}', b'{"text": "x", "latent": "3"}',
-    b'{"text": "x", "latent": true}', b'{"text": "\\ud800"}', b"\xff\xfe",
+    b'{"text": "\\ud800"}', b"\xff\xfe",
 ]  # fmt: skip
 
 

@@ -23,23 +23,14 @@ BATCH_TEXTS = 16
 
 @dataclass(frozen=True)
 class Encoder:
-    """An autoencoder at a site, which turns its activations into latents.
+    """An autoencoder, and where it was trained, as far as that is known."""
 
-    Attributes:
-        encode: Raw activations `(…, width)` to latents `(…, latents)`.
-        width: Width of those activations.
-        site: The full name of the site it was trained on, where that is known.
-        language_model: The identity of the model it was trained on, where that is known.
-        bos: True if the contexts that it was trained on began with a BOS token.
-        described: Name of the class, for the record.
-    """
-
-    encode: Callable[[Tensor], Tensor]
+    encode: Callable[[Tensor], Tensor]  # raw activations (…, width) to latents (…, latents)
     width: int
-    site: str | None = None
-    language_model: str | None = None
-    bos: bool = False
-    described: str = "autoencoder"
+    site: str | None = None  # its full name
+    language_model: str | None = None  # the identity of the model
+    bos: bool = False  # the contexts began with a BOS token
+    described: str = "autoencoder"  # the class, for the record
 
     @classmethod
     def from_folder(cls, folder: str | PathLike[str]) -> "Encoder":

@@ -73,32 +73,18 @@ class Options:
 
 @dataclass(frozen=True)
 class LatentFacts:
-    """Measurements of every latent.
-
-    Attributes:
-        report: Statistics, top rows, direct effects and nearest latents.
-        histogram: Distribution of activations.
-        top: Top-activating texts.
-        bands: Texts from each activation band, strongest first, `per_quantile` of each.
-        quantiles: Number of bands.
-        vocabulary: Bytes of every token that occurs.
-        rows: Number of rows measured.
-        tokens: Activations at each token.
-        lengths: Norm of each latent's direction in raw activations.
-        norm: Median norm of the raw activations that latents are decoded to.
-        against: Comparison with another dictionary, if any.
-    """
+    """Measurements of every latent."""
 
     report: LatentReport
     histogram: ActivationHistogram
-    top: Windows
-    bands: Windows
-    quantiles: int
-    vocabulary: Mapping[int, bytes]
-    rows: int
+    top: Windows  # the texts that activate it most
+    bands: Windows  # texts from each band, strongest first, `per_quantile` of each
+    quantiles: int  # number of bands
+    vocabulary: Mapping[int, bytes]  # of every token that occurs
+    rows: int  # number of rows measured
     tokens: TokenActivations
-    lengths: NDArray[np.float32]
-    norm: float
+    lengths: NDArray[np.float32]  # norm of each latent's direction in raw activations
+    norm: float  # median of the raw activations that latents are decoded to
     against: Against | None = None
 
 

@@ -1,13 +1,13 @@
 """Local server of an atlas."""
 
 import json
+import operator
 import re
 import threading
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import NoneType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -28,21 +28,13 @@ TOP = 10  # latents shown for each token
 
 @dataclass
 class LiveLatents:
-    """Latents of typed text, one text at a time.
-
-    Attributes:
-        model: The language model.
-        site: Input site of the autoencoder.
-        module: The autoencoder with its scaling, on any device.
-        bos: Read a BOS token first, as in training; it is not shown.
-        skip: Number of tokens at the start that were left out of training.
-    """
+    """Latents of typed text, one text at a time."""
 
     model: LanguageModel
-    site: str
+    site: str  # that the autoencoder reads
     module: SparseAutoencoderModule
-    bos: bool = False
-    skip: int = 0
+    bos: bool = False  # read a BOS token first, as in training; it is not shown
+    skip: int = 0  # tokens at the start that were left out of training
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
@@ -229,11 +221,7 @@ def _question(body: bytes) -> tuple[str, int | None]:
     try:
         value = json.loads(body)
         text, latent = value["text"], value.get("latent")
-        text.encode("utf-8")
-    except (ValueError, RecursionError) as error:  # also of a surrogate
-        raise InputError("invalid JSON, or an unpaired surrogate in the text") from error
-    except (TypeError, KeyError, AttributeError) as error:
-        raise InputError('the request has no text; send {"text": "…"}') from error
-    if type(latent) not in (int, NoneType):
-        raise InputError("invalid latent index")
-    return text, latent
+        text.encode("utf-8")  # rejects unpaired surrogates
+        return text, None if latent is None else operator.index(latent)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise InputError('the request is not such as {"text": "…", "latent": 3}') from error

@@ -196,21 +196,13 @@ _FLOOR = 0.5
 
 @dataclass(frozen=True)
 class About:
-    """Provenance of an atlas.
-
-    Attributes:
-        language_model: Name of the model.
-        site: Site of the latents.
-        autoencoder: Class of the autoencoder.
-        metrics: Metrics by name, such as `val/fvu`.
-        text: Name of the measured text, after "of" and "on".
-    """
+    """Provenance of an atlas."""
 
     language_model: str
     site: str
-    autoencoder: str
-    metrics: Mapping[str, Any]
-    text: str = "the validation split"
+    autoencoder: str  # its class
+    metrics: Mapping[str, Any]  # by name, such as `val/fvu`
+    text: str = "the validation split"  # after "of" and "on"
 
 
 def write_site(

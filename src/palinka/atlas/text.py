@@ -74,20 +74,14 @@ PIECE = 1 << 16
 class Windows:
     """Windows of text around rows, `n` for each latent.
 
-    Attributes:
-        places: Index of each row's token in the text, `(latents, n)`; -1 for none.
-        tokens: Token ids, `(latents, n, BEFORE + 1 + AFTER)`, the row's own at `BEFORE`; -1
-            beyond the context.
-        activations: Activation of the latent at each token, in the same shape.
-        documents: Document, `(latents, n)`; any where there is no row.
-        positions: Position of the row's token in it, likewise.
+    Where there is no row, `places` is -1; beyond the context, `tokens` are.
     """
 
-    places: NDArray[np.int64]
-    tokens: NDArray[np.int32]
-    activations: NDArray[np.float32]
-    documents: NDArray[np.int64]
-    positions: NDArray[np.int64]
+    places: NDArray[np.int64]  # index of the row's token in the text, (latents, n)
+    tokens: NDArray[np.int32]  # (latents, n, BEFORE + 1 + AFTER), the row's own at BEFORE
+    activations: NDArray[np.float32]  # of the latent at each of these tokens
+    documents: NDArray[np.int64]  # (latents, n)
+    positions: NDArray[np.int64]  # of the row's token in its document, (latents, n)
 
     @property
     def peak(self) -> NDArray[np.float32]:

@@ -10,7 +10,6 @@ from torch import Tensor
 from palinka.analyses.figures.text_heatmap import LATENT_EXPONENT, POSITIVE, Heatmap, text_heatmap
 from palinka.analyses.stats.latents import choose_latents
 from palinka.autoencoders.base import positive_integer
-from palinka.errors import InputError
 from palinka.language_models.token_text import token_bytes
 from palinka.training.callbacks import base
 from palinka.training.callbacks.tensorboard import add_figure
@@ -39,11 +38,7 @@ class LatentEvolution(base.EveryNSteps):
     def __init__(
         self, latents: Sequence[int] | None = None, every_n_steps: int = 500, text: str = TEXT
     ) -> None:
-        self.latents = None if latents is None else list(latents)
-        if self.latents == []:
-            raise InputError("LatentEvolution: latents is empty; give some, or leave it out")
-        if not text.strip():
-            raise InputError(f"LatentEvolution: text is {text!r}; give some, or leave it out")
+        self.latents = list(latents or ())
         self.every_n_steps = positive_integer("LatentEvolution.every_n_steps", every_n_steps)
         self.text = text
         self._chosen: dict[str, tuple[int, ...]] = {}  # by variant
@@ -86,7 +81,7 @@ class LatentEvolution(base.EveryNSteps):
             strength, most = latents.amax(dim=0), min(MAX_LATENTS, latents.shape[1])
             active = [n for n in self._chosen.get(one.name, ()) if strength[n] > 0]
             chosen = choose_latents(strength, (), self.latents or active)
-            if self.latents is None:
+            if not self.latents:
                 strongest = choose_latents(strength, range(1, 1 + most))
                 chosen = tuple(dict.fromkeys([*chosen, *strongest]))[:most]
             self._chosen[one.name] = chosen

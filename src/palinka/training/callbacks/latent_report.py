@@ -33,21 +33,15 @@ AROUND = 12  # tokens shown before and after the one at which a latent is active
 class LatentReport(Result):
     """Statistics, neighbors, top activations and direct effects of every latent.
 
-    Attributes:
-        statistics: Density and strength.
-        near: Latents with the nearest directions.
-        top: Largest activations and their validation rows.
-        effects: Tokens whose logits a latent changes most by the direct path, `(latents, n)`:
-            `raised`, `raised_by`, `lowered` and `lowered_by`, without unit; empty without a path.
-        places: Text around each of the rows in `top`.
-        decode: Text of token ids.
+    `effects` are the tokens whose logits a latent changes most by the direct path, `(latents, n)`:
+    `raised`, `raised_by`, `lowered` and `lowered_by`, without unit; empty without a path.
     """
 
     statistics: LatentStatistics
     near: NearestLatents
     top: TopActivations
     effects: Mapping[str, NDArray[Any]]
-    places: Mapping[int, RowContext]
+    places: Mapping[int, RowContext]  # text around each of the rows in `top`
     decode: Callable[[list[int]], str]
 
     def scalars(self) -> dict[str, float]:

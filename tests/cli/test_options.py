@@ -42,10 +42,11 @@ def test_the_description_is_that_of_the_parsers(monkeypatch: pytest.MonkeyPatch)
         ("--data.batch_size=many", "data.batch_size: expected int, got 'many'"),
         ("--data.context_length=null", "data.context_length is null; give a value"),
         ("--data.dtype=float8", "'float8' is not one of float16, bfloat16, float32; did you mean"),
-        ("--model.autoencoder=KSparse", "there is no class 'KSparse'; did you mean 'KSparseAuto"),
+        ("--model.autoencoder=topk", "no class 'topk'; did you mean 'TopKAutoencoder'?"),
+        ("--model.autoencoder=KSparse", "no class 'KSparse'; did you mean 'KSparseAuto"),
         ("--model.autoencoder.kk=3", "KSparseAutoencoder has no option 'kk'; did you mean 'k'?"),
         ("--model.optimizer.lr=fast", "model.optimizer.lr: expected float, got 'fast'"),
-        ("--trainer.callbacks+=Timr", "there is no class 'Timr'; did you mean 'Timer'?"),
+        ("--trainer.callbacks+=Timr", "no class 'Timr'; did you mean 'Timer'?"),
         ("--config=nowhere.yaml", "configuration nowhere.yaml: No such file"),
         ("--ckpt_path=nowhere.ckpt", "there is no checkpoint nowhere.ckpt; give `last`, or one"),
     ],
@@ -123,6 +124,13 @@ def test_help_has_a_line_for_each_option(capsys: pytest.CaptureFixture[str]) -> 
     assert text.startswith("WandbLogger: Log using Weights and Biases\n\n  --trainer.logger.name")
     assert main(["fit"]) == 2
     assert "palinka fit --config quickstart" in capsys.readouterr().err
+
+
+def test_stimuli_are_looked_for_beside_their_configuration(workspace: Path) -> None:
+    entry = "analyses: [{name: a, analysis: unit_tuning, stimuli: words.yaml}]"
+    (workspace / "a.yaml").write_text(entry)
+    with pytest.raises(InputError, match=r"a\.yaml: there is no stimuli file words\.yaml; paths"):
+        Options("analyze").check(["--config=a.yaml"])
 
 
 def test_a_missing_package_is_named_before_anything_is_done(

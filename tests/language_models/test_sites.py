@@ -36,7 +36,7 @@ def test_sites_of_a_large_model_are_known_without_its_weights(sites: Sites) -> N
     ("site", "message"),
     [
         ("blocks.2.mlp.prre", r"did you mean 'blocks\.2\.mlp\.pre'"),
-        ("blocks.middle.mlp.prre", r"did you mean 'blocks\.2\.mlp\.pre'"),
+        ("blocks.mid.mlp.pre", r"did you mean 'blocks\.middle\.mlp\.pre'"),
         ("hidden.6", "in this model of 5 blocks"),
         ("transformer.h", "no site"),  # a list of modules gives nothing
         ("transformer.h.7.mlp.c_fc", "no site"),

@@ -97,7 +97,7 @@ class ActivationReader:
         if self.encoders and not found:
             trained = ", ".join(str(encoder.site) for encoder in self.encoders)
             given = f"the autoencoder was trained at {trained}, and {site} is asked for"
-            raise InputError(f"{given}; analyze the former, or leave the autoencoder out")
+            raise InputError(f"{given}; give sites: {trained}, or leave the autoencoder out")
         width = self.language_model.sites.width(site)
         for encoder in found:
             if width != encoder.width:

@@ -6,6 +6,7 @@ import gc
 import importlib
 import inspect
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -65,6 +66,8 @@ def run(words: str, arguments: Sequence[str]) -> int:
         return 0
     options.check(arguments)
     target = target_of(words)
+    # Lightning, which the target imports, replaces it, too: by the source line of each warning.
+    warnings.formatwarning = lambda message, *_, **__: f"palinka: warning: {one_line(message)}\n"
     try:
         if callable(target):
             return _call(target, parser_of(words, target), arguments)

@@ -123,6 +123,10 @@ class Options:
             raise InputError(f"{path} is not a configuration; expected `key: value` lines")
         for key, value in flat(settings, lists=True):
             self._check(key, value)
+            stimuli = key.endswith("analyses.stimuli") and isinstance(value, str)
+            if stimuli and not (expanded(path).parent / expanded(value)).is_file():
+                given = f"{path}: there is no stimuli file {value}"
+                raise InputError(f"{given}; paths are relative to the configuration")
 
     def _check(self, key: str, value: Any) -> None:
         """Check one value, of an option or of an argument of an option's class."""
@@ -138,7 +142,8 @@ class Options:
             for given in map(str, filter(None, named if key in ("ckpt_path", "against") else ())):
                 looked_up = given in ("last", *CHECKPOINT_KEYWORDS) or "://" in given
                 path = expanded(given)
-                if not (looked_up or path.is_file() or (key == "against" and path.is_dir())):
+                in_run = (path / "checkpoints").is_dir() or key == "against"
+                if not (looked_up or path.is_file() or (in_run and path.is_dir())):
                     remedy = f"give `last`, or one of those that fits write to {LOG_FOLDER}/"
                     raise InputError(f"there is no checkpoint {given}; {remedy}")
         elif owner:
@@ -160,7 +165,9 @@ class Options:
         name = path.rpartition(".")[2]
         family = self.classes[key]
         if name == path and name not in family:
-            raise InputError(f"{key}: there is no class '{name}'{did_you_mean(name, family)}")
+            parts = [each for each in family if name.lower() in each.lower()]
+            hint = f"; did you mean '{min(parts, key=len)}'?" if name and parts else ""
+            raise InputError(f"{key}: no class '{name}'{hint or did_you_mean(name, family)}")
         if (needed := _NEEDED.get(name)) and not find_spec(needed):
             package = "'palinka[datasets]'" if needed == "datasets" else needed.replace("_", "-")
             raise InputError(f"{key}: {name} needs {needed}; pip install {package}")
@@ -238,7 +245,7 @@ def _width() -> int:
 def _help_line(name: str, entry: Mapping[str, Any], width: int) -> str:
     default = entry.get("default")
     if default is None:
-        kinds = [kind for kind in entry["type"] if kind != "null"]
+        kinds = sorted((k for k in entry["type"] if k != "null"), key=lambda kind: kind == "any")
         value = kinds[0].upper() if isinstance(kinds[0], str) else "|".join(map(str, kinds[0]))
     else:
         value = json.dumps(default).strip('"').rpartition("palinka.")[2]

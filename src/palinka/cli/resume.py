@@ -142,7 +142,8 @@ def checkpoint_named(
     newest first, and default to those in `root`.
     """
     if given != "last":
-        return expanded(given)
+        path = expanded(given)
+        return path / FOLDER / NEWEST if path.is_dir() else path
     for run in runs_below(root) if runs is None else runs:
         if any((run / FOLDER / name).exists() for name in (NEWEST, OLDER)):
             if newest := newest_checkpoint(run):

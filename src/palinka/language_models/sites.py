@@ -229,7 +229,9 @@ class Sites:
         for known in self.taps or self.widths:
             last = self.layers if known.startswith("hidden.") else self.layers - 1
             listed[re.sub(r"\.\d+(?=\.|$)", f".{{0..{last}}}", known, count=1)] = True
-        names, hint = ", ".join(listed), did_you_mean(name, self.widths, most=0)
+        here = f"blocks.{self.layers // 2}."
+        middle = [n.replace(here, "blocks.middle.") for n in self.widths if n.startswith(here)]
+        names, hint = ", ".join(listed), did_you_mean(site, [*self.widths, *middle], most=0)
         given = f"no site {site!r} in this model of {self.layers} blocks"
         raise InputError(f"{given}; it has {names} and module paths{hint}")
 

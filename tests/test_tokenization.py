@@ -97,7 +97,7 @@ def test_all_that_read_a_text_read_the_same_ids(spec: LanguageModelSpec, bos: bo
     frames = [TEXT.replace("him", "{target}")] * 3
     pairs = Contrast({"male": "him", "female": "her"}, frames=frames).prepare(tokenizer)
     ((position,), *_) = pairs.pool
-    pooled = reader.pooled(pairs, [SITE])[SITE]
+    (pooled,) = reader.pooled(pairs, [reader.view(SITE)]).values()
     np.testing.assert_allclose(pooled[0], latents[position], rtol=1e-4, atol=1e-5)
 
     # the atlas that is served, and the text drawn while a fit goes on

@@ -22,8 +22,8 @@ def test_an_items_vector_is_the_mean_over_its_tokens(
     groups = {"animals": ["horses", "dog", "birdcage"], "food": ["bread", "an apple", "soup"]}
     prepared = load_stimuli(stimuli(kind="words", conditions=groups)).prepare(mini.model.tokenizer)
     assert max(map(len, prepared.tokens)) > 1
-    pooled = mini.pooled(prepared, [SITE, "hidden.0"])
-    for site, vectors in pooled.items():
+    pooled = mini.pooled(prepared, map(mini.view, [SITE, "hidden.0"]))
+    for (site, _), vectors in pooled.items():
         for row, ids in zip(vectors, prepared.tokens, strict=True):
             alone = mini.model.read(Tokens.of([list(ids)]), [site])[site][0]
             np.testing.assert_allclose(row, alone.mean(dim=0).numpy(), rtol=2e-5, atol=2e-5)

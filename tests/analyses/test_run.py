@@ -54,7 +54,7 @@ def test_two_conditions_go_to_a_and_b(mini: ActivationReader, stimuli: Write) ->
     path = stimuli(kind="words", conditions=GROUPS)
     findings = run_analysis(entry("unit_tuning", path, options={"test": "welch"}), mini)
     prepared = load_stimuli(path).prepare(mini.model.tokenizer)
-    vectors = mini.pooled(prepared, [SITE])[SITE]
+    vectors = mini.pooled(prepared, [(SITE, None)])[SITE, None]
     expected = analyses.unit_tuning(vectors[:5], vectors[5:], test="welch")
     np.testing.assert_array_equal(findings.arrays()["t"], expected.t)
     settings = findings.settings
@@ -142,7 +142,7 @@ def test_groups_are_the_conditions(mini: ActivationReader, stimuli: Write) -> No
     path = stimuli(kind="words", conditions=GROUPS)
     findings = run_analysis(entry("representational_similarity", path, sites=[Q, K]), mini)
     prepared = load_stimuli(path).prepare(mini.model.tokenizer)
-    x, y = mini.pooled(prepared, [Q, K]).values()
+    x, y = mini.pooled(prepared, [(Q, None), (K, None)]).values()
     for number, name in enumerate(GROUPS):
         rows = [at for at, each in enumerate(prepared.conditions) if each == name]
         found = findings.arrays()["group_scores"][number]
@@ -173,7 +173,7 @@ def test_each_condition_and_site_goes_to_x(mini: ActivationReader, stimuli: Writ
     assert drawn == {"hidden.1/matrices", "hidden.1/comparison"}
     assert "distributions" in findings.figures
     prepared = load_stimuli(path).prepare(mini.model.tokenizer)
-    vectors = mini.pooled(prepared, ["hidden.1"])["hidden.1"]
+    vectors = mini.pooled(prepared, [("hidden.1", None)])["hidden.1", None]
     expected = analyses.pairwise_mutual_information(vectors[5:]).mutual_information
     found = findings.arrays()["hidden.1/food/mutual_information"]
     np.testing.assert_array_equal(found, expected)

@@ -141,8 +141,7 @@ REFUSED = [
     *(("Origin", origin, 403) for origin in ("http://evil.example", "null")),
     *(("Sec_Fetch_Site", site, 403) for site in ("cross-site", "same-site")),
     *(("Content_Type", kind, 415) for kind in ("text/plain", "multipart/form-data")),
-    *(("Content_Length", n, 413) for n in (str(LARGEST_REQUEST + 1), "9" * 30)),
-    *(("Content_Length", n, 411) for n in ("-1", "²")),
+    *(("Content_Length", n, 413) for n in (str(LARGEST_REQUEST + 1), "9" * 30, "-1", "²")),
 ]
 NO_QUESTIONS = [
     b"", b"{", b"[]", b"[" * 100_000, b'"x"', b'{"text": 3}', b'{"text": "x", "latent": "3"}',

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from os import PathLike
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -42,7 +41,6 @@ class Encoder:
 
 # A site, and the autoencoder that turns its activations into latents.
 View = tuple[str, Encoder | None]
-V = TypeVar("V", str, View)
 
 
 class ActivationReader:
@@ -113,16 +111,15 @@ class ActivationReader:
             raise InputError(f"{given}; give one, or compare them (representational_similarity)")
         return site, encoders[0] if encoders else None
 
-    def pooled(self, prepared: Prepared, at: Iterable[V]) -> dict[V, NDArray[np.float32]]:
-        """The vector of each item, `(items, units)`, at sites or in views, read in one pass."""
-        views = {each: self.view(each) if isinstance(each, str) else each for each in at}
-        vectors: dict[V, list[NDArray[np.float32]]] = {each: [] for each in views}
-        sites = list(dict.fromkeys(site for site, _ in views.values()))
+    def pooled(self, prepared: Prepared, views: Iterable[View]) -> dict[View, NDArray[np.float32]]:
+        """The vector of each item, `(items, units)`, in views, read in one pass."""
+        vectors: dict[View, list[NDArray[np.float32]]] = {view: [] for view in views}
+        sites = list(dict.fromkeys(site for site, _ in vectors))
         for text, acts in self._texts(prepared.tokens, sites):
-            for each, (site, encoder) in views.items():
+            for (site, encoder), rows in vectors.items():
                 chosen = _encoded(acts[site][list(prepared.pool[text])], encoder)
-                vectors[each].append(chosen.mean(dim=0).numpy())
-        return {each: np.stack(rows) for each, rows in vectors.items()}
+                rows.append(chosen.mean(dim=0).numpy())
+        return {view: np.stack(rows) for view, rows in vectors.items()}
 
     def every_token(
         self, texts: Sequence[Sequence[int]], site: str

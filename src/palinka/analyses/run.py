@@ -16,6 +16,7 @@ from jsonargparse.typing import Path_fr
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from palinka import analyses
 from palinka.analyses.figures.style import plain_text, style
 from palinka.analyses.figures.text_heatmap import (
     LATENT_EXPONENT,
@@ -217,12 +218,10 @@ def find_analysis(name: str, folder: str | None = None) -> Analysis:
         figures = sys.modules[function.__module__]
         draw, overview = f"{function.__name__}_figures", f"{function.__name__}_overview"
     else:
-        modules = Path(__file__).parent
-        drawn = {file.stem for file in modules.glob("figures/[!_]*.py")}
-        if name not in (known := drawn & {file.stem for file in modules.glob("*.py")}):
-            hint = did_you_mean(name, known)
+        if name not in analyses.__all__:
+            hint = did_you_mean(name, analyses.__all__)
             raise InputError(f"{name!r} is not an analysis{hint} (or give FILE.py:FUNCTION)")
-        function = getattr(importlib.import_module(f"palinka.analyses.{name}"), name)
+        function = getattr(analyses, name)
         figures = importlib.import_module(f"palinka.analyses.figures.{name}")
         draw, overview = name, "overview"
     drawing = getattr(figures, draw, None), getattr(figures, overview, None)
@@ -303,7 +302,7 @@ def _calls(
             context = {"items": labels.tolist(), "sites": names}
             yield _Call(part if len(pairs) > 1 else "", y[0], both, context)
         return
-    for site, rows in reader.pooled(prepared, sites).items():
+    for (site, _), rows in reader.pooled(prepared, map(reader.view, sites)).items():
         if data == "two conditions":
             a, b = (rows[items] for items in members.values())
             context = {"items": labels.tolist(), "conditions": tuple(members)}

@@ -113,8 +113,6 @@ class AtlasServer(ThreadingHTTPServer):
     rebinding) and come from its own origin. A port of 0 is any free port.
     """
 
-    daemon_threads = True
-
     def __init__(self, folder: Path, live: LiveLatents, port: int = 0) -> None:
         check_atlas(folder)
         self.folder = folder.resolve()
@@ -142,8 +140,6 @@ def check_atlas(folder: Path) -> None:
 class _Handler(BaseHTTPRequestHandler):
     server: AtlasServer
     timeout = 30
-    server_version = "palinka"
-    sys_version = ""
 
     def do_GET(self) -> None:
         """Send the page, or a file of the atlas."""
@@ -185,9 +181,7 @@ class _Handler(BaseHTTPRequestHandler):
         # Forms of other sites cannot send this type without a preflight request.
         if self.headers.get_content_type() != "application/json":
             return _rejection(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send application/json")
-        if not length.isdecimal():
-            return _rejection(HTTPStatus.LENGTH_REQUIRED, "send a Content-Length")
-        if int(length) > LARGEST_REQUEST:
+        if not length.isdecimal() or int(length) > LARGEST_REQUEST:
             reason = f"send at most {LARGEST_REQUEST} bytes"
             return _rejection(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, reason)
         try:

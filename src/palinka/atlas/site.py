@@ -267,26 +267,22 @@ def _index(tokens: TokenActivations, texts: Mapping[int, str]) -> Iterator[tuple
     starts = np.searchsorted(tokens.token[kept], np.arange(len(tokens.ids) + 1))
     names = [texts[token].strip().casefold() for token in tokens.ids.tolist()]
     order = np.array(sorted(range(len(names)), key=names.__getitem__))
-    yield (
-        "tokens",
-        {
-            "places": packed(np.searchsorted(list(texts), tokens.ids[order]), "uint32"),
-            "counts": packed(tokens.counts[order], "uint32"),
-            "chunk": _INDEXED,
-        },
-    )
+    index = {
+        "places": packed(np.searchsorted(list(texts), tokens.ids[order]), "uint32"),
+        "counts": packed(tokens.counts[order], "uint32"),
+        "chunk": _INDEXED,
+    }
+    yield "tokens", index
     for number, part in enumerate(chunks(len(order), _INDEXED)):
         spans = [kept[starts[i] : starts[i + 1]] for i in order[part]]
         pairs = np.concatenate(spans)
-        yield (
-            f"tokens-{number:04d}",
-            {
-                "sizes": [len(span) for span in spans],
-                "latents": packed(tokens.latent[pairs], "uint32"),
-                "means": packed(tokens.mean[pairs], "float32"),
-                "maxima": packed(tokens.maximum[pairs], "float32"),
-            },
-        )
+        latents_of = {
+            "sizes": [len(span) for span in spans],
+            "latents": packed(tokens.latent[pairs], "uint32"),
+            "means": packed(tokens.mean[pairs], "float32"),
+            "maxima": packed(tokens.maximum[pairs], "float32"),
+        }
+        yield f"tokens-{number:04d}", latents_of
 
 
 def _labels(tokens: TokenActivations, texts: Mapping[int, str], latents: int) -> list[str]:
@@ -310,7 +306,6 @@ def _against(against: Against, texts: Mapping[int, str]) -> dict[str, Any]:
 
 def _overview(facts: LatentFacts, about: About, analyses: Sequence[Found]) -> dict[str, Any]:
     return {
-        "format": 1,
         "palinka": version("palinka"),
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         **vars(about),

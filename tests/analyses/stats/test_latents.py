@@ -102,8 +102,6 @@ def test_it_agrees_with_all_pairs(seed: int, latents: int, n: int, piece: int) -
 def test_of_equal_ones_the_lower_number_comes_first() -> None:
     found = nearest_latents([[1.0, 0.0]] * 4, 2)
     assert found.latents.tolist() == [[1, 2], [0, 2], [0, 1], [0, 1]]
-    with pytest.raises(InputError, match="nearest latents is 0; expected at least 1"):
-        nearest_latents([[1.0]], 0)
 
 
 @pytest.mark.parametrize("scale", [1e-9, 1e9])
@@ -134,18 +132,9 @@ def test_batches_of_any_size_give_what_sorting_gives(
 
 
 @pytest.mark.parametrize("counter", [TopHeap(2, 3), HistogramCounter(2)])
-def test_batches_that_do_not_fit_are_rejected(counter: TopHeap | HistogramCounter) -> None:
-    with pytest.raises(InputError, match="a batch of 3 latents; expected 2, as before"):
-        counter.add(np.zeros((1, 3)))
+def test_batches_of_other_than_numbers_are_rejected(counter: TopHeap | HistogramCounter) -> None:
     with pytest.raises(InputError, match="NaN"):
         counter.add([[np.nan, 0.0]])
-
-
-def test_sizes_out_of_range_are_rejected() -> None:
-    with pytest.raises(InputError, match="at least one of each"):
-        TopHeap(2, 0)
-    with pytest.raises(InputError, match="12 bins; give a power of two"):
-        HistogramCounter(3, 12)
 
 
 numbers = st.one_of(

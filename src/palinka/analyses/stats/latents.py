@@ -78,15 +78,11 @@ def nearest_latents(dictionary: ArrayLike, n: int) -> NearestLatents:
     `(latents, width)`.
     """
     directions = as_matrix(dictionary, "dictionary")
-    if n < 1:
-        raise InputError(f"number of nearest latents is {n}; expected at least 1")
     count = len(directions)
     n = min(n, count - 1)
     norms = np.linalg.norm(directions, axis=1, keepdims=True)
     unit = np.divide(directions, norms, out=np.zeros_like(directions), where=norms > 0)
     latents, cosines = np.empty((count, n), np.int64), np.empty((count, n), np.float32)
-    if n == 0:
-        return NearestLatents(latents, cosines)
     for rows in chunks(count, CHUNK_ELEMENTS // count):
         block = unit[rows] @ unit.T
         own = np.arange(rows.start, rows.stop)
@@ -115,16 +111,14 @@ class TopHeap:
     """
 
     def __init__(self, latents: int, n: int) -> None:
-        if latents < 1 or n < 1:
-            raise InputError(f"the top {n} of {latents} latents; give at least one of each")
         self._values = np.zeros((latents, n), dtype=np.float32)
         self._rows = np.full((latents, n), -1, dtype=np.int64)
         self._seen = 0
 
     def add(self, batch: ArrayLike) -> None:
         """Add the next rows of activations, `(rows, latents)`."""
-        latents, n = self._values.shape
-        matrix = _next_batch(batch, latents)
+        n = self._values.shape[1]
+        matrix = as_matrix(batch, "latents", minimum_rows=0)
         # An activation as large as the smallest kept one came later, and stays out.
         row, latent = np.nonzero(matrix > self._values[:, -1])
         new = matrix[row, latent].astype(np.float32)
@@ -147,13 +141,6 @@ class TopHeap:
         return TopActivations(self._values.copy(), self._rows.copy())
 
 
-def _next_batch(batch: ArrayLike, latents: int) -> NDArray[np.floating[Any]]:
-    matrix = as_matrix(batch, "latents", minimum_rows=0)
-    if matrix.shape[1] != latents:
-        raise InputError(f"a batch of {matrix.shape[1]} latents; expected {latents}, as before")
-    return matrix
-
-
 @dataclass(frozen=True)
 class ActivationHistogram:
     """Counts of the non-zero magnitudes of every latent, in bins of one width from 0 on.
@@ -173,8 +160,6 @@ class HistogramCounter:
     """
 
     def __init__(self, latents: int, bins: int = 64) -> None:
-        if bins < 2 or bins & (bins - 1):
-            raise InputError(f"a histogram in {bins} bins; give a power of two, at least 2")
         self._counts = np.zeros((latents, bins), dtype=np.int64)
         # The bins reach up to two to this power: at first to 0, far below every number.
         self._power = np.full(latents, -(1 << 20), dtype=np.int64)
@@ -182,7 +167,7 @@ class HistogramCounter:
     def add(self, batch: ArrayLike) -> None:
         """Add the next rows of activations, `(rows, latents)`."""
         latents, bins = self._counts.shape
-        matrix = _next_batch(batch, latents)
+        matrix = as_matrix(batch, "latents", minimum_rows=0)
         row, latent = np.nonzero(matrix)
         magnitude = np.abs(matrix[row, latent]).astype(np.float64)
         largest = np.zeros(latents)

@@ -34,17 +34,13 @@ class StopSignals(_SignalConnector):
     the processes at every step, saves, and stops all of them.
     """
 
-    _received = False
-
-    def stop_requested(self) -> bool:
-        """True if any process has received SIGTERM; a collective."""
-        return bool(self.trainer.strategy.reduce_boolean_decision(self._received, all=False))
+    received = False
 
     def _sigterm_notifier_fn(self, signum: int, _: FrameType | None) -> None:
         launcher = self.trainer.strategy.launcher
-        if launcher is not None and not self._received:
+        if launcher is not None and not self.received:
             launcher.kill(signum)
-        self._received = True
+        self.received = True
 
 
 EVENT_FILES = "events.out.tfevents.*"
@@ -167,7 +163,8 @@ class RunCheckpoints(Checkpoint):
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Save every n steps, unless a validation or the end of the epoch comes first."""
-        self._stopping |= self._signals.stop_requested()
+        received = self._signals.received
+        self._stopping |= trainer.strategy.reduce_boolean_decision(received, all=False)
         if has_stepped(trainer):
             step, n = trainer.global_step, self.every_n_steps
             self._due |= self._stopping or step == trainer.max_steps or step % n == 0

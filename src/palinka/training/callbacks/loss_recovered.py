@@ -59,23 +59,16 @@ COLUMNS = (
     "error_spliced", "error_ablated_mean",
 )  # fmt: skip
 # Numerator and denominator of each metric, as weights of the columns.
-_SUM = dict(zip(COLUMNS, np.eye(len(COLUMNS)), strict=True))
-RATIOS: Ratios = {name: (_SUM[name], _SUM["tokens"]) for name in COLUMNS[1:6]} | {
-    "ce_delta": (_SUM["ce_spliced"] - _SUM["ce_clean"], _SUM["tokens"]),
-    **{
-        f"loss_recovered{mean}": (
-            _SUM[f"ce_ablated{mean}"] - _SUM["ce_spliced"],
-            _SUM[f"ce_ablated{mean}"] - _SUM["ce_clean"],
-        )
-        for mean in ("", "_mean")
-    },
+_SUMS = np.eye(len(COLUMNS))
+_TOKENS, _CLEAN, _SPLICED, _ZERO, _MEAN, _, _ERROR, _MEAN_ERROR = _SUMS
+RATIOS: Ratios = {name: (_SUMS[1 + i], _TOKENS) for i, name in enumerate(COLUMNS[1:6])} | {
+    "ce_delta": (_SPLICED - _CLEAN, _TOKENS),
+    "loss_recovered": (_ZERO - _SPLICED, _ZERO - _CLEAN),
+    "loss_recovered_mean": (_MEAN - _SPLICED, _MEAN - _CLEAN),
 }
 ERROR_RATIOS: Ratios = {  # with an `error_site`
-    "site_mse": (_SUM["error_spliced"], _SUM["tokens"]),
-    "site_recovered": (
-        _SUM["error_ablated_mean"] - _SUM["error_spliced"],
-        _SUM["error_ablated_mean"],
-    ),
+    "site_mse": (_ERROR, _TOKENS),
+    "site_recovered": (_MEAN_ERROR - _ERROR, _MEAN_ERROR),
 }
 
 

@@ -221,7 +221,6 @@ def type_mismatch(value: Any, hint: Any) -> str | None:
 
 
 def _choices(hint: Any) -> list[Any]:
-    """Alternatives of a type hint: types, and single values."""
     origin = get_origin(hint)
     if origin in (Union, UnionType):
         return [choice for part in get_args(hint) for choice in _choices(part)]

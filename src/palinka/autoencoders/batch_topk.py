@@ -1,5 +1,3 @@
-"""The BatchTopK autoencoder: a batch keeps k latents per row on average."""
-
 from typing import Any
 
 import torch

@@ -152,7 +152,6 @@ def model_card(
 
 
 def _cell(value: Any) -> str:
-    """A value as code within a table cell, with control characters and markup escaped."""
     if not isinstance(value, str):
         return f"`{json.dumps(value)}`"
     text = escape_control_chars(value)

@@ -1,5 +1,3 @@
-"""The gated autoencoder: a gate and a magnitude per latent, along shared directions."""
-
 from typing import Any
 
 import torch

@@ -1,5 +1,3 @@
-"""The Matryoshka autoencoder: every prefix of the dictionary reconstructs by itself."""
-
 import math
 from collections.abc import Sequence
 from itertools import accumulate, pairwise

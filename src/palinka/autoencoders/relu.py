@@ -1,5 +1,3 @@
-"""The ReLU autoencoder, sparse through its penalty alone."""
-
 from typing import Any
 
 from torch import Tensor

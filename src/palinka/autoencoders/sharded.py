@@ -1,5 +1,3 @@
-"""A k-sparse autoencoder whose latents are sharded over devices."""
-
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh

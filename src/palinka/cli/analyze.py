@@ -1,5 +1,3 @@
-"""`palinka analyze`: analyses without training."""
-
 import sys
 import traceback
 from pathlib import Path

@@ -107,7 +107,6 @@ def _cells(cache: StoredCache, bundled: str) -> tuple[str, ...]:
 
 
 def _model(known: JSON, bundled: str) -> str:
-    """Short name of a model; of a local one, its weights' checksum."""
     if not isinstance(known, dict):
         return "?"
     if "name" in known:

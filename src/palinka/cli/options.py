@@ -92,7 +92,6 @@ class Options:
             raise InputError(f"{self.command} needs {', '.join(shown)}; {see}")
 
     def _split(self, arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str | None]]]:
-        """Words, and names with values of the options, of a command line."""
         words: list[str] = []
         given: list[tuple[str, str | None]] = []
         remaining = list(arguments)
@@ -283,7 +282,6 @@ def _parsed(value: str | None) -> Any:
 
 
 def _check_type(key: str, value: Any, entry: Mapping[str, Any]) -> None:
-    """Check a plain value, where every type that an option takes is a plain one."""
     kinds = entry["type"]
     if not {"any", "class", "str", "flag"}.isdisjoint(k for k in kinds if isinstance(k, str)):
         return

@@ -238,6 +238,5 @@ def model_settings(path: Path) -> dict[str, Any]:
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by dotted names; classes go by their own, and tuples become lists."""
     plain = {n: json.loads(json.dumps(v, default=str)) for n, v in flat(settings)}
     return {n: v.rpartition(".")[2] if n.endswith("class_path") else v for n, v in plain.items()}

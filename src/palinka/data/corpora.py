@@ -65,7 +65,6 @@ def content_hash(files: Iterable[tuple[str, Path]]) -> str:
 
 
 def _by_name(folder: Path, pattern: str) -> list[tuple[str, Path]]:
-    """Name in the folder and path of each file that matches, sorted by name."""
     files = (file for file in folder.glob(pattern) if file.is_file())
     return sorted((file.relative_to(folder).as_posix(), file) for file in files)
 

@@ -255,7 +255,6 @@ def _wait_for_other_runs(writer: CacheWriter, shards: Iterable[int]) -> bool:
 
 
 def _products(spec: HarvestSpec) -> AbstractContextManager[None]:
-    """Select the faster matrix products of a wide model on the CPU."""
     model = spec.language_model
     exact = model.dtype == "float32" and torch.get_float32_matmul_precision() == "highest"
     device = find_device(model.device)  # rejects an unknown one before the cache's folder is made

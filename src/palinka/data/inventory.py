@@ -68,7 +68,6 @@ def _inspect(path: Path) -> StoredCache:
 
 
 def _cache_files(folder: Path) -> list[Path]:
-    """Files of the cache in a folder, the manifest first and the description last."""
     order = {MANIFEST_NAME: 0, DESCRIPTION_NAME: 2}
     files = [f for f in folder.iterdir() if CACHE_FILE.fullmatch(f.name) and f.is_file()]
     return sorted(files, key=lambda path: (order.get(path.name, 1), path.name))

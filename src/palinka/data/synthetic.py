@@ -91,7 +91,6 @@ class SyntheticData:
 
 
 def _generator(*seeds: int) -> Generator:
-    """Create a generator whose stream is independent of that of other seeds."""
     state = np.random.SeedSequence([len(seeds), *seeds]).generate_state(1, np.uint64)
     return Generator().manual_seed(int(state[0] >> 1))
 

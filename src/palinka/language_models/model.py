@@ -271,14 +271,12 @@ class LanguageModel:
         return generate(tokens.ids.gather(1, columns), **given | options)
 
     def _tokens(self, texts: Texts) -> Tokens:
-        """Texts as tokens on the model's device."""
         if isinstance(texts, Tensor):
             texts = Tokens(texts.long(), torch.ones_like(texts, dtype=torch.long))
         tokens = self._checked(texts) if isinstance(texts, Tokens) else self.tokenize(texts)
         return Tokens(tokens.ids.to(self.device), tokens.mask.to(self.device))
 
     def _checked(self, tokens: Tokens) -> Tokens:
-        """Reject tokens that the model cannot read."""
         low, high = int(tokens.ids.min()), int(tokens.ids.max())
         last = int(self.model.config.vocab_size) - 1
         if low < 0 or high > last:

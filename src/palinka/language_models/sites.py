@@ -45,7 +45,6 @@ class Tap:
         return changed
 
     def _view(self, fused: Tensor) -> Tensor:
-        """A view of the part, `(…, groups, size)`."""
         return torch.unflatten(fused, -1, (self.groups, 3, -1))[..., self.part, :]
 
 

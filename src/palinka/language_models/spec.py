@@ -99,7 +99,6 @@ def _on_hub(name: str, revision: str | None, file: str) -> tuple[str | None, set
 
 
 def _digest_all(files: list[Path]) -> str:
-    """One hash of the names and contents of files."""
     contents = [[file.name, _digest(file)] for file in track(files, "Hashing the model's files")]
     return hashlib.sha256(json.dumps(contents).encode()).hexdigest()
 
@@ -231,7 +230,6 @@ class LanguageModelSpec:
         return find_source(self.name, self.revision, self.gguf_file)
 
     def _load(self, what: str, load: Callable[..., Any], **arguments: Any) -> Any:
-        """Turn what transformers raises on files that it cannot use into one line."""
         try:
             return load(**arguments)
         except Exception as error:  # of any class, in the code of any model

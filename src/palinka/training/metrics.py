@@ -119,7 +119,6 @@ class ReconstructionMetrics(FullPrecisionState, Metric):
 
 
 def _merge(moments: Tensor) -> Tensor:
-    """Merge the moments of parts, `(parts, 2 + input_dim)`."""
     rows, distance = moments[:, :2].T.contiguous()
     mean = moments[:, 2:]
     total = rows.sum()

@@ -1,5 +1,3 @@
-"""The `LightningModule` around a sparse autoencoder."""
-
 from collections.abc import Mapping
 from dataclasses import asdict
 from os import PathLike
@@ -206,7 +204,6 @@ class SparseAutoencoderModule(LightningModule):
         return weighted.total
 
     def _log_step(self, target: Tensor, terms: losses.LossTerms, weighted: losses.Losses) -> None:
-        """Log the losses and metrics of this step's batch, over all processes."""
         sharding = self._sharding
         self.nan_detector.check(sharding.rows)
         values = torch.stack([term.detach().double() for term in weighted.values()])
@@ -404,7 +401,6 @@ class SparseAutoencoderModule(LightningModule):
         return x, target
 
     def _scaled(self, x: Tensor, scaling: InputScaling | None = None) -> Tensor:
-        """Center and scale in the dtype of the statistics, and cast to that of the weights."""
         scaling = scaling or self.scaling
         self.autoencoder.check_width(x, len(scaling.mean), "activations")
         scaled: Tensor = scaling(x)

@@ -1,5 +1,3 @@
-"""Compiled loops over numbers, and their threads."""
-
 from numba import config
 
 from palinka.errors import compiled_with

@@ -169,7 +169,6 @@ def _pair_ranks(matrix: Array) -> Indices:
 
 
 def _normalized(matrix: Array, compare: Comparison) -> Array:
-    """Center a matrix as the comparison does, and scale its squares to add up to one."""
     if compare == "cka":
         means = matrix.mean(axis=0)
         centered = matrix - means[:, None] - means[None, :] + means.mean()

@@ -1,5 +1,3 @@
-"""Words at the end of one carrier text."""
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal

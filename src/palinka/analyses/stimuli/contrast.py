@@ -1,5 +1,3 @@
-"""Sentences that differ between conditions in one word."""
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -44,7 +42,6 @@ class Contrast(base.Stimuli):
         base.check_counts(self._texts(), f"{item}s", item)
 
     def _texts(self) -> dict[str, Sequence[str]]:
-        """The sentences of each condition, in the order of `targets`."""
         return {
             name: self.sentences[name]
             if self.sentences is not None

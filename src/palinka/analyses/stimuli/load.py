@@ -74,7 +74,6 @@ def bundled_sample() -> str:
 
 
 def _read_text(file: Path) -> str:
-    r"""The text of a file, with line ends as `\n` and without a byte order mark."""
     try:
         return file.read_text(encoding="utf-8-sig")
     except OSError as error:

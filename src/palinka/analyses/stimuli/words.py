@@ -1,5 +1,3 @@
-"""Bare words, by condition."""
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

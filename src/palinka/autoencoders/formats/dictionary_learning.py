@@ -1,5 +1,3 @@
-"""Folders of dictionary_learning: `ae.pt` beside `config.json`."""
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,5 +1,3 @@
-"""State dicts of OpenAI's sparse_autoencoder: a folder with a single `.pt` file."""
-
 from pathlib import Path
 
 from palinka.autoencoders.files import Provenance

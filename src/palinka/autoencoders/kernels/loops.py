@@ -165,7 +165,6 @@ def _maxima(row: Bits, largest: Bits, infinity: int) -> int:
 
 @compiled()
 def _lanes(width: int) -> int:
-    """Number of maxima that `_maxima` writes for a row."""
     return (width + TILE - 1) // TILE * LANES
 
 

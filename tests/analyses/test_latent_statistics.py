@@ -71,11 +71,11 @@ def test_scalars_summarize_and_tables_list():
     table = result.tables()["latents"]
     assert list(table["latent"]) == [0, 1, 2]
     assert list(table["density"]) == [0.0, 50.0, 100.0]
-    assert result.notes == ()
+    assert result.notes == ("1 of 3 are silent on these 2 tokens",)
     silent = latent_statistics(np.zeros((4, 3)))
     assert silent.dead.all()
     assert set(silent.scalars().values()) == {0.0}
-    assert silent.notes == ("every latent is zero at every token",)
+    assert latent_statistics(np.ones((4, 3))).notes == ()
 
 
 @pytest.mark.parametrize(

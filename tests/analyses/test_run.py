@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import chain
@@ -195,6 +196,14 @@ def test_each_category_of_a_passage_goes_to_targets_and_heatmaps_are_drawn(
     assert len(findings.figures["rivers/heatmaps"].axes[0].lines) == 3
     for shown in (*(f"unit {u}, auc" for u in (auc.argmax(), auc.argmin(), 7)), "Danube"):
         assert shown in findings.pages["rivers/heatmaps"]
+    # By another ranking the best detector is drawn too, first.
+    options = {"permutations": 9}
+    heatmaps = HeatmapEntry(by="score", ranks=[1])
+    by_score = run_analysis(replace(wanted, options=options, heatmaps=heatmaps), mini)
+    p = by_score.arrays()["rivers/auc_p_value"][auc.argmax()]
+    titles = re.findall(r"unit \d+, [^<]+", by_score.pages["rivers/heatmaps"])
+    assert titles[0] == f"unit {auc.argmax()}, auc {auc.max():.4g}, p {p:.3g}"
+    assert titles[1].endswith("(rank 1)")
 
 
 def test_the_words_of_a_passage_are_exchanged(mini: ActivationReader, stimuli: Write) -> None:

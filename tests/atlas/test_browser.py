@@ -104,7 +104,7 @@ def share(values: np.ndarray) -> np.ndarray:
 def test_the_overview_says_what_was_measured(page: Any) -> None:
     metrics = page.locator(".metrics").inner_text()
     assert "variance unexplained (FVU)" in metrics
-    assert "0.109" in metrics
+    assert "10.9 %" in metrics
     assert "0.025 to 0.035" in metrics
     assert page.locator("canvas").count() == 3
     for label in page.locator("canvas").evaluate_all("all => all.map(c => c.ariaLabel)"):
@@ -224,6 +224,9 @@ def test_search_finds_numbers_words_and_tokens(page: Any) -> None:
         assert [text.strip() for text in groups][: len(begin)] == begin
     page.locator("#search").fill("nothing is called so")
     page.locator("#results .nothing").wait_for()
+    assert (
+        "“nothing” does not occur in the 12,345 measured" in page.locator("#results").inner_text()
+    )
     page.keyboard.press("Escape")
     assert not page.locator("#results").is_visible()
 
@@ -319,17 +322,17 @@ def test_a_dead_latent_and_an_address_that_leads_nowhere(visit: Make, site: Path
         heading(page, "Not there")
 
 
-def test_the_smallest_p_value_and_the_largest_score_come_first(page: Any) -> None:
-    for name, best in (("p_value", np.nanargmin), ("score", np.nanargmax)):
+def test_the_largest_score_is_the_first_and_a_p_value_has_no_rank(page: Any) -> None:
+    for name, rank in (("p_value", "\N{EN DASH}"), ("score", "1 of 300")):
         key = f"geography/place/{name}"
         label = page.evaluate(
             "key => palinka.overview.columns.find((column) => column.key === key).label", key
         )
-        latent = int(best(values(page, key)))
+        latent = int(np.nanargmax(values(page, key)))
         page.goto(f"{page.url.partition('#')[0]}#latent={latent}")
         heading(page, f"Latent {latent}")
         row = page.get_by_role("row", name=re.compile(re.escape(label)))
-        assert re.search(r"\b1 of 300$", row.first.inner_text().strip()), row.first.inner_text()
+        assert row.first.inner_text().split("\t")[-1].strip() == rank
 
 
 def test_an_analysis_has_a_page(page: Any) -> None:
@@ -337,6 +340,9 @@ def test_an_analysis_has_a_page(page: Any) -> None:
     heading(page, "geography")
     text = page.locator("main").inner_text()
     assert "place: a note" in text
+    for name in ("best", "best_auc_latent"):
+        number = page.locator(".metrics div", has=page.get_by_text(f"place/{name}", exact=True))
+        assert number.locator("dd").inner_text() == number.locator("a").inner_text()
     assert "passage.yaml" in text
     assert "secret" not in text
     until(page, "document.querySelector('img').complete")

@@ -47,7 +47,7 @@ def test_every_number_of_the_overview_is_there(site: Path, facts: LatentFacts) -
     assert np.isnan(columns["activation"][7]), "a dead latent has no mean"
     assert "geography/place/score" in columns
     (fvu, delta) = overview["metrics"]
-    assert (fvu["value"], fvu["low"]) == (0.10879, None)
+    assert (fvu["value"], fvu["unit"], fvu["low"]) == (10.879, "%", None)
     assert (delta["low"], delta["high"]) == (0.024641, 0.034962)
     assert len(data(site, "labels")) == len(data(site, "promoted")) == 150
     assert all(column["unit"] for column in overview["columns"])

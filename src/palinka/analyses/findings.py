@@ -23,6 +23,8 @@ from palinka.errors import InputError, escape_control_chars
 
 # With an ending it stays far below the 255 bytes that file systems allow.
 _LONGEST_BYTES = 150
+# Units of scalars in a terminal; `{}` are the latents, or units.
+_UNITS = {"alive": "% of {}", "l0": "{} per token", "mean_density": "% of tokens"}
 
 
 def file_names(names: Iterable[str]) -> dict[str, str]:
@@ -108,9 +110,9 @@ class Findings:
         """One line for each of the first parts, with p-values and at most `most` numbers."""
         lines = []
         for part, result in list(self.results.items())[:parts]:
-            scalars = result.scalars()
+            scalars = self._printed(result)
             kept = sorted(scalars, key=lambda name: "p_value" not in name)[:most]
-            numbers = ", ".join(f"{n} {x:.4g}" for n, x in scalars.items() if n in kept)
+            numbers = ", ".join(f"{n} {text}" for n, text in scalars.items() if n in kept)
             numbers = numbers.replace("p_value", "p").replace("_", " ")
             name = within_part(self.name, part) if part else self.name
             lines.append(escape_control_chars(f"{name}: {numbers}"))
@@ -119,14 +121,35 @@ class Findings:
 
     def report(self, most: int = 24) -> str:
         """The name, the numbers and the remarks for a terminal, at most `most` numbers."""
-        scalars = self.scalars()
-        shown = {escape_control_chars(name): value for name, value in list(scalars.items())[:most]}
-        width = max(map(len, shown), default=0)
-        lines = [self.name, *(f"  {name:<{width}}  {value:.6g}" for name, value in shown.items())]
+        scalars = [
+            (escape_control_chars(within_part(part, name)), text)
+            for part, result in self.results.items()
+            for name, text in self._printed(result).items()
+        ]
+        width = max((len(name) for name, _ in scalars[:most]), default=0)
+        lines = [self.name, *(f"  {name:<{width}}  {text}" for name, text in scalars[:most])]
         if len(scalars) > most:
             lines.append(f"  … and {len(scalars) - most} more in findings.json")
-        notes = {note for result in self.results.values() for note in result.notes}
-        return "\n".join(lines + sorted(f"  note: {escape_control_chars(n)}" for n in notes))
+        for note in sorted({note for result in self.results.values() for note in result.notes}):
+            parts = [part for part, result in self.results.items() if note in result.notes]
+            of = f"{', '.join(parts)}: " if len(parts) < len(self.results) else ""
+            lines.append(f"  note: {escape_control_chars(of + note)}")
+        return "\n".join(lines)
+
+    def _printed(self, result: Result) -> dict[str, str]:
+        """Scalars with units; those that end with a significant p-value come first."""
+        significant: dict[str, str] = {}
+        others: dict[str, str] = {}
+        group: dict[str, str] = {}
+        for name, value in result.scalars().items():
+            is_chance = "p_value" in name and not value <= 0.05
+            unit = _UNITS.get(name, "").format(self.settings.get("units", "latents"))
+            text = f"{value:.{6 if value.is_integer() else 4}g} {unit}".rstrip()
+            group[name] = text + " (not significant)" * is_chance
+            if name.endswith("p_value"):
+                (others if is_chance else significant).update(group)
+                group = {}
+        return significant | others | group
 
     def write(self, output: Path) -> Path:
         """Write everything into the folder `<output>/<name>/`, all of it or nothing.

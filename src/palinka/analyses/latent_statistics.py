@@ -84,5 +84,6 @@ def latent_statistics(latents: ArrayLike | Iterable[ArrayLike]) -> LatentStatist
     dead = counts == 0
     density = 100.0 * counts / tokens
     activation = sums / np.maximum(counts, 1)
-    notes = ("every latent is zero at every token",) if dead.all() else ()
+    silent = f"{dead.sum():,} of {len(dead):,} are silent on these {tokens:,} tokens"
+    notes = (silent,) if dead.any() else ()
     return LatentStatistics(density, activation, density * activation, dead, notes=notes)

@@ -48,6 +48,7 @@ class HeatmapEntry:
 
     Args:
         by: The finding, one value per unit, that units are ranked by, such as `score` or `t`.
+            Where there is an AUC, the best latent by it is drawn first.
         ranks: Ranks to draw: 1 is the largest value, -1 the smallest.
         units: Units to draw besides, by number.
         text: A stimuli file of the kind `passage` to draw them over; by default that of the
@@ -388,16 +389,19 @@ def _heatmaps(
     if wanted.by not in per_unit:
         known = ", ".join(per_unit) or "none: this analysis has no value per unit"
         raise InputError(f"heatmaps cannot rank units by {wanted.by!r}; expected one of {known}")
-    criterion, exponent = per_unit[wanted.by], wanted.exponent
+    criterion, exponent, auc = per_unit[wanted.by], wanted.exponent, per_unit.get("auc")
     if exponent is None:
         exponent = LATENT_EXPONENT if units == "latents" else UNIT_EXPONENT
 
-    def heatmap(unit: int, ranked: str = "", color: str = POSITIVE) -> Heatmap:
-        caption = f"{units.removesuffix('s')} {unit}, {wanted.by} {criterion[unit]:.4g}{ranked}"
+    def heatmap(unit: int, ranked: str = "", color: str = POSITIVE, by: str = wanted.by) -> Heatmap:
+        caption = f"{units.removesuffix('s')} {unit}, {by} {per_unit[by][unit]:.4g}{ranked}"
         signed = bool((acts[:, unit] < 0).any())
         return Heatmap(acts[:, unit], caption, color, exponent, signed)
 
     drawn = []
+    if auc is not None and wanted.by != "auc":
+        best, p = int(auc.argmax()), per_unit.get("auc_p_value")
+        drawn.append(heatmap(best, "" if p is None else f", p {p[best]:.3g}", by="auc"))
     for rank in wanted.ranks:
         (unit,) = choose_latents(criterion if rank > 0 else -criterion, [abs(rank)])
         drawn.append(heatmap(unit, f" (rank {rank})", POSITIVE if rank > 0 else NEGATIVE))

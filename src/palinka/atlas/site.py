@@ -171,13 +171,14 @@ def _columns(facts: LatentFacts, analyses: Sequence[Found]) -> list[dict[str, An
 
 
 def _metrics(values: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Metrics with their intervals, from values such as `val/fvu` and `val_interval/fvu/low`."""
+    """Metrics in the terminal's units, from values such as `val/fvu`, `val_interval/fvu/low`."""
     found = []
-    for name, (label, _) in ROWS.items():
+    for name, (label, unit) in ROWS.items():
         if name.startswith("val/") and name in values:
             numbers = (values[name], *interval(values, name))
-            value, low, high = (short(None if n is None else float(n), 5) for n in numbers)
-            found.append({"label": label, "value": value, "low": low, "high": high})
+            factor = 100 if unit.startswith("%") else 1
+            value, low, high = (n if n is None else short(factor * float(n), 5) for n in numbers)
+            found.append({"label": label, "unit": unit, "value": value, "low": low, "high": high})
     return found
 
 

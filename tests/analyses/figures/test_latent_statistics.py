@@ -18,7 +18,8 @@ def test_draws_all_figures(latents, save):
     drawn = figures.latent_statistics(result, latents=values)
     assert set(drawn) == {"density", "activation", "density_by_activation", "latents_by_token"}
     title = drawn["density"].get_suptitle().replace("\n", " ")
-    assert f"active: {(~result.dead).sum():,} of {latents:,} latents ever are" in title
+    assert f"active: {(~result.dead).sum():,} of {latents:,} latents, " in title
+    assert title.endswith(" %, on these 30 tokens")
     for figure in drawn.values():
         save(figure)
     axes = drawn["latents_by_token"].axes[0]
@@ -31,6 +32,7 @@ def test_dead_latents_stand_apart():
     result = latent_statistics(some_latents(50))
     axes = figures.latent_statistics(result, units="units")["density"].axes[0]
     alive, dead = axes.lines
+    assert dead.get_label() == f"silent ({result.dead.sum()})"
     np.testing.assert_array_equal(dead.get_xdata(), np.flatnonzero(result.dead))
     np.testing.assert_array_equal(alive.get_xdata(), np.flatnonzero(~result.dead))
     np.testing.assert_array_equal(alive.get_ydata(), result.density[~result.dead])

@@ -15,7 +15,7 @@ DENSITY, ACTIVATION = "density (% of tokens)", "mean activation where active"
 
 @style.captioned(
     density="On how many of the tokens each latent is active, by its number and in descending "
-    "order. Latents that never are, are dead.",
+    "order. Those that are active on none are silent on this text.",
     activation="The mean activation of each latent where it is active, by its number and in "
     "descending order.",
     density_by_activation="The density of each latent against its mean activation: latents that "
@@ -32,14 +32,15 @@ def latent_statistics(
     `latents`, the activations `(tokens, latents)`, are drawn if they are given.
     """
     alive = ~result.dead
-    share = f"{alive.sum():,} of {len(alive):,} {units} ever are ({100.0 * alive.mean():.3g} %)"
+    text = "these tokens" if latents is None else f"these {np.shape(latents)[0]:,} tokens"
+    share = f"{alive.sum():,} of {len(alive):,} {units}, {100.0 * alive.mean():.3g} %, on {text}"
     figures: dict[str, Figure] = {}
     groups = [(alive, style.COLORS[0], None)]
     drawn = (("density", DENSITY, "often"), ("activation", ACTIVATION, "strongly"))
     for name, label, how in drawn:
         values = getattr(result, name)
-        figure, axes, _ = style.draw_by_unit(values, groups, units, label, f"alive {units}")
-        style.draw_highlighted(axes, np.flatnonzero(result.dead), "dead")
+        figure, axes, _ = style.draw_by_unit(values, groups, units, label, f"active {units}")
+        style.draw_highlighted(axes, np.flatnonzero(result.dead), "silent")
         style.legend_above(axes)
         style.headline(figure, f"How {how} each is active: {share}")
         figures[name] = figure

@@ -51,7 +51,7 @@ ROWS = {
 SHOWN = {
     "val/fvu": "FVU",
     "val/l0": "L0",
-    "val/dead": "dead",
+    "val/dead": "silent",
     "val/mse": "MSE",
     "val/ce_delta": "ΔCE",
     "val/loss_recovered": "recovered",

@@ -2,7 +2,7 @@
 // The findings of one analysis.
 (() => {
   const { make } = palinka;
-  const LATENT = new Set(["latent", "unit", "best", "most_positive", "most_negative"]);
+  const LATENT = new Set(["latent", "unit", "best", "best_auc_latent", "most_positive", "most_negative"]);
 
   function figure({ file, title, caption }, name) {
     const about = `Figure “${title}” of the analysis ${name}. ${caption} Its numbers are in the tables of this page.`;

@@ -129,23 +129,23 @@
         make("bdi", { class: "words" }, labels?.[latent] ?? "")))); // prettier-ignore
   }
 
-  /** Its value in every column, and its rank among the latents that have one. */
+  /** Its value in every column, and its rank where one is of use: not of p, thresholds, yes and no. */
   function values(number) {
     const rows = palinka.overview.columns.map(({ key, about }) => {
       const label = palinka.selection.named(key);
       const all = palinka.selection.values(key);
       const own = all[number];
-      const fewest = /[/_]p(_value|_adjusted)?$/.test(key); // the smallest says most
+      const ranked = !/[/_](p(_value|_adjusted)?|threshold)$/.test(key) && all.some((value) => value < 0 || (value > 0 && value !== 1));
       let above = 0;
       let there = 0;
       for (const value of all) {
         if (Number.isNaN(value)) continue;
         there++;
-        if (fewest ? value < own : value > own) above++;
+        if (value > own) above++;
       }
       const analysis = palinka.overview.analyses.findIndex(({ name }) => key.startsWith(`${name}/`));
       const shown = analysis < 0 ? label : make("a", { href: `#analysis=${analysis}` }, label);
-      const rank = Number.isNaN(own) ? "–" : `${palinka.count(above + 1)} of ${palinka.count(there)}`;
+      const rank = !ranked || Number.isNaN(own) ? "–" : `${palinka.count(above + 1)} of ${palinka.count(there)}`;
       return make("tr", {},
         make("th", { scope: "row", title: about }, shown),
         make("td", { title: palinka.exactly(own) }, palinka.number(own)),

@@ -3,7 +3,7 @@
 (() => {
   let page = null;
 
-  function metric({ label, value, low, high }) {
+  function metric({ label, unit, value, low, high }) {
     const interval =
       low === null
         ? null
@@ -13,7 +13,8 @@
       "div",
       {},
       palinka.make("dt", {}, label),
-      palinka.make("dd", { title: palinka.exactly(value) }, palinka.number(value)),
+      palinka.make("dd", { title: palinka.exactly(value) }, palinka.number(value),
+        unit ? palinka.make("small", {}, ` ${unit}`) : null), // prettier-ignore
       interval,
     );
   }

@@ -49,7 +49,7 @@
     }
 
     /** Headings and options of a query: its number, then its tokens' latents, then labels. */
-    function results(query, tokens, labeled) {
+    function results(query, tokens, labeled, missing) {
       options = [];
       const shown = [];
       const heading = (...content) =>
@@ -59,6 +59,8 @@
         shown.push(options.at(-1).element);
       };
       const label = (latent) => [make("b", {}, String(latent)), " ", make("bdi", {}, selection.labels[latent])];
+      for (const word of missing)
+        heading(`“${word}” does not occur in the ${palinka.count(palinka.overview.rows)} measured tokens`);
       const found = new Set();
       for (const { text, count, latents } of tokens) {
         heading("at ", make("bdi", { class: "piece" }, text), ` ${palinka.plural(count, "occurrence")} in the text`);
@@ -91,8 +93,10 @@
       const ofWords = Promise.all(words.map((word) => palinka.tokensOf(word, most)));
       const [tokens] = await Promise.all([ofWords, selection.loadLabels()]);
       if (input.value.trim() !== query) return; // typed on
-      const shown = results(query, tokens.flat(), selection.find(query));
-      list.replaceChildren(...(shown.length ? shown : [make("li", { class: "nothing" }, "Nothing found")]));
+      const missing = words.filter((_, i) => !tokens[i].length);
+      const shown = results(query, tokens.flat(), selection.find(query), missing);
+      if (!options.length) shown.push(make("li", { class: "nothing" }, "Nothing found"));
+      list.replaceChildren(...shown);
       list.hidden = false;
       input.setAttribute("aria-expanded", "true");
       active = -1;

@@ -138,18 +138,16 @@ class Findings:
 
     def _printed(self, result: Result) -> dict[str, str]:
         """Scalars with units; those that end with a significant p-value come first."""
-        significant: dict[str, str] = {}
-        others: dict[str, str] = {}
-        group: dict[str, str] = {}
+        found: list[dict[str, str]] = [{}, {}, {}]  # significant, others, and without a p-value
         for name, value in result.scalars().items():
             is_chance = "p_value" in name and not value <= 0.05
             unit = _UNITS.get(name, "").format(self.settings.get("units", "latents"))
             text = f"{value:.{6 if value.is_integer() else 4}g} {unit}".rstrip()
-            group[name] = text + " (not significant)" * is_chance
+            found[2][name] = text + " (not significant)" * is_chance
             if name.endswith("p_value"):
-                (others if is_chance else significant).update(group)
-                group = {}
-        return significant | others | group
+                found[is_chance] |= found[2]
+                found[2] = {}
+        return found[0] | found[1] | found[2]
 
     def write(self, output: Path) -> Path:
         """Write everything into the folder `<output>/<name>/`, all of it or nothing.

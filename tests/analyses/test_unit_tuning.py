@@ -140,7 +140,7 @@ def test_units_without_variance_are_no_error(test, correction):
         assert result.t[unit] == result.effect_size[unit] == 0
         assert result.p[unit] == 1
         assert not result.significant[unit]
-    assert result.notes[0].startswith("2 of 6 units have no variance")
+    assert result.notes[0].startswith("2 of 6 have no variance")
     assert np.isfinite(result.t).all()
     others = unit_tuning(a[:, [0, 1, 3, 5]], b[:, [0, 1, 3, 5]], test, correction)
     np.testing.assert_allclose(result.t[[0, 1, 3, 5]], others.t)

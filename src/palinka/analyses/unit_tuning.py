@@ -156,11 +156,11 @@ def unit_tuning(
     notes = []
     if not varies.all():
         spread = "in their differences" if paired else "within the conditions"
-        notes.append(f"{(~varies).sum()} of {len(p)} units have no variance {spread}: t = 0, p = 1")
+        notes.append(f"{(~varies).sum()} of {len(p)} have no variance {spread}: t = 0, p = 1")
     if not paired and correction != "max_t" and fewest < FEW_ITEMS_WELCH:
         notes.append(
             f"a condition has {fewest} items: Welch's smallest p-values are approximate, and with "
-            f"hundreds of units false positives can be twice as frequent as {alpha:g}"
+            f"hundreds of tests false positives can be twice as frequent as {alpha:g}"
         )
     effect_size[~varies] = 0.0
     return UnitTuning(

@@ -38,5 +38,7 @@ def test_the_best_detector_is_ringed_and_the_exchange_is_stated():
     rings = [line.get_ydata()[0] for line in axes.lines if line.get_markersize() == 8]
     assert rings == [result.auc[0], result.auc[9]] == [result.auc[0], 1.0]
     assert axes.get_title(loc="left").endswith("latent 9 has AUC 1, p = 0.025")
-    assert figure.get_suptitle() == "Preference of latents for plums"
+    assert figure.get_suptitle() == "Preference of latents for plums (dashed: p = 0.05)"
+    plain = figures.category_score(category_score(values, TARGETS), category="plums")["score"]
+    assert plain.get_suptitle() == "Preference of latents for plums"
     assert figure.get_supxlabel().replace("\n", " ") == result.notes[0]

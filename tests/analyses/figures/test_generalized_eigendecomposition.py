@@ -23,7 +23,12 @@ def result(data):
 def test_draws_what_the_context_allows(result, data):
     a, b = data
     plain = generalized_eigendecomposition(a, b)
-    assert set(figures.generalized_eigendecomposition(plain)) == ALWAYS
+    drawn = figures.generalized_eigendecomposition(plain)
+    assert set(drawn) == ALWAYS
+    found = plain.eigenvalues_a[0]
+    for name in ("spectrum", "scores"):  # nothing is tested
+        title = drawn[name].axes[0].get_title("left")
+        assert title.endswith((f"largest: {found:.4g}", f"ratio {found:.4g}"))
     assert set(figures.generalized_eigendecomposition(result)) == ALWAYS | {"null"}
     texts = [(["x", "y"], acts) for acts in np.random.default_rng(1).normal(size=(16, 2, 30))]
     drawn = figures.generalized_eigendecomposition(result, a=a, b=b, texts=texts, other=1)
@@ -45,7 +50,10 @@ def test_scores_are_drawn_about_their_means_and_the_strongest_are_named(result, 
     strongest = str(np.abs(him.get_ydata()).argmax())  # A over B: of the first condition
     assert strongest in {text.get_text() for text in axes.texts}
     assert f"\n{strongest}: item ${strongest}\n" in axes.get_xlabel()
-    assert axes.get_title("left") == "him over her"
+    ratio, low, high = result.heldout_ratio_a
+    heldout = f"held-out ratio {ratio:.3g} (95 %: {low:.3g} to {high:.3g})"
+    found = f"in-sample ratio {result.observed_a:.4g}"  # the one of the null
+    assert axes.get_title("left") == f"him over her: {found}\n{heldout}"
 
 
 def test_spectrum_and_null_show_what_was_found(result):
@@ -56,11 +64,16 @@ def test_spectrum_and_null_show_what_was_found(result):
         (band,) = axes.patches
         ends = np.quantile(null, [0.025, 0.975]) / getattr(result, f"observed_{name}")
         np.testing.assert_allclose([band.get_y(), band.get_y() + band.get_height()], ends)
+        assert f"as tested: {getattr(result, f'observed_{name}'):.4g}" in axes.get_title("left")
     axes = drawn["null"].axes[1]
+    (legend,) = drawn["null"].legends
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert sorted(labels) == ["95 % of draws", "labels exchanged", "observed"]
+    assert not axes.texts
     lines = [line.get_xdata()[0] for line in axes.lines]
     assert lines == [result.observed_b, np.quantile(result.null_b, 0.95)]
     assert sum(bar.get_height() for bar in axes.patches) == 19
-    assert f"p = {result.p_value_b:.3g}" in axes.get_title("left")
+    assert f"{result.observed_b:.4g}, p = {result.p_value_b:.3g}" in axes.get_title("left")
 
 
 def test_covariances_of_many_columns_are_exact_block_means(monkeypatch, data):

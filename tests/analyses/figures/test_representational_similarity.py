@@ -22,13 +22,17 @@ def test_words_of_a_group_stand_together_with_their_own_similarities():
     result = found(groups=("a", "b"))
     drawn = figures.representational_similarity(result, items=list("ABCDEFGHIJKL"))
     axes = drawn["similarity"].axes[0]
-    assert [label.get_text() for label in axes.get_yticklabels()] == list("ACEGIKBDFHJL")
+    for panel in drawn["similarity"].axes[:2]:
+        for labels in (panel.get_xticklabels(), panel.get_yticklabels()):
+            assert [label.get_text() for label in labels] == list("ACEGIKBDFHJL")
     image = axes.images[0].get_array()
     assert image[0, 1] == result.similarity_x[0, 2]
     assert image[1, 6] == result.similarity_x[2, 1]
     mask, similar, _ = drawn["groups"].axes
     np.testing.assert_array_equal(mask.images[0].get_array()[:6, :6], 1)
     np.testing.assert_array_equal(mask.images[0].get_array()[6:, :6], 0)
+    others, own = similar.lines  # a smaller mark, drawn later, hides none
+    assert own.get_markersize() < others.get_markersize()
     # Word E is the third; its own group are the words at even places.
     others, own = (line.get_xdata()[2] for line in similar.lines)
     assert own == pytest.approx(np.mean([result.similarity_x[4, i] for i in (0, 2, 6, 8, 10)]))

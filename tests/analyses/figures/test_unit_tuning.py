@@ -38,6 +38,7 @@ def test_draws_all_figures(units, save):
 def test_significant_units_stand_apart():
     a, b = conditions(50)
     a[:, 26:] = b[:, 26:] = 0.0  # as most latents are
+    a[3, 48] = b[5, 49] = 2.0
     result = unit_tuning(a, b)
     axes = figures.unit_tuning(result, conditions=("nouns", "verbs"))["t"].axes[0]
     rest, significant, *_, low, high = axes.lines
@@ -50,6 +51,20 @@ def test_significant_units_stand_apart():
     assert (low.get_ydata()[0], high.get_ydata()[0]) == pytest.approx((-limit, limit))
     assert {text.get_text() for text in axes.texts} <= set(map(str, range(50)))
     assert axes.get_ylabel() == "t (above 0: prefers verbs)"
+    kinds = "untestable: 22 constant, 2 active for one item"
+    assert axes.get_title("left") == f"|t| above {limit:.3g} (dashed)\n{kinds}"
+
+
+def test_thresholds_that_differ_by_unit_are_called_so():
+    a, b = np.random.default_rng(0).normal(size=(2, 8, 9))
+    a[:, :4] *= 3.0
+    result = unit_tuning(a, b, test="welch")
+    drawn = figures.unit_tuning(result, a=a, b=b, units="latents")
+    median = f"(dashed: median {np.median(result.threshold):.3g})"
+    title = drawn["t"].axes[0].get_title("left")
+    assert title == f"|t| above its latent's threshold {median}"
+    assert not result.significant.any()
+    assert drawn["mean_activation"].axes[2].get_title("left") == "One against the other"
 
 
 def test_unaligned_lists_are_labelled_each_by_its_own_words():

@@ -41,7 +41,9 @@ def category_score(
     if result.auc is not None:
         figures["auc"] = _score_against_auc(result, result.auc, units)
     for figure in figures.values():
-        style.headline(figure, f"Preference of {units} for {category}")
+        dashed = any(line.get_linestyle() == "--" for axes in figure.axes for line in axes.lines)
+        rule = " (dashed: p = 0.05)" * dashed
+        style.headline(figure, f"Preference of {units} for {category}{rule}")
         # The assumptions of the p-values, and that a ratio of signed activations says little.
         notes = "\n".join(fill(note, 66) for note in result.notes)
         figure.supxlabel(notes, x=0.01, ha="left", fontsize=6.5, style="italic")
@@ -99,9 +101,6 @@ def _draw_bound(axes: Axes, null: Array | None, across: bool = False) -> None:
     if null is None or not 0 < (bound := critical_value(null)) < np.inf:
         return
     (axes.axvline if across else axes.axhline)(bound, **LINE)
-    side = axes.get_xaxis_transform() if across else axes.get_yaxis_transform()
-    look: dict[str, Any] = {"transform": side, "fontsize": 6.5, "ha": "right", "va": "bottom"}
-    axes.text(*((bound, 0.2) if across else (1.0, bound)), "p = 0.05", rotation=90 * across, **look)
 
 
 def _best(verb: str, values: Array, p_values: Array | None, units: str) -> str:

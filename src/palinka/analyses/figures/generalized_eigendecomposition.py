@@ -31,13 +31,14 @@ TokenSeries = tuple[Names, Array, Array]
 
 
 @style.captioned(
-    spectrum="The eigenvalues of both directions, each as a share of its largest: ratios of the "
-    "variance of one condition to that of the other. Shaded, where it was computed, is the range "
-    "of the largest one under exchanged labels.",
+    spectrum="The eigenvalues of both directions, ratios of the variances of the conditions, as "
+    "shares of the largest. Shaded, where it was computed, is its range under exchanged labels; "
+    "what is tested, in components found without the labels, differs a little from `eigenvalue`.",
     variance="The share of the activations' variance in the principal components among which the "
     "directions were found.",
     scores="The items along the leading directions, each condition about its own mean. Where one "
-    "spreads and the other does not, the direction holds for the items that it was found in.",
+    "spreads and the other does not, the direction holds for the items that it was found in; only "
+    "the held-out ratio is about others.",
     patterns="The change of each unit along the leading directions.",
     null="The largest eigenvalue beside those of exchanged labels, within pairs where the items "
     "are matched: how often chance finds as much. The held-out ratio is the geometric mean over "
@@ -49,7 +50,7 @@ TokenSeries = tuple[Names, Array, Array]
     "items are matched, after each condition was centered on its mean: what a spectrum and scores "
     "look like where the conditions do not differ in variance.",
     series="The scores token by token along texts of both conditions. Zero is halfway between the "
-    "means of the items, and the first condition's side is up.",
+    "means of the items, and that of the first condition is above it. Single texts can differ.",
 )
 def generalized_eigendecomposition(
     result: Result, *, a: ArrayLike | None = None, b: ArrayLike | None = None,
@@ -90,10 +91,8 @@ def generalized_eigendecomposition(
         scores = np.stack([result.scores_a, result.scores_b], axis=1)
         middle = [scores[members].mean(axis=0) for members in (first, ~first)]
         signs = np.where(middle[0] < middle[1], -1.0, 1.0)
-        every = [
-            (tokens, *(signs * (result.project(acts) - np.mean(middle, axis=0))).T)
-            for tokens, acts in texts
-        ]
+        zero = np.mean(middle, axis=0)
+        every = [(tokens, *(signs * (result.project(x) - zero)).T) for tokens, x in texts]
         figures["series"] = draw_series(every, len(both[0]), conditions, series)
     return figures
 
@@ -141,25 +140,35 @@ def _directions(names: Names) -> list[tuple[str, str, dict[str, Any], str]]:
     ]
 
 
+def _largest(result: Result, name: str) -> float:
+    """The largest eigenvalue: the one that was tested, if any was."""
+    observed = getattr(result, f"observed_{name}")
+    return float(getattr(result, f"eigenvalues_{name}")[0] if observed is None else observed)
+
+
+def _heldout(result: Result, name: str) -> str:
+    r = getattr(result, f"heldout_ratio_{name}")
+    return "" if r is None else "\nheld-out ratio {:.3g} (95 %: {:.3g} to {:.3g})".format(*r)
+
+
 def _spectrum(result: Result, names: Names) -> Figure:
     figure, panels = style.new_figure(style.WIDTH, 2.6, ncols=2, sharey=True)
+    tested = result.null_a is not None
     for axes, (name, direction, look, _) in zip(panels, _directions(names), strict=True):
         values = getattr(result, f"eigenvalues_{name}")
         shown = values[:MAX_COMPONENTS] / values[0]
         axes.plot(np.arange(1, len(shown) + 1), shown, ms=3, **look)
-        null, observed = getattr(result, f"null_{name}"), getattr(result, f"observed_{name}")
+        null, largest = getattr(result, f"null_{name}"), _largest(result, name)
         if null is not None:
-            low, high = np.quantile(null[np.isfinite(null)], [0.025, 0.975]) / observed
+            low, high = np.quantile(null[np.isfinite(null)], [0.025, 0.975]) / largest
             axes.axhspan(low, high, color=style.MUTED, alpha=0.4, linewidth=0)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.set(xlabel="component", ylim=(-0.03, max(1.05, axes.get_ylim()[1])))
-        axes.set_title(f"{direction}\nlargest: {values[0]:.4g}")
+        axes.set_title(f"{direction}\nlargest{', as tested' * tested}: {largest:.4g}")
     panels[0].set_ylabel("eigenvalue (largest = 1)")
-    null = " (gray: the largest under exchanged labels, 95 % of draws)" * (
-        result.null_a is not None
-    )
+    gray = " (gray: the largest under exchanged labels, 95 % of draws)" * tested
     few = f"the first {len(shown)} of {len(values)} components"
-    style.headline(figure, f"Variance ratios of {few}{null}")
+    style.headline(figure, f"Variance ratios of {few}{gray}")
     return figure
 
 
@@ -197,23 +206,19 @@ def _patterns(result: Result, names: Names, units: str) -> Figure:
 
 
 def _null(result: Result, names: Names) -> Figure:
-    figure, panels = style.new_figure(style.WIDTH, 4.2, nrows=2)
-    for axes, (name, direction, look, _) in zip(panels, _directions(names), strict=True):
-        null, observed = getattr(result, f"null_{name}"), getattr(result, f"observed_{name}")
+    figure, panels = style.new_figure(style.WIDTH, 4.4, nrows=2)
+    for axes, (name, direction, *_) in zip(panels, _directions(names), strict=True):
+        null, observed = getattr(result, f"null_{name}"), _largest(result, name)
         finite = null[np.isfinite(null)]  # a labeling can leave a condition without variance
         bins = min(40, max(5, len(null) // 10))
-        axes.hist(finite, bins=bins, color=style.MUTED)
-        threshold, height = float(np.quantile(null, 0.95)), axes.get_ylim()[1]
-        for x, text, line in ((observed, "observed", "-"), (threshold, "95 % of draws", "--")):
-            axes.axvline(x, color=look["color"] if x == observed else "black", linestyle=line)
-            axes.text(x, height, f" {text}: {x:.4g}", rotation=90, va="top", fontsize=6.5)
-        title = f"{direction}: p = {getattr(result, f'p_value_{name}'):.3g}"
-        ratio = getattr(result, f"heldout_ratio_{name}")
-        if ratio is not None:
-            title += "\nheld-out ratio {:.3g} (95 %: {:.3g} to {:.3g})".format(*ratio)
-        axes.set(title=title, ylabel=f"draws, of {len(null):,}")
+        axes.hist(finite, bins=bins, color=style.MUTED, label="labels exchanged")
+        axes.axvline(observed, color="black", label="observed")
+        axes.axvline(float(np.quantile(null, 0.95)), color="black", ls=":", label="95 % of draws")
+        title = f"{direction}: {observed:.4g}, p = {getattr(result, f'p_value_{name}'):.3g}"
+        axes.set(title=title + _heldout(result, name), ylabel=f"draws, of {len(null):,}")
     panels[1].set_xlabel("largest eigenvalue (variance ratio)")
-    style.headline(figure, "The largest eigenvalue, and those of exchanged labels (gray)")
+    figure.legend(*panels[1].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    style.headline(figure, "The largest eigenvalue, and those of exchanged labels")
     return figure
 
 
@@ -223,6 +228,7 @@ def _scores(result: Result, names: Names, groups: Sequence[Mask], items: Names |
     for axes, (name, title, _, unit) in zip(panels, _directions(names), strict=True):
         scores = _centered(getattr(result, f"scores_{name}"), groups)
         _draw_stems(axes, scores, groups, names)
+        title += f": in-sample ratio {_largest(result, name):.4g}{_heldout(result, name)}"
         axes.set(title=title, ylabel=f"GED score, centered\n{unit}", xlabel="item")
         if items:
             strongest = np.argsort(-np.abs(scores), kind="stable")[: style.NAMED]
@@ -231,8 +237,8 @@ def _scores(result: Result, names: Names, groups: Sequence[Mask], items: Names |
             look: dict[str, Any] = {"loc": "left", "fontsize": 6.5, "parse_math": False}
             axes.set_xlabel("\n".join(["item", *lines]), **look)
     if len(groups) > 1:
-        style.legend_above(panels[0], columns=2)
-    style.headline(figure, "Spread of the items along both directions")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower right", ncols=2)
+    style.headline(figure, "Spread of the items along both directions (in-sample)")
     return figure
 
 
@@ -356,7 +362,8 @@ def draw_series(
     for name, (*_, look, _) in zip(names, _directions(names), strict=True):
         panels[0].plot([], [], linestyle="", label=name, **look)
     style.legend_above(panels[0], columns=2)
-    style.headline(figure, f"Every token along both directions; up is the side of {names[0]}")
+    signs = "signs so that the mean of {} is above that of {}".format(*names)
+    style.headline(figure, f"Every token along both directions; {signs}")
     return figure
 
 

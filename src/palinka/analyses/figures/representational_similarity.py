@@ -133,8 +133,8 @@ def _groups(
             for pairs in (same & ~np.eye(len(words), dtype=bool), ~same)
         )
         axes.hlines(at, own, others, color=BETWEEN, linewidth=0.8, zorder=0)
-        axes.plot(others, at, "o", mfc="white", color="black", label="to other groups")
-        axes.plot(own, at, "o", color="black", label="to its own group")
+        axes.plot(others, at, "o", ms=5, mfc="white", color="black", label="to other groups")
+        axes.plot(own, at, "o", ms=2, color="black", label="to its own group")
         axes.set(title=site.replace(", ", ",\n"), xlabel="mean cosine")
         axes.locator_params(axis="x", nbins=4)
         axes.tick_params(axis="y", length=0)
@@ -147,14 +147,14 @@ def _groups(
 
 
 def _matrices(result: Result, order: Indices, words: list[str], sites: Sequence[str]) -> Figure:
-    figure, panels = style.new_figure(style.WIDTH, 8.0, nrows=2)
+    figure, panels = style.new_figure(style.WIDTH, 8.4, nrows=2)
     for axes, name, site in zip(panels, "xy", sites, strict=True):
         matrix = getattr(result, f"similarity_{name}")[np.ix_(order, order)]
         scale = style.color_scale(triangle(matrix))
         # The diagonal, always 1, must not take the colors away from the rest.
         np.fill_diagonal(matrix, np.nan if len(words) <= style.MAX_SIDE else scale["vmax"])
         drawn = style.draw_matrix(axes, matrix, **scale)
-        _name_words(axes, words, order, columns=axes is panels[0])
+        _name_words(axes, words, order, columns=True)
         if result.membership is not None:
             for edge in np.flatnonzero(np.diff(result.membership[order])) + 0.5:
                 axes.axhline(edge, color="white", linewidth=1.2)
@@ -257,10 +257,7 @@ def _name_groups(axes: Axes, result: Result) -> None:
     """Write the groups along the right side of a matrix of words."""
     assert result.membership is not None
     ends = np.cumsum(np.bincount(result.membership))
-    place: dict[str, Any] = {
-        "transform": axes.get_yaxis_transform(),
-        "rotation": 270,
-        "va": "center",
-    }
+    look: dict[str, Any] = {"rotation": 270, "va": "center", "fontsize": "small"}
+    look["transform"] = axes.get_yaxis_transform()
     for name, end, size in zip(result.group_names, ends, np.diff(ends, prepend=0), strict=True):
-        axes.text(1.02, end - size / 2 - 0.5, name, fontsize="small", parse_math=False, **place)
+        axes.text(1.02, end - size / 2 - 0.5, name, parse_math=False, **look)

@@ -19,11 +19,12 @@ CORRECTIONS = {
 
 @style.captioned(
     t="The t statistic of every unit, by its number and in descending order. The sign says which "
-    "condition the unit prefers; beyond the dashed lines it is significant.",
+    "condition the unit prefers; beyond the dashed lines it is significant. Welch's thresholds "
+    "differ by unit. A unit that is active for one item has |t| = 1 by either test.",
     activations="The activations of every item of both conditions in the units with the highest "
     "and lowest t: whether a difference of means is one of many items, or of few.",
     mean_activation="The mean activation of every unit in both conditions, and one against the "
-    "other. Significant units lie off the diagonal.",
+    "other. Significant units, if any, lie off the diagonal.",
 )
 def unit_tuning(
     result: UnitTuning, *, a: ArrayLike | None = None, b: ArrayLike | None = None,
@@ -43,12 +44,19 @@ def unit_tuning(
     threshold = float(np.median(finite)) if len(finite) else np.inf
     for axes in panels:
         style.mark(axes, y=0.0)
-        if np.isfinite(threshold):
-            for end in (-threshold, threshold):
-                axes.axhline(end, color="black", linewidth=0.8, linestyle="--")
+        for end in (-threshold, threshold) if len(finite) else ():
+            axes.axhline(end, color="black", linewidth=0.8, linestyle="--")
     rule = f"{result.test.capitalize()}, {CORRECTIONS[result.correction]}, alpha {result.alpha:g}"
     count = f"{found.sum():,} of {len(found):,} {units} tell {second} from {first}"
-    style.headline(figure, f"{count}: |t| above {threshold:.3g} ({rule})")
+    style.headline(figure, f"{count} ({rule})")
+    title = f"|t| above {threshold:.3g} (dashed)"
+    if len(np.unique(finite.round(9))) > 1:
+        title = f"|t| above its {units[:-1]}'s threshold (dashed: median {threshold:.3g})"
+    once = np.isclose(np.abs(result.t), 1.0, rtol=1e-9, atol=0.0).sum()
+    constant = len(found) - len(finite)
+    if once or constant:
+        title += f"\nuntestable: {constant:,} constant, {once:,} active for one item"
+    panels[0].set_title(title)
     figures = {"t": figure}
     if a is not None and b is not None:
         both = as_float64(a, "a"), as_float64(b, "b")
@@ -70,8 +78,7 @@ def overview(
     figure, axes = style.new_figure(style.WIDTH, 0.9 + 0.2 * len(results))
     shares = [100.0 * result.significant.mean() for result in results.values()]
     bars = axes.barh(list(results), shares, color=style.COLORS[0])
-    numbers = [f"{result.significant.sum():,}" for result in results.values()]
-    axes.bar_label(bars, numbers, padding=2)
+    axes.bar_label(bars, [f"{r.significant.sum():,}" for r in results.values()], padding=2)
     axes.invert_yaxis()
     axes.margins(x=0.1)
     axes.set_xlabel(f"significant {units} (%, and their number)")
@@ -104,7 +111,7 @@ def _mean_activation(
     named = [unit for unit in style.extremes(result.t) if result.significant[unit]]
     style.name_points(against, means[0], means[1], named)
     xlabel, ylabel = (f"mean activation, {condition}" for condition in conditions)
-    title = "One against the other (orange diamonds: significant)"
+    title = "One against the other" + " (orange diamonds: significant)" * any(result.significant)
     against.set(xlabel=xlabel, ylabel=ylabel, title=title)
     style.headline(figure, f"Mean activation of all {units} in both conditions")
     return figure

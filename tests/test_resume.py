@@ -148,6 +148,7 @@ def test_a_run_that_lacks_nothing_but_its_end_ends_the_same(
     shutil.copytree(expected, tmp_path / "run")
     assert commands.run(tmp_path / "run", line("every step", "--ckpt_path=last")) == 0
     assert_same_end(tmp_path / "run", expected)
+    assert "nothing left to train: step 30 of 30" in (tmp_path / "run/output.txt").read_text()
 
 
 @pytest.mark.parametrize(

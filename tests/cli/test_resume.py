@@ -1,6 +1,7 @@
 """Folders of runs, reserved in process and by the commands."""
 
 import functools
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
@@ -251,9 +253,9 @@ def test_another_optimizer_than_the_runs_is_refused() -> None:
     same = {"optimizer": {**ADAM, "init_args": {"lr": 0.001, "betas": (0.9, 0.999)}}}
     check_optimizer(same, {"optimizer": ADAM})
     other = {"optimizer": {**ADAM, "init_args": {"lr": 0.5, "betas": (0.9, 0.999)}}}
-    with pytest.raises(InputError, match=r"model\.optimizer\.init_args\.lr is 0\.5.*with 0\.001"):
+    with pytest.raises(InputError, match=r"model\.optimizer\.lr is 0\.5.*with 0\.001"):
         check_optimizer(other, {"optimizer": ADAM})
-    with pytest.raises(InputError, match=r"lr_scheduler\.class_path is None.*with x"):
+    with pytest.raises(InputError, match=r"lr_scheduler is None.*with x"):
         check_optimizer({"lr_scheduler": None}, {"lr_scheduler": {"class_path": "x"}})
 
 
@@ -267,7 +269,7 @@ def test_a_resumed_run_names_the_settings_that_it_ignores(
     assert main([*line, "--model.autoencoder.tied=false"]) == 0  # which no file says
     longer = [*line, "--trainer.max_epochs=2", "--ckpt_path=last"]
     refusal = refused(*longer, "--model.optimizer.lr=0.5")
-    assert "model.optimizer.init_args.lr is 0.5" in refusal
+    assert "model.optimizer.lr is 0.5" in refusal
     settings["autoencoder"]["init_args"]["k"] = 16
     file.write_text(yaml.safe_dump({"model": settings}))
     parsed.clear()
@@ -275,6 +277,37 @@ def test_a_resumed_run_names_the_settings_that_it_ignores(
         assert main(longer) == 0
     assert parsed.count("palinka") == 1
     (ignored,) = [str(each.message) for each in told if " stays " in str(each.message)]
-    assert "k stays 8, as the run began: the 16 of" in ignored
+    assert "model.autoencoder.k stays 8, as the run began: the 16 of" in ignored
     record = yaml.safe_load((workspace / "lightning_logs/version_0/config.yaml").read_text())
     assert record["model"]["autoencoder"]["init_args"]["k"] == 8
+
+
+def test_what_a_run_cannot_resume_is_refused(workspace: Path, refused: Any) -> None:
+    settings = {"class_path": "KSparseAutoencoder", "init_args": {"k": 16, "decoder_bias": True}}
+    file, run = workspace / "run.yaml", Path("lightning_logs/version_0")
+    file.write_text(yaml.safe_dump({"model": {"autoencoder": settings}}))
+    line = [*SMALL, f"--config={file}"]
+    assert main(line) == 0
+    before = sorted(run.rglob("*"))
+    own = [*line, f"--ckpt_path={run}/checkpoints/last.ckpt"]
+    left = "nothing to train: the checkpoint is at step 8 of"
+    assert f"{left} 8; raise trainer.max_epochs" in refused(*own, "--model.autoencoder.k=4")
+    assert f"{left} 5; raise trainer.max_steps" in refused(*own, "--trainer.max_steps=5")
+    last = [*line, "--ckpt_path=last", "--trainer.max_epochs=2"]
+    with FileLock(run / "run.lock"):
+        assert f"{run} is being trained by another process; wait" in refused(*last)
+    (run / "run.lock").unlink(missing_ok=True)
+    other = {"class_path": "palinka.autoencoders.TopKAutoencoder"}
+    file.write_text(yaml.safe_dump({"model": {"autoencoder": other}}))
+    trains = f"{run} trains a KSparseAutoencoder, and"
+    assert f"{trains} run.yaml names TopKAutoencoder; give --ckpt_path FILE" in refused(*last)
+    typed = "--model.autoencoder=BatchTopKAutoencoder"
+    assert "holds a KSparseAutoencoder" in refused(*last, typed)
+    assert sorted(run.rglob("*")) == before
+    assert [path.name for path in run.parent.iterdir()] == ["version_0"]
+    settings["init_args"] = {"k": 32, "decoder_bias": True}
+    file.write_text(yaml.safe_dump({"model": {"autoencoder": settings}}))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".* stays ")  # the command line gives `k`
+        assert main(last) == 0
+    assert not (run / "run.lock").exists()

@@ -7,6 +7,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -160,7 +161,11 @@ class PalinkaCLI(LightningCLI):
         record = resume.model_settings(self._resumed / resume.CONFIG) if self._resumed else {}
         # A checkpoint has their states, not their settings.
         kept |= {n: v for n, v in record.items() if n in ("optimizer", "lr_scheduler")}
-        self._of_files, self._kept = config.model.as_dict(), {"model": kept}
+        files = [Path(str(file)) for file in config.config or ()]
+        typed = {resume.IN_CLASS.sub("", each.partition("=")[0]) for each in self._arguments}
+        if self._resumed is not None and "--model.autoencoder" not in typed:
+            resume.check_class(self._resumed, kept, files)
+        self._given, self._kept = (files, typed, config.model.as_dict()), {"model": kept}
         return self._kept
 
     def _parse_ckpt_path(self) -> None:
@@ -171,8 +176,7 @@ class PalinkaCLI(LightningCLI):
         if self.config.subcommand == "fit" and self._kept:
             model, kept = self.config.fit.model.as_dict(), self._kept["model"]
             resume.check_optimizer(model, kept)
-            files = [Path(str(file)) for file in self.config.fit.config if file]
-            for line in resume.ignored_settings(files, self._of_files, kept, model):
+            for line in resume.ignored_settings(*self._given, kept, model):
                 rank_zero_warn(line)
 
     def instantiate_classes(self) -> None:
@@ -205,6 +209,8 @@ class PalinkaCLI(LightningCLI):
                 made = InputError(f"the optimizer cannot be made: {error}; {hint}")
                 raise _cause(error, InputError) or made from error
         trial = self.trainer.fast_dev_run or self.trainer.barebones  # type: ignore[attr-defined]
+        if command == "fit" and self._checkpoint is not None and not trial:
+            resume.check_steps_left(self._checkpoint, self.trainer, resumes=resumes)
         if command in LightningCLI.subcommands() and self.trainer.is_global_zero and not trial:
             fit = command == "fit"
             self.trainer.run_folder = resume.reserve(self.trainer, fit=fit, run=self._resumed)
@@ -286,12 +292,9 @@ class PalinkaCLI(LightningCLI):
         return found
 
     def _run_subcommand(self, subcommand: str) -> None:
-        try:
+        folder = self.trainer.run_folder
+        with nullcontext() if folder is None else resume.hold(self.trainer, folder):
             super()._run_subcommand(subcommand)
-        except Exception:
-            if self.trainer.run_folder is not None:
-                resume.release(self.trainer, self.trainer.run_folder)
-            raise
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """Turn off Lightning's table, which has no intervals, and its list of predictions."""

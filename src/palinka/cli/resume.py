@@ -5,8 +5,8 @@ import json
 import re
 import sys
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,20 @@ import lightning.pytorch as pl
 import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
 from palinka.cli.options import LOG_FOLDER, flat
 from palinka.cli.parser import imported
-from palinka.errors import InputError, expanded
+from palinka.data.writer import locked
+from palinka.errors import InputError, expanded, shell_path
 from palinka.training import SparseAutoencoderModule, checkpoint
 from palinka.training.callbacks.base import VariantLogger
 from palinka.training.callbacks.checkpoints import FOLDER, NEWEST, OLDER
 
 CONFIG = "config.yaml"
+LOCK = "run.lock"
+# Parts of a setting's name that its option does without.
+IN_CLASS = re.compile(r"\.(init_args|class_path)\b")
 _VERSION = re.compile(r"version_(\d+)")
 # Loggers that write to `<save_dir>/<name>/version_<N>`, which then is the run's folder.
 _IN_FOLDERS = (TensorBoardLogger, CSVLogger)
@@ -66,6 +70,22 @@ def reserve(trainer: pl.Trainer, *, fit: bool, run: Path | None = None) -> Path:
         if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
             callback.dirpath = str(folder / FOLDER)
     return folder
+
+
+@contextmanager
+def hold(trainer: pl.Trainer, run: Path) -> Iterator[None]:
+    """Lock the folder of a run, and `release` it after an error; a kill leaves no lock."""
+    mine = False
+    try:
+        with locked(run / LOCK, blocking=False) as mine:
+            if not mine:
+                remedy = "wait for it, or start a new run without --ckpt_path"
+                raise InputError(f"{shell_path(run)} is being trained by another process; {remedy}")
+            yield
+    except Exception:
+        if mine:
+            release(trainer, run)
+        raise
 
 
 def release(trainer: pl.Trainer, folder: Path) -> None:
@@ -198,6 +218,21 @@ def check_whole(path: Path) -> None:
         raise InputError(f"{path} is damaged in {damaged}")
 
 
+def check_steps_left(path: str, trainer: pl.Trainer, *, resumes: bool) -> None:
+    """Reject a checkpoint after the last step, unless its own run `resumes` to end."""
+    state = checkpoint.read(path, allow_sweep=True)
+    step, loops = state["global_step"], state.get("loops")  # an imported one has no loops
+    epochs = loops["fit_loop"]["epoch_progress"]["current"]["processed"] if loops else 0
+    for name, taken in (("max_steps", step), ("max_epochs", epochs)):
+        if 0 < (limit := getattr(trainer, name)) <= taken:
+            at = f"step {step:,} of {step * limit // taken:,}"
+            if not resumes:
+                fault = f"nothing to train: the checkpoint is at {at}"
+                raise InputError(f"{fault}; raise trainer.{name}")
+            rank_zero_info(f"nothing left to train: {at}")
+            break
+
+
 def check_optimizer(model: Mapping[str, Any], recorded: Mapping[str, Any]) -> None:
     """Reject an optimizer or schedule other than the one whose state a run resumes with.
 
@@ -213,17 +248,29 @@ def check_optimizer(model: Mapping[str, Any], recorded: Mapping[str, Any]) -> No
             raise InputError(f"{problem} {then.get(name)}; {remedy}")
 
 
+def check_class(run: Path, kept: Mapping[str, Any], files: Iterable[Path]) -> None:
+    """Reject the newest run where the files name another autoencoder than it has `kept`."""
+    trained = _flat(kept)["autoencoder"]
+    settings = [(file.name, _flat(model_settings(file)).get("autoencoder")) for file in files]
+    for file, name in [each for each in settings if each[1]][-1:]:
+        if str(name).rpartition(".")[2] != trained:
+            problem = f"{shell_path(run)} trains a {trained}, and {file} names {name}"
+            raise InputError(f"{problem}; give --ckpt_path FILE of the run to resume")
+
+
 def ignored_settings(
-    files: Iterable[Path], given: Mapping[str, Any], kept: Mapping[str, Any], now: Mapping[str, Any]
+    files: Iterable[Path], typed: Collection[str], *models: Mapping[str, Any]
 ) -> Iterator[str]:
     """Name settings of configuration files that a resumed run ignores, a line each.
 
-    `model` is `given` by the files, `kept` in the checkpoint, and `now` that of the run.
+    `models` are the settings given by the files, kept in the checkpoint, and of the run, which
+    may have been `typed`.
     """
-    given, kept, now = map(_flat, (given, kept, now))
+    given, kept, now = map(_flat, models)
     for name in {name: None for file in files for name in _flat(model_settings(file))}:
-        if given.get(name) != now.get(name) == kept.get(name):
-            stays = f"model.{name} stays {now.get(name)}, as the run began"
+        ignored = given.get(name) != now.get(name) == kept.get(name)
+        if ignored and name in kept and f"--model.{name}" not in typed:
+            stays = f"model.{name} stays {kept[name]}, as the run began"
             yield f"{stays}: the {given.get(name)} of the configuration file is ignored"
 
 
@@ -238,5 +285,7 @@ def model_settings(path: Path) -> dict[str, Any]:
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    plain = {n: json.loads(json.dumps(v, default=str)) for n, v in flat(settings)}
-    return {n: v.rpartition(".")[2] if n.endswith("class_path") else v for n, v in plain.items()}
+    """Settings by the names of options; classes go by their own, and tuples become lists."""
+    plain = {n: json.loads(json.dumps(v, default=str)) for n, v in flat(settings) if v != {}}
+    plain = {n: v.rpartition(".")[2] if n.endswith("class_path") else v for n, v in plain.items()}
+    return {IN_CLASS.sub("", name): value for name, value in plain.items()}

@@ -34,7 +34,7 @@ from palinka.errors import InputError, atomic_write
 
 
 @contextmanager
-def _locked(path: Path, *, blocking: bool) -> Iterator[bool]:
+def locked(path: Path, *, blocking: bool) -> Iterator[bool]:
     """Hold a lock file, which is removed with its lock; False if another process holds it."""
     lock = FileLock(path, blocking=blocking)
     with as_input_error(path), suppress(Timeout):
@@ -133,7 +133,7 @@ class CacheWriter:
             why = f"{self.folder}: cannot be made ({error.strerror})"
             raise InputError(f"{why}; set PALINKA_CACHE or cache_dir") from error
         path = (self.folder / shard_name(index)).with_suffix(".lock")
-        with _locked(path, blocking=False) as mine:
+        with locked(path, blocking=False) as mine:
             # Another process may have finished it between the first look and the lock.
             mine = mine and not self.done(index)
             description = self.folder / DESCRIPTION_NAME
@@ -205,7 +205,7 @@ class CacheWriter:
 
     def _lock(self) -> AbstractContextManager[bool]:
         """Lock what belongs to the cache as a whole: its manifest and its description."""
-        return _locked((self.folder / DESCRIPTION_NAME).with_suffix(".lock"), blocking=True)
+        return locked((self.folder / DESCRIPTION_NAME).with_suffix(".lock"), blocking=True)
 
 
 def tidy(folder: Path) -> None:

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from palinka.analyses.pairwise_mutual_information import (
+    outlying_units,
     pairwise_mutual_information,
 )
+from palinka.analyses.stats.joint_histogram import binned_rows, joint_histogram
 from palinka.analyses.stats.similarity import triangle
 from palinka.errors import InputError
 
@@ -54,11 +56,12 @@ def plain_pair(x, y, bins, outlier_z):
 
 
 def agrees(x, bins=15, outlier_z=5.0):
-    """Hold the matrices to the plain transcription."""
+    """Hold the matrices, and the counts behind them, to the plain transcription."""
     result = pairwise_mutual_information(x, bins, outlier_z)
     if outlier_z is None:
         outlier_z = 5.0 if (x == 0).mean() <= 0.1 else 0.0
     wide = x.astype(np.float32) if x.dtype == np.float16 else x
+    rows = binned_rows(wide, outlying_units(wide, outlier_z), bins)
     matrices = np.stack([
         result.mutual_information, result.mutual_information_corrected, result.covariance,
         result.samples,
@@ -70,6 +73,9 @@ def agrees(x, bins=15, outlier_z=5.0):
         difference = np.abs(matrices[:3, i, j] - expected)
         assert (difference <= scale + 1e-10 * np.abs(expected)).all()
         assert matrices[3, i, j] == n
+        if n > 0:
+            counts = plain_histogram(wide[i], wide[j], bins, outlier_z)[2]
+            np.testing.assert_array_equal(joint_histogram(rows, i, j), counts)
     return result
 
 

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from palinka.analyses.result import Array, Mask, Result, Table, as_matrix, takes
 from palinka.analyses.stats import joint_histogram
 from palinka.analyses.stats.compiled import threads
-from palinka.analyses.stats.joint_histogram import BinnedRows
+from palinka.analyses.stats.joint_histogram import CONSTANT, DISORDERED, BinnedRows
 from palinka.analyses.stats.similarity import triangle
 from palinka.errors import InputError, progress
 
@@ -135,7 +135,7 @@ def _information(rows: BinnedRows) -> tuple[Array, Array]:
 
     def work(share: NDArray[np.intp]) -> int:
         joint_histogram.fill_pairs(
-            rows.digits, rows.bins + 1, rows.binning, rows.constant, share, count_logs,
+            rows.digits, rows.bins + 1, rows.binning, rows.status, share, count_logs,
             joint_histogram.room_for_counts(rows), information, corrected,
         )  # fmt: skip
         return int((items - 1 - share).sum())
@@ -146,6 +146,13 @@ def _information(rows: BinnedRows) -> tuple[Array, Array]:
     ):
         for done in pool.map(work, shares):
             bar.update(done)
+    columns, logs = np.empty(rows.bins, dtype=np.int64), np.empty(rows.bins)
+    for first, second in np.argwhere(np.triu(rows.status_of_pairs() == DISORDERED, k=1)):
+        copies = np.zeros((4, rows.bins + 1, rows.bins + 1), dtype=np.int64)
+        copies[0, :-1, :-1] = joint_histogram.joint_histogram(rows, first, second)
+        joint_histogram.fill_information(
+            copies.reshape(4, -1), count_logs, columns, logs, first, second, information, corrected
+        )
     return information, corrected
 
 
@@ -171,7 +178,7 @@ def _samples_and_covariance(rows: BinnedRows) -> tuple[Array, Array]:
     covariance = centered @ centered.T
     covariance -= sums * sums.T / np.maximum(samples, 1.0)
     covariance /= np.maximum(samples - 1.0, 1.0)
-    covariance[rows.constant_pairs()] = 0.0
+    covariance[rows.status_of_pairs() == CONSTANT] = 0.0
     return np.triu(samples, k=1), np.triu(covariance, k=1)
 
 
@@ -182,7 +189,7 @@ def _notes(rows: BinnedRows, samples: Array) -> list[str]:
     if not varying.all():
         given = f"{(~varying).sum()} of {len(varying)} items have no variance"
         notes.append(f"{given}: their pairs have no information")
-    uniform = triangle(rows.constant_pairs() & varying & varying[:, None])
+    uniform = triangle((rows.status_of_pairs() == CONSTANT) & varying & varying[:, None])
     if uniform.any():
         given = f"{uniform.sum()} of {len(uniform)} pairs have an item that is constant"
         notes.append(f"{given} over the units kept: they have no information")

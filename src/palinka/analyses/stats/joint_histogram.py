@@ -14,6 +14,10 @@ Indices = NDArray[np.intp]
 Digits = NDArray[np.unsignedinteger[Any]]
 Counts = NDArray[np.integer[Any]]
 
+# Status of the bins of a row, the worst last: they are known; subnormal values have rounded
+# their edges out of order; all kept values are equal, or there are none.
+COUNTED, DISORDERED, CONSTANT = 0, 1, 2
+
 # Added to every probability before its logarithm.
 EPSILON = 1e-12
 
@@ -92,7 +96,7 @@ def _find_ranges(
 @compiled
 def _digitize(
     values: Numbers, outlying: Mask, row_of: Indices, low: Numbers, high: Numbers, ticks: Numbers,
-    digits: Digits,
+    digits: Digits, status: NDArray[np.int64],
 ) -> None:  # fmt: skip
     """Fill in the bin of each value in each range, the number of inner edges that it reaches.
 
@@ -103,10 +107,17 @@ def _digitize(
     units = values.shape[1]
     for index in range(len(row_of)):
         row = row_of[index]
-        # Rounding for rounding as `numpy.linspace`: all stays in the dtype of the values.
-        step = (high[index] - low[index]) / ticks[bins]
+        # Rounding for rounding as `numpy.linspace`: every operation stays in the dtype of the
+        # values, and NumPy has the second form for steps that underflow.
+        span = high[index] - low[index]
+        step = span / ticks[bins]
         for k in range(bins):
-            edges[k] = ticks[k] * step + low[index]
+            offset = ticks[k] * step if step != 0 else (ticks[k] / ticks[bins]) * span
+            edges[k] = offset + low[index]
+        if not low[index] < high[index]:
+            status[index] = CONSTANT
+        else:
+            status[index] = COUNTED if edges[bins - 1] <= high[index] else DISORDERED
         for unit in range(units):
             digits[index, unit] = 0
         # Edge by edge, which is vectorized over values.
@@ -145,7 +156,7 @@ def _count_cells(
 
 
 @compiled
-def _fill_information(
+def fill_information(
     copies: Counts, count_logs: NDArray[np.float64], columns: Counts, logs: NDArray[np.float64],
     first: int, second: int, information: NDArray[np.float64], corrected: NDArray[np.float64],
 ) -> None:  # fmt: skip
@@ -187,14 +198,14 @@ def _fill_information(
 
 @compiled
 def fill_pairs(
-    digits: Digits, width: int, binning: Indices, constant: Mask, share: Indices,
+    digits: Digits, width: int, binning: Indices, status: NDArray[np.int64], share: Indices,
     count_logs: NDArray[np.float64], copies: Counts, information: NDArray[np.float64],
     corrected: NDArray[np.float64],
 ) -> None:  # fmt: skip
     """Compute the information of the items `share` with those after them.
 
-    Pairs with a constant row are left out. The arguments are those of `BinnedRows` and of
-    `_fill_information`; `width` is `bins + 1`.
+    Pairs whose bins are not known are left out. The arguments are those of `BinnedRows` and of
+    `fill_information`; `width` is `bins + 1`.
     """
     cells = np.empty(digits.shape[1], digits.dtype)
     columns = np.empty(width - 1, np.int64)
@@ -202,9 +213,9 @@ def fill_pairs(
     for first in share:
         for second in range(first + 1, len(binning)):
             one, other = binning[first, second], binning[second, first]
-            if not (constant[one] or constant[other]):
+            if status[one] == COUNTED and status[other] == COUNTED:
                 _count_cells(digits, one, other, width, cells, copies)
-                _fill_information(
+                fill_information(
                     copies, count_logs, columns, logs, first, second, information, corrected
                 )
 
@@ -221,13 +232,13 @@ class BinnedRows:
     outlying: Mask  # of the values left out of every pair of their row, (rows, units)
     bins: int  # the number of equally wide bins of a row
     digits: Digits  # the bin of each value in each range, (ranges, units); of outliers `bins`
-    constant: Mask  # all values in the range are equal, or there are none, (ranges,)
+    status: NDArray[np.int64]  # COUNTED, DISORDERED or CONSTANT, (ranges,)
     binning: Indices  # the range that a row has beside another, (rows, rows)
 
-    def constant_pairs(self) -> Mask:
-        """Mask of the pairs in which either row is constant, `(rows, rows)`."""
-        each = self.constant[self.binning]
-        return np.asarray(each | each.T)
+    def status_of_pairs(self) -> NDArray[np.int64]:
+        """The worse status of the two rows of every pair, `(rows, rows)`."""
+        each = self.status[self.binning]
+        return np.maximum(each, each.T)
 
 
 def binned_rows(values: Numbers, outlying: Mask, bins: int) -> BinnedRows:
@@ -238,11 +249,10 @@ def binned_rows(values: Numbers, outlying: Mask, bins: int) -> BinnedRows:
     ranges = _find_ranges(values, outlying, binning, row_of, low, high)
     # The smallest dtype that numbers the cells of two rows.
     dtype = np.min_scalar_type((bins + 1) ** 2 - 1)
-    digits = np.empty((ranges, units), dtype=dtype)
+    digits, status = np.empty((ranges, units), dtype=dtype), np.empty(ranges, dtype=np.int64)
     ticks = np.arange(bins + 1, dtype=values.dtype)
-    _digitize(values, outlying, row_of[:ranges], low, high, ticks, digits)
-    constant = ~(low[:ranges] < high[:ranges])
-    return BinnedRows(values, outlying, bins, digits, constant, binning)
+    _digitize(values, outlying, row_of[:ranges], low, high, ticks, digits, status)
+    return BinnedRows(values, outlying, bins, digits, status, binning)
 
 
 def room_for_counts(rows: BinnedRows) -> Counts:
@@ -250,3 +260,17 @@ def room_for_counts(rows: BinnedRows) -> Counts:
     # Small integers stay in the processor's first cache.
     dtype = np.uint16 if rows.values.shape[1] < 2**16 else np.int32
     return np.zeros((4, (rows.bins + 1) ** 2), dtype=dtype)
+
+
+def joint_histogram(rows: BinnedRows, first: int, second: int) -> NDArray[np.int64]:
+    """`numpy.histogram2d` of two rows over the units that are outliers of neither."""
+    one, other = rows.binning[first, second], rows.binning[second, first]
+    if rows.status[one] == COUNTED == rows.status[other]:
+        width, copies = rows.bins + 1, room_for_counts(rows)
+        _count_cells(rows.digits, one, other, width, np.empty_like(rows.digits[0]), copies)
+        counts: NDArray[np.int64] = copies.sum(axis=0, dtype=np.int64).reshape(width, width)
+        return counts[:-1, :-1]
+    # Slow, for edges that are rounded out of order, and rows that do not vary.
+    kept = ~(rows.outlying[first] | rows.outlying[second])
+    x, y = rows.values[first, kept], rows.values[second, kept]
+    return np.asarray(np.histogram2d(x, y, bins=rows.bins)[0], dtype=np.int64)

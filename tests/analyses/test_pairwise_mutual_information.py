@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from palinka.analyses.pairwise_mutual_information import (
+    correlation_over_pairs,
     outlying_units,
     pairwise_mutual_information,
 )
@@ -262,6 +263,7 @@ def test_pairs_that_drop_more_than_one_per_cent_are_counted(outliers):
         (np.ones((2, 9)), {}, r"x has the shape \(2, 9\); .* at least 3 rows"),
         (np.ones(9), {}, r"x has the shape \(9,\); expected \(rows, columns\)"),
         (np.array([[1, 2.0], [np.nan, 1], [1, 3]]), {}, "NaN or infinite values in 1 of 3 rows"),
+        (np.array([[1, 2.0], [2, 1], [-1e308, 1e308]]), {}, "spans more than float64 .* item 2"),
         (np.eye(3), {"bins": 0}, "bins is 0; expected a whole number from 1 to 1024"),
         (np.eye(3), {"outlier_z": -1.0}, r"outlier_z is -1\.0; expected a z-score, or 0"),
     ],
@@ -281,3 +283,21 @@ def test_memory_grows_with_the_input_and_the_result_alone():
     tracemalloc.stop()
     # Pairs times units would be 228 MB, units times units 32 MB.
     assert peak < 6 * x.nbytes
+
+
+# A power of two, so that bins stay the same; squares of float32 would underflow or overflow.
+@pytest.mark.parametrize("exponent", [-80, 80])
+def test_the_unit_of_measurement_does_not_matter(exponent):
+    x = np.random.default_rng(0).normal(size=(5, 300)).astype(np.float32)
+    x[:, 7] = 20.0
+    found = pairwise_mutual_information(np.ldexp(x, exponent))
+    expected = pairwise_mutual_information(x)
+    np.testing.assert_array_equal(found.mutual_information, expected.mutual_information)
+    np.testing.assert_array_equal(found.samples, expected.samples)
+    assert found.correlation == pytest.approx(expected.correlation, rel=1e-9)
+
+
+def test_correlation_over_pairs_of_tiny_covariances():
+    first, second = np.random.default_rng(1).normal(size=(2, 10))
+    expected = np.corrcoef(first, second)[0, 1]
+    assert correlation_over_pairs(first, 1e-200 * second) == pytest.approx(expected, rel=1e-12)

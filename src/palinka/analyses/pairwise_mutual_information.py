@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from palinka.analyses.result import Array, Mask, Result, Table, as_matrix, takes
+from palinka.analyses.result import Array, Mask, Result, Table, as_matrix, scaled, takes
 from palinka.analyses.stats import joint_histogram
 from palinka.analyses.stats.compiled import threads
 from palinka.analyses.stats.joint_histogram import CONSTANT, DISORDERED, BinnedRows
@@ -63,7 +63,7 @@ def correlation_over_pairs(first: Array, second: Array) -> float:
     """Pearson's r, or NaN where either is the same for all pairs, but for rounding."""
     if any(np.ptp(values) <= ROUNDING * np.abs(values).max() for values in (first, second)):
         return float("nan")
-    return float(np.corrcoef(first, second)[0, 1])
+    return float(np.corrcoef(scaled(first, axis=0), scaled(second, axis=0))[0, 1])
 
 
 @takes("each condition")
@@ -85,16 +85,22 @@ def pairwise_mutual_information(
             their rare activations have large z-scores and carry the information.
 
     Raises:
-        InputError: If there are fewer than three items, values are not finite, or `bins` or
-            `outlier_z` is out of range.
+        InputError: If there are fewer than three items, values are not finite or span more than
+            their dtype can hold, or `bins` or `outlier_z` is out of range.
 
     Source:
         Shannon (1948), "A mathematical theory of communication"; Miller (1955), "Note on the bias
         of information estimates".
     """
     values = as_matrix(x, "x", minimum_rows=3)
-    single = values.dtype == np.float32
-    values = np.ascontiguousarray(values, dtype=np.float32 if single else np.float64)
+    # Other float types, such as those of another byte order, become float64.
+    precision = np.float32 if values.dtype == np.float32 else np.float64
+    values = np.ascontiguousarray(values, dtype=precision)
+    with np.errstate(over="ignore"):
+        too_wide = ~np.isfinite(np.ptp(values, axis=1))
+    if too_wide.any():
+        item = f"item {too_wide.argmax()}; divide it by a constant"
+        raise InputError(f"x spans more than {values.dtype} can hold in {item}")
     if bins not in range(1, MAX_BINS + 1):
         raise InputError(f"bins is {bins}; expected a whole number from 1 to {MAX_BINS}")
     if outlier_z is None:
@@ -116,7 +122,8 @@ def outlying_units(values: NDArray[np.floating[Any]], outlier_z: float) -> Mask:
     """Mask of values whose z-score in their item, in their dtype, exceeds the limit."""
     if outlier_z == 0 or values.shape[1] < 2:
         return np.zeros(values.shape, dtype=np.bool_)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    values = scaled(values, axis=1)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         deviations = values - values.mean(axis=1, keepdims=True)
         z = np.abs(deviations / values.std(axis=1, ddof=1, keepdims=True))
     # Items without variance have no z-scores, and rounding must not invent some.

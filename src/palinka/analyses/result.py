@@ -122,3 +122,12 @@ def two_conditions(
         given = f"a has {len(first)} items and b has {len(second)}"
         raise InputError(f"{given}; pairs need the same number, or give {unpaired}")
     return first, second
+
+
+def scaled(x: NDArray[Any], axis: int) -> NDArray[Any]:
+    """Scale finite values by powers of two to magnitudes of at most 1: squares stay in range.
+
+    Values along `axis` share their scale. Exact but for those below the largest one's rounding.
+    """
+    largest = np.abs(x).max(axis=axis, keepdims=True)
+    return np.asarray(np.ldexp(x, -np.frexp(largest)[1]))

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import gammaln, stdtr, stdtrit
 
-from palinka.analyses.result import Array, Mask, Result, Table, takes, two_conditions
+from palinka.analyses.result import Array, Mask, Result, Table, scaled, takes, two_conditions
 from palinka.analyses.stats.permutation import max_t
 from palinka.errors import InputError
 
@@ -131,7 +131,8 @@ def unit_tuning(
     if not paired and correction == "max_t" and fewest < MIN_ITEMS_WELCH_MAX_T:
         needed = f"under welch, max_t needs at least {MIN_ITEMS_WELCH_MAX_T}"
         raise InputError(f'a condition has {fewest} items; {needed}: use correction="holm"')
-    largest = np.maximum(*(np.abs(rows).max(axis=0) for rows in (first, second)))
+    both = scaled(np.concatenate([first, second]), axis=0)
+    first, second, largest = both[: len(first)], both[len(first) :], np.abs(both).max(axis=0)
     samples = [second - first] if paired else [-first, second]
     difference, error, freedom, effect_size = _moments(samples)
     # A spread no larger than the rounding of the activations themselves is none.

@@ -308,7 +308,15 @@ def permutation_null(
     Returns:
         Observed `(2,)` and null `(permutations, 2)`: A over B, B over A.
     """
-    scores, n_a = contrast_scores(a, b, variance), len(a) - 1
+    scores = contrast_scores(a, b, variance)
+    return shuffled_eigenvalues(scores, len(a) - 1, shrinkage, permutations, pairs, seed)
+
+
+def shuffled_eigenvalues(
+    scores: Array, n_a: int, shrinkage: Shrinkage, permutations: int, pairs: bool,
+    seed: int,
+) -> tuple[Array, Array]:  # fmt: skip
+    """`permutation_null` of given `contrast_scores`, `n_a` of them of condition A."""
     fewest = min(n_a, len(scores) - n_a)
     if shrinkage == 0 and scores.shape[1] > fewest:
         needs = f"{scores.shape[1]} principal components need more than {fewest + 1} items"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from palinka.analyses.result import as_matrix
+from palinka.analyses.result import as_matrix, scaled
 from palinka.analyses.stats.permutation import chunks
 from palinka.errors import InputError
 
@@ -77,7 +77,7 @@ def nearest_latents(dictionary: ArrayLike, n: int) -> NearestLatents:
     Of equal cosines the lower index comes first; there are fewer than `n` in a small dictionary,
     `(latents, width)`.
     """
-    directions = as_matrix(dictionary, "dictionary")
+    directions = scaled(as_matrix(dictionary, "dictionary"), axis=1)
     count = len(directions)
     n = min(n, count - 1)
     norms = np.linalg.norm(directions, axis=1, keepdims=True)

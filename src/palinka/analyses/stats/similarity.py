@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from palinka.analyses.result import scaled
 from palinka.analyses.stats.compiled import compiled
 from palinka.analyses.stats.permutation import chunks
 from palinka.errors import progress
@@ -26,11 +27,13 @@ def cosine_similarity(x: Array) -> Array:
 
     A row of zeros has cosine 0, also with itself; every other row has exactly 1 with itself.
     """
-    norms = np.linalg.norm(x, axis=1, keepdims=True)
-    rows = np.divide(x, norms, out=np.zeros_like(x), where=norms > 0.0)
+    rows = scaled(x, axis=1)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    there = norms[:, 0] > 0.0
+    rows[there] /= norms[there]
     similarity: Array = np.clip(rows @ rows.T, -1.0, 1.0)
     similarity = (similarity + similarity.T) / 2.0
-    np.fill_diagonal(similarity, norms[:, 0] > 0.0)
+    np.fill_diagonal(similarity, there.astype(np.float64))
     return similarity
 
 

@@ -292,6 +292,8 @@ def test_what_a_run_cannot_resume_is_refused(workspace: Path, refused: Any) -> N
     own = [*line, f"--ckpt_path={run}/checkpoints/last.ckpt"]
     left = "nothing to train: the checkpoint is at step 8 of"
     assert f"{left} 8; raise trainer.max_epochs" in refused(*own, "--model.autoencoder.k=4")
+    changed = [*line, "--ckpt_path=last", "--model.autoencoder.k=4"]
+    assert f"{left} 8; raise trainer.max_epochs" in refused(*changed)
     assert f"{left} 5; raise trainer.max_steps" in refused(*own, "--trainer.max_steps=5")
     last = [*line, "--ckpt_path=last", "--trainer.max_epochs=2"]
     with FileLock(run / "run.lock"):

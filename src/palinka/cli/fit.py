@@ -210,7 +210,8 @@ class PalinkaCLI(LightningCLI):
                 raise _cause(error, InputError) or made from error
         trial = self.trainer.fast_dev_run or self.trainer.barebones  # type: ignore[attr-defined]
         if command == "fit" and self._checkpoint is not None and not trial:
-            resume.check_steps_left(self._checkpoint, self.trainer, resumes=resumes)
+            same = resume.same_settings(self._kept["model"], self.config.fit.model.as_dict())
+            resume.check_steps_left(self._checkpoint, self.trainer, resumes=resumes and same)
         if command in LightningCLI.subcommands() and self.trainer.is_global_zero and not trial:
             fit = command == "fit"
             self.trainer.run_folder = resume.reserve(self.trainer, fit=fit, run=self._resumed)

@@ -218,6 +218,12 @@ def check_whole(path: Path) -> None:
         raise InputError(f"{path} is damaged in {damaged}")
 
 
+def same_settings(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Return whether a run keeps the settings of section `model` that it had `before`."""
+    then, now = _flat(before), _flat(after)
+    return all(now.get(name, value) == value for name, value in then.items())
+
+
 def check_steps_left(path: str, trainer: pl.Trainer, *, resumes: bool) -> None:
     """Reject a checkpoint after the last step, unless its own run `resumes` to end."""
     state = checkpoint.read(path, allow_sweep=True)

@@ -1,4 +1,3 @@
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import chain
@@ -16,7 +15,13 @@ from palinka.analyses import figures
 from palinka.analyses.findings import Findings
 from palinka.analyses.reader import ActivationReader, Encoder
 from palinka.analyses.result import takes
-from palinka.analyses.run import AnalysisEntry, HeatmapEntry, find_analysis, run_analysis
+from palinka.analyses.run import (
+    AnalysisEntry,
+    HeatmapEntry,
+    _heatmaps,
+    find_analysis,
+    run_analysis,
+)
 from palinka.analyses.stimuli import load_stimuli
 from palinka.autoencoders import KSparseAutoencoder
 from palinka.errors import InputError
@@ -196,14 +201,19 @@ def test_each_category_of_a_passage_goes_to_targets_and_heatmaps_are_drawn(
     assert len(findings.figures["rivers/heatmaps"].axes[0].lines) == 3
     for shown in (*(f"unit {u}, auc" for u in (auc.argmax(), auc.argmin(), 7)), "Danube"):
         assert shown in findings.pages["rivers/heatmaps"]
-    # By another ranking the best detector is drawn too, first.
-    options = {"permutations": 9}
-    heatmaps = HeatmapEntry(by="score", ranks=[1])
-    by_score = run_analysis(replace(wanted, options=options, heatmaps=heatmaps), mini)
-    p = by_score.arrays()["rivers/auc_p_value"][auc.argmax()]
-    titles = re.findall(r"unit \d+, [^<]+", by_score.pages["rivers/heatmaps"])
-    assert titles[0] == f"unit {auc.argmax()}, auc {auc.max():.4g}, p {p:.3g}"
-    assert titles[1].endswith("(rank 1)")
+
+
+def test_the_best_detector_is_drawn_first_and_alone_where_no_unit_has_a_score() -> None:
+    acts = np.random.default_rng(0).random((30, 5), dtype=np.float32)
+    targets = np.arange(30) % 5 == 0
+    wanted = HeatmapEntry(by="score", ranks=[1])
+    for x, shown in ((acts, ["auc", "score"]), (acts - 9, ["auc"])):
+        result = analyses.category_score(x, targets, permutations=9)
+        assert result.auc is not None
+        drawn = [each.caption for each in _heatmaps(wanted, result, x, "units")]
+        assert drawn[0].startswith(f"unit {result.auc.argmax()}, auc {result.auc.max():.4g}, p ")
+        assert [caption.split(", ")[1].split()[0] for caption in drawn] == shown
+        assert drawn[-1].endswith(" (rank 1)")
 
 
 def test_the_words_of_a_passage_are_exchanged(mini: ActivationReader, stimuli: Write) -> None:

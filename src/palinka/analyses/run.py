@@ -389,19 +389,23 @@ def _heatmaps(
     if wanted.by not in per_unit:
         known = ", ".join(per_unit) or "none: this analysis has no value per unit"
         raise InputError(f"heatmaps cannot rank units by {wanted.by!r}; expected one of {known}")
-    criterion, exponent, auc = per_unit[wanted.by], wanted.exponent, per_unit.get("auc")
+    by, exponent, auc = wanted.by, wanted.exponent, per_unit.get("auc")
+    if by == "score" and auc is not None and not (per_unit[by] > 0).any():
+        by = "auc"  # ratios of means of signed activations rank nothing
+    criterion = per_unit[by]
     if exponent is None:
         exponent = LATENT_EXPONENT if units == "latents" else UNIT_EXPONENT
 
-    def heatmap(unit: int, ranked: str = "", color: str = POSITIVE, by: str = wanted.by) -> Heatmap:
-        caption = f"{units.removesuffix('s')} {unit}, {by} {per_unit[by][unit]:.4g}{ranked}"
+    def heatmap(unit: int, ranked: str = "", color: str = POSITIVE, by: str = by) -> Heatmap:
+        caption = f"{units.removesuffix('s')} {unit}, {by} {per_unit[by][unit]:.4g}"
+        if by == "auc" and (p := per_unit.get("auc_p_value")) is not None:
+            caption += f", p {p[unit]:.3g}"
         signed = bool((acts[:, unit] < 0).any())
-        return Heatmap(acts[:, unit], caption, color, exponent, signed)
+        return Heatmap(acts[:, unit], caption + ranked, color, exponent, signed)
 
     drawn = []
-    if auc is not None and wanted.by != "auc":
-        best, p = int(auc.argmax()), per_unit.get("auc_p_value")
-        drawn.append(heatmap(best, "" if p is None else f", p {p[best]:.3g}", by="auc"))
+    if auc is not None and by != "auc":
+        drawn.append(heatmap(int(auc.argmax()), by="auc"))
     for rank in wanted.ranks:
         (unit,) = choose_latents(criterion if rank > 0 else -criterion, [abs(rank)])
         drawn.append(heatmap(unit, f" (rank {rank})", POSITIVE if rank > 0 else NEGATIVE))

@@ -149,7 +149,8 @@ class PalinkaCLI(LightningCLI):
             self._resumed = found[0] if found else None
             newest = resume.newest_checkpoint(found[0]) if found else None
             if newest is None:
-                rank_zero_warn(f"no complete checkpoint below {root}: the run starts anew")
+                place = found[0] if found else root
+                rank_zero_warn(f"{place} has no complete checkpoint: the run starts anew")
                 return {}
             path = newest
         else:

@@ -107,7 +107,7 @@ def test_only_training_needs_the_same_cache_and_every_command_the_same_site(
 ) -> None:
     module, path = saved
     other = rows_data(rows, cache_identity="two", source={"site": "blocks.3.mlp.pre"})
-    with pytest.raises(InputError, match=r"trained on the cache one.* two"):
+    with pytest.raises(InputError, match=r"on the cache one.* two: .*other text or model"):
         run(make_trainer, "fit", module, other, path)
     for command in COMMANDS[1:]:
         run(make_trainer, command, module, other, path)

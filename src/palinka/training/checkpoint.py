@@ -88,9 +88,14 @@ def check_matches(
             fault = f"the checkpoint was trained with {key} {trained_on[key]}, the data has {ours}"
             raise InputError(f"{fault}: use the data settings it was trained with")
     cached, ours = checkpoint.get("cache_identity"), getattr(data, "cache_identity", None)
-    if resume and None not in (cached, ours) and cached != ours:
-        fault = f"the checkpoint was trained on the cache {cached}, but this run's is {ours}"
-        raise InputError(f"{fault}: resume with its data settings, or start without it")
+    if resume and cached and ours and cached != ours:
+        fault = (
+            f"the checkpoint was trained on the cache {cached[:16]}, but this run's is {ours[:16]}"
+        )
+        then, now = checkpoint.get("datamodule_hyper_parameters", {}), getattr(data, "hparams", {})
+        changed = [f"data.{n} was {then[n]}" for n in then if n in now and then[n] != now[n]]
+        remedy = f"resume with its data settings ({', '.join(changed) or 'other text or model'})"
+        raise InputError(f"{fault}: {remedy}, or start without it")
 
 
 def _summary(description: Mapping[str, Any]) -> str:

@@ -98,7 +98,8 @@ def test_the_report_and_the_markdown_show_numbers_and_remarks() -> None:
     assert findings(results={"": tested}).headlines(2) == ["some-name: first 1, best p 0.01"]
     ranked = {"best": 1630, "best_p_value": 0.994, "auc": 0.9961, "auc_p_value": 0.001, "l0": 2.5}
     typed = [(name, float) for name in ranked]
-    named = make_dataclass("Ranked", typed, bases=(Result,), frozen=True)
+    units = {"scalar_units": {"l0": "{} per token"}}
+    named = make_dataclass("Ranked", typed, bases=(Result,), namespace=units, frozen=True)
     parts = {"a": named(**ranked, notes=("shifted",)), "b": named(**ranked)}
     assert findings(results=parts, settings={"units": "units"}).report(5).splitlines()[1:] == [
         "  a/auc           0.9961", "  a/auc_p_value   0.001", "  a/best          1630",

@@ -23,8 +23,6 @@ from palinka.errors import InputError, escape_control_chars
 
 # With an ending it stays far below the 255 bytes that file systems allow.
 _LONGEST_BYTES = 150
-# Units of scalars in a terminal; `{}` are the latents, or units.
-_UNITS = {"alive": "% of {}", "l0": "{} per token", "mean_density": "% of tokens"}
 
 
 def file_names(names: Iterable[str]) -> dict[str, str]:
@@ -141,7 +139,7 @@ class Findings:
         found: list[dict[str, str]] = [{}, {}, {}]  # significant, others, and without a p-value
         for name, value in result.scalars().items():
             is_chance = "p_value" in name and not value <= 0.05
-            unit = _UNITS.get(name, "").format(self.settings.get("units", "latents"))
+            unit = result.scalar_units.get(name, "").format(self.settings.get("units", "latents"))
             text = f"{value:.{6 if value.is_integer() else 4}g} {unit}".rstrip()
             found[2][name] = text + " (not significant)" * is_chance
             if name.endswith("p_value"):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -25,6 +25,12 @@ class LatentStatistics(Result):
         mass: `density * activation`, in per cent times the activation's unit.
         dead: True where the latent is zero at every token.
     """
+
+    scalar_units: ClassVar = {
+        "alive": "% of {}",
+        "l0": "{} per token",
+        "mean_density": "% of tokens",
+    }
 
     density: Array
     activation: Array

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -50,6 +50,7 @@ class Result:
         notes: Remarks, such as the number of units without variance.
     """
 
+    scalar_units: ClassVar[Mapping[str, str]] = {}  # for a terminal; `{}` are latents, or units
     _: KW_ONLY
     notes: tuple[str, ...] = ()
 

@@ -3,7 +3,6 @@
 import logging
 import sys
 import warnings
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -17,7 +16,6 @@ from palinka.errors import InputError, expanded, shell_path
 from palinka.language_models import LanguageModel
 from palinka.training import SparseAutoencoderModule, checkpoint
 from palinka.training.callbacks import LanguageModelMetrics
-from palinka.training.callbacks.checkpoints import FOLDER
 
 
 def overrides(settings: Any) -> dict[str, Any]:
@@ -48,7 +46,7 @@ def atlas(
         against: Another dictionary of the same site, matched latent by latent: a checkpoint, the
             log folder of a run, or an exported dictionary.
     """
-    other = str(_dictionary(against)) if against else None
+    other = str(checkpoint_named(against)) if against else None
     module = _module(ckpt_path, data)
     found = expanded(analyses) if analyses else findings_folder(checkpoint_named(ckpt_path))
     writer = WriteAtlas(output, str(found), options, other)
@@ -91,14 +89,6 @@ def serve(ckpt_path: str, atlas: str, data: ActivationDataModule, port: int = 0)
         except KeyboardInterrupt:
             print(file=sys.stderr)
     return 0
-
-
-def _dictionary(given: str) -> Path:
-    """A checkpoint, the last one of a run, or the folder of an exported dictionary."""
-    path = expanded(given)
-    if (path / FOLDER).is_dir():
-        return checkpoint_named("last", path, [path])
-    return path if path.is_dir() else checkpoint_named(given)
 
 
 def _module(ckpt_path: str, data: ActivationDataModule) -> SparseAutoencoderModule:

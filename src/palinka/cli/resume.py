@@ -159,11 +159,13 @@ def checkpoint_named(
     """Find the checkpoint of a command's `--ckpt_path`.
 
     `last` is the newest complete checkpoint of the newest run that has any; `runs` are sorted,
-    newest first, and default to those in `root`.
+    newest first, and default to those in `root`. The folder of a run is its newest one.
     """
-    if given != "last":
-        path = expanded(given)
-        return path / FOLDER / NEWEST if path.is_dir() else path
+    path = expanded(given)
+    if given != "last" and (path / FOLDER).is_dir():
+        root, runs = path, [path]
+    elif given != "last":
+        return path
     for run in runs_below(root) if runs is None else runs:
         if any((run / FOLDER / name).exists() for name in (NEWEST, OLDER)):
             if newest := newest_checkpoint(run):

@@ -89,9 +89,8 @@ def check_matches(
             raise InputError(f"{fault}: use the data settings it was trained with")
     cached, ours = checkpoint.get("cache_identity"), getattr(data, "cache_identity", None)
     if resume and cached and ours and cached != ours:
-        fault = (
-            f"the checkpoint was trained on the cache {cached[:16]}, but this run's is {ours[:16]}"
-        )
+        there, here = cached[:16], ours[:16]
+        fault = f"the checkpoint was trained on the cache {there}, but this run's is {here}"
         then, now = checkpoint.get("datamodule_hyper_parameters", {}), getattr(data, "hparams", {})
         changed = [f"data.{n} was {then[n]}" for n in then if n in now and then[n] != now[n]]
         remedy = f"resume with its data settings ({', '.join(changed) or 'other text or model'})"

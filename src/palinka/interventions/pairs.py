@@ -1,0 +1,36 @@
+"""Pairs of prompts, with their answers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Clean and corrupted prompts that differ in the words that decide the answer.
+
+    Every attribute has one entry for each of the `n` pairs. The outcome is measured at the last
+    token of a prompt, which predicts the answer.
+
+    Attributes:
+        clean: Token ids of the clean prompts, `(tokens,)` each.
+        corrupted: Token ids of the corrupted prompts, as many as the clean one has.
+        answers: Ids of the tokens that rightly follow the clean prompt, one or more.
+        wrong: Ids of the tokens that follow the corrupted prompt.
+        templates: Name of the template of each pair: the unit of inference.
+        roles: By name of a role, its position in each prompt; `end` is the last token.
+        display: The tokens of the clean prompts as text.
+    """
+
+    clean: Sequence[Sequence[int]]
+    corrupted: Sequence[Sequence[int]]
+    answers: Sequence[Sequence[int]]
+    wrong: Sequence[Sequence[int]]
+    templates: Sequence[str]
+    roles: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    display: Sequence[Sequence[str]] = ()
+
+    def __len__(self) -> int:
+        return len(self.clean)
+
+    def __repr__(self) -> str:
+        return f"Pairs({len(self)} of {len(set(self.templates))} templates)"

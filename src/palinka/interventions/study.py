@@ -1,0 +1,68 @@
+"""Studies: runs of a model that an analysis of interventions is made of."""
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palinka.interventions.pairs import Pairs
+from palinka.language_models import LanguageModel
+from palinka.language_models.edits import EncodesAndDecodes
+
+
+class Measured(NamedTuple):
+    """Data of one call of an analysis.
+
+    Attributes:
+        part: Name of the part of the findings; `""` where there is one.
+        data: Arrays by the names of the analysis's parameters.
+        context: Labels for its figures.
+    """
+
+    part: str
+    data: Mapping[str, Any]
+    context: Mapping[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Study:
+    """The model, the prompts and the choices that the runs of an analysis start from.
+
+    Attributes:
+        model: The language model.
+        pairs: The prompts; None for stimuli of another kind.
+        tokens: Token ids of each text of the stimuli.
+        sites: Full names of the sites that the entry names.
+        metrics: Outcomes to measure, names of `palinka.interventions.metrics`.
+        dictionaries: Autoencoders by site, where latents are changed in place of units.
+        units: Units of a site that an earlier analysis found, the strongest first; called with
+            the site and a selection, such as `analysis="him_her", by="t", k=20`.
+        texts: Token ids of the texts of a stimuli file, by condition, from its path.
+    """
+
+    model: LanguageModel
+    pairs: Pairs | None
+    tokens: Sequence[Sequence[int]] = ()
+    sites: Sequence[str] = ()
+    metrics: Sequence[str] = ("logit_difference",)
+    dictionaries: Mapping[str, EncodesAndDecodes] = field(default_factory=dict)
+    units: Callable[..., NDArray[np.int64]] | None = None
+    texts: Callable[[str], Mapping[str, Sequence[Sequence[int]]]] | None = None
+
+
+# By the data that an analysis takes; each is a function of its module's name, of a study and
+# settings, that yields what the analysis is called with.
+STUDIES: dict[str, str] = {}
+
+
+def find_study(data: str) -> Callable[..., Iterator[Measured]] | None:
+    """The function that makes the data of an analysis, if runs of the model do."""
+    if (name := STUDIES.get(data)) is None:
+        return None
+    function: Callable[..., Iterator[Measured]] = getattr(
+        importlib.import_module(f"palinka.interventions.{name}"), name
+    )
+    return function

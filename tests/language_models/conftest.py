@@ -14,6 +14,7 @@ from transformers import (
     MistralConfig,
     PretrainedConfig,
     Qwen2Config,
+    Qwen3Config,
 )
 
 from palinka.assets import mini_gpt2_folder
@@ -23,14 +24,18 @@ ENDS = {"vocab_size": 8192, "bos_token_id": 0, "eos_token_id": 0}
 GPT2 = {"n_positions": 64, "n_embd": 24, "n_layer": 3, "n_head": 4, "n_inner": 40, **ENDS}
 SIZES = {"max_position_embeddings": 64, "hidden_size": 24, "intermediate_size": 40, **ENDS}
 LLAMA = {"num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, **SIZES}
+WIDE = {**LLAMA, "head_dim": 8}  # heads together wider than the residual stream
 NEO = {"attention_types": [[["global", "local", "global"], 1]], "window_size": 4, **SIZES}
+NEOX = {"num_hidden_layers": 3, "num_attention_heads": 3, "rotary_pct": 0.5, **SIZES}
 CONFIGS: dict[str, PretrainedConfig] = {
     "gpt2": GPT2Config(**GPT2),
     "gpt_neo": GPTNeoConfig(num_layers=3, num_heads=4, **NEO),
-    "gpt_neox": GPTNeoXConfig(num_hidden_layers=3, num_attention_heads=3, rotary_pct=0.5, **SIZES),
+    "gpt_neox": GPTNeoXConfig(**NEOX),
+    "gpt_neox_serial": GPTNeoXConfig(use_parallel_residual=False, **NEOX),
     "llama": LlamaConfig(**LLAMA),
     "mistral": MistralConfig(**LLAMA),
     "qwen2": Qwen2Config(**LLAMA),
+    "qwen3": Qwen3Config(**WIDE),
 }
 
 

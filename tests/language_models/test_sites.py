@@ -27,7 +27,7 @@ def test_sites_of_a_large_model_are_known_without_its_weights(sites: Sites) -> N
     assert sites.width("blocks.4.mlp.post") == 4 * 8192
     assert sites.width("transformer.h.0.attn.c_attn") == 3 * 8192
     assert sites.width("lm_head") == 50257
-    assert len(sites.taps) == 5 * 8 + 6
+    assert len(sites.taps) == 5 * 13 + 7
     for name in ("blocks.4.attn.q", "transformer.h.3.mlp.c_fc"):
         assert sites.resolve(name) == name
 
@@ -131,11 +131,150 @@ def test_attention_is_given_qkv(family: str, models: dict[str, LanguageModel]) -
 
 def test_widths_are_those_of_what_is_read(any_model: LanguageModel) -> None:
     acts = any_model.read(IDS, list(any_model.sites))
+    assert list(any_model.sites)[:3] == ["embed", "hidden.0", "blocks.0.attn.q"]
     assert {site: acts[site].shape[-1] for site in acts} == any_model.sites
     assert any_model.width("blocks.2.mlp.pre") == 40
     # Grouped heads share keys and values.
-    grouped = any_model.model.config.model_type in ("llama", "mistral", "qwen2")
-    assert any_model.width("blocks.2.attn.k") == (12 if grouped else 24)
+    grouped = {"llama": 12, "mistral": 12, "qwen2": 12, "qwen3": 16}
+    width = grouped.get(any_model.model.config.model_type, 24)
+    assert any_model.width("blocks.2.attn.k") == width
+
+
+@torch.no_grad()
+def test_writes_add_up_to_the_residual_stream(any_model: LanguageModel) -> None:
+    acts = any_model.read(IDS, list(any_model.sites))
+    for index in range(3):
+        block = f"blocks.{index}"
+        mid = acts[f"hidden.{index}"] + acts[f"{block}.attn.write"]
+        if f"{block}.resid_mid" in acts:
+            torch.testing.assert_close(acts[f"{block}.resid_mid"], mid, atol=1e-5, rtol=1e-5)
+        after = mid + acts[f"{block}.mlp.write"]
+        torch.testing.assert_close(acts[f"{block}.resid"], after, atol=1e-5, rtol=1e-5)
+    assert torch.equal(acts["embed"], any_model.model.get_input_embeddings()(IDS))
+
+
+@torch.no_grad()
+def test_heads_are_slices_and_their_results_add_up(any_model: LanguageModel) -> None:
+    """Written out from the weights, whichever way round they are stored."""
+    heads = any_model.spec.sites.heads
+    assert heads is not None
+    names = [f"blocks.1.attn.{name}" for name in ("q", "k", "v", "z", "out")]
+    whole = any_model.read(IDS, names)
+    output = any_model.model.get_submodule(any_model.spec.sites.tap("blocks.1.attn.z").module)
+    flat = getattr(output, "nf", None)  # GPT-2 has its weights the other way round
+    weight = output.weight if flat else output.weight.T
+    total = torch.zeros_like(whole["blocks.1.attn.out"])
+    for name in names[:4]:
+        count = heads.shared if name[-1] in "kv" else heads.count
+        for head in range(count):
+            assert any_model.width(f"{name}.{head}") == heads.size
+            part = any_model.read(IDS, f"{name}.{head}")[f"{name}.{head}"]
+            here = slice(head * heads.size, (head + 1) * heads.size)
+            assert torch.equal(part, whole[name][..., here]), name
+            if name.endswith("z"):
+                site = f"blocks.1.attn.result.{head}"
+                result = any_model.read(IDS, site)[site]
+                assert result.shape[-1] == any_model.width(site)
+                torch.testing.assert_close(result, part @ weight[here])
+                total += result
+        assert whole[name].shape[-1] == count * heads.size
+    bias = output.bias if output.bias is not None else 0.0
+    torch.testing.assert_close(total + bias, whole["blocks.1.attn.out"], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("letter", "qkvz")
+def test_one_head_is_replaced(letter: str, any_model: LanguageModel) -> None:
+    """Other heads keep their values, and zero for z takes away what the head would write."""
+    site, whole = f"blocks.1.attn.{letter}.1", f"blocks.1.attn.{letter}"
+    size = any_model.width(site)
+    sites = [whole, "blocks.1.attn.out", "blocks.1.attn.result.1"]
+    clean = any_model.read(IDS, sites)
+    with any_model.replaced(site, torch.zeros_like):
+        acts = any_model.read(IDS, sites)
+        logits = any_model.logits(IDS)
+    expected = clean[whole].clone()
+    expected[..., size : 2 * size] = 0
+    assert torch.equal(acts[whole], expected)
+    assert not torch.allclose(logits, any_model.logits(IDS))
+    if letter == "z":
+        left = clean["blocks.1.attn.out"] - clean["blocks.1.attn.result.1"]
+        torch.testing.assert_close(acts["blocks.1.attn.out"], left, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_the_middle_of_the_residual_stream_is_replaced(any_model: LanguageModel) -> None:
+    """As by replacing what the attention adds: both the MLP and what it is added to change."""
+    if "blocks.1.resid_mid" not in any_model.sites:
+        pytest.skip("attention and MLP run in parallel")
+    torch.manual_seed(0)
+    new = torch.randn(2, 6, 24)
+    given = any_model.read(IDS, "hidden.1")["hidden.1"]
+    with any_model.replaced("blocks.1.attn.write", lambda _: new - given):
+        expected = any_model.logits(IDS)
+    with any_model.replaced("blocks.1.resid_mid", lambda _: new):
+        acts = any_model.read(IDS, ["blocks.1.resid_mid", "blocks.1.mlp.write", "blocks.1.resid"])
+        torch.testing.assert_close(any_model.logits(IDS), expected, atol=1e-4, rtol=1e-4)
+    assert torch.equal(acts["blocks.1.resid_mid"], new)
+    assert torch.equal(acts["blocks.1.resid"], new + acts["blocks.1.mlp.write"])
+    with any_model.replaced("blocks.1.resid_mid", lambda x: x):
+        assert torch.equal(any_model.logits(IDS), any_model.model(IDS).logits)
+
+
+def test_gradients_pass_a_replaced_middle(gpt2: LanguageModel) -> None:
+    """To a function that keeps what it is given for its gradient."""
+    clean = gpt2.read(IDS, "blocks.1.resid_mid")["blocks.1.resid_mid"]
+    amount = torch.ones((), requires_grad=True)
+    with gpt2.replaced("blocks.1.resid_mid", lambda x: x * x * amount):
+        gpt2.model(IDS).logits[0, -1, 7].backward()
+    changed = []
+    for step in (-1e-3, 1e-3):
+        with gpt2.replaced("blocks.1.resid_mid", lambda _, a=1 + step: clean**2 * a):
+            changed.append(gpt2.logits(IDS)[0, -1, 7])
+    assert amount.grad is not None
+    torch.testing.assert_close(amount.grad, (changed[1] - changed[0]) / 2e-3, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("model", "site", "message"),
+    [
+        ("gpt2", "blocks.1.attn.z.4", "^head 4 of block 1; the model has heads 0 to 3$"),
+        ("gpt2", "blocks.1.attn.k.4", "^head 4 of block 1; the model has heads 0 to 3$"),
+        (
+            "llama",
+            "blocks.2.attn.v.3",
+            r"^blocks\.2\.attn\.v\.3: this model has key-value heads 0 and 1; "
+            "query head 3 reads number 1$",
+        ),
+        ("llama", "blocks.2.attn.k.9", "this model has key-value heads 0 and 1$"),
+        (
+            "gpt_neox",
+            "blocks.middle.resid_mid",
+            "^site 'blocks.middle.resid_mid' does not exist in gpt_neox, whose attention and MLP "
+            "run in parallel$",
+        ),
+        (
+            "gpt2",
+            "hidden.4",
+            r"blocks.2.resid is the output of the last block, and hidden.3 is after the final norm",
+        ),
+        ("gpt2", "blocks.3.attn.z.0", r"blocks.\{0..2\}.attn.\{q,z,result\}.\{0..3\}"),
+    ],
+)
+def test_heads_and_layers_that_a_model_lacks(
+    model: str, site: str, message: str, models: dict[str, LanguageModel]
+) -> None:
+    with pytest.raises(InputError, match=message):
+        models[model].read(IDS, site)
+
+
+def test_the_result_of_a_head_is_only_read(gpt2: LanguageModel) -> None:
+    message = r"^blocks.1.attn.result.2 can only be read; replace blocks.1.attn.z.2$"
+    with (
+        pytest.raises(InputError, match=message),
+        gpt2.replaced("blocks.1.attn.result.2", torch.zeros_like),
+    ):
+        pass
 
 
 def test_one_vector_per_token_is_seen_in_every_layout() -> None:

@@ -237,6 +237,8 @@ class LanguageModel:
                 comes before the one that it replaces; default the replaced site itself.
         """
         tap = self.spec.sites.tap(site)
+        if tap.projected:
+            raise InputError(f"{site} can only be read; replace {site.replace('result', 'z')}")
         if source_site is None and getattr(replacement, "is_transcoder", False):
             raise InputError(f"a transcoder replaces {site!r}; give the source_site that it reads")
         with ExitStack() as hooks:

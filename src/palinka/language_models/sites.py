@@ -17,68 +17,96 @@ from palinka.errors import InputError, did_you_mean
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
+_HEAD = re.compile(r"(blocks\.(\d+)\.attn)\.(q|k|v|z|result)\.(\d+)")
+
 
 @dataclass(frozen=True)
 class Tap:
-    """The tensor that a module returns or is given, or a part of a fused projection.
+    """The tensor that a module returns or is given, or a part of it.
 
-    Part 0, 1 or 2 is the query, key or value of an output `(…, groups · 3 · size)`, with 1 group if
-    they lie side by side (GPT-2), and one for each head if they are interleaved (GPT-NeoX).
+    A part is the span of every group, where the tensor is `(…, groups · size)`: GPT-2's fused
+    query, key and value lie side by side in one group, and GPT-NeoX has a group for each head.
     """
 
     module: str  # its path in the model, such as transformer.h.3.mlp.c_fc
     side: Literal["output", "input"] = "output"
-    part: int | None = None  # None for the whole tensor
+    span: tuple[int, int] | None = None  # start and stop; None for the whole tensor
     groups: int = 1
+    projected: bool = False  # the part times its rows of the module's weight; only to be read
+    in_place: bool = False  # the residual stream itself, which the block adds to afterwards, too
 
     def take(self, whole: Tensor) -> Tensor:
         """The tapped part of the module's tensor, heads concatenated; a view where possible."""
-        return whole if self.part is None else self._view(whole).flatten(-2)
+        return whole if self.span is None else self._view(whole).flatten(-2)
 
     def put(self, whole: Tensor, tapped: Tensor) -> Tensor:
         """The module's tensor with the tapped part replaced."""
-        if self.part is None:
+        if self.in_place:
+            return whole.copy_(tapped)
+        if self.span is None:
             return tapped
         changed = whole.clone()
         view = self._view(changed)
         view.copy_(tapped.reshape(view.shape))
         return changed
 
-    def _view(self, fused: Tensor) -> Tensor:
-        return torch.unflatten(fused, -1, (self.groups, 3, -1))[..., self.part, :]
+    def _view(self, whole: Tensor) -> Tensor:
+        start, stop = self.span or (0, None)
+        return torch.unflatten(whole, -1, (self.groups, -1))[..., start:stop]
+
+
+class Heads(NamedTuple):
+    """Attention heads of every block."""
+
+    count: int  # query heads
+    shared: int  # key-value heads; query head h reads number h // (count / shared)
+    size: int  # width of each
 
 
 class Family(NamedTuple):
     """The module paths of one family; those after the final norm are relative to a block."""
 
+    embed: str  # token embeddings
     blocks: str
     final_norm: str
     mlp_first: str  # the gate where the MLP is gated
     mlp_second: str
     attention_out: str
     qkv: str  # with {} for q, k or v, unless one module computes all of them:
-    fused: Literal["thirds", "heads"] | None = None  # one after the other, or so for each head
+    fused: Literal["side by side", "by head"] | None = None
+    mid: str | None = None  # given the stream between attention and MLP; None if they are parallel
+    attention_norm: str | None = None  # of what the attention adds to the stream
+    mlp_norm: str | None = None
 
 
+_LLAMA = Family(
+    "model.embed_tokens", "model.layers", "model.norm", "mlp.gate_proj", "mlp.down_proj",
+    "self_attn.o_proj", "self_attn.{}_proj", mid="post_attention_layernorm",
+)  # fmt: skip
 FAMILIES = {
     "gpt2": Family(
-        "transformer.h", "transformer.ln_f", "mlp.c_fc", "mlp.c_proj",
-        "attn.c_proj", "attn.c_attn", "thirds",
+        "transformer.wte", "transformer.h", "transformer.ln_f", "mlp.c_fc", "mlp.c_proj",
+        "attn.c_proj", "attn.c_attn", "side by side", mid="ln_2",
     ),
     "gpt_neo": Family(
-        "transformer.h", "transformer.ln_f", "mlp.c_fc", "mlp.c_proj",
-        "attn.attention.out_proj", "attn.attention.{}_proj",
+        "transformer.wte", "transformer.h", "transformer.ln_f", "mlp.c_fc", "mlp.c_proj",
+        "attn.attention.out_proj", "attn.attention.{}_proj", mid="ln_2",
     ),
     "gpt_neox": Family(
-        "gpt_neox.layers", "gpt_neox.final_layer_norm", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h",
-        "attention.dense", "attention.query_key_value", "heads",
+        "gpt_neox.embed_in", "gpt_neox.layers", "gpt_neox.final_layer_norm",
+        "mlp.dense_h_to_4h", "mlp.dense_4h_to_h", "attention.dense", "attention.query_key_value",
+        "by head", mid="post_attention_layernorm",
     ),
-    "llama": Family(
-        "model.layers", "model.norm", "mlp.gate_proj", "mlp.down_proj",
-        "self_attn.o_proj", "self_attn.{}_proj",
-    ),
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), _LLAMA),
 }  # fmt: skip
-FAMILIES["mistral"] = FAMILIES["qwen2"] = FAMILIES["llama"]
+
+
+def heads_of(config: "PretrainedConfig") -> Heads:
+    """Number and width of a model's attention heads."""
+    count = config.num_attention_heads
+    shared = getattr(config, "num_key_value_heads", None) or count
+    size = getattr(config, "head_dim", None) or config.hidden_size // count
+    return Heads(count, shared, size)
 
 
 def named_taps(config: "PretrainedConfig") -> dict[str, Tap]:
@@ -86,20 +114,31 @@ def named_taps(config: "PretrainedConfig") -> dict[str, Tap]:
     family = FAMILIES.get(config.model_type)
     if family is None:
         return {}
-    groups = config.num_attention_heads if family.fused == "heads" else 1
+    heads = heads_of(config)
+    parallel = family.mid is None or getattr(config, "use_parallel_residual", False)
+    groups = heads.count if family.fused == "by head" else 1
+    widths = [n * heads.size // groups for n in (heads.count, heads.shared, heads.shared)]
     # hidden_states[0] is what the first block is given (embeddings and positions), those
     # between are the blocks' outputs, and the last is what the final norm returns.
-    taps = {"hidden.0": Tap(f"{family.blocks}.0", side="input")}
+    taps = {"embed": Tap(family.embed), "hidden.0": Tap(f"{family.blocks}.0", side="input")}
     for index in range(config.num_hidden_layers):
         site, block = f"blocks.{index}", f"{family.blocks}.{index}"
         for part, name in enumerate("qkv"):
-            tap = Tap(f"{block}.{family.qkv.format(name)}")
-            fused = replace(tap, part=part, groups=groups)
-            taps[f"{site}.attn.{name}"] = fused if family.fused else tap
-        taps[f"{site}.attn.out"] = Tap(f"{block}.{family.attention_out}")
+            span = (sum(widths[:part]), sum(widths[: part + 1])) if family.fused else None
+            tap = Tap(f"{block}.{family.qkv.format(name)}", span=span, groups=groups)
+            taps[f"{site}.attn.{name}"] = tap
+        out = f"{block}.{family.attention_out}"
+        taps[f"{site}.attn.z"] = Tap(out, side="input")
+        taps[f"{site}.attn.out"] = Tap(out)
+        norm = family.attention_norm
+        taps[f"{site}.attn.write"] = Tap(f"{block}.{norm}" if norm else out)
+        if not parallel:
+            taps[f"{site}.resid_mid"] = Tap(f"{block}.{family.mid}", side="input", in_place=True)
+        taps[f"{site}.mlp.in"] = Tap(f"{block}.mlp", side="input")
         taps[f"{site}.mlp.pre"] = Tap(f"{block}.{family.mlp_first}")
         taps[f"{site}.mlp.post"] = Tap(f"{block}.{family.mlp_second}", side="input")
         taps[f"{site}.mlp.out"] = Tap(f"{block}.mlp")
+        taps[f"{site}.mlp.write"] = Tap(f"{block}.{family.mlp_norm or 'mlp'}")
         taps[f"{site}.resid"] = Tap(block)
         taps[f"hidden.{index + 1}"] = Tap(block)
     taps[f"hidden.{config.num_hidden_layers}"] = Tap(family.final_norm)
@@ -119,6 +158,12 @@ def by_token(values: Tensor, texts: int, tokens: int) -> Tensor | None:
     return None
 
 
+def input_rows(projection: nn.Module) -> Tensor:
+    """The weight of a linear module as `(inputs, outputs)`; that of GPT-2 is stored so."""
+    weight: Any = projection.weight
+    return weight.T if isinstance(projection, nn.Linear) else weight
+
+
 class _EverythingRead(Exception):  # noqa: N818 - ends the forward pass, not an error
     """Raised out of the forward pass by the hook that read the last wanted tensor."""
 
@@ -135,6 +180,9 @@ def reading(
 
     def keep(name: str, tap: Tap, whole: Tensor) -> None:
         found[name] = tap.take(whole)
+        if tap.projected:
+            rows = input_rows(model.get_submodule(tap.module))
+            found[name] = found[name] @ rows[slice(*tap.span or ())]
         if stop and len(found) == len(taps):
             raise _EverythingRead
 
@@ -167,7 +215,8 @@ def replacing(
     """
 
     def change(whole: Tensor) -> Tensor:
-        tapped = tap.take(whole)
+        # A copy of what will change in place, so that neither the function nor gradients see that.
+        tapped = whole.clone() if tap.in_place else tap.take(whole)
         new = replacement(tapped)
         if not isinstance(new, Tensor) or new.shape != tapped.shape:
             given = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
@@ -212,6 +261,8 @@ class Sites:
 
     taps: dict[str, Tap]  # of named sites, in the order of the forward pass; none in other families
     layers: int  # the number of blocks
+    heads: Heads | None  # None in other families
+    family: str  # model_type of the configuration
     measure: Callable[[], dict[str, int]]  # takes seconds
 
     @cached_property
@@ -222,26 +273,64 @@ class Sites:
     def resolve(self, site: str) -> str:
         """The full name of a site, such as `blocks.3.mlp.pre` for `blocks.middle.mlp.pre`."""
         name = re.sub(r"^blocks\.middle\.", f"blocks.{self.layers // 2}.", site)
-        if name in self.taps or name in self.widths:
+        if name in self.taps or self._head(name) or name in self.widths:
             return name
+        last = self.layers - 1
+        given = f"no site {site!r} in this model of {self.layers} blocks"
+        if name.removesuffix("_mid") in self.taps:
+            fault = f"site {site!r} does not exist in {self.family}"
+            raise InputError(f"{fault}, whose attention and MLP run in parallel")
         listed = {}
         for known in self.taps or self.widths:
-            last = self.layers if known.startswith("hidden.") else self.layers - 1
-            listed[re.sub(r"\.\d+(?=\.|$)", f".{{0..{last}}}", known, count=1)] = True
+            most = self.layers if known.startswith("hidden.") else last
+            listed[re.sub(r"\.\d+(?=\.|$)", f".{{0..{most}}}", known, count=1)] = True
+        if self.heads:
+            attention, shared = f"blocks.{{0..{last}}}.attn", self.heads.shared - 1
+            listed[f"{attention}.{{q,z,result}}.{{0..{self.heads.count - 1}}}"] = True
+            listed[f"{attention}.{{k,v}}.{{0..{shared}}}"] = True
         here = f"blocks.{self.layers // 2}."
         middle = [n.replace(here, "blocks.middle.") for n in self.widths if n.startswith(here)]
         names, hint = ", ".join(listed), did_you_mean(site, [*self.widths, *middle], most=0)
-        given = f"no site {site!r} in this model of {self.layers} blocks"
+        if self.taps and re.match(r"hidden\.\d+$|blocks\.\d+\.resid$", name):
+            after = f"hidden.{self.layers} is after the final norm"
+            hint = f"; blocks.{last}.resid is the output of the last block, and {after}"
         raise InputError(f"{given}; it has {names} and module paths{hint}")
 
     def width(self, site: str) -> int:
         """The width of the vectors at a site."""
-        return self.widths[self.resolve(site)]
+        name = self.resolve(site)
+        if name in self.widths or (tap := self._head(name)) is None:
+            return self.widths[name]
+        return self.widths["embed"] if tap.projected else self.heads.size
 
     def tap(self, site: str) -> Tap:
         """The tap of a site."""
         name = self.resolve(site)
-        return self.taps.get(name) or Tap(name)
+        return self.taps.get(name) or self._head(name) or Tap(name)
+
+    def _head(self, name: str) -> Tap | None:
+        """The tap of one head, such as `blocks.3.attn.z.0`."""
+        match = _HEAD.fullmatch(name)
+        tap = self.taps.get(f"{match[1]}.{match[3].replace('result', 'z')}") if match else None
+        if match is None or tap is None or self.heads is None:
+            return None
+        head, (count, shared, size) = int(match[4]), self.heads
+        if match[3] in "kv" and head >= shared != count:
+            fault = f"{name}: this model has key-value heads {_numbers(shared)}"
+            reads = f"; query head {head} reads number {head * shared // count}"
+            raise InputError(fault + (reads if head < count else ""))
+        if head >= count:
+            raise InputError(
+                f"head {head} of block {match[2]}; the model has heads {_numbers(count)}"
+            )
+        first = (tap.span or (0, 0))[0]
+        start = first + head * (size if tap.groups == 1 else 3 * size)
+        projected = match[3] == "result"
+        return replace(tap, span=(start, start + size), groups=1, projected=projected)
+
+
+def _numbers(count: int) -> str:
+    return {1: "0 only", 2: "0 and 1"}.get(count, f"0 to {count - 1}")
 
 
 def find_sites(
@@ -249,7 +338,9 @@ def find_sites(
 ) -> Sites:
     """Find the sites of a model, whose widths are measured once they are needed."""
     taps, layers = named_taps(config), config.num_hidden_layers
-    return Sites(taps, layers, measure or partial(measure_widths, config))
+    heads = heads_of(config) if taps else None
+    measure = measure or partial(measure_widths, config)
+    return Sites(taps, layers, heads, config.model_type, measure)
 
 
 def measure_widths(config: "PretrainedConfig") -> dict[str, int]:

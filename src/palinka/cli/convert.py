@@ -114,13 +114,13 @@ def _module(spec: LanguageModelSpec, site: str) -> tuple[str | None, int | None]
         tap, layers = spec.sites.tap(site), spec.sites.layers
     except InputError:
         return None, None
-    if tap.part is not None:
+    if tap.span is not None:
         return None, layers
     if tap.side == "output":
         return tap.module, layers
-    block, _, projection = tap.module.rpartition(".")
+    block = tap.module.rpartition(".")[0]
     # The activation function's output is what the second projection reads, unless it is gated.
-    plain_mlp = projection in ("c_proj", "dense_4h_to_h")
+    plain_mlp = tap.module.endswith(("mlp.c_proj", "mlp.dense_4h_to_h"))
     return (f"{block}.act" if plain_mlp else None), layers
 
 

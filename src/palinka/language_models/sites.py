@@ -4,7 +4,7 @@ import copy
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -55,7 +55,8 @@ class Tap:
         return torch.unflatten(whole, -1, (self.groups, -1))[..., start:stop]
 
 
-class Heads(NamedTuple):
+@dataclass(frozen=True)
+class Heads:
     """Attention heads of every block."""
 
     count: int  # query heads
@@ -160,7 +161,7 @@ def by_token(values: Tensor, texts: int, tokens: int) -> Tensor | None:
 
 def input_rows(projection: nn.Module) -> Tensor:
     """The weight of a linear module as `(inputs, outputs)`; that of GPT-2 is stored so."""
-    weight: Any = projection.weight
+    weight = projection.get_parameter("weight")
     return weight.T if isinstance(projection, nn.Linear) else weight
 
 
@@ -299,9 +300,10 @@ class Sites:
     def width(self, site: str) -> int:
         """The width of the vectors at a site."""
         name = self.resolve(site)
-        if name in self.widths or (tap := self._head(name)) is None:
+        tap = self._head(name)
+        if tap is None or tap.span is None:
             return self.widths[name]
-        return self.widths["embed"] if tap.projected else self.heads.size
+        return self.widths["embed"] if tap.projected else tap.span[1] - tap.span[0]
 
     def tap(self, site: str) -> Tap:
         """The tap of a site."""
@@ -314,7 +316,7 @@ class Sites:
         tap = self.taps.get(f"{match[1]}.{match[3].replace('result', 'z')}") if match else None
         if match is None or tap is None or self.heads is None:
             return None
-        head, (count, shared, size) = int(match[4]), self.heads
+        head, count, shared, size = int(match[4]), *astuple(self.heads)
         if match[3] in "kv" and head >= shared != count:
             fault = f"{name}: this model has key-value heads {_numbers(shared)}"
             reads = f"; query head {head} reads number {head * shared // count}"

@@ -17,6 +17,8 @@ from palinka.autoencoders.formats.common import (
         ("blocks.11.attn.out", "blocks.11.hook_attn_out"),
         ("blocks.0.resid", "blocks.0.hook_resid_post"),
         ("hidden.0", "blocks.0.hook_resid_pre"),
+        ("blocks.2.resid_mid", "blocks.2.hook_resid_mid"),
+        ("blocks.2.attn.z", "blocks.2.attn.hook_z"),
     ],
 )
 def test_hooks_and_back(site: str, hook: str) -> None:
@@ -31,7 +33,7 @@ def test_hooks_one_way_and_what_has_no_name_there() -> None:
     assert hook_of("hidden.6", layers=6) is None  # after the final norm
     for site in ("hidden.3", "blocks.2.attn.q", "transformer.h.3.ln_1"):
         assert hook_of(site) is None
-    for hook in ("blocks.2.attn.hook_z", "blocks.²5.hook_mlp_out"):
+    for hook in ("blocks.2.attn.hook_q", "blocks.²5.hook_mlp_out"):
         assert site_of_hook(hook) is None
 
 

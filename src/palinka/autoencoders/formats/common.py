@@ -160,6 +160,7 @@ def mapping_in(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 _HOOKS = {
     "resid": "hook_resid_post", "attn.out": "hook_attn_out", "mlp.out": "hook_mlp_out",
     "mlp.pre": "mlp.hook_pre", "mlp.post": "mlp.hook_post",
+    "resid_mid": "hook_resid_mid", "attn.z": "attn.hook_z",
 }  # fmt: skip
 _PARTS = {hook: part for part, hook in _HOOKS.items()}
 _IN_LAYER = re.compile(r"blocks\.(\d+)\.(.+)")

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from palinka.errors import InputError, brief
+from palinka.language_models.attention import What, replacing_attention, visit_attention
 from palinka.language_models.edits import Edit, Replacement, as_function
 from palinka.language_models.sites import by_token, following, reading, replacing
 from palinka.language_models.spec import LanguageModelSpec
@@ -205,6 +206,38 @@ class LanguageModel:
         padded = mask is not None and not bool(mask.all())
         return self.model(input_ids=ids, attention_mask=mask if padded else None, use_cache=False)
 
+    def attention(
+        self, texts: Texts, layers: int | Sequence[int] | None = None, what: What = "pattern",
+        batch_size: int = 32,
+    ) -> dict[int, Tensor]:  # fmt: skip
+        """Read attention patterns, or scores, by block: `(texts, heads, queries, keys)`.
+
+        Memory grows with the squared number of tokens: give few texts, or few layers.
+
+        Args:
+            texts: As in `read`.
+            layers: Numbers of blocks; default all.
+            what: `"pattern"`, or `"scores"`: what the softmax is given, before the mask is added,
+                and -inf where the mask leaves a key out.
+            batch_size: Texts per forward pass.
+
+        Returns:
+            Attention by block, on the model's device, 0 for queries beyond a text's length; an
+            `InputError` if there is no such block.
+        """
+        tokens, found = self._tokens(texts), dict[int, Tensor]()
+
+        def keep(batch: slice, layer: int, values: Tensor) -> None:
+            heads, longest, _ = values.shape[1:]
+            if layer not in found:
+                shape, fill = tokens.ids.shape, 0.0 if what == "pattern" else -torch.inf
+                found[layer] = values.new_full((shape[0], heads, shape[1], shape[1]), fill)
+                found[layer].masked_fill_(tokens.mask[:, None, :, None] == 0, 0.0)
+            found[layer][batch, :, :longest, :longest] = values
+
+        visit_attention(self, tokens, keep, layers, what, batch_size)
+        return found
+
     @torch.no_grad()
     def logits(self, texts: Texts) -> Tensor:
         """Next-token logits, `(texts, tokens, vocabulary)`, zero where a text has no token."""
@@ -229,13 +262,19 @@ class LanguageModel:
         Args:
             site: The name of a site, or a module path.
             replacement: A function of activations, `(texts, tokens, width)`, or an autoencoder
-                with `encode` and `decode`, whose reconstruction takes their place.
+                with `encode` and `decode`, whose reconstruction takes their place. At
+                `blocks.{i}.attn.pattern` and `.scores` a function of what `attention` returns;
+                other blocks' attention then has the rounding of eager attention, too.
             edit: A function of the autoencoder's latents, applied before they are decoded.
             keep_error: Add what the reconstruction of the unedited latents misses, so that
                 nothing but the edit changes.
             source_site: For a transcoder, the site that it reads in the same forward pass, which
                 comes before the one that it replaces; default the replaced site itself.
         """
+        if attention := self.spec.sites.attention(site):
+            with replacing_attention(self, *attention, as_function(replacement, edit, keep_error)):
+                yield
+            return
         tap = self.spec.sites.tap(site)
         if tap.projected:
             raise InputError(f"{site} can only be read; replace {site.replace('result', 'z')}")

@@ -218,14 +218,17 @@ def replacing(
     def change(whole: Tensor) -> Tensor:
         # A copy of what will change in place, so that neither the function nor gradients see that.
         tapped = whole.clone() if tap.in_place else tap.take(whole)
-        new = replacement(tapped)
-        if not isinstance(new, Tensor) or new.shape != tapped.shape:
-            given = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
-            expected = tuple(tapped.shape)
-            raise InputError(f"the replacement at {tap.module} returned {given}; return {expected}")
-        return tap.put(whole, new.to(tapped))
+        return tap.put(whole, checked(replacement(tapped), tapped, tap.module))
 
     return _hook(model, tap, change, first)
+
+
+def checked(new: object, old: Tensor, where: str) -> Tensor:
+    """A replacement in the dtype and on the device of what it replaces, of the same shape."""
+    if not isinstance(new, Tensor) or new.shape != old.shape:
+        given = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
+        raise InputError(f"the replacement at {where} returned {given}; return {tuple(old.shape)}")
+    return new.to(old)
 
 
 def _hook(
@@ -273,6 +276,11 @@ class Sites:
 
     def resolve(self, site: str) -> str:
         """The full name of a site, such as `blocks.3.mlp.pre` for `blocks.middle.mlp.pre`."""
+        if named := self.attention(site):
+            fault = f"{site!r} is not one vector per token"
+            raise InputError(
+                f"{fault}; use lm.attention(texts, layers={named[0]}, what={named[1]!r})"
+            )
         name = re.sub(r"^blocks\.middle\.", f"blocks.{self.layers // 2}.", site)
         if name in self.taps or self._head(name) or name in self.widths:
             return name
@@ -296,6 +304,14 @@ class Sites:
             after = f"hidden.{self.layers} is after the final norm"
             hint = f"; blocks.{last}.resid is the output of the last block, and {after}"
         raise InputError(f"{given}; it has {names} and module paths{hint}")
+
+    def attention(self, site: str) -> tuple[int, Literal["pattern", "scores"]] | None:
+        """The block of a site such as `blocks.3.attn.pattern`, and which of the two it names."""
+        match = re.fullmatch(r"blocks\.(\d+|middle)\.attn\.(pattern|scores)", site)
+        if match is None:
+            return None
+        layer = self.layers // 2 if match[1] == "middle" else int(match[1])
+        return layer, "pattern" if match[2] == "pattern" else "scores"
 
     def width(self, site: str) -> int:
         """The width of the vectors at a site."""

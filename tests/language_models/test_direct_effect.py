@@ -35,14 +35,43 @@ def test_the_path_from_the_last_block_is_exact(site: str, any_model: LanguageMod
     x = x - x.mean() if isinstance(norm, torch.nn.LayerNorm) else x
     size = 1.0 if site == "hidden.3" else float(x.square().mean().sqrt())
     expected = direct_path(any_model, site)(direction[None])[0] / size
-    residue = (logits[1] - logits[0]) / 2e-3 - expected
+    change = (logits[1] - logits[0]) / 2e-3
+    residue = change - change.mean() - expected
     if site != "hidden.3":
         # The norm's size changes as well, which moves all logits along the present ones.
         bias = getattr(norm, "bias", None)
         unembed = any_model.model.get_output_embeddings()
         along = logits[0] - unembed(torch.zeros_like(x) if bias is None else bias)
+        along = along - along.mean()
         residue = residue - along * (residue @ along) / (along @ along)
     assert residue.norm() < 0.02 * expected.norm()
+
+
+def test_effects_are_those_of_the_transcription(gpt2: LanguageModel) -> None:
+    """Through the MLP's second matrix, the final LayerNorm's centering and weights, unembedding."""
+    directions = torch.randn(2, gpt2.width("blocks.1.mlp.post"))
+    weights = gpt2.model.state_dict()
+    expected = []
+    for direction in directions:
+        residual = direction @ weights["transformer.h.1.mlp.c_proj.weight"]
+        normed = weights["transformer.ln_f.weight"] * (residual - residual.mean())
+        logits = weights["lm_head.weight"] @ normed
+        expected.append(logits - logits.sum() / len(logits))
+    found = direct_path(gpt2, "blocks.1.mlp.post")(directions)
+    torch.testing.assert_close(found.detach(), torch.stack(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_a_shift_of_all_tokens_raises_none(
+    gpt2: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (direction,) = torch.randn(1, gpt2.width("hidden.3"))
+    unembedding = gpt2.model.get_output_embeddings()
+    shifted = unembedding.weight.detach() + 3.0 * direction / direction.square().sum()
+    before = direct_path(gpt2, "hidden.3")(direction[None]).detach()
+    monkeypatch.setattr(unembedding.weight, "data", shifted)
+    after = direct_path(gpt2, "hidden.3")(direction[None]).detach()
+    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
+    assert abs(float(after.mean())) < 1e-4
 
 
 def test_token_effects_in_chunks(gpt2: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:

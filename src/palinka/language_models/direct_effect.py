@@ -5,6 +5,8 @@ The direct path leads through the residual stream past all later blocks. A direc
 what the MLP's second projection makes of it, without the nonlinearity. The final norm is taken as
 linear: it centers (where it is a LayerNorm) and weights each dimension, without its division by the
 size of the residual at each token. So effects can be compared within a model, and have no unit.
+Logits matter up to a constant alone: effects are taken about their mean over the vocabulary, after
+the final norm's weights, so that a shift of all tokens raises none of them.
 
 Source:
     nostalgebraist (2020), interpreting GPT: the logit lens; Elhage et al. (2021), A mathematical
@@ -44,14 +46,17 @@ def token_effects(model: LanguageModel, site: str, directions: Tensor, n: int = 
     to_logits = direct_path(model, site)
     found = []
     for chunk in torch.split(directions, max(1, CHUNK_LOGITS // model.model.config.vocab_size)):
-        logits = to_logits(chunk.to(model.device, model.model.dtype)).float()
+        logits = to_logits(chunk.to(model.device, model.model.dtype))
         raised, lowered = logits.topk(n, dim=1), logits.topk(n, dim=1, largest=False)
         found.append((raised.indices, raised.values, lowered.indices, lowered.values))
     return TokenEffects(*(torch.cat(parts).cpu() for parts in zip(*found, strict=True)))
 
 
 def direct_path(model: LanguageModel, site: str) -> Callable[[Tensor], Tensor]:
-    """The linear map from directions at a site, `(…, width)`, to logits, `(…, vocabulary)`."""
+    """The linear map from directions at a site, `(…, width)`, to logits, `(…, vocabulary)`.
+
+    The logits are in float32, about their mean over the vocabulary.
+    """
     sites = model.spec.sites
     name = sites.resolve(site)
     match = _WITH_PATH.fullmatch(name)
@@ -65,7 +70,12 @@ def direct_path(model: LanguageModel, site: str) -> Callable[[Tensor], Tensor]:
         modules.insert(0, sites.tap(f"blocks.{match[1]}.mlp.post").module)
     unembedding: Any = model.model.get_output_embeddings
     steps = [*map(model.model.get_submodule, modules), unembedding()]
-    return lambda directions: reduce(_linear_part, steps, directions)
+
+    def to_logits(directions: Tensor) -> Tensor:
+        logits = reduce(_linear_part, steps, directions).float()
+        return logits - logits.mean(dim=-1, keepdim=True)
+
+    return to_logits
 
 
 def _linear_part(x: Tensor, module: Any) -> Tensor:

@@ -34,7 +34,8 @@ class LatentReport(Result):
     """Statistics, neighbors, top activations and direct effects of every latent.
 
     `effects` are the tokens whose logits a latent changes most by the direct path, `(latents, n)`:
-    `raised`, `raised_by`, `lowered` and `lowered_by`, without unit; empty without a path.
+    `raised`, `raised_by`, `lowered` and `lowered_by`, about the mean over the vocabulary and
+    without unit; empty without a path.
     """
 
     statistics: LatentStatistics

@@ -238,6 +238,7 @@
                   effects(record.raised, vocabulary, "raises"),
                   effects(record.lowered, vocabulary, "lowers"),
                 ),
+                make("p", { class: "note" }, "Change of a token's logit per unit of activation, about the mean of all tokens, without the final norm's division. No unit: compare within this model."),
               )
             : null,
           record.nearest.length ? card("Nearest directions", nearest(record.nearest)) : null,

@@ -78,6 +78,7 @@ def about() -> About:
         "val/ce_delta": 0.029524,
         "val_interval/ce_delta/low": 0.024641,
         "val_interval/ce_delta/high": 0.034962,
+        "val_interval/documents": 32.0,
     }
     return About("mini", "blocks.3.mlp.pre", "KSparseAutoencoder", metrics)
 

@@ -22,7 +22,7 @@ from palinka.atlas.facts import LatentFacts
 from palinka.atlas.text import BEFORE, Windows
 from palinka.atlas.tokens import TokenActivations
 from palinka.errors import InputError
-from palinka.training.callbacks.summary import ROWS, interval
+from palinka.training.callbacks.summary import DOCUMENTS, ROWS, interval
 
 
 def script(name: str, value: Any) -> str:
@@ -149,7 +149,7 @@ def _columns(facts: LatentFacts, analyses: Sequence[Found]) -> list[dict[str, An
     largest = np.where(largest > 0, largest, np.nan)
     add("max", "max", "activation", "largest activation on the text", largest, log=True)
     if report.effects:
-        about = "direct effect on the logit of the token that it {} most, without the final norm"
+        about = "direct effect on the logit of the token that it {} most, about the mean of all"
         for key, name in (("raises", "raised_by"), ("lowers", "lowered_by")):
             add(key, f"{key} by", "no unit", about.format(key), report.effects[name][:, 0])
     if report.near.cosines.shape[1]:
@@ -318,6 +318,7 @@ def _overview(facts: LatentFacts, about: About, analyses: Sequence[Found]) -> di
         "quantiles": facts.quantiles,
         "per_quantile": facts.bands.places.shape[1] // facts.quantiles,
         "metrics": _metrics(about.metrics),
+        "documents": short(float(about.metrics.get(DOCUMENTS, np.nan)), 15),
         "norm": short(facts.norm),
         "against": facts.against.name if facts.against else None,
         "notes": list(facts.report.notes),

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,8 @@ def test_a_fit_measures_on_the_way_and_at_its_end_as_validate_does(
     assert {name: measured[name] for name in ours} == pytest.approx(at_the_end, rel=1e-6)
     low, high = (measured[f"val_interval/kl/{end}"] for end in ("low", "high"))
     assert 0.0 < low < measured["val/kl"] < high
+    documents = {d for c in islice(rows.validation_contexts(), 6) for d in c.documents[1:]}
+    assert measured["val_interval/documents"] == len(documents)
 
     again = make_trainer(callbacks=[LanguageModelMetrics(contexts=None)])
     (tested,) = again.test(trained, data(), verbose=False)

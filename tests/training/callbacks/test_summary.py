@@ -24,6 +24,7 @@ def report(folder: str, split: str = "val", **metrics: float) -> list[str]:
 
 def test_measured_rows_come_in_order_with_their_intervals_and_others_are_left_out() -> None:
     bounds = {"test_interval/kl/low": 0.01, "test_interval/kl/high": 0.03}
+    bounds["test_interval/documents"] = 32.0
     given = {"test/kl": 0.02, "test/l0": 32.0, "test/dead": 0.25, "something/else": 1.0}
     speed = {"throughput/tokens_per_second": 12345.6}
     lines = report("logs/version_0", "test", **given, **bounds, **speed)
@@ -32,7 +33,7 @@ def test_measured_rows_come_in_order_with_their_intervals_and_others_are_left_ou
         "  never active                 25 % of latents on this text",
         "  KL(clean ‖ spliced)        0.02 nats per token [0.01, 0.03]",
         "  training speed           12,346 tokens per second",
-        "  in brackets: 95 % intervals over documents",
+        "  in brackets: 95 % intervals over 32 documents",
         "",
         "  one: p 0.5",
     ]

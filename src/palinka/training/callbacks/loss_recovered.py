@@ -180,7 +180,8 @@ class LanguageModelMetrics(EveryNSteps):
     `skip_first` keeps out of the rows keep their own activations. Each has a 95 % interval over
     documents, if there are at least 8; below 40, a message says how reliable it is. They are
     logged as `val/ce_clean` (`test/…` while testing) and so on, the intervals as
-    `val_interval/ce_clean/low` and `…/high`.
+    `val_interval/ce_clean/low` and `…/high`, and the number of documents as
+    `val_interval/documents`.
 
     `validate` and `test` always measure. A `fit` with this callback measures at its end, and in a
     sweep for each variant; one whose latents are sharded cannot.
@@ -274,4 +275,5 @@ class LanguageModelMetrics(EveryNSteps):
             if interval.low <= interval.high:  # a few documents have no interval
                 named[f"{split}_interval/{name}/low"] = interval.low
                 named[f"{split}_interval/{name}/high"] = interval.high
+                named[f"{split}_interval/documents"] = float(len(documents))
         return {name: torch.tensor(value, device=module.device) for name, value in named.items()}

@@ -56,6 +56,7 @@ SHOWN = {
     "val/ce_delta": "ΔCE",
     "val/loss_recovered": "recovered",
 }
+DOCUMENTS = "val_interval/documents"  # the number that the intervals are over
 # Settings that move a dictionary along its L0-FVU curve, not onto another.
 ALONG = ("k", "sparsity_weight", "initial_threshold", "seed")
 
@@ -75,7 +76,8 @@ def final_report(trainer: Trainer, split: str = "val") -> str:
         value = f"{_in_unit(metrics[name], unit):>8} {unit}{bounds}"
         lines.append(f"  {label:<{width}}  {value}".rstrip())
     if any(interval(metrics, name)[0] is not None for name in rows):
-        lines.append("  in brackets: 95 % intervals over documents")
+        documents = metrics.get(DOCUMENTS, math.nan)
+        lines.append(f"  in brackets: 95 % intervals over {documents:.0f} documents")
     lines += _validated_at(trainer)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         for found in getattr(callback, "headlines", {}).values():

@@ -28,7 +28,10 @@
       { "aria-labelledby": "metrics-title" },
       make("h2", { id: "metrics-title" }, `Measured on ${overview.text}`),
       make("dl", { class: "metrics" }, overview.metrics.map(metric)),
-      intervals ? make("p", { class: "note" }, "Small: 95 % intervals over documents.") : null,
+      intervals
+        ? make("p", { class: "note" },
+            `Small: 95 % intervals over the ${palinka.count(overview.documents)} documents that were read. For more, write the atlas in a fit or validate (callback WriteAtlas) with a larger LanguageModelMetrics.contexts; null reads all.`) // prettier-ignore
+        : null,
     );
   }
 

@@ -52,7 +52,7 @@ def test_an_exported_dictionary_is_compared_and_one_of_another_site_rejected() -
     data.setup("")
     for site, folder in ((data.source["site"], "same"), ("blocks.2.mlp.pre", "far")):
         write(module.autoencoder, Provenance(site=str(site)), "palinka", Path(folder))
-    found = compare(data, module, Path("same"))
+    found = compare(data, module, read_dictionary(Path("same"), module, data))
     assert found.name == "same"
     np.testing.assert_array_equal(found.matches.pairs[:, 0], found.matches.pairs[:, 1])
     np.testing.assert_allclose(found.matches.cosines, 1.0, rtol=1e-5)

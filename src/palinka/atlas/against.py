@@ -20,9 +20,16 @@ from palinka.training.callbacks.latent_report import encoded_rows
 MAX_ASSIGNED = 8192  # latents; the time of the assignment grows with their third power
 
 
+class Other(NamedTuple):
+    """Another dictionary, and the name of its file or folder."""
+
+    name: str
+    module: SparseAutoencoderModule
+
+
 def read_dictionary(
     path: Path, module: SparseAutoencoderModule, data: ActivationDataModule
-) -> SparseAutoencoderModule:
+) -> Other:
     """Read a checkpoint or an exported dictionary of the same model, site and widths.
 
     Raises:
@@ -41,7 +48,7 @@ def read_dictionary(
         if name != "bos" and source[name] != expected:
             fault = f"{path} has {name} {source[name]}, this dictionary {expected}"
             raise InputError(f"{fault}; give another one of the same model and site")
-    return other.to(module.device)
+    return Other(path.name if path.is_dir() else "/".join(path.parts[-3:]), other)
 
 
 class Matches(NamedTuple):
@@ -92,9 +99,9 @@ class Against(NamedTuple):
     density: NDArray[np.float64]  # of its latents, in per cent of tokens
 
 
-def compare(data: ActivationDataModule, module: SparseAutoencoderModule, path: Path) -> Against:
-    """Match a dictionary with that in a file or folder, and measure that one on the rows."""
-    other = read_dictionary(path, module, data)
+def compare(data: ActivationDataModule, module: SparseAutoencoderModule, against: Other) -> Against:
+    """Match a dictionary with another, and measure that one on the rows."""
+    other = against.module.to(module.device)
     rows, latents = data.validation_rows, other.autoencoder.latent_dim
     counter, active = TokenCounter(rows.tokens(), latents), np.zeros(latents)
     with evaluating(other):
@@ -104,5 +111,4 @@ def compare(data: ActivationDataModule, module: SparseAutoencoderModule, path: P
     ours, theirs = (
         one.autoencoder.dictionary.detach().float().cpu().numpy() for one in (module, other)
     )
-    name = path.name if path.is_dir() else "/".join(path.parts[-3:])
-    return Against(name, match(ours, theirs), counter.result(), 100.0 * active / rows.rows)
+    return Against(against.name, match(ours, theirs), counter.result(), 100.0 * active / rows.rows)

@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from palinka.analyses.stats.latents import ActivationHistogram, HistogramCounter, TopHeap
-from palinka.atlas.against import Against, compare
+from palinka.atlas.against import Against, Other, compare
 from palinka.atlas.text import Text, Windows, read_windows
 from palinka.atlas.tokens import TokenActivations, TokenCounter
 from palinka.autoencoders.base import positive_integer
@@ -92,11 +91,11 @@ def gather(
     data: ActivationDataModule,
     module: SparseAutoencoderModule,
     options: Options,
-    against: Path | None = None,
+    against: Other | None = None,
 ) -> LatentFacts:
     """Measure every latent of a module on one device, in a pass over the rows and their texts.
 
-    The file or folder of another dictionary, `against`, is compared in another pass.
+    Another dictionary, `against`, that `read_dictionary` read, is compared in another pass.
     """
     latents, stored = module.autoencoder.latent_dim, data.validation_rows
     histogram = HistogramCounter(latents, BINS)

@@ -2,7 +2,7 @@ from pathlib import Path
 
 from lightning.pytorch import LightningModule, Trainer
 
-from palinka.atlas.against import read_dictionary
+from palinka.atlas.against import Other, read_dictionary
 from palinka.atlas.analyses import read_analyses
 from palinka.atlas.facts import Options, gather
 from palinka.atlas.site import About, check_output, write_site
@@ -39,6 +39,7 @@ class WriteAtlas(EndOfRunCallback):
         self.analyses = None if analyses is None else expanded(analyses)
         self.options = options or Options()
         self.against = None if against is None else expanded(against)
+        self._other: Other | None = None
         self.page: Path | None = None
         """The page to open, once written."""
         if self.output is not None:
@@ -48,7 +49,7 @@ class WriteAtlas(EndOfRunCallback):
         """Reject a dictionary of other activations before the run."""
         super().setup(trainer, module, stage)
         if self.against and (found := single_model(self, trainer, module)):
-            read_dictionary(self.against, *found)
+            self._other = read_dictionary(self.against, *found)
 
     def write(
         self, trainer: Trainer, module: SparseAutoencoderModule, data: ActivationDataModule
@@ -64,5 +65,5 @@ class WriteAtlas(EndOfRunCallback):
         )
         latents, site = module.autoencoder.latent_dim, spec.resolved_sites[0]
         analyses = read_analyses(self.analyses or folder / "analyses", latents, site)
-        facts = gather(data, module, self.options, self.against)
+        facts = gather(data, module, self.options, self._other)
         self.page = write_site(self.output or folder / "atlas", facts, about, analyses)

@@ -199,6 +199,8 @@ def test_each_category_of_a_passage_goes_to_targets_and_heatmaps_are_drawn(
     np.testing.assert_array_equal(findings.arrays()["rivers/auc"], auc)
     # The Danube is underlined, in one heatmap for each of the three units.
     assert len(findings.figures["rivers/heatmaps"].axes[0].lines) == 3
+    heading = " ".join(t.get_text() for t in findings.figures["rivers/heatmaps"].axes[0].texts[:3])
+    assert "(underlined: the words of rivers)" in heading
     for shown in (*(f"unit {u}, auc" for u in (auc.argmax(), auc.argmin(), 7)), "Danube"):
         assert shown in findings.pages["rivers/heatmaps"]
 
@@ -214,6 +216,10 @@ def test_the_best_detector_is_drawn_first_and_alone_where_no_unit_has_a_score() 
         assert drawn[0].startswith(f"unit {result.auc.argmax()}, auc {result.auc.max():.4g}, p ")
         assert [caption.split(", ")[1].split()[0] for caption in drawn] == shown
         assert drawn[-1].endswith(" (rank 1)")
+    scored = analyses.category_score(acts, targets, permutations=9)
+    assert scored.p_value is not None
+    first = _heatmaps(wanted, scored, acts, "units")[-1].caption
+    assert f", p {scored.p_value[scored.score.argmax()]:.3g} (rank 1)" in first
 
 
 def test_the_words_of_a_passage_are_exchanged(mini: ActivationReader, stimuli: Write) -> None:

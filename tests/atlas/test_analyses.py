@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -40,3 +41,15 @@ def test_unreadable_findings_are_left_out_with_a_warning(findings: Path) -> None
     with pytest.warns(UserWarning, match="has no readable findings"):
         assert [f.page["name"] for f in read_analyses(findings, 150, SITE)] == ["geography"]
     assert read_analyses(None, 150, SITE) == read_analyses(findings / "none", 150, SITE) == []
+
+
+def test_figures_come_in_the_order_in_which_they_were_drawn(findings: Path) -> None:
+    record = findings / "geography" / "findings.json"
+    captions = {"overview": "All.", "score": "What it shows.", "detail": ""}
+    changed = json.loads(record.read_text()) | {"captions": captions}
+    record.write_text(json.dumps(changed))
+    for name in ("added", "detail", "overview"):
+        (findings / "geography" / f"{name}.png").touch()
+    (found,) = read_analyses(findings, 150, SITE)
+    titles = [figure["title"] for figure in found.page["figures"]]
+    assert titles == ["overview", "score", "detail", "added"]

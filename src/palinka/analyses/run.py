@@ -158,7 +158,8 @@ def run_analysis(entry: AnalysisEntry, reader: ActivationReader) -> Findings:
                 name: {call.part: call.context[name] for call in calls if name in call.context}
                 for name in ("items", "sites")
             } | {"conditions": middle.context.get("conditions", ())}
-            figures |= analysis.overview(results, means=means, units=reader.units, **labels)
+            overview = analysis.overview(results, means=means, units=reader.units, **labels)
+            figures = overview | figures  # the atlas keeps the order
         for figure in figures.values():
             plain_text(figure)
         heatmaps, pages = _draw_heatmaps(entry, calls, results, prepared, reader)
@@ -369,12 +370,18 @@ def _draw_heatmaps(
     for call in calls:
         heatmaps = _heatmaps(wanted, results[call.part], acts[call.site], reader.units)
         name, title = within_part(call.part, "heatmaps"), f"{entry.name} {call.part}".strip()
-        underlined = text.targets.get(call.context.get("category", ""))
-        figures[name] = text_heatmap(tokens, heatmaps, underlined=underlined)
+        underlined = text.targets.get(category := call.context.get("category", ""))
+        if underlined is not None:
+            title = f"{title} (underlined: the words of {category})"
+        figures[name] = text_heatmap(tokens, heatmaps, underlined=underlined, title=title)
         figures[name].set_label(_CAPTION)
         page: dict[str, Any] = {"title": title, "token_ids": ids, "underlined": underlined}
         pages[name] = text_heatmap_html(tokens, heatmaps, **page)
     return figures, pages
+
+
+# Findings by which units are ranked, and their p-values, corrected for the number of units.
+_P_VALUES = {"score": "p_value", "auc": "auc_p_value", "t": "p_adjusted"}
 
 
 def _heatmaps(
@@ -398,7 +405,7 @@ def _heatmaps(
 
     def heatmap(unit: int, ranked: str = "", color: str = POSITIVE, by: str = by) -> Heatmap:
         caption = f"{units.removesuffix('s')} {unit}, {by} {per_unit[by][unit]:.4g}"
-        if by == "auc" and (p := per_unit.get("auc_p_value")) is not None:
+        if (p := per_unit.get(_P_VALUES.get(by, ""))) is not None:
             caption += f", p {p[unit]:.3g}"
         signed = bool((acts[:, unit] < 0).any())
         return Heatmap(acts[:, unit], caption + ranked, color, exponent, signed)

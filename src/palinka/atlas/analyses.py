@@ -67,9 +67,11 @@ def _read(path: Path, number: int, latents: int, site: str) -> Found:
         with file.open(encoding="utf-8", newline="") as stream:
             rows = list(islice(csv.reader(stream), _MAX_ROWS + 1))
         tables.append({"name": file.stem, "rows": [row for row in rows if row]})
-    summary, images = path / "stimuli.md", {file.stem: file for file in sorted(path.glob("*.png"))}
+    summary, captions = path / "stimuli.md", record.get("captions", {})
+    images = {file.stem: file for file in sorted(path.glob("*.png"))}
+    # As they were drawn: the overview of several sites, what was found, and details.
+    images = {stem: images[stem] for stem in [*captions, *images] if stem in images}
     names = {stem: f"{number}-{safe}.png" for stem, safe in file_names(images).items()}
-    captions = record.get("captions", {})
     page = {
         "name": str(record["name"]),
         "settings": [

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from palinka.analyses import figures, generalized_eigendecomposition
+from palinka.analyses.stats.permutation import critical_value
 
 module = importlib.import_module("palinka.analyses.figures.generalized_eigendecomposition")
 ALWAYS = {"spectrum", "variance", "patterns", "scores"}
@@ -68,10 +69,10 @@ def test_spectrum_and_null_show_what_was_found(result):
     axes = drawn["null"].axes[1]
     (legend,) = drawn["null"].legends
     labels = [text.get_text() for text in legend.get_texts()]
-    assert sorted(labels) == ["95 % of draws", "labels exchanged", "observed"]
+    assert sorted(labels) == ["labels exchanged", "observed", "p = 0.05"]
     assert not axes.texts
     lines = [line.get_xdata()[0] for line in axes.lines]
-    assert lines == [result.observed_b, np.quantile(result.null_b, 0.95)]
+    assert lines == [result.observed_b, critical_value(result.null_b)]
     assert sum(bar.get_height() for bar in axes.patches) == 19
     assert f"{result.observed_b:.4g}, p = {result.p_value_b:.3g}" in axes.get_title("left")
 

@@ -1,8 +1,10 @@
+import matplotlib as mpl
 import numpy as np
 import pytest
 
 from palinka import analyses
 from palinka.analyses import figures
+from palinka.analyses.figures import style
 
 ITEMS_BY_ITEMS = {"pairwise_mutual_information", "representational_similarity"}
 
@@ -29,3 +31,31 @@ def test_color_bars_say_where_neighbors_were_averaged(items, units, shrunk):
         bars = [axes for axes in drawn.axes if axes.get_label() == "<colorbar>"]
         labels = [axes.get_xlabel() + axes.get_ylabel() for axes in bars]
         assert {label.endswith(", mean of neighbors") for label in labels} == {name in shrunk}, name
+
+
+@pytest.mark.parametrize("scale", ["linear", "symlog"])
+def test_names_of_crowded_points_stand_apart_with_a_line_to_their_own(scale):
+    x, y = np.random.default_rng(3).normal(size=(2, 200))
+    x[:6], y[:6] = 3.0 + np.arange(6) / 50, 3.0 - np.arange(6) / 50
+    names = [f"{i} $x" for i in range(200)]
+
+    @style.captioned(points="Points.")
+    def draw():
+        figure, axes = style.new_figure()
+        style.draw_points(axes, x, y)
+        style.name_points(axes, x, y, [*range(6), 0], names)
+        axes.set(yscale=scale, title="a title\nof two lines")  # the place of the points changes
+        return {"points": figure}
+
+    figure = draw()["points"]
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.texts] == names[:6]
+    texts = [mpl.text.Text.get_window_extent(text) for text in axes.texts]
+    for i, box in enumerate(texts):
+        assert axes.bbox.padded(1.0).contains(box.x0, box.y0)
+        assert axes.bbox.padded(1.0).contains(box.x1, box.y1)
+        assert not any(box.overlaps(other) for other in texts[:i])
+        ends = axes.texts[i].arrow_patch.get_path().vertices
+        own = axes.transData.transform((x[i], y[i]))
+        assert np.linalg.norm(ends - own, axis=1).min() < 5.0, "the line ends at its point"

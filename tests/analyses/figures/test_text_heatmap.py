@@ -12,6 +12,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_hex, to_rgb
 
 from palinka.analyses.figures.text_heatmap import (
+    LINE_INCHES,
     MAX_LINES,
     Heatmap,
     display_tokens,
@@ -183,6 +184,10 @@ def test_lines_are_as_long_as_asked_and_too_many_end_with_a_remark():
     assert narrow.get_figwidth() < wide.get_figwidth()
     assert narrow.get_figheight() > wide.get_figheight()
     assert len(narrow.axes[0].texts) == len(wide.axes[0].texts) == 33
+    titled = text_heatmap([" word"] * 30, [Heatmap(np.ones(30))], columns=30, title="places " * 8)
+    lines = [text.get_text() for text in titled.axes[0].texts[:2]]
+    assert lines == ["places " * 3 + "places", "places " * 3 + "places"]
+    assert titled.get_figheight() == pytest.approx(narrow.get_figheight() + 2 * LINE_INCHES)
     tokens = ["\n"] * (MAX_LINES + 5)
     texts = text_heatmap(tokens, [Heatmap(np.ones(len(tokens)), "unit")]).axes[0].texts
     assert len(texts) == 3 + MAX_LINES

@@ -14,6 +14,7 @@ from palinka.analyses.figures import style
 from palinka.analyses.generalized_eigendecomposition import GeneralizedEigendecomposition as Result
 from palinka.analyses.generalized_eigendecomposition import generalized_eigendecomposition as solve
 from palinka.analyses.result import Array, Mask, as_float64
+from palinka.analyses.stats.permutation import critical_value
 from palinka.analyses.stats.similarity import Indices
 from palinka.errors import InputError
 
@@ -66,16 +67,17 @@ def generalized_eigendecomposition(
     default the first; `seed` draws the shuffled labeling. Without `a` and `b` there are no `data`,
     `covariances`, `shuffled` and `series`.
     """
-    figures = {"spectrum": _spectrum(result, conditions), "variance": _variance(result)}
+    figures = {} if result.null_a is None else {"null": _null(result, conditions)}
+    figures["spectrum"] = _spectrum(result, conditions)
+    items_a = len(result.scores_a) if a is None or b is None else len(np.asarray(a))
+    first = np.arange(len(result.scores_a)) < items_a
+    groups = [first] if first.all() else [first, ~first]
+    figures["scores"] = _scores(result, conditions, groups, items)
     figures["patterns"] = _patterns(result, conditions, units)
-    if result.null_a is not None:
-        figures["null"] = _null(result, conditions)
+    figures["variance"] = _variance(result)
     if a is None or b is None:
-        groups = [np.full(len(result.scores_a), True)]
-        return figures | {"scores": _scores(result, conditions, groups, items)}
+        return figures
     both = as_float64(a, "a"), as_float64(b, "b")
-    first = np.arange(len(result.scores_a)) < len(both[0])
-    figures["scores"] = _scores(result, conditions, [first, ~first], items)
     order = np.argsort(-result.pattern_a, kind="stable")
     order = order[np.ptp(np.concatenate(both), axis=0)[order] > 0]  # many latents are never active
     named = dict(zip(conditions, both, strict=True))
@@ -213,7 +215,8 @@ def _null(result: Result, names: Names) -> Figure:
         bins = min(40, max(5, len(null) // 10))
         axes.hist(finite, bins=bins, color=style.MUTED, label="labels exchanged")
         axes.axvline(observed, color="black", label="observed")
-        axes.axvline(float(np.quantile(null, 0.95)), color="black", ls=":", label="95 % of draws")
+        if np.isfinite(bound := critical_value(null)):
+            axes.axvline(bound, color="black", linestyle=":", label="p = 0.05")
         title = f"{direction}: {observed:.4g}, p = {getattr(result, f'p_value_{name}'):.3g}"
         axes.set(title=title + _heldout(result, name), ylabel=f"draws, of {len(null):,}")
     panels[1].set_xlabel("largest eigenvalue (variance ratio)")

@@ -53,14 +53,13 @@ def representational_similarity(
     member, count = result.membership, len(result.similarity_x)
     order = np.arange(count) if member is None else np.argsort(member, kind="stable")
     words = [str(index + 1) if items is None else items[index] for index in range(count)]
-    figures = {}
+    figures = {"comparison": _comparison(result, words, sites)}
+    if result.null is not None:
+        figures["null"] = _null(result, result.null, sites)
     if member is not None:
         figures["groups"] = _groups(result, member, order, words, sites)
     figures["similarity"] = _matrices(result, order, words, sites)
     figures["histograms"] = _histograms(result, sites)
-    figures["comparison"] = _comparison(result, words, sites)
-    if result.null is not None:
-        figures["null"] = _null(result, result.null, sites)
     return figures
 
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import wraps
+from functools import partial, wraps
 from itertools import islice
 from pathlib import Path
 from textwrap import fill
@@ -94,9 +94,13 @@ def captioned(**captions: str) -> Callable[[Draw[P]], Draw[P]]:
         def draw(*args: P.args, **kwargs: P.kwargs) -> Figures:
             with style():
                 figures = function(*args, **kwargs)
-            for name, figure in figures.items():
-                figure.set_label(captions[name.rpartition("/")[2]])
-                plain_text(figure)
+                for name, figure in figures.items():
+                    figure.set_label(captions[name.rpartition("/")[2]])
+                    plain_text(figure)
+                    if waiting := vars(figure).pop("unnamed", ()):
+                        figure.draw_without_rendering()  # only now all axes have their sizes
+                        for name_points_of in waiting:
+                            name_points_of()
             return figures
 
         return draw
@@ -175,19 +179,47 @@ def plain_log(axis: Axis) -> None:
 def name_points(
     axes: Axes, x: NDArray[Any], y: NDArray[Any], chosen: Iterable[int], names: Any = None
 ) -> None:
-    """Write the number, or the name, of chosen points beside them, of close ones the first."""
-    axes.autoscale_view()
-    points = axes.transData.transform(np.stack([x, y], axis=1)) * 72 / axes.figure.dpi
-    taken: list[NDArray[Any]] = []
-    for i in dict.fromkeys(chosen):
-        if any((np.abs(points[i] - other) < (40, 7)).all() for other in taken):
-            continue
-        taken.append(points[i])
-        left = points[i, 0] <= (points[:, 0].min() + points[:, 0].max()) / 2
-        look: dict[str, Any] = {"ha": "left" if left else "right", "va": "center", "fontsize": 6.5}
-        look["path_effects"] = [withStroke(linewidth=2, foreground="white")]
-        text, offset = str(i if names is None else names[i]), (4 if left else -4, 0)
-        axes.annotate(text, (x[i], y[i]), offset, textcoords="offset points", **look)
+    """Write the number, or the name, of chosen points near them, each with a line to its point.
+
+    Of the places around a point, the one is taken that covers the fewest points, and no name; they
+    are looked for once the figure is complete, by `captioned`.
+    """
+    waiting = vars(axes.figure).setdefault("unnamed", [])
+    waiting.append(partial(_name_points, axes, x, y, list(dict.fromkeys(chosen)), names))
+
+
+def _name_points(
+    axes: Axes, x: NDArray[Any], y: NDArray[Any], chosen: list[int], names: Any
+) -> None:
+    scale = 72 / axes.figure.dpi
+    points = axes.transData.transform(np.stack([x, y], axis=1)) * scale
+    weights = np.ones(len(points))
+    weights[chosen] = 10.0  # the lines to them must be seen
+    low, high = axes.bbox.get_points() * scale
+    angles, gaps = np.meshgrid(np.arange(0, 2 * np.pi, np.pi / 8), (7.0, 13.0, 20.0, 28.0))
+    directions = np.stack([np.cos(angles), np.sin(angles)], axis=-1).reshape(-1, 2)
+    gap = gaps.reshape(-1, 1)
+    taken: list[tuple[NDArray[Any], NDArray[Any]]] = []
+    look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 6.5, "parse_math": False}
+    look["path_effects"] = [withStroke(linewidth=2, foreground="white")]
+    look["arrowprops"] = {"arrowstyle": "-", "lw": 0.5, "shrinkA": 0, "shrinkB": 1.5}
+    for i in chosen:
+        text = str(i if names is None else names[i])
+        half = np.array([2.1 * len(text), 3.5])  # of its size in points
+        offsets = directions * (gap + half)
+        centers = points[i] + offsets
+        cost = 0.2 * gap[:, 0] + 100.0 * ((centers - half < low) | (centers + half > high)).any(1)
+        near = (np.abs(points - points[i]) < 2.0 * half + 32.0).all(axis=1)
+        covered = np.abs(points[near] - centers[:, None]) < half + 2.5
+        cost += covered.all(axis=-1) @ weights[near]
+        for middle, size in taken:
+            cost += 100.0 * (np.abs(middle - centers) < half + size + 1.0).all(axis=1)
+            # Nor may its line, of which these are points, run through a name.
+            line = points[i] + directions[:, None] * gap[:, None] * np.array([[0.3], [0.6], [0.9]])
+            cost += 20.0 * (np.abs(middle - line) < size + 1.0).all(axis=-1).any(axis=1)
+        best = int(cost.argmin())
+        taken.append((centers[best], half))
+        axes.annotate(text, (x[i], y[i]), offsets[best], textcoords="offset points", **look)
 
 
 def shortened(name: str, most: int) -> str:

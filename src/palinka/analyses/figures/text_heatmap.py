@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
@@ -238,9 +239,9 @@ def _parts(text: str, columns: int) -> Iterator[str]:
 
 def text_heatmap(
     tokens: Sequence[str | bytes], heatmaps: Sequence[Heatmap], columns: int = 53,
-    underlined: Sequence[bool] | None = None,
+    underlined: Sequence[bool] | None = None, title: str = "",
 ) -> Figure:  # fmt: skip
-    """Draw a text once for every heatmap, one above the other.
+    """Draw a text once for every heatmap, one above the other, under a title.
 
     Each heatmap is scaled over the text, as the bar below its caption shows. `tokens` are bytes
     where characters are divided over tokens; a line has `columns` characters. `underlined` is a
@@ -255,21 +256,24 @@ def text_heatmap(
     lines = token_lines([_drawable(text) for text in texts], columns)
     shown = lines[: max(1, MAX_LINES // len(heatmaps))]
     used = max(24, max(cell.column + cell.width for line in shown for cell in line))
-    block = CAPTION_LINES + len(shown) + 0.8
-    width, height = used * COLUMN_INCHES, block * len(heatmaps) * LINE_INCHES
+    headings, block = wrap(title, used), CAPTION_LINES + len(shown) + 0.8
+    lowest = len(headings) + block * len(heatmaps)
+    width, height = used * COLUMN_INCHES, lowest * LINE_INCHES
     page = width + 2 * MARGIN_INCHES, height + 2 * MARGIN_INCHES
     with style():
         figure = Figure(figsize=page)
     figure.set_layout_engine("none")
     corner = MARGIN_INCHES / page[0], MARGIN_INCHES / page[1]
     axes = figure.add_axes((*corner, width / page[0], height / page[1]))
-    axes.set(xlim=(0, used), ylim=(block * len(heatmaps), 0))
+    axes.set(xlim=(0, used), ylim=(lowest, 0))
     axes.set_axis_off()
     # A token is never markup.
     font: dict[str, Any] = {"fontsize": POINTS, "parse_math": False}
     family = list(_installed_fonts())
+    for row, heading in enumerate(headings):
+        axes.text(0, row + 0.7, heading, **font)
     for number, heatmap in enumerate(heatmaps):
-        top = number * block + CAPTION_LINES
+        top = len(headings) + number * block + CAPTION_LINES
         colors = heatmap.cells(len(texts))
         low, bar, high = heatmap.scale()
         if len(shown) < len(lines):

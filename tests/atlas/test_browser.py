@@ -1,5 +1,6 @@
 """The atlas in a real browser: what a reader does, and what no text may ever do."""
 
+import io
 import re
 import shutil
 import threading
@@ -8,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import matplotlib.image
 import numpy as np
 import pytest
 
@@ -106,6 +108,10 @@ def test_the_overview_says_what_was_measured(page: Any) -> None:
     assert "variance unexplained (FVU)" in metrics
     assert "10.9 %" in metrics
     assert "0.025 to 0.035" in metrics
+    assert (
+        "over the 32 documents"
+        in page.locator("section", has=page.locator(".metrics")).inner_text()
+    )
     assert page.locator("canvas").count() == 3
     for label in page.locator("canvas").evaluate_all("all => all.map(c => c.ariaLabel)"):
         assert "299 latents" in label, "the dead one has no density"
@@ -439,7 +445,8 @@ class Answers:
 
 def test_typed_text_is_answered_where_the_atlas_is_served(visit: Make, site: Path) -> None:
     page = visit(f"{site.as_uri()}#text", "Your own text")
-    assert "palinka atlas serve" in page.locator("main").inner_text()
+    command = f"palinka atlas serve --ckpt_path last --atlas {site.parent}/"
+    assert page.locator("pre").inner_text() == command
     assert page.locator("textarea").count() == 0
     with AtlasServer(site.parent, Answers()) as server:  # type: ignore[arg-type]
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -516,10 +523,28 @@ def test_pages_fit_a_narrow_window_and_every_control_has_a_name(browser: Any, si
             page.goto(site.as_uri() + address)
             page.locator("main h1").wait_for()
             assert page.evaluate("document.documentElement.scrollWidth") <= 360
+            nav = page.locator("nav")
+            assert nav.evaluate("nav => nav.scrollWidth - nav.clientWidth") == 0
             assert page.locator("h1").count() == 1
             assert page.evaluate(NAMELESS) == 0
             ids = page.evaluate("[...document.querySelectorAll('[id]')].map((e) => e.id)")
             assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_white_of_a_figure_is_the_ground_and_its_black_the_opposite(
+    browser: Any, site: Path, scheme: str
+) -> None:
+    with browser.new_page(color_scheme=scheme) as page:
+        page.goto(f"{site.as_uri()}#analysis=0")
+        page.wait_for_function("document.querySelector('img')?.complete")
+        ground = page.locator(".drawn").evaluate("e => getComputedStyle(e).backgroundColor")
+        shown = matplotlib.image.imread(io.BytesIO(page.locator(".drawn img").screenshot()))[
+            ..., :3
+        ]
+        expected = np.array(list(map(int, re.findall(r"\d+", ground)))) / 255
+        np.testing.assert_allclose(shown[2, 2], expected, atol=0.01)
+        assert np.ptp(shown.mean(axis=-1)) > 0.7  # the frame's lines
 
 
 @pytest.mark.slow

@@ -20,18 +20,21 @@
   }
 
   function unserved() {
+    const folder = location.protocol === "file:" ? decodeURIComponent(new URL(".", location).pathname) : "atlas/";
+    const quoted = /^[\w./-]+$/.test(folder) ? folder : `'${folder.replaceAll("'", "'\\''")}'`;
     return make(
       "article",
       {},
       make("h1", {}, "Your own text"),
       make("p", {}, "These pages were opened from files, and no model is behind them. To type text and see every latent on it, run"),
-      make("pre", { tabindex: 0 }, "palinka atlas serve --ckpt_path CHECKPOINT --atlas FOLDER"),
-      make("p", {}, "and open the address that it prints. It answers this computer only."),
+      make("pre", { tabindex: 0 }, `palinka atlas serve --ckpt_path last --atlas ${quoted}`),
+      make("p", {}, "and open the address that it prints. It answers this computer only. ",
+        make("code", {}, "last"), " is the checkpoint of the last run here: if these pages are of another one, give its file, a ", make("code", {}, ".ckpt"), ", instead."), // prettier-ignore
     );
   }
 
   function build() {
-    const box = make("textarea", { id: "own", rows: 4, spellcheck: "false" });
+    const box = make("textarea", { id: "own", rows: 4, spellcheck: "false", placeholder: "Type or paste a sentence or a paragraph" });
     const button = make("button", {}, "Show latents");
     const message = make("p", { role: "alert" });
     const results = make("div", { class: "results" });

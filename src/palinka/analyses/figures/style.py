@@ -179,7 +179,7 @@ def plain_log(axis: Axis) -> None:
 def name_points(
     axes: Axes, x: NDArray[Any], y: NDArray[Any], chosen: Iterable[int], names: Any = None
 ) -> None:
-    """Write the number, or the name, of chosen points near them, each with a line to its point.
+    """Write the number or name of chosen points near them, each with a line to its point.
 
     Of the places around a point, the one is taken that covers the fewest points, and no name; they
     are looked for once the figure is complete, by `captioned`.

@@ -20,6 +20,16 @@ DATA_PARAMETERS: Mapping[str, tuple[str, ...]] = {
     "each condition": ("x",),
     "tokens of a passage": ("latents",),
     "categories of a passage": ("latents", "targets", "words", "documents"),
+    "effects of interventions": (
+        "patched",
+        "clean",
+        "corrupted",
+        "clusters",
+        "possible",
+        "axes",
+        "outcome",
+        "direct",
+    ),
 }
 
 Analysis = TypeVar("Analysis", bound=Callable[..., "Result"])
@@ -31,6 +41,8 @@ def takes(data: str) -> Callable[[Analysis], Analysis]:
     `a`, `b`, `x` and `y` are items, `(items, units)`, and `groups` has the condition of each.
     `latents` are `(tokens, units)`, `targets` the mask of a category's tokens, `words` and
     `documents` the token and text of each row. The last two and `groups` are given if wanted.
+    `patched` are outcomes of the cells of an intervention, `(…, prompts)`, and `clean` and
+    `corrupted` those without it; `activation_patching` and `ablation` describe the others.
     """
     if data not in DATA_PARAMETERS:
         raise InputError(f"takes({data!r}): unknown data{did_you_mean(data, DATA_PARAMETERS)}")

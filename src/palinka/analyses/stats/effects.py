@@ -1,0 +1,326 @@
+"""Effects of interventions on prompts: tests and intervals over clusters, and recovery."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from palinka.analyses.result import Array, Mask, Result, Table, as_float64
+from palinka.analyses.stats.permutation import (
+    CHUNK_ELEMENTS,
+    RELATIVE_TOLERANCE,
+    chunks,
+    permutation_p_values,
+)
+from palinka.analyses.stats.similarity import draws_in_chunks
+from palinka.errors import InputError, type_mismatch
+
+# One array, or one for each component: `(layers, positions, prompts)` or other cells.
+Cells = ArrayLike | Mapping[str, ArrayLike]
+# By component the names of the axes of its cells, in order, and the label of each entry.
+Axes = Mapping[str, Mapping[str, Sequence[Any]]]
+Direction = Literal["denoise", "noise"]
+ClustersBy = Literal["template", "prompt"]
+Only = Literal["all", "solved"] | None
+Recovery = Literal["ratio_of_sums", "mean_of_ratios"]
+
+# Sign flips of fewer have no p below 2^(1 - 5) = 0.0625.
+MIN_CLUSTERS = 6
+# Percentile intervals of fewer are too narrow.
+FEW_CLUSTERS = 10
+# Outcomes whose differences are not on one scale.
+NO_RECOVERY = ("rank", "probability")
+# Share of the outcomes' sizes up to which a gap is rounding.
+NO_GAP = 1e-6
+
+
+@dataclass(frozen=True)
+class Effects(Result):
+    """Effects of interventions on one outcome; the cells of all components follow each other.
+
+    Attributes:
+        effects: Outcome with the intervention minus without, by prompt, `(cells, prompts)`.
+        effect: Mean of the effects over clusters, `(cells,)`.
+        effect_low: Lower bound of its bootstrap interval over clusters.
+        effect_high: The upper bound.
+        recovery: Part of the gap that is there with the intervention: 0 as corrupted, 1 as clean.
+        recovery_low: Lower bound of its bootstrap interval.
+        recovery_high: The upper bound.
+        p: Two-sided p-values by sign flips of whole clusters, each cell by itself.
+        p_corrected: The same, corrected for all cells of all components by the maximum.
+        significant: True where the corrected p is at most `1 - level`.
+        gap: Mean over clusters of the outcome of the clean minus that of the corrupted prompts.
+        gap_low: Lower bound of its bootstrap interval.
+        gap_high: The upper bound.
+        clean: Mean outcome of the clean prompts.
+        corrupted: Mean outcome of the corrupted prompts.
+        prompts: Number of prompts.
+        clusters: Number of clusters, the unit of inference.
+        prompts_solved: Share of all given prompts with a positive outcome if clean, and a negative
+            one if corrupted; NaN for other outcomes than the logit difference.
+        level: Coverage of the intervals.
+        outcome: Name of the outcome.
+        axes: By component the axes of its cells, in order, with the label of each entry.
+        cluster: Label of each prompt's cluster.
+    """
+
+    effects: Array
+    effect: Array
+    effect_low: Array
+    effect_high: Array
+    recovery: Array
+    recovery_low: Array
+    recovery_high: Array
+    p: Array
+    p_corrected: Array
+    significant: Mask
+    gap: float
+    gap_low: float
+    gap_high: float
+    clean: float
+    corrupted: float
+    prompts: int
+    clusters: int
+    prompts_solved: float
+    level: float
+    outcome: str
+    axes: Axes
+    cluster: tuple[Any, ...]
+
+    def maps(self, values: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Values of the cells, `(cells, …)`, as an array for each component, in its own shape."""
+        shapes = [tuple(map(len, axes.values())) for axes in self.axes.values()]
+        parts = np.split(values, np.cumsum([int(np.prod(shape)) for shape in shapes])[:-1])
+        reshaped = (p.reshape(s + values.shape[1:]) for p, s in zip(parts, shapes, strict=True))
+        return dict(zip(self.axes, reshaped, strict=True))
+
+    def cells(self) -> list[dict[str, Any]]:
+        """The component and the labels of each cell."""
+        return [
+            {"component": name} | dict(zip(axes, labels, strict=True))
+            for name, axes in self.axes.items()
+            for labels in product(*axes.values())
+        ]
+
+    def strongest(self) -> list[int]:
+        """The cell of largest |effect| of each component."""
+        numbers = self.maps(np.arange(len(self.effect))).values()
+        return [int(n.flat[np.abs(self.effect[n]).argmax()]) for n in numbers]
+
+    def scalars(self) -> dict[str, float]:
+        """The strongest cell of each component, then numbers of the whole; none are NaN."""
+        numbers: dict[str, Any] = {}
+        cells = self.cells()
+        for at in self.strongest():
+            name, *labels = cells[at].items()
+            found = {axis: label for axis, label in labels if not isinstance(label, str)}
+            found |= {"effect": self.effect[at], "recovery": self.recovery[at]}
+            found["p_value"] = self.p_corrected[at]
+            start = f"{name[1]}/strongest" if name[1] else "strongest"
+            numbers |= {f"{start}_{what}": value for what, value in found.items()}
+        numbers |= {"gap": self.gap, "prompts_solved": self.prompts_solved}
+        numbers |= {"cells_significant": self.significant.sum(), "prompts": self.prompts}
+        numbers["clusters"] = self.clusters
+        return {name: float(value) for name, value in numbers.items() if not np.isnan(value)}
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Every array in the shape of its component's cells, by `component/name` or `name`."""
+        return {
+            f"{component}/{name}" if component else name: values
+            for name, cells in super().arrays().items()
+            for component, values in self.maps(cells).items()
+        }
+
+    def tables(self) -> dict[str, Table]:
+        """The table `cells`, with a row for each, in the order of the arrays."""
+        rows = self.cells()
+        columns = dict.fromkeys(name for row in rows for name in row)
+        table: Table = {name: [row.get(name, "") for row in rows] for name in columns}
+        arrays = {n: v for n, v in super().arrays().items() if v.shape == self.effect.shape}
+        return {"cells": table | arrays}
+
+
+def cluster_sums(values: Array, cluster: NDArray[Any]) -> Array:
+    """Sums over the prompts of each cluster, `(…, clusters)`, of values `(…, prompts)`.
+
+    `cluster` has the label of each prompt's cluster; the clusters are in the order of the labels.
+    """
+    _, index = np.unique(cluster, return_inverse=True)
+    return np.asarray(values @ np.eye(index.max() + 1)[index])
+
+
+def cluster_means(values: Array, cluster: NDArray[Any]) -> Array:
+    """Means over the prompts of each cluster, `(…, clusters)`, of values `(…, prompts)`."""
+    return cluster_sums(values, cluster) / cluster_sums(np.ones(len(cluster)), cluster)
+
+
+def sign_flip_test(effects: Array, permutations: int, seed: int) -> tuple[Array, Array]:
+    """P-values of effects `(cells, clusters)` under random signs of whole clusters.
+
+    First each cell by itself, then corrected for all cells by the largest statistic of any. The
+    statistic is `(Σe)² / (n Σe²)` over the `n` clusters, which grows with |t|. Where at most
+    `permutations` patterns of signs differ, `2^(n-1)`, all of them are enumerated: the test is
+    exact where effects are symmetric about 0. An effect of 0 in all clusters has p = 1.
+
+    Source:
+        Fisher (1935); Westfall & Young (1993); Nichols & Holmes (2002).
+    """
+    cells, n = effects.shape
+    squares = n * np.square(effects).sum(axis=1)
+
+    def statistic(sums: Array) -> Array:
+        zeros = np.zeros(sums.shape)
+        found = np.divide(np.square(sums), squares, out=zeros, where=squares > 0)
+        return np.where(found > 1e-24, found, 0.0)  # less is the rounding of a sum
+
+    exact = 2 ** (n - 1) <= permutations
+    draws = 2 ** (n - 1) - 1 if exact else permutations  # the observed signs come besides
+    observed, random = statistic(effects.sum(axis=1)), np.random.default_rng(seed)
+    at_least, largest = np.ones(cells), np.empty(draws)
+    for some in draws_in_chunks(draws, max(cells, n), "Flipping signs"):
+        flipped = random.random((some.stop - some.start, n)) < 0.5
+        if exact:  # the bits of a number; the last cluster keeps its sign
+            numbers = np.arange(some.start + 1, some.stop + 1)[:, None]
+            flipped = (numbers >> np.arange(n) & 1).astype(bool)
+        null = statistic(np.where(flipped, -1.0, 1.0) @ effects.T)
+        at_least += (null >= observed * (1.0 - RELATIVE_TOLERANCE)).sum(axis=0)
+        largest[some] = null.max(axis=1)
+    return at_least / (draws + 1), permutation_p_values(observed, largest)
+
+
+def bootstrap_ratios(
+    above: Array, below: Array, level: float, resamples: int, seed: int
+) -> tuple[Array, Array]:
+    """Percentile intervals over clusters of `Σ above / Σ below`: the bounds, `(cells,)` each.
+
+    Args:
+        above: Numerators, `(cells, clusters)`.
+        below: Denominators, `(clusters,)`, resampled together with them.
+        level: Coverage of the intervals.
+        resamples: Number of draws, the same for all cells. NaN without, or for one cluster.
+        seed: Seed of the draws.
+
+    Source:
+        Efron (1979); Field & Welsh (2007) for whole clusters.
+    """
+    n, bounds = len(below), np.full((2, len(above)), np.nan)
+    if n > 1 and resamples:
+        random = np.random.default_rng(seed)
+        counts = random.multinomial(n, np.full(n, 1.0 / n), size=resamples).astype(np.float64)
+        total = (counts @ below)[:, None]
+        tails = (1.0 - level) / 2.0, (1.0 + level) / 2.0
+        with np.errstate(divide="ignore", invalid="ignore"):
+            for some in chunks(len(above), CHUNK_ELEMENTS // resamples):
+                bounds[:, some] = np.quantile(counts @ above[some].T / total, tails, axis=0)
+    return bounds[0], bounds[1]
+
+
+def measure_effects(
+    patched: Cells, clean: ArrayLike, corrupted: ArrayLike | None, clusters: ArrayLike | None,
+    possible: Cells | None, axes: Axes | None, *, direction: Direction, outcome: str,
+    level: float, permutations: int, resamples: int, seed: int, clusters_by: ClustersBy,
+    only: Only, recovery: Recovery, names: Sequence[str] = ("layer", "position", "head"),
+) -> dict[str, Any]:  # fmt: skip
+    """Compute the fields of `Effects`; arguments are those of `activation_patching`.
+
+    `names` are those of the axes of an array without `axes`.
+    """
+    hints = {"direction": Direction, "clusters_by": ClustersBy, "only": Only, "recovery": Recovery}
+    for name, value in zip(hints, (direction, clusters_by, only, recovery), strict=True):
+        if expected := type_mismatch(value, hints[name]):
+            raise InputError(f"{name} is {value!r}; expected {expected}")
+    by_component, flags = _by_component(patched), _by_component(possible)
+    before = as_float64(np.atleast_2d(np.asarray(clean)), "clean")[0]
+    after, n = np.full(len(before), np.nan), len(before)
+    if corrupted is not None:
+        after = as_float64(np.atleast_2d(np.asarray(corrupted)), "corrupted")[0]
+    shapes = {name: np.shape(values) for name, values in by_component.items()}
+    for name, shape in (("corrupted", after.shape), *shapes.items()):
+        if shape[-1:] != (n,):
+            given = f"{name or 'patched'} has the shape {shape}"
+            raise InputError(f"{given}; expected {n} prompts along the last axis")
+    matrices = [as_float64(np.reshape(v, (-1, n)), k or "patched") for k, v in by_component.items()]
+    effects = np.concatenate(matrices) - (after if direction == "denoise" else before)
+    tested = (np.ravel(flags.get(name, np.ones(shape[:-1]))) for name, shape in shapes.items())
+    effects[~np.concatenate(list(tested)).astype(bool)] = 0.0
+    by_template = clusters is not None and clusters_by == "template"
+    cluster, unit = (clusters, "templates") if by_template else (np.arange(n), "prompts")
+    cluster, notes = np.asarray(cluster), []
+    solved, share = (before > 0) & (after < 0), np.nan
+    if corrupted is not None and outcome == "logit_difference":
+        share = float(solved.mean())
+    if only is None and share < 0.5:
+        what = f"the model answers {share:.0%} of the pairs (clean above 0, corrupted below)"
+        raise InputError(f"{what}; set only: all, or only: solved to leave the others out")
+    if only == "solved":
+        if np.isnan(share):
+            needed = f"the logit difference of clean and corrupted prompts, not {outcome}"
+            raise InputError(f"only: solved needs {needed}; set only: all")
+        before, after, cluster = before[solved], after[solved], cluster[solved]
+        effects = effects[:, solved]
+        notes.append(
+            f"only the {solved.sum()} of {n} prompts that the model solves, which were selected by "
+            "the outcome: intervals and p-values are about such prompts"
+        )
+    count = len(np.unique(cluster))
+    if count < (MIN_CLUSTERS if permutations else 1):
+        advice = ", or set clusters_by: prompt" * (by_template and len(cluster) >= MIN_CLUSTERS)
+        needed = f"a test over {unit} needs at least {MIN_CLUSTERS}: add {unit}{advice}"
+        raise InputError(f"{count} {unit}; {needed}; or set permutations: 0 for no test")
+    if count < FEW_CLUSTERS:
+        notes.append(f"{count} {unit}: percentile intervals of fewer than 10 are too narrow")
+    means, gaps = cluster_means(effects, cluster), cluster_means((before - after)[None], cluster)
+    interval = partial(bootstrap_ratios, level=level, resamples=resamples, seed=seed)
+    low, high = interval(means, np.ones(count))
+    gap_low, gap_high = (float(end[0]) for end in interval(gaps, np.ones(count)))
+    p = p_corrected = np.full(len(effects), np.nan)
+    if permutations:
+        p, p_corrected = sign_flip_test(means, permutations, seed)
+    recovered = np.full((3, len(effects)), np.nan)
+    if corrupted is not None and outcome not in NO_RECOVERY:
+        above, below = _recovery_terms(effects, before, after, direction, recovery)
+        sums = cluster_sums(above, cluster), cluster_sums(below, cluster)
+        if abs(below.sum()) <= NO_GAP * np.abs([before, after]).sum():
+            notes.append("clean and corrupted prompts have the same outcome: there is no recovery")
+        else:
+            recovered[0] = above.sum(axis=1) / below.sum()
+            recovered[1:] = interval(*sums)
+        if gap_low <= 0.0 <= gap_high:
+            gap = f"gap {gaps.mean():.3g}, interval {gap_low:.3g} to {gap_high:.3g}"
+            what = f"the model does not tell clean from corrupted here ({gap})"
+            notes.append(f"{what}; recovery means nothing, effects stand")
+    if axes is None:
+        axes = {k: dict(zip(names, map(range, s[:-1]), strict=False)) for k, s in shapes.items()}
+    return {
+        "effects": effects, "effect": means.mean(axis=1), "effect_low": low, "effect_high": high,
+        "recovery": recovered[0], "recovery_low": recovered[1], "recovery_high": recovered[2],
+        "p": p, "p_corrected": p_corrected, "significant": p_corrected <= round(1.0 - level, 12),
+        "gap": float(gaps.mean()), "gap_low": gap_low, "gap_high": gap_high,
+        "clean": float(cluster_means(before, cluster).mean()),
+        "corrupted": float(cluster_means(after, cluster).mean()),
+        "prompts": len(before), "clusters": count, "prompts_solved": share, "level": level,
+        "outcome": outcome, "axes": axes, "cluster": tuple(cluster.tolist()), "notes": tuple(notes),
+    }  # fmt: skip
+
+
+def _by_component(cells: Cells | None) -> Mapping[str, ArrayLike]:
+    if cells is None or isinstance(cells, Mapping):
+        return cells or {}
+    return {"": cells}
+
+
+def _recovery_terms(
+    effects: Array, clean: Array, corrupted: Array, direction: Direction, recovery: Recovery
+) -> tuple[Array, Array]:
+    """Numerators `(cells, prompts)` and denominators `(prompts,)` of the recovery."""
+    gaps = clean - corrupted
+    above = effects + gaps if direction == "noise" else effects
+    if recovery == "ratio_of_sums":
+        return above, gaps
+    usable = np.abs(gaps) > NO_GAP * (np.abs(clean) + np.abs(corrupted))
+    ratios = np.divide(above, gaps, out=np.zeros(above.shape), where=usable)
+    return ratios, usable.astype(np.float64)

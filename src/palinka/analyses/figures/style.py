@@ -212,13 +212,16 @@ def _name_points(
         near = (np.abs(points - points[i]) < 2.0 * half + 32.0).all(axis=1)
         covered = np.abs(points[near] - centers[:, None]) < half + 2.5
         cost += covered.all(axis=-1) @ weights[near]
+        # Nor may its line, of which these are points, run through others or a name.
+        line = points[i] + directions[:, None] * gap[:, None] * np.array([[0.4], [0.6], [0.8], [1]])
+        crossed = np.abs(points[near] - line[:, :, None]) < 1.9
+        cost += crossed.all(axis=-1).any(axis=1) @ weights[near]
         for middle, size in taken:
             cost += 100.0 * (np.abs(middle - centers) < half + size + 1.0).all(axis=1)
-            # Nor may its line, of which these are points, run through a name.
-            line = points[i] + directions[:, None] * gap[:, None] * np.array([[0.3], [0.6], [0.9]])
             cost += 20.0 * (np.abs(middle - line) < size + 1.0).all(axis=-1).any(axis=1)
         best = int(cost.argmin())
         taken.append((centers[best], half))
+        points, weights = np.vstack([points, line[best]]), np.append(weights, [10.0] * 4)
         axes.annotate(text, (x[i], y[i]), offsets[best], textcoords="offset points", **look)
 
 

@@ -13,12 +13,17 @@ class Pairs:
 
     Attributes:
         clean: Token ids of the clean prompts, `(tokens,)` each.
-        corrupted: Token ids of the corrupted prompts, as many as the clean one has.
+        corrupted: Token ids of the corrupted prompts, as many as the clean one has; with `noise`,
+            those of the clean prompts.
         answers: Ids of the tokens that rightly follow the clean prompt, one or more.
         wrong: Ids of the tokens that follow the corrupted prompt.
         templates: Name of the template of each pair: the unit of inference.
         roles: By name of a role, its position in each prompt; `end` is the last token.
         display: The tokens of the clean prompts as text.
+        noise: Where noise on the embeddings takes the place of corrupted prompts, the positions
+            that get it, one or more in each prompt.
+        sigma: Standard deviation of the noise, in units of that of all elements of the embeddings
+            at `noise`.
     """
 
     clean: Sequence[Sequence[int]]
@@ -28,6 +33,8 @@ class Pairs:
     templates: Sequence[str]
     roles: Mapping[str, Sequence[int]] = field(default_factory=dict)
     display: Sequence[Sequence[str]] = ()
+    noise: Sequence[Sequence[int]] = ()
+    sigma: float = 0.0
 
     def __len__(self) -> int:
         return len(self.clean)

@@ -5,18 +5,24 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from palinka.analyses.stimuli import Prepared, load_stimuli
+from palinka.analyses.stimuli import Paired, Prepared, load_stimuli
+from palinka.interventions import Pairs
+from palinka.language_models import LanguageModel, Tokens
 
 FOLDER = Path(__file__).parents[3] / "configs" / "stimuli"
 FILES = sorted(file.stem for file in FOLDER.glob("*.yaml"))
+PAIRED = ("he_she", "ioi")
 COUNTS = {
     "him_her": {"him": 62, "her": 62},
     "verbs_nouns": {"verbs": 100, "nouns": 100},
     "words": {"space": 10, "interior": 12, "fruit": 12},
     "punctuation": {"comma": 250, "full_stop": 250},
+    "he_she": {"clean": 120, "corrupted": 120},
+    "ioi": {"clean": 120, "corrupted": 120},
 }
 SHORTEST = {"passage": 150, "grammar_passage": 120}
 
@@ -64,6 +70,43 @@ def smollm2(real_data: Path) -> PreTrainedTokenizerBase:
 def test_under_real_tokenizers(name: str, tokenizer: str, request: pytest.FixtureRequest) -> None:
     stimuli = load_stimuli(FOLDER / f"{name}.yaml")
     check(name, stimuli.prepare(request.getfixturevalue(tokenizer)))
+    if isinstance(stimuli, Paired):
+        check_pairs(stimuli.prepare_pairs(request.getfixturevalue(tokenizer)))
+
+
+def check_pairs(pairs: Pairs) -> None:
+    """Twelve templates of ten pairs, which differ from each other and in the words of one role."""
+    assert list(Counter(pairs.templates).values()) == [10] * 12
+    assert len({tuple(ids) for ids in pairs.clean}) == 120
+    (role,) = {"subject", "s2"} & pairs.roles.keys()
+    for clean, corrupted, at in zip(pairs.clean, pairs.corrupted, pairs.roles[role], strict=True):
+        assert [
+            i for i, ids in enumerate(zip(clean, corrupted, strict=True)) if len({*ids}) > 1
+        ] == [at]
+
+
+@pytest.mark.parametrize("name", PAIRED)
+def test_pairs_under_the_mini_model(name: str, mini_tokenizer: PreTrainedTokenizerBase) -> None:
+    stimuli = load_stimuli(FOLDER / f"{name}.yaml")
+    assert isinstance(stimuli, Paired)
+    check_pairs(stimuli.prepare_pairs(mini_tokenizer))
+
+
+def test_the_mini_model_says_he_of_a_man_and_she_of_a_woman() -> None:
+    model = LanguageModel.from_pretrained("mini", device="cpu")
+    stimuli = load_stimuli(FOLDER / "he_she.yaml")
+    assert isinstance(stimuli, Paired)
+    pairs = stimuli.prepare_pairs(model.tokenizer)
+    ends, answers, wrong = (
+        torch.tensor(each) for each in (pairs.roles["end"], pairs.answers, pairs.wrong)
+    )
+    rows = torch.arange(len(pairs))
+    differences = []
+    for prompts in (pairs.clean, pairs.corrupted):
+        logits = model.logits(Tokens.of(prompts))[rows, ends]
+        differences.append(logits[rows, answers[:, 0]] - logits[rows, wrong[:, 0]])
+    solved = (differences[0] > 0) & (differences[1] < 0)
+    assert solved.float().mean() > 0.9
 
 
 def test_the_frames_have_no_other_pronoun_of_either() -> None:

@@ -4,7 +4,8 @@ import hashlib
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
@@ -135,9 +136,9 @@ def prepared_items(
 
 
 def marked(tokenizer: Tokenizer, ids: Sequence[int], position: int) -> str:
-    """The text of tokens with one, not a blank one, in brackets; its spaces stay outside."""
+    """The text of tokens with one in brackets; its spaces stay outside, unless it is blank."""
     target = token_texts(tokenizer, [ids[position]])[0]
-    left, core, right = target.partition(target.strip())
+    left, core, right = target.partition(target.strip() or target)
     before = joined_text(tokenizer, ids[:position])
     after = joined_text(tokenizer, ids[position + 1 :])
     return f"{before}{left}[{core}]{right}{after}"
@@ -182,11 +183,17 @@ class Stimuli(ABC):
 
         An `InputError` names each target whose tokens are not those that the kind needs.
         """
+        with self._checked(tokenizer):
+            return self._prepare(tokenizer)
+
+    @contextmanager
+    def _checked(self, tokenizer: Tokenizer) -> Iterator[None]:
+        """Check the tokenizer, and name these stimuli in each `InputError` of the block."""
         try:
             if not tokenizer.is_fast:
                 given = f"{type(tokenizer).__name__} gives no positions of its tokens in the text"
                 raise InputError(f"the tokenizer {given}; use a model with a tokenizer.json")
-            return self._prepare(tokenizer)
+            yield
         except InputError as error:
             raise InputError(f"{self.name or f'{self.kind} stimuli'}: {error}") from error
 

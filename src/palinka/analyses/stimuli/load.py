@@ -5,8 +5,8 @@ from contextlib import suppress
 from dataclasses import is_dataclass
 from inspect import signature
 from pathlib import Path
-from types import NoneType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -14,6 +14,7 @@ from palinka.analyses.stimuli.base import Stimuli
 from palinka.analyses.stimuli.carrier import Carrier
 from palinka.analyses.stimuli.contrast import Contrast
 from palinka.analyses.stimuli.occurrences import Occurrences
+from palinka.analyses.stimuli.paired import Paired
 from palinka.analyses.stimuli.passage import Passage
 from palinka.analyses.stimuli.words import Words
 from palinka.data import BundledSample
@@ -27,7 +28,7 @@ from palinka.errors import (
 )
 from palinka.language_models import LanguageModelSpec
 
-KINDS = {cls.kind: cls for cls in (Contrast, Words, Carrier, Occurrences, Passage)}
+KINDS = {cls.kind: cls for cls in (Contrast, Words, Carrier, Occurrences, Passage, Paired)}
 
 
 class _TextBaseLoader(yaml.BaseLoader):
@@ -43,7 +44,7 @@ class _TextBaseLoader(yaml.BaseLoader):
 
 
 def load_stimuli(path: str | Path) -> Stimuli:
-    """Read stimuli from a YAML file with a `kind`; `docs/stimuli.md` describes the five.
+    """Read stimuli from a YAML file with a `kind`; `docs/stimuli.md` describes the six.
 
     A kind may also be a class of a Python file beside the YAML file, as in
     `kind: endings.py:Endings`. Where a kind has a `text`, it may be the text itself,
@@ -119,8 +120,9 @@ def _arguments(cls: type, given: Mapping[str, Any], prefix: str = "") -> dict[st
 def _typed(value: Any, hint: Any, key: str) -> Any:
     """A value of YAML as a type hint asks for it."""
     kind, arguments = get_origin(hint) or hint, get_args(hint)
-    if NoneType in arguments:
-        return _typed(value, next(each for each in arguments if each is not NoneType), key)
+    if kind in (Union, UnionType):  # with None, or of text and a list or keys
+        choices = [each for each in arguments if each is not NoneType]
+        return _typed(value, choices[0 if isinstance(value, str) else -1], key)
     is_record = isinstance(kind, type) and is_dataclass(kind)
     if isinstance(value, dict) and is_record:
         return kind(**_arguments(kind, value, f"{key}."))

@@ -7,11 +7,16 @@ import torch
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
     GPT2Config,
     GPTNeoConfig,
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
+    Olmo2Config,
+    Phi3Config,
+    PhiConfig,
     PretrainedConfig,
     Qwen2Config,
     Qwen3Config,
@@ -27,6 +32,11 @@ LLAMA = {"num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads"
 WIDE = {**LLAMA, "head_dim": 8}  # heads together wider than the residual stream
 NEO = {"attention_types": [[["global", "local", "global"], 1]], "window_size": 4, **SIZES}
 NEOX = {"num_hidden_layers": 3, "num_attention_heads": 3, "rotary_pct": 0.5, **SIZES}
+GEMMA = {
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    "sliding_window": 4, "query_pre_attn_scalar": 8, "pad_token_id": 0, **WIDE,
+}  # fmt: skip
+CAPS = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 20.0}
 CONFIGS: dict[str, PretrainedConfig] = {
     "gpt2": GPT2Config(**GPT2),
     "gpt_neo": GPTNeoConfig(num_layers=3, num_heads=4, **NEO),
@@ -36,6 +46,11 @@ CONFIGS: dict[str, PretrainedConfig] = {
     "mistral": MistralConfig(**LLAMA),
     "qwen2": Qwen2Config(**LLAMA),
     "qwen3": Qwen3Config(**WIDE),
+    "gemma2": Gemma2Config(**GEMMA, **CAPS),
+    "gemma3_text": Gemma3TextConfig(**GEMMA),
+    "phi": PhiConfig(num_hidden_layers=3, num_attention_heads=3, **SIZES),
+    "phi3": Phi3Config(pad_token_id=0, **LLAMA),
+    "olmo2": Olmo2Config(pad_token_id=0, **LLAMA),
 }
 
 

@@ -1,10 +1,11 @@
 """Effect of directions at a site on the logits, by the direct path.
 
 The direct path leads through the residual stream past all later blocks. A direction at `resid`,
-`hidden.N`, `attn.out` or `mlp.out` is one of the residual stream; one at `mlp.post` or `mlp.pre` is
-what the MLP's second projection makes of it, without the nonlinearity. The final norm is taken as
-linear: it centers (where it is a LayerNorm) and weights each dimension, without its division by the
-size of the residual at each token. So effects can be compared within a model, and have no unit.
+`resid_mid`, `hidden.N`, `attn.write` or `mlp.write` is one of the residual stream; `attn.out` and
+`mlp.out` are written to it, in some families through a norm. One at `attn.z`, `mlp.post` or
+`mlp.pre` is what the following projection makes of it, without the nonlinearity. Norms are taken as
+linear: they center (if a LayerNorm) and weight each dimension, without their division by the size
+of the vector at each token. So effects can be compared within a model, and have no unit.
 Logits matter up to a constant alone: effects are taken about their mean over the vocabulary, after
 the final norm's weights, so that a shift of all tokens raises none of them.
 
@@ -25,7 +26,9 @@ from palinka.errors import InputError
 from palinka.language_models.model import LanguageModel
 
 CHUNK_LOGITS = 1 << 24  # maximum number in memory at once
-_WITH_PATH = re.compile(r"hidden\.\d+|blocks\.(\d+)\.(resid|attn\.out|mlp\.out|mlp\.post|mlp\.pre)")
+_WITH_PATH = re.compile(
+    r"embed|hidden\.\d+|blocks\.\d+\.(resid|resid_mid|(attn|mlp)\.(z|post|pre|out|write))"
+)
 
 
 class TokenEffects(NamedTuple):
@@ -64,10 +67,15 @@ def direct_path(model: LanguageModel, site: str) -> Callable[[Tensor], Tensor]:
         raise InputError(f"{name} has no direct path to the logits; choose a resid or mlp site")
     final = f"hidden.{sites.layers}"  # what the final norm returns
     modules = [] if name == final else [sites.tap(final).module]
-    if match[2] in ("mlp.post", "mlp.pre"):
-        if sites.tap(name).module.endswith("gate_proj"):
+    if match[2]:
+        part = name.removesuffix(match[3])  # such as blocks.3.mlp.
+        out, write = sites.tap(f"{part}out").module, sites.tap(f"{part}write").module
+        if match[3] != "write" and write != out:  # a norm
+            modules.insert(0, write)
+        if match[3] == "pre" and sites.tap(name).module.endswith(("gate_proj", "gate_up_proj")):
             raise InputError(f"{name} is a gate, without a path of its own; choose mlp.post")
-        modules.insert(0, sites.tap(f"blocks.{match[1]}.mlp.post").module)
+        if match[3] not in ("out", "write"):
+            modules.insert(0, sites.tap(part + ("z" if match[2] == "attn" else "post")).module)
     unembedding: Any = model.model.get_output_embeddings
     steps = [*map(model.model.get_submodule, modules), unembedding()]
 
@@ -84,5 +92,11 @@ def _linear_part(x: Tensor, module: Any) -> Tensor:
         applied: Tensor = module(x) - module(torch.zeros_like(x[:1]))
     else:
         centered = x - x.mean(dim=-1, keepdim=True) if isinstance(module, nn.LayerNorm) else x
-        applied = module.weight * centered
+        applied = norm_weight(module) * centered
     return applied
+
+
+def norm_weight(norm: nn.Module) -> Tensor:
+    """What a norm multiplies each dimension by; Gemma's stores that less 1."""
+    weight = norm.get_parameter("weight")
+    return 1 + weight if type(norm).__name__.startswith("Gemma") else weight

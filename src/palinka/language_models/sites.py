@@ -84,6 +84,11 @@ _LLAMA = Family(
     "model.embed_tokens", "model.layers", "model.norm", "mlp.gate_proj", "mlp.down_proj",
     "self_attn.o_proj", "self_attn.{}_proj", mid="post_attention_layernorm",
 )  # fmt: skip
+_POST_NORMS = {
+    "attention_norm": "post_attention_layernorm",
+    "mlp_norm": "post_feedforward_layernorm",
+}
+_GEMMA = _LLAMA._replace(mid="pre_feedforward_layernorm", **_POST_NORMS)
 FAMILIES = {
     "gpt2": Family(
         "transformer.wte", "transformer.h", "transformer.ln_f", "mlp.c_fc", "mlp.c_proj",
@@ -98,6 +103,15 @@ FAMILIES = {
         "mlp.dense_h_to_4h", "mlp.dense_4h_to_h", "attention.dense", "attention.query_key_value",
         "by head", mid="post_attention_layernorm",
     ),
+    "phi": Family(
+        "model.embed_tokens", "model.layers", "model.final_layernorm", "mlp.fc1", "mlp.fc2",
+        "self_attn.dense", "self_attn.{}_proj",
+    ),
+    "phi3": _LLAMA._replace(
+        mlp_first="mlp.gate_up_proj", qkv="self_attn.qkv_proj", fused="side by side"
+    ),
+    "olmo2": _LLAMA._replace(mid="mlp", **_POST_NORMS),  # whose MLP is given the stream itself
+    **dict.fromkeys(("gemma2", "gemma3_text"), _GEMMA),
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), _LLAMA),
 }  # fmt: skip
 
@@ -136,7 +150,9 @@ def named_taps(config: "PretrainedConfig") -> dict[str, Tap]:
         if not parallel:
             taps[f"{site}.resid_mid"] = Tap(f"{block}.{family.mid}", side="input", in_place=True)
         taps[f"{site}.mlp.in"] = Tap(f"{block}.mlp", side="input")
-        taps[f"{site}.mlp.pre"] = Tap(f"{block}.{family.mlp_first}")
+        halves = family.mlp_first.endswith("gate_up_proj")  # the gate, and what it multiplies
+        gate = (0, config.intermediate_size) if halves else None
+        taps[f"{site}.mlp.pre"] = Tap(f"{block}.{family.mlp_first}", span=gate)
         taps[f"{site}.mlp.post"] = Tap(f"{block}.{family.mlp_second}", side="input")
         taps[f"{site}.mlp.out"] = Tap(f"{block}.mlp")
         taps[f"{site}.mlp.write"] = Tap(f"{block}.{family.mlp_norm or 'mlp'}")

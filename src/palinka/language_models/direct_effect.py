@@ -97,6 +97,6 @@ def _linear_part(x: Tensor, module: Any) -> Tensor:
 
 
 def norm_weight(norm: nn.Module) -> Tensor:
-    """What a norm multiplies each dimension by; Gemma's stores that less 1."""
+    """The factor of each dimension after a norm; Gemma's stores it less 1."""
     weight = norm.get_parameter("weight")
     return 1 + weight if type(norm).__name__.startswith("Gemma") else weight

@@ -84,11 +84,11 @@ _LLAMA = Family(
     "model.embed_tokens", "model.layers", "model.norm", "mlp.gate_proj", "mlp.down_proj",
     "self_attn.o_proj", "self_attn.{}_proj", mid="post_attention_layernorm",
 )  # fmt: skip
-_POST_NORMS = {
-    "attention_norm": "post_attention_layernorm",
-    "mlp_norm": "post_feedforward_layernorm",
-}
-_GEMMA = _LLAMA._replace(mid="pre_feedforward_layernorm", **_POST_NORMS)
+_GEMMA = _LLAMA._replace(
+    mid="pre_feedforward_layernorm",
+    attention_norm="post_attention_layernorm",
+    mlp_norm="post_feedforward_layernorm",
+)
 FAMILIES = {
     "gpt2": Family(
         "transformer.wte", "transformer.h", "transformer.ln_f", "mlp.c_fc", "mlp.c_proj",
@@ -110,7 +110,7 @@ FAMILIES = {
     "phi3": _LLAMA._replace(
         mlp_first="mlp.gate_up_proj", qkv="self_attn.qkv_proj", fused="side by side"
     ),
-    "olmo2": _LLAMA._replace(mid="mlp", **_POST_NORMS),  # whose MLP is given the stream itself
+    "olmo2": _GEMMA._replace(mid="mlp"),  # its MLP is given the stream itself
     **dict.fromkeys(("gemma2", "gemma3_text"), _GEMMA),
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), _LLAMA),
 }  # fmt: skip

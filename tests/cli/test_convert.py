@@ -11,6 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from palinka.__main__ import main
+from palinka.cli.convert import _module, _provenance
+from palinka.language_models import LanguageModelSpec
+from palinka.language_models.sites import FAMILIES
 from palinka.training import SparseAutoencoderModule
 
 DATA = [
@@ -75,6 +78,38 @@ def test_saelens_gets_its_names_of_model_and_site(in_fitted: Path) -> None:
     weights = load_file("out/sae_weights.safetensors")
     scale = SparseAutoencoderModule.load_from_checkpoint(FIT).scaling.scale
     torch.testing.assert_close(weights["W_enc"].T / scale**2, weights["W_dec"])
+
+
+@pytest.mark.parametrize(
+    ("site", "module"),
+    [
+        ("blocks.2.mlp.post", "transformer.h.2.mlp.act"),
+        ("blocks.2.mlp.out", "transformer.h.2.mlp"),
+        ("blocks.2.attn.q", None),  # a third of a module's output
+        ("blocks.2.attn.z", None),
+        ("blocks.2.attn.z.1", None),
+        ("blocks.2.resid_mid", None),
+    ],
+)
+def test_the_module_whose_output_a_site_is(site: str, module: str | None) -> None:
+    assert _module(LanguageModelSpec("mini"), site) == (module, 6)
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_an_output_before_a_norm_has_no_hook(norm: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TransformerLens' hook is what is added to the stream."""
+    family = FAMILIES["gpt2"]
+    monkeypatch.setitem(FAMILIES, "gpt2", family._replace(mlp_norm="ln_2" if norm else None))
+    data = {"language_model": {"name": "mini"}, "corpus": None}
+    found = {
+        part: _provenance(
+            {"datamodule_hyper_parameters": data, "source": {"site": f"blocks.2.mlp.{part}"}},
+            "saelens",
+        ).hook
+        for part in ("out", "write")
+    }
+    hook = "blocks.2.hook_mlp_out"
+    assert found == {"out": None if norm else hook, "write": hook}
 
 
 def test_refusals(in_fitted: Path, refused: Any) -> None:

@@ -19,7 +19,7 @@ from palinka.errors import InputError
 from palinka.language_models import LanguageModel, LanguageModelSpec
 
 SITE, TARGET = "blocks.1.mlp.pre", "blocks.1.mlp.out"
-WIDTH, TARGET_WIDTH = 512, 128
+WIDTH, TARGET_WIDTH, HEAD_WIDTH = 512, 128, 32
 CPU = LanguageModelSpec("mini", device="cpu")
 HARVEST = importlib.import_module("palinka.data.harvest")
 READING = importlib.import_module("palinka.data.cache")
@@ -238,26 +238,35 @@ def test_teardown_ends_the_loaders(settings: dict[str, Any]) -> None:
     assert len(list(batches)) < len(data.train_dataloader()) - 1
 
 
+@pytest.mark.parametrize(
+    ("site", "width", "target", "target_width"),
+    [
+        (SITE, WIDTH, TARGET, TARGET_WIDTH),
+        ("blocks.1.attn.z.1", HEAD_WIDTH, "blocks.1.attn.result.1", TARGET_WIDTH),
+        ("blocks.1.resid_mid", TARGET_WIDTH, "blocks.1.mlp.write", TARGET_WIDTH),
+    ],
+)
 def test_a_row_is_what_one_pass_reads_at_both_sites(
-    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: LanguageModel
-) -> None:
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: LanguageModel,
+    site: str, width: int, target: str, target_width: int,
+) -> None:  # fmt: skip
     passes = []
     forward = model.model.forward
     monkeypatch.setattr(
         model.model, "forward", lambda **given: passes.append(1) or forward(**given)
     )
-    settings |= {"target_site": TARGET, "dtype": "float32", "cache_dir": tmp_path}
+    settings |= {"site": site, "target_site": target, "dtype": "float32", "cache_dir": tmp_path}
     data = ready(**settings, harvest_batch_size=1_000)
     assert len(passes) == 2  # one for each split
-    assert (data.width, data.target_width) == (WIDTH, TARGET_WIDTH)
-    assert next(iter(data.train_dataloader())).shape == (64, WIDTH + TARGET_WIDTH)
+    assert (data.width, data.target_width) == (width, target_width)
+    assert next(iter(data.train_dataloader())).shape == (64, width + target_width)
     data.teardown("fit")
     cache = data._open(data.train_spec)
     for row in (0, cache.rows - 1):
         context = cache.context(row)
         ids = torch.from_numpy(context.tokens.astype(np.int64))[None]
-        read = model.read_contexts(ids, [SITE, TARGET])
-        expected = torch.cat([read[SITE], read[TARGET]], dim=-1)[0, context.offset]
+        read = model.read_contexts(ids, [site, target])
+        expected = torch.cat([read[site], read[target]], dim=-1)[0, context.offset]
         torch.testing.assert_close(cache.read_rows(row, row + 1)[0], expected, atol=1e-5, rtol=1e-5)
 
 

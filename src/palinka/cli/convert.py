@@ -93,6 +93,9 @@ def _provenance(stored: Mapping[str, Any], library: str) -> Provenance:
     hook = source.get("hook")
     if library == "saelens":
         hook = hook_of(site, layers) if site else hook
+        if spec and module and site and site.endswith(("attn.out", "mlp.out")):
+            written = spec.sites.tap(f"{site.removesuffix('out')}write").module
+            hook = hook if written == module else None  # TransformerLens' is after the norm
     elif module:
         hook = within_base_model(module)
     known = {

@@ -13,8 +13,8 @@ from palinka.autoencoders.formats.common import (
     [
         ("blocks.6.mlp.pre", "blocks.6.mlp.hook_pre"),
         ("blocks.6.mlp.post", "blocks.6.mlp.hook_post"),
-        ("blocks.6.mlp.out", "blocks.6.hook_mlp_out"),
-        ("blocks.11.attn.out", "blocks.11.hook_attn_out"),
+        ("blocks.6.mlp.write", "blocks.6.hook_mlp_out"),
+        ("blocks.11.attn.write", "blocks.11.hook_attn_out"),
         ("blocks.0.resid", "blocks.0.hook_resid_post"),
         ("hidden.0", "blocks.0.hook_resid_pre"),
         ("blocks.2.resid_mid", "blocks.2.hook_resid_mid"),
@@ -30,6 +30,7 @@ def test_hooks_one_way_and_what_has_no_name_there() -> None:
     # A block's input is the output of the one before.
     assert hook_of("hidden.3", layers=6) == "blocks.3.hook_resid_pre"
     assert site_of_hook("blocks.3.hook_resid_pre") == "blocks.2.resid"
+    assert hook_of("blocks.3.mlp.out") == "blocks.3.hook_mlp_out"  # the same without a norm
     assert hook_of("hidden.6", layers=6) is None  # after the final norm
     for site in ("hidden.3", "blocks.2.attn.q", "transformer.h.3.ln_1"):
         assert hook_of(site) is None

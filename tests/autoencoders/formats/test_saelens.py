@@ -68,6 +68,13 @@ def test_an_export_is_read_back(ours: Autoencoder, folder: Path, x: Tensor, agre
     agree(ours(x).reconstruction, again(x).reconstruction)
 
 
+def test_heads_are_concatenated(ours: Any, folder: Path) -> None:
+    provenance = Provenance("blocks.6.attn.z", hook="blocks.6.attn.hook_z")
+    write(ours, provenance, "saelens", folder)
+    assert json.loads((folder / "cfg.json").read_text())["reshape_activations"] == "hook_z"
+    assert load(folder)[1].site == "blocks.6.attn.z"
+
+
 def test_a_rescaled_top_k_is_read_as_it_selects(
     k_sparse: Any, folder: Path, x: Tensor, agree: Agree, change: Change
 ) -> None:
@@ -102,7 +109,7 @@ def test_layer_normed_activations_come_back(
     ("changes", "expected"),
     [
         ({"normalize_activations": "expected_average_only_in"}, "normalize_activations"),
-        ({"reshape_activations": "hook_z"}, "reshape_activations"),
+        ({"reshape_activations": "hook_q"}, "reshape_activations"),
         ({"architecture": ["topk"]}, "architecture is ['topk']"),
         ({"architecture": "gated"}, "lacks the weight 'b_gate'"),
         ({"d_in": 25}, "d_in 25"),

@@ -158,7 +158,10 @@ def mapping_in(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 _HOOKS = {
-    "resid": "hook_resid_post", "attn.out": "hook_attn_out", "mlp.out": "hook_mlp_out",
+    "resid": "hook_resid_post",
+    # What is added to the stream; without a norm in between, that is the module's output.
+    "attn.out": "hook_attn_out", "mlp.out": "hook_mlp_out",
+    "attn.write": "hook_attn_out", "mlp.write": "hook_mlp_out",
     "mlp.pre": "mlp.hook_pre", "mlp.post": "mlp.hook_post",
     "resid_mid": "hook_resid_mid", "attn.z": "attn.hook_z",
 }  # fmt: skip

@@ -48,8 +48,9 @@ def read(path: Path, weights: Path) -> tuple[common.StateTable, Provenance]:
     if normalization not in ("none", "layer_norm", None, False):
         hint = "'none' and 'layer_norm' can be read: fold a constant in with SAELens"
         raise InputError(f"{path}: normalize_activations is {normalization!r}; {hint}")
-    if (reshaping := config.get("reshape_activations")) not in ("none", None):
-        raise InputError(f"{path}: reshape_activations is {reshaping!r}; 'none' can be read")
+    if (reshaping := config.get("reshape_activations")) not in ("none", "hook_z", None):
+        hint = "'none' and 'hook_z' can be read"
+        raise InputError(f"{path}: reshape_activations is {reshaping!r}; {hint}")
     architecture = _architecture(config, path)
     kind, keys = _ARCHITECTURES[architecture]
     tensors = common.read_tensors(read_safetensors(weights), keys, weights)
@@ -94,7 +95,8 @@ def write(table: common.StateTable, provenance: Provenance, folder: Path) -> Non
         "device": "cpu",
         "apply_b_dec_to_input": table.subtracts_bias,
         "normalize_activations": "layer_norm" if table.layer_norm else "none",
-        "reshape_activations": "none",
+        # Heads are concatenated, as at attn.z.
+        "reshape_activations": "hook_z" if str(provenance.hook).endswith("hook_z") else "none",
         **(top_k if table.kind == "topk" else {}),
         "metadata": {"sae_lens_version": _VERSION, **metadata},
     }

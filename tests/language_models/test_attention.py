@@ -248,3 +248,24 @@ def test_mistakes_are_named(gpt2: LanguageModel) -> None:
             gpt2.attention("Yes")
     finally:
         gpt2.model.config._attn_implementation_internal = "sdpa"
+
+
+def test_transformer_lens_has_the_same_patterns_and_scores() -> None:
+    pytest.importorskip("transformer_lens")
+    from transformer_lens.model_bridge import TransformerBridge
+
+    lm = LanguageModel.from_pretrained("mini", device="cpu")
+    model: Any = copy.deepcopy(lm.model)  # it changes what it is given
+    ids = lm.tokenize("He gave her the letter and said nothing more.").ids
+    options = {"hf_model": model, "tokenizer": lm.tokenizer}
+    bridge: Any = TransformerBridge.boot_transformers(lm.spec.name, device="cpu", **options)
+    cache = bridge.run_with_cache(ids)[1]
+    patterns, scores = lm.attention(ids), lm.attention(ids, what="scores")
+    for layer, pattern in patterns.items():
+        expected = cache[f"blocks.{layer}.attn.hook_pattern"]
+        torch.testing.assert_close(pattern, expected, rtol=0, atol=1e-5)
+        expected = cache[f"blocks.{layer}.attn.hook_attn_scores"]
+        seen = scores[layer] > -torch.inf
+        torch.testing.assert_close(scores[layer][seen], expected[seen], rtol=0, atol=1e-5)
+        # There the mask's number is added, not infinity.
+        assert (expected[~seen] < -1e30).all()

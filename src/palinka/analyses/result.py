@@ -30,6 +30,7 @@ DATA_PARAMETERS: Mapping[str, tuple[str, ...]] = {
         "outcome",
         "direct",
     ),
+    "attention patterns": ("sums", "counts", "reference"),
 }
 
 Analysis = TypeVar("Analysis", bound=Callable[..., "Result"])
@@ -42,7 +43,8 @@ def takes(data: str) -> Callable[[Analysis], Analysis]:
     `latents` are `(tokens, units)`, `targets` the mask of a category's tokens, `words` and
     `documents` the token and text of each row. The last two and `groups` are given if wanted.
     `patched` are outcomes of the cells of an intervention, `(…, prompts)`, and `clean` and
-    `corrupted` those without it; `activation_patching` and `ablation` describe the others.
+    `corrupted` those without it; `activation_patching` and `ablation` describe the others. `sums`,
+    `counts` and `reference` are those of `interventions.heads`.
     """
     if data not in DATA_PARAMETERS:
         raise InputError(f"takes({data!r}): unknown data{did_you_mean(data, DATA_PARAMETERS)}")

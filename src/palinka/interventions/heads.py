@@ -1,0 +1,154 @@
+"""Sums of attention that the scores of heads are made of."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from palinka.errors import InputError
+from palinka.language_models.attention import visit_attention
+from palinka.language_models.model import LanguageModel, Tokens
+
+Arrays = dict[str, NDArray[np.float64]]
+# Maximum number of elements of the patterns of one block.
+PATTERN_ELEMENTS = 1 << 24
+# Attention below it does not count as a step of induction in `induction_text`.
+MIN_ATTENTION = 0.01
+
+
+@dataclass(frozen=True)
+class HeadSums:
+    """Sums over the queries of a text, by name of a score.
+
+    Attributes:
+        sums: Of each head in each text, `(layers, heads, texts)`.
+        counts: Number of queries in each text, `(texts,)`: a score is the sum over the count.
+        reference: The same sums without what a score is about, broadcast to `sums`: of a head that
+            attends to all tokens alike, `(texts,)`, and, for `induction` and `duplicate_token`, of
+            each head where random tokens are not repeated.
+    """
+
+    sums: Arrays
+    counts: Arrays
+    reference: Arrays
+
+
+def head_sums(
+    lm: LanguageModel, tokens: Tokens, *, length: int = 50, sequences: int = 32, seed: int = 0
+) -> HeadSums:
+    """Sum the attention of every head over texts, and over random tokens that are repeated.
+
+    Patterns are summed block by block as the model runs. `analyses.head_scores` has the scores.
+
+    Args:
+        lm: The language model.
+        tokens: Texts of at least two tokens.
+        length: Number of random tokens, uniform over those that are not special, before they are
+            repeated, or followed by others for the reference.
+        sequences: Number of sequences of random tokens.
+        seed: Seed of the random tokens.
+    """
+    if tokens.lengths.min() < 2:
+        raise InputError("a text has 1 token; scores of heads need at least 2: leave it out")
+    if 2 * length > lm.context_length:
+        limit = f"a context has at most {lm.context_length} tokens"
+        raise InputError(f"{length} random tokens, twice: {limit}; set a shorter length")
+    parts: dict[str, list[Arrays]] = {"sums": [], "reference": []}
+    heads = lm.model.config.num_attention_heads
+    size = max(1, PATTERN_ELEMENTS // (heads * tokens.ids.shape[1] ** 2))
+    for start in range(0, len(tokens.ids), size):
+        batch = slice(start, start + size)
+        part = (batch, slice(int(tokens.lengths[batch].max())))
+        ids, mask = tokens.ids[part].to(lm.device), tokens.mask[part].to(lm.device)
+        reduce = _TextSums(ids, mask)
+        parts["sums"].append(_by_layer(lm, Tokens(ids, mask), reduce))
+        alike = {name: sums[:, 0] for name, sums in reduce(reduce.uniform()).items()}
+        parts["reference"].append({name: sums.cpu().numpy() for name, sums in alike.items()})
+    joined = {
+        kind: {name: np.concatenate([p[name] for p in of], axis=-1) for name in of[0]}
+        for kind, of in parts.items()
+    }
+    earlier = (tokens.ids[:, :, None] == tokens.ids[:, None]).tril(-1).any(-1) & (tokens.mask == 1)
+    every = tokens.lengths.double().cpu().numpy()
+    short = {"previous_token", "sink", "entropy_normalized"}
+    counts = {name: every - (name in short) for name in joined["sums"]}
+    counts["induction_text"] = earlier.sum(1).double().cpu().numpy()
+    random = np.random.default_rng(seed)
+    special = set(lm.tokenizer.all_special_ids)
+    ids = min(len(lm.tokenizer), lm.model.config.vocab_size)
+    known = np.array([token for token in range(ids) if token not in special])
+    first, other = random.choice(known, (2, sequences, length))
+    for kind, second in (("sums", first), ("reference", other)):
+        drawn = Tokens.of(np.concatenate([first, second], axis=1).tolist())
+        joined[kind] |= _by_layer(lm, drawn, _repeated_sums)
+    for name in ("duplicate_token", "induction"):
+        counts[name] = np.full(sequences, float(length))
+    return HeadSums(joined["sums"], counts, joined["reference"])
+
+
+def _by_layer(
+    lm: LanguageModel, tokens: Tokens, reduce: Callable[[Tensor], Mapping[str, Tensor]]
+) -> Arrays:
+    """Sums of patterns, `(texts, heads)` by name, of every block: `(layers, heads, texts)`."""
+    found: dict[str, list[Tensor]] = defaultdict(list)
+
+    def visit(_batch: slice, _layer: int, pattern: Tensor) -> None:
+        for name, sums in reduce(pattern).items():
+            found[name].append(sums.double().cpu())
+
+    visit_attention(lm, tokens, visit, batch_size=len(tokens.ids))
+    return {name: torch.stack(sums).mT.numpy() for name, sums in found.items()}
+
+
+def _repeated_sums(pattern: Tensor) -> dict[str, Tensor]:
+    """Sums over the second half: attention to the same place in the first, and to the next."""
+    half = pattern.shape[-1] // 2
+    same = pattern.diagonal(-half, -2, -1).sum(-1)
+    # The first entry of this diagonal is of the last query of the first half.
+    following = pattern.diagonal(1 - half, -2, -1)[..., 1:].sum(-1)
+    return {"duplicate_token": same, "induction": following}
+
+
+class _TextSums:
+    """Sums over all queries of each text of a batch, `(texts, heads)` by name."""
+
+    def __init__(self, ids: Tensor, mask: Tensor) -> None:
+        self.mask, places = mask, torch.arange(ids.shape[1], device=ids.device)
+        same = (ids[:, :, None] == ids[:, None]) & (mask[:, :, None] == 1)
+        self.text, self.query, self.earlier = same.tril(-1).nonzero(as_tuple=True)
+        self.distance = (places[:, None] - places).clamp(min=0)
+        self.per_log = 1.0 / torch.log1p(places.double())
+        self.per_log[0] = 0.0
+
+    def uniform(self) -> Tensor:
+        """The pattern of a head that attends to all tokens alike, `(texts, 1, queries, keys)`."""
+        tokens = self.mask.shape[1]
+        alike = torch.ones(tokens, tokens, device=self.mask.device, dtype=torch.float64).tril()
+        return (alike / alike.sum(-1, keepdim=True)) * self.mask[:, None, :, None]
+
+    def __call__(self, pattern: Tensor) -> dict[str, Tensor]:
+        distance = self.distance.to(pattern).flatten()
+        moments = pattern.flatten(-2) @ torch.stack([distance, distance**2], dim=-1)
+        entropy = torch.special.entr(pattern).sum(-1)
+        previous = pattern.diagonal(-1, -2, -1).sum(-1)
+        same = pattern[self.text, :, self.query, self.earlier]
+        following = pattern[self.text, :, self.query, self.earlier + 1]
+        steps = following.masked_fill(following < MIN_ATTENTION, 0.0)
+        zeros = pattern.new_zeros(pattern.shape[:2])
+        return {
+            "previous_token": previous,
+            "self": pattern.diagonal(0, -2, -1).sum(-1),
+            "sink": pattern[..., 1:, 0].sum(-1),
+            "entropy": entropy.sum(-1),
+            "entropy_normalized": entropy @ self.per_log.to(pattern),
+            "distance": moments[..., 0],
+            "distance_squared": moments[..., 1],
+            "induction_text": zeros.index_add(0, self.text, steps),
+            "detect_previous": previous,
+            "detect_duplicate": zeros.index_add(0, self.text, same),
+            "detect_induction": zeros.index_add(0, self.text, following),
+        }

@@ -26,6 +26,10 @@ def finding(name, **options):
         "groups": [f"group {item % 2}" for item in range(ITEMS)],
         "latents": latents,
         "targets": np.arange(ITEMS) % 3 == 0,
+        "patched": random.normal(size=(3, 4, ITEMS)),
+        "clean": 2.0 + random.random(ITEMS),
+        "corrupted": -2.0 - random.random(ITEMS),
+        "clusters": np.arange(ITEMS) // 2,
         **options,
     }
     analysis = getattr(analyses, name)

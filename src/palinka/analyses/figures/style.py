@@ -13,6 +13,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.collections import LineCollection
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
@@ -325,6 +326,33 @@ def draw_matrix(axes: Axes, matrix: NDArray[Any], first: int = 0, **options: Any
     edge, (rows, columns) = first - 0.5, matrix.shape
     extent = (edge, columns + edge, rows + edge, edge)
     return axes.imshow(block_means(matrix), extent=extent, **options)
+
+
+def draw_cells(
+    axes: Axes, values: NDArray[Any], significant: NDArray[np.bool_], limit: float,
+    rows: tuple[str, Sequence[Any]], columns: tuple[str, Sequence[Any]],
+) -> AxesImage:  # fmt: skip
+    """Draw signed values, `(rows, columns)`, up to a limit, and outline the significant ones.
+
+    `rows` and `columns` are the name and the labels of the axes; the first row is at the bottom.
+    """
+    colors: dict[str, Any] = {"cmap": DIVERGING, "vmin": -limit, "vmax": limit}
+    image = axes.imshow(values, aspect="auto", origin="lower", **colors)
+    inside = np.pad(significant, 1)
+    above = np.argwhere(inside[1:, 1:-1] != inside[:-1, 1:-1]) - 0.5
+    beside = np.argwhere(inside[1:-1, 1:] != inside[1:-1, :-1]) - 0.5
+    edges = [((x, y), (x + 1, y)) for y, x in above] + [((x, y), (x, y + 1)) for y, x in beside]
+    for width, color in ((2.2, "white"), (1.0, "black")):
+        look: dict[str, Any] = {"linewidths": width, "colors": color, "clip_on": False}
+        axes.add_collection(LineCollection(edges, capstyle="projecting", **look))
+    for axis, (name, labels), most in ((axes.yaxis, rows, 12), (axes.xaxis, columns, 8)):
+        words = any(isinstance(label, str) for label in labels) and len(labels) <= MAX_LABELS
+        step = 1 if words else -(-len(labels) // most)
+        texts = [shortened(str(label), 10) for label in labels[::step]]
+        axis.set_ticks(range(0, len(labels), step), texts, parse_math=False)
+        axis.set_label_text(name)
+    axes.tick_params(axis="x", rotation=90 if sum(map(len, texts)) > 26 else 0)
+    return image
 
 
 def draw_activations(

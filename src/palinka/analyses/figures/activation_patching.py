@@ -1,0 +1,140 @@
+"""Figures of activation patching."""
+
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from palinka.analyses.activation_patching import ActivationPatching
+from palinka.analyses.figures import style
+from palinka.analyses.result import Array
+from palinka.analyses.stats.effects import Effects
+
+COMPONENTS = {
+    "resid": "residual stream", "resid_mid": "residual stream before the MLP", "heads": "heads",
+    "attn.out": "attention output", "mlp.out": "MLP output", "q": "queries", "k": "keys",
+    "v": "values", "pattern": "attention pattern",
+}  # fmt: skip
+UNITS = {"logit_difference": " (logits)", "log_probability": " (nats)", "kl": " (nats)"}
+UNITS["cross_entropy"] = " (nats)"
+# Lines of a panel, of the positions with the largest effects.
+MAX_LINES = 5
+
+
+@style.captioned(
+    map="The mean effect of patching each cell, at one color scale for all components. Outlined "
+    "cells are significant after correction for all cells. Recovery is the part of the gap between "
+    "clean and corrupted prompts; effects of cells do not add up.",
+    layers="The mean outcome with the patch, by layer, and that of the clean and the corrupted "
+    "prompts (dashed), at the positions with the largest effects. Bands are bootstrap intervals "
+    "over clusters; points with a marker are significant.",
+)
+def activation_patching(result: ActivationPatching, **context: Any) -> dict[str, Figure]:
+    """Draw `map`, all cells, and for layers by positions `layers`, the outcome as lines."""
+    denoise = result.direction == "denoise"
+    known = np.isfinite(result.recovery).all() and not result.gap_low <= 0 <= result.gap_high
+    values, label = result.effect, f"effect on the {_outcome(result)}"
+    if known and denoise:
+        values, label = result.recovery, "recovery (0: as corrupted, 1: as clean)"
+    elif known:
+        values, label = 1.0 - result.recovery, "part of the gap lost (0: as clean, 1: as corrupted)"
+    runs = ("clean", "corrupted") if denoise else ("corrupted", "clean")
+    what = f"{runs[0].capitalize()} activations patched into {runs[1]} prompts"
+    figures = {"map": draw_maps(result, values, label, what)}
+    if lines := [panel for panel in panels(result) if panel.columns[0] == "position"]:
+        figures["layers"] = _draw_lines(result, lines, what)
+    return figures
+
+
+def _outcome(result: Effects) -> str:
+    return result.outcome.replace("_", " ") + UNITS.get(result.outcome, "")
+
+
+class Panel(NamedTuple):
+    """Cells that are drawn together."""
+
+    title: str
+    cells: NDArray[np.int64]  # their numbers, `(rows, columns)`
+    rows: tuple[str, Any]  # name and labels
+    columns: tuple[str, Any]
+
+
+def panels(result: Effects) -> list[Panel]:
+    """Panels of layers (rows) by the last axis (columns), one for each entry of the others."""
+    found = []
+    for component, numbers in result.maps(np.arange(len(result.effect))).items():
+        axes = list(result.axes[component].items())
+        if len(axes) == 1:
+            numbers, axes = numbers[None], [("", [""]), *axes]
+        row = next((i for i, (name, _) in enumerate(axes) if name == "layer"), 0)
+        others = [axis for i, axis in enumerate(axes[:-1]) if i != row]
+        split = np.moveaxis(numbers, row, -2).reshape(-1, len(axes[row][1]), numbers.shape[-1])
+        for cells, labels in zip(split, product(*(each for _, each in others)), strict=True):
+            named = zip(others, labels, strict=True)
+            at = [x if isinstance(x, str) else f"{name} {x}" for (name, _), x in named]
+            title = ", ".join(filter(None, [COMPONENTS.get(component, component), *at]))
+            found.append(Panel(title, cells, axes[row], axes[-1]))
+    return found
+
+
+def draw_maps(result: Effects, values: Array, label: str, what: str) -> Figure:
+    """Draw a value of every cell, `(cells,)`, at one scale; `what` they are is the headline."""
+    drawn = panels(result)
+    crowded = any(sum(len(str(label)) for label in panel.columns[1]) > 26 for panel in drawn)
+    columns = 1 if crowded or len(drawn) == 1 else 2
+    size = 3.3 / columns, 0.35 + float(np.clip(0.12 * max(len(p.cells) for p in drawn), 0.7, 2.6))
+    figure, axes = style.small_multiples(len(drawn), columns, size, (0.24, 1.1))
+    for at, panel in zip(axes, drawn, strict=True):
+        limit = float(np.abs(values).max()) or 1.0
+        own = values[panel.cells], result.significant[panel.cells]
+        image = style.draw_cells(at, *own, limit, panel.rows, panel.columns)
+        at.set_title(panel.title)
+    figure.colorbar(image, ax=axes, label=label, location="bottom", aspect=30, pad=0.02)
+    style.headline(figure, f"{what}\n{_rule(result)}")
+    return figure
+
+
+def _rule(result: Effects) -> str:
+    return (
+        f"(outlined: p ≤ {1 - result.level:.3g} over {result.clusters} clusters, corrected for "
+        f"{len(result.effect):,} cells)"
+    )
+
+
+def _draw_lines(result: ActivationPatching, drawn: list[Panel], what: str) -> Figure:
+    base = result.corrupted if result.direction == "denoise" else result.clean
+    figure, axes = style.small_multiples(len(drawn), 1, (3.3, 1.8), (0.24, 0.5), sharey=True)
+    for at, panel in zip(axes, drawn, strict=True):
+        strength = np.abs(result.effect[panel.cells]).max(axis=0)
+        for index, column in enumerate(sorted(np.argsort(-strength)[:MAX_LINES])):
+            _draw_line(at, result, panel.cells[:, column], base, index, panel.columns[1][column])
+        for level, name in ((result.clean, "clean"), (result.corrupted, "corrupted")):
+            at.axhline(level, color="black", lw=0.8, ls="--")
+            beside: dict[str, Any] = {"transform": at.get_yaxis_transform(), "fontsize": 6.5}
+            at.text(1.01, level, name, va="center", **beside)
+        at.set(title=f"{panel.title}\n", ylabel=_outcome(result))
+        style.legend_above(at, MAX_LINES)
+        at.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[-1].set_xlabel("layer")
+    style.headline(figure, what)
+    return figure
+
+
+def _draw_line(
+    axes: Axes, result: Effects, cells: NDArray[np.int64], base: float, index: int, label: Any
+) -> None:
+    layers = np.arange(len(cells))
+    look = style.look(index)
+    axes.plot(
+        layers,
+        base + result.effect[cells],
+        label=str(label),
+        markevery=result.significant[cells].tolist(),
+        **look,
+    )
+    low, high = base + result.effect_low[cells], base + result.effect_high[cells]
+    axes.fill_between(layers, low, high, color=look["color"], alpha=0.15, lw=0)

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from palinka.language_models import LanguageModelSpec
+
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
@@ -45,6 +47,15 @@ def test_every_name_of_the_reference_is_there(name: str) -> None:
     thing = pkgutil.resolve_name(name)
     # Of a package of functions the name is the function, and the page shows its module.
     assert thing.__doc__ or sys.modules[name].__doc__
+
+
+def test_the_table_of_sites_has_all_of_a_model() -> None:
+    page = (DOCS / "reference" / "language_models.md").read_text(encoding="utf-8")
+    cells = re.findall(r"^\| (`.*?`) \|", page, re.MULTILINE)
+    named = [name for cell in cells for name in re.findall(r"`(.*?)`", cell)]
+    named = [f"blocks.{{i}}.attn{name}" if name.startswith(".") else name for name in named]
+    sites = LanguageModelSpec("mini").sites.taps
+    assert named == list(dict.fromkeys(re.sub(r"\.\d+", ".{i}", site) for site in sites))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -237,7 +237,24 @@ def test_takes_torch_and_gives_scalars_and_a_table():
         "best": 0, "best_score": 2.0, "best_auc_latent": 0, "best_auc": 1.0,
     }  # fmt: skip
     table = {name: list(values) for name, values in result.tables()["best_latents"].items()}
-    assert table == {"rank": [1, 2], "latent": [0, 1], "score": [2.0, 1.0], "auc": [1.0, 0.75]}
+    assert table == {
+        "rank": [1, 2], "latent": [0, 1], "score": [2.0, 1.0], "auc": [1.0, 0.75],
+        "coverage": [1.0, 1.0],
+    }  # fmt: skip
+
+
+def test_a_headline_shows_the_floor_of_p_and_the_share_of_the_category():
+    targets = some_targets()
+    latents = some_latents()
+    latents[:, 6] = np.where(targets, 2.0, 0.0)
+    latents[targets.nonzero()[0][0], 6] = 0.0
+    share = 100 * (1 - 1 / targets.sum())
+    line = category_score(latents, targets, permutations=39).headline("latents", ())
+    assert f"latent 6, active at {share:.3g} % of the category's tokens, p 0.025, the small" in line
+    assert line.endswith(f"each p is over all {latents.shape[1]} latents")
+    signed = category_score(-latents, targets, detector=True)
+    assert signed.scalars().keys() == {"best_auc_latent", "best_auc"}
+    assert "no p-value (set permutations); no score" in signed.headline("units", ())
 
 
 @pytest.mark.parametrize(

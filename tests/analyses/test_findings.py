@@ -92,7 +92,9 @@ def test_earlier_findings_are_replaced_whole_or_not_at_all(tmp_path: Path) -> No
 def test_the_report_and_the_markdown_show_numbers_and_remarks() -> None:
     small = Small(0.5, 0.25, np.zeros(200))
     assert repr(small) == "Small(score=0.5, missing=0.25, values=(200,), nothing=None)"
-    assert repr(findings(results={"": small})) == "Findings(some-name: score 0.5, missing 0.25)"
+    assert repr(findings(results={"": small})) == (
+        "Findings(some-name: score 0.5, missing 0.25; no test, no p-value)"
+    )
     fields = [("first", float), ("second", float), ("best_p_value", float)]
     tested = make_dataclass("Tested", fields, bases=(Result,), frozen=True)(1.0, 2.0, 0.01)
     assert findings(results={"": tested}).headlines(2) == ["some-name: first 1, best p 0.01"]
@@ -109,7 +111,8 @@ def test_the_report_and_the_markdown_show_numbers_and_remarks() -> None:
     (line, _) = findings(results=parts).headlines(4)
     assert line == "some-name/a: auc 0.9961, auc p 0.001, best 1630, best p 0.994 (not significant)"
     many = findings(results=dict.fromkeys("abcdef", small)).headlines(most=1)
-    assert many[0] == "some-name/a: score 0.5"
+    assert many[0] == "some-name/a: score 0.5; no test, no p-value"
+    assert findings(results={"": small}).report().startswith("some-name: no test, no p-value\n")
     assert many[4:] == ["some-name: … and 2 more in findings.json"]
     report, markdown = findings().report(most=1), findings().markdown()
     assert "hidden.1/comma/score  0.5" in report

@@ -75,7 +75,9 @@ def test_scalars_summarize_and_tables_list():
     silent = latent_statistics(np.zeros((4, 3)))
     assert silent.dead.all()
     assert set(silent.scalars().values()) == {0.0}
-    assert latent_statistics(np.ones((4, 3))).notes == ()
+    dense = latent_statistics(np.ones((4, 3)))
+    assert dense.notes == ()
+    assert dense.scalars() == {"mean_activation": 1.0}
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,15 @@ def test_takes_torch_of_half_precision_and_gives_scalars_and_a_table():
     assert result.scalars() == {
         "units": 4, "units_significant": 1, "most_positive": 0, "most_positive_t": result.t[0],
         "most_negative": result.t.argmin(), "most_negative_t": result.t.min(),
+        "most_positive_p_value": result.p_adjusted[0],
+        "most_negative_p_value": result.p_adjusted[result.t.argmin()],
     }  # fmt: skip
+    line = result.headline("units", ("verbs", "nouns"))
+    assert line.startswith("1 of 4 units differ at alpha 0.05 (paired t, bonferroni over 4 units)")
+    verbs, nouns = line.partition("; ")[2].split(", for ")
+    assert verbs.startswith(f"for verbs most unit {result.most_negative} (t ")
+    assert verbs.endswith("(not significant))")
+    assert nouns == f"nouns most unit 0 (t {result.t[0]:.3g}, p {result.p_adjusted[0]:.3g})"
     table = result.tables()["strongest_units"]
     assert table["unit"][0] == 0
     assert list(np.abs(table["t"])) == sorted(np.abs(result.t), reverse=True)

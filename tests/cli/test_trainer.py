@@ -399,3 +399,6 @@ def test_a_log_file_has_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> 
     fit(ProgressLines(), log_every_n_steps=1, max_epochs=1, max_steps=3)
     assert told[4:] == [begun]
     assert readable({"throughput/tokens_per_second": 1234.5}) == {"tokens/s": "1,234"}
+    assert readable({"loss/total": 0.5, "val/fvu": 0.1}, 1400) == {
+        "loss": "0.5", "validation FVU of step 1,400": "0.1",
+    }  # fmt: skip

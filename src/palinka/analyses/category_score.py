@@ -1,12 +1,13 @@
 """Preference of latents for the tokens of a category."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from palinka.analyses.result import Array, Mask, Result, Table, as_matrix, takes
+from palinka.analyses.result import Array, Mask, Result, Table, as_matrix, p_text, takes
 from palinka.analyses.stats.latents import auc_of_ranks, column_ranks
 from palinka.analyses.stats.permutation import chunks, permutation_p_values
 from palinka.errors import InputError, progress
@@ -30,6 +31,7 @@ class CategoryScore(Result):
         auc_p_value: The same of the AUC.
         null_score: The largest score of any latent under each exchange, `(exchanges,)`, or `None`.
         null_auc: The same of the AUC.
+        coverage: Share of the target tokens at which each latent is not zero.
     """
 
     score: Array
@@ -38,19 +40,47 @@ class CategoryScore(Result):
     auc_p_value: Array | None = None
     null_score: Array | None = None
     null_auc: Array | None = None
+    coverage: Array | None = None
 
     def scalars(self) -> dict[str, float]:
-        """The latents with the highest score and the highest AUC, these, and their p-values."""
-        best = int(self.score.argmax())
-        numbers = {"best": best, "best_score": self.score[best]}
-        if self.p_value is not None:
-            numbers["best_p_value"] = self.p_value[best]
+        """The latents with the highest score and the highest AUC, these, and their p-values.
+
+        No latent is best by score where none has a positive one.
+        """
+        best, numbers = int(self.score.argmax()), {}
+        if self.score[best] > 0:
+            numbers = {"best": best, "best_score": self.score[best]}
+            if self.p_value is not None:
+                numbers["best_p_value"] = self.p_value[best]
         if self.auc is not None:
             best = int(self.auc.argmax())
             numbers |= {"best_auc_latent": best, "best_auc": self.auc[best]}
         if self.auc_p_value is not None:
             numbers["best_auc_p_value"] = self.auc_p_value[best]
         return {name: float(value) for name, value in numbers.items()}
+
+    def headline(self, units: str, conditions: Sequence[str]) -> str:
+        """The best by AUC and by score, with corrected p and their share of the category.
+
+        A small p of one of them is not yet a detector: its AUC and share of the tokens tell.
+        """
+        found = []
+        for kind, values, p, null in (
+            ("AUC", self.auc, self.auc_p_value, self.null_auc),
+            ("score", self.score, self.p_value, self.null_score),
+        ):
+            if values is None:
+                continue
+            if not values.max() > 0:
+                found.append(f"no {kind}: of no {units.removesuffix('s')} is it positive")
+                continue
+            best = int(values.argmax())
+            line = f"best {kind} {values[best]:.4g}, {units.removesuffix('s')} {best}"
+            if units == "latents" and self.coverage is not None:
+                line += f", active at {100 * self.coverage[best]:.3g} % of the category's tokens"
+            found.append(f"{line}, {p_text(None if p is None else p[best], null)}")
+        over = "" if self.p_value is None else f"; each p is over all {len(self.score):,} {units}"
+        return "; ".join(found) + over
 
     def tables(self) -> dict[str, Table]:
         """The 100 latents with the highest scores and those with the highest AUC, best first."""
@@ -128,10 +158,12 @@ def category_score(
         labels = np.concatenate([labels, exchanged])
         notes.append(note)
     (score, auc), nulls = _scores_and_aucs(matrix, labels, detector or permutations > 0)
+    covered = (matrix[mask] != 0).mean(axis=0)
+    given_notes: dict[str, Any] = {"coverage": covered, "notes": tuple(notes)}
     if not permutations:
-        return CategoryScore(score, auc if detector else None, notes=tuple(notes))
+        return CategoryScore(score, auc if detector else None, **given_notes)
     p_values = map(permutation_p_values, (score, auc), nulls)
-    return CategoryScore(score, auc, *p_values, *nulls, notes=tuple(notes))
+    return CategoryScore(score, auc, *p_values, *nulls, **given_notes)
 
 
 def _per_token(values: ArrayLike, name: str, tokens: int) -> NDArray[Any]:

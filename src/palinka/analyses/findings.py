@@ -105,7 +105,7 @@ class Findings:
         return "\n\n".join(filter(None, [table, "\n".join(notes), self.summary]))
 
     def headlines(self, most: int = 6, parts: int = 4) -> list[str]:
-        """One line for each of the first parts, with p-values and at most `most` numbers."""
+        """One line for each of the first parts: its headline, or at most `most` numbers."""
         lines = []
         for part, result in list(self.results.items())[:parts]:
             scalars = self._printed(result)
@@ -113,19 +113,23 @@ class Findings:
             numbers = ", ".join(f"{n} {text}" for n, text in scalars.items() if n in kept)
             numbers = numbers.replace("p_value", "p").replace("_", " ")
             name = within_part(self.name, part) if part else self.name
-            lines.append(escape_control_chars(f"{name}: {numbers}"))
+            numbers += "; no test, no p-value" * (not _tested(result))
+            lines.append(escape_control_chars(f"{name}: {self._headline(result) or numbers}"))
         more = len(self.results) - parts
         return lines + [f"{self.name}: … and {more} more in findings.json"] * (more > 0)
 
     def report(self, most: int = 24) -> str:
-        """The name, the numbers and the remarks for a terminal, at most `most` numbers."""
+        """Headlines or the name, at most `most` numbers, and the remarks, for a terminal."""
         scalars = [
             (escape_control_chars(within_part(part, name)), text)
             for part, result in self.results.items()
             for name, text in self._printed(result).items()
         ]
         width = max((len(name) for name, _ in scalars[:most]), default=0)
-        lines = [self.name, *(f"  {name:<{width}}  {text}" for name, text in scalars[:most])]
+        whole = all(map(self._headline, self.results.values()))
+        untested = "" if any(map(_tested, self.results.values())) else ": no test, no p-value"
+        lines = self.headlines() if whole else [self.name + untested]
+        lines += [f"  {name:<{width}}  {text}" for name, text in scalars[:most]]
         if len(scalars) > most:
             lines.append(f"  … and {len(scalars) - most} more in findings.json")
         for note in sorted({note for result in self.results.values() for note in result.notes}):
@@ -134,11 +138,15 @@ class Findings:
             lines.append(f"  note: {escape_control_chars(of + note)}")
         return "\n".join(lines)
 
+    def _headline(self, result: Result) -> str:
+        units = self.settings.get("units", "latents")
+        return result.headline(units, self.settings.get("conditions", ("a", "b")))
+
     def _printed(self, result: Result) -> dict[str, str]:
         """Scalars with units; those that end with a significant p-value come first."""
         found: list[dict[str, str]] = [{}, {}, {}]  # significant, others, and without a p-value
         for name, value in result.scalars().items():
-            is_chance = "p_value" in name and not value <= 0.05
+            is_chance = "p_value" in name and not value <= getattr(result, "alpha", 0.05)
             unit = result.scalar_units.get(name, "").format(self.settings.get("units", "latents"))
             text = f"{value:.{6 if value.is_integer() else 4}g} {unit}".rstrip()
             found[2][name] = text + " (not significant)" * is_chance
@@ -198,6 +206,10 @@ class Findings:
                 self.figures[name].set_layout_engine("none")  # computed once, the slowest part
         for name, file in file_names(self.pages).items():
             _write_text(folder / f"{file}.html", self.pages[name])
+
+
+def _tested(result: Result) -> bool:
+    return any("p_value" in name for name in result.scalars())
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -8,7 +8,15 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 
-from palinka.analyses.result import Array, Result, Table, as_float64, takes, two_conditions
+from palinka.analyses.result import (
+    Array,
+    Result,
+    Table,
+    as_float64,
+    p_text,
+    takes,
+    two_conditions,
+)  # fmt: skip
 from palinka.analyses.stats import covariance
 from palinka.analyses.stats.covariance import Shrinkage
 from palinka.analyses.stats.eigenvalue_null import heldout_ratio, permutation_null
@@ -98,6 +106,19 @@ class GeneralizedEigendecomposition(Result):
                 names = (f"heldout_ratio_{c}{part}" for part in ("", "_low", "_high"))
                 numbers.update(zip(names, ratio, strict=True))
         return {name: float(value) for name, value in numbers.items() if value is not None}
+
+    def headline(self, units: str, conditions: Sequence[str]) -> str:
+        """Variance ratios of either condition over the other, with intervals and p."""
+        found = []
+        for c, names in (("a", conditions), ("b", conditions[::-1])):
+            line = (
+                f"{' over '.join(names)}: variance ratio {getattr(self, f'eigenvalues_{c}')[0]:.4g}"
+            )
+            if (ratio := getattr(self, f"heldout_ratio_{c}")) is not None:
+                line += ", held out {:.3g} [{:.3g}, {:.3g}]".format(*ratio)
+            p = p_text(getattr(self, f"p_value_{c}"), getattr(self, f"null_{c}"))
+            found.append(f"{line}, {p}")
+        return "; ".join(found) + " (p over all directions)" * (self.null_a is not None)
 
     def tables(self) -> dict[str, Table]:
         """The eigenvalues by component, and the scores by item."""

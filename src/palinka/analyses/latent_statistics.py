@@ -38,7 +38,12 @@ class LatentStatistics(Result):
     dead: Mask
 
     def scalars(self) -> dict[str, float]:
-        """Per cent alive, mean number active at a token, and means of those alive (or 0)."""
+        """Per cent alive, mean number active at a token, and means of those alive (or 0).
+
+        Of neurons that are active at every token, the mean activation alone.
+        """
+        if (self.density == 100.0).all():
+            return {"mean_activation": float(self.activation.mean())}
         alive = max(1, int((~self.dead).sum()))
         return {
             "alive": 100.0 * float(1.0 - self.dead.mean()),

@@ -7,7 +7,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from palinka.analyses.result import Array, Result, Table, as_float64, takes
+from palinka.analyses.result import Array, Result, Table, as_float64, p_text, takes
 from palinka.analyses.stats import similarity
 from palinka.analyses.stats.bootstrap import resampled_scores
 from palinka.errors import InputError
@@ -61,6 +61,13 @@ class RepresentationalSimilarity(Result):
         if self.score_interval is not None:
             scalars["score_low"], scalars["score_high"] = map(float, self.score_interval)
         return scalars
+
+    def headline(self, units: str, conditions: Sequence[str]) -> str:
+        """The score with its interval and p."""
+        ends = self.score_interval
+        bounds = "" if ends is None else f" [{ends[0]:.3g}, {ends[1]:.3g}] over words"
+        found = f"similarity of the two sites {self.score:.4g} ({self.compare}){bounds}"
+        return f"{found}, {p_text(self.p_value, self.null)}"
 
     def tables(self) -> dict[str, Table]:
         """One row per group, where there are groups."""

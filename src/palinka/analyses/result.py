@@ -92,6 +92,22 @@ class Result:
         """Tables for people: name to columns of equal length."""
         return {}
 
+    def headline(self, units: str, conditions: Sequence[str]) -> str:
+        """One sentence for a terminal, with p or that nothing is tested; empty for the numbers.
+
+        `units` are `latents` or `units`; `conditions` are the names of those that are compared.
+        """
+        return ""
+
+
+def p_text(p: float | None, null: Array | None = None, alpha: float = 0.05) -> str:
+    """A p-value in words, with its floor where it is the smallest that `null` can give."""
+    if p is None or np.isnan(p):
+        return "no p-value" + " (set permutations)" * (p is None)
+    floor = null is not None and p * (len(null) + 1) < 1.5
+    least = f", the smallest of {len(null):,} permutations" if null is not None and floor else ""
+    return f"p {p:.3g}{least}{' (not significant)' * (not p <= alpha)}"
+
 
 def as_matrix(x: ArrayLike, name: str, minimum_rows: int = 1) -> NDArray[np.floating[Any]]:
     """A matrix from NumPy or torch, on any device, in its own floating dtype.

@@ -178,6 +178,7 @@ def run_analysis(entry: AnalysisEntry, reader: ActivationReader) -> Findings:
         "autoencoder": ", ".join(encoder.described for encoder in reader.encoders) or None,
         "stimuli": str(entry.stimuli),
         "stimuli_hash": stimuli.hash,
+        "conditions": list(dict.fromkeys(prepared.conditions)),
         "matches": dict(prepared.matches),
         "options": options,
         "heatmaps": drawn,

@@ -8,7 +8,16 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import gammaln, stdtr, stdtrit
 
-from palinka.analyses.result import Array, Mask, Result, Table, scaled, takes, two_conditions
+from palinka.analyses.result import (
+    Array,
+    Mask,
+    Result,
+    Table,
+    p_text,
+    scaled,
+    takes,
+    two_conditions,
+)  # fmt: skip
 from palinka.analyses.stats.permutation import max_t
 from palinka.errors import InputError
 
@@ -59,15 +68,25 @@ class UnitTuning(Result):
         return int(self.t.argmin())
 
     def scalars(self) -> dict[str, float]:
-        """Numbers of units, those that prefer either condition most, and their t."""
-        return {
-            "units": float(len(self.t)),
-            "units_significant": float(self.significant.sum()),
-            "most_positive": float(self.most_positive),
-            "most_negative": float(self.most_negative),
-            "most_positive_t": float(self.t.max()),
-            "most_negative_t": float(self.t.min()),
-        }
+        """Numbers of units; those that prefer either condition most, their t and adjusted p."""
+        numbers = {"units": len(self.t), "units_significant": self.significant.sum()}
+        for name in ("most_positive", "most_negative"):
+            unit = getattr(self, name)
+            numbers |= {name: unit, f"{name}_t": self.t[unit]}
+            numbers[f"{name}_p_value"] = self.p_adjusted[unit]
+        return {name: float(value) for name, value in numbers.items()}
+
+    def headline(self, units: str, conditions: Sequence[str]) -> str:
+        """Number of units that differ, and those that prefer either condition most."""
+        extremes = self.most_negative, self.most_positive
+        strongest = [
+            f"{condition} most {units.removesuffix('s')} {unit} (t {self.t[unit]:.3g}, "
+            f"{p_text(self.p_adjusted[unit], alpha=self.alpha)})"
+            for condition, unit in zip(conditions, extremes, strict=True)
+        ]
+        rule = f"{self.test} t, {self.correction} over {len(self.t):,} {units}"
+        differ = f"{self.significant.sum():,} of {len(self.t):,} {units} differ"
+        return f"{differ} at alpha {self.alpha:g} ({rule}); for {', for '.join(strongest)}"
 
     def tables(self) -> dict[str, Table]:
         """The 100 units with the largest |t|, largest first."""

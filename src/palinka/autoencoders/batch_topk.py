@@ -17,7 +17,8 @@ class BatchTopKAutoencoder(TopKAutoencoder):
     `encode` does so in `train()` mode, ties with the smallest kept value included. In `eval()` mode
     a latent is kept if it exceeds `threshold`, whatever the other rows are. Training moves that by
     a hundredth of the way towards the smallest value that each batch keeps; it begins with that of
-    the first, and is 0 before.
+    the first, and is 0 before. It takes some hundred steps to settle, and until then the L0 of a
+    validation may be far from `k`.
 
     Args:
         k: Mean number of latents per row; default `input_dim // 2`.

@@ -19,13 +19,13 @@ def analyze(
     """Run analyses of a language model's neurons, or of an autoencoder's latents.
 
     Args:
-        analyses: The analyses to run.
+        analyses: A YAML list, each with `name`, `analysis`, `stimuli`, `sites`, `options`.
         language_model: `mini`, `smollm2`, a hub name, a folder or a GGUF file; or its `name`
             with `revision`, `gguf_file`, `dtype` and `device`.
         autoencoder: A folder that `save_pretrained` wrote, whose latents are analyzed; or several,
             `[a, b]`: one for each site, or two of one site to compare.
-        ckpt_path: A checkpoint of `palinka fit`, or `last` for that of the last run, whose latents
-            are analyzed; or several, as of `autoencoder`.
+        ckpt_path: `last` for that of the last run, or a file: whose latents are analyzed; or
+            several, as of `autoencoder`.
         output: Folder of the findings, with one for each analysis; by default
             `analyses/` of the (first) checkpoint's run, where `palinka atlas` finds them, and
             `lightning_logs/analyses` without a checkpoint.

@@ -2,7 +2,6 @@
 
 import logging
 import sys
-import warnings
 from typing import Any
 
 import lightning.pytorch as pl
@@ -11,6 +10,7 @@ import palinka.data  # noqa: F401  (so that --data.corpus may name its classes)
 from palinka.atlas import AtlasServer, Options, WriteAtlas
 from palinka.atlas.server import LiveLatents, check_atlas
 from palinka.cli.resume import checkpoint_named, findings_folder, load_module
+from palinka.cli.trainer import ignore_warnings
 from palinka.data import ActivationDataModule
 from palinka.errors import InputError, expanded, shell_path
 from palinka.language_models import LanguageModel
@@ -38,7 +38,7 @@ def atlas(
     `palinka atlas serve --help` is about typing text of your own.
 
     Args:
-        ckpt_path: A checkpoint of `palinka fit` or `import`; `last` is that of the last run.
+        ckpt_path: `last` for that of the last run, or a file of `palinka fit` or `import`.
         output: The folder; an atlas there is replaced.
         options: How much to show of each latent.
         data: Source of rows and texts; defaults to that of the fit.
@@ -71,7 +71,7 @@ def serve(ckpt_path: str, atlas: str, data: ActivationDataModule, port: int = 0)
     """Open an atlas on 127.0.0.1, with a box for text of your own, until Ctrl-C.
 
     Args:
-        ckpt_path: A checkpoint of `palinka fit` or `import`; `last` is that of the last run.
+        ckpt_path: `last` for that of the last run, or a file of `palinka fit` or `import`.
         atlas: Output of `palinka atlas`.
         data: Source of rows and texts; defaults to that of the fit.
         port: Port; 0 for any free one.
@@ -92,9 +92,7 @@ def serve(ckpt_path: str, atlas: str, data: ActivationDataModule, port: int = 0)
 
 
 def _module(ckpt_path: str, data: ActivationDataModule) -> SparseAutoencoderModule:
-    # Of Lightning with a newer torch, and about the loader, which reads ahead in a thread.
-    for pattern in (".*LeafSpec.*", ".*does not have many workers.*"):
-        warnings.filterwarnings("ignore", pattern)
+    ignore_warnings()
     # Lightning's tips and list of devices.
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     path = checkpoint_named(ckpt_path)

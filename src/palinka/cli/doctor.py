@@ -94,7 +94,7 @@ def matrix_products() -> Iterator[Finding]:
     yield Finding("matrix products", f"torch with {libraries}; {reason}")
     slow = cpu.slow_products(torch.bfloat16)
     factor = cpu.slowdown(torch.bfloat16)
-    text = slow or f"bfloat16 products take {factor:.1f} times as long as float32's"
+    text = slow or f"bfloat16 products take {factor:.2g} times as long as float32's"
     yield Finding("bfloat16", text, WARN if slow else OK)
 
 

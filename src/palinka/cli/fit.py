@@ -5,7 +5,6 @@ import re
 import signal
 import sys
 import traceback
-import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -30,7 +29,7 @@ from palinka.cli import resume
 from palinka.cli.options import CHECKPOINT_KEYWORDS, LOG_FOLDER
 from palinka.cli.parser import ArgumentParser
 from palinka.cli.sweep import Variants, expand, options
-from palinka.cli.trainer import ProgressBar, ProgressLines, Trainer
+from palinka.cli.trainer import ProgressBar, ProgressLines, Trainer, ignore_warnings
 from palinka.data import ActivationDataModule
 from palinka.errors import InputError, is_quiet, one_line, shell_path
 from palinka.training import SparseAutoencoderModule, SweepModule, callbacks
@@ -41,18 +40,6 @@ from palinka.training.callbacks.tensorboard import tensorboard_writers
 from palinka.training.checkpoint import VARIANTS, read, settings_of
 
 STOPPED = 128 + signal.SIGTERM  # exit status that shells report
-_IGNORED_WARNINGS = (
-    # The loader reads ahead in a thread; worker processes would slow it down.
-    ".*does not have many workers.*",
-    # Between Lightning and a newer torch.
-    ".*LeafSpec.*",
-    # The folder is the run's own, and the rows before the checkpoint are kept.
-    ".*Previous log files in this directory will be deleted.*",
-    # From calling LightningCLI with arguments.
-    ".*LightningCLI's args parameter.*",
-    # Measuring a checkpoint needs none of the callbacks of its fit.
-    ".*callbacks used to create the checkpoint.*",
-)
 # Advertisements, and processors that a newcomer does not miss.
 _NOISE = re.compile("litlogger|TPU|HPU")
 _Error = TypeVar("_Error", bound=Exception)
@@ -335,8 +322,7 @@ def run(command: str, arguments: Sequence[str]) -> int:
     advertisements.addFilter(lambda record: not _NOISE.search(record.getMessage()))
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING if is_quiet() else logging.INFO)
-    for pattern in _IGNORED_WARNINGS:
-        warnings.filterwarnings("ignore", pattern)
+    ignore_warnings()
     try:
         trainer = PalinkaCLI([command, *arguments]).trainer
     except SIGTERMException:

@@ -184,7 +184,7 @@ class Options:
 
     def _nearest(self, key: str) -> str:
         """Suggest an option with the same last part, or else the nearest name."""
-        known = list(self.names())
+        known = [*self.names(), _CONFIG[0], *_SWITCHES[::2]]
         last = key.rpartition(".")[2]
         section = key.partition(".")[0] + "."
         siblings = [name for name in known if name.startswith(section)]
@@ -222,7 +222,8 @@ class Options:
         wanted = ["trainer"] if trainer else ["data", "model", "options", ""]
         for section in wanted:
             names = [n for n in shown if (n.partition(".")[0] if "." in n else "") == section]
-            lines += ["", section or "options"] if names else []
+            title = section or "options"
+            lines += ["", title] if names and title not in lines else []
             lines += [_help_line(name, known[name], width) for name in names]
         if trainer:
             return "\n".join(lines) + "\n"

@@ -19,7 +19,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zer
 from palinka.cli.options import LOG_FOLDER, flat
 from palinka.cli.parser import imported
 from palinka.data.writer import locked
-from palinka.errors import InputError, expanded, shell_path
+from palinka.errors import InputError, expanded, is_quiet, shell_path
 from palinka.training import SparseAutoencoderModule, checkpoint
 from palinka.training.callbacks.base import VariantLogger
 from palinka.training.callbacks.checkpoints import FOLDER, NEWEST, OLDER
@@ -199,7 +199,9 @@ def newest_checkpoint(run: Path) -> Path | None:
 
 
 def load_module(path: Path) -> SparseAutoencoderModule:
-    """Load the module of a checkpoint for inference, and import its class as a fit does."""
+    """Load the module of a checkpoint for inference, print its path, and import its class."""
+    if not is_quiet():
+        print(f"checkpoint   {shell_path(path)}")
     described = checkpoint.read(path)["hyper_parameters"]["autoencoder"]
     module = described["class_path"].rpartition(".")[0]
     if module and module.partition(".")[0] not in sys.stdlib_module_names:

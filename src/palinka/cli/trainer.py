@@ -2,6 +2,7 @@
 
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,21 @@ from palinka.data import ActivationDataModule
 from palinka.errors import InputError, refresh_seconds
 from palinka.language_models.cpu import slow_products
 from palinka.training.callbacks import LanguageModelMetrics
-from palinka.training.callbacks.checkpoints import FinalWeights
+from palinka.training.callbacks.checkpoints import MEASURED_AT, FinalWeights
 from palinka.training.checkpoint import DurableCheckpointIO, check_strategy
 
+_IGNORED_WARNINGS = (
+    # The loader reads ahead in a thread; worker processes would slow it down.
+    ".*does not have many workers.*",
+    # Between Lightning and a newer torch.
+    ".*LeafSpec.*",
+    # The folder is the run's own, and the rows before the checkpoint are kept.
+    ".*Previous log files in this directory will be deleted.*",
+    # From calling LightningCLI with arguments.
+    ".*LightningCLI's args parameter.*",
+    # Measuring a checkpoint needs none of the callbacks of its fit.
+    ".*callbacks used to create the checkpoint.*",
+)
 # Names of metrics in the progress bar.
 SHORT = {
     "loss/total": "loss",
@@ -43,6 +56,12 @@ UNSUPPORTED: dict[type[Callback], str] = {
     pl_callbacks.SpikeDetection: "Lightning cannot load its state, so no run could resume"
     " (Lightning-AI/pytorch-lightning #21752); use EarlyStopping with its divergence_threshold",
 }
+
+
+def ignore_warnings() -> None:
+    """Ignore warnings of Lightning and torch that a user can do nothing about."""
+    for pattern in _IGNORED_WARNINGS:
+        warnings.filterwarnings("ignore", pattern)
 
 
 class FitLoop(_FitLoop):
@@ -80,7 +99,7 @@ class ProgressBar(pl_callbacks.TQDMProgressBar):
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """Metrics by readable names."""
-        return readable(trainer.progress_bar_metrics)
+        return readable(trainer.progress_bar_metrics, trainer.callback_metrics.get(MEASURED_AT))
 
     def on_train_epoch_end(self, *args: Any) -> None:
         """Show the last step, also of an epoch that `max_steps` ends."""
@@ -99,15 +118,19 @@ class ProgressLines(Callback):
         """Log the metrics where the line is due."""
         if time.monotonic() >= self._due:
             self.on_train_start()
-            metrics = readable(trainer.progress_bar_metrics).items()
+            measured_at = trainer.callback_metrics.get(MEASURED_AT)
+            metrics = readable(trainer.progress_bar_metrics, measured_at).items()
             numbers = ", ".join(f"{name} {value}" for name, value in metrics)
             rank_zero_info(f"step {trainer.global_step:,}: {numbers}")
 
 
-def readable(metrics: Mapping[str, float]) -> dict[str, str]:
-    """Metrics of a progress bar, named and formatted for people."""
+def readable(metrics: Mapping[str, float], measured_at: Any = None) -> dict[str, str]:
+    """Metrics of a progress bar, named for people; a validation's with the step of it."""
+    of_step = "" if measured_at is None else f" of step {int(measured_at):,}"
     return {
-        SHORT.get(name, name): f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+        SHORT.get(name, name) + of_step * name.startswith("val/"): (
+            f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+        )
         for name, value in metrics.items()
     }
 

@@ -5,12 +5,14 @@ from typing import Any
 import pytest
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 
+from palinka.autoencoders import BatchTopKAutoencoder
 from palinka.training.callbacks.base import VariantLogger
 from palinka.training.callbacks.summary import final_report, log_locations
 
 
 def made(*loggers: Any, **given: Any) -> Any:
     state = {"fast_dev_run": 0, "barebones": False, "global_step": 9, "loggers": list(loggers)}
+    given = {"lightning_module": None, **given}
     return SimpleNamespace(**state, **given)
 
 
@@ -37,6 +39,15 @@ def test_measured_rows_come_in_order_with_their_intervals_and_others_are_left_ou
         "",
         "  one: p 0.5",
     ]
+
+
+@pytest.mark.parametrize(("l0", "far"), [(13.0, True), (30.0, False)])
+def test_an_l0_of_batch_topk_that_is_far_from_k_is_explained(l0: float, far: bool) -> None:
+    module = SimpleNamespace(autoencoder=BatchTopKAutoencoder(8, 64, k=32))
+    metrics = {"val/l0": l0}
+    trainer = made(callback_metrics=metrics, callbacks=[], lightning_module=module, log_dir="x")
+    trainer.default_root_dir = "x"
+    assert ("L0 is not k = 32" in final_report(trainer)) == far
 
 
 def test_the_folder_is_shown_as_one_would_type_it(

@@ -197,10 +197,17 @@ class RunCheckpoints(Checkpoint):
                 trainer.strategy.checkpoint_io.save_checkpoint(of_variant(checkpoint, name), path)
 
     def on_exception(self, trainer: Trainer, module: LightningModule, error: BaseException) -> None:
-        """Log how to resume."""
-        if isinstance(error, (SIGTERMException, KeyboardInterrupt)) and self._saved >= 0:
-            saved = f"stopped after step {trainer.global_step}, saved at step {self._saved}"
-            rank_zero_info(f"{saved}: the same command with --ckpt_path last resumes there")
+        """Log how to resume, or that nothing is saved yet."""
+        if not isinstance(error, (SIGTERMException, KeyboardInterrupt)) or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        stopped = f"stopped after step {trainer.global_step}"
+        if self._saved >= 0 or (log_folder(trainer) / FOLDER / NEWEST).exists():
+            saved = f", saved at step {self._saved}" if self._saved >= 0 else ""
+            remedy = "the same command with --ckpt_path last resumes there"
+        else:
+            saved = ", before the first checkpoint: nothing is saved of the training"
+            remedy = f"checkpoints come every {self.every_n_steps:,} steps and after each epoch"
+        rank_zero_info(f"{stopped}{saved}; {remedy}")
 
     def on_save_checkpoint(
         self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]

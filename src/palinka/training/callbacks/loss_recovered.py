@@ -14,7 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from palinka.analyses.stats.bootstrap import Ratios, document_intervals, interval_remark
+from palinka.analyses.stats.bootstrap import (
+    FEW_DOCUMENTS,
+    Ratios,
+    document_intervals,
+    interval_remark,
+)  # fmt: skip
 from palinka.autoencoders.base import positive_integer
 from palinka.autoencoders.distributed import gather_unequal_rows, world, world_size
 from palinka.data import Context
@@ -248,7 +253,8 @@ class LanguageModelMetrics(EveryNSteps):
         autoencoder, data = found
         spec, group = data.validation_spec, world()
         rank = 0 if group is None else dist.get_rank(group)
-        contexts = islice(data.validation_contexts(), self.contexts)
+        every = data.validation_contexts()
+        contexts = islice(every, self.contexts)
         with evaluating(module):
             documents, sums = patched_losses(
                 data.loaded_language_model,
@@ -265,7 +271,12 @@ class LanguageModelMetrics(EveryNSteps):
         rows = torch.from_numpy(np.column_stack([documents.astype(np.float64), sums]))
         table = gather_unequal_rows(rows.to(module.device), group).cpu().numpy()
         documents, sums = sum_by_document(table[:, 0].astype(np.int64), table[:, 1:])
-        if (remark := interval_remark(len(documents))) and remark != self._remark:
+        remark = interval_remark(len(documents))
+        if remark and self.contexts is not None and next(every, None) is not None:
+            enough = self.contexts * 2 * FEW_DOCUMENTS // len(documents)
+            option = "--trainer.callbacks+=LanguageModelMetrics --trainer.callbacks.contexts"
+            remark += f", as with {option} {enough}"
+        if remark and remark != self._remark:
             rank_zero_info(remark)
         self._remark = remark
         ratios = RATIOS if self.error_site is None else {**RATIOS, **ERROR_RATIOS}

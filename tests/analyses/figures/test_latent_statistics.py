@@ -42,3 +42,9 @@ def test_dead_latents_stand_apart():
 def test_no_latent_alive_is_drawn_too(save):
     for figure in figures.latent_statistics(latent_statistics(np.zeros((3, 4)))).values():
         save(figure)
+
+
+def test_the_density_of_neurons_is_not_drawn():
+    values = np.random.default_rng(0).normal(size=(30, 8))
+    drawn = figures.latent_statistics(latent_statistics(values), latents=values, units="units")
+    assert set(drawn) == {"activation"}

@@ -145,6 +145,25 @@ def test_a_run_that_averages_resumes_exactly(averaging: str, tmp_path: Path) -> 
     assert same(whole, resumed)
 
 
+def test_a_run_that_is_interrupted_tells_what_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stop(Callback):
+        def on_train_epoch_start(self, trainer: LightningTrainer, *_: Any) -> None:
+            if trainer.current_epoch == self.epoch:
+                raise KeyboardInterrupt
+
+    told: list[str] = []
+    monkeypatch.setattr("palinka.training.callbacks.checkpoints.rank_zero_info", told.append)
+    stop = Stop()
+    for stop.epoch in (0, 1):
+        with pytest.raises(SystemExit):
+            fit(tmp_path, module(), stop, epochs=2)
+    assert "stopped after step 0, before the first checkpoint: nothing is saved" in told[0]
+    assert "checkpoints come every 1,000 steps and after each epoch" in told[0]
+    assert "the same command with --ckpt_path last resumes there" in told[1]
+
+
 @pytest.mark.parametrize("averaging", ["mean", "stochastic"])
 def test_variants_of_a_sweep_are_averaged_as_in_runs_of_their_own(
     averaging: str, tmp_path: Path

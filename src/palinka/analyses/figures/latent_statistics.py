@@ -36,14 +36,18 @@ def latent_statistics(
     share = f"{alive.sum():,} of {len(alive):,} {units}, {100.0 * alive.mean():.3g} %, on {text}"
     figures: dict[str, Figure] = {}
     groups = [(alive, style.COLORS[0], None)]
+    # Neurons are active at every token: their density tells nothing.
+    dense = (result.density == 100.0).all()
     drawn = (("density", DENSITY, "often"), ("activation", ACTIVATION, "strongly"))
-    for name, label, how in drawn:
+    for name, label, how in drawn[int(dense) :]:
         values = getattr(result, name)
         figure, axes, _ = style.draw_by_unit(values, groups, units, label, f"active {units}")
         style.draw_highlighted(axes, np.flatnonzero(result.dead), "silent")
         style.legend_above(axes)
         style.headline(figure, f"How {how} each is active: {share}")
         figures[name] = figure
+    if dense:
+        return figures
     figure, axes = style.new_figure(style.WIDTH, 3.0)
     figures["density_by_activation"] = figure
     places = result.activation[alive], result.density[alive]

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import permutations, product
-from typing import Any, Literal
+from itertools import product
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -54,31 +54,25 @@ class Pair(Template):
     template: str
 
 
-@dataclass(frozen=True)
-class _Prompt:
-    """A text, or its token ids, and the role (or `""`), start and stop of each slot within."""
+class _Prompt(NamedTuple):
+    """A text with start and stop of its roles, or token ids with the roles' positions."""
 
     content: Any
-    spans: Sequence[tuple[str, int, int]]
+    spans: dict[str, Any]  # a slot without a role is here as `{slot}`
 
     @property
     def roles(self) -> list[str]:
-        return [role for role, *_ in self.spans if role]
-
-    def at(self, role: str) -> range:
-        spans = [*self.spans, (END, len(self.content) - 1, len(self.content))]
-        return next(range(start, stop) for name, start, stop in spans if name == role)
+        return [role for role in self.spans if "{" not in role]
 
 
-@dataclass(frozen=True)
-class _Filled:
-    """A pair whose slots are filled; `key` is its place in the file."""
-
-    key: str
+class _Filled(NamedTuple):
+    key: str  # place in the file
     template: str
-    prompts: tuple[_Prompt, _Prompt]
-    answers: tuple[list[str], list[str]]
+    clean: _Prompt
+    corrupted: _Prompt
     noise: Noise | None
+    answer: list[str]
+    wrong: list[str]
 
 
 @dataclass(frozen=True)
@@ -137,26 +131,25 @@ class Paired(base.Stimuli):
             raise InputError(f"fill: zip needs slots with the same number of words; {given}")
         if self.fill == "permutations" and len(set(map(tuple, self.slots.values()))) > 1:
             raise InputError("fill: permutations needs the same list of words in every slot")
-        roles = [*self._pairs[0].prompts[0].roles, END]
         if problems := [problem for pair in self._pairs for problem in self._problems(pair)]:
             raise InputError(base.join_problems(problems))
-        if self.pool not in roles:
+        if self.pool not in (roles := self._pairs[0].clean.roles):
             raise InputError(f"pool: no role {self.pool!r}{did_you_mean(self.pool, roles)}")
 
     @cached_property
     def _pairs(self) -> list[_Filled]:
         """The pairs of all templates, or those written out, with their slots filled."""
-        made = []
-        for index, pair in enumerate(self.pairs):
-            words = {name: name for name in _slots(pair.texts)}
-            made.append(_filled(f"pairs[{index}]", pair, words))
+        made = [
+            _filled(f"pairs[{index}]", pair, {name: name for name in _slots(*pair.texts)})
+            for index, pair in enumerate(self.pairs)
+        ]
         answers = [*_listed(self.answer), *_listed(self.wrong)]
         given = {f"templates.{name}": each.texts for name, each in self.templates.items()}
         named = {**given, "answer or wrong": answers} if self.templates else {}
         unknown = [
             f"{{{slot}}} in {key} is not in slots"
             for key, texts in named.items()
-            for slot in _slots(texts)
+            for slot in _slots(*texts)
             if slot not in self.slots
         ]
         if unknown:
@@ -164,54 +157,36 @@ class Paired(base.Stimuli):
             raise InputError(f"{base.join_problems(unknown)}; there are {there}")
         for index, (name, each) in enumerate(self.templates.items()):
             key = f"templates.{name}"
-            if self.both_orders and min(len(_slots([text])) for text in each.texts) < 2:
+            if self.both_orders and min(len(_slots(text)) for text in each.texts) < 2:
                 raise InputError(f"{key}: both_orders swaps two slots; give each text two or more")
-            used = [slot for slot in self.slots if slot in _slots([*each.texts, *answers])]
+            used = [slot for slot in self.slots if slot in _slots(*each.texts, *answers)]
             lists = [self.slots[slot] for slot in used]
-            if self.fill == "permutations" and used:
-                fillings = list(permutations(lists[0], len(used)))
-            else:
-                zipped = self.fill == "zip" and used
-                fillings = list(zip(*lists, strict=True) if zipped else product(*lists))
-            orders = (False, True) if self.both_orders else (False,)
             rows = [
                 (*row, order)
-                for row in fillings
-                for order in orders
+                for row in (zip(*lists, strict=True) if self.fill == "zip" else product(*lists))
+                for order in ((False, True) if self.both_orders else (False,))
                 if self.fill == "zip" or len(set(row)) == len(row)
             ]
             if not rows:
                 raise InputError(f"{key}: slots {', '.join(used)} have no words that differ")
             pair = Pair(each.clean, each.corrupted, self.answer, self.wrong, name)
-            for *row, order in draw(rows, self.limit, [self.seed, index]):
-                words = dict(zip(used, row, strict=True))
-                made.append(_filled(key, pair, words, swap=bool(order)))
+            for *row, swap in draw(rows, self.limit, [self.seed, index]):
+                made.append(_filled(key, pair, dict(zip(used, row, strict=True)), swap))
         return made
 
     def _problems(self, pair: _Filled) -> list[str]:
         """Reasons why a pair cannot be used with any tokenizer."""
         first = self._pairs[0]
-        clean, corrupted = (prompt.roles for prompt in pair.prompts)
-        sides = {"clean": clean, "corrupted": corrupted}
-        found = [
-            f"role {role} is in {here} but not in {there}"
-            for here, there in (("clean", "corrupted"), ("corrupted", "clean"))
-            for role in sides[here]
-            if role not in sides[there]
-        ]
-        found += [
-            f"role {role} is {'the last token of every prompt' if role == END else 'there twice'}"
-            "; give another name"
-            for role in clean
-            if role == END or clean.count(role) > 1
-        ]
-        if not found and set(clean) != set(expected := first.prompts[0].roles):
+        clean, corrupted, expected = pair.clean.roles, pair.corrupted.roles, first.clean.roles
+        found = [f"role {r} is in clean but not in corrupted" for r in clean if r not in corrupted]
+        found += [f"role {r} is in corrupted but not in clean" for r in corrupted if r not in clean]
+        if not found and set(clean) != set(expected):
             found.append(f"roles {', '.join(clean)}; {first.key} has {', '.join(expected)}")
         if pair.noise != first.noise:
             found.append(f"corrupted: give all pairs a text, or the noise of {first.key}")
         elif pair.noise and pair.noise.noise not in clean:
             found.append(f"noise: no role {pair.noise.noise!r}{did_you_mean('', clean)}")
-        elif not pair.noise and pair.prompts[0].content == pair.prompts[1].content:
+        elif not pair.noise and pair.clean.content == pair.corrupted.content:
             found.append("clean and corrupted are the same text; nothing to patch")
         return [f"{pair.key}: {problem}" for problem in found]
 
@@ -231,59 +206,56 @@ class Paired(base.Stimuli):
             answers=answers,
             wrong=wrong,
             templates=[pair.template for pair in self._pairs],
-            roles={
-                role: [prompt.at(role)[-1] for prompt in clean] for role in [*clean[0].roles, END]
-            },
+            roles={role: [prompt.spans[role][-1] for prompt in clean] for role in clean[0].roles},
             display=[token_texts(tokenizer, prompt.content) for prompt in clean],
-            noise=[list(prompt.at(noise.noise)) for prompt in clean] if noise else (),
+            noise=[prompt.spans[noise.noise] for prompt in clean] if noise else (),
             sigma=noise.sigma if noise else 0.0,
         )
 
     def _prepare(self, tokenizer: base.Tokenizer) -> base.Prepared:
         clean, corrupted = self._tokens(tokenizer, [])
-        items = [("clean", prompt) for prompt in clean]
-        if not self._pairs[0].noise:
-            items += [("corrupted", prompt) for prompt in corrupted]
-        ids = [prompt.content for _, prompt in items]
-        pool = [prompt.at(self.pool)[-1:] for _, prompt in items]
+        sides = (
+            {"clean": clean} if self._pairs[0].noise else {"clean": clean, "corrupted": corrupted}
+        )
+        names = [name for name, side in sides.items() for _ in side]
+        ids = [prompt.content for side in sides.values() for prompt in side]
+        pool = [prompt.spans[self.pool][-1:] for side in sides.values() for prompt in side]
         labels = [base.marked(tokenizer, each, at[0]) for each, at in zip(ids, pool, strict=True)]
-        names = [name for name, _ in items]
-        paired = len(set(names)) > 1
+        paired = "corrupted" in sides
         return base.prepared_items(self.kind, tokenizer, ids, pool, labels, names, paired)
 
-    def _tokens(self, tokenizer: base.Tokenizer, start: list[int]) -> list[list[_Prompt]]:
+    def _tokens(
+        self, tokenizer: base.Tokenizer, start: list[int]
+    ) -> tuple[list[_Prompt], list[_Prompt]]:
         """The token ids of the clean and of the corrupted prompts, after the ids of `start`."""
-        sides = [
-            _tokenized(tokenizer, [pair.prompts[side] for pair in self._pairs], start)
-            for side in (0, 1)
-        ]
+        clean = _tokenized(tokenizer, [pair.clean for pair in self._pairs], start)
+        corrupted = _tokenized(tokenizer, [pair.corrupted for pair in self._pairs], start)
         problems = []
-        for pair, clean, corrupted in zip(self._pairs, *sides, strict=True):
-            counts = len(clean.content), len(corrupted.content)
+        for pair, one, two in zip(self._pairs, clean, corrupted, strict=True):
+            counts = len(one.content), len(two.content)
             if counts[0] != counts[1]:
-                longer = clean if counts[0] > counts[1] else corrupted
-                spans = [longer.content[start:stop] for _, start, stop in longer.spans]
-                pieces = token_texts(tokenizer, max(spans, key=len, default=[]))
+                longer = max(one, two, key=lambda prompt: len(prompt.content))
+                ids = [longer.content[i] for i in max(longer.spans.values(), key=len)]
+                pieces = token_texts(tokenizer, ids)
                 word = f" ({''.join(pieces).strip()!r} is {pieces})" if len(pieces) > 1 else ""
-                problem = f"clean has {counts[0]} tokens and corrupted {counts[1]}{word}"
-                problems.append(f"{pair.key}: {problem}")
-            problems += [
-                f"{pair.key}: role {role} is token {at} of clean and {other} of corrupted"
-                for role in clean.roles
-                if counts[0] == counts[1]
-                and (at := clean.at(role)[-1]) != (other := corrupted.at(role)[-1])
-            ]
+                found = f"clean has {counts[0]} tokens and corrupted {counts[1]}{word}"
+                problems.append(f"{pair.key}: {found}")
+                continue
+            for role in one.roles:
+                if (at := one.spans[role][-1]) != (other := two.spans[role][-1]):
+                    found = f"role {role} is token {at} of clean and {other} of corrupted"
+                    problems.append(f"{pair.key}: {found}")
         if problems:
             fix = "positions cannot be aligned: choose words of as many tokens"
             raise InputError(f"{base.join_problems(problems)}; {fix}")
-        return sides
+        return clean, corrupted
 
     def _answers(self, tokenizer: base.Tokenizer) -> list[list[list[int]]]:
         """The first token of each answer of each pair, and of each wrong one."""
         words: list[list[list[str]]] = [[], []]
         for pair in self._pairs:
-            space = "" if pair.prompts[0].content[-1:].isspace() else " "
-            for side, given in zip(words, pair.answers, strict=True):
+            space = "" if pair.clean.content[-1:].isspace() else " "
+            for side, given in zip(words, (pair.answer, pair.wrong), strict=True):
                 side.append([f"{space}{word}" for word in given])
         ids = {word: _following(tokenizer, word) for each in words[0] + words[1] for word in each}
         long = [f"answer {word!r} is {len(i)} tokens" for word, i in ids.items() if len(i) != 1]
@@ -319,7 +291,7 @@ def _listed(words: str | Sequence[str]) -> list[str]:
     return [words] if isinstance(words, str) else list(words)
 
 
-def _slots(texts: Sequence[str]) -> list[str]:
+def _slots(*texts: str) -> list[str]:
     return [match[1] for text in texts for match in SLOT.finditer(text)]
 
 
@@ -331,35 +303,40 @@ def _filled(key: str, pair: Pair, words: Mapping[str, str], swap: bool = False) 
         slots = list(zip(pieces[1::3], pieces[2::3], strict=True))
         if swap:
             slots[:2] = slots[1::-1]
-        made, spans = pieces[0], []
+        made = pieces[0]
+        spans: dict[str, tuple[int, int]] = {}
         for (slot, role), after in zip(slots, pieces[3::3], strict=True):
-            spans.append((role or "", len(made), len(made) + len(words[slot])))
+            if role in (*spans, END):
+                other = "the last token of every prompt" if role == END else "there twice"
+                raise InputError(f"{key}: role {role} is {other}; give another name")
+            spans[role or f"{{{slot}}}"] = len(made), len(made) + len(words[slot])
             made += words[slot] + after
-        return _Prompt(made, spans)
+        return _Prompt(made, {**spans, END: (len(made) - 1, len(made))})
 
     noise = None if isinstance(pair.corrupted, str) else pair.corrupted
-    prompts = fill(pair.texts[0]), fill(pair.texts[-1])
     answer, wrong = (
         [SLOT.sub(lambda slot: words[slot[1]], word) for word in _listed(each)]
         for each in (pair.answer, pair.wrong)
     )
-    return _Filled(key, pair.template, prompts, (answer, wrong), noise)
+    clean, corrupted = fill(pair.texts[0]), fill(pair.texts[-1])
+    return _Filled(key, pair.template, clean, corrupted, noise, answer, wrong)
 
 
 def _tokenized(
     tokenizer: base.Tokenizer, prompts: Sequence[_Prompt], start: list[int]
 ) -> list[_Prompt]:
     encoded = tokenize(tokenizer, [prompt.content for prompt in prompts], offsets=True)
-    made = []
-    for prompt, ids, places in zip(
-        prompts, encoded["input_ids"], encoded["offset_mapping"], strict=True
-    ):
-        spans = []
-        for role, first, stop in prompt.spans:
-            at = [i for i, (a, b) in enumerate(places, len(start)) if a < stop and b > first]
-            spans.append((role, at[0], at[-1] + 1))
-        made.append(_Prompt([*start, *ids], spans))
-    return made
+    places = [list(enumerate(each, len(start))) for each in encoded["offset_mapping"]]
+    return [
+        _Prompt(
+            [*start, *ids],
+            {
+                role: [i for i, (a, b) in at if a < stop and b > first]
+                for role, (first, stop) in prompt.spans.items()
+            },
+        )
+        for prompt, ids, at in zip(prompts, encoded["input_ids"], places, strict=True)
+    ]
 
 
 def _following(tokenizer: base.Tokenizer, word: str) -> list[int]:

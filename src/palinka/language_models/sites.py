@@ -305,17 +305,20 @@ class Sites:
         if name.removesuffix("_mid") in self.taps:
             fault = f"site {site!r} does not exist in {self.family}"
             raise InputError(f"{fault}, whose attention and MLP run in parallel")
-        listed = {}
+        listed: dict[str, dict[str, None]] = {}  # such as q, k and v of blocks.{0..5}.attn
         for known in self.taps or self.widths:
             most = self.layers if known.startswith("hidden.") else last
-            listed[re.sub(r"\.\d+(?=\.|$)", f".{{0..{most}}}", known, count=1)] = True
+            every = re.sub(r"\.\d+(?=\.|$)", f".{{0..{most}}}", known, count=1)
+            stem, *part = re.split(r"\.(?=[a-z_]+$)", every)
+            listed.setdefault(stem, {}).update(dict.fromkeys(part))
         if self.heads:
             attention, shared = f"blocks.{{0..{last}}}.attn", self.heads.shared - 1
-            listed[f"{attention}.{{q,z,result}}.{{0..{self.heads.count - 1}}}"] = True
-            listed[f"{attention}.{{k,v}}.{{0..{shared}}}"] = True
+            listed[f"{attention}.q|z|result.{{0..{self.heads.count - 1}}}"] = {}
+            listed[f"{attention}.k|v.{{0..{shared}}}"] = {}
         here = f"blocks.{self.layers // 2}."
         middle = [n.replace(here, "blocks.middle.") for n in self.widths if n.startswith(here)]
-        names, hint = ", ".join(listed), did_you_mean(site, [*self.widths, *middle], most=0)
+        names = ", ".join(".".join(filter(None, (s, "|".join(p)))) for s, p in listed.items())
+        hint = did_you_mean(site, [*self.widths, *middle], most=0)
         if self.taps and re.match(r"hidden\.\d+$|blocks\.\d+\.resid$", name):
             after = f"hidden.{self.layers} is after the final norm"
             hint = f"; blocks.{last}.resid is the output of the last block, and {after}"

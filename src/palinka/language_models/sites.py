@@ -205,7 +205,7 @@ def reading(
 
     with ExitStack() as hooks, suppress(_EverythingRead):
         for name, tap in taps.items():
-            hooks.enter_context(_hook(model, tap, partial(keep, name, tap)))
+            hooks.enter_context(hook(model, tap, partial(keep, name, tap)))
         yield found
 
 
@@ -236,7 +236,7 @@ def replacing(
         tapped = whole.clone() if tap.in_place else tap.take(whole)
         return tap.put(whole, checked(replacement(tapped), tapped, tap.module))
 
-    return _hook(model, tap, change, first)
+    return hook(model, tap, change, first)
 
 
 def checked(new: object, old: Tensor, where: str) -> Tensor:
@@ -247,7 +247,7 @@ def checked(new: object, old: Tensor, where: str) -> Tensor:
     return new.to(old)
 
 
-def _hook(
+def hook(
     model: nn.Module, tap: Tap, act: Callable[[Tensor], Tensor | None], first: bool = False
 ) -> RemovableHandle:
     """Call `act` on the whole tensor of a tap in every pass; what it returns replaces it."""

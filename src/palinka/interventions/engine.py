@@ -1,0 +1,506 @@
+"""Outcomes of interventions: all cells of a plan in few passes of a growing batch.
+
+The base prompts run once, and the rows of a cell join them where its first intervention lies, as
+copies of the base rows' states. A row carries only the tokens from its first changed one on, and
+reads the keys and values of those before from the base run.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from palinka.errors import InputError
+from palinka.interventions.metrics import Targets, find_metrics
+from palinka.interventions.pairs import Pairs
+from palinka.interventions.plan import (
+    Cell,
+    FromReference,
+    Intervention,
+    Patch,
+    Resample,
+    ScaleContribution,
+)
+from palinka.interventions.sources import Edit, Sources, exact, same_length
+from palinka.language_models import LanguageModel
+from palinka.language_models.edits import as_function
+from palinka.language_models.sites import Tap, hook, reading
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+# Rows of later parts of a block skip what comes before: the attention, or the first half of the
+# MLP, too. Parallel MLPs do not read the attention, which makes no difference.
+_PART = {
+    "attn.q": 0, "attn.k": 0, "attn.v": 0, "attn.z": 1, "attn.out": 1, "attn.write": 1,
+    "resid_mid": 1, "mlp.in": 1, "mlp.pre": 1, "mlp.post": 2, "mlp.out": 2, "mlp.write": 2,
+}  # fmt: skip
+_TUPLES = {"gpt_neo"}  # families whose blocks return more than the residual stream
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Outcomes of the cells of a plan, in float64.
+
+    Attributes:
+        clean: By metric, outcomes of the clean prompts, `(prompts,)`.
+        corrupted: Those of the corrupted prompts.
+        values: Those of the base prompts with each cell's interventions, `(cells, prompts)`.
+        possible: `(cells, prompts)`, false where a cell cannot have an effect, whatever the model
+            computes; its values are those of the base.
+    """
+
+    clean: dict[str, Floats]
+    corrupted: dict[str, Floats]
+    values: dict[str, Floats]
+    possible: NDArray[np.bool_]
+
+    def gap(self, metric: str = "logit_difference") -> Floats:
+        """Outcome of clean minus corrupted prompts, `(prompts,)`."""
+        return self.clean[metric] - self.corrupted[metric]
+
+
+class _Rows(NamedTuple):
+    cell: Ints
+    prompt: Ints
+    repeat: Ints
+    joins: Ints
+
+    def of(self, index: Any) -> "_Rows":
+        return _Rows(*(array[index] for array in self))
+
+
+@torch.no_grad()
+def run(
+    lm: LanguageModel,
+    pairs: Pairs,
+    plan: Sequence[Cell],
+    *,
+    base: Literal["clean", "corrupted"] = "corrupted",
+    metrics: Sequence[str] = ("logit_difference",),
+    reference: Sequence[Sequence[int]] | None = None,
+    rows_bytes: int = 1 << 30,
+) -> Outcomes:
+    """Measure the outcomes of every cell of a plan on every pair.
+
+    Args:
+        lm: The model, of a family whose sites have names.
+        pairs: The prompts; those of one length run together, without padding.
+        plan: Cells, each of one or more interventions that act in one run.
+        base: The prompts that are changed.
+        metrics: Names of outcomes in `palinka.interventions.metrics`.
+        reference: Token ids of the prompts that means, medians and resampled vectors are of;
+            default the corrupted ones.
+        rows_bytes: Approximate memory of the widest tensors of a pass.
+
+    Returns:
+        Outcomes, of which an effect that is within the rounding of logits is exactly 0.
+    """
+    functions = find_metrics(metrics)
+    sources = Sources(lm, pairs, base, reference)
+    cells = [_edits(lm, sources, cell) for cell in plan]
+    sources.read([edit for edits in cells for edit in edits])
+    targets = Targets.of(pairs.answers, pairs.wrong, sources.logits["clean"])
+    shape, never = (len(plan), len(pairs)), np.iinfo(np.int64).max
+    acts, first, joins = np.zeros(shape, bool), np.full(shape, never), np.full(shape, never)
+    for c, edits in enumerate(cells):
+        for edit in edits:
+            where = edit.at.any(1)
+            acts[c] |= where
+            first[c, where] = np.minimum(first[c, where], edit.at.argmax(1)[where])
+            joins[c, where] = np.minimum(joins[c, where], edit.joins)
+    draws = np.array([max(i.value.draws for i in cell) for cell in plan])
+    effects = {name: np.zeros(shape) for name in functions}
+    changed = np.zeros(len(plan), bool)
+    for members in same_length(sources.ids[base], len(pairs)):
+        cell, prompt = np.nonzero(acts[:, members])
+        prompt, times = members[prompt], draws[cell]
+        repeat = np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times)
+        cell, prompt = cell.repeat(times), prompt.repeat(times)
+        rows = _Rows(cell, prompt, repeat, joins[cell, prompt])
+        ids = torch.tensor([sources.ids[base][i] for i in members], device=lm.device)
+        sweeps = _sweeps(lm, rows, first[cell, prompt], ids.shape[1], rows_bytes)
+        states = _Base(lm, ids, {part.joins.min() // 3 for _, part in sweeps})
+        for start, part in sweeps:
+            sweep = _Sweep(lm, sources, cells, part, members, states, start)
+            logits = sweep.logits()
+            asked = targets.of_prompts(torch.as_tensor(sweep.prompts, device=logits.device))
+            for name, function in functions.items():
+                found = function(logits, asked)
+                effect = (found - found[sweep.origin])[sweep.bases :].cpu().numpy()
+                np.add.at(effects[name], (sweep.rows.cell, sweep.rows.prompt), effect)
+            changed |= sweep.changed
+    _check_change(plan, cells, acts, changed)
+    ends = {
+        run: {
+            name: function(sources.logits[run], targets).cpu().numpy()
+            for name, function in functions.items()
+        }
+        for run in ("clean", "corrupted")
+    }
+    logits = sources.logits[base]
+    eps = min(torch.finfo(logits.dtype).eps, torch.finfo(torch.float32).eps)
+    rounding = 16 * eps * logits.abs().amax(1).double().cpu().numpy()
+    values = {}
+    for name, own in ends[base].items():
+        effect = effects[name] / draws[:, None]
+        scale = own if name == "probability" else 1.0  # rounded as its logarithm is
+        values[name] = own + np.where(np.abs(effect) <= rounding * scale, 0.0, effect)
+    return Outcomes(ends["clean"], ends["corrupted"], values, acts)
+
+
+def _check_change(
+    plan: Sequence[Cell], cells: Sequence[Sequence[Edit]], acts: Bools, changed: Bools
+) -> None:
+    """Reject a patch of whole vectors that found the same ones in every prompt."""
+    for cell, edits, possible, has_changed in zip(plan, cells, acts, changed, strict=True):
+        paired = all(i.value == Patch() and not i.units and not i.dictionary for i in cell)
+        if paired and possible.any() and not has_changed:
+            count = f"nothing in {possible.sum()} of {len(possible)} prompts"
+            fault = f"an intervention at {edits[0].given.site} changed {count}"
+            raise InputError(f"{fault}; clean and corrupted agree there")
+
+
+def _edits(lm: LanguageModel, sources: Sources, cell: Cell) -> list[Edit]:
+    """The edits of a cell, one for each place, without positions where they have no effect."""
+    layers, base = lm.spec.sites.layers, sources.base
+    edits: list[Edit] = []
+    # Until something else has changed, another run agrees with the base before their difference.
+    paired = all(isinstance(i.value, Patch) and i.value.run != base for i in cell)
+    lengths = sources.lengths[base][:, None]
+    tokens = np.arange(lengths.max())
+    for given in cell:
+        site, acts, units = _located(lm, given)
+        joins = acts - 3 if isinstance(given.value, ScaleContribution) else acts
+        where = given.positions
+        for place in [where] if isinstance(where, str | int) else where:
+            places = sources.places(place, base)
+            at = tokens < lengths if places is None else tokens == places[:, None]
+            if acts > 3 * (layers - 1) or site == f"blocks.{layers - 1}.attn.q":
+                at = at & (tokens == lengths - 1)  # no other token's outputs are read any more
+            if paired:
+                at = at & sources.differ(_reads_own_token(lm, site))
+            nth = sum(edit.site == site for edit in edits)
+            edits.append(Edit(given, site, joins, units, place, at, nth))
+    return edits
+
+
+def _located(lm: LanguageModel, given: Intervention) -> tuple[str, int, tuple[int, ...] | None]:
+    """Canonical name of a site, the place 3 * block + part where it lies, and units there."""
+    sites, units = lm.spec.sites, None if given.units is None else tuple(given.units)
+    name = sites.resolve(given.site)
+    index = re.search(r"\d+", name)
+    block, kind = int(index[0]) if index else 0, name.partition(".")[2].partition(".")[2]
+    if head := re.fullmatch(r"(attn\.[qkvz])\.(\d+)", kind):
+        kind, size = head[1], lm.width(name)
+        if given.dictionary is None:  # as units of all heads, which change together
+            name = f"blocks.{block}.{kind}"
+            units = tuple(int(head[2]) * size + unit for unit in units or range(size))
+    after = block + (kind == "resid")
+    if isinstance(given.value, ScaleContribution) and kind != "resid":
+        raise InputError(f"a block's contribution is scaled at blocks.{{i}}.resid, not at {name}")
+    if kind in _PART:
+        return name, 3 * block + _PART[kind], units
+    if kind not in ("", "resid") or (index is None and name != "embed"):
+        raise InputError(f"{given.site} cannot be changed here; give a named site")
+    return name if after >= sites.layers or not index else f"hidden.{after}", 3 * after, units
+
+
+def _reads_own_token(lm: LanguageModel, site: str) -> bool:
+    """Return whether the states at a site depend on no other token."""
+    parallel = "blocks.0.resid_mid" not in lm.spec.sites.taps
+    inputs = {"embed", "hidden.0", "blocks.0.attn.q", "blocks.0.attn.k", "blocks.0.attn.v"}
+    return site in inputs or (parallel and site.startswith("blocks.0.mlp"))
+
+
+def _sweeps(
+    lm: LanguageModel, rows: _Rows, first: Ints, tokens: int, rows_bytes: int
+) -> list[tuple[int, _Rows]]:
+    """Rows that run together, each with the token from which on they run."""
+    sweeps = []
+    for start, stop in _partition(np.bincount(first, minlength=tokens), lm.model.config):
+        part = rows.of((first >= start) & (first < stop))
+        part = part.of(np.argsort(part.prompt, kind="stable"))
+        most = max(1, rows_bytes // _row_bytes(lm, tokens - start))
+        for begin in range(0, len(part.cell), most):
+            sweeps.append((start, part.of(slice(begin, begin + most))))
+    return sweeps
+
+
+def _row_bytes(lm: LanguageModel, tokens: int) -> int:
+    config = lm.model.config
+    wide = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    widest = max(tokens * max(wide, 3 * config.hidden_size), 3 * config.vocab_size)
+    return int(2 * widest * lm.model.dtype.itemsize)
+
+
+def _partition(counts: Ints, config: Any) -> list[tuple[int, int]]:
+    """Ranges of first changed tokens whose rows run together, for the least work.
+
+    A pass costs as much as this many more tokens do, since its calls take time of their own.
+    """
+    overhead, tokens = 1e6 / config.hidden_size**2, len(counts)
+    best: list[tuple[float, list[tuple[int, int]]]] = [(0.0, [])]
+    for stop in range(1, tokens + 1):
+        options = [best[-1]] if counts[stop - 1] == 0 else []
+        for start in range(stop):
+            work = overhead + counts[start:stop].sum() * (tokens - start)
+            options.append((best[start][0] + work, [*best[start][1], (start, stop)]))
+        best.append(min(options, key=lambda option: option[0]))
+    return best[-1][1]
+
+
+def _given_to(lm: LanguageModel, block: int) -> Tap:
+    """The residual stream that a block is given, or the final norm after the last."""
+    sites = lm.spec.sites
+    last = block == sites.layers
+    return Tap(sites.taps[f"hidden.{block}" if last else f"blocks.{block}.resid"].module, "input")
+
+
+class _Base:
+    """States, keys and values of the base prompts, of which rows are copies."""
+
+    def __init__(self, lm: LanguageModel, ids: Tensor, blocks: Iterable[int]) -> None:
+        self.ids, self.cache = ids, DynamicCache()
+        taps = {str(block): _given_to(lm, block) for block in blocks}
+        with reading(lm.model, taps, stop=False) as self.states:
+            lm.model(ids, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+
+
+class _Prefix(DynamicCache):
+    """Keys and values of the first tokens of the base prompts, the same for all rows of one."""
+
+    def __init__(self, cache: DynamicCache, tokens: int, prompts: Tensor) -> None:
+        super().__init__()
+        self._cache, self._tokens, self._prompts = cache, tokens, prompts
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Prepend the prefix of each row, and keep nothing."""
+        layer: Any = self._cache.layers[layer_idx]
+        prompts = self._prompts[: len(key_states)]
+        keys, values = (x[:, :, : self._tokens][prompts] for x in (layer.keys, layer.values))
+        return torch.cat((keys, key_states), 2), torch.cat((values, value_states), 2)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Number of tokens before those of the rows."""
+        return self._tokens
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """Number of keys, and of those that are left out at the start."""
+        return self._tokens + query_length, 0
+
+
+class _Batch(NamedTuple):
+    """Edits of many rows by one value."""
+
+    edit: Edit
+    rows: Ints
+    at: Ints
+    units: Ints | None  # (edits, units)
+
+
+class _Sweep:
+    """One pass of base rows, and of rows that join them where their first edit is."""
+
+    def __init__(
+        self, lm: LanguageModel, sources: Sources, cells: Sequence[Sequence[Edit]], rows: _Rows,
+        members: Ints, base: _Base, start: int,
+    ) -> None:  # fmt: skip
+        self.lm, self.sources, self.base, self.start = lm, sources, base, start
+        rows = rows.of(np.argsort(rows.joins, kind="stable"))
+        own = np.unique(rows.prompt)
+        self.rows, self.bases = rows, len(own)
+        self.prompts = np.concatenate([own, rows.prompt])  # of each row of the batch
+        self.repeats = np.concatenate([np.zeros_like(own), rows.repeat])
+        self.origin = np.concatenate([np.arange(len(own)), np.searchsorted(own, rows.prompt)])
+        self.local = np.searchsorted(members, self.prompts)
+        self.changed = np.zeros(len(cells), bool)
+        self.batches = self._batches(cells)
+
+    def _batches(self, cells: Sequence[Sequence[Edit]]) -> dict[str, list[_Batch]]:
+        """Edits by site, those of one value together, in the order of their cells."""
+        found: dict[str, dict[Any, list[tuple[Edit, Ints, Ints]]]] = {}
+        for cell in np.unique(self.rows.cell):
+            rows = np.flatnonzero(self.rows.cell == cell)
+            for edit in cells[cell]:
+                of, at = np.nonzero(edit.at[self.rows.prompt[rows]])
+                if not len(of):
+                    continue
+                given, count = edit.given, len(edit.units or ())
+                own = (
+                    (edit.place, edit.units)
+                    if isinstance(given.value, FromReference | Resample)
+                    else count
+                )
+                key = (edit.nth, given.value, own, given.dictionary)
+                entry = found.setdefault(edit.site, {}).setdefault(key, [])
+                entry.append((edit, self.bases + rows[of], at))
+        return {
+            site: [
+                _Batch(
+                    entries[0][0],
+                    np.concatenate([rows for _, rows, _ in entries]),
+                    np.concatenate([at for *_, at in entries]),
+                    None if entries[0][0].units is None else np.concatenate(
+                        [np.tile(np.array(edit.units), (len(at), 1)) for edit, _, at in entries]
+                    ),
+                )
+                for _, entries in sorted(by_key.items(), key=lambda item: item[0][0])
+            ]
+            for site, by_key in found.items()
+        }  # fmt: skip
+
+    def _count(self, place: int) -> int:
+        """Number of rows that have joined at a place."""
+        return self.bases + int(np.searchsorted(self.rows.joins, place, side="right"))
+
+    def logits(self) -> Tensor:
+        """Logits at the last token, `(rows, vocabulary)`, base rows first."""
+        model, sites, batches = self.lm.model, self.lm.spec.sites, self.batches
+        layers, first = sites.layers, int(self.rows.joins[0]) // 3
+        blocks = [sites.taps[f"blocks.{i}.resid"].module for i in range(layers)]
+        self.embedded = self._embedded() if "embed" in batches else None
+        self.given = torch.empty(0)
+        with ExitStack() as stack:
+            stack.enter_context(_skipped(model, blocks[:first]))
+
+            def act(tap: Tap, function: Callable[[Tensor], Tensor]) -> None:
+                stack.enter_context(hook(model, tap, function))
+
+            for block in range(first, layers + 1):
+                act(_given_to(self.lm, block), partial(self._enter, block, block == first))
+            for block in range(first, layers):
+                site = f"blocks.{block}."
+                counts = [self._count(3 * block + part) for part in range(3)]
+                last = -1 if block == layers - 1 else 0  # the last token's alone in the last block
+                z = sites.taps[site + "attn.z"]
+                attention = replace(z, module=z.module.rpartition(".")[0])
+                act(attention, partial(_shrink, counts[0], 0))
+                act(z, partial(self._grow, counts[2], last))
+                act(sites.taps[site + "mlp.in"], partial(_shrink, counts[1], last))
+                act(sites.taps[site + "mlp.post"], partial(self._grow, counts[2], 0))
+            entered = {self._stream(block) for block in range(layers + 1)}
+            for site in batches.keys() - entered - {"embed"}:
+                act(sites.tap(site), partial(self._edit, site))
+            cache = None
+            if self.start:
+                cache = _Prefix(self.base.cache, self.start, torch.as_tensor(self.local))
+            # One row, so that masks and embeddings of positions fit batches of any size.
+            ids = self.base.ids[:1, self.start :]
+            output = model(
+                ids, past_key_values=cache, use_cache=cache is not None, logits_to_keep=1
+            )
+            logits: Tensor = output.logits[:, -1]
+            return logits
+
+    def _enter(self, block: int, first: bool, whole: Tensor) -> Tensor:
+        """Supply the rows of a block, or of the final norm, and edit them."""
+        site, count = self._stream(block), self._count(3 * block + 2)
+        if first:
+            states = self.base.states[str(block)][self.local[:count], self.start :]
+            if self.embedded is not None:
+                states[: len(self.embedded)] = self.embedded[:, self.start :]
+        else:
+            states = self._grow(count, 0, whole)
+        for batch in self.batches.get(site, ()):
+            self._apply(batch, states)
+        self.given = states
+        return states
+
+    def _stream(self, block: int) -> str:
+        """Name of the residual stream before a block, or before the final norm."""
+        layers = self.lm.spec.sites.layers
+        return f"hidden.{block}" if block < layers else f"blocks.{layers - 1}.resid"
+
+    def _grow(self, count: int, last: int, whole: Tensor) -> Tensor:
+        """Append rows that begin here, and keep the tokens from `last` on."""
+        new = self.origin[len(whole) : count]
+        return (torch.cat((whole, whole[new])) if len(new) else whole)[:, last:]
+
+    def _embedded(self) -> Tensor:
+        """Inputs of the first block in rows whose token embeddings are edited."""
+        model, taps = self.lm.model, self.lm.spec.sites.taps
+        ids = self.base.ids[self.local[: self._count(0)]]
+        edits = hook(model, taps["embed"], partial(self._edit, "embed"))
+        with edits, reading(model, {"hidden.0": taps["hidden.0"]}) as found:
+            model(ids, use_cache=False)
+        return found["hidden.0"]
+
+    def _edit(self, site: str, whole: Tensor) -> Tensor:
+        tap = self.lm.spec.sites.tap(site)
+        edited = whole if tap.in_place else tap.take(whole).clone()
+        for batch in self.batches[site]:
+            self._apply(batch, edited)
+        return whole if tap.in_place else tap.put(whole, edited)
+
+    def _apply(self, batch: _Batch, states: Tensor) -> None:
+        """Change the vectors of a batch in place."""
+        given = batch.edit.given
+        value, dictionary = given.value, given.dictionary
+        place = (
+            batch.rows,
+            batch.at - self.base.ids.shape[1],
+        )  # from the end, also of a few last tokens
+        units = None if batch.units is None else torch.as_tensor(batch.units, device=states.device)
+
+        def change(vectors: Tensor) -> Tensor:
+            if units is None:
+                return value(vectors, source(vectors))
+            if (most := int(units.max())) >= vectors.shape[1]:
+                raise InputError(f"{given.site} has {vectors.shape[1]} units, and no unit {most}")
+            new = value(vectors.gather(1, units), source(vectors))
+            return vectors.scatter(1, units, new)
+
+        def source(vectors: Tensor) -> Tensor | None:
+            if value.needs is None:
+                return None
+            if value.needs == "block":
+                found = self.given[place]
+            else:
+                prompts, repeats = self.prompts[batch.rows], self.repeats[batch.rows]
+                width = vectors.shape[1]
+                found = self.sources.fetch(batch.edit, prompts, repeats, batch.at, width)
+            found = found.to(vectors)
+            return found if units is None or value.needs == "reference" else found.gather(1, units)
+
+        old = states[place]
+        if dictionary is None:
+            new = change(exact(old)).to(old)
+        else:
+            new = as_function(dictionary, change, keep_error=True)(exact(old)).to(old)
+        has_changed = (new != old).any(1).cpu().numpy()
+        self.changed[self.rows.cell[batch.rows[has_changed] - self.bases]] = True
+        states[place] = new
+
+
+def _shrink(count: int, last: int, whole: Tensor) -> Tensor:
+    """Leave out the rows that begin later, and the tokens before `last`."""
+    return whole[:count, last:]
+
+
+@contextmanager
+def _skipped(model: PreTrainedModel, blocks: Sequence[str]) -> Iterator[None]:
+    """Let blocks return what they are given."""
+    as_tuple = model.config.model_type in _TUPLES
+    modules = [model.get_submodule(path) for path in blocks]
+    before = [module.__dict__.get("forward") for module in modules]
+    try:
+        for module in modules:
+            module.forward = lambda states, *_, **__: (states,) if as_tuple else states
+        yield
+    finally:
+        for module, forward in zip(modules, before, strict=True):
+            if forward is None:
+                del module.forward
+            else:
+                module.forward = forward

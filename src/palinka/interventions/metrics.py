@@ -1,0 +1,91 @@
+"""Outcomes of a run: numbers from the logits at the position that predicts the answer."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from palinka.errors import InputError, did_you_mean
+
+
+class Targets(NamedTuple):
+    """Answers, and clean logits, that the outcomes of several prompts refer to.
+
+    Attributes:
+        answers: Token ids, `(prompts, k)`, padded.
+        answer_weights: Weights of their mean, 0 for padding.
+        wrong: Ids of wrong answers, as for `answers`.
+        wrong_weights: Weights of their mean.
+        clean: Logits of the clean prompts, `(prompts, vocabulary)`.
+    """
+
+    answers: Tensor
+    answer_weights: Tensor
+    wrong: Tensor
+    wrong_weights: Tensor
+    clean: Tensor
+
+    @classmethod
+    def of(
+        cls, answers: Sequence[Sequence[int]], wrong: Sequence[Sequence[int]], clean: Tensor
+    ) -> "Targets":
+        """Pad the ids of each prompt, one or more."""
+        return cls(*_padded(answers, clean), *_padded(wrong, clean), clean)
+
+    def of_prompts(self, prompts: Tensor) -> "Targets":
+        """The targets of some of the prompts, also repeated."""
+        return Targets(*(tensor[prompts] for tensor in self))
+
+
+def _padded(sets: Sequence[Sequence[int]], like: Tensor) -> tuple[Tensor, Tensor]:
+    rows = [torch.tensor(list(ids), device=like.device) for ids in sets]
+    weights = [torch.full(row.shape, 1 / len(row), device=row.device).double() for row in rows]
+    return pad_sequence(rows, batch_first=True), pad_sequence(weights, batch_first=True)
+
+
+def logit_difference(logits: Tensor, targets: Targets) -> Tensor:
+    """Logit of the answer minus that of the wrong one; means over sets of them."""
+    right = logits.gather(1, targets.answers).double() * targets.answer_weights
+    wrong = logits.gather(1, targets.wrong).double() * targets.wrong_weights
+    return right.sum(1) - wrong.sum(1)
+
+
+def log_probability(logits: Tensor, targets: Targets) -> Tensor:
+    """Log probability of the answer in nats; the mean over a set of them."""
+    logs = logits.double().log_softmax(1).gather(1, targets.answers)
+    return (logs * targets.answer_weights).sum(1)
+
+
+def probability(logits: Tensor, targets: Targets) -> Tensor:
+    """Probability of the answer, which hides negative effects (arXiv:2309.16042)."""
+    logs = logits.double().log_softmax(1).gather(1, targets.answers)
+    return (logs.exp() * targets.answer_weights).sum(1)
+
+
+def rank(logits: Tensor, targets: Targets) -> Tensor:
+    """Number of tokens with a larger logit than the answer: 0 for the prediction."""
+    answers = logits.gather(1, targets.answers)
+    larger = [(logits > answers[:, k, None]).sum(1) for k in range(answers.shape[1])]
+    return (torch.stack(larger, 1) * targets.answer_weights).sum(1)
+
+
+def kl(logits: Tensor, targets: Targets) -> Tensor:
+    """KL divergence in nats of the prediction from that of the clean prompt."""
+    clean = targets.clean.double().log_softmax(1)
+    return (clean.exp() * (clean - logits.double().log_softmax(1))).sum(1)
+
+
+METRICS: dict[str, Callable[[Tensor, Targets], Tensor]] = {
+    function.__name__: function
+    for function in (logit_difference, log_probability, probability, rank, kl)
+}
+
+
+def find_metrics(names: Sequence[str]) -> dict[str, Callable[[Tensor, Targets], Tensor]]:
+    """Functions `(logits, targets) -> (rows,)` in float64 by their names."""
+    for name in names:
+        if name not in METRICS:
+            raise InputError(f"there is no outcome {name!r}{did_you_mean(name, METRICS)}")
+    return {name: METRICS[name] for name in names}

@@ -1,0 +1,211 @@
+"""States of other runs, and summaries of them, that take the place of a run's own."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from palinka.errors import InputError, did_you_mean
+from palinka.interventions.pairs import Pairs
+from palinka.interventions.plan import (
+    FromReference,
+    Intervention,
+    Noise,
+    Patch,
+    Position,
+    Resample,
+)
+from palinka.language_models import LanguageModel
+from palinka.language_models.sites import reading
+
+Ints = NDArray[np.int64]
+R = TypeVar("R")
+BATCH = 32  # prompts per pass
+
+
+class Edit(NamedTuple):
+    """An intervention at one place of each prompt."""
+
+    given: Intervention
+    site: str  # a named tap; the output of a block is the input of the next
+    joins: int  # 3 * block + part: where a row must have joined the batch
+    units: tuple[int, ...] | None
+    place: Position
+    at: NDArray[np.bool_]  # (prompts, tokens): where it acts
+    nth: int  # number of earlier edits of the cell at this site
+
+
+def same_length(ids: Sequence[Sequence[int]], most: int) -> Iterator[Ints]:
+    """Indices of prompts of one length, at most `most` at a time."""
+    lengths = np.array([len(prompt) for prompt in ids])
+    for tokens in np.unique(lengths):
+        members = np.flatnonzero(lengths == tokens)
+        for start in range(0, len(members), most):
+            yield members[start : start + most]
+
+
+def exact(x: Tensor) -> Tensor:
+    """Vectors in float32 at least."""
+    return x.float() if x.dtype.itemsize < 4 else x
+
+
+class Sources:
+    """Runs of clean, corrupted and reference prompts, and what edits take from them.
+
+    Attributes:
+        base: Name of the run that is changed.
+        ids: Token ids by run.
+        lengths: Numbers of tokens by run.
+        logits: Logits at the last token by run, `(prompts, vocabulary)`.
+    """
+
+    def __init__(
+        self, lm: LanguageModel, pairs: Pairs, base: str, reference: Sequence[Sequence[int]] | None
+    ) -> None:
+        self.base, self.ids = base, {"clean": pairs.clean, "corrupted": pairs.corrupted}
+        if reference is not None:
+            self.ids["reference"] = reference
+        self._reference = "corrupted" if reference is None else "reference"
+        self.lengths = {run: np.array([len(i) for i in ids]) for run, ids in self.ids.items()}
+        self._starts = {run: np.cumsum([0, *n]) for run, n in self.lengths.items()}
+        self.logits: dict[str, Tensor] = {}
+        self._lm, self._pairs = lm, pairs
+        self._states: dict[tuple[str, str], Tensor] = {}  # (tokens of all prompts, width)
+        self._kept: dict[Any, Any] = {}
+
+    def read(self, edits: Sequence[Edit]) -> None:
+        """Read what edits need, and the logits of all runs."""
+        wanted = {(self._run(edit), edit.site) for edit in edits}
+        for run, ids in self.ids.items():
+            taps = {site: self._lm.spec.sites.tap(site) for of, site in wanted if of == run}
+            for members in same_length(ids, BATCH):
+                rows = torch.tensor([ids[i] for i in members], device=self._lm.device)
+                with reading(self._lm.model, taps, stop=False) as found:
+                    logits = self._lm.model(rows, use_cache=False, logits_to_keep=1).logits[:, -1]
+                whole = logits.new_empty(len(ids), logits.shape[1])
+                self.logits.setdefault(run, whole)[members] = logits
+                index = self._starts[run][members][:, None] + np.arange(rows.shape[1])
+                for site, states in found.items():
+                    empty = states.new_empty(self._starts[run][-1], states.shape[-1])
+                    self._states.setdefault((run, site), empty)[index] = states
+
+    def places(self, place: Position, run: str) -> Ints | None:
+        """Positions in each prompt of a run, or None for all tokens."""
+        lengths = self.lengths[run]
+        if isinstance(place, int):
+            found = np.where(np.array(place) < 0, lengths + place, place)
+            if ((found < 0) | (found >= lengths)).any():
+                raise InputError(f"no position {place} in prompts of {lengths.min()} tokens")
+            return found
+        roles = self._pairs.roles
+        if place in roles and run != "reference":
+            return np.asarray(roles[place])
+        if place == "end":
+            return lengths - 1
+        if place != "all" and place not in roles:
+            raise InputError(f"no role {place!r}{did_you_mean(place, [*roles, 'end', 'all'])}")
+        return None
+
+    def differ(self, by_token: bool) -> NDArray[np.bool_]:
+        """Tokens of clean and corrupted prompts that differ, and those after, unless `by_token`."""
+        clean, corrupted = self._pairs.clean, self._pairs.corrupted
+        found = np.zeros((len(clean), max(map(len, clean))), bool)
+        for row, a, b in zip(found, clean, corrupted, strict=True):
+            row[: len(a)] = np.asarray(a) != np.asarray(b)
+        return found if by_token else np.logical_or.accumulate(found, 1)
+
+    def fetch(self, edit: Edit, prompts: Ints, repeats: Ints, at: Ints, width: int) -> Tensor:
+        """Sources of an edit for each prompt, repeat and position, `(rows, width)`.
+
+        Of a summary, the width is its own.
+        """
+        value, run = edit.given.value, self._run(edit)
+        key: tuple[Any, ...]
+        if isinstance(value, Noise):
+            starts, lengths = self._starts[self.base][prompts], self.lengths[self.base][prompts]
+            noise = self._once(("noise", value.seed, value.repeats, width), self._noise)
+            return noise[starts * value.repeats + repeats * lengths + at]
+        if isinstance(value, FromReference):
+            key = (value, edit.site, edit.place, edit.units, edit.given.dictionary)
+            return self._once(key, lambda *_: self._summaries(edit, value, run))[prompts]
+        if isinstance(value, Resample):
+            places = None if isinstance(edit.place, int) else self.places(edit.place, run)
+            key = ("others", value.seed, value.repeats, run, places is not None)
+            prompts = self._once(key, self._others)[prompts, repeats]
+            at = at if places is None else places[prompts]
+        return self._vectors(edit, run, self._starts[run][prompts] + at)
+
+    def _once(self, key: tuple[Any, ...], make: Callable[..., R]) -> R:
+        if key not in self._kept:
+            self._kept[key] = make(*key[1:])
+        kept: R = self._kept[key]
+        return kept
+
+    def _run(self, edit: Edit) -> str:
+        value = edit.given.value
+        if isinstance(value, Patch):
+            other = {"clean": "corrupted", "corrupted": "clean"}[self.base]
+            return other if value.run == "paired" else value.run
+        if isinstance(value, FromReference) and value.over == "text":
+            return self.base
+        return self._reference if isinstance(value, FromReference | Resample) else ""
+
+    def _vectors(self, edit: Edit, run: str, index: Ints) -> Tensor:
+        """Vectors at a site by the number of the token in the run, or their latents."""
+        vectors, dictionary = exact(self._states[run, edit.site][index]), edit.given.dictionary
+        if dictionary is None:
+            return vectors
+        weights = list(dictionary.parameters()) if isinstance(dictionary, nn.Module) else [vectors]
+        return dictionary.encode(vectors.to(weights[0]))
+
+    def _noise(self, seed: int, repeats: int, width: int) -> Tensor:
+        draws = [
+            np.random.default_rng([seed, prompt, repeat]).standard_normal((tokens, width))
+            for prompt, tokens in enumerate(self.lengths[self.base])
+            for repeat in range(repeats)
+        ]
+        return torch.as_tensor(np.concatenate(draws), device=self._lm.device)
+
+    def _others(self, seed: int, repeats: int, run: str, by_role: bool) -> Ints:
+        """Another prompt of the reference for each prompt and repeat."""
+        lengths, chosen = self.lengths[self.base], []
+        for prompt, tokens in enumerate(lengths):
+            fits = np.flatnonzero(self.lengths[run] > 0 if by_role else self.lengths[run] == tokens)
+            fits = fits[fits != prompt] if run != "reference" else fits
+            if not len(fits):
+                fault = f"no other prompt of {tokens} tokens to resample prompt {prompt} from"
+                raise InputError(f"{fault}; give a reference, or a role in place of positions")
+            random = np.random.default_rng([seed, prompt])
+            chosen.append(random.choice(fits, repeats, replace=len(fits) < repeats))
+        return np.array(chosen)
+
+    def _summaries(self, edit: Edit, value: FromReference, run: str) -> Tensor:
+        """Summary of the reference for each prompt."""
+        labels: Sequence[Any] = {
+            "stimuli": [0] * len(self.ids[self.base]),
+            "template": self._pairs.templates,
+            "text": range(len(self.ids[self.base])),
+        }[value.over]
+        pooled = value.pooled or value.over == "text"
+        places = None if pooled else self.places(edit.place, run)
+        found = {}
+        for label in dict.fromkeys(labels):
+            everything = value.over == "stimuli"
+            members = [i for i in range(len(self.ids[run])) if everything or labels[i] == label]
+            if len(members) == 1 and not pooled:
+                name = type(value).__name__.lower()
+                raise InputError(f"{name} over a reference of 1 prompt; give at least 2")
+            index = [self._tokens(run, i, places, value.skip) for i in members]
+            vectors = self._vectors(edit, run, np.concatenate(index))
+            units = slice(None) if edit.units is None else list(edit.units)
+            found[label] = value.summary(vectors[:, units])
+        return torch.stack([found[label] for label in labels])
+
+    def _tokens(self, run: str, prompt: int, places: Ints | None, skip: int) -> Ints:
+        start, length = int(self._starts[run][prompt]), int(self.lengths[run][prompt])
+        if places is not None:
+            return start + places[prompt : prompt + 1]
+        return start + np.arange(min(skip, length - 1), length)

@@ -373,7 +373,7 @@ def _draw_heatmaps(
         name, title = within_part(call.part, "heatmaps"), f"{entry.name} {call.part}".strip()
         underlined = text.targets.get(category := call.context.get("category", ""))
         if underlined is not None:
-            title = f"{title} (underlined: the words of {category})"
+            title = f"{title.removesuffix(f' {category}')} (underlined: the words of {category})"
         figures[name] = text_heatmap(tokens, heatmaps, underlined=underlined, title=title)
         figures[name].set_label(_CAPTION)
         page: dict[str, Any] = {"title": title, "token_ids": ids, "underlined": underlined}

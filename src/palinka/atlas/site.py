@@ -126,7 +126,7 @@ _FIELDS = {
     "p_adjusted": ("p adj.", "corrected", "two-sided, corrected for the number of latents", True),
     "t": ("t", "statistic", "statistic of the difference of the two conditions", False),
     "effect_size": ("g", "sd", "Hedges' g: difference of the conditions over their sd", False),
-    "dead": ("silent", "0 or 1", "1 where it is active at no token of the analysis", False),
+    "dead": ("never active", "0 or 1", "1 where it is active at no token of the analysis", False),
     "significant": ("sig.", "0 or 1", "1 where the difference holds after correction", False),
 }
 

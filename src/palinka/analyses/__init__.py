@@ -3,6 +3,7 @@
 Each is a function in a module of the same name; `result` says how one declares its data.
 """
 
+from palinka.analyses.ablation import ablation
 from palinka.analyses.activation_patching import activation_patching
 from palinka.analyses.category_score import category_score
 from palinka.analyses.generalized_eigendecomposition import generalized_eigendecomposition
@@ -12,6 +13,7 @@ from palinka.analyses.representational_similarity import representational_simila
 from palinka.analyses.unit_tuning import unit_tuning
 
 __all__ = [
+    "ablation",
     "activation_patching",
     "category_score",
     "generalized_eigendecomposition",

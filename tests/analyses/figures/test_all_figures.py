@@ -30,6 +30,7 @@ def finding(name, **options):
         "clean": 2.0 + random.random(ITEMS),
         "corrupted": -2.0 - random.random(ITEMS),
         "clusters": np.arange(ITEMS) // 2,
+        "direct": random.normal(size=(3, 4, ITEMS)),
         **options,
     }
     analysis = getattr(analyses, name)

@@ -5,6 +5,7 @@ result and, by keyword, what to draw beside it; `units` is the plural name of ne
 Keywords that it has no use for are ignored.
 """
 
+from palinka.analyses.figures.ablation import ablation
 from palinka.analyses.figures.activation_patching import activation_patching
 from palinka.analyses.figures.category_score import category_score
 from palinka.analyses.figures.generalized_eigendecomposition import generalized_eigendecomposition
@@ -17,6 +18,7 @@ from palinka.analyses.figures.text_heatmap import text_heatmap
 from palinka.analyses.figures.unit_tuning import unit_tuning
 
 __all__ = [
+    "ablation",
     "activation_patching",
     "category_score",
     "generalized_eigendecomposition",

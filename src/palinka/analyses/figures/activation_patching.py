@@ -37,7 +37,7 @@ def activation_patching(result: ActivationPatching, **context: Any) -> dict[str,
     """Draw `map`, all cells, and for layers by positions `layers`, the outcome as lines."""
     denoise = result.direction == "denoise"
     known = np.isfinite(result.recovery).all() and not result.gap_low <= 0 <= result.gap_high
-    values, label = result.effect, f"effect on the {_outcome(result)}"
+    values, label = result.effect, f"effect on the {outcome_label(result)}"
     if known and denoise:
         values, label = result.recovery, "recovery (0: as corrupted, 1: as clean)"
     elif known:
@@ -50,7 +50,8 @@ def activation_patching(result: ActivationPatching, **context: Any) -> dict[str,
     return figures
 
 
-def _outcome(result: Effects) -> str:
+def outcome_label(result: Effects) -> str:
+    """The outcome in words, with its unit."""
     return result.outcome.replace("_", " ") + UNITS.get(result.outcome, "")
 
 
@@ -68,6 +69,8 @@ def panels(result: Effects) -> list[Panel]:
     found = []
     for component, numbers in result.maps(np.arange(len(result.effect))).items():
         axes = list(result.axes[component].items())
+        if axes[-1][0] == "layer":
+            numbers, axes = numbers[..., None], [*axes, ("", [""])]
         if len(axes) == 1:
             numbers, axes = numbers[None], [("", [""]), *axes]
         row = next((i for i, (name, _) in enumerate(axes) if name == "layer"), 0)
@@ -116,7 +119,7 @@ def _draw_lines(result: ActivationPatching, drawn: list[Panel], what: str) -> Fi
             at.axhline(level, color="black", lw=0.8, ls="--")
             beside: dict[str, Any] = {"transform": at.get_yaxis_transform(), "fontsize": 6.5}
             at.text(1.01, level, name, va="center", **beside)
-        at.set(title=f"{panel.title}\n", ylabel=_outcome(result))
+        at.set(title=f"{panel.title}\n", ylabel=outcome_label(result))
         style.legend_above(at, MAX_LINES)
         at.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[-1].set_xlabel("layer")

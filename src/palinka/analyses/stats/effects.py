@@ -107,21 +107,25 @@ class Effects(Result):
         ]
 
     def strongest(self) -> list[int]:
-        """The cell of largest |effect| of each component."""
-        numbers = self.maps(np.arange(len(self.effect))).values()
-        return [int(n.flat[np.abs(self.effect[n]).argmax()]) for n in numbers]
+        """The cell of largest |effect| of each component, or of each value of an ablation."""
+        found = []
+        for name, numbers in self.maps(np.arange(len(self.effect))).items():
+            for part in numbers if "value" in self.axes[name] else [numbers]:
+                found.append(int(part.flat[np.abs(self.effect[part]).argmax()]))
+        return found
 
     def scalars(self) -> dict[str, float]:
         """The strongest cell of each component, then numbers of the whole; none are NaN."""
         numbers: dict[str, Any] = {}
         cells = self.cells()
         for at in self.strongest():
-            name, *labels = cells[at].items()
-            found = {axis: label for axis, label in labels if not isinstance(label, str)}
+            found = {x: label for x, label in cells[at].items() if not isinstance(label, str)}
             found |= {"effect": self.effect[at], "recovery": self.recovery[at]}
             found["p_value"] = self.p_corrected[at]
-            start = f"{name[1]}/strongest" if name[1] else "strongest"
-            numbers |= {f"{start}_{what}": value for what, value in found.items()}
+            path = "/".join(filter(None, [cells[at]["component"], str(cells[at].get("value", ""))]))
+            numbers |= {
+                f"{path}/strongest_{what}".lstrip("/"): value for what, value in found.items()
+            }
         numbers |= {"gap": self.gap, "prompts_solved": self.prompts_solved}
         numbers |= {"cells_significant": self.significant.sum(), "prompts": self.prompts}
         numbers["clusters"] = self.clusters
@@ -233,17 +237,17 @@ def measure_effects(
     for name, value in zip(hints, (direction, clusters_by, only, recovery), strict=True):
         if expected := type_mismatch(value, hints[name]):
             raise InputError(f"{name} is {value!r}; expected {expected}")
-    by_component, flags = _by_component(patched), _by_component(possible)
+    cells, flags = by_component(patched), by_component(possible)
     before = as_float64(np.atleast_2d(np.asarray(clean)), "clean")[0]
     after, n = np.full(len(before), np.nan), len(before)
     if corrupted is not None:
         after = as_float64(np.atleast_2d(np.asarray(corrupted)), "corrupted")[0]
-    shapes = {name: np.shape(values) for name, values in by_component.items()}
+    shapes = {name: np.shape(values) for name, values in cells.items()}
     for name, shape in (("corrupted", after.shape), *shapes.items()):
         if shape[-1:] != (n,):
             given = f"{name or 'patched'} has the shape {shape}"
             raise InputError(f"{given}; expected {n} prompts along the last axis")
-    matrices = [as_float64(np.reshape(v, (-1, n)), k or "patched") for k, v in by_component.items()]
+    matrices = [as_float64(np.reshape(v, (-1, n)), k or "patched") for k, v in cells.items()]
     effects = np.concatenate(matrices) - (after if direction == "denoise" else before)
     tested = (np.ravel(flags.get(name, np.ones(shape[:-1]))) for name, shape in shapes.items())
     effects[~np.concatenate(list(tested)).astype(bool)] = 0.0
@@ -307,7 +311,8 @@ def measure_effects(
     }  # fmt: skip
 
 
-def _by_component(cells: Cells | None) -> Mapping[str, ArrayLike]:
+def by_component(cells: Cells | None) -> Mapping[str, ArrayLike]:
+    """Cells by component: the empty name for one array, and nothing for `None`."""
     if cells is None or isinstance(cells, Mapping):
         return cells or {}
     return {"": cells}

@@ -60,15 +60,18 @@ class HeadScores(Result):
     scores: Mapping[str, HeadScore]
     level: float
 
+    def strongest_heads(self) -> dict[str, tuple[int, int]]:
+        """Layer and head of the highest of each share of attention."""
+        shares = self.scores.keys() - {*MEASURES}
+        return {n: found.strongest(1)[0] for n, found in self.scores.items() if n in shares}
+
     def scalars(self) -> dict[str, float]:
         """The head with the highest of each share of attention, and the number significant."""
         numbers: dict[str, Any] = {}
-        for name, found in self.scores.items():
-            if name not in MEASURES:
-                layer, head = at = found.strongest(1)[0]
-                numbers[f"{name}/strongest_layer"], numbers[f"{name}/strongest_head"] = layer, head
-                numbers[f"{name}/strongest_score"] = found.score[at]
-                numbers[f"{name}/heads_significant"] = found.significant.sum()
+        for name, at in self.strongest_heads().items():
+            numbers[f"{name}/strongest_layer"], numbers[f"{name}/strongest_head"] = at
+            numbers[f"{name}/strongest_score"] = self.scores[name].score[at]
+            numbers[f"{name}/heads_significant"] = self.scores[name].significant.sum()
         return {name: float(value) for name, value in numbers.items()}
 
     def arrays(self) -> dict[str, NDArray[Any]]:

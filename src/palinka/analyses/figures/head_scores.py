@@ -1,0 +1,123 @@
+"""Figures of the scores of attention heads."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike, NDArray
+
+from palinka.analyses.figures import style
+from palinka.analyses.head_scores import MEASURES, HeadScores
+
+UNITS = {"entropy": "nats", "distance": "tokens", "distance_variance": "tokens²"}
+# Maximum number of tokens that are named along a pattern.
+MAX_TOKENS = 40
+
+
+@style.captioned(
+    maps="Every score of every head, its mean over texts, each with a scale of its own. Outlined "
+    "heads attend so significantly more than a head that attends to all tokens alike; for "
+    "duplicate_token and induction, than in random tokens without repetition.",
+    by_layer="The scores of all heads by layer: orange diamonds are significant, the line is the "
+    "mean over the heads of a layer, dashed the reference that they are compared with.",
+    patterns="The attention of the head with the highest score of each kind on a text: every row "
+    "is a token, and what it attends to; darker is more, up to 1. Rows sum to 1.",
+)
+def head_scores(
+    result: HeadScores, *, patterns: Mapping[tuple[int, int], ArrayLike] | None = None,
+    tokens: Sequence[str] | None = None, **context: Any,
+) -> dict[str, Figure]:  # fmt: skip
+    """Draw `maps`, `by_layer`, and `patterns` where they are given.
+
+    `patterns` are those of `result.strongest_heads()` on a text of `tokens`, by layer and head,
+    `(tokens, tokens)`.
+    """
+    figures = {"maps": _maps(result), "by_layer": _by_layer(result)}
+    if patterns:
+        figures["patterns"] = _patterns(result, patterns, tokens or ())
+    return figures
+
+
+def _maps(result: HeadScores) -> Figure:
+    heads = next(iter(result.scores.values())).score.shape[1]
+    layout: dict[str, Any] = {"sharex": True, "sharey": True}
+    size = 2.7, min(0.3 + 0.08 * heads, 1.3)
+    figure, panels = style.small_multiples(len(result.scores), 1, size, (0.84, 0.9), **layout)
+    for axes, (name, found) in zip(panels, result.scores.items(), strict=True):
+        colors = "Blues" if name in MEASURES else "Reds"
+        image = axes.imshow(found.score.T, cmap=colors, aspect="auto", vmin=0.0)
+        _outline(axes, found.significant.T)
+        figure.colorbar(image, ax=axes, label=UNITS.get(name, ""), pad=0.01)
+        axes.set_title(f"{name}: highest {_named(found.strongest(1)[0], found.score)}")
+        axes.set_ylabel("head")
+        axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    panels[-1].xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    panels[-1].set_xlabel("layer")
+    style.headline(figure, "Scores of attention heads (outlined: significant)")
+    return figure
+
+
+def _outline(axes: Axes, mask: NDArray[np.bool_]) -> None:
+    """Draw a line around the true cells of an image."""
+    if mask.any():
+        pixels = np.kron(np.pad(mask, 1), np.ones((8, 8)))
+        rows, columns = ((np.arange(n) + 0.5) / 8 - 1.5 for n in pixels.shape)
+        axes.contour(
+            columns, rows, pixels, levels=[0.5], colors="black", linewidths=0.7, clip_on=False
+        )
+        axes.set(xlim=(-0.5, mask.shape[1] - 0.5), ylim=(mask.shape[0] - 0.5, -0.5))
+
+
+def _named(at: tuple[int, int], score: NDArray[Any]) -> str:
+    value = f"{score[at]:.3g}" if score[at] < 100 else f"{score[at]:,.0f}"
+    return f"{value} in L{at[0]}H{at[1]}"
+
+
+def _by_layer(result: HeadScores) -> Figure:
+    size, margins = (1.5, 1.15), (0.5, 0.6)
+    figure, panels = style.small_multiples(len(result.scores), 2, size, margins, sharex=True)
+    for axes, (name, found) in zip(panels, result.scores.items(), strict=True):
+        layers = np.indices(found.score.shape)[0]
+        groups = (~found.significant, style.MUTED, "o"), (found.significant, style.COLORS[1], "D")
+        for chosen, color, marker in groups:
+            style.draw_points(axes, layers[chosen], found.score[chosen], color, marker=marker)
+        axes.plot(found.score.mean(axis=1), color=style.COLORS[0])
+        axes.plot(found.reference.mean(axis=1), "--", color="black", lw=0.8)
+        axes.set_title(f"{name} ({UNITS[name]})" if name in UNITS else name)
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    for axes in panels[-2:]:
+        axes.tick_params(labelbottom=True)
+    figure.supxlabel("layer", fontsize="medium")
+    style.headline(figure, "Scores by layer (dashed: reference)")
+    return figure
+
+
+def _patterns(
+    result: HeadScores, patterns: Mapping[tuple[int, int], ArrayLike], tokens: Sequence[str]
+) -> Figure:
+    shown: dict[tuple[int, int], str] = {}
+    for name, at in result.strongest_heads().items():
+        if at in patterns:
+            shown.setdefault(at, name)
+    names = [style.shortened(token, style.MAX_NAME) for token in tokens]
+    named = 0 < len(names) <= MAX_TOKENS
+    side = 0.085 * len(names) if named else 0.0
+    layout: dict[str, Any] = {"sharex": True, "sharey": True}
+    size = max(1.5, side), max(1.5, side) + 0.25
+    figure, panels = style.small_multiples(len(shown), 2, size, (0.8, 0.9), **layout)
+    for axes, (at, name) in zip(panels, shown.items(), strict=True):
+        axes.imshow(np.asarray(patterns[at]), cmap="Reds", vmin=0.0, vmax=1.0)
+        axes.set_title(f"{name}: L{at[0]}H{at[1]}")
+        if named:
+            font: dict[str, Any] = {"fontsize": 5.5, "parse_math": False}
+            axes.set_xticks(range(len(names)), names, rotation=90, **font)
+            axes.set_yticks(range(len(names)), names, **font)
+    for axes in panels[-2:]:
+        axes.tick_params(labelbottom=True)
+    figure.supxlabel("to", fontsize="medium")
+    figure.supylabel("from", fontsize="medium")
+    style.headline(figure, "Attention of the strongest heads")
+    return figure

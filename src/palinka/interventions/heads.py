@@ -57,37 +57,33 @@ def head_sums(
     if 2 * length > lm.context_length:
         limit = f"a context has at most {lm.context_length} tokens"
         raise InputError(f"{length} random tokens, twice: {limit}; set a shorter length")
-    parts: dict[str, list[Arrays]] = {"sums": [], "reference": []}
-    heads = lm.model.config.num_attention_heads
-    size = max(1, PATTERN_ELEMENTS // (heads * tokens.ids.shape[1] ** 2))
-    for start in range(0, len(tokens.ids), size):
-        batch = slice(start, start + size)
+    batches = []
+    size = PATTERN_ELEMENTS // (lm.model.config.num_attention_heads * tokens.ids.shape[1] ** 2)
+    for start in range(0, len(tokens.ids), max(1, size)):
+        batch = slice(start, start + max(1, size))
         part = (batch, slice(int(tokens.lengths[batch].max())))
         ids, mask = tokens.ids[part].to(lm.device), tokens.mask[part].to(lm.device)
         reduce = _TextSums(ids, mask)
-        parts["sums"].append(_by_layer(lm, Tokens(ids, mask), reduce))
-        alike = {name: sums[:, 0] for name, sums in reduce(reduce.uniform()).items()}
-        parts["reference"].append({name: sums.cpu().numpy() for name, sums in alike.items()})
-    joined = {
-        kind: {name: np.concatenate([p[name] for p in of], axis=-1) for name in of[0]}
-        for kind, of in parts.items()
-    }
+        alike = {n: sums[:, 0].cpu().numpy() for n, sums in reduce(reduce.uniform()).items()}
+        batches.append((_by_layer(lm, Tokens(ids, mask), reduce), alike))
+    sums, reference = (
+        {name: np.concatenate([each[name] for each in of], axis=-1) for name in of[0]}
+        for of in zip(*batches, strict=True)
+    )
     earlier = (tokens.ids[:, :, None] == tokens.ids[:, None]).tril(-1).any(-1) & (tokens.mask == 1)
     every = tokens.lengths.double().cpu().numpy()
     short = {"previous_token", "sink", "entropy_normalized"}
-    counts = {name: every - (name in short) for name in joined["sums"]}
+    counts = {name: every - (name in short) for name in sums}
     counts["induction_text"] = earlier.sum(1).double().cpu().numpy()
     random = np.random.default_rng(seed)
-    special = set(lm.tokenizer.all_special_ids)
-    ids = min(len(lm.tokenizer), lm.model.config.vocab_size)
-    known = np.array([token for token in range(ids) if token not in special])
+    every_id = np.arange(min(len(lm.tokenizer), lm.model.config.vocab_size))
+    known = np.setdiff1d(every_id, lm.tokenizer.all_special_ids)
     first, other = random.choice(known, (2, sequences, length))
-    for kind, second in (("sums", first), ("reference", other)):
+    for kind, second in ((sums, first), (reference, other)):
         drawn = Tokens.of(np.concatenate([first, second], axis=1).tolist())
-        joined[kind] |= _by_layer(lm, drawn, _repeated_sums)
-    for name in ("duplicate_token", "induction"):
-        counts[name] = np.full(sequences, float(length))
-    return HeadSums(joined["sums"], counts, joined["reference"])
+        kind |= _by_layer(lm, drawn, _repeated_sums)
+    counts |= dict.fromkeys(("duplicate_token", "induction"), np.full(sequences, float(length)))
+    return HeadSums(sums, counts, reference)
 
 
 def _by_layer(
@@ -98,7 +94,7 @@ def _by_layer(
 
     def visit(_batch: slice, _layer: int, pattern: Tensor) -> None:
         for name, sums in reduce(pattern).items():
-            found[name].append(sums.double().cpu())
+            found[name].append(sums.cpu().double())
 
     visit_attention(lm, tokens, visit, batch_size=len(tokens.ids))
     return {name: torch.stack(sums).mT.numpy() for name, sums in found.items()}

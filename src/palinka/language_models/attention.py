@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from palinka.errors import InputError
-from palinka.language_models.sites import Sites, _EverythingRead, checked
+from palinka.language_models.sites import EverythingRead, Sites
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -125,20 +125,6 @@ def attention_module(model: "PreTrainedModel", sites: Sites, layer: int) -> nn.M
     return model.get_submodule(projection.rpartition(".")[0])
 
 
-@contextmanager
-def replacing_attention(
-    lm: "LanguageModel", layer: int, what: What, replacement: Callable[[Tensor], Tensor]
-) -> Iterator[None]:
-    """Replace a block's pattern or scores wherever the model runs in the body of the `with`."""
-
-    def act(values: Tensor) -> Tensor:
-        return checked(replacement(values), values, f"blocks.{layer}.attn.{what}")
-
-    module = attention_module(lm.model, lm.spec.sites, layer)
-    with attending(lm.model, [(module, what, act)]):
-        yield
-
-
 @torch.no_grad()
 def visit_attention(
     lm: "LanguageModel", tokens: "Tokens", visit: Callable[[slice, int, Tensor], None],
@@ -167,7 +153,7 @@ def visit_attention(
         padding = mask[:, None, :, None] == 0
         visit(batch, layer, values.masked_fill(padding, 0.0) if padding.any() else values)
         if layer == wanted[-1]:
-            raise _EverythingRead
+            raise EverythingRead
 
     modules = [attention_module(lm.model, lm.spec.sites, layer) for layer in wanted]
     taps = zip(modules, wanted, strict=True)
@@ -176,5 +162,5 @@ def visit_attention(
             batch = slice(start, min(start + batch_size, len(tokens.ids)))
             part = (batch, slice(int(tokens.lengths[batch].max())))
             ids, mask = (x[part].to(lm.device) for x in (tokens.ids, tokens.mask))
-            with suppress(_EverythingRead):
+            with suppress(EverythingRead):
                 lm.model(input_ids=ids, attention_mask=mask, use_cache=False)

@@ -10,9 +10,14 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from palinka.errors import InputError, brief
-from palinka.language_models.attention import What, replacing_attention, visit_attention
+from palinka.language_models.attention import (
+    What,
+    attending,
+    attention_module,
+    visit_attention,
+)
 from palinka.language_models.edits import Edit, Replacement, as_function
-from palinka.language_models.sites import by_token, following, reading, replacing
+from palinka.language_models.sites import by_token, checked, following, reading, replacing
 from palinka.language_models.spec import LanguageModelSpec
 from palinka.language_models.token_text import bos_id, token_ids
 
@@ -272,7 +277,13 @@ class LanguageModel:
                 comes before the one that it replaces; default the replaced site itself.
         """
         if attention := self.spec.sites.attention(site):
-            with replacing_attention(self, *attention, as_function(replacement, edit, keep_error)):
+            module = attention_module(self.model, self.spec.sites, attention[0])
+            change = as_function(replacement, edit, keep_error)
+
+            def act(values: Tensor) -> Tensor:
+                return checked(change(values), values, site)
+
+            with attending(self.model, [(module, attention[1], act)]):
                 yield
             return
         tap = self.spec.sites.tap(site)

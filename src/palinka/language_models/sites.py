@@ -181,7 +181,7 @@ def input_rows(projection: nn.Module) -> Tensor:
     return weight.T if isinstance(projection, nn.Linear) else weight
 
 
-class _EverythingRead(Exception):  # noqa: N818 - ends the forward pass, not an error
+class EverythingRead(Exception):  # noqa: N818 - ends the forward pass, not an error
     """Raised out of the forward pass by the hook that read the last wanted tensor."""
 
 
@@ -201,9 +201,9 @@ def reading(
             rows = input_rows(model.get_submodule(tap.module))
             found[name] = found[name] @ rows[slice(*tap.span or ())]
         if stop and len(found) == len(taps):
-            raise _EverythingRead
+            raise EverythingRead
 
-    with ExitStack() as hooks, suppress(_EverythingRead):
+    with ExitStack() as hooks, suppress(EverythingRead):
         for name, tap in taps.items():
             hooks.enter_context(hook(model, tap, partial(keep, name, tap)))
         yield found

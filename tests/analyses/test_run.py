@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import chain
@@ -25,6 +26,8 @@ from palinka.analyses.run import (
 from palinka.analyses.stimuli import load_stimuli
 from palinka.autoencoders import KSparseAutoencoder
 from palinka.errors import InputError
+from palinka.interventions.engine import run
+from palinka.interventions.plan import Intervention, Patch
 from palinka.language_models import Tokens
 from palinka.training import SparseAutoencoderModule
 from palinka.training.callbacks.run_analyses import encoder_of
@@ -439,3 +442,76 @@ def test_an_entry_that_does_not_fit_is_refused(
 def test_unknown_data_is_refused() -> None:
     with pytest.raises(InputError, match="did you mean 'two conditions'"):
         takes("two condition")
+
+
+SLOTS = {
+    "a": ["king", "father", "queen", "mother"], "b": ["queen", "mother", "king", "father"],
+    "he": ["he", "he", "she", "she"], "she": ["she", "she", "he", "he"],
+}  # fmt: skip
+ENDS = ["stayed at home because", "sang an old song when", "knew the road, so", "slept, although",
+        "opened the letter, and", "lived in a village until"]  # fmt: skip
+HE_SHE: dict[str, Any] = {
+    "kind": "paired", "slots": SLOTS, "fill": "zip", "answer": "{he}", "wrong": "{she}",
+    "templates": {
+        end.split()[-1]: {side: f"The {{{slot}:subject}} {end}" for side, slot in
+                          (("clean", "a"), ("corrupted", "b"))}
+        for end in ENDS
+    },
+}  # fmt: skip
+
+
+def test_interventions_are_run_on_pairs(mini: ActivationReader, stimuli: Write) -> None:
+    path = stimuli(**HE_SHE)
+    settings = {"components": ["resid", "heads"], "positions": ["subject"], "direction": "noise"}
+    outcomes = ["logit_difference", "log_probability"]
+    given = entry("activation_patching", path, intervention=settings, outcomes=outcomes)
+    findings = run_analysis(replace(given, options={"only": "all"}), mini)
+    assert list(findings.results) == outcomes
+    pairs = load_stimuli(path).prepare_pairs(mini.model.tokenizer)
+    cells = {f"resid {i}": Intervention(f"hidden.{i}", Patch(), "subject") for i in range(6)}
+    cells |= {"head": Intervention("blocks.2.attn.z.3", Patch())}
+    found = run(mini.model, pairs, [[each] for each in cells.values()], base="clean")
+    effects = found.values["logit_difference"] - found.clean["logit_difference"]
+    arrays = findings.results["logit_difference"].arrays()
+    np.testing.assert_allclose(arrays["resid/effects"][:, 0], effects[:-1], atol=1e-5)
+    np.testing.assert_allclose(arrays["heads/effects"][2, 3], effects[-1], atol=1e-5)
+    assert np.abs(effects[0]).min() > 0.1
+    assert findings.settings["intervention"] == settings
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"intervention": {"component": ["resid"]}}, "no intervention setting 'component'"),
+        ({"intervention": {"direction": "backward"}}, "direction is 'backward'; expected"),
+        ({"intervention": {"components": ["residual"]}}, "'residual' is not a component"),
+        (
+            {"intervention": {"selection": {"analysis": "x"}}},
+            "'x' has no findings yet; list it first",
+        ),
+        ({"outcomes": ["accuracy"]}, "'accuracy'"),
+    ],
+)
+def test_impossible_interventions_are_rejected(
+    changes: dict[str, Any], message: str, mini: ActivationReader, stimuli: Write
+) -> None:
+    given = entry("activation_patching", stimuli(**HE_SHE), **changes)
+    with pytest.raises(InputError, match=re.escape(message)):
+        run_analysis(given, mini)
+
+
+def test_interventions_need_paired_stimuli(mini: ActivationReader, stimuli: Write) -> None:
+    given = entry("activation_patching", stimuli(kind="words", conditions=GROUPS))
+    with pytest.raises(InputError, match="give paired stimuli"):
+        run_analysis(given, mini)
+
+
+def test_units_of_an_earlier_finding_are_patched(mini: ActivationReader, stimuli: Write) -> None:
+    frames = stimuli(kind="contrast", targets=TARGETS, frames=FRAMES)
+    chosen = run_analysis(replace(entry("unit_tuning", frames), name="tuning"), mini)
+    selection = {"analysis": "tuning", "by": "t", "k": 3, "side": "negative"}
+    settings = {"components": ["neurons"], "selection": selection}
+    given = entry("activation_patching", stimuli(**HE_SHE), intervention=settings)
+    findings = run_analysis(replace(given, options={"only": "all"}), mini, {"tuning": chosen})
+    expected = np.argsort(chosen.arrays()["t"], kind="stable")[:3]
+    assert findings.results[""].axes == {"neurons": {"neuron": expected.tolist()}}

@@ -93,6 +93,23 @@ class Findings:
             for name, value in getattr(result, method)().items()
         }
 
+    def strongest_units(
+        self, site: str, by: str = "t", k: int = 20, side: str = "both"
+    ) -> NDArray[np.int64]:
+        """The k units of a site with the largest values of a finding, the largest first.
+
+        `side` is `positive`, `negative` for the smallest, or `both` for the largest magnitudes.
+        """
+        result = self.results.get(site, self.results.get(""))
+        known = {} if result is None or site not in self.settings["sites"] else result.arrays()
+        if (values := known.get(by)) is None:
+            there = f"it has {', '.join(known)}" if known else "its site is another one"
+            raise InputError(f"{self.name} has no {by!r} of the units of {site}; {there}")
+        signed = {"positive": values, "negative": -values, "both": np.abs(values)}
+        if side not in signed:
+            raise InputError(f"side is {side!r}; expected {', '.join(signed)}")
+        return np.argsort(-signed[side], kind="stable")[:k]
+
     def markdown(self) -> str:
         """The numbers as a table, the remarks, and the summary of the stimuli."""
         rows = [f"| {code_span(name)} | {value:.6g} |" for name, value in self.scalars().items()]

@@ -15,6 +15,7 @@ from palinka.analyses.stimuli import Prepared
 from palinka.autoencoders import formats
 from palinka.errors import InputError
 from palinka.language_models import LanguageModel, LanguageModelSpec, Tokens
+from palinka.language_models.edits import EncodesAndDecodes
 from palinka.language_models.token_text import bos_id
 
 BATCH_TEXTS = 16
@@ -30,13 +31,15 @@ class Encoder:
     language_model: str | None = None  # the identity of the model
     bos: bool = False  # the contexts began with a BOS token
     described: str = "autoencoder"  # the class, for the record
+    dictionary: EncodesAndDecodes | None = None  # encodes and decodes, for interventions
 
     @classmethod
     def from_folder(cls, folder: str | PathLike[str]) -> "Encoder":
         """Load the folder of an autoencoder, in any format that can be read."""
         autoencoder, source = formats.load(folder)
         encode, width, name = autoencoder.encode, autoencoder.input_dim, type(autoencoder).__name__
-        return cls(encode, width, source.site, source.language_model, bool(source.bos), name)
+        bos = bool(source.bos)
+        return cls(encode, width, source.site, source.language_model, bos, name, autoencoder)
 
 
 # A site, and the autoencoder that turns its activations into latents.

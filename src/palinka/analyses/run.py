@@ -31,7 +31,7 @@ from palinka.analyses.findings import Findings, within_part
 from palinka.analyses.reader import ActivationReader, View
 from palinka.analyses.result import DATA_PARAMETERS, Result
 from palinka.analyses.stats.latents import choose_latents
-from palinka.analyses.stimuli import Prepared, load_stimuli
+from palinka.analyses.stimuli import Paired, Prepared, Stimuli, load_stimuli
 from palinka.errors import (
     InputError,
     did_you_mean,
@@ -39,7 +39,11 @@ from palinka.errors import (
     load_from_file,
     type_mismatch,
 )
+from palinka.interventions.study import Study, find_study
 from palinka.language_models.token_text import token_bytes
+
+Plain = bool | int | float | str
+Setting = Plain | list[Plain] | dict[str, Plain]
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,9 @@ class AnalysisEntry:
         heatmaps: Units to draw over a text.
         series: Texts whose tokens a generalized eigendecomposition draws one by one: the index of a
             text, from 0, or words that it contains; by default the first ones.
+        intervention: What is changed in the model, where and how, by an analysis of interventions.
+        outcomes: What such an analysis measures at the last token of each prompt, such as
+            `logit_difference`, `log_probability` or `rank`.
     """
 
     name: str
@@ -95,6 +102,8 @@ class AnalysisEntry:
     options: dict[str, bool | int | float | str] = field(default_factory=dict)
     heatmaps: HeatmapEntry | None = None
     series: list[int | str] = field(default_factory=list)
+    intervention: dict[str, Setting] = field(default_factory=dict)
+    outcomes: list[str] = field(default_factory=lambda: ["logit_difference"])
 
     def __post_init__(self) -> None:
         _check_nulls(self)
@@ -110,8 +119,13 @@ def _check_nulls(entry: AnalysisEntry | HeatmapEntry) -> None:
             raise InputError(f"an analysis has null for {each.name}; give a value")
 
 
-def run_analysis(entry: AnalysisEntry, reader: ActivationReader) -> Findings:
-    """Analyze an entry's stimuli on the reader's neurons or latents, and draw the results."""
+def run_analysis(
+    entry: AnalysisEntry, reader: ActivationReader, earlier: Mapping[str, Findings] | None = None
+) -> Findings:
+    """Analyze an entry's stimuli on the reader's neurons or latents, and draw the results.
+
+    Units to intervene on may come from `earlier` findings, by name.
+    """
     analysis = checked_analysis(entry)
     sites = reader.sites(entry.sites)
     stimuli = load_stimuli(os.fspath(entry.stimuli))
@@ -124,7 +138,11 @@ def run_analysis(entry: AnalysisEntry, reader: ActivationReader) -> Findings:
     options: dict[str, Any] = dict(entry.options)
     if prepared.pairs and "pairs" in parameters:
         options.setdefault("pairs", True)
-    calls = list(_calls(analysis.data, prepared, entry.sites, reader))
+    if (study := find_study(analysis.data)) is None:
+        calls = list(_calls(analysis.data, prepared, entry.sites, reader))
+    else:
+        start = _study(entry, reader, stimuli, prepared, earlier or {})
+        calls = [_Call(m.part, "", m.data, m.context) for m in study(start, **entry.intervention)]
     middle = calls[len(calls) // 2]
     compared = middle.context.get("sites")
     results: dict[str, Result] = {}
@@ -145,10 +163,10 @@ def run_analysis(entry: AnalysisEntry, reader: ActivationReader) -> Findings:
             drawn = call.site == middle.site and call.context.get("sites") == compared
             if analysis.draw is None or not drawn:
                 continue
-            acts = reader.every_token(prepared.tokens, call.site)
-            texts = zip(prepared.display, acts, strict=True)
-            context = {**options, **data, "units": reader.units, "site": call.site, "texts": texts}
-            context["series"] = series
+            context = {**options, **data, "units": reader.units, "site": call.site}
+            if call.site:
+                acts = reader.every_token(prepared.tokens, call.site)
+                context |= {"texts": zip(prepared.display, acts, strict=True), "series": series}
             for name, figure in analysis.draw(result, **context, **call.context).items():
                 figures[within_part(call.part, name)] = figure
         if analysis.overview is not None and len(calls) > 1:
@@ -183,7 +201,42 @@ def run_analysis(entry: AnalysisEntry, reader: ActivationReader) -> Findings:
         "options": options,
         "heatmaps": drawn,
     }
+    if study is not None:
+        settings |= {"intervention": dict(entry.intervention), "outcomes": entry.outcomes}
     return Findings(entry.name, results, figures | heatmaps, pages, settings, prepared.summary())
+
+
+def _study(
+    entry: AnalysisEntry, reader: ActivationReader, stimuli: Stimuli, prepared: Prepared,
+    earlier: Mapping[str, Findings],
+) -> Study:  # fmt: skip
+    """The model, the prompts and the choices of an entry's interventions."""
+    tokenizer = reader.model.tokenizer
+    sites = reader.sites(entry.sites)
+    views = [reader.view(site) for site in sites]
+
+    def selected(site: str, *, analysis: str, **wanted: Any) -> NDArray[np.int64]:
+        if (findings := earlier.get(analysis)) is None:
+            raise InputError(f"the analysis {analysis!r} has no findings yet; list it first")
+        return findings.strongest_units(site, **wanted)
+
+    def texts(path: str) -> Mapping[str, Sequence[Sequence[int]]]:
+        other = load_stimuli(Path(getattr(entry.stimuli, "cwd", None) or "") / path)
+        given = other.prepare(tokenizer)
+        names = given.conditions or ("",) * len(given.tokens)
+        every = list(zip(names, given.tokens, strict=True))
+        return {name: [ids for of, ids in every if of == name] for name in names}
+
+    return Study(
+        reader.model,
+        stimuli.prepare_pairs(tokenizer) if isinstance(stimuli, Paired) else None,
+        prepared.tokens,
+        sites,
+        entry.outcomes,
+        {s: e.dictionary for s, e in views if e is not None and e.dictionary is not None},
+        selected,
+        texts,
+    )
 
 
 def _text_index(wanted: int | str, prepared: Prepared) -> int:
@@ -247,6 +300,14 @@ def checked_analysis(entry: AnalysisEntry) -> Analysis:
             expected = "at least 0"
         if expected is not None:
             raise InputError(f"{name}: the option {option} is {value!r}; expected {expected}")
+    study = find_study(analysis.data)
+    settings = {} if study is None else get_type_hints(study)
+    for setting, value in entry.intervention.items():
+        if setting not in settings.keys() - {"study", "return"}:
+            hint = did_you_mean(setting, settings)
+            raise InputError(f"{name} has no intervention setting {setting!r}{hint}")
+        if (expected := type_mismatch(value, settings[setting])) is not None:
+            raise InputError(f"{name}: {setting} is {value!r}; expected {expected}")
     return analysis
 
 

@@ -2,6 +2,7 @@ import sys
 import traceback
 from pathlib import Path
 
+from palinka.analyses.findings import Findings
 from palinka.analyses.reader import ActivationReader, Encoder
 from palinka.analyses.run import AnalysisEntry, checked_analysis, run_analysis
 from palinka.cli.options import LOG_FOLDER
@@ -55,10 +56,10 @@ def analyze(
         encoders = [Encoder.from_folder(given) for given in _listed(autoencoder)]
     spec = LanguageModelSpec(language_model) if isinstance(language_model, str) else language_model
     reader = ActivationReader(spec, encoders)
-    status = 0
+    status, earlier = 0, dict[str, Findings]()
     for entry in analyses:
         try:
-            findings = run_analysis(entry, reader)
+            findings = earlier[entry.name] = run_analysis(entry, reader, earlier)
             written = findings.write(folder if output is None else Path(output))
         except InputError as error:
             print(f"palinka: error: {entry.name}: {error}", file=sys.stderr)

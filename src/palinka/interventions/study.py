@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from palinka.errors import InputError
 from palinka.interventions.pairs import Pairs
 from palinka.language_models import LanguageModel
 from palinka.language_models.edits import EncodesAndDecodes
@@ -52,10 +53,23 @@ class Study:
     units: Callable[..., NDArray[np.int64]] | None = None
     texts: Callable[[str], Mapping[str, Sequence[Sequence[int]]]] | None = None
 
+    @property
+    def prompts(self) -> Pairs:
+        """The pairs of prompts, or an `InputError` where the stimuli are of another kind."""
+        if self.pairs is None:
+            raise InputError("this analysis needs prompts with answers; give paired stimuli")
+        return self.pairs
+
+    def selected(self, selection: Mapping[str, Any]) -> list[int]:
+        """Units of the one site that an earlier analysis found."""
+        if len(self.sites) != 1 or self.units is None:
+            raise InputError(f"a selection of units needs one site; {len(self.sites)} are given")
+        return [int(unit) for unit in self.units(self.sites[0], **selection)]
+
 
 # By the data that an analysis takes; each is a function of its module's name, of a study and
 # settings, that yields what the analysis is called with.
-STUDIES: dict[str, str] = {}
+STUDIES = {"effects of interventions": "patching"}
 
 
 def find_study(data: str) -> Callable[..., Iterator[Measured]] | None:

@@ -82,10 +82,12 @@ class RunAnalyses(base.SingleModelCallback, base.EveryNSteps):
                 [encoder_of(autoencoder, data.source)],
                 lambda: data.loaded_language_model,
             )
+        earlier: dict[str, Findings] = {}
         for entry in self.analyses:
             try:
                 with base.evaluating(module):
-                    findings = run_analysis(entry, self._reader)
+                    findings = run_analysis(entry, self._reader, earlier)
+                earlier[entry.name] = findings
                 write_findings(findings, trainer)
                 self.headlines[entry.name] = findings.headlines()
             except Exception as error:  # must not end the training
@@ -104,4 +106,5 @@ def encoder_of(module: SparseAutoencoderModule, source: Mapping[str, Any]) -> En
         source.get("language_model"),
         bool(source.get("bos")),
         type(module.autoencoder).__name__,
+        module,
     )

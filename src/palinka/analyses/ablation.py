@@ -49,7 +49,7 @@ class Ablation(Effects):
         return {"cells": table}
 
 
-@takes("effects of interventions")
+@takes("effects of ablation")
 def ablation(
     patched: Cells,
     clean: ArrayLike,

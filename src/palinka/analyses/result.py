@@ -13,6 +13,7 @@ Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Table = dict[str, Sequence[Any] | NDArray[Any]]
 
+EFFECTS = ("patched", "clean", "corrupted", "clusters", "possible", "axes", "outcome")
 # The parameters that come from the stimuli; every other parameter of an analysis is an option.
 DATA_PARAMETERS: Mapping[str, tuple[str, ...]] = {
     "two conditions": ("a", "b"),
@@ -20,16 +21,8 @@ DATA_PARAMETERS: Mapping[str, tuple[str, ...]] = {
     "each condition": ("x",),
     "tokens of a passage": ("latents",),
     "categories of a passage": ("latents", "targets", "words", "documents"),
-    "effects of interventions": (
-        "patched",
-        "clean",
-        "corrupted",
-        "clusters",
-        "possible",
-        "axes",
-        "outcome",
-        "direct",
-    ),
+    "effects of interventions": EFFECTS,
+    "effects of ablation": (*EFFECTS, "direct"),
     "attention patterns": ("sums", "counts", "reference"),
 }
 

@@ -4,7 +4,6 @@ from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -93,19 +92,13 @@ def draw_maps(result: Effects, values: Array, label: str, what: str) -> Figure:
     figure, axes = style.small_multiples(len(drawn), columns, size, (0.24, 1.1))
     for at, panel in zip(axes, drawn, strict=True):
         limit = float(np.abs(values).max()) or 1.0
-        own = values[panel.cells], result.significant[panel.cells]
-        image = style.draw_cells(at, *own, limit, panel.rows, panel.columns)
+        image = style.draw_cells(at, values[panel.cells], limit, panel.rows, panel.columns)
+        style.outline(at, result.significant[panel.cells])
         at.set_title(panel.title)
     figure.colorbar(image, ax=axes, label=label, location="bottom", aspect=30, pad=0.02)
-    style.headline(figure, f"{what}\n{_rule(result)}")
+    rule = f"p ≤ {1 - result.level:.3g} over {result.clusters} clusters, corrected for "
+    style.headline(figure, f"{what} (outlined: {rule}{len(values):,} cells)")
     return figure
-
-
-def _rule(result: Effects) -> str:
-    return (
-        f"(outlined: p ≤ {1 - result.level:.3g} over {result.clusters} clusters, corrected for "
-        f"{len(result.effect):,} cells)"
-    )
 
 
 def _draw_lines(result: ActivationPatching, drawn: list[Panel], what: str) -> Figure:
@@ -114,7 +107,12 @@ def _draw_lines(result: ActivationPatching, drawn: list[Panel], what: str) -> Fi
     for at, panel in zip(axes, drawn, strict=True):
         strength = np.abs(result.effect[panel.cells]).max(axis=0)
         for index, column in enumerate(sorted(np.argsort(-strength)[:MAX_LINES])):
-            _draw_line(at, result, panel.cells[:, column], base, index, panel.columns[1][column])
+            cells, look = panel.cells[:, column], style.look(index)
+            look |= {"markevery": result.significant[cells].tolist()}
+            layers, label = np.arange(len(cells)), str(panel.columns[1][column])
+            at.plot(layers, base + result.effect[cells], label=label, **look)
+            ends = base + result.effect_low[cells], base + result.effect_high[cells]
+            at.fill_between(layers, *ends, color=look["color"], alpha=0.15, lw=0)
         for level, name in ((result.clean, "clean"), (result.corrupted, "corrupted")):
             at.axhline(level, color="black", lw=0.8, ls="--")
             beside: dict[str, Any] = {"transform": at.get_yaxis_transform(), "fontsize": 6.5}
@@ -125,19 +123,3 @@ def _draw_lines(result: ActivationPatching, drawn: list[Panel], what: str) -> Fi
     axes[-1].set_xlabel("layer")
     style.headline(figure, what)
     return figure
-
-
-def _draw_line(
-    axes: Axes, result: Effects, cells: NDArray[np.int64], base: float, index: int, label: Any
-) -> None:
-    layers = np.arange(len(cells))
-    look = style.look(index)
-    axes.plot(
-        layers,
-        base + result.effect[cells],
-        label=str(label),
-        markevery=result.significant[cells].tolist(),
-        **look,
-    )
-    low, high = base + result.effect_low[cells], base + result.effect_high[cells]
-    axes.fill_between(layers, low, high, color=look["color"], alpha=0.15, lw=0)

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
@@ -49,7 +48,7 @@ def _maps(result: HeadScores) -> Figure:
     for axes, (name, found) in zip(panels, result.scores.items(), strict=True):
         colors = "Blues" if name in MEASURES else "Reds"
         image = axes.imshow(found.score.T, cmap=colors, aspect="auto", vmin=0.0)
-        _outline(axes, found.significant.T)
+        style.outline(axes, found.significant.T)
         figure.colorbar(image, ax=axes, label=UNITS.get(name, ""), pad=0.01)
         axes.set_title(f"{name}: highest {_named(found.strongest(1)[0], found.score)}")
         axes.set_ylabel("head")
@@ -58,17 +57,6 @@ def _maps(result: HeadScores) -> Figure:
     panels[-1].set_xlabel("layer")
     style.headline(figure, "Scores of attention heads (outlined: significant)")
     return figure
-
-
-def _outline(axes: Axes, mask: NDArray[np.bool_]) -> None:
-    """Draw a line around the true cells of an image."""
-    if mask.any():
-        pixels = np.kron(np.pad(mask, 1), np.ones((8, 8)))
-        rows, columns = ((np.arange(n) + 0.5) / 8 - 1.5 for n in pixels.shape)
-        axes.contour(
-            columns, rows, pixels, levels=[0.5], colors="black", linewidths=0.7, clip_on=False
-        )
-        axes.set(xlim=(-0.5, mask.shape[1] - 0.5), ylim=(mask.shape[0] - 0.5, -0.5))
 
 
 def _named(at: tuple[int, int], score: NDArray[Any]) -> str:

@@ -328,23 +328,25 @@ def draw_matrix(axes: Axes, matrix: NDArray[Any], first: int = 0, **options: Any
     return axes.imshow(block_means(matrix), extent=extent, **options)
 
 
-def draw_cells(
-    axes: Axes, values: NDArray[Any], significant: NDArray[np.bool_], limit: float,
-    rows: tuple[str, Sequence[Any]], columns: tuple[str, Sequence[Any]],
-) -> AxesImage:  # fmt: skip
-    """Draw signed values, `(rows, columns)`, up to a limit, and outline the significant ones.
-
-    `rows` and `columns` are the name and the labels of the axes; the first row is at the bottom.
-    """
-    colors: dict[str, Any] = {"cmap": DIVERGING, "vmin": -limit, "vmax": limit}
-    image = axes.imshow(values, aspect="auto", origin="lower", **colors)
-    inside = np.pad(significant, 1)
+def outline(axes: Axes, mask: NDArray[np.bool_]) -> None:
+    """Draw a line around the true cells of an image, `(rows, columns)`."""
+    inside = np.pad(mask, 1)
     above = np.argwhere(inside[1:, 1:-1] != inside[:-1, 1:-1]) - 0.5
     beside = np.argwhere(inside[1:-1, 1:] != inside[1:-1, :-1]) - 0.5
     edges = [((x, y), (x + 1, y)) for y, x in above] + [((x, y), (x, y + 1)) for y, x in beside]
-    for width, color in ((2.2, "white"), (1.0, "black")):
+    for width, color in ((2.2, "white"), (1.0, "black")) if edges else ():
         look: dict[str, Any] = {"linewidths": width, "colors": color, "clip_on": False}
         axes.add_collection(LineCollection(edges, capstyle="projecting", **look))
+
+
+def draw_cells(
+    axes: Axes, values: NDArray[Any], limit: float, rows: tuple[str, Sequence[Any]],
+    columns: tuple[str, Sequence[Any]],
+) -> AxesImage:  # fmt: skip
+    """Draw signed values, `(rows, columns)`, up to a limit; the first row is at the bottom.
+
+    `rows` and `columns` are the name and the labels of the axes.
+    """
     for axis, (name, labels), most in ((axes.yaxis, rows, 12), (axes.xaxis, columns, 8)):
         words = any(isinstance(label, str) for label in labels) and len(labels) <= MAX_LABELS
         step = 1 if words else -(-len(labels) // most)
@@ -352,7 +354,8 @@ def draw_cells(
         axis.set_ticks(range(0, len(labels), step), texts, parse_math=False)
         axis.set_label_text(name)
     axes.tick_params(axis="x", rotation=90 if sum(map(len, texts)) > 26 else 0)
-    return image
+    colors: dict[str, Any] = {"cmap": DIVERGING, "vmin": -limit, "vmax": limit}
+    return axes.imshow(values, aspect="auto", origin="lower", **colors)
 
 
 def draw_activations(

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -124,6 +125,35 @@ def test_texts_that_have_no_scores_are_rejected(lm: LanguageModel) -> None:
         head_sums(lm, Tokens.of([[5, 6], [7]]))
     with pytest.raises(InputError, match=r"^129 random tokens, twice: .* at most 256 tokens"):
         head_sums(lm, lm.tokenize(TEXTS), length=129)
+
+
+def strongest(found: HeadSums, name: str) -> tuple[tuple[int, ...], float]:
+    means = score_of(found, "sums", name).mean(axis=-1)
+    return tuple(map(int, np.unravel_index(means.argmax(), means.shape))), means.max()
+
+
+def test_the_mini_model_has_no_induction_head(lm: LanguageModel) -> None:
+    found = head_sums(lm, lm.tokenize(TEXTS), sequences=8)
+    assert strongest(found, "induction")[1] < 0.15
+    assert strongest(found, "previous_token")[1] > 0.3
+
+
+@pytest.mark.real_data
+def test_known_heads_of_smollm2_are_found(real_data: Path) -> None:
+    pytest.importorskip("gguf")
+    files = list((real_data / "models" / "smollm2-135m-instruct-gguf").glob("*.gguf"))
+    if not files:
+        pytest.skip("PALINKA_DATA has no SmolLM2")
+    lm = LanguageModel.from_pretrained(str(files[0]), device="cpu")
+    random = np.random.default_rng(0).integers(1000, 40000, (4, 60)).tolist()
+    found = head_sums(lm, Tokens.of(random), sequences=4)
+    # As TransformerLens scores them: previous token .91, induction .89.
+    head, score = strongest(found, "previous_token")
+    assert (head, score > 0.85) == ((16, 0), True)
+    head, score = strongest(found, "induction")
+    assert (head, score > 0.85) == ((18, 6), True)
+    apart = found.sums["induction"][18, 6] - found.reference["induction"][18, 6]
+    assert (apart > 0.8 * 50).all()
 
 
 @pytest.mark.parametrize("name", ["previous", "duplicate", "induction"])

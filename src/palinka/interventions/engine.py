@@ -6,7 +6,7 @@ reads the keys and values of those before from the base run.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,8 +15,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from torch import Tensor, nn
+from transformers import DynamicCache
 
 from palinka.errors import InputError
 from palinka.interventions.metrics import Targets, find_metrics
@@ -43,6 +43,7 @@ _PART = {
     "attn.q": 0, "attn.k": 0, "attn.v": 0, "attn.z": 1, "attn.out": 1, "attn.write": 1,
     "resid_mid": 1, "mlp.in": 1, "mlp.pre": 1, "mlp.post": 2, "mlp.out": 2, "mlp.write": 2,
 }  # fmt: skip
+_CALLS = 1e6  # multiplications of one token that take as long as the calls of a pass do
 _TUPLES = {"gpt_neo"}  # families whose blocks return more than the residual stream
 
 
@@ -120,19 +121,21 @@ def run(
     draws = np.array([max(i.value.draws for i in cell) for cell in plan])
     effects = {name: np.zeros(shape) for name in functions}
     changed = np.zeros(len(plan), bool)
+    narrow = list(functions) == ["logit_difference"]  # then no other logits are computed
     for members in same_length(sources.ids[base], len(pairs)):
         cell, prompt = np.nonzero(acts[:, members])
         prompt, times = members[prompt], draws[cell]
         repeat = np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times)
         cell, prompt = cell.repeat(times), prompt.repeat(times)
         rows = _Rows(cell, prompt, repeat, joins[cell, prompt])
-        ids = torch.tensor([sources.ids[base][i] for i in members], device=lm.device)
-        sweeps = _sweeps(lm, rows, first[cell, prompt], ids.shape[1], rows_bytes)
-        states = _Base(lm, ids, {part.joins.min() // 3 for _, part in sweeps})
+        prompts = torch.tensor([sources.ids[base][i] for i in members], device=lm.device)
+        sweeps = _sweeps(lm, rows, first[cell, prompt], prompts.shape[1], rows_bytes)
+        states = _Base(lm, prompts, {part.joins.min() // 3 for _, part in sweeps})
         for start, part in sweeps:
             sweep = _Sweep(lm, sources, cells, part, members, states, start)
-            logits = sweep.logits()
-            asked = targets.of_prompts(torch.as_tensor(sweep.prompts, device=logits.device))
+            asked = targets.of_prompts(torch.as_tensor(sweep.prompts, device=lm.device))
+            ids, asked = asked.columns() if narrow else (None, asked)
+            logits = sweep.logits(ids)
             for name, function in functions.items():
                 found = function(logits, asked)
                 effect = (found - found[sweep.origin])[sweep.bases :].cpu().numpy()
@@ -243,11 +246,8 @@ def _row_bytes(lm: LanguageModel, tokens: int) -> int:
 
 
 def _partition(counts: Ints, config: Any) -> list[tuple[int, int]]:
-    """Ranges of first changed tokens whose rows run together, for the least work.
-
-    A pass costs as much as this many more tokens do, since its calls take time of their own.
-    """
-    overhead, tokens = 1e6 / config.hidden_size**2, len(counts)
+    """Ranges of first changed tokens whose rows run together, for the least work."""
+    overhead, tokens = _CALLS / config.hidden_size**2, len(counts)
     best: list[tuple[float, list[tuple[int, int]]]] = [(0.0, [])]
     for stop in range(1, tokens + 1):
         options = [best[-1]] if counts[stop - 1] == 0 else []
@@ -364,15 +364,19 @@ class _Sweep:
         """Number of rows that have joined at a place."""
         return self.bases + int(np.searchsorted(self.rows.joins, place, side="right"))
 
-    def logits(self) -> Tensor:
-        """Logits at the last token, `(rows, vocabulary)`, base rows first."""
+    def logits(self, ids: Tensor | None) -> Tensor:
+        """Logits at the last token, base rows first: all, or those of ids, `(rows, ids)`."""
         model, sites, batches = self.lm.model, self.lm.spec.sites, self.batches
         layers, first = sites.layers, int(self.rows.joins[0]) // 3
-        blocks = [sites.taps[f"blocks.{i}.resid"].module for i in range(layers)]
+        untyped: Any = model
+        head = untyped.get_output_embeddings()
+        skip = _skip_in_tuple if model.config.model_type in _TUPLES else _skip
+        blocks = [sites.taps[f"blocks.{i}.resid"].module for i in range(first)]
+        forwards: dict[nn.Module, Any] = {model.get_submodule(path): skip for path in blocks}
         self.embedded = self._embedded() if "embed" in batches else None
         self.given = torch.empty(0)
         with ExitStack() as stack:
-            stack.enter_context(_skipped(model, blocks[:first]))
+            stack.enter_context(_forwards(forwards | {head: partial(_unembed, head, ids)}))
 
             def act(tap: Tap, function: Callable[[Tensor], Tensor]) -> None:
                 stack.enter_context(hook(model, tap, function))
@@ -390,15 +394,16 @@ class _Sweep:
                 act(sites.taps[site + "mlp.in"], partial(_shrink, counts[1], last))
                 act(sites.taps[site + "mlp.post"], partial(self._grow, counts[2], 0))
             entered = {self._stream(block) for block in range(layers + 1)}
-            for site in batches.keys() - entered - {"embed"}:
+            # The stream first: an MLP that is given the stream itself may be given something else.
+            for site in sorted(batches.keys() - entered - {"embed"}, key=_after_the_stream):
                 act(sites.tap(site), partial(self._edit, site))
             cache = None
             if self.start:
                 cache = _Prefix(self.base.cache, self.start, torch.as_tensor(self.local))
             # One row, so that masks and embeddings of positions fit batches of any size.
-            ids = self.base.ids[:1, self.start :]
+            row = self.base.ids[:1, self.start :]
             output = model(
-                ids, past_key_values=cache, use_cache=cache is not None, logits_to_keep=1
+                row, past_key_values=cache, use_cache=cache is not None, logits_to_keep=1
             )
             logits: Tensor = output.logits[:, -1]
             return logits
@@ -489,18 +494,36 @@ def _shrink(count: int, last: int, whole: Tensor) -> Tensor:
 
 
 @contextmanager
-def _skipped(model: PreTrainedModel, blocks: Sequence[str]) -> Iterator[None]:
-    """Let blocks return what they are given."""
-    as_tuple = model.config.model_type in _TUPLES
-    modules = [model.get_submodule(path) for path in blocks]
-    before = [module.__dict__.get("forward") for module in modules]
+def _forwards(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
+    """Let modules compute something else."""
+    before = {module: module.__dict__.get("forward") for module in forwards}
     try:
-        for module in modules:
-            module.forward = lambda states, *_, **__: (states,) if as_tuple else states
+        for module, forward in forwards.items():
+            module.forward = forward
         yield
     finally:
-        for module, forward in zip(modules, before, strict=True):
-            if forward is None:
+        for module, earlier in before.items():
+            if earlier is None:
                 del module.forward
             else:
-                module.forward = forward
+                module.forward = earlier
+
+
+def _after_the_stream(site: str) -> tuple[bool, str]:
+    return not site.endswith("resid_mid"), site
+
+
+def _skip(states: Tensor, *_: Any, **__: Any) -> Tensor:
+    return states
+
+
+def _skip_in_tuple(states: Tensor, *_: Any, **__: Any) -> tuple[Tensor]:
+    return (states,)
+
+
+def _unembed(head: nn.Linear, ids: Tensor | None, states: Tensor) -> Tensor:
+    """Logits of all tokens, or of those of each row, `(rows, 1, …)`."""
+    if ids is None:
+        return nn.functional.linear(states.contiguous(), head.weight, head.bias)
+    logits = states @ head.weight[ids].mT
+    return logits if head.bias is None else logits + head.bias[ids][:, None]

@@ -11,13 +11,14 @@ from palinka.errors import InputError, did_you_mean
 
 
 class Targets(NamedTuple):
-    """Answers, and clean logits, that the outcomes of several prompts refer to.
+    """Answers, and clean logits, that the outcomes of several rows refer to.
 
     Attributes:
-        answers: Token ids, `(prompts, k)`, padded.
+        answers: Token ids, `(rows, k)`, padded.
         answer_weights: Weights of their mean, 0 for padding.
         wrong: Ids of wrong answers, as for `answers`.
         wrong_weights: Weights of their mean.
+        prompts: Number of each row's prompt.
         clean: Logits of the clean prompts, `(prompts, vocabulary)`.
     """
 
@@ -25,6 +26,7 @@ class Targets(NamedTuple):
     answer_weights: Tensor
     wrong: Tensor
     wrong_weights: Tensor
+    prompts: Tensor
     clean: Tensor
 
     @classmethod
@@ -32,11 +34,20 @@ class Targets(NamedTuple):
         cls, answers: Sequence[Sequence[int]], wrong: Sequence[Sequence[int]], clean: Tensor
     ) -> "Targets":
         """Pad the ids of each prompt, one or more."""
-        return cls(*_padded(answers, clean), *_padded(wrong, clean), clean)
+        prompts = torch.arange(len(clean), device=clean.device)
+        return cls(*_padded(answers, clean), *_padded(wrong, clean), prompts, clean)
 
     def of_prompts(self, prompts: Tensor) -> "Targets":
         """The targets of some of the prompts, also repeated."""
-        return Targets(*(tensor[prompts] for tensor in self))
+        rows = {name: self._asdict()[name][prompts] for name in self._fields[:-1]}
+        return self._replace(**rows)
+
+    def columns(self) -> tuple[Tensor, "Targets"]:
+        """Ids of all answers, `(rows, k)`, and targets in logits of these alone."""
+        ids = torch.cat((self.answers, self.wrong), 1)
+        columns = torch.arange(ids.shape[1], device=ids.device).expand(ids.shape)
+        right = self.answers.shape[1]
+        return ids, self._replace(answers=columns[:, :right], wrong=columns[:, right:])
 
 
 def _padded(sets: Sequence[Sequence[int]], like: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,7 +84,7 @@ def rank(logits: Tensor, targets: Targets) -> Tensor:
 
 def kl(logits: Tensor, targets: Targets) -> Tensor:
     """KL divergence in nats of the prediction from that of the clean prompt."""
-    clean = targets.clean.double().log_softmax(1)
+    clean = targets.clean.double().log_softmax(1)[targets.prompts]
     return (clean.exp() * (clean - logits.double().log_softmax(1))).sum(1)
 
 

@@ -181,6 +181,16 @@ def test_wrong_input_is_named():
         activation_patching(patched, clean, corrupted)
 
 
+def test_axes_go_by_the_name_of_the_component():
+    patched, clean, corrupted = outcomes()
+    axes = dict(reversed(AXES.items()))
+    result = activation_patching(patched, clean, corrupted, axes=axes)
+    assert result.axes == AXES
+    np.testing.assert_array_equal(result.arrays()["resid/effects"], patched["resid"] - corrupted)
+    default = activation_patching(patched, clean, corrupted, axes={"heads": AXES["heads"]})
+    assert default.axes["resid"] == {"layer": range(2), "position": range(3)}
+
+
 def test_table_and_scalars_name_the_cells():
     patched, clean, corrupted = outcomes()
     result = activation_patching(patched, clean, corrupted, TEMPLATES, axes=AXES)

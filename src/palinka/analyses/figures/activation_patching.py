@@ -88,7 +88,7 @@ def draw_maps(result: Effects, values: Array, label: str, what: str) -> Figure:
     drawn = panels(result)
     crowded = any(sum(len(str(label)) for label in panel.columns[1]) > 26 for panel in drawn)
     columns = 1 if crowded or len(drawn) == 1 else 2
-    size = 3.3 / columns, 0.35 + float(np.clip(0.12 * max(len(p.cells) for p in drawn), 0.7, 2.6))
+    size = 3.3 / columns, 0.35 + float(np.clip(0.14 * max(len(p.cells) for p in drawn), 0.7, 2.6))
     figure, axes = style.small_multiples(len(drawn), columns, size, (0.24, 1.1))
     for at, panel in zip(axes, drawn, strict=True):
         limit = float(np.abs(values).max()) or 1.0

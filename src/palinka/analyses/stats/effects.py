@@ -297,8 +297,8 @@ def measure_effects(
             gap = f"gap {gaps.mean():.3g}, interval {gap_low:.3g} to {gap_high:.3g}"
             what = f"the model does not tell clean from corrupted here ({gap})"
             notes.append(f"{what}; recovery means nothing, effects stand")
-    if axes is None:
-        axes = {k: dict(zip(names, map(range, s[:-1]), strict=False)) for k, s in shapes.items()}
+    default = {k: dict(zip(names, map(range, s[:-1]), strict=False)) for k, s in shapes.items()}
+    labels = {name: (axes or default).get(name, default[name]) for name in shapes}
     return {
         "effects": effects, "effect": means.mean(axis=1), "effect_low": low, "effect_high": high,
         "recovery": recovered[0], "recovery_low": recovered[1], "recovery_high": recovered[2],
@@ -307,7 +307,8 @@ def measure_effects(
         "clean": float(cluster_means(before, cluster).mean()),
         "corrupted": float(cluster_means(after, cluster).mean()),
         "prompts": len(before), "clusters": count, "prompts_solved": share, "level": level,
-        "outcome": outcome, "axes": axes, "cluster": tuple(cluster.tolist()), "notes": tuple(notes),
+        "outcome": outcome, "axes": labels, "cluster": tuple(cluster.tolist()),
+        "notes": tuple(notes),
     }  # fmt: skip
 
 

@@ -457,3 +457,14 @@ def test_a_reference_of_its_own(gpt2: LanguageModel, pairs: Pairs) -> None:
             assert abs(outcomes.values[LD][0, i] - float(expected)) < 1e-10
     with pytest.raises(InputError, match="no other prompt of 7 tokens to resample prompt 0 from"):
         run(gpt2, pairs, [cell("hidden.2", Resample())], reference=reference)
+
+
+def test_values_with_other_tensors_are_other_values(gpt2: LanguageModel, pairs: Pairs) -> None:
+    random = np.random.default_rng(0)
+    along = [torch.tensor(random.standard_normal(gpt2.width("hidden.1"))) for _ in range(2)]
+    values = [Steer(along[0], 0.5), Steer(along[1], 0.5), Steer(along[1], 2.0)]
+    values += [SetAlong(u, 3.0) for u in along] + [ProjectOut(u[:, None]) for u in along]
+    plan = [cell("hidden.1", value) for value in values]
+    together = run(gpt2, pairs, plan).values[LD]
+    alone = np.concatenate([run(gpt2, pairs, [each]).values[LD] for each in plan])
+    np.testing.assert_allclose(together, alone, atol=1e-12)

@@ -167,8 +167,15 @@ class Median(FromReference):
         return vectors.median(0).values
 
 
+class OfTensors(FromReference):
+    """Base class of values with tensors: each equals itself alone."""
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+
 @dataclass(frozen=True, eq=False)
-class ProjectOut(FromReference):
+class ProjectOut(OfTensors):
     """h' = h - (h - mu) W (A^T W)^-1 A^T, the projection out of a subspace, along it.
 
     Attributes:
@@ -194,7 +201,7 @@ class ProjectOut(FromReference):
 
 
 @dataclass(frozen=True, eq=False)
-class SetAlong(FromReference):
+class SetAlong(OfTensors):
     """h' = h + (value - u.h) u, with u the direction at norm 1.
 
     Attributes:
@@ -219,7 +226,7 @@ class SetAlong(FromReference):
 
 
 @dataclass(frozen=True, eq=False)
-class Steer(FromReference):
+class Steer(OfTensors):
     """h' = h + alpha * s * u, with s the median norm over the reference and u at norm 1.
 
     Attributes:

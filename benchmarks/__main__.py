@@ -23,6 +23,7 @@ ORDER = (
     "dense_step",
     "gpu_step",
     "harvest",
+    "interventions",
     "loader",
     "verify",
     "lightning_overhead",

@@ -6,7 +6,7 @@ reads the keys and values of those before from the base run.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,7 +29,7 @@ from palinka.interventions.plan import (
     Resample,
     ScaleContribution,
 )
-from palinka.interventions.sources import Edit, Sources, exact, same_length
+from palinka.interventions.sources import Base, Edit, Sources, exact, given_to
 from palinka.language_models import LanguageModel
 from palinka.language_models.edits import as_function
 from palinka.language_models.sites import Tap, hook, reading
@@ -108,7 +108,8 @@ def run(
     functions = find_metrics(metrics)
     sources = Sources(lm, pairs, base, reference)
     cells = [_edits(lm, sources, cell) for cell in plan]
-    sources.read([edit for edits in cells for edit in edits])
+    every = [edit for edits in cells for edit in edits]
+    bases = sources.read(every, min((edit.joins for edit in every), default=0) // 3)
     targets = Targets.of(pairs.answers, pairs.wrong, sources.logits["clean"])
     shape, never = (len(plan), len(pairs)), np.iinfo(np.int64).max
     acts, first, joins = np.zeros(shape, bool), np.full(shape, never), np.full(shape, never)
@@ -118,21 +119,19 @@ def run(
             acts[c] |= where
             first[c, where] = np.minimum(first[c, where], edit.at.argmax(1)[where])
             joins[c, where] = np.minimum(joins[c, where], edit.joins)
-    draws = np.array([max(i.value.draws for i in cell) for cell in plan])
+    draws = np.array([max(i.value.draws for i in cell) for cell in plan], int)
     effects = {name: np.zeros(shape) for name in functions}
     changed = np.zeros(len(plan), bool)
     narrow = list(functions) == ["logit_difference"]  # then no other logits are computed
-    for members in same_length(sources.ids[base], len(pairs)):
-        cell, prompt = np.nonzero(acts[:, members])
-        prompt, times = members[prompt], draws[cell]
+    for own in bases:
+        cell, prompt = np.nonzero(acts[:, own.members])
+        prompt, times = own.members[prompt], draws[cell]
         repeat = np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times)
         cell, prompt = cell.repeat(times), prompt.repeat(times)
         rows = _Rows(cell, prompt, repeat, joins[cell, prompt])
-        prompts = torch.tensor([sources.ids[base][i] for i in members], device=lm.device)
-        sweeps = _sweeps(lm, rows, first[cell, prompt], prompts.shape[1], rows_bytes)
-        states = _Base(lm, prompts, {part.joins.min() // 3 for _, part in sweeps})
+        sweeps = _sweeps(lm, rows, first[cell, prompt], own.ids.shape[1], rows_bytes)
         for start, part in sweeps:
-            sweep = _Sweep(lm, sources, cells, part, members, states, start)
+            sweep = _Sweep(lm, sources, cells, part, own, start)
             asked = targets.of_prompts(torch.as_tensor(sweep.prompts, device=lm.device))
             ids, asked = asked.columns() if narrow else (None, asked)
             logits = sweep.logits(ids)
@@ -153,10 +152,10 @@ def run(
     eps = min(torch.finfo(logits.dtype).eps, torch.finfo(torch.float32).eps)
     rounding = 16 * eps * logits.abs().amax(1).double().cpu().numpy()
     values = {}
-    for name, own in ends[base].items():
+    for name, unchanged in ends[base].items():
         effect = effects[name] / draws[:, None]
-        scale = own if name == "probability" else 1.0  # rounded as its logarithm is
-        values[name] = own + np.where(np.abs(effect) <= rounding * scale, 0.0, effect)
+        scale = unchanged if name == "probability" else 1.0  # rounded as its logarithm is
+        values[name] = unchanged + np.where(np.abs(effect) <= rounding * scale, 0.0, effect)
     return Outcomes(ends["clean"], ends["corrupted"], values, acts)
 
 
@@ -258,29 +257,12 @@ def _partition(counts: Ints, config: Any) -> list[tuple[int, int]]:
     return best[-1][1]
 
 
-def _given_to(lm: LanguageModel, block: int) -> Tap:
-    """The residual stream that a block is given, or the final norm after the last."""
-    sites = lm.spec.sites
-    last = block == sites.layers
-    return Tap(sites.taps[f"hidden.{block}" if last else f"blocks.{block}.resid"].module, "input")
-
-
-class _Base:
-    """States, keys and values of the base prompts, of which rows are copies."""
-
-    def __init__(self, lm: LanguageModel, ids: Tensor, blocks: Iterable[int]) -> None:
-        self.ids, self.cache = ids, DynamicCache()
-        taps = {str(block): _given_to(lm, block) for block in blocks}
-        with reading(lm.model, taps, stop=False) as self.states:
-            lm.model(ids, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
-
-
 class _Prefix(DynamicCache):
     """Keys and values of the first tokens of the base prompts, the same for all rows of one."""
 
-    def __init__(self, cache: DynamicCache, tokens: int, prompts: Tensor) -> None:
+    def __init__(self, base: Base, tokens: int, prompts: Tensor) -> None:
         super().__init__()
-        self._cache, self._tokens, self._prompts = cache, tokens, prompts
+        self._cache, self._tokens, self._prompts = base.cache, tokens, base.offset + prompts
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
@@ -314,7 +296,7 @@ class _Sweep:
 
     def __init__(
         self, lm: LanguageModel, sources: Sources, cells: Sequence[Sequence[Edit]], rows: _Rows,
-        members: Ints, base: _Base, start: int,
+        base: Base, start: int,
     ) -> None:  # fmt: skip
         self.lm, self.sources, self.base, self.start = lm, sources, base, start
         rows = rows.of(np.argsort(rows.joins, kind="stable"))
@@ -323,7 +305,7 @@ class _Sweep:
         self.prompts = np.concatenate([own, rows.prompt])  # of each row of the batch
         self.repeats = np.concatenate([np.zeros_like(own), rows.repeat])
         self.origin = np.concatenate([np.arange(len(own)), np.searchsorted(own, rows.prompt)])
-        self.local = np.searchsorted(members, self.prompts)
+        self.local = np.searchsorted(base.members, self.prompts)
         self.changed = np.zeros(len(cells), bool)
         self.batches = self._batches(cells)
 
@@ -367,7 +349,7 @@ class _Sweep:
     def logits(self, ids: Tensor | None) -> Tensor:
         """Logits at the last token, base rows first: all, or those of ids, `(rows, ids)`."""
         model, sites, batches = self.lm.model, self.lm.spec.sites, self.batches
-        layers, first = sites.layers, int(self.rows.joins[0]) // 3
+        layers, first = sites.layers, self.base.first
         untyped: Any = model
         head = untyped.get_output_embeddings()
         skip = _skip_in_tuple if model.config.model_type in _TUPLES else _skip
@@ -382,7 +364,7 @@ class _Sweep:
                 stack.enter_context(hook(model, tap, function))
 
             for block in range(first, layers + 1):
-                act(_given_to(self.lm, block), partial(self._enter, block, block == first))
+                act(given_to(self.lm, block), partial(self._enter, block, block == first))
             for block in range(first, layers):
                 site = f"blocks.{block}."
                 counts = [self._count(3 * block + part) for part in range(3)]
@@ -399,7 +381,7 @@ class _Sweep:
                 act(sites.tap(site), partial(self._edit, site))
             cache = None
             if self.start:
-                cache = _Prefix(self.base.cache, self.start, torch.as_tensor(self.local))
+                cache = _Prefix(self.base, self.start, torch.as_tensor(self.local))
             # One row, so that masks and embeddings of positions fit batches of any size.
             row = self.base.ids[:1, self.start :]
             output = model(
@@ -412,7 +394,7 @@ class _Sweep:
         """Supply the rows of a block, or of the final norm, and edit them."""
         site, count = self._stream(block), self._count(3 * block + 2)
         if first:
-            states = self.base.states[str(block)][self.local[:count], self.start :]
+            states = self.base.states[self.local[:count], self.start :]
             if self.embedded is not None:
                 states[: len(self.embedded)] = self.embedded[:, self.start :]
         else:
@@ -483,7 +465,8 @@ class _Sweep:
             new = change(exact(old)).to(old)
         else:
             new = as_function(dictionary, change, keep_error=True)(exact(old)).to(old)
-        has_changed = (new != old).any(1).cpu().numpy()
+        rounding = 64 * torch.finfo(old.dtype).eps * old.abs().amax()
+        has_changed = ((new - old).abs() > rounding).any(1).cpu().numpy()
         self.changed[self.rows.cell[batch.rows[has_changed] - self.bases]] = True
         states[place] = new
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 from palinka.errors import InputError, did_you_mean
 from palinka.interventions.pairs import Pairs
@@ -19,11 +20,12 @@ from palinka.interventions.plan import (
     Resample,
 )
 from palinka.language_models import LanguageModel
-from palinka.language_models.sites import reading
+from palinka.language_models.sites import Tap, reading
 
 Ints = NDArray[np.int64]
 R = TypeVar("R")
-BATCH = 32  # prompts per pass
+BATCH = 64  # prompts that run together
+RUNS = ("clean", "corrupted")
 
 
 class Edit(NamedTuple):
@@ -52,6 +54,24 @@ def exact(x: Tensor) -> Tensor:
     return x.float() if x.dtype.itemsize < 4 else x
 
 
+class Base(NamedTuple):
+    """Prompts of one length of the base run, of which rows are copies."""
+
+    members: Ints  # their numbers
+    ids: Tensor
+    first: int  # the block in which rows begin
+    states: Tensor  # its input
+    cache: DynamicCache  # keys and values of all tokens, in rows from `offset` on
+    offset: int
+
+
+def given_to(lm: LanguageModel, block: int) -> Tap:
+    """The residual stream that a block is given, or the final norm after the last."""
+    sites = lm.spec.sites
+    last = block == sites.layers
+    return Tap(sites.taps[f"hidden.{block}" if last else f"blocks.{block}.resid"].module, "input")
+
+
 class Sources:
     """Runs of clean, corrupted and reference prompts, and what edits take from them.
 
@@ -76,21 +96,51 @@ class Sources:
         self._states: dict[tuple[str, str], Tensor] = {}  # (tokens of all prompts, width)
         self._kept: dict[Any, Any] = {}
 
-    def read(self, edits: Sequence[Edit]) -> None:
-        """Read what edits need, and the logits of all runs."""
+    def read(self, edits: Sequence[Edit], first: int) -> list[Base]:
+        """Read what edits need and the logits of all runs, and what rows are copies of.
+
+        Args:
+            edits: All of the plan.
+            first: The first block in which rows run.
+        """
         wanted = {(self._run(edit), edit.site) for edit in edits}
-        for run, ids in self.ids.items():
-            taps = {site: self._lm.spec.sites.tap(site) for of, site in wanted if of == run}
-            for members in same_length(ids, BATCH):
-                rows = torch.tensor([ids[i] for i in members], device=self._lm.device)
-                with reading(self._lm.model, taps, stop=False) as found:
-                    logits = self._lm.model(rows, use_cache=False, logits_to_keep=1).logits[:, -1]
-                whole = logits.new_empty(len(ids), logits.shape[1])
+        taps = {site: self._lm.spec.sites.tap(site) for run, site in wanted if run}
+        given = {site: taps[site] for run, site in wanted if run == "reference"}
+        for members in same_length(self.ids.get("reference", ()), BATCH) if given else ():
+            rows = self._rows("reference", members)
+            with reading(self._lm.model, given) as found:
+                self._lm.model(rows, use_cache=False)
+            for site, states in found.items():
+                self._keep("reference", site, members, states)
+        taps["start"] = given_to(self._lm, first)
+        bases = []
+        for members in same_length(self.ids["clean"], BATCH):
+            rows = torch.cat([self._rows(run, members) for run in RUNS])
+            cache = DynamicCache()
+            with reading(self._lm.model, taps, stop=False) as found:
+                output = self._lm.model(
+                    rows, past_key_values=cache, use_cache=True, logits_to_keep=1
+                )
+            count = len(members)
+            for run, part in zip(RUNS, (slice(count), slice(count, None)), strict=True):
+                logits = output.logits[part, -1]
+                whole = logits.new_empty(len(self.ids[run]), logits.shape[1])
                 self.logits.setdefault(run, whole)[members] = logits
-                index = self._starts[run][members][:, None] + np.arange(rows.shape[1])
-                for site, states in found.items():
-                    empty = states.new_empty(self._starts[run][-1], states.shape[-1])
-                    self._states.setdefault((run, site), empty)[index] = states
+                for site in found.keys() - {"start"}:
+                    if (run, site) in wanted:
+                        self._keep(run, site, members, found[site][part])
+                if run == self.base:
+                    start = found["start"][part]
+                    bases.append(Base(members, rows[part], first, start, cache, part.start or 0))
+        return bases
+
+    def _rows(self, run: str, members: Ints) -> Tensor:
+        return torch.tensor([self.ids[run][i] for i in members], device=self._lm.device)
+
+    def _keep(self, run: str, site: str, members: Ints, states: Tensor) -> None:
+        index = self._starts[run][members][:, None] + np.arange(states.shape[1])
+        empty = states.new_empty(self._starts[run][-1], states.shape[-1])
+        self._states.setdefault((run, site), empty)[index] = states
 
     def places(self, place: Position, run: str) -> Ints | None:
         """Positions in each prompt of a run, or None for all tokens."""

@@ -1,0 +1,106 @@
+"""Activation patching at every layer, position and head.
+
+python benchmarks/interventions.py
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from harness import Case, Rival, report
+from language_model import save_random_gpt2
+from palinka.interventions.engine import run
+from palinka.interventions.pairs import Pairs
+from palinka.interventions.plan import Cell, Intervention, Patch
+from palinka.language_models import LanguageModel
+from peers.absent import Absent
+from peers.transformer_lens import patching
+
+TOKENS = 16
+
+
+def random_pairs(prompts: int) -> Pairs:
+    """Prompts of random tokens that differ in the second one, so that most cells have effects."""
+    random = np.random.default_rng(0)
+    clean = random.integers(1, 8192, (prompts, TOKENS))
+    corrupted = clean.copy()
+    corrupted[:, 1] = random.integers(1, 8192, prompts)
+    right, wrong = random.integers(1, 8192, (2, prompts, 1)).tolist()
+    return Pairs(clean.tolist(), corrupted.tolist(), right, wrong, ["random"] * prompts)
+
+
+def layer_by_position(lm: LanguageModel) -> list[Cell]:
+    """The residual stream before each block, at each position."""
+    layers, tokens = range(lm.spec.sites.layers), range(TOKENS)
+    return [(Intervention(f"hidden.{i}", Patch(), t),) for i in layers for t in tokens]
+
+
+def heads(lm: LanguageModel) -> list[Cell]:
+    """Outputs of each head, at all positions."""
+    sites = lm.spec.sites
+    names = [
+        f"blocks.{i}.attn.z.{h}" for i in range(sites.layers) for h in range(sites.heads.count)
+    ]
+    return [(Intervention(name, Patch()),) for name in names]
+
+
+MAPS = {
+    "layer by position": (layer_by_position, "resid_pre"),
+    "heads": (heads, "attn_head_out_all_pos"),
+}
+
+
+def agree(theirs: Any, ours: np.ndarray) -> str:
+    """The largest difference of two maps of logit differences."""
+    gap = float(np.abs(theirs.numpy().reshape(ours.shape) - ours).max())
+    assert gap < 1e-3, gap
+    return f"logit differences within {gap:.0e}"
+
+
+def case(
+    lm: LanguageModel, model: str, kind: str, prompts: int, promise: float, rounds: int
+) -> Case:
+    """One map of some prompts."""
+    make, name = MAPS[kind]
+    plan, pairs = make(lm), random_pairs(prompts)
+
+    def ours() -> np.ndarray:
+        return run(lm, pairs, plan).values["logit_difference"]
+
+    title = f"{model}, {kind} ({len(plan)} cells), {prompts} prompt{'s' * (prompts > 1)}"
+    try:
+        other = patching(lm, pairs, name)
+    except Absent as reason:
+        return Case(title, ours, [], {"TransformerLens 4.3": str(reason)}, rounds)
+    rival = Rival("TransformerLens 4.3", other, at_least=promise, check=agree, warm_up=rounds > 2)
+    return Case(title, ours, [rival], rounds=rounds)
+
+
+def main() -> None:
+    """Measure and publish."""
+    torch.set_num_threads(1)
+    folder = Path(tempfile.mkdtemp())
+    save_random_gpt2(folder)
+    mini = LanguageModel.from_pretrained("mini", device="cpu")
+    small = LanguageModel.from_pretrained(str(folder), device="cpu")
+    report(
+        "interventions",
+        "Activation patching",
+        [
+            case(mini, "mini", "layer by position", 1, 20, 5),
+            case(mini, "mini", "layer by position", 8, 8, 5),
+            case(mini, "mini", "heads", 1, 15, 5),
+            case(mini, "mini", "heads", 8, 4, 5),
+            case(small, "GPT-2 small's shape", "layer by position", 4, 4, 2),
+            case(small, "GPT-2 small's shape", "heads", 4, 3, 2),
+        ],
+        "Prompts of 16 random tokens, of which the second differs; one thread. TransformerLens "
+        "runs the whole model for each cell, with all prompts as one batch.",
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -6,8 +6,10 @@ Each is a function in a module of the same name; `result` says how one declares 
 from palinka.analyses.ablation import ablation
 from palinka.analyses.activation_patching import activation_patching
 from palinka.analyses.category_score import category_score
+from palinka.analyses.direct_logit_attribution import direct_logit_attribution
 from palinka.analyses.generalized_eigendecomposition import generalized_eigendecomposition
 from palinka.analyses.latent_statistics import latent_statistics
+from palinka.analyses.logit_lens import logit_lens
 from palinka.analyses.pairwise_mutual_information import pairwise_mutual_information
 from palinka.analyses.representational_similarity import representational_similarity
 from palinka.analyses.unit_tuning import unit_tuning
@@ -16,8 +18,10 @@ __all__ = [
     "ablation",
     "activation_patching",
     "category_score",
+    "direct_logit_attribution",
     "generalized_eigendecomposition",
     "latent_statistics",
+    "logit_lens",
     "pairwise_mutual_information",
     "representational_similarity",
     "unit_tuning",

@@ -23,6 +23,16 @@ DATA_PARAMETERS: Mapping[str, tuple[str, ...]] = {
     "categories of a passage": ("latents", "targets", "words", "documents"),
     "effects of interventions": EFFECTS,
     "effects of ablation": (*EFFECTS, "direct"),
+    "predictions of layers": (
+        "target_log_probability",
+        "target_rank",
+        "entropy",
+        "kl_to_final",
+        "top_ids",
+        "top_probability",
+        "clusters",
+    ),
+    "contributions to logits": ("contributions", "logit_difference", "clusters", "axes"),
     "attention patterns": ("sums", "counts", "reference"),
 }
 
@@ -37,7 +47,8 @@ def takes(data: str) -> Callable[[Analysis], Analysis]:
     `documents` the token and text of each row. The last two and `groups` are given if wanted.
     `patched` are outcomes of the cells of an intervention, `(…, prompts)`, and `clean` and
     `corrupted` those without it; `activation_patching` and `ablation` describe the others. `sums`,
-    `counts` and `reference` are those of `interventions.heads`.
+    `counts` and `reference` are those of `interventions.heads`. `logit_lens` and
+    `direct_logit_attribution` describe what they take.
     """
     if data not in DATA_PARAMETERS:
         raise InputError(f"takes({data!r}): unknown data{did_you_mean(data, DATA_PARAMETERS)}")

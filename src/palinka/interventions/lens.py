@@ -1,22 +1,26 @@
 """Logits of states inside the model, and the parts of a logit that directions add up to."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from palinka.errors import InputError
-from palinka.interventions.study import Study
+from palinka.interventions.study import Measured, Study
 from palinka.language_models import LanguageModel, Tokens
-from palinka.language_models.direct_effect import norm_weight
+from palinka.language_models.direct_effect import CHUNK_LOGITS, norm_weight
+from palinka.language_models.token_text import token_texts
 
 BATCH_TEXTS = 16
+MAX_SHOWN = 12  # tokens side by side in a figure
 Ids = Sequence[Sequence[int]]
 
 
-class Targets(NamedTuple):
+class TargetTokens(NamedTuple):
     """Tokens of texts, and the ids that each of them should predict.
 
     Attributes:
@@ -36,7 +40,7 @@ class Targets(NamedTuple):
     shown: Sequence[int]
 
     @classmethod
-    def of(cls, study: Study) -> "Targets":
+    def of(cls, study: Study) -> "TargetTokens":
         """The last tokens of clean prompts, or all but the last one of each text."""
         if pairs := study.pairs:
             last = [[len(ids) - 1] for ids in pairs.clean]
@@ -65,6 +69,69 @@ class Targets(NamedTuple):
                 {site: values[rows, columns] for site, values in found.items()},
             )
             start += len(at)
+
+
+def lens(study: Study, *, norm: bool = True, k: int = 5) -> Iterator[Measured]:
+    """Read the prediction of every layer, as if the blocks after it were left out.
+
+    Args:
+        study: The model and the texts.
+        norm: Apply the final norm at every layer; without, at the last one alone.
+        k: Number of most probable tokens to keep of each layer and token.
+    """
+    model, targets = study.model, TargetTokens.of(study)
+    layers = model.spec.sites.layers
+    sites = [*(f"hidden.{layer}" for layer in range(layers)), f"blocks.{layers - 1}.resid"]
+    rows = max(1, CHUNK_LOGITS // model.model.config.vocab_size)
+    parts: list[dict[str, NDArray[Any]]] = []
+    for batch, found in targets.read(model, sites):
+        for start in range(batch.start, batch.stop, rows):
+            some = slice(start, min(batch.stop, start + rows))
+            own = slice(start - batch.start, some.stop - batch.start)
+            states = [found[site][own] for site in sites]
+            parts.append(_predictions(model, states, targets.answers[some], norm, k))
+    data = {name: np.concatenate([part[name] for part in parts], 1) for name in parts[0]}
+    yield Measured("", {**data, "clusters": targets.clusters}, _labels(study, targets, data))
+
+
+@torch.no_grad()
+def _predictions(
+    model: LanguageModel, states: Sequence[Tensor], answers: Ids, norm: bool, k: int
+) -> dict[str, NDArray[Any]]:
+    """Data of `logit_lens` for some tokens, from their states `(tokens, width)` by layer."""
+    final, rows = unembed(model, states[-1]).log_softmax(-1), []
+    ids, weights = padded_sets(answers, final)
+    for layer, state in enumerate(states):
+        logits = unembed(model, state, norm or layer == len(states) - 1)
+        logs = logits.log_softmax(-1)
+        probabilities = logs.exp()
+        top = probabilities.topk(k)
+        target = logits.gather(1, ids)
+        ranks = torch.stack([(logits > each[:, None]).sum(1) for each in target.T], 1)
+        rows.append((
+            (logs.gather(1, ids) * weights).sum(1),
+            (ranks * weights).sum(1),
+            -(probabilities * logs).sum(1),
+            (final.exp() * (final - logs)).sum(1).clamp(min=0.0),
+            top.indices,
+            top.values,
+        ))  # fmt: skip
+    names = ("target_log_probability", "target_rank", "entropy", "kl_to_final")
+    columns = zip((*names, "top_ids", "top_probability"), zip(*rows, strict=True), strict=True)
+    stacked = {name: torch.stack(each).cpu().numpy() for name, each in columns}
+    return {n: v if n == "top_ids" else v.astype(np.float64) for n, v in stacked.items()}
+
+
+def _labels(
+    study: Study, targets: TargetTokens, data: Mapping[str, NDArray[Any]]
+) -> dict[str, Any]:
+    """The tokens for a figure as text: those read, the right ones, and the most probable ones."""
+    shown = list(targets.shown)[:MAX_SHOWN]
+    read = [text[p] for text, at in zip(targets.texts, targets.positions, strict=True) for p in at]
+    ids = [read[i] for i in shown], [targets.answers[i][0] for i in shown]
+    tokens, right = (token_texts(study.model.tokenizer, each) for each in ids)
+    top = [token_texts(study.model.tokenizer, row.tolist()) for row in data["top_ids"][:, shown, 0]]
+    return {"shown": shown, "tokens": tokens, "targets": right, "predictions": top}
 
 
 def final_norm(model: LanguageModel) -> nn.Module:

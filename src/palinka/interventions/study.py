@@ -69,7 +69,11 @@ class Study:
 
 # By the data that an analysis takes; each is a function of its module's name, of a study and
 # settings, that yields what the analysis is called with.
-STUDIES = {"effects of interventions": "patching"}
+STUDIES = {
+    "effects of interventions": "patching",
+    "predictions of layers": "lens",
+    "contributions to logits": "logit_attribution",
+}
 
 
 def find_study(data: str) -> Callable[..., Iterator[Measured]] | None:

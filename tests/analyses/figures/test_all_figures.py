@@ -31,6 +31,18 @@ def finding(name, **options):
         "corrupted": -2.0 - random.random(ITEMS),
         "clusters": np.arange(ITEMS) // 2,
         "direct": random.normal(size=(3, 4, ITEMS)),
+        "target_log_probability": -random.random((3, ITEMS)),
+        "target_rank": random.integers(0, 2, (3, ITEMS)),
+        "entropy": random.random((3, ITEMS)),
+        "kl_to_final": random.random((3, ITEMS)),
+        "top_ids": random.integers(0, 9, (3, ITEMS, 2)),
+        "top_probability": random.random((3, ITEMS, 2)),
+        "logit_difference": 1.0 + random.random(ITEMS),
+        "contributions": {
+            "heads": random.normal(size=(2, 3, ITEMS)),
+            "mlp.out": random.normal(size=(2, ITEMS)),
+            "resid": random.normal(size=(3, ITEMS)),
+        },
         **options,
     }
     analysis = getattr(analyses, name)

@@ -8,8 +8,10 @@ Keywords that it has no use for are ignored.
 from palinka.analyses.figures.ablation import ablation
 from palinka.analyses.figures.activation_patching import activation_patching
 from palinka.analyses.figures.category_score import category_score
+from palinka.analyses.figures.direct_logit_attribution import direct_logit_attribution
 from palinka.analyses.figures.generalized_eigendecomposition import generalized_eigendecomposition
 from palinka.analyses.figures.latent_statistics import latent_statistics
+from palinka.analyses.figures.logit_lens import logit_lens
 from palinka.analyses.figures.loss_curves import loss_curves
 from palinka.analyses.figures.pairwise_mutual_information import pairwise_mutual_information
 from palinka.analyses.figures.representational_similarity import representational_similarity
@@ -21,8 +23,10 @@ __all__ = [
     "ablation",
     "activation_patching",
     "category_score",
+    "direct_logit_attribution",
     "generalized_eigendecomposition",
     "latent_statistics",
+    "logit_lens",
     "loss_curves",
     "pairwise_mutual_information",
     "representational_similarity",

@@ -1,0 +1,78 @@
+"""Contributions of a model's components to a logit difference."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from palinka.analyses.result import takes
+from palinka.analyses.stats.effects import Axes, Cells, ClustersBy, Effects, measure_effects
+
+
+@dataclass(frozen=True)
+class DirectLogitAttribution(Effects):
+    """Contributions to the logit difference, `effects`, component by component.
+
+    `gap` and `clean` are the logit difference, `corrupted` is 0, and `recovery` is the share of
+    it that a component contributes. `prompts_solved` is the share of tokens where it is positive.
+    """
+
+
+@takes("contributions to logits")
+def direct_logit_attribution(
+    contributions: Cells,
+    logit_difference: ArrayLike,
+    clusters: ArrayLike | None = None,
+    axes: Axes | None = None,
+    *,
+    level: float = 0.95,
+    permutations: int = 1000,
+    resamples: int = 1000,
+    seed: int = 0,
+    clusters_by: ClustersBy = "template",
+) -> DirectLogitAttribution:
+    """Measure what each component contributes to the logit difference by the direct path.
+
+    The final norm divides by its scale in that run, so that contributions add up: `embed`,
+    `positions`, `attn.out` and `mlp.out` of all layers and `constant`, the biases of the final norm
+    and the unembedding, are the logit difference before any softcap of the logits. `attn.out` of a
+    layer is the sum of its `heads` and of `attn.bias`, and `resid` is the sum of all that comes
+    before a layer, with the constant. A contribution is not an effect: without a component, later
+    ones would read another residual stream.
+
+    The test is that of `activation_patching`, by sign flips of whole clusters, corrected for all
+    components.
+
+    Args:
+        contributions: By component, contributions in logits, `(layers, tokens)`,
+            `(layers, heads, tokens)`, or cells of another number of axes.
+        logit_difference: Logit of the answer minus that of the wrong one, or the mean over the
+            vocabulary, `(tokens,)`.
+        clusters: Template or text of each token, `(tokens,)`; default one of its own.
+        axes: By component the names of the axes of its cells and the labels of the entries.
+        level: Coverage of the intervals; corrected p-values up to `1 - level` are significant.
+        permutations: Number of sign flips; 0 for no p-values.
+        resamples: Number of resamples of the bootstrap.
+        seed: Seed of the flips and the resamples.
+        clusters_by: `"template"`, or `"prompt"` to take tokens as independent.
+
+    Raises:
+        InputError: If arrays do not fit, or there are fewer than 6 clusters.
+
+    Source:
+        Elhage et al. (2021), A mathematical framework for transformer circuits; Wang et al. (2022),
+        Interpretability in the wild.
+    """
+    total = np.asarray(logit_difference, dtype=np.float64)
+    measured = measure_effects(
+        contributions, total, np.zeros(total.shape), clusters, None, axes, direction="denoise",
+        outcome="logit_difference", level=level, permutations=permutations, resamples=resamples,
+        seed=seed, clusters_by=clusters_by, only="all", recovery="ratio_of_sums",
+        names=("layer", "head"),
+    )  # fmt: skip
+    measured["prompts_solved"] = float((total > 0).mean())
+    if measured["gap_low"] <= 0.0 <= measured["gap_high"]:
+        *notes, _ = measured["notes"]
+        zero = "the interval of the logit difference contains 0: shares of it mean nothing"
+        measured["notes"] = (*notes, zero)
+    return DirectLogitAttribution(**measured)

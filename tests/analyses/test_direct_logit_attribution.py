@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+
+from palinka.analyses import direct_logit_attribution
+
+CLUSTERS = np.repeat(np.arange(8), 3)
+
+
+def contributions(seed=0):
+    """Two layers whose second MLP, and one head, write the answer."""
+    random = np.random.default_rng(seed)
+    noise = {"heads": (2, 3), "mlp.out": (2,), "constant": ()}
+    found = {name: 0.1 * random.normal(size=(*shape, 24)) for name, shape in noise.items()}
+    found["mlp.out"][1] += 2.0
+    found["heads"][0, 1] -= 0.5
+    found["attn.out"] = found["heads"].sum(1)
+    total = found["attn.out"].sum(0) + found["mlp.out"].sum(0) + found["constant"]
+    return found, total
+
+
+def test_means_shares_and_significance_of_contributions():
+    found, total = contributions()
+    result = direct_logit_attribution(found, total, CLUSTERS)
+    effect, share, significant = map(
+        result.maps, (result.effect, result.recovery, result.significant)
+    )
+    for name, values in found.items():
+        np.testing.assert_allclose(effect[name], values.mean(-1))
+        np.testing.assert_allclose(share[name], values.sum(-1) / total.sum())
+    parts = share["attn.out"].sum() + share["mlp.out"].sum() + share["constant"]
+    np.testing.assert_allclose(parts, 1.0)
+    assert significant["mlp.out"].tolist() == [False, True]
+    assert significant["heads"].tolist() == [[False, True, False], [False] * 3]
+    assert (result.gap, result.clean, result.corrupted) == (
+        pytest.approx(total.mean()), pytest.approx(total.mean()), 0.0,
+    )  # fmt: skip
+    assert result.prompts_solved == (total > 0).mean() == 1.0
+    assert result.axes["heads"] == {"layer": range(2), "head": range(3)}
+    assert result.arrays()["heads/effects"].shape == (2, 3, 24)
+    assert result.notes == ("8 templates: percentile intervals of fewer than 10 are too narrow",)
+
+
+def test_a_logit_difference_that_may_be_zero_is_noted():
+    found, _ = contributions()
+    total = np.where(CLUSTERS % 2, 1.0, -1.0) + 0.1
+    result = direct_logit_attribution(found, total, CLUSTERS)
+    assert result.notes[-1] == (
+        "the interval of the logit difference contains 0: shares of it mean nothing"
+    )
+    assert not any("corrupted" in note for note in result.notes)
+    assert result.prompts_solved == 0.5

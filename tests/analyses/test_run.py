@@ -515,3 +515,33 @@ def test_units_of_an_earlier_finding_are_patched(mini: ActivationReader, stimuli
     findings = run_analysis(replace(given, options={"only": "all"}), mini, {"tuning": chosen})
     expected = np.argsort(chosen.arrays()["t"], kind="stable")[:3]
     assert findings.results[""].axes == {"neurons": {"neuron": expected.tolist()}}
+
+
+def test_units_of_one_sign_are_only_those(mini: ActivationReader, stimuli: Write) -> None:
+    chosen = run_analysis(
+        entry("unit_tuning", stimuli(kind="contrast", targets=TARGETS, frames=FRAMES)), mini
+    )
+    (site,), t = chosen.settings["sites"], chosen.arrays()["t"]
+    for side, sign in (("positive", 1), ("negative", -1)):
+        found = chosen.strongest_units(site, k=len(t), side=side)
+        np.testing.assert_array_equal(np.sort(found), np.flatnonzero(sign * t > 0))
+        assert (np.diff(sign * t[found]) <= 0).all()
+
+
+def test_units_are_not_lesioned_where_they_were_selected(
+    mini: ActivationReader, stimuli: Write
+) -> None:
+    frames = stimuli(kind="contrast", targets=TARGETS, frames=FRAMES)
+    chosen = run_analysis(replace(entry("unit_tuning", frames), name="tuning"), mini)
+    path = stimuli("pairs.yaml", **HE_SHE)
+    settings: dict[str, Any] = {"selection": {"analysis": "tuning", "k": 3}, "draws": 9}
+    given = entry("lesion", path, intervention=settings)
+    findings = run_analysis(given, mini, {"tuning": chosen})
+    (result,) = findings.results.values()
+    expected = chosen.strongest_units(chosen.settings["sites"][0], k=3)
+    np.testing.assert_array_equal(result.arrays()["units"], [expected])
+    assert result.arrays()["null"].shape == (1, 9)
+    same = replace(chosen, settings=chosen.settings | {"stimuli_hash": load_stimuli(path).hash})
+    message = "3 units are to be chosen on the prompts they are tested on; give 'tuning' other"
+    with pytest.raises(InputError, match=message):
+        run_analysis(given, mini, {"tuning": same})

@@ -9,6 +9,7 @@ from palinka.analyses.category_score import category_score
 from palinka.analyses.direct_logit_attribution import direct_logit_attribution
 from palinka.analyses.generalized_eigendecomposition import generalized_eigendecomposition
 from palinka.analyses.latent_statistics import latent_statistics
+from palinka.analyses.lesion import lesion
 from palinka.analyses.logit_lens import logit_lens
 from palinka.analyses.pairwise_mutual_information import pairwise_mutual_information
 from palinka.analyses.representational_similarity import representational_similarity
@@ -21,6 +22,7 @@ __all__ = [
     "direct_logit_attribution",
     "generalized_eigendecomposition",
     "latent_statistics",
+    "lesion",
     "logit_lens",
     "pairwise_mutual_information",
     "representational_similarity",

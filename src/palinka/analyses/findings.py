@@ -98,7 +98,8 @@ class Findings:
     ) -> NDArray[np.int64]:
         """The k units of a site with the largest values of a finding, the largest first.
 
-        `side` is `positive`, `negative` for the smallest, or `both` for the largest magnitudes.
+        `side` is `positive`, `negative` for the smallest, or `both` for the largest magnitudes;
+        fewer where fewer values have that sign.
         """
         result = self.results.get(site, self.results.get(""))
         known = {} if result is None or site not in self.settings["sites"] else result.arrays()
@@ -108,7 +109,8 @@ class Findings:
         signed = {"positive": values, "negative": -values, "both": np.abs(values)}
         if side not in signed:
             raise InputError(f"side is {side!r}; expected {', '.join(signed)}")
-        return np.argsort(-signed[side], kind="stable")[:k]
+        order: NDArray[np.int64] = np.argsort(-signed[side], kind="stable")[:k]
+        return np.asarray(order[signed[side][order] > 0])
 
     def markdown(self) -> str:
         """The numbers as a table, the remarks, and the summary of the stimuli."""

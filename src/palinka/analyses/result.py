@@ -33,6 +33,7 @@ DATA_PARAMETERS: Mapping[str, tuple[str, ...]] = {
         "clusters",
     ),
     "contributions to logits": ("contributions", "logit_difference", "clusters", "axes"),
+    "lesions": ("lesioned", "units", "doses", "balance", "preferred", *EFFECTS[1:]),
     "attention patterns": ("sums", "counts", "reference"),
 }
 
@@ -45,10 +46,10 @@ def takes(data: str) -> Callable[[Analysis], Analysis]:
     `a`, `b`, `x` and `y` are items, `(items, units)`, and `groups` has the condition of each.
     `latents` are `(tokens, units)`, `targets` the mask of a category's tokens, `words` and
     `documents` the token and text of each row. The last two and `groups` are given if wanted.
-    `patched` are outcomes of the cells of an intervention, `(…, prompts)`, and `clean` and
-    `corrupted` those without it; `activation_patching` and `ablation` describe the others. `sums`,
-    `counts` and `reference` are those of `interventions.heads`. `logit_lens` and
-    `direct_logit_attribution` describe what they take.
+    `patched` are outcomes of the cells of an intervention, `(…, prompts)`, `lesioned` those of
+    selected and control units, and `clean` and `corrupted` those without; `activation_patching`,
+    `ablation` and `lesion` describe the others. `sums`, `counts` and `reference` are those of
+    `interventions.heads`. `logit_lens` and `direct_logit_attribution` describe what they take.
     """
     if data not in DATA_PARAMETERS:
         raise InputError(f"takes({data!r}): unknown data{did_you_mean(data, DATA_PARAMETERS)}")

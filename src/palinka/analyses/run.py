@@ -218,6 +218,9 @@ def _study(
     def selected(site: str, *, analysis: str, **wanted: Any) -> NDArray[np.int64]:
         if (findings := earlier.get(analysis)) is None:
             raise InputError(f"the analysis {analysis!r} has no findings yet; list it first")
+        if entry.analysis == "lesion" and findings.settings["stimuli_hash"] == stimuli.hash:
+            given = f"{wanted.get('k', 20)} units are to be chosen on the prompts they are tested"
+            raise InputError(f"lesion: {given} on; give {analysis!r} other stimuli")
         return findings.strongest_units(site, **wanted)
 
     def texts(path: str) -> Mapping[str, Sequence[Sequence[int]]]:

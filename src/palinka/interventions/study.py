@@ -71,6 +71,7 @@ class Study:
 # settings, that yields what the analysis is called with.
 STUDIES = {
     "effects of interventions": "patching",
+    "lesions": "lesion",
     "predictions of layers": "lens",
     "contributions to logits": "logit_attribution",
 }

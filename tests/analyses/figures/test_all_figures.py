@@ -30,6 +30,8 @@ def finding(name, **options):
         "clean": 2.0 + random.random(ITEMS),
         "corrupted": -2.0 - random.random(ITEMS),
         "clusters": np.arange(ITEMS) // 2,
+        "lesioned": random.normal(size=(2, 1, 10, ITEMS)),
+        "units": np.arange(6).reshape(2, 3),
         "direct": random.normal(size=(3, 4, ITEMS)),
         "target_log_probability": -random.random((3, ITEMS)),
         "target_rank": random.integers(0, 2, (3, ITEMS)),

@@ -11,6 +11,7 @@ from palinka.analyses.figures.category_score import category_score
 from palinka.analyses.figures.direct_logit_attribution import direct_logit_attribution
 from palinka.analyses.figures.generalized_eigendecomposition import generalized_eigendecomposition
 from palinka.analyses.figures.latent_statistics import latent_statistics
+from palinka.analyses.figures.lesion import lesion
 from palinka.analyses.figures.logit_lens import logit_lens
 from palinka.analyses.figures.loss_curves import loss_curves
 from palinka.analyses.figures.pairwise_mutual_information import pairwise_mutual_information
@@ -26,6 +27,7 @@ __all__ = [
     "direct_logit_attribution",
     "generalized_eigendecomposition",
     "latent_statistics",
+    "lesion",
     "logit_lens",
     "loss_curves",
     "pairwise_mutual_information",

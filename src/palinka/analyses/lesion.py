@@ -1,0 +1,254 @@
+"""Effects of ablating selected units together, against matched control sets."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from palinka.analyses.result import Array, Mask, Table, p_text, takes
+from palinka.analyses.stats.effects import (
+    Axes,
+    ClustersBy,
+    Effects,
+    Only,
+    Recovery,
+    cluster_means,
+    measure_effects,
+)
+from palinka.errors import InputError, type_mismatch
+
+Side = Literal["two", "one"]
+# Selected and control units further apart, in standard deviations, are not alike.
+MAX_DIFFERENCE = 0.1
+
+
+@dataclass(frozen=True)
+class Lesion(Effects):
+    """Effects of lesions; a cell is a site, and its p-values come from the control sets.
+
+    Attributes:
+        p: Share of the sets, the selected one included, with at least its |effect|.
+        p_corrected: The same for the largest |z| of all sites, where there are several.
+        null: Effects of the control sets, `(sites, draws)`.
+        z: Effect in standard deviations from the mean of the control sets and the selected one.
+        percentile: Percentage of the control sets with a lower effect.
+        units: The selected units, `(sites, k)`; -1 at a site without as many, which is NaN.
+        balance_before: Difference of the selected units from all others in activation and in the
+            norm of what they write, in standard deviations, `(sites, 2)`.
+        balance_after: The same from their controls.
+        effect_preferred: Effect on the prompts whose answer the units prefer.
+        effect_other: Effect on the others.
+        specificity: Effect on the preferred minus on the other prompts.
+        specificity_p: Share of the sets with at least its |specificity|.
+        dose_effect: Effect of the strongest units, by their number, `(sites, doses)`.
+        dose_low: Lower bound of its bootstrap interval over clusters.
+        dose_high: The upper bound.
+        dose_null_low: Lower bound of the middle `level` of as many control units.
+        dose_null_high: The upper bound.
+        dose_p: P-values of the doses, each by itself.
+        doses: Numbers of units.
+        side: `"two"`, or `"one"` for lesions that lower the outcome.
+    """
+
+    null: Array
+    z: Array
+    percentile: Array
+    units: NDArray[np.int64]
+    balance_before: Array
+    balance_after: Array
+    effect_preferred: Array
+    effect_other: Array
+    specificity: Array
+    specificity_p: Array
+    dose_effect: Array
+    dose_low: Array
+    dose_high: Array
+    dose_null_low: Array
+    dose_null_high: Array
+    dose_p: Array
+    doses: tuple[int, ...]
+    side: Side
+
+    def strongest(self) -> list[int]:
+        """The site whose effect is furthest from those of its controls."""
+        return [int(np.nanargmax(np.abs(self.z)))]
+
+    def scalars(self) -> dict[str, float]:
+        """Numbers of the strongest site, and of the whole; none are NaN."""
+        (at,) = self.strongest()
+        own = {"control_effect": self.null[at].mean(), "percentile": self.percentile[at]}
+        own |= {"specificity": self.specificity[at], "specificity_p": self.specificity_p[at]}
+        found = {f"strongest_{name}": float(x) for name, x in own.items() if not np.isnan(x)}
+        return super().scalars() | found
+
+    def place(self) -> str:
+        """The strongest site in words."""
+        label = list(self.cells()[self.strongest()[0]].items())[-1]
+        return str(label[1]) if isinstance(label[1], str) else " ".join(map(str, label))
+
+    def headline(self, units: str, conditions: Sequence[str]) -> str:
+        """Effect of the strongest site, those of its controls, and p."""
+        (at,) = self.strongest()
+        null, sites, outcome = self.null[at], len(self.effect), self.outcome.replace("_", " ")
+        p = p_text(self.p_corrected[at], alpha=1 - self.level)
+        return (
+            f"lesion of {self.units.shape[1]} {units} of {self.place()}: effect "
+            f"{self.effect[at]:.3g} on the {outcome}, of {len(null)} matched "
+            f"sets {null.mean():.3g} ± {null.std():.3g} ({p}"
+            f"{f', corrected for {sites} sites' * (sites > 1)})"
+        )
+
+    def tables(self) -> dict[str, Table]:
+        """The table `cells`, and `doses`, a row for each number of units at each site."""
+        site, dose = (index.ravel() for index in np.indices(self.dose_effect.shape))
+        axis, labels = next(iter(self.axes[""].items()))
+        table: Table = {axis: [labels[int(i)] for i in site], "k": [self.doses[i] for i in dose]}
+        names = [name for name in vars(self) if name.startswith("dose_")]
+        return super().tables() | {"doses": table | {n: getattr(self, n).ravel() for n in names}}
+
+
+@takes("lesions")
+def lesion(
+    lesioned: ArrayLike,
+    clean: ArrayLike,
+    corrupted: ArrayLike | None = None,
+    clusters: ArrayLike | None = None,
+    *,
+    units: ArrayLike,
+    doses: Sequence[int] | None = None,
+    balance: ArrayLike | None = None,
+    preferred: ArrayLike | None = None,
+    axes: Axes | None = None,
+    outcome: str = "logit_difference",
+    side: Side = "two",
+    level: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+    clusters_by: ClustersBy = "template",
+    only: Only = None,
+    recovery: Recovery = "ratio_of_sums",
+) -> Lesion:
+    """Compare the effect of ablating selected units together with that of matched controls.
+
+    An effect `e` is the mean over clusters of the outcome with the lesion minus that of the clean
+    run. A control set has as many other units that are as active and write as much. With `side`
+    `"two"`, `p = (1 + #{|e_draw| >= |e|}) / (draws + 1)`: it is uniform where the units were
+    selected at random among units like them. It is about these prompts; the interval of the effect
+    is about further templates. Over several sites, effects are standardized over the sets of a
+    site, and the largest |z| of each draw is the null.
+
+    Units must be selected on other prompts than these.
+
+    Args:
+        lesioned: Outcomes by site, number of units, and set, `(sites, doses, 1 + draws, prompts)`;
+            the selected units come first. NaN where a site has too few.
+        clean: Outcomes of the clean runs, `(prompts,)`.
+        corrupted: Outcomes of the corrupted runs, `(prompts,)`; without, there is no recovery.
+        clusters: Template of each prompt, `(prompts,)`; default one of its own.
+        units: The selected units, `(sites, k)`.
+        doses: Numbers of units, k among them; default k alone.
+        balance: Standardized difference in activation and in output norm of the k units before
+            and after matching, `(sites, 2, 2)`.
+        preferred: Mask of the prompts whose answer the units prefer, `(prompts,)`.
+        axes: The labels of the sites, such as `{"": {"layer": range(12)}}`.
+        outcome: Name of the outcome.
+        side: `"one"` for the hypothesis that the selected units support the answer, so that their
+            lesion lowers the outcome more.
+        level: Coverage of intervals and bands; significant is a corrected p up to `1 - level`.
+        resamples: Number of resamples of the bootstrap.
+        seed: Seed of the resamples.
+        clusters_by: `"template"`, or `"prompt"` to take prompts as independent.
+        only: `"solved"` leaves out prompts without a positive clean and a negative corrupted
+            logit difference; `"all"` also analyzes prompts fewer than half of which are solved.
+        recovery: `"ratio_of_sums"`, or `"mean_of_ratios"` of single prompts.
+
+    Raises:
+        InputError: If arrays do not fit, no site has enough units, or the model solves fewer than
+            half of the prompts.
+
+    Source:
+        Phipson & Smyth (2010) for the ones; Westfall & Young (1993) for the largest.
+    """
+    if expected := type_mismatch(side, Side):
+        raise InputError(f"side is {side!r}; expected {expected}")
+    outcomes, chosen = np.asarray(lesioned, np.float64), np.asarray(units, np.int64)
+    numbers = (chosen.shape[1],) if doses is None else tuple(int(k) for k in doses)
+    if outcomes.shape[:2] != (len(chosen), len(numbers)) or chosen.shape[1] not in numbers:
+        given = f"lesioned has the shape {outcomes.shape}, and units {chosen.shape}"
+        raise InputError(f"{given}; expected (sites, {len(numbers)}, sets, prompts), (sites, k)")
+    at, missing = numbers.index(chosen.shape[1]), np.isnan(outcomes[:, :, 0, 0])
+    if missing[:, at].all():
+        raise InputError(f"no site has {chosen.shape[1]} units to lesion; select fewer")
+    filled = np.where(missing[..., None], np.asarray(clean, np.float64), outcomes[:, :, 0])
+    fields = measure_effects(
+        filled, clean, corrupted, clusters, None, None, direction="noise", outcome=outcome,
+        level=level, permutations=0, resamples=resamples, seed=seed, clusters_by=clusters_by,
+        only=only, recovery=recovery, names=("site", "dose"),
+    )  # fmt: skip
+    by_dose = {
+        name + end: np.where(missing, np.nan, fields[name + end].reshape(missing.shape))
+        for name in ("effect", "recovery")
+        for end in ("", "_low", "_high")
+    }
+    before, cluster = np.asarray(clean, np.float64), np.array(fields["cluster"])
+    solved = (before > 0) & (np.asarray(corrupted) < 0) if only == "solved" else before == before
+    effects = (outcomes - before)[..., solved]
+    means = cluster_means(effects, cluster).mean(axis=-1)
+    own, null = means[:, at, 0], means[:, at, 1:]
+    spread = means[:, at].std(axis=1, keepdims=True)
+    z = (means[:, at] - means[:, at].mean(axis=1, keepdims=True)) / np.where(spread, spread, 1.0)
+    p = p_corrected = _p_values(means[:, at], side)
+    if len(chosen) > 1:
+        strength = -z if side == "one" else np.abs(z)
+        largest = np.nanmax(strength, axis=0)[1:]
+        shared = (strength[:, :1] <= largest).sum(axis=1)
+        p_corrected = np.maximum(p, (1.0 + shared) / (len(largest) + 1.0))
+    parts = np.full((2, *means[:, at].shape), np.nan)
+    if preferred is not None:
+        for part, mask in enumerate((of := np.asarray(preferred, bool)[solved], ~of)):
+            parts[part] = cluster_means(effects[:, at][..., mask], cluster[mask]).mean(axis=-1)
+    tails = (1.0 - level) / 2.0, (1.0 + level) / 2.0
+    band = np.quantile(means[:, :, 1:], tails, axis=-1)
+    labels = axes or {"": {"site": list(range(len(chosen)))}}
+    shape = len(chosen), 2, 2
+    balances = np.full(shape, np.nan) if balance is None else np.reshape(balance, shape)
+    result = {name: values[:, at] for name, values in by_dose.items()} | {
+        "effects": np.where(missing[:, [at]], np.nan, effects[:, at, 0]), "axes": labels,
+        "p": p, "p_corrected": p_corrected, "significant": p_corrected <= round(1.0 - level, 12),
+        "null": null, "z": z[:, 0], "units": chosen, "side": side,
+        "percentile": np.where(missing[:, at], np.nan, 100.0 * (null < own[:, None]).mean(axis=1)),
+        "balance_before": balances[:, 0], "balance_after": balances[:, 1],
+        "effect_preferred": parts[0, :, 0], "effect_other": parts[1, :, 0],
+        "specificity": parts[0, :, 0] - parts[1, :, 0],
+        "specificity_p": _p_values(parts[0] - parts[1], side), "doses": numbers,
+        "dose_effect": by_dose["effect"], "dose_low": by_dose["effect_low"],
+        "dose_high": by_dose["effect_high"], "dose_null_low": band[0], "dose_null_high": band[1],
+        "dose_p": _p_values(means, side),
+        "notes": (*fields["notes"], *_remarks(labels, missing[:, at], balances[:, 1])),
+    }  # fmt: skip
+    return Lesion(**fields | result)
+
+
+def _p_values(effects: Array, side: Side) -> Array:
+    """P-values of the first of several sets, `(…, 1 + draws)`; NaN without effects."""
+    strength = -effects if side == "one" else np.abs(effects)
+    at_least = (strength[..., 1:] >= strength[..., :1]).sum(axis=-1)
+    p = (1.0 + at_least) / effects.shape[-1]
+    return np.where(np.isnan(effects[..., 0]), np.nan, p)
+
+
+def _remarks(axes: Axes, missing: Mask, after: Array) -> Iterator[str]:
+    """Notes of sites without enough units, and of those without units like the selected ones."""
+    ((axis, labels),) = axes[""].items()
+    if missing.any():
+        sites = ", ".join(str(labels[i]) for i in np.flatnonzero(missing).tolist())
+        yield f"{axis} {sites}: too few units are selected; NaN"
+    for what, differences in zip(("activation", "output norm"), after.T, strict=True):
+        far = np.flatnonzero(np.abs(differences) > MAX_DIFFERENCE).tolist()
+        if sites := ", ".join(f"{labels[i]} ({differences[i]:.2f})" for i in far):
+            yield (
+                f"{axis} {sites}: units like these do not exist; in standard deviations their "
+                f"{what} differs this much from their controls': the control is weaker"
+            )

@@ -5,6 +5,7 @@ Each is a function in a module of the same name; `result` says how one declares 
 
 from palinka.analyses.ablation import ablation
 from palinka.analyses.activation_patching import activation_patching
+from palinka.analyses.attribution_patching import attribution_patching
 from palinka.analyses.category_score import category_score
 from palinka.analyses.direct_logit_attribution import direct_logit_attribution
 from palinka.analyses.generalized_eigendecomposition import generalized_eigendecomposition
@@ -18,6 +19,7 @@ from palinka.analyses.unit_tuning import unit_tuning
 __all__ = [
     "ablation",
     "activation_patching",
+    "attribution_patching",
     "category_score",
     "direct_logit_attribution",
     "generalized_eigendecomposition",

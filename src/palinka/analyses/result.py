@@ -23,6 +23,7 @@ DATA_PARAMETERS: Mapping[str, tuple[str, ...]] = {
     "categories of a passage": ("latents", "targets", "words", "documents"),
     "effects of interventions": EFFECTS,
     "effects of ablation": (*EFFECTS, "direct"),
+    "estimated effects of patches": ("estimated", *EFFECTS),
     "predictions of layers": (
         "target_log_probability",
         "target_rank",

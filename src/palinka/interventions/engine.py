@@ -107,7 +107,7 @@ def run(
     """
     functions = find_metrics(metrics)
     sources = Sources(lm, pairs, base, reference)
-    cells = [_edits(lm, sources, cell) for cell in plan]
+    cells = [edits_of(lm, sources, cell) for cell in plan]
     every = [edit for edits in cells for edit in edits]
     bases = sources.read(every, min((edit.joins for edit in every), default=0) // 3)
     targets = Targets.of(pairs.answers, pairs.wrong, sources.logits["clean"])
@@ -171,7 +171,7 @@ def _check_change(
             raise InputError(f"{fault}; clean and corrupted agree there")
 
 
-def _edits(lm: LanguageModel, sources: Sources, cell: Cell) -> list[Edit]:
+def edits_of(lm: LanguageModel, sources: Sources, cell: Cell) -> list[Edit]:
     """The edits of a cell, one for each place, without positions where they have no effect."""
     layers, base = lm.spec.sites.layers, sources.base
     edits: list[Edit] = []

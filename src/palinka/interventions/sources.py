@@ -161,6 +161,9 @@ class Sources:
 
     def differ(self, by_token: bool) -> NDArray[np.bool_]:
         """Tokens of clean and corrupted prompts that differ, and those after, unless `by_token`."""
+        return self._once(("differ", by_token), self._differ)
+
+    def _differ(self, by_token: bool) -> NDArray[np.bool_]:
         clean, corrupted = self._pairs.clean, self._pairs.corrupted
         found = np.zeros((len(clean), max(map(len, clean))), bool)
         for row, a, b in zip(found, clean, corrupted, strict=True):

@@ -71,6 +71,7 @@ class Study:
 # settings, that yields what the analysis is called with.
 STUDIES = {
     "effects of interventions": "patching",
+    "estimated effects of patches": "attribution",
     "lesions": "lesion",
     "predictions of layers": "lens",
     "contributions to logits": "logit_attribution",

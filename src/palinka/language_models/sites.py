@@ -4,7 +4,7 @@ import copy
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -351,7 +351,8 @@ class Sites:
         tap = self.taps.get(f"{match[1]}.{match[3].replace('result', 'z')}") if match else None
         if match is None or tap is None or self.heads is None:
             return None
-        head, count, shared, size = int(match[4]), *astuple(self.heads)
+        head, count = int(match[4]), self.heads.count
+        shared, size = self.heads.shared, self.heads.size
         if match[3] in "kv" and head >= shared != count:
             fault = f"{name}: this model has key-value heads {_numbers(shared)}"
             reads = f"; query head {head} reads number {head * shared // count}"

@@ -7,6 +7,7 @@ Keywords that it has no use for are ignored.
 
 from palinka.analyses.figures.ablation import ablation
 from palinka.analyses.figures.activation_patching import activation_patching
+from palinka.analyses.figures.attribution_patching import attribution_patching
 from palinka.analyses.figures.category_score import category_score
 from palinka.analyses.figures.direct_logit_attribution import direct_logit_attribution
 from palinka.analyses.figures.generalized_eigendecomposition import generalized_eigendecomposition
@@ -23,6 +24,7 @@ from palinka.analyses.figures.unit_tuning import unit_tuning
 __all__ = [
     "ablation",
     "activation_patching",
+    "attribution_patching",
     "category_score",
     "direct_logit_attribution",
     "generalized_eigendecomposition",

@@ -1,0 +1,171 @@
+"""Effects of patching, estimated from gradients, beside those that were measured."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from palinka.analyses.result import Array, Table, takes
+from palinka.analyses.stats.effects import (
+    Axes,
+    Cells,
+    ClustersBy,
+    Direction,
+    Effects,
+    Only,
+    Recovery,
+    by_component,
+    measure_effects,
+)
+
+WORST = 10
+
+
+@dataclass(frozen=True)
+class AttributionPatching(Effects):
+    """Estimated effects of patching, cell by cell: `effect`, its test, and its recovery.
+
+    The agreement is that over the cells whose patch was run, but for those that have no effect
+    either way.
+
+    Attributes:
+        exact: Mean effect of the patch itself over clusters, `(cells,)`; NaN where it was not run.
+        pearson: Correlation of estimated and exact effects; NaN for fewer than two cells.
+        spearman: Correlation of their ranks.
+        sign_agreement: Share of the cells whose effects have the same sign.
+        recall_at_k: Share of the `k` cells with the largest exact |effect| that are among the `k`
+            with the largest estimates.
+        k: That number, at most the number of cells that were compared.
+        compared: Number of cells that were compared.
+        direction: `"denoise"`, clean activations in the corrupted run, or `"noise"`, the reverse.
+    """
+
+    exact: Array
+    pearson: float
+    spearman: float
+    sign_agreement: float
+    recall_at_k: float
+    k: int
+    compared: int
+    direction: Direction
+
+    @property
+    def estimate(self) -> Array:
+        """Mean estimated effect over clusters, `(cells,)`."""
+        return self.effect
+
+    @property
+    def worst(self) -> NDArray[np.int64]:
+        """Numbers of the cells whose estimate is farthest from the exact effect, `(10,)`."""
+        far = np.argsort(-np.abs(self.estimate - self.exact), kind="stable")  # NaN come last
+        return far[: min(WORST, self.compared)]
+
+    def scalars(self) -> dict[str, float]:
+        """The agreement, then the strongest cells and numbers of the whole."""
+        names = ("pearson", "spearman", "sign_agreement", "recall_at_k", "compared")
+        found = {name: float(getattr(self, name)) for name in names}
+        return {name: v for name, v in found.items() if not np.isnan(v)} | super().scalars()
+
+    def tables(self) -> dict[str, Table]:
+        """The table `cells`, and `worst`, the cells with the largest errors."""
+        tables, cells = super().tables(), self.cells()
+        named = {name: [cells[i].get(name, "") for i in self.worst] for name in tables["cells"]}
+        labels: Table = {name: named[name] for name in named if any(x != "" for x in named[name])}
+        columns = {"estimate": self.estimate[self.worst], "exact": self.exact[self.worst]}
+        return tables | {"worst": labels | columns}
+
+
+@takes("estimated effects of patches")
+def attribution_patching(
+    estimated: Cells,
+    clean: ArrayLike,
+    corrupted: ArrayLike,
+    patched: Cells | None = None,
+    clusters: ArrayLike | None = None,
+    possible: Cells | None = None,
+    axes: Axes | None = None,
+    outcome: str = "logit_difference",
+    *,
+    direction: Direction = "denoise",
+    k: int = 10,
+    level: float = 0.95,
+    permutations: int = 1000,
+    resamples: int = 1000,
+    seed: int = 0,
+    clusters_by: ClustersBy = "template",
+    only: Only = None,
+    recovery: Recovery = "ratio_of_sums",
+) -> AttributionPatching:
+    """Measure the estimated effects of patching, and how well they agree with actual runs.
+
+    An estimate is the change of the outcome to first order, `(h' - h) · dm/dh`, which a single
+    backward pass gives for every cell (`interventions.attribution.attribute`). It fails for queries
+    and keys under a saturated softmax, for the residual stream of early layers, and where direct
+    and indirect effects cancel: read `worst` before the map. Cells that were verified because
+    their estimates are large make the agreement better than that of all cells.
+
+    Args:
+        estimated: Outcomes of the patched runs as estimated, in the shapes that
+            `activation_patching` takes.
+        clean: Outcomes of the clean runs, `(prompts,)`.
+        corrupted: Outcomes of the corrupted runs, `(prompts,)`.
+        patched: Outcomes of the patched runs, in the shape of `estimated`; NaN for cells whose
+            patch was not run.
+        clusters: Template of each prompt, `(prompts,)`; default one of its own.
+        possible: Mask of the cells that can have an effect, in the shape of the cells.
+        axes: As `activation_patching` has them.
+        outcome: Name of the outcome.
+        direction: `"denoise"` or `"noise"`.
+        k: Number of cells of `recall_at_k`.
+        level: Coverage of the intervals; corrected p-values up to `1 - level` are significant.
+        permutations: Number of sign flips; 0 for no p-values.
+        resamples: Number of resamples of the bootstrap.
+        seed: Seed of the flips and the resamples.
+        clusters_by: `"template"`, or `"prompt"` to take prompts as independent.
+        only: `"solved"` leaves out prompts without a positive clean and a negative corrupted
+            logit difference; `"all"` also analyzes prompts fewer than half of which are solved.
+        recovery: `"ratio_of_sums"`, or `"mean_of_ratios"` of single prompts.
+
+    Raises:
+        InputError: As `activation_patching`.
+
+    Source:
+        Nanda (2023), attribution patching; Kramár et al. (2024) for where it fails.
+    """
+    given: dict[str, Any] = {
+        "direction": direction, "outcome": outcome, "level": level, "seed": seed,
+        "clusters_by": clusters_by, "only": only, "recovery": recovery,
+    }  # fmt: skip
+    data = clean, corrupted, clusters, possible, axes
+    fields = measure_effects(
+        estimated, *data, permutations=permutations, resamples=resamples, **given
+    )
+    estimate, exact = fields["effect"], np.full(len(fields["effect"]), np.nan)
+    if patched is not None:
+        own = {name: np.asarray(values) for name, values in by_component(patched).items()}
+        filled = {name: np.nan_to_num(values) for name, values in own.items()}
+        exact = measure_effects(filled, *data, permutations=0, resamples=0, **given)["effect"]
+        run = [~np.isnan(values).any(axis=-1).ravel() for values in own.values()]
+        exact[~np.concatenate(run)] = np.nan
+    compared = np.isfinite(exact) & ((estimate != 0.0) | (exact != 0.0))
+    found = _agreement(estimate[compared], exact[compared], k)
+    return AttributionPatching(exact=exact, direction=direction, **found, **fields)
+
+
+def _agreement(estimate: Array, exact: Array, k: int) -> dict[str, Any]:
+    """The fields of `AttributionPatching` that compare the effects of some cells."""
+    from scipy.stats import rankdata  # slow to import
+
+    k, compared = min(k, len(exact)), len(exact)
+    largest = [set(np.argsort(-np.abs(x), kind="stable")[:k]) for x in (estimate, exact)]
+    pearson = spearman = agreement = recall = np.nan
+    if compared > 1:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            pearson = np.corrcoef(estimate, exact)[0, 1]
+            spearman = np.corrcoef(rankdata(estimate), rankdata(exact))[0, 1]
+        agreement = (np.sign(estimate) == np.sign(exact)).mean()
+        recall = len(largest[0] & largest[1]) / k
+    found = {"pearson": pearson, "spearman": spearman}
+    found |= {"sign_agreement": agreement, "recall_at_k": recall}
+    return {n: float(x) for n, x in found.items()} | {"k": k, "compared": compared}

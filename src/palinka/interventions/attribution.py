@@ -1,0 +1,230 @@
+"""Effects of patches to first order, from gradients, and runs that verify some of them."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from palinka.errors import InputError
+from palinka.interventions.cells import OF_SITE, cells_of
+from palinka.interventions.engine import Bools, Floats, Ints, Outcomes, edits_of, run
+from palinka.interventions.metrics import METRICS, Targets, find_metrics
+from palinka.interventions.pairs import Pairs
+from palinka.interventions.patching import by_component, measured
+from palinka.interventions.plan import Cell, Patch
+from palinka.interventions.sources import BATCH, Edit, Sources, exact, same_length
+from palinka.interventions.study import Measured, Study
+from palinka.language_models import LanguageModel
+from palinka.language_models.edits import EncodesAndDecodes, as_function
+from palinka.language_models.sites import hook
+
+
+def attribution(
+    study: Study,
+    *,
+    components: Sequence[str] = ("resid", "attn.out", "mlp.out", "heads"),
+    positions: str | Sequence[str | int] = "roles",
+    direction: Literal["denoise", "noise"] = "denoise",
+    steps: int = 0,
+    verify: int | Literal["all"] = 20,
+    seed: int = 0,
+    units: Sequence[int] = (),
+    selection: dict[str, str | int] | None = None,
+) -> Iterator[Measured]:
+    """Estimate the effect of patching each cell from gradients, and measure that of some.
+
+    Args:
+        study: The model and the prompts.
+        components: Names of components, as `cells_of` has them.
+        positions: Roles, such as `[subject, end]`; `roles` for all of them, or `all` for every
+            position where all prompts are equally long.
+        direction: `denoise` patches activations of the clean into the corrupted run, `noise`
+            those of the corrupted into the clean run; gradients are those of the patched run.
+        steps: Number of points between the embeddings of both prompts over which gradients are
+            averaged (integrated gradients); 0 for the gradients of the patched run.
+        verify: Number of cells with the largest estimates whose patch is run, and of others at
+            random; or `all`.
+        seed: Seed of the random cells.
+        units: Units of the components `neurons` and `latents`; default all.
+        selection: Or units that an earlier analysis found.
+    """
+    if selection is not None:
+        units = study.selected(selection)
+    maps = {}
+    for name in components:
+        own = units if units or name not in OF_SITE else _every_unit(study, name)
+        maps[name] = cells_of(study, name, Patch(), positions, 1, own)
+    plan = [cell for each in maps.values() for cell in each.cells]
+    base: Literal["corrupted", "clean"] = "corrupted" if direction == "denoise" else "clean"
+    given: Any = {"base": base, "metrics": study.metrics}
+    found = attribute(study.model, study.prompts, plan, steps=steps, **given)
+    ends = getattr(found, base)
+    chosen = _to_verify(found, ends, verify, seed)
+    runs = run(study.model, study.prompts, [plan[i] for i in chosen], **given)
+    for metric, part in zip(study.metrics, measured(study, found, maps), strict=True):
+        patched = np.full(found.values[metric].shape, np.nan)
+        # An effect is exact beside the base of its own pass.
+        effects = runs.values[metric] - getattr(runs, base)[metric]
+        patched[chosen] = ends[metric] + effects
+        patched[~found.possible.any(axis=1)] = ends[metric]
+        data = {"estimated": part.data["patched"], "patched": by_component(patched, maps)}
+        yield Measured(part.part, {**part.data, **data, "direction": direction})
+
+
+def _every_unit(study: Study, component: str) -> range:
+    """Units of the one site, or its latents."""
+    (site,) = study.sites
+    states = torch.zeros(1, study.model.width(site), device=study.model.device)
+    dictionary = study.dictionaries.get(site) if component == "latents" else None
+    return range((states if dictionary is None else _decoded(dictionary, states)[0]).shape[1])
+
+
+def _to_verify(found: Outcomes, ends: Any, verify: int | Literal["all"], seed: int) -> Ints:
+    """Cells with the largest estimates by any of the outcomes, and as many at random."""
+    possible = np.flatnonzero(found.possible.any(axis=1))
+    if verify == "all":
+        return possible
+    means = (np.abs((v[possible] - ends[name]).mean(axis=1)) for name, v in found.values.items())
+    ranked = np.array([possible[np.argsort(-size, kind="stable")] for size in means])
+    random = np.random.default_rng(seed).permutation(np.setdiff1d(possible, ranked[:, :verify]))
+    return np.union1d(ranked[:, :verify], random[:verify])
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+def attribute(
+    lm: LanguageModel,
+    pairs: Pairs,
+    plan: Sequence[Cell],
+    *,
+    base: Literal["corrupted", "clean"] = "corrupted",
+    metrics: Sequence[str] = ("logit_difference",),
+    steps: int = 0,
+) -> Outcomes:
+    """Estimate the outcomes of patches, as `run` measures them, by one backward pass for all.
+
+    The effect of a patch is `(h' - h) · dm/dh` to first order, summed over dimensions and
+    positions, with the activation `h` of the base run, `h'` that of the other run, and the outcome
+    `m`. With latents of an autoencoder, `dm/dh` goes through its decoder.
+
+    It fails where the outcome is far from linear between the two runs: for queries and keys where
+    the attention is saturated, for the residual stream of early layers, whose difference is large,
+    and where a cell's direct and indirect effects cancel.
+
+    Args:
+        lm: The model, of a family whose sites have names.
+        pairs: The prompts.
+        plan: Cells of patches from the other run.
+        base: The prompts whose activations are patched.
+        metrics: Names of outcomes with a gradient. That of `kl` is 0 at the clean prompts.
+        steps: Number `n` of steps of integrated gradients: `dm/dh` is the mean over runs whose
+            embeddings lie between those of both prompts, at `(k - 1/2) / n`; 0 for the base run.
+
+    Returns:
+        Outcomes, of which `values` are estimates.
+
+    Source:
+        Nanda (2023), attribution patching; Hanna, Pezzelle & Belinkov (2024) for gradients between
+        the embeddings of both prompts.
+    """
+    functions = find_metrics(metrics)
+    if "rank" in functions:
+        others = ", ".join(name for name in METRICS if name != "rank")
+        raise InputError(f"rank has no gradient; choose among {others}")
+    other = "clean" if base == "corrupted" else "corrupted"
+    sources, shape = Sources(lm, pairs, base, None), (len(plan), len(pairs))
+    edits = [(c, edit) for c, cell in enumerate(plan) for edit in edits_of(lm, sources, cell)]
+    sites = {edit.site for _, edit in edits} | ({"embed"} if steps else set())
+    effects = {name: np.zeros(shape) for name in functions}
+    ends: dict[str, dict[str, Floats]] = {
+        of: {name: np.zeros(len(pairs)) for name in functions} for of in ("clean", "corrupted")
+    }
+    for members in same_length(pairs.clean, BATCH):
+        ids = {of: torch.tensor([sources.ids[of][i] for i in members]) for of in ends}
+        with torch.no_grad():
+            there, logits = _forward(lm, ids[other], sites)
+        here, own = _forward(lm, ids[base], sites)
+        clean = (own if base == "clean" else logits).detach()
+        answers, wrong = ([given[i] for i in members] for given in (pairs.answers, pairs.wrong))
+        targets = Targets.of(answers, wrong, clean)
+        for name, function in functions.items():
+            ends[base][name][members] = function(own.detach(), targets).cpu().numpy()
+            ends[other][name][members] = function(logits, targets).cpu().numpy()
+        gradients: dict[str, dict[str, Any]] = {n: dict.fromkeys(sites, 0.0) for n in functions}
+        for step in range(max(1, steps)):
+            states, logits = here, own
+            if steps:
+                shift = (there["embed"] - here["embed"]).detach() * ((step + 0.5) / steps)
+                states, logits = _forward(lm, ids[base], sites, shift)
+            for name, function in functions.items():
+                total = function(logits, targets).sum()
+                found = torch.autograd.grad(total, [*states.values()], retain_graph=True)
+                for site, gradient in zip(states, found, strict=True):
+                    gradients[name][site] += exact(gradient) / max(1, steps)
+        for name, by_site in gradients.items():
+            products: dict[Any, Floats] = {}
+            for c, edit in edits:
+                key = edit.site, edit.units, edit.given.dictionary
+                if key not in products:
+                    products[key] = _products(lm, edit, here, there, by_site)
+                at = edit.at[members, : ids[base].shape[1]]
+                effects[name][c, members] += (products[key] * at).sum(axis=1)
+    possible: Bools = np.zeros(shape, bool)
+    for c, edit in edits:
+        possible[c] |= edit.at.any(axis=1)
+    values = {name: ends[base][name] + effect for name, effect in effects.items()}
+    return Outcomes(ends["clean"], ends["corrupted"], values, possible)
+
+
+def _forward(
+    lm: LanguageModel, ids: Tensor, sites: set[str], shift: Tensor | None = None
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Whole tensors at sites, in a graph that begins there, and logits at the last token.
+
+    A part of a tensor, such as the queries, would be a view that the model does not compute with.
+    """
+    found: dict[str, Tensor] = {}
+
+    def keep(site: str, whole: Tensor) -> None:
+        found[site] = whole.requires_grad_()
+
+    with ExitStack() as stack:
+        if shift is not None:
+            stack.enter_context(hook(lm.model, lm.spec.sites.tap("embed"), shift.add))
+        for site in sites:
+            stack.enter_context(hook(lm.model, lm.spec.sites.tap(site), partial(keep, site)))
+        logits = lm.model(ids.to(lm.device), use_cache=False, logits_to_keep=1).logits[:, -1]
+    return found, logits
+
+
+def _products(
+    lm: LanguageModel, edit: Edit, here: dict[str, Tensor], there: dict[str, Tensor], gradients: Any
+) -> Floats:
+    """Effects at each token, `(prompts, tokens)`, summed over the units of an edit."""
+    tap, dictionary = lm.spec.sites.tap(edit.site), edit.given.dictionary
+    whole = (states[edit.site].detach() for states in (here, there, gradients))
+    before, after, gradient = (exact(tap.take(tensor)) for tensor in whole)
+    if dictionary is not None:
+        after, _ = _decoded(dictionary, after)
+        before, decoded = _decoded(dictionary, before)
+        (gradient,) = torch.autograd.grad(decoded, before, gradient.to(decoded))
+    each = ((after - before) * gradient).detach()
+    chosen = each if edit.units is None else each[..., list(edit.units)]
+    sums: Floats = chosen.sum(-1).double().cpu().numpy()
+    return sums
+
+
+def _decoded(dictionary: EncodesAndDecodes, states: Tensor) -> tuple[Tensor, Tensor]:
+    """Latents, and what is decoded from them."""
+    latents: list[Tensor] = []
+
+    def keep(found: Tensor) -> Tensor:
+        latents.append(found.detach().requires_grad_())
+        return latents[0]
+
+    decoded = as_function(dictionary, keep)(states)
+    return latents[0], decoded

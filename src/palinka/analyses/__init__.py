@@ -9,6 +9,7 @@ from palinka.analyses.attribution_patching import attribution_patching
 from palinka.analyses.category_score import category_score
 from palinka.analyses.direct_logit_attribution import direct_logit_attribution
 from palinka.analyses.generalized_eigendecomposition import generalized_eigendecomposition
+from palinka.analyses.head_scores import head_scores
 from palinka.analyses.latent_statistics import latent_statistics
 from palinka.analyses.lesion import lesion
 from palinka.analyses.logit_lens import logit_lens
@@ -23,6 +24,7 @@ __all__ = [
     "category_score",
     "direct_logit_attribution",
     "generalized_eigendecomposition",
+    "head_scores",
     "latent_statistics",
     "lesion",
     "logit_lens",

@@ -28,7 +28,7 @@ class ActivationPatching(Effects):
     direction: Direction
 
 
-@takes("effects of interventions")
+@takes("effects of patching")
 def activation_patching(
     patched: Cells,
     clean: ArrayLike,

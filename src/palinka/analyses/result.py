@@ -21,7 +21,7 @@ DATA_PARAMETERS: Mapping[str, tuple[str, ...]] = {
     "each condition": ("x",),
     "tokens of a passage": ("latents",),
     "categories of a passage": ("latents", "targets", "words", "documents"),
-    "effects of interventions": EFFECTS,
+    "effects of patching": (*EFFECTS, "direction"),
     "effects of ablation": (*EFFECTS, "direct"),
     "estimated effects of patches": ("estimated", *EFFECTS),
     "predictions of layers": (

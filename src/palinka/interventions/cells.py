@@ -37,7 +37,7 @@ def cells_of(
     study: Study,
     component: str,
     value: Value,
-    positions: Position | Sequence[Position] = "roles",
+    positions: Position | Sequence[Position] | None = "roles",
     window: int = 1,
     units: Sequence[int] = (),
 ) -> Cells:
@@ -48,7 +48,8 @@ def cells_of(
         component: A part of the residual stream, by layer and position; `heads`, `q`, `k` or `v`
             at all positions, by layer and head; `heads_by_position`; `neurons` or `latents`.
         value: What the vectors become.
-        positions: Roles and indices of tokens; `roles` for all roles, `all` for every token.
+        positions: Roles and indices of tokens; `roles` for all roles, `all` for every token; None
+            for all tokens together.
         window: Number of neighboring layers in one cell, around its own.
         units: The units of `neurons` or `latents`, a cell each, at all positions.
     """
@@ -62,7 +63,7 @@ def cells_of(
     if heads is None:
         raise InputError(f"sites of {study.model.spec.name} have no names; choose another model")
     axes: dict[str, list[Any]] = {"layer": list(range(layers))}
-    if component in IN_STREAM or component == "heads_by_position":
+    if positions is not None and (component in IN_STREAM or component == "heads_by_position"):
         axes["position"] = _positions(study.prompts, positions)
     if component in OF_HEADS:
         count = heads.shared if component in ("k", "v") else heads.count

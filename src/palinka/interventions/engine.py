@@ -37,6 +37,7 @@ from palinka.language_models.sites import Tap, hook, reading
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+Watch = Callable[[str, Ints, Ints, Tensor], None]
 # Rows of later parts of a block skip what comes before: the attention, or the first half of the
 # MLP, too. Parallel MLPs do not read the attention, which makes no difference.
 _PART = {
@@ -89,6 +90,7 @@ def run(
     metrics: Sequence[str] = ("logit_difference",),
     reference: Sequence[Sequence[int]] | None = None,
     rows_bytes: int = 1 << 30,
+    watch: Watch | None = None,
 ) -> Outcomes:
     """Measure the outcomes of every cell of a plan on every pair.
 
@@ -101,6 +103,8 @@ def run(
         reference: Token ids of the prompts that means, medians and resampled vectors are of;
             default the corrupted ones.
         rows_bytes: Approximate memory of the widest tensors of a pass.
+        watch: Called with each site, the numbers of the cells and prompts of its rows there, and
+            the changes of their vectors at the last token, `(rows, width)`.
 
     Returns:
         Outcomes, of which an effect that is within the rounding of logits is exactly 0.
@@ -132,6 +136,7 @@ def run(
         sweeps = _sweeps(lm, rows, first[cell, prompt], own.ids.shape[1], rows_bytes)
         for start, part in sweeps:
             sweep = _Sweep(lm, sources, cells, part, own, start)
+            sweep.watch = watch
             asked = targets.of_prompts(torch.as_tensor(sweep.prompts, device=lm.device))
             ids, asked = asked.columns() if narrow else (None, asked)
             logits = sweep.logits(ids)
@@ -307,6 +312,7 @@ class _Sweep:
         self.origin = np.concatenate([np.arange(len(own)), np.searchsorted(own, rows.prompt)])
         self.local = np.searchsorted(base.members, self.prompts)
         self.changed = np.zeros(len(cells), bool)
+        self.watch: Watch | None = None
         self.batches = self._batches(cells)
 
     def _batches(self, cells: Sequence[Sequence[Edit]]) -> dict[str, list[_Batch]]:
@@ -469,6 +475,11 @@ class _Sweep:
         has_changed = ((new - old).abs() > rounding).any(1).cpu().numpy()
         self.changed[self.rows.cell[batch.rows[has_changed] - self.bases]] = True
         states[place] = new
+        if self.watch is not None:
+            last = batch.at == self.base.ids.shape[1] - 1
+            own = batch.rows[last] - self.bases
+            cells, prompts = self.rows.cell[own], self.rows.prompt[own]
+            self.watch(batch.edit.site, cells, prompts, (new - old)[torch.as_tensor(last)])
 
 
 def _shrink(count: int, last: int, whole: Tensor) -> Tensor:

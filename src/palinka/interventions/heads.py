@@ -1,7 +1,7 @@
 """Sums of attention that the scores of heads are made of."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from palinka.errors import InputError
+from palinka.interventions.study import Measured, Study
 from palinka.language_models.attention import visit_attention
 from palinka.language_models.model import LanguageModel, Tokens
+from palinka.language_models.token_text import token_texts
 
 Arrays = dict[str, NDArray[np.float64]]
 # Maximum number of elements of the patterns of one block.
@@ -35,6 +37,31 @@ class HeadSums:
     sums: Arrays
     counts: Arrays
     reference: Arrays
+
+
+def heads(
+    study: Study, *, length: int = 50, sequences: int = 32, seed: int = 0
+) -> Iterator[Measured]:
+    """Sum the attention of every head over the texts of the stimuli, and over random tokens.
+
+    Args:
+        study: The model and the texts.
+        length: Number of random tokens before they are repeated.
+        sequences: Number of sequences of random tokens.
+        seed: Seed of the random tokens.
+    """
+    tokens = Tokens.of(study.tokens)
+    found = head_sums(study.model, tokens, length=length, sequences=sequences, seed=seed)
+    first = Tokens.of(study.tokens[:1])
+    layers = range(study.model.spec.sites.layers)
+    patterns = study.model.attention(first, layers)
+    every = {
+        (layer, head): pattern.cpu().numpy()
+        for layer, of_text in patterns.items()
+        for head, pattern in enumerate(of_text[0])
+    }
+    shown = token_texts(study.model.tokenizer, study.tokens[0])
+    yield Measured("", vars(found), {"patterns": every, "tokens": shown})
 
 
 def head_sums(

@@ -38,8 +38,8 @@ def patching(
     base: Literal["corrupted", "clean"] = "corrupted" if direction == "denoise" else "clean"
     plan = [cell for each in maps.values() for cell in each.cells]
     found = run(study.model, study.prompts, plan, base=base, metrics=study.metrics)
-    for data in measured(study, found, maps):
-        yield Measured(data.part, {**data.data, "direction": direction})
+    for each in measured(study, found, maps):
+        yield Measured(each.part, {**each.data, "direction": direction})
 
 
 def by_component(values: Any, maps: dict[str, Cells]) -> dict[str, Any]:

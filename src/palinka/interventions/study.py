@@ -70,11 +70,13 @@ class Study:
 # By the data that an analysis takes; each is a function of its module's name, of a study and
 # settings, that yields what the analysis is called with.
 STUDIES = {
-    "effects of interventions": "patching",
     "estimated effects of patches": "attribution",
     "lesions": "lesion",
     "predictions of layers": "lens",
     "contributions to logits": "logit_attribution",
+    "effects of patching": "patching",
+    "effects of ablation": "ablation",
+    "attention patterns": "heads",
 }
 
 

@@ -11,6 +11,7 @@ from palinka.analyses.figures.attribution_patching import attribution_patching
 from palinka.analyses.figures.category_score import category_score
 from palinka.analyses.figures.direct_logit_attribution import direct_logit_attribution
 from palinka.analyses.figures.generalized_eigendecomposition import generalized_eigendecomposition
+from palinka.analyses.figures.head_scores import head_scores
 from palinka.analyses.figures.latent_statistics import latent_statistics
 from palinka.analyses.figures.lesion import lesion
 from palinka.analyses.figures.logit_lens import logit_lens
@@ -28,6 +29,7 @@ __all__ = [
     "category_score",
     "direct_logit_attribution",
     "generalized_eigendecomposition",
+    "head_scores",
     "latent_statistics",
     "lesion",
     "logit_lens",

@@ -477,6 +477,11 @@ def test_interventions_are_run_on_pairs(mini: ActivationReader, stimuli: Write) 
     np.testing.assert_allclose(arrays["heads/effects"][2, 3], effects[-1], atol=1e-5)
     assert np.abs(effects[0]).min() > 0.1
     assert findings.settings["intervention"] == settings
+    line = findings.results["logit_difference"].headline("units", ())
+    strongest = arrays["resid/effect"][:, 0]
+    layer = int(np.abs(strongest).argmax())
+    assert f"resid layer {layer} subject {strongest[layer]:+.3g}, recovery " in line
+    assert "of 30 cells change the logit difference (sign flips of 6 clusters" in line
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,13 @@
 """Scores of attention heads."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from palinka.analyses.result import Array, Mask, Result, Table, takes
+from palinka.analyses.result import Array, Mask, Result, Table, p_text, takes
 from palinka.analyses.stats.effects import MIN_CLUSTERS, bootstrap_ratios, sign_flip_test
 from palinka.errors import InputError
 
@@ -73,6 +73,17 @@ class HeadScores(Result):
             numbers[f"{name}/strongest_score"] = self.scores[name].score[at]
             numbers[f"{name}/heads_significant"] = self.scores[name].significant.sum()
         return {name: float(value) for name, value in numbers.items()}
+
+    def headline(self, units: str, conditions: Sequence[str]) -> str:
+        """The highest head of the scores that kinds of heads are named after."""
+        named = []
+        for name in ("previous_token", "duplicate_token", "induction"):
+            (layer, head), found = self.strongest_heads()[name], self.scores[name]
+            at = layer, head
+            p = p_text(found.p_corrected[at], alpha=round(1.0 - self.level, 12))
+            reference = f"{found.score[at]:.2f} against {found.reference[at]:.2f}"
+            named.append(f"{name.replace('_', ' ')} L{layer}H{head} {reference}, {p}")
+        return f"highest heads (p corrected for all heads): {'; '.join(named)}"
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Every array of every score, by `score/array`."""

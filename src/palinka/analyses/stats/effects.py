@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from palinka.analyses.result import Array, Mask, Result, Table, as_float64
+from palinka.analyses.result import Array, Mask, Result, Table, as_float64, p_text
 from palinka.analyses.stats.permutation import (
     CHUNK_ELEMENTS,
     RELATIVE_TOLERANCE,
@@ -130,6 +130,19 @@ class Effects(Result):
         numbers |= {"cells_significant": self.significant.sum(), "prompts": self.prompts}
         numbers["clusters"] = self.clusters
         return {name: float(value) for name, value in numbers.items() if not np.isnan(value)}
+
+    def headline(self, units: str, conditions: Sequence[str]) -> str:
+        """Number of cells with an effect, and the strongest cell of each component."""
+        cells, found = self.cells(), []
+        for cell in self.strongest():
+            labels = cells[cell].items()
+            name = " ".join(x if isinstance(x, str) else f"{axis} {x}" for axis, x in labels)
+            recovered = f", recovery {r:.2f}" if np.isfinite(r := self.recovery[cell]) else ""
+            p = p_text(self.p_corrected[cell], alpha=round(1.0 - self.level, 12))
+            found.append(f"{name.strip()} {self.effect[cell]:+.3g}{recovered}, {p}")
+        counted = f"{self.significant.sum()} of {len(cells)} cells change the {self.outcome}"
+        rule = f"sign flips of {self.clusters} clusters, corrected for all cells"
+        return f"{counted} ({rule}); strongest: {'; '.join(found)}".replace("_", " ")
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Every array in the shape of its component's cells, by `component/name` or `name`."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from palinka.errors import InputError
 from palinka.interventions.cells import Cells, cells_of
 from palinka.interventions.engine import Ints, run
-from palinka.interventions.lens import Targets, frozen_direction
+from palinka.interventions.lens import TargetTokens, frozen_direction
 from palinka.interventions.patching import by_component, measured
 from palinka.interventions.plan import Mean, Median, Resample, ScalarMean, Value, Zero
 from palinka.interventions.study import Measured, Study
@@ -89,7 +89,7 @@ class _DirectEffects:
     def __init__(self, study: Study, cells: int) -> None:
         self.model, self.taps = study.model.model, study.model.spec.sites.taps
         self.effects, self.unknown = np.zeros((cells, len(study.prompts))), False
-        targets, last = Targets.of(study), f"blocks.{study.model.spec.sites.layers - 1}.resid"
+        targets, last = TargetTokens.of(study), f"blocks.{study.model.spec.sites.layers - 1}.resid"
         final = torch.cat([found[last] for _, found in targets.read(study.model, [last])])
         self.functional, _ = frozen_direction(study.model, final, targets.answers, targets.wrong)
 

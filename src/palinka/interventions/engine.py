@@ -44,7 +44,7 @@ _PART = {
     "attn.q": 0, "attn.k": 0, "attn.v": 0, "attn.z": 1, "attn.out": 1, "attn.write": 1,
     "resid_mid": 1, "mlp.in": 1, "mlp.pre": 1, "mlp.post": 2, "mlp.out": 2, "mlp.write": 2,
 }  # fmt: skip
-_CALLS = 1e6  # multiplications of one token that take as long as the calls of a pass do
+_CALLS = 1e7  # multiplications of one token that take as long as the calls of a pass do
 _TUPLES = {"gpt_neo"}  # families whose blocks return more than the residual stream
 
 
@@ -207,7 +207,7 @@ def _located(lm: LanguageModel, given: Intervention) -> tuple[str, int, tuple[in
     index = re.search(r"\d+", name)
     block, kind = int(index[0]) if index else 0, name.partition(".")[2].partition(".")[2]
     if head := re.fullmatch(r"(attn\.[qkvz])\.(\d+)", kind):
-        kind, size = head[1], lm.width(name)
+        kind, size = head[1], sites.heads.size if sites.heads else 0
         if given.dictionary is None:  # as units of all heads, which change together
             name = f"blocks.{block}.{kind}"
             units = tuple(int(head[2]) * size + unit for unit in units or range(size))

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from palinka.errors import InputError
 from palinka.interventions.cells import OF_SITE, cells_of
-from palinka.interventions.engine import Bools, Floats, Ints, Outcomes, edits_of, run
+from palinka.interventions.engine import Bools, Floats, Ints, Outcomes, run
 from palinka.interventions.metrics import METRICS, Targets, find_metrics
 from palinka.interventions.pairs import Pairs
 from palinka.interventions.patching import by_component, measured
 from palinka.interventions.plan import Cell, Patch
-from palinka.interventions.sources import BATCH, Edit, Sources, exact, same_length
+from palinka.interventions.sources import BATCH, Edit, Sources, edits_of, exact, same_length
 from palinka.interventions.study import Measured, Study
 from palinka.language_models import LanguageModel
 from palinka.language_models.edits import EncodesAndDecodes, as_function

@@ -5,7 +5,6 @@ copies of the base rows' states. A row carries only the tokens from its first ch
 reads the keys and values of those before from the base run.
 """
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -24,12 +23,10 @@ from palinka.interventions.pairs import Pairs
 from palinka.interventions.plan import (
     Cell,
     FromReference,
-    Intervention,
     Patch,
     Resample,
-    ScaleContribution,
 )
-from palinka.interventions.sources import Base, Edit, Sources, exact, given_to
+from palinka.interventions.sources import Base, Edit, Sources, edits_of, exact, given_to
 from palinka.language_models import LanguageModel
 from palinka.language_models.edits import as_function
 from palinka.language_models.sites import Tap, hook, reading
@@ -38,12 +35,6 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Watch = Callable[[str, Ints, Ints, Tensor], None]
-# Rows of later parts of a block skip what comes before: the attention, or the first half of the
-# MLP, too. Parallel MLPs do not read the attention, which makes no difference.
-_PART = {
-    "attn.q": 0, "attn.k": 0, "attn.v": 0, "attn.z": 1, "attn.out": 1, "attn.write": 1,
-    "resid_mid": 1, "mlp.in": 1, "mlp.pre": 1, "mlp.post": 2, "mlp.out": 2, "mlp.write": 2,
-}  # fmt: skip
 _CALLS = 1e7  # multiplications of one token that take as long as the calls of a pass do
 _TUPLES = {"gpt_neo"}  # families whose blocks return more than the residual stream
 
@@ -174,58 +165,6 @@ def _check_change(
             count = f"nothing in {possible.sum()} of {len(possible)} prompts"
             fault = f"an intervention at {edits[0].given.site} changed {count}"
             raise InputError(f"{fault}; clean and corrupted agree there")
-
-
-def edits_of(lm: LanguageModel, sources: Sources, cell: Cell) -> list[Edit]:
-    """The edits of a cell, one for each place, without positions where they have no effect."""
-    layers, base = lm.spec.sites.layers, sources.base
-    edits: list[Edit] = []
-    # Until something else has changed, another run agrees with the base before their difference.
-    paired = all(isinstance(i.value, Patch) and i.value.run != base for i in cell)
-    lengths = sources.lengths[base][:, None]
-    tokens = np.arange(lengths.max())
-    for given in cell:
-        site, acts, units = _located(lm, given)
-        joins = acts - 3 if isinstance(given.value, ScaleContribution) else acts
-        where = given.positions
-        for place in [where] if isinstance(where, str | int) else where:
-            places = sources.places(place, base)
-            at = tokens < lengths if places is None else tokens == places[:, None]
-            if acts > 3 * (layers - 1) or site == f"blocks.{layers - 1}.attn.q":
-                at = at & (tokens == lengths - 1)  # no other token's outputs are read any more
-            if paired:
-                at = at & sources.differ(_reads_own_token(lm, site))
-            nth = sum(edit.site == site for edit in edits)
-            edits.append(Edit(given, site, joins, units, place, at, nth))
-    return edits
-
-
-def _located(lm: LanguageModel, given: Intervention) -> tuple[str, int, tuple[int, ...] | None]:
-    """Canonical name of a site, the place 3 * block + part where it lies, and units there."""
-    sites, units = lm.spec.sites, None if given.units is None else tuple(given.units)
-    name = sites.resolve(given.site)
-    index = re.search(r"\d+", name)
-    block, kind = int(index[0]) if index else 0, name.partition(".")[2].partition(".")[2]
-    if head := re.fullmatch(r"(attn\.[qkvz])\.(\d+)", kind):
-        kind, size = head[1], sites.heads.size if sites.heads else 0
-        if given.dictionary is None:  # as units of all heads, which change together
-            name = f"blocks.{block}.{kind}"
-            units = tuple(int(head[2]) * size + unit for unit in units or range(size))
-    after = block + (kind == "resid")
-    if isinstance(given.value, ScaleContribution) and kind != "resid":
-        raise InputError(f"a block's contribution is scaled at blocks.{{i}}.resid, not at {name}")
-    if kind in _PART:
-        return name, 3 * block + _PART[kind], units
-    if kind not in ("", "resid") or (index is None and name != "embed"):
-        raise InputError(f"{given.site} cannot be changed here; give a named site")
-    return name if after >= sites.layers or not index else f"hidden.{after}", 3 * after, units
-
-
-def _reads_own_token(lm: LanguageModel, site: str) -> bool:
-    """Return whether the states at a site depend on no other token."""
-    parallel = "blocks.0.resid_mid" not in lm.spec.sites.taps
-    inputs = {"embed", "hidden.0", "blocks.0.attn.q", "blocks.0.attn.k", "blocks.0.attn.v"}
-    return site in inputs or (parallel and site.startswith("blocks.0.mlp"))
 
 
 def _sweeps(

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from palinka import analyses
 from palinka.analyses.reader import ActivationReader
 from palinka.analyses.stimuli import load_stimuli
 from palinka.errors import InputError
@@ -180,3 +181,10 @@ def test_impossible_lesions_are_rejected(
         list(lesion(Study(gpt2, pairs, sites=SITES[:1]), **settings))
     with pytest.raises(InputError, match="units are given for 2 sites"):
         list(lesion(Study(gpt2, pairs, sites=SITES), units=[1]))
+
+
+def test_too_few_units_at_all_sites_are_an_error(gpt2: LanguageModel, pairs: Pairs) -> None:
+    study = Study(gpt2, pairs, sites=SITES, units=lambda *_, **__: np.arange(2))
+    (measured,) = lesion(study, selection={"analysis": "earlier", "k": 3}, draws=2)
+    with pytest.raises(InputError, match="no site has 3 units to lesion"):
+        analyses.lesion(**measured.data)

@@ -45,8 +45,9 @@ def lesion(
         units: Or units of one site by number, the strongest first.
         value: What the units become: `zero`, or of the corrupted prompts the `mean`, the `median`
             or another prompt's (`resample`).
-        positions: `all` tokens; `before`, the last token, which predicts the answer; or a role,
-            such as `target`, whose lesion acts on what follows.
+        positions: `all` tokens; `before`, the last token, which predicts the answer, for units
+            that were selected at such a token, too (`pool: before` of a contrast); or a role, such
+            as `target`, whose lesion acts on what follows.
         draws: Number of control sets.
         dose: Numbers of units to lesion, too, the strongest first.
         preferred: The answer that the units prefer, such as `he`: effects on the prompts with

@@ -37,6 +37,18 @@ def test_explicit_sentences_follow_the_order_of_targets() -> None:
     assert not prepared.pairs
 
 
+def test_the_token_before_the_target_is_the_item_where_sentences_differ() -> None:
+    sentences = {"m": ["The king said to him."] * 3, "f": ["The queen had asked her to go."] * 3}
+    prepared = Contrast(TARGETS, sentences=sentences, pool="before").prepare(MINI)
+    items = zip(prepared.tokens, prepared.pool, strict=True)
+    assert [MINI.decode([ids[at] for at in pool]) for ids, pool in items] == [" to"] * 3 + [
+        " asked"
+    ] * 3
+    assert prepared.labels[0] == "The king said to [him]."
+    with pytest.raises(InputError, match="pool: before, where the conditions of a frame have the"):
+        Contrast(TARGETS, frames=FRAMES, pool="before")
+
+
 @given(
     st.lists(st.sampled_from(["I", "saw", "her,", "é", "😀", "the", "3.5", "(him)", "ham"])),
     st.lists(st.sampled_from(["and", "her", "naïve", "…", "hims", "chim", "\n"])),

@@ -1,6 +1,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from palinka.analyses.stimuli import base
 from palinka.errors import InputError
@@ -19,11 +20,13 @@ class Contrast(base.Stimuli):
         frames: Sentences in which `{target}` stands once; every condition gets them all, so item
             `i` of one condition and item `i` of the other are a pair.
         sentences: Instead of frames, the sentences of each condition, at least three.
+        pool: The token that is the item: the `target`, or the one `before` it, which predicts it.
     """
 
     targets: Mapping[str, str]
     frames: Sequence[str] | None = None
     sentences: Mapping[str, Sequence[str]] | None = None
+    pool: Literal["target", "before"] = "target"
 
     def __post_init__(self) -> None:
         if len(self.targets) < 2:
@@ -35,6 +38,9 @@ class Contrast(base.Stimuli):
         if self.sentences is not None and self.sentences.keys() != self.targets.keys():
             given, expected = ", ".join(self.sentences), ", ".join(self.targets)
             raise InputError(f"sentences: conditions {given}; expected {expected}, as in targets")
+        if self.frames is not None and self.pool == "before":
+            fault = "pool: before, where the conditions of a frame have the same words"
+            raise InputError(f"{fault} and no unit can differ; give sentences, or pool: target")
         for index, frame in enumerate(self.frames or ()):
             if (times := frame.count(SLOT)) != 1:
                 raise InputError(f"frames[{index}]: {frame!r} has {SLOT} {times} times; give one")
@@ -70,6 +76,8 @@ class Contrast(base.Stimuli):
                 problems.setdefault((name, *pieces), f"{name}: {text!r}: {problem}")
         if problems:
             raise InputError(base.join_problems(list(problems.values())))
+        if self.pool == "before":
+            pool = [[at[0] - 1] for at in pool]
         labels = [
             f"{text[:start]}[{text[start:stop]}]{text[stop:]}"
             for text, (start, stop) in zip(texts, spans, strict=True)

@@ -251,7 +251,7 @@ def test_a_headline_shows_the_floor_of_p_and_the_share_of_the_category():
     share = 100 * (1 - 1 / targets.sum())
     line = category_score(latents, targets, permutations=39).headline("latents", ())
     assert f"latent 6, active at {share:.3g} % of the category's tokens, p 0.025, the small" in line
-    assert line.endswith(f"each p is over all {latents.shape[1]} latents")
+    assert line.endswith(f"all {latents.shape[1]} latents, for this text's words only")
     signed = category_score(-latents, targets, detector=True)
     assert signed.scalars().keys() == {"best_auc_latent", "best_auc"}
     assert "no p-value (set permutations); no score" in signed.headline("units", ())

@@ -100,16 +100,17 @@ def test_the_report_and_the_markdown_show_numbers_and_remarks() -> None:
     assert findings(results={"": tested}).headlines(2) == ["some-name: first 1, best p 0.01"]
     ranked = {"best": 1630, "best_p_value": 0.994, "auc": 0.9961, "auc_p_value": 0.001, "l0": 2.5}
     typed = [(name, float) for name in ranked]
-    units = {"scalar_units": {"l0": "{} per token"}}
+    units = {"scalar_units": {"l0": "{} per token", "best": "({2} over {1})"}}
     named = make_dataclass("Ranked", typed, bases=(Result,), namespace=units, frozen=True)
     parts = {"a": named(**ranked, notes=("shifted",)), "b": named(**ranked)}
     assert findings(results=parts, settings={"units": "units"}).report(5).splitlines()[1:] == [
-        "  a/auc           0.9961", "  a/auc_p_value   0.001", "  a/best          1630",
+        "  a/auc           0.9961", "  a/auc_p_value   0.001", "  a/best          1630 (b over a)",
         "  a/best_p_value  0.994 (not significant)", "  a/l0            2.5 units per token",
         "  … and 5 more in findings.json", "  note: a: shifted",
     ]  # fmt: skip
     (line, _) = findings(results=parts).headlines(4)
-    assert line == "some-name/a: auc 0.9961, auc p 0.001, best 1630, best p 0.994 (not significant)"
+    numbers = "auc 0.9961, auc p 0.001, best 1630 (b over a), best p 0.994 (not significant)"
+    assert line == f"some-name/a: {numbers}"
     many = findings(results=dict.fromkeys("abcdef", small)).headlines(most=1)
     assert many[0] == "some-name/a: score 0.5; no test, no p-value"
     assert findings(results={"": small}).report().startswith("some-name: no test, no p-value\n")

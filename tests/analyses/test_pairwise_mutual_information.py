@@ -157,9 +157,54 @@ def test_correlated_gaussians_share_what_theory_says_within_the_bias(rho):
     assert result.covariance[0, 1] == pytest.approx(rho, abs=0.02)
 
 
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_the_null_is_the_information_of_pairs_with_shuffled_units(kind):
+    x = KINDS[kind](np.random.default_rng(12), (5, 90))
+    result = pairwise_mutual_information(x, permutations=30, seed=3, outlier_z=2.0)
+    rng, expected = np.random.default_rng(3), []
+    for _ in range(30):
+        first, second, *_ = rng.permutation(5)
+        expected.append(plain_pair(x[first], x[second][rng.permutation(90)], 15, 2.0)[0])
+    np.testing.assert_allclose(result.null, expected, rtol=1e-9, atol=1e-11)
+    scalars = result.scalars()
+    assert scalars["null_mean"] == pytest.approx(np.mean(expected))
+    assert scalars["null_95"] == pytest.approx(np.percentile(expected, 95))
+    none = pairwise_mutual_information(x, permutations=0, outlier_z=2.0)
+    assert none.null is None
+    assert none.scalars().keys() == scalars.keys() - {"null_mean", "null_95"}
+    np.testing.assert_array_equal(none.mutual_information, result.mutual_information)
+
+
+def test_independent_items_are_at_the_null_and_the_correction_leaves_most_of_the_bias():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 128))
+    found = pairwise_mutual_information(x).scalars()
+    assert found["null_mean"] == pytest.approx(found["mean_mutual_information"], abs=0.03)
+    assert found["mean_mutual_information_corrected"] > 0.6 * found["null_mean"]
+    # The units' own means are a dependence of their items, which a shuffle of the units removes.
+    dependent = pairwise_mutual_information(x + 2 * rng.normal(size=128)).scalars()
+    assert dependent["mean_mutual_information"] > dependent["null_95"]
+    assert dependent["null_mean"] == pytest.approx(found["null_mean"], abs=0.1)
+
+
+def test_the_correction_raises_the_information_of_equal_items():
+    x = np.tile(np.random.default_rng(0).normal(size=128), (3, 1))
+    result = pairwise_mutual_information(x)
+    bins = np.count_nonzero(np.histogram(x[0], 15)[0])
+    raised = triangle(result.mutual_information_corrected - result.mutual_information)
+    np.testing.assert_allclose(raised, (bins - 1) / (2 * 128 * np.log(2)), rtol=1e-9)
+    assert result.notes == ("no correlation: all pairs have the same mutual information",)
+    line = result.headline("latents", ())
+    shuffled = "(with shuffled latents {null_mean:.3g}, 95 % of pairs below {null_95:.3g})"
+    assert shuffled.format(**result.scalars()) in line
+    assert line.endswith("correlation of the two none, all pairs equal")
+
+
 def test_correlation_is_pearsons_over_pairs():
     x = np.random.default_rng(6).normal(size=(10, 200))
-    result = pairwise_mutual_information(x + np.linspace(0, 2, 10)[:, None] * x[0])
+    x += np.linspace(0, 2, 10)[:, None] * x[0]
+    result = pairwise_mutual_information(x, permutations=0)
+    assert "shuffled" not in result.headline("units", ())
     arrays = result.arrays()
     assert all(array.dtype == np.float64 for array in arrays.values())
     pairs = {name: triangle(array) for name, array in arrays.items()}
@@ -211,6 +256,8 @@ ONE_CONSTANT = np.where(np.arange(5) == 3, 0.1, np.random.default_rng(9).normal(
 )
 def test_items_and_pairs_without_information_are_noted(x, outlier_z, notes):
     result = agrees(x, outlier_z=outlier_z)
+    if np.isnan(result.correlation):
+        notes = [*notes, "no correlation: all pairs have the same mutual information"]
     assert all(map(re.fullmatch, notes, result.notes))
     assert len(notes) == len(result.notes)
     assert np.isnan(result.correlation) == (len(x) == 3)
@@ -225,7 +272,7 @@ def test_rare_activations_are_the_information_of_latents():
     assert bits == pytest.approx(0.11835, abs=5e-6)
     np.testing.assert_allclose(triangle(result.mutual_information), bits, rtol=1e-9)
     np.testing.assert_allclose(triangle(result.covariance), 2000 / 1999 * share.prod(), rtol=1e-12)
-    assert result.notes == ()
+    assert result.notes == ("no correlation: all pairs have the same mutual information",)
     # The rule for dense units drops every activation, and is applied on request alone.
     dropped = agrees(x, outlier_z=5.0)
     assert not dropped.mutual_information.any()
@@ -240,7 +287,7 @@ def test_dense_units_drop_outliers_by_default(zeros, kept):
     x[:, -1] = 100.0
     result = agrees(x, outlier_z=None)
     assert (triangle(result.samples) == kept).all()
-    assert result.notes == ()
+    assert not any("drop more than" in note for note in result.notes)
 
 
 @settings(deadline=None, max_examples=50)

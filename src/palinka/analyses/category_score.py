@@ -79,8 +79,8 @@ class CategoryScore(Result):
             if units == "latents" and self.coverage is not None:
                 line += f", active at {100 * self.coverage[best]:.3g} % of the category's tokens"
             found.append(f"{line}, {p_text(None if p is None else p[best], null)}")
-        over = "" if self.p_value is None else f"; each p is over all {len(self.score):,} {units}"
-        return "; ".join(found) + over
+        over = f"; each p is over all {len(self.score):,} {units}, for this text's words only"
+        return "; ".join(found) + over * (self.p_value is not None)
 
     def tables(self) -> dict[str, Table]:
         """The 100 latents with the highest scores and those with the highest AUC, best first."""

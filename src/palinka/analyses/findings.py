@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -158,16 +158,20 @@ class Findings:
         return "\n".join(lines)
 
     def _headline(self, result: Result) -> str:
-        units = self.settings.get("units", "latents")
-        return result.headline(units, self.settings.get("conditions", ("a", "b")))
+        return result.headline(*self._units_and_conditions())
+
+    def _units_and_conditions(self) -> tuple[str, Sequence[str]]:
+        return self.settings.get("units", "latents"), self.settings.get("conditions", ("a", "b"))
 
     def _printed(self, result: Result) -> dict[str, str]:
         """Scalars with units; those that end with a significant p-value come first."""
+        units, conditions = self._units_and_conditions()
         found: list[dict[str, str]] = [{}, {}, {}]  # significant, others, and without a p-value
         for name, value in result.scalars().items():
             is_chance = "p_value" in name and not value <= getattr(result, "alpha", 0.05)
-            unit = result.scalar_units.get(name, "").format(self.settings.get("units", "latents"))
-            text = f"{value:.{6 if value.is_integer() else 4}g} {unit}".rstrip()
+            unit = result.scalar_units.get(name, "").format(units, *conditions)
+            number = f"{value:.{6 if value.is_integer() else 4}g}"
+            text = f"{'none' if np.isnan(value) else number} {unit}".rstrip()
             found[2][name] = text + " (not significant)" * is_chance
             if name.endswith("p_value"):
                 found[is_chance] |= found[2]

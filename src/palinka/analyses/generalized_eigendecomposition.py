@@ -19,7 +19,7 @@ from palinka.analyses.result import (
 )  # fmt: skip
 from palinka.analyses.stats import covariance
 from palinka.analyses.stats.covariance import Shrinkage
-from palinka.analyses.stats.eigenvalue_null import heldout_ratio, permutation_null
+from palinka.analyses.stats.eigenvalue_null import HALVES, heldout_ratio, permutation_null
 from palinka.errors import InputError
 
 # Fewest items of a condition whose halves have a variance.
@@ -39,7 +39,8 @@ class GeneralizedEigendecomposition(Result):
         filters_a: `(r, r)`, a column for each eigenvalue, of unit shrunk variance in B.
         scores_a: `(n_a + n_b,)`, all items, A's first, through the first filter.
         pattern_a: `(d,)`, how the first component of A over B shows in the data's own units.
-        pattern_correlation: Pearson's, of the two patterns.
+        pattern_correlation: Pearson's, of the two patterns. Near 1, the same units make up both,
+            as units of large variance do; it does not show that the directions are the same.
         ranks: `(2, 2)` integers: rows A and B, columns before and after shrinkage.
         variance: The requested cut, in per cent.
         shrinkage: The requested shrinkage.
@@ -49,7 +50,8 @@ class GeneralizedEigendecomposition(Result):
         null_a: `(permutations,)`, the largest eigenvalues under exchanged labels.
         p_value_a: `(1 + #{null >= observed}) / (permutations + 1)`.
         heldout_ratio_a: `(3,)`: geometric mean, 2.5 and 97.5 percentile, over 50 halvings of the
-            items, of the variance in A over that in B where the filter was not fitted.
+            items, of the variance in A over that in B where the filter was not fitted. The halves
+            share items: the percentiles are a range over splits, not a confidence interval.
     """
 
     components: Array
@@ -108,14 +110,15 @@ class GeneralizedEigendecomposition(Result):
         return {name: float(value) for name, value in numbers.items() if value is not None}
 
     def headline(self, units: str, conditions: Sequence[str]) -> str:
-        """Variance ratios of either condition over the other, with intervals and p."""
+        """Variance ratios of either condition over the other, held-out ranges and p."""
         found = []
         for c, names in (("a", conditions), ("b", conditions[::-1])):
             line = (
                 f"{' over '.join(names)}: variance ratio {getattr(self, f'eigenvalues_{c}')[0]:.4g}"
             )
             if (ratio := getattr(self, f"heldout_ratio_{c}")) is not None:
-                line += ", held out {:.3g} [{:.3g}, {:.3g}]".format(*ratio)
+                heldout = ", held out {:.3g} (range over {n} splits: {:.3g} to {:.3g})"
+                line += heldout.format(*ratio, n=HALVES)
             p = p_text(getattr(self, f"p_value_{c}"), getattr(self, f"null_{c}"))
             found.append(f"{line}, {p}")
         return "; ".join(found) + " (p over all directions)" * (self.null_a is not None)

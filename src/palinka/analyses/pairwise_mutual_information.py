@@ -1,5 +1,6 @@
 """Mutual information and covariance of every pair of items, over units."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from palinka.analyses.result import Array, Mask, Result, Table, as_matrix, scaled, takes
 from palinka.analyses.stats import joint_histogram
 from palinka.analyses.stats.compiled import threads
-from palinka.analyses.stats.joint_histogram import CONSTANT, DISORDERED, BinnedRows
+from palinka.analyses.stats.joint_histogram import CONSTANT, DISORDERED, EPSILON, BinnedRows
 from palinka.analyses.stats.similarity import triangle
 from palinka.errors import InputError, progress
 
@@ -31,12 +32,16 @@ class PairwiseMutualInformation(Result):
     """Dependence of pairs of items; matrices are `(items, items)`, zero unless row < column.
 
     Attributes:
-        mutual_information: Of each pair, in bits, from its joint histogram.
+        mutual_information: Of each pair, in bits, from its joint histogram. Biased upward: compare
+            it with `null`, not with 0.
         covariance: Of each pair, in squared units of the activations.
         samples: Units that were kept for each pair.
-        mutual_information_corrected: With the Miller–Madow correction, in bits.
+        mutual_information_corrected: With the Miller–Madow correction, in bits, which leaves much
+            of the bias where cells are many and units few.
         correlation: Pearson's r of mutual information and covariance over pairs; NaN where
             either is the same for all pairs.
+        null: `(permutations,)`, the mutual information of randomly chosen pairs, the units of one
+            item shuffled; `None` without permutations.
     """
 
     mutual_information: Array
@@ -44,12 +49,27 @@ class PairwiseMutualInformation(Result):
     samples: Array
     mutual_information_corrected: Array
     correlation: float
+    null: Array | None = None
 
     def scalars(self) -> dict[str, float]:
-        """The correlation, and the means over pairs."""
+        """The correlation, the means over pairs, and mean and 95th percentile of the null."""
         names = ("mutual_information", "mutual_information_corrected", "covariance")
         means = {f"mean_{name}": float(triangle(getattr(self, name)).mean()) for name in names}
+        if self.null is not None:
+            means["null_mean"] = float(self.null.mean())
+            means["null_95"] = float(np.percentile(self.null, 95))
         return {"correlation": self.correlation, **means}
+
+    def headline(self, units: str, conditions: Sequence[str]) -> str:
+        """Mean information beside that of shuffled units, and mean covariance."""
+        of = self.scalars()
+        line = f"mean mutual information {of['mean_mutual_information']:.3g} bits"
+        if self.null is not None:
+            shuffled = f"with shuffled {units} {of['null_mean']:.3g}"
+            line += f" ({shuffled}, 95 % of pairs below {of['null_95']:.3g})"
+        line += f", mean covariance {of['mean_covariance']:.3g}"
+        r = f"{self.correlation:.2f}" if np.isfinite(self.correlation) else "none, all pairs equal"
+        return f"{line}, correlation of the two {r}"
 
     def tables(self) -> dict[str, Table]:
         """The distributions over pairs, as percentiles."""
@@ -59,17 +79,23 @@ class PairwiseMutualInformation(Result):
         return {"percentiles": percentiles}
 
 
+def all_equal(values: Array) -> bool:
+    """True where values differ by rounding alone."""
+    return bool(np.ptp(values) <= ROUNDING * np.abs(values).max())
+
+
 def correlation_over_pairs(first: Array, second: Array) -> float:
     """Pearson's r, or NaN where either is the same for all pairs, but for rounding."""
-    if any(np.ptp(values) <= ROUNDING * np.abs(values).max() for values in (first, second)):
+    if all_equal(first) or all_equal(second):
         return float("nan")
     return float(np.corrcoef(scaled(first, axis=0), scaled(second, axis=0))[0, 1])
 
 
 @takes("each condition")
 def pairwise_mutual_information(
-    x: ArrayLike, bins: int = 15, outlier_z: float | None = None
-) -> PairwiseMutualInformation:
+    x: ArrayLike, bins: int = 15, outlier_z: float | None = None, permutations: int = 200,
+    seed: int = 0,
+) -> PairwiseMutualInformation:  # fmt: skip
     """Estimate the mutual information and the covariance of every pair of items.
 
     The samples of a pair are its units. A unit is left out of a pair where its z-score in either
@@ -77,12 +103,20 @@ def pairwise_mutual_information(
     the counts are those of `numpy.histogram2d`, in the dtype of `x`. Pairs in which an item is
     constant over the units kept have no information and no covariance.
 
+    With few units the estimate is far above 0 without any dependence, by an amount that depends on
+    the distributions of the items, and Miller and Madow's correction, for cells that hold many
+    units each, removes about a third of it (15 bins, 128 normal units). `null` is the estimate
+    without dependence: in a random pair, the units of one item (and which are outliers) are
+    shuffled, so that both distributions stay.
+
     Args:
         x: Activations, `(items, units)`, all of one condition and site.
         bins: Bins of either item, from 1 to 1,024.
         outlier_z: The largest absolute z-score that is kept; 0 keeps every unit. Defaults to 5 for
             dense units, and to 0 where more than a tenth of `x` is exactly zero, as in latents:
             their rare activations have large z-scores and carry the information.
+        permutations: Number of pairs with shuffled units; 0 for no null.
+        seed: Determines them.
 
     Raises:
         InputError: If there are fewer than three items, values are not finite or span more than
@@ -108,13 +142,15 @@ def pairwise_mutual_information(
         outlier_z = OUTLIER_Z if zeros <= DENSE_ZEROS else 0.0
     if not 0 <= outlier_z < np.inf:
         raise InputError(f"outlier_z is {outlier_z}; expected a z-score, or 0 to keep every unit")
-    rows = joint_histogram.binned_rows(values, outlying_units(values, outlier_z), int(bins))
+    outlying = outlying_units(values, outlier_z)
+    rows = joint_histogram.binned_rows(values, outlying, int(bins))
     information, corrected = _information(rows)
     samples, covariance = _samples_and_covariance(rows)
     correlation = correlation_over_pairs(triangle(information), triangle(covariance))
-    notes = tuple(_notes(rows, samples))
+    null = _null(values, outlying, int(bins), permutations, seed) if permutations else None
+    notes = tuple(_notes(rows, samples, information, correlation))
     return PairwiseMutualInformation(
-        information, covariance, samples, corrected, correlation, notes=notes
+        information, covariance, samples, corrected, correlation, null, notes=notes
     )
 
 
@@ -163,6 +199,23 @@ def _information(rows: BinnedRows) -> tuple[Array, Array]:
     return information, corrected
 
 
+def _null(
+    values: NDArray[np.floating[Any]], outlying: Mask, bins: int, permutations: int, seed: int
+) -> Array:
+    """Mutual information of random pairs, the units of one item shuffled."""
+    rng, null = np.random.default_rng(seed), np.zeros(permutations)
+    for draw in range(permutations):
+        pair = rng.permutation(len(values))[:2]
+        both, out, order = values[pair], outlying[pair], rng.permutation(values.shape[1])
+        both[1], out[1] = both[1, order], out[1, order]
+        rows = joint_histogram.binned_rows(both, out, bins)
+        if (rows.status_of_pairs() != CONSTANT).all():
+            p = joint_histogram.joint_histogram(rows, 0, 1) / (~out.any(axis=0)).sum()
+            bits = [(q * np.log2(q + EPSILON)).sum() for q in (p, p.sum(axis=0), p.sum(axis=1))]
+            null[draw] = bits[0] - bits[1] - bits[2]
+    return null
+
+
 def _samples_and_covariance(rows: BinnedRows) -> tuple[Array, Array]:
     """Samples and covariances of all pairs, by matrix products with zeros for dropped units.
 
@@ -189,8 +242,8 @@ def _samples_and_covariance(rows: BinnedRows) -> tuple[Array, Array]:
     return np.triu(samples, k=1), np.triu(covariance, k=1)
 
 
-def _notes(rows: BinnedRows, samples: Array) -> list[str]:
-    """Items and pairs without information, and pairs that drop many units."""
+def _notes(rows: BinnedRows, samples: Array, information: Array, correlation: float) -> list[str]:
+    """Items and pairs without information, pairs that drop many units, no correlation."""
     notes = []
     varying = np.ptp(rows.values, axis=1) > 0
     if not varying.all():
@@ -208,4 +261,7 @@ def _notes(rows: BinnedRows, samples: Array) -> list[str]:
             f"{many.sum()} of {len(many)} pairs drop more than {100 * NOTED_SHARE:g} % of their "
             f"units as outliers, up to {int(dropped.max())} of {units}; outlier_z: 0 keeps all"
         )
+    if np.isnan(correlation):
+        same = "mutual information" if all_equal(triangle(information)) else "covariance"
+        notes.append(f"no correlation: all pairs have the same {same}")
     return notes

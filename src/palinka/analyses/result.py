@@ -70,7 +70,7 @@ class Result:
         notes: Remarks, such as the number of units without variance.
     """
 
-    scalar_units: ClassVar[Mapping[str, str]] = {}  # for a terminal; `{}` are latents, or units
+    scalar_units: ClassVar[Mapping[str, str]] = {}  # for a terminal; of units and conditions
     _: KW_ONLY
     notes: tuple[str, ...] = ()
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -46,6 +46,8 @@ class UnitTuning(Result):
         correction: The requested correction.
         alpha: The requested error rate.
     """
+
+    scalar_units: ClassVar = {"most_positive": "({2} over {1})", "most_negative": "({1} over {2})"}
 
     t: Array
     p: Array

@@ -52,7 +52,7 @@ def test_scores_are_drawn_about_their_means_and_the_strongest_are_named(result, 
     assert strongest in {text.get_text() for text in axes.texts}
     assert f"\n{strongest}: item ${strongest}\n" in axes.get_xlabel()
     ratio, low, high = result.heldout_ratio_a
-    heldout = f"held-out ratio {ratio:.3g} (95 %: {low:.3g} to {high:.3g})"
+    heldout = f"held out {ratio:.3g} (range over 50 splits: {low:.3g} to {high:.3g})"
     found = f"in-sample ratio {result.observed_a:.4g}"  # the one of the null
     assert axes.get_title("left") == f"him over her: {found}\n{heldout}"
 

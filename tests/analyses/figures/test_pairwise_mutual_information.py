@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from matplotlib.patches import Rectangle
 
 from palinka import analyses
 from palinka.analyses import figures
@@ -105,8 +106,17 @@ def test_distributions_and_means_come_by_condition_and_together(drawn, results):
     # The colors are those of the layers that are drawn.
     assert drawn["distributions"].axes[-1].get_xlim() == (1.0, 3.0)
     information = drawn["means_by_site"].axes[0]
-    assert len(information.lines) == 3
+    labels = [*CONDITIONS[::-1], *(f"{name}, units shuffled" for name in CONDITIONS)]
+    assert {line.get_label() for line in information.lines} == {*labels, "together"}
     assert list(information.lines[0].get_xdata()) == [0, 1, 2, 3]
+    (shuffled,) = (line for line in information.lines if line.get_label() == labels[2])
+    nulls = [results[f"hidden.{i}/comma"].null for i in range(4)]
+    np.testing.assert_allclose(shuffled.get_ydata(), np.mean(nulls, axis=1))
+    patches = drawn["hidden.2/matrices"].axes[4].patches
+    bands = [each for each in patches if isinstance(each, Rectangle)]
+    for band, condition in zip(bands, CONDITIONS[::-1], strict=True):
+        ends = np.percentile(results[f"hidden.2/{condition}"].null, [2.5, 97.5])
+        np.testing.assert_allclose([band.get_x(), band.get_x() + band.get_width()], ends)
     line = drawn["means_by_site"].axes[1].lines[1]
     assert line.get_label() == "comma"
     expected = [results[f"hidden.{i}/comma"].scalars()["mean_covariance"] for i in range(4)]

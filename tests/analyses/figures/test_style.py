@@ -59,3 +59,22 @@ def test_names_of_crowded_points_stand_apart_with_a_line_to_their_own(scale):
         ends = axes.texts[i].arrow_patch.get_path().vertices
         own = axes.transData.transform((x[i], y[i]))
         assert np.linalg.norm(ends - own, axis=1).min() < 5.0, "the line ends at its point"
+
+
+def test_numbers_of_a_drawn_figure_stay_formulas_and_names_do_not():
+    @style.captioned(points="Points.")
+    def draw():
+        figure, axes = style.new_figure()
+        style.draw_points(axes, np.array([-200.0, 300.0]), np.array([1.0, 2.0]))
+        style.name_points(axes, np.arange(2.0), np.arange(2.0), [1], ["$a$", "$b$"])
+        axes.set_xscale("symlog")
+        axes.set_xlabel("$x$")
+        return {"points": figure}
+
+    figure = draw()["points"]
+    style.plain_text(figure)  # as of a figure that an analysis has drawn already
+    (axes,) = figure.axes
+    numbers = [text for text in axes.get_xticklabels() if text.get_text()]
+    assert len(numbers) > 2
+    assert all(text.get_parse_math() for text in numbers)
+    assert not any(text.get_parse_math() for text in (*axes.texts, axes.xaxis.label))

@@ -44,7 +44,7 @@ def test_zero_is_light_and_values_below_it_gray_in_a_signed_heatmap():
     expected = [to_hex(shade) for shade in (greys(0.5), greys(0.25), reds(0.0), reds(0.5))]
     assert [cell[0] for cell in heatmap.cells(4)] == expected
     low, bar, high = heatmap.scale()
-    assert (low, high) == ("-3", "1.5")
+    assert (low, high) == ("-3 (below 0: gray)", "1.5")
     assert [to_hex(bar[0]), to_hex(bar[-1])] == [expected[0], expected[-1]]
 
 

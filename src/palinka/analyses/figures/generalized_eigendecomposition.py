@@ -14,6 +14,7 @@ from palinka.analyses.figures import style
 from palinka.analyses.generalized_eigendecomposition import GeneralizedEigendecomposition as Result
 from palinka.analyses.generalized_eigendecomposition import generalized_eigendecomposition as solve
 from palinka.analyses.result import Array, Mask, as_float64
+from palinka.analyses.stats.eigenvalue_null import HALVES
 from palinka.analyses.stats.permutation import critical_value
 from palinka.analyses.stats.similarity import Indices
 from palinka.errors import InputError
@@ -40,10 +41,12 @@ TokenSeries = tuple[Names, Array, Array]
     scores="The items along the leading directions, each condition about its own mean. Where one "
     "spreads and the other does not, the direction holds for the items that it was found in; only "
     "the held-out ratio is about others.",
-    patterns="The change of each unit along the leading directions.",
+    patterns="The change of each unit along the leading directions. A high r says that the same "
+    "units, often those of most variance, make up both, not that the directions are one: within a "
+    "condition, scores along two directions of different ratios are nearly uncorrelated.",
     null="The largest eigenvalue beside those of exchanged labels, within pairs where the items "
     "are matched: how often chance finds as much. The held-out ratio is the geometric mean over "
-    "halves of the items.",
+    "halves of the items, with its range over them, which is not a confidence interval.",
     data="The activations of both conditions in the units that the leading direction changes most.",
     covariances="The covariances of both conditions, which the directions compare, of units in the "
     "order of the leading pattern, and of the principal components that are kept.",
@@ -101,8 +104,8 @@ def generalized_eigendecomposition(
 
 @style.captioned(
     sites="The largest eigenvalue of both directions at each site, and, where it was computed, the "
-    "variance ratio in held-out halves (geometric mean and central 95 %): near 1, the direction "
-    "does not hold for other items.",
+    "variance ratio in held-out halves (geometric mean, and the range over splits, which is not a "
+    "confidence interval): near 1, the direction does not hold for other items.",
 )
 def overview(
     results: Mapping[str, Result], conditions: Names = ("a", "b"), **context: Any
@@ -126,7 +129,7 @@ def overview(
     first.invert_yaxis()
     for axes in others:
         style.mark(axes, x=1.0)
-        axes.set(xscale="log", xlabel="held-out variance ratio\n(bar: 95 % of halves)")
+        axes.set(xscale="log", xlabel=f"held-out ratio\n(bar: range over\n{HALVES} splits)")
     for axes in panels[0]:
         style.plain_log(axes.xaxis)
     figure.legend(loc="outside lower right", ncols=2)
@@ -150,7 +153,8 @@ def _largest(result: Result, name: str) -> float:
 
 def _heldout(result: Result, name: str) -> str:
     r = getattr(result, f"heldout_ratio_{name}")
-    return "" if r is None else "\nheld-out ratio {:.3g} (95 %: {:.3g} to {:.3g})".format(*r)
+    text = "\nheld out {:.3g} (range over {n} splits: {:.3g} to {:.3g})"
+    return "" if r is None else text.format(*r, n=HALVES)
 
 
 def _spectrum(result: Result, names: Names) -> Figure:
@@ -202,7 +206,7 @@ def _patterns(result: Result, names: Names, units: str) -> Figure:
     style.name_points(axes, *patterns, [u for p in patterns for u in style.extremes(p)])
     xlabel, ylabel = (f"pattern, {title} (activation)" for _, title, *_ in _directions(names))
     axes.set(xlabel=xlabel, ylabel=ylabel)
-    r = f"r = {result.pattern_correlation:.3f}"
+    r = f"r = {result.pattern_correlation:.3f} over units, not of the directions"
     style.headline(figure, f"How each of {len(patterns[0]):,} {units} changes along both: {r}")
     return figure
 

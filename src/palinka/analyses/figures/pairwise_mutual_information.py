@@ -13,7 +13,7 @@ from matplotlib.scale import SymmetricalLogTransform
 from numpy.typing import ArrayLike
 
 from palinka.analyses.figures import style
-from palinka.analyses.pairwise_mutual_information import ROUNDING, correlation_over_pairs
+from palinka.analyses.pairwise_mutual_information import ROUNDING, all_equal, correlation_over_pairs
 from palinka.analyses.pairwise_mutual_information import PairwiseMutualInformation as Result
 from palinka.analyses.stats.similarity import Array, Indices, triangle
 
@@ -29,6 +29,7 @@ WIDE = 100.0
 HUGE = 10.0
 # Percentiles: rare extremes would take the colors away from all other pairs.
 IN_COLOR = (1.0, 99.0)
+MIDDLE = (2.5, 97.5)
 # Items whose mean is this many times farther from the median than half of the others stand out.
 UNUSUAL = 5.0
 
@@ -37,10 +38,12 @@ T = TypeVar("T")
 ByCondition = dict[str, tuple[Array, ...]]
 _CAPTIONS = {
     "matrices": "Mutual information and covariance of every pair of items, on one scale for all "
-    "conditions, and how both are distributed. Items that stand out are numbered on the left, and "
-    "the first of them is quoted.",
+    "conditions, and how both are distributed. In gray, the middle 95 % with the "
+    "units of one item shuffled, that is, without dependence. Items that stand out are numbered on "
+    "the left, and the first of them is quoted.",
     "comparison": "Each point is a pair of items: its covariance against its mutual information. "
-    "Pairs high in information at little covariance depend on each other in no straight line.",
+    "Pairs high in information at little covariance depend on each other in no straight line, or "
+    "are of small scale.",
 }
 
 
@@ -63,7 +66,8 @@ def pairwise_mutual_information(
     distributions="The distributions of mutual information and covariance over pairs, a panel for "
     "each condition and a curve, with its number, for each site.",
     means_by_site="Mean mutual information and covariance of pairs from site to site, and the "
-    "range of the middle half of pairs.",
+    "range of the middle half of pairs. Dashed, the mean information with the units of one item "
+    "shuffled, and in gray its middle 95 %: without dependence, the estimate is there, not at 0.",
     mean_activation="The mean activation of every unit, and of one condition against the other. "
     "The units with the largest means are named.",
     **_CAPTIONS,
@@ -97,7 +101,7 @@ def overview(
         figures = {f"{middle}/{name}": figure for name, figure in drawn.items()}
     figures["comparison_by_site"] = _scatter_by_site(found, names)
     figures["distributions"] = _distributions(sites, label, names)
-    figures["means_by_site"] = _means_by_site(sites, label, names)
+    figures["means_by_site"] = _means_by_site(sites, label, names, list(by_site.values()))
     activations = _by_site_and_condition(means or {}, conditions)
     if activations and all(len(of_site) > 1 for of_site in activations.values()):
         figures["mean_activation"] = _mean_activations(activations, units)
@@ -152,9 +156,10 @@ def _matrices(
     for column, (name, label) in enumerate(zip(FIELDS, MEASURES, strict=True)):
         pairs = [triangle(getattr(result, name)) for result in results.values()]
         corrected = [triangle(result.mutual_information_corrected) for result in results.values()]
+        nulls = [result.null for result in results.values() if result.null is not None]
         scale = style.color_scale(np.concatenate(pairs), IN_COLOR)
         scale["vmin"], scale["vmax"] = _bin_edges(scale["vmin"], scale["vmax"])[[0, -1]]
-        values = np.concatenate(pairs if column else pairs + corrected)
+        values = np.concatenate(pairs if column else [*pairs, *corrected, *nulls])
         edges, histogram = _bin_edges(values.min(), values.max()), panels[-1, column]
         for index, (condition, result) in enumerate(results.items()):
             # Both halves are drawn: half a square is harder to read. The diagonal has no pairs.
@@ -175,13 +180,17 @@ def _matrices(
             counts, *_ = histogram.hist(pairs[index], edges, ec=color, **fill)
             if column == 0:
                 histogram.hist(corrected[index], edges, histtype="step", ec=color, ls=":")
+                for null in nulls[index : index + 1]:
+                    low, high = np.percentile(null, MIDDLE)
+                    histogram.axvspan(low, high, color=style.MUTED, alpha=0.3, lw=0)
             histogram.plot(pairs[index].mean(), 1.05 * counts.max(), **style.look(index))
         label = style.color_label(label, matrix)
         bar: dict[str, Any] = {"location": "bottom", "extend": "both", "aspect": 18}
         colors = figure.colorbar(drawn, ax=panels[:-1, column], **bar)
         colors.set_label(label, fontsize="small")
         histogram.set_title(f"means {' and '.join(f'{each.mean():.3g}' for each in pairs)}")
-        dotted = "" if column else "\ndotted: Miller-Madow"
+        shuffled = "\ngray: units shuffled, 95 %" * bool(nulls)
+        dotted = "" if column else f"\ndotted: Miller-Madow{shuffled}"
         histogram.set_xlabel(MEASURES[column] + dotted, fontsize="small")
     panels[-1, 0].set_ylabel("pairs")
     style.headline(figure, f"Dependence of pairs of items {site and f'at {site}'}")
@@ -269,11 +278,13 @@ def _distributions(sites: Mapping[int, ByCondition], label: str, names: Sequence
 
 def _is_uniform(pairs: ByCondition, measure: int) -> bool:
     """True if all pairs of a condition are equal, as those of one token's embeddings are."""
-    values = (each[measure] for each in pairs.values())
-    return any(np.ptp(each) <= ROUNDING * np.abs(each).max() for each in values)
+    return any(all_equal(each[measure]) for each in pairs.values())
 
 
-def _means_by_site(sites: Mapping[int, ByCondition], label: str, names: Sequence[str]) -> Figure:
+def _means_by_site(
+    sites: Mapping[int, ByCondition], label: str, names: Sequence[str],
+    results: Sequence[Mapping[str, Result]],
+) -> Figure:  # fmt: skip
     """Means of both measures by site, with the range of the middle half of pairs."""
     figure, panels = style.new_figure(style.WIDTH, 4.0, nrows=2, sharex=True)
     for measure, axes in enumerate(panels):
@@ -284,8 +295,15 @@ def _means_by_site(sites: Mapping[int, ByCondition], label: str, names: Sequence
                 axes.plot(list(values), means, ":", color="black", linewidth=1.0, label=name)
                 continue
             axes.plot(list(values), means, **style.look(index), label=name or "mean")
+            every = [of[name].null for of in results if name in of]
+            color, chance = style.cycled(index), [null for null in every if null is not None]
             quarters = np.transpose([np.percentile(each, [25, 75]) for each in values.values()])
-            axes.fill_between(list(values), *quarters, color=style.cycled(index), alpha=0.18, lw=0)
+            axes.fill_between(list(values), *quarters, color=color, alpha=0.18, lw=0)
+            if measure == 0 and len(chance) == len(values):
+                low, high = np.percentile(chance, MIDDLE, axis=1)
+                axes.fill_between(list(values), low, high, color=style.MUTED, alpha=0.3, lw=0)
+                shuffled = f"{name}, units shuffled".removeprefix(", ")
+                axes.plot(list(values), np.mean(chance, 1), "--", color=color, lw=1, label=shuffled)
         axes.set_ylabel(MEASURES[measure])
         axes.xaxis.get_major_locator().set_params(integer=True)
     covariances = np.concatenate([each[1] for pairs in sites.values() for each in pairs.values()])
@@ -362,4 +380,5 @@ def _bulk(values: Array) -> float | None:
 def _legend(figure: Figure, axes: Axes) -> None:
     """Name the conditions below all panels; a single one without a name needs no legend."""
     handles = axes.get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower right", ncols=3, markerscale=2)
+    columns = 3 if len(handles[0]) <= 3 else 2
+    figure.legend(*handles, loc="outside lower right", ncols=columns, markerscale=2)

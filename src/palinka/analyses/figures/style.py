@@ -79,7 +79,8 @@ def plain_text(figure: Figure) -> None:
     """Show every `$` in a figure's texts as a `$`; numbers along the axes stay formulas."""
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
-        if "$" in text.get_text():
+        # Once a figure was drawn, its numbers are texts too, as matplotlib's formatters write them.
+        if "$" in (written := text.get_text()) and r"\mathdefault" not in written:
             text.set_parse_math(False)
 
 

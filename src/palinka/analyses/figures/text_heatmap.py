@@ -95,7 +95,8 @@ class Heatmap:
         """The lowest and the highest value, and between them the colors of a bar, `(64, 3)`."""
         values = np.asarray(self.values, dtype=np.float64)
         low, high = values.min(), values.max()
-        return f"{low:.3g}", self._shades(np.linspace(low, high, 64)), f"{high:.3g}"
+        below = " (below 0: gray)" if self.signed and low < 0 else ""
+        return f"{low:.3g}{below}", self._shades(np.linspace(low, high, 64)), f"{high:.3g}"
 
     def _shades(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         if not self.signed:

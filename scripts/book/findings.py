@@ -20,7 +20,10 @@ from PIL import Image
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs" / "questions").glob("*.md"))
 IMAGES = ROOT / "docs" / "images"
-ANALYSES = ("him_her", "grammar", "punctuation", "words", "geography")
+ANALYSES = (
+    "him_her", "grammar", "punctuation", "words", "geography", "he_she_patching", "him_her_lesion",
+    "lens", "heads",
+)  # fmt: skip
 # The reference run: its latents are what the chapter on category scores looks at.
 PASSAGE = "passage"
 TABLE = re.compile(r"<!-- findings (\S+)(?: (\S+))? -->\n(.*?)<!-- end -->", re.DOTALL)
@@ -38,7 +41,7 @@ def run_all(folder: Path) -> dict[str, Path]:
         _run(folder, "analyze", f"analyses/{name}.yaml", "--output", ".")
     _run(folder, "fit", f"{PASSAGE}.yaml")
     latents = folder / "lightning_logs" / "version_0" / "analyses"
-    found = {name: folder / name for name in ANALYSES}
+    found = {each.parent.name: each.parent for each in folder.glob("*/findings.json")}
     return found | {f"{PASSAGE}/{each.name}": each for each in latents.iterdir()}
 
 

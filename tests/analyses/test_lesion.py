@@ -119,9 +119,8 @@ def test_unlike_controls_are_named():
     balance[1, :, 0] = 0.9, 0.4
     result = lesion(lesioned, clean, corrupted, units=UNITS, balance=balance, **OPTIONS)
     np.testing.assert_array_equal(result.balance_after, balance[:, 1])
-    (note,) = [note for note in result.notes if "do not exist" in note]
-    assert note.startswith("site 1 (0.40): units like these do not exist; in standard deviations")
-    assert "their activation differs" in note
+    (note,) = [note for note in result.notes if "are like these" in note]
+    assert note.startswith("site 1 (0.40): no other units are like these; their activation differs")
 
 
 def test_solved_prompts_alone():

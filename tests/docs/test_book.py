@@ -1,6 +1,7 @@
 """What the book's pages refer to is there, which needs none of the packages that build it."""
 
 import importlib
+import inspect
 import pkgutil
 import re
 import sys
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from palinka.analyses.run import find_analysis
+from palinka.interventions.study import STUDIES, find_study
 from palinka.language_models import LanguageModelSpec
 
 ROOT = Path(__file__).parents[2]
@@ -58,6 +61,21 @@ def test_the_table_of_sites_has_all_of_a_model() -> None:
     assert named == list(dict.fromkeys(re.sub(r"\.\d+", ".{i}", site) for site in sites))
 
 
+def test_the_table_of_settings_is_what_the_studies_take() -> None:
+    page = (DOCS / "questions" / "interventions.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (`\w+: .*) \|$", page, re.MULTILINE)
+    data = {name: getattr(find_analysis(name).function, "takes", "") for name, _ in rows}
+    assert {*data.values()} == {*STUDIES}
+    for name, settings in rows:
+        study = find_study(data[name])
+        assert study is not None
+        parameters = inspect.signature(study).parameters.values()
+        taken = {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
+        shown = yaml.safe_load("{" + ", ".join(re.findall("`(.*?)`", settings)) + "}")
+        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in taken.items()}
+        assert shown == plain, name
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_page_reads_well_without_being_built(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
@@ -68,7 +86,10 @@ def test_a_page_reads_well_without_being_built(page: Path) -> None:
 
 def test_pages_show_what_the_script_runs(book: Any) -> None:
     findings = book("findings")
-    known = {*findings.ANALYSES, "passage/geography"}
+    configs = (ROOT / "configs" / "analyses" / f"{name}.yaml" for name in findings.ANALYSES)
+    entries = [each for file in configs for each in yaml.safe_load(file.read_text())["analyses"]]
+    known = {*(each["name"] for each in entries), "passage/geography"}
+    assert len(known) == len(entries) + 1  # each has a folder of its own
     for page in findings.PAGES:
         text = page.read_text(encoding="utf-8")
         shown = dict(findings.FIGURE.findall(text)) | dict.fromkeys(
@@ -95,6 +116,6 @@ def test_tables_are_what_the_configurations_give(book: Any, tmp_path: Path) -> N
 
 
 def numbers(text: str) -> dict[str, float]:
-    """Numbers of a page's tables of findings by name."""
+    """Numbers of a page's tables of findings by place and name."""
     rows = re.findall(r"^\| `(\S+)` \| ([-+.\de]+) \|$", text, re.MULTILINE)
-    return {name: float(value) for name, value in rows}
+    return {f"{at} {name}": float(value) for at, (name, value) in enumerate(rows)}

@@ -252,6 +252,6 @@ def _remarks(axes: Axes, missing: Mask, after: Array) -> Iterator[str]:
         far = np.flatnonzero(np.abs(differences) > MAX_DIFFERENCE).tolist()
         if sites := ", ".join(f"{labels[i]} ({differences[i]:.2f})" for i in far):
             yield (
-                f"{axis} {sites}: units like these do not exist; in standard deviations their "
-                f"{what} differs this much from their controls': the control is weaker"
+                f"{axis} {sites}: no other units are like these; their {what} differs from that "
+                "of their controls by so many standard deviations, and the control is weaker"
             )

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from palinka.analyses import logit_lens
-from palinka.errors import InputError
 
 CLUSTERS = np.repeat([f"text {i}" for i in range(7)], [3, 1, 2, 4, 1, 2, 2])
 N = len(CLUSTERS)
@@ -71,13 +70,3 @@ def test_few_clusters_have_no_test_and_one_has_no_interval():
     assert np.isnan(result.means_low).all()
     assert "largest_change_p_value" not in result.scalars()
     assert logit_lens(**data, permutations=0).notes == ()
-
-
-@pytest.mark.parametrize("name", ["entropy", "top_ids", "clusters"])
-def test_arrays_of_other_sizes_are_an_error(name):
-    data = predictions() | {"clusters": CLUSTERS}
-    data[name] = data[name][..., :-1, :] if name == "top_ids" else data[name][..., :-1]
-    with pytest.raises(
-        InputError, match=rf"^{name} is of \(5, 14\) layers and tokens; .*\(5, 15\)"
-    ):
-        logit_lens(**data)

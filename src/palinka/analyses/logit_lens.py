@@ -13,7 +13,6 @@ from palinka.analyses.stats.effects import (
     cluster_means,
     sign_flip_test,
 )
-from palinka.errors import InputError
 
 # What is averaged over tokens; `target_top1` is the share of them whose target is most probable.
 MEASURES = ("target_log_probability", "target_top1", "target_rank", "entropy", "kl_to_final")
@@ -64,18 +63,12 @@ class LogitLens(Result):
 
     def scalars(self) -> dict[str, float]:
         """Numbers of the model's own prediction, and the block with the largest change."""
-        block = int(np.abs(self.change).argmax())
-        first = self.layer_of_first_top1
-        numbers = {
-            "final_log_probability": self.means[0, -1],
-            "final_top1": self.means[1, -1],
-            "layer_of_first_top1": np.median(np.where(first < 0, np.inf, first)),
-            "largest_change": self.change[block],
-            "largest_change_block": block,
-            "largest_change_p_value": self.p_corrected[block],
-            "tokens": self.tokens,
-            "clusters": self.clusters,
-        }
+        block, first = int(np.abs(self.change).argmax()), self.layer_of_first_top1
+        numbers = {"final_log_probability": self.means[0, -1], "final_top1": self.means[1, -1]}
+        numbers["layer_of_first_top1"] = np.median(np.where(first < 0, np.inf, first))
+        numbers |= {"largest_change": self.change[block], "largest_change_block": block}
+        numbers |= {"largest_change_p_value": self.p_corrected[block], "tokens": self.tokens}
+        numbers["clusters"] = self.clusters
         return {name: float(value) for name, value in numbers.items() if np.isfinite(value)}
 
     def tables(self) -> dict[str, Table]:
@@ -125,7 +118,7 @@ def logit_lens(
         seed: Seed of the flips and the resamples.
 
     Raises:
-        InputError: If arrays do not fit.
+        InputError: If values are not finite.
 
     Source:
         nostalgebraist (2020), interpreting GPT: the logit lens.
@@ -133,20 +126,14 @@ def logit_lens(
     given = {"target_log_probability": target_log_probability, "target_rank": target_rank}
     given |= {"entropy": entropy, "kl_to_final": kl_to_final}
     values = {name: as_float64(each, name, 2) for name, each in given.items()}
-    ids, probability = np.asarray(top_ids), np.asarray(top_probability, dtype=np.float64)
-    shape = values["target_rank"].shape
-    cluster = np.arange(shape[1]) if clusters is None else np.asarray(clusters)
-    shapes = {"top_ids": ids.shape[:2], "top_probability": probability.shape[:2]}
-    shapes |= {name: each.shape for name, each in values.items()}
-    for name, found in (*shapes.items(), ("clusters", (shape[0], *cluster.shape))):
-        if found != shape:
-            raise InputError(f"{name} is of {found} layers and tokens; target_rank of {shape}")
     top1 = values["target_rank"] == 0
+    tokens = top1.shape[1]
+    cluster = np.arange(tokens) if clusters is None else np.asarray(clusters)
     measured: dict[str, Any] = {**values, "target_top1": top1.astype(np.float64)}
     every = np.stack([cluster_means(measured[name], cluster) for name in MEASURES])
     count = every.shape[-1]
-    flat, ones = every.reshape(-1, count), np.ones(count)
-    bounds = bootstrap_ratios(flat, ones, level, resamples, seed)
+    flat = every.reshape(-1, count)
+    low, high = bootstrap_ratios(flat, np.ones(count), level, resamples, seed)
     changes = np.diff(every[0], axis=0)
     p = p_corrected = np.full(len(changes), np.nan)
     notes = []
@@ -157,16 +144,16 @@ def logit_lens(
         notes.append(f"a test needs at least {MIN_CLUSTERS} texts or templates, and {there}")
     return LogitLens(
         **values,
-        top_ids=ids,
-        top_probability=probability,
+        top_ids=np.asarray(top_ids),
+        top_probability=np.asarray(top_probability, dtype=np.float64),
         layer_of_first_top1=np.where(top1.any(axis=0), top1.argmax(axis=0), -1),
         means=every.mean(axis=-1),
-        means_low=bounds[0].reshape(every.shape[:2]),
-        means_high=bounds[1].reshape(every.shape[:2]),
+        means_low=low.reshape(every.shape[:2]),
+        means_high=high.reshape(every.shape[:2]),
         change=changes.mean(axis=1),
         p=p,
         p_corrected=p_corrected,
-        tokens=shape[1],
+        tokens=tokens,
         clusters=count,
         level=level,
         notes=tuple(notes),

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from palinka.errors import InputError
+from palinka.interventions.metrics import padded_sets
 from palinka.interventions.study import Measured, Study
 from palinka.language_models import LanguageModel, Tokens
 from palinka.language_models.direct_effect import CHUNK_LOGITS, norm_weight
@@ -84,28 +84,25 @@ def lens(study: Study, *, norm: bool = True, k: int = 5) -> Iterator[Measured]:
     sites = [*(f"hidden.{layer}" for layer in range(layers)), f"blocks.{layers - 1}.resid"]
     rows = max(1, CHUNK_LOGITS // model.model.config.vocab_size)
     parts: list[dict[str, NDArray[Any]]] = []
-    for batch, found in targets.read(model, sites):
-        for start in range(batch.start, batch.stop, rows):
-            some = slice(start, min(batch.stop, start + rows))
-            own = slice(start - batch.start, some.stop - batch.start)
-            states = [found[site][own] for site in sites]
-            parts.append(_predictions(model, states, targets.answers[some], norm, k))
+    for some, found in targets.read(model, sites):
+        states = torch.stack([found[site] for site in sites])
+        ids, weights = padded_sets(targets.answers[some], states)
+        chunks = (torch.split(states, rows, 1), torch.split(ids, rows), torch.split(weights, rows))
+        parts += [_predictions(model, *chunk, norm, k) for chunk in zip(*chunks, strict=True)]
     data = {name: np.concatenate([part[name] for part in parts], 1) for name in parts[0]}
     yield Measured("", {**data, "clusters": targets.clusters}, _labels(study, targets, data))
 
 
 @torch.no_grad()
 def _predictions(
-    model: LanguageModel, states: Sequence[Tensor], answers: Ids, norm: bool, k: int
+    model: LanguageModel, states: Tensor, ids: Tensor, weights: Tensor, norm: bool, k: int
 ) -> dict[str, NDArray[Any]]:
-    """Data of `logit_lens` for some tokens, from their states `(tokens, width)` by layer."""
+    """Data of `logit_lens` for some tokens, from their states, `(layers + 1, tokens, width)`."""
     final, rows = unembed(model, states[-1]).log_softmax(-1), []
-    ids, weights = padded_sets(answers, final)
     for layer, state in enumerate(states):
         logits = unembed(model, state, norm or layer == len(states) - 1)
         logs = logits.log_softmax(-1)
         probabilities = logs.exp()
-        top = probabilities.topk(k)
         target = logits.gather(1, ids)
         ranks = torch.stack([(logits > each[:, None]).sum(1) for each in target.T], 1)
         rows.append((
@@ -113,8 +110,7 @@ def _predictions(
             (ranks * weights).sum(1),
             -(probabilities * logs).sum(1),
             (final.exp() * (final - logs)).sum(1).clamp(min=0.0),
-            top.indices,
-            top.values,
+            *probabilities.topk(k)[::-1],
         ))  # fmt: skip
     names = ("target_log_probability", "target_rank", "entropy", "kl_to_final")
     columns = zip((*names, "top_ids", "top_probability"), zip(*rows, strict=True), strict=True)
@@ -187,7 +183,9 @@ def frozen_direction(
                 means.append(_at_least_float32(of_tokens).mean(0))
             else:
                 ids, weights = padded_sets(sets, like)
-                means.append(torch.einsum("rk,rk...->r...", weights, of_tokens[ids].to(like)))
+                means.append(
+                    torch.einsum("rk,rk...->r...", weights.to(like), of_tokens[ids].to(like))
+                )
         return means[0] - means[1]
 
     constant = like.new_zeros(len(like))
@@ -213,13 +211,6 @@ def through_norm(norm: nn.Module, x: Tensor, functional: Tensor) -> tuple[Tensor
     pulled = functional * weight * scale
     pulled = pulled - pulled.mean(1, keepdim=True) if centers else pulled
     return pulled, functional @ bias
-
-
-def padded_sets(sets: Ids, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Ids of each set, `(sets, most)`, and the weights of their mean, 0 for padding."""
-    rows = [torch.tensor(list(ids), device=like.device) for ids in sets]
-    weights = [torch.full(row.shape, 1 / len(row)).to(like) for row in rows]
-    return pad_sequence(rows, batch_first=True), pad_sequence(weights, batch_first=True)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ class Targets(NamedTuple):
     ) -> "Targets":
         """Pad the ids of each prompt, one or more."""
         prompts = torch.arange(len(clean), device=clean.device)
-        return cls(*_padded(answers, clean), *_padded(wrong, clean), prompts, clean)
+        return cls(*padded_sets(answers, clean), *padded_sets(wrong, clean), prompts, clean)
 
     def of_prompts(self, prompts: Tensor) -> "Targets":
         """The targets of some of the prompts, also repeated."""
@@ -50,7 +50,8 @@ class Targets(NamedTuple):
         return ids, self._replace(answers=columns[:, :right], wrong=columns[:, right:])
 
 
-def _padded(sets: Sequence[Sequence[int]], like: Tensor) -> tuple[Tensor, Tensor]:
+def padded_sets(sets: Sequence[Sequence[int]], like: Tensor) -> tuple[Tensor, Tensor]:
+    """Ids of each set, `(sets, most)`, and the weights of their mean, 0 for padding."""
     rows = [torch.tensor(list(ids), device=like.device) for ids in sets]
     weights = [torch.full(row.shape, 1 / len(row), device=row.device).double() for row in rows]
     return pad_sequence(rows, batch_first=True), pad_sequence(weights, batch_first=True)

@@ -5,9 +5,12 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from palinka.analyses.direct_logit_attribution import DirectLogitAttribution
 from palinka.analyses.figures import style
+from palinka.analyses.result import Array
+from palinka.analyses.stats.effects import Effects
 
 LAYERS = {"attn.out": "attention", "mlp.out": "MLP"}
 # Cells of other components that are drawn, those with the largest contributions.
@@ -32,69 +35,63 @@ def direct_logit_attribution(
 
     `target` is what the contributions add up to, for the labels.
     """
-    figures = {}
+    figures, label = {}, "contribution (logits)"
     numbers = result.maps(np.arange(len(result.effect)))
-    label = "contribution (logits)"
     if parts := {name: numbers[name] for name in LAYERS if name in numbers}:
         figures["layers"], axes = style.new_figure(style.WIDTH, 2.2)
         for index, (name, cells) in enumerate(parts.items()):
-            places = np.arange(len(cells)) + 0.4 * (index - (len(parts) - 1) / 2)
-            look = {"width": 0.36, "color": style.cycled(index), "label": LAYERS[name]}
-            _draw_bars(result, axes.bar, places, cells, "yerr", look)
+            places = np.arange(len(cells)) + 0.4 * index - 0.2
+            look = _look(result, cells, style.cycled(index))
+            errors = _errors(result, cells)
+            axes.bar(places, result.effect[cells], 0.36, yerr=errors, label=LAYERS[name], **look)
         axes.set(xlabel="layer", ylabel=label)
-        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         style.mark(axes, y=0.0)
         style.legend_above(axes, len(parts))
         style.headline(figures["layers"], f"Contributions to the {target}")
     if "heads" in numbers:
         cells, labels = numbers["heads"], list(result.axes["heads"].items())
-        height = 1.3 + 0.12 * len(cells)
-        figures["heads"], axes = style.new_figure(style.WIDTH, height)
+        figures["heads"], axes = style.new_figure(style.WIDTH, 1.3 + 0.12 * len(cells))
         limit = float(np.abs(result.effect[cells]).max()) or 1.0
         image = style.draw_cells(axes, result.effect[cells], limit, *labels)
         style.outline(axes, result.significant[cells])
         figures["heads"].colorbar(image, ax=axes, label=label, location="bottom", aspect=30)
-        style.headline(
-            figures["heads"], f"Heads' contributions to the {target} (outlined: significant)"
-        )
+        style.headline(figures["heads"], f"Heads: {target} (outlined: significant)")
     if "resid" in numbers:
         cells = numbers["resid"]
         figures["cumulative"], axes = style.new_figure(style.WIDTH, 2.2)
-        axes.plot(result.effect[cells])
+        marked = np.flatnonzero(result.significant[cells]).tolist()
+        axes.plot(result.effect[cells], "D-", markevery=marked, mfc=style.COLORS[1], mew=0)
         band = result.effect_low[cells], result.effect_high[cells]
         axes.fill_between(range(len(cells)), *band, alpha=0.2, lw=0)
-        (found,) = np.nonzero(result.significant[cells])
-        axes.plot(found, result.effect[cells][found], "D", color=style.COLORS[1])
         style.mark(axes, y=0.0)
         axes.set(xlabel="layers before", ylabel="logits")
-        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         style.headline(figures["cumulative"], f"The {target} in the residual stream")
-    if figures:
-        return figures
+    for name in figures.keys() - {"heads"}:
+        figures[name].axes[0].xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    return figures or {"largest": _largest(result, label, target)}
+
+
+def _largest(result: DirectLogitAttribution, label: str, target: str) -> Figure:
     cells = np.argsort(-np.abs(result.effect), kind="stable")[:MAX_BARS][::-1]
-    figures["largest"], axes = style.new_figure(style.WIDTH, 0.9 + 0.12 * len(cells))
-    look = {"height": 0.8, "color": style.COLORS[0]}
-    _draw_bars(result, axes.barh, np.arange(len(cells)), cells, "xerr", look)
-    every = result.cells()
+    figure, axes = style.new_figure(style.WIDTH, 0.9 + 0.12 * len(cells))
+    every, look = result.cells(), _look(result, cells, style.COLORS[0])
+    places, errors = range(len(cells)), _errors(result, cells)
+    axes.barh(places, result.effect[cells], xerr=errors, **look)
     names = [" ".join(f"{k} {v}" for k, v in list(every[i].items())[1:]) for i in cells]
-    axes.set_yticks(range(len(cells)), names)
+    axes.set_yticks(places, names)
     axes.set_xlabel(label)
     style.mark(axes, x=0.0)
-    style.headline(
-        figures["largest"], f"The largest of {len(result.effect):,} contributions to the {target}"
-    )
-    return figures
+    what = f"The largest of {len(result.effect):,} contributions to the {target}"
+    style.headline(figure, what)
+    return figure
 
 
-def _draw_bars(
-    result: DirectLogitAttribution, draw: Any, places: Any, cells: Any, errors: str,
-    look: dict[str, Any],
-) -> None:  # fmt: skip
-    mean = result.effect[cells]
-    bounds = np.stack([mean - result.effect_low[cells], result.effect_high[cells] - mean])
-    bars = draw(places, mean, edgecolor=look["color"], linewidth=0.8, **look)
-    for bar, filled in zip(bars, result.significant[cells], strict=True):
-        bar.set_fill(bool(filled))
-    middle, ends = (mean, places) if errors == "xerr" else (places, mean)
-    axes = draw.__self__
-    axes.errorbar(middle, ends, fmt="none", ecolor="black", elinewidth=0.6, **{errors: bounds})
+def _look(result: Effects, cells: NDArray[np.int64], color: str) -> dict[str, Any]:
+    """Bars filled where they are significant."""
+    filled = [color if found else "none" for found in result.significant[cells]]
+    return {"color": filled, "edgecolor": color, "lw": 0.8, "error_kw": {"elinewidth": 0.6}}
+
+
+def _errors(result: Effects, cells: NDArray[np.int64]) -> Array:
+    ends = result.effect_low[cells], result.effect_high[cells]
+    return np.abs(np.stack(ends) - result.effect[cells])

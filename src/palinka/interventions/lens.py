@@ -99,17 +99,19 @@ def _predictions(
 ) -> dict[str, NDArray[Any]]:
     """Data of `logit_lens` for some tokens, from their states, `(layers + 1, tokens, width)`."""
     final, rows = unembed(model, states[-1]).log_softmax(-1), []
+    model_probabilities = final.exp()
+    model_entropy = -torch.linalg.vecdot(model_probabilities, final)
     for layer, state in enumerate(states):
         logits = unembed(model, state, norm or layer == len(states) - 1)
         logs = logits.log_softmax(-1)
         probabilities = logs.exp()
         target = logits.gather(1, ids)
-        ranks = torch.stack([(logits > each[:, None]).sum(1) for each in target.T], 1)
+        larger = [(logits > each[:, None]).sum(1, dtype=torch.int32) for each in target.T]
         rows.append((
             (logs.gather(1, ids) * weights).sum(1),
-            (ranks * weights).sum(1),
-            -(probabilities * logs).sum(1),
-            (final.exp() * (final - logs)).sum(1).clamp(min=0.0),
+            (torch.stack(larger, 1) * weights).sum(1),
+            -torch.linalg.vecdot(probabilities, logs),
+            (-torch.linalg.vecdot(model_probabilities, logs) - model_entropy).clamp(min=0.0),
             *probabilities.topk(k)[::-1],
         ))  # fmt: skip
     names = ("target_log_probability", "target_rank", "entropy", "kl_to_final")

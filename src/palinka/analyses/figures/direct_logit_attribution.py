@@ -50,7 +50,7 @@ def direct_logit_attribution(
         style.headline(figures["layers"], f"Contributions to the {target}")
     if "heads" in numbers:
         cells, labels = numbers["heads"], list(result.axes["heads"].items())
-        figures["heads"], axes = style.new_figure(style.WIDTH, 1.3 + 0.12 * len(cells))
+        figures["heads"], axes = style.new_figure(style.WIDTH, 1.3 + min(0.12 * len(cells), 2.4))
         limit = float(np.abs(result.effect[cells]).max()) or 1.0
         image = style.draw_cells(axes, result.effect[cells], limit, *labels)
         style.outline(axes, result.significant[cells])

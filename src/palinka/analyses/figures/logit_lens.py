@@ -16,7 +16,7 @@ TITLES = {
     "kl_to_final": "KL from the output (nats)",
 }
 # Characters of a token in a cell of the grid.
-MAX_CHARACTERS = 7
+MAX_CHARACTERS = 6
 
 
 @style.captioned(

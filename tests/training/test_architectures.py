@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from lightning.pytorch import Trainer
 from torch import Tensor
 
+from palinka import autoencoders
 from palinka.autoencoders import (
     Autoencoder,
     BatchTopKAutoencoder,
@@ -21,6 +23,7 @@ from palinka.autoencoders import (
     TopKAutoencoder,
     linear,
 )
+from palinka.cli.configs import config_folder
 from palinka.training import SparseAutoencoderModule, module
 from palinka.training.losses import Objective, StepContext, loss_terms
 
@@ -32,6 +35,34 @@ ALL = (KSparseAutoencoder, ReLUAutoencoder, GatedAutoencoder, JumpReLUAutoencode
 
 def adam(lr: float) -> Callable[..., torch.optim.Optimizer]:
     return lambda parameters: torch.optim.Adam(parameters, lr=lr)
+
+
+@pytest.mark.parametrize("config", sorted((config_folder() / "architectures").glob("*.yaml")))
+def test_weights_default_to_those_of_the_architectures_configuration(config: Path) -> None:
+    written = yaml.safe_load(config.read_text())
+    given = written["model"]["autoencoder"]
+    widths = {"input_dim": 8} | ({"output_dim": 8} if "target_site" in written["data"] else {})
+    sae = getattr(autoencoders, given["class_path"])(**widths, **given["init_args"])
+    trained = SparseAutoencoderModule(sae)
+    for name in ("sparsity_weight", "decorrelation_weight"):
+        assert trained.hparams[name] == getattr(trained.objective, name) == written["model"][name]
+
+
+def test_given_weights_win_and_those_of_k_sparse_and_of_new_classes_stay() -> None:
+    class Own(KSparseAutoencoder):
+        pass
+
+    class OwnTopK(TopKAutoencoder):
+        pass
+
+    def weights(sae: Autoencoder, **given: float) -> tuple[float, float]:
+        objective = SparseAutoencoderModule(sae, **given).objective
+        return objective.sparsity_weight, objective.decorrelation_weight
+
+    assert weights(KSparseAutoencoder(8)) == weights(Own(8)) == (1.0, 5e-4)
+    assert weights(OwnTopK(8)) == (0.0, 0.0)
+    assert weights(KSparseAutoencoder(8), sparsity_weight=0.0) == (0.0, 5e-4)
+    assert weights(ReLUAutoencoder(8, output_dim=4), decorrelation_weight=0.5) == (4e-4, 0.5)
 
 
 @pytest.mark.parametrize(

@@ -184,6 +184,9 @@ class PalinkaCLI(LightningCLI):
             raise InputError(one_line(reason)) from error
         if self._variants:
             self.model = self._sweep()
+        else:  # the configuration that is saved has the architecture's own
+            for name in ("sparsity_weight", "decorrelation_weight"):
+                self.config[command]["model"][name] = getattr(self.model.objective, name)
         given = self.config_init[command]
         if self._checkpoint is not None or given.get("ckpt_path") == "last":
             given["ckpt_path"] = self._checkpoint

@@ -14,6 +14,7 @@ from palinka.autoencoders import (
     BatchTopKAutoencoder,
     GatedAutoencoder,
     JumpReLUAutoencoder,
+    KSparseAutoencoder,
     ReLUAutoencoder,
     SparseOutput,
     TopKAutoencoder,
@@ -272,10 +273,27 @@ LOSSES: dict[type[Any], LossFunction] = {
 }
 """The loss of each architecture and its subclasses; add an entry for your own."""
 
+WEIGHTS: dict[type[Any], tuple[float, float]] = {
+    Autoencoder: (1.0, 5e-4),
+    ReLUAutoencoder: (4e-4, 0.0),
+    TopKAutoencoder: (0.0, 0.0),
+    BatchTopKAutoencoder: (0.0, 0.0),
+    JumpReLUAutoencoder: (1e-5, 0.0),
+    GatedAutoencoder: (4e-4, 0.0),
+}
+"""Default weights of sparsity and decorrelation, as `LOSSES`; for rows with a mean norm of 1."""
+
 
 def loss_function(autoencoder: Autoencoder | ShardedAutoencoder) -> LossFunction:
     """Entry of `LOSSES` for an autoencoder's class or its nearest parent."""
     return next(LOSSES[kind] for kind in type(autoencoder).__mro__ if kind in LOSSES)
+
+
+def default_weights(autoencoder: Autoencoder) -> tuple[float, float]:
+    """Entry of `WEIGHTS` as of `LOSSES`; a k-sparse transcoder has no penalty."""
+    if isinstance(autoencoder, KSparseAutoencoder) and autoencoder.is_transcoder:
+        return 0.0, 0.0
+    return next(WEIGHTS[kind] for kind in type(autoencoder).__mro__ if kind in WEIGHTS)
 
 
 def loss_terms(autoencoder: Autoencoder | ShardedAutoencoder, step: StepContext) -> LossTerms:

@@ -46,8 +46,10 @@ class SparseAutoencoderModule(LightningModule):
 
     Args:
         autoencoder: The autoencoder.
-        sparsity_weight: Weight of the mean absolute latent, or of an architecture's own penalty.
-        decorrelation_weight: Weight of the squared covariances between latents, summed.
+        sparsity_weight: Weight of the mean absolute latent, or of an architecture's own penalty;
+            default that of the architecture: 1 for k-sparse, 0 for other top-k kinds.
+        decorrelation_weight: Weight of the squared covariances between latents, summed; default
+            that of the architecture: 5e-4 for k-sparse, 0 for others and for transcoders.
         sparsity_warmup_steps: Steps of linear growth of the weight from zero.
         decorrelation_warmup_steps: The same for the decorrelation penalty.
         auxiliary_weight: Weight of the auxiliary loss of some architectures; default that of
@@ -61,8 +63,8 @@ class SparseAutoencoderModule(LightningModule):
     def __init__(
         self,
         autoencoder: Autoencoder,
-        sparsity_weight: float = 1.0,
-        decorrelation_weight: float = 5e-4,
+        sparsity_weight: float | None = None,
+        decorrelation_weight: float | None = None,
         sparsity_warmup_steps: int = 0,
         decorrelation_warmup_steps: int = 0,
         auxiliary_weight: float | None = None,
@@ -80,7 +82,9 @@ class SparseAutoencoderModule(LightningModule):
         self.scaling = InputScaling(autoencoder.input_dim)
         transcoder = autoencoder.is_transcoder
         self.target_scaling = InputScaling(autoencoder.output_dim) if transcoder else None
-        weights = sparsity_weight, decorrelation_weight
+        defaults = losses.default_weights(autoencoder)
+        given = sparsity_weight, decorrelation_weight
+        weights = [d if g is None else g for g, d in zip(given, defaults, strict=True)]
         warmups = sparsity_warmup_steps, decorrelation_warmup_steps
         self.objective = losses.Objective(*weights, *warmups, auxiliary_weight)
         if auxiliary_k is not None:

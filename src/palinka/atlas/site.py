@@ -171,7 +171,7 @@ def _columns(facts: LatentFacts, analyses: Sequence[Found]) -> list[dict[str, An
     return columns
 
 
-def _metrics(values: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _metrics(values: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
     """Metrics in the terminal's units, from values such as `val/fvu`, `val_interval/fvu/low`."""
     found = []
     for name, (label, unit) in ROWS.items():
@@ -179,7 +179,8 @@ def _metrics(values: Mapping[str, Any]) -> list[dict[str, Any]]:
             numbers = (values[name], *interval(values, name))
             factor = 100 if unit.startswith("%") else 1
             value, low, high = (n if n is None else short(factor * float(n), 5) for n in numbers)
-            found.append({"label": label, "unit": unit, "value": value, "low": low, "high": high})
+            row = {"label": label, "unit": unit.format(kind=kind)}
+            found.append({**row, "value": value, "low": low, "high": high})
     return found
 
 
@@ -204,6 +205,7 @@ class About:
     site: str
     autoencoder: str  # its class
     metrics: Mapping[str, Any]  # by name, such as `val/fvu`
+    kind: str = "raw"  # of the activations measured
     text: str = "the validation split"  # after "of" and "on"
 
 
@@ -317,7 +319,7 @@ def _overview(facts: LatentFacts, about: About, analyses: Sequence[Found]) -> di
         "before": BEFORE,
         "quantiles": facts.quantiles,
         "per_quantile": facts.bands.places.shape[1] // facts.quantiles,
-        "metrics": _metrics(about.metrics),
+        "metrics": _metrics(about.metrics, about.kind),
         "documents": short(float(about.metrics.get(DOCUMENTS, np.nan)), 15),
         "norm": short(facts.norm),
         "against": facts.against.name if facts.against else None,

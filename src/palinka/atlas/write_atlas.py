@@ -61,6 +61,7 @@ class WriteAtlas(EndOfRunCallback):
             " → ".join(spec.resolved_sites),
             type(module.autoencoder).__name__,
             trainer.callback_metrics,
+            module.output_scaling.kind,
             "the validation split" if spec.validation_fraction else "the text it was trained on",
         )
         latents, site = module.autoencoder.latent_dim, spec.resolved_sites[0]

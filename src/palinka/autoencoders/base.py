@@ -72,6 +72,12 @@ class InputScaling(FullPrecisionState):
         self.mean.copy_(mean)
         self.scale.fill_(scale)
 
+    @property
+    def kind(self) -> str:
+        """Kind of the autoencoder's input: raw, centered, scaled, or centered and scaled."""
+        kinds = ["centered"] * bool(self.mean.any()) + ["scaled"] * bool(self.scale != 1)
+        return " and ".join(kinds) or "raw"
+
     def forward(self, x: Tensor) -> Tensor:
         """Raw activations `(…, input_dim)` to the autoencoder's input."""
         return (x - self.mean) * self.scale

@@ -1,13 +1,17 @@
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.trainer.states import TrainerFn
 
 from palinka.autoencoders import BatchTopKAutoencoder
+from palinka.training import SparseAutoencoderModule, SweepModule
 from palinka.training.callbacks.base import VariantLogger
-from palinka.training.callbacks.summary import final_report, log_locations
+from palinka.training.callbacks.summary import final_report, log_locations, sweep_report
 
 
 def made(*loggers: Any, **given: Any) -> Any:
@@ -48,6 +52,36 @@ def test_an_l0_of_batch_topk_that_is_far_from_k_is_explained(l0: float, far: boo
     trainer = made(callback_metrics=metrics, callbacks=[], lightning_module=module, log_dir="x")
     trainer.default_root_dir = "x"
     assert ("L0 is not k = 32" in final_report(trainer)) == far
+
+
+@pytest.mark.parametrize(("center", "scale"), [(0.0, 1.0), (0.0, 2.0), (1.0, 1.0), (1.0, 2.0)])
+def test_units_name_the_activations_that_were_measured(center: float, scale: float) -> None:
+    module = SparseAutoencoderModule(BatchTopKAutoencoder(4, 8, k=2))
+    module.scaling.set(torch.full((4,), center), scale)
+    expected = {(0, 1): "raw", (0, 2): "scaled", (1, 1): "centered", (1, 2): "centered and scaled"}
+    metrics = {"val/mse": 0.5, "val/cosine": 0.25}
+    trainer = made(callback_metrics=metrics, callbacks=[], lightning_module=module, run_folder="x")
+    mse, cosine = final_report(trainer).splitlines()[1:3]
+    assert mse.endswith(f" 0.5 per number, of {expected[center, scale]} activations")
+    assert cosine.endswith(f" 0.25 of {expected[center, scale]} activations")
+
+
+@pytest.mark.parametrize("fn", [TrainerFn.FITTING, TrainerFn.VALIDATING])
+@pytest.mark.parametrize(("fvu", "worse"), [(4.988, True), (1.0, False), (math.nan, False)])
+def test_an_fvu_above_that_of_the_mean_is_remarked_on(
+    fvu: float, worse: bool, fn: TrainerFn
+) -> None:
+    module = SparseAutoencoderModule(BatchTopKAutoencoder(4, 8, k=2))
+    sweep = SweepModule({"a": module, "b": SparseAutoencoderModule(BatchTopKAutoencoder(4, 8))})
+    state = {"state": SimpleNamespace(fn=fn), "callbacks": [], "run_folder": "x"}
+    one = made(callback_metrics={"val/fvu": fvu}, lightning_module=module, **state)
+    both = {"a/val/fvu": torch.tensor(0.5), "b/val/fvu": torch.tensor(fvu)}
+    several = made(callback_metrics=both, lightning_module=sweep, **state)
+    for text in (final_report(one), sweep_report(several, sweep)):
+        remarks = [line for line in text.splitlines() if "worse than predicting the mean" in line]
+        assert len(remarks) == worse
+        assert all("trainer.max_epochs" in line for line in remarks)
+        assert all(("data.site" in line) == (fn == TrainerFn.VALIDATING) for line in remarks)
 
 
 def test_the_folder_is_shown_as_one_would_type_it(

@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.trainer.states import TrainerFn
 from matplotlib.figure import Figure
 
 from palinka.analyses.figures.sparsity_frontier import sparsity_frontier
@@ -26,12 +27,12 @@ from palinka.training.callbacks.checkpoints import (
 from palinka.training.callbacks.tensorboard import write_findings
 from palinka.training.sweep import SweepModule
 
-# Labels and units in the order of the table; `%` takes a share times 100.
+# Labels and units in the table's order; `%` takes a share times 100, `{kind}` is InputScaling's.
 ROWS = {
     "val/fvu": ("variance unexplained (FVU)", "%"),
     "val/fvu_legacy": ("FVU about zero, as in older papers", "%"),
-    "val/mse": ("mean squared error (MSE)", "per number, of scaled activations"),
-    "val/cosine": ("cosine of input and output, mean", ""),
+    "val/mse": ("mean squared error (MSE)", "per number, of {kind} activations"),
+    "val/cosine": ("cosine of input and output, mean", "of {kind} activations"),
     "val/l0": ("active per token (L0)", "latents"),
     "val/l1": ("sum of a token's latents (L1)", ""),
     "val/dead": ("never active", "% of latents on this text"),
@@ -68,7 +69,8 @@ def final_report(trainer: Trainer, split: str = "val") -> str:
         name.replace(split, "val", 1) if name.startswith(split) else name: float(value)
         for name, value in trainer.callback_metrics.items()
     }
-    rows = {name: row for name, row in ROWS.items() if name in metrics}
+    kind = getattr(getattr(trainer.lightning_module, "output_scaling", None), "kind", "raw")
+    rows = {n: (label, u.format(kind=kind)) for n, (label, u) in ROWS.items() if n in metrics}
     width = max((len(label) for label, _ in rows.values()), default=0)
     lines = [""]
     for name, (label, unit) in rows.items():
@@ -80,6 +82,7 @@ def final_report(trainer: Trainer, split: str = "val") -> str:
         documents = metrics.get(DOCUMENTS, math.nan)
         lines.append(f"  in brackets: 95 % intervals over {documents:.0f} documents")
     lines += _unsettled(trainer, metrics)
+    lines += _worse_than_mean(trainer, metrics.get("val/fvu", metrics.get("reconstruction/fvu", 0)))
     lines += _validated_at(trainer)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         for found in getattr(callback, "headlines", {}).values():
@@ -101,6 +104,15 @@ def _unsettled(trainer: Trainer, metrics: Mapping[str, float]) -> list[str]:
         return []
     average = f"L0 is not k = {model.k}: outside training, a running mean of the batches'"
     return [f"  {average} thresholds chooses latents, which takes some hundred steps to settle"]
+
+
+def _worse_than_mean(trainer: Trainer, *fvu: float) -> list[str]:
+    """Line with what to try, where any FVU is above 1."""
+    if not any(value > 1 for value in fvu):
+        return []
+    check = "check data.language_model and data.site, or " * (trainer.state.fn != TrainerFn.FITTING)
+    remedy = f"{check}train longer (trainer.max_epochs), with data.center and data.unit_norm true"
+    return [f"  an FVU above 100 % is worse than predicting the mean: {remedy}"]
 
 
 def _validated_at(trainer: Trainer) -> list[str]:
@@ -125,6 +137,7 @@ def sweep_report(trainer: Trainer, sweep: SweepModule) -> str:
     for row in rows:
         values = [f"{float(row.metrics.get(name, math.nan)):>10.5g}" for name in columns]
         lines.append("  ".join([f"  {escape_control_chars(row.name):<{width}}", *values]))
+    lines += _worse_than_mean(trainer, *(float(row.metrics.get("val/fvu", 0)) for row in rows))
     return "\n".join([*lines, *_validated_at(trainer), *log_locations(trainer)])
 
 

@@ -395,9 +395,12 @@ def test_a_log_file_has_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> 
     begun, *lines = told
     assert begun == "training 32,768 parameters for 3 steps"
     assert [line.partition(": loss ")[0] for line in lines] == ["step 1", "step 2", "step 3"]
+    # No line without numbers, nor twice the same ones.
+    fit(ProgressLines(), log_every_n_steps=2, max_epochs=1, max_steps=5)
+    assert [line.partition(": loss ")[0] for line in told[5:]] == ["step 2", "step 4"]
     monkeypatch.setattr("palinka.cli.trainer.refresh_seconds", lambda _: 1e9)
     fit(ProgressLines(), log_every_n_steps=1, max_epochs=1, max_steps=3)
-    assert told[4:] == [begun]
+    assert told[7:] == [begun]
     assert readable({"throughput/tokens_per_second": 1234.5}) == {"tokens/s": "1,234"}
     assert readable({"loss/total": 0.5, "val/fvu": 0.1}, 1400) == {
         "loss": "0.5", "validation FVU of step 1,400": "0.1",

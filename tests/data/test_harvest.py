@@ -380,6 +380,9 @@ def test_the_bundled_sample_is_harvested_with_the_model_of_the_spec(tmp_path: Pa
     spec = HarvestSpec(CPU, "hidden.1", BundledSample(), max_rows=300)
     last = next(spec.contexts())
     assert spec.tokens(128, last) == 256
+    whole = replace(spec, max_rows=None).tokens(128, last)
+    assert whole is not None
+    assert replace(spec, max_rows=20_000_000).tokens(128, last) == whole
     # Its last token is of the sixth document of all.
     last.documents[-1] = 5
     assert (

@@ -108,7 +108,7 @@ class ProgressBar(pl_callbacks.TQDMProgressBar):
 
 
 class ProgressLines(Callback):
-    """Log a line of metrics now and then, for log files."""
+    """Log a line of metrics now and then, at a step that logs them, for log files."""
 
     def on_train_start(self, *_: Any) -> None:
         """Start the clock."""
@@ -116,7 +116,8 @@ class ProgressLines(Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Log the metrics where the line is due."""
-        if time.monotonic() >= self._due:
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if time.monotonic() >= self._due and every and trainer.global_step % every == 0:
             self.on_train_start()
             measured_at = trainer.callback_metrics.get(MEASURED_AT)
             metrics = readable(trainer.progress_bar_metrics, measured_at).items()

@@ -130,10 +130,10 @@ class HarvestSpec:
 
     def tokens(self, read: int, last: Context) -> int | None:
         """Estimate the tokens of the split when some are read; None if nothing is known."""
-        if self.max_contexts is not None:
-            return self.max_contexts * self.context_length
-        documents = self._documents
-        return documents and read * documents // (int(last.documents[-1]) + 1)
+        contexts, documents = self.max_contexts, self._documents
+        found = [] if contexts is None else [contexts * self.context_length]
+        found += [read * documents // (int(last.documents[-1]) + 1)] if documents else []
+        return min(found, default=None)
 
     @cached_property
     def _documents(self) -> int | None:

@@ -32,6 +32,18 @@ def test_the_description_is_that_of_the_parsers(monkeypatch: pytest.MonkeyPatch)
     assert not re.search(r":\w+:`|``|`_\W", written)  # reStructuredText
 
 
+def test_a_configuration_of_another_command_is_named_so(tmp_path: Path) -> None:
+    fit, analysis = (str(find_config(name)) for name in ("quickstart", "him_her"))
+    assert problem(f"--config={fit}", command="analyze").startswith(f"{fit} is for `palinka fit`;")
+    for command in ("fit", "validate", "harvest"):
+        line = problem(f"--config={analysis}", command=command)
+        assert line.startswith(f"{analysis} is for `palinka analyze`;")
+    Options("harvest").check([f"--config={fit}"])
+    mixed = tmp_path / "mixed.yaml"
+    mixed.write_text("data: {site: hidden.2}\nanalyses: []\n")
+    assert problem(f"--config={mixed}").startswith("there is no option analyses")
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [

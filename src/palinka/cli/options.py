@@ -120,6 +120,11 @@ class Options:
             raise InputError(f"{path} is not valid YAML: {one_line(error)}") from error
         if not isinstance(settings, dict):
             raise InputError(f"{path} is not a configuration; expected `key: value` lines")
+        keys = [key for key, _ in flat(settings, lists=True)]
+        if not all(map(self._accepts, keys)):
+            for other in map(Options, ("fit", "analyze")):
+                if all(map(other._accepts, keys)):
+                    raise InputError(f"{path} is for `palinka {other.command}`; use that command")
         for key, value in flat(settings, lists=True):
             self._check(key, value)
             stimuli = key.endswith("analyses.stimuli") and isinstance(value, str)
@@ -156,8 +161,11 @@ class Options:
                 raise InputError(f"{owner}: {chosen} has no option '{outer}'{hint}")
             if not inner:
                 _check_type(f"{owner}.{name}", value, arguments[outer])
-        elif not any(key.startswith(f"{n}.") or n.startswith(f"{key}.") for n in self._options):
+        elif not self._accepts(key):
             raise InputError(f"there is no option {key}{self._nearest(key)}")
+
+    def _accepts(self, key: str) -> bool:
+        return any(f"{key}.".startswith(f"{n}.") or n.startswith(f"{key}.") for n in self._options)
 
     def _choose(self, key: str, path: str) -> None:
         """Remember the class of an option; a short name must be among those described."""

@@ -2,17 +2,19 @@
 
 import sys
 from collections.abc import Collection
+from dataclasses import asdict
 from pathlib import Path
 
 from tqdm import tqdm
 
+from palinka.cli.options import flat
 from palinka.data.cache import default_cache_dir
 from palinka.data.format import JSON
 from palinka.data.inventory import StoredCache, remove_cache, stored_caches
 from palinka.errors import InputError, did_you_mean, escape_control_chars, expanded
 from palinka.language_models import LanguageModelSpec
 
-_HEADINGS = ("KEY", "MODEL", "SITE", "SPLIT", "ROWS", "SIZE", "STATE")
+_HEADINGS = ("KEY", "MODEL", "SITE", "SPLIT", "ROWS", "SIZE", "STATE", "")
 
 
 def list_caches(cache_dir: str | None = None) -> int:
@@ -29,6 +31,11 @@ def list_caches(cache_dir: str | None = None) -> int:
     caches = stored_caches(_folder(root))
     bundled = LanguageModelSpec().fingerprint()["weights"]
     rows = [_cells(cache, bundled) for cache in caches]
+    details = [_details(cache) for cache in caches]
+    for place, own in enumerate(details):
+        alike = [d for row, d in zip(rows, details, strict=True) if row[1:5] == rows[place][1:5]]
+        differing = (f"{n}={v}" for n, v in own.items() if any(d.get(n) != v for d in alike))
+        rows[place] += (", ".join(differing),)
     widths = [max(map(len, column)) for column in zip(_HEADINGS, *rows, strict=True)]
     for row in (_HEADINGS, *rows) if rows else ():
         cells = (
@@ -104,6 +111,13 @@ def _cells(cache: StoredCache, bundled: str) -> tuple[str, ...]:
         _size(cache.bytes),
         cache.state,
     )
+
+
+def _details(cache: StoredCache) -> dict[str, str]:
+    """Settings of a cache's rows by dotted name, without those that follow from others."""
+    every = {**asdict(cache.key.layout), **cache.key.settings} if cache.key else {}
+    derived = ("width", "contexts_per_shard", "split_seed")
+    return {n: str(value)[:16] for n, value in flat(every) if n not in derived}
 
 
 def _model(known: JSON, bundled: str) -> str:

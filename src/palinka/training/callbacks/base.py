@@ -54,8 +54,6 @@ class VariantLogger(TensorBoardLogger):
         """Log the variant's own among the sweep's, which Lightning hands to every logger."""
         own = params.get(VARIANTS, {}).get(self.variant, params)
         super().log_hyperparams(own, metrics, step)
-        if metrics:  # without prefix, which `log_metrics` ignores
-            super().log_metrics(metrics, step)
 
 
 def with_variants(loggers: Any, variants: Iterable[str]) -> Iterator[Logger]:

@@ -7,6 +7,7 @@ from io import BytesIO
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.logger import _flatten_dict, _sanitize_params
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
@@ -17,12 +18,12 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.nn import functional
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
 from palinka.analyses.findings import Findings
 from palinka.training.callbacks.base import VariantLogger, iter_models, log_folder
 from palinka.training.callbacks.loss_recovered import LanguageModelMetrics
 from palinka.training.losses import default_terms, loss_function
-from palinka.training.sweep import strip_prefix
 
 CHARTS = {
     "training loss (MSE; of TopK kinds FVU)": ["loss/total"],
@@ -93,8 +94,7 @@ def write_findings(findings: Findings, trainer: Trainer) -> None:
 class TensorBoardDashboard(Callback):
     """Log TensorBoard's custom-scalars layout, and final results with the hyper-parameters.
 
-    Results are named `final/…`, so that runs can be compared in TensorBoard's HPARAMS tab; each
-    variant of a sweep has its own.
+    The HPARAMS tab compares the last values of `val/…` of runs; each variant of a sweep is one.
     """
 
     def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
@@ -105,11 +105,13 @@ class TensorBoardDashboard(Callback):
     def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Log hyper-parameters and the last validation's results."""
         for one in iter_models(trainer, module):
-            metrics = strip_prefix(one.metrics, "val/").items()
-            results = {f"final/{name}": float(value) for name, value in metrics}
+            results = {n: float(value) for n, value in one.metrics.items() if n.startswith("val/")}
             seed = {name: one.overrides[name] for name in ("seed",) if name in one.overrides}
-            for logger in one.loggers if results else ():
-                logger.log_hyperparams({**one.module.hparams, **seed}, results, trainer.global_step)
+            for logger in one.loggers if results and trainer.is_global_zero else ():
+                settings = _sanitize_params(_flatten_dict({**one.module.hparams, **seed}))
+                # The logger's method would log the results once more, as curves of one point.
+                for summary in hparams(settings, results):
+                    logger.experiment._get_file_writer().add_summary(summary)
 
 
 class FeatureHistograms(Callback):

@@ -84,9 +84,11 @@ class SparseAutoencoderModule(LightningModule):
         self.target_scaling = InputScaling(autoencoder.output_dim) if transcoder else None
         defaults = losses.default_weights(autoencoder)
         given = sparsity_weight, decorrelation_weight
-        weights = [d if g is None else g for g, d in zip(given, defaults, strict=True)]
+        sparsity, decorrelation = (
+            d if g is None else g for g, d in zip(given, defaults, strict=True)
+        )
         warmups = sparsity_warmup_steps, decorrelation_warmup_steps
-        self.objective = losses.Objective(*weights, *warmups, auxiliary_weight)
+        self.objective = losses.Objective(sparsity, decorrelation, *warmups, auxiliary_weight)
         if auxiliary_k is not None:
             positive_integer("auxiliary_k", auxiliary_k)
         self.auxiliary_k = auxiliary_k

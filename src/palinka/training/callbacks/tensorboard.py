@@ -110,7 +110,7 @@ class TensorBoardDashboard(Callback):
             for logger in one.loggers if results and trainer.is_global_zero else ():
                 settings = _sanitize_params(_flatten_dict({**one.module.hparams, **seed}))
                 # The logger's method would log the results once more, as curves of one point.
-                for summary in hparams(settings, results):
+                for summary in hparams(settings, results):  # type: ignore[no-untyped-call]
                     logger.experiment._get_file_writer().add_summary(summary)
 
 

@@ -40,7 +40,9 @@ def configs(folder: str, *slow: str) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("config", configs("analyses", "punctuation", "geography"))
+@pytest.mark.parametrize(
+    "config", configs("analyses", "punctuation", "geography", "him_her_lesion")
+)
 def test_an_analysis_of_the_bundled_model(config: Path, workspace: Path) -> None:
     assert main(["analyze", "--config", str(config), "--output=out"]) == 0
     assert [check(folder) for folder in (workspace / "out").iterdir()]

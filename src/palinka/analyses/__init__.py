@@ -14,6 +14,7 @@ from palinka.analyses.latent_statistics import latent_statistics
 from palinka.analyses.lesion import lesion
 from palinka.analyses.logit_lens import logit_lens
 from palinka.analyses.pairwise_mutual_information import pairwise_mutual_information
+from palinka.analyses.path_patching import path_patching
 from palinka.analyses.representational_similarity import representational_similarity
 from palinka.analyses.unit_tuning import unit_tuning
 
@@ -29,6 +30,7 @@ __all__ = [
     "lesion",
     "logit_lens",
     "pairwise_mutual_information",
+    "path_patching",
     "representational_similarity",
     "unit_tuning",
 ]

@@ -24,6 +24,7 @@ DATA_PARAMETERS: Mapping[str, tuple[str, ...]] = {
     "effects of patching": (*EFFECTS, "direction"),
     "effects of ablation": (*EFFECTS, "direct"),
     "estimated effects of patches": ("estimated", *EFFECTS),
+    "effects of paths": EFFECTS,
     "predictions of layers": (
         "target_log_probability",
         "target_rank",

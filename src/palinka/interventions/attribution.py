@@ -136,7 +136,7 @@ def attribute(
         others = ", ".join(name for name in METRICS if name != "rank")
         raise InputError(f"rank has no gradient; choose among {others}")
     other = "clean" if base == "corrupted" else "corrupted"
-    sources, shape = Sources(lm, pairs, base, None), (len(plan), len(pairs))
+    sources, shape = Sources(lm, pairs, base), (len(plan), len(pairs))
     edits = [(c, edit) for c, cell in enumerate(plan) for edit in edits_of(lm, sources, cell)]
     sites = {edit.site for _, edit in edits} | ({"embed"} if steps else set())
     effects = {name: np.zeros(shape) for name in functions}

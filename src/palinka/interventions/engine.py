@@ -80,6 +80,7 @@ def run(
     base: Literal["clean", "corrupted"] = "corrupted",
     metrics: Sequence[str] = ("logit_difference",),
     reference: Sequence[Sequence[int]] | None = None,
+    states: Mapping[tuple[str, str], Tensor] | None = None,
     rows_bytes: int = 1 << 30,
     watch: Watch | None = None,
 ) -> Outcomes:
@@ -93,6 +94,8 @@ def run(
         metrics: Names of outcomes in `palinka.interventions.metrics`.
         reference: Token ids of the prompts that means, medians and resampled vectors are of;
             default the corrupted ones.
+        states: By names of other runs and sites, such as `Patch` takes from them, states of all
+            tokens of all prompts, `(tokens, width)`.
         rows_bytes: Approximate memory of the widest tensors of a pass.
         watch: Called with each site, the numbers of the cells and prompts of its rows there, and
             the changes of their vectors at the last token, `(rows, width)`.
@@ -101,7 +104,7 @@ def run(
         Outcomes, of which an effect that is within the rounding of logits is exactly 0.
     """
     functions = find_metrics(metrics)
-    sources = Sources(lm, pairs, base, reference)
+    sources = Sources(lm, pairs, base, reference, states)
     cells = [edits_of(lm, sources, cell) for cell in plan]
     every = [edit for edits in cells for edit in edits]
     bases = sources.read(every, min((edit.joins for edit in every), default=0) // 3)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from palinka.language_models.edits import EncodesAndDecodes
 
-Run = Literal["paired", "clean", "corrupted"]
 Over = Literal["stimuli", "template", "text"]
 
 
@@ -70,9 +69,12 @@ class ScaleContribution(Value):
 
 @dataclass(frozen=True)
 class Patch(Value):
-    """h' = h of another run at the same position; `paired` is the one that is not the base."""
+    """h' = h of another run at the same position; `paired` is the one that is not the base.
 
-    run: Run = "paired"
+    Others are `clean`, `corrupted`, and those whose states `run` is given.
+    """
+
+    run: str = "paired"
     needs = "run"
 
     def _new(self, h: Tensor, source: Any) -> Any:

@@ -1,7 +1,7 @@
 """States of other runs, and summaries of them, that take the place of a run's own."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -92,8 +92,10 @@ class Sources:
     """
 
     def __init__(
-        self, lm: LanguageModel, pairs: Pairs, base: str, reference: Sequence[Sequence[int]] | None
-    ) -> None:
+        self, lm: LanguageModel, pairs: Pairs, base: str,
+        reference: Sequence[Sequence[int]] | None = None,
+        states: Mapping[tuple[str, str], Tensor] | None = None,
+    ) -> None:  # fmt: skip
         self.base, self.ids = base, {"clean": pairs.clean, "corrupted": pairs.corrupted}
         if reference is not None:
             self.ids["reference"] = reference
@@ -102,7 +104,7 @@ class Sources:
         self._starts = {run: np.cumsum([0, *n]) for run, n in self.lengths.items()}
         self.logits: dict[str, Tensor] = {}
         self._lm, self._pairs = lm, pairs
-        self._states: dict[tuple[str, str], Tensor] = {}  # (tokens of all prompts, width)
+        self._states = dict(states or {})  # (tokens of all prompts, width)
         self._kept: dict[Any, Any] = {}
 
     def read(self, edits: Sequence[Edit], first: int) -> list[Base]:
@@ -198,7 +200,9 @@ class Sources:
             key = ("others", value.seed, value.repeats, run, places is not None)
             prompts = self._once(key, self._others)[prompts, repeats]
             at = at if places is None else places[prompts]
-        return self._vectors(edit, run, self._starts[run][prompts] + at)
+        return self._vectors(
+            edit, run, self._starts.get(run, self._starts[self.base])[prompts] + at
+        )
 
     def _once(self, key: tuple[Any, ...], make: Callable[..., R]) -> R:
         if key not in self._kept:

@@ -71,6 +71,7 @@ class Study:
 # settings, that yields what the analysis is called with.
 STUDIES = {
     "estimated effects of patches": "attribution",
+    "effects of paths": "paths",
     "lesions": "lesion",
     "predictions of layers": "lens",
     "contributions to logits": "logit_attribution",

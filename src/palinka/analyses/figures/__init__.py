@@ -17,6 +17,7 @@ from palinka.analyses.figures.lesion import lesion
 from palinka.analyses.figures.logit_lens import logit_lens
 from palinka.analyses.figures.loss_curves import loss_curves
 from palinka.analyses.figures.pairwise_mutual_information import pairwise_mutual_information
+from palinka.analyses.figures.path_patching import path_patching
 from palinka.analyses.figures.representational_similarity import representational_similarity
 from palinka.analyses.figures.sparsity_frontier import sparsity_frontier
 from palinka.analyses.figures.text_heatmap import text_heatmap
@@ -35,6 +36,7 @@ __all__ = [
     "logit_lens",
     "loss_curves",
     "pairwise_mutual_information",
+    "path_patching",
     "representational_similarity",
     "sparsity_frontier",
     "text_heatmap",

@@ -1,0 +1,228 @@
+"""Effects of what a component writes on a receiver alone, and through it on the outcome."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
+from itertools import product
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from palinka.errors import InputError
+from palinka.interventions.engine import Outcomes, run
+from palinka.interventions.lens import unembed
+from palinka.interventions.metrics import Targets, find_metrics
+from palinka.interventions.pairs import Pairs
+from palinka.interventions.plan import Cell, Intervention, Patch
+from palinka.interventions.sources import same_length
+from palinka.interventions.study import Measured, Study
+from palinka.language_models import LanguageModel
+
+BATCH = 16  # prompts, and senders, of a pass
+LOGITS, EMBEDDINGS = "logits", "hidden.0"
+Through = Literal["stream", "mlps"]
+_RECEIVER = re.compile(r"(blocks\.(\d+)\.(attn\.[qkv]|mlp\.in))(\.\d+)?")
+
+
+def paths(
+    study: Study,
+    *,
+    receivers: Sequence[str] = ("logits",),
+    through: Through = "stream",
+    jointly: bool = False,
+    direction: Literal["denoise", "noise"] = "denoise",
+) -> Iterator[Measured]:
+    """Patch what every head, every MLP and the embeddings write into the input of receivers alone.
+
+    Args:
+        study: The model and the prompts.
+        receivers: `logits`, or sites of queries, keys, values and MLPs, such as
+            `blocks.4.attn.q.2`, `blocks.4.attn.v` of all heads, and `blocks.4.mlp.in`.
+        through: What carries the change to the receivers: the residual `stream` alone, or also
+            the `mlps` on the way, while all attention between is that of the patched run.
+        jointly: Patch all receivers together, rather than one at a time.
+        direction: `denoise` patches what is written in the clean into the corrupted run, `noise`
+            the reverse.
+    """
+    lm, base = study.model, "corrupted" if direction == "denoise" else "clean"
+    groups = [[*receivers]] if jointly else [[name] for name in receivers]
+    found = path_outcomes(
+        lm, study.prompts, groups, through=through, base=base, metrics=study.metrics
+    )
+    heads = lm.spec.sites.heads
+    names = [re.sub(r"blocks\.|attn\.", "", " and ".join(group)) for group in groups]
+    layers, count = range(lm.spec.sites.layers), 0 if heads is None else heads.count
+    axes: dict[str, dict[str, Sequence[Any]]] = {
+        "heads": {"receiver": names, "layer": layers, "head": range(count)},
+        "embed, mlp.out": {"sender": ["embed", *(f"mlp {i}" for i in layers)], "receiver": names},
+    }
+    for metric, values in found.values.items():
+        embed, by_head, mlps = np.split(values, (1, 1 + len(layers) * count))
+        others = np.concatenate([embed, mlps])
+        by_head = np.moveaxis(by_head.reshape(len(layers), count, *values.shape[1:]), 2, 0)
+        data = {
+            "patched": {"heads": by_head, "embed, mlp.out": others},
+            "clean": found.clean[metric],
+            "corrupted": found.corrupted[metric],
+            "clusters": study.prompts.templates,
+            "axes": axes,
+            "outcome": metric,
+            "direction": direction,
+        }
+        yield Measured(metric if len(found.values) > 1 else "", data, {"through": through})
+
+
+def senders_of(lm: LanguageModel) -> list[str]:
+    """Sites of what is written to the stream: embeddings, then all heads, then all MLPs."""
+    if (heads := lm.spec.sites.heads) is None:
+        raise InputError(f"sites of {lm.spec.name} have no names; choose another model")
+    layers = range(lm.spec.sites.layers)
+    of_heads = [f"blocks.{i}.attn.z.{h}" for i in layers for h in range(heads.count)]
+    return [EMBEDDINGS, *of_heads, *(f"blocks.{i}.mlp.write" for i in layers)]
+
+
+@torch.no_grad()
+def path_outcomes(
+    lm: LanguageModel,
+    pairs: Pairs,
+    receivers: Sequence[Sequence[str]],
+    *,
+    through: Through = "stream",
+    base: Any = "corrupted",
+    metrics: Sequence[str] = ("logit_difference",),
+) -> Outcomes:
+    """Measure outcomes where receivers read what one sender writes in the other run.
+
+    A receiver reads its input `r` from the residual stream, and as much of `r' = r + w' - w` in
+    place of it, where the sender writes `w`, and `w'` in the other run: the norm before the
+    receiver is computed from `r'`. Everything else reads the unchanged stream, until the receiver's
+    own effect changes it.
+
+    Args:
+        lm: The model, of a family that adds what components write to the stream as it is.
+        pairs: The prompts.
+        receivers: Groups of sites, or `["logits"]`, each patched together.
+        through: As in `paths`.
+        base: The prompts that are changed.
+        metrics: Names of outcomes.
+
+    Returns:
+        Outcomes, whose `values` are `(senders, receivers, prompts)`, senders as in `senders_of`;
+        those of the base run where the receiver comes before the sender.
+
+    Source:
+        Wang et al. (2022), appendix B, for `through` `mlps`; Goldowsky-Dill et al. (2023).
+    """
+    senders, functions = senders_of(lm), find_metrics(metrics)
+    if lm.spec.sites.taps["blocks.0.attn.write"] != lm.spec.sites.taps["blocks.0.attn.out"]:
+        fault = f"{lm.spec.sites.family} norms what heads write together, which is no sum of theirs"
+        raise InputError(f"{fault}; choose a model without such norms")
+    readers = [[_reader(lm, name) for name in group if name != LOGITS] for group in receivers]
+    if any(LOGITS in group and len(group) > 1 for group in receivers):
+        raise InputError(
+            "the logits cannot be patched together with other receivers; list them alone"
+        )
+    sites, final = {site for group in readers for site, _ in group}, _final(lm)
+    columns = [r for r, group in enumerate(receivers) if LOGITS in group]
+    prompts = {"clean": pairs.clean, "corrupted": pairs.corrupted}
+    order = ("corrupted", "clean") if base == "corrupted" else ("clean", "corrupted")
+    starts = np.cumsum([0, *map(len, pairs.clean)])
+    ends = run(lm, pairs, [], base=base, metrics=metrics)
+    shape = len(senders), len(receivers), len(pairs)
+    values = {name: np.broadcast_to(x, shape).copy() for name, x in getattr(ends, base).items()}
+    for first in range(0, len(senders), BATCH):
+        some, states = senders[first : first + BATCH], dict[tuple[str, str], Tensor]()
+        for members in same_length(pairs.clean, BATCH):
+            ids = [
+                torch.tensor([prompts[of][i] for i in members], device=lm.device) for of in order
+            ]
+            whole = {final} if columns and through == "mlps" else set()
+            arrived = _arriving(lm, ids[0], ids[1], some, sites | whole, through)
+            index = starts[members][:, None] + np.arange(ids[0].shape[1])
+            for site, sender in product(sites, some):
+                rows = arrived[site][some.index(sender)]
+                empty = rows.new_zeros(starts[-1], rows.shape[-1])
+                states.setdefault((sender, site), empty)[index] = rows
+            if not columns:
+                continue
+            # Heads and MLPs themselves need no run to be seen by the logits.
+            direct = [s.replace("attn.z", "attn.result") for s in some if not whole]
+            read = [lm.read(each, [*direct, final]) for each in ids]
+            here, there = (found[final][:, -1] for found in read)
+            written = [(read[1][site] - read[0][site])[:, -1] for site in direct]
+            moved = [here + w for w in written] if direct else [x[:, -1] for x in arrived[final]]
+            answers, wrong = ([given[i] for i in members] for given in (pairs.answers, pairs.wrong))
+            targets = Targets.of(answers, wrong, unembed(lm, here if base == "clean" else there))
+            start = unembed(lm, here)
+            rounding = 16 * torch.finfo(start.dtype).eps * start.abs().amax(1)
+            for row, state in enumerate(moved):
+                logits = unembed(lm, state)
+                for name, function in functions.items():
+                    effect = function(logits, targets) - function(start, targets)
+                    effect[effect.abs() <= rounding] = 0.0
+                    for column in columns:
+                        values[name][first + row, column, members] += effect.cpu().numpy()
+        plan: dict[tuple[int, int], Cell] = {}
+        for (row, sender), (r, group) in product(enumerate(some, first), enumerate(readers)):
+            cell = [Intervention(n, Patch(sender)) for _, n in group if _reaches(lm, sender, n)]
+            if cell:
+                plan[row, r] = cell
+        if plan:
+            given: Any = {"base": base, "metrics": metrics, "states": states}
+            found = run(lm, pairs, [*plan.values()], **given)
+            at = tuple(np.array([*plan]).T)
+            for name in functions:
+                values[name][at] += found.values[name] - getattr(found, base)[name]
+    return Outcomes(ends.clean, ends.corrupted, values, np.ones(shape, bool))
+
+
+def _final(lm: LanguageModel) -> str:
+    return f"blocks.{lm.spec.sites.layers - 1}.resid"
+
+
+def _reader(lm: LanguageModel, receiver: str) -> tuple[str, str]:
+    """The site of all heads that a receiver is a part of, and its full name."""
+    name = lm.spec.sites.resolve(receiver)
+    if (match := _RECEIVER.fullmatch(name)) is None:
+        others = "blocks.{i}.attn.q, .k or .v, of one head too, or blocks.{i}.mlp.in"
+        raise InputError(f"{receiver} reads nothing from the stream; give logits, {others}")
+    return match[1], name
+
+
+def _reaches(lm: LanguageModel, sender: str, receiver: str) -> bool:
+    """Return whether a receiver comes after a sender."""
+    mid = "blocks.0.resid_mid" in lm.spec.sites.taps  # the MLP reads what the block's heads write
+    (_, i, *_), (_, j, *_) = sender.split("."), receiver.split(".")
+    same = mid and "attn.z" in sender and receiver.endswith("mlp.in")
+    return sender == EMBEDDINGS or int(i) < int(j) + same
+
+
+def _arriving(
+    lm: LanguageModel, here: Tensor, there: Tensor, senders: Sequence[str], sites: set[str],
+    through: Through,
+) -> dict[str, Sequence[Tensor]]:  # fmt: skip
+    """States of receivers, `(prompts, tokens, width)` for each sender, with its write exchanged."""
+    if not sites:
+        return {}
+    layers, n = range(lm.spec.sites.layers), len(here)
+    heads, mlps = ([f"blocks.{i}.{part}" for i in layers] for part in ("attn.z", "mlp.write"))
+    own, other = (lm.read(ids, [*heads, *mlps]) for ids in (here, there))
+
+    def exchange(site: str, whole: Tensor) -> Tensor:
+        frozen = site in heads or through == "stream"
+        new = own[site].repeat(len(senders), 1, 1) if frozen else whole.clone()
+        for row, sender in enumerate(senders):
+            if sender == site or sender.startswith(f"{site}."):
+                tap, rows = lm.spec.sites.tap(sender), new[row * n : (row + 1) * n]
+                rows.copy_(tap.put(rows, tap.take(other[site])))
+        return new
+
+    ids = torch.cat([there if sender == EMBEDDINGS else here for sender in senders])
+    with ExitStack() as stack:
+        for site in (*heads, *mlps):
+            stack.enter_context(lm.replaced(site, partial(exchange, site)))
+        found = lm.read(ids, [*sites], len(ids))
+    return {site: list(torch.split(found[site], n)) for site in sites}

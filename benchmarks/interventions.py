@@ -4,6 +4,7 @@ python benchmarks/interventions.py
 """
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ import torch
 
 from harness import Case, Rival, report
 from language_model import save_random_gpt2
+from palinka.interventions.attribution import attribute
 from palinka.interventions.engine import run
 from palinka.interventions.pairs import Pairs
 from palinka.interventions.plan import Cell, Intervention, Patch
 from palinka.language_models import LanguageModel
 from peers.absent import Absent
-from peers.transformer_lens import patching
+from peers.transformer_lens import attributions, patching
 
 TOKENS = 16
 
@@ -79,6 +81,48 @@ def case(
     return Case(title, ours, [rival], rounds=rounds)
 
 
+def attribution_case(lm: LanguageModel, model: str, prompts: int) -> Case:
+    """Estimates of all components from one backward pass, against one run for each cell."""
+    pairs = random_pairs(prompts)
+    pairs = replace(pairs, answers=pairs.answers[:1] * prompts, wrong=pairs.wrong[:1] * prompts)
+    layers, heads = range(lm.spec.sites.layers), range(lm.spec.sites.heads.count)
+    parts = ["attn.write", "mlp.write", *(f"attn.z.{head}" for head in heads)]
+    sites = ["embed", *(f"blocks.{i}.{part}" for i in layers for part in parts)]
+    plan = [(Intervention(site, Patch(), t),) for site in sites for t in range(TOKENS)]
+
+    def ours() -> np.ndarray:
+        return attribute(lm, pairs, plan).values["logit_difference"]
+
+    def near(theirs: np.ndarray, estimates: np.ndarray) -> str:
+        return f"r = {np.corrcoef(theirs.ravel(), estimates.ravel())[0, 1]:.3f}"
+
+    def same(theirs: Any, estimates: np.ndarray) -> str:
+        base = run(lm, pairs, []).corrupted["logit_difference"]
+        effects = dict(zip(((c[0].site, c[0].positions) for c in plan), estimates, strict=True))
+        named = {
+            "embed": "embed", "mlp_out": "blocks.{0.layer}.mlp.write",
+            "attn_head_out": "blocks.{0.layer}.attn.z.{0.head}",
+        }  # fmt: skip
+        gap = max(
+            abs((effects[named[node.kind].format(node), node.position] - base).mean() - score)
+            for node, score in theirs.items()
+        )
+        assert gap < 1e-3, gap
+        return f"estimates within {gap:.0e}"
+
+    exact = Rival(
+        "one run for each cell", lambda: run(lm, pairs, plan).values["logit_difference"],
+        at_least=20, check=near,
+    )  # fmt: skip
+    title = f"{model}, attribution of all components ({len(plan)} cells), {prompts} prompts"
+    try:
+        other = attributions(lm, pairs)
+    except Absent as reason:
+        return Case(title, ours, [exact], {"TransformerLens 4.3": str(reason)}, 5)
+    rival = Rival("TransformerLens 4.3, embed, heads and MLPs", other, at_least=3, check=same)
+    return Case(title, ours, [exact, rival], rounds=5)
+
+
 def main() -> None:
     """Measure and publish."""
     torch.set_num_threads(1)
@@ -94,6 +138,7 @@ def main() -> None:
             case(mini, "mini", "layer by position", 8, 8, 5),
             case(mini, "mini", "heads", 1, 15, 5),
             case(mini, "mini", "heads", 8, 4, 5),
+            attribution_case(mini, "mini", 8),
             case(small, "GPT-2 small's shape", "layer by position", 4, 4, 2),
             case(small, "GPT-2 small's shape", "heads", 4, 3, 2),
         ],

@@ -1,4 +1,4 @@
-"""Activation patching of TransformerLens, one forward pass for each cell."""
+"""Activation patching of TransformerLens, a forward pass for each cell, and attribution."""
 
 import copy
 from collections.abc import Callable
@@ -20,12 +20,8 @@ def patching(lm: LanguageModel, pairs: Pairs, name: str) -> Callable[[], Tensor]
         pairs: Prompts of one length, with one answer and one wrong answer each.
         name: Such as `resid_pre`.
     """
-    bridges = peer_module("transformer_lens.model_bridge", "transformer-lens>=4.3")
     functions = peer_module("transformer_lens.patching", "transformer-lens>=4.3")
-    bridge: Any = bridges.TransformerBridge.boot_transformers(
-        lm.spec.name, hf_model=copy.deepcopy(lm.model), tokenizer=lm.tokenizer, device="cpu"
-    )
-    bridge.eval()
+    bridge = _bridge(lm)
     clean, corrupted, answers, wrong = map(
         torch.tensor, (pairs.clean, pairs.corrupted, pairs.answers, pairs.wrong)
     )
@@ -41,3 +37,25 @@ def patching(lm: LanguageModel, pairs: Pairs, name: str) -> Callable[[], Tensor]
         return patch(bridge, corrupted, cache, metric, reduce="none", baseline=True).values
 
     return run
+
+
+def attributions(lm: LanguageModel, pairs: Pairs) -> Callable[[], Any]:
+    """A call of `attribution_patch`, which returns scores of nodes, means over the prompts.
+
+    All prompts have the answer and the wrong answer of the first.
+    """
+    tools = peer_module("transformer_lens.tools.analysis", "transformer-lens>=4.3")
+    bridge, (right,), (wrong,) = _bridge(lm), pairs.answers[0], pairs.wrong[0]
+    clean, corrupted = torch.tensor(pairs.clean), torch.tensor(pairs.corrupted)
+
+    def metric(logits: Tensor) -> Tensor:
+        return (logits[..., -1, right] - logits[..., -1, wrong]).sum()
+
+    return lambda: tools.attribution_patch(bridge, clean, corrupted, metric).node_scores
+
+
+def _bridge(lm: LanguageModel) -> Any:
+    bridges = peer_module("transformer_lens.model_bridge", "transformer-lens>=4.3")
+    return bridges.TransformerBridge.boot_transformers(
+        lm.spec.name, hf_model=copy.deepcopy(lm.model), tokenizer=lm.tokenizer, device="cpu"
+    ).eval()

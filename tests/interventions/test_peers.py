@@ -1,12 +1,15 @@
 import copy
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from palinka.interventions.attribution import attribute
 from palinka.interventions.engine import run
 from palinka.interventions.pairs import Pairs
+from palinka.interventions.paths import path_outcomes, senders_of
 from palinka.interventions.plan import Cell, Intervention, Patch
 from palinka.language_models import LanguageModel
 
@@ -96,3 +99,62 @@ def test_heads_equal_transformer_lens(
         expected = peer(other, pairs, "attn_head_out_by_pos").values.numpy()
         found = found.reshape(TOKENS, sites.layers, sites.heads.count, 3).swapaxes(0, 1)
         np.testing.assert_allclose(found, expected, atol=5e-5)
+
+
+SITE_OF = {
+    "embed": "embed", "attn_head_out": "blocks.{0.layer}.attn.z.{0.head}",
+    "mlp_out": "blocks.{0.layer}.mlp.write",
+}  # fmt: skip
+
+
+def test_attributions_equal_transformer_lens(
+    bridge: tuple[LanguageModel, Any], pairs: Pairs
+) -> None:
+    from transformer_lens.tools.analysis import attribution_patch
+
+    lm, other = bridge
+    expected: list[dict[Any, float]] = []
+    clean, corrupted = torch.tensor(pairs.clean), torch.tensor(pairs.corrupted)
+
+    def difference(prompt: int, logits: torch.Tensor) -> torch.Tensor:
+        last, (right,), (wrong,) = logits[..., -1, :], pairs.answers[prompt], pairs.wrong[prompt]
+        return (last[..., right] - last[..., wrong]).sum()
+
+    for i in range(len(pairs)):
+        both = clean[i : i + 1], corrupted[i : i + 1]
+        expected.append(attribution_patch(other, *both, partial(difference, i)).node_scores)
+    nodes = list(expected[0])
+    plan: list[Cell] = [
+        (Intervention(SITE_OF[node.kind].format(node), Patch(), node.position),) for node in nodes
+    ]
+    found = attribute(lm, pairs, plan)
+    estimates = found.values["logit_difference"] - found.corrupted["logit_difference"]
+    theirs = np.array([[float(scores[node]) for scores in expected] for node in nodes])
+    np.testing.assert_allclose(estimates, theirs, rtol=1e-4, atol=1e-5)
+    assert np.abs(theirs).max() > 1.0
+
+
+@pytest.mark.parametrize("part", ["q", "k", "v"])
+def test_paths_to_heads_equal_transformer_lens(
+    bridge: tuple[LanguageModel, Any], pairs: Pairs, part: Any
+) -> None:
+    from transformer_lens import patching
+
+    lm, other = bridge
+    answers, wrong = torch.tensor(pairs.answers), torch.tensor(pairs.wrong)
+
+    def metric(logits: torch.Tensor) -> torch.Tensor:
+        last = logits[:, -1]
+        return (last.gather(1, answers) - last.gather(1, wrong)).mean()
+
+    with torch.no_grad():
+        _, clean = other.run_with_cache(torch.tensor(pairs.clean))
+        _, corrupted = other.run_with_cache(torch.tensor(pairs.corrupted))
+        expected = patching.get_act_patch_direct_path(
+            other, torch.tensor(pairs.corrupted), clean, corrupted, metric, 0, 1, part, False
+        )
+    layers, heads = expected.shape
+    receivers = [[f"blocks.{i}.attn.{part}.{h}"] for i in range(1, layers) for h in range(heads)]
+    found = path_outcomes(lm, pairs, receivers).values["logit_difference"]
+    ours = found[senders_of(lm).index("blocks.0.attn.z.1")].mean(1)
+    np.testing.assert_allclose(ours, expected[1:].flatten(), atol=5e-5)

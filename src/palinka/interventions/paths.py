@@ -96,10 +96,9 @@ def path_outcomes(
 ) -> Outcomes:
     """Measure outcomes where receivers read what one sender writes in the other run.
 
-    A receiver reads its input `r` from the residual stream, and as much of `r' = r + w' - w` in
-    place of it, where the sender writes `w`, and `w'` in the other run: the norm before the
-    receiver is computed from `r'`. Everything else reads the unchanged stream, until the receiver's
-    own effect changes it.
+    A receiver reads `r' = r + w' - w` in place of the residual stream `r`, where the sender writes
+    `w`, and `w'` in the other run; the norm before the receiver is computed from `r'`. All others
+    read the unchanged stream, and then what the receiver makes of it.
 
     Args:
         lm: The model, of a family that adds what components write to the stream as it is.

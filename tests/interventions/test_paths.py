@@ -191,7 +191,7 @@ def test_impossible_receivers_are_rejected(
 def test_families_that_norm_what_is_written_are_rejected(
     doubles: dict[str, LanguageModel], pairs: Pairs, family: str
 ) -> None:
-    with pytest.raises(InputError, match=f"{family} norms what heads write together"):
+    with pytest.raises(InputError, match=f"{family} norms the sum of what heads write"):
         path_outcomes(doubles[family], pairs, [["logits"]])
 
 

@@ -35,7 +35,7 @@ def paths(
     jointly: bool = False,
     direction: Literal["denoise", "noise"] = "denoise",
 ) -> Iterator[Measured]:
-    """Patch what every head, every MLP and the embeddings write into the input of receivers alone.
+    """Patch what each head and MLP writes, and the embeddings, into receivers alone.
 
     Args:
         study: The model and the prompts.
@@ -117,7 +117,7 @@ def path_outcomes(
     """
     senders, functions = senders_of(lm), find_metrics(metrics)
     if lm.spec.sites.taps["blocks.0.attn.write"] != lm.spec.sites.taps["blocks.0.attn.out"]:
-        fault = f"{lm.spec.sites.family} norms what heads write together, which is no sum of theirs"
+        fault = f"{lm.spec.sites.family} norms the sum of what heads write to the stream"
         raise InputError(f"{fault}; choose a model without such norms")
     readers = [[_reader(lm, name) for name in group if name != LOGITS] for group in receivers]
     if any(LOGITS in group and len(group) > 1 for group in receivers):
@@ -203,7 +203,7 @@ def _arriving(
     lm: LanguageModel, here: Tensor, there: Tensor, senders: Sequence[str], sites: set[str],
     through: Through,
 ) -> dict[str, Sequence[Tensor]]:  # fmt: skip
-    """States of receivers, `(prompts, tokens, width)` for each sender, with its write exchanged."""
+    """States of receivers, `(prompts, tokens, width)`, by sender whose write is exchanged."""
     if not sites:
         return {}
     layers, n = range(lm.spec.sites.layers), len(here)

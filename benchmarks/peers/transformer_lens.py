@@ -46,6 +46,7 @@ def attributions(lm: LanguageModel, pairs: Pairs) -> Callable[[], Any]:
     """
     tools = peer_module("transformer_lens.tools.analysis", "transformer-lens>=4.3")
     bridge, (right,), (wrong,) = _bridge(lm), pairs.answers[0], pairs.wrong[0]
+    bridge.requires_grad_(True)  # it differentiates what the embeddings return
     clean, corrupted = torch.tensor(pairs.clean), torch.tensor(pairs.corrupted)
 
     def metric(logits: Tensor) -> Tensor:

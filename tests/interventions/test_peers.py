@@ -113,6 +113,7 @@ def test_attributions_equal_transformer_lens(
     from transformer_lens.tools.analysis import attribution_patch
 
     lm, other = bridge
+    other.requires_grad_(True)  # it differentiates what the embeddings return
     expected: list[dict[Any, float]] = []
     clean, corrupted = torch.tensor(pairs.clean), torch.tensor(pairs.corrupted)
 

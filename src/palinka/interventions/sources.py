@@ -155,6 +155,9 @@ class Sources:
 
     def places(self, place: Position, run: str) -> Ints | None:
         """Positions in each prompt of a run, or None for all tokens."""
+        return self.once(("places", place, run), self._places)
+
+    def _places(self, place: Position, run: str) -> Ints | None:
         lengths = self.lengths[run]
         if isinstance(place, int):
             found = np.where(np.array(place) < 0, lengths + place, place)
@@ -172,7 +175,7 @@ class Sources:
 
     def differ(self, by_token: bool) -> NDArray[np.bool_]:
         """Tokens of clean and corrupted prompts that differ, and those after, unless `by_token`."""
-        return self._once(("differ", by_token), self._differ)
+        return self.once(("differ", by_token), self._differ)
 
     def _differ(self, by_token: bool) -> NDArray[np.bool_]:
         clean, corrupted = self._pairs.clean, self._pairs.corrupted
@@ -190,21 +193,22 @@ class Sources:
         key: tuple[Any, ...]
         if isinstance(value, Noise):
             starts, lengths = self._starts[self.base][prompts], self.lengths[self.base][prompts]
-            noise = self._once(("noise", value.seed, value.repeats, width), self._noise)
+            noise = self.once(("noise", value.seed, value.repeats, width), self._noise)
             return noise[starts * value.repeats + repeats * lengths + at]
         if isinstance(value, FromReference):
             key = (value, edit.site, edit.place, edit.units, edit.given.dictionary)
-            return self._once(key, lambda *_: self._summaries(edit, value, run))[prompts]
+            return self.once(key, lambda *_: self._summaries(edit, value, run))[prompts]
         if isinstance(value, Resample):
             places = None if isinstance(edit.place, int) else self.places(edit.place, run)
             key = ("others", value.seed, value.repeats, run, places is not None)
-            prompts = self._once(key, self._others)[prompts, repeats]
+            prompts = self.once(key, self._others)[prompts, repeats]
             at = at if places is None else places[prompts]
         return self._vectors(
             edit, run, self._starts.get(run, self._starts[self.base])[prompts] + at
         )
 
-    def _once(self, key: tuple[Any, ...], make: Callable[..., R]) -> R:
+    def once(self, key: tuple[Any, ...], make: Callable[..., R]) -> R:
+        """The value of a key, made of all of it but its name when it is first needed."""
         if key not in self._kept:
             self._kept[key] = make(*key[1:])
         kept: R = self._kept[key]
@@ -286,7 +290,9 @@ def edits_of(lm: LanguageModel, sources: Sources, cell: Cell) -> list[Edit]:
     lengths = sources.lengths[base][:, None]
     tokens = np.arange(lengths.max())
     for given in cell:
-        site, acts, units = _located(lm, given)
+        own = None if given.units is None else tuple(given.units)
+        key = ("located", given.site, own, given.dictionary is None, type(given.value))
+        site, acts, units = sources.once(key, lambda *_, given=given: _located(lm, given))
         joins = acts - 3 if isinstance(given.value, ScaleContribution) else acts
         where = given.positions
         for place in [where] if isinstance(where, str | int) else where:

@@ -44,6 +44,8 @@ def configs(folder: str, *slow: str) -> list[Any]:
     "config", configs("analyses", "punctuation", "geography", "him_her_lesion")
 )
 def test_an_analysis_of_the_bundled_model(config: Path, workspace: Path) -> None:
+    if "\nlanguage_model: mini\n" not in config.read_text():
+        pytest.skip("of another model")
     assert main(["analyze", "--config", str(config), "--output=out"]) == 0
     assert [check(folder) for folder in (workspace / "out").iterdir()]
 

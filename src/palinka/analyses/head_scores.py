@@ -14,6 +14,8 @@ from palinka.errors import InputError
 # Not shares of attention, of which a head has much or little.
 MEASURES = ("entropy", "entropy_normalized", "distance", "distance_variance")
 STRONGEST = 10
+# Scores that kinds of heads are named after.
+NAMED = ("previous_token", "duplicate_token", "induction")
 
 
 @dataclass(frozen=True)
@@ -76,13 +78,12 @@ class HeadScores(Result):
 
     def headline(self, units: str, conditions: Sequence[str]) -> str:
         """The highest head of the scores that kinds of heads are named after."""
-        named = []
-        for name in ("previous_token", "duplicate_token", "induction"):
-            (layer, head), found = self.strongest_heads()[name], self.scores[name]
-            at = layer, head
+        named, strongest = [], self.strongest_heads()
+        for name in (name for name in NAMED if name in strongest):
+            at, found = strongest[name], self.scores[name]
             p = p_text(found.p_corrected[at], alpha=round(1.0 - self.level, 12))
             reference = f"{found.score[at]:.2f} against {found.reference[at]:.2f}"
-            named.append(f"{name.replace('_', ' ')} L{layer}H{head} {reference}, {p}")
+            named.append(f"{name.replace('_', ' ')} L{at[0]}H{at[1]} {reference}, {p}")
         return f"highest heads (p corrected for all heads): {'; '.join(named)}"
 
     def arrays(self) -> dict[str, NDArray[Any]]:

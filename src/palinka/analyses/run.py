@@ -434,10 +434,11 @@ def _draw_heatmaps(
     acts = {site: np.concatenate(list(reader.every_token(text.tokens, site))) for site in sites}
     for call in calls:
         heatmaps = _heatmaps(wanted, results[call.part], acts[call.site], reader.units)
-        name, title = within_part(call.part, "heatmaps"), f"{entry.name} {call.part}".strip()
+        name = within_part(call.part, "heatmaps")
+        title = " ".join(dict.fromkeys([entry.name, call.part])).strip()
         underlined = text.targets.get(category := call.context.get("category", ""))
         if underlined is not None:
-            title = f"{title.removesuffix(f' {category}')} (underlined: the words of {category})"
+            title = f"{title} (underlined: the words of {category})"
         figures[name] = text_heatmap(tokens, heatmaps, underlined=underlined, title=title)
         figures[name].set_label(_CAPTION)
         page: dict[str, Any] = {"title": title, "token_ids": ids, "underlined": underlined}

@@ -19,11 +19,11 @@ ITEMS_BY_ITEMS = {"pairwise_mutual_information", "representational_similarity"}
 )
 def test_color_bars_say_where_neighbors_were_averaged(items, units, shrunk):
     a, b = np.random.default_rng(0).normal(size=(2, items, units))
-    both = np.concatenate([a, b])
+    both, latents = np.concatenate([a, b]), np.maximum(a, 0.0)
     for name, data, context, figure in (
         ("generalized_eigendecomposition", (a, b), {"a": a, "b": b}, "data"),
         ("unit_tuning", (a, b), {"a": a, "b": b}, "activations"),
-        ("latent_statistics", (a,), {"latents": a}, "latents_by_token"),
+        ("latent_statistics", (latents,), {"latents": latents}, "latents_by_token"),
         ("pairwise_mutual_information", (both,), {}, "matrices"),
         ("representational_similarity", (both, both), {}, "similarity"),
     ):

@@ -49,7 +49,7 @@ def _maps(result: HeadScores) -> Figure:
         colors = "Blues" if name in MEASURES else "Reds"
         image = axes.imshow(found.score.T, cmap=colors, aspect="auto", vmin=0.0)
         style.outline(axes, found.significant.T)
-        figure.colorbar(image, ax=axes, label=UNITS.get(name, ""), pad=0.01)
+        figure.colorbar(image, ax=axes, label=UNITS.get(name, "attention"), pad=0.01)
         axes.set_title(f"{name}: highest {_named(found.strongest(1)[0], found.score)}")
         axes.set_ylabel("head")
         axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True))

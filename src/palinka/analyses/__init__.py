@@ -16,6 +16,7 @@ from palinka.analyses.logit_lens import logit_lens
 from palinka.analyses.pairwise_mutual_information import pairwise_mutual_information
 from palinka.analyses.path_patching import path_patching
 from palinka.analyses.representational_similarity import representational_similarity
+from palinka.analyses.steering import steering
 from palinka.analyses.unit_tuning import unit_tuning
 
 __all__ = [
@@ -32,5 +33,6 @@ __all__ = [
     "pairwise_mutual_information",
     "path_patching",
     "representational_similarity",
+    "steering",
     "unit_tuning",
 ]

@@ -14,6 +14,8 @@ Mask = NDArray[np.bool_]
 Table = dict[str, Sequence[Any] | NDArray[Any]]
 
 EFFECTS = ("patched", "clean", "corrupted", "clusters", "possible", "axes", "outcome")
+CONTROLLED = ("clean", "controls", "kl", "clusters", "outcome")
+
 # The parameters that come from the stimuli; every other parameter of an analysis is an option.
 DATA_PARAMETERS: Mapping[str, tuple[str, ...]] = {
     "two conditions": ("a", "b"),
@@ -36,6 +38,7 @@ DATA_PARAMETERS: Mapping[str, tuple[str, ...]] = {
     ),
     "contributions to logits": ("contributions", "logit_difference", "clusters", "axes"),
     "lesions": ("lesioned", "units", "doses", "balance", "preferred", *EFFECTS[1:]),
+    "doses of directions": ("steered", *CONTROLLED, "alphas", "control_kl", "directions"),
     "attention patterns": ("sums", "counts", "reference"),
 }
 

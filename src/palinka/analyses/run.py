@@ -224,11 +224,8 @@ def _study(
         return findings.strongest_units(site, **wanted)
 
     def texts(path: str) -> Mapping[str, Sequence[Sequence[int]]]:
-        other = load_stimuli(Path(getattr(entry.stimuli, "cwd", None) or "") / path)
-        given = other.prepare(tokenizer)
-        names = given.conditions or ("",) * len(given.tokens)
-        every = list(zip(names, given.tokens, strict=True))
-        return {name: [ids for of, ids in every if of == name] for name in names}
+        folder = Path(getattr(entry.stimuli, "cwd", None) or "")
+        return load_stimuli(folder / path).prepare(tokenizer).by_condition
 
     return Study(
         reader.model,

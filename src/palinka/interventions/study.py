@@ -78,6 +78,7 @@ STUDIES = {
     "effects of patching": "patching",
     "effects of ablation": "ablation",
     "attention patterns": "heads",
+    "doses of directions": "steering",
 }
 
 

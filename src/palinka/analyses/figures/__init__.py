@@ -20,6 +20,7 @@ from palinka.analyses.figures.pairwise_mutual_information import pairwise_mutual
 from palinka.analyses.figures.path_patching import path_patching
 from palinka.analyses.figures.representational_similarity import representational_similarity
 from palinka.analyses.figures.sparsity_frontier import sparsity_frontier
+from palinka.analyses.figures.steering import steering
 from palinka.analyses.figures.text_heatmap import text_heatmap
 from palinka.analyses.figures.unit_tuning import unit_tuning
 
@@ -39,6 +40,7 @@ __all__ = [
     "path_patching",
     "representational_similarity",
     "sparsity_frontier",
+    "steering",
     "text_heatmap",
     "unit_tuning",
 ]

@@ -98,6 +98,13 @@ class Prepared:
     pairs: bool = False
     matches: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def by_condition(self) -> dict[str, list[tuple[int, ...]]]:
+        """The token ids of the texts of each condition; of a passage, under `""`."""
+        names = self.conditions or ("",) * len(self.tokens)
+        every = list(zip(names, self.tokens, strict=True))
+        return {name: [ids for of, ids in every if of == name] for name in names}
+
     def summary(self) -> str:
         """Number of items of each condition and five of them, as markdown."""
         names = dict.fromkeys(self.conditions)

@@ -1,0 +1,204 @@
+"""Dose response of an outcome to directions that are added to activations."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from palinka.analyses.result import Array, Result, Table, p_text, takes
+from palinka.analyses.stats.effects import FEW_CLUSTERS, bootstrap_ratios, cluster_means
+from palinka.analyses.stats.permutation import permutation_p_values
+from palinka.errors import InputError
+
+
+@dataclass(frozen=True)
+class Steering(Result):
+    """Effects of directions at each strength, against controls of equal norm.
+
+    Attributes:
+        effect: Outcome with the direction added minus without, mean over clusters,
+            `(directions, strengths)`.
+        effect_low: Lower bound of its bootstrap interval over clusters.
+        effect_high: The upper bound.
+        kl: Divergence of the predictions on neutral text in nats, `(directions, strengths)`.
+        slope: Slope of the effect over small strengths, by least squares, `(directions,)`.
+        slope_low: Lower bound of its bootstrap interval over clusters.
+        slope_high: The upper bound.
+        effect_at_kl: Effect where the divergence first reaches `kl_at`, interpolated linearly, for
+            negative and for positive strengths, `(directions, 2)`; NaN where it does not.
+        p: Two-sided p-values of the slope against each control, `(controls, directions)`.
+        control_effect: Effects of the controls, `(controls, draws, strengths)`.
+        control_slope: Their slopes, `(controls, draws)`.
+        control_kl: Divergences of the first draws, `(controls, some draws, strengths)`.
+        alphas: Strengths in ascending order, in median norms of the activations.
+        directions: Names of the directions.
+        controls: Names of the controls.
+        kl_at: Divergence in nats at which effects are compared.
+        level: Coverage of the intervals.
+        prompts: Number of prompts.
+        clusters: Number of clusters, which are resampled.
+        outcome: Name of the outcome.
+    """
+
+    effect: Array
+    effect_low: Array
+    effect_high: Array
+    kl: Array
+    slope: Array
+    slope_low: Array
+    slope_high: Array
+    effect_at_kl: Array
+    p: Array
+    control_effect: Array
+    control_slope: Array
+    control_kl: Array
+    alphas: Array
+    directions: tuple[str, ...]
+    controls: tuple[str, ...]
+    kl_at: float
+    level: float
+    prompts: int
+    clusters: int
+    outcome: str
+
+    def scalars(self) -> dict[str, float]:
+        """Slopes with their p-values, and effects at equal divergence; none are NaN."""
+        numbers: dict[str, float] = {}
+        for d, name in enumerate(self.directions):
+            numbers[f"{name}/slope"] = self.slope[d]
+            for control, p in zip(self.controls, self.p[:, d], strict=True):
+                numbers[f"{name}/{control}_p_value"] = p
+            for side, effect in zip(("negative", "positive"), self.effect_at_kl[d], strict=True):
+                numbers[f"{name}/effect_at_kl_{side}"] = effect
+        numbers |= {"prompts": self.prompts, "clusters": self.clusters}
+        return {name: float(value) for name, value in numbers.items() if not np.isnan(value)}
+
+    def tables(self) -> dict[str, Table]:
+        """The table `doses`, a row for each direction and strength, and `directions`."""
+        count, doses = self.effect.shape
+        names = ("effect", "effect_low", "effect_high", "kl")
+        of_dose: Table = {
+            "direction": np.repeat(self.directions, doses),
+            "alpha": np.tile(self.alphas, count),
+        }
+        of_dose |= {name: getattr(self, name).ravel() for name in names}
+        of_direction: Table = {"direction": self.directions}
+        of_direction |= {n: getattr(self, n) for n in ("slope", "slope_low", "slope_high")}
+        of_direction |= {f"p_{control}": self.p[c] for c, control in enumerate(self.controls)}
+        for side, effect in zip(("negative", "positive"), self.effect_at_kl.T, strict=True):
+            of_direction[f"effect_at_kl_{side}"] = effect
+        return {"doses": of_dose, "directions": of_direction}
+
+    def headline(self, units: str, conditions: Sequence[str]) -> str:
+        """The slope of the first direction with its p-values."""
+        tests = [
+            f"{p_text(float(p))} against {control.replace('_', ' ')}"
+            for control, p in zip(self.controls, self.p[:, 0], strict=True)
+        ]
+        what = f"{self.directions[0]} moves the {self.outcome.replace('_', ' ')}"
+        draws = f"{self.control_slope.shape[1]} draws of each control"
+        return f"{what} by {self.slope[0]:.3g} per median norm; {'; '.join(tests)} ({draws})"
+
+
+@takes("doses of directions")
+def steering(
+    steered: ArrayLike,
+    clean: ArrayLike,
+    alphas: ArrayLike,
+    controls: Mapping[str, ArrayLike],
+    kl: ArrayLike,
+    control_kl: Mapping[str, ArrayLike],
+    clusters: ArrayLike | None = None,
+    directions: Sequence[str] | None = None,
+    outcome: str = "logit_difference",
+    *,
+    small: float = 0.1,
+    kl_at: float = 0.1,
+    level: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Steering:
+    """Measure how an outcome and a side effect depend on how much of a direction is added.
+
+    Any large push changes what a model says. Controls are pushes of the same norm: the p-value of a
+    direction is `(1 + #{|slope of a control| >= |slope|}) / (draws + 1)`. It is exact where the
+    direction is drawn as the controls are, as that of labels without meaning is among directions
+    of shuffled labels.
+
+    Args:
+        steered: Outcomes of the prompts with each direction at each strength,
+            `(directions, strengths, prompts)`.
+        clean: Outcomes of the prompts without, `(prompts,)`.
+        alphas: Strengths, in ascending order and with 0, `(strengths,)`.
+        controls: By name outcomes as `steered`, `(draws, strengths, prompts)`, as many for each.
+        kl: Divergence on neutral text, `(directions, strengths)`.
+        control_kl: That of the first draws of each control, `(some draws, strengths)`.
+        clusters: Template of each prompt, `(prompts,)`; default one of its own.
+        directions: Names of the directions; default numbers.
+        outcome: Name of the outcome.
+        small: The slope is over strengths up to it.
+        kl_at: Divergence in nats at which effects are read.
+        level: Coverage of the intervals.
+        resamples: Number of resamples of the bootstrap.
+        seed: Seed of the resamples.
+
+    Raises:
+        InputError: If arrays do not fit, or fewer than two strengths are small.
+    """
+    strengths, before = np.asarray(alphas, float), np.asarray(clean, float)
+    of_directions, n = np.asarray(steered, float), len(before)
+    random = np.array([np.asarray(values, float) for values in controls.values()])
+    for name, array in (("steered", of_directions), ("controls", random)):
+        if array.shape[-2:] != (len(strengths), n):
+            given = f"{name} has the shape {array.shape}"
+            raise InputError(f"{given}; expected (…, {len(strengths)} strengths, {n} prompts)")
+    inside = np.abs(strengths) <= small * (1 + 1e-9)
+    if inside.sum() < 2:
+        raise InputError(
+            f"a slope needs at least two alphas up to {small:g}; {strengths.tolist()} are given"
+        )
+    cluster = np.arange(n) if clusters is None else np.asarray(clusters)
+    centered = np.where(inside, strengths - strengths[inside].mean(), 0.0)
+    weights = centered / np.square(centered).sum()
+    means = cluster_means(of_directions - before, cluster)
+    count = means.shape[-1]
+
+    def interval(values: Array) -> tuple[Array, Array]:
+        rows = values.reshape(-1, count)
+        low, high = bootstrap_ratios(rows, np.ones(count), level, resamples, seed)
+        return low.reshape(values.shape[:-1]), high.reshape(values.shape[:-1])
+
+    effect, slopes = means.mean(axis=-1), weights @ means
+    slope, (low, high), (slope_low, slope_high) = (
+        slopes.mean(axis=-1), interval(means), interval(slopes),
+    )  # fmt: skip
+    of_controls = cluster_means(random - before, cluster).mean(axis=-1)
+    control_slope = of_controls @ weights
+    divergence = np.asarray(kl, float)
+    sides = [np.flatnonzero(strengths <= 0)[::-1], np.flatnonzero(strengths >= 0)]
+    at_kl = [
+        [_at_divergence(e[side], k[side], kl_at) for side in sides]
+        for e, k in zip(effect, divergence, strict=True)
+    ]
+    few = f"{count} clusters: percentile intervals of fewer than 10 are too narrow"
+    return Steering(
+        effect=effect, effect_low=low, effect_high=high, kl=divergence,
+        slope=slope, slope_low=slope_low, slope_high=slope_high, effect_at_kl=np.array(at_kl),
+        p=np.array([permutation_p_values(np.abs(slope), np.abs(null)) for null in control_slope]),
+        control_effect=of_controls, control_slope=control_slope,
+        control_kl=np.array([np.asarray(control_kl[name], float) for name in controls]),
+        alphas=strengths, controls=tuple(controls), kl_at=kl_at, level=level, prompts=n,
+        directions=tuple(directions or map(str, range(len(effect)))), clusters=count,
+        outcome=outcome, notes=(few,) * (count < FEW_CLUSTERS),
+    )  # fmt: skip
+
+
+def _at_divergence(effect: Array, kl: Array, at: float) -> float:
+    """Effect where the divergence first reaches a value; strengths go away from 0."""
+    reached = np.flatnonzero(kl >= at)
+    if not len(reached) or reached[0] == 0:
+        return np.nan
+    k = int(reached[0])
+    share = (at - kl[k - 1]) / (kl[k] - kl[k - 1])
+    return float(effect[k - 1] + share * (effect[k] - effect[k - 1]))

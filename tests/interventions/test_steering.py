@@ -1,0 +1,183 @@
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from palinka.autoencoders import TopKAutoencoder
+from palinka.errors import InputError
+from palinka.interventions.pairs import Pairs
+from palinka.interventions.steering import (
+    _shuffled,
+    _toward,
+    added,
+    contrast_means,
+    decoder_rows,
+    divergences,
+    steering,
+    token_vectors,
+)
+from palinka.interventions.study import Measured, Study
+from palinka.language_models import LanguageModel
+
+SITE = "hidden.1"
+FILES: Mapping[str, Mapping[str, Sequence[Sequence[int]]]] = {
+    "contrast": {"him": [[5, 6, 7], [9, 8, 7, 6]], "her": [[5, 60, 7], [9, 80, 7, 6]]},
+    "neutral": {"": [list(range(100, 170)), [7]]},
+}
+
+
+def study_of(lm: LanguageModel, pairs: Pairs, **options: Any) -> Study:
+    return Study(lm, pairs, sites=[SITE], texts=FILES.__getitem__, **options)
+
+
+def measured(lm: LanguageModel, pairs: Pairs, **settings: Any) -> Measured:
+    settings = {"contrast": "contrast", "neutral": "neutral", "draws": 2, **settings}
+    (found,) = steering(study_of(lm, pairs), alphas=(0.3, 0, -0.1), **settings)
+    return found
+
+
+def slow_direction(lm: LanguageModel) -> torch.Tensor:
+    means = [
+        torch.stack([lm.read(torch.tensor([t]), SITE)[SITE][0, 1:].mean(0) for t in of]).mean(0)
+        for of in FILES["contrast"].values()
+    ]
+    return (means[1] - means[0]) / (means[1] - means[0]).norm()
+
+
+def slow_scale(lm: LanguageModel) -> float:
+    text = torch.tensor(FILES["neutral"][""][0])
+    norms = [lm.read(part[None], SITE)[SITE][0, 1:].norm(dim=1) for part in text.split(64)]
+    return float(torch.cat(norms).median())
+
+
+def test_outcomes_and_divergence_are_those_of_runs_with_a_hook(
+    gpt2: LanguageModel, pairs: Pairs
+) -> None:
+    data = measured(gpt2, pairs).data
+    unit, scale = slow_direction(gpt2), slow_scale(gpt2)
+    assert data["alphas"].tolist() == [-0.1, 0.0, 0.3]
+    assert {name: x.shape for name, x in data["controls"].items()} == dict.fromkeys(
+        ["isotropic", "covariance", "shuffled_labels"], (2, 3, 6)
+    )
+    for at, alpha in enumerate(data["alphas"]):
+        push = alpha * scale * unit
+        for i, ids in enumerate(pairs.clean):
+            with gpt2.replaced(SITE, lambda h, push=push: h + push):
+                logits = gpt2.logits(torch.tensor([ids]))[0, -1]
+            expected = logits[pairs.answers[i]].mean() - logits[pairs.wrong[i]].mean()
+            np.testing.assert_allclose(data["steered"][0, at, i], expected, atol=1e-10)
+        total = 0.0
+        for part in torch.tensor(FILES["neutral"][""][0]).split(64):
+            clean = gpt2.logits(part[None])[0, 1:].log_softmax(-1)
+            with gpt2.replaced(SITE, lambda h, push=push: h + push):
+                other = gpt2.logits(part[None])[0, 1:].log_softmax(-1)
+            total += float((clean.exp() * (clean - other)).sum())
+        np.testing.assert_allclose(data["kl"][0, at], total / 68, atol=1e-6)
+    np.testing.assert_array_equal(data["steered"][0, 1], data["clean"])
+
+
+def test_runs_of_many_additions_are_those_of_one(gpt2: LanguageModel) -> None:
+    added = np.random.default_rng(0).standard_normal((2, 3, gpt2.width(SITE)))
+    texts = [[3, 4, 5], [6, 7, 8, 9]]
+    together = divergences(gpt2, SITE, texts, added)
+    alone = [[divergences(gpt2, SITE, texts, each[None])[0] for each in row] for row in added]
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+
+
+def test_one_answer_is_measured_in_all_prompts(gpt2: LanguageModel, pairs: Pairs) -> None:
+    she, he = (gpt2.tokenizer(f" {word}")["input_ids"] for word in ("she", "he"))
+    both = replace(pairs, answers=[she, he] * 3, wrong=[he, she] * 3)
+    turned = _toward(study_of(gpt2, both), "she")
+    assert turned.answers == [she] * 6
+    assert turned.wrong == [he] * 6
+    one = measured(gpt2, both).data["steered"]
+    other = measured(gpt2, both, toward="she").data["steered"]
+    np.testing.assert_array_equal(other, one * np.tile([1.0, -1.0], 3))
+    with pytest.raises(InputError, match=r"toward: it is neither .* of 6 pairs"):
+        _toward(study_of(gpt2, both), "it")
+
+
+def test_vectors_leave_out_the_first_token_of_several(gpt2: LanguageModel) -> None:
+    several, one = token_vectors(gpt2, SITE, [[5, 6, 7], [8]])
+    np.testing.assert_allclose(several, gpt2.read(torch.tensor([[5, 6, 7]]), SITE)[SITE][0, 1:])
+    np.testing.assert_allclose(one, gpt2.read(torch.tensor([[8]]), SITE)[SITE][0])
+
+
+def test_labels_are_exchanged_in_half_of_the_pairs() -> None:
+    """A common difference is gone, however large, and single texts count alike."""
+    random = np.random.default_rng(0)
+    frames, own = random.standard_normal((2, 8, 3))
+    for pairs, b in ((True, frames + own), (False, own + 7.0)):
+        drawn = _shuffled(frames, b, 500, pairs, random)
+        shifted = _shuffled(frames, b + 1e6, 500, pairs, np.random.default_rng(1))
+        assert np.abs(shifted).max() < 10
+        variance = np.square(drawn).mean(axis=0)
+        x = [b - frames] if pairs else [frames, b]
+        expected = sum(each.var(axis=0) / 7 for each in x)  # of n balanced signs
+        np.testing.assert_allclose(variance, expected, rtol=0.25)
+
+
+def test_decoder_rows_are_what_latents_write() -> None:
+    torch.manual_seed(0)
+    autoencoder = TopKAutoencoder(6, 20, k=3)
+    with torch.no_grad():
+        autoencoder.decoder_bias.normal_()
+    expected = autoencoder.dictionary.detach()[[4, 2]]
+    np.testing.assert_allclose(decoder_rows(autoencoder, [4, 2], 6), expected, atol=1e-6)
+    with pytest.raises(InputError, match=r"latents \[20\] do not exist; expected 0 to 19"):
+        decoder_rows(autoencoder, [3, 20], 6)
+
+
+def test_directions_of_latents_are_steered_along(gpt2: LanguageModel, pairs: Pairs) -> None:
+    width = gpt2.width(SITE)
+    autoencoder = TopKAutoencoder(width, 2 * width, k=3).double()
+    study = study_of(gpt2, pairs, dictionaries={SITE: autoencoder})
+    (found,) = steering(study, neutral="neutral", latents=[3, 1], alphas=(0, 0.5), draws=1)
+    assert found.data["directions"] == ["latent_3", "latent_1"]
+    assert list(found.data["controls"]) == ["isotropic", "covariance"]
+    row = autoencoder.dictionary.detach()[1]
+    push = 0.5 * slow_scale(gpt2) * row / row.norm()
+    with gpt2.replaced(SITE, lambda h: h + push):
+        logits = gpt2.logits(torch.tensor([pairs.clean[0]]))[0, -1]
+    expected = logits[pairs.answers[0]].mean() - logits[pairs.wrong[0]].mean()
+    np.testing.assert_allclose(found.data["steered"][1, 1, 0], expected, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"neutral": ""}, "steering needs text for its side effect; give neutral"),
+        ({"contrast": ""}, "steering has no direction; give contrast or latents"),
+        ({"contrast": "neutral"}, "a contrast has two conditions; 1 are given"),
+        ({"latents": [1]}, "latents of hidden.1 need an autoencoder"),
+    ],
+)
+def test_impossible_settings_are_rejected(
+    gpt2: LanguageModel, pairs: Pairs, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        measured(gpt2, pairs, **settings)
+
+
+def test_texts_of_the_contrast_are_held_out(gpt2: LanguageModel, pairs: Pairs) -> None:
+    texts = {"a": [[1, 2]], "b": [pairs.corrupted[2]]}
+    with pytest.raises(InputError, match="hold it out"):
+        contrast_means(gpt2, SITE, texts, pairs)
+
+
+def test_greedy_continuations_agree_with_and_without_a_cache(
+    any_model: LanguageModel,
+) -> None:
+    width = any_model.width(SITE)
+    push = torch.randn(width, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    options = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None}
+    found = []
+    for use_cache in (True, False):
+        with any_model.replaced(SITE, added(3 * push)):
+            found.append(any_model.generate(ids, use_cache=use_cache, **options)[0].tolist())
+    assert found[0] == found[1]
+    assert found[0] != any_model.generate(ids, **options)[0].tolist()

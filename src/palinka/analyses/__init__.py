@@ -17,6 +17,7 @@ from palinka.analyses.pairwise_mutual_information import pairwise_mutual_informa
 from palinka.analyses.path_patching import path_patching
 from palinka.analyses.representational_similarity import representational_similarity
 from palinka.analyses.steering import steering
+from palinka.analyses.subspace_removal import subspace_removal
 from palinka.analyses.unit_tuning import unit_tuning
 
 __all__ = [
@@ -34,5 +35,6 @@ __all__ = [
     "path_patching",
     "representational_similarity",
     "steering",
+    "subspace_removal",
     "unit_tuning",
 ]

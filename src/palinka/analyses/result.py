@@ -38,6 +38,14 @@ DATA_PARAMETERS: Mapping[str, tuple[str, ...]] = {
     ),
     "contributions to logits": ("contributions", "logit_difference", "clusters", "axes"),
     "lesions": ("lesioned", "units", "doses", "balance", "preferred", *EFFECTS[1:]),
+    "removals of subspaces": (
+        "removed",
+        *CONTROLLED,
+        "variance_removed",
+        "control_variance",
+        "ranks",
+        "sites",
+    ),
     "doses of directions": ("steered", *CONTROLLED, "alphas", "control_kl", "directions"),
     "attention patterns": ("sums", "counts", "reference"),
 }

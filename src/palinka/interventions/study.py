@@ -79,6 +79,7 @@ STUDIES = {
     "effects of ablation": "ablation",
     "attention patterns": "heads",
     "doses of directions": "steering",
+    "removals of subspaces": "subspace_removal",
 }
 
 

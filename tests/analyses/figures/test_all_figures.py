@@ -36,6 +36,11 @@ def finding(name, **options):
         "clusters": np.arange(ITEMS) // 2,
         "lesioned": random.normal(size=(2, 1, 10, ITEMS)),
         "units": np.arange(6).reshape(2, 3),
+        "removed": random.normal(size=(2, 3, ITEMS)),
+        "variance_removed": random.random((2, 3)),
+        "control_variance": {"matched": random.random((2, 3, 5))},
+        "ranks": [1, 2, 4],
+        "sites": ["hidden.1", "hidden.2"],
         "steered": random.normal(size=(2, 3, ITEMS)),
         "alphas": [-0.1, 0.0, 0.1],
         "controls": {"isotropic": random.normal(size=(5, 3, ITEMS))},
@@ -56,6 +61,9 @@ def finding(name, **options):
         },
         **options,
     }
+    if name == "subspace_removal":
+        given["controls"] = {"matched": random.normal(size=(2, 3, 5, ITEMS))}
+        given["kl"] = random.random((2, 3, ITEMS))
     analysis = getattr(analyses, name)
     parameters = inspect.signature(analysis).parameters
     data = {key: value for key, value in given.items() if key in parameters}

@@ -21,6 +21,7 @@ from palinka.analyses.figures.path_patching import path_patching
 from palinka.analyses.figures.representational_similarity import representational_similarity
 from palinka.analyses.figures.sparsity_frontier import sparsity_frontier
 from palinka.analyses.figures.steering import steering
+from palinka.analyses.figures.subspace_removal import subspace_removal
 from palinka.analyses.figures.text_heatmap import text_heatmap
 from palinka.analyses.figures.unit_tuning import unit_tuning
 
@@ -41,6 +42,7 @@ __all__ = [
     "representational_similarity",
     "sparsity_frontier",
     "steering",
+    "subspace_removal",
     "text_heatmap",
     "unit_tuning",
 ]

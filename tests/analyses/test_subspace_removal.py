@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from palinka.analyses import subspace_removal
+
+
+@pytest.fixture
+def data():
+    random = np.random.default_rng(0)
+    clean = random.standard_normal(12)
+    names = ("matched", "isotropic")
+    return {
+        "removed": clean + random.standard_normal((2, 3, 12)) + np.array([[0.0], [4.0]])[..., None],
+        "clean": clean,
+        "controls": {name: clean + random.standard_normal((2, 3, 9, 12)) for name in names},
+        "kl": random.random((2, 3, 12)), "variance_removed": random.random((2, 3)),
+        "control_variance": {name: random.random((2, 3, 9)) for name in names},
+        "ranks": [1, 2, 4], "sites": ["hidden.1", "hidden.3"], "clusters": np.arange(12) % 4,
+    }  # fmt: skip
+
+
+def test_effects_and_p_values_are_those_of_the_definitions(data):
+    result = subspace_removal(**data)
+    members = [data["clusters"] == cluster for cluster in range(4)]
+
+    def effect(outcomes):
+        return np.mean([(outcomes - data["clean"])[m].mean() for m in members])
+
+    for s in range(2):
+        for r in range(3):
+            found = effect(data["removed"][s, r])
+            np.testing.assert_allclose(result.effect[s, r], found)
+            expected = np.mean([data["kl"][s, r][m].mean() for m in members])
+            np.testing.assert_allclose(result.kl[s, r], expected)
+            assert result.effect_low[s, r] < found < result.effect_high[s, r]
+            for c, outcomes in enumerate(data["controls"].values()):
+                null = np.array([effect(draw) for draw in outcomes[s, r]])
+                np.testing.assert_allclose(result.control_effect[c, s, r], null, atol=1e-12)
+                p = (1 + (np.abs(null) >= abs(found)).sum()) / 10
+                np.testing.assert_allclose(result.p[c, s, r], p)
+                ends = np.quantile(null, [0.025, 0.975])
+                found_ends = result.null_low[c, s, r], result.null_high[c, s, r]
+                np.testing.assert_allclose(found_ends, ends)
+    assert (result.p[:, 1] == 0.1).all()
+    off = data["control_variance"]["matched"] / data["variance_removed"][..., None]
+    assert result.notes[0].startswith(f"{(np.abs(off - 1) > 0.05).mean():.0%} of the matched")
+    assert "at hidden.3" in result.headline("", ())
+    assert result.scalars()["hidden.3/rank_4/matched_p_value"] == 0.1
+    assert result.tables()["subspaces"]["site"].tolist()[2:4] == ["hidden.1", "hidden.3"]
+
+
+@pytest.mark.slow
+def test_p_is_uniform_where_the_subspace_is_one_of_the_controls():
+    p = []
+    for study in range(1000):
+        random = np.random.default_rng([5, study])
+        own, *others = random.standard_t(3, (60, 1)) + 0.3 * random.standard_normal((60, 6))
+        share = {"matched": np.ones((1, 1, 59))}
+        given = np.array(others)[None, None]
+        result = subspace_removal(
+            own[None, None], np.zeros(6), {"matched": given}, np.zeros((1, 1, 6)), np.ones((1, 1)),
+            share, [1], ["hidden.1"], resamples=0,
+        )  # fmt: skip
+        p.append(result.p[0, 0, 0] - random.random() / 60)
+    assert 0.03 <= np.mean(np.array(p) <= 0.05) <= 0.07
+    assert stats.kstest(p, "uniform").pvalue > 1e-3

@@ -1,0 +1,77 @@
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from palinka.autoencoders import TopKAutoencoder
+from palinka.errors import InputError
+from palinka.interventions.pairs import Pairs
+from palinka.interventions.study import Measured, Study
+from palinka.interventions.subspace_removal import matched, removed_variance, subspace_removal
+from palinka.language_models import LanguageModel
+
+SITE = "hidden.1"
+TEXTS = {"him": [[5, 6, 7], [9, 8, 7, 6]], "her": [[5, 60, 7], [9, 80, 7, 6]]}
+
+
+def measured(lm: LanguageModel, pairs: Pairs, **settings: Any) -> Measured:
+    width = lm.width(SITE)
+    torch.manual_seed(0)
+    dictionaries = {SITE: TopKAutoencoder(width, 2 * width, k=3).double()}
+    study = Study(lm, pairs, sites=[SITE], texts=lambda _: TEXTS, dictionaries=dictionaries)
+    (found,) = subspace_removal(study, **{"draws": 3, **settings})
+    return found
+
+
+def slow_rows(lm: LanguageModel, texts: Any) -> list[torch.Tensor]:
+    return [lm.read(torch.tensor([list(ids)]), SITE)[SITE][0, 1:] for ids in texts]
+
+
+@pytest.mark.parametrize("kind", ["principal components", "contrast", "latents"])
+def test_outcomes_are_those_of_runs_with_a_hook(
+    gpt2: LanguageModel, pairs: Pairs, kind: str
+) -> None:
+    rows = torch.cat(slow_rows(gpt2, pairs.corrupted))
+    mean = rows.mean(0)
+    settings: dict[str, Any] = {"ranks": [2]}
+    if kind == "contrast":
+        a, b = (torch.stack([x.mean(0) for x in slow_rows(gpt2, of)]) for of in TEXTS.values())
+        basis, settings = (b.mean(0) - a.mean(0))[:, None], {"ranks": [1], "contrast": "file"}
+        basis /= basis.norm()
+    elif kind == "latents":
+        settings["latents"] = [4, 1]
+        torch.manual_seed(0)
+        written = TopKAutoencoder(len(mean), 2 * len(mean), k=3).double().dictionary.detach()
+        basis = torch.linalg.qr(written[[4, 1]].T)[0]
+    else:
+        scatter = (rows - mean).T @ (rows - mean)
+        basis = torch.linalg.eigh(scatter).eigenvectors[:, -2:]
+    data = measured(gpt2, pairs, **settings).data
+    for i, ids in enumerate(pairs.clean):
+        with gpt2.replaced(SITE, lambda h: h - (h - mean) @ basis @ basis.T):
+            logits = gpt2.logits(torch.tensor([ids]))[0, -1]
+        expected = logits[pairs.answers[i]].mean() - logits[pairs.wrong[i]].mean()
+        np.testing.assert_allclose(data["removed"][0, 0, i], expected, atol=1e-8)
+        clean = gpt2.logits(torch.tensor([ids]))[0, -1].log_softmax(-1)
+        kl = (clean.exp() * (clean - logits.log_softmax(-1))).sum()
+        np.testing.assert_allclose(data["kl"][0, 0, i], kl, atol=1e-8)
+    share = ((rows - mean) @ basis).square().sum() / (rows - mean).square().sum()
+    np.testing.assert_allclose(data["variance_removed"], [[share]], atol=1e-10)
+    assert data["controls"]["isotropic"].shape == (1, 1, 3, len(pairs))
+
+
+def test_controls_remove_as_much_variance() -> None:
+    random = np.random.default_rng(0)
+    rows = random.standard_normal((40, 40)) * np.linspace(3, 0.1, 40)
+    for share in (0.1, 0.4, 0.8):
+        spaces = [matched(rows, share, random) for _ in range(20)]
+        for space in spaces:
+            np.testing.assert_allclose(space.T @ space, np.eye(space.shape[1]), atol=1e-10)
+            assert abs(removed_variance(rows, space)[-1] / share - 1) <= 0.05
+        assert len({space[0, 0] for space in spaces}) == 20
+
+
+def test_a_basis_needs_enough_directions(gpt2: LanguageModel, pairs: Pairs) -> None:
+    with pytest.raises(InputError, match=r"basis at hidden.1 has 1 directions; give smaller ranks"):
+        measured(gpt2, pairs, contrast="file", ranks=[1, 2])

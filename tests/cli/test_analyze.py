@@ -41,7 +41,15 @@ def configs(folder: str, *slow: str) -> list[Any]:
 
 
 @pytest.mark.parametrize(
-    "config", configs("analyses", "punctuation", "geography", "him_her_lesion")
+    "config",
+    configs(
+        "analyses",
+        "punctuation",
+        "geography",
+        "him_her_lesion",
+        "he_she_steering",
+        "he_she_subspaces",
+    ),
 )
 def test_an_analysis_of_the_bundled_model(config: Path, workspace: Path) -> None:
     if "\nlanguage_model: mini\n" not in config.read_text():

@@ -22,7 +22,7 @@ PAGES = sorted((ROOT / "docs" / "questions").glob("*.md"))
 IMAGES = ROOT / "docs" / "images"
 ANALYSES = (
     "him_her", "grammar", "punctuation", "words", "geography", "he_she_patching", "him_her_lesion",
-    "lens", "heads",
+    "he_she_steering", "he_she_subspaces", "lens", "heads",
 )  # fmt: skip
 # The reference run: its latents are what the chapter on category scores looks at.
 PASSAGE = "passage"

@@ -46,6 +46,25 @@ def real_data() -> Path:
     return Path(os.environ["PALINKA_DATA"])
 
 
+@pytest.fixture(scope="session")
+def latents_study() -> list[dict[str, Any]]:
+    """Entries that find latents of the middle MLP in some prompts, and change them in others."""
+    him_her, he_she = (str(REPOSITORY / f"configs/stimuli/{n}.yaml") for n in ("him_her", "he_she"))
+    found = {"selection": {"analysis": "him_her", "by": "t", "k": 5, "side": "both"}}
+    latents = {"components": ["latents"]}
+    studies: dict[str, dict[str, Any]] = {
+        "activation_patching": latents | found,
+        "ablation": latents | found | {"value": ["zero", "mean"]},
+        "lesion": found | {"draws": 20},
+        "attribution_patching": latents | {"verify": 3},
+    }
+    return [
+        {"name": "him_her", "analysis": "unit_tuning", "stimuli": him_her},
+        *({"name": name, "analysis": name, "stimuli": he_she, "intervention": settings}
+          for name, settings in studies.items()),
+    ]  # fmt: skip
+
+
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty working folder with a cache of its own."""

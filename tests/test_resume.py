@@ -184,6 +184,24 @@ def test_stopped_a_run_ends_the_same(
         assert f"saved at step {saved}" in (tmp_path / "output.txt").read_text()
 
 
+def test_interventions_on_latents_leave_a_resumed_run_as_it_was(
+    commands: Any, references: References, latents_study: list[Any], tmp_path: Path
+) -> None:
+    options = {"analyses": latents_study, "every_n_steps": 10}
+    callback = json.dumps({"class_path": "RunAnalyses", "init_args": options})
+    arguments = line("every step", f"--trainer.callbacks+={callback}")
+    stops = stopping(by="SIGTERM", after_steps=14)
+    assert commands.run(tmp_path, [*arguments, stops]) == 143
+    assert commands.run(tmp_path, [*arguments, "--ckpt_path=last"]) == 0
+    found, expected = end_of(tmp_path), end_of(references("every step")[0])
+    analyzed = {n: found["scalars"].pop(n) for n in [*found["scalars"]] if "analyses/" in n}
+    assert dict(flat(found)) == dict(flat(expected))
+    for entry in latents_study:
+        steps = {tuple(step for step, _ in points) for name, points in analyzed.items()
+                 if name.startswith(f"analyses/{entry['name']}/")}  # fmt: skip
+        assert (10, 20, 30) in steps, (tmp_path / "output.txt").read_text()[-2000:]
+
+
 def test_a_damaged_checkpoint_is_passed_over(
     commands: Any, references: References, tmp_path: Path
 ) -> None:

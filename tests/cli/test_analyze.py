@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from palinka.__main__ import main
+from palinka.autoencoders import KSparseAutoencoder
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 FAST = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
@@ -134,3 +136,111 @@ def test_a_fit_outlives_its_analyses_and_says_so(workspace: Path) -> None:
     folder = workspace / "lightning_logs" / "version_0"
     assert (folder / "checkpoints" / "last.ckpt").exists()
     assert [path.name for path in (folder / "analyses").iterdir()] == ["training"]
+
+
+ENDS = ["stayed at home because", "sang an old song when", "knew the road, so", "slept, although",
+        "opened the letter, and", "lived in a village until"]  # fmt: skip
+RESID = {"intervention": {"components": ["resid"], "positions": ["subject"]}}
+SELECTED = {"selection": {"analysis": "first", "k": 3}}
+MLP = {"sites": "blocks.3.mlp.post"}
+# What an entry is given, what its stimuli are, the autoencoder, and the error.
+IMPOSSIBLE: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
+    "lengths": (
+        {"intervention": {"positions": "all"}}, {}, "",
+        "positions: all, but templates have 5 and 6 and 7 tokens; give roles: subject, end",
+    ),
+    "head": (
+        {"sites": "blocks.3.attn.z.12", "intervention": {"components": ["neurons"], "units": [0]}},
+        {}, "", "head 12 of block 3; the model has heads 0 to 3",
+    ),
+    "k": (
+        {**MLP, "analysis": "lesion", "intervention": {"units": [*range(300)]}}, {}, "",
+        "lesion: k 300 of 512 units; at most 256 leave matched controls: select fewer",
+    ),
+    "unit": (
+        {**MLP, "analysis": "lesion", "intervention": {"units": [-1, 512]}}, {}, "",
+        "blocks.3.mlp.post has units 0 to 511, and -1, 512 are given",
+    ),
+    "earlier": (
+        {"intervention": {"components": ["neurons"], "selection": {"analysis": "none"}}}, {}, "",
+        "the analysis 'none' has no findings yet; list it first",
+    ),
+    "same prompts": (
+        {"analysis": "lesion", "intervention": SELECTED}, {}, "",
+        "lesion: 3 units are to be chosen on the prompts they are tested on; give 'first' other",
+    ),
+    "reference": (
+        {"analysis": "ablation", "intervention": {"components": ["mlp.out"], "value": "mean",
+                                                  "reference": "template"}},
+        {"slots": {"a": ["king"], "b": ["queen"], "he": ["he"], "she": ["she"]}}, "",
+        "mean over a reference of 1 prompt; give at least 2",
+    ),
+    "unsolved": (
+        RESID, {"answer": "{she}", "wrong": "{he}"}, "",
+        "the model answers 0% of the pairs (clean above 0, corrupted below); set only: all",
+    ),
+    "templates": (
+        RESID, {"ends": ENDS[:4]}, "",
+        "4 templates; a test over templates needs at least 6: add templates, or set clusters_by",
+    ),
+    "idle": (
+        {"intervention": {"components": ["latents"], "units": [9]}}, {}, "idle",
+        "interventions at 1 sets of latents of blocks.3.mlp.pre changed nothing in 12 of 12",
+    ),
+    "no latents": (
+        {"intervention": {"components": ["latents"], "units": [3]}}, {}, "",
+        "latents of blocks.3.mlp.pre need an autoencoder; give ckpt_path or autoencoder",
+    ),
+    "neurons": (
+        {"intervention": {"components": ["neurons"], **SELECTED}}, {}, "idle",
+        "the selection is of latents; give latents in place of neurons",
+    ),
+    "width": (
+        {"sites": "blocks.3.resid", "intervention": {"components": ["latents"]}}, {}, "idle",
+        "the autoencoder takes activations of width 512, and blocks.3.resid of mini is 128 wide",
+    ),
+    "transcoder": (
+        {"analysis": "lesion", "intervention": {"units": [3]}}, {}, "transcoder",
+        "the autoencoder of blocks.3.mlp.pre is a transcoder, which writes at another site",
+    ),
+    "sites": (
+        {"sites": "blocks.*.mlp.post", "analysis": "attribution_patching",
+         "intervention": {"components": ["neurons"]}},
+        {}, "", "6 sites and 0 units are given for neurons; give one site, and units",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", IMPOSSIBLE)
+def test_an_impossible_intervention_is_refused_in_one_line(
+    case: str, workspace: Path, refused: Any
+) -> None:
+    entry, changes, autoencoder, message = IMPOSSIBLE[case]
+    paired = {
+        "kind": "paired", "fill": "zip", "answer": "{he}", "wrong": "{she}",
+        "slots": {"a": ["king", "queen"], "b": ["queen", "king"],
+                  "he": ["he", "she"], "she": ["she", "he"]},
+        "templates": {
+            end.split()[-1]: {side: f"The {{{slot}:subject}} {end}"
+                              for side, slot in (("clean", "a"), ("corrupted", "b"))}
+            for end in changes.get("ends", ENDS)
+        },
+        **{key: value for key, value in changes.items() if key != "ends"},
+    }  # fmt: skip
+    (workspace / "paired.yaml").write_text(yaml.safe_dump(paired))
+    first = {"name": "first", "analysis": "unit_tuning", "stimuli": "paired.yaml"}
+    second = {"name": "second", "analysis": "activation_patching", "stimuli": "paired.yaml"}
+    needs = "first" in str(entry["intervention"])
+    entries = [*[first] * needs, second | entry]
+    (workspace / "run.yaml").write_text(yaml.safe_dump({"analyses": entries}))
+    arguments = ["analyze", "--config=run.yaml", "--output=out"]
+    if autoencoder:
+        transcoder: dict[str, Any] = {"output_dim": 512, "tied": False}
+        more = transcoder if autoencoder == "transcoder" else {}
+        made = KSparseAutoencoder(512, 32, k=4, encoder_bias=True, **more)
+        with torch.no_grad():  # the first latents are active everywhere, and no others
+            made.encoder.bias[:4] = 1e4
+        made.save_pretrained(workspace / "autoencoder")
+        arguments.append("--autoencoder=autoencoder")
+    assert refused(*arguments).startswith(f"second: {message}")
+    assert [path.name for path in (workspace / "out").glob("*")] == ["first"] * needs

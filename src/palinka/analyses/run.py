@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import chain, combinations
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
@@ -229,7 +229,9 @@ def _study(
 
     return Study(
         reader.model,
-        stimuli.prepare_pairs(tokenizer) if isinstance(stimuli, Paired) else None,
+        replace(stimuli, bos=stimuli.bos or reader.bos).prepare_pairs(tokenizer)
+        if isinstance(stimuli, Paired)
+        else None,
         prepared.tokens,
         sites,
         entry.outcomes,

@@ -46,7 +46,7 @@ def ablation(
         selection: Or units that an earlier analysis found.
     """
     if selection is not None:
-        units = study.selected(selection)
+        units = study.selected(selection, components)
     known: dict[str, Value] = {
         "zero": Zero(),
         "mean": Mean(over=reference),

@@ -53,7 +53,7 @@ def attribution(
         selection: Or units that an earlier analysis found.
     """
     if selection is not None:
-        units = study.selected(selection)
+        units = study.selected(selection, components)
     maps = {}
     for name in components:
         own = units if units or name not in OF_SITE else _every_unit(study, name)
@@ -77,10 +77,9 @@ def attribution(
 
 def _every_unit(study: Study, component: str) -> range:
     """Units of the one site, or its latents."""
-    (site,) = study.sites
-    states = torch.zeros(1, study.model.width(site), device=study.model.device)
-    dictionary = study.dictionaries.get(site) if component == "latents" else None
-    return range((states if dictionary is None else _decoded(dictionary, states)[0]).shape[1])
+    if len(study.sites) != 1:
+        return range(0)  # rejected with the cells
+    return range(study.check_units(study.sites[0], (), component == "latents"))
 
 
 def _to_verify(found: Outcomes, ends: Any, verify: int | Literal["all"], seed: int) -> Ints:
@@ -168,11 +167,12 @@ def attribute(
         for name, by_site in gradients.items():
             products: dict[Any, Floats] = {}
             for c, edit in edits:
-                key = edit.site, edit.units, edit.given.dictionary
+                key = edit.site, edit.given.dictionary
                 if key not in products:
                     products[key] = _products(lm, edit, here, there, by_site)
+                own = products[key] if edit.units is None else products[key][..., list(edit.units)]
                 at = edit.at[members, : ids[base].shape[1]]
-                effects[name][c, members] += (products[key] * at).sum(axis=1)
+                effects[name][c, members] += np.einsum("ptu,pt->p", own, at)
     possible: Bools = np.zeros(shape, bool)
     for c, edit in edits:
         possible[c] |= edit.at.any(axis=1)
@@ -204,7 +204,7 @@ def _forward(
 def _products(
     lm: LanguageModel, edit: Edit, here: dict[str, Tensor], there: dict[str, Tensor], gradients: Any
 ) -> Floats:
-    """Effects at each token, `(prompts, tokens)`, summed over the units of an edit."""
+    """Effects of each unit or latent at an edit's site, `(prompts, tokens, units)`."""
     tap, dictionary = lm.spec.sites.tap(edit.site), edit.given.dictionary
     whole = (states[edit.site].detach() for states in (here, there, gradients))
     before, after, gradient = (exact(tap.take(tensor)) for tensor in whole)
@@ -212,10 +212,8 @@ def _products(
         after, _ = _decoded(dictionary, after)
         before, decoded = _decoded(dictionary, before)
         (gradient,) = torch.autograd.grad(decoded, before, gradient.to(decoded))
-    each = ((after - before) * gradient).detach()
-    chosen = each if edit.units is None else each[..., list(edit.units)]
-    sums: Floats = chosen.sum(-1).double().cpu().numpy()
-    return sums
+    products: Floats = ((after - before) * gradient).detach().double().cpu().numpy()
+    return products
 
 
 def _decoded(dictionary: EncodesAndDecodes, states: Tensor) -> tuple[Tensor, Tensor]:

@@ -83,9 +83,10 @@ def _of_site(study: Study, component: str, value: Value, units: Sequence[int]) -
         given = f"{len(study.sites)} sites and {len(units)} units are given for {component}"
         raise InputError(f"{given}; give one site, and units or a selection")
     (site,) = study.sites
-    dictionary = study.dictionaries.get(site) if component == "latents" else None
+    dictionary = study.dictionary(site) if component == "latents" else None
     if component == "latents" and dictionary is None:
         raise InputError(f"latents of {site} need an autoencoder; give ckpt_path or autoencoder")
+    study.check_units(site, units, dictionary is not None)
     chosen = [Intervention(site, value, "all", (int(unit),), dictionary) for unit in units]
     return Cells({component.removesuffix("s"): list(units)}, [[each] for each in chosen])
 

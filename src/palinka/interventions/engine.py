@@ -161,7 +161,14 @@ def run(
 def _check_change(
     plan: Sequence[Cell], cells: Sequence[Sequence[Edit]], acts: Bools, changed: Bools
 ) -> None:
-    """Reject a patch of whole vectors that found the same ones in every prompt."""
+    """Reject a patch of whole vectors that found the same ones in every prompt.
+
+    Single latents may be idle in all prompts, but not all latents of a plan.
+    """
+    of_latents = plan and all(i.dictionary for cell in plan for i in cell)
+    if of_latents and acts.any() and not changed.any():
+        fault = f"interventions at {len(plan)} sets of latents of {plan[0][0].site} changed nothing"
+        raise InputError(f"{fault} in {acts.shape[1]} of {acts.shape[1]} prompts; choose others")
     for cell, edits, possible, has_changed in zip(plan, cells, acts, changed, strict=True):
         paired = all(i.value == Patch() and not i.units and not i.dictionary for i in cell)
         if paired and possible.any() and not has_changed:
@@ -386,17 +393,17 @@ class _Sweep:
             batch.rows,
             batch.at - self.base.ids.shape[1],
         )  # from the end, also of a few last tokens
-        units = None if batch.units is None else torch.as_tensor(batch.units, device=states.device)
 
         def change(vectors: Tensor) -> Tensor:
-            if units is None:
+            if batch.units is None:
                 return value(vectors, source(vectors))
-            if (most := int(units.max())) >= vectors.shape[1]:
+            units = torch.as_tensor(batch.units, device=vectors.device)
+            if (most := int(batch.units.max())) >= vectors.shape[1]:
                 raise InputError(f"{given.site} has {vectors.shape[1]} units, and no unit {most}")
-            new = value(vectors.gather(1, units), source(vectors))
+            new = value(vectors.gather(1, units), source(vectors, units))
             return vectors.scatter(1, units, new)
 
-        def source(vectors: Tensor) -> Tensor | None:
+        def source(vectors: Tensor, units: Tensor | None = None) -> Tensor | None:
             if value.needs is None:
                 return None
             if value.needs == "block":

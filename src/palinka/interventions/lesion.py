@@ -15,6 +15,7 @@ from palinka.interventions.matching import match_units
 from palinka.interventions.plan import Intervention, Mean, Median, Position, Resample, Value, Zero
 from palinka.interventions.sources import Sources
 from palinka.interventions.study import Measured, Study
+from palinka.language_models.edits import latents_of
 from palinka.language_models.model import Tokens
 from palinka.language_models.sites import input_rows
 from palinka.language_models.token_text import token_texts
@@ -54,7 +55,7 @@ def lesion(
             this answer and on the others are then compared.
         seed: Seed of the control sets.
     """
-    pairs, dictionaries = study.prompts, study.dictionaries
+    pairs = study.prompts
     k = len(units) or int((selection or {}).get("k", 20))
     doses = sorted({*dose, k})
     where: Position = "end" if positions == "before" else positions
@@ -68,6 +69,7 @@ def lesion(
     there: list[tuple[int, int]] = []
     for (s, site), (d, size) in product(enumerate(study.sites), enumerate(doses)):
         if d == 0:
+            study.check_units(site, units)
             every = _selected(study, site, units, selection, doses[-1])
             covariates = _covariates(study, site, where)
         if size > (most := covariates.shape[1] // 2):
@@ -81,7 +83,7 @@ def lesion(
         there.append((s, d))
         for some in (every[:size], *matched.controls):
             members = tuple(some.tolist())
-            plan.append([Intervention(site, VALUES[value], where, members, dictionaries.get(site))])
+            plan.append([Intervention(site, VALUES[value], where, members, study.dictionary(site))])
     found = run(study.model, pairs, plan, base="clean", metrics=study.metrics)
     for metric in study.metrics:
         lesioned = np.full((len(study.sites), len(doses), 1 + draws, len(pairs)), np.nan)
@@ -116,8 +118,8 @@ def _covariates(study: Study, site: str, where: Position) -> NDArray[np.float64]
         mask = torch.arange(mask.shape[1]) == torch.as_tensor(at)[:, None]
     acts = states[mask.to(states.device)]
     name = site.replace("mlp.pre", "mlp.post")
-    if (dictionary := study.dictionaries.get(site)) is not None:
-        acts = dictionary.encode(acts)
+    if (dictionary := study.dictionary(site)) is not None:
+        acts = latents_of(dictionary, acts)
         rows: Any = getattr(dictionary, "autoencoder", dictionary)
         rows = rows.dictionary
     elif name.endswith(("mlp.post", "attn.z")):

@@ -11,7 +11,7 @@ from palinka.errors import InputError
 from palinka.interventions.lens import TargetTokens, frozen_direction, through_norm
 from palinka.interventions.study import Measured, Study
 from palinka.language_models import LanguageModel
-from palinka.language_models.edits import EncodesAndDecodes
+from palinka.language_models.edits import EncodesAndDecodes, latents_of
 from palinka.language_models.sites import input_rows
 
 INSIDE = re.compile(r"(blocks\.\d+\.(?:attn|mlp)\.)(z|post|out)")
@@ -50,7 +50,7 @@ def logit_attribution(study: Study, *, units: bool = False) -> Iterator[Measured
         found["constant"] = constant
         for site in chosen:
             at = functional_at(model, site, functional, acts)
-            found[IN_SITE + site] = _of_units(acts[site], at, study.dictionaries.get(site))
+            found[IN_SITE + site] = _of_units(acts[site], at, study.dictionary(site))
         for name, values in found.items():
             parts.setdefault(name, []).append(values)
     whole = {n: torch.cat(each, -1).double().cpu().numpy() for n, each in parts.items()}
@@ -113,6 +113,7 @@ def _of_units(acts: Tensor, functional: Tensor, dictionary: EncodesAndDecodes | 
     if dictionary is None:
         return (acts * functional).T
     with torch.enable_grad():  # of the decoder, which is linear up to a constant
-        latents = dictionary.encode(acts.float()).detach().requires_grad_()
-        (slope,) = torch.autograd.grad((dictionary.decode(latents) * functional).sum(), latents)
+        latents = latents_of(dictionary, acts).requires_grad_()
+        decoded = dictionary.decode(latents)
+        (slope,) = torch.autograd.grad(decoded, latents, functional.to(decoded))
     return (latents.detach() * slope).T

@@ -33,7 +33,7 @@ def patching(
         selection: Or units that an earlier analysis found.
     """
     if selection is not None:
-        units = study.selected(selection)
+        units = study.selected(selection, components)
     maps = {name: cells_of(study, name, Patch(), positions, window, units) for name in components}
     base: Literal["corrupted", "clean"] = "corrupted" if direction == "denoise" else "clean"
     plan = [cell for each in maps.values() for cell in each.cells]

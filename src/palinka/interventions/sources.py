@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache
 
 from palinka.errors import InputError, did_you_mean
@@ -23,6 +23,7 @@ from palinka.interventions.plan import (
     ScaleContribution,
 )
 from palinka.language_models import LanguageModel
+from palinka.language_models.edits import latents_of
 from palinka.language_models.sites import Tap, reading
 
 Ints = NDArray[np.int64]
@@ -226,10 +227,7 @@ class Sources:
     def _vectors(self, edit: Edit, run: str, index: Ints) -> Tensor:
         """Vectors at a site by the number of the token in the run, or their latents."""
         vectors, dictionary = exact(self._states[run, edit.site][index]), edit.given.dictionary
-        if dictionary is None:
-            return vectors
-        weights = list(dictionary.parameters()) if isinstance(dictionary, nn.Module) else [vectors]
-        return dictionary.encode(vectors.to(weights[0]))
+        return vectors if dictionary is None else latents_of(dictionary, vectors)
 
     def _noise(self, seed: int, repeats: int, width: int) -> Tensor:
         draws = [

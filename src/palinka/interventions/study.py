@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from palinka.errors import InputError
 from palinka.interventions.pairs import Pairs
 from palinka.language_models import LanguageModel
-from palinka.language_models.edits import EncodesAndDecodes
+from palinka.language_models.edits import EncodesAndDecodes, latents_of
 
 
 class Measured(NamedTuple):
@@ -60,10 +61,32 @@ class Study:
             raise InputError("this analysis needs prompts with answers; give paired stimuli")
         return self.pairs
 
-    def selected(self, selection: Mapping[str, Any]) -> list[int]:
+    def dictionary(self, site: str) -> EncodesAndDecodes | None:
+        """The autoencoder of a site, if there is one; an `InputError` if it is a transcoder."""
+        found = self.dictionaries.get(site)
+        if getattr(getattr(found, "autoencoder", found), "is_transcoder", False):
+            given = f"the autoencoder of {site} is a transcoder, which writes at another site"
+            raise InputError(f"{given}; give one that reconstructs {site}, or leave it out")
+        return found
+
+    def check_units(self, site: str, units: Sequence[int], latents: bool = True) -> int:
+        """Count the units or latents of a site, and raise an `InputError` if some do not exist."""
+        dictionary, count = self.dictionary(site) if latents else None, self.model.width(site)
+        if dictionary is not None:
+            dtype = torch.promote_types(self.model.model.dtype, torch.float32)
+            count = latents_of(dictionary, torch.zeros(1, count, dtype=dtype)).shape[1]
+        if unknown := [unit for unit in units if not 0 <= unit < count]:
+            kind = "units" if dictionary is None else "latents"
+            some = ", ".join(map(str, unknown[:8]))
+            raise InputError(f"{site} has {kind} 0 to {count - 1}, and {some} are given")
+        return count
+
+    def selected(self, selection: Mapping[str, Any], components: Sequence[str]) -> list[int]:
         """Units of the one site that an earlier analysis found."""
         if len(self.sites) != 1 or self.units is None:
             raise InputError(f"a selection of units needs one site; {len(self.sites)} are given")
+        if "neurons" in components and self.sites[0] in self.dictionaries:
+            raise InputError("the selection is of latents; give latents in place of neurons")
         return [int(unit) for unit in self.units(self.sites[0], **selection)]
 
 

@@ -66,6 +66,17 @@ class EncodesAndDecodes(Protocol):
 Replacement = Callable[[Tensor], Tensor] | EncodesAndDecodes
 
 
+@torch.no_grad()
+def latents_of(dictionary: EncodesAndDecodes, x: Tensor) -> Tensor:
+    """Latents of activations, on the device and in the dtype of the autoencoder's weights."""
+    return dictionary.encode(_like_weights(dictionary, x))
+
+
+def _like_weights(dictionary: object, x: Tensor) -> Tensor:
+    weights = list(dictionary.parameters()) if isinstance(dictionary, nn.Module) else []
+    return x.to(weights[0]) if weights else x
+
+
 def as_function(
     replacement: Replacement, edit: Edit | None = None, keep_error: bool = False,
     source: Callable[[], Tensor] | None = None,
@@ -88,17 +99,21 @@ def as_function(
             x = x.reshape(*target.shape[:-1], x.shape[-1])
         if not isinstance(replacement, EncodesAndDecodes):
             return replacement(x)
-        if isinstance(replacement, nn.Module) and (weights := list(replacement.parameters())):
-            x, target = x.to(weights[0]), target.to(weights[0])
+        x = _like_weights(replacement, x)
         # Some architectures need more of the activations than their latents.
         decode = getattr(replacement, "decode_for", lambda z, _: replacement.decode(z))
         latents = replacement.encode(x)
         # Before the edit, which may write into the latents.
-        error = target - decode(latents, x) if keep_error else None
+        before = decode(latents, x) if keep_error else None
         edited = latents if edit is None else edit(latents)
         if not isinstance(edited, Tensor):
             raise InputError(f"edit returned {type(edited).__name__}; return the edited latents")
         reconstruction: Tensor = decode(edited, x)
-        return reconstruction if error is None else reconstruction + error
+        # In this order, what no edit has changed stays as it is to the last bit.
+        return (
+            reconstruction
+            if before is None
+            else target.to(reconstruction.device) + (reconstruction - before)
+        )
 
     return replace

@@ -78,5 +78,19 @@ def test_further_axes_are_panels():
     found = panels(result)
     assert [panel.title for panel in found] == ["heads, s2", "heads, end", "latents"]
     assert found[1].cells.tolist() == [[3, 4, 5], [9, 10, 11]]
-    assert found[2].cells.tolist() == [[12, 13, 14, 15]]
+    order = np.argsort(np.abs(result.effect[12:]))  # the largest on top
+    assert found[2].cells.tolist() == (12 + order)[:, None].tolist()
+    assert found[2].rows == ("latent", [str([7, 1, 12, 3][i]) for i in order])
     assert set(figures.activation_patching(result)) == {"map"}
+
+
+def test_of_many_units_the_largest_are_rows():
+    cells = {"latents": np.random.default_rng(0).normal(size=(2, 90, 8))}
+    axes = {"latents": {"value": ["zero", "mean"], "latent": range(90)}}
+    result = activation_patching(cells, np.ones(8), -np.ones(8), axes=axes)
+    (panel,) = panels(result)
+    assert panel.rows[0] == "latent (24 of 90)"
+    assert panel.columns == ("value", ["zero", "mean"])
+    largest = np.abs(result.effect.reshape(2, 90)).max(0)
+    np.testing.assert_array_equal(panel.rows[1], np.argsort(largest)[-24:].astype(str))
+    np.testing.assert_array_equal(panel.cells % 90, np.argsort(largest)[-24:, None].repeat(2, 1))

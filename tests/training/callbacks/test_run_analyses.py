@@ -1,7 +1,10 @@
+import random
+import threading
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -67,13 +70,49 @@ def test_analyses_run_when_asked_and_never_twice(
     assert "analyses/cities/cities/best_score" in numbers.splitlines()[0]
 
 
-@pytest.mark.slow
-def test_an_analysis_never_changes_the_training(entry: AnalysisEntry, tmp_path: Path) -> None:
-    def weights(name: str, callback: RunAnalyses) -> torch.Tensor:
+class Undisturbed(RunAnalyses):
+    """Runs the analyses, and compares with before all that a fit or its data depend on."""
+
+    def at_step(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        lm = trainer.datamodule.loaded_language_model.model  # type: ignore[attr-defined]
+        before = state_of(lm, module)
+        super().at_step(trainer, module)
+        assert state_of(lm, module) == before
+
+
+def state_of(*modules: torch.nn.Module) -> list[Any]:
+    tensors = [t for module in modules for t in module.state_dict().values()]
+    parameters = [p for module in modules for p in module.parameters()]
+    return [
+        torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate(),  # noqa: NPY002
+        torch.get_float32_matmul_precision(), torch.is_grad_enabled(), torch.get_num_threads(),
+        [thread.name for thread in threading.enumerate()],
+        modules[0].config._attn_implementation,
+        [t.numpy().tobytes() for t in tensors],
+        [(p.requires_grad, None if p.grad is None else p.grad.tolist()) for p in parameters],
+        [(m.training, len(m._forward_hooks), len(m._forward_pre_hooks), "forward" in vars(m))
+         for module in modules for m in module.modules()],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [pytest.param("cities", marks=pytest.mark.slow), "latents"])
+def test_an_analysis_never_changes_the_training(
+    kind: str, entry: AnalysisEntry, latents_study: list[Any], tmp_path: Path
+) -> None:
+    entries = [entry] if kind == "cities" else [AnalysisEntry(**each) for each in latents_study]
+
+    def weights(name: str, callback: RunAnalyses) -> dict[str, torch.Tensor]:
         pl.seed_everything(0)
         module = SparseAutoencoderModule(KSparseAutoencoder(512, latent_dim=64, k=8))
         fit(tmp_path / name, callback, module)
-        return module.autoencoder.encoder.weight.detach()
+        return {**module.state_dict(), "random": torch.get_rng_state()}
 
-    watched = weights("watched", RunAnalyses([entry], every_n_steps=1))
-    assert watched.equal(weights("alone", RunAnalyses([])))
+    callback = Undisturbed(entries, every_n_steps=1 if kind == "cities" else 3)
+    watched, alone = weights("watched", callback), weights("alone", RunAnalyses([]))
+    assert not callback.failed
+    assert [name for name in alone if not watched[name].equal(alone[name])] == []
+    events = EventAccumulator(str(tmp_path / "watched" / "tb" / "version_0")).Reload()
+    for each in entries:
+        tags = [f"analyses/{each.name}/" in tag for tag in events.Tags()["scalars"]]
+        assert any(tags)
+        assert any(f"analyses/{each.name}/" in tag for tag in events.Tags()["images"])

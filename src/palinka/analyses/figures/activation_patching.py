@@ -22,6 +22,8 @@ UNITS = {"logit_difference": " (logits)", "log_probability": " (nats)", "kl": " 
 UNITS["cross_entropy"] = " (nats)"
 # Lines of a panel, of the positions with the largest effects.
 MAX_LINES = 5
+# Rows of a map, of the units with the largest effects.
+MAX_UNITS = 24
 
 
 @style.captioned(
@@ -64,11 +66,21 @@ class Panel(NamedTuple):
 
 
 def panels(result: Effects) -> list[Panel]:
-    """Panels of layers (rows) by the last axis (columns), one for each entry of the others."""
+    """Panels of layers (rows) by the last axis (columns), one for each entry of the others.
+
+    Units are rows, those with the largest effects, the largest on top.
+    """
     found = []
     for component, numbers in result.maps(np.arange(len(result.effect))).items():
         axes = list(result.axes[component].items())
-        if axes[-1][0] == "layer":
+        name, labels = axes[-1]
+        if of_units := name in ("neuron", "latent"):
+            strength = np.abs(result.effect[numbers]).reshape(-1, len(labels)).max(axis=0)
+            largest = np.argsort(-strength, kind="stable")[MAX_UNITS - 1 :: -1]
+            numbers, several = numbers[..., largest].T, len(labels) > MAX_UNITS
+            named = f"{name} ({MAX_UNITS} of {len(labels):,})" if several else name
+            axes = [(named, [str(labels[i]) for i in largest]), *axes[:-1]]
+        if name == "layer" or (of_units and len(axes) == 1):
             numbers, axes = numbers[..., None], [*axes, ("", [""])]
         if len(axes) == 1:
             numbers, axes = numbers[None], [("", [""]), *axes]

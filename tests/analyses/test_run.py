@@ -513,6 +513,24 @@ def test_interventions_need_paired_stimuli(mini: ActivationReader, stimuli: Writ
         run_analysis(given, mini)
 
 
+def test_prompts_begin_as_the_contexts_of_the_fit(mini: ActivationReader, stimuli: Write) -> None:
+    torch.manual_seed(0)
+    module = SparseAutoencoderModule(KSparseAutoencoder(512, latent_dim=32, k=8)).eval()
+    settings = {"components": ["latents"], "units": [*range(32)], "value": "zero"}
+
+    def effects(**bos: bool) -> Any:
+        source = {"site": SITE, "bos": bos.get("encoder", False)}
+        reader = ActivationReader(mini.language_model, [encoder_of(module, source)])
+        path = stimuli(**HE_SHE, bos=bos.get("stimuli", False))
+        given = entry("ablation", path, intervention=settings)
+        found = run_analysis(replace(given, options={"only": "all"}), reader)
+        return found.arrays()["latents/effects"]
+
+    expected = effects(stimuli=True)
+    np.testing.assert_array_equal(effects(encoder=True), expected)
+    assert np.abs(effects() - expected).max() > 1e-3
+
+
 def test_units_of_an_earlier_finding_are_patched(mini: ActivationReader, stimuli: Write) -> None:
     frames = stimuli(kind="contrast", targets=TARGETS, frames=FRAMES)
     chosen = run_analysis(replace(entry("unit_tuning", frames), name="tuning"), mini)

@@ -92,6 +92,16 @@ class AnalysisEntry:
         intervention: What is changed in the model, where and how, by an analysis of interventions.
         outcomes: What such an analysis measures at the last token of each prompt, such as
             `logit_difference`, `log_probability` or `rank`.
+
+    Example:
+        Latents of a fit that tell "him" from "her", patched where "he" or "she" comes next, by
+        `palinka analyze --config FILE --ckpt_path last`; the sites are those of the checkpoint:
+
+            analyses:
+              - {name: him_her, analysis: unit_tuning, stimuli: stimuli/him_her.yaml}
+              - {name: he_she, analysis: activation_patching, stimuli: stimuli/he_she.yaml,
+                 intervention: {components: [latents],
+                                selection: {analysis: him_her, by: t, k: 20}}}
     """
 
     name: str

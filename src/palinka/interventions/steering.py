@@ -85,7 +85,7 @@ def steering(
             given["diff_mean"] = b.mean(axis=0) - a.mean(axis=0)
             controls["shuffled_labels"] = _shuffled(a, b, draws, pairs, random)
         if latents:
-            if (dictionary := study.dictionaries.get(site)) is None:
+            if (dictionary := study.dictionary(site)) is None:
                 raise InputError(f"latents of {site} need an autoencoder; give ckpt_path")
             written = decoder_rows(dictionary, latents, lm.width(site))
             given |= {f"latent_{i}": row for i, row in zip(latents, written, strict=True)}

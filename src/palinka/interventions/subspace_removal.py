@@ -54,7 +54,7 @@ def subspace_removal(
             a, b = contrast_means(lm, site, study.texts(contrast), pairs)
             basis = (b.mean(axis=0) - a.mean(axis=0))[None]
         elif latents:
-            if (dictionary := study.dictionaries.get(site)) is None:
+            if (dictionary := study.dictionary(site)) is None:
                 raise InputError(f"latents of {site} need an autoencoder; give ckpt_path")
             basis = decoder_rows(dictionary, latents, rows.shape[1])
         else:

@@ -185,7 +185,7 @@ IMPOSSIBLE: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
     ),
     "idle": (
         {"intervention": {"components": ["latents"], "units": [9]}}, {}, "idle",
-        "interventions at 1 sets of latents of blocks.3.mlp.pre changed nothing in 12 of 12",
+        "interventions on latents of blocks.3.mlp.pre changed nothing in 12 of 12 prompts; choose",
     ),
     "no latents": (
         {"intervention": {"components": ["latents"], "units": [3]}}, {}, "",

@@ -167,8 +167,9 @@ def _check_change(
     """
     of_latents = plan and all(i.dictionary for cell in plan for i in cell)
     if of_latents and acts.any() and not changed.any():
-        fault = f"interventions at {len(plan)} sets of latents of {plan[0][0].site} changed nothing"
-        raise InputError(f"{fault} in {acts.shape[1]} of {acts.shape[1]} prompts; choose others")
+        count, site = acts.shape[1], plan[0][0].site
+        fault = f"interventions on latents of {site} changed nothing in {count} of {count} prompts"
+        raise InputError(f"{fault}; choose latents that are active there")
     for cell, edits, possible, has_changed in zip(plan, cells, acts, changed, strict=True):
         paired = all(i.value == Patch() and not i.units and not i.dictionary for i in cell)
         if paired and possible.any() and not has_changed:

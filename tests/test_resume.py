@@ -184,6 +184,7 @@ def test_stopped_a_run_ends_the_same(
         assert f"saved at step {saved}" in (tmp_path / "output.txt").read_text()
 
 
+@slow
 def test_interventions_on_latents_leave_a_resumed_run_as_it_was(
     commands: Any, references: References, latents_study: list[Any], tmp_path: Path
 ) -> None:

@@ -170,9 +170,10 @@ def attribute(
                 key = edit.site, edit.given.dictionary
                 if key not in products:
                     products[key] = _products(lm, edit, here, there, by_site)
-                own = products[key] if edit.units is None else products[key][..., list(edit.units)]
+                each = products[key]
+                chosen = each if edit.units is None else each[..., list(edit.units)]
                 at = edit.at[members, : ids[base].shape[1]]
-                effects[name][c, members] += np.einsum("ptu,pt->p", own, at)
+                effects[name][c, members] += np.einsum("ptu,pt->p", chosen, at)
     possible: Bools = np.zeros(shape, bool)
     for c, edit in edits:
         possible[c] |= edit.at.any(axis=1)

@@ -78,8 +78,8 @@ def panels(result: Effects) -> list[Panel]:
             strength = np.abs(result.effect[numbers]).reshape(-1, len(labels)).max(axis=0)
             largest = np.argsort(-strength, kind="stable")[MAX_UNITS - 1 :: -1]
             numbers, several = numbers[..., largest].T, len(labels) > MAX_UNITS
-            named = f"{name} ({MAX_UNITS} of {len(labels):,})" if several else name
-            axes = [(named, [str(labels[i]) for i in largest]), *axes[:-1]]
+            shown = f"{name} ({MAX_UNITS} of {len(labels):,})" if several else name
+            axes = [(shown, [str(labels[i]) for i in largest]), *axes[:-1]]
         if name == "layer" or (of_units and len(axes) == 1):
             numbers, axes = numbers[..., None], [*axes, ("", [""])]
         if len(axes) == 1:

@@ -64,6 +64,7 @@ def test_agreement_is_that_of_the_cells_that_were_run(seed, k):
 def test_effects_are_those_of_the_estimates():
     estimated, exact, clean, corrupted = outcomes()
     found = attribution_patching(estimated, clean, corrupted, exact, TEMPLATES, axes=AXES)
+    assert "cells are estimated to change" in found.headline("units", ())
     expected = activation_patching(estimated, clean, corrupted, TEMPLATES, axes=AXES)
     for name in ("effects", "effect_low", "recovery", "recovery_high", "p", "p_corrected"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))

@@ -37,6 +37,7 @@ def test_means_shares_and_significance_of_contributions():
     assert result.prompts_solved == (total > 0).mean() == 1.0
     assert result.axes["heads"] == {"layer": range(2), "head": range(3)}
     assert result.arrays()["heads/effects"].shape == (2, 3, 24)
+    assert "cells contribute to the logit difference" in result.headline("units", ())
     assert result.notes == ("8 templates: percentile intervals of fewer than 10 are too narrow",)
 
 

@@ -41,6 +41,7 @@ class AttributionPatching(Effects):
         direction: `"denoise"`, clean activations in the corrupted run, or `"noise"`, the reverse.
     """
 
+    verb = "are estimated to change"
     exact: Array
     pearson: float
     spearman: float

@@ -17,6 +17,8 @@ class DirectLogitAttribution(Effects):
     it that a component contributes. `prompts_solved` is the share of tokens where it is positive.
     """
 
+    verb = "contribute to"
+
 
 @takes("contributions to logits")
 def direct_logit_attribution(

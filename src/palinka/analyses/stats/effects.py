@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -68,6 +68,7 @@ class Effects(Result):
         cluster: Label of each prompt's cluster.
     """
 
+    verb: ClassVar[str] = "change"
     effects: Array
     effect: Array
     effect_low: Array
@@ -140,7 +141,7 @@ class Effects(Result):
             recovered = f", recovery {r:.2f}" if np.isfinite(r := self.recovery[cell]) else ""
             p = p_text(self.p_corrected[cell], alpha=round(1.0 - self.level, 12))
             found.append(f"{name.strip()} {self.effect[cell]:+.3g}{recovered}, {p}")
-        counted = f"{self.significant.sum()} of {len(cells)} cells change the {self.outcome}"
+        counted = f"{self.significant.sum()} of {len(cells)} cells {self.verb} the {self.outcome}"
         rule = f"sign flips of {self.clusters} clusters, corrected for all cells"
         return f"{counted} ({rule}); strongest: {'; '.join(found)}".replace("_", " ")
 

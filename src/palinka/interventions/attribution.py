@@ -165,15 +165,17 @@ def attribute(
                 for site, gradient in zip(states, found, strict=True):
                     gradients[name][site] += exact(gradient) / max(1, steps)
         for name, by_site in gradients.items():
-            products: dict[Any, Floats] = {}
+            products: dict[Any, Floats] = {}  # of all units of a site
+            sums: dict[Any, Floats] = {}  # of those of an edit
             for c, edit in edits:
                 key = edit.site, edit.given.dictionary
                 if key not in products:
                     products[key] = _products(lm, edit, here, there, by_site)
-                each = products[key]
-                chosen = each if edit.units is None else each[..., list(edit.units)]
+                if (part := (*key, edit.units)) not in sums:
+                    chosen = slice(None) if edit.units is None else list(edit.units)
+                    sums[part] = products[key][..., chosen].sum(axis=-1)
                 at = edit.at[members, : ids[base].shape[1]]
-                effects[name][c, members] += np.einsum("ptu,pt->p", chosen, at)
+                effects[name][c, members] += (sums[part] * at).sum(axis=1)
     possible: Bools = np.zeros(shape, bool)
     for c, edit in edits:
         possible[c] |= edit.at.any(axis=1)

@@ -22,16 +22,20 @@ def test_maps_outline_significant_heads(result, save):
     figure = save(draw(result)["maps"])
     titles = [axes.get_title("left") for axes in figure.axes if axes.images]
     previous, far = (result.scores[name].score for name in ("previous_token", "distance"))
-    assert titles[0] == f"previous_token: highest {previous[2, 1]:.3g} in L2H1"
-    assert titles[2] == f"distance: highest {far[4, 0]:.0f} in L4H0"
+    assert titles[0] == f"previous_token\n{previous[2, 1]:.3g} in L2H1"
+    assert titles[2] == f"distance\n{far[4, 0]:.0f} in L4H0"
     first, sink, _ = (axes for axes in figure.axes if axes.images)
-    np.testing.assert_allclose(first.images[0].get_array(), result.scores["previous_token"].score.T)
+    np.testing.assert_allclose(first.images[0].get_array(), previous)
+    assert first.images[0].get_clim() == (0.0, previous.max())
+    assert (first.get_xlabel(), first.get_ylabel()) == ("head", "layer")
+    assert first.get_ylim() == (-0.5, 4.5)  # the first layer is at the bottom
+    assert figure.get_figwidth() <= 3.54
     assert result.scores["previous_token"].significant.sum() == 1
     outline = first.collections[-1]
     x, y = np.concatenate([path.vertices for path in outline.get_paths()]).T
     # The line runs around the cell of layer 2 and head 1, and nowhere else.
-    assert (x.min(), x.max()) == (1.5, 2.5)
-    assert (y.min(), y.max()) == (0.5, 1.5)
+    assert (x.min(), x.max()) == (0.5, 1.5)
+    assert (y.min(), y.max()) == (1.5, 2.5)
     assert not sink.collections
 
 
@@ -54,8 +58,18 @@ def test_patterns_of_the_strongest_heads(result, save, count):
     tokens = [f" $t{i}$" for i in range(count)]
     figure = draw(result, patterns={heads["previous_token"]: pattern}, tokens=tokens)["patterns"]
     (axes,) = save(figure).axes
-    assert axes.get_title("left") == "previous_token: L2H1"
+    score = result.scores["previous_token"].score[2, 1]
+    assert axes.get_title("left") == f"previous_token\n{score:.3g} in L2H1"
     np.testing.assert_array_equal(axes.images[0].get_array(), pattern)
     names = [label.get_text() for label in axes.get_yticklabels()]
     assert (names == tokens) == (count == 6)
     assert set(draw(result)) == {"maps", "by_layer"}
+
+
+def test_patterns_are_those_of_kinds_of_heads_also_where_one_head_is_the_highest_of_several(save):
+    kinds = ["previous_token", "duplicate_token", "induction", "sink"]
+    sums = dict.fromkeys([*kinds, "self", "detect_duplicate"], np.ones((2, 3, 6)))
+    counts = dict.fromkeys(sums, np.full(6, 2.0))
+    result = head_scores(sums, counts, dict.fromkeys(sums, np.zeros(6)))
+    figure = save(draw(result, patterns={(0, 0): np.eye(4)})["patterns"])
+    assert [axes.get_title("left").split()[0] for axes in figure.axes] == kinds

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from palinka.analyses.figures import style
-from palinka.analyses.head_scores import MEASURES, HeadScores
+from palinka.analyses.head_scores import MEASURES, NAMED, HeadScore, HeadScores
 
 UNITS = {"entropy": "nats", "distance": "tokens", "distance_variance": "tokens²"}
 # Maximum number of tokens that are named along a pattern.
@@ -22,7 +22,7 @@ MAX_TOKENS = 40
     "duplicate_token and induction, than in random tokens without repetition.",
     by_layer="The scores of all heads by layer: orange diamonds are significant, the line is the "
     "mean over the heads of a layer, dashed the reference that they are compared with.",
-    patterns="The attention of the head with the highest score of each kind on a text: every row "
+    patterns="The attention of the head with the highest score of four kinds on a text: every row "
     "is a token, and what it attends to; darker is more, up to 1. Rows sum to 1.",
 )
 def head_scores(
@@ -41,27 +41,24 @@ def head_scores(
 
 
 def _maps(result: HeadScores) -> Figure:
-    heads = next(iter(result.scores.values())).score.shape[1]
-    layout: dict[str, Any] = {"sharex": True, "sharey": True}
-    size = 2.7, min(0.3 + 0.08 * heads, 1.3)
-    figure, panels = style.small_multiples(len(result.scores), 1, size, (0.84, 0.9), **layout)
+    layers, heads = next(iter(result.scores.values())).score.shape
+    labels = ("layer", range(layers)), ("head", range(heads))
+    size = 1.65, 0.65 + min(0.14 * layers, 2.6)
+    figure, panels = style.small_multiples(len(result.scores), 2, size, (0.24, 0.4))
     for axes, (name, found) in zip(panels, result.scores.items(), strict=True):
-        colors = "Blues" if name in MEASURES else "Reds"
-        image = axes.imshow(found.score.T, cmap=colors, aspect="auto", vmin=0.0)
-        style.outline(axes, found.significant.T)
-        figure.colorbar(image, ax=axes, label=UNITS.get(name, "attention"), pad=0.01)
-        axes.set_title(f"{name}: highest {_named(found.strongest(1)[0], found.score)}")
-        axes.set_ylabel("head")
-        axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True))
-    panels[-1].xaxis.set_major_locator(MaxNLocator("auto", integer=True))
-    panels[-1].set_xlabel("layer")
+        limit = float(found.score.max()) or 1.0
+        image = style.draw_cells(axes, found.score, limit, *labels)
+        image.set(cmap="Blues" if name in MEASURES else "Reds", clim=(0.0, limit))
+        style.outline(axes, found.significant)
+        figure.colorbar(image, ax=axes, label=UNITS.get(name, "attention"), aspect=12, pad=0.04)
+        axes.set_title(_title(name, found, *found.strongest(1)))
     style.headline(figure, "Scores of attention heads (outlined: significant)")
     return figure
 
 
-def _named(at: tuple[int, int], score: NDArray[Any]) -> str:
-    value = f"{score[at]:.3g}" if score[at] < 100 else f"{score[at]:,.0f}"
-    return f"{value} in L{at[0]}H{at[1]}"
+def _title(name: str, found: HeadScore, at: tuple[int, int]) -> str:
+    value = f"{found.score[at]:.3g}" if found.score[at] < 100 else f"{found.score[at]:,.0f}"
+    return f"{name}\n{value} in L{at[0]}H{at[1]}"
 
 
 def _by_layer(result: HeadScores) -> Figure:
@@ -86,19 +83,17 @@ def _by_layer(result: HeadScores) -> Figure:
 def _patterns(
     result: HeadScores, patterns: Mapping[tuple[int, int], ArrayLike], tokens: Sequence[str]
 ) -> Figure:
-    shown: dict[tuple[int, int], str] = {}
-    for name, at in result.strongest_heads().items():
-        if at in patterns:
-            shown.setdefault(at, name)
+    found, kinds = result.strongest_heads().items(), (*NAMED, "sink")
+    shown = {name: at for name, at in found if name in kinds and at in patterns}
     names = [style.shortened(token, style.MAX_NAME) for token in tokens]
     named = 0 < len(names) <= MAX_TOKENS
     side = 0.085 * len(names) if named else 0.0
     layout: dict[str, Any] = {"sharex": True, "sharey": True}
     size = max(1.5, side), max(1.5, side) + 0.25
     figure, panels = style.small_multiples(len(shown), 2, size, (0.8, 0.9), **layout)
-    for axes, (at, name) in zip(panels, shown.items(), strict=True):
+    for axes, (name, at) in zip(panels, shown.items(), strict=True):
         axes.imshow(np.asarray(patterns[at]), cmap="Reds", vmin=0.0, vmax=1.0)
-        axes.set_title(f"{name}: L{at[0]}H{at[1]}")
+        axes.set_title(_title(name, result.scores[name], at))
         if named:
             font: dict[str, Any] = {"fontsize": 5.5, "parse_math": False}
             axes.set_xticks(range(len(names)), names, rotation=90, **font)

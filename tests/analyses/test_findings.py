@@ -108,6 +108,11 @@ def test_the_report_and_the_markdown_show_numbers_and_remarks() -> None:
         "  a/best_p_value  0.994 (not significant)", "  a/l0            2.5 units per token",
         "  … and 5 more in findings.json", "  note: a: shifted",
     ]  # fmt: skip
+    several = {"effect": 2.0, "matched_p_value": 0.2, "isotropic_p_value": 0.01}
+    fields = [(name, float) for name in several]
+    controlled = make_dataclass("Controlled", fields, bases=(Result,), frozen=True)(**several)
+    lines = findings(results={"": controlled}).report().splitlines()[1:]
+    assert [line.split()[0] for line in lines] == list(several)
     (line, _) = findings(results=parts).headlines(4)
     numbers = "auc 0.9961, auc p 0.001, best 1630 (b over a), best p 0.994 (not significant)"
     assert line == f"some-name/a: {numbers}"

@@ -45,7 +45,13 @@ def test_effects_and_p_values_are_those_of_the_definitions(data):
     assert (result.p[:, 1] == 0.1).all()
     off = data["control_variance"]["matched"] / data["variance_removed"][..., None]
     assert result.notes[0].startswith(f"{(np.abs(off - 1) > 0.05).mean():.0%} of the matched")
-    assert "at hidden.3" in result.headline("", ())
+    strongest = np.abs(result.effect[1]).argmax()
+    effect, share = result.effect[1, strongest], result.variance_removed[1, strongest]
+    assert result.headline("", ()) == (
+        f"without rank {2**strongest} at hidden.3 ({share:.0%} of the variance), the logit "
+        f"difference changes by {effect:+.3g}, p 0.1 (not significant) against 9 variance-matched "
+        "controls"
+    )
     assert result.scalars()["hidden.3/rank_4/matched_p_value"] == 0.1
     assert result.tables()["subspaces"]["site"].tolist()[2:4] == ["hidden.1", "hidden.3"]
 

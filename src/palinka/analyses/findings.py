@@ -165,7 +165,7 @@ class Findings:
 
     def _printed(self, result: Result) -> dict[str, str]:
         """Scalars with units; those that end with a significant p-value come first."""
-        units, conditions = self._units_and_conditions()
+        (units, conditions), group = self._units_and_conditions(), 1
         found: list[dict[str, str]] = [{}, {}, {}]  # significant, others, and without a p-value
         for name, value in result.scalars().items():
             is_chance = "p_value" in name and not value <= getattr(result, "alpha", 0.05)
@@ -174,7 +174,8 @@ class Findings:
             text = f"{'none' if np.isnan(value) else number} {unit}".rstrip()
             found[2][name] = text + " (not significant)" * is_chance
             if name.endswith("p_value"):
-                found[is_chance] |= found[2]
+                group = is_chance if len(found[2]) > 1 else group  # several p-values stay together
+                found[group] |= found[2]
                 found[2] = {}
         return found[0] | found[1] | found[2]
 

@@ -77,15 +77,13 @@ class SubspaceRemoval(Result):
         return {"subspaces": table}
 
     def headline(self, units: str, conditions: Sequence[str]) -> str:
-        """The largest effect with its p-values."""
+        """The largest effect, with its p-value against the first controls."""
         s, r = np.unravel_index(np.abs(self.effect).argmax(), self.effect.shape)
-        tests = [
-            f"{p_text(float(p))} against {control}"
-            for control, p in zip(self.controls, self.p[:, s, r], strict=True)
-        ]
         what = f"without rank {self.ranks[r]} at {self.sites[s]} ({self.variance_removed[s, r]:.0%}"
-        changed = f"the {self.outcome.replace('_', ' ')} changes by {self.effect[s, r]:.3g}"
-        return f"{what} of the variance), {changed}; {'; '.join(tests)}"
+        changed = f"the {self.outcome.replace('_', ' ')} changes by {self.effect[s, r]:+.3g}"
+        control = self.controls[0].replace("matched", "variance-matched")
+        against = f"{p_text(self.p[0, s, r])} against {self.control_effect.shape[-1]} {control}"
+        return f"{what} of the variance), {changed}, {against} controls"
 
 
 @takes("removals of subspaces")
@@ -135,27 +133,15 @@ def subspace_removal(
     low, high = np.quantile(null, [(1.0 - level) / 2.0, (1.0 + level) / 2.0], axis=-1)
     as_large = np.abs(null) >= np.abs(effect)[..., None] * (1.0 - 1e-10)
     share = np.asarray(variance_removed, float)
-    off = np.abs(
-        np.asarray(control_variance.get("matched", share[..., None])) / share[..., None] - 1
-    )
+    matched = np.asarray(control_variance.get("matched", share[..., None]))
+    off = np.abs(matched / share[..., None] - 1)
     note = f"{(off > 0.05).mean():.0%} of the matched controls are off by over 5 % of the variance"
     return SubspaceRemoval(
-        effect=effect,
-        effect_low=bounds[0].reshape(shape),
-        effect_high=bounds[1].reshape(shape),
-        kl=cluster_means(np.asarray(kl, float), cluster).mean(axis=-1),
-        variance_removed=share,
-        null_low=low,
-        null_high=high,
-        p=(1.0 + as_large.sum(axis=-1)) / (null.shape[-1] + 1.0),
-        control_effect=null,
-        control_variance=np.array([np.asarray(control_variance[name]) for name in controls]),
-        ranks=tuple(ranks),
-        sites=tuple(sites),
-        controls=tuple(controls),
-        level=level,
-        prompts=len(before),
-        clusters=count,
-        outcome=outcome,
+        effect=effect, effect_low=bounds[0].reshape(shape), effect_high=bounds[1].reshape(shape),
+        kl=cluster_means(np.asarray(kl, float), cluster).mean(axis=-1), variance_removed=share,
+        null_low=low, null_high=high, p=(1.0 + as_large.sum(axis=-1)) / (null.shape[-1] + 1.0),
+        control_effect=null, control_variance=np.array([control_variance[n] for n in controls]),
+        ranks=tuple(ranks), sites=tuple(sites), controls=tuple(controls), level=level,
+        prompts=len(before), clusters=count, outcome=outcome,
         notes=(note,) * bool((off > 0.05).any()),
-    )
+    )  # fmt: skip

@@ -11,8 +11,8 @@ from palinka.analyses.subspace_removal import SubspaceRemoval
 
 @style.captioned(
     variance="The mean effect of removing the first components at each site, against the share of "
-    "variance that goes with them, with bootstrap intervals over clusters. Gray points are "
-    "controls: random subspaces of the same variance, or rank.",
+    "variance that goes with them, with bootstrap intervals over templates. Gray points "
+    "are controls: random subspaces of the same variance, or rank.",
 )
 def subspace_removal(result: SubspaceRemoval, **_: Any) -> dict[str, Figure]:
     """Draw `variance`, effects against the variance removed, a panel for each site."""

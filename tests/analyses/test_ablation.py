@@ -104,3 +104,12 @@ def test_scalars_name_the_strongest_cell_of_each_value():
     ]
     assert found == [1, 2, 0, 1]
     assert scalars["heads/mean/strongest_effect"] > 0 > scalars["heads/zero/strongest_effect"]
+
+
+def test_the_headline_says_what_is_left_of_the_gap():
+    result = ablation(np.full((1, 2, N), 0.5), np.ones(N), -np.ones(N), TEMPLATES)
+    line = result.headline("", ())
+    assert "value 0 layer 0 -0.5, 75% of the gap left, p 0.0156" in line
+    assert "sign flips of 7 templates" in line
+    alone = ablation(np.full((1, 2, N), 0.5), np.ones(N), -np.ones(N))
+    assert f"sign flips of {N} prompts" in alone.headline("", ())

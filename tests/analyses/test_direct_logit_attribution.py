@@ -37,8 +37,26 @@ def test_means_shares_and_significance_of_contributions():
     assert result.prompts_solved == (total > 0).mean() == 1.0
     assert result.axes["heads"] == {"layer": range(2), "head": range(3)}
     assert result.arrays()["heads/effects"].shape == (2, 3, 24)
-    assert "cells contribute to the logit difference" in result.headline("units", ())
+    mlp, head = effect["mlp.out"][1], effect["heads"][0, 1]
+    attention = effect["attn.out"][0]
+    line = result.headline("units", ())
+    assert "cells contribute to the logit difference (sign flips of 8 clusters" in line
+    of = "of the logit difference"
+    assert line.split("strongest: ")[1].split("; ") == [
+        f"mlp.out layer 1 {mlp:+.3g}, {mlp / total.mean():.0%} {of}, p 0.00781",
+        f"heads layer 0 head 1 {head:+.3g}, {head / total.mean():.0%} {of}, p 0.00781",
+        f"attn.out layer 0 {attention:+.3g}, {attention / total.mean():.0%} {of}, p 0.00781",
+    ]
     assert result.notes == ("8 templates: percentile intervals of fewer than 10 are too narrow",)
+
+
+def test_the_headline_names_one_component_at_least_and_no_sum_of_others():
+    found, total = contributions()
+    sums = {"resid": np.stack([0.0 * total, total])}
+    for given, strongest in ((found | sums, "mlp.out layer 1"), (sums, "resid layer 1")):
+        line = direct_logit_attribution(given, total, CLUSTERS, permutations=0).headline("", ())
+        assert f"strongest: {strongest} +" in line
+        assert ";" not in line.split("strongest")[1]
 
 
 def test_a_logit_difference_that_may_be_zero_is_noted():

@@ -483,7 +483,7 @@ def test_interventions_are_run_on_pairs(mini: ActivationReader, stimuli: Write) 
     strongest = arrays["resid/effect"][:, 0]
     layer = int(np.abs(strongest).argmax())
     assert f"resid layer {layer} subject {strongest[layer]:+.3g}, recovery " in line
-    assert "of 30 cells change the logit difference (sign flips of 6 clusters" in line
+    assert "of 30 cells change the logit difference (sign flips of 6 templates" in line
 
 
 @pytest.mark.parametrize(

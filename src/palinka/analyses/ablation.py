@@ -34,6 +34,7 @@ class Ablation(Effects):
             up for an ablation where the two have opposite signs.
     """
 
+    share = "{:.0%} of the gap left"
     difference: Array | None = None
     difference_p: Array | None = None
     difference_p_corrected: Array | None = None

@@ -18,6 +18,13 @@ class DirectLogitAttribution(Effects):
     """
 
     verb = "contribute to"
+    share = "{:.0%} of the logit difference"
+
+    def named(self) -> list[int]:
+        """The three strongest components that are significant, or the strongest."""
+        cells, order = self.cells(), sorted(self.strongest(), key=lambda i: -abs(self.effect[i]))
+        parts = [i for i in order if cells[i]["component"] != "resid"]  # a sum of the others
+        return [i for i in parts if self.significant[i]][:3] or (parts or order)[:1]
 
 
 @takes("contributions to logits")

@@ -27,6 +27,12 @@ class PathPatching(Effects):
 
     direction: Direction
 
+    def label(self, cell: dict[str, object]) -> str:
+        """The sender, an arrow and the receiver."""
+        kind = {"component": ""} if "sender" in cell else {}
+        sender = {axis: x for axis, x in cell.items() if axis != "receiver"} | kind
+        return super().label(sender | {"": "→", "receiver": cell["receiver"]})
+
 
 @takes("effects of paths")
 def path_patching(

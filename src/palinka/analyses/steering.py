@@ -181,7 +181,7 @@ def steering(
         [_at_divergence(e[side], k[side], kl_at) for side in sides]
         for e, k in zip(effect, divergence, strict=True)
     ]
-    few = f"{count} clusters: percentile intervals of fewer than 10 are too narrow"
+    few = f"{count} templates: percentile intervals of fewer than 10 are too narrow"
     return Steering(
         effect=effect, effect_low=low, effect_high=high, kl=divergence,
         slope=slope, slope_low=slope_low, slope_high=slope_high, effect_at_kl=np.array(at_kl),

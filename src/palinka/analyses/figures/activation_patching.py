@@ -32,7 +32,7 @@ MAX_UNITS = 24
     "clean and corrupted prompts; effects of cells do not add up.",
     layers="The mean outcome with the patch, by layer, and that of the clean and the corrupted "
     "prompts (dashed), at the positions with the largest effects. Bands are bootstrap intervals "
-    "over clusters; points with a marker are significant.",
+    "over templates or prompts; points with a marker are significant.",
 )
 def activation_patching(result: ActivationPatching, **context: Any) -> dict[str, Figure]:
     """Draw `map`, all cells, and for layers by positions `layers`, the outcome as lines."""
@@ -108,7 +108,7 @@ def draw_maps(result: Effects, values: Array, label: str, what: str) -> Figure:
         style.outline(at, result.significant[panel.cells])
         at.set_title(panel.title)
     figure.colorbar(image, ax=axes, label=label, location="bottom", aspect=30, pad=0.02)
-    rule = f"p ≤ {1 - result.level:.3g} over {result.clusters} clusters, corrected for "
+    rule = f"p ≤ {1 - result.level:.3g} over {result.clusters} {result.unit()}, corrected for "
     style.headline(figure, f"{what} (outlined: {rule}{len(values):,} cells)")
     return figure
 

@@ -45,7 +45,7 @@ def _draw_maps(result: AttributionPatching) -> Figure:
     runs = ("Clean", "corrupted") if result.direction == "denoise" else ("Corrupted", "clean")
     blank = "" if np.isfinite(result.exact).all() else "; gray: not run"
     what = f"{runs[0]} activations patched into {runs[1]} prompts, estimated from gradients"
-    rule = f"p ≤ {1 - result.level:.3g} over {result.clusters} clusters"
+    rule = f"p ≤ {1 - result.level:.3g} over {result.clusters} {result.unit()}"
     style.headline(figure, f"{what} (outlined: {rule}{blank})")
     return figure
 

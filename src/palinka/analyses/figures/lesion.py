@@ -14,13 +14,13 @@ from palinka.analyses.result import Array
 
 @style.captioned(
     profile="The mean effect of ablating the selected units together, by site, with its bootstrap "
-    "interval over clusters, and the range of most matched control sets (gray). Points are "
+    "interval over templates, and the range of most matched control sets (gray). Points are "
     "significant. Below, if the units prefer an answer: the effect on prompts with that answer, "
     "and on the others.",
     null="The effects of the control sets at the site where the selected units differ most from "
     "them, and the effect of the selected units.",
     dose="The effect of the strongest units by their number, with its bootstrap interval over "
-    "clusters, and the range of the effects of most sets of as many matched units (gray).",
+    "templates, and the range of the effects of most sets of as many matched units (gray).",
 )
 def lesion(result: Lesion, units: str = "units", **context: Any) -> dict[str, Figure]:
     """Draw `profile` of several sites, `null`, and `dose` of several numbers of units."""

@@ -14,9 +14,9 @@ LINES, GRAY = (":", "--", "-"), "#6E6E6E"
 
 
 @style.captioned(
-    dose_response="The mean effect by strength, with bootstrap intervals over clusters. Gray bands "
-    "are the middle part of controls of equal norm: a direction that acts as any other would lies "
-    "within them.",
+    dose_response="The mean effect by strength, with bootstrap intervals over templates. Gray "
+    "bands are the middle part of controls of equal norm: a direction that acts as any other would "
+    "lies within them.",
     side_effect="The mean effect against the divergence of the predictions on neutral text, for "
     "strengths away from 0 on either side, and of some controls (gray).",
 )
@@ -40,7 +40,7 @@ def steering(result: Steering, at: str = "", **_: Any) -> dict[str, Figure]:
     axes.set(xlabel="strength (median norms of the activations)", ylabel=what)
     style.legend_above(axes, 2)
     where = f" at {at}" if at else ""
-    style.headline(dose, f"Steering{where}, {result.clusters} clusters")
+    style.headline(dose, f"Steering{where}, {result.clusters} templates")
     side, axes = style.new_figure(height=2.9)
     for effects, kls in zip(result.control_effect, result.control_kl, strict=True):
         for effect, kl in zip(effects, kls, strict=False):

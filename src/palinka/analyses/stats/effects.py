@@ -69,6 +69,7 @@ class Effects(Result):
     """
 
     verb: ClassVar[str] = "change"
+    share: ClassVar[str] = "recovery {:.2f}"
     effects: Array
     effect: Array
     effect_low: Array
@@ -115,6 +116,20 @@ class Effects(Result):
                 found.append(int(part.flat[np.abs(self.effect[part]).argmax()]))
         return found
 
+    def named(self) -> list[int]:
+        """The cells that the headline names."""
+        return self.strongest()
+
+    def label(self, cell: dict[str, object]) -> str:
+        """A cell of `cells` in words."""
+        words = (x if isinstance(x, str) else f"{axis} {x}" for axis, x in cell.items())
+        return " ".join(words).strip()
+
+    def unit(self) -> str:
+        """Plural of what the clusters are, if their labels tell it."""
+        others = "prompts" if self.clusters == self.prompts else "clusters"
+        return "templates" if isinstance(self.cluster[0], str) else others
+
     def scalars(self) -> dict[str, float]:
         """The strongest cell of each component, then numbers of the whole; none are NaN."""
         numbers: dict[str, Any] = {}
@@ -133,16 +148,14 @@ class Effects(Result):
         return {name: float(value) for name, value in numbers.items() if not np.isnan(value)}
 
     def headline(self, units: str, conditions: Sequence[str]) -> str:
-        """Number of cells with an effect, and the strongest cell of each component."""
+        """Number of cells with an effect, and the strongest cells."""
         cells, found = self.cells(), []
-        for cell in self.strongest():
-            labels = cells[cell].items()
-            name = " ".join(x if isinstance(x, str) else f"{axis} {x}" for axis, x in labels)
-            recovered = f", recovery {r:.2f}" if np.isfinite(r := self.recovery[cell]) else ""
+        for cell in self.named():
+            share = f", {self.share.format(r)}" if np.isfinite(r := self.recovery[cell]) else ""
             p = p_text(self.p_corrected[cell], alpha=round(1.0 - self.level, 12))
-            found.append(f"{name.strip()} {self.effect[cell]:+.3g}{recovered}, {p}")
+            found.append(f"{self.label(cells[cell])} {self.effect[cell]:+.3g}{share}, {p}")
         counted = f"{self.significant.sum()} of {len(cells)} cells {self.verb} the {self.outcome}"
-        rule = f"sign flips of {self.clusters} clusters, corrected for all cells"
+        rule = f"sign flips of {self.clusters} {self.unit()}, corrected for all cells"
         return f"{counted} ({rule}); strongest: {'; '.join(found)}".replace("_", " ")
 
     def arrays(self) -> dict[str, NDArray[Any]]:

@@ -76,6 +76,26 @@ def test_effects_and_p_are_those_of_the_definitions(side):
     assert result.significant.tolist() == [True, False, False]
 
 
+def test_the_strongest_site_is_on_the_tested_side():
+    lesioned, clean, corrupted = outcomes()
+    lesioned[1, 1, 0] += 20.0  # improves the outcome more than site 0 worsens it
+    found = {
+        side: lesion(lesioned, clean, corrupted, units=UNITS, side=side, **OPTIONS)
+        for side in ("two", "one")
+    }
+    assert abs(found["one"].z[1]) > abs(found["one"].z[0])
+    assert {side: each.strongest() for side, each in found.items()} == {"two": [1], "one": [0]}
+
+
+@pytest.mark.parametrize("outcome", ["rank", "kl"])
+def test_lower_is_no_worse_for_every_outcome(outcome):
+    lesioned, clean, corrupted = outcomes()
+    given = {"units": UNITS, "outcome": outcome, **OPTIONS}
+    with pytest.raises(InputError, match=f"^side one tests a lower {outcome}, .*; set side: two$"):
+        lesion(lesioned, clean, corrupted, side="one", **given)
+    assert np.isfinite(lesion(lesioned, clean, corrupted, **given).p[0])
+
+
 def test_doses_have_a_band_of_their_controls():
     lesioned, clean, corrupted = outcomes()
     result = lesion(lesioned, clean, corrupted, units=UNITS, **OPTIONS)

@@ -72,8 +72,8 @@ class Lesion(Effects):
     side: Side
 
     def strongest(self) -> list[int]:
-        """The site whose effect is furthest from those of its controls."""
-        return [int(np.nanargmax(np.abs(self.z)))]
+        """The site whose effect is furthest from those of its controls, on the tested side."""
+        return [int(np.nanargmax(-self.z if self.side == "one" else np.abs(self.z)))]
 
     def scalars(self) -> dict[str, float]:
         """Numbers of the strongest site, and of the whole; none are NaN."""
@@ -158,7 +158,7 @@ def lesion(
         axes: The labels of the sites, such as `{"": {"layer": range(12)}}`.
         outcome: Name of the outcome.
         side: `"one"` for the hypothesis that the selected units support the answer, so that their
-            lesion lowers the outcome more.
+            lesion lowers the outcome more; not for `rank` and `kl`, which are no worse if lower.
         level: Coverage of intervals and bands; significant is a corrected p up to `1 - level`.
         resamples: Number of resamples of the bootstrap.
         seed: Seed of the resamples.
@@ -168,14 +168,16 @@ def lesion(
         recovery: `"ratio_of_sums"`, or `"mean_of_ratios"` of single prompts.
 
     Raises:
-        InputError: If arrays do not fit, no site has enough units, or the model solves fewer than
-            half of the prompts.
+        InputError: If arrays or `side` do not fit, no site has enough units, or the model solves
+            fewer than half of the prompts.
 
     Source:
         Phipson & Smyth (2010) for the ones; Westfall & Young (1993) for the largest.
     """
     if expected := type_mismatch(side, Side):
         raise InputError(f"side is {side!r}; expected {expected}")
+    if side == "one" and outcome in ("rank", "kl"):
+        raise InputError(f"side one tests a lower {outcome}, which is no worse; set side: two")
     outcomes, chosen = np.asarray(lesioned, np.float64), np.asarray(units, np.int64)
     numbers = (chosen.shape[1],) if doses is None else tuple(int(k) for k in doses)
     if outcomes.shape[:2] != (len(chosen), len(numbers)) or chosen.shape[1] not in numbers:

@@ -88,9 +88,11 @@ def test_plain_text_has_no_gap():
     divergence = random.random((2, 3, 4, 12))
     result = ablation(divergence, np.zeros(12), outcome="kl")
     np.testing.assert_array_equal(result.arrays()["effects"], divergence)
+    assert np.isnan(result.p).all()
+    assert np.isfinite(result.difference_p).all()
     assert np.isnan(result.recovery).all()
     assert np.isnan(result.gap)
-    assert result.notes == ()
+    assert result.notes == ("a divergence from the clean run is never negative: no test of 0",)
     assert not {"gap", "prompts_solved", "0/strongest_recovery"} & set(result.scalars())
 
 

@@ -161,11 +161,25 @@ def test_few_clusters():
     result = activation_patching(patched, clean, corrupted, four, permutations=0)
     assert np.isnan(result.p).all()
     assert not result.significant.any()
+    line = result.headline("units", ())
+    assert line.startswith("logit difference: 10 cells, no test; strongest: resid layer")
     assert np.isfinite(result.effect_low).all()
     assert result.notes == ("4 templates: percentile intervals of fewer than 10 are too narrow",)
     prompts = activation_patching(patched, clean, corrupted, four, clusters_by="prompt")
     assert prompts.clusters == N
     assert prompts.notes == ()
+
+
+def test_a_divergence_from_the_clean_run_is_not_tested():
+    divergence, zeros = np.random.default_rng(0).random((2, 3, 12)), np.zeros(12)
+    given = {"outcome": "kl", "only": "all"}
+    noised = activation_patching(divergence, zeros, divergence[0, 0], direction="noise", **given)
+    assert np.isnan(noised.p).all()
+    assert not noised.significant.any()
+    assert "a divergence from the clean run is never negative: no test of 0" in noised.notes
+    assert np.isfinite(noised.effect_low).all()
+    denoised = activation_patching(divergence, zeros, divergence[0, 0], **given)
+    assert np.isfinite(denoised.p).all()
 
 
 def test_wrong_input_is_named():

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from palinka.analyses import direct_logit_attribution
+from palinka.errors import InputError
 
 CLUSTERS = np.repeat(np.arange(8), 3)
 
@@ -57,6 +58,19 @@ def test_the_headline_names_one_component_at_least_and_no_sum_of_others():
         line = direct_logit_attribution(given, total, CLUSTERS, permutations=0).headline("", ())
         assert f"strongest: {strongest} +" in line
         assert ";" not in line.split("strongest")[1]
+
+
+def test_tokens_of_texts_are_no_units_of_inference():
+    found, total = contributions()
+    five = np.arange(24) % 5
+    with pytest.raises(InputError, match=r"^5 templates; .*, or set clusters_by: prompt; or set"):
+        direct_logit_attribution(found, total, five)
+    with pytest.raises(InputError, match=r"^5 texts; .* needs at least 6: add texts; or set"):
+        direct_logit_attribution(found, total, five, unit="text")
+    with pytest.raises(InputError, match=r"^clusters_by: prompt takes tokens of one text as"):
+        direct_logit_attribution(found, total, CLUSTERS, unit="text", clusters_by="prompt")
+    result = direct_logit_attribution(found, total, CLUSTERS, unit="text")
+    assert result.notes == ("8 texts: percentile intervals of fewer than 10 are too narrow",)
 
 
 def test_a_logit_difference_that_may_be_zero_is_noted():

@@ -415,6 +415,10 @@ def test_what_is_found_at_one_of_several_sites_is_what_is_found_there_alone(
         ({"options": {"tets": "welch"}}, "did you mean 'test'"),
         ({"options": {"test": "welsh"}}, "option test is 'welsh'; expected 'paired' or 'welch'"),
         ({"options": {"a": 3}}, "has no option 'a'"),
+        *(
+            ({"analysis": name, "options": {"direction": "noise"}}, "has no option 'direction'")
+            for name in ("activation_patching", "attribution_patching", "path_patching")
+        ),
         ({"options": {"alpha": "half"}}, "option alpha is 'half'; expected a number"),
         ({"options": {"seed": -1}}, "the option seed is -1; expected at least 0"),
         ({**GED, "options": {"shrinkage": "some"}}, "expected a number or 'ledoit_wolf' or 'oas'"),

@@ -118,6 +118,7 @@ def test_next_tokens_are_compared_with_the_mean_of_the_vocabulary(gpt2: Language
     ]
     np.testing.assert_allclose(data["logit_difference"], expected, atol=1e-10)
     assert data["clusters"] == [0] * 6 + [1] * 3
+    assert data["unit"] == "text"
 
 
 def test_transformer_lens_has_the_same_contributions() -> None:

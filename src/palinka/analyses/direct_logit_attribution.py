@@ -1,12 +1,16 @@
 """Contributions of a model's components to a logit difference."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from palinka.analyses.result import takes
 from palinka.analyses.stats.effects import Axes, Cells, ClustersBy, Effects, measure_effects
+from palinka.errors import InputError
+
+Unit = Literal["template", "text"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ def direct_logit_attribution(
     logit_difference: ArrayLike,
     clusters: ArrayLike | None = None,
     axes: Axes | None = None,
+    unit: Unit = "template",
     *,
     level: float = 0.95,
     permutations: int = 1000,
@@ -59,25 +64,31 @@ def direct_logit_attribution(
             vocabulary, `(tokens,)`.
         clusters: Template or text of each token, `(tokens,)`; default one of its own.
         axes: By component the names of the axes of its cells and the labels of the entries.
+        unit: What clusters are: a `"template"` of prompts, or a `"text"` of several tokens.
         level: Coverage of the intervals; corrected p-values up to `1 - level` are significant.
         permutations: Number of sign flips; 0 for no p-values.
         resamples: Number of resamples of the bootstrap.
         seed: Seed of the flips and the resamples.
-        clusters_by: `"template"`, or `"prompt"` to take tokens as independent.
+        clusters_by: `"template"`, or `"prompt"` to take prompts as independent; not for tokens of
+            texts, which are alike.
 
     Raises:
-        InputError: If arrays do not fit, or there are fewer than 6 clusters.
+        InputError: If arrays do not fit, there are fewer than 6 clusters, or tokens of texts are
+            to be independent.
 
     Source:
         Elhage et al. (2021), A mathematical framework for transformer circuits; Wang et al. (2022),
         Interpretability in the wild.
     """
+    if unit == "text" and clusters_by == "prompt":
+        given = "clusters_by: prompt takes tokens of one text as independent, which they are not"
+        raise InputError(f"{given}; leave it out")
     total = np.asarray(logit_difference, dtype=np.float64)
     measured = measure_effects(
         contributions, total, np.zeros(total.shape), clusters, None, axes, direction="denoise",
         outcome="logit_difference", level=level, permutations=permutations, resamples=resamples,
         seed=seed, clusters_by=clusters_by, only="all", recovery="ratio_of_sums",
-        names=("layer", "head"),
+        names=("layer", "head"), units=f"{unit}s",
     )  # fmt: skip
     measured["prompts_solved"] = float((total > 0).mean())
     if measured["gap_low"] <= 0.0 <= measured["gap_high"]:

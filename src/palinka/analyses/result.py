@@ -25,8 +25,8 @@ DATA_PARAMETERS: Mapping[str, tuple[str, ...]] = {
     "categories of a passage": ("latents", "targets", "words", "documents"),
     "effects of patching": (*EFFECTS, "direction"),
     "effects of ablation": (*EFFECTS, "direct"),
-    "estimated effects of patches": ("estimated", *EFFECTS),
-    "effects of paths": EFFECTS,
+    "estimated effects of patches": ("estimated", *EFFECTS, "direction"),
+    "effects of paths": (*EFFECTS, "direction"),
     "predictions of layers": (
         "target_log_probability",
         "target_rank",
@@ -36,7 +36,13 @@ DATA_PARAMETERS: Mapping[str, tuple[str, ...]] = {
         "top_probability",
         "clusters",
     ),
-    "contributions to logits": ("contributions", "logit_difference", "clusters", "axes"),
+    "contributions to logits": (
+        "contributions",
+        "logit_difference",
+        "clusters",
+        "axes",
+        "unit",
+    ),
     "lesions": ("lesioned", "units", "doses", "balance", "preferred", *EFFECTS[1:]),
     "removals of subspaces": (
         "removed",

@@ -50,6 +50,14 @@ def test_significant_cells_are_outlined_as_regions():
     assert len(lines[1][-1].get_segments()) == 4
 
 
+def test_without_a_test_nothing_is_said_of_outlines():
+    tested = figures.activation_patching(patched()[0])["map"].get_suptitle()
+    assert "(outlined: p ≤ 0.05" in tested.replace("\n", " ")
+    cells = np.random.default_rng(0).normal(size=(4, 3, 8))
+    result = activation_patching(cells, np.ones(8), -np.ones(8), permutations=0)
+    assert "outlined" not in figures.activation_patching(result)["map"].get_suptitle()
+
+
 def test_lines_lie_between_the_baselines():
     result, _ = patched("noise")
     (axes,) = figures.activation_patching(result)["layers"].axes

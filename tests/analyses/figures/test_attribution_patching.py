@@ -32,7 +32,8 @@ def test_estimates_are_beside_the_exact_effects_at_one_scale(result, save):
     titles = [axes.get_title("left") for axes in figure.axes[:4]]
     parts = ("residual stream", "heads")
     assert titles == [f"{part}: {what}" for part in parts for what in ("estimate", "exact")]
-    assert "gray: not run" in figure.get_suptitle().replace("\n", " ")
+    title = figure.get_suptitle().replace("\n", " ")
+    assert title.endswith("(outlined: p ≤ 0.05 over 10 prompts; gray: not run)")
 
 
 def test_estimates_are_drawn_against_exact_effects(result, save):
@@ -48,4 +49,6 @@ def test_estimates_are_drawn_against_exact_effects(result, save):
 def test_without_patches_there_are_maps_alone(result):
     random = np.random.default_rng(0)
     given = random.normal(size=(3, 2, 8)), 2.0 + random.random(8), -1.0 - random.random(8)
-    assert set(figures.attribution_patching(attribution_patching(*given))) == {"map"}
+    drawn = figures.attribution_patching(attribution_patching(*given, permutations=0))
+    assert set(drawn) == {"map"}
+    assert drawn["map"].get_suptitle().replace("\n", " ").endswith("gradients (gray: not run)")

@@ -109,7 +109,8 @@ def draw_maps(result: Effects, values: Array, label: str, what: str) -> Figure:
         at.set_title(panel.title)
     figure.colorbar(image, ax=axes, label=label, location="bottom", aspect=30, pad=0.02)
     rule = f"p ≤ {1 - result.level:.3g} over {result.clusters} {result.unit()}, corrected for "
-    style.headline(figure, f"{what} (outlined: {rule}{len(values):,} cells)")
+    outlined = f" (outlined: {rule}{len(values):,} cells)" * result.tested
+    style.headline(figure, f"{what}{outlined}")
     return figure
 
 

@@ -43,10 +43,11 @@ def _draw_maps(result: AttributionPatching) -> Figure:
     label = f"effect on the {outcome_label(result)}"
     figure.colorbar(image, ax=axes, label=label, location="bottom", aspect=30, pad=0.02)
     runs = ("Clean", "corrupted") if result.direction == "denoise" else ("Corrupted", "clean")
-    blank = "" if np.isfinite(result.exact).all() else "; gray: not run"
+    blank = [] if np.isfinite(result.exact).all() else ["gray: not run"]
     what = f"{runs[0]} activations patched into {runs[1]} prompts, estimated from gradients"
-    rule = f"p ≤ {1 - result.level:.3g} over {result.clusters} {result.unit()}"
-    style.headline(figure, f"{what} (outlined: {rule}{blank})")
+    rule = f"outlined: p ≤ {1 - result.level:.3g} over {result.clusters} {result.unit()}"
+    marks = "; ".join([rule] * result.tested + blank)
+    style.headline(figure, f"{what} ({marks})" if marks else what)
     return figure
 
 

@@ -93,6 +93,11 @@ class Effects(Result):
     axes: Axes
     cluster: tuple[Any, ...]
 
+    @property
+    def tested(self) -> bool:
+        """Whether any cell has a p-value."""
+        return not np.isnan(self.p_corrected).all()
+
     def maps(self, values: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Values of the cells, `(cells, …)`, as an array for each component, in its own shape."""
         shapes = [tuple(map(len, axes.values())) for axes in self.axes.values()]
@@ -155,8 +160,10 @@ class Effects(Result):
             p = p_text(self.p_corrected[cell], alpha=round(1.0 - self.level, 12))
             found.append(f"{self.label(cells[cell])} {self.effect[cell]:+.3g}{share}, {p}")
         counted = f"{self.significant.sum()} of {len(cells)} cells {self.verb} the {self.outcome}"
-        rule = f"sign flips of {self.clusters} {self.unit()}, corrected for all cells"
-        return f"{counted} ({rule}); strongest: {'; '.join(found)}".replace("_", " ")
+        counted += f" (sign flips of {self.clusters} {self.unit()}, corrected for all cells)"
+        if not self.tested:
+            counted = f"{self.outcome}: {len(cells)} cells, no test"
+        return f"{counted}; strongest: {'; '.join(found)}".replace("_", " ")
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Every array in the shape of its component's cells, by `component/name` or `name`."""
@@ -255,10 +262,11 @@ def measure_effects(
     possible: Cells | None, axes: Axes | None, *, direction: Direction, outcome: str,
     level: float, permutations: int, resamples: int, seed: int, clusters_by: ClustersBy,
     only: Only, recovery: Recovery, names: Sequence[str] = ("layer", "position", "head"),
+    units: str = "templates",
 ) -> dict[str, Any]:  # fmt: skip
     """Compute the fields of `Effects`; arguments are those of `activation_patching`.
 
-    `names` are those of the axes of an array without `axes`.
+    `names` are those of the axes of an array without `axes`, and `units` are what clusters are.
     """
     hints = {"direction": Direction, "clusters_by": ClustersBy, "only": Only, "recovery": Recovery}
     for name, value in zip(hints, (direction, clusters_by, only, recovery), strict=True):
@@ -279,7 +287,7 @@ def measure_effects(
     tested = (np.ravel(flags.get(name, np.ones(shape[:-1]))) for name, shape in shapes.items())
     effects[~np.concatenate(list(tested)).astype(bool)] = 0.0
     by_template = clusters is not None and clusters_by == "template"
-    cluster, unit = (clusters, "templates") if by_template else (np.arange(n), "prompts")
+    cluster, unit = (clusters, units) if by_template else (np.arange(n), "prompts")
     cluster, notes = np.asarray(cluster), []
     solved, share = (before > 0) & (after < 0), np.nan
     if corrupted is not None and outcome == "logit_difference":
@@ -299,7 +307,8 @@ def measure_effects(
         )
     count = len(np.unique(cluster))
     if count < (MIN_CLUSTERS if permutations else 1):
-        advice = ", or set clusters_by: prompt" * (by_template and len(cluster) >= MIN_CLUSTERS)
+        prompts = len(cluster) if unit == "templates" else 0
+        advice = ", or set clusters_by: prompt" * (prompts >= MIN_CLUSTERS)
         needed = f"a test over {unit} needs at least {MIN_CLUSTERS}: add {unit}{advice}"
         raise InputError(f"{count} {unit}; {needed}; or set permutations: 0 for no test")
     if count < FEW_CLUSTERS:
@@ -309,7 +318,9 @@ def measure_effects(
     low, high = interval(means, np.ones(count))
     gap_low, gap_high = (float(end[0]) for end in interval(gaps, np.ones(count)))
     p = p_corrected = np.full(len(effects), np.nan)
-    if permutations:
+    if permutations and outcome == "kl" and direction == "noise":
+        notes.append("a divergence from the clean run is never negative: no test of 0")
+    elif permutations:
         p, p_corrected = sign_flip_test(means, permutations, seed)
     recovered = np.full((3, len(effects)), np.nan)
     if corrupted is not None and outcome not in NO_RECOVERY:

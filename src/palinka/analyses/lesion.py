@@ -177,7 +177,9 @@ def lesion(
     if expected := type_mismatch(side, Side):
         raise InputError(f"side is {side!r}; expected {expected}")
     if side == "one" and outcome in ("rank", "kl"):
-        raise InputError(f"side one tests a lower {outcome}, which is no worse; set side: two")
+        raise InputError(
+            f"side one tests a lower {outcome}, which is not a worse one; set side: two"
+        )
     outcomes, chosen = np.asarray(lesioned, np.float64), np.asarray(units, np.int64)
     numbers = (chosen.shape[1],) if doses is None else tuple(int(k) for k in doses)
     if outcomes.shape[:2] != (len(chosen), len(numbers)) or chosen.shape[1] not in numbers:

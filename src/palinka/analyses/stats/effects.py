@@ -95,7 +95,7 @@ class Effects(Result):
 
     @property
     def tested(self) -> bool:
-        """Whether any cell has a p-value."""
+        """True if any cell has a p-value."""
         return not np.isnan(self.p_corrected).all()
 
     def maps(self, values: NDArray[Any]) -> dict[str, NDArray[Any]]:

@@ -3,14 +3,19 @@
 A configuration names classes, and can make nothing else than its places expect.
 """
 
+import inspect
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
 
+import palinka
+from palinka.__main__ import main
 from palinka.cli.fit import PalinkaCLI
 from palinka.cli.parser import ArgumentParser
 from palinka.errors import InputError
@@ -173,7 +178,7 @@ def test_null_stands_only_where_it_is_expected(folder: Path, parser: Any) -> Non
     mine = {"class_path": "KSparseAutoencoder", "init_args": {"tied": None}}
     for place, value in (
         ("data.site", None), ("data.language_model", None), ("data.language_model.dtype", None),
-        ("model.sparsity_weight", None), ("model.optimizer", None), ("model.optimizer", adam),
+        ("model.sparsity_warmup_steps", None), ("model.optimizer", None), ("model.optimizer", adam),
         ("model.autoencoder", mine),
     ):  # fmt: skip
         rejected(parser, nested(place, value), "null|None")
@@ -203,3 +208,33 @@ def test_a_class_of_the_users_own_is_taken(folder: Path) -> None:
     made = Stopped(["fit", "--config", "config.yaml"]).model.autoencoder
     assert type(made).__module__ == "canary"
     assert made.k == 3
+
+
+@pytest.mark.parametrize("name", ["TopK", "BatchTopK", "Matryoshka", "JumpReLU", "Gated", "ReLU"])
+def test_another_class_has_its_own_defaults(
+    name: str, workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cls = getattr(palinka, f"{name}Autoencoder")
+    with suppress(SystemExit):
+        main(["fit", f"--model.autoencoder={name}Autoencoder", "--print_config"])
+    config = yaml.safe_load(capsys.readouterr().out)["model"]["autoencoder"]
+    assert config["class_path"].endswith(f"{name}Autoencoder")
+    for parameter in inspect.signature(cls).parameters.values():
+        if parameter.name in config["init_args"] and parameter.default is not parameter.empty:
+            default = parameter.default
+            expected = list(default) if isinstance(default, tuple) else default
+            assert config["init_args"][parameter.name] == expected, parameter.name
+
+
+def test_what_was_given_for_the_former_class_stays(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {"class_path": "TopKAutoencoder", "init_args": {"latent_dim": 777, "k": 9}}
+    Path("run.yaml").write_text(yaml.safe_dump({"model": {"autoencoder": given}}))
+    another = ["--model.autoencoder=BatchTopKAutoencoder", "--model.optimizer=AdamW"]
+    with suppress(SystemExit):
+        main(["fit", "--config=run.yaml", *another, "--print_config"])
+    model = yaml.safe_load(capsys.readouterr().out)["model"]
+    assert model["autoencoder"]["init_args"].items() >= {"latent_dim": 777, "k": 9}.items()
+    decay = inspect.signature(torch.optim.AdamW).parameters["weight_decay"].default
+    assert model["optimizer"]["init_args"]["weight_decay"] == decay != 0

@@ -9,7 +9,7 @@ from typing import Any, NoReturn, get_args
 
 import jsonargparse
 import yaml
-from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
+from jsonargparse import ActionConfigFile, _typehints  # type: ignore[attr-defined]
 
 from palinka.errors import InputError, one_line
 
@@ -21,6 +21,26 @@ jsonargparse.set_parsing_settings(
 )
 # A default may be a member of an enumeration although its type is `str`: Timer's `interval`.
 yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, one: dumper.represent_data(one.value))
+_parsing: Any = _typehints
+_keep_valid_arguments = _parsing.discard_init_args_on_class_path_change
+
+
+def _keep_given_arguments(action: Any, before: Any, value: Any) -> None:
+    """Let another class begin with defaults of its own, and with what was given for the former.
+
+    jsonargparse keeps every argument that both classes have, the former one's defaults, too: a
+    top-k autoencoder would not have unit norm, since the default autoencoder has not.
+    """
+    if before and "init_args" in before and before["class_path"] != value["class_path"]:
+        kwargs = getattr(action, "sub_add_kwargs", {})
+        former = _parsing.ActionTypeHint.get_class_parser(before["class_path"], kwargs)
+        for name, default in former.get_defaults().items():
+            if name in before["init_args"] and before["init_args"][name] == default:
+                del before["init_args"][name]
+    _keep_valid_arguments(action, before, value)
+
+
+_parsing.discard_init_args_on_class_path_change = _keep_given_arguments
 
 
 class ArgumentParser(jsonargparse.ArgumentParser):

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from palinka.__main__ import main
-from palinka.cli.configs import config_names
+from palinka.cli.configs import config_folder, config_names
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "configs"
@@ -105,3 +105,11 @@ def test_the_wheel_runs_the_quickstart_outside_the_clone(tmp_path: Path) -> None
     steps = ["--trainer.max_steps=2", "--data.train_tokens=4096", "--data.validation_tokens=1024"]
     assert "version_0" in run(palinka, "fit", "--config", "quickstart", *steps)
     assert (tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_the_clones_own_file_is_not_to_be_removed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(config_folder().parent)
+    assert main(["configs", "copy", "quickstart"]) == 2
+    assert "quickstart.yaml is the configuration itself: edit it" in capsys.readouterr().err

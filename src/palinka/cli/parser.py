@@ -26,7 +26,7 @@ _keep_valid_arguments = _parsing.discard_init_args_on_class_path_change
 
 
 def _keep_given_arguments(action: Any, before: Any, value: Any) -> None:
-    """Let another class begin with defaults of its own, and with what was given for the former.
+    """Let another class begin with its own defaults, and with what was given for the former.
 
     jsonargparse keeps every argument that both classes have, the former one's defaults, too: a
     top-k autoencoder would not have unit norm, since the default autoencoder has not.

@@ -38,7 +38,7 @@ def test_measured_rows_come_in_order_with_their_intervals_and_others_are_left_ou
         "  active per token (L0)        32 latents",
         "  never active                 25 % of latents on this text",
         "  KL(clean ‖ spliced)        0.02 nats per token [0.01, 0.03]",
-        "  training speed           12,346 tokens per second",
+        "  training speed           12,346 tokens per second when last logged",
         "  in brackets: 95 % intervals over 32 documents",
         "",
         "  one: p 0.5",

@@ -47,7 +47,7 @@ ROWS = {
     "val/site_mse": ("MSE at the error_site", "per number"),
     "val/site_recovered": ("recovered there, from the mean", "%"),
     "reconstruction/fvu": ("FVU of the last training batch logged", "%"),
-    "throughput/tokens_per_second": ("training speed when last logged", "tokens per second"),
+    "throughput/tokens_per_second": ("training speed", "tokens per second when last logged"),
 }
 # Columns of a sweep's table in the terminal; the file has all metrics.
 SHOWN = {

@@ -112,6 +112,42 @@ def test_no_head_is_found_where_there_is_nothing_to_find() -> None:
     assert 2 <= found <= 19  # 10 expected; outside once in 400
 
 
+def test_texts_of_a_cluster_are_averaged_first() -> None:
+    given, names = data(), np.array(["b", "a", "a", "c", "d", "e", "f", "c"])
+    found = head_scores(**given, clusters=names).scores["sink"]
+    members = [np.flatnonzero(names == name) for name in "abcdef"]
+    means = np.stack([found.values[..., each].mean(axis=-1) for each in members], axis=-1)
+    np.testing.assert_allclose(found.score, means.mean(axis=-1))
+    own, corrected = p_values(means - 0.3)
+    np.testing.assert_allclose(found.p, own)
+    np.testing.assert_allclose(found.p_corrected, corrected)
+    with pytest.raises(InputError, match=r"^4 templates or frames; .* needs at least 6"):
+        head_scores(**given, clusters=np.arange(TEXTS) // 2)
+
+
+def test_two_versions_of_a_frame_are_no_two_texts() -> None:
+    random = np.random.default_rng(3)
+    found = {"frames": 0, "texts": 0}
+    frames = np.tile(np.arange(TEXTS), 2)
+    for _ in range(200):
+        values = np.tile(random.standard_normal((*SHAPE, TEXTS)), 2)
+        given: Any = {"sums": {"sink": values}, "counts": {"sink": np.ones(2 * TEXTS)}}
+        given |= {"reference": {"sink": np.zeros(2 * TEXTS)}, "resamples": 0}
+        for unit, clusters in (("frames", frames), ("texts", None)):
+            p = head_scores(**given, clusters=clusters, permutations=200).scores["sink"].p_corrected
+            found[unit] += bool((p <= 0.05).any())
+    assert 2 <= found["frames"] <= 19  # 10 expected
+    assert found["texts"] > 40
+
+
+def test_random_tokens_are_independent_of_the_clusters_of_texts() -> None:
+    given = data(induction=data()["sums"]["sink"])
+    found = head_scores(**given, clusters=np.array([0, 0, 0, 1, 2, 3, 4, 5]))
+    alone = head_scores(**given)
+    np.testing.assert_array_equal(found.scores["induction"].p, alone.scores["induction"].p)
+    assert (found.scores["sink"].p != alone.scores["sink"].p).any()
+
+
 def test_texts_without_such_queries_are_left_out() -> None:
     given = data()
     few = COUNTS.copy()

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from palinka import analyses
 from palinka.analyses import figures
 from palinka.analyses.findings import Findings
+from palinka.analyses.logit_lens import LogitLens
 from palinka.analyses.reader import ActivationReader, Encoder
 from palinka.analyses.result import takes
 from palinka.analyses.run import (
@@ -464,6 +465,22 @@ HE_SHE: dict[str, Any] = {
         for end in ENDS
     },
 }  # fmt: skip
+
+
+def test_texts_of_a_frame_or_template_are_one_cluster(
+    mini: ActivationReader, stimuli: Write, repository: Path
+) -> None:
+    frames = str(repository / "configs" / "stimuli" / "him_her.yaml")
+    quick = {"permutations": 32, "resamples": 0}
+    lens = run_analysis(entry("logit_lens", frames, options=quick), mini).results[""]
+    assert isinstance(lens, LogitLens)
+    assert lens.clusters == len(load_stimuli(frames).prepare(mini.model.tokenizer).tokens) // 2
+    short = {"length": 4, "sequences": 6}
+    given = entry("head_scores", stimuli(**HE_SHE), options=quick, intervention=short)
+    found = run_analysis(given, mini).results[""].arrays()["sink/p"]
+    # The signs of six templates have 32 patterns.
+    np.testing.assert_array_equal(found * 32, np.round(found * 32))
+    assert found.min() == 1 / 32
 
 
 def test_interventions_are_run_on_pairs(mini: ActivationReader, stimuli: Write) -> None:

@@ -100,7 +100,7 @@ def test_every_layer_is_the_transcription(
                 for name, value in by_loops(logits, final, [target]).items():
                     np.testing.assert_allclose(found.data[name][layer, at], value, atol=1e-9)
             at += 1
-    assert found.data["clusters"] == [0] * 6 + [1] * 3
+    assert found.data["clusters"] == [0] * 6 + [2] * 3  # the numbers of the texts
     assert found.context["shown"] == list(range(6))
     words = [gpt2.tokenizer.decode([i]) for i in texts[0]]
     assert found.context["tokens"] == words[:-1]

@@ -8,7 +8,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from palinka.analyses.result import Array, Mask, Result, Table, p_text, takes
-from palinka.analyses.stats.effects import MIN_CLUSTERS, bootstrap_ratios, sign_flip_test
+from palinka.analyses.stats.effects import (
+    MIN_CLUSTERS,
+    bootstrap_ratios,
+    cluster_means,
+    sign_flip_test,
+)
 from palinka.errors import InputError
 
 # Not shares of attention, of which a head has much or little.
@@ -16,6 +21,7 @@ MEASURES = ("entropy", "entropy_normalized", "distance", "distance_variance")
 STRONGEST = 10
 # Scores that kinds of heads are named after.
 NAMED = ("previous_token", "duplicate_token", "induction")
+OF_RANDOM_TOKENS = NAMED[1:]
 
 
 @dataclass(frozen=True)
@@ -23,12 +29,12 @@ class HeadScore:
     """One score of every head; arrays are `(layers, heads)`.
 
     Attributes:
-        score: Mean over texts.
-        low: Lower bound of its bootstrap interval over texts.
+        score: Mean over clusters of texts.
+        low: Lower bound of its bootstrap interval over clusters.
         high: The upper bound.
         pooled: Sum over all texts by the number of queries, so that long texts count more.
-        reference: Mean over texts of the same where attention is not about the score.
-        p: Two-sided p-values of the difference from the reference, by sign flips of texts.
+        reference: Mean over clusters of the same where attention is not about the score.
+        p: Two-sided p-values of the difference from the reference, by sign flips of clusters.
         p_corrected: The same, corrected for all heads by the maximum.
         significant: True where the corrected p is at most `1 - level` and the score is higher.
         values: Score in each text, `(layers, heads, texts)`.
@@ -115,6 +121,7 @@ def head_scores(
     sums: Mapping[str, ArrayLike],
     counts: Mapping[str, ArrayLike],
     reference: Mapping[str, ArrayLike],
+    clusters: ArrayLike | None = None,
     *,
     level: float = 0.95,
     permutations: int = 1000,
@@ -139,21 +146,22 @@ def head_scores(
 
     A score is compared with that of a head that attends to all tokens up to the query alike;
     `induction` and `duplicate_token` with the same head's in random tokens without repetition.
-    Texts, and sequences of random tokens, are taken to be independent. A score describes a head:
-    an effect on the model's predictions is for `ablation` to show.
+    Clusters of texts, and sequences of random tokens, are taken to be independent. A score
+    describes a head: an effect on the model's predictions is for `ablation` to show.
 
     Args:
         sums: By name of a score, sums over the queries of each text, `(layers, heads, texts)`.
             `interventions.heads` has all; `distance_squared` is for the variance.
         counts: Number of queries in each text, `(texts,)`; 0 leaves the text out of that score.
         reference: Sums to compare with, `(texts,)` or as `sums`.
+        clusters: Template or frame of each text, `(texts,)`; default one of its own.
         level: Coverage of the intervals, and 1 less the error rate of `significant`.
         permutations: Number of sign flips; 0 for no test.
         resamples: Number of bootstrap resamples; 0 for no intervals.
         seed: Seed of both.
 
     Raises:
-        InputError: If a test has fewer than six texts.
+        InputError: If a test has fewer than six clusters.
 
     Source:
         Elhage et al. (2021) and Olsson et al. (2022) for previous-token and induction heads; the
@@ -162,10 +170,13 @@ def head_scores(
     notes, scores = [], dict[str, HeadScore]()
     for name, given in sums.items():
         count = np.asarray(counts[name], np.float64)
-        if permutations and len(count) < MIN_CLUSTERS:
-            needed = f"a test over texts needs at least {MIN_CLUSTERS}"
-            advice = "add texts, or set permutations: 0 for no test"
-            raise InputError(f"{len(count)} texts; {needed}: {advice}")
+        own = clusters is None or name in OF_RANDOM_TOKENS
+        cluster = np.arange(len(count)) if own else np.asarray(clusters)
+        if permutations and (there := len(np.unique(cluster))) < MIN_CLUSTERS:
+            unit = "texts" if there == len(count) else "templates or frames"
+            needed = f"a test over {unit} needs at least {MIN_CLUSTERS}"
+            advice = f"add {unit}, or set permutations: 0 for no test"
+            raise InputError(f"{there} {unit}; {needed}: {advice}")
         (values, pooled), (other, _) = (_means(x, count) for x in (given, reference[name]))
         if name == "distance_squared":
             name, mean = "distance_variance", scores["distance"]
@@ -177,10 +188,13 @@ def head_scores(
         if not usable.any():
             continue
         shape, other = values.shape[:2], np.broadcast_to(other, values.shape)
-        cells, baseline = (x[..., usable].reshape(-1, usable.sum()) for x in (values, other))
+        cells, baseline = (
+            cluster_means(x[..., usable].reshape(-1, usable.sum()), cluster[usable])
+            for x in (values, other)
+        )
         low, high = bootstrap_ratios(cells, np.ones(cells.shape[1]), level, resamples, seed)
         p = p_corrected = np.full(len(cells), np.nan)
-        if permutations and usable.sum() >= MIN_CLUSTERS:
+        if permutations and cells.shape[1] >= MIN_CLUSTERS:
             p, p_corrected = sign_flip_test(cells - baseline, permutations, seed)
         score, alike = cells.mean(axis=1), baseline.mean(axis=1)
         significant = (score > alike) & (p_corrected <= round(1.0 - level, 12))

@@ -53,7 +53,7 @@ DATA_PARAMETERS: Mapping[str, tuple[str, ...]] = {
         "sites",
     ),
     "doses of directions": ("steered", *CONTROLLED, "alphas", "control_kl", "directions"),
-    "attention patterns": ("sums", "counts", "reference"),
+    "attention patterns": ("sums", "counts", "reference", "clusters"),
 }
 
 Analysis = TypeVar("Analysis", bound=Callable[..., "Result"])

@@ -237,17 +237,21 @@ def _study(
         folder = Path(getattr(entry.stimuli, "cwd", None) or "")
         return load_stimuli(folder / path).prepare(tokenizer).by_condition
 
+    pairs, count = None, len(prepared.tokens)
+    if isinstance(stimuli, Paired):
+        pairs = replace(stimuli, bos=stimuli.bos or reader.bos).prepare_pairs(tokenizer)
+    frames = range(count // len(set(prepared.conditions)) if prepared.pairs else count)
+    units: Sequence[Any] = frames if pairs is None else pairs.templates
     return Study(
         reader.model,
-        replace(stimuli, bos=stimuli.bos or reader.bos).prepare_pairs(tokenizer)
-        if isinstance(stimuli, Paired)
-        else None,
+        pairs,
         prepared.tokens,
         sites,
         entry.outcomes,
         {s: e.dictionary for s, e in views if e is not None and e.dictionary is not None},
         selected,
         texts,
+        [units[i % len(units)] for i in range(count)],  # the same in every condition
     )
 
 

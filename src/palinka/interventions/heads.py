@@ -61,7 +61,8 @@ def heads(
         for head, pattern in enumerate(of_text[0])
     }
     shown = token_texts(study.model.tokenizer, study.tokens[0])
-    yield Measured("", vars(found), {"patterns": every, "tokens": shown})
+    data = {**vars(found), "clusters": study.clusters or None}
+    yield Measured("", data, {"patterns": every, "tokens": shown})
 
 
 def head_sums(

@@ -46,12 +46,14 @@ class TargetTokens(NamedTuple):
             last = [[len(ids) - 1] for ids in pairs.clean]
             shown = [pairs.templates.index(name) for name in dict.fromkeys(pairs.templates)]
             return cls(pairs.clean, last, pairs.answers, pairs.wrong, pairs.templates, shown)
+        every = study.clusters or range(len(study.tokens))
+        labels = [label for label, ids in zip(every, study.tokens, strict=True) if len(ids) > 1]
         texts = [ids for ids in study.tokens if len(ids) > 1]
         if not texts:
             raise InputError("no text has a next token; give texts of two tokens or more")
         positions = [range(len(ids) - 1) for ids in texts]
         following = [[after] for ids in texts for after in ids[1:]]
-        clusters = [number for number, each in enumerate(positions) for _ in each]
+        clusters = [label for label, at in zip(labels, positions, strict=True) for _ in at]
         return cls(texts, positions, following, None, clusters, positions[0])
 
     def read(

@@ -43,6 +43,7 @@ class Study:
         units: Units of a site that an earlier analysis found, the strongest first; called with
             the site and a selection, such as `analysis="him_her", by="t", k=20`.
         texts: Token ids of the texts of a stimuli file, by condition, from its path.
+        clusters: Template of each of the `tokens`, or number of its frame; default one of its own.
     """
 
     model: LanguageModel
@@ -53,6 +54,7 @@ class Study:
     dictionaries: Mapping[str, EncodesAndDecodes] = field(default_factory=dict)
     units: Callable[..., NDArray[np.int64]] | None = None
     texts: Callable[[str], Mapping[str, Sequence[Sequence[int]]]] | None = None
+    clusters: Sequence[Any] = ()
 
     @property
     def prompts(self) -> Pairs:

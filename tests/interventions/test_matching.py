@@ -10,7 +10,7 @@ def possible_controls(scores, selected, taken, unit):
     """The 20 nearest units that are neither selected nor taken, as the definition has it."""
     left = [j for j in range(scores.shape[1]) if j not in selected and j not in taken]
     distances = {j: sum((scores[c, j] - scores[c, unit]) ** 2 for c in range(2)) for j in left}
-    return sorted(left, key=lambda j: distances[j])[:20]
+    return sorted(left, key=lambda j: round(distances[j], 9))[:20]
 
 
 def drawn_by_steps(covariates, selected, draws, seed):

@@ -61,6 +61,7 @@ def match_units(
     k = len(chosen)
     others = np.setdiff1d(np.arange(units), chosen)
     distance = np.square(scores[:, chosen, None] - scores[:, None, others]).sum(0)
+    distance = distance.round(9)  # quantiles lie on a grid: ties are many, but for their rounding
     # No more can be taken before the last of the k is visited.
     nearest = np.argsort(distance, axis=1, kind="stable")[:, : NEAREST + k - 1]
     random = np.random.default_rng(seed)

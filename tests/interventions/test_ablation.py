@@ -78,3 +78,21 @@ def test_what_the_last_block_writes_has_a_direct_effect_only(study: Study) -> No
 def test_an_unknown_value_is_rejected(study: Study) -> None:
     with pytest.raises(InputError, match="value: 'zeros' is not one of zero, mean"):
         next(ablation(study, value="zeros"))
+
+
+def test_without_a_linear_path_only_those_direct_effects_are_unknown(
+    doubles: dict[str, LanguageModel], pairs: Pairs
+) -> None:
+    study = Study(doubles["gemma2"], pairs)  # norms the sum of what heads write
+    (both,) = ablation(study, components=["attn.out", "heads"], value="zero")
+    (alone,) = ablation(study, components=["attn.out"], value="zero")
+    (neither,) = ablation(study, components=["heads"], value="zero")
+    assert np.isnan(both.data["direct"]["heads"]).all()
+    np.testing.assert_array_equal(both.data["direct"]["attn.out"], alone.data["direct"]["attn.out"])
+    assert np.isfinite(alone.data["direct"]["attn.out"]).all()
+    assert neither.data["direct"] is None
+
+
+def test_resampling_needs_a_prompt(study: Study) -> None:
+    with pytest.raises(InputError, match="repeats: 0 prompts to resample from; give 1 or more"):
+        next(ablation(study, value="resample", repeats=0))

@@ -469,3 +469,27 @@ def test_values_with_other_tensors_are_other_values(gpt2: LanguageModel, pairs: 
     together = run(gpt2, pairs, plan).values[LD]
     alone = np.concatenate([run(gpt2, pairs, [each]).values[LD] for each in plan])
     np.testing.assert_allclose(together, alone, atol=1e-12)
+
+
+def test_small_patches_in_bfloat16_are_patches(pairs: Pairs) -> None:
+    mini = LanguageModel.from_pretrained("mini", dtype="bfloat16", device="cpu")
+    outcomes = run(mini, pairs, [cell("hidden.3", Patch(), "end")])
+    assert (outcomes.values[LD] != outcomes.corrupted[LD]).all()
+
+
+def test_small_divergences_are_those_of_float64(pairs: Pairs) -> None:
+    """A divergence is of second order in the change, and far below the rounding of logits."""
+    plan = [cell("hidden.3", Scale(factor), "end") for factor in (1.0, 1.002, 1.01)]
+    own, exact = (
+        run(lm, pairs, plan, base="clean", metrics=["kl"]).values["kl"]
+        for dtype in ("float32", "float64")
+        for lm in [LanguageModel.from_pretrained("mini", dtype=dtype, device="cpu")]
+    )
+    assert (own[0] == 0).all()
+    assert exact[1].max() < 3e-5
+    np.testing.assert_allclose(own[1:], exact[1:], rtol=0.1)
+
+
+def test_memory_of_a_row_counts_what_it_copies(gpt2: LanguageModel) -> None:
+    copied = 2 * 5000 * gpt2.width("blocks.0.attn.k") * 8  # keys and values of tokens before
+    assert engine._row_bytes(gpt2, 1, 5000) >= 2 * copied  # selected, and then concatenated

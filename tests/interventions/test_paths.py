@@ -213,3 +213,15 @@ def test_nothing_of_the_model_changes(
     for name, weight in gpt2.model.named_parameters():
         assert torch.equal(weight, before[name])
         assert not weight.requires_grad
+
+
+def test_small_probabilities_have_small_effects(gpt2: LanguageModel, pairs: Pairs) -> None:
+    """A relative change is no less one of a small probability."""
+    mini = LanguageModel.from_pretrained("mini", device="cpu")
+    names = ("probability", "log_probability")
+    found = path_outcomes(mini, pairs, [["logits"]], metrics=names)
+    p, log_p = (found.values[name] - found.corrupted[name] for name in names)
+    assert found.corrupted["probability"].min() < 1e-6
+    one = np.array([len(answers) == 1 for answers in pairs.answers])
+    np.testing.assert_array_equal((p != 0)[..., one], (log_p != 0)[..., one])
+    assert (p != 0).any(axis=(0, 1)).all()

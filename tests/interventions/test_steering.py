@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import palinka.interventions.steering as module
 from palinka.autoencoders import TopKAutoencoder
 from palinka.errors import InputError
 from palinka.interventions.pairs import Pairs
@@ -77,6 +78,21 @@ def test_outcomes_and_divergence_are_those_of_runs_with_a_hook(
             total += float((clean.exp() * (clean - other)).sum())
         np.testing.assert_allclose(data["kl"][0, at], total / 68, atol=1e-6)
     np.testing.assert_array_equal(data["steered"][0, 1], data["clean"])
+
+
+def test_neutral_tokens_are_counted_and_of_all_conditions(
+    gpt2: LanguageModel, pairs: Pairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = {
+        name: [[start + i, 3, 4, 5] for i in range(9)] for name, start in (("a", 50), ("b", 80))
+    }
+    study = Study(gpt2, pairs, sites=[SITE], texts={**FILES, "short": texts}.__getitem__)
+    used: list[Any] = []
+    monkeypatch.setattr(
+        module, "divergences", lambda lm, site, texts, x: used.append(texts) or x[..., 0]
+    )
+    list(steering(study, neutral="short", contrast="contrast", draws=2, neutral_tokens=14))
+    assert [text[0] for text in used[0]] == [50, 80, 51, 81], "the fourth has the 14th token"
 
 
 def test_runs_of_many_additions_are_those_of_one(gpt2: LanguageModel) -> None:

@@ -37,7 +37,7 @@ def ablation(
         value: What takes the place of a cell: `zero`, `mean`, `median`, `scalar_mean` or
             `resample`; or several, `[zero, mean]`, which are then compared with the first.
         positions: Roles, such as `[subject, end]`, to ablate one by one; by default all positions
-            together.
+            together, as always for heads, queries, keys, values, neurons and latents.
         reference: Prompts that means and medians are over: the corrupted ones of all `stimuli`,
             those of the same `template`, or the tokens of the same `text`.
         repeats: Number of other prompts that `resample` takes activations from.
@@ -47,6 +47,8 @@ def ablation(
     """
     if selection is not None:
         units = study.selected(selection, components)
+    if repeats < 1:
+        raise InputError(f"repeats: {repeats} prompts to resample from; give 1 or more")
     known: dict[str, Value] = {
         "zero": Zero(),
         "mean": Mean(over=reference),
@@ -71,7 +73,9 @@ def ablation(
     )
     draws = np.array([[cell[0].value.draws] for cell in plan])
     for each in measured(study, outcomes, maps):
-        known_path = each.data["outcome"] == "logit_difference" and not direct.unknown
+        known_path = (
+            each.data["outcome"] == "logit_difference" and not np.isnan(direct.effects).all()
+        )
         effects = by_component(direct.effects / draws, maps) if known_path else None
         yield Measured(each.part, {**each.data, "direct": effects})
 
@@ -82,13 +86,13 @@ class _DirectEffects:
     The scale of the final norm is that of the clean run.
 
     Attributes:
-        effects: `(cells, prompts)`, summed over repeats.
-        unknown: A change was at a site without a linear path to the residual stream.
+        effects: `(cells, prompts)`, summed over repeats; NaN where a change was at a site without
+            a linear path to the residual stream.
     """
 
     def __init__(self, study: Study, cells: int) -> None:
         self.model, self.taps = study.model.model, study.model.spec.sites.taps
-        self.effects, self.unknown = np.zeros((cells, len(study.prompts))), False
+        self.effects = np.zeros((cells, len(study.prompts)))
         targets, last = TargetTokens.of(study), f"blocks.{study.model.spec.sites.layers - 1}.resid"
         final = torch.cat([found[last] for _, found in targets.read(study.model, [last])])
         self.functional, _ = frozen_direction(study.model, final, targets.answers, targets.wrong)
@@ -99,7 +103,7 @@ class _DirectEffects:
             projection = self.model.get_submodule(self.taps[site].module)
             change = change @ input_rows(projection).to(change)
         elif name not in ("write", "resid", "resid_mid") and not site.startswith("hidden."):
-            self.unknown = True
+            self.effects[cell, prompt] = np.nan
             return
         own = (change.to(self.functional) * self.functional[prompt]).sum(1)
         np.add.at(self.effects, (cell, prompt), own.double().cpu().numpy())

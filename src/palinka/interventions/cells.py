@@ -54,6 +54,8 @@ def cells_of(
         units: The units of `neurons` or `latents`, a cell each, at all positions.
     """
     layers, heads = study.model.spec.sites.layers, study.model.spec.sites.heads
+    if window < 1:
+        raise InputError(f"window: {window} layers in a cell; give 1 or more")
     if component in OF_SITE:
         return _of_site(study, component, value, units)
     if component not in (known := IN_STREAM | OF_HEADS):

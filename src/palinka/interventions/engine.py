@@ -147,15 +147,24 @@ def run(
         }
         for run in ("clean", "corrupted")
     }
-    logits = sources.logits[base]
-    eps = min(torch.finfo(logits.dtype).eps, torch.finfo(torch.float32).eps)
-    rounding = 16 * eps * logits.abs().amax(1).double().cpu().numpy()
     values = {}
     for name, unchanged in ends[base].items():
         effect = effects[name] / draws[:, None]
-        scale = unchanged if name == "probability" else 1.0  # rounded as its logarithm is
-        values[name] = unchanged + np.where(np.abs(effect) <= rounding * scale, 0.0, effect)
+        rounding = rounding_of(name, unchanged, sources.logits[base])
+        values[name] = unchanged + np.where(np.abs(effect) <= rounding, 0.0, effect)
     return Outcomes(ends["clean"], ends["corrupted"], values, acts)
+
+
+def rounding_of(metric: str, unchanged: Floats, logits: Tensor) -> Floats:
+    """Largest effect, `(prompts,)`, that the rounding of the logits of the base may make."""
+    eps = torch.finfo(torch.promote_types(logits.dtype, torch.float32)).eps
+    rounding: Floats = 16 * eps * logits.abs().amax(1).double().cpu().numpy()
+    if metric == "probability":  # rounded as its logarithm is
+        return rounding * unchanged
+    if metric == "kl":  # from the base itself, of second order, and computed in float64
+        second = np.maximum(rounding, np.finfo(np.float64).eps / eps)
+        return rounding * np.where(unchanged == 0, second, 1.0)
+    return rounding
 
 
 def _check_change(
@@ -186,16 +195,19 @@ def _sweeps(
     for start, stop in _partition(np.bincount(first, minlength=tokens), lm.model.config):
         part = rows.of((first >= start) & (first < stop))
         part = part.of(np.argsort(part.prompt, kind="stable"))
-        most = max(1, rows_bytes // _row_bytes(lm, tokens - start))
+        most = max(1, rows_bytes // _row_bytes(lm, tokens - start, start))
         for begin in range(0, len(part.cell), most):
             sweeps.append((start, part.of(slice(begin, begin + most))))
     return sweeps
 
 
-def _row_bytes(lm: LanguageModel, tokens: int) -> int:
-    config = lm.model.config
+def _row_bytes(lm: LanguageModel, tokens: int, start: int) -> int:
+    config, heads = lm.model.config, lm.spec.sites.heads
     wide = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    widest = max(tokens * max(wide, 3 * config.hidden_size), 3 * config.vocab_size)
+    pair = 2 * heads.shared * heads.size if heads else 0  # a key and a value of all heads
+    # Keys and values of the tokens before are copied for each row.
+    keys = 2 * (start + tokens) * pair
+    widest = max(tokens * max(wide, 3 * config.hidden_size), 3 * config.vocab_size, keys)
     return int(2 * widest * lm.model.dtype.itemsize)
 
 
@@ -421,7 +433,8 @@ class _Sweep:
             new = change(exact(old)).to(old)
         else:
             new = as_function(dictionary, change, keep_error=True)(exact(old)).to(old)
-        rounding = 64 * torch.finfo(old.dtype).eps * old.abs().amax()
+        eps = torch.finfo(torch.promote_types(old.dtype, torch.float32)).eps
+        rounding = 64 * eps * old.abs().amax()
         has_changed = ((new - old).abs() > rounding).any(1).cpu().numpy()
         self.changed[self.rows.cell[batch.rows[has_changed] - self.bases]] = True
         states[place] = new

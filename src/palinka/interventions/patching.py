@@ -25,7 +25,8 @@ def patching(
         study: The model and the prompts.
         components: Names of components, as `cells_of` has them.
         positions: Roles, such as `[subject, end]`; `roles` for all of them, or `all` for every
-            position where all prompts are equally long.
+            position where all prompts are equally long. Not for heads, queries, keys, values,
+            neurons and latents, which change at all positions together.
         direction: `denoise` patches activations of the clean into the corrupted run, `noise`
             those of the corrupted into the clean run.
         window: Number of neighboring layers that are patched together.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from palinka.errors import InputError
-from palinka.interventions.engine import Outcomes, run
+from palinka.interventions.engine import Outcomes, rounding_of, run
 from palinka.interventions.lens import unembed
 from palinka.interventions.metrics import Targets, find_metrics
 from palinka.interventions.pairs import Pairs
@@ -156,14 +156,15 @@ def path_outcomes(
             answers, wrong = ([given[i] for i in members] for given in (pairs.answers, pairs.wrong))
             targets = Targets.of(answers, wrong, unembed(lm, here if base == "clean" else there))
             start = unembed(lm, here)
-            rounding = 16 * torch.finfo(start.dtype).eps * start.abs().amax(1)
+            before = {name: function(start, targets) for name, function in functions.items()}
             for row, state in enumerate(moved):
                 logits = unembed(lm, state)
                 for name, function in functions.items():
-                    effect = function(logits, targets) - function(start, targets)
-                    effect[effect.abs() <= rounding] = 0.0
+                    unchanged = before[name].cpu().numpy()
+                    effect = (function(logits, targets) - before[name]).cpu().numpy()
+                    effect[np.abs(effect) <= rounding_of(name, unchanged, start)] = 0.0
                     for column in columns:
-                        values[name][first + row, column, members] += effect.cpu().numpy()
+                        values[name][first + row, column, members] += effect
         plan: dict[tuple[int, int], Cell] = {}
         for (row, sender), (r, group) in product(enumerate(some, first), enumerate(readers)):
             cell = [Intervention(n, Patch(sender)) for _, n in group if _reaches(lm, sender, n)]

@@ -97,6 +97,9 @@ class Sources:
         reference: Sequence[Sequence[int]] | None = None,
         states: Mapping[tuple[str, str], Tensor] | None = None,
     ) -> None:  # fmt: skip
+        if pairs.noise:
+            fault = "corrupted: {noise: …} is not supported by runs of the model yet"
+            raise InputError(f"{fault}; give a corrupted text")
         self.base, self.ids = base, {"clean": pairs.clean, "corrupted": pairs.corrupted}
         if reference is not None:
             self.ids["reference"] = reference
@@ -298,6 +301,8 @@ def edits_of(lm: LanguageModel, sources: Sources, cell: Cell) -> list[Edit]:
             at = tokens < lengths if places is None else tokens == places[:, None]
             if acts > 3 * (layers - 1) or site == f"blocks.{layers - 1}.attn.q":
                 at = at & (tokens == lengths - 1)  # no other token's outputs are read any more
+            if units == ():
+                at = np.zeros_like(at)
             if paired:
                 at = at & sources.differ(_reads_own_token(lm, site))
             nth = sum(edit.site == site for edit in edits)
@@ -314,8 +319,12 @@ def _located(lm: LanguageModel, given: Intervention) -> tuple[str, int, tuple[in
     if head := re.fullmatch(r"(attn\.[qkvz])\.(\d+)", kind):
         kind, size = head[1], sites.heads.size if sites.heads else 0
         if given.dictionary is None:  # as units of all heads, which change together
+            own = range(size) if units is None else units
+            if unknown := [unit for unit in own if not 0 <= unit < size]:
+                some = ", ".join(map(str, unknown[:8]))
+                raise InputError(f"{name} has units 0 to {size - 1}, and {some} are given")
             name = f"blocks.{block}.{kind}"
-            units = tuple(int(head[2]) * size + unit for unit in units or range(size))
+            units = tuple(int(head[2]) * size + unit for unit in own)
     after = block + (kind == "resid")
     if isinstance(given.value, ScaleContribution) and kind != "resid":
         raise InputError(f"a block's contribution is scaled at blocks.{{i}}.resid, not at {name}")

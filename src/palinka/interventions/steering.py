@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -57,20 +58,25 @@ def steering(
         draws: Number of controls of each kind: `isotropic`, `covariance`, normal with that of the
             activations, and with `contrast` `shuffled_labels`.
         pairs: Shuffle labels within pairs of texts, the i-th of either condition.
-        neutral_tokens: Number of tokens of neutral text.
+        neutral_tokens: Number of tokens of neutral text, from its conditions by turns.
         seed: Seed of the controls.
     """
     lm, prompts = study.model, _toward(study, toward)
     assert study.texts is not None
     if not neutral:
         raise InputError("steering needs text for its side effect; give neutral, a stimuli file")
-    windows = [
-        text[start : start + WINDOW]
+    cut = [
+        [
+            text[start : start + WINDOW]
+            for text in texts
+            for start in range(0, len(text), WINDOW)
+            if len(text[start : start + WINDOW]) > 1
+        ]
         for texts in study.texts(neutral).values()
-        for text in texts
-        for start in range(0, len(text), WINDOW)
-        if len(text[start : start + WINDOW]) > 1
-    ][: -(-neutral_tokens // WINDOW)]
+    ]
+    by_turns = [window for turn in zip_longest(*cut, fillvalue=()) for window in turn if window]
+    before = np.cumsum([0, *map(len, by_turns)])[:-1]
+    windows = [w for w, n in zip(by_turns, before, strict=True) if n < neutral_tokens]
     strengths = np.unique(alphas)
     for site in study.sites:
         vectors = token_vectors(lm, site, windows)

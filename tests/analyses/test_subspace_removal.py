@@ -42,17 +42,25 @@ def test_effects_and_p_values_are_those_of_the_definitions(data):
                 ends = np.quantile(null, [0.025, 0.975])
                 found_ends = result.null_low[c, s, r], result.null_high[c, s, r]
                 np.testing.assert_allclose(found_ends, ends)
+        null = result.control_effect[c]
+        sets = np.concatenate([result.effect[..., None], null], axis=-1)
+        z = np.abs(stats.zscore(sets, axis=-1)).reshape(6, 10)
+        for at, own in enumerate(z[:, 0]):
+            p = (1 + sum(z[:, draw].max() >= own for draw in range(1, 10))) / 10
+            expected = max(p, result.p[c].flat[at])
+            np.testing.assert_allclose(result.p_corrected[c].flat[at], expected)
     assert (result.p[:, 1] == 0.1).all()
     off = data["control_variance"]["matched"] / data["variance_removed"][..., None]
     assert result.notes[0].startswith(f"{(np.abs(off - 1) > 0.05).mean():.0%} of the matched")
     strongest = np.abs(result.effect[1]).argmax()
     effect, share = result.effect[1, strongest], result.variance_removed[1, strongest]
+    p = result.p_corrected[0, 1, strongest]
     assert result.headline("", ()) == (
         f"without rank {2**strongest} at hidden.3 ({share:.0%} of the variance), the logit "
-        f"difference changes by {effect:+.3g}, p 0.1 (not significant) against 9 variance-matched "
-        "controls"
+        f"difference changes by {effect:+.3g}, p {p:.3g} (not significant) against 9 "
+        "variance-matched controls, corrected for 6 cells"
     )
-    assert result.scalars()["hidden.3/rank_4/matched_p_value"] == 0.1
+    assert result.scalars()["hidden.3/rank_4/matched_p_value"] == result.p_corrected[0, 1, 2]
     assert result.tables()["subspaces"]["site"].tolist()[2:4] == ["hidden.1", "hidden.3"]
 
 
@@ -71,3 +79,20 @@ def test_p_is_uniform_where_the_subspace_is_one_of_the_controls():
         p.append(result.p[0, 0, 0] - random.random() / 60)
     assert 0.03 <= np.mean(np.array(p) <= 0.05) <= 0.07
     assert stats.kstest(p, "uniform").pvalue > 1e-3
+
+
+def test_the_smallest_of_many_p_values_is_corrected():
+    """Subspaces that are one of the controls; 1,000 studies of 18 cells, one prompt each."""
+    smallest = []
+    for study in range(1000):
+        own, *others = np.random.default_rng([6, study]).standard_normal((100, 6, 3))
+        shares = np.ones((6, 3)), {"matched": np.ones((6, 3, 99))}
+        given = {"matched": np.moveaxis(others, 0, -1)[..., None]}
+        result = subspace_removal(
+            own[..., None], np.zeros(1), given, np.zeros((6, 3, 1)), *shares, [1, 2, 4],
+            list("abcdef"), resamples=0,
+        )  # fmt: skip
+        smallest.append([result.p.min(), result.p_corrected.min()])
+    single, corrected = (np.array(smallest) <= 0.05).mean(axis=0)
+    assert single > 0.4
+    assert 0.02 <= corrected <= 0.07

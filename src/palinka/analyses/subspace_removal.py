@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 
 from palinka.analyses.result import Array, Result, Table, p_text, takes
 from palinka.analyses.stats.effects import bootstrap_ratios, cluster_means
+from palinka.analyses.stats.permutation import permutation_p_values
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class SubspaceRemoval(Result):
             `(controls, sites, ranks)`.
         null_high: The upper end.
         p: Two-sided p-values against each control, `(controls, sites, ranks)`.
+        p_corrected: The same for the largest |z| of all sites and ranks; equal where there is one.
         control_effect: Effects of the controls, `(controls, sites, ranks, draws)`.
         control_variance: Share of variance that they remove, in the same shape.
         ranks: Numbers of components.
@@ -43,6 +45,7 @@ class SubspaceRemoval(Result):
     null_low: Array
     null_high: Array
     p: Array
+    p_corrected: Array
     control_effect: Array
     control_variance: Array
     ranks: tuple[int, ...]
@@ -54,14 +57,14 @@ class SubspaceRemoval(Result):
     outcome: str
 
     def scalars(self) -> dict[str, float]:
-        """Effects with their p-values by site and rank."""
+        """Effects with their corrected p-values by site and rank."""
         numbers: dict[str, float] = {}
         for s, site in enumerate(self.sites):
             for r, rank in enumerate(self.ranks):
                 at = f"{site}/rank_{rank}"
                 numbers[f"{at}/effect"] = self.effect[s, r]
                 numbers[f"{at}/variance_removed"] = self.variance_removed[s, r]
-                for control, p in zip(self.controls, self.p[:, s, r], strict=True):
+                for control, p in zip(self.controls, self.p_corrected[:, s, r], strict=True):
                     numbers[f"{at}/{control}_p_value"] = p
         return {name: float(value) for name, value in numbers.items()}
 
@@ -73,17 +76,21 @@ class SubspaceRemoval(Result):
             "rank": np.tile(self.ranks, len(self.sites)),
         }
         table |= {name: getattr(self, name).ravel() for name in names}
-        table |= {f"p_{control}": self.p[c].ravel() for c, control in enumerate(self.controls)}
+        for end, values in (("", self.p), ("_corrected", self.p_corrected)):
+            for control, p in zip(self.controls, values, strict=True):
+                table[f"p_{control}{end}"] = p.ravel()
         return {"subspaces": table}
 
     def headline(self, units: str, conditions: Sequence[str]) -> str:
-        """The largest effect, with its p-value against the first controls."""
+        """The largest effect, with its corrected p-value against the first controls."""
         s, r = np.unravel_index(np.abs(self.effect).argmax(), self.effect.shape)
         what = f"without rank {self.ranks[r]} at {self.sites[s]} ({self.variance_removed[s, r]:.0%}"
         changed = f"the {self.outcome.replace('_', ' ')} changes by {self.effect[s, r]:+.3g}"
         control = self.controls[0].replace("matched", "variance-matched")
-        against = f"{p_text(self.p[0, s, r])} against {self.control_effect.shape[-1]} {control}"
-        return f"{what} of the variance), {changed}, {against} controls"
+        p = p_text(self.p_corrected[0, s, r], alpha=round(1.0 - self.level, 12))
+        against = f"{p} against {self.control_effect.shape[-1]} {control} controls"
+        cells = f", corrected for {self.effect.size} cells" * (self.effect.size > 1)
+        return f"{what} of the variance), {changed}, {against}{cells}"
 
 
 @takes("removals of subspaces")
@@ -106,7 +113,9 @@ def subspace_removal(
     """Measure what removing a subspace does, beyond the variance that goes with it.
 
     A subspace of much variance matters whatever it stands for. The p-value of a rank at a site is
-    `(1 + #{|effect of a control| >= |effect|}) / (draws + 1)`, each by itself.
+    `(1 + #{|effect of a control| >= |effect|}) / (draws + 1)`, each by itself. To correct them,
+    effects are standardized over the sets of a rank at a site, and the largest |z| of each draw is
+    the null.
 
     Args:
         removed: Outcomes without the subspace, `(sites, ranks, prompts)`.
@@ -132,6 +141,7 @@ def subspace_removal(
     null, effect = cluster_means(random, cluster).mean(axis=-1), means.mean(axis=-1)
     low, high = np.quantile(null, [(1.0 - level) / 2.0, (1.0 + level) / 2.0], axis=-1)
     as_large = np.abs(null) >= np.abs(effect)[..., None] * (1.0 - 1e-10)
+    p = (1.0 + as_large.sum(axis=-1)) / (null.shape[-1] + 1.0)
     share = np.asarray(variance_removed, float)
     matched = np.asarray(control_variance.get("matched", share[..., None]))
     off = np.abs(matched / share[..., None] - 1)
@@ -139,9 +149,26 @@ def subspace_removal(
     return SubspaceRemoval(
         effect=effect, effect_low=bounds[0].reshape(shape), effect_high=bounds[1].reshape(shape),
         kl=cluster_means(np.asarray(kl, float), cluster).mean(axis=-1), variance_removed=share,
-        null_low=low, null_high=high, p=(1.0 + as_large.sum(axis=-1)) / (null.shape[-1] + 1.0),
+        null_low=low, null_high=high, p=p,
+        p_corrected=_corrected(p, effect, null),
         control_effect=null, control_variance=np.array([control_variance[n] for n in controls]),
         ranks=tuple(ranks), sites=tuple(sites), controls=tuple(controls), level=level,
         prompts=len(before), clusters=count, outcome=outcome,
         notes=(note,) * bool((off > 0.05).any()),
     )  # fmt: skip
+
+
+def _corrected(p: Array, effect: Array, null: Array) -> Array:
+    """P-values of the largest |z| of all cells, of effects `(cells…)` and `(controls, cells…, n)`.
+
+    Source:
+        Westfall & Young (1993).
+    """
+    if effect.size == 1:
+        return p
+    own = np.broadcast_to(effect, null.shape[:-1])[..., None]
+    sets = np.concatenate([own, null], axis=-1)
+    spread = sets.std(axis=-1, keepdims=True)
+    z = np.abs(sets - sets.mean(axis=-1, keepdims=True)) / np.where(spread, spread, 1.0)
+    corrected = [permutation_p_values(each[..., 0], each[..., 1:].max((0, 1))) for each in z]
+    return np.maximum(p, corrected)

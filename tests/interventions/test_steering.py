@@ -25,7 +25,10 @@ from palinka.language_models import LanguageModel
 
 SITE = "hidden.1"
 FILES: Mapping[str, Mapping[str, Sequence[Sequence[int]]]] = {
-    "contrast": {"him": [[5, 6, 7], [9, 8, 7, 6]], "her": [[5, 60, 7], [9, 80, 7, 6]]},
+    "contrast": {
+        "him": [[5, 6, 7], [9, 8, 7, 6]] * 10,
+        "her": [[5, 60, i] for i in range(20)],
+    },
     "neutral": {"": [list(range(100, 170)), [7]]},
 }
 
@@ -125,14 +128,16 @@ def test_vectors_leave_out_the_first_token_of_several(gpt2: LanguageModel) -> No
 def test_labels_are_exchanged_in_half_of_the_pairs() -> None:
     """A common difference is gone, however large, and single texts count alike."""
     random = np.random.default_rng(0)
-    frames, own = random.standard_normal((2, 8, 3))
+    frames, own = random.standard_normal((2, 20, 3))
+    with pytest.raises(InputError, match=r"of contrast has 19 texts; .* at least 20: add texts"):
+        _shuffled(frames, own[1:], 2, False, random)
     for pairs, b in ((True, frames + own), (False, own + 7.0)):
         drawn = _shuffled(frames, b, 500, pairs, random)
         shifted = _shuffled(frames, b + 1e6, 500, pairs, np.random.default_rng(1))
         assert np.abs(shifted).max() < 10
         variance = np.square(drawn).mean(axis=0)
         x = [b - frames] if pairs else [frames, b]
-        expected = sum(each.var(axis=0) / 7 for each in x)  # of n balanced signs
+        expected = sum(each.var(axis=0) / 19 for each in x)  # of n balanced signs
         np.testing.assert_allclose(variance, expected, rtol=0.25)
 
 

@@ -93,7 +93,7 @@ class Steering(Result):
     def headline(self, units: str, conditions: Sequence[str]) -> str:
         """The slope of the first direction with its p-values."""
         tests = [
-            f"{p_text(float(p))} against {control.replace('_', ' ')}"
+            f"{p_text(float(p), alpha=round(1 - self.level, 12))} against {control.replace('_', ' ')}"
             for control, p in zip(self.controls, self.p[:, 0], strict=True)
         ]
         what = f"{self.directions[0]} moves the {self.outcome.replace('_', ' ')}"
@@ -123,8 +123,8 @@ def steering(
 
     Any large push changes what a model says. Controls are pushes of the same norm: the p-value of a
     direction is `(1 + #{|slope of a control| >= |slope|}) / (draws + 1)`. It is exact where the
-    direction is drawn as the controls are, as that of labels without meaning is among directions
-    of shuffled labels.
+    direction is drawn as the controls are; that of labels without meaning is nearly so among
+    directions of shuffled labels, from about 24 texts of each condition.
 
     Args:
         steered: Outcomes of the prompts with each direction at each strength,

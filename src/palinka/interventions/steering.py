@@ -25,6 +25,7 @@ Texts = Sequence[Sequence[int]]
 ALPHAS = (-0.8, -0.4, -0.2, -0.1, -0.05, 0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
 WINDOW = 64  # tokens of neutral text that are read together
 KL_DRAWS = 5  # controls of a kind whose side effect is measured, too
+MIN_TEXTS = 20  # of fewer, half of the labels are exchanged in too few ways
 LOGITS = 1 << 24  # maximum number of logits of one pass over neutral text
 
 
@@ -48,8 +49,9 @@ def steering(
         study: The model, the prompts, the sites, and the autoencoders of `latents`.
         neutral: Stimuli file of other text, on which the side effect is measured. Strengths are in
             median norms over its tokens.
-        contrast: Stimuli file of two conditions, other texts than the prompts: a direction is the
-            mean of the second minus that of the first, over the tokens of each text but its first.
+        contrast: Stimuli file of two conditions of at least 20 texts, others than the prompts: a
+            direction is the mean of the second minus that of the first, over the tokens of each
+            text but its first.
         latents: Latents whose decoder directions are added.
         toward: An answer, such as `she`: the outcome is that of this answer in every prompt,
             whichever is right. Default the right one.
@@ -189,6 +191,9 @@ def _shuffled(a: Array, b: Array, draws: int, pairs: bool, random: np.random.Gen
     Labels that agree with more would make a part of the direction itself, which at equal norm may
     be most of the control.
     """
+    if (fewest := min(len(a), len(b))) < MIN_TEXTS:
+        given = f"a condition of contrast has {fewest} texts"
+        raise InputError(f"{given}; shuffled labels need at least {MIN_TEXTS}: add texts")
     if not pairs:
         return _halved(b, draws, random) - _halved(a, draws, random)
     if len(a) != len(b):

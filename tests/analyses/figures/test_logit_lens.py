@@ -41,3 +41,10 @@ def test_lines_have_the_means_and_mark_the_blocks_that_change_them(save):
     for axes, row in zip(panels, (0, 1, 3, 4), strict=True):
         np.testing.assert_array_equal(axes.lines[0].get_ydata(), result.means[row])
     assert panels[0].lines[1].get_xdata().tolist() == [3]
+
+
+def test_ticks_between_powers_of_ten_are_labeled(save):
+    figure = save(figures.logit_lens(lens())["layers"])
+    axes = figure.axes[3]
+    assert axes.get_yscale() == "symlog"
+    assert axes.yaxis.get_minor_formatter()(2.0, 0) == "2"

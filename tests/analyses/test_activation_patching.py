@@ -224,3 +224,22 @@ def test_table_and_scalars_name_the_cells():
     assert scalars["resid/strongest_p_value"] == result.p_corrected[best]
     assert scalars["gap"] == result.gap
     assert scalars["prompts_solved"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("clusters", "permutations", "level", "least"),
+    [(6, 1000, 0.95, None), (6, 1000, 0.99, 1 / 32), (8, 9, 0.9, None), (8, 9, 0.95, 0.1)],
+)
+def test_a_note_says_where_no_cell_can_be_significant(clusters, permutations, level, least):
+    _, clean, corrupted = outcomes(n=clusters)
+    given = {"permutations": permutations, "level": level}
+    result = activation_patching(clean[None], clean, corrupted, **given)
+    notes = [note for note in result.notes if note.startswith("p is at least")]
+    assert result.significant.any() == (least is None)
+    if least is None:
+        assert not notes
+    else:
+        assert result.p.min() >= least
+        advice = "add prompts or permutations"
+        expected = f"p is at least {least:.3g}: no cell can be significant at {1 - level:.2g}"
+        assert notes == [f"{expected}; {advice}"]

@@ -313,6 +313,10 @@ def measure_effects(
         raise InputError(f"{count} {unit}; {needed}; or set permutations: 0 for no test")
     if count < FEW_CLUSTERS:
         notes.append(f"{count} {unit}: percentile intervals of fewer than 10 are too narrow")
+    least = 1.0 / min(2.0 ** (count - 1), permutations + 1)
+    if permutations and least > (alpha := round(1.0 - level, 12)):
+        what = f"p is at least {least:.3g}: no cell can be significant at {alpha:g}"
+        notes.append(f"{what}; add {unit} or permutations")
     means, gaps = cluster_means(effects, cluster), cluster_means((before - after)[None], cluster)
     interval = partial(bootstrap_ratios, level=level, resamples=resamples, seed=seed)
     low, high = interval(means, np.ones(count))

@@ -116,6 +116,11 @@ def test_the_report_and_the_markdown_show_numbers_and_remarks() -> None:
     (line, _) = findings(results=parts).headlines(4)
     numbers = "auc 0.9961, auc p 0.001, best 1630 (b over a), best p 0.994 (not significant)"
     assert line == f"some-name/a: {numbers}"
+    fields = [("best_p_value", float), ("level", float)]
+    leveled = make_dataclass("Leveled", fields, bases=(Result,), frozen=True)
+    for level, found in ((0.9, "p 0.1"), (0.95, "p 0.1 (not significant)")):
+        (line,) = findings(results={"": leveled(0.1, level)}).headlines()
+        assert line == f"some-name: best {found}, level {level}"
     many = findings(results=dict.fromkeys("abcdef", small)).headlines(most=1)
     assert many[0] == "some-name/a: score 0.5; no test, no p-value"
     assert findings(results={"": small}).report().startswith("some-name: no test, no p-value\n")

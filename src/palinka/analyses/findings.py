@@ -166,9 +166,11 @@ class Findings:
     def _printed(self, result: Result) -> dict[str, str]:
         """Scalars with units; those that end with a significant p-value come first."""
         (units, conditions), group = self._units_and_conditions(), 1
+        level = getattr(result, "level", None)
+        alpha = getattr(result, "alpha", 0.05) if level is None else round(1.0 - level, 12)
         found: list[dict[str, str]] = [{}, {}, {}]  # significant, others, and without a p-value
         for name, value in result.scalars().items():
-            is_chance = "p_value" in name and not value <= getattr(result, "alpha", 0.05)
+            is_chance = "p_value" in name and not value <= alpha
             unit = result.scalar_units.get(name, "").format(units, *conditions)
             number = f"{value:.{6 if value.is_integer() else 4}g}"
             text = f"{'none' if np.isnan(value) else number} {unit}".rstrip()

@@ -591,3 +591,16 @@ def test_units_are_not_lesioned_where_they_were_selected(
     message = "3 units are to be chosen on the prompts they are tested on; give 'tuning' other"
     with pytest.raises(InputError, match=message):
         run_analysis(given, mini, {"tuning": same})
+
+
+def test_all_stimuli_that_are_read_are_recorded(mini: ActivationReader, stimuli: Write) -> None:
+    prompts, neutral = stimuli(**HE_SHE), stimuli("neutral.yaml", kind="passage", text=PASSAGE)
+    frames = [f"{name} saw {{target}} at the {place}." for name in ("John", "Anne", "Mary", "Jack")
+              for place in ("door", "gate", "road", "lake", "well")]  # fmt: skip
+    contrast = stimuli("contrast.yaml", kind="contrast", targets=TARGETS, frames=frames)
+    given: dict[str, Any] = {"contrast": contrast, "neutral": neutral, "draws": 2}
+    given |= {"alphas": [-0.1, 0.0, 0.1], "neutral_tokens": 8}
+    findings = run_analysis(entry("steering", prompts, intervention=given), mini)
+    assert findings.settings["other_stimuli"] == {
+        path: load_stimuli(path).hash for path in (contrast, neutral)
+    }

@@ -148,10 +148,11 @@ def run_analysis(
     options: dict[str, Any] = dict(entry.options)
     if prepared.pairs and "pairs" in parameters:
         options.setdefault("pairs", True)
+    others: dict[str, str] = {}  # hashes of further stimuli, by path
     if (study := find_study(analysis.data)) is None:
         calls = list(_calls(analysis.data, prepared, entry.sites, reader))
     else:
-        start = _study(entry, reader, stimuli, prepared, earlier or {})
+        start = _study(entry, reader, stimuli, prepared, earlier or {}, others)
         calls = [_Call(m.part, "", m.data, m.context) for m in study(start, **entry.intervention)]
     middle = calls[len(calls) // 2]
     compared = middle.context.get("sites")
@@ -213,14 +214,15 @@ def run_analysis(
     }
     if study is not None:
         settings |= {"intervention": dict(entry.intervention), "outcomes": entry.outcomes}
+        settings["other_stimuli"] = others
     return Findings(entry.name, results, figures | heatmaps, pages, settings, prepared.summary())
 
 
 def _study(
     entry: AnalysisEntry, reader: ActivationReader, stimuli: Stimuli, prepared: Prepared,
-    earlier: Mapping[str, Findings],
+    earlier: Mapping[str, Findings], others: dict[str, str],
 ) -> Study:  # fmt: skip
-    """The model, the prompts and the choices of an entry's interventions."""
+    """The model, the prompts and the choices of an entry's interventions, which fill `others`."""
     tokenizer = reader.model.tokenizer
     sites = reader.sites(entry.sites)
     views = [reader.view(site) for site in sites]
@@ -235,7 +237,9 @@ def _study(
 
     def texts(path: str) -> Mapping[str, Sequence[Sequence[int]]]:
         folder = Path(getattr(entry.stimuli, "cwd", None) or "")
-        return load_stimuli(folder / path).prepare(tokenizer).by_condition
+        found = load_stimuli(folder / path)
+        others[path] = found.hash
+        return found.prepare(tokenizer).by_condition
 
     pairs, count = None, len(prepared.tokens)
     if isinstance(stimuli, Paired):

@@ -92,8 +92,9 @@ class Steering(Result):
 
     def headline(self, units: str, conditions: Sequence[str]) -> str:
         """The slope of the first direction with its p-values."""
+        alpha = round(1.0 - self.level, 12)
         tests = [
-            f"{p_text(float(p), alpha=round(1 - self.level, 12))} against {control.replace('_', ' ')}"
+            f"{p_text(float(p), alpha=alpha)} against {control.replace('_', ' ')}"
             for control, p in zip(self.controls, self.p[:, 0], strict=True)
         ]
         what = f"{self.directions[0]} moves the {self.outcome.replace('_', ' ')}"

@@ -159,7 +159,7 @@ def subspace_removal(
 
 
 def _corrected(p: Array, effect: Array, null: Array) -> Array:
-    """P-values of the largest |z| of all cells, of effects `(cells…)` and `(controls, cells…, n)`.
+    """P-values by the largest |z| of all cells; `null` is `(controls, sites, ranks, draws)`.
 
     Source:
         Westfall & Young (1993).

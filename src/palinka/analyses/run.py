@@ -223,8 +223,7 @@ def _study(
     earlier: Mapping[str, Findings], others: dict[str, str],
 ) -> Study:  # fmt: skip
     """The model, the prompts and the choices of an entry's interventions, which fill `others`."""
-    tokenizer = reader.model.tokenizer
-    sites = reader.sites(entry.sites)
+    tokenizer, sites = reader.model.tokenizer, reader.sites(entry.sites)
     views = [reader.view(site) for site in sites]
 
     def selected(site: str, *, analysis: str, **wanted: Any) -> NDArray[np.int64]:
@@ -236,8 +235,7 @@ def _study(
         return findings.strongest_units(site, **wanted)
 
     def texts(path: str) -> Mapping[str, Sequence[Sequence[int]]]:
-        folder = Path(getattr(entry.stimuli, "cwd", None) or "")
-        found = load_stimuli(folder / path)
+        found = load_stimuli(Path(getattr(entry.stimuli, "cwd", None) or "") / path)
         others[path] = found.hash
         return found.prepare(tokenizer).by_condition
 

@@ -330,7 +330,7 @@ def draw_matrix(axes: Axes, matrix: NDArray[Any], first: int = 0, **options: Any
 
 
 def outline(axes: Axes, mask: NDArray[np.bool_]) -> None:
-    """Draw a line around the true cells of an image, `(rows, columns)`."""
+    """Draw a line around the true cells of an image, `(rows, columns)`, and a dot in each."""
     inside = np.pad(mask, 1)
     above = np.argwhere(inside[1:, 1:-1] != inside[:-1, 1:-1]) - 0.5
     beside = np.argwhere(inside[1:-1, 1:] != inside[1:-1, :-1]) - 0.5
@@ -338,6 +338,8 @@ def outline(axes: Axes, mask: NDArray[np.bool_]) -> None:
     for width, color in ((2.2, "white"), (1.0, "black")) if edges else ():
         look: dict[str, Any] = {"linewidths": width, "colors": color, "clip_on": False}
         axes.add_collection(LineCollection(edges, capstyle="projecting", **look))
+    y, x = np.nonzero(mask)  # a hole in a region and an island look alike by their lines
+    axes.plot(x, y, "o", color="black", markersize=2.5, markeredgecolor="white", mew=0.5)
 
 
 def draw_cells(

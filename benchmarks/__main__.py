@@ -23,7 +23,7 @@ ORDER = (
     "dense_step",
     "gpu_step",
     "harvest",
-    "interventions",
+    "patching",
     "loader",
     "verify",
     "lightning_overhead",

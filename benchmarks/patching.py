@@ -1,6 +1,6 @@
 """Activation patching at every layer, position and head.
 
-python benchmarks/interventions.py
+python benchmarks/patching.py
 """
 
 import tempfile
@@ -131,7 +131,7 @@ def main() -> None:
     mini = LanguageModel.from_pretrained("mini", device="cpu")
     small = LanguageModel.from_pretrained(str(folder), device="cpu")
     report(
-        "interventions",
+        "patching",
         "Activation patching",
         [
             case(mini, "mini", "layer by position", 1, 20, 5),

@@ -7,12 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from palinka.errors import InputError
 from palinka.interventions.cells import Cells, cells_of
 from palinka.interventions.engine import Ints, run
 from palinka.interventions.lens import TargetTokens, frozen_direction
 from palinka.interventions.patching import by_component, measured
-from palinka.interventions.plan import Mean, Median, Resample, ScalarMean, Value, Zero
+from palinka.interventions.plan import named_value
 from palinka.interventions.study import Measured, Study
 from palinka.language_models.sites import input_rows
 
@@ -45,24 +44,12 @@ def ablation(
         units: Units of the components `neurons` and `latents`.
         selection: Or units that an earlier analysis found.
     """
-    if selection is not None:
-        units = study.selected(selection, components)
-    if repeats < 1:
-        raise InputError(f"repeats: {repeats} prompts to resample from; give 1 or more")
-    known: dict[str, Value] = {
-        "zero": Zero(),
-        "mean": Mean(over=reference),
-        "median": Median(over=reference),
-        "scalar_mean": ScalarMean(),
-        "resample": Resample(repeats, seed),
-    }
+    units = study.selected(selection, components, units)
     names = [value] if isinstance(value, str) else list(value)
-    for name in names:
-        if name not in known:
-            raise InputError(f"value: {name!r} is not one of {', '.join(known)}")
+    values = [named_value(name, reference, repeats, seed) for name in names]
     maps = {}
     for component in components:
-        found = [cells_of(study, component, known[n], positions, 1, units) for n in names]
+        found = [cells_of(study, component, each, positions, 1, units) for each in values]
         cells = [cell for each in found for cell in each.cells]
         maps[component] = Cells({"value": names, **found[0].axes}, cells)
     plan = [cell for each in maps.values() for cell in each.cells]

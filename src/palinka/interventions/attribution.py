@@ -13,7 +13,7 @@ from palinka.errors import InputError
 from palinka.interventions.cells import OF_SITE, cells_of
 from palinka.interventions.engine import Bools, Floats, Ints, Outcomes, run
 from palinka.interventions.metrics import METRICS, Targets, find_metrics
-from palinka.interventions.pairs import Pairs
+from palinka.interventions.pairs import BASES, Direction, Pairs
 from palinka.interventions.patching import by_component, measured
 from palinka.interventions.plan import Cell, Patch
 from palinka.interventions.sources import BATCH, Edit, Sources, edits_of, exact, same_length
@@ -28,7 +28,7 @@ def attribution(
     *,
     components: Sequence[str] = ("resid", "attn.out", "mlp.out", "heads"),
     positions: str | Sequence[str | int] = "roles",
-    direction: Literal["denoise", "noise"] = "denoise",
+    direction: Direction = "denoise",
     steps: int = 0,
     verify: int | Literal["all"] = 20,
     seed: int = 0,
@@ -53,14 +53,13 @@ def attribution(
         units: Units of the components `neurons` and `latents`; default all.
         selection: Or units that an earlier analysis found.
     """
-    if selection is not None:
-        units = study.selected(selection, components)
+    units = study.selected(selection, components, units)
     maps = {}
     for name in components:
         own = units if units or name not in OF_SITE else _every_unit(study, name)
         maps[name] = cells_of(study, name, Patch(), positions, 1, own)
     plan = [cell for each in maps.values() for cell in each.cells]
-    base: Literal["corrupted", "clean"] = "corrupted" if direction == "denoise" else "clean"
+    base = BASES[direction]
     given: Any = {"base": base, "metrics": study.metrics}
     found = attribute(study.model, study.prompts, plan, steps=steps, **given)
     ends = getattr(found, base)

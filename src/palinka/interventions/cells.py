@@ -53,7 +53,6 @@ def cells_of(
         window: Number of neighboring layers in one cell, around its own.
         units: The units of `neurons` or `latents`, a cell each, at all positions.
     """
-    layers, heads = study.model.spec.sites.layers, study.model.spec.sites.heads
     if window < 1:
         raise InputError(f"window: {window} layers in a cell; give 1 or more")
     if component in OF_SITE:
@@ -62,8 +61,7 @@ def cells_of(
         every = [*known, *OF_SITE]
         hint = did_you_mean(component, every)
         raise InputError(f"{component!r} is not a component{hint}; expected {', '.join(every)}")
-    if heads is None:
-        raise InputError(f"sites of {study.model.spec.name} have no names; choose another model")
+    layers, heads = study.model.spec.sites.layers, study.model.heads
     axes: dict[str, list[Any]] = {"layer": list(range(layers))}
     if positions is not None and (component in IN_STREAM or component == "heads_by_position"):
         axes["position"] = _positions(study.prompts, positions)
@@ -85,9 +83,7 @@ def _of_site(study: Study, component: str, value: Value, units: Sequence[int]) -
         given = f"{len(study.sites)} sites and {len(units)} units are given for {component}"
         raise InputError(f"{given}; give one site, and units or a selection")
     (site,) = study.sites
-    dictionary = study.dictionary(site) if component == "latents" else None
-    if component == "latents" and dictionary is None:
-        raise InputError(f"latents of {site} need an autoencoder; give ckpt_path or autoencoder")
+    dictionary = study.of_latents(site) if component == "latents" else None
     study.check_units(site, units, dictionary is not None)
     chosen = [Intervention(site, value, "all", (int(unit),), dictionary) for unit in units]
     return Cells({component.removesuffix("s"): list(units)}, [[each] for each in chosen])

@@ -12,17 +12,13 @@ from numpy.typing import NDArray
 from palinka.errors import InputError
 from palinka.interventions.engine import run
 from palinka.interventions.matching import match_units
-from palinka.interventions.plan import Intervention, Mean, Median, Position, Resample, Value, Zero
+from palinka.interventions.plan import Intervention, Position, named_value
 from palinka.interventions.sources import Sources
 from palinka.interventions.study import Measured, Study
 from palinka.language_models.edits import latents_of
 from palinka.language_models.model import Tokens
 from palinka.language_models.sites import input_rows
 from palinka.language_models.token_text import token_texts
-
-VALUES: dict[str, Value] = {
-    "zero": Zero(), "mean": Mean(), "median": Median(), "resample": Resample()
-}  # fmt: skip
 
 
 def lesion(
@@ -63,7 +59,7 @@ def lesion(
         given = f"units are given for {len(study.sites)} sites" if units else "no units are given"
         raise InputError(f"lesion: {given}; give units of one site, or a selection")
     prefers = _prefers(study, preferred)
-    plan: list[list[Intervention]] = []
+    ablated, plan = named_value(value), list[list[Intervention]]()
     chosen = np.full((len(study.sites), k), -1)
     balance = np.full((len(study.sites), 2, 2), np.nan)
     there: list[tuple[int, int]] = []
@@ -81,9 +77,10 @@ def lesion(
         if size == k:
             chosen[s], balance[s] = every[:k], (matched.before, matched.after)
         there.append((s, d))
+        dictionary = study.dictionary(site)
         for some in (every[:size], *matched.controls):
             members = tuple(some.tolist())
-            plan.append([Intervention(site, VALUES[value], where, members, study.dictionary(site))])
+            plan.append([Intervention(site, ablated, where, members, dictionary)])
     found = run(study.model, pairs, plan, base="clean", metrics=study.metrics)
     for metric in study.metrics:
         lesioned = np.full((len(study.sites), len(doses), 1 + draws, len(pairs)), np.nan)
@@ -96,7 +93,7 @@ def lesion(
             "doses": doses, "balance": balance, "preferred": prefers,
             "axes": {"": _labels(study.sites)}, "outcome": metric,
         }  # fmt: skip
-        yield Measured(metric if len(study.metrics) > 1 else "", data)
+        yield Measured(study.part(metric), data)
 
 
 def _selected(

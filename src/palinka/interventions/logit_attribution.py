@@ -27,9 +27,7 @@ def logit_attribution(study: Study, *, units: bool = False) -> Iterator[Measured
         units: Also take apart what the units, or latents, of the entry's sites add to it.
     """
     model, targets = study.model, TargetTokens.of(study)
-    taps, layers, count = model.spec.sites.taps, model.spec.sites.layers, model.spec.sites.heads
-    if count is None:
-        raise InputError(f"sites of {model.spec.name} have no names; choose another model")
+    taps, layers, count = model.spec.sites.taps, model.spec.sites.layers, model.heads.count
     last, chosen = f"blocks.{layers - 1}.resid", study.sites if units else ()
     inner = [f"blocks.{i}.{part}" for i in range(layers) for part in ("attn", "mlp")]
     normed = [f"{part}.out" for part in inner if taps[f"{part}.out"] != taps[f"{part}.write"]]
@@ -42,7 +40,7 @@ def logit_attribution(study: Study, *, units: bool = False) -> Iterator[Measured
         functional, constant = frozen_direction(model, acts[last], targets.answers[some], wrong)
         by_site = {site: (acts[site] * functional).sum(1) for site in ["embed", *sites, *written]}
         found = {"embed": by_site["embed"], "positions": by_site["hidden.0"] - by_site["embed"]}
-        found |= _of_heads(model, heads, count.count, functional, acts)
+        found |= _of_heads(model, heads, count, functional, acts)
         found["attn.out"], found["mlp.out"] = (
             torch.stack([by_site[site] for site in written[first::2]]) for first in (0, 1)
         )

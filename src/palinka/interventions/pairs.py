@@ -2,6 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
+
+Direction = Literal["denoise", "noise"]
+Base = Literal["clean", "corrupted"]
+# The run that is changed.
+BASES: Mapping[Direction, Base] = {"denoise": "corrupted", "noise": "clean"}
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
 """Runs of activation patching."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from palinka.interventions.cells import Cells, cells_of
 from palinka.interventions.engine import Outcomes, run
+from palinka.interventions.pairs import BASES, Direction
 from palinka.interventions.plan import Patch
 from palinka.interventions.study import Measured, Study
 
@@ -14,7 +15,7 @@ def patching(
     *,
     components: Sequence[str] = ("resid", "attn.out", "mlp.out", "heads"),
     positions: str | Sequence[str | int] = "roles",
-    direction: Literal["denoise", "noise"] = "denoise",
+    direction: Direction = "denoise",
     window: int = 1,
     units: Sequence[int] = (),
     selection: dict[str, str | int] | None = None,
@@ -33,12 +34,11 @@ def patching(
         units: Units of the components `neurons` and `latents`.
         selection: Or units that an earlier analysis found.
     """
-    if selection is not None:
-        units = study.selected(selection, components)
+    units = study.selected(selection, components, units)
     maps = {name: cells_of(study, name, Patch(), positions, window, units) for name in components}
-    base: Literal["corrupted", "clean"] = "corrupted" if direction == "denoise" else "clean"
     plan = [cell for each in maps.values() for cell in each.cells]
-    found = run(study.model, study.prompts, plan, base=base, metrics=study.metrics)
+    base, metrics = BASES[direction], study.metrics
+    found = run(study.model, study.prompts, plan, base=base, metrics=metrics)
     for each in measured(study, found, maps):
         yield Measured(each.part, {**each.data, "direction": direction})
 
@@ -65,4 +65,4 @@ def measured(study: Study, found: Outcomes, maps: dict[str, Cells]) -> Iterator[
             "axes": {name: each.axes for name, each in maps.items()},
             "outcome": metric,
         }
-        yield Measured(metric if len(study.metrics) > 1 else "", data)
+        yield Measured(study.part(metric), data)

@@ -15,7 +15,7 @@ from palinka.errors import InputError
 from palinka.interventions.engine import Outcomes, rounding_of, run
 from palinka.interventions.lens import unembed
 from palinka.interventions.metrics import Targets, find_metrics
-from palinka.interventions.pairs import Pairs
+from palinka.interventions.pairs import BASES, Direction, Pairs
 from palinka.interventions.plan import Cell, Intervention, Patch
 from palinka.interventions.sources import same_length
 from palinka.interventions.study import Measured, Study
@@ -33,7 +33,7 @@ def paths(
     receivers: Sequence[str] = ("logits",),
     through: Through = "stream",
     jointly: bool = False,
-    direction: Literal["denoise", "noise"] = "denoise",
+    direction: Direction = "denoise",
 ) -> Iterator[Measured]:
     """Patch what each head and MLP writes, and the embeddings, into receivers alone.
 
@@ -47,14 +47,13 @@ def paths(
         direction: `denoise` patches what is written in the clean into the corrupted run, `noise`
             the reverse.
     """
-    lm, base = study.model, "corrupted" if direction == "denoise" else "clean"
+    lm, base = study.model, BASES[direction]
     groups = [[*receivers]] if jointly else [[name] for name in receivers]
     found = path_outcomes(
         lm, study.prompts, groups, through=through, base=base, metrics=study.metrics
     )
-    heads = lm.spec.sites.heads
     names = [re.sub(r"blocks\.|attn\.", "", " and ".join(group)) for group in groups]
-    layers, count = range(lm.spec.sites.layers), 0 if heads is None else heads.count
+    layers, count = range(lm.spec.sites.layers), lm.heads.count
     axes: dict[str, dict[str, Sequence[Any]]] = {
         "heads": {"receiver": names, "layer": layers, "head": range(count)},
         "embed, mlp.out": {"sender": ["embed", *(f"mlp {i}" for i in layers)], "receiver": names},
@@ -72,15 +71,13 @@ def paths(
             "outcome": metric,
             "direction": direction,
         }
-        yield Measured(metric if len(found.values) > 1 else "", data, {"through": through})
+        yield Measured(study.part(metric), data, {"through": through})
 
 
 def senders_of(lm: LanguageModel) -> list[str]:
     """Sites of what is written to the stream: embeddings, then all heads, then all MLPs."""
-    if (heads := lm.spec.sites.heads) is None:
-        raise InputError(f"sites of {lm.spec.name} have no names; choose another model")
-    layers = range(lm.spec.sites.layers)
-    of_heads = [f"blocks.{i}.attn.z.{h}" for i in layers for h in range(heads.count)]
+    layers, heads = range(lm.spec.sites.layers), range(lm.heads.count)
+    of_heads = [f"blocks.{i}.attn.z.{h}" for i in layers for h in heads]
     return [EMBEDDINGS, *of_heads, *(f"blocks.{i}.mlp.write" for i in layers)]
 
 

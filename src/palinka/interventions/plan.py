@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from palinka.errors import InputError
 from palinka.language_models.edits import EncodesAndDecodes
 
 Over = Literal["stimuli", "template", "text"]
@@ -251,6 +252,22 @@ class Steer(OfTensors):
 def _unit(direction: Tensor, like: Tensor) -> Tensor:
     unit: Tensor = direction.to(like) / torch.linalg.vector_norm(direction)
     return unit
+
+
+def named_value(name: str, over: Over = "stimuli", repeats: int = 10, seed: int = 0) -> Value:
+    """The value of a name: `zero`, `mean`, `median`, `scalar_mean` or `resample`."""
+    if repeats < 1:
+        raise InputError(f"repeats: {repeats} prompts to resample from; give 1 or more")
+    known: dict[str, Value] = {
+        "zero": Zero(),
+        "mean": Mean(over=over),
+        "median": Median(over=over),
+        "scalar_mean": ScalarMean(),
+        "resample": Resample(repeats, seed),
+    }
+    if name not in known:
+        raise InputError(f"value: {name!r} is not one of {', '.join(known)}")
+    return known[name]
 
 
 Position = str | int

@@ -93,9 +93,7 @@ def steering(
             given["diff_mean"] = b.mean(axis=0) - a.mean(axis=0)
             controls["shuffled_labels"] = _shuffled(a, b, draws, pairs, random)
         if latents:
-            if (dictionary := study.dictionary(site)) is None:
-                raise InputError(f"latents of {site} need an autoencoder; give ckpt_path")
-            written = decoder_rows(dictionary, latents, lm.width(site))
+            written = decoder_rows(study.of_latents(site), latents, lm.width(site))
             given |= {f"latent_{i}": row for i, row in zip(latents, written, strict=True)}
         if not given:
             raise InputError("steering has no direction; give contrast or latents")
@@ -122,8 +120,8 @@ def steering(
                 "kl": kl["steered"], "control_kl": {name: kl[name] for name in split},
                 "outcome": metric,
             }  # fmt: skip
-            names = [site] * (len(study.sites) > 1) + [metric] * (len(study.metrics) > 1)
-            yield Measured("/".join(names), data, {"at": site})
+            names = site if len(study.sites) > 1 else "", study.part(metric)
+            yield Measured("/".join(filter(None, names)), data, {"at": site})
 
 
 def _toward(study: Study, answer: str) -> Pairs:

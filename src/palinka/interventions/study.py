@@ -63,12 +63,23 @@ class Study:
             raise InputError("this analysis needs prompts with answers; give paired stimuli")
         return self.pairs
 
+    def part(self, metric: str) -> str:
+        """Name of the part of the findings that is of a metric; empty where there is one."""
+        return metric if len(self.metrics) > 1 else ""
+
     def dictionary(self, site: str) -> EncodesAndDecodes | None:
         """The autoencoder of a site, if there is one; an `InputError` if it is a transcoder."""
         found = self.dictionaries.get(site)
         if getattr(getattr(found, "autoencoder", found), "is_transcoder", False):
             given = f"the autoencoder of {site} is a transcoder, which writes at another site"
             raise InputError(f"{given}; give one that reconstructs {site}, or leave it out")
+        return found
+
+    def of_latents(self, site: str) -> EncodesAndDecodes:
+        """The autoencoder of a site, with the errors of `dictionary`, and where there is none."""
+        if (found := self.dictionary(site)) is None:
+            needed = "need an autoencoder; give ckpt_path or autoencoder"
+            raise InputError(f"latents of {site} {needed}")
         return found
 
     def check_units(self, site: str, units: Sequence[int], latents: bool = True) -> int:
@@ -83,8 +94,12 @@ class Study:
             raise InputError(f"{site} has {kind} 0 to {count - 1}, and {some} are given")
         return count
 
-    def selected(self, selection: Mapping[str, Any], components: Sequence[str]) -> list[int]:
-        """Units of the one site that an earlier analysis found."""
+    def selected(
+        self, selection: Mapping[str, Any] | None, components: Sequence[str], units: Sequence[int]
+    ) -> Sequence[int]:
+        """Units of the one site that an earlier analysis found, or those given without one."""
+        if selection is None:
+            return units
         if len(self.sites) != 1 or self.units is None:
             raise InputError(f"a selection of units needs one site; {len(self.sites)} are given")
         if "neurons" in components and self.sites[0] in self.dictionaries:

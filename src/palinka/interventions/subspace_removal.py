@@ -54,9 +54,7 @@ def subspace_removal(
             a, b = contrast_means(lm, site, study.texts(contrast), pairs)
             basis = (b.mean(axis=0) - a.mean(axis=0))[None]
         elif latents:
-            if (dictionary := study.dictionary(site)) is None:
-                raise InputError(f"latents of {site} need an autoencoder; give ckpt_path")
-            basis = decoder_rows(dictionary, latents, rows.shape[1])
+            basis = decoder_rows(study.of_latents(site), latents, rows.shape[1])
         else:
             basis = rows
         basis = np.linalg.svd(basis, full_matrices=False)[2].T
@@ -89,7 +87,7 @@ def subspace_removal(
             "ranks": list(ranks), "sites": list(study.sites), "clusters": pairs.templates,
             "outcome": metric,
         }  # fmt: skip
-        yield Measured(metric if len(study.metrics) > 1 else "", data)
+        yield Measured(study.part(metric), data)
 
 
 def removed_variance(rows: Array, space: Array) -> Array:

@@ -17,7 +17,7 @@ from palinka.language_models.attention import (
     visit_attention,
 )
 from palinka.language_models.edits import Edit, Replacement, as_function
-from palinka.language_models.sites import by_token, checked, following, reading, replacing
+from palinka.language_models.sites import Heads, by_token, checked, following, reading, replacing
 from palinka.language_models.spec import LanguageModelSpec
 from palinka.language_models.token_text import bos_id, token_ids
 
@@ -143,6 +143,13 @@ class LanguageModel:
         """The width of every named site in the order of the forward pass, or of every module."""
         sites = self.spec.sites
         return {name: sites.widths[name] for name in sites.taps or sites.widths}
+
+    @property
+    def heads(self) -> Heads:
+        """The attention heads of every block; an `InputError` where sites have no names."""
+        if (found := self.spec.sites.heads) is None:
+            raise InputError(f"sites of {self.spec.name} have no names; choose another model")
+        return found
 
     def width(self, site: str) -> int:
         """The width of the vectors at a site."""

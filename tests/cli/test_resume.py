@@ -55,7 +55,11 @@ def configured(kind: type[Logger], **arguments: Any) -> Namespace:
     return Namespace(class_path=path, init_args=Namespace(**given))
 
 
-def test_runs_are_where_the_first_logger_with_numbered_folders_writes(tmp_path: Path) -> None:
+def test_runs_are_where_the_first_logger_with_numbered_folders_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a clone has runs of its own after `make demo`
+
     def found(logger: Any, root: str | None = "here") -> tuple[Path, list[Path]]:
         return find_runs(Namespace(logger=logger, default_root_dir=root))
 

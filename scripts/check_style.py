@@ -8,8 +8,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "src" / "palinka"
 ROOMS = {
-    "analyses", "assets", "atlas", "autoencoders", "cli", "data", "errors", "interventions",
-    "language_models", "training", "__init__", "__main__", "py",
+    "analyses", "assets", "atlas", "autoencoders", "cli", "data", "errors", "evaluation",
+    "interventions", "language_models", "training", "__init__", "__main__", "py",
 }  # fmt: skip
 QUESTION = re.compile(r"(What|Which|Whether|How|Where)\b")
 IS_NO = re.compile(r"(?<![Tt]here )\bis no (?!longer\b)")

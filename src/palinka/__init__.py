@@ -34,7 +34,7 @@ _HOME = {
     "SparseAutoencoderModule": "training",
     "TopKAutoencoder": "autoencoders",
 }
-_ROOMS = ("analyses", "atlas", *dict.fromkeys(_HOME.values()))
+_ROOMS = ("analyses", "atlas", "evaluation", *dict.fromkeys(_HOME.values()))
 
 __all__ = [*_HOME, "__version__"]
 

@@ -1,0 +1,1 @@
+"""Evaluation of dictionaries, with intervals and controls."""

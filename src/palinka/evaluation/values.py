@@ -1,0 +1,144 @@
+"""Dictionaries to evaluate, and the numbers of an evaluation."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palinka.data import Context
+from palinka.language_models import LanguageModel
+from palinka.language_models.edits import EncodesAndDecodes
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Dictionary:
+    """A trained autoencoder of raw activations.
+
+    Attributes:
+        name: Its name, unique in an evaluation.
+        recipe: Name of the settings that it shares with dictionaries of other seeds.
+        seed: Seed of its weights; None where it is not known.
+        autoencoder: Encodes and decodes raw activations, in evaluation mode.
+        kind: Name of its class.
+        latent_dim: Number of latents.
+        sha256: Checksum of its file; empty for one that has none.
+        decoder: Decoder rows, `(latents, width)`.
+    """
+
+    name: str
+    recipe: str
+    seed: int | None
+    autoencoder: EncodesAndDecodes
+    kind: str
+    latent_dim: int
+    sha256: str
+    decoder: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A language model, one of its sites, text, and the dictionaries of that site.
+
+    Attributes:
+        model: The language model.
+        site: Full name of the site.
+        dictionaries: At least one.
+        contexts: Yields the contexts of the validation split, in the order of the text.
+        skip: Number of tokens at the start of each context that no dictionary is trained on.
+        bos: Contexts begin with a BOS token.
+        mean: Mean activation of the validation rows, `(width,)`.
+    """
+
+    model: LanguageModel
+    site: str
+    dictionaries: tuple[Dictionary, ...]
+    contexts: Callable[[], Iterator[Context]]
+    skip: int
+    bos: bool
+    mean: Array
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A metric of one dictionary, and what an interval and a paired comparison need.
+
+    Attributes:
+        metric: Name, such as `fvu`.
+        of: Name of the dictionary.
+        value: The number.
+        influence: Contribution of each unit of resampling to `value`, scaled so that the variance
+            of `value` is the sum of their squares; the same units in the same order for all
+            dictionaries, so that differences are paired. None where there is nothing to resample.
+        unit: Name of the units, such as `documents` or `items`.
+        count: Number of units.
+        freedom: Degrees of freedom of that variance.
+        task: The task, for metrics that have one.
+        k: Number of latents, for metrics that have one.
+        method: How the interval is made; the reason where there is none.
+    """
+
+    metric: str
+    of: str
+    value: float
+    influence: Array | None
+    unit: str
+    count: int
+    freedom: float = np.inf
+    task: str = ""
+    k: int | None = None
+    method: str = "influence function"
+
+
+@dataclass(frozen=True)
+class Value:
+    """A number of a dictionary or a recipe with its interval, as it is written to files.
+
+    Attributes:
+        metric: Name of the metric.
+        of: Name of the dictionary or the recipe.
+        value: The number.
+        low: Lower bound of its interval; NaN without one.
+        high: Upper bound.
+        unit: Units of resampling.
+        n: Number of each.
+        method: How the interval is made; `none: …` with the reason where there is none.
+        task: The task, for metrics that have one.
+        k: Number of latents, for metrics that have one.
+        level: Coverage of the interval.
+    """
+
+    metric: str
+    of: str
+    value: float
+    low: float
+    high: float
+    unit: tuple[str, ...]
+    n: Mapping[str, int]
+    method: str
+    task: str = ""
+    k: int | None = None
+    level: float = 0.95
+
+
+@dataclass(frozen=True)
+class Group:
+    """The numbers of one group of metrics.
+
+    Attributes:
+        measurements: Numbers of single dictionaries, which become values of recipes and
+            comparisons.
+        values: Numbers that have intervals of their own kind.
+        arrays: For `arrays.npz`, by name.
+        figures: Matplotlib figures by name, each with its caption as its label.
+        notes: Remarks.
+    """
+
+    measurements: Sequence[Measurement] = ()
+    values: Sequence[Value] = ()
+    arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = ()

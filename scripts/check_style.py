@@ -12,7 +12,7 @@ ROOMS = {
     "interventions", "language_models", "training", "__init__", "__main__", "py",
 }  # fmt: skip
 QUESTION = re.compile(r"(What|Which|Whether|How|Where)\b")
-IS_NO = re.compile(r"(?<![Tt]here )\bis no (?!longer\b)")
+IS_NO = re.compile(r"(?<![Tt]here )\bis no (?!longer\b|better\b)")
 LONGEST = 88
 
 

@@ -16,6 +16,12 @@ from palinka.analyses.logit_lens import logit_lens
 from palinka.analyses.pairwise_mutual_information import pairwise_mutual_information
 from palinka.analyses.path_patching import path_patching
 from palinka.analyses.representational_similarity import representational_similarity
+from palinka.analyses.stats.comparison import Sample as Sample
+from palinka.analyses.stats.comparison import compare as compare
+from palinka.analyses.stats.comparison import (
+    minimal_detectable_difference as minimal_detectable_difference,
+)
+from palinka.analyses.stats.comparison import seeds_needed as seeds_needed
 from palinka.analyses.steering import steering
 from palinka.analyses.subspace_removal import subspace_removal
 from palinka.analyses.unit_tuning import unit_tuning

@@ -18,6 +18,7 @@ from palinka.analyses.result import (
     takes,
     two_conditions,
 )  # fmt: skip
+from palinka.analyses.stats.comparison import adjusted_p_values
 from palinka.analyses.stats.permutation import max_t
 from palinka.errors import InputError
 
@@ -162,7 +163,7 @@ def unit_tuning(
     p = np.where(varies, 2.0 * stdtr(freedom, -np.abs(t)), 1.0)
     p_adjusted, threshold = np.ones(len(p)), np.full(len(p), np.inf)
     if correction != "max_t":
-        p_adjusted = _adjusted(p, correction)
+        p_adjusted = adjusted_p_values(p, correction)
     elif varies.any():
         varying = [sample[:, varies] for sample in samples]
         found = max_t(t[varies], varying, permutations, seed, alpha)
@@ -215,18 +216,3 @@ def _quotient(numerators: Array, denominators: Array) -> Array:
     """Quotients, and 0 where the denominator is 0."""
     zeros = np.zeros(len(numerators))
     return np.divide(numerators, denominators, out=zeros, where=denominators > 0)
-
-
-def _adjusted(p: Array, correction: Correction) -> Array:
-    """P-values adjusted after Bonferroni, Holm (1979) or Benjamini & Hochberg (1995)."""
-    if correction == "benjamini_hochberg":
-        from scipy.stats import false_discovery_control  # slow to import
-
-        return np.asarray(false_discovery_control(p))
-    if correction == "bonferroni":
-        return np.minimum(1.0, len(p) * p)
-    order = np.argsort(p)
-    steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    adjusted = np.empty(len(p))
-    adjusted[order] = np.minimum(1.0, steps)
-    return adjusted

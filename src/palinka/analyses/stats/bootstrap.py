@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -68,17 +68,36 @@ def interval_remark(documents: int) -> str:
     )
 
 
-def _interval(above: Array, below: Array) -> Interval:
-    n = len(above)
-    total = below.sum() or np.nan
+class Ratio(NamedTuple):
+    """A ratio of sums over documents, with the contribution of each to its error.
+
+    Attributes:
+        value: The ratio.
+        influence: Contributions, `(documents,)`, whose squares add up to its variance.
+        freedom: Degrees of freedom of that.
+    """
+
+    value: float
+    influence: Array
+    freedom: float
+
+
+def document_ratio(above: Array, below: Array) -> Ratio:
+    """Ratio of the sums of two columns, `(documents,)` each; see `document_intervals`."""
+    n, total = len(above), below.sum() or np.nan
     value = above.sum() / total
     with np.errstate(divide="ignore", invalid="ignore"):
         share = np.abs(below) / np.abs(below).sum()
-        influence = (above - value * below) / total
-        error = np.sqrt((np.square(influence) / (1.0 - share)).sum())
+        influence = (above - value * below) / total / np.sqrt(1.0 - share)
         freedom = (n - 1) / n * (share**2).sum() ** 2 / (share**4).sum()
-    half = stdtrit(freedom, 0.975) * error if n >= MINIMUM_DOCUMENTS else np.nan
-    return Interval(float(value), float(value - half), float(value + half))
+    return Ratio(float(value), influence, float(freedom))
+
+
+def _interval(above: Array, below: Array) -> Interval:
+    value, influence, freedom = document_ratio(above, below)
+    half = stdtrit(freedom, 0.975) * np.sqrt(np.square(influence).sum())
+    half = half if len(above) >= MINIMUM_DOCUMENTS else np.nan
+    return Interval(value, float(value - half), float(value + half))
 
 
 # A resample with less variance than this share of its mean square is constant up to rounding.

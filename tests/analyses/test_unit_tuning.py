@@ -1,5 +1,3 @@
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -9,6 +7,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 from scipy.special import gamma
 
+from palinka.analyses.stats.comparison import adjusted_p_values
 from palinka.analyses.stats.permutation import max_t
 from palinka.analyses.unit_tuning import unit_tuning
 from palinka.errors import InputError
@@ -71,7 +70,7 @@ def plain_adjusted(p, correction):
 @given(p=st.lists(p_values, min_size=1, max_size=12))
 @settings(deadline=None)
 def test_adjusted_p_equal_the_plain_procedures(correction, p):
-    adjusted = sys.modules["palinka.analyses.unit_tuning"]._adjusted(np.array(p), correction)
+    adjusted = adjusted_p_values(np.array(p), correction)
     np.testing.assert_allclose(adjusted, plain_adjusted(p, correction), rtol=1e-12)
 
 

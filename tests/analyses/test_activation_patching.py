@@ -151,6 +151,10 @@ def test_only_solved_prompts():
     assert "only the 14 of 16 prompts" in solved.notes[0]
     with pytest.raises(InputError, match="needs the logit difference"):
         activation_patching(patched, clean, corrupted, only="solved", outcome="rank")
+    given = {"only": "solved", "outcome": "rank", "solved": np.arange(16) > 1}
+    ranked = activation_patching(patched, clean, corrupted, **given)
+    np.testing.assert_array_equal(ranked.effects, expected.effects)
+    assert ranked.prompts_solved == 14 / 16
 
 
 def test_few_clusters():

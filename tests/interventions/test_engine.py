@@ -12,6 +12,7 @@ from torch import Tensor
 
 from palinka.errors import InputError
 from palinka.interventions import engine
+from palinka.interventions.attribution import attribute
 from palinka.interventions.engine import run
 from palinka.interventions.metrics import METRICS
 from palinka.interventions.pairs import Pairs
@@ -356,6 +357,22 @@ def test_resampled_vectors_are_those_of_other_prompts(gpt2: LanguageModel, pairs
                 each += [float(right - logits[pairs.wrong[i]].mean())] if j != i else []
             share = np.std(each) / np.sqrt(1000)
             assert abs(drawn[i] - np.mean(each)) < 5 * share
+
+
+def test_solved_prompts_are_known_whatever_is_measured(gpt2: LanguageModel, pairs: Pairs) -> None:
+    right, wrong = [], []
+    for prompts in zip(pairs.clean, pairs.corrupted, strict=True):
+        clean, corrupted = (gpt2.logits(torch.tensor([ids]))[0, -1] for ids in prompts)
+        order = clean.argsort()  # two neighbors that are the other way round in the corrupted run
+        first = int(corrupted[order].diff().argmin())
+        wrong.append([int(order[first])])
+        right.append([int(order[first + 1])])
+    answers, others = right[:3] + wrong[3:], wrong[:3] + right[3:]
+    pairs = replace(pairs, answers=answers, wrong=others)
+    for function in (run, attribute):
+        found = function(gpt2, pairs, [cell("hidden.1", Patch())], metrics=["kl"])
+        assert found.solved.tolist() == [True] * 3 + [False] * 3
+        assert list(found.values) == ["kl"]
 
 
 def test_what_cannot_have_an_effect_has_none(gpt2: LanguageModel, pairs: Pairs) -> None:

@@ -17,6 +17,7 @@ from palinka.analyses.stats.effects import (
     cluster_means,
     measure_effects,
     sign_flip_test,
+    solved_prompts,
 )
 
 
@@ -60,6 +61,7 @@ def ablation(
     axes: Axes | None = None,
     outcome: str = "logit_difference",
     direct: Cells | None = None,
+    solved: ArrayLike | None = None,
     *,
     level: float = 0.95,
     permutations: int = 1000,
@@ -88,6 +90,8 @@ def ablation(
         outcome: Name of the outcome.
         direct: Direct effects, in the shape of `patched`: the change of the outcome by the
             component's own write, with the scale of the final norm frozen.
+        solved: Mask of the prompts with a positive clean and a negative corrupted logit
+            difference, `(prompts,)`; default from the outcomes, if they are logit differences.
         level: Coverage of the intervals; corrected p-values up to `1 - level` are significant.
         permutations: Number of sign flips; 0 for no p-values.
         resamples: Number of resamples of the bootstrap.
@@ -107,6 +111,7 @@ def ablation(
         patched, clean, corrupted, clusters, possible, axes, direction="noise", outcome=outcome,
         level=level, permutations=permutations, resamples=resamples, seed=seed,
         clusters_by=clusters_by, only=only, recovery=recovery, names=("value", "layer", "head"),
+        solved=solved,
     )  # fmt: skip
     effects = Effects(**measured)
     if any(len(values) > 1 for values in effects.maps(effects.effect).values()):
@@ -123,6 +128,6 @@ def ablation(
         shape = -1, np.size(clean)
         own = np.concatenate([np.reshape(given[name], shape) for name in effects.axes])
         if only == "solved":
-            own = own[:, (np.asarray(clean) > 0) & (np.asarray(corrupted) < 0)]
+            own = own[:, solved_prompts(solved, clean, corrupted, outcome)]
         measured |= {"direct_effect": own, "self_repair": effects.effects - own}
     return Ablation(**measured)

@@ -37,6 +37,7 @@ def activation_patching(
     possible: Cells | None = None,
     axes: Axes | None = None,
     outcome: str = "logit_difference",
+    solved: ArrayLike | None = None,
     *,
     direction: Direction = "denoise",
     level: float = 0.95,
@@ -72,6 +73,8 @@ def activation_patching(
         axes: By component the names of the axes of its cells and the labels of the entries, such
             as `{"resid": {"layer": range(12), "position": ["s1", "end"]}}`.
         outcome: Name of the outcome; `"rank"` and `"probability"` have no recovery.
+        solved: Mask of the prompts with a positive clean and a negative corrupted logit
+            difference, `(prompts,)`; default from the outcomes, if they are logit differences.
         direction: `"denoise"` or `"noise"`.
         level: Coverage of the intervals; corrected p-values up to `1 - level` are significant.
         permutations: Number of sign flips; all patterns of signs where there are no more. 0 for
@@ -96,6 +99,6 @@ def activation_patching(
         **measure_effects(
             patched, clean, corrupted, clusters, possible, axes, direction=direction,
             outcome=outcome, level=level, permutations=permutations, resamples=resamples, seed=seed,
-            clusters_by=clusters_by, only=only, recovery=recovery,
+            clusters_by=clusters_by, only=only, recovery=recovery, solved=solved,
         ),
     )  # fmt: skip

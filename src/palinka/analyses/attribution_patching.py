@@ -87,6 +87,7 @@ def attribution_patching(
     possible: Cells | None = None,
     axes: Axes | None = None,
     outcome: str = "logit_difference",
+    solved: ArrayLike | None = None,
     *,
     direction: Direction = "denoise",
     k: int = 10,
@@ -117,6 +118,8 @@ def attribution_patching(
         possible: Mask of the cells that can have an effect, in the shape of the cells.
         axes: As `activation_patching` has them.
         outcome: Name of the outcome.
+        solved: Mask of the prompts with a positive clean and a negative corrupted logit
+            difference, `(prompts,)`; default from the outcomes, if they are logit differences.
         direction: `"denoise"` or `"noise"`.
         k: Number of cells of `recall_at_k`.
         level: Coverage of the intervals; corrected p-values up to `1 - level` are significant.
@@ -137,6 +140,7 @@ def attribution_patching(
     given: dict[str, Any] = {
         "direction": direction, "outcome": outcome, "level": level, "seed": seed,
         "clusters_by": clusters_by, "only": only, "recovery": recovery,
+        "solved": solved,
     }  # fmt: skip
     data = clean, corrupted, clusters, possible, axes
     fields = measure_effects(

@@ -16,6 +16,7 @@ from palinka.analyses.stats.effects import (
     Recovery,
     cluster_means,
     measure_effects,
+    solved_prompts,
 )
 from palinka.errors import InputError, type_mismatch
 
@@ -122,6 +123,7 @@ def lesion(
     preferred: ArrayLike | None = None,
     axes: Axes | None = None,
     outcome: str = "logit_difference",
+    solved: ArrayLike | None = None,
     side: Side = "two",
     level: float = 0.95,
     resamples: int = 1000,
@@ -157,6 +159,8 @@ def lesion(
         preferred: Mask of the prompts whose answer the units prefer, `(prompts,)`.
         axes: The labels of the sites, such as `{"": {"layer": range(12)}}`.
         outcome: Name of the outcome.
+        solved: Mask of the prompts with a positive clean and a negative corrupted logit
+            difference, `(prompts,)`; default from the outcomes, if they are logit differences.
         side: `"one"` for the hypothesis that the selected units support the answer, so that their
             lesion lowers the outcome more; not for `rank` and `kl`, which are no worse if lower.
         level: Coverage of intervals and bands; significant is a corrected p up to `1 - level`.
@@ -192,7 +196,7 @@ def lesion(
     fields = measure_effects(
         filled, clean, corrupted, clusters, None, None, direction="noise", outcome=outcome,
         level=level, permutations=0, resamples=resamples, seed=seed, clusters_by=clusters_by,
-        only=only, recovery=recovery, names=("site", "dose"),
+        only=only, recovery=recovery, names=("site", "dose"), solved=solved,
     )  # fmt: skip
     by_dose = {
         name + end: np.where(missing, np.nan, fields[name + end].reshape(missing.shape))
@@ -200,8 +204,10 @@ def lesion(
         for end in ("", "_low", "_high")
     }
     before, cluster = np.asarray(clean, np.float64), np.array(fields["cluster"])
-    solved = (before > 0) & (np.asarray(corrupted) < 0) if only == "solved" else before == before
-    effects = (outcomes - before)[..., solved]
+    kept = before == before
+    if only == "solved":
+        kept = solved_prompts(solved, clean, corrupted, outcome)
+    effects = (outcomes - before)[..., kept]
     means = cluster_means(effects, cluster).mean(axis=-1)
     own, null = means[:, at, 0], means[:, at, 1:]
     spread = means[:, at].std(axis=1, keepdims=True)
@@ -214,7 +220,7 @@ def lesion(
         p_corrected = np.maximum(p, (1.0 + shared) / (len(largest) + 1.0))
     parts = np.full((2, *means[:, at].shape), np.nan)
     if preferred is not None:
-        for part, mask in enumerate((of := np.asarray(preferred, bool)[solved], ~of)):
+        for part, mask in enumerate((of := np.asarray(preferred, bool)[kept], ~of)):
             parts[part] = cluster_means(effects[:, at][..., mask], cluster[mask]).mean(axis=-1)
     tails = (1.0 - level) / 2.0, (1.0 + level) / 2.0
     band = np.quantile(means[:, :, 1:], tails, axis=-1)

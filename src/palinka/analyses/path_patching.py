@@ -43,6 +43,7 @@ def path_patching(
     possible: Cells | None = None,
     axes: Axes | None = None,
     outcome: str = "logit_difference",
+    solved: ArrayLike | None = None,
     *,
     direction: Direction = "denoise",
     level: float = 0.95,
@@ -68,6 +69,8 @@ def path_patching(
         possible: Mask of the paths that exist, in the shape of the cells.
         axes: As `activation_patching` has them.
         outcome: Name of the outcome.
+        solved: Mask of the prompts with a positive clean and a negative corrupted logit
+            difference, `(prompts,)`; default from the outcomes, if they are logit differences.
         direction: `"denoise"` or `"noise"`.
         level: Coverage of the intervals; corrected p-values up to `1 - level` are significant.
         permutations: Number of sign flips; 0 for no p-values.
@@ -90,5 +93,6 @@ def path_patching(
             patched, clean, corrupted, clusters, possible, axes, direction=direction,
             outcome=outcome, level=level, permutations=permutations, resamples=resamples, seed=seed,
             clusters_by=clusters_by, only=only, recovery=recovery, names=("sender", "receiver"),
+            solved=solved,
         ),
     )  # fmt: skip

@@ -13,7 +13,7 @@ Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Table = dict[str, Sequence[Any] | NDArray[Any]]
 
-EFFECTS = ("patched", "clean", "corrupted", "clusters", "possible", "axes", "outcome")
+EFFECTS = ("patched", "clean", "corrupted", "clusters", "possible", "axes", "outcome", "solved")
 CONTROLLED = ("clean", "controls", "kl", "clusters", "outcome")
 
 # The parameters that come from the stimuli; every other parameter of an analysis is an option.

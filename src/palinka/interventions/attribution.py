@@ -139,8 +139,9 @@ def attribute(
     edits = [(c, edit) for c, cell in enumerate(plan) for edit in edits_of(lm, sources, cell)]
     sites = {edit.site for _, edit in edits} | ({"embed"} if steps else set())
     effects = {name: np.zeros(shape) for name in functions}
+    every = find_metrics(["logit_difference", *metrics])
     ends: dict[str, dict[str, Floats]] = {
-        of: {name: np.zeros(len(pairs)) for name in functions} for of in ("clean", "corrupted")
+        of: {name: np.zeros(len(pairs)) for name in every} for of in ("clean", "corrupted")
     }
     for members in same_length(pairs.clean, BATCH):
         ids = {of: torch.tensor([sources.ids[of][i] for i in members]) for of in ends}
@@ -150,7 +151,7 @@ def attribute(
         clean = (own if base == "clean" else logits).detach()
         answers, wrong = ([given[i] for i in members] for given in (pairs.answers, pairs.wrong))
         targets = Targets.of(answers, wrong, clean)
-        for name, function in functions.items():
+        for name, function in every.items():
             ends[base][name][members] = function(own.detach(), targets).cpu().numpy()
             ends[other][name][members] = function(logits, targets).cpu().numpy()
         gradients: dict[str, dict[str, Any]] = {n: dict.fromkeys(sites, 0.0) for n in functions}

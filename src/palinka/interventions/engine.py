@@ -44,7 +44,8 @@ class Outcomes:
     """Outcomes of the cells of a plan, in float64.
 
     Attributes:
-        clean: By metric, outcomes of the clean prompts, `(prompts,)`.
+        clean: By metric, outcomes of the clean prompts, `(prompts,)`; always of the logit
+            difference, too.
         corrupted: Those of the corrupted prompts.
         values: Those of the base prompts with each cell's interventions, `(cells, prompts)`.
         possible: `(cells, prompts)`, false where a cell cannot have an effect, whatever the model
@@ -59,6 +60,11 @@ class Outcomes:
     def gap(self, metric: str = "logit_difference") -> Floats:
         """Outcome of clean minus corrupted prompts, `(prompts,)`."""
         return self.clean[metric] - self.corrupted[metric]
+
+    @property
+    def solved(self) -> Bools:
+        """Prompts with a positive clean and a negative corrupted logit difference."""
+        return (self.clean["logit_difference"] > 0) & (self.corrupted["logit_difference"] < 0)
 
 
 class _Rows(NamedTuple):
@@ -143,13 +149,13 @@ def run(
     ends = {
         run: {
             name: function(sources.logits[run], targets).cpu().numpy()
-            for name, function in functions.items()
+            for name, function in find_metrics(["logit_difference", *metrics]).items()
         }
         for run in ("clean", "corrupted")
     }
     values = {}
-    for name, unchanged in ends[base].items():
-        effect = effects[name] / draws[:, None]
+    for name in functions:
+        unchanged, effect = ends[base][name], effects[name] / draws[:, None]
         rounding = rounding_of(name, unchanged, sources.logits[base])
         values[name] = unchanged + np.where(np.abs(effect) <= rounding, 0.0, effect)
     return Outcomes(ends["clean"], ends["corrupted"], values, acts)

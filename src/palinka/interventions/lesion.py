@@ -91,7 +91,7 @@ def lesion(
             "lesioned": lesioned, "clean": found.clean[metric],
             "corrupted": found.corrupted[metric], "clusters": pairs.templates, "units": chosen,
             "doses": doses, "balance": balance, "preferred": prefers,
-            "axes": {"": _labels(study.sites)}, "outcome": metric,
+            "axes": {"": _labels(study.sites)}, "outcome": metric, "solved": found.solved,
         }  # fmt: skip
         yield Measured(study.part(metric), data)
 

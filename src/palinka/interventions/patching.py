@@ -64,5 +64,6 @@ def measured(study: Study, found: Outcomes, maps: dict[str, Cells]) -> Iterator[
             "possible": by_component(found.possible.any(axis=1), maps),
             "axes": {name: each.axes for name, each in maps.items()},
             "outcome": metric,
+            "solved": found.solved,
         }
         yield Measured(study.part(metric), data)

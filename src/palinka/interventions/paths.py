@@ -69,6 +69,7 @@ def paths(
             "clusters": study.prompts.templates,
             "axes": axes,
             "outcome": metric,
+            "solved": found.solved,
             "direction": direction,
         }
         yield Measured(study.part(metric), data, {"through": through})

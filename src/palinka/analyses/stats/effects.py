@@ -61,7 +61,7 @@ class Effects(Result):
         prompts: Number of prompts.
         clusters: Number of clusters, the unit of inference.
         prompts_solved: Share of all given prompts with a positive outcome if clean, and a negative
-            one if corrupted; NaN for other outcomes than the logit difference.
+            one if corrupted, in logit differences; NaN where these are not known.
         level: Coverage of the intervals.
         outcome: Name of the outcome.
         axes: By component the axes of its cells, in order, with the label of each entry.
@@ -262,7 +262,7 @@ def measure_effects(
     possible: Cells | None, axes: Axes | None, *, direction: Direction, outcome: str,
     level: float, permutations: int, resamples: int, seed: int, clusters_by: ClustersBy,
     only: Only, recovery: Recovery, names: Sequence[str] = ("layer", "position", "head"),
-    units: str = "templates",
+    units: str = "templates", solved: ArrayLike | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Compute the fields of `Effects`; arguments are those of `activation_patching`.
 
@@ -289,20 +289,19 @@ def measure_effects(
     by_template = clusters is not None and clusters_by == "template"
     cluster, unit = (clusters, units) if by_template else (np.arange(n), "prompts")
     cluster, notes = np.asarray(cluster), []
-    solved, share = (before > 0) & (after < 0), np.nan
-    if corrupted is not None and outcome == "logit_difference":
-        share = float(solved.mean())
+    kept = solved_prompts(solved, clean, corrupted, outcome)
+    share = np.nan if kept is None else float(kept.mean())
     if only is None and share < 0.5:
         what = f"the model answers {share:.0%} of the pairs (clean above 0, corrupted below)"
         raise InputError(f"{what}; set only: all, or only: solved to leave the others out")
     if only == "solved":
-        if np.isnan(share):
+        if kept is None:
             needed = f"the logit difference of clean and corrupted prompts, not {outcome}"
             raise InputError(f"only: solved needs {needed}; set only: all")
-        before, after, cluster = before[solved], after[solved], cluster[solved]
-        effects = effects[:, solved]
+        before, after, cluster = before[kept], after[kept], cluster[kept]
+        effects = effects[:, kept]
         notes.append(
-            f"only the {solved.sum()} of {n} prompts that the model solves, which were selected by "
+            f"only the {kept.sum()} of {n} prompts that the model solves, which were selected by "
             "the outcome: intervals and p-values are about such prompts"
         )
     count = len(np.unique(cluster))
@@ -352,6 +351,16 @@ def measure_effects(
         "outcome": outcome, "axes": labels, "cluster": tuple(cluster.tolist()),
         "notes": tuple(notes),
     }  # fmt: skip
+
+
+def solved_prompts(
+    solved: ArrayLike | None, clean: ArrayLike, corrupted: ArrayLike | None, outcome: str
+) -> Mask | None:
+    """Mask of the prompts that the model solves, as given or from their logit differences."""
+    if solved is None and (corrupted is None or outcome != "logit_difference"):
+        return None
+    own = (np.asarray(clean) > 0) & (np.asarray(corrupted) < 0) if solved is None else solved
+    return np.atleast_1d(np.asarray(own, bool))
 
 
 def by_component(cells: Cells | None) -> Mapping[str, ArrayLike]:

@@ -22,6 +22,13 @@ from palinka.analyses.stats.comparison import (
     minimal_detectable_difference as minimal_detectable_difference,
 )
 from palinka.analyses.stats.comparison import seeds_needed as seeds_needed
+from palinka.analyses.stats.dictionaries import feature_uniqueness as feature_uniqueness
+from palinka.analyses.stats.dictionaries import firing_scores as firing_scores
+from palinka.analyses.stats.dictionaries import latent_stability as latent_stability
+from palinka.analyses.stats.dictionaries import match_latents as match_latents
+from palinka.analyses.stats.dictionaries import (
+    mean_correlation_coefficient as mean_correlation_coefficient,
+)
 from palinka.analyses.steering import steering
 from palinka.analyses.subspace_removal import subspace_removal
 from palinka.analyses.unit_tuning import unit_tuning

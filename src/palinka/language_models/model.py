@@ -1,8 +1,8 @@
 """Language models whose activations can be read and replaced."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +18,7 @@ from palinka.language_models.attention import (
 )
 from palinka.language_models.edits import Edit, Replacement, as_function
 from palinka.language_models.sites import Heads, by_token, checked, following, reading, replacing
-from palinka.language_models.spec import LanguageModelSpec
+from palinka.language_models.spec import LanguageModelSpec, Mode, Treatment
 from palinka.language_models.token_text import bos_id, token_ids
 
 if TYPE_CHECKING:
@@ -127,6 +127,35 @@ class LanguageModel:
         """Load a model and its tokenizer by their specification."""
         return cls(spec.pretrained_model(), spec.tokenizer(), spec)
 
+    def randomized(
+        self, mode: Mode = "permuted", embeddings: Treatment = "keep", norms: Treatment = "keep",
+        seed: int = 0,
+    ) -> "LanguageModel":  # fmt: skip
+        """Load a control of this model: the same text and sites, and nothing that was learned.
+
+        Args:
+            mode: `permuted` shuffles the entries of each weight tensor, `gaussian` draws them
+                with its mean and standard deviation, `initial` as before training. `tokens` reads
+                the tokens of a text in random order, all but the first, and returns what is read
+                in theirs; `embeddings` reads a random vector at every position.
+            embeddings: `keep` leaves out embeddings of tokens and positions and the unembedding.
+            norms: `keep` leaves out normalization layers.
+            seed: Seed of the draws.
+
+        Example:
+            >>> from palinka.language_models import LanguageModel
+            >>> LanguageModel.from_pretrained("mini").randomized().spec.control
+            'permuted'
+
+        Source:
+            Heap et al. (2025), arXiv 2501.17727.
+        """
+        control = replace(
+            self.spec, control=mode, control_embeddings=embeddings, control_norms=norms,
+            control_seed=seed,
+        )  # fmt: skip
+        return LanguageModel.load(control)
+
     @property
     def device(self) -> torch.device:
         """Device of the model."""
@@ -208,10 +237,23 @@ class LanguageModel:
     def _read(
         self, ids: Tensor, sites: Sequence[str], mask: Tensor | None = None
     ) -> dict[str, Tensor]:
+        ids, back = self._in_order(ids, mask)
         with reading(self.model, {site: self.spec.sites.tap(site) for site in sites}) as found:
             self._forward(ids, mask)
         per_token: dict[str, Any] = {site: by_token(found[site], *ids.shape) for site in sites}
-        return per_token
+        return {site: back(values) for site, values in per_token.items()}
+
+    def _in_order(
+        self, ids: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Ids as the model reads them, and the way back, which differ in the control `tokens`."""
+        if self.spec.control != "tokens":
+            return ids, lambda values: values
+        from palinka.language_models.randomized import token_order
+
+        order = token_order(ids, mask, self.spec.control_seed)
+        places = order.argsort(dim=1)[..., None]
+        return ids.gather(1, order), lambda values: values.take_along_dim(places, 1)
 
     def _forward(self, ids: Tensor, mask: Tensor | None) -> Any:
         # Without a mask the model may take its fast path for causal attention.
@@ -254,8 +296,8 @@ class LanguageModel:
     def logits(self, texts: Texts) -> Tensor:
         """Next-token logits, `(texts, tokens, vocabulary)`, zero where a text has no token."""
         tokens = self._tokens(texts)
-        logits: Tensor = self._forward(tokens.ids, tokens.mask).logits
-        return _without_padding(logits, tokens.mask)
+        ids, back = self._in_order(tokens.ids, tokens.mask)
+        return _without_padding(back(self._forward(ids, tokens.mask).logits), tokens.mask)
 
     @contextmanager
     def replaced(

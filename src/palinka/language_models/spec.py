@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -21,6 +21,8 @@ from palinka.language_models.sites import Sites, find_sites, measure_widths
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+Mode = Literal["permuted", "gaussian", "initial", "tokens", "embeddings"]
+Treatment = Literal["keep", "randomize"]
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 _HUB_SECONDS = 10.0  # for a slow connection; transformers itself retries for half a minute
 _ADAPTER = "adapter_config.json"
@@ -125,6 +127,11 @@ class LanguageModelSpec:
         gguf_file: Name of the GGUF file in the folder or repository, if the model is one.
         dtype: `float32`, `bfloat16`, `float16` or `float64`, whatever the weights are stored in.
         device: A torch device, or `auto`: CUDA where there is one, else the CPU.
+        control: Make a control of the model: `permuted`, `gaussian` or `initial` weights, or
+            `tokens` in random order, or random vectors as `embeddings`.
+        control_embeddings: Whether random weights leave out the embeddings.
+        control_norms: Whether they leave out normalization layers.
+        control_seed: Seed of the control.
     """
 
     name: str = "mini"
@@ -132,6 +139,10 @@ class LanguageModelSpec:
     gguf_file: str | None = None
     dtype: str = "float32"
     device: str = "auto"
+    control: Mode | None = None
+    control_embeddings: Treatment = "keep"
+    control_norms: Treatment = "keep"
+    control_seed: int = 0
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -169,6 +180,11 @@ class LanguageModelSpec:
         if missing := sorted(report["missing_keys"]):
             others = f"{len(missing) - 1} others; give the files of a causal language model"
             raise InputError(f"the weights of {self.name!r} lack {missing[0]!r} and {others}")
+        if self.control:
+            from palinka.language_models.randomized import randomize
+
+            how = self.control_embeddings, self.control_norms, self.control_seed
+            randomize(model, self.control, *how)
         on_device: PreTrainedModel = model.to(device).eval().requires_grad_(False)
         return on_device
 
@@ -183,8 +199,8 @@ class LanguageModelSpec:
     def fingerprint(self) -> dict[str, str]:
         """Identify the model by its commit on the hub, or by the content of its local files.
 
-        By `weights`, `tokenizer` and `dtype`, and on the hub also by `name` and `revision` (the
-        commit), without any path or device.
+        By `weights`, `tokenizer` and `dtype`, on the hub also by `name` and `revision` (the
+        commit), and a control by `control`, without any path or device.
         """
         arguments, commit = self._source
         name, gguf_file = arguments["pretrained_model_name_or_path"], arguments.get("gguf_file")
@@ -200,13 +216,21 @@ class LanguageModelSpec:
             weights = _digest_all([folder / "config.json", *files])
             vocabulary = {file for pattern in _TOKENIZER_FILES for file in folder.glob(pattern)}
             tokenizer = _digest_all(sorted(vocabulary))
+        named |= {"control": self._control} if self.control else {}
         return named | {"weights": weights, "tokenizer": tokenizer, "dtype": self.dtype}
 
     def identity(self) -> str:
         """A short text that names the same weights on every machine, in any dtype."""
         known = self.fingerprint()
         named = [known[key] for key in ("name", "revision") if key in known]
-        return "@".join(named) or f"with weights {known['weights'][:12]}"
+        identity = "@".join(named) or f"with weights {known['weights'][:12]}"
+        return f"{identity} ({self._control})" if self.control else identity
+
+    @property
+    def _control(self) -> str:
+        """The control in words."""
+        embeddings, norms = self.control_embeddings, self.control_norms
+        return f"{self.control}, {embeddings} embeddings, {norms} norms, seed {self.control_seed}"
 
     @cached_property
     def sites(self) -> Sites:

@@ -1,0 +1,401 @@
+"""Dictionaries compared with each other, over seeds, and with true directions."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import ndtri, stdtrit
+
+from palinka.analyses.result import Array, Mask, Result, as_matrix, scaled
+from palinka.analyses.stats.bootstrap import Interval
+from palinka.analyses.stats.permutation import chunks
+from palinka.errors import InputError, track
+
+BLOCK_ROWS = 2048  # of one matrix product: 200 MB of cosines with 24,576 others
+MAX_CANDIDATES = 64  # pairs above the floor per latent, on average
+MAX_FREE_PAIRS = 1 << 20  # that any floor may leave
+SAMPLED_ROWS = 256  # from which the number of pairs above a floor, and its null, are estimated
+LEAST_FLOOR = 0.1
+NULL_SHARE = 0.01  # of latents that are matched at `LatentStability.threshold` by chance
+
+Rows = NDArray[np.float32]
+Draw = Callable[[Rows, np.random.Generator], Rows]
+
+
+def unit_rows(x: ArrayLike, name: str = "the dictionary") -> Rows:
+    """Directions, `(latents, width)`, scaled to norm 1 in float32; zeros stay zeros."""
+    rows = scaled(as_matrix(x, name), axis=1).astype(np.float64)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    unit = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
+    return np.asarray(unit, np.float32)
+
+
+@dataclass(frozen=True)
+class Matching(Result):
+    """Latents of one dictionary and their one-to-one partners in another.
+
+    Attributes:
+        partner: Latent of the other dictionary, `(latents,)`; -1 for none.
+        cosine: Signed cosine with it, `(latents,)`; NaN for none.
+        best: Largest cosine of each with any latent of the other, `(latents,)`, not one to one.
+        best_back: The same of each latent of the other.
+        floor: Least cosine of a pair; None if all are assigned.
+    """
+
+    partner: NDArray[np.int64]
+    cosine: Rows
+    best: Rows
+    best_back: Rows
+    floor: float | None
+
+
+def match_latents(a: ArrayLike, b: ArrayLike, floor: float | None = None) -> Matching:
+    """Match directions, `(latents, width)` each, one to one by their signed cosines.
+
+    Without a floor the sum of the cosines of all pairs is the largest possible, for some thousand
+    latents; memory grows with the product of their numbers. With a floor the sum of
+    `max(cosine, floor)` is: latents are left without a partner rather than paired below it. It is
+    as exact, for pairs below the floor are interchangeable, and fast where few pairs exceed it.
+
+    Raises:
+        InputError: If the floor leaves more than 64 pairs per latent.
+
+    Source:
+        Karp (1980) and Jonker & Volgenant (1987) for the sparse assignment, as in SciPy.
+    """
+    first, second = unit_rows(a, "a"), unit_rows(b, "b")
+    if floor is None:
+        from scipy.optimize import linear_sum_assignment
+
+        whole = first @ second.T
+        best, best_back = whole.max(axis=1), whole.max(axis=0)
+        rows, columns = linear_sum_assignment(whole, maximize=True)
+        cosines = whole[rows, columns]
+    else:
+        if floor < (least := _least_floor(first, second)):
+            pairs = (_sample(first) @ second.T > floor).mean() * len(first) * len(second)
+            fault = f"floor {floor:g} leaves {pairs / 1e6:.3g} million pairs"
+            raise InputError(f"stability: {fault}; give at least {np.ceil(100 * least) / 100:g}")
+        (rows, columns), cosines, best, best_back = _candidates(first, second, floor)
+        chosen = _assign(rows, columns, cosines, floor)
+        rows, columns, cosines = rows[chosen], columns[chosen], cosines[chosen]
+    partner = np.full(len(first), -1)
+    partner[rows] = columns
+    cosine = np.full(len(first), np.nan, np.float32)
+    cosine[rows] = cosines
+    return Matching(partner, cosine, best, best_back, floor)
+
+
+def _candidates(a: Rows, b: Rows, floor: float) -> tuple[NDArray[np.int64], Rows, Rows, Rows]:
+    """Pairs above the floor, `(2, pairs)`, their cosines, and the largest of rows and columns."""
+    best, best_back = np.full(len(a), -1.0, np.float32), np.full(len(b), -1.0, np.float32)
+    pairs: list[NDArray[np.int64]] = []
+    values: list[Rows] = []
+    block = np.empty((min(BLOCK_ROWS, len(a)), len(b)), np.float32)
+    for part in chunks(len(a), BLOCK_ROWS):
+        cosines = np.matmul(a[part], b.T, out=block[: part.stop - part.start])
+        cosines.max(axis=1, out=best[part])
+        np.maximum(best_back, cosines.max(axis=0), out=best_back)
+        above = np.flatnonzero(cosines > floor)
+        pairs.append(np.stack(np.divmod(above + part.start * len(b), len(b))))
+        values.append(cosines.ravel()[above])
+    return np.concatenate(pairs, axis=1), np.concatenate(values), best, best_back
+
+
+def _assign(
+    rows: NDArray[np.int64], columns: NDArray[np.int64], cosines: Rows, floor: float
+) -> NDArray[np.int64]:
+    """Candidates of the best assignment, in which a row without a partner counts as the floor."""
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import min_weight_full_bipartite_matching
+
+    own, row = np.unique(rows, return_inverse=True)  # those without candidates stay unmatched
+    others, column = np.unique(columns, return_inverse=True)
+    if len(own) == 0:
+        return np.empty(0, np.int64)
+    # SciPy needs a full matching, and takes a weight of 0 for no edge: hence a column of its own
+    # for every row, and costs of at least 1.
+    spare = np.arange(len(own))
+    cost = np.concatenate([2.0 - cosines.astype(np.float64), np.full(len(own), 2.0 - floor)])
+    places = np.concatenate([row, spare]), np.concatenate([column, len(others) + spare])
+    shape = (len(own), len(others) + len(own))
+    # By the number of the candidate, from 1 on, to find it again.
+    numbers = csr_array((np.arange(1, len(cost) + 1), places), shape=shape)
+    graph = csr_array((cost[numbers.data - 1], numbers.indices, numbers.indptr), shape=shape)
+    chosen = numbers[min_weight_full_bipartite_matching(graph)] - 1
+    return np.asarray(chosen[chosen < len(cosines)])
+
+
+def _least_floor(a: Rows, b: Rows) -> float:
+    """Least floor that leaves `MAX_CANDIDATES` pairs per latent, from a sample of rows."""
+    if len(a) * len(b) <= MAX_FREE_PAIRS:
+        return -np.inf
+    cosines = _sample(a) @ b.T
+    above = MAX_CANDIDATES * len(cosines)
+    return float(np.partition(cosines, -above, axis=None)[-above]) if above < cosines.size else -1.0
+
+
+def _sample(rows: Rows) -> Rows:
+    some: Rows = rows[np.linspace(0, len(rows) - 1, min(SAMPLED_ROWS, len(rows))).astype(int)]
+    return some
+
+
+@dataclass(frozen=True)
+class LatentStability(Result):
+    """Latents that reappear in dictionaries of other seeds.
+
+    Attributes:
+        estimates: With 95 % intervals, by name. `share_0.7` and `share`: latents with a partner of
+            a cosine of at least 0.7, and of at least `threshold`; `…_null`: their mean under the
+            null; `…_corrected`: `(share - null) / (1 - null)`; `best_cosine`: mean over latents of
+            the largest one, not one to one, and its `…_null`.
+        floor: Least cosine of partners.
+        threshold: Cosine of the partners that 1 % of latents have under the null.
+        curve: Share of latents with a partner of a cosine of at least 0, .01, …, .99, `(points,)`.
+        null: The same under each draw of the null, `(draws, points)`.
+        reappears: For each dictionary the share of the others in which a latent has a partner of
+            at least `threshold`, `(latents,)`; NaN for dead ones.
+        best_cosine: Mean over the others of the largest cosine, likewise.
+        partner: For each dictionary the partners, `(latents, dictionaries)`; -1 for none.
+        cosine: Cosines with them; NaN for none.
+    """
+
+    estimates: Mapping[str, Interval]
+    floor: float
+    threshold: float
+    curve: Array
+    null: Array
+    reappears: Sequence[Array]
+    best_cosine: Sequence[Array]
+    partner: Sequence[NDArray[np.int64]]
+    cosine: Sequence[Rows]
+
+
+def latent_stability(
+    dictionaries: Sequence[ArrayLike], *, alive: Sequence[Mask] | None = None,
+    covariance: ArrayLike | None = None, null: Literal["signs", "rotation"] | Draw = "signs",
+    floor: float | None = None, draws: int = 20, seed: int = 0,
+) -> LatentStability:  # fmt: skip
+    """Match every two dictionaries of one recipe, beside a null without shared latents.
+
+    The interval is over seeds (jackknife); for two dictionaries it is over latents, given these
+    two.
+
+    Args:
+        dictionaries: Decoder directions, `(latents, width)` each.
+        alive: Masks of the latents that fire, `(latents,)` each; the others are left out.
+        covariance: Of the activations, `(width, width)`, for the null `signs`.
+        null: `signs` flips coordinates of one dictionary in the eigenbasis of the covariance, each
+            for all latents together, which keeps its geometry and spectrum; `rotation` rotates it,
+            too lenient where activations are anisotropic; a function of the directions and a
+            generator returns others.
+        floor: Least cosine of partners; default the median of the largest cosines under the null,
+            at least 0.1.
+        draws: Draws of the null, of one pair after the other.
+        seed: Seed of the draws.
+
+    Source:
+        Paulo & Belrose (2025), arXiv 2501.16615, for shares of latents matched over seeds.
+    """
+    whole = [unit_rows(each) for each in dictionaries]
+    axes = np.eye(whole[0].shape[1], dtype=np.float32)
+    if null == "signs":
+        if covariance is None:
+            raise InputError("the null signs needs the covariance of the activations; give it")
+        axes = np.linalg.eigh(np.asarray(covariance, np.float64))[1].astype(np.float32)
+    draw: Draw = {"signs": _flipped, "rotation": _rotated}[null] if isinstance(null, str) else null
+    masks = alive or [np.ones(len(each), bool) for each in whole]
+    rows = [each[mask] @ axes for each, mask in zip(whole, masks, strict=True)]
+    pairs = list(combinations(range(len(rows)), 2))
+
+    def drawn(number: int) -> tuple[Rows, Rows]:
+        i, j = pairs[number % len(pairs)]
+        return rows[i], unit_rows(draw(rows[j], np.random.default_rng([seed, number])))
+
+    if floor is None:
+        chance = [(_sample(a) @ b.T).max(axis=1) for a, b in map(drawn, range(draws))]
+        least = max(_least_floor(rows[i], rows[j]) for i, j in pairs)
+        floor = max(LEAST_FLOOR, float(np.median(np.concatenate(chance))), least)
+    found = [match_latents(rows[i], rows[j], floor) for i, j in track(pairs, "matching latents")]
+    by_chance = [match_latents(*drawn(n), floor) for n in track(range(draws), "matching by chance")]
+    sizes = np.array([(len(rows[i]) + len(rows[j])) / 2 for i, j in pairs])
+    null_sizes = sizes[np.arange(draws) % len(pairs)]
+    matched = np.sort(np.concatenate([each.cosine[each.partner >= 0] for each in by_chance]))
+    rank = int(NULL_SHARE * null_sizes.sum())
+    threshold = float(matched[-rank]) if 0 < rank <= len(matched) else floor
+
+    def shares(matches: Sequence[Matching], size: Array, at: ArrayLike) -> Array:
+        above = [(m.cosine >= np.atleast_1d(at)[:, None]).sum(axis=1) for m in matches]
+        return np.asarray(np.array(above) / size[:, None])
+
+    estimates: dict[str, Interval] = {}
+
+    def add(name: str, values: Array, luck: Array, spread: float) -> None:
+        latents = float(ndtri(0.975) * spread / np.sqrt(sizes[0]))
+        half = jackknife(values, pairs) if len(pairs) > 1 else latents
+        # That of the null is an error of its mean over draws.
+        error = ndtri(0.975) * luck.std(ddof=1) / np.sqrt(draws)
+        value, null = values.mean(), luck.mean()
+        halves = {"": half, "_null": error, "_corrected": np.hypot(half, error) / (1.0 - null)}
+        middles = {"": value, "_null": null, "_corrected": (value - null) / (1.0 - null)}
+        for part, m in middles.items():
+            bounds = m - halves[part], m + halves[part]
+            estimates[name + part] = Interval(float(m), *map(float, bounds))
+
+    for name, at in (("share_0.7", 0.7), ("share", threshold)):
+        values, luck = shares(found, sizes, at)[:, 0], shares(by_chance, null_sizes, at)[:, 0]
+        add(name, values, luck, np.sqrt(values[0] * (1.0 - values[0])))
+    both = [[np.concatenate([m.best, m.best_back]) for m in each] for each in (found, by_chance)]
+    means, luck = (np.array([x.mean(dtype=np.float64) for x in each]) for each in both)
+    add("best_cosine", means, luck, both[0][0].std() / np.sqrt(2.0))
+    partner = [np.full((len(each), len(whole)), -1) for each in whole]
+    cosine = [np.full(each.shape, np.nan, np.float32) for each in partner]
+    best = [np.full(each.shape, 0.0) for each in partner]
+    for (i, j), each in zip(pairs, found, strict=True):
+        mine = np.flatnonzero(each.partner >= 0)
+        a, b = np.flatnonzero(masks[i])[mine], np.flatnonzero(masks[j])[each.partner[mine]]
+        partner[i][a, j], partner[j][b, i] = b, a
+        cosine[i][a, j] = cosine[j][b, i] = each.cosine[mine]
+        best[i][masks[i], j], best[j][masks[j], i] = each.best, each.best_back
+    per_seed = [(x >= threshold).astype(float) for x in cosine], best
+    again, mean_best = (
+        [
+            np.where(m, x.sum(axis=1) / (len(whole) - 1), np.nan)
+            for x, m in zip(each, masks, strict=True)
+        ]
+        for each in per_seed
+    )
+    points = np.arange(100) / 100.0
+    curve, null_curves = (shares(*x, points) for x in ((found, sizes), (by_chance, null_sizes)))
+    per_latent = again, mean_best, partner, cosine
+    return LatentStability(estimates, floor, threshold, curve.mean(0), null_curves, *per_latent)
+
+
+def _flipped(rows: Rows, random: np.random.Generator) -> Rows:
+    flipped: Rows = rows * random.choice(np.array([-1.0, 1.0], np.float32), rows.shape[1])
+    return flipped
+
+
+def _rotated(rows: Rows, random: np.random.Generator) -> Rows:
+    square = random.standard_normal((rows.shape[1], rows.shape[1]))
+    q, r = np.linalg.qr(square)
+    turned: Rows = rows @ (q * np.sign(np.diag(r))).astype(np.float32)
+    return turned
+
+
+def jackknife(values: ArrayLike, pairs: Sequence[tuple[int, int]]) -> float:
+    """Half-width of the 95 % interval of a mean over pairs of seeds, `(pairs,)`.
+
+    The pairs are not independent: whole seeds are left out.
+
+    Source:
+        Efron & Stein (1981).
+    """
+    of, members = np.asarray(values, np.float64), np.asarray(pairs)
+    n = int(members.max()) + 1
+    means = np.array([of[(members != seed).all(axis=1)].mean() for seed in range(n)])
+    error = np.sqrt((n - 1) / n * np.square(means - means.mean()).sum())
+    return float(stdtrit(n - 1, 0.975) * error)
+
+
+def wilson(count: ArrayLike, n: int) -> tuple[Array, Array]:
+    """Bounds of the 95 % interval of a proportion, `count` of `n` (Wilson 1927)."""
+    share, z = np.asarray(count, np.float64) / n, float(ndtri(0.975))
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return middle - half, middle + half
+
+
+def shared_subspace(dictionaries: Sequence[ArrayLike]) -> tuple[float, float, Array]:
+    """Compare the spans of the main directions of dictionaries, `(latents, width)` each.
+
+    The spans are of the first right singular vectors, as many as the participation ratio of the
+    pooled spectrum, rounded up.
+
+    Returns:
+        The mean over pairs of the squared cosines of the principal angles, that of random spans,
+        and the cosines of each pair, `(pairs, rank)`.
+    """
+    squares = [x.T @ x for x in (unit_rows(each).astype(np.float64) for each in dictionaries)]
+    pooled = np.linalg.eigvalsh(np.sum(squares, axis=0))
+    rank = int(np.ceil(pooled.sum() ** 2 / np.square(pooled).sum()))
+    rank = min(rank, *(np.linalg.matrix_rank(each) for each in squares))
+    spans = [np.linalg.eigh(each)[1][:, -rank:] for each in squares]
+    angles = [np.linalg.svd(a.T @ b, compute_uv=False) for a, b in combinations(spans, 2)]
+    cosines = np.clip(np.array(angles), 0.0, 1.0)
+    return float(np.square(cosines).mean()), rank / len(pooled), cosines
+
+
+def _absolute_cosines(w: ArrayLike, d: ArrayLike) -> Array:
+    def unit(x: ArrayLike) -> Array:
+        rows = as_matrix(x, "directions").astype(np.float64)
+        return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-8))
+
+    return np.asarray(np.abs(unit(w) @ unit(d).T))
+
+
+def mean_correlation_coefficient(w: ArrayLike, d: ArrayLike) -> float:
+    """Mean |cosine| of latents, `(latents, width)`, with true directions, matched one to one.
+
+    Over as many pairs as there are of the fewer. With more latents than directions, random ones
+    already score high.
+
+    Source:
+        Song et al. (2025), arXiv 2505.20254, as `sae_lens.synthetic` computes it.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    cosines = _absolute_cosines(w, d)
+    return float(cosines[linear_sum_assignment(cosines, maximize=True)].mean())
+
+
+def feature_uniqueness(w: ArrayLike, d: ArrayLike) -> tuple[float, float]:
+    """Distinct nearest true directions of the latents, per latent, and per true direction.
+
+    The first as `sae_lens.synthetic` computes it; the second is their coverage.
+    """
+    cosines = _absolute_cosines(w, d)
+    distinct = len(np.unique(cosines.argmax(axis=1)))
+    return distinct / cosines.shape[0], distinct / cosines.shape[1]
+
+
+def firing_scores(z: ArrayLike, s: ArrayLike, w: ArrayLike, d: ArrayLike) -> dict[str, float]:
+    """Score latents as detectors of the true feature whose direction is nearest to theirs.
+
+    Means of `precision`, `recall`, `f1` and `accuracy`, 0 where undefined, over all latents;
+    `…_alive` over those that fire, and `…_matched` over one-to-one pairs.
+
+    Args:
+        z: Latents, `(rows, latents)`, which fire where they are not 0.
+        s: Strengths of the features, `(rows, features)`, active above 0.
+        w: Directions of the latents, `(latents, width)`.
+        d: True directions, `(features, width)`.
+
+    Source:
+        `sae_lens.synthetic`, for the means over all latents.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    fires, active = as_matrix(z, "z") != 0, as_matrix(s, "s") > 0
+    cosines = _absolute_cosines(w, d)
+    latents, features = linear_sum_assignment(cosines, maximize=True)
+    nearest = _detection(fires, active[:, cosines.argmax(axis=1)])
+    one_to_one = _detection(fires[:, latents], active[:, features])
+    parts = {"": nearest, "_alive": nearest[:, fires.any(axis=0)], "_matched": one_to_one}
+    names = ("precision", "recall", "f1", "accuracy")
+    return {
+        name + part: float(values.mean())
+        for part, scores in parts.items()
+        for name, values in zip(names, scores, strict=True)
+    }
+
+
+def _detection(fires: Mask, active: Mask) -> Array:
+    """Precision, recall, F1 and accuracy of each column, `(4, columns)`."""
+    both, own, true = (x.sum(axis=0, dtype=float) for x in (fires & active, fires, active))
+    with np.errstate(invalid="ignore"):
+        scores = np.stack([both / own, both / true, 2 * both / (own + true)])
+    return np.vstack([np.nan_to_num(scores), (fires == active).mean(axis=0)])

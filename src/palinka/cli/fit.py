@@ -112,11 +112,11 @@ class PalinkaCLI(LightningCLI):
             width = f"model.autoencoder.init_args.{target}"
             parser.link_arguments(f"data.{source}", width, apply_on="instantiate")
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """Lightning's commands, `harvest` and `verify`."""
-        arguments = {"model", "datamodule"}
-        return {**LightningCLI.subcommands(), "harvest": arguments, "verify": arguments}
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """The given command, or all: Lightning's, `harvest` and `verify`; each parser is slow."""
+        names = self._arguments[:1] or [*LightningCLI.subcommands(), "harvest", "verify"]
+        own = {"model", "datamodule"}
+        return {name: LightningCLI.subcommands().get(name, own) for name in names}
 
     def add_arguments_to_parser(self, parser: Parser) -> None:  # type: ignore[override]
         """Apply the settings of a checkpoint over the config files, under the command line."""

@@ -381,12 +381,17 @@ def find_sites(
     return Sites(taps, layers, heads, config.model_type, measure)
 
 
+_MEASURED: dict[str, dict[str, int]] = {}  # by configuration and sites
+
+
 def measure_widths(config: "PretrainedConfig") -> dict[str, int]:
     """Measure the widths by running a model once with tensors that have no content."""
     from torch._subclasses import FakeTensorMode
     from transformers import AutoModelForCausalLM
 
     taps = named_taps(config)
+    if (known := f"{config.to_json_string(use_diff=False)} {taps}") in _MEASURED:
+        return _MEASURED[known]
     shape = (2, 3)
     with FakeTensorMode(), torch.no_grad():
         # A copy, since building a model writes its choices into the configuration.
@@ -395,8 +400,9 @@ def measure_widths(config: "PretrainedConfig") -> dict[str, int]:
         modules = {path: Tap(path) for path, _ in model.named_modules() if path}
         with reading(model, taps | modules) as found:
             model(torch.zeros(shape, dtype=torch.long), use_cache=False)
-    return {
+    _MEASURED[known] = {
         name: found[name].shape[-1]
         for name in taps | modules
         if name in found and by_token(found[name], *shape) is not None
     }
+    return _MEASURED[known]

@@ -25,6 +25,7 @@ import pytest
             'analyze --analyses=[{"name":"a","analyse":"x","stimuli":"x.yaml"}]',
             "AnalysisEntry has no option 'analyse'; did you mean 'analysis'?",
         ),
+        ("analyze --site=hidden.2", "'sites' belongs in an entry of the YAML list `analyses`"),
         ("import taken", "taken holds no files"),
     ],
 )

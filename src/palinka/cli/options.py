@@ -122,6 +122,9 @@ class Options:
             raise InputError(f"{path} is not a configuration; expected `key: value` lines")
         keys = [key for key, _ in flat(settings, lists=True)]
         if not all(map(self._accepts, keys)):
+            if isinstance(settings.get("kind"), str):
+                remedy = "give one whose `analyses` name it, as in `palinka configs copy him_her`"
+                raise InputError(f"{path} is a stimuli file, not a configuration; {remedy}")
             for other in map(Options, ("fit", "analyze")):
                 if all(map(other._accepts, keys)):
                     raise InputError(f"{path} is for `palinka {other.command}`; use that command")
@@ -199,10 +202,11 @@ class Options:
         for ending in (f".{last}", f"_{last}"):  # the latter for `epochs` in place of `max_epochs`
             for names in (siblings, known):
                 if found := [name for name in names if f".{name}".endswith(ending)]:
-                    return f"; did you mean '{min(found, key=lambda name: (len(name), name))}'?"
-        parts = {name.rpartition(".")[2]: name for name in reversed(siblings)}
-        for part in difflib.get_close_matches(last, parts, n=1, cutoff=0.5):
-            return f"; did you mean '{parts[part]}'?"
+                    return _suggestion(min(found, key=lambda name: (len(name), name)))
+        for names, cutoff in ((siblings, 0.5), (known, 0.8)):
+            parts = {name.rpartition(".")[2]: name for name in reversed(names)}
+            for part in difflib.get_close_matches(last, parts, n=1, cutoff=cutoff):
+                return _suggestion(parts[part])
         return did_you_mean(key, [*known, *self.sections], most=0)
 
     def requested_help(self, arguments: Sequence[str]) -> str | None:
@@ -244,6 +248,13 @@ class Options:
         if self.classes:
             lines += ["", "arguments of a class: --KEY.help CLASS"]
         return "\n".join(lines) + "\n"
+
+
+def _suggestion(name: str) -> str:
+    owner, _, part = name.partition(".")
+    if part and owner == "analyses":
+        return f"; '{part}' belongs in an entry of the YAML list `analyses`"
+    return f"; did you mean '{name}'?"
 
 
 def _width() -> int:

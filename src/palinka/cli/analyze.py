@@ -38,24 +38,9 @@ def analyze(
     names = [entry.name for entry in analyses]
     if not names or len(set(names)) < len(names):
         raise InputError(f"analyses are named {names}; expected at least one, and unique names")
-    if autoencoder is not None and ckpt_path is not None:
-        raise InputError("autoencoder and ckpt_path are both given; give one of them")
     for entry in analyses:
         checked_analysis(entry)
-    encoders, folder = [], Path(LOG_FOLDER) / "analyses"
-    if ckpt_path is not None:
-        # Only a checkpoint needs Lightning, which takes seconds to import.
-        from palinka.cli.resume import checkpoint_named, findings_folder, load_module
-        from palinka.training import checkpoint
-        from palinka.training.callbacks.run_analyses import encoder_of
-
-        paths = [checkpoint_named(given) for given in _listed(ckpt_path)]
-        encoders = [encoder_of(load_module(p), checkpoint.read(p).get("source", {})) for p in paths]
-        folder = findings_folder(paths[0])
-    elif autoencoder is not None:
-        encoders = [Encoder.from_folder(given) for given in _listed(autoencoder)]
-    spec = LanguageModelSpec(language_model) if isinstance(language_model, str) else language_model
-    reader = ActivationReader(spec, encoders)
+    reader, folder = open_reader(language_model, autoencoder, ckpt_path)
     status, earlier = 0, dict[str, Findings]()
     for entry in analyses:
         try:
@@ -73,5 +58,26 @@ def analyze(
     return status
 
 
-def _listed(given: list[str] | str) -> list[str]:
-    return [given] if isinstance(given, str) else given
+def open_reader(
+    language_model: LanguageModelSpec | str,
+    autoencoder: list[str] | str | None,
+    ckpt_path: list[str] | str | None,
+) -> tuple[ActivationReader, Path]:
+    """Reader of neurons, or of the latents of autoencoders, and the folder of its findings."""
+    if autoencoder is not None and ckpt_path is not None:
+        raise InputError("autoencoder and ckpt_path are both given; give one of them")
+    given, folder = autoencoder or ckpt_path or [], Path(LOG_FOLDER) / "analyses"
+    names = [given] if isinstance(given, str) else given
+    if ckpt_path is None:
+        encoders = [Encoder.from_folder(name) for name in names]
+    else:
+        # Only a checkpoint needs Lightning, which takes seconds to import.
+        from palinka.cli.resume import checkpoint_named, findings_folder, load_module
+        from palinka.training import checkpoint
+        from palinka.training.callbacks.run_analyses import encoder_of
+
+        paths = [checkpoint_named(name) for name in names]
+        encoders = [encoder_of(load_module(p), checkpoint.read(p).get("source", {})) for p in paths]
+        folder = findings_folder(paths[0])
+    spec = LanguageModelSpec(language_model) if isinstance(language_model, str) else language_model
+    return ActivationReader(spec, encoders), folder

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from palinka.analyses.reader import ActivationReader, Encoder
 from palinka.analyses.stimuli import load_stimuli
+from palinka.cli.analyze import open_reader
 from palinka.errors import InputError, escape_control_chars
 from palinka.interventions.steering import (
     added,
@@ -45,17 +45,8 @@ def steer(
     dictionaries = (autoencoder is not None) + (ckpt_path is not None)
     if dictionaries != (latent is not None) or dictionaries == (contrast is not None):
         raise InputError("give contrast, or latent with either autoencoder or ckpt_path")
-    encoders = [] if autoencoder is None else [Encoder.from_folder(autoencoder)]
-    if ckpt_path is not None:
-        # Only a checkpoint needs Lightning, which takes seconds to import.
-        from palinka.cli.resume import checkpoint_named, load_module
-        from palinka.training import checkpoint
-        from palinka.training.callbacks.run_analyses import encoder_of
-
-        path = checkpoint_named(ckpt_path)
-        encoders.append(encoder_of(load_module(path), checkpoint.read(path).get("source", {})))
-    spec = LanguageModelSpec(language_model) if isinstance(language_model, str) else language_model
-    reader = ActivationReader(spec, encoders)
+    reader, _ = open_reader(language_model, autoencoder, ckpt_path)
+    encoders = reader.encoders
     default = (encoders[0].site if encoders else None) or "blocks.middle.resid"
     lm, (place,) = reader.model, reader.sites(site or default)
     if contrast is not None:

@@ -21,6 +21,12 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 FAST = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
 
 
+LONG = (
+    "punctuation", "geography", "grammar", "him_her_lesion", "he_she_patching", "he_she_steering",
+    "he_she_subspaces",
+)  # fmt: skip
+
+
 def check(findings: Path) -> None:
     """Findings are complete, and say where they come from."""
     record = json.loads((findings / "findings.json").read_text())
@@ -42,17 +48,7 @@ def configs(folder: str, *slow: str) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize(
-    "config",
-    configs(
-        "analyses",
-        "punctuation",
-        "geography",
-        "him_her_lesion",
-        "he_she_steering",
-        "he_she_subspaces",
-    ),
-)
+@pytest.mark.parametrize("config", configs("analyses", *LONG))
 def test_an_analysis_of_the_bundled_model(config: Path, workspace: Path) -> None:
     if "\nlanguage_model: mini\n" not in config.read_text():
         pytest.skip("of another model")

@@ -6,6 +6,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,7 +141,11 @@ class Commands:
 
     def __init__(self, cache: Path) -> None:
         self.context, self.cache = multiprocessing.get_context("forkserver"), str(cache)
-        self.context.set_forkserver_preload(["palinka.cli.fit"])
+        self.context.set_forkserver_preload(["palinka.cli.fit", "warm"])
+        paths = [str(REPOSITORY / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PYTHONPATH", os.pathsep.join(paths))
+            forkserver.ensure_running()
 
     def start(self, folder: Path, arguments: list[str], **environment: str) -> Any:
         """Start a command; its output goes to `output.txt` of the folder."""

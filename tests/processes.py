@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import runpy
 import signal
 import sys
 from collections.abc import Sequence
@@ -25,6 +26,12 @@ def run_command(folder: str, line: list[str], environment: dict[str, str]) -> No
         harvest.WINDOW_ROWS = int(environment["ROWS_PER_SHARD"])
     sys.argv = ["palinka", *line]
     sys.exit(main(line))
+
+
+def run_script(path: str, arguments: Sequence[Any], environment: dict[str, str]) -> None:
+    """Run the `main` of a script."""
+    os.environ.update(environment)
+    runpy.run_path(path)["main"](*arguments)
 
 
 class Stops(Callback):

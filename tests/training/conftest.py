@@ -1,9 +1,6 @@
 """A data module of given rows, a trainer that leaves nothing behind, and several processes."""
 
-import os
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -16,6 +13,8 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.utils.data import DataLoader
+
+from processes import run_script
 
 
 class Rows(LightningDataModule):
@@ -58,46 +57,39 @@ class Recorder(Callback):
         self.logged.append({k: float(v) for k, v in trainer.callback_metrics.items()})
 
 
-@contextmanager
-def processes(script: Path, world_size: int, *arguments: object) -> Iterator[None]:
-    """Run a script as torchrun would, each process with its rank and the arguments.
+@pytest.fixture(scope="session")
+def on_processes(commands: Any) -> Callable[..., AbstractContextManager[None]]:
+    """Runs the `main` of a script as torchrun would, in processes with a rank each.
 
     Leaving the context waits for them; they must have ended well.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
 
-    def start(rank: int) -> subprocess.Popen[str]:
+    @contextmanager
+    def run(script: Path, world_size: int, *arguments: object) -> Iterator[None]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
         launched_by_torchrun = {
             **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
-            **dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank)),
             **dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(world_size)),
             **{"GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test"},
         }
-        path = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        return subprocess.Popen(
-            [sys.executable, str(script), str(rank), *map(str, arguments)],
-            env={**os.environ, **path, **launched_by_torchrun},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        started = []
+        for rank in range(world_size):
+            own = {**launched_by_torchrun, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            given = (str(script), (rank, *arguments), own)
+            started.append(commands.context.Process(target=run_script, args=given))
+            started[-1].start()
+        try:
+            yield
+            for process in started:
+                process.join(200)
+                assert process.exitcode == 0
+        finally:
+            for process in started:
+                process.kill()
 
-    started = [start(rank) for rank in range(world_size)]
-    try:
-        yield
-        for process in started:
-            output, _ = process.communicate(timeout=200)
-            assert process.returncode == 0, output
-    finally:
-        for process in started:
-            process.kill()
-
-
-@pytest.fixture(scope="session")
-def on_processes() -> Callable[..., AbstractContextManager[None]]:
-    return processes
+    return run
 
 
 @pytest.fixture

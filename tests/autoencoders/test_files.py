@@ -42,7 +42,8 @@ def test_the_card_says_what_is_known() -> None:
     assert 'SAE.load_from_disk("DIR")' in card
     assert "val_interval" not in card
     assert yaml.safe_load(card.split("---")[1])["license"] == "cc-by-4.0"
-    card = model_card(JumpReLUAutoencoder(6), Provenance())
+    card = model_card(JumpReLUAutoencoder(6), Provenance(metrics={"val/fvu": 0.25}))
+    assert "| metric | value |\n| --- | --- |\n| `val/fvu` | 0.25 |\n" in card
     assert "None" not in card
     assert 'palinka.Autoencoder.from_pretrained("DIR")' in card
     assert 'license: "unknown"' in card

@@ -93,8 +93,6 @@ _METRICS = """\
 
 Errors are of activations as training saw them, centered and scaled where it did that.
 
-| metric | value | 95 % interval over documents |
-|---|---|---|
 {rows}
 
 """
@@ -134,18 +132,20 @@ def model_card(
     if library != "palinka":
         note = f"\nWith {library}:\n\n```python\n{code}\n```\n{note}"
         code = _LOAD_ANY.format(folder=folder)
-    rows = []
+    bounded = any(name.endswith("/low") for name in provenance.metrics)
+    rows = [["metric", "value", "95 % interval over documents"], ["---"] * 3]
     for name, value in provenance.metrics.items():
         split, _, metric = name.partition("/")
         if not split.endswith("_interval"):
             ends = (f"{split}_interval/{metric}/{end}" for end in ("low", "high"))
             bounds = [f"{provenance.metrics[end]:.5g}" for end in ends if end in provenance.metrics]
-            rows.append(f"| {_cell(name)} | {value:.5g} | {' to '.join(bounds)} |")
+            rows.append([_cell(name), f"{value:.5g}", " to ".join(bounds)])
+    table = "\n".join(f"| {' | '.join(row[: 2 + bounded])} |" for row in rows)
     return _CARD.format(
         license=json.dumps(provenance.license),
         library=json.dumps(library),
         facts="\n".join(f"| {k} | {_cell(v)} |" for k, v in facts.items() if v is not None),
-        metrics=_METRICS.format(rows="\n".join(rows)) if rows else "",
+        metrics=_METRICS.format(rows=table) if provenance.metrics else "",
         code=code,
         note=note,
     )

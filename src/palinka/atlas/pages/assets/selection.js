@@ -3,7 +3,7 @@
 (() => {
   const listeners = [];
   const columns = new Map();
-  let labels = null; // lower case, with all that a latent is found by
+  let texts = null; // labels and raised tokens in lower case, by which latents are found
   let order = new Uint32Array(0);
   let chosen = new Uint8Array(0);
 
@@ -51,34 +51,42 @@
 
   /** Labels come after the numbers, so that the first page need not wait for them. */
   selection.loadLabels = async () => {
-    const [shown, more] = await Promise.all([palinka.load("labels"), palinka.load("promoted")]);
+    const [shown, raised] = await Promise.all([palinka.load("labels"), palinka.load("promoted")]);
     selection.labels = shown;
-    labels ??= shown.map((label, i) => ` ${label} ${more[i]} `.toLowerCase());
-    return labels;
+    texts ??= [shown, raised].map((all) => all.map((text) => ` ${text} `.toLowerCase()));
   };
   selection.labels = null;
 
-  /** The latents whose number, label or raised tokens hold a text: the number, whole words, parts. */
+  const asked = (query) => query.trim().toLowerCase();
+  // Whole words, beginnings, parts.
+  const ways = (wanted) => [` ${wanted} `, ` ${wanted}`, wanted];
+  const way = (text, parts) => parts.findIndex((part) => text.includes(part));
+
+  /**
+   * The latents whose number, label or raised tokens hold a text: the number, then whole words of
+   * labels and of raised tokens, then their beginnings, then parts.
+   */
   selection.find = (query) => {
-    const wanted = query.trim().toLowerCase();
+    const wanted = asked(query);
     if (wanted === "") return [];
     const number = /^#?\d+$/.test(wanted) ? Number(wanted.replace("#", "")) : -1;
-    const [whole, begun, parts] = [[], [], []];
-    if (number >= 0 && number < palinka.overview.latents) whole.push(number);
-    for (let i = 0; labels && i < labels.length; i++) {
-      if (i === number || !labels[i].includes(wanted)) continue;
-      if (labels[i].includes(` ${wanted} `)) whole.push(i);
-      else (labels[i].includes(` ${wanted}`) ? begun : parts).push(i);
+    const parts = ways(wanted);
+    const found = parts.flatMap(() => [[], []]);
+    for (let i = 0; i < (texts?.[0].length ?? 0); i++) {
+      const [own, raised] = texts.map((all) => way(all[i], parts));
+      const byLabel = own >= 0 && (raised < 0 || own <= raised);
+      if (i !== number && (own >= 0 || raised >= 0)) found[byLabel ? 2 * own : 2 * raised + 1].push(i);
     }
-    return [...whole, ...begun, ...parts];
+    const first = number >= 0 && number < palinka.overview.latents ? [number] : [];
+    return [...first, ...found.flat()];
   };
 
-  /** The raised token by which a latent is found where its label does not show it. */
+  /** The raised token by which a latent is found where its label does not show it as well. */
   selection.reason = (latent, query) => {
-    const wanted = query.trim().toLowerCase();
-    if (selection.labels[latent].toLowerCase().includes(wanted)) return "";
-    const words = labels[latent].split(" ");
-    return words.find((word) => word === wanted) ?? words.find((word) => word.includes(wanted)) ?? "";
+    const parts = ways(asked(query));
+    const [own, raised] = texts.map((all) => way(all[latent], parts));
+    if (raised < 0 || (own >= 0 && own <= raised)) return "";
+    return texts[1][latent].trim().split(" ").find((word) => ` ${word} `.includes(parts[raised])) ?? "";
   };
 
   selection.update = () => {

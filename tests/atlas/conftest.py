@@ -1,10 +1,12 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from palinka.analyses import ablation, head_scores, lesion, steering
 from palinka.analyses.category_score import CategoryScore
 from palinka.analyses.findings import Findings
 from palinka.analyses.latent_statistics import LatentStatistics
@@ -119,3 +121,34 @@ def write_findings(
     result = {part: CategoryScore(score, auc, p, notes=(remark,))}
     Findings("geography", result, {"score": figure}, {}, settings, "- `x`").write(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def make_interventions() -> Callable[..., dict[str, Any]]:
+    return write_interventions
+
+
+def write_interventions(folder: Path) -> dict[str, Any]:
+    """Write findings of interventions on latents 3 and 5, and of six heads; return the results."""
+    random, zeros = np.random.default_rng(2), np.zeros(8)
+    alphas = np.array([-0.2, -0.1, 0.0, 0.1, 0.2])
+    pushes = alphas[:, None] * np.array([[[6.0]], [[0.1]]]) + 0.01 * random.random((2, 5, 8))
+    controls = {"isotropic": alphas[:, None] * random.normal(size=(9, 1, 8))}
+    kl = np.stack([40 * alphas**2, alphas**2])  # the second never reaches 0.1 nats
+    axes = {"latents": {"value": ["zero", "mean"], "latent": [3, 5]}}
+    sums = {name: random.random((2, 3, 8)) for name in ("previous_token", "entropy", "induction")}
+    ones = dict.fromkeys(sums, np.ones(8))
+    found = {
+        "ablation": ablation({"latents": random.normal(size=(2, 2, 8))}, zeros, axes=axes),
+        "head_scores": head_scores(sums, ones, {name: 0.1 * ones[name] for name in sums}),
+        "lesion": lesion(random.normal(size=(1, 1, 10, 8)), zeros, units=[[5, 9]]),
+        "steering": steering(pushes, zeros, alphas, controls, kl, {"isotropic": kl[:1]},
+                             directions=["latent_3", "latent_5"]),
+    }  # fmt: skip
+    for kind, result in found.items():
+        settings = {
+            "analysis": kind, "units": "latents", "sites": ["blocks.3.mlp.pre"], "options": {},
+            "intervention": {}, "outcomes": ["logit_difference"],
+        }  # fmt: skip
+        Findings(f"my_{kind}", {"": result}, {}, {}, settings).write(folder)
+    return found

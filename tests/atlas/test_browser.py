@@ -22,7 +22,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
 
 LATENTS = 300
-ADDRESSES = ("", "#latent=3", "#analysis=0", "#against", "#text")
+ADDRESSES = ("", "#latent=3", "#analysis=0", "#heads=2", "#against", "#text")
 Make = Callable[..., Any]
 
 
@@ -38,10 +38,12 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def site(
-    tmp_path_factory: pytest.TempPathFactory, make_facts: Make, make_findings: Make, about: About
-) -> Path:
-    """A site of ordinary latents, with the findings of one analysis and another dictionary."""
+    tmp_path_factory: pytest.TempPathFactory, make_facts: Make, make_findings: Make,
+    make_interventions: Make, about: About,
+) -> Path:  # fmt: skip
+    """A site of ordinary latents, with findings and another dictionary."""
     folder = tmp_path_factory.mktemp("site")
+    make_interventions(folder / "found")
     found = read_analyses(make_findings(folder / "found", LATENTS), LATENTS, about.site)
     return write_site(folder / "atlas", make_facts(LATENTS, against=True), about, found)
 
@@ -260,7 +262,7 @@ def test_a_latents_page(visit: Make, site: Path, make_facts: Make) -> None:
     rows = page.locator(".facts .card", has_text="Numbers").locator("tbody tr")
     assert rows.filter(has_text="max").inner_text().split("\t")[1:] == ["99.0", "1 of 299"]
     assert page.locator(".facts svg").get_attribute("aria-label").startswith("Histogram of ")
-    steering = page.locator(".facts .card", has_text="steering").locator("tbody tr")
+    steering = page.locator(".facts .card", has_text="and steering").locator("tbody tr")
     norm, whole = 20.0, float(steering.last.locator("td").first.inner_text())
     assert whole == pytest.approx(norm / facts.lengths[3], rel=0.01)
     sizes = [row.split("\t")[1:] for row in steering.all_inner_texts()]
@@ -346,8 +348,11 @@ def test_an_analysis_has_a_page(page: Any) -> None:
     heading(page, "geography")
     text = page.locator("main").inner_text()
     assert "place: a note" in text
-    for name in ("best", "best_auc_latent"):
-        number = page.locator(".metrics div", has=page.get_by_text(f"place/{name}", exact=True))
+    labels = page.locator(".metrics dt").all_inner_texts()
+    assert labels[0] == "place: best latent by AUC", "before the score"
+    for name in ("AUC", "score"):
+        label = page.get_by_text(f"place: best latent by {name}", exact=True)
+        number = page.locator(".metrics div", has=label)
         assert number.locator("dd").inner_text() == number.locator("a").inner_text()
     assert "passage.yaml" in text
     assert "secret" not in text
@@ -360,6 +365,68 @@ def test_an_analysis_has_a_page(page: Any) -> None:
     page.locator("summary").first.click()
     page.locator("details td a").first.click()
     page.get_by_role("heading", name=re.compile(r"^Latent \d+$")).wait_for()
+
+
+def test_a_latent_has_the_effects_of_interventions_on_it(visit: Make, site: Path) -> None:
+    page = visit(f"{site.as_uri()}#latent=5", "Latent 5")
+    card = page.locator(".card", has=page.get_by_role("heading", name="Effects on predictions"))
+    assert card.locator("caption a").all_inner_texts() == [
+        "my_ablation",
+        "my_lesion",
+        "my_steering",
+    ]
+    rows = card.locator("table").last.locator("tbody tr")
+    assert rows.nth(0).inner_text().split("\t")[1:] == ["not reached", "", ""]
+    assert re.fullmatch(r"slope\t[^\t]+\t\S+ to \S+\t", rows.nth(2).inner_text())
+    assert re.fullmatch(r"against isotropic\t\t\t[\d.]+", rows.nth(3).inner_text())
+    card.get_by_role("link", name="my_lesion").click()
+    heading(page, "my_lesion")
+    page.goto(f"{site.as_uri()}#latent=4")
+    heading(page, "Latent 4")
+    assert page.get_by_role("heading", name="Effects on predictions").count() == 0
+
+
+def test_heads_have_maps_and_a_table_that_sorts(page: Any) -> None:
+    page.locator(".analyses").get_by_role("link", name="all heads").click()
+    heading(page, "Attention heads")
+    found = page.evaluate("palinka.load('heads-2')")["scores"]
+    assert page.locator(".map rect").count() == 6 * len(found) == 18
+    induction = np.array(found[1]["score"])
+    order = [f"L{i // 3}H{i % 3}" for i in np.argsort(-induction, axis=None, kind="stable")]
+    names = page.locator(".heads tbody th")
+    for shown in (order, order[::-1]):
+        page.locator(".heads").get_by_role("button", name="induction").click()
+        assert names.all_inner_texts() == shown
+    rect = page.locator(".map").nth(1).locator("rect[x='1'][y='0']")
+    rect.hover()
+    tip = page.locator("#tooltip").inner_text().split("\n")
+    rect.click()
+    assert names.all_inner_texts() == order
+    assert page.locator(".heads .active th").inner_text() == "L1H1"
+    cell = page.locator(".heads .active td").nth(1).inner_text().split("\n")
+    assert float(cell[0]) == pytest.approx(induction[1, 1], abs=5e-4)
+    assert tip == [f"L1H1: {cell[0]} attention", *cell[1:]]
+    assert (" to " in cell[1], cell[2][:2]) == (True, "p ")
+
+
+def test_search_lists_whole_tokens_before_others(page: Any) -> None:
+    page.evaluate("""async () => {
+        palinka.selection.labels ?? await palinka.selection.loadLabels();
+    }""")
+    shown, raised = (page.evaluate(f"palinka.load('{n}')") for n in ("labels", "promoted"))
+
+    def rank(latent: int) -> int:
+        words = shown[latent].split(" · "), raised[latent].split(" ")
+        ways = (str.__eq__, str.startswith, str.__contains__)
+        found = [any(way(w, "word3") for w in of) for way in ways for of in words]
+        return [*found, True].index(True)
+
+    ranks = [rank(latent) for latent in range(LATENTS)]
+    expected = sorted((i for i in range(LATENTS) if ranks[i] < 6), key=lambda i: (ranks[i], i))
+    assert len({ranks[i] for i in expected}) > 2
+    assert page.evaluate("palinka.selection.find('Word3 ')") == expected
+    reasons = page.evaluate("all => all.map((i) => palinka.selection.reason(i, 'word3'))", expected)
+    assert [bool(reason) for reason in reasons] == [ranks[i] % 2 == 1 for i in expected]
 
 
 # What a tokenizer may hold, and what must never be more than text.

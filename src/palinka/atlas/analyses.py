@@ -2,7 +2,8 @@
 
 import csv
 import json
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 
 from palinka.analyses.findings import file_names
+from palinka.atlas.effects import head_scores, latent_effects
 
 _MAX_ROWS = 200
 # Settings without folders of this machine.
@@ -28,11 +30,15 @@ class Found:
             part, summary of the stimuli, figures, and tables with headings first.
         figures: PNG files by their name in the atlas.
         columns: One value per latent, by name.
+        effects: Effects of interventions on single latents, by latent.
+        heads: Scores of all attention heads, and the level of their intervals.
     """
 
     page: dict[str, Any]
     figures: dict[str, Path]
     columns: dict[str, NDArray[np.float64]]
+    effects: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    heads: dict[str, Any] = field(default_factory=dict)
 
 
 def read_analyses(folder: Path | None, latents: int, site: str) -> list[Found]:
@@ -55,13 +61,17 @@ def read_analyses(folder: Path | None, latents: int, site: str) -> list[Found]:
 def _read(path: Path, number: int, latents: int, site: str) -> Found:
     record = json.loads((path / "findings.json").read_text(encoding="utf-8"))
     settings = dict(record.get("settings", {}))
-    columns = {}
-    ours = settings.get("units") == "latents" and settings.get("sites") == [site]
-    if ours and (path / "arrays.npz").exists():
-        with np.load(path / "arrays.npz", allow_pickle=False) as arrays:
-            for name, array in arrays.items():
-                if array.shape == (latents,) and array.dtype.kind in "biuf":
-                    columns[name] = array.astype(np.float64)
+    columns, effects, arrays = {}, {}, dict[str, NDArray[Any]]()
+    if (path / "arrays.npz").exists():
+        with np.load(path / "arrays.npz", allow_pickle=False) as stored:
+            arrays = dict(stored)
+    if settings.get("units") == "latents" and settings.get("sites") == [site]:
+        columns = {
+            name: arrays[name].astype(np.float64)
+            for name in _auc_first(arrays)
+            if arrays[name].shape == (latents,) and arrays[name].dtype.kind in "biuf"
+        }
+        effects = latent_effects(path, settings, arrays)
     tables = []
     for file in sorted(path.glob("*.csv")):
         with file.open(encoding="utf-8", newline="") as stream:
@@ -77,7 +87,10 @@ def _read(path: Path, number: int, latents: int, site: str) -> Found:
         "settings": [
             (name, _text(name, settings[name])) for name in _SETTINGS if settings.get(name)
         ],
-        "scalars": [(n, v if v is None else float(v)) for n, v in record["scalars"].items()],
+        "scalars": [
+            (name, None if (value := record["scalars"][name]) is None else float(value))
+            for name in _auc_first(record["scalars"])
+        ],
         "notes": [(str(p), str(note)) for p, notes in record["notes"].items() for note in notes],
         "summary": summary.read_text(encoding="utf-8") if summary.exists() else "",
         "figures": [
@@ -86,10 +99,24 @@ def _read(path: Path, number: int, latents: int, site: str) -> Found:
         ],
         "tables": tables,
     }
-    return Found(page, {name: images[stem] for stem, name in names.items()}, columns)
+    figures = {name: images[stem] for stem, name in names.items()}
+    return Found(page, figures, columns, effects, head_scores(settings, arrays))
+
+
+def _auc_first(names: Iterable[str]) -> list[str]:
+    """Names of findings, of each part those of the AUC first."""
+    parts = list(dict.fromkeys(name.rpartition("/")[0] for name in names))
+
+    def place(name: str) -> tuple[int, bool]:
+        part, _, field = name.rpartition("/")
+        return parts.index(part), "auc" not in field
+
+    return sorted(names, key=place)
 
 
 def _text(name: str, value: Any) -> str:
     if name == "stimuli":
         return Path(str(value)).name
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, dict):
+        value = [f"{key.replace('_', ' ')} {item}" for key, item in value.items()]
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -260,9 +260,34 @@ def _data(facts: LatentFacts, about: About, analyses: Sequence[Found]) -> Iterat
     records = Records(facts)
     for number, start in enumerate(range(0, latents, CHUNK)):
         some = range(start, min(start + CHUNK, latents))
-        yield f"latents-{number:04d}", [records[latent] for latent in some]
+        yield (
+            f"latents-{number:04d}",
+            [records[latent] | {"effects": _effects(latent, analyses)} for latent in some],
+        )
     for number, found in enumerate(analyses):
         yield f"analysis-{number}", found.page
+        if found.heads:
+            yield f"heads-{number}", _plain(found.heads)
+
+
+def _effects(latent: int, analyses: Sequence[Found]) -> list[dict[str, Any]]:
+    """Effects of interventions on a latent, with the number of the analysis."""
+    return [
+        _plain(effect) | {"analysis": number}
+        for number, found in enumerate(analyses)
+        for effect in found.effects.get(latent, ())
+    ]
+
+
+def _plain(value: Any) -> Any:
+    """Arrays, tuples and numbers, in a dict too, as JSON has them; None for NaN."""
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return short(value) if isinstance(value, float) else value
 
 
 def _index(tokens: TokenActivations, texts: Mapping[int, str]) -> Iterator[tuple[str, Any]]:

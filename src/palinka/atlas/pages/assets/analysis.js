@@ -4,6 +4,24 @@
   const { make } = palinka;
   const LATENT = new Set(["latent", "unit", "best", "best_auc_latent", "most_positive", "most_negative"]);
 
+  const WORDS = {
+    best: "best latent by score",
+    best_score: "its score",
+    best_p_value: "p of its score",
+    best_auc_latent: "best latent by AUC",
+    best_auc: "its AUC",
+    best_auc_p_value: "p of its AUC",
+  };
+
+  /** Names of findings and settings as words, after their part. */
+  function words(name) {
+    const parts = name.split("/");
+    const last = parts.pop();
+    const text = WORDS[last] ?? last.replace("p_value", "p").replaceAll("_", " ").replace(/\bauc\b/, "AUC");
+    return [...parts, text].join(": ");
+  }
+
+  /** A figure of an analysis, with its caption. */
   function figure({ file, title, caption }, name) {
     const about = `Figure “${title}” of the analysis ${name}. ${caption} Its numbers are in the tables of this page.`;
     const source = `figures/${encodeURIComponent(file)}`;
@@ -14,6 +32,8 @@
       make("figcaption", {}, make("strong", {}, title), caption ? ` ${caption}` : ""),
     );
   }
+
+  palinka.analysisFigure = figure;
 
   const isLatent = (heading, text) =>
     LATENT.has(heading) && /^\d+$/.test(text) && Number(text) < palinka.overview.latents;
@@ -30,14 +50,14 @@
     return make(
       "details",
       { open: rows.length <= 30 },
-      make("summary", {}, `${name} (${palinka.plural(rows.length, "row")})`),
+      make("summary", {}, `${words(name)} (${palinka.plural(rows.length, "row")})`),
       make(
         "div",
         { class: "wide", tabindex: 0, role: "group", "aria-label": name },
         make(
           "table",
           { class: "plain" },
-          make("thead", {}, make("tr", {}, head.map((text) => make("th", { scope: "col" }, text)))),
+          make("thead", {}, make("tr", {}, head.map((text) => make("th", { scope: "col" }, words(text))))),
           make("tbody", {}, rows.map((row) =>
             make("tr", {}, row.map((text, i) => cell(ofLatents ? head[i] : "", text))))), // prettier-ignore
         ),
@@ -52,7 +72,7 @@
       const shown = ofLatents && isLatent(last, text)
         ? make("a", { href: `#latent=${text}` }, text)
         : palinka.number(value);
-      return make("div", {}, make("dt", {}, name), make("dd", { title: palinka.exactly(value) }, shown));
+      return make("div", {}, make("dt", {}, words(name)), make("dd", { title: palinka.exactly(value) }, shown));
     })); // prettier-ignore
   }
 
@@ -70,7 +90,8 @@
       "article",
       { class: "analysis" },
       make("h1", {}, found.name),
-      kind ? make("p", { class: "lead" }, kind.replaceAll("_", " ")) : null,
+      kind ? make("p", { class: "lead" }, words(kind)) : null,
+      kind === "head_scores" ? make("p", {}, make("a", { href: `#heads=${number}` }, "All heads, to sort")) : null,
       found.notes.map(([part, text]) => make("p", { class: "note" }, part ? `${part}: ${text}` : text)),
       found.scalars.length ? section("Findings", scalars(found.scalars, ofLatents)) : null,
       found.figures.length
@@ -84,7 +105,7 @@
         ? section(
             "Settings",
             make("dl", { class: "settings" }, settings.map(([name, value]) =>
-              make("div", {}, make("dt", {}, name), make("dd", {}, value)))), // prettier-ignore
+              make("div", {}, make("dt", {}, words(name)), make("dd", {}, value)))), // prettier-ignore
           )
         : null,
     );

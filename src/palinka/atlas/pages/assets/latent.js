@@ -111,6 +111,26 @@
     ];
   }
 
+  /** What interventions on the latent do, by one analysis. */
+  function intervention({ analysis, about, rows, note, level }) {
+    const number = (value) => (value === null ? "" : palinka.number(value));
+    return [
+      make(
+        "table",
+        { class: "pairs effects" },
+        make("caption", {}, make("a", { href: `#analysis=${analysis}` }, palinka.overview.analyses[analysis].name), ` · ${about}`),
+        columns("", "effect", `${100 * level} % interval`, "p"),
+        make("tbody", {}, rows.map(([name, effect, low, high, p]) =>
+          make("tr", {},
+            make("th", { scope: "row" }, name),
+            make("td", {}, effect === null && p === null ? "not reached" : number(effect)),
+            make("td", {}, low === null ? "" : `${number(low)} to ${number(high)}`),
+            make("td", {}, number(p))))), // prettier-ignore
+      ),
+      make("p", { class: "note" }, note),
+    ];
+  }
+
   /** Its match in the other dictionary. */
   function counterpart(number, against) {
     const { here, there, cosine } = palinka.matches(against);
@@ -229,6 +249,7 @@
           dead ? null : card("Activations", palinka.activationHistogram(record.histogram)),
           dead ? null : card("Tokens", tokens(record, vocabulary)),
           dead ? null : card("Typical activation and steering", steering(number, record, most)),
+          record.effects.length ? card("Effects on predictions", record.effects.map(intervention)) : null,
           direct
             ? card(
                 "Direct effect on logits",

@@ -43,16 +43,18 @@
       { "aria-labelledby": "analyses-title" },
       make("h2", { id: "analyses-title" }, "Analyses of this dictionary"),
       make("ul", { class: "analyses" }, overview.analyses.map(({ name, kind }, i) =>
-        make("li", {}, make("a", { href: `#analysis=${i}` }, name), " ", make("small", {}, kind.replaceAll("_", " "))))), // prettier-ignore
+        make("li", {}, make("a", { href: `#analysis=${i}` }, name), " ", make("small", {}, kind.replaceAll("_", " ")),
+          kind === "head_scores" ? [" · ", make("a", { href: `#heads=${i}` }, "all heads")] : null))), // prettier-ignore
     );
   }
 
   function build() {
     const { overview, make, selection } = palinka;
-    // The category scores are what one wants to see beside the density; else direct effects.
+    // The AUC of a category is what one wants to see beside the density; else direct effects.
+    const detected = overview.columns.find(({ key }) => key.endsWith("/auc"));
     const scored = overview.columns.find(({ key }) => key.endsWith("/score"));
     const tested = overview.columns.find(({ key }) => key.endsWith("/t"));
-    const other = (scored ?? tested ?? overview.columns.find(({ key }) => key === "raises"))?.key;
+    const other = (detected ?? scored ?? tested ?? overview.columns.find(({ key }) => key === "raises"))?.key;
     const plots = [
       palinka.columnHistogram("density"),
       palinka.scatter("density", "activation"),

@@ -1,5 +1,5 @@
 "use strict";
-// From the address to the page: #latent=123, #analysis=0, #against, #text, and the overview.
+// From the address to the page: #latent=123, #analysis=0, #heads=0, #against, #text, and the overview.
 (() => {
   const { make, byId } = palinka;
   let wanted = 0;
@@ -12,6 +12,10 @@
     const analysis = /^#analysis=(\d{1,9})$/.exec(hash);
     if (analysis && Number(analysis[1]) < palinka.overview.analyses.length) {
       return palinka.analysisPage(Number(analysis[1]));
+    }
+    const heads = /^#heads=(\d{1,9})$/.exec(hash);
+    if (heads && palinka.overview.analyses[Number(heads[1])]?.kind === "head_scores") {
+      return palinka.headsPage(Number(heads[1]));
     }
     if (hash === "#against" && palinka.overview.against) return palinka.againstPage();
     if (hash === "#text") return palinka.textPage();
@@ -67,6 +71,9 @@
     byId("pages").append(
       link("#", "Overview"),
       ...overview.analyses.map(({ name }, i) => link(`#analysis=${i}`, name)),
+      ...overview.analyses.flatMap(({ name, kind }, i) =>
+        kind === "head_scores" ? [link(`#heads=${i}`, name === "heads" ? "All heads" : `All ${name}`)] : [],
+      ),
       ...(overview.against ? [link("#against", "Two dictionaries")] : []),
       link("#text", "Your text"),
     );

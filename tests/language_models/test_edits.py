@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from palinka.autoencoders import KSparseAutoencoder
 from palinka.data import Context
 from palinka.errors import InputError
+from palinka.evaluation.losses import COLUMNS, patched_losses
 from palinka.language_models import LanguageModel, edits
 from palinka.language_models.edits import as_function
 from palinka.training import SparseAutoencoderModule
-from palinka.training.callbacks.loss_recovered import COLUMNS, patched_losses
 
 LATENTS = torch.tensor([[[0.0, 2.0, 3.0], [4.0, 0.0, 6.0]]])
 SITE = "blocks.1.mlp.post"
@@ -190,8 +190,14 @@ def test_patching_in_the_mlp_is_free(relu_gpt2: LanguageModel, exact: KSparseAut
     contexts = [Context(row, np.full(12, place), np.arange(12)) for place, row in enumerate(tokens)]
 
     def cost() -> np.ndarray:
-        documents, sums = patched_losses(
-            relu_gpt2, RETURNED, exact, np.zeros(24), contexts, skip=1, source_site=GIVEN
+        documents, (sums,) = patched_losses(
+            relu_gpt2,
+            RETURNED,
+            [as_function(exact)],
+            np.zeros(24),
+            contexts,
+            skip=1,
+            source_site=GIVEN,
         )
         assert documents.tolist() == [0, 1]
         return sums[:, COLUMNS.index("ce_spliced")] - sums[:, COLUMNS.index("ce_clean")]

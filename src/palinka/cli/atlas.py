@@ -20,7 +20,7 @@ from palinka.training.callbacks import LanguageModelMetrics
 
 def overrides(settings: Any) -> dict[str, Any]:
     """Data settings of a checkpoint's fit, which override configuration files."""
-    stored = checkpoint.read(checkpoint_named(settings.ckpt_path))
+    stored = checkpoint.read(checkpoint_named(settings.ckpt_path), allow_sweep=True)
     data = stored.get("datamodule_hyper_parameters", {})  # an imported one has none
     return {"data": {name: value for name, value in data.items() if name[0] != "_"}} if data else {}
 

@@ -37,6 +37,9 @@ COMMANDS = {
     "harvest": Command("fill the cache of activations, without training", "fit"),
     "verify": Command("compare the checksums of a configuration's caches", "fit"),
     "analyze": Command("test what neurons or latents respond to", "analyze:analyze"),
+    "evaluate": Command(
+        "measure dictionaries with intervals, and compare them", "evaluate:evaluate"
+    ),
     "steer": Command("continue a text with a direction added, and without", "steer:steer"),
     "export": Command("write a checkpoint in another library's format", "convert:export"),
     "import": Command("convert an autoencoder of another library", "convert:import_"),

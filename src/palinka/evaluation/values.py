@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from palinka.analyses.stats.comparison import MINIMUM_SEEDS, Sample, estimate
 from palinka.data import Context
 from palinka.language_models import LanguageModel
 from palinka.language_models.edits import EncodesAndDecodes
 
 Array = NDArray[np.float64]
+SEEDS_ALONE = "t over seeds"
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,9 @@ class Group:
         arrays: For `arrays.npz`, by name.
         figures: Matplotlib figures by name, each with its caption as its label.
         notes: Remarks.
+        weak: By name of a dictionary or recipe the control that it does not beat, such as
+            `the random model`.
+        bands: By metric the interval of its control.
     """
 
     measurements: Sequence[Measurement] = ()
@@ -142,3 +147,36 @@ class Group:
     arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     figures: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    weak: Mapping[str, str] = field(default_factory=dict)
+    bands: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
+def sample_of(
+    measurements: Sequence[Measurement], name: str, seeds: Sequence[int | None] = (None,)
+) -> Sample:
+    """Measurements of one metric, of the dictionaries of one recipe with these seeds."""
+    first, influence = measurements[0], [one.influence for one in measurements]
+    return Sample(
+        name,
+        np.array([one.value for one in measurements]),
+        np.stack([x for x in influence if x is not None]) if first.influence is not None else None,
+        min(one.freedom for one in measurements),
+        tuple(seeds),
+        first.unit,
+        first.count,
+    )
+
+
+def value_of(measurements: Sequence[Measurement], name: str) -> Value:
+    """Value of one dictionary, or of the recipe of several, with its interval."""
+    first, found = measurements[0], estimate(sample_of(measurements, name))
+    seeds, n = len(measurements), {first.unit: first.count, **found.n}
+    low, high = found.interval()
+    method = first.method
+    if 1 < seeds < MINIMUM_SEEDS:
+        low, high, method = np.nan, np.nan, "none: two seeds, of which both values are given"
+    elif seeds > 1:
+        method = SEEDS_ALONE if first.influence is None else f"t over seeds and {first.unit}"
+    return Value(
+        first.metric, name, found.value, low, high, tuple(n), n, method, first.task, first.k
+    )

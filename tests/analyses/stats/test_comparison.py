@@ -140,7 +140,9 @@ ZERO = sample("B", np.zeros(5))
 def test_verdicts_in_words(pair, options, verdict, sentence):
     found = compare([pair], **options)[0]
     assert found.verdict == verdict
-    assert re.fullmatch(sentence, found.sentence.replace("\N{MINUS SIGN}", "-"))
+    assert re.fullmatch(
+        sentence, f"{found.remark} {found.sentence}".strip().replace("\N{MINUS SIGN}", "-")
+    )
 
 
 def test_verdicts_are_those_after_holm():

@@ -12,14 +12,22 @@ from hypothesis import strategies as st
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import Tensor
 
 from palinka.analyses.stats import bootstrap
 from palinka.analyses.stats.bootstrap import document_intervals
 from palinka.autoencoders import KSparseAutoencoder
 from palinka.data import ActivationDataModule, Context, Passage
 from palinka.errors import InputError
+from palinka.evaluation.losses import (
+    ERROR_RATIOS,
+    RATIOS,
+    cross_entropy,
+    kl_divergence,
+    patched_losses,
+    sum_by_document,
+)
 from palinka.language_models import LanguageModel, LanguageModelSpec
+from palinka.language_models.edits import as_function
 from palinka.training import SparseAutoencoderModule
 from palinka.training.callbacks import (
     LanguageModelMetrics,
@@ -27,14 +35,6 @@ from palinka.training.callbacks import (
     RunAnalyses,
     RunCheckpoints,
     loss_recovered,
-)
-from palinka.training.callbacks.loss_recovered import (
-    ERROR_RATIOS,
-    RATIOS,
-    cross_entropy,
-    kl_divergence,
-    patched_losses,
-    sum_by_document,
 )
 
 SITE, LATER = "blocks.3.mlp.pre", "blocks.4.resid"
@@ -102,9 +102,16 @@ def plain(
 def test_it_agrees_with_a_direct_computation(
     skip: int, model: LanguageModel, autoencoder: SparseAutoencoderModule, blocks: list[Context]
 ) -> None:
-    documents, sums = patched_losses(
-        model, SITE, autoencoder, MEAN, blocks, skip=skip, batch_size=3, error_site=LATER
-    )
+    documents, (sums,) = patched_losses(
+        model,
+        SITE,
+        [as_function(autoencoder)],
+        MEAN,
+        blocks,
+        skip=skip,
+        batch_size=3,
+        error_site=LATER,
+    )  # fmt: skip
     expected = plain(model, autoencoder, blocks, skip)
     assert documents.tolist() == sorted(expected) == [4, 7, 9]
     direct = np.stack([expected[document] for document in sorted(expected)])
@@ -132,31 +139,31 @@ def test_it_agrees_with_a_direct_computation(
 def test_any_number_of_processes_and_any_batch_size_find_the_same(
     model: LanguageModel, autoencoder: SparseAutoencoderModule, blocks: list[Context]
 ) -> None:
-    documents, sums = patched_losses(model, SITE, autoencoder, MEAN, blocks, batch_size=2)
+    documents, (sums,) = patched_losses(
+        model, SITE, [as_function(autoencoder)], MEAN, blocks, batch_size=2
+    )
     parts = [
-        patched_losses(model, SITE, autoencoder, MEAN, blocks, batch_size=2, share=(rank, 4))
+        patched_losses(
+            model, SITE, [as_function(autoencoder)], MEAN, blocks, batch_size=2, share=(rank, 4)
+        )
         for rank in range(4)
     ]
     assert any(len(own) == 0 for own, _ in parts)  # three batches for four processes
-    together = sum_by_document(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+    documents_of, sums_of = zip(*parts, strict=True)
+    together = sum_by_document(np.concatenate(documents_of), np.concatenate(sums_of, axis=1)[0])
     np.testing.assert_array_equal(together[0], documents)
     np.testing.assert_allclose(together[1], sums, rtol=1e-12)
     for size in (1, None):
-        _, other = patched_losses(model, SITE, autoencoder, MEAN, blocks, batch_size=size)
+        _, (other,) = patched_losses(
+            model, SITE, [as_function(autoencoder)], MEAN, blocks, batch_size=size
+        )
         np.testing.assert_allclose(other, sums, rtol=1e-5)
 
 
 def test_what_changes_nothing_recovers_everything(
     model: LanguageModel, blocks: list[Context]
 ) -> None:
-    class Identity:
-        def encode(self, x: Tensor) -> Tensor:
-            return x
-
-        def decode(self, latents: Tensor) -> Tensor:
-            return latents
-
-    _, sums = patched_losses(model, SITE, Identity(), MEAN, blocks, error_site=SITE)
+    _, (sums,) = patched_losses(model, SITE, [torch.clone], MEAN, blocks, error_site=SITE)
     found = document_intervals(sums, {**RATIOS, **ERROR_RATIOS})
     assert (found["site_mse"].value, found["site_recovered"].value) == (0.0, 1.0)
     assert found["kl"].value == 0.0
@@ -309,7 +316,7 @@ def test_cross_entropy_and_kl_agree_with_their_definitions(
     )
     targets = torch.randint(vocabulary, (2, 5), generator=random)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loss_recovered, "CHUNK_LOGITS", chunk)
+        patch.setattr("palinka.evaluation.losses.CHUNK_LOGITS", chunk)
         losses, divergences = cross_entropy(clean, targets), kl_divergence(clean, other)
     assert losses.dtype == divergences.dtype == torch.float64
     log_p, log_q = (logits.double().log_softmax(-1) for logits in (clean, other))

@@ -99,11 +99,7 @@ class Estimate:
 
 
 def estimate(sample: Sample) -> Estimate:
-    """Mean over the seeds with its errors, from seeds (two or more) and from items.
-
-    Where the recipe is the same, seeds tell how much the weights vary; items, all dictionaries'
-    own, what other text would change. An interval of seeds alone, or of items alone, is too narrow.
-    """
+    """Mean over the seeds with its errors, from seeds (two or more) and from items."""
     errors, n, seeds = {}, {}, len(sample.values)
     if seeds > 1:
         errors["seeds"] = Variance(float(np.var(sample.values, ddof=1)) / seeds, seeds - 1.0)
@@ -164,6 +160,7 @@ class Comparison(Result):
         n: Number of seeds and of items.
         verdict: Of `first is … than second`; `undecided` is not `equal`.
         sentence: The verdict in words.
+        remark: What it must be read with: a control that is not beaten, or single seeds.
     """
 
     a: str
@@ -179,6 +176,7 @@ class Comparison(Result):
     n: Mapping[str, int]
     verdict: Verdict
     sentence: str
+    remark: str
 
 
 def compare(
@@ -221,7 +219,7 @@ def compare(
         words = _in_words(a.name, b.name, one, verdict, margin, m)
         comparisons.append(Comparison(
             a.name, b.name, one.value, *one.interval(), *within, own, corrected,
-            one.detectable(ALPHA / m), one.n, verdict, " ".join([*beaten, *_scope(a, b), words]),
+            one.detectable(ALPHA / m), one.n, verdict, words, " ".join([*beaten, *_scope(a, b)]),
         ))  # fmt: skip
     return tuple(comparisons)
 
@@ -254,7 +252,7 @@ def _in_words(a: str, b: str, one: Estimate, verdict: Verdict, margin: float, m:
 
 def format_number(value: float, half: float) -> str:
     """A number with as many decimals as show two digits of the half-width of its interval."""
-    if not np.isfinite(half) or half <= 0:
+    if not np.isfinite(half) or half <= 1e-9 * abs(value):  # none, or rounding
         text = f"{value:.4g}"
     else:
         text = f"{value:.{max(0, 1 - int(np.floor(np.log10(half))))}f}"
@@ -322,9 +320,9 @@ def minimal_detectable_difference(
 def seeds_needed(
     sd: float, difference: float, paired: bool = True, alpha: float = ALPHA, power: float = POWER
 ) -> int:
-    """Smallest number of seeds that finds a difference with this power; see there.
+    """Smallest number of seeds that finds a difference with this power.
 
-    The arguments are those of `minimal_detectable_difference`.
+    The other arguments are those of `minimal_detectable_difference`.
     """
     if not difference > 0:
         raise InputError(f"difference is {difference:g}; give one above 0")

@@ -1,0 +1,56 @@
+"""Forest plots: values with their intervals, a row for each."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from palinka.analyses.figures import style
+
+# Panels in a row, and rows of which there is room for the names.
+COLUMNS, MOST = 2, 16
+LEFT, PANEL, ROW = 1.1, 1.2, 0.17  # inches
+
+
+class Row(NamedTuple):
+    """A value, its interval (NaN where there is none), and the values of single seeds."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    seeds: Sequence[float] = ()
+
+
+@style.captioned(
+    forest="Each metric of each dictionary or recipe with its 95 % interval, over seeds and the "
+    "units of resampling; circles are single seeds, gray bands are controls. Without a line there "
+    "is no interval, for a reason that the tables give.",
+)
+def forest(
+    panels: Mapping[str, Sequence[Row]], bands: Mapping[str, tuple[float, float]] | None = None
+) -> dict[str, Figure]:
+    """Draw `forest`: a panel for each metric, with the rows of all panels in one order.
+
+    `bands` are intervals of controls, by metric. Of many rows the first are drawn.
+    """
+    names = list(dict.fromkeys(row.name for rows in panels.values() for row in rows))[:MOST]
+    size = (PANEL, 0.62 + ROW * len(names))
+    figure, axes = style.small_multiples(len(panels), COLUMNS, size, (LEFT, 0.0), sharey=True)
+    for panel, (metric, rows) in zip(axes, panels.items(), strict=True):
+        if bands and metric in bands:
+            panel.axvspan(*bands[metric], color=style.MUTED, alpha=0.25, lw=0)
+        for row in rows:
+            if row.name in names:
+                y, color = names.index(row.name), style.cycled(names.index(row.name))
+                panel.plot(row.seeds, np.full(len(row.seeds), y), "o", mfc="none", ms=3, mew=0.5,
+                           color=style.MUTED)  # fmt: skip
+                panel.plot([row.low, row.high], [y, y], color=color)
+                panel.plot(row.value, y, "o", color=color)
+        panel.set(title=metric.replace("_", " "), ylim=(len(names) - 0.5, -0.5))
+        panel.set_yticks(range(len(names)), [style.shortened(name, 18) for name in names])
+        panel.xaxis.set_major_locator(MaxNLocator(3))
+        panel.margins(x=0.12)
+    return {"forest": figure}

@@ -1,0 +1,162 @@
+"""`palinka evaluate`: measure dictionaries with intervals, and compare them."""
+
+import hashlib
+import importlib
+import inspect
+import logging
+import re
+from collections import Counter
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+import palinka.data  # noqa: F401  (so that --data.corpus may name its classes)
+from palinka.cli.atlas import overrides as overrides
+from palinka.cli.resume import CONFIG, checkpoint_named, findings_folder, load_module
+from palinka.cli.trainer import ignore_warnings
+from palinka.data import ActivationDataModule
+from palinka.data.datamodule import MAX_VERIFIED_BYTES
+from palinka.errors import InputError, did_you_mean, shell_path
+from palinka.evaluation.report import evaluation_findings
+from palinka.evaluation.values import Dictionary, Subject
+from palinka.training import checkpoint
+from palinka.training.callbacks.checkpoints import FOLDER
+
+# Modules of `palinka.evaluation`, each with a function of its name.
+GROUPS = ("core", "probing", "stability", "controls", "recovery", "selection", "absorption")
+DEFAULT = ("core", "probing", "stability")
+SEED = re.compile(r"(?:^|,)seed=(\d+)")
+
+
+class Found(NamedTuple):
+    """A checkpoint, the name and recipe of its dictionary, its seed, and the name of its run."""
+
+    path: Path
+    name: str
+    recipe: str
+    seed: int | None
+    run: str
+
+
+def evaluate(
+    ckpt_path: str,
+    data: ActivationDataModule,
+    against: str | None = None,
+    metrics: list[str] | None = None,
+    tasks: list[str] | None = None,
+    control: str | None = None,
+    margin: float = 0.0,
+    output: str | None = None,
+) -> int:
+    """Measure dictionaries with intervals, and compare them with verdicts.
+
+    The variants of a run that differ in `seed` alone are one recipe: its values have intervals
+    over seeds and documents, and recipes are compared with each other.
+
+    Args:
+        ckpt_path: `last` for that of the last run, a file of `palinka fit` or `import`, or the
+            folder of a run, of which all variants are measured.
+        data: Source of rows and texts; defaults to that of the fit.
+        against: Other dictionaries of the same site, named in the same way, to compare with.
+        metrics: Groups of metrics, such as `[core]`; default all that need no further settings.
+        tasks: Tasks of the groups that have some.
+        control: Control of the groups that have some.
+        margin: Size below which differences do not matter.
+        output: A folder for `evaluation/`; default that of the run.
+    """
+    ignore_warnings()
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    if margin < 0:
+        raise InputError(f"margin is {margin:g}; give a size, 0 or above")
+    options = {n: v for n, v in (("tasks", tasks), ("control", control)) if v is not None}
+    groups = _groups(metrics, options)
+    mine, theirs = _found(ckpt_path), _found(against) if against else []
+    if {one.path.resolve() for one in mine} & {one.path.resolve() for one in theirs}:
+        raise InputError(f"against: {against} is also the checkpoint to compare; give another one")
+    if {name for one in mine for name in one[1:3]} & {name for one in theirs for name in one[1:3]}:
+        run = theirs[0].run if theirs[0].run != mine[0].run else "against"
+        theirs = [x._replace(name=f"{run}/{x.name}", recipe=f"{run}/{x.recipe}") for x in theirs]
+    dictionaries = tuple(_dictionary(one, data, mine[0]) for one in mine + theirs)
+    if not data.in_memory:
+        data.harvest(specs=[data.validation_spec], max_verified=MAX_VERIFIED_BYTES)
+    spec, model = data.validation_spec, data.loaded_language_model
+    for one in dictionaries:
+        one.autoencoder.to(model.device)  # type: ignore[attr-defined]
+    subject = Subject(
+        model, spec.resolved_sites[0], dictionaries, data.validation_contexts, spec.layout.skip,
+        spec.bos, data.validation_rows.statistics.mean,
+    )  # fmt: skip
+    found = {name: group(subject, **given) for name, (group, given) in groups.items()}
+    settings: dict[str, Any] = {"ckpt_path": ckpt_path, "against": against, "margin": margin}
+    settings |= {"metrics": list(groups), **options}
+    settings["data"] = {name: value for name, value in data.hparams.items() if name[0] != "_"}
+    others = [one.recipe for one in theirs]
+    findings = evaluation_findings(subject, found, settings, others, margin)
+    print(findings.text)
+    beside = findings_folder(checkpoint_named(ckpt_path))  # where the atlas finds them
+    places = [beside, beside.parent] if beside.name == "analyses" else [beside]
+    written = [findings.write(place) for place in ([Path(output)] if output else places)]
+    print(f"\nevaluation in   {shell_path(written[-1])}")
+    return 0
+
+
+def _groups(metrics: list[str] | None, options: dict[str, Any]) -> dict[str, Any]:
+    """Functions of the groups, each with those of the options that it takes."""
+    known = [name for name in GROUPS if find_spec(f"palinka.evaluation.{name}")]
+    groups, taken = {}, set[str]()
+    for name in [name for name in DEFAULT if name in known] if metrics is None else metrics:
+        if name not in known:
+            raise InputError(f"metrics: there is no group {name!r}{did_you_mean(name, known)}")
+        group = getattr(importlib.import_module(f"palinka.evaluation.{name}"), name)
+        own = {n: v for n, v in options.items() if n in inspect.signature(group).parameters}
+        groups[name], taken = (group, own), taken | own.keys()
+    if unused := options.keys() - taken:
+        given = f"{', '.join(sorted(unused))}: of no use for {', '.join(groups)}"
+        raise InputError(f"{given}; give --metrics that take it, or leave it out")
+    return groups
+
+
+def _found(given: str) -> list[Found]:
+    """Find the dictionaries of a checkpoint, or of all variants of a run."""
+    path = checkpoint_named(given)
+    names = list(checkpoint.read(path, allow_sweep=True)["hyper_parameters"].get("variants", {}))
+    run = path.parent.parent if path.absolute().parent.name == FOLDER else None
+    name = run.name if run else path.stem
+    configs = [run / CONFIG, run.parent / CONFIG] if run else []  # of a sweep, above its variants
+    texts = (config.read_text(encoding="utf-8") for config in configs if config.exists())
+    shared = yaml.safe_load(next(texts, "{}")).get("seed_everything")
+    seeds = {n: int(own[1]) if (own := SEED.search(n)) else shared for n in names or [name]}
+    if run is None or not names:
+        return [Found(path, name, name, seeds.get(name), name)]
+    recipes = {variant: SEED.sub("", variant).strip(",") or name for variant in names}
+    several, found = Counter(recipes.values()), []
+    for variant, recipe in recipes.items():
+        alone = several[recipe] == 1
+        unique = variant if alone or variant != recipe else f"{variant},seed={seeds[variant]}"
+        file = run / variant / FOLDER / path.name
+        found.append(Found(file, unique, unique if alone else recipe, seeds[variant], name))
+    return found
+
+
+def _dictionary(found: Found, data: ActivationDataModule, first: Found) -> Dictionary:
+    """Load a dictionary, and check that it is of the site of the data."""
+    stored = checkpoint.read(found.path)
+    module = load_module(found.path)
+    autoencoder = module.autoencoder
+    if autoencoder.is_transcoder:
+        raise InputError(f"{found.name} is a transcoder; evaluate takes autoencoders of one site")
+    read = (stored.get("source", {}).get("site", data.source["site"]), autoencoder.input_dim)
+    expected = (data.source["site"], data.width)
+    if found.path != first.path and read != expected:
+        ours, theirs = (f"{site} of width {width}" for site, width in (expected, read))
+        what = f"{found.path} reads {theirs}, {first.path} reads {ours}"
+        raise InputError(f"against: {what}; compare dictionaries of one site")
+    checkpoint.check_matches(stored, autoencoder, data, resume=False)
+    with found.path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Dictionary(
+        found.name, found.recipe, found.seed, module, type(autoencoder).__name__,
+        autoencoder.latent_dim, digest, autoencoder.dictionary.detach().float().cpu().numpy(),
+    )  # fmt: skip

@@ -1,0 +1,126 @@
+"""Reconstruction, sparsity and language-model loss of dictionaries."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from palinka.analyses.stats.bootstrap import (
+    MINIMUM_DOCUMENTS,
+    Ratios,
+    document_ratio,
+    interval_remark,
+)
+from palinka.data import Context
+from palinka.errors import InputError, track
+from palinka.evaluation.losses import RATIOS, patched_losses, sum_by_document
+from palinka.evaluation.values import Dictionary, Group, Measurement, Subject, value_of
+from palinka.language_models.edits import as_function
+
+# Of the language model alone, the same for every dictionary.
+OF_MODEL = ("ce_clean", "ce_ablated", "ce_ablated_mean")
+# Sums over the rows of a document: numerator and denominator of each metric.
+COLUMNS = ("rows", "distance", "error", "l0", "l1", "cosine")
+_SUMS = np.eye(len(COLUMNS))
+ROW_RATIOS: Ratios = {"fvu": (_SUMS[2], _SUMS[1])} | {
+    name: (_SUMS[COLUMNS.index(name)], _SUMS[0]) for name in ("l0", "l1", "cosine")
+}
+
+
+class _Rows:
+    """Reconstruct with a dictionary, and keep what is measured of each row."""
+
+    def __init__(self, dictionary: Dictionary, mean: Tensor) -> None:
+        self.tables: list[NDArray[np.float64]] = []
+        self.fired = torch.zeros(dictionary.latent_dim, dtype=torch.int64, device=mean.device)
+        self._mean, self._latents = mean, mean
+        self._reconstruct = as_function(dictionary.autoencoder, self._keep)
+
+    def _keep(self, latents: Tensor) -> Tensor:
+        self._latents = latents.flatten(0, -2)
+        return latents
+
+    def __call__(self, x: Tensor) -> Tensor:
+        reconstruction = self._reconstruct(x)
+        target, latents = x.double().flatten(0, -2), self._latents
+        given = reconstruction.double().flatten(0, -2)
+        self.fired += (latents != 0).sum(dim=0)
+        columns = (
+            torch.ones(len(target), dtype=torch.float64, device=target.device),
+            (target - self._mean).square().sum(dim=1),
+            (target - given).square().sum(dim=1),
+            (latents != 0).sum(dim=1).double(),
+            latents.abs().sum(dim=1, dtype=torch.float64),
+            functional.cosine_similarity(given, target, eps=1e-300),
+        )
+        self.tables.append(torch.stack(columns, dim=1).cpu().numpy())
+        return reconstruction
+
+
+def core(subject: Subject) -> Group:
+    """Measure `fvu`, `l0`, `l1`, `cosine`, losses, `dead` and `density` of every dictionary.
+
+    All dictionaries share the passes of the language model with its own activations, with zeros
+    and with the mean; each adds one with its reconstruction. `fvu` is the squared error as a
+    fraction of the squared distance to the mean of the validation rows. Losses are those of
+    `LanguageModelMetrics`. `dead` counts latents that are active on no row: no interval, since a
+    resample has fewer rows, on which more look dead.
+    """
+    mean = torch.from_numpy(subject.mean).to(subject.model.device)
+    measured = [_Rows(dictionary, mean) for dictionary in subject.dictionaries]
+    of_row: list[NDArray[np.int64]] = []
+    contexts = track(_recorded(subject.contexts(), subject.skip, of_row), "evaluating")
+    documents, losses = patched_losses(
+        subject.model, subject.site, measured, subject.mean, contexts, skip=subject.skip
+    )
+    if not len(documents):
+        raise InputError("the validation split has no predicted token; give more text")
+    places, rows = np.concatenate(of_row), sum(len(own) for own in of_row)
+    found: list[Measurement] = []
+    for dictionary, one, sums in zip(subject.dictionaries, measured, losses, strict=True):
+        _, table = sum_by_document(places, np.concatenate(one.tables))
+        ratio = _ratios_of(dictionary.name, table)
+        found += [ratio(name, *columns) for name, columns in ROW_RATIOS.items()]
+        ratio = _ratios_of(dictionary.name, sums)
+        found += [ratio(name, *RATIOS[name]) for name in RATIOS if name not in OF_MODEL]
+        dead = float((one.fired == 0).sum())
+        reason = "none: a resample has fewer tokens, on which more latents look dead"
+        found.append(
+            Measurement("dead", dictionary.name, dead, None, "tokens", rows, method=reason)
+        )
+    of_model = _ratios_of(subject.model.spec.name, losses[0])
+    own = [of_model(name, *RATIOS[name]) for name in OF_MODEL]
+    remark = interval_remark(len(documents))
+    note = f"a latent active on none of {rows:,} tokens has a density below {3 / rows:.2g} (95 %)"
+    density = {f"density/{d.name}": one.fired.cpu().numpy() / rows
+               for d, one in zip(subject.dictionaries, measured, strict=True)}  # fmt: skip
+    values = [value_of([one], one.of) for one in own]
+    return Group(found, values, density, notes=[note, *filter(None, [remark])])
+
+
+def _recorded(
+    contexts: Iterator[Context], skip: int, documents: list[NDArray[np.int64]]
+) -> Iterator[Context]:
+    """Contexts with a predicted token, whose rows' documents are kept in their order."""
+    for context in contexts:
+        if context.tokens.size > 1:
+            documents.append(context.documents[skip:])
+            yield context
+
+
+def _ratios_of(
+    name: str, sums: NDArray[np.float64]
+) -> Callable[[str, ArrayLike, ArrayLike], Measurement]:
+    """Measure ratios of columns of sums by document, `(documents, columns)`."""
+    n = len(sums)
+    few = f"none: fewer than {MINIMUM_DOCUMENTS} documents" if n < MINIMUM_DOCUMENTS else ""
+
+    def measurement(metric: str, above: ArrayLike, below: ArrayLike) -> Measurement:
+        value, effect, freedom = document_ratio(sums @ np.asarray(above), sums @ np.asarray(below))
+        influence, method = (None, few) if few else (effect, "t over documents")
+        return Measurement(metric, name, value, influence, "documents", n, freedom, method=method)
+
+    return measurement

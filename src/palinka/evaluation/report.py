@@ -1,0 +1,367 @@
+"""Values, verdicts and detectable differences of an evaluation, and their files."""
+
+import json
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import levene
+
+from palinka.analyses.figures.forest import Row, forest
+from palinka.analyses.findings import Findings
+from palinka.analyses.result import Result, Table
+from palinka.analyses.stats.comparison import (
+    Comparison,
+    Estimate,
+    Variance,
+    compare,
+    difference,
+    format_number,
+    seed_spread,
+)
+from palinka.analyses.stimuli.base import code_span
+from palinka.evaluation.values import (
+    SEEDS_ALONE,
+    Dictionary,
+    Group,
+    Measurement,
+    Subject,
+    Value,
+    sample_of,
+    value_of,
+)
+
+FORMAT = 1
+# Its differences are those of `ce_delta`.
+UNCOMPARED = frozenset({"ce_spliced"})
+UNEQUAL_L0 = 0.05
+LEVENE = 0.01
+MOST_SEEDS = 1000
+Key = tuple[str, str, int | None]  # metric, task and k
+ByRecipe = dict[Key, dict[str, list[Measurement]]]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A comparison, and of which metric it is."""
+
+    metric: str
+    task: str
+    k: int | None
+    comparison: Comparison
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Detectable:
+    """The spread of a metric over seeds, and the differences that seeds can find.
+
+    Attributes:
+        metric: Name of the metric.
+        of: The recipe, or `all recipes` where their spreads are pooled.
+        sd: Standard deviation over the seeds of one recipe.
+        low: Lower bound of its 95 % interval.
+        high: Upper bound.
+        n: Number of seeds of each recipe.
+        difference: Smallest difference of two recipes that `n` seeds find 4 times in 5.
+        seeds: Number of seeds that find half the largest difference observed; None without one,
+            or where more text is needed rather than more seeds.
+    """
+
+    metric: str
+    task: str
+    k: int | None
+    of: str
+    sd: float
+    low: float
+    high: float
+    n: int
+    difference: float
+    seeds: int | None
+
+
+@dataclass(frozen=True)
+class Evaluation(Result):
+    """The numbers of an evaluation."""
+
+    values: tuple[Value, ...]
+    verdicts: tuple[Verdict, ...]
+    detectable: tuple[Detectable, ...]
+    extra: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    def scalars(self) -> dict[str, float]:
+        """Every value, by the names of its dictionary, metric, task and k."""
+        return {
+            "/".join([one.of, *_words(one.metric, one.task, one.k)]): one.value
+            for one in self.values
+        }
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Arrays of the groups."""
+        return dict(self.extra)
+
+    def tables(self) -> dict[str, Table]:
+        """The tables `values`, `comparisons` and `detectable`."""
+        rows = {
+            "values": [_record(one) for one in self.values],
+            "comparisons": [_record(one) for one in self.verdicts],
+            "detectable": [asdict(one) for one in self.detectable],
+        }
+        return {name: _columns(table) for name, table in rows.items() if table}
+
+
+@dataclass(frozen=True, repr=False)
+class EvaluationFindings(Findings):
+    """Findings with `evaluation.json` and `evaluation.md`."""
+
+    record: Mapping[str, Any] = field(default_factory=dict)
+    text: str = ""
+
+    def _write_into(self, folder: Path) -> None:
+        super()._write_into(folder)
+        record = json.dumps(_plain(self.record), indent=1, ensure_ascii=False, allow_nan=False)
+        for name, content in (("evaluation.json", record), ("evaluation.md", self.text)):
+            (folder / name).write_text(content + "\n", encoding="utf-8")
+
+
+def evaluation_findings(
+    subject: Subject,
+    groups: Mapping[str, Group],
+    settings: Mapping[str, Any],
+    against: Iterable[str] = (),
+    margin: float = 0.0,
+) -> EvaluationFindings:
+    """Make values, comparisons and detectable differences of the groups' measurements.
+
+    All recipes are compared with each other; with those `against`, if there are any, only the
+    others are. Holm's correction is over all comparisons of one metric.
+    """
+    by_recipe = _by_recipe(subject.dictionaries, groups.values())
+    seeds = {one.name: one.seed for one in subject.dictionaries}
+    recipes = list(dict.fromkeys(one.recipe for one in subject.dictionaries))
+    others = [name for name in recipes if name in set(against)]
+    pairs = [(a, b) for i, a in enumerate(recipes) for b in recipes[i + 1 :]]
+    if others:
+        pairs = [(a, b) for a in recipes if a not in others for b in others]
+    weak = {name: control for group in groups.values() for name, control in group.weak.items()}
+    samples = {
+        key: {name: sample_of(own, name, [seeds[m.of] for m in own]) for name, own in of.items()}
+        for key, of in by_recipe.items()
+    }
+    values, hidden = [], set[str]()
+    for of in by_recipe.values():
+        for name, own in of.items():
+            values += [value_of([one], one.of) for one in own]
+            if len(own) > 1:
+                values.append(value_of(own, name))
+                hidden |= {one.of for one in own}
+    values += [value for group in groups.values() for value in group.values]
+    of_l0 = samples.get(("l0", "", None), {})
+    l0 = {name: float(sample.values.mean()) for name, sample in of_l0.items()}
+    verdicts: list[Verdict] = []
+    for metric in dict.fromkeys(key[0] for key in samples if key[0] not in UNCOMPARED):
+        keys = [key for key in samples if key[0] == metric]
+        chosen = [(key, a, b) for key in keys for a, b in pairs if {a, b} <= samples[key].keys()]
+        found = compare([(samples[k][a], samples[k][b]) for k, a, b in chosen], margin, weak)
+        verdicts += [
+            Verdict(*key, one, _unequal(l0, one))
+            for (key, *_), one in zip(chosen, found, strict=True)
+        ]
+    result = Evaluation(
+        tuple(values), tuple(verdicts), tuple(_detectable(samples, verdicts)),
+        {name: array for group in groups.values() for name, array in group.arrays.items()},
+        notes=tuple(dict.fromkeys(note for group in groups.values() for note in group.notes)),
+    )  # fmt: skip
+    bands = {metric: band for group in groups.values() for metric, band in group.bands.items()}
+    figures = {name: figure for group in groups.values() for name, figure in group.figures.items()}
+    spec = subject.model.spec
+    site = {"name": spec.name, "revision": spec.revision, "site": subject.site}
+    record = {
+        "format": FORMAT,
+        "palinka": version("palinka"),
+        "settings": settings,
+        "model": site,
+        "dictionaries": [_described(one, values) for one in subject.dictionaries],
+        "values": [_record(one) for one in values],
+        "comparisons": [_record(one) for one in verdicts],
+        "detectable": [asdict(one) for one in result.detectable],
+        "notes": list(result.notes),
+    }
+    return EvaluationFindings(
+        "evaluation",
+        {"": result},
+        {**forest(_panels(values, by_recipe, hidden), bands), **figures},
+        settings={**settings, **site},
+        record=record,
+        text=f"# Evaluation of {code_span(subject.site)} of {code_span(spec.name)}\n\n"
+        + summary(result, hidden),
+    )
+
+
+def _by_recipe(dictionaries: Sequence[Dictionary], groups: Iterable[Group]) -> ByRecipe:
+    recipe = {one.name: one.recipe for one in dictionaries}
+    found: ByRecipe = defaultdict(lambda: defaultdict(list))
+    for group in groups:
+        for one in group.measurements:
+            found[one.metric, one.task, one.k][recipe[one.of]].append(one)
+    return found
+
+
+def _unequal(l0: Mapping[str, float], one: Comparison) -> str:
+    pair = [l0.get(name, np.nan) for name in (one.a, one.b)]
+    if max(pair) <= (1 + UNEQUAL_L0) * min(pair) or np.isnan(pair).any():
+        return ""
+    return f"L0 of {pair[0]:.3g} and {pair[1]:.3g}: they are different points of a curve."
+
+
+def _detectable(samples: Mapping[Key, Any], verdicts: Sequence[Verdict]) -> Iterable[Detectable]:
+    """Rows of the table, for metrics of recipes with two seeds or more."""
+    for key, of in samples.items():
+        groups = {name: one.values for name, one in of.items() if len(one.values) > 1}
+        if not groups or key[0] in UNCOMPARED or np.isnan(np.concatenate([*groups.values()])).any():
+            continue
+        pooled = {"all recipes": [*groups.values()]}
+        usable = [values for values in groups.values() if len(values) > 2 and np.ptp(values) > 0]
+        if len(usable) > 1 and levene(*usable).pvalue < LEVENE:
+            pooled = {name: [values] for name, values in groups.items()}
+        compared = [v.comparison for v in verdicts if (v.metric, v.task, v.k) == key]
+        largest = max((abs(one.difference) for one in compared), default=np.nan)
+        errors = [difference(of[one.a], of[one.b]).errors for one in compared]
+        items = max((e[u] for e in errors for u in e if u != "seeds"), default=None)
+        for name, values in pooled.items():
+            sd, _, low, high = seed_spread(values)
+            n = min(map(len, values))
+            least = _found(sd, n, items)
+            yield Detectable(*key, name, sd, low, high, n, least, _seeds(sd, items, largest / 2))
+
+
+def _found(sd: float, n: int, items: Variance | None) -> float:
+    """Difference that seeds find, as if pairing them gained nothing, with the error of items."""
+    errors = {"seeds": Variance(2 * sd**2 / n, n - 1.0)}
+    return Estimate(0.0, errors | ({"items": items} if items else {}), {}).detectable()
+
+
+def _seeds(sd: float, items: Variance | None, size: float) -> int | None:
+    enough = (n for n in range(2, MOST_SEEDS) if _found(sd, n, items) <= size)
+    possible = size > 0 and _found(sd, MOST_SEEDS, items) <= size
+    return next(enough, None) if possible else None
+
+
+def summary(result: Evaluation, hidden: Collection[str] = ()) -> str:
+    """Tables of values, verdicts and detectable differences in markdown.
+
+    Values of the `hidden` dictionaries, the seeds of recipes, are in `values.csv` alone.
+    """
+    shown = [one for one in result.values if one.of not in hidden]
+    rows = [
+        [" ".join(_words(v.metric, v.task, v.k)), v.of, _number(v), _interval(v), _sizes(v.n)]
+        for v in shown
+    ]
+    parts = [_table(["metric", "of", "value", "95 % interval", "over"], rows)]
+    if result.verdicts:
+        parts.append("## Comparisons")
+    for pair in dict.fromkeys((v.comparison.a, v.comparison.b) for v in result.verdicts):
+        own = [v for v in result.verdicts if (v.comparison.a, v.comparison.b) == pair]
+        remarks = dict.fromkeys(x for v in own for x in (v.comparison.remark, v.note) if x)
+        lines = [
+            f"- {' '.join(_words(v.metric, v.task, v.k))}: {v.comparison.sentence.rstrip('.')}."
+            for v in own
+        ]
+        parts += ["### " + " and ".join(pair), *remarks, "\n".join(lines)]
+    if result.detectable:
+        rows = [
+            [" ".join(_words(d.metric, d.task, d.k)), d.of, f"{d.sd:.3g}",
+             f"{d.low:.2g} to {d.high:.2g}", str(d.n), f"{d.difference:.3g}", str(d.seeds or "-")]
+            for d in result.detectable
+        ]  # fmt: skip
+        heads = ["metric", "of", "sd over seeds", "95 % interval", "seeds", "detectable",
+                 "seeds for half the largest difference"]  # fmt: skip
+        about = (
+            "A difference of two recipes as large as `detectable` is found 4 times in 5 at p .05, "
+            "without a correction for several comparisons."
+        )
+        parts += ["## Detectable differences", about, _table(heads, rows)]
+    if result.notes:
+        parts += ["## Notes", "\n".join(f"- {note}" for note in result.notes)]
+    return "\n\n".join(parts)
+
+
+def _words(metric: str, task: str, k: int | None) -> list[str]:
+    return [metric, *([task] if task else []), *([f"k={k}"] if k is not None else [])]
+
+
+def _number(one: Value) -> str:
+    return format_number(one.value, (one.high - one.low) / 2)
+
+
+def _interval(one: Value) -> str:
+    half = (one.high - one.low) / 2
+    if np.isnan(half):
+        return one.method
+    return f"{format_number(one.low, half)} to {format_number(one.high, half)}"
+
+
+def _sizes(n: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {unit}" for unit, count in n.items())
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    cells = [heads, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(heads))]
+    lines = [" | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in cells]
+    lines.insert(1, " | ".join("-" * width for width in widths))
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def _record(one: Value | Verdict) -> dict[str, Any]:
+    """A row of a table and of `evaluation.json`."""
+    if isinstance(one, Verdict):
+        of = {name: getattr(one, name) for name in ("metric", "task", "k")}
+        fields = {k: v for k, v in vars(one.comparison).items() if k != "notes"}
+        return {**of, **fields, "n": dict(one.comparison.n), "note": one.note}
+    given = {SEEDS_ALONE: "data"}.get(one.method, "" if "seeds" in one.n else "weights")
+    return {**vars(one), "unit": list(one.unit), "n": dict(one.n), "given": given}
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Columns of rows with the same names; collections become text, and None is empty."""
+
+    def cell(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return _sizes(value)
+        return " ".join(value) if isinstance(value, list) else "" if value is None else value
+
+    return {name: [cell(row[name]) for row in rows] for name in rows[0]}
+
+
+def _plain(value: Any) -> Any:
+    """Plain values for JSON, with null for NaN and infinities."""
+    if isinstance(value, Mapping):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def _described(one: Dictionary, values: Sequence[Value]) -> dict[str, Any]:
+    names = ("name", "recipe", "seed", "kind", "sha256", "latent_dim")
+    l0 = next((v.value for v in values if (v.metric, v.of) == ("l0", one.name)), None)
+    return {**{name: getattr(one, name) for name in names}, "l0": l0}
+
+
+def _panels(
+    values: Sequence[Value], by_recipe: ByRecipe, hidden: Collection[str]
+) -> dict[str, list[Row]]:
+    """Rows of the metrics without a task, of recipes and dictionaries that are alone."""
+    panels: dict[str, list[Row]] = {}
+    for key, of in by_recipe.items():
+        own = [v for v in values if (v.metric, v.task, v.k) == key and v.of not in hidden]
+        if key[1:] == ("", None) and key[0] not in UNCOMPARED:
+            seeds = {name: [m.value for m in ms] for name, ms in of.items() if len(ms) > 1}
+            panels[key[0]] = [Row(v.of, v.value, v.low, v.high, seeds.get(v.of, ())) for v in own]
+    return panels

@@ -1,0 +1,84 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from palinka.__main__ import main
+from palinka.autoencoders import KSparseAutoencoder
+from palinka.autoencoders.formats import Provenance
+from palinka.cli.convert import write_checkpoint
+
+SIZES = {"context_length": 32, "train_tokens": 128, "validation_tokens": 1280, "batch_size": 64}
+
+
+@pytest.fixture
+def fitted(workspace: Path) -> Path:
+    """The log folder of a short sweep."""
+    line = [f"--data.{name}={size}" for name, size in SIZES.items()]
+    line += ["--model.autoencoder.latent_dim=20", "--model.autoencoder.k=3"]
+    line += ["--trainer.max_steps=1", "--trainer.accelerator=cpu", "--quiet"]
+    variants = "[{k: 3}, {k: 3, seed: 1}, {k: 5, seed: 1}]"
+    assert main(["fit", *line, "--seed_everything=7", f"--model.variants={variants}"]) == 0
+    return workspace / "lightning_logs" / "version_0"
+
+
+def record(folder: Path) -> Any:
+    return json.loads((folder / "evaluation" / "evaluation.json").read_text())
+
+
+def test_a_run_a_checkpoint_and_two_that_are_compared(
+    fitted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["evaluate", "--metrics", "[core]", "--quiet"]
+    assert main([*given, "--ckpt_path", "last", "--data.validation_tokens", "640"]) == 0
+    whole = record(fitted)
+    # The first variant has no seed of its own.
+    assert [(d["name"], d["recipe"], d["seed"]) for d in whole["dictionaries"]] == [
+        ("k=3,seed=7", "k=3", 7), ("k=3,seed=1", "k=3", 1), ("k=5,seed=1", "k=5,seed=1", 1),
+    ]  # fmt: skip
+    assert whole["settings"]["data"]["validation_tokens"] == 640
+    assert whole == record(fitted / "analyses")
+    assert {(c["a"], c["b"]) for c in whole["comparisons"]} == {("k=3", "k=5,seed=1")}
+    out = capsys.readouterr().out
+    assert "evaluation in   lightning_logs/version_0/evaluation" in out
+    assert "One seed of k=5,seed=1: this compares a recipe with a checkpoint." in out
+    one, other = (
+        str(fitted / name / "checkpoints" / "last.ckpt") for name in ("k=3", "k=5,seed=1")
+    )
+    assert main([*given, "--ckpt_path", one, "--against", other, "--output", "out"]) == 0
+    pair = record(Path("out"))
+    assert {(c["a"], c["b"]) for c in pair["comparisons"]} == {("k=3", "k=5,seed=1")}
+    fvu = next(c for c in pair["comparisons"] if c["metric"] == "fvu")
+    assert fvu["remark"] == "One seed each: this compares two checkpoints, not two recipes."
+    assert [d["seed"] for d in pair["dictionaries"]] == [7, 1]
+    assert main([*given, "--ckpt_path", one, "--against", str(fitted), "--output", "all"]) == 2
+
+
+def test_an_imported_dictionary_and_what_cannot_be_evaluated(workspace: Path, refused: Any) -> None:
+    torch.manual_seed(0)
+    sites = {"here": ("blocks.2.mlp.pre", 512), "far": ("blocks.1.resid", 256)}
+    for name, (site, width) in sites.items():
+        provenance = Provenance(site=site)
+        write_checkpoint(KSparseAutoencoder(width, 20, k=3), provenance, workspace / f"{name}.ckpt")
+    data = [f"--data.{n} {v}" for n, v in SIZES.items()] + ["--data.site blocks.2.mlp.pre"]
+    fitting = " ".join(["--ckpt_path here.ckpt", *data])
+    for line, expected in (
+        ("--ckpt_path last", "no complete checkpoint below lightning_logs; fit one first"),
+        ("--ckpt_path here.ckpt", "trained with site blocks.2.mlp.pre"),
+        (f"{fitting} --metrics [coer]", "metrics: there is no group 'coer'; did you mean 'core'?"),
+        (f"{fitting} --metrics [core] --tasks [x]", "tasks: of no use for core; give --metrics"),
+        (f"{fitting} --margin=-1", "margin is -1; give a size, 0 or above"),
+        (f"{fitting} --against here.ckpt", "against: here.ckpt is also the checkpoint to compare"),
+        (
+            f"{fitting} --against far.ckpt",
+            "against: far.ckpt reads blocks.1.resid of width 256, here.ckpt reads blocks.2.mlp.pre "
+            "of width 512; compare dictionaries of one site",
+        ),
+    ):
+        assert expected in refused("evaluate", *line.split())
+    assert not (workspace / "analyses").exists()
+    assert main(["evaluate", *fitting.split(), "--metrics", "[core]", "--quiet"]) == 0
+    found = record(workspace / "analyses" / "here")
+    assert [(d["name"], d["seed"]) for d in found["dictionaries"]] == [("here", None)]

@@ -1,0 +1,181 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from palinka.analyses.figures.forest import Row, forest
+from palinka.analyses.stats.comparison import seed_spread
+from palinka.autoencoders import KSparseAutoencoder
+from palinka.data import Context
+from palinka.evaluation.core import core
+from palinka.evaluation.report import evaluation_findings
+from palinka.evaluation.values import Dictionary, Group, Measurement, Subject, value_of
+from palinka.language_models import LanguageModel
+
+SITE, SKIP = "blocks.3.mlp.pre", 1
+
+
+def dictionary(name, recipe, seed, k=16):
+    torch.manual_seed(seed)
+    autoencoder = KSparseAutoencoder(512, 64, k=k).eval()
+    decoder = autoencoder.dictionary.detach().numpy()
+    kind = type(autoencoder).__name__
+    return Dictionary(name, recipe, seed, autoencoder, kind, 64, "", decoder)
+
+
+@pytest.fixture(scope="module")
+def contexts():
+    """Thirteen contexts of unequal lengths, of ten documents."""
+    random = np.random.default_rng(0)
+    lengths = [12] * 8 + [9] * 4 + [1]
+    documents = [np.sort(random.integers(0, 10, n)) for n in lengths]
+    return [
+        Context(random.integers(0, 400, n), own, np.arange(n))
+        for n, own in zip(lengths, documents, strict=True)
+    ]
+
+
+@pytest.fixture(scope="module")
+def subject(contexts):
+    model = LanguageModel.from_pretrained("mini")
+    named = [("a0", "a", 0), ("a1", "a", 1), ("a2", "a", 2), ("b0", "b", 0), ("b2", "b", 2)]
+    dictionaries = [dictionary(*one, k=16 if one[1] == "a" else 24) for one in named]
+    mean = np.random.default_rng(1).normal(0.0, 0.1, 512)
+    return Subject(model, SITE, (*dictionaries,), lambda: iter(contexts), SKIP, False, mean)
+
+
+@pytest.fixture(scope="module")
+def group(subject):
+    calls = []
+    logits = LanguageModel.logits
+
+    def counted(model, tokens):
+        calls.append(tokens)
+        return logits(model, tokens)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LanguageModel, "logits", counted)
+        found = core(subject)
+    # Two lengths, so two batches: clean, zeros and mean once, and one pass for each dictionary.
+    assert len(calls) == 2 * (3 + len(subject.dictionaries))
+    return found
+
+
+def test_rows_are_measured_as_by_a_plain_transcription(subject, group, contexts):
+    kept = [context for context in contexts if context.tokens.size > 1]
+    one, mean = subject.dictionaries[3], torch.from_numpy(subject.mean)
+    sums = np.zeros((10, 6))
+    fired = np.zeros(64)
+    for context in kept:
+        ids = torch.from_numpy(context.tokens)[None]
+        x = subject.model.read_contexts(ids, [SITE])[SITE][0][SKIP:]
+        with torch.no_grad():
+            z = one.autoencoder.encode(x)
+            out = one.autoencoder.decode(z).double()
+        fired += (z != 0).sum(0).numpy()
+        for place, document in enumerate(context.documents[SKIP:]):
+            row = x[place].double()
+            sums[document] += [
+                1.0,
+                float((row - mean).square().sum()),
+                float((row - out[place]).square().sum()),
+                float((z[place] != 0).sum()),
+                float(z[place].abs().sum()),
+                float(functional.cosine_similarity(row, out[place], dim=0)),
+            ]
+    totals = sums.sum(axis=0)
+    expected = {"fvu": totals[2] / totals[1]}
+    expected |= {n: totals[i] / totals[0] for i, n in ((3, "l0"), (4, "l1"), (5, "cosine"))}
+    expected["dead"] = float((fired == 0).sum())
+    found = {m.metric: m for m in group.measurements if m.of == "b0"}
+    assert {n: found[n].value for n in expected} == pytest.approx(expected, rel=1e-5)
+    np.testing.assert_allclose(group.arrays["density/b0"], fired / totals[0])
+    residual = (sums[:, 2] - expected["fvu"] * sums[:, 1]) / totals[1]
+    share = sums[:, 1] / totals[1]
+    np.testing.assert_allclose(
+        found["fvu"].influence, residual / np.sqrt(1 - share), rtol=1e-3, atol=1e-8
+    )
+    assert found["dead"].influence is None
+    assert {v.of for v in group.values} == {"mini"}
+
+
+def test_recipes_are_compared_and_written(subject, group, tmp_path):
+    weak = Group(weak={"a": "the random model"}, bands={"fvu": (0.9, 1.1)})
+    findings = evaluation_findings(subject, {"core": group, "controls": weak}, {"x": 1})
+    folder = findings.write(tmp_path)
+    names = {path.name for path in folder.iterdir()}
+    assert names >= {
+        "evaluation.json", "values.csv", "comparisons.csv", "evaluation.md", "arrays.npz",
+        "forest.png", "forest.svg",
+    }  # fmt: skip
+    record = json.loads((folder / "evaluation.json").read_text())
+    assert (record["format"], record["model"]["site"]) == (1, SITE)
+    values = {(v["metric"], v["of"]): v for v in record["values"]}
+    recipe, seed = values["fvu", "a"], values["fvu", "a0"]
+    assert (recipe["n"], recipe["given"]) == ({"documents": 10, "seeds": 3}, "")
+    assert (seed["n"], seed["given"]) == ({"documents": 10}, "weights")
+    assert recipe["low"] < recipe["value"] < recipe["high"]
+    two = values["fvu", "b"]
+    assert (two["low"], two["method"]) == (None, "none: two seeds, of which both values are given")
+    assert values["dead", "a"]["given"] == "data"
+    assert values["dead", "a0"]["method"].startswith("none: a resample")
+    l0 = {one["name"]: one["l0"] for one in record["dictionaries"]}
+    assert l0 == pytest.approx({n: 16.0 if n[0] == "a" else 24.0 for n in l0})
+    comparisons = {c["metric"]: c for c in record["comparisons"]}
+    assert "ce_spliced" not in comparisons
+    fvu = comparisons["fvu"]
+    paired = [values["fvu", f"a{s}"]["value"] - values["fvu", f"b{s}"]["value"] for s in (0, 2)]
+    assert fvu["difference"] == pytest.approx(np.mean(paired))
+    assert fvu["n"] == {"seeds": 2, "documents": 10}
+    assert fvu["note"] == "L0 of 16 and 24: they are different points of a curve."
+    assert fvu["remark"] == "a is no better than the random model."
+    detectable = {d["metric"]: d for d in record["detectable"]}["fvu"]
+    seeds = [
+        [values["fvu", f"{r}{s}"]["value"] for s in own]
+        for r, own in (("a", (0, 1, 2)), ("b", (0, 2)))
+    ]
+    assert detectable["sd"] == pytest.approx(seed_spread(seeds).sd)
+    text = (folder / "evaluation.md").read_text()
+    assert "10 documents, 3 seeds" in text
+    assert "| a0" not in text
+    assert text.count("a is no better than the random model") == 1
+    only = evaluation_findings(subject, {"core": group}, {}, against=["a"]).record["comparisons"]
+    assert {(c["a"], c["b"]) for c in only} == {("b", "a")}
+
+
+def test_few_documents_have_no_interval(subject, contexts):
+    one = Context(contexts[0].tokens, np.zeros(12, dtype=np.int64), contexts[0].positions)
+    few = Subject(**{**vars(subject), "contexts": lambda: iter([one])})
+    found = core(few)
+    assert all(m.influence is None for m in found.measurements)
+    fvu = next(v for m in found.measurements if m.metric == "fvu" for v in [value_of([m], m.of)])
+    assert np.isnan([fvu.low, fvu.high]).all()
+    assert fvu.method == "none: fewer than 8 documents"
+    assert any("no intervals" in note for note in found.notes)
+
+
+def test_spreads_that_differ_are_not_pooled(subject):
+    def measured(metric, of, value):
+        return Measurement(metric, of, value, None, "rows", 5)
+
+    random = np.random.default_rng(2)
+    ones = tuple(
+        Dictionary(**{**vars(subject.dictionaries[0]), "name": f"{r}{s}", "recipe": r, "seed": s})
+        for r in "ab" for s in range(12)
+    )  # fmt: skip
+    spread = {"a": 1.0, "b": 20.0}
+    group = Group([measured("x", d.name, spread[d.recipe] * random.normal()) for d in ones])
+    alike = Subject(**{**vars(subject), "dictionaries": ones})
+    rows = evaluation_findings(alike, {"g": group}, {}).record["detectable"]
+    assert [row["of"] for row in rows] == ["a", "b"]
+
+
+def test_the_forest_has_a_row_for_each_value_and_a_band_for_the_control():
+    rows = [Row("wide", 0.5, 0.4, 0.6, (0.45, 0.55)), Row("narrow", 0.7, np.nan, np.nan)]
+    figure = forest({"fvu": rows, "l0": rows}, {"fvu": (0.1, 0.2)})["forest"]
+    fvu, l0 = figure.axes
+    assert [text.get_text() for text in fvu.get_yticklabels()] == ["wide", "narrow"]
+    assert (len(fvu.patches), len(l0.patches)) == (1, 0)
+    assert fvu.lines[1].get_xdata().tolist() == [0.4, 0.6]

@@ -16,8 +16,8 @@ from tensorboard.backend.event_processing.event_file_loader import RawEventFileL
 from tensorboard.compat.proto.event_pb2 import Event
 
 SMALL = [
-    "--data.train_tokens=5120", "--data.validation_tokens=1024", "--data.batch_size=512",
-    "--data.context_length=64", "--model.autoencoder.latent_dim=256", "--model.autoencoder.k=8",
+    "--data.train_tokens=1280", "--data.validation_tokens=256", "--data.batch_size=128",
+    "--data.context_length=64", "--model.autoencoder.latent_dim=128", "--model.autoencoder.k=8",
     "--model.sparsity_warmup_steps=7", "--model.decorrelation_warmup_steps=16",
     "--model.lr_scheduler=CosineAnnealingLR", "--model.lr_scheduler.T_max=40",
     "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false",
@@ -104,7 +104,7 @@ References = Callable[[str], tuple[Path, float]]
 @pytest.fixture(scope="module")
 def references(commands: Any, tmp_path_factory: pytest.TempPathFactory) -> References:
     """By kind a run that was never stopped, made when asked for, and its seconds."""
-    harvest = ["harvest", *SMALL[:4], "--model.autoencoder.latent_dim=256"]
+    harvest = ["harvest", *SMALL[:5]]
     commands.run(tmp_path_factory.mktemp("harvest"), harvest)
 
     @functools.cache
@@ -237,7 +237,7 @@ def test_another_checkpoint_begins_a_run_of_its_own(commands: Any, references: R
     shutil.rmtree(folder / "lightning_logs/version_1")
 
 
-TWO_DEVICES = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=256"]
+TWO_DEVICES = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=64"]
 
 
 @pytest.fixture(scope="module")

@@ -34,6 +34,7 @@ ORDER = (
     "category_score",
     "generalized_eigendecomposition",
     "pairwise_mutual_information",
+    "matching",
     "validity",
 )
 SECONDS_EACH = 900

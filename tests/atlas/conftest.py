@@ -64,7 +64,8 @@ def synthetic_facts(
     activations = counter.result()
     directions = random.standard_normal((latents, 8)).astype(np.float32)
     order = random.permutation(latents)
-    other = Against("other.ckpt", match(directions, directions[order]), activations, density[order])
+    matches = match(directions, directions[order], np.eye(8))
+    other = Against("other.ckpt", matches, activations, density[order])
     histogram = HistogramCounter(latents)
     histogram.add(batch.astype(np.float32))
     return LatentFacts(

@@ -4,11 +4,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
-from palinka.analyses.stats.latents import CHUNK_ELEMENTS
-from palinka.analyses.stats.permutation import chunks
+from palinka.analyses.stats.dictionaries import latent_stability
 from palinka.atlas.tokens import TokenActivations, TokenCounter
 from palinka.autoencoders.formats import load
 from palinka.data import ActivationDataModule
@@ -17,7 +16,9 @@ from palinka.training import SparseAutoencoderModule, checkpoint
 from palinka.training.callbacks.base import evaluating
 from palinka.training.callbacks.latent_report import encoded_rows
 
-MAX_ASSIGNED = 8192  # latents; the time of the assignment grows with their third power
+DRAWS, DRAWS_OF_MANY = 20, 3  # of the null; of many latents each takes as long as the matching
+MANY = 8192
+COVARIANCE_ROWS = 16_384
 
 
 class Other(NamedTuple):
@@ -56,38 +57,28 @@ class Matches(NamedTuple):
 
     pairs: NDArray[np.int64]  # latent of the first and of the second, most similar first
     cosines: NDArray[np.float32]  # of the pairs
-    best: tuple[NDArray[np.float32], ...]  # largest cosine of each with any of the others, of both
-    assigned: bool  # by linear assignment; otherwise mutual nearest neighbors
+    best: tuple[NDArray[np.float64], ...]  # largest cosine of each with any of the others, of both
+    floor: float  # least cosine of a pair
+    threshold: float  # cosine that the pairs of 1 % of latents have by chance
+    share: float  # of latents with a pair of at least that cosine
 
 
-def match(a: NDArray[np.float32], b: NDArray[np.float32], most: int = MAX_ASSIGNED) -> Matches:
-    """Match the rows of two dictionaries by cosine.
+def match(
+    a: NDArray[np.float32], b: NDArray[np.float32], covariance: NDArray[np.float64]
+) -> Matches:
+    """Match the rows of two dictionaries by cosine, beside a null of flipped signs.
 
-    With at most `most` rows in each, the sum of the cosines of the pairs is the largest possible;
-    otherwise rows are matched that are each other's nearest.
+    `covariance` is that of the activations that they are directions of.
     """
-    a, b = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (a, b))
-    (nearest, best), (nearest_back, best_back) = _nearest(a, b), _nearest(b, a)
-    assigned = max(len(a), len(b)) <= most
-    if assigned:
-        left, right = linear_sum_assignment(a @ b.T, maximize=True)
-    else:
-        left = np.flatnonzero(nearest_back[nearest] == np.arange(len(a)))
-        right = nearest[left]
-    cosines = np.sum(a[left] * b[right], axis=1)
-    order = np.argsort(-cosines, kind="stable")
-    pairs = np.stack([left, right], axis=1)[order]
-    return Matches(pairs, cosines[order], (best, best_back), assigned)
-
-
-def _nearest(
-    a: NDArray[np.float32], b: NDArray[np.float32]
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Row of `b` with the largest cosine to each row of `a`, and the cosine."""
-    blocks = (a[rows] @ b.T for rows in chunks(len(a), CHUNK_ELEMENTS // len(b)))
-    found = [(block.argmax(axis=1), block.max(axis=1)) for block in blocks]
-    rows, cosines = zip(*found, strict=True)
-    return np.concatenate(rows), np.concatenate(cosines)
+    draws = DRAWS if max(len(a), len(b)) <= MANY else DRAWS_OF_MANY
+    found = latent_stability([a, b], covariance=covariance, draws=draws)
+    partner, cosine = found.partner[0][:, 1], found.cosine[0][:, 1]
+    left = np.flatnonzero(partner >= 0)
+    left = left[np.argsort(-cosine[left], kind="stable")]
+    pairs = np.stack([left, partner[left]], axis=1)
+    share = found.estimates["share"].value
+    best = tuple(found.best_cosine)
+    return Matches(pairs, cosine[left], best, found.floor, found.threshold, share)
 
 
 class Against(NamedTuple):
@@ -111,4 +102,6 @@ def compare(data: ActivationDataModule, module: SparseAutoencoderModule, against
     ours, theirs = (
         one.autoencoder.dictionary.detach().float().cpu().numpy() for one in (module, other)
     )
-    return Against(against.name, match(ours, theirs), counter.result(), 100.0 * active / rows.rows)
+    some = rows.read_rows(0, min(rows.rows, COVARIANCE_ROWS))[:, -ours.shape[1] :]
+    matches = match(ours, theirs, torch.cov(some.double().T).numpy())
+    return Against(against.name, matches, counter.result(), 100.0 * active / rows.rows)

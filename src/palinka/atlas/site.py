@@ -193,8 +193,6 @@ _TOKENS = 8
 # Latents of a token by mean, and by maximum, in the search index; tokens in each of its files.
 _RANKED = 10
 _INDEXED = 512
-# A latent whose largest cosine is below this is in one dictionary only.
-_FLOOR = 0.5
 
 
 @dataclass(frozen=True)
@@ -323,8 +321,9 @@ def _against(against: Against, texts: Mapping[int, str]) -> dict[str, Any]:
     matches = against.matches
     return {
         "name": against.name,
-        "assigned": matches.assigned,
-        "floor": _FLOOR,
+        "least": short(matches.floor, 3),
+        "floor": short(matches.threshold, 3),
+        "share": short(100.0 * matches.share, 3),
         "pairs": packed(matches.pairs, "uint32"),
         "cosines": packed(matches.cosines, "float32"),
         "best": [packed(best, "float32") for best in matches.best],

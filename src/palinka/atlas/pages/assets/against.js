@@ -78,8 +78,8 @@
     const rows = [
       ["median cosine of matched latents", palinka.number(sorted[Math.floor(sorted.length / 2)])],
       ["matched with a cosine of 0.9 or more", `${share((c) => c >= 0.9, cosine)} %`],
-      [`only here (largest cosine below ${floor})`, `${share((c) => c < floor, best[0])} %`],
-      [`only there (largest cosine below ${floor})`, `${share((c) => c < floor, best[1])} %`],
+      [`only here (largest cosine below ${palinka.number(floor)})`, `${share((c) => c < floor, best[0])} %`],
+      [`only there (largest cosine below ${palinka.number(floor)})`, `${share((c) => c < floor, best[1])} %`],
     ];
     return make("dl", { class: "metrics" }, rows.map(([name, value]) =>
       make("div", {}, make("dt", {}, name), make("dd", {}, value)))); // prettier-ignore
@@ -91,9 +91,7 @@
     const matches = palinka.matches(found);
     const best = found.best.map(palinka.unpack);
     const density = [palinka.selection.values("density"), palinka.unpack(found.density)];
-    const way = found.assigned
-      ? "matched one-to-one by linear assignment, so that the sum of the cosines is as large as possible"
-      : "matched where each is the other's nearest (mutual nearest neighbors: there are too many for a linear assignment)";
+    const way = `matched one-to-one, so that the sum of the cosines is as large as possible; a latent without one of at least ${palinka.number(found.least)} has no match`;
     const element = make(
       "article",
       { class: "against" },
@@ -102,7 +100,7 @@
         `${palinka.count(best[0].length)} latents here and ${palinka.count(best[1].length)} in `, make("bdi", {}, found.name),
         `, called “here” and “there”: ${way}. Cosines are between decoder directions.`), // prettier-ignore
       make("p", { class: "note" },
-        `Plain cosines, no null yet: the cosines that unrelated dictionaries of this size would reach are not measured. A latent is in one dictionary only if its largest cosine with any latent of the other is below ${found.floor}, a round number and not a test.`), // prettier-ignore
+        `By chance 1 % of the latents have a match with a cosine of at least ${palinka.number(found.floor)}; here ${palinka.number(found.share)} % have. Chance: one of the dictionaries with random signs of its coordinates, in the eigenbasis of the activations. A latent is in one dictionary only if its largest cosine with any latent of the other is below that.`), // prettier-ignore
       make("h2", {}, "Agreement"),
       make("div", { class: "comparison" }, palinka.cosineHistogram(matches.cosine), summary(matches.cosine, best, found.floor)),
       pairs(matches, found, labels),

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy import stats
 
 from palinka.analyses import unit_tuning
 from palinka.analyses.lesion import lesion
@@ -35,8 +36,14 @@ def mean_effect(lesioned, clean, prompts):
     return sum(means) / len(means)
 
 
+def spread(effects):
+    """Effects of the draws, as much further from their mean as other units vary about 20."""
+    mean = np.mean(effects[1:])
+    return [effects[0], *(mean + np.sqrt((1 + 1 / 20) / (1 - 1 / 20)) * (effects[1:] - mean))]
+
+
 def p_value(effects, side):
-    strength = [-e if side == "one" else abs(e) for e in effects]
+    strength = [-e if side == "one" else abs(e) for e in spread(effects)]
     return sum(s >= strength[0] for s in strength) / len(strength)
 
 
@@ -56,8 +63,8 @@ def test_effects_and_p_are_those_of_the_definitions(side):
         assert result.p[site] == pytest.approx(p_value(effects, side))
         below = sum(e < effects[0] for e in effects[1:])
         assert result.percentile[site] == pytest.approx(100 * below / DRAWS)
-        z.append((np.array(effects) - np.mean(effects)) / np.std(effects))
-        assert result.z[site] == pytest.approx(z[-1][0])
+        assert result.z[site] == pytest.approx((effects[0] - np.mean(effects)) / np.std(effects))
+        z.append((spread(effects) - np.mean(spread(effects))) / np.std(spread(effects)))
         by_answer = [
             [mean_effect(values, clean, np.flatnonzero(mask)) for values in sets]
             for mask in (preferred, ~preferred)
@@ -72,6 +79,10 @@ def test_effects_and_p_are_those_of_the_definitions(side):
     for site in range(2):
         corrected = (1 + sum(largest >= strength[site][0])) / (DRAWS + 1)
         assert result.p_corrected[site] == pytest.approx(max(result.p[site], corrected))
+    given = {"units": UNITS, "side": side, "correction": "benjamini_hochberg", **OPTIONS}
+    profile = lesion(lesioned, clean, corrupted, **given)
+    expected = stats.false_discovery_control(result.p[:2])
+    np.testing.assert_allclose(profile.p_corrected, [*expected, np.nan])
     assert result.strongest() == [0]
     assert result.significant.tolist() == [True, False, False]
 

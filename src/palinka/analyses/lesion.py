@@ -8,6 +8,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from palinka.analyses.result import Array, Mask, Table, p_text, takes
+from palinka.analyses.stats.controls import (
+    Side,
+    corrected_p_values,
+    set_p_values,
+    standardized,
+)
 from palinka.analyses.stats.effects import (
     Axes,
     ClustersBy,
@@ -18,9 +24,13 @@ from palinka.analyses.stats.effects import (
     measure_effects,
     solved_prompts,
 )
+from palinka.analyses.stats.comparison import adjusted_p_values
 from palinka.errors import InputError, type_mismatch
 
-Side = Literal["two", "one"]
+Correction = Literal["max", "benjamini_hochberg"]
+# A control unit is one of 20 like the selected one: to these, other units vary as much as they do
+# about their own mean times this, the standard error of a prediction.
+SPREAD = np.sqrt(21 / 19)
 # Selected and control units further apart, in standard deviations, are not alike.
 MAX_DIFFERENCE = 0.1
 
@@ -31,7 +41,7 @@ class Lesion(Effects):
 
     Attributes:
         p: Share of the sets, the selected one included, with at least its |effect|.
-        p_corrected: The same for the largest |z| of all sites, where there are several.
+        p_corrected: The same for the largest |z| of all sites, or adjusted by their number.
         null: Effects of the control sets, `(sites, draws)`.
         z: Effect in standard deviations from the mean of the control sets and the selected one.
         percentile: Percentage of the control sets with a lower effect.
@@ -51,6 +61,7 @@ class Lesion(Effects):
         dose_p: P-values of the doses, each by itself.
         doses: Numbers of units.
         side: `"two"`, or `"one"` for lesions that lower the outcome.
+        correction: `"max"`, by the largest |z|, or `"benjamini_hochberg"`.
     """
 
     null: Array
@@ -71,6 +82,7 @@ class Lesion(Effects):
     dose_p: Array
     doses: tuple[int, ...]
     side: Side
+    correction: Correction
 
     def strongest(self) -> list[int]:
         """The site whose effect is furthest from those of its controls, on the tested side."""
@@ -125,6 +137,7 @@ def lesion(
     outcome: str = "logit_difference",
     solved: ArrayLike | None = None,
     side: Side = "two",
+    correction: Correction = "max",
     level: float = 0.95,
     resamples: int = 1000,
     seed: int = 0,
@@ -136,13 +149,14 @@ def lesion(
 
     An effect `e` is the mean over clusters of the outcome with the lesion minus that of the clean
     run. A control set has as many other units that are as active and write as much. With `side`
-    `"two"`, `p = (1 + #{|e_draw| >= |e|}) / (draws + 1)`. Of units that were selected at random
-    among units like them, 6.4 % have p up to 0.05 (10 units, by simulation): a control has 20
-    candidates, which vary a little less than the selected unit does, and p of a single unit means
-    no less than 1/21. It is about these prompts; the interval is about further templates.
+    `"two"`, `p = (1 + #{|e_draw| >= |e|}) / (draws + 1)`, where deviations of the draws from their
+    mean count 1.05 times: each unit of a draw is one of 20 candidates, without the selected unit,
+    which vary less than that unit does about them. P of a single unit means no less than 1/21. It
+    is about these prompts; the interval is about further templates.
 
     Over several sites, effects are standardized over the sets of a site, and the largest |z| of
-    each draw is the null.
+    each draw is the null; or p-values are adjusted to hold the share of false ones among the sites
+    that are found.
 
     Units must be selected on other prompts than these.
 
@@ -163,6 +177,7 @@ def lesion(
             difference, `(prompts,)`; default from the outcomes, if they are logit differences.
         side: `"one"` for the hypothesis that the selected units support the answer, so that their
             lesion lowers the outcome more; not for `rank` and `kl`, which are no worse if lower.
+        correction: `"max"`, or `"benjamini_hochberg"` for profiles over many sites.
         level: Coverage of intervals and bands; significant is a corrected p up to `1 - level`.
         resamples: Number of resamples of the bootstrap.
         seed: Seed of the resamples.
@@ -178,8 +193,9 @@ def lesion(
     Source:
         Phipson & Smyth (2010) for the ones; Westfall & Young (1993) for the largest.
     """
-    if expected := type_mismatch(side, Side):
-        raise InputError(f"side is {side!r}; expected {expected}")
+    for name, value, known in (("side", side, Side), ("correction", correction, Correction)):
+        if expected := type_mismatch(value, known):
+            raise InputError(f"{name} is {value!r}; expected {expected}")
     if side == "one" and outcome in ("rank", "kl"):
         raise InputError(
             f"side one tests a lower {outcome}, which is not a worse one; set side: two"
@@ -209,15 +225,11 @@ def lesion(
         kept = solved_prompts(solved, clean, corrupted, outcome)
     effects = (outcomes - before)[..., kept]
     means = cluster_means(effects, cluster).mean(axis=-1)
-    own, null = means[:, at, 0], means[:, at, 1:]
-    spread = means[:, at].std(axis=1, keepdims=True)
-    z = (means[:, at] - means[:, at].mean(axis=1, keepdims=True)) / np.where(spread, spread, 1.0)
-    p = p_corrected = _p_values(means[:, at], side)
-    if len(chosen) > 1:
-        strength = -z if side == "one" else np.abs(z)
-        largest = np.nanmax(strength, axis=0)[1:]
-        shared = (strength[:, :1] <= largest).sum(axis=1)
-        p_corrected = np.maximum(p, (1.0 + shared) / (len(largest) + 1.0))
+    own, null, sets = means[:, at, 0], means[:, at, 1:], _spread(means[:, at])
+    p, p_corrected = set_p_values(sets, side), corrected_p_values(sets, side)
+    if correction == "benjamini_hochberg":
+        p_corrected = np.full(len(p), np.nan)
+        p_corrected[~missing[:, at]] = adjusted_p_values(p[~missing[:, at]], correction)
     parts = np.full((2, *means[:, at].shape), np.nan)
     if preferred is not None:
         for part, mask in enumerate((of := np.asarray(preferred, bool)[kept], ~of)):
@@ -230,26 +242,25 @@ def lesion(
     result = {name: values[:, at] for name, values in by_dose.items()} | {
         "effects": np.where(missing[:, [at]], np.nan, effects[:, at, 0]), "axes": labels,
         "p": p, "p_corrected": p_corrected, "significant": p_corrected <= round(1.0 - level, 12),
-        "null": null, "z": z[:, 0], "units": chosen, "side": side,
+        "null": null, "z": standardized(means[:, at])[:, 0], "units": chosen, "side": side,
+        "correction": correction,
         "percentile": np.where(missing[:, at], np.nan, 100.0 * (null < own[:, None]).mean(axis=1)),
         "balance_before": balances[:, 0], "balance_after": balances[:, 1],
         "effect_preferred": parts[0, :, 0], "effect_other": parts[1, :, 0],
         "specificity": parts[0, :, 0] - parts[1, :, 0],
-        "specificity_p": _p_values(parts[0] - parts[1], side), "doses": numbers,
+        "specificity_p": set_p_values(_spread(parts[0] - parts[1]), side), "doses": numbers,
         "dose_effect": by_dose["effect"], "dose_low": by_dose["effect_low"],
         "dose_high": by_dose["effect_high"], "dose_null_low": band[0], "dose_null_high": band[1],
-        "dose_p": _p_values(means, side),
+        "dose_p": set_p_values(_spread(means), side),
         "notes": (*fields["notes"], *_remarks(labels, missing[:, at], balances[:, 1])),
     }  # fmt: skip
     return Lesion(**fields | result)
 
 
-def _p_values(effects: Array, side: Side) -> Array:
-    """P-values of the first of several sets, `(…, 1 + draws)`; NaN without effects."""
-    strength = -effects if side == "one" else np.abs(effects)
-    at_least = (strength[..., 1:] >= strength[..., :1]).sum(axis=-1)
-    p = (1.0 + at_least) / effects.shape[-1]
-    return np.where(np.isnan(effects[..., 0]), np.nan, p)
+def _spread(sets: Array) -> Array:
+    """Effects of sets, `(…, 1 + draws)`, with those of the draws spread out about their mean."""
+    mean = sets[..., 1:].mean(axis=-1, keepdims=True)
+    return np.concatenate([sets[..., :1], mean + SPREAD * (sets[..., 1:] - mean)], axis=-1)
 
 
 def _remarks(axes: Axes, missing: Mask, after: Array) -> Iterator[str]:

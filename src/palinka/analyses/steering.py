@@ -6,61 +6,41 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from palinka.analyses.result import Array, Result, Table, p_text, takes
-from palinka.analyses.stats.effects import FEW_CLUSTERS, bootstrap_ratios, cluster_means
+from palinka.analyses.result import Array, Table, p_text, takes
+from palinka.analyses.stats.controls import Controlled, controlled_fields, interval, mean_changes
 from palinka.analyses.stats.permutation import permutation_p_values
 from palinka.errors import InputError
 
 
 @dataclass(frozen=True)
-class Steering(Result):
+class Steering(Controlled):
     """Effects of directions at each strength, against controls of equal norm.
 
+    Effects and divergences, on neutral text, are `(directions, strengths)`, the p-values are those
+    of the slope, `(controls, directions)`, and effects of controls `(controls, draws, strengths)`.
+
     Attributes:
-        effect: Outcome with the direction added minus without, mean over clusters,
-            `(directions, strengths)`.
-        effect_low: Lower bound of its bootstrap interval over clusters.
-        effect_high: The upper bound.
-        kl: Divergence of the predictions on neutral text in nats, `(directions, strengths)`.
         slope: Slope of the effect over small strengths, by least squares, `(directions,)`.
         slope_low: Lower bound of its bootstrap interval over clusters.
         slope_high: The upper bound.
         effect_at_kl: Effect where the divergence first reaches `kl_at`, interpolated linearly, for
             negative and for positive strengths, `(directions, 2)`; NaN where it does not.
-        p: Two-sided p-values of the slope against each control, `(controls, directions)`.
-        control_effect: Effects of the controls, `(controls, draws, strengths)`.
-        control_slope: Their slopes, `(controls, draws)`.
+        control_slope: Slopes of the controls, `(controls, draws)`.
         control_kl: Divergences of the first draws, `(controls, some draws, strengths)`.
         alphas: Strengths in ascending order, in median norms of the activations.
         directions: Names of the directions.
-        controls: Names of the controls.
         kl_at: Divergence in nats at which effects are compared.
-        level: Coverage of the intervals.
-        prompts: Number of prompts.
-        clusters: Number of clusters, which are resampled.
-        outcome: Name of the outcome.
     """
 
-    effect: Array
-    effect_low: Array
-    effect_high: Array
-    kl: Array
     slope: Array
     slope_low: Array
     slope_high: Array
     effect_at_kl: Array
-    p: Array
-    control_effect: Array
     control_slope: Array
     control_kl: Array
     alphas: Array
     directions: tuple[str, ...]
-    controls: tuple[str, ...]
     kl_at: float
-    level: float
-    prompts: int
-    clusters: int
-    outcome: str
 
     def scalars(self) -> dict[str, float]:
         """Slopes with their p-values, and effects at equal divergence; none are NaN."""
@@ -147,51 +127,34 @@ def steering(
     Raises:
         InputError: If arrays do not fit, or fewer than two strengths are small.
     """
-    strengths, before = np.asarray(alphas, float), np.asarray(clean, float)
-    of_directions, n = np.asarray(steered, float), len(before)
-    random = np.array([np.asarray(values, float) for values in controls.values()])
-    for name, array in (("steered", of_directions), ("controls", random)):
-        if array.shape[-2:] != (len(strengths), n):
-            given = f"{name} has the shape {array.shape}"
+    strengths, of_directions, n = np.asarray(alphas, float), np.asarray(steered), np.size(clean)
+    for name, array in {"steered": of_directions, **controls}.items():
+        if (shape := np.shape(array))[-2:] != (len(strengths), n):
+            given = f"{name} has the shape {shape}"
             raise InputError(f"{given}; expected (…, {len(strengths)} strengths, {n} prompts)")
     inside = np.abs(strengths) <= small * (1 + 1e-9)
     if inside.sum() < 2:
         raise InputError(
             f"a slope needs at least two alphas up to {small:g}; {strengths.tolist()} are given"
         )
-    cluster = np.arange(n) if clusters is None else np.asarray(clusters)
     centered = np.where(inside, strengths - strengths[inside].mean(), 0.0)
     weights = centered / np.square(centered).sum()
-    means = cluster_means(of_directions - before, cluster)
-    count = means.shape[-1]
-
-    def interval(values: Array) -> tuple[Array, Array]:
-        rows = values.reshape(-1, count)
-        low, high = bootstrap_ratios(rows, np.ones(count), level, resamples, seed)
-        return low.reshape(values.shape[:-1]), high.reshape(values.shape[:-1])
-
-    effect, slopes = means.mean(axis=-1), weights @ means
-    slope, (low, high), (slope_low, slope_high) = (
-        slopes.mean(axis=-1), interval(means), interval(slopes),
-    )  # fmt: skip
-    of_controls = cluster_means(random - before, cluster).mean(axis=-1)
-    control_slope = of_controls @ weights
-    divergence = np.asarray(kl, float)
+    changes, resampling = mean_changes(of_directions, clean, clusters), (level, resamples, seed)
+    fields = controlled_fields(changes, clean, controls, clusters, outcome, *resampling)
+    slopes, effect, divergence = weights @ changes, fields["effect"], np.asarray(kl, float)
+    slope, (slope_low, slope_high) = slopes.mean(axis=-1), interval(slopes, *resampling)
+    control_slope = fields["control_effect"] @ weights
     sides = [np.flatnonzero(strengths <= 0)[::-1], np.flatnonzero(strengths >= 0)]
     at_kl = [
         [_at_divergence(e[side], k[side], kl_at) for side in sides]
         for e, k in zip(effect, divergence, strict=True)
     ]
-    few = f"{count} templates: percentile intervals of fewer than 10 are too narrow"
     return Steering(
-        effect=effect, effect_low=low, effect_high=high, kl=divergence,
-        slope=slope, slope_low=slope_low, slope_high=slope_high, effect_at_kl=np.array(at_kl),
+        **fields, kl=divergence, slope=slope, slope_low=slope_low, slope_high=slope_high,
+        effect_at_kl=np.array(at_kl), control_slope=control_slope,
         p=np.array([permutation_p_values(np.abs(slope), np.abs(null)) for null in control_slope]),
-        control_effect=of_controls, control_slope=control_slope,
         control_kl=np.array([np.asarray(control_kl[name], float) for name in controls]),
-        alphas=strengths, controls=tuple(controls), kl_at=kl_at, level=level, prompts=n,
-        directions=tuple(directions or map(str, range(len(effect)))), clusters=count,
-        outcome=outcome, notes=(few,) * (count < FEW_CLUSTERS),
+        alphas=strengths, directions=tuple(directions or map(str, range(len(effect)))), kl_at=kl_at,
     )  # fmt: skip
 
 

@@ -6,55 +6,41 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from palinka.analyses.result import Array, Result, Table, p_text, takes
-from palinka.analyses.stats.effects import bootstrap_ratios, cluster_means
-from palinka.analyses.stats.permutation import permutation_p_values
+from palinka.analyses.result import Array, Table, p_text, takes
+from palinka.analyses.stats.controls import (
+    Controlled,
+    controlled_fields,
+    corrected_p_values,
+    mean_changes,
+    set_p_values,
+)
 
 
 @dataclass(frozen=True)
-class SubspaceRemoval(Result):
+class SubspaceRemoval(Controlled):
     """Effects of removing the first components of a basis at each site.
 
+    Effects and divergences are `(sites, ranks)`, p-values `(controls, sites, ranks)`, and effects
+    of controls `(controls, sites, ranks, draws)`.
+
     Attributes:
-        effect: Outcome without the subspace minus with it, mean over clusters, `(sites, ranks)`.
-        effect_low: Lower bound of its bootstrap interval over clusters.
-        effect_high: The upper bound.
-        kl: Divergence in nats of the prediction from that with the subspace, mean over clusters.
         variance_removed: Share of the variance of the reference in the subspace.
         null_low: Lower end of the middle part of the controls' effects,
             `(controls, sites, ranks)`.
         null_high: The upper end.
-        p: Two-sided p-values against each control, `(controls, sites, ranks)`.
-        p_corrected: The same for the largest |z| of all sites and ranks; equal where there is one.
-        control_effect: Effects of the controls, `(controls, sites, ranks, draws)`.
-        control_variance: Share of variance that they remove, in the same shape.
+        p_corrected: P-values by the largest |z| of all sites and ranks; equal where there is one.
+        control_variance: Share of variance that controls remove, in the shape of their effects.
         ranks: Numbers of components.
         sites: Names of the sites.
-        controls: Names of the controls.
-        level: Coverage of the intervals.
-        prompts: Number of prompts.
-        clusters: Number of clusters, which are resampled.
-        outcome: Name of the outcome.
     """
 
-    effect: Array
-    effect_low: Array
-    effect_high: Array
-    kl: Array
     variance_removed: Array
     null_low: Array
     null_high: Array
-    p: Array
     p_corrected: Array
-    control_effect: Array
     control_variance: Array
     ranks: tuple[int, ...]
     sites: tuple[str, ...]
-    controls: tuple[str, ...]
-    level: float
-    prompts: int
-    clusters: int
-    outcome: str
 
     def scalars(self) -> dict[str, float]:
         """Effects with their corrected p-values by site and rank."""
@@ -132,43 +118,20 @@ def subspace_removal(
         resamples: Number of resamples of the bootstrap.
         seed: Seed of the resamples.
     """
-    before = np.asarray(clean, float)
-    cluster = np.arange(len(before)) if clusters is None else np.asarray(clusters)
-    means = cluster_means(np.asarray(removed, float) - before, cluster)
-    count, shape = means.shape[-1], means.shape[:-1]
-    bounds = bootstrap_ratios(means.reshape(-1, count), np.ones(count), level, resamples, seed)
-    random = np.array([np.asarray(values, float) for values in controls.values()]) - before
-    null, effect = cluster_means(random, cluster).mean(axis=-1), means.mean(axis=-1)
+    changes = mean_changes(removed, clean, clusters)
+    fields = controlled_fields(changes, clean, controls, clusters, outcome, level, resamples, seed)
+    null, share = fields["control_effect"], np.asarray(variance_removed, float)
     low, high = np.quantile(null, [(1.0 - level) / 2.0, (1.0 + level) / 2.0], axis=-1)
-    as_large = np.abs(null) >= np.abs(effect)[..., None] * (1.0 - 1e-10)
-    p = (1.0 + as_large.sum(axis=-1)) / (null.shape[-1] + 1.0)
-    share = np.asarray(variance_removed, float)
+    own = np.broadcast_to(fields["effect"], null.shape[:-1])[..., None]
+    sets = np.concatenate([own, null], axis=-1)
     matched = np.asarray(control_variance.get("matched", share[..., None]))
     off = np.abs(matched / share[..., None] - 1)
     note = f"{(off > 0.05).mean():.0%} of the matched controls are off by over 5 % of the variance"
+    fields["notes"] = (note,) * bool((off > 0.05).any()) + fields["notes"]
     return SubspaceRemoval(
-        effect=effect, effect_low=bounds[0].reshape(shape), effect_high=bounds[1].reshape(shape),
-        kl=cluster_means(np.asarray(kl, float), cluster).mean(axis=-1), variance_removed=share,
-        null_low=low, null_high=high, p=p,
-        p_corrected=_corrected(p, effect, null),
-        control_effect=null, control_variance=np.array([control_variance[n] for n in controls]),
-        ranks=tuple(ranks), sites=tuple(sites), controls=tuple(controls), level=level,
-        prompts=len(before), clusters=count, outcome=outcome,
-        notes=(note,) * bool((off > 0.05).any()),
+        **fields, kl=mean_changes(kl, np.zeros(np.size(clean)), clusters).mean(axis=-1),
+        variance_removed=share, null_low=low, null_high=high, p=set_p_values(sets),
+        p_corrected=np.array([corrected_p_values(each) for each in sets]),
+        control_variance=np.array([control_variance[name] for name in controls]),
+        ranks=tuple(ranks), sites=tuple(sites),
     )  # fmt: skip
-
-
-def _corrected(p: Array, effect: Array, null: Array) -> Array:
-    """P-values by the largest |z| of all cells; `null` is `(controls, sites, ranks, draws)`.
-
-    Source:
-        Westfall & Young (1993).
-    """
-    if effect.size == 1:
-        return p
-    own = np.broadcast_to(effect, null.shape[:-1])[..., None]
-    sets = np.concatenate([own, null], axis=-1)
-    spread = sets.std(axis=-1, keepdims=True)
-    z = np.abs(sets - sets.mean(axis=-1, keepdims=True)) / np.where(spread, spread, 1.0)
-    corrected = [permutation_p_values(each[..., 0], each[..., 1:].max((0, 1))) for each in z]
-    return np.maximum(p, corrected)

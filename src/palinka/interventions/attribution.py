@@ -136,8 +136,16 @@ def attribute(
         raise InputError(f"rank has no gradient; choose among {others}")
     other = "clean" if base == "corrupted" else "corrupted"
     sources, shape = Sources(lm, pairs, base), (len(plan), len(pairs))
-    edits = [(c, edit) for c, cell in enumerate(plan) for edit in edits_of(lm, sources, cell)]
-    sites = {edit.site for _, edit in edits} | ({"embed"} if steps else set())
+    parts: dict[Any, list[tuple[int, Edit]]] = {}  # edits of the same units, at other positions
+    for c, cell in enumerate(plan):
+        for edit in edits_of(lm, sources, cell):
+            part = edit.site, edit.given.dictionary, edit.units
+            parts.setdefault(part, []).append((c, edit))
+    places = {part: np.stack([edit.at for _, edit in own]) for part, own in parts.items()}
+    possible: Bools = np.zeros(shape, bool)
+    for part, own in parts.items():
+        np.logical_or.at(possible, [c for c, _ in own], places[part].any(axis=2))
+    sites = {site for site, *_ in parts} | ({"embed"} if steps else set())
     effects = {name: np.zeros(shape) for name in functions}
     every = find_metrics(["logit_difference", *metrics])
     ends: dict[str, dict[str, Floats]] = {
@@ -167,19 +175,14 @@ def attribute(
                     gradients[name][site] += exact(gradient) / max(1, steps)
         for name, by_site in gradients.items():
             products: dict[Any, Floats] = {}  # of all units of a site
-            sums: dict[Any, Floats] = {}  # of those of an edit
-            for c, edit in edits:
-                key = edit.site, edit.given.dictionary
-                if key not in products:
-                    products[key] = _products(lm, edit, here, there, by_site)
-                if (part := (*key, edit.units)) not in sums:
-                    chosen = slice(None) if edit.units is None else list(edit.units)
-                    sums[part] = products[key][..., chosen].sum(axis=-1)
-                at = edit.at[members, : ids[base].shape[1]]
-                effects[name][c, members] += (sums[part] * at).sum(axis=1)
-    possible: Bools = np.zeros(shape, bool)
-    for c, edit in edits:
-        possible[c] |= edit.at.any(axis=1)
+            for (*key, units), own in parts.items():
+                if (at_site := tuple(key)) not in products:
+                    products[at_site] = _products(lm, own[0][1], here, there, by_site)
+                chosen = slice(None) if units is None else list(units)
+                by_token = products[at_site][..., chosen].sum(axis=-1)
+                at = places[(*key, units)][:, members, : by_token.shape[1]]
+                cells = np.array([c for c, _ in own])[:, None]
+                np.add.at(effects[name], (cells, members), np.einsum("pt,cpt->cp", by_token, at))
     values = {name: ends[base][name] + effect for name, effect in effects.items()}
     return Outcomes(ends["clean"], ends["corrupted"], values, possible)
 

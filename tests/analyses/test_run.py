@@ -588,9 +588,34 @@ def test_units_are_not_lesioned_where_they_were_selected(
     np.testing.assert_array_equal(result.arrays()["units"], [expected])
     assert result.arrays()["null"].shape == (1, 9)
     same = replace(chosen, settings=chosen.settings | {"stimuli_hash": load_stimuli(path).hash})
-    message = "3 units are to be chosen on the prompts they are tested on; give 'tuning' other"
+    message = "3 units are to be chosen on the prompts they are tested on; give 'tuning' other "
+    message += "stimuli, or set holdout: frames"
     with pytest.raises(InputError, match=message):
         run_analysis(given, mini, {"tuning": same})
+
+
+def test_units_are_selected_on_every_second_template(
+    mini: ActivationReader, stimuli: Write
+) -> None:
+    slots = {"a": ["king", "father", "man"], "b": ["queen", "mother", "woman"]}
+    path = stimuli(**{**HE_SHE, "slots": slots, "answer": "he", "wrong": "she"})
+    chosen = run_analysis(replace(entry("unit_tuning", path), name="tuning"), mini)
+    settings: dict[str, Any] = {"selection": {"analysis": "tuning", "k": 3}, "draws": 9}
+    given = entry("lesion", path, intervention={**settings, "holdout": "frames"})
+    (result,) = run_analysis(given, mini, {"tuning": chosen}).results.values()
+    halves = [
+        {**HE_SHE, "slots": slots, "answer": "he", "wrong": "she",
+         "templates": dict(sorted(HE_SHE["templates"].items())[start::2])} for start in (0, 1)
+    ]  # fmt: skip
+    even, odd = (stimuli(f"half {i}.yaml", **half) for i, half in enumerate(halves))
+    on_even = replace(run_analysis(entry("unit_tuning", even), mini), name="tuning")
+    units = on_even.strongest_units(chosen.settings["sites"][0], k=3)
+    np.testing.assert_array_equal(result.arrays()["units"], [units])
+    alone = run_analysis(entry("lesion", odd, intervention=settings), mini, {"tuning": on_even})
+    np.testing.assert_allclose(result.arrays()["effects"], alone.arrays()["effects"], atol=1e-5)
+    other = replace(chosen, settings=chosen.settings | {"stimuli_hash": "other"})
+    with pytest.raises(InputError, match="with the stimuli of the lesion; 'tuning' is another"):
+        run_analysis(given, mini, {"tuning": other})
 
 
 def test_all_stimuli_that_are_read_are_recorded(mini: ActivationReader, stimuli: Write) -> None:

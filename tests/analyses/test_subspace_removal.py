@@ -16,7 +16,8 @@ def data():
         "controls": {name: clean + random.standard_normal((2, 3, 9, 12)) for name in names},
         "kl": random.random((2, 3, 12)), "variance_removed": random.random((2, 3)),
         "control_variance": {name: random.random((2, 3, 9)) for name in names},
-        "ranks": [1, 2, 4], "sites": ["hidden.1", "hidden.3"], "clusters": np.arange(12) % 4,
+        "dormant": [[0.75] * 3, [np.nan] * 3], "ranks": [1, 2, 4],
+        "sites": ["hidden.1", "hidden.3"], "clusters": np.arange(12) % 4,
     }  # fmt: skip
 
 
@@ -61,7 +62,11 @@ def test_effects_and_p_values_are_those_of_the_definitions(data):
         "variance-matched controls, corrected for 6 cells"
     )
     assert result.scalars()["hidden.3/rank_4/matched_p_value"] == result.p_corrected[0, 1, 2]
-    assert result.tables()["subspaces"]["site"].tolist()[2:4] == ["hidden.1", "hidden.3"]
+    assert result.scalars()["hidden.1/rank_2/dormant"] == 0.75
+    assert "hidden.3/rank_2/dormant" not in result.scalars()
+    table = result.tables()["subspaces"]
+    assert table["site"][2:4] == ["hidden.1", "hidden.3"]
+    assert table["p_corrected_matched"][5] == result.p_corrected[0, 1, 2]
 
 
 @pytest.mark.slow

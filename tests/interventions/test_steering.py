@@ -14,11 +14,8 @@ from palinka.interventions.steering import (
     _shuffled,
     _toward,
     added,
-    contrast_means,
-    decoder_rows,
     divergences,
     steering,
-    token_vectors,
 )
 from palinka.interventions.study import Measured, Study
 from palinka.language_models import LanguageModel
@@ -41,6 +38,21 @@ def measured(lm: LanguageModel, pairs: Pairs, **settings: Any) -> Measured:
     settings = {"contrast": "contrast", "neutral": "neutral", "draws": 2, **settings}
     (found,) = steering(study_of(lm, pairs), alphas=(0.3, 0, -0.1), **settings)
     return found
+
+
+def test_a_probe_is_steered_along(gpt2: LanguageModel, pairs: Pairs) -> None:
+    """The same of a contrast whose conditions are the other way round has the other sign."""
+    her, him = FILES["contrast"].values()
+    texts = {**FILES, "turned": {"him": him, "her": her}}
+    study = Study(gpt2, pairs, sites=[SITE], texts=texts.__getitem__)
+    given: Any = {"neutral": "neutral", "draws": 1, "probe": True}
+    found, turned = (
+        next(iter(steering(study, contrast=name, alphas=alphas, **given))).data
+        for name, alphas in (("contrast", (0, 0.3)), ("turned", (-0.3, 0)))
+    )
+    assert found["directions"] == ["diff_mean", "probe"]
+    np.testing.assert_allclose(found["steered"][:, 1], turned["steered"][:, 0], atol=1e-4)
+    assert np.abs(found["steered"][0, 1] - found["steered"][1, 1]).max() > 1e-3
 
 
 def slow_direction(lm: LanguageModel) -> torch.Tensor:
@@ -119,12 +131,6 @@ def test_one_answer_is_measured_in_all_prompts(gpt2: LanguageModel, pairs: Pairs
         _toward(study_of(gpt2, both), "it")
 
 
-def test_vectors_leave_out_the_first_token_of_several(gpt2: LanguageModel) -> None:
-    several, one = token_vectors(gpt2, SITE, [[5, 6, 7], [8]])
-    np.testing.assert_allclose(several, gpt2.read(torch.tensor([[5, 6, 7]]), SITE)[SITE][0, 1:])
-    np.testing.assert_allclose(one, gpt2.read(torch.tensor([[8]]), SITE)[SITE][0])
-
-
 def test_labels_are_exchanged_in_half_of_the_pairs() -> None:
     """A common difference is gone, however large, and single texts count alike."""
     random = np.random.default_rng(0)
@@ -139,17 +145,6 @@ def test_labels_are_exchanged_in_half_of_the_pairs() -> None:
         x = [b - frames] if pairs else [frames, b]
         expected = sum(each.var(axis=0) / 19 for each in x)  # of n balanced signs
         np.testing.assert_allclose(variance, expected, rtol=0.25)
-
-
-def test_decoder_rows_are_what_latents_write() -> None:
-    torch.manual_seed(0)
-    autoencoder = TopKAutoencoder(6, 20, k=3)
-    with torch.no_grad():
-        autoencoder.decoder_bias.normal_()
-    expected = autoencoder.dictionary.detach()[[4, 2]]
-    np.testing.assert_allclose(decoder_rows(autoencoder, [4, 2], 6), expected, atol=1e-6)
-    with pytest.raises(InputError, match=r"latents \[20\] do not exist; expected 0 to 19"):
-        decoder_rows(autoencoder, [3, 20], 6)
 
 
 def test_directions_of_latents_are_steered_along(gpt2: LanguageModel, pairs: Pairs) -> None:
@@ -171,7 +166,7 @@ def test_directions_of_latents_are_steered_along(gpt2: LanguageModel, pairs: Pai
     ("settings", "message"),
     [
         ({"neutral": ""}, "steering needs text for its side effect; give neutral"),
-        ({"contrast": ""}, "steering has no direction; give contrast or latents"),
+        ({"contrast": ""}, "steering has no direction; give contrast, latents or selection"),
         ({"contrast": "neutral"}, "a contrast has two conditions; 1 are given"),
         ({"latents": [1]}, "latents of hidden.1 need an autoencoder"),
     ],
@@ -181,12 +176,6 @@ def test_impossible_settings_are_rejected(
 ) -> None:
     with pytest.raises(InputError, match=message):
         measured(gpt2, pairs, **settings)
-
-
-def test_texts_of_the_contrast_are_held_out(gpt2: LanguageModel, pairs: Pairs) -> None:
-    texts = {"a": [[1, 2]], "b": [pairs.corrupted[2]]}
-    with pytest.raises(InputError, match="hold it out"):
-        contrast_means(gpt2, SITE, texts, pairs)
 
 
 def test_greedy_continuations_agree_with_and_without_a_cache(

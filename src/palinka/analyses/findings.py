@@ -93,6 +93,11 @@ class Findings:
             for name, value in getattr(result, method)().items()
         }
 
+    def at(self, site: str) -> dict[str, NDArray[Any]]:
+        """Every array of a site, by its name; none of a site that was not analyzed."""
+        result = self.results.get(site, self.results.get(""))
+        return result.arrays() if result and site in self.settings["sites"] else {}
+
     def strongest_units(
         self, site: str, by: str = "t", k: int = 20, side: str = "both"
     ) -> NDArray[np.int64]:
@@ -101,9 +106,7 @@ class Findings:
         `side` is `positive`, `negative` for the smallest, or `both` for the largest magnitudes;
         fewer where fewer values have that sign.
         """
-        result = self.results.get(site, self.results.get(""))
-        known = {} if result is None or site not in self.settings["sites"] else result.arrays()
-        if (values := known.get(by)) is None:
+        if (values := (known := self.at(site)).get(by)) is None:
             there = f"it has {', '.join(known)}" if known else "its site is another one"
             raise InputError(f"{self.name} has no {by!r} of the units of {site}; {there}")
         signed = {"positive": values, "negative": -values, "both": np.abs(values)}

@@ -8,9 +8,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from palinka.analyses.result import Array, Mask, Table, p_text, takes
+from palinka.analyses.stats.comparison import adjusted_p_values
 from palinka.analyses.stats.controls import (
     Side,
     corrected_p_values,
+    interval,
     set_p_values,
     standardized,
 )
@@ -24,7 +26,6 @@ from palinka.analyses.stats.effects import (
     measure_effects,
     solved_prompts,
 )
-from palinka.analyses.stats.comparison import adjusted_p_values
 from palinka.errors import InputError, type_mismatch
 
 Correction = Literal["max", "benjamini_hochberg"]
@@ -208,23 +209,24 @@ def lesion(
     at, missing = numbers.index(chosen.shape[1]), np.isnan(outcomes[:, :, 0, 0])
     if missing[:, at].all():
         raise InputError(f"no site has {chosen.shape[1]} units to lesion; select fewer")
-    filled = np.where(missing[..., None], np.asarray(clean, np.float64), outcomes[:, :, 0])
+    labels = axes or {"": {"site": list(range(len(chosen)))}}
+    filled = np.where(missing[:, [at]], np.asarray(clean, np.float64), outcomes[:, at, 0])
     fields = measure_effects(
-        filled, clean, corrupted, clusters, None, None, direction="noise", outcome=outcome,
+        filled, clean, corrupted, clusters, None, labels, direction="noise", outcome=outcome,
         level=level, permutations=0, resamples=resamples, seed=seed, clusters_by=clusters_by,
-        only=only, recovery=recovery, names=("site", "dose"), solved=solved,
+        only=only, recovery=recovery, solved=solved,
     )  # fmt: skip
-    by_dose = {
-        name + end: np.where(missing, np.nan, fields[name + end].reshape(missing.shape))
-        for name in ("effect", "recovery")
-        for end in ("", "_low", "_high")
-    }
+    for name in ("effect", "recovery"):
+        for each in (name, f"{name}_low", f"{name}_high"):
+            fields[each] = np.where(missing[:, at], np.nan, fields[each])
     before, cluster = np.asarray(clean, np.float64), np.array(fields["cluster"])
-    kept = before == before
+    kept: Mask | None = before == before
     if only == "solved":
         kept = solved_prompts(solved, clean, corrupted, outcome)
     effects = (outcomes - before)[..., kept]
-    means = cluster_means(effects, cluster).mean(axis=-1)
+    of_clusters = cluster_means(effects, cluster)
+    dose_low, dose_high = interval(of_clusters[:, :, 0], level, resamples, seed)
+    means = of_clusters.mean(axis=-1)
     own, null, sets = means[:, at, 0], means[:, at, 1:], _spread(means[:, at])
     p, p_corrected = set_p_values(sets, side), corrected_p_values(sets, side)
     if correction == "benjamini_hochberg":
@@ -236,11 +238,10 @@ def lesion(
             parts[part] = cluster_means(effects[:, at][..., mask], cluster[mask]).mean(axis=-1)
     tails = (1.0 - level) / 2.0, (1.0 + level) / 2.0
     band = np.quantile(means[:, :, 1:], tails, axis=-1)
-    labels = axes or {"": {"site": list(range(len(chosen)))}}
     shape = len(chosen), 2, 2
     balances = np.full(shape, np.nan) if balance is None else np.reshape(balance, shape)
-    result = {name: values[:, at] for name, values in by_dose.items()} | {
-        "effects": np.where(missing[:, [at]], np.nan, effects[:, at, 0]), "axes": labels,
+    return Lesion(**fields | {
+        "effects": np.where(missing[:, [at]], np.nan, effects[:, at, 0]),
         "p": p, "p_corrected": p_corrected, "significant": p_corrected <= round(1.0 - level, 12),
         "null": null, "z": standardized(means[:, at])[:, 0], "units": chosen, "side": side,
         "correction": correction,
@@ -249,12 +250,11 @@ def lesion(
         "effect_preferred": parts[0, :, 0], "effect_other": parts[1, :, 0],
         "specificity": parts[0, :, 0] - parts[1, :, 0],
         "specificity_p": set_p_values(_spread(parts[0] - parts[1]), side), "doses": numbers,
-        "dose_effect": by_dose["effect"], "dose_low": by_dose["effect_low"],
-        "dose_high": by_dose["effect_high"], "dose_null_low": band[0], "dose_null_high": band[1],
+        "dose_effect": means[:, :, 0], "dose_low": dose_low, "dose_high": dose_high,
+        "dose_null_low": band[0], "dose_null_high": band[1],
         "dose_p": set_p_values(_spread(means), side),
         "notes": (*fields["notes"], *_remarks(labels, missing[:, at], balances[:, 1])),
-    }  # fmt: skip
-    return Lesion(**fields | result)
+    })  # fmt: skip
 
 
 def _spread(sets: Array) -> Array:

@@ -1,19 +1,22 @@
 """Activations and latents of stimuli."""
 
 import fnmatch
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import chain, combinations
 from os import PathLike
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from palinka.analyses.findings import within_part
 from palinka.analyses.stimuli import Prepared
 from palinka.autoencoders import formats
-from palinka.errors import InputError
+from palinka.errors import InputError, escape_control_chars
 from palinka.language_models import LanguageModel, LanguageModelSpec, Tokens
 from palinka.language_models.edits import EncodesAndDecodes
 from palinka.language_models.token_text import bos_id
@@ -150,3 +153,94 @@ class ActivationReader:
 def _encoded(activations: Tensor, encoder: Encoder | None) -> Tensor:
     activations = activations.float().cpu()
     return activations if encoder is None else encoder.encode(activations)
+
+
+class Call(NamedTuple):
+    """One call of an analysis."""
+
+    part: str  # of the stimuli and sites, such as `hidden.3/comma`; `""` where there is one
+    site: str  # the site of its data, or the last of those that are compared
+    data: Mapping[str, Any]  # by the names in `DATA_PARAMETERS`
+    context: Mapping[str, Any]  # labels for its figures
+
+
+def calls_of(
+    data: str, prepared: Prepared, patterns: str | list[str], reader: ActivationReader
+) -> Iterator[Call]:
+    """The calls of an analysis: one, or one for each site, pair, condition or category."""
+    sites = reader.sites(patterns)
+    several = len(sites) > 1
+    if data in ("tokens of a passage", "categories of a passage"):
+        if any(prepared.pool):
+            raise InputError("this analysis goes over all tokens of a text; give a passage")
+        of_tokens: dict[str, Any] = {"words": np.concatenate(prepared.tokens)}
+        lengths = [len(text) for text in prepared.tokens]
+        of_tokens["documents"] = np.repeat(np.arange(len(lengths)), lengths)
+        context: dict[str, Any] = {"tokens": list(chain(*prepared.display))}
+        for site in sites:
+            latents = np.concatenate(list(reader.every_token(prepared.tokens, site)))
+            if data == "tokens of a passage":
+                yield Call(site if several else "", site, {"latents": latents}, context)
+                continue
+            for category, mask in prepared.targets.items():
+                every = {"latents": latents, "targets": np.asarray(mask), **of_tokens}
+                part = within_part(site if several else "", category)
+                yield Call(part, site, every, {**context, "category": category})
+        return
+    if not any(prepared.pool):
+        kinds = "contrast, words, carrier or occurrences"
+        raise InputError(f"this analysis compares items; give {kinds} stimuli")
+    labels = np.array([escape_control_chars(label) for label in prepared.labels])
+    of_item = np.array(prepared.conditions)
+    members = {name: of_item == name for name in dict.fromkeys(prepared.conditions)}
+    if data == "two conditions" and len(members) != 2:
+        given = f"{len(members)} are given: {', '.join(members)}"
+        raise InputError(f"this analysis compares two conditions, and {given}")
+    if data == "two sites":
+        pairs = _pairs(patterns, reader)
+        views = reader.pooled(prepared, chain(*pairs))
+        for x, y in pairs:
+            both: dict[str, Any] = {"x": views[x], "y": views[y]}
+            if len(members) > 1:
+                both["groups"] = list(prepared.conditions)
+            part, names = f"{x[0]}/{y[0]}", (x[0], y[0])
+            if x[0] == y[0]:
+                first, second = ("latents 1", "latents 2") if x[1] else ("units", "latents")
+                part, names = x[0], (f"{x[0]}, {first}", f"{y[0]}, {second}")
+            context = {"items": labels.tolist(), "sites": names}
+            yield Call(part if len(pairs) > 1 else "", y[0], both, context)
+        return
+    for (site, _), rows in reader.pooled(prepared, map(reader.view, sites)).items():
+        if data == "two conditions":
+            a, b = (rows[items] for items in members.values())
+            context = {"items": labels.tolist(), "conditions": tuple(members)}
+            yield Call(site if several else "", site, {"a": a, "b": b}, context)
+            continue
+        for condition, items in members.items():
+            context = {"items": labels[items].tolist(), "condition": condition}
+            context["conditions"] = tuple(members)
+            yield Call(f"{site}/{condition}", site, {"x": rows[items]}, context)
+
+
+def _pairs(patterns: str | list[str], reader: ActivationReader) -> list[tuple[View, View]]:
+    """The pairs of sites, with their autoencoders, that an analysis compares.
+
+    Two patterns are paired site by site, one of them repeated if it matches one site only; other
+    sites are all compared with each other.
+    """
+    every = [reader.sites(each) for each in ([patterns] if isinstance(patterns, str) else patterns)]
+    pairs = list(combinations(dict.fromkeys(chain(*every)), 2))
+    if len(every) == 2 and len({*(counts := list(map(len, every)))} - {1}) <= 1:
+        first, second = (matching * (max(counts) // len(matching)) for matching in every)
+        pairs = list(zip(first, second, strict=True))
+    found: list[tuple[View, View]] = []
+    for x, y in pairs:
+        if x != y:
+            found.append((reader.view(x), reader.view(y)))
+        elif encoders := reader.encoders_at(x):
+            found.append(((x, encoders[0] if encoders[1:] else None), (y, encoders[-1])))
+    if not found:
+        given = f"{', '.join(chain(*every))} is given"
+        advice = "give [x, y], or [s, s] with an autoencoder"
+        raise InputError(f"this analysis compares two sites, and {given}; {advice}")
+    return found

@@ -49,6 +49,7 @@ DATA_PARAMETERS: Mapping[str, tuple[str, ...]] = {
         *CONTROLLED,
         "variance_removed",
         "control_variance",
+        "dormant",
         "ranks",
         "sites",
     ),

@@ -5,9 +5,9 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from itertools import chain, combinations
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
@@ -28,17 +28,11 @@ from palinka.analyses.figures.text_heatmap import (
     text_heatmap_html,
 )
 from palinka.analyses.findings import Findings, within_part
-from palinka.analyses.reader import ActivationReader, View
+from palinka.analyses.reader import ActivationReader, Call, calls_of
 from palinka.analyses.result import DATA_PARAMETERS, Result
 from palinka.analyses.stats.latents import choose_latents
 from palinka.analyses.stimuli import Paired, Prepared, Stimuli, load_stimuli
-from palinka.errors import (
-    InputError,
-    did_you_mean,
-    escape_control_chars,
-    load_from_file,
-    type_mismatch,
-)
+from palinka.errors import InputError, did_you_mean, load_from_file, type_mismatch
 from palinka.interventions.study import Study, find_study
 from palinka.language_models.token_text import token_bytes
 
@@ -150,10 +144,10 @@ def run_analysis(
         options.setdefault("pairs", True)
     others: dict[str, str] = {}  # hashes of further stimuli, by path
     if (study := find_study(analysis.data)) is None:
-        calls = list(_calls(analysis.data, prepared, entry.sites, reader))
+        calls = list(calls_of(analysis.data, prepared, entry.sites, reader))
     else:
         start = _study(entry, reader, stimuli, prepared, earlier or {}, others)
-        calls = [_Call(m.part, "", m.data, m.context) for m in study(start, **entry.intervention)]
+        calls = [Call(m.part, "", m.data, m.context) for m in study(start, **entry.intervention)]
     middle = calls[len(calls) // 2]
     compared = middle.context.get("sites")
     results: dict[str, Result] = {}
@@ -226,13 +220,32 @@ def _study(
     tokenizer, sites = reader.model.tokenizer, reader.sites(entry.sites)
     views = [reader.view(site) for site in sites]
 
-    def selected(site: str, *, analysis: str, **wanted: Any) -> NDArray[np.int64]:
+    def known(
+        analysis: str, site: str, found: str, holdout: Sequence[bool] | None = None
+    ) -> Findings:
         if (findings := earlier.get(analysis)) is None:
             raise InputError(f"the analysis {analysis!r} has no findings yet; list it first")
-        if entry.analysis == "lesion" and findings.settings["stimuli_hash"] == stimuli.hash:
-            given = f"{wanted.get('k', 20)} units are to be chosen on the prompts they are tested"
-            raise InputError(f"lesion: {given} on; give {analysis!r} other stimuli")
-        return findings.strongest_units(site, **wanted)
+        own = findings.settings["stimuli_hash"] == stimuli.hash
+        if holdout is None:
+            if own and found:
+                given = f"{entry.analysis}: {found} on the prompts they are tested on"
+                advice = ", or set holdout: frames" * (entry.analysis == "lesion")
+                raise InputError(f"{given}; give {analysis!r} other stimuli{advice}")
+            return findings
+        again = find_analysis(findings.settings["analysis"])
+        if not own or again.data != "two conditions":
+            needed = "an analysis of two conditions with the stimuli of the lesion"
+            raise InputError(f"holdout: frames needs {needed}; {analysis!r} is another one")
+        (call,) = calls_of(again.data, prepared, site, reader)
+        halves = {name: rows[np.asarray(holdout)] for name, rows in call.data.items()}
+        result = again.function(**halves, **findings.settings["options"])
+        return replace(findings, results={"": result})
+
+    def selected(
+        site: str, *, analysis: str, holdout: Sequence[bool] | None = None, **wanted: Any
+    ) -> NDArray[np.int64]:
+        found = f"{wanted.get('k', 20)} units are to be chosen" * (entry.analysis == "lesion")
+        return known(analysis, site, found, holdout).strongest_units(site, **wanted)
 
     def texts(path: str) -> Mapping[str, Sequence[Sequence[int]]]:
         found = load_stimuli(Path(getattr(entry.stimuli, "cwd", None) or "") / path)
@@ -254,6 +267,7 @@ def _study(
         selected,
         texts,
         [units[i % len(units)] for i in range(count)],  # the same in every condition
+        lambda site, analysis: known(analysis, site, "directions are to be found").at(site),
     )
 
 
@@ -329,97 +343,6 @@ def checked_analysis(entry: AnalysisEntry) -> Analysis:
     return analysis
 
 
-class _Call(NamedTuple):
-    """One call of an analysis."""
-
-    part: str  # of the stimuli and sites, such as `hidden.3/comma`; `""` where there is one
-    site: str  # the site of its data, or the last of those that are compared
-    data: Mapping[str, Any]  # by the names in `DATA_PARAMETERS`
-    context: Mapping[str, Any]  # labels for its figures
-
-
-def _calls(
-    data: str, prepared: Prepared, patterns: str | list[str], reader: ActivationReader
-) -> Iterator[_Call]:
-    """The calls of an analysis: one, or one for each site, pair, condition or category."""
-    sites = reader.sites(patterns)
-    several = len(sites) > 1
-    if data in ("tokens of a passage", "categories of a passage"):
-        if any(prepared.pool):
-            raise InputError("this analysis goes over all tokens of a text; give a passage")
-        of_tokens: dict[str, Any] = {"words": np.concatenate(prepared.tokens)}
-        lengths = [len(text) for text in prepared.tokens]
-        of_tokens["documents"] = np.repeat(np.arange(len(lengths)), lengths)
-        context: dict[str, Any] = {"tokens": list(chain(*prepared.display))}
-        for site in sites:
-            latents = np.concatenate(list(reader.every_token(prepared.tokens, site)))
-            if data == "tokens of a passage":
-                yield _Call(site if several else "", site, {"latents": latents}, context)
-                continue
-            for category, mask in prepared.targets.items():
-                every = {"latents": latents, "targets": np.asarray(mask), **of_tokens}
-                part = within_part(site if several else "", category)
-                yield _Call(part, site, every, {**context, "category": category})
-        return
-    if not any(prepared.pool):
-        kinds = "contrast, words, carrier or occurrences"
-        raise InputError(f"this analysis compares items; give {kinds} stimuli")
-    labels = np.array([escape_control_chars(label) for label in prepared.labels])
-    of_item = np.array(prepared.conditions)
-    members = {name: of_item == name for name in dict.fromkeys(prepared.conditions)}
-    if data == "two conditions" and len(members) != 2:
-        given = f"{len(members)} are given: {', '.join(members)}"
-        raise InputError(f"this analysis compares two conditions, and {given}")
-    if data == "two sites":
-        pairs = _pairs(patterns, reader)
-        views = reader.pooled(prepared, chain(*pairs))
-        for x, y in pairs:
-            both: dict[str, Any] = {"x": views[x], "y": views[y]}
-            if len(members) > 1:
-                both["groups"] = list(prepared.conditions)
-            part, names = f"{x[0]}/{y[0]}", (x[0], y[0])
-            if x[0] == y[0]:
-                first, second = ("latents 1", "latents 2") if x[1] else ("units", "latents")
-                part, names = x[0], (f"{x[0]}, {first}", f"{y[0]}, {second}")
-            context = {"items": labels.tolist(), "sites": names}
-            yield _Call(part if len(pairs) > 1 else "", y[0], both, context)
-        return
-    for (site, _), rows in reader.pooled(prepared, map(reader.view, sites)).items():
-        if data == "two conditions":
-            a, b = (rows[items] for items in members.values())
-            context = {"items": labels.tolist(), "conditions": tuple(members)}
-            yield _Call(site if several else "", site, {"a": a, "b": b}, context)
-            continue
-        for condition, items in members.items():
-            context = {"items": labels[items].tolist(), "condition": condition}
-            context["conditions"] = tuple(members)
-            yield _Call(f"{site}/{condition}", site, {"x": rows[items]}, context)
-
-
-def _pairs(patterns: str | list[str], reader: ActivationReader) -> list[tuple[View, View]]:
-    """The pairs of sites, with their autoencoders, that an analysis compares.
-
-    Two patterns are paired site by site, one of them repeated if it matches one site only; other
-    sites are all compared with each other.
-    """
-    every = [reader.sites(each) for each in ([patterns] if isinstance(patterns, str) else patterns)]
-    pairs = list(combinations(dict.fromkeys(chain(*every)), 2))
-    if len(every) == 2 and len({*(counts := list(map(len, every)))} - {1}) <= 1:
-        first, second = (matching * (max(counts) // len(matching)) for matching in every)
-        pairs = list(zip(first, second, strict=True))
-    found: list[tuple[View, View]] = []
-    for x, y in pairs:
-        if x != y:
-            found.append((reader.view(x), reader.view(y)))
-        elif encoders := reader.encoders_at(x):
-            found.append(((x, encoders[0] if encoders[1:] else None), (y, encoders[-1])))
-    if not found:
-        given = f"{', '.join(chain(*every))} is given"
-        advice = "give [x, y], or [s, s] with an autoencoder"
-        raise InputError(f"this analysis compares two sites, and {given}; {advice}")
-    return found
-
-
 _CAPTION = """A text, its tokens shaded by how active each of the chosen latents or neurons is on \
 them, gray below zero; the words of a category are underlined. The page of the same name has every \
 value, and the token's number."""
@@ -427,7 +350,7 @@ value, and the token's number."""
 
 def _draw_heatmaps(
     entry: AnalysisEntry,
-    calls: Sequence[_Call],
+    calls: Sequence[Call],
     results: Mapping[str, Result],
     prepared: Prepared,
     reader: ActivationReader,

@@ -56,19 +56,11 @@ class Steering(Controlled):
 
     def tables(self) -> dict[str, Table]:
         """The table `doses`, a row for each direction and strength, and `directions`."""
-        count, doses = self.effect.shape
-        names = ("effect", "effect_low", "effect_high", "kl")
-        of_dose: Table = {
-            "direction": np.repeat(self.directions, doses),
-            "alpha": np.tile(self.alphas, count),
-        }
-        of_dose |= {name: getattr(self, name).ravel() for name in names}
-        of_direction: Table = {"direction": self.directions}
-        of_direction |= {n: getattr(self, n) for n in ("slope", "slope_low", "slope_high")}
-        of_direction |= {f"p_{control}": self.p[c] for c, control in enumerate(self.controls)}
+        of_direction = self.table(direction=self.directions)
         for side, effect in zip(("negative", "positive"), self.effect_at_kl.T, strict=True):
             of_direction[f"effect_at_kl_{side}"] = effect
-        return {"doses": of_dose, "directions": of_direction}
+        doses = self.table(direction=self.directions, alpha=self.alphas)
+        return {"doses": doses, "directions": of_direction}
 
     def headline(self, units: str, conditions: Sequence[str]) -> str:
         """The slope of the first direction with its p-values."""

@@ -30,6 +30,8 @@ class SubspaceRemoval(Controlled):
         null_high: The upper end.
         p_corrected: P-values by the largest |z| of all sites and ranks; equal where there is one.
         control_variance: Share of variance that controls remove, in the shape of their effects.
+        dormant: Share of the subspace of which the block writes nothing to the residual stream:
+            effects may come through it alone (Makelov et al., 2023). NaN in the stream.
         ranks: Numbers of components.
         sites: Names of the sites.
     """
@@ -39,6 +41,7 @@ class SubspaceRemoval(Controlled):
     null_high: Array
     p_corrected: Array
     control_variance: Array
+    dormant: Array
     ranks: tuple[int, ...]
     sites: tuple[str, ...]
 
@@ -50,22 +53,14 @@ class SubspaceRemoval(Controlled):
                 at = f"{site}/rank_{rank}"
                 numbers[f"{at}/effect"] = self.effect[s, r]
                 numbers[f"{at}/variance_removed"] = self.variance_removed[s, r]
+                numbers[f"{at}/dormant"] = self.dormant[s, r]
                 for control, p in zip(self.controls, self.p_corrected[:, s, r], strict=True):
                     numbers[f"{at}/{control}_p_value"] = p
-        return {name: float(value) for name, value in numbers.items()}
+        return {name: float(value) for name, value in numbers.items() if not np.isnan(value)}
 
     def tables(self) -> dict[str, Table]:
         """The table `subspaces`, a row for each site and rank."""
-        names = ("effect", "effect_low", "effect_high", "kl", "variance_removed")
-        table: Table = {
-            "site": np.repeat(self.sites, len(self.ranks)),
-            "rank": np.tile(self.ranks, len(self.sites)),
-        }
-        table |= {name: getattr(self, name).ravel() for name in names}
-        for end, values in (("", self.p), ("_corrected", self.p_corrected)):
-            for control, p in zip(self.controls, values, strict=True):
-                table[f"p_{control}{end}"] = p.ravel()
-        return {"subspaces": table}
+        return {"subspaces": self.table(site=self.sites, rank=self.ranks)}
 
     def headline(self, units: str, conditions: Sequence[str]) -> str:
         """The largest effect, with its corrected p-value against the first controls."""
@@ -91,6 +86,7 @@ def subspace_removal(
     sites: Sequence[str],
     clusters: ArrayLike | None = None,
     outcome: str = "logit_difference",
+    dormant: ArrayLike | None = None,
     *,
     level: float = 0.95,
     resamples: int = 1000,
@@ -114,6 +110,8 @@ def subspace_removal(
         sites: Names of the sites.
         clusters: Template of each prompt, `(prompts,)`; default one of its own.
         outcome: Name of the outcome.
+        dormant: Share of the subspace in the null space of the output projection,
+            `(sites, ranks)`.
         level: Coverage of the intervals.
         resamples: Number of resamples of the bootstrap.
         seed: Seed of the resamples.
@@ -133,5 +131,6 @@ def subspace_removal(
         variance_removed=share, null_low=low, null_high=high, p=set_p_values(sets),
         p_corrected=np.array([corrected_p_values(each) for each in sets]),
         control_variance=np.array([control_variance[name] for name in controls]),
+        dormant=np.full(share.shape, np.nan if dormant is None else dormant),
         ranks=tuple(ranks), sites=tuple(sites),
     )  # fmt: skip

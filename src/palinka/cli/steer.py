@@ -6,13 +6,13 @@ import torch
 from palinka.analyses.stimuli import load_stimuli
 from palinka.cli.analyze import open_reader
 from palinka.errors import InputError, escape_control_chars
-from palinka.interventions.steering import (
-    added,
+from palinka.interventions.directions import (
     contrast_means,
     decoder_rows,
     median_norm,
     token_vectors,
 )
+from palinka.interventions.steering import added
 from palinka.language_models import LanguageModelSpec
 
 

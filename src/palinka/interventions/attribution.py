@@ -11,6 +11,7 @@ from torch import Tensor
 
 from palinka.errors import InputError
 from palinka.interventions.cells import OF_SITE, cells_of
+from palinka.interventions.directions import latents_and_slope
 from palinka.interventions.engine import Bools, Floats, Ints, Outcomes, run
 from palinka.interventions.metrics import METRICS, Targets, find_metrics
 from palinka.interventions.pairs import BASES, Direction, Pairs
@@ -19,7 +20,7 @@ from palinka.interventions.plan import Cell, Patch
 from palinka.interventions.sources import BATCH, Edit, Sources, edits_of, exact, same_length
 from palinka.interventions.study import Measured, Study
 from palinka.language_models import LanguageModel
-from palinka.language_models.edits import EncodesAndDecodes, as_function
+from palinka.language_models.edits import latents_of
 from palinka.language_models.sites import hook
 
 
@@ -56,7 +57,9 @@ def attribution(
     units = study.selected(selection, components, units)
     maps = {}
     for name in components:
-        own = units if units or name not in OF_SITE else _every_unit(study, name)
+        own = units
+        if name in OF_SITE and not units and len(study.sites) == 1:
+            own = range(study.check_units(study.sites[0], (), name == "latents"))
         maps[name] = cells_of(study, name, Patch(), positions, 1, own)
     plan = [cell for each in maps.values() for cell in each.cells]
     base = BASES[direction]
@@ -73,13 +76,6 @@ def attribution(
         patched[~found.possible.any(axis=1)] = ends[metric]
         data = {"estimated": part.data["patched"], "patched": by_component(patched, maps)}
         yield Measured(part.part, {**part.data, **data, "direction": direction})
-
-
-def _every_unit(study: Study, component: str) -> range:
-    """Units of the one site, or its latents."""
-    if len(study.sites) != 1:
-        return range(0)  # rejected with the cells
-    return range(study.check_units(study.sites[0], (), component == "latents"))
 
 
 def _to_verify(found: Outcomes, ends: Any, verify: int | Literal["all"], seed: int) -> Ints:
@@ -141,10 +137,10 @@ def attribute(
         for edit in edits_of(lm, sources, cell):
             part = edit.site, edit.given.dictionary, edit.units
             parts.setdefault(part, []).append((c, edit))
-    places = {part: np.stack([edit.at for _, edit in own]) for part, own in parts.items()}
+    places = {part: np.stack([edit.at for _, edit in some]) for part, some in parts.items()}
     possible: Bools = np.zeros(shape, bool)
-    for part, own in parts.items():
-        np.logical_or.at(possible, [c for c, _ in own], places[part].any(axis=2))
+    for part, some in parts.items():
+        np.logical_or.at(possible, [c for c, _ in some], places[part].any(axis=2))
     sites = {site for site, *_ in parts} | ({"embed"} if steps else set())
     effects = {name: np.zeros(shape) for name in functions}
     every = find_metrics(["logit_difference", *metrics])
@@ -175,13 +171,13 @@ def attribute(
                     gradients[name][site] += exact(gradient) / max(1, steps)
         for name, by_site in gradients.items():
             products: dict[Any, Floats] = {}  # of all units of a site
-            for (*key, units), own in parts.items():
+            for (*key, units), some in parts.items():
                 if (at_site := tuple(key)) not in products:
-                    products[at_site] = _products(lm, own[0][1], here, there, by_site)
+                    products[at_site] = _products(lm, some[0][1], here, there, by_site)
                 chosen = slice(None) if units is None else list(units)
                 by_token = products[at_site][..., chosen].sum(axis=-1)
                 at = places[(*key, units)][:, members, : by_token.shape[1]]
-                cells = np.array([c for c, _ in own])[:, None]
+                cells = np.array([c for c, _ in some])[:, None]
                 np.add.at(effects[name], (cells, members), np.einsum("pt,cpt->cp", by_token, at))
     values = {name: ends[base][name] + effect for name, effect in effects.items()}
     return Outcomes(ends["clean"], ends["corrupted"], values, possible)
@@ -216,20 +212,7 @@ def _products(
     whole = (states[edit.site].detach() for states in (here, there, gradients))
     before, after, gradient = (exact(tap.take(tensor)) for tensor in whole)
     if dictionary is not None:
-        after, _ = _decoded(dictionary, after)
-        before, decoded = _decoded(dictionary, before)
-        (gradient,) = torch.autograd.grad(decoded, before, gradient.to(decoded))
+        after = latents_of(dictionary, after)
+        before, gradient = latents_and_slope(dictionary, before, gradient)
     products: Floats = ((after - before) * gradient).detach().double().cpu().numpy()
     return products
-
-
-def _decoded(dictionary: EncodesAndDecodes, states: Tensor) -> tuple[Tensor, Tensor]:
-    """Latents, and what is decoded from them."""
-    latents: list[Tensor] = []
-
-    def keep(found: Tensor) -> Tensor:
-        latents.append(found.detach().requires_grad_())
-        return latents[0]
-
-    decoded = as_function(dictionary, keep)(states)
-    return latents[0], decoded

@@ -70,15 +70,9 @@ def head_sums(
 ) -> HeadSums:
     """Sum the attention of every head over texts, and over random tokens that are repeated.
 
-    Patterns are summed block by block as the model runs. `analyses.head_scores` has the scores.
-
-    Args:
-        lm: The language model.
-        tokens: Texts of at least two tokens.
-        length: Number of random tokens, uniform over those that are not special, before they are
-            repeated, or followed by others for the reference.
-        sequences: Number of sequences of random tokens.
-        seed: Seed of the random tokens.
+    Patterns are summed block by block as the model runs. `analyses.head_scores` has the scores;
+    random tokens, uniform over those that are not special, are as `heads` has them, and followed by
+    others for the reference.
     """
     if tokens.lengths.min() < 2:
         raise InputError("a text has 1 token; scores of heads need at least 2: leave it out")

@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import product
 from typing import Any, Literal
 
@@ -10,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from palinka.errors import InputError
+from palinka.interventions.directions import output_rows
 from palinka.interventions.engine import run
 from palinka.interventions.matching import match_units
 from palinka.interventions.plan import Intervention, Position, named_value
@@ -17,7 +20,6 @@ from palinka.interventions.sources import Sources
 from palinka.interventions.study import Measured, Study
 from palinka.language_models.edits import latents_of
 from palinka.language_models.model import Tokens
-from palinka.language_models.sites import input_rows
 from palinka.language_models.token_text import token_texts
 
 
@@ -25,6 +27,7 @@ def lesion(
     study: Study,
     *,
     selection: dict[str, str | int] | None = None,
+    holdout: Literal["", "frames"] = "",
     units: Sequence[int] = (),
     value: Literal["zero", "mean", "median", "resample"] = "zero",
     positions: str | int = "all",
@@ -39,6 +42,8 @@ def lesion(
         study: The model, the prompts, and the sites, each with its own units.
         selection: Units that an earlier analysis found on other prompts, such as `{analysis:
             him_her, by: t, k: 20, side: positive}`.
+        holdout: `frames` for an analysis of the same stimuli, which is repeated on the pairs of
+            every second template to select units; the others are lesioned.
         units: Or units of one site by number, the strongest first.
         value: What the units become: `zero`, or of the corrupted prompts the `mean`, the `median`
             or another prompt's (`resample`).
@@ -51,6 +56,12 @@ def lesion(
             this answer and on the others are then compared.
         seed: Seed of the control sets.
     """
+    if holdout:
+        frames = [*dict.fromkeys(study.prompts.templates)]
+        even = [frames.index(name) % 2 == 0 for name in study.prompts.templates]
+        study = replace(study, pairs=study.prompts.where([not each for each in even]))
+        assert study.units is not None
+        study = replace(study, units=partial(study.units, holdout=even))
     pairs = study.prompts
     k = len(units) or int((selection or {}).get("k", 20))
     doses = sorted({*dose, k})
@@ -114,14 +125,11 @@ def _covariates(study: Study, site: str, where: Position) -> NDArray[np.float64]
     if (at := Sources(lm, prompts, "clean", None).places(where, "clean")) is not None:
         mask = torch.arange(mask.shape[1]) == torch.as_tensor(at)[:, None]
     acts = states[mask.to(states.device)]
-    name = site.replace("mlp.pre", "mlp.post")
     if (dictionary := study.dictionary(site)) is not None:
         acts = latents_of(dictionary, acts)
-        rows: Any = getattr(dictionary, "autoencoder", dictionary)
-        rows = rows.dictionary
-    elif name.endswith(("mlp.post", "attn.z")):
-        rows = input_rows(lm.model.get_submodule(lm.spec.sites.tap(name).module))
-    else:  # the residual stream, and what is added to it
+        module: Any = getattr(dictionary, "autoencoder", dictionary)
+        rows = module.dictionary
+    elif (rows := output_rows(lm, site)) is None:  # in the residual stream
         rows = torch.ones(acts.shape[1], 1)
     sizes = acts.abs().double().mean(0) + 1e-8, rows.detach().double().norm(dim=1)
     return torch.stack([size.log().cpu() for size in sizes]).numpy()

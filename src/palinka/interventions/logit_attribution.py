@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from palinka.errors import InputError
+from palinka.interventions.directions import latents_and_slope
 from palinka.interventions.lens import TargetTokens, frozen_direction, through_norm
 from palinka.interventions.study import Measured, Study
 from palinka.language_models import LanguageModel
-from palinka.language_models.edits import EncodesAndDecodes, latents_of
+from palinka.language_models.edits import EncodesAndDecodes
 from palinka.language_models.sites import input_rows
 
 INSIDE = re.compile(r"(blocks\.\d+\.(?:attn|mlp)\.)(z|post|out)")
@@ -115,8 +116,5 @@ def _of_units(acts: Tensor, functional: Tensor, dictionary: EncodesAndDecodes | 
     """Contributions of the units of a site, or of a dictionary's latents, `(units, rows)`."""
     if dictionary is None:
         return (acts * functional).T
-    with torch.enable_grad():  # of the decoder, which is linear up to a constant
-        latents = latents_of(dictionary, acts).requires_grad_()
-        decoded = dictionary.decode(latents)
-        (slope,) = torch.autograd.grad(decoded, latents, functional.to(decoded))
-    return (latents.detach() * slope).T
+    latents, slope = latents_and_slope(dictionary, acts, functional)
+    return (latents * slope).T

@@ -1,8 +1,9 @@
 """Pairs of prompts, with their answers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from itertools import compress
+from typing import Any, Literal
 
 Direction = Literal["denoise", "noise"]
 Base = Literal["clean", "corrupted"]
@@ -44,6 +45,16 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.clean)
+
+    def where(self, mask: Sequence[bool]) -> "Pairs":
+        """The pairs for which the mask is true."""
+        chosen: dict[str, Any] = {
+            name: [*compress(values, mask)]
+            for name, values in vars(self).items()
+            if name not in ("roles", "sigma")
+        }
+        roles = {role: [*compress(at, mask)] for role, at in self.roles.items()}
+        return replace(self, **chosen, roles=roles)
 
     def __repr__(self) -> str:
         return f"Pairs({len(self)} of {len(set(self.templates))} templates)"

@@ -1,29 +1,31 @@
-"""Runs of steering, and the directions to steer along."""
+"""Runs of steering."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from palinka.errors import InputError
+from palinka.interventions.directions import (
+    Array,
+    Texts,
+    directions_at,
+    median_norm,
+    token_vectors,
+    windows_of,
+)
 from palinka.interventions.engine import run
 from palinka.interventions.pairs import Pairs
 from palinka.interventions.plan import Intervention, Position, Steer
 from palinka.interventions.sources import exact
 from palinka.interventions.study import Measured, Study
-from palinka.language_models import LanguageModel, Tokens
-from palinka.language_models.edits import EncodesAndDecodes
+from palinka.language_models import LanguageModel
 from palinka.language_models.token_text import token_ids
 
-Array = NDArray[np.float64]
-Texts = Sequence[Sequence[int]]
 ALPHAS = (-0.8, -0.4, -0.2, -0.1, -0.05, 0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
-WINDOW = 64  # tokens of neutral text that are read together
 KL_DRAWS = 5  # controls of a kind whose side effect is measured, too
 MIN_TEXTS = 20  # of fewer, half of the labels are exchanged in too few ways
 LOGITS = 1 << 24  # maximum number of logits of one pass over neutral text
@@ -34,7 +36,9 @@ def steering(
     *,
     neutral: str = "",
     contrast: str = "",
+    probe: bool = False,
     latents: Sequence[int] = (),
+    selection: dict[str, str] | None = None,
     toward: str = "",
     alphas: Sequence[float] = ALPHAS,
     positions: Position = "all",
@@ -52,7 +56,11 @@ def steering(
         contrast: Stimuli file of two conditions of at least 20 texts, others than the prompts: a
             direction is the mean of the second minus that of the first, over the tokens of each
             text but its first.
+        probe: Also add the weights of a logistic regression between the conditions.
         latents: Latents whose decoder directions are added.
+        selection: A finding of an earlier analysis of other stimuli, with a value per unit, that
+            is added as a direction, such as `{analysis: him_her_ged, by: pattern_a}` of a
+            generalized eigendecomposition, or its `filter_a`.
         toward: An answer, such as `she`: the outcome is that of this answer in every prompt,
             whichever is right. Default the right one.
         alphas: Strengths, with 0.
@@ -64,39 +72,22 @@ def steering(
         seed: Seed of the controls.
     """
     lm, prompts = study.model, _toward(study, toward)
-    assert study.texts is not None
     if not neutral:
         raise InputError("steering needs text for its side effect; give neutral, a stimuli file")
-    cut = [
-        [
-            text[start : start + WINDOW]
-            for text in texts
-            for start in range(0, len(text), WINDOW)
-            if len(text[start : start + WINDOW]) > 1
-        ]
-        for texts in study.texts(neutral).values()
-    ]
-    by_turns = [window for turn in zip_longest(*cut, fillvalue=()) for window in turn if window]
-    before = np.cumsum([0, *map(len, by_turns)])[:-1]
-    windows = [w for w, n in zip(by_turns, before, strict=True) if n < neutral_tokens]
+    windows = windows_of(study, neutral, neutral_tokens)
     strengths = np.unique(alphas)
     for site in study.sites:
         vectors = token_vectors(lm, site, windows)
         rows, random = np.concatenate(vectors), np.random.default_rng(seed)
-        given: dict[str, Array] = {}
         controls = {
             "isotropic": random.standard_normal((draws, rows.shape[1])),
             "covariance": random.standard_normal((draws, len(rows))) @ (rows - rows.mean(axis=0)),
         }
-        if contrast:
-            a, b = contrast_means(lm, site, study.texts(contrast), prompts)
-            given["diff_mean"] = b.mean(axis=0) - a.mean(axis=0)
-            controls["shuffled_labels"] = _shuffled(a, b, draws, pairs, random)
-        if latents:
-            written = decoder_rows(study.of_latents(site), latents, lm.width(site))
-            given |= {f"latent_{i}": row for i, row in zip(latents, written, strict=True)}
+        given, means = directions_at(study, site, contrast, probe, latents, selection)
+        if means is not None:
+            controls["shuffled_labels"] = _shuffled(*means, draws, pairs, random)
         if not given:
-            raise InputError("steering has no direction; give contrast or latents")
+            raise InputError("steering has no direction; give contrast, latents or selection")
         kinds = {"steered": np.stack(list(given.values())), **controls}
         plan = [
             [Intervention(site, Steer(torch.as_tensor(row), float(alpha)), positions)]
@@ -136,51 +127,6 @@ def _toward(study: Study, answer: str) -> Pairs:
         raise InputError(f"{given}; give one of the two answers of the stimuli")
     turned = [(a, b) if list(a) == wanted[0] else (b, a) for a, b in both]
     return replace(pairs, answers=[a for a, _ in turned], wrong=[b for _, b in turned])
-
-
-def token_vectors(lm: LanguageModel, site: str, texts: Texts) -> list[Array]:
-    """Vectors of the tokens of each text, `(tokens, width)`, without the first of several.
-
-    The norm of a first token's is an outlier.
-    """
-    tokens = Tokens.of(texts)
-    found = lm.read(tokens, site)[site].double().cpu().numpy()
-    return [x[min(1, n - 1) : n] for x, n in zip(found, tokens.lengths.tolist(), strict=True)]
-
-
-def median_norm(vectors: Array) -> float:
-    """Unit of strengths, of vectors `(vectors, width)`; of an even number, the lower of two."""
-    return float(np.quantile(np.linalg.norm(vectors, axis=1), 0.5, method="lower"))
-
-
-def contrast_means(
-    lm: LanguageModel, site: str, texts: Mapping[str, Texts], held_out: Pairs | None = None
-) -> tuple[Array, Array]:
-    """Mean vector of each text of two conditions, `(texts, width)` of either."""
-    if len(texts) != 2:
-        raise InputError(
-            f"a contrast has two conditions; {len(texts)} are given: {', '.join(texts)}"
-        )
-    used = [*held_out.clean, *held_out.corrupted] if held_out else []
-    prompts = {tuple(ids) for ids in used}
-    if any(tuple(text) in prompts for of in texts.values() for text in of):
-        raise InputError("a text of contrast is also a prompt; hold it out: give other texts")
-    a, b = (
-        np.stack([x.mean(axis=0) for x in token_vectors(lm, site, of)]) for of in texts.values()
-    )
-    return a, b
-
-
-@torch.no_grad()
-def decoder_rows(dictionary: EncodesAndDecodes, latents: Sequence[int], width: int) -> Array:
-    """Vectors that latents write per unit, `(latents, width)`, without the decoder's bias."""
-    like = next(dictionary.parameters()) if isinstance(dictionary, nn.Module) else torch.zeros(1)
-    zeros = torch.zeros_like(dictionary.encode(like.new_zeros(len(latents) + 1, width)))
-    if unknown := [latent for latent in latents if not 0 <= latent < zeros.shape[1]]:
-        raise InputError(f"latents {unknown} do not exist; expected 0 to {zeros.shape[1] - 1}")
-    zeros[range(len(latents)), list(latents)] = 1.0
-    written = dictionary.decode(zeros)
-    return np.asarray((written[:-1] - written[-1]).double().cpu())
 
 
 def _shuffled(a: Array, b: Array, draws: int, pairs: bool, random: np.random.Generator) -> Array:

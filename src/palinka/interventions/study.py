@@ -44,6 +44,7 @@ class Study:
             the site and a selection, such as `analysis="him_her", by="t", k=20`.
         texts: Token ids of the texts of a stimuli file, by condition, from its path.
         clusters: Template of each of the `tokens`, or number of its frame; default one of its own.
+        findings: Arrays of an earlier analysis of other stimuli; called with the site and its name.
     """
 
     model: LanguageModel
@@ -55,6 +56,7 @@ class Study:
     units: Callable[..., NDArray[np.int64]] | None = None
     texts: Callable[[str], Mapping[str, Sequence[Sequence[int]]]] | None = None
     clusters: Sequence[Any] = ()
+    findings: Callable[[str, str], Mapping[str, NDArray[Any]]] | None = None
 
     @property
     def prompts(self) -> Pairs:

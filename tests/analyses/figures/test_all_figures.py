@@ -68,6 +68,7 @@ def finding(name, **options):
     parameters = inspect.signature(analysis).parameters
     data = {key: value for key, value in given.items() if key in parameters}
     context = {"items": [f"word {item}" for item in range(ITEMS)], "units": "latents"}
+    context["lost"] = {"hidden.3, rank 4": random.normal(size=ITEMS)}
     context |= {"conditions": ("first", "second"), "tokens": [f" t{item}" for item in range(ITEMS)]}
     return analysis(**data), {**context, **{key: data[key] for key in "abxy" if key in data}}
 

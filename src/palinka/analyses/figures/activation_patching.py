@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from palinka.analyses.activation_patching import ActivationPatching
 from palinka.analyses.figures import style
 from palinka.analyses.result import Array
+from palinka.analyses.stats.controls import Controlled
 from palinka.analyses.stats.effects import Effects
 
 COMPONENTS = {
@@ -51,7 +52,7 @@ def activation_patching(result: ActivationPatching, **context: Any) -> dict[str,
     return figures
 
 
-def outcome_label(result: Effects) -> str:
+def outcome_label(result: Effects | Controlled) -> str:
     """The outcome in words, with its unit."""
     return result.outcome.replace("_", " ") + UNITS.get(result.outcome, "")
 

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from palinka.analyses.figures import style
-from palinka.analyses.figures.activation_patching import UNITS
+from palinka.analyses.figures.activation_patching import outcome_label
 from palinka.analyses.steering import Steering
 
 # Outlines of the bands of controls.
@@ -22,7 +22,7 @@ LINES, GRAY = (":", "--", "-"), "#6E6E6E"
 )
 def steering(result: Steering, at: str = "", **_: Any) -> dict[str, Figure]:
     """Draw `dose_response`, with bands of controls, and `side_effect`."""
-    what = f"effect on the {result.outcome.replace('_', ' ')}{UNITS.get(result.outcome, '')}"
+    what = f"effect on the {outcome_label(result)}"
     tails = np.array([1.0 - result.level, 1.0 + result.level]) / 2.0
     dose, axes = style.new_figure(height=3.2)
     controls = zip(result.controls, result.control_effect, LINES, strict=False)

@@ -1,13 +1,13 @@
 """Effects of interventions beside those of controls that are as strong."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from palinka.analyses.result import Array, Result
+from palinka.analyses.result import Array, Result, Table
 from palinka.analyses.stats.effects import FEW_CLUSTERS, bootstrap_ratios, cluster_means
 from palinka.analyses.stats.permutation import RELATIVE_TOLERANCE, permutation_p_values
 
@@ -44,9 +44,22 @@ class Controlled(Result):
     clusters: int
     outcome: str
 
+    def table(self, **axes: Sequence[Any] | Array) -> Table:
+        """Arrays with the given axes, a row for each combination of their labels."""
+        shape = tuple(map(len, axes.values()))
+        places = zip(axes.items(), np.indices(shape), strict=True)
+        table: Table = {name: [labels[i] for i in at.ravel()] for (name, labels), at in places}
+        for name, values in self.arrays().items():
+            if values.shape == shape:
+                table[name] = values.ravel()
+            elif name.startswith("p") and values.shape == (len(self.controls), *shape):
+                rows = zip(self.controls, values, strict=True)
+                table |= {f"{name}_{control}": row.ravel() for control, row in rows}
+        return table
+
 
 def mean_changes(outcomes: Any, clean: ArrayLike, clusters: ArrayLike | None) -> Array:
-    """Changes from the clean outcomes, means over the prompts of each cluster, `(…, clusters)`."""
+    """Changes from the clean outcomes, means over prompts of a cluster, `(…, clusters)`."""
     before = np.asarray(clean, np.float64)
     cluster = np.arange(len(before)) if clusters is None else np.asarray(clusters)
     return cluster_means(np.asarray(outcomes, np.float64) - before, cluster)
@@ -87,11 +100,12 @@ def set_p_values(sets: Array, side: Side = "two") -> Array:
 def standardized(sets: Array) -> Array:
     """Effects `(…, 1 + draws)` in standard deviations from the mean of their set."""
     spread = sets.std(axis=-1, keepdims=True)
-    return (sets - sets.mean(axis=-1, keepdims=True)) / np.where(spread, spread, 1.0)
+    z: Array = (sets - sets.mean(axis=-1, keepdims=True)) / np.where(spread, spread, 1.0)
+    return z
 
 
 def corrected_p_values(sets: Array, side: Side = "two") -> Array:
-    """P-values of `set_p_values`, corrected for all cells, `(…)`, by the largest |z| of a draw.
+    """P-values of `set_p_values`, corrected for all cells by the largest |z| of a draw.
 
     Source:
         Westfall & Young (1993).

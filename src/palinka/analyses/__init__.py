@@ -29,6 +29,8 @@ from palinka.analyses.stats.dictionaries import match_latents as match_latents
 from palinka.analyses.stats.dictionaries import (
     mean_correlation_coefficient as mean_correlation_coefficient,
 )
+from palinka.analyses.stats.probes import clustered_auc as clustered_auc
+from palinka.analyses.stats.probes import sparse_probe as sparse_probe
 from palinka.analyses.steering import steering
 from palinka.analyses.subspace_removal import subspace_removal
 from palinka.analyses.unit_tuning import unit_tuning

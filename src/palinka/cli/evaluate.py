@@ -49,6 +49,8 @@ def evaluate(
     control: str | None = None,
     margin: float = 0.0,
     output: str | None = None,
+    probing: dict[str, Any] | None = None,
+    stability: dict[str, Any] | None = None,
 ) -> int:
     """Measure dictionaries with intervals, and compare them with verdicts.
 
@@ -65,13 +67,16 @@ def evaluate(
         control: Control of the groups that have some.
         margin: Size below which differences do not matter.
         output: A folder for `evaluation/`; default that of the run.
+        probing: Further arguments of `palinka.evaluation.probing`, such as `protocol`.
+        stability: Further arguments of `palinka.evaluation.stability`, such as `force`.
     """
     ignore_warnings()
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     if margin < 0:
         raise InputError(f"margin is {margin:g}; give a size, 0 or above")
     options = {n: v for n, v in (("tasks", tasks), ("control", control)) if v is not None}
-    groups = _groups(metrics, options)
+    further = {n: v for n, v in (("probing", probing), ("stability", stability)) if v}
+    groups = _groups(metrics, options, further)
     mine, theirs = _found(ckpt_path), _found(against) if against else []
     if {one.path.resolve() for one in mine} & {one.path.resolve() for one in theirs}:
         raise InputError(f"against: {against} is also the checkpoint to compare; give another one")
@@ -90,7 +95,7 @@ def evaluate(
     )  # fmt: skip
     found = {name: group(subject, **given) for name, (group, given) in groups.items()}
     settings: dict[str, Any] = {"ckpt_path": ckpt_path, "against": against, "margin": margin}
-    settings |= {"metrics": list(groups), **options}
+    settings |= {"metrics": list(groups), **options, **further}
     settings["data"] = {name: value for name, value in data.hparams.items() if name[0] != "_"}
     others = [one.recipe for one in theirs]
     findings = evaluation_findings(subject, found, settings, others, margin)
@@ -102,17 +107,22 @@ def evaluate(
     return 0
 
 
-def _groups(metrics: list[str] | None, options: dict[str, Any]) -> dict[str, Any]:
-    """Functions of the groups, each with those of the options that it takes."""
+def _groups(
+    metrics: list[str] | None, shared: dict[str, Any], further: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """Functions of the groups, each with its arguments."""
     known = [name for name in GROUPS if find_spec(f"palinka.evaluation.{name}")]
     groups, taken = {}, set[str]()
     for name in [name for name in DEFAULT if name in known] if metrics is None else metrics:
         if name not in known:
             raise InputError(f"metrics: there is no group {name!r}{did_you_mean(name, known)}")
         group = getattr(importlib.import_module(f"palinka.evaluation.{name}"), name)
-        own = {n: v for n, v in options.items() if n in inspect.signature(group).parameters}
-        groups[name], taken = (group, own), taken | own.keys()
-    if unused := options.keys() - taken:
+        takes = inspect.signature(group).parameters.keys() - {"subject"}
+        for option in further.get(name, {}).keys() - takes:
+            raise InputError(f"{name} has no option {option!r}{did_you_mean(option, takes)}")
+        own = {n: v for n, v in shared.items() if n in takes} | further.get(name, {})
+        groups[name], taken = (group, own), taken | own.keys() | {name}
+    if unused := (shared.keys() | further.keys()) - taken:
         given = f"{', '.join(sorted(unused))}: of no use for {', '.join(groups)}"
         raise InputError(f"{given}; give --metrics that take it, or leave it out")
     return groups

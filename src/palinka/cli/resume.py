@@ -285,13 +285,9 @@ def ignored_settings(
 
 
 def model_settings(path: Path) -> dict[str, Any]:
-    """Section `model` of a configuration file; empty if it cannot be read."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-    model = content.get("model") if isinstance(content, dict) else None
-    return model if isinstance(model, dict) else {}
+    """Section `model` of a configuration file; empty where there is none."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None
+    return dict((content or {}).get("model") or {})
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:

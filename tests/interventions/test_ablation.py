@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -80,17 +81,26 @@ def test_an_unknown_value_is_rejected(study: Study) -> None:
         next(ablation(study, value="zeros"))
 
 
-def test_without_a_linear_path_only_those_direct_effects_are_unknown(
+def test_direct_effects_through_norms_of_what_is_written(
     doubles: dict[str, LanguageModel], pairs: Pairs
 ) -> None:
-    study = Study(doubles["gemma2"], pairs)  # norms the sum of what heads write
-    (both,) = ablation(study, components=["attn.out", "heads"], value="zero")
-    (alone,) = ablation(study, components=["attn.out"], value="zero")
-    (neither,) = ablation(study, components=["heads"], value="zero")
-    assert np.isnan(both.data["direct"]["heads"]).all()
-    np.testing.assert_array_equal(both.data["direct"]["attn.out"], alone.data["direct"]["attn.out"])
-    assert np.isfinite(alone.data["direct"]["attn.out"]).all()
-    assert neither.data["direct"] is None
+    model, pairs = doubles["gemma2"], replace(pairs, answers=[[7]] * 6, wrong=[[9]] * 6)
+    (found,) = ablation(Study(model, pairs), components=["heads", "q", "attn.out"], value="zero")
+    layer, final = model.model.model.layers[1], model.model.model.norm
+    sites = ["blocks.1.attn.result.2", "blocks.1.attn.out", "blocks.1.attn.write", "blocks.2.resid"]
+    along = (model.model.lm_head.weight[7] - model.model.lm_head.weight[9]) * (1 + final.weight)
+    for prompt, ids in enumerate(pairs.clean):
+        acts = model.read(torch.tensor([ids]), sites)
+        head, out, write, last = (acts[site][0, -1] for site in sites)
+        scales = [(x.square().mean() + final.eps).sqrt() for x in (out, last)]
+        written = head * (1 + layer.post_attention_layernorm.weight) / scales[0]
+        for name, change, at in (("heads", written, (0, 1, 2)), ("attn.out", write, (0, 1))):
+            expected = -(change / scales[1]) @ along
+            direct = found.data["direct"][name][*at, prompt]
+            assert direct == pytest.approx(float(expected), rel=1e-5)  # Gemma norms in float32
+    assert np.isnan(found.data["direct"]["q"]).all()  # no linear path
+    (none,) = ablation(Study(model, pairs), components=["q"], value="zero")
+    assert none.data["direct"] is None
 
 
 def test_resampling_needs_a_prompt(study: Study) -> None:

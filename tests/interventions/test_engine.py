@@ -87,8 +87,8 @@ def changed(
     other = "corrupted" if base == "clean" else "clean"
     value: Any = i.value
 
-    def at(place: Any, h: Tensor) -> Tensor:
-        where = positions(place, pairs, prompt)
+    def at(place: Any, h: Tensor, free: list[int]) -> Tensor:
+        where = [p for p in positions(place, pairs, prompt) if p in free]
         tokens = len(h)
 
         def reference(pooled: bool = False, first: int = 1) -> Tensor:
@@ -154,9 +154,10 @@ def changed(
     def function(whole: Tensor) -> Tensor:
         h = whole[0]
         latents = h if i.dictionary is None else i.dictionary.encode(h)
-        new = latents
+        new, free = latents, list(range(len(h)))
         for place in i.positions if isinstance(i.positions, tuple) else [i.positions]:
-            new = at(place, new)
+            new = at(place, new, free)
+            free = [p for p in free if p not in positions(place, pairs, prompt)]
         if i.dictionary is None:
             return new[None]
         return (h + i.dictionary.decode(new) - i.dictionary.decode(latents))[None]
@@ -241,7 +242,16 @@ def random_plan(lm: LanguageModel, random: np.random.Generator, cells: int) -> l
             if random.random() < 0.1:
                 site, value = f"blocks.{random.integers(3)}.resid", ScaleContribution(0.5)
                 units = dictionary = None
-            where: Any = ["all", "end", "subject", "verb", 3, -2, ("subject", "end"), (1, "verb")]
+            where: Any = [
+                "all",
+                "end",
+                "subject",
+                "verb",
+                3,
+                -2,
+                ("subject", "end"),
+                (2, "subject", "all"),
+            ]
             place = where[random.integers(len(where))]
             cell.append(Intervention(site, value, place, units, dictionary))
         plan.append(tuple(cell))
@@ -339,9 +349,10 @@ def putting(new: Tensor, at: list[int]) -> Callable[[Tensor], Tensor]:
 
 def test_resampled_vectors_are_those_of_other_prompts(gpt2: LanguageModel, pairs: Pairs) -> None:
     """The mean over all draws of a prompt lies between outcomes with each of the others."""
-    places = {"end": range(6), "subject": range(6), 1: [0, 1, 3, 4]}
-    for place, members in places.items():
-        value = Resample(repeats=1000)
+    drawn = run(gpt2, pairs, [cell("hidden.1", Resample(2), place) for place in ("subject", 2)])
+    np.testing.assert_array_equal(*drawn.values[LD])
+    for place in ("end", "subject", 1):
+        value, members = Resample(repeats=1000), [0, 1, 3, 4]  # of as many tokens
         (drawn,) = run(gpt2, pairs, [cell("blocks.1.attn.out", value, place)]).values[LD]
         vectors = [
             gpt2.read(torch.tensor([ids]), "blocks.1.attn.out")["blocks.1.attn.out"][0]

@@ -79,8 +79,8 @@ def test_layers_and_positions_equal_transformer_lens(
 
 
 @pytest.mark.parametrize(
-    ("name", "part"), [("out", "z"), ("q", "q"), ("k", "k"), ("v", "v")]
-)  # fmt: skip
+    ("name", "part"), [("out", "z"), ("q", "q"), ("k", "k"), ("v", "v"), ("pattern", "pattern")]
+)
 def test_heads_equal_transformer_lens(
     bridge: tuple[LanguageModel, Any], pairs: Pairs, name: str, part: str
 ) -> None:

@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -10,12 +8,6 @@ from palinka.interventions.plan import Intervention, Zero
 from palinka.language_models import LanguageModel
 
 LD = "logit_difference"
-
-
-def test_noise_in_place_of_corrupted_prompts_is_rejected(gpt2: LanguageModel, pairs: Pairs) -> None:
-    noisy = replace(pairs, corrupted=pairs.clean, noise=[[2]] * 6, sigma=3.0)
-    with pytest.raises(InputError, match="is not supported by runs of the model yet; give a"):
-        run(gpt2, noisy, [])
 
 
 def test_no_units_change_nothing(gpt2: LanguageModel, pairs: Pairs) -> None:

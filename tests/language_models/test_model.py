@@ -134,6 +134,21 @@ def test_a_replacement_changes_only_what_follows(any_model: LanguageModel) -> No
     assert list(same.values()) == [True, False, True, False]
 
 
+def test_a_pass_begins_with_states(any_model: LanguageModel, texts: list[str]) -> None:
+    ids = torch.cat([any_model.tokenize(texts[i]).ids[:, :5] for i in (0, 2)])
+    last = any_model.spec.sites.layers - 1
+    for site in ("hidden.0", "hidden.2", "blocks.0.resid", f"blocks.{last}.resid"):
+        logits = any_model.run_from(site, any_model.read(ids, site)[site])
+        torch.testing.assert_close(logits, any_model.logits(ids))
+    states = any_model.read(ids, "hidden.1")["hidden.1"]
+    with any_model.replaced("blocks.1.mlp.out", torch.zeros_like):
+        torch.testing.assert_close(any_model.run_from("hidden.1", states), any_model.logits(ids))
+    with pytest.raises(InputError, match=r"no pass begins at hidden\.3; give hidden"):
+        any_model.run_from("hidden.3", states)
+    with pytest.raises(InputError, match=r"shape \(5, \d+\); expected \(texts, tokens, "):
+        any_model.run_from("hidden.1", states[0])
+
+
 def test_zero_at_the_mlp_takes_exactly_its_contribution_away(gpt2: LanguageModel) -> None:
     resid, mlp = gpt2.read(IDS, ["blocks.1.resid", "blocks.1.mlp.out"]).values()
     with gpt2.replaced("blocks.1.mlp.out", torch.zeros_like):

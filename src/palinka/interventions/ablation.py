@@ -1,19 +1,23 @@
 """Runs of ablation."""
 
+import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from palinka.errors import InputError
 from palinka.interventions.cells import Cells, cells_of
 from palinka.interventions.engine import Ints, run
 from palinka.interventions.lens import TargetTokens, frozen_direction
+from palinka.interventions.logit_attribution import functional_at
+from palinka.interventions.pairs import Pairs
 from palinka.interventions.patching import by_component, measured
-from palinka.interventions.plan import named_value
+from palinka.interventions.plan import Cell, named_value
 from palinka.interventions.study import Measured, Study
-from palinka.language_models.sites import input_rows
 
 
 def ablation(
@@ -30,15 +34,18 @@ def ablation(
 ) -> Iterator[Measured]:
     """Replace each cell of each component in the clean runs, and measure the outcomes.
 
+    Stimuli without answers are taken as texts: their outcomes are `kl`, `cross_entropy`,
+    `hidden_change` and `cosine`, of all tokens but the first.
+
     Args:
-        study: The model and the prompts.
+        study: The model and the prompts, or texts.
         components: Names of components, as `cells_of` has them.
         value: What takes the place of a cell: `zero`, `mean`, `median`, `scalar_mean` or
             `resample`; or several, `[zero, mean]`, which are then compared with the first.
         positions: Roles, such as `[subject, end]`, to ablate one by one; by default all positions
             together, as always for heads, queries, keys, values, neurons and latents.
         reference: Prompts that means and medians are over: the corrupted ones of all `stimuli`,
-            those of the same `template`, or the tokens of the same `text`.
+            those of the same `template`, or the tokens of the same `text`; texts are their own.
         repeats: Number of other prompts that `resample` takes activations from.
         seed: Seed of their choice.
         units: Units of the components `neurons` and `latents`.
@@ -53,44 +60,48 @@ def ablation(
         cells = [cell for each in found for cell in each.cells]
         maps[component] = Cells({"value": names, **found[0].axes}, cells)
     plan = [cell for each in maps.values() for cell in each.cells]
-    direct = _DirectEffects(study, len(plan))
-    watch = direct if "logit_difference" in study.metrics else None
-    outcomes = run(
-        study.model, study.prompts, plan, base="clean", metrics=study.metrics, watch=watch
-    )
-    draws = np.array([[cell[0].value.draws] for cell in plan])
+    pairs = study.pairs or Pairs(study.tokens, (), (), (), study.clusters)
+    known = study.pairs is not None and "logit_difference" in study.metrics
+    direct = _DirectEffects(study, plan) if known else None
+    outcomes = run(study.model, pairs, plan, base="clean", metrics=study.metrics, watch=direct)
+    draws = np.array([[cell[0].value.repeats] for cell in plan])
     for each in measured(study, outcomes, maps):
-        known_path = (
-            each.data["outcome"] == "logit_difference" and not np.isnan(direct.effects).all()
-        )
-        effects = by_component(direct.effects / draws, maps) if known_path else None
+        effects = None
+        of_difference = each.data["outcome"] == "logit_difference"
+        if direct and of_difference and not np.isnan(direct.effects).all():
+            effects = by_component(direct.effects / draws, maps)
         yield Measured(each.part, {**each.data, "direct": effects})
 
 
 class _DirectEffects:
     """Changes of the logit difference by what cells themselves write.
 
-    The scale of the final norm is that of the clean run.
+    Scales of norms are those of the clean run.
 
     Attributes:
         effects: `(cells, prompts)`, summed over repeats; NaN where a change was at a site without
             a linear path to the residual stream.
     """
 
-    def __init__(self, study: Study, cells: int) -> None:
-        self.model, self.taps = study.model.model, study.model.spec.sites.taps
-        self.effects = np.zeros((cells, len(study.prompts)))
-        targets, last = TargetTokens.of(study), f"blocks.{study.model.spec.sites.layers - 1}.resid"
-        final = torch.cat([found[last] for _, found in targets.read(study.model, [last])])
-        self.functional, _ = frozen_direction(study.model, final, targets.answers, targets.wrong)
+    def __init__(self, study: Study, plan: Sequence[Cell]) -> None:
+        model, taps = study.model, study.model.spec.sites.taps
+        self.effects = np.zeros((len(plan), len(study.prompts)))
+        targets, last = TargetTokens.of(study), f"blocks.{model.spec.sites.layers - 1}.resid"
+        normed = [s[:-5] for s in taps if s.endswith(".write") and taps[s] != taps[s[:-5] + "out"]]
+        sites = [last, *(f"{part}out" for part in normed)]
+        parts = [found for _, found in targets.read(model, sites)]
+        acts = {site: torch.cat([found[site] for found in parts]) for site in sites}
+        self.stream, _ = frozen_direction(model, acts[last], targets.answers, targets.wrong)
+        self.functionals: dict[str, Tensor] = {}
+        for site in {re.sub(r"(attn\.\w+)\.\d+$", r"\1", i.site) for cell in plan for i in cell}:
+            with suppress(InputError):  # no linear path
+                self.functionals[site] = functional_at(model, site, self.stream, acts)
 
     def __call__(self, site: str, cell: Ints, prompt: Ints, change: Tensor) -> None:
-        module, _, name = site.rpartition(".")
-        if name in ("z", "post") and self.taps[f"{module}.write"] == self.taps[f"{module}.out"]:
-            projection = self.model.get_submodule(self.taps[site].module)
-            change = change @ input_rows(projection).to(change)
-        elif name not in ("write", "resid", "resid_mid") and not site.startswith("hidden."):
+        in_stream = site.startswith("hidden") or site.endswith("resid")
+        functional = self.stream if in_stream else self.functionals.get(site)
+        if functional is None:
             self.effects[cell, prompt] = np.nan
             return
-        own = (change.to(self.functional) * self.functional[prompt]).sum(1)
+        own = (change.to(functional) * functional[prompt]).sum(1)
         np.add.at(self.effects, (cell, prompt), own.double().cpu().numpy())

@@ -127,6 +127,7 @@ def attribute(
         the embeddings of both prompts.
     """
     functions = find_metrics(metrics)
+    pairs.check_texts()
     if "rank" in functions:
         others = ", ".join(name for name in METRICS if name != "rank")
         raise InputError(f"rank has no gradient; choose among {others}")

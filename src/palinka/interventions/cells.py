@@ -22,6 +22,7 @@ OF_HEADS = {
     "q": "blocks.{}.attn.q",
     "k": "blocks.{}.attn.k",
     "v": "blocks.{}.attn.v",
+    "pattern": "blocks.{}.attn.pattern",
 }
 OF_SITE = ("neurons", "latents")
 
@@ -45,8 +46,9 @@ def cells_of(
 
     Args:
         study: The model, the prompts, and the site of `neurons` and `latents`.
-        component: A part of the residual stream, by layer and position; `heads`, `q`, `k` or `v`
-            at all positions, by layer and head; `heads_by_position`; `neurons` or `latents`.
+        component: A part of the residual stream, by layer and position; `heads`, `q`, `k`, `v` or
+            `pattern` at all positions, by layer and head; `heads_by_position`; `neurons` or
+            `latents`.
         value: What the vectors become.
         positions: Roles and indices of tokens; `roles` for all roles, `all` for every token; None
             for all tokens together.

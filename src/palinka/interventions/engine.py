@@ -5,8 +5,8 @@ copies of the base rows' states. A row carries only the tokens from its first ch
 reads the keys and values of those before from the base run.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -15,28 +15,32 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import DynamicCache
 
 from palinka.errors import InputError
-from palinka.interventions.metrics import Targets, find_metrics
+from palinka.interventions.metrics import Targets, Text, find_metrics
 from palinka.interventions.pairs import Pairs
-from palinka.interventions.plan import (
-    Cell,
-    FromReference,
-    Patch,
-    Resample,
+from palinka.interventions.plan import Cell, FromReference, Patch, Resample
+from palinka.interventions.sources import (
+    Base,
+    Edit,
+    Prefix,
+    Sources,
+    acting_on_patterns,
+    by_query,
+    edits_of,
+    exact,
 )
-from palinka.interventions.sources import Base, Edit, Sources, edits_of, exact, given_to
 from palinka.language_models import LanguageModel
+from palinka.language_models.attention import attending
 from palinka.language_models.edits import as_function
-from palinka.language_models.sites import Tap, hook, reading
+from palinka.language_models.sites import Tap, computing, hook, reading
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Watch = Callable[[str, Ints, Ints, Tensor], None]
 _CALLS = 1e7  # multiplications of one token that take as long as the calls of a pass do
-_TUPLES = {"gpt_neo"}  # families whose blocks return more than the residual stream
+NOISE_DRAWS = 10  # of noise that takes the place of corrupted prompts
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,9 @@ class Outcomes:
     """Outcomes of the cells of a plan, in float64.
 
     Attributes:
-        clean: By metric, outcomes of the clean prompts, `(prompts,)`; always of the logit
-            difference, too.
-        corrupted: Those of the corrupted prompts.
+        clean: By metric, outcomes of the clean prompts, `(prompts,)`; of prompts with answers
+            always of the logit difference, too.
+        corrupted: Those of the corrupted prompts; empty for texts.
         values: Those of the base prompts with each cell's interventions, `(cells, prompts)`.
         possible: `(cells, prompts)`, false where a cell cannot have an effect, whatever the model
             computes; its values are those of the base.
@@ -62,8 +66,10 @@ class Outcomes:
         return self.clean[metric] - self.corrupted[metric]
 
     @property
-    def solved(self) -> Bools:
+    def solved(self) -> Bools | None:
         """Prompts with a positive clean and a negative corrupted logit difference."""
+        if "logit_difference" not in self.corrupted:
+            return None
         return (self.clean["logit_difference"] > 0) & (self.corrupted["logit_difference"] < 0)
 
 
@@ -92,9 +98,12 @@ def run(
 ) -> Outcomes:
     """Measure the outcomes of every cell of a plan on every pair.
 
+    Where noise takes the place of corrupted prompts, outcomes are means over its draws, which all
+    cells share. With patterns in the plan, all runs have the rounding of eager attention.
+
     Args:
         lm: The model, of a family whose sites have names.
-        pairs: The prompts; those of one length run together, without padding.
+        pairs: The prompts, or texts; those of one length run together, without padding.
         plan: Cells, each of one or more interventions that act in one run.
         base: The prompts that are changed.
         metrics: Names of outcomes in `palinka.interventions.metrics`.
@@ -109,12 +118,15 @@ def run(
     Returns:
         Outcomes, of which an effect that is within the rounding of logits is exactly 0.
     """
-    functions = find_metrics(metrics)
-    sources = Sources(lm, pairs, base, reference, states)
+    functions, times = find_metrics(metrics, not pairs.answers), NOISE_DRAWS if pairs.noise else 1
+    if states:
+        pairs.check_texts()
+    pairs = pairs.repeated(times)
+    sources = Sources(lm, pairs, base, reference, states, times)
+    if sources.whole and min(map(len, pairs.clean)) < 3:
+        raise InputError("a text has fewer than 3 tokens, which is too short for outcomes of texts")
     cells = [edits_of(lm, sources, cell) for cell in plan]
     every = [edit for edits in cells for edit in edits]
-    bases = sources.read(every, min((edit.joins for edit in every), default=0) // 3)
-    targets = Targets.of(pairs.answers, pairs.wrong, sources.logits["clean"])
     shape, never = (len(plan), len(pairs)), np.iinfo(np.int64).max
     acts, first, joins = np.zeros(shape, bool), np.full(shape, never), np.full(shape, never)
     for c, edits in enumerate(cells):
@@ -123,48 +135,61 @@ def run(
             acts[c] |= where
             first[c, where] = np.minimum(first[c, where], edit.at.argmax(1)[where])
             joins[c, where] = np.minimum(joins[c, where], edit.joins)
-    draws = np.array([max(i.value.draws for i in cell) for cell in plan], int)
+    if sources.whole:
+        first[:] = 0  # outcomes are of all tokens
+    draws = np.array([max(i.value.repeats for i in cell) for cell in plan], int)
     effects = {name: np.zeros(shape) for name in functions}
+    ends: dict[str, dict[str, Floats]] = {"clean": {}, "corrupted": {}}
     changed = np.zeros(len(plan), bool)
-    narrow = list(functions) == ["logit_difference"]  # then no other logits are computed
-    for own in bases:
-        cell, prompt = np.nonzero(acts[:, own.members])
-        prompt, times = own.members[prompt], draws[cell]
-        repeat = np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times)
-        cell, prompt = cell.repeat(times), prompt.repeat(times)
-        rows = _Rows(cell, prompt, repeat, joins[cell, prompt])
-        sweeps = _sweeps(lm, rows, first[cell, prompt], own.ids.shape[1], rows_bytes)
-        for start, part in sweeps:
-            sweep = _Sweep(lm, sources, cells, part, own, start)
-            sweep.watch = watch
-            asked = targets.of_prompts(torch.as_tensor(sweep.prompts, device=lm.device))
-            ids, asked = asked.columns() if narrow else (None, asked)
-            logits = sweep.logits(ids)
-            for name, function in functions.items():
-                found = function(logits, asked)
-                effect = (found - found[sweep.origin])[sweep.bases :].cpu().numpy()
-                np.add.at(effects[name], (sweep.rows.cell, sweep.rows.prompt), effect)
-            changed |= sweep.changed
+    of_patterns = any(lm.spec.sites.attention(edit.site) for edit in every)
+    with attending(lm.model) if of_patterns else nullcontext():
+        bases = sources.read(every, min((edit.joins for edit in every), default=0) // 3)
+        targets = None
+        if sources.whole:
+            ends["clean"] = {name: np.full(len(pairs), np.nan) for name in functions}
+        else:
+            targets = Targets.of(pairs.answers, pairs.wrong, sources.logits["clean"])
+            for run_, end in ends.items():
+                for name, function in find_metrics(["logit_difference", *metrics]).items():
+                    end[name] = function(sources.logits[run_], targets).cpu().numpy()
+        for own in bases:
+            cell, prompt = np.nonzero(acts[:, own.members])
+            prompt, repeats = own.members[prompt], draws[cell]
+            repeat = np.arange(repeats.sum()) - np.repeat(np.cumsum(repeats) - repeats, repeats)
+            cell, prompt = cell.repeat(repeats), prompt.repeat(repeats)
+            rows = _Rows(cell, prompt, repeat, joins[cell, prompt])
+            tokens = own.ids.shape[1]
+            for start, part in _sweeps(lm, rows, first[cell, prompt], tokens, rows_bytes):
+                sweep = _Sweep(lm, sources, cells, part, own, start, watch)
+                for name, found in sweep.outcomes(functions, targets).items():
+                    if sources.whole:
+                        ends["clean"][name][sweep.prompts[: sweep.bases]] = found[: sweep.bases]
+                    effect = (found - found[sweep.origin])[sweep.bases :]
+                    np.add.at(effects[name], (sweep.rows.cell, sweep.rows.prompt), effect)
+                changed |= sweep.changed
     _check_change(plan, cells, acts, changed)
-    ends = {
-        run: {
-            name: function(sources.logits[run], targets).cpu().numpy()
-            for name, function in find_metrics(["logit_difference", *metrics]).items()
-        }
-        for run in ("clean", "corrupted")
-    }
     values = {}
     for name in functions:
         unchanged, effect = ends[base][name], effects[name] / draws[:, None]
         rounding = rounding_of(name, unchanged, sources.logits[base])
         values[name] = unchanged + np.where(np.abs(effect) <= rounding, 0.0, effect)
-    return Outcomes(ends["clean"], ends["corrupted"], values, acts)
+
+    split = len(pairs) // times, times
+
+    def means(outcomes: dict[str, Floats]) -> dict[str, Floats]:
+        """Means over the draws of noise."""
+        return {n: x.reshape(*x.shape[:-1], *split).mean(-1) for n, x in outcomes.items()}
+
+    possible: Bools = acts.reshape(len(plan), *split).max(axis=2)
+    return Outcomes(means(ends["clean"]), means(ends["corrupted"]), means(values), possible)
 
 
 def rounding_of(metric: str, unchanged: Floats, logits: Tensor) -> Floats:
     """Largest effect, `(prompts,)`, that the rounding of the logits of the base may make."""
     eps = torch.finfo(torch.promote_types(logits.dtype, torch.float32)).eps
     rounding: Floats = 16 * eps * logits.abs().amax(1).double().cpu().numpy()
+    if metric in ("hidden_change", "cosine"):  # whatever the logits are
+        return np.full_like(rounding, 16 * eps)
     if metric == "probability":  # rounded as its logarithm is
         return rounding * unchanged
     if metric == "kl":  # from the base itself, of second order, and computed in float64
@@ -182,9 +207,9 @@ def _check_change(
     """
     of_latents = plan and all(i.dictionary for cell in plan for i in cell)
     if of_latents and acts.any() and not changed.any():
-        count, site = acts.shape[1], plan[0][0].site
-        fault = f"interventions on latents of {site} changed nothing in {count} of {count} prompts"
-        raise InputError(f"{fault}; choose latents that are active there")
+        fault = f"interventions on latents of {plan[0][0].site} changed nothing"
+        count = f"in {acts.shape[1]} of {acts.shape[1]} prompts"
+        raise InputError(f"{fault} {count}; choose latents that are active there")
     for cell, edits, possible, has_changed in zip(plan, cells, acts, changed, strict=True):
         paired = all(i.value == Patch() and not i.units and not i.dictionary for i in cell)
         if paired and possible.any() and not has_changed:
@@ -230,31 +255,6 @@ def _partition(counts: Ints, config: Any) -> list[tuple[int, int]]:
     return best[-1][1]
 
 
-class _Prefix(DynamicCache):
-    """Keys and values of the first tokens of the base prompts, the same for all rows of one."""
-
-    def __init__(self, base: Base, tokens: int, prompts: Tensor) -> None:
-        super().__init__()
-        self._cache, self._tokens, self._prompts = base.cache, tokens, base.offset + prompts
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Prepend the prefix of each row, and keep nothing."""
-        layer: Any = self._cache.layers[layer_idx]
-        prompts = self._prompts[: len(key_states)]
-        keys, values = (x[:, :, : self._tokens][prompts] for x in (layer.keys, layer.values))
-        return torch.cat((keys, key_states), 2), torch.cat((values, value_states), 2)
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Number of tokens before those of the rows."""
-        return self._tokens
-
-    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
-        """Number of keys, and of those that are left out at the start."""
-        return self._tokens + query_length, 0
-
-
 class _Batch(NamedTuple):
     """Edits of many rows by one value."""
 
@@ -269,9 +269,9 @@ class _Sweep:
 
     def __init__(
         self, lm: LanguageModel, sources: Sources, cells: Sequence[Sequence[Edit]], rows: _Rows,
-        base: Base, start: int,
+        base: Base, start: int, watch: Watch | None,
     ) -> None:  # fmt: skip
-        self.lm, self.sources, self.base, self.start = lm, sources, base, start
+        self.lm, self.sources, self.base, self.start, self.watch = lm, sources, base, start, watch
         rows = rows.of(np.argsort(rows.joins, kind="stable"))
         own = np.unique(rows.prompt)
         self.rows, self.bases = rows, len(own)
@@ -280,7 +280,6 @@ class _Sweep:
         self.origin = np.concatenate([np.arange(len(own)), np.searchsorted(own, rows.prompt)])
         self.local = np.searchsorted(base.members, self.prompts)
         self.changed = np.zeros(len(cells), bool)
-        self.watch: Watch | None = None
         self.batches = self._batches(cells)
 
     def _batches(self, cells: Sequence[Sequence[Edit]]) -> dict[str, list[_Batch]]:
@@ -292,77 +291,108 @@ class _Sweep:
                 of, at = np.nonzero(edit.at[self.rows.prompt[rows]])
                 if not len(of):
                     continue
-                given, count = edit.given, len(edit.units or ())
-                own = (
-                    (edit.place, edit.units)
-                    if isinstance(given.value, FromReference | Resample)
-                    else count
-                )
+                given = edit.given
+                shared = isinstance(given.value, FromReference | Resample)
+                own = (edit.place, edit.units) if shared else len(edit.units or ())
                 key = (edit.nth, given.value, own, given.dictionary)
                 entry = found.setdefault(edit.site, {}).setdefault(key, [])
                 entry.append((edit, self.bases + rows[of], at))
-        return {
-            site: [
-                _Batch(
-                    entries[0][0],
-                    np.concatenate([rows for _, rows, _ in entries]),
-                    np.concatenate([at for *_, at in entries]),
-                    None if entries[0][0].units is None else np.concatenate(
-                        [np.tile(np.array(edit.units), (len(at), 1)) for edit, _, at in entries]
-                    ),
+        batches: dict[str, list[_Batch]] = {site: [] for site in found}
+        for site, by_key in found.items():
+            for _, entries in sorted(by_key.items(), key=lambda item: item[0][0]):
+                edits, rows, ats = (list(part) for part in zip(*entries, strict=True))
+                units = [
+                    e.units and np.tile(e.units, (len(at), 1))
+                    for e, at in zip(edits, ats, strict=True)
+                ]
+                own = None if edits[0].units is None else np.concatenate(units)
+                batches[site].append(
+                    _Batch(edits[0], np.concatenate(rows), np.concatenate(ats), own)
                 )
-                for _, entries in sorted(by_key.items(), key=lambda item: item[0][0])
-            ]
-            for site, by_key in found.items()
-        }  # fmt: skip
+        return batches
 
     def _count(self, place: int) -> int:
         """Number of rows that have joined at a place."""
         return self.bases + int(np.searchsorted(self.rows.joins, place, side="right"))
 
+    def outcomes(
+        self, functions: Mapping[str, Callable[..., Tensor]], targets: Targets | None
+    ) -> dict[str, Floats]:
+        """Outcomes of all rows, base rows first."""
+        device = self.lm.device
+        if targets is None:
+            texts = [
+                Text(*each)
+                for each in zip(
+                    self.base.ids[self.local], self.logits(None), self.final, strict=True
+                )
+            ]
+            both = [(text, texts[i]) for text, i in zip(texts, self.origin, strict=True)]
+            found = {n: torch.stack([f(*each) for each in both]) for n, f in functions.items()}
+        else:
+            asked, ids = targets.of_prompts(torch.as_tensor(self.prompts, device=device)), None
+            if [*functions] == ["logit_difference"]:  # then no other logits are computed
+                ids, asked = asked.columns()
+            logits = self.logits(ids)
+            found = {name: function(logits, asked) for name, function in functions.items()}
+        return {name: outcome.cpu().numpy() for name, outcome in found.items()}
+
     def logits(self, ids: Tensor | None) -> Tensor:
-        """Logits at the last token, base rows first: all, or those of ids, `(rows, ids)`."""
+        """Logits at the last token, base rows first: all, or those of ids, `(rows, ids)`.
+
+        Of texts, those at all tokens.
+        """
         model, sites, batches = self.lm.model, self.lm.spec.sites, self.batches
-        layers, first = sites.layers, self.base.first
+        layers, first, whole = sites.layers, self.base.first, self.sources.whole
         untyped: Any = model
         head = untyped.get_output_embeddings()
-        skip = _skip_in_tuple if model.config.model_type in _TUPLES else _skip
-        blocks = [sites.taps[f"blocks.{i}.resid"].module for i in range(first)]
-        forwards: dict[nn.Module, Any] = {model.get_submodule(path): skip for path in blocks}
         self.embedded = self._embedded() if "embed" in batches else None
-        self.given = torch.empty(0)
+        self.final = self.given = torch.empty(0)
         with ExitStack() as stack:
-            stack.enter_context(_forwards(forwards | {head: partial(_unembed, head, ids)}))
+            stack.enter_context(computing({head: partial(self._unembed, head, ids)}))
+            stack.enter_context(sites.starting(model, first, partial(self._enter, first, True)))
 
             def act(tap: Tap, function: Callable[[Tensor], Tensor]) -> None:
                 stack.enter_context(hook(model, tap, function))
 
-            for block in range(first, layers + 1):
-                act(given_to(self.lm, block), partial(self._enter, block, block == first))
+            for block in range(first + 1, layers + 1):
+                act(sites.given_to(block), partial(self._enter, block, False))
             for block in range(first, layers):
                 site = f"blocks.{block}."
                 counts = [self._count(3 * block + part) for part in range(3)]
-                last = -1 if block == layers - 1 else 0  # the last token's alone in the last block
+                # In the last block the last token's alone.
+                last = -1 if block == layers - 1 and not whole else 0
                 z = sites.taps[site + "attn.z"]
                 attention = replace(z, module=z.module.rpartition(".")[0])
                 act(attention, partial(_shrink, counts[0], 0))
                 act(z, partial(self._grow, counts[2], last))
                 act(sites.taps[site + "mlp.in"], partial(_shrink, counts[1], last))
                 act(sites.taps[site + "mlp.post"], partial(self._grow, counts[2], 0))
+            stack.enter_context(acting_on_patterns(self.lm, batches, self._edit_pattern))
             entered = {self._stream(block) for block in range(layers + 1)}
             # The stream first: an MLP that is given the stream itself may be given something else.
             for site in sorted(batches.keys() - entered - {"embed"}, key=_after_the_stream):
-                act(sites.tap(site), partial(self._edit, site))
+                if not sites.attention(site):
+                    act(sites.tap(site), partial(self._edit, site))
             cache = None
             if self.start:
-                cache = _Prefix(self.base, self.start, torch.as_tensor(self.local))
+                cache = Prefix(self.base, self.start, torch.as_tensor(self.local))
             # One row, so that masks and embeddings of positions fit batches of any size.
             row = self.base.ids[:1, self.start :]
+            keep = 0 if whole else 1
             output = model(
-                row, past_key_values=cache, use_cache=cache is not None, logits_to_keep=1
+                row, past_key_values=cache, use_cache=cache is not None, logits_to_keep=keep
             )
-            logits: Tensor = output.logits[:, -1]
-            return logits
+            logits: Tensor = output.logits
+            return logits if whole else logits[:, -1]
+
+    def _unembed(self, head: nn.Linear, ids: Tensor | None, states: Tensor) -> Tensor:
+        """Logits of all tokens, or of those of each row, `(rows, 1, …)`."""
+        self.final = states
+        if ids is None:
+            return nn.functional.linear(states.contiguous(), head.weight, head.bias)
+        logits = states @ head.weight[ids].mT
+        return logits if head.bias is None else logits + head.bias[ids][:, None]
 
     def _enter(self, block: int, first: bool, whole: Tensor) -> Tensor:
         """Supply the rows of a block, or of the final norm, and edit them."""
@@ -391,9 +421,12 @@ class _Sweep:
     def _embedded(self) -> Tensor:
         """Inputs of the first block in rows whose token embeddings are edited."""
         model, taps = self.lm.model, self.lm.spec.sites.taps
-        ids = self.base.ids[self.local[: self._count(0)]]
+        rows = self.local[: self._count(0)]
+        ids = self.base.ids[rows]
+        corrupted = self.sources.base == "corrupted"
+        noise = self.sources.noisy(self.base.members[rows]) if corrupted else nullcontext()
         edits = hook(model, taps["embed"], partial(self._edit, "embed"))
-        with edits, reading(model, {"hidden.0": taps["hidden.0"]}) as found:
+        with noise, edits, reading(model, {"hidden.0": taps["hidden.0"]}) as found:
             model(ids, use_cache=False)
         return found["hidden.0"]
 
@@ -404,14 +437,18 @@ class _Sweep:
             self._apply(batch, edited)
         return whole if tap.in_place else tap.put(whole, edited)
 
+    def _edit_pattern(self, site: str, pattern: Tensor) -> Tensor:
+        vectors = by_query(pattern, self.sources.longest)
+        for batch in self.batches[site]:
+            self._apply(batch, vectors)
+        changed: Tensor = torch.unflatten(vectors, 2, (pattern.shape[1], -1)).transpose(1, 2)
+        return changed[..., : pattern.shape[-1]]
+
     def _apply(self, batch: _Batch, states: Tensor) -> None:
         """Change the vectors of a batch in place."""
         given = batch.edit.given
         value, dictionary = given.value, given.dictionary
-        place = (
-            batch.rows,
-            batch.at - self.base.ids.shape[1],
-        )  # from the end, also of a few last tokens
+        place = batch.rows, batch.at - self.base.ids.shape[1]  # also of a few last tokens
 
         def change(vectors: Tensor) -> Tensor:
             if batch.units is None:
@@ -448,7 +485,9 @@ class _Sweep:
             last = batch.at == self.base.ids.shape[1] - 1
             own = batch.rows[last] - self.bases
             cells, prompts = self.rows.cell[own], self.rows.prompt[own]
-            self.watch(batch.edit.site, cells, prompts, (new - old)[torch.as_tensor(last)])
+            times = self.sources.draws
+            moved = (new - old)[torch.as_tensor(last)] / times
+            self.watch(batch.edit.site, cells, prompts // times, moved)
 
 
 def _shrink(count: int, last: int, whole: Tensor) -> Tensor:
@@ -456,37 +495,5 @@ def _shrink(count: int, last: int, whole: Tensor) -> Tensor:
     return whole[:count, last:]
 
 
-@contextmanager
-def _forwards(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
-    """Let modules compute something else."""
-    before = {module: module.__dict__.get("forward") for module in forwards}
-    try:
-        for module, forward in forwards.items():
-            module.forward = forward
-        yield
-    finally:
-        for module, earlier in before.items():
-            if earlier is None:
-                del module.forward
-            else:
-                module.forward = earlier
-
-
 def _after_the_stream(site: str) -> tuple[bool, str]:
     return not site.endswith("resid_mid"), site
-
-
-def _skip(states: Tensor, *_: Any, **__: Any) -> Tensor:
-    return states
-
-
-def _skip_in_tuple(states: Tensor, *_: Any, **__: Any) -> tuple[Tensor]:
-    return (states,)
-
-
-def _unembed(head: nn.Linear, ids: Tensor | None, states: Tensor) -> Tensor:
-    """Logits of all tokens, or of those of each row, `(rows, 1, …)`."""
-    if ids is None:
-        return nn.functional.linear(states.contiguous(), head.weight, head.bias)
-    logits = states @ head.weight[ids].mT
-    return logits if head.bias is None else logits + head.bias[ids][:, None]

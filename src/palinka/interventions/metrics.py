@@ -1,10 +1,11 @@
-"""Outcomes of a run: numbers from the logits at the position that predicts the answer."""
+"""Outcomes of a run: of prompts, at the position that predicts the answer, or of whole texts."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from palinka.errors import InputError, did_you_mean
@@ -95,9 +96,47 @@ METRICS: dict[str, Callable[[Tensor, Targets], Tensor]] = {
 }
 
 
-def find_metrics(names: Sequence[str]) -> dict[str, Callable[[Tensor, Targets], Tensor]]:
-    """Functions `(logits, targets) -> (rows,)` in float64 by their names."""
+class Text(NamedTuple):
+    """A text as the model reads it: ids, logits and final states, one row for each token."""
+
+    ids: Tensor
+    logits: Tensor
+    states: Tensor  # after the final norm
+
+
+def cross_entropy(text: Text, _: Text) -> Tensor:
+    """Mean cross-entropy in nats of all tokens but the first."""
+    logs = text.logits[:-1].double().log_softmax(1)
+    return -logs.gather(1, text.ids[1:, None]).mean()
+
+
+def text_kl(text: Text, clean: Text) -> Tensor:
+    """Mean KL divergence in nats of the predictions from the clean ones, first token left out."""
+    logs, others = (each.logits[:-1].double().log_softmax(1) for each in (text, clean))
+    return (others.exp() * (others - logs)).sum(1).mean()
+
+
+def hidden_change(text: Text, clean: Text) -> Tensor:
+    """Frobenius norm of the change of the final states, first token left out."""
+    return (text.states[1:].double() - clean.states[1:].double()).square().sum().sqrt()
+
+
+def cosine(text: Text, _: Text) -> Tensor:
+    """Mean cosine of the final states of each two tokens, first token left out."""
+    units = functional.normalize(text.states[1:].double(), dim=1)
+    return (units.sum(0).square().sum() - len(units)) / (len(units) * (len(units) - 1))
+
+
+TEXT_METRICS: dict[str, Callable[[Text, Text], Tensor]] = {
+    "kl": text_kl, "cross_entropy": cross_entropy, "hidden_change": hidden_change, "cosine": cosine,
+}  # fmt: skip
+
+
+def find_metrics(names: Sequence[str], of_texts: bool = False) -> dict[str, Callable[..., Tensor]]:
+    """Outcomes by name: `(logits, targets) -> (rows,)`, or `(text, clean text) -> ()`."""
+    known: dict[str, Callable[..., Tensor]] = dict(TEXT_METRICS if of_texts else METRICS)
     for name in names:
-        if name not in METRICS:
-            raise InputError(f"there is no outcome {name!r}{did_you_mean(name, METRICS)}")
-    return {name: METRICS[name] for name in names}
+        if name not in known:
+            kind = "texts" if of_texts else "prompts"
+            raise InputError(f"there is no outcome {name!r} of {kind}{did_you_mean(name, known)}")
+    return {name: known[name] for name in names}

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import compress
 from typing import Any, Literal
+
+from palinka.errors import InputError
 
 Direction = Literal["denoise", "noise"]
 Base = Literal["clean", "corrupted"]
@@ -21,7 +22,7 @@ class Pairs:
     Attributes:
         clean: Token ids of the clean prompts, `(tokens,)` each.
         corrupted: Token ids of the corrupted prompts, as many as the clean one has; with `noise`,
-            those of the clean prompts.
+            those of the clean prompts; empty for mere texts, which have no answers either.
         answers: Ids of the tokens that rightly follow the clean prompt, one or more.
         wrong: Ids of the tokens that follow the corrupted prompt.
         templates: Name of the template of each pair: the unit of inference.
@@ -37,7 +38,7 @@ class Pairs:
     corrupted: Sequence[Sequence[int]]
     answers: Sequence[Sequence[int]]
     wrong: Sequence[Sequence[int]]
-    templates: Sequence[str]
+    templates: Sequence[Any]
     roles: Mapping[str, Sequence[int]] = field(default_factory=dict)
     display: Sequence[Sequence[str]] = ()
     noise: Sequence[Sequence[int]] = ()
@@ -48,13 +49,26 @@ class Pairs:
 
     def where(self, mask: Sequence[bool]) -> "Pairs":
         """The pairs for which the mask is true."""
+        return self._of([i for i, kept in enumerate(mask) if kept])
+
+    def repeated(self, times: int) -> "Pairs":
+        """Each pair several times in a row."""
+        return self._of([i for i in range(len(self)) for _ in range(times)])
+
+    def _of(self, rows: Sequence[int]) -> "Pairs":
         chosen: dict[str, Any] = {
-            name: [*compress(values, mask)]
+            name: [values[i] for i in rows]
             for name, values in vars(self).items()
-            if name not in ("roles", "sigma")
+            if name not in ("roles", "sigma") and len(values)
         }
-        roles = {role: [*compress(at, mask)] for role, at in self.roles.items()}
-        return replace(self, **chosen, roles=roles)
+        chosen["roles"] = {role: [at[i] for i in rows] for role, at in self.roles.items()}
+        return replace(self, **chosen)
 
     def __repr__(self) -> str:
         return f"Pairs({len(self)} of {len(set(self.templates))} templates)"
+
+    def check_texts(self) -> None:
+        """Raise an `InputError` if noise takes the place of corrupted texts."""
+        if self.noise:
+            fault = "corrupted: {noise: …} is for activation_patching, ablation and lesion"
+            raise InputError(f"{fault}; give a corrupted text")

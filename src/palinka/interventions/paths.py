@@ -114,6 +114,7 @@ def path_outcomes(
         Wang et al. (2022), appendix B, for `through` `mlps`; Goldowsky-Dill et al. (2023).
     """
     senders, functions = senders_of(lm), find_metrics(metrics)
+    pairs.check_texts()
     if lm.spec.sites.taps["blocks.0.attn.write"] != lm.spec.sites.taps["blocks.0.attn.out"]:
         fault = f"{lm.spec.sites.family} norms the sum of what heads write to the stream"
         raise InputError(f"{fault}; choose a model without such norms")

@@ -24,6 +24,7 @@ class Value:
     """
 
     needs: ClassVar[Literal["run", "reference", "resample", "noise", "block"] | None] = None
+    repeats = 1  # runs of each prompt, over which its outcomes are averaged
 
     def __call__(self, h: Tensor, source: Tensor | None = None) -> Tensor:
         """New vectors for `h`, `(vectors, width)`, with a source for each where it needs one."""
@@ -31,12 +32,7 @@ class Value:
         return new
 
     def _new(self, h: Tensor, source: Any) -> Any:
-        raise NotImplementedError
-
-    @property
-    def draws(self) -> int:
-        """Runs of each prompt, over which its outcomes are averaged."""
-        return getattr(self, "repeats", 1)
+        return source
 
 
 @dataclass(frozen=True)
@@ -78,9 +74,6 @@ class Patch(Value):
     run: str = "paired"
     needs = "run"
 
-    def _new(self, h: Tensor, source: Any) -> Any:
-        return source
-
 
 @dataclass(frozen=True)
 class Resample(Value):
@@ -89,9 +82,6 @@ class Resample(Value):
     repeats: int = 10
     seed: int = 0
     needs = "resample"
-
-    def _new(self, h: Tensor, source: Any) -> Any:
-        return source
 
 
 @dataclass(frozen=True)
@@ -136,17 +126,13 @@ class FromReference(Value):
         return source.expand_as(h)
 
     def summary(self, vectors: Tensor) -> Tensor:
-        """Summary of vectors of the reference, `(vectors, width)`."""
-        raise NotImplementedError
+        """Summary of vectors of the reference, `(vectors, width)`; by default their mean."""
+        return vectors.mean(0)
 
 
 @dataclass(frozen=True)
 class Mean(FromReference):
     """h' = mean over the reference, per dimension."""
-
-    def summary(self, vectors: Tensor) -> Tensor:
-        """Mean, `(width,)`."""
-        return vectors.mean(0)
 
 
 @dataclass(frozen=True)
@@ -197,10 +183,6 @@ class ProjectOut(OfTensors):
         written = torch.linalg.solve(patterns.mT @ filters, patterns.mT)
         mean = source if self.centered else 0.0
         return h - (h - mean) @ filters @ written
-
-    def summary(self, vectors: Tensor) -> Tensor:
-        """Mean, `(width,)`."""
-        return vectors.mean(0)
 
 
 @dataclass(frozen=True, eq=False)

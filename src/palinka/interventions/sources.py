@@ -1,13 +1,16 @@
 """States of other runs, and summaries of them, that take the place of a run's own."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 from transformers import DynamicCache
 
 from palinka.errors import InputError, did_you_mean
@@ -23,17 +26,20 @@ from palinka.interventions.plan import (
     ScaleContribution,
 )
 from palinka.language_models import LanguageModel
+from palinka.language_models.attention import attending, attention_module
 from palinka.language_models.edits import latents_of
-from palinka.language_models.sites import Tap, reading
+from palinka.language_models.sites import Tap, hook, reading
 
 Ints = NDArray[np.int64]
 R = TypeVar("R")
 # Rows of later parts of a block skip what comes before: the attention, or the first half of the
 # MLP, too. Parallel MLPs do not read the attention, which makes no difference.
 _PART = {
-    "attn.q": 0, "attn.k": 0, "attn.v": 0, "attn.z": 1, "attn.out": 1, "attn.write": 1,
-    "resid_mid": 1, "mlp.in": 1, "mlp.pre": 1, "mlp.post": 2, "mlp.out": 2, "mlp.write": 2,
+    "attn.q": 0, "attn.k": 0, "attn.v": 0, "attn.pattern": 0, "attn.z": 1, "attn.out": 1,
+    "attn.write": 1, "resid_mid": 1, "mlp.in": 1, "mlp.pre": 1, "mlp.post": 2, "mlp.out": 2,
+    "mlp.write": 2,
 }  # fmt: skip
+_SITE = re.compile(r"(?:hidden|blocks)\.(\d+)(?:\.(.+?))?(?:\.(\d+))?")
 BATCH = 64  # prompts that run together
 RUNS = ("clean", "corrupted")
 
@@ -75,11 +81,48 @@ class Base(NamedTuple):
     offset: int
 
 
-def given_to(lm: LanguageModel, block: int) -> Tap:
-    """The residual stream that a block is given, or the final norm after the last."""
-    sites = lm.spec.sites
-    last = block == sites.layers
-    return Tap(sites.taps[f"hidden.{block}" if last else f"blocks.{block}.resid"].module, "input")
+class Prefix(DynamicCache):
+    """Keys and values of the first tokens of the base prompts, the same for all rows of one."""
+
+    def __init__(self, base: Base, tokens: int, prompts: Tensor) -> None:
+        super().__init__()
+        self._cache, self._tokens, self._prompts = base.cache, tokens, base.offset + prompts
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Prepend the prefix of each row, and keep nothing."""
+        layer: Any = self._cache.layers[layer_idx]
+        prompts = self._prompts[: len(key_states)]
+        keys, values = (x[:, :, : self._tokens][prompts] for x in (layer.keys, layer.values))
+        return torch.cat((keys, key_states), 2), torch.cat((values, value_states), 2)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Number of tokens before those of the rows."""
+        return self._tokens
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """Number of keys, and of those that are left out at the start."""
+        return self._tokens + query_length, 0
+
+
+def acting_on_patterns(
+    lm: LanguageModel, sites: Iterable[str], act: Callable[[str, Tensor], Tensor | None]
+) -> AbstractContextManager[None]:
+    """Call a function with each of the sites that is one of patterns, and its pattern."""
+    found = [(site, lm.spec.sites.attention(site)) for site in sites]
+    taps = [
+        (attention_module(lm.model, lm.spec.sites, place[0]), place[1], partial(act, site))
+        for site, place in found
+        if place
+    ]
+    return attending(lm.model, taps) if taps else nullcontext()
+
+
+def by_query(pattern: Tensor, keys: int) -> Tensor:
+    """A vector for each query, `(texts, queries, heads * keys)`, padded to a number of keys."""
+    padded = functional.pad(pattern, (0, keys - pattern.shape[-1]))
+    return padded.transpose(1, 2).flatten(2)
 
 
 class Sources:
@@ -89,22 +132,23 @@ class Sources:
         base: Name of the run that is changed.
         ids: Token ids by run.
         lengths: Numbers of tokens by run.
+        longest: The largest of them.
+        whole: Outcomes are of whole texts.
+        draws: Rows of each prompt, one for each draw of the noise on its embeddings.
         logits: Logits at the last token by run, `(prompts, vocabulary)`.
     """
 
     def __init__(
         self, lm: LanguageModel, pairs: Pairs, base: str,
         reference: Sequence[Sequence[int]] | None = None,
-        states: Mapping[tuple[str, str], Tensor] | None = None,
+        states: Mapping[tuple[str, str], Tensor] | None = None, draws: int = 1,
     ) -> None:  # fmt: skip
-        if pairs.noise:
-            fault = "corrupted: {noise: …} is not supported by runs of the model yet"
-            raise InputError(f"{fault}; give a corrupted text")
-        self.base, self.ids = base, {"clean": pairs.clean, "corrupted": pairs.corrupted}
-        if reference is not None:
-            self.ids["reference"] = reference
-        self._reference = "corrupted" if reference is None else "reference"
+        given = {"reference": reference, "corrupted": pairs.corrupted, "clean": pairs.clean}
+        self.base, self.ids = base, {run: ids for run, ids in given.items() if ids}
+        self._reference = next(iter(self.ids))
         self.lengths = {run: np.array([len(i) for i in ids]) for run, ids in self.ids.items()}
+        self.longest = max(int(lengths.max()) for lengths in self.lengths.values())
+        self.whole, self.draws = not pairs.answers, draws
         self._starts = {run: np.cumsum([0, *n]) for run, n in self.lengths.items()}
         self.logits: dict[str, Tensor] = {}
         self._lm, self._pairs = lm, pairs
@@ -119,25 +163,25 @@ class Sources:
             first: The first block in which rows run.
         """
         wanted = {(self._run(edit), edit.site) for edit in edits}
-        taps = {site: self._lm.spec.sites.tap(site) for run, site in wanted if run}
-        given = {site: taps[site] for run, site in wanted if run == "reference"}
+        given = {site for run, site in wanted if run == "reference"}
         for members in same_length(self.ids.get("reference", ()), BATCH) if given else ():
-            rows = self._rows("reference", members)
-            with reading(self._lm.model, given) as found:
-                self._lm.model(rows, use_cache=False)
+            with self._reading(given) as found:
+                self._lm.model(self._rows("reference", members), use_cache=False)
             for site, states in found.items():
                 self._keep("reference", site, members, states)
-        taps["start"] = given_to(self._lm, first)
+        begin = {"start": self._lm.spec.sites.given_to(first)}
+        sites = {site for run, site in wanted if run}
+        runs = [run for run in RUNS if run in self.ids]
         bases = []
         for members in same_length(self.ids["clean"], BATCH):
-            rows = torch.cat([self._rows(run, members) for run in RUNS])
+            rows = torch.cat([self._rows(run, members) for run in runs])
             cache = DynamicCache()
-            with reading(self._lm.model, taps, stop=False) as found:
+            with self.noisy(members), self._reading(sites, begin) as found:
                 output = self._lm.model(
                     rows, past_key_values=cache, use_cache=True, logits_to_keep=1
                 )
             count = len(members)
-            for run, part in zip(RUNS, (slice(count), slice(count, None)), strict=True):
+            for run, part in zip(runs, (slice(count), slice(count, None)), strict=False):
                 logits = output.logits[part, -1]
                 whole = logits.new_empty(len(self.ids[run]), logits.shape[1])
                 self.logits.setdefault(run, whole)[members] = logits
@@ -148,6 +192,39 @@ class Sources:
                     start = found["start"][part]
                     bases.append(Base(members, rows[part], first, start, cache, part.start or 0))
         return bases
+
+    @contextmanager
+    def _reading(
+        self, sites: Iterable[str], more: Mapping[str, Tap] | None = None
+    ) -> Iterator[dict[str, Tensor]]:
+        """Collect the states at sites by name while the model runs in the body of the `with`."""
+        every = self._lm.spec.sites
+        taps = {site: every.tap(site) for site in sites if not every.attention(site)}
+
+        def keep(site: str, pattern: Tensor) -> None:
+            found[site] = by_query(pattern, self.longest)
+
+        patterns = acting_on_patterns(self._lm, sites, keep)
+        with reading(self._lm.model, {**taps, **(more or {})}, stop=False) as found, patterns:
+            yield found
+
+    def noisy(self, members: Ints) -> AbstractContextManager[Any]:
+        """Add noise to the embeddings of the last rows, corrupted prompts that have no own text."""
+        ids, noise, model = self._pairs.clean, self._pairs.noise, self._lm.model
+        if not noise:
+            return nullcontext()
+        own = [ids[i][at] for i in range(0, len(ids), self.draws) for at in noise[i]]
+        embedded = model.get_input_embeddings()(torch.tensor(own, device=self._lm.device))
+        eps = np.zeros((len(members), len(ids[members[0]]), embedded.shape[1]))
+        for row, i in zip(eps, members, strict=True):
+            random = np.random.default_rng([0, *divmod(int(i), self.draws)])
+            row[list(noise[i])] = random.standard_normal(row.shape)[list(noise[i])]
+        added = torch.as_tensor(eps).to(embedded) * self._pairs.sigma * embedded.double().std()
+
+        def add(whole: Tensor) -> Tensor:
+            return torch.cat((whole[: -len(eps)], whole[-len(eps) :] + added.to(whole)))
+
+        return hook(model, self._lm.spec.sites.taps["embed"], add)
 
     def _rows(self, run: str, members: Ints) -> Tensor:
         return torch.tensor([self.ids[run][i] for i in members], device=self._lm.device)
@@ -184,8 +261,9 @@ class Sources:
     def _differ(self, by_token: bool) -> NDArray[np.bool_]:
         clean, corrupted = self._pairs.clean, self._pairs.corrupted
         found = np.zeros((len(clean), max(map(len, clean))), bool)
-        for row, a, b in zip(found, clean, corrupted, strict=True):
-            row[: len(a)] = np.asarray(a) != np.asarray(b)
+        for i, (a, b) in enumerate(zip(clean, corrupted, strict=True)):
+            found[i, : len(a)] = np.asarray(a) != np.asarray(b)
+            found[i, list(self._pairs.noise[i]) if self._pairs.noise else []] = True
         return found if by_token else np.logical_or.accumulate(found, 1)
 
     def fetch(self, edit: Edit, prompts: Ints, repeats: Ints, at: Ints, width: int) -> Tensor:
@@ -242,10 +320,13 @@ class Sources:
 
     def _others(self, seed: int, repeats: int, run: str, by_role: bool) -> Ints:
         """Another prompt of the reference for each prompt and repeat."""
-        lengths, chosen = self.lengths[self.base], []
-        for prompt, tokens in enumerate(lengths):
-            fits = np.flatnonzero(self.lengths[run] > 0 if by_role else self.lengths[run] == tokens)
-            fits = fits[fits != prompt] if run != "reference" else fits
+        every, chosen = np.arange(len(self.lengths[run])), []
+        for prompt, tokens in enumerate(self.lengths[self.base]):
+            own = every // self.draws == prompt // self.draws
+            others = every[~own | (run == "reference")]
+            fits = others[self.lengths[run][others] == tokens]  # for roles, too: the same draws
+            if by_role and not len(fits):
+                fits = others
             if not len(fits):
                 fault = f"no other prompt of {tokens} tokens to resample prompt {prompt} from"
                 raise InputError(f"{fault}; give a reference, or a role in place of positions")
@@ -269,17 +350,20 @@ class Sources:
             if len(members) == 1 and not pooled:
                 name = type(value).__name__.lower()
                 raise InputError(f"{name} over a reference of 1 prompt; give at least 2")
-            index = [self._tokens(run, i, places, value.skip) for i in members]
+            length = self.lengths[run]
+            index = [
+                self._starts[run][i]
+                + (
+                    np.arange(min(value.skip, length[i] - 1), length[i])
+                    if places is None
+                    else places[[i]]
+                )
+                for i in members
+            ]
             vectors = self._vectors(edit, run, np.concatenate(index))
             units = slice(None) if edit.units is None else list(edit.units)
             found[label] = value.summary(vectors[:, units])
         return torch.stack([found[label] for label in labels])
-
-    def _tokens(self, run: str, prompt: int, places: Ints | None, skip: int) -> Ints:
-        start, length = int(self._starts[run][prompt]), int(self.lengths[run][prompt])
-        if places is not None:
-            return start + places[prompt : prompt + 1]
-        return start + np.arange(min(skip, length - 1), length)
 
 
 def edits_of(lm: LanguageModel, sources: Sources, cell: Cell) -> list[Edit]:
@@ -293,46 +377,55 @@ def edits_of(lm: LanguageModel, sources: Sources, cell: Cell) -> list[Edit]:
     for given in cell:
         own = None if given.units is None else tuple(given.units)
         key = ("located", given.site, own, given.dictionary is None, type(given.value))
-        site, acts, units = sources.once(key, lambda *_, given=given: _located(lm, given))
+        make = partial(_located, lm, given, sources.longest)
+        site, acts, units = sources.once(key, lambda *_, make=make: make())
         joins = acts - 3 if isinstance(given.value, ScaleContribution) else acts
-        where = given.positions
+        where, free = given.positions, tokens < lengths  # a token of two places changes once
+        if units == ():
+            free = np.zeros_like(free)
+        if paired:
+            free = free & sources.differ(_reads_own_token(lm, site))
+        last = site in (f"blocks.{layers - 1}.attn.q", f"blocks.{layers - 1}.attn.pattern")
+        if (acts > 3 * (layers - 1) or last) and not sources.whole:
+            free = free & (tokens == lengths - 1)  # no other token's outputs are read any more
         for place in [where] if isinstance(where, str | int) else where:
             places = sources.places(place, base)
-            at = tokens < lengths if places is None else tokens == places[:, None]
-            if acts > 3 * (layers - 1) or site == f"blocks.{layers - 1}.attn.q":
-                at = at & (tokens == lengths - 1)  # no other token's outputs are read any more
-            if units == ():
-                at = np.zeros_like(at)
-            if paired:
-                at = at & sources.differ(_reads_own_token(lm, site))
+            at = free if places is None else free & (tokens == places[:, None])
             nth = sum(edit.site == site for edit in edits)
             edits.append(Edit(given, site, joins, units, place, at, nth))
+            free = free & ~at
     return edits
 
 
-def _located(lm: LanguageModel, given: Intervention) -> tuple[str, int, tuple[int, ...] | None]:
-    """Canonical name of a site, the place 3 * block + part where it lies, and units there."""
+def _located(
+    lm: LanguageModel, given: Intervention, keys: int
+) -> tuple[str, int, tuple[int, ...] | None]:
+    """Canonical name of a site, the place 3 * block + part where it lies, and units there.
+
+    A head's units are those of all heads, which change together; of a pattern, its keys.
+    """
     sites, units = lm.spec.sites, None if given.units is None else tuple(given.units)
-    name = sites.resolve(given.site)
-    index = re.search(r"\d+", name)
-    block, kind = int(index[0]) if index else 0, name.partition(".")[2].partition(".")[2]
-    if head := re.fullmatch(r"(attn\.[qkvz])\.(\d+)", kind):
-        kind, size = head[1], sites.heads.size if sites.heads else 0
-        if given.dictionary is None:  # as units of all heads, which change together
+    name = sites.resolve(given.site.replace("attn.pattern", "attn.z"))
+    size = sites.heads.size if sites.heads else 0
+    if "attn.pattern" in given.site:
+        name, size = name.replace("attn.z", "attn.pattern"), keys
+    match = _SITE.fullmatch(name)
+    block, kind, head = (int(match[1]), match[2] or "", match[3]) if match else (0, "", None)
+    if isinstance(given.value, ScaleContribution) and kind != "resid":
+        raise InputError(f"a block's contribution is scaled at blocks.{{i}}.resid, not at {name}")
+    if kind in _PART:
+        if head and given.dictionary is None:
             own = range(size) if units is None else units
             if unknown := [unit for unit in own if not 0 <= unit < size]:
                 some = ", ".join(map(str, unknown[:8]))
                 raise InputError(f"{name} has units 0 to {size - 1}, and {some} are given")
             name = f"blocks.{block}.{kind}"
-            units = tuple(int(head[2]) * size + unit for unit in own)
-    after = block + (kind == "resid")
-    if isinstance(given.value, ScaleContribution) and kind != "resid":
-        raise InputError(f"a block's contribution is scaled at blocks.{{i}}.resid, not at {name}")
-    if kind in _PART:
+            units = tuple(int(head) * size + unit for unit in own)
         return name, 3 * block + _PART[kind], units
-    if kind not in ("", "resid") or (index is None and name != "embed"):
+    if kind not in ("", "resid") or (match is None and name != "embed"):
         raise InputError(f"{given.site} cannot be changed here; give a named site")
-    return name if after >= sites.layers or not index else f"hidden.{after}", 3 * after, units
+    after = block + (kind == "resid")
+    return name if after >= sites.layers or not match else f"hidden.{after}", 3 * after, units
 
 
 def _reads_own_token(lm: LanguageModel, site: str) -> bool:

@@ -1,5 +1,6 @@
 """Language models whose activations can be read and replaced."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -298,6 +299,29 @@ class LanguageModel:
         tokens = self._tokens(texts)
         ids, back = self._in_order(tokens.ids, tokens.mask)
         return _without_padding(back(self._forward(ids, tokens.mask).logits), tokens.mask)
+
+    @torch.no_grad()
+    def run_from(self, site: str, states: Tensor) -> Tensor:
+        """Next-token logits, `(texts, tokens, vocabulary)`, of states of the residual stream.
+
+        The blocks before are left out; later sites can be read and replaced as in any pass.
+
+        Args:
+            site: `hidden.{i}` or `blocks.{i}.resid`.
+            states: `(texts, tokens, width)`, of texts without padding.
+        """
+        sites, name = self.spec.sites, self.spec.sites.resolve(site)
+        match = re.fullmatch(r"(?:hidden|blocks)\.(\d+)(\.resid)?", name)
+        if match is None or name == f"hidden.{sites.layers}":
+            raise InputError(f"no pass begins at {name}; give hidden.{{i}} or blocks.{{i}}.resid")
+        if states.ndim != 3 or states.shape[2] != self.width(name):
+            given = f"states have the shape {tuple(states.shape)}"
+            raise InputError(f"{given}; expected (texts, tokens, {self.width(name)})")
+        states = states.to(self.device, self.model.dtype)
+        with sites.starting(self.model, int(match[1]) + bool(match[2]), lambda _: states):
+            row = torch.zeros(1, states.shape[1], dtype=torch.long, device=self.device)
+            logits: Tensor = self.model(input_ids=row, use_cache=False).logits
+        return logits
 
     @contextmanager
     def replaced(

@@ -17,6 +17,7 @@ from palinka.errors import InputError, did_you_mean
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
+_TUPLES = {"gpt_neo"}  # families whose blocks return more than the residual stream
 _HEAD = re.compile(r"(blocks\.(\d+)\.attn)\.(q|k|v|z|result)\.(\d+)")
 
 
@@ -275,6 +276,22 @@ def hook(
     return module.register_forward_hook(after, prepend=first)
 
 
+@contextmanager
+def computing(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
+    """Let modules compute something else in the body of the `with`."""
+    before = {module: module.__dict__.get("forward") for module in forwards}
+    try:
+        for module, forward in forwards.items():
+            module.forward = forward
+        yield
+    finally:
+        for module, earlier in before.items():
+            if earlier is None:
+                del module.forward
+            else:
+                module.forward = earlier
+
+
 @dataclass(frozen=True)
 class Sites:
     """Every place of a model that can be read or replaced."""
@@ -331,6 +348,31 @@ class Sites:
             return None
         layer = self.layers // 2 if match[1] == "middle" else int(match[1])
         return layer, "pattern" if match[2] == "pattern" else "scores"
+
+    def given_to(self, block: int) -> Tap:
+        """The residual stream that a block is given, or the final norm after the last."""
+        last = block == self.layers
+        return Tap(
+            self.taps[f"hidden.{block}" if last else f"blocks.{block}.resid"].module, "input"
+        )
+
+    @contextmanager
+    def starting(
+        self, model: nn.Module, block: int, supply: Callable[[Tensor], Tensor]
+    ) -> Iterator[None]:
+        """Let a model begin with a block, or the final norm, in the body of the `with`.
+
+        `supply` is given the first block's input, and returns that of the block. Tokens, in one
+        row, only matter in number.
+        """
+        in_tuple = self.family in _TUPLES
+
+        def skip(states: Tensor, *_: Any, **__: Any) -> Any:
+            return (states,) if in_tuple else states
+
+        blocks = [model.get_submodule(self.taps[f"blocks.{i}.resid"].module) for i in range(block)]
+        with computing(dict.fromkeys(blocks, skip)), hook(model, self.given_to(block), supply):
+            yield
 
     def width(self, site: str) -> int:
         """The width of the vectors at a site."""

@@ -300,15 +300,13 @@ class _Sweep:
         batches: dict[str, list[_Batch]] = {site: [] for site in found}
         for site, by_key in found.items():
             for _, entries in sorted(by_key.items(), key=lambda item: item[0][0]):
-                edits, rows, ats = (list(part) for part in zip(*entries, strict=True))
-                units = [
-                    e.units and np.tile(e.units, (len(at), 1))
-                    for e, at in zip(edits, ats, strict=True)
-                ]
-                own = None if edits[0].units is None else np.concatenate(units)
-                batches[site].append(
-                    _Batch(edits[0], np.concatenate(rows), np.concatenate(ats), own)
-                )
+                edits, of_rows, ats = (list(part) for part in zip(*entries, strict=True))
+                units = None
+                if edits[0].units is not None:
+                    every = zip(edits, ats, strict=True)
+                    units = np.concatenate([np.tile(e.units, (len(at), 1)) for e, at in every])
+                joined = np.concatenate(of_rows), np.concatenate(ats)
+                batches[site].append(_Batch(edits[0], *joined, units))
         return batches
 
     def _count(self, place: int) -> int:

@@ -1,4 +1,4 @@
-"""Outcomes of a run: of prompts, at the position that predicts the answer, or of whole texts."""
+"""Outcomes of runs: of prompts, where the answer is predicted, or of whole texts."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple

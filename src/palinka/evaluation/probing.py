@@ -1,0 +1,302 @@
+"""k-sparse probing of dictionaries, beside baselines."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import accumulate, chain
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import stdtrit
+
+from palinka.analyses.figures.probing import probing as draw
+from palinka.analyses.stats.probes import KS, Rule, SparseProbe, sparse_probe
+from palinka.errors import InputError, track
+from palinka.evaluation import tasks as kinds
+from palinka.evaluation.protocols import DEFAULT_KS, published
+from palinka.evaluation.representations import (
+    Encode,
+    Pooling,
+    Representations,
+    random_dictionary,
+    read_texts,
+    read_tokens,
+)
+from palinka.evaluation.tasks import Task
+from palinka.evaluation.values import Array, Group, Measurement, Subject, Value
+from palinka.language_models.edits import latents_of
+
+RANDOM, SHUFFLED = "random_dictionary", "shuffled_labels"
+# Rows that the random dictionary is matched on.
+SAMPLE = 4096
+# Tasks from which they are taken as a sample of tasks in comparisons.
+MANY_TASKS = 8
+# What a dictionary may lack of the dense probe.
+NEAR_DENSE = 0.01
+METHOD = "clustered DeLong, mean of 5 halves"
+
+Probes = dict[str, SparseProbe]
+
+
+def probing(
+    subject: Subject, tasks: Sequence[str] = ("builtin", "controls"),
+    k: Sequence[int] | None = None,
+    protocol: Literal["palinka", "sae_probes", "saebench"] = "palinka",
+    selection: Rule = "mean_difference", pooling: Pooling = "last", items: int = 2000,
+    shuffles: int = 20, penalty: Literal["l1", "l2"] = "l2", seed: int = 0,
+) -> Group:  # fmt: skip
+    """Probe how few latents tell two labels apart, beside baselines with the same halves.
+
+    Args:
+        subject: Dictionaries of one site.
+        tasks: `builtin`, `controls` or the names of single ones, CSV files with `prompt` and
+            `target` (with `:value` for the positive target), `sae_probes:recommended` or
+            `sae_probes:92_glue_sst2`.
+        k: Numbers of latents; default 1, 2, 5, 16 and 128, or those of the protocol, as far as
+            the dictionaries have as many.
+        protocol: `palinka`, or for comparison with published numbers `sae_probes` or `saebench`,
+            which have one split, no groups and no interval.
+        selection: How latents are selected: `mean_difference`, `t`, `f` or `auc`.
+        pooling: Over the tokens of a text: `last`, `mean` or `max`.
+        items: Maximum number of items of a task.
+        shuffles: Number of permutations of labels, divided over the tasks.
+        penalty: Penalty of the protocol `sae_probes`.
+        seed: Seed of items, halves and random baselines.
+    """
+    most = min(d.latent_dim for d in subject.dictionaries)
+    ks = tuple(k or (k for k in DEFAULT_KS.get(protocol, KS) if k <= most))
+    if max(ks) > most:
+        raise InputError(f"k is {max(ks)}, the dictionary has {most} latents; give a smaller k")
+    texts, tokens, notes = _tasks(subject, tasks, items if protocol == "palinka" else None, seed)
+    encoders: dict[str, Encode] = {
+        d.name: partial(latents_of, d.autoencoder) for d in subject.dictionaries
+    }
+    if not texts and not tokens:
+        return Group(notes=[*notes, "no task is left; give more text"])
+    if protocol != "palinka":
+        return published(subject, texts, encoders, protocol, ks, penalty)
+    encoders |= _random_encoders(subject, seed)
+    done, probes, shuffled = list[Task](), dict[str, Probes](), list[Array]()
+    each = -(-shuffles // (len(texts) + len(tokens)))
+    read = chain(
+        zip(tokens, read_tokens(subject, tokens, encoders), strict=True),
+        (read_texts(subject, task, encoders, pooling) for task in texts),
+    )
+    for task, found in track(read, "Probing tasks", len(texts) + len(tokens)):
+        done.append(task)
+        probes[task.name] = _probe_all(found, task, ks, selection, seed)
+        first = found.latents[subject.dictionaries[0].name]
+        for number in range(each):
+            random = np.random.default_rng([seed, len(done), number])
+            labels = _permute(task.labels, task.groups, random)
+            null = sparse_probe(first, labels, task.groups, ks, selection, seed=seed)
+            shuffled.append(null.auc)
+    left_out = {task.name: len(task.texts) for task in texts}
+    for task in done:
+        if missing := left_out.get(task.name, len(task.texts)) - len(task.texts):
+            notes.append(f"{task.name}: {missing} texts without a token left out")
+    return _summary(subject, done, probes, np.array(shuffled), ks, notes)
+
+
+def _tasks(
+    subject: Subject, names: Sequence[str], items: int | None, seed: int
+) -> tuple[list[Task], list[Task], list[str]]:
+    """Tasks of texts and of tokens, and remarks."""
+    known = {"builtin": kinds.BUILT_IN, "controls": kinds.CONTROLS}
+    tokens, texts, notes = list[str](), list[Task](), list[str]()
+    for name in names:
+        start, _, rest = name.partition(":")
+        if start == "sae_probes":
+            for one in kinds.RECOMMENDED if rest == "recommended" else [rest]:
+                rows, source = kinds.read_sae_probes(one)
+                task, remarks = kinds.text_task(one, rows, items=items, seed=seed)
+                texts.append(task)
+                notes += [*remarks, f"{one}: texts from {source}" if source else ""]
+        elif start.endswith(".csv"):
+            rows = kinds.read_csv(start)
+            task, remarks = kinds.text_task(start, rows, rest or None, items, seed)
+            texts.append(task)
+            notes += remarks
+        else:
+            tokens += known.get(name, (name,))
+            if unknown := {*tokens} - {*kinds.BUILT_IN, *kinds.CONTROLS}:
+                hint = "give builtin, controls, a CSV file, sae_probes:NAME or one of "
+                built = ", ".join((*kinds.BUILT_IN, *kinds.CONTROLS))
+                raise InputError(f"tasks: {unknown.pop()} is not a task; {hint}{built}")
+    on_tokens = list[Task]()
+    if tokens:
+        if items is None:
+            raise InputError("tasks: this protocol takes texts; give CSV files or sae_probes:NAME")
+        tokenizer, contexts = subject.model.tokenizer, subject.contexts()
+        names = list(dict.fromkeys(tokens))
+        on_tokens, remarks = kinds.token_tasks(
+            names, contexts, tokenizer, subject.skip, items, seed
+        )
+        notes += remarks
+    return texts, on_tokens, [note for note in notes if note]
+
+
+def _random_encoders(subject: Subject, seed: int) -> dict[str, Encode]:
+    """Random dictionary of each recipe; its name is `random_dictionary` if there is one."""
+    rows, count = list[torch.Tensor](), 0
+    for context in subject.contexts():
+        ids = torch.from_numpy(context.tokens)[None]
+        rows.append(subject.model.read(ids, subject.site)[subject.site][0, subject.skip :])
+        if (count := count + len(rows[-1])) >= SAMPLE:
+            break
+    by_recipe = {d.recipe: d for d in reversed(subject.dictionaries)}
+    return {
+        RANDOM if len(by_recipe) == 1 else f"{RANDOM} of {recipe}": encoder
+        for recipe, d in by_recipe.items()
+        if (encoder := random_dictionary(d, torch.cat(rows), seed))
+    }
+
+
+def _probe_all(
+    found: Representations, task: Task, ks: tuple[int, ...], selection: Rule, seed: int
+) -> Probes:  # fmt: skip
+    """Probes of the dictionaries and of all baselines."""
+    dense, tokens = found.dense, found.tokens
+    directions = np.random.default_rng(seed).standard_normal((dense.shape[1], max(ks)))
+    x: dict[str, tuple[NDArray[Any], Sequence[int], Rule, bool]] = {
+        **{name: (latents, ks, selection, False) for name, latents in found.latents.items()},
+        "units": (dense, ks, selection, False),
+        "pca": (dense, ks, "first", True),
+        "pca_selected": (dense, ks, selection, True),
+        "random_directions": (dense @ directions, ks, "first", False),
+        "tokens_k": (tokens, ks, selection, False),
+        "dense": (dense, dense.shape[1:], "first", False),
+        "tokens_all": (tokens, tokens.shape[1:], "first", False),
+        "length": (found.length[:, None], (1,), "first", False),
+    }
+    return {
+        name: sparse_probe(matrix, task.labels, task.groups, some, rule, pca, seed=seed)
+        for name, (matrix, some, rule, pca) in x.items()
+        if matrix.shape[1]
+    }
+
+
+def _permute(labels: NDArray[Any], groups: NDArray[Any], random: Any) -> NDArray[Any]:
+    """Labels in another order of the groups, those of one group together."""
+    _, group = np.unique(groups, return_inverse=True)
+    place = random.permutation(group.max() + 1)
+    permuted = np.empty_like(labels)
+    permuted[np.argsort(group, kind="stable")] = labels[np.argsort(place[group], kind="stable")]
+    return permuted
+
+
+def _measure(
+    name: str, tasks: Sequence[Task], probes: Mapping[str, Probes], at: int, k: int | None
+) -> list[Measurement]:
+    """AUC in each task, and over tasks: these tasks, and tasks as a sample."""
+    own = [task for task in tasks if name in probes[task.name]]
+    units = [np.unique(task.groups) for task in own]
+    documents = np.unique(
+        np.concatenate([[], *(u for u, t in zip(units, own, strict=True) if not t.texts)])
+    )
+    sizes = [len(u) if task.texts else 0 for u, task in zip(units, own, strict=True)]
+    starts = list(accumulate(sizes, initial=len(documents)))[:-1]
+    total, measured, values = np.zeros(len(documents) + sum(sizes)), [], []
+    counted = [task for task in own if not task.is_control]
+    for task, start, unit in zip(own, starts, units, strict=True):
+        probe = probes[task.name][name]
+        value, influence = float(probe.auc[at]), probe.influence[at]
+        what = (task.unit, len(influence))
+        measured.append(
+            Measurement("auc", name, value, influence, *what, task=task.name, k=k, method=METHOD)
+        )
+        if not task.is_control:
+            values.append(value)
+            columns = np.arange(len(unit)) + start
+            if not task.texts:
+                columns = np.searchsorted(documents, unit)
+            total[columns] += influence / len(counted)
+    n, mean = len(values), float(np.mean(values)) if values else np.nan
+    if n > 1:
+        among = (np.array(values) - mean) / np.sqrt(n * (n - 1))
+        what = ("items" if any(task.texts for task in counted) else "documents", len(total))
+        given = Measurement("auc_given_tasks", name, mean, total, *what, k=k, method=METHOD)
+        sample = Measurement(
+            "auc", name, mean, among, "tasks", n, n - 1, k=k, method="t over tasks"
+        )
+        measured += [given, sample]
+    return measured
+
+
+def _value(one: Measurement, metric: str = "") -> Value:
+    """A measurement with its interval."""
+    assert one.influence is not None
+    half = stdtrit(one.freedom, 0.975) * np.sqrt(np.square(one.influence).sum())
+    n, bounds = {one.unit: one.count}, (one.value - half, one.value + half)
+    metric = metric or one.metric
+    return Value(metric, one.of, one.value, *bounds, (one.unit,), n, one.method, one.task, one.k)
+
+
+def _minus(a: Measurement, b: Measurement) -> Measurement:
+    assert a.influence is not None
+    assert b.influence is not None
+    what = (a.value - b.value, a.influence - b.influence, a.unit, a.count, a.freedom)
+    return Measurement(f"auc_minus_{b.of}", a.of, *what, a.task, a.k, a.method)
+
+
+def _summary(
+    subject: Subject, tasks: Sequence[Task], probes: Mapping[str, Probes], shuffled: Array,
+    ks: tuple[int, ...], notes: list[str],
+) -> Group:  # fmt: skip
+    names = list(dict.fromkeys(name for found in probes.values() for name in found))
+    measured: dict[tuple[str, int], list[Measurement]] = {}
+    single = [name for name in names if len(probes[tasks[0].name][name].ks) < len(ks)]
+    for name in names:
+        for at, k in enumerate(ks):
+            one = (name, k, 0, None) if name in single else (name, k, at, k)
+            measured[name, k] = _measure(name, tasks, probes, one[2], one[3])
+    own = [d.name for d in subject.dictionaries]
+    others = [name for name in names if name not in own]
+    many = sum(not task.is_control for task in tasks) >= MANY_TASKS
+    # Of the mean over tasks, or of the only task.
+    whole = {key: found[-1 if many or len(found) < 3 else -2] for key, found in measured.items()}
+    values = [
+        _value(one)
+        for (name, k), found in measured.items()
+        if name in others and (name not in single or k == ks[0])
+        for one in found
+    ]
+    for name in own:
+        near = np.nan
+        for k in ks:
+            gaps = {other: _value(_minus(whole[name, k], whole[other, k])) for other in others}
+            values += gaps.values()
+            beaten = [other for other, gap in gaps.items() if gap.low > 0]
+            rest = ", ".join(other for other in others if other not in beaten)
+            line = f"{name} with k = {k} is above {len(beaten)} of {len(others)} baselines"
+            notes.append(line + (f", not {rest}" if rest else ""))
+            if "tokens_all" in gaps and gaps["tokens_all"].value < 0:
+                notes.append(f"{name} with k = {k} is below tokens_all, which needs no model")
+            if np.isnan(near) and gaps["dense"].high > -NEAR_DENSE:
+                near = float(k)
+        method = f"none: the smallest k near the dense probe, or NaN for more than {ks[-1]}"
+        values.append(Value("k_for_dense", name, near, np.nan, np.nan, (), {}, method))
+    for at, k in enumerate(ks if len(shuffled) else ()):
+        low, high = np.quantile(shuffled[:, at], (0.025, 0.975))
+        n, method = {"permutations": len(shuffled)}, "quantiles of single tasks"
+        null = ("auc", SHUFFLED, float(shuffled[:, at].mean()), float(low), float(high))
+        values.append(Value(*null, ("permutations",), n, method, k=k))
+    measurements = [one for name in own for k in ks for one in measured[name, k]]
+    arrays: dict[str, NDArray[Any]] = {"probing_names": np.array(names), "probing_ks": np.array(ks)}
+    arrays["probing_tasks"] = np.array([task.name for task in tasks])
+    for what in ("auc", "accuracy", "log_loss", "error"):
+        table = [
+            [np.resize(getattr(probes[t.name][n], what), len(ks)) for t in tasks] for n in names
+        ]
+        arrays[f"probing_{what}"] = np.array(table)
+    curves = {n: np.array([[v.value, v.low, v.high] for k in ks for v in [_value(whole[n, k])]]).T
+              for n in own}  # fmt: skip
+    lines = {n: [whole[n, k].value for k in (ks[:1] if n in single else ks)] for n in others}
+    band = None
+    if len(shuffled):
+        count = max(1, sum(not task.is_control for task in tasks))
+        middle, spread = shuffled.mean(axis=0), 1.96 * shuffled.std(axis=0, ddof=1) / count**0.5
+        band = (middle - spread, middle + spread)
+    figures = draw(ks, curves, lines, band, title=f"Probes at {subject.site}")
+    return Group(measurements, values, arrays, figures, notes)

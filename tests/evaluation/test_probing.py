@@ -1,0 +1,209 @@
+"""Probing of dictionaries of the bundled model."""
+
+import csv
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from palinka.analyses.stats.probes import SparseProbe
+from palinka.autoencoders import BatchTopKAutoencoder, JumpReLUAutoencoder, KSparseAutoencoder
+from palinka.data import Context
+from palinka.errors import InputError
+from palinka.evaluation.probing import _measure, _permute, probing
+from palinka.evaluation.representations import random_dictionary, read_texts
+from palinka.evaluation.tasks import Task
+from palinka.evaluation.values import Dictionary, Group, Subject
+from palinka.language_models import LanguageModel
+from palinka.language_models.edits import latents_of
+
+SITE = "blocks.3.resid"
+
+
+def dictionary(autoencoder: Any, name: str) -> Dictionary:
+    kind, decoder = type(autoencoder).__name__, autoencoder.dictionary.detach().numpy()
+    size = autoencoder.latent_dim
+    return Dictionary(name, "recipe", 0, autoencoder.eval(), kind, size, "", decoder)
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    """Two random dictionaries, and contexts of words that repeat."""
+    model = LanguageModel.from_pretrained("mini")
+    random = np.random.default_rng(0)
+    words = [
+        f" {w}"
+        for w in [
+            "he",
+            "she",
+            "it",
+            "walked",
+            "said",
+            "the",
+            "a",
+            "house",
+            "tree",
+            "river",
+            "and",
+            "of",
+            "in",
+        ]
+    ]
+    contexts = []
+    for number in range(60):
+        text = "".join(random.choice(words, 50))
+        ids = np.array(model.tokenizer(text, add_special_tokens=False)["input_ids"][:60])
+        contexts.append(Context(ids, np.full(len(ids), number), np.arange(len(ids))))
+    torch.manual_seed(0)
+    made = [dictionary(KSparseAutoencoder(128, 64, k=8), name) for name in ("a", "b")]
+    return Subject(model, SITE, tuple(made), lambda: iter(contexts), 0, False, np.zeros(128))
+
+
+@pytest.fixture(scope="module")
+def found(subject: Subject) -> Group:
+    tasks = ["gender", "function_word_next", "random_word"]
+    return probing(subject, tasks, k=[1, 4], items=200, shuffles=4)
+
+
+def test_measurements_are_paired_and_have_their_units(found: Group) -> None:
+    by = {(m.metric, m.of, m.task, m.k, m.unit): m for m in found.measurements}
+    for name in ("a", "b"):
+        parts = [by["auc", name, task, 4, "documents"] for task in ("gender", "function_word_next")]
+        mean = by["auc_given_tasks", name, "", 4, "documents"]
+        sample = by["auc", name, "", 4, "tasks"]
+        assert mean.value == sample.value == pytest.approx(np.mean([p.value for p in parts]))
+        assert sample.influence is not None
+        spread = np.std([p.value for p in parts], ddof=1) / np.sqrt(2)
+        assert np.sqrt(np.square(sample.influence).sum()) == pytest.approx(spread)
+        assert (sample.freedom, mean.count) == (1, 60)  # contexts
+    assert by["auc", "a", "random_word", 1, "documents"].value > 0.6  # a lookup of the word
+
+
+def test_contributions_of_a_document_to_several_tasks_add_up() -> None:
+    empty, probes = np.empty(0), {}
+    documents = {"x": [0, 1, 2], "y": [1, 2, 3], "parity": [0, 1, 2]}
+    for scale, name in ((1.0, "x"), (10.0, "y"), (1.0, "parity")):
+        influence = scale * np.array([[1.0, 2.0, 3.0]])
+        probe = SparseProbe((4,), np.array([0.5]), empty, empty, influence, empty, empty)  # type: ignore[arg-type]
+        probes[name] = {"a": probe}
+    tasks = [
+        Task(name, np.ones(3, bool), np.array(own), is_control=name == "parity")
+        for name, own in documents.items()
+    ]
+    *_, mean, _ = _measure("a", tasks, probes, 0, 4)
+    assert mean.influence is not None
+    np.testing.assert_allclose(mean.influence, [0.5, 6.0, 11.5, 15.0])
+
+
+def test_every_baseline_has_values_and_every_dictionary_differences(found: Group) -> None:
+    baselines = {"dense", "pca", "pca_selected", "units", "random_directions", "random_dictionary",
+                 "tokens_k", "tokens_all", "length"}  # fmt: skip
+    assert {v.of for v in found.values} == baselines | {"a", "b", "shuffled_labels"}
+    gaps = {(v.metric, v.k): v for v in found.values if v.of == "a" and v.k}
+    assert {metric for metric, _ in gaps} == {f"auc_minus_{name}" for name in baselines}
+    mine = {(v.of, v.k): v for v in found.values if v.metric == "auc_given_tasks"}
+    own = next(
+        m for m in found.measurements if (m.metric, m.of, m.k) == ("auc_given_tasks", "a", 4)
+    )
+    gap = gaps["auc_minus_units", 4]
+    assert gap.value == pytest.approx(own.value - mine["units", 4].value)
+    assert gap.low < gap.value < gap.high
+    assert found.arrays["probing_auc"].shape == (11, 3, 2)
+    null = [v for v in found.values if v.of == "shuffled_labels"]
+    assert [v.n["permutations"] for v in null] == [6, 6]
+    assert any("a with k = 4 is above" in note for note in found.notes)
+
+
+def test_a_dense_probe_and_lookups_find_the_word(found: Group) -> None:
+    names = found.arrays["probing_names"].tolist()
+    auc = found.arrays["probing_auc"][:, 0, 0]
+    assert auc[names.index("tokens_all")] > 0.99
+    assert auc[names.index("dense")] > 0.99
+    assert abs(auc[names.index("length")] - 0.5) < 0.1
+
+
+def test_labels_are_permuted_by_group() -> None:
+    labels, groups = np.repeat([True, False, True, False], 5), np.repeat([3, 1, 0, 2], 5)
+    for seed in range(5):
+        found = _permute(labels, groups, np.random.default_rng(seed))
+        assert [len({*found[groups == one]}) for one in range(4)] == [1] * 4
+        assert found.sum() == 10
+
+
+@pytest.mark.parametrize("kind", [KSparseAutoencoder, BatchTopKAutoencoder, JumpReLUAutoencoder])
+def test_the_random_dictionary_is_as_sparse(kind: Any) -> None:
+    torch.manual_seed(1)
+    settings = {} if kind is JumpReLUAutoencoder else {"k": 6}
+    trained = kind(32, 128, **settings)
+    with torch.no_grad():
+        trained.encoder.weight.mul_(1.7)
+        if kind is BatchTopKAutoencoder:
+            trained.threshold.fill_(1.0)
+    x = torch.randn(2000, 32)
+    encode = random_dictionary(dictionary(trained, "a"), x, 3)
+    assert encode is not None
+    theirs, ours = (float((z != 0).sum(1).float().mean()) for z in (trained.encode(x), encode(x)))
+    assert ours == pytest.approx(theirs, rel=0.01)
+    assert not torch.equal(encode(x), trained.encode(x))
+
+
+def test_texts_are_cut_from_the_left_and_pooled_after_encoding(subject: Subject) -> None:
+    texts = ["the house " * 200 + "a tree", "she said it", ""]
+    task = Task("t", np.array([True, False, True]), np.arange(3), texts)
+    encode = partial(latents_of, subject.dictionaries[0].autoencoder)
+    for pooling, reduce in (("mean", lambda z: z.mean(0)), ("max", lambda z: z.amax(0)),
+                            ("last", lambda z: z[-1])):  # fmt: skip
+        kept, one = read_texts(subject, task, {"a": encode}, pooling)  # type: ignore[arg-type]
+        assert (kept.texts, kept.labels.tolist(), kept.groups.tolist()) == (
+            texts[:2], [True, False], [0, 1],
+        )  # fmt: skip
+        x = subject.model.read(texts[1], SITE)[SITE][0]
+        np.testing.assert_allclose(one.latents["a"][1], reduce(encode(x)), atol=1e-5)
+        np.testing.assert_allclose(one.dense[1], reduce(x), atol=1e-5)
+    ids = subject.model.tokenizer(texts[0], add_special_tokens=False)["input_ids"][-256:]
+    x = subject.model.read(torch.tensor([ids]), SITE)[SITE][0, -1]
+    np.testing.assert_allclose(one.dense[0], x, atol=1e-4)
+    assert one.length.tolist()[0] == 256
+
+
+def test_texts_and_published_protocols(subject: Subject, tmp_path: Path) -> None:
+    random, path = np.random.default_rng(1), tmp_path / "my.csv"
+    words = ["the", "a", "of", "in", "house", "tree", "river", "and"]
+    with path.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["prompt", "target"])
+        for number in range(220):
+            text = " ".join(random.choice(words, 8))
+            writer.writerow([f"{'she' if number % 2 else 'he'} {text} {number}", number % 2])
+    group = probing(subject, [f"{path}:1"], k=[2], pooling="mean", shuffles=0)
+    (one,) = [m for m in group.measurements if m.of == "a"]
+    assert (one.unit, one.count, one.task) == ("texts", 220, f"{path}")
+    for protocol, metrics in (("saebench", 1), ("sae_probes", 5)):
+        group = probing(subject, [str(path)], k=[2], protocol=protocol)  # type: ignore[arg-type]
+        assert len(group.values) == 2 * metrics
+        assert "no interval" in group.notes[0]
+        assert all(np.isnan(v.low) and v.method.startswith("none: ") for v in group.values)
+
+
+def test_a_corpus_without_enough_tokens_has_no_tasks(subject: Subject) -> None:
+    assert probing(subject, ["plural"]).notes == [
+        "plural left out: 0 tokens of each class, expected at least 200",
+        "no task is left; give more text",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"k": [128]}, "k is 128, the dictionary has 64 latents; give a smaller k"),
+        ({"tasks": ["genders"], "k": [1]}, "tasks: genders is not a task"),
+        ({"tasks": ["missing.csv"], "k": [1]}, "missing.csv does not exist"),
+        ({"tasks": ["gender"], "k": [1], "protocol": "saebench"}, "takes texts"),
+    ],
+)
+def test_faults_are_named(subject: Subject, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        probing(subject, **options)

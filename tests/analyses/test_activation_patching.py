@@ -41,7 +41,9 @@ def by_loops(patched, clean, corrupted, template, direction):
 def test_effects_and_recoveries_are_those_of_the_definitions(seed, direction):
     patched, clean, corrupted = outcomes(seed)
     options = {"permutations": 20, "resamples": 20, "direction": direction}
-    result = activation_patching(patched, clean, corrupted, TEMPLATES, axes=AXES, **options)
+    result = activation_patching(
+        patched, clean, corrupted, clusters=TEMPLATES, axes=AXES, **options
+    )
     effect, recovery = (result.maps(values) for values in (result.effect, result.recovery))
     for name, cells in patched.items():
         for at in np.ndindex(cells.shape[:-1]):
@@ -75,8 +77,8 @@ def test_full_and_no_recovery_and_the_sign_of_the_smallest_p():
 
 def test_all_components_are_corrected_together():
     patched, clean, corrupted = outcomes()
-    both = activation_patching(patched, clean, corrupted, TEMPLATES)
-    alone = activation_patching(patched["heads"], clean, corrupted, TEMPLATES)
+    both = activation_patching(patched, clean, corrupted, clusters=TEMPLATES)
+    alone = activation_patching(patched["heads"], clean, corrupted, clusters=TEMPLATES)
     np.testing.assert_array_equal(both.maps(both.p)["heads"], alone.maps(alone.p)[""])
     assert (both.maps(both.p_corrected)["heads"] >= alone.maps(alone.p_corrected)[""]).all()
     assert both.p_corrected[-4:].sum() > alone.p_corrected.sum()
@@ -85,14 +87,14 @@ def test_all_components_are_corrected_together():
 def test_impossible_cells_have_no_effect_and_do_not_count():
     patched, clean, corrupted = outcomes()
     possible = {"resid": np.array([[False, True, True], [False, True, True]])}
-    result = activation_patching(patched, clean, corrupted, TEMPLATES, possible)
+    result = activation_patching(patched, clean, corrupted, clusters=TEMPLATES, possible=possible)
     effects = result.arrays()["resid/effects"]
     assert not effects[:, 0].any()
     assert effects[:, 1:].all()
     p = result.arrays()["resid/p_corrected"]
     assert (p[:, 0] == 1.0).all()
     fewer = {"resid": patched["resid"][:, 1:], "heads": patched["heads"]}
-    expected = activation_patching(fewer, clean, corrupted, TEMPLATES).arrays()
+    expected = activation_patching(fewer, clean, corrupted, clusters=TEMPLATES).arrays()
     np.testing.assert_array_equal(p[:, 1:], expected["resid/p_corrected"])
 
 
@@ -161,15 +163,15 @@ def test_few_clusters():
     patched, clean, corrupted = outcomes()
     four = np.arange(N) % 4
     with pytest.raises(InputError, match=r"^4 templates; .* at least 6: .*clusters_by: prompt"):
-        activation_patching(patched, clean, corrupted, four)
-    result = activation_patching(patched, clean, corrupted, four, permutations=0)
+        activation_patching(patched, clean, corrupted, clusters=four)
+    result = activation_patching(patched, clean, corrupted, clusters=four, permutations=0)
     assert np.isnan(result.p).all()
     assert not result.significant.any()
     line = result.headline("units", ())
     assert line.startswith("logit difference: 10 cells, no test; strongest: resid layer")
     assert np.isfinite(result.effect_low).all()
     assert result.notes == ("4 templates: percentile intervals of fewer than 10 are too narrow",)
-    prompts = activation_patching(patched, clean, corrupted, four, clusters_by="prompt")
+    prompts = activation_patching(patched, clean, corrupted, clusters=four, clusters_by="prompt")
     assert prompts.clusters == N
     assert prompts.notes == ()
 
@@ -211,7 +213,7 @@ def test_axes_go_by_the_name_of_the_component():
 
 def test_table_and_scalars_name_the_cells():
     patched, clean, corrupted = outcomes()
-    result = activation_patching(patched, clean, corrupted, TEMPLATES, axes=AXES)
+    result = activation_patching(patched, clean, corrupted, clusters=TEMPLATES, axes=AXES)
     table = result.tables()["cells"]
     assert {len(column) for column in table.values()} == {10}
     at = 5  # the last of the residual stream

@@ -35,7 +35,7 @@ def outcomes(seed=0):
 def test_agreement_is_that_of_the_cells_that_were_run(seed, k):
     estimated, exact, clean, corrupted = outcomes(seed)
     options = {"permutations": 0, "resamples": 0}
-    data = clean, corrupted, exact, TEMPLATES
+    data, options["clusters"] = (clean, corrupted, exact), TEMPLATES
     found = attribution_patching(estimated, *data, axes=AXES, k=k, **options)
     x, y = [], []
     for name in AXES:
@@ -63,14 +63,14 @@ def test_agreement_is_that_of_the_cells_that_were_run(seed, k):
 
 def test_effects_are_those_of_the_estimates():
     estimated, exact, clean, corrupted = outcomes()
-    found = attribution_patching(estimated, clean, corrupted, exact, TEMPLATES, axes=AXES)
+    found = attribution_patching(estimated, clean, corrupted, exact, clusters=TEMPLATES, axes=AXES)
     assert "cells are estimated to change" in found.headline("units", ())
-    expected = activation_patching(estimated, clean, corrupted, TEMPLATES, axes=AXES)
+    expected = activation_patching(estimated, clean, corrupted, clusters=TEMPLATES, axes=AXES)
     for name in ("effects", "effect_low", "recovery", "recovery_high", "p", "p_corrected"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
     assert found.arrays()["heads/exact"].shape == (3, 2)
     measured = activation_patching(
-        {name: np.nan_to_num(x) for name, x in exact.items()}, clean, corrupted, TEMPLATES
+        {name: np.nan_to_num(x) for name, x in exact.items()}, clean, corrupted, clusters=TEMPLATES
     )
     run = ~np.isnan(found.exact)
     np.testing.assert_array_equal(found.exact[run], measured.effect[run])
@@ -79,7 +79,7 @@ def test_effects_are_those_of_the_estimates():
 def test_the_worst_cells_are_listed_first():
     estimated, exact, clean, corrupted = outcomes()
     estimated["heads"][1, 0] += 9.0
-    found = attribution_patching(estimated, clean, corrupted, exact, TEMPLATES, axes=AXES)
+    found = attribution_patching(estimated, clean, corrupted, exact, clusters=TEMPLATES, axes=AXES)
     table = found.tables()["worst"]
     assert [table[name][0] for name in ("component", "layer", "position", "head")] == [
         "heads", 1, "", 0

@@ -15,22 +15,22 @@ def test_effects_are_those_of_patches_with_senders_and_receivers_as_axes():
             np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
         assert found.cells()[3] == {"component": "", "sender": 1, "receiver": 1}
         assert found.direction == direction
-        strongest = found.strongest()[0]
+        strongest = np.abs(found.effect).argmax()
         ends = f"sender {strongest // 2} → receiver {strongest % 2}"
         assert f"strongest: {ends} {found.effect[strongest]:+.3g}, rec" in found.headline("", ())
-        scalars = found.scalars()
-        assert (scalars["strongest_sender"], scalars["strongest_receiver"]) == divmod(strongest, 2)
+        senders = np.abs(found.effect.reshape(3, 2)).argmax(axis=0)
+        assert [found.scalars()[f"{i}/strongest_sender"] for i in range(2)] == senders.tolist()
 
 
 def test_the_headline_names_sender_and_receiver():
     axes = {
         "heads": {"receiver": ["logits"], "layer": [3, 4], "head": [0, 1]},
-        "embed, mlp.out": {"sender": ["embed", "mlp 0"], "receiver": ["logits"]},
+        "mlp.out": {"layer": [0, 1], "receiver": ["logits"]},
     }
-    patched = {"heads": np.zeros((1, 2, 2, 6)), "embed, mlp.out": np.zeros((2, 1, 6))}
+    patched = {"heads": np.zeros((1, 2, 2, 6)), "mlp.out": np.zeros((2, 1, 6))}
     patched["heads"][0, 1, 1] += 1.0
-    patched["embed, mlp.out"][1] += 2.0
+    patched["mlp.out"][0] += 2.0
     found = path_patching(patched, np.ones(6), -np.ones(6), axes=axes)
-    heads, mlps = found.headline("", ()).split("strongest: ")[1].split("; ")
+    mlps, heads = found.headline("", ()).split("strongest: ")[1].split("; ")
     assert heads.startswith("heads layer 4 head 1 → logits +2, recovery 1.00, p ")
-    assert mlps.startswith("mlp 0 → logits +3, recovery 1.50, p ")
+    assert mlps.startswith("mlp.out layer 0 → logits +3, recovery 1.50, p ")

@@ -1,31 +1,17 @@
 """Effects of patching activations of one prompt into the run of another."""
 
-from dataclasses import dataclass
+from typing import Unpack
 
 from numpy.typing import ArrayLike
 
 from palinka.analyses.result import takes
 from palinka.analyses.stats.effects import (
-    Axes,
     Cells,
-    ClustersBy,
     Direction,
+    EffectArguments,
     Effects,
-    Only,
-    Recovery,
     measure_effects,
 )
-
-
-@dataclass(frozen=True)
-class ActivationPatching(Effects):
-    """Effects of patching, cell by cell.
-
-    Attributes:
-        direction: `"denoise"`, clean activations in the corrupted run, or `"noise"`, the reverse.
-    """
-
-    direction: Direction
 
 
 @takes("effects of patching")
@@ -33,21 +19,10 @@ def activation_patching(
     patched: Cells,
     clean: ArrayLike,
     corrupted: ArrayLike,
-    clusters: ArrayLike | None = None,
-    possible: Cells | None = None,
-    axes: Axes | None = None,
-    outcome: str = "logit_difference",
-    solved: ArrayLike | None = None,
     *,
     direction: Direction = "denoise",
-    level: float = 0.95,
-    permutations: int = 1000,
-    resamples: int = 1000,
-    seed: int = 0,
-    clusters_by: ClustersBy = "template",
-    only: Only = None,
-    recovery: Recovery = "ratio_of_sums",
-) -> ActivationPatching:
+    **options: Unpack[EffectArguments],
+) -> Effects:
     """Measure the effect of patching each cell, and how much of the gap it recovers.
 
     The gap of a prompt is its outcome if clean minus that if corrupted. An effect is the outcome
@@ -67,38 +42,13 @@ def activation_patching(
             number of axes, or a mapping of components to such arrays.
         clean: Outcomes of the clean runs, `(prompts,)`.
         corrupted: Outcomes of the corrupted runs, `(prompts,)`.
-        clusters: Template of each prompt, `(prompts,)`; default one of its own.
-        possible: Mask of the cells that can have an effect, in the shape of the cells. Others,
-            such as positions before the first differing token, are exactly 0 with p = 1.
-        axes: By component the names of the axes of its cells and the labels of the entries, such
-            as `{"resid": {"layer": range(12), "position": ["s1", "end"]}}`.
-        outcome: Name of the outcome; `"rank"` and `"probability"` have no recovery.
-        solved: Mask of the prompts with a positive clean and a negative corrupted logit
-            difference, `(prompts,)`; default from the outcomes, if they are logit differences.
         direction: `"denoise"` or `"noise"`.
-        level: Coverage of the intervals; corrected p-values up to `1 - level` are significant.
-        permutations: Number of sign flips; all patterns of signs where there are no more. 0 for
-            no p-values.
-        resamples: Number of resamples of the bootstrap.
-        seed: Seed of the flips and the resamples.
-        clusters_by: `"template"`, or `"prompt"` to take prompts as independent.
-        only: `"solved"` leaves out prompts without a positive clean and a negative corrupted
-            logit difference; `"all"` also analyzes prompts fewer than half of which are solved.
-        recovery: `"ratio_of_sums"`, or `"mean_of_ratios"` of single prompts, those without a gap
-            left out.
+        **options: Clusters, axes and outcome; level, permutations and other options.
 
     Raises:
-        InputError: If arrays do not fit, the model solves fewer than half of the prompts, or there
-            are fewer than 6 clusters, whose sign flips have no p below 0.05.
+        InputError: As `measure_effects`.
 
     Source:
         Heimersheim & Nanda (2024) for the directions; Westfall & Young (1993) for the maximum.
     """
-    return ActivationPatching(
-        direction=direction,
-        **measure_effects(
-            patched, clean, corrupted, clusters, possible, axes, direction=direction,
-            outcome=outcome, level=level, permutations=permutations, resamples=resamples, seed=seed,
-            clusters_by=clusters_by, only=only, recovery=recovery, solved=solved,
-        ),
-    )  # fmt: skip
+    return Effects(**measure_effects(patched, clean, corrupted, direction=direction, **options))

@@ -1,20 +1,17 @@
 """Effects of patching, estimated from gradients, beside those that were measured."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from palinka.analyses.result import Array, Table, takes
 from palinka.analyses.stats.effects import (
-    Axes,
     Cells,
-    ClustersBy,
     Direction,
+    EffectArguments,
     Effects,
-    Only,
-    Recovery,
     by_component,
     measure_effects,
 )
@@ -38,7 +35,6 @@ class AttributionPatching(Effects):
             with the largest estimates.
         k: That number, at most the number of cells that were compared.
         compared: Number of cells that were compared.
-        direction: `"denoise"`, clean activations in the corrupted run, or `"noise"`, the reverse.
     """
 
     verb = "are estimated to change"
@@ -49,7 +45,6 @@ class AttributionPatching(Effects):
     recall_at_k: float
     k: int
     compared: int
-    direction: Direction
 
     @property
     def estimate(self) -> Array:
@@ -83,21 +78,10 @@ def attribution_patching(
     clean: ArrayLike,
     corrupted: ArrayLike,
     patched: Cells | None = None,
-    clusters: ArrayLike | None = None,
-    possible: Cells | None = None,
-    axes: Axes | None = None,
-    outcome: str = "logit_difference",
-    solved: ArrayLike | None = None,
     *,
     direction: Direction = "denoise",
     k: int = 10,
-    level: float = 0.95,
-    permutations: int = 1000,
-    resamples: int = 1000,
-    seed: int = 0,
-    clusters_by: ClustersBy = "template",
-    only: Only = None,
-    recovery: Recovery = "ratio_of_sums",
+    **options: Unpack[EffectArguments],
 ) -> AttributionPatching:
     """Measure the estimated effects of patching, and how well they agree with actual runs.
 
@@ -114,48 +98,29 @@ def attribution_patching(
         corrupted: Outcomes of the corrupted runs, `(prompts,)`.
         patched: Outcomes of the patched runs, in the shape of `estimated`; NaN for cells whose
             patch was not run.
-        clusters: Template of each prompt, `(prompts,)`; default one of its own.
-        possible: Mask of the cells that can have an effect, in the shape of the cells.
-        axes: As `activation_patching` has them.
-        outcome: Name of the outcome.
-        solved: Mask of the prompts with a positive clean and a negative corrupted logit
-            difference, `(prompts,)`; default from the outcomes, if they are logit differences.
         direction: `"denoise"` or `"noise"`.
         k: Number of cells of `recall_at_k`.
-        level: Coverage of the intervals; corrected p-values up to `1 - level` are significant.
-        permutations: Number of sign flips; 0 for no p-values.
-        resamples: Number of resamples of the bootstrap.
-        seed: Seed of the flips and the resamples.
-        clusters_by: `"template"`, or `"prompt"` to take prompts as independent.
-        only: `"solved"` leaves out prompts without a positive clean and a negative corrupted
-            logit difference; `"all"` also analyzes prompts fewer than half of which are solved.
-        recovery: `"ratio_of_sums"`, or `"mean_of_ratios"` of single prompts.
+        **options: Those of `activation_patching`.
 
     Raises:
-        InputError: As `activation_patching`.
+        InputError: As `measure_effects`.
 
     Source:
         Nanda (2023), attribution patching; Kramár et al. (2024) for where it fails.
     """
-    given: dict[str, Any] = {
-        "direction": direction, "outcome": outcome, "level": level, "seed": seed,
-        "clusters_by": clusters_by, "only": only, "recovery": recovery,
-        "solved": solved,
-    }  # fmt: skip
-    data = clean, corrupted, clusters, possible, axes
-    fields = measure_effects(
-        estimated, *data, permutations=permutations, resamples=resamples, **given
-    )
-    estimate, exact = fields["effect"], np.full(len(fields["effect"]), np.nan)
+    fields = measure_effects(estimated, clean, corrupted, direction=direction, **options)
+    exact = np.full(len(fields["effect"]), np.nan)
     if patched is not None:
         own = {name: np.asarray(values) for name, values in by_component(patched).items()}
         filled = {name: np.nan_to_num(values) for name, values in own.items()}
-        exact = measure_effects(filled, *data, permutations=0, resamples=0, **given)["effect"]
+        again: Any = {**options, "direction": direction, "permutations": 0, "resamples": 0}
+        exact = measure_effects(filled, clean, corrupted, **again)["effect"]
         run = [~np.isnan(values).any(axis=-1).ravel() for values in own.values()]
         exact[~np.concatenate(run)] = np.nan
+    estimate = fields["effect"]
     compared = np.isfinite(exact) & ((estimate != 0.0) | (exact != 0.0))
     found = _agreement(estimate[compared], exact[compared], k)
-    return AttributionPatching(exact=exact, direction=direction, **found, **fields)
+    return AttributionPatching(exact=exact, **found, **fields)
 
 
 def _agreement(estimate: Array, exact: Array, k: int) -> dict[str, Any]:

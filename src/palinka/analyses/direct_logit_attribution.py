@@ -1,13 +1,20 @@
 """Contributions of a model's components to a logit difference."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from palinka.analyses.result import takes
-from palinka.analyses.stats.effects import Axes, Cells, ClustersBy, Effects, measure_effects
+from palinka.analyses.stats.effects import (
+    Axes,
+    Cells,
+    ClusterOptions,
+    ClustersBy,
+    Effects,
+    measure_effects,
+)
 from palinka.errors import InputError
 
 Unit = Literal["template", "text"]
@@ -39,11 +46,8 @@ def direct_logit_attribution(
     axes: Axes | None = None,
     unit: Unit = "template",
     *,
-    level: float = 0.95,
-    permutations: int = 1000,
-    resamples: int = 1000,
-    seed: int = 0,
     clusters_by: ClustersBy = "template",
+    **options: Unpack[ClusterOptions],
 ) -> DirectLogitAttribution:
     """Measure what each component contributes to the logit difference by the direct path.
 
@@ -65,12 +69,9 @@ def direct_logit_attribution(
         clusters: Template or text of each token, `(tokens,)`; default one of its own.
         axes: By component the names of the axes of its cells and the labels of the entries.
         unit: What clusters are: a `"template"` of prompts, or a `"text"` of several tokens.
-        level: Coverage of the intervals; corrected p-values up to `1 - level` are significant.
-        permutations: Number of sign flips; 0 for no p-values.
-        resamples: Number of resamples of the bootstrap.
-        seed: Seed of the flips and the resamples.
         clusters_by: `"template"`, or `"prompt"` to take prompts as independent; not for tokens of
             texts, which are alike.
+        **options: Level, permutations, resamples and seed, as for `activation_patching`.
 
     Raises:
         InputError: If arrays do not fit, there are fewer than 6 clusters, or tokens of texts are
@@ -86,9 +87,7 @@ def direct_logit_attribution(
     total = np.asarray(logit_difference, dtype=np.float64)
     measured = measure_effects(
         contributions, total, np.zeros(total.shape), clusters, None, axes, direction="denoise",
-        outcome="logit_difference", level=level, permutations=permutations, resamples=resamples,
-        seed=seed, clusters_by=clusters_by, only="all", recovery="ratio_of_sums",
-        names=("layer", "head"), units=f"{unit}s",
+        clusters_by=clusters_by, only="all", names=("layer", "head"), units=f"{unit}s", **options,
     )  # fmt: skip
     measured["prompts_solved"] = float((total > 0).mean())
     if measured["gap_low"] <= 0.0 <= measured["gap_high"]:

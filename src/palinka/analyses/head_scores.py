@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -10,9 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 from palinka.analyses.result import Array, Mask, Result, Table, p_text, takes
 from palinka.analyses.stats.effects import (
     MIN_CLUSTERS,
-    bootstrap_ratios,
-    cluster_means,
-    sign_flip_test,
+    ClusterOptions,
+    over_clusters,
 )
 from palinka.errors import InputError
 
@@ -122,11 +121,7 @@ def head_scores(
     counts: Mapping[str, ArrayLike],
     reference: Mapping[str, ArrayLike],
     clusters: ArrayLike | None = None,
-    *,
-    level: float = 0.95,
-    permutations: int = 1000,
-    resamples: int = 1000,
-    seed: int = 0,
+    **options: Unpack[ClusterOptions],
 ) -> HeadScores:
     """Describe the attention of every head in texts: where it goes, how far, and how focused.
 
@@ -155,10 +150,7 @@ def head_scores(
         counts: Number of queries in each text, `(texts,)`; 0 leaves the text out of that score.
         reference: Sums to compare with, `(texts,)` or as `sums`.
         clusters: Template or frame of each text, `(texts,)`; default one of its own.
-        level: Coverage of the intervals, and 1 less the error rate of `significant`.
-        permutations: Number of sign flips; 0 for no test.
-        resamples: Number of bootstrap resamples; 0 for no intervals.
-        seed: Seed of both.
+        **options: Level, permutations, resamples and seed, as for `activation_patching`.
 
     Raises:
         InputError: If a test has fewer than six clusters.
@@ -168,6 +160,7 @@ def head_scores(
         scores that begin with detect are `detect_head` of TransformerLens.
     """
     notes, scores = [], dict[str, HeadScore]()
+    level, permutations = options.get("level", 0.95), options.get("permutations", 1000)
     for name, given in sums.items():
         count = np.asarray(counts[name], np.float64)
         own = clusters is None or name in OF_RANDOM_TOKENS
@@ -187,19 +180,16 @@ def head_scores(
             notes.append(f"{name}: {(~usable).sum()} of {len(count)} texts have no such query")
         if not usable.any():
             continue
-        shape, other = values.shape[:2], np.broadcast_to(other, values.shape)
-        cells, baseline = (
-            cluster_means(x[..., usable].reshape(-1, usable.sum()), cluster[usable])
-            for x in (values, other)
+        cells, baseline = (x[..., usable] for x in np.broadcast_arrays(values, other))
+        enough = len(np.unique(cluster[usable])) >= MIN_CLUSTERS
+        tested: Any = {**options, "resamples": 0, "permutations": permutations * enough}
+        test = over_clusters(cells - baseline, cluster[usable], **tested)
+        found = over_clusters(cells, cluster[usable], **options | {"permutations": 0})
+        alike = over_clusters(baseline, cluster[usable], permutations=0, resamples=0).mean
+        significant = (found.mean > alike) & (test.p_corrected <= round(1.0 - level, 12))
+        scores[name] = HeadScore(
+            *found[:3], pooled, alike, test.p, test.p_corrected, significant, values
         )
-        low, high = bootstrap_ratios(cells, np.ones(cells.shape[1]), level, resamples, seed)
-        p = p_corrected = np.full(len(cells), np.nan)
-        if permutations and cells.shape[1] >= MIN_CLUSTERS:
-            p, p_corrected = sign_flip_test(cells - baseline, permutations, seed)
-        score, alike = cells.mean(axis=1), baseline.mean(axis=1)
-        significant = (score > alike) & (p_corrected <= round(1.0 - level, 12))
-        columns: list[Any] = [score, low, high, pooled, alike, p, p_corrected, significant]
-        scores[name] = HeadScore(*[column.reshape(shape) for column in columns] + [values])
     return HeadScores(scores, level, notes=tuple(notes))
 
 

@@ -1,7 +1,7 @@
 """Predictions of a model's layers."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -9,9 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 from palinka.analyses.result import Array, Result, Table, as_float64, takes
 from palinka.analyses.stats.effects import (
     MIN_CLUSTERS,
-    bootstrap_ratios,
-    cluster_means,
-    sign_flip_test,
+    ClusterOptions,
+    over_clusters,
 )
 
 # What is averaged over tokens; `target_top1` is the share of them whose target is most probable.
@@ -90,11 +89,7 @@ def logit_lens(
     top_ids: ArrayLike,
     top_probability: ArrayLike,
     clusters: ArrayLike | None = None,
-    *,
-    level: float = 0.95,
-    permutations: int = 1000,
-    resamples: int = 1000,
-    seed: int = 0,
+    **options: Unpack[ClusterOptions],
 ) -> LogitLens:
     """Average what every layer predicts, with tests of the change by each block.
 
@@ -112,10 +107,7 @@ def logit_lens(
         top_ids: Ids of the most probable tokens, `(layers + 1, tokens, k)`, the first one first.
         top_probability: Their probabilities.
         clusters: Text or template of each token, `(tokens,)`; default one of its own.
-        level: Coverage of the intervals.
-        permutations: Number of sign flips; 0 for no p-values.
-        resamples: Number of resamples of the bootstrap.
-        seed: Seed of the flips and the resamples.
+        **options: Level, permutations, resamples and seed, as for `activation_patching`.
 
     Raises:
         InputError: If values are not finite.
@@ -129,32 +121,29 @@ def logit_lens(
     top1 = values["target_rank"] == 0
     tokens = top1.shape[1]
     cluster = np.arange(tokens) if clusters is None else np.asarray(clusters)
-    measured: dict[str, Any] = {**values, "target_top1": top1.astype(np.float64)}
-    every = np.stack([cluster_means(measured[name], cluster) for name in MEASURES])
-    count = every.shape[-1]
-    flat = every.reshape(-1, count)
-    low, high = bootstrap_ratios(flat, np.ones(count), level, resamples, seed)
-    changes = np.diff(every[0], axis=0)
-    p = p_corrected = np.full(len(changes), np.nan)
+    measured = {**values, "target_top1": top1.astype(np.float64)}
+    every = np.stack([measured[name] for name in MEASURES])
+    means = over_clusters(every, cluster, **options | {"permutations": 0})
+    count, permutations = len(np.unique(cluster)), options.get("permutations", 1000)
     notes = []
-    if permutations and count >= MIN_CLUSTERS:
-        p, p_corrected = sign_flip_test(changes, permutations, seed)
-    elif permutations:
+    if permutations and count < MIN_CLUSTERS:
         there = f"there are {count}: no p-values"
         notes.append(f"a test needs at least {MIN_CLUSTERS} texts or templates, and {there}")
+    tested: Any = {**options, "resamples": 0, "permutations": permutations * (not notes)}
+    change = over_clusters(np.diff(every[0], axis=0), cluster, **tested)
     return LogitLens(
         **values,
         top_ids=np.asarray(top_ids),
         top_probability=np.asarray(top_probability, dtype=np.float64),
         layer_of_first_top1=np.where(top1.any(axis=0), top1.argmax(axis=0), -1),
-        means=every.mean(axis=-1),
-        means_low=low.reshape(every.shape[:2]),
-        means_high=high.reshape(every.shape[:2]),
-        change=changes.mean(axis=1),
-        p=p,
-        p_corrected=p_corrected,
+        means=means.mean,
+        means_low=means.low,
+        means_high=means.high,
+        change=change.mean,
+        p=change.p,
+        p_corrected=change.p_corrected,
         tokens=tokens,
         clusters=count,
-        level=level,
+        level=options.get("level", 0.95),
         notes=tuple(notes),
     )

@@ -1,8 +1,9 @@
 """Results of analyses, and the data that analyses take."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, get_args, get_type_hints
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,48 +14,28 @@ Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Table = dict[str, Sequence[Any] | NDArray[Any]]
 
-EFFECTS = ("patched", "clean", "corrupted", "clusters", "possible", "axes", "outcome", "solved")
-CONTROLLED = ("clean", "controls", "kl", "clusters", "outcome")
-
-# The parameters that come from the stimuli; every other parameter of an analysis is an option.
-DATA_PARAMETERS: Mapping[str, tuple[str, ...]] = {
-    "two conditions": ("a", "b"),
-    "two sites": ("x", "y", "groups"),
-    "each condition": ("x",),
-    "tokens of a passage": ("latents",),
-    "categories of a passage": ("latents", "targets", "words", "documents"),
-    "effects of patching": (*EFFECTS, "direction"),
-    "effects of ablation": (*EFFECTS, "direct"),
-    "estimated effects of patches": ("estimated", *EFFECTS, "direction"),
-    "effects of paths": (*EFFECTS, "direction"),
-    "predictions of layers": (
-        "target_log_probability",
-        "target_rank",
-        "entropy",
-        "kl_to_final",
-        "top_ids",
-        "top_probability",
-        "clusters",
-    ),
-    "contributions to logits": (
-        "contributions",
-        "logit_difference",
-        "clusters",
-        "axes",
-        "unit",
-    ),
-    "lesions": ("lesioned", "units", "doses", "balance", "preferred", *EFFECTS[1:]),
-    "removals of subspaces": (
-        "removed",
-        *CONTROLLED,
-        "variance_removed",
-        "control_variance",
-        "dormant",
-        "ranks",
-        "sites",
-    ),
-    "doses of directions": ("steered", *CONTROLLED, "alphas", "control_kl", "directions"),
-    "attention patterns": ("sums", "counts", "reference", "clusters"),
+_CLUSTERED = "clean clusters outcome"
+_PAIRED = f"{_CLUSTERED} corrupted possible axes solved direction"
+_CONTROLLED = f"{_CLUSTERED} controls kl"
+# The parameters that get the data, by its kind; every other one of an analysis is an option.
+DATA_PARAMETERS = {
+    "two conditions": "a b",
+    "two sites": "x y groups",
+    "each condition": "x",
+    "tokens of a passage": "latents",
+    "categories of a passage": "latents targets words documents",
+    "effects of patching": f"patched {_PAIRED}",
+    "effects of ablation": f"patched direct {_PAIRED}",
+    "estimated effects of patches": f"estimated patched {_PAIRED}",
+    "effects of paths": f"patched {_PAIRED}",
+    "lesions": f"lesioned units doses balance preferred {_PAIRED}",
+    "predictions of layers": "target_log_probability target_rank entropy kl_to_final top_ids "
+    "top_probability clusters",
+    "contributions to logits": "contributions logit_difference clusters axes unit",
+    "attention patterns": "sums counts reference clusters",
+    "doses of directions": f"steered alphas control_kl directions {_CONTROLLED}",
+    "removals of subspaces": "removed variance_removed control_variance dormant ranks sites "
+    + _CONTROLLED,
 }
 
 Analysis = TypeVar("Analysis", bound=Callable[..., "Result"])
@@ -66,15 +47,23 @@ def takes(data: str) -> Callable[[Analysis], Analysis]:
     `a`, `b`, `x` and `y` are items, `(items, units)`, and `groups` has the condition of each.
     `latents` are `(tokens, units)`, `targets` the mask of a category's tokens, `words` and
     `documents` the token and text of each row. The last two and `groups` are given if wanted.
-    `patched` are outcomes of the cells of an intervention, `(…, prompts)`, `lesioned` those of
-    selected and control units, and `clean` and `corrupted` those without; `activation_patching`,
-    `ablation` and `lesion` describe the others. `sums`, `counts` and `reference` are those of
-    `interventions.heads`. `logit_lens` and `direct_logit_attribution` describe what they take.
+    Others are what the study of an analysis yields. Options may be `**options` of a `TypedDict`.
     """
     if data not in DATA_PARAMETERS:
         raise InputError(f"takes({data!r}): unknown data{did_you_mean(data, DATA_PARAMETERS)}")
 
     def declare(function: Analysis) -> Analysis:
+        signature = inspect.signature(function)
+        parameters = dict(signature.parameters)
+        for options in get_args(getattr(parameters.get("options"), "annotation", None)):
+            del parameters["options"]
+            for name, hint in get_type_hints(options).items():
+                function.__annotations__[name] = hint
+                parameters[name] = inspect.Parameter(
+                    name, inspect.Parameter.KEYWORD_ONLY, default=..., annotation=hint
+                )
+            shown = signature.replace(parameters=[*parameters.values()])
+            function.__signature__ = shown  # type: ignore[attr-defined]
         function.takes = data  # type: ignore[attr-defined]
         return function
 

@@ -32,8 +32,13 @@ from palinka.analyses.reader import ActivationReader, Call, calls_of
 from palinka.analyses.result import DATA_PARAMETERS, Result
 from palinka.analyses.stats.latents import choose_latents
 from palinka.analyses.stimuli import Paired, Prepared, Stimuli, load_stimuli
-from palinka.errors import InputError, did_you_mean, load_from_file, type_mismatch
-from palinka.interventions.study import Study, find_study
+from palinka.errors import (
+    InputError,
+    did_you_mean,
+    load_from_file,
+    type_mismatch,
+)
+from palinka.interventions.study import STUDIES, Study, find_study
 from palinka.language_models.token_text import token_bytes
 
 Plain = bool | int | float | str
@@ -131,16 +136,14 @@ def run_analysis(
     Units to intervene on may come from `earlier` findings, by name.
     """
     analysis = checked_analysis(entry)
-    sites = reader.sites(entry.sites)
     stimuli = load_stimuli(os.fspath(entry.stimuli))
     prepared = stimuli.prepare(reader.model.tokenizer)
     series = [_text_index(wanted, prepared) for wanted in entry.series]
     if series and entry.analysis != "generalized_eigendecomposition":
         raise InputError(f"{entry.analysis} draws no series of tokens; leave series out")
     signature = inspect.signature(analysis.function)
-    parameters = signature.parameters
     options: dict[str, Any] = dict(entry.options)
-    if prepared.pairs and "pairs" in parameters:
+    if prepared.pairs and "pairs" in signature.parameters:
         options.setdefault("pairs", True)
     others: dict[str, str] = {}  # hashes of further stimuli, by path
     if (study := find_study(analysis.data)) is None:
@@ -154,7 +157,7 @@ def run_analysis(
     figures: dict[str, Figure] = {}
     with style():
         for call in calls:
-            data = {name: value for name, value in call.data.items() if name in parameters}
+            data = {name: x for name, x in call.data.items() if name in signature.parameters}
             try:
                 signature.bind(**data, **options)
             except TypeError as error:
@@ -185,10 +188,8 @@ def run_analysis(
             figures = overview | figures  # the atlas keeps the order
         for figure in figures.values():
             plain_text(figure)
-        heatmaps, pages = _draw_heatmaps(entry, calls, results, prepared, reader)
-    spec, drawn = reader.language_model, asdict(entry.heatmaps) if entry.heatmaps else {}
-    if drawn.get("text"):
-        drawn["text"] = str(drawn["text"])
+        heatmaps, pages = _draw_heatmaps(entry, calls, results, prepared, reader, others)
+    spec, drawn_units = reader.language_model, asdict(entry.heatmaps) if entry.heatmaps else {}
     settings = {
         "analysis": entry.analysis,
         "language_model": spec.name,
@@ -196,19 +197,19 @@ def run_analysis(
         "language_model_identity": spec.identity(),
         "dtype": spec.dtype,
         "bos": reader.bos,
-        "sites": sites,
+        "sites": reader.sites(entry.sites) if _takes_sites(analysis.data, entry) else [],
         "units": reader.units,
         "autoencoder": ", ".join(encoder.described for encoder in reader.encoders) or None,
         "stimuli": str(entry.stimuli),
         "stimuli_hash": stimuli.hash,
+        "other_stimuli": others,
         "conditions": list(dict.fromkeys(prepared.conditions)),
         "matches": dict(prepared.matches),
         "options": options,
-        "heatmaps": drawn,
+        "heatmaps": {k: str(v) if k == "text" and v else v for k, v in drawn_units.items()},
     }
     if study is not None:
         settings |= {"intervention": dict(entry.intervention), "outcomes": entry.outcomes}
-        settings["other_stimuli"] = others
     return Findings(entry.name, results, figures | heatmaps, pages, settings, prepared.summary())
 
 
@@ -271,6 +272,14 @@ def _study(
     )
 
 
+def _takes_sites(data: str, entry: AnalysisEntry) -> bool:
+    """True if the sites of an entry are read, or changed by its interventions."""
+    given = entry.intervention
+    of_units = {"neurons", "latents"}.intersection(given.get("components", ()))  # type: ignore[arg-type]
+    whole_layers = {*STUDIES} - {"lesions", "doses of directions", "removals of subspaces"}
+    return data not in whole_layers or bool(of_units) or given.get("units") is True
+
+
 def _text_index(wanted: int | str, prepared: Prepared) -> int:
     """The index of a text, or of the first that contains some words."""
     texts = ["".join(tokens) for tokens in prepared.display]
@@ -322,7 +331,7 @@ def checked_analysis(entry: AnalysisEntry) -> Analysis:
     analysis = find_analysis(name := entry.analysis, getattr(entry.stimuli, "cwd", None))
     hints = get_type_hints(analysis.function)
     parameters = inspect.signature(analysis.function).parameters
-    known = parameters.keys() - set(DATA_PARAMETERS[analysis.data])
+    known = parameters.keys() - set(DATA_PARAMETERS[analysis.data].split())
     options: Mapping[str, Any] = entry.options
     for option, value in options.items():
         if option not in known:
@@ -349,20 +358,18 @@ value, and the token's number."""
 
 
 def _draw_heatmaps(
-    entry: AnalysisEntry,
-    calls: Sequence[Call],
-    results: Mapping[str, Result],
-    prepared: Prepared,
-    reader: ActivationReader,
-) -> tuple[dict[str, Figure], dict[str, str]]:
-    """Figures and HTML pages of the units that the entry asks for, by name."""
+    entry: AnalysisEntry, calls: Sequence[Call], results: Mapping[str, Result],
+    prepared: Prepared, reader: ActivationReader, others: dict[str, str],
+) -> tuple[dict[str, Figure], dict[str, str]]:  # fmt: skip
+    """Figures and HTML pages of the units that the entry asks for; the text goes to `others`."""
     figures: dict[str, Figure] = {}
     pages: dict[str, str] = {}
     wanted, text = entry.heatmaps, prepared
     if wanted is None:
         return figures, pages
     if wanted.text is not None:
-        text = load_stimuli(os.fspath(wanted.text)).prepare(reader.model.tokenizer)
+        stimuli = load_stimuli(path := os.fspath(wanted.text))
+        text, others[path] = stimuli.prepare(reader.model.tokenizer), stimuli.hash
     if text.kind != "passage":
         given = f"{entry.name} has stimuli of the kind {text.kind}"
         raise InputError(f"heatmaps are drawn over a passage, and {given}; set heatmaps.text")

@@ -88,7 +88,7 @@ def _of_site(study: Study, component: str, value: Value, units: Sequence[int]) -
     dictionary = study.of_latents(site) if component == "latents" else None
     study.check_units(site, units, dictionary is not None)
     chosen = [Intervention(site, value, "all", (int(unit),), dictionary) for unit in units]
-    return Cells({component.removesuffix("s"): list(units)}, [[each] for each in chosen])
+    return Cells({"site": [site], component.removesuffix("s"): list(units)}, [[c] for c in chosen])
 
 
 def _positions(pairs: Pairs, positions: Position | Sequence[Position]) -> list[Position]:

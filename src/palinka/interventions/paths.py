@@ -56,14 +56,14 @@ def paths(
     layers, count = range(lm.spec.sites.layers), lm.heads.count
     axes: dict[str, dict[str, Sequence[Any]]] = {
         "heads": {"receiver": names, "layer": layers, "head": range(count)},
-        "embed, mlp.out": {"sender": ["embed", *(f"mlp {i}" for i in layers)], "receiver": names},
+        "mlp.out": {"layer": layers, "receiver": names},
+        "embed": {"receiver": names},
     }
     for metric, values in found.values.items():
         embed, by_head, mlps = np.split(values, (1, 1 + len(layers) * count))
-        others = np.concatenate([embed, mlps])
         by_head = np.moveaxis(by_head.reshape(len(layers), count, *values.shape[1:]), 2, 0)
         data = {
-            "patched": {"heads": by_head, "embed, mlp.out": others},
+            "patched": {"heads": by_head, "mlp.out": mlps, "embed": embed[0]},
             "clean": found.clean[metric],
             "corrupted": found.corrupted[metric],
             "clusters": study.prompts.templates,

@@ -48,7 +48,7 @@ def test_points_are_means_of_the_two_values_or_effects(result, save):
     np.testing.assert_allclose(np.sort(points, axis=0), np.sort(expected, axis=0))
     assert [text.get_text() for text in axes.texts] == ["heads 2.1"]
     assert axes.get_xlabel() == "effect, mean (logits)"
-    first = every["self_repair"].axes[0]
+    first = every["indirect_effect"].axes[0]
     (strong,) = (line.get_xydata() for line in first.lines if line.get_marker() == "D")
     np.testing.assert_allclose(strong, [[-2.0, zero[2, 1]]])
     assert [text.get_text() for text in first.texts] == ["heads 2.1"]

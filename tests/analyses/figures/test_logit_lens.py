@@ -3,14 +3,14 @@ import numpy as np
 from palinka.analyses import figures, logit_lens
 
 
-def lens(layers=4, tokens=14):
+def lens(layers=4, tokens=14, far=1.0):
     random = np.random.default_rng(0)
     shape = layers, tokens
     ranks = np.ones(shape, dtype=int)
     ranks[2, 5] = 0
     logs = -random.random(shape)
     logs[3] += 1.0
-    given = {"entropy": random.random(shape), "kl_to_final": random.random(shape)}
+    given = {"entropy": random.random(shape), "kl_to_final": far * random.random(shape)}
     top = random.integers(0, 9, (*shape, 2)), random.random((*shape, 2))
     return logit_lens(logs, ranks, **given, top_ids=top[0], top_probability=top[1])
 
@@ -44,7 +44,7 @@ def test_lines_have_the_means_and_mark_the_blocks_that_change_them(save):
 
 
 def test_ticks_between_powers_of_ten_are_labeled(save):
-    figure = save(figures.logit_lens(lens())["layers"])
-    axes = figure.axes[3]
+    assert figures.logit_lens(lens())["layers"].axes[3].get_yscale() == "linear"
+    axes = save(figures.logit_lens(lens(far=20.0))["layers"]).axes[3]
     assert axes.get_yscale() == "symlog"
     assert axes.yaxis.get_minor_formatter()(2.0, 0) == "2"

@@ -5,7 +5,7 @@ from palinka.analyses import figures, path_patching
 RECEIVERS = ["logits", "4.v.2"]
 AXES = {
     "heads": {"receiver": RECEIVERS, "layer": range(3), "head": range(4)},
-    "embed, mlp.out": {"sender": ["embed", "mlp 0"], "receiver": RECEIVERS},
+    "mlp.out": {"layer": range(3), "receiver": RECEIVERS},
 }
 
 
@@ -20,5 +20,5 @@ def test_heads_have_a_panel_for_each_receiver(save):
     for axes, expected in zip(figure.axes, (*heads, others), strict=False):
         np.testing.assert_allclose(axes.images[0].get_array(), expected)
     titles = [axes.get_title("left") for axes in figure.axes[:3]]
-    assert titles == ["heads, logits", "heads, 4.v.2", "embed, mlp.out"]
+    assert titles == ["heads, logits", "heads, 4.v.2", "MLP output"]
     assert "directly or through MLPs" in figure.get_suptitle().replace("\n", " ")

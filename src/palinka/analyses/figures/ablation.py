@@ -9,12 +9,14 @@ from numpy.typing import NDArray
 
 from palinka.analyses.ablation import Ablation
 from palinka.analyses.figures import style
-from palinka.analyses.figures.activation_patching import UNITS, draw_maps, outcome_label
+from palinka.analyses.figures.activation_patching import (
+    UNITS,
+    draw_maps,
+    outcome_label,
+    short_name,
+)
 from palinka.analyses.result import Array, Mask
 from palinka.analyses.stats.effects import cluster_means
-
-# Axes that do not name a cell among those of one value.
-HIDDEN = ("component", "value")
 
 
 @style.captioned(
@@ -24,54 +26,48 @@ HIDDEN = ("component", "value")
     "an effect; the scale of counts is logarithmic.",
     values="The mean effect of each cell with the first value against that with another. Away from "
     "the diagonal the value matters; orange diamonds are significant differences.",
-    self_repair="The mean effect of each cell against its direct effect on the logits. Later "
-    "components make up for an ablation where a point lies between the diagonal and zero; orange "
-    "diamonds are significant effects.",
+    indirect_effect="The mean effect of each cell against its direct effect on the logits. Off the "
+    "diagonal later components respond: between it and zero they make up for the ablation "
+    "(self-repair), beyond it they add to it. Orange diamonds are significant effects.",
 )
 def ablation(result: Ablation, **context: Any) -> dict[str, Figure]:
-    """Draw `map` and `effects`, `values` with several, and `self_repair` with direct effects."""
-    label = f"effect on the {outcome_label(result)}"
-    what = "Clean prompts with one cell ablated"
-    figures = {"map": draw_maps(result, result.effect, label, what)}
-    value = np.array([str(cell.get("value", "")) for cell in result.cells()])
-    first, *others = dict.fromkeys(value.tolist())
-    figure, axes = style.new_figure(style.WIDTH, 2.4)
+    """Draw `map`, `effects`, `values` with several, and `indirect_effect` with direct ones."""
+    label, unit = f"effect on the {outcome_label(result)}", UNITS.get(result.outcome, "")
+    figures = {
+        "map": draw_maps(result, {"": result.effect}, label, "Clean prompts with one cell ablated")
+    }
+    cells = result.cells()
+    value = np.array([str(cell.get("value", "")) for cell in cells])
+    names = np.array([short_name(cell, "value") for cell in cells])
+    own = {name: value == name for name in dict.fromkeys(value.tolist())}
+    figures["effects"], axes = style.new_figure(style.WIDTH, 2.4)
     bins = np.histogram_bin_edges(result.effect, 40)
-    for index, name in enumerate((first, *others)):
-        look: dict[str, Any] = {
-            "color": style.cycled(index),
-            "ls": ("-", "--", ":", "-.")[index % 4],
-        }
-        axes.hist(result.effect[value == name], bins, histtype="step", label=name, **look)
+    for index, (name, of) in enumerate(own.items()):
+        look: dict[str, Any] = {"color": style.cycled(index), "ls": style.LINES[index % 4]}
+        axes.hist(result.effect[of], bins, histtype="step", label=name, **look)
     axes.set(xlabel=label, ylabel="number of cells", yscale="log")
     style.plain_log(axes.yaxis)
     style.mark(axes, x=0.0)
-    style.legend_above(axes, len(others) + 1)
-    style.headline(figure, f"Effects of all cells, {what[0].lower()}{what[1:]}")
-    figures["effects"] = figure
-    cells = [
-        cell["component"] + " " + ".".join(str(x) for axis, x in cell.items() if axis not in HIDDEN)
-        for cell in result.cells()
-    ]
-    names, unit = np.array(cells), UNITS.get(result.outcome, "")
-    if result.difference is not None and result.difference_p_corrected is not None:
-        found = result.difference_p_corrected <= round(1.0 - result.level, 12)
-        figure, every = _scatters(others)
+    style.legend_above(axes, len(own))
+    style.headline(figures["effects"], "Effects of all cells, clean prompts with one cell ablated")
+    first, *others = own
+    if result.difference_p_corrected is not None:
+        differ = result.difference_p_corrected <= round(1.0 - result.level, 12)
+        figures["values"], every = _scatters(others)
         for at, name in zip(every, others, strict=True):
-            own, reference = value == name, value == first
-            _scatter(at, result.effect[own], result.effect[reference], found[own], names[own])
+            x, y = result.effect[own[name]], result.effect[own[first]]
+            _scatter(at, x, y, differ[own[name]], names[own[name]])
             at.set(xlabel=f"effect, {name}{unit}", ylabel=f"effect, {first}{unit}")
-        style.headline(figure, f"Mean effects of ablation: {first} against {' and '.join(others)}")
-        figures["values"] = figure
+        what = f"Mean effects of ablation: {first} against {' and '.join(others)}"
+        style.headline(figures["values"], what)
     if result.direct_effect is not None:
         direct = cluster_means(result.direct_effect, np.array(result.cluster)).mean(axis=1)
-        figure, every = _scatters([first, *others])
-        for at, name in zip(every, (first, *others), strict=True):
-            own = value == name
-            _scatter(at, direct[own], result.effect[own], result.significant[own], names[own])
+        figures["indirect_effect"], every = _scatters([*own])
+        for at, (name, of) in zip(every, own.items(), strict=True):
+            _scatter(at, direct[of], result.effect[of], result.significant[of], names[of])
             at.set(title=name, xlabel=f"direct effect{unit}", ylabel=f"effect{unit}")
-        style.headline(figure, "Self-repair of ablations: effects off the diagonal")
-        figures["self_repair"] = figure
+        what = "Effects of ablations (on the diagonal: direct effects alone)"
+        style.headline(figures["indirect_effect"], what)
     return figures
 
 
@@ -82,10 +78,10 @@ def _scatters(panels: list[str]) -> tuple[Figure, list[Axes]]:
 
 
 def _scatter(axes: Axes, x: Array, y: Array, marked: Mask, names: NDArray[np.str_]) -> None:
-    """Draw cells about the diagonal, and name the marked ones that are farthest from it."""
-    for chosen, color, marker in ((~marked, style.MUTED, "o"), (marked, style.COLORS[1], "D")):
-        style.draw_points(axes, x[chosen], y[chosen], color, marker=marker)
-    axes.axline((0, 0), slope=1.0, color="black", lw=0.7)
-    style.mark(axes, x=0.0, y=0.0)
+    """Draw cells about the diagonal; name the strongest, and the marked ones farthest from it."""
+    style.draw_points(axes, x[~marked], y[~marked], style.MUTED)
+    style.draw_points(axes, x[marked], y[marked], style.COLORS[1], "significant", marker="D")
+    style.mark_diagonal(axes)
+    style.legend_above(axes)
     far = np.argsort(-np.abs(y - x) * marked)[: style.NAMED]
-    style.name_points(axes, x, y, far[marked[far]], names)
+    style.name_points(axes, x, y, [int(np.hypot(x, y).argmax()), *far[marked[far]]], names)

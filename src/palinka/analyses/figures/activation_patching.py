@@ -1,5 +1,6 @@
 """Figures of activation patching."""
 
+from collections.abc import Mapping
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -8,7 +9,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from palinka.analyses.activation_patching import ActivationPatching
 from palinka.analyses.figures import style
 from palinka.analyses.result import Array
 from palinka.analyses.stats.controls import Controlled
@@ -35,7 +35,7 @@ MAX_UNITS = 24
     "prompts (dashed), at the positions with the largest effects. Bands are bootstrap intervals "
     "over templates or prompts; points with a marker are significant.",
 )
-def activation_patching(result: ActivationPatching, **context: Any) -> dict[str, Figure]:
+def activation_patching(result: Effects, **context: Any) -> dict[str, Figure]:
     """Draw `map`, all cells, and for layers by positions `layers`, the outcome as lines."""
     denoise = result.direction == "denoise"
     known = np.isfinite(result.recovery).all() and not result.gap_low <= 0 <= result.gap_high
@@ -44,17 +44,27 @@ def activation_patching(result: ActivationPatching, **context: Any) -> dict[str,
         values, label = result.recovery, "recovery (0: as corrupted, 1: as clean)"
     elif known:
         values, label = 1.0 - result.recovery, "part of the gap lost (0: as clean, 1: as corrupted)"
-    runs = ("clean", "corrupted") if denoise else ("corrupted", "clean")
-    what = f"{runs[0].capitalize()} activations patched into {runs[1]} prompts"
-    figures = {"map": draw_maps(result, values, label, what)}
+    what = "{} activations patched into {} prompts".format(*runs(result))
+    figures = {"map": draw_maps(result, {"": values}, label, what)}
     if lines := [panel for panel in panels(result) if panel.columns[0] == "position"]:
         figures["layers"] = _draw_lines(result, lines, what)
     return figures
 
 
+def runs(result: Effects) -> tuple[str, str]:
+    """The runs that a patch comes from and goes into, for a headline."""
+    return ("Clean", "corrupted") if result.direction == "denoise" else ("Corrupted", "clean")
+
+
 def outcome_label(result: Effects | Controlled) -> str:
     """The outcome in words, with its unit."""
     return result.outcome.replace("_", " ") + UNITS.get(result.outcome, "")
+
+
+def short_name(cell: dict[str, Any], *hidden: str) -> str:
+    """A cell of `cells` for a point, such as `heads 4.2`, without some of its axes."""
+    component, *labels = (str(x) for axis, x in cell.items() if axis not in hidden)
+    return f"{component} {'.'.join(labels)}"
 
 
 class Panel(NamedTuple):
@@ -66,13 +76,15 @@ class Panel(NamedTuple):
     columns: tuple[str, Any]
 
 
-def panels(result: Effects) -> list[Panel]:
+def panels(result: Effects, *components: str) -> list[Panel]:
     """Panels of layers (rows) by the last axis (columns), one for each entry of the others.
 
-    Units are rows, those with the largest effects, the largest on top.
+    Units are rows, those with the largest effects, the largest on top. By default of all
+    components.
     """
-    found = []
-    for component, numbers in result.maps(np.arange(len(result.effect))).items():
+    found, maps = [], result.maps(np.arange(len(result.effect)))
+    for component in components or maps:
+        numbers = maps[component]
         axes = list(result.axes[component].items())
         name, labels = axes[-1]
         if of_units := name in ("neuron", "latent"):
@@ -96,26 +108,36 @@ def panels(result: Effects) -> list[Panel]:
     return found
 
 
-def draw_maps(result: Effects, values: Array, label: str, what: str) -> Figure:
-    """Draw a value of every cell, `(cells,)`, at one scale; `what` they are is the headline."""
-    drawn = panels(result)
+def draw_maps(
+    result: Effects, values: Mapping[str, Array], label: str, what: str, *components: str
+) -> Figure:
+    """Draw values of every cell, `(cells,)`, by name and at one scale, beside each other.
+
+    Outlined is what is significant of the first ones. `what` they are is the headline. By default
+    of all components; NaN are gray, as not run.
+    """
+    drawn = panels(result, *components)
     crowded = any(sum(len(str(label)) for label in panel.columns[1]) > 26 for panel in drawn)
-    columns = 1 if crowded or len(drawn) == 1 else 2
+    columns = 1 if len(values) == 1 and (crowded or len(drawn) == 1) else 2
     size = 3.3 / columns, 0.35 + float(np.clip(0.14 * max(len(p.cells) for p in drawn), 0.7, 2.6))
-    figure, axes = style.small_multiples(len(drawn), columns, size, (0.24, 1.1))
-    for at, panel in zip(axes, drawn, strict=True):
-        limit = float(np.abs(values).max()) or 1.0
-        image = style.draw_cells(at, values[panel.cells], limit, panel.rows, panel.columns)
-        style.outline(at, result.significant[panel.cells])
-        at.set_title(panel.title)
-    figure.colorbar(image, ax=axes, label=label, location="bottom", aspect=30, pad=0.02)
-    rule = f"p ≤ {1 - result.level:.3g} over {result.clusters} {result.unit()}, corrected for "
-    outlined = f" (outlined: {rule}{len(values):,} cells)" * result.tested
-    style.headline(figure, f"{what}{outlined}")
+    figure, every = style.small_multiples(len(drawn) * len(values), columns, size, (0.24, 1.1))
+    shown = np.concatenate([panel.cells.ravel() for panel in drawn])
+    limit = float(np.nanmax([np.abs(each[shown]) for each in values.values()])) or 1.0
+    for axes, (panel, (name, of)) in zip(every, product(drawn, values.items()), strict=True):
+        image = style.draw_cells(axes, of[panel.cells], limit, panel.rows, panel.columns)
+        if name == next(iter(values)):
+            style.outline(axes, result.significant[panel.cells])
+        axes.set_title(": ".join(filter(None, [panel.title, name])))
+        axes.set_facecolor("0.8")
+    figure.colorbar(image, ax=every, label=label, location="bottom", aspect=30, pad=0.02)
+    rule = f"outlined: p ≤ {1 - result.level:.3g} over {result.clusters} {result.unit()}"
+    marks = [f"{rule}, corrected for {len(result.effect):,} cells"] * result.tested
+    marks += ["gray: not run"] * any(np.isnan(each).any() for each in values.values())
+    style.headline(figure, what + f" ({'; '.join(marks)})" * bool(marks))
     return figure
 
 
-def _draw_lines(result: ActivationPatching, drawn: list[Panel], what: str) -> Figure:
+def _draw_lines(result: Effects, drawn: list[Panel], what: str) -> Figure:
     base = result.corrupted if result.direction == "denoise" else result.clean
     figure, axes = style.small_multiples(len(drawn), 1, (3.3, 1.8), (0.24, 0.5), sharey=True)
     for at, panel in zip(axes, drawn, strict=True):

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from palinka.analyses.direct_logit_attribution import DirectLogitAttribution
 from palinka.analyses.figures import style
+from palinka.analyses.figures.activation_patching import draw_maps
 from palinka.analyses.result import Array
 from palinka.analyses.stats.effects import Effects
 
@@ -49,13 +50,8 @@ def direct_logit_attribution(
         style.legend_above(axes, len(parts))
         style.headline(figures["layers"], f"Contributions to the {target}")
     if "heads" in numbers:
-        cells, labels = numbers["heads"], list(result.axes["heads"].items())
-        figures["heads"], axes = style.new_figure(style.WIDTH, 1.3 + min(0.12 * len(cells), 2.4))
-        limit = float(np.abs(result.effect[cells]).max()) or 1.0
-        image = style.draw_cells(axes, result.effect[cells], limit, *labels)
-        style.outline(axes, result.significant[cells])
-        figures["heads"].colorbar(image, ax=axes, label=label, location="bottom", aspect=30)
-        style.headline(figures["heads"], f"Heads: {target} (outlined: significant)")
+        what = f"Contributions of heads to the {target}"
+        figures["heads"] = draw_maps(result, {"": result.effect}, label, what, "heads")
     if "resid" in numbers:
         cells = numbers["resid"]
         figures["cumulative"], axes = style.new_figure(style.WIDTH, 2.2)

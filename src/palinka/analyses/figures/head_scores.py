@@ -53,7 +53,9 @@ def _maps(result: HeadScores) -> Figure:
         style.outline(axes, found.significant)
         figure.colorbar(image, ax=axes, label=UNITS.get(name, "attention"), aspect=12, pad=0.04)
         axes.set_title(_title(name, found, *found.strongest(1)))
-    style.headline(figure, "Scores of attention heads (outlined: significant)")
+    tested = any(np.isfinite(found.p_corrected).any() for found in result.scores.values())
+    rule = f" (outlined: p ≤ {1 - result.level:.3g}, corrected for {layers * heads} heads)"
+    style.headline(figure, "Scores of attention heads" + rule * tested)
     return figure
 
 

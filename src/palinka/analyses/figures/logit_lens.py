@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -44,7 +45,8 @@ def logit_lens(
         layers = range(result.means.shape[1])
         axes.fill_between(layers, result.means_low[row], result.means_high[row], alpha=0.2, lw=0)
         axes.set_title(title, fontsize="small")
-        if title.endswith("(nats)") and name != "entropy":
+        far = np.abs(result.means[row]).max() > 2.0  # less has no power of ten but 1
+        if far and title.endswith("(nats)") and name != "entropy":
             # The first layers of models with tied embeddings are certain of the token itself.
             axes.set_yscale("symlog", linthresh=1.0, subs=(2, 5))
             axes.yaxis.set_major_formatter("{x:g}")

@@ -5,7 +5,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from palinka.analyses.figures import style
-from palinka.analyses.figures.activation_patching import draw_maps, outcome_label
+from palinka.analyses.figures.activation_patching import draw_maps, outcome_label, runs
 from palinka.analyses.path_patching import PathPatching
 
 THROUGH = {"stream": "directly", "mlps": "directly or through MLPs"}
@@ -17,8 +17,7 @@ THROUGH = {"stream": "directly", "mlps": "directly or through MLPs"}
 )
 def path_patching(result: PathPatching, **context: Any) -> dict[str, Figure]:
     """Draw `map`, senders by receivers, with a panel of heads for each receiver."""
-    run, other = ("Clean", "corrupted") if result.direction == "denoise" else ("Corrupted", "clean")
     how = THROUGH.get(context.get("through", ""), "alone")
-    what = f"{run} writes that receivers in {other} prompts read {how}"
+    what = "{} writes that receivers in {} prompts read {}".format(*runs(result), how)
     label = f"effect on the {outcome_label(result)}"
-    return {"map": draw_maps(result, result.effect, label, what)}
+    return {"map": draw_maps(result, {"": result.effect}, label, what)}

@@ -28,6 +28,8 @@ from palinka.errors import InputError
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 # Markers of conditions and groups, and the same as text.
 MARKERS, GLYPHS = "o^sDvPX", "●▲■◆▼✚✖"
+# Lines of series that lie on each other.
+LINES = ("-", "--", ":", "-.")
 MUTED = "#9A9A9A"
 # Signed values: white is zero.
 DIVERGING = "RdBu_r"
@@ -134,6 +136,12 @@ def mark(axes: Axes, *, x: float | None = None, y: float | None = None) -> None:
         axes.axvline(x, color=MUTED, linewidth=0.8, zorder=0)
     if y is not None:
         axes.axhline(y, color=MUTED, linewidth=0.8, zorder=0)
+
+
+def mark_diagonal(axes: Axes) -> None:
+    """Draw the diagonal, and thin lines at zero."""
+    axes.axline((0, 0), slope=1.0, color="black", lw=0.7)
+    mark(axes, x=0.0, y=0.0)
 
 
 def legend_above(axes: Axes, columns: int = 1) -> None:

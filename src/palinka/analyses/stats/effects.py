@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import product
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -32,10 +31,53 @@ Recovery = Literal["ratio_of_sums", "mean_of_ratios"]
 MIN_CLUSTERS = 6
 # Percentile intervals of fewer are too narrow.
 FEW_CLUSTERS = 10
+# Axes whose entries have a strongest cell each, and the number of cells in a headline.
+EACH, MAX_NAMED = ("component", "value", "receiver"), 6
 # Outcomes whose differences are not on one scale.
 NO_RECOVERY = ("rank", "probability")
 # Share of the outcomes' sizes up to which a gap is rounding.
 NO_GAP = 1e-6
+
+
+class ClusterOptions(TypedDict, total=False):
+    """Options of tests and intervals over clusters of prompts or texts that are alike."""
+
+    level: float
+    """Coverage of the intervals, default 0.95; corrected p-values up to `1 - level` are
+    significant."""
+    permutations: int
+    """Number of sign flips, default 1000; all patterns of signs where there are no more; 0 for no
+    p-values."""
+    resamples: int
+    """Number of resamples of the bootstrap, default 1000; 0 for no intervals."""
+    seed: int
+    """Seed of the flips and the resamples, default 0."""
+
+
+class EffectArguments(ClusterOptions, total=False):
+    """Data and options that analyses of effects on paired prompts share."""
+
+    clusters: ArrayLike | None
+    """Template of each prompt, `(prompts,)`; default one of its own."""
+    possible: Cells | None
+    """Mask of the cells that can have an effect, in the shape of the cells. Others, such as
+    positions before the first differing token, are exactly 0 with p = 1."""
+    axes: Axes | None
+    """By component the names of the axes of its cells and the labels of the entries, such as
+    `{"resid": {"layer": range(12), "position": ["s1", "end"]}}`."""
+    outcome: str
+    """Name of the outcome; `"rank"` and `"probability"` have no recovery."""
+    solved: ArrayLike | None
+    """Mask of the prompts with a positive clean and a negative corrupted logit difference,
+    `(prompts,)`; default from the outcomes, if they are logit differences."""
+    clusters_by: ClustersBy
+    """`"template"`, the default, or `"prompt"` to take prompts as independent."""
+    only: Only
+    """`"solved"` leaves out prompts without a positive clean and a negative corrupted logit
+    difference; `"all"` also analyzes prompts fewer than half of which are solved."""
+    recovery: Recovery
+    """`"ratio_of_sums"`, the default, or `"mean_of_ratios"` of single prompts, those without a gap
+    left out."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +106,7 @@ class Effects(Result):
             one if corrupted, in logit differences; NaN where these are not known.
         level: Coverage of the intervals.
         outcome: Name of the outcome.
+        direction: `"denoise"` where corrupted runs are changed, `"noise"` where clean ones are.
         axes: By component the axes of its cells, in order, with the label of each entry.
         cluster: Label of each prompt's cluster.
     """
@@ -90,6 +133,7 @@ class Effects(Result):
     prompts_solved: float
     level: float
     outcome: str
+    direction: Direction
     axes: Axes
     cluster: tuple[Any, ...]
 
@@ -114,18 +158,19 @@ class Effects(Result):
         ]
 
     def strongest(self) -> list[int]:
-        """The cell of largest |effect| of each component, or of each value of an ablation."""
-        found = []
-        for name, numbers in self.maps(np.arange(len(self.effect))).items():
-            for part in numbers if "value" in self.axes[name] else [numbers]:
-                found.append(int(part.flat[np.abs(self.effect[part]).argmax()]))
-        return found
+        """The cell of largest |effect| of each component, and of each entry of `EACH`."""
+        found: dict[str, int] = {}
+        for index, cell in enumerate(self.cells()):
+            best = found.setdefault(_path(cell), index)
+            if abs(self.effect[index]) > abs(self.effect[best]):
+                found[_path(cell)] = index
+        return list(found.values())
 
     def named(self) -> list[int]:
         """The cells that the headline names."""
-        return self.strongest()
+        return sorted(self.strongest(), key=lambda cell: -abs(self.effect[cell]))[:MAX_NAMED]
 
-    def label(self, cell: dict[str, object]) -> str:
+    def label(self, cell: dict[str, Any]) -> str:
         """A cell of `cells` in words."""
         words = (x if isinstance(x, str) else f"{axis} {x}" for axis, x in cell.items())
         return " ".join(words).strip()
@@ -136,20 +181,20 @@ class Effects(Result):
         return "templates" if isinstance(self.cluster[0], str) else others
 
     def scalars(self) -> dict[str, float]:
-        """The strongest cell of each component, then numbers of the whole; none are NaN."""
+        """The strongest cells, then numbers of the whole; none are NaN."""
         numbers: dict[str, Any] = {}
         cells = self.cells()
         for at in self.strongest():
             found = {x: label for x, label in cells[at].items() if not isinstance(label, str)}
             found |= {"effect": self.effect[at], "recovery": self.recovery[at]}
             found["p_value"] = self.p_corrected[at]
-            path = "/".join(filter(None, [cells[at]["component"], str(cells[at].get("value", ""))]))
+            path = _path(cells[at])
             numbers |= {
                 f"{path}/strongest_{what}".lstrip("/"): value for what, value in found.items()
             }
         numbers |= {"gap": self.gap, "prompts_solved": self.prompts_solved}
-        numbers |= {"cells_significant": self.significant.sum(), "prompts": self.prompts}
-        numbers["clusters"] = self.clusters
+        numbers |= {"cells_significant": self.significant.sum(), self.unit(): self.clusters}
+        numbers["prompts"] = self.prompts
         return {name: float(value) for name, value in numbers.items() if not np.isnan(value)}
 
     def headline(self, units: str, conditions: Sequence[str]) -> str:
@@ -180,6 +225,10 @@ class Effects(Result):
         table: Table = {name: [row.get(name, "") for row in rows] for name in columns}
         arrays = {n: v for n, v in super().arrays().items() if v.shape == self.effect.shape}
         return {"cells": table | arrays}
+
+
+def _path(cell: Mapping[str, Any]) -> str:
+    return "/".join(str(cell[axis]) for axis in EACH if cell.get(axis, "") != "")
 
 
 def cluster_sums(values: Array, cluster: NDArray[Any]) -> Array:
@@ -257,16 +306,49 @@ def bootstrap_ratios(
     return bounds[0], bounds[1]
 
 
+class Estimates(NamedTuple):
+    """Means over clusters with intervals and p-values, in the shape of the values."""
+
+    mean: Array
+    low: Array
+    high: Array
+    p: Array
+    p_corrected: Array
+
+
+def over_clusters(
+    values: Array, cluster: NDArray[Any], *, level: float = 0.95, permutations: int = 1000,
+    resamples: int = 1000, seed: int = 0,
+) -> Estimates:  # fmt: skip
+    """Average values `(…, prompts)` over clusters, with bootstrap intervals and a test of 0.
+
+    Corrected p-values are corrected for all values together; all are NaN without permutations.
+    """
+    means = cluster_means(values.reshape(-1, values.shape[-1]), cluster)
+    low, high = bootstrap_ratios(means, np.ones(means.shape[1]), level, resamples, seed)
+    p = p_corrected = np.full(len(means), np.nan)
+    if permutations:
+        p, p_corrected = sign_flip_test(means, permutations, seed)
+    found = means.mean(axis=1), low, high, p, p_corrected
+    return Estimates(*(each.reshape(values.shape[:-1]) for each in found))
+
+
 def measure_effects(
-    patched: Cells, clean: ArrayLike, corrupted: ArrayLike | None, clusters: ArrayLike | None,
-    possible: Cells | None, axes: Axes | None, *, direction: Direction, outcome: str,
-    level: float, permutations: int, resamples: int, seed: int, clusters_by: ClustersBy,
-    only: Only, recovery: Recovery, names: Sequence[str] = ("layer", "position", "head"),
-    units: str = "templates", solved: ArrayLike | None = None,
+    patched: Cells, clean: ArrayLike, corrupted: ArrayLike | None,
+    clusters: ArrayLike | None = None, possible: Cells | None = None, axes: Axes | None = None, *,
+    direction: Direction = "noise", outcome: str = "logit_difference",
+    solved: ArrayLike | None = None, level: float = 0.95, permutations: int = 1000,
+    resamples: int = 1000, seed: int = 0, clusters_by: ClustersBy = "template", only: Only = None,
+    recovery: Recovery = "ratio_of_sums", names: Sequence[str] = ("layer", "position", "head"),
+    units: str = "templates",
 ) -> dict[str, Any]:  # fmt: skip
-    """Compute the fields of `Effects`; arguments are those of `activation_patching`.
+    """Compute the fields of `Effects`; arguments are those of `EffectArguments`.
 
     `names` are those of the axes of an array without `axes`, and `units` are what clusters are.
+
+    Raises:
+        InputError: If arrays do not fit, the model solves fewer than half of the prompts, or there
+            are fewer than 6 clusters, whose sign flips have no p below 0.05.
     """
     hints = {"direction": Direction, "clusters_by": ClustersBy, "only": Only, "recovery": Recovery}
     for name, value in zip(hints, (direction, clusters_by, only, recovery), strict=True):
@@ -316,40 +398,37 @@ def measure_effects(
     if permutations and least > (alpha := round(1.0 - level, 12)):
         what = f"p is at least {least:.3g}: no cell can be significant at {alpha:g}"
         notes.append(f"{what}; add {unit} or permutations")
-    means, gaps = cluster_means(effects, cluster), cluster_means((before - after)[None], cluster)
-    interval = partial(bootstrap_ratios, level=level, resamples=resamples, seed=seed)
-    low, high = interval(means, np.ones(count))
-    gap_low, gap_high = (float(end[0]) for end in interval(gaps, np.ones(count)))
-    p = p_corrected = np.full(len(effects), np.nan)
     if permutations and outcome == "kl" and direction == "noise":
         notes.append("a divergence from the clean run is never negative: no test of 0")
-    elif permutations:
-        p, p_corrected = sign_flip_test(means, permutations, seed)
+        permutations = 0
+    interval: dict[str, Any] = {"level": level, "resamples": resamples, "seed": seed}
+    found = over_clusters(effects, cluster, permutations=permutations, **interval)
+    gap = over_clusters(before - after, cluster, permutations=0, **interval)
     recovered = np.full((3, len(effects)), np.nan)
     if corrupted is not None and outcome not in NO_RECOVERY:
         above, below = _recovery_terms(effects, before, after, direction, recovery)
-        sums = cluster_sums(above, cluster), cluster_sums(below, cluster)
         if abs(below.sum()) <= NO_GAP * np.abs([before, after]).sum():
             notes.append("clean and corrupted prompts have the same outcome: there is no recovery")
         else:
             recovered[0] = above.sum(axis=1) / below.sum()
-            recovered[1:] = interval(*sums)
-        if gap_low <= 0.0 <= gap_high:
-            gap = f"gap {gaps.mean():.3g}, interval {gap_low:.3g} to {gap_high:.3g}"
-            what = f"the model does not tell clean from corrupted here ({gap})"
+            sums = cluster_sums(above, cluster), cluster_sums(below, cluster)
+            recovered[1:] = bootstrap_ratios(*sums, **interval)
+        if gap.low <= 0.0 <= gap.high:
+            there = f"gap {gap.mean:.3g}, interval {gap.low:.3g} to {gap.high:.3g}"
+            what = f"the model does not tell clean from corrupted here ({there})"
             notes.append(f"{what}; recovery means nothing, effects stand")
     default = {k: dict(zip(names, map(range, s[:-1]), strict=False)) for k, s in shapes.items()}
-    labels = {name: (axes or default).get(name, default[name]) for name in shapes}
+    means = cluster_means(np.stack([before, after]), cluster).mean(axis=1)
     return {
-        "effects": effects, "effect": means.mean(axis=1), "effect_low": low, "effect_high": high,
-        "recovery": recovered[0], "recovery_low": recovered[1], "recovery_high": recovered[2],
-        "p": p, "p_corrected": p_corrected, "significant": p_corrected <= round(1.0 - level, 12),
-        "gap": float(gaps.mean()), "gap_low": gap_low, "gap_high": gap_high,
-        "clean": float(cluster_means(before, cluster).mean()),
-        "corrupted": float(cluster_means(after, cluster).mean()),
-        "prompts": len(before), "clusters": count, "prompts_solved": share, "level": level,
-        "outcome": outcome, "axes": labels, "cluster": tuple(cluster.tolist()),
-        "notes": tuple(notes),
+        "effects": effects, "effect": found.mean, "effect_low": found.low,
+        "effect_high": found.high, "recovery": recovered[0], "recovery_low": recovered[1],
+        "recovery_high": recovered[2], "p": found.p, "p_corrected": found.p_corrected,
+        "significant": found.p_corrected <= round(1.0 - level, 12), "gap": float(gap.mean),
+        "gap_low": float(gap.low), "gap_high": float(gap.high), "clean": float(means[0]),
+        "corrupted": float(means[1]), "prompts": len(before), "clusters": count,
+        "prompts_solved": share, "level": level, "outcome": outcome, "direction": direction,
+        "axes": {name: (axes or default).get(name, default[name]) for name in shapes},
+        "cluster": tuple(cluster.tolist()), "notes": tuple(notes),
     }  # fmt: skip
 
 

@@ -118,3 +118,19 @@ def test_the_headline_says_what_is_left_of_the_gap():
     assert "sign flips of 7 templates" in line
     alone = ablation(np.full((1, 2, N), 0.5), np.ones(N), -np.ones(N))
     assert f"sign flips of {N} prompts" in alone.headline("", ())
+
+
+def test_tokens_that_became_the_prediction_are_counted():
+    patched, clean, corrupted, _ = outcomes()
+    clean_top = np.array([" he"] * (N - 1) + [" it"], dtype="U4")
+    top = {name: np.tile(clean_top, (*x.shape[:-1], 1)) for name, x in patched.items()}
+    top["mlp.out"][1, 0, :5] = [" she", " it", " she", "", " she"]
+    data = {"axes": AXES, "top": top, "clean_top": clean_top}
+    table = ablation(patched, clean, corrupted, **data).tables()["new_top"]
+    cell = {"component": "mlp.out", "value": "mean", "layer": 0}
+    expected = [cell | {"token": " she", "count": 3}, cell | {"token": " it", "count": 1}]
+    assert table == {name: [row[name] for row in expected] for name in expected[0]}
+    clean[0] = -0.1
+    solved = ablation(patched, clean, corrupted, only="solved", **data).tables()["new_top"]
+    assert solved["count"] == [2, 1]
+    assert "new_top" not in ablation(patched, clean, corrupted, axes=AXES).tables()

@@ -217,7 +217,7 @@ def test_either_ranking_has_a_best_latent_of_its_own():
     latents[targets.nonzero()[0][0], 2] = 50.0
     result = category_score(latents, targets, permutations=39)
     scalars = result.scalars()
-    assert (scalars["best"], scalars["best_auc_latent"], scalars["best_auc"]) == (2, 6, 1.0)
+    assert (scalars["best"], scalars["best_auc_unit"], scalars["best_auc"]) == (2, 6, 1.0)
     assert scalars["best_score"] == pytest.approx(500.0)
     assert scalars["best_p_value"] == result.p_value[2]
     assert scalars["best_auc_p_value"] == result.auc_p_value[6] == 1 / 40
@@ -234,7 +234,7 @@ def test_takes_torch_and_gives_scalars_and_a_table():
     targets = torch.tensor([True, False, False])
     result = category_score(latents, targets, detector=True)
     assert result.scalars() == {
-        "best": 0, "best_score": 2.0, "best_auc_latent": 0, "best_auc": 1.0,
+        "best": 0, "best_score": 2.0, "best_auc_unit": 0, "best_auc": 1.0,
     }  # fmt: skip
     table = {name: list(values) for name, values in result.tables()["best_latents"].items()}
     assert table == {
@@ -253,7 +253,7 @@ def test_a_headline_shows_the_floor_of_p_and_the_share_of_the_category():
     assert f"latent 6, active at {share:.3g} % of the category's tokens, p 0.025, the small" in line
     assert line.endswith(f"all {latents.shape[1]} latents, for this text's words only")
     signed = category_score(-latents, targets, detector=True)
-    assert signed.scalars().keys() == {"best_auc_latent", "best_auc"}
+    assert signed.scalars().keys() == {"best_auc_unit", "best_auc"}
     assert "no p-value (set permutations); no score" in signed.headline("units", ())
 
 

@@ -42,7 +42,7 @@ def test_means_are_over_clusters_and_only_the_block_that_adds_is_significant():
     assert scalars["largest_change_block"] == 1
     assert scalars["largest_change"] == pytest.approx(result.change[1])
     assert scalars["largest_change_p_value"] == 1 / 64
-    assert (scalars["tokens"], scalars["clusters"]) == (N, 7)
+    assert (scalars["tokens"], scalars["texts_or_templates"]) == (N, 7)
     assert result.notes == ()
 
 

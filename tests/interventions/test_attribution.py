@@ -255,11 +255,11 @@ def test_all_units_of_a_site_are_estimated(
     study = Study(gpt2, pairs, sites=[site], dictionaries={site: dictionary})
     (part,) = attribution(study, components=[component], verify=1)
     count = gpt2.width(site) * (2 if component == "latents" else 1)
-    assert part.data["estimated"][component].shape == (count, len(pairs))
+    assert part.data["estimated"][component].shape == (1, count, len(pairs))
     given = dictionary if component == "latents" else None
     plan = [[Intervention(site, Patch(), "all", (u,), given)] for u in range(count)]
     expected = attribute(gpt2, pairs, plan).values[LD]
-    np.testing.assert_array_equal(part.data["estimated"][component], expected)
+    np.testing.assert_array_equal(part.data["estimated"][component][0], expected)
 
 
 def test_without_verification_no_patch_is_run(gpt2: LanguageModel, pairs: Pairs) -> None:

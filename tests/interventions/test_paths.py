@@ -162,13 +162,13 @@ def test_parts_are_maps_of_heads_and_mlps(gpt2: LanguageModel, pairs: Pairs) -> 
     data, senders = parts[0].data, senders_of(gpt2)
     for name, axes in data["axes"].items():
         assert data["patched"][name].shape[:-1] == tuple(map(len, axes.values()))
-    others, by_head = data["patched"]["embed, mlp.out"], data["patched"]["heads"]
-    for values, sender in ((others[0], "hidden.0"), (others[3], "blocks.2.mlp.write"),
+    by_head, mlps, embed = data["patched"].values()
+    for values, sender in ((embed, "hidden.0"), (mlps[2], "blocks.2.mlp.write"),
                            (by_head[:, 1, 3], "blocks.1.attn.z.3")):  # fmt: skip
         np.testing.assert_allclose(values, found.values[LD][senders.index(sender)], rtol=1e-12)
     (together,) = paths(Study(gpt2, pairs), receivers=RECEIVERS[-1], jointly=True)
     expected = path_outcomes(gpt2, pairs, RECEIVERS[-1:]).values[LD]
-    np.testing.assert_allclose(together.data["patched"]["embed, mlp.out"][:1], expected[:1])
+    np.testing.assert_allclose(together.data["patched"]["embed"], expected[0])
     assert together.data["axes"]["heads"]["receiver"] == ["2.q.0 and 2.mlp.in"]
 
 

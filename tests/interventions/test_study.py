@@ -63,9 +63,9 @@ def test_patched_latents_are_those_of_the_other_prompt(study: Study) -> None:
     clean = [latents(study, ids) for ids in study.prompts.clean]
     for unit in EVERY[::12]:
         expected = one_by_one(study, "corrupted", [unit], lambda i, u=unit: clean[i][..., [u]])
-        patched = found.data["patched"]["latents"][unit]
+        patched = found.data["patched"]["latents"][0, unit]
         np.testing.assert_allclose(patched, expected, atol=2e-5)
-    effects = found.data["patched"]["latents"] - found.data["corrupted"]
+    effects = found.data["patched"]["latents"][0] - found.data["corrupted"]
     assert np.abs(effects).max() > 1e-2
     both = clean, [latents(study, ids) for ids in study.prompts.corrupted]
     idle = ~np.array([[(a != b).any(1)[0].numpy() for a, b in zip(*both, strict=True)]])[0].T
@@ -79,7 +79,7 @@ def test_ablated_latents_are_zero_or_their_mean(study: Study) -> None:
     for unit in EVERY[::12]:
         for row, value in enumerate((0.0, reference[:, unit].mean())):
             expected = one_by_one(study, "clean", [unit], lambda _, v=value: v)
-            patched = found.data["patched"]["latents"][row, unit]
+            patched = found.data["patched"]["latents"][row, 0, unit]
             np.testing.assert_allclose(patched, expected, atol=2e-5)
     assert np.abs(found.data["patched"]["latents"][0] - found.data["clean"]).max() > 1e-2
 
@@ -96,14 +96,15 @@ def test_lesioned_latents_are_zero_together(study: Study) -> None:
 
 def test_estimates_are_derivatives_along_a_latent(study: Study) -> None:
     (found,) = attribution(study, components=["latents"], verify="all")
-    assert found.data["estimated"]["latents"].shape == (LATENTS, len(study.prompts))
+    assert found.data["estimated"]["latents"].shape == (1, LATENTS, len(study.prompts))
     (exact,) = patching(study, components=["latents"], units=EVERY)
     np.testing.assert_allclose(
         found.data["patched"]["latents"], exact.data["patched"]["latents"], atol=1e-12
     )
     if next(study.dictionaries[SITE].parameters()).dtype != torch.float64:  # type: ignore[attr-defined]
         return  # too coarse for differences
-    unit = int(np.abs(found.data["estimated"]["latents"] - found.data["corrupted"]).sum(1).argmax())
+    estimated = found.data["estimated"]["latents"][0] - found.data["corrupted"]
+    unit = int(np.abs(estimated).sum(1).argmax())
     clean, own = ([latents(study, ids)[..., [unit]] for ids in getattr(study.prompts, run)]
                   for run in ("clean", "corrupted"))  # fmt: skip
     step = 1e-4
@@ -111,8 +112,7 @@ def test_estimates_are_derivatives_along_a_latent(study: Study) -> None:
         one_by_one(study, "corrupted", [unit], lambda i, s=s: own[i] + s * (clean[i] - own[i]))
         for s in (step, -step)
     )
-    slope = found.data["estimated"]["latents"][unit] - found.data["corrupted"]
-    np.testing.assert_allclose(slope, (up - down) / (2 * step), atol=1e-6)
+    np.testing.assert_allclose(estimated[unit], (up - down) / (2 * step), atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["patching", "ablation", "attribution", "lesion"])

@@ -1,7 +1,7 @@
 """Effects of patching, estimated from gradients, beside those that were measured."""
 
 from dataclasses import dataclass
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,6 +12,7 @@ from palinka.analyses.stats.effects import (
     Direction,
     EffectArguments,
     Effects,
+    as_table,
     by_component,
     measure_effects,
 )
@@ -38,6 +39,13 @@ class AttributionPatching(Effects):
     """
 
     verb = "are estimated to change"
+    scalar_units: ClassVar = {
+        "pearson": "(correlation of estimated with exact effects)",
+        "spearman": "(the same of their ranks)",
+        "sign_agreement": "(share of cells whose estimate has the right sign)",
+        "recall_at_k": "(share of the k largest effects among the k largest estimates)",
+        "compared": "cells whose patch was run",
+    }
     exact: Array
     pearson: float
     spearman: float
@@ -65,11 +73,9 @@ class AttributionPatching(Effects):
 
     def tables(self) -> dict[str, Table]:
         """The table `cells`, and `worst`, the cells with the largest errors."""
-        tables, cells = super().tables(), self.cells()
-        named = {name: [cells[i].get(name, "") for i in self.worst] for name in tables["cells"]}
-        labels: Table = {name: named[name] for name in named if any(x != "" for x in named[name])}
-        columns = {"estimate": self.estimate[self.worst], "exact": self.exact[self.worst]}
-        return tables | {"worst": labels | columns}
+        cells, estimate, exact = self.cells(), self.estimate, self.exact
+        rows = [cells[i] | {"estimate": estimate[i], "exact": exact[i]} for i in self.worst]
+        return super().tables() | {"worst": as_table(rows)}
 
 
 @takes("estimated effects of patches")

@@ -54,7 +54,7 @@ class CategoryScore(Result):
                 numbers["best_p_value"] = self.p_value[best]
         if self.auc is not None:
             best = int(self.auc.argmax())
-            numbers |= {"best_auc_latent": best, "best_auc": self.auc[best]}
+            numbers |= {"best_auc_unit": best, "best_auc": self.auc[best]}
         if self.auc_p_value is not None:
             numbers["best_auc_p_value"] = self.auc_p_value[best]
         return {name: float(value) for name, value in numbers.items()}

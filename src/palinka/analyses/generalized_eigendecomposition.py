@@ -113,15 +113,15 @@ class GeneralizedEigendecomposition(Result):
         """Variance ratios of either condition over the other, held-out ranges and p."""
         found = []
         for c, names in (("a", conditions), ("b", conditions[::-1])):
-            line = (
-                f"{' over '.join(names)}: variance ratio {getattr(self, f'eigenvalues_{c}')[0]:.4g}"
-            )
-            if (ratio := getattr(self, f"heldout_ratio_{c}")) is not None:
+            ratio = getattr(self, f"eigenvalues_{c}")[0]
+            line = f"{' over '.join(names)}: variance ratio {ratio:.4g}"
+            if (ranges := getattr(self, f"heldout_ratio_{c}")) is not None:
                 heldout = ", held out {:.3g} (range over {n} splits: {:.3g} to {:.3g})"
-                line += heldout.format(*ratio, n=HALVES)
+                line += heldout.format(*ranges, n=HALVES)
             p = p_text(getattr(self, f"p_value_{c}"), getattr(self, f"null_{c}"))
             found.append(f"{line}, {p}")
-        return "; ".join(found) + " (p over all directions)" * (self.null_a is not None)
+        what = " (p is about the largest ratio of any direction, not about the one held out)"
+        return "; ".join(found) + what * (self.null_a is not None)
 
     def tables(self) -> dict[str, Table]:
         """The eigenvalues by component, and the scores by item."""

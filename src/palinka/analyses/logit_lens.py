@@ -67,7 +67,7 @@ class LogitLens(Result):
         numbers["layer_of_first_top1"] = np.median(np.where(first < 0, np.inf, first))
         numbers |= {"largest_change": self.change[block], "largest_change_block": block}
         numbers |= {"largest_change_p_value": self.p_corrected[block], "tokens": self.tokens}
-        numbers["clusters"] = self.clusters
+        numbers["texts_or_templates"] = self.clusters
         return {name: float(value) for name, value in numbers.items() if np.isfinite(value)}
 
     def tables(self) -> dict[str, Table]:

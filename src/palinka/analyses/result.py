@@ -25,7 +25,7 @@ DATA_PARAMETERS = {
     "tokens of a passage": "latents",
     "categories of a passage": "latents targets words documents",
     "effects of patching": f"patched {_PAIRED}",
-    "effects of ablation": f"patched direct {_PAIRED}",
+    "effects of ablation": f"patched direct top clean_top {_PAIRED}",
     "estimated effects of patches": f"estimated patched {_PAIRED}",
     "effects of paths": f"patched {_PAIRED}",
     "lesions": f"lesioned units doses balance preferred {_PAIRED}",

@@ -7,7 +7,9 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from palinka.errors import InputError
 from palinka.interventions.cells import Cells, cells_of
@@ -18,6 +20,7 @@ from palinka.interventions.pairs import Pairs
 from palinka.interventions.patching import by_component, measured
 from palinka.interventions.plan import Cell, named_value
 from palinka.interventions.study import Measured, Study
+from palinka.language_models.token_text import token_texts
 
 
 def ablation(
@@ -63,14 +66,27 @@ def ablation(
     pairs = study.pairs or Pairs(study.tokens, (), (), (), study.clusters)
     known = study.pairs is not None and "logit_difference" in study.metrics
     direct = _DirectEffects(study, plan) if known else None
-    outcomes = run(study.model, pairs, plan, base="clean", metrics=study.metrics, watch=direct)
+    metrics = [*study.metrics, *["top"] * (study.pairs is not None)]
+    outcomes = run(study.model, pairs, plan, base="clean", metrics=metrics, watch=direct)
     draws = np.array([[cell[0].value.repeats] for cell in plan])
+    tops = {}
+    if study.pairs is not None:
+        ids = np.where(draws == 1, outcomes.values["top"], -1), outcomes.clean["top"]
+        texts, clean = (_tokens(study.model.tokenizer, each) for each in ids)
+        tops = {"top": by_component(texts, maps), "clean_top": clean}
     for each in measured(study, outcomes, maps):
         effects = None
         of_difference = each.data["outcome"] == "logit_difference"
         if direct and of_difference and not np.isnan(direct.effects).all():
             effects = by_component(direct.effects / draws, maps)
-        yield Measured(each.part, {**each.data, "direct": effects})
+        yield Measured(each.part, {**each.data, "direct": effects, **tops})
+
+
+def _tokens(tokenizer: PreTrainedTokenizerBase, ids: NDArray[np.float64]) -> NDArray[np.str_]:
+    """Texts of token ids; empty for -1, where draws have several."""
+    different, index = np.unique(ids.astype(int), return_inverse=True)
+    texts = token_texts(tokenizer, different[different >= 0].tolist())
+    return np.array([""] * int((different < 0).sum()) + texts)[index].reshape(ids.shape)
 
 
 class _DirectEffects:

@@ -33,7 +33,8 @@ def test_estimates_are_beside_the_exact_effects_at_one_scale(result, save):
     parts = ("residual stream", "heads")
     assert titles == [f"{part}: {what}" for part in parts for what in ("estimate", "exact")]
     title = figure.get_suptitle().replace("\n", " ")
-    assert title.endswith("(outlined: p ≤ 0.05 over 10 prompts, corrected for 28 cells; gray: not run)")
+    rule = "p ≤ 0.05 over 10 prompts, corrected for 28 cells"
+    assert title.endswith(f"(outlined: {rule}; gray: not run)")
 
 
 def test_estimates_are_drawn_against_exact_effects(result, save):

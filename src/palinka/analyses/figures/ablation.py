@@ -38,7 +38,7 @@ def ablation(result: Ablation, **context: Any) -> dict[str, Figure]:
     }
     cells = result.cells()
     value = np.array([str(cell.get("value", "")) for cell in cells])
-    names = np.array([short_name(cell, "value") for cell in cells])
+    names = np.array([short_name(cell, "value", "site") for cell in cells])
     own = {name: value == name for name in dict.fromkeys(value.tolist())}
     figures["effects"], axes = style.new_figure(style.WIDTH, 2.4)
     bins = np.histogram_bin_edges(result.effect, 40)

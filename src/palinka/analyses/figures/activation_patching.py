@@ -85,7 +85,10 @@ def panels(result: Effects, *components: str) -> list[Panel]:
     found, maps = [], result.maps(np.arange(len(result.effect)))
     for component in components or maps:
         numbers = maps[component]
-        axes = list(result.axes[component].items())
+        axes, site = list(result.axes[component].items()), result.axes[component].get("site", ())
+        if site:  # one
+            numbers = numbers.take(0, axis=[name for name, _ in axes].index("site"))
+            axes = [axis for axis in axes if axis[0] != "site"]
         name, labels = axes[-1]
         if of_units := name in ("neuron", "latent"):
             strength = np.abs(result.effect[numbers]).reshape(-1, len(labels)).max(axis=0)
@@ -94,7 +97,7 @@ def panels(result: Effects, *components: str) -> list[Panel]:
             shown = f"{name} ({MAX_UNITS} of {len(labels):,})" if several else name
             axes = [(shown, [str(labels[i]) for i in largest]), *axes[:-1]]
         if name == "layer" or (of_units and len(axes) == 1):
-            numbers, axes = numbers[..., None], [*axes, ("", [""])]
+            numbers, axes = numbers[..., None], [*axes, (", ".join(site), [""])]
         if len(axes) == 1:
             numbers, axes = numbers[None], [("", [""]), *axes]
         row = next((i for i, (name, _) in enumerate(axes) if name == "layer"), 0)

@@ -48,7 +48,7 @@ def _draw_agreement(result: AttributionPatching) -> Figure:
         style.draw_points(axes, x[own], y[own], label=label, **style.look(index))
     style.mark_diagonal(axes)
     worst = np.searchsorted(run, result.worst[:NAMED])
-    style.name_points(axes, x, y, worst, [short_name(cells[i]) for i in run])
+    style.name_points(axes, x, y, worst, [short_name(cells[i], "site") for i in run])
     axes.set(xlabel=f"estimated effect{unit}", ylabel=f"exact effect{unit}")
     style.legend_above(axes, 2)
     found = f"r = {result.pearson:.3f}, same sign in {result.sign_agreement:.0%}"

@@ -220,15 +220,18 @@ class Effects(Result):
 
     def tables(self) -> dict[str, Table]:
         """The table `cells`, with a row for each, in the order of the arrays."""
-        rows = self.cells()
-        columns = dict.fromkeys(name for row in rows for name in row)
-        table: Table = {name: [row.get(name, "") for row in rows] for name in columns}
         arrays = {n: v for n, v in super().arrays().items() if v.shape == self.effect.shape}
-        return {"cells": table | arrays}
+        return {"cells": as_table(self.cells()) | arrays}
 
 
 def _path(cell: Mapping[str, Any]) -> str:
     return "/".join(str(cell[axis]) for axis in EACH if cell.get(axis, "") != "")
+
+
+def as_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Rows as columns, empty where a row has no such entry."""
+    columns = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name, "") for row in rows] for name in columns}
 
 
 def cluster_sums(values: Array, cluster: NDArray[Any]) -> Array:

@@ -2,13 +2,13 @@
 // The findings of one analysis.
 (() => {
   const { make } = palinka;
-  const LATENT = new Set(["latent", "unit", "best", "best_auc_latent", "most_positive", "most_negative"]);
+  const LATENT = new Set(["latent", "unit", "best", "best_auc_unit", "most_positive", "most_negative"]);
 
   const WORDS = {
     best: "best latent by score",
     best_score: "its score",
     best_p_value: "p of its score",
-    best_auc_latent: "best latent by AUC",
+    best_auc_unit: "best latent by AUC",
     best_auc: "its AUC",
     best_auc_p_value: "p of its AUC",
   };

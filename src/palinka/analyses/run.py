@@ -32,12 +32,7 @@ from palinka.analyses.reader import ActivationReader, Call, calls_of
 from palinka.analyses.result import DATA_PARAMETERS, Result
 from palinka.analyses.stats.latents import choose_latents
 from palinka.analyses.stimuli import Paired, Prepared, Stimuli, load_stimuli
-from palinka.errors import (
-    InputError,
-    did_you_mean,
-    load_from_file,
-    type_mismatch,
-)
+from palinka.errors import InputError, did_you_mean, load_from_file, type_mismatch
 from palinka.interventions.study import STUDIES, Study, find_study
 from palinka.language_models.token_text import token_bytes
 

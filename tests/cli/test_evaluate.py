@@ -4,13 +4,14 @@ from typing import Any
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from palinka.__main__ import main
 from palinka.autoencoders import KSparseAutoencoder
 from palinka.autoencoders.formats import Provenance
 from palinka.cli.convert import write_checkpoint
 
-SIZES = {"context_length": 32, "train_tokens": 128, "validation_tokens": 1280, "batch_size": 64}
+SIZES = {"context_length": 32, "train_tokens": 128, "validation_tokens": 640, "batch_size": 64}
 
 
 @pytest.fixture
@@ -24,6 +25,12 @@ def fitted(workspace: Path) -> Path:
     return workspace / "lightning_logs" / "version_0"
 
 
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the files of figures, which `tests/evaluation` looks at."""
+    monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)
+
+
 def record(folder: Path) -> Any:
     return json.loads((folder / "evaluation" / "evaluation.json").read_text())
 
@@ -32,13 +39,13 @@ def test_a_run_a_checkpoint_and_two_that_are_compared(
     fitted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ["evaluate", "--metrics", "[core]", "--quiet"]
-    assert main([*given, "--ckpt_path", "last", "--data.validation_tokens", "640"]) == 0
+    assert main([*given, "--ckpt_path", "last", "--data.validation_tokens", "320"]) == 0
     whole = record(fitted)
     # The first variant has no seed of its own.
     assert [(d["name"], d["recipe"], d["seed"]) for d in whole["dictionaries"]] == [
         ("k=3,seed=7", "k=3", 7), ("k=3,seed=1", "k=3", 1), ("k=5,seed=1", "k=5,seed=1", 1),
     ]  # fmt: skip
-    assert whole["settings"]["data"]["validation_tokens"] == 640
+    assert whole["settings"]["data"]["validation_tokens"] == 320
     assert whole == record(fitted / "analyses")
     assert {(c["a"], c["b"]) for c in whole["comparisons"]} == {("k=3", "k=5,seed=1")}
     out = capsys.readouterr().out

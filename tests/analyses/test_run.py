@@ -560,7 +560,8 @@ def test_units_of_an_earlier_finding_are_patched(mini: ActivationReader, stimuli
     given = entry("activation_patching", stimuli(**HE_SHE), intervention=settings)
     findings = run_analysis(replace(given, options={"only": "all"}), mini, {"tuning": chosen})
     expected = np.argsort(chosen.arrays()["t"], kind="stable")[:3]
-    assert findings.results[""].axes == {"neurons": {"neuron": expected.tolist()}}
+    axes = {"site": [SITE], "neuron": expected.tolist()}
+    assert findings.results[""].axes == {"neurons": axes}
 
 
 def test_units_of_one_sign_are_only_those(mini: ActivationReader, stimuli: Write) -> None:

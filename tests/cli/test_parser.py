@@ -16,8 +16,9 @@ from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
 
 import palinka
 from palinka.__main__ import main
-from palinka.cli.fit import PalinkaCLI
+from palinka.cli.fit import PalinkaCLI, Parser
 from palinka.cli.parser import ArgumentParser
+from palinka.data import ActivationDataModule
 from palinka.errors import InputError
 
 
@@ -238,3 +239,10 @@ def test_what_was_given_for_the_former_class_stays(
     assert model["autoencoder"]["init_args"].items() >= {"latent_dim": 777, "k": 9}.items()
     decay = inspect.signature(torch.optim.AdamW).parameters["weight_decay"].default
     assert model["optimizer"]["init_args"]["weight_decay"] == decay != 0
+
+
+def test_a_language_model_given_by_its_arguments_can_be_saved() -> None:
+    parser = Parser(prog="palinka")
+    parser.add_lightning_class_args(ActivationDataModule, "data")
+    config = parser.parse_args(["--data.language_model.control=permuted"])
+    assert yaml.safe_load(parser.dump(config))["data"]["language_model"]["control"] == "permuted"

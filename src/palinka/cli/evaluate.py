@@ -6,6 +6,7 @@ import inspect
 import logging
 import re
 from collections import Counter
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,18 +15,21 @@ import yaml
 
 import palinka.data  # noqa: F401  (so that --data.corpus may name its classes)
 from palinka.cli.atlas import overrides as overrides
+from palinka.cli.control import control_data, control_run
 from palinka.cli.resume import CONFIG, checkpoint_named, findings_folder, load_module
 from palinka.cli.trainer import ignore_warnings
 from palinka.data import ActivationDataModule
 from palinka.data.datamodule import MAX_VERIFIED_BYTES
 from palinka.errors import InputError, did_you_mean, shell_path
+from palinka.evaluation.controls import controls
 from palinka.evaluation.report import evaluation_findings
 from palinka.evaluation.values import Dictionary, Subject
+from palinka.language_models.spec import Mode
 from palinka.training import checkpoint
 from palinka.training.callbacks.checkpoints import FOLDER
 
 # Modules of `palinka.evaluation`, each with a function of its name.
-GROUPS = ("core", "probing", "stability", "controls", "recovery", "selection", "absorption")
+GROUPS = ("core", "probing", "stability", "recovery", "selection", "absorption")
 DEFAULT = ("core", "probing", "stability")
 SEED = re.compile(r"(?:^|,)seed=(\d+)")
 
@@ -46,7 +50,8 @@ def evaluate(
     against: str | None = None,
     metrics: list[str] | None = None,
     tasks: list[str] | None = None,
-    control: str | None = None,
+    control: Mode | None = None,
+    control_ckpt_path: str | None = None,
     margin: float = 0.0,
     output: str | None = None,
     probing: dict[str, Any] | None = None,
@@ -64,7 +69,10 @@ def evaluate(
         against: Other dictionaries of the same site, named in the same way, to compare with.
         metrics: Groups of metrics, such as `[core]`; default all that need no further settings.
         tasks: Tasks of the groups that have some.
-        control: Control of the groups that have some.
+        control: Train the recipe on a control of the language model, too, unless that is done,
+            and give every metric beside it: `permuted`, `gaussian` or `initial` weights, `tokens`
+            in random order, or random `embeddings`.
+        control_ckpt_path: A checkpoint or run that was trained on the control.
         margin: Size below which differences do not matter.
         output: A folder for `evaluation/`; default that of the run.
         probing: Further arguments of `palinka.evaluation.probing`, such as `protocol`.
@@ -74,7 +82,7 @@ def evaluate(
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     if margin < 0:
         raise InputError(f"margin is {margin:g}; give a size, 0 or above")
-    options = {n: v for n, v in (("tasks", tasks), ("control", control)) if v is not None}
+    options = {"tasks": tasks} if tasks is not None else {}
     further = {n: v for n, v in (("probing", probing), ("stability", stability)) if v}
     groups = _groups(metrics, options, further)
     mine, theirs = _found(ckpt_path), _found(against) if against else []
@@ -83,19 +91,15 @@ def evaluate(
     if {name for one in mine for name in one[1:3]} & {name for one in theirs for name in one[1:3]}:
         run = theirs[0].run if theirs[0].run != mine[0].run else "against"
         theirs = [x._replace(name=f"{run}/{x.name}", recipe=f"{run}/{x.recipe}") for x in theirs]
-    dictionaries = tuple(_dictionary(one, data, mine[0]) for one in mine + theirs)
-    if not data.in_memory:
-        data.harvest(specs=[data.validation_spec], max_verified=MAX_VERIFIED_BYTES)
-    spec, model = data.validation_spec, data.loaded_language_model
-    for one in dictionaries:
-        one.autoencoder.to(model.device)  # type: ignore[attr-defined]
-    subject = Subject(
-        model, spec.resolved_sites[0], dictionaries, data.validation_contexts, spec.layout.skip,
-        spec.bos, data.validation_rows.statistics.mean,
-    )  # fmt: skip
+    subject = _subject(mine + theirs, data)
     found = {name: group(subject, **given) for name, (group, given) in groups.items()}
+    if control:
+        run = str(control_run(ckpt_path, control, control_ckpt_path))
+        other = _subject(_of_control(mine, _found(run)), control_data(data, control))
+        of_control = {name: group(other, **given) for name, (group, given) in groups.items()}
+        found["controls"] = controls(subject, found, other, of_control, control)
     settings: dict[str, Any] = {"ckpt_path": ckpt_path, "against": against, "margin": margin}
-    settings |= {"metrics": list(groups), **options, **further}
+    settings |= {"metrics": list(groups), "control": control, **options, **further}
     settings["data"] = {name: value for name, value in data.hparams.items() if name[0] != "_"}
     others = [one.recipe for one in theirs]
     findings = evaluation_findings(subject, found, settings, others, margin)
@@ -105,6 +109,29 @@ def evaluate(
     written = [findings.write(place) for place in ([Path(output)] if output else places)]
     print(f"\nevaluation in   {shell_path(written[-1])}")
     return 0
+
+
+def _subject(found: Sequence[Found], data: ActivationDataModule) -> Subject:
+    """Load dictionaries, and the language model and text that they are measured on."""
+    dictionaries = tuple(_dictionary(one, data, found[0]) for one in found)
+    if not data.in_memory:
+        data.harvest(specs=[data.validation_spec], max_verified=MAX_VERIFIED_BYTES)
+    spec, model = data.validation_spec, data.loaded_language_model
+    for one in dictionaries:
+        one.autoencoder.to(model.device)  # type: ignore[attr-defined]
+    return Subject(
+        model, spec.resolved_sites[0], dictionaries, data.validation_contexts, spec.layout.skip,
+        spec.bos, data.validation_rows.statistics.mean,
+    )  # fmt: skip
+
+
+def _of_control(mine: Sequence[Found], control: Sequence[Found]) -> list[Found]:
+    """The dictionaries of a control by the names of the recipes that they repeat."""
+    if len(mine) > 1:
+        name = {one.run: mine[0].run for one in control}
+        return [one._replace(recipe=name.get(one.recipe, one.recipe)) for one in control]
+    same = [one for one in control if one.name == mine[0].name] or control
+    return [one._replace(recipe=mine[0].recipe) for one in same]
 
 
 def _groups(

@@ -31,7 +31,9 @@ def _keep_given_arguments(action: Any, before: Any, value: Any) -> None:
     jsonargparse keeps every argument that both classes have, the former one's defaults, too: a
     top-k autoencoder would not have unit norm, since the default autoencoder has not.
     """
-    if before and "init_args" in before and before["class_path"] != value["class_path"]:
+    # A language model that was given as a mapping has no class path when it is saved.
+    known = None, value["class_path"]
+    if before and "init_args" in before and before["class_path"] not in known:
         kwargs = getattr(action, "sub_add_kwargs", {})
         former = _parsing.ActionTypeHint.get_class_parser(before["class_path"], kwargs)
         for name, default in former.get_defaults().items():

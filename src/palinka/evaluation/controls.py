@@ -1,0 +1,120 @@
+"""Metrics beside those of dictionaries that were trained on a control."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from palinka.analyses.stats.comparison import compare
+from palinka.evaluation.losses import RATIOS
+from palinka.evaluation.values import (
+    Dictionary,
+    Group,
+    Measurement,
+    Subject,
+    Value,
+    sample_of,
+    value_of,
+)
+
+# Sign of what is better, in metrics that are claims about a dictionary.
+BETTER = {"fvu": -1, "cosine": 1, "auc": 1, "accuracy": 1, "stability_share_corrected": 1}
+# A control has no loss to recover: losses have the dictionary at initialization as their control.
+LOSSES = tuple(RATIOS)
+LABELS = {"tokens": "shuffled text", "embeddings": "random embeddings"}
+Key = tuple[str, str, int | None]
+Samples = dict[Key, dict[str, list[Measurement]]]
+
+
+def controls(
+    subject: Subject, groups: Mapping[str, Group], control: Subject,
+    of_control: Mapping[str, Group], mode: str,
+) -> Group:  # fmt: skip
+    """Compare every metric of each recipe with that of the same recipe on a control.
+
+    Args:
+        subject: The dictionaries.
+        groups: Their numbers.
+        control: Dictionaries of the same recipes and seeds, trained on the control.
+        of_control: Their numbers.
+        mode: Control of the language model, such as `permuted`.
+
+    Source:
+        Heap et al. (2025), arXiv 2501.17727.
+    """
+    label = LABELS.get(mode, "the random model")
+    mine, theirs = _samples(subject, groups), _samples(control, of_control)
+    seeds = {one.name: one.seed for one in (*subject.dictionaries, *control.dictionaries)}
+    values: list[Value] = []
+    bands: dict[str, list[float]] = defaultdict(list)
+    unbeaten: dict[str, list[str]] = defaultdict(list)
+
+    def judge(value: Value, gap: Value) -> None:
+        """Keep a control's value and the gap to it, and whether the gap is a gain."""
+        values.extend([value, gap])
+        if not value.task:
+            bands[value.metric] += [x for x in (value.low, value.high, value.value) if x == x]
+        sign, name = BETTER.get(value.metric), " ".join([value.metric, value.task]).strip()
+        if sign and not min(sign * gap.low, sign * gap.high) > 0:
+            unbeaten[gap.of].append(name)
+
+    for key in [key for key in mine if key in theirs and not _left_out(key[0])]:
+        for recipe in [name for name in mine[key] if name in theirs[key]]:
+            pair = [
+                sample_of(own, recipe, [seeds[one.of] for one in own])
+                for own in (mine[key][recipe], theirs[key][recipe])
+            ]
+            one = compare([(pair[0], pair[1])])[0]
+            value = value_of(theirs[key][recipe], f"{recipe} on {label}")
+            method = "paired difference" if one.low == one.low else "none: no errors of either"
+            gap = Value(
+                f"{key[0]}_gap", recipe, one.difference, one.low, one.high, tuple(one.n), one.n,
+                method, *key[1:],
+            )  # fmt: skip
+            judge(value, gap)
+    own_kind = {(v.metric, v.of, v.task, v.k): v for v in _values(of_control)}
+    for value in _values(groups):
+        other = own_kind.get((value.metric, value.of, value.task, value.k))
+        if other is not None and not _left_out(value.metric):
+            size, half = value.value - other.value, np.hypot(_half(value), _half(other))
+            gap = replace(
+                value, metric=f"{value.metric}_gap", value=size, low=size - half, high=size + half,
+                method="difference of independent values",
+            )  # fmt: skip
+            judge(replace(other, of=f"{other.of} on {label}"), gap)
+    notes = [
+        f"{recipe} is no better than {label}: {', '.join(names)}"
+        for recipe, names in unbeaten.items()
+    ]
+    if few := _few_seeds(control.dictionaries):
+        notes.append(f"one control seed of {', '.join(few)}: a gap needs at least 2")
+    weak = {recipe: f"{label} in {', '.join(names)}" for recipe, names in unbeaten.items()}
+    limits = {metric: (min(each), max(each)) for metric, each in bands.items() if each}
+    return Group(values=values, notes=notes, weak=weak, bands=limits)
+
+
+def _left_out(metric: str) -> bool:
+    return metric.startswith(LOSSES) or metric.endswith(("_null", "_random"))
+
+
+def _samples(subject: Subject, groups: Mapping[str, Group]) -> Samples:
+    recipe = {one.name: one.recipe for one in subject.dictionaries}
+    found: Samples = defaultdict(lambda: defaultdict(list))
+    for group in groups.values():
+        for one in group.measurements:
+            found[one.metric, one.task, one.k][recipe[one.of]].append(one)
+    return found
+
+
+def _values(groups: Mapping[str, Group]) -> list[Value]:
+    return [value for group in groups.values() for value in group.values]
+
+
+def _half(value: Value) -> float:
+    return (value.high - value.low) / 2
+
+
+def _few_seeds(dictionaries: Sequence[Dictionary]) -> list[str]:
+    recipes = [one.recipe for one in dictionaries]
+    return [recipe for recipe in dict.fromkeys(recipes) if recipes.count(recipe) < 2]

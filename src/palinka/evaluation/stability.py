@@ -1,0 +1,275 @@
+"""Latents that reappear in dictionaries of other seeds."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations, product
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import csc_array, vstack
+from torch import Tensor, nn
+
+from palinka.analyses.figures.latent_stability import latent_stability as draw_stability
+from palinka.analyses.stats.bootstrap import Interval
+from palinka.analyses.stats.dictionaries import (
+    LatentStability,
+    jackknife,
+    latent_stability,
+    principal_cosines,
+    shared_subspace,
+    unit_rows,
+    wilson,
+)
+from palinka.data import Context
+from palinka.errors import track
+from palinka.evaluation.core import core
+from palinka.evaluation.values import Array, Dictionary, Group, Measurement, Subject, Value
+from palinka.language_models.edits import EncodesAndDecodes, latents_of
+
+BATCH_TOKENS = 1024
+STABLE = 0.5  # share of the other seeds with a partner from which a latent is stable
+STRATA = 10  # of density, in which control latents are drawn
+DRAWS = 20  # of the null
+ABLATED, PARTS = ("fvu", "ce_delta"), ("unstable", "matched")
+
+
+def stability(
+    subject: Subject,
+    force: bool = False,
+    null: Literal["signs", "rotation"] = "signs",
+    seed: int = 0,
+) -> Group:
+    """Match the latents of every two dictionaries of a recipe, beside the null `null`.
+
+    Unstable latents have a partner in fewer than half of the other seeds. The reconstruction is
+    also measured without them, and without as many random latents of the same densities.
+
+    Args:
+        subject: The dictionaries.
+        force: Take all dictionaries as one recipe, whatever their settings.
+        null: That of `latent_stability`.
+        seed: Seed of draws.
+    """
+    recipes: dict[str, list[Dictionary]] = defaultdict(list)
+    for one in subject.dictionaries:
+        recipes["all dictionaries" if force else one.recipe].append(one)
+    several = {name: ones for name, ones in recipes.items() if len(ones) > 1}
+    if not several:
+        hint = "train more with model.variants {seed: [0, 1, 2, 3, 4]}"
+        if len(recipes) > 1:
+            hint = f"{', '.join(recipes)} differ in more than the seed; {hint}"
+        return Group(notes=[f"stability: one seed only; {hint}"])
+    activity = _measure(subject, [one for ones in several.values() for one in ones])
+    values, arrays, notes, found = [], dict[str, NDArray[Any]](), list[str](), {}
+    ablated: list[Dictionary] = []
+    random = np.random.default_rng(seed)
+    for recipe, ones in several.items():
+        alive = [activity.density[one.name] > 0 for one in ones]
+        known = latent_stability(
+            [one.decoder for one in ones], alive=alive, covariance=activity.covariance, null=null,
+            draws=DRAWS, seed=seed,
+        )  # fmt: skip
+        found[recipe] = known
+        unstable = [shares < STABLE for shares in known.reappears]
+        estimates = {**known.estimates, **_of_partners(ones, known, activity)}
+        overlap, cosines = _subspaces(ones, unstable, activity.covariance, random)
+        values += [
+            _value(name, recipe, one, ones) for name, one in {**estimates, **overlap}.items()
+        ]
+        arrays[f"stability/{recipe}/principal_cosines"] = cosines
+        for one, again, best, partner in zip(
+            ones, known.reappears, known.best_cosine, known.partner, strict=True
+        ):
+            low, high = wilson(again * (len(ones) - 1), len(ones) - 1)
+            own: dict[str, NDArray[Any]] = {"reappears": again, "reappears_low": low}
+            own |= {"reappears_high": high, "best_cosine": best, "partner": partner}
+            arrays |= {f"{name}/{one.name}": array for name, array in own.items()}
+        for one, mask in zip(ones, unstable, strict=True):
+            matched = _matched(mask, activity.density[one.name], random)
+            for part, chosen in zip(PARTS, (mask, matched), strict=True):
+                without = _Ablated(one.autoencoder, chosen)
+                ablated.append(replace(one, name=f"{one.name}/{part}", autoencoder=without))
+        if known.estimates["share_corrected"].low <= 0:
+            notes.append(f"stability: the latents of {recipe} reappear no more than by chance")
+        dead = sum(int((~mask).sum()) for mask in alive)
+        least = f"at least {known.threshold:.3g}, which 1 % have by chance"
+        notes.append(
+            f"stability of {recipe}: partners have cosines of {least}; {dead:,} dead latents"
+        )
+    names = [one.name for ones in several.values() for one in ones]
+    measured = core(replace(subject, dictionaries=tuple(ablated))).measurements
+    return Group(list(_of_ablations(names, measured)), values, arrays, draw_stability(found), notes)
+
+
+@dataclass(frozen=True)
+class _Activity:
+    """Covariance of the activations, and latents, `(tokens, latents)`, and densities by name."""
+
+    covariance: Array
+    latents: dict[str, csc_array[Any]]
+    density: dict[str, Array]
+
+
+@torch.no_grad()
+def _measure(subject: Subject, dictionaries: Sequence[Dictionary]) -> _Activity:
+    width = len(subject.mean)
+    second, total, rows = np.zeros((width, width)), np.zeros(width), 0
+    parts: dict[str, list[csc_array[Any]]] = defaultdict(list)
+    for ids in _batches(track(subject.contexts(), "reading activations")):
+        read = subject.model.read_contexts(ids, [subject.site])[subject.site]
+        x = read[:, subject.skip :].flatten(0, 1)
+        for one in dictionaries:
+            latents = latents_of(one.autoencoder, x).float().cpu().numpy()
+            parts[one.name].append(csc_array(latents))
+        own = x.double().cpu().numpy()
+        second, total, rows = second + own.T @ own, total + own.sum(axis=0), rows + len(own)
+    latents_by = {name: csc_array(vstack(each, format="csc")) for name, each in parts.items()}
+    density = {name: np.diff(each.indptr) / rows for name, each in latents_by.items()}
+    covariance = second / rows - np.outer(total, total) / rows**2
+    return _Activity(covariance, latents_by, density)
+
+
+def _batches(contexts: Iterator[Context]) -> Iterator[Tensor]:
+    """Ids of contexts of one length, `(contexts, tokens)`, about `BATCH_TOKENS` of them."""
+    batch: list[NDArray[np.int64]] = []
+    for context in contexts:
+        length = len(context.tokens)
+        if batch and (len(batch[0]) != length or len(batch) * length >= BATCH_TOKENS):
+            yield torch.from_numpy(np.stack(batch))
+            batch = []
+        batch.append(context.tokens)
+    if batch:
+        yield torch.from_numpy(np.stack(batch))
+
+
+def _of_partners(
+    ones: Sequence[Dictionary], known: LatentStability, activity: _Activity
+) -> dict[str, Interval]:
+    """Mean cosine of the encoders, if untied, and correlation of activations, of partners."""
+    encoders = [_encoder(one) for one in ones]
+    by_pair: dict[str, list[Array]] = defaultdict(list)
+    pairs = list(combinations(range(len(ones)), 2))
+    for i, j in pairs:
+        mine = np.flatnonzero(known.cosine[i][:, j] >= known.threshold)
+        theirs = known.partner[i][mine, j]
+        a, b = activity.latents[ones[i].name][:, mine], activity.latents[ones[j].name][:, theirs]
+        by_pair["activation_correlation"].append(_correlation(a, b))
+        first, second = encoders[i], encoders[j]
+        if first is not None and second is not None:
+            by_pair["encoder_cosine"].append(np.sum(first[mine] * second[theirs], axis=1))
+    found = {}
+    for name, each in by_pair.items():
+        means = np.array([values.mean() if len(values) else np.nan for values in each])
+        error = each[0].std() / np.sqrt(max(1, len(each[0]))) if len(each[0]) else np.nan
+        half = jackknife(means, pairs) if len(pairs) > 1 else 1.96 * error
+        found[name] = Interval(means.mean(), means.mean() - half, means.mean() + half)
+    return found
+
+
+def _correlation(a: csc_array[Any], b: csc_array[Any]) -> Array:
+    """Pearson's r over tokens of each column of one with that of the other."""
+    n = a.shape[0]
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    mean_x, mean_y = (np.asarray(each.sum(axis=0)) / n for each in (x, y))
+    both = np.asarray(x.multiply(y).sum(axis=0)) / n - mean_x * mean_y
+    squares = [np.asarray(each.multiply(each).sum(axis=0)) / n for each in (x, y)]
+    spread = (squares[0] - mean_x**2) * (squares[1] - mean_y**2)
+    return np.asarray(both / np.sqrt(spread))
+
+
+def _encoder(one: Dictionary) -> NDArray[np.float32] | None:
+    """Unit rows of an encoder with weights of its own, `(latents, width)`."""
+    inner = getattr(one.autoencoder, "autoencoder", one.autoencoder)
+    encoder = getattr(inner, "encoder", None)
+    if not isinstance(encoder, nn.Linear) or getattr(inner, "decoder_weight", None) is None:
+        return None
+    return unit_rows(encoder.weight)
+
+
+def _subspaces(
+    ones: Sequence[Dictionary], unstable: Sequence[NDArray[np.bool_]], covariance: Array,
+    random: np.random.Generator,
+) -> tuple[dict[str, Interval], Array]:  # fmt: skip
+    """Overlap of the main directions of the unstable latents, beside the null of signs."""
+    rows = [one.decoder[mask] for one, mask in zip(ones, unstable, strict=True)]
+    if min(map(len, rows)) < 2:
+        return {}, np.empty((0, 0))
+    axes = np.linalg.eigh(covariance)[1]
+    overlap, cosines, spans = shared_subspace([each @ axes for each in rows])
+    signs = random.choice([-1.0, 1.0], (DRAWS, len(spans), len(axes)))
+    by_chance = [
+        np.square(principal_cosines([s * span for s, span in zip(draw, spans, strict=True)])).mean()
+        for draw in signs
+    ]
+    pairs = list(combinations(range(len(ones)), 2))
+    half = jackknife(np.square(cosines).mean(axis=1), pairs) if len(pairs) > 1 else np.nan
+    found = {
+        "unstable_subspace": Interval(overlap, overlap - half, overlap + half),
+        "unstable_subspace_null": Interval(float(np.mean(by_chance)), np.nan, np.nan),
+        "unstable_subspace_random": Interval(len(spans[0]) / len(axes), np.nan, np.nan),
+    }
+    return found, cosines
+
+
+def _value(name: str, recipe: str, one: Interval, ones: Sequence[Dictionary]) -> Value:
+    """An interval over seeds, of the null over draws, or of two dictionaries over latents."""
+    unit, n, method = "seeds", len(ones), "jackknife over seeds"
+    if len(ones) == 2:
+        unit, n, method = "latents", ones[0].latent_dim, "latents, given these two dictionaries"
+    if name.endswith("_null"):
+        unit, n, method = "draws", DRAWS, "draws of the null"
+    if np.isnan(one.low):
+        method = "none: a mean over draws" if "_null" in name else "none: one pair, or a constant"
+    metric = f"stability_{name}"
+    return Value(metric, recipe, one.value, one.low, one.high, (unit,), {unit: n}, method)
+
+
+class _Ablated:
+    """A dictionary some of whose latents are always 0."""
+
+    def __init__(self, autoencoder: EncodesAndDecodes, latents: NDArray[np.bool_]) -> None:
+        self._autoencoder, self._latents = autoencoder, torch.from_numpy(latents)
+
+    def encode(self, x: Tensor) -> Tensor:
+        latents = latents_of(self._autoencoder, x)
+        return latents.masked_fill(self._latents.to(latents.device), 0.0)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self._autoencoder.decode(latents)
+
+    def decode_for(self, latents: Tensor, x: Tensor) -> Tensor:
+        decode: Any = getattr(self._autoencoder, "decode_for", lambda z, _: self.decode(z))
+        decoded: Tensor = decode(latents, x)
+        return decoded
+
+
+def _matched(
+    chosen: NDArray[np.bool_], density: Array, random: np.random.Generator
+) -> NDArray[np.bool_]:
+    """As many random latents that are alive, as many of each stratum of density."""
+    alive = np.flatnonzero(density > 0)
+    strata = np.array_split(alive[np.argsort(density[alive], kind="stable")], STRATA)
+    found = np.zeros(len(density), bool)
+    for stratum in strata:
+        found[random.choice(stratum, int(chosen[stratum].sum()), replace=False)] = True
+    return found
+
+
+def _of_ablations(
+    names: Sequence[str], measurements: Sequence[Measurement]
+) -> Iterator[Measurement]:
+    """Metrics without the unstable latents, without the others, and their difference."""
+    by_name = {(one.metric, one.of): one for one in measurements}
+    for name, metric in product(names, ABLATED):
+        own, other = (by_name[metric, f"{name}/{part}"] for part in PARTS)
+        influence = None
+        if own.influence is not None and other.influence is not None:
+            influence = own.influence - other.influence
+        yield replace(own, of=name, metric=f"{metric}_without_unstable")
+        yield replace(other, of=name, metric=f"{metric}_without_matched")
+        value = own.value - other.value
+        own = replace(own, of=name, value=value, influence=influence)
+        yield replace(own, metric=f"{metric}_unstable_less_matched")

@@ -1,0 +1,72 @@
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from palinka.cli.control import control_run, control_settings
+from palinka.errors import InputError
+from palinka.evaluation.controls import controls
+from palinka.evaluation.values import Group, Measurement, Value
+
+SEEDS = 4
+
+
+def evaluated(fvu: float, auc: float, share: float, seed: int) -> tuple[Any, dict[str, Group]]:
+    """A recipe of some seeds with metrics around these values; losses have no control."""
+    random = np.random.default_rng(seed)
+    ones = [SimpleNamespace(name=f"seed={i}", recipe="wide", seed=i) for i in range(SEEDS)]
+    found = []
+    for one in ones:
+        for metric, value in (("fvu", fvu), ("auc", auc), ("l0", 32.0), ("ce_delta", 0.1)):
+            task = "plural" if metric == "auc" else ""
+            size = value + 0.01 * random.standard_normal()
+            influence = 0.001 * random.standard_normal(20)
+            found.append(
+                Measurement(metric, one.name, size, influence, "documents", 20, 19.0, task=task)
+            )
+    stable = Value(
+        "stability_share_corrected", "wide", share, share - 0.03, share + 0.03, ("seeds",),
+        {"seeds": SEEDS}, "jackknife over seeds",
+    )  # fmt: skip
+    return SimpleNamespace(dictionaries=ones), {"core": Group(found, [stable])}
+
+
+def test_gaps_to_the_control_have_intervals_and_a_headline() -> None:
+    subject, groups = evaluated(fvu=0.2, auc=0.9, share=0.30, seed=0)
+    control, of_control = evaluated(fvu=0.2, auc=0.6, share=0.28, seed=1)
+    group = controls(subject, groups, control, of_control, "permuted")
+    values = {(value.metric, value.of): value for value in group.values}
+    assert not any(metric.startswith("ce_") for metric, _ in values)
+    gap, beside = values["auc_gap", "wide"], values["auc", "wide on the random model"]
+    means = [np.mean([m.value for m in g["core"].measurements if m.metric == "auc"])
+             for g in (groups, of_control)]  # fmt: skip
+    assert gap.value == pytest.approx(means[0] - means[1])
+    assert beside.value == pytest.approx(means[1])
+    assert 0 < gap.low < gap.value < gap.high
+    assert gap.n == {"seeds": SEEDS, "documents": 20}
+    share = values["stability_share_corrected_gap", "wide"]
+    half = 0.03 * np.sqrt(2)
+    np.testing.assert_allclose([share.low, share.high], [0.02 - half, 0.02 + half])
+    assert group.notes == [
+        "wide is no better than the random model: fvu, stability_share_corrected"
+    ]
+    assert group.weak == {"wide": "the random model in fvu, stability_share_corrected"}
+    low, high = group.bands["fvu"]
+    assert low < values["fvu", "wide on the random model"].value < high
+
+
+def test_the_recipe_of_an_imported_checkpoint_is_not_known(tmp_path: Path) -> None:
+    file = tmp_path / "sae.ckpt"
+    file.touch()
+    with pytest.raises(InputError, match="control permuted: the checkpoint was imported"):
+        control_run(str(file), "permuted")
+    assert control_run(str(file), "permuted", "other.ckpt") == Path("other.ckpt")
+
+
+def test_a_control_has_the_settings_of_its_recipe() -> None:
+    given = {"data": {"language_model": "mini", "seed": 3}, "trainer": {"callbacks": [1]}}
+    model = {"name": "mini", "control": "gaussian"}
+    expected = {"data": {"language_model": model, "seed": 3}, "trainer": {"callbacks": None}}
+    assert control_settings(given, "gaussian") == {**expected, "ckpt_path": None}

@@ -1,0 +1,122 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import stdtrit
+
+from palinka.analyses import latent_stability
+from palinka.autoencoders import KSparseAutoencoder, TopKAutoencoder
+from palinka.data import Context
+from palinka.data.synthetic import SyntheticData
+from palinka.evaluation.core import core
+from palinka.evaluation.stability import stability
+from palinka.evaluation.values import Dictionary, Subject
+from palinka.language_models import LanguageModel
+
+SITE, LATENTS, SHARED = "blocks.3.mlp.pre", 96, 48
+
+
+def dictionary(seed: int, tied: bool = True) -> Dictionary:
+    """Half of the latents are those of every seed, in another order."""
+    torch.manual_seed(99)
+    common = torch.randn(LATENTS, 512)
+    torch.manual_seed(seed)
+    kind = KSparseAutoencoder if tied else TopKAutoencoder
+    autoencoder = kind(512, LATENTS, k=16).eval()
+    rows = torch.cat([common[:SHARED], torch.randn(LATENTS - SHARED, 512)])[torch.randperm(LATENTS)]
+    with torch.no_grad():
+        autoencoder.encoder.weight.copy_(rows / rows.norm(dim=1, keepdim=True))
+        if not tied:
+            autoencoder.decoder_weight.copy_(autoencoder.encoder.weight)
+    decoder = autoencoder.dictionary.detach().numpy()
+    return Dictionary(
+        f"seed={seed}", "wide", seed, autoencoder, kind.__name__, LATENTS, "", decoder
+    )
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    random = np.random.default_rng(0)
+    contexts = [
+        Context(random.integers(0, 400, n), np.full(n, i), np.arange(n))
+        for i, n in enumerate([40] * 9 + [30] * 3)
+    ]
+    ones = tuple(dictionary(seed) for seed in range(3))
+    model = LanguageModel.from_pretrained("mini")
+    return Subject(model, SITE, ones, lambda: iter(contexts), 1, False, np.zeros(512))
+
+
+def test_shared_latents_reappear_and_the_others_are_ablated(subject: Subject) -> None:
+    group = stability(subject)
+    values = {value.metric: value for value in group.values}
+    share = values["stability_share_0.7"]
+    assert share.value == pytest.approx(0.5, abs=0.06)
+    assert (share.n, share.of, share.method) == ({"seeds": 3}, "wide", "jackknife over seeds")
+    assert values["stability_activation_correlation"].value == pytest.approx(1.0, abs=0.15)
+    assert "stability_encoder_cosine" not in values  # the encoder is the decoder
+    # The same metrics by hand: latents without a partner are zeroed.
+    one = subject.dictionaries[0]
+    unstable = torch.from_numpy(group.arrays[f"reappears/{one.name}"] < 0.5)
+
+    class Without(KSparseAutoencoder):
+        def encode(self, x: torch.Tensor) -> torch.Tensor:
+            return super().encode(x).masked_fill(unstable, 0.0)
+
+    without = Without(512, LATENTS, k=16).eval()
+    without.load_state_dict(one.autoencoder.state_dict())  # type: ignore[attr-defined]
+    expected = core(replace(subject, dictionaries=(replace(one, autoencoder=without),)))
+    by_hand = {m.metric: m.value for m in expected.measurements}
+    found = {m.metric: m for m in group.measurements if m.of == one.name}
+    for metric in ("fvu", "ce_delta"):
+        own, other = (found[f"{metric}_without_{part}"] for part in ("unstable", "matched"))
+        assert own.value == pytest.approx(by_hand[metric], rel=1e-5)
+        difference = found[f"{metric}_unstable_less_matched"]
+        assert difference.value == pytest.approx(own.value - other.value)
+        np.testing.assert_allclose(difference.influence, own.influence - other.influence)
+
+
+def test_untied_encoders_are_compared(subject: Subject) -> None:
+    pair = tuple(dictionary(seed, tied=False) for seed in range(2))
+    group = stability(replace(subject, dictionaries=pair))
+    values = {value.metric: value for value in group.values}
+    assert values["stability_encoder_cosine"].value == pytest.approx(1.0, abs=0.05)
+    assert values["stability_share"].unit == ("latents",)
+
+
+def test_one_seed_leaves_a_note(subject: Subject) -> None:
+    alone = stability(replace(subject, dictionaries=subject.dictionaries[:1]))
+    assert alone.notes == [
+        "stability: one seed only; train more with model.variants {seed: [0, 1, 2, 3, 4]}"
+    ]
+    others = [replace(subject.dictionaries[1], recipe="narrow"), subject.dictionaries[0]]
+    two = replace(subject, dictionaries=tuple(others))
+    assert "narrow, wide differ in more than the seed" in stability(two).notes[0]
+    assert stability(two, force=True).values[0].of == "all dictionaries"
+
+
+def trained(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Decoder and covariance of a dictionary of data with directions of their own."""
+    data = SyntheticData(features=200, width=48, active=6, seed=seed)
+    x = data.sample(20_000, seed=0).x * torch.linspace(3.0, 0.3, 48)  # anisotropic, all alike
+    torch.manual_seed(seed)
+    autoencoder = TopKAutoencoder(48, 160, k=6)
+    optimizer = torch.optim.Adam(autoencoder.parameters(), lr=3e-3)
+    for step in range(600):
+        batch = x[(512 * step) % 19_000 :][:512]
+        loss = (autoencoder(batch).reconstruction - batch).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return autoencoder.dictionary.detach().numpy(), np.cov(x.numpy().T)
+
+
+@pytest.mark.slow
+def test_dictionaries_of_unrelated_data_share_no_more_than_by_chance() -> None:
+    decoders, covariances = zip(*map(trained, range(4)), strict=True)
+    found = latent_stability(decoders, covariance=np.mean(covariances, axis=0))
+    share = found.estimates["share_corrected"]
+    error = (share.high - share.value) / stdtrit(3, 0.975)
+    assert abs(share.value) <= 3 * error
+    same = latent_stability([decoders[0], decoders[0][::-1]], covariance=covariances[0])
+    assert same.estimates["share_corrected"].value > 0.98

@@ -8,7 +8,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 from palinka.analyses.figures.probing import probing as draw
 from palinka.analyses.stats.probes import KS, Rule, SparseProbe, sparse_probe
@@ -24,7 +23,7 @@ from palinka.evaluation.representations import (
     read_tokens,
 )
 from palinka.evaluation.tasks import Task
-from palinka.evaluation.values import Array, Group, Measurement, Subject, Value
+from palinka.evaluation.values import Array, Group, Measurement, Subject, Value, value_of
 from palinka.language_models.edits import latents_of
 
 RANDOM, SHUFFLED = "random_dictionary", "shuffled_labels"
@@ -224,15 +223,6 @@ def _measure(
     return measured
 
 
-def _value(one: Measurement, metric: str = "") -> Value:
-    """A measurement with its interval."""
-    assert one.influence is not None
-    half = stdtrit(one.freedom, 0.975) * np.sqrt(np.square(one.influence).sum())
-    n, bounds = {one.unit: one.count}, (one.value - half, one.value + half)
-    metric = metric or one.metric
-    return Value(metric, one.of, one.value, *bounds, (one.unit,), n, one.method, one.task, one.k)
-
-
 def _minus(a: Measurement, b: Measurement) -> Measurement:
     assert a.influence is not None
     assert b.influence is not None
@@ -257,15 +247,17 @@ def _summary(
     # Of the mean over tasks, or of the only task.
     whole = {key: found[-1 if many or len(found) < 3 else -2] for key, found in measured.items()}
     values = [
-        _value(one)
+        value_of([one], name)
         for (name, k), found in measured.items()
         if name in others and (name not in single or k == ks[0])
-        for one in found
+        for one in found[-2:]  # over tasks; those of each task are in the arrays
     ]
     for name in own:
         near = np.nan
         for k in ks:
-            gaps = {other: _value(_minus(whole[name, k], whole[other, k])) for other in others}
+            gaps = {
+                other: value_of([_minus(whole[name, k], whole[other, k])], name) for other in others
+            }
             values += gaps.values()
             beaten = [other for other, gap in gaps.items() if gap.low > 0]
             rest = ", ".join(other for other in others if other not in beaten)
@@ -290,8 +282,8 @@ def _summary(
             [np.resize(getattr(probes[t.name][n], what), len(ks)) for t in tasks] for n in names
         ]
         arrays[f"probing_{what}"] = np.array(table)
-    curves = {n: np.array([[v.value, v.low, v.high] for k in ks for v in [_value(whole[n, k])]]).T
-              for n in own}  # fmt: skip
+    found = {name: [value_of([whole[name, k]], name) for k in ks] for name in own}
+    curves = {n: np.array([[v.value, v.low, v.high] for v in some]).T for n, some in found.items()}
     lines = {n: [whole[n, k].value for k in (ks[:1] if n in single else ks)] for n in others}
     band = None
     if len(shuffled):

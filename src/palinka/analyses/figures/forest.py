@@ -36,6 +36,8 @@ def forest(
 
     `bands` are intervals of controls, by metric. Of many rows the first are drawn.
     """
+    if not panels:  # groups of metrics may have values by task or k alone
+        return {}
     names = list(dict.fromkeys(row.name for rows in panels.values() for row in rows))[:MOST]
     size = (PANEL, 0.62 + ROW * len(names))
     figure, axes = style.small_multiples(len(panels), COLUMNS, size, (LEFT, 0.0), sharey=True)

@@ -82,6 +82,7 @@ def test_untied_encoders_are_compared(subject: Subject) -> None:
     values = {value.metric: value for value in group.values}
     assert values["stability_encoder_cosine"].value == pytest.approx(1.0, abs=0.05)
     assert values["stability_share"].unit == ("latents",)
+    assert {type(value.value) for value in group.values} == {float}  # for JSON
 
 
 def test_one_seed_leaves_a_note(subject: Subject) -> None:

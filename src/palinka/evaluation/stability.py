@@ -224,7 +224,8 @@ def _value(name: str, recipe: str, one: Interval, ones: Sequence[Dictionary]) ->
     if np.isnan(one.low):
         method = "none: a mean over draws" if "_null" in name else "none: one pair, or a constant"
     metric = f"stability_{name}"
-    return Value(metric, recipe, one.value, one.low, one.high, (unit,), {unit: n}, method)
+    value, low, high = map(float, (one.value, one.low, one.high))
+    return Value(metric, recipe, value, low, high, (unit,), {unit: n}, method)
 
 
 class _Ablated:

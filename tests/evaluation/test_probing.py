@@ -143,8 +143,9 @@ def test_the_random_dictionary_is_as_sparse(kind: Any) -> None:
         if kind is BatchTopKAutoencoder:
             trained.threshold.fill_(1.0)
     x = torch.randn(2000, 32)
-    encode = random_dictionary(dictionary(trained, "a"), x, 3)
-    assert encode is not None
+    random = random_dictionary(dictionary(trained, "a"), x, 3)
+    assert random is not None
+    encode = random.encode
     theirs, ours = (float((z != 0).sum(1).float().mean()) for z in (trained.encode(x), encode(x)))
     assert ours == pytest.approx(theirs, rel=0.01)
     assert not torch.equal(encode(x), trained.encode(x))

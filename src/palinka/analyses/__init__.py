@@ -22,13 +22,16 @@ from palinka.analyses.stats.comparison import (
     minimal_detectable_difference as minimal_detectable_difference,
 )
 from palinka.analyses.stats.comparison import seeds_needed as seeds_needed
-from palinka.analyses.stats.dictionaries import feature_uniqueness as feature_uniqueness
-from palinka.analyses.stats.dictionaries import firing_scores as firing_scores
 from palinka.analyses.stats.dictionaries import latent_stability as latent_stability
 from palinka.analyses.stats.dictionaries import match_latents as match_latents
-from palinka.analyses.stats.dictionaries import (
+from palinka.analyses.stats.ground_truth import feature_uniqueness as feature_uniqueness
+from palinka.analyses.stats.ground_truth import firing_scores as firing_scores
+from palinka.analyses.stats.ground_truth import hedging as hedging
+from palinka.analyses.stats.ground_truth import known_absorption as known_absorption
+from palinka.analyses.stats.ground_truth import (
     mean_correlation_coefficient as mean_correlation_coefficient,
 )
+from palinka.analyses.stats.ground_truth import related_features as related_features
 from palinka.analyses.stats.probes import clustered_auc as clustered_auc
 from palinka.analyses.stats.probes import sparse_probe as sparse_probe
 from palinka.analyses.steering import steering

@@ -143,6 +143,9 @@ def _groups(
     for name in [name for name in DEFAULT if name in known] if metrics is None else metrics:
         if name not in known:
             raise InputError(f"metrics: there is no group {name!r}{did_you_mean(name, known)}")
+        if name == "recovery":
+            fault = "these activations come from a language model"
+            raise InputError(f"{name}: {fault}; true directions are known of synthetic data only")
         group = getattr(importlib.import_module(f"palinka.evaluation.{name}"), name)
         takes = inspect.signature(group).parameters.keys() - {"subject"}
         for option in further.get(name, {}).keys() - takes:

@@ -20,7 +20,11 @@ from palinka.data.packing import Context as Context
 from palinka.data.packing import Split as Split
 from palinka.data.packing import pack as pack
 from palinka.data.packing import split_of as split_of
-from palinka.data.synthetic import SyntheticData as SyntheticData
+from palinka.data.synthetic import Correlation as Correlation
+from palinka.data.synthetic import Firing as Firing
+from palinka.data.synthetic import Hierarchy as Hierarchy
+from palinka.data.synthetic import Magnitudes as Magnitudes
+from palinka.data.synthetic import StructuredData as StructuredData
 from palinka.data.synthetic import mean_max_cosine as mean_max_cosine
 from palinka.data.writer import CacheWriter as CacheWriter
 

@@ -146,9 +146,9 @@ def _random_encoders(subject: Subject, seed: int) -> dict[str, Encode]:
             break
     by_recipe = {d.recipe: d for d in reversed(subject.dictionaries)}
     return {
-        RANDOM if len(by_recipe) == 1 else f"{RANDOM} of {recipe}": encoder
+        RANDOM if len(by_recipe) == 1 else f"{RANDOM} of {recipe}": random.encode
         for recipe, d in by_recipe.items()
-        if (encoder := random_dictionary(d, torch.cat(rows), seed))
+        if (random := random_dictionary(d, torch.cat(rows), seed))
     }
 
 

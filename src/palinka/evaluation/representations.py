@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -124,36 +124,53 @@ def _presence(ids: Sequence[NDArray[np.int64]], ordered: bool) -> Matrix:
     return found
 
 
-def random_dictionary(dictionary: Dictionary, rows: Tensor, seed: int) -> Encode | None:
-    """Encoder of the class and shape of a dictionary with weights at initialization.
+class RandomDictionary:
+    """Dictionary of the class and shape of another, with weights at initialization."""
 
-    Its centering is that of the dictionary. Other architectures than those that keep the largest
+    def __init__(self, fresh: LinearAutoencoder, scaling: Any, threshold: float | None) -> None:
+        self._fresh, self._scaling, self._threshold = fresh, scaling, threshold
+        self.dictionary = fresh.dictionary.detach()
+        """Decoder directions, `(latents, width)`."""
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> Tensor:
+        """Activations, `(…, width)`, to latents, `(…, latents)`."""
+        x = x.to(self.dictionary)
+        x = self._scaling(x) if self._scaling else x
+        if self._threshold is None:
+            return self._fresh.encode(x)
+        values = self._fresh.encoder_output(x)
+        return values * (values > self._threshold)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents, `(…, latents)`, to activations, `(…, width)`."""
+        x = self._fresh.decode(latents)
+        return self._scaling.inverse(x) if self._scaling else x
+
+
+def random_dictionary(dictionary: Dictionary, rows: Tensor, seed: int) -> RandomDictionary | None:
+    """Dictionary of the class and shape of another, with weights at initialization.
+
+    Its centering is that of the other. Other architectures than those that keep the largest
     `k` of a row get one threshold, at which as many latents are active on `rows` as of the
-    dictionary. None for classes of other libraries.
+    other. None for classes of other libraries.
     """
     module = dictionary.autoencoder
     trained = getattr(module, "autoencoder", module)
     if not isinstance(trained, LinearAutoencoder):
         return None
-    scale = getattr(module, "scaling", lambda x: x)
+    scaling = getattr(module, "scaling", None)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         fresh = type(trained)(**trained.config()).eval().to(trained.dictionary.device)
     with torch.no_grad():
         if fresh.decoder_bias is not None and trained.decoder_bias is not None:
             fresh.decoder_bias.copy_(trained.decoder_bias)
+        if vars(type(trained)).get("keeps_top_k"):
+            return RandomDictionary(fresh, scaling, None)
         rows = rows.to(trained.dictionary)
         active = int((latents_of(module, rows) != 0).sum())
-        values = fresh.encoder_output(scale(rows)).flatten()
+        values = fresh.encoder_output(scaling(rows) if scaling else rows).flatten()
         threshold = float(values.kthvalue(max(1, values.numel() - active)).values)
-    by_k = bool(vars(type(trained)).get("keeps_top_k"))
-
-    @torch.no_grad()
-    def encode(x: Tensor) -> Tensor:
-        x = scale(x.to(trained.dictionary))
-        if by_k:
-            return fresh.encode(x)
-        values = fresh.encoder_output(x)
-        return values * (values > threshold)
-
-    return encode
+    return RandomDictionary(fresh, scaling, threshold)

@@ -5,12 +5,9 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
 from palinka.analyses.stats.dictionaries import (
-    feature_uniqueness,
-    firing_scores,
     jackknife,
     latent_stability,
     match_latents,
-    mean_correlation_coefficient,
     shared_subspace,
     unit_rows,
     wilson,
@@ -139,53 +136,3 @@ def test_a_common_subspace_is_found() -> None:
     assert (round(overlap, 6), spans[0].shape) == (1.0, (4, 20))
     overlap, _, spans = shared_subspace(list(random.standard_normal((4, 200, 40))))
     assert overlap == pytest.approx(len(spans[0]) / 40, abs=0.05)
-
-
-def true_and_learned() -> tuple[np.ndarray, ...]:
-    """Latents, strengths, directions of latents and true ones; some never fire."""
-    random = np.random.default_rng(0)
-    d, w = random.standard_normal((9, 5)), random.standard_normal((14, 5))
-    w[:5] = -d[:5] + 0.1 * w[:5]
-    s = random.exponential(size=(200, 9)) * (random.random((200, 9)) < 0.2)
-    z = random.standard_normal((200, 14)) * (random.random((200, 14)) < 0.2)
-    z[:, :5] = s[:, :5] * (random.random((200, 5)) < 0.8)
-    z[:, 12] = s[:, 8] = 0.0
-    return z, s, w, d
-
-
-def test_scores_against_true_features() -> None:
-    z, s, w, d = true_and_learned()
-    cosines = np.abs(w @ d.T) / np.linalg.norm(w, axis=1)[:, None] / np.linalg.norm(d, axis=1)
-    pairs = linear_sum_assignment(-cosines)
-    assert mean_correlation_coefficient(w, d) == pytest.approx(cosines[pairs].mean())
-    nearest = cosines.argmax(axis=1)
-    assert feature_uniqueness(w, d) == (len(set(nearest)) / 14, len(set(nearest)) / 9)
-    found, pairings = firing_scores(z, s, w, d), list(zip(range(14), nearest, strict=True))
-    one_to_one = list(zip(*pairs, strict=True))
-    alive = [pair for pair in pairings if z[:, pair[0]].any()]
-    for ending, each in (("", pairings), ("_alive", alive), ("_matched", one_to_one)):
-        rows = []
-        for latent, feature in each:
-            fires, active = z[:, latent] != 0, s[:, feature] > 0
-            hits = (fires & active).sum()
-            precision = hits / fires.sum() if fires.any() else 0.0
-            recall = hits / active.sum() if active.any() else 0.0
-            f1 = 2 * precision * recall / (precision + recall) if hits else 0.0
-            rows.append([precision, recall, f1, (fires == active).mean()])
-        names = [f"{name}{ending}" for name in ("precision", "recall", "f1", "accuracy")]
-        np.testing.assert_allclose([found[n] for n in names], np.mean(rows, axis=0), rtol=1e-12)
-
-
-def test_scores_equal_those_of_sae_lens() -> None:
-    theirs = pytest.importorskip("sae_lens.synthetic.evals")
-    torch = pytest.importorskip("torch")
-    z, s, w, d = true_and_learned()
-    tensors = [torch.from_numpy(x).float() for x in (z, s, w, d)]
-    ours = firing_scores(z, s, w, d)
-    scores = vars(theirs.compute_classification_metrics(*tensors))
-    expected = [scores[n] for n in ("precision", "recall", "f1_score", "accuracy")]
-    expected += [theirs.mean_correlation_coefficient(*tensors[2:])]
-    expected += [theirs.feature_uniqueness(*tensors[2:])]
-    found = [ours[n] for n in ("precision", "recall", "f1", "accuracy")]
-    found += [mean_correlation_coefficient(w, d), feature_uniqueness(w, d)[0]]
-    np.testing.assert_allclose(found, expected, atol=1e-6)

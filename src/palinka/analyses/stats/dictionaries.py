@@ -1,4 +1,4 @@
-"""Dictionaries compared with each other, over seeds, and with true directions."""
+"""Dictionaries compared with each other, over seeds."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -333,75 +333,3 @@ def principal_cosines(spans: Sequence[Array]) -> Array:
     """Cosines of the principal angles of every two spans of orthonormal rows, `(pairs, rank)`."""
     angles = [np.linalg.svd(a @ b.T, compute_uv=False) for a, b in combinations(spans, 2)]
     return np.clip(np.array(angles), 0.0, 1.0)
-
-
-def _absolute_cosines(w: ArrayLike, d: ArrayLike) -> Array:
-    def unit(x: ArrayLike) -> Array:
-        rows = as_matrix(x, "directions").astype(np.float64)
-        return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-8))
-
-    return np.asarray(np.abs(unit(w) @ unit(d).T))
-
-
-def mean_correlation_coefficient(w: ArrayLike, d: ArrayLike) -> float:
-    """Mean |cosine| of latents, `(latents, width)`, with true directions, matched one to one.
-
-    Over as many pairs as there are of the fewer. With more latents than directions, random ones
-    already score high.
-
-    Source:
-        Song et al. (2025), arXiv 2505.20254, as `sae_lens.synthetic` computes it.
-    """
-    from scipy.optimize import linear_sum_assignment
-
-    cosines = _absolute_cosines(w, d)
-    return float(cosines[linear_sum_assignment(cosines, maximize=True)].mean())
-
-
-def feature_uniqueness(w: ArrayLike, d: ArrayLike) -> tuple[float, float]:
-    """Distinct nearest true directions of the latents, per latent, and per true direction.
-
-    The first as `sae_lens.synthetic` computes it; the second is their coverage.
-    """
-    cosines = _absolute_cosines(w, d)
-    distinct = len(np.unique(cosines.argmax(axis=1)))
-    return distinct / cosines.shape[0], distinct / cosines.shape[1]
-
-
-def firing_scores(z: ArrayLike, s: ArrayLike, w: ArrayLike, d: ArrayLike) -> dict[str, float]:
-    """Score latents as detectors of the true feature whose direction is nearest to theirs.
-
-    Means of `precision`, `recall`, `f1` and `accuracy`, 0 where undefined, over all latents;
-    `…_alive` over those that fire, and `…_matched` over one-to-one pairs.
-
-    Args:
-        z: Latents, `(rows, latents)`, which fire where they are not 0.
-        s: Strengths of the features, `(rows, features)`, active above 0.
-        w: Directions of the latents, `(latents, width)`.
-        d: True directions, `(features, width)`.
-
-    Source:
-        `sae_lens.synthetic`, for the means over all latents.
-    """
-    from scipy.optimize import linear_sum_assignment
-
-    fires, active = as_matrix(z, "z") != 0, as_matrix(s, "s") > 0
-    cosines = _absolute_cosines(w, d)
-    latents, features = linear_sum_assignment(cosines, maximize=True)
-    nearest = _detection(fires, active[:, cosines.argmax(axis=1)])
-    one_to_one = _detection(fires[:, latents], active[:, features])
-    parts = {"": nearest, "_alive": nearest[:, fires.any(axis=0)], "_matched": one_to_one}
-    names = ("precision", "recall", "f1", "accuracy")
-    return {
-        name + part: float(values.mean())
-        for part, scores in parts.items()
-        for name, values in zip(names, scores, strict=True)
-    }
-
-
-def _detection(fires: Mask, active: Mask) -> Array:
-    """Precision, recall, F1 and accuracy of each column, `(4, columns)`."""
-    both, own, true = (x.sum(axis=0, dtype=float) for x in (fires & active, fires, active))
-    with np.errstate(invalid="ignore"):
-        scores = np.stack([both / own, both / true, 2 * both / (own + true)])
-    return np.vstack([np.nan_to_num(scores), (fires == active).mean(axis=0)])

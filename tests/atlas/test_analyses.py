@@ -53,3 +53,23 @@ def test_figures_come_in_the_order_in_which_they_were_drawn(findings: Path) -> N
     (found,) = read_analyses(findings, 150, SITE)
     titles = [figure["title"] for figure in found.page["figures"]]
     assert titles == ["overview", "score", "detail", "added"]
+
+
+@pytest.mark.parametrize("below", [".", "k=16,seed=1"])
+def test_an_evaluation_of_several_dictionaries_gives_columns_of_the_one_of_the_atlas(
+    tmp_path: Path, below: str
+) -> None:
+    whole = tmp_path / "version_0" / "analyses" / "evaluation"
+    whole.mkdir(parents=True)
+    (whole / "findings.json").write_text('{"name": "evaluation", "scalars": {}, "notes": {}}')
+    known = [{"name": f"k=16,seed={seed}", "sha256": f"{seed}"} for seed in range(2)]
+    (whole / "evaluation.json").write_text(json.dumps({"dictionaries": known}))
+    arrays = {"reappears/k=16,seed=0": np.zeros(3), "reappears/k=16,seed=1": np.array([0, 0.5, 1])}
+    np.savez(whole / "arrays.npz", **arrays, **{"best_cosine/k=16,seed=1": np.ones(3)})
+    # The analyses of a variant are below its own folder, which need not exist.
+    folder = tmp_path / "version_0" / below / "analyses"
+    (found,) = read_analyses(folder, 3, SITE, "1")
+    assert found.columns.keys() == {"reappears", "best_cosine"}
+    np.testing.assert_array_equal(found.columns["reappears"], arrays["reappears/k=16,seed=1"])
+    (other,) = read_analyses(whole.parent, 3, SITE, "of another one")
+    assert other.columns == {}

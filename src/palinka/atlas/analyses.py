@@ -16,6 +16,7 @@ from palinka.analyses.findings import file_names
 from palinka.atlas.effects import head_scores, latent_effects
 
 _MAX_ROWS = 200
+EVALUATION = "evaluation"
 # Settings without folders of this machine.
 _SETTINGS = ("analysis", "language_model", "revision", "sites", "site", "units", "autoencoder",
              "stimuli", "stimuli_hash", "options", "rows")  # fmt: skip
@@ -41,24 +42,30 @@ class Found:
     heads: dict[str, Any] = field(default_factory=dict)
 
 
-def read_analyses(folder: Path | None, latents: int, site: str) -> list[Found]:
+def read_analyses(folder: Path | None, latents: int, site: str, checksum: str = "") -> list[Found]:
     """Read the findings of every analysis in a folder; skip other folders with a warning.
 
-    Arrays of `latents` numbers become columns, if the findings are of latents at `site`.
+    Arrays of `latents` numbers become columns, if the findings are of latents at `site`, and those
+    of an evaluation if it has the dictionary, which it finds by the `checksum` of its checkpoint.
+    The evaluation of a sweep is in the folder of the whole run.
     """
     found: list[Found] = []
-    for path in sorted(folder.iterdir()) if folder is not None and folder.is_dir() else ():
+    paths = sorted(folder.iterdir()) if folder is not None and folder.is_dir() else []
+    if folder is not None and not any(path.name == EVALUATION for path in paths):
+        whole = folder.parent.parent / folder.name / EVALUATION
+        paths += [whole] if checksum and whole.is_dir() else []
+    for path in paths:
         # The report on the latents makes up the rest of the atlas.
         if not path.is_dir() or path.name.startswith(".") or path.name == "latents":
             continue
         try:
-            found.append(_read(path, len(found), latents, site))
+            found.append(_read(path, len(found), latents, site, checksum))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             rank_zero_warn(f"{path} has no readable findings ({error}); left out of the atlas")
     return found
 
 
-def _read(path: Path, number: int, latents: int, site: str) -> Found:
+def _read(path: Path, number: int, latents: int, site: str, checksum: str) -> Found:
     record = json.loads((path / "findings.json").read_text(encoding="utf-8"))
     settings = dict(record.get("settings", {}))
     columns, effects, arrays = {}, {}, dict[str, NDArray[Any]]()
@@ -72,6 +79,11 @@ def _read(path: Path, number: int, latents: int, site: str) -> Found:
             if arrays[name].shape == (latents,) and arrays[name].dtype.kind in "biuf"
         }
         effects = latent_effects(path, settings, arrays)
+    elif (evaluated := path / f"{EVALUATION}.json").exists():
+        every = json.loads(evaluated.read_text(encoding="utf-8"))["dictionaries"]
+        own = next((one["name"] for one in every if checksum and one["sha256"] == checksum), None)
+        of_own = {name: arrays.get(f"{name}/{own}") for name in ("reappears", "best_cosine")}
+        columns = {name: values for name, values in of_own.items() if values is not None}
     tables = []
     for file in sorted(path.glob("*.csv")):
         with file.open(encoding="utf-8", newline="") as stream:

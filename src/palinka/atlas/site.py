@@ -128,6 +128,8 @@ _FIELDS = {
     "effect_size": ("g", "sd", "Hedges' g: difference of the conditions over their sd", False),
     "dead": ("never active", "0 or 1", "1 where it is active at no token of the analysis", False),
     "significant": ("sig.", "0 or 1", "1 where the difference holds after correction", False),
+    "reappears": ("reappears", "share", "share of the other seeds with a partner of it", False),
+    "best_cosine": ("best cosine", "mean", "mean over the other seeds of its best cosine", False),
 }
 
 

@@ -42,6 +42,8 @@ class WriteAtlas(EndOfRunCallback):
         self._other: Other | None = None
         self.page: Path | None = None
         """The page to open, once written."""
+        self.checksum = ""
+        """SHA-256 of the checkpoint, by which an evaluation of several has its latents."""
         if self.output is not None:
             check_output(self.output)
 
@@ -65,6 +67,6 @@ class WriteAtlas(EndOfRunCallback):
             "the validation split" if spec.validation_fraction else "the text it was trained on",
         )
         latents, site = module.autoencoder.latent_dim, spec.resolved_sites[0]
-        analyses = read_analyses(self.analyses or folder / "analyses", latents, site)
+        analyses = read_analyses(self.analyses or folder / "analyses", latents, site, self.checksum)
         facts = gather(data, module, self.options, self._other)
         self.page = write_site(self.output or folder / "atlas", facts, about, analyses)

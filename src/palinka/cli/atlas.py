@@ -50,6 +50,7 @@ def atlas(
     module = _module(ckpt_path, data)
     found = expanded(analyses) if analyses else findings_folder(checkpoint_named(ckpt_path))
     writer = WriteAtlas(output, str(found), options, other)
+    writer.checksum = checkpoint.sha256(checkpoint_named(ckpt_path))
     trainer = pl.Trainer(
         logger=False,
         callbacks=[LanguageModelMetrics(), writer],

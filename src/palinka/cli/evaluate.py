@@ -1,6 +1,5 @@
 """`palinka evaluate`: measure dictionaries with intervals, and compare them."""
 
-import hashlib
 import importlib
 import inspect
 import logging
@@ -194,9 +193,8 @@ def _dictionary(found: Found, data: ActivationDataModule, first: Found) -> Dicti
         what = f"{found.path} reads {theirs}, {first.path} reads {ours}"
         raise InputError(f"against: {what}; compare dictionaries of one site")
     checkpoint.check_matches(stored, autoencoder, data, resume=False)
-    with found.path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     return Dictionary(
         found.name, found.recipe, found.seed, module, type(autoencoder).__name__,
-        autoencoder.latent_dim, digest, autoencoder.dictionary.detach().float().cpu().numpy(),
+        autoencoder.latent_dim, checkpoint.sha256(found.path),
+        autoencoder.dictionary.detach().float().cpu().numpy(),
     )  # fmt: skip

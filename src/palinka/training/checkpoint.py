@@ -1,5 +1,6 @@
 """Checkpoints: reading, checks and durable writes."""
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
@@ -63,6 +64,12 @@ def settings_of(path: str | PathLike[str]) -> dict[str, Any]:
     described, of_data = settings["autoencoder"], ("input_dim", "output_dim")
     arguments = {k: v for k, v in described.get("init_args", {}).items() if k not in of_data}
     return {**settings, "autoencoder": {**described, "init_args": arguments}}
+
+
+def sha256(path: Path) -> str:
+    """Checksum of a checkpoint's file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_matches(

@@ -30,7 +30,8 @@ def evaluated(fvu: float, auc: float, share: float, seed: int) -> tuple[Any, dic
         "stability_share_corrected", "wide", share, share - 0.03, share + 0.03, ("seeds",),
         {"seeds": SEEDS}, "jackknife over seeds",
     )  # fmt: skip
-    return SimpleNamespace(dictionaries=ones), {"core": Group(found, [stable])}
+    dense = Value("auc", "dense", auc, auc, auc, ("items",), {"items": 20}, "clustered", k=5)
+    return SimpleNamespace(dictionaries=ones), {"core": Group(found, [stable, dense])}
 
 
 def test_gaps_to_the_control_have_intervals_and_a_headline() -> None:
@@ -53,6 +54,9 @@ def test_gaps_to_the_control_have_intervals_and_a_headline() -> None:
         "wide is no better than the random model: fvu, stability_share_corrected"
     ]
     assert group.weak == {"wide": "the random model in fvu, stability_share_corrected"}
+    assert {*group.bands} == {"fvu", "l0", "stability_share_corrected"}, "of no baseline"
+    titles = [axes.get_title("left") for axes in group.figures["control"].axes]
+    assert titles == ["fvu", "stability share corrected"]
     low, high = group.bands["fvu"]
     assert low < values["fvu", "wide on the random model"].value < high
 

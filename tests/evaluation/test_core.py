@@ -118,7 +118,8 @@ def test_recipes_are_compared_and_written(subject, group, tmp_path):
     assert (seed["n"], seed["given"]) == ({"documents": 10}, "weights")
     assert recipe["low"] < recipe["value"] < recipe["high"]
     two = values["fvu", "b"]
-    assert (two["low"], two["method"]) == (None, "none: two seeds, of which both values are given")
+    both = " and ".join(f"{values['fvu', name]['value']:.4g}" for name in ("b0", "b2"))
+    assert (two["low"], two["method"]) == (None, f"none: two seeds, {both}")
     assert values["dead", "a"]["given"] == "data"
     assert values["dead", "a0"]["method"].startswith("none: a resample")
     l0 = {one["name"]: one["l0"] for one in record["dictionaries"]}

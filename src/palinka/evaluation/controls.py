@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from palinka.analyses.figures.forest import Row, forest
 from palinka.analyses.stats.comparison import compare
 from palinka.evaluation.losses import RATIOS
 from palinka.evaluation.values import (
@@ -45,14 +46,23 @@ def controls(
     """
     label = LABELS.get(mode, "the random model")
     mine, theirs = _samples(subject, groups), _samples(control, of_control)
+    recipes = {one.recipe for one in subject.dictionaries}
     seeds = {one.name: one.seed for one in (*subject.dictionaries, *control.dictionaries)}
     values: list[Value] = []
     bands: dict[str, list[float]] = defaultdict(list)
     unbeaten: dict[str, list[str]] = defaultdict(list)
+    panels: dict[str, list[Row]] = defaultdict(list)
 
-    def judge(value: Value, gap: Value) -> None:
+    def judge(own: Value, value: Value, gap: Value, seeds: Sequence[Sequence[float]]) -> None:
         """Keep a control's value and the gap to it, and whether the gap is a gain."""
         values.extend([value, gap])
+        if own.of not in recipes:  # a baseline
+            return
+        if not value.task and value.metric in BETTER:
+            title = value.metric if value.k is None else f"{value.metric}, k = {value.k}"
+            names = (own.of, f"{own.of}, {label.removeprefix('the ')}")
+            for name, one, each in zip(names, (own, value), seeds, strict=True):
+                panels[title].append(Row(name, one.value, one.low, one.high, each))
         if not value.task:
             bands[value.metric] += [x for x in (value.low, value.high, value.value) if x == x]
         sign, name = BETTER.get(value.metric), " ".join([value.metric, value.task]).strip()
@@ -66,13 +76,14 @@ def controls(
                 for own in (mine[key][recipe], theirs[key][recipe])
             ]
             one = compare([(pair[0], pair[1])])[0]
+            own = value_of(mine[key][recipe], recipe)
             value = value_of(theirs[key][recipe], f"{recipe} on {label}")
             method = "paired difference" if one.low == one.low else "none: no errors of either"
             gap = Value(
                 f"{key[0]}_gap", recipe, one.difference, one.low, one.high, tuple(one.n), one.n,
                 method, *key[1:],
             )  # fmt: skip
-            judge(value, gap)
+            judge(own, value, gap, [each.values.tolist() for each in pair])
     own_kind = {(v.metric, v.of, v.task, v.k): v for v in _values(of_control)}
     for value in _values(groups):
         other = own_kind.get((value.metric, value.of, value.task, value.k))
@@ -82,7 +93,7 @@ def controls(
                 value, metric=f"{value.metric}_gap", value=size, low=size - half, high=size + half,
                 method="difference of independent values",
             )  # fmt: skip
-            judge(replace(other, of=f"{other.of} on {label}"), gap)
+            judge(value, replace(other, of=f"{other.of} on {label}"), gap, [(), ()])
     notes = [
         f"{recipe} is no better than {label}: {', '.join(names)}"
         for recipe, names in unbeaten.items()
@@ -91,7 +102,8 @@ def controls(
         notes.append(f"one control seed of {', '.join(few)}: a gap needs at least 2")
     weak = {recipe: f"{label} in {', '.join(names)}" for recipe, names in unbeaten.items()}
     limits = {metric: (min(each), max(each)) for metric, each in bands.items() if each}
-    return Group(values=values, notes=notes, weak=weak, bands=limits)
+    figures = forest(panels, name="control")
+    return Group(values=values, figures=figures, notes=notes, weak=weak, bands=limits)
 
 
 def _left_out(metric: str) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from palinka.analyses.stats.comparison import MINIMUM_SEEDS, Sample, estimate
+from palinka.analyses.stats.comparison import MINIMUM_SEEDS, Sample, estimate, format_number
 from palinka.data import Context
 from palinka.language_models import LanguageModel
 from palinka.language_models.edits import EncodesAndDecodes
@@ -174,7 +174,8 @@ def value_of(measurements: Sequence[Measurement], name: str) -> Value:
     low, high = found.interval()
     method = first.method
     if 1 < seeds < MINIMUM_SEEDS:
-        low, high, method = np.nan, np.nan, "none: two seeds, of which both values are given"
+        both = " and ".join(format_number(one.value, np.nan) for one in measurements)
+        low, high, method = np.nan, np.nan, f"none: two seeds, {both}"
     elif seeds > 1:
         method = SEEDS_ALONE if first.influence is None else f"t over seeds and {first.unit}"
     return Value(

@@ -28,10 +28,14 @@ class Row(NamedTuple):
     forest="Each metric of each dictionary or recipe with its 95 % interval, over seeds and the "
     "units of resampling; circles are single seeds, gray bands are controls. Without a line there "
     "is no interval, for a reason that the tables give.",
+    control="Metrics of each recipe, and of the same recipe trained on a control of the language "
+    "model, with 95 % intervals; circles are single seeds. A value that the "
+    "control reaches is not about the language model.",
 )
 def forest(
-    panels: Mapping[str, Sequence[Row]], bands: Mapping[str, tuple[float, float]] | None = None
-) -> dict[str, Figure]:
+    panels: Mapping[str, Sequence[Row]], bands: Mapping[str, tuple[float, float]] | None = None,
+    name: str = "forest",
+) -> dict[str, Figure]:  # fmt: skip
     """Draw `forest`: a panel for each metric, with the rows of all panels in one order.
 
     `bands` are intervals of controls, by metric. Of many rows the first are drawn.
@@ -55,4 +59,4 @@ def forest(
         panel.set_yticks(range(len(names)), [style.shortened(name, 18) for name in names])
         panel.xaxis.set_major_locator(MaxNLocator(3))
         panel.margins(x=0.12)
-    return {"forest": figure}
+    return {name: figure}

@@ -45,18 +45,6 @@ def recovery(
         data: The data.
         rows: Number of rows to draw.
         seed: Seed of the rows, other than those of training, and of the random dictionaries.
-
-    Example:
-        >>> import torch
-        >>> from palinka.autoencoders import TopKAutoencoder
-        >>> from palinka.data import StructuredData
-        >>> from palinka.evaluation.recovery import recovery
-        >>> from palinka.evaluation.values import Dictionary
-        >>> data, trained = StructuredData.small(), TopKAutoencoder(64, 256, k=8).eval()
-        >>> decoder = trained.dictionary.detach().numpy()
-        >>> found = recovery([Dictionary("a", "a", 0, trained, "TopK", 256, "", decoder)], data)
-        >>> found.measurements[0].metric
-        'mcc'
     """
     x, strengths = data.sample(rows, seed)
     s = strengths.numpy()

@@ -13,35 +13,41 @@ from palinka.evaluation.values import Group, Measurement, Value
 SEEDS = 4
 
 
-def evaluated(fvu: float, auc: float, share: float, seed: int) -> tuple[Any, dict[str, Group]]:
+def evaluated(
+    fvu: float, auc: float, share: float, seed: int, chance: float = 0.5
+) -> tuple[Any, dict[str, Group]]:
     """A recipe of some seeds with metrics around these values; losses have no control."""
     random = np.random.default_rng(seed)
     ones = [SimpleNamespace(name=f"seed={i}", recipe="wide", seed=i) for i in range(SEEDS)]
     found = []
     for one in ones:
-        for metric, value in (("fvu", fvu), ("auc", auc), ("l0", 32.0), ("ce_delta", 0.1)):
-            task = "plural" if metric == "auc" else ""
+        for metric, value, task, k in (
+            ("fvu", fvu, "", None), ("auc", auc, "plural", 2), ("auc", chance, "past", 1),
+            ("auc", chance, "past", 2), ("auc", chance, "random_word", 2), ("l0", 32.0, "", None),
+            ("ce_delta", 0.1, "", None),
+        ):  # fmt: skip
             size = value + 0.01 * random.standard_normal()
             influence = 0.001 * random.standard_normal(20)
             found.append(
-                Measurement(metric, one.name, size, influence, "documents", 20, 19.0, task=task)
+                Measurement(metric, one.name, size, influence, "documents", 20, 19.0, task, k)
             )
     stable = Value(
         "stability_share_corrected", "wide", share, share - 0.03, share + 0.03, ("seeds",),
         {"seeds": SEEDS}, "jackknife over seeds",
     )  # fmt: skip
     dense = Value("auc", "dense", auc, auc, auc, ("items",), {"items": 20}, "clustered", k=5)
-    return SimpleNamespace(dictionaries=ones), {"core": Group(found, [stable, dense])}
+    near = Value("k_for_dense", "seed=0", 2.0, np.nan, np.nan, (), {}, "none: the smallest k")
+    return SimpleNamespace(dictionaries=ones), {"core": Group(found, [stable, dense, near])}
 
 
 def test_gaps_to_the_control_have_intervals_and_a_headline() -> None:
     subject, groups = evaluated(fvu=0.2, auc=0.9, share=0.30, seed=0)
     control, of_control = evaluated(fvu=0.2, auc=0.6, share=0.28, seed=1)
     group = controls(subject, groups, control, of_control, "permuted")
-    values = {(value.metric, value.of): value for value in group.values}
+    values = {(v.metric, v.of): v for v in group.values if v.task in ("", "plural")}
     assert not any(metric.startswith("ce_") for metric, _ in values)
     gap, beside = values["auc_gap", "wide"], values["auc", "wide on the random model"]
-    means = [np.mean([m.value for m in g["core"].measurements if m.metric == "auc"])
+    means = [np.mean([m.value for m in g["core"].measurements if m.task == "plural"])
              for g in (groups, of_control)]  # fmt: skip
     assert gap.value == pytest.approx(means[0] - means[1])
     assert beside.value == pytest.approx(means[1])
@@ -51,9 +57,11 @@ def test_gaps_to_the_control_have_intervals_and_a_headline() -> None:
     half = 0.03 * np.sqrt(2)
     np.testing.assert_allclose([share.low, share.high], [0.02 - half, 0.02 + half])
     assert group.notes == [
-        "wide is no better than the random model: fvu, stability_share_corrected"
+        "wide is no better than the random model: fvu, auc past (k = 1, 2), "
+        "stability_share_corrected"
     ]
-    assert group.weak == {"wide": "the random model in fvu, stability_share_corrected"}
+    assert group.weak["wide"].startswith("the random model in fvu, auc past")
+    assert values["k_for_dense_gap", "seed=0"].method.startswith("none: ")
     assert {*group.bands} == {"fvu", "l0", "stability_share_corrected"}, "of no baseline"
     titles = [axes.get_title("left") for axes in group.figures["control"].axes]
     assert titles == ["fvu", "stability share corrected"]

@@ -150,11 +150,15 @@ def test_few_documents_have_no_interval(subject, contexts):
     one = Context(contexts[0].tokens, np.zeros(12, dtype=np.int64), contexts[0].positions)
     few = Subject(**{**vars(subject), "contexts": lambda: iter([one])})
     found = core(few)
-    assert all(m.influence is None for m in found.measurements)
-    fvu = next(v for m in found.measurements if m.metric == "fvu" for v in [value_of([m], m.of)])
-    assert np.isnan([fvu.low, fvu.high]).all()
-    assert fvu.method == "none: fewer than 8 documents"
+    fvu = [m for m in found.measurements if m.metric == "fvu"]
+    for of in (fvu[:1], fvu[:3]):  # neither one, nor over seeds alone
+        value = value_of(of, "a")
+        assert np.isnan([value.low, value.high]).all()
+        assert value.method == "none: fewer than 8 documents"
     assert any("no intervals" in note for note in found.notes)
+    record = evaluation_findings(few, {"core": found}, {}, margin=9.0).record
+    verdicts = {c["verdict"] for c in record["comparisons"] if c["metric"] != "dead"}
+    assert verdicts == {"no interval"}
 
 
 def test_spreads_that_differ_are_not_pooled(subject):

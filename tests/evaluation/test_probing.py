@@ -1,6 +1,7 @@
 """Probing of dictionaries of the bundled model."""
 
 import csv
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,17 @@ def test_contributions_of_a_document_to_several_tasks_add_up() -> None:
     np.testing.assert_allclose(mean.influence, [0.5, 6.0, 11.5, 15.0])
 
 
+def test_one_task_stands_for_the_mean_and_documents_may_be_too_few(subject: Subject) -> None:
+    group = probing(subject, ["gender", "random_word"], k=4, items=100, shuffles=0)
+    (own,) = [m for m in group.measurements if (m.of, m.task) == ("a", "gender")]
+    values = {(v.metric, v.of, v.task): v for v in group.values if v.k in (4, None)}
+    dense = values["auc", "dense", "gender"]  # of any number of columns
+    assert values["auc_minus_dense", "a", "gender"].value == pytest.approx(own.value - dense.value)
+    few = list(subject.contexts())[:7]
+    short = probing(replace(subject, contexts=lambda: iter(few)), ["gender"], items=20)
+    assert "documents, expected at least 200 in 8" in short.notes[0]
+
+
 def test_every_baseline_has_values_and_every_dictionary_differences(found: Group) -> None:
     baselines = {"dense", "pca", "pca_selected", "units", "random_directions", "random_dictionary",
                  "tokens_k", "tokens_all", "length"}  # fmt: skip
@@ -191,7 +203,7 @@ def test_texts_and_published_protocols(subject: Subject, tmp_path: Path) -> None
 
 def test_a_corpus_without_enough_tokens_has_no_tasks(subject: Subject) -> None:
     assert probing(subject, ["plural"]).notes == [
-        "plural left out: 0 tokens of each class, expected at least 200",
+        "plural left out: 0 tokens of each class in 0 documents, expected at least 200 in 8",
         "no task is left; give more text",
     ]
 

@@ -13,6 +13,7 @@ from palinka.cli.resume import CONFIG, checkpoint_named, newest_checkpoint, runs
 from palinka.data import ActivationDataModule
 from palinka.errors import InputError, shell_path
 from palinka.language_models.spec import Mode
+from palinka.training import checkpoint
 from palinka.training.callbacks.checkpoints import FOLDER
 
 
@@ -35,8 +36,8 @@ def control_run(ckpt_path: str, mode: Mode, control_ckpt_path: str | None = None
         fault = f"control {mode}: the checkpoint was imported and its recipe is not known"
         raise InputError(f"{fault}; give --control_ckpt_path")
     folder = config.parent / f"control_{mode}"
-    for trained in runs_below(folder):
-        if newest_checkpoint(trained):
+    for trained in runs_below(folder):  # a fit that was stopped is repeated
+        if (newest := newest_checkpoint(trained)) and _steps(newest) >= _steps(path):
             print(f"control      {shell_path(trained)}")
             return trained
     with tempfile.TemporaryDirectory() as temporary:
@@ -54,6 +55,10 @@ def control_run(ckpt_path: str, mode: Mode, control_ckpt_path: str | None = None
         if status := subprocess.run(line, check=False).returncode:
             raise InputError(f"control {mode}: the fit ended with status {status}; see above")
     return runs_below(folder)[0]
+
+
+def _steps(path: Path) -> int:
+    return int(checkpoint.read(path, allow_sweep=True)["global_step"])
 
 
 def control_settings(settings: dict[str, Any], mode: Mode) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from palinka.cli.resume import CONFIG, checkpoint_named, findings_folder, load_m
 from palinka.cli.trainer import ignore_warnings
 from palinka.data import ActivationDataModule
 from palinka.data.datamodule import MAX_VERIFIED_BYTES
-from palinka.errors import InputError, did_you_mean, shell_path
+from palinka.errors import InputError, did_you_mean, shell_path, type_mismatch
 from palinka.evaluation.controls import controls
 from palinka.evaluation.report import evaluation_findings
 from palinka.evaluation.values import Dictionary, Subject
@@ -89,7 +89,8 @@ def evaluate(
         raise InputError(f"against: {against} is also the checkpoint to compare; give another one")
     if {name for one in mine for name in one[1:3]} & {name for one in theirs for name in one[1:3]}:
         run = theirs[0].run if theirs[0].run != mine[0].run else "against"
-        theirs = [x._replace(name=f"{run}/{x.name}", recipe=f"{run}/{x.recipe}") for x in theirs]
+        prefixed = ((x, x.recipe if x.recipe == run else f"{run}/{x.recipe}") for x in theirs)
+        theirs = [x._replace(name=f"{run}/{x.name}", recipe=recipe) for x, recipe in prefixed]
     subject = _subject(mine + theirs, data)
     found = {name: group(subject, **given) for name, (group, given) in groups.items()}
     if control:
@@ -128,8 +129,13 @@ def _of_control(mine: Sequence[Found], control: Sequence[Found]) -> list[Found]:
     """The dictionaries of a control by the names of the recipes that they repeat."""
     if len(mine) > 1:
         name = {one.run: mine[0].run for one in control}
-        return [one._replace(recipe=name.get(one.recipe, one.recipe)) for one in control]
-    same = [one for one in control if one.name == mine[0].name] or control
+        found = [one._replace(recipe=name.get(one.recipe, one.recipe)) for one in control]
+        if not (recipes := {one.recipe for one in mine}) & {one.recipe for one in found}:
+            fault = f"control: {control[0].run} has none of the recipes {', '.join(recipes)}"
+            raise InputError(f"{fault}; give the run of their control")
+        return found
+    own = mine[0].path.absolute().parts[-3:]  # folder of the run or its variant
+    same = [one for one in control if one.path.absolute().parts[-3:] == own] or control
     return [one._replace(recipe=mine[0].recipe) for one in same]
 
 
@@ -146,9 +152,12 @@ def _groups(
             fault = "these activations come from a language model"
             raise InputError(f"{name}: {fault}; true directions are known of synthetic data only")
         group = getattr(importlib.import_module(f"palinka.evaluation.{name}"), name)
-        takes = inspect.signature(group).parameters.keys() - {"subject"}
-        for option in further.get(name, {}).keys() - takes:
-            raise InputError(f"{name} has no option {option!r}{did_you_mean(option, takes)}")
+        takes = {n: p for n, p in inspect.signature(group).parameters.items() if n != "subject"}
+        for option, value in further.get(name, {}).items():
+            if option not in takes:
+                raise InputError(f"{name} has no option {option!r}{did_you_mean(option, takes)}")
+            if expected := type_mismatch(value, takes[option].annotation):
+                raise InputError(f"{name}.{option} is {value!r}; expected {expected}")
         own = {n: v for n, v in shared.items() if n in takes} | further.get(name, {})
         groups[name], taken = (group, own), taken | own.keys() | {name}
     if unused := (shared.keys() | further.keys()) - taken:

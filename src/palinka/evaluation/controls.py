@@ -9,6 +9,7 @@ import numpy as np
 from palinka.analyses.figures.forest import Row, forest
 from palinka.analyses.stats.comparison import compare
 from palinka.evaluation.losses import RATIOS
+from palinka.evaluation.tasks import CONTROLS
 from palinka.evaluation.values import (
     Dictionary,
     Group,
@@ -50,7 +51,7 @@ def controls(
     seeds = {one.name: one.seed for one in (*subject.dictionaries, *control.dictionaries)}
     values: list[Value] = []
     bands: dict[str, list[float]] = defaultdict(list)
-    unbeaten: dict[str, list[str]] = defaultdict(list)
+    unbeaten: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     panels: dict[str, list[Row]] = defaultdict(list)
 
     def judge(own: Value, value: Value, gap: Value, seeds: Sequence[Sequence[float]]) -> None:
@@ -66,8 +67,8 @@ def controls(
         if not value.task:
             bands[value.metric] += [x for x in (value.low, value.high, value.value) if x == x]
         sign, name = BETTER.get(value.metric), " ".join([value.metric, value.task]).strip()
-        if sign and not min(sign * gap.low, sign * gap.high) > 0:
-            unbeaten[gap.of].append(name)
+        if sign and value.task not in CONTROLS and min(sign * gap.low, sign * gap.high) <= 0:
+            unbeaten[gap.of][name] += [str(value.k)] * (value.k is not None)
 
     for key in [key for key in mine if key in theirs and not _left_out(key[0])]:
         for recipe in [name for name in mine[key] if name in theirs[key]]:
@@ -78,7 +79,7 @@ def controls(
             one = compare([(pair[0], pair[1])])[0]
             own = value_of(mine[key][recipe], recipe)
             value = value_of(theirs[key][recipe], f"{recipe} on {label}")
-            method = "paired difference" if one.low == one.low else "none: no errors of either"
+            method = _method("paired difference", one.low)
             gap = Value(
                 f"{key[0]}_gap", recipe, one.difference, one.low, one.high, tuple(one.n), one.n,
                 method, *key[1:],
@@ -91,19 +92,26 @@ def controls(
             size, half = value.value - other.value, np.hypot(_half(value), _half(other))
             gap = replace(
                 value, metric=f"{value.metric}_gap", value=size, low=size - half, high=size + half,
-                method="difference of independent values",
+                method=_method("difference of independent values", half),
             )  # fmt: skip
             judge(value, replace(other, of=f"{other.of} on {label}"), gap, [(), ()])
-    notes = [
-        f"{recipe} is no better than {label}: {', '.join(names)}"
-        for recipe, names in unbeaten.items()
-    ]
+    weak = {
+        recipe: ", ".join(
+            f"{name} (k = {', '.join(ks)})" if ks else name for name, ks in of.items()
+        )
+        for recipe, of in unbeaten.items()
+    }
+    notes = [f"{recipe} is no better than {label}: {names}" for recipe, names in weak.items()]
     if few := _few_seeds(control.dictionaries):
         notes.append(f"one control seed of {', '.join(few)}: a gap needs at least 2")
-    weak = {recipe: f"{label} in {', '.join(names)}" for recipe, names in unbeaten.items()}
+    weak = {recipe: f"{label} in {names}" for recipe, names in weak.items()}
     limits = {metric: (min(each), max(each)) for metric, each in bands.items() if each}
     figures = forest(panels, name="control")
     return Group(values=values, figures=figures, notes=notes, weak=weak, bands=limits)
+
+
+def _method(name: str, width: float) -> str:
+    return name if width == width else "none: one of the values has no interval"
 
 
 def _left_out(metric: str) -> bool:

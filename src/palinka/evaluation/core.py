@@ -116,11 +116,12 @@ def _ratios_of(
 ) -> Callable[[str, ArrayLike, ArrayLike], Measurement]:
     """Measure ratios of columns of sums by document, `(documents, columns)`."""
     n = len(sums)
-    few = f"none: fewer than {MINIMUM_DOCUMENTS} documents" if n < MINIMUM_DOCUMENTS else ""
+    few = n < MINIMUM_DOCUMENTS
+    method = f"none: fewer than {MINIMUM_DOCUMENTS} documents" if few else "t over documents"
 
     def measurement(metric: str, above: ArrayLike, below: ArrayLike) -> Measurement:
         value, effect, freedom = document_ratio(sums @ np.asarray(above), sums @ np.asarray(below))
-        influence, method = (None, few) if few else (effect, "t over documents")
-        return Measurement(metric, name, value, influence, "documents", n, freedom, method=method)
+        effect = np.full(n, np.nan) if few else effect
+        return Measurement(metric, name, value, effect, "documents", n, freedom, method=method)
 
     return measurement

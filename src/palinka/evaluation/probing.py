@@ -27,6 +27,7 @@ from palinka.evaluation.values import Array, Group, Measurement, Subject, Value,
 from palinka.language_models.edits import latents_of
 
 RANDOM, SHUFFLED = "random_dictionary", "shuffled_labels"
+SINGLE = frozenset({"dense", "tokens_all", "length"})  # baselines without a number of columns
 # Rows that the random dictionary is matched on.
 SAMPLE = 4096
 # Tasks from which they are taken as a sample of tasks in comparisons.
@@ -40,7 +41,7 @@ Probes = dict[str, SparseProbe]
 
 def probing(
     subject: Subject, tasks: Sequence[str] = ("builtin", "controls"),
-    k: Sequence[int] | None = None,
+    k: int | Sequence[int] | None = None,
     protocol: Literal["palinka", "sae_probes", "saebench"] = "palinka",
     selection: Rule = "mean_difference", pooling: Pooling = "last", items: int = 2000,
     shuffles: int = 20, penalty: Literal["l1", "l2"] = "l2", seed: int = 0,
@@ -64,7 +65,8 @@ def probing(
         seed: Seed of items, halves and random baselines.
     """
     most = min(d.latent_dim for d in subject.dictionaries)
-    ks = tuple(k or (k for k in DEFAULT_KS.get(protocol, KS) if k <= most))
+    default = [each for each in DEFAULT_KS.get(protocol, KS) if each <= most]
+    ks = tuple(sorted({k} if isinstance(k, int) else {*(k or default)}))
     if max(ks) > most:
         raise InputError(f"k is {max(ks)}, the dictionary has {most} latents; give a smaller k")
     texts, tokens, notes = _tasks(subject, tasks, items if protocol == "palinka" else None, seed)
@@ -189,7 +191,8 @@ def _measure(
     name: str, tasks: Sequence[Task], probes: Mapping[str, Probes], at: int, k: int | None
 ) -> list[Measurement]:
     """AUC in each task, and over tasks: these tasks, and tasks as a sample."""
-    own = [task for task in tasks if name in probes[task.name]]
+    # Controls first: the last task stands for the mean over tasks where there is none.
+    own = sorted((t for t in tasks if name in probes[t.name]), key=lambda task: not task.is_control)
     units = [np.unique(task.groups) for task in own]
     documents = np.unique(
         np.concatenate([[], *(u for u, t in zip(units, own, strict=True) if not t.texts)])
@@ -236,7 +239,7 @@ def _summary(
 ) -> Group:  # fmt: skip
     names = list(dict.fromkeys(name for found in probes.values() for name in found))
     measured: dict[tuple[str, int], list[Measurement]] = {}
-    single = [name for name in names if len(probes[tasks[0].name][name].ks) < len(ks)]
+    single = [name for name in names if name in SINGLE]
     for name in names:
         for at, k in enumerate(ks):
             one = (name, k, 0, None) if name in single else (name, k, at, k)
@@ -245,7 +248,7 @@ def _summary(
     others = [name for name in names if name not in own]
     many = sum(not task.is_control for task in tasks) >= MANY_TASKS
     # Of the mean over tasks, or of the only task.
-    whole = {key: found[-1 if many or len(found) < 3 else -2] for key, found in measured.items()}
+    whole = {key: found[-1 if many or found[-1].task else -2] for key, found in measured.items()}
     values = [
         value_of([one], name)
         for (name, k), found in measured.items()

@@ -324,7 +324,8 @@ def _record(one: Value | Verdict) -> dict[str, Any]:
         of = {name: getattr(one, name) for name in ("metric", "task", "k")}
         fields = {k: v for k, v in vars(one.comparison).items() if k != "notes"}
         return {**of, **fields, "n": dict(one.comparison.n), "note": one.note}
-    given = {SEEDS_ALONE: "data"}.get(one.method, "" if "seeds" in one.n else "weights")
+    seeds_alone = one.method == SEEDS_ALONE or [*one.n] == ["seeds"]
+    given = "data" if seeds_alone else "" if "seeds" in one.n else "weights"
     return {**vars(one), "unit": list(one.unit), "n": dict(one.n), "given": given}
 
 

@@ -60,7 +60,8 @@ def stability(
     if not several:
         hint = "train more with model.variants {seed: [0, 1, 2, 3, 4]}"
         if len(recipes) > 1:
-            hint = f"{', '.join(recipes)} differ in more than the seed; {hint}"
+            hint = f"{', '.join(recipes)} differ in more than the seed; {hint}, or say "
+            hint += "--stability.force true"
         return Group(notes=[f"stability: one seed only; {hint}"])
     activity = _measure(subject, [one for ones in several.values() for one in ones])
     values, arrays, notes, found = [], dict[str, NDArray[Any]](), list[str](), {}

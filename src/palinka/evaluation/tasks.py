@@ -19,6 +19,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from palinka.analyses.stats.bootstrap import MINIMUM_DOCUMENTS
 from palinka.data import Context
 from palinka.errors import InputError, did_you_mean, expanded
 from palinka.language_models.token_text import token_texts
@@ -352,9 +353,11 @@ def token_tasks(
             # surplus of the other in the test half: a lookup would be below one half.
             rows = pairs[np.arange(len(pairs)), random.permutation(len(pairs)) % 2]
         rows = np.sort(rows)
-        if len(rows) // 2 < min(MIN_ITEMS, items // 2):
-            found = f"{len(rows) // 2} tokens of each class"
-            notes.append(f"{name} left out: {found}, expected at least {MIN_ITEMS}")
+        sides = (rows[labels[name][rows] == side] for side in (0, 1))
+        few, least = min(len(np.unique(documents[side])) for side in sides), MINIMUM_DOCUMENTS
+        if len(rows) // 2 < min(MIN_ITEMS, items // 2) or few < least:
+            found = f"{len(rows) // 2} tokens of each class in {few} documents"
+            notes.append(f"{name} left out: {found}, expected at least {MIN_ITEMS} in {least}")
             continue
         where = np.stack([context[rows], place[rows]], axis=1)
         task = Task(name, labels[name][rows] == 1, documents[rows], (), kept, where)
@@ -422,12 +425,15 @@ def read_csv(path: str) -> list[dict[str, str]]:
     file = expanded(path)
     if not file.is_file():
         raise InputError(f"tasks: {file} does not exist; give a CSV file with prompt and target")
-    return _rows(file.read_text("utf-8-sig"))
+    try:
+        return _rows(file.read_text("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"tasks: {file} is not UTF-8; save it as UTF-8") from error
 
 
 def _rows(text: str) -> list[dict[str, str]]:
     csv.field_size_limit(len(text) + 1)
-    return [*csv.DictReader(io.StringIO(text, newline=""))]
+    return [*csv.DictReader(io.StringIO(text, newline=""), restval="")]
 
 
 def sae_probes_folder() -> Path:

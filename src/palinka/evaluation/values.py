@@ -74,7 +74,8 @@ class Measurement:
         value: The number.
         influence: Contribution of each unit of resampling to `value`, scaled so that the variance
             of `value` is the sum of their squares; the same units in the same order for all
-            dictionaries, so that differences are paired. None where there is nothing to resample.
+            dictionaries, so that differences are paired. None where there is nothing to resample,
+            NaN where there are too few units.
         unit: Name of the units, such as `documents` or `items`.
         count: Number of units.
         freedom: Degrees of freedom of that variance.
@@ -176,7 +177,7 @@ def value_of(measurements: Sequence[Measurement], name: str) -> Value:
     if 1 < seeds < MINIMUM_SEEDS:
         both = " and ".join(format_number(one.value, np.nan) for one in measurements)
         low, high, method = np.nan, np.nan, f"none: two seeds, {both}"
-    elif seeds > 1:
+    elif seeds > 1 and low == low:
         method = SEEDS_ALONE if first.influence is None else f"t over seeds and {first.unit}"
     return Value(
         first.metric, name, found.value, low, high, tuple(n), n, method, first.task, first.k

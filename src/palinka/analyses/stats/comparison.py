@@ -30,7 +30,7 @@ class Sample:
         values: A number per seed, `(seeds,)`.
         influence: Contributions of the items, `(seeds, items)`, scaled so that the variance of a
             number is the sum of their squares; the same items for all samples. None where there
-            is nothing to resample.
+            is nothing to resample; NaN where the items are too few, and then no interval either.
         freedom: Degrees of freedom of that variance.
         seeds: Seeds of the weights, by which samples are paired; None if they are not known.
         unit: Plural name of the items.
@@ -82,8 +82,10 @@ class Estimate:
     def p_value(self) -> float:
         """Smallest `alpha` whose interval leaves out 0; NaN without errors."""
         size = abs(self.value)
-        if size == 0.0 or not self.errors or np.isnan(size):
-            return 1.0 if size == 0.0 and self.errors else np.nan
+        if np.isnan(size + self.half_width()):
+            return np.nan
+        if size == 0.0:
+            return 1.0
         if self.half_width(SMALLEST_P) <= size:
             return 0.0
 
@@ -94,8 +96,10 @@ class Estimate:
 
     def detectable(self, alpha: float = ALPHA, power: float = POWER) -> float:
         """Difference from 0 that is found with this power; squares of the sources add up."""
+        if np.isnan(self.half_width()):
+            return np.nan
         squares = (v * _noncentrality(f, alpha, power) ** 2 for v, f in self.errors.values())
-        return float(np.sqrt(sum(squares))) if self.errors else np.nan
+        return float(np.sqrt(sum(squares)))
 
 
 def estimate(sample: Sample) -> Estimate:

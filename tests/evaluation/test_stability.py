@@ -8,7 +8,7 @@ from scipy.special import stdtrit
 from palinka.analyses import latent_stability
 from palinka.autoencoders import KSparseAutoencoder, TopKAutoencoder
 from palinka.data import Context
-from palinka.data.synthetic import SyntheticData
+from palinka.data.synthetic import Firing, StructuredData
 from palinka.evaluation.core import core
 from palinka.evaluation.stability import stability
 from palinka.evaluation.values import Dictionary, Subject
@@ -98,7 +98,7 @@ def test_one_seed_leaves_a_note(subject: Subject) -> None:
 
 def trained(seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Decoder and covariance of a dictionary of data with directions of their own."""
-    data = SyntheticData(features=200, width=48, active=6, seed=seed)
+    data = StructuredData(200, 48, Firing(0.03, 0.03), seed=seed)
     x = data.sample(20_000, seed=0).x * torch.linspace(3.0, 0.3, 48)  # anisotropic, all alike
     torch.manual_seed(seed)
     autoencoder = TopKAutoencoder(48, 160, k=6)

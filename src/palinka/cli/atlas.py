@@ -47,7 +47,7 @@ def atlas(
             log folder of a run, or an exported dictionary.
     """
     other = str(checkpoint_named(against)) if against else None
-    module = _module(ckpt_path, data)
+    module = checked_module(ckpt_path, data)
     found = expanded(analyses) if analyses else findings_folder(checkpoint_named(ckpt_path))
     writer = WriteAtlas(output, str(found), options, other)
     writer.checksum = checkpoint.sha256(checkpoint_named(ckpt_path))
@@ -77,7 +77,7 @@ def serve(ckpt_path: str, atlas: str, data: ActivationDataModule, port: int = 0)
         data: Source of rows and texts; defaults to that of the fit.
         port: Port; 0 for any free one.
     """
-    module = _module(ckpt_path, data)
+    module = checked_module(ckpt_path, data)
     check_atlas(expanded(atlas))  # before the model is loaded
     spec = data.validation_spec
     model = LanguageModel.load(spec.language_model)
@@ -92,7 +92,8 @@ def serve(ckpt_path: str, atlas: str, data: ActivationDataModule, port: int = 0)
     return 0
 
 
-def _module(ckpt_path: str, data: ActivationDataModule) -> SparseAutoencoderModule:
+def checked_module(ckpt_path: str, data: ActivationDataModule) -> SparseAutoencoderModule:
+    """Load the module of a checkpoint, and check that it fits the data."""
     ignore_warnings()
     # Lightning's tips and list of devices.
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)

@@ -124,7 +124,7 @@ class EvaluationFindings(Findings):
 
     def _write_into(self, folder: Path) -> None:
         super()._write_into(folder)
-        record = json.dumps(_plain(self.record), indent=1, ensure_ascii=False, allow_nan=False)
+        record = json.dumps(plain(self.record), indent=1, ensure_ascii=False, allow_nan=False)
         for name, content in (("evaluation.json", record), ("evaluation.md", self.text)):
             (folder / name).write_text(content + "\n", encoding="utf-8")
 
@@ -340,12 +340,12 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> Table:
     return {name: [cell(row[name]) for row in rows] for name in rows[0]}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Plain values for JSON, with null for NaN and infinities."""
     if isinstance(value, Mapping):
-        return {name: _plain(part) for name, part in value.items()}
+        return {name: plain(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
+        return [plain(part) for part in value]
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from palinka.analyses.findings import file_names
 from palinka.atlas.effects import head_scores, latent_effects
+from palinka.errors import InputError
 
 _MAX_ROWS = 200
 EVALUATION = "evaluation"
@@ -33,6 +34,7 @@ class Found:
         columns: One value per latent, by name.
         effects: Effects of interventions on single latents, by latent.
         heads: Scores of all attention heads, and the level of their intervals.
+        explanations: Text, model and scores of explained latents, by latent.
     """
 
     page: dict[str, Any]
@@ -40,6 +42,7 @@ class Found:
     columns: dict[str, NDArray[np.float64]]
     effects: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     heads: dict[str, Any] = field(default_factory=dict)
+    explanations: dict[int, dict[str, Any]] = field(default_factory=dict)
 
 
 def read_analyses(folder: Path | None, latents: int, site: str, checksum: str = "") -> list[Found]:
@@ -113,6 +116,42 @@ def _read(path: Path, number: int, latents: int, site: str, checksum: str) -> Fo
     }
     figures = {name: images[stem] for stem, name in names.items()}
     return Found(page, figures, columns, effects, head_scores(settings, arrays))
+
+
+def read_explanations(path: Path, latents: int, site: str) -> Found:
+    """Read `explanations.json` of `palinka explain` as findings.
+
+    Raises:
+        InputError: If the latents are others.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        given, about = (record["latent_dim"], record["site"]), record["latents"].items()
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise InputError(f"{path} is not an explanations.json of palinka explain") from error
+    if given != (latents, site):
+        fault = f"{path} explains a dictionary of {given[0]} latents of {given[1]}"
+        raise InputError(f"{fault}; this one has {latents} of {site}")
+    columns = {name: np.full(latents, np.nan) for name in ("detection", "fuzzing", "tokens")}
+    explanations = {}
+    for latent, one in about:
+        if one["text"]:
+            scores = {n: one[n] for n in ("detection", "fuzzing")} | one["controls"]
+            for name in columns.keys() & scores.keys():
+                columns[name][int(latent)] = scores[name]["value"] or np.nan
+            numbers = ("value", "low", "high", "n", "missing")
+            rows = [[name, *map(score.get, numbers)] for name, score in scores.items()]
+            told = {"text": one["text"], "model": one["model"], "scores": rows}
+            explanations[int(latent)] = told
+    values = [(v["metric"], *(v[n] for n in ("value", "low", "high"))) for v in record["values"]]
+    left_out = [("", f"{n} latents left out: {why}") for why, n in record["excluded"].items()]
+    page = {
+        "name": "explanations", "settings": [("analysis", "explain"), ("model", record["model"])],
+        "scalars": [(name, value) for name, value, *_ in values], "notes": left_out, "summary": "",
+        "figures": [], "tables": [{"name": "mean over latents, 95 % interval",
+                                   "rows": [("score", "mean", "low", "high"), *values]}],
+    }  # fmt: skip
+    return Found(page, {}, columns, explanations=explanations)
 
 
 def _auc_first(names: Iterable[str]) -> list[str]:

@@ -127,6 +127,14 @@ _FIELDS = {
     "t": ("t", "statistic", "statistic of the difference of the two conditions", False),
     "effect_size": ("g", "sd", "Hedges' g: difference of the conditions over their sd", False),
     "dead": ("never active", "0 or 1", "1 where it is active at no token of the analysis", False),
+    "detection": (
+        "detection",
+        "0 to 1",
+        "balanced accuracy of its label; 0.5 is chance",
+        False,
+    ),
+    "fuzzing": ("fuzzing", "0 to 1", "the same of marked tokens", False),
+    "tokens": ("tokens", "0 to 1", "detection by its main tokens, without an explanation", False),
     "significant": ("sig.", "0 or 1", "1 where the difference holds after correction", False),
     "reappears": ("reappears", "share", "share of the other seeds with a partner of it", False),
     "best_cosine": ("best cosine", "mean", "mean over the other seeds of its best cosine", False),
@@ -251,7 +259,9 @@ def _data(facts: LatentFacts, about: About, analyses: Sequence[Found]) -> Iterat
     raised = facts.report.effects.get("raised", np.empty((latents, 0), dtype=np.int64))
     promoted = [" ".join(texts[token].strip() for token in ids) for ids in raised.tolist()]
     yield "overview", _overview(facts, about, analyses)
-    yield "labels", _labels(facts.tokens, texts, latents)
+    explained = {j: one for found in analyses for j, one in found.explanations.items()}
+    labels = _labels(facts.tokens, texts, latents)
+    yield "labels", [explained.get(j, {"text": label})["text"] for j, label in enumerate(labels)]
     yield "promoted", promoted
     yield "vocabulary", {"ids": packed(np.array(list(texts)), "uint32"), "texts": [*texts.values()]}
     yield from _index(facts.tokens, texts)
@@ -262,7 +272,10 @@ def _data(facts: LatentFacts, about: About, analyses: Sequence[Found]) -> Iterat
         some = range(start, min(start + CHUNK, latents))
         yield (
             f"latents-{number:04d}",
-            [records[latent] | {"effects": _effects(latent, analyses)} for latent in some],
+            [
+                records[j] | {"effects": _effects(j, analyses), "explanation": explained.get(j)}
+                for j in some
+            ],
         )
     for number, found in enumerate(analyses):
         yield f"analysis-{number}", found.page

@@ -3,7 +3,7 @@ from pathlib import Path
 from lightning.pytorch import LightningModule, Trainer
 
 from palinka.atlas.against import Other, read_dictionary
-from palinka.atlas.analyses import read_analyses
+from palinka.atlas.analyses import read_analyses, read_explanations
 from palinka.atlas.facts import Options, gather
 from palinka.atlas.site import About, check_output, write_site
 from palinka.data import ActivationDataModule
@@ -23,6 +23,7 @@ class WriteAtlas(EndOfRunCallback):
         analyses: Folder with findings of analyses. Defaults to `<log_dir>/analyses`.
         options: Amount of detail per latent.
         against: Checkpoint or exported dictionary of the same model and site, to compare with.
+        explanations: `explanations.json` of `palinka explain`, which label latents.
 
     Raises:
         InputError: If the folder exists and is not an atlas.
@@ -34,11 +35,13 @@ class WriteAtlas(EndOfRunCallback):
         analyses: str | None = None,
         options: Options | None = None,
         against: str | None = None,
+        explanations: str | None = None,
     ) -> None:
         self.output = None if output is None else expanded(output)
         self.analyses = None if analyses is None else expanded(analyses)
         self.options = options or Options()
         self.against = None if against is None else expanded(against)
+        self.explanations = None if explanations is None else expanded(explanations)
         self._other: Other | None = None
         self.page: Path | None = None
         """The page to open, once written."""
@@ -68,5 +71,7 @@ class WriteAtlas(EndOfRunCallback):
         )
         latents, site = module.autoencoder.latent_dim, spec.resolved_sites[0]
         analyses = read_analyses(self.analyses or folder / "analyses", latents, site, self.checksum)
+        if self.explanations:
+            analyses.append(read_explanations(self.explanations, latents, site))
         facts = gather(data, module, self.options, self._other)
         self.page = write_site(self.output or folder / "atlas", facts, about, analyses)

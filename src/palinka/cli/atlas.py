@@ -32,6 +32,7 @@ def atlas(
     data: ActivationDataModule,
     analyses: str | None = None,
     against: str | None = None,
+    explanations: str | None = None,
 ) -> int:
     """Write a site about every latent of a checkpoint, which a browser opens from the disk.
 
@@ -45,11 +46,12 @@ def atlas(
         analyses: A folder with findings; default that of the run.
         against: Another dictionary of the same site, matched latent by latent: a checkpoint, the
             log folder of a run, or an exported dictionary.
+        explanations: `explanations.json` of `palinka explain`, which label latents.
     """
     other = str(checkpoint_named(against)) if against else None
     module = checked_module(ckpt_path, data)
     found = expanded(analyses) if analyses else findings_folder(checkpoint_named(ckpt_path))
-    writer = WriteAtlas(output, str(found), options, other)
+    writer = WriteAtlas(output, str(found), options, other, explanations)
     writer.checksum = checkpoint.sha256(checkpoint_named(ckpt_path))
     trainer = pl.Trainer(
         logger=False,

@@ -86,7 +86,7 @@ class Endpoint:
                     raise BudgetReached
                 self.spent += most
             choice, usage = self._send(body)
-            counts = usage.get("prompt_tokens"), usage.get("completion_tokens")
+            counts: list[Any] = [usage.get(n) for n in ("prompt_tokens", "completion_tokens")]
             known = all(isinstance(count, int) for count in counts)
             record = {"request": request, "answer": choice, "usage": usage, "time": time.time()}
             with self._lock:

@@ -131,6 +131,27 @@
     ];
   }
 
+  /** What a language model wrote about it, and how well that tells its texts from others. */
+  function explanation({ text, model, scores }) {
+    const number = (value) => (value === null ? "" : palinka.number(value));
+    return [
+      make("p", {}, make("bdi", {}, text)),
+      make(
+        "table",
+        { class: "pairs" },
+        columns("", "score", "95 % interval", "texts"),
+        make("tbody", {}, scores.map(([name, value, low, high, n]) =>
+          make("tr", {},
+            make("th", { scope: "row" }, name),
+            make("td", {}, number(value)),
+            make("td", {}, low === null ? "" : `${number(low)} to ${number(high)}`),
+            make("td", {}, palinka.count(n))))), // prettier-ignore
+      ),
+      make("p", { class: "note" }, "Written by ", make("bdi", {}, model),
+        ", and scored by it on texts of other documents. Balanced accuracy: 0.5 is chance. “shuffled” has the explanation of another latent, “tokens” only the main tokens of this one."), // prettier-ignore
+    ];
+  }
+
   /** Its match in the other dictionary. */
   function counterpart(number, against) {
     const { here, there, cosine } = palinka.matches(against);
@@ -246,6 +267,7 @@
         make(
           "div",
           { class: "facts" },
+          record.explanation ? card("Explanation", explanation(record.explanation)) : null,
           dead ? null : card("Activations", palinka.activationHistogram(record.histogram)),
           dead ? null : card("Tokens", tokens(record, vocabulary)),
           dead ? null : card("Typical activation and steering", steering(number, record, most)),

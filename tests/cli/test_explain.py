@@ -1,0 +1,62 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chat_server import KEY, serving
+from palinka.__main__ import main
+
+SIZES = {"context_length": 32, "train_tokens": 128, "batch_size": 64}
+
+
+def test_latents_are_explained_and_an_atlas_shows_it(
+    workspace: Path, refused: Any, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    line = [f"--data.{name}={size}" for name, size in SIZES.items()]
+    line += ["--data.validation_tokens=10240", "--trainer.max_steps=1", "--trainer.accelerator=cpu"]
+    sizes = ["--model.autoencoder.latent_dim=256", "--model.autoencoder.k=4"]
+    assert main(["fit", *line, *sizes, "--quiet"]) == 0
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    for options, expected in (
+        ("", "the variable OPENAI_API_KEY is empty; set it, or name another with --key_env"),
+        ("--budget=1", "budget needs prices; give --price_in and --price_out"),
+    ):
+        away = "explain --ckpt_path=last --model=m --base_url=https://example.org"
+        assert expected in refused(*away.split(), *options.split())
+    monkeypatch.setenv("MY_KEY", KEY)
+    given = ["explain", "--ckpt_path=last", "--model=<b>rule", "--latents=3", "--key_env=MY_KEY"]
+    output = workspace / "lightning_logs" / "version_0" / "explanations"
+    with serving() as server:
+        given.append(f"--base_url={server.url}")
+        assert main([*given, "--dry_run", "--price_in=2"]) == 0
+        assert server.requests == []
+        out = capsys.readouterr().out
+        assert f"3 latents, <b>rule at {server.url[7:-3]}: at most 243 requests, about" in out
+        assert "cost about 0." in out
+        answer, server.answer = server.answer, lambda *_: "no"
+        assert main(given) == 1
+        assert "100 % of the answers could not be read; the scores" in capsys.readouterr().err
+        assert not (output / "explanations.json").exists()
+        server.answer = answer
+        assert main([*given, "--seed=1"]) == 0
+        sent = len(server.requests)
+        assert main([*given, "--seed=1"]) == 0
+        assert len(server.requests) == sent
+    assert "detection - tokens" in capsys.readouterr().out
+    record = json.loads((output / "explanations.json").read_text())
+    assert (len(record["latents"]), record["latent_dim"]) == (3, 256)
+    assert not any(KEY.encode() in file.read_bytes() for file in output.rglob("*.json"))
+    shown = ["atlas", "--ckpt_path=last", "--output=atlas", "--data.validation_tokens=320"]
+    shown += [f"--explanations={output / 'explanations.json'}"]
+    assert main(shown) == 0
+    labels = json.loads(f"[{(workspace / 'atlas/data/labels.js').read_text()[16:-3]}]")[1]
+    for latent, one in record["latents"].items():
+        assert labels[int(latent)] == one["text"]
+    overview = (workspace / "atlas/data/overview.js").read_text()
+    assert '"explanations/detection"' in overview
+    text = "".join(path.read_text() for path in (workspace / "atlas/data").glob("latents-*.js"))
+    assert r'"model":"\u003cb>rule"' in text
+    (output / "explanations.json").write_text(json.dumps({**record, "latent_dim": 99}))
+    assert "explains a dictionary of 99 latents of blocks.3.mlp.pre" in refused(*shown)

@@ -1,0 +1,270 @@
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.sparse import csc_array
+
+from chat_server import KEY, serving
+from palinka.errors import InputError
+from palinka.evaluation import endpoint as client
+from palinka.evaluation.endpoint import Endpoint
+from palinka.evaluation.explain import (
+    Item,
+    bootstrap_mean,
+    estimate,
+    explain,
+    make_items,
+    missing_share,
+    over_latents,
+    parse,
+    score,
+    write_passage,
+)
+from palinka.evaluation.windows import LENGTH, Activity, choose_latents
+
+WORDS, PART = 60, 80
+
+
+@pytest.fixture(scope="module")
+def activity() -> Activity:
+    """Of latents 0 to 8, each is active at two tokens, but not in every fourth part."""
+    random, parts = np.random.default_rng(0), 400
+    tokens = random.integers(0, WORDS, parts * PART)
+    part = np.repeat(np.arange(parts), PART)
+    latents = np.zeros((len(tokens), 12), np.float32)
+    for latent in range(9):
+        on = (tokens == 2 * latent) | (tokens == 2 * latent + 1)
+        quiet = (part + latent) % 4 == 0
+        latents[:, latent] = (on & ~quiet) * random.gamma(2.0, 1.0, len(tokens))
+    latents[: 90 * PART, 9] = tokens[: 90 * PART] < 9  # in too few contexts
+    latents[:, 10] = tokens < 40  # never silent for long
+    return Activity(tokens, part, random.random(parts)[part] < 0.45, csc_array(latents))
+
+
+@pytest.fixture(scope="module")
+def items(activity: Activity) -> list[Item]:
+    vocabulary = {i: f" w{i}".encode() for i in range(WORDS)}
+    return make_items(activity, vocabulary, 8, seed=0)[0]
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "FIRST_WAIT", 0.0)
+
+
+def test_windows_are_of_the_counts_kinds_and_documents_that_are_said(activity: Activity) -> None:
+    found, reasons = choose_latents(activity, 200, seed=3)
+    assert set(found) == set(range(9))
+    assert reasons == {
+        "never active": 1, "active in fewer than 100 contexts": 1, "silent in too few contexts": 1,
+    }  # fmt: skip
+    assert len(choose_latents(activity, 4, seed=3)[0]) == 4
+    for latent, windows in found.items():
+        values = activity.latents[:, [latent]].toarray()[:, 0]
+        assert [len(starts) for starts in windows] == [40, 50, 25, 25]
+        for name, starts in windows._asdict().items():
+            within = starts[:, None] + np.arange(LENGTH)
+            parts = activity.parts[within]
+            assert (parts == parts[:, :1]).all(), "of one document"
+            assert len(set(parts[:, 0])) == len(starts), "one of each context"
+            assert (activity.shown[within] == (name == "shown")).all()
+            often = np.isin(activity.tokens[within], [2 * latent, 2 * latent + 1]).any(axis=1)
+            if name in ("hard", "random"):
+                assert not values[within].any()
+                assert often.all() or name == "random"
+                continue
+            # Five of each tenth of the peaks of contexts, the strongest tenth first.
+            sides = activity.shown == (name == "shown")
+            every = [values[(activity.parts == p) & sides].max() for p in np.unique(activity.parts)
+                     if values[(activity.parts == p) & sides].any()]  # fmt: skip
+            every = np.array_split(np.sort(every)[::-1], 10)
+            tops = values[within].max(axis=1).reshape(10, -1)
+            for band, own in zip(every, tops, strict=True):
+                assert set(own.tolist()) <= set(np.array(band).tolist())
+    assert not set(found[0].hard) & set(found[0].random)
+
+
+def test_what_text_holds_is_no_mark_and_no_header() -> None:
+    pieces = ["a<", "<", "b", ">>", "[Expla", "NATION]: x", "[1]"]
+    marks = [False, True, True, False, False, False, False]
+    assert write_passage(pieces, marks) == r"a\<<<\<b>>\>\>\[ExplaNATION]: x[1]"
+
+
+def answer(text: str, *tokens: Any) -> dict[str, Any]:
+    return {"message": {"content": text}, "logprobs": {"content": list(tokens)}}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[1,0]", [1, 0]), ("Sure:\n[ 0, 1 ] or [1, 1]", [0, 1]), ("[true, false]", [1, 0]),
+        ("[1]", None), ("[1, 2]", None), ("1, 0", None), ("[a] [1, 0]", None), ("[[1, 0]]", [1, 0]),
+        ('["1", "0"]', None), ("", None), ("[" * 99999, None), ("[1, 0", None),
+    ],
+)  # fmt: skip
+def test_an_answer_is_the_first_list_of_the_right_length(text: str, expected: Any) -> None:
+    np.testing.assert_equal(parse(answer(text), 2)[0], expected or [math.nan] * 2)
+
+
+def test_probabilities_are_of_the_digits_in_the_list() -> None:
+    def token(text: str, **options: float) -> dict[str, Any]:
+        top = [{"token": name[-1], "logprob": math.log(p)} for name, p in options.items()]
+        return {"token": text, "top_logprobs": top}
+
+    tokens = [token("1"), token(": ["), token("1", d1=0.6, d0=0.2), token(","), token(" 0", d0=0.9)]
+    text = "1: [1, 0]"
+    np.testing.assert_allclose(parse(answer(text, *tokens, token("]")), 2)[1], [0.75, 0.0])
+    assert np.isnan(parse(answer(text, *tokens[:3]), 2)[1]).all()
+
+
+def test_a_score_is_its_definition() -> None:
+    kinds = np.array(["active"] * 6 + ["hard"] * 2 + ["random"] * 3)
+    answers = np.array([1, 1, 1, 0, math.nan, 1, 1, 0, 0, 0, math.nan])
+    chances = np.array([0.9, 0.8, 0.7, 0.2, math.nan, 0.6, 0.6, 0.1, 0.1, 0.1, math.nan])
+    found = score(kinds, answers, chances)
+    assert found["value"] == pytest.approx((4 / 5 + 3 / 4) / 2)
+    assert found["strict"] == pytest.approx((4 / 6 + 3 / 5) / 2)
+    assert (found["n"], found["missing"], found["f1"]) == (9, 2, pytest.approx(8 / 10))
+    assert (found["active"], found["hard"], found["random"]) == (0.8, 0.5, 1.0)
+    wins = sum((a > b) + 0.5 * (a == b) for a in chances[[0, 1, 2, 3, 5]] for b in chances[6:10])
+    assert found["auc"] == pytest.approx(wins / 20)
+    # Wilson's intervals by hand: .376 to .964 of 4 in 5, .301 to .954 of 3 in 4.
+    assert found["low"] == pytest.approx(
+        0.775 - math.hypot(0.8 - 0.3755, 0.75 - 0.3006) / 2, abs=1e-3
+    )
+    assert found["high"] == pytest.approx(0.775 + math.hypot(0.1638, 0.2044) / 2, abs=1e-3)
+    silent = score(kinds, np.full(11, math.nan), np.full(11, math.nan))
+    assert (silent["missing"], silent["strict"]) == (11, 0.0)
+    assert math.isnan(silent["value"])
+
+
+def test_resampled_means_vary_as_stratified_ones() -> None:
+    random = np.random.default_rng(0)
+    density = random.random(60)
+    values = density + 0.1 * random.standard_normal(60)
+    mean, draws, n = bootstrap_mean(np.append(values, math.nan), np.append(density, 0.5))
+    strata = np.array_split(values[np.argsort(density)], 10)
+    variance = sum(len(x) * np.var(x, ddof=1) for x in strata) / 60**2
+    assert (n, mean) == (60, pytest.approx(values.mean()))
+    assert draws.std() == pytest.approx(variance**0.5, rel=0.08)
+    assert np.isnan(bootstrap_mean(values[:7], density[:7])[1]).all()
+
+
+def test_a_run_scores_exactly_through_faults_and_a_second_sends_nothing(
+    items: list[Item], tmp_path: Path
+) -> None:
+    with serving() as server:
+        server.faults = ["429", "500", "cut", "503"]
+        asked = Endpoint(server.url, "rule", tmp_path, KEY, (1.0, 2.0), max_tokens=99)
+        found = explain(items, asked, seed=0)
+        assert server.keys == {f"Bearer {KEY}"}
+        assert len(server.requests) == estimate(items)[0] == 8 * 81
+        assert server.requests[0].keys() == {"model", "messages", "max_tokens"}
+        assert asked.spent == pytest.approx(8 * 81 * (100 * 1.0 + 10 * 2.0) / 1e6)
+        server.requests.clear()
+        again = Endpoint(server.url, "rule", tmp_path, "", (1.0, 2.0), budget=0.0, max_tokens=99)
+        assert explain(items, again, seed=0) == found
+        assert server.requests == []
+    names = {item.latent: found[str(item.latent)]["text"] for item in items}
+    for item in items:
+        own = found[str(item.latent)]
+        word = names[item.latent].removeprefix("has ")
+        assert word in (f"w{2 * item.latent}", f"w{2 * item.latent + 1}")
+
+        def holds(texts: list[str], *words: str) -> np.ndarray:
+            return np.array([any(re.search(rf"\b{w}\b", t) for w in words) for t in texts])
+
+        marked = [" ".join(re.findall("<<(.*?)>>", text)) for text in item.marked]
+        shuffled = own["controls"]["shuffled"]
+        fits = [n for n in names.values() if same(shuffled, item, holds(item.plain, n[4:]))]
+        assert set(fits) - {names[item.latent]}
+        assert same(own["detection"], item, holds(item.plain, word))
+        assert same(own["fuzzing"], item, holds(marked, word))
+        main = re.findall(r"w\d+", item.words)
+        assert {f"w{2 * item.latent}", f"w{2 * item.latent + 1}"} == set(main[:2])
+        assert same(own["controls"]["tokens"], item, holds(item.plain, *main))
+    values = {value.metric: value for value in over_latents(found, "x", found)}
+    of = {n: [r["detection"]["value"] for r in found.values()] for n in ("detection",)}["detection"]
+    less = [r["detection"]["value"] - r["controls"]["tokens"]["value"] for r in found.values()]
+    assert values["detection"].value == pytest.approx(np.mean(of))
+    assert values["detection - tokens"].value == pytest.approx(np.mean(less))
+    assert values["detection - control"].value == 0.0
+    assert values["detection"].low < values["detection"].value < values["detection"].high
+    assert missing_share(found) == 0.0
+    files = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) == 8 * 81
+    assert not any(KEY.encode() in content for content in files)
+
+
+def same(found: dict[str, Any], item: Item, said: np.ndarray) -> bool:
+    active, kinds = item.kinds == "active", ("active", "hard", "random")
+    expected = [(said == active)[item.kinds == kind].mean() for kind in kinds]
+    balanced = ((said == active)[active].mean() + (said == active)[~active].mean()) / 2
+    own = [found[name] for name in (*kinds, "value")]
+    return own == pytest.approx([*expected, balanced])
+
+
+def test_unreadable_and_hostile_answers_are_counted_and_stay_text(
+    items: list[Item], tmp_path: Path
+) -> None:
+    def answered(system: str, user: str) -> str:
+        if "[EXPLANATION]:" in system:
+            return "[EXPLANATION]: old [EXPLANATION]:\n <script>\x1b[31m" + "long " * 999
+        return "[1, 0]" if "Passage 5" in user and user.count("w7 ") else "[1, 1, 1, 1, 1]"
+
+    with serving() as server:
+        server.answer = answered
+        found = explain(items[:1], Endpoint(server.url, "m", tmp_path), seed=0)
+        (record,) = found.values()
+        assert record["text"].startswith(r"<script>\x1b[31mlong long")
+        assert len(record["text"]) == 512
+        assert record["controls"].keys() == {"tokens"}, "there is no other latent to shuffle with"
+        missing = record["detection"]["missing"]
+        assert missing % 5 == 0
+        assert 0 < missing < 100
+        assert 0 < missing_share(found) < 1
+        server.answer = lambda *_: "I would rather not"
+        silent = explain(items[:2], Endpoint(server.url, "n", tmp_path), seed=0)
+    assert missing_share(silent) == 1.0
+    assert math.isnan(over_latents(silent, "x")[0].value)
+
+
+@pytest.mark.parametrize(
+    ("options", "fault", "expected"),
+    [
+        ({"base_url": "http://example.org/v1"}, "", "example.org is not this machine; use https"),
+        ({"base_url": "http://127.0.0.1@example.org/v1"}, "", "expected a base_url such as"),
+        ({"base_url": "ftp://127.0.0.1"}, "", "expected a base_url such as https://HOST/v1"),
+        ({"key": f"{KEY}\nX: y"}, "", "the key has characters that no header may have"),
+        ({"base_url": "http://localhost:9/v1"}, "", "nothing answers at localhost:9"),
+        ({}, "401", "explain: 401 from 127.0.0.1:"), ({}, "307", "explain: 307 from 127.0.0.1:"),
+        ({}, "500", "explain: 500 from 127.0.0.1:"), ({}, "cut", "6 times; run again to resume"),
+        ({"budget": 0.0005, "prices": (1.0, 0.0)}, "", "budget of 0.00 reached after 0 of 3"),
+    ],
+)  # fmt: skip
+def test_what_fails_is_said_without_the_key(
+    items: list[Item], tmp_path: Path, options: dict[str, Any], fault: str, expected: str
+) -> None:
+    with serving() as server:
+        server.faults = [fault] * 99 if fault else []
+        given = {"base_url": server.url, "key": KEY, **options}
+        with pytest.raises(InputError, match=re.escape(expected)) as raised:
+            explain(items[:3], Endpoint(model="m", folder=tmp_path, **given), seed=0)
+    assert KEY not in f"{raised.value!r} {raised.value.__cause__!r}"
+    assert not server.requests or "budget" in expected
+
+
+def test_a_run_that_stops_resumes(items: list[Item], tmp_path: Path) -> None:
+    with serving() as server:
+        given = {"folder": tmp_path, "prices": (1.0, 0.0)}
+        with pytest.raises(InputError, match=r"reached after \d of 8 latents; run again"):
+            explain(items, Endpoint(server.url, "m", budget=0.02, **given), seed=0)
+        sent = len(server.requests)
+        explain(items, Endpoint(server.url, "m", **given), seed=0)
+        bodies = [json.dumps(request) for request in server.requests]
+    assert sent <= 200
+    assert len(set(bodies)) == len(bodies) == estimate(items)[0]

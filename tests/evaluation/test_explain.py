@@ -243,7 +243,6 @@ def test_unreadable_and_hostile_answers_are_counted_and_stay_text(
         ({"base_url": "http://localhost:9/v1"}, "", "nothing answers at localhost:9"),
         ({}, "401", "explain: 401 from 127.0.0.1:"), ({}, "307", "explain: 307 from 127.0.0.1:"),
         ({}, "500", "explain: 500 from 127.0.0.1:"), ({}, "cut", "6 times; run again to resume"),
-        ({"budget": 0.0005, "prices": (1.0, 0.0)}, "", "budget of 0.00 reached after 0 of 3"),
     ],
 )  # fmt: skip
 def test_what_fails_is_said_without_the_key(
@@ -255,7 +254,7 @@ def test_what_fails_is_said_without_the_key(
         with pytest.raises(InputError, match=re.escape(expected)) as raised:
             explain(items[:3], Endpoint(model="m", folder=tmp_path, **given), seed=0)
     assert KEY not in f"{raised.value!r} {raised.value.__cause__!r}"
-    assert not server.requests or "budget" in expected
+    assert not server.requests
 
 
 def test_a_run_that_stops_resumes(items: list[Item], tmp_path: Path) -> None:

@@ -133,23 +133,22 @@ def read_explanations(path: Path, latents: int, site: str) -> Found:
         fault = f"{path} explains a dictionary of {given[0]} latents of {given[1]}"
         raise InputError(f"{fault}; this one has {latents} of {site}")
     columns = {name: np.full(latents, np.nan) for name in ("detection", "fuzzing", "tokens")}
-    explanations = {}
+    explanations, numbers = {}, ("value", "low", "high", "n")
     for latent, one in about:
         if one["text"]:
             scores = {n: one[n] for n in ("detection", "fuzzing")} | one["controls"]
             for name in columns.keys() & scores.keys():
-                columns[name][int(latent)] = scores[name]["value"] or np.nan
-            numbers = ("value", "low", "high", "n", "missing")
-            rows = [[name, *map(score.get, numbers)] for name, score in scores.items()]
-            told = {"text": one["text"], "model": one["model"], "scores": rows}
-            explanations[int(latent)] = told
-    values = [(v["metric"], *(v[n] for n in ("value", "low", "high"))) for v in record["values"]]
+                columns[name][int(latent)] = scores[name]["value"]  # NaN for None
+            rows = [[name, *(score[n] for n in numbers)] for name, score in scores.items()]
+            explanations[int(latent)] = {"text": one["text"], "model": one["model"], "scores": rows}
+    rows = [[v["metric"], *("" if v[n] is None else v[n] for n in numbers[:3])]
+            for v in record["values"]]  # fmt: skip
     left_out = [("", f"{n} latents left out: {why}") for why, n in record["excluded"].items()]
     page = {
         "name": "explanations", "settings": [("analysis", "explain"), ("model", record["model"])],
-        "scalars": [(name, value) for name, value, *_ in values], "notes": left_out, "summary": "",
-        "figures": [], "tables": [{"name": "mean over latents, 95 % interval",
-                                   "rows": [("score", "mean", "low", "high"), *values]}],
+        "scalars": [(v["metric"], v["value"]) for v in record["values"]], "notes": left_out,
+        "summary": "", "figures": [],
+        "tables": [{"name": "means", "rows": [["score", "mean", "low", "high"], *rows]}],
     }  # fmt: skip
     return Found(page, {}, columns, explanations=explanations)
 

@@ -3,7 +3,7 @@ from pathlib import Path
 from lightning.pytorch import LightningModule, Trainer
 
 from palinka.atlas.against import Other, read_dictionary
-from palinka.atlas.analyses import read_analyses, read_explanations
+from palinka.atlas.analyses import Found, read_analyses, read_explanations
 from palinka.atlas.facts import Options, gather
 from palinka.atlas.site import About, check_output, write_site
 from palinka.data import ActivationDataModule
@@ -43,6 +43,7 @@ class WriteAtlas(EndOfRunCallback):
         self.against = None if against is None else expanded(against)
         self.explanations = None if explanations is None else expanded(explanations)
         self._other: Other | None = None
+        self._explained: list[Found] = []
         self.page: Path | None = None
         """The page to open, once written."""
         self.checksum = ""
@@ -51,10 +52,13 @@ class WriteAtlas(EndOfRunCallback):
             check_output(self.output)
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
-        """Reject a dictionary of other activations before the run."""
+        """Reject a dictionary or explanations of other latents before the run."""
         super().setup(trainer, module, stage)
         if self.against and (found := single_model(self, trainer, module)):
             self._other = read_dictionary(self.against, *found)
+        if self.explanations and (found := single_model(self, trainer, module)):
+            latents, site = found[0].autoencoder.latent_dim, str(found[1].source["site"])
+            self._explained = [read_explanations(self.explanations, latents, site)]
 
     def write(
         self, trainer: Trainer, module: SparseAutoencoderModule, data: ActivationDataModule
@@ -71,7 +75,6 @@ class WriteAtlas(EndOfRunCallback):
         )
         latents, site = module.autoencoder.latent_dim, spec.resolved_sites[0]
         analyses = read_analyses(self.analyses or folder / "analyses", latents, site, self.checksum)
-        if self.explanations:
-            analyses.append(read_explanations(self.explanations, latents, site))
+        analyses += self._explained
         facts = gather(data, module, self.options, self._other)
         self.page = write_site(self.output or folder / "atlas", facts, about, analyses)

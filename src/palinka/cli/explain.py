@@ -1,4 +1,4 @@
-"""`palinka explain`: explanations of latents by a language model, with scores and controls."""
+"""`palinka explain`: descriptions of latents by a language model, with scores."""
 
 import json
 import os

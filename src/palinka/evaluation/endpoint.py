@@ -36,7 +36,7 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 
 class Endpoint:
-    """A chat model, which is sent each request once; a later run reads the answer from the disk.
+    """A chat model that is sent each request once; later runs read answers from the disk.
 
     Args:
         base_url: Address before `/chat/completions`; https, or http on this machine.

@@ -85,8 +85,11 @@ def make_items(
 ) -> tuple[list[Item], Counter[str]]:
     """Draw latents with enough windows, and count the others by reason."""
     found, reasons = choose_latents(activity, count, seed)
-    random = np.random.default_rng(seed)
-    return [make_item(activity, *one, vocabulary, random) for one in found.items()], reasons
+    items = []
+    for latent, windows in found.items():
+        random = np.random.default_rng([seed, latent, 1])
+        items.append(make_item(activity, latent, windows, vocabulary, random))
+    return items, reasons
 
 
 def make_item(
@@ -117,7 +120,8 @@ def make_item(
     order = random.permutation(len(kinds))
     ids, inverse = np.unique(activity.tokens[activity.shown], return_inverse=True)
     total = np.bincount(inverse, values[activity.shown])
-    words = " · ".join(texts(ids[np.argsort(-total, kind="stable")[:WORDS]]))
+    main = np.argsort(-total, kind="stable")[: min(WORDS, np.count_nonzero(total))]
+    words = " · ".join(texts(ids[main]))
     return Item(
         latent, float((values > 0).mean()), "\n".join(lines), f"the tokens {_escaped(words)}",
         kinds[order], [write_passage(pieces[shown + i], [False] * LENGTH) for i in order],
@@ -126,7 +130,7 @@ def make_item(
 
 
 def score(kinds: NDArray[np.str_], answers: Array, chances: Array) -> dict[str, Any]:
-    """Score answers of 0 and 1, and probabilities of 1, `(passages,)` both; NaN for missing.
+    """Score answers, 0 and 1, and probabilities of 1, `(passages,)`; NaN if missing.
 
     Returns:
         `value`, the balanced accuracy of the `n` answers that are not `missing`, with its 95 %
@@ -160,7 +164,7 @@ def score(kinds: NDArray[np.str_], answers: Array, chances: Array) -> dict[str, 
 
 
 def parse(answer: Record, n: int) -> tuple[Array, Array]:
-    """Read a list of 0 and 1, and the probabilities of 1, `(n,)` both; NaN where there is none."""
+    """Read a list of 0 and 1, and the probabilities of 1, `(n,)` both; NaN without one."""
     none, found = np.full(n, np.nan), re.search(r"\[[^][]*\]", answer["message"]["content"])
     try:
         given = json.loads(found[0]) if found else []
@@ -264,9 +268,10 @@ def missing_share(records: Mapping[str, Record]) -> float:
 
 
 def bootstrap_mean(values: Array, density: Array, seed: int = 0) -> tuple[float, Array, int]:
-    """Mean of latents, means of latents resampled within deciles of density, `(draws,)`, and `n`.
+    """Mean of latents, and means of latents resampled within deciles of density.
 
-    In a decile of `m`, deviations are scaled by `√(m / (m - 1))`, since they would be too small.
+    They are `(draws,)`, and NaN below 8 latents that have a score, whose number is the last value.
+    In a decile of `m`, deviations are scaled by `√(m / (m - 1))`: they would be too small.
 
     Source:
         Rao & Wu (1988), Resampling inference with complex survey data.

@@ -58,5 +58,5 @@ def test_latents_are_explained_and_an_atlas_shows_it(
     assert '"explanations/detection"' in overview
     text = "".join(path.read_text() for path in (workspace / "atlas/data").glob("latents-*.js"))
     assert r'"model":"\u003cb>rule"' in text
-    (output / "explanations.json").write_text(json.dumps({**record, "latent_dim": 99}))
-    assert "explains a dictionary of 99 latents of blocks.3.mlp.pre" in refused(*shown)
+    (output / "explanations.json").write_text(json.dumps({**record, "sha256": "0"}))
+    assert "explains another dictionary, of 256 latents of blocks.3.mlp.pre" in refused(*shown)

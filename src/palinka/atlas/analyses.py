@@ -118,20 +118,21 @@ def _read(path: Path, number: int, latents: int, site: str, checksum: str) -> Fo
     return Found(page, figures, columns, effects, head_scores(settings, arrays))
 
 
-def read_explanations(path: Path, latents: int, site: str) -> Found:
-    """Read `explanations.json` of `palinka explain` as findings.
+def read_explanations(path: Path, latents: int, site: str, checksum: str = "") -> Found:
+    """Read `explanations.json` of `palinka explain` as findings, of the checkpoint if known.
 
     Raises:
         InputError: If the latents are others.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        given, about = (record["latent_dim"], record["site"]), record["latents"].items()
+        given = record["latent_dim"], record["site"], record["sha256"]
+        about = record["latents"].items()
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise InputError(f"{path} is not an explanations.json of palinka explain") from error
-    if given != (latents, site):
-        fault = f"{path} explains a dictionary of {given[0]} latents of {given[1]}"
-        raise InputError(f"{fault}; this one has {latents} of {site}")
+    if given != (latents, site, checksum or given[2]):
+        fault = f"{path} explains another dictionary, of {given[0]} latents of {given[1]}"
+        raise InputError(f"{fault}; explain this one, of {latents} of {site}")
     columns = {name: np.full(latents, np.nan) for name in ("detection", "fuzzing", "tokens")}
     explanations, numbers = {}, ("value", "low", "high", "n")
     for latent, one in about:

@@ -57,8 +57,9 @@ class WriteAtlas(EndOfRunCallback):
         if self.against and (found := single_model(self, trainer, module)):
             self._other = read_dictionary(self.against, *found)
         if self.explanations and (found := single_model(self, trainer, module)):
-            latents, site = found[0].autoencoder.latent_dim, str(found[1].source["site"])
-            self._explained = [read_explanations(self.explanations, latents, site)]
+            dictionary, site = found[0].autoencoder, str(found[1].source["site"])
+            given = self.explanations, dictionary.latent_dim, site, self.checksum
+            self._explained = [read_explanations(*given)]
 
     def write(
         self, trainer: Trainer, module: SparseAutoencoderModule, data: ActivationDataModule

@@ -20,6 +20,7 @@ from palinka.evaluation.endpoint import Endpoint
 from palinka.evaluation.report import plain
 from palinka.evaluation.windows import read_activity
 from palinka.language_models.token_text import token_bytes
+from palinka.training import checkpoint
 
 
 def explain(
@@ -111,6 +112,7 @@ def explain(
         "format": 1, "palinka": version("palinka"), "model": model, "host": endpoint.host,
         "settings": {**asked, "latents": latents}, "language_model": spec.language_model.name,
         "site": site, "latent_dim": module.autoencoder.latent_dim, "missing": missing,
+        "sha256": checkpoint.sha256(path),
         "excluded": excluded, "values": [vars(value) for value in values], "latents": found,
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)

@@ -199,12 +199,13 @@ def _measure(
     )
     sizes = [len(u) if task.texts else 0 for u, task in zip(units, own, strict=True)]
     starts = list(accumulate(sizes, initial=len(documents)))[:-1]
-    total, measured, values = np.zeros(len(documents) + sum(sizes)), [], []
+    halves = probes[own[0].name][name].influence.shape[1] // len(units[0])
+    total, measured, values = np.zeros((halves, len(documents) + sum(sizes))), [], []
     counted = [task for task in own if not task.is_control]
     for task, start, unit in zip(own, starts, units, strict=True):
         probe = probes[task.name][name]
         value, influence = float(probe.auc[at]), probe.influence[at]
-        what = (task.unit, len(influence))
+        what = (task.unit, len(unit))
         measured.append(
             Measurement("auc", name, value, influence, *what, task=task.name, k=k, method=METHOD)
         )
@@ -213,12 +214,12 @@ def _measure(
             columns = np.arange(len(unit)) + start
             if not task.texts:
                 columns = np.searchsorted(documents, unit)
-            total[columns] += influence / len(counted)
+            total[:, columns] += influence.reshape(halves, -1) / len(counted)
     n, mean = len(values), float(np.mean(values)) if values else np.nan
     if n > 1:
         among = (np.array(values) - mean) / np.sqrt(n * (n - 1))
-        what = ("items" if any(task.texts for task in counted) else "documents", len(total))
-        given = Measurement("auc_given_tasks", name, mean, total, *what, k=k, method=METHOD)
+        what = ("items" if any(task.texts for task in counted) else "documents", total.shape[1])
+        given = Measurement("auc_given_tasks", name, mean, total.ravel(), *what, k=k, method=METHOD)
         sample = Measurement(
             "auc", name, mean, among, "tasks", n, n - 1, k=k, method="t over tasks"
         )

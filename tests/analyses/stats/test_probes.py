@@ -141,7 +141,7 @@ def test_the_error_is_that_of_five_halves_and_halves_are_shared() -> None:
     groups = np.arange(200) // 2
     one = sparse_probe(x, y, groups, ks=(1, 3))
     other = sparse_probe(x[:, ::-1], y, groups, ks=(1, 3))
-    assert one.influence.shape == (2, 100)
+    assert one.influence.shape == (2, 500)
     np.testing.assert_allclose(one.auc[0], other.auc[0], rtol=1e-12)
     np.testing.assert_array_equal(one.chosen, 29 - other.chosen)
     variances = []
@@ -153,6 +153,8 @@ def test_the_error_is_that_of_five_halves_and_halves_are_shared() -> None:
         found = clustered_auc(sign * x[test, column], y[test], groups[test])
         variances.append(np.square(found.influence).sum())
     assert one.error[0] ** 2 == pytest.approx(0.6 * np.mean(variances), rel=1e-9)
+    by_half = np.square(one.influence[0]).reshape(5, 100).sum(axis=1)
+    np.testing.assert_allclose(by_half, 0.6 / 5 * np.array(variances))
 
 
 def test_principal_components_and_more_columns_than_rows() -> None:

@@ -123,8 +123,8 @@ class SparseProbe(Result):
         auc: Area under the ROC curve, `(ks,)`.
         accuracy: Share of right labels at a probability of one half, `(ks,)`.
         log_loss: Mean log-loss, `(ks,)`.
-        influence: Contribution of each group to the AUC, `(ks, groups)`, in the order of the
-            groups; its variance is the sum of their squares.
+        influence: Contribution of each group in each half to the AUC, `(ks, halves * groups)`, in
+            the order of the groups; its variance is the sum of their squares.
         chosen: Columns in order of selection, `(halves, columns)`; -1 where there are no more.
         penalty: The chosen `C`, `(halves, ks)`.
     """
@@ -189,21 +189,16 @@ def sparse_probe(
     seeds = random.integers(2**32, size=halves).tolist()
     with ThreadPoolExecutor(min(threads(), halves)) as pool:
         found = list(pool.map(probe, tests, seeds))
-    scores, influence = (
-        np.mean([half[0] for half in found], axis=0),
-        np.zeros((halves, len(ks), len(names))),
-    )
+    # By half, in which alone the contributions of two probes are those of the same test.
+    influence = np.zeros((len(ks), halves, len(names)))
     for at, (test, half) in enumerate(zip(tests, found, strict=True)):
-        influence[at][:, np.unique(group[test])] = half[1]
-    variance = np.square(influence).sum(axis=2).mean(axis=0) * (1.0 + 1.0 / halves) / 2.0
-    total = influence.mean(axis=0)
-    norm = np.square(total).sum(axis=1)
-    total *= np.sqrt(np.divide(variance, norm, out=np.zeros(len(ks)), where=norm > 0))[:, None]
+        influence[:, at, np.unique(group[test])] = half[1]
+    total = influence.reshape(len(ks), -1) * np.sqrt((1.0 + 1.0 / halves) / 2.0 / halves)
     chosen = np.full((halves, max(len(half[2]) for half in found)), -1)
     for at, half in enumerate(found):
         chosen[at, : len(half[2])] = half[2]
     penalty = np.array([half[3] for half in found])
-    auc, accuracy, loss = scores
+    auc, accuracy, loss = np.mean([half[0] for half in found], axis=0)
     return SparseProbe(tuple(ks), auc, accuracy, loss, total, chosen, penalty)
 
 

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ import torch
 from torch.nn import functional
 
 from palinka.analyses.figures.forest import Row, forest
+from palinka.analyses.stats.bootstrap import document_ratio
 from palinka.analyses.stats.comparison import seed_spread
 from palinka.autoencoders import KSparseAutoencoder
 from palinka.data import Context
@@ -99,6 +101,23 @@ def test_rows_are_measured_as_by_a_plain_transcription(subject, group, contexts)
     )
     assert found["dead"].influence is None
     assert {v.of for v in group.values} == {"mini"}
+
+
+def test_rows_of_shuffled_tokens_belong_to_their_documents(subject, contexts):
+    model, one = subject.model.randomized("tokens"), subject.dictionaries[0]
+    found = core(replace(subject, model=model, dictionaries=(one,), skip=3)).measurements
+    sums = np.zeros((10, 2))
+    for context in (context for context in contexts if context.tokens.size > 1):
+        x = model.read_contexts(torch.from_numpy(context.tokens)[None], [SITE])[SITE][0][3:]
+        with torch.no_grad():
+            errors = x - one.autoencoder.decode(one.autoencoder.encode(x))
+        columns = [errors, x - torch.from_numpy(subject.mean)]
+        rows = torch.stack([c.double().square().sum(1) for c in columns], dim=1).numpy()
+        np.add.at(sums, context.documents[3:], rows)
+    fvu = next(m for m in found if m.metric == "fvu")
+    expected = document_ratio(*sums.T)
+    assert fvu.value == pytest.approx(expected.value, rel=1e-5)
+    np.testing.assert_allclose(fvu.influence, expected.influence, rtol=1e-3, atol=1e-6)
 
 
 def test_recipes_are_compared_and_written(subject, group, tmp_path):

@@ -14,6 +14,7 @@ from torch.nn import functional
 from palinka.analyses.stats.bootstrap import Ratios
 from palinka.data import Context
 from palinka.language_models import LanguageModel
+from palinka.language_models.randomized import token_order
 from palinka.language_models.sites import reading
 
 CHUNK_LOGITS = 1 << 19  # per chunk, which stays in the processor's cache as float64
@@ -142,13 +143,20 @@ def _run(
 ) -> tuple[Tensor, list[Tensor]]:
     """Logits of next tokens, and activations at sites, of which the first may be patched."""
     taps = {site: model.spec.sites.tap(site) for site in sites}
+    order = None
+    if model.spec.control == "tokens":  # the hooks see its order, the caller that of the text
+        order = token_order(tokens, None, model.spec.control_seed)[..., None]
     with ExitStack() as hooks:
         if patch is not None:
+            patch = patch if order is None else patch.take_along_dim(order, 1)
             hooks.enter_context(model.replaced(sites[0], lambda x: patch.view(x.shape)))
         read = hooks.enter_context(reading(model.model, taps, stop=False))
         logits = model.logits(tokens)[:, :-1]
     # Some models run their MLP on all tokens in one row.
-    return logits, [read[s].reshape(-1, tokens.shape[1], read[s].shape[-1]) for s in sites]
+    found = [read[s].reshape(-1, tokens.shape[1], read[s].shape[-1]) for s in sites]
+    if order is not None:
+        found = [x.take_along_dim(order.argsort(dim=1), 1) for x in found]
+    return logits, found
 
 
 def _batches(

@@ -16,6 +16,7 @@ from palinka.analyses.logit_lens import logit_lens
 from palinka.analyses.pairwise_mutual_information import pairwise_mutual_information
 from palinka.analyses.path_patching import path_patching
 from palinka.analyses.representational_similarity import representational_similarity
+from palinka.analyses.stats.absorption import absorption as absorption
 from palinka.analyses.stats.comparison import Sample as Sample
 from palinka.analyses.stats.comparison import compare as compare
 from palinka.analyses.stats.comparison import (

@@ -1,35 +1,29 @@
 """k-sparse probing of dictionaries, beside baselines."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
-from itertools import accumulate, chain
+from itertools import accumulate
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from palinka.analyses.figures.probing import probing as draw
 from palinka.analyses.stats.probes import KS, Rule, SparseProbe, sparse_probe
 from palinka.errors import InputError, track
-from palinka.evaluation import tasks as kinds
 from palinka.evaluation.protocols import DEFAULT_KS, published
 from palinka.evaluation.representations import (
-    Encode,
     Pooling,
     Representations,
-    random_dictionary,
-    read_texts,
-    read_tokens,
+    encoders_of,
+    find_tasks,
+    random_dictionaries,
+    read_tasks,
 )
 from palinka.evaluation.tasks import Task
 from palinka.evaluation.values import Array, Group, Measurement, Subject, Value, value_of
-from palinka.language_models.edits import latents_of
 
-RANDOM, SHUFFLED = "random_dictionary", "shuffled_labels"
+SHUFFLED = "shuffled_labels"
 SINGLE = frozenset({"dense", "tokens_all", "length"})  # baselines without a number of columns
-# Rows that the random dictionary is matched on.
-SAMPLE = 4096
 # Tasks from which they are taken as a sample of tasks in comparisons.
 MANY_TASKS = 8
 # What a dictionary may lack of the dense probe.
@@ -69,21 +63,18 @@ def probing(
     ks = tuple(sorted({k} if isinstance(k, int) else {*(k or default)}))
     if max(ks) > most:
         raise InputError(f"k is {max(ks)}, the dictionary has {most} latents; give a smaller k")
-    texts, tokens, notes = _tasks(subject, tasks, items if protocol == "palinka" else None, seed)
-    encoders: dict[str, Encode] = {
-        d.name: partial(latents_of, d.autoencoder) for d in subject.dictionaries
-    }
+    texts, tokens, notes = find_tasks(
+        subject, tasks, items if protocol == "palinka" else None, seed
+    )
+    encoders = encoders_of(subject.dictionaries)
     if not texts and not tokens:
         return Group(notes=[*notes, "no task is left; give more text"])
     if protocol != "palinka":
         return published(subject, texts, encoders, protocol, ks, penalty)
-    encoders |= _random_encoders(subject, seed)
+    encoders |= encoders_of(random_dictionaries(subject, seed))
     done, probes, shuffled = list[Task](), dict[str, Probes](), list[Array]()
     each = -(-shuffles // (len(texts) + len(tokens)))
-    read = chain(
-        zip(tokens, read_tokens(subject, tokens, encoders), strict=True),
-        (read_texts(subject, task, encoders, pooling) for task in texts),
-    )
+    read = read_tasks(subject, texts, tokens, encoders, pooling)
     for task, found in track(read, "Probing tasks", len(texts) + len(tokens)):
         done.append(task)
         probes[task.name] = _probe_all(found, task, ks, selection, seed)
@@ -98,60 +89,6 @@ def probing(
         if missing := left_out.get(task.name, len(task.texts)) - len(task.texts):
             notes.append(f"{task.name}: {missing} texts without a token left out")
     return _summary(subject, done, probes, np.array(shuffled), ks, notes)
-
-
-def _tasks(
-    subject: Subject, names: Sequence[str], items: int | None, seed: int
-) -> tuple[list[Task], list[Task], list[str]]:
-    """Tasks of texts and of tokens, and remarks."""
-    known = {"builtin": kinds.BUILT_IN, "controls": kinds.CONTROLS}
-    tokens, texts, notes = list[str](), list[Task](), list[str]()
-    for name in names:
-        start, _, rest = name.partition(":")
-        if start == "sae_probes":
-            for one in kinds.RECOMMENDED if rest == "recommended" else [rest]:
-                rows, source = kinds.read_sae_probes(one)
-                task, remarks = kinds.text_task(one, rows, items=items, seed=seed)
-                texts.append(task)
-                notes += [*remarks, f"{one}: texts from {source}" if source else ""]
-        elif start.endswith(".csv"):
-            rows = kinds.read_csv(start)
-            task, remarks = kinds.text_task(start, rows, rest or None, items, seed)
-            texts.append(task)
-            notes += remarks
-        else:
-            tokens += known.get(name, (name,))
-            if unknown := {*tokens} - {*kinds.BUILT_IN, *kinds.CONTROLS}:
-                hint = "give builtin, controls, a CSV file, sae_probes:NAME or one of "
-                built = ", ".join((*kinds.BUILT_IN, *kinds.CONTROLS))
-                raise InputError(f"tasks: {unknown.pop()} is not a task; {hint}{built}")
-    on_tokens = list[Task]()
-    if tokens:
-        if items is None:
-            raise InputError("tasks: this protocol takes texts; give CSV files or sae_probes:NAME")
-        tokenizer, contexts = subject.model.tokenizer, subject.contexts()
-        names = list(dict.fromkeys(tokens))
-        on_tokens, remarks = kinds.token_tasks(
-            names, contexts, tokenizer, subject.skip, items, seed
-        )
-        notes += remarks
-    return texts, on_tokens, [note for note in notes if note]
-
-
-def _random_encoders(subject: Subject, seed: int) -> dict[str, Encode]:
-    """Random dictionary of each recipe; its name is `random_dictionary` if there is one."""
-    rows, count = list[torch.Tensor](), 0
-    for context in subject.contexts():
-        ids = torch.from_numpy(context.tokens)[None]
-        rows.append(subject.model.read(ids, subject.site)[subject.site][0, subject.skip :])
-        if (count := count + len(rows[-1])) >= SAMPLE:
-            break
-    by_recipe = {d.recipe: d for d in reversed(subject.dictionaries)}
-    return {
-        RANDOM if len(by_recipe) == 1 else f"{RANDOM} of {recipe}": random.encode
-        for recipe, d in by_recipe.items()
-        if (random := random_dictionary(d, torch.cat(rows), seed))
-    }
 
 
 def _probe_all(

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from palinka.autoencoders.linear import LinearAutoencoder
-from palinka.errors import track
+from palinka.errors import InputError, track
+from palinka.evaluation import tasks as kinds
 from palinka.evaluation.tasks import Task
 from palinka.evaluation.values import Dictionary, Subject
 from palinka.language_models.edits import latents_of
@@ -23,6 +25,9 @@ Encode = Callable[[Tensor], Tensor]
 Matrix = NDArray[np.float32]
 BATCH = 32
 ROWS = 4096
+RANDOM = "random_dictionary"
+# Rows that the random dictionary is matched on.
+SAMPLE = 4096
 
 
 class Representations(NamedTuple):
@@ -37,6 +42,54 @@ class Representations(NamedTuple):
     latents: dict[str, Matrix]
     tokens: Matrix
     length: NDArray[np.int64]
+
+
+def find_tasks(
+    subject: Subject, names: Sequence[str], items: int | None, seed: int
+) -> tuple[list[Task], list[Task], list[str]]:
+    """Tasks of texts and of tokens, and remarks."""
+    known = {"builtin": kinds.BUILT_IN, "controls": kinds.CONTROLS}
+    tokens, texts, notes = list[str](), list[Task](), list[str]()
+    for name in names:
+        start, _, rest = name.partition(":")
+        if start == "sae_probes":
+            for one in kinds.RECOMMENDED if rest == "recommended" else [rest]:
+                rows, source = kinds.read_sae_probes(one)
+                task, remarks = kinds.text_task(one, rows, items=items, seed=seed)
+                texts.append(task)
+                notes += [*remarks, f"{one}: texts from {source}" if source else ""]
+        elif start.endswith(".csv"):
+            rows = kinds.read_csv(start)
+            task, remarks = kinds.text_task(start, rows, rest or None, items, seed)
+            texts.append(task)
+            notes += remarks
+        else:
+            tokens += known.get(name, (name,))
+            if unknown := {*tokens} - {*kinds.BUILT_IN, *kinds.CONTROLS}:
+                hint = "give builtin, controls, a CSV file, sae_probes:NAME or one of "
+                built = ", ".join((*kinds.BUILT_IN, *kinds.CONTROLS))
+                raise InputError(f"tasks: {unknown.pop()} is not a task; {hint}{built}")
+    on_tokens = list[Task]()
+    if tokens:
+        if items is None:
+            raise InputError("tasks: this protocol takes texts; give CSV files or sae_probes:NAME")
+        tokenizer, contexts = subject.model.tokenizer, subject.contexts()
+        names = list(dict.fromkeys(tokens))
+        on_tokens, remarks = kinds.token_tasks(
+            names, contexts, tokenizer, subject.skip, items, seed
+        )
+        notes += remarks
+    return texts, on_tokens, [note for note in notes if note]
+
+
+def read_tasks(
+    subject: Subject, texts: Sequence[Task], tokens: Sequence[Task],
+    encoders: Mapping[str, Encode], pooling: Pooling,
+) -> Iterator[tuple[Task, Representations]]:  # fmt: skip
+    """Read the items of tasks on tokens, and of tasks of texts."""
+    yield from zip(tokens, read_tokens(subject, tokens, encoders), strict=True)
+    for task in texts:
+        yield read_texts(subject, task, encoders, pooling)
 
 
 def read_tokens(
@@ -108,6 +161,11 @@ def read_texts(
     return task, Representations(dense, matrices, presence, lengths - len(start))
 
 
+def encoders_of(dictionaries: Sequence[Dictionary]) -> dict[str, Encode]:
+    """Encoders of dictionaries by their names."""
+    return {d.name: partial(latents_of, d.autoencoder) for d in dictionaries}
+
+
 def _encoded(encoder: Encode, x: Matrix) -> Matrix:
     parts = [encoder(torch.from_numpy(x[at : at + ROWS])) for at in range(0, len(x), ROWS)]
     return torch.cat(parts).float().cpu().numpy()
@@ -128,7 +186,7 @@ class RandomDictionary:
     """Dictionary of the class and shape of another, with weights at initialization."""
 
     def __init__(self, fresh: LinearAutoencoder, scaling: Any, threshold: float | None) -> None:
-        self._fresh, self._scaling, self._threshold = fresh, scaling, threshold
+        self._fresh, self.scaling, self._threshold = fresh, scaling, threshold
         self.dictionary = fresh.dictionary.detach()
         """Decoder directions, `(latents, width)`."""
 
@@ -136,7 +194,7 @@ class RandomDictionary:
     def encode(self, x: Tensor) -> Tensor:
         """Activations, `(…, width)`, to latents, `(…, latents)`."""
         x = x.to(self.dictionary)
-        x = self._scaling(x) if self._scaling else x
+        x = self.scaling(x) if self.scaling else x
         if self._threshold is None:
             return self._fresh.encode(x)
         values = self._fresh.encoder_output(x)
@@ -146,7 +204,7 @@ class RandomDictionary:
     def decode(self, latents: Tensor) -> Tensor:
         """Latents, `(…, latents)`, to activations, `(…, width)`."""
         x = self._fresh.decode(latents)
-        return self._scaling.inverse(x) if self._scaling else x
+        return self.scaling.inverse(x) if self.scaling else x
 
 
 def random_dictionary(dictionary: Dictionary, rows: Tensor, seed: int) -> RandomDictionary | None:
@@ -174,3 +232,21 @@ def random_dictionary(dictionary: Dictionary, rows: Tensor, seed: int) -> Random
         values = fresh.encoder_output(scaling(rows) if scaling else rows).flatten()
         threshold = float(values.kthvalue(max(1, values.numel() - active)).values)
     return RandomDictionary(fresh, scaling, threshold)
+
+
+def random_dictionaries(subject: Subject, seed: int) -> list[Dictionary]:
+    """Random dictionary of each recipe; its name is `random_dictionary` if there is one."""
+    rows, count = list[Tensor](), 0
+    for context in subject.contexts():
+        ids = torch.from_numpy(context.tokens)[None]
+        rows.append(subject.model.read(ids, subject.site)[subject.site][0, subject.skip :])
+        if (count := count + len(rows[-1])) >= SAMPLE:
+            break
+    by_recipe = {d.recipe: d for d in reversed(subject.dictionaries)}
+    found = []
+    for recipe, d in by_recipe.items():
+        if random := random_dictionary(d, torch.cat(rows), seed):
+            name = RANDOM if len(by_recipe) == 1 else f"{RANDOM} of {recipe}"
+            decoder = random.dictionary.float().cpu().numpy()
+            found.append(replace(d, name=name, autoencoder=random, decoder=decoder))
+    return found

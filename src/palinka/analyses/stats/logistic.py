@@ -13,7 +13,9 @@ MAX_STEPS = 200
 LARGE = 24
 
 
-def logistic_path(x: Array, y: NDArray[np.bool_], penalties: Array, start: Array) -> Array:
+def logistic_path(
+    x: Array, y: NDArray[np.bool_], penalties: Array, start: Array, weights: Array | None = None
+) -> Array:
     """Minimize `½‖w‖² + C Σ log(1 + exp(-s (x·w + b)))` for each `C` in turn.
 
     Each fit begins at the previous solution. It ends where a full step changes no weight by more
@@ -25,6 +27,7 @@ def logistic_path(x: Array, y: NDArray[np.bool_], penalties: Array, start: Array
         y: Labels, `(rows,)`; `s` is 1 where true, and -1 elsewhere.
         penalties: The `C`s, `(penalties,)`; larger ones penalize less.
         start: First weights, `(columns,)`.
+        weights: Factor of the `C` of each row, `(rows,)`; default 1.
 
     Returns:
         Weights for each penalty, `(penalties, columns)`.
@@ -40,7 +43,7 @@ def logistic_path(x: Array, y: NDArray[np.bool_], penalties: Array, start: Array
     values, signs = x[rows, column], np.where(y, 1.0, -1.0)
     ridge, found, w = np.append(np.ones(k - 1), 0.0), np.empty((len(penalties), k)), start
     pull, curvature, gradient, hessian = np.empty(n), np.empty(n), np.empty(k), np.empty((k, k))
-    for at, c in enumerate(penalties):
+    for at, c in enumerate(np.outer(penalties, np.ones(n) if weights is None else weights)):
         step, size, slope, least = np.zeros(k), 1.0, 0.0, np.inf
         for iteration in range(MAX_STEPS):
             new = w - size * step
@@ -77,16 +80,16 @@ def _margins(values: Array, first: NDArray[np.int64], column: NDArray[np.int64],
 
 
 @compiled
-def _losses(margin: Array, signs: Array, c: float, pull: Array, curvature: Array) -> float:
-    """Sum of the log-losses times `c`; first and second derivatives by the margin as well."""
+def _losses(margin: Array, signs: Array, c: Array, pull: Array, curvature: Array) -> float:
+    """Sum of the log-losses times `c`, `(rows,)`; also their derivatives by the margin."""
     total = 0.0
     for i in range(len(margin)):
         m = signs[i] * margin[i]
         e = np.exp(-abs(m))
-        total += np.log1p(e) + max(-m, 0.0)
-        pull[i] = -c * signs[i] * (e if m > 0 else 1.0) / (1.0 + e)
-        curvature[i] = c * e / ((1.0 + e) * (1.0 + e))
-    return c * total
+        total += c[i] * (np.log1p(e) + max(-m, 0.0))
+        pull[i] = -c[i] * signs[i] * (e if m > 0 else 1.0) / (1.0 + e)
+        curvature[i] = c[i] * e / ((1.0 + e) * (1.0 + e))
+    return total
 
 
 @compiled

@@ -1,0 +1,66 @@
+"""Absorption of first letters by dictionaries of a model that can spell, or cannot."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from palinka.autoencoders import KSparseAutoencoder
+from palinka.data import Context
+from palinka.evaluation.absorption import _words, absorption
+from palinka.evaluation.values import Dictionary, Subject
+from palinka.language_models import LanguageModel
+
+SITE = "blocks.0.resid"
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    model = LanguageModel.from_pretrained("mini")
+    contexts = [Context(np.full(64, 300 + n), np.full(64, n), np.arange(64)) for n in range(70)]
+    made = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        autoencoder = KSparseAutoencoder(128, 64, k=8).eval()
+        decoder = autoencoder.dictionary.detach().numpy()
+        made.append(Dictionary(f"seed={seed}", "r", seed, autoencoder, "KSparse", 64, "", decoder))
+    return Subject(model, SITE, tuple(made), lambda: iter(contexts), 1, False, np.zeros(128))
+
+
+def test_a_model_that_cannot_spell_has_one_line(subject: Subject) -> None:
+    (note,) = absorption(subject, words=1000).notes
+    assert note == "absorption not measured: 0 of 26 letters can be read here (F1 > .6)"
+
+
+def test_where_letters_can_be_read_dictionaries_and_controls_have_intervals(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids, letters = _words(subject, 1000)
+    random = np.random.default_rng(0)
+    letter = random.normal(size=(128, 128))  # a direction of each letter's code
+    of_token = {int(one): letter[ord(a)] for one, a in zip(ids, letters, strict=True)}
+
+    def read(tokens: Any, site: str) -> dict[str, torch.Tensor]:
+        ids = getattr(tokens, "ids", tokens)
+        rows = [[of_token.get(int(one), letter[0]) for one in row] for row in ids]
+        x = np.array(rows)
+        return {site: torch.from_numpy(x + 0.5 * random.normal(size=x.shape)).float()}
+
+    monkeypatch.setattr(subject.model, "read", read)
+    group = absorption(subject, words=1000)
+    assert "letters (" in group.notes[0]
+    metrics = {"split_features", "absorption_fraction", "absorption_full"}
+    assert {(m.metric, m.of, m.unit) for m in group.measurements} == {
+        (metric, name, "letters") for metric in metrics for name in ("seed=0", "seed=1")
+    }
+    random_line = {f"absorption_{kind}_random_direction" for kind in ("fraction", "full")}
+    assert {(v.metric, v.of) for v in group.values} == {
+        (metric, "random_dictionary") for metric in metrics | random_line
+    } | {(metric, name) for metric in random_line for name in ("seed=0", "seed=1")}
+    for one in group.measurements:
+        assert one.influence is not None
+        letters_of = group.arrays[f"{one.metric}/{one.of}"]
+        error = np.std(letters_of, ddof=1) / np.sqrt(len(letters_of))
+        assert np.sqrt(np.square(one.influence).sum()) == pytest.approx(error)
+    assert set(group.bands) == metrics | random_line

@@ -33,6 +33,8 @@ from palinka.analyses.stats.ground_truth import (
     mean_correlation_coefficient as mean_correlation_coefficient,
 )
 from palinka.analyses.stats.ground_truth import related_features as related_features
+from palinka.analyses.stats.knockoffs import benjamini_yekutieli as benjamini_yekutieli
+from palinka.analyses.stats.knockoffs import knockoffs as knockoffs
 from palinka.analyses.stats.probes import clustered_auc as clustered_auc
 from palinka.analyses.stats.probes import sparse_probe as sparse_probe
 from palinka.analyses.steering import steering

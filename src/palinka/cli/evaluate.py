@@ -55,6 +55,7 @@ def evaluate(
     output: str | None = None,
     probing: dict[str, Any] | None = None,
     stability: dict[str, Any] | None = None,
+    selection: dict[str, Any] | None = None,
 ) -> int:
     """Measure dictionaries with intervals, and compare them with verdicts.
 
@@ -76,13 +77,15 @@ def evaluate(
         output: A folder for `evaluation/`; default that of the run.
         probing: Further arguments of `palinka.evaluation.probing`, such as `protocol`.
         stability: Further arguments of `palinka.evaluation.stability`, such as `force`.
+        selection: Further arguments of `palinka.evaluation.selection`, such as `q`.
     """
     ignore_warnings()
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     if margin < 0:
         raise InputError(f"margin is {margin:g}; give a size, 0 or above")
     options = {"tasks": tasks} if tasks is not None else {}
-    further = {n: v for n, v in (("probing", probing), ("stability", stability)) if v}
+    named = {"probing": probing, "stability": stability, "selection": selection}
+    further = {n: v for n, v in named.items() if v}
     groups = _groups(metrics, options, further)
     mine, theirs = _found(ckpt_path), _found(against) if against else []
     if {one.path.resolve() for one in mine} & {one.path.resolve() for one in theirs}:

@@ -1,0 +1,112 @@
+"""Latents that are associated with the label of a task, with a bound on false discoveries."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palinka.analyses.result import Mask
+from palinka.analyses.stats.comparison import adjusted_p_values
+from palinka.analyses.stats.knockoffs import (
+    Knockoffs,
+    benjamini_yekutieli,
+    candidates,
+    knockoffs,
+    mann_whitney,
+)
+from palinka.errors import track
+from palinka.evaluation.representations import Pooling, encoders_of, find_tasks, read_tasks
+from palinka.evaluation.tasks import Task
+from palinka.evaluation.values import Array, Group, Subject, Value
+
+MIN_ROWS = 20  # of each label
+MOST_NAMED = 20
+TITLES = {"bh": "BH", "by": "BY", "knockoffs": "knockoffs"}
+MEANING = (
+    "selection: by BH and BY latents are associated with the label by themselves (marginal); by "
+    "knockoffs they add to what all other latents tell of it (conditional)"
+)
+
+
+def selection(
+    subject: Subject, tasks: Sequence[str] = ("builtin",), q: float = 0.1, draws: int = 31,
+    simulations: int = 200, pooling: Pooling = "last", items: int = 2000, seed: int = 0,
+) -> Group:  # fmt: skip
+    """Select the latents that are associated with the label of each task.
+
+    Rows must be independent: of a document one item is drawn. Latents that are active on fewer
+    than 10 of them are left out. `selected_bh` and `selected_by` count latents by Mann-Whitney
+    tests at a false discovery rate of `q`, under positive and under any dependence;
+    `selected_knockoffs` those that tell what no other does, if a simulation finds them valid.
+
+    Args:
+        subject: Dictionaries of one site.
+        tasks: As of `probing`.
+        q: Bound on the share of false ones among the selected.
+        draws: Number of draws of knockoffs.
+        simulations: Number of simulated labels that check the knockoffs.
+        pooling: Over the tokens of a text: `last`, `mean` or `max`.
+        items: Maximum number of items of a task.
+        seed: Seed of items and draws.
+    """
+    texts, tokens, notes = find_tasks(subject, tasks, items, seed)
+    encoders = encoders_of(subject.dictionaries)
+    values, arrays = list[Value](), dict[str, NDArray[Any]]()
+    read = read_tasks(subject, texts, tokens, encoders, pooling)
+    for task, found in track(read, "Selecting latents", len(texts) + len(tokens)):
+        order = np.random.default_rng(seed).permutation(len(task.labels))
+        rows = order[np.unique(task.groups[order], return_index=True)[1]]
+        y = task.labels[rows]
+        if (fewer := min(y.sum(), (~y).sum())) < MIN_ROWS:
+            given = f"{fewer} {task.unit} of a label, expected at least {MIN_ROWS}"
+            notes.append(f"{task.name} left out of selection: {given}")
+            continue
+        for name, latents in found.latents.items():
+            if not len(candidates(latents[rows])):
+                notes.append(f"{name}, {task.name}: no latent is active on 10 of {len(y)} rows")
+                continue
+            p, chosen, by_knockoffs = _select(latents[rows], y, q, draws, simulations, seed)
+            arrays[f"selection_p/{name}/{task.name}"] = p
+            arrays[f"selection/{name}/{task.name}"] = np.stack([*chosen.values()])
+            values += _values(name, task, len(y), chosen, by_knockoffs, q)
+            notes.append(_line(f"{name}, {task.name}", chosen, by_knockoffs.valid))
+            notes += [f"{name}, {task.name}: {note}" for note in by_knockoffs.notes]
+    return Group((), values, arrays, notes=[*([MEANING] if values else []), *notes])
+
+
+def _select(
+    z: NDArray[np.float32], y: Mask, q: float, draws: int, simulations: int, seed: int
+) -> tuple[Array, dict[str, Mask], Knockoffs]:
+    """P-values of latents, NaN for those left out, and those selected by each method."""
+    tested = candidates(z, z.shape[1])
+    p = np.full(z.shape[1], np.nan)
+    p[tested] = mann_whitney(z[:, tested], y)
+    chosen = {name: np.zeros(len(p), bool) for name in TITLES}
+    chosen["bh"][tested] = adjusted_p_values(p[tested], "benjamini_hochberg") <= q
+    chosen["by"][tested] = benjamini_yekutieli(p[tested], q)
+    found = knockoffs(z, y, q, draws, seed, simulations)
+    chosen["knockoffs"][found.chosen] = True
+    return p, chosen, found
+
+
+def _values(
+    name: str, task: Task, rows: int, chosen: dict[str, Mask], found: Knockoffs, q: float
+) -> list[Value]:
+    values = []
+    for method, mask in chosen.items():
+        count, how = float(mask.sum()), f"none: selected at a false discovery rate of {q:g}"
+        if method == "knockoffs" and not found.valid:
+            count, how = np.nan, "none: knockoffs are not valid for these latents"
+        what = (f"selected_{method}", name, count, np.nan, np.nan, (), {task.unit: rows}, how)
+        values.append(Value(*what, task.name))
+    return values
+
+
+def _line(what: str, chosen: dict[str, Mask], valid: bool) -> str:
+    counts = ", ".join(f"{mask.sum()} by {TITLES[name]}" for name, mask in chosen.items())
+    method = "knockoffs" if valid and chosen["knockoffs"].any() else "by"
+    named = np.flatnonzero(chosen[method])
+    more = " …" if len(named) > MOST_NAMED else ""
+    listed = ", ".join(map(str, named[:MOST_NAMED].tolist())) or "none"
+    return f"{what}: latents selected: {counts}; those by {TITLES[method]}: {listed}{more}"

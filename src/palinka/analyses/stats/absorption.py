@@ -1,4 +1,4 @@
-"""Absorption and splitting of a concept, such as a first letter, that a linear probe can read."""
+"""Absorption and splitting of a concept that a linear probe reads, such as a letter."""
 
 from typing import Any, NamedTuple
 

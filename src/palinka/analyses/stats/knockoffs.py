@@ -1,4 +1,4 @@
-"""Selection of columns that are associated with a label, with a bound on false discoveries."""
+"""Columns that are associated with a label, with a bound on false discoveries."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple

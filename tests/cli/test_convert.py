@@ -81,6 +81,27 @@ def test_saelens_gets_its_names_of_model_and_site(in_fitted: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("library", "file", "note"),
+    [
+        ("saedashboard", "batch-0.json", "export saedashboard: the site blocks.3.mlp.pre has no"),
+        ("neuronpedia", "gpt2-small/3-palinka-mlp-pre-64__b/source.jsonl", "written without one"),
+        ("delphi", "latents/transformer.h.3.mlp.c_fc/config.json", ""),
+    ],
+)
+def test_latents_are_exported_with_texts(
+    library: str, file: str, note: str, in_fitted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--model_id=gpt2-small", "--suffix=b", "--data.validation_tokens=256"]
+    assert export(library, *more) == 0
+    assert note in capsys.readouterr().out
+    text = (Path("out") / file).read_text()
+    assert str(in_fitted) not in text
+    assert json.loads(text).get("num_prompts", 2) == 2  # of 128 tokens, not the 4 of the fit
+    if library == "delphi":
+        assert json.loads(text)["n_tokens"] == 256
+
+
+@pytest.mark.parametrize(
     ("site", "module"),
     [
         ("blocks.2.mlp.post", "transformer.h.2.mlp.act"),
@@ -123,6 +144,10 @@ def test_refusals(in_fitted: Path, refused: Any) -> None:
         (f"{exporting}taken", "taken already exists"),
         (f"{exporting}taken/file/x", "taken/file: File exists"),
         (f"{exporting}new --license=a&b", "'a&b' is not an identifier"),
+        (
+            f"{exporting}new --explanations=taken/file".replace("saelens", "delphi"),
+            "taken/file is not an explanations.json",
+        ),
         ("import nowhere", "no folder nowhere"),
         (f"import out --output={FIT}", "already exists"),
         (f"import out --output={FIT}/x.ckpt", "last.ckpt: File exists; choose another path"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -149,12 +150,23 @@ def choose_from_bands(sample: Windows, bands: int, each: int) -> NDArray[np.int6
     each; -1 where there are none.
     """
     values = np.where(sample.places >= 0, sample.peak, -np.inf)
-    latents, n = values.shape
     edges = (sample.places >= 0).sum(axis=1)[:, None] * np.arange(bands + 1) // bands
+    return choose_by_rank(values, edges, each)
+
+
+def choose_by_rank(
+    values: NDArray[np.floating[Any]], edges: NDArray[np.int64], each: int
+) -> NDArray[np.int64]:
+    """Select columns at even distances within ranges of the descending ranks of each row.
+
+    Ranges lie between neighboring `edges`, `(rows, ranges + 1)`. Returns `(rows, ranges * each)`;
+    -1 where there are none.
+    """
+    rows, n = values.shape
     first, members = edges[:, :-1, None], np.diff(edges)[:, :, None]
     shown, place = np.minimum(members, each), np.arange(each)
-    # In the middle of each of `shown` equal parts of the band.
+    # In the middle of each of `shown` equal parts of the range.
     at = first + (2 * place + 1) * members // np.maximum(1, 2 * shown)
     order = np.argsort(-values, axis=1, kind="stable")
-    columns = np.take_along_axis(order, np.minimum(at, n - 1).reshape(latents, -1), axis=1)
-    return np.where((place < shown).reshape(latents, -1), columns, -1)
+    columns = np.take_along_axis(order, np.minimum(at, n - 1).reshape(rows, -1), axis=1)
+    return np.where((place < shown).reshape(rows, -1), columns, -1)

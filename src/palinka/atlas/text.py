@@ -116,7 +116,7 @@ def read_windows(
         first, last = np.searchsorted(wanted, [start, stop]).tolist()
         if first == last:
             continue
-        latents = _latents(data, module, text.tokens[start:stop].reshape(-1, length))
+        latents = encode_contexts(data, module, text.tokens[start:stop].reshape(-1, length))
         for piece in chunks(last - first, PIECE):
             some = slice(first + piece.start, first + piece.stop)
             window, inside = text.around(wanted[some], BEFORE, AFTER)
@@ -127,7 +127,7 @@ def read_windows(
 
 
 @torch.no_grad()
-def _latents(
+def encode_contexts(
     data: ActivationDataModule, module: SparseAutoencoderModule, blocks: NDArray[np.int64]
 ) -> NDArray[np.float32]:
     """Latents of every token of some contexts, `(tokens, latents)`."""

@@ -9,48 +9,127 @@ from typing import Any, Literal
 
 import lightning
 
+from palinka.atlas.analyses import read_explanations
+from palinka.atlas.delphi import write_delphi
+from palinka.atlas.exports import (
+    OPTIONS,
+    active,
+    describe_source,
+    write_neuronpedia,
+    write_saedashboard,
+)
+from palinka.atlas.facts import gather
 from palinka.autoencoders import Autoencoder
 from palinka.autoencoders.formats import Provenance, fold, load, write
 from palinka.autoencoders.formats.common import hook_of, within_base_model
+from palinka.cli.atlas import checked_module
+from palinka.cli.atlas import overrides as data_of_fit
 from palinka.cli.resume import checkpoint_named, load_module
+from palinka.data import ActivationDataModule
+from palinka.data.datamodule import MAX_VERIFIED_BYTES
 from palinka.errors import InputError, escape_control_chars, expanded
 from palinka.language_models import LanguageModelSpec
 from palinka.training import SparseAutoencoderModule, checkpoint
 from palinka.training.checkpoint import DurableCheckpointIO
 
+WITH_TEXTS = ("saedashboard", "neuronpedia", "delphi")
+
+
+def overrides(settings: Any) -> dict[str, Any]:
+    """Data settings of the checkpoint, for the formats with texts."""
+    return data_of_fit(settings) if settings.get("format") in WITH_TEXTS else {}
+
 
 def export(
     ckpt_path: str,
-    format: Literal["saelens", "sparsify", "palinka"],  # noqa: A002
+    format: Literal["saelens", "sparsify", "palinka", "saedashboard", "neuronpedia", "delphi"],  # noqa: A002
     output: str,
+    data: ActivationDataModule,
     license: str = "unknown",  # noqa: A002
+    explanations: str | None = None,
+    model_id: str | None = None,
+    suffix: str | None = None,
 ) -> int:
-    """Write the autoencoder of a checkpoint in the format of a library, with a model card.
+    """Write the autoencoder of a checkpoint, or its latents with texts, in a library's format.
 
     Centering and scaling are folded into the weights, so that it takes raw activations.
 
     Args:
         ckpt_path: A checkpoint of `palinka fit` or `import`; `last` is that of the last run.
-        format: That of SAELens (v6), sparsify (top-k only), or palinka's own.
+        format: Weights for SAELens (v6), sparsify (top-k only) or palinka, with a model card; or
+            latents with texts, as SAEDashboard, Neuronpedia and delphi read them.
         output: A new or empty folder, which appears whole or not at all.
+        data: Source of the texts; defaults to that of the fit.
         license: License for the card, as the Hugging Face hub has it, e.g. mit or apache-2.0.
+        explanations: An `explanations.json`, for Neuronpedia and delphi.
+        model_id: Neuronpedia's name of the language model, such as gpt2-small.
+        suffix: End of the name on Neuronpedia, where a second export needs another.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9.\-]{0,40}", license):
         hint = "e.g. mit, apache-2.0, cc-by-4.0 or unknown"
         raise InputError(f"--license {license!r} is not an identifier of the hub, {hint}")
     path, folder = checkpoint_named(ckpt_path), expanded(output)
-    module = load_module(path)
-    autoencoder = fold(module.autoencoder, module.scaling, module.target_scaling)
-    provenance = replace(_provenance(checkpoint.read(path), format), license=license)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} already exists; choose another --output, or an empty folder")
+    notes: list[str] = []
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as beside:
-        whole = Path(beside) / "whole"
-        inner = write(autoencoder, provenance, format, whole).relative_to(whole)
+        whole = inner = Path(beside) / "whole"
+        if format in WITH_TEXTS:
+            module = checked_module(str(path), data)
+            explained: dict[int, str] = {}
+            if explanations:
+                latents, site = (
+                    module.autoencoder.latent_dim,
+                    data.validation_spec.resolved_sites[0],
+                )
+                file, checksum = expanded(explanations), checkpoint.sha256(path)
+                found = read_explanations(file, latents, site, checksum).explanations
+                explained = {latent: str(one["text"]) for latent, one in found.items()}
+            naming = (explained, model_id, suffix)
+            notes = _write_latents(whole, format, module, data, naming)
+        else:
+            module = load_module(path)
+            autoencoder = fold(module.autoencoder, module.scaling, module.target_scaling)
+            provenance = replace(_provenance(checkpoint.read(path), format), license=license)
+            inner = write(autoencoder, provenance, format, whole)
+        inner = inner.relative_to(whole)
         whole.replace(folder)
+    for note in notes:
+        print(escape_control_chars(f"note: {note}"))
     print(escape_control_chars(f"exported to   {folder / inner}"))
     return 0
+
+
+def _write_latents(
+    folder: Path, kind: str, module: SparseAutoencoderModule, data: ActivationDataModule,
+    naming: tuple[dict[int, str], str | None, str | None],
+) -> list[str]:  # fmt: skip
+    """Write latents with texts; return notes."""
+    explanations, model_id, suffix = naming
+    if not data.in_memory:
+        data.harvest(specs=[data.validation_spec], max_verified=MAX_VERIFIED_BYTES)
+    module = module.to(data.loaded_language_model.device)
+    site, latents = data.validation_spec.resolved_sites[-1], module.autoencoder.latent_dim
+    known = {"datamodule_hyper_parameters": dict(data.hparams), "source": {"site": site}}
+    source = describe_source(data, latents, _provenance(known, "saelens"), model_id, suffix)
+    if kind == "delphi":
+        name = _provenance(known, kind).module or site
+        return write_delphi(folder, data, module, source, name, explanations)
+    facts = gather(data, module, OPTIONS)
+    scaled = module.autoencoder.dictionary / module.output_scaling.scale
+    directions = scaled.detach().float().cpu().numpy()
+    if kind == "saedashboard":
+        write_saedashboard(folder, facts, directions, source)
+    else:
+        write_neuronpedia(folder, facts, directions, source, explanations)
+    notes = [*facts.report.notes]
+    if source.hook is None:
+        notes.append(f"export {kind}: the site {site} has no hook name there; written without one")
+    if silent := latents - len(active(facts)):
+        counts = f"{silent:,} of {latents:,} latents are never active on this text"
+        notes.append(f"export {kind}: {counts}; left out")
+    return notes
 
 
 def import_(where: str, /, output: str | None = None, revision: str | None = None) -> int:

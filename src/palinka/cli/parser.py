@@ -52,7 +52,7 @@ class ArgumentParser(jsonargparse.ArgumentParser):
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def add_overrides(self, overrides: Callable[[jsonargparse.Namespace], dict[str, Any]]) -> None:
-        """Merge settings over the files: a function of these, `ckpt_path` and `trainer`."""
+        """Merge settings over the files: a function of these, and of options in `_FIRST`."""
         self.overrides = overrides
         self.add_argument("--overrides", action=_Overrides, default=SUPPRESS, nargs=0)
 
@@ -99,6 +99,9 @@ class _Overrides(Action):
             ActionConfigFile.apply_config(parser, namespace, "config", text.strip())
 
 
+_FIRST = ("--ckpt_path", "--trainer", "--format")  # on which overrides depend
+
+
 def imported(path: str) -> Any:
     """Look up a dotted path among the modules that are imported already."""
     module, _, name = path.rpartition(".")
@@ -120,6 +123,6 @@ def _in_order(arguments: Sequence[str], overrides: bool) -> list[str]:
         if argument.startswith("--config="):
             place = files
         elif argument.startswith("--"):
-            place = read if argument.startswith(("--ckpt_path", "--trainer")) else others
+            place = read if argument.startswith(_FIRST) else others
         place.append(argument)
     return [*words, *files, *read, *(["--overrides"] if overrides else []), *others]

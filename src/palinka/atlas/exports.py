@@ -1,0 +1,304 @@
+"""Latents and their texts in the formats of SAEDashboard and Neuronpedia."""
+
+import gzip
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palinka.analyses.stats.permutation import chunks
+from palinka.atlas.facts import LatentFacts, Options, choose_by_rank
+from palinka.atlas.text import BEFORE, Windows
+from palinka.autoencoders.files import Provenance
+from palinka.autoencoders.formats.common import hook_of, site_of_hook
+from palinka.data import ActivationDataModule
+from palinka.data.corpora import HuggingFaceDataset
+from palinka.errors import InputError, track
+
+BATCH = 128  # latents in a file, the most that Neuronpedia takes in a request
+TOP, INTERVALS, IN_INTERVAL = 20, 5, 5  # texts, as SAEDashboard has them
+OPTIONS = Options(contexts=TOP, quantiles=1, per_quantile=64, sample=64, tokens=10, nearest=10)
+CREATOR = "clkht01d40000jv08hvalcvly"  # the user that every Neuronpedia database begins with
+MAX_EXPLANATION = 512
+STEERED = ("hook_resid_post", "hook_mlp_out", "hook_attn_out")  # where Neuronpedia adds vectors
+# Lists that are not measured.
+EMPTY = (
+    "neuron_alignment_indices", "neuron_alignment_values", "neuron_alignment_l1",
+    "correlated_neurons_indices", "correlated_neurons_l1", "correlated_neurons_pearson",
+    "correlated_features_indices", "correlated_features_l1", "correlated_features_pearson",
+    "logits_hist_data_bar_heights", "logits_hist_data_bar_values", "decoder_weights_dist",
+)  # fmt: skip
+COPIED = (*EMPTY, "neg_str", "neg_values", "pos_str", "pos_values", "frac_nonzero",
+          "freq_hist_data_bar_values", "freq_hist_data_bar_heights")  # fmt: skip
+NULL = ("dataSource", "dataIndex", "dfaTargetIndex", "dfaMaxValue", "logitContributions",
+        "zIndices", "zValues")  # fmt: skip
+OUT_OF_RANGE = "<|outofrange|>"  # SAEDashboard's text of an id that only pads the vocabulary
+
+
+@dataclass(frozen=True)
+class Source:
+    """Names of a dictionary and of its text, as Neuronpedia has them."""
+
+    model: str
+    layers: int
+    layer: int
+    set_name: str
+    suffix: str | None
+    hook: str | None  # at which its directions can be added
+    dataset: str
+    contexts: int
+    context_length: int
+
+    @property
+    def id(self) -> str:
+        """Name within the model."""
+        return f"{self.layer}-{self.set_name}" + (f"__{self.suffix}" if self.suffix else "")
+
+
+def describe_source(
+    data: ActivationDataModule, latents: int, provenance: Provenance,
+    model_id: str | None = None, suffix: str | None = None,
+) -> Source:  # fmt: skip
+    """Name a dictionary, the site of whose provenance is the one that it writes to."""
+    spec = data.validation_spec
+    model = model_id or spec.language_model.portable_name.rpartition("/")[2].lower()
+    model = model if model_id else re.sub(r"[^a-z0-9_-]", "-", model)
+    for option, name in (("model_id", model), ("suffix", suffix or "")):
+        if not re.fullmatch("[a-z0-9_-]*", name):
+            raise InputError(f"{option} is {name!r}; give lower-case letters, digits, - and _")
+    hook, site = provenance.hook, str(provenance.site)
+    if hook:  # one name for the site after block 3, which is the one before block 4
+        site = site_of_hook(hook) or site
+        hook = hook_of(site)
+    if (layer := re.search(r"\d+", site)) is None:
+        raise InputError(f"the site {site} is of no layer; give a dictionary of a numbered block")
+    part = re.sub(r"[^a-z0-9]+", "-", site[layer.end() :].lower()).strip("-")
+    corpus = spec.corpus
+    return Source(
+        model, spec.language_model.sites.layers, int(layer[0]), f"palinka-{part}-{latents}", suffix,
+        hook if hook and hook.endswith(STEERED) else None,
+        corpus.path if isinstance(corpus, HuggingFaceDataset) and not Path(corpus.path).is_dir()
+        else str(provenance.corpus),
+        sum(1 for _ in data.validation_contexts()), spec.context_length,
+    )  # fmt: skip
+
+
+def active(facts: LatentFacts) -> NDArray[np.int64]:
+    """Latents with a text."""
+    found = np.flatnonzero(facts.top.places[:, 0] >= 0)
+    if not len(found):
+        raise InputError("no latent is active on the validation text; give more of it")
+    return found
+
+
+def batches(
+    facts: LatentFacts, directions: NDArray[np.float32], source: Source
+) -> Iterator[dict[str, Any]]:
+    """Contents of SAEDashboard's files, of the latents that are active at all.
+
+    The texts of a latent are those of its top activations, then some from intervals between 0 and
+    its maximum, the highest first. `bin_contains` is the share of all tokens at which its
+    magnitude is in the interval.
+    """
+    ids = np.array(sorted(facts.vocabulary))
+    known = (facts.vocabulary[token].decode(errors="replace") for token in ids.tolist())
+    texts = np.array([text.replace("\0", " ") or OUT_OF_RANGE for text in known], dtype=object)
+
+    def names(tokens: NDArray[Any]) -> Any:
+        return texts[np.searchsorted(ids, tokens)].tolist()
+
+    effects, latents, n_top = facts.report.effects, active(facts), facts.top.places.shape[1]
+    directions = directions if source.hook else directions[:, :0]
+    digits = 6 - int(np.ceil(np.log10(np.abs(directions).max(initial=1.0))))
+    for some in track([latents[part] for part in chunks(len(latents), BATCH)], "writing latents"):
+        windows, bins = _choose(facts, some)
+        inside = windows.tokens >= 0
+        starts = inside.argmax(axis=2).tolist()
+        stops = (inside.argmax(axis=2) + inside.sum(axis=2)).tolist()
+        tokens, values = names(windows.tokens), rounded(windows.activations)
+        heights = facts.histogram.counts[some].reshape(len(some), -1, 2).sum(axis=2)
+        features = []
+        for row, latent in enumerate(some.tolist()):
+            activations = []
+            for column in np.flatnonzero(windows.places[row] >= 0).tolist():
+                start, stop = starts[row][column], stops[row][column]
+                activation = {
+                    **bins[row][max(0, (column - n_top) // IN_INTERVAL + 1)],
+                    "tokens": tokens[row][column][start:stop],
+                    "values": values[row][column][start:stop],
+                    "qualifying_token_index": BEFORE - start,
+                }
+                activations.append(activation)
+            bars = np.trim_zeros(heights[row], "b").tolist()
+            middles = (2 * np.arange(len(bars)) + 1) * facts.histogram.width[latent]
+            feature: dict[str, Any] = {"feature_index": latent, **{name: [] for name in EMPTY}}
+            for side, name in (("neg", "lowered"), ("pos", "raised")):
+                feature[f"{side}_str"] = names(effects[name][latent]) if effects else []
+                by = effects[f"{name}_by"][latent] if effects else np.empty(0)
+                feature[f"{side}_values"] = rounded(by)
+            feature |= {
+                "frac_nonzero": round(float(facts.report.statistics.density[latent]) / 100, 5),
+                "freq_hist_data_bar_values": rounded(middles),
+                "freq_hist_data_bar_heights": bars,
+                "n_prompts_total": source.contexts, "n_tokens_in_prompt": source.context_length,
+                "dataset": source.dataset, "activations": activations,
+                "vector": np.round(directions[latent].astype(np.float64), digits).tolist(),
+            }  # fmt: skip
+            features.append(feature)
+        yield {
+            "model_id": source.model, "layer": source.layer, "sae_set": source.set_name,
+            "sae_id_suffix": source.suffix, "features": features,
+        }  # fmt: skip
+
+
+def rounded(values: NDArray[Any]) -> Any:
+    """Round to three decimals, as SAEDashboard does, to a list."""
+    return np.round(values.astype(np.float64), 3).tolist()
+
+
+def _choose(facts: LatentFacts, some: NDArray[np.int64]) -> tuple[Windows, list[list[Any]]]:
+    """Windows of some latents, and the bins of their groups: the top, then the intervals.
+
+    The top activations fill those that a random sample of the active tokens leaves empty.
+    """
+    top, sample = (Windows(*(array[some] for array in vars(one).values()))
+                   for one in (facts.top, facts.bands))  # fmt: skip
+    pairs = zip(vars(top).values(), vars(sample).values(), strict=True)
+    pool = Windows(*(np.concatenate(pair, axis=1) for pair in pairs))
+    twice = (sample.places[:, :, None] == top.places[:, None, :]).any(axis=2)
+    pool.places[:, top.places.shape[1] :][twice] = -1
+    peaks = np.where(pool.places >= 0, pool.peak, -np.inf)
+    # Edges are edges of the histogram, so that its counts are those of the intervals.
+    width, counts = facts.histogram.width[some, None], facts.histogram.counts[some]
+    bars = np.floor(peaks.max(axis=1, keepdims=True) / width) + 1
+    edges = np.round(bars * np.arange(INTERVALS, -1, -1) / INTERVALS).astype(np.int64)
+    low = edges[:, 1:] * width
+    high = np.hstack([peaks.max(axis=1, keepdims=True), low[:, :-1]])
+    ranks = (peaks[:, None, :] >= low[:, :, None]).sum(axis=2)
+    chosen = choose_by_rank(peaks, np.pad(ranks, ((0, 0), (1, 0))), IN_INTERVAL)
+    below = np.pad(counts.cumsum(axis=1), ((0, 0), (1, 1)), mode="edge")
+    below[:, 0] = 0
+    reached = np.take_along_axis(below, edges, axis=1)
+    share = np.round((reached[:, :-1] - reached[:, 1:]) / facts.rows, 5)
+    names = ("bin_min", "bin_max", "bin_contains")
+    bins = [
+        [dict(zip(names, one, strict=True))
+         for one in ((-1, most[0], -1), *zip(least, most, part, strict=True))]
+        for least, most, part in zip(rounded(low), rounded(high), share.tolist(), strict=True)
+    ]  # fmt: skip
+    strongest = np.where(top.places >= 0, np.arange(top.places.shape[1]), -1)
+    return pool.chosen(np.hstack([strongest, chosen])), bins
+
+
+def write_saedashboard(
+    folder: Path, facts: LatentFacts, directions: NDArray[np.float32], source: Source
+) -> None:
+    """Write what SAEDashboard's runner for Neuronpedia writes."""
+    own = {"model_id": source.model, "sae_set": source.set_name}
+    settings = {
+        **own, "layer": source.layer, "np_sae_id_suffix": source.suffix, "sae_path": "",
+        "outputs_dir": "", "huggingface_dataset_path": source.dataset,
+        "n_prompts_total": source.contexts, "n_tokens_in_prompt": source.context_length,
+        "n_features_at_a_time": BATCH, "n_quantiles": INTERVALS, "top_acts_group_size": TOP,
+        "quantile_group_size": IN_INTERVAL, "palinka": version("palinka"),
+    }  # fmt: skip
+    silent = np.setdiff1d(np.arange(len(facts.lengths)), active(facts)).tolist()
+    skipped = {**own, "layer": str(source.layer), "log_sparsity": -6, "skipped_indexes": silent}
+    folder.mkdir(parents=True)
+    (folder / "run_settings.json").write_text(json.dumps(settings, indent=4))
+    (folder / "skipped_indexes.json").write_text(json.dumps(skipped))
+    for number, batch in enumerate(batches(facts, directions, source)):
+        (folder / f"batch-{number}.json").write_text(json.dumps(batch, allow_nan=False))
+
+
+def write_neuronpedia(
+    folder: Path, facts: LatentFacts, directions: NDArray[np.float32], source: Source,
+    explanations: Mapping[int, str],
+) -> None:  # fmt: skip
+    """Write the folder of a source that Neuronpedia imports.
+
+    Ids are the same in every export, so that a second import changes nothing.
+
+    Source:
+        `convert-saedashboard-to-neuronpedia-export.py` and `importJsonlString` of Neuronpedia.
+    """
+    folder = folder / source.model / source.id
+    made = {"createdAt": datetime.now(UTC).isoformat(timespec="milliseconds")}
+    created = {"creatorId": CREATOR, **made}
+    for name, line in _metadata(source).items():
+        _write_lines(folder / f"{name}.jsonl", [{**line, **created, "visibility": "PUBLIC"}])
+    near = facts.report.near
+    for number, batch in enumerate(batches(facts, directions, source)):
+        lines: dict[str, list[Any]] = {"features": [], "activations": [], "explanations": []}
+        for feature in batch["features"]:
+            latent, vector = feature["feature_index"], feature["vector"]
+            own = {"modelId": source.model, "layer": source.id, "index": str(latent)}
+            name = f"palinka-{source.model}-{source.id}-{latent}"
+            texts = feature["activations"]
+            lines["activations"] += [
+                {"id": f"{name}-{n}", **own, **created, **_activation(one)}
+                for n, one in enumerate(texts)
+            ]
+            most = max(max(one["values"]) for one in texts)
+            line = {
+                **own, **created, "maxActApprox": most, "hasVector": bool(vector), "vector": vector,
+                "vectorLabel": None, "vectorDefaultSteerStrength": most, "hookName": source.hook,
+                "topkCosSimIndices": near.latents[latent].tolist(),
+                "topkCosSimValues": rounded(near.cosines[latent]),
+                **{column: feature[column] for column in COPIED}, "sourceSetName": None,
+            }  # fmt: skip
+            lines["features"].append(line)
+            if text := explanations.get(latent):
+                # The database takes only types and models that it knows.
+                line = {
+                    "id": name, **own, "description": text[:MAX_EXPLANATION], **made,
+                    "authorId": CREATOR, "typeName": None, "explanationModelName": None,
+                }  # fmt: skip
+                lines["explanations"].append(line)
+        for name, found in lines.items():
+            if found:
+                _write_lines(folder / name / f"batch-{number}.jsonl.gz", found)
+
+
+def _activation(activation: Mapping[str, Any]) -> dict[str, Any]:
+    values = activation["values"]
+    return {
+        "tokens": activation["tokens"], "values": values, "maxValue": max(values),
+        "maxValueTokenIndex": values.index(max(values)), "minValue": min(values),
+        "binMin": activation["bin_min"], "binMax": activation["bin_max"],
+        "binContains": activation["bin_contains"], "dfaValues": [], "lossValues": [],
+        "qualifyingTokenIndex": activation["qualifying_token_index"], **dict.fromkeys(NULL),
+    }  # fmt: skip
+
+
+def _metadata(source: Source) -> dict[str, dict[str, Any]]:
+    """Lines about the release, the model, the set and the source, without what has defaults."""
+    model, name = source.model, source.set_name
+    release, by = f"{name}-{model}", {"creatorName": "palinka"}
+    return {
+        "release": {"name": release, "description": release, "urls": [], **by},
+        "model": {
+            "id": model, "displayName": model, "displayNameShort": model, "owner": "",
+            "layers": source.layers, "neuronsPerLayer": 0, "inferenceEnabled": True,
+        },
+        "sourceset": {
+            "modelId": model, "name": name, "description": name, "releaseName": release, **by,
+        },
+        "source": {
+            "modelId": model, "setName": name, "id": source.id, "dataset": source.dataset,
+            "num_prompts": source.contexts, "num_tokens_in_prompt": source.context_length,
+        },
+    }  # fmt: skip
+
+
+def _write_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    text = "".join(f"{json.dumps(line, allow_nan=False)}\n" for line in lines).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(text, 5, mtime=0) if path.suffix == ".gz" else text)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from palinka.cli.control import control_run, control_settings
+from palinka.cli.evaluate import Found, _of_control
 from palinka.errors import InputError
 from palinka.evaluation.controls import controls
 from palinka.evaluation.values import Group, Measurement, Value
@@ -75,6 +76,17 @@ def test_the_recipe_of_an_imported_checkpoint_is_not_known(tmp_path: Path) -> No
     with pytest.raises(InputError, match="control permuted: the checkpoint was imported"):
         control_run(str(file), "permuted")
     assert control_run(str(file), "permuted", "other.ckpt") == Path("other.ckpt")
+
+
+def test_the_control_of_one_variant_is_that_variant_alone() -> None:
+    def found(run: str, name: str, recipe: str) -> Found:
+        return Found(Path(run, recipe, "checkpoints", "last.ckpt"), name, recipe, 7, "version_0")
+
+    mine = [found("version_0", "k=3", "k=3")]
+    control = [found("control/version_0", "k=3,seed=7", "k=3"), found("control", "k=5", "k=5")]
+    assert [one.name for one in _of_control(mine, control)] == ["k=3,seed=7"]
+    with pytest.raises(InputError, match="version_0 has none of the recipes k=3, k=4"):
+        _of_control([*mine, found("version_0", "k=4", "k=4")], control[1:])
 
 
 def test_a_control_has_the_settings_of_its_recipe() -> None:

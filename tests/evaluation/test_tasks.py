@@ -207,6 +207,16 @@ def test_faults_of_csv_files(rows: Any, positive: str | None, message: str) -> N
         text_task("my.csv", rows, positive)
 
 
+def test_a_row_without_a_target_and_another_encoding_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "my.csv"
+    path.write_text("prompt,target\na,0\nb,1\nc\n")
+    with pytest.raises(InputError, match="target has 3 values"):
+        text_task("my.csv", read_csv(str(path)))
+    path.write_bytes("prompt,target\né,1\n".encode("latin-1"))
+    with pytest.raises(InputError, match="is not UTF-8"):
+        read_csv(str(path))
+
+
 def test_sets_of_sae_probes_are_read_without_the_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -134,7 +134,9 @@ def _of_control(mine: Sequence[Found], control: Sequence[Found]) -> list[Found]:
         name = {one.run: mine[0].run for one in control}
         found = [one._replace(recipe=name.get(one.recipe, one.recipe)) for one in control]
         if not (recipes := {one.recipe for one in mine}) & {one.recipe for one in found}:
-            fault = f"control: {control[0].run} has none of the recipes {', '.join(recipes)}"
+            fault = (
+                f"control: {control[0].run} has none of the recipes {', '.join(sorted(recipes))}"
+            )
             raise InputError(f"{fault}; give the run of their control")
         return found
     own = mine[0].path.absolute().parts[-3:]  # folder of the run or its variant

@@ -117,6 +117,8 @@ def test_variables_and_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
         (True, Literal["a", 1], "'a' or 1"),
         ("anything", TypeVar("T"), None),
         ("anything", int | Sequence[int], None),
+        (5, Sequence[int], "a list"),
+        ("him_her", dict[str, str] | None, "a mapping or null"),
     ],
 )
 def test_what_is_expected_instead(value: object, hint: Any, expected: str | None) -> None:

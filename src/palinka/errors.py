@@ -6,7 +6,7 @@ import re
 import shlex
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -201,6 +201,8 @@ _TYPE_NAMES = {
     float: "a number",
     str: "text",
     NoneType: "null",
+    Sequence: "a list",
+    dict: "a mapping",
 }
 
 
@@ -208,14 +210,15 @@ def type_mismatch(value: Any, hint: Any) -> str | None:
     """Describe the types that a hint allows, if a plain value is of none of them.
 
     A bool is not a number, and no text stands for a number; an int is a float. Of hints other than
-    plain types, literals and unions of them, nothing is said.
+    plain types, lists, literals and unions of them, nothing is said.
     """
     choices = _choices(hint)
     for choice in choices:
         kinds = (int, float) if choice is float else (choice,)
         literal = type(value) is type(choice) and value == choice
         other = isinstance(choice, type) and choice not in _TYPE_NAMES
-        if type(value) in kinds or literal or other:
+        several = choice is Sequence and isinstance(value, Sequence)
+        if type(value) in kinds or literal or several or other:
             return None
     return " or ".join(_TYPE_NAMES[c] if isinstance(c, type) else repr(c) for c in choices)
 

@@ -176,9 +176,10 @@ def test_few_clusters():
     assert prompts.notes == ()
 
 
-def test_a_divergence_from_the_clean_run_is_not_tested():
+@pytest.mark.parametrize("outcome", ["kl", "hidden_change"])
+def test_a_divergence_from_the_clean_run_is_not_tested(outcome):
     divergence, zeros = np.random.default_rng(0).random((2, 3, 12)), np.zeros(12)
-    given = {"outcome": "kl", "only": "all"}
+    given = {"outcome": outcome, "only": "all"}
     noised = activation_patching(divergence, zeros, divergence[0, 0], direction="noise", **given)
     assert np.isnan(noised.p).all()
     assert not noised.significant.any()

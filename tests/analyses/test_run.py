@@ -10,6 +10,7 @@ import pytest
 import torch
 from jsonargparse.typing import Path_fr
 from numpy.typing import NDArray
+from torch.nn.functional import cross_entropy
 
 from palinka import analyses
 from palinka.analyses import figures
@@ -31,6 +32,7 @@ from palinka.interventions.engine import run
 from palinka.interventions.plan import Intervention, Patch
 from palinka.interventions.study import find_study
 from palinka.language_models import Tokens
+from palinka.language_models.token_text import bos_id
 from palinka.training import SparseAutoencoderModule
 from palinka.training.callbacks.run_analyses import encoder_of
 
@@ -517,7 +519,16 @@ def test_interventions_are_run_on_pairs(mini: ActivationReader, stimuli: Write) 
             {"intervention": {"selection": {"analysis": "x"}}},
             "'x' has no findings yet; list it first",
         ),
+        *(
+            ({"intervention": {"selection": given}}, message)
+            for given, message in (
+                ({"by": "t"}, "the analysis '' has no findings yet"),
+                ({"analysis": "x", "kk": 3}, "has no key of selection 'kk'; did you mean 'k'"),
+                ({"analysis": "x", "k": 0}, "the key of selection k is 0; expected at least 1"),
+            )
+        ),
         ({"outcomes": ["accuracy"]}, "'accuracy'"),
+        ({"outcomes": ["top"]}, "'top'"),
     ],
 )
 def test_impossible_interventions_are_rejected(
@@ -547,6 +558,19 @@ def test_prompts_begin_as_the_contexts_of_the_fit(mini: ActivationReader, stimul
         found = run_analysis(replace(given, options={"only": "all"}), reader)
         return found.arrays()["latents/effects"]
 
+    reader = ActivationReader(
+        mini.language_model, [encoder_of(module, {"site": SITE, "bos": True})]
+    )
+    options = {"permutations": 0}
+    frames = stimuli("frames.yaml", kind="contrast", targets=TARGETS, frames=FRAMES)
+    texts = entry("ablation", frames, intervention=settings)
+    (found,) = run_analysis(
+        replace(texts, outcomes=["cross_entropy"], options=options), reader
+    ).results.values()
+    items = load_stimuli(frames).prepare(mini.model.tokenizer).tokens
+    several = [torch.tensor([bos_id(mini.model.tokenizer), *ids]) for ids in items]
+    losses = [cross_entropy(mini.model.logits(ids[None])[0, :-1], ids[1:]) for ids in several]
+    assert found.clean == pytest.approx(float(torch.stack(losses).mean()), abs=1e-5)
     expected = effects(stimuli=True)
     np.testing.assert_array_equal(effects(encoder=True), expected)
     assert np.abs(effects() - expected).max() > 1e-3

@@ -66,6 +66,15 @@ def test_effects_slopes_and_p_values_are_those_of_the_definitions(data):
     assert "p 0.1 (not significant) against shuffled labels" in result.headline("", ())
 
 
+def test_a_table_has_no_arrays_of_other_axes(data):
+    for name in ("steered", "kl"):  # as many directions as strengths
+        data[name] = np.repeat(data[name], [3, 4], axis=0)
+    result = steering(**data | {"directions": list("abcdefg")})
+    names = {"direction", "slope", "slope_low", "slope_high", "p_isotropic", "p_shuffled_labels"}
+    sides = {"effect_at_kl_negative", "effect_at_kl_positive"}
+    assert result.tables()["directions"].keys() == names | sides
+
+
 def test_intervals_are_over_clusters(data):
     result = steering(**data)
     assert (result.slope_low < result.slope).all()

@@ -62,7 +62,7 @@ def test_earlier_findings_are_directions(gpt2: LanguageModel, pairs: Pairs) -> N
     study = Study(gpt2, pairs, findings=lambda site, name: {(SITE, "ged"): arrays}[site, name])
 
     def direction(by: str) -> Any:
-        found, _ = directions_at(study, SITE, "", True, (), {"analysis": "ged", "by": by})
+        found, _ = directions_at(study, SITE, "", False, (), {"analysis": "ged", "by": by})
         return next(iter(found.items()))
 
     assert direction("pattern_b")[0] == "pattern_b"
@@ -71,3 +71,7 @@ def test_earlier_findings_are_directions(gpt2: LanguageModel, pairs: Pairs) -> N
     np.testing.assert_array_equal(direction("filter_b")[1], expected)
     with pytest.raises(InputError, match=f"ged has no 'null_b' of the {width} units of {SITE}"):
         direction("null_b")
+    with pytest.raises(InputError, match="ged has no 'filter_c'"):
+        direction("filter_c")
+    with pytest.raises(InputError, match="give contrast"):
+        directions_at(study, SITE, "", True, [0], None)

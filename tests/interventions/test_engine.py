@@ -187,7 +187,9 @@ def reference_outcomes(
                 for i, block in zip(cell, blocks, strict=True):
                     functions.append(changed(lm, pairs, base, i, prompt, repeat, block))
                 with ExitStack() as stack:
-                    for i, function in zip(cell, functions, strict=True):
+                    # In the order of the forward pass, where one module has both of two sites.
+                    both = zip(cell, functions, strict=True)
+                    for i, function in sorted(both, key=lambda x: x[0].site.endswith("write")):
                         stack.enter_context(lm.replaced(i.site, function))
                     for i, block in zip(cell, blocks, strict=True):
                         if isinstance(i.value, ScaleContribution):

@@ -15,7 +15,7 @@ from palinka.interventions.attribution import attribute
 from palinka.interventions.engine import run
 from palinka.interventions.pairs import Pairs
 from palinka.interventions.patching import patching
-from palinka.interventions.plan import Cell, Intervention, Patch, Scale, Zero
+from palinka.interventions.plan import Cell, Intervention, Patch, Resample, Scale, Zero
 from palinka.interventions.study import Study
 from palinka.language_models import LanguageModel
 
@@ -131,6 +131,20 @@ def test_patterns_are_patched(any_model: LanguageModel, pairs: Pairs) -> None:
         expected, _ = outcomes_of(any_model, pairs, prompt, [("blocks.1.attn.pattern", lose)])
         np.testing.assert_allclose(zero[prompt], expected, **close)
     assert np.abs(patched - study.data["clean"]).max() > 1e-3
+    for name in ("mean", "median", "scalar_mean"):
+        with pytest.raises(InputError, match="over queries attends to later tokens"):
+            next(ablation(Study(any_model, pairs), components=["pattern"], value=name))
+
+
+def test_patterns_of_others_are_those_of_the_same_query(gpt2: LanguageModel, pairs: Pairs) -> None:
+    """A role is at other tokens in other prompts, whose patterns reach past its query."""
+    pairs = replace(pairs, roles={"mixed": [2, 5, 4, 3, 2, 6]})
+    site, many = "blocks.1.attn.pattern", Resample(40)
+    plan: list[Cell] = [[Intervention(site, many, "mixed")]]
+    plan += [[Intervention(site, many, i)] for i in range(2, 7)]
+    role, *places = run(gpt2, pairs, plan, base="clean").values["logit_difference"]
+    expected = [places[at - 2][i] for i, at in enumerate(pairs.roles["mixed"])]
+    np.testing.assert_allclose(role, expected, atol=1e-10)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "gemma2"])
@@ -172,5 +186,9 @@ def test_outcomes_of_texts(doubles: dict[str, LanguageModel], pairs: Pairs, fami
     assert found["kl"]["corrupted"] is found["kl"]["solved"] is found["kl"]["direct"] is None
     with pytest.raises(InputError, match="no outcome 'logit_difference' of texts; choose from"):
         next(ablation(replace(study, metrics=["logit_difference"])))
+    with pytest.raises(InputError, match="no outcome 'top'"):
+        next(ablation(Study(lm, pairs, metrics=["top"])))
+    (at_two,) = ablation(replace(study, metrics=["kl"]), positions=[2], **settings)
+    assert at_two.data["axes"]["mlp.out"]["position"] == [2]
     with pytest.raises(InputError, match="fewer than 3 tokens"):
         next(ablation(replace(study, tokens=[[1, 2]])))

@@ -34,10 +34,11 @@ from palinka.analyses.stats.latents import choose_latents
 from palinka.analyses.stimuli import Paired, Prepared, Stimuli, load_stimuli
 from palinka.errors import InputError, did_you_mean, load_from_file, type_mismatch
 from palinka.interventions.study import STUDIES, Study, find_study
-from palinka.language_models.token_text import token_bytes
+from palinka.language_models.token_text import bos_id, token_bytes
 
 Plain = bool | int | float | str
 Setting = Plain | list[Plain] | dict[str, Plain]
+LEAST = {"seed": 0, "permutations": 0, "draws": 1, "k": 1}
 
 
 @dataclass(frozen=True)
@@ -238,7 +239,7 @@ def _study(
         return replace(findings, results={"": result})
 
     def selected(
-        site: str, *, analysis: str, holdout: Sequence[bool] | None = None, **wanted: Any
+        site: str, *, analysis: str = "", holdout: Sequence[bool] | None = None, **wanted: Any
     ) -> NDArray[np.int64]:
         found = f"{wanted.get('k', 20)} units are to be chosen" * (entry.analysis == "lesion")
         return known(analysis, site, found, holdout).strongest_units(site, **wanted)
@@ -246,8 +247,10 @@ def _study(
     def texts(path: str) -> Mapping[str, Sequence[Sequence[int]]]:
         found = load_stimuli(Path(getattr(entry.stimuli, "cwd", None) or "") / path)
         others[path] = found.hash
-        return found.prepare(tokenizer).by_condition
+        every = found.prepare(tokenizer).by_condition
+        return {name: [[*bos, *ids] for ids in some] for name, some in every.items()}
 
+    bos = [bos_id(tokenizer)] if reader.bos else []
     pairs, count = None, len(prepared.tokens)
     if isinstance(stimuli, Paired):
         pairs = replace(stimuli, bos=stimuli.bos or reader.bos).prepare_pairs(tokenizer)
@@ -256,7 +259,7 @@ def _study(
     return Study(
         reader.model,
         pairs,
-        prepared.tokens,
+        [[*bos, *ids] for ids in prepared.tokens],
         sites,
         entry.outcomes,
         {s: e.dictionary for s, e in views if e is not None and e.dictionary is not None},
@@ -327,23 +330,25 @@ def checked_analysis(entry: AnalysisEntry) -> Analysis:
     hints = get_type_hints(analysis.function)
     parameters = inspect.signature(analysis.function).parameters
     known = parameters.keys() - set(DATA_PARAMETERS[analysis.data].split())
-    options: Mapping[str, Any] = entry.options
-    for option, value in options.items():
-        if option not in known:
-            raise InputError(f"{name} has no option {option!r}{did_you_mean(option, known)}")
-        expected = type_mismatch(value, hints.get(option, Any))
-        if expected is None and option in ("seed", "permutations") and value < 0:
-            expected = "at least 0"
-        if expected is not None:
-            raise InputError(f"{name}: the option {option} is {value!r}; expected {expected}")
     study = find_study(analysis.data)
     settings = {} if study is None else get_type_hints(study)
-    for setting, value in entry.intervention.items():
-        if setting not in settings.keys() - {"study", "return"}:
-            hint = did_you_mean(setting, settings)
-            raise InputError(f"{name} has no intervention setting {setting!r}{hint}")
-        if (expected := type_mismatch(value, settings[setting])) is not None:
-            raise InputError(f"{name}: {setting} is {value!r}; expected {expected}")
+    settings = {key: hint for key, hint in settings.items() if key not in ("study", "return")}
+    keys = {"analysis": str, "by": str} | ({"k": int, "side": str} if "units" in settings else {})
+    checks: Any = (
+        ("option", entry.options, {option: hints.get(option, Any) for option in known}),
+        ("intervention setting", entry.intervention, settings),
+        ("key of selection", entry.intervention.get("selection", {}), keys),
+    )
+    for kind, given, expected_of in checks:
+        for key, value in given.items():
+            if key not in expected_of:
+                hint = did_you_mean(key, expected_of)
+                raise InputError(f"{name} has no {kind} {key!r}{hint}")
+            expected = type_mismatch(value, expected_of[key])
+            if expected is None and key in LEAST and value < LEAST[key]:
+                expected = f"at least {LEAST[key]}"
+            if expected is not None:
+                raise InputError(f"{name}: the {kind} {key} is {value!r}; expected {expected}")
     return analysis
 
 

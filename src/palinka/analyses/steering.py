@@ -56,10 +56,12 @@ class Steering(Controlled):
 
     def tables(self) -> dict[str, Table]:
         """The table `doses`, a row for each direction and strength, and `directions`."""
-        of_direction = self.table(direction=self.directions)
+        slopes = "slope", "slope_low", "slope_high", "p"
+        of_direction = self.table(*slopes, direction=self.directions)
         for side, effect in zip(("negative", "positive"), self.effect_at_kl.T, strict=True):
             of_direction[f"effect_at_kl_{side}"] = effect
-        doses = self.table(direction=self.directions, alpha=self.alphas)
+        effects = "effect", "effect_low", "effect_high", "kl"
+        doses = self.table(*effects, direction=self.directions, alpha=self.alphas)
         return {"doses": doses, "directions": of_direction}
 
     def headline(self, units: str, conditions: Sequence[str]) -> str:

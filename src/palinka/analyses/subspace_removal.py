@@ -60,7 +60,9 @@ class SubspaceRemoval(Controlled):
 
     def tables(self) -> dict[str, Table]:
         """The table `subspaces`, a row for each site and rank."""
-        return {"subspaces": self.table(site=self.sites, rank=self.ranks)}
+        names = "effect", "effect_low", "effect_high", "kl", "variance_removed", "dormant"
+        axes = {"site": self.sites, "rank": self.ranks}
+        return {"subspaces": self.table(*names, "p", "p_corrected", **axes)}
 
     def headline(self, units: str, conditions: Sequence[str]) -> str:
         """The largest effect, with its corrected p-value against the first controls."""

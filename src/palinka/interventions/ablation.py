@@ -16,6 +16,7 @@ from palinka.interventions.cells import Cells, cells_of
 from palinka.interventions.engine import Ints, run
 from palinka.interventions.lens import TargetTokens, frozen_direction
 from palinka.interventions.logit_attribution import functional_at
+from palinka.interventions.metrics import TOP
 from palinka.interventions.pairs import Pairs
 from palinka.interventions.patching import by_component, measured
 from palinka.interventions.plan import Cell, named_value
@@ -66,12 +67,12 @@ def ablation(
     pairs = study.pairs or Pairs(study.tokens, (), (), (), study.clusters)
     known = study.pairs is not None and "logit_difference" in study.metrics
     direct = _DirectEffects(study, plan) if known else None
-    metrics = [*study.metrics, *["top"] * (study.pairs is not None)]
+    metrics = [*study.metrics, *[TOP] * (study.pairs is not None)]
     outcomes = run(study.model, pairs, plan, base="clean", metrics=metrics, watch=direct)
     draws = np.array([[cell[0].value.repeats] for cell in plan])
     tops = {}
     if study.pairs is not None:
-        ids = np.where(draws == 1, outcomes.values["top"], -1), outcomes.clean["top"]
+        ids = np.where(draws == 1, outcomes.values[TOP], -1), outcomes.clean[TOP]
         texts, clean = (_tokens(study.model.tokenizer, each) for each in ids)
         tops = {"top": by_component(texts, maps), "clean_top": clean}
     for each in measured(study, outcomes, maps):

@@ -5,7 +5,6 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from palinka.errors import InputError, did_you_mean
-from palinka.interventions import Pairs
 from palinka.interventions.plan import Intervention, Position, Value
 from palinka.interventions.study import Study
 
@@ -66,7 +65,7 @@ def cells_of(
     layers, heads = study.model.spec.sites.layers, study.model.heads
     axes: dict[str, list[Any]] = {"layer": list(range(layers))}
     if positions is not None and (component in IN_STREAM or component == "heads_by_position"):
-        axes["position"] = _positions(study.prompts, positions)
+        axes["position"] = _positions(study, positions)
     if component in OF_HEADS:
         count = heads.shared if component in ("k", "v") else heads.count
         axes["key-value head" if component in ("k", "v") else "head"] = list(range(count))
@@ -91,8 +90,9 @@ def _of_site(study: Study, component: str, value: Value, units: Sequence[int]) -
     return Cells({"site": [site], component.removesuffix("s"): list(units)}, [[c] for c in chosen])
 
 
-def _positions(pairs: Pairs, positions: Position | Sequence[Position]) -> list[Position]:
+def _positions(study: Study, positions: Position | Sequence[Position]) -> list[Position]:
     if positions == "all":
+        pairs = study.prompts
         lengths: Mapping[int, None] = dict.fromkeys(map(len, pairs.clean))
         if len(lengths) > 1:
             given = " and ".join(map(str, sorted(lengths)))
@@ -101,5 +101,5 @@ def _positions(pairs: Pairs, positions: Position | Sequence[Position]) -> list[P
                 f"positions: all, but templates have {given} tokens; give roles: {roles}"
             )
         return list(range(len(pairs.clean[0])))
-    every = [*pairs.roles] if positions == "roles" else positions
+    every = [*study.prompts.roles] if positions == "roles" else positions
     return [every] if isinstance(every, (str, int)) else list(every)

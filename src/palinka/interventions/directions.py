@@ -34,6 +34,8 @@ def directions_at(
     """
     found: dict[str, Array] = {}
     means = None
+    if probe and not contrast:
+        raise InputError("probe: a probe is between two conditions; give contrast, a stimuli file")
     if contrast:
         assert study.texts is not None
         means = a, b = contrast_means(study.model, site, study.texts(contrast), study.prompts)
@@ -52,8 +54,8 @@ def finding(study: Study, site: str, analysis: str = "", by: str = "pattern_a") 
     """A finding of an earlier analysis, one value per unit; `filter_a` reads its `pattern_a`."""
     assert study.findings is not None
     arrays, width = study.findings(site, analysis), study.model.width(site)
-    if by.startswith("filter_") and "components" in arrays:
-        return np.asarray(arrays["components"] @ arrays[by.replace("filter", "filters")][:, 0])
+    if (filters := by.replace("filter_", "filters_")) != by and filters in arrays:
+        return np.asarray(arrays["components"] @ arrays[filters][:, 0])
     if by not in arrays or arrays[by].shape != (width,):
         raise InputError(f"{analysis} has no {by!r} of the {width} units of {site}")
     return np.asarray(arrays[by], np.float64)

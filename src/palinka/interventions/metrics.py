@@ -95,6 +95,7 @@ def top(logits: Tensor, targets: Targets) -> Tensor:
     return logits.argmax(1).double()
 
 
+TOP = "most probable token"  # of no use to people as an outcome
 METRICS: dict[str, Callable[[Tensor, Targets], Tensor]] = {
     function.__name__: function
     for function in (logit_difference, log_probability, probability, rank, kl)
@@ -141,7 +142,7 @@ def find_metrics(names: Sequence[str], of_texts: bool = False) -> dict[str, Call
     """Outcomes by name: `(logits, targets) -> (rows,)`, or `(text, clean text) -> ()`."""
     known: dict[str, Callable[..., Tensor]] = dict(TEXT_METRICS if of_texts else METRICS)
     for name in names:
-        if name not in known and (name != "top" or of_texts):
+        if name not in known and (name != TOP or of_texts):
             kind = "texts" if of_texts else "prompts"
             raise InputError(f"there is no outcome {name!r} of {kind}{did_you_mean(name, known)}")
     return {name: known.get(name, top) for name in names}

@@ -281,7 +281,8 @@ class Sources:
             key = (value, edit.site, edit.place, edit.units, edit.given.dictionary)
             return self.once(key, lambda *_: self._summaries(edit, value, run))[prompts]
         if isinstance(value, Resample):
-            places = None if isinstance(edit.place, int) else self.places(edit.place, run)
+            fixed = isinstance(edit.place, int) or "attn.pattern" in edit.site  # queries read keys
+            places = None if fixed else self.places(edit.place, run)
             key = ("others", value.seed, value.repeats, run, places is not None)
             prompts = self.once(key, self._others)[prompts, repeats]
             at = at if places is None else places[prompts]
@@ -408,6 +409,9 @@ def _located(
     name = sites.resolve(given.site.replace("attn.pattern", "attn.z"))
     size = sites.heads.size if sites.heads else 0
     if "attn.pattern" in given.site:
+        if isinstance(given.value, FromReference):
+            fault = f"{given.site}: a {type(given.value).__name__.lower()} over queries"
+            raise InputError(f"{fault} attends to later tokens; give zero or resample, or heads")
         name, size = name.replace("attn.z", "attn.pattern"), keys
     match = _SITE.fullmatch(name)
     block, kind, head = (int(match[1]), match[2] or "", match[3]) if match else (0, "", None)

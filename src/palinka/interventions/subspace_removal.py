@@ -66,6 +66,7 @@ def subspace_removal(
         seed: Seed of the controls.
     """
     lm, pairs = study.model, study.prompts
+    pairs.check_texts()
     plan: list[list[Intervention]] = []
     variance: list[list[float]] = []
     dormant: list[float] = []

@@ -44,15 +44,15 @@ class Controlled(Result):
     clusters: int
     outcome: str
 
-    def table(self, **axes: Sequence[Any] | Array) -> Table:
-        """Arrays with the given axes, a row for each combination of their labels."""
+    def table(self, *names: str, **axes: Sequence[Any] | Array) -> Table:
+        """Arrays with the given axes, a row for each combination; p-values by control."""
         shape = tuple(map(len, axes.values()))
         places = zip(axes.items(), np.indices(shape), strict=True)
         table: Table = {name: [labels[i] for i in at.ravel()] for (name, labels), at in places}
-        for name, values in self.arrays().items():
-            if values.shape == shape:
+        for name in names:
+            if (values := self.arrays()[name]).ndim == len(shape):
                 table[name] = values.ravel()
-            elif name.startswith("p") and values.shape == (len(self.controls), *shape):
+            else:
                 rows = zip(self.controls, values, strict=True)
                 table |= {f"{name}_{control}": row.ravel() for control, row in rows}
         return table

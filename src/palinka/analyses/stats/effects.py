@@ -35,6 +35,8 @@ FEW_CLUSTERS = 10
 EACH, MAX_NAMED = ("component", "value", "receiver"), 6
 # Outcomes whose differences are not on one scale.
 NO_RECOVERY = ("rank", "probability")
+# Outcomes that are 0 in the clean run, and never below.
+FROM_CLEAN = ("kl", "hidden_change")
 # Share of the outcomes' sizes up to which a gap is rounding.
 NO_GAP = 1e-6
 
@@ -401,7 +403,7 @@ def measure_effects(
     if permutations and least > (alpha := round(1.0 - level, 12)):
         what = f"p is at least {least:.3g}: no cell can be significant at {alpha:g}"
         notes.append(f"{what}; add {unit} or permutations")
-    if permutations and outcome == "kl" and direction == "noise":
+    if permutations and outcome in FROM_CLEAN and direction == "noise":
         notes.append("a divergence from the clean run is never negative: no test of 0")
         permutations = 0
     interval: dict[str, Any] = {"level": level, "resamples": resamples, "seed": seed}

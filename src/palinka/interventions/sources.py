@@ -425,9 +425,6 @@ def _located(
                 raise InputError(f"{name} has units 0 to {size - 1}, and {some} are given")
             name = f"blocks.{block}.{kind}"
             units = tuple(int(head) * size + unit for unit in own)
-        written = name.replace(".out", ".write")
-        # Of two names of one tensor, which is changed in the order of the plan.
-        name = written if sites.taps.get(name) == sites.taps.get(written) else name
         return name, 3 * block + _PART[kind], units
     if kind not in ("", "resid") or (match is None and name != "embed"):
         raise InputError(f"{given.site} cannot be changed here; give a named site")

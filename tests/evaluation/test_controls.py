@@ -65,7 +65,7 @@ def test_gaps_to_the_control_have_intervals_and_a_headline() -> None:
     assert values["k_for_dense_gap", "seed=0"].method.startswith("none: ")
     assert {*group.bands} == {"fvu", "l0", "stability_share_corrected"}, "of no baseline"
     titles = [axes.get_title("left") for axes in group.figures["control"].axes]
-    assert titles == ["fvu", "stability share corrected"]
+    assert titles == ["fvu", "stability share\ncorrected"]
     low, high = group.bands["fvu"]
     assert low < values["fvu", "wide on the random model"].value < high
 

@@ -361,7 +361,8 @@ def _panels(
     """Rows of the metrics without a task, of recipes and dictionaries that are alone."""
     panels: dict[str, list[Row]] = {}
     for key, of in by_recipe.items():
-        own = [v for v in values if (v.metric, v.task, v.k) == key and v.of not in hidden]
+        known = {*of, *(m.of for ms in of.values() for m in ms)} - {*hidden}  # no controls
+        own = [v for v in values if (v.metric, v.task, v.k) == key and v.of in known]
         if key[1:] == ("", None) and key[0] not in UNCOMPARED:
             seeds = {name: [m.value for m in ms] for name, ms in of.items() if len(ms) > 1}
             panels[key[0]] = [Row(v.of, v.value, v.low, v.high, seeds.get(v.of, ())) for v in own]

@@ -1,6 +1,7 @@
 """Forest plots: values with their intervals, a row for each."""
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 from typing import NamedTuple
 
 import numpy as np
@@ -55,7 +56,7 @@ def forest(
                            color=style.MUTED)  # fmt: skip
                 panel.plot([row.low, row.high], [y, y], color=color)
                 panel.plot(row.value, y, "o", color=color)
-        panel.set(title=metric.replace("_", " "), ylim=(len(names) - 0.5, -0.5))
+        panel.set(title=fill(metric.replace("_", " "), 17), ylim=(len(names) - 0.5, -0.5))
         panel.set_yticks(range(len(names)), [style.shortened(name, 18) for name in names])
         panel.xaxis.set_major_locator(MaxNLocator(3))
         panel.margins(x=0.12)

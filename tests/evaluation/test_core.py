@@ -140,6 +140,7 @@ def test_recipes_are_compared_and_written(subject, group, tmp_path):
     both = " and ".join(f"{values['fvu', name]['value']:.4g}" for name in ("b0", "b2"))
     assert (two["low"], two["method"]) == (None, f"none: two seeds, {both}")
     assert values["dead", "a"]["given"] == "data"
+    assert values["dead", "a"]["low"] >= 0, "of a count"
     assert values["dead", "a0"]["method"].startswith("none: a resample")
     l0 = {one["name"]: one["l0"] for one in record["dictionaries"]}
     assert l0 == pytest.approx({n: 16.0 if n[0] == "a" else 24.0 for n in l0})

@@ -179,6 +179,8 @@ def value_of(measurements: Sequence[Measurement], name: str) -> Value:
         low, high, method = np.nan, np.nan, f"none: two seeds, {both}"
     elif seeds > 1 and low == low:
         method = SEEDS_ALONE if first.influence is None else f"t over seeds and {first.unit}"
+    if first.metric == "dead":  # a count
+        low = max(low, 0.0)
     return Value(
         first.metric, name, found.value, low, high, tuple(n), n, method, first.task, first.k
     )

@@ -265,7 +265,7 @@ def test_outcomes_are_those_of_single_runs(
     any_model: LanguageModel, pairs: Pairs, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base: Any = ["clean", "corrupted"][seed % 2]
-    plan = random_plan(any_model, np.random.default_rng(seed), 25)
+    plan = random_plan(any_model, np.random.default_rng(seed), 12)
     # All rows together, in chunks of a few, and one pass for each first changed token.
     options: Any = [{}, {"rows_bytes": 1 << 20}, {}][seed]
     if seed == 2:

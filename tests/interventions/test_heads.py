@@ -138,6 +138,7 @@ def test_the_mini_model_has_no_induction_head(lm: LanguageModel) -> None:
     assert strongest(found, "previous_token")[1] > 0.3
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_known_heads_of_smollm2_are_found(real_data: Path) -> None:
     pytest.importorskip("gguf")

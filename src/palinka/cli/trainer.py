@@ -210,7 +210,7 @@ class Trainer(pl.Trainer):
         for name in (*dividing, "limit_train_batches"):
             value = getattr(self, name, None)  # none where the interval is a time
             if value == 0 or (isinstance(value, int) and value < 1):
-                raise InputError(f"trainer.{name} is {value}; expected at least 1")
+                raise InputError(f"trainer.{name} is {value:g}; expected at least 1")
         if self._model_registry:
             remedy = "no checkpoint is uploaded; write one for others with palinka export"
             raise InputError(f"trainer.model_registry is not supported: {remedy}")

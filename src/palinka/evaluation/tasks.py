@@ -432,7 +432,7 @@ def read_csv(path: str) -> list[dict[str, str]]:
 
 
 def _rows(text: str) -> list[dict[str, str]]:
-    csv.field_size_limit(len(text) + 1)
+    csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))  # one for the whole process
     return [*csv.DictReader(io.StringIO(text, newline=""), restval="")]
 
 

@@ -13,6 +13,7 @@ from palinka.evaluation.tasks import CONTROLS
 from palinka.evaluation.values import (
     Dictionary,
     Group,
+    Key,
     Measurement,
     Subject,
     Value,
@@ -25,7 +26,6 @@ BETTER = {"fvu": -1, "cosine": 1, "auc": 1, "accuracy": 1, "stability_share_corr
 # A control has no loss to recover: losses have the dictionary at initialization as their control.
 LOSSES = tuple(RATIOS)
 LABELS = {"tokens": "shuffled text", "embeddings": "random embeddings"}
-Key = tuple[str, str, int | None]
 Samples = dict[Key, dict[str, list[Measurement]]]
 
 

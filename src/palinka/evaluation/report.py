@@ -29,6 +29,7 @@ from palinka.evaluation.values import (
     SEEDS_ALONE,
     Dictionary,
     Group,
+    Key,
     Measurement,
     Subject,
     Value,
@@ -42,7 +43,6 @@ UNCOMPARED = frozenset({"ce_spliced"})
 UNEQUAL_L0 = 0.05
 LEVENE = 0.01
 MOST_SEEDS = 1000
-Key = tuple[str, str, int | None]  # metric, task and k
 ByRecipe = dict[Key, dict[str, list[Measurement]]]
 
 

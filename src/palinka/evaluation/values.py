@@ -13,6 +13,7 @@ from palinka.language_models import LanguageModel
 from palinka.language_models.edits import EncodesAndDecodes
 
 Array = NDArray[np.float64]
+Key = tuple[str, str, int | None]  # metric, task and k
 SEEDS_ALONE = "t over seeds"
 
 

@@ -479,7 +479,9 @@ def test_texts_of_a_frame_or_template_are_one_cluster(
     assert lens.clusters == len(load_stimuli(frames).prepare(mini.model.tokenizer).tokens) // 2
     short = {"length": 4, "sequences": 6}
     given = entry("head_scores", stimuli(**HE_SHE), options=quick, intervention=short)
-    found = run_analysis(given, mini).results[""].arrays()["sink/p"]
+    findings = run_analysis(given, mini)
+    assert findings.settings["attention"] == "eager"
+    found = findings.results[""].arrays()["sink/p"]
     # The signs of six templates have 32 patterns.
     np.testing.assert_array_equal(found * 32, np.round(found * 32))
     assert found.min() == 1 / 32
@@ -502,6 +504,7 @@ def test_interventions_are_run_on_pairs(mini: ActivationReader, stimuli: Write) 
     np.testing.assert_allclose(arrays["heads/effects"][2, 3], effects[-1], atol=1e-5)
     assert np.abs(effects[0]).min() > 0.1
     assert findings.settings["intervention"] == settings
+    assert findings.settings["attention"] == "sdpa"
     line = findings.results["logit_difference"].headline("units", ())
     strongest = arrays["resid/effect"][:, 0]
     layer = int(np.abs(strongest).argmax())
@@ -528,15 +531,23 @@ def test_interventions_are_run_on_pairs(mini: ActivationReader, stimuli: Write) 
             )
         ),
         ({"outcomes": ["accuracy"]}, "'accuracy'"),
+        (
+            {
+                "analysis": "attribution_patching",
+                "outcomes": ["logit_difference", "kl"],
+                "intervention": {"direction": "noise"},
+            },
+            "kl has the gradient 0 in the clean run, which direction: noise differentiates; set",
+        ),
         ({"outcomes": ["top"]}, "'top'"),
     ],
 )
 def test_impossible_interventions_are_rejected(
     changes: dict[str, Any], message: str, mini: ActivationReader, stimuli: Write
 ) -> None:
-    given = entry("activation_patching", stimuli(**HE_SHE), **changes)
+    given = entry("activation_patching", stimuli(**HE_SHE))
     with pytest.raises(InputError, match=re.escape(message)):
-        run_analysis(given, mini)
+        run_analysis(replace(given, **changes), mini)
 
 
 def test_interventions_need_paired_stimuli(mini: ActivationReader, stimuli: Write) -> None:
@@ -564,9 +575,10 @@ def test_prompts_begin_as_the_contexts_of_the_fit(mini: ActivationReader, stimul
     options = {"permutations": 0}
     frames = stimuli("frames.yaml", kind="contrast", targets=TARGETS, frames=FRAMES)
     texts = entry("ablation", frames, intervention=settings)
-    (found,) = run_analysis(
-        replace(texts, outcomes=["cross_entropy"], options=options), reader
-    ).results.values()
+    texts = replace(texts, outcomes=["cross_entropy"])
+    with pytest.raises(InputError, match="4 texts; a test over texts needs at least 6"):
+        run_analysis(texts, reader)
+    (found,) = run_analysis(replace(texts, options=options), reader).results.values()
     items = load_stimuli(frames).prepare(mini.model.tokenizer).tokens
     several = [torch.tensor([bos_id(mini.model.tokenizer), *ids]) for ids in items]
     losses = [cross_entropy(mini.model.logits(ids[None])[0, :-1], ids[1:]) for ids in several]
@@ -594,9 +606,11 @@ def test_units_of_one_sign_are_only_those(mini: ActivationReader, stimuli: Write
     )
     (site,), t = chosen.settings["sites"], chosen.arrays()["t"]
     for side, sign in (("positive", 1), ("negative", -1)):
-        found = chosen.strongest_units(site, k=len(t), side=side)
+        found = chosen.strongest_units(site, len(t), k=len(t), side=side)
         np.testing.assert_array_equal(np.sort(found), np.flatnonzero(sign * t > 0))
         assert (np.diff(sign * t[found]) <= 0).all()
+    with pytest.raises(InputError, match=rf"has the shape \({len(t)},\); expected a value"):
+        chosen.strongest_units(site, len(t) + 1)
 
 
 def test_units_are_not_lesioned_where_they_were_selected(
@@ -609,7 +623,7 @@ def test_units_are_not_lesioned_where_they_were_selected(
     given = entry("lesion", path, intervention=settings)
     findings = run_analysis(given, mini, {"tuning": chosen})
     (result,) = findings.results.values()
-    expected = chosen.strongest_units(chosen.settings["sites"][0], k=3)
+    expected = chosen.strongest_units(chosen.settings["sites"][0], 512, k=3)
     np.testing.assert_array_equal(result.arrays()["units"], [expected])
     assert result.arrays()["null"].shape == (1, 9)
     same = replace(chosen, settings=chosen.settings | {"stimuli_hash": load_stimuli(path).hash})
@@ -634,7 +648,7 @@ def test_units_are_selected_on_every_second_template(
     ]  # fmt: skip
     even, odd = (stimuli(f"half {i}.yaml", **half) for i, half in enumerate(halves))
     on_even = replace(run_analysis(entry("unit_tuning", even), mini), name="tuning")
-    units = on_even.strongest_units(chosen.settings["sites"][0], k=3)
+    units = on_even.strongest_units(chosen.settings["sites"][0], 512, k=3)
     np.testing.assert_array_equal(result.arrays()["units"], [units])
     alone = run_analysis(entry("lesion", odd, intervention=settings), mini, {"tuning": on_even})
     np.testing.assert_allclose(result.arrays()["effects"], alone.arrays()["effects"], atol=1e-5)

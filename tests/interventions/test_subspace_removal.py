@@ -27,7 +27,7 @@ def measured(lm: LanguageModel, pairs: Pairs, **settings: Any) -> Measured:
     dictionaries = {SITE: TopKAutoencoder(width, 2 * width, k=3).double()}
     random = np.random.default_rng(0)
     arrays = {"pattern_a": random.random(width), "components": random.random((width, 2)),
-             "filters_a": random.random((2, 2))}  # fmt: skip
+             "filters_a": random.random((2, 2)), "long": 1000 * np.eye(width)[0]}  # fmt: skip
     study = Study(
         lm, pairs, sites=[SITE], texts=lambda _: TEXTS, dictionaries=dictionaries,
         findings=lambda *_: arrays,
@@ -91,6 +91,19 @@ def test_outcomes_are_those_of_runs_with_a_hook(
     share = ((rows - mean) @ read @ basis.T).square().sum() / (rows - mean).square().sum()
     np.testing.assert_allclose(data["variance_removed"], [[share]], atol=1e-10)
     assert data["controls"]["isotropic"].shape == (1, 1, 3, len(pairs))
+
+
+def test_long_directions_are_not_the_main_ones(gpt2: LanguageModel, pairs: Pairs) -> None:
+    found = measured(gpt2, pairs, ranks=[1], contrast="file", selection={"by": "long"})
+    a, b = (torch.stack([x.mean(0) for x in slow_rows(gpt2, of)]) for of in TEXTS.values())
+    longer = 1000 * torch.eye(gpt2.width(SITE))[0].double()
+    both = [x / x.norm() for x in (b.mean(0) - a.mean(0), longer)]
+    both[1] *= both[0][0].sign()
+    main = both[0] + both[1]
+    rows = torch.cat(slow_rows(gpt2, pairs.corrupted))
+    rows -= rows.mean(0)
+    share = (rows @ main / main.norm()).square().sum() / rows.square().sum()
+    np.testing.assert_allclose(found.data["variance_removed"], [[share]], atol=1e-10)
 
 
 def test_what_a_block_does_not_write_is_dormant(any_model: LanguageModel, pairs: Pairs) -> None:

@@ -90,7 +90,8 @@ def ablation(
         McGrath et al. (2023) and Rushing & Nanda (2024) for self-repair.
     """
     names = ("value", "layer", "head")
-    measured = measure_effects(patched, clean, corrupted, names=names, **options)
+    units = "texts" if corrupted is None else "templates"
+    measured = measure_effects(patched, clean, corrupted, names=names, units=units, **options)
     effects, cluster = Effects(**measured), np.array(measured["cluster"])
     every = effects.maps(effects.effects).values()
     if any(len(each) > 1 for each in every):

@@ -99,9 +99,9 @@ class Findings:
         return result.arrays() if result and site in self.settings["sites"] else {}
 
     def strongest_units(
-        self, site: str, by: str = "t", k: int = 20, side: str = "both"
+        self, site: str, units: int, by: str = "t", k: int = 20, side: str = "both"
     ) -> NDArray[np.int64]:
-        """The k units of a site with the largest values of a finding, the largest first.
+        """The k of the units of a site with the largest values of a finding, the largest first.
 
         `side` is `positive`, `negative` for the smallest, or `both` for the largest magnitudes;
         fewer where fewer values have that sign.
@@ -109,6 +109,9 @@ class Findings:
         if (values := (known := self.at(site)).get(by)) is None:
             there = f"it has {', '.join(known)}" if known else "its site is another one"
             raise InputError(f"{self.name} has no {by!r} of the units of {site}; {there}")
+        if values.shape != (units,):
+            given = f"{by!r} of {self.name} has the shape {values.shape}"
+            raise InputError(f"{given}; expected a value for each of the {units} units of {site}")
         signed = {"positive": values, "negative": -values, "both": np.abs(values)}
         if side not in signed:
             raise InputError(f"side is {side!r}; expected {', '.join(signed)}")

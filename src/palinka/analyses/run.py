@@ -115,6 +115,10 @@ class AnalysisEntry:
         if not re.fullmatch(r"[\w-][\w.-]{0,99}", self.name, re.ASCII):
             rule = "the name becomes a folder's: at most 100 letters, digits, '-', '_' and '.'"
             raise InputError(f"an analysis is named {self.name!r}; {rule}")
+        noise = self.intervention.get("direction") == "noise" and "kl" in self.outcomes
+        if self.analysis == "attribution_patching" and noise and not self.intervention.get("steps"):
+            fault = "kl has the gradient 0 in the clean run, which direction: noise differentiates"
+            raise InputError(f"{self.name}: {fault}; set direction: denoise, or steps: 10")
 
 
 def _check_nulls(entry: AnalysisEntry | HeatmapEntry) -> None:
@@ -205,7 +209,11 @@ def run_analysis(
         "heatmaps": {k: str(v) if k == "text" and v else v for k, v in drawn_units.items()},
     }
     if study is not None:
+        own = reader.model.model.config._attn_implementation
+        patterns = "pattern" in entry.intervention.get("components", ())  # type: ignore[operator]
+        eager = patterns or analysis.data == "attention patterns"
         settings |= {"intervention": dict(entry.intervention), "outcomes": entry.outcomes}
+        settings["attention"] = "eager" if eager else own
     return Findings(entry.name, results, figures | heatmaps, pages, settings, prepared.summary())
 
 
@@ -242,7 +250,8 @@ def _study(
         site: str, *, analysis: str = "", holdout: Sequence[bool] | None = None, **wanted: Any
     ) -> NDArray[np.int64]:
         found = f"{wanted.get('k', 20)} units are to be chosen" * (entry.analysis == "lesion")
-        return known(analysis, site, found, holdout).strongest_units(site, **wanted)
+        count = study.check_units(site, ())
+        return known(analysis, site, found, holdout).strongest_units(site, count, **wanted)
 
     def texts(path: str) -> Mapping[str, Sequence[Sequence[int]]]:
         found = load_stimuli(Path(getattr(entry.stimuli, "cwd", None) or "") / path)
@@ -256,7 +265,7 @@ def _study(
         pairs = replace(stimuli, bos=stimuli.bos or reader.bos).prepare_pairs(tokenizer)
     frames = range(count // len(set(prepared.conditions)) if prepared.pairs else count)
     units: Sequence[Any] = frames if pairs is None else pairs.templates
-    return Study(
+    study = Study(
         reader.model,
         pairs,
         [[*bos, *ids] for ids in prepared.tokens],
@@ -268,6 +277,7 @@ def _study(
         [units[i % len(units)] for i in range(count)],  # the same in every condition
         lambda site, analysis: known(analysis, site, "directions are to be found").at(site),
     )
+    return study
 
 
 def _takes_sites(data: str, entry: AnalysisEntry) -> bool:

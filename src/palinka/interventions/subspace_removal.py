@@ -78,7 +78,8 @@ def subspace_removal(
         _, scale, axes = np.linalg.svd(rows - mean, full_matrices=False)
         rows, random = scale[:, None] * axes, np.random.default_rng(seed)  # of the same covariance
         given, _ = directions_at(study, site, contrast, probe, latents, selection)
-        basis = np.stack([*given.values()]) if given else rows
+        # Of several directions, the long ones are not the main ones.
+        basis = np.stack([x / np.linalg.norm(x) for x in given.values()]) if given else rows
         basis = np.linalg.svd(basis, full_matrices=False)[2].T
         filters = None
         if selection and [*given] in (["pattern_a"], ["pattern_b"]):

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import matplotlib as mpl
 import numpy as np
 import pytest
@@ -78,3 +80,18 @@ def test_numbers_of_a_drawn_figure_stay_formulas_and_names_do_not():
     assert len(numbers) > 2
     assert all(text.get_parse_math() for text in numbers)
     assert not any(text.get_parse_math() for text in (*axes.texts, axes.xaxis.label))
+
+
+@pytest.mark.parametrize(("low", "high"), [(1.05, 1.4), (1.1, 2.3), (18.2, 26.9), (0.9, 6.0)])
+def test_numbers_of_a_short_logarithmic_axis_do_not_overlap(low: float, high: float) -> None:
+    with style.style():
+        figure, panels = style.new_figure(style.WIDTH, 2.0, ncols=3)
+        for axes in panels:
+            axes.plot([low, high], [0, 1])
+            axes.set(xscale="log")
+            style.plain_log(axes.xaxis)
+        figure.draw_without_rendering()
+    shown = panels[0].get_xticklabels()
+    inside = [each.get_window_extent() for each in shown if low <= each.get_position()[0] <= high]
+    assert len(inside) >= 2
+    assert all(a.x1 < b.x0 for a, b in pairwise(inside))

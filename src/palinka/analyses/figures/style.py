@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike, NDArray
 
 from palinka.errors import InputError
@@ -180,7 +180,9 @@ def headline(figure: Figure, text: str) -> None:
 def plain_log(axis: Axis) -> None:
     """Number a logarithmic axis 0.2, 1 and 50 rather than by powers of ten."""
     low, high = axis.get_view_interval()
-    if high < 1e4 * low:  # a locator of parts has no ticks where it leaves decades out
+    if high < 5 * low:  # with fewer than two such parts in view, ticks would overlap
+        axis.set_major_locator(MaxNLocator(3))
+    elif high < 1e4 * low:  # a locator of parts has no ticks where it leaves decades out
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(NullFormatter())

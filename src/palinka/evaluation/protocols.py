@@ -10,6 +10,7 @@ from scipy.special import expit
 from palinka.analyses.result import Array, Mask
 from palinka.analyses.stats.latents import auc_of_ranks, column_ranks
 from palinka.analyses.stats.logistic import logistic_path
+from palinka.analyses.stats.probes import FOLD_TOLERANCE
 from palinka.errors import InputError, track
 from palinka.evaluation.representations import Encode, read_texts
 from palinka.evaluation.tasks import Task
@@ -67,13 +68,14 @@ def best_regression(
     Source:
         `find_best_reg` of sae-probes 0.4.2; where it stops at a tolerance, this converges.
     """
-    scores = []
+    scores, w = [], np.empty((0, len(PENALTIES)))
     for train, valid in _splits(y, seed):
-        margins = x[valid] @ (w := _fit(x[train], y[train], PENALTIES, penalty, seed))[:-1] + w[-1]
+        w = _fit(x[train], y[train], PENALTIES, penalty, seed)
+        margins = x[valid] @ w[:-1] + w[-1]
         scores.append(auc_of_ranks(column_ranks(expit(margins)), y[valid][None])[0])
     best = int(np.mean(scores, axis=0).argmax())
     order = np.random.RandomState(seed).permutation(len(x))
-    w = _fit(x[order], y[order], PENALTIES[best : best + 1], penalty, seed)
+    w = _fit(x[order], y[order], PENALTIES[[best]], penalty, seed, w[:, best])
     probability = expit(test_x @ w[:-1, 0] + w[-1, 0])
     right = (probability > 0.5) == test_y
     f1 = 0.0
@@ -85,11 +87,19 @@ def best_regression(
     return {**found, "val_auc": float(np.mean(scores, axis=0)[best]), "C": float(PENALTIES[best])}
 
 
-def _fit(x: Array, y: Mask, penalties: Array, penalty: Penalty, seed: int) -> Array:
-    """Weights, with the bias last, for each penalty in descending order, `(columns + 1, …)`."""
+def _fit(
+    x: Array, y: Mask, penalties: Array, penalty: Penalty, seed: int, start: Array | None = None
+) -> Array:
+    """Weights, with the bias last, for each penalty in descending order, `(columns + 1, …)`.
+
+    With a `start` they are those of the one penalty that was chosen, to 8 digits rather than 4.
+    """
     if penalty == "l2":
-        rows = np.column_stack([x, np.ones(len(x))])
-        return logistic_path(rows, y, penalties[::-1], np.zeros(rows.shape[1]))[::-1].T
+        rows, tolerance = np.column_stack([x, np.ones(len(x))]), 1e-8
+        if start is None:
+            start, tolerance = np.zeros(rows.shape[1]), FOLD_TOLERANCE
+        path = logistic_path(rows, y, penalties[::-1], start, None, tolerance)
+        return np.stack([*path][::-1], axis=1)
     model = _sklearn("linear_model").LogisticRegression
     settings = {"l1_ratio": 1.0, "solver": "saga", "random_state": seed, "max_iter": 1000}
     fits = [model(C=c, **settings).fit(x, y) for c in penalties]
@@ -146,5 +156,5 @@ def published(
 
 
 def _accuracy(x: Array, y: Mask, test_x: Array, test_y: Mask) -> dict[str, float]:
-    w = _fit(x, y, np.ones(1), "l2", SEED)[:, 0]
+    w = _fit(x, y, np.ones(1), "l2", SEED, np.zeros(x.shape[1] + 1))[:, 0]
     return {"test_acc": float(((test_x @ w[:-1] + w[-1] > 0) == test_y).mean())}

@@ -103,7 +103,7 @@ def test_importance_is_that_of_ridge_probes_and_blind_to_the_order_of_pairs() ->
     both = np.column_stack([x, copy, np.ones(200)])
     for w, labels in zip(found.T, y.T, strict=True):
         start = np.zeros(13)
-        peer = np.abs(logistic_path(both, labels, np.array([1 / 6]), start)[0])
+        peer = np.abs(next(logistic_path(both, labels, [1 / 6], start)))
         np.testing.assert_allclose(w, peer[:6] - peer[6:12], atol=1e-3)
     np.testing.assert_allclose(importance(copy, x, y, random), -found, atol=1e-3)
 

@@ -38,7 +38,7 @@ def problem(kind: str, seed: int = 0) -> tuple[Any, Any]:
 def test_weights_at_every_penalty_are_those_of_scikit_learn(kind: str) -> None:
     x, y = problem(kind)
     rows = np.column_stack([x, np.ones(len(x))])
-    found = logistic_path(rows, y, PENALTIES, np.zeros(rows.shape[1]))
+    found = [*logistic_path(rows, y, PENALTIES, np.zeros(rows.shape[1]))]
     for c, w in zip(PENALTIES, found, strict=True):
         peer = LogisticRegression(C=c, tol=1e-14, max_iter=10000, solver="newton-cholesky")
         by_lbfgs = LogisticRegression(C=c, tol=1e-10, max_iter=10000)

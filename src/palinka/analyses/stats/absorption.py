@@ -67,7 +67,7 @@ def balanced_probe(x: Array, y: Mask, c: float = 1.0) -> Array:
     scale[scale == 0.0] = 1.0
     rows = np.column_stack([x / scale, np.ones(len(x))])
     weights, start = len(y) / (2.0 * np.where(y, y.sum(), (~y).sum())), np.zeros(rows.shape[1])
-    w: Array = logistic_path(rows, y, np.array([c]), start, weights)[0] / np.append(scale, 1.0)
+    w: Array = next(logistic_path(rows, y, [c], start, weights)) / np.append(scale, 1.0)
     return w
 
 

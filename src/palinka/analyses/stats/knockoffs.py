@@ -208,7 +208,7 @@ def _false_shares(
     score = importance(x, np.zeros_like(x), labels[:, None], random)[:, 0]
     true = np.argsort(-score, kind="stable")[:TRUE_LATENTS]
     rows = np.column_stack([x[:, true], np.ones(len(x))])
-    fitted = rows @ logistic_path(rows, labels, np.ones(1), np.zeros(rows.shape[1]))[0]
+    fitted = rows @ next(logistic_path(rows, labels, [1.0], np.zeros(rows.shape[1])))
     isfalse, shares = ~np.isin(np.arange(x.shape[1]), true), list[float]()
     for some in np.array_split(np.arange(simulations), min(draws, simulations)):
         simulated = random.random((len(x), len(some))) < expit(fitted)[:, None]

@@ -90,7 +90,12 @@ def test_the_control_of_one_variant_is_that_variant_alone() -> None:
 
 
 def test_a_control_has_the_settings_of_its_recipe() -> None:
-    given = {"data": {"language_model": "mini", "seed": 3}, "trainer": {"callbacks": [1]}}
+    paths = "lightning.pytorch.callbacks", "palinka.training.callbacks"
+    names = [f"{paths[0]}.EarlyStopping", f"{paths[1]}.LanguageModelMetrics"]
+    left_out = [f"{paths[1]}.RunAnalyses", f"{paths[0]}.ModelCheckpoint"]
+    kept, others = ([{"class_path": one} for one in some] for some in (names, left_out))
+    trainer = {"callbacks": [*others, *kept]}
+    given = {"data": {"language_model": "mini", "seed": 3}, "trainer": trainer}
     model = {"name": "mini", "control": "gaussian"}
-    expected = {"data": {"language_model": model, "seed": 3}, "trainer": {"callbacks": None}}
+    expected = {"data": {"language_model": model, "seed": 3}, "trainer": {"callbacks": kept}}
     assert control_settings(given, "gaussian") == {**expected, "ckpt_path": None}

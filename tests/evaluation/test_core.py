@@ -162,8 +162,14 @@ def test_recipes_are_compared_and_written(subject, group, tmp_path):
     assert "10 documents, 3 seeds" in text
     assert "| a0" not in text
     assert text.count("a is no better than the random model") == 1
+    assert {note for c in only_fvu(subject, group) for note in [c["note"]]} == {fvu["note"]}
     only = evaluation_findings(subject, {"core": group}, {}, against=["a"]).record["comparisons"]
     assert {(c["a"], c["b"]) for c in only} == {("b", "a")}
+
+
+def only_fvu(subject, group):
+    alone = Group([m for m in group.measurements if m.metric == "fvu"])
+    return evaluation_findings(subject, {"other": alone}, {}).record["comparisons"]
 
 
 def test_few_documents_have_no_interval(subject, contexts):

@@ -13,14 +13,15 @@ from palinka.cli.resume import CONFIG, checkpoint_named, newest_checkpoint, runs
 from palinka.data import ActivationDataModule
 from palinka.errors import InputError, shell_path
 from palinka.language_models.spec import Mode
-from palinka.training import checkpoint
+from palinka.training import callbacks, checkpoint
 from palinka.training.callbacks.checkpoints import FOLDER
 
 
 def control_run(ckpt_path: str, mode: Mode, control_ckpt_path: str | None = None) -> Path:
     """Find or train the run of the same recipe, seeds and tokens on a control.
 
-    It is in `control_<mode>/` of the run. Callbacks of the recipe, which measure, are left out.
+    It is in `control_<mode>/` of the run. Callbacks of the recipe that analyze or save are left
+    out.
 
     Args:
         ckpt_path: A checkpoint or the folder of a run.
@@ -37,7 +38,7 @@ def control_run(ckpt_path: str, mode: Mode, control_ckpt_path: str | None = None
         raise InputError(f"{fault}; give --control_ckpt_path")
     folder = config.parent / f"control_{mode}"
     for trained in runs_below(folder):  # a fit that was stopped is repeated
-        if (newest := newest_checkpoint(trained)) and _steps(newest) >= _steps(path):
+        if (newest := newest_checkpoint(trained)) and _has_ended(newest, path):
             print(f"control      {shell_path(trained)}")
             return trained
     with tempfile.TemporaryDirectory() as temporary:
@@ -57,8 +58,12 @@ def control_run(ckpt_path: str, mode: Mode, control_ckpt_path: str | None = None
     return runs_below(folder)[0]
 
 
-def _steps(path: Path) -> int:
-    return int(checkpoint.read(path, allow_sweep=True)["global_step"])
+def _has_ended(control: Path, recipe: Path) -> bool:
+    """The fit of a control took as many steps as that of the recipe, or stopped early."""
+    own, other = (checkpoint.read(path, allow_sweep=True) for path in (control, recipe))
+    stops = [state for name, state in own["callbacks"].items() if name.startswith("EarlyStopping")]
+    stopped = any(x["stopped_epoch"] or x["wait_count"] >= x["patience"] for x in stops)
+    return stopped or bool(own["global_step"] >= other["global_step"])
 
 
 def control_settings(settings: dict[str, Any], mode: Mode) -> dict[str, Any]:
@@ -66,8 +71,16 @@ def control_settings(settings: dict[str, Any], mode: Mode) -> dict[str, Any]:
     model = settings["data"]["language_model"]
     model = {"name": model} if isinstance(model, str) else model.get("init_args", model)
     data = {**settings["data"], "language_model": {**model, "control": mode}}
-    trainer = {**settings["trainer"], "callbacks": None}
+    trainer = {**settings["trainer"]}
+    trainer["callbacks"] = [c for c in trainer.get("callbacks") or [] if _trains(c["class_path"])]
     return {**settings, "data": data, "trainer": trainer, "ckpt_path": None}
+
+
+def _trains(class_path: str) -> bool:
+    """A callback may change the training, such as EarlyStopping, or what that monitors."""
+    name = class_path.rpartition(".")[2]
+    ours = hasattr(callbacks, name) and name != "LanguageModelMetrics"
+    return not ours and not name.endswith("Checkpoint")
 
 
 def control_data(data: ActivationDataModule, mode: Mode) -> ActivationDataModule:

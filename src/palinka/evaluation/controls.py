@@ -89,10 +89,12 @@ def controls(
     for value in _values(groups):
         other = own_kind.get((value.metric, value.of, value.task, value.k))
         if other is not None and not _left_out(value.metric):
-            size, half = value.value - other.value, np.hypot(_half(value), _half(other))
+            size = value.value - other.value
+            below = np.hypot(value.value - value.low, other.high - other.value)
+            above = np.hypot(value.high - value.value, other.value - other.low)
             gap = replace(
-                value, metric=f"{value.metric}_gap", value=size, low=size - half, high=size + half,
-                method=_method("difference of independent values", half),
+                value, metric=f"{value.metric}_gap", value=size, low=size - below,
+                high=size + above, method=_method("difference of independent values", below),
             )  # fmt: skip
             judge(value, replace(other, of=f"{other.of} on {label}"), gap, [(), ()])
     weak = {
@@ -129,10 +131,6 @@ def _samples(subject: Subject, groups: Mapping[str, Group]) -> Samples:
 
 def _values(groups: Mapping[str, Group]) -> list[Value]:
     return [value for group in groups.values() for value in group.values]
-
-
-def _half(value: Value) -> float:
-    return (value.high - value.low) / 2
 
 
 def _few_seeds(dictionaries: Sequence[Dictionary]) -> list[str]:

@@ -25,7 +25,9 @@ from palinka.analyses.stats.comparison import (
     seed_spread,
 )
 from palinka.analyses.stimuli.base import code_span
+from palinka.evaluation.representations import sample_rows
 from palinka.evaluation.values import (
+    OF_TWO,
     SEEDS_ALONE,
     Dictionary,
     Group,
@@ -36,6 +38,7 @@ from palinka.evaluation.values import (
     sample_of,
     value_of,
 )
+from palinka.language_models.edits import latents_of
 
 FORMAT = 1
 # Its differences are those of `ce_delta`.
@@ -161,8 +164,11 @@ def evaluation_findings(
                 values.append(value_of(own, name))
                 hidden |= {one.of for one in own}
     values += [value for group in groups.values() for value in group.values]
-    of_l0 = samples.get(("l0", "", None), {})
-    l0 = {name: float(sample.values.mean()) for name, sample in of_l0.items()}
+    of_l0 = samples.get(("l0", "", None))
+    if of_l0 is not None:
+        l0 = {name: float(sample.values.mean()) for name, sample in of_l0.items()}
+    else:
+        l0 = _sampled_l0(subject) if pairs and samples else {}
     verdicts: list[Verdict] = []
     for metric in dict.fromkeys(key[0] for key in samples if key[0] not in UNCOMPARED):
         keys = [key for key in samples if key[0] == metric]
@@ -210,6 +216,15 @@ def _by_recipe(dictionaries: Sequence[Dictionary], groups: Iterable[Group]) -> B
         for one in group.measurements:
             found[one.metric, one.task, one.k][recipe[one.of]].append(one)
     return found
+
+
+def _sampled_l0(subject: Subject) -> dict[str, float]:
+    """Mean L0 of each recipe on some thousand tokens."""
+    rows, found = sample_rows(subject), defaultdict[str, list[float]](list)
+    for one in subject.dictionaries:
+        active = (latents_of(one.autoencoder, rows) != 0).sum(dim=1)
+        found[one.recipe].append(float(active.double().mean()))
+    return {name: float(np.mean(each)) for name, each in found.items()}
 
 
 def _unequal(l0: Mapping[str, float], one: Comparison) -> str:
@@ -326,6 +341,7 @@ def _record(one: Value | Verdict) -> dict[str, Any]:
         return {**of, **fields, "n": dict(one.comparison.n), "note": one.note}
     seeds_alone = one.method == SEEDS_ALONE or [*one.n] == ["seeds"]
     given = "data" if seeds_alone else "" if "seeds" in one.n else "weights"
+    given = "these two" if one.method == OF_TWO else given
     return {**vars(one), "unit": list(one.unit), "n": dict(one.n), "given": given}
 
 

@@ -234,18 +234,24 @@ def random_dictionary(dictionary: Dictionary, rows: Tensor, seed: int) -> Random
     return RandomDictionary(fresh, scaling, threshold)
 
 
-def random_dictionaries(subject: Subject, seed: int) -> list[Dictionary]:
-    """Random dictionary of each recipe; its name is `random_dictionary` if there is one."""
+def sample_rows(subject: Subject) -> Tensor:
+    """Activations of the first validation tokens, `(rows, width)`, about 4,096."""
     rows, count = list[Tensor](), 0
     for context in subject.contexts():
         ids = torch.from_numpy(context.tokens)[None]
         rows.append(subject.model.read(ids, subject.site)[subject.site][0, subject.skip :])
         if (count := count + len(rows[-1])) >= SAMPLE:
             break
+    return torch.cat(rows)
+
+
+def random_dictionaries(subject: Subject, seed: int) -> list[Dictionary]:
+    """Random dictionary of each recipe; its name is `random_dictionary` if there is one."""
+    rows = sample_rows(subject)
     by_recipe = {d.recipe: d for d in reversed(subject.dictionaries)}
     found = []
     for recipe, d in by_recipe.items():
-        if random := random_dictionary(d, torch.cat(rows), seed):
+        if random := random_dictionary(d, rows, seed):
             name = RANDOM if len(by_recipe) == 1 else f"{RANDOM} of {recipe}"
             decoder = random.dictionary.float().cpu().numpy()
             found.append(replace(d, name=name, autoencoder=random, decoder=decoder))

@@ -26,7 +26,7 @@ from palinka.analyses.stats.dictionaries import (
 from palinka.data import Context
 from palinka.errors import track
 from palinka.evaluation.core import core
-from palinka.evaluation.values import Array, Dictionary, Group, Measurement, Subject, Value
+from palinka.evaluation.values import OF_TWO, Array, Dictionary, Group, Measurement, Subject, Value
 from palinka.language_models.edits import EncodesAndDecodes, latents_of
 
 BATCH_TOKENS = 1024
@@ -219,7 +219,7 @@ def _value(name: str, recipe: str, one: Interval, ones: Sequence[Dictionary]) ->
     """An interval over seeds, of the null over draws, or of two dictionaries over latents."""
     unit, n, method = "seeds", len(ones), "jackknife over seeds"
     if len(ones) == 2:
-        unit, n, method = "latents", ones[0].latent_dim, "latents, given these two dictionaries"
+        unit, n, method = "latents", ones[0].latent_dim, OF_TWO
     if name.endswith("_null"):
         unit, n, method = "draws", DRAWS, "draws of the null"
     if np.isnan(one.low):

@@ -1,5 +1,6 @@
 """Dictionaries to evaluate, and the numbers of an evaluation."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from palinka.analyses.stats.bootstrap import share_interval
 from palinka.analyses.stats.comparison import MINIMUM_SEEDS, Sample, estimate, format_number
 from palinka.data import Context
 from palinka.language_models import LanguageModel
@@ -14,7 +16,9 @@ from palinka.language_models.edits import EncodesAndDecodes
 
 Array = NDArray[np.float64]
 Key = tuple[str, str, int | None]  # metric, task and k
-SEEDS_ALONE = "t over seeds"
+SEEDS_ALONE, OF_TWO = "t over seeds", "latents, given these two dictionaries"
+# Metrics from 0 to 1.
+SHARES = re.compile(r"auc(_given_tasks)?$|accuracy|absorption_f|precision|recall|f1")
 
 
 @dataclass(frozen=True)
@@ -180,6 +184,8 @@ def value_of(measurements: Sequence[Measurement], name: str) -> Value:
         low, high, method = np.nan, np.nan, f"none: two seeds, {both}"
     elif seeds > 1 and low == low:
         method = SEEDS_ALONE if first.influence is None else f"t over seeds and {first.unit}"
+    elif SHARES.match(first.metric):
+        _, low, high = vars(share_interval(found.value, found.half_width())).values()
     if first.metric == "dead":  # a count
         low = max(low, 0.0)
     return Value(

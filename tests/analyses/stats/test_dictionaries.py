@@ -108,10 +108,7 @@ def test_shared_latents_reappear_and_the_others_do_not(null: str) -> None:
 def test_two_dictionaries_have_an_interval_over_latents() -> None:
     a, b = related(400, 32, 200, 3)
     share = latent_stability([a, b], covariance=np.eye(32)).estimates["share_0.7"]
-    half = 1.96 * np.sqrt(share.value * (1 - share.value) / 400)
-    np.testing.assert_allclose(
-        [share.low, share.high], [share.value - half, share.value + half], rtol=1e-4
-    )
+    np.testing.assert_allclose([share.low, share.high], wilson(400 * share.value, 400))
 
 
 def test_the_jackknife_leaves_out_seeds() -> None:

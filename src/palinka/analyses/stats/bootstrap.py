@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtrit
+from scipy.special import expit, logit, stdtrit
 
 from palinka.analyses.result import as_float64
 from palinka.analyses.stats.similarity import dense_ranks, draws_in_chunks, kendall_tau_a, triangle
@@ -25,6 +25,19 @@ class Interval:
     value: float
     low: float
     high: float
+
+
+def share_interval(value: float, half: float) -> Interval:
+    """95 % interval of a share whose error has the half-width `half`, symmetric in its logit.
+
+    In simulations of shares of .007 to .95 with jackknifed errors of 3 and 5 seeds it covers .92
+    to .99, where `value ± half` covers .77 to .99.
+    """
+    if not 0.0 < value < 1.0:
+        return Interval(value, *np.clip([value - half, value + half], 0.0, 1.0).tolist())
+    half /= value * (1.0 - value)
+    low, high = expit(logit(value) + half * np.array([-1.0, 1.0])).tolist()
+    return Interval(value, low, high)
 
 
 def document_intervals(sums: ArrayLike, ratios: Ratios) -> dict[str, Interval]:

@@ -255,8 +255,11 @@ def _in_words(a: str, b: str, one: Estimate, verdict: Verdict, margin: float, m:
 
 
 def format_number(value: float, half: float) -> str:
-    """A number with as many decimals as show two digits of the half-width of its interval."""
-    if not np.isfinite(half) or half <= 1e-9 * abs(value):  # none, or rounding
+    """A number with as many decimals as show two digits of the half-width of its interval.
+
+    Four digits without an interval, and beside one that is narrower than they show.
+    """
+    if not np.isfinite(half) or half <= 1e-4 * abs(value):
         text = f"{value:.4g}"
     else:
         text = f"{value:.{max(0, 1 - int(np.floor(np.log10(half))))}f}"

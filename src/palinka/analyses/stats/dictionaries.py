@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri, stdtrit
 
 from palinka.analyses.result import Array, Mask, Result, as_matrix, scaled
-from palinka.analyses.stats.bootstrap import Interval
+from palinka.analyses.stats.bootstrap import Interval, share_interval
 from palinka.analyses.stats.permutation import chunks
 from palinka.errors import InputError, track
 
@@ -233,24 +233,28 @@ def latent_stability(
 
     estimates: dict[str, Interval] = {}
 
-    def add(name: str, values: Array, luck: Array, spread: float) -> None:
-        latents = float(ndtri(0.975) * spread / np.sqrt(sizes[0]))
-        half = jackknife(values, pairs) if len(pairs) > 1 else latents
-        # That of the null is an error of its mean over draws.
-        error = ndtri(0.975) * luck.std(ddof=1) / np.sqrt(draws)
-        value, null = values.mean(), luck.mean()
-        halves = {"": half, "_null": error, "_corrected": np.hypot(half, error) / (1.0 - null)}
-        middles = {"": value, "_null": null, "_corrected": (value - null) / (1.0 - null)}
-        for part, m in middles.items():
-            bounds = m - halves[part], m + halves[part]
-            estimates[name + part] = Interval(float(m), *map(float, bounds))
+    def add(name: str, own: Interval, luck: Array) -> None:
+        # The interval of the null is of its mean over draws.
+        null, error = float(luck.mean()), float(ndtri(0.975) * luck.std(ddof=1) / np.sqrt(draws))
+        value, rest = (own.value - null) / (1.0 - null), 1.0 - null
+        low = value - np.hypot(own.value - own.low, error) / rest
+        high = min(1.0, value + np.hypot(own.high - own.value, error) / rest)
+        estimates[name], estimates[f"{name}_null"] = own, Interval(null, null - error, null + error)
+        estimates[f"{name}_corrected"] = Interval(value, float(low), float(high))
 
     for name, at in (("share_0.7", 0.7), ("share", threshold)):
-        values, luck = shares(found, sizes, at)[:, 0], shares(by_chance, null_sizes, at)[:, 0]
-        add(name, values, luck, np.sqrt(values[0] * (1.0 - values[0])))
+        values = shares(found, sizes, at)[:, 0]
+        own = share_interval(float(values.mean()), jackknife(values, pairs))
+        if len(pairs) == 1:
+            own = Interval(own.value, *map(float, wilson(own.value * sizes[0], sizes[0])))
+        add(name, own, shares(by_chance, null_sizes, at)[:, 0])
     both = [[np.concatenate([m.best, m.best_back]) for m in each] for each in (found, by_chance)]
     means, luck = (np.array([x.mean(dtype=np.float64) for x in each]) for each in both)
-    add("best_cosine", means, luck, both[0][0].std() / np.sqrt(2.0))
+    half = jackknife(means, pairs)
+    if len(pairs) == 1:
+        half = float(ndtri(0.975) * both[0][0].std() / np.sqrt(2.0 * sizes[0]))
+    value = float(means.mean())
+    add("best_cosine", Interval(value, value - half, value + half), luck)
     partner = [np.full((len(each), len(whole)), -1) for each in whole]
     cosine = [np.full(each.shape, np.nan, np.float32) for each in partner]
     best = [np.full(each.shape, 0.0) for each in partner]
@@ -289,19 +293,21 @@ def _rotated(rows: Rows, random: np.random.Generator) -> Rows:
 def jackknife(values: ArrayLike, pairs: Sequence[tuple[int, int]]) -> float:
     """Half-width of the 95 % interval of a mean over pairs of seeds, `(pairs,)`.
 
-    The pairs are not independent: whole seeds are left out.
+    The pairs are not independent: whole seeds are left out. NaN for one pair.
 
     Source:
         Efron & Stein (1981).
     """
     of, members = np.asarray(values, np.float64), np.asarray(pairs)
+    if len(of) == 1:
+        return np.nan
     n = int(members.max()) + 1
     means = np.array([of[(members != seed).all(axis=1)].mean() for seed in range(n)])
     error = np.sqrt((n - 1) / n * np.square(means - means.mean()).sum())
     return float(stdtrit(n - 1, 0.975) * error)
 
 
-def wilson(count: ArrayLike, n: int) -> tuple[Array, Array]:
+def wilson(count: ArrayLike, n: float) -> tuple[Array, Array]:
     """Bounds of the 95 % interval of a proportion, `count` of `n` (Wilson 1927)."""
     share, z = np.asarray(count, np.float64) / n, float(ndtri(0.975))
     middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)

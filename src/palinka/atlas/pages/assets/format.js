@@ -10,7 +10,7 @@
     const size = Math.abs(value);
     const text =
       size >= 1e5 || size < 1e-3
-        ? size.toExponential(1).replace("e-", `e${MINUS}`).replace("e+", "e")
+        ? Number(size.toPrecision(3)).toExponential().replace("e-", `e${MINUS}`).replace("e+", "e")
         : size >= 100
           ? Math.round(size).toLocaleString("en-US")
           : Number.isInteger(size) && size < 10

@@ -13,6 +13,7 @@ from palinka.autoencoders import KSparseAutoencoder
 from palinka.data import Context
 from palinka.evaluation.core import core
 from palinka.evaluation.report import evaluation_findings
+from palinka.evaluation.representations import random_dictionaries
 from palinka.evaluation.values import Dictionary, Group, Measurement, Subject, value_of
 from palinka.language_models import LanguageModel
 
@@ -60,8 +61,9 @@ def group(subject):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LanguageModel, "logits", counted)
         found = core(subject)
-    # Two lengths, so two batches: clean, zeros and mean once, and one pass for each dictionary.
-    assert len(calls) == 2 * (3 + len(subject.dictionaries))
+    # Two lengths, so two batches: clean, zeros and mean once, and one pass for each dictionary,
+    # five trained and as many at initialization.
+    assert len(calls) == 2 * (3 + 2 * len(subject.dictionaries))
     return found
 
 
@@ -100,7 +102,31 @@ def test_rows_are_measured_as_by_a_plain_transcription(subject, group, contexts)
         found["fvu"].influence, residual / np.sqrt(1 - share), rtol=1e-3, atol=1e-8
     )
     assert found["dead"].influence is None
-    assert {v.of for v in group.values} == {"mini"}
+    assert {v.of for v in group.values if not v.metric.endswith("_gap")} == {
+        "mini", "random_dictionary of a", "random_dictionary of b",
+    }  # fmt: skip
+
+
+def test_losses_are_given_beside_those_at_initialization(subject, group):
+    random = random_dictionaries(subject, 0, 3)[:3]
+    assert {one.recipe for one in random} == {"a"}
+    apart = core(replace(subject, dictionaries=tuple(random)), controlled=False).measurements
+    values = {(v.metric, v.of): v for v in group.values}
+    for metric in ("ce_delta", "kl", "loss_recovered"):
+        own, theirs = (
+            [m.value for m in some if m.metric == metric and m.of in names]
+            for some, names in (
+                (group.measurements, {"a0", "a1", "a2"}), (apart, {one.name for one in random})
+            )
+        )  # fmt: skip
+        beside, gap = values[metric, "random_dictionary of a"], values[f"{metric}_gap", "a"]
+        assert beside.value == pytest.approx(np.mean(theirs), rel=1e-6)
+        assert gap.value == pytest.approx(np.mean(own) - np.mean(theirs), rel=1e-4, abs=1e-6)
+        assert gap.low < gap.value < gap.high
+        assert group.bands[metric][0] <= beside.low
+    # These dictionaries are not trained either.
+    assert group.weak["a"].startswith("the dictionary at initialization in ce_delta")
+    assert not [note for note in group.notes if "has an L0" in note]
 
 
 def test_rows_of_shuffled_tokens_belong_to_their_documents(subject, contexts):
@@ -151,7 +177,7 @@ def test_recipes_are_compared_and_written(subject, group, tmp_path):
     assert fvu["difference"] == pytest.approx(np.mean(paired))
     assert fvu["n"] == {"seeds": 2, "documents": 10}
     assert fvu["note"] == "L0 of 16 and 24: they are different points of a curve."
-    assert fvu["remark"] == "a is no better than the random model."
+    assert "and the random model." in fvu["remark"]
     detectable = {d["metric"]: d for d in record["detectable"]}["fvu"]
     seeds = [
         [values["fvu", f"{r}{s}"]["value"] for s in own]
@@ -161,7 +187,7 @@ def test_recipes_are_compared_and_written(subject, group, tmp_path):
     text = (folder / "evaluation.md").read_text()
     assert "10 documents, 3 seeds" in text
     assert "| a0" not in text
-    assert text.count("a is no better than the random model") == 1
+    assert text.count(fvu["remark"]) == 1
     assert {note for c in only_fvu(subject, group) for note in [c["note"]]} == {fvu["note"]}
     only = evaluation_findings(subject, {"core": group}, {}, against=["a"]).record["comparisons"]
     assert {(c["a"], c["b"]) for c in only} == {("b", "a")}

@@ -7,23 +7,23 @@ from dataclasses import replace
 import numpy as np
 
 from palinka.analyses.figures.forest import Row, forest
-from palinka.analyses.stats.comparison import compare
 from palinka.evaluation.losses import RATIOS
 from palinka.evaluation.tasks import CONTROLS
 from palinka.evaluation.values import (
+    BETTER,
     Dictionary,
     Group,
     Key,
     Measurement,
     Subject,
     Value,
-    sample_of,
-    value_of,
+    gap_method,
+    gap_to_control,
+    not_beaten,
+    spanned,
 )
 
-# Sign of what is better, in metrics that are claims about a dictionary.
-BETTER = {"fvu": -1, "cosine": 1, "auc": 1, "accuracy": 1, "stability_share_corrected": 1}
-# A control has no loss to recover: losses have the dictionary at initialization as their control.
+# A control has no loss to recover: that of losses is the dictionary at initialization, in `core`.
 LOSSES = tuple(RATIOS)
 LABELS = {"tokens": "shuffled text", "embeddings": "random embeddings"}
 Samples = dict[Key, dict[str, list[Measurement]]]
@@ -50,7 +50,7 @@ def controls(
     recipes = {one.recipe for one in subject.dictionaries}
     seeds = {one.name: one.seed for one in (*subject.dictionaries, *control.dictionaries)}
     values: list[Value] = []
-    bands: dict[str, list[float]] = defaultdict(list)
+    beside: list[Value] = []
     unbeaten: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     panels: dict[str, list[Row]] = defaultdict(list)
 
@@ -65,26 +65,16 @@ def controls(
             for name, one, each in zip(names, (own, value), seeds, strict=True):
                 panels[title].append(Row(name, one.value, one.low, one.high, each))
         if not value.task:
-            bands[value.metric] += [x for x in (value.low, value.high, value.value) if x == x]
-        sign, name = BETTER.get(value.metric), " ".join([value.metric, value.task]).strip()
-        if sign and value.task not in CONTROLS and min(sign * gap.low, sign * gap.high) <= 0:
+            beside.append(value)
+        if value.task not in CONTROLS and not_beaten(value.metric, gap):
+            name = " ".join([value.metric, value.task]).strip()
             unbeaten[gap.of][name] += [str(value.k)] * (value.k is not None)
 
     for key in [key for key in mine if key in theirs and not _left_out(key[0])]:
         for recipe in [name for name in mine[key] if name in theirs[key]]:
-            pair = [
-                sample_of(own, recipe, [seeds[one.of] for one in own])
-                for own in (mine[key][recipe], theirs[key][recipe])
-            ]
-            one = compare([(pair[0], pair[1])])[0]
-            own = value_of(mine[key][recipe], recipe)
-            value = value_of(theirs[key][recipe], f"{recipe} on {label}")
-            method = _method("paired difference", one.low)
-            gap = Value(
-                f"{key[0]}_gap", recipe, one.difference, one.low, one.high, tuple(one.n), one.n,
-                method, *key[1:],
-            )  # fmt: skip
-            judge(own, value, gap, [each.values.tolist() for each in pair])
+            pair = mine[key][recipe], theirs[key][recipe]
+            found = gap_to_control(*pair, recipe, f"{recipe} on {label}", seeds)
+            judge(*found, [[one.value for one in each] for each in pair])
     own_kind = {(v.metric, v.of, v.task, v.k): v for v in _values(of_control)}
     for value in _values(groups):
         other = own_kind.get((value.metric, value.of, value.task, value.k))
@@ -94,7 +84,7 @@ def controls(
             above = np.hypot(value.high - value.value, other.value - other.low)
             gap = replace(
                 value, metric=f"{value.metric}_gap", value=size, low=size - below,
-                high=size + above, method=_method("difference of independent values", below),
+                high=size + above, method=gap_method("difference of independent values", below),
             )  # fmt: skip
             judge(value, replace(other, of=f"{other.of} on {label}"), gap, [(), ()])
     weak = {
@@ -107,13 +97,8 @@ def controls(
     if few := _few_seeds(control.dictionaries):
         notes.append(f"one control seed of {', '.join(few)}: a gap needs at least 2")
     weak = {recipe: f"{label} in {names}" for recipe, names in weak.items()}
-    limits = {metric: (min(each), max(each)) for metric, each in bands.items() if each}
     figures = forest(panels, name="control")
-    return Group(values=values, figures=figures, notes=notes, weak=weak, bands=limits)
-
-
-def _method(name: str, width: float) -> str:
-    return name if width == width else "none: one of the values has no interval"
+    return Group(values=values, figures=figures, notes=notes, weak=weak, bands=spanned(beside))
 
 
 def _left_out(metric: str) -> bool:

@@ -1,6 +1,7 @@
 """Reconstruction, sparsity and language-model loss of dictionaries."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -17,7 +18,18 @@ from palinka.analyses.stats.bootstrap import (
 from palinka.data import Context
 from palinka.errors import InputError, track
 from palinka.evaluation.losses import RATIOS, patched_losses, sum_by_document
-from palinka.evaluation.values import Dictionary, Group, Measurement, Subject, value_of
+from palinka.evaluation.representations import RANDOM, random_dictionaries
+from palinka.evaluation.values import (
+    Dictionary,
+    Group,
+    Measurement,
+    Subject,
+    Value,
+    gap_to_control,
+    not_beaten,
+    spanned,
+    value_of,
+)
 from palinka.language_models.edits import as_function
 
 # Of the language model alone, the same for every dictionary.
@@ -60,17 +72,25 @@ class _Rows:
         return reconstruction
 
 
-def core(subject: Subject) -> Group:
+# Losses that are given beside those of dictionaries at initialization, of which a recipe has 3.
+CONTROLLED, CONTROLS = ("ce_delta", "kl", "loss_recovered", "loss_recovered_mean"), 3
+SAME_L0 = 0.01
+
+
+def core(subject: Subject, controlled: bool = True) -> Group:
     """Measure `fvu`, `l0`, `l1`, `cosine`, losses, `dead` and `density` of every dictionary.
 
     All dictionaries share the passes of the language model with its own activations, with zeros
     and with the mean; each adds one with its reconstruction. `fvu` is the squared error as a
     fraction of the squared distance to the mean of the validation rows. Losses are those of
-    `LanguageModelMetrics`. `dead` counts latents that are active on no row: no interval, since a
-    resample has fewer rows, on which more look dead.
+    `LanguageModelMetrics`; if `controlled`, beside them are those of dictionaries of the same
+    recipes and L0 with weights at initialization. `dead` counts latents that are active on no row:
+    no interval, since a resample has fewer rows, on which more look dead.
     """
+    random = random_dictionaries(subject, 0, CONTROLS) if controlled else []
+    every = [*subject.dictionaries, *random]
     mean = torch.from_numpy(subject.mean).to(subject.model.device)
-    measured = [_Rows(dictionary, mean) for dictionary in subject.dictionaries]
+    measured = [_Rows(dictionary, mean) for dictionary in every]
     of_row: list[NDArray[np.int64]] = []
     contexts = track(_recorded(subject.contexts(), subject.skip, of_row), "evaluating")
     documents, losses = patched_losses(
@@ -80,7 +100,7 @@ def core(subject: Subject) -> Group:
         raise InputError("the validation split has no predicted token; give more text")
     places, rows = np.concatenate(of_row), sum(len(own) for own in of_row)
     found: list[Measurement] = []
-    for dictionary, one, sums in zip(subject.dictionaries, measured, losses, strict=True):
+    for dictionary, one, sums in zip(every, measured, losses, strict=True):
         _, table = sum_by_document(places, np.concatenate(one.tables))
         ratio = _ratios_of(dictionary.name, table)
         found += [ratio(name, *columns) for name, columns in ROW_RATIOS.items()]
@@ -96,9 +116,38 @@ def core(subject: Subject) -> Group:
     remark = interval_remark(len(documents))
     note = f"a latent active on none of {rows:,} tokens has a density below {3 / rows:.2g} (95 %)"
     density = {f"density/{d.name}": one.fired.cpu().numpy() / rows
-               for d, one in zip(subject.dictionaries, measured, strict=True)}  # fmt: skip
-    values = [value_of([one], one.of) for one in own]
-    return Group(found, values, density, notes=[note, *filter(None, [remark])])
+               for d, one in zip(subject.dictionaries, measured, strict=False)}  # fmt: skip
+    beside = _beside_random(subject.dictionaries, random, found)
+    return replace(
+        beside,
+        measurements=[one for one in found if one.of in {d.name for d in subject.dictionaries}],
+        values=[*(value_of([one], one.of) for one in own), *beside.values],
+        arrays=density,
+        notes=[note, *filter(None, [remark]), *beside.notes],
+    )
+
+
+def _beside_random(
+    dictionaries: Sequence[Dictionary], random: Sequence[Dictionary], found: Sequence[Measurement]
+) -> Group:
+    """Losses of dictionaries at initialization, and what those of each recipe gain on them."""
+    values, notes, weak = list[Value](), list[str](), dict[str, str]()
+    for recipe in dict.fromkeys(one.recipe for one in random):
+        names = [{d.name for d in some if d.recipe == recipe} for some in (dictionaries, random)]
+        label, worse = next(iter(names[1])).rpartition("/")[0], list[str]()
+        for metric in ("l0", *CONTROLLED):
+            own, theirs = ([m for m in found if m.metric == metric and m.of in x] for x in names)
+            mine, value, gap = gap_to_control(own, theirs, recipe, label, {})
+            if metric in CONTROLLED:
+                values += [value, gap]
+                worse += [metric] * not_beaten(metric, gap)
+            elif abs(gap.value) > SAME_L0 * mine.value:
+                notes.append(f"{label} has an L0 of {value.value:.3g}, {recipe} {mine.value:.3g}")
+        if worse:
+            weak[recipe] = f"the dictionary at initialization in {', '.join(worse)}"
+            notes.append(f"{recipe} is no better than {weak[recipe]}")
+    bands = spanned(one for one in values if one.of.startswith(RANDOM))
+    return Group(values=values, notes=notes, weak=weak, bands=bands)
 
 
 def _recorded(

@@ -151,7 +151,9 @@ def evaluation_findings(
     pairs = [(a, b) for i, a in enumerate(recipes) for b in recipes[i + 1 :]]
     if others:
         pairs = [(a, b) for a in recipes if a not in others for b in others]
-    weak = {name: control for group in groups.values() for name, control in group.weak.items()}
+    weak: dict[str, str] = {}
+    for name, control in (item for group in groups.values() for item in group.weak.items()):
+        weak[name] = " and ".join(filter(None, [weak.get(name), control]))
     samples = {
         key: {name: sample_of(own, name, [seeds[m.of] for m in own]) for name, own in of.items()}
         for key, of in by_recipe.items()

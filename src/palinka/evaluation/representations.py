@@ -1,9 +1,10 @@
 """Activations and latents of probing tasks, and what they are compared with."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -245,14 +246,21 @@ def sample_rows(subject: Subject) -> Tensor:
     return torch.cat(rows)
 
 
-def random_dictionaries(subject: Subject, seed: int) -> list[Dictionary]:
-    """Random dictionary of each recipe; its name is `random_dictionary` if there is one."""
+def random_dictionaries(subject: Subject, seed: int, each: int = 1) -> list[Dictionary]:
+    """Random dictionaries of each recipe, of the L0 of its first `each` dictionaries.
+
+    The name is `random_dictionary` if there is one recipe, and is numbered if there are several
+    of each.
+    """
     rows = sample_rows(subject)
-    by_recipe = {d.recipe: d for d in reversed(subject.dictionaries)}
+    by_recipe = defaultdict[str, list[Dictionary]](list)
+    for d in subject.dictionaries:
+        by_recipe[d.recipe].append(d)
     found = []
-    for recipe, d in by_recipe.items():
-        if random := random_dictionary(d, rows, seed):
+    for (recipe, own), n in product(by_recipe.items(), range(each)):
+        if n < len(own) and (random := random_dictionary(own[n], rows, seed + n)):
             name = RANDOM if len(by_recipe) == 1 else f"{RANDOM} of {recipe}"
+            name = name if each == 1 else f"{name}/{n}"
             decoder = random.dictionary.float().cpu().numpy()
-            found.append(replace(d, name=name, autoencoder=random, decoder=decoder))
+            found.append(replace(own[n], name=name, autoencoder=random, decoder=decoder))
     return found

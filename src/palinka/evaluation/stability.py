@@ -101,7 +101,7 @@ def stability(
             f"stability of {recipe}: partners have cosines of {least}; {dead:,} dead latents"
         )
     names = [one.name for ones in several.values() for one in ones]
-    measured = core(replace(subject, dictionaries=tuple(ablated))).measurements
+    measured = core(replace(subject, dictionaries=tuple(ablated)), controlled=False).measurements
     return Group(list(_of_ablations(names, measured)), values, arrays, draw_stability(found), notes)
 
 

@@ -1,7 +1,8 @@
 """Dictionaries to evaluate, and the numbers of an evaluation."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,13 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palinka.analyses.stats.bootstrap import share_interval
-from palinka.analyses.stats.comparison import MINIMUM_SEEDS, Sample, estimate, format_number
+from palinka.analyses.stats.comparison import (
+    MINIMUM_SEEDS,
+    Sample,
+    compare,
+    estimate,
+    format_number,
+)
 from palinka.data import Context
 from palinka.language_models import LanguageModel
 from palinka.language_models.edits import EncodesAndDecodes
 
 Array = NDArray[np.float64]
 Key = tuple[str, str, int | None]  # metric, task and k
+# Sign of what is better, in metrics that are claims about a dictionary.
+BETTER = {"fvu": -1, "cosine": 1, "auc": 1, "accuracy": 1, "stability_share_corrected": 1}
+BETTER |= {"ce_delta": -1, "kl": -1, "loss_recovered": 1, "loss_recovered_mean": 1}
 SEEDS_ALONE, OF_TWO = "t over seeds", "latents, given these two dictionaries"
 # Metrics from 0 to 1.
 SHARES = re.compile(r"auc(_given_tasks)?$|accuracy|absorption_f|precision|recall|f1")
@@ -191,3 +201,36 @@ def value_of(measurements: Sequence[Measurement], name: str) -> Value:
     return Value(
         first.metric, name, found.value, low, high, tuple(n), n, method, first.task, first.k
     )
+
+
+def gap_to_control(
+    own: Sequence[Measurement], control: Sequence[Measurement], recipe: str, label: str,
+    seeds: Mapping[str, int | None],
+) -> tuple[Value, Value, Value]:  # fmt: skip
+    """Value of a recipe, that of its control, and their difference; paired by known seeds."""
+    pair = [sample_of(some, recipe, [seeds.get(m.of) for m in some]) for some in (own, control)]
+    one, first = compare([(pair[0], pair[1])])[0], own[0]
+    gap = Value(
+        f"{first.metric}_gap", recipe, one.difference, one.low, one.high, tuple(one.n), one.n,
+        gap_method("paired difference", one.low), first.task, first.k,
+    )  # fmt: skip
+    return value_of(own, recipe), value_of(control, label), gap
+
+
+def gap_method(name: str, width: float) -> str:
+    """How the interval of a gap is made, unless its width is NaN."""
+    return name if width == width else "none: one of the values has no interval"
+
+
+def not_beaten(metric: str, gap: Value) -> bool:
+    """The interval of a gap to a control holds 0, or is on the side of what is worse."""
+    sign = BETTER.get(metric)
+    return sign is not None and min(sign * gap.low, sign * gap.high) <= 0
+
+
+def spanned(values: Iterable[Value]) -> dict[str, tuple[float, float]]:
+    """Smallest and largest of the values and bounds of each metric."""
+    ends: dict[str, list[float]] = defaultdict(list)
+    for one in values:
+        ends[one.metric] += [x for x in (one.low, one.high, one.value) if x == x]
+    return {metric: (min(each), max(each)) for metric, each in ends.items() if each}

@@ -218,7 +218,7 @@ def gap_to_control(
 
 
 def gap_method(name: str, width: float) -> str:
-    """How the interval of a gap is made, unless its width is NaN."""
+    """Name of the method of a gap; of none if the width of its interval is NaN."""
     return name if width == width else "none: one of the values has no interval"
 
 

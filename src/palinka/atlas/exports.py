@@ -37,6 +37,12 @@ EMPTY = (
 )  # fmt: skip
 COPIED = (*EMPTY, "neg_str", "neg_values", "pos_str", "pos_values", "frac_nonzero",
           "freq_hist_data_bar_values", "freq_hist_data_bar_heights")  # fmt: skip
+# A text, whose fields have names of ours.
+SAEDASHBOARD_TEXT = """{"bin_min": %(low)s, "bin_max": %(high)s, "bin_contains": %(share)s, \
+"tokens": [%(tokens)s], "values": [%(values)s], "qualifying_token_index": %(peak)s}"""
+NEURONPEDIA_TEXT = """"binMin": %(low)s, "binMax": %(high)s, "binContains": %(share)s, \
+"tokens": [%(tokens)s], "values": [%(values)s], "qualifyingTokenIndex": %(peak)s, \
+"maxValue": %(most)s, "maxValueTokenIndex": %(place)s, "minValue": %(least)s"""
 NULL = ("dataSource", "dataIndex", "dfaTargetIndex", "dfaMaxValue", "logitContributions",
         "zIndices", "zValues")  # fmt: skip
 OUT_OF_RANGE = "<|outofrange|>"  # SAEDashboard's text of an id that only pads the vocabulary
@@ -100,8 +106,8 @@ def active(facts: LatentFacts) -> NDArray[np.int64]:
 
 def batches(
     facts: LatentFacts, directions: NDArray[np.float32], source: Source
-) -> Iterator[dict[str, Any]]:
-    """Contents of SAEDashboard's files, of the latents that are active at all.
+) -> Iterator[list[tuple[dict[str, Any], list[dict[str, Any]]]]]:
+    """Fields of latents that are active at all, each with those of its texts, a file at a time.
 
     The texts of a latent are those of its top activations, then some from intervals between 0 and
     its maximum, the highest first. `bin_contains` is the share of all tokens at which its
@@ -109,53 +115,72 @@ def batches(
     """
     ids = np.array(sorted(facts.vocabulary))
     known = (facts.vocabulary[token].decode(errors="replace") for token in ids.tolist())
-    texts = np.array([text.replace("\0", " ") or OUT_OF_RANGE for text in known], dtype=object)
-
-    def names(tokens: NDArray[Any]) -> Any:
-        return texts[np.searchsorted(ids, tokens)].tolist()
-
-    effects, latents, n_top = facts.report.effects, active(facts), facts.top.places.shape[1]
+    names = np.array([text.replace("\0", " ") or OUT_OF_RANGE for text in known], dtype=object)
+    quoted = np.array([json.dumps(name) for name in names], dtype=object)
+    effects, latents, histogram = facts.report.effects, active(facts), facts.histogram
     directions = directions if source.hook else directions[:, :0]
     digits = 6 - int(np.ceil(np.log10(np.abs(directions).max(initial=1.0))))
+    same = {
+        **{name: [] for name in EMPTY}, "n_prompts_total": source.contexts,
+        "n_tokens_in_prompt": source.context_length, "dataset": source.dataset,
+    }  # fmt: skip
     for some in track([latents[part] for part in chunks(len(latents), BATCH)], "writing latents"):
         windows, bins = _choose(facts, some)
-        inside = windows.tokens >= 0
-        starts = inside.argmax(axis=2).tolist()
-        stops = (inside.argmax(axis=2) + inside.sum(axis=2)).tolist()
-        tokens, values = names(windows.tokens), rounded(windows.activations)
-        heights = facts.histogram.counts[some].reshape(len(some), -1, 2).sum(axis=2)
-        features = []
-        for row, latent in enumerate(some.tolist()):
-            activations = []
-            for column in np.flatnonzero(windows.places[row] >= 0).tolist():
-                start, stop = starts[row][column], stops[row][column]
-                activation = {
-                    **bins[row][max(0, (column - n_top) // IN_INTERVAL + 1)],
-                    "tokens": tokens[row][column][start:stop],
-                    "values": values[row][column][start:stop],
-                    "qualifying_token_index": BEFORE - start,
-                }
-                activations.append(activation)
-            bars = np.trim_zeros(heights[row], "b").tolist()
-            middles = (2 * np.arange(len(bars)) + 1) * facts.histogram.width[latent]
-            feature: dict[str, Any] = {"feature_index": latent, **{name: [] for name in EMPTY}}
-            for side, name in (("neg", "lowered"), ("pos", "raised")):
-                feature[f"{side}_str"] = names(effects[name][latent]) if effects else []
-                by = effects[f"{name}_by"][latent] if effects else np.empty(0)
-                feature[f"{side}_values"] = rounded(by)
-            feature |= {
-                "frac_nonzero": round(float(facts.report.statistics.density[latent]) / 100, 5),
-                "freq_hist_data_bar_values": rounded(middles),
-                "freq_hist_data_bar_heights": bars,
-                "n_prompts_total": source.contexts, "n_tokens_in_prompt": source.context_length,
-                "dataset": source.dataset, "activations": activations,
-                "vector": np.round(directions[latent].astype(np.float64), digits).tolist(),
-            }  # fmt: skip
-            features.append(feature)
-        yield {
-            "model_id": source.model, "layer": source.layer, "sae_set": source.set_name,
-            "sae_id_suffix": source.suffix, "features": features,
-        }  # fmt: skip
+        texts = _write_texts(windows, bins, quoted[np.searchsorted(ids, windows.tokens)])
+        heights = histogram.counts[some].reshape(len(some), -1, 2).sum(axis=2)
+        bars = heights.shape[1] - (heights > 0)[:, ::-1].argmax(axis=1)
+        middles = (2 * np.arange(heights.shape[1]) + 1) * histogram.width[some, None]
+        columns = {
+            "feature_index": some.tolist(),
+            "frac_nonzero": np.round(facts.report.statistics.density[some] / 100, 5).tolist(),
+            "freq_hist_data_bar_values": rounded(middles),
+            "freq_hist_data_bar_heights": heights.tolist(),
+            "vector": np.round(directions[some].astype(np.float64), digits).tolist(),
+        }
+        for side, name in (("neg", "lowered"), ("pos", "raised")):
+            none = np.empty((len(some), 0), np.int64)
+            tokens, by = (effects[f"{name}{x}"][some] if effects else none for x in ("", "_by"))
+            columns[f"{side}_str"] = names[np.searchsorted(ids, tokens)].tolist()
+            columns[f"{side}_values"] = rounded(by)
+        features = [
+            {**same, **dict(zip(columns, fields, strict=True))}
+            for fields in zip(*columns.values(), strict=True)
+        ]
+        for feature, n in zip(features, bars.tolist(), strict=True):
+            for name in ("freq_hist_data_bar_values", "freq_hist_data_bar_heights"):
+                del feature[name][n:]
+        yield list(zip(features, texts, strict=True))
+
+
+def _write_texts(
+    windows: Windows, bins: list[list[dict[str, Any]]], quoted: NDArray[Any]
+) -> list[list[dict[str, Any]]]:
+    """Fields of the texts of each latent, with tokens and values as JSON."""
+    row, column = np.nonzero(windows.places >= 0)
+    inside = windows.tokens[row, column] >= 0
+    start, length = inside.argmax(axis=1), inside.sum(axis=1)
+    values = np.round(windows.activations[row, column].astype(np.float64), 3)
+    strings = np.full(values.shape, "0", dtype=object)  # most are
+    strings[values != 0] = [repr(value) for value in values[values != 0].tolist()]
+    most = np.where(inside, values, -np.inf)
+    fields = {
+        "peak": BEFORE - start, "most": most.max(axis=1), "place": most.argmax(axis=1) - start,
+        "least": np.where(inside, values, np.inf).min(axis=1),
+    }  # fmt: skip
+
+    def joined(pieces: NDArray[Any]) -> list[str]:
+        both = np.full((len(pieces), 2), ",", dtype=object)
+        both[:, 0] = pieces
+        both[length.cumsum() - 1, 1] = "\n"
+        return "".join(both.ravel().tolist()).split("\n")[:-1]
+
+    columns = [joined(quoted[row, column][inside]), joined(strings[inside])]
+    columns += [numbers.tolist() for numbers in fields.values()]
+    names, texts = ("tokens", "values", *fields), [list[dict[str, Any]]() for _ in bins]
+    group = np.maximum(0, (column - TOP) // IN_INTERVAL + 1)
+    for latent, interval, *own in zip(row.tolist(), group.tolist(), *columns, strict=True):
+        texts[latent].append({**bins[latent][interval], **dict(zip(names, own, strict=True))})
+    return texts
 
 
 def rounded(values: NDArray[Any]) -> Any:
@@ -187,7 +212,7 @@ def _choose(facts: LatentFacts, some: NDArray[np.int64]) -> tuple[Windows, list[
     below[:, 0] = 0
     reached = np.take_along_axis(below, edges, axis=1)
     share = np.round((reached[:, :-1] - reached[:, 1:]) / facts.rows, 5)
-    names = ("bin_min", "bin_max", "bin_contains")
+    names = ("low", "high", "share")
     bins = [
         [dict(zip(names, one, strict=True))
          for one in ((-1, most[0], -1), *zip(least, most, part, strict=True))]
@@ -214,8 +239,14 @@ def write_saedashboard(
     folder.mkdir(parents=True)
     (folder / "run_settings.json").write_text(json.dumps(settings, indent=4))
     (folder / "skipped_indexes.json").write_text(json.dumps(skipped))
+    whole = {**own, "layer": source.layer, "sae_id_suffix": source.suffix}
     for number, batch in enumerate(batches(facts, directions, source)):
-        (folder / f"batch-{number}.json").write_text(json.dumps(batch, allow_nan=False))
+        features = []
+        for feature, texts in batch:
+            activations = ", ".join(SAEDASHBOARD_TEXT % text for text in texts)
+            features.append(f'{_json(feature)[:-1]}, "activations": [{activations}]}}')
+        text = f'{_json(whole)[:-1]}, "features": [{", ".join(features)}]}}'
+        (folder / f"batch-{number}.json").write_text(text)
 
 
 def write_neuronpedia(
@@ -233,20 +264,20 @@ def write_neuronpedia(
     made = {"createdAt": datetime.now(UTC).isoformat(timespec="milliseconds")}
     created = {"creatorId": CREATOR, **made}
     for name, line in _metadata(source).items():
-        _write_lines(folder / f"{name}.jsonl", [{**line, **created, "visibility": "PUBLIC"}])
-    near = facts.report.near
+        _write_lines(folder / f"{name}.jsonl", [_json({**line, **created, "visibility": "PUBLIC"})])
+    near, empty = facts.report.near, {"dfaValues": [], "lossValues": [], **dict.fromkeys(NULL)}
     for number, batch in enumerate(batches(facts, directions, source)):
-        lines: dict[str, list[Any]] = {"features": [], "activations": [], "explanations": []}
-        for feature in batch["features"]:
+        lines: dict[str, list[str]] = {"features": [], "activations": [], "explanations": []}
+        for feature, texts in batch:
             latent, vector = feature["feature_index"], feature["vector"]
             own = {"modelId": source.model, "layer": source.id, "index": str(latent)}
             name = f"palinka-{source.model}-{source.id}-{latent}"
-            texts = feature["activations"]
+            rest = _json({**own, **created, **empty})[1:]
             lines["activations"] += [
-                {"id": f"{name}-{n}", **own, **created, **_activation(one)}
-                for n, one in enumerate(texts)
+                f'{{"id": "{name}-{n}", {NEURONPEDIA_TEXT % text}, {rest}'
+                for n, text in enumerate(texts)
             ]
-            most = max(max(one["values"]) for one in texts)
+            most = max(text["most"] for text in texts)
             line = {
                 **own, **created, "maxActApprox": most, "hasVector": bool(vector), "vector": vector,
                 "vectorLabel": None, "vectorDefaultSteerStrength": most, "hookName": source.hook,
@@ -254,28 +285,17 @@ def write_neuronpedia(
                 "topkCosSimValues": rounded(near.cosines[latent]),
                 **{column: feature[column] for column in COPIED}, "sourceSetName": None,
             }  # fmt: skip
-            lines["features"].append(line)
+            lines["features"].append(_json(line))
             if text := explanations.get(latent):
                 # The database takes only types and models that it knows.
                 line = {
                     "id": name, **own, "description": text[:MAX_EXPLANATION], **made,
                     "authorId": CREATOR, "typeName": None, "explanationModelName": None,
                 }  # fmt: skip
-                lines["explanations"].append(line)
+                lines["explanations"].append(_json(line))
         for name, found in lines.items():
             if found:
                 _write_lines(folder / name / f"batch-{number}.jsonl.gz", found)
-
-
-def _activation(activation: Mapping[str, Any]) -> dict[str, Any]:
-    values = activation["values"]
-    return {
-        "tokens": activation["tokens"], "values": values, "maxValue": max(values),
-        "maxValueTokenIndex": values.index(max(values)), "minValue": min(values),
-        "binMin": activation["bin_min"], "binMax": activation["bin_max"],
-        "binContains": activation["bin_contains"], "dfaValues": [], "lossValues": [],
-        "qualifyingTokenIndex": activation["qualifying_token_index"], **dict.fromkeys(NULL),
-    }  # fmt: skip
 
 
 def _metadata(source: Source) -> dict[str, dict[str, Any]]:
@@ -298,7 +318,11 @@ def _metadata(source: Source) -> dict[str, dict[str, Any]]:
     }  # fmt: skip
 
 
-def _write_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    text = "".join(f"{json.dumps(line, allow_nan=False)}\n" for line in lines).encode()
+def _json(fields: Mapping[str, Any]) -> str:
+    return json.dumps(fields, allow_nan=False)
+
+
+def _write_lines(path: Path, lines: Sequence[str]) -> None:
+    text = "".join(f"{line}\n" for line in lines).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress(text, 5, mtime=0) if path.suffix == ".gz" else text)

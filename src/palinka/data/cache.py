@@ -177,6 +177,8 @@ class Cache:
         self.bytes = sum(shape.bytes for shape in self.shapes)
         self.first_rows = [0, *accumulate(shape.rows for shape in self.shapes)]
         self.rows = self.first_rows[-1]
+        none = np.empty(0, np.int32)
+        self._last = -1, none, none  # the shard that `context` read last, with its tables
         self._checksums = manifest.checksums
         self.unverified = set(range(len(self.shapes) if verify_shards else 0))
         window = layout.contexts_per_shard * layout.rows_per_context
@@ -261,39 +263,31 @@ class Cache:
         if not 0 <= row < self.rows:
             raise InputError(f"row {row} is out of range; expected 0 to {self.rows - 1}")
         index = bisect_right(self.first_rows, row) - 1
-        shape = self.shapes[index]
-        length = shape.layout.context_length
-        size = shape.contexts * length
-        with open_shard(self.folder, shape) as file:
-            place = int(_integers(file, shape, 3 * size + row - self.first_rows[index], 1)[0])
-            start, offset = place // length * length, place % length
-            tokens, documents, positions = (
-                _integers(file, shape, table * size + start, length) for table in range(3)
-            )
+        if self._last[0] != index:  # rows in ascending order read each shard once
+            self._last = index, *_read_tables(self.folder, self.shapes[index])
+        _, tables, places = self._last
+        context, offset = divmod(int(places[row - self.first_rows[index]]), tables.shape[2])
+        tokens, documents, positions = tables[:, context]
         return RowContext(tokens, offset, int(documents[offset]), int(positions[offset]))
 
     def tokens(self) -> NDArray[np.int32]:
         """Read the token id of each row, `(rows,)`."""
-        found = []
-        for shape in self.shapes:
-            size = shape.contexts * shape.layout.context_length
-            with open_shard(self.folder, shape) as file:
-                places = _integers(file, shape, 3 * size, shape.rows)
-                found.append(_integers(file, shape, 0, size)[places])
-        return np.concatenate(found)
+        read = (_read_tables(self.folder, shape) for shape in self.shapes)
+        return np.concatenate([tables[0].ravel()[places] for tables, places in read])
 
     def contexts(self) -> Iterator[Context]:
         """Read the contexts that the rows come from, in the order of the text."""
         for shape in self.shapes:
-            size = (len(TABLES), shape.contexts, shape.layout.context_length)
-            with open_shard(self.folder, shape) as file:
-                tables = _integers(file, shape, 0, int(np.prod(size))).astype(np.int64)
-            for context in zip(*tables.reshape(size), strict=True):
+            tables, _ = _read_tables(self.folder, shape)
+            for context in zip(*tables.astype(np.int64), strict=True):
                 yield Context(*context)
 
 
-def _integers(file: FileIO, shape: ShardShape, start: int, count: int) -> NDArray[np.int32]:
-    """Read from the three flattened tables and the index of a shard, which follow each other."""
-    found = np.empty(count, "<i4")
-    read_exactly(file, found.data.cast("B"), len(shape.header) + 4 * start)
-    return found
+def _read_tables(folder: Path, shape: ShardShape) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Read the tables of a shard, `(3, contexts, length)`, and the place of each of its rows."""
+    size = (len(TABLES), shape.contexts, shape.layout.context_length)
+    count = int(np.prod(size))
+    found = np.empty(count + shape.rows, "<i4")
+    with open_shard(folder, shape) as file:
+        read_exactly(file, found.data.cast("B"), len(shape.header))
+    return found[:count].reshape(size), found[count:]

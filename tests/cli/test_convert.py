@@ -91,8 +91,8 @@ def test_saelens_gets_its_names_of_model_and_site(in_fitted: Path) -> None:
 def test_latents_are_exported_with_texts(
     library: str, file: str, note: str, in_fitted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    more = ["--model_id=gpt2-small", "--suffix=b", "--data.validation_tokens=256"]
-    assert export(library, *more) == 0
+    named = ["--model_id=gpt2-small", "--suffix=b"] if library != "delphi" else []
+    assert export(library, "--data.validation_tokens=256", *named) == 0
     assert note in capsys.readouterr().out
     text = (Path("out") / file).read_text()
     assert str(in_fitted) not in text
@@ -147,6 +147,12 @@ def test_refusals(in_fitted: Path, refused: Any) -> None:
         (
             f"{exporting}new --explanations=taken/file".replace("saelens", "delphi"),
             "taken/file is not an explanations.json",
+        ),
+        (f"{exporting}new --data.bos=true", "export saelens has no use for --data; leave it out"),
+        (f"{exporting}new --suffix=b --explanations=x", "use for --explanations, --suffix; leave"),
+        (
+            f"export --ckpt_path {FIT} --format delphi --license=mit --model_id=x --output=new",
+            "export delphi has no use for --license, --model_id; leave it out",
         ),
         ("import nowhere", "no folder nowhere"),
         (f"import out --output={FIT}", "already exists"),

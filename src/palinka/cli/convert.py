@@ -32,7 +32,12 @@ from palinka.language_models import LanguageModelSpec
 from palinka.training import SparseAutoencoderModule, checkpoint
 from palinka.training.checkpoint import DurableCheckpointIO
 
-WITH_TEXTS = ("saedashboard", "neuronpedia", "delphi")
+# Options that some formats have a use for; `license` is for weights.
+WITH_TEXTS = {
+    "saedashboard": ("data", "model_id", "suffix"),
+    "neuronpedia": ("data", "model_id", "suffix", "explanations"),
+    "delphi": ("data", "explanations"),
+}
 
 
 def overrides(settings: Any) -> dict[str, Any]:
@@ -60,7 +65,7 @@ def export(
             latents with texts, as SAEDashboard, Neuronpedia and delphi read them.
         output: A new or empty folder, which appears whole or not at all.
         data: Source of the texts; defaults to that of the fit.
-        license: License for the card, as the Hugging Face hub has it, e.g. mit or apache-2.0.
+        license: License of weights for the card, as the hub has it, e.g. mit or apache-2.0.
         explanations: An `explanations.json`, for Neuronpedia and delphi.
         model_id: Neuronpedia's name of the language model, such as gpt2-small.
         suffix: End of the name on Neuronpedia, where a second export needs another.
@@ -68,6 +73,14 @@ def export(
     if not re.fullmatch(r"[a-z0-9][a-z0-9.\-]{0,40}", license):
         hint = "e.g. mit, apache-2.0, cc-by-4.0 or unknown"
         raise InputError(f"--license {license!r} is not an identifier of the hub, {hint}")
+    given = {
+        "data": data.hparams != ActivationDataModule().hparams, "license": license != "unknown",
+        "explanations": explanations, "model_id": model_id, "suffix": suffix,
+    }  # fmt: skip
+    useless = {n for n, value in given.items() if value} - {*WITH_TEXTS.get(format, ("license",))}
+    if useless:
+        named = ", ".join(f"--{name}" for name in sorted(useless))
+        raise InputError(f"export {format} has no use for {named}; leave it out")
     path, folder = checkpoint_named(ckpt_path), expanded(output)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} already exists; choose another --output, or an empty folder")
@@ -79,12 +92,9 @@ def export(
             module = checked_module(str(path), data)
             explained: dict[int, str] = {}
             if explanations:
-                latents, site = (
-                    module.autoencoder.latent_dim,
-                    data.validation_spec.resolved_sites[0],
-                )
-                file, checksum = expanded(explanations), checkpoint.sha256(path)
-                found = read_explanations(file, latents, site, checksum).explanations
+                site, file = data.validation_spec.resolved_sites[0], expanded(explanations)
+                of = (module.autoencoder.latent_dim, site, checkpoint.sha256(path))
+                found = read_explanations(file, *of).explanations
                 explained = {latent: str(one["text"]) for latent, one in found.items()}
             naming = (explained, model_id, suffix)
             notes = _write_latents(whole, format, module, data, naming)

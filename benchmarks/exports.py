@@ -61,10 +61,10 @@ def main() -> None:
             ),
         ]
     remarks = (
-        f"{active:,} active latents of {LATENTS:,} (k = 32) of width {width} at a "
-        f"site with vectors, {TOKENS:,} tokens of the bundled text; the ratio is latents per second of CPU time. SAEDashboard's "
-        "and Neuronpedia's files are written from facts that are gathered before, as for an "
-        "atlas; delphi's cache is encoded, too. Medians of three calls."
+        f"{active:,} active latents of {LATENTS:,} (k = 32) of width {width} at a site with "
+        f"vectors, {TOKENS:,} tokens of the bundled text; the ratio is latents per second of CPU "
+        "time. SAEDashboard's and Neuronpedia's files are written from facts that are gathered "
+        "before, as for an atlas; delphi's cache is encoded, too. Medians of three calls."
     )
     publish("exports", "Exports of latents with texts", table(rows), remarks)
 

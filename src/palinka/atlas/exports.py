@@ -265,7 +265,8 @@ def write_neuronpedia(
     created = {"creatorId": CREATOR, **made}
     for name, line in _metadata(source).items():
         _write_lines(folder / f"{name}.jsonl", [_json({**line, **created, "visibility": "PUBLIC"})])
-    near, empty = facts.report.near, {"dfaValues": [], "lossValues": [], **dict.fromkeys(NULL)}
+    near = facts.report.near
+    empty: dict[str, Any] = {"dfaValues": [], "lossValues": [], **dict.fromkeys(NULL)}
     for number, batch in enumerate(batches(facts, directions, source)):
         lines: dict[str, list[str]] = {"features": [], "activations": [], "explanations": []}
         for feature, texts in batch:

@@ -61,6 +61,7 @@ class RowContext:
     position: int
 
 
+Integers = NDArray[np.int32]
 _REMEDY = "remove the cache folder and harvest again"
 
 
@@ -177,8 +178,8 @@ class Cache:
         self.bytes = sum(shape.bytes for shape in self.shapes)
         self.first_rows = [0, *accumulate(shape.rows for shape in self.shapes)]
         self.rows = self.first_rows[-1]
-        none = np.empty(0, np.int32)
-        self._last = -1, none, none  # the shard that `context` read last, with its tables
+        none = np.empty(0, np.int32)  # the shard that `context` read last, with its tables:
+        self._last: tuple[int, Integers, Integers] = (-1, none, none)
         self._checksums = manifest.checksums
         self.unverified = set(range(len(self.shapes) if verify_shards else 0))
         window = layout.contexts_per_shard * layout.rows_per_context
@@ -283,7 +284,7 @@ class Cache:
                 yield Context(*context)
 
 
-def _read_tables(folder: Path, shape: ShardShape) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+def _read_tables(folder: Path, shape: ShardShape) -> tuple[Integers, Integers]:
     """Read the tables of a shard, `(3, contexts, length)`, and the place of each of its rows."""
     size = (len(TABLES), shape.contexts, shape.layout.context_length)
     count = int(np.prod(size))

@@ -107,7 +107,7 @@ def active(facts: LatentFacts) -> NDArray[np.int64]:
 def batches(
     facts: LatentFacts, directions: NDArray[np.float32], source: Source
 ) -> Iterator[list[tuple[dict[str, Any], list[dict[str, Any]]]]]:
-    """Fields of latents that are active at all, each with those of its texts, a file at a time.
+    """Fields of latents that are active at all and of their texts, one file at a time.
 
     The texts of a latent are those of its top activations, then some from intervals between 0 and
     its maximum, the highest first. `bin_contains` is the share of all tokens at which its

@@ -35,24 +35,8 @@ def subject() -> Subject:
     """Two random dictionaries, and contexts of words that repeat."""
     model = LanguageModel.from_pretrained("mini")
     random = np.random.default_rng(0)
-    words = [
-        f" {w}"
-        for w in [
-            "he",
-            "she",
-            "it",
-            "walked",
-            "said",
-            "the",
-            "a",
-            "house",
-            "tree",
-            "river",
-            "and",
-            "of",
-            "in",
-        ]
-    ]
+    listed = "he she it walked said the a house tree river and of in"
+    words = [f" {word}" for word in listed.split()]
     contexts = []
     for number in range(60):
         text = "".join(random.choice(words, 50))
@@ -94,39 +78,42 @@ def test_contributions_of_a_document_to_several_tasks_add_up() -> None:
         Task(name, np.ones(3, bool), np.array(own), is_control=name == "parity")
         for name, own in documents.items()
     ]
-    *_, mean, _ = _measure("a", tasks, probes, 0, 4)
+    _, (mean, _) = _measure("a", tasks, probes, 0, 4)
     assert mean.influence is not None
     np.testing.assert_allclose(mean.influence, [0.5, 6.0, 11.5, 15.0])
 
 
 def test_one_task_stands_for_the_mean_and_documents_may_be_too_few(subject: Subject) -> None:
-    group = probing(subject, ["gender", "random_word"], k=4, items=100, shuffles=0)
+    single = replace(subject, dictionaries=subject.dictionaries[:1])
+    group = probing(single, ["random_word", "gender"], k=4, items=100, shuffles=0)
     (own,) = [m for m in group.measurements if (m.of, m.task) == ("a", "gender")]
     values = {(v.metric, v.of, v.task): v for v in group.values if v.k in (4, None)}
     dense = values["auc", "dense", "gender"]  # of any number of columns
-    assert values["auc_minus_dense", "a", "gender"].value == pytest.approx(own.value - dense.value)
+    gaps = {metric: v for (metric, of, _), v in values.items() if of == "recipe" and v.task}
+    assert gaps["auc_minus_dense"].value == pytest.approx(own.value - dense.value)
+    beaten = values["baselines_beaten", "recipe", ""]
+    assert (beaten.value, beaten.n) == (sum(v.low > 0 for v in gaps.values()), {"baselines": 9})
+    assert 0 < beaten.value < 9
     few = list(subject.contexts())[:7]
     short = probing(replace(subject, contexts=lambda: iter(few)), ["gender"], items=20)
-    assert "documents, expected at least 200 in 8" in short.notes[0]
+    assert "documents, expected at least 10 in 8" in short.notes[0]
 
 
-def test_every_baseline_has_values_and_every_dictionary_differences(found: Group) -> None:
+def test_every_baseline_has_values_and_every_recipe_differences(found: Group) -> None:
     baselines = {"dense", "pca", "pca_selected", "units", "random_directions", "random_dictionary",
                  "tokens_k", "tokens_all", "length"}  # fmt: skip
-    assert {v.of for v in found.values} == baselines | {"a", "b", "shuffled_labels"}
-    gaps = {(v.metric, v.k): v for v in found.values if v.of == "a" and v.k}
+    assert {v.of for v in found.values} == baselines | {"recipe", "shuffled_labels"}
+    gaps = {(v.metric, v.k): v for v in found.values if v.of == "recipe" and v.k}
     assert {metric for metric, _ in gaps} == {f"auc_minus_{name}" for name in baselines}
     mine = {(v.of, v.k): v for v in found.values if v.metric == "auc_given_tasks"}
-    own = next(
-        m for m in found.measurements if (m.metric, m.of, m.k) == ("auc_given_tasks", "a", 4)
-    )
+    own = [m.value for m in found.measurements if (m.metric, m.k) == ("auc_given_tasks", 4)]
     gap = gaps["auc_minus_units", 4]
-    assert gap.value == pytest.approx(own.value - mine["units", 4].value)
-    assert gap.low < gap.value < gap.high
+    assert gap.value == pytest.approx(np.mean(own) - mine["units", 4].value)
+    assert (len(own), gap.n["seeds"], gap.low == gap.low) == (2, 2, False)  # of two seeds
     assert found.arrays["probing_auc"].shape == (11, 3, 2)
     null = [v for v in found.values if v.of == "shuffled_labels"]
     assert [v.n["permutations"] for v in null] == [6, 6]
-    assert any("a with k = 4 is above" in note for note in found.notes)
+    assert {*found.figures} == {"probing", "probing_gaps"}
 
 
 def test_a_dense_probe_and_lookups_find_the_word(found: Group) -> None:
@@ -174,8 +161,8 @@ def test_texts_are_cut_from_the_left_and_pooled_after_encoding(subject: Subject)
             texts[:2], [True, False], [0, 1],
         )  # fmt: skip
         x = subject.model.read(texts[1], SITE)[SITE][0]
-        np.testing.assert_allclose(one.latents["a"][1], reduce(encode(x)), atol=1e-5)
-        np.testing.assert_allclose(one.dense[1], reduce(x), atol=1e-5)
+        np.testing.assert_allclose(one.latents["a"][1], reduce(encode(x)), 1e-5, 1e-5)
+        np.testing.assert_allclose(one.dense[1], reduce(x), 1e-5, 1e-5)
     ids = subject.model.tokenizer(texts[0], add_special_tokens=False)["input_ids"][-256:]
     x = subject.model.read(torch.tensor([ids]), SITE)[SITE][0, -1]
     np.testing.assert_allclose(one.dense[0], x, atol=1e-4)
@@ -203,7 +190,7 @@ def test_texts_and_published_protocols(subject: Subject, tmp_path: Path) -> None
 
 def test_a_corpus_without_enough_tokens_has_no_tasks(subject: Subject) -> None:
     assert probing(subject, ["plural"]).notes == [
-        "plural left out: 0 tokens of each class in 0 documents, expected at least 200 in 8",
+        "plural left out: 0 tokens of each class in 0 documents, expected at least 400 in 8",
         "no task is left; give more text",
     ]
 
@@ -215,6 +202,8 @@ def test_a_corpus_without_enough_tokens_has_no_tasks(subject: Subject) -> None:
         ({"tasks": ["genders"], "k": [1]}, "tasks: genders is not a task"),
         ({"tasks": ["missing.csv"], "k": [1]}, "missing.csv does not exist"),
         ({"tasks": ["gender"], "k": [1], "protocol": "saebench"}, "takes texts"),
+        ({"protocol": "saebench", "items": 9, "seed": 1}, "saebench takes no items or seed; leave"),
+        ({"penalty": "l1"}, "probing: protocol palinka takes no penalty; leave it out"),
     ],
 )
 def test_faults_are_named(subject: Subject, options: dict[str, Any], message: str) -> None:

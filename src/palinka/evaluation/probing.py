@@ -1,5 +1,6 @@
 """k-sparse probing of dictionaries, beside baselines."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any, Literal
@@ -7,11 +8,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from palinka.analyses.figures.forest import Row, forest
 from palinka.analyses.figures.probing import probing as draw
 from palinka.analyses.stats.probes import KS, Rule, SparseProbe, sparse_probe
 from palinka.errors import InputError, track
 from palinka.evaluation.protocols import DEFAULT_KS, published
 from palinka.evaluation.representations import (
+    RANDOM,
     Pooling,
     Representations,
     encoders_of,
@@ -28,7 +31,14 @@ SINGLE = frozenset({"dense", "tokens_all", "length"})  # baselines without a num
 MANY_TASKS = 8
 # What a dictionary may lack of the dense probe.
 NEAR_DENSE = 0.01
-METHOD = "clustered DeLong, mean of 5 halves"
+METHOD = "clustered DeLong, mean of 5 halves, on the log-odds scale"
+ONE = "none: the AUC is 1 in every half, which leaves no error to estimate"
+# Options of the other protocols.
+IGNORED = {
+    "palinka": ("penalty",),
+    "sae_probes": ("selection", "pooling", "items", "shuffles", "seed"),
+    "saebench": ("selection", "pooling", "items", "shuffles", "seed", "penalty"),
+}
 
 Probes = dict[str, SparseProbe]
 
@@ -58,6 +68,10 @@ def probing(
         penalty: Penalty of the protocol `sae_probes`.
         seed: Seed of items, halves and random baselines.
     """
+    given, known = {**locals()}, inspect.signature(probing).parameters
+    if ignored := [name for name in IGNORED[protocol] if given[name] != known[name].default]:
+        fault = f"protocol {protocol} takes no {' or '.join(ignored)}"
+        raise InputError(f"probing: {fault}; leave it out")
     most = min(d.latent_dim for d in subject.dictionaries)
     default = [each for each in DEFAULT_KS.get(protocol, KS) if each <= most]
     ks = tuple(sorted({k} if isinstance(k, int) else {*(k or default)}))
@@ -126,10 +140,9 @@ def _permute(labels: NDArray[Any], groups: NDArray[Any], random: Any) -> NDArray
 
 def _measure(
     name: str, tasks: Sequence[Task], probes: Mapping[str, Probes], at: int, k: int | None
-) -> list[Measurement]:
-    """AUC in each task, and over tasks: these tasks, and tasks as a sample."""
-    # Controls first: the last task stands for the mean over tasks where there is none.
-    own = sorted((t for t in tasks if name in probes[t.name]), key=lambda task: not task.is_control)
+) -> tuple[list[Measurement], list[Measurement]]:
+    """AUC in each task, and over two tasks or more: given these, and tasks as a sample."""
+    own = [task for task in tasks if name in probes[task.name]]
     units = [np.unique(task.groups) for task in own]
     documents = np.unique(
         np.concatenate([[], *(u for u, t in zip(units, own, strict=True) if not t.texts)])
@@ -142,10 +155,12 @@ def _measure(
     for task, start, unit in zip(own, starts, units, strict=True):
         probe = probes[task.name][name]
         value, influence = float(probe.auc[at]), probe.influence[at]
-        what = (task.unit, len(unit))
+        certain = value == 1.0
+        own_influence = np.full_like(influence, np.nan) if certain else influence
         measured.append(
-            Measurement("auc", name, value, influence, *what, task=task.name, k=k, method=METHOD)
-        )
+            Measurement("auc", name, value, own_influence, task.unit, len(unit), len(unit) / 2 - 1,
+                        task.name, k, ONE if certain else METHOD)
+        )  # fmt: skip
         if not task.is_control:
             values.append(value)
             columns = np.arange(len(unit)) + start
@@ -153,69 +168,80 @@ def _measure(
                 columns = np.searchsorted(documents, unit)
             total[:, columns] += influence.reshape(halves, -1) / len(counted)
     n, mean = len(values), float(np.mean(values)) if values else np.nan
-    if n > 1:
-        among = (np.array(values) - mean) / np.sqrt(n * (n - 1))
-        what = ("items" if any(task.texts for task in counted) else "documents", total.shape[1])
-        given = Measurement("auc_given_tasks", name, mean, total.ravel(), *what, k=k, method=METHOD)
-        sample = Measurement(
-            "auc", name, mean, among, "tasks", n, n - 1, k=k, method="t over tasks"
-        )
-        measured += [given, sample]
-    return measured
+    if n < 2:
+        return measured, []
+    among = (np.array(values) - mean) / np.sqrt(n * (n - 1))
+    what = (total.ravel(), "items" if any(t.texts for t in counted) else "documents")
+    return measured, [
+        Measurement("auc_given_tasks", name, mean, *what, total.shape[1], k=k,
+                    method="clustered DeLong, mean of 5 halves"),
+        Measurement("auc", name, mean, among, "tasks", n, n - 1, k=k, method="t over tasks"),
+    ]  # fmt: skip
 
 
 def _minus(a: Measurement, b: Measurement) -> Measurement:
+    """Difference of a dictionary and a baseline, paired over items or over tasks."""
     assert a.influence is not None
     assert b.influence is not None
     what = (a.value - b.value, a.influence - b.influence, a.unit, a.count, a.freedom)
-    return Measurement(f"auc_minus_{b.of}", a.of, *what, a.task, a.k, a.method)
+    return Measurement(f"auc_minus_{b.of}", a.of, *what, a.task, a.k, f"paired, {a.method}")
 
 
 def _summary(
     subject: Subject, tasks: Sequence[Task], probes: Mapping[str, Probes], shuffled: Array,
     ks: tuple[int, ...], notes: list[str],
 ) -> Group:  # fmt: skip
+    tasks = sorted(tasks, key=lambda task: task.is_control)
     names = list(dict.fromkeys(name for found in probes.values() for name in found))
-    measured: dict[tuple[str, int], list[Measurement]] = {}
-    single = [name for name in names if name in SINGLE]
+    recipes: dict[str, list[str]] = {}
+    for d in subject.dictionaries:
+        recipes.setdefault(d.recipe, []).append(d.name)
+    own = [d.name for d in subject.dictionaries]
+    baselines = [name for name in names if name not in own]
+    many = sum(not task.is_control for task in tasks) >= MANY_TASKS
+    measurements, values, whole = list[Measurement](), list[Value](), dict[Any, Measurement]()
     for name in names:
         for at, k in enumerate(ks):
-            one = (name, k, 0, None) if name in single else (name, k, at, k)
-            measured[name, k] = _measure(name, tasks, probes, one[2], one[3])
-    own = [d.name for d in subject.dictionaries]
-    others = [name for name in names if name not in own]
-    many = sum(not task.is_control for task in tasks) >= MANY_TASKS
-    # Of the mean over tasks, or of the only task.
-    whole = {key: found[-1 if many or found[-1].task else -2] for key, found in measured.items()}
-    values = [
-        value_of([one], name)
-        for (name, k), found in measured.items()
-        if name in others and (name not in single or k == ks[0])
-        for one in found[-2:]  # over tasks; those of each task are in the arrays
-    ]
-    for name in own:
-        near = np.nan
+            alone = name in SINGLE
+            of_tasks, means = _measure(name, tasks, probes, *((0, None) if alone else (at, k)))
+            # Of the mean over tasks, or of the only task.
+            whole[name, k] = means[many] if means else of_tasks[0]
+            if name in own:
+                measurements += [*of_tasks, *means]
+            elif k == ks[0] or not alone:  # those of each task are in the arrays
+                values += [value_of([one], name) for one in means or of_tasks[:1]]
+    panels: dict[str, list[Row]] = {}
+    for recipe, seeds in recipes.items():
+        mine = [b for b in baselines if not b.startswith(f"{RANDOM} of ") or b.endswith(recipe)]
+        near, below = np.nan, list[int]()
         for k in ks:
             gaps = {
-                other: value_of([_minus(whole[name, k], whole[other, k])], name) for other in others
+                b: value_of([_minus(whole[name, k], whole[b, k]) for name in seeds], recipe)
+                for b in mine
             }
             values += gaps.values()
-            beaten = [other for other, gap in gaps.items() if gap.low > 0]
-            rest = ", ".join(other for other in others if other not in beaten)
-            line = f"{name} with k = {k} is above {len(beaten)} of {len(others)} baselines"
-            notes.append(line + (f", not {rest}" if rest else ""))
+            rows = panels.setdefault(f"k = {k}", [])
+            title = "" if len(recipes) == 1 else f"{recipe}, "
+            rows += [Row(f"{title}{b}", gap.value, gap.low, gap.high) for b, gap in gaps.items()]
+            beaten = float(sum(gap.low > 0 for gap in gaps.values()))
+            if any(gap.low == gap.low for gap in gaps.values()):
+                better = ("baselines_beaten", recipe, beaten, np.nan, np.nan, ("baselines",))
+                how = "none: baselines above which the interval of the difference lies"
+                values.append(Value(*better, {"baselines": len(gaps)}, how, k=k))
             if "tokens_all" in gaps and gaps["tokens_all"].value < 0:
-                notes.append(f"{name} with k = {k} is below tokens_all, which needs no model")
+                below.append(k)
             if np.isnan(near) and gaps["dense"].high > -NEAR_DENSE:
                 near = float(k)
+        if below:
+            numbers = ", ".join(map(str, below))
+            notes.append(f"{recipe} is below tokens_all, which needs no model, at k = {numbers}")
         method = f"none: the smallest k near the dense probe, or NaN for more than {ks[-1]}"
-        values.append(Value("k_for_dense", name, near, np.nan, np.nan, (), {}, method))
+        values.append(Value("k_for_dense", recipe, near, np.nan, np.nan, (), {}, method))
     for at, k in enumerate(ks if len(shuffled) else ()):
         low, high = np.quantile(shuffled[:, at], (0.025, 0.975))
         n, method = {"permutations": len(shuffled)}, "quantiles of single tasks"
         null = ("auc", SHUFFLED, float(shuffled[:, at].mean()), float(low), float(high))
         values.append(Value(*null, ("permutations",), n, method, k=k))
-    measurements = [one for name in own for k in ks for one in measured[name, k]]
     arrays: dict[str, NDArray[Any]] = {"probing_names": np.array(names), "probing_ks": np.array(ks)}
     arrays["probing_tasks"] = np.array([task.name for task in tasks])
     for what in ("auc", "accuracy", "log_loss", "error"):
@@ -223,13 +249,14 @@ def _summary(
             [np.resize(getattr(probes[t.name][n], what), len(ks)) for t in tasks] for n in names
         ]
         arrays[f"probing_{what}"] = np.array(table)
-    found = {name: [value_of([whole[name, k]], name) for k in ks] for name in own}
+    found = {r: [value_of([whole[n, k] for n in of], r) for k in ks] for r, of in recipes.items()}
     curves = {n: np.array([[v.value, v.low, v.high] for v in some]).T for n, some in found.items()}
-    lines = {n: [whole[n, k].value for k in (ks[:1] if n in single else ks)] for n in others}
+    lines = {n: [whole[n, k].value for k in (ks[:1] if n in SINGLE else ks)] for n in baselines}
     band = None
     if len(shuffled):
         count = max(1, sum(not task.is_control for task in tasks))
         middle, spread = shuffled.mean(axis=0), 1.96 * shuffled.std(axis=0, ddof=1) / count**0.5
         band = (middle - spread, middle + spread)
     figures = draw(ks, curves, lines, band, title=f"Probes at {subject.site}")
+    figures |= forest(panels, name="probing_gaps")
     return Group(measurements, values, arrays, figures, notes)

@@ -278,8 +278,18 @@ def summary(result: Evaluation, hidden: Collection[str] = ()) -> str:
     rows = [
         [" ".join(_words(v.metric, v.task, v.k)), v.of, _number(v), _interval(v), _sizes(v.n)]
         for v in shown
+        if v.k is None
     ]
-    parts = [_table(["metric", "of", "value", "95 % interval", "over"], rows)]
+    parts = [_table(["metric", "of", "value", "95 % interval", "over"], rows)] if rows else []
+    of_k: dict[tuple[str, ...], dict[int, str]] = defaultdict(dict)
+    for v in shown:
+        if v.k is not None:
+            interval = f" ({_interval(v)})" if v.low == v.low else ""
+            name = " ".join(_words(v.metric, v.task, None))
+            of_k[name, v.of, _sizes(v.n)][v.k] = _number(v) + interval
+    if ks := sorted({k for cells in of_k.values() for k in cells}):
+        rows = [[name, of, *(c.get(k, "") for k in ks), n] for (name, of, n), c in of_k.items()]
+        parts.append(_table(["metric", "of", *(f"k = {k}" for k in ks), "over"], rows))
     if result.verdicts:
         parts.append("## Comparisons")
     for pair in dict.fromkeys((v.comparison.a, v.comparison.b) for v in result.verdicts):

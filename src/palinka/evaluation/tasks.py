@@ -32,7 +32,7 @@ Labels = NDArray[np.int8]  # 1, 0, or -1 for tokens that are not in the task
 MAX_TOKENS = 250_000  # of the validation split, that are labelled
 FIRST_POSITION = 16
 PER_DOCUMENT = 4  # tokens of a document and class, where there are enough documents
-MIN_ITEMS = 200  # tokens of a class, without which a task is left out
+MIN_ITEMS = 400  # tokens of a class, without which a task is left out
 MIN_TEXTS = 100
 MAX_ROWS = 5000
 WORD = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)*")
@@ -355,9 +355,9 @@ def token_tasks(
         rows = np.sort(rows)
         sides = (rows[labels[name][rows] == side] for side in (0, 1))
         few, least = min(len(np.unique(documents[side])) for side in sides), MINIMUM_DOCUMENTS
-        if len(rows) // 2 < min(MIN_ITEMS, items // 2) or few < least:
+        if len(rows) // 2 < (needed := min(MIN_ITEMS, items // 2)) or few < least:
             found = f"{len(rows) // 2} tokens of each class in {few} documents"
-            notes.append(f"{name} left out: {found}, expected at least {MIN_ITEMS} in {least}")
+            notes.append(f"{name} left out: {found}, expected at least {needed} in {least}")
             continue
         where = np.stack([context[rows], place[rows]], axis=1)
         task = Task(name, labels[name][rows] == 1, documents[rows], (), kept, where)

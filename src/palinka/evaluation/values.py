@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit, logit
 
 from palinka.analyses.stats.bootstrap import share_interval
 from palinka.analyses.stats.comparison import (
@@ -198,6 +199,9 @@ def value_of(measurements: Sequence[Measurement], name: str) -> Value:
         _, low, high = vars(share_interval(found.value, found.half_width())).values()
     if first.metric == "dead":  # a count
         low = max(low, 0.0)
+    if first.metric == "auc" and first.task and low < high:  # skewed near 1
+        half = found.half_width() / (found.value * (1.0 - found.value))
+        low, high = expit(logit(found.value) + np.array([-half, half])).tolist()
     return Value(
         first.metric, name, found.value, low, high, tuple(n), n, method, first.task, first.k
     )

@@ -83,7 +83,7 @@ class _Rows(NamedTuple):
         return _Rows(*(array[index] for array in self))
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def run(
     lm: LanguageModel,
     pairs: Pairs,
@@ -248,7 +248,7 @@ def _partition(counts: Ints, config: Any) -> list[tuple[int, int]]:
     best: list[tuple[float, list[tuple[int, int]]]] = [(0.0, [])]
     for stop in range(1, tokens + 1):
         options = [best[-1]] if counts[stop - 1] == 0 else []
-        for start in range(stop):
+        for start in range(stop if not options else 0):
             work = overhead + counts[start:stop].sum() * (tokens - start)
             options.append((best[start][0] + work, [*best[start][1], (start, stop)]))
         best.append(min(options, key=lambda option: option[0]))
@@ -362,10 +362,14 @@ class _Sweep:
                 last = -1 if block == layers - 1 and not whole else 0
                 z = sites.taps[site + "attn.z"]
                 attention = replace(z, module=z.module.rpartition(".")[0])
-                act(attention, partial(_shrink, counts[0], 0))
-                act(z, partial(self._grow, counts[2], last))
-                act(sites.taps[site + "mlp.in"], partial(_shrink, counts[1], last))
-                act(sites.taps[site + "mlp.post"], partial(self._grow, counts[2], 0))
+                if counts[0] < counts[2]:
+                    act(attention, partial(_shrink, counts[0], 0))
+                if counts[0] < counts[2] or last:
+                    act(z, partial(self._grow, counts[2], last))
+                if counts[1] < counts[2] or last:
+                    act(sites.taps[site + "mlp.in"], partial(_shrink, counts[1], last))
+                if counts[1] < counts[2]:
+                    act(sites.taps[site + "mlp.post"], partial(self._grow, counts[2], 0))
             stack.enter_context(acting_on_patterns(self.lm, batches, self._edit_pattern))
             entered = {self._stream(block) for block in range(layers + 1)}
             # The stream first: an MLP that is given the stream itself may be given something else.
@@ -446,7 +450,8 @@ class _Sweep:
         """Change the vectors of a batch in place."""
         given = batch.edit.given
         value, dictionary = given.value, given.dictionary
-        place = batch.rows, batch.at - self.base.ids.shape[1]  # also of a few last tokens
+        at = batch.at - self.base.ids.shape[1]  # also of a few last tokens
+        place = torch.as_tensor(batch.rows), torch.as_tensor(at)
 
         def change(vectors: Tensor) -> Tensor:
             if batch.units is None:

@@ -369,33 +369,39 @@ class Sources:
 
 def edits_of(lm: LanguageModel, sources: Sources, cell: Cell) -> list[Edit]:
     """The edits of a cell, one for each place, without positions where they have no effect."""
-    layers, base = lm.spec.sites.layers, sources.base
-    edits: list[Edit] = []
+    base, edits = sources.base, list[Edit]()
     # Until something else has changed, another run agrees with the base before their difference.
     paired = all(isinstance(i.value, Patch) and i.value.run != base for i in cell)
-    lengths = sources.lengths[base][:, None]
-    tokens = np.arange(lengths.max())
     for given in cell:
         own = None if given.units is None else tuple(given.units)
         key = ("located", given.site, own, given.dictionary is None, type(given.value))
         make = partial(_located, lm, given, sources.longest)
         site, acts, units = sources.once(key, lambda *_, make=make: make())
         joins = acts - 3 if isinstance(given.value, ScaleContribution) else acts
-        where, free = given.positions, tokens < lengths  # a token of two places changes once
-        if units == ():
-            free = np.zeros_like(free)
-        if paired:
-            free = free & sources.differ(_reads_own_token(lm, site))
-        last = site in (f"blocks.{layers - 1}.attn.q", f"blocks.{layers - 1}.attn.pattern")
-        if (acts > 3 * (layers - 1) or last) and not sources.whole:
-            free = free & (tokens == lengths - 1)  # no other token's outputs are read any more
+        free = sources.once(("free", site, acts, paired, units == ()), partial(_free, lm, sources))
+        where, tokens = given.positions, np.arange(free.shape[1])
         for place in [where] if isinstance(where, str | int) else where:
             places = sources.places(place, base)
             at = free if places is None else free & (tokens == places[:, None])
             nth = sum(edit.site == site for edit in edits)
             edits.append(Edit(given, site, joins, units, place, at, nth))
-            free = free & ~at
+            free = free & ~at  # a token of two places changes once
     return edits
+
+
+def _free(
+    lm: LanguageModel, sources: Sources, site: str, acts: int, paired: bool, nothing: bool
+) -> NDArray[np.bool_]:
+    """Tokens at which an edit may have an effect, `(prompts, tokens)`."""
+    layers, lengths = lm.spec.sites.layers, sources.lengths[sources.base][:, None]
+    tokens = np.arange(lengths.max())
+    free = (tokens < lengths) & (not nothing)
+    if paired:
+        free = free & sources.differ(_reads_own_token(lm, site))
+    last = site in (f"blocks.{layers - 1}.attn.q", f"blocks.{layers - 1}.attn.pattern")
+    if (acts > 3 * (layers - 1) or last) and not sources.whole:
+        free = free & (tokens == lengths - 1)  # no other token's outputs are read any more
+    return np.asarray(free)
 
 
 def _located(

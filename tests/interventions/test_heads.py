@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from palinka.errors import InputError
 from palinka.interventions import heads
-from palinka.interventions.heads import HeadSums, head_sums
+from palinka.interventions.heads import Arrays, head_sums
 from palinka.language_models import LanguageModel
 from palinka.language_models.model import Tokens
 
+Sums = dict[str, Arrays]
 TEXTS = [
     "The cat sat on the mat and the dog sat on the mat.",
     "He gave her the letter.",
@@ -27,7 +28,7 @@ def lm() -> LanguageModel:
 
 
 @pytest.fixture(scope="module")
-def found(lm: LanguageModel) -> HeadSums:
+def found(lm: LanguageModel) -> Sums:
     return head_sums(lm, lm.tokenize(TEXTS), length=6, sequences=3, seed=4)
 
 
@@ -62,13 +63,13 @@ def scores(a: Matrix, ids: Sequence[int]) -> dict[str, float]:
     }
 
 
-def score_of(found: HeadSums, kind: str, name: str) -> NDArray[np.float64]:
+def score_of(found: Sums, kind: str, name: str) -> NDArray[np.float64]:
     with np.errstate(invalid="ignore"):
-        ratio: NDArray[np.float64] = getattr(found, kind)[name] / found.counts[name]
+        ratio: NDArray[np.float64] = found[kind][name] / found["counts"][name]
     return ratio
 
 
-def test_scores_of_texts_are_those_of_plain_loops(lm: LanguageModel, found: HeadSums) -> None:
+def test_scores_of_texts_are_those_of_plain_loops(lm: LanguageModel, found: Sums) -> None:
     tokens, patterns = lm.tokenize(TEXTS), lm.attention(TEXTS)
     assert tokens.mask.sum(1).min() < tokens.ids.shape[1]  # one of them is padded
     for text, length in enumerate(tokens.lengths.tolist()):
@@ -82,10 +83,10 @@ def test_scores_of_texts_are_those_of_plain_loops(lm: LanguageModel, found: Head
         for name, expected in scores(alike, ids).items():
             value = score_of(found, "reference", name)[text]
             np.testing.assert_allclose(value, expected, rtol=1e-9, err_msg=name)
-    assert found.counts["induction_text"][1] == 0
+    assert found["counts"]["induction_text"][1] == 0
 
 
-def test_scores_of_repeated_random_tokens(lm: LanguageModel, found: HeadSums) -> None:
+def test_scores_of_repeated_random_tokens(lm: LanguageModel, found: Sums) -> None:
     known = [i for i in range(len(lm.tokenizer)) if i not in lm.tokenizer.all_special_ids]
     assert len(known) < len(lm.tokenizer)
     first, other = np.random.default_rng(4).choice(known, (2, 3, 6))
@@ -100,13 +101,13 @@ def test_scores_of_repeated_random_tokens(lm: LanguageModel, found: HeadSums) ->
 
 
 def test_sums_do_not_depend_on_the_batch(
-    lm: LanguageModel, found: HeadSums, monkeypatch: pytest.MonkeyPatch
+    lm: LanguageModel, found: Sums, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(heads, "PATTERN_ELEMENTS", 1)
     one_by_one = head_sums(lm, lm.tokenize(TEXTS), length=6, sequences=3, seed=4)
     for kind in ("sums", "counts", "reference"):
-        for name, expected in getattr(found, kind).items():
-            value = getattr(one_by_one, kind)[name]
+        for name, expected in found[kind].items():
+            value = one_by_one[kind][name]
             np.testing.assert_allclose(value, expected, rtol=1e-9, atol=1e-12)
 
 
@@ -127,7 +128,7 @@ def test_texts_that_have_no_scores_are_rejected(lm: LanguageModel) -> None:
         head_sums(lm, lm.tokenize(TEXTS), length=129)
 
 
-def strongest(found: HeadSums, name: str) -> tuple[tuple[int, ...], float]:
+def strongest(found: Sums, name: str) -> tuple[tuple[int, ...], float]:
     means = score_of(found, "sums", name).mean(axis=-1)
     return tuple(map(int, np.unravel_index(means.argmax(), means.shape))), means.max()
 
@@ -153,7 +154,7 @@ def test_known_heads_of_smollm2_are_found(real_data: Path) -> None:
     assert (head, score > 0.85) == ((16, 0), True)
     head, score = strongest(found, "induction")
     assert (head, score > 0.85) == ((18, 6), True)
-    apart = found.sums["induction"][18, 6] - found.reference["induction"][18, 6]
+    apart = found["sums"]["induction"][18, 6] - found["reference"]["induction"][18, 6]
     assert (apart > 0.8 * 50).all()
 
 

@@ -16,9 +16,9 @@ from palinka.analyses.stats.effects import (
     as_table,
     by_component,
     cluster_means,
+    kept_prompts,
     measure_effects,
     over_clusters,
-    solved_prompts,
 )
 
 
@@ -102,9 +102,7 @@ def ablation(
         for end, values in (("", found.mean), ("_p", found.p), ("_p_corrected", found.p_corrected)):
             measured[f"difference{end}"] = np.full(len(pairs), np.nan)
             measured[f"difference{end}"][second] = values
-    kept: Any = slice(None)
-    if options.get("only") == "solved":
-        kept = solved_prompts(options.get("solved"), clean, corrupted, effects.outcome)
+    kept = kept_prompts(clean, corrupted, options)
 
     def by_cell(cells: Cells) -> NDArray[Any]:
         """Values of all cells, `(cells, prompts)`, of the prompts that count."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,13 +18,11 @@ from palinka.analyses.stats.controls import (
 )
 from palinka.analyses.stats.effects import (
     Axes,
-    ClustersBy,
     Effects,
-    Only,
-    Recovery,
+    PairedArguments,
     cluster_means,
+    kept_prompts,
     measure_effects,
-    solved_prompts,
 )
 from palinka.errors import InputError, type_mismatch
 
@@ -128,23 +126,14 @@ def lesion(
     lesioned: ArrayLike,
     clean: ArrayLike,
     corrupted: ArrayLike | None = None,
-    clusters: ArrayLike | None = None,
     *,
     units: ArrayLike,
     doses: Sequence[int] | None = None,
     balance: ArrayLike | None = None,
     preferred: ArrayLike | None = None,
-    axes: Axes | None = None,
-    outcome: str = "logit_difference",
-    solved: ArrayLike | None = None,
     side: Side = "two",
     correction: Correction = "max",
-    level: float = 0.95,
-    resamples: int = 1000,
-    seed: int = 0,
-    clusters_by: ClustersBy = "template",
-    only: Only = None,
-    recovery: Recovery = "ratio_of_sums",
+    **options: Unpack[PairedArguments],
 ) -> Lesion:
     """Compare the effect of ablating selected units together with that of matched controls.
 
@@ -166,26 +155,16 @@ def lesion(
             the selected units come first. NaN where a site has too few.
         clean: Outcomes of the clean runs, `(prompts,)`.
         corrupted: Outcomes of the corrupted runs, `(prompts,)`; without, there is no recovery.
-        clusters: Template of each prompt, `(prompts,)`; default one of its own.
         units: The selected units, `(sites, k)`.
         doses: Numbers of units, k among them; default k alone.
         balance: Standardized difference in activation and in output norm of the k units before
             and after matching, `(sites, 2, 2)`.
         preferred: Mask of the prompts whose answer the units prefer, `(prompts,)`.
-        axes: The labels of the sites, such as `{"": {"layer": range(12)}}`.
-        outcome: Name of the outcome.
-        solved: Mask of the prompts with a positive clean and a negative corrupted logit
-            difference, `(prompts,)`; default from the outcomes, if they are logit differences.
         side: `"one"` for the hypothesis that the selected units support the answer, so that their
             lesion lowers the outcome more; not for `rank` and `kl`, which are no worse if lower.
         correction: `"max"`, or `"benjamini_hochberg"` for profiles over many sites.
-        level: Coverage of intervals and bands; significant is a corrected p up to `1 - level`.
-        resamples: Number of resamples of the bootstrap.
-        seed: Seed of the resamples.
-        clusters_by: `"template"`, or `"prompt"` to take prompts as independent.
-        only: `"solved"` leaves out prompts without a positive clean and a negative corrupted
-            logit difference; `"all"` also analyzes prompts fewer than half of which are solved.
-        recovery: `"ratio_of_sums"`, or `"mean_of_ratios"` of single prompts.
+        **options: Those of `activation_patching`, without permutations; `axes` are of sites, such
+            as `{"": {"layer": range(12)}}`.
 
     Raises:
         InputError: If arrays or `side` do not fit, no site has enough units, or the model solves
@@ -197,10 +176,10 @@ def lesion(
     for name, value, known in (("side", side, Side), ("correction", correction, Correction)):
         if expected := type_mismatch(value, known):
             raise InputError(f"{name} is {value!r}; expected {expected}")
+    outcome, level = options.get("outcome", ""), options.get("level", 0.95)
     if side == "one" and outcome in ("rank", "kl"):
-        raise InputError(
-            f"side one tests a lower {outcome}, which is not a worse one; set side: two"
-        )
+        what = f"side one tests a lower {outcome}, which is not a worse one"
+        raise InputError(f"{what}; set side: two")
     outcomes, chosen = np.asarray(lesioned, np.float64), np.asarray(units, np.int64)
     numbers = (chosen.shape[1],) if doses is None else tuple(int(k) for k in doses)
     if outcomes.shape[:2] != (len(chosen), len(numbers)) or chosen.shape[1] not in numbers:
@@ -209,23 +188,18 @@ def lesion(
     at, missing = numbers.index(chosen.shape[1]), np.isnan(outcomes[:, :, 0, 0])
     if missing[:, at].all():
         raise InputError(f"no site has {chosen.shape[1]} units to lesion; select fewer")
-    labels = axes or {"": {"site": list(range(len(chosen)))}}
-    filled = np.where(missing[:, [at]], np.asarray(clean, np.float64), outcomes[:, at, 0])
-    fields = measure_effects(
-        filled, clean, corrupted, clusters, None, labels, direction="noise", outcome=outcome,
-        level=level, permutations=0, resamples=resamples, seed=seed, clusters_by=clusters_by,
-        only=only, recovery=recovery, solved=solved,
-    )  # fmt: skip
+    labels = options.get("axes") or {"": {"site": list(range(len(chosen)))}}
+    before = np.asarray(clean, np.float64)
+    filled = np.where(missing[:, [at]], before, outcomes[:, at, 0])
+    untested: Any = {**options, "axes": labels, "permutations": 0}
+    fields = measure_effects(filled, clean, corrupted, **untested)
     for name in ("effect", "recovery"):
         for each in (name, f"{name}_low", f"{name}_high"):
             fields[each] = np.where(missing[:, at], np.nan, fields[each])
-    before, cluster = np.asarray(clean, np.float64), np.array(fields["cluster"])
-    kept: Mask | None = before == before
-    if only == "solved":
-        kept = solved_prompts(solved, clean, corrupted, outcome)
+    cluster, kept = np.array(fields["cluster"]), kept_prompts(clean, corrupted, options)
     effects = (outcomes - before)[..., kept]
     of_clusters = cluster_means(effects, cluster)
-    dose_low, dose_high = interval(of_clusters[:, :, 0], level, resamples, seed)
+    dose_low, dose_high = interval(of_clusters[:, :, 0], options)
     means = of_clusters.mean(axis=-1)
     own, null, sets = means[:, at, 0], means[:, at, 1:], _spread(means[:, at])
     p, p_corrected = set_p_values(sets, side), corrected_p_values(sets, side)

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from palinka.analyses.result import Array, Table, p_text, takes
 from palinka.analyses.stats.controls import Controlled, controlled_fields, interval, mean_changes
+from palinka.analyses.stats.effects import ControlledArguments
 from palinka.analyses.stats.permutation import permutation_p_values
 from palinka.errors import InputError
 
@@ -84,15 +86,11 @@ def steering(
     controls: Mapping[str, ArrayLike],
     kl: ArrayLike,
     control_kl: Mapping[str, ArrayLike],
-    clusters: ArrayLike | None = None,
     directions: Sequence[str] | None = None,
-    outcome: str = "logit_difference",
     *,
     small: float = 0.1,
     kl_at: float = 0.1,
-    level: float = 0.95,
-    resamples: int = 1000,
-    seed: int = 0,
+    **options: Unpack[ControlledArguments],
 ) -> Steering:
     """Measure how an outcome and a side effect depend on how much of a direction is added.
 
@@ -109,14 +107,10 @@ def steering(
         controls: By name outcomes as `steered`, `(draws, strengths, prompts)`, as many for each.
         kl: Divergence on neutral text, `(directions, strengths)`.
         control_kl: That of the first draws of each control, `(some draws, strengths)`.
-        clusters: Template of each prompt, `(prompts,)`; default one of its own.
         directions: Names of the directions; default numbers.
-        outcome: Name of the outcome.
         small: The slope is over strengths up to it.
         kl_at: Divergence in nats at which effects are read.
-        level: Coverage of the intervals.
-        resamples: Number of resamples of the bootstrap.
-        seed: Seed of the resamples.
+        **options: Clusters and outcome; level, resamples and seed, as for `activation_patching`.
 
     Raises:
         InputError: If arrays do not fit, or fewer than two strengths are small.
@@ -133,10 +127,10 @@ def steering(
         )
     centered = np.where(inside, strengths - strengths[inside].mean(), 0.0)
     weights = centered / np.square(centered).sum()
-    changes, resampling = mean_changes(of_directions, clean, clusters), (level, resamples, seed)
-    fields = controlled_fields(changes, clean, controls, clusters, outcome, *resampling)
+    changes = mean_changes(of_directions, clean, options.get("clusters"))
+    fields = controlled_fields(changes, clean, controls, options)
     slopes, effect, divergence = weights @ changes, fields["effect"], np.asarray(kl, float)
-    slope, (slope_low, slope_high) = slopes.mean(axis=-1), interval(slopes, *resampling)
+    slope, (slope_low, slope_high) = slopes.mean(axis=-1), interval(slopes, options)
     control_slope = fields["control_effect"] @ weights
     sides = [np.flatnonzero(strengths <= 0)[::-1], np.flatnonzero(strengths >= 0)]
     at_kl = [

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,6 +15,7 @@ from palinka.analyses.stats.controls import (
     mean_changes,
     set_p_values,
 )
+from palinka.analyses.stats.effects import ControlledArguments
 
 
 @dataclass(frozen=True)
@@ -86,13 +88,8 @@ def subspace_removal(
     control_variance: Mapping[str, ArrayLike],
     ranks: Sequence[int],
     sites: Sequence[str],
-    clusters: ArrayLike | None = None,
-    outcome: str = "logit_difference",
     dormant: ArrayLike | None = None,
-    *,
-    level: float = 0.95,
-    resamples: int = 1000,
-    seed: int = 0,
+    **options: Unpack[ControlledArguments],
 ) -> SubspaceRemoval:
     """Measure what removing a subspace does, beyond the variance that goes with it.
 
@@ -110,16 +107,13 @@ def subspace_removal(
         control_variance: That of the controls, `(sites, ranks, draws)`.
         ranks: Numbers of components.
         sites: Names of the sites.
-        clusters: Template of each prompt, `(prompts,)`; default one of its own.
-        outcome: Name of the outcome.
         dormant: Share of the subspace in the null space of the output projection,
             `(sites, ranks)`.
-        level: Coverage of the intervals.
-        resamples: Number of resamples of the bootstrap.
-        seed: Seed of the resamples.
+        **options: Clusters and outcome; level, resamples and seed, as for `activation_patching`.
     """
+    clusters, level = options.get("clusters"), options.get("level", 0.95)
     changes = mean_changes(removed, clean, clusters)
-    fields = controlled_fields(changes, clean, controls, clusters, outcome, level, resamples, seed)
+    fields = controlled_fields(changes, clean, controls, options)
     null, share = fields["control_effect"], np.asarray(variance_removed, float)
     low, high = np.quantile(null, [(1.0 - level) / 2.0, (1.0 + level) / 2.0], axis=-1)
     own = np.broadcast_to(fields["effect"], null.shape[:-1])[..., None]

@@ -40,12 +40,9 @@ def attribution(
 
     Args:
         study: The model and the prompts.
-        components: Names of components, as `cells_of` has them.
-        positions: Roles, such as `[subject, end]`; `roles` for all of them, or `all` for every
-            position where all prompts are equally long. Not for heads, queries, keys, values,
-            neurons and latents, which change at all positions together.
-        direction: `denoise` patches activations of the clean into the corrupted run, `noise`
-            those of the corrupted into the clean run; gradients are those of the patched run.
+        components: As for `patching`.
+        positions: As for `patching`.
+        direction: As for `patching`; gradients are those of the run that is patched into.
         steps: Number of points between the embeddings of both prompts over which gradients are
             averaged (integrated gradients); 0 for the gradients of the patched run.
         verify: Number of cells with the largest estimates whose patch is run, and of others at

@@ -121,7 +121,7 @@ def run(
     functions, times = find_metrics(metrics, not pairs.answers), NOISE_DRAWS if pairs.noise else 1
     if states:
         pairs.check_texts()
-    pairs = pairs.repeated(times)
+    pairs = pairs.of(np.repeat(np.arange(len(pairs)), times))
     sources = Sources(lm, pairs, base, reference, states, times)
     if sources.whole and min(map(len, pairs.clean)) < 3:
         raise InputError("a text has fewer than 3 tokens, which is too short for outcomes of texts")

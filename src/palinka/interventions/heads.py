@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,23 +19,6 @@ Arrays = dict[str, NDArray[np.float64]]
 PATTERN_ELEMENTS = 1 << 24
 # Attention below it does not count as a step of induction in `induction_text`.
 MIN_ATTENTION = 0.01
-
-
-@dataclass(frozen=True)
-class HeadSums:
-    """Sums over the queries of a text, by name of a score.
-
-    Attributes:
-        sums: Of each head in each text, `(layers, heads, texts)`.
-        counts: Number of queries in each text, `(texts,)`: a score is the sum over the count.
-        reference: The same sums without what a score is about, broadcast to `sums`: of a head that
-            attends to all tokens alike, `(texts,)`, and, for `induction` and `duplicate_token`, of
-            each head where random tokens are not repeated.
-    """
-
-    sums: Arrays
-    counts: Arrays
-    reference: Arrays
 
 
 def heads(
@@ -61,18 +43,24 @@ def heads(
         for head, pattern in enumerate(of_text[0])
     }
     shown = token_texts(study.model.tokenizer, study.tokens[0])
-    data = {**vars(found), "clusters": study.clusters or None}
+    data = {**found, "clusters": study.clusters or None}
     yield Measured("", data, {"patterns": every, "tokens": shown})
 
 
 def head_sums(
     lm: LanguageModel, tokens: Tokens, *, length: int = 50, sequences: int = 32, seed: int = 0
-) -> HeadSums:
+) -> dict[str, Arrays]:
     """Sum the attention of every head over texts, and over random tokens that are repeated.
 
     Patterns are summed block by block as the model runs. `analyses.head_scores` has the scores;
     random tokens, uniform over those that are not special, are as `heads` has them, and followed by
     others for the reference.
+
+    Returns:
+        By name of a score, `sums` over the queries, `(layers, heads, texts)`, `counts` of the
+        queries, `(texts,)`, and `reference`, the sums without what a score is about: of a head that
+        attends to all tokens alike, `(texts,)`, or of each head in random tokens that are not
+        repeated.
     """
     if tokens.lengths.min() < 2:
         raise InputError("a text has 1 token; scores of heads need at least 2: leave it out")
@@ -105,7 +93,7 @@ def head_sums(
         drawn = Tokens.of(np.concatenate([first, second], axis=1).tolist())
         kind |= _by_layer(lm, drawn, _repeated_sums)
     counts |= dict.fromkeys(("duplicate_token", "induction"), np.full(sequences, float(length)))
-    return HeadSums(sums, counts, reference)
+    return {"sums": sums, "counts": counts, "reference": reference}
 
 
 def _by_layer(

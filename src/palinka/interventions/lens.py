@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from palinka.errors import InputError
 from palinka.interventions.metrics import padded_sets
+from palinka.interventions.sources import exact
 from palinka.interventions.study import Measured, Study
 from palinka.language_models import LanguageModel, Tokens
 from palinka.language_models.direct_effect import CHUNK_LOGITS, norm_weight
@@ -153,7 +154,7 @@ def unembed(model: LanguageModel, states: Tensor, norm: bool = True) -> Tensor:
     """
     unembedding = _unembedding(model)
     logits: Tensor = unembedding(final_norm(model)(states) if norm else states)
-    logits = _at_least_float32(logits)
+    logits = exact(logits)
     cap = getattr(model.model.config, "final_logit_softcapping", None)
     return logits if cap is None else cap * torch.tanh(logits / cap)
 
@@ -178,13 +179,13 @@ def frozen_direction(
         The functional, `(rows, width)`, and the constant, `(rows,)`, in float32 or float64.
     """
     unembedding = _unembedding(model)
-    like = _at_least_float32(final_residual)
+    like = exact(final_residual)
 
     def difference(of_tokens: Tensor) -> Tensor:
         means = []
         for sets in (answers, wrong):
             if sets is None:
-                means.append(_at_least_float32(of_tokens).mean(0))
+                means.append(exact(of_tokens).mean(0))
             else:
                 ids, weights = padded_sets(sets, like)
                 means.append(
@@ -215,7 +216,3 @@ def through_norm(norm: nn.Module, x: Tensor, functional: Tensor) -> tuple[Tensor
     pulled = functional * weight * scale
     pulled = pulled - pulled.mean(1, keepdim=True) if centers else pulled
     return pulled, functional @ bias
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -58,10 +58,10 @@ def lesion(
     """
     if holdout:
         frames = [*dict.fromkeys(study.prompts.templates)]
-        even = [frames.index(name) % 2 == 0 for name in study.prompts.templates]
-        study = replace(study, pairs=study.prompts.where([not each for each in even]))
+        odd = [frames.index(name) % 2 == 1 for name in study.prompts.templates]
         assert study.units is not None
-        study = replace(study, units=partial(study.units, holdout=even))
+        of_even = partial(study.units, holdout=[not each for each in odd])
+        study = replace(study, pairs=study.prompts.of(np.flatnonzero(odd)), units=of_even)
     pairs = study.prompts
     k = len(units) or int((selection or {}).get("k", 20))
     doses = sorted({*dose, k})
@@ -77,7 +77,10 @@ def lesion(
     for (s, site), (d, size) in product(enumerate(study.sites), enumerate(doses)):
         if d == 0:
             study.check_units(site, units)
-            every = _selected(study, site, units, selection, doses[-1])
+            every = np.asarray(units)
+            if selection:
+                assert study.units is not None
+                every = study.units(site, **selection | {"k": doses[-1]})
             covariates = _covariates(study, site, where)
         if size > (most := covariates.shape[1] // 2):
             given = f"lesion: k {size} of {covariates.shape[1]} units"
@@ -99,22 +102,10 @@ def lesion(
         for place, row in zip(there, rows, strict=True):
             lesioned[place] = row
         data: dict[str, Any] = {
-            "lesioned": lesioned, "clean": found.clean[metric],
-            "corrupted": found.corrupted[metric], "clusters": pairs.templates, "units": chosen,
-            "doses": doses, "balance": balance, "preferred": prefers,
-            "axes": {"": _labels(study.sites)}, "outcome": metric, "solved": found.solved,
+            "lesioned": lesioned, "units": chosen, "doses": doses, "balance": balance,
+            "preferred": prefers, "axes": {"": _labels(study.sites)}, **study.data(found, metric),
         }  # fmt: skip
         yield Measured(study.part(metric), data)
-
-
-def _selected(
-    study: Study, site: str, units: Sequence[int], selection: dict[str, str | int] | None, most: int
-) -> NDArray[np.int64]:
-    """Units of a site, the strongest first."""
-    if units:
-        return np.asarray(units)
-    assert study.units is not None
-    return study.units(site, **(selection or {}) | {"k": most})
 
 
 def _covariates(study: Study, site: str, where: Position) -> NDArray[np.float64]:

@@ -1,6 +1,6 @@
 """Pairs of prompts, with their answers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -47,15 +47,9 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.clean)
 
-    def where(self, mask: Sequence[bool]) -> "Pairs":
-        """The pairs for which the mask is true."""
-        return self._of([i for i, kept in enumerate(mask) if kept])
-
-    def repeated(self, times: int) -> "Pairs":
-        """Each pair several times in a row."""
-        return self._of([i for i in range(len(self)) for _ in range(times)])
-
-    def _of(self, rows: Sequence[int]) -> "Pairs":
+    def of(self, rows: Iterable[int]) -> "Pairs":
+        """The pairs of these numbers, also repeated."""
+        rows = [*rows]
         chosen: dict[str, Any] = {
             name: [values[i] for i in rows]
             for name, values in vars(self).items()

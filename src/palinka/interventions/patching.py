@@ -58,12 +58,8 @@ def measured(study: Study, found: Outcomes, maps: dict[str, Cells]) -> Iterator[
     for metric in study.metrics:
         data = {
             "patched": by_component(found.values[metric], maps),
-            "clean": found.clean[metric],
-            "corrupted": found.corrupted.get(metric),
-            "clusters": study.clusters if study.pairs is None else study.pairs.templates,
             "possible": by_component(found.possible.any(axis=1), maps),
             "axes": {name: each.axes for name, each in maps.items()},
-            "outcome": metric,
-            "solved": found.solved,
+            **study.data(found, metric),
         }
         yield Measured(study.part(metric), data)

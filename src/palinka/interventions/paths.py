@@ -64,13 +64,9 @@ def paths(
         by_head = np.moveaxis(by_head.reshape(len(layers), count, *values.shape[1:]), 2, 0)
         data = {
             "patched": {"heads": by_head, "mlp.out": mlps, "embed": embed[0]},
-            "clean": found.clean[metric],
-            "corrupted": found.corrupted[metric],
-            "clusters": study.prompts.templates,
             "axes": axes,
-            "outcome": metric,
-            "solved": found.solved,
             "direction": direction,
+            **study.data(found, metric),
         }
         yield Measured(study.part(metric), data, {"through": through})
 
@@ -123,7 +119,8 @@ def path_outcomes(
         raise InputError(
             "the logits cannot be patched together with other receivers; list them alone"
         )
-    sites, final = {site for group in readers for site, _ in group}, _final(lm)
+    sites = {site for group in readers for site, _ in group}
+    final = f"blocks.{lm.spec.sites.layers - 1}.resid"
     columns = [r for r, group in enumerate(receivers) if LOGITS in group]
     prompts = {"clean": pairs.clean, "corrupted": pairs.corrupted}
     order = ("corrupted", "clean") if base == "corrupted" else ("clean", "corrupted")
@@ -176,10 +173,6 @@ def path_outcomes(
             for name in functions:
                 values[name][at] += found.values[name] - getattr(found, base)[name]
     return Outcomes(ends.clean, ends.corrupted, values, np.ones(shape, bool))
-
-
-def _final(lm: LanguageModel) -> str:
-    return f"blocks.{lm.spec.sites.layers - 1}.resid"
 
 
 def _reader(lm: LanguageModel, receiver: str) -> tuple[str, str]:

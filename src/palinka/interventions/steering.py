@@ -96,20 +96,19 @@ def steering(
             for alpha in strengths
         ]
         found = run(lm, prompts, plan, base="clean", metrics=study.metrics, reference=windows)
-        scale = median_norm(rows)
-        kl = {
-            name: divergences(lm, site, windows, scale * _doses(each[:KL_DRAWS], strengths))
-            for name, each in kinds.items()
-        }
+        scale = median_norm(rows) * strengths[:, None]
+        kl = {}
+        for name, each in kinds.items():
+            pushed = each[:KL_DRAWS] / np.linalg.norm(each[:KL_DRAWS], axis=1, keepdims=True)
+            kl[name] = divergences(lm, site, windows, scale * pushed[:, None])
         for metric in study.metrics:
             parts = np.cumsum([len(each) for each in kinds.values()])[:-1]
             outcomes = found.values[metric].reshape(-1, len(strengths), len(prompts))
             split = dict(zip(kinds, np.split(outcomes, parts), strict=True))
             data: dict[str, Any] = {
-                "steered": split.pop("steered"), "controls": split, "clean": found.clean[metric],
-                "alphas": strengths, "directions": list(given), "clusters": prompts.templates,
-                "kl": kl["steered"], "control_kl": {name: kl[name] for name in split},
-                "outcome": metric,
+                "steered": split.pop("steered"), "controls": split, "alphas": strengths,
+                "directions": list(given), "kl": kl["steered"],
+                "control_kl": {name: kl[name] for name in split}, **study.data(found, metric),
             }  # fmt: skip
             names = site if len(study.sites) > 1 else "", study.part(metric)
             yield Measured("/".join(filter(None, names)), data, {"at": site})
@@ -150,12 +149,6 @@ def _halved(x: Array, draws: int, random: np.random.Generator) -> Array:
     """Mean of rows, half of them, chosen at random, with the sign reversed: `(draws, width)`."""
     signs = np.tile(2.0 * (np.arange(len(x)) % 2) - 1.0, (draws, 1))
     return np.asarray(random.permuted(signs, axis=1) @ x / len(x))
-
-
-def _doses(directions: Array, strengths: Array) -> Array:
-    """Directions at norm 1, `(directions, width)`, times strengths: `(…, strengths, width)`."""
-    units = directions / np.linalg.norm(directions, axis=1, keepdims=True)
-    return np.asarray(units[:, None] * strengths[:, None])
 
 
 @torch.no_grad()

@@ -65,6 +65,16 @@ class Study:
             raise InputError("this analysis needs prompts with answers; give paired stimuli")
         return self.pairs
 
+    def data(self, found: Any, metric: str) -> dict[str, Any]:
+        """The data of analyses of one metric that all `Outcomes` have."""
+        return {
+            "clean": found.clean[metric],
+            "corrupted": found.corrupted.get(metric),
+            "clusters": self.clusters if self.pairs is None else self.pairs.templates,
+            "outcome": metric,
+            "solved": found.solved,
+        }
+
     def part(self, metric: str) -> str:
         """Name of the part of the findings that is of a metric; empty where there is one."""
         return metric if len(self.metrics) > 1 else ""

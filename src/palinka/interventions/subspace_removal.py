@@ -114,13 +114,13 @@ def subspace_removal(
     for metric in study.metrics:
         outcomes = found.values[metric].reshape(*cells, -1)
         data = {
-            "removed": outcomes[:, :, 0], "clean": found.clean[metric],
+            "removed": outcomes[:, :, 0],
             "controls": {name: outcomes[:, :, part] for name, part in kinds.items()},
             "kl": found.values["kl"].reshape(*cells, -1)[:, :, 0],
             "variance_removed": shares[:, :, 0],
             "control_variance": {name: shares[:, :, part] for name, part in kinds.items()},
             "dormant": np.reshape(dormant, cells[:2]), "ranks": list(ranks),
-            "sites": list(study.sites), "clusters": pairs.templates, "outcome": metric,
+            "sites": list(study.sites), **study.data(found, metric),
         }  # fmt: skip
         yield Measured(study.part(metric), data, {"tokens": tokens, "lost": lost})
 

@@ -8,7 +8,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from palinka.analyses.result import Array, Result, Table
-from palinka.analyses.stats.effects import FEW_CLUSTERS, bootstrap_ratios, cluster_means
+from palinka.analyses.stats.effects import (
+    FEW_CLUSTERS,
+    ControlledArguments,
+    Intervals,
+    bootstrap_ratios,
+    cluster_means,
+)
 from palinka.analyses.stats.permutation import RELATIVE_TOLERANCE, permutation_p_values
 
 Side = Literal["two", "one"]
@@ -67,24 +73,26 @@ def mean_changes(outcomes: Any, clean: ArrayLike, clusters: ArrayLike | None) ->
 
 def controlled_fields(
     changes: Array, clean: ArrayLike, controls: Mapping[str, ArrayLike],
-    clusters: ArrayLike | None, outcome: str, level: float, resamples: int, seed: int,
+    options: ControlledArguments,
 ) -> dict[str, Any]:  # fmt: skip
     """Compute the fields of `Controlled` but `kl` and `p` from `mean_changes` and controls."""
-    count = changes.shape[-1]
-    low, high = interval(changes, level, resamples, seed)
+    count, others = changes.shape[-1], [*controls.values()]
+    low, high = interval(changes, options)
     few = f"{count} clusters: percentile intervals of fewer than {FEW_CLUSTERS} are too narrow"
     return {
         "effect": changes.mean(axis=-1), "effect_low": low, "effect_high": high,
-        "control_effect": mean_changes([*controls.values()], clean, clusters).mean(axis=-1),
-        "controls": tuple(controls), "level": level, "prompts": np.size(clean), "clusters": count,
-        "outcome": outcome, "notes": (few,) * (count < FEW_CLUSTERS),
+        "control_effect": mean_changes(others, clean, options.get("clusters")).mean(axis=-1),
+        "controls": tuple(controls), "level": options.get("level", 0.95), "clusters": count,
+        "prompts": np.size(clean), "outcome": options.get("outcome", "logit_difference"),
+        "notes": (few,) * (count < FEW_CLUSTERS),
     }  # fmt: skip
 
 
-def interval(values: Array, level: float, resamples: int, seed: int) -> tuple[Array, Array]:
+def interval(values: Array, options: Intervals) -> tuple[Array, Array]:
     """Bounds of bootstrap intervals of means over clusters, `(…)`, of values `(…, clusters)`."""
     rows = values.reshape(-1, values.shape[-1])
-    ends = bootstrap_ratios(rows, np.ones(values.shape[-1]), level, resamples, seed)
+    own = options.get("level", 0.95), options.get("resamples", 1000), options.get("seed", 0)
+    ends = bootstrap_ratios(rows, np.ones(values.shape[-1]), *own)
     low, high = (end.reshape(values.shape[:-1]) for end in ends)
     return low, high
 

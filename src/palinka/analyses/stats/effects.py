@@ -41,34 +41,41 @@ FROM_CLEAN = ("kl", "hidden_change")
 NO_GAP = 1e-6
 
 
-class ClusterOptions(TypedDict, total=False):
-    """Options of tests and intervals over clusters of prompts or texts that are alike."""
+class Intervals(TypedDict, total=False):
+    """Options of intervals over clusters of prompts or texts that are alike."""
 
     level: float
     """Coverage of the intervals, default 0.95; corrected p-values up to `1 - level` are
     significant."""
-    permutations: int
-    """Number of sign flips, default 1000; all patterns of signs where there are no more; 0 for no
-    p-values."""
     resamples: int
     """Number of resamples of the bootstrap, default 1000; 0 for no intervals."""
     seed: int
     """Seed of the flips and the resamples, default 0."""
 
 
-class EffectArguments(ClusterOptions, total=False):
-    """Data and options that analyses of effects on paired prompts share."""
+class ClusterOptions(Intervals, total=False):
+    """Options of tests and intervals over clusters."""
+
+    permutations: int
+    """Number of sign flips, default 1000; all patterns of signs where there are no more; 0 for no
+    p-values."""
+
+
+class ControlledArguments(Intervals, total=False):
+    """Data and options that analyses of effects beside those of controls share."""
 
     clusters: ArrayLike | None
     """Template of each prompt, `(prompts,)`; default one of its own."""
-    possible: Cells | None
-    """Mask of the cells that can have an effect, in the shape of the cells. Others, such as
-    positions before the first differing token, are exactly 0 with p = 1."""
+    outcome: str
+    """Name of the outcome; `"rank"` and `"probability"` have no recovery."""
+
+
+class PairedArguments(ControlledArguments, total=False):
+    """Data and options that analyses of effects on paired prompts share."""
+
     axes: Axes | None
     """By component the names of the axes of its cells and the labels of the entries, such as
     `{"resid": {"layer": range(12), "position": ["s1", "end"]}}`."""
-    outcome: str
-    """Name of the outcome; `"rank"` and `"probability"` have no recovery."""
     solved: ArrayLike | None
     """Mask of the prompts with a positive clean and a negative corrupted logit difference,
     `(prompts,)`; default from the outcomes, if they are logit differences."""
@@ -80,6 +87,14 @@ class EffectArguments(ClusterOptions, total=False):
     recovery: Recovery
     """`"ratio_of_sums"`, the default, or `"mean_of_ratios"` of single prompts, those without a gap
     left out."""
+
+
+class EffectArguments(PairedArguments, ClusterOptions, total=False):
+    """Data and options of effects of many cells, with tests."""
+
+    possible: Cells | None
+    """Mask of the cells that can have an effect, in the shape of the cells. Others, such as
+    positions before the first differing token, are exactly 0 with p = 1."""
 
 
 @dataclass(frozen=True)
@@ -445,6 +460,14 @@ def solved_prompts(
         return None
     own = (np.asarray(clean) > 0) & (np.asarray(corrupted) < 0) if solved is None else solved
     return np.atleast_1d(np.asarray(own, bool))
+
+
+def kept_prompts(clean: ArrayLike, corrupted: ArrayLike | None, options: PairedArguments) -> Any:
+    """Index of the prompts that count under `only`."""
+    if options.get("only") != "solved":
+        return slice(None)
+    outcome = options.get("outcome", "logit_difference")
+    return solved_prompts(options.get("solved"), clean, corrupted, outcome)
 
 
 def by_component(cells: Cells | None) -> Mapping[str, ArrayLike]:

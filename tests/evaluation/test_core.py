@@ -1,5 +1,7 @@
 import json
+from copy import copy
 from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from palinka.analyses.stats.bootstrap import document_ratio
 from palinka.analyses.stats.comparison import seed_spread
 from palinka.autoencoders import KSparseAutoencoder
 from palinka.data import Context
-from palinka.evaluation.core import core
+from palinka.evaluation.core import ROW_RATIOS, core
 from palinka.evaluation.report import evaluation_findings
 from palinka.evaluation.representations import random_dictionaries
 from palinka.evaluation.values import Dictionary, Group, Measurement, Subject, value_of
@@ -51,20 +53,28 @@ def subject(contexts):
 
 @pytest.fixture(scope="module")
 def group(subject):
-    calls = []
-    logits = LanguageModel.logits
-
-    def counted(model, tokens):
-        calls.append(tokens)
-        return logits(model, tokens)
-
+    whole, rest = (Mock(side_effect=f) for f in (LanguageModel.logits, LanguageModel.run_from))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LanguageModel, "logits", counted)
+        patch.setattr(LanguageModel, "logits", lambda *given: whole(*given))
+        patch.setattr(LanguageModel, "run_from", lambda *given: rest(*given))
         found = core(subject)
-    # Two lengths, so two batches: clean, zeros and mean once, and one pass for each dictionary,
-    # five trained and as many at initialization.
-    assert len(calls) == 2 * (3 + 2 * len(subject.dictionaries))
+    # Two lengths, so two batches: one whole pass, and from the site's block on one with zeros, one
+    # with the mean, and one for each dictionary, five trained and as many at initialization.
+    assert whole.call_count == 2
+    assert rest.call_count == 2 * (2 + 2 * len(subject.dictionaries))
     return found
+
+
+def test_a_control_is_measured_without_losses(subject, group):
+    model = copy(subject.model)  # trained weights: the rows are those of the fixture
+    model.spec = replace(model.spec, control="permuted")
+    found = core(replace(subject, model=model))
+    assert {one.metric for one in found.measurements} == {*ROW_RATIOS, "dead"}
+    losses = [one for one in group.measurements if one.metric in {*ROW_RATIOS, "dead"}]
+    for one, other in zip(found.measurements, losses, strict=True):
+        assert (one.metric, one.of) == (other.metric, other.of)
+        assert one.value == pytest.approx(other.value, rel=1e-6)
+    assert not found.values
 
 
 def test_rows_are_measured_as_by_a_plain_transcription(subject, group, contexts):

@@ -77,6 +77,7 @@ CONTROLLED, CONTROLS = ("ce_delta", "kl", "loss_recovered", "loss_recovered_mean
 SAME_L0 = 0.01
 
 
+@torch.no_grad()
 def core(subject: Subject, controlled: bool = True) -> Group:
     """Measure `fvu`, `l0`, `l1`, `cosine`, losses, `dead` and `density` of every dictionary.
 
@@ -84,35 +85,47 @@ def core(subject: Subject, controlled: bool = True) -> Group:
     and with the mean; each adds one with its reconstruction. `fvu` is the squared error as a
     fraction of the squared distance to the mean of the validation rows. Losses are those of
     `LanguageModelMetrics`; if `controlled`, beside them are those of dictionaries of the same
-    recipes and L0 with weights at initialization. `dead` counts latents that are active on no row:
-    no interval, since a resample has fewer rows, on which more look dead.
+    recipes and L0 with weights at initialization. A control of a language model has no loss to
+    recover, and none is measured. `dead` counts latents that are active on no row: no interval,
+    since a resample has fewer rows, on which more look dead.
     """
-    random = random_dictionaries(subject, 0, CONTROLS) if controlled else []
+    has_loss = subject.model.spec.control is None
+    random = random_dictionaries(subject, 0, CONTROLS) if controlled and has_loss else []
     every = [*subject.dictionaries, *random]
     mean = torch.from_numpy(subject.mean).to(subject.model.device)
     measured = [_Rows(dictionary, mean) for dictionary in every]
     of_row: list[NDArray[np.int64]] = []
     contexts = track(_recorded(subject.contexts(), subject.skip, of_row), "evaluating")
-    documents, losses = patched_losses(
-        subject.model, subject.site, measured, subject.mean, contexts, skip=subject.skip
-    )
-    if not len(documents):
+    if has_loss:
+        _, losses = patched_losses(
+            subject.model, subject.site, measured, subject.mean, contexts, skip=subject.skip
+        )
+    else:
+        for context in contexts:
+            ids = torch.from_numpy(context.tokens)[None]
+            x = subject.model.read_contexts(ids, [subject.site])[subject.site][:, subject.skip :]
+            for one in measured:
+                one(x)
+    if not of_row:
         raise InputError("the validation split has no predicted token; give more text")
     places, rows = np.concatenate(of_row), sum(len(own) for own in of_row)
     found: list[Measurement] = []
-    for dictionary, one, sums in zip(every, measured, losses, strict=True):
-        _, table = sum_by_document(places, np.concatenate(one.tables))
+    for at, (dictionary, one) in enumerate(zip(every, measured, strict=True)):
+        documents, table = sum_by_document(places, np.concatenate(one.tables))
         ratio = _ratios_of(dictionary.name, table)
         found += [ratio(name, *columns) for name, columns in ROW_RATIOS.items()]
-        ratio = _ratios_of(dictionary.name, sums)
-        found += [ratio(name, *RATIOS[name]) for name in RATIOS if name not in OF_MODEL]
+        if has_loss:
+            ratio = _ratios_of(dictionary.name, losses[at])
+            found += [ratio(name, *RATIOS[name]) for name in RATIOS if name not in OF_MODEL]
         dead = float((one.fired == 0).sum())
         reason = "none: a resample has fewer tokens, on which more latents look dead"
         found.append(
             Measurement("dead", dictionary.name, dead, None, "tokens", rows, method=reason)
         )
-    of_model = _ratios_of(subject.model.spec.name, losses[0])
-    own = [of_model(name, *RATIOS[name]) for name in OF_MODEL]
+    own = list[Measurement]()
+    if has_loss:
+        of_model = _ratios_of(subject.model.spec.name, losses[0])
+        own = [of_model(name, *RATIOS[name]) for name in OF_MODEL]
     remark = interval_remark(len(documents))
     note = f"a latent active on none of {rows:,} tokens has a density below {3 / rows:.2g} (95 %)"
     density = {f"density/{d.name}": one.fired.cpu().numpy() / rows

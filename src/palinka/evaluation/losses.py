@@ -1,5 +1,6 @@
 """Language-model losses with patched activations, by document."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -93,14 +94,16 @@ def patched_losses(
     """
     center = torch.from_numpy(mean).to(model.device)
     sites, width = (site, source_site or site, error_site or site), len(COLUMNS)
+    start = _start(model, sites)
     found = [(np.empty(0, dtype=np.int64), np.empty((0, len(reconstructions) * width)))]
     for batch in islice(_batches(contexts, model, batch_size), share[0], None, share[1]):
         tokens = torch.from_numpy(np.stack([context.tokens for context in batch])).to(model.device)
         targets = tokens[:, 1:]
-        # What comes before the patched site is the same in every pass.
-        clean, read = _run(model, tokens, sites)
+        clean, (*read, states) = _run(model, tokens, (*sites, start or site))
         x = read[0][:, skip:]
-        patched = partial(_patched, model, tokens, sites, read, skip)
+        # What comes before the patched site is the same in every pass.
+        begin = partial(model.run_from, start, states) if start else partial(model.logits, tokens)
+        patched = partial(_patched, model, tokens, sites, read, skip, begin)
         zero = cross_entropy(patched(torch.zeros_like(x))[0], targets)
         logits, mean_error = patched(center.expand_as(x))
         average = cross_entropy(logits, targets)
@@ -128,19 +131,29 @@ def sum_by_document(documents: NDArray[np.int64], rows: NDArray[np.float64]) -> 
     return own, sums
 
 
+def _start(model: LanguageModel, sites: Sequence[str]) -> str | None:
+    """Residual stream before the first of the sites; None where no pass can begin there."""
+    names = [model.spec.sites.resolve(site) for site in sites]
+    blocks = [int(name.split(".")[1]) for name in names if re.match(r"blocks\.\d+\.", name)]
+    known = len(blocks) == len(sites) and set(names) <= model.spec.sites.taps.keys()
+    return f"hidden.{min(blocks)}" if known and model.spec.control != "tokens" else None
+
+
 def _patched(
     model: LanguageModel, tokens: Tensor, sites: Sequence[str], read: list[Tensor], skip: int,
-    new: Tensor,
+    begin: Callable[[], Tensor], new: Tensor,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Logits with the first site patched after `skip`, and the squared change at the last."""
     x, _, before = read
-    logits, (*_, after) = _run(model, tokens, sites, torch.cat([x[:, :skip], new.to(x)], dim=1))
+    patch = torch.cat([x[:, :skip], new.to(x)], dim=1)
+    logits, (*_, after) = _run(model, tokens, sites, patch, begin)
     return logits, (after.double() - before.double()).square().mean(dim=-1)[:, 1:]
 
 
 def _run(
-    model: LanguageModel, tokens: Tensor, sites: Sequence[str], patch: Tensor | None = None
-) -> tuple[Tensor, list[Tensor]]:
+    model: LanguageModel, tokens: Tensor, sites: Sequence[str], patch: Tensor | None = None,
+    begin: Callable[[], Tensor] | None = None,
+) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
     """Logits of next tokens, and activations at sites, of which the first may be patched."""
     taps = {site: model.spec.sites.tap(site) for site in sites}
     order = None
@@ -151,7 +164,7 @@ def _run(
             patch = patch if order is None else patch.take_along_dim(order, 1)
             hooks.enter_context(model.replaced(sites[0], lambda x: patch.view(x.shape)))
         read = hooks.enter_context(reading(model.model, taps, stop=False))
-        logits = model.logits(tokens)[:, :-1]
+        logits = (begin() if begin else model.logits(tokens))[:, :-1]
     # Some models run their MLP on all tokens in one row.
     found = [read[s].reshape(-1, tokens.shape[1], read[s].shape[-1]) for s in sites]
     if order is not None:

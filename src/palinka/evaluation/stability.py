@@ -266,6 +266,8 @@ def _of_ablations(
     """Metrics without the unstable latents, without the others, and their difference."""
     by_name = {(one.metric, one.of): one for one in measurements}
     for name, metric in product(names, ABLATED):
+        if (metric, f"{name}/{PARTS[0]}") not in by_name:  # a control has no loss
+            continue
         own, other = (by_name[metric, f"{name}/{part}"] for part in PARTS)
         influence = None
         if own.influence is not None and other.influence is not None:

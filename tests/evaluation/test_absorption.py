@@ -8,8 +8,8 @@ import torch
 
 from palinka.autoencoders import KSparseAutoencoder
 from palinka.data import Context
-from palinka.evaluation.absorption import _words, absorption
-from palinka.evaluation.values import Dictionary, Subject
+from palinka.evaluation.absorption import _measurement, _words, absorption
+from palinka.evaluation.values import Dictionary, Subject, value_of
 from palinka.language_models import LanguageModel
 
 SITE = "blocks.0.resid"
@@ -64,3 +64,15 @@ def test_where_letters_can_be_read_dictionaries_and_controls_have_intervals(
         error = np.std(letters_of, ddof=1) / np.sqrt(len(letters_of))
         assert np.sqrt(np.square(one.influence).sum()) == pytest.approx(error)
     assert set(group.bands) == metrics | random_line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("letters", [10, 24])
+def test_intervals_over_letters_cover(letters: int) -> None:
+    """Each letter has a rate of its own, from which its 30 words are absorbed or not."""
+    random, covered = np.random.default_rng(letters), []
+    for rates in random.beta(1.0, 4.0, (2000, letters)):
+        by_letter = random.binomial(30, rates) / 30
+        found = value_of([_measurement("absorption_full/a", by_letter)], "a")
+        covered.append(found.low <= 0.2 <= found.high)
+    assert 0.93 <= np.mean(covered) <= 0.98

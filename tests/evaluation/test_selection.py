@@ -51,6 +51,18 @@ def test_latents_are_selected_on_one_item_of_each_document(subject: Subject) -> 
     assert any(note.startswith("few left out of selection: ") for note in group.notes)
 
 
+def test_corpora_are_compared_by_the_documents_in_which_latents_are_active(
+    subject: Subject,
+) -> None:
+    group = selection(subject, draws=1, simulations=0, test="frequency")
+    difference, low, high = group.arrays["selection_frequency/a/made"]
+    assert (difference[:40] > 0).all()
+    assert ((low < difference) & (difference < high))[:59].all()
+    p = group.arrays["selection_p/a/made"]
+    assert ((p < 0.05) == ((low > 0) | (high < 0)))[:59].mean() > 0.95
+    assert group.arrays["selection/a/made"][0, :40].sum() >= 30
+
+
 def test_invalid_knockoffs_are_not_counted(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,7 +1,7 @@
 """Latents that are associated with the label of a task, with a bound on false discoveries."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +10,10 @@ from palinka.analyses.result import Mask
 from palinka.analyses.stats.comparison import adjusted_p_values
 from palinka.analyses.stats.knockoffs import (
     Knockoffs,
+    Statistic,
     benjamini_yekutieli,
     candidates,
+    compare_frequencies,
     knockoffs,
     mann_whitney,
 )
@@ -22,6 +24,7 @@ from palinka.evaluation.values import Array, Group, Subject, Value
 
 MIN_ROWS = 20  # of each label
 MOST_NAMED = 20
+Test = Literal["ranks", "frequency"]
 TITLES = {"bh": "BH", "by": "BY", "knockoffs": "knockoffs"}
 MEANING = (
     "selection: by BH and BY latents are associated with the label by themselves (marginal); by "
@@ -31,7 +34,8 @@ MEANING = (
 
 def selection(
     subject: Subject, tasks: Sequence[str] = ("builtin",), q: float = 0.1, draws: int = 31,
-    simulations: int = 200, pooling: Pooling = "last", items: int = 2000, seed: int = 0,
+    simulations: int = 200, statistic: Statistic = "l2", test: Test = "ranks",
+    pooling: Pooling = "last", items: int = 2000, seed: int = 0,
 ) -> Group:  # fmt: skip
     """Select the latents that are associated with the label of each task.
 
@@ -40,12 +44,18 @@ def selection(
     tests at a false discovery rate of `q`, under positive and under any dependence;
     `selected_knockoffs` those that tell what no other does, if a simulation finds them valid.
 
+    Two corpora are compared as the texts of a CSV file, labelled by their corpus, with `pooling`
+    `max` and `test` `frequency`: in how many documents more of one is a latent active?
+
     Args:
         subject: Dictionaries of one site.
         tasks: As of `probing`.
         q: Bound on the share of false ones among the selected.
         draws: Number of draws of knockoffs.
         simulations: Number of simulated labels that check the knockoffs.
+        statistic: Penalty of the probes of knockoffs.
+        test: Compares `ranks` of latents (Mann-Whitney), or the `frequency` of active ones by a
+            test of two proportions, with intervals (Newcombe) in the arrays.
         pooling: Over the tokens of a text: `last`, `mean` or `max`.
         items: Maximum number of items of a task.
         seed: Seed of items and draws.
@@ -66,28 +76,33 @@ def selection(
             if not len(candidates(latents[rows])):
                 notes.append(f"{name}, {task.name}: no latent is active on 10 of {len(y)} rows")
                 continue
-            p, chosen, by_knockoffs = _select(latents[rows], y, q, draws, simulations, seed)
+            own = latents[rows]
+            often, p = compare_frequencies(own > 0, y), None
+            if test == "frequency":
+                p = often.p
+                arrays[f"selection_frequency/{name}/{task.name}"] = np.stack(often[:3])
+            known = knockoffs(own, y, q, draws, seed, simulations, statistic)
+            p, chosen = _select(own, y, q, known, p)
             arrays[f"selection_p/{name}/{task.name}"] = p
             arrays[f"selection/{name}/{task.name}"] = np.stack([*chosen.values()])
-            values += _values(name, task, len(y), chosen, by_knockoffs, q)
-            notes.append(_line(f"{name}, {task.name}", chosen, by_knockoffs.valid))
-            notes += [f"{name}, {task.name}: {note}" for note in by_knockoffs.notes]
+            values += _values(name, task, len(y), chosen, known, q)
+            notes.append(_line(f"{name}, {task.name}", chosen, known.valid))
+            notes += [f"{name}, {task.name}: {note}" for note in known.notes]
     return Group((), values, arrays, notes=[*([MEANING] if values else []), *notes])
 
 
 def _select(
-    z: NDArray[np.float32], y: Mask, q: float, draws: int, simulations: int, seed: int
-) -> tuple[Array, dict[str, Mask], Knockoffs]:
+    z: NDArray[np.float32], y: Mask, q: float, known: Knockoffs, given: Array | None
+) -> tuple[Array, dict[str, Mask]]:
     """P-values of latents, NaN for those left out, and those selected by each method."""
     tested = candidates(z, z.shape[1])
     p = np.full(z.shape[1], np.nan)
-    p[tested] = mann_whitney(z[:, tested], y)
+    p[tested] = mann_whitney(z[:, tested], y) if given is None else given[tested]
     chosen = {name: np.zeros(len(p), bool) for name in TITLES}
     chosen["bh"][tested] = adjusted_p_values(p[tested], "benjamini_hochberg") <= q
     chosen["by"][tested] = benjamini_yekutieli(p[tested], q)
-    found = knockoffs(z, y, q, draws, seed, simulations)
-    chosen["knockoffs"][found.chosen] = True
-    return p, chosen, found
+    chosen["knockoffs"][known.chosen] = True
+    return p, chosen
 
 
 def _values(

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations, product
 from typing import Any, Literal
 
@@ -24,8 +25,9 @@ from palinka.analyses.stats.dictionaries import (
     wilson,
 )
 from palinka.data import Context
-from palinka.errors import track
+from palinka.errors import InputError, track
 from palinka.evaluation.core import core
+from palinka.evaluation.representations import random_dictionary
 from palinka.evaluation.values import OF_TWO, Array, Dictionary, Group, Measurement, Subject, Value
 from palinka.language_models.edits import EncodesAndDecodes, latents_of
 
@@ -39,7 +41,8 @@ ABLATED, PARTS = ("fvu", "ce_delta"), ("unstable", "matched")
 def stability(
     subject: Subject,
     force: bool = False,
-    null: Literal["signs", "rotation"] = "signs",
+    null: Literal["signs", "rotation", "untrained"] = "signs",
+    floor: float | None = None,
     seed: int = 0,
 ) -> Group:
     """Match the latents of every two dictionaries of a recipe, beside the null `null`.
@@ -50,7 +53,8 @@ def stability(
     Args:
         subject: The dictionaries.
         force: Take all dictionaries as one recipe, whatever their settings.
-        null: That of `latent_stability`.
+        null: That of `latent_stability`, or `untrained`: decoders at initialization.
+        floor: Least cosine of partners; default by the null.
         seed: Seed of draws.
     """
     recipes: dict[str, list[Dictionary]] = defaultdict(list)
@@ -70,7 +74,8 @@ def stability(
     for recipe, ones in several.items():
         alive = [activity.density[one.name] > 0 for one in ones]
         known = latent_stability(
-            [one.decoder for one in ones], alive=alive, covariance=activity.covariance, null=null,
+            [one.decoder for one in ones], alive=alive, covariance=activity.covariance,
+            null=null if null != "untrained" else partial(_untrained, ones[0]), floor=floor,
             draws=DRAWS, seed=seed,
         )  # fmt: skip
         found[recipe] = known
@@ -80,7 +85,8 @@ def stability(
         values += [
             _value(name, recipe, one, ones) for name, one in {**estimates, **overlap}.items()
         ]
-        arrays[f"stability/{recipe}/principal_cosines"] = cosines
+        curves = {"principal_cosines": cosines, "curve": known.curve, "null_curves": known.null}
+        arrays |= {f"stability/{recipe}/{name}": array for name, array in curves.items()}
         for one, again, best, partner in zip(
             ones, known.reappears, known.best_cosine, known.partner, strict=True
         ):
@@ -103,6 +109,16 @@ def stability(
     names = [one.name for ones in several.values() for one in ones]
     measured = core(replace(subject, dictionaries=tuple(ablated)), controlled=False).measurements
     return Group(list(_of_ablations(names, measured)), values, arrays, draw_stability(found), notes)
+
+
+def _untrained(
+    one: Dictionary, rows: NDArray[np.float32], random: np.random.Generator
+) -> NDArray[np.float32]:
+    """As many decoder rows of the same class at initialization."""
+    origin = torch.zeros(1, one.decoder.shape[1])
+    if fresh := random_dictionary(one, origin, int(random.integers(1 << 31))):
+        return np.asarray(fresh.dictionary.float().cpu().numpy()[: len(rows)])
+    raise InputError(f"stability: {one.kind} has no initialization here; give another null")
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,13 @@
+from itertools import combinations
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
+from scipy.special import expit
 
+from palinka.analyses.stats.bootstrap import share_interval
 from palinka.analyses.stats.dictionaries import (
     jackknife,
     latent_stability,
@@ -117,6 +121,41 @@ def test_the_jackknife_leaves_out_seeds() -> None:
     np.testing.assert_allclose(
         jackknife([0.2, 0.4, 0.6], pairs), 4.3027 * np.sqrt(0.16 / 3), rtol=1e-4
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize("level", [-3.0, 0.0])
+def test_the_jackknifed_interval_of_a_share_covers(seeds: int, level: float) -> None:
+    """The share of a pair of seeds depends on both seeds, on the pair, and on the latents."""
+    random, pairs = np.random.default_rng(seeds), list(combinations(range(seeds), 2))
+
+    def shares(own: np.ndarray) -> np.ndarray:
+        of_pair = 0.1 * random.standard_normal((len(own), len(pairs)))
+        return expit(level + np.array([own[:, i] + own[:, j] for i, j in pairs]).T + of_pair)
+
+    truth, covered = shares(0.3 * random.standard_normal((100_000, seeds))).mean(), []
+    for expected in shares(0.3 * random.standard_normal((2000, seeds))):
+        values = random.binomial(512, expected) / 512
+        own = share_interval(values.mean(), jackknife(values, pairs))
+        covered.append(own.low <= truth <= own.high)
+    assert 0.93 <= np.mean(covered) <= 0.98
+
+
+@pytest.mark.slow
+def test_the_interval_over_latents_of_two_dictionaries_covers() -> None:
+    """Each latent is shared with a probability of .3."""
+    found = []
+    for seed in range(1000):
+        random = np.random.default_rng(seed)
+        a, b = random.standard_normal((2, 150, 32))
+        shared = random.random(150) < 0.3
+        b[shared] = a[shared] + 0.05 * random.standard_normal((shared.sum(), 32))
+        both = latent_stability([a, b], covariance=np.eye(32), draws=2, floor=0.6)
+        found.append(both.estimates["share_0.7"])
+    truth = np.mean([one.value for one in found])
+    assert truth == pytest.approx(0.3, abs=0.01)
+    assert 0.93 <= np.mean([one.low <= truth <= one.high for one in found]) <= 0.98
 
 
 def test_wilson_intervals_of_a_few_seeds() -> None:

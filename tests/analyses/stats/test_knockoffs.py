@@ -9,12 +9,15 @@ from hypothesis import strategies as st
 from scipy.special import expit
 from scipy.stats import mannwhitneyu
 from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import confint_proportions_2indep, proportions_ztest
 
 from palinka.analyses.stats import knockoffs as module
 from palinka.analyses.stats.comparison import adjusted_p_values
+from palinka.analyses.stats.covariance import shrinkage_intensity, shrunk
 from palinka.analyses.stats.knockoffs import (
     benjamini_yekutieli,
     candidates,
+    compare_frequencies,
     e_benjamini_hochberg,
     e_values,
     gaussian_knockoffs,
@@ -58,6 +61,17 @@ def test_p_values_of_mann_and_whitney() -> None:
     x[:, 2] = 1.0
     peer = [mannwhitneyu(one[y], one[~y], method="asymptotic").pvalue for one in x.T]
     np.testing.assert_allclose(mann_whitney(x, y), np.where(np.arange(4) == 2, 1.0, peer))
+
+
+def test_frequencies_are_compared_as_by_statsmodels() -> None:
+    random = np.random.default_rng(5)
+    y, x = np.arange(90) < 30, random.random((90, 6)) < [0.0, 0.1, 0.3, 0.5, 0.9, 1.0]
+    found = compare_frequencies(x, y)
+    for at, row in enumerate(zip(*found, strict=True)):
+        counts, n = [x[y, at].sum(), x[~y, at].sum()], [30, 60]
+        bounds = confint_proportions_2indep(counts[0], 30, counts[1], 60, method="newcomb")
+        p = proportions_ztest(counts, n)[1] if 0 < sum(counts) < 90 else 1.0
+        np.testing.assert_allclose(row, [x[y, at].mean() - x[~y, at].mean(), *bounds, p])
 
 
 def test_candidates_are_chosen_by_energy_among_those_in_use() -> None:
@@ -106,6 +120,29 @@ def test_importance_is_that_of_ridge_probes_and_blind_to_the_order_of_pairs() ->
         peer = np.abs(next(logistic_path(both, labels, [1 / 6], start)))
         np.testing.assert_allclose(w, peer[:6] - peer[6:12], atol=1e-3)
     np.testing.assert_allclose(importance(copy, x, y, random), -found, atol=1e-3)
+    lasso = importance(x, copy, y, random, "l1")
+    np.testing.assert_allclose(importance(copy, x, y, random, "l1"), -lasso, atol=1e-3)
+    assert (lasso[[0, 1], [0, 1]] > 0.1).all()
+    assert (lasso == 0).any()
+
+
+def test_s_threshold_and_covariance_are_those_of_knockpy() -> None:
+    knockpy = pytest.importorskip("knockpy")
+    random = np.random.default_rng(4)
+    x = correlated(random, 500, 20)
+    x = (x - x.mean(axis=0)) / x.std(axis=0)
+    gaussian = gaussian_knockoffs(x)
+    sigma = shrunk(x.T @ x / len(x), shrinkage_intensity(x, "ledoit_wolf"))
+    s = np.diag(knockpy.smatrix.compute_smatrix(sigma, method="equicorrelated"))
+    np.testing.assert_allclose(gaussian.s, 0.999 * s, rtol=1e-3)
+    sampler = knockpy.knockoffs.GaussianSampler(x, Sigma=sigma, S=gaussian.s * np.eye(20))
+    both = [np.hstack([x, draw]) for draw in (sampler.sample_knockoffs(), gaussian.draw(x, random))]
+    other, own = (one.T @ one / len(x) for one in both)
+    np.testing.assert_allclose(own, other, atol=5 * np.sqrt(2 / len(x)))
+    for _ in range(50):
+        w = random.normal(0.5, 1.0, 60)
+        peer = knockpy.knockoff_stats.data_dependent_threshhold(w, fdr=0.2)
+        assert threshold(w, 0.2) == pytest.approx(peer)
 
 
 def test_remarks_and_faults(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,12 +181,13 @@ def test_false_discovery_rates_of_marginal_tests() -> None:
 
 
 @pytest.mark.slow
-def test_false_discovery_rate_and_power_of_knockoffs() -> None:
+@pytest.mark.parametrize("statistic", ["l2", "l1"])
+def test_false_discovery_rate_and_power_of_knockoffs(statistic: Any) -> None:
     """The conditional null: a column whose neighbors, not itself, decide the label is false."""
     found = []
     for seed in range(200):
         x, y, true = labelled(seed, 0.7)
-        one = knockoffs(x, y, Q, draws=7, seed=1000 + seed, simulations=0)
+        one = knockoffs(x, y, Q, 7, 1000 + seed, simulations=0, statistic=statistic)
         single = one.w[0] >= threshold(one.w[0], Q)
         by = benjamini_yekutieli(mann_whitney(x, y), Q)
         found.append([])

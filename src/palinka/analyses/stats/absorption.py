@@ -13,7 +13,7 @@ from palinka.analyses.stats.logistic import logistic_path
 # Of SAEBench: shares of the projection, cosines of fractions and in full, and numbers of latents.
 SILENT, MIN_SHARE, MIN_COSINE, MIN_COSINE_FULL = 1e-8, 0.4, 0.1, 0.025
 MOST_OTHERS, MOST_MAIN, F1_GAIN = 3, 10, 0.03
-L1, STEPS = 0.01, 200
+STEPS = 200
 
 
 class Absorption(NamedTuple):
@@ -106,15 +106,15 @@ def main_latents(train: Any, labels: Mask, test: Any, right: Mask) -> list[NDArr
     return found
 
 
-def l1_weights(x: Any, labels: Mask, steps: int = STEPS) -> Array:
+def l1_weights(x: Any, labels: Mask, penalty: float = 0.01, steps: int = STEPS) -> Array:
     """Weights and, last, biases of logistic probes with an L1 penalty, `(columns, labelings)`.
 
-    The two classes weigh the same. The penalty is a hundredth of the least one at which all
-    weights are 0. The steps are those of Beck & Teboulle (2009).
+    The two classes weigh the same. `penalty` is a share of the least one at which all weights are
+    0. The steps are those of Beck & Teboulle (2009).
     """
     n, y = len(labels), labels.astype(np.float64)
     weight = np.where(labels, (n - y.sum(axis=0)) / y.sum(axis=0), 1.0) / n
-    penalty = L1 * np.abs(x.T @ (weight * (y - 0.5))).max(axis=0)  # at a bias of 0, the best one
+    bound = penalty * np.abs(x.T @ (weight * (y - 0.5))).max(axis=0)  # at a bias of 0, the best one
     vector = np.ones((x.shape[1], y.shape[1]))
     for _ in range(20):  # largest curvature by power iteration
         vector = x.T @ (weight * (x @ vector)) + 1e-30
@@ -126,7 +126,7 @@ def l1_weights(x: Any, labels: Mask, steps: int = STEPS) -> Array:
     for _ in range(steps):
         pull = weight * (expit(x @ moved[:-1] + moved[-1]) - y)
         new = moved - step * np.vstack([x.T @ pull, pull.sum(axis=0)])
-        new[:-1] = np.sign(new[:-1]) * np.maximum(np.abs(new[:-1]) - step * penalty, 0.0)
+        new[:-1] = np.sign(new[:-1]) * np.maximum(np.abs(new[:-1]) - step * bound, 0.0)
         following = (1.0 + np.sqrt(1.0 + 4.0 * momentum**2)) / 2.0
         moved = new + (momentum - 1.0) / following * (new - w)
         w, momentum = new, following

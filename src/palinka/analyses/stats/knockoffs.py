@@ -1,21 +1,27 @@
 """Columns that are associated with a label, with a bound on false discoveries."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import cho_factor, cho_solve, cholesky, eigvalsh
-from scipy.special import expit
+from scipy.special import expit, ndtr
 
 from palinka.analyses.result import Array, Mask, Result, as_matrix
+from palinka.analyses.stats.absorption import l1_weights
 from palinka.analyses.stats.covariance import shrinkage_intensity, shrunk
+from palinka.analyses.stats.dictionaries import wilson
 from palinka.analyses.stats.logistic import logistic_path
 from palinka.analyses.stats.permutation import chunks
 from palinka.errors import InputError, track
 
 MAX_CANDIDATES, MIN_ACTIVE, TRUE_LATENTS, LOW_S = 512, 10, 30, 0.1
 CHUNK_COLUMNS = 1024
+PENALTY = 0.05  # of L1 probes
+Statistic = Literal["l2", "l1"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,33 @@ def mann_whitney(x: ArrayLike, labels: ArrayLike) -> Array:
     return p
 
 
+class FrequencyDifference(NamedTuple):
+    """Difference of two frequencies of each column, its 95 % interval, and its p-value."""
+
+    difference: Array
+    low: Array
+    high: Array
+    p: Array
+
+
+def compare_frequencies(active: ArrayLike, labels: ArrayLike) -> FrequencyDifference:
+    """Compare how often columns, `(rows, columns)`, are active with a label and without.
+
+    Source:
+        Newcombe (1998), method 10, for the interval; the p-value is of the pooled z test.
+    """
+    x, y = np.asarray(active, bool), np.asarray(labels, bool)
+    n, counts = (y.sum(), (~y).sum()), (x[y].sum(axis=0), x[~y].sum(axis=0))
+    a, b = (count / size for count, size in zip(counts, n, strict=True))
+    (low_a, high_a), (low_b, high_b) = (wilson(c, size) for c, size in zip(counts, n, strict=True))
+    pooled, difference = x.mean(axis=0), a - b
+    error = np.sqrt(pooled * (1.0 - pooled) * (1.0 / n[0] + 1.0 / n[1]))
+    z = np.divide(difference, error, out=np.zeros(len(error)), where=error > 0)
+    low = difference - np.hypot(a - low_a, high_b - b)
+    high = difference + np.hypot(high_a - a, b - low_b)
+    return FrequencyDifference(difference, low, high, 2.0 * ndtr(-np.abs(z)))
+
+
 def candidates(x: NDArray[Any], most: int = MAX_CANDIDATES) -> NDArray[np.int64]:
     """Columns of the largest sums of squares, in order of number, that 10 rows or more use."""
     energy = np.square(x, dtype=np.float64).sum(axis=0)
@@ -79,7 +112,7 @@ def candidates(x: NDArray[Any], most: int = MAX_CANDIDATES) -> NDArray[np.int64]
 
 def knockoffs(
     x: ArrayLike, y: ArrayLike, q: float = 0.1, draws: int = 31, seed: int = 0,
-    simulations: int = 200,
+    simulations: int = 200, statistic: Statistic = "l2",
 ) -> Knockoffs:  # fmt: skip
     """Choose columns that add to all others, at a false discovery rate of `q`.
 
@@ -95,6 +128,7 @@ def knockoffs(
         draws: Number of draws of knockoffs.
         seed: Seed of the draws.
         simulations: Number of simulated labels; 0 for no check.
+        statistic: Penalty of the probes.
 
     Source:
         Candès, Fan, Janson & Lv (2018) for model-X knockoffs; Ren & Barber (2024) for e-values.
@@ -108,15 +142,16 @@ def knockoffs(
     part = matrix[:, own].astype(np.float64)
     part = (part - part.mean(axis=0)) / part.std(axis=0)
     random, gaussian = np.random.default_rng(seed), gaussian_knockoffs(part)
+    weigh = partial(importance, statistic=statistic)
     w = np.array([
-        importance(part, gaussian.draw(part, random), labels[:, None], random)[:, 0]
+        weigh(part, gaussian.draw(part, random), labels[:, None], random)[:, 0]
         for _ in track(range(draws), "Drawing knockoffs", draws)
     ])  # fmt: skip
     e = np.mean([e_values(one, q / 2.0) for one in w], axis=0)
     chosen, notes = own[e_benjamini_hochberg(e, q)], []
     shares = np.array([np.nan])
     if simulations:
-        shares = _false_shares(part, labels, gaussian, q, simulations, random)
+        shares = _false_shares(part, labels, gaussian, q, simulations, random, weigh)
     fdr = float(shares.mean())
     valid = not fdr > q + 2.0 * shares.std() / np.sqrt(len(shares))
     if not valid:
@@ -152,19 +187,31 @@ def gaussian_knockoffs(x: Array) -> GaussianKnockoffs:
     return GaussianKnockoffs(s, identity - s * inverse, root)
 
 
-def importance(x: Array, copy: Array, labels: Mask, random: np.random.Generator) -> Array:
-    """`|β| - |β̃|` of ridge probes on columns and knockoffs, `(columns, labelings)`.
+def importance(
+    x: Array, copy: Array, labels: Mask, random: np.random.Generator, statistic: Statistic = "l2"
+) -> Array:
+    """`|β| - |β̃|` of logistic probes on columns and knockoffs, `(columns, labelings)`.
 
-    Each pair is swapped at random, so that its order tells nothing. The probes of all `labels`,
-    `(rows, labelings)`, share the bound of their curvature. `C` is one over the columns.
+    Each pair is swapped at random, so that its order tells nothing. The ridge probes of all
+    `labels`, `(rows, labelings)`, share the bound of their curvature, with `C` one over the
+    columns. The penalty of L1 probes is `PENALTY` of the least at which all weights are 0.
 
     Source:
         Böhning & Lindsay (1988) for the steps.
     """
     columns = x.shape[1]
     swap = random.random((1, columns)) < 0.5
-    both = np.hstack([np.where(swap, copy, x), np.where(swap, x, copy), np.ones((len(x), 1))])
-    c, ridge = 1.0 / columns, np.append(np.ones(2 * columns), 1e-9)
+    pairs = np.where(swap, copy, x), np.where(swap, x, copy)
+    if statistic == "l1":
+        w = l1_weights(np.hstack(pairs), labels, PENALTY)
+    else:
+        w = _ridge(np.hstack([*pairs, np.ones((len(x), 1))]), labels, 1.0 / columns)
+    difference: Array = np.abs(w[:columns]) - np.abs(w[columns:-1])
+    return np.asarray(np.where(swap.T, -difference, difference))
+
+
+def _ridge(both: Array, labels: Mask, c: float) -> Array:
+    ridge = np.append(np.ones(both.shape[1] - 1), 1e-9)
     factor = cho_factor(0.25 * c * both.T @ both + np.diag(ridge))
     w = np.zeros((len(ridge), labels.shape[1]))
     for _ in range(100):
@@ -172,8 +219,7 @@ def importance(x: Array, copy: Array, labels: Mask, random: np.random.Generator)
         w -= step
         if np.abs(step).max() < 1e-4 * np.abs(w).max():
             break
-    difference: Array = np.abs(w[:columns]) - np.abs(w[columns:-1])
-    return np.asarray(np.where(swap.T, -difference, difference))
+    return np.asarray(w)
 
 
 def threshold(w: Array, q: float) -> float:
@@ -202,17 +248,17 @@ def e_benjamini_hochberg(e: Array, q: float) -> Mask:
 
 def _false_shares(
     x: Array, labels: Mask, gaussian: GaussianKnockoffs, q: float, simulations: int,
-    random: np.random.Generator, draws: int = 8,
+    random: np.random.Generator, weigh: Callable[..., Array], draws: int = 8,
 ) -> Array:  # fmt: skip
     """Share of false ones among the chosen in simulated labels, with one draw for each share."""
-    score = importance(x, np.zeros_like(x), labels[:, None], random)[:, 0]
+    score = weigh(x, np.zeros_like(x), labels[:, None], random)[:, 0]
     true = np.argsort(-score, kind="stable")[:TRUE_LATENTS]
     rows = np.column_stack([x[:, true], np.ones(len(x))])
     fitted = rows @ next(logistic_path(rows, labels, [1.0], np.zeros(rows.shape[1])))
     isfalse, shares = ~np.isin(np.arange(x.shape[1]), true), list[float]()
     for some in np.array_split(np.arange(simulations), min(draws, simulations)):
         simulated = random.random((len(x), len(some))) < expit(fitted)[:, None]
-        for w in importance(x, gaussian.draw(x, random), simulated, random).T:
+        for w in weigh(x, gaussian.draw(x, random), simulated, random).T:
             hits = w >= threshold(w, q)
             shares.append((hits & isfalse).sum() / max(1, hits.sum()))
     return np.array(shares)

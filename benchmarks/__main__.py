@@ -35,6 +35,7 @@ ORDER = (
     "generalized_eigendecomposition",
     "pairwise_mutual_information",
     "matching",
+    "probing",
     "exports",
     "validity",
 )

@@ -18,11 +18,11 @@ from palinka.evaluation.representations import (
     Pooling,
     Representations,
     encoders_of,
-    find_tasks,
     random_dictionaries,
     read_tasks,
 )
 from palinka.evaluation.tasks import Task
+from palinka.evaluation.texts import find_tasks
 from palinka.evaluation.values import Array, Group, Measurement, Subject, Value, value_of
 
 SHUFFLED = "shuffled_labels"

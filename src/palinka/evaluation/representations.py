@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from palinka.autoencoders.linear import LinearAutoencoder
-from palinka.errors import InputError, track
-from palinka.evaluation import tasks as kinds
+from palinka.errors import track
 from palinka.evaluation.tasks import Task
 from palinka.evaluation.values import Dictionary, Subject
 from palinka.language_models.edits import latents_of
@@ -43,44 +42,6 @@ class Representations(NamedTuple):
     latents: dict[str, Matrix]
     tokens: Matrix
     length: NDArray[np.int64]
-
-
-def find_tasks(
-    subject: Subject, names: Sequence[str], items: int | None, seed: int
-) -> tuple[list[Task], list[Task], list[str]]:
-    """Tasks of texts and of tokens, and remarks."""
-    known = {"builtin": kinds.BUILT_IN, "controls": kinds.CONTROLS}
-    tokens, texts, notes = list[str](), list[Task](), list[str]()
-    for name in names:
-        start, _, rest = name.partition(":")
-        if start == "sae_probes":
-            for one in kinds.RECOMMENDED if rest == "recommended" else [rest]:
-                rows, source = kinds.read_sae_probes(one)
-                task, remarks = kinds.text_task(one, rows, items=items, seed=seed)
-                texts.append(task)
-                notes += [*remarks, f"{one}: texts from {source}" if source else ""]
-        elif start.endswith(".csv"):
-            rows = kinds.read_csv(start)
-            task, remarks = kinds.text_task(start, rows, rest or None, items, seed)
-            texts.append(task)
-            notes += remarks
-        else:
-            tokens += known.get(name, (name,))
-            if unknown := {*tokens} - {*kinds.BUILT_IN, *kinds.CONTROLS}:
-                hint = "give builtin, controls, a CSV file, sae_probes:NAME or one of "
-                built = ", ".join((*kinds.BUILT_IN, *kinds.CONTROLS))
-                raise InputError(f"tasks: {unknown.pop()} is not a task; {hint}{built}")
-    on_tokens = list[Task]()
-    if tokens:
-        if items is None:
-            raise InputError("tasks: this protocol takes texts; give CSV files or sae_probes:NAME")
-        tokenizer, contexts = subject.model.tokenizer, subject.contexts()
-        names = list(dict.fromkeys(tokens))
-        on_tokens, remarks = kinds.token_tasks(
-            names, contexts, tokenizer, subject.skip, items, seed
-        )
-        notes += remarks
-    return texts, on_tokens, [note for note in notes if note]
 
 
 def read_tasks(

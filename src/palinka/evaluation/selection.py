@@ -18,8 +18,9 @@ from palinka.analyses.stats.knockoffs import (
     mann_whitney,
 )
 from palinka.errors import track
-from palinka.evaluation.representations import Pooling, encoders_of, find_tasks, read_tasks
+from palinka.evaluation.representations import Pooling, encoders_of, read_tasks
 from palinka.evaluation.tasks import Task
+from palinka.evaluation.texts import find_tasks
 from palinka.evaluation.values import Array, Group, Subject, Value
 
 MIN_ROWS = 20  # of each label

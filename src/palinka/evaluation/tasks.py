@@ -1,16 +1,11 @@
-"""Probing tasks: by rules from the corpus, from CSV files, and those of sae-probes."""
+"""Probing tasks on tokens, with labels by rules on the text of the corpus."""
 
-import csv
 import hashlib
-import io
 import re
-import shutil
-import subprocess
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
-from importlib.util import find_spec
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +16,7 @@ from numpy.typing import NDArray
 
 from palinka.analyses.stats.bootstrap import MINIMUM_DOCUMENTS
 from palinka.data import Context
-from palinka.errors import InputError, did_you_mean, expanded
+from palinka.errors import InputError
 from palinka.language_models.token_text import token_texts
 
 if TYPE_CHECKING:
@@ -33,20 +28,7 @@ MAX_TOKENS = 250_000  # of the validation split, that are labelled
 FIRST_POSITION = 16
 PER_DOCUMENT = 4  # tokens of a document and class, where there are enough documents
 MIN_ITEMS = 400  # tokens of a class, without which a task is left out
-MIN_TEXTS = 100
-MAX_ROWS = 5000
 WORD = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)*")
-NEGATIONS = frozenset({"not", "never", "no", "nor"})
-HE, SHE = frozenset({"he", "him", "his", "himself"}), frozenset({"she", "her", "hers", "herself"})
-# Sets in which neither the length nor the last word of a text tells the label.
-RECOMMENDED = (
-    "5_hist_fig_ismale", "7_hist_fig_ispolitician", "26_headline_isfrontpage", "36_sciq_tf",
-    "44_phys_tf", "50_deon_isvalid", "51_just_is", "56_wikidatasex_or_gender",
-    "57_wikidatais_alive", "64_wikidata_occupation_isresearcher", "87_glue_cola", "90_glue_qnli",
-    "92_glue_sst2", "106_hate_hate", "110_aimade_humangpt3", "113_movie_sent",
-    "136_glue_mnli_entailment", "139_news_class_Politics", "140_news_class_Technology",
-    "148_twt_emotion_worry",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -88,46 +70,19 @@ class Segment:
     is_start: bool  # of the document
     pieces: list[str]
 
-    @cached_property
-    def text(self) -> str:
-        """The whole text."""
-        return "".join(self.pieces)
-
-    @cached_property
-    def ends(self) -> NDArray[np.int64]:
-        """Number of characters up to the end of each token."""
-        return np.cumsum([*map(len, self.pieces)], dtype=np.int64)
-
-    @cached_property
-    def starts(self) -> NDArray[np.int64]:
-        """Number of characters before each token."""
-        return np.append(0, self.ends[:-1])
-
-    @cached_property
-    def words(self) -> list[str]:
-        """The words, lower-cased."""
-        return [match[0].lower().replace("\u2019", "'") for match in WORD.finditer(self.text)]
-
-    @cached_property
-    def spans(self) -> NDArray[np.int64]:
-        """Start and end of each word, `(words, 2)`."""
-        spans = [match.span() for match in WORD.finditer(self.text)]
-        return np.array(spans, np.int64).reshape(-1, 2)
-
-    @cached_property
-    def next_word(self) -> NDArray[np.int64]:
-        """The first word that begins after each token."""
-        return np.searchsorted(self.spans[:, 0], self.ends)
-
-    @cached_property
-    def word(self) -> NDArray[np.int64]:
-        """The word that ends with each token and is whole in this segment; -1 for none."""
-        at = np.clip(self.next_word - 1, 0, None)
-        if not len(self.spans):
-            return np.full(len(self.pieces), -1)
-        ended = (self.spans[at, 1] == self.ends) & (self.next_word > 0)
-        ended &= np.arange(len(at)) < len(at) - 1  # the last one may go on
-        return np.where(ended & ((self.spans[at, 0] > 0) | self.is_start), at, -1)
+    def __post_init__(self) -> None:
+        self.text, found = "".join(self.pieces), [*WORD.finditer("".join(self.pieces))]
+        self.words = [match[0].lower().replace("\u2019", "'") for match in found]
+        self.spans = np.array([match.span() for match in found], np.int64).reshape(-1, 2)
+        # Characters up to the end of each token, and before it.
+        self.ends = np.cumsum([*map(len, self.pieces)], dtype=np.int64)
+        self.starts = np.append(0, self.ends[:-1])
+        # The first word after each token, and the one that ends with it and is whole here, or -1.
+        self.next_word = np.searchsorted(self.spans[:, 0], self.ends)
+        at, (start, end) = self.next_word - 1, np.append(self.spans, [[0, -1]], axis=0).T
+        whole = (end[at] == self.ends) & ((start[at] > 0) | self.is_start)
+        whole[-1:] = False  # the last one may go on
+        self.word = np.where(whole, at, -1)
 
     def of_words(self, rule: Callable[[int, str], int]) -> Labels:
         """Labels of the tokens that end a word, by the word."""
@@ -194,8 +149,8 @@ def _in_quotes(s: Segment, paragraph: str) -> Labels:
     return _among(inside[s.ends], known)
 
 
-def _negated(s: Segment) -> Labels:
-    marks = [word in NEGATIONS or word.endswith("n't") for word in s.words]
+def _negated(s: Segment, negations: Sequence[str]) -> Labels:
+    marks = [word in negations or word.endswith("n't") for word in s.words]
     ended = np.searchsorted(s.spans[:, 1], s.starts, side="right")
     return _among(s.before(marks, ended), (ended >= 5) | s.is_start)
 
@@ -227,7 +182,7 @@ def label_tokens(segments: Sequence[Segment]) -> dict[str, Labels]:
     by_word = {
         "plural": _sides(lists["plurals"].values(), lists["plurals"]),
         "past": _sides(lists["pasts"].values(), lists["pasts"]),
-        "gender": _sides(HE, SHE),
+        "gender": _sides(lists["he"], lists["she"]),
         "first_letter": first_letter,
         "long_word": long_word,
         "random_word": lambda _, word: _hash_bit(word),
@@ -240,7 +195,7 @@ def label_tokens(segments: Sequence[Segment]) -> dict[str, Labels]:
         "sentence_ends": _sentence_ends,
         "in_quotes": partial(_in_quotes, paragraph=paragraph),
         "repeated": repeated,
-        "negated": _negated,
+        "negated": partial(_negated, negations=lists["negations"]),
         "after_comma": _after_comma,
         **{name: partial(Segment.of_words, rule=rule) for name, rule in by_word.items()},
         "random_document": lambda s: np.full(len(s.pieces), bits[s.document], np.int8),
@@ -363,109 +318,3 @@ def token_tasks(
         task = Task(name, labels[name][rows] == 1, documents[rows], (), kept, where)
         tasks.append(replace(task, is_control=name in CONTROLS))
     return tasks, notes
-
-
-def text_task(
-    name: str, rows: Sequence[Mapping[str, str]], positive: str | None = None,
-    items: int | None = 2000, seed: int = 0,
-) -> tuple[Task, list[str]]:  # fmt: skip
-    """A task of texts from rows with `prompt` and `target`, and remarks.
-
-    Copies, up to case and white space, are removed, and texts whose copies have two labels, since
-    a copy in training gives its label away. Of the others at most `items` are drawn, stratified;
-    with None the first 5,000 rows are taken as they are.
-    """
-    if not rows or {"prompt", "target"} - rows[0].keys():
-        columns = ", ".join(rows[0]) if rows else "no rows"
-        raise InputError(f"tasks: {name} has the columns {columns}; expected prompt and target")
-    values = sorted({row["target"] for row in rows}, key=_in_order)
-    if len(values) != 2 and positive is None:
-        given = f"target has {len(values)} values ({', '.join(values[:5])})"
-        hint = f"name the positive one with {name}:{values[0]}"
-        raise InputError(f"tasks: {name}: {given}; {hint}")
-    if positive is not None and positive not in values:
-        hint = did_you_mean(positive, values)
-        raise InputError(f"tasks: {name}: target is never {positive!r}{hint}")
-    true = values[-1] if positive is None else positive
-    if items is None:
-        rows = rows[:MAX_ROWS]
-        all_labels = np.array([row["target"] == true for row in rows])
-        return Task(name, all_labels, np.arange(len(rows)), [row["prompt"] for row in rows]), []
-    seen: dict[str, set[bool]] = defaultdict(set)
-    first: dict[str, str] = {}
-    for row in rows:
-        text = " ".join(row["prompt"].lower().split())
-        seen[text].add(row["target"] == true)
-        first.setdefault(text, row["prompt"])
-    texts = [text for text, targets in seen.items() if len(targets) == 1 and text]
-    labels = np.array([True in seen[text] for text in texts], bool)
-    notes = []
-    if len(texts) < len(rows):
-        copies = f"{len(rows) - len(texts):,} of {len(rows):,} rows are copies"
-        notes.append(f"{name}: {copies}; {len(texts):,} texts are left")
-    for kind, count in (("positives", labels.sum()), ("negatives", (~labels).sum())):
-        if count < MIN_TEXTS:
-            needed = f"a task needs at least {MIN_TEXTS} of each class"
-            raise InputError(f"{name}: {count} {kind} after removing copies; {needed}")
-    random, share = np.random.default_rng(seed), min(1.0, items / len(texts))
-    sides = [random.permutation(np.flatnonzero(labels == side)) for side in (True, False)]
-    chosen = np.sort(np.concatenate([side[: round(share * len(side))] for side in sides]))
-    return Task(name, labels[chosen], chosen, [first[texts[at]] for at in chosen.tolist()]), notes
-
-
-def _in_order(value: str) -> tuple[float, str]:
-    try:
-        return float(value), ""
-    except ValueError:
-        return np.inf, value
-
-
-def read_csv(path: str) -> list[dict[str, str]]:
-    """Rows of a CSV file with a header."""
-    file = expanded(path)
-    if not file.is_file():
-        raise InputError(f"tasks: {file} does not exist; give a CSV file with prompt and target")
-    try:
-        return _rows(file.read_text("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise InputError(f"tasks: {file} is not UTF-8; save it as UTF-8") from error
-
-
-def _rows(text: str) -> list[dict[str, str]]:
-    csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))  # one for the whole process
-    return [*csv.DictReader(io.StringIO(text, newline=""), restval="")]
-
-
-def sae_probes_folder() -> Path:
-    """Data folder of the installed package sae-probes, which is not imported."""
-    package = find_spec("sae_probes")
-    for folder in (package and package.submodule_search_locations) or ():
-        return Path(folder) / "data"
-    remedy = "pip install sae-probes --no-deps, or leave sae_probes:… out"
-    raise InputError(f"tasks: sae_probes is not installed; {remedy}")
-
-
-def read_sae_probes(name: str) -> tuple[list[dict[str, str]], str]:
-    """Rows of a set of sae-probes, and the source that its list of sets names."""
-    folder = sae_probes_folder()
-    known = {file.name.removesuffix(".csv.zst"): file for file in folder.rglob("[0-9]*.csv.zst")}
-    if name not in known:
-        hint = did_you_mean(name, known)
-        raise InputError(f"tasks: {name} is not a set of sae-probes{hint}")
-    listed = _rows(_decompressed(folder / "probing_datasets_MASTER.csv.zst"))
-    source = [r["Source"] for r in listed if Path(r["Dataset save name"]).stem == name]
-    return _rows(_decompressed(known[name])), (source or [""])[0].strip()
-
-
-def _decompressed(file: Path) -> str:
-    """Text of a file compressed by Zstandard."""
-    if find_spec("zstandard"):
-        import zstandard
-
-        with zstandard.open(file, "rt", encoding="utf-8", newline="") as stream:
-            return str(stream.read())
-    if program := shutil.which("zstd"):
-        return subprocess.run(
-            [program, "-dcq", file], capture_output=True, check=True
-        ).stdout.decode()
-    raise InputError("tasks: sets of sae-probes need zstandard: pip install 'palinka[evaluation]'")

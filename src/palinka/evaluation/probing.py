@@ -258,5 +258,5 @@ def _summary(
         middle, spread = shuffled.mean(axis=0), 1.96 * shuffled.std(axis=0, ddof=1) / count**0.5
         band = (middle - spread, middle + spread)
     figures = draw(ks, curves, lines, band, title=f"Probes at {subject.site}")
-    figures |= forest(panels, name="probing_gaps")
+    figures |= forest(panels, name="probing_gaps", reference=0.0)
     return Group(measurements, values, arrays, figures, notes)

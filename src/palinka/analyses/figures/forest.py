@@ -37,11 +37,12 @@ class Row(NamedTuple):
 )
 def forest(
     panels: Mapping[str, Sequence[Row]], bands: Mapping[str, tuple[float, float]] | None = None,
-    name: str = "forest",
+    name: str = "forest", reference: float | None = None,
 ) -> dict[str, Figure]:  # fmt: skip
     """Draw `forest`: a panel for each metric, with the rows of all panels in one order.
 
-    `bands` are intervals of controls, by metric. Of many rows the first are drawn.
+    `bands` are intervals of controls, by metric; a line is drawn at `reference`. Of many rows the
+    first are drawn.
     """
     if not panels:  # groups of metrics may have values by task or k alone
         return {}
@@ -49,6 +50,7 @@ def forest(
     size = (PANEL, 0.62 + ROW * len(names))
     figure, axes = style.small_multiples(len(panels), COLUMNS, size, (LEFT, 0.0), sharey=True)
     for panel, (metric, rows) in zip(axes, panels.items(), strict=True):
+        style.mark(panel, x=reference)
         if bands and metric in bands:
             panel.axvspan(*bands[metric], color=style.MUTED, alpha=0.25, lw=0)
         for row in rows:

@@ -16,7 +16,7 @@ MAX_STEPS = 200
 # Columns from which a BLAS product pays, where rows are not sparse.
 LARGE = 4
 # Relative change of the curvature of the rows up to which a Hessian is used again.
-STALE = 0.1
+STALE = 0.2
 
 
 def logistic_path(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import itemgetter
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -171,7 +172,7 @@ def run(
     values = {}
     for name in functions:
         unchanged, effect = ends[base][name], effects[name] / draws[:, None]
-        rounding = rounding_of(name, unchanged, sources.logits[base])
+        rounding = _rounding_of(name, unchanged, sources.logits[base])
         values[name] = unchanged + np.where(np.abs(effect) <= rounding, 0.0, effect)
 
     split = len(pairs) // times, times
@@ -184,7 +185,7 @@ def run(
     return Outcomes(means(ends["clean"]), means(ends["corrupted"]), means(values), possible)
 
 
-def rounding_of(metric: str, unchanged: Floats, logits: Tensor) -> Floats:
+def _rounding_of(metric: str, unchanged: Floats, logits: Tensor) -> Floats:
     """Largest effect, `(prompts,)`, that the rounding of the logits of the base may make."""
     eps = torch.finfo(torch.promote_types(logits.dtype, torch.float32)).eps
     rounding: Floats = 16 * eps * logits.abs().amax(1).double().cpu().numpy()
@@ -279,7 +280,9 @@ class _Sweep:
         self.repeats = np.concatenate([np.zeros_like(own), rows.repeat])
         self.origin = np.concatenate([np.arange(len(own)), np.searchsorted(own, rows.prompt)])
         self.local = np.searchsorted(base.members, self.prompts)
-        self.changed = np.zeros(len(cells), bool)
+        self.changed, layers = np.zeros(len(cells), bool), lm.spec.sites.layers
+        # The residual stream before each block and before the final norm.
+        self.streams = [*(f"hidden.{i}" for i in range(layers)), f"blocks.{layers - 1}.resid"]
         self.batches = self._batches(cells)
 
     def _batches(self, cells: Sequence[Sequence[Edit]]) -> dict[str, list[_Batch]]:
@@ -363,17 +366,19 @@ class _Sweep:
                 z = sites.taps[site + "attn.z"]
                 attention = replace(z, module=z.module.rpartition(".")[0])
                 if counts[0] < counts[2]:
-                    act(attention, partial(_shrink, counts[0], 0))
+                    act(attention, itemgetter(slice(counts[0])))
                 if counts[0] < counts[2] or last:
                     act(z, partial(self._grow, counts[2], last))
                 if counts[1] < counts[2] or last:
-                    act(sites.taps[site + "mlp.in"], partial(_shrink, counts[1], last))
+                    begun = slice(counts[1]), slice(last, None)
+                    act(sites.taps[site + "mlp.in"], itemgetter(begun))
                 if counts[1] < counts[2]:
                     act(sites.taps[site + "mlp.post"], partial(self._grow, counts[2], 0))
             stack.enter_context(acting_on_patterns(self.lm, batches, self._edit_pattern))
-            entered = {self._stream(block) for block in range(layers + 1)}
+            entered = {*self.streams}
             # The stream first: an MLP that is given the stream itself may be given something else.
-            for site in sorted(batches.keys() - entered - {"embed"}, key=_after_the_stream):
+            inside = sorted(batches.keys() - entered - {"embed"})
+            for site in sorted(inside, key=lambda name: not name.endswith("resid_mid")):
                 if not sites.attention(site):
                     act(sites.tap(site), partial(self._edit, site))
             cache = None
@@ -398,7 +403,7 @@ class _Sweep:
 
     def _enter(self, block: int, first: bool, whole: Tensor) -> Tensor:
         """Supply the rows of a block, or of the final norm, and edit them."""
-        site, count = self._stream(block), self._count(3 * block + 2)
+        site, count = self.streams[block], self._count(3 * block + 2)
         if first:
             states = self.base.states[self.local[:count], self.start :]
             if self.embedded is not None:
@@ -409,11 +414,6 @@ class _Sweep:
             self._apply(batch, states)
         self.given = states
         return states
-
-    def _stream(self, block: int) -> str:
-        """Name of the residual stream before a block, or before the final norm."""
-        layers = self.lm.spec.sites.layers
-        return f"hidden.{block}" if block < layers else f"blocks.{layers - 1}.resid"
 
     def _grow(self, count: int, last: int, whole: Tensor) -> Tensor:
         """Append rows that begin here, and keep the tokens from `last` on."""
@@ -491,12 +491,3 @@ class _Sweep:
             times = self.sources.draws
             moved = (new - old)[torch.as_tensor(last)] / times
             self.watch(batch.edit.site, cells, prompts // times, moved)
-
-
-def _shrink(count: int, last: int, whole: Tensor) -> Tensor:
-    """Leave out the rows that begin later, and the tokens before `last`."""
-    return whole[:count, last:]
-
-
-def _after_the_stream(site: str) -> tuple[bool, str]:
-    return not site.endswith("resid_mid"), site

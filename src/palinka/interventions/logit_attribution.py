@@ -12,7 +12,6 @@ from palinka.interventions.directions import latents_and_slope
 from palinka.interventions.lens import TargetTokens, frozen_direction, through_norm
 from palinka.interventions.study import Measured, Study
 from palinka.language_models import LanguageModel
-from palinka.language_models.edits import EncodesAndDecodes
 from palinka.language_models.sites import input_rows
 
 INSIDE = re.compile(r"(blocks\.\d+\.(?:attn|mlp)\.)(z|post|out)")
@@ -48,8 +47,10 @@ def logit_attribution(study: Study, *, units: bool = False) -> Iterator[Measured
         found["resid"] = torch.stack([by_site[site] + constant for site in sites])
         found["constant"] = constant
         for site in chosen:
-            at = functional_at(model, site, functional, acts)
-            found[IN_SITE + site] = _of_units(acts[site], at, study.dictionary(site))
+            own, slope = acts[site], functional_at(model, site, functional, acts)
+            if (dictionary := study.dictionary(site)) is not None:
+                own, slope = latents_and_slope(dictionary, own, slope)
+            found[IN_SITE + site] = (own * slope).T
         for name, values in found.items():
             parts.setdefault(name, []).append(values)
     whole = {n: torch.cat(each, -1).double().cpu().numpy() for n, each in parts.items()}
@@ -64,11 +65,11 @@ def logit_attribution(study: Study, *, units: bool = False) -> Iterator[Measured
     context = {"target": alone if targets.wrong is None else "logit difference"}
     yield Measured("", {"contributions": kept, **shared}, context)
     for site in chosen:
-        kind, own = "latent" if site in study.dictionaries else "unit", whole[IN_SITE + site]
-        acting = np.flatnonzero(own.any(axis=1))
+        kind, each = "latent" if site in study.dictionaries else "unit", whole[IN_SITE + site]
+        acting = np.flatnonzero(each.any(axis=1))
         axes = {f"{kind}s": {kind: acting.tolist()}}
         yield Measured(
-            site, {"contributions": {f"{kind}s": own[acting]}, "axes": axes, **shared}, context
+            site, {"contributions": {f"{kind}s": each[acting]}, "axes": axes, **shared}, context
         )
 
 
@@ -110,11 +111,3 @@ def _of_heads(
         bias = getattr(projection, "bias", None)
         biases.append(out.new_zeros(len(out)) if bias is None else out @ bias.to(out))
     return {"heads": torch.stack(heads), "attn.bias": torch.stack(biases)}
-
-
-def _of_units(acts: Tensor, functional: Tensor, dictionary: EncodesAndDecodes | None) -> Tensor:
-    """Contributions of the units of a site, or of a dictionary's latents, `(units, rows)`."""
-    if dictionary is None:
-        return (acts * functional).T
-    latents, slope = latents_and_slope(dictionary, acts, functional)
-    return (latents * slope).T

@@ -12,9 +12,7 @@ import torch
 from torch import Tensor
 
 from palinka.errors import InputError
-from palinka.interventions.engine import Outcomes, rounding_of, run
-from palinka.interventions.lens import unembed
-from palinka.interventions.metrics import Targets, find_metrics
+from palinka.interventions.engine import Outcomes, run
 from palinka.interventions.pairs import BASES, Direction, Pairs
 from palinka.interventions.plan import Cell, Intervention, Patch
 from palinka.interventions.sources import same_length
@@ -109,58 +107,42 @@ def path_outcomes(
     Source:
         Wang et al. (2022), appendix B, for `through` `mlps`; Goldowsky-Dill et al. (2023).
     """
-    senders, functions = senders_of(lm), find_metrics(metrics)
+    senders = senders_of(lm)
     pairs.check_texts()
     if lm.spec.sites.taps["blocks.0.attn.write"] != lm.spec.sites.taps["blocks.0.attn.out"]:
         fault = f"{lm.spec.sites.family} norms the sum of what heads write to the stream"
         raise InputError(f"{fault}; choose a model without such norms")
-    readers = [[_reader(lm, name) for name in group if name != LOGITS] for group in receivers]
+    readers = [[_reader(lm, name) for name in group] for group in receivers]
     if any(LOGITS in group and len(group) > 1 for group in receivers):
         raise InputError(
             "the logits cannot be patched together with other receivers; list them alone"
         )
-    sites = {site for group in readers for site, _ in group}
-    final = f"blocks.{lm.spec.sites.layers - 1}.resid"
-    columns = [r for r, group in enumerate(receivers) if LOGITS in group]
+    (final, _), sites = _reader(lm, LOGITS), {site for group in readers for site, _ in group}
+    # Heads and MLPs themselves need no run to be seen by the logits.
+    direct = final in sites and through == "stream"
     prompts = {"clean": pairs.clean, "corrupted": pairs.corrupted}
     order = ("corrupted", "clean") if base == "corrupted" else ("clean", "corrupted")
     starts = np.cumsum([0, *map(len, pairs.clean)])
     ends = run(lm, pairs, [], base=base, metrics=metrics)
     shape = len(senders), len(receivers), len(pairs)
-    values = {name: np.broadcast_to(x, shape).copy() for name, x in getattr(ends, base).items()}
+    values = {n: np.broadcast_to(getattr(ends, base)[n], shape).copy() for n in metrics}
     for first in range(0, len(senders), BATCH):
         some, states = senders[first : first + BATCH], dict[tuple[str, str], Tensor]()
         for members in same_length(pairs.clean, BATCH):
             ids = [
                 torch.tensor([prompts[of][i] for i in members], device=lm.device) for of in order
             ]
-            whole = {final} if columns and through == "mlps" else set()
-            arrived = _arriving(lm, ids[0], ids[1], some, sites | whole, through)
+            own = sites - {final} if direct else sites
+            arrived = _arriving(lm, ids[0], ids[1], some, own, through)
+            if direct:
+                written = [sender.replace("attn.z", "attn.result") for sender in some]
+                here, there = (lm.read(each, [*written, final]) for each in ids)
+                arrived[final] = [here[final] + (there[w] - here[w]) for w in written]
             index = starts[members][:, None] + np.arange(ids[0].shape[1])
             for site, sender in product(sites, some):
                 rows = arrived[site][some.index(sender)]
                 empty = rows.new_zeros(starts[-1], rows.shape[-1])
                 states.setdefault((sender, site), empty)[index] = rows
-            if not columns:
-                continue
-            # Heads and MLPs themselves need no run to be seen by the logits.
-            direct = [s.replace("attn.z", "attn.result") for s in some if not whole]
-            read = [lm.read(each, [*direct, final]) for each in ids]
-            here, there = (found[final][:, -1] for found in read)
-            written = [(read[1][site] - read[0][site])[:, -1] for site in direct]
-            moved = [here + w for w in written] if direct else [x[:, -1] for x in arrived[final]]
-            answers, wrong = ([given[i] for i in members] for given in (pairs.answers, pairs.wrong))
-            targets = Targets.of(answers, wrong, unembed(lm, here if base == "clean" else there))
-            start = unembed(lm, here)
-            before = {name: function(start, targets) for name, function in functions.items()}
-            for row, state in enumerate(moved):
-                logits = unembed(lm, state)
-                for name, function in functions.items():
-                    unchanged = before[name].cpu().numpy()
-                    effect = (function(logits, targets) - before[name]).cpu().numpy()
-                    effect[np.abs(effect) <= rounding_of(name, unchanged, start)] = 0.0
-                    for column in columns:
-                        values[name][first + row, column, members] += effect
         plan: dict[tuple[int, int], Cell] = {}
         for (row, sender), (r, group) in product(enumerate(some, first), enumerate(readers)):
             cell = [Intervention(n, Patch(sender)) for _, n in group if _reaches(lm, sender, n)]
@@ -170,13 +152,15 @@ def path_outcomes(
             given: Any = {"base": base, "metrics": metrics, "states": states}
             found = run(lm, pairs, [*plan.values()], **given)
             at = tuple(np.array([*plan]).T)
-            for name in functions:
+            for name in metrics:
                 values[name][at] += found.values[name] - getattr(found, base)[name]
     return Outcomes(ends.clean, ends.corrupted, values, np.ones(shape, bool))
 
 
 def _reader(lm: LanguageModel, receiver: str) -> tuple[str, str]:
     """The site of all heads that a receiver is a part of, and its full name."""
+    if receiver == LOGITS:
+        return (f"blocks.{lm.spec.sites.layers - 1}.resid",) * 2
     name = lm.spec.sites.resolve(receiver)
     if (match := _RECEIVER.fullmatch(name)) is None:
         others = "blocks.{i}.attn.q, .k or .v, of one head too, or blocks.{i}.mlp.in"
@@ -189,7 +173,7 @@ def _reaches(lm: LanguageModel, sender: str, receiver: str) -> bool:
     mid = "blocks.0.resid_mid" in lm.spec.sites.taps  # the MLP reads what the block's heads write
     (_, i, *_), (_, j, *_) = sender.split("."), receiver.split(".")
     same = mid and "attn.z" in sender and receiver.endswith("mlp.in")
-    return sender == EMBEDDINGS or int(i) < int(j) + same
+    return sender == EMBEDDINGS or receiver.endswith(".resid") or int(i) < int(j) + same
 
 
 def _arriving(

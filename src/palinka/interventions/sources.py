@@ -41,7 +41,6 @@ _PART = {
 }  # fmt: skip
 _SITE = re.compile(r"(?:hidden|blocks)\.(\d+)(?:\.(.+?))?(?:\.(\d+))?")
 BATCH = 64  # prompts that run together
-RUNS = ("clean", "corrupted")
 
 
 class Edit(NamedTuple):
@@ -171,7 +170,7 @@ class Sources:
                 self._keep("reference", site, members, states)
         begin = {"start": self._lm.spec.sites.given_to(first)}
         sites = {site for run, site in wanted if run}
-        runs = [run for run in RUNS if run in self.ids]
+        runs = [run for run in ("clean", "corrupted") if run in self.ids]
         bases = []
         for members in same_length(self.ids["clean"], BATCH):
             rows = torch.cat([self._rows(run, members) for run in runs])

@@ -322,12 +322,8 @@ class _Sweep:
         """Outcomes of all rows, base rows first."""
         device = self.lm.device
         if targets is None:
-            texts = [
-                Text(*each)
-                for each in zip(
-                    self.base.ids[self.local], self.logits(None), self.final, strict=True
-                )
-            ]
+            logits = self.logits(None)  # and the final states
+            texts = list(map(Text, self.base.ids[self.local], logits, self.final))
             both = [(text, texts[i]) for text, i in zip(texts, self.origin, strict=True)]
             found = {n: torch.stack([f(*each) for each in both]) for n, f in functions.items()}
         else:

@@ -109,11 +109,11 @@ def acting_on_patterns(
     lm: LanguageModel, sites: Iterable[str], act: Callable[[str, Tensor], Tensor | None]
 ) -> AbstractContextManager[None]:
     """Call a function with each of the sites that is one of patterns, and its pattern."""
-    found = [(site, lm.spec.sites.attention(site)) for site in sites]
+    every, model = lm.spec.sites, lm.model
     taps = [
-        (attention_module(lm.model, lm.spec.sites, place[0]), place[1], partial(act, site))
-        for site, place in found
-        if place
+        (attention_module(model, every, place[0]), place[1], partial(act, site))
+        for site in sites
+        if (place := every.attention(site))
     ]
     return attending(lm.model, taps) if taps else nullcontext()
 
@@ -345,21 +345,16 @@ class Sources:
         places = None if pooled else self.places(edit.place, run)
         found = {}
         for label in dict.fromkeys(labels):
-            everything = value.over == "stimuli"
-            members = [i for i in range(len(self.ids[run])) if everything or labels[i] == label]
+            every = range(len(self.ids[run]))
+            members = [i for i in every if value.over == "stimuli" or labels[i] == label]
             if len(members) == 1 and not pooled:
                 name = type(value).__name__.lower()
                 raise InputError(f"{name} over a reference of 1 prompt; give at least 2")
-            length = self.lengths[run]
-            index = [
-                self._starts[run][i]
-                + (
-                    np.arange(min(value.skip, length[i] - 1), length[i])
-                    if places is None
-                    else places[[i]]
-                )
-                for i in members
-            ]
+            index = []
+            for i in members:
+                n = self.lengths[run][i]
+                own = np.arange(min(value.skip, n - 1), n) if places is None else places[[i]]
+                index.append(self._starts[run][i] + own)
             vectors = self._vectors(edit, run, np.concatenate(index))
             units = slice(None) if edit.units is None else list(edit.units)
             found[label] = value.summary(vectors[:, units])

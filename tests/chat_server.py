@@ -18,6 +18,12 @@ def by_the_rule(system: str, user: str) -> str:
         most = max(sorted({*marked, "it"}), key=marked.count)
         return f"They share it.\n[EXPLANATION]: has {most}"
     about, *passages = user.split("\n")
+    if not about.startswith("Description"):  # the first that lacks the pair that most have
+        found = [re.findall("<<(.*?)>>", passage) for passage in (about, *passages)]
+        pairs = [{int(w) // 2 for w in re.findall(r"w(\d+)", " ".join(own))} for own in found]
+        most = max({0}.union(*pairs), key=lambda pair: sum(pair in own for own in pairs))
+        lacking = [most not in own for own in pairs]
+        return json.dumps([int(i == lacking.index(max(lacking))) for i in range(len(pairs))])
     words = re.findall(r"w\w+", about.removeprefix("Description: has"))
     found = [re.findall(r"<<(.*?)>>", p) if "<<" in p else [p.partition(": ")[2]] for p in passages]
     fits = [any(re.search(rf"\b{w}\b", " ".join(p)) for w in words) for p in found]

@@ -33,7 +33,7 @@ def test_latents_are_explained_and_an_atlas_shows_it(
         assert main([*given, "--dry_run", "--price_in=2"]) == 0
         assert server.requests == []
         out = capsys.readouterr().out
-        assert f"3 latents, <b>rule at {server.url[7:-3]}: at most 243 requests, about" in out
+        assert f"3 latents, <b>rule at {server.url[7:-3]}: at most 273 requests, about" in out
         assert "cost about 0." in out
         answer, server.answer = server.answer, lambda *_: "no"
         assert main(given) == 1
@@ -44,7 +44,7 @@ def test_latents_are_explained_and_an_atlas_shows_it(
         sent = len(server.requests)
         assert main([*given, "--seed=1"]) == 0
         assert len(server.requests) == sent
-    assert "detection - tokens" in capsys.readouterr().out
+    assert "intruder - mixed" in capsys.readouterr().out
     record = json.loads((output / "explanations.json").read_text())
     assert (len(record["latents"]), record["latent_dim"]) == (3, 256)
     assert not any(KEY.encode() in file.read_bytes() for file in output.rglob("*.json"))
@@ -56,6 +56,7 @@ def test_latents_are_explained_and_an_atlas_shows_it(
         assert labels[int(latent)] == one["text"]
     overview = (workspace / "atlas/data/overview.js").read_text()
     assert '"explanations/detection"' in overview
+    assert '"explanations/intruder"' in overview
     text = "".join(path.read_text() for path in (workspace / "atlas/data").glob("latents-*.js"))
     assert r'"model":"\u003cb>rule"' in text
     (output / "explanations.json").write_text(json.dumps({**record, "sha256": "0"}))

@@ -8,20 +8,22 @@ import numpy as np
 import pytest
 from scipy.sparse import csc_array
 
-from chat_server import KEY, serving
+from chat_server import KEY, by_the_rule, serving
 from palinka.errors import InputError
 from palinka.evaluation import endpoint as client
 from palinka.evaluation.endpoint import Endpoint
 from palinka.evaluation.explain import (
     Item,
-    bootstrap_mean,
     estimate,
     explain,
     make_items,
+    mean_score,
     missing_share,
     over_latents,
     parse,
+    puzzles,
     score,
+    score_puzzles,
     write_passage,
 )
 from palinka.evaluation.windows import LENGTH, Activity, choose_latents
@@ -142,16 +144,65 @@ def test_a_score_is_its_definition() -> None:
     assert math.isnan(silent["value"])
 
 
-def test_resampled_means_vary_as_stratified_ones() -> None:
+def test_the_variance_of_a_mean_is_within_deciles_of_density() -> None:
     random = np.random.default_rng(0)
     density = random.random(60)
     values = density + 0.1 * random.standard_normal(60)
-    mean, draws, n = bootstrap_mean(np.append(values, math.nan), np.append(density, 0.5))
+    found = mean_score(np.append(values, math.nan), np.append(density, 0.5))
     strata = np.array_split(values[np.argsort(density)], 10)
-    variance = sum(len(x) * np.var(x, ddof=1) for x in strata) / 60**2
-    assert (n, mean) == (60, pytest.approx(values.mean()))
-    assert draws.std() == pytest.approx(variance**0.5, rel=0.08)
-    assert np.isnan(bootstrap_mean(values[:7], density[:7])[1]).all()
+    variance, freedom = found.errors["latents"]
+    assert (found.n, found.value) == ({"latents": 60}, pytest.approx(values.mean()))
+    assert variance == pytest.approx(sum(6 * np.var(x, ddof=1) for x in strata) / 60**2)
+    assert 20 < freedom < 60
+    assert math.isnan(mean_score(values[:7], density[:7]).half_width())
+    assert mean_score(np.ones(8), density[:8]).half_width() == pytest.approx(0.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("latents", [8, 20, 50, 200])
+@pytest.mark.parametrize(("slope", "spread"), [(0.0, 0.0), (-0.3, 0.1)])
+def test_intervals_of_means_cover(latents: int, slope: float, spread: float) -> None:
+    """Latents are drawn evenly by density, on which mean and spread of scores depend."""
+    random, covered, runs = np.random.default_rng(latents), 0, 2000
+    for _ in range(runs):
+        density = (np.arange(latents) + random.random()) / latents
+        noise = (0.05 + spread * density) * random.uniform(-2, 2, latents)
+        low, high = mean_score(0.8 + slope * density + noise, density).interval()
+        covered += low <= 0.8 + slope / 2 <= high
+    assert 0.93 <= covered / runs <= 0.98
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("active", "silent"), [(0.9, 0.7), (0.5, 0.5), (0.98, 0.9)])
+def test_intervals_of_latents_cover(active: float, silent: float) -> None:
+    random, covered, runs = np.random.default_rng(0), 0, 2000
+    kinds, nothing = np.repeat(["active", "hard"], 50), np.full(100, math.nan)
+    for _ in range(runs):
+        said = random.random(100) < np.repeat([active, 1 - silent], 50)
+        found = score(kinds, said.astype(float), nothing)
+        covered += found["low"] <= (active + silent) / 2 <= found["high"]
+    assert 0.93 <= covered / runs <= 0.98
+
+
+def test_a_puzzle_is_solved_by_pointing_at_the_foreign_passage_alone(items: list[Item]) -> None:
+    nan = [math.nan] * 5
+    answers = np.array([0, 0, 1, 0, 0, *nan, 1, 0, 0, 0, 0, 1, 1, 0, 0, 0])
+    found = score_puzzles(np.array([2, 0, 0, 0]), answers)
+    assert found == pytest.approx(
+        {"value": 2 / 3, "n": 3, "missing": 1, "strict": 2 / 4, "low": 0.2077, "high": 0.9385},
+        abs=1e-4,
+    )
+    assert math.isnan(score_puzzles(np.zeros(1, int), np.array(nan))["value"])
+    for item in items:
+        passages = puzzles(item, [item] * 4)
+        known = dict(zip(item.marked, item.kinds, strict=True))
+        for band, place in enumerate(item.places):
+            five = [known[passage] for passage in passages[5 * band : 5 * band + 5]]
+            assert five.pop(place) != "active"
+            assert five == ["active"] * 4
+    mixed = puzzles(items[0], items[1:5])
+    assert mixed[items[0].places[0]] == items[0].foreign[0]
+    assert items[1].bands[0][0] in mixed[:5]
 
 
 def test_a_run_scores_exactly_through_faults_and_a_second_sends_nothing(
@@ -162,9 +213,9 @@ def test_a_run_scores_exactly_through_faults_and_a_second_sends_nothing(
         asked = Endpoint(server.url, "rule", tmp_path, KEY, (1.0, 2.0), max_tokens=99)
         found = explain(items, asked, seed=0)
         assert server.keys == {f"Bearer {KEY}"}
-        assert len(server.requests) == estimate(items)[0] == 8 * 81
+        assert len(server.requests) == estimate(items)[0] == 8 * 101
         assert server.requests[0].keys() == {"model", "messages", "max_tokens"}
-        assert asked.spent == pytest.approx(8 * 81 * (100 * 1.0 + 10 * 2.0) / 1e6)
+        assert asked.spent == pytest.approx(8 * 101 * (100 * 1.0 + 10 * 2.0) / 1e6)
         server.requests.clear()
         again = Endpoint(server.url, "rule", tmp_path, "", (1.0, 2.0), budget=0.0, max_tokens=99)
         assert explain(items, again, seed=0) == found
@@ -184,6 +235,13 @@ def test_a_run_scores_exactly_through_faults_and_a_second_sends_nothing(
         assert set(fits) - {names[item.latent]}
         assert same(own["detection"], item, holds(item.plain, word))
         assert same(own["fuzzing"], item, holds(marked, word))
+        at = items.index(item)
+        others = [items[(at + i) % 8] for i in range(1, 5)]
+        for given, sources in ((own["intruder"], [item] * 4), (own["controls"]["mixed"], others)):
+            passages = puzzles(item, sources)
+            said = [by_the_rule("", "\n".join(passages[i : i + 5])) for i in range(0, 50, 5)]
+            right = [json.loads(s).index(1) == p for s, p in zip(said, item.places, strict=True)]
+            assert given["value"] == given["strict"] == np.mean(right)
         main = re.findall(r"w\d+", item.words)
         assert {f"w{2 * item.latent}", f"w{2 * item.latent + 1}"} == set(main)
         assert same(own["controls"]["tokens"], item, holds(item.plain, *main))
@@ -193,10 +251,11 @@ def test_a_run_scores_exactly_through_faults_and_a_second_sends_nothing(
     assert values["detection"].value == pytest.approx(np.mean(of))
     assert values["detection - tokens"].value == pytest.approx(np.mean(less))
     assert values["detection - control"].value == 0.0
+    assert values["intruder - mixed"].low > 0.1
     assert values["detection"].low < values["detection"].value < values["detection"].high
     assert missing_share(found) == 0.0
     files = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(files) == 8 * 81
+    assert len(files) == 8 * 101
     assert not any(KEY.encode() in content for content in files)
 
 

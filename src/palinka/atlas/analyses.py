@@ -17,6 +17,7 @@ from palinka.atlas.effects import head_scores, latent_effects
 from palinka.errors import InputError
 
 _MAX_ROWS = 200
+_SCORES = ("detection", "fuzzing", "intruder")  # of explanations
 EVALUATION = "evaluation"
 # Settings without folders of this machine.
 _SETTINGS = ("analysis", "language_model", "revision", "sites", "site", "units", "autoencoder",
@@ -133,11 +134,11 @@ def read_explanations(path: Path, latents: int, site: str, checksum: str = "") -
     if given != (latents, site, checksum or given[2]):
         fault = f"{path} explains another dictionary, of {given[0]} latents of {given[1]}"
         raise InputError(f"{fault}; explain this one, of {latents} of {site}")
-    columns = {name: np.full(latents, np.nan) for name in ("detection", "fuzzing", "tokens")}
+    columns = {name: np.full(latents, np.nan) for name in (*_SCORES, "tokens")}
     explanations, numbers = {}, ("value", "low", "high", "n")
     for latent, one in about:
         if one["text"]:
-            scores = {n: one[n] for n in ("detection", "fuzzing")} | one["controls"]
+            scores = {n: one[n] for n in _SCORES} | one["controls"]
             for name in columns.keys() & scores.keys():
                 columns[name][int(latent)] = scores[name]["value"]  # NaN for None
             rows = [[name, *(score[n] for n in numbers)] for name, score in scores.items()]

@@ -2,14 +2,14 @@
 
 Source:
     Paulo, Mallen, Juang & Belrose (2024), Automatically interpreting millions of features in large
-    language models, for detection and fuzzing. The prompts are palinka's own.
+    language models, for detection, fuzzing and intruders. The prompts are palinka's own.
 """
 
 import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -17,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palinka.analyses.figures.text_heatmap import display_tokens
+from palinka.analyses.stats.comparison import Estimate, Variance
 from palinka.analyses.stats.dictionaries import wilson
 from palinka.analyses.stats.latents import auc_of_ranks, column_ranks
 from palinka.errors import InputError, escape_control_chars
 from palinka.evaluation.endpoint import BYTES_PER_TOKEN, BudgetReached, Endpoint
 from palinka.evaluation.values import Value
-from palinka.evaluation.windows import LENGTH, Activity, Windows, choose_latents
+from palinka.evaluation.windows import LENGTH, TESTED, Activity, Windows, choose_latents
 
 Array = NDArray[np.float64]
 PASSAGES = (
@@ -37,22 +38,29 @@ EXPLAINER = (
     "one sentence by which a stranger could pick such places out, as narrowly as the passages "
     "allow, without quoting passages. End with a line\n[EXPLANATION]: your sentence"
 )
+LIST = "Answer with a JSON list of as many numbers as there are passages, 1 for {} and 0 for {}, "
+YES_OR_NO = f"{PASSAGES} {LIST.format('yes', 'no')}and no other word."
 DETECTION = (
     "One unit inside a neural network responds to what the description says. Decide for every "
-    f"numbered passage whether the unit responds anywhere in it. {PASSAGES} Answer with a JSON "
-    "list of as many numbers as there are passages, 1 for yes and 0 for no, and no other word."
+    f"numbered passage whether the unit responds anywhere in it. {YES_OR_NO}"
 )
 FUZZING = (
     "One unit inside a neural network responds to what the description says. In every numbered "
     "passage some tokens are marked << like this >>. Decide whether they are those that the unit "
-    f"responds to. {PASSAGES} Answer with a JSON list of as many numbers as there are passages, "
-    "1 for yes and 0 for no, and no other word."
+    f"responds to. {YES_OR_NO}"
 )
-PROMPT_SHA256 = hashlib.sha256("\n".join([EXPLAINER, DETECTION, FUZZING]).encode()).hexdigest()
+INTRUDER = (
+    "In every numbered passage some tokens are marked << like this >>. In all passages but one, "
+    "they are those that one unit inside a neural network responds to. Find the one that does not "
+    f"belong. {PASSAGES} {LIST.format('that one', 'the others')}and no other word."
+)
+PROMPTS = "\n".join([EXPLAINER, DETECTION, FUZZING, INTRUDER])
+PROMPT_SHA256 = hashlib.sha256(PROMPTS.encode()).hexdigest()
 AT_A_TIME, MAX_CHARACTERS, MARKED, STRENGTHS, WORDS = 5, 512, 0.3, 10, 10
-WRITTEN = {EXPLAINER: 120, DETECTION: 20, FUZZING: 20}  # tokens of an answer, about
-MAX_MISSING, MINIMUM_LATENTS, DRAWS = 0.2, 8, 1000
-CONTROLS = ("shuffled", "tokens")
+ANSWER = 20  # tokens of a list, about; an explanation has 120
+MAX_MISSING, MINIMUM_LATENTS = 0.2, 8
+SCORES = ("detection", "fuzzing", "intruder")
+CONTROLS = {"shuffled": "detection", "tokens": "detection", "mixed": "intruder"}
 HEADER = re.compile(r"\[EXPLANATION\]:", re.IGNORECASE)
 Record = Mapping[str, Any]
 
@@ -67,6 +75,9 @@ class Item(NamedTuple):
     kinds: NDArray[np.str_]  # of each passage of the test: `active`, `hard` or `random`
     plain: list[str]  # passages of the test
     marked: list[str]  # the same with marks; random ones where the latent is silent
+    bands: list[list[str]]  # four marked passages of each quantile
+    foreign: list[str]  # a silent one to go with them
+    places: NDArray[np.int64]  # its place among the five
 
 
 def write_passage(pieces: Sequence[str], marks: Sequence[bool]) -> str:
@@ -85,18 +96,14 @@ def make_items(
 ) -> tuple[list[Item], Counter[str]]:
     """Draw latents with enough windows, and count the others by reason."""
     found, reasons = choose_latents(activity, count, seed)
-    items = []
-    for latent, windows in found.items():
-        random = np.random.default_rng([seed, latent, 1])
-        items.append(make_item(activity, latent, windows, vocabulary, random))
-    return items, reasons
+    return [make_item(activity, *one, vocabulary, seed) for one in found.items()], reasons
 
 
 def make_item(
-    activity: Activity, latent: int, windows: Windows, vocabulary: Mapping[int, bytes],
-    random: np.random.Generator,
-) -> Item:  # fmt: skip
+    activity: Activity, latent: int, windows: Windows, vocabulary: Mapping[int, bytes], seed: int
+) -> Item:
     """Write the passages about a latent."""
+    random = np.random.default_rng([seed, latent, 1])
     values = np.asarray(activity.latents[:, [latent]].toarray()[:, 0])
 
     def texts(ids: NDArray[np.int64]) -> tuple[str, ...]:
@@ -122,11 +129,38 @@ def make_item(
     total = np.bincount(inverse, values[activity.shown])
     main = np.argsort(-total, kind="stable")[: min(WORDS, np.count_nonzero(total))]
     words = " · ".join(texts(ids[main]))
+    plain, marked = (
+        [write_passage(*own) for own in zip(pieces[shown:], on[shown:].tolist(), strict=True)]
+        for on in (np.zeros_like(marks), marks)
+    )
+    bands = [marked[start : start + AT_A_TIME - 1] for start in range(0, positive, TESTED)]
     return Item(
         latent, float((values > 0).mean()), "\n".join(lines), f"the tokens {_escaped(words)}",
-        kinds[order], [write_passage(pieces[shown + i], [False] * LENGTH) for i in order],
-        [write_passage(pieces[shown + i], marks[shown + i].tolist()) for i in order],
+        kinds[order], [plain[i] for i in order], [marked[i] for i in order], bands,
+        [marked[positive + i] for i in random.permutation(len(kinds) - positive)[: len(bands)]],
+        random.integers(AT_A_TIME, size=len(bands)),
     )  # fmt: skip
+
+
+def puzzles(item: Item, sources: Sequence[Item]) -> list[str]:
+    """Four passages of each quantile, one of each of `sources`, around the foreign one."""
+    passages = []
+    for band, (foreign, place) in enumerate(zip(item.foreign, item.places, strict=True)):
+        four = [source.bands[band][i] for i, source in enumerate(sources)]
+        passages += [*four[:place], foreign, *four[place:]]
+    return passages
+
+
+def score_puzzles(places: NDArray[np.int64], answers: Array) -> dict[str, Any]:
+    """Share of puzzles, `(5 * puzzles,)`, whose only 1 is at the foreign passage; see `score`."""
+    given = answers.reshape(-1, AT_A_TIME)
+    known = given[~np.isnan(given[:, 0])]
+    right, n = (given == np.eye(AT_A_TIME)[places]).all(axis=1).sum(), len(known)
+    low, high = wilson(right, n) if n else (np.nan, np.nan)
+    return {
+        "value": float(right / n) if n else np.nan, "low": float(low), "high": float(high), "n": n,
+        "missing": len(given) - n, "strict": float(right / len(given)),
+    }  # fmt: skip
 
 
 def score(kinds: NDArray[np.str_], answers: Array, chances: Array) -> dict[str, Any]:
@@ -186,29 +220,35 @@ def _digit(token: Record) -> str:
     return str(token["token"]).strip(" ,[]\n")
 
 
-def _questions(description: str, passages: Sequence[str]) -> list[str]:
+def _questions(passages: Sequence[str], description: str = "") -> list[str]:
     """Requests about a few passages each."""
     parts = [passages[i : i + AT_A_TIME] for i in range(0, len(passages), AT_A_TIME)]
     numbered = ([f"Passage {i}: {text}" for i, text in enumerate(part, 1)] for part in parts)
-    return ["\n".join([f"Description: {description}", *lines]) for lines in numbered]
+    above = [f"Description: {description}"] if description else []
+    return ["\n".join([*above, *lines]) for lines in numbered]
 
 
 def estimate(items: Sequence[Item]) -> tuple[int, int, int]:
     """Number of requests, and about the tokens that are read and written."""
-    requests = [(EXPLAINER, item.shown) for item in items]
+    explained = [(EXPLAINER, item.shown) for item in items]
+    asked = []
     for item in items:
-        for system, texts in [(FUZZING, item.marked), *[(DETECTION, item.plain)] * 3]:
-            requests += [(system, text) for text in _questions("x" * 200, texts)]
-    read = sum(len(f"{system}{user}".encode()) for system, user in requests) // BYTES_PER_TOKEN
-    return len(requests), read, sum(WRITTEN[system] for system, _ in requests)
+        own = [(FUZZING, item.marked, "x" * 200), *[(DETECTION, item.plain, "x" * 200)] * 3]
+        own += [(INTRUDER, puzzles(item, [item] * 4), "")] * (1 + (len(items) >= AT_A_TIME))
+        asked += [(system, text) for system, *about in own for text in _questions(*about)]
+    texts = (f"{system}{user}".encode() for system, user in [*explained, *asked])
+    read = sum(map(len, texts)) // BYTES_PER_TOKEN
+    return len(explained) + len(asked), read, 120 * len(explained) + ANSWER * len(asked)
 
 
 def explain(items: Sequence[Item], endpoint: Endpoint, seed: int) -> dict[str, Record]:
-    """Have latents explained, and the explanations scored beside two controls.
+    """Have latents explained, and the explanations scored beside controls.
 
-    `detection` and `fuzzing` are of the explanation. Of the `controls`, which are scores of
-    detection on the same passages, `shuffled` has the explanation of another latent, and `tokens`
-    the latent's main tokens in the documents of the explainer.
+    `detection` and `fuzzing` are of the explanation; `intruder`, of the latent alone, is the share
+    of quantiles in which a silent text is found among four, .2 by chance. Of the `controls` on the
+    same passages, `shuffled` is detection with the explanation of another latent, `tokens` with the
+    latent's main tokens in the documents of the explainer, and `mixed` is the intruder among texts
+    of four other latents, of five or more.
 
     Returns:
         Plain values by the number of the latent; an answer without an explanation has no scores.
@@ -222,23 +262,32 @@ def explain(items: Sequence[Item], endpoint: Endpoint, seed: int) -> dict[str, R
         text = " ".join(found[-1].split()) if found else ""
         return escape_control_chars(text)[:MAX_CHARACTERS]
 
-    def judged(system: str, text: str, passages: Sequence[str], kinds: NDArray[np.str_]) -> Record:
-        answers = [endpoint.ask(system, question) for question in _questions(text, passages)]
+    def judged(system: str, passages: Sequence[str], text: str = "") -> Iterator[Array]:
+        answers = [endpoint.ask(system, question) for question in _questions(passages, text)]
         sizes = [min(AT_A_TIME, len(passages) - AT_A_TIME * i) for i in range(len(answers))]
-        found = zip(*map(parse, answers, sizes), strict=True)
-        return score(kinds, *map(np.concatenate, found))
+        return map(np.concatenate, zip(*map(parse, answers, sizes), strict=True))
 
-    def scored(item: Item) -> Record:
-        text, plain = texts[item.latent], (item.plain, item.kinds)
+    def detected(item: Item, text: str) -> Record:
+        return score(item.kinds, *judged(DETECTION, item.plain, text))
+
+    def intruded(item: Item, sources: Sequence[Item]) -> Record:
+        return score_puzzles(item.places, next(judged(INTRUDER, puzzles(item, sources))))
+
+    def scored(at: int) -> Record:
+        item, others = items[at], [items[(at + i) % len(items)] for i in range(1, AT_A_TIME)]
+        text, controls = texts[item.latent], dict[str, Record]()
         record = {"text": text, "density": item.density, "model": endpoint.model,
-                  "prompt_sha256": PROMPT_SHA256, "controls": {}}  # fmt: skip
+                  "prompt_sha256": PROMPT_SHA256, "controls": controls}  # fmt: skip
         if text:
-            record["detection"] = judged(DETECTION, text, *plain)
-            record["fuzzing"] = judged(FUZZING, text, item.marked, item.kinds)
-            other = {"shuffled": texts[others[item.latent]]} if len(others) > 1 else {}
-            about = {**other, "tokens": item.words}
-            record["controls"] = {name: judged(DETECTION, t, *plain) for name, t in about.items()}
-        done.append(item.latent)
+            record["detection"] = detected(item, text)
+            record["fuzzing"] = score(item.kinds, *judged(FUZZING, item.marked, text))
+            record["intruder"] = intruded(item, [item] * len(others))
+            if len(shuffled) > 1:
+                controls["shuffled"] = detected(item, texts[shuffled[item.latent]])
+            controls["tokens"] = detected(item, item.words)
+            if len(items) >= AT_A_TIME:
+                controls["mixed"] = intruded(item, others)
+        done.append(at)
         return record
 
     done = list[int]()
@@ -246,8 +295,8 @@ def explain(items: Sequence[Item], endpoint: Endpoint, seed: int) -> dict[str, R
         found = endpoint.each(described, items, "explaining")
         texts = {item.latent: text for item, text in zip(items, found, strict=True)}
         order = np.random.default_rng(seed).permutation([j for j, text in texts.items() if text])
-        others = dict(zip(order.tolist(), np.roll(order, 1).tolist(), strict=True))
-        records = endpoint.each(scored, items, "scoring")
+        shuffled = dict(zip(order.tolist(), np.roll(order, 1).tolist(), strict=True))
+        records = endpoint.each(scored, range(len(items)), "scoring")
     except BudgetReached:
         reached = f"{endpoint.budget:.2f} reached after {len(done)} of {len(items)} latents"
         raise InputError(f"explain: budget of {reached}; run again with more to go on") from None
@@ -255,8 +304,7 @@ def explain(items: Sequence[Item], endpoint: Endpoint, seed: int) -> dict[str, R
 
 
 def _scores(record: Record) -> dict[str, Record]:
-    own = {name: record[name] for name in ("detection", "fuzzing") if name in record}
-    return {**own, **record["controls"]}
+    return {**{name: record[name] for name in SCORES if name in record}, **record["controls"]}
 
 
 def missing_share(records: Mapping[str, Record]) -> float:
@@ -267,25 +315,24 @@ def missing_share(records: Mapping[str, Record]) -> float:
     return max(silent, float(missing / max(1, missing + read)))
 
 
-def bootstrap_mean(values: Array, density: Array, seed: int = 0) -> tuple[float, Array, int]:
-    """Mean of latents, and means of latents resampled within deciles of density.
-
-    They are `(draws,)`, and NaN below 8 latents that have a score, whose number is the last value.
-    In a decile of `m`, deviations are scaled by `√(m / (m - 1))`: they would be too small.
+def mean_score(values: Array, density: Array) -> Estimate:
+    """Mean of latents that have a score, with its variance within deciles of density.
 
     Source:
-        Rao & Wu (1988), Resampling inference with complex survey data.
+        Cochran (1977), Sampling techniques, 5.4; Welch (1947) for the degrees of freedom.
     """
     known = np.flatnonzero(~np.isnan(values))
-    n, random, total = len(known), np.random.default_rng(seed), np.zeros(DRAWS)
+    n = len(known)
     if n < MINIMUM_LATENTS:
-        return float(values[known].mean()) if n else np.nan, np.full(DRAWS, np.nan), n
+        mean = float(values[known].mean()) if n else np.nan
+        return Estimate(mean, {"latents": Variance(np.nan, 1.0)}, {"latents": n})
     order = known[np.argsort(density[known], kind="stable")]
-    for own in np.array_split(values[order], min(10, n // 2)):
-        m = len(own)
-        moved = own[random.integers(m, size=(DRAWS, m))].mean(axis=1) - own.mean()
-        total += m / n * (own.mean() + (m / (m - 1)) ** 0.5 * moved)
-    return float(values[known].mean()), total, n
+    strata = np.array_split(values[order], min(10, n // 2))
+    parts = np.array([len(own) * np.var(own, ddof=1) for own in strata]) / n**2
+    total = max(parts.sum(), 1e-30)
+    freedom = total**2 / max(np.sum(parts**2 / [len(own) + 1 for own in strata]), 1e-90) - 2
+    errors = {"latents": Variance(float(total), max(1.0, float(freedom)))}
+    return Estimate(float(values[known].mean()), errors, {"latents": n})
 
 
 def over_latents(
@@ -296,26 +343,27 @@ def over_latents(
     `control` has the records of another dictionary, such as that of a random model.
     """
     density, scores = _columns(records)
-    for name in CONTROLS:
-        scores[f"detection - {name}"] = scores["detection"] - scores[name]
-    means = {name: bootstrap_mean(values, density) for name, values in scores.items()}
+    for name, score_of in CONTROLS.items():
+        scores[f"{score_of} - {name}"] = scores[score_of] - scores[name]
+    means = {name: mean_score(values, density) for name, values in scores.items()}
     if control:
         density, theirs = _columns(control)
-        mean, draws, n = means["control"] = bootstrap_mean(theirs["detection"], density, seed=1)
-        ours = means["detection"]
-        means["detection - control"] = ours[0] - mean, ours[1] - draws, min(ours[2], n)
+        ours, other = means["detection"], mean_score(theirs["detection"], density)
+        errors = {**ours.errors, "latents of the control": other.errors["latents"]}
+        n = {"latents": min(ours.n["latents"], other.n["latents"])}
+        means["control"] = other
+        means["detection - control"] = Estimate(ours.value - other.value, errors, n)
     few = f"none: fewer than {MINIMUM_LATENTS} latents"
     values = []
-    for name, (mean, draws, n) in means.items():
-        low, high = np.quantile(draws, [0.025, 0.975]).tolist()
-        method = few if n < MINIMUM_LATENTS else "bootstrap over latents in deciles of density"
-        values.append(Value(name, of, mean, low, high, ("latents",), {"latents": n}, method))
+    for name, mean in means.items():
+        method = few if mean.n["latents"] < MINIMUM_LATENTS else "t within deciles of density"
+        values.append(Value(name, of, mean.value, *mean.interval(), ("latents",), mean.n, method))
     return values
 
 
 def _columns(records: Mapping[str, Record]) -> tuple[Array, dict[str, Array]]:
     """Density, and each score, of the latents; NaN where there is none."""
     scores = [{n: s["value"] for n, s in _scores(record).items()} for record in records.values()]
-    names = ("detection", "fuzzing", *CONTROLS)
-    columns = {n: np.array([own.get(n, np.nan) for own in scores], np.float64) for n in names}
+    columns = {n: np.array([own.get(n, np.nan) for own in scores], np.float64)
+               for n in (*SCORES, *CONTROLS)}  # fmt: skip
     return np.array([record["density"] for record in records.values()]), columns

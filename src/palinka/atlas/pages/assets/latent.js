@@ -148,7 +148,7 @@
             make("td", {}, palinka.count(n))))), // prettier-ignore
       ),
       make("p", { class: "note" }, "Written by ", make("bdi", {}, model),
-        ", and scored by it on texts of other documents. Balanced accuracy: 0.5 is chance. “shuffled” has the explanation of another latent, “tokens” only the main tokens of this one."), // prettier-ignore
+        ", and scored by it on texts of other documents. Detection and fuzzing are balanced accuracies: 0.5 is chance. “shuffled” has the explanation of another latent, “tokens” only the main tokens of this one. “intruder” is the share of foreign texts found among four of the latent, “mixed” among four of other latents: 0.2 is chance."), // prettier-ignore
     ];
   }
 

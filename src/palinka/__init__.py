@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from palinka.autoencoders import ReLUAutoencoder as ReLUAutoencoder
     from palinka.autoencoders import TopKAutoencoder as TopKAutoencoder
     from palinka.data import ActivationDataModule as ActivationDataModule
+    from palinka.evaluation.explain import explain as explain
     from palinka.language_models import LanguageModel as LanguageModel
     from palinka.training import SparseAutoencoderModule as SparseAutoencoderModule
 
@@ -33,8 +34,9 @@ _HOME = {
     "ReLUAutoencoder": "autoencoders",
     "SparseAutoencoderModule": "training",
     "TopKAutoencoder": "autoencoders",
+    "explain": "evaluation.explain",
 }
-_ROOMS = ("analyses", "atlas", "evaluation", *dict.fromkeys(_HOME.values()))
+_ROOMS = ("analyses", "atlas", "autoencoders", "data", "evaluation", "language_models", "training")
 
 __all__ = [*_HOME, "__version__"]
 

@@ -1,7 +1,12 @@
+import importlib
+import importlib.util
 import json
 import math
 import re
+import sys
+import types
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -153,7 +158,7 @@ def test_the_variance_of_a_mean_is_within_deciles_of_density() -> None:
     variance, freedom = found.errors["latents"]
     assert (found.n, found.value) == ({"latents": 60}, pytest.approx(values.mean()))
     assert variance == pytest.approx(sum(6 * np.var(x, ddof=1) for x in strata) / 60**2)
-    assert 20 < freedom < 60
+    assert 20 < freedom < 50
     assert math.isnan(mean_score(values[:7], density[:7]).half_width())
     assert mean_score(np.ones(8), density[:8]).half_width() == pytest.approx(0.0)
 
@@ -182,6 +187,54 @@ def test_intervals_of_latents_cover(active: float, silent: float) -> None:
         found = score(kinds, said.astype(float), nothing)
         covered += found["low"] <= (active + silent) / 2 <= found["high"]
     assert 0.93 <= covered / runs <= 0.98
+
+
+@pytest.fixture
+def peer(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Modules of delphi 0.1.3 about detection, with stubs for those with many dependencies."""
+    if not (found := importlib.util.find_spec("delphi")) or not found.submodule_search_locations:
+        pytest.skip("delphi is not installed; pip install eai-delphi==0.1.3 --no-deps")
+    (root,) = found.submodule_search_locations
+    names = ("clients", "latents", "latents.latents", "scorers", "scorers.classifier")
+    for name in names:
+        stub = types.ModuleType(f"delphi.{name}")
+        stub.__path__ = [f"{root}/{name.replace('.', '/')}"]
+        for kind in ("LatentRecord", "ActivatingExample", "NonActivatingExample"):
+            setattr(stub, kind, type(kind, (), {}))
+        monkeypatch.setitem(sys.modules, stub.__name__, stub)
+    own = ("scorers.classifier.detection", "scorers.classifier.sample", "clients.client")
+    return [importlib.import_module(f"delphi.{name}") for name in own]
+
+
+def test_counts_are_those_of_delphi(peer: Any) -> None:
+    detection, sample, client = peer
+    random = np.random.default_rng(0)
+    kinds = random.permutation(np.repeat(["active", "hard", "random"], [50, 25, 25]))
+    answers = [f"So: {random.integers(2, size=5).tolist()}, [1]." for _ in range(20)]
+    answers[3], answers[8], answers[12] = "[1, 0]", "I would rather not", "[true, 0, 1, 1, false]"
+    given = iter(answers)
+
+    class Canned:
+        async def generate(self, *_: Any, **__: Any) -> Any:
+            return client.Response(text=next(given))
+
+    class Scorer(detection.DetectionScorer):  # type: ignore[misc]
+        def _prepare(self, _: Any) -> Any:
+            made = (
+                sample.ClassifierOutput([], [], 0, activating=kind == "active") for kind in kinds
+            )
+            return [sample.Sample("", one) for one in made]
+
+    scorer = Scorer(Canned(), n_examples_shown=5)
+    scorer.rng = SimpleNamespace(shuffle=list)
+    theirs = scorer.call_sync(SimpleNamespace(explanation="")).score
+    ours = score(
+        kinds, *map(np.concatenate, zip(*[parse(answer(a), 5) for a in answers], strict=True))
+    )
+    assert ours["missing"] == sum(one.correct is None for one in theirs) == 10
+    for kind in ("active", "hard", "random"):
+        right = [x.correct for x, k in zip(theirs, kinds, strict=True) if k == kind]
+        assert ours[kind] == pytest.approx(np.mean([x for x in right if x is not None]))
 
 
 def test_a_puzzle_is_solved_by_pointing_at_the_foreign_passage_alone(items: list[Item]) -> None:

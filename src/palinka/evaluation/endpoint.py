@@ -1,7 +1,6 @@
 """Client of an OpenAI-compatible server, which keeps every answer on disk."""
 
 import hashlib
-import ipaddress
 import json
 import threading
 import time
@@ -20,6 +19,7 @@ from palinka.errors import InputError, atomic_write, track
 T = TypeVar("T")
 R = TypeVar("R")
 RETRIES, TIMEOUT, AT_ONCE = 5, 60.0, 4
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 FIRST_WAIT, MAX_WAIT = 1.0, 60.0  # seconds; doubles with each retry
 BYTES_PER_TOKEN = 4  # of English, about
 
@@ -56,7 +56,7 @@ class Endpoint:
         self.host, self.model, self.budget, self.spent = parts.netloc, model, budget, 0.0
         if parts.scheme not in ("http", "https") or not parts.hostname or "@" in self.host:
             raise InputError("explain: expected a base_url such as https://HOST/v1, without a user")
-        local = _is_loopback(parts.hostname)
+        local = parts.hostname in LOOPBACK
         if parts.scheme == "http" and not local:
             raise InputError(f"explain: http://{self.host} is not this machine; use https")
         if not (key.isascii() and key.isprintable()):
@@ -138,10 +138,3 @@ class Endpoint:
             self._stopped.wait(min(MAX_WAIT, wait))
         times = f"{RETRIES + 1} times"
         raise InputError(f"explain: {problem} from {self.host} {times}; run again to resume")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -319,7 +319,7 @@ def mean_score(values: Array, density: Array) -> Estimate:
     """Mean of latents that have a score, with its variance within deciles of density.
 
     Source:
-        Cochran (1977), Sampling techniques, 5.4; Welch (1947) for the degrees of freedom.
+        Cochran (1977), Sampling techniques, 5.4; Satterthwaite (1946) for the degrees of freedom.
     """
     known = np.flatnonzero(~np.isnan(values))
     n = len(known)
@@ -327,11 +327,11 @@ def mean_score(values: Array, density: Array) -> Estimate:
         mean = float(values[known].mean()) if n else np.nan
         return Estimate(mean, {"latents": Variance(np.nan, 1.0)}, {"latents": n})
     order = known[np.argsort(density[known], kind="stable")]
-    strata = np.array_split(values[order], min(10, n // 2))
+    strata = np.array_split(values[order], min(10, n // 4))
     parts = np.array([len(own) * np.var(own, ddof=1) for own in strata]) / n**2
     total = max(parts.sum(), 1e-30)
-    freedom = total**2 / max(np.sum(parts**2 / [len(own) + 1 for own in strata]), 1e-90) - 2
-    errors = {"latents": Variance(float(total), max(1.0, float(freedom)))}
+    freedom = total**2 / max(np.sum(parts**2 / [len(own) - 1 for own in strata]), 1e-90)
+    errors = {"latents": Variance(float(total), float(freedom))}
     return Estimate(float(values[known].mean()), errors, {"latents": n})
 
 

@@ -1,4 +1,6 @@
+import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +46,20 @@ def test_latents_are_explained_and_an_atlas_shows_it(
         sent = len(server.requests)
         assert main([*given, "--seed=1"]) == 0
         assert len(server.requests) == sent
-    assert "intruder - mixed" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert re.search(r"intruder - mixed +nan  \(none: fewer than 8 latents\)", out)
+    named = f"--explanations={output / 'explanations.json'}"
+    assert main(["export", "--ckpt_path=last", "--format=neuronpedia", "--output=np", named]) == 0
+    files = (workspace / "np").rglob("explanations/*.gz")
+    content = b"".join(gzip.decompress(file.read_bytes()) for file in files)
+    lines = [json.loads(line) for line in content.splitlines()]
     record = json.loads((output / "explanations.json").read_text())
     assert (len(record["latents"]), record["latent_dim"]) == (3, 256)
+    texts = {latent: one["text"] for latent, one in record["latents"].items()}
+    assert {line["index"]: line["description"] for line in lines} == texts
     assert not any(KEY.encode() in file.read_bytes() for file in output.rglob("*.json"))
     shown = ["atlas", "--ckpt_path=last", "--output=atlas", "--data.validation_tokens=320"]
-    shown += [f"--explanations={output / 'explanations.json'}"]
+    shown.append(named)
     assert main(shown) == 0
     labels = json.loads(f"[{(workspace / 'atlas/data/labels.js').read_text()[16:-3]}]")[1]
     for latent, one in record["latents"].items():

@@ -145,10 +145,11 @@ def read_explanations(path: Path, latents: int, site: str, checksum: str = "") -
             explanations[int(latent)] = {"text": one["text"], "model": one["model"], "scores": rows}
     rows = [[v["metric"], *("" if v[n] is None else v[n] for n in numbers[:3])]
             for v in record["values"]]  # fmt: skip
-    left_out = [("", f"{n} latents left out: {why}") for why, n in record["excluded"].items()]
+    notes = [("", f"95 % intervals: {record['values'][0]['method']}")]
+    notes += [("", f"{n} latents left out: {why}") for why, n in record["excluded"].items()]
     page = {
         "name": "explanations", "settings": [("analysis", "explain"), ("model", record["model"])],
-        "scalars": [(v["metric"], v["value"]) for v in record["values"]], "notes": left_out,
+        "scalars": [(v["metric"], v["value"]) for v in record["values"]], "notes": notes,
         "summary": "", "figures": [],
         "tables": [{"name": "means", "rows": [["score", "mean", "low", "high"], *rows]}],
     }  # fmt: skip

@@ -106,8 +106,9 @@ def explain(
         return 1
     values = evaluation.over_latents(found, path.name, other)
     for value in values:
-        bounds = "" if np.isnan(value.low) else f"({value.low:.3f} to {value.high:.3f})"
-        print(f"{value.metric:<22}{value.value:>7.3f}  {bounds:<17}{value.n['latents']:>5} latents")
+        known = f"{value.low:.3f} to {value.high:.3f}, {value.n['latents']} latents"
+        interval = value.method if np.isnan(value.low) else known
+        print(f"{value.metric:<22}{value.value:>7.3f}  ({interval})")
     record = {
         "format": 1, "palinka": version("palinka"), "model": model, "host": endpoint.host,
         "settings": {**asked, "latents": latents}, "language_model": spec.language_model.name,

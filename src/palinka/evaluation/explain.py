@@ -231,11 +231,12 @@ def _questions(passages: Sequence[str], description: str = "") -> list[str]:
 def estimate(items: Sequence[Item]) -> tuple[int, int, int]:
     """Number of requests, and about the tokens that are read and written."""
     explained = [(EXPLAINER, item.shown) for item in items]
-    asked = []
+    asked = list[tuple[str, str]]()
     for item in items:
         own = [(FUZZING, item.marked, "x" * 200), *[(DETECTION, item.plain, "x" * 200)] * 3]
         own += [(INTRUDER, puzzles(item, [item] * 4), "")] * (1 + (len(items) >= AT_A_TIME))
-        asked += [(system, text) for system, *about in own for text in _questions(*about)]
+        for system, passages, text in own:
+            asked += [(system, question) for question in _questions(passages, text)]
     texts = (f"{system}{user}".encode() for system, user in [*explained, *asked])
     read = sum(map(len, texts)) // BYTES_PER_TOKEN
     return len(explained) + len(asked), read, 120 * len(explained) + ANSWER * len(asked)

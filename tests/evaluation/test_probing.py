@@ -9,15 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from palinka.analyses.stats.probes import SparseProbe
 from palinka.autoencoders import BatchTopKAutoencoder, JumpReLUAutoencoder, KSparseAutoencoder
 from palinka.data import Context
 from palinka.errors import InputError
 from palinka.evaluation.probing import _measure, _permute, probing
+from palinka.evaluation.report import Evaluation, summary
 from palinka.evaluation.representations import random_dictionary, read_texts
 from palinka.evaluation.tasks import Task
-from palinka.evaluation.values import Dictionary, Group, Subject
+from palinka.evaluation.values import Dictionary, Group, Measurement, Subject, value_of
 from palinka.language_models import LanguageModel
 from palinka.language_models.edits import latents_of
 
@@ -114,6 +116,26 @@ def test_every_baseline_has_values_and_every_recipe_differences(found: Group) ->
     null = [v for v in found.values if v.of == "shuffled_labels"]
     assert [v.n["permutations"] for v in null] == [6, 6]
     assert {*found.figures} == {"probing", "probing_gaps"}
+
+
+def test_values_of_all_k_are_in_one_row(found: Group) -> None:
+    lines = summary(Evaluation(tuple(found.values), (), ())).splitlines()
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    (row,) = [cells for cells in table if cells[:2] == ["auc_given_tasks", "units"]]
+    values = [v for v in found.values if (v.metric, v.of) == ("auc_given_tasks", "units")]
+    assert [v.k for v in values] == [1, 4]
+    for cell, v in zip(row[2:4], values, strict=True):
+        assert float(cell.split()[0]) == pytest.approx(v.value, abs=0.01)
+        assert cell.endswith(")")
+
+
+def test_the_interval_of_an_auc_is_symmetric_in_its_log_odds() -> None:
+    one = Measurement("auc", "a", 0.98, np.full(4, 0.01), "documents", 8, 3.0, "task")
+    found, half = value_of([one], "a"), stats.t.ppf(0.975, 3) * 0.02 / (0.98 * 0.02)
+    odds = [value / (1 - value) for value in (found.low, 0.98, found.high)]
+    np.testing.assert_allclose(np.diff(np.log(odds)), half, rtol=1e-9)
+    certain = replace(one, value=1.0, influence=np.full(4, np.nan))
+    assert np.isnan(value_of([certain], "a").low)
 
 
 def test_a_dense_probe_and_lookups_find_the_word(found: Group) -> None:

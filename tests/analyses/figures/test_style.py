@@ -82,7 +82,9 @@ def test_numbers_of_a_drawn_figure_stay_formulas_and_names_do_not():
     assert not any(text.get_parse_math() for text in (*axes.texts, axes.xaxis.label))
 
 
-@pytest.mark.parametrize(("low", "high"), [(1.05, 1.4), (1.1, 2.3), (18.2, 26.9), (0.9, 6.0)])
+@pytest.mark.parametrize(
+    ("low", "high"), [(1.05, 1.4), (1.1, 2.3), (18.2, 26.9), (0.9, 6.0), (1, 110)]
+)
 def test_numbers_of_a_short_logarithmic_axis_do_not_overlap(low: float, high: float) -> None:
     with style.style():
         figure, panels = style.new_figure(style.WIDTH, 2.0, ncols=3)

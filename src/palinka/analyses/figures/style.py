@@ -182,8 +182,9 @@ def plain_log(axis: Axis) -> None:
     low, high = axis.get_view_interval()
     if high < 5 * low:  # with fewer than two such parts in view, ticks would overlap
         axis.set_major_locator(MaxNLocator(3))
-    elif high < 1e4 * low:  # a locator of parts has no ticks where it leaves decades out
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    elif high < 1e4 * low:  # with fewer than 9 ticks it would leave decades out, and their parts
+        parts = (1, 2, 5) if high < 50 * low else (1, 3)
+        axis.set_major_locator(LogLocator(subs=parts, numticks=9))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(NullFormatter())
 

@@ -120,7 +120,7 @@ def test_rows_are_measured_as_by_a_plain_transcription(subject, group, contexts)
 def test_losses_are_given_beside_those_at_initialization(subject, group):
     random = random_dictionaries(subject, 0, 3)[:3]
     assert {one.recipe for one in random} == {"a"}
-    apart = core(replace(subject, dictionaries=tuple(random)), controlled=False).measurements
+    apart = core(replace(subject, dictionaries=tuple(random)), {}).measurements
     values = {(v.metric, v.of): v for v in group.values}
     for metric in ("ce_delta", "kl", "loss_recovered"):
         own, theirs = (

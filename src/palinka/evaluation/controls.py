@@ -13,10 +13,9 @@ from palinka.evaluation.values import (
     BETTER,
     Dictionary,
     Group,
-    Key,
-    Measurement,
     Subject,
     Value,
+    by_recipe,
     gap_method,
     gap_to_control,
     not_beaten,
@@ -26,7 +25,6 @@ from palinka.evaluation.values import (
 # A control has no loss to recover: that of losses is the dictionary at initialization, in `core`.
 LOSSES = tuple(RATIOS)
 LABELS = {"tokens": "shuffled text", "embeddings": "random embeddings"}
-Samples = dict[Key, dict[str, list[Measurement]]]
 
 
 def controls(
@@ -46,7 +44,9 @@ def controls(
         Heap et al. (2025), arXiv 2501.17727.
     """
     label = LABELS.get(mode, "the random model")
-    mine, theirs = _samples(subject, groups), _samples(control, of_control)
+    mine, theirs = (
+        by_recipe(one, own.values()) for one, own in ((subject, groups), (control, of_control))
+    )
     recipes = {one.recipe for one in subject.dictionaries}
     seeds = {one.name: one.seed for one in (*subject.dictionaries, *control.dictionaries)}
     values: list[Value] = []
@@ -103,15 +103,6 @@ def controls(
 
 def _left_out(metric: str) -> bool:
     return metric.startswith(LOSSES) or metric.endswith(("_null", "_random"))
-
-
-def _samples(subject: Subject, groups: Mapping[str, Group]) -> Samples:
-    recipe = {one.name: one.recipe for one in subject.dictionaries}
-    found: Samples = defaultdict(lambda: defaultdict(list))
-    for group in groups.values():
-        for one in group.measurements:
-            found[one.metric, one.task, one.k][recipe[one.of]].append(one)
-    return found
 
 
 def _values(groups: Mapping[str, Group]) -> list[Value]:

@@ -1,6 +1,6 @@
 """Reconstruction, sparsity and language-model loss of dictionaries."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from palinka.analyses.result import Mask
 from palinka.analyses.stats.bootstrap import (
     MINIMUM_DOCUMENTS,
     Ratios,
@@ -45,13 +46,16 @@ ROW_RATIOS: Ratios = {"fvu": (_SUMS[2], _SUMS[1])} | {
 class _Rows:
     """Reconstruct with a dictionary, and keep what is measured of each row."""
 
-    def __init__(self, dictionary: Dictionary, mean: Tensor) -> None:
+    def __init__(self, dictionary: Dictionary, mean: Tensor, ablated: Mask | None = None) -> None:
         self.tables: list[NDArray[np.float64]] = []
         self.fired = torch.zeros(dictionary.latent_dim, dtype=torch.int64, device=mean.device)
         self._mean, self._latents = mean, mean
+        self._ablated = None if ablated is None else torch.from_numpy(ablated).to(mean.device)
         self._reconstruct = as_function(dictionary.autoencoder, self._keep)
 
     def _keep(self, latents: Tensor) -> Tensor:
+        if self._ablated is not None:
+            latents = latents.masked_fill(self._ablated, 0.0)
         self._latents = latents.flatten(0, -2)
         return latents
 
@@ -78,22 +82,24 @@ SAME_L0 = 0.01
 
 
 @torch.no_grad()
-def core(subject: Subject, controlled: bool = True) -> Group:
+def core(subject: Subject, ablated: Mapping[str, Mask] | None = None) -> Group:
     """Measure `fvu`, `l0`, `l1`, `cosine`, losses, `dead` and `density` of every dictionary.
 
     All dictionaries share the passes of the language model with its own activations, with zeros
     and with the mean; each adds one with its reconstruction. `fvu` is the squared error as a
     fraction of the squared distance to the mean of the validation rows. Losses are those of
-    `LanguageModelMetrics`; if `controlled`, beside them are those of dictionaries of the same
-    recipes and L0 with weights at initialization. A control of a language model has no loss to
-    recover, and none is measured. `dead` counts latents that are active on no row: no interval,
-    since a resample has fewer rows, on which more look dead.
+    `LanguageModelMetrics`, beside those of dictionaries of the same recipes and L0 with weights at
+    initialization. A control of a language model has no loss to recover, and none is measured.
+    `dead` counts latents that are active on no row: no interval, since a resample has fewer rows,
+    on which more look dead. With masks of `ablated` latents, `(latents,)` by name, there are no
+    dictionaries at initialization.
     """
     has_loss = subject.model.spec.control is None
-    random = random_dictionaries(subject, 0, CONTROLS) if controlled and has_loss else []
+    controls = CONTROLS if has_loss and ablated is None else 0
+    random = random_dictionaries(subject, 0, controls) if controls else []
     every = [*subject.dictionaries, *random]
     mean = torch.from_numpy(subject.mean).to(subject.model.device)
-    measured = [_Rows(dictionary, mean) for dictionary in every]
+    measured = [_Rows(one, mean, (ablated or {}).get(one.name)) for one in every]
     of_row: list[NDArray[np.int64]] = []
     contexts = track(_recorded(subject.contexts(), subject.skip, of_row), "evaluating")
     if has_loss:

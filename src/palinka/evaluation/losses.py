@@ -96,7 +96,7 @@ def patched_losses(
     sites, width = (site, source_site or site, error_site or site), len(COLUMNS)
     start = _start(model, sites)
     found = [(np.empty(0, dtype=np.int64), np.empty((0, len(reconstructions) * width)))]
-    for batch in islice(_batches(contexts, model, batch_size), share[0], None, share[1]):
+    for batch in islice(batches(contexts, model, batch_size), share[0], None, share[1]):
         tokens = torch.from_numpy(np.stack([context.tokens for context in batch])).to(model.device)
         targets = tokens[:, 1:]
         clean, (*read, states) = _run(model, tokens, (*sites, start or site))
@@ -172,9 +172,10 @@ def _run(
     return logits, found
 
 
-def _batches(
-    contexts: Iterable[Context], model: LanguageModel, batch_size: int | None
+def batches(
+    contexts: Iterable[Context], model: LanguageModel, batch_size: int | None = None
 ) -> Iterator[list[Context]]:
+    """Neighboring contexts of one length of more than a token; see `patched_losses`."""
     vocabulary = int(model.model.config.vocab_size)
     predicted = (context for context in contexts if context.tokens.size > 1)
     for length, alike in groupby(predicted, key=lambda context: context.tokens.size):

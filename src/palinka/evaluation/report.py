@@ -1,6 +1,7 @@
 """Values, verdicts and detectable differences of an evaluation, and their files."""
 
 import json
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -29,12 +30,13 @@ from palinka.evaluation.representations import sample_rows
 from palinka.evaluation.values import (
     OF_TWO,
     SEEDS_ALONE,
+    ByRecipe,
     Dictionary,
     Group,
     Key,
-    Measurement,
     Subject,
     Value,
+    by_recipe,
     sample_of,
     value_of,
 )
@@ -46,7 +48,6 @@ UNCOMPARED = frozenset({"ce_spliced"})
 UNEQUAL_L0 = 0.05
 LEVENE = 0.01
 MOST_SEEDS = 1000
-ByRecipe = dict[Key, dict[str, list[Measurement]]]
 
 
 @dataclass(frozen=True)
@@ -99,10 +100,7 @@ class Evaluation(Result):
 
     def scalars(self) -> dict[str, float]:
         """Every value, by the names of its dictionary, metric, task and k."""
-        return {
-            "/".join([one.of, *_words(one.metric, one.task, one.k)]): one.value
-            for one in self.values
-        }
+        return {"/".join([one.of, *_words(one)]): one.value for one in self.values}
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Arrays of the groups."""
@@ -144,7 +142,7 @@ def evaluation_findings(
     All recipes are compared with each other; with those `against`, if there are any, only the
     others are. Holm's correction is over all comparisons of one metric.
     """
-    by_recipe = _by_recipe(subject.dictionaries, groups.values())
+    measured = by_recipe(subject, groups.values())
     seeds = {one.name: one.seed for one in subject.dictionaries}
     recipes = list(dict.fromkeys(one.recipe for one in subject.dictionaries))
     others = [name for name in recipes if name in set(against)]
@@ -156,10 +154,10 @@ def evaluation_findings(
         weak[name] = " and ".join(filter(None, [weak.get(name), control]))
     samples = {
         key: {name: sample_of(own, name, [seeds[m.of] for m in own]) for name, own in of.items()}
-        for key, of in by_recipe.items()
+        for key, of in measured.items()
     }
     values, hidden = [], set[str]()
-    for of in by_recipe.values():
+    for of in measured.values():
         for name, own in of.items():
             values += [value_of([one], one.of) for one in own]
             if len(own) > 1:
@@ -203,21 +201,12 @@ def evaluation_findings(
     return EvaluationFindings(
         "evaluation",
         {"": result},
-        {**forest(_panels(values, by_recipe, hidden), bands), **figures},
+        {**forest(_panels(values, measured, hidden), bands), **figures},
         settings={**settings, **site},
         record=record,
         text=f"# Evaluation of {code_span(subject.site)} of {code_span(spec.name)}\n\n"
         + summary(result, hidden),
     )
-
-
-def _by_recipe(dictionaries: Sequence[Dictionary], groups: Iterable[Group]) -> ByRecipe:
-    recipe = {one.name: one.recipe for one in dictionaries}
-    found: ByRecipe = defaultdict(lambda: defaultdict(list))
-    for group in groups:
-        for one in group.measurements:
-            found[one.metric, one.task, one.k][recipe[one.of]].append(one)
-    return found
 
 
 def _sampled_l0(subject: Subject) -> dict[str, float]:
@@ -264,9 +253,10 @@ def _found(sd: float, n: int, items: Variance | None) -> float:
 
 
 def _seeds(sd: float, items: Variance | None, size: float) -> int | None:
-    enough = (n for n in range(2, MOST_SEEDS) if _found(sd, n, items) <= size)
-    possible = size > 0 and _found(sd, MOST_SEEDS, items) <= size
-    return next(enough, None) if possible else None
+    if not size > 0:
+        return None
+    n = 2 + bisect_left(range(2, MOST_SEEDS), -size, key=lambda n: -_found(sd, n, items))
+    return n if n < MOST_SEEDS else None
 
 
 def summary(result: Evaluation, hidden: Collection[str] = ()) -> str:
@@ -275,18 +265,17 @@ def summary(result: Evaluation, hidden: Collection[str] = ()) -> str:
     Values of the `hidden` dictionaries, the seeds of recipes, are in `values.csv` alone.
     """
     shown = [one for one in result.values if one.of not in hidden]
-    rows = [
-        [" ".join(_words(v.metric, v.task, v.k)), v.of, _number(v), _interval(v), _sizes(v.n)]
-        for v in shown
-        if v.k is None
-    ]
+    rows = [[" ".join(_words(v)), v.of, *_with_interval(v), _sizes(v.n)]
+            for v in shown if v.k is None]  # fmt: skip
     parts = [_table(["metric", "of", "value", "95 % interval", "over"], rows)] if rows else []
     of_k: dict[tuple[str, ...], dict[int, str]] = defaultdict(dict)
     for v in shown:
         if v.k is not None:
-            interval = f" ({_interval(v)})" if v.low == v.low else ""
-            name = " ".join(_words(v.metric, v.task, None))
-            of_k[name, v.of, _sizes(v.n)][v.k] = _number(v) + interval
+            value, interval = _with_interval(v)
+            name = " ".join(_words(v)[:-1])
+            of_k[name, v.of, _sizes(v.n)][v.k] = (
+                f"{value} ({interval})" if v.low == v.low else value
+            )
     if ks := sorted({k for cells in of_k.values() for k in cells}):
         rows = [[name, of, *(c.get(k, "") for k in ks), n] for (name, of, n), c in of_k.items()]
         parts.append(_table(["metric", "of", *(f"k = {k}" for k in ks), "over"], rows))
@@ -295,14 +284,11 @@ def summary(result: Evaluation, hidden: Collection[str] = ()) -> str:
     for pair in dict.fromkeys((v.comparison.a, v.comparison.b) for v in result.verdicts):
         own = [v for v in result.verdicts if (v.comparison.a, v.comparison.b) == pair]
         remarks = dict.fromkeys(x for v in own for x in (v.comparison.remark, v.note) if x)
-        lines = [
-            f"- {' '.join(_words(v.metric, v.task, v.k))}: {v.comparison.sentence.rstrip('.')}."
-            for v in own
-        ]
+        lines = [f"- {' '.join(_words(v))}: {v.comparison.sentence.rstrip('.')}." for v in own]
         parts += ["### " + " and ".join(pair), *remarks, "\n".join(lines)]
     if result.detectable:
         rows = [
-            [" ".join(_words(d.metric, d.task, d.k)), d.of, f"{d.sd:.3g}",
+            [" ".join(_words(d)), d.of, f"{d.sd:.3g}",
              f"{d.low:.2g} to {d.high:.2g}", str(d.n), f"{d.difference:.3g}", str(d.seeds or "-")]
             for d in result.detectable
         ]  # fmt: skip
@@ -318,19 +304,15 @@ def summary(result: Evaluation, hidden: Collection[str] = ()) -> str:
     return "\n\n".join(parts)
 
 
-def _words(metric: str, task: str, k: int | None) -> list[str]:
-    return [metric, *([task] if task else []), *([f"k={k}"] if k is not None else [])]
+def _words(one: Value | Verdict | Detectable) -> list[str]:
+    parts = one.metric, one.task, "" if one.k is None else f"k={one.k}"
+    return [part for part in parts if part]
 
 
-def _number(one: Value) -> str:
-    return format_number(one.value, (one.high - one.low) / 2)
-
-
-def _interval(one: Value) -> str:
+def _with_interval(one: Value) -> tuple[str, str]:
     half = (one.high - one.low) / 2
-    if np.isnan(half):
-        return one.method
-    return f"{format_number(one.low, half)} to {format_number(one.high, half)}"
+    value, low, high = (format_number(x, half) for x in (one.value, one.low, one.high))
+    return value, one.method if np.isnan(half) else f"{low} to {high}"
 
 
 def _sizes(n: Mapping[str, int]) -> str:
@@ -384,11 +366,11 @@ def _described(one: Dictionary, values: Sequence[Value]) -> dict[str, Any]:
 
 
 def _panels(
-    values: Sequence[Value], by_recipe: ByRecipe, hidden: Collection[str]
+    values: Sequence[Value], measured: ByRecipe, hidden: Collection[str]
 ) -> dict[str, list[Row]]:
     """Rows of the metrics without a task, of recipes and dictionaries that are alone."""
     panels: dict[str, list[Row]] = {}
-    for key, of in by_recipe.items():
+    for key, of in measured.items():
         known = {*of, *(m.of for ms in of.values() for m in ms)} - {*hidden}  # no controls
         own = [v for v in values if (v.metric, v.task, v.k) == key and v.of in known]
         if key[1:] == ("", None) and key[0] not in UNCOMPARED:

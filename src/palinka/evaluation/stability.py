@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.sparse import csc_array, vstack
-from torch import Tensor, nn
+from torch import nn
 
 from palinka.analyses.figures.latent_stability import latent_stability as draw_stability
-from palinka.analyses.stats.bootstrap import Interval
+from palinka.analyses.result import Mask
+from palinka.analyses.stats.bootstrap import Interval, share_interval
 from palinka.analyses.stats.dictionaries import (
     LatentStability,
     jackknife,
@@ -24,14 +25,13 @@ from palinka.analyses.stats.dictionaries import (
     unit_rows,
     wilson,
 )
-from palinka.data import Context
 from palinka.errors import InputError, track
 from palinka.evaluation.core import core
+from palinka.evaluation.losses import batches
 from palinka.evaluation.representations import random_dictionary
 from palinka.evaluation.values import OF_TWO, Array, Dictionary, Group, Measurement, Subject, Value
-from palinka.language_models.edits import EncodesAndDecodes, latents_of
+from palinka.language_models.edits import latents_of
 
-BATCH_TOKENS = 1024
 STABLE = 0.5  # share of the other seeds with a partner from which a latent is stable
 STRATA = 10  # of density, in which control latents are drawn
 DRAWS = 20  # of the null
@@ -69,7 +69,7 @@ def stability(
         return Group(notes=[f"stability: one seed only; {hint}"])
     activity = _measure(subject, [one for ones in several.values() for one in ones])
     values, arrays, notes, found = [], dict[str, NDArray[Any]](), list[str](), {}
-    ablated: list[Dictionary] = []
+    parts, ablated = list[Dictionary](), dict[str, Mask]()
     random = np.random.default_rng(seed)
     for recipe, ones in several.items():
         alive = [activity.density[one.name] > 0 for one in ones]
@@ -87,18 +87,16 @@ def stability(
         ]
         curves = {"principal_cosines": cosines, "curve": known.curve, "null_curves": known.null}
         arrays |= {f"stability/{recipe}/{name}": array for name, array in curves.items()}
-        for one, again, best, partner in zip(
-            ones, known.reappears, known.best_cosine, known.partner, strict=True
-        ):
+        per_latent = known.reappears, known.best_cosine, known.partner
+        for one, mask, again, best, partner in zip(ones, unstable, *per_latent, strict=True):
             low, high = wilson(again * (len(ones) - 1), len(ones) - 1)
             own: dict[str, NDArray[Any]] = {"reappears": again, "reappears_low": low}
             own |= {"reappears_high": high, "best_cosine": best, "partner": partner}
             arrays |= {f"{name}/{one.name}": array for name, array in own.items()}
-        for one, mask in zip(ones, unstable, strict=True):
             matched = _matched(mask, activity.density[one.name], random)
             for part, chosen in zip(PARTS, (mask, matched), strict=True):
-                without = _Ablated(one.autoencoder, chosen)
-                ablated.append(replace(one, name=f"{one.name}/{part}", autoencoder=without))
+                parts.append(replace(one, name=f"{one.name}/{part}"))
+                ablated[parts[-1].name] = chosen
         if known.estimates["share_corrected"].low <= 0:
             notes.append(f"stability: the latents of {recipe} reappear no more than by chance")
         dead = sum(int((~mask).sum()) for mask in alive)
@@ -107,7 +105,7 @@ def stability(
             f"stability of {recipe}: partners have cosines of {least}; {dead:,} dead latents"
         )
     names = [one.name for ones in several.values() for one in ones]
-    measured = core(replace(subject, dictionaries=tuple(ablated)), controlled=False).measurements
+    measured = core(replace(subject, dictionaries=tuple(parts)), ablated).measurements
     return Group(list(_of_ablations(names, measured)), values, arrays, draw_stability(found), notes)
 
 
@@ -135,7 +133,8 @@ def _measure(subject: Subject, dictionaries: Sequence[Dictionary]) -> _Activity:
     width = len(subject.mean)
     second, total, rows = np.zeros((width, width)), np.zeros(width), 0
     parts: dict[str, list[csc_array[Any]]] = defaultdict(list)
-    for ids in _batches(track(subject.contexts(), "reading activations")):
+    for batch in batches(track(subject.contexts(), "reading activations"), subject.model):
+        ids = torch.from_numpy(np.stack([context.tokens for context in batch]))
         read = subject.model.read_contexts(ids, [subject.site])[subject.site]
         x = read[:, subject.skip :].flatten(0, 1)
         for one in dictionaries:
@@ -147,19 +146,6 @@ def _measure(subject: Subject, dictionaries: Sequence[Dictionary]) -> _Activity:
     density = {name: np.diff(each.indptr) / rows for name, each in latents_by.items()}
     covariance = second / rows - np.outer(total, total) / rows**2
     return _Activity(covariance, latents_by, density)
-
-
-def _batches(contexts: Iterator[Context]) -> Iterator[Tensor]:
-    """Ids of contexts of one length, `(contexts, tokens)`, about `BATCH_TOKENS` of them."""
-    batch: list[NDArray[np.int64]] = []
-    for context in contexts:
-        length = len(context.tokens)
-        if batch and (len(batch[0]) != length or len(batch) * length >= BATCH_TOKENS):
-            yield torch.from_numpy(np.stack(batch))
-            batch = []
-        batch.append(context.tokens)
-    if batch:
-        yield torch.from_numpy(np.stack(batch))
 
 
 def _of_partners(
@@ -207,7 +193,7 @@ def _encoder(one: Dictionary) -> NDArray[np.float32] | None:
 
 
 def _subspaces(
-    ones: Sequence[Dictionary], unstable: Sequence[NDArray[np.bool_]], covariance: Array,
+    ones: Sequence[Dictionary], unstable: Sequence[Mask], covariance: Array,
     random: np.random.Generator,
 ) -> tuple[dict[str, Interval], Array]:  # fmt: skip
     """Overlap of the main directions of the unstable latents, beside the null of signs."""
@@ -222,9 +208,9 @@ def _subspaces(
         for draw in signs
     ]
     pairs = list(combinations(range(len(ones)), 2))
-    half = jackknife(np.square(cosines).mean(axis=1), pairs) if len(pairs) > 1 else np.nan
+    half = jackknife(np.square(cosines).mean(axis=1), pairs)
     found = {
-        "unstable_subspace": Interval(overlap, overlap - half, overlap + half),
+        "unstable_subspace": share_interval(overlap, half),
         "unstable_subspace_null": Interval(float(np.mean(by_chance)), np.nan, np.nan),
         "unstable_subspace_random": Interval(len(spans[0]) / len(axes), np.nan, np.nan),
     }
@@ -245,28 +231,7 @@ def _value(name: str, recipe: str, one: Interval, ones: Sequence[Dictionary]) ->
     return Value(metric, recipe, value, low, high, (unit,), {unit: n}, method)
 
 
-class _Ablated:
-    """A dictionary some of whose latents are always 0."""
-
-    def __init__(self, autoencoder: EncodesAndDecodes, latents: NDArray[np.bool_]) -> None:
-        self._autoencoder, self._latents = autoencoder, torch.from_numpy(latents)
-
-    def encode(self, x: Tensor) -> Tensor:
-        latents = latents_of(self._autoencoder, x)
-        return latents.masked_fill(self._latents.to(latents.device), 0.0)
-
-    def decode(self, latents: Tensor) -> Tensor:
-        return self._autoencoder.decode(latents)
-
-    def decode_for(self, latents: Tensor, x: Tensor) -> Tensor:
-        decode: Any = getattr(self._autoencoder, "decode_for", lambda z, _: self.decode(z))
-        decoded: Tensor = decode(latents, x)
-        return decoded
-
-
-def _matched(
-    chosen: NDArray[np.bool_], density: Array, random: np.random.Generator
-) -> NDArray[np.bool_]:
+def _matched(chosen: Mask, density: Array, random: np.random.Generator) -> Mask:
     """As many random latents that are alive, as many of each stratum of density."""
     alive = np.flatnonzero(density > 0)
     strata = np.array_split(alive[np.argsort(density[alive], kind="stable")], STRATA)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, logit
 
 from palinka.analyses.stats.bootstrap import share_interval
 from palinka.analyses.stats.comparison import (
@@ -168,6 +167,9 @@ class Group:
     bands: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
+ByRecipe = dict[Key, dict[str, list[Measurement]]]
+
+
 def sample_of(
     measurements: Sequence[Measurement], name: str, seeds: Sequence[int | None] = (None,)
 ) -> Sample:
@@ -195,16 +197,22 @@ def value_of(measurements: Sequence[Measurement], name: str) -> Value:
         low, high, method = np.nan, np.nan, f"none: two seeds, {both}"
     elif seeds > 1 and low == low:
         method = SEEDS_ALONE if first.influence is None else f"t over seeds and {first.unit}"
-    elif SHARES.match(first.metric):
+    if SHARES.match(first.metric) and low == low:
         _, low, high = vars(share_interval(found.value, found.half_width())).values()
     if first.metric == "dead":  # a count
         low = max(low, 0.0)
-    if first.metric == "auc" and first.task and low < high:  # skewed near 1
-        half = found.half_width() / (found.value * (1.0 - found.value))
-        low, high = expit(logit(found.value) + np.array([-half, half])).tolist()
     return Value(
         first.metric, name, found.value, low, high, tuple(n), n, method, first.task, first.k
     )
+
+
+def by_recipe(subject: Subject, groups: Iterable[Group]) -> ByRecipe:
+    """Measurements by metric, task and k, and by recipe."""
+    recipe = {one.name: one.recipe for one in subject.dictionaries}
+    found: ByRecipe = defaultdict(lambda: defaultdict(list))
+    for one in (one for group in groups for one in group.measurements):
+        found[one.metric, one.task, one.k][recipe[one.of]].append(one)
+    return found
 
 
 def gap_to_control(

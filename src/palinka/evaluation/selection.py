@@ -6,7 +6,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from palinka.analyses.result import Mask
 from palinka.analyses.stats.comparison import adjusted_p_values
 from palinka.analyses.stats.knockoffs import (
     Knockoffs,
@@ -21,11 +20,12 @@ from palinka.errors import track
 from palinka.evaluation.representations import Pooling, encoders_of, read_tasks
 from palinka.evaluation.tasks import Task
 from palinka.evaluation.texts import find_tasks
-from palinka.evaluation.values import Array, Group, Subject, Value
+from palinka.evaluation.values import Group, Subject, Value
 
 MIN_ROWS = 20  # of each label
 MOST_NAMED = 20
 Test = Literal["ranks", "frequency"]
+Chosen = dict[str, NDArray[np.int64]]  # numbers of latents
 TITLES = {"bh": "BH", "by": "BY", "knockoffs": "knockoffs"}
 MEANING = (
     "selection: by BH and BY latents are associated with the label by themselves (marginal); by "
@@ -74,44 +74,36 @@ def selection(
             notes.append(f"{task.name} left out of selection: {given}")
             continue
         for name, latents in found.latents.items():
-            if not len(candidates(latents[rows])):
-                notes.append(f"{name}, {task.name}: no latent is active on 10 of {len(y)} rows")
+            own, what = latents[rows], f"{name}, {task.name}"
+            tested, p = candidates(own, own.shape[1]), np.full(own.shape[1], np.nan)
+            if not len(tested):
+                notes.append(f"{what}: no latent is active on 10 of {len(y)} rows")
                 continue
-            own = latents[rows]
-            often, p = compare_frequencies(own > 0, y), None
             if test == "frequency":
-                p = often.p
+                often = compare_frequencies(own > 0, y)
                 arrays[f"selection_frequency/{name}/{task.name}"] = np.stack(often[:3])
+                p[tested] = often.p[tested]
+            else:
+                p[tested] = mann_whitney(own[:, tested], y)
             known = knockoffs(own, y, q, draws, seed, simulations, statistic)
-            p, chosen = _select(own, y, q, known, p)
+            rejected = adjusted_p_values(p[tested], "benjamini_hochberg") <= q
+            chosen = {"bh": tested[rejected], "by": tested[benjamini_yekutieli(p[tested], q)]}
+            chosen["knockoffs"] = known.chosen
             arrays[f"selection_p/{name}/{task.name}"] = p
-            arrays[f"selection/{name}/{task.name}"] = np.stack([*chosen.values()])
+            masks = [np.isin(np.arange(len(p)), each) for each in chosen.values()]
+            arrays[f"selection/{name}/{task.name}"] = np.stack(masks)
             values += _values(name, task, len(y), chosen, known, q)
-            notes.append(_line(f"{name}, {task.name}", chosen, known.valid))
-            notes += [f"{name}, {task.name}: {note}" for note in known.notes]
+            notes.append(_line(what, chosen, known.valid))
+            notes += [f"{what}: {note}" for note in known.notes]
     return Group((), values, arrays, notes=[*([MEANING] if values else []), *notes])
 
 
-def _select(
-    z: NDArray[np.float32], y: Mask, q: float, known: Knockoffs, given: Array | None
-) -> tuple[Array, dict[str, Mask]]:
-    """P-values of latents, NaN for those left out, and those selected by each method."""
-    tested = candidates(z, z.shape[1])
-    p = np.full(z.shape[1], np.nan)
-    p[tested] = mann_whitney(z[:, tested], y) if given is None else given[tested]
-    chosen = {name: np.zeros(len(p), bool) for name in TITLES}
-    chosen["bh"][tested] = adjusted_p_values(p[tested], "benjamini_hochberg") <= q
-    chosen["by"][tested] = benjamini_yekutieli(p[tested], q)
-    chosen["knockoffs"][known.chosen] = True
-    return p, chosen
-
-
 def _values(
-    name: str, task: Task, rows: int, chosen: dict[str, Mask], found: Knockoffs, q: float
+    name: str, task: Task, rows: int, chosen: Chosen, found: Knockoffs, q: float
 ) -> list[Value]:
     values = []
-    for method, mask in chosen.items():
-        count, how = float(mask.sum()), f"none: selected at a false discovery rate of {q:g}"
+    for method, numbers in chosen.items():
+        count, how = float(len(numbers)), f"none: selected at a false discovery rate of {q:g}"
         if method == "knockoffs" and not found.valid:
             count, how = np.nan, "none: knockoffs are not valid for these latents"
         what = (f"selected_{method}", name, count, np.nan, np.nan, (), {task.unit: rows}, how)
@@ -119,10 +111,10 @@ def _values(
     return values
 
 
-def _line(what: str, chosen: dict[str, Mask], valid: bool) -> str:
-    counts = ", ".join(f"{mask.sum()} by {TITLES[name]}" for name, mask in chosen.items())
-    method = "knockoffs" if valid and chosen["knockoffs"].any() else "by"
-    named = np.flatnonzero(chosen[method])
+def _line(what: str, chosen: Chosen, valid: bool) -> str:
+    counts = ", ".join(f"{len(some)} by {TITLES[name]}" for name, some in chosen.items())
+    method = "knockoffs" if valid and len(chosen["knockoffs"]) else "by"
+    named = chosen[method]
     more = " …" if len(named) > MOST_NAMED else ""
     listed = ", ".join(map(str, named[:MOST_NAMED].tolist())) or "none"
     return f"{what}: latents selected: {counts}; those by {TITLES[method]}: {listed}{more}"

@@ -225,7 +225,8 @@ def _value(name: str, recipe: str, one: Interval, ones: Sequence[Dictionary]) ->
     if name.endswith("_null"):
         unit, n, method = "draws", DRAWS, "draws of the null"
     if np.isnan(one.low):
-        method = "none: a mean over draws" if "_null" in name else "none: one pair, or a constant"
+        constant = "an expectation" if name.endswith("_random") else "one pair"
+        method = f"none: {'a mean over draws' if '_null' in name else constant}"
     metric = f"stability_{name}"
     value, low, high = map(float, (one.value, one.low, one.high))
     return Value(metric, recipe, value, low, high, (unit,), {unit: n}, method)

@@ -208,6 +208,14 @@ def only_fvu(subject, group):
     return evaluation_findings(subject, {"other": alone}, {}).record["comparisons"]
 
 
+def test_tasks_without_a_claim_are_not_compared(subject, group):
+    fvu = [m for m in group.measurements if m.metric == "fvu"]
+    tasks = [replace(m, metric="auc", task=task) for task in ("negated", "parity") for m in fvu]
+    record = evaluation_findings(subject, {"probing": Group(tasks)}, {}).record
+    assert [one["task"] for one in record["comparisons"]] == ["negated"]
+    assert {one["task"] for one in record["values"]} == {"negated", "parity"}
+
+
 def test_few_documents_have_no_interval(subject, contexts):
     one = Context(contexts[0].tokens, np.zeros(12, dtype=np.int64), contexts[0].positions)
     few = Subject(**{**vars(subject), "contexts": lambda: iter([one])})

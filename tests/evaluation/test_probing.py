@@ -183,8 +183,8 @@ def test_texts_are_cut_from_the_left_and_pooled_after_encoding(subject: Subject)
             texts[:2], [True, False], [0, 1],
         )  # fmt: skip
         x = subject.model.read(texts[1], SITE)[SITE][0]
-        np.testing.assert_allclose(one.latents["a"][1], reduce(encode(x)), 1e-5, 1e-5)
-        np.testing.assert_allclose(one.dense[1], reduce(x), 1e-5, 1e-5)
+        np.testing.assert_allclose(one.latents["a"][1], reduce(encode(x)), 1e-4, 1e-4)
+        np.testing.assert_allclose(one.dense[1], reduce(x), 1e-4, 1e-4)
     ids = subject.model.tokenizer(texts[0], add_special_tokens=False)["input_ids"][-256:]
     x = subject.model.read(torch.tensor([ids]), SITE)[SITE][0, -1]
     np.testing.assert_allclose(one.dense[0], x, atol=1e-4)

@@ -27,6 +27,7 @@ from palinka.analyses.stats.comparison import (
 )
 from palinka.analyses.stimuli.base import code_span
 from palinka.evaluation.representations import sample_rows
+from palinka.evaluation.tasks import CONTROLS
 from palinka.evaluation.values import (
     OF_TWO,
     SEEDS_ALONE,
@@ -171,7 +172,7 @@ def evaluation_findings(
         l0 = _sampled_l0(subject) if pairs and samples else {}
     verdicts: list[Verdict] = []
     for metric in dict.fromkeys(key[0] for key in samples if key[0] not in UNCOMPARED):
-        keys = [key for key in samples if key[0] == metric]
+        keys = [key for key in samples if key[0] == metric and key[1] not in CONTROLS]
         chosen = [(key, a, b) for key in keys for a, b in pairs if {a, b} <= samples[key].keys()]
         found = compare([(samples[k][a], samples[k][b]) for k, a, b in chosen], margin, weak)
         verdicts += [

@@ -26,13 +26,6 @@ def test_noise_is_smoothed_without_a_shift(points, spacing):
     assert smooth.get_ydata() == pytest.approx(5.0 + smooth.get_xdata() / 100)
 
 
-@pytest.mark.parametrize(
-    ("history", "message"),
-    [
-        ({}, "no losses"),
-        ({"total": ([1, 2], [1.0])}, r"loss 'total' have shapes \(2,\) and \(1,\)"),
-    ],
-)
-def test_bad_input(history, message):
-    with pytest.raises(InputError, match=message):
-        figures.loss_curves(history)
+def test_no_losses_are_rejected():
+    with pytest.raises(InputError, match="no losses"):
+        figures.loss_curves({})

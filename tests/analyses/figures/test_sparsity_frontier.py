@@ -22,10 +22,6 @@ def test_more_families_than_colors_are_told_apart():
     assert len({(line.get_color(), line.get_marker()) for line in axes.lines}) == 9
 
 
-@pytest.mark.parametrize(
-    ("families", "message"),
-    [({}, "no dictionaries"), ({"a": ([1, 2], [0.1])}, r"FVU of 'a' have shapes \(2,\) and")],
-)
-def test_bad_input(families, message):
-    with pytest.raises(InputError, match=message):
-        figures.sparsity_frontier(families)
+def test_no_dictionaries_are_rejected():
+    with pytest.raises(InputError, match="no dictionaries"):
+        figures.sparsity_frontier({})

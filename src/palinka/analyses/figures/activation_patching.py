@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from palinka.analyses.figures import style
@@ -158,7 +157,7 @@ def _draw_lines(result: Effects, drawn: list[Panel], what: str) -> Figure:
             at.text(1.01, level, name, va="center", **beside)
         at.set(title=f"{panel.title}\n", ylabel=outcome_label(result))
         style.legend_above(at, MAX_LINES)
-        at.xaxis.set_major_locator(MaxNLocator(integer=True))
+        at.locator_params(axis="x", integer=True)
     axes[-1].set_xlabel("layer")
     style.headline(figure, what)
     return figure

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from palinka.analyses.direct_logit_attribution import DirectLogitAttribution
@@ -63,7 +62,7 @@ def direct_logit_attribution(
         axes.set(xlabel="layers before", ylabel="logits")
         style.headline(figures["cumulative"], f"The {target} in the residual stream")
     for name in figures.keys() - {"heads"}:
-        figures[name].axes[0].xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        figures[name].axes[0].locator_params(axis="x", integer=True)
     return figures or {"largest": _largest(result, label, target)}
 
 

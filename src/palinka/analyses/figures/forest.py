@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from palinka.analyses.figures import style
 
@@ -62,6 +61,6 @@ def forest(
                 panel.plot(row.value, y, "o", color=color)
         panel.set(title=fill(metric.replace("_", " "), 17), ylim=(len(names) - 0.5, -0.5))
         panel.set_yticks(range(len(names)), [style.shortened(name, 18) for name in names])
-        panel.xaxis.set_major_locator(MaxNLocator(3))
+        panel.locator_params(axis="x", nbins=3)
         panel.margins(x=0.12)
     return {name: figure}

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from palinka.analyses.figures import style
@@ -168,7 +167,7 @@ def _spectrum(result: Result, names: Names) -> Figure:
         if null is not None:
             low, high = np.quantile(null[np.isfinite(null)], [0.025, 0.975]) / largest
             axes.axhspan(low, high, color=style.MUTED, alpha=0.4, linewidth=0)
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.locator_params(axis="x", nbins=5, integer=True)
         axes.set(xlabel="component", ylim=(-0.03, max(1.05, axes.get_ylim()[1])))
         axes.set_title(f"{direction}\nlargest{', as tested' * tested}: {largest:.4g}")
     panels[0].set_ylabel("eigenvalue (largest = 1)")
@@ -192,7 +191,7 @@ def _variance(result: Result) -> Figure:
     sums.set(ylabel="cumulative variance (%)", ylim=(min(cumulative[0], 90.0) - 2.0, 101.0))
     for axes in (scree, sums):
         axes.axvspan(0.5, kept + 0.5, color=style.COLORS[5], alpha=0.18, linewidth=0, zorder=0)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.locator_params(axis="x", integer=True)
     sums.set_xlabel("principal component (shaded: kept)")
     style.headline(figure, f"{kept} principal components stay below {result.variance:g} % (dashed)")
     return figure

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from palinka.analyses.figures import style
@@ -75,7 +74,7 @@ def _by_layer(result: HeadScores) -> Figure:
         axes.plot(found.score.mean(axis=1), color=style.COLORS[0])
         axes.plot(found.reference.mean(axis=1), "--", color="black", lw=0.8)
         axes.set_title(f"{name} ({UNITS[name]})" if name in UNITS else name)
-        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        axes.locator_params(axis="x", integer=True)
     for axes in panels[-2:]:
         axes.tick_params(labelbottom=True)
     figure.supxlabel("layer", fontsize="medium")

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from palinka.analyses.figures import style
 from palinka.analyses.logit_lens import MEASURES, LogitLens
@@ -54,7 +53,7 @@ def logit_lens(
     found = [i + 1 for i, p in enumerate(result.p_corrected) if p <= round(1 - result.level, 12)]
     panels[0].plot(found, result.means[0, found], "D", color=style.COLORS[1])
     for axes in panels:
-        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        axes.locator_params(axis="x", integer=True)
     figure.supxlabel("layer", fontsize="medium")
     what = f"{result.tokens:,} tokens of {result.clusters:,} texts or templates"
     style.headline(figure, f"What the layers predict, {what}")
@@ -82,7 +81,7 @@ def _grid(
         axis.set_ticks(range(columns), texts, rotation=90, parse_math=False, fontsize=6)
     axes.set(ylabel="layer", xlabel="token")
     above.set_xlabel("next token")
-    axes.yaxis.set_major_locator(MaxNLocator(13, integer=True, steps=[1, 2, 5, 10]))
+    axes.locator_params(axis="y", nbins=13, integer=True, steps=[1, 2, 5, 10])
     figure.colorbar(image, ax=axes, label="probability", location="bottom", aspect=30, pad=0.02)
     style.headline(figure, "The most probable token at every layer")
     return figure

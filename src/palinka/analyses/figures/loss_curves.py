@@ -23,7 +23,7 @@ def loss_curves(
     `history` has for each loss, such as `total`, its steps and its values, both `(points,)`.
 
     Raises:
-        InputError: If there are no losses, or one differs in the numbers of values and steps.
+        InputError: If there are no losses.
     """
     if not history:
         raise InputError("there are no losses to draw; expected steps and values of at least one")
@@ -32,7 +32,7 @@ def loss_curves(
     figure, panels = style.small_multiples(len(history), columns, *sizes, sharex=True)
     for number, (axes, (name, points)) in enumerate(zip(panels, history.items(), strict=True)):
         color = style.cycled(number)
-        steps, values = style.as_curve(points, f"steps and values of the loss {name!r}")
+        steps, values = (np.asarray(part, np.float64) for part in points)
         noisy = len(values) > NOISY
         axes.plot(steps, values, color=style.MUTED if noisy else color, lw=0.6 if noisy else None)
         if noisy:

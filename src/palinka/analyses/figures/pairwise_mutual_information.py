@@ -166,7 +166,7 @@ def _matrices(
             matrix = getattr(result, name) + getattr(result, name).T
             means = matrix.sum(axis=1) / (len(matrix) - 1)
             np.fill_diagonal(matrix, np.nan if len(matrix) <= style.MAX_SIDE else means.mean())
-            axes, unusual, glyph = panels[index, column], _unusual(means), style.GLYPHS[index % 7]
+            axes, unusual, glyph = panels[index, column], _unusual(means), style.GLYPHS[index % 6]
             drawn = style.draw_matrix(axes, matrix, 1, **scale, aspect="auto")
             axes.set_box_aspect(1)
             axes.set_yticks(1 + unusual, 1 + unusual, fontsize=6.5)
@@ -218,7 +218,7 @@ def _scatter_by_site(results: Mapping[str, ByCondition], names: Sequence[str]) -
         texts = []
         for name, measured in pairs.items():
             index, r = names.index(name), correlation_over_pairs(*measured)
-            glyph = "all" if name == TOGETHER else style.GLYPHS[index % 7]
+            glyph = "all" if name == TOGETHER else style.GLYPHS[index % 6]
             texts.append(f"{glyph} {r:.2f}" if np.isfinite(r) else f"{glyph} none")
             if name != TOGETHER:
                 some = random.permutation(len(measured[0]))[:most]

@@ -10,9 +10,6 @@ from numpy.typing import ArrayLike
 from palinka.analyses.figures import style
 from palinka.errors import InputError
 
-# Not as many as colors, so that pairs of color and mark repeat late.
-_MARKS = "os^DvP"
-
 
 @style.captioned(
     l0_fvu="The fraction of variance unexplained against the latents active per token, a curve for "
@@ -28,16 +25,15 @@ def sparsity_frontier(
     context may have a `title`, what is reconstructed.
 
     Raises:
-        InputError: If there are no dictionaries, or a family has not one value for each.
+        InputError: If there are no dictionaries.
     """
     if not families:
         raise InputError("there are no dictionaries to draw; expected L0 and FVU of at least one")
     figure, axes = style.new_figure(style.WIDTH, 3.0)
     for index, (name, points) in enumerate(families.items()):
-        l0, fvu = style.as_curve(points, f"L0 and FVU of {name!r}")
-        order, marker = np.argsort(l0), _MARKS[index % len(_MARKS)]
-        look: dict[str, Any] = {"marker": marker, "ms": 4.5, "color": style.cycled(index)}
-        axes.plot(l0[order], fvu[order], label=name, **look)
+        l0, fvu = map(np.asarray, points)
+        order = np.argsort(l0)
+        axes.plot(l0[order], fvu[order], label=name, ms=4.5, **style.look(index))
     axes.set(xlabel="L0: latents active per token", ylabel="fraction of variance unexplained")
     axes.set_title(context.get("title", "Error against sparsity: lower left is better"))
     axes.set_xscale("log")

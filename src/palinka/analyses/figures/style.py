@@ -20,14 +20,12 @@ from matplotlib.image import AxesImage
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
-from numpy.typing import ArrayLike, NDArray
-
-from palinka.errors import InputError
+from numpy.typing import NDArray
 
 # Okabe & Ito (2008): distinct with any color vision. First and second condition, then others.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-# Markers of conditions and groups, and the same as text.
-MARKERS, GLYPHS = "o^sDvPX", "●▲■◆▼✚✖"
+# Markers of conditions and groups, one fewer than colors, and the same as text.
+MARKERS, GLYPHS = "o^sDvP", "●▲■◆▼✚"
 # Lines of series that lie on each other.
 LINES = ("-", "--", ":", "-.")
 MUTED = "#9A9A9A"
@@ -112,21 +110,13 @@ def captioned(**captions: str) -> Callable[[Draw[P]], Draw[P]]:
     return decorate
 
 
-def as_curve(points: tuple[ArrayLike, ArrayLike], what: str) -> tuple[NDArray[np.float64], ...]:
-    """Two series of equal length as float64; `what` they are is for the message."""
-    x, y = (np.asarray(part, dtype=np.float64) for part in points)
-    if x.shape != y.shape or x.ndim != 1:
-        raise InputError(f"{what} have shapes {x.shape} and {y.shape}; expected as many of both")
-    return x, y
-
-
 def cycled(index: int) -> str:
     """Color of a series by its index; colors repeat after the last."""
     return COLORS[index % len(COLORS)]
 
 
 def look(index: int) -> dict[str, Any]:
-    """Color and marker of a series by its index; they repeat after the last."""
+    """Color and marker of a series by its index; the pairs repeat after 42."""
     return {"color": cycled(index), "marker": MARKERS[index % len(MARKERS)]}
 
 

@@ -24,6 +24,7 @@ def test_latents_are_explained_and_an_atlas_shows_it(
     for options, expected in (
         ("", "the variable OPENAI_API_KEY is empty; set it, or name another with --key_env"),
         ("--budget=1", "budget needs prices; give --price_in and --price_out"),
+        ("--base_url=http://localhost:9 --control=none", "none is not an explanations.json of"),
     ):
         away = "explain --ckpt_path=last --model=m --base_url=https://example.org"
         assert expected in refused(*away.split(), *options.split())

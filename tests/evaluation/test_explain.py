@@ -126,6 +126,8 @@ def test_probabilities_are_of_the_digits_in_the_list() -> None:
     text = "1: [1, 0]"
     np.testing.assert_allclose(parse(answer(text, *tokens, token("]")), 2)[1], [0.75, 0.0])
     assert np.isnan(parse(answer(text, *tokens[:3]), 2)[1]).all()
+    bare = [{"token": "["}, {"token": "1"}, {"token": ","}, {"token": "0"}]
+    assert np.isnan(parse(answer("[1,0]", *bare), 2)[1]).all()
 
 
 def test_a_score_is_its_definition() -> None:
@@ -367,6 +369,15 @@ def test_what_fails_is_said_without_the_key(
             explain(items[:3], Endpoint(model="m", folder=tmp_path, **given), seed=0)
     assert KEY not in f"{raised.value!r} {raised.value.__cause__!r}"
     assert not server.requests
+
+
+def test_an_answer_that_is_no_text_is_not_kept(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("palinka.evaluation.endpoint.FIRST_WAIT", 0.0)
+    with serving() as server:
+        server.answer = lambda *_: [{"type": "text", "text": "[1]"}]  # type: ignore[assignment, return-value]
+        with pytest.raises(InputError, match=r"no whole answer \(TypeError\)"):
+            Endpoint(server.url, "m", tmp_path).ask("Decide.", "Passage 1: x")
+    assert not [*tmp_path.rglob("*.json")]
 
 
 def test_a_run_that_stops_resumes(items: list[Item], tmp_path: Path) -> None:

@@ -93,6 +93,8 @@ def test_one_task_stands_for_the_mean_and_documents_may_be_too_few(subject: Subj
     dense = values["auc", "dense", "gender"]  # of any number of columns
     gaps = {metric: v for (metric, of, _), v in values.items() if of == "recipe" and v.task}
     assert gaps["auc_minus_dense"].value == pytest.approx(own.value - dense.value)
+    assert (gaps["auc_minus_dense"].method, dense.value) == (dense.method, 1.0)
+    assert dense.method.startswith("none: the AUC is 1 in every half")
     beaten = values["baselines_beaten", "recipe", ""]
     assert (beaten.value, beaten.n) == (sum(v.low > 0 for v in gaps.values()), {"baselines": 9})
     assert 0 < beaten.value < 9
@@ -105,7 +107,7 @@ def test_every_baseline_has_values_and_every_recipe_differences(found: Group) ->
     baselines = {"dense", "pca", "pca_selected", "units", "random_directions", "random_dictionary",
                  "tokens_k", "tokens_all", "length"}  # fmt: skip
     assert {v.of for v in found.values} == baselines | {"recipe", "shuffled_labels"}
-    gaps = {(v.metric, v.k): v for v in found.values if v.of == "recipe" and v.k}
+    gaps = {(v.metric, v.k): v for v in found.values if v.of == "recipe"}
     assert {metric for metric, _ in gaps} == {f"auc_minus_{name}" for name in baselines}
     mine = {(v.of, v.k): v for v in found.values if v.metric == "auc_given_tasks"}
     own = [m.value for m in found.measurements if (m.metric, m.k) == ("auc_given_tasks", 4)]
@@ -116,6 +118,17 @@ def test_every_baseline_has_values_and_every_recipe_differences(found: Group) ->
     null = [v for v in found.values if v.of == "shuffled_labels"]
     assert [v.n["permutations"] for v in null] == [6, 6]
     assert {*found.figures} == {"probing", "probing_gaps"}
+
+
+def test_a_recipe_has_its_own_random_dictionary_alone(subject: Subject) -> None:
+    recipes = zip(subject.dictionaries, ("k=8", "other/k=8"), strict=True)
+    two = tuple(replace(one, recipe=recipe) for one, recipe in recipes)
+    many = replace(subject, dictionaries=two)
+    found = probing(many, ["function_word_next"], k=1, items=40, shuffles=0)
+    assert "k_for_dense" in {v.metric for v in found.values}
+    for of in ("k=8", "other/k=8"):
+        random = {v.metric for v in found.values if v.of == of and "random_dictionary" in v.metric}
+        assert random == {f"auc_minus_random_dictionary of {of}"}
 
 
 def test_values_of_all_k_are_in_one_row(found: Group) -> None:

@@ -77,7 +77,10 @@ def explain(
     asked |= {"logprobs": True, "top_logprobs": 5} if logprobs else {}
     prices, place = (price_in, price_out), folder / "responses"
     endpoint = Endpoint(base_url, model, place, key, prices, budget, **asked)
-    other = json.loads(expanded(control).read_bytes())["latents"] if control else None
+    try:
+        other = json.loads(expanded(control).read_bytes())["latents"] if control else None
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise InputError(f"{control} is not an explanations.json of palinka explain") from error
     module = checked_module(ckpt_path, data)
     if not data.in_memory:
         data.harvest(specs=[data.validation_spec], max_verified=MAX_VERIFIED_BYTES)

@@ -123,8 +123,10 @@ class Endpoint:
                 with self._opener.open(request, timeout=TIMEOUT) as response:
                     text = response.read().decode()
                 found = json.loads(text.replace(self._key, "***") if self._key else text)
-                choice, usage = found["choices"][0], found.get("usage") or {}
-                choice["message"]["content"] = choice["message"]["content"] or ""
+                choice, usage = found["choices"][0], dict(found.get("usage") or {})
+                choice["message"]["content"] = content = choice["message"]["content"] or ""
+                if not isinstance(content, str):
+                    raise TypeError
                 return choice, usage
             except HTTPError as error:
                 problem, after = str(error.code), error.headers.get("Retry-After", "")

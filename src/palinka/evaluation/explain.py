@@ -210,7 +210,8 @@ def parse(answer: Record, n: int) -> tuple[Array, Array]:
     for token in (answer.get("logprobs") or {}).get("content") or ():
         start, place = place, place + len(token["token"])
         if found.start() <= start < found.end() and _digit(token) in ("0", "1"):
-            options = [(_digit(one), np.exp(one["logprob"])) for one in token["top_logprobs"]]
+            top = token.get("top_logprobs") or ()
+            options = [(_digit(one), np.exp(one["logprob"])) for one in top]
             zero, one = (sum(p for digit, p in options if digit == d) for d in ("0", "1"))
             chances.append(one / ((zero + one) or np.nan))
     return np.array(given, np.float64), np.array(chances) if len(chances) == n else none

@@ -184,7 +184,10 @@ def _minus(a: Measurement, b: Measurement) -> Measurement:
     assert a.influence is not None
     assert b.influence is not None
     what = (a.value - b.value, a.influence - b.influence, a.unit, a.count, a.freedom)
-    return Measurement(f"auc_minus_{b.of}", a.of, *what, a.task, a.k, f"paired, {a.method}")
+    both = (a.method, a.influence), (b.method, b.influence)
+    reasons = [method for method, influence in both if np.isnan(influence).any()]
+    method = reasons[0] if reasons else f"paired, {a.method}"
+    return Measurement(f"auc_minus_{b.of}", a.of, *what, a.task, a.k, method)
 
 
 def _summary(
@@ -212,7 +215,7 @@ def _summary(
                 values += [value_of([one], name) for one in means or of_tasks[:1]]
     panels: dict[str, list[Row]] = {}
     for recipe, seeds in recipes.items():
-        mine = [b for b in baselines if not b.startswith(f"{RANDOM} of ") or b.endswith(recipe)]
+        mine = [b for b in baselines if b.removeprefix(f"{RANDOM} of ") in (b, recipe)]
         near, below = np.nan, list[int]()
         for k in ks:
             gaps = {
@@ -235,8 +238,9 @@ def _summary(
         if below:
             numbers = ", ".join(map(str, below))
             notes.append(f"{recipe} is below tokens_all, which needs no model, at k = {numbers}")
-        method = f"none: the smallest k near the dense probe, or NaN for more than {ks[-1]}"
-        values.append(Value("k_for_dense", recipe, near, np.nan, np.nan, (), {}, method))
+        if gaps["dense"].high == gaps["dense"].high:  # not of two seeds
+            method = f"none: the smallest k near the dense probe, or NaN for more than {ks[-1]}"
+            values.append(Value("k_for_dense", recipe, near, np.nan, np.nan, (), {}, method))
     for at, k in enumerate(ks if len(shuffled) else ()):
         low, high = np.quantile(shuffled[:, at], (0.025, 0.975))
         n, method = {"permutations": len(shuffled)}, "quantiles of single tasks"

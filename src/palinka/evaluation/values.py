@@ -195,6 +195,8 @@ def value_of(measurements: Sequence[Measurement], name: str) -> Value:
     if 1 < seeds < MINIMUM_SEEDS:
         both = " and ".join(format_number(one.value, np.nan) for one in measurements)
         low, high, method = np.nan, np.nan, f"none: two seeds, {both}"
+    elif seeds > 1 and low == high and first.influence is None:
+        low, high, method = np.nan, np.nan, "none: the same for all seeds"
     elif seeds > 1 and low == low:
         method = SEEDS_ALONE if first.influence is None else f"t over seeds and {first.unit}"
     if SHARES.match(first.metric) and low == low:
@@ -235,9 +237,10 @@ def gap_method(name: str, width: float) -> str:
 
 
 def not_beaten(metric: str, gap: Value) -> bool:
-    """The interval of a gap to a control holds 0, or is on the side of what is worse."""
+    """The gap to a control or its interval holds 0, or is on the side of what is worse."""
     sign = BETTER.get(metric)
-    return sign is not None and min(sign * gap.low, sign * gap.high) <= 0
+    known = [x for x in (gap.value, gap.low, gap.high) if x == x]
+    return sign is not None and min((sign * x for x in known), default=1.0) <= 0
 
 
 def spanned(values: Iterable[Value]) -> dict[str, tuple[float, float]]:

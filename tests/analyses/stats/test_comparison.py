@@ -135,6 +135,10 @@ ZERO = sample("B", np.zeros(5))
             (sample("A", [13.0]), sample("B", [10.0])), {}, "no interval",
             "One seed each: .* A and B differ by 3, without an interval.",
         ),
+        (  # such as numbers of dead latents
+            (sample("A", [1.0, 1.0]), sample("B", [0.0, 0.0])), {"margin": 2.0}, "no interval",
+            "A and B differ by 1, without an interval.",
+        ),
     ],
 )  # fmt: skip
 def test_verdicts_in_words(pair, options, verdict, sentence):

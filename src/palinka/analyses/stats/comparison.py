@@ -80,9 +80,10 @@ class Estimate:
         return self.value - half, self.value + half
 
     def p_value(self) -> float:
-        """Smallest `alpha` whose interval leaves out 0; NaN without errors."""
+        """Smallest `alpha` whose interval leaves out 0; NaN without errors, or if all are 0."""
         size = abs(self.value)
-        if np.isnan(size + self.half_width()):
+        # Seeds that agree to the digit, such as in numbers of dead latents, prove nothing.
+        if np.isnan(size) or not self.half_width() > 0.0:
             return np.nan
         if size == 0.0:
             return 1.0
@@ -213,17 +214,18 @@ def compare(
     holm[tested] = adjusted_p_values(p[tested], "holm")
     comparisons = []
     for (a, b), one, own, corrected in zip(pairs, found, p.tolist(), holm.tolist(), strict=True):
-        within = one.interval(ALPHA / m)
+        bounds = np.array([*one.interval(), *one.interval(ALPHA / m), one.detectable(ALPHA / m)])
+        low, high, lowest, highest, least = np.where(np.isnan(own), np.nan, bounds).tolist()
         verdict: Verdict = "no interval" if np.isnan(own) else "undecided"
-        if max(map(abs, within)) < margin:
+        if max(abs(lowest), abs(highest)) < margin:
             verdict = "equal"
         elif corrected <= ALPHA:
             verdict = "higher" if one.value > 0 else "lower"
         beaten = [f"{x.name} is no better than {weak[x.name]}." for x in (a, b) if x.name in weak]
         words = _in_words(a.name, b.name, one, verdict, margin, m)
         comparisons.append(Comparison(
-            a.name, b.name, one.value, *one.interval(), *within, own, corrected,
-            one.detectable(ALPHA / m), one.n, verdict, words, " ".join([*beaten, *_scope(a, b)]),
+            a.name, b.name, one.value, low, high, lowest, highest, own, corrected, least,
+            one.n, verdict, words, " ".join([*beaten, *_scope(a, b)]),
         ))  # fmt: skip
     return tuple(comparisons)
 

@@ -61,7 +61,8 @@ def controls(
             return
         if not value.task and value.metric in BETTER:
             title = value.metric if value.k is None else f"{value.metric}, k = {value.k}"
-            names = (own.of, f"{own.of}, {label.removeprefix('the ')}")
+            prefix = f"{own.of}, " if len(recipes) > 1 else ""
+            names = (own.of, prefix + label.removeprefix("the "))
             for name, one, each in zip(names, (own, value), seeds, strict=True):
                 panels[title].append(Row(name, one.value, one.low, one.high, each))
         if not value.task:

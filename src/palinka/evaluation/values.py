@@ -27,6 +27,7 @@ Key = tuple[str, str, int | None]  # metric, task and k
 BETTER = {"fvu": -1, "cosine": 1, "auc": 1, "accuracy": 1, "stability_share_corrected": 1}
 BETTER |= {"ce_delta": -1, "kl": -1, "loss_recovered": 1, "loss_recovered_mean": 1}
 SEEDS_ALONE, OF_TWO = "t over seeds", "latents, given these two dictionaries"
+COUNTS = ("dead", "l0", "split_features")
 # Metrics from 0 to 1.
 SHARES = re.compile(r"auc(_given_tasks)?$|accuracy|absorption_f|precision|recall|f1")
 
@@ -201,7 +202,7 @@ def value_of(measurements: Sequence[Measurement], name: str) -> Value:
         method = SEEDS_ALONE if first.influence is None else f"t over seeds and {first.unit}"
     if SHARES.match(first.metric) and low == low:
         _, low, high = vars(share_interval(found.value, found.half_width())).values()
-    if first.metric == "dead":  # a count
+    if first.metric in COUNTS:
         low = max(low, 0.0)
     return Value(
         first.metric, name, found.value, low, high, tuple(n), n, method, first.task, first.k

@@ -12,6 +12,8 @@ from palinka.analyses.figures import style
 # Panels in a row, and rows of which there is room for the names.
 COLUMNS, MOST = 2, 16
 LEFT, PANEL, ROW = 1.1, 1.2, 0.17  # inches
+# Shortest axis, as a fraction of its numbers.
+NARROW = 1e-3
 
 
 class Row(NamedTuple):
@@ -61,6 +63,20 @@ def forest(
                 panel.plot(row.value, y, "o", color=color)
         panel.set(title=fill(metric.replace("_", " "), 17), ylim=(len(names) - 0.5, -0.5))
         panel.set_yticks(range(len(names)), [style.shortened(name, 18) for name in names])
-        panel.locator_params(axis="x", nbins=3)
         panel.margins(x=0.12)
+        low, high = panel.get_xlim()
+        if (least := NARROW * max(abs(low), abs(high))) > high - low:  # rounding
+            panel.set_xlim((low + high - least) / 2, (low + high + least) / 2)
+        for bins in (3, 2, 1):  # fewer where the numbers would run into each other
+            panel.locator_params(axis="x", nbins=bins)
+            if (
+                max(
+                    map(
+                        len,
+                        panel.xaxis.get_major_formatter().format_ticks(panel.get_xticks().tolist()),
+                    )
+                )
+                < 7
+            ):
+                break
     return {name: figure}

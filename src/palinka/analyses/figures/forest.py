@@ -67,16 +67,9 @@ def forest(
         low, high = panel.get_xlim()
         if (least := NARROW * max(abs(low), abs(high))) > high - low:  # rounding
             panel.set_xlim((low + high - least) / 2, (low + high + least) / 2)
+        formatter = panel.xaxis.get_major_formatter()
         for bins in (3, 2, 1):  # fewer where the numbers would run into each other
             panel.locator_params(axis="x", nbins=bins)
-            if (
-                max(
-                    map(
-                        len,
-                        panel.xaxis.get_major_formatter().format_ticks(panel.get_xticks().tolist()),
-                    )
-                )
-                < 7
-            ):
+            if max(map(len, formatter.format_ticks([*panel.get_xticks()]))) < 7:
                 break
     return {name: figure}

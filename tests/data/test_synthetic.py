@@ -49,7 +49,7 @@ def test_frequencies_follow_zipf_and_children_make_up_for_the_hierarchy() -> Non
             factor = 1 / p[parent] * (1 + siblings / p[parent])
         assert data.drawn_frequencies[i] == pytest.approx(min(1.0, p[i] * factor))
     assert StructuredData(1, 8, Firing(0.3, 0.2)).frequencies.tolist() == [0.3]
-    with pytest.warns(UserWarning, match="cannot be as frequent"):
+    with pytest.warns(UserWarning, match="cannot be so frequent"):
         StructuredData(n, 8, Firing(0.9, 0.8), hierarchy=TREES).sample(1, 0)
 
 

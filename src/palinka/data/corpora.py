@@ -140,14 +140,8 @@ class TextFiles(Corpus):
 
     def documents(self) -> Iterator[Document]:
         """Read the files one after the other."""
-        empty = True
-        for _, file in self._files():
-            text = self._read(file)
-            if text.strip():
-                empty = False
-                yield text
-        if empty:
-            raise InputError(f"every text file in {self.path} is empty; give files with text")
+        texts = (self._read(file) for _, file in self._files())
+        yield from (text for text in texts if text.strip())
 
     def document_count(self) -> int:
         """Number of files, also of empty ones."""

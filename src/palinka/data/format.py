@@ -1,6 +1,5 @@
 """On-disk format of a cache: key, shards and manifest; see `docs/cache-format.md`."""
 
-import errno
 import hashlib
 import json
 import re
@@ -26,24 +25,18 @@ DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch
 _SAFETENSORS_DTYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
 TABLES = ("tokens", "documents", "positions")
 
-_ADVICE = {
-    errno.ENOSPC: "no space left; free some or choose another cache folder, then run again",
-    errno.EDQUOT: "the disk quota is used up; free some space or choose another cache folder",
-    errno.EROFS: "the file system is read-only; choose another cache folder",
-    errno.EACCES: "permission denied; change the permissions or choose another cache folder",
-    errno.ENOENT: "not found; if it was removed, remove its folder as well and harvest again",
-    errno.EIO: "the disk reports an input/output error; check it and restore the cache",
-}
-
 
 @contextmanager
 def as_input_error(path: Path | str) -> Iterator[None]:
     """Turn an `OSError` about `path` into an `InputError` with a remedy."""
     try:
         yield
+    except FileNotFoundError as error:
+        remedy = "if it was removed, remove its folder as well and harvest again"
+        raise InputError(f"{path}: not found; {remedy}") from error
     except OSError as error:
-        advice = _ADVICE.get(error.errno or 0, error.strerror or str(error))
-        raise InputError(f"{path}: {advice}") from error
+        remedy = "fix that, or set PALINKA_CACHE or cache_dir to another folder"
+        raise InputError(f"{path}: {error.strerror}; {remedy}") from error
 
 
 _STEP = np.uint64(0x9E3779B97F4A7C15)

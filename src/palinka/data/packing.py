@@ -145,12 +145,11 @@ def documents_of_split(
     corpus: Corpus, split: Split, validation_fraction: float, seed: int
 ) -> Iterator[tuple[int, Document]]:
     """Go through the numbered documents of one split; reject a split without any at the end."""
-    documents, empty = 0, True
+    index, empty = -1, True
     for index, document in enumerate(corpus.documents()):
-        documents += 1
         if split_of(index, validation_fraction, seed) == split:
             empty = False
             yield index, document
     if empty:
-        fault = f"no document is left for the {split} split: the corpus has {documents}"
+        fault = f"no document is left for the {split} split: the corpus has {index + 1}"
         raise InputError(f"{fault}; give more, or a larger validation_fraction")

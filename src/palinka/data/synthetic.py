@@ -192,10 +192,8 @@ class StructuredData:
             factor[own] *= 1.0 + np.maximum(0.0, together - p[own]) / above
         drawn = p * factor
         if clamped := int(((drawn >= 1.0) & (p < 1.0)).sum()):
-            given = (
-                f"{clamped} features cannot be as frequent as they should be under their parents"
-            )
-            warnings.warn(f"{given}; lower the frequencies", stacklevel=2)
+            fault = f"{clamped} features cannot be so frequent under their parents"
+            warnings.warn(f"{fault}; lower the frequencies", stacklevel=2)
         return np.minimum(drawn, 1.0)
 
     @cached_property

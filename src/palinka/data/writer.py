@@ -127,11 +127,8 @@ class CacheWriter:
         if self.done(index):
             yield False
             return
-        try:
+        with as_input_error(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:  # such as in a home folder that cannot be written
-            why = f"{self.folder}: cannot be made ({error.strerror})"
-            raise InputError(f"{why}; set PALINKA_CACHE or cache_dir") from error
         path = (self.folder / shard_name(index)).with_suffix(".lock")
         with locked(path, blocking=False) as mine:
             # Another process may have finished it between the first look and the lock.

@@ -15,6 +15,7 @@ from palinka.errors import InputError, did_you_mean, escape_control_chars, expan
 from palinka.language_models import LanguageModelSpec
 
 _HEADINGS = ("KEY", "MODEL", "SITE", "SPLIT", "ROWS", "SIZE", "STATE", "")
+_SIDES = "<<<<>><<"  # numbers to the right
 
 
 def list_caches(cache_dir: str | None = None) -> int:
@@ -38,10 +39,8 @@ def list_caches(cache_dir: str | None = None) -> int:
         rows[place] += (", ".join(differing),)
     widths = [max(map(len, column)) for column in zip(_HEADINGS, *rows, strict=True)]
     for row in (_HEADINGS, *rows) if rows else ():
-        cells = (
-            cell.rjust(width) if heading in ("ROWS", "SIZE") else cell.ljust(width)
-            for heading, cell, width in zip(_HEADINGS, row, widths, strict=True)
-        )
+        columns = zip(_SIDES, row, widths, strict=True)
+        cells = [f"{cell:{side}{width}}" for side, cell, width in columns]
         print(escape_control_chars("  ".join(cells).rstrip()))
     for cache in caches:
         if cache.problem:

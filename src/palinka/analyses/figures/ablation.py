@@ -9,12 +9,7 @@ from numpy.typing import NDArray
 
 from palinka.analyses.ablation import Ablation
 from palinka.analyses.figures import style
-from palinka.analyses.figures.activation_patching import (
-    UNITS,
-    draw_maps,
-    outcome_label,
-    short_name,
-)
+from palinka.analyses.figures.activation_patching import UNITS, draw_maps, outcome_label, short_name
 from palinka.analyses.result import Array, Mask
 from palinka.analyses.stats.effects import cluster_means
 

@@ -229,7 +229,6 @@ def _null(result: Result, names: Names) -> Figure:
 
 
 def _scores(result: Result, names: Names, groups: Sequence[Mask], items: Names | None) -> Figure:
-    """Both leading components by item, in groups by condition where those are known."""
     figure, panels = style.new_figure(style.WIDTH, 4.8 if items else 3.8, nrows=2)
     for axes, (name, title, _, unit) in zip(panels, _directions(names), strict=True):
         scores = _centered(getattr(result, f"scores_{name}"), groups)
@@ -254,7 +253,6 @@ def _centered(scores: Array, groups: Sequence[Mask]) -> Array:
 
 
 def _draw_stems(axes: Axes, scores: Array, groups: Sequence[Mask], names: Names) -> None:
-    """A point on a stem for each item, in the look of its condition."""
     style.mark(axes, y=0.0)
     for chosen, label, (*_, look, _) in zip(groups, names, _directions(names), strict=False):
         x, y = np.flatnonzero(chosen), scores[chosen]
@@ -275,7 +273,6 @@ def permuted_labels(a: Array, b: Array, pairs: bool, seed: int) -> tuple[Array, 
 
 
 def _shuffled(result: Result, both: tuple[Array, Array], names: Names, seed: int) -> Figure:
-    """The true labeling in the left column, a shuffled one in the right."""
     shuffled_a, shuffled_b, order = permuted_labels(*both, result.pairs, seed)
     other = solve(shuffled_a, shuffled_b, result.variance, result.shrinkage)
     figure, panels = style.new_figure(style.WIDTH, 4.6, nrows=3, ncols=2, sharey="row")
@@ -387,7 +384,6 @@ def corresponding(first: Sequence[str], second: Sequence[str]) -> tuple[int, int
 def _draw_group(
     axes: Axes, texts: Sequence[TokenSeries], conditions: Sequence[int], direction: int
 ) -> None:
-    """One text, or two versions of one, with their tokens along the axis."""
     labels = max((list(tokens) for tokens, *_ in texts), key=len)
     length = len(labels)
     places = [np.arange(len(tokens), dtype=float) for tokens, *_ in texts]

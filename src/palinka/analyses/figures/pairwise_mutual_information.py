@@ -149,7 +149,6 @@ def _at_one_site(
 def _matrices(
     results: Mapping[str, Result], site: str, items: Mapping[str, Sequence[str]]
 ) -> Figure:
-    """Both matrices of each condition, and the distributions of all conditions."""
     rows, quoted = len(results), []
     layout: dict[str, Any] = {"nrows": rows + 1, "ncols": 2, "height_ratios": [*[1.0] * rows, 0.7]}
     figure, panels = style.new_figure(style.WIDTH, 3.0 + 1.6 * rows, **layout)
@@ -209,7 +208,6 @@ def _unusual(means: Array) -> Indices:
 
 
 def _scatter_by_site(results: Mapping[str, ByCondition], names: Sequence[str]) -> Figure:
-    """Covariance against information: a panel for each site, a marker for each condition."""
     columns, most = (2, MAX_PANEL_POINTS) if len(results) > 1 else (1, style.MAX_POINTS)
     size = (style.WIDTH - 0.5) / columns, 2.2 / columns
     figure, panels = style.small_multiples(len(results), columns, size, (0.5, 1.0))
@@ -239,7 +237,6 @@ def _scatter_by_site(results: Mapping[str, ByCondition], names: Sequence[str]) -
 
 
 def _distributions(sites: Mapping[int, ByCondition], label: str, names: Sequence[str]) -> Figure:
-    """Both measures over pairs, a panel for each condition, a curve for each site."""
     layout: dict[str, Any] = {"nrows": len(names), "ncols": 2, "sharex": "col", "squeeze": False}
     figure, panels = style.new_figure(style.WIDTH, 1.5 + 1.3 * len(names), **layout)
     uniform = [[n for n, pairs in sites.items() if _is_uniform(pairs, m)] for m in (0, 1)]
@@ -285,7 +282,6 @@ def _means_by_site(
     sites: Mapping[int, ByCondition], label: str, names: Sequence[str],
     results: Sequence[Mapping[str, Result]],
 ) -> Figure:  # fmt: skip
-    """Means of both measures by site, with the range of the middle half of pairs."""
     figure, panels = style.new_figure(style.WIDTH, 4.0, nrows=2, sharex=True)
     for measure, axes in enumerate(panels):
         for index, name in enumerate(names):
@@ -319,7 +315,6 @@ def _means_by_site(
 
 
 def _mean_activations(means: Mapping[str, Mapping[str, ArrayLike]], units: str) -> Figure:
-    """The mean activation of each unit, and one condition against the others."""
     shown = list(means)
     if len(shown) > 3:
         shown = [shown[0], shown[len(shown) // 2], shown[-1]]

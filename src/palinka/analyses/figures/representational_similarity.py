@@ -242,7 +242,6 @@ def _null(result: Result, null: Array, sites: Sequence[str]) -> Figure:
 
 
 def _name_words(axes: Axes, words: list[str], order: Indices, columns: bool = False) -> None:
-    """Write the words along the sides of a matrix."""
     shown = np.arange(0, len(words), ceil(len(words) / MAX_LABELS))
     names: Any = [words[order[index]] for index in shown]
     options: dict[str, Any] = {"fontsize": 6, "parse_math": False}
@@ -253,7 +252,6 @@ def _name_words(axes: Axes, words: list[str], order: Indices, columns: bool = Fa
 
 
 def _name_groups(axes: Axes, result: Result) -> None:
-    """Write the groups along the right side of a matrix of words."""
     assert result.membership is not None
     ends = np.cumsum(np.bincount(result.membership))
     look: dict[str, Any] = {"rotation": 270, "va": "center", "fontsize": "small"}

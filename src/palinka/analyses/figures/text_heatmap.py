@@ -99,12 +99,11 @@ class Heatmap:
         return f"{low:.3g}{below}", self._shades(np.linspace(low, high, 64)), f"{high:.3g}"
 
     def _shades(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        if not self.signed:
-            levels = ((values - values.min()) / (np.ptp(values) or 1.0)) ** self.exponent
-            return np.asarray(mpl.colormaps[self.colors](levels))[:, :3]
-        levels = (np.abs(values) / (np.abs(values).max() or 1.0)) ** self.exponent
+        light = 0.0 if self.signed else values.min()
+        sizes = np.abs(values - light)
+        levels = (sizes / (sizes.max() or 1.0)) ** self.exponent
         above, below = mpl.colormaps[self.colors](levels), mpl.colormaps[BELOW_ZERO](0.5 * levels)
-        return np.where(values[:, None] < 0.0, below, above)[:, :3]
+        return np.where(values[:, None] < light, below, above)[:, :3]
 
 
 def readable_on(color: Sequence[float] | NDArray[np.float64]) -> str:

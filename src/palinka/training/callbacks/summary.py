@@ -18,12 +18,7 @@ from palinka.analyses.result import Result, Table
 from palinka.autoencoders import BatchTopKAutoencoder
 from palinka.errors import escape_control_chars, expanded, shell_path
 from palinka.training.callbacks.base import TrainedModel, iter_models, log_folder
-from palinka.training.callbacks.checkpoints import (
-    FOLDER,
-    MEASURED_AT,
-    NEWEST,
-    metrics_file,
-)
+from palinka.training.callbacks.checkpoints import FOLDER, MEASURED_AT, NEWEST, metrics_file
 from palinka.training.callbacks.tensorboard import write_findings
 from palinka.training.sweep import SweepModule
 

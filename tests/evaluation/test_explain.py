@@ -14,6 +14,7 @@ import pytest
 from scipy.sparse import csc_array
 
 from chat_server import KEY, by_the_rule, serving
+from palinka.data import Context
 from palinka.errors import InputError
 from palinka.evaluation import endpoint as client
 from palinka.evaluation.endpoint import Endpoint
@@ -31,7 +32,8 @@ from palinka.evaluation.explain import (
     score_puzzles,
     write_passage,
 )
-from palinka.evaluation.windows import LENGTH, Activity, choose_latents
+from palinka.evaluation.windows import LENGTH, Activity, choose_latents, read_activity
+from palinka.language_models import LanguageModel
 
 WORDS, PART = 60, 80
 
@@ -93,6 +95,15 @@ def test_windows_are_of_the_counts_kinds_and_documents_that_are_said(activity: A
             for band, own in zip(every, tops, strict=True):
                 assert set(own.tolist()) <= set(np.array(band).tolist())
     assert not set(found[0].hard) & set(found[0].random)
+
+
+@pytest.mark.parametrize("lengths", [(64, 64), (16, 96, 16)])
+def test_few_documents_are_divided_too(lengths: tuple[int, ...]) -> None:
+    contexts = [Context(np.arange(n), np.full(n, i), np.arange(n)) for i, n in enumerate(lengths)]
+    model, identity = LanguageModel.from_pretrained("mini"), SimpleNamespace(encode=abs)
+    for seed in range(4):
+        found = read_activity(model, "blocks.0.resid", identity, contexts, 0, seed)
+        assert 0 < found.shown.mean() < 1
 
 
 def test_what_text_holds_is_no_mark_and_no_header() -> None:

@@ -59,8 +59,8 @@ def read_activity(
     new = (np.diff(documents, prepend=-1) != 0) | (places == 0)
     random, sizes = np.random.default_rng(seed), np.bincount(documents)
     order = random.permutation(len(sizes))
-    share = np.cumsum(sizes[order]) / sizes.sum()
-    shown = np.isin(documents, order[share <= SHOWN / (SHOWN + TESTED)])
+    middle = (np.cumsum(sizes[order]) - sizes[order] / 2.0) / sizes.sum()
+    shown = np.isin(documents, order[middle <= SHOWN / (SHOWN + TESTED)])
     text = positions >= 0
     of = (np.cumsum(new)[text], shown[text], csc_array(vstack(tables).tocsr()[text]))
     return Activity(tokens[text], *of)

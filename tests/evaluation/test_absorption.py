@@ -24,6 +24,7 @@ def subject() -> Subject:
         torch.manual_seed(seed)
         autoencoder = KSparseAutoencoder(128, 64, k=8).eval()
         decoder = autoencoder.dictionary.detach().numpy()
+        autoencoder.to(torch.float64 if seed else torch.float32)  # weights of any type
         made.append(Dictionary(f"seed={seed}", "r", seed, autoencoder, "KSparse", 64, "", decoder))
     return Subject(model, SITE, tuple(made), lambda: iter(contexts), 1, False, np.zeros(128))
 

@@ -18,6 +18,7 @@ from palinka.evaluation.representations import (
 )
 from palinka.evaluation.tasks import Task
 from palinka.evaluation.values import Array, Dictionary, Group, Measurement, Subject, value_of
+from palinka.language_models.edits import latents_of
 from palinka.language_models.token_text import bos_id, token_ids, token_texts
 
 MIN_LETTERS, MIN_F1 = 10, 0.6
@@ -105,7 +106,8 @@ def _of_letters(
     """Metrics of one dictionary, `(letters,)` each; those by direction end in its name."""
     test, module = latents[~train], dictionary.autoencoder
     main = main_latents(latents[train], labels[train], test, labels[~train])
-    origin = module.decode(torch.zeros(1, dictionary.latent_dim)).double().cpu().numpy()
+    none = torch.zeros_like(latents_of(module, torch.from_numpy(x[:1]).float()))
+    origin = module.decode(none).double().cpu().numpy()
     scaling = getattr(module, "scaling", None)
     decoder = dictionary.decoder / (float(scaling.scale) if scaling else 1.0)
     found = {"split_features": np.array([len(own) - 1.0 for own in main])}

@@ -79,6 +79,11 @@ def test_an_imported_dictionary_and_what_cannot_be_evaluated(workspace: Path, re
         (f"{fitting} --metrics [core] --stability.force true", "stability: of no use for core;"),
         (f"{fitting} --probing.protocol x", "probing.protocol is 'x'; expected 'palinka' or 'sae_"),
         (f"{fitting} --margin=-1", "margin is -1; give a size, 0 or above"),
+        (f"{fitting} --control_ckpt_path x", "control_ckpt_path: of no use without --control;"),
+        (  # before anything is measured
+            f"{fitting} --against far.ckpt --control permuted",
+            "control permuted: the checkpoint was imported and its recipe is not known; give",
+        ),
         (f"{fitting} --against here.ckpt", "against: here.ckpt is also the checkpoint to compare"),
         (
             f"{fitting} --against far.ckpt",

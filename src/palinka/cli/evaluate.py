@@ -83,6 +83,8 @@ def evaluate(
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     if margin < 0:
         raise InputError(f"margin is {margin:g}; give a size, 0 or above")
+    if control_ckpt_path and not control:
+        raise InputError("control_ckpt_path: of no use without --control; say which control it is")
     options = {"tasks": tasks} if tasks is not None else {}
     named = {"probing": probing, "stability": stability, "selection": selection}
     further = {n: v for n, v in named.items() if v}
@@ -94,13 +96,15 @@ def evaluate(
         run = theirs[0].run if theirs[0].run != mine[0].run else "against"
         prefixed = ((x, x.recipe if x.recipe == run else f"{run}/{x.recipe}") for x in theirs)
         theirs = [x._replace(name=f"{run}/{x.name}", recipe=recipe) for x, recipe in prefixed]
+    if control:  # what is wrong with it, and its fit, come before hours of measuring
+        run = str(control_run(ckpt_path, control, control_ckpt_path))
+        of_control = _of_control(mine, _found(run))
     subject = _subject(mine + theirs, data)
     found = {name: group(subject, **given) for name, (group, given) in groups.items()}
     if control:
-        run = str(control_run(ckpt_path, control, control_ckpt_path))
-        other = _subject(_of_control(mine, _found(run)), control_data(data, control))
-        of_control = {name: group(other, **given) for name, (group, given) in groups.items()}
-        found["controls"] = controls(subject, found, other, of_control, control)
+        other = _subject(of_control, control_data(data, control))
+        measured = {name: group(other, **given) for name, (group, given) in groups.items()}
+        found["controls"] = controls(subject, found, other, measured, control)
     settings: dict[str, Any] = {"ckpt_path": ckpt_path, "against": against, "margin": margin}
     settings |= {"metrics": list(groups), "control": control, **options, **further}
     settings["data"] = {name: value for name, value in data.hparams.items() if name[0] != "_"}

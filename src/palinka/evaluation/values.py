@@ -238,10 +238,11 @@ def gap_method(name: str, width: float) -> str:
 
 
 def not_beaten(metric: str, gap: Value) -> bool:
-    """The gap to a control or its interval holds 0, or is on the side of what is worse."""
+    """The interval of a gap to a control holds 0, or is on the side of what is worse."""
     sign = BETTER.get(metric)
-    known = [x for x in (gap.value, gap.low, gap.high) if x == x]
-    return sign is not None and min((sign * x for x in known), default=1.0) <= 0
+    if sign is None:
+        return False
+    return gap.value == 0 or min(sign * gap.low, sign * gap.high) <= 0
 
 
 def spanned(values: Iterable[Value]) -> dict[str, tuple[float, float]]:

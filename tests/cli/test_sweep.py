@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from palinka.__main__ import main
-from palinka.cli.sweep import expand, options
+from palinka.cli.sweep import Variants, expand, options
 from palinka.errors import InputError
 from palinka.training import SparseAutoencoderModule
 
@@ -22,6 +23,13 @@ def test_variants_have_the_names_of_what_they_override() -> None:
     assert list(expand({"k": [16, 32], "seed": [0, 1]})) == grid
     folders = list(expand([{"a": "../x"}, {"a": ".._x"}, {"a": "x" * 500}]))
     assert folders == ["a=.._x", "a=.._x,1", "a=" + "x" * 118]
+
+
+def test_one_list_of_a_grid_is_replaced_by_its_name() -> None:
+    parser = ArgumentParser()
+    parser.add_argument("--variants", type=Variants)
+    given = ["--variants", "{k: [16, 32], seed: [0]}", "--variants.seed", "[0, 1]"]
+    assert parser.parse_args(given).variants == {"k": [16, 32], "seed": [0, 1]}
 
 
 def test_options_are_those_of_a_command_line_the_class_first() -> None:

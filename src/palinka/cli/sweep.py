@@ -10,7 +10,7 @@ from typing import Any
 from palinka.errors import InputError
 from palinka.training import SparseAutoencoderModule
 
-Variants = list[dict[str, Any]] | dict[str, list[Any]]
+Variants = dict[str, list[Any]] | list[dict[str, Any]]
 
 MAX_VARIANTS = 64  # more are probably a grid with one dimension too many
 MAX_NAME = 120

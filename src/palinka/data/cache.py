@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from functools import lru_cache
 from io import FileIO
 from itertools import accumulate
 from pathlib import Path
@@ -178,8 +179,6 @@ class Cache:
         self.bytes = sum(shape.bytes for shape in self.shapes)
         self.first_rows = [0, *accumulate(shape.rows for shape in self.shapes)]
         self.rows = self.first_rows[-1]
-        none = np.empty(0, np.int32)  # the shard that `context` read last, with its tables:
-        self._last: tuple[int, Integers, Integers] = (-1, none, none)
         self._checksums = manifest.checksums
         self.unverified = set(range(len(self.shapes) if verify_shards else 0))
         window = layout.contexts_per_shard * layout.rows_per_context
@@ -264,9 +263,7 @@ class Cache:
         if not 0 <= row < self.rows:
             raise InputError(f"row {row} is out of range; expected 0 to {self.rows - 1}")
         index = bisect_right(self.first_rows, row) - 1
-        if self._last[0] != index:  # rows in ascending order read each shard once
-            self._last = index, *_read_tables(self.folder, self.shapes[index])
-        _, tables, places = self._last
+        tables, places = _read_tables(self.folder, self.shapes[index])
         context, offset = divmod(int(places[row - self.first_rows[index]]), tables.shape[2])
         tokens, documents, positions = tables[:, context]
         return RowContext(tokens, offset, int(documents[offset]), int(positions[offset]))
@@ -284,6 +281,7 @@ class Cache:
                 yield Context(*context)
 
 
+@lru_cache(maxsize=1)  # rows in ascending order read each shard once
 def _read_tables(folder: Path, shape: ShardShape) -> tuple[Integers, Integers]:
     """Read the tables of a shard, `(3, contexts, length)`, and the place of each of its rows."""
     size = (len(TABLES), shape.contexts, shape.layout.context_length)

@@ -197,7 +197,7 @@ class Trainer(pl.Trainer):
         elif isinstance(self.strategy.checkpoint_io, AsyncCheckpointIO):
             self.strategy.checkpoint_io.checkpoint_io = DurableCheckpointIO()
         self.callbacks: list[Callback]
-        self.callbacks = _in_order([*self.callbacks, CheckMonitors()])
+        self.callbacks = sorted([FinalWeights(), *self.callbacks, CheckMonitors()], key=_rank)
 
     def _reject_unsupported(self) -> None:
         check_strategy(self.strategy, self.world_size)
@@ -245,9 +245,7 @@ class Trainer(pl.Trainer):
             print(f"{cache.folder}: {cache.rows:,} rows, {cache.bytes:,} bytes, all as written")
 
 
-def _in_order(callbacks: list[Callback]) -> list[Callback]:
-    """Order callbacks: others, which may replace weights at the end, palinka's, checkpoints."""
-    saving = [c for c in callbacks if isinstance(c, Checkpoint)]
-    ours = [c for c in callbacks if type(c).__module__.startswith("palinka.") and c not in saving]
-    others = [c for c in callbacks if c not in saving and c not in ours]
-    return [*others, FinalWeights(), *ours, *saving]
+def _rank(callback: Callback) -> int:
+    """Rank of callbacks: others, which may replace weights at the end, palinka's, checkpoints."""
+    ours = type(callback).__module__.startswith("palinka.")
+    return 2 if isinstance(callback, Checkpoint) else int(ours)

@@ -49,9 +49,12 @@ def latent_effects(
             about, note = _CELLS[kind].format(words), _OF_CELLS
             cells = _table(path, part, "cells")
             if kind == "lesion":
-                rows, note = _lesioned(cells, arrays[f"{part}/units".lstrip("/")]), _OF_SETS
+                units, note = arrays[f"{part}/units".lstrip("/")], _OF_SETS
+                together = _row(f"{units.size} latents together", cells[0])
+                rows = ((unit, together) for unit in units[units >= 0].tolist())
             else:
-                rows = _changed(cells)
+                own_cells = (cell for cell in cells if cell.get("latent"))
+                rows = ((int(c["latent"]), _row(c.get("value") or "alone", c)) for c in own_cells)
         of_latent = defaultdict[int, list[Row]](list)
         for latent, row in rows:
             of_latent[latent].append(row)
@@ -81,17 +84,6 @@ def _steered(table: list[dict[str, str]], at: float) -> Iterator[tuple[int, Row]
             if name.startswith("p_"):
                 control = name.removeprefix("p_").replace("_", " ")
                 yield int(latent), (f"against {control}", nan, nan, nan, float(p))
-
-
-def _changed(cells: list[dict[str, str]]) -> Iterator[tuple[int, Row]]:
-    for row in cells:
-        if row.get("latent"):
-            yield int(row["latent"]), _row(row.get("value") or "alone", row)
-
-
-def _lesioned(cells: list[dict[str, str]], units: NDArray[np.int64]) -> Iterator[tuple[int, Row]]:
-    for unit in units[units >= 0].tolist():
-        yield unit, _row(f"{units.size} latents together", cells[0])
 
 
 def _row(label: str, row: Mapping[str, str]) -> Row:

@@ -201,7 +201,6 @@ def test_lines_are_as_long_as_asked_and_too_many_end_with_a_remark():
         ((["a"], []), {}, "1 tokens and 0 series"),
         ((["a"], [Heatmap([1.0, 2.0], "u")]), {}, r"'u' has values of the shape \(2,\) for 1 tok"),
         ((["a"], [Heatmap([np.nan], "u")]), {}, "heatmap 'u' holds NaN"),
-        ((["a"], [Heatmap([1.0])]), {"columns": 1}, "columns is 1"),
         ((["a", "b"], [Heatmap([1.0, 2.0])]), {"token_ids": [1]}, "1 token ids for 2 tokens"),
     ],
 )

@@ -248,11 +248,9 @@ def text_heatmap(
     mask of tokens, such as those of a category.
 
     Raises:
-        InputError: If there are no tokens or heatmaps, values do not fit, or lines are too short.
+        InputError: If there are no tokens or heatmaps, or values do not fit.
     """
     texts = _checked_texts(tokens, heatmaps)
-    if columns < 2:
-        raise InputError(f"columns is {columns}; expected at least 2")
     lines = token_lines([_drawable(text) for text in texts], columns)
     shown = lines[: max(1, MAX_LINES // len(heatmaps))]
     used = max(24, max(cell.column + cell.width for line in shown for cell in line))

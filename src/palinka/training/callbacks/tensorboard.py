@@ -143,15 +143,14 @@ class FeatureHistograms(Callback):
 def nearest_cosine(dictionary: Tensor, sample: int = 2048) -> Tensor:
     """Largest cosine of evenly spaced directions with any other of `(latents, width)`.
 
-    The cosines are `(min(sample, latents),)`; that of a single latent is NaN.
+    The cosines are `(min(sample, latents),)`.
     """
     directions = functional.normalize(dictionary.float(), dim=1)
     latents = len(directions)
     chosen = torch.linspace(0, latents - 1, min(sample, latents), device=directions.device).long()
     cosines = directions[chosen] @ directions.T
     cosines[torch.arange(len(chosen), device=cosines.device), chosen] = -torch.inf
-    nearest = cosines.amax(dim=1)
-    return nearest.where(nearest.isfinite(), torch.nan)
+    return cosines.amax(dim=1)
 
 
 class ThroughputMonitor(Callback):

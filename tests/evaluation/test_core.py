@@ -188,7 +188,9 @@ def test_recipes_are_compared_and_written(subject, group, tmp_path):
     assert fvu["n"] == {"seeds": 2, "documents": 10}
     assert fvu["note"] == "L0 of 16 and 24: they are different points of a curve."
     assert "and the random model." in fvu["remark"]
-    detectable = {d["metric"]: d for d in record["detectable"]}["fvu"]
+    detectables = {d["metric"]: d for d in record["detectable"]}
+    detectable = detectables["fvu"]
+    assert "l0" not in detectables, "the same for all seeds"
     seeds = [
         [values["fvu", f"{r}{s}"]["value"] for s in own]
         for r, own in (("a", (0, 1, 2)), ("b", (0, 2)))

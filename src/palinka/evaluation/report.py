@@ -242,6 +242,8 @@ def _detectable(samples: Mapping[Key, Any], verdicts: Sequence[Verdict]) -> Iter
         items = max((e[u] for e in errors for u in e if u != "seeds"), default=None)
         for name, values in pooled.items():
             sd, _, low, high = seed_spread(values)
+            if sd == 0.0:  # seeds that agree to the digit do not tell what they would find
+                continue
             n = min(map(len, values))
             least = _found(sd, n, items)
             yield Detectable(*key, name, sd, low, high, n, least, _seeds(sd, items, largest / 2))

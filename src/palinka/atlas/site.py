@@ -172,8 +172,7 @@ def _columns(facts: LatentFacts, analyses: Sequence[Found]) -> list[dict[str, An
             label, unit, about, log = _FIELDS.get(field, plain)
             analysis = found.page["name"]
             of = " ".join(dict.fromkeys(word for word in (analysis, part) if word))
-            about = f"{of}: {about}"
-            add(f"{analysis}/{name}", f"{of} {label}", unit, about, values, log)
+            add(f"{analysis}/{name}", f"{of} {label}", unit, f"{of}: {about}", values, log)
     return columns
 
 
@@ -264,15 +263,10 @@ def _data(facts: LatentFacts, about: About, analyses: Sequence[Found]) -> Iterat
     if facts.against:
         yield "against", _against(facts.against, texts)
     records = Records(facts)
-    for number, start in enumerate(range(0, latents, CHUNK)):
-        some = range(start, min(start + CHUNK, latents))
-        yield (
-            f"latents-{number:04d}",
-            [
-                records[j] | {"effects": _effects(j, analyses), "explanation": explained.get(j)}
-                for j in some
-            ],
-        )
+    for number, part in enumerate(chunks(latents, CHUNK)):
+        some = range(latents)[part]
+        more = [{"effects": _effects(j, analyses), "explanation": explained.get(j)} for j in some]
+        yield f"latents-{number:04d}", [records[j] | more[i] for i, j in enumerate(some)]
     for number, found in enumerate(analyses):
         yield f"analysis-{number}", found.page
         if found.heads:

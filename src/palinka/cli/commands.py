@@ -141,8 +141,7 @@ def parser_of(words: str, function: Callable[..., int]) -> Any:
         parser.add_argument(f"--{name}", action="store_true", help=helps[name])
     classes = {n: p.annotation for n, p in parameters.items()}
     sections = [n for n, kind in classes.items() if kind.__module__.startswith("palinka.")]
-    skipped: set[str | int] = {*positional, *flags, *sections}
-    parser.add_function_arguments(function, skip=skipped, as_group=False)
+    parser.add_function_arguments(function, skip={*positional, *flags, *sections}, as_group=False)
     for name in sections:
         parser.add_class_arguments(classes[name], name, help=helps[name])
     return parser

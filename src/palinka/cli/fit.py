@@ -292,8 +292,7 @@ class PalinkaCLI(LightningCLI):
         """Turn off Lightning's table, which has no intervals, and its list of predictions."""
         kept = {"validate": {"verbose": False}, "test": {"verbose": False}}
         kept["predict"] = {"return_predictions": False}
-        kwargs: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
-        return {**kwargs, **kept.get(subcommand, {})}
+        return {**super()._prepare_subcommand_kwargs(subcommand), **kept.get(subcommand, {})}
 
     def before_fit(self) -> None:
         """Remove what a resumed run logged after the checkpoint."""

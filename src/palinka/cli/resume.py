@@ -181,8 +181,7 @@ def findings_folder(path: Path) -> Path:
     has `analyses/<name>/` beside it.
     """
     folder = path.absolute().parent
-    inside = folder.name == FOLDER
-    return folder.parent / "analyses" if inside else folder / "analyses" / path.stem
+    return folder.parent / "analyses" if folder.name == FOLDER else folder / "analyses" / path.stem
 
 
 def newest_checkpoint(run: Path) -> Path | None:

@@ -129,8 +129,7 @@ class CacheWriter:
             return
         with as_input_error(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        path = (self.folder / shard_name(index)).with_suffix(".lock")
-        with locked(path, blocking=False) as mine:
+        with locked((self.folder / shard_name(index)).with_suffix(".lock"), blocking=False) as mine:
             # Another process may have finished it between the first look and the lock.
             mine = mine and not self.done(index)
             description = self.folder / DESCRIPTION_NAME

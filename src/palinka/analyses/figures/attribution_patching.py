@@ -31,8 +31,7 @@ def attribution_patching(result: AttributionPatching, **context: Any) -> dict[st
     """Draw `map`, estimates beside exact effects, and `agreement`, one against the other."""
     what = "{} activations patched into {} prompts, estimated from gradients".format(*runs(result))
     values = {"estimate": result.estimate, "exact": result.exact}
-    label = f"effect on the {outcome_label(result)}"
-    figures = {"map": draw_maps(result, values, label, what)}
+    figures = {"map": draw_maps(result, values, f"effect on the {outcome_label(result)}", what)}
     if result.compared:
         figures["agreement"] = _draw_agreement(result)
     return figures

@@ -76,8 +76,7 @@ def _largest(result: DirectLogitAttribution, label: str, target: str) -> Figure:
     axes.set_yticks(places, names)
     axes.set_xlabel(label)
     style.mark(axes, x=0.0)
-    what = f"The largest of {len(result.effect):,} contributions to the {target}"
-    style.headline(figure, what)
+    style.headline(figure, f"The largest of {len(result.effect):,} contributions to the {target}")
     return figure
 
 

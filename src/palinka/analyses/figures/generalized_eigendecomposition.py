@@ -239,8 +239,7 @@ def _scores(result: Result, names: Names, groups: Sequence[Mask], items: Names |
             strongest = np.argsort(-np.abs(scores), kind="stable")[: style.NAMED]
             style.name_points(axes, np.arange(len(scores)), scores, strongest)
             lines = [f"{i}: {style.shortened(items[i], MAX_LABEL_LENGTH)}" for i in strongest]
-            look: dict[str, Any] = {"loc": "left", "fontsize": 6.5, "parse_math": False}
-            axes.set_xlabel("\n".join(["item", *lines]), **look)
+            axes.set_xlabel("\n".join(["item", *lines]), loc="left", fontsize=6.5)
     if len(groups) > 1:
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower right", ncols=2)
     style.headline(figure, "Spread of the items along both directions (in-sample)")

@@ -183,10 +183,9 @@ def _matrices(
                     low, high = np.percentile(null, MIDDLE)
                     histogram.axvspan(low, high, color=style.MUTED, alpha=0.3, lw=0)
             histogram.plot(pairs[index].mean(), 1.05 * counts.max(), **style.look(index))
-        label = style.color_label(label, matrix)
         bar: dict[str, Any] = {"location": "bottom", "extend": "both", "aspect": 18}
         colors = figure.colorbar(drawn, ax=panels[:-1, column], **bar)
-        colors.set_label(label, fontsize="small")
+        colors.set_label(style.color_label(label, matrix), fontsize="small")
         histogram.set_title(f"means {' and '.join(f'{each.mean():.3g}' for each in pairs)}")
         shuffled = "\ngray: units shuffled, 95 %" * bool(nulls)
         dotted = "" if column else f"\ndotted: Miller-Madow{shuffled}"
@@ -320,8 +319,7 @@ def _mean_activations(means: Mapping[str, Mapping[str, ArrayLike]], units: str) 
         shown = [shown[0], shown[len(shown) // 2], shown[-1]]
     columns = max(len(means[site]) for site in shown)
     size = style.WIDTH + 1.5 * (columns - 2), 0.9 + 1.9 * len(shown)
-    layout: dict[str, Any] = {"nrows": len(shown), "ncols": columns, "squeeze": False}
-    figure, panels = style.new_figure(*size, **layout)
+    figure, panels = style.new_figure(*size, nrows=len(shown), ncols=columns, squeeze=False)
     for row, site in zip(panels, shown, strict=True):
         values = {name: np.asarray(mean, np.float64) for name, mean in means[site].items()}
         first, *others = values

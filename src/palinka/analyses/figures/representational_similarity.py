@@ -139,8 +139,7 @@ def _groups(
         axes.tick_params(axis="y", length=0)
     _name_words(mask, words, order)
     _name_groups(panels[1], result)
-    handles = panels[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=2)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     style.headline(figure, f"Similarity of {len(words)} words to their own and to other groups")
     return figure
 

@@ -34,8 +34,7 @@ def subspace_removal(
     for s, axes in enumerate(panels):
         for c, name in enumerate(result.controls):
             points = result.control_variance[c, s].ravel(), result.control_effect[c, s].ravel()
-            marker = "x+"[c % 2]
-            axes.plot(*points, marker, color=style.MUTED, ms=3, mew=0.6, alpha=0.6, label=name)
+            axes.plot(*points, "x+"[c % 2], color=style.MUTED, ms=3, mew=0.6, alpha=0.6, label=name)
         x, y = result.variance_removed[s], result.effect[s]
         errors = [y - result.effect_low[s], result.effect_high[s] - y]
         axes.errorbar(x, y, errors, color=style.COLORS[0], marker="o", label="components")

@@ -91,8 +91,7 @@ def _mean_activation(
     result: UnitTuning, both: Sequence[Array], groups: Sequence[style.Group],
     conditions: Sequence[str], units: str,
 ) -> Figure:  # fmt: skip
-    layout = {"nrows": 3, "height_ratios": (1, 1, 2.6)}
-    figure, (*by_number, against) = style.new_figure(style.WIDTH, 5.4, **layout)
+    figure, (*by_number, against) = style.new_figure(height=5.4, nrows=3, height_ratios=(1, 1, 2.6))
     by_number[0].sharex(by_number[1])
     by_number[0].sharey(by_number[1])
     by_number[0].tick_params(labelbottom=False)

@@ -179,8 +179,7 @@ class ThroughputMonitor(Callback):
         waited = self._wait_seconds(trainer) - self._waited
         # Processes that shard the latents share their rows.
         replicas = (trainer.distributed_sampler_kwargs or {}).get("num_replicas", 1)
-        rate = self._rows * replicas / elapsed
-        module.log("throughput/tokens_per_second", rate, prog_bar=True)
+        module.log("throughput/tokens_per_second", self._rows * replicas / elapsed, prog_bar=True)
         module.log("throughput/loader_wait", min(1.0, waited / elapsed))
         self.on_train_start(trainer, module)
 

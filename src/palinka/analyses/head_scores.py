@@ -8,11 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from palinka.analyses.result import Array, Mask, Result, Table, p_text, takes
-from palinka.analyses.stats.effects import (
-    MIN_CLUSTERS,
-    ClusterOptions,
-    over_clusters,
-)
+from palinka.analyses.stats.effects import MIN_CLUSTERS, ClusterOptions, over_clusters
 from palinka.errors import InputError
 
 # Not shares of attention, of which a head has much or little.

@@ -7,11 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from palinka.analyses.result import Array, Result, Table, as_float64, takes
-from palinka.analyses.stats.effects import (
-    MIN_CLUSTERS,
-    ClusterOptions,
-    over_clusters,
-)
+from palinka.analyses.stats.effects import MIN_CLUSTERS, ClusterOptions, over_clusters
 
 # What is averaged over tokens; `target_top1` is the share of them whose target is most probable.
 MEASURES = ("target_log_probability", "target_top1", "target_rank", "entropy", "kl_to_final")

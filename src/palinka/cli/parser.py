@@ -16,8 +16,7 @@ from palinka.errors import InputError, one_line
 # A value may name a class only where one is expected. Its module is imported before the class
 # can be examined: the standard library, which has no autoencoders or callbacks, is excluded.
 jsonargparse.set_parsing_settings(
-    import_path_denylist=sorted(sys.stdlib_module_names),
-    instantiate_subclass_spec_in_any=False,
+    import_path_denylist=sorted(sys.stdlib_module_names), instantiate_subclass_spec_in_any=False
 )
 # A default may be a member of an enumeration although its type is `str`: Timer's `interval`.
 yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, one: dumper.represent_data(one.value))

@@ -10,12 +10,7 @@ from numpy.typing import NDArray
 from palinka.analyses.result import Mask
 from palinka.analyses.stats.absorption import absorption as absorbed
 from palinka.analyses.stats.absorption import balanced_probe, f1_score, main_latents
-from palinka.evaluation.representations import (
-    RANDOM,
-    encoders_of,
-    random_dictionaries,
-    read_tokens,
-)
+from palinka.evaluation.representations import RANDOM, encoders_of, random_dictionaries, read_tokens
 from palinka.evaluation.tasks import Task
 from palinka.evaluation.values import Array, Dictionary, Group, Measurement, Subject, value_of
 from palinka.language_models.edits import latents_of

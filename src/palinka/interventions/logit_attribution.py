@@ -56,11 +56,7 @@ def logit_attribution(study: Study, *, units: bool = False) -> Iterator[Measured
     whole = {n: torch.cat(each, -1).double().cpu().numpy() for n, each in parts.items()}
     kept = {n: v for n, v in whole.items() if not n.startswith(IN_SITE) and v.any()}
     unit = "text" if study.pairs is None else "template"
-    shared = {
-        "logit_difference": whole["resid"][-1],
-        "clusters": targets.clusters,
-        "unit": unit,
-    }
+    shared = {"logit_difference": whole["resid"][-1], "clusters": targets.clusters, "unit": unit}
     alone = "logit of the next token, about the mean"
     context = {"target": alone if targets.wrong is None else "logit difference"}
     yield Measured("", {"contributions": kept, **shared}, context)

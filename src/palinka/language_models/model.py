@@ -11,12 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from palinka.errors import InputError, brief
-from palinka.language_models.attention import (
-    What,
-    attending,
-    attention_module,
-    visit_attention,
-)
+from palinka.language_models.attention import What, attending, attention_module, visit_attention
 from palinka.language_models.edits import Edit, Replacement, as_function
 from palinka.language_models.sites import Heads, by_token, checked, following, reading, replacing
 from palinka.language_models.spec import LanguageModelSpec, Mode, Treatment

@@ -133,6 +133,9 @@ def test_help_has_a_line_for_each_option(capsys: pytest.CaptureFixture[str]) -> 
     assert max(map(len, text.splitlines())) <= 100
     assert "\n  --model.autoencoder.k INT  " in text
     assert "--trainer.max_epochs" not in text
+    assert main(["export", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "model card; or latents with texts, as SAEDashboard, Neuronpedia and delphi read" in text
     assert main(["fit", "--help_trainer"]) == 0
     assert "--trainer.max_epochs" in capsys.readouterr().out
     assert main(["fit", "--trainer.logger.help=WandbLogger"]) == 0

@@ -67,8 +67,10 @@ def evaluate(
             folder of a run, of which all variants are measured.
         data: Source of rows and texts; defaults to that of the fit.
         against: Other dictionaries of the same site, named in the same way, to compare with.
-        metrics: Groups of metrics, such as `[core]`; default all that need no further settings.
-        tasks: Tasks of the groups that have some.
+        metrics: Groups of metrics: `core`, `probing`, `stability`, `selection` and `absorption`;
+            default `[core,probing,stability]`.
+        tasks: Tasks of probing and selection: `builtin`, `controls`, names of single
+            ones, or CSV files with the columns `prompt` and `target`.
         control: Train the recipe on a control of the language model, too, unless that is done,
             and give every metric beside it: `permuted`, `gaussian` or `initial` weights, `tokens`
             in random order, or random `embeddings`.

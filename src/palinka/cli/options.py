@@ -272,12 +272,11 @@ def _help_line(name: str, entry: Mapping[str, Any], width: int) -> str:
         value = ""
     shown = name.upper() if entry.get("positional") else f"--{name} {value}"
     flag = f"  {shown}  ".ljust(_HELP_COLUMN)
-    text = str(entry.get("help", ""))
-    room = max(24, width - len(flag))
-    clause = max(text.rfind(mark, 0, room) for mark in ("; ", ", ", ": "))
-    if len(text) > room and clause > room // 2:
-        text = text[:clause]
-    return flag + textwrap.shorten(text, room, placeholder=" …")
+    margin = " " * _HELP_COLUMN
+    text = textwrap.fill(
+        entry.get("help", ""), width, initial_indent=margin, subsequent_indent=margin
+    )
+    return f"{flag.rstrip()}\n{text}" if len(flag) > _HELP_COLUMN else flag + text[_HELP_COLUMN:]
 
 
 def flat(value: Any, key: str = "", lists: bool = False) -> Iterator[tuple[str, Any]]:

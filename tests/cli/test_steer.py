@@ -69,3 +69,9 @@ def test_a_latent_writes_its_decoder_direction(
 )
 def test_one_direction_is_needed(options: list[str], refused: Callable[..., str]) -> None:
     assert "give contrast, or latent with either" in refused("steer", TEXT, *options)
+
+
+def test_a_continuation_fits_in_the_context(repository: Path, refused: Callable[..., str]) -> None:
+    contrast = f"--contrast={repository / 'configs/stimuli/him_her.yaml'}"
+    found = refused("steer", TEXT, contrast, "--tokens=251")
+    assert found == "tokens is 251; the model has room for 250 more after the text; give fewer"

@@ -58,6 +58,9 @@ def steer(
         direction = decoder_rows(encoders[0].dictionary, [latent], lm.width(place))[0]
         what = f"latent {latent}"
     ids, options = lm.tokenize(text, reader.bos), {"max_new_tokens": tokens, "do_sample": False}
+    if (room := lm.context_length - ids.ids.shape[1]) < tokens:
+        fault = f"tokens is {tokens}; the model has room for {room} more after the text"
+        raise InputError(f"{fault}; give fewer")
     without = lm.generate(ids, **options)
     (vectors,) = token_vectors(lm, place, without.tolist())
     norm = median_norm(vectors)

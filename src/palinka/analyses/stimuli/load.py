@@ -53,8 +53,9 @@ def load_stimuli(path: str | Path) -> Stimuli:
     both paths. An `InputError` names the file and the key that does not fit.
     """
     file = expanded(path)
+    text = _read_text(file)
     try:
-        given = _parse(_read_text(file))
+        given = _parse(text)
         kind = _kind(str(given.pop("kind", "")), file.parent)
         if "file" in given and "text" in signature(kind).parameters:
             if "text" in given:

@@ -42,12 +42,13 @@ def direct_logit_attribution(
         for index, (name, cells) in enumerate(parts.items()):
             places = np.arange(len(cells)) + 0.4 * index - 0.2
             look = _look(result, cells, style.cycled(index))
-            errors = _errors(result, cells)
-            axes.bar(places, result.effect[cells], 0.36, yerr=errors, label=LAYERS[name], **look)
+            axes.bar(places, result.effect[cells], 0.36, yerr=_errors(result, cells), **look)
+            axes.plot([], [], "s", color=look["edgecolor"], label=LAYERS[name])
         axes.set(xlabel="layer", ylabel=label)
         style.mark(axes, y=0.0)
         style.legend_above(axes, len(parts))
-        style.headline(figures["layers"], f"Contributions to the {target}")
+        rule = f" (filled: p ≤ {1 - result.level:.3g})"
+        style.headline(figures["layers"], f"Contributions to the {target}{rule}")
     if "heads" in numbers:
         what = f"Contributions of heads to the {target}"
         figures["heads"] = draw_maps(result, {"": result.effect}, label, what, "heads")

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from palinka.analyses.figures import style
 from palinka.analyses.head_scores import MEASURES, NAMED, HeadScore, HeadScores
 
-UNITS = {"entropy": "nats", "entropy_normalized": "of the maximum", "distance": "tokens",
+UNITS = {"entropy": "nats", "entropy_normalized": "0 to 1", "distance": "tokens",
          "distance_variance": "tokens²"}  # fmt: skip
 # Maximum number of tokens that are named along a pattern.
 MAX_TOKENS = 40

@@ -55,7 +55,8 @@ def logit_lens(
     for axes in panels:
         axes.locator_params(axis="x", integer=True)
     figure.supxlabel("layer", fontsize="medium")
-    what = f"{result.tokens:,} tokens of {result.clusters:,} texts or templates"
+    clusters = "1 text" if result.clusters == 1 else f"{result.clusters:,} texts or templates"
+    what = f"{result.tokens:,} tokens of {clusters}"
     style.headline(figure, f"What the layers predict, {what}")
     return {**figures, "layers": figure}
 

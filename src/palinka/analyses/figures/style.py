@@ -163,7 +163,7 @@ def draw_points(
 
 def headline(figure: Figure, text: str) -> None:
     """Say above all panels, from the left, what a figure shows."""
-    text = fill(text, int(17 * figure.get_figwidth()))
+    text = fill(text.replace("p ≤ ", "p\xa0≤\xa0"), int(17 * figure.get_figwidth()))
     figure.suptitle(text, x=0.01, ha="left", parse_math=False)
 
 

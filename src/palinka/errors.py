@@ -175,11 +175,12 @@ def progress(
     """Make a tqdm bar that the caller moves with `.update(n)`; the unit is a plural, `tokens`."""
     from tqdm.auto import tqdm  # brings asyncio, which an error message does not need
 
+    named = unit != "it"
     bar: AbstractContextManager[Any] = tqdm(
         desc=description,
         total=total,
-        unit=f" {unit}",
-        unit_scale=True,
+        unit=" " * named + unit,
+        unit_scale=named,
         delay=DELAY_SECONDS,
         disable=is_quiet(),
         mininterval=refresh_seconds(sys.stderr),

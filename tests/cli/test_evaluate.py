@@ -75,7 +75,7 @@ def test_an_imported_dictionary_and_what_cannot_be_evaluated(workspace: Path, re
         ("--ckpt_path last", "no complete checkpoint below lightning_logs; fit one first"),
         ("--ckpt_path here.ckpt", "trained with site blocks.2.mlp.pre"),
         (f"{fitting} --metrics [coer]", "metrics: there is no group 'coer'; did you mean 'core'?"),
-        (f"{fitting} --metrics [core] --tasks [x]", "tasks: of no use for core; give --metrics"),
+        (f"{fitting} --metrics core --tasks x.csv", "tasks: of no use for core; give --metrics"),
         (f"{fitting} --metrics [core] --stability.force true", "stability: of no use for core;"),
         (f"{fitting} --probing.protocol x", "probing.protocol is 'x'; expected 'palinka' or 'sae_"),
         (f"{fitting} --margin=-1", "margin is -1; give a size, 0 or above"),

@@ -47,8 +47,8 @@ def evaluate(
     ckpt_path: str,
     data: ActivationDataModule,
     against: str | None = None,
-    metrics: list[str] | None = None,
-    tasks: list[str] | None = None,
+    metrics: list[str] | str | None = None,
+    tasks: list[str] | str | None = None,
     control: Mode | None = None,
     control_ckpt_path: str | None = None,
     margin: float = 0.0,
@@ -87,6 +87,7 @@ def evaluate(
         raise InputError(f"margin is {margin:g}; give a size, 0 or above")
     if control_ckpt_path and not control:
         raise InputError("control_ckpt_path: of no use without --control; say which control it is")
+    metrics, tasks = ([each] if isinstance(each, str) else each for each in (metrics, tasks))
     options = {"tasks": tasks} if tasks is not None else {}
     named = {"probing": probing, "stability": stability, "selection": selection}
     further = {n: v for n, v in named.items() if v}

@@ -1,8 +1,11 @@
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csc_array
 from scipy.special import stdtrit
 
 from palinka.analyses import latent_stability
@@ -10,8 +13,8 @@ from palinka.autoencoders import KSparseAutoencoder, TopKAutoencoder
 from palinka.data import Context
 from palinka.data.synthetic import Firing, StructuredData
 from palinka.evaluation.core import core
-from palinka.evaluation.stability import stability
-from palinka.evaluation.values import Dictionary, Subject
+from palinka.evaluation.stability import _of_partners, _value, stability
+from palinka.evaluation.values import Dictionary, Subject, Value
 from palinka.language_models import LanguageModel
 
 SITE, LATENTS, SHARED = "blocks.3.mlp.pre", 96, 48
@@ -85,6 +88,28 @@ def test_untied_encoders_are_compared(subject: Subject) -> None:
     assert values["stability_share_null"].value == pytest.approx(0.01, abs=0.01)
     assert group.arrays["stability/wide/curve"].shape == (100,)
     assert {type(value.value) for value in group.values} == {float}  # for JSON
+
+
+def test_pairs_without_partners_are_left_out_of_means_over_partners() -> None:
+    ones = [dictionary(seed) for seed in range(3)]
+    latents = csc_array(np.random.default_rng(0).random((20, LATENTS), np.float32))
+    activity: Any = SimpleNamespace(latents={one.name: latents for one in ones})
+    cosine = np.zeros((3, LATENTS, 3))
+    known: Any = SimpleNamespace(
+        cosine=cosine, threshold=0.5, partner=np.tile(np.arange(LATENTS)[:, None], (3, 1, 3))
+    )
+
+    def correlation() -> Value:
+        name = "activation_correlation"
+        return _value(name, "wide", _of_partners(ones, known, activity)[name], ones)
+
+    none = correlation()
+    assert np.isnan(none.value)
+    assert none.method == "none: no latent has a partner"
+    cosine[0, :, 1] = 1.0
+    one = correlation()
+    assert one.value == pytest.approx(1.0)
+    assert (np.isnan(one.low), one.method) == (True, "none: too few pairs of seeds with partners")
 
 
 def test_one_seed_leaves_a_note(subject: Subject) -> None:

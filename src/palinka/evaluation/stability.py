@@ -165,10 +165,15 @@ def _of_partners(
             by_pair["encoder_cosine"].append(np.sum(first[mine] * second[theirs], axis=1))
     found = {}
     for name, each in by_pair.items():
-        means = np.array([values.mean() if len(values) else np.nan for values in each])
-        error = each[0].std() / np.sqrt(max(1, len(each[0]))) if len(each[0]) else np.nan
-        half = jackknife(means, pairs) if len(pairs) > 1 else 1.96 * error
-        found[name] = Interval(means.mean(), means.mean() - half, means.mean() + half)
+        some = [(pair, values) for pair, values in zip(pairs, each, strict=True) if len(values)]
+        if not some:
+            found[name] = Interval(np.nan, np.nan, np.nan)
+            continue
+        means, of_pair = [float(values.mean()) for _, values in some], some[0][1]
+        mean, half = sum(means) / len(means), 1.96 * float(of_pair.std()) / len(of_pair) ** 0.5
+        if len(pairs) > 1:
+            half = jackknife(means, [pair for pair, _ in some])
+        found[name] = Interval(mean, mean - half, mean + half)
     return found
 
 
@@ -179,8 +184,8 @@ def _correlation(a: csc_array[Any], b: csc_array[Any]) -> Array:
     mean_x, mean_y = (np.asarray(each.sum(axis=0)) / n for each in (x, y))
     both = np.asarray(x.multiply(y).sum(axis=0)) / n - mean_x * mean_y
     squares = [np.asarray(each.multiply(each).sum(axis=0)) / n for each in (x, y)]
-    spread = (squares[0] - mean_x**2) * (squares[1] - mean_y**2)
-    return np.asarray(both / np.sqrt(spread))
+    of_pair = (squares[0] - mean_x**2) * (squares[1] - mean_y**2)
+    return np.asarray(both / np.sqrt(of_pair))
 
 
 def _encoder(one: Dictionary) -> NDArray[np.float32] | None:
@@ -225,7 +230,9 @@ def _value(name: str, recipe: str, one: Interval, ones: Sequence[Dictionary]) ->
     if name.endswith("_null"):
         unit, n, method = "draws", DRAWS, "draws of the null"
     if np.isnan(one.low):
-        constant = "an expectation" if name.endswith("_random") else "one pair"
+        few = "one pair" if len(ones) == 2 else "too few pairs of seeds with partners"
+        few = "no latent has a partner" if np.isnan(one.value) else few
+        constant = "an expectation" if name.endswith("_random") else few
         method = f"none: {'a mean over draws' if '_null' in name else constant}"
     metric = f"stability_{name}"
     value, low, high = map(float, (one.value, one.low, one.high))

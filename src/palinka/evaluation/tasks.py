@@ -201,8 +201,8 @@ def label_tokens(segments: Sequence[Segment]) -> dict[str, Labels]:
         "random_document": lambda s: np.full(len(s.pieces), bits[s.document], np.int8),
     }
     labels = {name: np.concatenate([*map(rule, segments)]) for name, rule in rules.items()}
-    usable = place >= FIRST_POSITION
-    labels["late"] = (place > np.median(place[usable])).astype(np.int8)
+    usable = place[place >= FIRST_POSITION]
+    labels["late"] = (place > np.median(usable if len(usable) else place)).astype(np.int8)
     labels["parity"] = (place % 2 == 0).astype(np.int8)
     return labels
 

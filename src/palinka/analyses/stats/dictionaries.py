@@ -293,16 +293,16 @@ def _rotated(rows: Rows, random: np.random.Generator) -> Rows:
 def jackknife(values: ArrayLike, pairs: Sequence[tuple[int, int]]) -> float:
     """Half-width of the 95 % interval of a mean over pairs of seeds, `(pairs,)`.
 
-    The pairs are not independent: whole seeds are left out. NaN for one pair.
+    The pairs are not independent: whole seeds are left out. NaN where one seed is in all pairs.
 
     Source:
         Efron & Stein (1981).
     """
     of, members = np.asarray(values, np.float64), np.asarray(pairs)
-    if len(of) == 1:
+    left = [(members != seed).all(axis=1) for seed in np.unique(members)]
+    if not all(map(np.any, left)):
         return np.nan
-    n = int(members.max()) + 1
-    means = np.array([of[(members != seed).all(axis=1)].mean() for seed in range(n)])
+    n, means = len(left), np.array([of[without].mean() for without in left])
     error = np.sqrt((n - 1) / n * np.square(means - means.mean()).sum())
     return float(stdtrit(n - 1, 0.975) * error)
 

@@ -184,8 +184,8 @@ def _correlation(a: csc_array[Any], b: csc_array[Any]) -> Array:
     mean_x, mean_y = (np.asarray(each.sum(axis=0)) / n for each in (x, y))
     both = np.asarray(x.multiply(y).sum(axis=0)) / n - mean_x * mean_y
     squares = [np.asarray(each.multiply(each).sum(axis=0)) / n for each in (x, y)]
-    of_pair = (squares[0] - mean_x**2) * (squares[1] - mean_y**2)
-    return np.asarray(both / np.sqrt(of_pair))
+    spread = (squares[0] - mean_x**2) * (squares[1] - mean_y**2)
+    return np.asarray(both / np.sqrt(spread))
 
 
 def _encoder(one: Dictionary) -> NDArray[np.float32] | None:

@@ -163,7 +163,8 @@ def draw_points(
 
 def headline(figure: Figure, text: str) -> None:
     """Say above all panels, from the left, what a figure shows."""
-    text = fill(text.replace("p ≤ ", "p\xa0≤\xa0"), int(17 * figure.get_figwidth()))
+    text = text.replace("p ≤ ", "p\xa0≤\xa0")  # not broken
+    text = fill(text, int(17 * figure.get_figwidth())).replace("\xa0", " ")
     figure.suptitle(text, x=0.01, ha="left", parse_math=False)
 
 

@@ -19,7 +19,7 @@ from palinka.analyses.stats.bootstrap import (
 from palinka.data import Context
 from palinka.errors import InputError, track
 from palinka.evaluation.losses import RATIOS, patched_losses, sum_by_document
-from palinka.evaluation.representations import RANDOM, random_dictionaries
+from palinka.evaluation.representations import RANDOM, random_dictionaries, read_rows
 from palinka.evaluation.values import (
     Dictionary,
     Group,
@@ -107,9 +107,7 @@ def core(subject: Subject, ablated: Mapping[str, Mask] | None = None) -> Group:
             subject.model, subject.site, measured, subject.mean, contexts, skip=subject.skip
         )
     else:
-        for context in contexts:
-            ids = torch.from_numpy(context.tokens)[None]
-            x = subject.model.read_contexts(ids, [subject.site])[subject.site][:, subject.skip :]
+        for x in read_rows(subject, contexts):
             for one in measured:
                 one(x)
     if not of_row:

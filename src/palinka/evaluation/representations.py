@@ -1,7 +1,7 @@
 """Activations and latents of probing tasks, and what they are compared with."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from palinka.autoencoders.linear import LinearAutoencoder
+from palinka.data import Context
 from palinka.errors import track
+from palinka.evaluation.losses import batches
 from palinka.evaluation.tasks import Task
 from palinka.evaluation.values import Dictionary, Subject
 from palinka.language_models.edits import latents_of
@@ -194,6 +196,13 @@ def random_dictionary(dictionary: Dictionary, rows: Tensor, seed: int) -> Random
         values = fresh.encoder_output(scaling(rows) if scaling else rows).flatten()
         threshold = float(values.kthvalue(max(1, values.numel() - active)).values)
     return RandomDictionary(fresh, scaling, threshold)
+
+
+def read_rows(subject: Subject, contexts: Iterable[Context]) -> Iterator[Tensor]:
+    """Read what dictionaries of the site are given, `(contexts, tokens, width)`, in batches."""
+    for batch in batches(contexts, subject.model):
+        ids = torch.from_numpy(np.stack([context.tokens for context in batch]))
+        yield subject.model.read_contexts(ids, [subject.site])[subject.site][:, subject.skip :]
 
 
 def sample_rows(subject: Subject) -> Tensor:

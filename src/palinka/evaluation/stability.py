@@ -27,8 +27,7 @@ from palinka.analyses.stats.dictionaries import (
 )
 from palinka.errors import InputError, track
 from palinka.evaluation.core import core
-from palinka.evaluation.losses import batches
-from palinka.evaluation.representations import random_dictionary
+from palinka.evaluation.representations import random_dictionary, read_rows
 from palinka.evaluation.values import OF_TWO, Array, Dictionary, Group, Measurement, Subject, Value
 from palinka.language_models.edits import latents_of
 
@@ -133,10 +132,8 @@ def _measure(subject: Subject, dictionaries: Sequence[Dictionary]) -> _Activity:
     width = len(subject.mean)
     second, total, rows = np.zeros((width, width)), np.zeros(width), 0
     parts: dict[str, list[csc_array[Any]]] = defaultdict(list)
-    for batch in batches(track(subject.contexts(), "reading activations"), subject.model):
-        ids = torch.from_numpy(np.stack([context.tokens for context in batch]))
-        read = subject.model.read_contexts(ids, [subject.site])[subject.site]
-        x = read[:, subject.skip :].flatten(0, 1)
+    for read in read_rows(subject, track(subject.contexts(), "reading activations")):
+        x = read.flatten(0, 1)
         for one in dictionaries:
             latents = latents_of(one.autoencoder, x).float().cpu().numpy()
             parts[one.name].append(csc_array(latents))

@@ -26,7 +26,7 @@ from palinka.errors import (
 
 
 def test_a_suggestion_is_the_nearest_name_or_a_short_list() -> None:
-    assert did_you_mean("teid", ["tied", "k"]) == "; did you mean 'tied'?"
+    assert did_you_mean("teid", ["tied", "k"]) == " (did you mean 'tied'?)"
     assert did_you_mean("xyz", ["fill", "empty"]) == "; choose from empty, fill"
     assert did_you_mean("xyz", ["fill", "empty"], most=1) == did_you_mean("xyz", []) == ""
 

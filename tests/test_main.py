@@ -40,9 +40,9 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_mistyped_command_or_option_is_answered_with_the_nearest(
     refused: Callable[..., str],
 ) -> None:
-    assert refused("havrest") == "there is no command 'havrest'; did you mean 'harvest'?"
-    assert refused("train") == "there is no command 'train'; did you mean 'fit'?"
-    assert refused("--quit") == "there is no option '--quit'; did you mean '--quiet'?"
+    assert refused("havrest") == "there is no command 'havrest' (did you mean 'harvest'?)"
+    assert refused("train") == "there is no command 'train' (did you mean 'fit'?)"
+    assert refused("--quit") == "there is no option '--quit' (did you mean '--quiet'?)"
 
 
 @pytest.mark.parametrize("tidied_up", [False, True])

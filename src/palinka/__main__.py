@@ -80,7 +80,7 @@ def _run(arguments: Sequence[str]) -> int:
     within = [name for name in COMMANDS if name.startswith(f"{arguments[0]} ")]
     given = " ".join(arguments[: 1 + bool(within)])
     if given in SYNONYMS:
-        raise InputError(f"there is no command '{given}'; did you mean '{SYNONYMS[given]}'?")
+        raise InputError(f"there is no command '{given}' (did you mean '{SYNONYMS[given]}'?)")
     hint = did_you_mean(given, within or [*COMMANDS, "--help", "--version", "--quiet"])
     raise InputError(f"there is no {kind} '{given}'{hint}")
 

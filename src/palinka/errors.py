@@ -61,10 +61,13 @@ def brief(value: Any) -> str:
 
 
 def did_you_mean(name: str, names: Iterable[str], most: int = 20) -> str:
-    """Suggest the nearest name, as in `; did you mean 'tied'?`, or list at most `most` names."""
+    """Suggest the nearest name, as in ` (did you mean 'tied'?)`, or list at most `most` names.
+
+    More may follow in the sentence.
+    """
     known = sorted(names)
     for nearest in difflib.get_close_matches(name, known, n=1, cutoff=0.5):
-        return f"; did you mean '{nearest}'?"
+        return f" (did you mean '{nearest}'?)"
     return f"; choose from {', '.join(known)}" if 0 < len(known) <= most else ""
 
 

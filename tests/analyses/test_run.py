@@ -370,7 +370,7 @@ def test_all_analyses_are_compared() -> None:
     studies = {name for name in analyses.__all__ if find_study(getattr(analyses, name).takes)}
     assert {*ONE_SITE, "representational_similarity", *studies} == set(analyses.__all__)
     assert set(analyses.__all__) <= vars(figures).keys()
-    with pytest.raises(InputError, match=f"choose from {', '.join(analyses.__all__)} "):
+    with pytest.raises(InputError, match=f"FUNCTION; choose from {', '.join(analyses.__all__)}$"):
         find_analysis("none")
 
 
@@ -517,7 +517,10 @@ def test_interventions_are_run_on_pairs(mini: ActivationReader, stimuli: Write) 
     [
         ({"intervention": {"component": ["resid"]}}, "no intervention setting 'component'"),
         ({"intervention": {"direction": "backward"}}, "direction is 'backward'; expected"),
-        ({"intervention": {"components": ["residual"]}}, "'residual' is not a component"),
+        (
+            {"intervention": {"components": ["attn.uot"]}},
+            "'attn.uot' is not a component (did you mean 'attn.out'?)",
+        ),
         (
             {"intervention": {"selection": {"analysis": "x"}}},
             "'x' has no findings yet; list it first",
@@ -526,7 +529,7 @@ def test_interventions_are_run_on_pairs(mini: ActivationReader, stimuli: Write) 
             ({"intervention": {"selection": given}}, message)
             for given, message in (
                 ({"by": "t"}, "the analysis '' has no findings yet"),
-                ({"analysis": "x", "kk": 3}, "has no key of selection 'kk'; did you mean 'k'"),
+                ({"analysis": "x", "kk": 3}, "has no key of selection 'kk' (did you mean 'k'"),
                 ({"analysis": "x", "k": 0}, "the key of selection k is 0; expected at least 1"),
             )
         ),

@@ -166,7 +166,7 @@ def test_caches_are_removed_by_how_their_names_begin(caches: Path, said: Said) -
     assert line.startswith(f"'{first}' matches ")
     assert line.endswith("; give more digits\n")
     line = said("remove", typo, "--yes", status=2)
-    assert line == f"there is no cache '{typo}' in {caches}; did you mean '{names[0]}'?\n"
+    assert line == f"there is no cache '{typo}' in {caches} (did you mean '{names[0]}'?)\n"
     assert said("remove", "?!", "--yes", status=2).endswith("see `palinka cache list`\n")
     assert len(list(caches.iterdir())) == 17
     size = sum(path.stat().st_size for path in (caches / names[0]).iterdir())

@@ -74,7 +74,7 @@ def test_an_imported_dictionary_and_what_cannot_be_evaluated(workspace: Path, re
     for line, expected in (
         ("--ckpt_path last", "no complete checkpoint below lightning_logs; fit one first"),
         ("--ckpt_path here.ckpt", "trained with site blocks.2.mlp.pre"),
-        (f"{fitting} --metrics [coer]", "metrics: there is no group 'coer'; did you mean 'core'?"),
+        (f"{fitting} --metrics [coer]", "metrics: there is no group 'coer' (did you mean 'core'?)"),
         (f"{fitting} --metrics core --tasks x.csv", "tasks: of no use for core; give --metrics"),
         (f"{fitting} --metrics [core] --stability.force true", "stability: of no use for core;"),
         (f"{fitting} --probing.protocol x", "probing.protocol is 'x'; expected 'palinka' or 'sae_"),

@@ -51,18 +51,18 @@ def test_a_configuration_of_another_command_is_named_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ("--model.k=16", "there is no option model.k; did you mean 'model.autoencoder.k'?"),
-        ("--model.lr=3", "there is no option model.lr; did you mean 'model.optimizer.lr'?"),
-        ("--epochs=3", "there is no option epochs; did you mean 'trainer.max_epochs'?"),
-        ("--trainer.max_epoch=3", "option trainer.max_epoch; did you mean 'trainer.max_epochs'?"),
+        ("--model.k=16", "there is no option model.k (did you mean 'model.autoencoder.k'?)"),
+        ("--model.lr=3", "there is no option model.lr (did you mean 'model.optimizer.lr'?)"),
+        ("--epochs=3", "there is no option epochs (did you mean 'trainer.max_epochs'?)"),
+        ("--trainer.max_epoch=3", "option trainer.max_epoch (did you mean 'trainer.max_epochs'?)"),
         ("--data.batch_size=many", "data.batch_size: expected int, got 'many'"),
         ("--data.context_length=null", "data.context_length is null; give a value"),
-        ("--data.dtype=float8", "'float8' is not one of float16, bfloat16, float32; did you mean"),
-        ("--model.autoencoder=topk", "no class 'topk'; did you mean 'TopKAutoencoder'?"),
-        ("--model.autoencoder=KSparse", "no class 'KSparse'; did you mean 'KSparseAuto"),
-        ("--model.autoencoder.kk=3", "KSparseAutoencoder has no option 'kk'; did you mean 'k'?"),
+        ("--data.dtype=float8", "'float8' is not one of float16, bfloat16, float32 (did you mean"),
+        ("--model.autoencoder=topk", "no class 'topk' (did you mean 'TopKAutoencoder'?)"),
+        ("--model.autoencoder=KSparse", "no class 'KSparse' (did you mean 'KSparseAuto"),
+        ("--model.autoencoder.kk=3", "KSparseAutoencoder has no option 'kk' (did you mean 'k'?)"),
         ("--model.optimizer.lr=fast", "model.optimizer.lr: expected float, got 'fast'"),
-        ("--trainer.callbacks+=Timr", "no class 'Timr'; did you mean 'Timer'?"),
+        ("--trainer.callbacks+=Timr", "no class 'Timr' (did you mean 'Timer'?)"),
         ("--config=nowhere.yaml", "configuration nowhere.yaml: No such file"),
         ("--ckpt_path=nowhere.ckpt", "there is no checkpoint nowhere.ckpt; give `last`, or one"),
     ],
@@ -92,14 +92,14 @@ def test_what_the_parsers_take_passes(arguments: str) -> None:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ("data: {sit: hidden.2}", "there is no option data.sit; did you mean 'data.site'?"),
+        ("data: {sit: hidden.2}", "there is no option data.sit (did you mean 'data.site'?)"),
         ("ckpt_path: nowhere.ckpt", "there is no checkpoint nowhere.ckpt"),
-        ("modl: {k: 3}", "there is no option modl.k; did you mean 'model.autoencoder.k'?"),
+        ("modl: {k: 3}", "there is no option modl.k (did you mean 'model.autoencoder.k'?)"),
         (
             "data: {corpus: {class_path: TextFiles, init_args: {pth: texts}}}",
-            "data.corpus: TextFiles has no option 'pth'; did you mean 'path'?",
+            "data.corpus: TextFiles has no option 'pth' (did you mean 'path'?)",
         ),
-        ("data: {language_model: {nmae: mini}}", "has no option 'nmae'; did you mean 'name'?"),
+        ("data: {language_model: {nmae: mini}}", "has no option 'nmae' (did you mean 'name'?)"),
         ("data:\n  site: {", 'config.yaml", line 2, column 10'),
         ("- fit", "is not a configuration; expected `key: value` lines"),
         ("a: " * 3000, "not valid YAML"),
@@ -165,4 +165,19 @@ def test_a_missing_package_is_named_before_anything_is_done(
 
 def test_shipped_configurations_go_by_name(refused: Any) -> None:
     assert find_config("him_her") == config_folder() / "analyses" / "him_her.yaml"
-    assert "did you mean 'quickstart'?" in refused("fit", "--config", "quickstrt")
+    found = refused("fit", "--config", "quickstrt")
+    assert "configuration quickstrt (did you mean 'quickstart'?); give a YAML file" in found
+
+
+def test_a_format_rejects_typed_defaults_but_not_those_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "last.ckpt").touch()
+    file = tmp_path / "printed.yaml"
+    file.write_text("data: {dtype: float16, corpus: null}\nmodel_id: null\nlicense: unknown\n")
+    needed = f"--ckpt_path={tmp_path}/last.ckpt", "--output=new", f"--config={file}"
+    for kind, option in (("saelens", "data.dtype=float16"), ("delphi", "license=unknown")):
+        Options("export").check([*needed, f"--format={kind}"])
+        name = option.partition(".")[0].partition("=")[0]
+        expected = f"export {kind} has no use for --{name}; leave it out"
+        assert problem(*needed, f"--format={kind}", f"--{option}", command="export") == expected
+    file.write_text("data: {seed: 1}")
+    assert "no use for --data" in problem(*needed, "--format=palinka", command="export")

@@ -75,3 +75,7 @@ def test_a_continuation_fits_in_the_context(repository: Path, refused: Callable[
     contrast = f"--contrast={repository / 'configs/stimuli/him_her.yaml'}"
     found = refused("steer", TEXT, contrast, "--tokens=251")
     assert found == "tokens is 251; the model has room for 250 more after the text; give fewer"
+
+
+def test_a_text_is_needed(refused: Callable[..., str]) -> None:
+    assert refused("steer", "--text=", "--contrast=a") == "--text is empty; give its first words"

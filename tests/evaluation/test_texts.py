@@ -44,7 +44,7 @@ def test_copies_are_removed_and_texts_with_two_labels_dropped(tmp_path: Path) ->
         ([{"text": "a", "label": "b"}], None, "columns text, label; expected prompt"),
         (rows_of(["a", "b", "c"], ["a", "b", "c"]), None,
          r"target has 3 values \(a, b, c\); name the positive one with my.csv:a"),
-        (rows_of(["a", "b"], ["no", "yes"]), "yse", "never 'yse'; did you mean 'yes'"),
+        (rows_of(["a", "b"], ["no", "yes"]), "yse", r"never 'yse' \(did you mean 'yes'"),
         (rows_of([f"t {i}" for i in range(400)], ["1"] * 31 + ["0"] * 369), None,
          "31 positives after removing copies; a task needs at least 100"),
     ],
@@ -85,5 +85,5 @@ def test_sets_of_sae_probes_are_read_without_the_package(
         subprocess.run(["zstd", "-q", "--rm", file], check=True)
     monkeypatch.syspath_prepend(tmp_path)
     assert read_sae_probes("92_glue_sst2") == (rows, "GLUE")
-    with pytest.raises(InputError, match=r"not a set of sae-probes; did you mean '92_glue_sst2'"):
+    with pytest.raises(InputError, match=r"not a set of sae-probes \(did you mean '92_glue_sst2'"):
         read_sae_probes("92_glue_sts2")

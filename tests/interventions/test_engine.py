@@ -457,7 +457,7 @@ def test_a_patch_that_finds_the_same_is_an_error(gpt2: LanguageModel, pairs: Pai
         (Intervention("blocks.1.attn.z.7", Zero()), "head 7 of block 1"),
         (Intervention("blocks.1.attn.result.2", Zero()), "cannot be changed here"),
         (Intervention("transformer.h.1.ln_2", Zero()), "cannot be changed here"),
-        (Intervention("hidden.1", Zero(), "object"), "no role 'object'; did you mean 'subject'"),
+        (Intervention("hidden.1", Zero(), "object"), r"no role 'object' \(did you mean 'subject'"),
         (Intervention("hidden.1", Zero(), 8), "no position 8 in prompts of 7 tokens"),
         (Intervention("hidden.1", Zero(), units=[3, 24]), "has 24 units, and no unit 24"),
         (Intervention("hidden.1", ScaleContribution(0)), r"at blocks\.\{i\}\.resid, not at hidden"),

@@ -115,10 +115,6 @@ class AnalysisEntry:
         if not re.fullmatch(r"[\w-][\w.-]{0,99}", self.name, re.ASCII):
             rule = "the name becomes a folder's: at most 100 letters, digits, '-', '_' and '.'"
             raise InputError(f"an analysis is named {self.name!r}; {rule}")
-        noise = self.intervention.get("direction") == "noise" and "kl" in self.outcomes
-        if self.analysis == "attribution_patching" and noise and not self.intervention.get("steps"):
-            fault = "kl has the gradient 0 in the clean run, which direction: noise differentiates"
-            raise InputError(f"{self.name}: {fault}; set direction: denoise, or steps: 10")
 
 
 def _check_nulls(entry: AnalysisEntry | HeatmapEntry) -> None:
@@ -325,7 +321,7 @@ def find_analysis(name: str, folder: str | None = None) -> Analysis:
     else:
         if name not in analyses.__all__:
             hint = did_you_mean(name, analyses.__all__)
-            raise InputError(f"{name!r} is not an analysis{hint} (or give FILE.py:FUNCTION)")
+            raise InputError(f"{name!r} is not an analysis, nor FILE.py:FUNCTION{hint}")
         function = getattr(analyses, name)
         figures = importlib.import_module(f"palinka.analyses.figures.{name}")
         draw, overview = name, "overview"

@@ -266,8 +266,8 @@ def build(name: str, arguments: Mapping[str, Any], base: type[T]) -> T:
     known = {kind.__name__: kind for kind in _family(base) if not inspect.isabstract(kind)}
     short = name.rpartition(".")[2]
     if short not in known:
-        hint = f" (import your own first, or put it on PYTHONPATH){did_you_mean(short, known)}"
-        raise InputError(f"{name!r} is not a known {base.__name__}{hint}")
+        given = f"{name!r} is not a known {base.__name__}{did_you_mean(short, known)}"
+        raise InputError(f"{given}; import your own first, or put it on PYTHONPATH")
     parameters = inspect.signature(known[short]).parameters
     for argument, value in arguments.items():
         if argument not in parameters:

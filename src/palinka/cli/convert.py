@@ -24,6 +24,7 @@ from palinka.autoencoders.formats import Provenance, fold, load, write
 from palinka.autoencoders.formats.common import hook_of, within_base_model
 from palinka.cli.atlas import checked_module
 from palinka.cli.atlas import overrides as data_of_fit
+from palinka.cli.options import WITH_TEXTS
 from palinka.cli.resume import checkpoint_named, load_module
 from palinka.data import ActivationDataModule
 from palinka.data.datamodule import MAX_VERIFIED_BYTES
@@ -31,13 +32,6 @@ from palinka.errors import InputError, escape_control_chars, expanded
 from palinka.language_models import LanguageModelSpec
 from palinka.training import SparseAutoencoderModule, checkpoint
 from palinka.training.checkpoint import DurableCheckpointIO
-
-# Options that some formats have a use for; `license` is for weights.
-WITH_TEXTS = {
-    "saedashboard": ("data", "model_id", "suffix"),
-    "neuronpedia": ("data", "model_id", "suffix", "explanations"),
-    "delphi": ("data", "explanations"),
-}
 
 
 def overrides(settings: Any) -> dict[str, Any]:
@@ -73,14 +67,6 @@ def export(
     if not re.fullmatch(r"[a-z0-9][a-z0-9.\-]{0,40}", license):
         hint = "e.g. mit, apache-2.0, cc-by-4.0 or unknown"
         raise InputError(f"--license {license!r} is not an identifier of the hub, {hint}")
-    given = {
-        "data": data.hparams != ActivationDataModule().hparams, "license": license != "unknown",
-        "explanations": explanations, "model_id": model_id, "suffix": suffix,
-    }  # fmt: skip
-    useless = {n for n, value in given.items() if value} - {*WITH_TEXTS.get(format, ("license",))}
-    if useless:
-        named = ", ".join(f"--{name}" for name in sorted(useless))
-        raise InputError(f"export {format} has no use for {named}; leave it out")
     path, folder = checkpoint_named(ckpt_path), expanded(output)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} already exists; choose another --output, or an empty folder")

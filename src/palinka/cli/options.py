@@ -10,10 +10,11 @@ import difflib
 import json
 import shutil
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from importlib.util import find_spec
+from itertools import chain
 from typing import Any
 
 import yaml
@@ -30,6 +31,12 @@ _SWITCHES = ("help", "h", "print_config")
 # Modules that some classes need and palinka does not.
 _NEEDED = {"CometLogger": "comet_ml", "MLFlowLogger": "mlflow", "WandbLogger": "wandb"}
 _NEEDED["HuggingFaceDataset"] = "datasets"
+# Options that some formats of `palinka export` have a use for; `license` is for weights.
+WITH_TEXTS = {
+    "saedashboard": ("data", "model_id", "suffix"),
+    "neuronpedia": ("data", "model_id", "suffix", "explanations"),
+    "delphi": ("data", "explanations"),
+}
 
 
 @cache
@@ -59,7 +66,7 @@ class Options:
             name = str(self._options[key].get("default")).rpartition(".")[2]
             only = next(iter(family)) if len(family) == 1 else None
             self._chosen[key] = name if name in family else only
-        self._given: set[str] = set()
+        self._given: dict[str, Any] = {}
 
     def check(self, arguments: Sequence[str]) -> None:
         """Check the arguments of the command, and the files that they name.
@@ -79,7 +86,6 @@ class Options:
                 for name, inner in flat(_parsed(value), key.removesuffix("+"), lists=True):
                     self._check(name, inner)
         places = [name for name, entry in self._options.items() if entry.get("positional")]
-        self._given.update(places[: len(words)])
         several = places and self._options[places[-1]]["positional"] == "several"
         if len(words) > len(places) and not several:
             raise InputError(f"unrecognized arguments: {' '.join(words[len(places) :])}; {see}")
@@ -89,7 +95,20 @@ class Options:
         missing = [n for n in required if not any(f"{k}.".startswith(f"{n}.") for k in self._given)]
         if missing and "print_config" not in dict(given):
             shown = [n if n in places else f"--{n}" for n in missing]
+            if self.command == "analyze":
+                see = "give a configuration, as in `palinka analyze --config him_her`"
             raise InputError(f"{self.command} needs {', '.join(shown)}; {see}")
+        if "format" in self._given:
+            self._check_uses({key for key, _ in given})
+
+    def _check_uses(self, typed: Collection[str]) -> None:
+        """Reject options of other formats, also typed defaults; a file may list all defaults."""
+        kind, options = self._given["format"], self._options
+        others = {"license", *chain(*WITH_TEXTS.values())} - {*WITH_TEXTS.get(kind, ("license",))}
+        changed = {k for k, v in self._given.items() if v != options.get(k, {}).get("default")}
+        wanted = {key.partition(".")[0] for key in changed.union(typed)}
+        if useless := ", ".join(f"--{name}" for name in sorted(others & wanted)):
+            raise InputError(f"export {kind} has no use for {useless}; leave it out")
 
     def _split(self, arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str | None]]]:
         words: list[str] = []
@@ -137,7 +156,7 @@ class Options:
 
     def _check(self, key: str, value: Any) -> None:
         """Check one value, of an option or of an argument of an option's class."""
-        self._given.add(key)
+        self._given[key] = value
         owner = next((k for k in self.classes if key == k or key.startswith(f"{k}.")), "")
         name = key.removeprefix(f"{owner}.").removeprefix("init_args.")
         if key == owner or (owner and name == "class_path"):
@@ -176,7 +195,7 @@ class Options:
         family = self.classes[key]
         if name == path and name not in family:
             parts = [each for each in family if name.lower() in each.lower()]
-            hint = f"; did you mean '{min(parts, key=len)}'?" if name and parts else ""
+            hint = f" (did you mean '{min(parts, key=len)}'?)" if name and parts else ""
             raise InputError(f"{key}: no class '{name}'{hint or did_you_mean(name, family)}")
         if (needed := _NEEDED.get(name)) and not find_spec(needed):
             package = "'palinka[datasets]'" if needed == "datasets" else needed.replace("_", "-")
@@ -254,7 +273,7 @@ def _suggestion(name: str) -> str:
     owner, _, part = name.partition(".")
     if part and owner == "analyses":
         return f"; '{part}' belongs in an entry of the YAML list `analyses`"
-    return f"; did you mean '{name}'?"
+    return f" (did you mean '{name}'?)"
 
 
 def _width() -> int:

@@ -31,7 +31,8 @@ def steer(
 
     Args:
         text: The text to continue, greedily.
-        language_model: As in `palinka analyze`.
+        language_model: `mini`, `smollm2`, a hub name, a folder or a GGUF file; or its `name` with
+            `revision`, `gguf_file`, `dtype` and `device`.
         site: Where the direction is added; default that of the autoencoder, or
             `blocks.middle.resid`.
         contrast: Stimuli file of two conditions; the direction is from the mean of the first to
@@ -42,6 +43,8 @@ def steer(
         strength: Norm of what is added, in median norms of the activations of the text without.
         tokens: Number of tokens of the continuations.
     """
+    if not text:
+        raise InputError("--text is empty; give its first words")
     dictionaries = (autoencoder is not None) + (ckpt_path is not None)
     if dictionaries != (latent is not None) or dictionaries == (contrast is not None):
         raise InputError("give contrast, or latent with either autoencoder or ckpt_path")

@@ -128,6 +128,9 @@ def attribute(
     if "rank" in functions:
         others = ", ".join(name for name in METRICS if name != "rank")
         raise InputError(f"rank has no gradient; choose among {others}")
+    if "kl" in functions and base == "clean" and not steps:
+        fault = "kl has the gradient 0 in the clean run, which direction: noise differentiates"
+        raise InputError(f"{fault}; set direction: denoise, or steps: 10")
     other = "clean" if base == "corrupted" else "corrupted"
     sources, shape = Sources(lm, pairs, base), (len(plan), len(pairs))
     parts: dict[Any, list[tuple[int, Edit]]] = {}  # edits of the same units, at other positions

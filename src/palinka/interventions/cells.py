@@ -59,9 +59,8 @@ def cells_of(
     if component in OF_SITE:
         return _of_site(study, component, value, units)
     if component not in (known := IN_STREAM | OF_HEADS):
-        every = [*known, *OF_SITE]
-        hint = did_you_mean(component, every)
-        raise InputError(f"{component!r} is not a component{hint}; expected {', '.join(every)}")
+        hint = did_you_mean(component, [*known, *OF_SITE])
+        raise InputError(f"{component!r} is not a component{hint}")
     layers, heads = study.model.spec.sites.layers, study.model.heads
     axes: dict[str, list[Any]] = {"layer": list(range(layers))}
     if positions is not None and (component in IN_STREAM or component == "heads_by_position"):

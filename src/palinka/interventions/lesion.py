@@ -58,6 +58,9 @@ def lesion(
     """
     if holdout:
         frames = [*dict.fromkeys(study.prompts.templates)]
+        if len(frames) < 2:
+            given = "lesion: holdout: frames selects units on one template and lesions others"
+            raise InputError(f"{given}, and there is 1; add templates, or select on other stimuli")
         odd = [frames.index(name) % 2 == 1 for name in study.prompts.templates]
         assert study.units is not None
         of_even = partial(study.units, holdout=[not each for each in odd])

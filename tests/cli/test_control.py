@@ -26,6 +26,11 @@ def test_a_recipe_is_trained_on_a_control_once_and_given_beside_it(workspace: Pa
     beside = values["fvu", "version_0 on the random model"]
     assert gap["value"] == pytest.approx(values["fvu", "version_0"]["value"] - beside["value"])
     assert ("stability_share_0.7_gap", "version_0") in values
+    null = ["--stability.null", "shuffled", "--output", "apart"]
+    assert main([*given, *null]) == 0
+    assert [path.name for path in (run / "control_coordinates").iterdir()] == ["version_0"]
+    found = json.loads((workspace / "apart" / "evaluation" / "evaluation.json").read_text())
+    assert found["settings"]["stability"] == {"null": "shuffled"}
     one = run / "seed=1" / "checkpoints" / "last.ckpt"
     line = ["--ckpt_path", str(one), "--metrics", "[core]", "--output", "one", "--quiet"]
     assert main(["evaluate", *line, "--control", "permuted"]) == 0

@@ -12,6 +12,7 @@ from palinka.analyses import latent_stability
 from palinka.autoencoders import KSparseAutoencoder, TopKAutoencoder
 from palinka.data import Context
 from palinka.data.synthetic import Firing, StructuredData
+from palinka.errors import InputError
 from palinka.evaluation.core import core
 from palinka.evaluation.stability import _of_partners, _value, stability
 from palinka.evaluation.values import Dictionary, Subject, Value
@@ -88,6 +89,16 @@ def test_untied_encoders_are_compared(subject: Subject) -> None:
     assert values["stability_share_null"].value == pytest.approx(0.01, abs=0.01)
     assert group.arrays["stability/wide/curve"].shape == (100,)
     assert {type(value.value) for value in group.values} == {float}  # for JSON
+
+
+def test_the_shuffled_null_is_of_dictionaries_of_shuffled_coordinates(subject: Subject) -> None:
+    alike = stability(replace(subject, shuffled=(dictionary(7), dictionary(8))), null="shuffled")
+    values = {value.metric: value for value in alike.values}
+    # Here they share latents with each seed, as the seeds do; some are dead there.
+    assert values["stability_share_0.7_null"].value == pytest.approx(0.4, abs=0.1)
+    assert values["stability_share_0.7_null"].n == {"draws": 20}
+    with pytest.raises(InputError, match="no dictionary of the recipe was trained on shuffled"):
+        stability(subject, null="shuffled")
 
 
 def test_pairs_without_partners_are_left_out_of_means_over_partners() -> None:

@@ -1,3 +1,4 @@
+import typing
 from dataclasses import replace
 
 import pytest
@@ -6,6 +7,7 @@ from torch import Tensor
 
 from palinka.language_models import LanguageModel, LanguageModelSpec
 from palinka.language_models.randomized import token_order
+from palinka.language_models.spec import Mode
 
 TEXTS = ["The river was wide, and the water was still.", "I saw him.", "Yes"]
 
@@ -44,7 +46,7 @@ def test_weights_are_randomized_but_for_embeddings_and_norms(
     assert (table.weight is head.weight) == tied
 
 
-@pytest.mark.parametrize("mode", ["permuted", "gaussian", "initial", "tokens", "embeddings"])
+@pytest.mark.parametrize("mode", typing.get_args(Mode))
 def test_a_control_follows_from_its_seed(gpt2: LanguageModel, mode: str) -> None:
     site = "blocks.1.resid"
     first, again, other = (
@@ -71,6 +73,17 @@ def test_tokens_are_read_in_random_order_and_returned_in_theirs(gpt2: LanguageMo
     order = token_order(ids, None, seed=0)[0]
     shuffled = gpt2.logits(ids[:, order])
     torch.testing.assert_close(control.logits(ids)[:, order], shuffled)
+
+
+def test_coordinates_are_shuffled_in_every_vector_that_is_read(gpt2: LanguageModel) -> None:
+    control, sites = gpt2.randomized("coordinates"), ["embed", "blocks.1.resid"]
+    found, clean = control.read(TEXTS, sites), gpt2.read(TEXTS, sites)
+    for site in sites:
+        torch.testing.assert_close(found[site].sort().values, clean[site].sort().values)
+    ids = torch.full((1, 9), 300)
+    one, other = control.read(ids, "embed")["embed"][0, 7:]
+    assert not torch.equal(one, other)
+    torch.testing.assert_close(control.logits(ids), gpt2.logits(ids))
 
 
 def test_random_embeddings_have_no_token(gpt2: LanguageModel) -> None:

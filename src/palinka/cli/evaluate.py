@@ -6,6 +6,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,7 +74,7 @@ def evaluate(
             ones, or CSV files with the columns `prompt` and `target`.
         control: Train the recipe on a control of the language model, too, unless that is done,
             and give every metric beside it: `permuted`, `gaussian` or `initial` weights, `tokens`
-            in random order, or random `embeddings`.
+            in random order, random `embeddings`, or `coordinates` of activations in random order.
         control_ckpt_path: A checkpoint or run that was trained on the control.
         margin: Size below which differences do not matter.
         output: A folder for `evaluation/`; default that of the run.
@@ -102,7 +103,16 @@ def evaluate(
     if control:  # what is wrong with it, and its fit, come before hours of measuring
         run = str(control_run(ckpt_path, control, control_ckpt_path))
         of_control = _of_control(mine, _found(run))
-    subject = _subject(mine + theirs, data)
+    of_null = list[Dictionary]()
+    if len(mine) > 1 and further.get("stability", {}).get("null") == "shuffled":
+        if against or control:
+            raise InputError(
+                "stability.null shuffled takes no --against or --control; leave them out"
+            )
+        shuffled = _of_control(mine, _found(str(control_run(ckpt_path, "coordinates"))))
+        on_shuffled = control_data(data, "coordinates")
+        of_null = [_dictionary(one, on_shuffled, one) for one in shuffled]
+    subject = replace(_subject(mine + theirs, data), shuffled=tuple(of_null))
     found = {name: group(subject, **given) for name, (group, given) in groups.items()}
     if control:
         other = _subject(of_control, control_data(data, control))
@@ -146,8 +156,11 @@ def _of_control(mine: Sequence[Found], control: Sequence[Found]) -> list[Found]:
             )
             raise InputError(f"{fault}; give the run of their control")
         return found
-    own = mine[0].path.absolute().parts[-3:]  # folder of the run or its variant
-    same = [one for one in control if one.path.absolute().parts[-3:] == own] or control
+    own = mine[0].path.absolute().parent.parent.name  # the run or its variant
+    same = [one for one in control if one.path.absolute().parent.parent.name == own] or control
+    if len({one.recipe for one in same}) > 1:
+        fault = f"control: {control[0].run} has {', '.join(one.name for one in same)}, not {own}"
+        raise InputError(f"{fault}; give the checkpoint of its control")
     return [one._replace(recipe=mine[0].recipe) for one in same]
 
 

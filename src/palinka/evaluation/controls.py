@@ -24,7 +24,11 @@ from palinka.evaluation.values import (
 
 # A control has no loss to recover: that of losses is the dictionary at initialization, in `core`.
 LOSSES = tuple(RATIOS)
-LABELS = {"tokens": "shuffled text", "embeddings": "random embeddings"}
+LABELS = {
+    "tokens": "shuffled text",
+    "embeddings": "random embeddings",
+    "coordinates": "shuffled coordinates",
+}
 
 
 def controls(

@@ -18,6 +18,7 @@ from palinka.analyses.result import Mask
 from palinka.analyses.stats.bootstrap import Interval, share_interval
 from palinka.analyses.stats.dictionaries import (
     LatentStability,
+    Rows,
     jackknife,
     latent_stability,
     principal_cosines,
@@ -40,7 +41,7 @@ ABLATED, PARTS = ("fvu", "ce_delta"), ("unstable", "matched")
 def stability(
     subject: Subject,
     force: bool = False,
-    null: Literal["signs", "rotation", "untrained"] = "signs",
+    null: Literal["signs", "rotation", "untrained", "shuffled"] = "signs",
     floor: float | None = None,
     seed: int = 0,
 ) -> Group:
@@ -52,7 +53,8 @@ def stability(
     Args:
         subject: The dictionaries.
         force: Take all dictionaries as one recipe, whatever their settings.
-        null: That of `latent_stability`, or `untrained`: decoders at initialization.
+        null: That of `latent_stability`; `untrained`, decoders at initialization; or `shuffled`,
+            decoders of the same recipe, trained on rows with shuffled coordinates.
         floor: Least cosine of partners; default by the null.
         seed: Seed of draws.
     """
@@ -72,9 +74,14 @@ def stability(
     random = np.random.default_rng(seed)
     for recipe, ones in several.items():
         alive = [activity.density[one.name] > 0 for one in ones]
+        shuffled = [one.decoder for one in subject.shuffled if one.recipe == recipe]
+        draws = {
+            "untrained": partial(_untrained, ones[0]),
+            "shuffled": partial(_shuffled, shuffled),
+        }
         known = latent_stability(
             [one.decoder for one in ones], alive=alive, covariance=activity.covariance,
-            null=null if null != "untrained" else partial(_untrained, ones[0]), floor=floor,
+            null=draws.get(null, null), floor=floor,  # type: ignore[arg-type]
             draws=DRAWS, seed=seed,
         )  # fmt: skip
         found[recipe] = known
@@ -108,14 +115,20 @@ def stability(
     return Group(list(_of_ablations(names, measured)), values, arrays, draw_stability(found), notes)
 
 
-def _untrained(
-    one: Dictionary, rows: NDArray[np.float32], random: np.random.Generator
-) -> NDArray[np.float32]:
+def _untrained(one: Dictionary, rows: Rows, random: np.random.Generator) -> Rows:
     """As many decoder rows of the same class at initialization."""
     origin = torch.zeros(1, one.decoder.shape[1])
     if fresh := random_dictionary(one, origin, int(random.integers(1 << 31))):
         return np.asarray(fresh.dictionary.float().cpu().numpy()[: len(rows)])
     raise InputError(f"stability: {one.kind} has no initialization here; give another null")
+
+
+def _shuffled(decoders: Sequence[Rows], rows: Rows, random: np.random.Generator) -> Rows:
+    """As many rows of one of the decoders that were trained on shuffled coordinates."""
+    if not decoders:
+        fault = "no dictionary of the recipe was trained on shuffled coordinates"
+        raise InputError(f"stability: {fault}; give another null")
+    return decoders[int(random.integers(len(decoders)))][: len(rows)]
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,7 @@ class Subject:
         skip: Number of tokens at the start of each context that no dictionary is trained on.
         bos: Contexts begin with a BOS token.
         mean: Mean activation of the validation rows, `(width,)`.
+        shuffled: Dictionaries of the same recipes, trained on rows with shuffled coordinates.
     """
 
     model: LanguageModel
@@ -78,6 +79,7 @@ class Subject:
     skip: int
     bos: bool
     mean: Array
+    shuffled: tuple[Dictionary, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,8 @@ class LanguageModel:
             mode: `permuted` shuffles the entries of each weight tensor, `gaussian` draws them
                 with its mean and standard deviation, `initial` as before training. `tokens` reads
                 the tokens of a text in random order, all but the first, and returns what is read
-                in theirs; `embeddings` reads a random vector at every position.
+                in theirs; `embeddings` reads a random vector at every position; `coordinates`
+                shuffles those of every vector that is read, after the pass.
             embeddings: `keep` leaves out embeddings of tokens and positions and the unembedding.
             norms: `keep` leaves out normalization layers.
             seed: Seed of the draws.
@@ -237,6 +238,11 @@ class LanguageModel:
         with reading(self.model, {site: self.spec.sites.tap(site) for site in sites}) as found:
             self._forward(ids, mask)
         per_token: dict[str, Any] = {site: by_token(found[site], *ids.shape) for site in sites}
+        if self.spec.control == "coordinates":
+            from palinka.language_models.randomized import shuffled_coordinates
+
+            seed = self.spec.control_seed
+            return {site: shuffled_coordinates(x, ids, seed) for site, x in per_token.items()}
         return {site: back(values) for site, values in per_token.items()}
 
     def _in_order(

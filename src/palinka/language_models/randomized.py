@@ -25,7 +25,8 @@ def randomize(
         mode: `permuted` shuffles the entries of each weight tensor; `gaussian` draws them from a
             normal distribution of the tensor's mean and standard deviation; `initial` initializes
             them by the configuration. `embeddings` gives every position a fresh Gaussian vector in
-            place of its token's. `tokens`, whose weights stay, is up to `token_order`.
+            place of its token's. The weights of `tokens` and `coordinates` stay: see `token_order`
+            and `shuffled_coordinates`.
         embeddings: Treatment of tables of tokens and positions and of the unembedding.
         norms: Treatment of the weights of normalization layers.
         seed: Seed of the draws.
@@ -36,7 +37,7 @@ def randomize(
     if mode == "embeddings":
         table: Any = model.get_input_embeddings()
         table.register_forward_hook(partial(_draw_embeddings, _moments(table.weight), seed))
-    if mode in ("tokens", "embeddings"):
+    if mode in ("tokens", "embeddings", "coordinates"):
         return
     kept = {id(p) for p in _kept(model, embeddings == "keep", norms == "keep")}
     fresh = _initialized(model, seed) if mode == "initial" else None
@@ -70,15 +71,28 @@ def token_order(ids: Tensor, mask: Tensor | None, seed: int) -> Tensor:
     return torch.from_numpy(order).to(ids.device)
 
 
+def shuffled_coordinates(values: Tensor, ids: Tensor, seed: int) -> Tensor:
+    """Shuffle the coordinates of each vector, `(texts, tokens, width)`, each anew.
+
+    It depends on the seed and the text alone, not on its batch.
+    """
+    draws = (torch.rand(values.shape[1:], generator=each) for each in _of_texts(ids, seed))
+    order = torch.stack([draw.argsort(dim=-1) for draw in draws])
+    return values.take_along_dim(order.to(values.device), -1)
+
+
+def _of_texts(ids: Tensor, seed: int) -> Iterator[Generator]:
+    """A generator for each text, without its padding, which is 0 in `Tokens.of`."""
+    for text in ids.cpu().numpy().astype(np.int64):
+        yield _generator(seed, zlib.crc32(np.trim_zeros(text, "b").tobytes()))
+
+
 def _draw_embeddings(
     moments: tuple[float, float], seed: int, _: nn.Module, args: tuple[Any, ...], output: Tensor
 ) -> Tensor:
     """Gaussian vectors in place of the output of the token embeddings; the same for a text."""
-    rows = []
-    for text in args[0].cpu().numpy().astype(np.int64):
-        # Without padding, which is 0 in `Tokens.of`: the mask is not known here.
-        generator = _generator(seed, zlib.crc32(np.trim_zeros(text, "b").tobytes()))
-        rows.append(torch.randn(len(text), output.shape[-1], generator=generator))
+    shape = output.shape[1:]
+    rows = [torch.randn(shape, generator=each) for each in _of_texts(args[0], seed)]
     return (moments[0] + moments[1] * torch.stack(rows)).to(output)
 
 

@@ -21,7 +21,7 @@ from palinka.language_models.sites import Sites, find_sites, measure_widths
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-Mode = Literal["permuted", "gaussian", "initial", "tokens", "embeddings"]
+Mode = Literal["permuted", "gaussian", "initial", "tokens", "embeddings", "coordinates"]
 Treatment = Literal["keep", "randomize"]
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 _HUB_SECONDS = 10.0  # for a slow connection; transformers itself retries for half a minute
@@ -128,7 +128,8 @@ class LanguageModelSpec:
         dtype: `float32`, `bfloat16`, `float16` or `float64`, whatever the weights are stored in.
         device: A torch device, or `auto`: CUDA where there is one, else the CPU.
         control: Make a control of the model: `permuted`, `gaussian` or `initial` weights, or
-            `tokens` in random order, or random vectors as `embeddings`.
+            `tokens` in random order, or random vectors as `embeddings`, or the `coordinates` of
+            every vector that is read in random order.
         control_embeddings: Whether random weights leave out the embeddings.
         control_norms: Whether they leave out normalization layers.
         control_seed: Seed of the control.

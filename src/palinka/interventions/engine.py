@@ -5,7 +5,7 @@ copies of the base rows' states. A row carries only the tokens from its first ch
 reads the keys and values of those before from the base run.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from palinka.errors import InputError
-from palinka.interventions.metrics import Targets, Text, find_metrics
+from palinka.interventions.metrics import Targets, Text, find_metrics, rounding_of
 from palinka.interventions.pairs import Pairs
 from palinka.interventions.plan import Cell, FromReference, Patch, Resample
 from palinka.interventions.sources import (
@@ -28,6 +28,7 @@ from palinka.interventions.sources import (
     Sources,
     acting_on_patterns,
     by_query,
+    check_change,
     edits_of,
     exact,
 )
@@ -130,12 +131,15 @@ def run(
     every = [edit for edits in cells for edit in edits]
     shape, never = (len(plan), len(pairs)), np.iinfo(np.int64).max
     acts, first, joins = np.zeros(shape, bool), np.full(shape, never), np.full(shape, never)
-    for c, edits in enumerate(cells):
-        for edit in edits:
-            where = edit.at.any(1)
-            acts[c] |= where
-            first[c, where] = np.minimum(first[c, where], edit.at.argmax(1)[where])
-            joins[c, where] = np.minimum(joins[c, where], edit.joins)
+    if every:
+        of, at = (
+            np.repeat(np.arange(len(cells)), [*map(len, cells)]),
+            np.stack([e.at for e in every]),
+        )
+        where, places = at.any(2), np.array([[edit.joins] for edit in every])
+        np.logical_or.at(acts, of, where)
+        np.minimum.at(first, of, np.where(where, at.argmax(2), never))
+        np.minimum.at(joins, of, np.where(where, places, never))
     if sources.whole:
         first[:] = 0  # outcomes are of all tokens
     draws = np.array([max(i.value.repeats for i in cell) for cell in plan], int)
@@ -144,23 +148,24 @@ def run(
     changed = np.zeros(len(plan), bool)
     of_patterns = any(lm.spec.sites.attention(edit.site) for edit in every)
     with attending(lm.model) if of_patterns else nullcontext():
-        bases = sources.read(every, min((edit.joins for edit in every), default=0) // 3)
-        targets = None
+        paired = bool(pairs.corrupted) and not pairs.noise
+        joint = paired and _fit_one_pass(lm, every, first[acts])
+        begin = None if joint else min((edit.joins for edit in every), default=0) // 3
+        bases, targets = sources.read(every, begin), None
         if sources.whole:
             ends["clean"] = {name: np.full(len(pairs), np.nan) for name in functions}
         else:
             targets = Targets.of(pairs.answers, pairs.wrong, sources.logits["clean"])
-            for run_, end in ends.items():
-                for name, function in find_metrics(["logit_difference", *metrics]).items():
-                    end[name] = function(sources.logits[run_], targets).cpu().numpy()
         for own in bases:
             cell, prompt = np.nonzero(acts[:, own.members])
             prompt, repeats = own.members[prompt], draws[cell]
             repeat = np.arange(repeats.sum()) - np.repeat(np.cumsum(repeats) - repeats, repeats)
             cell, prompt = cell.repeat(repeats), prompt.repeat(repeats)
             rows = _Rows(cell, prompt, repeat, joins[cell, prompt])
-            tokens = own.ids.shape[1]
-            for start, part in _sweeps(lm, rows, first[cell, prompt], tokens, rows_bytes):
+            sweeps = [(0, rows)]
+            if not joint:
+                sweeps = _sweeps(lm, rows, first[cell, prompt], own.ids.shape[1], rows_bytes)
+            for start, part in sweeps:
                 sweep = _Sweep(lm, sources, cells, part, own, start, watch)
                 for name, found in sweep.outcomes(functions, targets).items():
                     if sources.whole:
@@ -168,11 +173,14 @@ def run(
                     effect = (found - found[sweep.origin])[sweep.bases :]
                     np.add.at(effects[name], (sweep.rows.cell, sweep.rows.prompt), effect)
                 changed |= sweep.changed
-    _check_change(plan, cells, acts, changed)
+    for run_, end in ends.items() if targets else ():
+        for name, function in find_metrics(["logit_difference", *metrics]).items():
+            end[name] = function(sources.logits[run_], targets).cpu().numpy()
+    check_change(plan, cells, acts, changed)
     values = {}
     for name in functions:
         unchanged, effect = ends[base][name], effects[name] / draws[:, None]
-        rounding = _rounding_of(name, unchanged, sources.logits[base])
+        rounding = rounding_of(name, unchanged, sources.logits[base])
         values[name] = unchanged + np.where(np.abs(effect) <= rounding, 0.0, effect)
 
     split = len(pairs) // times, times
@@ -183,40 +191,6 @@ def run(
 
     possible: Bools = acts.reshape(len(plan), *split).max(axis=2)
     return Outcomes(means(ends["clean"]), means(ends["corrupted"]), means(values), possible)
-
-
-def _rounding_of(metric: str, unchanged: Floats, logits: Tensor) -> Floats:
-    """Largest effect, `(prompts,)`, that the rounding of the logits of the base may make."""
-    eps = torch.finfo(torch.promote_types(logits.dtype, torch.float32)).eps
-    rounding: Floats = 16 * eps * logits.abs().amax(1).double().cpu().numpy()
-    if metric in ("hidden_change", "cosine"):  # whatever the logits are
-        return np.full_like(rounding, 16 * eps)
-    if metric == "probability":  # rounded as its logarithm is
-        return rounding * unchanged
-    if metric == "kl":  # from the base itself, of second order, and computed in float64
-        second = np.maximum(rounding, np.finfo(np.float64).eps / eps)
-        return rounding * np.where(unchanged == 0, second, 1.0)
-    return rounding
-
-
-def _check_change(
-    plan: Sequence[Cell], cells: Sequence[Sequence[Edit]], acts: Bools, changed: Bools
-) -> None:
-    """Reject a patch of whole vectors that found the same ones in every prompt.
-
-    Single latents may be idle in all prompts, but not all latents of a plan.
-    """
-    of_latents = plan and all(i.dictionary for cell in plan for i in cell)
-    if of_latents and acts.any() and not changed.any():
-        fault = f"interventions on latents of {plan[0][0].site} changed nothing"
-        count = f"in {acts.shape[1]} of {acts.shape[1]} prompts"
-        raise InputError(f"{fault} {count}; choose latents that are active there")
-    for cell, edits, possible, has_changed in zip(plan, cells, acts, changed, strict=True):
-        paired = all(i.value == Patch() and not i.units and not i.dictionary for i in cell)
-        if paired and possible.any() and not has_changed:
-            count = f"nothing in {possible.sum()} of {len(possible)} prompts"
-            fault = f"an intervention at {edits[0].given.site} changed {count}"
-            raise InputError(f"{fault}; clean and corrupted agree there")
 
 
 def _sweeps(
@@ -231,6 +205,17 @@ def _sweeps(
         for begin in range(0, len(part.cell), most):
             sweeps.append((start, part.of(slice(begin, begin + most))))
     return sweeps
+
+
+def _fit_one_pass(lm: LanguageModel, edits: Sequence[Edit], first: Ints) -> bool:
+    """Return whether rows run in one pass with the runs that their patches are from.
+
+    That saves the calls of a pass, and runs the tokens before the `first` of each row in vain.
+    """
+    config = lm.model.config
+    logits = config.vocab_size / (6 * config.num_hidden_layers * config.hidden_size)
+    work = (first + logits).sum() * config.hidden_size**2
+    return 0 < work < _CALLS / 2 and all(isinstance(edit.given.value, Patch) for edit in edits)
 
 
 def _row_bytes(lm: LanguageModel, tokens: int, start: int) -> int:
@@ -274,12 +259,14 @@ class _Sweep:
     ) -> None:  # fmt: skip
         self.lm, self.sources, self.base, self.start, self.watch = lm, sources, base, start, watch
         rows = rows.of(np.argsort(rows.joins, kind="stable"))
-        own = np.unique(rows.prompt)
-        self.rows, self.bases = rows, len(own)
-        self.prompts = np.concatenate([own, rows.prompt])  # of each row of the batch
-        self.repeats = np.concatenate([np.zeros_like(own), rows.repeat])
-        self.origin = np.concatenate([np.arange(len(own)), np.searchsorted(own, rows.prompt)])
-        self.local = np.searchsorted(base.members, self.prompts)
+        self.joint = base.cache is None
+        own = base.members if self.joint else np.unique(rows.prompt)
+        before = np.concatenate([own] * (len(sources.runs) if self.joint else 1))
+        self.rows, self.bases = rows, len(before)
+        self.prompts = np.concatenate([before, rows.prompt])  # of each row of the batch
+        self.repeats = np.concatenate([np.zeros_like(before), rows.repeat])
+        self.origin = np.concatenate([np.arange(self.bases), np.searchsorted(own, rows.prompt)])
+        self.local = self.origin if self.joint else np.searchsorted(base.members, self.prompts)
         self.changed, layers = np.zeros(len(cells), bool), lm.spec.sites.layers
         # The residual stream before each block and before the final norm.
         self.streams = [*(f"hidden.{i}" for i in range(layers)), f"blocks.{layers - 1}.resid"]
@@ -306,8 +293,7 @@ class _Sweep:
                 edits, of_rows, ats = (list(part) for part in zip(*entries, strict=True))
                 units = None
                 if edits[0].units is not None:
-                    every = zip(edits, ats, strict=True)
-                    units = np.concatenate([np.tile(e.units, (len(at), 1)) for e, at in every])
+                    units = np.repeat([e.units for e in edits], [*map(len, ats)], axis=0)
                 joined = np.concatenate(of_rows), np.concatenate(ats)
                 batches[site].append(_Batch(edits[0], *joined, units))
         return batches
@@ -343,7 +329,7 @@ class _Sweep:
         layers, first, whole = sites.layers, self.base.first, self.sources.whole
         untyped: Any = model
         head = untyped.get_output_embeddings()
-        self.embedded = self._embedded() if "embed" in batches else None
+        self.embedded = self._embedded() if self.joint or "embed" in batches else None
         self.final = self.given = torch.empty(0)
         with ExitStack() as stack:
             stack.enter_context(computing({head: partial(self._unembed, head, ids)}))
@@ -386,28 +372,37 @@ class _Sweep:
             output = model(
                 row, past_key_values=cache, use_cache=cache is not None, logits_to_keep=keep
             )
-            logits: Tensor = output.logits
-            return logits if whole else logits[:, -1]
+        logits: Tensor = output.logits if whole else output.logits[:, -1]
+        if ids is not None:
+            asked, logits = logits[0].tensor_split([ids.numel()])
+            logits = logits.view(-1, len(head.weight))
+        for run_, part in self._of_runs(logits):
+            self.sources.logits[run_][self.base.members] = exact(part)
+        return logits if ids is None else asked.view(ids.shape)
 
     def _unembed(self, head: nn.Linear, ids: Tensor | None, states: Tensor) -> Tensor:
-        """Logits of all tokens, or of those of each row, `(rows, 1, …)`."""
+        """Logits of all tokens, `(rows, 1, vocabulary)`.
+
+        Or those of each row's ids, and after them all of whole runs, as one row.
+        """
         self.final = states
+        some = states if ids is None else states[: self.joint * self.bases]
+        logits = nn.functional.linear(some.contiguous(), head.weight, head.bias)
         if ids is None:
-            return nn.functional.linear(states.contiguous(), head.weight, head.bias)
-        logits = states @ head.weight[ids].mT
-        return logits if head.bias is None else logits + head.bias[ids][:, None]
+            return logits
+        asked = states @ head.weight[ids].mT
+        asked = asked if head.bias is None else asked + head.bias[ids][:, None]
+        return torch.cat((asked.flatten(), logits.flatten()))[None, None]
 
     def _enter(self, block: int, first: bool, whole: Tensor) -> Tensor:
         """Supply the rows of a block, or of the final norm, and edit them."""
         site, count = self.streams[block], self._count(3 * block + 2)
-        if first:
+        if first and self.embedded is None:
             states = self.base.states[self.local[:count], self.start :]
-            if self.embedded is not None:
-                states[: len(self.embedded)] = self.embedded[:, self.start :]
         else:
-            states = self._grow(count, 0, whole)
-        for batch in self.batches.get(site, ()):
-            self._apply(batch, states)
+            begun = whole if self.embedded is None or not first else self.embedded[:, self.start :]
+            states = self._grow(count, 0, begun)
+        self._change(site, states)
         self.given = states
         return states
 
@@ -422,7 +417,7 @@ class _Sweep:
         rows = self.local[: self._count(0)]
         ids = self.base.ids[rows]
         corrupted = self.sources.base == "corrupted"
-        noise = self.sources.noisy(self.base.members[rows]) if corrupted else nullcontext()
+        noise = self.sources.noisy(self.prompts[: len(rows)]) if corrupted else nullcontext()
         edits = hook(model, taps["embed"], partial(self._edit, "embed"))
         with noise, edits, reading(model, {"hidden.0": taps["hidden.0"]}) as found:
             model(ids, use_cache=False)
@@ -431,16 +426,29 @@ class _Sweep:
     def _edit(self, site: str, whole: Tensor) -> Tensor:
         tap = self.lm.spec.sites.tap(site)
         edited = whole if tap.in_place else tap.take(whole).clone()
-        for batch in self.batches[site]:
-            self._apply(batch, edited)
+        self._change(site, edited)
         return whole if tap.in_place else tap.put(whole, edited)
 
     def _edit_pattern(self, site: str, pattern: Tensor) -> Tensor:
         vectors = by_query(pattern, self.sources.longest)
-        for batch in self.batches[site]:
-            self._apply(batch, vectors)
+        self._change(site, vectors)
         changed: Tensor = torch.unflatten(vectors, 2, (pattern.shape[1], -1)).transpose(1, 2)
         return changed[..., : pattern.shape[-1]]
+
+    def _of_runs(self, states: Tensor) -> Iterable[tuple[str, Tensor]]:
+        """The rows of whole runs, by the run, where they are run with the others."""
+        runs = self.sources.runs if self.joint else ()
+        return zip(runs, states[: self.bases].chunk(len(runs) or 1), strict=False)
+
+    def _change(self, site: str, states: Tensor) -> None:
+        """Edit the rows at a site in place, from what other runs have there."""
+        batches = self.batches.get(site, ())
+        taken = {self.sources.run_of(batch.edit) for batch in batches}
+        for run_, part in self._of_runs(states) if taken else ():
+            if run_ in taken:
+                self.sources.keep(run_, site, self.base.members, part)
+        for batch in batches:
+            self._apply(batch, states)
 
     def _apply(self, batch: _Batch, states: Tensor) -> None:
         """Change the vectors of a batch in place."""

@@ -3,7 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
@@ -146,3 +148,17 @@ def find_metrics(names: Sequence[str], of_texts: bool = False) -> dict[str, Call
             kind = "texts" if of_texts else "prompts"
             raise InputError(f"there is no outcome {name!r} of {kind}{did_you_mean(name, known)}")
     return {name: known.get(name, top) for name in names}
+
+
+def rounding_of(metric: str, unchanged: NDArray[np.float64], logits: Tensor) -> NDArray[np.float64]:
+    """Largest effect, `(prompts,)`, that the rounding of the logits of the base may make."""
+    eps = torch.finfo(torch.promote_types(logits.dtype, torch.float32)).eps
+    rounding: NDArray[np.float64] = 16 * eps * logits.abs().amax(1).double().cpu().numpy()
+    if metric in ("hidden_change", "cosine"):  # whatever the logits are
+        return np.full_like(rounding, 16 * eps)
+    if metric == "probability":  # rounded as its logarithm is
+        return rounding * unchanged
+    if metric == "kl":  # from the base itself, of second order, and computed in float64
+        second = np.maximum(rounding, np.finfo(np.float64).eps / eps)
+        return rounding * np.where(unchanged == 0, second, 1.0)
+    return rounding

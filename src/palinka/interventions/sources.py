@@ -70,14 +70,17 @@ def exact(x: Tensor) -> Tensor:
 
 
 class Base(NamedTuple):
-    """Prompts of one length of the base run, of which rows are copies."""
+    """Prompts of one length of the base run, of which rows are copies.
+
+    Without a cache, both runs are rows of the sweep itself: first the base, then the other.
+    """
 
     members: Ints  # their numbers
     ids: Tensor
-    first: int  # the block in which rows begin
-    states: Tensor  # its input
-    cache: DynamicCache  # keys and values of all tokens, in rows from `offset` on
-    offset: int
+    first: int = 0  # the block in which rows begin
+    states: Tensor = torch.empty(0)  # its input
+    cache: DynamicCache | None = None  # keys and values of all tokens, in rows from `offset` on
+    offset: int = 0
 
 
 class Prefix(DynamicCache):
@@ -85,13 +88,14 @@ class Prefix(DynamicCache):
 
     def __init__(self, base: Base, tokens: int, prompts: Tensor) -> None:
         super().__init__()
-        self._cache, self._tokens, self._prompts = base.cache, tokens, base.offset + prompts
+        self._cache: Any = base.cache
+        self._tokens, self._prompts = tokens, base.offset + prompts
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
         """Prepend the prefix of each row, and keep nothing."""
-        layer: Any = self._cache.layers[layer_idx]
+        layer = self._cache.layers[layer_idx]
         prompts = self._prompts[: len(key_states)]
         keys, values = (x[:, :, : self._tokens][prompts] for x in (layer.keys, layer.values))
         return torch.cat((keys, key_states), 2), torch.cat((values, value_states), 2)
@@ -132,6 +136,7 @@ class Sources:
         ids: Token ids by run.
         lengths: Numbers of tokens by run.
         longest: The largest of them.
+        runs: Names of the base run, and of the other one, if there is one.
         whole: Outcomes are of whole texts.
         draws: Rows of each prompt, one for each draw of the noise on its embeddings.
         logits: Logits at the last token by run, `(prompts, vocabulary)`.
@@ -149,25 +154,32 @@ class Sources:
         self.longest = max(int(lengths.max()) for lengths in self.lengths.values())
         self.whole, self.draws = not pairs.answers, draws
         self._starts = {run: np.cumsum([0, *n]) for run, n in self.lengths.items()}
-        self.logits: dict[str, Tensor] = {}
         self._lm, self._pairs = lm, pairs
+        self.runs = sorted(self.ids.keys() - {"reference"}, key=lambda run: run != base)
+        untyped: Any = lm.model
+        shape = len(pairs), len(untyped.get_output_embeddings().weight)
+        dtype = torch.promote_types(lm.model.dtype, torch.float32)
+        self.logits = {run: torch.empty(shape, dtype=dtype, device=lm.device) for run in self.runs}
         self._states = dict(states or {})  # (tokens of all prompts, width)
         self._kept: dict[Any, Any] = {}
 
-    def read(self, edits: Sequence[Edit], first: int) -> list[Base]:
+    def read(self, edits: Sequence[Edit], first: int | None) -> list[Base]:
         """Read what edits need and the logits of all runs, and what rows are copies of.
 
         Args:
             edits: All of the plan.
-            first: The first block in which rows run.
+            first: The first block in which rows run; None to leave all of it to the sweeps.
         """
-        wanted = {(self._run(edit), edit.site) for edit in edits}
+        if first is None:
+            groups = [*same_length(self.ids["clean"], BATCH)]
+            return [Base(m, torch.cat([self._rows(run, m) for run in self.runs])) for m in groups]
+        wanted = {(self.run_of(edit), edit.site) for edit in edits}
         given = {site for run, site in wanted if run == "reference"}
         for members in same_length(self.ids.get("reference", ()), BATCH) if given else ():
             with self._reading(given) as found:
                 self._lm.model(self._rows("reference", members), use_cache=False)
             for site, states in found.items():
-                self._keep("reference", site, members, states)
+                self.keep("reference", site, members, states)
         begin = {"start": self._lm.spec.sites.given_to(first)}
         sites = {site for run, site in wanted if run}
         runs = [run for run in ("clean", "corrupted") if run in self.ids]
@@ -181,12 +193,10 @@ class Sources:
                 )
             count = len(members)
             for run, part in zip(runs, (slice(count), slice(count, None)), strict=False):
-                logits = output.logits[part, -1]
-                whole = logits.new_empty(len(self.ids[run]), logits.shape[1])
-                self.logits.setdefault(run, whole)[members] = logits
+                self.logits[run][members] = exact(output.logits[part, -1])
                 for site in found.keys() - {"start"}:
                     if (run, site) in wanted:
-                        self._keep(run, site, members, found[site][part])
+                        self.keep(run, site, members, found[site][part])
                 if run == self.base:
                     start = found["start"][part]
                     bases.append(Base(members, rows[part], first, start, cache, part.start or 0))
@@ -228,8 +238,9 @@ class Sources:
     def _rows(self, run: str, members: Ints) -> Tensor:
         return torch.tensor([self.ids[run][i] for i in members], device=self._lm.device)
 
-    def _keep(self, run: str, site: str, members: Ints, states: Tensor) -> None:
-        index = self._starts[run][members][:, None] + np.arange(states.shape[1])
+    def keep(self, run: str, site: str, members: Ints, states: Tensor) -> None:
+        """Keep states of prompts, `(prompts, tokens, width)`, of all tokens or the last ones."""
+        index = self._starts[run][members + 1][:, None] - np.arange(states.shape[1], 0, -1)
         empty = states.new_empty(self._starts[run][-1], states.shape[-1])
         self._states.setdefault((run, site), empty)[index] = states
 
@@ -270,7 +281,7 @@ class Sources:
 
         Of a summary, the width is its own.
         """
-        value, run = edit.given.value, self._run(edit)
+        value, run = edit.given.value, self.run_of(edit)
         key: tuple[Any, ...]
         if isinstance(value, Noise):
             starts, lengths = self._starts[self.base][prompts], self.lengths[self.base][prompts]
@@ -296,7 +307,8 @@ class Sources:
         kept: R = self._kept[key]
         return kept
 
-    def _run(self, edit: Edit) -> str:
+    def run_of(self, edit: Edit) -> str:
+        """Name of the run that an edit takes states from, if it takes any."""
         value = edit.given.value
         if isinstance(value, Patch):
             other = {"clean": "corrupted", "corrupted": "clean"}[self.base]
@@ -420,7 +432,7 @@ def _located(
     if kind in _PART:
         if head and given.dictionary is None:
             own = range(size) if units is None else units
-            if unknown := [unit for unit in own if not 0 <= unit < size]:
+            if unknown := [unit for unit in units or () if not 0 <= unit < size]:
                 some = ", ".join(map(str, unknown[:8]))
                 raise InputError(f"{name} has units 0 to {size - 1}, and {some} are given")
             name = f"blocks.{block}.{kind}"
@@ -437,3 +449,26 @@ def _reads_own_token(lm: LanguageModel, site: str) -> bool:
     parallel = "blocks.0.resid_mid" not in lm.spec.sites.taps
     inputs = {"embed", "hidden.0", "blocks.0.attn.q", "blocks.0.attn.k", "blocks.0.attn.v"}
     return site in inputs or (parallel and site.startswith("blocks.0.mlp"))
+
+
+def check_change(
+    plan: Sequence[Cell],
+    cells: Sequence[Sequence[Edit]],
+    acts: NDArray[np.bool_],
+    changed: NDArray[np.bool_],
+) -> None:
+    """Reject a patch of whole vectors that found the same ones in every prompt.
+
+    Single latents may be idle in all prompts, but not all latents of a plan.
+    """
+    of_latents = plan and all(i.dictionary for cell in plan for i in cell)
+    if of_latents and acts.any() and not changed.any():
+        fault = f"interventions on latents of {plan[0][0].site} changed nothing"
+        count = f"in {acts.shape[1]} of {acts.shape[1]} prompts"
+        raise InputError(f"{fault} {count}; choose latents that are active there")
+    for cell, edits, possible, has_changed in zip(plan, cells, acts, changed, strict=True):
+        paired = all(i.value == Patch() and not i.units and not i.dictionary for i in cell)
+        if paired and possible.any() and not has_changed:
+            count = f"nothing in {possible.sum()} of {len(possible)} prompts"
+            fault = f"an intervention at {edits[0].given.site} changed {count}"
+            raise InputError(f"{fault}; clean and corrupted agree there")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
@@ -270,7 +271,7 @@ def hook(
         output[next(iter(output))] = new  # a model output of transformers, made for this call
         return output
 
-    module = model.get_submodule(tap.module)
+    module: nn.Module = attrgetter(tap.module)(model)
     if tap.side == "input":
         return module.register_forward_pre_hook(before, with_kwargs=True, prepend=first)
     return module.register_forward_hook(after, prepend=first)

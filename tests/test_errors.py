@@ -132,7 +132,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("NO_COLOR", "PALINKA_QUIET", "HF_HUB_DISABLE_PROGRESS_BARS"):
+    for name in ("NO_COLOR", "PALINKA_QUIET", "HF_HUB_DISABLE_PROGRESS_BARS", "TQDM_DISABLE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm")
 
@@ -152,7 +152,7 @@ def test_quiet_ends_with_its_block_and_may_be_of_the_environment(
 ) -> None:
     with suppress_progress(wanted=True):
         assert is_quiet()
-        assert os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] == "1"
+        assert os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] == os.environ["TQDM_DISABLE"] == "1"
     assert not is_quiet()
     assert "HF_HUB_DISABLE_PROGRESS_BARS" not in os.environ
     monkeypatch.setenv("PALINKA_QUIET", "1")

@@ -20,7 +20,7 @@ MAX_MESSAGE = 20_000
 _JOINERS = "\u200c\u200d"  # zero-width, in Persian words and families of emoji
 _QUIET = "PALINKA_QUIET"
 # Other libraries' switches, read when they are imported.
-_NO_BARS = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
+_NO_BARS = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS", "TQDM_DISABLE")
 _COLORS = {"red": 31, "green": 32, "yellow": 33, "bold": 1}
 DELAY_SECONDS = 2.0  # shorter work ends without a progress bar
 

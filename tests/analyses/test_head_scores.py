@@ -154,7 +154,7 @@ def test_texts_without_such_queries_are_left_out() -> None:
     few[[1, 2]] = 0
     given["sums"]["sink"][..., [1, 2]] = 0
     found = head_scores(**given | {"counts": {"sink": few}})
-    assert found.notes == ("sink: 2 of 8 texts have no such query",)
+    assert found.notes == ("sink: 2 of 8 texts have no token that it scores; left out",)
     score = found.scores["sink"]
     assert np.isnan(score.values[..., [1, 2]]).all()
     kept = [0, 3, 4, 5, 6, 7]

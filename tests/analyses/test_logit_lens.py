@@ -61,9 +61,7 @@ def test_the_first_layer_with_the_target_on_top():
 def test_few_clusters_have_no_test_and_one_has_no_interval():
     data = predictions()
     result = logit_lens(**data, clusters=np.arange(N) % 5)
-    assert result.notes == (
-        "a test needs at least 6 texts or templates, and there are 5: no p-values",
-    )
+    assert result.notes == ("no p-values: a test needs at least 6 texts or templates, given 5",)
     assert np.isnan(result.p).all()
     assert np.isfinite(result.means_low).all()
     result = logit_lens(**data, clusters=[0] * N)

@@ -197,7 +197,7 @@ def test_the_correction_raises_the_information_of_equal_items():
     line = result.headline("latents", ())
     shuffled = "(with shuffled latents {null_mean:.3g}, 95 % of pairs below {null_95:.3g})"
     assert shuffled.format(**result.scalars()) in line
-    assert line.endswith("correlation of the two none, all pairs equal")
+    assert line.endswith(", all pairs equal")
 
 
 def test_correlation_is_pearsons_over_pairs():

@@ -208,7 +208,7 @@ def test_each_category_of_a_passage_goes_to_targets_and_heatmaps_are_drawn(
     assert len(findings.figures["rivers/heatmaps"].axes[0].lines) == 3
     heading = " ".join(t.get_text() for t in findings.figures["rivers/heatmaps"].axes[0].texts[:3])
     assert "(underlined: the words of rivers)" in heading
-    for shown in (*(f"unit {u}, auc" for u in (auc.argmax(), auc.argmin(), 7)), "Danube"):
+    for shown in (*(f"unit {u}, AUC" for u in (auc.argmax(), auc.argmin(), 7)), "Danube"):
         assert shown in findings.pages["rivers/heatmaps"]
 
 
@@ -216,11 +216,11 @@ def test_the_best_detector_is_drawn_first_and_alone_where_no_unit_has_a_score() 
     acts = np.random.default_rng(0).random((30, 5), dtype=np.float32)
     targets = np.arange(30) % 5 == 0
     wanted = HeatmapEntry(by="score", ranks=[1])
-    for x, shown in ((acts, ["auc", "score"]), (acts - 9, ["auc"])):
+    for x, shown in ((acts, ["AUC", "score"]), (acts - 9, ["AUC"])):
         result = analyses.category_score(x, targets, permutations=9)
         assert result.auc is not None
         drawn = [each.caption for each in _heatmaps(wanted, result, x, "units")]
-        assert drawn[0].startswith(f"unit {result.auc.argmax()}, auc {result.auc.max():.4g}, p ")
+        assert drawn[0].startswith(f"unit {result.auc.argmax()}, AUC {result.auc.max():.4g}, p ")
         assert [caption.split(", ")[1].split()[0] for caption in drawn] == shown
         assert drawn[-1].endswith(" (rank 1)")
     scored = analyses.category_score(acts, targets, permutations=9)

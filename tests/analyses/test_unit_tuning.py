@@ -163,7 +163,7 @@ def test_takes_torch_of_half_precision_and_gives_scalars_and_a_table():
         "most_negative_p_value": result.p_adjusted[result.t.argmin()],
     }  # fmt: skip
     line = result.headline("units", ("verbs", "nouns"))
-    assert line.startswith("1 of 4 units differ at alpha 0.05 (paired t, bonferroni over 4 units)")
+    assert line.startswith("1 of 4 units differ at alpha 0.05 (paired t, Bonferroni over 4 units)")
     verbs, nouns = line.partition("; ")[2].split(", for ")
     assert verbs.startswith(f"for verbs most unit {result.most_negative} (t ")
     assert verbs.endswith("(not significant))")

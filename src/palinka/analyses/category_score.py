@@ -72,7 +72,7 @@ class CategoryScore(Result):
             if values is None:
                 continue
             if not values.max() > 0:
-                found.append(f"no {kind}: of no {units.removesuffix('s')} is it positive")
+                found.append(f"no {units.removesuffix('s')} has a positive {kind}")
                 continue
             best = int(values.argmax())
             line = f"best {kind} {values[best]:.4g}, {units.removesuffix('s')} {best}"

@@ -173,7 +173,8 @@ def head_scores(
             other = other - _means(reference["distance"], count)[0] ** 2
         usable = count > 0
         if not usable.all():
-            notes.append(f"{name}: {(~usable).sum()} of {len(count)} texts have no such query")
+            missing = f"{(~usable).sum()} of {len(count)} texts have no token that it scores"
+            notes.append(f"{name}: {missing}; left out")
         if not usable.any():
             continue
         cells, baseline = (x[..., usable] for x in np.broadcast_arrays(values, other))

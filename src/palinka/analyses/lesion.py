@@ -107,9 +107,9 @@ class Lesion(Effects):
         p = p_text(self.p_corrected[at], alpha=1 - self.level)
         return (
             f"lesion of {self.units.shape[1]} {units} of {self.place()}: effect "
-            f"{self.effect[at]:.3g} on the {outcome}, of {len(null)} matched "
-            f"sets {null.mean():.3g} ± {null.std():.3g} ({p}"
-            f"{f', corrected for {sites} sites' * (sites > 1)})"
+            f"{self.effect[at]:.3g} on the {outcome}, that of {len(null)} matched "
+            f"sets {null.mean():.3g} ± {null.std():.3g}; {p}"
+            f"{f', corrected for {sites} sites' * (sites > 1)}"
         )
 
     def tables(self) -> dict[str, Table]:

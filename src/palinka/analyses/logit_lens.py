@@ -123,8 +123,8 @@ def logit_lens(
     count, permutations = len(np.unique(cluster)), options.get("permutations", 1000)
     notes = []
     if permutations and count < MIN_CLUSTERS:
-        there = f"there are {count}: no p-values"
-        notes.append(f"a test needs at least {MIN_CLUSTERS} texts or templates, and {there}")
+        needed = f"a test needs at least {MIN_CLUSTERS} texts or templates"
+        notes.append(f"no p-values: {needed}, given {count}")
     tested: Any = {**options, "resamples": 0, "permutations": permutations * (not notes)}
     change = over_clusters(np.diff(every[0], axis=0), cluster, **tested)
     return LogitLens(

@@ -68,8 +68,9 @@ class PairwiseMutualInformation(Result):
             shuffled = f"with shuffled {units} {of['null_mean']:.3g}"
             line += f" ({shuffled}, 95 % of pairs below {of['null_95']:.3g})"
         line += f", mean covariance {of['mean_covariance']:.3g}"
-        r = f"{self.correlation:.2f}" if np.isfinite(self.correlation) else "none, all pairs equal"
-        return f"{line}, correlation of the two {r}"
+        known = np.isfinite(self.correlation)
+        r = f"correlation of the two {self.correlation:.2f}" if known else "all pairs equal"
+        return f"{line}, {r}"
 
     def tables(self) -> dict[str, Table]:
         """The distributions over pairs, as percentiles."""

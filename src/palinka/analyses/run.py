@@ -321,7 +321,7 @@ def find_analysis(name: str, folder: str | None = None) -> Analysis:
     else:
         if name not in analyses.__all__:
             hint = did_you_mean(name, analyses.__all__)
-            raise InputError(f"{name!r} is not an analysis, nor FILE.py:FUNCTION{hint}")
+            raise InputError(f"{name!r} is neither an analysis nor FILE.py:FUNCTION{hint}")
         function = getattr(analyses, name)
         figures = importlib.import_module(f"palinka.analyses.figures.{name}")
         draw, overview = name, "overview"
@@ -421,7 +421,8 @@ def _heatmaps(
         exponent = LATENT_EXPONENT if units == "latents" else UNIT_EXPONENT
 
     def heatmap(unit: int, ranked: str = "", color: str = POSITIVE, by: str = by) -> Heatmap:
-        caption = f"{units.removesuffix('s')} {unit}, {by} {per_unit[by][unit]:.4g}"
+        shown = by.replace("auc", "AUC")
+        caption = f"{units.removesuffix('s')} {unit}, {shown} {per_unit[by][unit]:.4g}"
         if (p := per_unit.get(_P_VALUES.get(by, ""))) is not None:
             caption += f", p {p[unit]:.3g}"
         signed = bool((acts[:, unit] < 0).any())

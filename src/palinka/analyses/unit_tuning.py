@@ -24,6 +24,10 @@ from palinka.errors import InputError
 
 Test = Literal["paired", "welch"]
 Correction = Literal["bonferroni", "holm", "benjamini_hochberg", "max_t"]
+NAMES = {
+    "paired": "paired t", "welch": "Welch's t", "bonferroni": "Bonferroni", "holm": "Holm",
+    "benjamini_hochberg": "Benjamini-Hochberg", "max_t": "max |t|",
+}  # fmt: skip
 
 MIN_ITEMS = 3
 # Fewer items of unlike variance have too few sign-flips for `max_t` to hold its error rate.
@@ -87,7 +91,7 @@ class UnitTuning(Result):
             f"{p_text(self.p_adjusted[unit], alpha=self.alpha)})"
             for condition, unit in zip(conditions, extremes, strict=True)
         ]
-        rule = f"{self.test} t, {self.correction} over {len(self.t):,} {units}"
+        rule = f"{NAMES[self.test]}, {NAMES[self.correction]} over {len(self.t):,} {units}"
         differ = f"{self.significant.sum():,} of {len(self.t):,} {units} differ"
         return f"{differ} at alpha {self.alpha:g} ({rule}); for {', for '.join(strongest)}"
 

@@ -79,7 +79,7 @@ def select_matmul_backend() -> tuple[str, str]:
     errors = try_precisions()
     chosen = slow and errors["medium"] <= MAX_ERROR_RATIO * errors["highest"]
     return "medium" if chosen else "highest", (
-        f"float32 products: by {'oneDNN' if chosen else 'what torch takes by itself'};"
+        f"float32 products: by {'oneDNN' if chosen else 'the default of torch'};"
         f" the error of oneDNN is {errors['medium']:.1e} here, that of MKL {errors['highest']:.1e}"
     )
 

@@ -46,7 +46,7 @@ def test_significant_units_stand_apart():
     np.testing.assert_array_equal(rest.get_ydata(), result.t[~result.significant])
     title = axes.figure.get_suptitle().replace("\n", " ")
     assert title.startswith(f"{result.significant.sum()} of 50 units tell verbs from nouns")
-    assert "(Paired, Bonferroni, alpha 0.05)" in title
+    assert "(paired t, Bonferroni, alpha 0.05)" in title
     limit = stats.t.isf(0.05 / 2 / 50, 7)
     assert (low.get_ydata()[0], high.get_ydata()[0]) == pytest.approx((-limit, limit))
     assert {text.get_text() for text in axes.texts} <= set(map(str, range(50)))

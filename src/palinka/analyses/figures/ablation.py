@@ -40,7 +40,7 @@ def ablation(result: Ablation, **context: Any) -> dict[str, Figure]:
     for index, (name, of) in enumerate(own.items()):
         look: dict[str, Any] = {"color": style.cycled(index), "ls": style.LINES[index % 4]}
         axes.hist(result.effect[of], bins, histtype="step", label=name, **look)
-    axes.set(xlabel=label, ylabel="number of cells", yscale="log")
+    axes.set(xlabel=label, ylabel="number of cells", yscale="log", ylim=(0.8, None))
     style.plain_log(axes.yaxis)
     style.mark(axes, x=0.0)
     style.legend_above(axes, len(own))

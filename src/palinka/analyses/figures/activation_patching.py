@@ -57,7 +57,8 @@ def runs(result: Effects) -> tuple[str, str]:
 
 def outcome_label(result: Effects | Controlled) -> str:
     """The outcome in words, with its unit."""
-    return result.outcome.replace("_", " ") + UNITS.get(result.outcome, "")
+    name = "KL divergence" if result.outcome == "kl" else result.outcome.replace("_", " ")
+    return name + UNITS.get(result.outcome, "")
 
 
 def short_name(cell: dict[str, Any], *hidden: str) -> str:

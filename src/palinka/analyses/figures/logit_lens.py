@@ -50,6 +50,7 @@ def logit_lens(
             axes.set_yscale("symlog", linthresh=1.0, subs=(2, 5))
             axes.yaxis.set_major_formatter("{x:g}")
             axes.yaxis.set_minor_formatter("{x:g}")  # often no power of ten is in the range
+            axes.tick_params(axis="y", which="both", labelsize="x-small")
     found = [i + 1 for i, p in enumerate(result.p_corrected) if p <= round(1 - result.level, 12)]
     panels[0].plot(found, result.means[0, found], "D", color=style.COLORS[1])
     for axes in panels:

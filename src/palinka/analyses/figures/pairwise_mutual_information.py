@@ -255,11 +255,11 @@ def _distributions(sites: Mapping[int, ByCondition], label: str, names: Sequence
                     color = colormaps["viridis"](scale(number))
                     axes.plot(centers, share, color=color, linewidth=1.0)
                     peak: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": 6.5}
-                    above = 1.0 + 0.14 * (number % 2)  # neighbors may peak at one place
+                    above = 1.0 + 0.14 * (number % 3)  # neighbors may peak at one place
                     axes.text(centers[share.argmax()], above, str(number), **peak)
             if threshold is not None:
                 axes.set_xscale("symlog", linthresh=threshold)
-            axes.set(ylim=(0.0, 1.35), title=name or "all pairs")
+            axes.set(ylim=(0.0, 1.5), title=name or "all pairs")
         beyond = "" if threshold is None else f"\nlogarithmic beyond ±{threshold:g}"
         equal = ", ".join(map(str, uniform[measure]))
         missing = f"\nnot drawn, all equal: {equal}" if equal else ""

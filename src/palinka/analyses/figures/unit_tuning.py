@@ -9,12 +9,7 @@ from numpy.typing import ArrayLike
 
 from palinka.analyses.figures import style
 from palinka.analyses.result import Array, as_float64
-from palinka.analyses.unit_tuning import UnitTuning
-
-CORRECTIONS = {
-    "bonferroni": "Bonferroni", "holm": "Holm", "max_t": "max |t|",
-    "benjamini_hochberg": "Benjamini-Hochberg",
-}  # fmt: skip
+from palinka.analyses.unit_tuning import NAMES, UnitTuning
 
 
 @style.captioned(
@@ -46,7 +41,7 @@ def unit_tuning(
         style.mark(axes, y=0.0)
         for end in (-threshold, threshold) if len(finite) else ():
             axes.axhline(end, color="black", linewidth=0.8, linestyle="--")
-    rule = f"{result.test.capitalize()}, {CORRECTIONS[result.correction]}, alpha {result.alpha:g}"
+    rule = f"{NAMES[result.test]}, {NAMES[result.correction]}, alpha {result.alpha:g}"
     count = f"{found.sum():,} of {len(found):,} {units} tell {second} from {first}"
     style.headline(figure, f"{count} ({rule})")
     title = f"|t| above {threshold:.3g} (dashed)"

@@ -28,7 +28,8 @@ ANALYSES = (
 PASSAGE = "passage"
 TABLE = re.compile(r"<!-- findings (\S+)(?: (\S+))? -->\n(.*?)<!-- end -->", re.DOTALL)
 FIGURE = re.compile(r"\]\(\.\./images/([\w/]+)/([\w.-]+\.png)\)")
-FORMS, MAX_BYTES = ((960, 64), (960, 16), (720, 16)), 100_000  # width in pixels and colors
+# Width in pixels and colors, the first whose file is small enough.
+FORMS, MAX_BYTES = ((960, 256), (960, 64), (960, 16), (720, 16)), 100_000
 
 
 def run_all(folder: Path) -> dict[str, Path]:

@@ -27,7 +27,7 @@ def test_a_contrast_changes_the_continuation_and_no_strength_does_not(
     contrast = f"--contrast={repository / 'configs/stimuli/him_her.yaml'}"
     assert main(["steer", TEXT, contrast, "--strength=0.3", "--tokens=12"]) == 0
     head, without, steered = printed(capsys)
-    assert head.startswith("added at blocks.3.resid: 0.3 of ")
+    assert head.startswith("added at blocks.3.resid: 0.3 of the median norm, ")
     assert " she" in steered
     assert " she" not in without
     assert main(["steer", TEXT, contrast, "--strength=0", "--tokens=12"]) == 0

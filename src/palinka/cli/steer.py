@@ -70,7 +70,7 @@ def steer(
     push = torch.as_tensor(strength * norm * direction / np.linalg.norm(direction))
     with lm.replaced(place, added(push)):
         steered = lm.generate(ids, **options)
-    print(f"added at {place}: {strength:g} of {norm:.3g} along {what}\n")
+    print(f"added at {place}: {strength:g} of the median norm, {norm:.3g}, along {what}\n")
     for name, found in (("without", without), ("with", steered)):
         print(f"{name:<9} {escape_control_chars(str(lm.tokenizer.decode(found[0])))}")
     return 0

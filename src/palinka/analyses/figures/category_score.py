@@ -106,4 +106,4 @@ def _draw_bound(axes: Axes, null: Array | None, across: bool = False) -> None:
 def _best(verb: str, values: Array, p_values: Array | None, units: str) -> str:
     best = values.argmax()
     chance = "" if p_values is None else f", p = {p_values[best]:.3g}"
-    return f"{units[:-1]} {best:,} {verb} {values[best]:.3g}{chance}"
+    return f"{units[:-1]} {best} {verb} {values[best]:.3g}{chance}"

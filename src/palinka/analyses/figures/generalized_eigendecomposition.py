@@ -205,7 +205,7 @@ def _patterns(result: Result, names: Names, units: str) -> Figure:
     style.name_points(axes, *patterns, [u for p in patterns for u in style.extremes(p)])
     xlabel, ylabel = (f"pattern, {title} (activation)" for _, title, *_ in _directions(names))
     axes.set(xlabel=xlabel, ylabel=ylabel)
-    r = f"r = {result.pattern_correlation:.3f} over units, not of the directions"
+    r = f"r = {result.pattern_correlation:.3f} over {units}, not of the directions"
     style.headline(figure, f"How each of {len(patterns[0]):,} {units} changes along both: {r}")
     return figure
 

@@ -1,6 +1,7 @@
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -51,7 +52,9 @@ def subject() -> Subject:
     return Subject(model, SITE, ones, lambda: iter(contexts), 1, False, np.zeros(512))
 
 
-def test_shared_latents_reappear_and_the_others_are_ablated(subject: Subject) -> None:
+def test_shared_latents_reappear_and_the_others_are_ablated(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
     group = stability(subject)
     values = {value.metric: value for value in group.values}
     share = values["stability_share_0.7"]
@@ -71,7 +74,12 @@ def test_shared_latents_reappear_and_the_others_are_ablated(subject: Subject) ->
     without.load_state_dict(one.autoencoder.state_dict())  # type: ignore[attr-defined]
     expected = core(replace(subject, dictionaries=(replace(one, autoencoder=without),)))
     by_hand = {m.metric: m.value for m in expected.measurements}
-    found = {m.metric: m for m in group.measurements if m.of == one.name}
+    passes = Mock(side_effect=LanguageModel.logits)
+    monkeypatch.setattr(LanguageModel, "logits", lambda *given: passes(*given))
+    measured = core(subject, group.ablations).measurements
+    assert passes.call_count == 2, "a batch of each length, for the metrics of `core`, too"
+    assert {m.metric for m in measured if m.of == one.name} > {"l0", "fvu_without_unstable"}
+    found = {m.metric: m for m in measured if m.of == one.name}
     for metric in ("fvu", "ce_delta"):
         own, other = (found[f"{metric}_without_{part}"] for part in ("unstable", "matched"))
         assert own.value == pytest.approx(by_hand[metric], rel=1e-5)

@@ -22,8 +22,9 @@ from palinka.data import ActivationDataModule
 from palinka.data.datamodule import MAX_VERIFIED_BYTES
 from palinka.errors import InputError, did_you_mean, shell_path, type_mismatch
 from palinka.evaluation.controls import controls
+from palinka.evaluation.core import core
 from palinka.evaluation.report import evaluation_findings
-from palinka.evaluation.values import Dictionary, Subject
+from palinka.evaluation.values import Dictionary, Group, Subject
 from palinka.language_models.spec import Mode
 from palinka.training import checkpoint
 from palinka.training.callbacks.checkpoints import FOLDER
@@ -113,11 +114,10 @@ def evaluate(
         on_shuffled = control_data(data, "coordinates")
         of_null = [_dictionary(one, on_shuffled, one) for one in shuffled]
     subject = replace(_subject(mine + theirs, data), shuffled=tuple(of_null))
-    found = {name: group(subject, **given) for name, (group, given) in groups.items()}
+    found = _measured(subject, groups)
     if control:
         other = _subject(of_control, control_data(data, control))
-        measured = {name: group(other, **given) for name, (group, given) in groups.items()}
-        found["controls"] = controls(subject, found, other, measured, control)
+        found["controls"] = controls(subject, found, other, _measured(other, groups), control)
     settings: dict[str, Any] = {"ckpt_path": ckpt_path, "against": against, "margin": margin}
     settings |= {"metrics": list(groups), "control": control, **options, **further}
     settings["data"] = {name: value for name, value in data.hparams.items() if name[0] != "_"}
@@ -143,6 +143,17 @@ def _subject(found: Sequence[Found], data: ActivationDataModule) -> Subject:
         model, spec.resolved_sites[0], dictionaries, data.validation_contexts, spec.layout.skip,
         spec.bos, data.validation_rows.statistics.mean,
     )  # fmt: skip
+
+
+def _measured(subject: Subject, groups: dict[str, Any]) -> dict[str, Group]:
+    """Numbers of the groups; `core` comes last, and measures what others leave to its passes."""
+    found = {name: call(subject, **own) for name, (call, own) in groups.items() if name != "core"}
+    ablations = [one for group in found.values() for one in group.ablations]
+    if "core" in groups:
+        return {"core": core(subject, ablations), **found}
+    if ablations:
+        found["core"] = Group(core(replace(subject, dictionaries=()), ablations).measurements)
+    return found
 
 
 def _of_control(mine: Sequence[Found], control: Sequence[Found]) -> list[Found]:

@@ -1,6 +1,6 @@
 """Reconstruction, sparsity and language-model loss of dictionaries."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -79,10 +79,12 @@ class _Rows:
 # Losses that are given beside those of dictionaries at initialization, of which a recipe has 3.
 CONTROLLED, CONTROLS = ("ce_delta", "kl", "loss_recovered", "loss_recovered_mean"), 3
 SAME_L0 = 0.01
+ABLATED = ("fvu", "ce_delta")  # what is measured without some of the latents
+WITHOUT = ("_without_unstable", "_without_matched")
 
 
 @torch.no_grad()
-def core(subject: Subject, ablated: Mapping[str, Mask] | None = None) -> Group:
+def core(subject: Subject, ablations: Sequence[tuple[Dictionary, str, Mask | None]] = ()) -> Group:
     """Measure `fvu`, `l0`, `l1`, `cosine`, losses, `dead` and `density` of every dictionary.
 
     All dictionaries share the passes of the language model with its own activations, with zeros
@@ -91,15 +93,13 @@ def core(subject: Subject, ablated: Mapping[str, Mask] | None = None) -> Group:
     `LanguageModelMetrics`, beside those of dictionaries of the same recipes and L0 with weights at
     initialization. A control of a language model has no loss to recover, and none is measured.
     `dead` counts latents that are active on no row: no interval, since a resample has fewer rows,
-    on which more look dead. With masks of `ablated` latents, `(latents,)` by name, there are no
-    dictionaries at initialization.
+    on which more look dead. The `ablations` of other groups are measured in the same passes.
     """
     has_loss = subject.model.spec.control is None
-    controls = CONTROLS if has_loss and ablated is None else 0
-    random = random_dictionaries(subject, 0, controls) if controls else []
-    every = [*subject.dictionaries, *random]
+    random = random_dictionaries(subject, 0, CONTROLS) if has_loss and subject.dictionaries else []
+    every = [*((one, "", None) for one in (*subject.dictionaries, *random)), *ablations]
     mean = torch.from_numpy(subject.mean).to(subject.model.device)
-    measured = [_Rows(one, mean, (ablated or {}).get(one.name)) for one in every]
+    measured = [_Rows(one, mean, mask) for one, _, mask in every]
     of_row: list[NDArray[np.int64]] = []
     contexts = track(_recorded(subject.contexts(), subject.skip, of_row), "evaluating")
     if has_loss:
@@ -114,19 +114,22 @@ def core(subject: Subject, ablated: Mapping[str, Mask] | None = None) -> Group:
         raise InputError("the validation split has no predicted token; give more text")
     places, rows = np.concatenate(of_row), sum(len(own) for own in of_row)
     found: list[Measurement] = []
-    for at, (dictionary, one) in enumerate(zip(every, measured, strict=True)):
+    for at, ((dictionary, suffix, _), one) in enumerate(zip(every, measured, strict=True)):
         documents, table = sum_by_document(places, np.concatenate(one.tables))
         ratio = _ratios_of(dictionary.name, table)
-        found += [ratio(name, *columns) for name, columns in ROW_RATIOS.items()]
+        own = [ratio(name, *columns) for name, columns in ROW_RATIOS.items()]
         if has_loss:
             ratio = _ratios_of(dictionary.name, losses[at])
-            found += [ratio(name, *RATIOS[name]) for name in RATIOS if name not in OF_MODEL]
+            own += [ratio(name, *RATIOS[name]) for name in RATIOS if name not in OF_MODEL]
         dead = float((one.fired == 0).sum())
         reason = "none: a resample has fewer tokens, on which more latents look dead"
-        found.append(
-            Measurement("dead", dictionary.name, dead, None, "tokens", rows, method=reason)
-        )
-    own = list[Measurement]()
+        own.append(Measurement("dead", dictionary.name, dead, None, "tokens", rows, method=reason))
+        kept = (m for m in own if not suffix or m.metric in ABLATED)
+        found += [replace(m, metric=m.metric + suffix) for m in kept]
+    pairs = ([m for m in found if m.metric.endswith(suffix)] for suffix in WITHOUT)
+    for a, b in zip(*pairs, strict=True):
+        found.append(a.less(b, a.metric.replace("without_unstable", "unstable_less_matched")))
+    own = []
     if has_loss:
         of_model = _ratios_of(subject.model.spec.name, losses[0])
         own = [of_model(name, *RATIOS[name]) for name in OF_MODEL]
@@ -137,7 +140,7 @@ def core(subject: Subject, ablated: Mapping[str, Mask] | None = None) -> Group:
     beside = _beside_random(subject.dictionaries, random, found)
     return replace(
         beside,
-        measurements=[one for one in found if one.of in {d.name for d in subject.dictionaries}],
+        measurements=[one for one in found if one.of not in {d.name for d in random}],
         values=[*(value_of([one], one.of) for one in own), *beside.values],
         arrays=density,
         notes=[note, *filter(None, [remark]), *beside.notes],

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any, Literal
 
@@ -181,13 +182,10 @@ def _measure(
 
 def _minus(a: Measurement, b: Measurement) -> Measurement:
     """Difference of a dictionary and a baseline, paired over items or over tasks."""
-    assert a.influence is not None
-    assert b.influence is not None
-    what = (a.value - b.value, a.influence - b.influence, a.unit, a.count, a.freedom)
     both = (a.method, a.influence), (b.method, b.influence)
-    reasons = [method for method, influence in both if np.isnan(influence).any()]
+    reasons = [method for method, x in both if x is not None and np.isnan(x).any()]
     method = reasons[0] if reasons else f"paired, {a.method}"
-    return Measurement(f"auc_minus_{b.of}", a.of, *what, a.task, a.k, method)
+    return replace(a.less(b, f"auc_minus_{b.of}"), method=method)
 
 
 def _summary(

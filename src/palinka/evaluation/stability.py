@@ -1,10 +1,10 @@
 """Latents that reappear in dictionaries of other seeds."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
-from itertools import combinations, product
+from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
@@ -27,15 +27,14 @@ from palinka.analyses.stats.dictionaries import (
     wilson,
 )
 from palinka.errors import InputError, track
-from palinka.evaluation.core import core
+from palinka.evaluation.core import WITHOUT
 from palinka.evaluation.representations import random_dictionary, read_rows
-from palinka.evaluation.values import OF_TWO, Array, Dictionary, Group, Measurement, Subject, Value
+from palinka.evaluation.values import OF_TWO, Array, Dictionary, Group, Subject, Value
 from palinka.language_models.edits import latents_of
 
 STABLE = 0.5  # share of the other seeds with a partner from which a latent is stable
 STRATA = 10  # of density, in which control latents are drawn
 DRAWS = 20  # of the null
-ABLATED, PARTS = ("fvu", "ce_delta"), ("unstable", "matched")
 
 
 def stability(
@@ -48,7 +47,7 @@ def stability(
     """Match the latents of every two dictionaries of a recipe, beside the null `null`.
 
     Unstable latents have a partner in fewer than half of the other seeds. The reconstruction is
-    also measured without them, and without as many random latents of the same densities.
+    to be measured without them, and without as many random latents of the same densities.
 
     Args:
         subject: The dictionaries.
@@ -70,7 +69,7 @@ def stability(
         return Group(notes=[f"stability: one seed only; {hint}"])
     activity = _measure(subject, [one for ones in several.values() for one in ones])
     values, arrays, notes, found = [], dict[str, NDArray[Any]](), list[str](), {}
-    parts, ablated = list[Dictionary](), dict[str, Mask]()
+    ablations = list[tuple[Dictionary, str, Mask]]()
     random = np.random.default_rng(seed)
     for recipe, ones in several.items():
         alive = [activity.density[one.name] > 0 for one in ones]
@@ -100,9 +99,7 @@ def stability(
             own |= {"reappears_high": high, "best_cosine": best, "partner": partner}
             arrays |= {f"{name}/{one.name}": array for name, array in own.items()}
             matched = _matched(mask, activity.density[one.name], random)
-            for part, chosen in zip(PARTS, (mask, matched), strict=True):
-                parts.append(replace(one, name=f"{one.name}/{part}"))
-                ablated[parts[-1].name] = chosen
+            ablations += zip((one, one), WITHOUT, (mask, matched), strict=True)
         if known.estimates["share_corrected"].low <= 0:
             notes.append(f"stability: the latents of {recipe} reappear no more than by chance")
         dead = sum(int((~mask).sum()) for mask in alive)
@@ -110,9 +107,7 @@ def stability(
         notes.append(
             f"stability of {recipe}: partners have cosines of {least}; {dead:,} dead latents"
         )
-    names = [one.name for ones in several.values() for one in ones]
-    measured = core(replace(subject, dictionaries=tuple(parts)), ablated).measurements
-    return Group(list(_of_ablations(names, measured)), values, arrays, draw_stability(found), notes)
+    return Group((), values, arrays, draw_stability(found), notes, ablations=ablations)
 
 
 def _untrained(one: Dictionary, rows: Rows, random: np.random.Generator) -> Rows:
@@ -257,22 +252,3 @@ def _matched(chosen: Mask, density: Array, random: np.random.Generator) -> Mask:
     for stratum in strata:
         found[random.choice(stratum, int(chosen[stratum].sum()), replace=False)] = True
     return found
-
-
-def _of_ablations(
-    names: Sequence[str], measurements: Sequence[Measurement]
-) -> Iterator[Measurement]:
-    """Metrics without the unstable latents, without the others, and their difference."""
-    by_name = {(one.metric, one.of): one for one in measurements}
-    for name, metric in product(names, ABLATED):
-        if (metric, f"{name}/{PARTS[0]}") not in by_name:  # a control has no loss
-            continue
-        own, other = (by_name[metric, f"{name}/{part}"] for part in PARTS)
-        influence = None
-        if own.influence is not None and other.influence is not None:
-            influence = own.influence - other.influence
-        yield replace(own, of=name, metric=f"{metric}_without_unstable")
-        yield replace(other, of=name, metric=f"{metric}_without_matched")
-        value = own.value - other.value
-        own = replace(own, of=name, value=value, influence=influence)
-        yield replace(own, metric=f"{metric}_unstable_less_matched")

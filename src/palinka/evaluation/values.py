@@ -3,12 +3,13 @@
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from palinka.analyses.result import Mask
 from palinka.analyses.stats.bootstrap import share_interval
 from palinka.analyses.stats.comparison import (
     MINIMUM_SEEDS,
@@ -113,6 +114,13 @@ class Measurement:
     k: int | None = None
     method: str = "influence function"
 
+    def less(self, other: "Measurement", metric: str) -> "Measurement":
+        """Difference from another, paired over the units."""
+        assert self.influence is not None
+        assert other.influence is not None
+        influence = self.influence - other.influence
+        return replace(self, metric=metric, value=self.value - other.value, influence=influence)
+
 
 @dataclass(frozen=True)
 class Value:
@@ -159,6 +167,8 @@ class Group:
         weak: By name of a dictionary or recipe the control that it does not beat, such as
             `the random model`.
         bands: By metric the interval of its control.
+        ablations: Dictionaries, latents that `core` is to leave out of them, and between these
+            what it adds to the names of metrics.
     """
 
     measurements: Sequence[Measurement] = ()
@@ -168,6 +178,7 @@ class Group:
     notes: Sequence[str] = ()
     weak: Mapping[str, str] = field(default_factory=dict)
     bands: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    ablations: Sequence[tuple[Dictionary, str, Mask | None]] = ()
 
 
 ByRecipe = dict[Key, dict[str, list[Measurement]]]

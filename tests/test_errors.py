@@ -13,6 +13,7 @@ from palinka.errors import (
     InputError,
     atomic_write,
     colored,
+    counted,
     did_you_mean,
     escape_control_chars,
     expanded,
@@ -23,6 +24,11 @@ from palinka.errors import (
     track,
     type_mismatch,
 )
+
+
+def test_one_thing_is_singular() -> None:
+    numbers = [counted(n, "dead latents") for n in (0, 1, 1000)]
+    assert numbers == ["0 dead latents", "1 dead latent", "1,000 dead latents"]
 
 
 def test_a_suggestion_is_the_nearest_name_or_a_short_list() -> None:

@@ -60,6 +60,11 @@ def brief(value: Any) -> str:
     return text if len(text) < 80 else f"<{type(value).__name__}>"
 
 
+def counted(number: int, plural: str) -> str:
+    """A number of things, whose plural has an s: `1 document` of `documents`."""
+    return f"{number:,} {plural.removesuffix('s') if number == 1 else plural}"
+
+
 def did_you_mean(name: str, names: Iterable[str], most: int = 20) -> str:
     """Suggest the nearest name, as in ` (did you mean 'tied'?)`, or list at most `most` names.
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from palinka.atlas.analyses import read_analyses
+from palinka.atlas.analyses import read_analyses, read_explanations
 
 SITE = "blocks.3.mlp.pre"
 
@@ -73,3 +73,15 @@ def test_an_evaluation_of_several_dictionaries_gives_columns_of_the_one_of_the_a
     np.testing.assert_array_equal(found.columns["reappears"], arrays["reappears/k=16,seed=1"])
     (other,) = read_analyses(whole.parent, 3, SITE, "of another one")
     assert other.columns == {}
+
+
+def test_explanations_of_older_versions_have_no_intruder(tmp_path: Path) -> None:
+    score = {"value": 0.75, "low": 0.6, "high": 0.9, "n": 50}
+    latent = {"text": "rivers", "model": "m", "controls": {}, "detection": score, "fuzzing": score}
+    value = {"metric": "detection", "value": 0.75, "low": None, "high": None, "method": "none: 1"}
+    record = {"latent_dim": 3, "site": SITE, "sha256": "", "latents": {"1": latent}, "model": "m"}
+    path = tmp_path / "explanations.json"
+    path.write_text(json.dumps({**record, "values": [value], "excluded": {}}))
+    found = read_explanations(path, 3, SITE)
+    assert [name for name, *_ in found.explanations[1]["scores"]] == ["detection", "fuzzing"]
+    assert found.columns["detection"].tolist()[1] == 0.75

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -70,6 +71,18 @@ def test_gaps_to_the_control_have_intervals_and_a_headline() -> None:
     assert low < values["fvu", "wide on the random model"].value < high
 
 
+def test_dictionaries_taken_as_one_recipe_are_judged() -> None:
+    pair = []
+    for share in (0.30, 0.28):
+        subject, groups = evaluated(fvu=0.2, auc=0.9, share=share, seed=0)
+        (stable, *_) = groups["core"].values
+        pair += [subject, {"stability": Group(values=[replace(stable, of="all dictionaries")])}]
+    group = controls(*pair, "permuted")  # type: ignore[arg-type]
+    said = "all dictionaries is no better than the random model: stability_share_corrected"
+    assert group.notes == [said]
+    assert "all dictionaries" in group.weak
+
+
 def test_the_recipe_of_an_imported_checkpoint_is_not_known(tmp_path: Path) -> None:
     file = tmp_path / "sae.ckpt"
     file.touch()
@@ -87,6 +100,10 @@ def test_the_control_of_one_variant_is_that_variant_alone() -> None:
     assert [one.name for one in _of_control(mine, control)] == ["k=3,seed=7"]
     with pytest.raises(InputError, match="version_0 has none of the recipes k=3, k=4"):
         _of_control([*mine, found("version_0", "k=4", "k=4")], control[1:])
+    other = [found("version_0", "k=4", "k=4")]
+    with pytest.raises(InputError, match="version_0 has k=3,seed=7, k=5, not k=4; give the check"):
+        _of_control(other, control)
+    assert _of_control(other, control[1:])[0].recipe == "k=4", "one alone, whatever its name"
 
 
 def test_a_control_has_the_settings_of_its_recipe() -> None:

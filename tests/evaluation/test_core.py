@@ -137,6 +137,7 @@ def test_losses_are_given_beside_those_at_initialization(subject, group):
     # These dictionaries are not trained either.
     assert group.weak["a"].startswith("the dictionary at initialization in ce_delta")
     assert not [note for note in group.notes if "has an L0" in note]
+    assert any(note.startswith("cosine is of activations as they are;") for note in group.notes)
 
 
 def test_rows_of_shuffled_tokens_belong_to_their_documents(subject, contexts):
@@ -255,4 +256,6 @@ def test_the_forest_has_a_row_for_each_value_and_a_band_for_the_control():
     fvu, l0 = figure.axes
     assert [text.get_text() for text in fvu.get_yticklabels()] == ["wide", "narrow"]
     assert (len(fvu.patches), len(l0.patches)) == (1, 0)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["control"]
+    assert not forest({"fvu": rows})["forest"].legends
     assert fvu.lines[1].get_xdata().tolist() == [0.4, 0.6]

@@ -204,6 +204,14 @@ def test_texts_are_cut_from_the_left_and_pooled_after_encoding(subject: Subject)
     assert one.length.tolist()[0] == 256
 
 
+def test_texts_shorter_than_what_is_skipped_are_refused(subject: Subject) -> None:
+    task = Task("t.csv", np.array([True, False]), np.arange(2), ["yes", "no"])
+    with pytest.raises(
+        InputError, match=r"t.csv: no text has more than the 40 tokens that the dict"
+    ):
+        read_texts(replace(subject, skip=40), task, {}, "last")
+
+
 def test_texts_and_published_protocols(subject: Subject, tmp_path: Path) -> None:
     random, path = np.random.default_rng(1), tmp_path / "my.csv"
     words = ["the", "a", "of", "in", "house", "tree", "river", "and"]

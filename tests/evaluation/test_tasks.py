@@ -95,6 +95,11 @@ def test_contexts_are_divided_by_document_without_special_tokens(mini_tokenizer:
     assert found[1].positions.tolist() == [*range(len(ids) + 1, 2 * len(ids) + 1)]
 
 
+def test_late_is_later_than_the_median_of_the_positions_in_use() -> None:
+    found = label_tokens([segment([" x"] * 40)], first=30)["late"]
+    assert found.tolist() == [int(at > 34.5) for at in range(40)]
+
+
 def test_pairs_share_their_key_and_no_document_has_more_than_it_must() -> None:
     random = np.random.default_rng(0)
     labels = random.integers(-1, 2, 3000).astype(np.int8)
@@ -118,7 +123,7 @@ def test_a_lookup_of_the_token_has_an_auc_of_one_half_in_matched_tasks(
     every = np.arange(40)
     cut = [Segment(at, every, row, at, True, ["x"] * 40) for at, row in enumerate(ids)]
     monkeypatch.setattr(kinds, "find_segments", lambda *_: iter(cut))
-    monkeypatch.setattr(kinds, "label_tokens", lambda _: {"late": label.ravel()})
+    monkeypatch.setattr(kinds, "label_tokens", lambda *_: {"late": label.ravel()})
     monkeypatch.setattr(kinds, "FIRST_POSITION", 0)
     for seed in range(60):
         (task,), _ = token_tasks(["late"], [], mini_tokenizer, items=400, seed=seed)

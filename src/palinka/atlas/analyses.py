@@ -138,7 +138,7 @@ def read_explanations(path: Path, latents: int, site: str, checksum: str = "") -
     explanations, numbers = {}, ("value", "low", "high", "n")
     for latent, one in about:
         if one["text"]:
-            scores = {n: one[n] for n in _SCORES} | one["controls"]
+            scores = {n: one[n] for n in _SCORES if n in one} | one["controls"]
             for name in columns.keys() & scores.keys():
                 columns[name][int(latent)] = scores[name]["value"]  # NaN for None
             rows = [[name, *(score[n] for n in numbers)] for name, score in scores.items()]

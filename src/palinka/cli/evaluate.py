@@ -215,8 +215,12 @@ def _found(given: str) -> list[Found]:
     if run is None or not names:
         return [Found(path, name, name, seeds.get(name), name)]
     recipes = {variant: SEED.sub("", variant).strip(",") or name for variant in names}
-    several, found = Counter(recipes.values()), []
+    # A seed may be that of a variant and of the whole run: one of two equal dictionaries counts.
+    distinct = dict[tuple[str, int | None], str]()
     for variant, recipe in recipes.items():
+        distinct.setdefault((recipe, seeds[variant]), variant)
+    several, found = Counter(recipe for recipe, _ in distinct), []
+    for (recipe, _), variant in distinct.items():
         alone = several[recipe] == 1
         unique = variant if alone or variant != recipe else f"{variant},seed={seeds[variant]}"
         file = run / variant / FOLDER / path.name

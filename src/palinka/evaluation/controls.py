@@ -10,6 +10,7 @@ from palinka.analyses.figures.forest import Row, forest
 from palinka.evaluation.losses import RATIOS
 from palinka.evaluation.tasks import CONTROLS
 from palinka.evaluation.values import (
+    ALL,
     BETTER,
     Dictionary,
     Group,
@@ -51,7 +52,7 @@ def controls(
     mine, theirs = (
         by_recipe(one, own.values()) for one, own in ((subject, groups), (control, of_control))
     )
-    recipes = {one.recipe for one in subject.dictionaries}
+    recipes = {ALL, *(one.recipe for one in subject.dictionaries)}
     seeds = {one.name: one.seed for one in (*subject.dictionaries, *control.dictionaries)}
     values: list[Value] = []
     beside: list[Value] = []
@@ -65,7 +66,7 @@ def controls(
             return
         if not value.task and value.metric in BETTER:
             title = value.metric if value.k is None else f"{value.metric}, k = {value.k}"
-            prefix = f"{own.of}, " if len(recipes) > 1 else ""
+            prefix = f"{own.of}, " if len(recipes) > 2 else ""
             names = (own.of, prefix + label.removeprefix("the "))
             for name, one, each in zip(names, (own, value), seeds, strict=True):
                 panels[title].append(Row(name, one.value, one.low, one.high, each))

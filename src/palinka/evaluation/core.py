@@ -79,6 +79,7 @@ class _Rows:
 # Losses that are given beside those of dictionaries at initialization, of which a recipe has 3.
 CONTROLLED, CONTROLS = ("ce_delta", "kl", "loss_recovered", "loss_recovered_mean"), 3
 SAME_L0 = 0.01
+COSINE = "cosine is of activations as they are; a fit with data.center gives that of centered ones"
 ABLATED = ("fvu", "ce_delta")  # what is measured without some of the latents
 WITHOUT = ("_without_unstable", "_without_matched")
 
@@ -143,7 +144,7 @@ def core(subject: Subject, ablations: Sequence[tuple[Dictionary, str, Mask | Non
         measurements=[one for one in found if one.of not in {d.name for d in random}],
         values=[*(value_of([one], one.of) for one in own), *beside.values],
         arrays=density,
-        notes=[note, *filter(None, [remark]), *beside.notes],
+        notes=[note, COSINE, *filter(None, [remark]), *beside.notes],
     )
 
 

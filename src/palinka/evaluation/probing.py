@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from palinka.analyses.figures.forest import Row, forest
 from palinka.analyses.figures.probing import probing as draw
 from palinka.analyses.stats.probes import KS, Rule, SparseProbe, sparse_probe
-from palinka.errors import InputError, track
+from palinka.errors import InputError, counted, track
 from palinka.evaluation.protocols import DEFAULT_KS, published
 from palinka.evaluation.representations import (
     RANDOM,
@@ -102,7 +102,7 @@ def probing(
     left_out = {task.name: len(task.texts) for task in texts}
     for task in done:
         if missing := left_out.get(task.name, len(task.texts)) - len(task.texts):
-            notes.append(f"{task.name}: {missing} texts without a token left out")
+            notes.append(f"{task.name}: {counted(missing, 'texts')} without a token left out")
     return _summary(subject, done, probes, np.array(shuffled), ks, notes)
 
 

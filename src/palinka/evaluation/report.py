@@ -26,6 +26,7 @@ from palinka.analyses.stats.comparison import (
     seed_spread,
 )
 from palinka.analyses.stimuli.base import code_span
+from palinka.errors import counted
 from palinka.evaluation.representations import sample_rows
 from palinka.evaluation.tasks import CONTROLS
 from palinka.evaluation.values import (
@@ -319,7 +320,7 @@ def _with_interval(one: Value) -> tuple[str, str]:
 
 
 def _sizes(n: Mapping[str, int]) -> str:
-    return ", ".join(f"{count:,} {unit}" for unit, count in n.items())
+    return ", ".join(counted(count, unit) for unit, count in n.items())
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

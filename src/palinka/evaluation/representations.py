@@ -14,7 +14,7 @@ from torch import Tensor
 
 from palinka.autoencoders.linear import LinearAutoencoder
 from palinka.data import Context
-from palinka.errors import track
+from palinka.errors import InputError, track
 from palinka.evaluation.losses import batches
 from palinka.evaluation.tasks import Task
 from palinka.evaluation.values import Dictionary, Subject
@@ -101,6 +101,9 @@ def read_texts(
     kept_part = slice(content) if cut_end else slice(-content, None)
     cut = [ids[kept_part] for ids in token_ids(model.tokenizer, task.texts)]
     kept = np.array([len(ids) + len(start) > skip for ids in cut])
+    if not kept.any():
+        fault = f"no text has more than the {skip} tokens that the dictionary was not trained on"
+        raise InputError(f"{task.name}: {fault}; give longer ones")
     texts = [start + ids for ids, one in zip(cut, kept, strict=True) if one]
     lengths = np.array([len(ids) for ids in texts])
     order, pooled = np.argsort(lengths, kind="stable"), dict[str, list[Matrix]]()

@@ -26,10 +26,10 @@ from palinka.analyses.stats.dictionaries import (
     unit_rows,
     wilson,
 )
-from palinka.errors import InputError, track
+from palinka.errors import InputError, counted, track
 from palinka.evaluation.core import WITHOUT
 from palinka.evaluation.representations import random_dictionary, read_rows
-from palinka.evaluation.values import OF_TWO, Array, Dictionary, Group, Subject, Value
+from palinka.evaluation.values import ALL, OF_TWO, Array, Dictionary, Group, Subject, Value
 from palinka.language_models.edits import latents_of
 
 STABLE = 0.5  # share of the other seeds with a partner from which a latent is stable
@@ -59,7 +59,7 @@ def stability(
     """
     recipes: dict[str, list[Dictionary]] = defaultdict(list)
     for one in subject.dictionaries:
-        recipes["all dictionaries" if force else one.recipe].append(one)
+        recipes[ALL if force else one.recipe].append(one)
     several = {name: ones for name, ones in recipes.items() if len(ones) > 1}
     if not several:
         hint = "train more with model.variants {seed: [0, 1, 2, 3, 4]}"
@@ -102,11 +102,9 @@ def stability(
             ablations += zip((one, one), WITHOUT, (mask, matched), strict=True)
         if known.estimates["share_corrected"].low <= 0:
             notes.append(f"stability: the latents of {recipe} reappear no more than by chance")
-        dead = sum(int((~mask).sum()) for mask in alive)
+        dead = counted(sum(int((~mask).sum()) for mask in alive), "dead latents")
         least = f"at least {known.threshold:.3g}, which 1 % have by chance"
-        notes.append(
-            f"stability of {recipe}: partners have cosines of {least}; {dead:,} dead latents"
-        )
+        notes.append(f"stability of {recipe}: partners have cosines of {least}; {dead}")
     return Group((), values, arrays, draw_stability(found), notes, ablations=ablations)
 
 

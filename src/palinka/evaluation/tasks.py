@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from palinka.analyses.stats.bootstrap import MINIMUM_DOCUMENTS
 from palinka.data import Context
-from palinka.errors import InputError
+from palinka.errors import InputError, counted
 from palinka.language_models.token_text import token_texts
 
 if TYPE_CHECKING:
@@ -160,8 +160,11 @@ def _after_comma(s: Segment) -> Labels:
     return _among(s.before(["," in piece for piece in s.pieces], at), (at >= 5) | s.is_start)
 
 
-def label_tokens(segments: Sequence[Segment]) -> dict[str, Labels]:
-    """Labels of all tokens of the segments, `(tokens,)`, for each built-in task."""
+def label_tokens(segments: Sequence[Segment], first: int = FIRST_POSITION) -> dict[str, Labels]:
+    """Labels of all tokens of the segments, `(tokens,)`, for each built-in task.
+
+    Of a context the tokens from position `first` on are used.
+    """
     lists, place = word_lists(), np.concatenate([s.positions for s in segments])
     paragraph = r"\n\s*\n" if any("\n\n" in s.text for s in segments) else r"\n"
     texts: dict[int, str] = defaultdict(str)
@@ -201,7 +204,7 @@ def label_tokens(segments: Sequence[Segment]) -> dict[str, Labels]:
         "random_document": lambda s: np.full(len(s.pieces), bits[s.document], np.int8),
     }
     labels = {name: np.concatenate([*map(rule, segments)]) for name, rule in rules.items()}
-    usable = place[place >= FIRST_POSITION]
+    usable = place[place >= first]
     labels["late"] = (place > np.median(usable if len(usable) else place)).astype(np.int8)
     labels["parity"] = (place % 2 == 0).astype(np.int8)
     return labels
@@ -290,13 +293,14 @@ def token_tasks(
     segments = [*find_segments(numbered(), tokenizer)]
     if not segments:
         raise InputError("tasks: the validation split has no text; give more documents")
-    labels = label_tokens(segments)
+    first = max(FIRST_POSITION, skip)
+    labels = label_tokens(segments, first)
     ids, place = (np.concatenate([vars(s)[n] for s in segments]) for n in ("ids", "positions"))
     sizes = [len(s.ids) for s in segments]
     documents, context = (
         np.repeat([vars(s)[n] for s in segments], sizes) for n in ("document", "context")
     )
-    usable, tasks, notes = place >= max(FIRST_POSITION, skip), [], []
+    usable, tasks, notes = place >= first, [], []
     for name in names:
         random = np.random.default_rng([seed, (*BUILT_IN, *CONTROLS).index(name)])
         mine = np.where(usable, labels[name], -1)
@@ -311,7 +315,8 @@ def token_tasks(
         sides = (rows[labels[name][rows] == side] for side in (0, 1))
         few, least = min(len(np.unique(documents[side])) for side in sides), MINIMUM_DOCUMENTS
         if len(rows) // 2 < (needed := min(MIN_ITEMS, items // 2)) or few < least:
-            found = f"{len(rows) // 2} tokens of each class in {few} documents"
+            tokens, within = counted(len(rows) // 2, "tokens"), counted(few, "documents")
+            found = f"{tokens} of each class in {within}"
             notes.append(f"{name} left out: {found}, expected at least {needed} in {least}")
             continue
         where = np.stack([context[rows], place[rows]], axis=1)

@@ -28,6 +28,7 @@ Key = tuple[str, str, int | None]  # metric, task and k
 BETTER = {"fvu": -1, "cosine": 1, "auc": 1, "accuracy": 1, "stability_share_corrected": 1}
 BETTER |= {"ce_delta": -1, "kl": -1, "loss_recovered": 1, "loss_recovered_mean": 1}
 SEEDS_ALONE, OF_TWO = "t over seeds", "latents, given these two dictionaries"
+ALL = "all dictionaries"  # taken as one recipe
 COUNTS = ("dead", "l0", "split_features")
 # Metrics from 0 to 1.
 SHARES = re.compile(r"auc(_given_tasks)?$|accuracy|absorption_f|precision|recall|f1")

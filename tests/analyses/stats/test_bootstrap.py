@@ -111,7 +111,7 @@ def test_documents_of_any_length_agree_with_a_plain_transcription() -> None:
 
 
 def test_few_documents_give_no_interval_and_a_zero_denominator_no_value() -> None:
-    assert "7 document(s), expected at least 8" in interval_remark(7)
+    assert "7 documents, expected at least 8" in interval_remark(7)
     assert "less than 90 %" in interval_remark(8)
     assert interval_remark(40) == ""
     interval = document_intervals([[2.0, 3.0, 0.0]] * 7, RATIOS)["mean"]

@@ -184,6 +184,7 @@ def test_the_spread_of_seeds_is_pooled_and_has_a_chi_square_interval():
 def test_numbers_have_two_digits_of_their_error():
     assert format_number(-0.012345, 0.0031) == "\N{MINUS SIGN}0.0123"
     assert format_number(1234.56, 250.0) == "1235"
+    assert format_number(-0.0012, 0.31) == "0.00"
     assert format_number(0.25, np.nan) == "0.25"
     assert format_number(15.999984, 1e-6) == "16"
 

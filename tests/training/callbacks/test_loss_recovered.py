@@ -239,7 +239,7 @@ def test_a_passage_in_memory_is_judged_too_and_has_no_interval(
     (measured,) = fit.validate(module(), rows, verbose=False)
     assert measured["val/ce_ablated"] > 0.0
     assert not any(name.startswith("val_interval") for name in measured)
-    assert said == ["no intervals: 1 document(s), expected at least 8"]
+    assert said == ["no intervals: 1 document, expected at least 8"]
 
 
 @pytest.mark.usefixtures("workspace")

@@ -53,7 +53,9 @@ def forest(
     for panel, (metric, rows) in zip(axes, panels.items(), strict=True):
         style.mark(panel, x=reference)
         if bands and metric in bands:
-            panel.axvspan(*bands[metric], color=style.MUTED, alpha=0.25, lw=0)
+            band = panel.axvspan(*bands[metric], color=style.MUTED, alpha=0.25, lw=0)
+            if not figure.legends:
+                figure.legend([band], ["control"], loc="outside lower right")
         for row in rows:
             if row.name in names:
                 y, color = names.index(row.name), style.cycled(names.index(row.name))

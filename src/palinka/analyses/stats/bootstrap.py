@@ -10,6 +10,7 @@ from scipy.special import expit, logit, stdtrit
 
 from palinka.analyses.result import as_float64
 from palinka.analyses.stats.similarity import dense_ranks, draws_in_chunks, kendall_tau_a, triangle
+from palinka.errors import counted
 
 MINIMUM_DOCUMENTS = 8
 FEW_DOCUMENTS = 40
@@ -74,7 +75,8 @@ def interval_remark(documents: int) -> str:
     if documents >= FEW_DOCUMENTS:
         return ""
     if documents < MINIMUM_DOCUMENTS:
-        return f"no intervals: {documents} document(s), expected at least {MINIMUM_DOCUMENTS}"
+        given = counted(documents, "documents")
+        return f"no intervals: {given}, expected at least {MINIMUM_DOCUMENTS}"
     return (
         f"95 % intervals of {documents} documents: they may cover less than 90 % where a few "
         f"documents differ much from the others; measure {FEW_DOCUMENTS} or more"

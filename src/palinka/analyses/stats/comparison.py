@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 from scipy.special import chdtri, nctdtr, ndtri, stdtrit
 
 from palinka.analyses.result import Result
-from palinka.errors import InputError
+from palinka.errors import InputError, counted
 
 ALPHA, POWER = 0.05, 0.8
 # With two, a t interval of the seeds' mean is ± 8.98 standard deviations.
@@ -242,7 +242,7 @@ def _in_words(a: str, b: str, one: Estimate, verdict: Verdict, margin: float, m:
     if verdict == "lower":
         numbers = -numbers[0], -numbers[2], -numbers[1], numbers[3]
     value, low, high, least = (format_number(x, one.half_width()) for x in numbers)
-    size = [f"{count:,} {unit}" for unit, count in one.n.items()]
+    size = [counted(count, unit) for unit, count in one.n.items()]
     if verdict == "equal":
         return f"{a} and {b} are equal within {margin:g}."
     if verdict == "no interval":
@@ -265,6 +265,8 @@ def format_number(value: float, half: float) -> str:
         text = f"{value:.4g}"
     else:
         text = f"{value:.{max(0, 1 - int(np.floor(np.log10(half))))}f}"
+    if not float(text):
+        text = text.removeprefix("-")
     return text.replace("-", "\N{MINUS SIGN}")
 
 

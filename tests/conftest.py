@@ -61,7 +61,7 @@ def latents_study(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, An
             content["templates"] = dict([*content["templates"].items()][:6])
             content["slots"] = {name: words[::5] for name, words in content["slots"].items()}
         Path(path).write_text(yaml.safe_dump(content))
-    found = {"selection": {"analysis": "him_her", "by": "t", "k": 20, "side": "both"}}
+    found = {"selection": {"analysis": "him_her", "by": "t", "k": 12, "side": "both"}}
     latents = {"components": ["latents"]}
     studies: dict[str, dict[str, Any]] = {
         "activation_patching": latents | found,

@@ -32,9 +32,12 @@ ELSEWHERE = {
     "extending/architecture.md": {"python", "yaml", ""},
     "extending/stimuli.md": {"python", "yaml", "diff", ""},
 }
-# What a test cannot run, by a part of the command: it needs several devices or another package,
-# serves until it is stopped, or changes the environment. Arguments of palinka are parsed.
-ONLY_PARSED = ("--trainer.devices", "palinka atlas serve", "smollm2")
+# What a test cannot run, by a part of the command: it needs several devices, another package, a
+# server or a longer run, serves until it is stopped, or changes the environment. Arguments of
+# palinka are parsed.
+ONLY_PARSED = (
+    "--trainer.devices", "palinka atlas serve", "smollm2", "palinka explain", "--explanations",
+)  # fmt: skip
 NOT_PALINKA = ("pip install", "tensorboard --logdir")
 
 SMALL = [
@@ -153,6 +156,8 @@ def test_a_command_runs(command: str, workspace: Path) -> None:
     arguments = of_palinka(command)
     if arguments[0] == "fit":
         small = [] if "passage" in command or "run.yaml" in command else SMALL
+        if "quickstart --ckpt_path last" in command:  # resumes a run of that configuration
+            assert main([*arguments[:-2], *small, "--trainer.max_epochs=1"]) == 0
         arguments += [*small, *FAST]
     elif arguments[0] == "harvest":
         arguments += SMALL

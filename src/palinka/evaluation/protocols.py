@@ -8,9 +8,8 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from palinka.analyses.result import Array, Mask
-from palinka.analyses.stats.latents import auc_of_ranks, column_ranks
 from palinka.analyses.stats.logistic import logistic_path
-from palinka.analyses.stats.probes import FOLD_TOLERANCE
+from palinka.analyses.stats.probes import FOLD_TOLERANCE, share_below
 from palinka.errors import InputError, track
 from palinka.evaluation.representations import Encode, read_texts
 from palinka.evaluation.tasks import Task
@@ -68,48 +67,52 @@ def best_regression(
     Source:
         `find_best_reg` of sae-probes 0.4.2; where it stops at a tolerance, this converges.
     """
-    scores, w = [], np.empty((0, len(PENALTIES)))
+    scores, w, x = [], np.empty((0, len(PENALTIES))), np.column_stack([x, np.ones(len(x))])
     for train, valid in _splits(y, seed):
         w = _fit(x[train], y[train], PENALTIES, penalty, seed)
-        margins = x[valid] @ w[:-1] + w[-1]
-        scores.append(auc_of_ranks(column_ranks(expit(margins)), y[valid][None])[0])
+        scores.append([_auc(p, y[valid]) for p in expit(x[valid] @ w).T])
     best = int(np.mean(scores, axis=0).argmax())
-    order = np.random.RandomState(seed).permutation(len(x))
-    w = _fit(x[order], y[order], PENALTIES[[best]], penalty, seed, w[:, best])
+    w = _fit(x, y, PENALTIES[[best]], penalty, seed, w[:, best])
     probability = expit(test_x @ w[:-1, 0] + w[-1, 0])
     right = (probability > 0.5) == test_y
     f1 = 0.0
     for side in (True, False):
         hits = float((right & (test_y == side)).sum())
         f1 += 2 * hits / (2 * hits + (~right).sum()) * float((test_y == side).mean())
-    auc = auc_of_ranks(column_ranks(probability[:, None]), test_y[None])[0, 0]
-    found = {"test_auc": float(auc), "test_acc": float(right.mean()), "test_f1": f1}
+    found = {"test_auc": _auc(probability, test_y), "test_acc": float(right.mean()), "test_f1": f1}
     return {**found, "val_auc": float(np.mean(scores, axis=0)[best]), "C": float(PENALTIES[best])}
 
 
 def _fit(
     x: Array, y: Mask, penalties: Array, penalty: Penalty, seed: int, start: Array | None = None
 ) -> Array:
-    """Weights, with the bias last, for each penalty in descending order, `(columns + 1, …)`.
+    """Weights for each penalty in descending order, `(columns, …)`, of which the last is all 1.
 
-    With a `start` they are those of the one penalty that was chosen, to 8 digits rather than 4.
+    With a `start` they are those of the one penalty that was chosen, to 9 digits rather than 4.
     """
     if penalty == "l2":
-        rows, tolerance = np.column_stack([x, np.ones(len(x))]), 1e-8
+        tolerance = 1e-9
         if start is None:
-            start, tolerance = np.zeros(rows.shape[1]), FOLD_TOLERANCE
-        path = logistic_path(rows, y, penalties[::-1], start, None, tolerance)
+            start, tolerance = np.zeros(x.shape[1]), FOLD_TOLERANCE
+        path = logistic_path(x, y, penalties[::-1], start, None, tolerance)
         return np.stack([*path][::-1], axis=1)
+    if start is not None:
+        order = np.random.RandomState(seed).permutation(len(x))
+        x, y = x[order], y[order]
     model = _sklearn("linear_model").LogisticRegression
     settings = {"l1_ratio": 1.0, "solver": "saga", "random_state": seed, "max_iter": 1000}
-    fits = [model(C=c, **settings).fit(x, y) for c in penalties]
+    fits = [model(C=c, **settings).fit(x[:, :-1], y) for c in penalties]
     return np.stack([np.append(fit.coef_[0], fit.intercept_) for fit in fits], axis=1)
 
 
-def _splits(y: Mask, seed: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+def _auc(scores: Array, y: Mask) -> float:
+    return float(share_below(scores[~y], scores[y]).mean())
+
+
+def _splits(y: Mask, seed: int) -> list[tuple[Any, Any]]:
     rows = np.arange(n := len(y))
     if n >= 128:
-        return [(rows[: n - min(n // 5, 100)], rows[n - min(n // 5, 100) :])]
+        return [(slice(cut := n - min(n // 5, 100)), slice(cut, None))]
     selection = _sklearn("model_selection")
     folds = selection.StratifiedKFold(6, shuffle=True, random_state=seed)
     found = (selection.LeavePOut(2) if n <= 12 else folds).split(rows, y)
@@ -156,5 +159,6 @@ def published(
 
 
 def _accuracy(x: Array, y: Mask, test_x: Array, test_y: Mask) -> dict[str, float]:
-    w = _fit(x, y, np.ones(1), "l2", SEED, np.zeros(x.shape[1] + 1))[:, 0]
+    x = np.column_stack([x, np.ones(len(x))])
+    w = _fit(x, y, np.ones(1), "l2", SEED, np.zeros(x.shape[1]))[:, 0]
     return {"test_acc": float(((test_x @ w[:-1] + w[-1] > 0) == test_y).mean())}

@@ -22,7 +22,7 @@ from palinka.analyses.stats.probes import (
 from palinka.errors import InputError
 from palinka.evaluation.values import Measurement, Value, value_of
 
-KINDS = ("dense", "sparse", "separable", "wide")
+KINDS = ("dense", "sparse", "separable", "wide", "copies")
 
 
 def problem(kind: str, seed: int = 0) -> tuple[Any, Any]:
@@ -31,6 +31,8 @@ def problem(kind: str, seed: int = 0) -> tuple[Any, Any]:
     x = random.standard_normal((n, k)) * random.lognormal(size=k)
     if kind == "sparse":
         x = np.maximum(x - 1.0, 0.0)
+    if kind == "copies":
+        x[:, 15:] = x[:, :15]
     y = random.random(n) < 1 / (1 + np.exp(-(x[:, 0] + 0.5)))
     return x, x[:, 1] > 0 if kind == "separable" else y
 
@@ -56,6 +58,18 @@ def test_weights_at_every_penalty_are_those_of_scikit_learn(kind: str) -> None:
             for v in (w, rough)
         )
         assert least <= theirs * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_path_in_single_precision_is_as_near_as_its_tolerance_says(kind: str) -> None:
+    for seed in range(5):
+        x, y = problem(kind, seed)
+        rows = np.column_stack([x, np.ones(len(x))])
+        start = np.zeros(rows.shape[1])
+        exact = logistic_path(rows, y, PENALTIES, start)
+        rough = logistic_path(rows, y, PENALTIES, start, None, 1e-4)
+        for near, w in zip(rough, exact, strict=True):
+            assert np.abs(near - w).max() <= 10 * 1e-4 * max(1.0, np.abs(w).max())
 
 
 scores_of = st.integers(4, 24).flatmap(

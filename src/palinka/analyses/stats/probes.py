@@ -57,18 +57,19 @@ def clustered_auc(scores: ArrayLike, labels: ArrayLike, groups: ArrayLike) -> Cl
     _, group = np.unique(np.asarray(groups), return_inverse=True)
     if not 0 < y.sum() < len(y):
         raise InputError(f"{y.sum()} of {len(y)} labels are true; an AUC needs both kinds")
-
-    def below(reference: Array, values: Array) -> Array:
-        ordered = np.sort(reference)
-        sides = [np.searchsorted(ordered, values, side=side) for side in ("left", "right")]
-        return np.asarray((sides[0] + sides[1]) / (2.0 * len(reference)))
-
-    wins = below(s[~y], s[y])
+    wins = share_below(s[~y], s[y])
     auc = float(wins.mean())
     influence = np.empty(len(s))
     influence[y] = (wins - auc) / y.sum()
-    influence[~y] = (1.0 - below(s[y], s[~y]) - auc) / (~y).sum()
+    influence[~y] = (1.0 - share_below(s[y], s[~y]) - auc) / (~y).sum()
     return ClusteredAUC(auc, np.bincount(group, influence).astype(np.float64))
+
+
+def share_below(reference: Array, values: Array) -> Array:
+    """Share of a reference below each value, equal ones one half, in the shape of the values."""
+    ordered = np.sort(reference)
+    sides = [np.searchsorted(ordered, values, side=side) for side in ("left", "right")]
+    return np.asarray((sides[0] + sides[1]) / (2.0 * len(reference)))
 
 
 def deal_groups(

@@ -33,7 +33,7 @@ def test_one_thing_is_singular() -> None:
 
 def test_a_suggestion_is_the_nearest_name_or_a_short_list() -> None:
     assert did_you_mean("teid", ["tied", "k"]) == " (did you mean 'tied'?)"
-    assert did_you_mean("xyz", ["fill", "empty"]) == "; choose from empty, fill"
+    assert did_you_mean("xyz", ["fill", "empty", "fill"]) == "; choose from empty, fill"
     assert did_you_mean("xyz", ["fill", "empty"], most=1) == did_you_mean("xyz", []) == ""
 
 

@@ -70,7 +70,7 @@ def did_you_mean(name: str, names: Iterable[str], most: int = 20) -> str:
 
     More may follow in the sentence.
     """
-    known = sorted(names)
+    known = sorted({*names})
     for nearest in difflib.get_close_matches(name, known, n=1, cutoff=0.5):
         return f" (did you mean '{nearest}'?)"
     return f"; choose from {', '.join(known)}" if 0 < len(known) <= most else ""

@@ -543,6 +543,11 @@ def test_interventions_are_run_on_pairs(mini: ActivationReader, stimuli: Write) 
             "kl has the gradient 0 in the clean run, which direction: noise differentiates; set",
         ),
         ({"outcomes": ["top"]}, "'top'"),
+        ({"intervention": {"components": []}}, "setting components is []; expected at least one"),
+        (
+            {"analysis": "attribution_patching", "intervention": {"steps": -1}},
+            "setting steps is -1; expected at least 0",
+        ),
     ],
 )
 def test_impossible_interventions_are_rejected(

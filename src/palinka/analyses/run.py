@@ -38,7 +38,10 @@ from palinka.language_models.token_text import bos_id, token_bytes
 
 Plain = bool | int | float | str
 Setting = Plain | list[Plain] | dict[str, Plain]
-LEAST = {"seed": 0, "permutations": 0, "draws": 1, "k": 1}
+LEAST = {
+    "seed": 0, "permutations": 0, "resamples": 0, "draws": 1, "k": 1, "steps": 0, "verify": 0,
+    "length": 1, "sequences": 1, "neutral_tokens": 1, "text_tokens": 1,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -338,6 +341,7 @@ def checked_analysis(entry: AnalysisEntry) -> Analysis:
     known = parameters.keys() - set(DATA_PARAMETERS[analysis.data].split())
     study = find_study(analysis.data)
     settings = {} if study is None else get_type_hints(study)
+    defaults = {} if study is None else inspect.signature(study).parameters
     settings = {key: hint for key, hint in settings.items() if key not in ("study", "return")}
     keys = {"analysis": str, "by": str} | ({"k": int, "side": str} if "units" in settings else {})
     checks: Any = (
@@ -351,8 +355,10 @@ def checked_analysis(entry: AnalysisEntry) -> Analysis:
                 hint = did_you_mean(key, expected_of)
                 raise InputError(f"{name} has no {kind} {key!r}{hint}")
             expected = type_mismatch(value, expected_of[key])
-            if expected is None and key in LEAST and value < LEAST[key]:
+            if type(value) is int and key in LEAST and value < LEAST[key]:
                 expected = f"at least {LEAST[key]}"
+            if value == [] and key in defaults and defaults[key].default:
+                expected = "at least one"
             if expected is not None:
                 raise InputError(f"{name}: the {kind} {key} is {value!r}; expected {expected}")
     return analysis

@@ -86,9 +86,9 @@ def subspace_removal(
             by = next(iter(given)).replace("pattern", "filter")
             read = finding(study, site, selection["analysis"], by)
             filters = (read / (read @ basis))[:, None]
-        if max(ranks) > basis.shape[1]:
+        if not 1 <= min(ranks) <= max(ranks) <= basis.shape[1]:
             few = f"ranks {list(ranks)}, and the basis at {site} has {basis.shape[1]} directions"
-            raise InputError(f"{few}; give smaller ranks")
+            raise InputError(f"{few}; give ranks from 1 to that number")
         for rank in ranks:
             own = basis[:, :rank]
             share = removed_variance(rows, own if filters is None else filters)[-1]

@@ -86,7 +86,7 @@ def best_regression(
 def _fit(
     x: Array, y: Mask, penalties: Array, penalty: Penalty, seed: int, start: Array | None = None
 ) -> Array:
-    """Weights for each penalty in descending order, `(columns, …)`, of which the last is all 1.
+    """Weights for each penalty in descending order, `(columns, …)`; the last column is all 1.
 
     With a `start` they are those of the one penalty that was chosen, to 9 digits rather than 4.
     """

@@ -105,6 +105,6 @@ def _product(x: NDArray[Any], curvature: Array, buffer: NDArray[Any]) -> Array:
     out = buffer[: len(used)] if x.dtype == buffer.dtype else None
     scaled = np.take(x, used, axis=0, out=out, mode="clip")
     scaled *= np.sqrt(curvature[used, None]).astype(x.dtype)
-    product = (scaled.T @ scaled).astype(np.float64)
+    product: Array = (scaled.T @ scaled).astype(np.float64)
     product.flat[:: x.shape[1] + 1] *= 1.0 + 1e-6 * rough
     return product

@@ -50,9 +50,9 @@ def test_a_probe_is_a_logistic_regression() -> None:
     b[:, 4] += 5
     x = np.concatenate([a, b]) - np.concatenate([a, b]).mean(axis=0)
     scaled = x / np.sqrt(np.mean(x**2))
-    fit = linear_model.LogisticRegression(tol=1e-10, max_iter=1000)
+    fit = linear_model.LogisticRegression(tol=1e-12, solver="newton-cholesky")
     expected = fit.fit(scaled, np.arange(60) >= 30).coef_[0]
-    np.testing.assert_allclose(logistic_weights(a, b), expected, atol=1e-4)
+    np.testing.assert_allclose(logistic_weights(a, b), expected, atol=1e-9)
 
 
 def test_earlier_findings_are_directions(gpt2: LanguageModel, pairs: Pairs) -> None:

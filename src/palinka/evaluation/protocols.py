@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from palinka.analyses.result import Array, Mask
-from palinka.analyses.stats.logistic import logistic_path
 from palinka.analyses.stats.probes import FOLD_TOLERANCE, share_below
 from palinka.errors import InputError, track
 from palinka.evaluation.representations import Encode, read_texts
 from palinka.evaluation.tasks import Task
 from palinka.evaluation.values import Group, Subject, Value
+from palinka.interventions.logistic import logistic_path
 
 Penalty = Literal["l1", "l2"]
 PENALTIES: Array = np.logspace(5, -5, 10)

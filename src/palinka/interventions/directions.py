@@ -6,11 +6,10 @@ from itertools import zip_longest
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize
-from scipy.special import expit
 from torch import Tensor, nn
 
 from palinka.errors import InputError
+from palinka.interventions.logistic import logistic_path
 from palinka.interventions.pairs import Pairs
 from palinka.interventions.study import Study
 from palinka.language_models import LanguageModel, Tokens
@@ -66,17 +65,14 @@ def logistic_weights(a: Array, b: Array) -> Array:
 
     With an L2 penalty of 1/2, of activations in units of their root mean square.
     """
-    x, sign = np.concatenate([a, b]), np.repeat([-1.0, 1.0], [len(a), len(b)])
+    x = np.concatenate([a, b])
     x = x - x.mean(axis=0)
     x /= np.sqrt(np.square(x).mean())
-
-    def loss(w: Array) -> tuple[float, Array]:
-        margin = sign * (x @ w[1:] + w[0])
-        slope = -sign * expit(-margin)
-        penalized = np.logaddexp(0.0, -margin).sum() + w[1:] @ w[1:] / 2.0
-        return penalized, np.concatenate([[slope.sum()], x.T @ slope + w[1:]])
-
-    return np.asarray(minimize(loss, np.zeros(1 + x.shape[1]), jac=True, method="L-BFGS-B").x[1:])
+    # The weights lie in the span of the rows, of which there may be far fewer than columns.
+    left, sizes, axes = np.linalg.svd(x, full_matrices=False)
+    rows = np.column_stack([left * sizes, np.ones(len(x))])
+    fit = logistic_path(rows, np.arange(len(x)) >= len(a), [1.0], np.zeros(rows.shape[1]))
+    return np.asarray(next(fit)[:-1] @ axes)
 
 
 def windows_of(study: Study, path: str, tokens: int) -> list[Sequence[int]]:

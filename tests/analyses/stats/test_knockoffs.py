@@ -26,8 +26,8 @@ from palinka.analyses.stats.knockoffs import (
     mann_whitney,
     threshold,
 )
-from palinka.analyses.stats.logistic import logistic_path
 from palinka.errors import InputError
+from palinka.interventions.logistic import logistic_path
 
 Q = 0.1
 

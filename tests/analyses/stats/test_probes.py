@@ -11,7 +11,6 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from palinka.analyses.stats.logistic import logistic_path
 from palinka.analyses.stats.probes import (
     PENALTIES,
     clustered_auc,
@@ -21,6 +20,7 @@ from palinka.analyses.stats.probes import (
 )
 from palinka.errors import InputError
 from palinka.evaluation.values import Measurement, Value, value_of
+from palinka.interventions.logistic import logistic_path
 
 KINDS = ("dense", "sparse", "separable", "wide", "copies")
 

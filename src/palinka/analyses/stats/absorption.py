@@ -8,7 +8,7 @@ from scipy.sparse import csr_array
 from scipy.special import expit
 
 from palinka.analyses.result import Array, Mask
-from palinka.analyses.stats.logistic import logistic_path
+from palinka.interventions.logistic import logistic_path
 
 # Of SAEBench: shares of the projection, cosines of fractions and in full, and numbers of latents.
 SILENT, MIN_SHARE, MIN_COSINE, MIN_COSINE_FULL = 1e-8, 0.4, 0.1, 0.025

@@ -14,9 +14,9 @@ from palinka.analyses.result import Array, Mask, Result, as_matrix
 from palinka.analyses.stats.absorption import l1_weights
 from palinka.analyses.stats.covariance import shrinkage_intensity, shrunk
 from palinka.analyses.stats.dictionaries import wilson
-from palinka.analyses.stats.logistic import logistic_path
 from palinka.analyses.stats.permutation import chunks
 from palinka.errors import InputError, track
+from palinka.interventions.logistic import logistic_path
 
 MAX_CANDIDATES, MIN_ACTIVE, TRUE_LATENTS, LOW_S = 512, 10, 30, 0.1
 CHUNK_COLUMNS = 1024

@@ -12,9 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from palinka.analyses.result import Array, Mask, Result, as_matrix
 from palinka.analyses.stats.compiled import threads
 from palinka.analyses.stats.latents import auc_of_ranks, column_ranks
-from palinka.analyses.stats.logistic import logistic_path
 from palinka.analyses.stats.permutation import chunks
 from palinka.errors import InputError, did_you_mean
+from palinka.interventions.logistic import logistic_path
 
 Rule = Literal["mean_difference", "t", "f", "auc", "first"]
 KS = (1, 2, 5, 16, 128)

@@ -75,6 +75,14 @@ def test_full_and_no_recovery_and_the_sign_of_the_smallest_p():
     assert result.significant.tolist() == [True, False, True]
 
 
+def test_no_recovery_has_no_sign_in_the_headline():
+    _, clean, corrupted = outcomes()
+    nearly = (corrupted - 1e-6)[None, None]
+    result = activation_patching(nearly, clean, corrupted, direction="noise")
+    assert result.recovery[0] < 0
+    assert ", recovery 0.00, p " in result.headline("units", ())
+
+
 def test_all_components_are_corrected_together():
     patched, clean, corrupted = outcomes()
     both = activation_patching(patched, clean, corrupted, clusters=TEMPLATES)

@@ -38,7 +38,7 @@ class Ablation(Effects):
             `count`, by cell, the most frequent first.
     """
 
-    share = "{:.0%} of the gap left"
+    share = "{:z.0%} of the gap left"
     difference: Array | None = None
     difference_p: Array | None = None
     difference_p_corrected: Array | None = None

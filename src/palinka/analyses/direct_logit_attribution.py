@@ -29,7 +29,7 @@ class DirectLogitAttribution(Effects):
     """
 
     verb = "contribute to"
-    share = "{:.0%} of the logit difference"
+    share = "{:z.0%} of the logit difference"
 
     def named(self) -> list[int]:
         """The three strongest components that are significant, or the strongest."""

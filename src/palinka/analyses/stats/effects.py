@@ -129,7 +129,7 @@ class Effects(Result):
     """
 
     verb: ClassVar[str] = "change"
-    share: ClassVar[str] = "recovery {:.2f}"
+    share: ClassVar[str] = "recovery {:z.2f}"
     effects: Array
     effect: Array
     effect_low: Array

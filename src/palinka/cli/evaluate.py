@@ -214,17 +214,16 @@ def _found(given: str) -> list[Found]:
     seeds = {n: int(own[1]) if (own := SEED.search(n)) else shared for n in names or [name]}
     if run is None or not names:
         return [Found(path, name, name, seeds.get(name), name)]
-    recipes = {variant: SEED.sub("", variant).strip(",") or name for variant in names}
     # A seed may be that of a variant and of the whole run: one of two equal dictionaries counts.
     distinct = dict[tuple[str, int | None], str]()
-    for variant, recipe in recipes.items():
-        distinct.setdefault((recipe, seeds[variant]), variant)
+    for one in names:
+        distinct.setdefault((SEED.sub("", one).strip(",") or name, seeds[one]), one)
     several, found = Counter(recipe for recipe, _ in distinct), []
-    for (recipe, _), variant in distinct.items():
+    for (recipe, seed), variant in distinct.items():
         alone = several[recipe] == 1
-        unique = variant if alone or variant != recipe else f"{variant},seed={seeds[variant]}"
+        unique = variant if alone or variant != recipe else f"{variant},seed={seed}"
         file = run / variant / FOLDER / path.name
-        found.append(Found(file, unique, unique if alone else recipe, seeds[variant], name))
+        found.append(Found(file, unique, unique if alone else recipe, seed, name))
     return found
 
 

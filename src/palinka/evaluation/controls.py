@@ -1,6 +1,6 @@
 """Metrics beside those of dictionaries that were trained on a control."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -12,7 +12,6 @@ from palinka.evaluation.tasks import CONTROLS
 from palinka.evaluation.values import (
     ALL,
     BETTER,
-    Dictionary,
     Group,
     Subject,
     Value,
@@ -25,11 +24,8 @@ from palinka.evaluation.values import (
 
 # A control has no loss to recover: that of losses is the dictionary at initialization, in `core`.
 LOSSES = tuple(RATIOS)
-LABELS = {
-    "tokens": "shuffled text",
-    "embeddings": "random embeddings",
-    "coordinates": "shuffled coordinates",
-}
+LABELS = {"tokens": "shuffled text", "embeddings": "random embeddings"}
+LABELS |= {"coordinates": "shuffled coordinates"}
 
 
 def controls(
@@ -100,7 +96,8 @@ def controls(
         for recipe, of in unbeaten.items()
     }
     notes = [f"{recipe} is no better than {label}: {names}" for recipe, names in weak.items()]
-    if few := _few_seeds(control.dictionaries):
+    counts = Counter(one.recipe for one in control.dictionaries)
+    if few := [name for name, n in counts.items() if n < 2]:
         notes.append(f"one control seed of {', '.join(few)}: a gap needs at least 2")
     weak = {recipe: f"{label} in {names}" for recipe, names in weak.items()}
     figures = forest(panels, name="control")
@@ -113,8 +110,3 @@ def _left_out(metric: str) -> bool:
 
 def _values(groups: Mapping[str, Group]) -> list[Value]:
     return [value for group in groups.values() for value in group.values]
-
-
-def _few_seeds(dictionaries: Sequence[Dictionary]) -> list[str]:
-    recipes = [one.recipe for one in dictionaries]
-    return [recipe for recipe in dict.fromkeys(recipes) if recipes.count(recipe) < 2]

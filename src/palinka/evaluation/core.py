@@ -130,10 +130,8 @@ def core(subject: Subject, ablations: Sequence[tuple[Dictionary, str, Mask | Non
     pairs = ([m for m in found if m.metric.endswith(suffix)] for suffix in WITHOUT)
     for a, b in zip(*pairs, strict=True):
         found.append(a.less(b, a.metric.replace("without_unstable", "unstable_less_matched")))
-    own = []
-    if has_loss:
-        of_model = _ratios_of(subject.model.spec.name, losses[0])
-        own = [of_model(name, *RATIOS[name]) for name in OF_MODEL]
+    of_model = _ratios_of(subject.model.spec.name, losses[0]) if has_loss else None
+    own = [of_model(name, *RATIOS[name]) for name in OF_MODEL] if of_model else []
     remark = interval_remark(len(documents))
     note = f"a latent active on none of {rows:,} tokens has a density below {3 / rows:.2g} (95 %)"
     density = {f"density/{d.name}": one.fired.cpu().numpy() / rows

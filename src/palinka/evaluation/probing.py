@@ -194,9 +194,7 @@ def _summary(
 ) -> Group:  # fmt: skip
     tasks = sorted(tasks, key=lambda task: task.is_control)
     names = list(dict.fromkeys(name for found in probes.values() for name in found))
-    recipes: dict[str, list[str]] = {}
-    for d in subject.dictionaries:
-        recipes.setdefault(d.recipe, []).append(d.name)
+    recipes = {recipe: [d.name for d in ones] for recipe, ones in subject.recipes.items()}
     own = [d.name for d in subject.dictionaries]
     baselines = [name for name in names if name not in own]
     many = sum(not task.is_control for task in tasks) >= MANY_TASKS

@@ -146,7 +146,7 @@ def evaluation_findings(
     """
     measured = by_recipe(subject, groups.values())
     seeds = {one.name: one.seed for one in subject.dictionaries}
-    recipes = list(dict.fromkeys(one.recipe for one in subject.dictionaries))
+    recipes = [*subject.recipes]
     others = [name for name in recipes if name in set(against)]
     pairs = [(a, b) for i, a in enumerate(recipes) for b in recipes[i + 1 :]]
     if others:

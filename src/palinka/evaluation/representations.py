@@ -1,6 +1,6 @@
 """Activations and latents of probing tasks, and what they are compared with."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -225,11 +225,7 @@ def random_dictionaries(subject: Subject, seed: int, each: int = 1) -> list[Dict
     The name is `random_dictionary` if there is one recipe, and is numbered if there are several
     of each.
     """
-    rows = sample_rows(subject)
-    by_recipe = defaultdict[str, list[Dictionary]](list)
-    for d in subject.dictionaries:
-        by_recipe[d.recipe].append(d)
-    found = []
+    rows, by_recipe, found = sample_rows(subject), subject.recipes, []
     for (recipe, own), n in product(by_recipe.items(), range(each)):
         if n < len(own) and (random := random_dictionary(own[n], rows, seed + n)):
             name = RANDOM if len(by_recipe) == 1 else f"{RANDOM} of {recipe}"

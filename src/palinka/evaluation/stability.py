@@ -57,9 +57,7 @@ def stability(
         floor: Least cosine of partners; default by the null.
         seed: Seed of draws.
     """
-    recipes: dict[str, list[Dictionary]] = defaultdict(list)
-    for one in subject.dictionaries:
-        recipes[ALL if force else one.recipe].append(one)
+    recipes = {ALL: [*subject.dictionaries]} if force else subject.recipes
     several = {name: ones for name, ones in recipes.items() if len(ones) > 1}
     if not several:
         hint = "train more with model.variants {seed: [0, 1, 2, 3, 4]}"

@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -320,6 +320,6 @@ def token_tasks(
             notes.append(f"{name} left out: {found}, expected at least {needed} in {least}")
             continue
         where = np.stack([context[rows], place[rows]], axis=1)
-        task = Task(name, labels[name][rows] == 1, documents[rows], (), kept, where)
-        tasks.append(replace(task, is_control=name in CONTROLS))
+        what = (name, labels[name][rows] == 1, documents[rows], (), kept, where)
+        tasks.append(Task(*what, is_control=name in CONTROLS))
     return tasks, notes

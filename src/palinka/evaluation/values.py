@@ -83,6 +83,14 @@ class Subject:
     mean: Array
     shuffled: tuple[Dictionary, ...] = ()
 
+    @property
+    def recipes(self) -> dict[str, list[Dictionary]]:
+        """The dictionaries by recipe."""
+        found = defaultdict[str, list[Dictionary]](list)
+        for one in self.dictionaries:
+            found[one.recipe].append(one)
+        return found
+
 
 @dataclass(frozen=True)
 class Measurement:

@@ -37,6 +37,7 @@ ORDER = (
     "matching",
     "probing",
     "exports",
+    "explain",
     "validity",
 )
 SECONDS_EACH = 900

@@ -7,6 +7,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
 from socket import gaierror
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
-from palinka.errors import InputError, atomic_write, track
+from palinka.errors import InputError, track
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -78,24 +79,26 @@ class Endpoint:
         canonical = json.dumps({"host": self.host, **request}, sort_keys=True).encode()
         name = hashlib.sha256(canonical).hexdigest()
         path = self._folder / name[:2] / f"{name}.json"
-        if not path.exists():
-            body = json.dumps(request).encode()
-            most = self.cost(len(body) / BYTES_PER_TOKEN, self._parameters.get("max_tokens", 0))
+        with suppress(FileNotFoundError, ValueError):  # a loss of power may leave it empty
+            return dict(json.loads(path.read_bytes())["answer"])
+        body = json.dumps(request).encode()
+        most = self.cost(len(body) / BYTES_PER_TOKEN, self._parameters.get("max_tokens", 0))
+        with self._lock:
+            if self.budget is not None and self.spent + most > self.budget:
+                raise BudgetReached
+            self.spent += most
+        choice, usage = self._send(body)
+        counts: list[Any] = [usage.get(n) for n in ("prompt_tokens", "completion_tokens")]
+        if all(isinstance(count, int) for count in counts):
             with self._lock:
-                if self.budget is not None and self.spent + most > self.budget:
-                    raise BudgetReached
-                self.spent += most
-            choice, usage = self._send(body)
-            counts: list[Any] = [usage.get(n) for n in ("prompt_tokens", "completion_tokens")]
-            known = all(isinstance(count, int) for count in counts)
-            record = {"request": request, "answer": choice, "usage": usage, "time": time.time()}
-            with self._lock:
-                self.spent += self.cost(*counts) - most if known else 0.0
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with atomic_write(path) as file:
-                    file.write(json.dumps(record).encode())
-        answer: dict[str, Any] = json.loads(path.read_bytes())["answer"]
-        return answer
+                self.spent += self.cost(*counts) - most
+        record = {"request": request, "answer": choice, "usage": usage, "time": time.time()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Not flushed to the disk, which takes as long as a fast server does.
+        temporary = path.with_suffix(f".{threading.get_ident()}")
+        temporary.write_text(json.dumps(record))
+        temporary.replace(path)
+        return choice
 
     def each(self, work: Callable[[T], R], items: Sequence[T], description: str) -> list[R]:
         """Results of work that asks, on 4 items at a time; the first exception ends it."""

@@ -176,7 +176,7 @@ def test_few_clusters():
     assert np.isnan(result.p).all()
     assert not result.significant.any()
     line = result.headline("units", ())
-    assert line.startswith("logit difference: 10 cells, no test; strongest: resid layer")
+    assert line.startswith("10 cells, no test of the logit difference; strongest: resid layer")
     assert np.isfinite(result.effect_low).all()
     assert result.notes == ("4 templates: percentile intervals of fewer than 10 are too narrow",)
     prompts = activation_patching(patched, clean, corrupted, clusters=four, clusters_by="prompt")

@@ -24,7 +24,7 @@ from palinka.analyses.stats.effects import (
     kept_prompts,
     measure_effects,
 )
-from palinka.errors import InputError, type_mismatch
+from palinka.errors import InputError, counted, type_mismatch
 
 Correction = Literal["max", "benjamini_hochberg"]
 # A control unit is one of 20 like the selected one: to these, other units vary as much as they do
@@ -106,7 +106,7 @@ class Lesion(Effects):
         null, sites, outcome = self.null[at], len(self.effect), self.outcome.replace("_", " ")
         p = p_text(self.p_corrected[at], alpha=1 - self.level)
         return (
-            f"lesion of {self.units.shape[1]} {units} of {self.place()}: effect "
+            f"lesion of {counted(self.units.shape[1], units)} of {self.place()}: effect "
             f"{self.effect[at]:.3g} on the {outcome}, that of {len(null)} matched "
             f"sets {null.mean():.3g} ± {null.std():.3g}; {p}"
             f"{f', corrected for {sites} sites' * (sites > 1)}"

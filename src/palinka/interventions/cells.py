@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
-from palinka.errors import InputError, did_you_mean
+from palinka.errors import InputError, counted, did_you_mean
 from palinka.interventions.plan import Intervention, Position, Value
 from palinka.interventions.study import Study
 
@@ -80,7 +80,8 @@ def cells_of(
 
 def _of_site(study: Study, component: str, value: Value, units: Sequence[int]) -> Cells:
     if len(study.sites) != 1 or not len(units):
-        given = f"{len(study.sites)} sites and {len(units)} units are given for {component}"
+        given = f"{counted(len(study.sites), 'sites')} and {counted(len(units), 'units')}"
+        given += f" are given for {component}"
         raise InputError(f"{given}; give one site, and units or a selection")
     (site,) = study.sites
     dictionary = study.of_latents(site) if component == "latents" else None

@@ -85,7 +85,10 @@ def lens(study: Study, *, norm: bool = True, k: int = 5) -> Iterator[Measured]:
     model, targets = study.model, TargetTokens.of(study)
     layers = model.spec.sites.layers
     sites = [*(f"hidden.{layer}" for layer in range(layers)), f"blocks.{layers - 1}.resid"]
-    rows = max(1, CHUNK_LOGITS // model.model.config.vocab_size)
+    vocabulary = model.model.config.vocab_size
+    if not 1 <= k <= vocabulary:
+        raise InputError(f"k: {k} tokens of a vocabulary of {vocabulary}; give 1 to {vocabulary}")
+    rows = max(1, CHUNK_LOGITS // vocabulary)
     parts: list[dict[str, NDArray[Any]]] = []
     for some, found in targets.read(model, sites):
         states = torch.stack([found[site] for site in sites])

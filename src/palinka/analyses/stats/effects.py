@@ -224,7 +224,7 @@ class Effects(Result):
         counted = f"{self.significant.sum()} of {len(cells)} cells {self.verb} the {self.outcome}"
         counted += f" (sign flips of {self.clusters} {self.unit()}, corrected for all cells)"
         if not self.tested:
-            counted = f"{self.outcome}: {len(cells)} cells, no test"
+            counted = f"{len(cells)} cells, no test of the {self.outcome}"
         return f"{counted}; strongest: {'; '.join(found)}".replace("_", " ")
 
     def arrays(self) -> dict[str, NDArray[Any]]:

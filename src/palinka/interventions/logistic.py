@@ -75,12 +75,16 @@ def logistic_path(
             slow = moved > 0.5 * last
             if slow or _is_stale(curvature, scale * reference):
                 scale = float(curvature @ reference) / max(float(reference @ reference), 1e-300)
-                if slow or _is_stale(curvature, scale * reference):
-                    reference, scale = curvature, 1.0
-                    product = _product(rough if number < ROUGH_STEPS else x, curvature, buffer)
-                hessian = scale * product
-                hessian.flat[:: k + 1] += ridge + 1e-12  # a separable half has no curvature of `b`
-                factor, step, _ = dposv(hessian.T, gradient, overwrite_a=True)
+                anew = slow or _is_stale(curvature, scale * reference)
+                for rows in (rough if number < ROUGH_STEPS else x, x):
+                    if anew:
+                        reference, scale = curvature, 1.0
+                        product = _product(rows, curvature, buffer)
+                    hessian = scale * product
+                    hessian.flat[:: k + 1] += ridge + 1e-12  # a separable half has none of `b`
+                    factor, step, anew = dposv(hessian.T, gradient, overwrite_a=True)
+                    if not anew:  # else rounding left it without a factor
+                        break
             else:
                 step = dpotrs(factor, gradient)[0]
             size, slope, longest = 1.0, float(gradient @ step), float(np.abs(step).max())
@@ -106,5 +110,5 @@ def _product(x: NDArray[Any], curvature: Array, buffer: NDArray[Any]) -> Array:
     scaled = np.take(x, used, axis=0, out=out, mode="clip")
     scaled *= np.sqrt(curvature[used, None]).astype(x.dtype)
     product: Array = (scaled.T @ scaled).astype(np.float64)
-    product.flat[:: x.shape[1] + 1] *= 1.0 + 1e-6 * rough
+    product.flat[:: x.shape[1] + 1] *= 1.0 + (1e-6 if rough else 1e-13)
     return product

@@ -72,6 +72,17 @@ def test_a_path_in_single_precision_is_as_near_as_its_tolerance_says(kind: str) 
             assert np.abs(near - w).max() <= 10 * 1e-4 * max(1.0, np.abs(w).max())
 
 
+def test_a_hessian_that_rounding_leaves_without_a_factor_is_computed_again() -> None:
+    random = np.random.default_rng(0)
+    x = random.standard_normal((400, 3)) @ random.standard_normal((3, 60))
+    rows, y = np.column_stack([x, np.ones(400)]), x[:, 0] + random.standard_normal(400) > 0
+    start = np.zeros(61)
+    near, exact = (
+        next(logistic_path(rows, y, [1e5], start, None, tolerance)) for tolerance in (1e-4, 1e-9)
+    )
+    assert np.abs(near - exact).max() <= 1e-3 * max(1.0, np.abs(exact).max())
+
+
 scores_of = st.integers(4, 24).flatmap(
     lambda n: st.tuples(
         st.lists(st.integers(-3, 3), min_size=n, max_size=n),

@@ -14,14 +14,18 @@ from palinka.cli.convert import write_checkpoint
 SIZES = {"context_length": 32, "train_tokens": 128, "validation_tokens": 640, "batch_size": 64}
 
 
-@pytest.fixture
-def fitted(workspace: Path) -> Path:
-    """The log folder of a short sweep."""
+def fit(variants: str) -> None:
+    """A short sweep."""
     line = [f"--data.{name}={size}" for name, size in SIZES.items()]
     line += ["--model.autoencoder.latent_dim=20", "--model.autoencoder.k=3"]
     line += ["--trainer.max_steps=1", "--trainer.accelerator=cpu", "--quiet"]
-    variants = "[{k: 3}, {k: 3, seed: 1}, {k: 5, seed: 1}, {k: 3, seed: 7}]"  # 7 is the first's
     assert main(["fit", *line, "--seed_everything=7", f"--model.variants={variants}"]) == 0
+
+
+@pytest.fixture
+def fitted(workspace: Path) -> Path:
+    """Its log folder."""
+    fit("[{k: 3}, {k: 3, seed: 1}, {k: 5, seed: 1}, {k: 3, seed: 7}]")  # 7 is the first's
     return workspace / "lightning_logs" / "version_0"
 
 
@@ -61,6 +65,20 @@ def test_a_run_a_checkpoint_and_two_that_are_compared(
     assert fvu["remark"] == "One seed each: this compares two checkpoints, not two recipes."
     assert [d["seed"] for d in pair["dictionaries"]] == [7, 1]
     assert main([*given, "--ckpt_path", one, "--against", str(fitted), "--output", "all"]) == 2
+
+
+def test_the_shuffled_null_is_trained_only_for_dictionaries_that_are_matched(
+    workspace: Path, refused: Any
+) -> None:
+    fit("{k: [3, 5]}")
+    given = ["evaluate", "--ckpt_path", "lightning_logs/version_0", "--metrics", "[stability]"]
+    given += ["--stability.null", "shuffled", "--quiet"]
+    fault = "stability.null shuffled takes no --against or --control; leave them out"
+    assert fault in refused(*given, "--control", "permuted")
+    assert main(given) == 0
+    run = workspace / "lightning_logs" / "version_0"
+    assert "one seed only" in record(run)["notes"][0]
+    assert not [*run.glob("control_*")]
 
 
 def test_an_imported_dictionary_and_what_cannot_be_evaluated(workspace: Path, refused: Any) -> None:

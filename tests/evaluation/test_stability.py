@@ -105,6 +105,10 @@ def test_the_shuffled_null_is_of_dictionaries_of_shuffled_coordinates(subject: S
     # Here they share latents with each seed, as the seeds do; some are dead there.
     assert values["stability_share_0.7_null"].value == pytest.approx(0.4, abs=0.1)
     assert values["stability_share_0.7_null"].n == {"draws": 20}
+    others = tuple(replace(one, recipe=one.name) for one in (dictionary(7), dictionary(8)))
+    several = tuple(replace(one, recipe=one.name) for one in subject.dictionaries)
+    forced = replace(subject, dictionaries=several, shuffled=others)
+    assert len(stability(forced, force=True, null="shuffled").values) == len(alike.values)
     with pytest.raises(InputError, match="no dictionary of the recipe was trained on shuffled"):
         stability(subject, null="shuffled")
 

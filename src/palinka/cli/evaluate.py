@@ -101,15 +101,15 @@ def evaluate(
         run = theirs[0].run if theirs[0].run != mine[0].run else "against"
         prefixed = ((x, x.recipe if x.recipe == run else f"{run}/{x.recipe}") for x in theirs)
         theirs = [x._replace(name=f"{run}/{x.name}", recipe=recipe) for x, recipe in prefixed]
+    matched, of_null = further.get("stability", {}), list[Dictionary]()
+    has_null = matched.get("null") == "shuffled"
+    if has_null and (against or control):
+        fault = "stability.null shuffled takes no --against or --control"
+        raise InputError(f"{fault}; leave them out")
     if control:  # what is wrong with it, and its fit, come before hours of measuring
         run = str(control_run(ckpt_path, control, control_ckpt_path))
         of_control = _of_control(mine, _found(run))
-    of_null = list[Dictionary]()
-    if len(mine) > 1 and further.get("stability", {}).get("null") == "shuffled":
-        if against or control:
-            raise InputError(
-                "stability.null shuffled takes no --against or --control; leave them out"
-            )
+    if has_null and len(mine) > len({matched.get("force") or one.recipe for one in mine}):
         shuffled = _of_control(mine, _found(str(control_run(ckpt_path, "coordinates"))))
         on_shuffled = control_data(data, "coordinates")
         of_null = [_dictionary(one, on_shuffled, one) for one in shuffled]

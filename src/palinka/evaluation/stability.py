@@ -71,7 +71,7 @@ def stability(
     random = np.random.default_rng(seed)
     for recipe, ones in several.items():
         alive = [activity.density[one.name] > 0 for one in ones]
-        shuffled = [one.decoder for one in subject.shuffled if one.recipe == recipe]
+        shuffled = [one.decoder for one in subject.shuffled if force or one.recipe == recipe]
         draws = {
             "untrained": partial(_untrained, ones[0]),
             "shuffled": partial(_shuffled, shuffled),

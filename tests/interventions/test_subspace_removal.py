@@ -137,5 +137,5 @@ def test_controls_remove_as_much_variance() -> None:
 
 def test_a_basis_needs_enough_directions(gpt2: LanguageModel, pairs: Pairs) -> None:
     for ranks in ([1, 2], [0]):
-        with pytest.raises(InputError, match=r"at hidden.1 has 1 directions; give ranks from 1 to"):
+        with pytest.raises(InputError, match=r"at hidden.1 has 1 direction; give ranks from 1 to"):
             measured(gpt2, pairs, contrast="file", ranks=ranks)

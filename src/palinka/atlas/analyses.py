@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from palinka.analyses.findings import file_names
 from palinka.atlas.effects import head_scores, latent_effects
-from palinka.errors import InputError
+from palinka.errors import InputError, counted
 
 _MAX_ROWS = 200
 _SCORES = ("detection", "fuzzing", "intruder")  # of explanations
@@ -146,7 +146,9 @@ def read_explanations(path: Path, latents: int, site: str, checksum: str = "") -
     rows = [[v["metric"], *("" if v[n] is None else v[n] for n in numbers[:3])]
             for v in record["values"]]  # fmt: skip
     notes = [("", f"95 % intervals: {record['values'][0]['method']}")]
-    notes += [("", f"{n} latents left out: {why}") for why, n in record["excluded"].items()]
+    notes += [
+        ("", f"{counted(n, 'latents')} left out: {why}") for why, n in record["excluded"].items()
+    ]
     page = {
         "name": "explanations", "settings": [("analysis", "explain"), ("model", record["model"])],
         "scalars": [(v["metric"], v["value"]) for v in record["values"]], "notes": notes,

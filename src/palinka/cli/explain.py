@@ -14,7 +14,7 @@ from palinka.cli.atlas import overrides as overrides
 from palinka.cli.resume import checkpoint_named, findings_folder
 from palinka.data import ActivationDataModule
 from palinka.data.datamodule import MAX_VERIFIED_BYTES
-from palinka.errors import InputError, atomic_write, expanded, shell_path
+from palinka.errors import InputError, atomic_write, counted, expanded, shell_path
 from palinka.evaluation import explain as evaluation
 from palinka.evaluation.endpoint import Endpoint
 from palinka.evaluation.report import plain
@@ -91,7 +91,7 @@ def explain(
     vocabulary = dict(zip(ids, token_bytes(lm.tokenizer, ids), strict=True))
     items, excluded = evaluation.make_items(activity, vocabulary, latents, seed)
     for reason, number in excluded.items():
-        print(f"left out   {number:,} latents {reason}")
+        print(f"left out   {counted(number, 'latents')} {reason}")
     if not items:
         more = "with --data.corpus or --data.validation_tokens"
         raise InputError(f"explain: no latent has enough windows; give more text, {more}")

@@ -16,7 +16,7 @@ from palinka.analyses.stats.knockoffs import (
     knockoffs,
     mann_whitney,
 )
-from palinka.errors import track
+from palinka.errors import counted, track
 from palinka.evaluation.representations import Pooling, encoders_of, read_tasks
 from palinka.evaluation.tasks import Task
 from palinka.evaluation.texts import find_tasks
@@ -70,7 +70,7 @@ def selection(
         rows = order[np.unique(task.groups[order], return_index=True)[1]]
         y = task.labels[rows]
         if (fewer := min(y.sum(), (~y).sum())) < MIN_ROWS:
-            given = f"{fewer} {task.unit} of a label, expected at least {MIN_ROWS}"
+            given = f"{counted(fewer, task.unit)} of a label, expected at least {MIN_ROWS}"
             notes.append(f"{task.name} left out of selection: {given}")
             continue
         for name, latents in found.latents.items():

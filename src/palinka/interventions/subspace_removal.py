@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from palinka.errors import InputError
+from palinka.errors import InputError, counted
 from palinka.interventions.directions import (
     Array,
     Texts,
@@ -87,7 +87,8 @@ def subspace_removal(
             read = finding(study, site, selection["analysis"], by)
             filters = (read / (read @ basis))[:, None]
         if not 1 <= min(ranks) <= max(ranks) <= basis.shape[1]:
-            few = f"ranks {list(ranks)}, and the basis at {site} has {basis.shape[1]} directions"
+            most = counted(basis.shape[1], "directions")
+            few = f"ranks {list(ranks)}, and the basis at {site} has {most}"
             raise InputError(f"{few}; give ranks from 1 to that number")
         for rank in ranks:
             own = basis[:, :rank]

@@ -15,7 +15,7 @@ from palinka.analyses.stats.absorption import l1_weights
 from palinka.analyses.stats.covariance import shrinkage_intensity, shrunk
 from palinka.analyses.stats.dictionaries import wilson
 from palinka.analyses.stats.permutation import chunks
-from palinka.errors import InputError, track
+from palinka.errors import InputError, counted, track
 from palinka.interventions.logistic import logistic_path
 
 MAX_CANDIDATES, MIN_ACTIVE, TRUE_LATENTS, LOW_S = 512, 10, 30, 0.1
@@ -137,7 +137,9 @@ def knockoffs(
     if not 0.0 < q < 1.0:
         raise InputError(f"q is {q:g}; give a share above 0 and below 1")
     if (fewer := min(labels.sum(), (~labels).sum())) < MIN_ACTIVE:
-        raise InputError(f"{fewer} rows of a label; knockoffs need at least {MIN_ACTIVE} of each")
+        raise InputError(
+            f"{counted(fewer, 'rows')} of a label; knockoffs need at least {MIN_ACTIVE} of each"
+        )
     own = candidates(matrix)
     part = matrix[:, own].astype(np.float64)
     part = (part - part.mean(axis=0)) / part.std(axis=0)

@@ -34,7 +34,7 @@ from palinka.interventions.sources import (
 )
 from palinka.language_models import LanguageModel
 from palinka.language_models.attention import attending
-from palinka.language_models.edits import as_function
+from palinka.language_models.edits import as_function, latents_of
 from palinka.language_models.sites import Tap, computing, hook, reading
 
 Ints = NDArray[np.int64]
@@ -268,6 +268,8 @@ class _Sweep:
         self.origin = np.concatenate([np.arange(self.bases), np.searchsorted(own, rows.prompt)])
         self.local = self.origin if self.joint else np.searchsorted(base.members, self.prompts)
         self.changed, layers = np.zeros(len(cells), bool), lm.spec.sites.layers
+        joined = np.searchsorted(rows.joins, np.arange(3 * layers + 3), side="right")
+        self.counts = (self.bases + joined).tolist()  # of rows at each place
         # The residual stream before each block and before the final norm.
         self.streams = [*(f"hidden.{i}" for i in range(layers)), f"blocks.{layers - 1}.resid"]
         self.batches = self._batches(cells)
@@ -297,10 +299,6 @@ class _Sweep:
                 joined = np.concatenate(of_rows), np.concatenate(ats)
                 batches[site].append(_Batch(edits[0], *joined, units))
         return batches
-
-    def _count(self, place: int) -> int:
-        """Number of rows that have joined at a place."""
-        return self.bases + int(np.searchsorted(self.rows.joins, place, side="right"))
 
     def outcomes(
         self, functions: Mapping[str, Callable[..., Tensor]], targets: Targets | None
@@ -342,7 +340,7 @@ class _Sweep:
                 act(sites.given_to(block), partial(self._enter, block, False))
             for block in range(first, layers):
                 site = f"blocks.{block}."
-                counts = [self._count(3 * block + part) for part in range(3)]
+                counts = self.counts[3 * block : 3 * block + 3]
                 # In the last block the last token's alone.
                 last = -1 if block == layers - 1 and not whole else 0
                 z = sites.taps[site + "attn.z"]
@@ -362,7 +360,8 @@ class _Sweep:
             inside = sorted(batches.keys() - entered - {"embed"})
             for site in sorted(inside, key=lambda name: not name.endswith("resid_mid")):
                 if not sites.attention(site):
-                    act(sites.tap(site), partial(self._edit, site))
+                    tap = sites.tap(site)
+                    act(tap, partial(self._edit, site, tap))
             cache = None
             if self.start:
                 cache = Prefix(self.base, self.start, torch.as_tensor(self.local))
@@ -396,13 +395,14 @@ class _Sweep:
 
     def _enter(self, block: int, first: bool, whole: Tensor) -> Tensor:
         """Supply the rows of a block, or of the final norm, and edit them."""
-        site, count = self.streams[block], self._count(3 * block + 2)
+        site, count = self.streams[block], self.counts[3 * block + 2]
         if first and self.embedded is None:
             states = self.base.states[self.local[:count], self.start :]
         else:
             begun = whole if self.embedded is None or not first else self.embedded[:, self.start :]
             states = self._grow(count, 0, begun)
-        self._change(site, states)
+        for batch in self.batches.get(site, ()):
+            self._apply(batch, states)
         self.given = states
         return states
 
@@ -412,26 +412,27 @@ class _Sweep:
         return (torch.cat((whole, whole[new])) if len(new) else whole)[:, last:]
 
     def _embedded(self) -> Tensor:
-        """Inputs of the first block in rows whose token embeddings are edited."""
+        """Inputs of the first block in rows that are there from the embeddings on."""
         model, taps = self.lm.model, self.lm.spec.sites.taps
-        rows = self.local[: self._count(0)]
+        rows = self.local[: self.counts[0]]
         ids = self.base.ids[rows]
         corrupted = self.sources.base == "corrupted"
         noise = self.sources.noisy(self.prompts[: len(rows)]) if corrupted else nullcontext()
-        edits = hook(model, taps["embed"], partial(self._edit, "embed"))
+        edits = hook(model, taps["embed"], partial(self._edit, "embed", taps["embed"]))
         with noise, edits, reading(model, {"hidden.0": taps["hidden.0"]}) as found:
             model(ids, use_cache=False)
         return found["hidden.0"]
 
-    def _edit(self, site: str, whole: Tensor) -> Tensor:
-        tap = self.lm.spec.sites.tap(site)
+    def _edit(self, site: str, tap: Tap, whole: Tensor) -> Tensor:
         edited = whole if tap.in_place else tap.take(whole).clone()
-        self._change(site, edited)
+        for batch in self.batches.get(site, ()):
+            self._apply(batch, edited)
         return whole if tap.in_place else tap.put(whole, edited)
 
     def _edit_pattern(self, site: str, pattern: Tensor) -> Tensor:
         vectors = by_query(pattern, self.sources.longest)
-        self._change(site, vectors)
+        for batch in self.batches[site]:
+            self._apply(batch, vectors)
         changed: Tensor = torch.unflatten(vectors, 2, (pattern.shape[1], -1)).transpose(1, 2)
         return changed[..., : pattern.shape[-1]]
 
@@ -439,16 +440,6 @@ class _Sweep:
         """The rows of whole runs, by the run, where they are run with the others."""
         runs = self.sources.runs if self.joint else ()
         return zip(runs, states[: self.bases].chunk(len(runs) or 1), strict=False)
-
-    def _change(self, site: str, states: Tensor) -> None:
-        """Edit the rows at a site in place, from what other runs have there."""
-        batches = self.batches.get(site, ())
-        taken = {self.sources.run_of(batch.edit) for batch in batches}
-        for run_, part in self._of_runs(states) if taken else ():
-            if run_ in taken:
-                self.sources.keep(run_, site, self.base.members, part)
-        for batch in batches:
-            self._apply(batch, states)
 
     def _apply(self, batch: _Batch, states: Tensor) -> None:
         """Change the vectors of a batch in place."""
@@ -471,6 +462,10 @@ class _Sweep:
                 return None
             if value.needs == "block":
                 found = self.given[place]
+            elif self.joint and (run_ := self.sources.run_of(batch.edit)) in self.sources.runs:
+                rows = self.origin[batch.rows] + self.bases // 2 * self.sources.runs.index(run_)
+                found = exact(states[torch.as_tensor(rows), place[1]])
+                found = found if dictionary is None else latents_of(dictionary, found)
             else:
                 prompts, repeats = self.prompts[batch.rows], self.repeats[batch.rows]
                 width = vectors.shape[1]

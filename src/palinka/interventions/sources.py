@@ -179,7 +179,7 @@ class Sources:
             with self._reading(given) as found:
                 self._lm.model(self._rows("reference", members), use_cache=False)
             for site, states in found.items():
-                self.keep("reference", site, members, states)
+                self._keep("reference", site, members, states)
         begin = {"start": self._lm.spec.sites.given_to(first)}
         sites = {site for run, site in wanted if run}
         runs = [run for run in ("clean", "corrupted") if run in self.ids]
@@ -196,7 +196,7 @@ class Sources:
                 self.logits[run][members] = exact(output.logits[part, -1])
                 for site in found.keys() - {"start"}:
                     if (run, site) in wanted:
-                        self.keep(run, site, members, found[site][part])
+                        self._keep(run, site, members, found[site][part])
                 if run == self.base:
                     start = found["start"][part]
                     bases.append(Base(members, rows[part], first, start, cache, part.start or 0))
@@ -238,9 +238,8 @@ class Sources:
     def _rows(self, run: str, members: Ints) -> Tensor:
         return torch.tensor([self.ids[run][i] for i in members], device=self._lm.device)
 
-    def keep(self, run: str, site: str, members: Ints, states: Tensor) -> None:
-        """Keep states of prompts, `(prompts, tokens, width)`, of all tokens or the last ones."""
-        index = self._starts[run][members + 1][:, None] - np.arange(states.shape[1], 0, -1)
+    def _keep(self, run: str, site: str, members: Ints, states: Tensor) -> None:
+        index = self._starts[run][members][:, None] + np.arange(states.shape[1])
         empty = states.new_empty(self._starts[run][-1], states.shape[-1])
         self._states.setdefault((run, site), empty)[index] = states
 
@@ -431,12 +430,14 @@ def _located(
         raise InputError(f"a block's contribution is scaled at blocks.{{i}}.resid, not at {name}")
     if kind in _PART:
         if head and given.dictionary is None:
-            own = range(size) if units is None else units
             if unknown := [unit for unit in units or () if not 0 <= unit < size]:
                 some = ", ".join(map(str, unknown[:8]))
                 raise InputError(f"{name} has units 0 to {size - 1}, and {some} are given")
-            name = f"blocks.{block}.{kind}"
-            units = tuple(int(head) * size + unit for unit in own)
+            name, of_head = (
+                f"blocks.{block}.{kind}",
+                range(int(head) * size, (int(head) + 1) * size),
+            )
+            units = tuple(of_head) if units is None else tuple(of_head[unit] for unit in units)
         return name, 3 * block + _PART[kind], units
     if kind not in ("", "resid") or (match is None and name != "embed"):
         raise InputError(f"{given.site} cannot be changed here; give a named site")

@@ -175,7 +175,7 @@ def test_a_class_of_the_users_own_is_imported_with_its_checkpoint(
         content["hyper_parameters"]["autoencoder"]["class_path"] = name
         torch.save(content, path)
         if name == "nowhere.Other":
-            with pytest.raises(InputError, match=r"not a known Autoencoder .* on PYTHONPATH"):
+            with pytest.raises(InputError, match=r"not a known Autoencoder; .* on PYTHONPATH"):
                 load_module(path)
     assert type(load_module(path).autoencoder).__module__ == "own_sparse"
 

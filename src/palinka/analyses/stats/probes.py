@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from threadpoolctl import threadpool_limits
 
 from palinka.analyses.result import Array, Mask, Result, as_matrix
 from palinka.analyses.stats.compiled import threads
@@ -190,7 +191,8 @@ def sparse_probe(
     tests = [deal_groups(y, group, 2, random) == 1 for _ in range(halves)]
     probe = partial(_probe_half, matrix, y, group, tuple(ks), rule, pca)
     seeds = random.integers(2**32, size=halves).tolist()
-    with ThreadPoolExecutor(min(threads(), halves)) as pool:
+    workers = ThreadPoolExecutor(min(threads(), halves))
+    with threadpool_limits(1, "blas"), workers as pool:  # whose own threads would be in the way
         found = list(pool.map(probe, tests, seeds))
     # By half, in which alone the contributions of two probes are those of the same test.
     influence = np.zeros((len(ks), halves, len(names)))

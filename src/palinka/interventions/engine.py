@@ -132,10 +132,8 @@ def run(
     shape, never = (len(plan), len(pairs)), np.iinfo(np.int64).max
     acts, first, joins = np.zeros(shape, bool), np.full(shape, never), np.full(shape, never)
     if every:
-        of, at = (
-            np.repeat(np.arange(len(cells)), [*map(len, cells)]),
-            np.stack([e.at for e in every]),
-        )
+        of = np.repeat(np.arange(len(cells)), [*map(len, cells)])
+        at = np.stack([edit.at for edit in every])
         where, places = at.any(2), np.array([[edit.joins] for edit in every])
         np.logical_or.at(acts, of, where)
         np.minimum.at(first, of, np.where(where, at.argmax(2), never))

@@ -433,11 +433,8 @@ def _located(
             if unknown := [unit for unit in units or () if not 0 <= unit < size]:
                 some = ", ".join(map(str, unknown[:8]))
                 raise InputError(f"{name} has units 0 to {size - 1}, and {some} are given")
-            name, of_head = (
-                f"blocks.{block}.{kind}",
-                range(int(head) * size, (int(head) + 1) * size),
-            )
-            units = tuple(of_head) if units is None else tuple(of_head[unit] for unit in units)
+            name, own = f"blocks.{block}.{kind}", range(size) if units is None else units
+            units = tuple(int(head) * size + unit for unit in own)
         return name, 3 * block + _PART[kind], units
     if kind not in ("", "resid") or (match is None and name != "embed"):
         raise InputError(f"{given.site} cannot be changed here; give a named site")

@@ -315,7 +315,7 @@ class Sites:
             raise InputError(
                 f"{fault}; use lm.attention(texts, layers={named[0]}, what={named[1]!r})"
             )
-        name = site.replace("blocks.middle.", f"blocks.{self.layers // 2}.")
+        name = re.sub(r"^blocks\.middle\.", f"blocks.{self.layers // 2}.", site)
         if name in self.taps or self._head(name) or name in self.widths:
             return name
         last = self.layers - 1

@@ -34,11 +34,11 @@ def evaluated(
                 Measurement(metric, one.name, size, influence, "documents", 20, 19.0, task, k)
             )
     stable = Value(
-        "stability_share_corrected", "wide", share, share - 0.03, share + 0.03, ("seeds",),
+        "stability_share_corrected", "wide", share, share - 0.03, share + 0.03,
         {"seeds": SEEDS}, "jackknife over seeds",
     )  # fmt: skip
-    dense = Value("auc", "dense", auc, auc, auc, ("items",), {"items": 20}, "clustered", k=5)
-    near = Value("k_for_dense", "seed=0", 2.0, np.nan, np.nan, (), {}, "none: the smallest k")
+    dense = Value("auc", "dense", auc, auc, auc, {"items": 20}, "clustered", k=5)
+    near = Value("k_for_dense", "seed=0", 2.0, method="none: the smallest k")
     return SimpleNamespace(dictionaries=ones), {"core": Group(found, [stable, dense, near])}
 
 

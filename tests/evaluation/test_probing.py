@@ -117,7 +117,7 @@ def test_every_baseline_has_values_and_every_recipe_differences(found: Group) ->
     assert found.arrays["probing_auc"].shape == (11, 3, 2)
     null = [v for v in found.values if v.of == "shuffled_labels"]
     assert [v.n["permutations"] for v in null] == [6, 6]
-    assert {*found.figures} == {"probing", "probing_gaps"}
+    assert {*found.figures} == {"probing"}
 
 
 def test_a_recipe_has_its_own_random_dictionary_alone(subject: Subject) -> None:
@@ -132,7 +132,7 @@ def test_a_recipe_has_its_own_random_dictionary_alone(subject: Subject) -> None:
 
 
 def test_values_of_all_k_are_in_one_row(found: Group) -> None:
-    lines = summary(Evaluation(tuple(found.values), (), ())).splitlines()
+    lines = summary(Evaluation(tuple(found.values))).splitlines()
     table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
     (row,) = [cells for cells in table if cells[:2] == ["auc_given_tasks", "units"]]
     values = [v for v in found.values if (v.metric, v.of) == ("auc_given_tasks", "units")]

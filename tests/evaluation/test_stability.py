@@ -93,7 +93,7 @@ def test_untied_encoders_are_compared(subject: Subject) -> None:
     group = stability(replace(subject, dictionaries=pair), null="untrained", floor=0.05)
     values = {value.metric: value for value in group.values}
     assert values["stability_encoder_cosine"].value == pytest.approx(1.0, abs=0.05)
-    assert values["stability_share"].unit == ("latents",)
+    assert values["stability_share"].n == {"latents": LATENTS}
     assert values["stability_share_null"].value == pytest.approx(0.01, abs=0.01)
     assert group.arrays["stability/wide/curve"].shape == (100,)
     assert {type(value.value) for value in group.values} == {float}  # for JSON

@@ -87,10 +87,10 @@ def test_contexts_are_divided_by_document_without_special_tokens(mini_tokenizer:
     tokens = np.array([*ids, end, *ids])
     documents = np.array([3] * (len(ids) + 1) + [4] * len(ids))
     positions = np.array([*range(5, 6 + len(ids)), *range(len(ids))])
-    found = [*find_segments([(9, Context(tokens, documents, positions))], mini_tokenizer)]
+    found = [*find_segments([Context(tokens, documents, positions)], mini_tokenizer)]
     assert [(s.context, s.document, s.text, s.is_start) for s in found] == [
-        (9, 3, "Two words", False),
-        (9, 4, "Two words", True),
+        (0, 3, "Two words", False),
+        (0, 4, "Two words", True),
     ]
     assert found[1].positions.tolist() == [*range(len(ids) + 1, 2 * len(ids) + 1)]
 

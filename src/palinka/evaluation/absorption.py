@@ -30,15 +30,11 @@ def absorption(subject: Subject, words: int = 4000, seed: int = 0) -> Group:
     """Measure how far latents split and absorb first letters, beside random ones.
 
     A word's first letter is what a linear probe reads at the word's token; four fifths of the
-    words train the probes. Measured on the others, if 10 letters are read with an F1 above 0.6.
-    `absorption_fraction` and `absorption_full` are means over true positives of a letter, then
-    over letters, and `split_features` is the number of main latents less one. A random dictionary
-    absorbs too, and so do latents if the probe is replaced by a random direction.
-
-    Args:
-        subject: Dictionaries of one site.
-        words: Maximum number of words, each a single token; the first of the vocabulary.
-        seed: Seed of the division of words and of the random baselines.
+    `words`, the first single tokens of the vocabulary, train the probes, and the metrics are of the
+    others, if 10 letters are read with an F1 above 0.6. `absorption_fraction` and `absorption_full`
+    are means over true positives of a letter, then over letters, and `split_features` is the number
+    of main latents less one. A random dictionary absorbs too, and so do latents if the probe is
+    replaced by a random direction.
     """
     ids, letters = _words(subject, words)
     labels = letters[:, None] == np.array([*ascii_lowercase])

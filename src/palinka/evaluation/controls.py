@@ -32,14 +32,7 @@ def controls(
     subject: Subject, groups: Mapping[str, Group], control: Subject,
     of_control: Mapping[str, Group], mode: str,
 ) -> Group:  # fmt: skip
-    """Compare every metric of each recipe with that of the same recipe on a control.
-
-    Args:
-        subject: The dictionaries.
-        groups: Their numbers.
-        control: Dictionaries of the same recipes and seeds, trained on the control.
-        of_control: Their numbers.
-        mode: Control of the language model, such as `permuted`.
+    """Compare the numbers of each recipe with those of the same recipe and seeds on a control.
 
     Source:
         Heap et al. (2025), arXiv 2501.17727.

@@ -1,6 +1,6 @@
 """Reconstruction, sparsity and language-model loss of dictionaries."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +16,6 @@ from palinka.analyses.stats.bootstrap import (
     document_ratio,
     interval_remark,
 )
-from palinka.data import Context
 from palinka.errors import InputError, track
 from palinka.evaluation.losses import RATIOS, patched_losses, sum_by_document
 from palinka.evaluation.representations import RANDOM, random_dictionaries, read_rows
@@ -88,40 +87,37 @@ WITHOUT = ("_without_unstable", "_without_matched")
 def core(subject: Subject, ablations: Sequence[tuple[Dictionary, str, Mask | None]] = ()) -> Group:
     """Measure `fvu`, `l0`, `l1`, `cosine`, losses, `dead` and `density` of every dictionary.
 
-    All dictionaries share the passes of the language model with its own activations, with zeros
-    and with the mean; each adds one with its reconstruction. `fvu` is the squared error as a
-    fraction of the squared distance to the mean of the validation rows. Losses are those of
-    `LanguageModelMetrics`, beside those of dictionaries of the same recipes and L0 with weights at
-    initialization. A control of a language model has no loss to recover, and none is measured.
-    `dead` counts latents that are active on no row: no interval, since a resample has fewer rows,
-    on which more look dead. The `ablations` of other groups are measured in the same passes.
+    The language model is run with its own activations, zeros and the mean, and once more for each
+    dictionary, also for those at initialization of the same recipes and L0, beside whose losses the
+    others are given, and for the `ablations` of other groups. A control of a language model has no
+    loss to recover, and none is measured. `fvu` is the squared error as a fraction of the squared
+    distance to the mean of the validation rows; `dead` counts latents that are active on no row.
     """
     has_loss = subject.model.spec.control is None
     random = random_dictionaries(subject, 0, CONTROLS) if has_loss and subject.dictionaries else []
     every = [*((one, "", None) for one in (*subject.dictionaries, *random)), *ablations]
     mean = torch.from_numpy(subject.mean).to(subject.model.device)
     measured = [_Rows(one, mean, mask) for one, _, mask in every]
-    of_row: list[NDArray[np.int64]] = []
-    contexts = track(_recorded(subject.contexts(), subject.skip, of_row), "evaluating")
+    contexts = [context for context in subject.contexts() if context.tokens.size > 1]
+    if not contexts:
+        raise InputError("the validation split has no predicted token; give more text")
+    places = np.concatenate([context.documents[subject.skip :] for context in contexts])
+    rows, tracked = len(places), track(contexts, "evaluating")
     if has_loss:
         _, losses = patched_losses(
-            subject.model, subject.site, measured, subject.mean, contexts, skip=subject.skip
+            subject.model, subject.site, measured, subject.mean, tracked, skip=subject.skip
         )
     else:
-        for x in read_rows(subject, contexts):
+        for x in read_rows(subject, tracked):
             for one in measured:
                 one(x)
-    if not of_row:
-        raise InputError("the validation split has no predicted token; give more text")
-    places, rows = np.concatenate(of_row), sum(len(own) for own in of_row)
     found: list[Measurement] = []
     for at, ((dictionary, suffix, _), one) in enumerate(zip(every, measured, strict=True)):
         documents, table = sum_by_document(places, np.concatenate(one.tables))
-        ratio = _ratios_of(dictionary.name, table)
-        own = [ratio(name, *columns) for name, columns in ROW_RATIOS.items()]
+        own = [_ratio(name, dictionary.name, table, *ROW_RATIOS[name]) for name in ROW_RATIOS]
         if has_loss:
-            ratio = _ratios_of(dictionary.name, losses[at])
-            own += [ratio(name, *RATIOS[name]) for name in RATIOS if name not in OF_MODEL]
+            of = dictionary.name, losses[at]
+            own += [_ratio(name, *of, *RATIOS[name]) for name in RATIOS if name not in OF_MODEL]
         dead = float((one.fired == 0).sum())
         reason = "none: a resample has fewer tokens, on which more latents look dead"
         own.append(Measurement("dead", dictionary.name, dead, None, "tokens", rows, method=reason))
@@ -130,8 +126,11 @@ def core(subject: Subject, ablations: Sequence[tuple[Dictionary, str, Mask | Non
     pairs = ([m for m in found if m.metric.endswith(suffix)] for suffix in WITHOUT)
     for a, b in zip(*pairs, strict=True):
         found.append(a.less(b, a.metric.replace("without_unstable", "unstable_less_matched")))
-    of_model = _ratios_of(subject.model.spec.name, losses[0]) if has_loss else None
-    own = [of_model(name, *RATIOS[name]) for name in OF_MODEL] if of_model else []
+    model_name = subject.model.spec.name
+    of_model = [
+        value_of([_ratio(name, model_name, losses[0], *RATIOS[name])], model_name)
+        for name in OF_MODEL if has_loss
+    ]  # fmt: skip
     remark = interval_remark(len(documents))
     note = f"a latent active on none of {rows:,} tokens has a density below {3 / rows:.2g} (95 %)"
     density = {f"density/{d.name}": one.fired.cpu().numpy() / rows
@@ -140,7 +139,7 @@ def core(subject: Subject, ablations: Sequence[tuple[Dictionary, str, Mask | Non
     return replace(
         beside,
         measurements=[one for one in found if one.of not in {d.name for d in random}],
-        values=[*(value_of([one], one.of) for one in own), *beside.values],
+        values=[*of_model, *beside.values],
         arrays=density,
         notes=[note, COSINE, *filter(None, [remark]), *beside.notes],
     )
@@ -169,27 +168,12 @@ def _beside_random(
     return Group(values=values, notes=notes, weak=weak, bands=bands)
 
 
-def _recorded(
-    contexts: Iterator[Context], skip: int, documents: list[NDArray[np.int64]]
-) -> Iterator[Context]:
-    """Contexts with a predicted token, whose rows' documents are kept in their order."""
-    for context in contexts:
-        if context.tokens.size > 1:
-            documents.append(context.documents[skip:])
-            yield context
-
-
-def _ratios_of(
-    name: str, sums: NDArray[np.float64]
-) -> Callable[[str, ArrayLike, ArrayLike], Measurement]:
-    """Measure ratios of columns of sums by document, `(documents, columns)`."""
-    n = len(sums)
-    few = n < MINIMUM_DOCUMENTS
-    method = f"none: fewer than {MINIMUM_DOCUMENTS} documents" if few else "t over documents"
-
-    def measurement(metric: str, above: ArrayLike, below: ArrayLike) -> Measurement:
-        value, effect, freedom = document_ratio(sums @ np.asarray(above), sums @ np.asarray(below))
-        effect = np.full(n, np.nan) if few else effect
-        return Measurement(metric, name, value, effect, "documents", n, freedom, method=method)
-
-    return measurement
+def _ratio(
+    metric: str, of: str, sums: NDArray[np.float64], above: ArrayLike, below: ArrayLike
+) -> Measurement:
+    """Measure a ratio of columns of sums by document, `(documents, columns)`."""
+    value, effect, freedom = document_ratio(sums @ np.asarray(above), sums @ np.asarray(below))
+    n, method = len(sums), "t over documents"
+    if n < MINIMUM_DOCUMENTS:
+        effect, method = np.full(n, np.nan), f"none: fewer than {MINIMUM_DOCUMENTS} documents"
+    return Measurement(metric, of, value, effect, "documents", n, freedom, method=method)

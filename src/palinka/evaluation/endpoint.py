@@ -37,16 +37,11 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 
 class Endpoint:
-    """A chat model that is sent each request once; later runs read answers from the disk.
+    """A chat model that is sent each request once; later runs read answers from the `folder`.
 
-    Args:
-        base_url: Address before `/chat/completions`; https, or http on this machine.
-        model: Name of the model there.
-        folder: Folder of the answers.
-        key: Key, which goes into a header and nowhere else; empty for none.
-        prices: Price of a million tokens that are read, and of a million that are written.
-        budget: Maximum to spend in this run; None for no limit.
-        parameters: Other fields of a request, such as `temperature` and `max_tokens`.
+    The address is that before `/chat/completions`, the `key` goes into a header and nowhere else.
+    `prices` are of a million tokens that are read, and of a million that are written; this run
+    spends at most `budget`. `parameters` are other fields of a request, such as `temperature`.
     """
 
     def __init__(

@@ -166,10 +166,9 @@ def score_puzzles(places: NDArray[np.int64], answers: Array) -> dict[str, Any]:
 def score(kinds: NDArray[np.str_], answers: Array, chances: Array) -> dict[str, Any]:
     """Score answers, 0 and 1, and probabilities of 1, `(passages,)`; NaN if missing.
 
-    Returns:
-        `value`, the balanced accuracy of the `n` answers that are not `missing`, with its 95 %
-        interval over passages, `low` to `high`; `strict`, where missing ones are wrong; `f1` and
-        `auc`; and the share of right answers of each kind of passage.
+    `value` is the balanced accuracy of the `n` answers that are not `missing`, with its 95 %
+    interval over passages, `strict` that with missing ones wrong; `active`, `hard` and `random` are
+    shares of right answers.
 
     Source:
         Newcombe (1998), method 10, of Wilson's intervals, for the interval of a sum of shares.
@@ -244,19 +243,14 @@ def estimate(items: Sequence[Item]) -> tuple[int, int, int]:
 
 
 def explain(items: Sequence[Item], endpoint: Endpoint, seed: int) -> dict[str, Record]:
-    """Have latents explained, and the explanations scored beside controls.
+    """Have latents explained, and the explanations scored beside controls, by latent.
 
     `detection` and `fuzzing` are of the explanation; `intruder`, of the latent alone, is the share
     of quantiles in which a silent text is found among four, .2 by chance. Of the `controls` on the
     same passages, `shuffled` is detection with the explanation of another latent, `tokens` with the
     latent's main tokens in the documents of the explainer, and `mixed` is the intruder among texts
-    of four other latents, of five or more.
-
-    Returns:
-        Plain values by the number of the latent; an answer without an explanation has no scores.
-
-    Raises:
-        InputError: If the budget is reached, or the server fails; the answers so far are kept.
+    of four other latents, of five or more. An answer without an explanation has no scores. The
+    answers so far are kept where the budget is reached or the server fails.
     """
 
     def described(item: Item) -> str:
@@ -359,7 +353,7 @@ def over_latents(
     values = []
     for name, mean in means.items():
         method = few if mean.n["latents"] < MINIMUM_LATENTS else "t within deciles of density"
-        values.append(Value(name, of, mean.value, *mean.interval(), ("latents",), mean.n, method))
+        values.append(Value(name, of, mean.value, *mean.interval(), mean.n, method))
     return values
 
 

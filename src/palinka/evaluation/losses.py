@@ -67,18 +67,11 @@ ERROR_RATIOS: Ratios = {  # with an `error_site`
 
 @torch.no_grad()
 def patched_losses(
-    model: LanguageModel,
-    site: str,
-    reconstructions: Sequence[Callable[[Tensor], Tensor]],
-    mean: NDArray[np.float64],
-    contexts: Iterable[Context],
-    *,
-    skip: int = 0,
-    batch_size: int | None = None,
-    share: tuple[int, int] = (0, 1),
-    source_site: str | None = None,
-    error_site: str | None = None,
-) -> Sums:
+    model: LanguageModel, site: str, reconstructions: Sequence[Callable[[Tensor], Tensor]],
+    mean: NDArray[np.float64], contexts: Iterable[Context], *, skip: int = 0,
+    batch_size: int | None = None, share: tuple[int, int] = (0, 1),
+    source_site: str | None = None, error_site: str | None = None,
+) -> Sums:  # fmt: skip
     """Sum the losses of a model by document, clean and with a site's activations patched.
 
     Every next token within a context counts, for its own document. The site is patched with each

@@ -3,13 +3,11 @@
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import accumulate
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from palinka.analyses.figures.forest import Row, forest
 from palinka.analyses.figures.probing import probing as draw
 from palinka.analyses.stats.probes import KS, Rule, SparseProbe, sparse_probe
 from palinka.errors import InputError, counted, track
@@ -144,29 +142,26 @@ def _measure(
 ) -> tuple[list[Measurement], list[Measurement]]:
     """AUC in each task, and over two tasks or more: given these, and tasks as a sample."""
     own = [task for task in tasks if name in probes[task.name]]
-    units = [np.unique(task.groups) for task in own]
-    documents = np.unique(
-        np.concatenate([[], *(u for u, t in zip(units, own, strict=True) if not t.texts)])
-    )
-    sizes = [len(u) if task.texts else 0 for u, task in zip(units, own, strict=True)]
-    starts = list(accumulate(sizes, initial=len(documents)))[:-1]
+    # Documents are shared by tasks, texts are not.
+    units = [
+        np.unique(task.groups) + (number << 32) * bool(task.texts)
+        for number, task in enumerate(own, start=1)
+    ]
+    every, counted = np.unique(np.concatenate(units)), [task for task in own if not task.is_control]
     halves = probes[own[0].name][name].influence.shape[1] // len(units[0])
-    total, measured, values = np.zeros((halves, len(documents) + sum(sizes))), [], []
-    counted = [task for task in own if not task.is_control]
-    for task, start, unit in zip(own, starts, units, strict=True):
+    total, measured, values = np.zeros((halves, len(every))), [], []
+    for task, unit in zip(own, units, strict=True):
         probe = probes[task.name][name]
         value, influence = float(probe.auc[at]), probe.influence[at]
-        certain = value == 1.0
+        certain, size = value == 1.0, len(unit)
         own_influence = np.full_like(influence, np.nan) if certain else influence
         measured.append(
-            Measurement("auc", name, value, own_influence, task.unit, len(unit), len(unit) / 2 - 1,
+            Measurement("auc", name, value, own_influence, task.unit, size, size / 2 - 1,
                         task.name, k, ONE if certain else METHOD)
         )  # fmt: skip
         if not task.is_control:
             values.append(value)
-            columns = np.arange(len(unit)) + start
-            if not task.texts:
-                columns = np.searchsorted(documents, unit)
+            columns = np.searchsorted(every, unit)
             total[:, columns] += influence.reshape(halves, -1) / len(counted)
     n, mean = len(values), float(np.mean(values)) if values else np.nan
     if n < 2:
@@ -209,7 +204,6 @@ def _summary(
                 measurements += [*of_tasks, *means]
             elif k == ks[0] or not alone:  # those of each task are in the arrays
                 values += [value_of([one], name) for one in means or of_tasks[:1]]
-    panels: dict[str, list[Row]] = {}
     for recipe, seeds in recipes.items():
         mine = [b for b in baselines if b.removeprefix(f"{RANDOM} of ") in (b, recipe)]
         near, below = np.nan, list[int]()
@@ -219,14 +213,11 @@ def _summary(
                 for b in mine
             }
             values += gaps.values()
-            rows = panels.setdefault(f"k = {k}", [])
-            title = "" if len(recipes) == 1 else f"{recipe}, "
-            rows += [Row(f"{title}{b}", gap.value, gap.low, gap.high) for b, gap in gaps.items()]
-            beaten = float(sum(gap.low > 0 for gap in gaps.values()))
             if any(gap.low == gap.low for gap in gaps.values()):
-                better = ("baselines_beaten", recipe, beaten, np.nan, np.nan, ("baselines",))
+                beaten = float(sum(gap.low > 0 for gap in gaps.values()))
                 how = "none: baselines above which the interval of the difference lies"
-                values.append(Value(*better, {"baselines": len(gaps)}, how, k=k))
+                n = {"baselines": len(gaps)}
+                values.append(Value("baselines_beaten", recipe, beaten, n=n, method=how, k=k))
             if "tokens_all" in gaps and gaps["tokens_all"].value < 0:
                 below.append(k)
             if np.isnan(near) and gaps["dense"].high > -NEAR_DENSE:
@@ -235,13 +226,13 @@ def _summary(
             numbers = ", ".join(map(str, below))
             notes.append(f"{recipe} is below tokens_all, which needs no model, at k = {numbers}")
         if gaps["dense"].high == gaps["dense"].high:  # not of two seeds
-            method = f"none: the smallest k near the dense probe, or NaN for more than {ks[-1]}"
-            values.append(Value("k_for_dense", recipe, near, np.nan, np.nan, (), {}, method))
+            how = f"none: the smallest k near the dense probe, or NaN for more than {ks[-1]}"
+            values.append(Value("k_for_dense", recipe, near, method=how))
     for at, k in enumerate(ks if len(shuffled) else ()):
         low, high = np.quantile(shuffled[:, at], (0.025, 0.975))
         n, method = {"permutations": len(shuffled)}, "quantiles of single tasks"
         null = ("auc", SHUFFLED, float(shuffled[:, at].mean()), float(low), float(high))
-        values.append(Value(*null, ("permutations",), n, method, k=k))
+        values.append(Value(*null, n, method, k=k))
     arrays: dict[str, NDArray[Any]] = {"probing_names": np.array(names), "probing_ks": np.array(ks)}
     arrays["probing_tasks"] = np.array([task.name for task in tasks])
     for what in ("auc", "accuracy", "log_loss", "error"):
@@ -258,5 +249,4 @@ def _summary(
         middle, spread = shuffled.mean(axis=0), 1.96 * shuffled.std(axis=0, ddof=1) / count**0.5
         band = (middle - spread, middle + spread)
     figures = draw(ks, curves, lines, band, title=f"Probes at {subject.site}")
-    figures |= forest(panels, name="probing_gaps", reference=0.0)
     return Group(measurements, values, arrays, figures, notes)

@@ -152,7 +152,7 @@ def published(
                 data = (own[rows], y[rows], own[others], y[others])
                 scores = _accuracy(*data) if bench else best_regression(*data, penalty)
                 values += [
-                    Value(metric, name, value, np.nan, np.nan, (), {}, REASON, task.name, k)
+                    Value(metric, name, value, method=REASON, task=task.name, k=k)
                     for metric, value in scores.items()
                 ]
     return Group(values=values, notes=notes)

@@ -38,13 +38,8 @@ def recovery(
     `accuracy`: of the latents as detectors, also `…_alive` and `…_matched`; `explained_variance`,
     `shrinkage`, `l0`: of the reconstruction; `dead`: a share; `absorption`: of parents. Beside the
     values of each recipe are those of random dictionaries of its class, shape and L0, one for
-    each of its dictionaries, by the name `random_dictionary of …`.
-
-    Args:
-        dictionaries: Trained on the data.
-        data: The data.
-        rows: Number of rows to draw.
-        seed: Seed of the rows, other than those of training, and of the random dictionaries.
+    each of its dictionaries, by the name `random_dictionary of …`. The seed is that of the rows,
+    other than those of training.
     """
     x, strengths = data.sample(rows, seed)
     s = strengths.numpy()

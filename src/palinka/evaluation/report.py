@@ -4,7 +4,7 @@ import json
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from palinka.analyses.result import Result, Table
 from palinka.analyses.stats.comparison import (
     Comparison,
     Estimate,
+    Sample,
     Variance,
     compare,
     difference,
@@ -32,8 +33,6 @@ from palinka.evaluation.tasks import CONTROLS
 from palinka.evaluation.values import (
     OF_TWO,
     SEEDS_ALONE,
-    ByRecipe,
-    Dictionary,
     Group,
     Key,
     Subject,
@@ -45,6 +44,10 @@ from palinka.evaluation.values import (
 from palinka.language_models.edits import latents_of
 
 FORMAT = 1
+Record = Mapping[str, Any]
+KEY = ("metric", "task", "k")
+L0 = ("l0", "", None)
+DESCRIBED = ("name", "recipe", "seed", "kind", "sha256", "latent_dim")  # of a dictionary
 # Its differences are those of `ce_delta`.
 UNCOMPARED = frozenset({"ce_spliced"})
 UNEQUAL_L0 = 0.05
@@ -53,69 +56,30 @@ MOST_SEEDS = 1000
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """A comparison, and of which metric it is."""
-
-    metric: str
-    task: str
-    k: int | None
-    comparison: Comparison
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Detectable:
-    """The spread of a metric over seeds, and the differences that seeds can find.
-
-    Attributes:
-        metric: Name of the metric.
-        of: The recipe, or `all recipes` where their spreads are pooled.
-        sd: Standard deviation over the seeds of one recipe.
-        low: Lower bound of its 95 % interval.
-        high: Upper bound.
-        n: Number of seeds of each recipe.
-        difference: Smallest difference of two recipes that `n` seeds find 4 times in 5.
-        seeds: Number of seeds that find half the largest difference observed; None without one,
-            or where more text is needed rather than more seeds.
-    """
-
-    metric: str
-    task: str
-    k: int | None
-    of: str
-    sd: float
-    low: float
-    high: float
-    n: int
-    difference: float
-    seeds: int | None
-
-
-@dataclass(frozen=True)
 class Evaluation(Result):
-    """The numbers of an evaluation."""
+    """The numbers of an evaluation: values, and rows of the tables of that name."""
 
     values: tuple[Value, ...]
-    verdicts: tuple[Verdict, ...]
-    detectable: tuple[Detectable, ...]
+    comparisons: Sequence[Record] = ()
+    detectable: Sequence[Record] = ()
     extra: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def scalars(self) -> dict[str, float]:
         """Every value, by the names of its dictionary, metric, task and k."""
-        return {"/".join([one.of, *_words(one)]): one.value for one in self.values}
+        return {"/".join([one.of, *_words(vars(one))]): one.value for one in self.values}
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Arrays of the groups."""
         return dict(self.extra)
 
+    def rows(self) -> dict[str, Sequence[Record]]:
+        """Rows of all tables."""
+        values = [_record(one) for one in self.values]
+        return {"values": values, "comparisons": self.comparisons, "detectable": self.detectable}
+
     def tables(self) -> dict[str, Table]:
         """The tables `values`, `comparisons` and `detectable`."""
-        rows = {
-            "values": [_record(one) for one in self.values],
-            "comparisons": [_record(one) for one in self.verdicts],
-            "detectable": [asdict(one) for one in self.detectable],
-        }
-        return {name: _columns(table) for name, table in rows.items() if table}
+        return {name: _columns(table) for name, table in self.rows().items() if table}
 
 
 @dataclass(frozen=True, repr=False)
@@ -154,39 +118,39 @@ def evaluation_findings(
     weak: dict[str, str] = {}
     for name, control in (item for group in groups.values() for item in group.weak.items()):
         weak[name] = " and ".join(filter(None, [weak.get(name), control]))
-    samples = {
-        key: {name: sample_of(own, name, [seeds[m.of] for m in own]) for name, own in of.items()}
-        for key, of in measured.items()
-    }
-    values, hidden = [], set[str]()
-    for of in measured.values():
+    values, hidden, panels = list[Value](), set[str](), dict[str, list[Row]]()
+    samples = defaultdict[Key, dict[str, Sample]](dict)
+    for key, of in measured.items():
+        rows = []
         for name, own in of.items():
+            samples[key][name] = sample_of(own, name, [seeds[one.of] for one in own])
             values += [value_of([one], one.of) for one in own]
             if len(own) > 1:
                 values.append(value_of(own, name))
                 hidden |= {one.of for one in own}
+            v, points = values[-1], [one.value for one in own if len(own) > 1]
+            rows.append(Row(v.of, v.value, v.low, v.high, points))
+        if key[1:] == ("", None) and key[0] not in UNCOMPARED:
+            panels[key[0]] = rows
     values += [value for group in groups.values() for value in group.values]
-    of_l0 = samples.get(("l0", "", None))
-    if of_l0 is not None:
-        l0 = {name: float(sample.values.mean()) for name, sample in of_l0.items()}
-    else:
-        l0 = _sampled_l0(subject) if pairs and samples else {}
-    verdicts: list[Verdict] = []
+    l0 = {name: float(one.values.mean()) for name, one in samples.get(L0, {}).items()}
+    l0 = l0 or (_sampled_l0(subject) if pairs and samples else {})
+    comparisons: list[Record] = []
     for metric in dict.fromkeys(key[0] for key in samples if key[0] not in UNCOMPARED):
         keys = [key for key in samples if key[0] == metric and key[1] not in CONTROLS]
         chosen = [(key, a, b) for key in keys for a, b in pairs if {a, b} <= samples[key].keys()]
         found = compare([(samples[k][a], samples[k][b]) for k, a, b in chosen], margin, weak)
-        verdicts += [
-            Verdict(*key, one, _unequal(l0, one))
-            for (key, *_), one in zip(chosen, found, strict=True)
-        ]
+        for (key, *_), one in zip(chosen, found, strict=True):
+            row = dict(zip(KEY, key, strict=True)) | vars(one) | {"note": _unequal(l0, one)}
+            comparisons.append({name: part for name, part in row.items() if name != "notes"})
     result = Evaluation(
-        tuple(values), tuple(verdicts), tuple(_detectable(samples, verdicts)),
+        tuple(values), comparisons, [*_detectable(samples, comparisons)],
         {name: array for group in groups.values() for name, array in group.arrays.items()},
         notes=tuple(dict.fromkeys(note for group in groups.values() for note in group.notes)),
     )  # fmt: skip
     bands = {metric: band for group in groups.values() for metric, band in group.bands.items()}
     figures = {name: figure for group in groups.values() for name, figure in group.figures.items()}
+    of_l0 = {v.of: v.value for v in values if v.metric == "l0"}
     spec = subject.model.spec
     site = {"name": spec.name, "revision": spec.revision, "site": subject.site}
     record = {
@@ -194,16 +158,17 @@ def evaluation_findings(
         "palinka": version("palinka"),
         "settings": settings,
         "model": site,
-        "dictionaries": [_described(one, values) for one in subject.dictionaries],
-        "values": [_record(one) for one in values],
-        "comparisons": [_record(one) for one in verdicts],
-        "detectable": [asdict(one) for one in result.detectable],
+        "dictionaries": [
+            {**{name: getattr(one, name) for name in DESCRIBED}, "l0": of_l0.get(one.name)}
+            for one in subject.dictionaries
+        ],
+        **result.rows(),
         "notes": list(result.notes),
     }
     return EvaluationFindings(
         "evaluation",
         {"": result},
-        {**forest(_panels(values, measured, hidden), bands), **figures},
+        {**forest(panels, bands), **figures},
         settings={**settings, **site},
         record=record,
         text=f"# Evaluation of {code_span(subject.site)} of {code_span(spec.name)}\n\n"
@@ -227,8 +192,15 @@ def _unequal(l0: Mapping[str, float], one: Comparison) -> str:
     return f"L0 of {pair[0]:.3g} and {pair[1]:.3g}: they are different points of a curve."
 
 
-def _detectable(samples: Mapping[Key, Any], verdicts: Sequence[Verdict]) -> Iterable[Detectable]:
-    """Rows of the table, for metrics of recipes with two seeds or more."""
+def _detectable(
+    samples: Mapping[Key, Mapping[str, Sample]], comparisons: Sequence[Record]
+) -> Iterable[Record]:
+    """Rows of the spread of metrics over seeds, and of the differences that seeds can find.
+
+    `sd` is the standard deviation over the `n` seeds of a recipe, or of all where their spreads
+    are pooled, with its interval. `n` seeds find a `difference` 4 times in 5, and `seeds` half the
+    largest observed; None without one, or where more text is needed rather than more seeds.
+    """
     for key, of in samples.items():
         groups = {name: one.values for name, one in of.items() if len(one.values) > 1}
         if not groups or key[0] in UNCOMPARED or np.isnan(np.concatenate([*groups.values()])).any():
@@ -237,17 +209,18 @@ def _detectable(samples: Mapping[Key, Any], verdicts: Sequence[Verdict]) -> Iter
         usable = [values for values in groups.values() if len(values) > 2 and np.ptp(values) > 0]
         if len(usable) > 1 and levene(*usable).pvalue < LEVENE:
             pooled = {name: [values] for name, values in groups.items()}
-        compared = [v.comparison for v in verdicts if (v.metric, v.task, v.k) == key]
-        largest = max((abs(one.difference) for one in compared), default=np.nan)
-        errors = [difference(of[one.a], of[one.b]).errors for one in compared]
+        named = dict(zip(KEY, key, strict=True))
+        compared = [row for row in comparisons if named.items() <= row.items()]
+        largest = max((abs(row["difference"]) for row in compared), default=np.nan)
+        errors = [difference(of[row["a"]], of[row["b"]]).errors for row in compared]
         items = max((e[u] for e in errors for u in e if u != "seeds"), default=None)
         for name, values in pooled.items():
             sd, _, low, high = seed_spread(values)
-            if sd == 0.0:  # seeds that agree to the digit do not tell what they would find
-                continue
-            n = min(map(len, values))
-            least = _found(sd, n, items)
-            yield Detectable(*key, name, sd, low, high, n, least, _seeds(sd, items, largest / 2))
+            if sd > 0.0:  # seeds that agree to the digit do not tell what they would find
+                n = min(map(len, values))
+                row = {"of": name, "sd": sd, "low": low, "high": high, "n": n}
+                row |= {"difference": _found(sd, n, items)}
+                yield {**named, **row, "seeds": _seeds(sd, items, largest / 2)}
 
 
 def _found(sd: float, n: int, items: Variance | None) -> float:
@@ -269,31 +242,33 @@ def summary(result: Evaluation, hidden: Collection[str] = ()) -> str:
     Values of the `hidden` dictionaries, the seeds of recipes, are in `values.csv` alone.
     """
     shown = [one for one in result.values if one.of not in hidden]
-    rows = [[" ".join(_words(v)), v.of, *_with_interval(v), _sizes(v.n)]
-            for v in shown if v.k is None]  # fmt: skip
-    parts = [_table(["metric", "of", "value", "95 % interval", "over"], rows)] if rows else []
-    of_k: dict[tuple[str, ...], dict[int, str]] = defaultdict(dict)
+    parts, rows, of_k = [], [], defaultdict[tuple[str, ...], dict[int, str]](dict)
     for v in shown:
-        if v.k is not None:
-            value, interval = _with_interval(v)
-            name = " ".join(_words(v)[:-1])
-            of_k[name, v.of, _sizes(v.n)][v.k] = (
-                f"{value} ({interval})" if v.low == v.low else value
-            )
+        half = (v.high - v.low) / 2
+        value, low, high = (format_number(x, half) for x in (v.value, v.low, v.high))
+        interval, over = v.method if np.isnan(half) else f"{low} to {high}", _sizes(v.n)
+        name = " ".join(filter(None, [v.metric, v.task]))
+        if v.k is None:
+            rows.append([name, v.of, value, interval, over])
+        else:
+            of_k[name, v.of, over][v.k] = value if np.isnan(half) else f"{value} ({interval})"
+    if rows:
+        parts.append(_table(["metric", "of", "value", "95 % interval", "over"], rows))
     if ks := sorted({k for cells in of_k.values() for k in cells}):
         rows = [[name, of, *(c.get(k, "") for k in ks), n] for (name, of, n), c in of_k.items()]
         parts.append(_table(["metric", "of", *(f"k = {k}" for k in ks), "over"], rows))
-    if result.verdicts:
-        parts.append("## Comparisons")
-    for pair in dict.fromkeys((v.comparison.a, v.comparison.b) for v in result.verdicts):
-        own = [v for v in result.verdicts if (v.comparison.a, v.comparison.b) == pair]
-        remarks = dict.fromkeys(x for v in own for x in (v.comparison.remark, v.note) if x)
-        lines = [f"- {' '.join(_words(v))}: {v.comparison.sentence.rstrip('.')}." for v in own]
+    by_pair = defaultdict[tuple[str, str], list[Record]](list)
+    for row in result.comparisons:
+        by_pair[row["a"], row["b"]].append(row)
+    parts += ["## Comparisons"] * bool(by_pair)
+    for pair, own in by_pair.items():
+        remarks = dict.fromkeys(row[x] for row in own for x in ("remark", "note") if row[x])
+        lines = [f"- {' '.join(_words(row))}: {row['sentence'].rstrip('.')}." for row in own]
         parts += ["### " + " and ".join(pair), *remarks, "\n".join(lines)]
     if result.detectable:
         rows = [
-            [" ".join(_words(d)), d.of, f"{d.sd:.3g}",
-             f"{d.low:.2g} to {d.high:.2g}", str(d.n), f"{d.difference:.3g}", str(d.seeds or "-")]
+            [" ".join(_words(d)), d["of"], f"{d['sd']:.3g}", f"{d['low']:.2g} to {d['high']:.2g}",
+             str(d["n"]), f"{d['difference']:.3g}", str(d["seeds"] or "-")]
             for d in result.detectable
         ]  # fmt: skip
         heads = ["metric", "of", "sd over seeds", "95 % interval", "seeds", "detectable",
@@ -308,15 +283,9 @@ def summary(result: Evaluation, hidden: Collection[str] = ()) -> str:
     return "\n\n".join(parts)
 
 
-def _words(one: Value | Verdict | Detectable) -> list[str]:
-    parts = one.metric, one.task, "" if one.k is None else f"k={one.k}"
-    return [part for part in parts if part]
-
-
-def _with_interval(one: Value) -> tuple[str, str]:
-    half = (one.high - one.low) / 2
-    value, low, high = (format_number(x, half) for x in (one.value, one.low, one.high))
-    return value, one.method if np.isnan(half) else f"{low} to {high}"
+def _words(row: Record) -> list[str]:
+    k = "" if row["k"] is None else f"k={row['k']}"
+    return [part for part in (row["metric"], row["task"], k) if part]
 
 
 def _sizes(n: Mapping[str, int]) -> str:
@@ -331,16 +300,12 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {line} |" for line in lines)
 
 
-def _record(one: Value | Verdict) -> dict[str, Any]:
-    """A row of a table and of `evaluation.json`."""
-    if isinstance(one, Verdict):
-        of = {name: getattr(one, name) for name in ("metric", "task", "k")}
-        fields = {k: v for k, v in vars(one.comparison).items() if k != "notes"}
-        return {**of, **fields, "n": dict(one.comparison.n), "note": one.note}
+def _record(one: Value) -> Record:
+    """A row of the table of values and of `evaluation.json`."""
     seeds_alone = one.method == SEEDS_ALONE or [*one.n] == ["seeds"]
     given = "data" if seeds_alone else "" if "seeds" in one.n else "weights"
     given = "these two" if one.method == OF_TWO else given
-    return {**vars(one), "unit": list(one.unit), "n": dict(one.n), "given": given}
+    return {**vars(one), "unit": [*one.n], "given": given}
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -361,23 +326,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(part) for part in value]
     return None if isinstance(value, float) and not np.isfinite(value) else value
-
-
-def _described(one: Dictionary, values: Sequence[Value]) -> dict[str, Any]:
-    names = ("name", "recipe", "seed", "kind", "sha256", "latent_dim")
-    l0 = next((v.value for v in values if (v.metric, v.of) == ("l0", one.name)), None)
-    return {**{name: getattr(one, name) for name in names}, "l0": l0}
-
-
-def _panels(
-    values: Sequence[Value], measured: ByRecipe, hidden: Collection[str]
-) -> dict[str, list[Row]]:
-    """Rows of the metrics without a task, of recipes and dictionaries that are alone."""
-    panels: dict[str, list[Row]] = {}
-    for key, of in measured.items():
-        known = {*of, *(m.of for ms in of.values() for m in ms)} - {*hidden}  # no controls
-        own = [v for v in values if (v.metric, v.task, v.k) == key and v.of in known]
-        if key[1:] == ("", None) and key[0] not in UNCOMPARED:
-            seeds = {name: [m.value for m in ms] for name, ms in of.items() if len(ms) > 1}
-            panels[key[0]] = [Row(v.of, v.value, v.low, v.high, seeds.get(v.of, ())) for v in own]
-    return panels

@@ -33,17 +33,12 @@ SAMPLE = 4096
 
 
 class Representations(NamedTuple):
-    """Representations of the items of a task.
+    """Representations of the items of a task, a row for each."""
 
-    `dense` are activations, `(items, width)`, `latents` those of each encoder, `(items, latents)`,
-    `tokens` the presence of token ids, `(items, ids)`, and `length` the tokens of each text, or
-    before a token.
-    """
-
-    dense: Matrix
-    latents: dict[str, Matrix]
-    tokens: Matrix
-    length: NDArray[np.int64]
+    dense: Matrix  # activations
+    latents: dict[str, Matrix]  # of each encoder
+    tokens: Matrix  # presence of token ids
+    length: NDArray[np.int64]  # tokens of each text, or before a token
 
 
 def read_tasks(
@@ -90,9 +85,9 @@ def read_texts(
 ) -> tuple[Task, Representations]:  # fmt: skip
     """Read and pool the texts of a task, cut to the model's context.
 
-    They lose their start, or with `cut_end` their end. Special tokens, and those that no
-    dictionary is trained on, are left out. Latents are pooled,
-    not computed from pooled activations. The task has the texts of which a token is left.
+    They lose their start, or with `cut_end` their end. Special tokens, and those that no dictionary
+    is trained on, are left out, and texts without another token. Latents are pooled, not computed
+    from pooled activations.
     """
     model = subject.model
     start = [bos_id(model.tokenizer)] * subject.bos
@@ -159,7 +154,7 @@ class RandomDictionary:
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
-        """Activations, `(…, width)`, to latents, `(…, latents)`."""
+        """Latents of activations."""
         x = x.to(self.dictionary)
         x = self.scaling(x) if self.scaling else x
         if self._threshold is None:
@@ -169,17 +164,16 @@ class RandomDictionary:
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents, `(…, latents)`, to activations, `(…, width)`."""
+        """Activations of latents."""
         x = self._fresh.decode(latents)
         return self.scaling.inverse(x) if self.scaling else x
 
 
 def random_dictionary(dictionary: Dictionary, rows: Tensor, seed: int) -> RandomDictionary | None:
-    """Dictionary of the class and shape of another, with weights at initialization.
+    """Dictionary of the class, shape and centering of another, with weights at initialization.
 
-    Its centering is that of the other. Other architectures than those that keep the largest
-    `k` of a row get one threshold, at which as many latents are active on `rows` as of the
-    other. None for classes of other libraries.
+    Architectures that do not keep the largest `k` of a row get one threshold, at which as many
+    latents are active on `rows` as of the other. None for classes of other libraries.
     """
     module = dictionary.autoencoder
     trained = getattr(module, "autoencoder", module)
@@ -220,11 +214,7 @@ def sample_rows(subject: Subject) -> Tensor:
 
 
 def random_dictionaries(subject: Subject, seed: int, each: int = 1) -> list[Dictionary]:
-    """Random dictionaries of each recipe, of the L0 of its first `each` dictionaries.
-
-    The name is `random_dictionary` if there is one recipe, and is numbered if there are several
-    of each.
-    """
+    """Random dictionaries of each recipe, of the L0 of its first `each` dictionaries."""
     rows, by_recipe, found = sample_rows(subject), subject.recipes, []
     for (recipe, own), n in product(by_recipe.items(), range(each)):
         if n < len(own) and (random := random_dictionary(own[n], rows, seed + n)):

@@ -106,8 +106,8 @@ def _values(
         count, how = float(len(numbers)), f"none: selected at a false discovery rate of {q:g}"
         if method == "knockoffs" and not found.valid:
             count, how = np.nan, "none: knockoffs are not valid for these latents"
-        what = (f"selected_{method}", name, count, np.nan, np.nan, (), {task.unit: rows}, how)
-        values.append(Value(*what, task.name))
+        n, metric = {task.unit: rows}, f"selected_{method}"
+        values.append(Value(metric, name, count, n=n, method=how, task=task.name))
     return values
 
 

@@ -237,7 +237,7 @@ def _value(name: str, recipe: str, one: Interval, ones: Sequence[Dictionary]) ->
         method = f"none: {'a mean over draws' if '_null' in name else constant}"
     metric = f"stability_{name}"
     value, low, high = map(float, (one.value, one.low, one.high))
-    return Value(metric, recipe, value, low, high, (unit,), {unit: n}, method)
+    return Value(metric, recipe, value, low, high, {unit: n}, method)
 
 
 def _matched(chosen: Mask, density: Array, random: np.random.Generator) -> Mask:

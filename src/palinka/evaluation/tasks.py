@@ -33,25 +33,16 @@ WORD = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)*")
 
 @dataclass(frozen=True)
 class Task:
-    """Items with two labels, each a token of a context or a text.
-
-    Attributes:
-        name: Its name.
-        labels: True for positive items, `(items,)`.
-        groups: Document of each token, or number of each text, `(items,)`.
-        texts: The texts of a task of texts, `(items,)`.
-        contexts: Token ids of contexts, of a task of tokens.
-        places: Context and position of each token, `(items, 2)`.
-        is_control: True if its label should not be found.
-    """
+    """Items with two labels, each a token of a context or a text."""
 
     name: str
-    labels: NDArray[np.bool_]
-    groups: NDArray[Any]
-    texts: Sequence[str] = ()
-    contexts: Sequence[NDArray[np.int64]] = field(default=(), repr=False)
+    labels: NDArray[np.bool_]  # (items,)
+    groups: NDArray[Any]  # document of each token, or number of each text, (items,)
+    texts: Sequence[str] = ()  # of a task of texts, (items,)
+    contexts: Sequence[NDArray[np.int64]] = field(default=(), repr=False)  # ids, of one of tokens
+    # Context and position of each token, (items, 2).
     places: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 2), np.int64))
-    is_control: bool = False
+    is_control: bool = False  # its label should not be found
 
     @property
     def unit(self) -> str:
@@ -97,9 +88,7 @@ class Segment:
 
 def word_lists() -> dict[str, Any]:
     """Function words, plurals by singular, and simple pasts by base form."""
-    path = Path(__file__).with_name("words.yaml")
-    lists: dict[str, Any] = yaml.safe_load(path.read_text("utf-8"))
-    return lists
+    return dict(yaml.safe_load(Path(__file__).with_name("words.yaml").read_text("utf-8")))
 
 
 def _among(condition: Any, candidates: Any) -> Labels:
@@ -161,10 +150,7 @@ def _after_comma(s: Segment) -> Labels:
 
 
 def label_tokens(segments: Sequence[Segment], first: int = FIRST_POSITION) -> dict[str, Labels]:
-    """Labels of all tokens of the segments, `(tokens,)`, for each built-in task.
-
-    Of a context the tokens from position `first` on are used.
-    """
+    """Labels of all tokens, `(tokens,)`, for each built-in task on those from `first` on."""
     lists, place = word_lists(), np.concatenate([s.positions for s in segments])
     paragraph = r"\n\s*\n" if any("\n\n" in s.text for s in segments) else r"\n"
     texts: dict[int, str] = defaultdict(str)
@@ -190,11 +176,9 @@ def label_tokens(segments: Sequence[Segment], first: int = FIRST_POSITION) -> di
         "long_word": long_word,
         "random_word": lambda _, word: _hash_bit(word),
     }
+    of_next = ("capital_next", "word_ends", "function_word_next")
     rules: dict[str, Callable[[Segment], Labels]] = {
-        **{
-            kind: partial(_next_words, lists=lists, kind=kind)
-            for kind in ("capital_next", "word_ends", "function_word_next")
-        },
+        **{kind: partial(_next_words, lists=lists, kind=kind) for kind in of_next},
         "sentence_ends": _sentence_ends,
         "in_quotes": partial(_in_quotes, paragraph=paragraph),
         "repeated": repeated,
@@ -219,11 +203,11 @@ CONTROLS = ("parity", "random_document", "random_word")
 
 
 def find_segments(
-    contexts: Iterable[tuple[int, Context]], tokenizer: "PreTrainedTokenizerBase"
+    contexts: Sequence[Context], tokenizer: "PreTrainedTokenizerBase"
 ) -> Iterator[Segment]:
-    """Divide numbered contexts by document, without special tokens, up to `MAX_TOKENS`."""
-    seen, special = 0, [*tokenizer.all_special_ids]
-    for number, context in contexts:
+    """Divide contexts by document, without special tokens."""
+    special = [*tokenizer.all_special_ids]
+    for number, context in enumerate(contexts):
         edges = np.flatnonzero(np.diff(context.documents)) + 1
         for part in np.split(np.arange(len(context.tokens)), edges):
             rows = part[~np.isin(context.tokens[part], special)]
@@ -233,9 +217,6 @@ def find_segments(
                 pieces = token_texts(tokenizer, ids.tolist(), "replace")
                 document = int(context.documents[rows[0]])
                 yield Segment(number, rows, ids, document, at_start, pieces)
-        seen += len(context.tokens)
-        if seen >= MAX_TOKENS:
-            return
 
 
 def draw_pairs(
@@ -283,24 +264,22 @@ def token_tasks(
     Half of the `items` are positive. In a matched task the label of an item is a fair coin given
     its token id, so that the current token says nothing of it.
     """
-    kept: list[NDArray[np.int64]] = []
-
-    def numbered() -> Iterator[tuple[int, Context]]:
-        for number, context in enumerate(contexts):
-            kept.append(context.tokens)
-            yield number, context
-
-    segments = [*find_segments(numbered(), tokenizer)]
+    kept, seen = list[Context](), 0
+    for context in contexts:
+        kept.append(context)
+        if (seen := seen + len(context.tokens)) >= MAX_TOKENS:
+            break
+    segments = [*find_segments(kept, tokenizer)]
     if not segments:
         raise InputError("tasks: the validation split has no text; give more documents")
     first = max(FIRST_POSITION, skip)
     labels = label_tokens(segments, first)
     ids, place = (np.concatenate([vars(s)[n] for s in segments]) for n in ("ids", "positions"))
     sizes = [len(s.ids) for s in segments]
-    documents, context = (
+    documents, number = (
         np.repeat([vars(s)[n] for s in segments], sizes) for n in ("document", "context")
     )
-    usable, tasks, notes = place >= first, [], []
+    tokens, usable, tasks, notes = [c.tokens for c in kept], place >= first, [], []
     for name in names:
         random = np.random.default_rng([seed, (*BUILT_IN, *CONTROLS).index(name)])
         mine = np.where(usable, labels[name], -1)
@@ -315,11 +294,11 @@ def token_tasks(
         sides = (rows[labels[name][rows] == side] for side in (0, 1))
         few, least = min(len(np.unique(documents[side])) for side in sides), MINIMUM_DOCUMENTS
         if len(rows) // 2 < (needed := min(MIN_ITEMS, items // 2)) or few < least:
-            tokens, within = counted(len(rows) // 2, "tokens"), counted(few, "documents")
-            found = f"{tokens} of each class in {within}"
+            each, within = counted(len(rows) // 2, "tokens"), counted(few, "documents")
+            found = f"{each} of each class in {within}"
             notes.append(f"{name} left out: {found}, expected at least {needed} in {least}")
             continue
-        where = np.stack([context[rows], place[rows]], axis=1)
-        what = (name, labels[name][rows] == 1, documents[rows], (), kept, where)
+        where = np.stack([number[rows], place[rows]], axis=1)
+        what = (name, labels[name][rows] == 1, documents[rows], (), tokens, where)
         tasks.append(Task(*what, is_control=name in CONTROLS))
     return tasks, notes

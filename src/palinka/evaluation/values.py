@@ -36,52 +36,30 @@ SHARES = re.compile(r"auc(_given_tasks)?$|accuracy|absorption_f|precision|recall
 
 @dataclass(frozen=True)
 class Dictionary:
-    """A trained autoencoder of raw activations.
+    """A trained autoencoder of raw activations."""
 
-    Attributes:
-        name: Its name, unique in an evaluation.
-        recipe: Name of the settings that it shares with dictionaries of other seeds.
-        seed: Seed of its weights; None where it is not known.
-        autoencoder: Encodes and decodes raw activations, in evaluation mode.
-        kind: Name of its class.
-        latent_dim: Number of latents.
-        sha256: Checksum of its file; empty for one that has none.
-        decoder: Decoder rows, `(latents, width)`.
-    """
-
-    name: str
-    recipe: str
-    seed: int | None
-    autoencoder: EncodesAndDecodes
-    kind: str
+    name: str  # unique in an evaluation
+    recipe: str  # name of the settings that it shares with dictionaries of other seeds
+    seed: int | None  # of its weights; None where it is not known
+    autoencoder: EncodesAndDecodes  # of raw activations, in evaluation mode
+    kind: str  # name of its class
     latent_dim: int
-    sha256: str
-    decoder: NDArray[np.float32]
+    sha256: str  # of its file; empty for one that has none
+    decoder: NDArray[np.float32]  # rows, (latents, width)
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A language model, one of its sites, text, and the dictionaries of that site.
-
-    Attributes:
-        model: The language model.
-        site: Full name of the site.
-        dictionaries: At least one.
-        contexts: Yields the contexts of the validation split, in the order of the text.
-        skip: Number of tokens at the start of each context that no dictionary is trained on.
-        bos: Contexts begin with a BOS token.
-        mean: Mean activation of the validation rows, `(width,)`.
-        shuffled: Dictionaries of the same recipes, trained on rows with shuffled coordinates.
-    """
+    """A language model, one of its sites, text, and the dictionaries of that site."""
 
     model: LanguageModel
     site: str
     dictionaries: tuple[Dictionary, ...]
-    contexts: Callable[[], Iterator[Context]]
-    skip: int
-    bos: bool
-    mean: Array
-    shuffled: tuple[Dictionary, ...] = ()
+    contexts: Callable[[], Iterator[Context]]  # of the validation split, in the order of the text
+    skip: int  # tokens at the start of each context that no dictionary is trained on
+    bos: bool  # contexts begin with a BOS token
+    mean: Array  # of the activations of the validation rows, (width,)
+    shuffled: tuple[Dictionary, ...] = ()  # the same recipes on rows with shuffled coordinates
 
     @property
     def recipes(self) -> dict[str, list[Dictionary]]:
@@ -96,32 +74,21 @@ class Subject:
 class Measurement:
     """A metric of one dictionary, and what an interval and a paired comparison need.
 
-    Attributes:
-        metric: Name, such as `fvu`.
-        of: Name of the dictionary.
-        value: The number.
-        influence: Contribution of each unit of resampling to `value`, scaled so that the variance
-            of `value` is the sum of their squares; the same units in the same order for all
-            dictionaries, so that differences are paired. None where there is nothing to resample,
-            NaN where there are too few units.
-        unit: Name of the units, such as `documents` or `items`.
-        count: Number of units.
-        freedom: Degrees of freedom of that variance.
-        task: The task, for metrics that have one.
-        k: Number of latents, for metrics that have one.
-        method: How the interval is made; the reason where there is none.
+    The variance of `value` is the sum of the squares of `influence`, the contributions of the
+    units of resampling, which are the same for all dictionaries, so that differences are paired.
+    It is None where there is nothing to resample, and NaN where there are too few units.
     """
 
     metric: str
-    of: str
+    of: str  # name of the dictionary
     value: float
-    influence: Array | None
-    unit: str
-    count: int
-    freedom: float = np.inf
+    influence: Array | None  # (units,)
+    unit: str  # plural, such as `documents`
+    count: int  # of units
+    freedom: float = np.inf  # degrees of freedom of the variance
     task: str = ""
     k: int | None = None
-    method: str = "influence function"
+    method: str = "influence function"  # of the interval; the reason where there is none
 
     def less(self, other: "Measurement", metric: str) -> "Measurement":
         """Difference from another, paired over the units."""
@@ -133,30 +100,15 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Value:
-    """A number of a dictionary or a recipe with its interval, as it is written to files.
-
-    Attributes:
-        metric: Name of the metric.
-        of: Name of the dictionary or the recipe.
-        value: The number.
-        low: Lower bound of its interval; NaN without one.
-        high: Upper bound.
-        unit: Units of resampling.
-        n: Number of each.
-        method: How the interval is made; `none: …` with the reason where there is none.
-        task: The task, for metrics that have one.
-        k: Number of latents, for metrics that have one.
-        level: Coverage of the interval.
-    """
+    """A number of a dictionary or a recipe with its interval, as it is written to files."""
 
     metric: str
     of: str
     value: float
-    low: float
-    high: float
-    unit: tuple[str, ...]
-    n: Mapping[str, int]
-    method: str
+    low: float = np.nan  # of its interval, if any
+    high: float = np.nan
+    n: Mapping[str, int] = field(default_factory=dict)  # number of each unit
+    method: str = ""  # of the interval; `none: …` with the reason where there is none
     task: str = ""
     k: int | None = None
     level: float = 0.95
@@ -164,29 +116,17 @@ class Value:
 
 @dataclass(frozen=True)
 class Group:
-    """The numbers of one group of metrics.
+    """The numbers of one group of metrics."""
 
-    Attributes:
-        measurements: Numbers of single dictionaries, which become values of recipes and
-            comparisons.
-        values: Numbers that have intervals of their own kind.
-        arrays: For `arrays.npz`, by name.
-        figures: Matplotlib figures by name, each with its caption as its label.
-        notes: Remarks.
-        weak: By name of a dictionary or recipe the control that it does not beat, such as
-            `the random model`.
-        bands: By metric the interval of its control.
-        ablations: Dictionaries, latents that `core` is to leave out of them, and between these
-            what it adds to the names of metrics.
-    """
-
-    measurements: Sequence[Measurement] = ()
-    values: Sequence[Value] = ()
+    measurements: Sequence[Measurement] = ()  # which become values of recipes and comparisons
+    values: Sequence[Value] = ()  # that have intervals of their own kind
     arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     figures: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    # By dictionary or recipe the control that it does not beat, such as `the random model`.
     weak: Mapping[str, str] = field(default_factory=dict)
-    bands: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    bands: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # of controls by metric
+    # What `core` is to measure again without some latents, with a suffix of the metrics.
     ablations: Sequence[tuple[Dictionary, str, Mask | None]] = ()
 
 
@@ -199,14 +139,10 @@ def sample_of(
     """Measurements of one metric, of the dictionaries of one recipe with these seeds."""
     first, influence = measurements[0], [one.influence for one in measurements]
     return Sample(
-        name,
-        np.array([one.value for one in measurements]),
+        name, np.array([one.value for one in measurements]),
         np.stack([x for x in influence if x is not None]) if first.influence is not None else None,
-        min(one.freedom for one in measurements),
-        tuple(seeds),
-        first.unit,
-        first.count,
-    )
+        min(one.freedom for one in measurements), tuple(seeds), first.unit, first.count,
+    )  # fmt: skip
 
 
 def value_of(measurements: Sequence[Measurement], name: str) -> Value:
@@ -226,9 +162,7 @@ def value_of(measurements: Sequence[Measurement], name: str) -> Value:
         _, low, high = vars(share_interval(found.value, found.half_width())).values()
     if first.metric in COUNTS:
         low = max(low, 0.0)
-    return Value(
-        first.metric, name, found.value, low, high, tuple(n), n, method, first.task, first.k
-    )
+    return Value(first.metric, name, found.value, low, high, n, method, first.task, first.k)
 
 
 def by_recipe(subject: Subject, groups: Iterable[Group]) -> ByRecipe:
@@ -248,7 +182,7 @@ def gap_to_control(
     pair = [sample_of(some, recipe, [seeds.get(m.of) for m in some]) for some in (own, control)]
     one, first = compare([(pair[0], pair[1])])[0], own[0]
     gap = Value(
-        f"{first.metric}_gap", recipe, one.difference, one.low, one.high, tuple(one.n), one.n,
+        f"{first.metric}_gap", recipe, one.difference, one.low, one.high, one.n,
         gap_method("paired difference", one.low), first.task, first.k,
     )  # fmt: skip
     return value_of(own, recipe), value_of(control, label), gap
@@ -261,10 +195,8 @@ def gap_method(name: str, width: float) -> str:
 
 def not_beaten(metric: str, gap: Value) -> bool:
     """The interval of a gap to a control holds 0, or is on the side of what is worse."""
-    sign = BETTER.get(metric)
-    if sign is None:
-        return False
-    return gap.value == 0 or min(sign * gap.low, sign * gap.high) <= 0
+    sign = BETTER.get(metric, np.nan)
+    return sign == sign and (gap.value == 0 or min(sign * gap.low, sign * gap.high) <= 0)
 
 
 def spanned(values: Iterable[Value]) -> dict[str, tuple[float, float]]:

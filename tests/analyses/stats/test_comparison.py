@@ -16,7 +16,6 @@ from palinka.analyses.stats.comparison import (
     format_number,
     seed_spread,
 )
-from palinka.errors import InputError
 
 SEEDS = (2, 3, 4, 5, 6, 8, 10, 16, 20)
 PAIRED = (11.6, 3.26, 2.13, 1.68, 1.43, 1.16, 1.00, 0.75, 0.66)
@@ -177,8 +176,6 @@ def test_the_spread_of_seeds_is_pooled_and_has_a_chi_square_interval():
         assert np.divide(interval, sd) == pytest.approx([low, high], rel=0.03)
     pooled = seed_spread([[1.0, 3.0], [10.0, 10.0, 13.0]])
     assert pooled.sd == pytest.approx(np.sqrt((2.0 + 6.0) / 3))
-    with pytest.raises(InputError, match="needs two of one recipe"):
-        seed_spread([[1.0], [2.0]])
 
 
 def test_numbers_have_two_digits_of_their_error():

@@ -33,17 +33,14 @@ class Row(NamedTuple):
     control="Metrics of each recipe, and of the same recipe trained on a control of the language "
     "model, with 95 % intervals; circles are single seeds. A value that the "
     "control reaches is not about the language model.",
-    probing_gaps="The AUC of probes on k latents less that of each baseline, with 95 % intervals "
-    "of the paired difference, over tasks or items. Right of 0 the dictionary is better.",
 )
 def forest(
     panels: Mapping[str, Sequence[Row]], bands: Mapping[str, tuple[float, float]] | None = None,
-    name: str = "forest", reference: float | None = None,
+    name: str = "forest",
 ) -> dict[str, Figure]:  # fmt: skip
     """Draw `forest`: a panel for each metric, with the rows of all panels in one order.
 
-    `bands` are intervals of controls, by metric; a line is drawn at `reference`. Of many rows the
-    first are drawn.
+    `bands` are intervals of controls, by metric. Of many rows the first are drawn.
     """
     if not panels:  # groups of metrics may have values by task or k alone
         return {}
@@ -51,7 +48,6 @@ def forest(
     size = (PANEL, 0.62 + ROW * len(names))
     figure, axes = style.small_multiples(len(panels), COLUMNS, size, (LEFT, 0.0), sharey=True)
     for panel, (metric, rows) in zip(axes, panels.items(), strict=True):
-        style.mark(panel, x=reference)
         if bands and metric in bands:
             band = panel.axvspan(*bands[metric], color=style.MUTED, alpha=0.25, lw=0)
             if not figure.legends:

@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 from scipy.special import chdtri, nctdtr, ndtri, stdtrit
 
 from palinka.analyses.result import Result
-from palinka.errors import InputError, counted
+from palinka.errors import counted
 
 ALPHA, POWER = 0.05, 0.8
 # With two, a t interval of the seeds' mean is ± 8.98 standard deviations.
@@ -25,25 +25,18 @@ Verdict = Literal["higher", "lower", "equal", "undecided", "no interval"]
 class Sample:
     """A metric of one recipe: a number per seed, and what each item contributes to it.
 
-    Attributes:
-        name: Name of the recipe, or of the dictionary.
-        values: A number per seed, `(seeds,)`.
-        influence: Contributions of the items, `(seeds, items)`, scaled so that the variance of a
-            number is the sum of their squares; the same items for all samples. None where there
-            is nothing to resample; NaN where the items are too few, and then no interval either.
-        freedom: Degrees of freedom of that variance.
-        seeds: Seeds of the weights, by which samples are paired; None if they are not known.
-        unit: Plural name of the items.
-        count: Number of items.
+    The variance of a number is the sum of the squares of its contributions, of the same items for
+    all samples. They are None where there is nothing to resample, and NaN where the items are too
+    few, and then there is no interval either.
     """
 
-    name: str
-    values: Array
-    influence: Array | None = None
-    freedom: float = np.inf
-    seeds: tuple[int | None, ...] = (None,)
-    unit: str = "items"
-    count: int = 0
+    name: str  # of the recipe, or of the dictionary
+    values: Array  # (seeds,)
+    influence: Array | None = None  # contributions, (seeds, items)
+    freedom: float = np.inf  # degrees of freedom of the variance
+    seeds: tuple[int | None, ...] = (None,)  # by which samples are paired; None if not known
+    unit: str = "items"  # their plural
+    count: int = 0  # of items
 
 
 class Variance(NamedTuple):
@@ -58,16 +51,11 @@ class Estimate:
     """A number with its errors from seeds and items, of which there may be none.
 
     The squared half-width of its interval is the sum of theirs, `Σ t²(freedom) variance`.
-
-    Attributes:
-        value: The number.
-        errors: By what varies, such as `seeds` and `documents`.
-        n: Number of each.
     """
 
     value: float
-    errors: Mapping[str, Variance]
-    n: Mapping[str, int]
+    errors: Mapping[str, Variance]  # by what varies, such as `seeds` and `documents`
+    n: Mapping[str, int]  # number of each
 
     def half_width(self, alpha: float = ALPHA) -> float:
         """Half the width of the interval of coverage `1 - alpha`; NaN without errors."""
@@ -149,39 +137,22 @@ def _of_seeds(sample: Sample, seeds: Sequence[int]) -> Sample:
 
 @dataclass(frozen=True)
 class Comparison(Result):
-    """A difference of two recipes or dictionaries, judged.
-
-    Attributes:
-        a: Name of the first.
-        b: Name of the second.
-        difference: First less second.
-        low: Lower bound of its 95 % interval; NaN without one.
-        high: Upper bound.
-        simultaneous_low: Lower bound of the interval that holds for all comparisons together.
-        simultaneous_high: Upper bound of that.
-        p: Smallest level whose interval leaves out 0.
-        p_holm: The same, corrected for the number of comparisons.
-        detectable: Difference that is found 4 times in 5 after that correction.
-        n: Number of seeds and of items.
-        verdict: Of `first is … than second`; `undecided` is not `equal`.
-        sentence: The verdict in words.
-        remark: What it must be read with: a control that is not beaten, or single seeds.
-    """
+    """A difference of two recipes or dictionaries, judged."""
 
     a: str
     b: str
-    difference: float
-    low: float
+    difference: float  # first less second
+    low: float  # of its 95 % interval; NaN without one
     high: float
-    simultaneous_low: float
+    simultaneous_low: float  # of the interval that holds for all comparisons together
     simultaneous_high: float
-    p: float
-    p_holm: float
-    detectable: float
-    n: Mapping[str, int]
-    verdict: Verdict
+    p: float  # smallest level whose interval leaves out 0
+    p_holm: float  # corrected for the number of comparisons
+    detectable: float  # difference that is found 4 times in 5 after that correction
+    n: Mapping[str, int]  # of seeds and of items
+    verdict: Verdict  # first is … than second; `undecided` is not `equal`
     sentence: str
-    remark: str
+    remark: str  # a control that is not beaten, or single seeds
 
 
 def compare(
@@ -191,10 +162,8 @@ def compare(
 ) -> tuple[Comparison, ...]:
     """Compare pairs of samples of one metric, with verdicts after Holm over all of them.
 
-    Args:
-        pairs: Samples, first and second.
-        margin: Size below which differences do not matter: an interval within it is `equal`.
-        weak: By name of a sample the control that it does not beat, such as `the random model`.
+    An interval within the `margin`, below which differences do not matter, is `equal`. `weak` has
+    by name of a sample the control that it does not beat, such as `the random model`.
 
     Source:
         Holm (1979).
@@ -298,8 +267,6 @@ def seed_spread(groups: Sequence[ArrayLike]) -> Spread:
     """Standard deviation over the seeds of a recipe, pooled over recipes, `(seeds,)` each."""
     values = [np.asarray(group, dtype=np.float64) for group in groups]
     freedom = sum(len(one) - 1 for one in values)
-    if freedom < 1:
-        raise InputError("one seed of each recipe; a standard deviation needs two of one recipe")
     squares = float(sum(np.var(one) * len(one) for one in values))
     ends = (float(np.sqrt(squares / chdtri(freedom, tail))) for tail in (ALPHA / 2, 1 - ALPHA / 2))
     return Spread(float(np.sqrt(squares / freedom)), freedom, *ends)
@@ -308,22 +275,16 @@ def seed_spread(groups: Sequence[ArrayLike]) -> Spread:
 def minimal_detectable_difference(
     sd: float, n: int, paired: bool = True, alpha: float = ALPHA, power: float = POWER
 ) -> float:
-    """Smallest difference that a two-sided t test of `n` seeds finds with this power.
+    """Smallest difference that a two-sided t test of `n` seeds of each recipe finds.
 
-    Args:
-        sd: Standard deviation over the seeds: of the difference if `paired`, else of one recipe.
-        n: Number of seeds of each recipe, at least 2.
-        paired: The recipes have the same seeds.
-        alpha: Level of the test.
-        power: Probability of finding the difference.
+    `sd` is that over seeds: of the difference if the recipes have the same seeds, `paired`, else of
+    one recipe. `power` is the probability of finding the difference.
 
     Example:
         >>> from palinka.analyses import minimal_detectable_difference
         >>> round(minimal_detectable_difference(sd=1.0, n=5), 2)
         1.68
     """
-    if n < 2:
-        raise InputError(f"n is {n}; a standard deviation over seeds needs at least 2")
     freedom, samples = (n - 1, 1) if paired else (2 * n - 2, 2)
     return float(sd * np.sqrt(samples / n) * _noncentrality(freedom, alpha, power))
 
@@ -331,12 +292,7 @@ def minimal_detectable_difference(
 def seeds_needed(
     sd: float, difference: float, paired: bool = True, alpha: float = ALPHA, power: float = POWER
 ) -> int:
-    """Smallest number of seeds that finds a difference with this power.
-
-    The other arguments are those of `minimal_detectable_difference`.
-    """
-    if not difference > 0:
-        raise InputError(f"difference is {difference:g}; give one above 0")
+    """Smallest number of seeds that finds a difference; see `minimal_detectable_difference`."""
     large = (ndtri(1 - alpha / 2) + ndtri(power)) ** 2 * (sd / difference) ** 2
     n = max(2, int(large * (1 if paired else 2)))  # of known sd, which is too few
     while minimal_detectable_difference(sd, n, paired, alpha, power) > difference:

@@ -35,21 +35,13 @@ def unit_rows(x: ArrayLike, name: str = "the dictionary") -> Rows:
 
 @dataclass(frozen=True)
 class Matching(Result):
-    """Latents of one dictionary and their one-to-one partners in another.
+    """Latents of one dictionary and their one-to-one partners in another."""
 
-    Attributes:
-        partner: Latent of the other dictionary, `(latents,)`; -1 for none.
-        cosine: Signed cosine with it, `(latents,)`; NaN for none.
-        best: Largest cosine of each with any latent of the other, `(latents,)`, not one to one.
-        best_back: The same of each latent of the other.
-        floor: Least cosine of a pair; None if all are assigned.
-    """
-
-    partner: NDArray[np.int64]
-    cosine: Rows
-    best: Rows
-    best_back: Rows
-    floor: float | None
+    partner: NDArray[np.int64]  # latent of the other dictionary, (latents,); -1 for none
+    cosine: Rows  # signed, with it, (latents,); NaN for none
+    best: Rows  # largest cosine with any latent of the other, (latents,), not one to one
+    best_back: Rows  # the same of each latent of the other
+    floor: float | None  # least cosine of a pair; None if all are assigned
 
 
 def match_latents(a: ArrayLike, b: ArrayLike, floor: float | None = None) -> Matching:
@@ -59,9 +51,6 @@ def match_latents(a: ArrayLike, b: ArrayLike, floor: float | None = None) -> Mat
     latents; memory grows with the product of their numbers. With a floor the sum of
     `max(cosine, floor)` is: latents are left without a partner rather than paired below it. It is
     as exact, for pairs below the floor are interchangeable, and fast where few pairs exceed it.
-
-    Raises:
-        InputError: If the floor leaves more than 64 pairs per latent.
 
     Source:
         Karp (1980) and Jonker & Volgenant (1987) for the sparse assignment, as in SciPy.
@@ -147,27 +136,20 @@ def _sample(rows: Rows) -> Rows:
 class LatentStability(Result):
     """Latents that reappear in dictionaries of other seeds.
 
-    Attributes:
-        estimates: With 95 % intervals, by name. `share_0.7` and `share`: latents with a partner of
-            a cosine of at least 0.7, and of at least `threshold`; `…_null`: their mean under the
-            null; `…_corrected`: `(share - null) / (1 - null)`; `best_cosine`: mean over latents of
-            the largest one, not one to one, and its `…_null`.
-        floor: Least cosine of partners.
-        threshold: Cosine of the partners that 1 % of latents have under the null.
-        curve: Share of latents with a partner of a cosine of at least 0, .01, …, .99, `(points,)`.
-        null: The same under each draw of the null, `(draws, points)`.
-        reappears: For each dictionary the share of the others in which a latent has a partner of
-            at least `threshold`, `(latents,)`; NaN for dead ones.
-        best_cosine: Mean over the others of the largest cosine, likewise.
-        partner: For each dictionary the partners, `(latents, dictionaries)`; -1 for none.
-        cosine: Cosines with them; NaN for none.
+    The estimates with 95 % intervals are `share_0.7` and `share`, of latents with a partner of a
+    cosine of at least 0.7, and of at least `threshold`; `…_null`, their mean under the null;
+    `…_corrected`, `(share - null) / (1 - null)`; and `best_cosine`, the mean over latents of the
+    largest one, not one to one, and its `…_null`.
     """
 
     estimates: Mapping[str, Interval]
-    floor: float
-    threshold: float
-    curve: Array
-    null: Array
+    floor: float  # least cosine of partners
+    threshold: float  # cosine of the partners that 1 % of latents have under the null
+    curve: Array  # share of latents with partners of a cosine of at least 0, .01, …, .99, (points,)
+    null: Array  # the same under each draw of the null, (draws, points)
+    # For each dictionary the share of the others in which a latent has a partner of at least
+    # `threshold`, (latents,), NaN for dead ones; the mean of its largest cosines; its partners, -1
+    # for none, and the cosines with them, (latents, dictionaries).
     reappears: Sequence[Array]
     best_cosine: Sequence[Array]
     partner: Sequence[NDArray[np.int64]]

@@ -26,25 +26,15 @@ Statistic = Literal["l2", "l1"]
 
 @dataclass(frozen=True)
 class Knockoffs(Result):
-    """Columns that add to what all the others tell of a label.
+    """Columns that add to what all the others tell of a label."""
 
-    Attributes:
-        chosen: Numbers of the chosen columns.
-        candidates: Numbers of the columns that could be chosen.
-        e: E-value of each candidate, the mean over draws.
-        w: Importance of each candidate less that of its knockoff, `(draws, candidates)`.
-        s: Variance of a column that its knockoff does not share; near 0 nothing can be chosen.
-        fdr: Share of false ones among the chosen, mean over simulated labels; NaN without.
-        valid: False if that exceeds `q` by more than two standard errors.
-    """
-
-    chosen: NDArray[np.int64]
-    candidates: NDArray[np.int64]
-    e: Array
-    w: Array
-    s: float
-    fdr: float
-    valid: bool
+    chosen: NDArray[np.int64]  # numbers of columns
+    candidates: NDArray[np.int64]  # those that could be chosen
+    e: Array  # e-value of each candidate, the mean over draws
+    w: Array  # importance of each candidate less that of its knockoff, (draws, candidates)
+    s: float  # variance that a knockoff does not share; near 0 nothing can be chosen
+    fdr: float  # share of false ones among the chosen of simulated labels; NaN without
+    valid: bool  # False if that exceeds `q` by more than two standard errors
 
 
 def benjamini_yekutieli(p: ArrayLike, alpha: float = 0.05) -> Mask:

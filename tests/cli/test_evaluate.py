@@ -54,6 +54,7 @@ def test_a_run_a_checkpoint_and_two_that_are_compared(
     assert {(c["a"], c["b"]) for c in whole["comparisons"]} == {("k=3", "k=5,seed=1")}
     out = capsys.readouterr().out
     assert "evaluation in   lightning_logs/version_0/evaluation" in out
+    assert "whole report in   lightning_logs/version_0/evaluation/evaluation.md" in out
     assert "One seed of k=5,seed=1: this compares a recipe with a checkpoint." in out
     one, other = (
         str(fitted / name / "checkpoints" / "last.ckpt") for name in ("k=3", "k=5,seed=1")

@@ -13,6 +13,7 @@ from palinka.analyses.stats.bootstrap import document_ratio
 from palinka.analyses.stats.comparison import seed_spread
 from palinka.autoencoders import KSparseAutoencoder
 from palinka.data import Context
+from palinka.errors import track
 from palinka.evaluation.core import ROW_RATIOS, core
 from palinka.evaluation.report import evaluation_findings
 from palinka.evaluation.representations import random_dictionaries
@@ -57,7 +58,10 @@ def group(subject):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LanguageModel, "logits", lambda *given: whole(*given))
         patch.setattr(LanguageModel, "run_from", lambda *given: rest(*given))
+        tracked = Mock(side_effect=track)
+        patch.setattr("palinka.evaluation.core.track", tracked)
         found = core(subject)
+        assert len(tracked.call_args[0][0]) == 12  # those with a predicted token
     # Two lengths, so two batches: one whole pass, and from the site's block on one with zeros, one
     # with the mean, and one for each dictionary, five trained and as many at initialization.
     assert whole.call_count == 2
@@ -258,4 +262,7 @@ def test_the_forest_has_a_row_for_each_value_and_a_band_for_the_control():
     assert (len(fvu.patches), len(l0.patches)) == (1, 0)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["control"]
     assert not forest({"fvu": rows})["forest"].legends
+    assert figure.get_suptitle() == "Metrics with 95 % intervals"
+    many = forest({"fvu": [Row(f"k={k}", 0.1, 0.0, 0.2) for k in range(20)]})["forest"]
+    assert many.get_suptitle().endswith("(the first 16 of 20 rows)")
     assert fvu.lines[1].get_xdata().tolist() == [0.4, 0.6]

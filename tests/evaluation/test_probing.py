@@ -19,7 +19,7 @@ from palinka.evaluation.probing import _measure, _permute, probing
 from palinka.evaluation.report import Evaluation, summary
 from palinka.evaluation.representations import random_dictionary, read_texts
 from palinka.evaluation.tasks import Task
-from palinka.evaluation.values import Dictionary, Group, Measurement, Subject, value_of
+from palinka.evaluation.values import Dictionary, Group, Measurement, Subject, Value, value_of
 from palinka.language_models import LanguageModel
 from palinka.language_models.edits import latents_of
 
@@ -140,6 +140,26 @@ def test_values_of_all_k_are_in_one_row(found: Group) -> None:
     for cell, v in zip(row[2:4], values, strict=True):
         assert float(cell.split()[0]) == pytest.approx(v.value, abs=0.01)
         assert cell.endswith(")")
+
+
+def test_the_printed_summary_has_headlines_and_reasons_below_its_table() -> None:
+    reason = "none: a resample has fewer tokens, on which more latents look dead"
+    values = [
+        Value("dead", "a", 3.0, n={"tokens": 9}, method=reason),
+        Value("k_for_dense", "a", np.nan, method="none: no k up to 128"),
+        Value("auc_minus_units", "a", 0.1, 0.0, 0.2),
+        Value("auc", "a", 0.7, 0.6, 0.8),
+        Value("auc", "a", 0.9, 0.8, 1.0, task="past"),
+    ]
+    whole = summary(Evaluation(tuple(values)))
+    assert max(len(line) for line in whole.splitlines()) < 100
+    assert "\nNo interval of dead: a resample has fewer tokens, on which more" in whole
+    assert "| k_for_dense     | a  | \N{EN DASH}     | no k up to 128 |" in whole
+    assert "past" in whole
+    short = summary(Evaluation(tuple(values)).headlines())
+    assert [line.split()[1] for line in short.splitlines() if line.startswith("|")][2:] == [
+        "dead", "k_for_dense", "auc",
+    ]  # fmt: skip
 
 
 def test_the_interval_of_an_auc_is_symmetric_in_its_log_odds() -> None:

@@ -123,11 +123,12 @@ def evaluate(
     settings["data"] = {name: value for name, value in data.hparams.items() if name[0] != "_"}
     others = [one.recipe for one in theirs]
     findings = evaluation_findings(subject, found, settings, others, margin)
-    print(findings.text)
+    print(findings.short)
     beside = findings_folder(checkpoint_named(ckpt_path))  # where the atlas finds them
     places = [beside, beside.parent] if beside.name == "analyses" else [beside]
     written = [findings.write(place) for place in ([Path(output)] if output else places)]
     print(f"\nevaluation in   {shell_path(written[-1])}")
+    print(f"whole report in   {shell_path(written[-1] / 'evaluation.md')}")
     return 0
 
 

@@ -226,7 +226,8 @@ def _summary(
             numbers = ", ".join(map(str, below))
             notes.append(f"{recipe} is below tokens_all, which needs no model, at k = {numbers}")
         if gaps["dense"].high == gaps["dense"].high:  # not of two seeds
-            how = f"none: the smallest k near the dense probe, or NaN for more than {ks[-1]}"
+            how = "none: the smallest k near the dense probe"
+            how = f"none: no k up to {ks[-1]} is near the dense probe" if near != near else how
             values.append(Value("k_for_dense", recipe, near, method=how))
     for at, k in enumerate(ks if len(shuffled) else ()):
         low, high = np.quantile(shuffled[:, at], (0.025, 0.975))

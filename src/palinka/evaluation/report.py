@@ -4,7 +4,7 @@ import json
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,13 @@ UNCOMPARED = frozenset({"ce_spliced"})
 UNEQUAL_L0 = 0.05
 LEVENE = 0.01
 MOST_SEEDS = 1000
+MOST_REASON = 36  # characters; longer reasons stand below the table
+# Metrics, and gaps of them, that are printed; the others are in the files.
+HEADLINES = (
+    "fvu", "l0", "ce_delta", "loss_recovered", "dead", "auc", "k_for_dense", "baselines_beaten",
+    "test_auc", "test_acc", "stability_share", "stability_share_0.7", "absorption_full",
+    "split_features",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,21 @@ class Evaluation(Result):
         """The tables `values`, `comparisons` and `detectable`."""
         return {name: _columns(table) for name, table in self.rows().items() if table}
 
+    def headlines(self) -> "Evaluation":
+        """Main metrics; of single tasks only what has no mean over tasks."""
+        means = {one.metric for one in self.values if not one.task}
+
+        def chosen(metric: str, task: str) -> bool:
+            known = metric.removesuffix("_gap") in HEADLINES
+            return known and not (task and metric in means)
+
+        values = tuple(one for one in self.values if chosen(one.metric, one.task))
+        comparisons, detectable = (
+            [row for row in rows if chosen(row["metric"], row["task"])]
+            for rows in (self.comparisons, self.detectable)
+        )
+        return replace(self, values=values, comparisons=comparisons, detectable=detectable)
+
 
 @dataclass(frozen=True, repr=False)
 class EvaluationFindings(Findings):
@@ -88,6 +110,7 @@ class EvaluationFindings(Findings):
 
     record: Mapping[str, Any] = field(default_factory=dict)
     text: str = ""
+    short: str = ""
 
     def _write_into(self, folder: Path) -> None:
         super()._write_into(folder)
@@ -165,14 +188,15 @@ def evaluation_findings(
         **result.rows(),
         "notes": list(result.notes),
     }
+    title = f"# Evaluation of {code_span(subject.site)} of {code_span(spec.name)}\n\n"
     return EvaluationFindings(
         "evaluation",
         {"": result},
         {**forest(panels, bands), **figures},
         settings={**settings, **site},
         record=record,
-        text=f"# Evaluation of {code_span(subject.site)} of {code_span(spec.name)}\n\n"
-        + summary(result, hidden),
+        text=title + summary(result, hidden),
+        short=title + summary(result.headlines(), hidden),
     )
 
 
@@ -243,17 +267,22 @@ def summary(result: Evaluation, hidden: Collection[str] = ()) -> str:
     """
     shown = [one for one in result.values if one.of not in hidden]
     parts, rows, of_k = [], [], defaultdict[tuple[str, ...], dict[int, str]](dict)
+    below = dict[str, None]()
     for v in shown:
         half = (v.high - v.low) / 2
         value, low, high = (format_number(x, half) for x in (v.value, v.low, v.high))
-        interval, over = v.method if np.isnan(half) else f"{low} to {high}", _sizes(v.n)
+        reason, over = v.method.removeprefix("none: "), _sizes(v.n)
+        interval = reason if np.isnan(half) else f"{low} to {high}"
         name = " ".join(filter(None, [v.metric, v.task]))
         if v.k is None:
+            if len(interval) > MOST_REASON:
+                interval, below[f"No interval of {v.metric}: {reason}."] = "none", None
             rows.append([name, v.of, value, interval, over])
         else:
             of_k[name, v.of, over][v.k] = value if np.isnan(half) else f"{value} ({interval})"
     if rows:
         parts.append(_table(["metric", "of", "value", "95 % interval", "over"], rows))
+    parts += below
     if ks := sorted({k for cells in of_k.values() for k in cells}):
         rows = [[name, of, *(c.get(k, "") for k in ks), n] for (name, of, n), c in of_k.items()]
         parts.append(_table(["metric", "of", *(f"k = {k}" for k in ks), "over"], rows))

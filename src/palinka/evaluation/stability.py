@@ -136,7 +136,7 @@ def _measure(subject: Subject, dictionaries: Sequence[Dictionary]) -> _Activity:
     width = len(subject.mean)
     second, total, rows = np.zeros((width, width)), np.zeros(width), 0
     parts: dict[str, list[csc_array[Any]]] = defaultdict(list)
-    for read in read_rows(subject, track(subject.contexts(), "reading activations")):
+    for read in read_rows(subject, track([*subject.contexts()], "reading activations")):
         x = read.flatten(0, 1)
         for one in dictionaries:
             latents = latents_of(one.autoencoder, x).float().cpu().numpy()

@@ -184,6 +184,7 @@ def test_numbers_have_two_digits_of_their_error():
     assert format_number(-0.0012, 0.31) == "0.00"
     assert format_number(0.25, np.nan) == "0.25"
     assert format_number(15.999984, 1e-6) == "16"
+    assert format_number(np.nan, np.nan) == "\N{EN DASH}"
 
 
 @pytest.mark.slow

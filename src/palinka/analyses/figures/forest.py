@@ -14,6 +14,11 @@ COLUMNS, MOST = 2, 16
 LEFT, PANEL, ROW = 1.1, 1.2, 0.17  # inches
 # Shortest axis, as a fraction of its numbers.
 NARROW = 1e-3
+TITLES = {
+    "forest": "Metrics with 95 % intervals",
+    "control": "Metrics beside those of the control",
+    "probing_gaps": "AUC of probes less that of baselines",
+}
 
 
 class Row(NamedTuple):
@@ -44,7 +49,8 @@ def forest(
     """
     if not panels:  # groups of metrics may have values by task or k alone
         return {}
-    names = list(dict.fromkeys(row.name for rows in panels.values() for row in rows))[:MOST]
+    every = list(dict.fromkeys(row.name for rows in panels.values() for row in rows))
+    names = every[:MOST]
     size = (PANEL, 0.62 + ROW * len(names))
     figure, axes = style.small_multiples(len(panels), COLUMNS, size, (LEFT, 0.0), sharey=True)
     for panel, (metric, rows) in zip(axes, panels.items(), strict=True):
@@ -70,4 +76,6 @@ def forest(
             panel.locator_params(axis="x", nbins=bins)
             if max(map(len, formatter.format_ticks([*panel.get_xticks()]))) < 7:
                 break
+    some = f" (the first {MOST} of {len(every)} rows)" * (len(every) > MOST)
+    style.headline(figure, TITLES[name] + some)
     return {name: figure}

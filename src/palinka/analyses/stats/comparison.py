@@ -228,8 +228,10 @@ def _in_words(a: str, b: str, one: Estimate, verdict: Verdict, margin: float, m:
 def format_number(value: float, half: float) -> str:
     """A number with as many decimals as show two digits of the half-width of its interval.
 
-    Four digits without an interval, and beside one that is narrower than they show.
+    Four digits without an interval, and beside one that is narrower than they show; a dash for NaN.
     """
+    if np.isnan(value):
+        return "\N{EN DASH}"
     if not np.isfinite(half) or half <= 1e-4 * abs(value):
         text = f"{value:.4g}"
     else:

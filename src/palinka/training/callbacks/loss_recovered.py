@@ -105,14 +105,14 @@ class LanguageModelMetrics(EveryNSteps):
         spec, group = data.validation_spec, world()
         rank = 0 if group is None else dist.get_rank(group)
         every = data.validation_contexts()
-        contexts = islice(every, self.contexts)
+        contexts = [*islice(every, self.contexts)]
         with evaluating(module):
             documents, sums = patched_losses(
                 data.loaded_language_model,
                 spec.resolved_sites[-1],
                 [as_function(autoencoder)],
                 data.validation_rows.statistics.mean[-spec.widths[-1] :],
-                track(contexts, "patching", self.contexts) if rank == 0 else contexts,
+                track(contexts, "patching") if rank == 0 else contexts,
                 skip=spec.layout.skip,
                 batch_size=self.batch_size,
                 share=(rank, world_size(group)),

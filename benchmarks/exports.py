@@ -11,7 +11,7 @@ import torch
 
 from harness import Row, duration, medians, publish, table, timed
 from palinka.atlas import exports
-from palinka.atlas.delphi import write_delphi
+from palinka.atlas.exports import write_delphi
 from palinka.atlas.facts import gather
 from palinka.autoencoders import KSparseAutoencoder
 from palinka.data import ActivationDataModule

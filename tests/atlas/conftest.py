@@ -14,8 +14,7 @@ from palinka.analyses.stats.latents import HistogramCounter, NearestLatents, Top
 from palinka.atlas.against import Against, match
 from palinka.atlas.facts import LatentFacts
 from palinka.atlas.site import About
-from palinka.atlas.text import AFTER, BEFORE, Windows
-from palinka.atlas.tokens import TokenCounter
+from palinka.atlas.text import AFTER, BEFORE, TokenCounter, Windows
 from palinka.training.callbacks.latent_report import LatentReport
 
 ORDINARY = [f" word{i}".encode() for i in range(40)] + [b"\n", b" ", b",", b".", b"s"]

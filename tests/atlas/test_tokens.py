@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palinka.atlas.tokens import MAX_ACTIVE, TokenActivations, TokenCounter
+from palinka.atlas.text import MAX_ACTIVE, TokenActivations, TokenCounter
 
 
 def counted(tokens: np.ndarray, batch: np.ndarray, parts: int) -> TokenActivations:

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from palinka.analyses.stats.dictionaries import latent_stability
-from palinka.atlas.tokens import TokenActivations, TokenCounter
+from palinka.atlas.text import TokenActivations, TokenCounter
 from palinka.autoencoders.formats import load
 from palinka.data import ActivationDataModule
 from palinka.errors import InputError
@@ -31,11 +31,7 @@ class Other(NamedTuple):
 def read_dictionary(
     path: Path, module: SparseAutoencoderModule, data: ActivationDataModule
 ) -> Other:
-    """Read a checkpoint or an exported dictionary of the same model, site and widths.
-
-    Raises:
-        InputError: If it reads or writes other activations than `module`.
-    """
+    """Read a checkpoint or an exported dictionary of the same model, site and widths."""
     if path.is_dir():
         autoencoder, provenance = load(path)
         other, source = SparseAutoencoderModule(autoencoder), provenance.to_dict()
@@ -66,10 +62,7 @@ class Matches(NamedTuple):
 def match(
     a: NDArray[np.float32], b: NDArray[np.float32], covariance: NDArray[np.float64]
 ) -> Matches:
-    """Match the rows of two dictionaries by cosine, beside a null of flipped signs.
-
-    `covariance` is that of the activations that they are directions of.
-    """
+    """Match the rows of two dictionaries by cosine, beside a null of flipped signs."""
     draws = DRAWS if max(len(a), len(b)) <= MANY else DRAWS_OF_MANY
     found = latent_stability([a, b], covariance=covariance, draws=draws)
     partner, cosine = found.partner[0][:, 1], found.cosine[0][:, 1]

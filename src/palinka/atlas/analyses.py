@@ -2,7 +2,8 @@
 
 import csv
 import json
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -12,8 +13,8 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 
+from palinka.analyses.figures.head_scores import UNITS
 from palinka.analyses.findings import file_names
-from palinka.atlas.effects import head_scores, latent_effects
 from palinka.errors import InputError, counted
 
 _MAX_ROWS = 200
@@ -26,38 +27,29 @@ _SETTINGS = ("analysis", "language_model", "revision", "sites", "site", "units",
 
 @dataclass(frozen=True)
 class Found:
-    """Findings of one analysis.
+    """Findings of one analysis."""
 
-    Attributes:
-        page: Plain values for its page: name, settings, scalars (None for NaN), notes with their
-            part, summary of the stimuli, figures, and tables with headings first.
-        figures: PNG files by their name in the atlas.
-        columns: One value per latent, by name.
-        effects: Effects of interventions on single latents, by latent.
-        heads: Scores of all attention heads, and the level of their intervals.
-        explanations: Text, model and scores of explained latents, by latent.
-    """
-
+    # Plain values for its page: name, settings, scalars (None for NaN), notes with their part,
+    # summary of the stimuli, figures, and tables with headings first.
     page: dict[str, Any]
-    figures: dict[str, Path]
-    columns: dict[str, NDArray[np.float64]]
-    effects: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
-    heads: dict[str, Any] = field(default_factory=dict)
-    explanations: dict[int, dict[str, Any]] = field(default_factory=dict)
+    figures: dict[str, Path] = field(default_factory=dict)  # PNG files by their name in the atlas
+    columns: dict[str, NDArray[np.float64]] = field(default_factory=dict)  # a value per latent
+    effects: dict[int, list[dict[str, Any]]] = field(default_factory=dict)  # of interventions
+    heads: dict[str, Any] = field(default_factory=dict)  # scores of all, and level of intervals
+    explanations: dict[int, dict[str, Any]] = field(default_factory=dict)  # by latent
 
 
-def read_analyses(folder: Path | None, latents: int, site: str, checksum: str = "") -> list[Found]:
+def read_analyses(folder: Path, latents: int, site: str, checksum: str = "") -> list[Found]:
     """Read the findings of every analysis in a folder; skip other folders with a warning.
 
-    Arrays of `latents` numbers become columns, if the findings are of latents at `site`, and those
-    of an evaluation if it has the dictionary, which it finds by the `checksum` of its checkpoint.
-    The evaluation of a sweep is in the folder of the whole run.
+    Arrays of `latents` numbers at `site` become columns, and those of an evaluation that has the
+    dictionary, by the `checksum` of its checkpoint. That of a sweep is in the whole run's folder.
     """
     found: list[Found] = []
-    paths = sorted(folder.iterdir()) if folder is not None and folder.is_dir() else []
-    if folder is not None and not any(path.name == EVALUATION for path in paths):
-        whole = folder.parent.parent / folder.name / EVALUATION
-        paths += [whole] if checksum and whole.is_dir() else []
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    whole = folder.parent.parent / folder.name / EVALUATION
+    if checksum and whole.is_dir() and folder / EVALUATION not in paths:
+        paths.append(whole)
     for path in paths:
         # The report on the latents makes up the rest of the atlas.
         if not path.is_dir() or path.name.startswith(".") or path.name == "latents":
@@ -120,11 +112,7 @@ def _read(path: Path, number: int, latents: int, site: str, checksum: str) -> Fo
 
 
 def read_explanations(path: Path, latents: int, site: str, checksum: str = "") -> Found:
-    """Read `explanations.json` of `palinka explain` as findings, of the checkpoint if known.
-
-    Raises:
-        InputError: If the latents are others.
-    """
+    """Read `explanations.json` of `palinka explain` as findings, of the checkpoint if known."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         given = record["latent_dim"], record["site"], record["sha256"]
@@ -155,7 +143,7 @@ def read_explanations(path: Path, latents: int, site: str, checksum: str = "") -
         "summary": "", "figures": [],
         "tables": [{"name": "means", "rows": [["score", "mean", "low", "high"], *rows]}],
     }  # fmt: skip
-    return Found(page, {}, columns, explanations=explanations)
+    return Found(page, columns=columns, explanations=explanations)
 
 
 def _auc_first(names: Iterable[str]) -> list[str]:
@@ -175,3 +163,113 @@ def _text(name: str, value: Any) -> str:
     if isinstance(value, dict):
         value = [f"{key.replace('_', ' ')} {item}" for key, item in value.items()]
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+Arrays = Mapping[str, NDArray[Any]]
+# A label with an effect, the bounds of its interval, and p; NaN for none.
+Row = tuple[str, float, float, float, float]
+_CELLS = {
+    "ablation": "Ablated: {} without it minus with it",
+    "activation_patching": "Patched: {} with it from the paired prompt minus without",
+    "lesion": "Ablated with others: {} without them minus with them",
+}
+_INTERVAL = ("effect", "effect_low", "effect_high", "p_corrected")
+_OF_CELLS = "p is corrected for all cells of the analysis."
+_OF_SETS = "p is the share of matched control sets with at least as large an effect."
+_OF_SLOPE = """KL: where the divergence on neutral text first reaches so many nats. \
+The slope is per median norm of the activations; p compares it with directions of equal norm."""
+
+
+def latent_effects(
+    path: Path, settings: Mapping[str, Any], arrays: Arrays
+) -> dict[int, list[dict[str, Any]]]:
+    """Effects of interventions on single latents, by latent; an entry for each outcome."""
+    kind, outcomes = str(settings.get("analysis")), settings.get("outcomes", ())
+    found = defaultdict[int, list[dict[str, Any]]](list)
+    for outcome in outcomes if kind == "steering" or kind in _CELLS else ():
+        part = outcome if len(outcomes) > 1 else ""
+        words = outcome.replace("_", " ")
+        if toward := settings["intervention"].get("toward"):
+            words += f" toward “{toward}”"
+        if kind == "steering":
+            at = settings["options"].get("kl_at", 0.1)
+            about = f"Steered along its direction: change of the {words}"
+            rows, note = _steered(_table(path, part, "directions"), at), _OF_SLOPE
+        else:
+            about, note = _CELLS[kind].format(words), _OF_CELLS
+            cells = _table(path, part, "cells")
+            if kind == "lesion":
+                units, note = arrays[f"{part}/units".lstrip("/")], _OF_SETS
+                together = _row(f"{units.size} latents together", cells[0])
+                rows = ((unit, together) for unit in units[units >= 0].tolist())
+            else:
+                own_cells = (cell for cell in cells if cell.get("latent"))
+                rows = ((int(c["latent"]), _row(c.get("value") or "alone", c)) for c in own_cells)
+        of_latent = defaultdict[int, list[Row]](list)
+        for latent, row in rows:
+            of_latent[latent].append(row)
+        for latent, own in of_latent.items():
+            entry = {"about": about, "rows": own, "note": note, "level": _level(settings)}
+            found[latent].append(entry)
+    return dict(found)
+
+
+def _table(path: Path, part: str, name: str) -> list[dict[str, str]]:
+    with (path / f"{part}-{name}.csv".lstrip("-")).open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def _steered(table: list[dict[str, str]], at: float) -> Iterator[tuple[int, Row]]:
+    nan = np.nan
+    for row in (row for row in table if row["direction"].startswith("latent_")):
+        latent = row["direction"].removeprefix("latent_")
+        for side, verb in (("positive", "added"), ("negative", "subtracted")):
+            effect = float(row[f"effect_at_kl_{side}"])
+            yield int(latent), (f"{verb}, at a KL of {at:g}", effect, nan, nan, nan)
+        slope = [float(row[name]) for name in ("slope", "slope_low", "slope_high")]
+        yield int(latent), ("slope", slope[0], slope[1], slope[2], nan)
+        for name, p in row.items():
+            if name.startswith("p_"):
+                control = name.removeprefix("p_").replace("_", " ")
+                yield int(latent), (f"against {control}", nan, nan, nan, float(p))
+
+
+def _row(label: str, row: Mapping[str, str]) -> Row:
+    effect, low, high, p = (float(row[name]) for name in _INTERVAL)
+    return label, effect, low, high, p
+
+
+# Scores of heads in the order of their page, and what each is in a few words.
+_HEAD_SCORES = {
+    "previous_token": "attention to the previous token",
+    "duplicate_token": "in repeated random tokens: attention to the same token before",
+    "induction": "in repeated random tokens: attention to what followed the same token before",
+    "induction_text": "attention to what followed earlier copies of the token",
+    "sink": "attention to the first token",
+    "self": "attention to the token itself",
+    "entropy": "entropy of the attention",
+    "entropy_normalized": "entropy of the attention over the largest possible",
+    "distance": "mean distance of what is attended to",
+    "distance_variance": "variance of that distance",
+    "detect_previous": "share of all attention that goes to previous tokens",
+    "detect_duplicate": "share of all attention that goes to earlier copies of the token",
+    "detect_induction": "share of all attention that goes to what follows earlier copies",
+}
+
+
+def head_scores(settings: Mapping[str, Any], arrays: Arrays) -> dict[str, Any]:
+    """Scores of all heads, arrays `(layers, heads)` with words; empty for other analyses."""
+    if settings.get("analysis") != "head_scores":
+        return {}
+    keys = "score", "low", "high", "p_corrected", "significant"
+    scores = [
+        {"name": name.replace("_", " "), "about": about, "unit": UNITS.get(name, "attention")}
+        | {key: arrays[f"{name}/{key}"] for key in keys}
+        for name, about in _HEAD_SCORES.items()
+        if f"{name}/score" in arrays
+    ]
+    return {"scores": scores, "level": _level(settings)}
+
+
+def _level(settings: Mapping[str, Any]) -> float:
+    return float(settings["options"].get("level", 0.95))

@@ -1,4 +1,4 @@
-"""Latents and their texts in the formats of SAEDashboard and Neuronpedia."""
+"""Latents and their texts in the formats of SAEDashboard, Neuronpedia and delphi."""
 
 import gzip
 import json
@@ -12,15 +12,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import save
 
 from palinka.analyses.stats.permutation import chunks
 from palinka.atlas.facts import LatentFacts, Options, choose_by_rank
-from palinka.atlas.text import BEFORE, Windows
+from palinka.atlas.text import BEFORE, GROUP_TOKENS, Windows, encode_contexts
 from palinka.autoencoders.files import Provenance
 from palinka.autoencoders.formats.common import hook_of, site_of_hook
 from palinka.data import ActivationDataModule
 from palinka.data.corpora import HuggingFaceDataset
 from palinka.errors import InputError, track
+from palinka.training import SparseAutoencoderModule
+from palinka.training.callbacks.base import evaluating
 
 BATCH = 128  # latents in a file, the most that Neuronpedia takes in a request
 TOP, INTERVALS, IN_INTERVAL = 20, 5, 5  # texts, as SAEDashboard has them
@@ -109,9 +112,8 @@ def batches(
 ) -> Iterator[list[tuple[dict[str, Any], list[dict[str, Any]]]]]:
     """Fields of latents that are active at all and of their texts, one file at a time.
 
-    The texts of a latent are those of its top activations, then some from intervals between 0 and
-    its maximum, the highest first. `bin_contains` is the share of all tokens at which its
-    magnitude is in the interval.
+    The texts are those of the top activations, then some from intervals between 0 and the maximum,
+    the highest first. `bin_contains` is the share of all tokens in the interval.
     """
     ids = np.array(sorted(facts.vocabulary))
     known = (facts.vocabulary[token].decode(errors="replace") for token in ids.tolist())
@@ -133,7 +135,7 @@ def batches(
         columns = {
             "feature_index": some.tolist(),
             "frac_nonzero": np.round(facts.report.statistics.density[some] / 100, 5).tolist(),
-            "freq_hist_data_bar_values": rounded(middles),
+            "freq_hist_data_bar_values": _rounded(middles),
             "freq_hist_data_bar_heights": heights.tolist(),
             "vector": np.round(directions[some].astype(np.float64), digits).tolist(),
         }
@@ -141,7 +143,7 @@ def batches(
             none = np.empty((len(some), 0), np.int64)
             tokens, by = (effects[f"{name}{x}"][some] if effects else none for x in ("", "_by"))
             columns[f"{side}_str"] = names[np.searchsorted(ids, tokens)].tolist()
-            columns[f"{side}_values"] = rounded(by)
+            columns[f"{side}_values"] = _rounded(by)
         features = [
             {**same, **dict(zip(columns, fields, strict=True))}
             for fields in zip(*columns.values(), strict=True)
@@ -183,8 +185,7 @@ def _write_texts(
     return texts
 
 
-def rounded(values: NDArray[Any]) -> Any:
-    """Round to three decimals, as SAEDashboard does, to a list."""
+def _rounded(values: NDArray[Any]) -> Any:
     return np.round(values.astype(np.float64), 3).tolist()
 
 
@@ -216,7 +217,7 @@ def _choose(facts: LatentFacts, some: NDArray[np.int64]) -> tuple[Windows, list[
     bins = [
         [dict(zip(names, one, strict=True))
          for one in ((-1, most[0], -1), *zip(least, most, part, strict=True))]
-        for least, most, part in zip(rounded(low), rounded(high), share.tolist(), strict=True)
+        for least, most, part in zip(_rounded(low), _rounded(high), share.tolist(), strict=True)
     ]  # fmt: skip
     strongest = np.where(top.places >= 0, np.arange(top.places.shape[1]), -1)
     return pool.chosen(np.hstack([strongest, chosen])), bins
@@ -283,7 +284,7 @@ def write_neuronpedia(
                 **own, **created, "maxActApprox": most, "hasVector": bool(vector), "vector": vector,
                 "vectorLabel": None, "vectorDefaultSteerStrength": most, "hookName": source.hook,
                 "topkCosSimIndices": near.latents[latent].tolist(),
-                "topkCosSimValues": rounded(near.cosines[latent]),
+                "topkCosSimValues": _rounded(near.cosines[latent]),
                 **{column: feature[column] for column in COPIED}, "sourceSetName": None,
             }  # fmt: skip
             lines["features"].append(_json(line))
@@ -327,3 +328,78 @@ def _write_lines(path: Path, lines: Sequence[str]) -> None:
     text = "".join(f"{line}\n" for line in lines).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress(text, 5, mtime=0) if path.suffix == ".gz" else text)
+
+
+SPLITS = 5  # files, as many as delphi writes by default
+EXAMPLE_TOKENS = 32  # of which contexts must be a multiple
+LEAST, MOST = 1e-5, float(np.finfo(np.float16).max)  # magnitudes that are written
+
+
+def write_delphi(
+    folder: Path, data: ActivationDataModule, module: SparseAutoencoderModule, source: Source,
+    name: str, explanations: Mapping[int, str],
+) -> list[str]:  # fmt: skip
+    """Write delphi's cache of the latents of a Hugging Face module `name`; return notes.
+
+    Contexts are cut to a multiple of 32 tokens, and shorter ones are left out. delphi can neither
+    write nor read a range of latents of which none is active: it is merged with a neighbor.
+
+    Source:
+        `LatentCache.save_splits` and `TensorBuffer.load` of delphi 0.1.3.
+    """
+    spec = data.validation_spec
+    length = spec.context_length // EXAMPLE_TOKENS * EXAMPLE_TOKENS
+    contexts = [context.tokens for context in data.validation_contexts()]
+    whole = [tokens[:length] for tokens in contexts if len(tokens) >= length > 0]
+    if not whole:
+        fault = f"export delphi: no context has {max(length, EXAMPLE_TOKENS)} tokens"
+        raise InputError(f"{fault}; give another --data.context_length")
+    tokens = np.stack(whole).astype(np.int64)
+    places, values = [], []
+    count = max(1, GROUP_TOKENS // length)
+    with evaluating(module):
+        for start in track(range(0, len(tokens), count), "encoding contexts"):
+            latents = encode_contexts(data, module, tokens[start : start + count])
+            token, latent = np.nonzero(np.abs(latents) > LEAST)
+            place = np.stack([token // length + start, token % length, latent], axis=1)
+            places.append(place.astype(np.uint32))
+            values.append(latents[token, latent])
+    locations, activations = np.concatenate(places), np.concatenate(values)
+    if not len(activations):
+        raise InputError("no latent is active on the validation text; give more of it")
+    if (most := float(np.abs(activations).max())) > MOST:
+        fault = f"export delphi: an activation of {most:,.0f} does not fit float16"
+        raise InputError(f"{fault}; scale the dictionary")
+    known = module.autoencoder.latent_dim
+    cache = folder / "latents" / name
+    cache.mkdir(parents=True)
+    seen = np.unique(locations[:, 2])
+    # Starts of the ranges, the first of all and then each with an active latent before its end.
+    edges = np.linspace(0, known, SPLITS + 1).astype(int)
+    edges = edges[np.unique(np.searchsorted(edges, seen, side="right") - 1)]
+    for first, stop in zip([0, *edges[1:]], [*edges[1:], known], strict=True):
+        own = (first <= locations[:, 2]) & (locations[:, 2] < stop)
+        part = locations[own] - np.array([0, 0, first], dtype=np.uint32)
+        tensors = {
+            "locations": part.astype(np.uint16) if part.max() < 1 << 16 else part,
+            "activations": activations[own].astype(np.float16), "tokens": tokens,
+        }  # fmt: skip
+        (cache / f"{first}_{stop - 1}.safetensors").write_bytes(save(tensors))
+    config = {
+        "dataset_repo": source.dataset, "dataset_split": getattr(spec.corpus, "split", ""),
+        "dataset_name": getattr(spec.corpus, "name", None) or "",
+        "dataset_column": getattr(spec.corpus, "text_field", "text"), "batch_size": count,
+        "cache_ctx_len": length, "n_tokens": tokens.size, "n_splits": len(edges),
+        "model_name": spec.language_model.portable_name,
+    }  # fmt: skip
+    (cache / "config.json").write_text(json.dumps(config, indent=4))
+    (folder / "explanations").mkdir()
+    for number, text in explanations.items():
+        (folder / "explanations" / f"{name}_latent{number}.txt").write_text(json.dumps(text))
+    notes = []
+    if short := len(contexts) - len(whole):
+        counts = f"{short:,} of {len(contexts):,} left out"
+        notes.append(f"export delphi: contexts of unequal length; {counts}")
+    if negative := int((activations < 0).sum()):
+        notes.append(f"export delphi: {negative:,} activations are below 0; delphi ignores them")
+    return notes

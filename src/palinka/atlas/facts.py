@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from palinka.analyses.stats.latents import ActivationHistogram, HistogramCounter, TopHeap
 from palinka.atlas.against import Against, Other, compare
-from palinka.atlas.text import Text, Windows, read_windows
-from palinka.atlas.tokens import TokenActivations, TokenCounter
+from palinka.atlas.text import Text, TokenActivations, TokenCounter, Windows, read_windows
 from palinka.autoencoders.base import positive_integer
 from palinka.data import ActivationDataModule
 from palinka.errors import InputError
@@ -25,9 +24,7 @@ BINS = 128  # of the histograms, from which percentiles are read
 def random_priorities(
     batch: NDArray[np.float32], random: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Random priority in (0, 1] of every active entry; 0 for the others.
-
-    The rows with the largest ones are a random sample of those at which a latent is active.
+    """Random priority in (0, 1] of every active entry, whose largest are a random sample.
 
     Source:
         Efraimidis & Spirakis (2006), Weighted random sampling with a reservoir, with weights of 1.
@@ -89,15 +86,10 @@ class LatentFacts:
 
 
 def gather(
-    data: ActivationDataModule,
-    module: SparseAutoencoderModule,
-    options: Options,
+    data: ActivationDataModule, module: SparseAutoencoderModule, options: Options,
     against: Other | None = None,
-) -> LatentFacts:
-    """Measure every latent of a module on one device, in a pass over the rows and their texts.
-
-    Another dictionary, `against`, that `read_dictionary` read, is compared in another pass.
-    """
+) -> LatentFacts:  # fmt: skip
+    """Measure every latent of a module on one device, in a pass over the rows and their texts."""
     latents, stored = module.autoencoder.latent_dim, data.validation_rows
     histogram = HistogramCounter(latents, BINS)
     sample, random = TopHeap(latents, options.sample), np.random.default_rng(options.seed)
@@ -117,12 +109,11 @@ def gather(
     columns = np.tile(np.arange(rows.shape[1]), (latents, 1))
     parts = np.split(columns, [report.top.rows.shape[1]], axis=1)
     top, sampled = (windows.chosen(part) for part in parts)
-    ids = set(np.unique(text.tokens).tolist())
-    for name in {"raised", "lowered"} & report.effects.keys():
-        ids |= set(report.effects[name].ravel().tolist())
+    changed = [report.effects[n].ravel() for n in ("raised", "lowered") if n in report.effects]
+    ids = np.unique(np.concatenate([text.tokens, *changed])).tolist()
     # Ids beyond the tokenizer's only pad the embedding matrix.
     tokenizer = data.loaded_language_model.tokenizer
-    known = sorted(token for token in ids if token < len(tokenizer))
+    known = [token for token in ids if token < len(tokenizer)]
     vocabulary = dict.fromkeys(ids, b"")
     vocabulary.update(zip(known, token_bytes(tokenizer, known), strict=True))
     written = stored.read_rows(0, min(stored.rows, BATCH_ROWS))[:, -module.autoencoder.output_dim :]
@@ -145,9 +136,7 @@ def gather(
 def choose_from_bands(sample: Windows, bands: int, each: int) -> NDArray[np.int64]:
     """Select windows of a random sample from each band of equal probability.
 
-    Windows at even distances within a band of the ranks represent it. Returns columns of the
-    sample, `(latents, bands * each)`, the strongest band first and the strongest first within
-    each; -1 where there are none.
+    Returns columns of the sample, `(latents, bands * each)`, the strongest first; -1 for none.
     """
     values = np.where(sample.places >= 0, sample.peak, -np.inf)
     edges = (sample.places >= 0).sum(axis=1)[:, None] * np.arange(bands + 1) // bands
@@ -159,8 +148,7 @@ def choose_by_rank(
 ) -> NDArray[np.int64]:
     """Select columns at even distances within ranges of the descending ranks of each row.
 
-    Ranges lie between neighboring `edges`, `(rows, ranges + 1)`. Returns `(rows, ranges * each)`;
-    -1 where there are none.
+    Ranges lie between `edges`, `(rows, ranges + 1)`. Returns `(rows, ranges * each)`; -1 for none.
     """
     rows, n = values.shape
     first, members = edges[:, :-1, None], np.diff(edges)[:, :, None]

@@ -43,11 +43,9 @@ class LiveLatents:
     def answer(self, text: str, latent: int | None = None) -> dict[str, Any]:
         """Latents of a text, or the activations of one of them, as plain values.
 
-        Returns:
-            With a latent, `values`: its activation at each token. Otherwise `tokens`: id and
-            text of each; `top`: the most active latents of each token and their activations;
-            `active`: for every active latent its index, maximum, place of the maximum, and number
-            of active tokens.
+        With a latent, `values` are its activations. Otherwise `tokens` are the id and text of each,
+        `top` the most active latents of each token, and `active` has of every active latent its
+        index, maximum, place of the maximum, and number of active tokens.
         """
         if latent is not None:
             choose_latents(np.zeros(self.module.autoencoder.latent_dim), (), [latent])
@@ -89,8 +87,7 @@ def _strongest(row: NDArray[np.float32], most: int | None = None) -> list[list[A
 
 
 HOST = "127.0.0.1"
-# Far more than any context.
-LARGEST_REQUEST = 1 << 18
+LARGEST_REQUEST = 1 << 18  # far more than any context
 API = "/api/latents"
 Reply = tuple[HTTPStatus, bytes, str]  # status, body and its type
 

@@ -4,6 +4,7 @@ import base64
 import json
 import shutil
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,18 +20,13 @@ from palinka.analyses.stats.permutation import chunks
 from palinka.atlas.against import Against
 from palinka.atlas.analyses import Found
 from palinka.atlas.facts import LatentFacts
-from palinka.atlas.text import BEFORE, Windows
-from palinka.atlas.tokens import TokenActivations
+from palinka.atlas.text import BEFORE, TokenActivations, Windows
 from palinka.errors import InputError
 from palinka.training.callbacks.summary import DOCUMENTS, ROWS, interval
 
 
 def script(name: str, value: Any) -> str:
-    """JavaScript that passes data to the page under a name.
-
-    A page on disk may not fetch files, but it may load scripts. Non-ASCII characters and `<` are
-    escaped, so that no text is taken for markup under any encoding.
-    """
+    """JavaScript that passes data to the page under a name; no text in it is markup."""
     arguments = json.dumps([name, value], allow_nan=False, separators=(",", ":"))[1:-1]
     return f"palinka.receive({arguments});\n".replace("<", "\\u003c")
 
@@ -46,8 +42,7 @@ def short(value: float | None, digits: int = 4) -> float | None:
     return None if value is None or not np.isfinite(value) else float(f"{value:.{digits}g}")
 
 
-# Latents in a file: a few hundred kilobytes, read in a few milliseconds.
-CHUNK = 64
+CHUNK = 64  # latents in a file: a few hundred kilobytes, read in a few milliseconds
 
 
 class Records:
@@ -192,12 +187,9 @@ def _metrics(values: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
 PAGES = Path(__file__).with_name("pages")
 # Entries of a site: a folder with anything else is never replaced.
 PARTS = frozenset({"index.html", "assets", "data", "figures"})
-# Tokens in a latent's label, and on its page.
-_LABEL = 4
-_TOKENS = 8
+_LABEL, _TOKENS = 4, 8  # tokens in a latent's label, and on its page
 # Latents of a token by mean, and by maximum, in the search index; tokens in each of its files.
-_RANKED = 10
-_INDEXED = 512
+_RANKED, _INDEXED = 10, 512
 
 
 @dataclass(frozen=True)
@@ -215,10 +207,7 @@ class About:
 def write_site(
     output: Path, facts: LatentFacts, about: About, analyses: Sequence[Found] = ()
 ) -> Path:
-    """Write the atlas into a folder, atomically, and return the page to open, `index.html`.
-
-    The folder is new or empty, or an atlas, which is replaced.
-    """
+    """Write the atlas, in place of one in the folder, and return the page to open."""
     check_output(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as beside:
@@ -252,34 +241,31 @@ def _data(facts: LatentFacts, about: About, analyses: Sequence[Found]) -> Iterat
     texts = {token: display_tokens([text])[0] for token, text in sorted(facts.vocabulary.items())}
     latents = len(facts.lengths)
     raised = facts.report.effects.get("raised", np.empty((latents, 0), dtype=np.int64))
-    promoted = [" ".join(texts[token].strip() for token in ids) for ids in raised.tolist()]
     yield "overview", _overview(facts, about, analyses)
     explained = {j: one for found in analyses for j, one in found.explanations.items()}
     labels = _labels(facts.tokens, texts, latents)
     yield "labels", [explained.get(j, {"text": label})["text"] for j, label in enumerate(labels)]
-    yield "promoted", promoted
+    yield "promoted", [" ".join(texts[t].strip() for t in ids) for ids in raised.tolist()]
     yield "vocabulary", {"ids": packed(np.array(list(texts)), "uint32"), "texts": [*texts.values()]}
     yield from _index(facts.tokens, texts)
     if facts.against:
         yield "against", _against(facts.against, texts)
-    records = Records(facts)
+    records, effects = Records(facts), defaultdict[int, list[dict[str, Any]]](list)
+    for number, found in enumerate(analyses):
+        for latent, own in found.effects.items():
+            effects[latent] += [_plain(one) | {"analysis": number} for one in own]
     for number, part in enumerate(chunks(latents, CHUNK)):
-        some = range(latents)[part]
-        more = [{"effects": _effects(j, analyses), "explanation": explained.get(j)} for j in some]
-        yield f"latents-{number:04d}", [records[j] | more[i] for i, j in enumerate(some)]
+        yield (
+            f"latents-{number:04d}",
+            [
+                {**records[j], "effects": effects[j], "explanation": explained.get(j)}
+                for j in range(latents)[part]
+            ],
+        )
     for number, found in enumerate(analyses):
         yield f"analysis-{number}", found.page
         if found.heads:
             yield f"heads-{number}", _plain(found.heads)
-
-
-def _effects(latent: int, analyses: Sequence[Found]) -> list[dict[str, Any]]:
-    """Effects of interventions on a latent, with the number of the analysis."""
-    return [
-        _plain(effect) | {"analysis": number}
-        for number, found in enumerate(analyses)
-        for effect in found.effects.get(latent, ())
-    ]
 
 
 def _plain(value: Any) -> Any:

@@ -24,9 +24,6 @@ class WriteAtlas(EndOfRunCallback):
         options: Amount of detail per latent.
         against: Checkpoint or exported dictionary of the same model and site, to compare with.
         explanations: `explanations.json` of `palinka explain`, which label latents.
-
-    Raises:
-        InputError: If the folder exists and is not an atlas.
     """
 
     def __init__(
@@ -37,17 +34,15 @@ class WriteAtlas(EndOfRunCallback):
         against: str | None = None,
         explanations: str | None = None,
     ) -> None:
-        self.output = None if output is None else expanded(output)
-        self.analyses = None if analyses is None else expanded(analyses)
+        self.output, self.analyses, self.against, self.explanations = (
+            None if path is None else expanded(path)
+            for path in (output, analyses, against, explanations)
+        )
         self.options = options or Options()
-        self.against = None if against is None else expanded(against)
-        self.explanations = None if explanations is None else expanded(explanations)
         self._other: Other | None = None
         self._explained: list[Found] = []
-        self.page: Path | None = None
-        """The page to open, once written."""
-        self.checksum = ""
-        """SHA-256 of the checkpoint, by which an evaluation of several has its latents."""
+        self.page: Path | None = None  # to open, once written
+        self.checksum = ""  # of the checkpoint, by which an evaluation of several has its latents
         if self.output is not None:
             check_output(self.output)
 

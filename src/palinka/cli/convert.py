@@ -10,11 +10,11 @@ from typing import Any, Literal
 import lightning
 
 from palinka.atlas.analyses import read_explanations
-from palinka.atlas.delphi import write_delphi
 from palinka.atlas.exports import (
     OPTIONS,
     active,
     describe_source,
+    write_delphi,
     write_neuronpedia,
     write_saedashboard,
 )
@@ -145,14 +145,13 @@ def import_(where: str, /, output: str | None = None, revision: str | None = Non
         raise InputError(f"{path} already exists; choose another --output")
     autoencoder, provenance = load(where, revision)
     write_checkpoint(autoencoder, provenance, path)
-    facts = {
-        "class": type(autoencoder).__name__,
-        "width": autoencoder.input_dim,
-        "latents": autoencoder.latent_dim,
-        "model": provenance.language_model or "unknown",
-        "site": provenance.site or provenance.hook or "unknown",
-    }
-    for name, value in facts.items():
+    for name, value in (
+        ("class", type(autoencoder).__name__),
+        ("width", autoencoder.input_dim),
+        ("latents", autoencoder.latent_dim),
+        ("model", provenance.language_model or "unknown"),
+        ("site", provenance.site or provenance.hook or "unknown"),
+    ):
         print(escape_control_chars(f"  {name:<10}{value}"))
     print(escape_control_chars(f"imported to   {path}"))
     return 0
@@ -224,10 +223,7 @@ def _tokens(stored: Mapping[str, Any], data: Mapping[str, Any]) -> int | None:
 
 
 def write_checkpoint(autoencoder: Autoencoder, provenance: Provenance, path: Path) -> None:
-    """Write a checkpoint that `validate`, `test`, `predict` and `analyze` take.
-
-    It has no data to resume training with, and the model may have another name here.
-    """
+    """Write a checkpoint that `validate`, `test`, `predict` and `analyze` take."""
     module = SparseAutoencoderModule(autoencoder)
     content: dict[str, Any] = {
         "epoch": 0,

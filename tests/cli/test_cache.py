@@ -89,20 +89,6 @@ def test_every_cache_is_listed_in_columns(caches: Path, said: Said) -> None:
     assert lines[9].startswith("6 caches, ")
 
 
-def test_rows_that_look_alike_show_what_differs(caches: Path, said: Said) -> None:
-    corpus = {"kind": "passage", "sha256": "0123456789abcdef0123"}
-    some = [finished(caches, max_rows=m, bos=False, corpus=corpus) for m in (None, 20_000_000)]
-    other = finished(caches, max_rows=None, bos=True, corpus={**corpus, "sha256": "f" * 64})
-    validation = finished(caches, split="validation", max_rows=None, bos=True)
-    with_ = {line.split()[0]: line.partition("complete")[2] for line in said("list").splitlines()}
-    assert [with_[cache.name].strip() for cache in (*some, other, validation)] == [
-        "max_rows=None, bos=False, corpus.sha256=0123456789abcdef",
-        "max_rows=20000000, bos=False, corpus.sha256=0123456789abcdef",
-        "max_rows=None, bos=True, corpus.sha256=ffffffffffffffff",
-        "",
-    ]
-
-
 def test_other_folders_may_be_named_and_looking_does_without_lightning(
     workspace: Path, caches: Path, said: Said
 ) -> None:

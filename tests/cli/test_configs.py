@@ -41,7 +41,7 @@ def test_a_copy_can_be_run_where_it_is(workspace: Path, capsys: pytest.CaptureFi
     entry = yaml.safe_load(copied[0].read_text())["analyses"][0]
     assert (copied[0].parent / entry["stimuli"]).is_file()
     assert main(["configs", "copy", "him_her"]) == 2
-    assert "him_her.yaml already exists; remove it" in capsys.readouterr().err
+    assert "him_her.yaml already exists; choose" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -107,9 +107,9 @@ def test_the_wheel_runs_the_quickstart_outside_the_clone(tmp_path: Path) -> None
     assert (tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt").is_file()
 
 
-def test_the_clones_own_file_is_not_to_be_removed(
+def test_the_clones_own_file_is_not_replaced(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(config_folder().parent)
     assert main(["configs", "copy", "quickstart"]) == 2
-    assert "quickstart.yaml is the configuration itself: edit it" in capsys.readouterr().err
+    assert "quickstart.yaml already exists; choose another --to" in capsys.readouterr().err

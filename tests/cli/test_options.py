@@ -56,7 +56,6 @@ def test_a_configuration_of_another_command_is_named_so(tmp_path: Path) -> None:
         ("--epochs=3", "there is no option epochs (did you mean 'trainer.max_epochs'?)"),
         ("--trainer.max_epoch=3", "option trainer.max_epoch (did you mean 'trainer.max_epochs'?)"),
         ("--data.batch_size=many", "data.batch_size: expected int, got 'many'"),
-        ("--data.context_length=null", "data.context_length is null; give a value"),
         ("--data.dtype=float8", "'float8' is not one of float16, bfloat16, float32 (did you mean"),
         ("--model.autoencoder=topk", "no class 'topk' (did you mean 'TopKAutoencoder'?)"),
         ("--model.autoencoder=KSparse", "no class 'KSparse' (did you mean 'KSparseAuto"),

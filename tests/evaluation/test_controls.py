@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from palinka.cli.control import control_run, control_settings
-from palinka.cli.evaluate import Found, _of_control
+from palinka.cli.evaluate import Found, _of_control, control_run, control_settings
 from palinka.errors import InputError
 from palinka.evaluation.controls import controls
 from palinka.evaluation.values import Group, Measurement, Value

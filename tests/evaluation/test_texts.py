@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from palinka.errors import InputError
-from palinka.evaluation.texts import read_csv, read_sae_probes, text_task
+from palinka.evaluation.tasks import read_csv, read_sae_probes, text_task
 
 
 def write(path: Path, rows: list[dict[str, str]]) -> str:

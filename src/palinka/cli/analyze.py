@@ -32,8 +32,8 @@ def analyze(
             `lightning_logs/analyses` without a checkpoint.
 
     Returns:
-        The exit status: 0, 1 where an analysis failed, 2 where its input could not be used. The
-        others still run, unless an analysis or an option does not exist.
+        The exit status: 1 where an analysis failed, 2 where its input could not be used; the others
+        still run.
     """
     names = [entry.name for entry in analyses]
     if not names or len(set(names)) < len(names):

@@ -1,6 +1,5 @@
 """`palinka atlas` and `palinka atlas serve`: write or serve an atlas."""
 
-import logging
 import sys
 from typing import Any
 
@@ -54,13 +53,9 @@ def atlas(
     writer = WriteAtlas(output, str(found), options, other, explanations)
     writer.checksum = checkpoint.sha256(checkpoint_named(ckpt_path))
     trainer = pl.Trainer(
-        logger=False,
-        callbacks=[LanguageModelMetrics(), writer],
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-        devices=1,
-    )
+        logger=False, callbacks=[LanguageModelMetrics(), writer], enable_checkpointing=False,
+        enable_model_summary=False, enable_progress_bar=False, devices=1,
+    )  # fmt: skip
     trainer.validate(module, data, verbose=False)
     if writer.page is None:
         raise InputError("no atlas: the latents are divided over devices; give a checkpoint of one")
@@ -96,9 +91,7 @@ def serve(ckpt_path: str, atlas: str, data: ActivationDataModule, port: int = 0)
 
 def checked_module(ckpt_path: str, data: ActivationDataModule) -> SparseAutoencoderModule:
     """Load the module of a checkpoint, and check that it fits the data."""
-    ignore_warnings()
-    # Lightning's tips and list of devices.
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    ignore_warnings(tips=True)
     path = checkpoint_named(ckpt_path)
     module = load_module(path)
     checkpoint.check_matches(checkpoint.read(path), module.autoencoder, data, resume=False)

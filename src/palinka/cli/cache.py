@@ -2,20 +2,18 @@
 
 import sys
 from collections.abc import Collection
-from dataclasses import asdict
 from pathlib import Path
 
 from tqdm import tqdm
 
-from palinka.cli.options import flat
 from palinka.data.cache import default_cache_dir
 from palinka.data.format import JSON
 from palinka.data.inventory import StoredCache, remove_cache, stored_caches
-from palinka.errors import InputError, did_you_mean, escape_control_chars, expanded
+from palinka.errors import InputError, counted, did_you_mean, escape_control_chars, expanded
 from palinka.language_models import LanguageModelSpec
 
-_HEADINGS = ("KEY", "MODEL", "SITE", "SPLIT", "ROWS", "SIZE", "STATE", "")
-_SIDES = "<<<<>><<"  # numbers to the right
+_HEADINGS = ("KEY", "MODEL", "SITE", "SPLIT", "ROWS", "SIZE", "STATE")
+_SIDES = "<<<<>><"  # numbers to the right
 
 
 def list_caches(cache_dir: str | None = None) -> int:
@@ -24,19 +22,13 @@ def list_caches(cache_dir: str | None = None) -> int:
     Args:
         cache_dir: The folder of all caches; $PALINKA_CACHE, or ~/.cache/palinka/activations.
     """
-    root = expanded(cache_dir) if cache_dir else default_cache_dir()
-    shown = escape_control_chars(str(root))
-    if not cache_dir and not root.is_dir():
-        print(f"no caches: there is no folder {shown} yet")
+    if not cache_dir and not default_cache_dir().is_dir():
+        print(escape_control_chars(f"no caches: there is no folder {default_cache_dir()} yet"))
         return 0
-    caches = stored_caches(_folder(root))
+    root = _folder(cache_dir)
+    caches = stored_caches(root)
     bundled = LanguageModelSpec().fingerprint()["weights"]
     rows = [_cells(cache, bundled) for cache in caches]
-    details = [_details(cache) for cache in caches]
-    for place, own in enumerate(details):
-        alike = [d for row, d in zip(rows, details, strict=True) if row[1:5] == rows[place][1:5]]
-        differing = (f"{n}={v}" for n, v in own.items() if any(d.get(n) != v for d in alike))
-        rows[place] += (", ".join(differing),)
     widths = [max(map(len, column)) for column in zip(_HEADINGS, *rows, strict=True)]
     for row in (_HEADINGS, *rows) if rows else ():
         columns = zip(_SIDES, row, widths, strict=True)
@@ -48,7 +40,7 @@ def list_caches(cache_dir: str | None = None) -> int:
             print(escape_control_chars(f"{cache.path.name}: {problem}"))
     count = sum(cache.state != "no cache" for cache in caches)
     total = _size(sum(cache.bytes for cache in caches))
-    print(f"{count} cache{'' if count == 1 else 's'}, {total}, in {shown}")
+    print(escape_control_chars(f"{counted(count, 'caches')}, {total}, in {root}"))
     return 0
 
 
@@ -66,7 +58,7 @@ def remove_caches(
     Returns:
         The exit status: 0, or 1 if the user decided to remove nothing.
     """
-    root = _folder(expanded(cache_dir) if cache_dir else default_cache_dir())
+    root = _folder(cache_dir)
     caches = {cache.path.name: cache for cache in stored_caches(root)}
     chosen = {name: caches[name] for one in key for name in [_named(one, caches, root)]}
     if incomplete:
@@ -93,7 +85,8 @@ def remove_caches(
     return 0
 
 
-def _folder(root: Path) -> Path:
+def _folder(given: str | None) -> Path:
+    root = expanded(given) if given else default_cache_dir()
     if not root.is_dir():
         raise InputError(f"there is no folder {root}; give another --cache_dir")
     return root
@@ -110,13 +103,6 @@ def _cells(cache: StoredCache, bundled: str) -> tuple[str, ...]:
         _size(cache.bytes),
         cache.state,
     )
-
-
-def _details(cache: StoredCache) -> dict[str, str]:
-    """Settings of a cache's rows by dotted name, without those that follow from others."""
-    every = {**asdict(cache.key.layout), **cache.key.settings} if cache.key else {}
-    derived = ("width", "contexts_per_shard", "split_seed")
-    return {n: str(value)[:16] for n, value in flat(every) if n not in derived}
 
 
 def _model(known: JSON, bundled: str) -> str:

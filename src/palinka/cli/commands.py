@@ -16,16 +16,12 @@ from palinka.errors import InputError, one_line
 
 
 class Command(NamedTuple):
-    """One command.
+    """One command."""
 
-    Attributes:
-        does: Its purpose, for the list of all commands.
-        function: `module:name` of a function whose type hints and docstring are the command
-            line, or the module of Lightning's commands, which has `run` and `parsers`. A function
-            `overrides` in its module gives settings that win over configuration files.
-    """
-
-    does: str
+    does: str  # its purpose, for the list of all commands
+    # `module:name` of a function whose type hints and docstring are the command line, or the module
+    # of Lightning's commands. A function `overrides` in its module gives settings that win over
+    # configuration files.
     function: str
 
 
@@ -60,10 +56,7 @@ PATH_ERRORS = (
 
 
 def run(words: str, arguments: Sequence[str]) -> int:
-    """Run one of `COMMANDS` with the arguments that follow it; return its exit status.
-
-    Help, and checks that need neither the command's module nor torch, come first.
-    """
+    """Run one of `COMMANDS` with the arguments that follow it; return its exit status."""
     arguments = list(with_paths(arguments))
     options = Options(words)
     if (text := options.requested_help(arguments)) is not None:
@@ -100,8 +93,7 @@ def target_of(words: str) -> Any:
     module, _, function = COMMANDS[words].function.partition(":")
     module = f"palinka.cli.{module}"
     if module not in sys.modules:
-        # Hundreds of thousands of objects, none of them garbage: collecting among them takes a
-        # third of the time of a short command, half of that when the process ends.
+        # Collecting among objects of which none is garbage takes a third of a short command.
         atexit.register(gc.freeze)
         gc.disable()
     target = importlib.import_module(module)

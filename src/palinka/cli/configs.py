@@ -31,11 +31,8 @@ def copy_config(name: str, /, to: str = "configs") -> int:
     used = re.findall(r"(?:\.\./)?(stimuli/\w+\.yaml)", path.read_text(encoding="utf-8"))
     sources = [path, *(config_folder() / part for part in dict.fromkeys(used))]
     targets = [Path(to) / source.relative_to(config_folder()) for source in sources]
-    for target in targets:
-        if target.exists() and target.samefile(sources[0]):
-            raise InputError(f"{target} is the configuration itself: edit it, or copy it --to mine")
-        if target.exists():
-            raise InputError(f"{target} already exists; remove it, or choose another --to")
+    if taken := [target for target in targets if target.exists()]:
+        raise InputError(f"{taken[0]} already exists; choose another --to")
     for source, target in zip(sources, targets, strict=True):
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)

@@ -6,8 +6,6 @@ import re
 import shutil
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -19,9 +17,9 @@ from packaging.requirements import Requirement
 import palinka
 from palinka.errors import colored, escape_control_chars, is_quiet, one_line, suppress_progress
 
-# States of a check; `WARN` is something palinka works without, or works slowly with.
-OK, WARN, FAIL = "ok", "note", "bad"
+OK, WARN, FAIL = "ok", "note", "bad"  # WARN: palinka works without it, or works slowly with it
 _COLORS = {OK: "green", WARN: "yellow", FAIL: "red"}
+_LITTLE_SPACE = 10 * 1000**3  # a cache of a few million rows of a small model takes more
 
 
 class Finding(NamedTuple):
@@ -32,9 +30,6 @@ class Finding(NamedTuple):
     state: str = OK
 
 
-_LITTLE_SPACE = 10 * 1000**3  # a cache of a few million rows of a small model takes more
-
-
 def versions() -> Iterator[Finding]:
     """Python, the required packages, and those of the extras."""
     yield Finding("palinka", palinka.__version__)
@@ -42,18 +37,16 @@ def versions() -> Iterator[Finding]:
     fitting = []
     for requirement in map(Requirement, requires("palinka") or []):
         name, needed, installed = requirement.name, requirement.specifier, None
+        extra = re.search(r"extra == .([\w-]+)", str(requirement.marker))
         with suppress(PackageNotFoundError):
             installed = version(name)
-        remedy = f"pip install '{name}{needed}'"
-        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+        if extra:
             if installed is None:
-                extra = str(requirement.marker).rpartition("==")[2].strip(" \"'")
-                text = f"not installed; pip install 'palinka[{extra}]' if you need it"
+                text = f"not installed; pip install 'palinka[{extra[1]}]' if you need it"
                 yield Finding(name, text, WARN)
-        elif installed is None:
-            yield Finding(name, f"not installed; {remedy}", FAIL)
-        elif not needed.contains(installed, prereleases=True):
-            yield Finding(name, f"{installed}, but palinka needs {needed}; {remedy}", FAIL)
+        elif installed is None or not needed.contains(installed, prereleases=True):
+            fault = f"{installed}, but palinka needs {needed}" if installed else "not installed"
+            yield Finding(name, f"{fault}; pip install '{name}{needed}'", FAIL)
         elif name in ("torch", "lightning", "transformers"):
             yield Finding(name, installed)
         else:
@@ -87,11 +80,9 @@ def matrix_products() -> Iterator[Finding]:
     from palinka.language_models import cpu
 
     library = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
-    onednn: Any = torch.backends.mkldnn  # without types
-    libraries = library[1] if library else "an unknown BLAS"
-    libraries += " and oneDNN" if onednn.is_available() else ""
     _, reason = cpu.select_matmul_backend()
-    yield Finding("matrix products", f"torch with {libraries}; {reason}")
+    blas = library[1] if library else "an unknown BLAS"
+    yield Finding("matrix products", f"torch with {blas}; {reason}")
     slow = cpu.slow_products(torch.bfloat16)
     factor = cpu.slowdown(torch.bfloat16)
     text = slow or f"bfloat16 products take {factor:.2g} times as long as float32's"
@@ -136,51 +127,33 @@ def folders() -> Iterator[Finding]:
 
     from palinka.data.cache import default_cache_dir
 
-    yield _folder("caches", default_cache_dir(), "set PALINKA_CACHE", needed=True)
-    yield _folder("models", Path(HF_HUB_CACHE), "set HF_HOME")
-    yield _folder("working folder", Path.cwd(), "give --trainer.default_root_dir")
-
-
-def _folder(name: str, folder: Path, remedy: str, needed: bool = False) -> Finding:
-    parent = next(path for path in (folder, *folder.parents) if path.exists())
-    try:
-        tempfile.TemporaryFile(dir=parent).close()
-        free = shutil.disk_usage(parent).free
-    except OSError as error:
-        text = f"{folder}: {error.strerror}; {remedy} to another folder"
-        return Finding(name, text, FAIL if needed else WARN)
-    text = f"{folder}, {free / 1000**3:.1f} GB free"
-    if needed and free < _LITTLE_SPACE:
-        return Finding(name, f"{text}, which is little: {remedy} to another disk", WARN)
-    return Finding(name, text if parent == folder else f"{text} (does not exist yet)")
-
-
-def hub() -> Iterator[Finding]:
-    """Connection to the Hugging Face hub."""
-    from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
-
-    local = "local models and the bundled one still work"
-    if HF_HUB_OFFLINE:
-        yield Finding("hub", f"not checked: HF_HUB_OFFLINE is set; {local}", WARN)
-        return
-    try:
-        request = urllib.request.Request(ENDPOINT, method="HEAD")
-        urllib.request.urlopen(request, timeout=4.0).close()
-    except (OSError, ValueError) as error:
-        if not isinstance(error, urllib.error.HTTPError):  # which is an answer all the same
-            reason = getattr(error, "reason", error)
-            yield Finding("hub", f"{ENDPOINT} could not be reached ({reason}); {local}", WARN)
-            return
-    yield Finding("hub", f"{ENDPOINT} answers")
+    for name, folder, remedy in (
+        ("caches", default_cache_dir(), "set PALINKA_CACHE"),
+        ("models", Path(HF_HUB_CACHE), "set HF_HOME"),
+        ("working folder", Path.cwd(), "give --trainer.default_root_dir"),
+    ):
+        parent = next(path for path in (folder, *folder.parents) if path.exists())
+        needed, state = name == "caches", OK
+        try:
+            tempfile.TemporaryFile(dir=parent).close()
+            free = shutil.disk_usage(parent).free
+            text = f"{folder}, {free / 1000**3:.1f} GB free"
+            if needed and free < _LITTLE_SPACE:
+                text, state = f"{text}, which is little: {remedy} to another disk", WARN
+            elif parent != folder:
+                text += " (does not exist yet)"
+        except OSError as error:
+            text = f"{folder}: {error.strerror}; {remedy} to another folder"
+            state = FAIL if needed else WARN
+        yield Finding(name, text, state)
 
 
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
-    versions, devices, matrix_products, compiled_loops, bundled_model, folders, hub,
+    versions, devices, matrix_products, compiled_loops, bundled_model, folders,
 )  # fmt: skip
 
 
-def run_checks() -> Iterator[Finding]:
-    """Run every check; an exception is a finding."""
+def _run_checks() -> Iterator[Finding]:
     for check in CHECKS:
         try:
             yield from check()
@@ -189,14 +162,14 @@ def run_checks() -> Iterator[Finding]:
 
 
 def doctor() -> int:
-    """Check versions, devices, matrix products, folders and the hub.
+    """Check versions, devices, matrix products and folders.
 
     Returns:
         The exit status: 0, or 1 if something that palinka needs does not work.
     """
     failed, quiet = False, is_quiet()
     with suppress_progress(wanted=True):
-        for name, text, state in run_checks():
+        for name, text, state in _run_checks():
             failed |= state == FAIL
             if state != OK or not quiet:
                 mark = colored(f"{state:<5}", _COLORS[state])

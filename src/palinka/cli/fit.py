@@ -157,10 +157,7 @@ class PalinkaCLI(LightningCLI):
         return self._kept
 
     def _parse_ckpt_path(self) -> None:
-        """Compare the settings of a resumed run with those of its beginning and of the files.
-
-        Lightning would apply the checkpoint's here, and ignore `--model.….k 9` silently.
-        """
+        """Compare the settings of a resumed run with those of its beginning and of the files."""
         if self.config.subcommand == "fit" and self._kept:
             model, kept = self.config.fit.model.as_dict(), self._kept["model"]
             resume.check_optimizer(model, kept)
@@ -345,7 +342,7 @@ def _any(given: Sequence[pl.Callback], kind: type) -> bool:
 
 
 def _cause(error: BaseException | None, kind: type[_Error]) -> _Error | None:
-    """Find an error of a kind in the chain of errors that the parser wrapped it in."""
+    """An error of a kind in the chain of errors that the parser wrapped it in."""
     while error is not None and not isinstance(error, kind):
         error = error.__cause__ or error.__context__
     return error

@@ -1,9 +1,8 @@
 """Command lines checked against a description of the options, before torch is imported.
 
 `options.json`, which `scripts/describe_options.py` writes from the parsers, has every option with
-its type, and the arguments of the classes of palinka, Lightning and torch. A misspelt key, a value
-of another type and a file that does not exist are found here in milliseconds. What the description
-lacks, such as a user's own class, is left to the full parser.
+its type, and the arguments of the classes of palinka, Lightning and torch. What it lacks, such as a
+user's own class, is left to the full parser.
 """
 
 import difflib
@@ -69,11 +68,7 @@ class Options:
         self._given: dict[str, Any] = {}
 
     def check(self, arguments: Sequence[str]) -> None:
-        """Check the arguments of the command, and the files that they name.
-
-        Raises:
-            InputError: If an option is unknown or missing, or a value cannot be read as its type.
-        """
+        """Reject unknown and missing options, and values that are not of their types."""
         see = f"see `palinka {self.command} --help`"
         if self.command == "fit" and not arguments:
             raise InputError("fit needs options; a first run: palinka fit --config quickstart")
@@ -324,9 +319,7 @@ def _check_type(key: str, value: Any, entry: Mapping[str, Any]) -> None:
     if not {"any", "class", "str", "flag"}.isdisjoint(k for k in kinds if isinstance(k, str)):
         return
     choices = [choice for kind in kinds if isinstance(kind, list) for choice in kind]
-    if value is None:
-        if "null" not in kinds and not entry.get("required"):
-            raise InputError(f"{key} is null; give a value, or leave it out")
+    if value is None:  # the parser rejects it where it is not expected
         return
     fits = (
         value in choices

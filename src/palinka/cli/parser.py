@@ -27,8 +27,7 @@ _keep_valid_arguments = _parsing.discard_init_args_on_class_path_change
 def _keep_given_arguments(action: Any, before: Any, value: Any) -> None:
     """Let another class begin with its own defaults, and with what was given for the former.
 
-    jsonargparse keeps every argument that both classes have, the former one's defaults, too: a
-    top-k autoencoder would not have unit norm, since the default autoencoder has not.
+    jsonargparse keeps the former one's defaults, too, of arguments that both classes have.
     """
     # A language model that was given as a mapping has no class path when it is saved.
     known = None, value["class_path"]
@@ -56,10 +55,7 @@ class ArgumentParser(jsonargparse.ArgumentParser):
         self.add_argument("--overrides", action=_Overrides, default=SUPPRESS, nargs=0)
 
     def parse_args(self, args: Any = (), *more: Any, **kwargs: Any) -> Any:
-        """Parse a command line and the files that it names.
-
-        In jsonargparse the last value wins: files go first, and overrides after them.
-        """
+        """Parse a command line, after the files that it names, since the last value wins."""
         try:
             return super().parse_args(_in_order(args, hasattr(self, "overrides")), *more, **kwargs)
         except InputError:
@@ -71,8 +67,7 @@ class ArgumentParser(jsonargparse.ArgumentParser):
     def validate(self, namespace: jsonargparse.Namespace, *args: Any, **kwargs: Any) -> None:
         """Validate, and reject functions in place of classes, and null where none is expected.
 
-        Where a callable is expected, jsonargparse accepts any function, such as `torch.load`, and
-        would call it with the `init_args`. It accepts null for every argument.
+        jsonargparse accepts both, and would call any function, such as `torch.load`.
         """
         super().validate(namespace, *args, **kwargs)
         for action in self._actions:

@@ -36,8 +36,7 @@ _IN_FOLDERS = (TensorBoardLogger, CSVLogger)
 class RunLogger(TensorBoardLogger):
     """TensorBoard logger of the metrics that all variants of a sweep share."""
 
-    variants: frozenset[str] = frozenset()
-    """Names of the variants, which have loggers of their own."""
+    variants: frozenset[str] = frozenset()  # their names; they have loggers of their own
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -47,11 +46,10 @@ class RunLogger(TensorBoardLogger):
 
 
 def reserve(trainer: pl.Trainer, *, fit: bool, run: Path | None = None) -> Path:
-    """Make the folder of a run, and direct its loggers and checkpoints there.
+    """Make the folder of a run for its loggers and checkpoints, on global rank 0.
 
     A resumed run keeps its folder, `run`. Without a logger that writes to a numbered folder, it is
-    `<default_root_dir>/lightning_logs/version_<N>`. A fit also gets a folder of checkpoints. Call
-    this on global rank 0, before anything is logged.
+    `<default_root_dir>/lightning_logs/version_<N>`.
     """
     loggers = _in_folders(trainer)
     unnamed = [logger for logger in loggers if logger._version is None]
@@ -130,8 +128,7 @@ def _folder(logger: TensorBoardLogger | CSVLogger) -> Path:
 def find_runs(trainer: Any) -> tuple[Path, list[Path]]:
     """Find the folder of all runs, and the log folders of fits in it, newest first.
 
-    The first logger with numbered folders in section `trainer` of a parsed configuration names
-    the folder, and may name a version.
+    The first logger with numbered folders in section `trainer` names it, and maybe a version.
     """
     loggers = trainer["logger"]
     for logger in loggers if isinstance(loggers, list) else [loggers]:
@@ -158,8 +155,8 @@ def checkpoint_named(
 ) -> Path:
     """Find the checkpoint of a command's `--ckpt_path`.
 
-    `last` is the newest complete checkpoint of the newest run that has any; `runs` are sorted,
-    newest first, and default to those in `root`. The folder of a run is its newest one.
+    `last` is the newest complete one of the newest of the `runs`, by default those in `root`, that
+    has any; the folder of a run is its newest one.
     """
     path = expanded(given)
     if given != "last" and (path / FOLDER).is_dir():
@@ -175,11 +172,7 @@ def checkpoint_named(
 
 
 def findings_folder(path: Path) -> Path:
-    """Folder of the findings on a checkpoint.
-
-    It is `analyses/` of the run that wrote it; a checkpoint that is not in a run's `checkpoints/`
-    has `analyses/<name>/` beside it.
-    """
+    """Folder of findings: `analyses/` of the run, or `analyses/<name>/` beside the file."""
     folder = path.absolute().parent
     return folder.parent / "analyses" if folder.name == FOLDER else folder / "analyses" / path.stem
 
@@ -243,11 +236,7 @@ def check_steps_left(path: str, trainer: pl.Trainer, *, resumes: bool) -> None:
 
 
 def check_optimizer(model: Mapping[str, Any], recorded: Mapping[str, Any]) -> None:
-    """Reject an optimizer or schedule other than the one whose state a run resumes with.
-
-    The loaded state would override it, and the saved configuration be wrong. Settings of `model`
-    are compared with the recorded `optimizer` and `lr_scheduler`, where there are any.
-    """
+    """Reject an optimizer or schedule other than the recorded one, whose state overrides it."""
     names = [name for name in ("optimizer", "lr_scheduler") if name in recorded]
     now, then = (_flat({name: each.get(name) for name in names}) for each in (model, recorded))
     for name in {**then, **now}:
@@ -270,10 +259,9 @@ def check_class(run: Path, kept: Mapping[str, Any], files: Iterable[Path]) -> No
 def ignored_settings(
     files: Iterable[Path], typed: Collection[str], *models: Mapping[str, Any]
 ) -> Iterator[str]:
-    """Name settings of configuration files that a resumed run ignores, a line each.
+    """Name settings of files that a resumed run ignores, a line each.
 
-    `models` are the settings given by the files, kept in the checkpoint, and of the run, which
-    may have been `typed`.
+    `models` are the settings given by the files, kept in the checkpoint, and of the run.
     """
     given, kept, now = map(_flat, models)
     for name in {name: None for file in files for name in _flat(model_settings(file))}:

@@ -1,5 +1,6 @@
 """Trainer of the command line."""
 
+import logging
 import sys
 import time
 import warnings
@@ -25,16 +26,11 @@ from palinka.training.callbacks.checkpoints import MEASURED_AT, FinalWeights
 from palinka.training.checkpoint import DurableCheckpointIO, check_strategy
 
 _IGNORED_WARNINGS = (
-    # The loader reads ahead in a thread; worker processes would slow it down.
-    ".*does not have many workers.*",
-    # Between Lightning and a newer torch.
-    ".*LeafSpec.*",
-    # The folder is the run's own, and the rows before the checkpoint are kept.
-    ".*Previous log files in this directory will be deleted.*",
-    # From calling LightningCLI with arguments.
+    ".*does not have many workers.*",  # the loader reads ahead in a thread
+    ".*LeafSpec.*",  # between Lightning and a newer torch
+    ".*Previous log files in this directory will be deleted.*",  # the rows before stay
     ".*LightningCLI's args parameter.*",
-    # Measuring a checkpoint needs none of the callbacks of its fit.
-    ".*callbacks used to create the checkpoint.*",
+    ".*callbacks used to create the checkpoint.*",  # measuring needs none of its fit
 )
 # Names of metrics in the progress bar.
 SHORT = {
@@ -45,21 +41,19 @@ SHORT = {
 }
 # Lightning's callbacks that cannot work here as documented, with the reason.
 UNSUPPORTED: dict[type[Callback], str] = {
-    pl_callbacks.BackboneFinetuning: "an autoencoder has no backbone; freeze parts of it with a"
-    " BaseFinetuning",
-    pl_callbacks.BatchSizeFinder: "it would change what is trained, and tries sizes beyond the"
-    " training rows; compare some with --data.batch_size and --trainer.max_steps 3",
-    pl_callbacks.LearningRateFinder: "it cannot set the learning rate, an option of the optimizer;"
-    " compare some with --model.optimizer.lr and --trainer.max_steps 100",
-    pl_callbacks.ModelPruning: "it replaces a parameter by a product of weight and mask, which"
-    " is neither read nor kept at norm 1; a sparsity_weight makes latents sparse",
-    pl_callbacks.SpikeDetection: "Lightning cannot load its state, so no run could resume"
-    " (Lightning-AI/pytorch-lightning #21752); use EarlyStopping with its divergence_threshold",
+    pl_callbacks.BackboneFinetuning: "an autoencoder has no backbone",
+    pl_callbacks.BatchSizeFinder: "it would change what is trained",
+    pl_callbacks.LearningRateFinder: "the learning rate is an option of the optimizer",
+    pl_callbacks.ModelPruning: "it replaces a parameter by a product of weight and mask",
+    pl_callbacks.SpikeDetection: "Lightning cannot load its state, so no run could resume; use"
+    " EarlyStopping with its divergence_threshold",
 }
 
 
-def ignore_warnings() -> None:
-    """Ignore warnings of Lightning and torch that a user can do nothing about."""
+def ignore_warnings(tips: bool = False) -> None:
+    """Ignore warnings of Lightning and torch that a user can do nothing about, and `tips`."""
+    if tips:
+        logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     for pattern in _IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", pattern)
 
@@ -167,12 +161,9 @@ class Trainer(pl.Trainer):
         *args: As of Lightning's.
         max_epochs: Maximum number of epochs; default 1, or none with max_steps or max_time.
         **kwargs: As of Lightning's.
-
-    Attributes:
-        run_folder: Folder of the run, on global rank 0; None where Lightning chooses.
     """
 
-    run_folder: Path | None = None
+    run_folder: Path | None = None  # on global rank 0; None where Lightning chooses
 
     def __init__(self, *args: Any, max_epochs: int | None = None, **kwargs: Any) -> None:
         limits = {"max_steps": -1, "max_time": None, **kwargs}
@@ -233,11 +224,10 @@ class Trainer(pl.Trainer):
                 rate = f"{cache.rows / seconds:,.0f} tokens per second" if seconds else "existed"
                 print(f"{cache}, {rate}, in   {cache.folder}")
 
-        launcher = self.strategy.launcher
-        if launcher is None:
-            work()
-        else:
+        if launcher := self.strategy.launcher:
             launcher.launch(work, trainer=self)
+        else:
+            work()
 
     def verify(self, model: pl.LightningModule, datamodule: ActivationDataModule) -> None:
         """Compare the checksums of the caches of both splits."""

@@ -20,8 +20,7 @@ from palinka.evaluation.representations import (
     random_dictionaries,
     read_tasks,
 )
-from palinka.evaluation.tasks import Task
-from palinka.evaluation.texts import find_tasks
+from palinka.evaluation.tasks import Task, find_tasks
 from palinka.evaluation.values import Array, Group, Measurement, Subject, Value, value_of
 
 SHUFFLED = "shuffled_labels"
@@ -56,8 +55,7 @@ def probing(
         tasks: `builtin`, `controls` or the names of single ones, CSV files with `prompt` and
             `target` (with `:value` for the positive target), `sae_probes:recommended` or
             `sae_probes:92_glue_sst2`.
-        k: Numbers of latents; default 1, 2, 5, 16 and 128, or those of the protocol, as far as
-            the dictionaries have as many.
+        k: Numbers of latents; default 1, 2, 5, 16 and 128, or those of the protocol.
         protocol: `palinka`, or for comparison with published numbers `sae_probes` or `saebench`,
             which have one split, no groups and no interval.
         selection: How latents are selected: `mean_difference`, `t`, `f` or `auc`.

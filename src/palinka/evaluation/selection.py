@@ -18,8 +18,7 @@ from palinka.analyses.stats.knockoffs import (
 )
 from palinka.errors import counted, track
 from palinka.evaluation.representations import Pooling, encoders_of, read_tasks
-from palinka.evaluation.tasks import Task
-from palinka.evaluation.texts import find_tasks
+from palinka.evaluation.tasks import Task, find_tasks
 from palinka.evaluation.values import Group, Subject, Value
 
 MIN_ROWS = 20  # of each label
@@ -55,8 +54,7 @@ def selection(
         draws: Number of draws of knockoffs.
         simulations: Number of simulated labels that check the knockoffs.
         statistic: Penalty of the probes of knockoffs.
-        test: Compares `ranks` of latents (Mann-Whitney), or the `frequency` of active ones by a
-            test of two proportions, with intervals (Newcombe) in the arrays.
+        test: `ranks` of latents (Mann-Whitney), or the `frequency` of active ones.
         pooling: Over the tokens of a text: `last`, `mean` or `max`.
         items: Maximum number of items of a task.
         seed: Seed of items and draws.

@@ -22,18 +22,14 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOME = {
+_AUTOENCODERS = (
+    "Autoencoder", "BatchTopKAutoencoder", "GatedAutoencoder", "JumpReLUAutoencoder",
+    "KSparseAutoencoder", "MatryoshkaAutoencoder", "ReLUAutoencoder", "TopKAutoencoder",
+)  # fmt: skip
+_HOME = dict.fromkeys(_AUTOENCODERS, "autoencoders") | {
     "ActivationDataModule": "data",
-    "Autoencoder": "autoencoders",
-    "BatchTopKAutoencoder": "autoencoders",
-    "GatedAutoencoder": "autoencoders",
-    "JumpReLUAutoencoder": "autoencoders",
-    "KSparseAutoencoder": "autoencoders",
     "LanguageModel": "language_models",
-    "MatryoshkaAutoencoder": "autoencoders",
-    "ReLUAutoencoder": "autoencoders",
     "SparseAutoencoderModule": "training",
-    "TopKAutoencoder": "autoencoders",
     "explain": "evaluation.explain",
 }
 _ROOMS = ("analyses", "atlas", "autoencoders", "data", "evaluation", "language_models", "training")

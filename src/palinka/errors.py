@@ -26,10 +26,7 @@ DELAY_SECONDS = 2.0  # shorter work ends without a progress bar
 
 
 def escape_control_chars(text: str) -> str:
-    r"""Escape what a terminal interprets or hides, as in `\x1b`; the result is one line.
-
-    So are bidirectional marks and lone surrogates; joiners within a word or an emoji stay.
-    """
+    r"""Escape what a terminal interprets or hides, as in `\x1b`; the result is one line."""
     if text.isprintable():
         return text
     shown = ""
@@ -66,10 +63,7 @@ def counted(number: int, plural: str) -> str:
 
 
 def did_you_mean(name: str, names: Iterable[str], most: int = 20) -> str:
-    """Suggest the nearest name, as in ` (did you mean 'tied'?)`, or list at most `most` names.
-
-    More may follow in the sentence.
-    """
+    """Suggest the nearest name, as in ` (did you mean 'tied'?)`, or list at most `most` names."""
     known = sorted({*names})
     for nearest in difflib.get_close_matches(name, known, n=1, cutoff=0.5):
         return f" (did you mean '{nearest}'?)"
@@ -120,9 +114,7 @@ def shell_path(path: Path) -> str:
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Open a new version of a file, which takes its name once it is complete and on the disk.
 
-    The bytes go to `<name>.tmp`, which is flushed (`fsync`) and renamed at the end of the block,
-    with the mode of the umask, or removed if an exception ends it. Only one process may write a
-    file at a time.
+    The bytes go to `<name>.tmp`; only one process may write a file at a time.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -184,18 +176,12 @@ def progress(
     from tqdm.auto import tqdm  # brings asyncio, which an error message does not need
 
     named = unit != "it"
+    # tqdm would guess a number of steps for `miniters` from the speed of the first ones.
     bar: AbstractContextManager[Any] = tqdm(
-        desc=description,
-        total=total,
-        unit=" " * named + unit,
-        unit_scale=named,
-        delay=DELAY_SECONDS,
-        disable=is_quiet(),
-        mininterval=refresh_seconds(sys.stderr),
-        miniters=0,  # tqdm would guess a number of steps from the first ones' speed
-        dynamic_ncols=True,
-        **options,
-    )
+        desc=description, total=total, unit=" " * named + unit, unit_scale=named,
+        delay=DELAY_SECONDS, disable=is_quiet(), mininterval=refresh_seconds(sys.stderr),
+        miniters=0, dynamic_ncols=True, **options,
+    )  # fmt: skip
     return bar
 
 
@@ -205,21 +191,16 @@ def track(iterable: Iterable[T], description: str, total: int | None = None) -> 
 
 
 _TYPE_NAMES = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "text",
-    NoneType: "null",
-    Sequence: "a list",
-    dict: "a mapping",
-}
+    bool: "true or false", int: "a whole number", float: "a number", str: "text",
+    NoneType: "null", Sequence: "a list", dict: "a mapping",
+}  # fmt: skip
 
 
 def type_mismatch(value: Any, hint: Any) -> str | None:
     """Describe the types that a hint allows, if a plain value is of none of them.
 
-    A bool is not a number, and no text stands for a number; an int is a float. Of hints other than
-    plain types, lists, literals and unions of them, nothing is said.
+    A bool is not a number, an int is a float. Any value fits a hint that is neither a plain type,
+    a list, a literal, nor a union of them.
     """
     choices = _choices(hint)
     for choice in choices:
@@ -238,15 +219,13 @@ def _choices(hint: Any) -> list[Any]:
         return [choice for part in get_args(hint) for choice in _choices(part)]
     if origin is Literal:
         return list(get_args(hint))
-    kind = origin or hint
-    return [kind if isinstance(kind, type) else object]
+    return [origin or hint if isinstance(origin or hint, type) else object]
 
 
 def compiled_with(**options: Any) -> Callable[[Loop], Loop]:
     """Compile a loop, with options of `numba.njit`, when it is first called with each type.
 
-    The machine code is cached beside the source, or else in the user's cache directory, or in
-    `NUMBA_CACHE_DIR`. Loops release the interpreter lock.
+    The machine code is cached, and loops release the interpreter lock.
     """
     from numba import njit
 

@@ -33,12 +33,8 @@ def absorption(
     `M >= a` or `T < 0.4 a`, 1 where `M <= 0`, and else `q / (q + M)`, `q = min(T, a - M)`. A word
     is absorbed in full where no main latent is active and the largest part is at least `0.4 a`.
 
-    Args:
-        x: Activations, `(words, width)`, less what the dictionary decodes from no latents.
-        latents: Their latents, `(words, latents)`.
-        decoder: Decoder rows in the unit of `x`, `(latents, width)`; they may have any norm.
-        direction: Direction of the concept's probe, `(width,)`.
-        main: Numbers of the concept's main latents.
+    `x` are activations, `(words, width)`, less what the dictionary decodes from no latents, with
+    decoder rows, `(latents, width)`, in their unit; `main` are numbers of latents.
 
     Source:
         Chanin et al. (2024), arXiv 2409.14507; `FeatureAbsorptionCalculator` of SAEBench, which
@@ -80,13 +76,8 @@ def main_latents(train: Any, labels: Mask, test: Any, right: Mask) -> list[NDArr
     """Latents of each concept: more than one where it is split.
 
     They are those of the `k` largest weights of an L1 probe; `k` grows up to 10 as long as the F1
-    of a probe on them exceeds that of one less by 0.03.
-
-    Args:
-        train: Latents, `(words, latents)`.
-        labels: True for words of each concept, `(words, concepts)`.
-        test: Latents of other words.
-        right: Their labels.
+    of a probe on them exceeds that of one less by 0.03. Latents are `(words, latents)`, labels
+    `(words, concepts)`; those of the `test`, `right`, are of other words.
 
     Source:
         `k_sparse_probing` of SAEBench.

@@ -128,8 +128,7 @@ def _least_floor(a: Rows, b: Rows) -> float:
 
 
 def _sample(rows: Rows) -> Rows:
-    some: Rows = rows[np.linspace(0, len(rows) - 1, min(SAMPLED_ROWS, len(rows))).astype(int)]
-    return some
+    return np.asarray(rows[np.linspace(0, len(rows) - 1, min(SAMPLED_ROWS, len(rows))).astype(int)])
 
 
 @dataclass(frozen=True)
@@ -161,13 +160,12 @@ def latent_stability(
     covariance: ArrayLike | None = None, null: Literal["signs", "rotation"] | Draw = "signs",
     floor: float | None = None, draws: int = 20, seed: int = 0,
 ) -> LatentStability:  # fmt: skip
-    """Match every two dictionaries of one recipe, beside a null without shared latents.
+    """Match every two dictionaries, `(latents, width)` each, beside a null of unrelated ones.
 
-    The interval is over seeds (jackknife); for two dictionaries it is over latents, given these
-    two.
+    The interval is over seeds (jackknife), of two dictionaries over latents, given these two.
 
     Args:
-        dictionaries: Decoder directions, `(latents, width)` each.
+        dictionaries: Decoder directions of one recipe.
         alive: Masks of the latents that fire, `(latents,)` each; the others are left out.
         covariance: Of the activations, `(width, width)`, for the null `signs`.
         null: `signs` flips coordinates of one dictionary in the eigenbasis of the covariance, each
@@ -261,15 +259,12 @@ def latent_stability(
 
 
 def _flipped(rows: Rows, random: np.random.Generator) -> Rows:
-    flipped: Rows = rows * random.choice(np.array([-1.0, 1.0], np.float32), rows.shape[1])
-    return flipped
+    return np.asarray(rows * random.choice(np.array([-1.0, 1.0], np.float32), rows.shape[1]))
 
 
 def _rotated(rows: Rows, random: np.random.Generator) -> Rows:
-    square = random.standard_normal((rows.shape[1], rows.shape[1]))
-    q, r = np.linalg.qr(square)
-    turned: Rows = rows @ (q * np.sign(np.diag(r))).astype(np.float32)
-    return turned
+    q, r = np.linalg.qr(random.standard_normal((rows.shape[1], rows.shape[1])))
+    return np.asarray(rows @ (q * np.sign(np.diag(r))).astype(np.float32))
 
 
 def jackknife(values: ArrayLike, pairs: Sequence[tuple[int, int]]) -> float:
@@ -304,9 +299,8 @@ def shared_subspace(dictionaries: Sequence[ArrayLike]) -> tuple[float, Array, li
     pooled spectrum, rounded up.
 
     Returns:
-        The mean over pairs of the squared cosines of the principal angles, which is `rank / width`
-        for random spans; the cosines of each pair, `(pairs, rank)`; and orthonormal rows of each
-        span, `(rank, width)`.
+        The mean over pairs of the squared cosines of the principal angles, `rank / width` for
+        random spans; the cosines, `(pairs, rank)`; and orthonormal rows of each span.
     """
     squares = [x.T @ x for x in (unit_rows(each).astype(np.float64) for each in dictionaries)]
     pooled = np.linalg.eigvalsh(np.sum(squares, axis=0))

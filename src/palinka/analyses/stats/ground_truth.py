@@ -1,4 +1,9 @@
-"""Dictionaries compared with the features that synthetic data is made of."""
+"""Dictionaries compared with the features that synthetic data is made of.
+
+Latents `z`, `(rows, latents)`, fire where they are not 0, features of strength `s`, `(rows,
+features)`, are active above 0. `w` are directions of latents, `(latents, width)`, of any norm, `d`
+those of features, `(features, width)`, and `parents` the parent of each feature; -1 for none.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -33,10 +38,9 @@ def _one_to_one(cosines: Array) -> tuple[Features, Features, Array]:
 
 
 def mean_correlation_coefficient(w: ArrayLike, d: ArrayLike) -> float:
-    """Mean |cosine| of latents, `(latents, width)`, with true directions, matched one to one.
+    """Mean |cosine| of latents with true directions, matched one to one.
 
-    Over as many pairs as there are of the fewer. With more latents than directions, random ones
-    already score high.
+    With more latents than directions, random ones already score high.
 
     Source:
         Song et al. (2025), arXiv 2505.20254, as `sae_lens.synthetic` computes it.
@@ -60,12 +64,6 @@ def firing_scores(z: ArrayLike, s: ArrayLike, w: ArrayLike, d: ArrayLike) -> dic
     Means of `precision`, `recall`, `f1` and `accuracy`, 0 where undefined, over all latents;
     `…_alive` over those that fire, and `…_matched` over one-to-one pairs. Each with the influence
     of the rows, which are taken as independent.
-
-    Args:
-        z: Latents, `(rows, latents)`, which fire where they are not 0.
-        s: Strengths of the features, `(rows, features)`, active above 0.
-        w: Directions of the latents, `(latents, width)`.
-        d: True directions, `(features, width)`.
 
     Source:
         `sae_lens.synthetic`, for the means over all latents.
@@ -123,13 +121,6 @@ def known_absorption(
     latent of their own, one to one with an |cosine| of at least 0.5; `absorption_rated` is their
     share.
 
-    Args:
-        z: Latents, `(rows, latents)`.
-        s: Strengths of the features, `(rows, features)`.
-        w: Directions of the latents, `(latents, width)`.
-        d: True directions, `(features, width)`.
-        parents: Parent of each feature, `(features,)`; -1 for none.
-
     Source:
         The effect of Chanin et al. (2024), arXiv 2409.14507, with parents that are known.
     """
@@ -153,12 +144,7 @@ def known_absorption(
 
 
 def related_features(s: ArrayLike, parents: ArrayLike) -> list[Features]:
-    """Parent, children, siblings and the 10 most correlated features of each feature.
-
-    Args:
-        s: Strengths of the features, `(rows, features)`.
-        parents: Parent of each feature, `(features,)`; -1 for none.
-    """
+    """Parent, children, siblings and the 10 most correlated features of each feature."""
     x, parent = np.asarray(s, np.float32), np.asarray(parents)
     x = x - x.mean(axis=0)
     x /= np.maximum(np.linalg.norm(x, axis=0), 1e-30)
@@ -182,11 +168,6 @@ def hedging(w: ArrayLike, d: ArrayLike, related: Sequence[Features]) -> dict[str
     `hedging` is the norm of the coefficients of the related features over the size of that of the
     latent's own, in least squares of its direction; the mean over the latents that have a feature,
     one to one with an |cosine| of at least 0.5; `hedging_rated` is their share of all pairs.
-
-    Args:
-        w: Directions of the latents, `(latents, width)`, of any norm.
-        d: True directions, `(features, width)`.
-        related: Features to explain a latent of each feature with, as of `related_features`.
 
     Source:
         The effect of Chanin et al. (2025), arXiv 2505.11756, with features that are known.

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from palinka.atlas import delphi, exports
+from palinka.atlas import exports
 from palinka.atlas.facts import gather
 from palinka.autoencoders import KSparseAutoencoder
 from palinka.cli.convert import _provenance
@@ -249,10 +249,10 @@ def test_delphi_gives_every_activation_back(
     dense[4, 5, 6:9] = 1e-6, -3.0, 65_504.0
     dense = dense.astype(np.float32)
     given = iter(np.split(dense, [64]))  # 4,096 tokens at a time
-    monkeypatch.setattr(delphi, "encode_contexts", lambda *_: next(given).reshape(-1, 30))
+    monkeypatch.setattr(exports, "encode_contexts", lambda *_: next(given).reshape(-1, 30))
     module = SparseAutoencoderModule(KSparseAutoencoder(4, 30, k=2))
     data = delphi_data([70] * 50 + [63, 20] + [70] * 40)
-    notes = delphi.write_delphi(tmp_path, data, module, SOURCE, "h.3.mlp", {7: 'a "b"\n'})
+    notes = exports.write_delphi(tmp_path, data, module, SOURCE, "h.3.mlp", {7: 'a "b"\n'})
     below = int((dense < -1e-5).sum())
     assert notes == [
         "export delphi: contexts of unequal length; 2 of 92 left out",
@@ -289,6 +289,6 @@ def test_delphi_rejects_what_it_cannot_hold(tmp_path: Path, monkeypatch: Any) ->
         (1.0, [20], "export delphi: no context has 64 tokens; give another --data.context_length"),
     ):
         latents = np.full((64, 30), value, np.float32)
-        monkeypatch.setattr(delphi, "encode_contexts", lambda *_, found=latents: found)
+        monkeypatch.setattr(exports, "encode_contexts", lambda *_, found=latents: found)
         with pytest.raises(InputError, match=message):
-            delphi.write_delphi(tmp_path, delphi_data(lengths), module, SOURCE, "m", {})
+            exports.write_delphi(tmp_path, delphi_data(lengths), module, SOURCE, "m", {})

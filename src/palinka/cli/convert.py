@@ -9,15 +9,8 @@ from typing import Any, Literal
 
 import lightning
 
+from palinka.atlas import exports
 from palinka.atlas.analyses import read_explanations
-from palinka.atlas.exports import (
-    OPTIONS,
-    active,
-    describe_source,
-    write_delphi,
-    write_neuronpedia,
-    write_saedashboard,
-)
 from palinka.atlas.facts import gather
 from palinka.autoencoders import Autoencoder
 from palinka.autoencoders.formats import Provenance, fold, load, write
@@ -108,21 +101,21 @@ def _write_latents(
     module = module.to(data.loaded_language_model.device)
     site, latents = data.validation_spec.resolved_sites[-1], module.autoencoder.latent_dim
     known = {"datamodule_hyper_parameters": dict(data.hparams), "source": {"site": site}}
-    source = describe_source(data, latents, _provenance(known, "saelens"), model_id, suffix)
+    source = exports.describe_source(data, latents, _provenance(known, "saelens"), model_id, suffix)
     if kind == "delphi":
         name = _provenance(known, kind).module or site
-        return write_delphi(folder, data, module, source, name, explanations)
-    facts = gather(data, module, OPTIONS)
+        return exports.write_delphi(folder, data, module, source, name, explanations)
+    facts = gather(data, module, exports.OPTIONS)
     scaled = module.autoencoder.dictionary / module.output_scaling.scale
     directions = scaled.detach().float().cpu().numpy()
     if kind == "saedashboard":
-        write_saedashboard(folder, facts, directions, source)
+        exports.write_saedashboard(folder, facts, directions, source)
     else:
-        write_neuronpedia(folder, facts, directions, source, explanations)
+        exports.write_neuronpedia(folder, facts, directions, source, explanations)
     notes = [*facts.report.notes]
     if source.hook is None:
         notes.append(f"export {kind}: the site {site} has no hook name there; written without one")
-    if silent := latents - len(active(facts)):
+    if silent := latents - len(exports.active(facts)):
         counts = f"{silent:,} of {latents:,} latents are never active on this text"
         notes.append(f"export {kind}: {counts}; left out")
     return notes

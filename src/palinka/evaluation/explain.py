@@ -125,10 +125,9 @@ def make_item(
         mark[random.permutation(LENGTH)[:many]] = True
     kinds = np.repeat(["active", "hard", "random"], [len(starts) for starts in windows[1:]])
     order = random.permutation(len(kinds))
-    ids, inverse = np.unique(activity.tokens[activity.shown], return_inverse=True)
-    total = np.bincount(inverse, values[activity.shown])
+    total = np.bincount(activity.tokens[activity.shown], values[activity.shown])
     main = np.argsort(-total, kind="stable")[: min(WORDS, np.count_nonzero(total))]
-    words = " · ".join(texts(ids[main]))
+    words = " · ".join(texts(main))
     plain, marked = (
         [write_passage(*own) for own in zip(pieces[shown:], on[shown:].tolist(), strict=True)]
         for on in (np.zeros_like(marks), marks)

@@ -8,16 +8,8 @@ from functools import partial
 import numpy as np
 import torch
 
+from palinka.analyses.stats import ground_truth
 from palinka.analyses.stats.bootstrap import Ratio, document_ratio
-from palinka.analyses.stats.ground_truth import (
-    Features,
-    feature_uniqueness,
-    firing_scores,
-    hedging,
-    known_absorption,
-    mean_correlation_coefficient,
-    related_features,
-)
 from palinka.data.synthetic import StructuredData
 from palinka.errors import track
 from palinka.evaluation.representations import random_dictionary
@@ -43,7 +35,7 @@ def recovery(
     """
     x, strengths = data.sample(rows, seed)
     s = strengths.numpy()
-    measure = partial(_measure, x, s, data, related_features(s, data.parents))
+    measure = partial(_measure, x, s, data, ground_truth.related_features(s, data.parents))
     measurements, random = list[Measurement](), defaultdict[str, list[list[Measurement]]](list)
     for number, one in enumerate(track(dictionaries, "comparing with the truth")):
         measurements += measure(one)
@@ -62,7 +54,11 @@ def recovery(
 
 @torch.no_grad()
 def _measure(
-    x: torch.Tensor, s: Array, data: StructuredData, related: Sequence[Features], one: Dictionary
+    x: torch.Tensor,
+    s: Array,
+    data: StructuredData,
+    related: Sequence[ground_truth.Features],
+    one: Dictionary,
 ) -> list[Measurement]:
     """All metrics of a dictionary."""
     latents: list[torch.Tensor] = []
@@ -74,18 +70,18 @@ def _measure(
     made = as_function(one.autoencoder, keep)(x).double().cpu().numpy()
     z, given = latents[0].float().cpu().numpy(), x.double().numpy()
     w, d = one.decoder, data.directions.numpy()
-    uniqueness, coverage = feature_uniqueness(w, d)
-    weights = {"mcc": mean_correlation_coefficient(w, d), "uniqueness": uniqueness}
-    weights |= {"coverage": coverage, **hedging(w, d, related)}
+    uniqueness, coverage = ground_truth.feature_uniqueness(w, d)
+    weights = {"mcc": ground_truth.mean_correlation_coefficient(w, d), "uniqueness": uniqueness}
+    weights |= {"coverage": coverage, **ground_truth.hedging(w, d, related)}
     shares = {"dead": float((z == 0).all(axis=0).mean())}
-    shares |= known_absorption(z, s, w, d, data.parents)
+    shares |= ground_truth.known_absorption(z, s, w, d, data.parents)
     every, norms = np.ones(len(z)), np.linalg.norm(given, axis=1)
     kept = norms > LEAST_NORM
     error = document_ratio(
         np.square(given - made).sum(axis=1), np.square(given - given.mean(axis=0)).sum(axis=1)
     )
     length = np.divide(np.linalg.norm(made, axis=1), norms, out=np.zeros(len(z)), where=kept)
-    ratios: Mapping[str, Ratio] = firing_scores(z, s, w, d) | {
+    ratios: Mapping[str, Ratio] = ground_truth.firing_scores(z, s, w, d) | {
         "explained_variance": Ratio(1.0 - error.value, -error.influence, error.freedom),
         "shrinkage": document_ratio(length, kept.astype(float)),
         "l0": document_ratio((z != 0).sum(axis=1), every),

@@ -16,16 +16,7 @@ from scipy.stats import levene
 from palinka.analyses.figures.forest import Row, forest
 from palinka.analyses.findings import Findings
 from palinka.analyses.result import Result, Table
-from palinka.analyses.stats.comparison import (
-    Comparison,
-    Estimate,
-    Sample,
-    Variance,
-    compare,
-    difference,
-    format_number,
-    seed_spread,
-)
+from palinka.analyses.stats import comparison
 from palinka.analyses.stimuli.base import code_span
 from palinka.errors import counted
 from palinka.evaluation.representations import sample_rows
@@ -142,7 +133,7 @@ def evaluation_findings(
     for name, control in (item for group in groups.values() for item in group.weak.items()):
         weak[name] = " and ".join(filter(None, [weak.get(name), control]))
     values, hidden, panels = list[Value](), set[str](), dict[str, list[Row]]()
-    samples = defaultdict[Key, dict[str, Sample]](dict)
+    samples = defaultdict[Key, dict[str, comparison.Sample]](dict)
     for key, of in measured.items():
         rows = []
         for name, own in of.items():
@@ -162,7 +153,9 @@ def evaluation_findings(
     for metric in dict.fromkeys(key[0] for key in samples if key[0] not in UNCOMPARED):
         keys = [key for key in samples if key[0] == metric and key[1] not in CONTROLS]
         chosen = [(key, a, b) for key in keys for a, b in pairs if {a, b} <= samples[key].keys()]
-        found = compare([(samples[k][a], samples[k][b]) for k, a, b in chosen], margin, weak)
+        found = comparison.compare(
+            [(samples[k][a], samples[k][b]) for k, a, b in chosen], margin, weak
+        )
         for (key, *_), one in zip(chosen, found, strict=True):
             row = dict(zip(KEY, key, strict=True)) | vars(one) | {"note": _unequal(l0, one)}
             comparisons.append({name: part for name, part in row.items() if name != "notes"})
@@ -209,7 +202,7 @@ def _sampled_l0(subject: Subject) -> dict[str, float]:
     return {name: float(np.mean(each)) for name, each in found.items()}
 
 
-def _unequal(l0: Mapping[str, float], one: Comparison) -> str:
+def _unequal(l0: Mapping[str, float], one: comparison.Comparison) -> str:
     pair = [l0.get(name, np.nan) for name in (one.a, one.b)]
     if max(pair) <= (1 + UNEQUAL_L0) * min(pair) or np.isnan(pair).any():
         return ""
@@ -217,7 +210,7 @@ def _unequal(l0: Mapping[str, float], one: Comparison) -> str:
 
 
 def _detectable(
-    samples: Mapping[Key, Mapping[str, Sample]], comparisons: Sequence[Record]
+    samples: Mapping[Key, Mapping[str, comparison.Sample]], comparisons: Sequence[Record]
 ) -> Iterable[Record]:
     """Rows of the spread of metrics over seeds, and of the differences that seeds can find.
 
@@ -236,10 +229,10 @@ def _detectable(
         named = dict(zip(KEY, key, strict=True))
         compared = [row for row in comparisons if named.items() <= row.items()]
         largest = max((abs(row["difference"]) for row in compared), default=np.nan)
-        errors = [difference(of[row["a"]], of[row["b"]]).errors for row in compared]
+        errors = [comparison.difference(of[row["a"]], of[row["b"]]).errors for row in compared]
         items = max((e[u] for e in errors for u in e if u != "seeds"), default=None)
         for name, values in pooled.items():
-            sd, _, low, high = seed_spread(values)
+            sd, _, low, high = comparison.seed_spread(values)
             if sd > 0.0:  # seeds that agree to the digit do not tell what they would find
                 n = min(map(len, values))
                 row = {"of": name, "sd": sd, "low": low, "high": high, "n": n}
@@ -247,13 +240,13 @@ def _detectable(
                 yield {**named, **row, "seeds": _seeds(sd, items, largest / 2)}
 
 
-def _found(sd: float, n: int, items: Variance | None) -> float:
+def _found(sd: float, n: int, items: comparison.Variance | None) -> float:
     """Difference that seeds find, as if pairing them gained nothing, with the error of items."""
-    errors = {"seeds": Variance(2 * sd**2 / n, n - 1.0)}
-    return Estimate(0.0, errors | ({"items": items} if items else {}), {}).detectable()
+    errors = {"seeds": comparison.Variance(2 * sd**2 / n, n - 1.0)}
+    return comparison.Estimate(0.0, errors | ({"items": items} if items else {}), {}).detectable()
 
 
-def _seeds(sd: float, items: Variance | None, size: float) -> int | None:
+def _seeds(sd: float, items: comparison.Variance | None, size: float) -> int | None:
     if not size > 0:
         return None
     n = 2 + bisect_left(range(2, MOST_SEEDS), -size, key=lambda n: -_found(sd, n, items))
@@ -270,7 +263,7 @@ def summary(result: Evaluation, hidden: Collection[str] = ()) -> str:
     below = dict[str, None]()
     for v in shown:
         half = (v.high - v.low) / 2
-        value, low, high = (format_number(x, half) for x in (v.value, v.low, v.high))
+        value, low, high = (comparison.format_number(x, half) for x in (v.value, v.low, v.high))
         reason, over = v.method.removeprefix("none: "), _sizes(v.n)
         interval = reason if np.isnan(half) else f"{low} to {high}"
         name = " ".join(filter(None, [v.metric, v.task]))

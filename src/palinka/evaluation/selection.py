@@ -6,16 +6,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from palinka.analyses.stats import knockoffs as stats
 from palinka.analyses.stats.comparison import adjusted_p_values
-from palinka.analyses.stats.knockoffs import (
-    Knockoffs,
-    Statistic,
-    benjamini_yekutieli,
-    candidates,
-    compare_frequencies,
-    knockoffs,
-    mann_whitney,
-)
 from palinka.errors import counted, track
 from palinka.evaluation.representations import Pooling, encoders_of, read_tasks
 from palinka.evaluation.tasks import Task, find_tasks
@@ -34,7 +26,7 @@ MEANING = (
 
 def selection(
     subject: Subject, tasks: Sequence[str] = ("builtin",), q: float = 0.1, draws: int = 31,
-    simulations: int = 200, statistic: Statistic = "l2", test: Test = "ranks",
+    simulations: int = 200, statistic: stats.Statistic = "l2", test: Test = "ranks",
     pooling: Pooling = "last", items: int = 2000, seed: int = 0,
 ) -> Group:  # fmt: skip
     """Select the latents that are associated with the label of each task.
@@ -73,19 +65,19 @@ def selection(
             continue
         for name, latents in found.latents.items():
             own, what = latents[rows], f"{name}, {task.name}"
-            tested, p = candidates(own, own.shape[1]), np.full(own.shape[1], np.nan)
+            tested, p = stats.candidates(own, own.shape[1]), np.full(own.shape[1], np.nan)
             if not len(tested):
                 notes.append(f"{what}: no latent is active on 10 of {len(y)} rows")
                 continue
             if test == "frequency":
-                often = compare_frequencies(own > 0, y)
+                often = stats.compare_frequencies(own > 0, y)
                 arrays[f"selection_frequency/{name}/{task.name}"] = np.stack(often[:3])
                 p[tested] = often.p[tested]
             else:
-                p[tested] = mann_whitney(own[:, tested], y)
-            known = knockoffs(own, y, q, draws, seed, simulations, statistic)
+                p[tested] = stats.mann_whitney(own[:, tested], y)
+            known = stats.knockoffs(own, y, q, draws, seed, simulations, statistic)
             rejected = adjusted_p_values(p[tested], "benjamini_hochberg") <= q
-            chosen = {"bh": tested[rejected], "by": tested[benjamini_yekutieli(p[tested], q)]}
+            chosen = {"bh": tested[rejected], "by": tested[stats.benjamini_yekutieli(p[tested], q)]}
             chosen["knockoffs"] = known.chosen
             arrays[f"selection_p/{name}/{task.name}"] = p
             masks = [np.isin(np.arange(len(p)), each) for each in chosen.values()]
@@ -97,7 +89,7 @@ def selection(
 
 
 def _values(
-    name: str, task: Task, rows: int, chosen: Chosen, found: Knockoffs, q: float
+    name: str, task: Task, rows: int, chosen: Chosen, found: stats.Knockoffs, q: float
 ) -> list[Value]:
     values = []
     for method, numbers in chosen.items():

@@ -15,17 +15,8 @@ from torch import nn
 
 from palinka.analyses.figures.latent_stability import latent_stability as draw_stability
 from palinka.analyses.result import Mask
+from palinka.analyses.stats import dictionaries as stats
 from palinka.analyses.stats.bootstrap import Interval, share_interval
-from palinka.analyses.stats.dictionaries import (
-    LatentStability,
-    Rows,
-    jackknife,
-    latent_stability,
-    principal_cosines,
-    shared_subspace,
-    unit_rows,
-    wilson,
-)
 from palinka.errors import InputError, counted, track
 from palinka.evaluation.core import WITHOUT
 from palinka.evaluation.representations import random_dictionary, read_rows
@@ -76,7 +67,7 @@ def stability(
             "untrained": partial(_untrained, ones[0]),
             "shuffled": partial(_shuffled, shuffled),
         }
-        known = latent_stability(
+        known = stats.latent_stability(
             [one.decoder for one in ones], alive=alive, covariance=activity.covariance,
             null=draws.get(null, null), floor=floor,  # type: ignore[arg-type]
             draws=DRAWS, seed=seed,
@@ -92,7 +83,7 @@ def stability(
         arrays |= {f"stability/{recipe}/{name}": array for name, array in curves.items()}
         per_latent = known.reappears, known.best_cosine, known.partner
         for one, mask, again, best, partner in zip(ones, unstable, *per_latent, strict=True):
-            low, high = wilson(again * (len(ones) - 1), len(ones) - 1)
+            low, high = stats.wilson(again * (len(ones) - 1), len(ones) - 1)
             own: dict[str, NDArray[Any]] = {"reappears": again, "reappears_low": low}
             own |= {"reappears_high": high, "best_cosine": best, "partner": partner}
             arrays |= {f"{name}/{one.name}": array for name, array in own.items()}
@@ -106,7 +97,7 @@ def stability(
     return Group((), values, arrays, draw_stability(found), notes, ablations=ablations)
 
 
-def _untrained(one: Dictionary, rows: Rows, random: np.random.Generator) -> Rows:
+def _untrained(one: Dictionary, rows: stats.Rows, random: np.random.Generator) -> stats.Rows:
     """As many decoder rows of the same class at initialization."""
     origin = torch.zeros(1, one.decoder.shape[1])
     if fresh := random_dictionary(one, origin, int(random.integers(1 << 31))):
@@ -114,7 +105,9 @@ def _untrained(one: Dictionary, rows: Rows, random: np.random.Generator) -> Rows
     raise InputError(f"stability: {one.kind} has no initialization here; give another null")
 
 
-def _shuffled(decoders: Sequence[Rows], rows: Rows, random: np.random.Generator) -> Rows:
+def _shuffled(
+    decoders: Sequence[stats.Rows], rows: stats.Rows, random: np.random.Generator
+) -> stats.Rows:
     """As many rows of one of the decoders that were trained on shuffled coordinates."""
     if not decoders:
         fault = "no dictionary of the recipe was trained on shuffled coordinates"
@@ -150,7 +143,7 @@ def _measure(subject: Subject, dictionaries: Sequence[Dictionary]) -> _Activity:
 
 
 def _of_partners(
-    ones: Sequence[Dictionary], known: LatentStability, activity: _Activity
+    ones: Sequence[Dictionary], known: stats.LatentStability, activity: _Activity
 ) -> dict[str, Interval]:
     """Mean cosine of the encoders, if untied, and correlation of activations, of partners."""
     encoders = [_encoder(one) for one in ones]
@@ -173,7 +166,7 @@ def _of_partners(
         means, of_pair = [float(values.mean()) for _, values in some], some[0][1]
         mean, half = sum(means) / len(means), 1.96 * float(of_pair.std()) / len(of_pair) ** 0.5
         if len(pairs) > 1:
-            half = jackknife(means, [pair for pair, _ in some])
+            half = stats.jackknife(means, [pair for pair, _ in some])
         found[name] = Interval(mean, mean - half, mean + half)
     return found
 
@@ -195,7 +188,7 @@ def _encoder(one: Dictionary) -> NDArray[np.float32] | None:
     encoder = getattr(inner, "encoder", None)
     if not isinstance(encoder, nn.Linear) or getattr(inner, "decoder_weight", None) is None:
         return None
-    return unit_rows(encoder.weight)
+    return stats.unit_rows(encoder.weight)
 
 
 def _subspaces(
@@ -207,14 +200,12 @@ def _subspaces(
     if min(map(len, rows)) < 2:
         return {}, np.empty((0, 0))
     axes = np.linalg.eigh(covariance)[1]
-    overlap, cosines, spans = shared_subspace([each @ axes for each in rows])
+    overlap, cosines, spans = stats.shared_subspace([each @ axes for each in rows])
     signs = random.choice([-1.0, 1.0], (DRAWS, len(spans), len(axes)))
-    by_chance = [
-        np.square(principal_cosines([s * span for s, span in zip(draw, spans, strict=True)])).mean()
-        for draw in signs
-    ]
+    flipped = ([s * span for s, span in zip(draw, spans, strict=True)] for draw in signs)
+    by_chance = [np.square(stats.principal_cosines(each)).mean() for each in flipped]
     pairs = list(combinations(range(len(ones)), 2))
-    half = jackknife(np.square(cosines).mean(axis=1), pairs)
+    half = stats.jackknife(np.square(cosines).mean(axis=1), pairs)
     found = {
         "unstable_subspace": share_interval(overlap, half),
         "unstable_subspace_null": Interval(float(np.mean(by_chance)), np.nan, np.nan),

@@ -144,24 +144,6 @@ def test_help_has_a_line_for_each_option(capsys: pytest.CaptureFixture[str]) -> 
     assert "palinka fit --config quickstart" in capsys.readouterr().err
 
 
-def test_stimuli_are_looked_for_beside_their_configuration(workspace: Path) -> None:
-    entry = "analyses: [{name: a, analysis: unit_tuning, stimuli: words.yaml}]"
-    (workspace / "a.yaml").write_text(entry)
-    with pytest.raises(InputError, match=r"a\.yaml: there is no stimuli file words\.yaml; paths"):
-        Options("analyze").check(["--config=a.yaml"])
-
-
-def test_a_missing_package_is_named_before_anything_is_done(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("palinka.cli.options.find_spec", lambda name: None)
-    for option, remedy in (
-        ("trainer.logger=WandbLogger", "WandbLogger needs wandb; pip install wandb"),
-        ("data.corpus=HuggingFaceDataset", "needs datasets; pip install 'palinka[datasets]'"),
-    ):
-        assert problem(f"--{option}").endswith(remedy)
-
-
 def test_shipped_configurations_go_by_name(refused: Any) -> None:
     assert find_config("him_her") == config_folder() / "analyses" / "him_her.yaml"
     found = refused("fit", "--config", "quickstrt")

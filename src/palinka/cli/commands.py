@@ -36,8 +36,8 @@ COMMANDS = {
     "evaluate": Command(
         "measure dictionaries with intervals, and compare them", "evaluate:evaluate"
     ),
-    "explain": Command("describe latents with a language model, scored", "explain:explain"),
-    "steer": Command("continue a text with a direction added, and without", "steer:steer"),
+    "explain": Command("describe latents with a language model, scored", "atlas:explain"),
+    "steer": Command("continue a text with a direction added, and without", "analyze:steer"),
     "export": Command("write a checkpoint in another library's format", "convert:export"),
     "import": Command("convert an autoencoder of another library", "convert:import_"),
     "cache list": Command("list the caches of activations", "cache:list_caches"),

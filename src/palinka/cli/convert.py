@@ -15,12 +15,11 @@ from palinka.atlas.facts import gather
 from palinka.autoencoders import Autoencoder
 from palinka.autoencoders.formats import Provenance, fold, load, write
 from palinka.autoencoders.formats.common import hook_of, within_base_model
-from palinka.cli.atlas import checked_module
+from palinka.cli.atlas import checked_module, harvested
 from palinka.cli.atlas import overrides as data_of_fit
 from palinka.cli.options import WITH_TEXTS
 from palinka.cli.resume import checkpoint_named, load_module
 from palinka.data import ActivationDataModule
-from palinka.data.datamodule import MAX_VERIFIED_BYTES
 from palinka.errors import InputError, escape_control_chars, expanded
 from palinka.language_models import LanguageModelSpec
 from palinka.training import SparseAutoencoderModule, checkpoint
@@ -96,9 +95,7 @@ def _write_latents(
 ) -> list[str]:  # fmt: skip
     """Write latents with texts; return notes."""
     explanations, model_id, suffix = naming
-    if not data.in_memory:
-        data.harvest(specs=[data.validation_spec], max_verified=MAX_VERIFIED_BYTES)
-    module = module.to(data.loaded_language_model.device)
+    module = module.to(harvested(data).device)
     site, latents = data.validation_spec.resolved_sites[-1], module.autoencoder.latent_dim
     known = {"datamodule_hyper_parameters": dict(data.hparams), "source": {"site": site}}
     source = exports.describe_source(data, latents, _provenance(known, "saelens"), model_id, suffix)

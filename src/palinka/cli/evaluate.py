@@ -9,25 +9,17 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
 import palinka.data  # noqa: F401  (so that --data.corpus may name its classes)
+from palinka.cli import resume
+from palinka.cli.atlas import harvested
 from palinka.cli.atlas import overrides as overrides
-from palinka.cli.resume import (
-    CONFIG,
-    checkpoint_named,
-    findings_folder,
-    load_module,
-    newest_checkpoint,
-    runs_below,
-)
 from palinka.cli.trainer import ignore_warnings
 from palinka.data import ActivationDataModule
-from palinka.data.datamodule import MAX_VERIFIED_BYTES
 from palinka.errors import InputError, did_you_mean, shell_path, type_mismatch
 from palinka.evaluation.controls import controls
 from palinka.evaluation.core import core
@@ -131,7 +123,8 @@ def evaluate(
     others = [one.recipe for one in theirs]
     findings = evaluation_findings(subject, found, settings, others, margin)
     print(findings.short)
-    beside = findings_folder(checkpoint_named(ckpt_path))  # where the atlas finds them
+    # Where the atlas finds them.
+    beside = resume.findings_folder(resume.checkpoint_named(ckpt_path))
     places = [beside, beside.parent] if beside.name == "analyses" else [beside]
     written = [findings.write(place) for place in ([Path(output)] if output else places)]
     print(f"\nevaluation in   {shell_path(written[-1])}")
@@ -142,9 +135,7 @@ def evaluate(
 def _subject(found: Sequence[Found], data: ActivationDataModule) -> Subject:
     """Load dictionaries, and the language model and text that they are measured on."""
     dictionaries = tuple(_dictionary(one, data, found[0]) for one in found)
-    if not data.in_memory:
-        data.harvest(specs=[data.validation_spec], max_verified=MAX_VERIFIED_BYTES)
-    spec, model = data.validation_spec, data.loaded_language_model
+    spec, model = data.validation_spec, harvested(data)
     for one in dictionaries:
         one.autoencoder.to(model.device)  # type: ignore[attr-defined]
     return Subject(
@@ -187,11 +178,10 @@ def _groups(
     metrics: list[str] | None, shared: dict[str, Any], further: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
     """Functions of the groups, each with its arguments."""
-    known = [name for name in GROUPS if find_spec(f"palinka.evaluation.{name}")]
     groups, taken = {}, set[str]()
-    for name in [name for name in DEFAULT if name in known] if metrics is None else metrics:
-        if name not in known:
-            raise InputError(f"metrics: there is no group {name!r}{did_you_mean(name, known)}")
+    for name in metrics or DEFAULT:
+        if name not in GROUPS:
+            raise InputError(f"metrics: there is no group {name!r}{did_you_mean(name, GROUPS)}")
         if name == "recovery":
             fault = "these activations come from a language model"
             raise InputError(f"{name}: {fault}; true directions are known of synthetic data only")
@@ -212,13 +202,13 @@ def _groups(
 
 def _found(given: str) -> list[Found]:
     """Find the dictionaries of a checkpoint, or of all variants of a run."""
-    path = checkpoint_named(given)
+    path = resume.checkpoint_named(given)
     names = list(checkpoint.read(path, allow_sweep=True)["hyper_parameters"].get("variants", {}))
     run = path.parent.parent if path.absolute().parent.name == FOLDER else None
     name = run.name if run else path.stem
-    configs = [run / CONFIG, run.parent / CONFIG] if run else []  # of a sweep, above its variants
-    texts = (config.read_text(encoding="utf-8") for config in configs if config.exists())
-    shared = yaml.safe_load(next(texts, "{}")).get("seed_everything")
+    config = _config_of(run) if run else None
+    text = config.read_text("utf-8") if config else "{}"
+    shared = yaml.safe_load(text).get("seed_everything")
     seeds = {n: int(own[1]) if (own := SEED.search(n)) else shared for n in names or [name]}
     if run is None or not names:
         return [Found(path, name, name, seeds.get(name), name)]
@@ -238,7 +228,7 @@ def _found(given: str) -> list[Found]:
 def _dictionary(found: Found, data: ActivationDataModule, first: Found) -> Dictionary:
     """Load a dictionary, and check that it is of the site of the data."""
     stored = checkpoint.read(found.path)
-    module = load_module(found.path)
+    module = resume.load_module(found.path)
     autoencoder = module.autoencoder
     if autoencoder.is_transcoder:
         raise InputError(f"{found.name} is a transcoder; evaluate takes autoencoders of one site")
@@ -263,19 +253,19 @@ def control_run(ckpt_path: str, mode: Mode, control_ckpt_path: str | None = None
     """
     if control_ckpt_path:
         return Path(control_ckpt_path)
-    path = checkpoint_named(ckpt_path)
+    path = resume.checkpoint_named(ckpt_path)
     run = path.absolute().parent.parent
-    config = next((each / CONFIG for each in (run, run.parent) if (each / CONFIG).exists()), None)
+    config = _config_of(run)
     if path.parent.name != FOLDER or config is None:
         fault = f"control {mode}: the checkpoint was imported and its recipe is not known"
         raise InputError(f"{fault}; give --control_ckpt_path")
     folder = config.parent / f"control_{mode}"
-    for trained in runs_below(folder):  # a fit that was stopped is repeated
-        if (newest := newest_checkpoint(trained)) and _has_ended(newest, path):
+    for trained in resume.runs_below(folder):  # a fit that was stopped is repeated
+        if (newest := resume.newest_checkpoint(trained)) and _has_ended(newest, path):
             print(f"control      {shell_path(trained)}")
             return trained
     with tempfile.TemporaryDirectory() as temporary:
-        recipe = Path(temporary) / CONFIG
+        recipe = Path(temporary) / resume.CONFIG
         settings = control_settings(yaml.safe_load(config.read_text(encoding="utf-8")), mode)
         settings["trainer"]["default_root_dir"] = str(folder.parent)
         # A folder of its own, so that the run is not taken for one of the user's.
@@ -288,7 +278,13 @@ def control_run(ckpt_path: str, mode: Mode, control_ckpt_path: str | None = None
         line = [sys.executable, "-m", "palinka", "fit", "--config", str(recipe)]
         if status := subprocess.run(line, check=False).returncode:
             raise InputError(f"control {mode}: the fit ended with status {status}; see above")
-    return runs_below(folder)[0]
+    return resume.runs_below(folder)[0]
+
+
+def _config_of(run: Path) -> Path | None:
+    """Configuration of a run; that of a sweep is above its variants."""
+    found = (each / resume.CONFIG for each in (run, run.parent))
+    return next((config for config in found if config.exists()), None)
 
 
 def _has_ended(control: Path, recipe: Path) -> bool:

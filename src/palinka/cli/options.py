@@ -12,7 +12,6 @@ import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
-from importlib.util import find_spec
 from itertools import chain
 from typing import Any
 
@@ -27,9 +26,6 @@ LOG_FOLDER = "lightning_logs"  # of all runs
 CHECKPOINT_KEYWORDS = ("best", "hpc", "registry")  # Lightning resolves these, with a trainer
 _CONFIG = ("config", "c")
 _SWITCHES = ("help", "h", "print_config")
-# Modules that some classes need and palinka does not.
-_NEEDED = {"CometLogger": "comet_ml", "MLFlowLogger": "mlflow", "WandbLogger": "wandb"}
-_NEEDED["HuggingFaceDataset"] = "datasets"
 # Options that some formats of `palinka export` have a use for; `license` is for weights.
 WITH_TEXTS = {
     "saedashboard": ("data", "model_id", "suffix"),
@@ -144,10 +140,6 @@ class Options:
                     raise InputError(f"{path} is for `palinka {other.command}`; use that command")
         for key, value in flat(settings, lists=True):
             self._check(key, value)
-            stimuli = key.endswith("analyses.stimuli") and isinstance(value, str)
-            if stimuli and not (expanded(path).parent / expanded(value)).is_file():
-                given = f"{path}: there is no stimuli file {value}"
-                raise InputError(f"{given}; paths are relative to the configuration")
 
     def _check(self, key: str, value: Any) -> None:
         """Check one value, of an option or of an argument of an option's class."""
@@ -192,9 +184,6 @@ class Options:
             parts = [each for each in family if name.lower() in each.lower()]
             hint = f" (did you mean '{min(parts, key=len)}'?)" if name and parts else ""
             raise InputError(f"{key}: no class '{name}'{hint or did_you_mean(name, family)}")
-        if (needed := _NEEDED.get(name)) and not find_spec(needed):
-            package = "'palinka[datasets]'" if needed == "datasets" else needed.replace("_", "-")
-            raise InputError(f"{key}: {name} needs {needed}; pip install {package}")
         described = name in family and (name == path or path.startswith(PACKAGES))
         self._chosen[key] = name if described else None
 

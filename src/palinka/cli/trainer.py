@@ -45,6 +45,7 @@ UNSUPPORTED: dict[type[Callback], str] = {
     pl_callbacks.BatchSizeFinder: "it would change what is trained",
     pl_callbacks.LearningRateFinder: "the learning rate is an option of the optimizer",
     pl_callbacks.ModelPruning: "it replaces a parameter by a product of weight and mask",
+    # Lightning-AI/pytorch-lightning #21752
     pl_callbacks.SpikeDetection: "Lightning cannot load its state, so no run could resume; use"
     " EarlyStopping with its divergence_threshold",
 }

@@ -8,11 +8,14 @@ import numpy as np
 
 from palinka.analyses.figures.forest import Row, forest
 from palinka.evaluation.losses import RATIOS
+from palinka.evaluation.representations import RANDOM
 from palinka.evaluation.tasks import CONTROLS
 from palinka.evaluation.values import (
     ALL,
     BETTER,
+    Dictionary,
     Group,
+    Measurement,
     Subject,
     Value,
     by_recipe,
@@ -26,6 +29,8 @@ from palinka.evaluation.values import (
 LOSSES = tuple(RATIOS)
 LABELS = {"tokens": "shuffled text", "embeddings": "random embeddings"}
 LABELS |= {"coordinates": "shuffled coordinates"}
+# Losses that are given beside those of dictionaries at initialization.
+BESIDE_RANDOM, SAME_L0 = ("ce_delta", "kl", "loss_recovered", "loss_recovered_mean"), 0.01
 
 
 def controls(
@@ -95,6 +100,29 @@ def controls(
     weak = {recipe: f"{label} in {names}" for recipe, names in weak.items()}
     figures = forest(panels, name="control")
     return Group(values=values, figures=figures, notes=notes, weak=weak, bands=spanned(beside))
+
+
+def beside_random(
+    dictionaries: Sequence[Dictionary], random: Sequence[Dictionary], found: Sequence[Measurement]
+) -> Group:
+    """Losses of dictionaries at initialization, and what those of each recipe gain on them."""
+    values, notes, weak = list[Value](), list[str](), dict[str, str]()
+    for recipe in dict.fromkeys(one.recipe for one in random):
+        names = [{d.name for d in some if d.recipe == recipe} for some in (dictionaries, random)]
+        label, worse = next(iter(names[1])).rpartition("/")[0], list[str]()
+        for metric in ("l0", *BESIDE_RANDOM):
+            own, theirs = ([m for m in found if m.metric == metric and m.of in x] for x in names)
+            mine, value, gap = gap_to_control(own, theirs, recipe, label, {})
+            if metric in BESIDE_RANDOM:
+                values += [value, gap]
+                worse += [metric] * not_beaten(metric, gap)
+            elif abs(gap.value) > SAME_L0 * mine.value:
+                notes.append(f"{label} has an L0 of {value.value:.3g}, {recipe} {mine.value:.3g}")
+        if worse:
+            weak[recipe] = f"the dictionary at initialization in {', '.join(worse)}"
+            notes.append(f"{recipe} is no better than {weak[recipe]}")
+    bands = spanned(one for one in values if one.of.startswith(RANDOM))
+    return Group(values=values, notes=notes, weak=weak, bands=bands)
 
 
 def _left_out(metric: str) -> bool:

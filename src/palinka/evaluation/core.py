@@ -10,26 +10,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from palinka.analyses.result import Mask
-from palinka.analyses.stats.bootstrap import (
-    MINIMUM_DOCUMENTS,
-    Ratios,
-    document_ratio,
-    interval_remark,
-)
+from palinka.analyses.stats import bootstrap
 from palinka.errors import InputError, track
+from palinka.evaluation.controls import beside_random
 from palinka.evaluation.losses import RATIOS, patched_losses, sum_by_document
-from palinka.evaluation.representations import RANDOM, random_dictionaries, read_rows
-from palinka.evaluation.values import (
-    Dictionary,
-    Group,
-    Measurement,
-    Subject,
-    Value,
-    gap_to_control,
-    not_beaten,
-    spanned,
-    value_of,
-)
+from palinka.evaluation.representations import random_dictionaries, read_rows
+from palinka.evaluation.values import Dictionary, Group, Measurement, Subject, value_of
 from palinka.language_models.edits import as_function
 
 # Of the language model alone, the same for every dictionary.
@@ -37,7 +23,7 @@ OF_MODEL = ("ce_clean", "ce_ablated", "ce_ablated_mean")
 # Sums over the rows of a document: numerator and denominator of each metric.
 COLUMNS = ("rows", "distance", "error", "l0", "l1", "cosine")
 _SUMS = np.eye(len(COLUMNS))
-ROW_RATIOS: Ratios = {"fvu": (_SUMS[2], _SUMS[1])} | {
+ROW_RATIOS: bootstrap.Ratios = {"fvu": (_SUMS[2], _SUMS[1])} | {
     name: (_SUMS[COLUMNS.index(name)], _SUMS[0]) for name in ("l0", "l1", "cosine")
 }
 
@@ -75,9 +61,7 @@ class _Rows:
         return reconstruction
 
 
-# Losses that are given beside those of dictionaries at initialization, of which a recipe has 3.
-CONTROLLED, CONTROLS = ("ce_delta", "kl", "loss_recovered", "loss_recovered_mean"), 3
-SAME_L0 = 0.01
+AT_RANDOM = 3  # dictionaries at initialization for each recipe
 COSINE = "cosine is of activations as they are; a fit with data.center gives that of centered ones"
 ABLATED = ("fvu", "ce_delta")  # what is measured without some of the latents
 WITHOUT = ("_without_unstable", "_without_matched")
@@ -94,7 +78,7 @@ def core(subject: Subject, ablations: Sequence[tuple[Dictionary, str, Mask | Non
     distance to the mean of the validation rows; `dead` counts latents that are active on no row.
     """
     has_loss = subject.model.spec.control is None
-    random = random_dictionaries(subject, 0, CONTROLS) if has_loss and subject.dictionaries else []
+    random = random_dictionaries(subject, 0, AT_RANDOM) if has_loss and subject.dictionaries else []
     every = [*((one, "", None) for one in (*subject.dictionaries, *random)), *ablations]
     mean = torch.from_numpy(subject.mean).to(subject.model.device)
     measured = [_Rows(one, mean, mask) for one, _, mask in every]
@@ -131,11 +115,11 @@ def core(subject: Subject, ablations: Sequence[tuple[Dictionary, str, Mask | Non
         value_of([_ratio(name, model_name, losses[0], *RATIOS[name])], model_name)
         for name in OF_MODEL if has_loss
     ]  # fmt: skip
-    remark = interval_remark(len(documents))
+    remark = bootstrap.interval_remark(len(documents))
     note = f"a latent active on none of {rows:,} tokens has a density below {3 / rows:.2g} (95 %)"
     density = {f"density/{d.name}": one.fired.cpu().numpy() / rows
                for d, one in zip(subject.dictionaries, measured, strict=False)}  # fmt: skip
-    beside = _beside_random(subject.dictionaries, random, found)
+    beside = beside_random(subject.dictionaries, random, found)
     return replace(
         beside,
         measurements=[one for one in found if one.of not in {d.name for d in random}],
@@ -145,35 +129,13 @@ def core(subject: Subject, ablations: Sequence[tuple[Dictionary, str, Mask | Non
     )
 
 
-def _beside_random(
-    dictionaries: Sequence[Dictionary], random: Sequence[Dictionary], found: Sequence[Measurement]
-) -> Group:
-    """Losses of dictionaries at initialization, and what those of each recipe gain on them."""
-    values, notes, weak = list[Value](), list[str](), dict[str, str]()
-    for recipe in dict.fromkeys(one.recipe for one in random):
-        names = [{d.name for d in some if d.recipe == recipe} for some in (dictionaries, random)]
-        label, worse = next(iter(names[1])).rpartition("/")[0], list[str]()
-        for metric in ("l0", *CONTROLLED):
-            own, theirs = ([m for m in found if m.metric == metric and m.of in x] for x in names)
-            mine, value, gap = gap_to_control(own, theirs, recipe, label, {})
-            if metric in CONTROLLED:
-                values += [value, gap]
-                worse += [metric] * not_beaten(metric, gap)
-            elif abs(gap.value) > SAME_L0 * mine.value:
-                notes.append(f"{label} has an L0 of {value.value:.3g}, {recipe} {mine.value:.3g}")
-        if worse:
-            weak[recipe] = f"the dictionary at initialization in {', '.join(worse)}"
-            notes.append(f"{recipe} is no better than {weak[recipe]}")
-    bands = spanned(one for one in values if one.of.startswith(RANDOM))
-    return Group(values=values, notes=notes, weak=weak, bands=bands)
-
-
 def _ratio(
     metric: str, of: str, sums: NDArray[np.float64], above: ArrayLike, below: ArrayLike
 ) -> Measurement:
     """Measure a ratio of columns of sums by document, `(documents, columns)`."""
-    value, effect, freedom = document_ratio(sums @ np.asarray(above), sums @ np.asarray(below))
+    columns = sums @ np.asarray(above), sums @ np.asarray(below)
+    value, effect, freedom = bootstrap.document_ratio(*columns)
     n, method = len(sums), "t over documents"
-    if n < MINIMUM_DOCUMENTS:
-        effect, method = np.full(n, np.nan), f"none: fewer than {MINIMUM_DOCUMENTS} documents"
+    if n < (least := bootstrap.MINIMUM_DOCUMENTS):
+        effect, method = np.full(n, np.nan), f"none: fewer than {least} documents"
     return Measurement(metric, of, value, effect, "documents", n, freedom, method=method)

@@ -10,7 +10,7 @@ from palinka.analyses.stats import knockoffs as stats
 from palinka.analyses.stats.comparison import adjusted_p_values
 from palinka.errors import counted, track
 from palinka.evaluation.representations import Pooling, encoders_of, read_tasks
-from palinka.evaluation.tasks import Task, find_tasks
+from palinka.evaluation.tasks import find_tasks
 from palinka.evaluation.values import Group, Subject, Value
 
 MIN_ROWS = 20  # of each label
@@ -82,23 +82,15 @@ def selection(
             arrays[f"selection_p/{name}/{task.name}"] = p
             masks = [np.isin(np.arange(len(p)), each) for each in chosen.values()]
             arrays[f"selection/{name}/{task.name}"] = np.stack(masks)
-            values += _values(name, task, len(y), chosen, known, q)
+            for method, numbers in chosen.items():
+                count, how = float(len(numbers)), f"none: selected at an FDR of {q:g}"
+                if method == "knockoffs" and not known.valid:
+                    count, how = np.nan, "none: knockoffs are not valid for these latents"
+                n, metric = {task.unit: len(y)}, f"selected_{method}"
+                values.append(Value(metric, name, count, n=n, method=how, task=task.name))
             notes.append(_line(what, chosen, known.valid))
             notes += [f"{what}: {note}" for note in known.notes]
     return Group((), values, arrays, notes=[*([MEANING] if values else []), *notes])
-
-
-def _values(
-    name: str, task: Task, rows: int, chosen: Chosen, found: stats.Knockoffs, q: float
-) -> list[Value]:
-    values = []
-    for method, numbers in chosen.items():
-        count, how = float(len(numbers)), f"none: selected at a false discovery rate of {q:g}"
-        if method == "knockoffs" and not found.valid:
-            count, how = np.nan, "none: knockoffs are not valid for these latents"
-        n, metric = {task.unit: rows}, f"selected_{method}"
-        values.append(Value(metric, name, count, n=n, method=how, task=task.name))
-    return values
 
 
 def _line(what: str, chosen: Chosen, valid: bool) -> str:

@@ -421,18 +421,13 @@ def _rows(text: str) -> list[dict[str, str]]:
     return [*csv.DictReader(io.StringIO(text, newline=""), restval="")]
 
 
-def sae_probes_folder() -> Path:
-    """Data folder of the installed package sae-probes, which is not imported."""
-    package = find_spec("sae_probes")
-    for folder in (package and package.submodule_search_locations) or ():
-        return Path(folder) / "data"
-    remedy = "pip install sae-probes --no-deps, or leave sae_probes:… out"
-    raise InputError(f"tasks: sae_probes is not installed; {remedy}")
-
-
 def read_sae_probes(name: str) -> tuple[list[dict[str, str]], str]:
     """Rows of a set of sae-probes, and the source that its list of sets names."""
-    folder = sae_probes_folder()
+    package = find_spec("sae_probes")  # which is not imported
+    if package is None or not package.submodule_search_locations:
+        remedy = "pip install sae-probes --no-deps, or leave sae_probes:… out"
+        raise InputError(f"tasks: sae_probes is not installed; {remedy}")
+    folder = Path(next(iter(package.submodule_search_locations))) / "data"
     known = {file.name.removesuffix(".csv.zst"): file for file in folder.rglob("[0-9]*.csv.zst")}
     if name not in known:
         hint = did_you_mean(name, known)

@@ -17,7 +17,6 @@ NARROW = 1e-3
 TITLES = {
     "forest": "Metrics with 95 % intervals",
     "control": "Metrics beside those of the control",
-    "probing_gaps": "AUC of probes less that of baselines",
 }
 
 

@@ -98,7 +98,7 @@ def main() -> None:
         cases.append(Case(name, partial(ours, *data, some), rivals, missing, rounds=3))
     remarks = (
         f"{ROWS:,} rows for training and as many for test; 10 penalties, that of the best AUC in "
-        "100 rows of validation, and a fit of all. Ours converge to 9 digits, those of sae-probes "
+        "100 rows of validation, and a fit of all. Ours converge to 6 digits, those of sae-probes "
         "stop at a gradient of 1e-4."
     )
     report("probing", "Sparse probes along a grid of penalties", cases, remarks)

@@ -88,10 +88,10 @@ def _fit(
 ) -> Array:
     """Weights for each penalty in descending order, `(columns, …)`; the last column is all 1.
 
-    With a `start` they are those of the one penalty that was chosen, to 9 digits rather than 4.
+    With a `start` they are those of the one penalty that was chosen, to 6 digits rather than 4.
     """
     if penalty == "l2":
-        tolerance = 1e-9
+        tolerance = 1e-6
         if start is None:
             start, tolerance = np.zeros(x.shape[1]), FOLD_TOLERANCE
         path = logistic_path(x, y, penalties[::-1], start, None, tolerance)

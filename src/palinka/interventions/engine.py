@@ -406,8 +406,11 @@ class _Sweep:
 
     def _grow(self, count: int, last: int, whole: Tensor) -> Tensor:
         """Append rows that begin here, and keep the tokens from `last` on."""
-        new = self.origin[len(whole) : count]
-        return (torch.cat((whole, whole[new])) if len(new) else whole)[:, last:]
+        kept = whole[:, last:]
+        if count == len(whole):
+            return kept
+        rows = np.append(np.arange(len(whole)), self.origin[len(whole) : count])
+        return kept.index_select(0, torch.as_tensor(rows, device=kept.device))
 
     def _embedded(self) -> Tensor:
         """Inputs of the first block in rows that are there from the embeddings on."""

@@ -11,7 +11,7 @@ from scipy.special import expit
 Array = NDArray[np.float64]
 
 MAX_STEPS = 200
-# Above this tolerance the first steps of a fit take Hessians in single precision.
+# From this tolerance on the first steps of a fit take Hessians in single precision.
 ROUGH, ROUGH_STEPS = 1e-6, 10
 # Rows of less curvature than this part of the mean are left out of these.
 FLAT = 0.03
@@ -46,10 +46,10 @@ def logistic_path(
         Nonlinear Problems, sections 2.1 and 3.2 for steps with an earlier Hessian.
     """
     n, k = x.shape
-    columns, signs, ridge = x.T, np.where(y, 1.0, -1.0), np.append(np.ones(k - 1), 0.0)
-    rough = x.astype(np.float32 if tolerance > ROUGH else np.float64, order="C")
-    signed = signs if weights is None else signs * weights
-    reference, scale, buffer = np.zeros(n), 0.0, np.empty_like(rough)
+    x = x * np.where(y, -1.0, 1.0)[:, None]  # logits of the other label
+    columns, ridge = x.T, np.append(np.ones(k - 1), 0.0)
+    rough = x.astype(np.float32 if tolerance >= ROUGH else np.float64, order="C")
+    reference, square, scale, buffer = np.zeros(n), 0.0, 0.0, np.empty_like(rough)
     product = factor = np.empty((k, k))
     w, fits, totals = start, list[Array](), list[float]()
     for at, c in enumerate(penalties):
@@ -65,20 +65,21 @@ def logistic_path(
         step, size, slope, longest, moved = np.zeros(k), 1.0, 0.0, np.inf, np.inf
         for number in range(MAX_STEPS):
             new = w - size * step
-            doubt = expit(-signs * (x @ new))
-            pull = c * signed * doubt
-            gradient, curvature = ridge * new - columns @ pull, np.abs(pull) * (1.0 - doubt)
+            doubt = expit(x @ new)
+            pull = (c if weights is None else c * weights) * doubt
+            gradient, curvature = ridge * new + columns @ pull, pull * (1.0 - doubt)
             if float(gradient @ step) < -0.5 * slope:  # far beyond the minimum
                 size *= 0.5
                 continue
             w, last, moved = new, moved, size * longest
             slow = moved > 0.5 * last
-            if slow or _is_stale(curvature, scale * reference):
-                scale = float(curvature @ reference) / max(float(reference @ reference), 1e-300)
-                anew = slow or _is_stale(curvature, scale * reference)
+            own, common = float(curvature @ curvature), float(curvature @ reference)
+            if slow or _is_stale(own, common, square, scale):
+                scale = common / max(square, 1e-300)
+                anew = slow or _is_stale(own, common, square, scale)
                 for rows in (rough if number < ROUGH_STEPS else x, x):
                     if anew:
-                        reference, scale = curvature, 1.0
+                        reference, square, scale = curvature, own, 1.0
                         product = _product(rows, curvature, buffer)
                     hessian = scale * product
                     hessian.flat[:: k + 1] += ridge + 1e-12  # a separable half has none of `b`
@@ -97,9 +98,9 @@ def logistic_path(
         yield w
 
 
-def _is_stale(curvature: Array, used: Array) -> bool:
-    change = curvature - used
-    return float(change @ change) > STALE**2 * float(curvature @ curvature)
+def _is_stale(own: float, common: float, square: float, scale: float) -> bool:
+    """Return whether curvatures are far from a multiple of others, by their inner products."""
+    return own - 2.0 * scale * common + scale**2 * square > STALE**2 * own
 
 
 def _product(x: NDArray[Any], curvature: Array, buffer: NDArray[Any]) -> Array:

@@ -433,8 +433,9 @@ def _located(
             if unknown := [unit for unit in units or () if not 0 <= unit < size]:
                 some = ", ".join(map(str, unknown[:8]))
                 raise InputError(f"{name} has units 0 to {size - 1}, and {some} are given")
-            name, own = f"blocks.{block}.{kind}", range(size) if units is None else units
-            units = tuple(int(head) * size + unit for unit in own)
+            name, first = f"blocks.{block}.{kind}", int(head) * size
+            own = range(first, first + size)
+            units = tuple(own if units is None else (own[unit] for unit in units))
         return name, 3 * block + _PART[kind], units
     if kind not in ("", "resid") or (match is None and name != "embed"):
         raise InputError(f"{given.site} cannot be changed here; give a named site")

@@ -115,8 +115,8 @@ def test_the_shuffled_null_is_of_dictionaries_of_shuffled_coordinates(subject: S
 
 def test_pairs_without_partners_are_left_out_of_means_over_partners() -> None:
     ones = [dictionary(seed) for seed in range(3)]
-    latents = csc_array(np.random.default_rng(0).random((20, LATENTS), np.float32))
-    activity: Any = SimpleNamespace(latents={one.name: latents for one in ones})
+    same = csc_array(np.random.default_rng(0).random((20, LATENTS), np.float32))
+    latents = {one.name: same for one in ones}
     cosine = np.zeros((3, LATENTS, 3))
     known: Any = SimpleNamespace(
         cosine=cosine, threshold=0.5, partner=np.tile(np.arange(LATENTS)[:, None], (3, 1, 3))
@@ -124,7 +124,7 @@ def test_pairs_without_partners_are_left_out_of_means_over_partners() -> None:
 
     def correlation() -> Value:
         name = "activation_correlation"
-        return _value(name, "wide", _of_partners(ones, known, activity)[name], ones)
+        return _value(name, "wide", _of_partners(ones, known, latents)[name], ones)
 
     none = correlation()
     assert np.isnan(none.value)

@@ -23,15 +23,13 @@ REASON = "none: one split, as published"
 NOTE = "protocol {}: copies of texts may lie in training and test, and there is no interval"
 
 
-def split_indices(
-    y: Mask, train: int, test: int, seed: int = SEED
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def split_indices(y: Mask, train: int, test: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Draw rows for training and for test, half of either positive.
 
     Source:
         `get_train_test_indices` of sae-probes 0.4.2, with the same draws.
     """
-    random = np.random.RandomState(seed)
+    random = np.random.RandomState(SEED)
     left, found = [np.flatnonzero(y), np.flatnonzero(~y)], []
     for size in (train, test):
         sizes = (-(-size // 2), size // 2)
@@ -60,7 +58,7 @@ def select(x: NDArray[Any], y: Mask, normalize: bool) -> NDArray[np.int64]:
 
 
 def best_regression(
-    x: Array, y: Mask, test_x: Array, test_y: Mask, penalty: Penalty = "l2", seed: int = SEED
+    x: Array, y: Mask, test_x: Array, test_y: Mask, penalty: Penalty = "l2"
 ) -> dict[str, float]:
     """Scores of the logistic regression whose penalty has the best AUC in validation.
 
@@ -68,11 +66,11 @@ def best_regression(
         `find_best_reg` of sae-probes 0.4.2; where it stops at a tolerance, this converges.
     """
     scores, w, x = [], np.empty((0, len(PENALTIES))), np.column_stack([x, np.ones(len(x))])
-    for train, valid in _splits(y, seed):
-        w = _fit(x[train], y[train], PENALTIES, penalty, seed)
+    for train, valid in _splits(y):
+        w = _fit(x[train], y[train], PENALTIES, penalty)
         scores.append([_auc(p, y[valid]) for p in expit(x[valid] @ w).T])
     best = int(np.mean(scores, axis=0).argmax())
-    w = _fit(x, y, PENALTIES[[best]], penalty, seed, w[:, best])
+    w = _fit(x, y, PENALTIES[[best]], penalty, w[:, best])
     probability = expit(test_x @ w[:-1, 0] + w[-1, 0])
     right = (probability > 0.5) == test_y
     f1 = 0.0
@@ -84,7 +82,7 @@ def best_regression(
 
 
 def _fit(
-    x: Array, y: Mask, penalties: Array, penalty: Penalty, seed: int, start: Array | None = None
+    x: Array, y: Mask, penalties: Array, penalty: Penalty, start: Array | None = None
 ) -> Array:
     """Weights for each penalty in descending order, `(columns, …)`; the last column is all 1.
 
@@ -97,10 +95,10 @@ def _fit(
         path = logistic_path(x, y, penalties[::-1], start, None, tolerance)
         return np.stack([*path][::-1], axis=1)
     if start is not None:
-        order = np.random.RandomState(seed).permutation(len(x))
+        order = np.random.RandomState(SEED).permutation(len(x))
         x, y = x[order], y[order]
     model = _sklearn("linear_model").LogisticRegression
-    settings = {"l1_ratio": 1.0, "solver": "saga", "random_state": seed, "max_iter": 1000}
+    settings = {"l1_ratio": 1.0, "solver": "saga", "random_state": SEED, "max_iter": 1000}
     fits = [model(C=c, **settings).fit(x[:, :-1], y) for c in penalties]
     return np.stack([np.append(fit.coef_[0], fit.intercept_) for fit in fits], axis=1)
 
@@ -109,12 +107,12 @@ def _auc(scores: Array, y: Mask) -> float:
     return float(share_below(scores[~y], scores[y]).mean())
 
 
-def _splits(y: Mask, seed: int) -> list[tuple[Any, Any]]:
+def _splits(y: Mask) -> list[tuple[Any, Any]]:
     rows = np.arange(n := len(y))
     if n >= 128:
         return [(slice(cut := n - min(n // 5, 100)), slice(cut, None))]
     selection = _sklearn("model_selection")
-    folds = selection.StratifiedKFold(6, shuffle=True, random_state=seed)
+    folds = selection.StratifiedKFold(6, shuffle=True, random_state=SEED)
     found = (selection.LeavePOut(2) if n <= 12 else folds).split(rows, y)
     return [(train, valid) for train, valid in found if len({*y[valid].tolist()}) == 2]
 
@@ -160,5 +158,5 @@ def published(
 
 def _accuracy(x: Array, y: Mask, test_x: Array, test_y: Mask) -> dict[str, float]:
     x = np.column_stack([x, np.ones(len(x))])
-    w = _fit(x, y, np.ones(1), "l2", SEED, np.zeros(x.shape[1]))[:, 0]
+    w = _fit(x, y, np.ones(1), "l2", np.zeros(x.shape[1]))[:, 0]
     return {"test_acc": float(((test_x @ w[:-1] + w[-1] > 0) == test_y).mean())}

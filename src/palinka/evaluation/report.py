@@ -232,7 +232,7 @@ def _detectable(
         errors = [comparison.difference(of[row["a"]], of[row["b"]]).errors for row in compared]
         items = max((e[u] for e in errors for u in e if u != "seeds"), default=None)
         for name, values in pooled.items():
-            sd, _, low, high = comparison.seed_spread(values)
+            sd, low, high = comparison.seed_spread(values)
             if sd > 0.0:  # seeds that agree to the digit do not tell what they would find
                 n = min(map(len, values))
                 row = {"of": name, "sd": sd, "low": low, "high": high, "n": n}

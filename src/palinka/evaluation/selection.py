@@ -70,9 +70,9 @@ def selection(
                 notes.append(f"{what}: no latent is active on 10 of {len(y)} rows")
                 continue
             if test == "frequency":
-                often = stats.compare_frequencies(own > 0, y)
-                arrays[f"selection_frequency/{name}/{task.name}"] = np.stack(often[:3])
-                p[tested] = often.p[tested]
+                *often, of_each = stats.compare_frequencies(own > 0, y)
+                arrays[f"selection_frequency/{name}/{task.name}"] = np.stack(often)
+                p[tested] = of_each[tested]
             else:
                 p[tested] = stats.mann_whitney(own[:, tested], y)
             known = stats.knockoffs(own, y, q, draws, seed, simulations, statistic)

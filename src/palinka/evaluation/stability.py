@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from typing import Any, Literal
@@ -56,26 +55,27 @@ def stability(
             hint = f"{', '.join(recipes)} differ in more than the seed; {hint}, or say "
             hint += "--stability.force true"
         return Group(notes=[f"stability: one seed only; {hint}"])
-    activity = _measure(subject, [one for ones in several.values() for one in ones])
+    covariance, latents = _measure(subject, [one for ones in several.values() for one in ones])
+    density = {name: np.diff(each.indptr) / each.shape[0] for name, each in latents.items()}
     values, arrays, notes, found = [], dict[str, NDArray[Any]](), list[str](), {}
     ablations = list[tuple[Dictionary, str, Mask]]()
     random = np.random.default_rng(seed)
     for recipe, ones in several.items():
-        alive = [activity.density[one.name] > 0 for one in ones]
+        alive = [density[one.name] > 0 for one in ones]
         shuffled = [one.decoder for one in subject.shuffled if force or one.recipe == recipe]
         draws = {
             "untrained": partial(_untrained, ones[0]),
             "shuffled": partial(_shuffled, shuffled),
         }
         known = stats.latent_stability(
-            [one.decoder for one in ones], alive=alive, covariance=activity.covariance,
+            [one.decoder for one in ones], alive=alive, covariance=covariance,
             null=draws.get(null, null), floor=floor,  # type: ignore[arg-type]
             draws=DRAWS, seed=seed,
         )  # fmt: skip
         found[recipe] = known
         unstable = [shares < STABLE for shares in known.reappears]
-        estimates = {**known.estimates, **_of_partners(ones, known, activity)}
-        overlap, cosines = _subspaces(ones, unstable, activity.covariance, random)
+        estimates = {**known.estimates, **_of_partners(ones, known, latents)}
+        overlap, cosines = _subspaces(ones, unstable, covariance, random)
         values += [
             _value(name, recipe, one, ones) for name, one in {**estimates, **overlap}.items()
         ]
@@ -87,7 +87,7 @@ def stability(
             own: dict[str, NDArray[Any]] = {"reappears": again, "reappears_low": low}
             own |= {"reappears_high": high, "best_cosine": best, "partner": partner}
             arrays |= {f"{name}/{one.name}": array for name, array in own.items()}
-            matched = _matched(mask, activity.density[one.name], random)
+            matched = _matched(mask, density[one.name], random)
             ablations += zip((one, one), WITHOUT, (mask, matched), strict=True)
         if known.estimates["share_corrected"].low <= 0:
             notes.append(f"stability: the latents of {recipe} reappear no more than by chance")
@@ -115,17 +115,11 @@ def _shuffled(
     return decoders[int(random.integers(len(decoders)))][: len(rows)]
 
 
-@dataclass(frozen=True)
-class _Activity:
-    """Covariance of the activations, and latents, `(tokens, latents)`, and densities by name."""
-
-    covariance: Array
-    latents: dict[str, csc_array[Any]]
-    density: dict[str, Array]
-
-
 @torch.no_grad()
-def _measure(subject: Subject, dictionaries: Sequence[Dictionary]) -> _Activity:
+def _measure(
+    subject: Subject, dictionaries: Sequence[Dictionary]
+) -> tuple[Array, dict[str, csc_array[Any]]]:
+    """Covariance of the activations, and latents, `(tokens, latents)`, by name."""
     width = len(subject.mean)
     second, total, rows = np.zeros((width, width)), np.zeros(width), 0
     parts: dict[str, list[csc_array[Any]]] = defaultdict(list)
@@ -136,14 +130,12 @@ def _measure(subject: Subject, dictionaries: Sequence[Dictionary]) -> _Activity:
             parts[one.name].append(csc_array(latents))
         own = x.double().cpu().numpy()
         second, total, rows = second + own.T @ own, total + own.sum(axis=0), rows + len(own)
-    latents_by = {name: csc_array(vstack(each, format="csc")) for name, each in parts.items()}
-    density = {name: np.diff(each.indptr) / rows for name, each in latents_by.items()}
     covariance = second / rows - np.outer(total, total) / rows**2
-    return _Activity(covariance, latents_by, density)
+    return covariance, {n: csc_array(vstack(each, format="csc")) for n, each in parts.items()}
 
 
 def _of_partners(
-    ones: Sequence[Dictionary], known: stats.LatentStability, activity: _Activity
+    ones: Sequence[Dictionary], known: stats.LatentStability, latents: dict[str, csc_array[Any]]
 ) -> dict[str, Interval]:
     """Mean cosine of the encoders, if untied, and correlation of activations, of partners."""
     encoders = [_encoder(one) for one in ones]
@@ -152,7 +144,7 @@ def _of_partners(
     for i, j in pairs:
         mine = np.flatnonzero(known.cosine[i][:, j] >= known.threshold)
         theirs = known.partner[i][mine, j]
-        a, b = activity.latents[ones[i].name][:, mine], activity.latents[ones[j].name][:, theirs]
+        a, b = latents[ones[i].name][:, mine], latents[ones[j].name][:, theirs]
         by_pair["activation_correlation"].append(_correlation(a, b))
         first, second = encoders[i], encoders[j]
         if first is not None and second is not None:

@@ -256,22 +256,14 @@ def adjusted_p_values(p: Array, correction: str) -> Array:
     return adjusted
 
 
-class Spread(NamedTuple):
-    """Standard deviation over seeds, its degrees of freedom, and its 95 % interval."""
-
-    sd: float
-    freedom: int
-    low: float
-    high: float
-
-
-def seed_spread(groups: Sequence[ArrayLike]) -> Spread:
-    """Standard deviation over the seeds of a recipe, pooled over recipes, `(seeds,)` each."""
+def seed_spread(groups: Sequence[ArrayLike]) -> tuple[float, float, float]:
+    """Standard deviation over seeds, pooled over recipes, `(seeds,)` each; its 95 % interval."""
     values = [np.asarray(group, dtype=np.float64) for group in groups]
     freedom = sum(len(one) - 1 for one in values)
     squares = float(sum(np.var(one) * len(one) for one in values))
-    ends = (float(np.sqrt(squares / chdtri(freedom, tail))) for tail in (ALPHA / 2, 1 - ALPHA / 2))
-    return Spread(float(np.sqrt(squares / freedom)), freedom, *ends)
+    tails = chdtri(freedom, np.array([ALPHA / 2, 1 - ALPHA / 2]))
+    low, high = np.sqrt(squares / tails).tolist()
+    return float(np.sqrt(squares / freedom)), low, high
 
 
 def minimal_detectable_difference(

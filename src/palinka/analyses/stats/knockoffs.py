@@ -65,17 +65,11 @@ def mann_whitney(x: ArrayLike, labels: ArrayLike) -> Array:
     return p
 
 
-class FrequencyDifference(NamedTuple):
-    """Difference of two frequencies of each column, its 95 % interval, and its p-value."""
-
-    difference: Array
-    low: Array
-    high: Array
-    p: Array
-
-
-def compare_frequencies(active: ArrayLike, labels: ArrayLike) -> FrequencyDifference:
+def compare_frequencies(active: ArrayLike, labels: ArrayLike) -> tuple[Array, ...]:
     """Compare how often columns, `(rows, columns)`, are active with a label and without.
+
+    Returns:
+        The difference of the frequencies, its 95 % interval, and its p-value, `(columns,)` each.
 
     Source:
         Newcombe (1998), method 10, for the interval; the p-value is of the pooled z test.
@@ -89,7 +83,7 @@ def compare_frequencies(active: ArrayLike, labels: ArrayLike) -> FrequencyDiffer
     z = np.divide(difference, error, out=np.zeros(len(error)), where=error > 0)
     low = difference - np.hypot(a - low_a, high_b - b)
     high = difference + np.hypot(high_a - a, b - low_b)
-    return FrequencyDifference(difference, low, high, 2.0 * ndtr(-np.abs(z)))
+    return difference, low, high, 2.0 * ndtr(-np.abs(z))
 
 
 def candidates(x: NDArray[Any], most: int = MAX_CANDIDATES) -> NDArray[np.int64]:

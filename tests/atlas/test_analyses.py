@@ -152,13 +152,10 @@ def test_other_latents_have_no_effects(
 def test_heads_have_every_score_in_order(written: Written) -> None:
     scores = written[0]["head_scores"].scores
     heads = written[1]["my_head_scores"].heads
-    assert [score["name"] for score in heads["scores"]] == [
-        "previous token",
-        "induction",
-        "entropy",
-    ]
+    names = [score["name"] for score in heads["scores"]]
+    assert names == ["Previous token", "Induction", "Entropy"]
     assert [score["unit"] for score in heads["scores"]] == ["attention", "attention", "nats"]
     for shown in heads["scores"]:
         for key in ("score", "low", "high", "p_corrected", "significant"):
-            own = getattr(scores[shown["name"].replace(" ", "_")], key)
+            own = getattr(scores[shown["name"].lower().replace(" ", "_")], key)
             np.testing.assert_array_equal(shown[key], own)

@@ -211,7 +211,7 @@ def test_search_finds_numbers_words_and_tokens(page: Any) -> None:
     group = page.locator("#results .group").first.inner_text()
     assert group.split() == ["at", "word17", "1", "occurrence", "in", "the", "text"]
     first = page.locator("#results [role=option]").first.inner_text()
-    assert re.fullmatch(r"5\s+word17 · .*\s+mean 50.0 · max 50.0", first, re.DOTALL)
+    assert re.fullmatch(r"5\s+word17 · .*\s+mean 50 · max 50", first, re.DOTALL)
     page.keyboard.press("ArrowUp")
     selected = page.locator("#results [aria-selected=true]")
     (expected,) = map(int, re.findall(r"\d+", selected.inner_text()))
@@ -347,6 +347,10 @@ def test_the_largest_score_is_the_first_and_a_p_value_has_no_rank(page: Any) -> 
 def test_an_analysis_has_a_page(page: Any) -> None:
     page.get_by_role("navigation").get_by_role("link", name="geography").click()
     heading(page, "geography")
+    link = page.get_by_role("navigation").get_by_role("link", name="geography")
+    letter = "link => getComputedStyle(link, '::first-letter').textTransform"
+    assert link.evaluate(letter) == "none", "names are as typed"
+    assert page.evaluate("[7, 61, 61.5, 123].map(palinka.number)") == ["7", "61", "61.5", "123"]
     text = page.locator("main").inner_text()
     assert "place: a note" in text
     labels = page.locator(".metrics dt").all_inner_texts()

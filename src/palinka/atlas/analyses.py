@@ -13,7 +13,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 
-from palinka.analyses.figures.head_scores import UNITS
+from palinka.analyses.figures.head_scores import UNITS, title
 from palinka.analyses.findings import file_names
 from palinka.errors import InputError, counted
 
@@ -263,7 +263,7 @@ def head_scores(settings: Mapping[str, Any], arrays: Arrays) -> dict[str, Any]:
         return {}
     keys = "score", "low", "high", "p_corrected", "significant"
     scores = [
-        {"name": name.replace("_", " "), "about": about, "unit": UNITS.get(name, "attention")}
+        {"name": title(name), "about": about, "unit": UNITS.get(name, "attention")}
         | {key: arrays[f"{name}/{key}"] for key in keys}
         for name, about in _HEAD_SCORES.items()
         if f"{name}/score" in arrays

@@ -22,8 +22,8 @@ def test_maps_outline_significant_heads(result, save):
     figure = save(draw(result)["maps"])
     titles = [axes.get_title("left") for axes in figure.axes if axes.images]
     previous, far = (result.scores[name].score for name in ("previous_token", "distance"))
-    assert titles[0] == f"previous_token\n{previous[2, 1]:.3g} in L2H1"
-    assert titles[2] == f"distance\n{far[4, 0]:.0f} in L4H0"
+    assert titles[0] == f"Previous token\n{previous[2, 1]:.3g} in L2H1"
+    assert titles[2] == f"Distance\n{far[4, 0]:.0f} in L4H0"
     first, sink, _ = (axes for axes in figure.axes if axes.images)
     np.testing.assert_allclose(first.images[0].get_array(), previous)
     assert first.images[0].get_clim() == (0.0, previous.max())
@@ -59,7 +59,7 @@ def test_patterns_of_the_strongest_heads(result, save, count):
     figure = draw(result, patterns={heads["previous_token"]: pattern}, tokens=tokens)["patterns"]
     (axes,) = save(figure).axes
     score = result.scores["previous_token"].score[2, 1]
-    assert axes.get_title("left") == f"previous_token\n{score:.3g} in L2H1"
+    assert axes.get_title("left") == f"Previous token\n{score:.3g} in L2H1"
     np.testing.assert_array_equal(axes.images[0].get_array(), pattern)
     names = [label.get_text() for label in axes.get_yticklabels()]
     assert (names == tokens) == (count == 6)
@@ -72,4 +72,5 @@ def test_patterns_are_those_of_kinds_of_heads_also_where_one_head_is_the_highest
     counts = dict.fromkeys(sums, np.full(6, 2.0))
     result = head_scores(sums, counts, dict.fromkeys(sums, np.zeros(6)))
     figure = save(draw(result, patterns={(0, 0): np.eye(4)})["patterns"])
-    assert [axes.get_title("left").split()[0] for axes in figure.axes] == kinds
+    titles = [axes.get_title("left").partition("\n")[0] for axes in figure.axes]
+    assert titles == ["Previous token", "Duplicate token", "Induction", "Sink"]

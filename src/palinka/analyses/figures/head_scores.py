@@ -16,10 +16,15 @@ UNITS = {"entropy": "nats", "entropy_normalized": "0 to 1", "distance": "tokens"
 MAX_TOKENS = 40
 
 
+def title(name: str) -> str:
+    """Name of a score in words."""
+    return name.replace("_", " ").capitalize()
+
+
 @style.captioned(
     maps="Every score of every head, its mean over texts, each with a scale of its own. Outlined "
     "heads attend so significantly more than a head that attends to all tokens alike; for "
-    "duplicate_token and induction, than in random tokens without repetition.",
+    "duplicate token and induction, than in random tokens without repetition.",
     by_layer="The scores of all heads by layer: orange diamonds are significant, the line is the "
     "mean over the heads of a layer, dashed the reference that they are compared with.",
     patterns="The attention of the head with the highest score of four kinds on a text: every row "
@@ -60,7 +65,7 @@ def _maps(result: HeadScores) -> Figure:
 
 def _title(name: str, found: HeadScore, at: tuple[int, int]) -> str:
     value = f"{found.score[at]:.3g}" if found.score[at] < 100 else f"{found.score[at]:,.0f}"
-    return f"{name}\n{value} in L{at[0]}H{at[1]}"
+    return f"{title(name)}\n{value} in L{at[0]}H{at[1]}"
 
 
 def _by_layer(result: HeadScores) -> Figure:
@@ -73,7 +78,7 @@ def _by_layer(result: HeadScores) -> Figure:
             style.draw_points(axes, layers[chosen], found.score[chosen], color, marker=marker)
         axes.plot(found.score.mean(axis=1), color=style.COLORS[0])
         axes.plot(found.reference.mean(axis=1), "--", color="black", lw=0.8)
-        axes.set_title(f"{name} ({UNITS[name]})" if name in UNITS else name)
+        axes.set_title(title(name) + (f" ({UNITS[name]})" if name in UNITS else ""))
         axes.locator_params(axis="x", integer=True)
     for axes in panels[-2:]:
         axes.tick_params(labelbottom=True)

@@ -23,13 +23,13 @@
 
   /** A figure of an analysis, with its caption. */
   function figure({ file, title, caption }, name) {
-    const about = `Figure “${title}” of the analysis ${name}. ${caption} Its numbers are in the tables of this page.`;
+    const about = `Figure “${words(title)}” of the analysis ${name}. ${caption} Its numbers are in the tables of this page.`;
     const source = `figures/${encodeURIComponent(file)}`;
     return make(
       "figure",
       { class: "drawn" },
       make("a", { href: source, title: "open at full size" }, make("img", { src: source, alt: about })),
-      make("figcaption", {}, make("strong", {}, title), caption ? ` ${caption}` : ""),
+      make("figcaption", {}, make("strong", {}, words(title)), caption ? ` ${caption}` : ""),
     );
   }
 

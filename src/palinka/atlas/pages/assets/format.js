@@ -13,7 +13,7 @@
         ? Number(size.toPrecision(3)).toExponential().replace("e-", `e${MINUS}`).replace("e+", "e")
         : size >= 100
           ? Math.round(size).toLocaleString("en-US")
-          : Number.isInteger(size) && size < 10
+          : Number.isInteger(size)
             ? String(size)
             : size.toFixed(size >= 10 ? 1 : size >= 1 ? 2 : 3);
     return (value < 0 ? MINUS : "") + text;

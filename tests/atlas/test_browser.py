@@ -244,7 +244,7 @@ def test_a_latents_page(visit: Make, site: Path, make_facts: Make) -> None:
     page = visit(f"{site.as_uri()}#latent=3", "Latent 3")
     contexts = page.locator(".texts > .contexts > li")
     assert contexts.count() == 4
-    assert contexts.first.locator(".value").inner_text() == "99.0"
+    assert contexts.first.locator(".value").inner_text() == "99"
     assert page.locator(".texts section h3").all_inner_texts() == [
         "Percentiles 67 to 100 of its activations", "Percentiles 33 to 67 of its activations",
         "Percentiles 0 to 33 of its activations",
@@ -260,13 +260,13 @@ def test_a_latents_page(visit: Make, site: Path, make_facts: Make) -> None:
     contexts.first.locator(".peak").hover()
     assert f"99 · id {tokens[15]}" in page.locator("#tooltip").inner_text()
     rows = page.locator(".facts .card", has_text="Numbers").locator("tbody tr")
-    assert rows.filter(has_text="max").inner_text().split("\t")[1:] == ["99.0", "1 of 299"]
+    assert rows.filter(has_text="max").inner_text().split("\t")[1:] == ["99", "1 of 299"]
     assert page.locator(".facts svg").get_attribute("aria-label").startswith("Histogram of ")
     steering = page.locator(".facts .card", has_text="and steering").locator("tbody tr")
     norm, whole = 20.0, float(steering.last.locator("td").first.inner_text())
     assert whole == pytest.approx(norm / facts.lengths[3], rel=0.01)
     sizes = [row.split("\t")[1:] for row in steering.all_inner_texts()]
-    assert (sizes[0][1], sizes[2][0], sizes[4][2]) == ("1", "99.0", "100")
+    assert (sizes[0][1], sizes[2][0], sizes[4][2]) == ("1", "99", "100")
     counts, width = facts.histogram.counts[3], facts.histogram.width[3]
     middle = np.searchsorted(counts.cumsum(), counts.sum() / 2) + 0.5
     assert abs(float(sizes[0][0]) / width - middle) <= 0.6

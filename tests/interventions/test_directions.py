@@ -43,6 +43,13 @@ def test_texts_of_the_contrast_are_held_out(gpt2: LanguageModel, pairs: Pairs) -
         contrast_means(gpt2, SITE, texts, pairs)
 
 
+def test_a_contrast_needs_two_means(gpt2: LanguageModel) -> None:
+    texts: Any = {"a": [[1, 2], [5, 2]], "b": [[3, 2]]}
+    with pytest.raises(InputError, match="both conditions of contrast have the same mean activ"):
+        contrast_means(gpt2, "hidden.0", {name: [[9, 9]] * 2 for name in texts})
+    contrast_means(gpt2, SITE, texts)
+
+
 def test_a_probe_is_a_logistic_regression() -> None:
     linear_model = pytest.importorskip("sklearn.linear_model")
     random = np.random.default_rng(0)

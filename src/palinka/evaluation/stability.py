@@ -44,7 +44,8 @@ def stability(
         force: Take all dictionaries as one recipe, whatever their settings.
         null: That of `latent_stability`; `untrained`, decoders at initialization; or `shuffled`,
             decoders of the same recipe, trained on rows with shuffled coordinates.
-        floor: Least cosine of partners; default by the null.
+        floor: Least cosine of partners; default the median of the largest cosines under the null,
+            at least 0.1.
         seed: Seed of draws.
     """
     recipes = {ALL: [*subject.dictionaries]} if force else subject.recipes
@@ -92,7 +93,8 @@ def stability(
         if known.estimates["share_corrected"].low <= 0:
             notes.append(f"stability: the latents of {recipe} reappear no more than by chance")
         dead = counted(sum(int((~mask).sum()) for mask in alive), "dead latents")
-        least = f"at least {known.threshold:.3g}, which 1 % have by chance"
+        by_chance = 100 * known.estimates["share_null"].value
+        least = f"at least {known.threshold:.3g}, which {by_chance:.2g} % have by chance"
         notes.append(f"stability of {recipe}: partners have cosines of {least}; {dead}")
     return Group((), values, arrays, draw_stability(found), notes, ablations=ablations)
 

@@ -120,6 +120,9 @@ def contrast_means(
     a, b = (
         np.stack([x.mean(axis=0) for x in token_vectors(lm, site, of)]) for of in texts.values()
     )
+    if np.allclose(a.mean(axis=0), b.mean(axis=0), rtol=0.0, atol=1e-6 * np.abs(a).max()):
+        fault = f"both conditions of contrast have the same mean activation at {site}"
+        raise InputError(f"{fault}; give other texts or another site")
     return a, b
 
 

@@ -173,7 +173,8 @@ def latent_stability(
             too lenient where activations are anisotropic; a function of the directions and a
             generator returns others.
         floor: Least cosine of partners; default the median of the largest cosines under the null,
-            at least 0.1.
+            at least 0.1. `threshold` is not below it: above a high quantile too few have a partner
+            by chance.
         draws: Draws of the null, of one pair after the other.
         seed: Seed of the draws.
 

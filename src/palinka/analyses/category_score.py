@@ -97,19 +97,14 @@ class CategoryScore(Result):
 
 @takes("categories of a passage")
 def category_score(
-    latents: ArrayLike,
-    targets: ArrayLike,
-    detector: bool = False,
-    permutations: int = 0,
-    seed: int = 0,
-    words: ArrayLike | None = None,
-    documents: ArrayLike | None = None,
-) -> CategoryScore:
+    latents: ArrayLike, targets: ArrayLike, detector: bool = False, permutations: int = 0,
+    seed: int = 0, words: ArrayLike | None = None, documents: ArrayLike | None = None,
+) -> CategoryScore:  # fmt: skip
     """Score the preference of each latent for the target tokens.
 
     The score is the mean of a latent's non-zero activations at the targets divided by that at
-    the other tokens, and 0 where either sum is not positive. A latent that never fires outside the
-    category scores 0 and has a high AUC: both rankings have a best latent and p-values.
+    the other tokens, and 0 where either sum is not positive, as of a latent that never fires
+    outside the category, whose AUC is high.
 
     The p-values are one-sided and correct for the number of latents: `(1 + exchanges of labels
     with a largest value, of any latent, at least as high) / (exchanges + 1)`. Latents that fire
@@ -133,18 +128,12 @@ def category_score(
         words: The word of each token, such as its token id, `(tokens,)`.
         documents: The document of each token, `(tokens,)`; default one document.
 
-    Raises:
-        InputError: If no or every token is a target, arrays do not fit, or latents are not finite.
-
     Source:
         Westfall & Young (1993) for the maximum over latents; Phipson & Smyth (2010) for the
         ones in the p-value.
     """
     matrix = as_matrix(latents, "latents", minimum_rows=2)
-    given = _per_token(targets, "targets", len(matrix))
-    mask = given.astype(bool)
-    if not np.array_equal(given, mask):
-        raise InputError("targets hold other values than true and false; give a boolean mask")
+    mask = _per_token(targets, "targets", len(matrix)).astype(bool)
     if mask.all() or not mask.any():
         which = f"{'all' if mask.all() else 'none'} of the {len(mask)} tokens are targets"
         raise InputError(f"{which}; a score needs both kinds")
@@ -157,13 +146,12 @@ def category_score(
         exchanged, note = _exchange_labels(mask, words, documents, permutations, seed)
         labels = np.concatenate([labels, exchanged])
         notes.append(note)
-    (score, auc), nulls = _scores_and_aucs(matrix, labels, detector or permutations > 0)
+    detector |= permutations > 0
+    (score, auc), nulls = _scores_and_aucs(matrix, labels, detector)
+    tested: Any = (*map(permutation_p_values, (score, auc), nulls), *nulls) if permutations else ()
     covered = (matrix[mask] != 0).mean(axis=0)
-    given_notes: dict[str, Any] = {"coverage": covered, "notes": tuple(notes)}
-    if not permutations:
-        return CategoryScore(score, auc if detector else None, **given_notes)
-    p_values = map(permutation_p_values, (score, auc), nulls)
-    return CategoryScore(score, auc, *p_values, *nulls, **given_notes)
+    aucs = auc if detector else None
+    return CategoryScore(score, aucs, *tested, coverage=covered, notes=tuple(notes))
 
 
 def _per_token(values: ArrayLike, name: str, tokens: int) -> NDArray[Any]:

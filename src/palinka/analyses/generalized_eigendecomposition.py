@@ -8,22 +8,13 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 
-from palinka.analyses.result import (
-    Array,
-    Result,
-    Table,
-    as_float64,
-    p_text,
-    takes,
-    two_conditions,
-)  # fmt: skip
+from palinka.analyses import result as results
+from palinka.analyses.result import Array, Result, Table
 from palinka.analyses.stats import covariance
 from palinka.analyses.stats.covariance import Shrinkage
 from palinka.analyses.stats.eigenvalue_null import HALVES, heldout_ratio, permutation_null
 from palinka.errors import InputError
 
-# Fewest items of a condition whose halves have a variance.
-_SMALLEST_TO_HALVE = 4
 # A smaller share of the data's mean square is rounding of float32.
 _NO_VARIANCE = float(np.finfo(np.float32).eps) ** 2
 
@@ -84,29 +75,22 @@ class GeneralizedEigendecomposition(Result):
         Takes finite values, `(..., d)`, not centered; gives `(..., 2)`: A over B, B over A.
         """
         values: Any = acts if hasattr(acts, "reshape") else np.asarray(acts)
-        shape, d = tuple(values.shape), len(self.components)
-        if shape[-1:] != (d,):
-            raise InputError(f"acts has the shape {shape}; expected (..., {d}), as the data had")
-        rows = as_float64(values.reshape(-1, d), "acts")
+        rows = results.as_float64(values.reshape(-1, values.shape[-1]), "acts")
         weights = self.components @ np.stack((self.filters_a[:, 0], self.filters_b[:, 0]), axis=1)
-        return np.asarray((rows @ weights).reshape(*shape[:-1], 2))
+        return np.asarray((rows @ weights).reshape(*values.shape[:-1], 2))
 
     def scalars(self) -> dict[str, float]:
         """Leading eigenvalues, components, ranks, correlation, p-values and held-out ratios."""
         numbers: dict[str, Any] = {"components": self.components.shape[1]}
-        numbers["eigenvalue_a"], numbers["eigenvalue_b"] = (
-            self.eigenvalues_a[0],
-            self.eigenvalues_b[0],
-        )
+        numbers |= {f"eigenvalue_{c}": getattr(self, f"eigenvalues_{c}")[0] for c in "ab"}
         numbers["pattern_correlation"] = self.pattern_correlation
         for c, ranks in zip("ab", self.ranks, strict=True):
             numbers[f"rank_{c}"], numbers[f"rank_{c}_shrunk"] = ranks
             for name in (f"observed_{c}", f"p_value_{c}"):
                 numbers[name] = getattr(self, name)
-            ratio = getattr(self, f"heldout_ratio_{c}")
-            if ratio is not None:
-                names = (f"heldout_ratio_{c}{part}" for part in ("", "_low", "_high"))
-                numbers.update(zip(names, ratio, strict=True))
+            names = (f"heldout_ratio_{c}{part}" for part in ("", "_low", "_high"))
+            if (ratio := getattr(self, f"heldout_ratio_{c}")) is not None:
+                numbers |= zip(names, ratio, strict=True)
         return {name: float(value) for name, value in numbers.items() if value is not None}
 
     def headline(self, units: str, conditions: Sequence[str]) -> str:
@@ -118,7 +102,7 @@ class GeneralizedEigendecomposition(Result):
             if (ranges := getattr(self, f"heldout_ratio_{c}")) is not None:
                 heldout = ", held out {:.3g} (range over {n} splits: {:.3g} to {:.3g})"
                 line += heldout.format(*ranges, n=HALVES)
-            p = p_text(getattr(self, f"p_value_{c}"), getattr(self, f"null_{c}"))
+            p = results.p_text(getattr(self, f"p_value_{c}"), getattr(self, f"null_{c}"))
             found.append(f"{line}, {p}")
         what = " (p is about the largest ratio of any direction, not about the one held out)"
         return "; ".join(found) + what * (self.null_a is not None)
@@ -132,16 +116,11 @@ class GeneralizedEigendecomposition(Result):
         return {"eigenvalues": eigenvalues, "scores": scores}
 
 
-@takes("two conditions")
+@results.takes("two conditions")
 def generalized_eigendecomposition(
-    a: ArrayLike,
-    b: ArrayLike,
-    variance: float = 99.0,
-    shrinkage: Shrinkage = 0.01,
-    permutations: int = 0,
-    pairs: bool = False,
-    seed: int = 0,
-) -> GeneralizedEigendecomposition:
+    a: ArrayLike, b: ArrayLike, variance: float = 99.0, shrinkage: Shrinkage = 0.01,
+    permutations: int = 0, pairs: bool = False, seed: int = 0,
+) -> GeneralizedEigendecomposition:  # fmt: skip
     """Find the directions that vary in one condition and not in the other, both ways.
 
     In the principal components of the mean of the two covariances, `S_A w = lambda S~_B w` and
@@ -168,10 +147,6 @@ def generalized_eigendecomposition(
         pairs: Item i of A and item i of B are a matched pair, such as two versions of a sentence.
         seed: Of permutations and halves.
 
-    Raises:
-        InputError: If a condition has fewer than three items, items all alike, or a covariance that
-            cannot be inverted; if widths or, under `pairs`, items differ, or values are not finite.
-
     Source:
         Cohen (2022), "A tutorial on generalized eigendecomposition for denoising, contrast
         enhancement, and dimension reduction"; patterns: Haufe et al. (2014).
@@ -179,7 +154,7 @@ def generalized_eigendecomposition(
     if not 0.0 < variance <= 100.0:
         raise InputError(f"variance={variance}; expected per cent, above 0 and at most 100")
     covariance.check_shrinkage(shrinkage)
-    a, b = two_conditions(a, b, 3, pairs, "pairs=False")
+    a, b = results.two_conditions(a, b, 3, pairs, "pairs=False")
     # The scatter of these rows is the mean of the two covariances, which is not formed itself.
     weighted = [(x - x.mean(axis=0)) / np.sqrt(2 * (len(x) - 1)) for x in (a, b)]
     mean_square = max((x**2).sum() / len(x) for x in (a, b))
@@ -192,25 +167,20 @@ def generalized_eigendecomposition(
     y = np.concatenate((a, b)) @ components
     parts = y[: len(a)], y[len(a) :]
     plain = [np.cov(part, rowvar=False).reshape(r, r) for part in parts]
-    intensities = [
-        covariance.shrinkage_intensity(part - part.mean(axis=0), shrinkage) for part in parts
-    ]
+    centered = (part - part.mean(axis=0) for part in parts)
+    intensities = [covariance.shrinkage_intensity(part, shrinkage) for part in centered]
     regular = [covariance.shrunk(s, gamma) for s, gamma in zip(plain, intensities, strict=True)]
     smallest = r * np.finfo(np.float64).eps * max(np.linalg.norm(s, 2) for s in plain)
     ranks = np.linalg.matrix_rank(np.array([plain, regular]), tol=smallest, hermitian=True).T
-    for condition, (before, after) in zip("ab", ranks, strict=True):
-        if before == 0:
-            kept = f"{condition} does not vary in the {r} principal components that are kept"
-            raise InputError(f"{kept}; give items that vary, or a larger variance")
-        if after < r:
-            rank = f"has rank {after} in {r} principal components and cannot be inverted"
+    for condition, (_, rank) in zip("ab", ranks, strict=True):
+        if rank < r:
+            fault = f"has rank {rank} in {r} principal components and cannot be inverted"
             advice = "give a larger shrinkage or a smaller variance"
-            raise InputError(f"the covariance of {condition} {rank}; {advice}")
+            raise InputError(f"the covariance of {condition} {fault}; {advice}")
     fields: dict[str, Any] = {}
     for condition, own, other in (("a", 0, 1), ("b", 1, 0)):
-        # Ascending, while eigenvalues are reported descending.
         values, filters = scipy.linalg.eigh(plain[own], regular[other], check_finite=False)
-        filters = filters[:, ::-1]
+        filters = filters[:, ::-1]  # descending
         # The sign makes the largest element of the pattern positive.
         patterns = components @ (regular[own] @ filters)
         largest = np.abs(patterns).argmax(axis=0)
@@ -227,14 +197,9 @@ def generalized_eigendecomposition(
         p_values = (1 + (null >= observed).sum(axis=0)) / (permutations + 1)
         ratios: Sequence[Array | None] = (None, None)
         try:
-            if min(map(len, parts)) >= _SMALLEST_TO_HALVE:
-                ratios = heldout_ratio(*parts, shrinkage, seed)
-            else:
-                notes.append(
-                    f"no held-out check: it needs {_SMALLEST_TO_HALVE} items per condition"
-                )
+            ratios = heldout_ratio(*parts, shrinkage, seed)
         except np.linalg.LinAlgError:
-            notes.append("no held-out check: half of the items do not vary enough")
+            notes.append("no held-out check: half of the items are too few, or do not vary enough")
         for column, condition in enumerate("ab"):
             fields[f"observed_{condition}"] = float(observed[column])
             fields[f"null_{condition}"] = null[:, column].copy()

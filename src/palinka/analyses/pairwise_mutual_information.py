@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from palinka.analyses.result import Array, Mask, Result, Table, as_matrix, scaled, takes
 from palinka.analyses.stats import joint_histogram
 from palinka.analyses.stats.compiled import threads
-from palinka.analyses.stats.joint_histogram import CONSTANT, DISORDERED, EPSILON, BinnedRows
+from palinka.analyses.stats.joint_histogram import EPSILON, BinnedRows
 from palinka.analyses.stats.similarity import triangle
 from palinka.errors import InputError, progress
 
@@ -119,23 +119,11 @@ def pairwise_mutual_information(
         permutations: Number of pairs with shuffled units; 0 for no null.
         seed: Determines them.
 
-    Raises:
-        InputError: If there are fewer than three items, values are not finite or span more than
-            their dtype can hold, or `bins` or `outlier_z` is out of range.
-
     Source:
         Shannon (1948), "A mathematical theory of communication"; Miller (1955), "Note on the bias
         of information estimates".
     """
-    values = as_matrix(x, "x", minimum_rows=3)
-    # Other float types, such as those of another byte order, become float64.
-    precision = np.float32 if values.dtype == np.float32 else np.float64
-    values = np.ascontiguousarray(values, dtype=precision)
-    with np.errstate(over="ignore"):
-        too_wide = ~np.isfinite(np.ptp(values, axis=1))
-    if too_wide.any():
-        item = f"item {too_wide.argmax()}; divide it by a constant"
-        raise InputError(f"x spans more than {values.dtype} can hold in {item}")
+    values = np.ascontiguousarray(as_matrix(x, "x", minimum_rows=3))
     if bins not in range(1, MAX_BINS + 1):
         raise InputError(f"bins is {bins}; expected a whole number from 1 to {MAX_BINS}")
     if outlier_z is None:
@@ -179,7 +167,7 @@ def _information(rows: BinnedRows) -> tuple[Array, Array]:
 
     def work(share: NDArray[np.intp]) -> int:
         joint_histogram.fill_pairs(
-            rows.digits, rows.bins + 1, rows.binning, rows.status, share, count_logs,
+            rows.digits, rows.bins + 1, rows.binning, rows.varies, share, count_logs,
             joint_histogram.room_for_counts(rows), information, corrected,
         )  # fmt: skip
         return int((items - 1 - share).sum())
@@ -190,13 +178,6 @@ def _information(rows: BinnedRows) -> tuple[Array, Array]:
     ):
         for done in pool.map(work, shares):
             bar.update(done)
-    columns, logs = np.empty(rows.bins, dtype=np.int64), np.empty(rows.bins)
-    for first, second in np.argwhere(np.triu(rows.status_of_pairs() == DISORDERED, k=1)):
-        copies = np.zeros((4, rows.bins + 1, rows.bins + 1), dtype=np.int64)
-        copies[0, :-1, :-1] = joint_histogram.joint_histogram(rows, first, second)
-        joint_histogram.fill_information(
-            copies.reshape(4, -1), count_logs, columns, logs, first, second, information, corrected
-        )
     return information, corrected
 
 
@@ -210,7 +191,7 @@ def _null(
         both, out, order = values[pair], outlying[pair], rng.permutation(values.shape[1])
         both[1], out[1] = both[1, order], out[1, order]
         rows = joint_histogram.binned_rows(both, out, bins)
-        if (rows.status_of_pairs() != CONSTANT).all():
+        if rows.varies.all():
             p = joint_histogram.joint_histogram(rows, 0, 1) / (~out.any(axis=0)).sum()
             bits = [(q * np.log2(q + EPSILON)).sum() for q in (p, p.sum(axis=0), p.sum(axis=1))]
             null[draw] = bits[0] - bits[1] - bits[2]
@@ -239,7 +220,7 @@ def _samples_and_covariance(rows: BinnedRows) -> tuple[Array, Array]:
     covariance = centered @ centered.T
     covariance -= sums * sums.T / np.maximum(samples, 1.0)
     covariance /= np.maximum(samples - 1.0, 1.0)
-    covariance[rows.status_of_pairs() == CONSTANT] = 0.0
+    covariance[rows.constant_pairs()] = 0.0
     return np.triu(samples, k=1), np.triu(covariance, k=1)
 
 
@@ -250,7 +231,7 @@ def _notes(rows: BinnedRows, samples: Array, information: Array, correlation: fl
     if not varying.all():
         given = f"{(~varying).sum()} of {len(varying)} items have no variance"
         notes.append(f"{given}: their pairs have no information")
-    uniform = triangle((rows.status_of_pairs() == CONSTANT) & varying & varying[:, None])
+    uniform = triangle(rows.constant_pairs() & varying & varying[:, None])
     if uniform.any():
         given = f"{uniform.sum()} of {len(uniform)} pairs have an item that is constant"
         notes.append(f"{given} over the units kept: they have no information")

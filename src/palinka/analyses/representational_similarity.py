@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -82,13 +82,9 @@ class RepresentationalSimilarity(Result):
 
 @takes("two sites")
 def representational_similarity(
-    x: ArrayLike,
-    y: ArrayLike,
-    groups: Sequence[Any] | NDArray[Any] | None = None,
-    compare: similarity.Comparison = "pearson",
-    permutations: int = 0,
-    seed: int = 0,
-) -> RepresentationalSimilarity:
+    x: ArrayLike, y: ArrayLike, groups: Sequence[Any] | NDArray[Any] | None = None,
+    compare: similarity.Comparison = "pearson", permutations: int = 0, seed: int = 0,
+) -> RepresentationalSimilarity:  # fmt: skip
     """Compare the similarities among words at one site with those at another.
 
     Args:
@@ -104,21 +100,15 @@ def representational_similarity(
             there are any. 0: neither.
         seed: Of the shuffles and resamples.
 
-    Raises:
-        InputError: If there are fewer than three words, a group of one, different lengths, or NaN.
-
     Source:
         Kriegeskorte, Mur & Bandettini (2008); Mantel (1967); Schütt et al. (2023) for the
         interval; Kornblith et al. (2019) for CKA.
     """
-    if compare not in get_args(similarity.Comparison):
-        known = ", ".join(map(repr, get_args(similarity.Comparison)))
-        raise InputError(f"compare is {compare!r}; expected one of {known}")
     x, y = as_float64(x, "x", minimum_rows=3), as_float64(y, "y", minimum_rows=3)
     if len(x) != len(y):
         given = f"x has {len(x)} items and y has {len(y)}"
         raise InputError(f"{given}; give vectors of the same words in both")
-    names, membership = ((), None) if groups is None else _grouped(groups, len(x))
+    names, membership = ((), None) if groups is None else _grouped(groups)
     matrices = similarity.cosine_similarity(x), similarity.cosine_similarity(y)
     score = similarity.compare_matrices(*matrices, compare)
     notes = []
@@ -126,17 +116,16 @@ def representational_similarity(
         if zero := int((matrix.diagonal() == 0.0).sum()):
             notes.append(f"{zero} words are all zeros in {site}: their cosines are 0")
     notes += _score_notes(*matrices, score, "all words")
-    strata = [np.arange(len(x))] if membership is None else similarity.members_of(membership)
-    group_scores: list[float] = []
-    selectivity_x, selectivity_y = (
-        None if membership is None else similarity.selectivity_index(matrix, membership)
-        for matrix in matrices
-    )
+    strata, group_scores = [np.arange(len(x))], list[float]()
+    selectivity: tuple[float | None, float | None] = (None, None)
     if membership is not None:
+        strata = similarity.members_of(membership)
         for name, items in zip(names, strata, strict=True):
             of_x, of_y = (matrix[np.ix_(items, items)] for matrix in matrices)
             group_scores.append(similarity.compare_matrices(of_x, of_y, compare))
             notes += _score_notes(of_x, of_y, group_scores[-1], f"group {name!r}")
+        index_x, index_y = (similarity.selectivity_index(each, membership) for each in matrices)
+        selectivity = index_x, index_y
         for site, matrix in zip("xy", matrices, strict=True):
             between = similarity.similarity_between(matrix, membership)
             if between.size == 0:
@@ -164,16 +153,14 @@ def representational_similarity(
                     given = f"{left_out} of {len(resampled)} resamples of the words"
                     notes.append(f"{given} have no score")
     return RepresentationalSimilarity(
-        *matrices, score, np.array(group_scores), selectivity_x, selectivity_y, p_value, interval,
-        compare, names, membership, null, notes=tuple(notes),
+        *matrices, score, np.array(group_scores), *selectivity, p_value, interval, compare, names,
+        membership, null, notes=tuple(notes),
     )  # fmt: skip
 
 
-def _grouped(groups: Iterable[Any], items: int) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+def _grouped(groups: Iterable[Any]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     """Names of the groups in order of first appearance, and the index of each item's group."""
     labels = [str(group) for group in groups]
-    if len(labels) != items:
-        raise InputError(f"groups has {len(labels)} entries for {items} items; give one per item")
     names = tuple(dict.fromkeys(labels))
     if alone := [repr(name) for name in names if labels.count(name) == 1]:
         given = f"one word alone in {'group' if len(alone) == 1 else 'groups'} {', '.join(alone)}"

@@ -50,7 +50,7 @@ def test_both_sites_have_scales_of_their_own_and_white_is_zero():
 def test_the_null_has_the_observed_score_and_the_bound_of_chance():
     result = found(permutations=99)
     axes = figures.representational_similarity(result)["null"].axes[0]
-    bound, observed = (line.get_xdata()[0] for line in axes.lines)
+    observed, bound = (line.get_xdata()[0] for line in axes.lines)
     assert observed == result.score
     assert (1 + (result.null > bound).sum()) / 100 <= 0.05 < (1 + (result.null >= bound).sum()) / 99
 

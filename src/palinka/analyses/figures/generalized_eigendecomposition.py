@@ -14,7 +14,6 @@ from palinka.analyses.generalized_eigendecomposition import GeneralizedEigendeco
 from palinka.analyses.generalized_eigendecomposition import generalized_eigendecomposition as solve
 from palinka.analyses.result import Array, Mask, as_float64
 from palinka.analyses.stats.eigenvalue_null import HALVES
-from palinka.analyses.stats.permutation import critical_value
 from palinka.analyses.stats.similarity import Indices
 from palinka.errors import InputError
 
@@ -214,12 +213,7 @@ def _null(result: Result, names: Names) -> Figure:
     figure, panels = style.new_figure(style.WIDTH, 4.4, nrows=2)
     for axes, (name, direction, *_) in zip(panels, _directions(names), strict=True):
         null, observed = getattr(result, f"null_{name}"), _largest(result, name)
-        finite = null[np.isfinite(null)]  # a labeling can leave a condition without variance
-        bins = min(40, max(5, len(null) // 10))
-        axes.hist(finite, bins=bins, color=style.MUTED, label="labels exchanged")
-        axes.axvline(observed, color="black", label="observed")
-        if np.isfinite(bound := critical_value(null)):
-            axes.axvline(bound, color="black", linestyle=":", label="p = 0.05")
+        style.draw_null(axes, null, observed, "labels exchanged")
         title = f"{direction}: {observed:.4g}, p = {getattr(result, f'p_value_{name}'):.3g}"
         axes.set(title=title + _heldout(result, name), ylabel=f"draws, of {len(null):,}")
     panels[1].set_xlabel("largest eigenvalue (variance ratio)")

@@ -164,9 +164,10 @@ def _matrices(
             # Both halves are drawn: half a square is harder to read. The diagonal has no pairs.
             matrix = getattr(result, name) + getattr(result, name).T
             means = matrix.sum(axis=1) / (len(matrix) - 1)
-            np.fill_diagonal(matrix, np.nan if len(matrix) <= style.MAX_SIDE else means.mean())
+            np.fill_diagonal(matrix, np.nan)
             axes, unusual, glyph = panels[index, column], _unusual(means), style.GLYPHS[index % 6]
-            drawn = style.draw_matrix(axes, matrix, 1, **scale, aspect="auto")
+            ends = 0.5, len(matrix) + 0.5
+            drawn = axes.imshow(matrix, extent=(*ends, *ends[::-1]), aspect="auto", **scale)
             axes.set_box_aspect(1)
             axes.set_yticks(1 + unusual, 1 + unusual, fontsize=6.5)
             axes.locator_params(axis="x", nbins=3)
@@ -185,7 +186,7 @@ def _matrices(
             histogram.plot(pairs[index].mean(), 1.05 * counts.max(), **style.look(index))
         bar: dict[str, Any] = {"location": "bottom", "extend": "both", "aspect": 18}
         colors = figure.colorbar(drawn, ax=panels[:-1, column], **bar)
-        colors.set_label(style.color_label(label, matrix), fontsize="small")
+        colors.set_label(label, fontsize="small")
         histogram.set_title(f"means {' and '.join(f'{each.mean():.3g}' for each in pairs)}")
         shuffled = "\ngray: units shuffled, 95 %" * bool(nulls)
         dotted = "" if column else f"\ndotted: Miller-Madow{shuffled}"

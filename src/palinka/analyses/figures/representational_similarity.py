@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from palinka.analyses.figures import style
 from palinka.analyses.representational_similarity import RepresentationalSimilarity as Result
 from palinka.analyses.result import Array
-from palinka.analyses.stats.permutation import critical_value
 from palinka.analyses.stats.similarity import Indices, triangle
 
 SCORES = {
@@ -119,11 +118,10 @@ def _groups(
     height = 1.3 + 0.1 * np.clip(len(words), 8, MAX_LABELS)
     figure, (mask, *panels) = style.new_figure(style.WIDTH, height, **layout)
     same = member[order, None] == member[None, order]
-    step = ceil(len(words) / style.MAX_SIDE)  # categories have no means: words are thinned out
-    shared, edge = np.where(same, member[order, None] + 1, 0)[::step, ::step], len(words) - 0.5
     colors = ListedColormap([BETWEEN, *map(style.cycled, range(1, 1 + len(result.group_names)))])
     scale: dict[str, Any] = {"vmin": -0.5, "vmax": len(result.group_names) + 0.5, "cmap": colors}
-    mask.imshow(shared, extent=(-0.5, edge, edge, -0.5), aspect="auto", **scale)
+    shared = np.where(same, member[order, None] + 1, 0)
+    mask.imshow(shared, aspect="auto", interpolation="nearest", **scale)
     mask.set(title="groups", xlabel="word")
     for axes, name, site in zip(panels, "xy", sites, strict=True):
         matrix, at = getattr(result, f"similarity_{name}")[np.ix_(order, order)], range(len(words))
@@ -149,17 +147,16 @@ def _matrices(result: Result, order: Indices, words: list[str], sites: Sequence[
     for axes, name, site in zip(panels, "xy", sites, strict=True):
         matrix = getattr(result, f"similarity_{name}")[np.ix_(order, order)]
         scale = style.color_scale(triangle(matrix))
-        # The diagonal, always 1, must not take the colors away from the rest.
-        np.fill_diagonal(matrix, np.nan if len(words) <= style.MAX_SIDE else scale["vmax"])
-        drawn = style.draw_matrix(axes, matrix, **scale)
+        np.fill_diagonal(matrix, np.nan)  # always 1, it would take the colors away from the rest
+        drawn = axes.imshow(matrix, **scale)
         _name_words(axes, words, order, columns=True)
         if result.membership is not None:
             for edge in np.flatnonzero(np.diff(result.membership[order])) + 0.5:
                 axes.axhline(edge, color="white", linewidth=1.2)
                 axes.axvline(edge, color="white", linewidth=1.2)
             _name_groups(axes, result)
-        label = style.color_label("cosine similarity", matrix)
-        figure.colorbar(drawn, ax=axes, label=label, location="bottom", aspect=30, pad=0.02)
+        bar: dict[str, Any] = {"location": "bottom", "aspect": 30, "pad": 0.02}
+        figure.colorbar(drawn, ax=axes, label="cosine similarity", **bar)
         axes.set_title(site)
     style.headline(figure, f"Similarity of {len(words)} words at two sites, each on its own scale")
     return figure
@@ -226,10 +223,7 @@ def _comparison(result: Result, words: list[str], sites: Sequence[str]) -> Figur
 
 def _null(result: Result, null: Array, sites: Sequence[str]) -> Figure:
     figure, axes = style.new_figure(style.WIDTH, 2.5)
-    axes.hist(null, bins=30, color=BETWEEN, label="words shuffled")
-    if np.isfinite(bound := critical_value(null)):
-        axes.axvline(bound, color="black", linestyle=":", label="p = 0.05")
-    axes.axvline(result.score, color=style.COLORS[1], label="observed")
+    style.draw_null(axes, null, result.score, "words shuffled")
     if result.score_interval is not None:
         look: dict[str, Any] = {"color": style.COLORS[1], "alpha": 0.25, "linewidth": 0}
         axes.axvspan(*result.score_interval, label="95 % interval", **look)

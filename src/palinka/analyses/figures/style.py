@@ -22,6 +22,8 @@ from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
+from palinka.analyses.stats.permutation import critical_value
+
 # Okabe & Ito (2008): distinct with any color vision. First and second condition, then others.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 # Markers of conditions and groups, one fewer than colors, and the same as text.
@@ -39,8 +41,6 @@ NAMED, ENDS = 3, 12
 MAX_LABELS, MAX_NAME = 30, 20
 # More points than this would cover each other; a color's depth then shows their number.
 MAX_POINTS = 3000
-# Rows and columns of an image; larger matrices are averaged.
-MAX_SIDE = 512
 
 P = ParamSpec("P")
 Figures = dict[str, Figure]
@@ -161,6 +161,15 @@ def draw_points(
         axes.plot([], [], "o", color=color, label=label)
 
 
+def draw_null(axes: Axes, null: NDArray[Any], observed: float, label: str) -> None:
+    """Draw an observed value among those of its null, and the one at which p is 0.05."""
+    finite = null[np.isfinite(null)]  # a labeling can leave a condition without variance
+    axes.hist(finite, bins=min(40, max(5, len(null) // 10)), color=MUTED, label=label)
+    axes.axvline(observed, color=COLORS[1], label="observed")
+    if np.isfinite(bound := critical_value(null)):
+        axes.axvline(bound, color="black", linestyle=":", label="p = 0.05")
+
+
 def headline(figure: Figure, text: str) -> None:
     """Say above all panels, from the left, what a figure shows."""
     text = text.replace("p ≤ ", "p\xa0≤\xa0")  # not broken
@@ -185,8 +194,8 @@ def name_points(
 ) -> None:
     """Write the number or name of chosen points near them, each with a line to its point.
 
-    Of the places around a point, the one is taken that covers the fewest points, and no name; they
-    are looked for once the figure is complete, by `captioned`.
+    Of the places around a point, the one is taken that covers the fewest points, and no name, once
+    `captioned` has the complete figure.
     """
     waiting = vars(axes.figure).setdefault("unnamed", [])
     waiting.append(partial(_name_points, axes, x, y, list(dict.fromkeys(chosen)), names))
@@ -197,10 +206,8 @@ def _name_points(
 ) -> None:
     scale = 72 / axes.figure.dpi
     points = axes.transData.transform(np.stack([x, y], axis=1)) * scale
-    weights = np.ones(len(points))
-    weights[chosen] = 10.0  # the lines to them must be seen
     low, high = axes.bbox.get_points() * scale
-    angles, gaps = np.meshgrid(np.arange(0, 2 * np.pi, np.pi / 8), (7.0, 13.0, 20.0, 28.0))
+    angles, gaps = np.meshgrid(np.arange(0, 2 * np.pi, np.pi / 8), (7, 13, 20, 28, 37))
     directions = np.stack([np.cos(angles), np.sin(angles)], axis=-1).reshape(-1, 2)
     gap = gaps.reshape(-1, 1)
     taken: list[tuple[NDArray[Any], NDArray[Any]]] = []
@@ -213,19 +220,13 @@ def _name_points(
         offsets = directions * (gap + half)
         centers = points[i] + offsets
         cost = 0.2 * gap[:, 0] + 100.0 * ((centers - half < low) | (centers + half > high)).any(1)
-        near = (np.abs(points - points[i]) < 2.0 * half + 32.0).all(axis=1)
-        covered = np.abs(points[near] - centers[:, None]) < half + 2.5
-        cost += covered.all(axis=-1) @ weights[near]
-        # Nor may its line, of which these are points, run through others or a name.
-        line = points[i] + directions[:, None] * gap[:, None] * np.array([[0.4], [0.6], [0.8], [1]])
-        crossed = np.abs(points[near] - line[:, :, None]) < 1.9
-        cost += crossed.all(axis=-1).any(axis=1) @ weights[near]
+        cost += (np.abs(points - centers[:, None]) < half + 2.5).all(axis=-1).sum(axis=1)
         for middle, size in taken:
             cost += 100.0 * (np.abs(middle - centers) < half + size + 1.0).all(axis=1)
-            cost += 20.0 * (np.abs(middle - line) < size + 1.0).all(axis=-1).any(axis=1)
+            # Nor should the line to the point, of which this is the middle, run through a name.
+            cost += 20.0 * (np.abs(middle - points[i] - offsets / 2) < size + 1.0).all(axis=1)
         best = int(cost.argmin())
         taken.append((centers[best], half))
-        points, weights = np.vstack([points, line[best]]), np.append(weights, [10.0] * 4)
         axes.annotate(text, (x[i], y[i]), offsets[best], textcoords="offset points", **look)
 
 
@@ -282,17 +283,6 @@ def draw_highlighted(axes: Axes, numbers: NDArray[Any], label: str, color: str =
         axes.margins(y=0.12)
 
 
-def block_means(image: NDArray[Any], largest: int = MAX_SIDE) -> NDArray[Any]:
-    """Shrink the longer sides of a matrix to `largest` by averaging equal blocks."""
-    for axis in (0, 1):
-        length = image.shape[axis]
-        if length > largest:
-            edges = np.linspace(0, length, largest + 1).astype(int)
-            sums = np.add.reduceat(image, edges[:-1], axis=axis)
-            image = sums / np.expand_dims(np.diff(edges), 1 - axis)
-    return image
-
-
 def color_scale(
     values: NDArray[Any], percentiles: tuple[float, float] = (0, 100)
 ) -> dict[str, Any]:
@@ -313,22 +303,10 @@ def site_numbers(sites: Sequence[str]) -> tuple[list[int], str]:
     return list(range(1, len(sites) + 1)), "site, in the order given"
 
 
-def color_label(label: str, matrix: NDArray[Any]) -> str:
-    """Label of a color bar, with a remark where `draw_matrix` averages."""
-    return label if max(matrix.shape) <= MAX_SIDE else f"{label}, mean of neighbors"
-
-
 def color_limit(values: NDArray[Any], quantile: float = 0.995) -> float:
     """A quantile of |values|, positive: the largest may saturate, so that the others are seen."""
     sizes = np.abs(values)
     return float(np.quantile(sizes, quantile)) or float(sizes.max()) or 1.0
-
-
-def draw_matrix(axes: Axes, matrix: NDArray[Any], first: int = 0, **options: Any) -> AxesImage:
-    """Draw a matrix, averaged to `MAX_SIDE`, whose rows and columns count from `first`."""
-    edge, (rows, columns) = first - 0.5, matrix.shape
-    extent = (edge, columns + edge, rows + edge, edge)
-    return axes.imshow(block_means(matrix), extent=extent, **options)
 
 
 def outline(axes: Axes, mask: NDArray[np.bool_]) -> None:
@@ -385,7 +363,7 @@ def draw_activations(
     colors |= {"vmin": -limit if signed else 0.0, "aspect": "auto"}
     names = iter(items or ())
     for axes, (title, matrix) in zip(panels[:, 0], matrices.items(), strict=True):
-        drawn = draw_matrix(axes, (matrix - center)[:, shown], **colors)
+        drawn = axes.imshow((matrix - center)[:, shown], **colors)
         axes.set(title=title, ylabel=f"{row} (of {len(matrix):,})")
         if own := list(islice(names, len(matrix))):
             unusual = np.argsort(-np.abs(matrix - center).sum(axis=1))[:NAMED]
@@ -397,7 +375,6 @@ def draw_activations(
     axes.set_xticks(range(len(shown)), shown, rotation=90, fontsize=6)
     axes.set_xlabel(f"{units} of the highest and lowest {ranked}")
     label = "activation - mean of the unit" if signed else "activation"
-    label = color_label(label, max(matrices.values(), key=len)[:, shown])
     bar: dict[str, Any] = {"location": "bottom", "extend": "both" if signed else "max"}
     figure.colorbar(drawn, ax=panels, label=label, aspect=30, pad=0.01, **bar)
     return figure

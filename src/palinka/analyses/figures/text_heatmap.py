@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from palinka.analyses.figures.style import style
-from palinka.errors import InputError, escape_control_chars
+from palinka.errors import escape_control_chars
 
 # Squares let the strongest tokens of a latent stand out; units are shown as they are.
 LATENT_EXPONENT, UNIT_EXPONENT = 2.0, 1.0
@@ -71,30 +71,14 @@ class Heatmap:
     exponent: float = LATENT_EXPONENT
     signed: bool = False
 
-    def numbers(self, tokens: int) -> NDArray[np.float64]:
-        """The values, checked against the number of tokens.
-
-        Raises:
-            InputError: If there are more or fewer values, or if some are NaN or infinite.
-        """
-        name = f"heatmap {self.caption!r}"
-        values = np.asarray(self.values, dtype=np.float64)
-        if values.shape != (tokens,):
-            given = f"{name} has values of the shape {values.shape} for {tokens} tokens"
-            raise InputError(f"{given}; expected one value for each token")
-        if not np.isfinite(values).all():
-            raise InputError(f"{name} holds NaN or infinite values; leave those tokens out")
-        return values
-
-    def cells(self, tokens: int) -> list[tuple[str, str]]:
+    def cells(self) -> list[tuple[str, str]]:
         """Background and text color of every token, as `#rrggbb`; the lowest if all are equal."""
-        shades = self._shades(self.numbers(tokens))
+        shades = self._shades(np.asarray(self.values, dtype=np.float64))
         return [(to_hex(tuple(shade)), readable_on(shade)) for shade in shades]
 
     def scale(self) -> tuple[str, NDArray[np.float64], str]:
         """The lowest and the highest value, and between them the colors of a bar, `(64, 3)`."""
-        values = np.asarray(self.values, dtype=np.float64)
-        low, high = values.min(), values.max()
+        low, high = np.min(self.values), np.max(self.values)
         below = " (below 0: gray)" if self.signed and low < 0 else ""
         return f"{low:.3g}{below}", self._shades(np.linspace(low, high, 64)), f"{high:.3g}"
 
@@ -106,16 +90,15 @@ class Heatmap:
         return np.where(values[:, None] < light, below, above)[:, :3]
 
 
-def readable_on(color: Sequence[float] | NDArray[np.float64]) -> str:
+def readable_on(color: ArrayLike) -> str:
     """Black or white, the one with more contrast on a color (red, green and blue in [0, 1]).
 
-    Source:
-        Relative luminance and contrast ratio of the Web Content Accessibility Guidelines 2.1.
+    By the relative luminance of the Web Content Accessibility Guidelines 2.1.
     """
     channels = np.asarray(color)
     linear = np.where(channels <= 0.03928, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
-    luminance = float(linear @ [0.2126, 0.7152, 0.0722])
     # Contrast with black is (L + 0.05) / 0.05, with white 1.05 / (L + 0.05).
+    luminance = linear @ [0.2126, 0.7152, 0.0722]
     return "#000000" if (luminance + 0.05) ** 2 > 0.05 * 1.05 else "#ffffff"
 
 
@@ -246,12 +229,8 @@ def text_heatmap(
     Each heatmap is scaled over the text, as the bar below its caption shows. `tokens` are bytes
     where characters are divided over tokens; a line has `columns` characters. `underlined` is a
     mask of tokens, such as those of a category.
-
-    Raises:
-        InputError: If there are no tokens or heatmaps, or values do not fit.
     """
-    texts = _checked_texts(tokens, heatmaps)
-    lines = token_lines([_drawable(text) for text in texts], columns)
+    lines = token_lines([_drawable(text) for text in display_tokens(tokens)], columns)
     shown = lines[: max(1, MAX_LINES // len(heatmaps))]
     used = max(24, max(cell.column + cell.width for line in shown for cell in line))
     headings, block = wrap(title, used), CAPTION_LINES + len(shown) + 0.8
@@ -272,7 +251,7 @@ def text_heatmap(
         axes.text(0, row + 0.7, heading, **font)
     for number, heatmap in enumerate(heatmaps):
         top = len(headings) + number * block + CAPTION_LINES
-        colors = heatmap.cells(len(texts))
+        colors = heatmap.cells()
         low, bar, high = heatmap.scale()
         if len(shown) < len(lines):
             high += f"   (the first {len(shown)} of {len(lines)} lines)"
@@ -295,13 +274,6 @@ def text_heatmap(
                     axes.plot([start, right], [y + 0.81, y + 0.81], color=ink, linewidth=1.0)
         axes.add_collection(PolyCollection(boxes, facecolors=backgrounds, edgecolors="white"))
     return figure
-
-
-def _checked_texts(tokens: Sequence[str | bytes], heatmaps: Sequence[Heatmap]) -> tuple[str, ...]:
-    if len(tokens) == 0 or len(heatmaps) == 0:
-        counts = f"{len(tokens)} tokens and {len(heatmaps)} series"
-        raise InputError(f"a text heatmap of {counts}; expected at least one of each")
-    return display_tokens(tokens)
 
 
 @cache
@@ -333,23 +305,19 @@ def text_heatmap_html(
     mask of tokens, such as those of a category.
 
     Tokens, captions and the title are escaped, and invisible characters in them shown.
-
-    Raises:
-        InputError: If there are no tokens or no heatmaps, or if values or ids do not fit them.
     """
-    texts = _checked_texts(tokens, heatmaps)
-    if token_ids is not None and len(token_ids) != len(texts):
-        raise InputError(f"{len(token_ids)} token ids for {len(texts)} tokens; give one for each")
+    texts = display_tokens(tokens)
     ids = [""] * len(texts) if token_ids is None else [f" · id {int(each)}" for each in token_ids]
     sections = []
     for heatmap in heatmaps:
-        values, colors = heatmap.numbers(len(texts)), heatmap.cells(len(texts))
-        titles = [f"{value:.6g} · token {i}{ids[i]}" for i, value in enumerate(values)]
-        caption = escape_control_chars(heatmap.caption)
+        values = enumerate(np.asarray(heatmap.values, dtype=np.float64))
+        titles = [f"{value:.6g} · token {i}{ids[i]}" for i, value in values]
+        marks = underlined or [False] * len(texts)
+        cells = list(zip(texts, titles, heatmap.cells(), marks, strict=True))
         low, bar, high = heatmap.scale()
         gradient = ", ".join(to_hex(tuple(shade)) for shade in bar)
-        cells = list(zip(texts, titles, colors, underlined or [False] * len(texts), strict=True))
         scale = {"low": low, "gradient": gradient, "high": high}
+        caption = escape_control_chars(heatmap.caption)
         sections.append({"caption": caption, "scale": scale, "cells": cells})
     groups = []
     for word in words(texts):

@@ -218,22 +218,19 @@ def leading_filter(more: Array, less: Array, shrinkage: Shrinkage) -> Array:
 def heldout_ratio(a: Array, b: Array, shrinkage: Shrinkage, seed: int) -> tuple[Array, Array]:
     """Variance ratios of filters on halves of the items that they were not fitted on.
 
-    Each condition has four items or more, `(items, r)`. Item i of A and item i of B fall into the
-    same half where both have the same number of items, so that matched pairs stay together. Filters
-    are fitted with shrunk denominators; the ratios are of plain variances.
-
-    The geometric mean is 1 where nothing carries over and the halves that are tested are of the
-    same size; with `m` and `k` normal items it is `exp(1 / k - 1 / m)` to first order. The
-    arithmetic mean of a variance ratio is larger: with `d` degrees of freedom in the denominator
-    `d / (d - 2)`.
+    Item i of A and item i of B, `(items, r)`, fall into the same half where both have the same
+    number of items, so that matched pairs stay together. Filters are fitted with shrunk
+    denominators; the ratios are of plain variances. Their geometric mean is 1 where nothing carries
+    over and the tested halves are of the same size; with `m` and `k` normal items it is
+    `exp(1 / k - 1 / m)` to first order. The arithmetic mean would be larger: `d / (d - 2)` with `d`
+    degrees of freedom in the denominator.
 
     Returns:
         Geometric mean, 2.5 and 97.5 percentile, `(3,)`, of the variance in A over that in B for
-        the filter of A over B, and the reverse.
-
-    Raises:
-        numpy.linalg.LinAlgError: If a covariance is singular, or a tested half does not vary.
+        the filter of A over B, and the reverse. A `LinAlgError` if a tested half does not vary.
     """
+    if min(len(a), len(b)) < 4:
+        raise np.linalg.LinAlgError("a half of fewer than four items has no variance")
     draws = np.random.default_rng(seed), np.random.default_rng(seed)
     ratios = np.empty((HALVES, 2))
     for half in range(HALVES):
@@ -298,12 +295,9 @@ def permutation_null(
 ) -> tuple[Array, Array]:  # fmt: skip
     """Largest eigenvalues under the true labels and under exchanged ones.
 
-    Each condition is centered on its own mean, because a difference of means is not a difference
-    of variance, and turned into contrasts (see `contrast_scores`), because centered items are not
-    exchangeable. Then labels are exchanged: within pairs (contrast i of A with contrast i of B,
-    each pair swapped with probability 1/2), or over all contrasts. Apart from the means the recipe
-    does not use the labels: principal components of all contrasts, the same cut, both covariances
-    shrunk. The observed values equal those of the centered items.
+    The labels of `contrast_scores` are exchanged, since centered items are not exchangeable: within
+    pairs (contrast i of A with contrast i of B, each pair swapped with probability 1/2), or over
+    all. The observed values equal those of the centered items.
 
     Returns:
         Observed `(2,)` and null `(permutations, 2)`: A over B, B over A.
@@ -313,9 +307,8 @@ def permutation_null(
 
 
 def shuffled_eigenvalues(
-    scores: Array, n_a: int, shrinkage: Shrinkage, permutations: int, pairs: bool,
-    seed: int,
-) -> tuple[Array, Array]:  # fmt: skip
+    scores: Array, n_a: int, shrinkage: Shrinkage, permutations: int, pairs: bool, seed: int
+) -> tuple[Array, Array]:
     """`permutation_null` of given `contrast_scores`, `n_a` of them of condition A."""
     fewest = min(n_a, len(scores) - n_a)
     if shrinkage == 0 and scores.shape[1] > fewest:

@@ -14,32 +14,8 @@ Indices = NDArray[np.intp]
 Digits = NDArray[np.unsignedinteger[Any]]
 Counts = NDArray[np.integer[Any]]
 
-# Status of the bins of a row, the worst last: they are known; subnormal values have rounded
-# their edges out of order; all kept values are equal, or there are none.
-COUNTED, DISORDERED, CONSTANT = 0, 1, 2
-
 # Added to every probability before its logarithm.
 EPSILON = 1e-12
-
-
-@compiled
-def _next_unit(
-    values: Numbers, outlying: Mask, row: int, previous: int, sign: np.floating[Any]
-) -> int:
-    """The inlier of a row after `previous`, -1 for the first, by `sign * value`; -1 if none."""
-    units = values.shape[1]
-    best = values.dtype.type(np.inf)
-    limit = sign * values[row, previous] if previous >= 0 else -best
-    # Without branches, the loop is vectorized.
-    for unit in range(units):
-        value = sign * values[row, unit]
-        later = (value > limit) | ((value == limit) & (unit > previous))
-        best = value if later & ~outlying[row, unit] & (value < best) else best
-    for unit in range(units):
-        found = sign * values[row, unit] == best and not outlying[row, unit]
-        if found and (best > limit or unit > previous):
-            return unit
-    return -1
 
 
 @compiled
@@ -52,43 +28,31 @@ def _find_ranges(
     least and its largest value, `(rows²,)`. Range `i` is that of row `i` by itself.
     """
     rows, units = values.shape
-    # The units of a row from either end inward, as far as they were searched.
-    ends = np.empty((2, units + 1), np.intp)
-    signs = np.array([1, -1], dtype=values.dtype)
+    nothing = values.dtype.type(np.inf)
     listed = rows
     for row in range(rows):
-        first = listed
-        lengths = [0, 0]
+        first, least, most = listed, -1, -1
         for step in range(rows):
             # The row by itself comes first: beside itself, nothing more is left out.
             other = (row + step) % rows
-            reached = [0, 0]
-            for end in range(2):
-                place = 0
-                while True:
-                    if place == lengths[end]:
-                        previous = ends[end, place - 1] if place > 0 else -1
-                        unit = _next_unit(values, outlying, row, previous, signs[end])
-                        ends[end, place] = unit
-                        lengths[end] += 1
-                    unit = ends[end, place]
-                    if unit < 0 or not outlying[other, unit]:
-                        break
-                    place += 1
-                reached[end] = unit
-            # Where nothing is left, the range has no extent.
-            lowest = values[row, max(reached[0], 0)]
-            highest = values[row, max(reached[1], 0)]
-            if step == 0 or (lowest == low[row] and highest == high[row]):
-                index = row
-            else:
-                index = first
-                while index < listed and not (low[index] == lowest and high[index] == highest):
-                    index += 1
-                listed = max(listed, index + 1)
-            row_of[index] = row
-            low[index] = lowest
-            high[index] = highest
+            index = row
+            if step == 0 or least < 0 or outlying[other, least] or outlying[other, most]:
+                lowest, highest = nothing, -nothing
+                for unit in range(units):
+                    value = values[row, unit]
+                    if not (outlying[row, unit] or outlying[other, unit]):
+                        if value < lowest:
+                            lowest = value
+                            least = unit if step == 0 else least
+                        if value > highest:
+                            highest = value
+                            most = unit if step == 0 else most
+                if step > 0 and not (lowest == low[row] and highest == high[row]):
+                    index = first
+                    while index < listed and not (low[index] == lowest and high[index] == highest):
+                        index += 1
+                    listed = max(listed, index + 1)
+                row_of[index], low[index], high[index] = row, lowest, highest
             binning[row, other] = index
     return int(listed)
 
@@ -96,7 +60,7 @@ def _find_ranges(
 @compiled
 def _digitize(
     values: Numbers, outlying: Mask, row_of: Indices, low: Numbers, high: Numbers, ticks: Numbers,
-    digits: Digits, status: NDArray[np.int64],
+    digits: Digits,
 ) -> None:  # fmt: skip
     """Fill in the bin of each value in each range, the number of inner edges that it reaches.
 
@@ -114,10 +78,6 @@ def _digitize(
         for k in range(bins):
             offset = ticks[k] * step if step != 0 else (ticks[k] / ticks[bins]) * span
             edges[k] = offset + low[index]
-        if not low[index] < high[index]:
-            status[index] = CONSTANT
-        else:
-            status[index] = COUNTED if edges[bins - 1] <= high[index] else DISORDERED
         for unit in range(units):
             digits[index, unit] = 0
         # Edge by edge, which is vectorized over values.
@@ -198,14 +158,13 @@ def fill_information(
 
 @compiled
 def fill_pairs(
-    digits: Digits, width: int, binning: Indices, status: NDArray[np.int64], share: Indices,
+    digits: Digits, width: int, binning: Indices, varies: Mask, share: Indices,
     count_logs: NDArray[np.float64], copies: Counts, information: NDArray[np.float64],
     corrected: NDArray[np.float64],
 ) -> None:  # fmt: skip
-    """Compute the information of the items `share` with those after them.
+    """Compute the information of the items `share` with those after them, where both vary.
 
-    Pairs whose bins are not known are left out. The arguments are those of `BinnedRows` and of
-    `fill_information`; `width` is `bins + 1`.
+    The arguments are those of `BinnedRows` and of `fill_information`; `width` is `bins + 1`.
     """
     cells = np.empty(digits.shape[1], digits.dtype)
     columns = np.empty(width - 1, np.int64)
@@ -213,7 +172,7 @@ def fill_pairs(
     for first in share:
         for second in range(first + 1, len(binning)):
             one, other = binning[first, second], binning[second, first]
-            if status[one] == COUNTED and status[other] == COUNTED:
+            if varies[one] and varies[other]:
                 _count_cells(digits, one, other, width, cells, copies)
                 fill_information(
                     copies, count_logs, columns, logs, first, second, information, corrected
@@ -232,13 +191,13 @@ class BinnedRows:
     outlying: Mask  # of the values left out of every pair of their row, (rows, units)
     bins: int  # the number of equally wide bins of a row
     digits: Digits  # the bin of each value in each range, (ranges, units); of outliers `bins`
-    status: NDArray[np.int64]  # COUNTED, DISORDERED or CONSTANT, (ranges,)
+    varies: Mask  # of the ranges: not all kept values are equal, and there are some, (ranges,)
     binning: Indices  # the range that a row has beside another, (rows, rows)
 
-    def status_of_pairs(self) -> NDArray[np.int64]:
-        """The worse status of the two rows of every pair, `(rows, rows)`."""
-        each = self.status[self.binning]
-        return np.maximum(each, each.T)
+    def constant_pairs(self) -> Mask:
+        """Mask of the pairs in which a row does not vary, `(rows, rows)`."""
+        each = ~self.varies[self.binning]
+        return np.asarray(each | each.T)
 
 
 def binned_rows(values: Numbers, outlying: Mask, bins: int) -> BinnedRows:
@@ -249,10 +208,9 @@ def binned_rows(values: Numbers, outlying: Mask, bins: int) -> BinnedRows:
     ranges = _find_ranges(values, outlying, binning, row_of, low, high)
     # The smallest dtype that numbers the cells of two rows.
     dtype = np.min_scalar_type((bins + 1) ** 2 - 1)
-    digits, status = np.empty((ranges, units), dtype=dtype), np.empty(ranges, dtype=np.int64)
-    ticks = np.arange(bins + 1, dtype=values.dtype)
-    _digitize(values, outlying, row_of[:ranges], low, high, ticks, digits, status)
-    return BinnedRows(values, outlying, bins, digits, status, binning)
+    digits, ticks = np.empty((ranges, units), dtype=dtype), np.arange(bins + 1, dtype=values.dtype)
+    _digitize(values, outlying, row_of[:ranges], low, high, ticks, digits)
+    return BinnedRows(values, outlying, bins, digits, (low < high)[:ranges], binning)
 
 
 def room_for_counts(rows: BinnedRows) -> Counts:
@@ -263,14 +221,9 @@ def room_for_counts(rows: BinnedRows) -> Counts:
 
 
 def joint_histogram(rows: BinnedRows, first: int, second: int) -> NDArray[np.int64]:
-    """`numpy.histogram2d` of two rows over the units that are outliers of neither."""
+    """`numpy.histogram2d` of two rows that vary, over the units that are outliers of neither."""
     one, other = rows.binning[first, second], rows.binning[second, first]
-    if rows.status[one] == COUNTED == rows.status[other]:
-        width, copies = rows.bins + 1, room_for_counts(rows)
-        _count_cells(rows.digits, one, other, width, np.empty_like(rows.digits[0]), copies)
-        counts: NDArray[np.int64] = copies.sum(axis=0, dtype=np.int64).reshape(width, width)
-        return counts[:-1, :-1]
-    # Slow, for edges that are rounded out of order, and rows that do not vary.
-    kept = ~(rows.outlying[first] | rows.outlying[second])
-    x, y = rows.values[first, kept], rows.values[second, kept]
-    return np.asarray(np.histogram2d(x, y, bins=rows.bins)[0], dtype=np.int64)
+    width, copies = rows.bins + 1, room_for_counts(rows)
+    _count_cells(rows.digits, one, other, width, np.empty_like(rows.digits[0]), copies)
+    counts: NDArray[np.int64] = copies.sum(axis=0, dtype=np.int64).reshape(width, width)
+    return counts[:-1, :-1]

@@ -65,13 +65,10 @@ def test_rows_are_shuffled_by_token_within_shards(corpus: "Corpora", tmp_path: P
     assert (contexts[1:256] == contexts[:255]).sum() < 30
 
 
-def test_rows_can_be_read_in_any_pieces_and_no_others(cache: Cache) -> None:
+def test_rows_can_be_read_in_any_pieces(cache: Cache) -> None:
     rows = cache.read_rows(0, 40)
     assert torch.equal(cache.read_rows(14, 34), rows[14:34])
     assert cache.read_rows(7, 7).shape == (0, 3)
-    for row in (-1, 40):
-        with pytest.raises(InputError, match=f"row {row} is out of range; expected 0 to 39"):
-            cache.context(row)
 
 
 def test_few_files_are_open_at_once(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,9 +149,8 @@ def category_score(
     detector |= permutations > 0
     (score, auc), nulls = _scores_and_aucs(matrix, labels, detector)
     tested: Any = (*map(permutation_p_values, (score, auc), nulls), *nulls) if permutations else ()
-    covered = (matrix[mask] != 0).mean(axis=0)
-    aucs = auc if detector else None
-    return CategoryScore(score, aucs, *tested, coverage=covered, notes=tuple(notes))
+    given: dict[str, Any] = {"coverage": (matrix[mask] != 0).mean(axis=0), "notes": tuple(notes)}
+    return CategoryScore(score, auc if detector else None, *tested, **given)
 
 
 def _per_token(values: ArrayLike, name: str, tokens: int) -> NDArray[Any]:

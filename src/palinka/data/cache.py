@@ -47,19 +47,12 @@ def default_cache_dir() -> Path:
 
 @dataclass(frozen=True)
 class RowContext:
-    """Text around a row.
+    """Text around a row."""
 
-    Attributes:
-        tokens: Token ids of the row's context, `(context_length,)`.
-        offset: Place of the row's token in the context.
-        document: Number of the token's document in the corpus.
-        position: Place of the token in its document; -1 for a beginning-of-text token.
-    """
-
-    tokens: NDArray[np.int32]
-    offset: int
-    document: int
-    position: int
+    tokens: NDArray[np.int32]  # ids of the row's context, (context_length,)
+    offset: int  # of the row's token in the context
+    document: int  # number of the token's document in the corpus
+    position: int  # of the token in its document; -1 for a beginning-of-text token
 
 
 Integers = NDArray[np.int32]
@@ -111,11 +104,9 @@ class ShardReader:
         self._open: OrderedDict[int, FileIO] = OrderedDict()
 
     def read_into(self, out: torch.Tensor, runs: NDArray[np.int64]) -> None:
-        """Fill `out` with runs of rows, one after the other; reject a damaged shard.
+        """Fill `out`, `(rows, width)`, with runs of rows, one after the other.
 
-        Args:
-            out: Contiguous, in the stored dtype, `(rows, width)`.
-            runs: First row and row after the last of each run, `(runs, 2)`.
+        `runs`, `(runs, 2)`, are the first row and the row after the last of each.
         """
         borders = self._cache.first_rows
         pieces = []  # shard, first row, row after the last
@@ -159,8 +150,6 @@ class Cache:
 
     Attributes:
         identity: Digest of the key, which a checkpoint remembers.
-        statistics: Sums over all rows.
-        shapes: Shape of every shard, in order.
         bytes: Size of all shards.
         first_rows: First row of every shard, and the number of all rows.
         run_rows: Number of neighboring rows that a shuffled order keeps together.
@@ -260,8 +249,6 @@ class Cache:
 
     def context(self, row: int) -> RowContext:
         """Read the text around a row."""
-        if not 0 <= row < self.rows:
-            raise InputError(f"row {row} is out of range; expected 0 to {self.rows - 1}")
         index = bisect_right(self.first_rows, row) - 1
         tables, places = _read_tables(self.folder, self.shapes[index])
         context, offset = divmod(int(places[row - self.first_rows[index]]), tables.shape[2])

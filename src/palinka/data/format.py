@@ -65,24 +65,14 @@ def permutation(length: int, *seeds: int) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Layout:
-    """Row layout of the shards.
-
-    Attributes:
-        width: Numbers per row.
-        dtype: Stored type: `"float16"`, `"bfloat16"` or `"float32"`.
-        context_length: Tokens per context.
-        contexts_per_shard: Contexts of a shard (the last may have fewer), where rows are shuffled;
-            at most 2^31 - 1 tokens.
-        skip: Leading positions of each context that have no row.
-        seed: Seeds the shuffling within shards.
-    """
+    """Row layout of the shards."""
 
     width: int
-    dtype: str
+    dtype: str  # a key of `DTYPES`
     context_length: int
-    contexts_per_shard: int
-    skip: int = 0
-    seed: int = 0
+    contexts_per_shard: int  # where rows are shuffled; the last shard may have fewer
+    skip: int = 0  # leading positions of each context without a row
+    seed: int = 0  # of the shuffling within shards
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -117,15 +107,10 @@ class Layout:
 
 @dataclass(frozen=True)
 class CacheKey:
-    """Content address of a cache: equal keys, equal rows.
-
-    Attributes:
-        layout: Row layout of the shards.
-        settings: Everything else that determines the rows: model, corpus, site, split and so on.
-    """
+    """Content address of a cache: equal keys, equal rows."""
 
     layout: Layout
-    settings: Mapping[str, JSON]
+    settings: Mapping[str, JSON]  # all else that determines the rows: model, corpus, site, …
 
     @property
     def digest(self) -> str:
@@ -154,19 +139,12 @@ class CacheKey:
 
 @dataclass(frozen=True)
 class RowStatistics:
-    """Sums over rows in float64; those of several shards add up to those of the whole.
-
-    Attributes:
-        rows: Number of rows.
-        sum_of_norms: Sum of the rows' Euclidean norms.
-        sum_of_squared_norms: Sum of their squares.
-        sum: Sum of the rows, `(width,)`.
-    """
+    """Sums over rows in float64; those of several shards add up to those of the whole."""
 
     rows: int
-    sum_of_norms: float
+    sum_of_norms: float  # Euclidean
     sum_of_squared_norms: float
-    sum: NDArray[np.float64]
+    sum: NDArray[np.float64]  # (width,)
 
     @classmethod
     def of(cls, rows: NDArray[np.float64]) -> "RowStatistics":
@@ -174,11 +152,6 @@ class RowStatistics:
         squared_norms = np.einsum("ij,ij->i", rows, rows)
         norms = float(np.sqrt(squared_norms).sum())
         return cls(len(rows), norms, float(squared_norms.sum()), rows.sum(axis=0))
-
-    @classmethod
-    def none(cls, width: int) -> "RowStatistics":
-        """Sums over no rows."""
-        return cls(0, 0.0, 0.0, np.zeros(width))
 
     def __add__(self, other: "RowStatistics") -> "RowStatistics":
         pairs = zip(vars(self).values(), vars(other).values(), strict=True)

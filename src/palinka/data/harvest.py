@@ -47,12 +47,8 @@ MIN_TRIAL_WIDTH = 640  # narrower sites are of small models, where a trial does 
 class HarvestSpec:
     """The activations of one split of a corpus at one site of a language model.
 
-    Attributes are those of `ActivationDataModule`, and:
-
-    Attributes:
-        split: `"train"` or `"validation"`.
-        max_rows: Maximum number of rows; None for all of the split.
-        batch_contexts: Contexts per forward pass; default about 4,096 tokens. Not in the key.
+    Attributes are those of `ActivationDataModule`, where `max_rows` are the tokens of the split and
+    `batch_contexts`, which is not in the key, the `harvest_batch_size`.
     """
 
     language_model: LanguageModelSpec
@@ -157,14 +153,9 @@ class HarvestSpec:
 
 
 def harvest(
-    spec: HarvestSpec,
-    root: Path,
-    *,
-    rank: int = 0,
-    world_size: int = 1,
-    barrier: Callable[[], object] = lambda: None,
-    load: Callable[[], LanguageModel] | None = None,
-) -> Cache:
+    spec: HarvestSpec, root: Path, *, rank: int = 0, world_size: int = 1,
+    barrier: Callable[[], object] = lambda: None, load: Callable[[], LanguageModel] | None = None,
+) -> Cache:  # fmt: skip
     """Open the cache of `spec`, after harvesting its missing shards.
 
     The bytes on disk are the same after any interruption and for any number of ranks: each shard
@@ -206,12 +197,9 @@ def harvest(
 
 
 def _fill(
-    spec: HarvestSpec,
-    writer: CacheWriter,
-    model: Callable[[], LanguageModel],
-    rank: int,
+    spec: HarvestSpec, writer: CacheWriter, model: Callable[[], LanguageModel], rank: int,
     world_size: int,
-) -> int:
+) -> int:  # fmt: skip
     """Write this rank's missing shards; returns the number of shards of the split."""
     layout = spec.layout
     contexts = spec.contexts()

@@ -20,22 +20,14 @@ State = Literal["complete", "harvesting", "incomplete", "damaged", "no cache"]
 
 @dataclass(frozen=True)
 class StoredCache:
-    """An entry of a folder of caches.
-
-    Attributes:
-        state: `"harvesting"` is an incomplete one that a running harvest writes to.
-        key: Settings that determine its rows, if known.
-        rows: Number of rows so far, if known.
-        bytes: Size of all its files.
-        problem: Fault, if any; may hold any text.
-    """
+    """An entry of a folder of caches."""
 
     path: Path
-    state: State
+    state: State  # "harvesting": an incomplete one that a running harvest writes to
     key: CacheKey | None = None
-    rows: int | None = None
-    bytes: int = 0
-    problem: str = ""
+    rows: int | None = None  # so far, if known
+    bytes: int = 0  # of all its files
+    problem: str = ""  # may hold any text
 
 
 def stored_caches(root: Path) -> list[StoredCache]:

@@ -81,14 +81,10 @@ def _mini_tokenizer() -> "PreTrainedTokenizerBase":
 
 @dataclass(frozen=True)
 class Context:
-    """One context of tokens, each with the place that it comes from; all arrays `(tokens,)`.
+    """One context of tokens, each with its document and place there; all `(tokens,)`.
 
-    Attributes:
-        tokens: Token ids.
-        documents: Index of the token's document in the corpus; a BOS token belongs to the
-            document of the token after it.
-        positions: Place of the token in its document; the end-of-text token is at the document's
-            length, a BOS token at -1.
+    A BOS token belongs to the document of the token after it, at -1; the end-of-text token is at
+    the document's length.
     """
 
     tokens: NDArray[np.int64]
@@ -104,14 +100,9 @@ def pack(
 ) -> Iterator[Context]:
     """Join documents, each followed by an end-of-text token, and cut them into contexts.
 
-    The tokens left at the end that do not fill a context are dropped. Memory holds one document
-    and less than one context beside it.
-
-    Args:
-        documents: Index in the corpus and token ids `(tokens,)` of each document.
-        context_length: Tokens in a context, including the BOS token.
-        end_of_text: The token after each document.
-        bos: The token at the start of each context; None for none.
+    The documents are their indices in the corpus and token ids `(tokens,)`; contexts begin with a
+    BOS token if there is one. The tokens left at the end that do not fill a context are dropped.
+    Memory holds one document and less than one context beside it.
     """
     content = context_length - (bos is not None)
     pieces: list[NDArray[np.int64]] = []  # of tokens, documents and positions, `(3, tokens)`

@@ -106,10 +106,6 @@ class CacheWriter:
                 if mine:
                     writer.write(index, activations, contexts)
         cache = writer.finish(shards)
-
-    Args:
-        root: Folder of all caches; the cache's own folder is `key.folder(root)`.
-        key: Settings that determine the rows.
     """
 
     def __init__(self, root: Path, key: CacheKey) -> None:
@@ -141,18 +137,11 @@ class CacheWriter:
     def write(self, index: int, activations: torch.Tensor, contexts: Sequence[Context]) -> None:
         """Shuffle the rows by token and write them as a claimed shard, as a whole or not at all.
 
-        Args:
-            index: Number of the shard.
-            activations: Rows in the order of contexts and positions, without the leading `skip`
-                positions of each context, `(contexts * rows_per_context, width)`.
-            contexts: Contexts that the rows come from.
+        The activations are in the order of contexts and positions, without the leading `skip`
+        positions of each context, `(contexts * rows_per_context, width)`.
         """
         layout, path = self.key.layout, self.folder / shard_name(index)
         shape = ShardShape(layout, index, len(contexts))
-        given, expected = tuple(activations.shape), (shape.rows, layout.width)
-        if given != expected or activations.dtype != layout.torch_dtype:
-            found = f"{path.name}: activations {given} of {activations.dtype}"
-            raise InputError(f"{found}, expected {expected} of {layout.torch_dtype}")
         # Row, in the order of contexts and positions, at each place of the shard.
         order = permutation(shape.rows, layout.seed, index)
         context, offset = np.divmod(order, layout.rows_per_context)
@@ -163,7 +152,7 @@ class CacheWriter:
         # threads, and lose much where other processes keep the cores busy.
         bits = activations.cpu().contiguous().view(_BITS[layout.torch_dtype.itemsize]).numpy()
         step = max(1, _CHUNK_BYTES // layout.row_bytes)
-        statistics = RowStatistics.none(layout.width)
+        statistics = RowStatistics(0, 0.0, 0.0, np.zeros(layout.width))
         checksum = hashlib.sha256()
         with as_input_error(path), atomic_write(path) as file:
             for head in (shape.header, *heads):
@@ -186,7 +175,8 @@ class CacheWriter:
         """Write the manifest over `shards` shards, all of which are done, and open the cache."""
         with self._lock():
             if not Cache.exists(self.folder):
-                checksums, statistics = {}, RowStatistics.none(self.key.layout.width)
+                checksums: dict[ShardShape, str] = {}
+                statistics = RowStatistics(0, 0.0, 0.0, np.zeros(self.key.layout.width))
                 for index in range(max(1, shards)):
                     record = record_of(self.folder, self.key, index)
                     if not record:

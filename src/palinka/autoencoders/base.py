@@ -66,9 +66,6 @@ class InputScaling(FullPrecisionState):
         if mean.shape != self.mean.shape:
             given = f"input statistics of width {tuple(mean.shape)} do not fit an autoencoder"
             raise InputError(f"{given} of input_dim {len(self.mean)}: use data of the same site")
-        if not (0.0 < scale < float("inf")) or not bool(torch.isfinite(mean).all()):
-            fault = f"input statistics must be finite, with a positive scale, got scale {scale}"
-            raise InputError(f"{fault}: check the activations for NaN, Inf, or rows of zeros")
         self.mean.copy_(mean)
         self.scale.fill_(scale)
 
@@ -194,12 +191,9 @@ class Autoencoder(FullPrecisionState, ABC):
     def from_pretrained(cls, where: str | PathLike[str], revision: str | None = None) -> Self:
         """Load what `save_pretrained` wrote, on the CPU and in `eval()` mode.
 
+        From a folder, or a `revision` of `owner/repository[/folder]` on the Hugging Face hub.
         `Autoencoder.from_pretrained` loads any class, a subclass its own. Files of other libraries
-        are loaded by `palinka.autoencoders.formats.load`; damaged ones raise an `InputError`.
-
-        Args:
-            where: A folder, or `owner/repository[/folder]` on the Hugging Face hub.
-            revision: A branch, tag or commit on the hub.
+        are loaded by `palinka.autoencoders.formats.load`.
         """
         if str(where).endswith(".ckpt"):
             module = "SparseAutoencoderModule.load_from_checkpoint takes it"
@@ -217,13 +211,8 @@ class Autoencoder(FullPrecisionState, ABC):
     ) -> str:
         """Upload the files of `save_pretrained` and a model card to the Hugging Face hub.
 
-        Args:
-            repo_id: `owner/repository`, made where missing.
-            private: Whether a new repository is private; default: the owner's setting.
-            token: Access token; default: the one logged in with.
-
-        Returns:
-            The URL of the commit; an `InputError` if the hub rejects it.
+        To `owner/repository`, which is made where missing, by default with the owner's setting of
+        `private` and the token logged in with. Returns the URL of the commit.
         """
         from huggingface_hub import HfApi
 

@@ -22,10 +22,7 @@ from palinka.language_models.token_text import bos_id
 class MemoryRows:
     """In-memory counterpart of `Cache`, in the order of the text.
 
-    Args:
-        activations: Rows, `(rows, width)`.
-        text: Token, document and position of each row.
-        identity: Identity that a checkpoint remembers.
+    Of rows `(rows, width)`, with the token, document and position of each.
     """
 
     # Neighboring rows are of one context: a shuffled order keeps none of them together.

@@ -18,12 +18,10 @@ DIRECTION_STEPS, DIRECTION_RATE = 100, 3e-4  # of Adam
 
 
 class SyntheticBatch(NamedTuple):
-    """Rows of data, and the strengths of their features."""
+    """Rows of data, and the strengths of their features, in float32."""
 
-    x: Tensor
-    """`(rows, width)`, float32."""
-    latents: Tensor
-    """Strength of each active feature, `(rows, features)`, float32, zero where it is inactive."""
+    x: Tensor  # (rows, width)
+    latents: Tensor  # (rows, features), zero where a feature is inactive
 
 
 class Firing(NamedTuple):
@@ -47,19 +45,12 @@ class Magnitudes(NamedTuple):
 
 
 class Hierarchy(NamedTuple):
-    """Trees of features, of which a child is active only where its parent is.
-
-    Attributes:
-        roots: Number of trees.
-        branching: Number of children of each parent.
-        depth: Number of levels below the roots.
-        exclusive: At most one child of a parent is active, drawn from those that would be.
-    """
+    """Trees of features, of which a child is active only where its parent is."""
 
     roots: int
-    branching: int
-    depth: int
-    exclusive: bool = True
+    branching: int  # children of each parent
+    depth: int  # levels below the roots
+    exclusive: bool = True  # at most one child of a parent is active, drawn from those that would
 
 
 class Correlation(NamedTuple):
@@ -286,9 +277,8 @@ _CHUNK = 1 << 22  # cosines held in memory at a time
 def mean_max_cosine(dictionary: Tensor, directions: Tensor) -> float:
     """Mean over true directions of the highest cosine with any latent's, from -1 to 1.
 
-    Args:
-        dictionary: Decoder directions, `(latents, width)`; a zero row has cosine 0 with everything.
-        directions: The true ones, `(features, width)`.
+    The directions are `(features, width)`, those of the dictionary `(latents, width)`; a row of
+    zeros has cosine 0 with everything.
 
     Source:
         Sharkey et al. (2022), Taking features out of superposition with sparse autoencoders.

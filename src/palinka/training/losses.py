@@ -72,11 +72,9 @@ def sparsity_loss(latents: Latents, slices: Group = None) -> Tensor:
 def decorrelation_loss(latents: Latents, group: Group = None, slices: Group = None) -> Tensor:
     """Sum over all ordered pairs of different latents of their squared unbiased covariance.
 
-    Args:
-        latents: `(…, latent_dim)`, of at least two rows.
-        group: Processes whose latents, equally many on each, form one batch; gradients are scaled
-            for data-parallel training, which averages them.
-        slices: Processes that hold the other latents of the same rows.
+    The latents, `(…, latent_dim)`, have at least two rows; those of a `group` of processes, equally
+    many on each, form one batch, and gradients are scaled for data-parallel training, which
+    averages them. The processes `slices` hold the other latents of the same rows.
     """
     if isinstance(latents, Tensor):
         latents = latents.reshape(-1, latents.shape[-1])
@@ -85,22 +83,14 @@ def decorrelation_loss(latents: Latents, group: Group = None, slices: Group = No
 
 @dataclass(frozen=True)
 class StepContext:
-    """One batch, and the state of the run.
+    """One batch, and the state of the run."""
 
-    Attributes:
-        x: Input of the autoencoder, `(rows, input_dim)`.
-        target: What it reconstructs, `(rows, output_dim)`: `x` itself, except for a transcoder.
-        sharding: The processes whose batches count as one, and those with the other latents.
-        dead: Collective that returns the mask of dead latents, `(latent_dim,)`, bool; None where
-            firing is not tracked.
-        auxiliary_k: Number of dead latents in AuxK; default `input_dim // 2`.
-    """
-
-    x: Tensor
-    target: Tensor
+    x: Tensor  # input of the autoencoder, (rows, input_dim)
+    target: Tensor  # its target, (rows, output_dim): `x` itself, except for a transcoder
     sharding: Sharding = UNSHARDED
+    # Collective that returns the mask of dead latents, (latent_dim,); None if not tracked.
     dead: Callable[[], Tensor] | None = None
-    auxiliary_k: int | None = None
+    auxiliary_k: int | None = None  # dead latents in AuxK; default `input_dim // 2`
 
 
 @dataclass(frozen=True)
@@ -132,8 +122,7 @@ def relu_terms(autoencoder: ReLUAutoencoder, step: StepContext) -> LossTerms:
     The paper sums the squared error over the width: a `sparsity_weight` is its λ divided by that.
 
     Source:
-        Conerly et al. (2024), Update on how we train SAEs; with rows of norm 1, Bricken et al.
-        (2023), Towards monosemanticity.
+        Conerly et al. (2024); with rows of norm 1, Bricken et al. (2023).
     """
     output = autoencoder(step.x)
     reconstruction = reconstruction_loss(output.reconstruction, step.target)
@@ -153,8 +142,7 @@ def topk_terms(autoencoder: TopKAutoencoder, step: StepContext) -> LossTerms:
     the first step for the former.
 
     Source:
-        Gao et al. (2024), Scaling and evaluating sparse autoencoders, arXiv 2406.04093, sections
-        2.3 and 3.1 and appendix A.2.
+        Gao et al. (2024), arXiv 2406.04093, sections 2.3 and 3.1 and appendix A.2.
     """
     output = autoencoder.forward_sparse(step.x)
     error = normalized_loss(output.reconstruction, step.target, step.sharding.rows)
@@ -171,9 +159,6 @@ def auxk_loss(
     the latents `(…, latent_dim)` before the choice, after the ReLU as in the paper's code; None
     to compute those of dead latents alone. The loss is 0 where no latent is dead, and None where
     firing is not tracked.
-
-    Source:
-        Gao et al. (2024), arXiv 2406.04093, appendix A.2.
     """
     if step.dead is None:
         return None
@@ -199,8 +184,7 @@ def batch_topk_terms(autoencoder: BatchTopKAutoencoder, step: StepContext) -> Lo
     residual of the whole. The authors' code takes the mean, and counts the bias alone as a prefix.
 
     Source:
-        Bussmann et al. (2024), BatchTopK sparse autoencoders, arXiv 2412.06410, and (2025),
-        Learning multi-level features with Matryoshka sparse autoencoders, arXiv 2503.17547.
+        Bussmann et al. (2024), arXiv 2412.06410, and (2025), arXiv 2503.17547.
     """
     values = autoencoder.candidates(step.x)
     threshold = batch_threshold(values, autoencoder.k, step.sharding.rows)
@@ -222,8 +206,7 @@ def jumprelu_terms(autoencoder: JumpReLUAutoencoder, step: StepContext) -> LossT
 
     Source:
         Rajamanoharan et al. (2024), arXiv 2407.14435, equation 9 and appendix J; for the tanh,
-        Jermyn et al. (2024), Tanh penalty in dictionary learning, and Conerly et al. (2025),
-        Dictionary learning optimization techniques.
+        Jermyn et al. (2024) and Conerly et al. (2025).
     """
     values = autoencoder.encoder_output(step.x)
     threshold = autoencoder.threshold
@@ -322,9 +305,7 @@ class Objective:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value is None and name == "auxiliary_weight":
-                continue
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+            if value is not None and not value >= 0:
                 raise InputError(f"{name} must be at least 0, got {value!r}")
 
     def __call__(self, terms: LossTerms, step: int, sharding: Sharding = UNSHARDED) -> Losses:

@@ -84,17 +84,11 @@ def interval_remark(documents: int) -> str:
 
 
 class Ratio(NamedTuple):
-    """A ratio of sums over documents, with the contribution of each to its error.
-
-    Attributes:
-        value: The ratio.
-        influence: Contributions, `(documents,)`, whose squares add up to its variance.
-        freedom: Degrees of freedom of that.
-    """
+    """A ratio of sums over documents, with the contribution of each to its error."""
 
     value: float
-    influence: Array
-    freedom: float
+    influence: Array  # contributions, (documents,), whose squares add up to the variance
+    freedom: float  # degrees of freedom of that
 
 
 def document_ratio(above: Array, below: Array) -> Ratio:

@@ -50,20 +50,15 @@ def max_t(
 ) -> tuple[NDArray[np.float64], float]:  # fmt: skip
     """Adjust p-values for the number of units by flipping the signs of whole items.
 
-    Second comes the |t| above which they are at most `alpha`.
+    Second comes the |t| above which they are at most `alpha`. `t` is the sum of the means of one or
+    two samples, `(items, units)` each, over its standard error, `(units,)`; every unit varies in
+    one of them.
 
     With one sample, its items change sign: exact where they are symmetric about 0. With two, the
     residuals about each sample's own mean do, and each draw has its own standard errors, so that
     sizes and variances may differ between the samples. That is approximate: it holds the
     family-wise error from about 8 items in each sample, where their distributions are symmetric.
     Items stay whole, so correlations between units are kept.
-
-    Args:
-        t: Sum of the samples' means over its standard error, `(units,)`.
-        samples: One or two samples, `(items, units)` each; every unit varies in one of them.
-        permutations: Number of draws.
-        seed: Seed of the draws.
-        alpha: The error rate that the threshold holds.
 
     Source:
         Westfall & Young (1993); Nichols & Holmes (2002); Wu (1986) and Mammen (1993) for

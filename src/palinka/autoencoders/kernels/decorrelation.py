@@ -27,12 +27,8 @@ def squared_covariance(latents: Latents, group: Group = None, slices: Group = No
     Of dense latents, uses the smaller of Gram and covariance matrix; bfloat16 is multiplied in
     bfloat16, everything else happens in float32 or better. Sparse latents stay sparse on the
     CPU, and get a gradient only where they are not zero. Differentiable once; with a group, the
-    gradient is that of the own rows times the number of processes.
-
-    Args:
-        latents: `(rows, latents)`, of this process; two rows or more in the whole batch.
-        group: Processes whose rows make up the batch, the same number on each.
-        slices: Processes that hold the other latents of the same rows, which must be dense.
+    gradient is that of the own rows times the number of processes. `group` and `slices` are those
+    of `decorrelation_loss`; sliced latents must be dense.
 
     Source:
         The identity of the Frobenius norms of `Z Zᵀ` and `Zᵀ Z`; the penalty is that of Cogswell

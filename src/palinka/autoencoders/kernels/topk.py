@@ -28,14 +28,9 @@ def keep_top_k_plain(values: Tensor, k: int) -> Tensor:
 def keep_top_k(values: Tensor, k: int, group: Group = None) -> Tensor:
     """Zero all values below the k-th largest of their row.
 
-    Ties at the threshold are all kept, on every process, so that a row may keep more than `k`.
-    A row with a NaN keeps everything, so that the NaN propagates.
-
-    The gradient of `(…, width)` passes where a value is kept; `group` are the processes that hold
-    the other columns of the same rows.
-
-    Source:
-        Makhzani & Frey (2013), k-sparse autoencoders.
+    The gradient of `(…, width)` passes where a value is kept. Ties at the threshold are all kept,
+    on every process, so that a row may keep more than `k`. A row with a NaN keeps everything, so
+    that the NaN propagates. `group` are the processes that hold the other columns of the rows.
     """
     if k >= values.shape[-1] * world_size(group):
         return values
@@ -68,9 +63,6 @@ def batch_threshold(values: Tensor, k: int, group: Group = None) -> Tensor:
     Without a graph; NaN where a value is. The rows, `(…, width)`, one or more, are as many on every
     process of the group, and so is the result. Each process sends a quarter more than its even
     share of the largest values, which is nearly always enough, or twice as many, and so on.
-
-    Source:
-        Bussmann et al. (2024), BatchTopK sparse autoencoders, arXiv 2412.06410.
     """
     own = values.detach().reshape(1, -1)
     even_share = own.shape[1] // values.shape[-1] * k

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
+from os.path import commonprefix
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,7 @@ def generalized_eigendecomposition(
     """
     figures = {} if result.null_a is None else {"null": _null(result, conditions)}
     figures["spectrum"] = _spectrum(result, conditions)
-    items_a = len(result.scores_a) if a is None or b is None else len(np.asarray(a))
+    items_a = len(result.scores_a) if a is None else np.shape(a)[0]
     first = np.arange(len(result.scores_a)) < items_a
     groups = [first] if first.all() else [first, ~first]
     figures["scores"] = _scores(result, conditions, groups, items)
@@ -365,10 +366,8 @@ def draw_series(
 
 def corresponding(first: Sequence[str], second: Sequence[str]) -> tuple[int, int] | None:
     """Numbers of tokens that versions of a frame share before and after the target, or None."""
-    shorter = min(len(first), len(second))
-    before = next((i for i in range(shorter) if first[i] != second[i]), shorter)
-    rest = shorter - before
-    after = next((i for i in range(rest) if first[-1 - i] != second[-1 - i]), rest)
+    before = len(commonprefix([first, second]))
+    after = len(commonprefix([each[before:][::-1] for each in (first, second)]))
     if max(len(first), len(second)) - before - after > _MAX_TARGET_TOKENS or before + after == 0:
         return None
     return before, after

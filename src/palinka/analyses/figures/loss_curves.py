@@ -8,7 +8,6 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from palinka.analyses.figures import style
-from palinka.errors import InputError
 
 # More steps than this are also drawn as their running mean.
 NOISY = 50
@@ -21,12 +20,7 @@ def loss_curves(
     """Draw `losses`, every loss over the steps in a panel of its own.
 
     `history` has for each loss, such as `total`, its steps and its values, both `(points,)`.
-
-    Raises:
-        InputError: If there are no losses.
     """
-    if not history:
-        raise InputError("there are no losses to draw; expected steps and values of at least one")
     columns = min(2, len(history))
     sizes = (style.WIDTH / columns, 1.5), (0.0, 0.6)
     figure, panels = style.small_multiples(len(history), columns, *sizes, sharex=True)

@@ -8,7 +8,6 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from palinka.analyses.figures import style
-from palinka.errors import InputError
 
 
 @style.captioned(
@@ -23,12 +22,7 @@ def sparsity_frontier(
     `families` have by name, such as an architecture's, the mean number of latents active on a row
     and the fraction of variance unexplained of each dictionary, both `(dictionaries,)`. The
     context may have a `title`, what is reconstructed.
-
-    Raises:
-        InputError: If there are no dictionaries.
     """
-    if not families:
-        raise InputError("there are no dictionaries to draw; expected L0 and FVU of at least one")
     figure, axes = style.new_figure(style.WIDTH, 3.0)
     for index, (name, points) in enumerate(families.items()):
         l0, fvu = map(np.asarray, points)

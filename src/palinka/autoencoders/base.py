@@ -195,15 +195,12 @@ class Autoencoder(FullPrecisionState, ABC):
         `Autoencoder.from_pretrained` loads any class, a subclass its own. Files of other libraries
         are loaded by `palinka.autoencoders.formats.load`.
         """
-        if str(where).endswith(".ckpt"):
-            module = "SparseAutoencoderModule.load_from_checkpoint takes it"
-            remedy = f"{module}, and palinka export --format palinka writes a folder"
-            raise InputError(f"{where} is a checkpoint, not a folder; {remedy}")
         try:
             folder, _, _ = files.find_folder(where, revision, {"palinka": OWN_FILES})
         except InputError as error:
-            hint = "files of other libraries are loaded by palinka.autoencoders.formats.load"
-            raise InputError(f"{error}; {hint}") from error
+            hint = "files of other libraries are loaded by palinka.autoencoders.formats.load, and"
+            checkpoints = "checkpoints by SparseAutoencoderModule.load_from_checkpoint"
+            raise InputError(f"{error}; {hint} {checkpoints}") from error
         return load(folder, cls)
 
     def push_to_hub(
@@ -264,10 +261,7 @@ def build(name: str, arguments: Mapping[str, Any], base: type[T]) -> T:
             raise InputError(f"{short} has no argument {argument!r}{hint}")
         if expected := type_mismatch(value, parameters[argument].annotation):
             raise InputError(f"{short}: {argument} must be {expected}, got {repr(value)[:80]}")
-    try:
-        return known[short](**arguments)
-    except (TypeError, ValueError, RuntimeError, OverflowError, MemoryError) as error:
-        raise InputError(f"cannot make a {short}: {first_line(error)}") from error
+    return known[short](**arguments)
 
 
 def _family(kind: type[T]) -> Iterator[type[T]]:

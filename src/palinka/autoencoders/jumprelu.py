@@ -80,15 +80,10 @@ class JumpReLUAutoencoder(UntiedAutoencoder):
     """
 
     def __init__(
-        self,
-        input_dim: int,
-        latent_dim: int | None = None,
-        bandwidth: float = 0.001,
-        initial_threshold: float = 0.001,
-        sparsity: Sparsity = "l0",
-        tanh_scale: float = 4.0,
+        self, input_dim: int, latent_dim: int | None = None, bandwidth: float = 0.001,
+        initial_threshold: float = 0.001, sparsity: Sparsity = "l0", tanh_scale: float = 4.0,
         **settings: Any,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__(input_dim, latent_dim, **settings)
         self.bandwidth = _positive("bandwidth", bandwidth)
         self.initial_threshold = _positive("initial_threshold", initial_threshold)

@@ -33,16 +33,10 @@ class KSparseAutoencoder(LinearAutoencoder):
     keeps_top_k = True
 
     def __init__(
-        self,
-        input_dim: int,
-        latent_dim: int | None = None,
-        k: int | None = None,
-        tied: bool = True,
-        encoder_bias: bool = False,
-        decoder_bias: bool = False,
-        unit_norm: bool = False,
-        **settings: Any,
-    ) -> None:
+        self, input_dim: int, latent_dim: int | None = None, k: int | None = None,
+        tied: bool = True, encoder_bias: bool = False, decoder_bias: bool = False,
+        unit_norm: bool = False, **settings: Any,
+    ) -> None:  # fmt: skip
         super().__init__(input_dim, latent_dim, **settings)
         if tied and self.is_transcoder:
             raise InputError("tied is true: a transcoder cannot be tied; set tied to false")

@@ -103,14 +103,9 @@ class UntiedAutoencoder(LinearAutoencoder):
     initial_norm: float = 1.0
 
     def __init__(
-        self,
-        input_dim: int,
-        latent_dim: int | None = None,
-        *,
-        subtract_decoder_bias: bool = True,
-        unit_norm: bool = True,
-        **settings: Any,
-    ) -> None:
+        self, input_dim: int, latent_dim: int | None = None, *, subtract_decoder_bias: bool = True,
+        unit_norm: bool = True, **settings: Any,
+    ) -> None:  # fmt: skip
         super().__init__(input_dim, latent_dim, **settings)
         self.subtract_decoder_bias = subtract_decoder_bias and not self.is_transcoder
         self.unit_norm = unit_norm

@@ -30,13 +30,9 @@ class MatryoshkaAutoencoder(BatchTopKAutoencoder):
     """
 
     def __init__(
-        self,
-        input_dim: int,
-        latent_dim: int | None = None,
-        k: int | None = None,
-        group_fractions: Sequence[float] = PAPER,
-        **settings: Any,
-    ) -> None:
+        self, input_dim: int, latent_dim: int | None = None, k: int | None = None,
+        group_fractions: Sequence[float] = PAPER, **settings: Any,
+    ) -> None:  # fmt: skip
         super().__init__(input_dim, latent_dim, k, **settings)
         self.group_fractions = fractions = list(group_fractions)
         if not min(fractions) > 0 or not math.isclose(sum(fractions), 1.0, rel_tol=1e-6):

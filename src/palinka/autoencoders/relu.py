@@ -22,13 +22,9 @@ class ReLUAutoencoder(UntiedAutoencoder):
     initial_norm = 0.1
 
     def __init__(
-        self,
-        input_dim: int,
-        latent_dim: int | None = None,
-        *,
-        unit_norm: bool = False,
+        self, input_dim: int, latent_dim: int | None = None, *, unit_norm: bool = False,
         **settings: Any,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__(input_dim, latent_dim, unit_norm=unit_norm, **settings)
 
     def encode(self, x: Tensor) -> Tensor:

@@ -38,11 +38,8 @@ def default_cache_dir() -> Path:
     """
     if named := os.environ.get("PALINKA_CACHE"):
         return expanded(named)
-    try:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-        return base / "palinka" / "activations"
-    except RuntimeError as error:  # such as for a container's nameless user
-        raise InputError("there is no home folder to keep caches in; set PALINKA_CACHE") from error
+    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return base / "palinka" / "activations"
 
 
 @dataclass(frozen=True)

@@ -83,27 +83,15 @@ class ActivationDataModule(pl.LightningDataModule):
     """
 
     def __init__(
-        self,
-        language_model: LanguageModelSpec | str = "mini",
-        site: str = "blocks.middle.mlp.pre",
-        corpus: Corpus | None = None,
-        batch_size: int | None = 4096,
-        context_length: int = 128,
-        validation_fraction: float = 0.05,
-        train_tokens: int | None = None,
-        validation_tokens: int | None = None,
-        bos: bool = False,
-        skip_first: bool = False,
+        self, language_model: LanguageModelSpec | str = "mini", site: str = "blocks.middle.mlp.pre",
+        corpus: Corpus | None = None, batch_size: int | None = 4096, context_length: int = 128,
+        validation_fraction: float = 0.05, train_tokens: int | None = None,
+        validation_tokens: int | None = None, bos: bool = False, skip_first: bool = False,
         dtype: Literal["float16", "bfloat16", "float32"] = "float16",
-        cache_dir: str | Path | None = None,
-        in_memory: bool = False,
-        center: bool = False,
-        unit_norm: bool = False,
-        seed: int = 0,
-        harvest_batch_size: int | None = None,
-        verify_shards: bool = False,
-        target_site: str | None = None,
-    ) -> None:
+        cache_dir: str | Path | None = None, in_memory: bool = False, center: bool = False,
+        unit_norm: bool = False, seed: int = 0, harvest_batch_size: int | None = None,
+        verify_shards: bool = False, target_site: str | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         if batch_size is not None and batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; expected at least 1, or null for all")
@@ -216,13 +204,9 @@ class ActivationDataModule(pl.LightningDataModule):
         return torch.cat([rows.read_rows(start, start + run) for start in starts.tolist()])
 
     def harvest(
-        self,
-        rank: int = 0,
-        world_size: int = 1,
-        barrier: Callable[[], object] = lambda: None,
-        specs: Sequence[HarvestSpec] | None = None,
-        max_verified: float = math.inf,
-    ) -> dict[Cache, float]:
+        self, rank: int = 0, world_size: int = 1, barrier: Callable[[], object] = lambda: None,
+        specs: Sequence[HarvestSpec] | None = None, max_verified: float = math.inf,
+    ) -> dict[Cache, float]:  # fmt: skip
         """Harvest the missing shards of both splits, or of `specs`, and verify existing caches.
 
         Caches of more than `max_verified` bytes are not verified. The other arguments are those of

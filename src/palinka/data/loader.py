@@ -133,17 +133,9 @@ class ActivationLoader:
     """
 
     def __init__(
-        self,
-        source: Cache | MemoryRows,
-        batch_size: int,
-        *,
-        seed: int = 0,
-        shuffle: bool = True,
-        drop_last: bool = True,
-        rank: int = 0,
-        world_size: int = 1,
-        pin_memory: bool = False,
-    ) -> None:
+        self, source: Cache | MemoryRows, batch_size: int, *, seed: int = 0, shuffle: bool = True,
+        drop_last: bool = True, rank: int = 0, world_size: int = 1, pin_memory: bool = False,
+    ) -> None:  # fmt: skip
         self.source = source
         self.batch_size = batch_size
         self.wait_seconds = 0.0

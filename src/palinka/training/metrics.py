@@ -193,13 +193,9 @@ class Evaluation(FullPrecisionState):
         self.penalty.zero_()
 
     def update(
-        self,
-        x: Tensor,
-        output: AutoencoderOutput,
-        decorrelation: bool,
-        sharding: Sharding = UNSHARDED,
-        zero: Tensor | None = None,
-    ) -> None:
+        self, x: Tensor, output: AutoencoderOutput, decorrelation: bool,
+        sharding: Sharding = UNSHARDED, zero: Tensor | None = None,
+    ) -> None:  # fmt: skip
         """Add one batch of targets `(rows, input_dim)`; `zero` is that of `ReconstructionMetrics`.
 
         `decorrelation` measures the penalty, too, which costs more than the rest.

@@ -61,18 +61,13 @@ class SparseAutoencoderModule(LightningModule):
     """
 
     def __init__(
-        self,
-        autoencoder: Autoencoder,
-        sparsity_weight: float | None = None,
-        decorrelation_weight: float | None = None,
-        sparsity_warmup_steps: int = 0,
-        decorrelation_warmup_steps: int = 0,
-        auxiliary_weight: float | None = None,
-        auxiliary_k: int | None = None,
-        dead_after_tokens: int = 1_000_000,
+        self, autoencoder: Autoencoder, sparsity_weight: float | None = None,
+        decorrelation_weight: float | None = None, sparsity_warmup_steps: int = 0,
+        decorrelation_warmup_steps: int = 0, auxiliary_weight: float | None = None,
+        auxiliary_k: int | None = None, dead_after_tokens: int = 1_000_000,
         optimizer: OptimizerCallable = lambda params: torch.optim.Adam(params, lr=1e-4, fused=True),
         lr_scheduler: LRSchedulerCallable | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         # A checkpoint has the class path and arguments, so that it loads without an autoencoder.
         if isinstance(autoencoder, Mapping):

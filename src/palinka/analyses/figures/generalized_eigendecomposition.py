@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
-from os.path import commonprefix
 from typing import Any
 
 import numpy as np
@@ -366,8 +365,10 @@ def draw_series(
 
 def corresponding(first: Sequence[str], second: Sequence[str]) -> tuple[int, int] | None:
     """Numbers of tokens that versions of a frame share before and after the target, or None."""
-    before = len(commonprefix([first, second]))
-    after = len(commonprefix([each[before:][::-1] for each in (first, second)]))
+    shorter = min(len(first), len(second))
+    before = next((i for i in range(shorter) if first[i] != second[i]), shorter)
+    rest = shorter - before
+    after = next((i for i in range(rest) if first[-1 - i] != second[-1 - i]), rest)
     if max(len(first), len(second)) - before - after > _MAX_TARGET_TOKENS or before + after == 0:
         return None
     return before, after

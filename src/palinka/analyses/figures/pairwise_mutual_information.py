@@ -23,10 +23,9 @@ TOGETHER = "together"
 # Pairs of each condition that are drawn in a small panel; r is that of all pairs.
 MAX_PANEL_POINTS = 800
 BINS = 60
-# Values that differ by more than this factor are drawn on a logarithmic scale.
-WIDE = 100.0
-# Units this many times larger than nine tenths of the others get a logarithmic part of the axis.
-HUGE = 10.0
+# Percentiles of the magnitudes of pairs and units, and how many times that is drawn in a linear
+# scale at most.
+PAIRS_IN_SCALE, UNITS_IN_SCALE = (10.0, 100.0), (90.0, 10.0)
 # Percentiles: rare extremes would take the colors away from all other pairs.
 IN_COLOR = (1.0, 99.0)
 MIDDLE = (2.5, 97.5)
@@ -55,9 +54,7 @@ def pairwise_mutual_information(
     """Draw the measures over the `items` at one site; `overview` draws several conditions."""
     if condition and len(conditions) > 1:
         return {}
-    return _at_one_site(
-        {condition: result}, site, {condition: items}, {condition: _measured(result)}
-    )
+    return _at_one_site({condition: result}, site, {condition: items})
 
 
 @style.captioned(
@@ -83,25 +80,19 @@ def overview(
     keys `means` are the mean activations over items, `(units,)`, drawn for two conditions or more,
     and `items` their names. Several conditions are drawn together at the site in the middle.
     """
-    by_site, found = _by_site_and_condition(results, conditions), {}
-    for site, of_site in by_site.items():
-        found[site] = {condition: _measured(result) for condition, result in of_site.items()}
-        if len(of_site) > 1:
-            both = zip(*found[site].values(), strict=True)
-            found[site][TOGETHER] = tuple(np.concatenate(each) for each in both)
-    names = list(dict.fromkeys(name for pairs in found.values() for name in pairs))
-    names.sort(key=TOGETHER.__eq__)  # it comes last
+    by_site = _by_site_and_condition(results, conditions)
+    found = {site: _measured(of_site) for site, of_site in by_site.items()}
     numbers, label = style.site_numbers(list(found))
     sites = dict(zip(numbers, found.values(), strict=True))
     figures = {}
     middle = list(by_site)[len(by_site) // 2]
     if len(by_site[middle]) > 1:
         labels = {c: (items or {}).get(f"{middle}/{c}", ()) for c in by_site[middle]}
-        drawn = _at_one_site(by_site[middle], middle, labels, found[middle])
+        drawn = _at_one_site(by_site[middle], middle, labels)
         figures = {f"{middle}/{name}": figure for name, figure in drawn.items()}
-    figures["comparison_by_site"] = _scatter_by_site(found, names)
-    figures["distributions"] = _distributions(sites, label, names)
-    figures["means_by_site"] = _means_by_site(sites, label, names, list(by_site.values()))
+    figures["comparison_by_site"] = _scatter_by_site(found)
+    figures["distributions"] = _distributions(sites, label)
+    figures["means_by_site"] = _means_by_site(sites, label, list(by_site.values()))
     activations = _by_site_and_condition(means or {}, conditions)
     if activations and all(len(of_site) > 1 for of_site in activations.values()):
         figures["mean_activation"] = _mean_activations(activations, units)
@@ -120,13 +111,13 @@ def _by_site_and_condition(
     return found
 
 
-def _bin_edges(low: float, high: float, threshold: float | None = None) -> Array:
+def _bin_edges(low: float, high: float, linthresh: float | None = None) -> Array:
     """Edges of equal bins, also where all values are the same but for rounding.
 
     With a threshold they are equal on a signed logarithmic scale that is linear up to it.
     """
-    if threshold is not None:
-        transform = SymmetricalLogTransform(10, threshold, 1.0)
+    if linthresh is not None:
+        transform = SymmetricalLogTransform(10, linthresh, 1.0)
         low, high = transform.transform(np.array([low, high]))
         return np.asarray(transform.inverted().transform(_bin_edges(low, high)))
     if high - low <= ROUNDING * max(abs(low), abs(high)):
@@ -135,15 +126,22 @@ def _bin_edges(low: float, high: float, threshold: float | None = None) -> Array
     return np.linspace(low, high, BINS + 1)
 
 
-def _measured(result: Result) -> tuple[Array, ...]:
-    return triangle(result.mutual_information), triangle(result.covariance)
+def _measured(results: Mapping[str, Result]) -> ByCondition:
+    """Measures of the pairs of each condition and, of several, of all pairs together."""
+    pairs: ByCondition = {
+        name: tuple(triangle(getattr(result, field)) for field in FIELDS)
+        for name, result in results.items()
+    }
+    if len(pairs) > 1:
+        pairs[TOGETHER] = tuple(map(np.concatenate, zip(*pairs.values(), strict=True)))
+    return pairs
 
 
 def _at_one_site(
-    results: Mapping[str, Result], site: str, items: Mapping[str, Sequence[str]], pairs: ByCondition
+    results: Mapping[str, Result], site: str, items: Mapping[str, Sequence[str]]
 ) -> dict[str, Figure]:
-    figures = {"matrices": _matrices(results, site, items)}
-    return figures | {"comparison": _scatter_by_site({site: pairs}, list(pairs))}
+    comparison = _scatter_by_site({site: _measured(results)})
+    return {"matrices": _matrices(results, site, items), "comparison": comparison}
 
 
 def _matrices(
@@ -207,15 +205,15 @@ def _unusual(means: Array) -> Indices:
     return np.array(apart, dtype=int)
 
 
-def _scatter_by_site(results: Mapping[str, ByCondition], names: Sequence[str]) -> Figure:
+def _scatter_by_site(results: Mapping[str, ByCondition]) -> Figure:
     columns, most = (2, MAX_PANEL_POINTS) if len(results) > 1 else (1, style.MAX_POINTS)
     size = (style.WIDTH - 0.5) / columns, 2.2 / columns
     figure, panels = style.small_multiples(len(results), columns, size, (0.5, 1.0))
     random = np.random.default_rng(0)
     for axes, (site, pairs) in zip(panels, results.items(), strict=True):
         texts = []
-        for name, measured in pairs.items():
-            index, r = names.index(name), correlation_over_pairs(*measured)
+        for index, (name, measured) in enumerate(pairs.items()):
+            r = correlation_over_pairs(*measured)
             glyph = "all" if name == TOGETHER else style.GLYPHS[index % 6]
             texts.append(f"{glyph} {r:.2f}" if np.isfinite(r) else f"{glyph} none")
             if name != TOGETHER:
@@ -236,7 +234,8 @@ def _scatter_by_site(results: Mapping[str, ByCondition], names: Sequence[str]) -
     return figure
 
 
-def _distributions(sites: Mapping[int, ByCondition], label: str, names: Sequence[str]) -> Figure:
+def _distributions(sites: Mapping[int, ByCondition], label: str) -> Figure:
+    names = list(next(iter(sites.values())))
     layout: dict[str, Any] = {"nrows": len(names), "ncols": 2, "sharex": "col", "squeeze": False}
     figure, panels = style.new_figure(style.WIDTH, 1.5 + 1.3 * len(names), **layout)
     uniform = [[n for n, pairs in sites.items() if _is_uniform(pairs, m)] for m in (0, 1)]
@@ -245,23 +244,20 @@ def _distributions(sites: Mapping[int, ByCondition], label: str, names: Sequence
     for measure, column in enumerate(panels.T):
         curves = {n: pairs for n, pairs in sites.items() if n not in uniform[measure]}
         values = [each[measure] for pairs in (curves or sites).values() for each in pairs.values()]
-        threshold = _log_threshold(np.concatenate(values))
+        scaling, beyond = _linear_range(np.concatenate(values), *PAIRS_IN_SCALE)
         low, high = np.percentile(np.concatenate(values), [0.1, 99.9])
-        edges = _bin_edges(low, high, threshold)
+        edges = _bin_edges(low, high, **scaling)
         for axes, name in zip(column, names, strict=True):
             for number, pairs in curves.items():
-                if name in pairs:
-                    counts, _ = np.histogram(pairs[name][measure], bins=edges)
-                    centers, share = (edges[1:] + edges[:-1]) / 2, counts / max(1, counts.max())
-                    color = colormaps["viridis"](scale(number))
-                    axes.plot(centers, share, color=color, linewidth=1.0)
-                    peak: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": 6.5}
-                    above = 1.0 + 0.14 * (number % 3)  # neighbors may peak at one place
-                    axes.text(centers[share.argmax()], above, str(number), **peak)
-            if threshold is not None:
-                axes.set_xscale("symlog", linthresh=threshold)
+                counts, _ = np.histogram(pairs[name][measure], bins=edges)
+                centers, share = (edges[1:] + edges[:-1]) / 2, counts / max(1, counts.max())
+                axes.plot(centers, share, color=colormaps["viridis"](scale(number)), linewidth=1.0)
+                peak: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": 6.5}
+                above = 1.0 + 0.14 * (number % 3)  # neighbors may peak at one place
+                axes.text(centers[share.argmax()], above, str(number), **peak)
+            if scaling:
+                axes.set_xscale("symlog", **scaling)
             axes.set(ylim=(0.0, 1.5), title=name or "all pairs")
-        beyond = "" if threshold is None else f"\nlogarithmic beyond ±{threshold:g}"
         equal = ", ".join(map(str, uniform[measure]))
         missing = f"\nnot drawn, all equal: {equal}" if equal else ""
         column[-1].set_xlabel(MEASURES[measure] + beyond + missing, fontsize="small")
@@ -279,34 +275,34 @@ def _is_uniform(pairs: ByCondition, measure: int) -> bool:
 
 
 def _means_by_site(
-    sites: Mapping[int, ByCondition], label: str, names: Sequence[str],
-    results: Sequence[Mapping[str, Result]],
-) -> Figure:  # fmt: skip
+    sites: Mapping[int, ByCondition], label: str, results: Sequence[Mapping[str, Result]]
+) -> Figure:
     figure, panels = style.new_figure(style.WIDTH, 4.0, nrows=2, sharex=True)
+    x = list(sites)
     for measure, axes in enumerate(panels):
-        for index, name in enumerate(names):
-            values = {n: pairs[name][measure] for n, pairs in sites.items() if name in pairs}
-            means = [value.mean() for value in values.values()]
+        for index, name in enumerate(sites[x[0]]):
+            values = [pairs[name][measure] for pairs in sites.values()]
+            means = [each.mean() for each in values]
             if name == TOGETHER:
-                axes.plot(list(values), means, ":", color="black", linewidth=1.0, label=name)
+                axes.plot(x, means, ":", color="black", linewidth=1.0, label=name)
                 continue
-            axes.plot(list(values), means, **style.look(index), label=name or "mean")
-            every = [of[name].null for of in results if name in of]
-            color, chance = style.cycled(index), [null for null in every if null is not None]
-            quarters = np.transpose([np.percentile(each, [25, 75]) for each in values.values()])
-            axes.fill_between(list(values), *quarters, color=color, alpha=0.18, lw=0)
-            if measure == 0 and len(chance) == len(values):
+            axes.plot(x, means, **style.look(index), label=name or "mean")
+            color, nulls = style.cycled(index), (of[name].null for of in results)
+            chance = [null for null in nulls if null is not None]
+            quarters = np.transpose([np.percentile(each, [25, 75]) for each in values])
+            axes.fill_between(x, *quarters, color=color, alpha=0.18, lw=0)
+            if measure == 0 and chance:
                 low, high = np.percentile(chance, MIDDLE, axis=1)
-                axes.fill_between(list(values), low, high, color=style.MUTED, alpha=0.3, lw=0)
+                axes.fill_between(x, low, high, color=style.MUTED, alpha=0.3, lw=0)
                 shuffled = f"{name}, units shuffled".removeprefix(", ")
-                axes.plot(list(values), np.mean(chance, 1), "--", color=color, lw=1, label=shuffled)
+                axes.plot(x, np.mean(chance, 1), "--", color=color, lw=1, label=shuffled)
         axes.set_ylabel(MEASURES[measure])
         axes.xaxis.get_major_locator().set_params(integer=True)
     covariances = np.concatenate([each[1] for pairs in sites.values() for each in pairs.values()])
-    threshold = _log_threshold(covariances)
-    if threshold is not None:
-        panels[1].set_yscale("symlog", linthresh=threshold)
-        panels[1].set_ylabel(f"{MEASURES[1]},\nlogarithmic beyond ±{threshold:g}")
+    scaling, beyond = _linear_range(covariances, *PAIRS_IN_SCALE)
+    if scaling:
+        panels[1].set_yscale("symlog", **scaling)
+        panels[1].set_ylabel(MEASURES[1] + beyond)
     panels[0].set_ylim(bottom=min(0.0, panels[0].get_ylim()[0]))
     panels[1].set_xlabel(label)
     style.headline(figure, "Mean over pairs of items, and the middle half of pairs")
@@ -318,57 +314,51 @@ def _mean_activations(means: Mapping[str, Mapping[str, ArrayLike]], units: str) 
     shown = list(means)
     if len(shown) > 3:
         shown = [shown[0], shown[len(shown) // 2], shown[-1]]
-    columns = max(len(means[site]) for site in shown)
+    columns = len(means[shown[0]])
     size = style.WIDTH + 1.5 * (columns - 2), 0.9 + 1.9 * len(shown)
     figure, panels = style.new_figure(*size, nrows=len(shown), ncols=columns, squeeze=False)
     for row, site in zip(panels, shown, strict=True):
         values = {name: np.asarray(mean, np.float64) for name, mean in means[site].items()}
         first, *others = values
-        bulk = _bulk(np.concatenate(list(values.values())))
-        symlog = {} if bulk is None else {"linthresh": bulk, "linscale": 2}
+        symlog, beyond = _linear_range(np.concatenate(list(values.values())), *UNITS_IN_SCALE)
         points: dict[str, Any] = {"ms": 2.5, "alpha": 0.7, "mew": 0, "rasterized": True, "ls": ""}
         for index, (name, value) in enumerate(values.items()):
             row[0].plot(value, label=name, **style.look(index), **points)
         far = style.extremes(np.abs(values[first]), 2)
         style.name_points(row[0], np.arange(len(values[first])), values[first], far)
         style.mark(row[0], y=0.0)
-        beyond = "" if bulk is None else f",\nlogarithmic beyond ±{bulk:g}"
         row[0].set(title=site, xlabel=style.number_of(units), ylabel=f"mean activation{beyond}")
         if symlog:
-            row[0].set_yscale("symlog", **symlog)
-        for axes, name in zip(row[1:], others, strict=False):
+            row[0].set_yscale("symlog", linscale=2, **symlog)
+        for axes, name in zip(row[1:], others, strict=True):
             style.draw_points(axes, values[first], values[name], "black")
             style.name_points(axes, values[first], values[name], far)
             limits = np.transpose([axes.get_xlim(), axes.get_ylim()])
             both = np.array([limits[0].min(), limits[1].max()])
             if symlog:
                 both *= 1.5  # a margin that logarithms still show
-                axes.set_xscale("symlog", **symlog)
-                axes.set_yscale("symlog", **symlog)
+                axes.set_xscale("symlog", linscale=2, **symlog)
+                axes.set_yscale("symlog", linscale=2, **symlog)
             axes.plot(both, both, color=style.MUTED, linewidth=0.8, zorder=0)
             axes.set(xlim=both, ylim=both, xlabel=f"mean, {first}", ylabel=f"mean, {name}")
             axes.set_title(f"r = {correlation_over_pairs(values[first], values[name]):.3f}")
-        for axes in row[1 + len(others) :]:
-            axes.remove()
     style.headline(figure, "Mean activation of every unit, by condition")
     _legend(figure, panels[0, 0])
     return figure
 
 
-def _log_threshold(values: Array) -> float | None:
-    """Linear range of a signed logarithmic scale; None if a linear scale is enough."""
-    if not values.any():
-        return None
-    small, large = np.percentile(np.abs(values[values != 0]), [10, 100])
-    return float(10.0 ** np.floor(np.log10(small))) if large > WIDE * small else None
+def _linear_range(values: Array, percent: float, factor: float) -> tuple[dict[str, float], str]:
+    """Arguments of a signed logarithmic scale and a remark, if a linear one is not enough.
 
-
-def _bulk(values: Array) -> float | None:
-    """A bound of most magnitudes, if a few huge ones would hide them; None if none is huge."""
-    most, largest = np.percentile(np.abs(values), [90, 100])
-    if largest <= HUGE * most or most == 0:
-        return None
-    return float(10.0 ** np.ceil(np.log10(most)))
+    It is linear up to a power of ten above a percentile of magnitudes, if the largest is more than
+    `factor` times that.
+    """
+    sizes = np.abs(values[values != 0])
+    small, large = np.percentile(sizes, [percent, 100]) if len(sizes) else (1.0, 0.0)
+    if large <= factor * small:
+        return {}, ""
+    threshold = float(10.0 ** np.ceil(np.log10(small)))
+    return {"linthresh": threshold}, f",\nlogarithmic beyond ±{threshold:g}"
 
 
 def _legend(figure: Figure, axes: Axes) -> None:

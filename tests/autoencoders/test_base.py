@@ -249,7 +249,7 @@ def test_another_class_than_asked_for_and_damaged_or_missing_weights(folder: Pat
     path.unlink()
     assert "expected config.json + model.safetensors" in refusal(folder)
     assert "palinka.autoencoders.formats.load" in refusal(folder)
-    assert "load_from_checkpoint takes it, and palinka export" in refusal(folder / "last.ckpt")
+    assert "SparseAutoencoderModule.load_from_checkpoint" in refusal(folder / "last.ckpt")
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
@@ -316,9 +316,3 @@ def test_input_statistics_that_do_not_fit() -> None:
     scaling = InputScaling(3)
     with pytest.raises(InputError, match=r"width \(4,\).*input_dim 3"):
         scaling.set(torch.zeros(4), 1.0)
-    for scale in (0.0, -1.0, float("inf"), float("nan")):
-        with pytest.raises(InputError, match="positive scale"):
-            scaling.set(torch.zeros(3), scale)
-    with pytest.raises(InputError, match="finite"):
-        scaling.set(torch.full((3,), float("nan")), 1.0)
-    assert torch.equal(scaling.mean, torch.zeros(3))

@@ -261,7 +261,10 @@ def build(name: str, arguments: Mapping[str, Any], base: type[T]) -> T:
             raise InputError(f"{short} has no argument {argument!r}{hint}")
         if expected := type_mismatch(value, parameters[argument].annotation):
             raise InputError(f"{short}: {argument} must be {expected}, got {repr(value)[:80]}")
-    return known[short](**arguments)
+    try:
+        return known[short](**arguments)
+    except (TypeError, ValueError, RuntimeError, OverflowError, MemoryError) as error:
+        raise InputError(f"cannot make a {short}: {first_line(error)}") from error
 
 
 def _family(kind: type[T]) -> Iterator[type[T]]:

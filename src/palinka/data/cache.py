@@ -18,15 +18,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from palinka.data.format import (
-    MANIFEST_NAME,
-    TABLES,
-    CacheKey,
-    Manifest,
-    ShardShape,
-    as_input_error,
-    shard_name,
-)
+from palinka.data import format as disk
 from palinka.data.packing import Context
 from palinka.errors import InputError, expanded, progress
 
@@ -56,10 +48,10 @@ Integers = NDArray[np.int32]
 _REMEDY = "remove the cache folder and harvest again"
 
 
-def open_shard(folder: Path, shape: ShardShape) -> FileIO:
+def open_shard(folder: Path, shape: disk.ShardShape) -> FileIO:
     """Open a shard without a buffer, and check its size and header."""
-    path = folder / shard_name(shape.index)
-    with as_input_error(path):
+    path = folder / disk.shard_name(shape.index)
+    with disk.as_input_error(path):
         file = path.open("rb", buffering=0)
         size = os.fstat(file.fileno()).st_size
         header = os.pread(file.fileno(), len(shape.header), 0)
@@ -79,7 +71,7 @@ def read_exactly(file: FileIO, target: memoryview, offset: int) -> None:
                 raise InputError(f"{file.name}: ended early; {_REMEDY}")
             target, offset = target[count:], offset + count
     except OSError:
-        with as_input_error(file.name):
+        with disk.as_input_error(file.name):
             raise
 
 
@@ -153,7 +145,7 @@ class Cache:
         unverified: Shards whose checksums are compared when they are first read, by any reader.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, verify_shards: bool = False) -> None:
+    def __init__(self, folder: Path, manifest: disk.Manifest, verify_shards: bool = False) -> None:
         layout = manifest.key.layout
         self.folder = folder
         self.key = manifest.key
@@ -184,12 +176,12 @@ class Cache:
     @staticmethod
     def exists(folder: Path) -> bool:
         """Check whether `folder` holds a finished cache, that is, a manifest."""
-        with as_input_error(folder):
-            return (folder / MANIFEST_NAME).exists()
+        with disk.as_input_error(folder):
+            return (folder / disk.MANIFEST_NAME).exists()
 
     @classmethod
     def open(
-        cls, folder: Path, key: CacheKey | None = None, *, verify_shards: bool = False
+        cls, folder: Path, key: disk.CacheKey | None = None, *, verify_shards: bool = False
     ) -> "Cache":
         """Open a finished cache and check everything but the checksums of its shards.
 
@@ -197,8 +189,10 @@ class Cache:
         `InputError` names every shard that is missing or of a wrong size or header.
         """
         if not cls.exists(folder):
-            raise InputError(f"{folder}: no finished cache (no {MANIFEST_NAME}); harvest it first")
-        manifest = Manifest.read(folder)
+            raise InputError(
+                f"{folder}: no finished cache (no {disk.MANIFEST_NAME}); harvest it first"
+            )
+        manifest = disk.Manifest.read(folder)
         if key is not None and manifest.key.digest != key.digest:
             raise InputError(f"{folder}: a cache of other settings; remove it and harvest again")
         cache = cls(folder, manifest, verify_shards)
@@ -209,14 +203,16 @@ class Cache:
         """Read every byte of some shards, or of all; reject naming each missing or damaged one."""
         chosen = self.shapes if shards is None else [self.shapes[index] for index in shards]
 
-        def compare(shape: ShardShape) -> None:
-            with open_shard(self.folder, shape) as file, as_input_error(file.name):
+        def compare(shape: disk.ShardShape) -> None:
+            with open_shard(self.folder, shape) as file, disk.as_input_error(file.name):
                 if hashlib.file_digest(file, "sha256").hexdigest() != self._checksums[shape]:
                     raise InputError(f"{file.name}: the checksum does not match; {_REMEDY}")
 
         self._check(chosen, compare)
 
-    def _check(self, shapes: list[ShardShape], check: Callable[[ShardShape], None]) -> None:
+    def _check(
+        self, shapes: list[disk.ShardShape], check: Callable[[disk.ShardShape], None]
+    ) -> None:
         """Check shards on several threads; reject naming each with an `InputError`."""
         problems = []
         pool = ThreadPoolExecutor(_MAX_THREADS, "checksum")
@@ -266,9 +262,9 @@ class Cache:
 
 
 @lru_cache(maxsize=1)  # rows in ascending order read each shard once
-def _read_tables(folder: Path, shape: ShardShape) -> tuple[Integers, Integers]:
+def _read_tables(folder: Path, shape: disk.ShardShape) -> tuple[Integers, Integers]:
     """Read the tables of a shard, `(3, contexts, length)`, and the place of each of its rows."""
-    size = (len(TABLES), shape.contexts, shape.layout.context_length)
+    size = (len(disk.TABLES), shape.contexts, shape.layout.context_length)
     count = int(np.prod(size))
     found = np.empty(count + shape.rows, "<i4")
     with open_shard(folder, shape) as file:

@@ -14,18 +14,11 @@ import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from palinka.data import packing
 from palinka.data.cache import Cache
 from palinka.data.corpora import Corpus
 from palinka.data.format import CacheKey, Layout
 from palinka.data.inventory import remove_cache
-from palinka.data.packing import (
-    Context,
-    Split,
-    documents_of_split,
-    pack,
-    split_of,
-    tokenize_documents,
-)
 from palinka.data.writer import CacheWriter, tidy
 from palinka.errors import InputError, progress
 from palinka.language_models import LanguageModel, LanguageModelSpec
@@ -54,7 +47,7 @@ class HarvestSpec:
     language_model: LanguageModelSpec
     site: str
     corpus: Corpus
-    split: Split = "train"
+    split: packing.Split = "train"
     context_length: int = 128
     validation_fraction: float = 0.05
     seed: int = 0
@@ -71,7 +64,7 @@ class HarvestSpec:
             raise InputError(f"harvest_batch_size is {batch}; expected at least 1, or null")
         if self.context_length == 1 and self.bos:
             raise InputError("context_length is 1; expected at least 2, one beside the BOS token")
-        split_of(0, self.validation_fraction, self.seed)  # rejects a fraction out of range
+        packing.split_of(0, self.validation_fraction, self.seed)  # rejects a fraction out of range
         if len(set(self.resolved_sites)) < len(self.resolved_sites):
             raise InputError(f"target_site {self.target_site!r} is the site itself; give another")
         rows = self.layout.rows_per_context
@@ -124,7 +117,7 @@ class HarvestSpec:
         """Maximum number of contexts; None for all."""
         return None if self.max_rows is None else self.max_rows // self.layout.rows_per_context
 
-    def tokens(self, read: int, last: Context) -> int | None:
+    def tokens(self, read: int, last: packing.Context) -> int | None:
         """Estimate the tokens of the split when some are read; None if nothing is known."""
         contexts, documents = self.max_contexts, self._documents
         found = [] if contexts is None else [contexts * self.context_length]
@@ -140,15 +133,17 @@ class HarvestSpec:
         """Contexts per forward pass."""
         return self.batch_contexts or max(1, BATCH_TOKENS // self.context_length)
 
-    def contexts(self) -> Iterator[Context]:
+    def contexts(self) -> Iterator[packing.Context]:
         """Tokenize and pack the contexts that the rows come from, always the same ones."""
         tokenizer = self.language_model.tokenizer()
         if tokenizer.eos_token_id is None:
             raise InputError("the tokenizer has no eos_token to set between documents; set one")
         bos = bos_id(tokenizer) if self.bos else None
-        documents = documents_of_split(self.corpus, self.split, self.validation_fraction, self.seed)
-        tokens = tokenize_documents(documents, tokenizer)
-        contexts = pack(tokens, self.context_length, tokenizer.eos_token_id, bos)
+        documents = packing.documents_of_split(
+            self.corpus, self.split, self.validation_fraction, self.seed
+        )
+        tokens = packing.tokenize_documents(documents, tokenizer)
+        contexts = packing.pack(tokens, self.context_length, tokenizer.eos_token_id, bos)
         return islice(contexts, self.max_contexts)
 
 

@@ -4,14 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from palinka.data import format as disk
 from palinka.data.cache import Cache
-from palinka.data.format import (
-    CACHE_FILE,
-    DESCRIPTION_NAME,
-    MANIFEST_NAME,
-    CacheKey,
-    as_input_error,
-)
 from palinka.data.writer import is_harvested, read_description, record_of
 from palinka.errors import InputError
 
@@ -24,7 +18,7 @@ class StoredCache:
 
     path: Path
     state: State  # "harvesting": an incomplete one that a running harvest writes to
-    key: CacheKey | None = None
+    key: disk.CacheKey | None = None
     rows: int | None = None  # so far, if known
     bytes: int = 0  # of all its files
     problem: str = ""  # may hold any text
@@ -32,7 +26,7 @@ class StoredCache:
 
 def stored_caches(root: Path) -> list[StoredCache]:
     """List everything in a folder of caches, by name; links are not followed."""
-    with as_input_error(root):
+    with disk.as_input_error(root):
         return [_inspect(path) for path in sorted(root.iterdir())]
 
 
@@ -42,12 +36,12 @@ def _inspect(path: Path) -> StoredCache:
     state: State = "damaged"
     size = 0
     try:
-        with as_input_error(path):
+        with disk.as_input_error(path):
             sizes = {file.name: file.stat().st_size for file in _cache_files(path)}
         if not sizes:
             return StoredCache(path, "no cache", problem=f"{path}: holds no file of a cache")
         size = sum(sizes.values())
-        if MANIFEST_NAME in sizes:
+        if disk.MANIFEST_NAME in sizes:
             cache = Cache.open(path)
             return StoredCache(path, "complete", cache.key, cache.rows, size)
         state = "harvesting" if is_harvested(path) else "incomplete"
@@ -60,8 +54,8 @@ def _inspect(path: Path) -> StoredCache:
 
 
 def _cache_files(folder: Path) -> list[Path]:
-    order = {MANIFEST_NAME: 0, DESCRIPTION_NAME: 2}
-    files = [f for f in folder.iterdir() if CACHE_FILE.fullmatch(f.name) and f.is_file()]
+    order = {disk.MANIFEST_NAME: 0, disk.DESCRIPTION_NAME: 2}
+    files = [f for f in folder.iterdir() if disk.CACHE_FILE.fullmatch(f.name) and f.is_file()]
     return sorted(files, key=lambda path: (order.get(path.name, 1), path.name))
 
 
@@ -71,12 +65,12 @@ def remove_cache(folder: Path) -> tuple[int, list[str]]:
     The manifest goes first, so that a part of a cache is never read as a whole one. Returns the
     number of bytes removed, and the names of what stayed in the folder.
     """
-    with as_input_error(folder):
+    with disk.as_input_error(folder):
         if is_harvested(folder):
             raise InputError(f"{folder}: in use by a running harvest; stop it first")
         size = 0
         for path in _cache_files(folder):
-            with as_input_error(path):
+            with disk.as_input_error(path):
                 size += path.stat().st_size
                 path.unlink()
         left = sorted(path.name for path in folder.iterdir())

@@ -11,24 +11,8 @@ import torch
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from palinka.data import format as disk
 from palinka.data.cache import Cache
-from palinka.data.format import (
-    CACHE_FILE,
-    DESCRIPTION_NAME,
-    FORMAT_NAME,
-    JSON,
-    MANIFEST_NAME,
-    TABLES,
-    CacheKey,
-    Manifest,
-    RowStatistics,
-    ShardShape,
-    as_input_error,
-    permutation,
-    read_json,
-    shard_name,
-    write_json,
-)
 from palinka.data.packing import Context
 from palinka.errors import InputError, atomic_write
 
@@ -37,7 +21,7 @@ from palinka.errors import InputError, atomic_write
 def locked(path: Path, *, blocking: bool) -> Iterator[bool]:
     """Hold a lock file, which is removed with its lock; False if another process holds it."""
     lock = FileLock(path, blocking=blocking)
-    with as_input_error(path), suppress(Timeout):
+    with disk.as_input_error(path), suppress(Timeout):
         lock.acquire()
     try:
         yield lock.is_locked
@@ -60,25 +44,27 @@ def is_harvested(folder: Path) -> bool:
     return False
 
 
-def read_description(folder: Path) -> CacheKey:
+def read_description(folder: Path) -> disk.CacheKey:
     """Read the key of an unfinished cache."""
-    return read_json(folder / DESCRIPTION_NAME, f"{FORMAT_NAME}-harvest", CacheKey.from_json)
+    return disk.read_json(
+        folder / disk.DESCRIPTION_NAME, f"{disk.FORMAT_NAME}-harvest", disk.CacheKey.from_json
+    )
 
 
 def record_of(
-    folder: Path, key: CacheKey, index: int
-) -> tuple[ShardShape, str, RowStatistics] | None:
+    folder: Path, key: disk.CacheKey, index: int
+) -> tuple[disk.ShardShape, str, disk.RowStatistics] | None:
     """Read shape, SHA-256 and sums of a finished shard; None for one that is missing or torn."""
 
-    def parse(members: dict[str, Any]) -> tuple[ShardShape, str, RowStatistics]:
+    def parse(members: dict[str, Any]) -> tuple[disk.ShardShape, str, disk.RowStatistics]:
         if members["key"] != key.digest:
             raise ValueError("it belongs to another cache")
-        shape = ShardShape(key.layout, index, members["blocks"])
-        return shape, members["sha256"], RowStatistics.from_json(members["statistics"])
+        shape = disk.ShardShape(key.layout, index, members["blocks"])
+        return shape, members["sha256"], disk.RowStatistics.from_json(members["statistics"])
 
-    path = folder / shard_name(index)
+    path = folder / disk.shard_name(index)
     try:
-        record = read_json(path.with_suffix(".json"), f"{FORMAT_NAME}-shard", parse)
+        record = disk.read_json(path.with_suffix(".json"), f"{disk.FORMAT_NAME}-shard", parse)
         return record if path.stat().st_size == record[0].bytes else None
     except (InputError, OSError):
         return None
@@ -108,7 +94,7 @@ class CacheWriter:
         cache = writer.finish(shards)
     """
 
-    def __init__(self, root: Path, key: CacheKey) -> None:
+    def __init__(self, root: Path, key: disk.CacheKey) -> None:
         self.key = key
         self.folder = key.folder(root)
 
@@ -123,15 +109,17 @@ class CacheWriter:
         if self.done(index):
             yield False
             return
-        with as_input_error(self.folder):
+        with disk.as_input_error(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        with locked((self.folder / shard_name(index)).with_suffix(".lock"), blocking=False) as mine:
+        with locked(
+            (self.folder / disk.shard_name(index)).with_suffix(".lock"), blocking=False
+        ) as mine:
             # Another process may have finished it between the first look and the lock.
             mine = mine and not self.done(index)
-            description = self.folder / DESCRIPTION_NAME
+            description = self.folder / disk.DESCRIPTION_NAME
             if mine and not description.exists():
                 with self._lock():
-                    write_json(description, f"{FORMAT_NAME}-harvest", self.key.to_json())
+                    disk.write_json(description, f"{disk.FORMAT_NAME}-harvest", self.key.to_json())
             yield mine
 
     def write(self, index: int, activations: torch.Tensor, contexts: Sequence[Context]) -> None:
@@ -140,64 +128,66 @@ class CacheWriter:
         The activations are in the order of contexts and positions, without the leading `skip`
         positions of each context, `(contexts * rows_per_context, width)`.
         """
-        layout, path = self.key.layout, self.folder / shard_name(index)
-        shape = ShardShape(layout, index, len(contexts))
+        layout, path = self.key.layout, self.folder / disk.shard_name(index)
+        shape = disk.ShardShape(layout, index, len(contexts))
         # Row, in the order of contexts and positions, at each place of the shard.
-        order = permutation(shape.rows, layout.seed, index)
+        order = disk.permutation(shape.rows, layout.seed, index)
         context, offset = np.divmod(order, layout.rows_per_context)
         places = context * layout.context_length + layout.skip + offset
-        tables = [np.stack([getattr(one, name) for one in contexts]) for name in TABLES]
+        tables = [np.stack([getattr(one, name) for one in contexts]) for name in disk.TABLES]
         heads = [table.astype("<i4").tobytes() for table in [*tables, places]]
         # NumPy, on the numbers' bits: thousands of small operations gain nothing from torch's
         # threads, and lose much where other processes keep the cores busy.
         bits = activations.cpu().contiguous().view(_BITS[layout.torch_dtype.itemsize]).numpy()
         step = max(1, _CHUNK_BYTES // layout.row_bytes)
-        statistics = RowStatistics(0, 0.0, 0.0, np.zeros(layout.width))
+        statistics = disk.RowStatistics(0, 0.0, 0.0, np.zeros(layout.width))
         checksum = hashlib.sha256()
-        with as_input_error(path), atomic_write(path) as file:
+        with disk.as_input_error(path), atomic_write(path) as file:
             for head in (shape.header, *heads):
                 checksum.update(head)
                 file.write(head)
             for start in range(0, shape.rows, step):
                 chunk = bits.take(order[start : start + step], axis=0)
-                statistics += RowStatistics.of(_numbers(chunk, layout.dtype))
+                statistics += disk.RowStatistics.of(_numbers(chunk, layout.dtype))
                 checksum.update(piece := chunk.data.cast("B"))
                 file.write(piece)
-        members: dict[str, JSON] = {
+        members: dict[str, disk.JSON] = {
             "key": self.key.digest,
             "blocks": shape.contexts,
             "sha256": checksum.hexdigest(),
             "statistics": statistics.to_json(),
         }
-        write_json(path.with_suffix(".json"), f"{FORMAT_NAME}-shard", members)
+        disk.write_json(path.with_suffix(".json"), f"{disk.FORMAT_NAME}-shard", members)
 
     def finish(self, shards: int) -> Cache:
         """Write the manifest over `shards` shards, all of which are done, and open the cache."""
         with self._lock():
             if not Cache.exists(self.folder):
-                checksums: dict[ShardShape, str] = {}
-                statistics = RowStatistics(0, 0.0, 0.0, np.zeros(self.key.layout.width))
+                checksums: dict[disk.ShardShape, str] = {}
+                statistics = disk.RowStatistics(0, 0.0, 0.0, np.zeros(self.key.layout.width))
                 for index in range(max(1, shards)):
                     record = record_of(self.folder, self.key, index)
                     if not record:
-                        path = self.folder / shard_name(index)
+                        path = self.folder / disk.shard_name(index)
                         raise InputError(f"{path}: incomplete; rerun harvest to resume")
                     checksums[record[0]] = record[1]
                     statistics += record[2]
-                manifest = Manifest(self.key, checksums, statistics)
-                write_json(self.folder / MANIFEST_NAME, FORMAT_NAME, manifest.to_json())
+                manifest = disk.Manifest(self.key, checksums, statistics)
+                disk.write_json(
+                    self.folder / disk.MANIFEST_NAME, disk.FORMAT_NAME, manifest.to_json()
+                )
         tidy(self.folder)
         return Cache.open(self.folder, self.key)
 
     def _lock(self) -> AbstractContextManager[bool]:
         """Lock what belongs to the cache as a whole: its manifest and its description."""
-        return locked((self.folder / DESCRIPTION_NAME).with_suffix(".lock"), blocking=True)
+        return locked((self.folder / disk.DESCRIPTION_NAME).with_suffix(".lock"), blocking=True)
 
 
 def tidy(folder: Path) -> None:
     """Remove records, locks and temporary files of a finished cache, as far as permitted."""
     for path in sorted(folder.iterdir()):
-        kept = path.name == MANIFEST_NAME or path.suffix == ".safetensors"
-        if CACHE_FILE.fullmatch(path.name) and not kept:
+        kept = path.name == disk.MANIFEST_NAME or path.suffix == ".safetensors"
+        if disk.CACHE_FILE.fullmatch(path.name) and not kept:
             with suppress(OSError):
                 path.unlink()

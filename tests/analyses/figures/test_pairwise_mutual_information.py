@@ -123,8 +123,7 @@ def test_distributions_and_means_come_by_condition_and_together(drawn, results):
     np.testing.assert_allclose(line.get_ydata(), expected)
 
 
-def test_mean_activations_are_those_of_the_first_middle_and_last_site(drawn, data):
+def test_mean_activations_are_those_of_the_site_in_the_middle(drawn, data):
     axes = drawn["mean_activation"].axes
-    shown = [panel.get_title(loc="left") for panel in axes[::2]]
-    assert shown == ["hidden.0", "hidden.2", "hidden.3"]
-    np.testing.assert_array_equal(axes[0].lines[1].get_ydata(), data["hidden.0/comma"].mean(axis=0))
+    assert [panel.get_title(loc="left") for panel in axes[:2]] == list(CONDITIONS[::-1])
+    np.testing.assert_array_equal(axes[1].lines[0].get_ydata(), data["hidden.2/comma"].mean(axis=0))

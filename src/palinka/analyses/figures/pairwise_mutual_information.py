@@ -23,9 +23,8 @@ TOGETHER = "together"
 # Pairs of each condition that are drawn in a small panel; r is that of all pairs.
 MAX_PANEL_POINTS = 800
 BINS = 60
-# Percentiles of the magnitudes of pairs and units, and how many times that is drawn in a linear
-# scale at most.
-PAIRS_IN_SCALE, UNITS_IN_SCALE = (10.0, 100.0), (90.0, 10.0)
+# Percentile of the magnitudes over pairs, and how many times that a linear scale has at most.
+PAIRS_IN_SCALE = 10.0, 100.0
 # Percentiles: rare extremes would take the colors away from all other pairs.
 IN_COLOR = (1.0, 99.0)
 MIDDLE = (2.5, 97.5)
@@ -65,8 +64,8 @@ def pairwise_mutual_information(
     means_by_site="Mean mutual information and covariance of pairs from site to site, and the "
     "range of the middle half of pairs. Dashed, the mean information with the units of one item "
     "shuffled, and in gray its middle 95 %: without dependence, the estimate is there, not at 0.",
-    mean_activation="The mean activation of every unit, and of one condition against the other. "
-    "The units with the largest means are named.",
+    mean_activation="Mean activations of every unit at the site in the middle, and of the second "
+    "condition against the first. The units with the largest means are named.",
     **_CAPTIONS,
 )
 def overview(
@@ -93,9 +92,15 @@ def overview(
     figures["comparison_by_site"] = _scatter_by_site(found)
     figures["distributions"] = _distributions(sites, label)
     figures["means_by_site"] = _means_by_site(sites, label, list(by_site.values()))
-    activations = _by_site_and_condition(means or {}, conditions)
-    if activations and all(len(of_site) > 1 for of_site in activations.values()):
-        figures["mean_activation"] = _mean_activations(activations, units)
+    of_units = {c: np.asarray((means or {})[f"{middle}/{c}"]) for c in by_site[middle] if means}
+    if len(of_units) > 1:
+        first, second, *_ = of_units.values()
+        every = [(np.ones(len(first), dtype=bool), "black", None)]
+        named = style.extremes(np.abs(first), 2)
+        figure, against = style.draw_means(of_units, every, named, units)
+        against.set_title(f"r = {correlation_over_pairs(first, second):.3f}")
+        style.headline(figure, f"Mean activation of every unit at {middle}, by condition")
+        figures["mean_activation"] = figure
     return figures
 
 
@@ -244,7 +249,7 @@ def _distributions(sites: Mapping[int, ByCondition], label: str) -> Figure:
     for measure, column in enumerate(panels.T):
         curves = {n: pairs for n, pairs in sites.items() if n not in uniform[measure]}
         values = [each[measure] for pairs in (curves or sites).values() for each in pairs.values()]
-        scaling, beyond = _linear_range(np.concatenate(values), *PAIRS_IN_SCALE)
+        scaling, beyond = style.linear_range(np.concatenate(values), *PAIRS_IN_SCALE)
         low, high = np.percentile(np.concatenate(values), [0.1, 99.9])
         edges = _bin_edges(low, high, **scaling)
         for axes, name in zip(column, names, strict=True):
@@ -299,7 +304,7 @@ def _means_by_site(
         axes.set_ylabel(MEASURES[measure])
         axes.xaxis.get_major_locator().set_params(integer=True)
     covariances = np.concatenate([each[1] for pairs in sites.values() for each in pairs.values()])
-    scaling, beyond = _linear_range(covariances, *PAIRS_IN_SCALE)
+    scaling, beyond = style.linear_range(covariances, *PAIRS_IN_SCALE)
     if scaling:
         panels[1].set_yscale("symlog", **scaling)
         panels[1].set_ylabel(MEASURES[1] + beyond)
@@ -308,57 +313,6 @@ def _means_by_site(
     style.headline(figure, "Mean over pairs of items, and the middle half of pairs")
     _legend(figure, panels[0])
     return figure
-
-
-def _mean_activations(means: Mapping[str, Mapping[str, ArrayLike]], units: str) -> Figure:
-    shown = list(means)
-    if len(shown) > 3:
-        shown = [shown[0], shown[len(shown) // 2], shown[-1]]
-    columns = len(means[shown[0]])
-    size = style.WIDTH + 1.5 * (columns - 2), 0.9 + 1.9 * len(shown)
-    figure, panels = style.new_figure(*size, nrows=len(shown), ncols=columns, squeeze=False)
-    for row, site in zip(panels, shown, strict=True):
-        values = {name: np.asarray(mean, np.float64) for name, mean in means[site].items()}
-        first, *others = values
-        symlog, beyond = _linear_range(np.concatenate(list(values.values())), *UNITS_IN_SCALE)
-        points: dict[str, Any] = {"ms": 2.5, "alpha": 0.7, "mew": 0, "rasterized": True, "ls": ""}
-        for index, (name, value) in enumerate(values.items()):
-            row[0].plot(value, label=name, **style.look(index), **points)
-        far = style.extremes(np.abs(values[first]), 2)
-        style.name_points(row[0], np.arange(len(values[first])), values[first], far)
-        style.mark(row[0], y=0.0)
-        row[0].set(title=site, xlabel=style.number_of(units), ylabel=f"mean activation{beyond}")
-        if symlog:
-            row[0].set_yscale("symlog", linscale=2, **symlog)
-        for axes, name in zip(row[1:], others, strict=True):
-            style.draw_points(axes, values[first], values[name], "black")
-            style.name_points(axes, values[first], values[name], far)
-            limits = np.transpose([axes.get_xlim(), axes.get_ylim()])
-            both = np.array([limits[0].min(), limits[1].max()])
-            if symlog:
-                both *= 1.5  # a margin that logarithms still show
-                axes.set_xscale("symlog", linscale=2, **symlog)
-                axes.set_yscale("symlog", linscale=2, **symlog)
-            axes.plot(both, both, color=style.MUTED, linewidth=0.8, zorder=0)
-            axes.set(xlim=both, ylim=both, xlabel=f"mean, {first}", ylabel=f"mean, {name}")
-            axes.set_title(f"r = {correlation_over_pairs(values[first], values[name]):.3f}")
-    style.headline(figure, "Mean activation of every unit, by condition")
-    _legend(figure, panels[0, 0])
-    return figure
-
-
-def _linear_range(values: Array, percent: float, factor: float) -> tuple[dict[str, float], str]:
-    """Arguments of a signed logarithmic scale and a remark, if a linear one is not enough.
-
-    It is linear up to a power of ten above a percentile of magnitudes, if the largest is more than
-    `factor` times that.
-    """
-    sizes = np.abs(values[values != 0])
-    small, large = np.percentile(sizes, [percent, 100]) if len(sizes) else (1.0, 0.0)
-    if large <= factor * small:
-        return {}, ""
-    threshold = float(10.0 ** np.ceil(np.log10(small)))
-    return {"linthresh": threshold}, f",\nlogarithmic beyond ±{threshold:g}"
 
 
 def _legend(figure: Figure, axes: Axes) -> None:

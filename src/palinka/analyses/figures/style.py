@@ -243,6 +243,56 @@ def extremes(values: NDArray[Any], count: int = NAMED) -> list[int]:
     return order[:count] + (order[: -count - 1 : -1] if values.min() < 0 else [])
 
 
+def linear_range(
+    values: NDArray[Any], percent: float, factor: float
+) -> tuple[dict[str, float], str]:
+    """Arguments of a signed logarithmic scale and a remark, if a linear one is not enough.
+
+    It is linear up to a power of ten above a percentile of magnitudes, if the largest is more than
+    `factor` times that.
+    """
+    sizes = np.abs(values[values != 0])
+    small, large = np.percentile(sizes, [percent, 100]) if len(sizes) else (1.0, 0.0)
+    if large <= factor * small:
+        return {}, ""
+    threshold = float(10.0 ** np.ceil(np.log10(small)))
+    return {"linthresh": threshold}, f",\nlogarithmic beyond ±{threshold:g}"
+
+
+def draw_means(
+    means: Mapping[str, NDArray[Any]], groups: Sequence[Group], named: Iterable[int], units: str
+) -> tuple[Figure, Axes]:
+    """Draw mean activations, `(units,)`, by condition, and of the second against the first.
+
+    The last axes are those of both. Where a few units are huge, axes are partly logarithmic.
+    """
+    values, numbers = list(means.values()), np.arange(len(groups[0][0]))
+    ratios = [*[1.0] * len(means), 2.6]
+    layout: dict[str, Any] = {"nrows": len(ratios), "height_ratios": ratios}
+    figure, (*by_number, against) = new_figure(WIDTH, 2.8 + 1.3 * len(means), **layout)
+    scaling, beyond = linear_range(np.concatenate(values), 90.0, 10.0)
+    for axes, name, each in zip(by_number, means, values, strict=True):
+        draw_points(axes, numbers, each)
+        name_points(axes, numbers, each, extremes(np.abs(each), 2))
+        mark(axes, y=0.0)
+        axes.set(title=name, ylabel="mean activation", xlim=(-0.5, len(numbers) - 0.5))
+        axes.tick_params(labelbottom=False)
+        axes.sharey(by_number[-1])
+    by_number[-1].tick_params(labelbottom=True)
+    by_number[-1].set_xlabel(number_of(units))
+    for (chosen, color, _), marker in zip(groups, "oD", strict=False):
+        draw_points(against, values[0][chosen], values[1][chosen], color, marker=marker)
+    against.axline((0, 0), (1, 1), color="black", lw=0.7)
+    name_points(against, values[0], values[1], named)
+    if scaling:
+        against.set_xscale("symlog", linscale=2, **scaling)
+        for axes in (*by_number, against):
+            axes.set_yscale("symlog", linscale=2, **scaling)
+    xlabel, ylabel, *_ = (f"mean activation, {name}{beyond}" for name in means)
+    against.set(xlabel=xlabel, ylabel=ylabel)
+    return figure, against
+
+
 def draw_by_unit(
     values: NDArray[Any], groups: Sequence[Group], units: str, ylabel: str, ranked: str,
     yscale: str = "log",

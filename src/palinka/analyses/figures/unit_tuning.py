@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from palinka.analyses.figures import style
-from palinka.analyses.result import Array, as_float64
+from palinka.analyses.result import as_float64
 from palinka.analyses.unit_tuning import NAMES, UnitTuning
 
 
@@ -54,13 +54,18 @@ def unit_tuning(
     panels[0].set_title(title)
     figures = {"t": figure}
     if a is not None and b is not None:
-        both = as_float64(a, "a"), as_float64(b, "b")
-        named = dict(zip(conditions, both, strict=True))
+        named = {first: as_float64(a, "a"), second: as_float64(b, "b")}
         order = np.argsort(-result.t, kind="stable")
         figures["activations"] = style.draw_activations(named, order, units, "t", items)
         text = f"All items in the {units} that prefer {second} or {first} most"
         style.headline(figures["activations"], text)
-        figures["mean_activation"] = _mean_activation(result, both, groups, conditions, units)
+        means = {name: each.mean(axis=0) for name, each in named.items()}
+        extreme = [unit for unit in style.extremes(result.t) if found[unit]]
+        figures["mean_activation"], against = style.draw_means(means, groups, extreme, units)
+        marked = " (orange diamonds: significant)" * any(found)
+        against.set_title(f"One against the other{marked}")
+        text = f"Mean activation of all {units} in both conditions"
+        style.headline(figures["mean_activation"], text)
     return figures
 
 
@@ -80,32 +85,3 @@ def overview(
     text = f"{units.capitalize()} that tell {conditions[1]} from {conditions[0]}, by site"
     style.headline(figure, text)
     return {"significant": figure}
-
-
-def _mean_activation(
-    result: UnitTuning, both: Sequence[Array], groups: Sequence[style.Group],
-    conditions: Sequence[str], units: str,
-) -> Figure:  # fmt: skip
-    figure, (*by_number, against) = style.new_figure(height=5.4, nrows=3, height_ratios=(1, 1, 2.6))
-    by_number[0].sharex(by_number[1])
-    by_number[0].sharey(by_number[1])
-    by_number[0].tick_params(labelbottom=False)
-    means = [activations.mean(axis=0) for activations in both]
-    numbers = np.arange(len(means[0]))
-    for axes, values, condition in zip(by_number, means, conditions, strict=True):
-        style.draw_points(axes, numbers, values)
-        style.name_points(axes, numbers, values, style.extremes(np.abs(values), 2))
-        style.mark(axes, y=0.0)
-        axes.set(title=condition, ylabel="mean activation")
-        axes.set_xlim(-0.5, len(numbers) - 0.5)
-    by_number[1].set_xlabel(style.number_of(units))
-    for (chosen, color, _), marker in zip(groups, "oD", strict=True):
-        style.draw_points(against, means[0][chosen], means[1][chosen], color, marker=marker)
-    against.axline((0, 0), slope=1.0, color="black", lw=0.7)
-    named = [unit for unit in style.extremes(result.t) if result.significant[unit]]
-    style.name_points(against, means[0], means[1], named)
-    xlabel, ylabel = (f"mean activation, {condition}" for condition in conditions)
-    title = "One against the other" + " (orange diamonds: significant)" * any(result.significant)
-    against.set(xlabel=xlabel, ylabel=ylabel, title=title)
-    style.headline(figure, f"Mean activation of all {units} in both conditions")
-    return figure

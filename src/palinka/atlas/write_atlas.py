@@ -27,13 +27,10 @@ class WriteAtlas(EndOfRunCallback):
     """
 
     def __init__(
-        self,
-        output: str | None = None,
-        analyses: str | None = None,
-        options: Options | None = None,
-        against: str | None = None,
+        self, output: str | None = None, analyses: str | None = None,
+        options: Options | None = None, against: str | None = None,
         explanations: str | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.output, self.analyses, self.against, self.explanations = (
             None if path is None else expanded(path)
             for path in (output, analyses, against, explanations)

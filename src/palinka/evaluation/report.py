@@ -111,12 +111,9 @@ class EvaluationFindings(Findings):
 
 
 def evaluation_findings(
-    subject: Subject,
-    groups: Mapping[str, Group],
-    settings: Mapping[str, Any],
-    against: Iterable[str] = (),
-    margin: float = 0.0,
-) -> EvaluationFindings:
+    subject: Subject, groups: Mapping[str, Group], settings: Mapping[str, Any],
+    against: Iterable[str] = (), margin: float = 0.0,
+) -> EvaluationFindings:  # fmt: skip
     """Make values, comparisons and detectable differences of the groups' measurements.
 
     All recipes are compared with each other; with those `against`, if there are any, only the

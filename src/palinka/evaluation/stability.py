@@ -28,12 +28,10 @@ DRAWS = 20  # of the null
 
 
 def stability(
-    subject: Subject,
-    force: bool = False,
+    subject: Subject, force: bool = False,
     null: Literal["signs", "rotation", "untrained", "shuffled"] = "signs",
-    floor: float | None = None,
-    seed: int = 0,
-) -> Group:
+    floor: float | None = None, seed: int = 0,
+) -> Group:  # fmt: skip
     """Match the latents of every two dictionaries of a recipe, beside the null `null`.
 
     Unstable latents have a partner in fewer than half of the other seeds. The reconstruction is
@@ -64,10 +62,8 @@ def stability(
     for recipe, ones in several.items():
         alive = [density[one.name] > 0 for one in ones]
         shuffled = [one.decoder for one in subject.shuffled if force or one.recipe == recipe]
-        draws = {
-            "untrained": partial(_untrained, ones[0]),
-            "shuffled": partial(_shuffled, shuffled),
-        }
+        draws = {"untrained": partial(_untrained, ones[0])}
+        draws |= {"shuffled": partial(_shuffled, shuffled)}
         known = stats.latent_stability(
             [one.decoder for one in ones], alive=alive, covariance=covariance,
             null=draws.get(null, null), floor=floor,  # type: ignore[arg-type]

@@ -39,10 +39,6 @@ def test_a_configuration_of_another_command_is_named_so(tmp_path: Path) -> None:
         line = problem(f"--config={analysis}", command=command)
         assert line.startswith(f"{analysis} is for `palinka analyze`;")
     Options("harvest").check([f"--config={fit}"])
-    stimuli = config_folder() / "stimuli" / "him_her.yaml"
-    for command in ("fit", "analyze"):
-        line = problem(f"--config={stimuli}", command=command)
-        assert "is a stimuli file, not a configuration; give one whose `analyses` name it" in line
     mixed = tmp_path / "mixed.yaml"
     mixed.write_text("data: {site: hidden.2}\nanalyses: []\n")
     assert problem(f"--config={mixed}").startswith("there is no option analyses")

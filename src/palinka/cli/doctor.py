@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from packaging.requirements import Requirement
 
@@ -89,22 +89,6 @@ def matrix_products() -> Iterator[Finding]:
     yield Finding("bfloat16", text, WARN if slow else OK)
 
 
-def compiled_loops() -> Iterator[Finding]:
-    """Cache of compiled loops."""
-    import numpy as np
-
-    from palinka.autoencoders.kernels.loops import compiled
-
-    @compiled()
-    def double(numbers: Any) -> Any:
-        return numbers * 2.0
-
-    double(np.ones(1))
-    folder = getattr(getattr(double, "_cache", None), "cache_path", None)
-    anew = "compiled anew in every process; set NUMBA_CACHE_DIR to a writable folder"
-    yield Finding("compiled loops", f"kept in {folder}" if folder else anew, OK if folder else WARN)
-
-
 def bundled_model() -> Iterator[Finding]:
     """Load the bundled model and read one of its sites."""
     import torch
@@ -149,7 +133,7 @@ def folders() -> Iterator[Finding]:
 
 
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
-    versions, devices, matrix_products, compiled_loops, bundled_model, folders,
+    versions, devices, matrix_products, bundled_model, folders,
 )  # fmt: skip
 
 

@@ -132,9 +132,6 @@ class Options:
             raise InputError(f"{path} is not a configuration; expected `key: value` lines")
         keys = [key for key, _ in flat(settings, lists=True)]
         if not all(map(self._accepts, keys)):
-            if isinstance(settings.get("kind"), str):
-                remedy = "give one whose `analyses` name it, as in `palinka configs copy him_her`"
-                raise InputError(f"{path} is a stimuli file, not a configuration; {remedy}")
             for other in map(Options, ("fit", "analyze")):
                 if all(map(other._accepts, keys)):
                     raise InputError(f"{path} is for `palinka {other.command}`; use that command")

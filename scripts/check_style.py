@@ -13,6 +13,7 @@ ROOMS = {
 }  # fmt: skip
 QUESTION = re.compile(r"(What|Which|Whether|How|Where)\b")
 IS_NO = re.compile(r"(?<![Tt]here )\bis no (?!longer\b|better\b)")
+DISLIKED = re.compile(r"\b(nobody|whoever|somebody|so many|if left out|go(es)? on)\b")
 LONGEST = 88
 
 
@@ -23,6 +24,8 @@ def problems(path: Path) -> Iterator[tuple[int, str]]:
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             if IS_NO.search(node.value):
                 yield node.lineno, '"is no …": write "is not a …"'
+            if found := DISLIKED.search(node.value):
+                yield node.lineno, f"{found[0]!r}: use a plain word of the field"
         elif isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             first = (ast.get_docstring(node) or "").partition("\n")[0]
             line = getattr(node, "lineno", 1)

@@ -37,7 +37,7 @@ HIDDEN = {
     "ProgressBar", "RunLogger", "SaveConfig", "SaveConfigCallback", "SingleModelCallback",
     "SweepFindings", "VariantLogger",
 }  # fmt: skip
-# In place of what Lightning says, which is longer.
+# In place of Lightning's descriptions, which are longer.
 HELP = {
     "ckpt_path": "A checkpoint to resume or measure, or `last`",
     "seed_everything": "Seed of all random numbers; false for none",

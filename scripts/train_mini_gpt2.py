@@ -41,7 +41,7 @@ WRAPPED_COLUMNS = 100
 
 
 def single_token_words() -> list[str]:
-    """The words that the tokenizer must know as one token, without the space before them."""
+    """The words that the tokenizer must have as one token, without the space before them."""
     groups = yaml.safe_load((mini_gpt2_folder() / "single_tokens.yaml").read_text())
     return [word for words in groups.values() for word in words]
 

@@ -137,7 +137,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 
 def is_quiet() -> bool:
-    """Return whether `--quiet` or `PALINKA_QUIET=1` asks for results and errors only."""
+    """Return whether `--quiet` or `PALINKA_QUIET=1` is set: only results and errors are shown."""
     return os.environ.get(_QUIET, "0") not in ("", "0")
 
 

@@ -1,6 +1,6 @@
 """Statistics of activations: functions from arrays to frozen dataclasses.
 
-Each is a function in a module of the same name; `result` says how one declares its data.
+Each is a function in a module of the same name; `result` describes how one declares its data.
 """
 
 from palinka.analyses.ablation import ablation

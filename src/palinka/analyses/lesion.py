@@ -248,5 +248,5 @@ def _remarks(axes: Axes, missing: Mask, after: Array) -> Iterator[str]:
         if sites := ", ".join(f"{labels[i]} ({differences[i]:.2f})" for i in far):
             yield (
                 f"{axis} {sites}: no other units are like these; their {what} differs from that "
-                "of their controls by so many standard deviations, and the control is weaker"
+                "of their controls by this many standard deviations, and the control is weaker"
             )

@@ -373,7 +373,7 @@ def _draw_heatmaps(
     entry: AnalysisEntry, calls: Sequence[Call], results: Mapping[str, Result],
     prepared: Prepared, reader: ActivationReader, others: dict[str, str],
 ) -> tuple[dict[str, Figure], dict[str, str]]:  # fmt: skip
-    """Figures and HTML pages of the units that the entry asks for; the text goes to `others`."""
+    """Figures and HTML pages of the units that the entry requests; the text goes to `others`."""
     figures: dict[str, Figure] = {}
     pages: dict[str, str] = {}
     wanted, text = entry.heatmaps, prepared

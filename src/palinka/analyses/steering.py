@@ -94,7 +94,7 @@ def steering(
 ) -> Steering:
     """Measure how an outcome and a side effect depend on how much of a direction is added.
 
-    Any large push changes what a model says. Controls are pushes of the same norm: the p-value of a
+    Any large push changes the output. Controls are pushes of the same norm: the p-value of a
     direction is `(1 + #{|slope of a control| >= |slope|}) / (draws + 1)`. It is exact where the
     direction is drawn as the controls are; that of labels without meaning is nearly so among
     directions of shuffled labels, from about 24 texts of each condition.

@@ -176,7 +176,7 @@ _CELLS = {
 _INTERVAL = ("effect", "effect_low", "effect_high", "p_corrected")
 _OF_CELLS = "p is corrected for all cells of the analysis."
 _OF_SETS = "p is the share of matched control sets with at least as large an effect."
-_OF_SLOPE = """KL: where the divergence on neutral text first reaches so many nats. \
+_OF_SLOPE = """KL: where the divergence on neutral text first reaches this many nats. \
 The slope is per median norm of the activations; p compares it with directions of equal norm."""
 
 

@@ -289,7 +289,7 @@ def write_neuronpedia(
             }  # fmt: skip
             lines["features"].append(_json(line))
             if text := explanations.get(latent):
-                # The database takes only types and models that it knows.
+                # The database takes only known types and models.
                 line = {
                     "id": name, **own, "description": text[:MAX_EXPLANATION], **made,
                     "authorId": CREATOR, "typeName": None, "explanationModelName": None,

@@ -52,7 +52,7 @@ def remove_caches(
     Args:
         key: Caches, by the beginnings of their names.
         incomplete: All caches that were never finished.
-        yes: Do not ask.
+        yes: Remove without confirmation.
         cache_dir: The folder of all caches; $PALINKA_CACHE, or ~/.cache/palinka/activations.
 
     Returns:

@@ -210,7 +210,7 @@ class Options:
         return did_you_mean(key, [*known, *self.sections], most=0)
 
     def requested_help(self, arguments: Sequence[str]) -> str | None:
-        """Help on the command, the trainer or a class, where the arguments ask for it."""
+        """Help on the command, the trainer or a class, if the arguments request it."""
         if wanted := {"-h", "--help", "--help_trainer"}.intersection(arguments):
             return self.help(trainer="--help_trainer" in wanted)
         for option, name in self._split(arguments)[1]:

@@ -96,7 +96,7 @@ class Endpoint:
         return choice
 
     def each(self, work: Callable[[T], R], items: Sequence[T], description: str) -> list[R]:
-        """Results of work that asks, on 4 items at a time; the first exception ends it."""
+        """Results of work with requests, on 4 items at a time; the first exception ends it."""
         with ThreadPoolExecutor(AT_ONCE) as pool:
             futures = [pool.submit(work, item) for item in items]
             try:

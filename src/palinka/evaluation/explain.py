@@ -294,7 +294,7 @@ def explain(items: Sequence[Item], endpoint: Endpoint, seed: int) -> dict[str, R
         records = endpoint.each(scored, range(len(items)), "scoring")
     except BudgetReached:
         reached = f"{endpoint.budget:.2f} reached after {len(done)} of {len(items)} latents"
-        raise InputError(f"explain: budget of {reached}; run again with more to go on") from None
+        raise InputError(f"explain: budget of {reached}; run again with more to resume") from None
     return {str(item.latent): record for item, record in zip(items, records, strict=True)}
 
 

@@ -78,7 +78,7 @@ class Segment:
         self.next_word = np.searchsorted(self.spans[:, 0], self.ends)
         at, (start, end) = self.next_word - 1, np.append(self.spans, [[0, -1]], axis=0).T
         whole = (end[at] == self.ends) & ((start[at] > 0) | self.is_start)
-        whole[-1:] = False  # the last one may go on
+        whole[-1:] = False  # the last one may continue
         self.word = np.where(whole, at, -1)
 
     def of_words(self, rule: Callable[[int, str], int]) -> Labels:
@@ -268,7 +268,7 @@ def token_tasks(
     """Built-in tasks on tokens of contexts, and remarks on those that are left out.
 
     Half of the `items` are positive. In a matched task the label of an item is a fair coin given
-    its token id, so that the current token says nothing of it.
+    its token id, so that the current token does not predict it.
     """
     kept, seen = list[Context](), 0
     for context in contexts:

@@ -1,4 +1,4 @@
-"""Interventions: change a part of a language model, and measure what the model then says."""
+"""Interventions: change a part of a language model, and measure the effect on its output."""
 
 from palinka.interventions.pairs import Pairs
 

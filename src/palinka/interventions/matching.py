@@ -9,7 +9,7 @@ from scipy.special import ndtri
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-# A control is one of so many unselected units that are nearest to its selected unit.
+# A control is one of this many unselected units that are nearest to its selected unit.
 NEAREST = 20
 
 

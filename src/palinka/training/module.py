@@ -36,7 +36,7 @@ class SparseAutoencoderModule(LightningModule):
 
     A batch is a tensor of raw activations, `(rows, input_dim)`, in any floating dtype; for a
     transcoder, `(rows, input_dim + output_dim)`, with the target on the right. The loss and the
-    metrics are those of centered and scaled activations, where the data asks for that; `encode`,
+    metrics are those of centered and scaled activations, if the data module sets them; `encode`,
     `decode` and calling the module take and give raw activations.
 
     Under Lightning's `ModelParallelStrategy` the latents are sharded over the devices of its

@@ -39,7 +39,7 @@ TokenSeries = tuple[Names, Array, Array]
     scores="The items along the leading directions, each condition about its own mean. Where one "
     "spreads and the other does not, the direction holds for the items that it was found in; only "
     "the held-out ratio is about others.",
-    patterns="The change of each unit along the leading directions. A high r says that the same "
+    patterns="The change of each unit along the leading directions. A high r means that the same "
     "units, often those of most variance, make up both, not that the directions are one: within a "
     "condition, scores along two directions of different ratios are nearly uncorrelated.",
     null="The largest eigenvalue beside those of exchanged labels, within pairs where the items "

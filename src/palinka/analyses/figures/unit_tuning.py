@@ -13,7 +13,7 @@ from palinka.analyses.unit_tuning import NAMES, UnitTuning
 
 
 @style.captioned(
-    t="The t statistic of every unit, by its number and in descending order. The sign says which "
+    t="The t statistic of every unit, by its number and in descending order. The sign shows which "
     "condition the unit prefers; beyond the dashed lines it is significant. Welch's thresholds "
     "differ by unit. A unit that is active for one item has |t| = 1 by either test.",
     activations="The activations of every item of both conditions in the units with the highest "

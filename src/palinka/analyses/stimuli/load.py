@@ -119,7 +119,7 @@ def _arguments(cls: type, given: Mapping[str, Any], prefix: str = "") -> dict[st
 
 
 def _typed(value: Any, hint: Any, key: str) -> Any:
-    """A value of YAML as a type hint asks for it."""
+    """A value of YAML as a type hint requires it."""
     kind, arguments = get_origin(hint) or hint, get_args(hint)
     if kind in (Union, UnionType):  # with None, or of text and a list or keys
         choices = [each for each in arguments if each is not NoneType]

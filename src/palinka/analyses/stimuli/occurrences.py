@@ -12,7 +12,7 @@ from palinka.language_models.token_text import token_ids, token_texts
 
 @dataclass(frozen=True)
 class Match:
-    """Rule that says which tokens belong to a condition.
+    """Rule for which tokens belong to a condition.
 
     Attributes:
         match: The strings that a token, decoded and stripped of white space, may equal.

@@ -147,7 +147,7 @@ def check_dimensions(config: Mapping[str, Any], path: Path, **dimensions: int) -
     """Reject a configuration without the dimensions of the weights."""
     for key, expected in dimensions.items():
         if setting(config, key, int, path, expected) != expected:
-            fault = f"{path} says {key} {config[key]}, but the weights beside it have {expected}"
+            fault = f"{path} has {key} {config[key]}, but the weights beside it have {expected}"
             raise InputError(f"{fault}: use the files of one autoencoder")
 
 

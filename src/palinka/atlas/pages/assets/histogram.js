@@ -66,7 +66,7 @@
     });
   }
 
-  /** A histogram as an SVG that says its numbers; `shape` of a share of the fullest bin is its height. */
+  /** A histogram as an SVG with its numbers as a label; `shape` of a share of the fullest bin is its height. */
   function drawn({ start, width, counts, label, noun, shape }) {
     const { svg } = palinka;
     const most = Math.max(...counts, 1);

@@ -44,7 +44,7 @@
     } catch (error) {
       page = { title: "Not there", element: make("p", { role: "alert" }, error.message), shown: () => {} };
     }
-    if (mine !== wanted) return; // somebody has gone on
+    if (mine !== wanted) return; // another page was opened meanwhile
     palinka.hideTip();
     byId("main").replaceChildren(page.element);
     document.title = `${page.title} · feature atlas of ${palinka.overview.language_model}`;

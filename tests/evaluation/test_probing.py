@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from palinka.analyses.stats.probes import SparseProbe
 from palinka.autoencoders import BatchTopKAutoencoder, JumpReLUAutoencoder, KSparseAutoencoder
 from palinka.data import Context
 from palinka.errors import InputError
+from palinka.evaluation import protocols
 from palinka.evaluation.probing import _measure, _permute, probing
 from palinka.evaluation.report import Evaluation, summary
 from palinka.evaluation.representations import random_dictionary, read_texts
@@ -232,7 +234,9 @@ def test_texts_shorter_than_what_is_skipped_are_refused(subject: Subject) -> Non
         read_texts(replace(subject, skip=40), task, {}, "last")
 
 
-def test_texts_and_published_protocols(subject: Subject, tmp_path: Path) -> None:
+def test_texts_and_published_protocols(
+    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     random, path = np.random.default_rng(1), tmp_path / "my.csv"
     words = ["the", "a", "of", "in", "house", "tree", "river", "and"]
     with path.open("w", newline="") as stream:
@@ -244,8 +248,17 @@ def test_texts_and_published_protocols(subject: Subject, tmp_path: Path) -> None
     group = probing(subject, [f"{path}:1"], k=[2], pooling="mean", shuffles=0)
     (one,) = [m for m in group.measurements if m.of == "a"]
     assert (one.unit, one.count, one.task) == ("texts", 220, f"{path}")
+    threads, whole = list[int](), protocols._fit
+
+    def fit(*given: Any) -> Any:
+        threads.extend(x["num_threads"] for x in threadpool_info() if x["user_api"] == "blas")
+        return whole(*given)
+
+    monkeypatch.setattr(protocols, "_fit", fit)
     for protocol, metrics in (("saebench", 1), ("sae_probes", 5)):
-        group = probing(subject, [str(path)], k=[2], protocol=protocol)  # type: ignore[arg-type]
+        with threadpool_limits(2, "blas"):
+            group = probing(subject, [str(path)], k=[2], protocol=protocol)  # type: ignore[arg-type]
+        assert {*threads} == {1}
         assert len(group.values) == 2 * metrics
         assert "no interval" in group.notes[0]
         assert all(np.isnan(v.low) and v.method.startswith("none: ") for v in group.values)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from palinka.analyses.result import Array, Mask
+from palinka.analyses.stats.compiled import one_blas_thread
 from palinka.analyses.stats.probes import FOLD_TOLERANCE, share_below
 from palinka.errors import InputError, track
 from palinka.evaluation.representations import Encode, read_texts
@@ -143,16 +144,17 @@ def published(
         train = min(len(y) * 4 // 5, 4000) if bench else min(len(y) - 100, 1024)
         test = min(len(y) - train, 1000) if bench else len(y) - train - 1
         rows, others = split_indices(y, train, test)
-        for name, x in found.latents.items():
-            order = select(x[rows], y[rows], normalize=not bench)
-            for k in ks:
-                own = x[:, order[:k]].astype(np.float64)
-                data = (own[rows], y[rows], own[others], y[others])
-                scores = _accuracy(*data) if bench else best_regression(*data, penalty)
-                values += [
-                    Value(metric, name, value, method=REASON, task=task.name, k=k)
-                    for metric, value in scores.items()
-                ]
+        with one_blas_thread():
+            for name, x in found.latents.items():
+                order = select(x[rows], y[rows], normalize=not bench)
+                for k in ks:
+                    own = x[:, order[:k]].astype(np.float64)
+                    data = (own[rows], y[rows], own[others], y[others])
+                    scores = _accuracy(*data) if bench else best_regression(*data, penalty)
+                    values += [
+                        Value(metric, name, value, method=REASON, task=task.name, k=k)
+                        for metric, value in scores.items()
+                    ]
     return Group(values=values, notes=notes)
 
 

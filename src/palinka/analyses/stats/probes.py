@@ -8,10 +8,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from threadpoolctl import threadpool_limits
 
 from palinka.analyses.result import Array, Mask, Result, as_matrix
-from palinka.analyses.stats.compiled import threads
+from palinka.analyses.stats.compiled import one_blas_thread, threads
 from palinka.analyses.stats.latents import auc_of_ranks, column_ranks
 from palinka.analyses.stats.permutation import chunks
 from palinka.errors import InputError, did_you_mean
@@ -192,7 +191,7 @@ def sparse_probe(
     probe = partial(_probe_half, matrix, y, group, tuple(ks), rule, pca)
     seeds = random.integers(2**32, size=halves).tolist()
     workers = ThreadPoolExecutor(min(threads(), halves))
-    with threadpool_limits(1, "blas"), workers as pool:  # whose own threads would be in the way
+    with one_blas_thread(), workers as pool:
         found = list(pool.map(probe, tests, seeds))
     # By half, in which alone the contributions of two probes are those of the same test.
     influence = np.zeros((len(ks), halves, len(names)))

@@ -162,6 +162,8 @@ def test_the_printed_summary_has_headlines_and_reasons_below_its_table() -> None
     assert [line.split()[1] for line in short.splitlines() if line.startswith("|")][2:] == [
         "dead", "k_for_dense", "auc",
     ]  # fmt: skip
+    null = Value("auc", "shuffled_labels", 0.5, 0.4, 0.6)
+    assert "auc past" in summary(Evaluation((null, values[-1])).headlines())
 
 
 def test_the_interval_of_an_auc_is_symmetric_in_its_log_odds() -> None:

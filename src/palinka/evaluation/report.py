@@ -81,11 +81,15 @@ class Evaluation(Result):
 
     def headlines(self) -> "Evaluation":
         """Main metrics; of single tasks only what has no mean over tasks."""
-        means = {one.metric for one in self.values if not one.task}
+        tasks, means = (
+            {(one.metric, one.of) for one in self.values if bool(one.task) == single}
+            for single in (True, False)
+        )
+        both = {metric for metric, _ in tasks & means}
 
         def chosen(metric: str, task: str) -> bool:
             known = metric.removesuffix("_gap") in HEADLINES
-            return known and not (task and metric in means)
+            return known and not (task and metric in both)
 
         values = tuple(one for one in self.values if chosen(one.metric, one.task))
         comparisons, detectable = (

@@ -28,7 +28,6 @@ POSITIVE, NEGATIVE, BELOW_ZERO = "Reds", "Blues", "Greys"
 # Familiar signs; other invisible characters are shown by their code point.
 SIGNS = {" ": " ", "\n": "↵", "\t": "⇥", "\u00a0": "⍽"}
 SPACE, DOTTED_CIRCLE, ZERO_WIDTH_JOINER = "␣", "◌", "\u200d"
-INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zs", "Zl", "Zp"}
 # Spaces that would be overlooked or misread: at the end, or several in a row.
 HIDDEN_SPACES = re.compile(" {2,}| $")
 # Bytes that are part of no character, as Python's `surrogateescape` has them.
@@ -129,14 +128,13 @@ def display_tokens(tokens: Sequence[str | bytes]) -> tuple[str, ...]:
 def _visible(content: str) -> str:
     text = ""
     for position, character in enumerate(content):
-        category = unicodedata.category(character)
+        # A joiner makes one emoji of two.
+        joins = character == ZERO_WIDTH_JOINER and 0 < position < len(content) - 1
         if character in SIGNS:
             text += SIGNS[character]
-        elif character == ZERO_WIDTH_JOINER and 0 < position < len(content) - 1:
-            text += character  # it makes one emoji of two
-        elif category in INVISIBLE and not BYTES.match(character):
+        elif not (joins or character.isprintable() or BYTES.match(character)):
             text += f"⟨U+{ord(character):04X}⟩"
-        elif not text and category.startswith("M"):
+        elif not text and unicodedata.category(character).startswith("M"):
             text += DOTTED_CIRCLE + character  # an accent alone would land on its neighbor
         else:
             text += character

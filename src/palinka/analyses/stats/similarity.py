@@ -120,29 +120,25 @@ def mantel_scores(
     Any item of `y` is exchanged with any other, its row and its column together, since entries that
     share an item are not independent (Mantel, 1967).
     """
-    items = len(x)
-    upper = np.triu_indices(items)
+    items, kendall = len(x), compare == "kendall"
+    upper = np.triu_indices(items, int(kendall))
     scores = np.empty(permutations)
-    if compare == "kendall":
-        upper = np.triu_indices(items, 1)
-        ranks, weights = _pair_ranks(x), np.ones(len(upper[0]))
-        permuted_values = np.zeros((items, items), dtype=np.int64)
-        permuted_values[upper] = _pair_ranks(y)
-        permuted_values += permuted_values.T
+    if kendall:
+        fixed: NDArray[Any] = _pair_ranks(x)
+        matrix: NDArray[Any] = np.zeros((items, items), dtype=np.int64)
+        matrix[upper] = _pair_ranks(y)
+        matrix += matrix.T
     else:
         # Both triangles in one: what is off the diagonal counts twice.
-        twice = np.where(upper[0] == upper[1], 1.0, 2.0)
-        fixed = _normalized(x, compare)[upper] * twice
-        permuted_matrix = _normalized(y, compare)
+        fixed = _normalized(x, compare)[upper] * np.where(upper[0] == upper[1], 1.0, 2.0)
+        matrix = _normalized(y, compare)
+    weights = np.ones(len(fixed))
     for chunk in draws_in_chunks(permutations, len(upper[0]), "Permuting words"):
         size = chunk.stop - chunk.start
         order = random.permuted(np.tile(np.arange(items), (size, 1)), axis=1)
-        entries = order[:, upper[0]] * items + order[:, upper[1]]
-        if compare == "kendall":
-            permuted = permuted_values.ravel()[entries]
-            scores[chunk] = [kendall_tau_a(ranks, row, weights) for row in permuted]
-        else:
-            scores[chunk] = permuted_matrix.ravel()[entries] @ fixed
+        permuted = matrix[order[:, upper[0]], order[:, upper[1]]]
+        taus = (kendall_tau_a(fixed, row, weights) for row in permuted)
+        scores[chunk] = list(taus) if kendall else permuted @ fixed
     return scores
 
 

@@ -300,7 +300,7 @@ def load(folder: Path, base: type[T]) -> T:
     return autoencoder.eval()
 
 
-def check_weights(expected: Mapping[str, Tensor], found: Mapping[str, Any], where: str) -> None:
+def check_weights(expected: Mapping[str, Tensor], found: Mapping[str, Any], where: Any) -> None:
     """Reject a state dict that has not the names and shapes that are expected."""
     for name in sorted(expected.keys() | found.keys()):
         shapes = [getattr(weights.get(name), "shape", None) for weights in (found, expected)]

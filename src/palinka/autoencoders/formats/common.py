@@ -9,16 +9,12 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
+from palinka.autoencoders.base import check_weights
 from palinka.errors import InputError, first_line, type_mismatch
 
 Kind = Literal["relu", "topk", "batch_topk", "jumprelu", "gated"]
 Keys = Mapping[str, str]
 """Name in a `StateTable` of each tensor in a file; `.T` marks those that lie transposed."""
-
-# Dimensions of tensors of a `StateTable`: n latents, d wide. The others have one per latent.
-_SHAPES = {
-    "encoder.weight": "nd", "decoder_weight": "nd", "decoder_bias": "d", "batch_threshold": "",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -38,7 +34,8 @@ class StateTable:
       `ReLU(exp(log_magnitude) (value - gate_bias) + magnitude_bias)`.
 
     With `layer_norm`, each activation is layer-normed before it is encoded, and the reconstruction
-    brought back to its mean and deviation. Shapes of tensors are those in `_SHAPES`.
+    brought back to its mean and deviation. Both weights are `(latents, width)`, the decoder's bias
+    `(width,)`, a `batch_threshold` a scalar, and all others `(latents,)`.
     """
 
     kind: Kind
@@ -79,7 +76,7 @@ def read_tensors(
 ) -> dict[str, Tensor]:
     """Rename the tensors of a file to those of a `StateTable`, in float32.
 
-    `keys` has the encoder's weight first, and the file may also have what is `ignored`.
+    The file may also have what is `ignored`.
     """
     missing, left_over = keys.keys() - found.keys(), found.keys() - keys.keys() - set(ignored)
     for name in [*sorted(missing), *sorted(left_over)]:
@@ -90,16 +87,13 @@ def read_tensors(
         tensor, name = found[theirs], ours.removesuffix(".T")
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
             raise InputError(f"{path}: {theirs!r} is not a tensor of floating-point numbers")
-        shape = tensor.shape if name == ours else tensor.shape[::-1]
-        if not tensors:
-            if len(shape) != 2 or 0 in shape:
-                raise InputError(f"{path} holds {theirs!r} of shape {tuple(shape)}, not a matrix")
-            sizes = dict(zip("nd", shape, strict=True))
-        if tuple(shape) != (expected := tuple(sizes[size] for size in _SHAPES.get(name, "n"))):
-            held = f"{path} holds {theirs!r} of shape {tuple(tensor.shape)}; expected"
-            fits = expected if name == ours else expected[::-1]
-            raise InputError(f"{held} {fits}, as the encoder's weight has it")
         tensors[name] = (tensor if name == ours else tensor.T).detach().float()
+    weight = tensors["encoder.weight"]
+    if weight.ndim != 2 or not weight.numel():
+        raise InputError(f"{path}: the encoder's weight, {tuple(weight.shape)}, is not a matrix")
+    shapes = {"encoder.weight": weight.shape, "decoder_weight": weight.shape}
+    shapes |= {"decoder_bias": weight.shape[1:], "batch_threshold": weight.shape[:0]}
+    check_weights({n: torch.empty(shapes.get(n, weight.shape[:1])) for n in tensors}, tensors, path)
     return tensors
 
 

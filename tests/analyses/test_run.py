@@ -18,13 +18,7 @@ from palinka.analyses.findings import Findings
 from palinka.analyses.logit_lens import LogitLens
 from palinka.analyses.reader import ActivationReader, Encoder
 from palinka.analyses.result import takes
-from palinka.analyses.run import (
-    AnalysisEntry,
-    HeatmapEntry,
-    _heatmaps,
-    find_analysis,
-    run_analysis,
-)
+from palinka.analyses.run import AnalysisEntry, HeatmapEntry, _heatmaps, find_analysis, run_analysis
 from palinka.analyses.stimuli import load_stimuli
 from palinka.autoencoders import KSparseAutoencoder
 from palinka.errors import InputError

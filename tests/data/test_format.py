@@ -15,13 +15,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from palinka.data.cache import Cache
-from palinka.data.format import (
-    DTYPES,
-    CacheKey,
-    Layout,
-    ShardShape,
-    permutation,
-)
+from palinka.data.format import DTYPES, CacheKey, Layout, ShardShape, permutation
 from palinka.errors import InputError
 
 if TYPE_CHECKING:

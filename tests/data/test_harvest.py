@@ -358,9 +358,7 @@ def test_contexts_beyond_the_model_are_rejected(
 
 
 def test_contexts_have_the_tokenizers_own_bos_and_need_its_special_tokens(
-    spec: HarvestSpec,
-    other_tokenizer: PreTrainedTokenizerBase,
-    monkeypatch: pytest.MonkeyPatch,
+    spec: HarvestSpec, other_tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(LanguageModelSpec, "tokenizer", lambda _: other_tokenizer)
     alone = replace(spec, corpus=Passage("Some words."), validation_fraction=0, context_length=8)

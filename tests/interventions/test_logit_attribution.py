@@ -5,14 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from interventions.test_lens import (
-    ANSWERS,
-    IDS,
-    WRONG,
-    difference,
-    prompts,
-    tolerance,
-)
+from interventions.test_lens import ANSWERS, IDS, WRONG, difference, prompts, tolerance
 from palinka.autoencoders import JumpReLUAutoencoder
 from palinka.errors import InputError
 from palinka.interventions.lens import frozen_direction

@@ -10,22 +10,13 @@ import palinka.interventions.steering as module
 from palinka.autoencoders import TopKAutoencoder
 from palinka.errors import InputError
 from palinka.interventions.pairs import Pairs
-from palinka.interventions.steering import (
-    _shuffled,
-    _toward,
-    added,
-    divergences,
-    steering,
-)
+from palinka.interventions.steering import _shuffled, _toward, added, divergences, steering
 from palinka.interventions.study import Measured, Study
 from palinka.language_models import LanguageModel
 
 SITE = "hidden.1"
 FILES: Mapping[str, Mapping[str, Sequence[Sequence[int]]]] = {
-    "contrast": {
-        "him": [[5, 6, 7], [9, 8, 7, 6]] * 10,
-        "her": [[5, 60, i] for i in range(20)],
-    },
+    "contrast": {"him": [[5, 6, 7], [9, 8, 7, 6]] * 10, "her": [[5, 60, i] for i in range(20)]},
     "neutral": {"": [list(range(100, 170)), [7]]},
 }
 
@@ -178,9 +169,7 @@ def test_impossible_settings_are_rejected(
         measured(gpt2, pairs, **settings)
 
 
-def test_greedy_continuations_agree_with_and_without_a_cache(
-    any_model: LanguageModel,
-) -> None:
+def test_greedy_continuations_agree_with_and_without_a_cache(any_model: LanguageModel) -> None:
     width = any_model.width(SITE)
     push = torch.randn(width, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     ids = torch.tensor([[5, 6, 7, 8]])

@@ -21,16 +21,9 @@ from torch.distributed.tensor import DTensor
 from torch.optim import SGD, Adam
 from torch.utils.data import DataLoader
 
-from palinka.autoencoders import (
-    BatchTopKAutoencoder,
-    KSparseAutoencoder,
-    MatryoshkaAutoencoder,
-)
+from palinka.autoencoders import BatchTopKAutoencoder, KSparseAutoencoder, MatryoshkaAutoencoder
 from palinka.autoencoders.distributed import gather_rows, world
-from palinka.autoencoders.kernels.decorrelation import (
-    squared_covariance,
-    squared_covariance_plain,
-)
+from palinka.autoencoders.kernels.decorrelation import squared_covariance, squared_covariance_plain
 from palinka.autoencoders.kernels.topk import batch_threshold
 from palinka.autoencoders.sharded import ShardedAutoencoder
 from palinka.errors import InputError

@@ -10,10 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from palinka.autoencoders import (
-    KSparseAutoencoder,
-    TopKAutoencoder,
-)
+from palinka.autoencoders import KSparseAutoencoder, TopKAutoencoder
 from palinka.autoencoders.topk import geometric_median
 from palinka.errors import InputError
 from palinka.training import SparseAutoencoderModule

@@ -8,12 +8,7 @@ from hypothesis import strategies as st
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
-from palinka.analyses.stats.absorption import (
-    absorption,
-    balanced_probe,
-    l1_weights,
-    main_latents,
-)
+from palinka.analyses.stats.absorption import absorption, balanced_probe, l1_weights, main_latents
 
 
 def plain(x: Any, z: Any, decoder: Any, u: Any, main: list[int]) -> tuple[float, bool]:

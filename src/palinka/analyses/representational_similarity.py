@@ -116,22 +116,23 @@ def representational_similarity(
         if zero := int((matrix.diagonal() == 0.0).sum()):
             notes.append(f"{zero} words are all zeros in {site}: their cosines are 0")
     notes += _score_notes(*matrices, score, "all words")
-    strata, group_scores = [np.arange(len(x))], list[float]()
-    selectivity: tuple[float | None, float | None] = (None, None)
+    strata, group_scores, selectivity = [np.arange(len(x))], list[float](), list[float]()
     if membership is not None:
         strata = similarity.members_of(membership)
         for name, items in zip(names, strata, strict=True):
             of_x, of_y = (matrix[np.ix_(items, items)] for matrix in matrices)
             group_scores.append(similarity.compare_matrices(of_x, of_y, compare))
             notes += _score_notes(of_x, of_y, group_scores[-1], f"group {name!r}")
-        index_x, index_y = (similarity.selectivity_index(each, membership) for each in matrices)
-        selectivity = index_x, index_y
         for site, matrix in zip("xy", matrices, strict=True):
+            # Every group, and every pair of groups, counts once, however many words it has.
+            within = similarity.similarity_within(matrix, membership).mean()
             between = similarity.similarity_between(matrix, membership)
+            mean = between.mean() if between.size else 0.0
+            selectivity.append(float(within / mean) if mean else float("nan"))
             if between.size == 0:
                 notes.append(f"there is one group only: {site} has no selectivity")
-            elif between.mean() <= 0.0:
-                given = f"groups have a mean similarity of {between.mean():.3g} with each other"
+            elif mean <= 0.0:
+                given = f"groups have a mean similarity of {mean:.3g} with each other"
                 notes.append(f"{given} in {site}: its selectivity, a ratio, has no meaning")
     p_value, interval, null = None, None, None
     if permutations:
@@ -152,8 +153,9 @@ def representational_similarity(
                 if left_out := len(resampled) - len(defined):
                     given = f"{left_out} of {len(resampled)} resamples of the words"
                     notes.append(f"{given} have no score")
+    in_x, in_y = selectivity or (None, None)
     return RepresentationalSimilarity(
-        *matrices, score, np.array(group_scores), *selectivity, p_value, interval, compare, names,
+        *matrices, score, np.array(group_scores), in_x, in_y, p_value, interval, compare, names,
         membership, null, notes=tuple(notes),
     )  # fmt: skip
 

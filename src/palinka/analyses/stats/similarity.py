@@ -185,18 +185,6 @@ def _normalized(matrix: Array, compare: Comparison) -> Array:
     return centered / np.linalg.norm(centered) if defined else np.full_like(matrix, np.nan)
 
 
-def selectivity_index(similarity: Array, membership: Indices) -> float:
-    """Mean similarity within groups, over mean similarity between groups.
-
-    Every group, and every pair of groups, counts once, however many words it has. The groups in
-    `membership`, `(items,)`, count from 0; NaN where there is one, or nothing between them.
-    """
-    between = similarity_between(similarity, membership)
-    if between.size == 0 or between.mean() == 0.0:
-        return float("nan")
-    return float(similarity_within(similarity, membership).mean() / between.mean())
-
-
 def similarity_within(similarity: Array, membership: Indices) -> Array:
     """Mean similarity of different words of a group, for each group."""
     groups = members_of(membership)

@@ -30,9 +30,10 @@ def fitted(workspace: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the files of figures, which `tests/evaluation` looks at."""
-    monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)
+    if "slow" not in request.keywords:  # a longer fit draws its sweep
+        monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)
 
 
 def record(folder: Path) -> Any:

@@ -7,7 +7,7 @@ from palinka.analyses.lesion import lesion
 from palinka.analyses.stimuli import load_stimuli
 from palinka.errors import InputError
 from palinka.interventions.lesion import lesion as measure
-from palinka.interventions.matching import match_units
+from palinka.interventions.lesion import match_units
 from palinka.interventions.study import Study
 
 TEMPLATES = np.repeat([f"template {i}" for i in range(8)], [3, 1, 2, 2, 4, 1, 1, 2])
@@ -162,14 +162,6 @@ def test_solved_prompts_alone():
     assert result.prompts == N - 4
     expected = [mean_effect(values, clean, solved) for values in lesioned[0, 1]]
     np.testing.assert_allclose([result.effect[0], *result.null[0]], expected)
-
-
-def test_shapes_that_do_not_fit_are_rejected():
-    lesioned, clean, _ = outcomes()
-    with pytest.raises(InputError, match=r"units \(3, 4\); expected \(sites, 2, sets, prompts\)"):
-        lesion(lesioned, clean, units=UNITS[:, :4], **OPTIONS)
-    with pytest.raises(InputError, match="side is 'left'"):
-        lesion(lesioned, clean, units=UNITS, side="left", **OPTIONS)
 
 
 def test_neurons_for_him_and_her_decide_between_he_and_she(mini, repository):

@@ -101,6 +101,15 @@ def test_neutral_tokens_are_counted_and_of_all_conditions(
     assert [text[0] for text in used[0]] == [50, 80, 51, 81], "the fourth has the 14th token"
 
 
+def test_the_side_effect_of_every_direction_is_measured(gpt2: LanguageModel, pairs: Pairs) -> None:
+    torch.manual_seed(0)
+    dictionaries = {SITE: TopKAutoencoder(gpt2.width(SITE), 64, k=3).double()}
+    study = study_of(gpt2, pairs, dictionaries=dictionaries)
+    (found,) = steering(study, neutral="neutral", latents=range(7), alphas=(0, 0.1), draws=6)
+    assert found.data["kl"].shape == (7, 2)
+    assert found.data["control_kl"]["isotropic"].shape == (5, 2)
+
+
 def test_runs_of_many_additions_are_those_of_one(gpt2: LanguageModel) -> None:
     added = np.random.default_rng(0).standard_normal((2, 3, gpt2.width(SITE)))
     texts = [[3, 4, 5], [6, 7, 8, 9]]

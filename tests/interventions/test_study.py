@@ -12,7 +12,8 @@ from palinka.interventions.ablation import ablation
 from palinka.interventions.attribution import attribution
 from palinka.interventions.lesion import lesion
 from palinka.interventions.pairs import Pairs
-from palinka.interventions.patching import patching
+from palinka.interventions.patching import cells_of, patching
+from palinka.interventions.plan import Patch
 from palinka.interventions.study import Study
 from palinka.language_models import LanguageModel
 from palinka.training import SparseAutoencoderModule
@@ -133,3 +134,12 @@ def test_impossible_latents_are_rejected(kind: str, gpt2: LanguageModel, pairs: 
     assert "latents 0 to 95, and -1, 96" in message(make(torch.float32, width), units=[-1, 96])
     if function:
         assert "need an autoencoder; give ckpt_path or autoencoder" in message(None, units=[1])
+
+
+def test_windows_are_of_neighboring_layers(gpt2: LanguageModel, pairs: Pairs) -> None:
+    study = Study(gpt2, pairs)
+    made = cells_of(study, "resid", Patch(), "end", window=2)
+    sites = [[each.site for each in cell] for cell in made.cells]
+    assert sites == [["hidden.0"], ["hidden.0", "hidden.1"], ["hidden.1", "hidden.2"]]
+    units = cells_of(Study(gpt2, pairs, sites=["hidden.1"]), "neurons", Patch(), units=[3, 1])
+    assert units.axes == {"site": ["hidden.1"], "neuron": [3, 1]}

@@ -35,7 +35,6 @@ TEXTS = ["The river was wide.", "Yes, and the water was still."]
 def test_an_edit_changes_the_latents_that_it_names_and_nothing_else(
     edit: Callable[[Tensor], Tensor], expected: list[list[float]]
 ) -> None:
-    assert repr(edit).split("(")[0] in ("<function scale", "<function clamp", "<function add")
     given = LATENTS.clone()
     assert torch.equal(edit(given), torch.tensor([expected]).float())
     assert torch.equal(given, LATENTS)
@@ -130,7 +129,6 @@ def test_a_replacement_is_a_function(
 
 def test_an_unusable_replacement_or_edit_is_rejected() -> None:
     for arguments, message in (
-        ((3,), "a int cannot replace a site"),
         ((torch.relu, torch.relu), "need an autoencoder"),
         ((torch.relu, None, True), "need an autoencoder"),
         ((Halves(), lambda latents: None), "return the edited latents"),
@@ -190,15 +188,8 @@ def test_patching_in_the_mlp_is_free(relu_gpt2: LanguageModel, exact: KSparseAut
     contexts = [Context(row, np.full(12, place), np.arange(12)) for place, row in enumerate(tokens)]
 
     def cost() -> np.ndarray:
-        documents, (sums,) = patched_losses(
-            relu_gpt2,
-            RETURNED,
-            [as_function(exact)],
-            np.zeros(24),
-            contexts,
-            skip=1,
-            source_site=GIVEN,
-        )
+        given = relu_gpt2, RETURNED, [as_function(exact)], np.zeros(24), contexts
+        documents, (sums,) = patched_losses(*given, skip=1, source_site=GIVEN)
         assert documents.tolist() == [0, 1]
         return sums[:, COLUMNS.index("ce_spliced")] - sums[:, COLUMNS.index("ce_clean")]
 

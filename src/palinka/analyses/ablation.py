@@ -24,26 +24,22 @@ from palinka.analyses.stats.effects import (
 
 @dataclass(frozen=True)
 class Ablation(Effects):
-    """Effects of ablation; of each component the first axis of the cells is the value.
-
-    Attributes:
-        difference: Effect with the first value minus that with the cell's own, `(cells,)`, such as
-            zero minus mean; `None` for one value, and NaN for the first.
-        difference_p: Two-sided p-values of the differences by sign flips of whole clusters.
-        difference_p_corrected: The same, corrected for all cells by the maximum.
-        direct_effect: Part of the effect that goes straight to the logits, `(cells, prompts)`.
-        indirect_effect: The effect minus the direct effect, `(cells, prompts)`, through later
-            components; where its sign is opposite to that of the direct effect, it is self-repair.
-        new_top: Tokens that are the prediction of some prompts with the ablation alone, with their
-            `count`, by cell, the most frequent first.
-    """
+    """Effects of ablation; of each component the first axis of the cells is the value."""
 
     share = "{:z.0%} of the gap left"
+    # Effect with the first value minus that with the cell's own, `(cells,)`, such as zero minus
+    # mean; `None` for one value, and NaN for the first
     difference: Array | None = None
+    # Two-sided p-values of the differences by sign flips of whole clusters
     difference_p: Array | None = None
-    difference_p_corrected: Array | None = None
+    difference_p_corrected: Array | None = None  # the same, corrected for all cells by the maximum
+    # Part of the effect that goes straight to the logits, `(cells, prompts)`
     direct_effect: Array | None = None
+    # The effect minus the direct effect, `(cells, prompts)`, through later components; where its
+    # sign is opposite to that of the direct effect, it is self-repair
     indirect_effect: Array | None = None
+    # Tokens that are the prediction of some prompts with the ablation alone, with their `count`, by
+    # cell, the most frequent first
     new_top: tuple[Mapping[str, Any], ...] = ()
 
     def tables(self) -> dict[str, Table]:
@@ -57,14 +53,10 @@ class Ablation(Effects):
 
 @takes("effects of ablation")
 def ablation(
-    patched: Cells,
-    clean: ArrayLike,
-    corrupted: ArrayLike | None = None,
-    direct: Cells | None = None,
-    top: Cells | None = None,
-    clean_top: ArrayLike | None = None,
+    patched: Cells, clean: ArrayLike, corrupted: ArrayLike | None = None,
+    direct: Cells | None = None, top: Cells | None = None, clean_top: ArrayLike | None = None,
     **options: Unpack[EffectArguments],
-) -> Ablation:
+) -> Ablation:  # fmt: skip
     """Measure the effect of ablating each cell of clean prompts, by one or several values.
 
     An effect is the outcome with the ablation minus that of the clean run, and understates what
@@ -82,9 +74,6 @@ def ablation(
         top: The most probable tokens with the ablation, in the shape of `patched`; `""` if unknown.
         clean_top: The most probable tokens of the clean runs, `(prompts,)`.
         **options: Those of `activation_patching`.
-
-    Raises:
-        InputError: As `measure_effects`.
 
     Source:
         McGrath et al. (2023) and Rushing & Nanda (2024) for self-repair.

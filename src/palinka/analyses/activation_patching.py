@@ -16,13 +16,9 @@ from palinka.analyses.stats.effects import (
 
 @takes("effects of patching")
 def activation_patching(
-    patched: Cells,
-    clean: ArrayLike,
-    corrupted: ArrayLike,
-    *,
-    direction: Direction = "denoise",
+    patched: Cells, clean: ArrayLike, corrupted: ArrayLike, *, direction: Direction = "denoise",
     **options: Unpack[EffectArguments],
-) -> Effects:
+) -> Effects:  # fmt: skip
     """Measure the effect of patching each cell, and how much of the gap it recovers.
 
     The gap of a prompt is its outcome if clean minus that if corrupted. An effect is the outcome
@@ -44,9 +40,6 @@ def activation_patching(
         corrupted: Outcomes of the corrupted runs, `(prompts,)`.
         direction: `"denoise"` or `"noise"`.
         **options: Clusters, axes and outcome; level, permutations and other options.
-
-    Raises:
-        InputError: As `measure_effects`.
 
     Source:
         Heimersheim & Nanda (2024) for the directions; Westfall & Young (1993) for the maximum.

@@ -18,6 +18,7 @@ from palinka.analyses.stats.effects import (
 )
 
 WORST = 10
+AGREEMENT = ("pearson", "spearman", "sign_agreement", "recall_at_k")
 
 
 @dataclass(frozen=True)
@@ -26,16 +27,6 @@ class AttributionPatching(Effects):
 
     The agreement is that over the cells whose patch was run, but for those that have no effect
     either way.
-
-    Attributes:
-        exact: Mean effect of the patch itself over clusters, `(cells,)`; NaN where it was not run.
-        pearson: Correlation of estimated and exact effects; NaN for fewer than two cells.
-        spearman: Correlation of their ranks.
-        sign_agreement: Share of the cells whose effects have the same sign.
-        recall_at_k: Share of the `k` cells with the largest exact |effect| that are among the `k`
-            with the largest estimates.
-        k: That number, at most the number of cells that were compared.
-        compared: Number of cells that were compared.
     """
 
     verb = "are estimated to change"
@@ -46,13 +37,16 @@ class AttributionPatching(Effects):
         "recall_at_k": "(share of the k largest effects among the k largest estimates)",
         "compared": "cells whose patch was run",
     }
+    # Mean effect of the patch itself over clusters, `(cells,)`; NaN where it was not run
     exact: Array
-    pearson: float
-    spearman: float
-    sign_agreement: float
+    pearson: float  # correlation of estimated and exact effects; NaN for fewer than two cells
+    spearman: float  # correlation of their ranks
+    sign_agreement: float  # share of the cells whose effects have the same sign
+    # Share of the `k` cells with the largest exact |effect| that are among the `k` with the largest
+    # estimates
     recall_at_k: float
-    k: int
-    compared: int
+    k: int  # that number, at most the number of cells that were compared
+    compared: int  # number of cells that were compared
 
     @property
     def estimate(self) -> Array:
@@ -62,33 +56,26 @@ class AttributionPatching(Effects):
     @property
     def worst(self) -> NDArray[np.int64]:
         """Numbers of the cells whose estimate is farthest from the exact effect, `(10,)`."""
-        far = np.argsort(-np.abs(self.estimate - self.exact), kind="stable")  # NaN come last
+        far = np.argsort(-np.abs(self.effect - self.exact), kind="stable")  # NaN come last
         return far[: min(WORST, self.compared)]
 
     def scalars(self) -> dict[str, float]:
         """The agreement, then the strongest cells and numbers of the whole."""
-        names = ("pearson", "spearman", "sign_agreement", "recall_at_k", "compared")
-        found = {name: float(getattr(self, name)) for name in names}
+        found = {name: float(getattr(self, name)) for name in (*AGREEMENT, "compared")}
         return {name: v for name, v in found.items() if not np.isnan(v)} | super().scalars()
 
     def tables(self) -> dict[str, Table]:
         """The table `cells`, and `worst`, the cells with the largest errors."""
-        cells, estimate, exact = self.cells(), self.estimate, self.exact
-        rows = [cells[i] | {"estimate": estimate[i], "exact": exact[i]} for i in self.worst]
+        cells, effect, exact = self.cells(), self.effect, self.exact
+        rows = [cells[i] | {"estimate": effect[i], "exact": exact[i]} for i in self.worst]
         return super().tables() | {"worst": as_table(rows)}
 
 
 @takes("estimated effects of patches")
 def attribution_patching(
-    estimated: Cells,
-    clean: ArrayLike,
-    corrupted: ArrayLike,
-    patched: Cells | None = None,
-    *,
-    direction: Direction = "denoise",
-    k: int = 10,
-    **options: Unpack[EffectArguments],
-) -> AttributionPatching:
+    estimated: Cells, clean: ArrayLike, corrupted: ArrayLike, patched: Cells | None = None, *,
+    direction: Direction = "denoise", k: int = 10, **options: Unpack[EffectArguments],
+) -> AttributionPatching:  # fmt: skip
     """Measure the estimated effects of patching, and how well they agree with actual runs.
 
     An estimate is the change of the outcome to first order, `(h' - h) · dm/dh`, which a single
@@ -97,19 +84,9 @@ def attribution_patching(
     and indirect effects cancel: read `worst` before the map. Cells that were verified because
     their estimates are large make the agreement better than that of all cells.
 
-    Args:
-        estimated: Outcomes of the patched runs as estimated, in the shapes that
-            `activation_patching` takes.
-        clean: Outcomes of the clean runs, `(prompts,)`.
-        corrupted: Outcomes of the corrupted runs, `(prompts,)`.
-        patched: Outcomes of the patched runs, in the shape of `estimated`; NaN for cells whose
-            patch was not run.
-        direction: `"denoise"` or `"noise"`.
-        k: Number of cells of `recall_at_k`.
-        **options: Those of `activation_patching`.
-
-    Raises:
-        InputError: As `measure_effects`.
+    `estimated` are outcomes of the patched runs as estimated, in the shapes that
+    `activation_patching` takes, `patched` those of actual runs, NaN for cells whose patch was not
+    run. `k` is the number of cells of `recall_at_k`; other arguments are as there.
 
     Source:
         Nanda (2023), attribution patching; Kramár et al. (2024) for where it fails.
@@ -135,13 +112,11 @@ def _agreement(estimate: Array, exact: Array, k: int) -> dict[str, Any]:
 
     k, compared = min(k, len(exact)), len(exact)
     largest = [set(np.argsort(-np.abs(x), kind="stable")[:k]) for x in (estimate, exact)]
-    pearson = spearman = agreement = recall = np.nan
+    found = dict.fromkeys(AGREEMENT, np.nan)
     if compared > 1:
         with np.errstate(divide="ignore", invalid="ignore"):
-            pearson = np.corrcoef(estimate, exact)[0, 1]
-            spearman = np.corrcoef(rankdata(estimate), rankdata(exact))[0, 1]
-        agreement = (np.sign(estimate) == np.sign(exact)).mean()
-        recall = len(largest[0] & largest[1]) / k
-    found = {"pearson": pearson, "spearman": spearman}
-    found |= {"sign_agreement": agreement, "recall_at_k": recall}
-    return {n: float(x) for n, x in found.items()} | {"k": k, "compared": compared}
+            found["pearson"] = float(np.corrcoef(estimate, exact)[0, 1])
+            found["spearman"] = float(np.corrcoef(rankdata(estimate), rankdata(exact))[0, 1])
+        found["sign_agreement"] = float((np.sign(estimate) == np.sign(exact)).mean())
+        found["recall_at_k"] = len(largest[0] & largest[1]) / k
+    return {**found, "k": k, "compared": compared}

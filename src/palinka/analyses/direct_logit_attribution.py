@@ -40,15 +40,10 @@ class DirectLogitAttribution(Effects):
 
 @takes("contributions to logits")
 def direct_logit_attribution(
-    contributions: Cells,
-    logit_difference: ArrayLike,
-    clusters: ArrayLike | None = None,
-    axes: Axes | None = None,
-    unit: Unit = "template",
-    *,
-    clusters_by: ClustersBy = "template",
+    contributions: Cells, logit_difference: ArrayLike, clusters: ArrayLike | None = None,
+    axes: Axes | None = None, unit: Unit = "template", *, clusters_by: ClustersBy = "template",
     **options: Unpack[ClusterOptions],
-) -> DirectLogitAttribution:
+) -> DirectLogitAttribution:  # fmt: skip
     """Measure what each component contributes to the logit difference by the direct path.
 
     The final norm divides by its scale in that run, so that contributions add up: `embed`,
@@ -72,10 +67,6 @@ def direct_logit_attribution(
         clusters_by: `"template"`, or `"prompt"` to take prompts as independent; not for tokens of
             texts, which are alike.
         **options: Level, permutations, resamples and seed, as for `activation_patching`.
-
-    Raises:
-        InputError: If arrays do not fit, there are fewer than 6 clusters, or tokens of texts are
-            to be independent.
 
     Source:
         Elhage et al. (2021), A mathematical framework for transformer circuits; Wang et al. (2022),

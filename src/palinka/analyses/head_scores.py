@@ -21,29 +21,17 @@ OF_RANDOM_TOKENS = NAMED[1:]
 
 @dataclass(frozen=True)
 class HeadScore:
-    """One score of every head; arrays are `(layers, heads)`.
+    """One score of every head; arrays are `(layers, heads)`."""
 
-    Attributes:
-        score: Mean over clusters of texts.
-        low: Lower bound of its bootstrap interval over clusters.
-        high: The upper bound.
-        pooled: Sum over all texts by the number of queries, so that long texts count more.
-        reference: Mean over clusters of the same where attention is not about the score.
-        p: Two-sided p-values of the difference from the reference, by sign flips of clusters.
-        p_corrected: The same, corrected for all heads by the maximum.
-        significant: True where the corrected p is at most `1 - level` and the score is higher.
-        values: Score in each text, `(layers, heads, texts)`.
-    """
-
-    score: Array
-    low: Array
+    score: Array  # mean over clusters of texts
+    low: Array  # bounds of its bootstrap interval over clusters
     high: Array
-    pooled: Array
-    reference: Array
-    p: Array
-    p_corrected: Array
-    significant: Mask
-    values: Array
+    pooled: Array  # sum over all texts by the number of queries, so that long texts count more
+    reference: Array  # mean over clusters of the same where attention is not about the score
+    p: Array  # two-sided p-values of the difference from the reference, by sign flips of clusters
+    p_corrected: Array  # the same, corrected for all heads by the maximum
+    significant: Mask  # true where the corrected p is at most `1 - level` and the score is higher
+    values: Array  # score in each text, `(layers, heads, texts)`
 
     def strongest(self, count: int = STRONGEST) -> list[tuple[int, int]]:
         """Layer and head of the highest scores, highest first."""
@@ -53,15 +41,10 @@ class HeadScore:
 
 @dataclass(frozen=True)
 class HeadScores(Result):
-    """Scores of every attention head, each over texts.
+    """Scores of every attention head, each over texts."""
 
-    Attributes:
-        scores: By name.
-        level: Coverage of the intervals.
-    """
-
-    scores: Mapping[str, HeadScore]
-    level: float
+    scores: Mapping[str, HeadScore]  # by name
+    level: float  # coverage of the intervals
 
     def strongest_heads(self) -> dict[str, tuple[int, int]]:
         """Layer and head of the highest of each share of attention."""
@@ -113,12 +96,10 @@ class HeadScores(Result):
 
 @takes("attention patterns")
 def head_scores(
-    sums: Mapping[str, ArrayLike],
-    counts: Mapping[str, ArrayLike],
-    reference: Mapping[str, ArrayLike],
-    clusters: ArrayLike | None = None,
+    sums: Mapping[str, ArrayLike], counts: Mapping[str, ArrayLike],
+    reference: Mapping[str, ArrayLike], clusters: ArrayLike | None = None,
     **options: Unpack[ClusterOptions],
-) -> HeadScores:
+) -> HeadScores:  # fmt: skip
     """Describe the attention of every head in texts: where it goes, how far, and how focused.
 
     With `A[q, k]` the attention of query `q` to key `k` in a text of `T` tokens:
@@ -147,9 +128,6 @@ def head_scores(
         reference: Sums to compare with, `(texts,)` or as `sums`.
         clusters: Template or frame of each text, `(texts,)`; default one of its own.
         **options: Level, permutations, resamples and seed, as for `activation_patching`.
-
-    Raises:
-        InputError: If a test has fewer than six clusters.
 
     Source:
         Elhage et al. (2021) and Olsson et al. (2022) for previous-token and induction heads; the

@@ -24,7 +24,7 @@ from palinka.analyses.stats.effects import (
     kept_prompts,
     measure_effects,
 )
-from palinka.errors import InputError, counted, type_mismatch
+from palinka.errors import InputError, counted
 
 Correction = Literal["max", "benjamini_hochberg"]
 # A control unit is one of 20 like the selected one: to these, other units vary as much as they do
@@ -36,52 +36,30 @@ MAX_DIFFERENCE = 0.1
 
 @dataclass(frozen=True)
 class Lesion(Effects):
-    """Effects of lesions; a cell is a site, and its p-values come from the control sets.
+    """Effects of lesions; a cell is a site, and its p-values come from the control sets."""
 
-    Attributes:
-        p: Share of the sets, the selected one included, with at least its |effect|.
-        p_corrected: The same for the largest |z| of all sites, or adjusted by their number.
-        null: Effects of the control sets, `(sites, draws)`.
-        z: Effect in standard deviations from the mean of the control sets and the selected one.
-        percentile: Percentage of the control sets with a lower effect.
-        units: The selected units, `(sites, k)`; -1 at a site without as many, which is NaN.
-        balance_before: Difference of the selected units from all others in activation and in the
-            norm of what they write, in standard deviations, `(sites, 2)`.
-        balance_after: The same from their controls.
-        effect_preferred: Effect on the prompts whose answer the units prefer.
-        effect_other: Effect on the others.
-        specificity: Effect on the preferred minus on the other prompts.
-        specificity_p: Share of the sets with at least its |specificity|.
-        dose_effect: Effect of the strongest units, by their number, `(sites, doses)`.
-        dose_low: Lower bound of its bootstrap interval over clusters.
-        dose_high: The upper bound.
-        dose_null_low: Lower bound of the middle `level` of as many control units.
-        dose_null_high: The upper bound.
-        dose_p: P-values of the doses, each by itself.
-        doses: Numbers of units.
-        side: `"two"`, or `"one"` for lesions that lower the outcome.
-        correction: `"max"`, by the largest |z|, or `"benjamini_hochberg"`.
-    """
-
-    null: Array
-    z: Array
-    percentile: Array
+    null: Array  # effects of the control sets, `(sites, draws)`
+    z: Array  # effect in standard deviations from the mean of the control sets and the selected one
+    percentile: Array  # percentage of the control sets with a lower effect
+    # The selected units, `(sites, k)`; -1 at a site without as many, which is NaN
     units: NDArray[np.int64]
+    # Difference of the selected units from all others in activation and in the norm of what they
+    # write, in standard deviations, `(sites, 2)`
     balance_before: Array
-    balance_after: Array
-    effect_preferred: Array
-    effect_other: Array
-    specificity: Array
-    specificity_p: Array
-    dose_effect: Array
-    dose_low: Array
+    balance_after: Array  # the same from their controls
+    effect_preferred: Array  # effect on the prompts whose answer the units prefer
+    effect_other: Array  # effect on the others
+    specificity: Array  # effect on the preferred minus on the other prompts
+    specificity_p: Array  # share of the sets with at least its |specificity|
+    dose_effect: Array  # effect of the strongest units, by their number, `(sites, doses)`
+    dose_low: Array  # bounds of its bootstrap interval over clusters
     dose_high: Array
-    dose_null_low: Array
+    dose_null_low: Array  # bounds of the middle `level` of as many control units
     dose_null_high: Array
-    dose_p: Array
-    doses: tuple[int, ...]
-    side: Side
-    correction: Correction
+    dose_p: Array  # p-values of the doses, each by itself
+    doses: tuple[int, ...]  # numbers of units
+    side: Side  # `"two"`, or `"one"` for lesions that lower the outcome
+    correction: Correction  # `"max"`, by the largest |z|, or `"benjamini_hochberg"`
 
     def strongest(self) -> list[int]:
         """The site whose effect is furthest from those of its controls, on the tested side."""
@@ -123,18 +101,11 @@ class Lesion(Effects):
 
 @takes("lesions")
 def lesion(
-    lesioned: ArrayLike,
-    clean: ArrayLike,
-    corrupted: ArrayLike | None = None,
-    *,
-    units: ArrayLike,
-    doses: Sequence[int] | None = None,
-    balance: ArrayLike | None = None,
-    preferred: ArrayLike | None = None,
-    side: Side = "two",
-    correction: Correction = "max",
+    lesioned: ArrayLike, clean: ArrayLike, corrupted: ArrayLike | None = None, *, units: ArrayLike,
+    doses: Sequence[int] | None = None, balance: ArrayLike | None = None,
+    preferred: ArrayLike | None = None, side: Side = "two", correction: Correction = "max",
     **options: Unpack[PairedArguments],
-) -> Lesion:
+) -> Lesion:  # fmt: skip
     """Compare the effect of ablating selected units together with that of matched controls.
 
     An effect `e` is the mean over clusters of the outcome with the lesion minus that of the clean
@@ -154,7 +125,7 @@ def lesion(
         lesioned: Outcomes by site, number of units, and set, `(sites, doses, 1 + draws, prompts)`;
             the selected units come first. NaN where a site has too few.
         clean: Outcomes of the clean runs, `(prompts,)`.
-        corrupted: Outcomes of the corrupted runs, `(prompts,)`; without, there is no recovery.
+        corrupted: Those of the corrupted runs; without, there is no recovery.
         units: The selected units, `(sites, k)`.
         doses: Numbers of units, k among them; default k alone.
         balance: Standardized difference in activation and in output norm of the k units before
@@ -166,25 +137,15 @@ def lesion(
         **options: Those of `activation_patching`, without permutations; `axes` are of sites, such
             as `{"": {"layer": range(12)}}`.
 
-    Raises:
-        InputError: If arrays or `side` do not fit, no site has enough units, or the model solves
-            fewer than half of the prompts.
-
     Source:
         Phipson & Smyth (2010) for the ones; Westfall & Young (1993) for the largest.
     """
-    for name, value, known in (("side", side, Side), ("correction", correction, Correction)):
-        if expected := type_mismatch(value, known):
-            raise InputError(f"{name} is {value!r}; expected {expected}")
     outcome, level = options.get("outcome", ""), options.get("level", 0.95)
     if side == "one" and outcome in ("rank", "kl"):
         what = f"side one tests a lower {outcome}, which is not a worse one"
         raise InputError(f"{what}; set side: two")
     outcomes, chosen = np.asarray(lesioned, np.float64), np.asarray(units, np.int64)
     numbers = (chosen.shape[1],) if doses is None else tuple(int(k) for k in doses)
-    if outcomes.shape[:2] != (len(chosen), len(numbers)) or chosen.shape[1] not in numbers:
-        given = f"lesioned has the shape {outcomes.shape}, and units {chosen.shape}"
-        raise InputError(f"{given}; expected (sites, {len(numbers)}, sets, prompts), (sites, k)")
     at, missing = numbers.index(chosen.shape[1]), np.isnan(outcomes[:, :, 0, 0])
     if missing[:, at].all():
         raise InputError(f"no site has {chosen.shape[1]} units to lesion; select fewer")

@@ -25,29 +25,17 @@ class PathPatching(Effects):
 
 @takes("effects of paths")
 def path_patching(
-    patched: Cells,
-    clean: ArrayLike,
-    corrupted: ArrayLike,
-    *,
-    direction: Direction = "denoise",
+    patched: Cells, clean: ArrayLike, corrupted: ArrayLike, *, direction: Direction = "denoise",
     **options: Unpack[EffectArguments],
-) -> PathPatching:
+) -> PathPatching:  # fmt: skip
     """Measure the effect of each path from a sender to a receiver.
 
     Only the receiver reads what the sender writes in the other run
     (`interventions.paths.path_outcomes`). Effects, tests and intervals are those of
     `activation_patching`; effects of paths do not add up.
 
-    Args:
-        patched: Outcomes with a path patched, `(senders, receivers, prompts)`, or a mapping of
-            kinds of senders to such arrays, also of cells with other axes.
-        clean: Outcomes of the clean runs, `(prompts,)`.
-        corrupted: Outcomes of the corrupted runs, `(prompts,)`.
-        direction: `"denoise"` or `"noise"`.
-        **options: Those of `activation_patching`.
-
-    Raises:
-        InputError: As `measure_effects`.
+    `patched` are outcomes with a path patched, `(senders, receivers, prompts)`, or a mapping of
+    kinds of senders to such arrays, also of cells with other axes; other arguments are as there.
 
     Source:
         Wang et al. (2022), appendix B; Goldowsky-Dill et al. (2023).

@@ -40,7 +40,7 @@ Plain = bool | int | float | str
 Setting = Plain | list[Plain] | dict[str, Plain]
 LEAST = {
     "seed": 0, "permutations": 0, "resamples": 0, "draws": 1, "k": 1, "steps": 0, "verify": 0,
-    "length": 1, "sequences": 1, "neutral_tokens": 1, "text_tokens": 1,
+    "length": 1, "sequences": 1, "neutral_tokens": 1, "text_tokens": 1, "window": 1, "repeats": 1,
 }  # fmt: skip
 
 

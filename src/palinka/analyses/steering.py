@@ -13,6 +13,8 @@ from palinka.analyses.stats.effects import ControlledArguments
 from palinka.analyses.stats.permutation import permutation_p_values
 from palinka.errors import InputError
 
+SMALL, KL_AT = 0.1, 0.1  # strengths of the slope; nats at which effects are compared
+
 
 @dataclass(frozen=True)
 class Steering(Controlled):
@@ -20,29 +22,18 @@ class Steering(Controlled):
 
     Effects and divergences, on neutral text, are `(directions, strengths)`, the p-values are those
     of the slope, `(controls, directions)`, and effects of controls `(controls, draws, strengths)`.
-
-    Attributes:
-        slope: Slope of the effect over small strengths, by least squares, `(directions,)`.
-        slope_low: Lower bound of its bootstrap interval over clusters.
-        slope_high: The upper bound.
-        effect_at_kl: Effect where the divergence first reaches `kl_at`, interpolated linearly, for
-            negative and for positive strengths, `(directions, 2)`; NaN where it does not.
-        control_slope: Slopes of the controls, `(controls, draws)`.
-        control_kl: Divergences of the first draws, `(controls, some draws, strengths)`.
-        alphas: Strengths in ascending order, in median norms of the activations.
-        directions: Names of the directions.
-        kl_at: Divergence in nats at which effects are compared.
     """
 
-    slope: Array
-    slope_low: Array
+    slope: Array  # slope of the effect over small strengths, by least squares, `(directions,)`
+    slope_low: Array  # bounds of its bootstrap interval over clusters
     slope_high: Array
+    # Effect where the divergence first reaches `KL_AT`, interpolated linearly, for negative and for
+    # positive strengths, `(directions, 2)`; NaN where it does not
     effect_at_kl: Array
-    control_slope: Array
-    control_kl: Array
-    alphas: Array
+    control_slope: Array  # slopes of the controls, `(controls, draws)`
+    control_kl: Array  # divergences of the first draws, `(controls, some draws, strengths)`
+    alphas: Array  # strengths in ascending order, in median norms of the activations
     directions: tuple[str, ...]
-    kl_at: float
 
     def scalars(self) -> dict[str, float]:
         """Slopes with their p-values, and effects at equal divergence; none are NaN."""
@@ -80,18 +71,10 @@ class Steering(Controlled):
 
 @takes("doses of directions")
 def steering(
-    steered: ArrayLike,
-    clean: ArrayLike,
-    alphas: ArrayLike,
-    controls: Mapping[str, ArrayLike],
-    kl: ArrayLike,
-    control_kl: Mapping[str, ArrayLike],
-    directions: Sequence[str] | None = None,
-    *,
-    small: float = 0.1,
-    kl_at: float = 0.1,
+    steered: ArrayLike, clean: ArrayLike, alphas: ArrayLike, controls: Mapping[str, ArrayLike],
+    kl: ArrayLike, control_kl: Mapping[str, ArrayLike], directions: Sequence[str],
     **options: Unpack[ControlledArguments],
-) -> Steering:
+) -> Steering:  # fmt: skip
     """Measure how an outcome and a side effect depend on how much of a direction is added.
 
     Any large push changes the output. Controls are pushes of the same norm: the p-value of a
@@ -107,34 +90,24 @@ def steering(
         controls: By name outcomes as `steered`, `(draws, strengths, prompts)`, as many for each.
         kl: Divergence on neutral text, `(directions, strengths)`.
         control_kl: That of the first draws of each control, `(some draws, strengths)`.
-        directions: Names of the directions; default numbers.
-        small: The slope is over strengths up to it.
-        kl_at: Divergence in nats at which effects are read.
+        directions: Names of the directions.
         **options: Clusters and outcome; level, resamples and seed, as for `activation_patching`.
-
-    Raises:
-        InputError: If arrays do not fit, or fewer than two strengths are small.
     """
-    strengths, of_directions, n = np.asarray(alphas, float), np.asarray(steered), np.size(clean)
-    for name, array in {"steered": of_directions, **controls}.items():
-        if (shape := np.shape(array))[-2:] != (len(strengths), n):
-            given = f"{name} has the shape {shape}"
-            raise InputError(f"{given}; expected (…, {len(strengths)} strengths, {n} prompts)")
-    inside = np.abs(strengths) <= small * (1 + 1e-9)
+    strengths = np.asarray(alphas, float)
+    inside = np.abs(strengths) <= SMALL * (1 + 1e-9)
     if inside.sum() < 2:
-        raise InputError(
-            f"a slope needs at least two alphas up to {small:g}; {strengths.tolist()} are given"
-        )
+        given = f"{strengths.tolist()} are given"
+        raise InputError(f"a slope needs at least two alphas up to {SMALL:g}; {given}")
     centered = np.where(inside, strengths - strengths[inside].mean(), 0.0)
     weights = centered / np.square(centered).sum()
-    changes = mean_changes(of_directions, clean, options.get("clusters"))
+    changes = mean_changes(steered, clean, options.get("clusters"))
     fields = controlled_fields(changes, clean, controls, options)
     slopes, effect, divergence = weights @ changes, fields["effect"], np.asarray(kl, float)
     slope, (slope_low, slope_high) = slopes.mean(axis=-1), interval(slopes, options)
     control_slope = fields["control_effect"] @ weights
     sides = [np.flatnonzero(strengths <= 0)[::-1], np.flatnonzero(strengths >= 0)]
     at_kl = [
-        [_at_divergence(e[side], k[side], kl_at) for side in sides]
+        [_at_divergence(e[side], k[side]) for side in sides]
         for e, k in zip(effect, divergence, strict=True)
     ]
     return Steering(
@@ -142,15 +115,15 @@ def steering(
         effect_at_kl=np.array(at_kl), control_slope=control_slope,
         p=np.array([permutation_p_values(np.abs(slope), np.abs(null)) for null in control_slope]),
         control_kl=np.array([np.asarray(control_kl[name], float) for name in controls]),
-        alphas=strengths, directions=tuple(directions or map(str, range(len(effect)))), kl_at=kl_at,
+        alphas=strengths, directions=tuple(directions),
     )  # fmt: skip
 
 
-def _at_divergence(effect: Array, kl: Array, at: float) -> float:
-    """Effect where the divergence first reaches a value; strengths go away from 0."""
-    reached = np.flatnonzero(kl >= at)
+def _at_divergence(effect: Array, kl: Array) -> float:
+    """Effect where the divergence first reaches `KL_AT`; strengths go away from 0."""
+    reached = np.flatnonzero(kl >= KL_AT)
     if not len(reached) or reached[0] == 0:
         return np.nan
     k = int(reached[0])
-    share = (at - kl[k - 1]) / (kl[k] - kl[k - 1])
+    share = (KL_AT - kl[k - 1]) / (kl[k] - kl[k - 1])
     return float(effect[k - 1] + share * (effect[k] - effect[k - 1]))

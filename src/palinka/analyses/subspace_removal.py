@@ -24,27 +24,19 @@ class SubspaceRemoval(Controlled):
 
     Effects and divergences are `(sites, ranks)`, p-values `(controls, sites, ranks)`, and effects
     of controls `(controls, sites, ranks, draws)`.
-
-    Attributes:
-        variance_removed: Share of the variance of the reference in the subspace.
-        null_low: Lower end of the middle part of the controls' effects,
-            `(controls, sites, ranks)`.
-        null_high: The upper end.
-        p_corrected: P-values by the largest |z| of all sites and ranks; equal where there is one.
-        control_variance: Share of variance that controls remove, in the shape of their effects.
-        dormant: Share of the subspace of which the block writes nothing to the residual stream:
-            effects may come through it alone (Makelov et al., 2023). NaN in the stream.
-        ranks: Numbers of components.
-        sites: Names of the sites.
     """
 
-    variance_removed: Array
+    variance_removed: Array  # share of the variance of the reference in the subspace
+    # Ends of the middle part of the controls' effects, `(controls, sites, ranks)`
     null_low: Array
     null_high: Array
+    # P-values by the largest |z| of all sites and ranks; equal where there is one
     p_corrected: Array
-    control_variance: Array
+    control_variance: Array  # share of variance that controls remove, in the shape of their effects
+    # Share of the subspace of which the block writes nothing to the residual stream: effects may
+    # come through it alone (Makelov et al., 2023). NaN in the stream.
     dormant: Array
-    ranks: tuple[int, ...]
+    ranks: tuple[int, ...]  # numbers of components
     sites: tuple[str, ...]
 
     def scalars(self) -> dict[str, float]:
@@ -80,17 +72,10 @@ class SubspaceRemoval(Controlled):
 
 @takes("removals of subspaces")
 def subspace_removal(
-    removed: ArrayLike,
-    clean: ArrayLike,
-    controls: Mapping[str, ArrayLike],
-    kl: ArrayLike,
-    variance_removed: ArrayLike,
-    control_variance: Mapping[str, ArrayLike],
-    ranks: Sequence[int],
-    sites: Sequence[str],
-    dormant: ArrayLike | None = None,
-    **options: Unpack[ControlledArguments],
-) -> SubspaceRemoval:
+    removed: ArrayLike, clean: ArrayLike, controls: Mapping[str, ArrayLike], kl: ArrayLike,
+    variance_removed: ArrayLike, control_variance: Mapping[str, ArrayLike], ranks: Sequence[int],
+    sites: Sequence[str], dormant: ArrayLike | None = None, **options: Unpack[ControlledArguments],
+) -> SubspaceRemoval:  # fmt: skip
     """Measure what removing a subspace does, beyond the variance that goes with it.
 
     A subspace of much variance matters whatever it stands for. The p-value of a rank at a site is

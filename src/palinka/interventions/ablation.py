@@ -12,30 +12,23 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from palinka.errors import InputError
-from palinka.interventions.cells import Cells, cells_of
 from palinka.interventions.engine import Ints, run
 from palinka.interventions.lens import TargetTokens, frozen_direction
 from palinka.interventions.logit_attribution import functional_at
 from palinka.interventions.metrics import TOP
 from palinka.interventions.pairs import Pairs
-from palinka.interventions.patching import by_component, measured
+from palinka.interventions.patching import Cells, by_component, cells_of, measured, plan_of
 from palinka.interventions.plan import Cell, named_value
 from palinka.interventions.study import Measured, Study
 from palinka.language_models.token_text import token_texts
 
 
 def ablation(
-    study: Study,
-    *,
-    components: Sequence[str] = ("attn.out", "mlp.out", "heads"),
-    value: str | Sequence[str] = "mean",
-    positions: str | Sequence[str | int] | None = None,
-    reference: Literal["stimuli", "template", "text"] = "stimuli",
-    repeats: int = 10,
-    seed: int = 0,
-    units: Sequence[int] = (),
-    selection: dict[str, str | int] | None = None,
-) -> Iterator[Measured]:
+    study: Study, *, components: Sequence[str] = ("attn.out", "mlp.out", "heads"),
+    value: str | Sequence[str] = "mean", positions: str | Sequence[str | int] | None = None,
+    reference: Literal["stimuli", "template", "text"] = "stimuli", repeats: int = 10, seed: int = 0,
+    units: Sequence[int] = (), selection: dict[str, str | int] | None = None,
+) -> Iterator[Measured]:  # fmt: skip
     """Replace each cell of each component in the clean runs, and measure the outcomes.
 
     Stimuli without answers are taken as texts: their outcomes are `kl`, `cross_entropy`,
@@ -63,24 +56,23 @@ def ablation(
         found = [cells_of(study, component, each, positions, 1, units) for each in values]
         cells = [cell for each in found for cell in each.cells]
         maps[component] = Cells({"value": names, **found[0].axes}, cells)
-    plan = [cell for each in maps.values() for cell in each.cells]
+    plan, metrics, direct = plan_of(maps), list(study.metrics), None
     pairs = study.pairs or Pairs(study.tokens, (), (), (), study.clusters)
-    known = study.pairs is not None and "logit_difference" in study.metrics
-    direct = _DirectEffects(study, plan) if known else None
-    metrics = [*study.metrics, *[TOP] * (study.pairs is not None)]
+    if pairs.answers:
+        metrics.append(TOP)
+        direct = _DirectEffects(study, plan) if "logit_difference" in metrics else None
     outcomes = run(study.model, pairs, plan, base="clean", metrics=metrics, watch=direct)
     draws = np.array([[cell[0].value.repeats] for cell in plan])
-    tops = {}
-    if study.pairs is not None:
+    effects, tops = None, {}
+    if pairs.answers:
         ids = np.where(draws == 1, outcomes.values[TOP], -1), outcomes.clean[TOP]
         texts, clean = (_tokens(study.model.tokenizer, each) for each in ids)
         tops = {"top": by_component(texts, maps), "clean_top": clean}
+    if direct and not np.isnan(direct.effects).all():
+        effects = by_component(direct.effects / draws, maps)
     for each in measured(study, outcomes, maps):
-        effects = None
-        of_difference = each.data["outcome"] == "logit_difference"
-        if direct and of_difference and not np.isnan(direct.effects).all():
-            effects = by_component(direct.effects / draws, maps)
-        yield Measured(each.part, {**each.data, "direct": effects, **tops})
+        own = effects if each.data["outcome"] == "logit_difference" else None
+        yield Measured(each.part, {**each.data, "direct": own, **tops})
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, ids: NDArray[np.float64]) -> NDArray[np.str_]:
@@ -91,13 +83,10 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, ids: NDArray[np.float64]) -> NDA
 
 
 class _DirectEffects:
-    """Changes of the logit difference by what cells themselves write.
+    """Changes of the logit difference by what cells write, at the clean run's scales of norms.
 
-    Scales of norms are those of the clean run.
-
-    Attributes:
-        effects: `(cells, prompts)`, summed over repeats; NaN where a change was at a site without
-            a linear path to the residual stream.
+    `effects`, `(cells, prompts)`, are sums over repeats; NaN where a change was at a site without
+    a linear path to the residual stream.
     """
 
     def __init__(self, study: Study, plan: Sequence[Cell]) -> None:

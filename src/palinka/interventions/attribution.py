@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
+from itertools import product
 from typing import Any, Literal
 
 import numpy as np
@@ -10,12 +11,11 @@ import torch
 from torch import Tensor
 
 from palinka.errors import InputError
-from palinka.interventions.cells import OF_SITE, cells_of
 from palinka.interventions.directions import latents_and_slope
 from palinka.interventions.engine import Bools, Floats, Ints, Outcomes, run
 from palinka.interventions.metrics import METRICS, Targets, find_metrics
 from palinka.interventions.pairs import BASES, Direction, Pairs
-from palinka.interventions.patching import by_component, measured
+from palinka.interventions.patching import OF_SITE, by_component, cells_of, measured, plan_of
 from palinka.interventions.plan import Cell, Patch
 from palinka.interventions.sources import BATCH, Edit, Sources, edits_of, exact, same_length
 from palinka.interventions.study import Measured, Study
@@ -25,17 +25,11 @@ from palinka.language_models.sites import hook
 
 
 def attribution(
-    study: Study,
-    *,
-    components: Sequence[str] = ("resid", "attn.out", "mlp.out", "heads"),
-    positions: str | Sequence[str | int] = "roles",
-    direction: Direction = "denoise",
-    steps: int = 0,
-    verify: int | Literal["all"] = 20,
-    seed: int = 0,
-    units: Sequence[int] = (),
+    study: Study, *, components: Sequence[str] = ("resid", "attn.out", "mlp.out", "heads"),
+    positions: str | Sequence[str | int] = "roles", direction: Direction = "denoise",
+    steps: int = 0, verify: int | Literal["all"] = 20, seed: int = 0, units: Sequence[int] = (),
     selection: dict[str, str | int] | None = None,
-) -> Iterator[Measured]:
+) -> Iterator[Measured]:  # fmt: skip
     """Estimate the effect of patching each cell from gradients, and measure that of some.
 
     Args:
@@ -58,8 +52,7 @@ def attribution(
         if name in OF_SITE and not units and len(study.sites) == 1:
             own = range(study.check_units(study.sites[0], (), name == "latents"))
         maps[name] = cells_of(study, name, Patch(), positions, 1, own)
-    plan = [cell for each in maps.values() for cell in each.cells]
-    base = BASES[direction]
+    plan, base = plan_of(maps), BASES[direction]
     given: Any = {"base": base, "metrics": study.metrics}
     found = attribute(study.model, study.prompts, plan, steps=steps, **given)
     ends = getattr(found, base)
@@ -89,35 +82,18 @@ def _to_verify(found: Outcomes, ends: Any, verify: int | Literal["all"], seed: i
 @torch.inference_mode(False)
 @torch.enable_grad()
 def attribute(
-    lm: LanguageModel,
-    pairs: Pairs,
-    plan: Sequence[Cell],
-    *,
+    lm: LanguageModel, pairs: Pairs, plan: Sequence[Cell], *,
     base: Literal["corrupted", "clean"] = "corrupted",
-    metrics: Sequence[str] = ("logit_difference",),
-    steps: int = 0,
-) -> Outcomes:
+    metrics: Sequence[str] = ("logit_difference",), steps: int = 0,
+) -> Outcomes:  # fmt: skip
     """Estimate the outcomes of patches, as `run` measures them, by one backward pass for all.
 
     The effect of a patch is `(h' - h) · dm/dh` to first order, summed over dimensions and
     positions, with the activation `h` of the base run, `h'` that of the other run, and the outcome
     `m`. With latents of an autoencoder, `dm/dh` goes through its decoder.
 
-    It fails where the outcome is far from linear between the two runs: for queries and keys where
-    the attention is saturated, for the residual stream of early layers, whose difference is large,
-    and where a cell's direct and indirect effects cancel.
-
-    Args:
-        lm: The model, of a family whose sites have names.
-        pairs: The prompts.
-        plan: Cells of patches from the other run.
-        base: The prompts whose activations are patched.
-        metrics: Names of outcomes with a gradient. That of `kl` is 0 at the clean prompts.
-        steps: Number `n` of steps of integrated gradients: `dm/dh` is the mean over runs whose
-            embeddings lie between those of both prompts, at `(k - 1/2) / n`; 0 for the base run.
-
-    Returns:
-        Outcomes, of which `values` are estimates.
+    With `n` steps of integrated gradients, `dm/dh` is the mean over runs whose embeddings lie
+    between those of both prompts, at `(k - 1/2) / n`.
 
     Source:
         Nanda (2023), attribution patching; Hanna, Pezzelle & Belinkov (2024) for gradients between
@@ -126,8 +102,8 @@ def attribute(
     functions = find_metrics(metrics)
     pairs.check_texts()
     if "rank" in functions:
-        others = ", ".join(name for name in METRICS if name != "rank")
-        raise InputError(f"rank has no gradient; choose among {others}")
+        known = ", ".join(name for name in METRICS if name != "rank")
+        raise InputError(f"rank has no gradient; choose among {known}")
     if "kl" in functions and base == "clean" and not steps:
         fault = "kl has the gradient 0 in the clean run, which direction: noise differentiates"
         raise InputError(f"{fault}; set direction: denoise, or steps: 10")
@@ -135,7 +111,7 @@ def attribute(
     sources, shape = Sources(lm, pairs, base), (len(plan), len(pairs))
     parts: dict[Any, list[tuple[int, Edit]]] = {}  # edits of the same units, at other positions
     for c, cell in enumerate(plan):
-        for edit in edits_of(lm, sources, cell):
+        for edit in edits_of(sources, cell):
             part = edit.site, edit.given.dictionary, edit.units
             parts.setdefault(part, []).append((c, edit))
     places = {part: np.stack([edit.at for _, edit in some]) for part, some in parts.items()}
@@ -151,14 +127,13 @@ def attribute(
     for members in same_length(pairs.clean, BATCH):
         ids = {of: torch.tensor([sources.ids[of][i] for i in members]) for of in ends}
         with torch.no_grad():
-            there, logits = _forward(lm, ids[other], sites)
+            there, others = _forward(lm, ids[other], sites)
         here, own = _forward(lm, ids[base], sites)
-        clean = (own if base == "clean" else logits).detach()
+        of_runs: dict[str, Tensor] = {base: own.detach(), other: others}
         answers, wrong = ([given[i] for i in members] for given in (pairs.answers, pairs.wrong))
-        targets = Targets.of(answers, wrong, clean)
-        for name, function in every.items():
-            ends[base][name][members] = function(own.detach(), targets).cpu().numpy()
-            ends[other][name][members] = function(logits, targets).cpu().numpy()
+        targets = Targets.of(answers, wrong, of_runs["clean"])
+        for of, name in product(ends, every):
+            ends[of][name][members] = every[name](of_runs[of], targets).cpu().numpy()
         gradients: dict[str, dict[str, Any]] = {n: dict.fromkeys(sites, 0.0) for n in functions}
         for step in range(max(1, steps)):
             states, logits = here, own
@@ -172,12 +147,12 @@ def attribute(
                     gradients[name][site] += exact(gradient) / max(1, steps)
         for name, by_site in gradients.items():
             products: dict[Any, Floats] = {}  # of all units of a site
-            for (*key, units), some in parts.items():
-                if (at_site := tuple(key)) not in products:
-                    products[at_site] = _products(lm, some[0][1], here, there, by_site)
+            for (site, dictionary, units), some in parts.items():
+                if (site, dictionary) not in products:
+                    products[site, dictionary] = _products(lm, some[0][1], here, there, by_site)
                 chosen = slice(None) if units is None else list(units)
-                by_token = products[at_site][..., chosen].sum(axis=-1)
-                at = places[(*key, units)][:, members, : by_token.shape[1]]
+                by_token = products[site, dictionary][..., chosen].sum(axis=-1)
+                at = places[site, dictionary, units][:, members, : by_token.shape[1]]
                 cells = np.array([c for c, _ in some])[:, None]
                 np.add.at(effects[name], (cells, members), np.einsum("pt,cpt->cp", by_token, at))
     values = {name: ends[base][name] + effect for name, effect in effects.items()}

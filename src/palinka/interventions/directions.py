@@ -31,8 +31,7 @@ def directions_at(
     with `probe` the weights of a logistic regression between them; what `latents` write; and a
     finding that is selected.
     """
-    found: dict[str, Array] = {}
-    means = None
+    found, means = dict[str, Array](), None
     if probe and not contrast:
         raise InputError("probe: a probe is between two conditions; give contrast, a stimuli file")
     if contrast:
@@ -79,11 +78,7 @@ def windows_of(study: Study, path: str, tokens: int) -> list[Sequence[int]]:
     """Parts of texts of a stimuli file, from its conditions by turns, with a number of tokens."""
     assert study.texts is not None
     cut = [
-        [
-            text[start : start + WINDOW]
-            for text in texts
-            for start in range(0, len(text) - 1, WINDOW)
-        ]
+        [text[at : at + WINDOW] for text in texts for at in range(0, len(text) - 1, WINDOW)]
         for texts in study.texts(path).values()
     ]
     by_turns = [window for turn in zip_longest(*cut, fillvalue=()) for window in turn if window]
@@ -113,8 +108,7 @@ def contrast_means(
     if len(texts) != 2:
         given = f"{len(texts)} are given: {', '.join(texts)}"
         raise InputError(f"a contrast has two conditions; {given}")
-    used = [*held_out.clean, *held_out.corrupted] if held_out else []
-    prompts = {tuple(ids) for ids in used}
+    prompts = {*map(tuple, [*held_out.clean, *held_out.corrupted] if held_out else [])}
     if any(tuple(text) in prompts for of in texts.values() for text in of):
         raise InputError("a text of contrast is also a prompt; hold it out: give other texts")
     a, b = (

@@ -127,7 +127,7 @@ def run(
     sources = Sources(lm, pairs, base, reference, states, times)
     if sources.whole and min(map(len, pairs.clean)) < 3:
         raise InputError("a text has fewer than 3 tokens, which is too short for outcomes of texts")
-    cells = [edits_of(lm, sources, cell) for cell in plan]
+    cells = [edits_of(sources, cell) for cell in plan]
     every = [edit for edits in cells for edit in edits]
     shape, never = (len(plan), len(pairs)), np.iinfo(np.int64).max
     acts, first, joins = np.zeros(shape, bool), np.full(shape, never), np.full(shape, never)

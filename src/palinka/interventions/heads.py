@@ -34,17 +34,10 @@ def heads(
     """
     tokens = Tokens.of(study.tokens)
     found = head_sums(study.model, tokens, length=length, sequences=sequences, seed=seed)
-    first = Tokens.of(study.tokens[:1])
-    layers = range(study.model.spec.sites.layers)
-    patterns = study.model.attention(first, layers)
-    every = {
-        (layer, head): pattern.cpu().numpy()
-        for layer, of_text in patterns.items()
-        for head, pattern in enumerate(of_text[0])
-    }
-    shown = token_texts(study.model.tokenizer, study.tokens[0])
-    data = {**found, "clusters": study.clusters or None}
-    yield Measured("", data, {"patterns": every, "tokens": shown})
+    patterns = study.model.attention(Tokens.of(study.tokens[:1])).items()
+    every = {(i, h): x.cpu().numpy() for i, (heads,) in patterns for h, x in enumerate(heads)}
+    context = {"patterns": every, "tokens": token_texts(study.model.tokenizer, study.tokens[0])}
+    yield Measured("", {**found, "clusters": study.clusters or None}, context)
 
 
 def head_sums(
@@ -52,15 +45,10 @@ def head_sums(
 ) -> dict[str, Arrays]:
     """Sum the attention of every head over texts, and over random tokens that are repeated.
 
-    Patterns are summed block by block as the model runs. `analyses.head_scores` has the scores;
-    random tokens, uniform over those that are not special, are as `heads` has them, and followed by
-    others for the reference.
-
-    Returns:
-        By name of a score, `sums` over the queries, `(layers, heads, texts)`, `counts` of the
-        queries, `(texts,)`, and `reference`, the sums without what a score is about: of a head that
-        attends to all tokens alike, `(texts,)`, or of each head in random tokens that are not
-        repeated.
+    By name of a score, which `analyses.head_scores` defines, `sums` over the queries,
+    `(layers, heads, texts)`, `counts` of the queries, `(texts,)`, and `reference`, the sums without
+    what a score is about: of a head that attends to all tokens alike, `(texts,)`, or of each head
+    in random tokens that others follow. Random tokens are uniform over those that are not special.
     """
     if tokens.lengths.min() < 2:
         raise InputError("a text has 1 token; scores of heads need at least 2: leave it out")

@@ -22,23 +22,14 @@ Ids = Sequence[Sequence[int]]
 
 
 class TargetTokens(NamedTuple):
-    """Tokens of texts, and the ids that each of them should predict.
+    """Tokens of texts, and the ids that each of them should predict."""
 
-    Attributes:
-        texts: Token ids of each text.
-        positions: Positions of the tokens in each text.
-        answers: Ids of the rightly predicted tokens of each, one or more; logits are averaged.
-        wrong: Ids of wrong ones to compare with; None for the mean over the vocabulary.
-        clusters: Unit of inference of each token, `(tokens,)`.
-        shown: Numbers of tokens for a figure.
-    """
-
-    texts: Ids
-    positions: Ids
-    answers: Ids
-    wrong: Ids | None
-    clusters: Sequence[Any]
-    shown: Sequence[int]
+    texts: Ids  # token ids of each text
+    positions: Ids  # positions of the tokens in each text
+    answers: Ids  # ids of the rightly predicted tokens of each, one or more; logits are averaged
+    wrong: Ids | None  # ids of wrong ones to compare with; None for the mean over the vocabulary
+    clusters: Sequence[Any]  # unit of inference of each token, `(tokens,)`
+    shown: Sequence[int]  # numbers of tokens for a figure
 
     @classmethod
     def of(cls, study: Study) -> "TargetTokens":
@@ -47,14 +38,13 @@ class TargetTokens(NamedTuple):
             last = [[len(ids) - 1] for ids in pairs.clean]
             shown = [pairs.templates.index(name) for name in dict.fromkeys(pairs.templates)]
             return cls(pairs.clean, last, pairs.answers, pairs.wrong, pairs.templates, shown)
-        every = study.clusters or range(len(study.tokens))
-        labels = [label for label, ids in zip(every, study.tokens, strict=True) if len(ids) > 1]
+        labels = study.clusters or range(len(study.tokens))
         texts = [ids for ids in study.tokens if len(ids) > 1]
         if not texts:
             raise InputError("no text has a next token; give texts of two tokens or more")
         positions = [range(len(ids) - 1) for ids in texts]
         following = [[after] for ids in texts for after in ids[1:]]
-        clusters = [label for label, at in zip(labels, positions, strict=True) for _ in at]
+        clusters = [x for x, ids in zip(labels, study.tokens, strict=True) for _ in ids[1:]]
         return cls(texts, positions, following, None, clusters, positions[0])
 
     def read(
@@ -67,11 +57,9 @@ class TargetTokens(NamedTuple):
             found = model.read(Tokens.of(self.texts[batch]), sites, BATCH_TEXTS)
             at = [(row, p) for row, each in enumerate(self.positions[batch]) for p in each]
             rows, columns = torch.tensor(at, device=model.device).T
-            yield (
-                slice(start, start + len(at)),
-                {site: values[rows, columns] for site, values in found.items()},
-            )
-            start += len(at)
+            stop = start + len(at)
+            yield slice(start, stop), {s: values[rows, columns] for s, values in found.items()}
+            start = stop
 
 
 def lens(study: Study, *, norm: bool = True, k: int = 5) -> Iterator[Measured]:
@@ -86,8 +74,6 @@ def lens(study: Study, *, norm: bool = True, k: int = 5) -> Iterator[Measured]:
     layers = model.spec.sites.layers
     sites = [*(f"hidden.{layer}" for layer in range(layers)), f"blocks.{layers - 1}.resid"]
     vocabulary = model.model.config.vocab_size
-    if not 1 <= k <= vocabulary:
-        raise InputError(f"k: {k} tokens of a vocabulary of {vocabulary}; give 1 to {vocabulary}")
     rows = max(1, CHUNK_LOGITS // vocabulary)
     parts: list[dict[str, NDArray[Any]]] = []
     for some, found in targets.read(model, sites):
@@ -144,20 +130,13 @@ def final_norm(model: LanguageModel) -> nn.Module:
     return model.model.get_submodule(sites.tap(f"hidden.{sites.layers}").module)
 
 
-def _unembedding(model: LanguageModel) -> Any:
-    output: Any = model.model.get_output_embeddings
-    return output()
-
-
 def unembed(model: LanguageModel, states: Tensor, norm: bool = True) -> Tensor:
     """Logits, `(rows, vocabulary)`, of states of the residual stream, `(rows, width)`.
 
     Through the final norm, the unembedding and the family's softcap; without `norm`, the states
     are ones that are already normed.
     """
-    unembedding = _unembedding(model)
-    logits: Tensor = unembedding(final_norm(model)(states) if norm else states)
-    logits = exact(logits)
+    logits = exact(model.unembedding(final_norm(model)(states) if norm else states))
     cap = getattr(model.model.config, "final_logit_softcapping", None)
     return logits if cap is None else cap * torch.tanh(logits / cap)
 
@@ -168,20 +147,12 @@ def frozen_direction(
 ) -> tuple[Tensor, Tensor]:
     """The logit difference as a function of what is added to the residual stream.
 
-    The final norm's scale is that of the run, so that the function is linear: summed over parts
-    `c` of the final residual, `functional · c`, and `constant`, are the logit difference before
-    any softcap.
-
-    Args:
-        model: The language model.
-        final_residual: Outputs of the last block, `(rows, width)`.
-        answers: Token ids of each row, one or more, whose logits are averaged.
-        wrong: Those to subtract; None for the mean logit of the vocabulary.
-
-    Returns:
-        The functional, `(rows, width)`, and the constant, `(rows,)`, in float32 or float64.
+    That of `answers`, ids of each row whose logits are averaged, minus that of `wrong`; None for
+    the mean over the vocabulary. With the final norm's scale in the run, whose last block returned
+    `final_residual`, `(rows, width)`, the function is linear: summed over parts `c` of that,
+    `functional · c`, `(rows, width)`, and `constant`, `(rows,)`, both in float32 or float64, are
+    the logit difference before any softcap.
     """
-    unembedding = _unembedding(model)
     like = exact(final_residual)
 
     def difference(of_tokens: Tensor) -> Tensor:
@@ -191,15 +162,13 @@ def frozen_direction(
                 means.append(exact(of_tokens).mean(0))
             else:
                 ids, weights = padded_sets(sets, like)
-                means.append(
-                    torch.einsum("rk,rk...->r...", weights.to(like), of_tokens[ids].to(like))
-                )
+                rows = of_tokens[ids].to(like)
+                means.append(torch.einsum("rk,rk...->r...", weights.to(like), rows))
         return means[0] - means[1]
 
-    constant = like.new_zeros(len(like))
-    if (bias := getattr(unembedding, "bias", None)) is not None:
-        constant = difference(bias)
-    directions = difference(unembedding.weight)
+    bias = getattr(model.unembedding, "bias", None)
+    constant = like.new_zeros(len(like)) if bias is None else difference(bias)
+    directions = difference(model.unembedding.weight)
     functional, added = through_norm(final_norm(model), final_residual, directions)
     return functional, constant + added
 

@@ -5,16 +5,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import product
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
+from scipy.special import ndtri
 
 from palinka.errors import InputError
 from palinka.interventions.directions import output_rows
-from palinka.interventions.engine import run
-from palinka.interventions.matching import match_units
+from palinka.interventions.engine import Bools, Floats, Ints, run
 from palinka.interventions.plan import Intervention, Position, named_value
 from palinka.interventions.sources import Sources
 from palinka.interventions.study import Measured, Study
@@ -22,20 +22,15 @@ from palinka.language_models.edits import latents_of
 from palinka.language_models.model import Tokens
 from palinka.language_models.token_text import token_texts
 
+NEAREST = 20  # a control is one of this many unselected units that are nearest to its selected unit
+
 
 def lesion(
-    study: Study,
-    *,
-    selection: dict[str, str | int] | None = None,
-    holdout: Literal["", "frames"] = "",
-    units: Sequence[int] = (),
-    value: Literal["zero", "mean", "median", "resample"] = "zero",
-    positions: str | int = "all",
-    draws: int = 200,
-    dose: Sequence[int] = (),
-    preferred: str = "",
-    seed: int = 0,
-) -> Iterator[Measured]:
+    study: Study, *, selection: dict[str, str | int] | None = None,
+    holdout: Literal["", "frames"] = "", units: Sequence[int] = (),
+    value: Literal["zero", "mean", "median", "resample"] = "zero", positions: str | int = "all",
+    draws: int = 200, dose: Sequence[int] = (), preferred: str = "", seed: int = 0,
+) -> Iterator[Measured]:  # fmt: skip
     """Ablate selected units of clean prompts together, and as many control units in each draw.
 
     Args:
@@ -111,7 +106,7 @@ def lesion(
         yield Measured(study.part(metric), data)
 
 
-def _covariates(study: Study, site: str, where: Position) -> NDArray[np.float64]:
+def _covariates(study: Study, site: str, where: Position) -> Floats:
     """Log mean |activation| at the lesioned positions, and log norm of what a unit writes."""
     lm, prompts = study.model, study.prompts
     tokens = Tokens.of(prompts.clean)
@@ -129,7 +124,66 @@ def _covariates(study: Study, site: str, where: Position) -> NDArray[np.float64]
     return torch.stack([size.log().cpu() for size in sizes]).numpy()
 
 
-def _prefers(study: Study, answer: str) -> NDArray[np.bool_] | None:
+class Matched(NamedTuple):
+    """Sets of control units, and how far they are from the selected ones."""
+
+    controls: Ints  # `(draws, k)`; the control of each selected unit, in their order
+    # Mean of the selected units minus that of all others, by covariate, in standard deviations of
+    # the normal scores over all units
+    before: Floats
+    after: Floats  # mean of the selected units minus that of their controls in all draws
+
+
+def normal_scores(values: ArrayLike) -> Floats:
+    """Standard normal quantiles of ranks along the last axis, `Φ⁻¹(rank / (n + 1))`.
+
+    Values that agree to 6 decimals are tied, so that norms of 1 up to rounding are.
+    """
+    from scipy.stats import rankdata  # slow to import
+
+    ranks = rankdata(np.asarray(values).round(6), axis=-1)
+    return np.asarray(ndtri(ranks / (ranks.shape[-1] + 1)))
+
+
+def match_units(
+    covariates: ArrayLike, selected: Sequence[int] | Ints, draws: int, seed: int | Sequence[int] = 0
+) -> Matched:
+    """Draw sets of unselected units that are like the selected ones, unit by unit.
+
+    Covariates, `(covariates, units)`, become normal scores over all units. In each draw the k
+    selected units, at most half of all, are visited in random order, and each gets one of the
+    `NEAREST` unselected units that are left, at random.
+
+    Source:
+        Rosenbaum & Rubin (1985) for matching without replacement and the standardized difference.
+    """
+    scores, chosen = normal_scores(covariates), np.asarray(selected, np.int64)
+    k = len(chosen)
+    others = np.setdiff1d(np.arange(scores.shape[1]), chosen)
+    distance = np.square(scores[:, chosen, None] - scores[:, None, others]).sum(0)
+    distance = distance.round(9)  # quantiles lie on a grid: ties are many, but for their rounding
+    # No more can be taken before the last of the k is visited.
+    nearest = np.argsort(distance, axis=1, kind="stable")[:, : NEAREST + k - 1]
+    random = np.random.default_rng(seed)
+    visits = random.permuted(np.tile(np.arange(k), (draws, 1)), axis=1)
+    taken, controls = np.zeros((draws, len(others)), bool), np.empty((draws, k), np.int64)
+    every = np.arange(draws)
+    for step, visited in enumerate(visits.T):
+        near = nearest[visited]
+        free = ~taken[every[:, None], near]
+        nth = random.integers(min(NEAREST, len(others) - step), size=(draws, 1))
+        place = ((np.cumsum(free, axis=1) == nth + 1) & free).argmax(1)
+        control = near[every, place]
+        taken[every, control] = True
+        controls[every, visited] = others[control]
+    spread = scores.std(axis=1)
+    spread[spread == 0] = 1.0
+    own = scores[:, chosen].mean(1)
+    before = (own - scores[:, others].mean(1)) / spread
+    return Matched(controls, before, (own - scores[:, controls].mean((1, 2))) / spread)
+
+
+def _prefers(study: Study, answer: str) -> Bools | None:
     """Mask of the prompts with an answer."""
     if not answer:
         return None

@@ -14,23 +14,14 @@ from palinka.errors import InputError, did_you_mean
 
 
 class Targets(NamedTuple):
-    """Answers, and clean logits, that the outcomes of several rows refer to.
+    """Answers, and clean logits, that the outcomes of several rows refer to."""
 
-    Attributes:
-        answers: Token ids, `(rows, k)`, padded.
-        answer_weights: Weights of their mean, 0 for padding.
-        wrong: Ids of wrong answers, as for `answers`.
-        wrong_weights: Weights of their mean.
-        prompts: Number of each row's prompt.
-        clean: Logits of the clean prompts, `(prompts, vocabulary)`.
-    """
-
-    answers: Tensor
-    answer_weights: Tensor
-    wrong: Tensor
-    wrong_weights: Tensor
-    prompts: Tensor
-    clean: Tensor
+    answers: Tensor  # token ids, `(rows, k)`, padded
+    answer_weights: Tensor  # weights of their mean, 0 for padding
+    wrong: Tensor  # ids of wrong answers, as for `answers`
+    wrong_weights: Tensor  # weights of their mean
+    prompts: Tensor  # number of each row's prompt
+    clean: Tensor  # logits of the clean prompts, `(prompts, vocabulary)`
 
     @classmethod
     def of(
@@ -92,12 +83,7 @@ def kl(logits: Tensor, targets: Targets) -> Tensor:
     return (clean.exp() * (clean - logits.double().log_softmax(1))).sum(1)
 
 
-def top(logits: Tensor, targets: Targets) -> Tensor:
-    """Id of the most probable token: to compare, not an outcome to average."""
-    return logits.argmax(1).double()
-
-
-TOP = "most probable token"  # of no use to people as an outcome
+TOP = "most probable token"  # its id: to compare, not an outcome to average
 METRICS: dict[str, Callable[[Tensor, Targets], Tensor]] = {
     function.__name__: function
     for function in (logit_difference, log_probability, probability, rank, kl)
@@ -142,12 +128,13 @@ TEXT_METRICS: dict[str, Callable[[Text, Text], Tensor]] = {
 
 def find_metrics(names: Sequence[str], of_texts: bool = False) -> dict[str, Callable[..., Tensor]]:
     """Outcomes by name: `(logits, targets) -> (rows,)`, or `(text, clean text) -> ()`."""
-    known: dict[str, Callable[..., Tensor]] = dict(TEXT_METRICS if of_texts else METRICS)
-    for name in names:
-        if name not in known and (name != TOP or of_texts):
-            kind = "texts" if of_texts else "prompts"
-            raise InputError(f"there is no outcome {name!r} of {kind}{did_you_mean(name, known)}")
-    return {name: known.get(name, top) for name in names}
+    known: dict[str, Callable[..., Tensor]] = {**(TEXT_METRICS if of_texts else METRICS)}
+    kind, offered = "texts" if of_texts else "prompts", list(known)
+    known[TOP] = lambda logits, targets: logits.argmax(1).double()
+    if unknown := [name for name in names if name not in known]:
+        hint = did_you_mean(unknown[0], offered)
+        raise InputError(f"there is no outcome {unknown[0]!r} of {kind}{hint}")
+    return {name: known[name] for name in names}
 
 
 def rounding_of(metric: str, unchanged: NDArray[np.float64], logits: Tensor) -> NDArray[np.float64]:

@@ -27,7 +27,6 @@ class Pairs:
         wrong: Ids of the tokens that follow the corrupted prompt.
         templates: Name of the template of each pair: the unit of inference.
         roles: By name of a role, its position in each prompt; `end` is the last token.
-        display: The tokens of the clean prompts as text.
         noise: Where noise on the embeddings takes the place of corrupted prompts, the positions
             that get it, one or more in each prompt.
         sigma: Standard deviation of the noise, in units of that of all elements of the embeddings
@@ -40,7 +39,6 @@ class Pairs:
     wrong: Sequence[Sequence[int]]
     templates: Sequence[Any]
     roles: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    display: Sequence[Sequence[str]] = ()
     noise: Sequence[Sequence[int]] = ()
     sigma: float = 0.0
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from palinka.errors import InputError
 from palinka.interventions.engine import Outcomes, run
-from palinka.interventions.pairs import BASES, Direction, Pairs
+from palinka.interventions.pairs import BASES, Base, Direction, Pairs
 from palinka.interventions.plan import Cell, Intervention, Patch
 from palinka.interventions.sources import same_length
 from palinka.interventions.study import Measured, Study
@@ -26,13 +26,9 @@ _RECEIVER = re.compile(r"(blocks\.(\d+)\.(attn\.[qkv]|mlp\.in))(\.\d+)?")
 
 
 def paths(
-    study: Study,
-    *,
-    receivers: Sequence[str] = ("logits",),
-    through: Through = "stream",
-    jointly: bool = False,
-    direction: Direction = "denoise",
-) -> Iterator[Measured]:
+    study: Study, *, receivers: Sequence[str] = ("logits",), through: Through = "stream",
+    jointly: bool = False, direction: Direction = "denoise",
+) -> Iterator[Measured]:  # fmt: skip
     """Patch what each head and MLP writes, and the embeddings, into receivers alone.
 
     Args:
@@ -45,11 +41,10 @@ def paths(
         direction: `denoise` patches what is written in the clean into the corrupted run, `noise`
             the reverse.
     """
-    lm, base = study.model, BASES[direction]
+    lm = study.model
     groups = [[*receivers]] if jointly else [[name] for name in receivers]
-    found = path_outcomes(
-        lm, study.prompts, groups, through=through, base=base, metrics=study.metrics
-    )
+    given: Any = {"through": through, "base": BASES[direction], "metrics": study.metrics}
+    found = path_outcomes(lm, study.prompts, groups, **given)
     names = [re.sub(r"blocks\.|attn\.", "", " and ".join(group)) for group in groups]
     layers, count = range(lm.spec.sites.layers), lm.heads.count
     axes: dict[str, dict[str, Sequence[Any]]] = {
@@ -78,31 +73,18 @@ def senders_of(lm: LanguageModel) -> list[str]:
 
 @torch.no_grad()
 def path_outcomes(
-    lm: LanguageModel,
-    pairs: Pairs,
-    receivers: Sequence[Sequence[str]],
-    *,
-    through: Through = "stream",
-    base: Any = "corrupted",
+    lm: LanguageModel, pairs: Pairs, receivers: Sequence[Sequence[str]], *,
+    through: Through = "stream", base: Base = "corrupted",
     metrics: Sequence[str] = ("logit_difference",),
-) -> Outcomes:
+) -> Outcomes:  # fmt: skip
     """Measure outcomes where receivers read what one sender writes in the other run.
 
     A receiver reads `r' = r + w' - w` in place of the residual stream `r`, where the sender writes
     `w`, and `w'` in the other run; the norm before the receiver is computed from `r'`. All others
-    read the unchanged stream, and then what the receiver makes of it.
-
-    Args:
-        lm: The model, of a family that adds what components write to the stream as it is.
-        pairs: The prompts.
-        receivers: Groups of sites, or `["logits"]`, each patched together.
-        through: As in `paths`.
-        base: The prompts that are changed.
-        metrics: Names of outcomes.
-
-    Returns:
-        Outcomes, whose `values` are `(senders, receivers, prompts)`, senders as in `senders_of`;
-        those of the base run where the receiver comes before the sender.
+    read the unchanged stream, and then what the receiver makes of it. Receivers are groups of
+    sites, or `["logits"]`, each patched together. Of the outcomes, `values` are
+    `(senders, receivers, prompts)`, senders as in `senders_of`; those of the base run where the
+    receiver comes before the sender.
 
     Source:
         Wang et al. (2022), appendix B, for `through` `mlps`; Goldowsky-Dill et al. (2023).
@@ -114,14 +96,12 @@ def path_outcomes(
         raise InputError(f"{fault}; choose a model without such norms")
     readers = [[_reader(lm, name) for name in group] for group in receivers]
     if any(LOGITS in group and len(group) > 1 for group in receivers):
-        raise InputError(
-            "the logits cannot be patched together with other receivers; list them alone"
-        )
+        given = "the logits cannot be patched together with other receivers"
+        raise InputError(f"{given}; list them alone")
     (final, _), sites = _reader(lm, LOGITS), {site for group in readers for site, _ in group}
     # Heads and MLPs themselves need no run to be seen by the logits.
     direct = final in sites and through == "stream"
-    prompts = {"clean": pairs.clean, "corrupted": pairs.corrupted}
-    order = ("corrupted", "clean") if base == "corrupted" else ("clean", "corrupted")
+    order = [pairs.corrupted, pairs.clean][:: 1 if base == "corrupted" else -1]
     starts = np.cumsum([0, *map(len, pairs.clean)])
     ends = run(lm, pairs, [], base=base, metrics=metrics)
     shape = len(senders), len(receivers), len(pairs)
@@ -129,11 +109,8 @@ def path_outcomes(
     for first in range(0, len(senders), BATCH):
         some, states = senders[first : first + BATCH], dict[tuple[str, str], Tensor]()
         for members in same_length(pairs.clean, BATCH):
-            ids = [
-                torch.tensor([prompts[of][i] for i in members], device=lm.device) for of in order
-            ]
-            own = sites - {final} if direct else sites
-            arrived = _arriving(lm, ids[0], ids[1], some, own, through)
+            ids = [torch.tensor([of[i] for i in members], device=lm.device) for of in order]
+            arrived = _arriving(lm, ids, some, sites - {final} if direct else sites, through)
             if direct:
                 written = [sender.replace("attn.z", "attn.result") for sender in some]
                 here, there = (lm.read(each, [*written, final]) for each in ids)
@@ -149,9 +126,8 @@ def path_outcomes(
             if cell:
                 plan[row, r] = cell
         if plan:
-            given: Any = {"base": base, "metrics": metrics, "states": states}
-            found = run(lm, pairs, [*plan.values()], **given)
-            at = tuple(np.array([*plan]).T)
+            cells, at = [*plan.values()], tuple(np.array([*plan]).T)
+            found = run(lm, pairs, cells, base=base, metrics=metrics, states=states)
             for name in metrics:
                 values[name][at] += found.values[name] - getattr(found, base)[name]
     return Outcomes(ends.clean, ends.corrupted, values, np.ones(shape, bool))
@@ -177,15 +153,15 @@ def _reaches(lm: LanguageModel, sender: str, receiver: str) -> bool:
 
 
 def _arriving(
-    lm: LanguageModel, here: Tensor, there: Tensor, senders: Sequence[str], sites: set[str],
+    lm: LanguageModel, ids: Sequence[Tensor], senders: Sequence[str], sites: set[str],
     through: Through,
 ) -> dict[str, Sequence[Tensor]]:  # fmt: skip
     """States of receivers, `(prompts, tokens, width)`, by sender whose write is exchanged."""
     if not sites:
         return {}
-    layers, n = range(lm.spec.sites.layers), len(here)
+    layers, n = range(lm.spec.sites.layers), len(ids[0])
     heads, mlps = ([f"blocks.{i}.{part}" for i in layers] for part in ("attn.z", "mlp.write"))
-    own, other = (lm.read(ids, [*heads, *mlps]) for ids in (here, there))
+    own, other = (lm.read(each, [*heads, *mlps]) for each in ids)
 
     def exchange(site: str, whole: Tensor) -> Tensor:
         frozen = site in heads or through == "stream"
@@ -196,9 +172,9 @@ def _arriving(
                 rows.copy_(tap.put(rows, tap.take(other[site])))
         return new
 
-    ids = torch.cat([there if sender == EMBEDDINGS else here for sender in senders])
+    rows = torch.cat([ids[sender == EMBEDDINGS] for sender in senders])
     with ExitStack() as stack:
         for site in (*heads, *mlps):
             stack.enter_context(lm.replaced(site, partial(exchange, site)))
-        found = lm.read(ids, [*sites], len(ids))
+        found = lm.read(rows, [*sites], len(rows))
     return {site: list(torch.split(found[site], n)) for site in sites}

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from functools import cache, partial
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -24,14 +24,17 @@ from palinka.interventions.plan import (
     Position,
     Resample,
     ScaleContribution,
+    Value,
 )
 from palinka.language_models import LanguageModel
 from palinka.language_models.attention import attending, attention_module
-from palinka.language_models.edits import latents_of
+from palinka.language_models.edits import EncodesAndDecodes, latents_of
 from palinka.language_models.sites import Tap, hook, reading
 
 Ints = NDArray[np.int64]
-R = TypeVar("R")
+Bools = NDArray[np.bool_]
+Dictionary = EncodesAndDecodes | None
+F = TypeVar("F", bound=Callable[..., Any])
 # Rows of later parts of a block skip what comes before: the attention, or the first half of the
 # MLP, too. Parallel MLPs do not read the attention, which makes no difference.
 _PART = {
@@ -51,7 +54,7 @@ class Edit(NamedTuple):
     joins: int  # 3 * block + part: where a row must have joined the batch
     units: tuple[int, ...] | None
     place: Position
-    at: NDArray[np.bool_]  # (prompts, tokens): where it acts
+    at: Bools  # (prompts, tokens): where it acts
     nth: int  # number of earlier edits of the cell at this site
 
 
@@ -67,6 +70,11 @@ def same_length(ids: Sequence[Sequence[int]], most: int) -> Iterator[Ints]:
 def exact(x: Tensor) -> Tensor:
     """Vectors in float32 at least."""
     return x.float() if x.dtype.itemsize < 4 else x
+
+
+def kept(function: F) -> F:
+    """A function that keeps what it returns, by its arguments."""
+    return cast("F", cache(function))
 
 
 class Base(NamedTuple):
@@ -131,15 +139,8 @@ def by_query(pattern: Tensor, keys: int) -> Tensor:
 class Sources:
     """Runs of clean, corrupted and reference prompts, and what edits take from them.
 
-    Attributes:
-        base: Name of the run that is changed.
-        ids: Token ids by run.
-        lengths: Numbers of tokens by run.
-        longest: The largest of them.
-        runs: Names of the base run, and of the other one, if there is one.
-        whole: Outcomes are of whole texts.
-        draws: Rows of each prompt, one for each draw of the noise on its embeddings.
-        logits: Logits at the last token by run, `(prompts, vocabulary)`.
+    `base` is the name of the run that is changed, and `draws` the number of rows of each prompt,
+    one for each draw of the noise on its embeddings.
     """
 
     def __init__(
@@ -152,23 +153,25 @@ class Sources:
         self._reference = next(iter(self.ids))
         self.lengths = {run: np.array([len(i) for i in ids]) for run, ids in self.ids.items()}
         self.longest = max(int(lengths.max()) for lengths in self.lengths.values())
-        self.whole, self.draws = not pairs.answers, draws
+        self.whole, self.draws = not pairs.answers, draws  # of whole texts
         self._starts = {run: np.cumsum([0, *n]) for run, n in self.lengths.items()}
         self._lm, self._pairs = lm, pairs
+        # The base run, and the other one, if there is one.
         self.runs = sorted(self.ids.keys() - {"reference"}, key=lambda run: run != base)
-        untyped: Any = lm.model
-        shape = len(pairs), len(untyped.get_output_embeddings().weight)
+        shape = len(pairs), len(lm.unembedding.weight)  # of logits at the last token
         dtype = torch.promote_types(lm.model.dtype, torch.float32)
         self.logits = {run: torch.empty(shape, dtype=dtype, device=lm.device) for run in self.runs}
         self._states = dict(states or {})  # (tokens of all prompts, width)
-        self._kept: dict[Any, Any] = {}
+        # Positions of a place in each prompt of a run, or None for all tokens; tokens that differ.
+        self.places, self.differ = kept(self._places), kept(self._differ)
+        self.located, self.free = kept(self._locate), kept(self._free)
+        self._noise, self._others = kept(self._draw_noise), kept(self._draw_others)
+        self._summaries = kept(self._summarize)
 
     def read(self, edits: Sequence[Edit], first: int | None) -> list[Base]:
         """Read what edits need and the logits of all runs, and what rows are copies of.
 
-        Args:
-            edits: All of the plan.
-            first: The first block in which rows run; None to leave all of it to the sweeps.
+        Rows run from the block `first` on; None leaves all of it to the sweeps.
         """
         if first is None:
             groups = [*same_length(self.ids["clean"], BATCH)]
@@ -188,9 +191,8 @@ class Sources:
             rows = torch.cat([self._rows(run, members) for run in runs])
             cache = DynamicCache()
             with self.noisy(members), self._reading(sites, begin) as found:
-                output = self._lm.model(
-                    rows, past_key_values=cache, use_cache=True, logits_to_keep=1
-                )
+                how: Any = {"past_key_values": cache, "use_cache": True, "logits_to_keep": 1}
+                output = self._lm.model(rows, **how)
             count = len(members)
             for run, part in zip(runs, (slice(count), slice(count, None)), strict=False):
                 self.logits[run][members] = exact(output.logits[part, -1])
@@ -243,10 +245,6 @@ class Sources:
         empty = states.new_empty(self._starts[run][-1], states.shape[-1])
         self._states.setdefault((run, site), empty)[index] = states
 
-    def places(self, place: Position, run: str) -> Ints | None:
-        """Positions in each prompt of a run, or None for all tokens."""
-        return self.once(("places", place, run), self._places)
-
     def _places(self, place: Position, run: str) -> Ints | None:
         lengths = self.lengths[run]
         if isinstance(place, int):
@@ -263,11 +261,8 @@ class Sources:
             raise InputError(f"no role {place!r}{did_you_mean(place, [*roles, 'end', 'all'])}")
         return None
 
-    def differ(self, by_token: bool) -> NDArray[np.bool_]:
+    def _differ(self, by_token: bool) -> Bools:
         """Tokens of clean and corrupted prompts that differ, and those after, unless `by_token`."""
-        return self.once(("differ", by_token), self._differ)
-
-    def _differ(self, by_token: bool) -> NDArray[np.bool_]:
         clean, corrupted = self._pairs.clean, self._pairs.corrupted
         found = np.zeros((len(clean), max(map(len, clean))), bool)
         for i, (a, b) in enumerate(zip(clean, corrupted, strict=True)):
@@ -280,31 +275,21 @@ class Sources:
 
         Of a summary, the width is its own.
         """
-        value, run = edit.given.value, self.run_of(edit)
-        key: tuple[Any, ...]
+        value, run, dictionary = edit.given.value, self.run_of(edit), edit.given.dictionary
+        starts = self._starts.get(run, self._starts[self.base])
         if isinstance(value, Noise):
-            starts, lengths = self._starts[self.base][prompts], self.lengths[self.base][prompts]
-            noise = self.once(("noise", value.seed, value.repeats, width), self._noise)
-            return noise[starts * value.repeats + repeats * lengths + at]
+            of_prompt = value.repeats * starts[prompts] + repeats * self.lengths[self.base][prompts]
+            return self._noise(value.seed, value.repeats, width)[of_prompt + at]
         if isinstance(value, FromReference):
-            key = (value, edit.site, edit.place, edit.units, edit.given.dictionary)
-            return self.once(key, lambda *_: self._summaries(edit, value, run))[prompts]
+            place = edit.place, edit.units
+            return self._summaries(value, run, edit.site, dictionary, *place)[prompts]
         if isinstance(value, Resample):
             fixed = isinstance(edit.place, int) or "attn.pattern" in edit.site  # queries read keys
             places = None if fixed else self.places(edit.place, run)
-            key = ("others", value.seed, value.repeats, run, places is not None)
-            prompts = self.once(key, self._others)[prompts, repeats]
+            every = self._others(value.seed, value.repeats, run, places is not None)
+            prompts = every[prompts, repeats]
             at = at if places is None else places[prompts]
-        return self._vectors(
-            edit, run, self._starts.get(run, self._starts[self.base])[prompts] + at
-        )
-
-    def once(self, key: tuple[Any, ...], make: Callable[..., R]) -> R:
-        """The value of a key, made of all of it but its name when it is first needed."""
-        if key not in self._kept:
-            self._kept[key] = make(*key[1:])
-        kept: R = self._kept[key]
-        return kept
+        return self._vectors(edit.site, dictionary, run, starts[prompts] + at)
 
     def run_of(self, edit: Edit) -> str:
         """Name of the run that an edit takes states from, if it takes any."""
@@ -316,12 +301,12 @@ class Sources:
             return self.base
         return self._reference if isinstance(value, FromReference | Resample) else ""
 
-    def _vectors(self, edit: Edit, run: str, index: Ints) -> Tensor:
+    def _vectors(self, site: str, dictionary: Dictionary, run: str, index: Ints) -> Tensor:
         """Vectors at a site by the number of the token in the run, or their latents."""
-        vectors, dictionary = exact(self._states[run, edit.site][index]), edit.given.dictionary
+        vectors = exact(self._states[run, site][index])
         return vectors if dictionary is None else latents_of(dictionary, vectors)
 
-    def _noise(self, seed: int, repeats: int, width: int) -> Tensor:
+    def _draw_noise(self, seed: int, repeats: int, width: int) -> Tensor:
         draws = [
             np.random.default_rng([seed, prompt, repeat]).standard_normal((tokens, width))
             for prompt, tokens in enumerate(self.lengths[self.base])
@@ -329,7 +314,7 @@ class Sources:
         ]
         return torch.as_tensor(np.concatenate(draws), device=self._lm.device)
 
-    def _others(self, seed: int, repeats: int, run: str, by_role: bool) -> Ints:
+    def _draw_others(self, seed: int, repeats: int, run: str, by_role: bool) -> Ints:
         """Another prompt of the reference for each prompt and repeat."""
         every, chosen = np.arange(len(self.lengths[run])), []
         for prompt, tokens in enumerate(self.lengths[self.base]):
@@ -345,7 +330,10 @@ class Sources:
             chosen.append(random.choice(fits, repeats, replace=len(fits) < repeats))
         return np.array(chosen)
 
-    def _summaries(self, edit: Edit, value: FromReference, run: str) -> Tensor:
+    def _summarize(
+        self, value: FromReference, run: str, site: str, dictionary: Dictionary, place: Position,
+        units: tuple[int, ...] | None,
+    ) -> Tensor:  # fmt: skip
         """Summary of the reference for each prompt."""
         labels: Sequence[Any] = {
             "stimuli": [0] * len(self.ids[self.base]),
@@ -353,8 +341,8 @@ class Sources:
             "text": range(len(self.ids[self.base])),
         }[value.over]
         pooled = value.pooled or value.over == "text"
-        places = None if pooled else self.places(edit.place, run)
-        found = {}
+        places = None if pooled else self.places(place, run)
+        found, own_units = {}, slice(None) if units is None else list(units)
         for label in dict.fromkeys(labels):
             every = range(len(self.ids[run]))
             members = [i for i in every if value.over == "stimuli" or labels[i] == label]
@@ -366,24 +354,70 @@ class Sources:
                 n = self.lengths[run][i]
                 own = np.arange(min(value.skip, n - 1), n) if places is None else places[[i]]
                 index.append(self._starts[run][i] + own)
-            vectors = self._vectors(edit, run, np.concatenate(index))
-            units = slice(None) if edit.units is None else list(edit.units)
-            found[label] = value.summary(vectors[:, units])
+            vectors = self._vectors(site, dictionary, run, np.concatenate(index))
+            found[label] = value.summary(vectors[:, own_units])
         return torch.stack([found[label] for label in labels])
 
+    def _locate(
+        self, site: str, units: tuple[int, ...] | None, of_units: bool, value: type[Value]
+    ) -> tuple[str, int, tuple[int, ...] | None]:
+        """Canonical name of a site, the place 3 * block + part where it lies, and units there.
 
-def edits_of(lm: LanguageModel, sources: Sources, cell: Cell) -> list[Edit]:
+        A head's units are those of all heads, which change together; of a pattern, its keys.
+        """
+        sites = self._lm.spec.sites
+        name = sites.resolve(site.replace("attn.pattern", "attn.z"))
+        size = sites.heads.size if sites.heads else 0
+        if "attn.pattern" in site:
+            if issubclass(value, FromReference):
+                fault = f"{site}: a {value.__name__.lower()} over queries attends to later tokens"
+                raise InputError(f"{fault}; give zero or resample, or heads")
+            name, size = name.replace("attn.z", "attn.pattern"), self.longest
+        match = _SITE.fullmatch(name)
+        block, kind, head = (int(match[1]), match[2] or "", match[3]) if match else (0, "", None)
+        if value is ScaleContribution and kind != "resid":
+            given = "a block's contribution is scaled at blocks.{i}.resid"
+            raise InputError(f"{given}, not at {name}")
+        if kind in _PART:
+            if head and of_units:
+                if unknown := [unit for unit in units or () if not 0 <= unit < size]:
+                    some = ", ".join(map(str, unknown[:8]))
+                    raise InputError(f"{name} has units 0 to {size - 1}, and {some} are given")
+                name, first = f"blocks.{block}.{kind}", int(head) * size
+                own = range(first, first + size)
+                units = tuple(own if units is None else (own[unit] for unit in units))
+            return name, 3 * block + _PART[kind], units
+        if kind not in ("", "resid") or (match is None and name != "embed"):
+            raise InputError(f"{site} cannot be changed here; give a named site")
+        after = block + (kind == "resid")
+        return name if after >= sites.layers or not match else f"hidden.{after}", 3 * after, units
+
+    def _free(self, site: str, acts: int, paired: bool, nothing: bool) -> Bools:
+        """Tokens at which an edit may have an effect, `(prompts, tokens)`."""
+        sites, lengths = self._lm.spec.sites, self.lengths[self.base][:, None]
+        tokens, last = np.arange(lengths.max()), f"blocks.{sites.layers - 1}.attn."
+        free = (tokens < lengths) & (not nothing)
+        if paired:  # some sites depend on no other token
+            inputs = {"embed", "hidden.0", *(f"blocks.0.attn.{part}" for part in "qkv")}
+            parallel = "blocks.0.resid_mid" not in sites.taps and site.startswith("blocks.0.mlp")
+            free = free & self.differ(site in inputs or parallel)
+        in_last = acts > 3 * (sites.layers - 1) or site in (last + "q", last + "pattern")
+        if in_last and not self.whole:
+            free = free & (tokens == lengths - 1)  # no other token's outputs are read any more
+        return np.asarray(free)
+
+
+def edits_of(sources: Sources, cell: Cell) -> list[Edit]:
     """The edits of a cell, one for each place, without positions where they have no effect."""
     base, edits = sources.base, list[Edit]()
     # Until something else has changed, another run agrees with the base before their difference.
     paired = all(isinstance(i.value, Patch) and i.value.run != base for i in cell)
     for given in cell:
         own = None if given.units is None else tuple(given.units)
-        key = ("located", given.site, own, given.dictionary is None, type(given.value))
-        make = partial(_located, lm, given, sources.longest)
-        site, acts, units = sources.once(key, lambda *_, make=make: make())
-        joins = acts - 3 if isinstance(given.value, ScaleContribution) else acts
-        free = sources.once(("free", site, acts, paired, units == ()), partial(_free, lm, sources))
+        kind = type(given.value)
+        site, acts, units = sources.located(given.site, own, given.dictionary is None, kind)
+        joins = acts - 3 if kind is ScaleContribution else acts
+        free = sources.free(site, acts, paired, units == ())
         where, tokens = given.positions, np.arange(free.shape[1])
         for place in [where] if isinstance(where, str | int) else where:
             places = sources.places(place, base)
@@ -394,68 +428,10 @@ def edits_of(lm: LanguageModel, sources: Sources, cell: Cell) -> list[Edit]:
     return edits
 
 
-def _free(
-    lm: LanguageModel, sources: Sources, site: str, acts: int, paired: bool, nothing: bool
-) -> NDArray[np.bool_]:
-    """Tokens at which an edit may have an effect, `(prompts, tokens)`."""
-    layers, lengths = lm.spec.sites.layers, sources.lengths[sources.base][:, None]
-    tokens = np.arange(lengths.max())
-    free = (tokens < lengths) & (not nothing)
-    if paired:
-        free = free & sources.differ(_reads_own_token(lm, site))
-    last = site in (f"blocks.{layers - 1}.attn.q", f"blocks.{layers - 1}.attn.pattern")
-    if (acts > 3 * (layers - 1) or last) and not sources.whole:
-        free = free & (tokens == lengths - 1)  # no other token's outputs are read any more
-    return np.asarray(free)
-
-
-def _located(
-    lm: LanguageModel, given: Intervention, keys: int
-) -> tuple[str, int, tuple[int, ...] | None]:
-    """Canonical name of a site, the place 3 * block + part where it lies, and units there.
-
-    A head's units are those of all heads, which change together; of a pattern, its keys.
-    """
-    sites, units = lm.spec.sites, None if given.units is None else tuple(given.units)
-    name = sites.resolve(given.site.replace("attn.pattern", "attn.z"))
-    size = sites.heads.size if sites.heads else 0
-    if "attn.pattern" in given.site:
-        if isinstance(given.value, FromReference):
-            fault = f"{given.site}: a {type(given.value).__name__.lower()} over queries"
-            raise InputError(f"{fault} attends to later tokens; give zero or resample, or heads")
-        name, size = name.replace("attn.z", "attn.pattern"), keys
-    match = _SITE.fullmatch(name)
-    block, kind, head = (int(match[1]), match[2] or "", match[3]) if match else (0, "", None)
-    if isinstance(given.value, ScaleContribution) and kind != "resid":
-        raise InputError(f"a block's contribution is scaled at blocks.{{i}}.resid, not at {name}")
-    if kind in _PART:
-        if head and given.dictionary is None:
-            if unknown := [unit for unit in units or () if not 0 <= unit < size]:
-                some = ", ".join(map(str, unknown[:8]))
-                raise InputError(f"{name} has units 0 to {size - 1}, and {some} are given")
-            name, first = f"blocks.{block}.{kind}", int(head) * size
-            own = range(first, first + size)
-            units = tuple(own if units is None else (own[unit] for unit in units))
-        return name, 3 * block + _PART[kind], units
-    if kind not in ("", "resid") or (match is None and name != "embed"):
-        raise InputError(f"{given.site} cannot be changed here; give a named site")
-    after = block + (kind == "resid")
-    return name if after >= sites.layers or not match else f"hidden.{after}", 3 * after, units
-
-
-def _reads_own_token(lm: LanguageModel, site: str) -> bool:
-    """Return whether the states at a site depend on no other token."""
-    parallel = "blocks.0.resid_mid" not in lm.spec.sites.taps
-    inputs = {"embed", "hidden.0", "blocks.0.attn.q", "blocks.0.attn.k", "blocks.0.attn.v"}
-    return site in inputs or (parallel and site.startswith("blocks.0.mlp"))
-
-
 def check_change(
-    plan: Sequence[Cell],
-    cells: Sequence[Sequence[Edit]],
-    acts: NDArray[np.bool_],
-    changed: NDArray[np.bool_],
-) -> None:
+    plan: Sequence[Cell], cells: Sequence[Sequence[Edit]], acts: Bools,
+    changed: Bools,
+) -> None:  # fmt: skip
     """Reject a patch of whole vectors that found the same ones in every prompt.
 
     Single latents may be idle in all prompts, but not all latents of a plan.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -32,21 +33,11 @@ LOGITS = 1 << 24  # maximum number of logits of one pass over neutral text
 
 
 def steering(
-    study: Study,
-    *,
-    neutral: str = "",
-    contrast: str = "",
-    probe: bool = False,
-    latents: Sequence[int] = (),
-    selection: dict[str, str] | None = None,
-    toward: str = "",
-    alphas: Sequence[float] = ALPHAS,
-    positions: Position = "all",
-    draws: int = 50,
-    pairs: bool = True,
-    neutral_tokens: int = 256,
-    seed: int = 0,
-) -> Iterator[Measured]:
+    study: Study, *, neutral: str = "", contrast: str = "", probe: bool = False,
+    latents: Sequence[int] = (), selection: dict[str, str] | None = None, toward: str = "",
+    alphas: Sequence[float] = ALPHAS, positions: Position = "all", draws: int = 50,
+    pairs: bool = True, neutral_tokens: int = 256, seed: int = 0,
+) -> Iterator[Measured]:  # fmt: skip
     """Add directions to the clean runs at each site, beside controls of equal norm.
 
     Args:
@@ -77,8 +68,7 @@ def steering(
     windows = windows_of(study, neutral, neutral_tokens)
     strengths = np.unique(alphas)
     for site in study.sites:
-        vectors = token_vectors(lm, site, windows)
-        rows, random = np.concatenate(vectors), np.random.default_rng(seed)
+        rows, random = np.concatenate(token_vectors(lm, site, windows)), np.random.default_rng(seed)
         controls = {
             "isotropic": random.standard_normal((draws, rows.shape[1])),
             "covariance": random.standard_normal((draws, len(rows))) @ (rows - rows.mean(axis=0)),
@@ -89,17 +79,14 @@ def steering(
         if not given:
             raise InputError("steering has no direction; give contrast, latents or selection")
         kinds = {"steered": np.stack(list(given.values())), **controls}
-        plan = [
-            [Intervention(site, Steer(torch.as_tensor(row), float(alpha)), positions)]
-            for each in kinds.values()
-            for row in each
-            for alpha in strengths
-        ]
+        pushes = product(torch.as_tensor(np.concatenate(list(kinds.values()))), strengths.tolist())
+        plan = [[Intervention(site, Steer(*push), positions)] for push in pushes]
         found = run(lm, prompts, plan, base="clean", metrics=study.metrics, reference=windows)
         scale = median_norm(rows) * strengths[:, None]
         kl = {}
         for name, each in kinds.items():
-            pushed = each[:KL_DRAWS] / np.linalg.norm(each[:KL_DRAWS], axis=1, keepdims=True)
+            some = each[: None if name == "steered" else KL_DRAWS]
+            pushed = some / np.linalg.norm(some, axis=1, keepdims=True)
             kl[name] = divergences(lm, site, windows, scale * pushed[:, None])
         for metric in study.metrics:
             parts = np.cumsum([len(each) for each in kinds.values()])[:-1]
@@ -155,14 +142,8 @@ def _halved(x: Array, draws: int, random: np.random.Generator) -> Array:
 def divergences(lm: LanguageModel, site: str, texts: Texts, vectors: Array) -> Array:
     """KL(clean ‖ steered) of the predictions at all tokens of texts but the first, in nats.
 
-    Args:
-        lm: The language model.
-        site: Where vectors are added.
-        texts: Token ids, two or more each.
-        vectors: Vectors that are added at all tokens, each in a run of its own, `(…, width)`.
-
-    Returns:
-        Means over the tokens of all texts, `(…,)`.
+    Each of the vectors, `(…, width)`, is added at all tokens in a run of its own. Means over the
+    tokens of all texts, `(…,)`.
     """
     rows = torch.as_tensor(vectors.reshape(-1, vectors.shape[-1]), device=lm.device)
     total = torch.zeros(len(rows), device=lm.device)

@@ -28,19 +28,10 @@ TRIES, TOLERANCE = 100, 0.05
 
 
 def subspace_removal(
-    study: Study,
-    *,
-    ranks: Sequence[int] = (1, 2, 4),
-    contrast: str = "",
-    probe: bool = False,
-    latents: Sequence[int] = (),
-    selection: dict[str, str] | None = None,
-    text: str = "",
-    text_tokens: int = 128,
-    positions: Position = "all",
-    draws: int = 50,
-    seed: int = 0,
-) -> Iterator[Measured]:
+    study: Study, *, ranks: Sequence[int] = (1, 2, 4), contrast: str = "", probe: bool = False,
+    latents: Sequence[int] = (), selection: dict[str, str] | None = None, text: str = "",
+    text_tokens: int = 128, positions: Position = "all", draws: int = 50, seed: int = 0,
+) -> Iterator[Measured]:  # fmt: skip
     """Freeze subspaces of each site at their mean in the clean runs, and measure the outcomes.
 
     Means, variances and components are over the tokens of the corrupted prompts but the first.
@@ -67,14 +58,14 @@ def subspace_removal(
     """
     lm, pairs = study.model, study.prompts
     pairs.check_texts()
-    plan: list[list[Intervention]] = []
-    variance: list[list[float]] = []
-    dormant: list[float] = []
-    lost: dict[str, Array] = {}
+    plan, variance = list[list[Intervention]](), list[list[float]]()
+    dormant, lost = list[float](), dict[str, Array]()
     windows = windows_of(study, text, text_tokens) if text else []
     for site in study.sites:
         rows = np.concatenate(token_vectors(lm, site, pairs.corrupted))
         mean = rows.mean(axis=0)
+        dtype = torch.promote_types(lm.model.dtype, torch.float32)
+        center = torch.as_tensor(mean, dtype=dtype, device=lm.device)
         _, scale, axes = np.linalg.svd(rows - mean, full_matrices=False)
         rows, random = scale[:, None] * axes, np.random.default_rng(seed)  # of the same covariance
         given, _ = directions_at(study, site, contrast, probe, latents, selection)
@@ -102,10 +93,8 @@ def subspace_removal(
             plan += [[Intervention(site, value, positions)] for value in values]
             dormant.append(dormant_share(lm, site, own))
             if text and rank == max(ranks):
-                dtype = torch.promote_types(lm.model.dtype, torch.float32)
-                center = torch.as_tensor(mean, dtype=dtype, device=lm.device)
-                frozen = partial(values[0], source=center)
-                lost[f"{site}, rank {rank}"] = lost_log_probability(lm, site, windows, frozen)
+                name, frozen = f"{site}, rank {rank}", partial(values[0], source=center)
+                lost[name] = lost_log_probability(lm, site, windows, frozen)
     metrics = list(dict.fromkeys([*study.metrics, "kl"]))
     found = run(lm, pairs, plan, base="clean", metrics=metrics)
     cells = len(study.sites), len(ranks), 1 + 2 * draws

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
@@ -87,13 +87,10 @@ def attending(
 ) -> Iterator[None]:
     """Run attention as palinka's function in the body of the `with`; then the former is back.
 
-    It computes what transformers' eager attention does, whose rounding differs from that of
-    `sdpa`: give no `taps` for what is to be compared with patterns that are replaced. No other
-    thread may run the model meanwhile.
-
-    Args:
-        model: The model.
-        taps: Attention modules, and what acts on the pattern or the scores of each.
+    `taps` are attention modules, and what acts on the pattern or the scores of each. It computes
+    what transformers' eager attention does, whose rounding differs from that of `sdpa`: give no
+    taps for what is to be compared with patterns that are replaced. No other thread may run the
+    model meanwhile.
     """
     before = model.config._attn_implementation
     if before not in (NAME, "sdpa", "eager"):
@@ -132,19 +129,10 @@ def visit_attention(
 ) -> None:  # fmt: skip
     """Call a function with the attention of each block, in passes over batches of texts.
 
-    A pass ends after the last of the blocks; one block's attention is held at a time.
-
-    Args:
-        lm: The language model.
-        tokens: Tokens of the texts.
-        visit: Given the slice of texts, the block, and its `(texts, heads, queries, keys)`, as
-            long as the longest text of the batch; 0 for queries in padding.
-        layers: Numbers of blocks; default all.
-        what: `"pattern"`, or `"scores"` before the mask is added, -inf in masked cells.
-        batch_size: Texts per forward pass.
+    It is given the slice of texts, the block, and its `(texts, heads, queries, keys)`, as long as
+    the longest text of the batch; 0 for queries in padding. A pass ends after the last of the
+    blocks; one block's attention is held at a time. Others are as in `LanguageModel.attention`.
     """
-    if what not in get_args(What):
-        raise InputError(f"what is {what!r}; expected pattern or scores")
     every = range(lm.spec.sites.layers) if layers is None else layers
     wanted = sorted({every} if isinstance(every, int) else {*every})
     batch, mask = slice(0), tokens.mask

@@ -62,8 +62,7 @@ def direct_path(model: LanguageModel, site: str) -> Callable[[Tensor], Tensor]:
     """
     sites = model.spec.sites
     name = sites.resolve(site)
-    match = _WITH_PATH.fullmatch(name)
-    if match is None:
+    if (match := _WITH_PATH.fullmatch(name)) is None:
         raise InputError(f"{name} has no direct path to the logits; choose a resid or mlp site")
     final = f"hidden.{sites.layers}"  # what the final norm returns
     modules = [] if name == final else [sites.tap(final).module]
@@ -76,8 +75,7 @@ def direct_path(model: LanguageModel, site: str) -> Callable[[Tensor], Tensor]:
             raise InputError(f"{name} is a gate, without a path of its own; choose mlp.post")
         if match[3] not in ("out", "write"):
             modules.insert(0, sites.tap(part + ("z" if match[2] == "attn" else "post")).module)
-    unembedding: Any = model.model.get_output_embeddings
-    steps = [*map(model.model.get_submodule, modules), unembedding()]
+    steps = [*map(model.model.get_submodule, modules), model.unembedding]
 
     def to_logits(directions: Tensor) -> Tensor:
         logits = reduce(_linear_part, steps, directions).float()

@@ -19,21 +19,20 @@ def ablate(latent: int | Indices, positions: Indices | None = None) -> Edit:
 
 def scale(latent: int | Indices, factor: float, positions: Indices | None = None) -> Edit:
     """Multiply latents by a factor, which changes them only where they are active."""
-    return _edit(f"scale({latent}, {factor})", latent, positions, lambda values: values * factor)
+    return _edit(latent, positions, lambda values: values * factor)
 
 
 def clamp(latent: int | Indices, value: float, positions: Indices | None = None) -> Edit:
     """Set latents to a value in the unit of the latents, active or not."""
-    name = f"clamp({latent}, {value})"
-    return _edit(name, latent, positions, lambda values: torch.full_like(values, value))
+    return _edit(latent, positions, lambda values: torch.full_like(values, value))
 
 
 def add(latent: int | Indices, value: float, positions: Indices | None = None) -> Edit:
     """Add a value to latents, active or not; the sum may be negative."""
-    return _edit(f"add({latent}, {value})", latent, positions, lambda values: values + value)
+    return _edit(latent, positions, lambda values: values + value)
 
 
-def _edit(name: str, latent: int | Indices, positions: Indices | None, change: Edit) -> Edit:
+def _edit(latent: int | Indices, positions: Indices | None, change: Edit) -> Edit:
     chosen = [latent] if isinstance(latent, int) else list(latent)
 
     def edit(latents: Tensor) -> Tensor:
@@ -42,13 +41,11 @@ def _edit(name: str, latent: int | Indices, positions: Indices | None, change: E
             raise InputError(f"latents {unknown} do not exist; expected 0 to {count - 1}")
         wanted = range(tokens) if positions is None else positions
         present = sorted({place % tokens for place in wanted if -tokens <= place < tokens})
-        rows = torch.tensor(present, device=latents.device, dtype=torch.long)[:, None]
-        columns = torch.tensor(chosen, device=latents.device, dtype=torch.long)
+        rows = torch.tensor(present, dtype=torch.long)[:, None]
         edited = latents.clone()
-        edited[..., rows, columns] = change(latents[..., rows, columns])
+        edited[..., rows, chosen] = change(latents[..., rows, chosen])
         return edited
 
-    edit.__qualname__ = name if positions is None else f"{name} at {list(positions)}"
     return edit
 
 
@@ -85,12 +82,8 @@ def as_function(
 
     `source` returns the activations at another site, to be read instead.
     """
-    if not isinstance(replacement, EncodesAndDecodes):
-        if not callable(replacement):
-            kind = type(replacement).__name__
-            raise InputError(f"a {kind} cannot replace a site; give a function or an autoencoder")
-        if edit is not None or keep_error:
-            raise InputError("edit and keep_error need an autoencoder; a function has no latents")
+    if not isinstance(replacement, EncodesAndDecodes) and (edit is not None or keep_error):
+        raise InputError("edit and keep_error need an autoencoder; a function has no latents")
 
     def replace(target: Tensor) -> Tensor:
         x = target if source is None else source()
@@ -109,11 +102,9 @@ def as_function(
         if not isinstance(edited, Tensor):
             raise InputError(f"edit returned {type(edited).__name__}; return the edited latents")
         reconstruction: Tensor = decode(edited, x)
+        if before is None:
+            return reconstruction
         # In this order, what no edit has changed stays as it is to the last bit.
-        return (
-            reconstruction
-            if before is None
-            else target.to(reconstruction.device) + (reconstruction - before)
-        )
+        return target.to(reconstruction.device) + (reconstruction - before)
 
     return replace

@@ -34,21 +34,13 @@ class Activations(dict[str, Tensor]):
     def __repr__(self) -> str:
         return f"Activations({', '.join(f'{site}: {brief(x)}' for site, x in self.items())})"
 
-    def __missing__(self, site: str) -> Tensor:
-        raise InputError(f"{site!r} was not read, only {', '.join(self)}; give it to read(sites=…)")
-
 
 @dataclass(frozen=True)
 class Tokens:
-    """Token ids of several texts, padded on the right.
+    """Token ids of several texts, padded on the right."""
 
-    Attributes:
-        ids: `(texts, tokens)`, int64; any valid id in padding.
-        mask: `(texts, tokens)`, int64; 1 for a token, 0 for padding.
-    """
-
-    ids: Tensor
-    mask: Tensor
+    ids: Tensor  # `(texts, tokens)`, int64; any valid id in padding
+    mask: Tensor  # the same; 1 for a token, 0 for padding
 
     def __repr__(self) -> str:
         return f"Tokens({len(self.ids)} texts of {self.lengths.tolist()[:20]} tokens)"
@@ -95,26 +87,15 @@ class LanguageModel:
     spec: LanguageModelSpec
     _replaced: list[str] = field(default_factory=list, init=False)
 
-    def __new__(cls, *given: Any, **_: Any) -> "LanguageModel":
-        """Reject the name of a model in place of the model."""
-        if len(given) == 1 and isinstance(given[0], str):
-            raise InputError(f"load a model with LanguageModel.from_pretrained({given[0]!r})")
-        return super().__new__(cls)
-
     def __repr__(self) -> str:
         spec = f"{self.spec.name!r}, {self.spec.dtype} on {self.device}"
         return f"LanguageModel({spec}, {len(self.sites)} sites)"
 
     @classmethod
     def from_pretrained(
-        cls,
-        name: str = "mini",
-        *,
-        revision: str | None = None,
-        gguf_file: str | None = None,
-        dtype: str = "float32",
-        device: str = "auto",
-    ) -> "LanguageModel":
+        cls, name: str = "mini", *, revision: str | None = None, gguf_file: str | None = None,
+        dtype: str = "float32", device: str = "auto",
+    ) -> "LanguageModel":  # fmt: skip
         """Load a model; the arguments are those of `LanguageModelSpec`."""
         return cls.load(LanguageModelSpec(name, revision, gguf_file, dtype, device))
 
@@ -157,6 +138,12 @@ class LanguageModel:
     def device(self) -> torch.device:
         """Device of the model."""
         return torch.device(self.model.device)
+
+    @property
+    def unembedding(self) -> Any:
+        """The module from final states to logits."""
+        output: Any = self.model.get_output_embeddings
+        return output()
 
     @property
     def context_length(self) -> int:
@@ -208,8 +195,6 @@ class LanguageModel:
             `InputError` if there is no such site.
         """
         sites = [sites] if isinstance(sites, str) else sites
-        if not sites:
-            raise InputError("sites is an empty list; give at least one")
         tokens = self._tokens(texts)
         activations: dict[str, Tensor] = {}
         for start in range(0, len(tokens.ids), batch_size):
@@ -224,8 +209,7 @@ class LanguageModel:
     def read_contexts(self, ids: Tensor, sites: Sequence[str]) -> dict[str, Tensor]:
         """Read activations of full contexts of ids, `(contexts, tokens)`, without a copy.
 
-        They are the tensors that the model computed, `(contexts, tokens, width)`, or views of
-        larger ones where a site is part of a fused projection.
+        They are the model's own, `(contexts, tokens, width)`, or views of larger tensors.
         """
         self._checked(Tokens(ids, torch.ones_like(ids)))
         return self._read(ids.to(self.device, non_blocking=True), sites)
@@ -315,9 +299,6 @@ class LanguageModel:
         match = re.fullmatch(r"(?:hidden|blocks)\.(\d+)(\.resid)?", name)
         if match is None or name == f"hidden.{sites.layers}":
             raise InputError(f"no pass begins at {name}; give hidden.{{i}} or blocks.{{i}}.resid")
-        if states.ndim != 3 or states.shape[2] != self.width(name):
-            given = f"states have the shape {tuple(states.shape)}"
-            raise InputError(f"{given}; expected (texts, tokens, {self.width(name)})")
         states = states.to(self.device, self.model.dtype)
         with sites.starting(self.model, int(match[1]) + bool(match[2]), lambda _: states):
             row = torch.zeros(1, states.shape[1], dtype=torch.long, device=self.device)
@@ -326,13 +307,9 @@ class LanguageModel:
 
     @contextmanager
     def replaced(
-        self,
-        site: str,
-        replacement: Replacement,
-        edit: Edit | None = None,
-        keep_error: bool = False,
-        source_site: str | None = None,
-    ) -> Iterator[None]:
+        self, site: str, replacement: Replacement, edit: Edit | None = None,
+        keep_error: bool = False, source_site: str | None = None,
+    ) -> Iterator[None]:  # fmt: skip
         """Replace a site's activations wherever the model runs in the body of the `with`.
 
         Replacements nest; at one site the inner one is given what the outer one returned.

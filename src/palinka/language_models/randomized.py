@@ -18,21 +18,9 @@ from palinka.language_models.spec import Mode, Treatment
 def randomize(
     model: PreTrainedModel, mode: Mode, embeddings: Treatment, norms: Treatment, seed: int
 ) -> None:
-    """Make a control of a trained model, on the CPU, in place.
+    """Make a control of a trained model, on the CPU, in place, as `LanguageModel.randomized`.
 
-    Args:
-        model: The trained model.
-        mode: `permuted` shuffles the entries of each weight tensor; `gaussian` draws them from a
-            normal distribution of the tensor's mean and standard deviation; `initial` initializes
-            them by the configuration. `embeddings` gives every position a fresh Gaussian vector in
-            place of its token's. The weights of `tokens` and `coordinates` stay: see `token_order`
-            and `shuffled_coordinates`.
-        embeddings: Treatment of tables of tokens and positions and of the unembedding.
-        norms: Treatment of the weights of normalization layers.
-        seed: Seed of the draws.
-
-    Source:
-        Heap et al. (2025), arXiv 2501.17727.
+    The weights of `tokens` and `coordinates` stay: see `token_order` and `shuffled_coordinates`.
     """
     if mode == "embeddings":
         table: Any = model.get_input_embeddings()
@@ -40,7 +28,12 @@ def randomize(
     if mode in ("tokens", "embeddings", "coordinates"):
         return
     kept = {id(p) for p in _kept(model, embeddings == "keep", norms == "keep")}
-    fresh = _initialized(model, seed) if mode == "initial" else None
+    fresh = None
+    if mode == "initial":
+        build: Any = AutoModelForCausalLM.from_config
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            fresh = build(copy.deepcopy(model.config))
     # A tied tensor has one name here, so that it is randomized once.
     for name, weight in model.named_parameters():
         if id(weight) in kept:
@@ -105,14 +98,6 @@ def _kept(model: PreTrainedModel, embeddings: bool, norms: bool) -> Iterator[nn.
         of_norm = type(module).__name__.lower().endswith("norm")
         if (embeddings and of_embeddings) or (norms and of_norm):
             yield from module.parameters(recurse=False)
-
-
-def _initialized(model: PreTrainedModel, seed: int) -> PreTrainedModel:
-    build: Any = AutoModelForCausalLM.from_config
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        fresh: PreTrainedModel = build(copy.deepcopy(model.config))
-    return fresh
 
 
 def _moments(weight: Tensor) -> tuple[float, float]:

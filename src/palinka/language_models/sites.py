@@ -4,7 +4,7 @@ import copy
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import cached_property, partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -318,28 +318,17 @@ class Sites:
         name = re.sub(r"^blocks\.middle\.", f"blocks.{self.layers // 2}.", site)
         if name in self.taps or self._head(name) or name in self.widths:
             return name
-        last = self.layers - 1
         given = f"no site {site!r} in this model of {self.layers} blocks"
         if name.removesuffix("_mid") in self.taps:
             fault = f"site {site!r} does not exist in {self.family}"
             raise InputError(f"{fault}, whose attention and MLP run in parallel")
-        listed: dict[str, dict[str, None]] = {}  # such as q, k and v of blocks.{0..5}.attn
-        for known in self.taps or self.widths:
-            most = self.layers if known.startswith("hidden.") else last
-            every = re.sub(r"\.\d+(?=\.|$)", f".{{0..{most}}}", known, count=1)
-            stem, *part = re.split(r"\.(?=[a-z_]+$)", every)
-            listed.setdefault(stem, {}).update(dict.fromkeys(part))
-        if self.heads:
-            attention, shared = f"blocks.{{0..{last}}}.attn", self.heads.shared - 1
-            listed[f"{attention}.q|z|result.{{0..{self.heads.count - 1}}}"] = {}
-            listed[f"{attention}.k|v.{{0..{shared}}}"] = {}
-        here = f"blocks.{self.layers // 2}."
+        every = (re.sub(r"\.\d+(?=\.|$)", ".{i}", known) for known in self.taps or self.widths)
+        names, here = ", ".join(dict.fromkeys(every)), f"blocks.{self.layers // 2}."
         middle = [n.replace(here, "blocks.middle.") for n in self.widths if n.startswith(here)]
-        names = ", ".join(".".join(filter(None, (s, "|".join(p)))) for s, p in listed.items())
         hint = did_you_mean(site, [*self.widths, *middle], most=0)
         if self.taps and re.match(r"hidden\.\d+$|blocks\.\d+\.resid$", name):
             after = f"hidden.{self.layers} is after the final norm"
-            hint = f"; blocks.{last}.resid is the output of the last block, and {after}"
+            hint = f"; blocks.{self.layers - 1}.resid is the output of the last block, and {after}"
         raise InputError(f"{given}; it has {names} and module paths{hint}")
 
     def attention(self, site: str) -> tuple[int, Literal["pattern", "scores"]] | None:
@@ -352,10 +341,8 @@ class Sites:
 
     def given_to(self, block: int) -> Tap:
         """The residual stream that a block is given, or the final norm after the last."""
-        last = block == self.layers
-        return Tap(
-            self.taps[f"hidden.{block}" if last else f"blocks.{block}.resid"].module, "input"
-        )
+        name = f"hidden.{block}" if block == self.layers else f"blocks.{block}.resid"
+        return Tap(self.taps[name].module, "input")
 
     @contextmanager
     def starting(
@@ -394,16 +381,14 @@ class Sites:
         tap = self.taps.get(f"{match[1]}.{match[3].replace('result', 'z')}") if match else None
         if match is None or tap is None or self.heads is None:
             return None
-        head, count = int(match[4]), self.heads.count
-        shared, size = self.heads.shared, self.heads.size
+        head, count, shared, size = int(match[4]), *astuple(self.heads)
         if match[3] in "kv" and head >= shared != count:
             fault = f"{name}: this model has key-value heads {_numbers(shared)}"
             reads = f"; query head {head} reads number {head * shared // count}"
             raise InputError(fault + (reads if head < count else ""))
         if head >= count:
-            raise InputError(
-                f"head {head} of block {match[2]}; the model has heads {_numbers(count)}"
-            )
+            given = f"head {head} of block {match[2]}"
+            raise InputError(f"{given}; the model has heads {_numbers(count)}")
         first = (tap.span or (0, 0))[0]
         start = first + head * (size if tap.groups == 1 else 3 * size)
         projected = match[3] == "result"
@@ -418,10 +403,9 @@ def find_sites(
     config: "PretrainedConfig", measure: Callable[[], dict[str, int]] | None = None
 ) -> Sites:
     """Find the sites of a model, whose widths are measured once they are needed."""
-    taps, layers = named_taps(config), config.num_hidden_layers
+    taps, measure = named_taps(config), measure or partial(measure_widths, config)
     heads = heads_of(config) if taps else None
-    measure = measure or partial(measure_widths, config)
-    return Sites(taps, layers, heads, config.model_type, measure)
+    return Sites(taps, config.num_hidden_layers, heads, config.model_type, measure)
 
 
 _MEASURED: dict[str, dict[str, int]] = {}  # by configuration and sites

@@ -18,12 +18,10 @@ COMPONENTS = {
     "attn.out": "attention output", "mlp.out": "MLP output", "q": "queries", "k": "keys",
     "v": "values", "pattern": "attention pattern",
 }  # fmt: skip
-UNITS = {"logit_difference": " (logits)", "log_probability": " (nats)", "kl": " (nats)"}
-UNITS["cross_entropy"] = " (nats)"
-# Lines of a panel, of the positions with the largest effects.
-MAX_LINES = 5
-# Rows of a map, of the units with the largest effects.
-MAX_UNITS = 24
+UNITS = dict.fromkeys(("log_probability", "kl", "cross_entropy"), " (nats)")
+UNITS["logit_difference"] = " (logits)"
+# Lines of a panel, and rows of a map, those with the largest effects.
+MAX_LINES, MAX_UNITS = 5, 24
 
 
 @style.captioned(
@@ -152,9 +150,9 @@ def _draw_lines(result: Effects, drawn: list[Panel], what: str) -> Figure:
             at.plot(layers, base + result.effect[cells], label=label, **look)
             ends = base + result.effect_low[cells], base + result.effect_high[cells]
             at.fill_between(layers, *ends, color=look["color"], alpha=0.15, lw=0)
-        for level, name in ((result.clean, "clean"), (result.corrupted, "corrupted")):
-            at.axhline(level, color="black", lw=0.8, ls="--")
-            beside: dict[str, Any] = {"transform": at.get_yaxis_transform(), "fontsize": 6.5}
+        beside: dict[str, Any] = {"transform": at.get_yaxis_transform(), "fontsize": 6.5}
+        for name in ("clean", "corrupted"):
+            at.axhline(level := getattr(result, name), color="black", lw=0.8, ls="--")
             at.text(1.01, level, name, va="center", **beside)
         at.set(title=f"{panel.title}\n", ylabel=outcome_label(result))
         style.legend_above(at, MAX_LINES)

@@ -16,8 +16,7 @@ from palinka.analyses.figures.activation_patching import (
     short_name,
 )
 
-# Worst cells that are named.
-NAMED = 5
+NAMED = 5  # of the worst cells
 
 
 @style.captioned(

@@ -71,10 +71,9 @@ def _largest(result: DirectLogitAttribution, label: str, target: str) -> Figure:
     cells = np.argsort(-np.abs(result.effect), kind="stable")[:MAX_BARS][::-1]
     figure, axes = style.new_figure(style.WIDTH, 0.9 + 0.12 * len(cells))
     every, look = result.cells(), _look(result, cells, style.COLORS[0])
-    places, errors = range(len(cells)), _errors(result, cells)
-    axes.barh(places, result.effect[cells], xerr=errors, **look)
+    axes.barh(range(len(cells)), result.effect[cells], xerr=_errors(result, cells), **look)
     names = [" ".join(f"{k} {v}" for k, v in list(every[i].items())[1:]) for i in cells]
-    axes.set_yticks(places, names)
+    axes.set_yticks(range(len(cells)), names)
     axes.set_xlabel(label)
     style.mark(axes, x=0.0)
     style.headline(figure, f"The largest of {len(result.effect):,} contributions to the {target}")

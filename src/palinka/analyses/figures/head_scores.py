@@ -40,9 +40,7 @@ def head_scores(
     `(tokens, tokens)`.
     """
     figures = {"maps": _maps(result), "by_layer": _by_layer(result)}
-    if patterns:
-        figures["patterns"] = _patterns(result, patterns, tokens or ())
-    return figures
+    return figures | ({"patterns": _patterns(result, patterns, tokens or ())} if patterns else {})
 
 
 def _maps(result: HeadScores) -> Figure:
@@ -80,8 +78,7 @@ def _by_layer(result: HeadScores) -> Figure:
         axes.plot(found.reference.mean(axis=1), "--", color="black", lw=0.8)
         axes.set_title(title(name) + (f" ({UNITS[name]})" if name in UNITS else ""))
         axes.locator_params(axis="x", integer=True)
-    for axes in panels[-2:]:
-        axes.tick_params(labelbottom=True)
+        axes.tick_params(labelbottom=axes in panels[-2:])
     figure.supxlabel("layer", fontsize="medium")
     style.headline(figure, "Scores by layer (dashed: reference)")
     return figure
@@ -95,8 +92,7 @@ def _patterns(
     names = [style.shortened(token, style.MAX_NAME) for token in tokens]
     named = 0 < len(names) <= MAX_TOKENS
     side = 0.085 * len(names) if named else 0.0
-    layout: dict[str, Any] = {"sharex": True, "sharey": True}
-    size = max(1.5, side), max(1.5, side) + 0.25
+    size, layout = (max(1.5, side), max(1.5, side) + 0.25), {"sharex": True, "sharey": True}
     figure, panels = style.small_multiples(len(shown), 2, size, (0.8, 0.9), **layout)
     for axes, (name, at) in zip(panels, shown.items(), strict=True):
         axes.imshow(np.asarray(patterns[at]), cmap="Reds", vmin=0.0, vmax=1.0)
@@ -105,8 +101,7 @@ def _patterns(
             font: dict[str, Any] = {"fontsize": 5.5, "parse_math": False}
             axes.set_xticks(range(len(names)), names, rotation=90, **font)
             axes.set_yticks(range(len(names)), names, **font)
-    for axes in panels[-2:]:
-        axes.tick_params(labelbottom=True)
+        axes.tick_params(labelbottom=axes in panels[-2:])
     figure.supxlabel("to", fontsize="medium")
     figure.supylabel("from", fontsize="medium")
     style.headline(figure, "Attention of the strongest heads")

@@ -70,10 +70,9 @@ def _profile(result: Lesion, units: str, label: str) -> Figure:
         panels[1, 0].set_ylabel("effect")
         style.mark(panels[1, 0], y=0.0)
         style.legend_above(panels[1, 0], 2)
-    words = any(isinstance(each, str) for each in labels)
-    step = -(-len(labels) // 12)
-    panels[-1, 0].set_xticks(sites[::step], list(map(str, labels[::step])), parse_math=False)
-    panels[-1, 0].tick_params(axis="x", rotation=90 if words else 0)
+    step, rotation = -(-len(labels) // 12), 90 if isinstance(labels[0], str) else 0
+    names: dict[str, Any] = {"parse_math": False, "rotation": rotation}
+    panels[-1, 0].set_xticks(sites[::step], list(map(str, labels[::step])), **names)
     panels[-1, 0].set_xlabel(axis)
     rule = f"points: p ≤ {1 - result.level:.3g}, corrected for {len(labels)} sites"
     style.headline(figure, f"Lesion of {result.units.shape[1]} {units} by {axis} ({rule})")

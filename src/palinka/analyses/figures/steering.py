@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from palinka.analyses.figures import style
 from palinka.analyses.figures.activation_patching import outcome_label
-from palinka.analyses.steering import Steering
+from palinka.analyses.steering import KL_AT, Steering
 
 # Outlines of the bands of controls.
 LINES, GRAY = (":", "--", "-"), "#6E6E6E"
@@ -47,8 +47,8 @@ def steering(result: Steering, at: str = "", **_: Any) -> dict[str, Figure]:
             axes.plot(kl, effect, color=style.MUTED, lw=0.5, alpha=0.6)
     for d, name in enumerate(result.directions):
         axes.plot(result.kl[d], result.effect[d], label=name.replace("_", " "), **style.look(d))
-    style.mark(axes, x=result.kl_at, y=0.0)
-    axes.set_xscale("symlog", linthresh=result.kl_at)
+    style.mark(axes, x=KL_AT, y=0.0)
+    axes.set_xscale("symlog", linthresh=KL_AT)
     axes.set(xlabel="KL divergence on neutral text (nats)", ylabel=what, xlim=(0, None))
     style.legend_above(axes, 2)
     style.headline(side, f"Effect and side effect{where}")

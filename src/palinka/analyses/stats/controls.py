@@ -22,32 +22,18 @@ Side = Literal["two", "one"]
 
 @dataclass(frozen=True)
 class Controlled(Result):
-    """Effects of interventions on one outcome, and those of controls.
+    """Effects of interventions on one outcome, and those of controls."""
 
-    Attributes:
-        effect: Outcome with the intervention minus without, mean over clusters.
-        effect_low: Lower bound of its bootstrap interval over clusters.
-        effect_high: The upper bound.
-        kl: Divergence of the predictions in nats, in the same shape.
-        p: Two-sided p-values against each control, `(controls, …)`.
-        control_effect: Effects of the controls.
-        controls: Names of the controls.
-        level: Coverage of the intervals.
-        prompts: Number of prompts.
-        clusters: Number of clusters, which are resampled.
-        outcome: Name of the outcome.
-    """
-
-    effect: Array
-    effect_low: Array
+    effect: Array  # outcome with the intervention minus without, mean over clusters
+    effect_low: Array  # bounds of its bootstrap interval over clusters
     effect_high: Array
-    kl: Array
-    p: Array
-    control_effect: Array
+    kl: Array  # divergence of the predictions in nats, in the same shape
+    p: Array  # two-sided p-values against each control, `(controls, …)`
+    control_effect: Array  # effects of the controls
     controls: tuple[str, ...]
-    level: float
+    level: float  # coverage of the intervals
     prompts: int
-    clusters: int
+    clusters: int  # number of clusters, which are resampled
     outcome: str
 
     def table(self, *names: str, **axes: Sequence[Any] | Array) -> Table:

@@ -16,7 +16,7 @@ from palinka.analyses.stats.permutation import (
     permutation_p_values,
 )
 from palinka.analyses.stats.similarity import draws_in_chunks
-from palinka.errors import InputError, type_mismatch
+from palinka.errors import InputError
 
 # One array, or one for each component: `(layers, positions, prompts)` or other cells.
 Cells = ArrayLike | Mapping[str, ArrayLike]
@@ -99,60 +99,37 @@ class EffectArguments(PairedArguments, ClusterOptions, total=False):
 
 @dataclass(frozen=True)
 class Effects(Result):
-    """Effects of interventions on one outcome; the cells of all components follow each other.
-
-    Attributes:
-        effects: Outcome with the intervention minus without, by prompt, `(cells, prompts)`.
-        effect: Mean of the effects over clusters, `(cells,)`.
-        effect_low: Lower bound of its bootstrap interval over clusters.
-        effect_high: The upper bound.
-        recovery: Part of the gap that is there with the intervention: 0 as corrupted, 1 as clean.
-        recovery_low: Lower bound of its bootstrap interval.
-        recovery_high: The upper bound.
-        p: Two-sided p-values by sign flips of whole clusters, each cell by itself.
-        p_corrected: The same, corrected for all cells of all components by the maximum.
-        significant: True where the corrected p is at most `1 - level`.
-        gap: Mean over clusters of the outcome of the clean minus that of the corrupted prompts.
-        gap_low: Lower bound of its bootstrap interval.
-        gap_high: The upper bound.
-        clean: Mean outcome of the clean prompts.
-        corrupted: Mean outcome of the corrupted prompts.
-        prompts: Number of prompts.
-        clusters: Number of clusters, the unit of inference.
-        prompts_solved: Share of all given prompts with a positive outcome if clean, and a negative
-            one if corrupted, in logit differences; NaN where these are not known.
-        level: Coverage of the intervals.
-        outcome: Name of the outcome.
-        direction: `"denoise"` where corrupted runs are changed, `"noise"` where clean ones are.
-        axes: By component the axes of its cells, in order, with the label of each entry.
-        cluster: Label of each prompt's cluster.
-    """
+    """Effects of interventions on one outcome; the cells of all components follow each other."""
 
     verb: ClassVar[str] = "change"
     share: ClassVar[str] = "recovery {:z.2f}"
-    effects: Array
-    effect: Array
-    effect_low: Array
+    effects: Array  # outcome with the intervention minus without, by prompt, `(cells, prompts)`
+    effect: Array  # mean of the effects over clusters, `(cells,)`
+    effect_low: Array  # bounds of its bootstrap interval over clusters
     effect_high: Array
+    # Part of the gap that is there with the intervention: 0 as corrupted, 1 as clean
     recovery: Array
-    recovery_low: Array
+    recovery_low: Array  # bounds of its bootstrap interval
     recovery_high: Array
-    p: Array
-    p_corrected: Array
-    significant: Mask
-    gap: float
-    gap_low: float
+    p: Array  # two-sided p-values by sign flips of whole clusters, each cell by itself
+    p_corrected: Array  # the same, corrected for all cells of all components by the maximum
+    significant: Mask  # true where the corrected p is at most `1 - level`
+    gap: float  # mean over clusters of the outcome of the clean minus that of the corrupted prompts
+    gap_low: float  # bounds of its bootstrap interval
     gap_high: float
-    clean: float
-    corrupted: float
+    clean: float  # mean outcome of the clean prompts
+    corrupted: float  # mean outcome of the corrupted prompts
     prompts: int
-    clusters: int
+    clusters: int  # number of clusters, the unit of inference
+    # Share of all given prompts with a positive outcome if clean, and a negative one if corrupted,
+    # in logit differences; NaN where these are not known
     prompts_solved: float
-    level: float
+    level: float  # coverage of the intervals
     outcome: str
+    # `"denoise"` where corrupted runs are changed, `"noise"` where clean ones are
     direction: Direction
-    axes: Axes
-    cluster: tuple[Any, ...]
+    axes: Axes  # by component the axes of its cells, in order, with the label of each entry
+    cluster: tuple[Any, ...]  # label of each prompt's cluster
 
     @property
     def tested(self) -> bool:
@@ -204,11 +181,8 @@ class Effects(Result):
         for at in self.strongest():
             found = {x: label for x, label in cells[at].items() if not isinstance(label, str)}
             found |= {"effect": self.effect[at], "recovery": self.recovery[at]}
-            found["p_value"] = self.p_corrected[at]
-            path = _path(cells[at])
-            numbers |= {
-                f"{path}/strongest_{what}".lstrip("/"): value for what, value in found.items()
-            }
+            found["p_value"], path = self.p_corrected[at], _path(cells[at])
+            numbers |= {f"{path}/strongest_{what}".lstrip("/"): x for what, x in found.items()}
         numbers |= {"gap": self.gap, "prompts_solved": self.prompts_solved}
         numbers |= {"cells_significant": self.significant.sum(), self.unit(): self.clusters}
         numbers["prompts"] = self.prompts
@@ -252,10 +226,7 @@ def as_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def cluster_sums(values: Array, cluster: NDArray[Any]) -> Array:
-    """Sums over the prompts of each cluster, `(…, clusters)`, of values `(…, prompts)`.
-
-    `cluster` has the label of each prompt's cluster; the clusters are in the order of the labels.
-    """
+    """Sums of values `(…, prompts)` over clusters, `(…, clusters)`, in the order of labels."""
     _, index = np.unique(cluster, return_inverse=True)
     return np.asarray(values @ np.eye(index.max() + 1)[index])
 
@@ -304,12 +275,8 @@ def bootstrap_ratios(
 ) -> tuple[Array, Array]:
     """Percentile intervals over clusters of `Σ above / Σ below`: the bounds, `(cells,)` each.
 
-    Args:
-        above: Numerators, `(cells, clusters)`.
-        below: Denominators, `(clusters,)`, resampled together with them.
-        level: Coverage of the intervals.
-        resamples: Number of draws, the same for all cells. NaN without, or for one cluster.
-        seed: Seed of the draws.
+    Numerators, `(cells, clusters)`, and denominators, `(clusters,)`, are resampled together, the
+    same for all cells. NaN without resamples, or for one cluster.
 
     Source:
         Efron (1979); Field & Welsh (2007) for whole clusters.
@@ -364,30 +331,23 @@ def measure_effects(
 ) -> dict[str, Any]:  # fmt: skip
     """Compute the fields of `Effects`; arguments are those of `EffectArguments`.
 
-    `names` are those of the axes of an array without `axes`, and `units` are what clusters are.
-
-    Raises:
-        InputError: If arrays do not fit, the model solves fewer than half of the prompts, or there
-            are fewer than 6 clusters, whose sign flips have no p below 0.05.
+    `names` are those of the axes of an array without `axes`, and `units` are what clusters are. An
+    `InputError` if arrays do not fit, the model solves fewer than half of the prompts, or there are
+    fewer than 6 clusters, whose sign flips have no p below 0.05.
     """
-    hints = {"direction": Direction, "clusters_by": ClustersBy, "only": Only, "recovery": Recovery}
-    for name, value in zip(hints, (direction, clusters_by, only, recovery), strict=True):
-        if expected := type_mismatch(value, hints[name]):
-            raise InputError(f"{name} is {value!r}; expected {expected}")
     cells, flags = by_component(patched), by_component(possible)
-    before = as_float64(np.atleast_2d(np.asarray(clean)), "clean")[0]
-    after, n = np.full(len(before), np.nan), len(before)
-    if corrupted is not None:
-        after = as_float64(np.atleast_2d(np.asarray(corrupted)), "corrupted")[0]
+    before = np.asarray(clean, np.float64)
+    n = len(before)
+    after = np.full(n, np.nan) if corrupted is None else np.asarray(corrupted, np.float64)
     shapes = {name: np.shape(values) for name, values in cells.items()}
-    for name, shape in (("corrupted", after.shape), *shapes.items()):
+    for name, shape in shapes.items():
         if shape[-1:] != (n,):
             given = f"{name or 'patched'} has the shape {shape}"
             raise InputError(f"{given}; expected {n} prompts along the last axis")
     matrices = [as_float64(np.reshape(v, (-1, n)), k or "patched") for k, v in cells.items()]
     effects = np.concatenate(matrices) - (after if direction == "denoise" else before)
-    tested = (np.ravel(flags.get(name, np.ones(shape[:-1]))) for name, shape in shapes.items())
-    effects[~np.concatenate(list(tested)).astype(bool)] = 0.0
+    tested = [np.ravel(flags.get(name, np.ones(shape[:-1]))) for name, shape in shapes.items()]
+    effects[~np.concatenate(tested).astype(bool)] = 0.0
     by_template = clusters is not None and clusters_by == "template"
     cluster, unit = (clusters, units) if by_template else (np.arange(n), "prompts")
     cluster, notes = np.asarray(cluster), []

@@ -122,24 +122,14 @@ class Prepared:
 
 
 def prepared_items(
-    kind: str,
-    tokenizer: Tokenizer,
-    tokens: Sequence[Sequence[int]],
-    pool: Sequence[Sequence[int]],
-    labels: Sequence[str],
-    conditions: Sequence[str],
+    kind: str, tokenizer: Tokenizer, tokens: Sequence[Sequence[int]],
+    pool: Sequence[Sequence[int]], labels: Sequence[str], conditions: Sequence[str],
     pairs: bool = False,
-) -> Prepared:
+) -> Prepared:  # fmt: skip
     """Prepared stimuli with one item per text."""
-    return Prepared(
-        kind,
-        tuple(map(tuple, tokens)),
-        tuple(map(tuple, pool)),
-        tuple(tuple(token_texts(tokenizer, ids)) for ids in tokens),
-        tuple(labels),
-        tuple(map(escape_control_chars, conditions)),
-        pairs=pairs,
-    )
+    display = tuple(tuple(token_texts(tokenizer, ids)) for ids in tokens)
+    names, ids = tuple(map(escape_control_chars, conditions)), tuple(map(tuple, tokens))
+    return Prepared(kind, ids, tuple(map(tuple, pool)), display, tuple(labels), names, pairs=pairs)
 
 
 def marked(tokenizer: Tokenizer, ids: Sequence[int], position: int) -> str:

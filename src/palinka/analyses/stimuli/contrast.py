@@ -48,12 +48,10 @@ class Contrast(base.Stimuli):
         base.check_counts(self._texts(), f"{item}s", item)
 
     def _texts(self) -> dict[str, Sequence[str]]:
-        return {
-            name: self.sentences[name]
-            if self.sentences is not None
-            else [frame.replace(SLOT, target) for frame in self.frames or ()]
-            for name, target in self.targets.items()
-        }
+        if self.sentences is not None:
+            return {name: self.sentences[name] for name in self.targets}
+        frames, targets = self.frames or (), self.targets.items()
+        return {name: [frame.replace(SLOT, word) for frame in frames] for name, word in targets}
 
     def _prepare(self, tokenizer: base.Tokenizer) -> base.Prepared:
         conditions, texts = base.by_item(self._texts())
@@ -65,9 +63,8 @@ class Contrast(base.Stimuli):
         spans = [each[0] if each else (0, 0) for each in found]
         tokens, pool, made = base.tokens_at(tokenizer, texts, spans)
         problems: dict[tuple[str, ...], str] = {}  # one for each text, or for each target's tokens
-        for name, target, text, each, pieces in zip(
-            conditions, targets, texts, found, made, strict=True
-        ):
+        parts = zip(conditions, targets, texts, found, made, strict=True)
+        for name, target, text, each, pieces in parts:
             if len(each) != 1:
                 problem = f"{target!r} occurs {len(each)} times; it must occur exactly once"
                 problems[name, text] = f"{name}: {text!r}: {problem}"

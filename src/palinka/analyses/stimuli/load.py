@@ -135,10 +135,8 @@ def _typed(value: Any, hint: Any, key: str) -> Any:
     if isinstance(value, str) and kind not in (str, Literal):
         with suppress(yaml.YAMLError, ValueError):
             plain = yaml.safe_load(value)
-    if is_record or kind is Mapping:
-        expected: str | None = "keys with values"
-    else:
-        expected = "a list" if kind is Sequence else type_mismatch(plain, hint)
+    expected = "a list" if kind is Sequence else type_mismatch(plain, hint)
+    expected = "keys with values" if is_record or kind is Mapping else expected
     if expected is not None:
         raise InputError(f"{key}: {_shown(value)}; expected {expected}")
     return plain

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
 from typing import Any, Literal, NamedTuple
@@ -200,28 +200,21 @@ class Paired(base.Stimuli):
             clean, corrupted = self._tokens(tokenizer, [bos_id(tokenizer)] if self.bos else [])
             answers, wrong = self._answers(tokenizer)
         noise = self._pairs[0].noise
-        return Pairs(
-            clean=[prompt.content for prompt in clean],
-            corrupted=[prompt.content for prompt in corrupted],
-            answers=answers,
-            wrong=wrong,
-            templates=[pair.template for pair in self._pairs],
-            roles={role: [prompt.spans[role][-1] for prompt in clean] for role in clean[0].roles},
-            display=[token_texts(tokenizer, prompt.content) for prompt in clean],
-            noise=[prompt.spans[noise.noise] for prompt in clean] if noise else (),
-            sigma=noise.sigma if noise else 0.0,
-        )
+        ids = [[prompt.content for prompt in side] for side in (clean, corrupted)]
+        roles = {role: [prompt.spans[role][-1] for prompt in clean] for role in clean[0].roles}
+        templates = [pair.template for pair in self._pairs]
+        pairs = Pairs(ids[0], ids[1], answers, wrong, templates, roles)
+        if noise is None:
+            return pairs
+        return replace(pairs, noise=[p.spans[noise.noise] for p in clean], sigma=noise.sigma)
 
     def _prepare(self, tokenizer: base.Tokenizer) -> base.Prepared:
         clean, corrupted = self._tokens(tokenizer, [])
-        sides = (
-            {"clean": clean} if self._pairs[0].noise else {"clean": clean, "corrupted": corrupted}
-        )
-        names = [name for name, side in sides.items() for _ in side]
-        ids = [prompt.content for side in sides.values() for prompt in side]
-        pool = [prompt.spans[self.pool][-1:] for side in sides.values() for prompt in side]
+        paired = self._pairs[0].noise is None
+        prompts = [*clean, *corrupted] if paired else clean
+        names = ["clean"] * len(clean) + ["corrupted"] * (len(prompts) - len(clean))
+        ids, pool = [p.content for p in prompts], [p.spans[self.pool][-1:] for p in prompts]
         labels = [base.marked(tokenizer, each, at[0]) for each, at in zip(ids, pool, strict=True)]
-        paired = "corrupted" in sides
         return base.prepared_items(self.kind, tokenizer, ids, pool, labels, names, paired)
 
     def _tokens(
@@ -233,18 +226,18 @@ class Paired(base.Stimuli):
         problems = []
         for pair, one, two in zip(self._pairs, clean, corrupted, strict=True):
             counts = len(one.content), len(two.content)
+            found = [
+                f"role {role} is token {one.spans[role][-1]} of clean and {at[-1]} of corrupted"
+                for role, at in two.spans.items()
+                if role in one.roles and one.spans[role][-1] != at[-1]
+            ]
             if counts[0] != counts[1]:
                 longer = max(one, two, key=lambda prompt: len(prompt.content))
                 ids = [longer.content[i] for i in max(longer.spans.values(), key=len)]
                 pieces = token_texts(tokenizer, ids)
                 word = f" ({''.join(pieces).strip()!r} is {pieces})" if len(pieces) > 1 else ""
-                found = f"clean has {counts[0]} tokens and corrupted {counts[1]}{word}"
-                problems.append(f"{pair.key}: {found}")
-                continue
-            for role in one.roles:
-                if (at := one.spans[role][-1]) != (other := two.spans[role][-1]):
-                    found = f"role {role} is token {at} of clean and {other} of corrupted"
-                    problems.append(f"{pair.key}: {found}")
+                found = [f"clean has {counts[0]} tokens and corrupted {counts[1]}{word}"]
+            problems += [f"{pair.key}: {each}" for each in found]
         if problems:
             fix = "positions cannot be aligned: choose words of as many tokens"
             raise InputError(f"{base.join_problems(problems)}; {fix}")
@@ -267,9 +260,8 @@ class Paired(base.Stimuli):
         if both:
             names = token_texts(tokenizer, list(both))
             given = [f"{t!r} in {n} pairs" for t, n in zip(names, both.values(), strict=True)]
-            raise InputError(
-                f"answer and wrong are both {base.join_problems(given)}; leave those fillers out"
-            )
+            same = f"answer and wrong are both {base.join_problems(given)}"
+            raise InputError(f"{same}; leave those fillers out")
         return [answers, wrong]
 
 
@@ -325,18 +317,15 @@ def _filled(key: str, pair: Pair, words: Mapping[str, str], swap: bool = False) 
 def _tokenized(
     tokenizer: base.Tokenizer, prompts: Sequence[_Prompt], start: list[int]
 ) -> list[_Prompt]:
-    encoded = tokenize(tokenizer, [prompt.content for prompt in prompts], offsets=True)
-    places = [list(enumerate(each, len(start))) for each in encoded["offset_mapping"]]
-    return [
-        _Prompt(
-            [*start, *ids],
-            {
-                role: [i for i, (a, b) in at if a < stop and b > first]
-                for role, (first, stop) in prompt.spans.items()
-            },
-        )
-        for prompt, ids, at in zip(prompts, encoded["input_ids"], places, strict=True)
-    ]
+    encoded, made = tokenize(tokenizer, [prompt.content for prompt in prompts], offsets=True), []
+    parts = zip(prompts, encoded["input_ids"], encoded["offset_mapping"], strict=True)
+    for prompt, ids, places in parts:
+        spans = {
+            role: [i for i, (a, b) in enumerate(places, len(start)) if a < stop and b > first]
+            for role, (first, stop) in prompt.spans.items()
+        }
+        made.append(_Prompt([*start, *ids], spans))
+    return made
 
 
 def _following(tokenizer: base.Tokenizer, word: str) -> list[int]:

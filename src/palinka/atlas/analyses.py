@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from palinka.analyses.figures.head_scores import UNITS, title
 from palinka.analyses.findings import file_names
+from palinka.analyses.steering import KL_AT
 from palinka.errors import InputError, counted
 
 _MAX_ROWS = 200
@@ -192,9 +193,8 @@ def latent_effects(
         if toward := settings["intervention"].get("toward"):
             words += f" toward “{toward}”"
         if kind == "steering":
-            at = settings["options"].get("kl_at", 0.1)
             about = f"Steered along its direction: change of the {words}"
-            rows, note = _steered(_table(path, part, "directions"), at), _OF_SLOPE
+            rows, note = _steered(_table(path, part, "directions")), _OF_SLOPE
         else:
             about, note = _CELLS[kind].format(words), _OF_CELLS
             cells = _table(path, part, "cells")
@@ -219,13 +219,13 @@ def _table(path: Path, part: str, name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def _steered(table: list[dict[str, str]], at: float) -> Iterator[tuple[int, Row]]:
+def _steered(table: list[dict[str, str]]) -> Iterator[tuple[int, Row]]:
     nan = np.nan
     for row in (row for row in table if row["direction"].startswith("latent_")):
         latent = row["direction"].removeprefix("latent_")
         for side, verb in (("positive", "added"), ("negative", "subtracted")):
             effect = float(row[f"effect_at_kl_{side}"])
-            yield int(latent), (f"{verb}, at a KL of {at:g}", effect, nan, nan, nan)
+            yield int(latent), (f"{verb}, at a KL of {KL_AT:g}", effect, nan, nan, nan)
         slope = [float(row[name]) for name in ("slope", "slope_low", "slope_high")]
         yield int(latent), ("slope", slope[0], slope[1], slope[2], nan)
         for name, p in row.items():

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cache, partial
+from functools import partial, wraps
 from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
@@ -72,9 +72,16 @@ def exact(x: Tensor) -> Tensor:
     return x.float() if x.dtype.itemsize < 4 else x
 
 
-def kept(function: F) -> F:
-    """A function that keeps what it returns, by its arguments."""
-    return cast("F", cache(function))
+def kept(method: F) -> F:
+    """Keep what a method of `Sources` returns, by its arguments."""
+
+    @wraps(method)
+    def once(sources: "Sources", *key: Any) -> Any:
+        if (whole := (method.__name__, key)) not in sources.kept:
+            sources.kept[whole] = method(sources, *key)
+        return sources.kept[whole]
+
+    return cast("F", once)
 
 
 class Base(NamedTuple):
@@ -162,11 +169,7 @@ class Sources:
         dtype = torch.promote_types(lm.model.dtype, torch.float32)
         self.logits = {run: torch.empty(shape, dtype=dtype, device=lm.device) for run in self.runs}
         self._states = dict(states or {})  # (tokens of all prompts, width)
-        # Positions of a place in each prompt of a run, or None for all tokens; tokens that differ.
-        self.places, self.differ = kept(self._places), kept(self._differ)
-        self.located, self.free = kept(self._locate), kept(self._free)
-        self._noise, self._others = kept(self._draw_noise), kept(self._draw_others)
-        self._summaries = kept(self._summarize)
+        self.kept: dict[Any, Any] = {}
 
     def read(self, edits: Sequence[Edit], first: int | None) -> list[Base]:
         """Read what edits need and the logits of all runs, and what rows are copies of.
@@ -245,7 +248,9 @@ class Sources:
         empty = states.new_empty(self._starts[run][-1], states.shape[-1])
         self._states.setdefault((run, site), empty)[index] = states
 
-    def _places(self, place: Position, run: str) -> Ints | None:
+    @kept
+    def places(self, place: Position, run: str) -> Ints | None:
+        """Positions in each prompt of a run, or None for all tokens."""
         lengths = self.lengths[run]
         if isinstance(place, int):
             found = np.where(np.array(place) < 0, lengths + place, place)
@@ -261,7 +266,8 @@ class Sources:
             raise InputError(f"no role {place!r}{did_you_mean(place, [*roles, 'end', 'all'])}")
         return None
 
-    def _differ(self, by_token: bool) -> Bools:
+    @kept
+    def differ(self, by_token: bool) -> Bools:
         """Tokens of clean and corrupted prompts that differ, and those after, unless `by_token`."""
         clean, corrupted = self._pairs.clean, self._pairs.corrupted
         found = np.zeros((len(clean), max(map(len, clean))), bool)
@@ -306,7 +312,8 @@ class Sources:
         vectors = exact(self._states[run, site][index])
         return vectors if dictionary is None else latents_of(dictionary, vectors)
 
-    def _draw_noise(self, seed: int, repeats: int, width: int) -> Tensor:
+    @kept
+    def _noise(self, seed: int, repeats: int, width: int) -> Tensor:
         draws = [
             np.random.default_rng([seed, prompt, repeat]).standard_normal((tokens, width))
             for prompt, tokens in enumerate(self.lengths[self.base])
@@ -314,7 +321,8 @@ class Sources:
         ]
         return torch.as_tensor(np.concatenate(draws), device=self._lm.device)
 
-    def _draw_others(self, seed: int, repeats: int, run: str, by_role: bool) -> Ints:
+    @kept
+    def _others(self, seed: int, repeats: int, run: str, by_role: bool) -> Ints:
         """Another prompt of the reference for each prompt and repeat."""
         every, chosen = np.arange(len(self.lengths[run])), []
         for prompt, tokens in enumerate(self.lengths[self.base]):
@@ -330,7 +338,8 @@ class Sources:
             chosen.append(random.choice(fits, repeats, replace=len(fits) < repeats))
         return np.array(chosen)
 
-    def _summarize(
+    @kept
+    def _summaries(
         self, value: FromReference, run: str, site: str, dictionary: Dictionary, place: Position,
         units: tuple[int, ...] | None,
     ) -> Tensor:  # fmt: skip
@@ -358,7 +367,8 @@ class Sources:
             found[label] = value.summary(vectors[:, own_units])
         return torch.stack([found[label] for label in labels])
 
-    def _locate(
+    @kept
+    def located(
         self, site: str, units: tuple[int, ...] | None, of_units: bool, value: type[Value]
     ) -> tuple[str, int, tuple[int, ...] | None]:
         """Canonical name of a site, the place 3 * block + part where it lies, and units there.
@@ -392,7 +402,8 @@ class Sources:
         after = block + (kind == "resid")
         return name if after >= sites.layers or not match else f"hidden.{after}", 3 * after, units
 
-    def _free(self, site: str, acts: int, paired: bool, nothing: bool) -> Bools:
+    @kept
+    def free(self, site: str, acts: int, paired: bool, nothing: bool) -> Bools:
         """Tokens at which an edit may have an effect, `(prompts, tokens)`."""
         sites, lengths = self._lm.spec.sites, self.lengths[self.base][:, None]
         tokens, last = np.arange(lengths.max()), f"blocks.{sites.layers - 1}.attn."

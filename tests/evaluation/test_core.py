@@ -201,6 +201,7 @@ def test_recipes_are_compared_and_written(subject, group, tmp_path):
         for r, own in (("a", (0, 1, 2)), ("b", (0, 2)))
     ]
     assert detectable["sd"] == pytest.approx(seed_spread(seeds)[0])
+    assert (detectable["df"], detectable["n"]) == (3, 2)
     text = (folder / "evaluation.md").read_text()
     assert "10 documents, 3 seeds" in text
     assert "| a0" not in text

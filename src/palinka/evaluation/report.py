@@ -216,8 +216,9 @@ def _detectable(
     """Rows of the spread of metrics over seeds, and of the differences that seeds can find.
 
     `sd` is the standard deviation over the `n` seeds of a recipe, or of all where their spreads
-    are pooled, with its interval. `n` seeds find a `difference` 4 times in 5, and `seeds` half the
-    largest observed; None without one, or where more text is needed rather than more seeds.
+    are pooled, with its interval and degrees of freedom. `n` seeds find a `difference` 4 times in
+    5, and `seeds` half the largest observed; None without one, or where more text is needed rather
+    than more seeds.
     """
     for key, of in samples.items():
         groups = {name: one.values for name, one in of.items() if len(one.values) > 1}
@@ -236,7 +237,8 @@ def _detectable(
             sd, low, high = comparison.seed_spread(values)
             if sd > 0.0:  # seeds that agree to the digit do not tell what they would find
                 n = min(map(len, values))
-                row = {"of": name, "sd": sd, "low": low, "high": high, "n": n}
+                df = sum(len(one) - 1 for one in values)
+                row = {"of": name, "sd": sd, "low": low, "high": high, "df": df, "n": n}
                 row |= {"difference": _found(sd, n, items)}
                 yield {**named, **row, "seeds": _seeds(sd, items, largest / 2)}
 
@@ -291,10 +293,10 @@ def summary(result: Evaluation, hidden: Collection[str] = ()) -> str:
     if result.detectable:
         rows = [
             [" ".join(_words(d)), d["of"], f"{d['sd']:.3g}", f"{d['low']:.2g} to {d['high']:.2g}",
-             str(d["n"]), f"{d['difference']:.3g}", str(d["seeds"] or "-")]
+             f"{d['df']}", f"{d['n']}", f"{d['difference']:.3g}", str(d["seeds"] or "-")]
             for d in result.detectable
         ]  # fmt: skip
-        heads = ["metric", "of", "sd over seeds", "95 % interval", "seeds", "detectable",
+        heads = ["metric", "of", "sd over seeds", "95 % interval", "df", "seeds", "detectable",
                  "seeds for half the largest difference"]  # fmt: skip
         about = (
             "A difference of two recipes as large as `detectable` is found 4 times in 5 at p .05, "

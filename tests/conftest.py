@@ -115,6 +115,17 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     return run
 
 
+@pytest.fixture
+def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are files without a picture, but for slow tests; those of figures draw them."""
+
+    def savefig(_: object, file: Any, **options: object) -> None:
+        (file.write if hasattr(file, "write") else file.write_bytes)(bytes(24))
+
+    if "slow" not in request.keywords:
+        monkeypatch.setattr("matplotlib.figure.Figure.savefig", savefig)
+
+
 @pytest.fixture(scope="session")
 def mini() -> "ActivationReader":
     """Neurons of the bundled model, loaded once."""

@@ -18,12 +18,13 @@ from palinka.__main__ import main
 from palinka.autoencoders import KSparseAutoencoder
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+pytestmark = pytest.mark.usefixtures("undrawn")
 FAST = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
 
 
 LONG = (
     "punctuation", "geography", "grammar", "him_her_lesion", "he_she_patching", "he_she_steering",
-    "he_she_subspaces",
+    "he_she_subspaces", "lens",
 )  # fmt: skip
 
 

@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 import torch
-from matplotlib.figure import Figure
 
 from palinka.__main__ import main
 from palinka.autoencoders import KSparseAutoencoder
 from palinka.autoencoders.formats import Provenance
 from palinka.cli.convert import write_checkpoint
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 SIZES = {"context_length": 32, "train_tokens": 128, "validation_tokens": 640, "batch_size": 64}
 
 
@@ -27,13 +27,6 @@ def fitted(workspace: Path) -> Path:
     """Its log folder."""
     fit("[{k: 3}, {k: 3, seed: 1}, {k: 5, seed: 1}, {k: 3, seed: 7}]")  # 7 is the first's
     return workspace / "lightning_logs" / "version_0"
-
-
-@pytest.fixture(autouse=True)
-def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the files of figures, which `tests/evaluation` looks at."""
-    if "slow" not in request.keywords:  # a longer fit draws its sweep
-        monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)
 
 
 def record(folder: Path) -> Any:

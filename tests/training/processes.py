@@ -31,7 +31,7 @@ from palinka.training import SparseAutoencoderModule, SweepModule
 from palinka.training.losses import LossTerms, Objective, StepContext, loss_terms
 from palinka.training.sweep import of_variant
 
-STEPS, MIDDLE = 50, 20
+STEPS, MIDDLE = 20, 8
 
 
 class Recorder(Callback):
@@ -102,7 +102,7 @@ def penalty(rank: int, processes: int, latent_dim: int) -> tuple[Tensor, Tensor]
 
 
 def training(rank: int, processes: int, latent_dim: int, folder: Path) -> dict[str, Any]:
-    """Fifty steps on batches of 16, a validation on 15 rows, and a checkpoint."""
+    """Twenty steps on batches of 16, a validation on 15 rows, and a checkpoint."""
     # Batches of nine and six rows; the second of two processes gets three and none of them.
     validation = random_rows(15, 8, seed=1) + 3.0
     rows = [range(9), range(9, 15)]
@@ -245,13 +245,13 @@ def compare_seeds(mesh: DeviceMesh) -> None:
 
 
 def sharded(rank: int, shares: int, slices: int, folder: Path) -> dict[str, Any]:
-    """Comparisons with a twin; then fifty steps on batches of 32, and again from the middle on."""
+    """Comparisons with a twin; then twenty steps on batches of 32, and again from the middle on."""
     if shares * slices > 1:
         names = ("data_parallel", "tensor_parallel")
         mesh = init_device_mesh("cpu", (shares, slices), mesh_dim_names=names)
         compare_seeds(mesh)
         compare_refusals(mesh)
-        for seed in range(30):
+        for seed in range(15):
             compare_with_a_twin(mesh, random.Random(seed))
     batches = random_rows(STEPS, 32, 8, dtype=torch.float32)
     # Unequal shares in as many batches each, as the loader gives; the second share is the smaller.
@@ -268,7 +268,7 @@ def sharded(rank: int, shares: int, slices: int, folder: Path) -> dict[str, Any]
         module = module_of(sae, 0.1, 0.1, optimizer=partial(Adam, lr=1e-3, fused=True))
         recorder = Recorder(middle if start is None else None)
         strategy = ModelParallelStrategy(shares, slices, False)
-        limits: Any = {"log_every_n_steps": 10, "gradient_clip_val": 0.5}
+        limits: Any = {"log_every_n_steps": 4, "gradient_clip_val": 0.5}
         trainer = trainer_of(shares * slices, strategy, callbacks=[recorder], **limits)
         # Lightning counts on from the middle, but begins to read at the front.
         given = batches if start is None else batches.roll(-MIDDLE, dims=0)

@@ -13,6 +13,7 @@ from palinka.errors import InputError
 from palinka.training import SparseAutoencoderModule
 from palinka.training.callbacks import LatentEvolution, latent_evolution
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 LINE = [
     "fit", "--quiet", "--data.train_tokens=4096", "--data.validation_tokens=1024",
     "--data.batch_size=512", "--model.autoencoder.latent_dim=64", "--model.autoencoder.k=8",

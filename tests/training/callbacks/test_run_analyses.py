@@ -16,6 +16,7 @@ from palinka.data import ActivationDataModule, Passage
 from palinka.training import SparseAutoencoderModule
 from palinka.training.callbacks import AnalysisEntry, RunAnalyses, run_analyses
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 TEXT = "The road from Vienna to Budapest follows the Danube, and Vienna is not far from it."
 
 

@@ -86,6 +86,7 @@ AVERAGING: dict[str, Callable[[], Callback]] = {
     "exponential": lambda: EMAWeightAveraging(decay=0.8),
     "stochastic": lambda: StochasticWeightAveraging(swa_lrs=0.1, swa_epoch_start=1),
 }
+UNEVEN = {"max_steps": 2 * STEPS + 2, "val_check_interval": 3}
 REPLACING = {
     **AVERAGING,
     "end of fit": lambda: AtTheEnd("on_train_end"),
@@ -93,9 +94,11 @@ REPLACING = {
 }
 
 
-@pytest.mark.parametrize("autoencoder", [TopKAutoencoder, BatchTopKAutoencoder, KSparseAutoencoder])
 @pytest.mark.parametrize("replacing", REPLACING)
-@pytest.mark.parametrize("options", [{}, {"max_steps": 2 * STEPS + 2, "val_check_interval": 3}])
+@pytest.mark.parametrize(
+    ("autoencoder", "options"),
+    [(TopKAutoencoder, UNEVEN), (BatchTopKAutoencoder, {}), (KSparseAutoencoder, UNEVEN)],
+)
 def test_memory_checkpoint_and_metrics_are_of_one_autoencoder(
     options: dict[str, Any], replacing: str, autoencoder: Any, tmp_path: Path
 ) -> None:

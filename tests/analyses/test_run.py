@@ -39,6 +39,10 @@ GROUPS = {
 }
 PASSAGE = "The road from Vienna to Budapest follows the Danube, and Vienna is not far."
 FRAMES = [f"Then {name} saw {{target}} at the door." for name in ("John", "Anne", "Mary", "Jack")]
+MORE_FRAMES = [
+    f"{name} saw {{target}} at the {place}." for name in ("John", "Anne", "Mary", "Jack")
+    for place in ("door", "gate", "road", "lake", "well")
+]  # fmt: skip
 TARGETS = {"him": "him", "her": "her"}
 # What units are ranked by, of every analysis that takes several sites.
 ONE_SITE = {
@@ -464,9 +468,9 @@ HE_SHE: dict[str, Any] = {
 
 
 def test_texts_of_a_frame_or_template_are_one_cluster(
-    mini: ActivationReader, stimuli: Write, repository: Path
+    mini: ActivationReader, stimuli: Write
 ) -> None:
-    frames = str(repository / "configs" / "stimuli" / "him_her.yaml")
+    frames = stimuli("frames.yaml", kind="contrast", targets=TARGETS, frames=MORE_FRAMES)
     quick = {"permutations": 32, "resamples": 0}
     lens = run_analysis(entry("logit_lens", frames, options=quick), mini).results[""]
     assert isinstance(lens, LogitLens)
@@ -661,9 +665,7 @@ def test_units_are_selected_on_every_second_template(
 
 def test_all_stimuli_that_are_read_are_recorded(mini: ActivationReader, stimuli: Write) -> None:
     prompts, neutral = stimuli(**HE_SHE), stimuli("neutral.yaml", kind="passage", text=PASSAGE)
-    frames = [f"{name} saw {{target}} at the {place}." for name in ("John", "Anne", "Mary", "Jack")
-              for place in ("door", "gate", "road", "lake", "well")]  # fmt: skip
-    contrast = stimuli("contrast.yaml", kind="contrast", targets=TARGETS, frames=frames)
+    contrast = stimuli("contrast.yaml", kind="contrast", targets=TARGETS, frames=MORE_FRAMES)
     given: dict[str, Any] = {"contrast": contrast, "neutral": neutral, "draws": 2}
     given |= {"alphas": [-0.1, 0.0, 0.1], "neutral_tokens": 8}
     findings = run_analysis(entry("steering", prompts, intervention=given), mini)

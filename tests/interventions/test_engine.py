@@ -178,6 +178,7 @@ def reference_outcomes(
 ) -> dict[str, Array]:
     runs = {"clean": pairs.clean, "corrupted": pairs.corrupted}
     values = {name: np.zeros((len(plan), len(pairs))) for name in metrics}
+    clean_logits = [lm.logits(torch.tensor([ids]))[0, -1].double() for ids in pairs.clean]
     for c, cell in enumerate(plan):
         repeats = max(getattr(i.value, "repeats", 1) for i in cell)
         for prompt in range(len(pairs)):
@@ -196,9 +197,8 @@ def reference_outcomes(
                             given = f"hidden.{i.site.split('.')[1]}"
                             stack.enter_context(lm.replaced(given, keeping(block)))
                     logits = lm.logits(torch.tensor([runs[base][prompt]]))[0, -1].double()
-                clean = lm.logits(torch.tensor([pairs.clean[prompt]]))[0, -1].double()
                 a, b = pairs.answers[prompt], pairs.wrong[prompt]
-                p, q = logits.softmax(0), clean.softmax(0)
+                p, q = logits.softmax(0), clean_logits[prompt].softmax(0)
                 every = {
                     LD: logits[a].mean() - logits[b].mean(),
                     "log_probability": p[a].log().mean(),

@@ -24,22 +24,26 @@ from palinka.analyses.stats.effects import (
 
 @dataclass(frozen=True)
 class Ablation(Effects):
-    """Effects of ablation; of each component the first axis of the cells is the value."""
+    """Effects of ablation; of each component the first axis of the cells is the value.
+
+    Attributes:
+        difference: Effect with the first value minus that with the cell's own, `(cells,)`, such as
+            zero minus mean; `None` for one value, and NaN for the first.
+        difference_p: Two-sided p-values of the differences by sign flips of whole clusters.
+        difference_p_corrected: The same, corrected for all cells by the maximum.
+        direct_effect: Part of the effect that goes straight to the logits, `(cells, prompts)`.
+        indirect_effect: The effect minus the direct effect, `(cells, prompts)`, through later
+            components; where its sign is opposite to that of the direct effect, it is self-repair.
+        new_top: Tokens that are the prediction of some prompts with the ablation alone, with their
+            `count`, by cell, the most frequent first.
+    """
 
     share = "{:z.0%} of the gap left"
-    # Effect with the first value minus that with the cell's own, `(cells,)`, such as zero minus
-    # mean; `None` for one value, and NaN for the first
     difference: Array | None = None
-    # Two-sided p-values of the differences by sign flips of whole clusters
     difference_p: Array | None = None
-    difference_p_corrected: Array | None = None  # the same, corrected for all cells by the maximum
-    # Part of the effect that goes straight to the logits, `(cells, prompts)`
+    difference_p_corrected: Array | None = None
     direct_effect: Array | None = None
-    # The effect minus the direct effect, `(cells, prompts)`, through later components; where its
-    # sign is opposite to that of the direct effect, it is self-repair
     indirect_effect: Array | None = None
-    # Tokens that are the prediction of some prompts with the ablation alone, with their `count`, by
-    # cell, the most frequent first
     new_top: tuple[Mapping[str, Any], ...] = ()
 
     def tables(self) -> dict[str, Table]:

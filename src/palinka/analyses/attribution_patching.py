@@ -27,6 +27,16 @@ class AttributionPatching(Effects):
 
     The agreement is that over the cells whose patch was run, but for those that have no effect
     either way.
+
+    Attributes:
+        exact: Mean effect of the patch itself over clusters, `(cells,)`; NaN where it was not run.
+        pearson: Correlation of estimated and exact effects; NaN for fewer than two cells.
+        spearman: Correlation of their ranks.
+        sign_agreement: Share of the cells whose effects have the same sign.
+        recall_at_k: Share of the `k` cells with the largest exact |effect| that are among the `k`
+            with the largest estimates.
+        k: That number, at most the number of cells that were compared.
+        compared: Number of cells that were compared.
     """
 
     verb = "are estimated to change"
@@ -37,16 +47,13 @@ class AttributionPatching(Effects):
         "recall_at_k": "(share of the k largest effects among the k largest estimates)",
         "compared": "cells whose patch was run",
     }
-    # Mean effect of the patch itself over clusters, `(cells,)`; NaN where it was not run
     exact: Array
-    pearson: float  # correlation of estimated and exact effects; NaN for fewer than two cells
-    spearman: float  # correlation of their ranks
-    sign_agreement: float  # share of the cells whose effects have the same sign
-    # Share of the `k` cells with the largest exact |effect| that are among the `k` with the largest
-    # estimates
+    pearson: float
+    spearman: float
+    sign_agreement: float
     recall_at_k: float
-    k: int  # that number, at most the number of cells that were compared
-    compared: int  # number of cells that were compared
+    k: int
+    compared: int
 
     @property
     def estimate(self) -> Array:
@@ -84,9 +91,16 @@ def attribution_patching(
     and indirect effects cancel: read `worst` before the map. Cells that were verified because
     their estimates are large make the agreement better than that of all cells.
 
-    `estimated` are outcomes of the patched runs as estimated, in the shapes that
-    `activation_patching` takes, `patched` those of actual runs, NaN for cells whose patch was not
-    run. `k` is the number of cells of `recall_at_k`; other arguments are as there.
+    Args:
+        estimated: Outcomes of the patched runs as estimated, in the shapes that
+            `activation_patching` takes.
+        clean: Outcomes of the clean runs, `(prompts,)`.
+        corrupted: Outcomes of the corrupted runs, `(prompts,)`.
+        patched: Outcomes of the patched runs, in the shape of `estimated`; NaN for cells whose
+            patch was not run.
+        direction: `"denoise"` or `"noise"`.
+        k: Number of cells of `recall_at_k`.
+        **options: Those of `activation_patching`.
 
     Source:
         Nanda (2023), attribution patching; Kramár et al. (2024) for where it fails.

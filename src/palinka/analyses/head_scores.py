@@ -21,17 +21,29 @@ OF_RANDOM_TOKENS = NAMED[1:]
 
 @dataclass(frozen=True)
 class HeadScore:
-    """One score of every head; arrays are `(layers, heads)`."""
+    """One score of every head; arrays are `(layers, heads)`.
 
-    score: Array  # mean over clusters of texts
-    low: Array  # bounds of its bootstrap interval over clusters
+    Attributes:
+        score: Mean over clusters of texts.
+        low: Lower bound of its bootstrap interval over clusters.
+        high: The upper bound.
+        pooled: Sum over all texts by the number of queries, so that long texts count more.
+        reference: Mean over clusters of the same where attention is not about the score.
+        p: Two-sided p-values of the difference from the reference, by sign flips of clusters.
+        p_corrected: The same, corrected for all heads by the maximum.
+        significant: True where the corrected p is at most `1 - level` and the score is higher.
+        values: Score in each text, `(layers, heads, texts)`.
+    """
+
+    score: Array
+    low: Array
     high: Array
-    pooled: Array  # sum over all texts by the number of queries, so that long texts count more
-    reference: Array  # mean over clusters of the same where attention is not about the score
-    p: Array  # two-sided p-values of the difference from the reference, by sign flips of clusters
-    p_corrected: Array  # the same, corrected for all heads by the maximum
-    significant: Mask  # true where the corrected p is at most `1 - level` and the score is higher
-    values: Array  # score in each text, `(layers, heads, texts)`
+    pooled: Array
+    reference: Array
+    p: Array
+    p_corrected: Array
+    significant: Mask
+    values: Array
 
     def strongest(self, count: int = STRONGEST) -> list[tuple[int, int]]:
         """Layer and head of the highest scores, highest first."""
@@ -41,10 +53,15 @@ class HeadScore:
 
 @dataclass(frozen=True)
 class HeadScores(Result):
-    """Scores of every attention head, each over texts."""
+    """Scores of every attention head, each over texts.
 
-    scores: Mapping[str, HeadScore]  # by name
-    level: float  # coverage of the intervals
+    Attributes:
+        scores: By name.
+        level: Coverage of the intervals.
+    """
+
+    scores: Mapping[str, HeadScore]
+    level: float
 
     def strongest_heads(self) -> dict[str, tuple[int, int]]:
         """Layer and head of the highest of each share of attention."""

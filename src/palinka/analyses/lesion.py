@@ -36,30 +36,50 @@ MAX_DIFFERENCE = 0.1
 
 @dataclass(frozen=True)
 class Lesion(Effects):
-    """Effects of lesions; a cell is a site, and its p-values come from the control sets."""
+    """Effects of lesions; a cell is a site, and its p-values come from the control sets.
 
-    null: Array  # effects of the control sets, `(sites, draws)`
-    z: Array  # effect in standard deviations from the mean of the control sets and the selected one
-    percentile: Array  # percentage of the control sets with a lower effect
-    # The selected units, `(sites, k)`; -1 at a site without as many, which is NaN
+    Attributes:
+        null: Effects of the control sets, `(sites, draws)`.
+        z: Effect in standard deviations from the mean of the control sets and the selected one.
+        percentile: Percentage of the control sets with a lower effect.
+        units: The selected units, `(sites, k)`; -1 at a site without as many, which is NaN.
+        balance_before: Difference of the selected units from all others in activation and in the
+            norm of what they write, in standard deviations, `(sites, 2)`.
+        balance_after: The same from their controls.
+        effect_preferred: Effect on the prompts whose answer the units prefer.
+        effect_other: Effect on the others.
+        specificity: Effect on the preferred minus on the other prompts.
+        specificity_p: Share of the sets with at least its |specificity|.
+        dose_effect: Effect of the strongest units, by their number, `(sites, doses)`.
+        dose_low: Lower bound of its bootstrap interval over clusters.
+        dose_high: The upper bound.
+        dose_null_low: Lower bound of the middle `level` of as many control units.
+        dose_null_high: The upper bound.
+        dose_p: P-values of the doses, each by itself.
+        doses: Numbers of units.
+        side: `"two"`, or `"one"` for lesions that lower the outcome.
+        correction: `"max"`, by the largest |z|, or `"benjamini_hochberg"`.
+    """
+
+    null: Array
+    z: Array
+    percentile: Array
     units: NDArray[np.int64]
-    # Difference of the selected units from all others in activation and in the norm of what they
-    # write, in standard deviations, `(sites, 2)`
     balance_before: Array
-    balance_after: Array  # the same from their controls
-    effect_preferred: Array  # effect on the prompts whose answer the units prefer
-    effect_other: Array  # effect on the others
-    specificity: Array  # effect on the preferred minus on the other prompts
-    specificity_p: Array  # share of the sets with at least its |specificity|
-    dose_effect: Array  # effect of the strongest units, by their number, `(sites, doses)`
-    dose_low: Array  # bounds of its bootstrap interval over clusters
+    balance_after: Array
+    effect_preferred: Array
+    effect_other: Array
+    specificity: Array
+    specificity_p: Array
+    dose_effect: Array
+    dose_low: Array
     dose_high: Array
-    dose_null_low: Array  # bounds of the middle `level` of as many control units
+    dose_null_low: Array
     dose_null_high: Array
-    dose_p: Array  # p-values of the doses, each by itself
-    doses: tuple[int, ...]  # numbers of units
-    side: Side  # `"two"`, or `"one"` for lesions that lower the outcome
-    correction: Correction  # `"max"`, by the largest |z|, or `"benjamini_hochberg"`
+    dose_p: Array
+    doses: tuple[int, ...]
+    side: Side
+    correction: Correction
 
     def strongest(self) -> list[int]:
         """The site whose effect is furthest from those of its controls, on the tested side."""

@@ -15,27 +15,46 @@ MEASURES = ("target_log_probability", "target_top1", "target_rank", "entropy", "
 
 @dataclass(frozen=True)
 class LogitLens(Result):
-    """Predictions of every layer, from the first block's input to the model's own."""
+    """Predictions of every layer, from the first block's input to the model's own.
+
+    Attributes:
+        target_log_probability: Log probability of the target in nats, `(layers + 1, tokens)`.
+        target_rank: Number of tokens with a larger logit, 0 for the most probable one.
+        entropy: Entropy of the prediction in nats.
+        kl_to_final: KL divergence of the prediction from the model's own, in nats.
+        top_ids: Ids of the most probable tokens, `(layers + 1, tokens, k)`.
+        top_probability: Their probabilities.
+        layer_of_first_top1: First row in which the target is most probable, `(tokens,)`; -1 if it
+            is in none.
+        means: Means over clusters of `MEASURES`, `(measures, layers + 1)`.
+        means_low: Lower bounds of their bootstrap intervals over clusters.
+        means_high: The upper bounds.
+        change: Mean change of the target's log probability by each block, `(layers,)`.
+        p: Two-sided p-values of the changes, by sign flips of whole clusters.
+        p_corrected: The same, corrected for all blocks by the maximum.
+        tokens: Number of tokens.
+        clusters: Number of clusters, the unit of inference.
+        level: Coverage of the intervals.
+    """
 
     scalar_units: ClassVar = {"final_log_probability": "nats", "largest_change": "nats"}
 
-    target_log_probability: Array  # log probability of the target in nats, `(layers + 1, tokens)`
-    target_rank: Array  # number of tokens with a larger logit, 0 for the most probable one
-    entropy: Array  # entropy of the prediction in nats
-    kl_to_final: Array  # KL divergence of the prediction from the model's own, in nats
-    top_ids: NDArray[np.int64]  # ids of the most probable tokens, `(layers + 1, tokens, k)`
-    top_probability: Array  # their probabilities
-    # First row in which the target is most probable, `(tokens,)`; -1 if it is in none
+    target_log_probability: Array
+    target_rank: Array
+    entropy: Array
+    kl_to_final: Array
+    top_ids: NDArray[np.int64]
+    top_probability: Array
     layer_of_first_top1: NDArray[np.int64]
-    means: Array  # means over clusters of `MEASURES`, `(measures, layers + 1)`
-    means_low: Array  # bounds of their bootstrap intervals over clusters
+    means: Array
+    means_low: Array
     means_high: Array
-    change: Array  # mean change of the target's log probability by each block, `(layers,)`
-    p: Array  # two-sided p-values of the changes, by sign flips of whole clusters
-    p_corrected: Array  # the same, corrected for all blocks by the maximum
+    change: Array
+    p: Array
+    p_corrected: Array
     tokens: int
-    clusters: int  # number of clusters, the unit of inference
-    level: float  # coverage of the intervals
+    clusters: int
+    level: float
 
     def scalars(self) -> dict[str, float]:
         """Numbers of the model's own prediction, and the block with the largest change."""

@@ -34,8 +34,13 @@ def path_patching(
     (`interventions.paths.path_outcomes`). Effects, tests and intervals are those of
     `activation_patching`; effects of paths do not add up.
 
-    `patched` are outcomes with a path patched, `(senders, receivers, prompts)`, or a mapping of
-    kinds of senders to such arrays, also of cells with other axes; other arguments are as there.
+    Args:
+        patched: Outcomes with a path patched, `(senders, receivers, prompts)`, or a mapping of
+            kinds of senders to such arrays, also of cells with other axes.
+        clean: Outcomes of the clean runs, `(prompts,)`.
+        corrupted: Outcomes of the corrupted runs, `(prompts,)`.
+        direction: `"denoise"` or `"noise"`.
+        **options: Those of `activation_patching`.
 
     Source:
         Wang et al. (2022), appendix B; Goldowsky-Dill et al. (2023).

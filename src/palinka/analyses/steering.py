@@ -22,17 +22,26 @@ class Steering(Controlled):
 
     Effects and divergences, on neutral text, are `(directions, strengths)`, the p-values are those
     of the slope, `(controls, directions)`, and effects of controls `(controls, draws, strengths)`.
+
+    Attributes:
+        slope: Slope of the effect over small strengths, by least squares, `(directions,)`.
+        slope_low: Lower bound of its bootstrap interval over clusters.
+        slope_high: The upper bound.
+        effect_at_kl: Effect where the divergence first reaches `KL_AT`, interpolated linearly, for
+            negative and for positive strengths, `(directions, 2)`; NaN where it does not.
+        control_slope: Slopes of the controls, `(controls, draws)`.
+        control_kl: Divergences of the first draws, `(controls, some draws, strengths)`.
+        alphas: Strengths in ascending order, in median norms of the activations.
+        directions: Names of the directions.
     """
 
-    slope: Array  # slope of the effect over small strengths, by least squares, `(directions,)`
-    slope_low: Array  # bounds of its bootstrap interval over clusters
+    slope: Array
+    slope_low: Array
     slope_high: Array
-    # Effect where the divergence first reaches `KL_AT`, interpolated linearly, for negative and for
-    # positive strengths, `(directions, 2)`; NaN where it does not
     effect_at_kl: Array
-    control_slope: Array  # slopes of the controls, `(controls, draws)`
-    control_kl: Array  # divergences of the first draws, `(controls, some draws, strengths)`
-    alphas: Array  # strengths in ascending order, in median norms of the activations
+    control_slope: Array
+    control_kl: Array
+    alphas: Array
     directions: tuple[str, ...]
 
     def scalars(self) -> dict[str, float]:

@@ -24,19 +24,26 @@ class SubspaceRemoval(Controlled):
 
     Effects and divergences are `(sites, ranks)`, p-values `(controls, sites, ranks)`, and effects
     of controls `(controls, sites, ranks, draws)`.
+
+    Attributes:
+        variance_removed: Share of the variance of the reference in the subspace.
+        null_low: Lower end of the middle part of the controls' effects, `(controls, sites, ranks)`.
+        null_high: The upper end.
+        p_corrected: P-values by the largest |z| of all sites and ranks; equal where there is one.
+        control_variance: Share of variance that controls remove, in the shape of their effects.
+        dormant: Share of the subspace of which the block writes nothing to the residual stream:
+            effects may come through it alone (Makelov et al., 2023). NaN in the stream.
+        ranks: Numbers of components.
+        sites: Names of the sites.
     """
 
-    variance_removed: Array  # share of the variance of the reference in the subspace
-    # Ends of the middle part of the controls' effects, `(controls, sites, ranks)`
+    variance_removed: Array
     null_low: Array
     null_high: Array
-    # P-values by the largest |z| of all sites and ranks; equal where there is one
     p_corrected: Array
-    control_variance: Array  # share of variance that controls remove, in the shape of their effects
-    # Share of the subspace of which the block writes nothing to the residual stream: effects may
-    # come through it alone (Makelov et al., 2023). NaN in the stream.
+    control_variance: Array
     dormant: Array
-    ranks: tuple[int, ...]  # numbers of components
+    ranks: tuple[int, ...]
     sites: tuple[str, ...]
 
     def scalars(self) -> dict[str, float]:

@@ -191,9 +191,12 @@ class Autoencoder(FullPrecisionState, ABC):
     def from_pretrained(cls, where: str | PathLike[str], revision: str | None = None) -> Self:
         """Load what `save_pretrained` wrote, on the CPU and in `eval()` mode.
 
-        From a folder, or a `revision` of `owner/repository[/folder]` on the Hugging Face hub.
         `Autoencoder.from_pretrained` loads any class, a subclass its own. Files of other libraries
         are loaded by `palinka.autoencoders.formats.load`.
+
+        Args:
+            where: A folder, or `owner/repository[/folder]` on the Hugging Face hub.
+            revision: A branch, tag or commit on the hub.
         """
         try:
             folder, _, _ = files.find_folder(where, revision, {"palinka": OWN_FILES})
@@ -208,8 +211,13 @@ class Autoencoder(FullPrecisionState, ABC):
     ) -> str:
         """Upload the files of `save_pretrained` and a model card to the Hugging Face hub.
 
-        To `owner/repository`, which is made where missing, by default with the owner's setting of
-        `private` and the token logged in with. Returns the URL of the commit.
+        Args:
+            repo_id: `owner/repository`, made where missing.
+            private: Whether a new repository is private; default: the owner's setting.
+            token: Access token; default: the one logged in with.
+
+        Returns:
+            The URL of the commit.
         """
         from huggingface_hub import HfApi
 

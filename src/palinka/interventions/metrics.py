@@ -14,14 +14,23 @@ from palinka.errors import InputError, did_you_mean
 
 
 class Targets(NamedTuple):
-    """Answers, and clean logits, that the outcomes of several rows refer to."""
+    """Answers, and clean logits, that the outcomes of several rows refer to.
 
-    answers: Tensor  # token ids, `(rows, k)`, padded
-    answer_weights: Tensor  # weights of their mean, 0 for padding
-    wrong: Tensor  # ids of wrong answers, as for `answers`
-    wrong_weights: Tensor  # weights of their mean
-    prompts: Tensor  # number of each row's prompt
-    clean: Tensor  # logits of the clean prompts, `(prompts, vocabulary)`
+    Attributes:
+        answers: Token ids, `(rows, k)`, padded.
+        answer_weights: Weights of their mean, 0 for padding.
+        wrong: Ids of wrong answers, as for `answers`.
+        wrong_weights: Weights of their mean.
+        prompts: Number of each row's prompt.
+        clean: Logits of the clean prompts, `(prompts, vocabulary)`.
+    """
+
+    answers: Tensor
+    answer_weights: Tensor
+    wrong: Tensor
+    wrong_weights: Tensor
+    prompts: Tensor
+    clean: Tensor
 
     @classmethod
     def of(

@@ -25,24 +25,31 @@ class Measured(NamedTuple):
 
 @dataclass(frozen=True)
 class Study:
-    """The model, the prompts and the choices that the runs of an analysis start from."""
+    """The model, the prompts and the choices that the runs of an analysis start from.
+
+    Attributes:
+        model: The language model.
+        pairs: The prompts; None for stimuli of another kind.
+        tokens: Token ids of each text of the stimuli.
+        sites: Full names of the sites that the entry names.
+        metrics: Outcomes to measure, names of `palinka.interventions.metrics`.
+        dictionaries: Autoencoders by site, where latents are changed in place of units.
+        units: Units of a site that an earlier analysis found, the strongest first; called with the
+            site and a selection, such as `analysis="him_her", by="t", k=20`.
+        texts: Token ids of the texts of a stimuli file, by condition, from its path.
+        clusters: Template of each of the `tokens`, or number of its frame; default one of its own.
+        findings: Arrays of an earlier analysis of other stimuli; called with the site and its name.
+    """
 
     model: LanguageModel
-    pairs: Pairs | None  # the prompts; None for stimuli of another kind
-    tokens: Sequence[Sequence[int]] = ()  # token ids of each text of the stimuli
-    sites: Sequence[str] = ()  # full names of the sites that the entry names
-    # Outcomes to measure, names of `palinka.interventions.metrics`
+    pairs: Pairs | None
+    tokens: Sequence[Sequence[int]] = ()
+    sites: Sequence[str] = ()
     metrics: Sequence[str] = ("logit_difference",)
-    # Autoencoders by site, where latents are changed in place of units
     dictionaries: Mapping[str, EncodesAndDecodes] = field(default_factory=dict)
-    # Units of a site that an earlier analysis found, the strongest first; called with the site and
-    # a selection, such as `analysis="him_her", by="t", k=20`
     units: Callable[..., NDArray[np.int64]] | None = None
-    # Token ids of the texts of a stimuli file, by condition, from its path
     texts: Callable[[str], Mapping[str, Sequence[Sequence[int]]]] | None = None
-    # Template of each of the `tokens`, or number of its frame; default one of its own
     clusters: Sequence[Any] = ()
-    # Arrays of an earlier analysis of other stimuli; called with the site and its name
     findings: Callable[[str, str], Mapping[str, NDArray[Any]]] | None = None
 
     @property

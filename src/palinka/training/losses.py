@@ -72,9 +72,11 @@ def sparsity_loss(latents: Latents, slices: Group = None) -> Tensor:
 def decorrelation_loss(latents: Latents, group: Group = None, slices: Group = None) -> Tensor:
     """Sum over all ordered pairs of different latents of their squared unbiased covariance.
 
-    The latents, `(…, latent_dim)`, have at least two rows; those of a `group` of processes, equally
-    many on each, form one batch, and gradients are scaled for data-parallel training, which
-    averages them. The processes `slices` hold the other latents of the same rows.
+    Args:
+        latents: `(…, latent_dim)`, of at least two rows.
+        group: Processes whose latents, equally many on each, form one batch; gradients are scaled
+            for data-parallel training, which averages them.
+        slices: Processes that hold the other latents of the same rows.
     """
     if isinstance(latents, Tensor):
         latents = latents.reshape(-1, latents.shape[-1])
@@ -83,14 +85,21 @@ def decorrelation_loss(latents: Latents, group: Group = None, slices: Group = No
 
 @dataclass(frozen=True)
 class StepContext:
-    """One batch, and the state of the run."""
+    """One batch, and the state of the run.
 
-    x: Tensor  # input of the autoencoder, (rows, input_dim)
-    target: Tensor  # its target, (rows, output_dim): `x` itself, except for a transcoder
+    Attributes:
+        x: Input of the autoencoder, (rows, input_dim).
+        target: Its target, (rows, output_dim): `x` itself, except for a transcoder.
+        sharding: The processes whose batches count as one, and those with the other latents.
+        dead: Collective that returns the mask of dead latents, (latent_dim,); None if not tracked.
+        auxiliary_k: Dead latents in AuxK; default `input_dim // 2`.
+    """
+
+    x: Tensor
+    target: Tensor
     sharding: Sharding = UNSHARDED
-    # Collective that returns the mask of dead latents, (latent_dim,); None if not tracked.
     dead: Callable[[], Tensor] | None = None
-    auxiliary_k: int | None = None  # dead latents in AuxK; default `input_dim // 2`
+    auxiliary_k: int | None = None
 
 
 @dataclass(frozen=True)

@@ -148,8 +148,11 @@ def _add_parameters(config: dict[str, Any], weights: dict[str, Tensor], *, untie
 def load(where: str | PathLike[str], revision: str | None = None) -> tuple[Autoencoder, Provenance]:
     """Load an autoencoder that palinka or another library saved, in `eval()` mode.
 
-    From a folder, or a `revision` of `owner/repository[/folder]` on the Hugging Face hub. An
-    `InputError` if it cannot be read, or no class computes the same.
+    An `InputError` if it cannot be read, or no class computes the same.
+
+    Args:
+        where: A folder, or `owner/repository[/folder]` on the Hugging Face hub.
+        revision: A branch, tag or commit on the hub.
     """
     folder, library, names = files.find_folder(where, revision, LIBRARIES)
     if library == "palinka":

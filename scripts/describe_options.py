@@ -13,6 +13,7 @@ import sys
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -124,10 +125,11 @@ def _first_sentence(text: str) -> str:
     return re.split(r"\.\s+(?=[A-Z])", text)[0].rstrip(".:")
 
 
-def _arguments(kind: type) -> Iterator[tuple[str, dict[str, Any], Any]]:
+@cache
+def _arguments(kind: type) -> list[tuple[str, dict[str, Any], Any]]:
     parser = ArgumentParser()
     parser.add_class_arguments(kind, fail_untyped=False)
-    yield from _options(parser)
+    return list(_options(parser))
 
 
 def _kinds(hint: Any) -> list[Any]:

@@ -565,7 +565,7 @@ def test_interventions_need_paired_stimuli(mini: ActivationReader, stimuli: Writ
 def test_prompts_begin_as_the_contexts_of_the_fit(mini: ActivationReader, stimuli: Write) -> None:
     torch.manual_seed(0)
     module = SparseAutoencoderModule(KSparseAutoencoder(512, latent_dim=32, k=8)).eval()
-    settings = {"components": ["latents"], "units": [*range(32)], "value": "zero"}
+    settings = {"components": ["latents"], "units": [*range(8)], "value": "zero"}
 
     def effects(**bos: bool) -> Any:
         source = {"site": SITE, "bos": bos.get("encoder", False)}

@@ -148,7 +148,7 @@ def test_integrated_gradients_of_the_embeddings_add_up_to_the_gap(
     gpt2: LanguageModel, pairs: Pairs, base: Any
 ) -> None:
     plan = [[Intervention(site, Patch())] for site in ("hidden.0", "embed", "blocks.1.attn.z")]
-    found = attribute(gpt2, pairs, plan, base=base, steps=256)
+    found = attribute(gpt2, pairs, plan, base=base, steps=128)
     sums = found.values[LD] - getattr(found, base)[LD]
     gap = found.gap() if base == "corrupted" else -found.gap()
     np.testing.assert_allclose(sums[:2], [gap, gap], rtol=5e-3)

@@ -1,5 +1,6 @@
 """The atlas in a real browser: what a reader does, and what no text may ever do."""
 
+import io
 import re
 import shutil
 import threading
@@ -8,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import matplotlib.image
 import numpy as np
 import pytest
 
@@ -536,6 +538,51 @@ def test_typed_text_is_answered_where_the_atlas_is_served(visit: Make, site: Pat
         server.shutdown()
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.slow
+def test_texts_stand_out_from_their_grounds(browser: Any, site: Path, scheme: str) -> None:
+    with browser.new_page(color_scheme=scheme) as page:
+        for address in ADDRESSES:
+            page.goto(site.as_uri() + address)
+            page.locator("main h1").wait_for()
+            assert page.evaluate(CONTRASTS) == [], "a contrast of 4.5 at least, as WCAG AA asks"
+
+
+# Every element with text of its own whose color is too near to what is painted behind it.
+CONTRASTS = """() => {
+  const parse = (color) => {
+    const [r, g, b, a = 1] = color.match(/[\\d.]+/g).map(Number);
+    return color.startsWith("color(srgb") ? [255 * r, 255 * g, 255 * b, a] : [r, g, b, a];
+  };
+  const over = ([r, g, b, a], under) => [r, g, b].map((part, i) => part * a + under[i] * (1 - a));
+  const ground = (element) => {
+    const own = parse(getComputedStyle(element).backgroundColor);
+    if (own[3] === 1 || !element.parentElement) return own.slice(0, 3);
+    return over(own, ground(element.parentElement));
+  };
+  const light = (color) => {
+    const [r, g, b] = color.map((part) => {
+      const share = part / 255;
+      return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+    });
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const poor = [];
+  for (const element of document.body.querySelectorAll("*")) {
+    const text = [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+    const away = element.closest(".hidden, .skip, [aria-hidden=true]");
+    const seen = element.checkVisibility() && !away;
+    if (!text || !seen || element.tagName === "OPTION") continue;
+    const back = ground(element);
+    const front = over(parse(getComputedStyle(element).color), back);
+    const [high, low] = [light(front), light(back)].sort((a, b) => b - a);
+    const contrast = (high + 0.05) / (low + 0.05);
+    if (contrast < 4.5) poor.push(`${element.className || element.tagName} ${contrast.toFixed(2)}`);
+  }
+  return [...new Set(poor)];
+}"""
+
+
 NAMELESS = """() => [...document.querySelectorAll(
     "button, input, select, textarea, a, img, canvas, svg[role=img]")].filter((e) => !(
     e.ariaLabel || e.alt || e.textContent.trim() || e.labels?.length ||
@@ -554,6 +601,22 @@ def test_pages_fit_a_narrow_window_and_every_control_has_a_name(browser: Any, si
             assert page.evaluate(NAMELESS) == 0
             ids = page.evaluate("[...document.querySelectorAll('[id]')].map((e) => e.id)")
             assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_white_of_a_figure_is_the_ground_and_its_black_the_opposite(
+    browser: Any, site: Path, scheme: str
+) -> None:
+    with browser.new_page(color_scheme=scheme) as page:
+        page.goto(f"{site.as_uri()}#analysis=0")
+        page.wait_for_function("document.querySelector('img')?.complete")
+        ground = page.locator(".drawn").evaluate("e => getComputedStyle(e).backgroundColor")
+        shown = matplotlib.image.imread(io.BytesIO(page.locator(".drawn img").screenshot()))[
+            ..., :3
+        ]
+        expected = np.array(list(map(int, re.findall(r"\d+", ground)))) / 255
+        np.testing.assert_allclose(shown[2, 2], expected, atol=0.01)
+        assert np.ptp(shown.mean(axis=-1)) > 0.7  # the frame's lines
 
 
 @pytest.mark.slow

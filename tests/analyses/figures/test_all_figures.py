@@ -46,6 +46,7 @@ def finding(name, **options):
         "controls": {"isotropic": random.normal(size=(5, 3, ITEMS))},
         "kl": random.random((2, 3)),
         "control_kl": {"isotropic": random.random((4, 3))},
+        "directions": ["a", "b"],
         "direct": random.normal(size=(3, 4, ITEMS)),
         "target_log_probability": -random.random((3, ITEMS)),
         "target_rank": random.integers(0, 2, (3, ITEMS)),

@@ -181,6 +181,7 @@ def test_false_discovery_rates_of_marginal_tests() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("statistic", ["l2", "l1"])
 def test_false_discovery_rate_and_power_of_knockoffs(statistic: Any) -> None:
     """The conditional null: a column whose neighbors, not itself, decide the label is false."""
